@@ -1,0 +1,302 @@
+//! Blocks: some rows, column by column, each column a frame of its own (FORMAT.md, "Block").
+
+use super::codec::{self, DecodeError};
+use super::column::{Cells, Column, ColumnKey};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a block's header.
+pub(crate) const HEADER_BYTES: usize = 64;
+/// Bytes of one entry of a block's column directory.
+pub(crate) const ENTRY_BYTES: usize = 24;
+/// "GBLK", read as a little-endian u32. A block whose first word is 0 was never committed.
+pub(crate) const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"GBLK");
+
+/// The most bytes that a column may have once inflated: a reader refuses to allocate more.
+pub(crate) const COLUMN_BYTES_MAX: u64 = 1 << 28;
+
+const CODEC_RAW: u8 = 0;
+const CODEC_ZSTD: u8 = 1;
+
+/// What the rows of a block are. Kinds 16 and up are reserved (FORMAT.md, "Kinds of block").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u16)]
+#[non_exhaustive]
+pub enum BlockKind {
+    /// One row for each example that a training pass visited.
+    Visits = 1,
+    /// One row for each optimizer step.
+    Steps = 2,
+    /// One row for each example that a probe pass visited.
+    Probes = 3,
+    /// One row for each stretch of passes that was dropped.
+    Gaps = 4,
+    /// The name of one probe set.
+    ProbeSet = 5,
+    /// One row with the totals of a run that was finished.
+    End = 6,
+}
+
+impl BlockKind {
+    pub(crate) fn from_code(code: u16) -> Option<Self> {
+        [Self::Visits, Self::Steps, Self::Probes, Self::Gaps, Self::ProbeSet, Self::End]
+            .into_iter()
+            .find(|kind| *kind as u16 == code)
+    }
+}
+
+/// The fixed head of a block; the fields are in the order of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BlockHeader {
+    pub magic: u32,
+    pub kind: u16,
+    pub columns: u16,
+    pub rows: u32,
+    pub writer: u32,
+    /// Whole length with header, directory, frames and padding; a multiple of 8.
+    pub bytes: u64,
+    /// Counts the blocks of a writer from 0, across segments.
+    pub sequence: u64,
+    pub first_step: u64,
+    pub last_step: u64,
+    pub first_epoch: u32,
+    pub last_epoch: u32,
+    pub directory_crc: u32,
+    pub header_crc: u32,
+}
+
+impl BlockHeader {
+    fn to_bytes(&self) -> Result<[u8; HEADER_BYTES], DecodeError> {
+        let encoded = codec::encode(self)?;
+        let mut bytes = [0u8; HEADER_BYTES];
+        bytes.copy_from_slice(&encoded);
+        let crc = crc32fast::hash(&bytes[..HEADER_BYTES - 4]);
+        bytes[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        Ok(bytes)
+    }
+
+    /// Reads a header and checks its CRC; whether the block fits its segment is for the caller to check.
+    pub(crate) fn parse(bytes: &[u8; HEADER_BYTES]) -> Result<Self, DecodeError> {
+        let header: BlockHeader = codec::decode(bytes)?;
+        if header.magic != BLOCK_MAGIC {
+            return Err(DecodeError("no block begins here".into()));
+        }
+        if header.header_crc != crc32fast::hash(&bytes[..HEADER_BYTES - 4]) {
+            return Err(DecodeError("the block header's checksum does not match".into()));
+        }
+        Ok(header)
+    }
+
+    pub(crate) fn directory_bytes(&self) -> usize {
+        usize::from(self.columns) * ENTRY_BYTES
+    }
+}
+
+/// One entry of a block's column directory; the fields are in the order of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ColumnEntry {
+    pub column: u16,
+    pub layer: u16,
+    pub cells: u8,
+    pub codec: u8,
+    pub reserved: u16,
+    /// Numbers in one row.
+    pub width: u32,
+    pub stored_bytes: u32,
+    pub raw_bytes: u32,
+    /// CRC-32 of the stored bytes.
+    pub crc: u32,
+}
+
+impl ColumnEntry {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
+        codec::decode(bytes)
+    }
+
+    pub(crate) fn cells(&self) -> Option<Cells> {
+        Cells::from_code(self.cells)
+    }
+
+    /// The column's bytes, row after row: checks the CRC, inflates, and checks the length against `rows`.
+    ///
+    /// Never allocates more than the rows of a known type need, whatever the entry claims.
+    pub(crate) fn inflate(&self, stored: Vec<u8>, rows: u32) -> Result<Vec<u8>, DecodeError> {
+        let cells = self.cells().ok_or_else(|| DecodeError(format!("numbers of unknown type {}", self.cells)))?;
+        let expected = cells.row_bytes(self.width).saturating_mul(u64::from(rows));
+        if u64::from(self.raw_bytes) != expected {
+            return Err(DecodeError(format!(
+                "{} bytes for {rows} rows of {} numbers, which take {expected}",
+                self.raw_bytes, self.width
+            )));
+        }
+        if expected > COLUMN_BYTES_MAX {
+            return Err(DecodeError(format!("a column of {expected} bytes, more than the format allows")));
+        }
+        if crc32fast::hash(&stored) != self.crc {
+            return Err(DecodeError("the column's checksum does not match".into()));
+        }
+        let raw_bytes = self.raw_bytes as usize;
+        match self.codec {
+            CODEC_RAW if stored.len() == raw_bytes => Ok(stored),
+            CODEC_ZSTD => {
+                // The frame's own size field is not believed: the buffer is as long as the rows say and no longer.
+                let mut raw = vec![0u8; raw_bytes];
+                let written = zstd::bulk::decompress_to_buffer(&stored, &mut raw)
+                    .map_err(|e| DecodeError(format!("the column does not inflate: {e}")))?;
+                if written != raw_bytes {
+                    return Err(DecodeError(format!("{written} bytes where {raw_bytes} belong")));
+                }
+                Ok(raw)
+            }
+            CODEC_RAW => Err(DecodeError(format!("{} bytes where {raw_bytes} belong", stored.len()))),
+            other => Err(DecodeError(format!("unknown compression {other}"))),
+        }
+    }
+}
+
+struct Buffer {
+    key: ColumnKey,
+    cells: Cells,
+    width: u32,
+    bytes: Vec<u8>,
+}
+
+/// Collects rows, column by column, and turns them into the bytes of a block.
+pub(crate) struct BlockBuilder {
+    kind: BlockKind,
+    columns: Vec<Buffer>,
+    rows: u32,
+    steps: Option<(u64, u64)>,
+    epochs: Option<(u32, u32)>,
+}
+
+impl BlockBuilder {
+    pub(crate) fn new(kind: BlockKind) -> Self {
+        Self { kind, columns: Vec::new(), rows: 0, steps: None, epochs: None }
+    }
+
+    pub(crate) fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// Bytes held, before compression.
+    pub(crate) fn raw_bytes(&self) -> usize {
+        self.columns.iter().map(|column| column.bytes.len()).sum()
+    }
+
+    /// Makes ready for rows with just these columns; `false` if those that are here have others and must be sealed first.
+    pub(crate) fn prepare(&mut self, keys: &[(ColumnKey, Cells, u32)]) -> bool {
+        let same = keys.len() == self.columns.len()
+            && keys.iter().all(|&(key, cells, width)| {
+                self.columns.iter().any(|c| c.key == key && c.cells == cells && c.width == width)
+            });
+        if !same && self.rows == 0 {
+            self.columns.clear();
+            return true;
+        }
+        same
+    }
+
+    /// The buffer to append a column's numbers to, made on first use.
+    pub(crate) fn column(&mut self, key: impl Into<ColumnKey>, cells: Cells, width: u32) -> &mut Vec<u8> {
+        let key = key.into();
+        let found = self.columns.iter().position(|c| c.key == key);
+        let index = found.unwrap_or_else(|| {
+            self.columns.push(Buffer { key, cells, width, bytes: Vec::new() });
+            self.columns.len() - 1
+        });
+        &mut self.columns[index].bytes
+    }
+
+    pub(crate) fn u32s(&mut self, column: Column, values: impl IntoIterator<Item = u32>) {
+        let buffer = self.column(column, Cells::U32, 1);
+        buffer.extend(values.into_iter().flat_map(u32::to_le_bytes));
+    }
+
+    pub(crate) fn u64s(&mut self, column: Column, values: impl IntoIterator<Item = u64>) {
+        let buffer = self.column(column, Cells::U64, 1);
+        buffer.extend(values.into_iter().flat_map(u64::to_le_bytes));
+    }
+
+    pub(crate) fn f32s(&mut self, column: Column, values: impl IntoIterator<Item = f32>) {
+        let buffer = self.column(column, Cells::F32, 1);
+        buffer.extend(values.into_iter().flat_map(f32::to_le_bytes));
+    }
+
+    /// Declares that `rows` rows were appended to every column, all of this step and epoch.
+    pub(crate) fn advance(&mut self, rows: u32, step: u64, epoch: u32) {
+        self.rows += rows;
+        let (first, last) = self.steps.unwrap_or((step, step));
+        self.steps = Some((first.min(step), last.max(step)));
+        let (first, last) = self.epochs.unwrap_or((epoch, epoch));
+        self.epochs = Some((first.min(epoch), last.max(epoch)));
+    }
+
+    /// The block's header and its body (directory, frames, padding), and empties the builder.
+    ///
+    /// A column is stored compressed only where that is shorter.
+    pub(crate) fn seal(
+        &mut self,
+        writer: u32,
+        sequence: u64,
+        zstd: &mut zstd::bulk::Compressor<'_>,
+    ) -> Result<([u8; HEADER_BYTES], Vec<u8>), DecodeError> {
+        let mut directory = Vec::with_capacity(self.columns.len() * ENTRY_BYTES);
+        let mut frames = Vec::new();
+        for column in &mut self.columns {
+            debug_assert_eq!(
+                column.bytes.len() as u64,
+                column.cells.row_bytes(column.width) * u64::from(self.rows),
+                "{:?}",
+                column.key
+            );
+            let compressed =
+                zstd.compress(&column.bytes).map_err(|e| DecodeError(format!("a column does not compress: {e}")))?;
+            let (codec, stored) = if compressed.len() < column.bytes.len() {
+                (CODEC_ZSTD, &compressed)
+            } else {
+                (CODEC_RAW, &column.bytes)
+            };
+            if column.bytes.len() as u64 > COLUMN_BYTES_MAX {
+                return Err(DecodeError(format!("a column of {} bytes in one block", column.bytes.len())));
+            }
+            let too_long = |_| DecodeError("a column of 4 GiB or more".into());
+            let entry = ColumnEntry {
+                column: column.key.column as u16,
+                layer: column.key.layer,
+                cells: column.cells.code(),
+                codec,
+                reserved: 0,
+                width: column.width,
+                stored_bytes: u32::try_from(stored.len()).map_err(too_long)?,
+                raw_bytes: u32::try_from(column.bytes.len()).map_err(too_long)?,
+                crc: crc32fast::hash(stored),
+            };
+            directory.extend(codec::encode(&entry)?);
+            frames.extend_from_slice(stored);
+            column.bytes.clear();
+        }
+        let directory_crc = crc32fast::hash(&directory);
+        let mut body = directory;
+        body.append(&mut frames);
+        body.resize((HEADER_BYTES + body.len()).next_multiple_of(8) - HEADER_BYTES, 0);
+        let (first_step, last_step) = self.steps.take().unwrap_or_default();
+        let (first_epoch, last_epoch) = self.epochs.take().unwrap_or_default();
+        let header = BlockHeader {
+            magic: BLOCK_MAGIC,
+            kind: self.kind as u16,
+            columns: u16::try_from(self.columns.len()).map_err(|_| DecodeError("65,536 columns or more".into()))?,
+            rows: std::mem::take(&mut self.rows),
+            writer,
+            bytes: (HEADER_BYTES + body.len()) as u64,
+            sequence,
+            first_step,
+            last_step,
+            first_epoch,
+            last_epoch,
+            directory_crc,
+            header_crc: 0,
+        };
+        // The next rows may have other columns; buffers that keep their columns keep their memory.
+        Ok((header.to_bytes()?, body))
+    }
+}

@@ -1,0 +1,34 @@
+//! The log: bytes <-> structs, and the writer that puts them into files. The specification is `FORMAT.md` beside this file.
+//!
+//! Owns the manifest, blocks, columns and segments. Knows neither candle nor scores nor threads: the writer is called
+//! by one thread at a time, and whoever calls it decides which. Readers go through [`crate::run`].
+
+#[cfg_attr(not(feature = "candle"), allow(dead_code))]
+mod block;
+mod codec;
+mod column;
+mod manifest;
+mod segment;
+#[cfg_attr(not(feature = "candle"), allow(dead_code))]
+mod storage;
+#[cfg_attr(not(feature = "candle"), allow(dead_code))]
+mod writer;
+
+pub use block::BlockKind;
+pub use column::{Column, ColumnKey, NO_LAYER};
+pub use manifest::{LayerRecord, Manifest, VariableRecord};
+pub use writer::LogError;
+
+pub(crate) use block::{BlockBuilder, BlockHeader, ColumnEntry, ENTRY_BYTES, HEADER_BYTES};
+pub(crate) use codec::DecodeError;
+pub(crate) use column::Cells;
+pub(crate) use segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
+pub(crate) use writer::{LogWriter, WriterOptions};
+
+/// The version that this crate writes, and the newest that it reads.
+pub const FORMAT_VERSION: u16 = 1;
+
+/// Name of the manifest inside a run's folder.
+pub(crate) const MANIFEST_FILE: &str = "manifest";
+/// Name of the file that a recorder holds locked while it writes.
+pub(crate) const LOCK_FILE: &str = "lock";

@@ -1,0 +1,50 @@
+//! Segments: the preallocated files that blocks are appended to (FORMAT.md, "Segment").
+
+use super::codec::DecodeError;
+use super::manifest::{check_prefix, file_prefix};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a segment's header; the first block follows at once.
+pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
+/// File kind of a segment.
+const KIND_SEGMENT: u16 = 2;
+
+/// The path of segment `index` of writer `writer`.
+///
+/// Writer 0, the only one of a run on one machine, has the short names.
+pub(crate) fn segment_path(dir: &Path, index: u32) -> PathBuf {
+    dir.join(format!("segment-{index:05}.glog"))
+}
+
+/// What a segment says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub run_id: [u8; 16],
+    pub index: u32,
+    pub writer: u32,
+}
+
+impl SegmentHeader {
+    /// Layout: prefix (12), index u32, run id (16), writer u32, zeros (24), CRC-32 of the 60 bytes before it.
+    pub(crate) fn to_bytes(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
+        bytes[..12].copy_from_slice(&file_prefix(KIND_SEGMENT));
+        bytes[12..16].copy_from_slice(&self.index.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.run_id);
+        bytes[32..36].copy_from_slice(&self.writer.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn parse(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Result<Self, DecodeError> {
+        check_prefix(bytes, KIND_SEGMENT)?;
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        if word(60) != crc32fast::hash(&bytes[..60]) {
+            return Err(DecodeError("the segment header's checksum does not match".into()));
+        }
+        let mut run_id = [0u8; 16];
+        run_id.copy_from_slice(&bytes[16..32]);
+        Ok(Self { run_id, index: word(12), writer: word(32) })
+    }
+}

@@ -1,0 +1,129 @@
+//! Where segments live: the seam between the writer and the file system.
+//!
+//! The only file of the crate's offline side with unsafe code, which is the memory map itself.
+//! Runs on whichever thread owns the writer; nothing here is shared.
+
+use memmap2::MmapMut;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{fence, Ordering};
+
+/// One growing segment at a time. `open` ends the one before only if `close` was called.
+pub(crate) trait Storage: Send {
+    /// Creates `path` with `bytes` bytes reserved on disk, all zero. The file must not exist.
+    fn open(&mut self, path: &Path, bytes: u64) -> io::Result<()>;
+    /// Puts `bytes` at `offset`.
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Puts `header` at `offset`, after everything that was written before: this is what commits a block.
+    fn commit(&mut self, offset: u64, header: &[u8]) -> io::Result<()>;
+    /// Returns when all that was written is on the device.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Syncs, cuts the file to its first `used` bytes and lets go of it.
+    fn close(&mut self, used: u64) -> io::Result<()>;
+}
+
+/// Memory-mapped files. A write is a copy into the page cache, so it survives the process, whatever kills it.
+#[derive(Default)]
+pub(crate) struct MmapStorage {
+    current: Option<Mapped>,
+}
+
+struct Mapped {
+    file: File,
+    map: MmapMut,
+    path: PathBuf,
+}
+
+impl Storage for MmapStorage {
+    fn open(&mut self, path: &Path, bytes: u64) -> io::Result<()> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let mapped = reserve(&file, bytes).and_then(|()| {
+            // SAFETY: a file-backed map is undefined behaviour only if the file is cut short or changed under it.
+            // The file was made by this call, its space is reserved, the run's folder is locked by this recorder, and
+            // the map is write-only for us: no reference to its contents outlives a call. Somebody who truncates
+            // the file by hand gets a SIGBUS, which no user-space code can turn into an error.
+            unsafe { MmapMut::map_mut(&file) }
+        });
+        match mapped {
+            Ok(map) => {
+                self.current = Some(Mapped { file, map, path: path.to_owned() });
+                Ok(())
+            }
+            Err(error) => {
+                // A full disk must not keep a segment that nothing will ever be written to.
+                let _ = std::fs::remove_file(path);
+                Err(error)
+            }
+        }
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.place(offset, bytes.len())?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn commit(&mut self, offset: u64, header: &[u8]) -> io::Result<()> {
+        // Neither compiler nor processor may let the header become visible before the body it vouches for.
+        fence(Ordering::SeqCst);
+        self.write(offset, header)?;
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        match &self.current {
+            Some(mapped) => mapped.map.flush(),
+            None => Ok(()),
+        }
+    }
+
+    fn close(&mut self, used: u64) -> io::Result<()> {
+        let Some(Mapped { file, map, path }) = self.current.take() else {
+            return Ok(());
+        };
+        map.flush()?;
+        drop(map);
+        file.set_len(used)?;
+        file.sync_all()?;
+        sync_folder(&path)
+    }
+}
+
+impl MmapStorage {
+    fn place(&mut self, offset: u64, len: usize) -> io::Result<&mut [u8]> {
+        let mapped = self.current.as_mut().ok_or_else(|| io::Error::other("no segment is open"))?;
+        usize::try_from(offset)
+            .ok()
+            .and_then(|start| mapped.map.get_mut(start..start.checked_add(len)?))
+            .ok_or_else(|| io::Error::other("a write past the end of the segment"))
+    }
+}
+
+/// Reserves real disk blocks: without them a full disk shows as a SIGBUS at some later store into the map.
+fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    match fs4::FileExt::allocate(file, bytes) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            // Some network and FUSE file systems cannot reserve; writing zeros has the same effect, only slower.
+            let zeros = vec![0u8; 1 << 16];
+            let mut left = bytes;
+            let mut out = file;
+            while left > 0 {
+                let now = left.min(zeros.len() as u64);
+                out.write_all(&zeros[..now as usize])?;
+                left -= now;
+            }
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Makes the entry of `path` in its folder durable.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    // Only Unix lets a folder be opened and synced; elsewhere the file system sees to it.
+    match path.parent() {
+        Some(folder) if cfg!(unix) && !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+        _ => Ok(()),
+    }
+}

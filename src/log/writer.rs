@@ -1,0 +1,203 @@
+//! The writer: rows become blocks, blocks go into segments. Single-threaded; the recorder's background thread owns it.
+
+use super::block::{BlockBuilder, HEADER_BYTES};
+use super::codec::DecodeError;
+use super::manifest::Manifest;
+use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
+use super::storage::{sync_folder, MmapStorage, Storage};
+use super::{LOCK_FILE, MANIFEST_FILE};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// What can go wrong while a log is written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The file system refused.
+    #[error("cannot {action} {path}: {source}; what was committed before is safe in the run's folder")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The folder holds a run already.
+    #[error("{path} holds a run already: give another folder, or move this one away")]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another recorder writes to the folder.
+    #[error("{path} is being written by another recorder: one run has one recorder")]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Something is too large for the format's fields.
+    #[error("cannot write the record: {0}")]
+    Encode(#[from] DecodeError),
+}
+
+/// The writer's limits.
+#[derive(Debug, Clone)]
+pub(crate) struct WriterOptions {
+    pub segment_bytes: u64,
+    pub zstd_level: i32,
+}
+
+pub(crate) struct LogWriter {
+    dir: PathBuf,
+    run_id: [u8; 16],
+    storage: Box<dyn Storage>,
+    zstd: zstd::bulk::Compressor<'static>,
+    segment_bytes: u64,
+    next_segment: u32,
+    open: Option<OpenSegment>,
+    sequence: u64,
+    written_bytes: u64,
+    dirty: bool,
+    /// Held for as long as the writer lives; the operating system lets go of it when the process dies.
+    _lock: File,
+}
+
+struct OpenSegment {
+    path: PathBuf,
+    used: u64,
+    size: u64,
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
+    let path = path.to_owned();
+    move |source| LogError::Io { action, path, source }
+}
+
+impl LogWriter {
+    /// Makes the folder and writes the manifest. A folder with a run in it is refused.
+    pub(crate) fn create(dir: &Path, manifest: &Manifest, options: WriterOptions) -> Result<Self, LogError> {
+        std::fs::create_dir_all(dir).map_err(io_error("create the folder", dir))?;
+        let lock = lock(dir)?;
+        let path = dir.join(MANIFEST_FILE);
+        if path.exists() {
+            return Err(LogError::Exists { path: dir.to_owned() });
+        }
+        let temporary = dir.join("manifest.new");
+        let write = || -> io::Result<()> {
+            let bytes = manifest.to_bytes().map_err(|e| io::Error::other(e.0))?;
+            let mut file = File::create(&temporary)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            sync_folder(&path)
+        };
+        write().map_err(io_error("write the manifest", &path))?;
+        let zstd =
+            zstd::bulk::Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            run_id: manifest.run_id,
+            storage: Box::new(MmapStorage::default()),
+            zstd,
+            segment_bytes: options.segment_bytes.max(1 << 16),
+            next_segment: 0,
+            open: None,
+            sequence: 0,
+            written_bytes: 0,
+            dirty: false,
+            _lock: lock,
+        })
+    }
+
+    /// Bytes of blocks and headers written so far.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// Commits the rows of `builder` as one block and empties it; does nothing if there are none.
+    ///
+    /// When this returns, the block survives the death of the process; after [`LogWriter::sync`], that of the machine.
+    pub(crate) fn append(&mut self, builder: &mut BlockBuilder) -> Result<(), LogError> {
+        if builder.rows() == 0 {
+            return Ok(());
+        }
+        let (header, body) = builder.seal(0, self.sequence, &mut self.zstd)?;
+        let bytes = (HEADER_BYTES + body.len()) as u64;
+        if self.open.as_ref().is_some_and(|segment| segment.size - segment.used < bytes) {
+            self.close_segment()?;
+        }
+        if self.open.is_none() {
+            self.open_segment(bytes)?;
+        }
+        let Some(segment) = &mut self.open else {
+            return Ok(());
+        };
+        let path = segment.path.clone();
+        self.storage
+            .write(segment.used + HEADER_BYTES as u64, &body)
+            .and_then(|()| self.storage.commit(segment.used, &header))
+            .map_err(io_error("write to", &path))?;
+        segment.used += bytes;
+        self.written_bytes += bytes;
+        self.sequence += 1;
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Returns when every block is on the device.
+    pub(crate) fn sync(&mut self) -> Result<(), LogError> {
+        if let (true, Some(segment)) = (self.dirty, &self.open) {
+            self.storage.sync().map_err(io_error("flush", &segment.path))?;
+        }
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Cuts the last segment to its length and makes everything durable.
+    pub(crate) fn finish(&mut self) -> Result<(), LogError> {
+        self.close_segment()
+    }
+
+    fn open_segment(&mut self, first_block_bytes: u64) -> Result<(), LogError> {
+        let path = segment_path(&self.dir, self.next_segment);
+        let size = self.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + first_block_bytes);
+        let header = SegmentHeader { run_id: self.run_id, index: self.next_segment, writer: 0 };
+        self.storage
+            .open(&path, size)
+            .and_then(|()| self.storage.commit(0, &header.to_bytes()))
+            .map_err(io_error("reserve space for", &path))?;
+        self.next_segment += 1;
+        self.written_bytes += SEGMENT_HEADER_BYTES as u64;
+        self.open = Some(OpenSegment { path, used: SEGMENT_HEADER_BYTES as u64, size });
+        Ok(())
+    }
+
+    fn close_segment(&mut self) -> Result<(), LogError> {
+        let Some(segment) = self.open.take() else {
+            return Ok(());
+        };
+        self.dirty = false;
+        self.storage.close(segment.used).map_err(io_error("close", &segment.path))
+    }
+}
+
+impl Drop for LogWriter {
+    /// Best effort: a writer dropped without `finish` leaves a readable run with a zero tail.
+    fn drop(&mut self) {
+        let _ = self.close_segment();
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, LogError> {
+    let path = dir.join(LOCK_FILE);
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io_error("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(LogError::Locked { path: dir.to_owned() }),
+        // File systems without locks (some network mounts) still take a run; two recorders there are on their own.
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
+    }
+}

@@ -1,0 +1,243 @@
+//! One block of a run, and its columns on demand.
+
+use super::error::{io_error, Damage, ReadError};
+use crate::log::{BlockHeader, BlockKind, ColumnEntry, ColumnKey, HEADER_BYTES};
+use crate::sketch::Encoding;
+use half::bf16;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// An open segment file.
+#[derive(Debug)]
+pub(super) struct SegmentFile {
+    pub path: PathBuf,
+    pub file: File,
+    pub bytes: u64,
+}
+
+impl SegmentFile {
+    /// Reads exactly `out.len()` bytes at `offset`, without moving a cursor that another thread may use.
+    pub(super) fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::FileExt::read_exact_at(&self.file, out, offset)
+        }
+        #[cfg(not(unix))]
+        {
+            use std::io::{Read, Seek, SeekFrom};
+            // A second handle has a cursor of its own.
+            let mut file = File::open(&self.path)?;
+            file.seek(SeekFrom::Start(offset))?;
+            file.read_exact(out)
+        }
+    }
+}
+
+/// A block whose header and directory have been checked. Columns are read, checked and inflated when asked for.
+#[derive(Debug, Clone)]
+pub struct Block {
+    pub(super) segment: Arc<SegmentFile>,
+    pub(super) offset: u64,
+    pub(super) header: BlockHeader,
+    pub(super) entries: Arc<Vec<ColumnEntry>>,
+}
+
+/// The vectors of one column, one per row, as they are stored.
+#[derive(Debug, Clone)]
+pub struct Vectors {
+    encoding: Encoding,
+    width: usize,
+    row_bytes: usize,
+    codes: Vec<u8>,
+    scales: Vec<bf16>,
+}
+
+impl Vectors {
+    /// Numbers in each vector.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// How the numbers are stored.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// How many vectors there are.
+    pub fn rows(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// The stored bytes of the vector of `row`, and its scale.
+    ///
+    /// # Panics
+    /// If `row` is not below [`Vectors::rows`].
+    pub fn row(&self, row: usize) -> (&[u8], bf16) {
+        (&self.codes[row * self.row_bytes..(row + 1) * self.row_bytes], self.scales[row])
+    }
+
+    /// Writes the vector of `row` into `out`.
+    ///
+    /// # Panics
+    /// If `row` is not below [`Vectors::rows`] or `out` is not [`Vectors::width`] long.
+    pub fn decode(&self, row: usize, out: &mut [f32]) {
+        let (bytes, scale) = self.row(row);
+        self.encoding.decode(bytes, scale, out);
+    }
+}
+
+impl Block {
+    /// What the rows are, or `None` for a kind that a newer version added.
+    pub fn kind(&self) -> Option<BlockKind> {
+        BlockKind::from_code(self.header.kind)
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.header.rows as usize
+    }
+
+    /// Number of the block in its run.
+    pub fn sequence(&self) -> u64 {
+        self.header.sequence
+    }
+
+    /// Length on disk.
+    pub fn bytes(&self) -> u64 {
+        self.header.bytes
+    }
+
+    /// First and last step of the rows.
+    pub fn steps(&self) -> (u64, u64) {
+        (self.header.first_step, self.header.last_step)
+    }
+
+    /// First and last epoch of the rows.
+    pub fn epochs(&self) -> (u32, u32) {
+        (self.header.first_epoch, self.header.last_epoch)
+    }
+
+    /// Whether the block has this column.
+    pub fn has(&self, key: impl Into<ColumnKey>) -> bool {
+        self.entry(key.into()).is_some()
+    }
+
+    /// How many numbers a row of this column has, or `None` if the block lacks it.
+    pub fn width(&self, key: impl Into<ColumnKey>) -> Option<usize> {
+        self.entry(key.into()).map(|(_, entry)| entry.width as usize)
+    }
+
+    /// The stored bytes of each column: number in the file, layer, compressed length, inflated length.
+    pub fn sizes(&self) -> impl Iterator<Item = (u16, u16, u64, u64)> + '_ {
+        self.entries.iter().map(|e| (e.column, e.layer, u64::from(e.stored_bytes), u64::from(e.raw_bytes)))
+    }
+
+    /// A column of bytes.
+    ///
+    /// # Errors
+    /// [`ReadError::Absent`] if the block lacks the column, [`ReadError::Damaged`] if its bytes are not what was written;
+    /// so it is for all readers of columns.
+    pub fn u8s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u8>, ReadError> {
+        self.raw(key.into(), 1)
+    }
+
+    /// A column of 32-bit integers.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub fn u32s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u32>, ReadError> {
+        let raw = self.raw(key.into(), 2)?;
+        Ok(raw.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
+    /// A column of 64-bit integers.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub fn u64s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u64>, ReadError> {
+        let raw = self.raw(key.into(), 3)?;
+        let word = |b: &[u8]| u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+        Ok(raw.chunks_exact(8).map(word).collect())
+    }
+
+    /// A column of floats.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub fn f32s(&self, key: impl Into<ColumnKey>) -> Result<Vec<f32>, ReadError> {
+        let raw = self.raw(key.into(), 4)?;
+        Ok(raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
+    /// A column of vectors with the column of their scales.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub fn vectors(&self, values: ColumnKey, scales: ColumnKey) -> Result<Vectors, ReadError> {
+        let (_, entry) = self.entry(values).ok_or_else(|| self.absent(values))?;
+        let encoding = match entry.cells() {
+            Some(crate::log::Cells::Vector(encoding)) => encoding,
+            _ => return Err(self.damaged(format!("column {} holds no vectors", entry.column))),
+        };
+        let width = entry.width as usize;
+        let codes = self.raw(values, entry.cells)?;
+        let raw_scales = self.raw(scales, 5)?;
+        let scales: Vec<bf16> = raw_scales.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]])).collect();
+        if scales.len() != self.rows() {
+            return Err(self.damaged(format!("{} scales for {} rows", scales.len(), self.rows())));
+        }
+        Ok(Vectors { encoding, width, row_bytes: encoding.bytes(width), codes, scales })
+    }
+
+    /// Reads, checks and inflates every column that this version knows.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] for the first that is not what was written.
+    pub fn check(&self) -> Result<(), ReadError> {
+        for index in 0..self.entries.len() {
+            self.inflate(index)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&self, key: ColumnKey) -> Option<(usize, &ColumnEntry)> {
+        let code = key.column as u16;
+        self.entries.iter().enumerate().find(|(_, e)| e.column == code && e.layer == key.layer)
+    }
+
+    fn raw(&self, key: ColumnKey, cells: u8) -> Result<Vec<u8>, ReadError> {
+        let (index, entry) = self.entry(key).ok_or_else(|| self.absent(key))?;
+        if entry.cells != cells {
+            return Err(self.damaged(format!("column {} has numbers of type {}", entry.column, entry.cells)));
+        }
+        self.inflate(index)
+    }
+
+    fn inflate(&self, index: usize) -> Result<Vec<u8>, ReadError> {
+        let before: u64 = self.entries[..index].iter().map(|e| u64::from(e.stored_bytes)).sum();
+        let start = HEADER_BYTES as u64 + self.header.directory_bytes() as u64 + before;
+        let entry = &self.entries[index];
+        // The scan checked that the frames fit the block and the block fits the file, so this allocates no more than a file holds.
+        let mut stored = vec![0u8; entry.stored_bytes as usize];
+        self.segment.read_at(&mut stored, self.offset + start).map_err(io_error(&self.segment.path))?;
+        if entry.cells().is_none() && crc32fast::hash(&stored) == entry.crc {
+            return Ok(stored); // a type of a newer version: intact, and not for us
+        }
+        entry.inflate(stored, self.header.rows).map_err(|e| self.damaged(format!("column {}: {e}", entry.column)))
+    }
+
+    fn absent(&self, key: ColumnKey) -> ReadError {
+        ReadError::Absent(format!("the run does not hold {:?}", key.column))
+    }
+
+    pub(super) fn damaged(&self, what: String) -> ReadError {
+        ReadError::Damaged(Damage {
+            path: self.segment.path.clone(),
+            offset: self.offset,
+            block: Some(self.header.sequence),
+            what,
+        })
+    }
+}

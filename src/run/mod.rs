@@ -1,0 +1,19 @@
+//! A recorded run: the only door to what is on disk.
+//!
+//! Owns opening, checking, iterating and salvaging. Knows neither candle nor scores. A scan reads one block at a time
+//! and of it only the columns that are asked for, so memory does not grow with the run. Files are read at positions
+//! (`pread`), not mapped: a file that is cut while it is read gives an error and never a SIGBUS, and nothing here is unsafe.
+//!
+//! Bytes from disk never panic: every length is checked before it is believed, every checksum before a number is used.
+
+mod block;
+mod error;
+mod open;
+mod scan;
+mod verify;
+
+pub use block::{Block, Vectors};
+pub use error::{Damage, ReadError};
+pub use open::Run;
+pub use scan::Scan;
+pub use verify::VerifyReport;

@@ -1,0 +1,75 @@
+//! Checking every byte of a run.
+
+use super::error::{Damage, ReadError};
+use super::open::Run;
+use crate::log::{BlockKind, Column};
+
+/// What a run holds, and whether all of it can be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Blocks that are intact.
+    pub blocks: u64,
+    /// Training visits in them.
+    pub visits: u64,
+    /// Probe visits in them.
+    pub probes: u64,
+    /// Steps in them.
+    pub steps: u64,
+    /// Visits that the recorder says it dropped.
+    pub dropped: u64,
+    /// Bytes of the intact blocks.
+    pub bytes: u64,
+    /// Whether the recorder's `finish` returned: if not, visits after the last block may never have been written.
+    pub finished: bool,
+    /// Where reading had to stop, if it had to.
+    pub damage: Option<Damage>,
+}
+
+impl Run {
+    /// Reads the whole run and checks every checksum. Stops at the first damage, which the report names.
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] if the file system refuses.
+    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
+        self.verify_with(|_| {})
+    }
+
+    /// As [`Run::verify`], calling `progress` with the bytes of each block that was checked.
+    ///
+    /// # Errors
+    /// As [`Run::verify`].
+    pub fn verify_with(&self, mut progress: impl FnMut(u64)) -> Result<VerifyReport, ReadError> {
+        let mut report = VerifyReport::default();
+        let mut scan = self.scan();
+        for block in scan.by_ref() {
+            let rows = block.rows() as u64;
+            let counted = block.check().and_then(|()| match block.kind() {
+                Some(BlockKind::Gaps) => {
+                    Ok(block.u64s(Column::Dropped)?.iter().fold(0, |a: u64, b| a.saturating_add(*b)))
+                }
+                _ => Ok(0),
+            });
+            match counted {
+                Ok(dropped) => report.dropped = report.dropped.saturating_add(dropped),
+                Err(ReadError::Damaged(damage)) => {
+                    report.damage = Some(damage);
+                    break;
+                }
+                Err(other) => return Err(other),
+            }
+            match block.kind() {
+                Some(BlockKind::Visits) => report.visits += rows,
+                Some(BlockKind::Probes) => report.probes += rows,
+                Some(BlockKind::Steps) => report.steps += rows,
+                Some(BlockKind::End) => report.finished = true,
+                _ => {}
+            }
+            report.blocks += 1;
+            report.bytes += block.bytes();
+            progress(block.bytes());
+        }
+        report.damage = report.damage.or_else(|| scan.damage().cloned());
+        Ok(report)
+    }
+}

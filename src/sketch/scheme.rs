@@ -1,0 +1,71 @@
+//! Which sketch a layer gets, and how long it is.
+
+use super::{row_bytes, Encoding};
+use serde::{Deserialize, Serialize};
+
+/// The two ways in which a layer's gradient is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Form {
+    /// The layer saw one position per example, so its gradient has rank one, `δ ⊗ [a; 1]`: both factors are kept,
+    /// each as it is or folded to its cap. A dot product of gradients is the product of two dot products.
+    Factored,
+    /// The layer saw many positions, so its gradient is a sum: it is folded, with those of all such layers, into one
+    /// vector of [`SketchConfig::folded`] numbers.
+    Folded,
+}
+
+/// Lengths and encodings of the sketches of a run. The defaults are a measured point, see `benches/fidelity`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SketchConfig {
+    /// Longest input factor that is kept; a wider layer's input is folded to this many numbers.
+    pub input_cap: u32,
+    /// Longest output-gradient factor that is kept. Unrelated examples have nearly orthogonal output gradients,
+    /// which multiply the error of the input side by almost zero, so this side deserves the larger cap.
+    pub delta_cap: u32,
+    /// Length of the vector that all folded layers share.
+    pub folded: u32,
+    /// How the factors are stored.
+    pub encoding: Encoding,
+    /// How the folded vector is stored.
+    pub folded_encoding: Encoding,
+}
+
+impl Default for SketchConfig {
+    fn default() -> Self {
+        Self { input_cap: 512, delta_cap: 512, folded: 512, encoding: Encoding::Q4, folded_encoding: Encoding::Q4 }
+    }
+}
+
+impl SketchConfig {
+    /// No caps and no rounding: every factored layer is exact. For tests and small models.
+    pub fn exact() -> Self {
+        Self {
+            input_cap: u32::MAX,
+            delta_cap: u32::MAX,
+            folded: 4096,
+            encoding: Encoding::F32,
+            folded_encoding: Encoding::F32,
+        }
+    }
+
+    /// Stored length of an input factor of `width` numbers.
+    pub fn input_width(&self, width: u32) -> u32 {
+        width.min(self.input_cap)
+    }
+
+    /// Stored length of an output-gradient factor of `width` numbers.
+    pub fn delta_width(&self, width: u32) -> u32 {
+        width.min(self.delta_cap)
+    }
+
+    /// Bytes of one visit's factors for a layer of these widths, scales included, before compression.
+    pub fn factored_bytes(&self, inputs: u32, outputs: u32) -> u64 {
+        let side = |width: u32| row_bytes(self.encoding, width as usize) as u64;
+        side(self.input_width(inputs)) + side(self.delta_width(outputs))
+    }
+
+    /// Bytes of one visit's folded vector, scale included, before compression.
+    pub fn folded_bytes(&self) -> u64 {
+        row_bytes(self.folded_encoding, self.folded as usize) as u64
+    }
+}
