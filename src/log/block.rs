@@ -17,7 +17,16 @@ pub(crate) const COLUMN_BYTES_MAX: u64 = 1 << 28;
 const CODEC_RAW: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 
-/// What the rows of a block are. Kinds 16 and up are reserved (FORMAT.md, "Kinds of block").
+/// The most rows that a block may have: as many as eight-byte numbers fit a column.
+pub(crate) const ROWS_MAX: u32 = 1 << 25;
+/// The most numbers that one row of a column may have.
+pub(crate) const WIDTH_MAX: u32 = 1 << 24;
+/// No zstd frame inflates to more than this many times its length: the shortest block that makes anything has 4 bytes
+/// and makes at most 2^17 (RFC 8878, 3.1.1.2).
+const ZSTD_RATIO_MAX: u64 = 1 << 15;
+
+/// What the rows of a block are. Kinds 7 to 0x7FFF are reserved for this format, kinds from 0x8000 are anyone's own
+/// (FORMAT.md, "Kinds of block").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u16)]
 #[non_exhaustive]
@@ -83,6 +92,9 @@ impl BlockHeader {
         if header.header_crc != crc32fast::hash(&bytes[..HEADER_BYTES - 4]) {
             return Err(DecodeError("the block header's checksum does not match".into()));
         }
+        if header.kind == 0 || header.rows == 0 || header.rows > ROWS_MAX {
+            return Err(DecodeError(format!("no block is of kind {} with {} rows", header.kind, header.rows)));
+        }
         Ok(header)
     }
 
@@ -109,7 +121,14 @@ pub(crate) struct ColumnEntry {
 
 impl ColumnEntry {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
-        codec::decode(bytes)
+        let entry: ColumnEntry = codec::decode(bytes)?;
+        if entry.column == 0 || entry.width > WIDTH_MAX {
+            return Err(DecodeError(format!(
+                "no column is number {} with {} numbers a row",
+                entry.column, entry.width
+            )));
+        }
+        Ok(entry)
     }
 
     pub(crate) fn cells(&self) -> Option<Cells> {
@@ -137,6 +156,9 @@ impl ColumnEntry {
         let raw_bytes = self.raw_bytes as usize;
         match self.codec {
             CODEC_RAW if stored.len() == raw_bytes => Ok(stored),
+            CODEC_ZSTD if expected > ZSTD_RATIO_MAX.saturating_mul(stored.len() as u64) => {
+                Err(DecodeError(format!("{expected} bytes cannot come out of {}", stored.len())))
+            }
             CODEC_ZSTD => {
                 // The frame's own size field is not believed: the buffer is as long as the rows say and no longer.
                 let mut raw = vec![0u8; raw_bytes];
@@ -190,7 +212,8 @@ impl BlockBuilder {
                 self.columns.iter().any(|c| c.key == key && c.cells == cells && c.width == width)
             });
         if !same && self.rows == 0 {
-            self.columns.clear();
+            let empty = |&(key, cells, width): &(ColumnKey, Cells, u32)| Buffer { key, cells, width, bytes: Vec::new() };
+            self.columns = keys.iter().map(empty).collect();
             return true;
         }
         same
@@ -231,6 +254,24 @@ impl BlockBuilder {
         self.epochs = Some((first.min(epoch), last.max(epoch)));
     }
 
+    /// Refuses what a reader would, before a row is touched.
+    fn check_limits(&self) -> Result<(), DecodeError> {
+        if self.rows > ROWS_MAX {
+            return Err(DecodeError(format!("{} rows in one block", self.rows)));
+        }
+        for column in &self.columns {
+            if column.bytes.len() as u64 > COLUMN_BYTES_MAX || column.width > WIDTH_MAX {
+                return Err(DecodeError(format!(
+                    "{:?} with {} numbers a row and {} bytes in one block",
+                    column.key,
+                    column.width,
+                    column.bytes.len()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The block's header and its body (directory, frames, padding), and empties the builder.
     ///
     /// A column is stored compressed only where that is shorter.
@@ -240,6 +281,7 @@ impl BlockBuilder {
         sequence: u64,
         zstd: &mut zstd::bulk::Compressor<'_>,
     ) -> Result<([u8; HEADER_BYTES], Vec<u8>), DecodeError> {
+        self.check_limits()?;
         let mut directory = Vec::with_capacity(self.columns.len() * ENTRY_BYTES);
         let mut frames = Vec::new();
         for column in &mut self.columns {
@@ -256,9 +298,6 @@ impl BlockBuilder {
             } else {
                 (CODEC_RAW, &column.bytes)
             };
-            if column.bytes.len() as u64 > COLUMN_BYTES_MAX {
-                return Err(DecodeError(format!("a column of {} bytes in one block", column.bytes.len())));
-            }
             let too_long = |_| DecodeError("a column of 4 GiB or more".into());
             let entry = ColumnEntry {
                 column: column.key.column as u16,

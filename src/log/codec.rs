@@ -19,12 +19,21 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, DecodeError> {
 }
 
 /// Decodes `bytes` whole; bytes left over are an error.
+///
+/// bincode allocates what a string claims to be long, up to its limit, before it looks whether so much is there. The
+/// limit is a constant, so there is one for each size of input, and no input makes it allocate 64 times its own size.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     if bytes.len() > DECODE_LIMIT_BYTES {
         return Err(DecodeError(format!("{} bytes, more than a header may have", bytes.len())));
     }
-    let config = bincode::config::legacy().with_limit::<DECODE_LIMIT_BYTES>();
-    let (value, read) = bincode::serde::decode_from_slice(bytes, config).map_err(|e| DecodeError(e.to_string()))?;
+    let legacy = bincode::config::legacy();
+    let decoded = match bytes.len() {
+        0..=0x1000 => bincode::serde::decode_from_slice(bytes, legacy.with_limit::<0x1000>()),
+        0x1001..=0x4_0000 => bincode::serde::decode_from_slice(bytes, legacy.with_limit::<0x4_0000>()),
+        0x4_0001..=0x100_0000 => bincode::serde::decode_from_slice(bytes, legacy.with_limit::<0x100_0000>()),
+        _ => bincode::serde::decode_from_slice(bytes, legacy.with_limit::<DECODE_LIMIT_BYTES>()),
+    };
+    let (value, read) = decoded.map_err(|e| DecodeError(e.to_string()))?;
     if read != bytes.len() {
         return Err(DecodeError(format!("{} bytes left over", bytes.len() - read)));
     }

@@ -79,10 +79,10 @@ impl Manifest {
 
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, DecodeError> {
         let payload = codec::encode(self)?;
-        if payload.len() > codec::DECODE_LIMIT_BYTES {
+        let mut bytes = file_prefix(KIND_MANIFEST).to_vec();
+        if bytes.len() + 8 + payload.len() > codec::DECODE_LIMIT_BYTES {
             return Err(DecodeError(format!("a manifest of {} bytes", payload.len())));
         }
-        let mut bytes = file_prefix(KIND_MANIFEST).to_vec();
         bytes.extend((payload.len() as u32).to_le_bytes());
         bytes.extend(crc32fast::hash(&payload).to_le_bytes());
         bytes.extend(payload);

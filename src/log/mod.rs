@@ -20,9 +20,11 @@ pub use manifest::{LayerRecord, Manifest, VariableRecord};
 pub use writer::LogError;
 
 pub(crate) use block::{BlockBuilder, BlockHeader, ColumnEntry, ENTRY_BYTES, HEADER_BYTES};
-pub(crate) use codec::DecodeError;
+
 pub(crate) use column::Cells;
 pub(crate) use segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
+#[cfg(test)]
+pub(crate) use storage::{MmapStorage, Storage};
 pub(crate) use writer::{LogWriter, WriterOptions};
 
 /// The version that this crate writes, and the newest that it reads.

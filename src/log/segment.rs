@@ -9,9 +9,7 @@ pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 /// File kind of a segment.
 const KIND_SEGMENT: u16 = 2;
 
-/// The path of segment `index` of writer `writer`.
-///
-/// Writer 0, the only one of a run on one machine, has the short names.
+/// The path of segment `index` of the run in `dir`.
 pub(crate) fn segment_path(dir: &Path, index: u32) -> PathBuf {
     dir.join(format!("segment-{index:05}.glog"))
 }

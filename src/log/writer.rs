@@ -77,6 +77,17 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogE
 impl LogWriter {
     /// Makes the folder and writes the manifest. A folder with a run in it is refused.
     pub(crate) fn create(dir: &Path, manifest: &Manifest, options: WriterOptions) -> Result<Self, LogError> {
+        let options = WriterOptions { segment_bytes: options.segment_bytes.max(1 << 16), ..options };
+        Self::create_on(Box::new(MmapStorage::default()), dir, manifest, options)
+    }
+
+    /// As [`LogWriter::create`], on any storage and with segments of any size: tests bring storage that fails.
+    pub(crate) fn create_on(
+        storage: Box<dyn Storage>,
+        dir: &Path,
+        manifest: &Manifest,
+        options: WriterOptions,
+    ) -> Result<Self, LogError> {
         std::fs::create_dir_all(dir).map_err(io_error("create the folder", dir))?;
         let lock = lock(dir)?;
         let path = dir.join(MANIFEST_FILE);
@@ -98,9 +109,9 @@ impl LogWriter {
         Ok(Self {
             dir: dir.to_owned(),
             run_id: manifest.run_id,
-            storage: Box::new(MmapStorage::default()),
+            storage,
             zstd,
-            segment_bytes: options.segment_bytes.max(1 << 16),
+            segment_bytes: options.segment_bytes,
             next_segment: 0,
             open: None,
             sequence: 0,

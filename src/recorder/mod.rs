@@ -1,1 +1,458 @@
-//! (being written)
+//! The recorder: what a training loop holds.
+//!
+//! Owns [`Recorder`], [`Pass`] and [`Probe`], the queue and the background thread. Knows nothing of bytes on disk.
+//!
+//! # Threads
+//! The training thread makes passes and sends them; one thread named `gradlog` sketches, compresses and writes them. Order is
+//! kept. Nothing is shared but the queue and a few counters.
+//!
+//! # Guest manners
+//! Nothing here panics in the training thread, waits longer than [`Config::wait_ms_max`] or holds more than
+//! [`Config::queue_bytes_max`] of tensors. A failure of the background thread is returned by the next `commit` and by `finish`, and
+//! by every one after that.
+
+mod config;
+mod cost;
+mod error;
+mod loss;
+mod message;
+mod outputs;
+mod pass;
+mod queue;
+mod rows;
+mod thread;
+
+pub use config::{Config, Overflow};
+pub use cost::{Cost, Summary};
+pub use error::RecordError;
+pub use message::StepInfo;
+pub use outputs::Reduction;
+pub use pass::{Pass, Probe};
+
+use crate::log::{LayerRecord, LogWriter, Manifest, VariableRecord, WriterOptions};
+use crate::sketch::{derive_seed, Form, Side};
+use crate::taps::{LazyFold, Registered, Taps};
+use candle_core::Var;
+use message::{Batch, Gap, Message, PassKind, StepRow};
+use queue::{Gauge, Queue, Sent};
+use rows::{LayerSketcher, RowMaker};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use thread::Shared;
+
+/// Records a training run. See the crate's documentation for the loop.
+///
+/// # Shutdown
+/// [`Recorder::finish`] is the promise that everything committed is on disk. A recorder that is dropped writes what it has, best
+/// effort, and leaves a readable run.
+pub struct Recorder {
+    inner: Option<Inner>,
+}
+
+struct Inner {
+    taps: Taps,
+    layers: Arc<Vec<Registered>>,
+    forms: Vec<Option<Form>>,
+    variables: Vec<(usize, Var, Arc<LazyFold>)>,
+    cost: Cost,
+    queue: Option<Queue<Message>>,
+    thread: Option<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    step: u64,
+    epoch: u32,
+    passes: u64,
+    /// Examples of the open step so far, over all its passes.
+    batch_size: u32,
+    gap: Option<Gap>,
+    dropped: u64,
+    visits: u64,
+    probe_sets: Vec<String>,
+}
+
+/// Bytes that a message without tensors is taken to hold.
+const MESSAGE_BYTES: usize = 256;
+
+impl Recorder {
+    /// Starts a run in the folder `dir`, which is made if need be and must not hold a run.
+    ///
+    /// # Errors
+    /// [`RecordError::Taps`] for refused layers and names used twice, [`RecordError::Config`] for settings out of range,
+    /// [`RecordError::Log`] if the folder cannot be written or holds a run.
+    pub fn create(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
+        config.check()?;
+        let registry = taps.registry();
+        let mut problems = registry.problems.clone();
+        if !registry.variables.is_empty() && registry.layers.iter().any(|layer| layer.spec.kind != "variable") {
+            problems.push("layers are tapped and variables declared: a run is recorded one way or the other".into());
+        }
+        if !problems.is_empty() {
+            return Err(RecordError::Taps(problems));
+        }
+        let manifest = manifest(&registry, &config)?;
+        let folded = config.sketch.folded as usize;
+        let folds: Vec<Arc<LazyFold>> = (manifest.layers.iter())
+            .map(|layer| Arc::new(LazyFold::new(layer.seed_folded, layer.parameters as usize, folded)))
+            .collect();
+        let layers = registry.layers.clone();
+        let variables = registry.variables.clone();
+        drop(registry);
+        let options = WriterOptions { segment_bytes: config.segment_bytes, zstd_level: config.zstd_level };
+        let writer = LogWriter::create(dir.as_ref(), &manifest, options)?;
+        for (layer, fold) in layers.iter().zip(&folds) {
+            layer.slot.set_fold(Some(fold.clone()));
+        }
+        let sketchers = (manifest.layers.iter().zip(&folds))
+            .map(|(record, fold)| LayerSketcher::new(record.clone(), fold.clone(), &config.sketch))
+            .collect();
+        let (queue, receiver, gauge): (Queue<Message>, _, Arc<Gauge>) = Queue::new(&config);
+        let shared = Arc::new(Shared::default());
+        let rows = RowMaker::new(sketchers, config.sketch.clone());
+        let for_thread = (config, shared.clone());
+        let thread = std::thread::Builder::new()
+            .name("gradlog".into())
+            .spawn(move || {
+                let (config, shared) = for_thread;
+                thread::run(config, writer, rows, receiver, gauge, shared);
+            })
+            .map_err(|e| RecordError::Stopped(format!("the background thread cannot be started: {e}")))?;
+        let variables = variables.into_iter().zip(&folds).enumerate();
+        let inner = Inner {
+            taps: taps.clone(),
+            forms: vec![None; layers.len()],
+            variables: variables.map(|(i, ((_, var), fold))| (i, var, fold.clone())).collect(),
+            cost: Cost::of(&manifest),
+            layers: Arc::new(layers),
+            queue: Some(queue),
+            thread: Some(thread),
+            shared,
+            step: 0,
+            epoch: 0,
+            passes: 0,
+            batch_size: 0,
+            gap: None,
+            dropped: 0,
+            visits: 0,
+            probe_sets: Vec::new(),
+        };
+        Ok(Self { inner: Some(inner) })
+    }
+
+    /// A recorder that records nothing, allocates nothing and never fails: the loop stays as it is.
+    pub fn disabled() -> Self {
+        Self { inner: None }
+    }
+
+    /// Whether this recorder records.
+    pub fn is_enabled(&self) -> bool {
+        self.inner.is_some()
+    }
+
+    /// What the run will cost on disk, from its layers. See [`Cost`].
+    pub fn cost(&self) -> Cost {
+        self.inner.as_ref().map(|inner| inner.cost.clone()).unwrap_or_default()
+    }
+
+    /// Declares that what follows belongs to `epoch`. Without it all belongs to epoch 0.
+    pub fn set_epoch(&mut self, epoch: u32) {
+        if let Some(inner) = &mut self.inner {
+            inner.epoch = epoch;
+        }
+    }
+
+    /// Begins a training pass over the examples `ids`, in the order of the batch, and arms the taps for it. An id may occur
+    /// several times; each occurrence is a visit of its own.
+    ///
+    /// # Errors
+    /// [`RecordError::Pass`] for a batch that is empty; the background thread's failure, if it has failed.
+    pub fn pass(&mut self, ids: &[u64]) -> Result<Pass<'_>, RecordError> {
+        self.begin(ids, PassKind::Training)
+    }
+
+    /// Begins a pass over probes, the examples that one asks questions about, in the set `set`. Sets are made when first named.
+    ///
+    /// # Errors
+    /// As [`Recorder::pass`].
+    pub fn probe(&mut self, set: &str, ids: &[u64]) -> Result<Probe<'_>, RecordError> {
+        let number = self.probe_set(set)?;
+        Ok(Probe::new(self.begin(ids, PassKind::Probe { set: number })?))
+    }
+
+    /// Returns when everything committed so far is on the device.
+    ///
+    /// # Errors
+    /// [`RecordError::Timeout`] after [`Config::wait_ms_max`]; the background thread's failure, if it has failed.
+    pub fn flush(&mut self) -> Result<(), RecordError> {
+        match &mut self.inner {
+            Some(inner) => inner.ask(Message::Flush),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the run. When it returns, everything committed is on disk.
+    ///
+    /// # Errors
+    /// As [`Recorder::flush`].
+    pub fn finish(mut self) -> Result<Summary, RecordError> {
+        let Some(mut inner) = self.inner.take() else {
+            return Ok(Summary::default());
+        };
+        let asked = inner.send_gap().and_then(|()| inner.ask(Message::Finish));
+        let mut summary = Summary {
+            visits: inner.visits,
+            dropped: inner.dropped,
+            blocked: inner.queue.as_ref().map_or(Duration::ZERO, |queue| queue.blocked),
+            ..Summary::default()
+        };
+        inner.close(asked.is_ok());
+        let progress = inner.shared.progress();
+        summary.bytes = progress.bytes;
+        summary.bytes_per_visit = progress.visit_bytes as f64 / progress.visits.max(1) as f64;
+        summary.background = progress.worked;
+        asked.map(|()| summary)
+    }
+
+    fn begin(&mut self, ids: &[u64], kind: PassKind) -> Result<Pass<'_>, RecordError> {
+        let mut number = 0;
+        if let Some(inner) = &mut self.inner {
+            inner.healthy()?;
+            if ids.is_empty() {
+                return Err(RecordError::Pass { step: inner.step, what: "a pass over no examples".into() });
+            }
+            if ids.len() > 1 << 20 {
+                let what = format!("a pass over {} examples: at most 2^20 fit into one", ids.len());
+                return Err(RecordError::Pass { step: inner.step, what });
+            }
+            inner.passes += 1;
+            number = inner.passes;
+            inner.taps.arm(number);
+        }
+        Ok(Pass::new(self, number, ids, kind))
+    }
+
+    fn probe_set(&mut self, name: &str) -> Result<u32, RecordError> {
+        let Some(inner) = &mut self.inner else {
+            return Ok(0);
+        };
+        inner.healthy()?;
+        if let Some(number) = inner.probe_sets.iter().position(|set| set == name) {
+            return Ok(number as u32);
+        }
+        if name.is_empty() || name.len() > 256 {
+            let what = "a probe set's name has 1 to 256 bytes".into();
+            return Err(RecordError::Pass { step: inner.step, what });
+        }
+        let number = inner.probe_sets.len() as u32;
+        let message = Message::ProbeSet { number, name: name.into() };
+        inner.queue()?.send_waiting(message, 0)?;
+        inner.probe_sets.push(name.into());
+        Ok(number)
+    }
+
+    // What a pass asks of its recorder. A disabled recorder has neutral answers.
+
+    fn step(&self) -> u64 {
+        self.inner.as_ref().map_or(0, |inner| inner.step)
+    }
+
+    fn epoch(&self) -> u32 {
+        self.inner.as_ref().map_or(0, |inner| inner.epoch)
+    }
+
+    fn layers(&self) -> Arc<Vec<Registered>> {
+        self.inner.as_ref().map(|inner| inner.layers.clone()).unwrap_or_default()
+    }
+
+    fn has_last_layer(&self) -> bool {
+        let last = |layer: &Registered| layer.layer.is_none() && layer.spec.factors.is_some();
+        self.inner.as_ref().is_some_and(|inner| inner.layers.iter().any(last))
+    }
+
+    fn variable_layers(&self) -> Vec<(usize, Var, Arc<LazyFold>)> {
+        self.inner.as_ref().map(|inner| inner.variables.clone()).unwrap_or_default()
+    }
+
+    fn disarm(&self) {
+        if let Some(inner) = &self.inner {
+            inner.taps.arm(0);
+        }
+    }
+
+    /// The form that layer `number` is recorded in: the first pass decides, by what it saw.
+    fn form(&mut self, number: usize, seen: Form) -> Form {
+        match &mut self.inner {
+            Some(inner) => *inner.forms[number].get_or_insert(seen),
+            None => seen,
+        }
+    }
+
+    fn skip_step(&mut self, ends_step: bool) {
+        if let (Some(inner), true) = (&mut self.inner, ends_step) {
+            inner.step += 1;
+            inner.batch_size = 0;
+        }
+    }
+
+    fn send(&mut self, batch: Batch, info: Option<StepInfo>) -> Result<(), RecordError> {
+        match &mut self.inner {
+            Some(inner) => inner.send(batch, info),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Inner {
+    fn healthy(&self) -> Result<(), RecordError> {
+        self.shared.failure().map_or(Ok(()), Err)
+    }
+
+    fn queue(&mut self) -> Result<&mut Queue<Message>, RecordError> {
+        self.queue.as_mut().ok_or_else(|| RecordError::Stopped("the recorder is closed".into()))
+    }
+
+    fn send(&mut self, batch: Batch, info: Option<StepInfo>) -> Result<(), RecordError> {
+        let (visits, training) = (batch.ids.len() as u32, batch.kind == PassKind::Training);
+        if training {
+            self.batch_size = self.batch_size.saturating_add(visits);
+        }
+        let (step, epoch) = (self.step, self.epoch);
+        let row = info.map(|info| StepRow { step, epoch, info, batch_size: self.batch_size, wall_clock_ms: now_ms() });
+        if info.is_some() {
+            self.step += 1;
+            self.batch_size = 0;
+        }
+        self.healthy()?;
+        let bytes = MESSAGE_BYTES + batch.layers.iter().map(|layer| layer.bytes()).sum::<usize>();
+        let gap = self.gap;
+        let message = Message::Pass { batch: Some(Box::new(batch)), step: row, gap, bytes };
+        match self.queue()?.send(message, bytes)? {
+            Sent::Yes => {
+                self.gap = None;
+                self.visits += if training { u64::from(visits) } else { 0 };
+            }
+            Sent::Dropped => {
+                let gap = self.gap.get_or_insert(Gap { step, epoch, visits: 0 });
+                gap.visits += u64::from(visits);
+                self.dropped += u64::from(visits);
+                // Earlier passes of the same step may be in the log already, and they wait for its learning rate.
+                if let Some(row) = row.filter(|row| row.batch_size > visits) {
+                    let message = Message::Pass { batch: None, step: Some(row), gap: None, bytes: 0 };
+                    self.queue()?.send_waiting(message, 0)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn send_gap(&mut self) -> Result<(), RecordError> {
+        match self.gap.take() {
+            Some(gap) => {
+                let message = Message::Pass { batch: None, step: None, gap: Some(gap), bytes: 0 };
+                self.queue()?.send_waiting(message, 0)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Sends a question and waits for the answer.
+    fn ask(&mut self, question: impl FnOnce(crossbeam_channel::Sender<()>) -> Message) -> Result<(), RecordError> {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        let queue = self.queue()?;
+        let wait = queue.wait();
+        let sent = queue.send_waiting(question(reply), 0);
+        let start = std::time::Instant::now();
+        let answered = sent.and_then(|()| answer.recv_timeout(wait).map_err(|_| RecordError::Timeout(wait)));
+        if let Some(queue) = &mut self.queue {
+            queue.blocked += start.elapsed();
+        }
+        // The thread's own words say more than a time-out that they caused.
+        self.healthy()?;
+        answered
+    }
+
+    /// Lets the background thread end; waits for it only if it has said that it is done.
+    fn close(&mut self, done: bool) {
+        self.taps.arm(0);
+        for layer in self.layers.iter() {
+            layer.slot.set_fold(None);
+        }
+        self.queue = None;
+        if let (Some(thread), true) = (self.thread.take(), done) {
+            // A panic inside was caught and is in `shared`.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Inner {
+    /// Best effort: the thread is asked to write what it has and is given the stated time, and an error goes unseen.
+    fn drop(&mut self) {
+        if self.queue.is_some() {
+            let _ = self.send_gap();
+            let done = self.ask(Message::Flush).is_ok();
+            self.close(done);
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+fn manifest(registry: &crate::taps::Registry, config: &Config) -> Result<Manifest, RecordError> {
+    let width = |n: usize, name: &str| {
+        u32::try_from(n).map_err(|_| RecordError::Taps(vec![format!("layer `{name}` is wider than 2^32")]))
+    };
+    let shape = |dims: &[usize]| dims.iter().map(|d| *d as u64).collect::<Vec<u64>>();
+    let mut layers = Vec::with_capacity(registry.layers.len());
+    for (number, layer) in registry.layers.iter().enumerate() {
+        let (inputs, outputs) = layer.spec.factors.unwrap_or((0, 0));
+        let seed = |side| derive_seed(config.seed, number as u32, side);
+        layers.push(LayerRecord {
+            name: layer.name.clone(),
+            kind: layer.spec.kind.into(),
+            inputs: width(inputs, &layer.name)?,
+            outputs: width(outputs, &layer.name)?,
+            bias: layer.spec.bias,
+            parameters: layer.spec.elements() as u64,
+            shapes: layer.spec.parameters.iter().map(|p| (p.name.clone(), shape(p.shape.dims()))).collect(),
+            seed_input: seed(Side::Input),
+            seed_delta: seed(Side::Delta),
+            seed_folded: seed(Side::Folded),
+        });
+    }
+    // A layer that hides its tensors (GroupNorm) or was only declared is recognized by its name.
+    let tapped = |name: &str, id| {
+        registry.layers.iter().any(|layer| {
+            layer.spec.parameters.iter().any(|parameter| {
+                let full = format!("{}.{}", layer.name, parameter.name);
+                parameter.id == Some(id) || parameter.id.is_none() && (name == full || name.ends_with(&format!(".{full}")))
+            })
+        })
+    };
+    let model = registry.model.as_deref();
+    let untapped = model.unwrap_or_default().iter().filter(|(name, _, id)| !tapped(name, *id));
+    let (random, clock) = (RandomState::new().build_hasher().finish(), RandomState::new().build_hasher().finish());
+    let mut run_id = [0u8; 16];
+    run_id[..8].copy_from_slice(&random.to_le_bytes());
+    run_id[8..].copy_from_slice(&(clock ^ now_ms()).to_le_bytes());
+    Ok(Manifest {
+        run_id,
+        created_ms: now_ms(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        seed: config.seed,
+        sketch: config.sketch.clone(),
+        layers,
+        untapped: untapped.map(|(name, s, _)| VariableRecord { name: name.clone(), shape: shape(s.dims()) }).collect(),
+        model_parameters: model.map(|all| all.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
+        notes: config.notes.clone(),
+    })
+}
+
+const _: () = {
+    const fn movable<T: Send>() {}
+    movable::<Recorder>();
+};

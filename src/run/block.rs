@@ -1,7 +1,7 @@
 //! One block of a run, and its columns on demand.
 
 use super::error::{io_error, Damage, ReadError};
-use crate::log::{BlockHeader, BlockKind, ColumnEntry, ColumnKey, HEADER_BYTES};
+use crate::log::{BlockHeader, BlockKind, Cells, Column, ColumnEntry, ColumnKey, HEADER_BYTES};
 use crate::sketch::Encoding;
 use half::bf16;
 use std::fs::File;
@@ -134,7 +134,7 @@ impl Block {
         self.entries.iter().map(|e| (e.column, e.layer, u64::from(e.stored_bytes), u64::from(e.raw_bytes)))
     }
 
-    /// A column of bytes.
+    /// A column of bytes, one per row; of [`Column::Name`] the whole name.
     ///
     /// # Errors
     /// [`ReadError::Absent`] if the block lacks the column, [`ReadError::Damaged`] if its bytes are not what was written;
@@ -178,7 +178,7 @@ impl Block {
     pub fn vectors(&self, values: ColumnKey, scales: ColumnKey) -> Result<Vectors, ReadError> {
         let (_, entry) = self.entry(values).ok_or_else(|| self.absent(values))?;
         let encoding = match entry.cells() {
-            Some(crate::log::Cells::Vector(encoding)) => encoding,
+            Some(Cells::Vector(encoding)) => encoding,
             _ => return Err(self.damaged(format!("column {} holds no vectors", entry.column))),
         };
         let width = entry.width as usize;
@@ -219,6 +219,13 @@ impl Block {
         let before: u64 = self.entries[..index].iter().map(|e| u64::from(e.stored_bytes)).sum();
         let start = HEADER_BYTES as u64 + self.header.directory_bytes() as u64 + before;
         let entry = &self.entries[index];
+        // Whoever asks for plain numbers takes them for one to a row: of the columns of this version, only vectors and
+        // names are wider.
+        let plain = matches!(entry.cells(), Some(cells) if !matches!(cells, Cells::Vector(_)));
+        let one = plain && Column::from_code(entry.column).is_some_and(|column| column != Column::Name);
+        if one && entry.width != 1 {
+            return Err(self.damaged(format!("column {} has {} numbers to a row", entry.column, entry.width)));
+        }
         // The scan checked that the frames fit the block and the block fits the file, so this allocates no more than a file holds.
         let mut stored = vec![0u8; entry.stored_bytes as usize];
         self.segment.read_at(&mut stored, self.offset + start).map_err(io_error(&self.segment.path))?;
@@ -232,7 +239,7 @@ impl Block {
         ReadError::Absent(format!("the run does not hold {:?}", key.column))
     }
 
-    pub(super) fn damaged(&self, what: String) -> ReadError {
+    pub(crate) fn damaged(&self, what: String) -> ReadError {
         ReadError::Damaged(Damage {
             path: self.segment.path.clone(),
             offset: self.offset,

@@ -10,6 +10,8 @@ mod block;
 mod error;
 mod open;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use block::{Block, Vectors};

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// The longest manifest that is read.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
+/// The longest name of a probe set, in bytes, that is read.
+const NAME_BYTES_MAX: usize = 4096;
+
 /// A recorded run. Cheap to open: only the manifest is read.
 ///
 /// A run that is being written can be opened too; a scan then sees what had been committed when it came to its end.
@@ -65,6 +68,9 @@ impl Run {
     pub fn probe_sets(&self) -> Result<Vec<String>, ReadError> {
         let mut names: Vec<String> = Vec::new();
         for block in self.scan().filter(|block| block.kind() == Some(BlockKind::ProbeSet)) {
+            if block.rows() != 1 || block.width(Column::Name).is_some_and(|bytes| bytes > NAME_BYTES_MAX) {
+                return Err(block.damaged("not one probe set with a name of at most 4096 bytes".into()));
+            }
             let name = String::from_utf8_lossy(&block.u8s(Column::Name)?).into_owned();
             let number = block.u32s(Column::ProbeSet)?.first().copied().unwrap_or(0) as usize;
             if number != names.len() {

@@ -5,7 +5,7 @@
 //! always a prefix of what was written.
 
 use super::block::{Block, SegmentFile};
-use super::error::{Damage, ReadError};
+use super::error::Damage;
 use super::open::Run;
 use crate::log::{BlockHeader, ColumnEntry, SegmentHeader, ENTRY_BYTES, HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use std::fs::File;
@@ -65,6 +65,11 @@ impl<'run> Scan<'run> {
         self.ended = true;
     }
 
+    /// Whether one of the next sixteen segments after the one at hand is there.
+    fn later_segments(&self) -> bool {
+        (1..=16).any(|ahead| self.run.segment_path(self.next_segment.saturating_add(ahead)).exists())
+    }
+
     /// Opens the next segment; `false` if there is none or it cannot be read.
     fn open_next(&mut self) -> bool {
         self.segment = None;
@@ -78,8 +83,7 @@ impl<'run> Scan<'run> {
             Ok(segment) => segment,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // A gap in the numbers means a lost file; no file with a higher number means the end.
-                let later = (1..=16).any(|ahead| self.run.segment_path(self.next_segment + ahead).exists());
-                if later {
+                if self.later_segments() {
                     self.stop("the segment is missing, but later ones are there".into());
                 }
                 self.ended = true;
@@ -93,7 +97,10 @@ impl<'run> Scan<'run> {
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
         let read = segment.read_at(&mut bytes, 0);
         if segment.bytes == 0 || read.is_ok() && bytes.iter().all(|b| *b == 0) {
-            // Killed between making the file and writing its header: nothing was ever committed to it.
+            // Killed between making the file and writing its header: nothing was ever committed to it, nor after it.
+            if self.later_segments() {
+                self.stop("the segment is empty, but later ones are there".into());
+            }
             self.ended = true;
             return false;
         }

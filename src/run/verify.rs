@@ -56,6 +56,13 @@ impl Run {
                     report.damage = Some(damage);
                     break;
                 }
+                Err(ReadError::Absent(what)) => {
+                    report.damage = match block.damaged(what) {
+                        ReadError::Damaged(damage) => Some(damage),
+                        _ => None,
+                    };
+                    break;
+                }
                 Err(other) => return Err(other),
             }
             match block.kind() {

@@ -49,7 +49,7 @@ impl Encoding {
         };
         let scale = if finite { scale_up(largest / levels) } else { bf16::ZERO };
         let step = scale.to_f32();
-        if self != Encoding::F32 && (!finite || step == 0.0) || !finite {
+        if !finite || self != Encoding::F32 && step == 0.0 {
             out.resize(out.len() + self.bytes(values.len()), 0);
             return Quantized { scale: bf16::ZERO, finite };
         }

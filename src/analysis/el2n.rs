@@ -1,0 +1,24 @@
+//! EL2N: the mean norm of the error of the predicted probabilities (Paul et al. 2021, arXiv 2107.07075, §2).
+//!
+//! `(1/T) Σ_t ‖p(w_t) − onehot(y)‖₂`, at most √2. The paper takes one early epoch (10 to 20), in test mode, and the mean
+//! over initialisations; here it is the mean over the visits inside the window, in training mode.
+
+use super::per_example::{Mean, PerExample};
+use crate::log::Column;
+
+#[derive(Default)]
+pub(super) struct El2n {
+    mean: Mean,
+}
+
+impl PerExample for El2n {
+    const COLUMNS: &'static [Column] = &[Column::El2n];
+
+    fn add(&mut self, values: &[f32]) {
+        self.mean.add(f64::from(values[0]));
+    }
+
+    fn score(&self) -> f64 {
+        self.mean.mean()
+    }
+}

@@ -1,0 +1,26 @@
+//! GraNd: the mean norm of an example's gradient (Paul et al. 2021, arXiv 2107.07075, §2).
+//!
+//! `(1/T) Σ_t ‖g(w_t)‖₂` over all recorded layers, not squared and before clipping. The paper takes the mean over ten or
+//! more initialisations at one epoch, in test mode, over all parameters; a window picks the epoch, and the coverage of
+//! the run says what share of the parameters is in it.
+
+use super::per_example::{Mean, PerExample};
+use crate::log::Column;
+
+#[derive(Default)]
+pub(super) struct Grand {
+    mean: Mean,
+}
+
+impl PerExample for Grand {
+    const COLUMNS: &'static [Column] = &[Column::SquaredNorm];
+    const NEEDS_GRADIENT: bool = true;
+
+    fn add(&mut self, values: &[f32]) {
+        self.mean.add(f64::from(values[0]).max(0.0).sqrt());
+    }
+
+    fn score(&self) -> f64 {
+        self.mean.mean()
+    }
+}

@@ -1,0 +1,184 @@
+//! The index: where in the run each probe's gradients lie.
+//!
+//! One pass over the probe blocks, which are also checked whole, so that what is decoded later is known to be sound.
+//! The vectors themselves are decoded when a pass over the visits comes to their time.
+
+use super::super::driver::{fold_each, Progress};
+use super::super::gradient::Layout;
+use super::super::{column, error::NO_GRADIENTS, AnalysisError};
+use super::{Probe, Probes, Question};
+use crate::log::{BlockKind, Column};
+use crate::run::{Block, Damage, Run};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One record of a probe: a row of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Record {
+    /// Position in [`Index::blocks`].
+    pub block: usize,
+    pub row: usize,
+}
+
+/// The wanted probes of one set.
+pub(super) struct Index {
+    pub blocks: Vec<Block>,
+    pub layout: Layout,
+    /// Of each probe, its records by time.
+    pub records: BTreeMap<u64, BTreeMap<u64, Record>>,
+    pub probes: BTreeMap<u64, Probe>,
+    pub left_out: u64,
+    pub repeated: u64,
+    /// Where the run stopped being readable; visits behind it do not count either.
+    pub damage: Option<Damage>,
+}
+
+/// What one block tells the index.
+enum Told {
+    Name { number: u32, name: String },
+    Rows(Rows),
+}
+
+struct Rows {
+    block: Block,
+    layout: Layout,
+    sets: Vec<u32>,
+    ids: Vec<u64>,
+    steps: Vec<u64>,
+    flags: Option<Vec<u8>>,
+    labels: Option<Vec<u32>>,
+    predictions: Option<Vec<u32>>,
+}
+
+fn read(run: &Run, block: &Block) -> Result<Told, AnalysisError> {
+    if block.kind() == Some(BlockKind::ProbeSet) {
+        let name = String::from_utf8_lossy(&block.u8s(Column::Name)?).into_owned();
+        let number = column::u32s(block, Column::ProbeSet)?.first().copied().unwrap_or(0);
+        return Ok(Told::Name { number, name });
+    }
+    block.check()?;
+    Ok(Told::Rows(Rows {
+        layout: Layout::of(block, &run.manifest().layers),
+        sets: column::u32s(block, Column::ProbeSet)?,
+        ids: column::u64s(block, Column::Example)?,
+        steps: column::u64s(block, Column::Step)?,
+        flags: column::optional(block, Column::Flags, column::u8s)?,
+        labels: column::optional(block, Column::Label, column::u32s)?,
+        predictions: column::optional(block, Column::Prediction, column::u32s)?,
+        block: block.clone(),
+    }))
+}
+
+impl Index {
+    pub(super) fn build(run: &Run, question: &Question, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        let wanted: Option<BTreeSet<u64>> = match &question.probes {
+            Probes::All => None,
+            Probes::Ids(ids) => Some(ids.iter().copied().collect()),
+        };
+        let mut names: BTreeMap<u32, String> = BTreeMap::new();
+        let mut known: BTreeSet<u64> = BTreeSet::new();
+        let mut layout: Option<Layout> = None;
+        let mut with_gradient = false;
+        let mut index = Index {
+            blocks: Vec::new(),
+            layout: Layout { factored: Vec::new(), folded: None },
+            records: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            left_out: 0,
+            repeated: 0,
+            damage: None,
+        };
+        let fold = |told: Told| {
+            let rows = match told {
+                Told::Name { number, name } => {
+                    names.insert(number, name);
+                    return Ok(());
+                }
+                Told::Rows(rows) => rows,
+            };
+            let number = rows.block.sequence();
+            debug_assert!(index.blocks.last().is_none_or(|last| last.sequence() < number));
+            let mut used = false;
+            for (row, &id) in rows.ids.iter().enumerate() {
+                // A set's name is written before its first probe.
+                if names.get(&rows.sets[row]) != Some(&question.set) {
+                    continue;
+                }
+                known.insert(id);
+                if wanted.as_ref().is_some_and(|wanted| !wanted.contains(&id)) {
+                    continue;
+                }
+                let flags = rows.flags.as_ref().map_or(0, |flags| flags[row]);
+                let usable = flags & (Column::FLAG_NOT_FINITE | Column::FLAG_NO_WEIGHT) == 0
+                    && !rows.layout.is_empty()
+                    && *layout.get_or_insert_with(|| rows.layout.clone()) == rows.layout;
+                with_gradient |= !rows.layout.is_empty();
+                if !usable {
+                    index.left_out += 1;
+                    continue;
+                }
+                let record = Record { block: index.blocks.len(), row };
+                let replaced = index.records.entry(id).or_default().insert(rows.steps[row], record);
+                index.repeated += u64::from(replaced.is_some());
+                let probe = Probe {
+                    id,
+                    times: 0,
+                    label: rows.labels.as_ref().map(|labels| labels[row]),
+                    prediction: rows.predictions.as_ref().map(|predictions| predictions[row]),
+                };
+                index.probes.insert(id, probe);
+                used = true;
+            }
+            if used {
+                index.blocks.push(rows.block);
+            }
+            Ok(())
+        };
+        let keep = |block: &Block| matches!(block.kind(), Some(BlockKind::ProbeSet | BlockKind::Probes));
+        let damage = fold_each(run, progress, keep, |block| read(run, block), fold)?;
+        index.damage = damage;
+        for (id, records) in &index.records {
+            if let Some(probe) = index.probes.get_mut(id) {
+                probe.times = records.len() as u64;
+            }
+        }
+        if !names.values().any(|name| *name == question.set) {
+            return Err(AnalysisError::NoSuchSet { name: question.set.clone(), known: names.into_values().collect() });
+        }
+        if let Some(&id) = wanted.iter().flatten().find(|id| !known.contains(id)) {
+            let near = nearest(&known, id, 5);
+            return Err(AnalysisError::NoSuchProbe { set: question.set.clone(), id, near, count: known.len() });
+        }
+        let unusable = wanted.iter().flatten().find(|id| !index.records.contains_key(id));
+        if index.left_out > 0 && !with_gradient {
+            return Err(AnalysisError::Missing {
+                score: "influence",
+                what: "gradients of these probes",
+                how: NO_GRADIENTS,
+            });
+        }
+        if unusable.is_some() || index.records.is_empty() {
+            let which = match unusable {
+                Some(id) => format!("probe {id} of `{}`", question.set),
+                None => format!("probe set `{}`", question.set),
+            };
+            let why = if index.left_out > 0 {
+                "its records have no gradients, are not finite, had no weight in the loss, or differ in form from the first"
+            } else {
+                "the set has no records"
+            };
+            return Err(AnalysisError::NoProbeGradient { which, why: why.into() });
+        }
+        index.layout = layout.unwrap_or(index.layout);
+        Ok(index)
+    }
+}
+
+/// Up to `count` ids nearest to `id`, in ascending order.
+fn nearest(ids: &BTreeSet<u64>, id: u64, count: usize) -> Vec<u64> {
+    let around = ids.range(..id).rev().take(count).chain(ids.range(id..).take(count));
+    let mut near: Vec<u64> = around.copied().collect();
+    near.sort_by_key(|other| (other.abs_diff(id), *other));
+    near.truncate(count);
+    near.sort_unstable();
+    near
+}

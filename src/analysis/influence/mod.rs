@@ -1,0 +1,256 @@
+//! TracIn: which training examples taught the model its answer to a probe (Pruthi et al. 2020, arXiv 2002.08484, §3).
+//!
+//! For a training example `z` and a probe `z'`
+//!
+//! ```text
+//! TracIn(z, z') = Σ_t η_t·clip_t·c_t·⟨g_z(w_t), g_z'(w_c(t))⟩
+//! ```
+//!
+//! over the visits `t` of `z` inside the window: `η_t` the learning rate of the step, `clip_t` the factor that the whole
+//! gradient was multiplied by, `c_t` the weight of `z` in the loss (`1/B` under a mean, with the true `B` of a short
+//! batch), and `c(t)` the probe time that stands for step `t`. **Positive means that the step lowered the probe's loss:
+//! a proponent.** Negative: an opponent. It treats the optimizer as plain SGD: momentum and Adam are not modelled.
+//!
+//! With a probe pass before each step, `c(t) = t` and this is the paper's idealised form to first order; with a probe
+//! pass once in a while it is TracInCP restricted to the visits. [`Influence::variant`] says which it was.
+//!
+//! Gradients are the recorded sketches: factored layers give `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩`, folded ones `⟨s,s'⟩`.
+
+mod dots;
+mod index;
+mod pass;
+#[cfg(test)]
+mod tests;
+
+use super::driver::Progress;
+use super::per_example::suspicious_first;
+use super::{AnalysisError, Order, Window};
+use crate::run::{Damage, Run};
+pub use pass::InfluencePlan;
+use std::collections::HashMap;
+
+/// Which probe time stands for a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProbeTime {
+    /// The nearest that is not later. Visits before the first probe time are left out and counted.
+    #[default]
+    Earlier,
+    /// The nearest, earlier or later; of two equally near, the earlier.
+    Nearest,
+}
+
+/// Which probes of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probes {
+    /// All of them.
+    All,
+    /// Those with these ids.
+    Ids(Vec<u64>),
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Name of the probe set.
+    pub set: String,
+    /// Which of its probes.
+    pub probes: Probes,
+    /// Which visits count. Probes count whenever they were taken.
+    pub window: Window,
+    /// Which probe time stands for a step.
+    pub time: ProbeTime,
+}
+
+impl Question {
+    /// Who taught the model its answer to example `id` of the probe set, over the whole run.
+    pub fn one(set: impl Into<String>, id: u64) -> Self {
+        Self { set: set.into(), probes: Probes::Ids(vec![id]), window: Window::everything(), time: ProbeTime::Earlier }
+    }
+
+    /// The same of every probe in the set.
+    pub fn all(set: impl Into<String>) -> Self {
+        Self { set: set.into(), probes: Probes::All, window: Window::everything(), time: ProbeTime::Earlier }
+    }
+}
+
+/// A probe that influence was measured on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Probe {
+    /// Its id.
+    pub id: u64,
+    /// At how many times its gradient is usable.
+    pub times: u64,
+    /// Its label at the last of them, if labels were recorded.
+    pub label: Option<u32>,
+    /// The predicted class at the last of them, if predictions were recorded.
+    pub prediction: Option<u32>,
+}
+
+/// A training example that influence was measured for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InfluenceRow {
+    /// Its id.
+    pub example: u64,
+    /// Visits that its scores stand on. Where the probes were taken at different times, the largest of the counts.
+    pub visits: u64,
+    /// Its label at its last visit inside the window, if labels were recorded.
+    pub label: Option<u32>,
+    /// The predicted class at that visit, if predictions were recorded.
+    pub prediction: Option<u32>,
+}
+
+/// TracIn of every training example on some probes. Positive helped, negative hurt.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Influence {
+    /// Name of the probe set.
+    pub set: String,
+    /// Which probe time stands for a step.
+    pub time: ProbeTime,
+    /// The probes: columns of the scores.
+    pub probes: Vec<Probe>,
+    /// The training examples: rows of the scores, in the order of their first visit.
+    pub rows: Vec<InfluenceRow>,
+    /// `[rows, probes]`, row by row; NaN where an example has no usable visit.
+    pub scores: Vec<f64>,
+    /// Visits that the scores stand on. Where the probes were taken at different times, this and the counts below are
+    /// those of the first of them.
+    pub visits: u64,
+    /// Of these, visits at a step before which the probes were taken: `c(t) = t`.
+    pub visits_at_probe_times: u64,
+    /// Times at which the probes were taken.
+    pub probe_times: u64,
+    /// Visits left out because they came before the first probe time.
+    pub before_first_probe: u64,
+    /// Visits left out because a number of theirs was NaN or infinite.
+    pub not_finite: u64,
+    /// Visits left out because they were recorded without gradients.
+    pub without_gradient: u64,
+    /// Visits left out because their layers were recorded in another form than the probes'.
+    pub other_layers: u64,
+    /// Probe records left out because they were not finite, had no weight in the loss, or another form than the first.
+    pub probe_records_left_out: u64,
+    /// Probe records replaced by a later one of the same id at the same time: the last counts.
+    pub probe_records_repeated: u64,
+    /// Where the run stopped being readable, if it did; the scores then stand on what came before.
+    pub damage: Option<Damage>,
+}
+
+impl Influence {
+    /// The score of a row on a probe, both by position.
+    ///
+    /// # Panics
+    /// If there is no such row or probe.
+    pub fn score(&self, row: usize, probe: usize) -> f64 {
+        assert!(probe < self.probes.len(), "no such probe");
+        self.scores[row * self.probes.len() + probe]
+    }
+
+    /// Positions of all rows for a probe, the strongest proponent first and the strongest opponent last; ties by example
+    /// id, rows without a score (NaN) at the very end.
+    ///
+    /// # Panics
+    /// If there is no such probe.
+    pub fn ranking(&self, probe: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.rows.len()).collect();
+        order.sort_by(|&a, &b| {
+            suspicious_first(Order::HighestFirst, self.score(a, probe), self.score(b, probe))
+                .then_with(|| self.rows[a].example.cmp(&self.rows[b].example))
+        });
+        order
+    }
+
+    /// Positions of up to `count` rows that helped most, the strongest first. Only positive scores.
+    ///
+    /// # Panics
+    /// If there is no such probe.
+    pub fn proponents(&self, probe: usize, count: usize) -> Vec<usize> {
+        let mut order = self.ranking(probe);
+        order.retain(|&row| self.score(row, probe) > 0.0);
+        order.truncate(count);
+        order
+    }
+
+    /// Positions of up to `count` rows that hurt most, the strongest first. Only negative scores.
+    ///
+    /// # Panics
+    /// If there is no such probe.
+    pub fn opponents(&self, probe: usize, count: usize) -> Vec<usize> {
+        let mut order = self.ranking(probe);
+        order.retain(|&row| self.score(row, probe) < 0.0);
+        order.reverse();
+        order.truncate(count);
+        order
+    }
+
+    /// Which variant of TracIn this is, in words.
+    pub fn variant(&self) -> String {
+        if self.visits == 0 {
+            return "no visit has a probe time".into();
+        }
+        if self.visits == self.visits_at_probe_times {
+            return "one probe pass per step: idealised TracIn (Pruthi et al. 2020 s3.1, first order)".into();
+        }
+        let rule = match self.time {
+            ProbeTime::Earlier => "nearest earlier",
+            ProbeTime::Nearest => "nearest",
+        };
+        let times = if self.probe_times == 1 { "1 time".into() } else { format!("{} times", self.probe_times) };
+        format!("probes at {times}, {rule}: TracInCP on visited gradients")
+    }
+
+    /// Adds the columns of `other`, which answers the same question on other probes.
+    fn merge(&mut self, other: Influence) {
+        let positions: HashMap<u64, usize> = self.rows.iter().enumerate().map(|(i, r)| (r.example, i)).collect();
+        let (old, new) = (self.probes.len(), other.probes.len());
+        let mut source: Vec<Option<usize>> = vec![None; self.rows.len()];
+        for (from, row) in other.rows.into_iter().enumerate() {
+            match positions.get(&row.example) {
+                Some(&to) => {
+                    source[to] = Some(from);
+                    self.rows[to].visits = self.rows[to].visits.max(row.visits);
+                }
+                None => {
+                    self.rows.push(row);
+                    self.scores.extend(std::iter::repeat_n(f64::NAN, old));
+                    source.push(Some(from));
+                }
+            }
+        }
+        let mut scores = Vec::with_capacity(self.rows.len() * (old + new));
+        for (row, from) in source.into_iter().enumerate() {
+            scores.extend_from_slice(&self.scores[row * old..(row + 1) * old]);
+            match from {
+                Some(from) => scores.extend_from_slice(&other.scores[from * new..(from + 1) * new]),
+                None => scores.extend(std::iter::repeat_n(f64::NAN, new)),
+            }
+        }
+        self.scores = scores;
+        self.probes.extend(other.probes);
+        self.probe_times = self.probe_times.max(other.probe_times);
+        self.damage = self.damage.take().or(other.damage);
+    }
+}
+
+/// TracIn of every training example on the probes of `question`.
+///
+/// # Errors
+/// [`AnalysisError::NoSuchSet`] or [`AnalysisError::NoSuchProbe`], with what there is; [`AnalysisError::Missing`] if the
+/// visits hold no gradients; [`AnalysisError::NoProbeGradient`] if the probes hold none; [`AnalysisError::OtherLayers`] if
+/// the two have none in common; [`AnalysisError::Read`] if the file system refuses. Damage is not an error.
+///
+/// # Cost
+/// One pass over the visits for each few hundred probes, `visits × probes × (numbers of a sketch)` multiplications.
+/// Memory: 8 bytes for each pair of an example and a probe, at most [`InfluencePlan::PROBE_BYTES_MAX`] of decoded
+/// probes, and a few blocks. For more pairs than fit in memory take the passes of an [`InfluencePlan`] one by one.
+pub fn influence(run: &Run, question: &Question) -> Result<Influence, AnalysisError> {
+    let progress: Progress<'_> = &|_| {};
+    let plan = InfluencePlan::new(run, question, progress)?;
+    let mut whole = plan.pass(0, progress)?;
+    for number in 1..plan.passes() {
+        whole.merge(plan.pass(number, progress)?);
+    }
+    Ok(whole)
+}

@@ -1,0 +1,338 @@
+//! What is in a run: counts, layers, probes, bytes.
+
+use super::driver::{fold_each, Progress};
+use super::{column, AnalysisError};
+use crate::log::{BlockKind, Column, ColumnKey, NO_LAYER};
+use crate::run::{Block, Damage, Run};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::RangeInclusive;
+
+/// What a run holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Training visits.
+    pub visits: u64,
+    /// Different examples among them.
+    pub examples: u64,
+    /// First and last epoch of the visits.
+    pub epochs: Option<RangeInclusive<u32>>,
+    /// First and last optimizer step of the visits.
+    pub steps: Option<RangeInclusive<u64>>,
+    /// Steps that were recorded as such.
+    pub recorded_steps: u64,
+    /// Least and greatest learning rate of the recorded steps.
+    pub learning_rates: Option<RangeInclusive<f32>>,
+    /// Milliseconds since the Unix epoch of the first and the last recorded step.
+    pub wall_clock_ms: Option<RangeInclusive<u64>>,
+    /// The probe sets, by number.
+    pub probes: Vec<ProbeSummary>,
+    /// The recorded layers, by number.
+    pub layers: Vec<LayerSummary>,
+    /// Parameters of the recorded layers.
+    pub recorded_parameters: u64,
+    /// Share of the model's parameters that is recorded, if the model was declared.
+    pub coverage: Option<f64>,
+    /// Variables of the model that are in no recorded layer, if the model was declared.
+    pub untapped: Vec<String>,
+    /// Bytes of all blocks.
+    pub bytes: u64,
+    /// Bytes of the visit blocks, headers included.
+    pub visit_bytes: u64,
+    /// Bytes of the visit blocks by what they hold, compressed; headers and padding are the rest.
+    pub visit_bytes_by_group: Vec<(ColumnGroup, u64)>,
+    /// Visits that the recorder says it dropped.
+    pub dropped: u64,
+    /// Whether the recorder's `finish` returned.
+    pub finished: bool,
+    /// Where the run stopped being readable, if it did; all counts are of what came before.
+    pub damage: Option<Damage>,
+}
+
+impl Summary {
+    /// Bytes on disk of one visit, the mean over the visit blocks; `None` without visits.
+    pub fn bytes_per_visit(&self) -> Option<f64> {
+        (self.visits > 0).then(|| self.visit_bytes as f64 / self.visits as f64)
+    }
+}
+
+/// What a column of a visit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ColumnGroup {
+    /// Who, when and with which weight: example, step, epoch, learning rate, clip, coefficient.
+    Visit,
+    /// What the model thought of it: loss, margin, prediction and the like.
+    Outputs,
+    /// Squared norm and flags.
+    Norms,
+    /// Input factors of the factored layers.
+    Inputs,
+    /// Output-gradient factors of the factored layers.
+    Deltas,
+    /// The folded vector of the other layers.
+    Folded,
+    /// Columns of a newer version.
+    Unknown,
+}
+
+impl ColumnGroup {
+    fn of(code: u16) -> Self {
+        match Column::from_code(code) {
+            Some(
+                Column::Example
+                | Column::Step
+                | Column::Epoch
+                | Column::LearningRate
+                | Column::Clip
+                | Column::Coefficient,
+            ) => ColumnGroup::Visit,
+            Some(Column::SquaredNorm | Column::Flags) => ColumnGroup::Norms,
+            Some(Column::Input | Column::InputScale) => ColumnGroup::Inputs,
+            Some(Column::Delta | Column::DeltaScale) => ColumnGroup::Deltas,
+            Some(Column::Folded | Column::FoldedScale) => ColumnGroup::Folded,
+            Some(_) => ColumnGroup::Outputs,
+            None => ColumnGroup::Unknown,
+        }
+    }
+
+    /// Its name in tables and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            ColumnGroup::Visit => "visit",
+            ColumnGroup::Outputs => "outputs",
+            ColumnGroup::Norms => "norms",
+            ColumnGroup::Inputs => "inputs",
+            ColumnGroup::Deltas => "deltas",
+            ColumnGroup::Folded => "folded",
+            ColumnGroup::Unknown => "unknown",
+        }
+    }
+}
+
+/// A probe set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProbeSummary {
+    /// Its name.
+    pub name: String,
+    /// Probe visits.
+    pub visits: u64,
+    /// Different examples among them.
+    pub examples: u64,
+    /// The steps before which it was taken, ascending.
+    pub times: Vec<u64>,
+}
+
+/// How a layer's gradients are held, as the visits show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerForm {
+    /// As two factors of these stored lengths.
+    Factored {
+        /// Of the input factor.
+        inputs: usize,
+        /// Of the output-gradient factor.
+        outputs: usize,
+    },
+    /// In the one vector of this length that all folded layers share.
+    Folded {
+        /// Its length.
+        width: usize,
+    },
+    /// In no visit.
+    Absent,
+}
+
+impl std::fmt::Display for LayerForm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LayerForm::Factored { inputs, outputs } => write!(f, "factored {inputs} x {outputs}"),
+            LayerForm::Folded { width } => write!(f, "folded {width}"),
+            LayerForm::Absent => f.write_str("not recorded"),
+        }
+    }
+}
+
+/// A recorded layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LayerSummary {
+    /// The name that it was tapped under.
+    pub name: String,
+    /// What it is: `linear`, `conv2d`, ...
+    pub kind: String,
+    /// How many numbers its whole gradient has.
+    pub parameters: u64,
+    /// How its gradients are held.
+    pub form: LayerForm,
+}
+
+/// What is read of one block.
+enum Read {
+    Visits { examples: Vec<u64>, epochs: (u32, u32), steps: (u64, u64) },
+    Probes { sets: Vec<u32>, ids: Vec<u64>, steps: Vec<u64> },
+    Steps { learning_rates: Vec<f32>, wall_clock: Vec<u64> },
+    Set { number: u32, name: String },
+    Dropped(u64),
+    End,
+    Other,
+}
+
+struct Told {
+    read: Read,
+    block: Block,
+}
+
+impl Told {
+    fn read(block: &Block) -> Result<Self, AnalysisError> {
+        let read = match block.kind() {
+            Some(BlockKind::Visits) => Read::Visits {
+                examples: column::u64s(block, Column::Example)?,
+                epochs: block.epochs(),
+                steps: block.steps(),
+            },
+            Some(BlockKind::Probes) => Read::Probes {
+                sets: column::u32s(block, Column::ProbeSet)?,
+                ids: column::u64s(block, Column::Example)?,
+                steps: column::u64s(block, Column::Step)?,
+            },
+            Some(BlockKind::Steps) => Read::Steps {
+                learning_rates: column::f32s(block, Column::LearningRate)?,
+                wall_clock: column::optional(block, Column::WallClock, column::u64s)?.unwrap_or_default(),
+            },
+            Some(BlockKind::ProbeSet) => Read::Set {
+                number: column::u32s(block, Column::ProbeSet)?.first().copied().unwrap_or(0),
+                name: String::from_utf8_lossy(&block.u8s(Column::Name)?).into_owned(),
+            },
+            Some(BlockKind::Gaps) => {
+                let dropped = column::u64s(block, Column::Dropped)?;
+                Read::Dropped(dropped.iter().fold(0u64, |sum, d| sum.saturating_add(*d)))
+            }
+            Some(BlockKind::End) => Read::End,
+            None => Read::Other,
+        };
+        Ok(Self { read, block: block.clone() })
+    }
+}
+
+#[derive(Default)]
+struct Set {
+    name: String,
+    visits: u64,
+    ids: BTreeSet<u64>,
+    times: BTreeSet<u64>,
+}
+
+impl Summary {
+    /// Reads what a summary needs of the whole run: no sketches.
+    ///
+    /// # Errors
+    /// [`AnalysisError::Read`] if the file system refuses. Damage is not an error: the summary is of what came before.
+    ///
+    /// # Cost
+    /// Memory: about 50 bytes per example.
+    pub fn of(run: &Run) -> Result<Self, AnalysisError> {
+        Self::of_with(run, &|_| {})
+    }
+
+    /// As [`Summary::of`], telling `progress` of each block that has been dealt with.
+    ///
+    /// # Errors
+    /// As [`Summary::of`].
+    pub fn of_with(run: &Run, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        let manifest = run.manifest();
+        let mut summary = Summary {
+            recorded_parameters: manifest.recorded_parameters(),
+            coverage: manifest.coverage(),
+            untapped: manifest.untapped.iter().map(|variable| variable.name.clone()).collect(),
+            ..Summary::default()
+        };
+        let mut examples: HashSet<u64> = HashSet::new();
+        let mut sets: BTreeMap<u32, Set> = BTreeMap::new();
+        let mut groups: BTreeMap<ColumnGroup, u64> = BTreeMap::new();
+        let mut forms = vec![LayerForm::Absent; manifest.layers.len()];
+        let mut folded_width = None;
+        let fold = |told: Told| {
+            summary.bytes += told.block.bytes();
+            match told.read {
+                Read::Visits { examples: ids, epochs, steps } => {
+                    summary.visits += ids.len() as u64;
+                    summary.visit_bytes += told.block.bytes();
+                    summary.epochs = Some(widen(summary.epochs.take(), epochs.0, epochs.1));
+                    summary.steps = Some(widen(summary.steps.take(), steps.0, steps.1));
+                    examples.extend(ids);
+                    for (code, _, stored, _) in told.block.sizes() {
+                        *groups.entry(ColumnGroup::of(code)).or_default() += stored;
+                    }
+                    for (layer, form) in (0..NO_LAYER).zip(&mut forms) {
+                        let width = |column| told.block.width(ColumnKey { column, layer });
+                        if let (Some(inputs), Some(outputs)) = (width(Column::Input), width(Column::Delta)) {
+                            *form = LayerForm::Factored { inputs, outputs };
+                        }
+                    }
+                    folded_width = told.block.width(Column::Folded).or(folded_width);
+                }
+                Read::Probes { sets: numbers, ids, steps } => {
+                    for ((number, id), step) in numbers.into_iter().zip(ids).zip(steps) {
+                        let set = sets.entry(number).or_default();
+                        set.visits += 1;
+                        set.ids.insert(id);
+                        set.times.insert(step);
+                    }
+                }
+                Read::Steps { learning_rates, wall_clock } => {
+                    summary.recorded_steps += learning_rates.len() as u64;
+                    for rate in learning_rates.into_iter().filter(|rate| rate.is_finite()) {
+                        summary.learning_rates = Some(widen(summary.learning_rates.take(), rate, rate));
+                    }
+                    for time in wall_clock {
+                        summary.wall_clock_ms = Some(widen(summary.wall_clock_ms.take(), time, time));
+                    }
+                }
+                Read::Set { number, name } => sets.entry(number).or_default().name = name,
+                Read::Dropped(dropped) => summary.dropped = summary.dropped.saturating_add(dropped),
+                Read::End => summary.finished = true,
+                Read::Other => {}
+            }
+            Ok(())
+        };
+        let damage = fold_each(run, progress, |_| true, Told::read, fold)?;
+        summary.damage = damage;
+        summary.examples = examples.len() as u64;
+        summary.visit_bytes_by_group = groups.into_iter().collect();
+        summary.probes = sets
+            .into_values()
+            .map(|set| ProbeSummary {
+                name: set.name,
+                visits: set.visits,
+                examples: set.ids.len() as u64,
+                times: set.times.into_iter().collect(),
+            })
+            .collect();
+        summary.layers = manifest
+            .layers
+            .iter()
+            .zip(forms)
+            .map(|(layer, form)| LayerSummary {
+                name: layer.name.clone(),
+                kind: layer.kind.clone(),
+                parameters: layer.parameters,
+                form: match (form, folded_width) {
+                    (LayerForm::Absent, Some(width)) => LayerForm::Folded { width },
+                    (form, _) => form,
+                },
+            })
+            .collect();
+        Ok(summary)
+    }
+}
+
+fn widen<T: PartialOrd + Copy>(range: Option<RangeInclusive<T>>, first: T, last: T) -> RangeInclusive<T> {
+    match range {
+        None => first..=last,
+        Some(range) => {
+            let start = if first < *range.start() { first } else { *range.start() };
+            let end = if last > *range.end() { last } else { *range.end() };
+            start..=end
+        }
+    }
+}

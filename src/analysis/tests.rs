@@ -1,0 +1,306 @@
+//! Every score against a naive oracle, and one battery for all of them.
+
+use super::synthetic::{many_blocks, run_of, visits, Draws, Synthetic, Visit};
+use super::{AnalysisError, Extra, Order, Score, ScoreTable, Window};
+use crate::log::Column;
+use crate::sketch::Encoding;
+use std::collections::BTreeMap;
+
+fn by_example(visits: &[Visit]) -> BTreeMap<u64, Vec<&Visit>> {
+    let mut map: BTreeMap<u64, Vec<&Visit>> = BTreeMap::new();
+    for visit in visits {
+        map.entry(visit.example).or_default().push(visit);
+    }
+    map
+}
+
+fn mean(visits: &[&Visit], of: impl Fn(&Visit) -> f32) -> f64 {
+    visits.iter().map(|v| f64::from(of(v))).sum::<f64>() / visits.len() as f64
+}
+
+/// The definitions, as directly as they can be written.
+fn oracle(score: Score, visits: &[&Visit]) -> f64 {
+    match score {
+        Score::SelfInfluence => visits
+            .iter()
+            .map(|v| f64::from(v.learning_rate) * f64::from(v.clip) * f64::from(v.coefficient) * f64::from(v.squared_norm))
+            .sum(),
+        Score::Grand => visits.iter().map(|v| f64::from(v.squared_norm).sqrt()).sum::<f64>() / visits.len() as f64,
+        Score::El2n => mean(visits, |v| v.el2n),
+        Score::Loss => mean(visits, |v| v.loss),
+        Score::Aum => mean(visits, |v| v.margin),
+        Score::Confidence => mean(visits, |v| v.confidence),
+        Score::Correctness => mean(visits, |v| v.correct),
+        Score::Variability => {
+            let mu = mean(visits, |v| v.confidence);
+            let squares: f64 = visits.iter().map(|v| (f64::from(v.confidence) - mu).powi(2)).sum();
+            (squares / visits.len() as f64).sqrt()
+        }
+        Score::Forgetting => {
+            if visits.iter().all(|v| v.correct == 0.0) {
+                return f64::INFINITY;
+            }
+            visits.windows(2).filter(|w| w[0].correct == 1.0 && w[1].correct == 0.0).count() as f64
+        }
+    }
+}
+
+fn close(a: f64, b: f64) -> bool {
+    a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= 1e-9 * (1.0 + a.abs().max(b.abs()))
+}
+
+fn check(table: &ScoreTable, visits: &[Visit]) {
+    let groups = by_example(visits);
+    assert_eq!(table.rows.len(), groups.len(), "{}", table.score);
+    assert_eq!(table.visits, visits.len() as u64);
+    for row in &table.rows {
+        let own = &groups[&row.example];
+        assert!(close(row.score, oracle(table.score, own)), "{} of {}", table.score, row.example);
+        assert_eq!(row.visits, own.len() as u64);
+        assert_eq!(row.label, Some(own[own.len() - 1].label));
+        assert_eq!(row.prediction, Some(own[own.len() - 1].prediction));
+        assert_eq!(row.extras.len(), table.score.extras().len());
+    }
+    for pair in table.rows.windows(2) {
+        let sorted = match table.score.order() {
+            Order::HighestFirst => pair[0].score >= pair[1].score,
+            Order::LowestFirst => pair[0].score <= pair[1].score,
+        };
+        assert!(sorted, "{}: {} before {}", table.score, pair[0].score, pair[1].score);
+    }
+}
+
+#[test]
+fn every_score_equals_its_definition_in_every_window() {
+    let all = visits(&mut Draws(1), 40, 6, 8);
+    let blocks = all.len().div_ceil(many_blocks());
+    let run = run_of(&all, blocks).run();
+    let windows = [
+        Window::everything(),
+        Window::epochs(1..4),
+        Window::steps(7..23),
+        Window { epochs: Some(2..5), steps: Some(0..18) },
+        Window::epochs(5..u32::MAX),
+    ];
+    for window in windows {
+        let inside: Vec<Visit> = all
+            .iter()
+            .filter(|v| window.epochs.as_ref().is_none_or(|e| e.contains(&v.epoch)))
+            .filter(|v| window.steps.as_ref().is_none_or(|s| s.contains(&v.step)))
+            .cloned()
+            .collect();
+        assert!(!inside.is_empty() && (inside.len() < all.len() || window == Window::everything()));
+        for score in Score::ALL {
+            check(&score.compute(&run, &window).unwrap(), &inside);
+        }
+    }
+}
+
+#[test]
+fn the_order_of_examples_within_a_step_does_not_matter() {
+    let all = visits(&mut Draws(2), 30, 4, 10);
+    let mut permuted = all.clone();
+    // Within a step and without touching the order of one example's own visits.
+    permuted.sort_by_key(|v| (v.step, std::cmp::Reverse(v.example)));
+    assert_ne!(
+        all.iter().map(|v| v.example).collect::<Vec<_>>(),
+        permuted.iter().map(|v| v.example).collect::<Vec<_>>()
+    );
+    let (a, b) = (run_of(&all, 7).run(), run_of(&permuted, 11).run());
+    for score in Score::ALL {
+        let (a, b) = (score.compute(&a, &Window::everything()), score.compute(&b, &Window::everything()));
+        let (mut a, b) = (a.unwrap(), b.unwrap());
+        check(&a, &all);
+        for (a, b) in a.rows.iter_mut().zip(&b.rows) {
+            // Two visits of one example within a step may have changed places, which rounds otherwise.
+            assert!(close(a.score, b.score), "{score}");
+            a.score = b.score;
+            a.extras.clone_from(&b.extras);
+            (a.label, a.prediction) = (b.label, b.prediction);
+        }
+        assert_eq!(a, b);
+    }
+}
+
+#[test]
+fn an_empty_run_an_empty_window_and_one_example() {
+    let empty = run_of(&[], 1).run();
+    let visit = Draws(3).visit(u64::MAX, 5, 2);
+    let one = run_of(std::slice::from_ref(&visit), 1).run();
+    for score in Score::ALL {
+        let table = score.compute(&empty, &Window::everything()).unwrap();
+        assert!(table.rows.is_empty() && table.visits == 0 && table.damage.is_none());
+        let table = score.compute(&one, &Window::epochs(3..9)).unwrap();
+        assert!(table.rows.is_empty());
+        check(&score.compute(&one, &Window::everything()).unwrap(), std::slice::from_ref(&visit));
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_left_out_and_poisons_nobody() {
+    let clean = visits(&mut Draws(4), 12, 3, 4);
+    let mut dirty = Vec::new();
+    for (i, visit) in clean.iter().enumerate() {
+        let mut bad = visit.clone();
+        match i % 3 {
+            0 => bad.flags = Column::FLAG_NOT_FINITE,
+            1 => {
+                for number in [&mut bad.loss, &mut bad.el2n, &mut bad.margin, &mut bad.confidence] {
+                    *number = f32::NAN;
+                }
+                bad.correct = f32::NAN;
+                bad.squared_norm = f32::INFINITY;
+            }
+            _ => bad.flags = Column::FLAG_NOT_FINITE | Column::FLAG_NORM_ESTIMATED,
+        }
+        dirty.push(visit.clone());
+        dirty.push(bad);
+    }
+    let mut hopeless = Draws(5).visit(3, 0, 0);
+    hopeless.flags = Column::FLAG_NOT_FINITE;
+    dirty.push(hopeless);
+    let (clean_run, dirty_run) = (run_of(&clean, 9).run(), run_of(&dirty, 9).run());
+    for score in Score::ALL {
+        let expected = score.compute(&clean_run, &Window::everything()).unwrap();
+        let mut table = score.compute(&dirty_run, &Window::everything()).unwrap();
+        let last = table.rows.pop().unwrap();
+        assert!(last.example == 3 && last.score.is_nan() && last.visits == 0 && last.not_finite == 1, "{score}");
+        assert_eq!(table.not_finite, 1 + clean.len() as u64);
+        assert_eq!((table.visits, table.estimated_norms), (expected.visits, 0));
+        for (row, expected) in table.rows.iter().zip(&expected.rows) {
+            assert_eq!((row.example, row.visits, row.not_finite), (expected.example, expected.visits, expected.visits));
+            assert!(close(row.score, expected.score));
+            assert_eq!(row.extras, expected.extras);
+        }
+    }
+}
+
+#[test]
+fn a_missing_column_is_named_with_the_way_out() {
+    for score in Score::ALL.into_iter().filter(|score| *score != Score::Loss) {
+        let mut run = Synthetic::new(Encoding::F32);
+        run.without =
+            vec![Column::SquaredNorm, Column::El2n, Column::Margin, Column::Confidence, Column::Correct, Column::Label];
+        let all = visits(&mut Draws(6), 5, 1, 2);
+        run.visits(&all);
+        let written = run.finish();
+        let error = score.compute(&written.run(), &Window::everything()).unwrap_err();
+        assert!(matches!(error, AnalysisError::Missing { .. }), "{error}");
+        let words = error.to_string();
+        let way_out = if matches!(score, Score::SelfInfluence | Score::Grand) { "Taps" } else { "pass.cross_entropy" };
+        assert!(words.contains(score.name()) && words.contains(way_out), "{words}");
+    }
+}
+
+#[test]
+fn blocks_without_the_column_are_counted_where_others_have_it() {
+    let all = visits(&mut Draws(7), 10, 2, 5);
+    let (before, after) = all.split_at(8);
+    let mut run = Synthetic::new(Encoding::F32);
+    run.without = vec![Column::Margin];
+    run.visits(before);
+    run.without.clear();
+    run.visits(after);
+    let table = Score::Aum.compute(&run.finish().run(), &Window::everything()).unwrap();
+    assert_eq!(table.missing, 8);
+    check(&table, after);
+}
+
+#[test]
+fn an_unseen_gradient_counts_as_zero_or_not_at_all() {
+    let mut seen = Draws(8).visit(1, 0, 0);
+    seen.flags = Column::FLAG_NORM_ESTIMATED;
+    let mut unseen = Draws(9).visit(1, 1, 0);
+    (unseen.flags, unseen.coefficient, unseen.squared_norm) = (Column::FLAG_NO_WEIGHT, 0.0, 0.0);
+    let run = run_of(&[seen.clone(), unseen], 2).run();
+    let grand = Score::Grand.compute(&run, &Window::everything()).unwrap();
+    assert_eq!((grand.visits, grand.unseen, grand.estimated_norms), (1, 1, 1));
+    assert!(close(grand.rows[0].score, f64::from(seen.squared_norm).sqrt()));
+    let own = Score::SelfInfluence.compute(&run, &Window::everything()).unwrap();
+    assert_eq!((own.visits, own.unseen, own.estimated_norms), (2, 0, 1));
+    assert!(close(own.rows[0].score, oracle(Score::SelfInfluence, &[&seen])));
+}
+
+#[test]
+fn damage_leaves_the_scores_of_what_came_before() {
+    let all = visits(&mut Draws(10), 20, 4, 5);
+    let rows = all.len().div_ceil(many_blocks());
+    for block in [0, 1, many_blocks() / 2] {
+        // The last byte of the directory, then the first byte of the first column (Example).
+        for distance in [64, 64 + 24 * u64::from(columns(&all))] {
+            let written = run_of(&all, rows);
+            written.damage(block, distance);
+            for score in Score::ALL {
+                let table = score.compute(&written.run(), &Window::everything()).unwrap();
+                assert_eq!(table.damage.as_ref().and_then(|d| d.block), Some(block as u64), "{score} {distance}");
+                check(&table, &all[..block * rows]);
+            }
+        }
+    }
+}
+
+/// How many columns a block of visits has.
+fn columns(visits: &[Visit]) -> u16 {
+    let block = run_of(&visits[..1], 1).run().scan().next().unwrap();
+    u16::try_from(block.sizes().count()).unwrap()
+}
+
+fn forgetting_of(correct: &[u8]) -> ScoreTable {
+    let visits: Vec<Visit> = correct
+        .iter()
+        .enumerate()
+        .map(|(j, right)| Visit { correct: f32::from(*right), ..Draws(11).visit(1, j as u64, j as u32 / 2) })
+        .collect();
+    Score::Forgetting.compute(&run_of(&visits, 3).run(), &Window::everything()).unwrap()
+}
+
+#[test]
+fn forgetting_by_hand() {
+    let (yes, no) = (Extra::Flag(true), Extra::Flag(false));
+    // Presentations; score; never learned, unforgettable, first learned, presentations needed, learning events.
+    let cases: [(&[u8], f64, [Extra; 5]); 7] = [
+        (&[0, 0, 0], f64::INFINITY, [yes, no, Extra::Nothing, Extra::Count(3), Extra::Count(0)]),
+        (&[1, 1, 1], 0.0, [no, yes, Extra::Count(1), Extra::Count(0), Extra::Count(0)]),
+        (&[0, 1, 1], 0.0, [no, yes, Extra::Count(2), Extra::Count(1), Extra::Count(1)]),
+        (&[1, 0, 1, 0], 2.0, [no, no, Extra::Count(1), Extra::Count(4), Extra::Count(1)]),
+        (&[0, 0, 1, 0, 0, 1, 1], 1.0, [no, no, Extra::Count(3), Extra::Count(5), Extra::Count(2)]),
+        (&[1], 0.0, [no, yes, Extra::Count(1), Extra::Count(0), Extra::Count(0)]),
+        (&[0], f64::INFINITY, [yes, no, Extra::Nothing, Extra::Count(1), Extra::Count(0)]),
+    ];
+    for (correct, score, extras) in cases {
+        let table = forgetting_of(correct);
+        assert_eq!(table.rows[0].score, score, "{correct:?}");
+        assert_eq!(table.rows[0].extras[..5], extras, "{correct:?}");
+    }
+}
+
+#[test]
+fn equally_forgotten_examples_come_by_loss() {
+    let mut visits = Vec::new();
+    for (example, loss, correct) in [(5, 1.0, 0.0), (4, 2.0, 0.0), (3, 1.0, 0.0), (2, 9.0, 1.0), (1, 9.0, 1.0)] {
+        visits.push(Visit { loss, correct, ..Draws(12).visit(example, 0, 0) });
+    }
+    let table = Score::Forgetting.compute(&run_of(&visits, 2).run(), &Window::everything()).unwrap();
+    assert_eq!(table.rows.iter().map(|row| row.example).collect::<Vec<_>>(), [4, 3, 5, 1, 2]);
+}
+
+#[test]
+fn forgetting_refuses_several_predictions_inside_the_window() {
+    let mut several = Draws(13).visit(8, 3, 1);
+    several.positions = 16;
+    let run = run_of(&[Draws(14).visit(7, 2, 0), several], 2).run();
+    let error = Score::Forgetting.compute(&run, &Window::everything()).unwrap_err();
+    assert!(matches!(error, AnalysisError::SeveralPredictions { example: 8, positions: 16 }));
+    assert!(error.to_string().contains("correctness"));
+    assert_eq!(Score::Forgetting.compute(&run, &Window::epochs(0..1)).unwrap().rows.len(), 1);
+    assert_eq!(Score::Correctness.compute(&run, &Window::everything()).unwrap().rows.len(), 2);
+}
+
+#[test]
+fn names_lead_back_and_tell_which_end_comes_first() {
+    for score in Score::ALL {
+        assert_eq!(Score::from_name(score.name()), Some(score));
+        assert!(score.about().contains(&score.order().to_string()));
+    }
+    assert_eq!(Score::from_name("tracin"), None);
+}

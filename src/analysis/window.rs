@@ -1,0 +1,90 @@
+//! The part of a run that a question is about.
+
+use super::column;
+use crate::log::Column;
+use crate::run::{Block, ReadError};
+use std::ops::Range;
+
+/// A window on a run: visits outside it do not count. The default is the whole run.
+///
+/// Both ranges are half open; a visit counts if it lies in each that is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Epochs that count, or all.
+    pub epochs: Option<Range<u32>>,
+    /// Optimizer steps that count, or all.
+    pub steps: Option<Range<u64>>,
+}
+
+impl Window {
+    /// The whole run.
+    pub fn everything() -> Self {
+        Self::default()
+    }
+
+    /// Only these epochs.
+    pub fn epochs(epochs: Range<u32>) -> Self {
+        Self { epochs: Some(epochs), steps: None }
+    }
+
+    /// Only these optimizer steps.
+    pub fn steps(steps: Range<u64>) -> Self {
+        Self { epochs: None, steps: Some(steps) }
+    }
+
+    /// Whether a row of the block can lie inside, by its header alone.
+    pub(super) fn touches(&self, block: &Block) -> bool {
+        overlaps(&self.epochs, block.epochs()) && overlaps(&self.steps, block.steps())
+    }
+
+    /// Which rows of the block lie inside: `None` for all of them, which mostly needs no reading.
+    pub(super) fn rows(&self, block: &Block) -> Result<Option<Vec<bool>>, ReadError> {
+        if encloses(&self.epochs, block.epochs()) && encloses(&self.steps, block.steps()) {
+            return Ok(None);
+        }
+        let mut inside = vec![true; column::u64s(block, Column::Example)?.len()];
+        if let Some(epochs) = &self.epochs {
+            for (inside, epoch) in inside.iter_mut().zip(column::u32s(block, Column::Epoch)?) {
+                *inside &= epochs.contains(&epoch);
+            }
+        }
+        if let Some(steps) = &self.steps {
+            for (inside, step) in inside.iter_mut().zip(column::u64s(block, Column::Step)?) {
+                *inside &= steps.contains(&step);
+            }
+        }
+        Ok(Some(inside))
+    }
+}
+
+fn overlaps<T: PartialOrd>(range: &Option<Range<T>>, (first, last): (T, T)) -> bool {
+    range.as_ref().is_none_or(|range| range.start < range.end && last >= range.start && first < range.end)
+}
+
+fn encloses<T: PartialOrd>(range: &Option<Range<T>>, (first, last): (T, T)) -> bool {
+    range.as_ref().is_none_or(|range| first >= range.start && last < range.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_decide_at_the_borders() {
+        let range = Some(3u32..6);
+        for (header, touches, inside) in [
+            ((0, 2), false, false),
+            ((0, 3), true, false),
+            ((3, 5), true, true),
+            ((5, 6), true, false),
+            ((6, 9), false, false),
+            ((0, 9), true, false),
+        ] {
+            assert_eq!(overlaps(&range, header), touches, "{header:?}");
+            assert_eq!(encloses(&range, header), inside, "{header:?}");
+        }
+        let empty = Some(Range { start: 4u32, end: 4 });
+        assert!(!overlaps(&empty, (0, 9)));
+        assert!(overlaps(&None, (7u32, 7)) && encloses(&None, (7u32, 7)));
+    }
+}

@@ -1,0 +1,152 @@
+//! Arguments that several verbs share, and how they are read.
+
+use crate::analysis::{Score, Window};
+use crate::report::Format;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// Which visits count.
+#[derive(Debug, Args)]
+pub(super) struct WindowArguments {
+    /// Count only visits of these epochs: `A..B` (without B), `A..=B`, `A..`, `..B` or `A`
+    #[arg(long, value_name = "A..B", value_parser = epochs)]
+    epochs: Option<Range<u32>>,
+    /// Count only visits of these optimizer steps, written as epochs are
+    #[arg(long, value_name = "A..B", value_parser = steps)]
+    steps: Option<Range<u64>>,
+}
+
+impl WindowArguments {
+    pub(super) fn window(&self) -> Window {
+        Window { epochs: self.epochs.clone(), steps: self.steps.clone() }
+    }
+}
+
+/// Where the rows go, and how they look.
+#[derive(Debug, Args)]
+pub(super) struct OutputArguments {
+    /// How to write the rows; by default as the name of --out ends (.csv, .json), else a table
+    #[arg(long)]
+    format: Option<Format>,
+    /// Write to this file, which appears when it is whole, instead of stdout
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+}
+
+impl OutputArguments {
+    pub(super) fn format(&self) -> Format {
+        let by_name = || {
+            let extension = self.out.as_ref()?.extension()?.to_str()?.to_ascii_lowercase();
+            Format::value_variants().iter().copied().find(|format| format_name(*format) == extension)
+        };
+        self.format.or_else(by_name).unwrap_or_default()
+    }
+}
+
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Table => "table",
+        Format::Csv => "csv",
+        Format::Json => "json",
+    }
+}
+
+impl ValueEnum for Format {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Format::Table, Format::Csv, Format::Json]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Format::Table => "aligned columns for the eye, five significant digits",
+            Format::Csv => "comma-separated with a header, numbers in full, NaN and inf in words",
+            Format::Json => "one object with the rows under `rows`, numbers in full, NaN and inf as null",
+        };
+        Some(PossibleValue::new(format_name(*self)).help(help))
+    }
+}
+
+impl ValueEnum for Score {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Score::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(self.about()))
+    }
+}
+
+fn epochs(text: &str) -> Result<Range<u32>, String> {
+    let range = range(text, u64::from(u32::MAX))?;
+    // `range` keeps both ends within the limit.
+    Ok(range.start as u32..range.end as u32)
+}
+
+fn steps(text: &str) -> Result<Range<u64>, String> {
+    range(text, u64::MAX)
+}
+
+/// `A..B`, `A..=B`, `A..`, `..B`, `..=B`, `..` or `A`. An open end is `limit`.
+fn range(text: &str, limit: u64) -> Result<Range<u64>, String> {
+    let number = |text: &str| -> Result<u64, String> {
+        let number = text.trim().parse::<u64>().map_err(|_| format!("`{}` is not a whole number", text.trim()))?;
+        if number >= limit {
+            return Err(format!("{number} is too large"));
+        }
+        Ok(number)
+    };
+    let (start, end) = match text.split_once("..") {
+        None => {
+            let only = number(text)?;
+            (only, only + 1)
+        }
+        Some((start, end)) => {
+            let start = if start.trim().is_empty() { 0 } else { number(start)? };
+            let end = match end.trim().strip_prefix('=') {
+                Some(last) => number(last)? + 1,
+                None if end.trim().is_empty() => limit,
+                None => number(end)?,
+            };
+            (start, end)
+        }
+    };
+    if start >= end {
+        return Err(format!("nothing lies in {text}: the end of `A..B` is not part of it, write `A..=B` if it is to be"));
+    }
+    Ok(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_as_they_are_written() {
+        for (text, expected) in [
+            ("3..5", Some(3..5)),
+            ("3..=5", Some(3..6)),
+            ("3..", Some(3..100)),
+            ("..5", Some(0..5)),
+            ("..=5", Some(0..6)),
+            ("..", Some(0..100)),
+            ("7", Some(7..8)),
+            (" 1 .. 2 ", Some(1..2)),
+            ("5..5", None),
+            ("6..5", None),
+            ("..0", None),
+            ("100", None),
+            ("-1", None),
+            ("a..b", None),
+            ("", None),
+            ("1...2", None),
+            ("18446744073709551615..=18446744073709551615", None),
+        ] {
+            assert_eq!(range(text, 100).ok(), expected, "{text}");
+        }
+        assert_eq!(epochs("2..").unwrap(), 2..u32::MAX);
+        assert!(epochs("4294967295").is_err());
+        assert_eq!(steps("18446744073709551614").unwrap(), u64::MAX - 1..u64::MAX);
+    }
+}

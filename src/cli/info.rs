@@ -1,0 +1,199 @@
+//! `gradlog info`: what is in a run?
+
+use super::error::CliError;
+use super::output::Console;
+use super::Outcome;
+use crate::analysis::{LayerForm, Summary};
+use crate::log::Manifest;
+use crate::report::{self, significant, Format, Rows, Value};
+use crate::run::Run;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use std::io::{self, Write};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// Say what a run holds: layers, coverage, visits, probes, epochs, bytes, what was dropped
+#[derive(Debug, Args)]
+#[command(after_help = super::EXIT_CODES)]
+pub(super) struct Arguments {
+    /// Folder of the run
+    run: PathBuf,
+    /// How to write it
+    #[arg(long, value_enum, default_value_t = Kind::Table)]
+    format: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// For the eye
+    Table,
+    /// One object
+    Json,
+}
+
+pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
+    let run = Run::open(&arguments.run)?;
+    let bar = console.bar(&run, 1, "reading");
+    let summary = Summary::of_with(&run, &|bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    let summary = summary?;
+    match arguments.format {
+        Kind::Table => table(console.out, run.manifest(), &summary),
+        Kind::Json => json(console.out, run.manifest(), &summary),
+    }
+    .map_err(CliError::Stdout)?;
+    console.say_damage(summary.damage.as_ref());
+    Ok(if summary.damage.is_some() { Outcome::Loss } else { Outcome::Done })
+}
+
+fn span<T: std::fmt::Display>(range: &Option<RangeInclusive<T>>) -> String {
+    range.as_ref().map_or("-".into(), |range| format!("{} to {}", range.start(), range.end()))
+}
+
+fn table(out: &mut dyn Write, manifest: &Manifest, summary: &Summary) -> io::Result<()> {
+    let state = match (&summary.damage, summary.finished) {
+        (Some(_), _) => "damaged: what follows is of the part before the damage",
+        (None, true) => "finished",
+        (None, false) => "not finished: its recorder was killed or still writes",
+    };
+    let coverage = match summary.coverage {
+        Some(share) => format!("{} ({:.1} % of the model)", summary.recorded_parameters, 100.0 * share),
+        None => format!("{} (the model was not declared)", summary.recorded_parameters),
+    };
+    let per_visit = summary.bytes_per_visit();
+    let mut pairs = vec![
+        ("written by", format!("gradlog {}", manifest.version)),
+        ("state", state.into()),
+        ("visits", format!("{} of {} examples", summary.visits, summary.examples)),
+        ("epochs", span(&summary.epochs)),
+        ("steps", format!("{} ({} recorded)", span(&summary.steps), summary.recorded_steps)),
+        ("learning rate", span(&summary.learning_rates)),
+        ("duration", duration(&summary.wall_clock_ms)),
+        ("dropped", format!("{} visits", summary.dropped)),
+        ("bytes", summary.bytes.to_string()),
+        ("bytes per visit", per_visit.map_or("-".into(), |bytes| format!("{bytes:.1}"))),
+        ("parameters", coverage),
+        ("sketch", sketch(manifest)),
+    ];
+    if !summary.untapped.is_empty() {
+        pairs.push(("not recorded", summary.untapped.join(", ")));
+    }
+    report::pairs(out, &pairs)?;
+    for (name, value) in &manifest.notes {
+        report::pairs(out, &[("note", format!("{name} = {value}"))])?;
+    }
+
+    if !summary.layers.is_empty() {
+        writeln!(out)?;
+        let mut rows = Rows::begin(Format::Table, &mut *out, &[], &["layer", "kind", "parameters", "form"])?;
+        for layer in &summary.layers {
+            let form = layer.form.to_string();
+            rows.row(&[layer.name.as_str().into(), layer.kind.as_str().into(), layer.parameters.into(), form.into()])?;
+        }
+        rows.end()?;
+    }
+    if !summary.probes.is_empty() {
+        writeln!(out)?;
+        let columns = ["probe set", "examples", "visits", "times", "first step", "last step"];
+        let mut rows = Rows::begin(Format::Table, &mut *out, &[], &columns)?;
+        for set in &summary.probes {
+            rows.row(&[
+                set.name.as_str().into(),
+                set.examples.into(),
+                set.visits.into(),
+                (set.times.len() as u64).into(),
+                set.times.first().copied().into(),
+                set.times.last().copied().into(),
+            ])?;
+        }
+        rows.end()?;
+    }
+    if summary.visits > 0 {
+        writeln!(out)?;
+        let mut rows = Rows::begin(Format::Table, &mut *out, &[], &["columns of a visit", "bytes per visit"])?;
+        for (group, bytes) in &summary.visit_bytes_by_group {
+            let each = *bytes as f64 / summary.visits as f64;
+            rows.row(&[group.name().into(), Value::Text(format!("{each:.1}"))])?;
+        }
+        rows.end()?;
+    }
+    Ok(())
+}
+
+fn sketch(manifest: &Manifest) -> String {
+    if manifest.layers.is_empty() {
+        return "none: outputs only".into();
+    }
+    let sketch = &manifest.sketch;
+    let cap = |cap: u32| if cap == u32::MAX { "none".to_owned() } else { cap.to_string() };
+    format!(
+        "factored {} (caps: input {}, delta {}), folded {} x {}",
+        sketch.encoding,
+        cap(sketch.input_cap),
+        cap(sketch.delta_cap),
+        sketch.folded,
+        sketch.folded_encoding
+    )
+}
+
+fn duration(range: &Option<RangeInclusive<u64>>) -> String {
+    range.as_ref().map_or("-".into(), |range| {
+        format!("{} s", significant(range.end().saturating_sub(*range.start()) as f64 / 1000.0))
+    })
+}
+
+fn pair<T: Copy + Into<serde_json::Value>>(range: &Option<RangeInclusive<T>>) -> serde_json::Value {
+    range.as_ref().map_or(serde_json::Value::Null, |range| json!([(*range.start()).into(), (*range.end()).into()]))
+}
+
+/// Ranges are pairs `[first, last]`, both included.
+fn json(out: &mut dyn Write, manifest: &Manifest, summary: &Summary) -> io::Result<()> {
+    let layers: Vec<_> = summary
+        .layers
+        .iter()
+        .map(|layer| {
+            let (form, inputs, outputs, width) = match layer.form {
+                LayerForm::Factored { inputs, outputs } => ("factored", Some(inputs), Some(outputs), None),
+                LayerForm::Folded { width } => ("folded", None, None, Some(width)),
+                LayerForm::Absent => ("absent", None, None, None),
+            };
+            json!({"name": layer.name, "kind": layer.kind, "parameters": layer.parameters, "form": form,
+                   "inputs": inputs, "outputs": outputs, "width": width})
+        })
+        .collect();
+    let probes: Vec<_> = summary
+        .probes
+        .iter()
+        .map(|set| json!({"name": set.name, "visits": set.visits, "examples": set.examples, "times": set.times}))
+        .collect();
+    let groups: serde_json::Map<String, serde_json::Value> =
+        summary.visit_bytes_by_group.iter().map(|(group, bytes)| (group.name().to_owned(), json!(bytes))).collect();
+    let object = json!({
+        "version": manifest.version,
+        "created_ms": manifest.created_ms,
+        "finished": summary.finished,
+        "damage": summary.damage.as_ref().map(ToString::to_string),
+        "visits": summary.visits,
+        "examples": summary.examples,
+        "epochs": pair(&summary.epochs),
+        "steps": pair(&summary.steps),
+        "recorded_steps": summary.recorded_steps,
+        "learning_rates": pair(&summary.learning_rates),
+        "wall_clock_ms": pair(&summary.wall_clock_ms),
+        "dropped": summary.dropped,
+        "bytes": summary.bytes,
+        "visit_bytes": summary.visit_bytes,
+        "bytes_per_visit": summary.bytes_per_visit(),
+        "visit_bytes_by_group": groups,
+        "recorded_parameters": summary.recorded_parameters,
+        "model_parameters": manifest.model_parameters,
+        "coverage": summary.coverage,
+        "untapped": summary.untapped,
+        "layers": layers,
+        "probes": probes,
+        "notes": manifest.notes,
+    });
+    serde_json::to_writer_pretty(&mut *out, &object)?;
+    writeln!(out)
+}

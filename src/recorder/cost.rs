@@ -1,0 +1,78 @@
+//! What recording costs: said before (from the layers) and after (counted).
+
+use crate::log::Manifest;
+use std::time::Duration;
+
+/// What a run will take on disk, before compression, as far as its layers tell.
+///
+/// A linear layer is taken to see one position per example, and is then kept as two factors; one that turns out to see many is folded
+/// into the shared vector instead, which takes less.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes of gradient sketches in a visit.
+    pub sketch_bytes_per_visit: u64,
+    /// Bytes of ids, losses and predictions in a visit.
+    pub output_bytes_per_visit: u64,
+}
+
+impl Cost {
+    pub(super) fn of(manifest: &Manifest) -> Self {
+        let sketch = &manifest.sketch;
+        let factored: u64 = (manifest.layers.iter())
+            .filter(|layer| layer.inputs > 0)
+            .map(|layer| sketch.factored_bytes(layer.inputs, layer.outputs))
+            .sum();
+        let folded = if manifest.layers.iter().any(|layer| layer.inputs == 0) { sketch.folded_bytes() } else { 0 };
+        // Example, step, epoch, learning rate, clip, coefficient and flags; loss, EL2N, margin, confidence, correctness, label,
+        // prediction and norm. Most of these compress to next to nothing.
+        Self { sketch_bytes_per_visit: factored + folded, output_bytes_per_visit: 33 + 32 }
+    }
+
+    /// Bytes in a visit.
+    pub fn bytes_per_visit(&self) -> u64 {
+        self.sketch_bytes_per_visit + self.output_bytes_per_visit
+    }
+
+    /// Bytes of a run that visits `examples` examples in each of `epochs` epochs.
+    pub fn total_bytes(&self, examples: u64, epochs: u64) -> u64 {
+        self.bytes_per_visit().saturating_mul(examples).saturating_mul(epochs)
+    }
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "at most {} bytes a visit before compression", self.bytes_per_visit())
+    }
+}
+
+/// What was recorded, and what it took.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Summary {
+    /// Training visits handed over and written.
+    pub visits: u64,
+    /// Bytes in the run's segments.
+    pub bytes: u64,
+    /// Bytes of a visit on disk, headers and all, without probes.
+    pub bytes_per_visit: f64,
+    /// Visits dropped by [`super::Overflow::DropNewest`].
+    pub dropped: u64,
+    /// Time that the training thread waited for the recorder.
+    pub blocked: Duration,
+    /// Time that the background thread worked.
+    pub background: Duration,
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} visits in {:.1} MB ({:.0} bytes a visit), {} dropped; training waited {:.2} s, the background thread worked {:.2} s",
+            self.visits,
+            self.bytes as f64 / 1e6,
+            self.bytes_per_visit,
+            self.dropped,
+            self.blocked.as_secs_f64(),
+            self.background.as_secs_f64()
+        )
+    }
+}

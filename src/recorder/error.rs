@@ -1,0 +1,69 @@
+//! What can go wrong while a training run is recorded.
+
+use crate::log::LogError;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why something was not recorded. None of these touches the training itself: a loop may log one and go on.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// The taps cannot be recorded as they are: a refused layer, a name used twice.
+    #[error("these taps cannot be recorded: {}", .0.join("; "))]
+    Taps(Vec<String>),
+    /// A setting is out of range.
+    #[error("config: {0}")]
+    Config(String),
+    /// A pass did not get what it needs.
+    #[error("step {step}: {what}")]
+    Pass {
+        /// The optimizer step that the pass belongs to.
+        step: u64,
+        /// What is missing or wrong, and what to do.
+        what: String,
+    },
+    /// A layer was reached going forward and got no gradient going back.
+    #[error(
+        "step {step}: no gradient came back to {}, although the forward pass went through: something behind it has no backward, \
+         so it and all before it are not being trained. In candle-nn 0.11 `LayerNorm`, `RmsNorm`, `ops::softmax_last_dim` and \
+         the fused rotary embeddings stop gradients without a word (candle issues 2168, 3011, 3752): tap the norms, which makes \
+         them differentiable, and use `ops::softmax` and the `rope_slow` functions; a `detach` has the same effect",
+        quoted(layers)
+    )]
+    Severed {
+        /// The optimizer step that the pass belongs to.
+        step: u64,
+        /// The layers' names.
+        layers: Vec<String>,
+    },
+    /// The background thread could not write; nothing more is recorded. Sticky: every later call returns it too.
+    #[error("recording has stopped: {0}")]
+    Log(#[from] Arc<LogError>),
+    /// The background thread found something wrong, or died. Sticky.
+    #[error("recording has stopped: {0}")]
+    Stopped(String),
+    /// The queue stayed full for as long as [`super::Config::wait_ms_max`] allows.
+    #[error("the recorder did not keep up for {0:?}: is the disk stuck? Raise `wait_ms_max`, or use `Overflow::DropNewest`")]
+    Timeout(Duration),
+    /// candle refused something that a pass asked of it.
+    #[error("candle: {0}")]
+    Candle(#[from] Arc<candle_core::Error>),
+}
+
+impl From<candle_core::Error> for RecordError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(Arc::new(error))
+    }
+}
+
+/// So that `?` works in a training loop that returns candle's own `Result`.
+impl From<RecordError> for candle_core::Error {
+    fn from(error: RecordError) -> Self {
+        candle_core::Error::wrap(error)
+    }
+}
+
+pub(super) fn quoted(names: &[String]) -> String {
+    let all: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    all.join(", ")
+}

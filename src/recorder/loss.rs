@@ -1,0 +1,219 @@
+//! Losses as tensors: the number that is differentiated, and on the way what it says of each example.
+
+use super::outputs::{self, ClosedForm, Outputs, Weighing};
+use crate::taps::{watch_scalar, Upstream};
+use candle_core::{bail, CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, WithDType};
+use num_traits::Float;
+use std::sync::Arc;
+
+/// A loss, and what a pass keeps of it.
+pub(super) struct Recorded {
+    pub loss: Tensor,
+    pub outputs: Outputs,
+    pub coefficients: Vec<f32>,
+    /// Each example's own `∂ℓ_i/∂output`, of the output's shape, in f32; kept only where it is asked for.
+    pub delta: Option<Tensor>,
+}
+
+/// Which closed form.
+pub(super) enum Kind {
+    /// Targets are class numbers; the second is the number that marks a position without one.
+    CrossEntropy { ignored: Option<i64>, mask: Option<Tensor> },
+    MeanSquaredError,
+    BinaryCrossEntropy,
+}
+
+/// The loss of `output` against `target`, by closed form.
+///
+/// On f32 and f64 in main memory the loss is one op. Elsewhere the closed form is computed in f32 from a copy of the outputs, and
+/// the loss is `Σ output ∘ (c δ)` with its value put right, whose gradient by the output is the same `c δ`.
+pub(super) fn closed_form(
+    kind: &Kind,
+    output: &Tensor,
+    target: &Tensor,
+    weighing: &Weighing,
+    upstream: &Upstream,
+    keep_delta: bool,
+) -> Result<Recorded> {
+    match (output.device(), output.dtype()) {
+        (Device::Cpu, DType::F32) => on_cpu::<f32>(kind, output, target, weighing, upstream, keep_delta),
+        (Device::Cpu, DType::F64) => on_cpu::<f64>(kind, output, target, weighing, upstream, keep_delta),
+        _ => {
+            let host = output.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+            let form = compute::<f32>(kind, &host, target, weighing)?;
+            let scaled = Tensor::from_vec(scaled(&form, 1.0), host.shape(), &Device::Cpu)?;
+            let scaled = scaled.to_dtype(output.dtype())?.to_device(output.device())?;
+            let surrogate = (output * scaled)?.sum_all()?;
+            let value = Tensor::new(form.value, output.device())?.to_dtype(output.dtype())?;
+            let loss = (&surrogate + (value - surrogate.detach())?)?;
+            let loss = watch_scalar(&loss, upstream)?;
+            finish(form, loss, host.shape(), keep_delta)
+        }
+    }
+}
+
+fn on_cpu<T: Number>(
+    kind: &Kind,
+    output: &Tensor,
+    target: &Tensor,
+    weighing: &Weighing,
+    upstream: &Upstream,
+    keep_delta: bool,
+) -> Result<Recorded> {
+    let form = Arc::new(compute::<T>(kind, output, target, weighing)?);
+    let op = ClosedFormOp { form: form.clone(), upstream: upstream.clone() };
+    let loss = output.contiguous()?.apply_op1(op)?;
+    let outputs = form.outputs.clone();
+    let coefficients = form.coefficients.iter().map(|c| c.to_f32().unwrap_or(f32::NAN)).collect();
+    let delta = if keep_delta { Some(delta_tensor(&form, output.shape())?) } else { None };
+    Ok(Recorded { loss, outputs, coefficients, delta })
+}
+
+fn finish<T: Number>(form: ClosedForm<T>, loss: Tensor, shape: &Shape, keep_delta: bool) -> Result<Recorded> {
+    let delta = if keep_delta { Some(delta_tensor(&form, shape)?) } else { None };
+    let coefficients = form.coefficients.iter().map(|c| c.to_f32().unwrap_or(f32::NAN)).collect();
+    Ok(Recorded { loss, outputs: form.outputs, coefficients, delta })
+}
+
+fn delta_tensor<T: Number>(form: &ClosedForm<T>, shape: &Shape) -> Result<Tensor> {
+    let values: Vec<f32> = form.delta.iter().map(|d| d.to_f32().unwrap_or(f32::NAN)).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+/// `c_i δ_i · factor`.
+fn scaled<T: Number>(form: &ClosedForm<T>, factor: f64) -> Vec<T> {
+    let own = form.delta.len() / form.coefficients.len().max(1);
+    let factor = T::from(factor).unwrap_or_else(T::one);
+    let mut out = Vec::with_capacity(form.delta.len());
+    for (delta, c) in form.delta.chunks(own.max(1)).zip(&form.coefficients) {
+        let weight = *c * factor;
+        out.extend(delta.iter().map(|d| *d * weight));
+    }
+    out
+}
+
+/// f32 and f64.
+trait Number: Float + WithDType + Send + Sync {}
+impl Number for f32 {}
+impl Number for f64 {}
+
+fn compute<T: Number>(kind: &Kind, output: &Tensor, target: &Tensor, weighing: &Weighing) -> Result<ClosedForm<T>> {
+    let Some(&batch) = output.dims().first() else {
+        bail!("the loss needs outputs with a batch dimension, not a scalar");
+    };
+    if weighing.weights.as_ref().is_some_and(|w| w.len() != batch) {
+        bail!("{} weights for a batch of {batch}", weighing.weights.as_ref().map_or(0, Vec::len));
+    }
+    let numbers = |t: &Tensor| -> Result<Vec<T>> { t.detach().to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1() };
+    match kind {
+        Kind::CrossEntropy { ignored, mask } => {
+            let classes = match (output.dims(), target.dims()) {
+                (&[b, c], &[tb]) if b == tb => c,
+                (&[b, t, c], &[tb, tt]) if (b, t) == (tb, tt) => c,
+                (o, t) => bail!(
+                    "cross entropy takes logits [batch, classes] with targets [batch], or [batch, positions, classes] with \
+                     [batch, positions], not {o:?} with {t:?}"
+                ),
+            };
+            let labels = labels(target, *ignored, mask.as_ref())?;
+            let sequence = output.rank() == 3;
+            let form = with_numbers::<T, _>(output, |logits| {
+                outputs::cross_entropy(logits, &labels, batch, classes, weighing, sequence).map_err(candle_core::Error::msg)
+            })?;
+            Ok(form)
+        }
+        Kind::MeanSquaredError | Kind::BinaryCrossEntropy => {
+            if output.dims() != target.dims() {
+                bail!("the loss takes outputs and targets of one shape, not {:?} and {:?}", output.shape(), target.shape());
+            }
+            let targets = numbers(target)?;
+            with_numbers::<T, _>(output, |values| {
+                Ok(match kind {
+                    Kind::MeanSquaredError => outputs::mean_squared_error(values, &targets, batch, weighing),
+                    _ => outputs::binary_cross_entropy(values, &targets, batch, weighing),
+                })
+            })
+        }
+    }
+}
+
+fn with_numbers<T: Number, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (candle_core::Storage::Cpu(cpu), Some((start, end))) => f(&cpu.as_slice::<T>()?[start..end]),
+        _ => bail!("the outputs are not in main memory"),
+    }
+}
+
+/// Class numbers, `None` where nothing is to be predicted.
+fn labels(target: &Tensor, ignored: Option<i64>, mask: Option<&Tensor>) -> Result<Vec<Option<u32>>> {
+    if !target.dtype().is_int() {
+        bail!("class numbers are integers, not {:?}", target.dtype());
+    }
+    let numbers = target.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+    let counted: Option<Vec<f32>> = match mask {
+        Some(mask) if mask.dims() != target.dims() => {
+            bail!("a mask of shape {:?} for targets of {:?}", mask.shape(), target.shape())
+        }
+        Some(mask) => Some(mask.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?),
+        None => None,
+    };
+    let one = |(place, number): (usize, &i64)| {
+        if Some(*number) == ignored || counted.as_ref().is_some_and(|mask| mask[place] == 0.0) {
+            return Ok(None);
+        }
+        match u32::try_from(*number) {
+            Ok(label) => Ok(Some(label)),
+            Err(_) => bail!("label {number}: labels are counted from 0; mark positions without one by `pass.ignore_index`"),
+        }
+    };
+    numbers.iter().enumerate().map(one).collect()
+}
+
+/// `L = Σ c_i ℓ_i` from losses of the caller's own making, `[batch]`.
+pub(super) fn from_losses(losses: &Tensor, weighing: &Weighing, upstream: &Upstream) -> Result<Recorded> {
+    let batch = match *losses.dims() {
+        [batch] => batch,
+        _ => bail!("per-example losses are a tensor of shape [batch], not {:?}", losses.shape()),
+    };
+    if weighing.weights.as_ref().is_some_and(|w| w.len() != batch) {
+        bail!("{} weights for a batch of {batch}", weighing.weights.as_ref().map_or(0, Vec::len));
+    }
+    let coefficients: Vec<f32> = weighing.coefficients(&vec![1; batch]);
+    let weights = Tensor::from_slice(&coefficients, batch, &Device::Cpu)?.to_dtype(losses.dtype())?.to_device(losses.device())?;
+    let loss = watch_scalar(&(losses * weights)?.sum_all()?, upstream)?;
+    let outputs = Outputs::losses(losses.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1()?);
+    Ok(Recorded { loss, outputs, coefficients, delta: None })
+}
+
+/// A loss whose value and gradient are known already.
+struct ClosedFormOp<T> {
+    form: Arc<ClosedForm<T>>,
+    upstream: Upstream,
+}
+
+impl<T: Number> CustomOp1 for ClosedFormOp<T> {
+    fn name(&self) -> &'static str {
+        "gradlog-loss"
+    }
+
+    fn cpu_fwd(&self, _storage: &CpuStorage, _layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((T::to_cpu_storage_owned(vec![self.form.value]), Shape::from(())))
+    }
+
+    fn bwd(&self, output: &Tensor, _loss: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        self.upstream.add(grad)?;
+        let factor = grad.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        Ok(Some(Tensor::from_vec(scaled(&self.form, factor), output.shape(), output.device())?))
+    }
+}
+
+/// The numbers of features or deltas as `[batch, positions, width]` with positions 1 for two dimensions.
+pub(super) fn positions(tensor: &Tensor) -> Result<usize> {
+    match *tensor.dims() {
+        [_, _] => Ok(1),
+        [_, positions, _] => Ok(positions),
+        _ => bail!("features are [batch, width] or [batch, positions, width], not {:?}", tensor.shape()),
+    }
+}

@@ -1,0 +1,127 @@
+//! What the training hands to the background thread.
+
+use super::outputs::Outputs;
+use crate::taps::{FoldedGradients, Tap};
+use candle_core::Tensor;
+use crossbeam_channel::Sender;
+use std::sync::Arc;
+
+/// One order for the background thread.
+pub(super) enum Message {
+    /// A pass, and the step that it completes, if it does.
+    Pass { batch: Option<Box<Batch>>, step: Option<StepRow>, gap: Option<Gap>, bytes: usize },
+    /// A probe set's name and number.
+    ProbeSet { number: u32, name: String },
+    /// Write and sync all there is, then answer.
+    Flush(Sender<()>),
+    /// Write all there is, with the totals, then answer.
+    Finish(Sender<()>),
+}
+
+/// What the rows of a pass are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PassKind {
+    Training,
+    Probe { set: u32 },
+}
+
+/// The examples of one pass.
+pub(super) struct Batch {
+    pub kind: PassKind,
+    pub ids: Vec<u64>,
+    pub step: u64,
+    pub epoch: u32,
+    pub outputs: Outputs,
+    /// `c_i`, with whatever the loss was multiplied by afterwards.
+    pub coefficients: Vec<f32>,
+    pub layers: Vec<LayerGradients>,
+}
+
+/// The gradients of one layer for the examples of a pass.
+pub(super) struct LayerGradients {
+    pub layer: usize,
+    /// Whether they are `c_i` times the examples' own, as backward gives them, or the examples' own.
+    pub weighted: bool,
+    pub gradients: Gradients,
+}
+
+pub(super) enum Gradients {
+    /// `[batch, inputs]` and `[batch, outputs]`, with any dimensions of size 1 between.
+    Factored { input: Tensor, delta: Tensor },
+    Folded(FoldedGradients),
+    /// Inputs and output gradients, to be folded on the background thread.
+    Uses { layer: Arc<dyn Tap>, uses: Vec<(Tensor, Tensor)> },
+    /// As `Uses`, of a last layer that exists only as its factors.
+    Outer { input: Tensor, delta: Tensor, bias: bool },
+}
+
+impl LayerGradients {
+    pub(super) fn bytes(&self) -> usize {
+        let tensor = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        match &self.gradients {
+            Gradients::Factored { input, delta } | Gradients::Outer { input, delta, .. } => tensor(input) + tensor(delta),
+            Gradients::Folded(folded) => 4 * (folded.sketches.len() + folded.squared_norms.len()),
+            Gradients::Uses { uses, .. } => uses.iter().map(|(x, d)| tensor(x) + tensor(d)).sum(),
+        }
+    }
+}
+
+/// One optimizer step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepRow {
+    pub step: u64,
+    pub epoch: u32,
+    pub info: StepInfo,
+    pub batch_size: u32,
+    pub wall_clock_ms: u64,
+}
+
+/// Passes that were dropped since the last one that was not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gap {
+    pub step: u64,
+    pub epoch: u32,
+    pub visits: u64,
+}
+
+/// What a loop says of an optimizer step. A bare learning rate will do: `pass.commit(0.1)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepInfo {
+    /// `η`, as the optimizer uses it at this step.
+    pub learning_rate: f64,
+    /// What the summed gradient is multiplied by before the optimizer sees it: the factor of gradient clipping, or the inverse of
+    /// a loss scale. Default 1.
+    pub clip: f32,
+    /// Momentum of the optimizer, noted in the record. Default 0.
+    pub momentum: f32,
+    /// Weight decay of the optimizer, noted in the record. Default 0.
+    pub weight_decay: f32,
+}
+
+impl StepInfo {
+    /// A plain SGD step.
+    pub fn new(learning_rate: f64) -> Self {
+        Self { learning_rate, clip: 1.0, momentum: 0.0, weight_decay: 0.0 }
+    }
+
+    /// Sets the factor that the gradient is multiplied by.
+    pub fn clip(self, clip: f32) -> Self {
+        Self { clip, ..self }
+    }
+
+    /// Sets the momentum.
+    pub fn momentum(self, momentum: f32) -> Self {
+        Self { momentum, ..self }
+    }
+
+    /// Sets the weight decay.
+    pub fn weight_decay(self, weight_decay: f32) -> Self {
+        Self { weight_decay, ..self }
+    }
+}
+
+impl From<f64> for StepInfo {
+    fn from(learning_rate: f64) -> Self {
+        Self::new(learning_rate)
+    }
+}

@@ -1,0 +1,471 @@
+//! A pass: one forward and one backward over some examples, and what it hands to the background thread.
+
+use super::error::quoted;
+use super::loss::{self, Kind, Recorded};
+use super::message::{Batch, Gradients, LayerGradients, PassKind, StepInfo};
+use super::outputs::{Outputs, Reduction, Weighing};
+use super::{RecordError, Recorder};
+use crate::sketch::Form;
+use crate::taps::{host, squared_norm, Captured, FoldedGradients, Registered, Upstream};
+use candle_core::{Tensor, Var};
+use candle_nn::Optimizer;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// One training pass: made by [`Recorder::pass`], ended by [`Pass::commit`]. While it lives the taps are armed.
+///
+/// Dropped without `commit`, it records nothing.
+pub struct Pass<'r> {
+    recorder: &'r mut Recorder,
+    number: u64,
+    ids: Vec<u64>,
+    kind: PassKind,
+    weighing: Weighing,
+    ignored: Option<i64>,
+    mask: Option<Tensor>,
+    features: Option<Tensor>,
+    output_delta: Option<Tensor>,
+    outputs: Option<(Outputs, Vec<f32>)>,
+    upstream: Upstream,
+    per_example: Vec<LayerGradients>,
+}
+
+/// A pass over probes, the examples one asks questions about: made by [`Recorder::probe`], ended by [`Probe::commit`].
+/// Everything that a [`Pass`] has for losses it has too.
+pub struct Probe<'r>(Pass<'r>);
+
+impl<'r> Deref for Probe<'r> {
+    type Target = Pass<'r>;
+
+    fn deref(&self) -> &Pass<'r> {
+        &self.0
+    }
+}
+
+impl DerefMut for Probe<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl<'r> Probe<'r> {
+    pub(super) fn new(pass: Pass<'r>) -> Self {
+        Self(pass)
+    }
+
+    /// Hands the probes to the background thread. There is no learning rate: a probe changes nothing.
+    ///
+    /// # Errors
+    /// As [`Pass::commit`].
+    pub fn commit(mut self) -> Result<(), RecordError> {
+        self.0.hand_over(None)
+    }
+}
+
+impl<'r> Pass<'r> {
+    pub(super) fn new(recorder: &'r mut Recorder, number: u64, ids: &[u64], kind: PassKind) -> Self {
+        Self {
+            recorder,
+            number,
+            ids: ids.to_vec(),
+            kind,
+            weighing: Weighing::default(),
+            ignored: None,
+            mask: None,
+            features: None,
+            output_delta: None,
+            outputs: None,
+            upstream: Upstream::default(),
+            per_example: Vec::new(),
+        }
+    }
+
+    /// How the examples' losses become one; to be said before the loss. Default [`Reduction::Mean`].
+    pub fn reduction(&mut self, reduction: Reduction) -> &mut Self {
+        self.weighing.reduction = reduction;
+        self
+    }
+
+    /// A weight for each example's loss, `L = (1/N) Σ w_i ℓ_i` under a mean; to be said before the loss.
+    /// The mean still divides by the number of predictions, not by the sum of the weights.
+    pub fn weights(&mut self, weights: &[f32]) -> &mut Self {
+        self.weighing.weights = Some(weights.to_vec());
+        self
+    }
+
+    /// The target that marks a position at which nothing is to be predicted; to be said before the loss.
+    pub fn ignore_index(&mut self, target: i64) -> &mut Self {
+        self.ignored = Some(target);
+        self
+    }
+
+    /// Which positions count, of the targets' shape, 0 for those that do not; to be said before the loss.
+    pub fn mask(&mut self, mask: &Tensor) -> &mut Self {
+        self.mask = Some(mask.clone());
+        self
+    }
+
+    /// The features that enter the last layer, `[batch, width]` or `[batch, positions, width]`, for a model whose last layer was
+    /// declared by [`crate::taps::Taps::last_layer`].
+    pub fn features(&mut self, features: &Tensor) -> &mut Self {
+        self.features = Some(features.detach());
+        self
+    }
+
+    /// candle_nn's cross entropy, `L = mean_i −log softmax(z_i)_{y_i}`, and what it says of each example.
+    ///
+    /// Logits `[batch, classes]` with integer targets `[batch]`; or `[batch, positions, classes]` with `[batch, positions]`, where
+    /// an example's loss is the mean over its counted positions and `L` the mean over all counted positions of the batch.
+    /// Records loss, EL2N, margin, confidence, correctness, and for one position label and prediction.
+    ///
+    /// # Errors
+    /// [`RecordError::Candle`] for shapes that do not fit and labels that are no class.
+    pub fn cross_entropy(&mut self, logits: &Tensor, targets: &Tensor) -> Result<Tensor, RecordError> {
+        let kind = Kind::CrossEntropy { ignored: self.ignored, mask: self.mask.clone() };
+        self.closed_form(&kind, logits, targets)
+    }
+
+    /// candle_nn's mean squared error, `L = mean_i mean_d (o_id − t_id)²`, for outputs and targets of one shape `[batch, ...]`.
+    /// Records loss, error norm `‖o − t‖₂` (in the EL2N column), and for one output target and output.
+    ///
+    /// # Errors
+    /// As [`Pass::cross_entropy`].
+    pub fn mse(&mut self, outputs: &Tensor, targets: &Tensor) -> Result<Tensor, RecordError> {
+        self.closed_form(&Kind::MeanSquaredError, outputs, targets)
+    }
+
+    /// Binary cross entropy of logits, `L = mean_i mean_d softplus(z_id) − t_id z_id`, targets in 0..=1 of the logits' shape
+    /// `[batch, ...]`. Unlike candle_nn's, which takes the logarithm of a rounded sigmoid, it stays finite for large logits.
+    /// Records loss, EL2N `‖σ(z) − t‖₂`, margin `±z`, confidence, correctness, and for one output label and prediction.
+    ///
+    /// # Errors
+    /// As [`Pass::cross_entropy`].
+    pub fn binary_cross_entropy_with_logits(&mut self, logits: &Tensor, targets: &Tensor) -> Result<Tensor, RecordError> {
+        self.closed_form(&Kind::BinaryCrossEntropy, logits, targets)
+    }
+
+    /// A loss of the caller's own: `losses` is `[batch]`, one for each example; the result is their mean or sum.
+    ///
+    /// # Errors
+    /// [`RecordError::Candle`] for another shape.
+    pub fn losses(&mut self, losses: &Tensor) -> Result<Tensor, RecordError> {
+        self.once()?;
+        let recorded = loss::from_losses(losses, &self.weighing, &self.upstream)?;
+        self.keep(recorded)
+    }
+
+    fn closed_form(&mut self, kind: &Kind, output: &Tensor, target: &Tensor) -> Result<Tensor, RecordError> {
+        self.once()?;
+        let keep_delta = self.features.is_some() || self.recorder.has_last_layer();
+        let recorded = loss::closed_form(kind, output, target, &self.weighing, &self.upstream, keep_delta)?;
+        self.keep(recorded)
+    }
+
+    fn once(&self) -> Result<(), RecordError> {
+        match self.outputs {
+            Some(_) => Err(self.wrong(
+                "the pass has its loss already: add several terms up per example and hand the sum to `pass.losses`",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn keep(&mut self, recorded: Recorded) -> Result<Tensor, RecordError> {
+        let Recorded { loss, outputs, coefficients, delta } = recorded;
+        if self.recorder.is_enabled() {
+            outputs.check(self.ids.len(), self.recorder.step())?;
+            self.output_delta = delta;
+            self.outputs = Some((outputs, coefficients));
+        }
+        Ok(loss)
+    }
+
+    /// Each example's gradient by a backward pass of its own, for a model that cannot be tapped but whose variables were declared
+    /// by [`crate::taps::Taps::variables`]. `loss(i)` builds the loss of example `i` alone. Returns the losses, `[batch]`, detached.
+    ///
+    /// # Errors
+    /// [`RecordError::Candle`] if `loss` or its backward fails; [`RecordError::Pass`] if no variables were declared.
+    ///
+    /// # Cost
+    /// As many backward passes as there are examples.
+    pub fn per_example(
+        &mut self,
+        mut loss: impl FnMut(usize) -> candle_core::Result<Tensor>,
+    ) -> Result<Tensor, RecordError> {
+        let batch = self.ids.len();
+        let layers = self.recorder.variable_layers();
+        if self.recorder.is_enabled() && layers.is_empty() {
+            return Err(self.wrong("`per_example` needs the model's variables: call `taps.variables(&varmap)` first"));
+        }
+        let mut folded: Vec<FoldedGradients> = layers
+            .iter()
+            .map(|(_, _, fold)| FoldedGradients {
+                sketches: vec![0.0; batch * fold.get().outputs()],
+                squared_norms: vec![0.0; batch],
+            })
+            .collect();
+        let mut losses = Vec::with_capacity(batch);
+        for i in 0..batch {
+            let own = loss(i)?;
+            losses.push(own.detach().to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?.iter().sum::<f32>());
+            if layers.is_empty() {
+                continue;
+            }
+            let grads = own.backward()?;
+            for ((_, variable, fold), folded) in layers.iter().zip(&mut folded) {
+                let variable: &Var = variable;
+                let Some(grad) = grads.get(variable.as_tensor()) else {
+                    continue;
+                };
+                let (grad, fold) = (host(grad)?, fold.get());
+                let m = fold.outputs();
+                folded.squared_norms[i] = squared_norm(&grad);
+                fold.add(0, &grad, &mut folded.sketches[i * m..(i + 1) * m]);
+            }
+        }
+        self.per_example = layers
+            .iter()
+            .zip(folded)
+            .map(|((layer, _, _), folded)| LayerGradients {
+                layer: *layer,
+                weighted: false,
+                gradients: Gradients::Folded(folded),
+            })
+            .collect();
+        let tensor = Tensor::from_slice(&losses, batch, &candle_core::Device::Cpu)?;
+        if self.outputs.is_none() && self.recorder.is_enabled() {
+            let coefficients = self.weighing.coefficients(&vec![1; batch]);
+            self.outputs = Some((Outputs::losses(losses), coefficients));
+        }
+        Ok(tensor)
+    }
+
+    /// Hands everything to the background thread and ends the optimizer step: `step` is the learning rate, or a [`StepInfo`].
+    /// Call it after `backward` and before the optimizer's step, so that the learning rate is the one in use.
+    ///
+    /// # Errors
+    /// [`RecordError::Pass`] if the pass has no loss, no backward pass came by, or a tapped layer was not reached;
+    /// [`RecordError::Severed`] if a layer got no gradient; the background thread's failure, if it has failed. Nothing of the pass
+    /// is recorded then; the training is untouched.
+    pub fn commit(mut self, step: impl Into<StepInfo>) -> Result<(), RecordError> {
+        self.hand_over(Some(step.into()))
+    }
+
+    /// Hands everything to the background thread without ending the optimizer step: for gradient accumulation, on all passes of a
+    /// step but the last.
+    ///
+    /// # Errors
+    /// As [`Pass::commit`].
+    pub fn accumulate(mut self) -> Result<(), RecordError> {
+        self.hand_over(None)
+    }
+
+    /// For loops written with candle's `optimizer.backward_step(&loss)`: backward, `commit` at the optimizer's learning rate, and the
+    /// optimizer's step. The step is taken whether or not recording succeeds.
+    ///
+    /// # Errors
+    /// [`RecordError::Candle`] if backward or the step fails; else as [`Pass::commit`].
+    pub fn backward_step<O: Optimizer>(self, optimizer: &mut O, loss: &Tensor) -> Result<(), RecordError> {
+        let grads = loss.backward()?;
+        let recorded = self.commit(optimizer.learning_rate());
+        optimizer.step(&grads)?;
+        recorded
+    }
+
+    fn wrong(&self, what: impl Into<String>) -> RecordError {
+        RecordError::Pass { step: self.recorder.step(), what: what.into() }
+    }
+
+    fn hand_over(&mut self, step: Option<StepInfo>) -> Result<(), RecordError> {
+        if !self.recorder.is_enabled() {
+            return Ok(());
+        }
+        self.recorder.disarm();
+        let batch = self.collect();
+        // A pass that cannot be recorded still happened: the optimizer steps, so the step is counted.
+        let batch = batch.inspect_err(|_| self.recorder.skip_step(step.is_some()))?;
+        self.recorder.send(batch, step)
+    }
+
+    fn collect(&mut self) -> Result<Batch, RecordError> {
+        let Some((outputs, mut coefficients)) = self.outputs.take() else {
+            return Err(self.wrong(
+                "the pass has no loss: take it from the pass (`pass.cross_entropy`, `mse`, `binary_cross_entropy_with_logits` or \
+                 `losses`)",
+            ));
+        };
+        let upstream = self.upstream.get();
+        let mut layers = std::mem::take(&mut self.per_example);
+        let registered = self.recorder.layers();
+        let tapped = registered.iter().any(|layer| layer.layer.is_some());
+        if tapped && upstream.is_none() {
+            let caught = registered.iter().map(|layer| layer.slot.take(self.number).caught.len()).sum::<usize>();
+            return Err(self.wrong(if caught == 0 {
+                "no backward pass has come by: call `loss.backward()` before `commit`, on the loss that the pass returned"
+            } else {
+                "a backward pass came by, but not through the loss that the pass returned: differentiate that one"
+            }));
+        }
+        let factor = upstream.unwrap_or(1.0) as f32;
+        coefficients.iter_mut().for_each(|c| *c *= factor);
+        let (mut unreached, mut severed) = (Vec::new(), Vec::new());
+        for (number, layer) in registered.iter().enumerate() {
+            match &layer.layer {
+                Some(tap) => {
+                    let taken = layer.slot.take(self.number);
+                    if taken.reached == 0 {
+                        if !layer.optional {
+                            unreached.push(layer.name.clone());
+                        }
+                        continue;
+                    }
+                    if taken.caught.len() < taken.reached {
+                        severed.push(layer.name.clone());
+                        continue;
+                    }
+                    let uses = self.check_batch(layer, taken.caught)?;
+                    let gradients = self.gradients(number, layer, tap, uses)?;
+                    layers.push(LayerGradients { layer: number, weighted: true, gradients });
+                }
+                None if layer.spec.factors.is_some() => layers.push(self.last_layer(number, layer)?),
+                None if layers.iter().any(|part| part.layer == number) => {}
+                None => return Err(self.wrong("the model's variables were declared, but `pass.per_example` was not called")),
+            }
+        }
+        let all = registered.iter().filter(|layer| layer.layer.is_some()).count();
+        if !severed.is_empty() {
+            return Err(RecordError::Severed { step: self.recorder.step(), layers: severed });
+        }
+        if !unreached.is_empty() && unreached.len() == all {
+            return Err(self.wrong(
+                "the forward pass went through no tapped layer: call `model.forward` after `recorder.pass`, on the model that holds \
+                 the tapped layers",
+            ));
+        }
+        if !unreached.is_empty() {
+            return Err(self.wrong(format!(
+                "the forward pass did not reach {}: if a pass may leave a layer out, tap it by `taps.tap_optional`",
+                quoted(&unreached)
+            )));
+        }
+        Ok(Batch {
+            kind: self.kind,
+            ids: std::mem::take(&mut self.ids),
+            step: self.recorder.step(),
+            epoch: self.recorder.epoch(),
+            outputs,
+            coefficients,
+            layers,
+        })
+    }
+
+    /// Whether every capture has this pass's batch as its first dimension.
+    fn check_batch(&self, layer: &Registered, caught: Vec<Captured>) -> Result<Vec<Captured>, RecordError> {
+        let batch = self.ids.len();
+        for captured in &caught {
+            let (what, found) = match captured {
+                Captured::Use { x, delta } => {
+                    let first = |t: &Tensor| t.dims().first().copied().unwrap_or(0);
+                    if first(x) == batch { ("an output", first(delta)) } else { ("an input", first(x)) }
+                }
+                Captured::Folded(folded) => ("an input", folded.squared_norms.len()),
+            };
+            if found != batch {
+                return Err(self.wrong(format!(
+                    "layer `{}` saw {what} whose first dimension is {found} in a pass over {batch} ids: keep the batch as the first \
+                     dimension through every tapped layer (`[batch, positions, width]`, not `[batch * positions, width]`; expand \
+                     position ids to `[batch, positions]`)",
+                    layer.name
+                )));
+            }
+        }
+        Ok(caught)
+    }
+
+    fn gradients(
+        &mut self,
+        number: usize,
+        layer: &Registered,
+        tap: &Arc<dyn crate::taps::Tap>,
+        mut caught: Vec<Captured>,
+    ) -> Result<Gradients, RecordError> {
+        let rank_one = match (&caught[..], layer.spec.factors) {
+            ([Captured::Use { x, delta }], Some((inputs, outputs))) => {
+                let batch = self.ids.len();
+                x.elem_count() == batch * inputs && delta.elem_count() == batch * outputs
+            }
+            _ => false,
+        };
+        match self.recorder.form(number, if rank_one { Form::Factored } else { Form::Folded }) {
+            Form::Factored if !rank_one => Err(self.wrong(format!(
+                "layer `{}` saw one position per example before and sees several now: a run keeps one form, so use the layer in one \
+                 way, or tap two layers that share the weight",
+                layer.name
+            ))),
+            Form::Factored => match caught.pop() {
+                Some(Captured::Use { x, delta }) => Ok(Gradients::Factored { input: x, delta }),
+                _ => Err(self.wrong("a capture is gone")),
+            },
+            Form::Folded => {
+                if let [Captured::Folded(_)] = &caught[..] {
+                    if let Some(Captured::Folded(folded)) = caught.pop() {
+                        return Ok(Gradients::Folded(folded));
+                    }
+                }
+                let uses = caught
+                    .into_iter()
+                    .filter_map(|captured| match captured {
+                        Captured::Use { x, delta } => Some((x, delta)),
+                        Captured::Folded(_) => None,
+                    })
+                    .collect();
+                Ok(Gradients::Uses { layer: tap.clone(), uses })
+            }
+        }
+    }
+
+    fn last_layer(&mut self, number: usize, layer: &Registered) -> Result<LayerGradients, RecordError> {
+        let (Some(features), Some((inputs, outputs))) = (self.features.take(), layer.spec.factors) else {
+            return Err(self.wrong(format!(
+                "`{}` is recorded from its features: hand what enters it to `pass.features` before the loss",
+                layer.name
+            )));
+        };
+        let Some(delta) = self.output_delta.take() else {
+            return Err(self.wrong(
+                "the last layer's output gradient follows from a loss in closed form: use `pass.cross_entropy`, `mse` or \
+                 `binary_cross_entropy_with_logits`, or tap the layer",
+            ));
+        };
+        let (batch, positions) = (self.ids.len(), loss::positions(&features)?);
+        let fits = features.elem_count() == batch * positions * inputs && delta.elem_count() == batch * positions * outputs;
+        if !fits {
+            return Err(self.wrong(format!(
+                "features of shape {:?} and outputs of shape {:?} do not belong to `{}`, which was declared with {inputs} inputs and \
+                 {outputs} outputs",
+                features.shape(),
+                delta.shape(),
+                layer.name
+            )));
+        }
+        let form = if positions == 1 { Form::Factored } else { Form::Folded };
+        let gradients = match (self.recorder.form(number, form), form) {
+            (Form::Factored, Form::Factored) => Gradients::Factored { input: features, delta },
+            (Form::Folded, _) => {
+                let delta = delta.reshape((batch, positions, outputs))?;
+                let input = features.contiguous()?.reshape((batch, positions, inputs))?;
+                Gradients::Outer { input, delta, bias: layer.spec.bias }
+            }
+            (Form::Factored, Form::Folded) => {
+                return Err(self.wrong(format!("`{}` had one position per example before and has several now", layer.name)))
+            }
+        };
+        Ok(LayerGradients { layer: number, weighted: false, gradients })
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.recorder.disarm();
+    }
+}

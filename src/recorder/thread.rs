@@ -1,0 +1,291 @@
+//! The background thread: takes passes off the queue, makes rows of them, writes blocks. The only thread that touches files.
+
+use super::message::{Batch, Gap, Message, PassKind, StepRow};
+use super::queue::Gauge;
+use super::rows::RowMaker;
+use super::{Config, RecordError};
+use crate::log::{BlockBuilder, BlockKind, Cells, Column, LogError, LogWriter};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What the two sides share besides the queue.
+#[derive(Default)]
+pub(super) struct Shared {
+    failure: Mutex<Option<RecordError>>,
+    progress: Mutex<Progress>,
+}
+
+/// What the background thread has done so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Progress {
+    pub visits: u64,
+    pub visit_bytes: u64,
+    pub bytes: u64,
+    pub worked: Duration,
+}
+
+impl Shared {
+    /// The first failure, which stays.
+    pub(super) fn failure(&self) -> Option<RecordError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fail(&self, error: RecordError) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<LogError> for RecordError {
+    fn from(error: LogError) -> Self {
+        Self::Log(Arc::new(error))
+    }
+}
+
+/// The thread's state.
+struct Worker {
+    config: Config,
+    writer: LogWriter,
+    rows: RowMaker,
+    visits: BlockBuilder,
+    probes: BlockBuilder,
+    steps: BlockBuilder,
+    /// Rows of `visits` whose step is not complete, so that they have no learning rate yet.
+    open_rows: u32,
+    dropped: u64,
+    shared: Arc<Shared>,
+    /// Since when there are rows that are not in the log.
+    waiting_since: Option<Instant>,
+    synced: Instant,
+}
+
+/// Runs until it is told to finish or the recorder is gone. Whatever goes wrong is kept in `shared`, and messages are then
+/// taken and let go, so that the training is never held up by a recorder that has failed.
+pub(super) fn run(
+    config: Config,
+    writer: LogWriter,
+    rows: RowMaker,
+    receiver: Receiver<Message>,
+    gauge: Arc<Gauge>,
+    shared: Arc<Shared>,
+) {
+    let mut worker = Worker {
+        config,
+        writer,
+        rows,
+        visits: BlockBuilder::new(BlockKind::Visits),
+        probes: BlockBuilder::new(BlockKind::Probes),
+        steps: BlockBuilder::new(BlockKind::Steps),
+        open_rows: 0,
+        dropped: 0,
+        shared: shared.clone(),
+        waiting_since: None,
+        synced: Instant::now(),
+    };
+    loop {
+        let message = match receiver.recv_timeout(worker.patience()) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => None,
+            // Dropped without `finish`: what is here is written, best effort, and no totals, since they were not asked for.
+            Err(RecvTimeoutError::Disconnected) => {
+                let _ = guarded(&shared, || worker.write_all());
+                return;
+            }
+        };
+        let start = Instant::now();
+        let (bytes, last) = match &message {
+            Some(Message::Pass { bytes, .. }) => (*bytes, false),
+            Some(Message::Finish(_)) => (0, true),
+            _ => (0, false),
+        };
+        let mut answer = None;
+        if shared.failure().is_none() {
+            let _ = guarded(&shared, || {
+                if let Some(message) = message {
+                    answer = worker.take(message)?;
+                }
+                worker.on_time()
+            });
+        } else if let Some(Message::Flush(reply) | Message::Finish(reply)) = message {
+            answer = Some(reply);
+        }
+        gauge.release(bytes);
+        {
+            let mut progress = shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.bytes = worker.writer.written_bytes();
+            progress.worked += start.elapsed();
+        }
+        // The one who asked may have stopped waiting.
+        if let Some(reply) = answer {
+            let _ = reply.send(());
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+/// Runs `f`; an error or a panic becomes the recorder's sticky failure.
+fn guarded(shared: &Shared, f: impl FnOnce() -> Result<(), RecordError>) -> Result<(), ()> {
+    let outcome = catch_unwind(AssertUnwindSafe(f));
+    let error = match outcome {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error,
+        Err(panic) => {
+            let words = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            RecordError::Stopped(format!("the background thread panicked: {words}; please report this as a bug in gradlog"))
+        }
+    };
+    shared.fail(error);
+    Err(())
+}
+
+impl Worker {
+    /// How long to wait for a message before something is due.
+    fn patience(&self) -> Duration {
+        let due = |since: Instant, limit_ms: u64| Duration::from_millis(limit_ms).saturating_sub(since.elapsed());
+        let flush = self.waiting_since.map(|since| due(since, self.config.flush_ms));
+        let sync = due(self.synced, self.config.sync_ms);
+        flush.unwrap_or(sync).min(sync).max(Duration::from_millis(1))
+    }
+
+    /// Handles one message; returns whom to answer.
+    fn take(&mut self, message: Message) -> Result<Option<crossbeam_channel::Sender<()>>, RecordError> {
+        match message {
+            Message::Pass { batch, step, gap, .. } => {
+                if let Some(gap) = gap {
+                    self.gap(gap)?;
+                }
+                if let Some(batch) = batch {
+                    self.batch(*batch)?;
+                }
+                if let Some(step) = step {
+                    self.step(step)?;
+                }
+                self.waiting_since.get_or_insert_with(Instant::now);
+                if self.open_rows == 0 && self.full() {
+                    self.write_all()?;
+                }
+                Ok(None)
+            }
+            Message::ProbeSet { number, name } => {
+                let mut builder = BlockBuilder::new(BlockKind::ProbeSet);
+                builder.u32s(Column::ProbeSet, [number]);
+                builder.column(Column::Name, Cells::U8, name.len() as u32).extend(name.bytes());
+                builder.advance(1, 0, 0);
+                self.writer.append(&mut builder)?;
+                Ok(None)
+            }
+            Message::Flush(reply) => {
+                self.write_all()?;
+                self.writer.sync()?;
+                Ok(Some(reply))
+            }
+            Message::Finish(reply) => {
+                self.write_all()?;
+                let mut builder = BlockBuilder::new(BlockKind::End);
+                builder.u64s(Column::Visits, [self.shared.progress().visits]);
+                builder.u64s(Column::Dropped, [self.dropped]);
+                builder.advance(1, 0, 0);
+                self.writer.append(&mut builder)?;
+                self.writer.finish()?;
+                Ok(Some(reply))
+            }
+        }
+    }
+
+    fn full(&self) -> bool {
+        let rows = self.visits.rows().max(self.probes.rows()).max(self.steps.rows());
+        rows >= self.config.block_rows || self.visits.raw_bytes() + self.probes.raw_bytes() >= self.config.block_bytes
+    }
+
+    /// Does what is due by the clock.
+    fn on_time(&mut self) -> Result<(), RecordError> {
+        let flush = Duration::from_millis(self.config.flush_ms);
+        if self.open_rows == 0 && self.waiting_since.is_some_and(|since| since.elapsed() >= flush) {
+            self.write_all()?;
+        }
+        if self.synced.elapsed() >= Duration::from_millis(self.config.sync_ms) {
+            self.writer.sync()?;
+            self.synced = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: Batch) -> Result<(), RecordError> {
+        let keys = self.rows.keys(&batch);
+        let training = batch.kind == PassKind::Training;
+        let builder = if training { &mut self.visits } else { &mut self.probes };
+        if !builder.prepare(&keys) {
+            // These rows have other columns than those before: a block has one set of columns.
+            if training {
+                self.close_open_rows(0.0, 1.0);
+            }
+            self.write_all()?;
+            let builder = if training { &mut self.visits } else { &mut self.probes };
+            builder.prepare(&keys);
+        }
+        let builder = if training { &mut self.visits } else { &mut self.probes };
+        let rows = batch.ids.len() as u32;
+        self.rows.push(batch, builder)?;
+        if training {
+            self.open_rows += rows;
+        }
+        Ok(())
+    }
+
+    fn close_open_rows(&mut self, learning_rate: f32, clip: f32) {
+        let rows = std::mem::take(&mut self.open_rows) as usize;
+        if rows > 0 {
+            self.visits.f32s(Column::LearningRate, std::iter::repeat_n(learning_rate, rows));
+            self.visits.f32s(Column::Clip, std::iter::repeat_n(clip, rows));
+        }
+    }
+
+    fn step(&mut self, row: StepRow) -> Result<(), RecordError> {
+        self.close_open_rows(row.info.learning_rate as f32, row.info.clip);
+        let steps = &mut self.steps;
+        steps.u64s(Column::Step, [row.step]);
+        steps.u32s(Column::Epoch, [row.epoch]);
+        steps.f32s(Column::LearningRate, [row.info.learning_rate as f32]);
+        steps.f32s(Column::Clip, [row.info.clip]);
+        steps.f32s(Column::Momentum, [row.info.momentum]);
+        steps.f32s(Column::WeightDecay, [row.info.weight_decay]);
+        steps.u32s(Column::BatchSize, [row.batch_size]);
+        steps.u64s(Column::WallClock, [row.wall_clock_ms]);
+        steps.advance(1, row.step, row.epoch);
+        Ok(())
+    }
+
+    fn gap(&mut self, gap: Gap) -> Result<(), RecordError> {
+        self.dropped += gap.visits;
+        let mut builder = BlockBuilder::new(BlockKind::Gaps);
+        builder.u64s(Column::Step, [gap.step]);
+        builder.u32s(Column::Epoch, [gap.epoch]);
+        builder.u64s(Column::Dropped, [gap.visits]);
+        builder.advance(1, gap.step, gap.epoch);
+        Ok(self.writer.append(&mut builder)?)
+    }
+
+    /// Commits all rows that are here. Probes go first: one at a step was taken before that step's visits.
+    fn write_all(&mut self) -> Result<(), RecordError> {
+        self.close_open_rows(0.0, 1.0);
+        self.writer.append(&mut self.probes)?;
+        self.writer.append(&mut self.steps)?;
+        let before = self.writer.written_bytes();
+        let rows = u64::from(self.visits.rows());
+        self.writer.append(&mut self.visits)?;
+        self.waiting_since = None;
+        let mut progress = self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.visits += rows;
+        progress.visit_bytes += self.writer.written_bytes() - before;
+        Ok(())
+    }
+}
+

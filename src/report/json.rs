@@ -1,0 +1,73 @@
+//! One JSON object, a line for each row.
+
+use super::Value;
+use serde_json::Value as Json;
+use std::io::{self, Write};
+
+fn json(value: &Value) -> Json {
+    match value {
+        Value::Integer(value) => Json::from(*value),
+        // JSON has neither NaN nor infinity: null.
+        Value::Number(value) => Json::from(*value),
+        Value::Text(text) => Json::from(text.as_str()),
+        Value::Flag(value) => Json::from(*value),
+        Value::Nothing => Json::Null,
+    }
+}
+
+fn pair(out: &mut impl Write, name: &str, value: &Value) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, name)?;
+    out.write_all(b":")?;
+    Ok(serde_json::to_writer(out, &json(value))?)
+}
+
+pub(super) fn begin(out: &mut impl Write, head: &[(&str, Value)]) -> io::Result<()> {
+    out.write_all(b"{")?;
+    for (name, value) in head {
+        pair(out, name, value)?;
+        out.write_all(b",\n")?;
+    }
+    out.write_all(b"\"rows\":[")
+}
+
+pub(super) fn row(out: &mut impl Write, first: bool, columns: &[String], values: &[Value]) -> io::Result<()> {
+    out.write_all(if first { b"\n{" } else { b",\n{" })?;
+    for (position, (name, value)) in columns.iter().zip(values).enumerate() {
+        if position > 0 {
+            out.write_all(b",")?;
+        }
+        pair(out, name, value)?;
+    }
+    out.write_all(b"}")
+}
+
+pub(super) fn end(out: &mut impl Write) -> io::Result<()> {
+    out.write_all(b"\n]}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::report::{Format, Rows, Value};
+    use serde_json::json;
+
+    fn parse(bytes: &[u8]) -> serde_json::Value {
+        serde_json::from_slice(bytes).unwrap()
+    }
+
+    #[test]
+    fn is_one_object_with_its_rows() {
+        let head = [("score", Value::from("a\"b")), ("damage", Value::Nothing)];
+        let mut rows = Rows::begin(Format::Json, Vec::new(), &head, &["example", "x", "ok"]).unwrap();
+        rows.row(&[u64::MAX.into(), (0.1 + 0.2).into(), true.into()]).unwrap();
+        rows.row(&[1u64.into(), f64::NAN.into(), false.into()]).unwrap();
+        let expected = json!({"score": "a\"b", "damage": null, "rows": [
+            {"example": u64::MAX, "x": 0.1 + 0.2, "ok": true}, {"example": 1, "x": null, "ok": false}]});
+        assert_eq!(parse(&rows.end().unwrap()), expected);
+    }
+
+    #[test]
+    fn no_rows_and_no_head() {
+        let rows = Rows::begin(Format::Json, Vec::new(), &[], &["example"]).unwrap();
+        assert_eq!(parse(&rows.end().unwrap()), json!({"rows": []}));
+    }
+}

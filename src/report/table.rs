@@ -1,0 +1,126 @@
+//! Aligned columns for the eye.
+
+use super::Value;
+use std::io::{self, Write};
+
+/// Digits of a number in a table.
+const DIGITS: i32 = 5;
+
+/// A number to five significant digits, without an exponent where that is short.
+///
+/// ```
+/// use gradlog::report::significant;
+///
+/// assert_eq!(significant(1234567.0), "1.2346e6");
+/// assert_eq!(significant(0.000123456), "0.00012346");
+/// assert_eq!(significant(-2.0), "-2.0000");
+/// ```
+pub fn significant(value: f64) -> String {
+    if !value.is_finite() {
+        return format!("{value:?}");
+    }
+    if value == 0.0 {
+        return "0".into();
+    }
+    // The exponent after rounding: 99999.9 has five digits before the point once it is 1.0000e5.
+    let scientific = format!("{value:.*e}", DIGITS as usize - 1);
+    let exponent = scientific.rsplit_once('e').and_then(|(_, exponent)| exponent.parse::<i32>().ok()).unwrap_or(0);
+    if (-5..DIGITS).contains(&exponent) {
+        format!("{value:.*}", (DIGITS - 1 - exponent).max(0) as usize)
+    } else {
+        scientific
+    }
+}
+
+pub(super) fn cell(value: &Value) -> String {
+    match value {
+        Value::Integer(value) => value.to_string(),
+        Value::Number(value) => significant(*value),
+        Value::Text(text) => printable(text),
+        Value::Flag(value) => if *value { "yes" } else { "no" }.into(),
+        Value::Nothing => "-".into(),
+    }
+}
+
+/// The text without its line breaks and control characters, which would break a table, or the terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}
+
+/// Writes names and what they are, one pair a line.
+///
+/// # Errors
+/// What `out` says.
+pub fn pairs(out: &mut dyn Write, pairs: &[(&str, String)]) -> io::Result<()> {
+    let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, value) in pairs {
+        writeln!(out, "{name:<width$}  {}", printable(value))?;
+    }
+    Ok(())
+}
+
+/// Whether a cell reads as a number, which is set to the right.
+fn is_number(cell: &str) -> bool {
+    cell == "-" || cell.parse::<f64>().is_ok()
+}
+
+pub(super) fn write(out: &mut impl Write, columns: &[String], rows: &[Vec<String>]) -> io::Result<()> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).chain([columns[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let right: Vec<bool> =
+        (0..columns.len()).map(|column| rows.iter().filter_map(|row| row.get(column)).all(|c| is_number(c))).collect();
+    for row in std::iter::once(columns).chain(rows.iter().map(Vec::as_slice)) {
+        let mut line = String::new();
+        for ((cell, width), right) in row.iter().zip(&widths).zip(&right) {
+            if !line.is_empty() {
+                line.push_str("  ");
+            }
+            let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
+            let (before, after) = if *right { (padding.as_str(), "") } else { ("", padding.as_str()) };
+            line.push_str(before);
+            line.push_str(cell);
+            line.push_str(after);
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Format, Rows};
+
+    #[test]
+    fn five_significant_digits() {
+        for (value, expected) in [
+            (0.0, "0"),
+            (1.0, "1.0000"),
+            (99999.9, "1.0000e5"),
+            (99999.4, "99999"),
+            (9.99999, "10.000"),
+            (0.00001, "0.000010000"),
+            (0.0000012345678, "1.2346e-6"),
+            (-1.5e300, "-1.5000e300"),
+            (f64::NAN, "NaN"),
+            (f64::NEG_INFINITY, "-inf"),
+        ] {
+            assert_eq!(significant(value), expected);
+        }
+    }
+
+    #[test]
+    fn numbers_stand_to_the_right_and_words_to_the_left() {
+        let mut rows = Rows::begin(Format::Table, Vec::new(), &[], &["example", "layer", "score"]).unwrap();
+        rows.row(&[Value::Integer(7), "fc\n1".into(), 0.5.into()]).unwrap();
+        rows.row(&[Value::Integer(12345678), "convolution".into(), f64::INFINITY.into()]).unwrap();
+        rows.row(&[Value::Integer(3), "x".into(), Value::Nothing]).unwrap();
+        let text = String::from_utf8(rows.end().unwrap()).unwrap();
+        let expected = " example  layer          score\n       7  fc\u{FFFD}1         0.50000\n\
+                        12345678  convolution      inf\n       3  x                  -\n";
+        assert_eq!(text, expected);
+    }
+}

@@ -1,0 +1,175 @@
+//! Lies with checksums that match: huge lengths, bombs, impossible counts. A typed error, and no memory to speak of.
+
+use super::allocations::largest_allocation;
+use super::forge::{block, block_with, manifest_file, run, Forged};
+use super::*;
+
+/// What the bytes of a column may make the reader ask for, beside a little for everything else.
+const SLACK: usize = 2 << 20;
+
+fn u64s(column: Column, rows: usize) -> Forged {
+    Forged::plain(column as u16, 3, vec![0; 8 * rows])
+}
+
+/// Reads a run whose last block is a lie; the one before it must come through.
+#[track_caller]
+fn assert_refused(what: &str, lie: Vec<u8>, says: &str) -> usize {
+    let honest = block(1, 0, 2, &[u64s(Column::Example, 2)]);
+    let dir = run(&[honest, lie]);
+    let (reading, largest) = largest_allocation(|| read(dir.path()).unwrap());
+    assert_eq!(reading.blocks.len(), 1, "{what}");
+    assert_eq!(reading.report.visits, 2, "{what}: rows that are not there were counted");
+    let told = reading.error.map(|e| e.to_string()).or(reading.damage.map(|d| d.to_string()));
+    let told = told.unwrap_or_else(|| panic!("{what}: not told"));
+    assert!(told.contains(says), "{what}: {told}");
+    assert!(reading.report.damage.is_some(), "{what}: verify says all is well");
+    largest
+}
+
+#[test]
+fn counts_and_lengths_that_cannot_be_are_refused_before_anything_is_allocated() {
+    let example = || u64s(Column::Example, 2);
+    let wide = |width: u32, raw_bytes: u32| Forged { width, raw_bytes, ..example() };
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("all the rows there can be", block(1, 1, u32::MAX, &[example()]), "rows"),
+        ("all the rows there can be, of nothing", block(1, 1, u32::MAX, &[]), "rows"),
+        ("no rows", block(1, 1, 0, &[]), "0 rows"),
+        ("kind 0", block(0, 1, 2, &[example()]), "kind 0"),
+        ("column 0", block(1, 1, 2, &[Forged { column: 0, ..example() }]), "number 0"),
+        ("more rows than bytes", block(1, 1, 3, &[example()]), "which take 24"),
+        ("a row of 4 billion numbers", block(1, 1, 2, &[wide(u32::MAX, 16)]), "4294967295 numbers a row"),
+        (
+            "rows of nothing",
+            block(1, 1, 2, &[Forged { width: 0, raw_bytes: 0, stored: vec![], ..example() }]),
+            "0 numbers",
+        ),
+        ("rows of two numbers", block(1, 1, 1, &[wide(2, 16)]), "2 numbers"),
+        ("a block of 2^64 bytes", block_with(1, 1, 2, &[example()], |h| h[16..24].fill(0xFF)), "cannot be"),
+        (
+            "a block of 2^63 bytes",
+            block_with(1, 1, 2, &[example()], |h| h[16..24].copy_from_slice(&(1u64 << 63).to_le_bytes())),
+            "the file ends",
+        ),
+        ("a block of no bytes", block_with(1, 1, 2, &[example()], |h| h[16..24].fill(0)), "cannot be"),
+        ("a block of 65 bytes", block_with(1, 1, 2, &[example()], |h| h[16] += 1), "cannot be"),
+        ("65,535 columns", block_with(1, 1, 2, &[example()], |h| h[6..8].fill(0xFF)), "cannot be"),
+        ("another block's number", block(1, 7, 2, &[example()]), "block 7 where block 1 belongs"),
+    ];
+    for (what, lie, says) in cases {
+        let largest = assert_refused(what, lie, says);
+        assert!(largest < SLACK, "{what}: asked for {largest} bytes");
+    }
+    // Frames that pass the end of their block, into the one behind it.
+    let mut long = example();
+    long.stored = vec![0; 4096];
+    let lie = block_with(1, 1, 512, &[Forged { raw_bytes: 4096, ..long }], |h| {
+        h[16..24].copy_from_slice(&96u64.to_le_bytes())
+    });
+    assert!(assert_refused("frames longer than the block", lie, "longer than their block") < SLACK);
+}
+
+#[test]
+fn a_small_frame_cannot_ask_for_much() {
+    let squeezed = zstd::bulk::compress(&vec![0u8; 8 << 20], 19).unwrap();
+    let column = |rows: u32, stored: Vec<u8>| Forged {
+        codec: 1,
+        raw_bytes: rows.saturating_mul(8),
+        stored,
+        ..Forged::plain(Column::Example as u16, 3, vec![])
+    };
+    // The largest column that the format allows, said to come from a few bytes.
+    let largest =
+        assert_refused("a lie", block(1, 1, 1 << 25, &[column(1 << 25, vec![7; 40])]), "cannot come out of 40");
+    assert!(largest < SLACK, "asked for {largest} bytes");
+    // A frame with more in it than the entry says: the buffer does not grow.
+    let largest = assert_refused("a bomb", block(1, 1, 100, &[column(100, squeezed.clone())]), "does not inflate");
+    assert!(largest < SLACK, "asked for {largest} bytes");
+    // One with less in it.
+    let rows = (8 << 20) / 8 + 1;
+    let largest = assert_refused("a dud", block(1, 1, rows, &[column(rows, squeezed.clone())]), "where 8388616 belong");
+    assert!(largest <= (8 << 20) + 8, "asked for {largest} bytes");
+    assert_refused("rubbish", block(1, 1, 10, &[column(10, vec![7; 40])]), "does not inflate");
+    // 2^32 bytes and more, which the entry has no room to say.
+    let mut huge = Forged { column: 999, ..column(1 << 25, squeezed) };
+    huge.width = 16;
+    assert_refused("a column above the limit", block(1, 1, 1 << 25, &[huge]), "which take");
+    let wide = Forged { cells: 19, width: 1 << 24, raw_bytes: 1 << 29, stored: vec![7; 1 << 15], ..column(1, vec![]) };
+    let largest =
+        assert_refused("a vector column above the limit", block(1, 1, 64, &[wide]), "more than the format allows");
+    assert!(largest < SLACK, "asked for {largest} bytes");
+}
+
+#[test]
+fn columns_of_the_wrong_type_are_errors_and_not_numbers() {
+    let dir = run(&[
+        block(1, 0, 2, &[Forged::plain(Column::Example as u16, 4, vec![0; 8])]),
+        block(1, 1, 2, &[Forged { cells: 19, width: 2, ..Forged::plain(Column::Folded as u16, 19, vec![0; 2]) }]),
+        block(5, 2, 1, &[Forged { width: 4, ..Forged::plain(Column::Name as u16, 1, b"test".to_vec()) }]),
+        block(4, 3, 1, &[Forged::plain(Column::Loss as u16, 4, vec![0; 4])]),
+    ]);
+    let run = Run::open(dir.path()).unwrap();
+    let blocks: Vec<Block> = run.scan().collect();
+    assert_eq!(blocks.len(), 4);
+    assert!(matches!(blocks[0].u64s(Column::Example), Err(ReadError::Damaged(_))));
+    assert!(matches!(blocks[0].vectors(Column::Example.into(), Column::Loss.into()), Err(ReadError::Damaged(_))));
+    assert!(matches!(blocks[1].vectors(Column::Folded.into(), Column::FoldedScale.into()), Err(ReadError::Absent(_))));
+    assert!(matches!(blocks[1].u32s(Column::Label), Err(ReadError::Absent(_))));
+    assert!(matches!(run.probe_sets(), Err(ReadError::Absent(_))), "a name without its number");
+    // A gap that does not say how much was dropped is damage, and not the end of `verify`.
+    let damage = run.verify().unwrap().damage.unwrap();
+    assert_eq!(damage.block, Some(3));
+}
+
+#[test]
+fn probe_sets_with_impossible_names_or_numbers_are_refused() {
+    let number = |n: u32| Forged::plain(Column::ProbeSet as u16, 2, n.to_le_bytes().to_vec());
+    let name =
+        |bytes: usize| Forged { width: bytes as u32, ..Forged::plain(Column::Name as u16, 1, vec![b'x'; bytes]) };
+    let keep = run(&[block(5, 0, 1, &[number(0), name(4096)])]);
+    assert_eq!(Run::open(keep.path()).unwrap().probe_sets().unwrap()[0].len(), 4096);
+    for lie in [
+        block(5, 0, 1, &[number(0), name(4097)]),
+        block(5, 0, 1, &[number(1), name(4)]),
+        block(
+            5,
+            0,
+            2,
+            &[
+                Forged::plain(Column::ProbeSet as u16, 2, vec![0; 8]),
+                Forged { width: 2, ..Forged::plain(Column::Name as u16, 1, vec![b'x'; 4]) },
+            ],
+        ),
+    ] {
+        let dir = run(&[lie]);
+        assert!(matches!(Run::open(dir.path()).unwrap().probe_sets(), Err(ReadError::Damaged(_))));
+    }
+}
+
+#[test]
+fn a_manifest_that_claims_much_gets_little() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = manifest().to_bytes().unwrap();
+    let payload = whole[20..].to_vec();
+    // Wherever a length may stand, and everywhere else too: eight bytes that claim 2^64, 2^62, 64 MB, 3 MB.
+    let mut refused = 0;
+    for claim in [u64::MAX, 1 << 62, 60 << 20, 3 << 20] {
+        for at in 0..payload.len() - 8 {
+            let mut lie = payload.clone();
+            lie[at..at + 8].copy_from_slice(&claim.to_le_bytes());
+            std::fs::write(dir.path().join("manifest"), manifest_file(1, &lie)).unwrap();
+            let (opened, largest) = largest_allocation(|| Run::open(dir.path()));
+            assert!(largest < SLACK, "{claim} at {at}: asked for {largest} bytes");
+            refused += u32::from(opened.is_err());
+        }
+    }
+    assert!(refused > 200, "{refused}");
+    // Left-over and missing bytes of a payload whose checksum matches.
+    for payload in [[&payload[..], &[0]].concat(), payload[..payload.len() - 1].to_vec(), vec![]] {
+        std::fs::write(dir.path().join("manifest"), manifest_file(1, &payload)).unwrap();
+        assert!(matches!(Run::open(dir.path()), Err(ReadError::NotARun { .. })));
+    }
+    // A file longer than any manifest is not read to its end.
+    let file = std::fs::File::create(dir.path().join("manifest")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    assert!(matches!(Run::open(dir.path()), Err(ReadError::NotARun { .. })));
+}

@@ -1,0 +1,84 @@
+//! What a newer gradlog may add, and what this one makes of it (FORMAT.md, "Compatibility").
+
+use super::forge::{block, manifest_file, put, run, segment, Forged};
+use super::*;
+
+fn examples() -> Forged {
+    Forged::plain(Column::Example as u16, 3, [5u64.to_le_bytes(), 6u64.to_le_bytes()].concat())
+}
+
+fn only_examples(contents: &Contents) -> bool {
+    contents.columns == [(Column::Example.into(), Values::U64(vec![5, 6]))]
+}
+
+#[test]
+fn kinds_columns_and_types_that_are_not_known_are_stepped_over() {
+    let strange_column = Forged::plain(999, 3, vec![1; 16]);
+    let strange_type = Forged { width: 3, raw_bytes: 77, ..Forged::plain(998, 200, vec![1; 9]) };
+    let known_column_strange_type = Forged { raw_bytes: 2, ..Forged::plain(Column::Loss as u16, 201, vec![1; 2]) };
+    let strange_both = Forged { codec: 99, ..strange_type.clone() };
+    let dir = run(&[
+        block(7, 0, 2, &[examples()]),
+        block(0x8000, 1, 1, std::slice::from_ref(&strange_type)),
+        block(1, 2, 2, &[strange_column, examples(), strange_type, strange_both, known_column_strange_type]),
+        block(1, 3, 2, &[examples()]),
+    ]);
+    let reading = read(dir.path()).unwrap();
+    assert!(!reading.complains(), "{reading:?}");
+    assert_eq!(reading.blocks.len(), 4);
+    assert_eq!(reading.blocks[0].kind, None);
+    assert_eq!(reading.blocks[1].kind, None);
+    assert!(only_examples(&reading.blocks[2]) && only_examples(&reading.blocks[3]));
+    assert_eq!((reading.report.blocks, reading.report.visits), (4, 4));
+    // Asked for by name, a known column of an unknown type is an error and no number.
+    let run = Run::open(dir.path()).unwrap();
+    let visits = run.scan().nth(2).unwrap();
+    assert!(matches!(visits.f32s(Column::Loss), Err(ReadError::Damaged(_))));
+}
+
+#[test]
+fn bytes_of_an_unknown_type_are_still_checked() {
+    let mut lie = block(1, 0, 1, &[Forged { raw_bytes: 8, ..Forged::plain(998, 200, vec![1; 8]) }]);
+    *lie.last_mut().unwrap() ^= 1;
+    let reading = read(run(&[lie]).path()).unwrap();
+    assert!(reading.blocks.is_empty() && reading.report.damage.is_some());
+}
+
+#[test]
+fn an_unknown_compression_hides_its_column_and_no_other() {
+    let hidden = Forged { codec: 2, ..Forged::plain(Column::Loss as u16, 4, vec![0; 8]) };
+    let dir = run(&[block(1, 0, 2, &[examples(), hidden])]);
+    let run = Run::open(dir.path()).unwrap();
+    let visits = run.scan().next().unwrap();
+    assert_eq!(visits.u64s(Column::Example).unwrap(), [5, 6]);
+    let error = visits.f32s(Column::Loss).unwrap_err();
+    assert!(matches!(&error, ReadError::Damaged(damage) if damage.what.contains("unknown compression 2")), "{error}");
+    assert!(run.verify().unwrap().damage.is_some());
+}
+
+#[test]
+fn a_newer_format_is_refused_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), &segment(2, &[block(1, 0, 2, &[examples()])]));
+    let damage = read(dir.path()).unwrap().damage.unwrap();
+    assert!(damage.what.contains("version 2") && damage.what.contains("install a newer one"), "{damage}");
+    let whole = manifest().to_bytes().unwrap();
+    std::fs::write(dir.path().join("manifest"), manifest_file(2, &whole[20..])).unwrap();
+    let error = read(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("version 2") && error.contains("install a newer one"), "{error}");
+    std::fs::write(dir.path().join("manifest"), manifest_file(0, &whole[20..])).unwrap();
+    assert!(read(dir.path()).is_err());
+}
+
+#[test]
+fn bytes_between_the_last_frame_and_the_end_of_a_block_are_room_to_grow() {
+    let mut longer = block(1, 0, 2, &[examples()]);
+    longer.extend([7u8; 24]);
+    let bytes = longer.len() as u64;
+    longer[16..24].copy_from_slice(&bytes.to_le_bytes());
+    let crc = crc32fast::hash(&longer[..60]);
+    longer[60..64].copy_from_slice(&crc.to_le_bytes());
+    let dir = run(&[longer, block(1, 1, 2, &[examples()])]);
+    let reading = read(dir.path()).unwrap();
+    assert!(!reading.complains() && reading.blocks.len() == 2 && reading.blocks.iter().all(only_examples));
+}

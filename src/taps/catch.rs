@@ -1,0 +1,137 @@
+//! Catching the gradient of a tensor: candle hands it to the backward function of a custom op, and to nobody else.
+
+use super::slot::{Captured, LazyFold, Slot};
+use super::Taps;
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Tensor};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a tapped layer's forward pass gets to catch the gradient of its output with.
+#[derive(Clone)]
+pub struct Catch {
+    taps: Taps,
+    slot: Arc<Slot>,
+    pass: u64,
+}
+
+impl Catch {
+    pub(super) fn new(taps: Taps, slot: Arc<Slot>) -> Self {
+        let pass = taps.armed();
+        Self { taps, slot, pass }
+    }
+
+    /// Whether a pass is armed: if not, there is nothing to catch and a layer should cost what it costs untapped.
+    pub fn armed(&self) -> bool {
+        self.pass != 0
+    }
+
+    /// Gives `y`, the layer's output for the input `x`, back unchanged, and keeps `x` and the gradient of `y` when
+    /// `backward` comes by. Not armed, it is `y` itself.
+    ///
+    /// # Errors
+    /// Whatever candle says.
+    ///
+    /// # Cost
+    /// One copy of `y` while a pass is armed.
+    pub fn output(&self, x: &Tensor, y: Tensor) -> Result<Tensor> {
+        if !self.armed() {
+            return Ok(y);
+        }
+        self.reach();
+        let (catch, input) = (self.clone(), x.detach());
+        observe(&y, move |delta| catch.caught(&input, delta))
+    }
+
+    /// Notes that forward came by; a fused op says so before it runs.
+    pub(super) fn reach(&self) {
+        if self.armed() {
+            self.slot.reach(self.pass);
+        }
+    }
+
+    /// Whether what backward brings is still wanted: the pass may have been dropped since.
+    fn wanted(&self) -> bool {
+        self.armed() && self.taps.armed() == self.pass
+    }
+
+    pub(super) fn caught(&self, x: &Tensor, delta: &Tensor) {
+        if self.wanted() {
+            self.slot.catch(self.pass, Captured::Use { x: x.detach(), delta: delta.detach() });
+        }
+    }
+
+    pub(super) fn caught_folded(&self, folded: super::FoldedGradients) {
+        if self.wanted() {
+            self.slot.catch(self.pass, Captured::Folded(folded));
+        }
+    }
+
+    /// The projection, if a fused backward should fold the per-example gradients as it makes them.
+    pub(super) fn fold(&self) -> Option<Arc<LazyFold>> {
+        if self.wanted() {
+            self.slot.fold_for(self.pass)
+        } else {
+            None
+        }
+    }
+}
+
+/// The first gradient that [`watch_scalar`] saw.
+#[derive(Clone, Default)]
+pub(crate) struct Upstream(Arc<Mutex<Option<f64>>>);
+
+impl Upstream {
+    pub(crate) fn get(&self) -> Option<f64> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the gradient of a scalar. Losses differentiated twice over one graph add up, as their gradients do.
+    pub(crate) fn add(&self, grad: &Tensor) -> Result<()> {
+        let value = grad.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?.iter().sum::<f64>();
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = Some(held.unwrap_or(0.0) + value);
+        Ok(())
+    }
+}
+
+/// Gives the scalar `loss` back, and keeps its gradient in `upstream`: what it is multiplied by before it is differentiated.
+pub(crate) fn watch_scalar(loss: &Tensor, upstream: &Upstream) -> Result<Tensor> {
+    let upstream = upstream.clone();
+    // A gradient that cannot be read leaves `upstream` empty, which `commit` reports.
+    observe(loss, move |grad| {
+        let _ = upstream.add(grad);
+    })
+}
+
+/// `y`, with `see` called on its gradient.
+fn observe(y: &Tensor, see: impl Fn(&Tensor) + Send + Sync + 'static) -> Result<Tensor> {
+    y.force_contiguous()?.apply_op1(Observe(Box::new(see)))
+}
+
+/// The identity, whose backward looks at the gradient that passes through.
+struct Observe(Box<dyn Fn(&Tensor) + Send + Sync>);
+
+impl CustomOp1 for Observe {
+    fn name(&self) -> &'static str {
+        "gradlog-observe"
+    }
+
+    // The input was made contiguous from offset 0, so its storage is the whole of it.
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((storage.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        Ok((storage.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
+        // Metal clones a storage by reference; nothing writes into either, so sharing it is the identity too.
+        Ok((storage.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        (self.0)(grad);
+        Ok(Some(grad.clone()))
+    }
+}

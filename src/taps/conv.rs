@@ -1,0 +1,399 @@
+//! `Conv1d` and `Conv2d` as one op each: patches times kernel, with the patches of one example at a time in cache.
+//!
+//! The gradient of the kernel is a matrix product of output gradients and patches for each example; summed they are the
+//! batch's weight gradient, and one by one they are the per-example gradients, so those come for the price of reading them.
+//! candle_nn's backward goes through transposed convolutions instead.
+
+use super::fused::{cpu_f32, needs_gradient, slice, threads, with_slice};
+use super::gradient::{host, sum_and_fold};
+use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
+use crate::matmul::{matmul, Matrix};
+use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, Device, Layout, Module, Result, Shape, Tensor};
+use candle_nn::{Conv1d, Conv2d};
+use rayon::prelude::*;
+
+/// A convolution over two dimensions; one over one dimension has height 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Geometry {
+    batch: usize,
+    groups: usize,
+    /// Input and output channels of one group.
+    channels: usize,
+    outputs: usize,
+    height: usize,
+    width: usize,
+    kernel_height: usize,
+    kernel_width: usize,
+    /// (vertical, horizontal)
+    stride: (usize, usize),
+    padding: (usize, usize),
+    dilation: (usize, usize),
+}
+
+impl Geometry {
+    fn new(x: &[usize], weight: &[usize], settings: Settings) -> Result<Self> {
+        let Settings { padding, stride, dilation, groups } = settings;
+        let made = match (x, weight) {
+            (&[batch, c, length], &[o, channels, k]) if groups * channels == c => Self {
+                batch,
+                groups,
+                channels,
+                outputs: o / groups,
+                height: 1,
+                width: length,
+                kernel_height: 1,
+                kernel_width: k,
+                stride: (1, stride),
+                padding: (0, padding),
+                dilation: (1, dilation),
+            },
+            (&[batch, c, height, width], &[o, channels, kh, kw]) if groups * channels == c => Self {
+                batch,
+                groups,
+                channels,
+                outputs: o / groups,
+                height,
+                width,
+                kernel_height: kh,
+                kernel_width: kw,
+                stride: (stride, stride),
+                padding: (padding, padding),
+                dilation: (dilation, dilation),
+            },
+            _ => bail!("a convolution of {weight:?} in {groups} groups does not take an input of {x:?}"),
+        };
+        if made.kernel_span().0 > made.height + 2 * made.padding.0 || made.kernel_span().1 > made.width + 2 * made.padding.1 {
+            bail!("a kernel of {weight:?} with dilation {dilation} is larger than an input of {x:?}");
+        }
+        Ok(made)
+    }
+
+    /// Extent of the dilated kernel.
+    fn kernel_span(&self) -> (usize, usize) {
+        (self.dilation.0 * (self.kernel_height - 1) + 1, self.dilation.1 * (self.kernel_width - 1) + 1)
+    }
+
+    fn out_height(&self) -> usize {
+        (self.height + 2 * self.padding.0 - self.kernel_span().0) / self.stride.0 + 1
+    }
+
+    fn out_width(&self) -> usize {
+        (self.width + 2 * self.padding.1 - self.kernel_span().1) / self.stride.1 + 1
+    }
+
+    /// Numbers in a patch of one group.
+    fn patch(&self) -> usize {
+        self.channels * self.kernel_height * self.kernel_width
+    }
+
+    fn positions(&self) -> usize {
+        self.out_height() * self.out_width()
+    }
+
+    /// Numbers of one group of one example, in and out.
+    fn group_input(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+
+    fn group_output(&self) -> usize {
+        self.outputs * self.positions()
+    }
+
+    fn group_weight(&self) -> usize {
+        self.outputs * self.patch()
+    }
+
+    /// Calls `f(row, first, count, source)` for each stretch of patch-matrix row `row` whose positions
+    /// `first..first + count` lie inside the input, beginning at input number `source`, `stride.1` apart.
+    fn stretches(&self, mut f: impl FnMut(usize, usize, usize, usize)) {
+        let (out_height, out_width) = (self.out_height(), self.out_width());
+        for row in 0..self.patch() {
+            let kx = row % self.kernel_width;
+            let ky = row / self.kernel_width % self.kernel_height;
+            let channel = row / (self.kernel_width * self.kernel_height);
+            // The first and last output column whose input column lies within the image and not in its padding.
+            let shift = kx * self.dilation.1;
+            let first = self.padding.1.saturating_sub(shift).div_ceil(self.stride.1);
+            let past = (self.width + self.padding.1).saturating_sub(shift).div_ceil(self.stride.1).min(out_width);
+            if first >= past {
+                continue;
+            }
+            for oy in 0..out_height {
+                let y = oy * self.stride.0 + ky * self.dilation.0;
+                if y < self.padding.0 || y - self.padding.0 >= self.height {
+                    continue;
+                }
+                let line = (channel * self.height + y - self.padding.0) * self.width;
+                f(row, oy * out_width + first, past - first, line + first * self.stride.1 + shift - self.padding.1);
+            }
+        }
+    }
+
+    /// The patch matrix `[patch, positions]` of one group of one example. `patches` must hold zeros where padding is, which
+    /// it does for ever once it was made with zeros: the same places are written each time.
+    fn unfold(&self, image: &[f32], patches: &mut [f32]) {
+        let (positions, stride) = (self.positions(), self.stride.1);
+        self.stretches(|row, first, count, source| {
+            let to = &mut patches[row * positions + first..][..count];
+            if stride == 1 {
+                to.copy_from_slice(&image[source..source + count]);
+            } else {
+                for (slot, value) in to.iter_mut().zip(image[source..].iter().step_by(stride)) {
+                    *slot = *value;
+                }
+            }
+        });
+    }
+
+    /// The transpose of [`Geometry::unfold`]: adds each patch back to where it came from.
+    fn refold(&self, patches: &[f32], image: &mut [f32]) {
+        let (positions, stride) = (self.positions(), self.stride.1);
+        self.stretches(|row, first, count, source| {
+            let from = &patches[row * positions + first..][..count];
+            if stride == 1 {
+                for (slot, value) in image[source..source + count].iter_mut().zip(from) {
+                    *slot += value;
+                }
+            } else {
+                for (slot, value) in image[source..].iter_mut().step_by(stride).zip(from) {
+                    *slot += value;
+                }
+            }
+        });
+    }
+
+    fn forward(&self, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
+        let per_example = self.groups * self.group_output();
+        let mut y = vec![0f32; self.batch * per_example];
+        let stretch = self.batch.div_ceil(threads()).max(1);
+        y.par_chunks_mut((stretch * per_example).max(1)).enumerate().for_each(|(worker, out)| {
+            let mut patches = vec![0f32; self.patch() * self.positions()];
+            for (offset, out) in out.chunks_exact_mut(self.group_output()).enumerate() {
+                let place = worker * stretch * self.groups + offset;
+                let group = place % self.groups;
+                self.unfold(&x[place * self.group_input()..][..self.group_input()], &mut patches);
+                if let Some(b) = b {
+                    for (row, bias) in out.chunks_exact_mut(self.positions()).zip(&b[group * self.outputs..]) {
+                        row.fill(*bias);
+                    }
+                }
+                let kernel = Matrix::new(&w[group * self.group_weight()..], self.outputs, self.patch());
+                matmul(out, kernel, Matrix::new(&patches, self.patch(), self.positions()), b.is_some(), 1);
+            }
+        });
+        y
+    }
+
+    fn input_gradient(&self, w: &[f32], g: &[f32]) -> Vec<f32> {
+        let per_example = self.groups * self.group_input();
+        let mut out = vec![0f32; self.batch * per_example];
+        let stretch = self.batch.div_ceil(threads()).max(1);
+        out.par_chunks_mut((stretch * per_example).max(1)).enumerate().for_each(|(worker, out)| {
+            let mut patches = vec![0f32; self.patch() * self.positions()];
+            for (offset, image) in out.chunks_exact_mut(self.group_input()).enumerate() {
+                let place = worker * stretch * self.groups + offset;
+                let kernel = Matrix::new(&w[place % self.groups * self.group_weight()..], self.outputs, self.patch());
+                let deltas = Matrix::new(&g[place * self.group_output()..], self.outputs, self.positions());
+                matmul(&mut patches, kernel.t(), deltas, false, 1);
+                self.refold(&patches, image);
+            }
+        });
+        out
+    }
+
+    /// Writes the gradient of one example: kernel, then bias.
+    fn example_gradient(&self, patches: &mut [f32], x: &[f32], g: &[f32], example: usize, bias: bool, out: &mut [f32]) {
+        let (weights, biases) = out.split_at_mut(self.groups * self.group_weight());
+        for (group, weights) in weights.chunks_exact_mut(self.group_weight()).enumerate() {
+            let place = example * self.groups + group;
+            self.unfold(&x[place * self.group_input()..][..self.group_input()], patches);
+            let deltas = &g[place * self.group_output()..][..self.group_output()];
+            let matrix = Matrix::new(deltas, self.outputs, self.positions());
+            matmul(weights, matrix, Matrix::new(patches, self.patch(), self.positions()).t(), false, 1);
+            if bias {
+                let rows = deltas.chunks_exact(self.positions());
+                for (slot, row) in biases[group * self.outputs..].iter_mut().zip(rows) {
+                    *slot = row.iter().sum();
+                }
+            }
+        }
+    }
+}
+
+/// What the two kinds of convolution have in common.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    padding: usize,
+    stride: usize,
+    dilation: usize,
+    groups: usize,
+}
+
+macro_rules! convolution {
+    ($layer:ty, $kind:literal) => {
+        impl Tap for $layer {
+            fn spec(&self) -> std::result::Result<LayerSpec, String> {
+                let mut parameters = vec![Parameter::new("weight", self.weight())];
+                parameters.extend(self.bias().map(|bias| Parameter::new("bias", bias)));
+                Ok(LayerSpec { kind: $kind, parameters, factors: None, bias: self.bias().is_some() })
+            }
+
+            fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
+                Module::forward(self, x)
+            }
+
+            fn tapped_forward(&self, x: &Tensor, catch: &Catch) -> Result<Tensor> {
+                let supported = cpu_f32(&[x, self.weight()]) && self.bias().is_none_or(|b| cpu_f32(&[b]));
+                if !supported || x.elem_count() == 0 {
+                    return catch.output(x, Module::forward(self, x)?);
+                }
+                let config = self.config();
+                let settings = Settings {
+                    padding: config.padding,
+                    stride: config.stride,
+                    dilation: config.dilation,
+                    groups: config.groups,
+                };
+                fused(x, self.weight(), self.bias(), settings, catch)
+            }
+
+            fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
+                let config = self.config();
+                let settings = Settings {
+                    padding: config.padding,
+                    stride: config.stride,
+                    dilation: config.dilation,
+                    groups: config.groups,
+                };
+                let geometry = Geometry::new(x.dims(), self.weight().dims(), settings)?;
+                per_example(geometry, x, delta, self.bias().is_some())
+            }
+        }
+    };
+}
+
+convolution!(Conv1d, "conv1d");
+convolution!(Conv2d, "conv2d");
+
+fn fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, settings: Settings, catch: &Catch) -> Result<Tensor> {
+    let geometry = Geometry::new(x.dims(), weight.dims(), settings)?;
+    catch.reach();
+    let op = ConvOp { geometry, catch: catch.clone() };
+    let x = x.contiguous()?;
+    match bias {
+        Some(bias) => x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op),
+        None => x.apply_op2(&weight.contiguous()?, op),
+    }
+}
+
+/// Patches as positions.
+fn per_example(geometry: Geometry, x: &Tensor, delta: &Tensor, bias: bool) -> Result<PerExample> {
+    let (patch, positions) = (geometry.patch(), geometry.positions());
+    let places = geometry.batch * geometry.groups;
+    let image = host(x)?;
+    let mut patches = vec![0f32; places * patch * positions];
+    for (image, patches) in image.chunks_exact(geometry.group_input()).zip(patches.chunks_exact_mut(patch * positions)) {
+        geometry.unfold(image, patches);
+    }
+    let inputs = Tensor::from_vec(patches, (geometry.batch, geometry.groups, patch, positions), &Device::Cpu)?;
+    let deltas = Tensor::from_vec(host(delta)?, (geometry.batch, geometry.groups, geometry.outputs, positions), &Device::Cpu)?;
+    Ok(PerExample::Outer { inputs: inputs.transpose(2, 3)?, deltas: deltas.transpose(2, 3)?, bias })
+}
+
+struct ConvOp {
+    geometry: Geometry,
+    catch: Catch,
+}
+
+impl ConvOp {
+    fn out_shape(&self, rank: usize) -> Shape {
+        let g = &self.geometry;
+        let channels = g.groups * g.outputs;
+        if rank == 3 {
+            Shape::from((g.batch, channels, g.out_width()))
+        } else {
+            Shape::from((g.batch, channels, g.out_height(), g.out_width()))
+        }
+    }
+
+    fn backward(&self, x: &Tensor, w: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let geometry = &self.geometry;
+        let grad = grad.contiguous()?;
+        let fold = self.catch.fold();
+        if fold.is_none() {
+            self.catch.caught(x, &grad);
+        }
+        let size = geometry.groups * geometry.group_weight();
+        let channels = geometry.groups * geometry.outputs;
+        with_slice(&grad, |g| {
+            let x_grad = if needs_gradient(x) {
+                let out = with_slice(w, |w| Ok(geometry.input_gradient(w, g)))?;
+                Some(Tensor::from_vec(out, x.shape(), x.device())?)
+            } else {
+                None
+            };
+            let parameters = size + if bias { channels } else { 0 };
+            let (mut sum, folded) = with_slice(x, |xs| {
+                Ok(sum_and_fold(
+                    geometry.batch,
+                    parameters,
+                    fold.as_ref().map(|fold| fold.get()),
+                    || vec![0f32; geometry.patch() * geometry.positions()],
+                    |patches, example, out| geometry.example_gradient(patches, xs, g, example, bias, out),
+                ))
+            })?;
+            if let Some(folded) = folded {
+                self.catch.caught_folded(folded);
+            }
+            let b_grad = if bias { Some(Tensor::from_vec(sum.split_off(size), channels, x.device())?) } else { None };
+            Ok([x_grad, Some(Tensor::from_vec(sum, w.shape(), x.device())?), b_grad])
+        })
+    }
+}
+
+impl CustomOp3 for ConvOp {
+    fn name(&self) -> &'static str {
+        "gradlog-conv"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = self.geometry.forward(slice(x, xl)?, slice(w, wl)?, Some(slice(b, bl)?));
+        Ok((CpuStorage::F32(y), self.out_shape(xl.dims().len())))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _b: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [x, w, b] = self.backward(x, w, true, grad)?;
+        Ok((x, w, b))
+    }
+}
+
+impl CustomOp2 for ConvOp {
+    fn name(&self) -> &'static str {
+        "gradlog-conv"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let y = self.geometry.forward(slice(x, xl)?, slice(w, wl)?, None);
+        Ok((CpuStorage::F32(y), self.out_shape(xl.dims().len())))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [x, w, _] = self.backward(x, w, false, grad)?;
+        Ok((x, w))
+    }
+}

@@ -1,0 +1,81 @@
+//! `GroupNorm` by candle's own ops, which are differentiable. Wu and He 2018.
+
+use super::gradient::host;
+use super::{LayerSpec, Parameter, PerExample, Tap};
+use candle_core::{bail, Device, Module, Result, Shape, Tensor};
+use candle_nn::GroupNorm;
+
+/// What a per-example gradient needs to know of the layer.
+struct Settings {
+    eps: f64,
+    channels: usize,
+    groups: usize,
+}
+
+/// candle_nn 0.11 gives no access to a `GroupNorm`'s settings, but its `Debug` prints them. They are read from there once,
+/// when the layer is tapped; should the text ever change, that is an error then and not a wrong number later.
+fn settings(layer: &GroupNorm) -> std::result::Result<Settings, String> {
+    let text = format!("{layer:?}");
+    let field = |name: &str| {
+        let start = text.rfind(&format!("{name}: "))? + name.len() + 2;
+        text[start..].split([',', ' ', '}']).next()
+    };
+    let read = || {
+        Some(Settings {
+            eps: field("eps")?.parse().ok()?,
+            channels: field("num_channels")?.parse().ok()?,
+            groups: field("num_groups")?.parse().ok().filter(|groups| *groups > 0)?,
+        })
+    };
+    read().ok_or_else(|| {
+        "this candle_nn does not say what a GroupNorm's settings are: leave the layer untapped, or implement gradlog's `Tap` \
+         for a wrapper that knows them"
+            .into()
+    })
+}
+
+impl Tap for GroupNorm {
+    fn spec(&self) -> std::result::Result<LayerSpec, String> {
+        let channels = settings(self)?.channels;
+        let parameter = |name: &str| Parameter { name: name.into(), shape: Shape::from(channels), id: None };
+        Ok(LayerSpec {
+            kind: "group_norm",
+            parameters: vec![parameter("weight"), parameter("bias")],
+            factors: None,
+            bias: true,
+        })
+    }
+
+    fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
+        Module::forward(self, x)
+    }
+
+    /// `Σ_t δ_ct x̂_ct` for each channel c, then `Σ_t δ_ct`.
+    fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
+        let Settings { eps, channels, groups } = settings(self).map_err(candle_core::Error::msg)?;
+        let Some(&batch) = x.dims().first() else {
+            bail!("a GroupNorm takes an input of three dimensions or more, not {:?}", x.shape());
+        };
+        let (xs, g) = (host(x)?, host(delta)?);
+        let positions = xs.len() / (batch * channels).max(1);
+        let group = channels / groups * positions;
+        let mut out = vec![0f32; batch * 2 * channels];
+        for (example, out) in out.chunks_exact_mut(2 * channels).enumerate() {
+            let (weights, biases) = out.split_at_mut(channels);
+            for number in 0..groups {
+                let start = (example * groups + number) * group;
+                let x = &xs[start..start + group];
+                let mean = x.iter().sum::<f32>() / group as f32;
+                let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / group as f32;
+                let rstd = 1.0 / (variance + eps as f32).sqrt();
+                let rows = x.chunks_exact(positions).zip(g[start..start + group].chunks_exact(positions));
+                for (offset, (x, g)) in rows.enumerate() {
+                    let channel = number * (channels / groups) + offset;
+                    weights[channel] = x.iter().zip(g).map(|(x, g)| (x - mean) * rstd * g).sum();
+                    biases[channel] = g.iter().sum();
+                }
+            }
+        }
+        Ok(PerExample::Dense(Tensor::from_vec(out, (batch, 2 * channels), &Device::Cpu)?))
+    }
+}

@@ -1,0 +1,174 @@
+//! `Linear` as one op, `(x, W, b) -> x Wᵀ + b`, with its own backward.
+//!
+//! candle_nn's takes a transposed view of the weight through matmul, whose backward then adds a strided gradient as large
+//! as the weight, and a broadcast add for the bias. Here each gradient is made once, in its own layout.
+
+use super::fused::{cpu_f32, needs_gradient, slice, threads, with_slice};
+use super::gradient::{add_rows, sum_and_fold};
+use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
+use crate::matmul::{matmul, Matrix};
+use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, Layout, Module, Result, Shape, Tensor};
+use candle_nn::Linear;
+
+impl Tap for Linear {
+    fn spec(&self) -> std::result::Result<LayerSpec, String> {
+        let (outputs, inputs) = self.weight().dims2().map_err(|e| e.to_string())?;
+        let mut parameters = vec![Parameter::new("weight", self.weight())];
+        parameters.extend(self.bias().map(|bias| Parameter::new("bias", bias)));
+        Ok(LayerSpec { kind: "linear", parameters, factors: Some((inputs, outputs)), bias: self.bias().is_some() })
+    }
+
+    fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
+        Module::forward(self, x)
+    }
+
+    fn tapped_forward(&self, x: &Tensor, catch: &Catch) -> Result<Tensor> {
+        let weight = self.weight();
+        let fits = x.rank() >= 2 && x.dims().last() == weight.dims().last() && x.elem_count() > 0;
+        let supported = cpu_f32(&[x, weight]) && self.bias().is_none_or(|b| cpu_f32(&[b]));
+        if !fits || !supported {
+            return catch.output(x, self.plain_forward(x)?);
+        }
+        catch.reach();
+        let x = x.contiguous()?;
+        let op = LinearOp { catch: catch.clone() };
+        match self.bias() {
+            Some(bias) => x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op),
+            None => x.apply_op2(&weight.contiguous()?, op),
+        }
+    }
+
+    fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
+        let positions = |t: &Tensor| match *t.dims() {
+            [batch, width] => t.reshape((batch, 1, width)),
+            [batch, .., width] => t.contiguous()?.reshape((batch, (), width)),
+            _ => bail!("a linear layer's tensors have two dimensions or more, not {:?}", t.shape()),
+        };
+        Ok(PerExample::Outer { inputs: positions(x)?, deltas: positions(delta)?, bias: self.bias().is_some() })
+    }
+}
+
+struct LinearOp {
+    catch: Catch,
+}
+
+impl LinearOp {
+    fn run(x: (&CpuStorage, &Layout), w: (&CpuStorage, &Layout), b: Option<(&CpuStorage, &Layout)>) -> Result<(CpuStorage, Shape)> {
+        let (outputs, inputs) = w.1.shape().dims2()?;
+        let mut dims = x.1.dims().to_vec();
+        let rows = x.1.shape().elem_count() / inputs;
+        if let Some(last) = dims.last_mut() {
+            *last = outputs;
+        }
+        let (xs, ws) = (slice(x.0, x.1)?, slice(w.0, w.1)?);
+        let mut y = match b {
+            Some((storage, layout)) => slice(storage, layout)?.repeat(rows),
+            None => vec![0f32; rows * outputs],
+        };
+        matmul(&mut y, Matrix::new(xs, rows, inputs), Matrix::new(ws, outputs, inputs).t(), b.is_some(), threads());
+        Ok((CpuStorage::F32(y), Shape::from(dims)))
+    }
+
+    fn backward(&self, x: &Tensor, w: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let (outputs, inputs) = w.dims2()?;
+        let batch = x.dim(0)?;
+        let rows = x.elem_count() / inputs;
+        let positions = rows / batch;
+        let device = x.device();
+        let grad = grad.contiguous()?;
+        // One position per example: the two factors are the gradient, and keeping them costs nothing.
+        let fold = if positions == 1 { None } else { self.catch.fold() };
+        if fold.is_none() {
+            self.catch.caught(x, &grad);
+        }
+        with_slice(&grad, |g| {
+            let grads = Matrix::new(g, rows, outputs);
+            let x_grad = if needs_gradient(x) {
+                let mut out = vec![0f32; rows * inputs];
+                with_slice(w, |w| {
+                    matmul(&mut out, grads, Matrix::new(w, outputs, inputs), false, threads());
+                    Ok(())
+                })?;
+                Some(Tensor::from_vec(out, x.shape(), device)?)
+            } else {
+                None
+            };
+            let size = outputs * inputs;
+            let (mut w_grad, b_grad) = with_slice(x, |xs| {
+                if let Some(fold) = &fold {
+                    let parameters = size + if bias { outputs } else { 0 };
+                    let (mut sum, folded) = sum_and_fold(batch, parameters, Some(fold.get()), || (), |(), example, gradient| {
+                        let d = &g[example * positions * outputs..(example + 1) * positions * outputs];
+                        let a = Matrix::new(&xs[example * positions * inputs..], positions, inputs);
+                        let (weights, biases) = gradient.split_at_mut(size);
+                        matmul(weights, Matrix::new(d, positions, outputs).t(), a, false, 1);
+                        if bias {
+                            biases.fill(0.0);
+                            add_rows(d, biases);
+                        }
+                    });
+                    if let Some(folded) = folded {
+                        self.catch.caught_folded(folded);
+                    }
+                    let b_grad = sum.split_off(size);
+                    return Ok((sum, b_grad));
+                }
+                let mut w_grad = vec![0f32; size];
+                matmul(&mut w_grad, grads.t(), Matrix::new(xs, rows, inputs), false, threads());
+                let mut b_grad = vec![0f32; if bias { outputs } else { 0 }];
+                if bias {
+                    add_rows(g, &mut b_grad);
+                }
+                Ok((w_grad, b_grad))
+            })?;
+            w_grad.truncate(size);
+            let b_grad = if bias { Some(Tensor::from_vec(b_grad, outputs, device)?) } else { None };
+            Ok([x_grad, Some(Tensor::from_vec(w_grad, (outputs, inputs), device)?), b_grad])
+        })
+    }
+}
+
+impl CustomOp3 for LinearOp {
+    fn name(&self) -> &'static str {
+        "gradlog-linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Self::run((x, xl), (w, wl), Some((b, bl)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _b: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [x, w, b] = self.backward(x, w, true, grad)?;
+        Ok((x, w, b))
+    }
+}
+
+impl CustomOp2 for LinearOp {
+    fn name(&self) -> &'static str {
+        "gradlog-linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        Self::run((x, xl), (w, wl), None)
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [x, w, _] = self.backward(x, w, false, grad)?;
+        Ok((x, w))
+    }
+}

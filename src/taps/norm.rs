@@ -1,0 +1,264 @@
+//! `LayerNorm` and `RmsNorm` as one differentiable op.
+//!
+//! candle_nn 0.11 computes both, on contiguous inputs, with ops that have no backward: the gradient ends there without a
+//! word and everything before the layer trains as if frozen (candle issues 2168, 3011, 3752). The tapped ones give the
+//! gradient. Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.
+
+use super::fused::{cpu_f32, needs_gradient, slice, threads, with_slice};
+use super::gradient::{host, sum_and_fold};
+use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
+use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, D};
+use candle_nn::{LayerNorm, RmsNorm};
+use rayon::prelude::*;
+
+impl Tap for LayerNorm {
+    fn spec(&self) -> std::result::Result<LayerSpec, String> {
+        Ok(spec(if self.remove_mean() { "layer_norm" } else { "rms_norm" }, self.weight(), self.bias()))
+    }
+
+    /// The layer by candle's differentiable ops, not by candle_nn's kernel without a backward.
+    fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
+        composed(x, self.weight(), self.bias(), self.eps(), self.remove_mean())
+    }
+
+    fn tapped_forward(&self, x: &Tensor, catch: &Catch) -> Result<Tensor> {
+        fused(x, self.weight(), self.bias(), Kernel { eps: self.eps() as f32, remove_mean: self.remove_mean() }, catch)
+    }
+
+    fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
+        let kernel = Kernel { eps: self.eps() as f32, remove_mean: self.remove_mean() };
+        per_example(x, delta, kernel, self.bias().is_some())
+    }
+}
+
+impl Tap for RmsNorm {
+    fn spec(&self) -> std::result::Result<LayerSpec, String> {
+        Ok(spec("rms_norm", self.weight(), None))
+    }
+
+    /// The layer by candle's differentiable ops, not by candle_nn's kernel without a backward.
+    fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
+        composed(x, self.weight(), None, self.eps(), false)
+    }
+
+    fn tapped_forward(&self, x: &Tensor, catch: &Catch) -> Result<Tensor> {
+        fused(x, self.weight(), None, Kernel { eps: self.eps() as f32, remove_mean: false }, catch)
+    }
+
+    fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
+        per_example(x, delta, Kernel { eps: self.eps() as f32, remove_mean: false }, false)
+    }
+}
+
+fn spec(kind: &'static str, weight: &Tensor, bias: Option<&Tensor>) -> LayerSpec {
+    let mut parameters = vec![Parameter::new("weight", weight)];
+    parameters.extend(bias.map(|bias| Parameter::new("bias", bias)));
+    LayerSpec { kind, parameters, factors: None, bias: bias.is_some() }
+}
+
+/// The layer by candle's own differentiable ops, for other devices and dtypes. Half precision is computed in f32.
+fn composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64, remove_mean: bool) -> Result<Tensor> {
+    let dtype = x.dtype();
+    let width = x.dim(D::Minus1)? as f64;
+    let x = match dtype {
+        DType::F16 | DType::BF16 => x.to_dtype(DType::F32)?,
+        _ => x.clone(),
+    };
+    let x = if remove_mean { x.broadcast_sub(&(x.sum_keepdim(D::Minus1)? / width)?)? } else { x };
+    let variance = (x.sqr()?.sum_keepdim(D::Minus1)? / width)?;
+    let normed = x.broadcast_div(&(variance + eps)?.sqrt()?)?.to_dtype(dtype)?;
+    let scaled = normed.broadcast_mul(weight)?;
+    match bias {
+        Some(bias) => scaled.broadcast_add(bias),
+        None => Ok(scaled),
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kernel {
+    eps: f32,
+    remove_mean: bool,
+}
+
+impl Kernel {
+    /// `(mean, 1/sqrt(variance + eps))` of one row; the mean is 0 where it is not removed.
+    fn moments(&self, row: &[f32]) -> (f32, f32) {
+        let width = row.len() as f32;
+        let mean = if self.remove_mean { row.iter().sum::<f32>() / width } else { 0.0 };
+        let variance = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / width;
+        (mean, 1.0 / (variance + self.eps).sqrt())
+    }
+
+    fn forward(&self, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
+        let width = w.len();
+        let mut y = vec![0f32; x.len()];
+        let stretch = (x.len() / width).div_ceil(threads()).max(1) * width;
+        y.par_chunks_mut(stretch).zip(x.par_chunks(stretch)).for_each(|(y, x)| {
+            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                let (mean, rstd) = self.moments(x);
+                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                    *y = (x - mean) * rstd * w;
+                }
+                if let Some(b) = b {
+                    for (y, b) in y.iter_mut().zip(b) {
+                        *y += b;
+                    }
+                }
+            }
+        });
+        y
+    }
+
+    /// `∂L/∂x = rstd · (γδ − mean(γδ) − x̂ · mean(γδ ∘ x̂))`, without the second term where the mean is not removed.
+    fn input_gradient(&self, x: &[f32], w: &[f32], g: &[f32]) -> Vec<f32> {
+        let width = w.len();
+        let mut out = vec![0f32; x.len()];
+        let stretch = (x.len() / width).div_ceil(threads()).max(1) * width;
+        out.par_chunks_mut(stretch).zip(x.par_chunks(stretch).zip(g.par_chunks(stretch))).for_each(|(out, (x, g))| {
+            for (out, (x, g)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width).zip(g.chunks_exact(width))) {
+                let (mean, rstd) = self.moments(x);
+                let (mut sum, mut along) = (0f32, 0f32);
+                for ((x, g), w) in x.iter().zip(g).zip(w) {
+                    sum += g * w;
+                    along += g * w * (x - mean) * rstd;
+                }
+                let sum = if self.remove_mean { sum / width as f32 } else { 0.0 };
+                let along = along / width as f32;
+                for (((out, x), g), w) in out.iter_mut().zip(x).zip(g).zip(w) {
+                    *out = rstd * (g * w - sum - (x - mean) * rstd * along);
+                }
+            }
+        });
+        out
+    }
+
+    /// The gradient of one example: `Σ_t δ_t ∘ x̂_t`, then `Σ_t δ_t` if there is a bias.
+    fn example_gradient(&self, x: &[f32], g: &[f32], width: usize, out: &mut [f32]) {
+        out.fill(0.0);
+        let (weights, biases) = out.split_at_mut(width);
+        for (x, g) in x.chunks_exact(width).zip(g.chunks_exact(width)) {
+            let (mean, rstd) = self.moments(x);
+            for ((slot, x), g) in weights.iter_mut().zip(x).zip(g) {
+                *slot += g * (x - mean) * rstd;
+            }
+            for (slot, g) in biases.iter_mut().zip(g) {
+                *slot += g;
+            }
+        }
+    }
+}
+
+fn fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kernel: Kernel, catch: &Catch) -> Result<Tensor> {
+    let fits = x.rank() >= 1 && x.dims().last() == weight.dims().last() && x.elem_count() > 0;
+    if !fits || !cpu_f32(&[x, weight]) || !bias.is_none_or(|b| cpu_f32(&[b])) {
+        return catch.output(x, composed(x, weight, bias, f64::from(kernel.eps), kernel.remove_mean)?);
+    }
+    catch.reach();
+    let op = NormOp { kernel, catch: catch.clone() };
+    let x = x.contiguous()?;
+    match bias {
+        Some(bias) => x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op),
+        None => x.apply_op2(&weight.contiguous()?, op),
+    }
+}
+
+fn per_example(x: &Tensor, delta: &Tensor, kernel: Kernel, bias: bool) -> Result<PerExample> {
+    let &[batch, .., width] = x.dims() else {
+        bail!("a normalized tensor has the batch as its first dimension, not the shape {:?}", x.shape());
+    };
+    let parameters = width * (1 + usize::from(bias));
+    let (xs, g) = (host(x)?, host(delta)?);
+    let own = xs.len() / batch.max(1);
+    let mut out = vec![0f32; batch * parameters];
+    for (example, out) in out.chunks_exact_mut(parameters).enumerate() {
+        let range = example * own..(example + 1) * own;
+        kernel.example_gradient(&xs[range.clone()], &g[range], width, out);
+    }
+    Ok(PerExample::Dense(Tensor::from_vec(out, (batch, parameters), &Device::Cpu)?))
+}
+
+struct NormOp {
+    kernel: Kernel,
+    catch: Catch,
+}
+
+impl NormOp {
+    fn backward(&self, x: &Tensor, w: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let width = w.elem_count();
+        let grad = grad.contiguous()?;
+        let fold = self.catch.fold();
+        if fold.is_none() {
+            self.catch.caught(x, &grad);
+        }
+        let batch = if x.rank() > 1 { x.dim(0)? } else { 1 };
+        let own = x.elem_count() / batch;
+        with_slice(&grad, |g| {
+            with_slice(x, |xs| {
+                let x_grad = if needs_gradient(x) {
+                    let out = with_slice(w, |w| Ok(self.kernel.input_gradient(xs, w, g)))?;
+                    Some(Tensor::from_vec(out, x.shape(), x.device())?)
+                } else {
+                    None
+                };
+                let parameters = width * (1 + usize::from(bias));
+                let fill = |(): &mut (), example: usize, out: &mut [f32]| {
+                    let range = example * own..(example + 1) * own;
+                    self.kernel.example_gradient(&xs[range.clone()], &g[range], width, out);
+                };
+                let (mut sum, folded) = sum_and_fold(batch, parameters, fold.as_ref().map(|fold| fold.get()), || (), fill);
+                if let Some(folded) = folded {
+                    self.catch.caught_folded(folded);
+                }
+                let b_grad = if bias { Some(Tensor::from_vec(sum.split_off(width), width, x.device())?) } else { None };
+                Ok([x_grad, Some(Tensor::from_vec(sum, w.shape(), x.device())?), b_grad])
+            })
+        })
+    }
+}
+
+impl CustomOp3 for NormOp {
+    fn name(&self) -> &'static str {
+        "gradlog-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = self.kernel.forward(slice(x, xl)?, slice(w, wl)?, Some(slice(b, bl)?));
+        Ok((CpuStorage::F32(y), xl.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _b: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [x, w, b] = self.backward(x, w, true, grad)?;
+        Ok((x, w, b))
+    }
+}
+
+impl CustomOp2 for NormOp {
+    fn name(&self) -> &'static str {
+        "gradlog-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let y = self.kernel.forward(slice(x, xl)?, slice(w, wl)?, None);
+        Ok((CpuStorage::F32(y), xl.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [x, w, _] = self.backward(x, w, false, grad)?;
+        Ok((x, w))
+    }
+}

@@ -1,0 +1,4 @@
+//! Integration tests: gradlog as its users see it, against candle itself and against one-line oracles.
+
+mod common;
+mod taps;
