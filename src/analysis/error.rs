@@ -1,6 +1,6 @@
 //! Why a question has no answer.
 
-use crate::run::ReadError;
+use crate::run::{Damage, ReadError};
 
 /// How to get gradients into a run that has none.
 pub(super) const NO_GRADIENTS: &str =
@@ -72,6 +72,14 @@ pub enum AnalysisError {
         visits: String,
         /// The layers of the probes.
         probes: String,
+    },
+    /// What was asked for is not in the part of a damaged run that can be read.
+    #[error("{source}; but the run is damaged, and what you ask for may lie behind that: {damage}")]
+    Cut {
+        /// What is not there.
+        source: Box<AnalysisError>,
+        /// Where the run stops being readable.
+        damage: Damage,
     },
 }
 

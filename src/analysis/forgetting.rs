@@ -19,8 +19,14 @@
 use super::per_example::{Extra, Mean, PerExample};
 use crate::log::Column;
 
-pub(super) const EXTRAS: &[&str] =
-    &["never_learned", "unforgettable", "first_learned", "presentations_needed_to_learn", "learning_events", "mean_loss"];
+pub(super) const EXTRAS: &[&str] = &[
+    "never_learned",
+    "unforgettable",
+    "first_learned",
+    "presentations_needed_to_learn",
+    "learning_events",
+    "mean_loss",
+];
 
 #[derive(Default)]
 pub(super) struct Forgetting {

@@ -68,10 +68,7 @@ impl Layout {
     fn keys(&self) -> impl Iterator<Item = (ColumnKey, ColumnKey)> + '_ {
         let factored = self.factored.iter().flat_map(|f| {
             let key = |column| ColumnKey { column, layer: f.layer };
-            [
-                (key(Column::Input), key(Column::InputScale)),
-                (key(Column::Delta), key(Column::DeltaScale)),
-            ]
+            [(key(Column::Input), key(Column::InputScale)), (key(Column::Delta), key(Column::DeltaScale))]
         });
         factored.chain(self.folded.map(|_| (Column::Folded.into(), Column::FoldedScale.into())))
     }

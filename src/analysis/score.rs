@@ -193,12 +193,7 @@ impl Score {
     ///
     /// # Errors
     /// As [`Score::compute`].
-    pub fn compute_with(
-        self,
-        run: &Run,
-        window: &Window,
-        progress: Progress<'_>,
-    ) -> Result<ScoreTable, AnalysisError> {
+    pub fn compute_with(self, run: &Run, window: &Window, progress: Progress<'_>) -> Result<ScoreTable, AnalysisError> {
         (self.definition().compute)(run, self, window, progress)
     }
 }

@@ -170,7 +170,7 @@ pub struct LayerSummary {
 enum Read {
     Visits { examples: Vec<u64>, epochs: (u32, u32), steps: (u64, u64) },
     Probes { sets: Vec<u32>, ids: Vec<u64>, steps: Vec<u64> },
-    Steps { learning_rates: Vec<f32>, wall_clock: Vec<u64> },
+    Steps { count: usize, learning_rates: Vec<f32>, wall_clock: Vec<u64> },
     Set { number: u32, name: String },
     Dropped(u64),
     End,
@@ -196,7 +196,8 @@ impl Told {
                 steps: column::u64s(block, Column::Step)?,
             },
             Some(BlockKind::Steps) => Read::Steps {
-                learning_rates: column::f32s(block, Column::LearningRate)?,
+                count: column::u64s(block, Column::Step)?.len(),
+                learning_rates: column::optional(block, Column::LearningRate, column::f32s)?.unwrap_or_default(),
                 wall_clock: column::optional(block, Column::WallClock, column::u64s)?.unwrap_or_default(),
             },
             Some(BlockKind::ProbeSet) => Read::Set {
@@ -279,8 +280,8 @@ impl Summary {
                         set.times.insert(step);
                     }
                 }
-                Read::Steps { learning_rates, wall_clock } => {
-                    summary.recorded_steps += learning_rates.len() as u64;
+                Read::Steps { count, learning_rates, wall_clock } => {
+                    summary.recorded_steps += count as u64;
                     for rate in learning_rates.into_iter().filter(|rate| rate.is_finite()) {
                         summary.learning_rates = Some(widen(summary.learning_rates.take(), rate, rate));
                     }
@@ -334,5 +335,76 @@ fn widen<T: PartialOrd + Copy>(range: Option<RangeInclusive<T>>, first: T, last:
             let end = if last > *range.end() { last } else { *range.end() };
             start..=end
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::synthetic::{visits, Draws, Synthetic, Visit};
+    use super::*;
+    use crate::sketch::Encoding;
+
+    #[test]
+    fn counts_what_was_written() {
+        let all = visits(&mut Draws(1), 10, 3, 4);
+        let mut run = Synthetic::new(Encoding::Q8);
+        run.set(0, "test");
+        run.set(1, "never taken");
+        for rows in all.chunks(9) {
+            run.visits(rows);
+        }
+        let probes: Vec<Visit> = [(1, 0), (2, 0), (1, 5)].map(|(id, step)| Draws(2).visit(id, step, 0)).to_vec();
+        run.probes(&probes);
+        run.steps(&[(0, 0, 0.5, 1000), (1, 0, 0.25, 4500)]);
+        run.dropped(64);
+        run.dropped(6);
+        run.end();
+        let bytes = run.offsets.len() as u64;
+        let written = run.finish();
+        let told = std::sync::atomic::AtomicU64::new(0);
+        let count = |bytes| {
+            told.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+        };
+        let summary = Summary::of_with(&written.run(), &count).unwrap();
+        assert_eq!(summary.visits, all.len() as u64);
+        assert_eq!(summary.examples, 10);
+        assert_eq!(summary.epochs, Some(0..=2));
+        assert_eq!(summary.steps, Some(0..=all[all.len() - 1].step));
+        assert_eq!((summary.recorded_steps, summary.dropped, summary.finished), (2, 70, true));
+        assert_eq!(summary.learning_rates, Some(0.25..=0.5));
+        assert_eq!(summary.wall_clock_ms, Some(1000..=4500));
+        assert_eq!(summary.bytes, told.into_inner());
+        assert!(summary.visit_bytes < summary.bytes && bytes > 0);
+        assert_eq!(summary.probes.len(), 2);
+        let test = &summary.probes[0];
+        assert_eq!(
+            (test.name.as_str(), test.visits, test.examples, test.times.as_slice()),
+            ("test", 3, 2, &[0, 5][..])
+        );
+        assert_eq!(summary.probes[1].visits, 0);
+        let forms: Vec<LayerForm> = summary.layers.iter().map(|layer| layer.form).collect();
+        let factored = |inputs, outputs| LayerForm::Factored { inputs, outputs };
+        assert_eq!(forms, [factored(5, 3), LayerForm::Folded { width: 7 }, factored(4, 2)]);
+        let columns: u64 = summary.visit_bytes_by_group.iter().map(|(_, bytes)| bytes).sum();
+        assert!(columns < summary.visit_bytes);
+        assert_eq!(summary.visit_bytes_by_group.len(), 6);
+        assert!(summary.coverage.is_some_and(|share| share > 0.0));
+    }
+
+    #[test]
+    fn an_unfinished_or_damaged_run_says_so() {
+        let all = visits(&mut Draws(1), 10, 2, 4);
+        let write = || {
+            let mut run = Synthetic::new(Encoding::F32);
+            all.chunks(5).for_each(|rows| run.visits(rows));
+            run.finish()
+        };
+        let summary = Summary::of(&write().run()).unwrap();
+        assert!(!summary.finished && summary.damage.is_none());
+        let written = write();
+        written.damage(2, 30);
+        let summary = Summary::of(&written.run()).unwrap();
+        assert_eq!(summary.visits, 10);
+        assert_eq!(summary.damage.and_then(|damage| damage.block), Some(2));
     }
 }

@@ -35,6 +35,9 @@ pub(crate) struct Visit {
     pub set: u32,
 }
 
+/// A column and where its numbers are.
+type Reader<T> = (Column, fn(&Visit) -> T);
+
 /// Lengths of `Visit::parts`.
 pub(crate) const WIDTHS: [usize; 5] = [5, 3, 4, 2, 7];
 
@@ -184,7 +187,7 @@ impl Synthetic {
         }
         b.f32s(Column::Coefficient, rows.iter().map(|r| r.coefficient));
         b.f32s(Column::Loss, rows.iter().map(|r| r.loss));
-        let floats: [(Column, fn(&Visit) -> f32); 5] = [
+        let floats: [Reader<f32>; 5] = [
             (Column::El2n, |r| r.el2n),
             (Column::Margin, |r| r.margin),
             (Column::Confidence, |r| r.confidence),
@@ -194,8 +197,11 @@ impl Synthetic {
         for (column, of) in floats.into_iter().filter(|(column, _)| has(*column)) {
             b.f32s(column, rows.iter().map(of));
         }
-        let integers: [(Column, fn(&Visit) -> u32); 3] =
-            [(Column::Label, |r| r.label), (Column::Prediction, |r| r.prediction), (Column::Positions, |r| r.positions)];
+        let integers: [Reader<u32>; 3] = [
+            (Column::Label, |r| r.label),
+            (Column::Prediction, |r| r.prediction),
+            (Column::Positions, |r| r.positions),
+        ];
         for (column, of) in integers.into_iter().filter(|(column, _)| has(*column)) {
             b.u32s(column, rows.iter().map(of));
         }

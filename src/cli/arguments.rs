@@ -113,7 +113,9 @@ fn range(text: &str, limit: u64) -> Result<Range<u64>, String> {
         }
     };
     if start >= end {
-        return Err(format!("nothing lies in {text}: the end of `A..B` is not part of it, write `A..=B` if it is to be"));
+        return Err(format!(
+            "nothing lies in {text}: the end of `A..B` is not part of it, write `A..=B` if it is to be"
+        ));
     }
     Ok(start..end)
 }

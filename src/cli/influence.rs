@@ -54,7 +54,9 @@ impl ValueEnum for ProbeTime {
 
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
         let (name, help) = match self {
-            ProbeTime::Earlier => ("earlier", "the last one taken up to the step; visits before the first are left out"),
+            ProbeTime::Earlier => {
+                ("earlier", "the last one taken up to the step; visits before the first are left out")
+            }
             ProbeTime::Nearest => ("nearest", "the one taken nearest to the step, before or after"),
         };
         Some(clap::builder::PossibleValue::new(name).help(help))
@@ -119,7 +121,10 @@ fn words(influence: &Influence, probes: usize) -> Vec<String> {
     let (visits, examples) = (influence.visits, influence.rows.len());
     let mut lines = vec![format!("{about}: {}; {visits} visits of {examples} examples", influence.variant())];
     let notes = [
-        (influence.before_first_probe, "visits left out: before the first probe time (--probe-time nearest takes them in)"),
+        (
+            influence.before_first_probe,
+            "visits left out: before the first probe time (--probe-time nearest takes them in)",
+        ),
         (influence.not_finite, "visits left out: a number was NaN or infinite"),
         (influence.without_gradient, "visits left out: recorded without gradients"),
         (influence.other_layers, "visits left out: their layers were recorded in another form than the probes'"),

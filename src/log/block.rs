@@ -212,7 +212,8 @@ impl BlockBuilder {
                 self.columns.iter().any(|c| c.key == key && c.cells == cells && c.width == width)
             });
         if !same && self.rows == 0 {
-            let empty = |&(key, cells, width): &(ColumnKey, Cells, u32)| Buffer { key, cells, width, bytes: Vec::new() };
+            let empty =
+                |&(key, cells, width): &(ColumnKey, Cells, u32)| Buffer { key, cells, width, bytes: Vec::new() };
             self.columns = keys.iter().map(empty).collect();
             return true;
         }

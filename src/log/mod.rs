@@ -19,12 +19,13 @@ pub use column::{Column, ColumnKey, NO_LAYER};
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
 pub use writer::LogError;
 
+#[cfg_attr(not(feature = "candle"), allow(unused_imports))]
 pub(crate) use block::{BlockBuilder, BlockHeader, ColumnEntry, ENTRY_BYTES, HEADER_BYTES};
-
 pub(crate) use column::Cells;
 pub(crate) use segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
 #[cfg(test)]
 pub(crate) use storage::{MmapStorage, Storage};
+#[cfg_attr(not(feature = "candle"), allow(unused_imports))]
 pub(crate) use writer::{LogWriter, WriterOptions};
 
 /// The version that this crate writes, and the newest that it reads.

@@ -47,6 +47,8 @@ impl Storage for MmapStorage {
         });
         match mapped {
             Ok(map) => {
+                // A power cut must not take the file's name while it keeps its bytes.
+                sync_folder(path)?;
                 self.current = Some(Mapped { file, map, path: path.to_owned() });
                 Ok(())
             }

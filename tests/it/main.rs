@@ -1,4 +1,8 @@
 //! Integration tests: gradlog as its users see it, against candle itself and against one-line oracles.
 
 mod common;
+mod losses;
+mod manners;
+mod passes;
 mod taps;
+mod tracin;

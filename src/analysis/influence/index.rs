@@ -35,7 +35,7 @@ pub(super) struct Index {
 /// What one block tells the index.
 enum Told {
     Name { number: u32, name: String },
-    Rows(Rows),
+    Rows(Box<Rows>),
 }
 
 struct Rows {
@@ -56,7 +56,7 @@ fn read(run: &Run, block: &Block) -> Result<Told, AnalysisError> {
         return Ok(Told::Name { number, name });
     }
     block.check()?;
-    Ok(Told::Rows(Rows {
+    Ok(Told::Rows(Box::new(Rows {
         layout: Layout::of(block, &run.manifest().layers),
         sets: column::u32s(block, Column::ProbeSet)?,
         ids: column::u64s(block, Column::Example)?,
@@ -65,7 +65,7 @@ fn read(run: &Run, block: &Block) -> Result<Told, AnalysisError> {
         labels: column::optional(block, Column::Label, column::u32s)?,
         predictions: column::optional(block, Column::Prediction, column::u32s)?,
         block: block.clone(),
-    }))
+    })))
 }
 
 impl Index {
@@ -141,35 +141,55 @@ impl Index {
                 probe.times = records.len() as u64;
             }
         }
-        if !names.values().any(|name| *name == question.set) {
-            return Err(AnalysisError::NoSuchSet { name: question.set.clone(), known: names.into_values().collect() });
+        index.layout = layout.clone().unwrap_or(index.layout);
+        let lookup = Lookup { names, known, wanted, any_gradient: with_gradient };
+        match (lookup.failure(&index, question), index.damage.clone()) {
+            (None, _) => Ok(index),
+            (Some(error), None) => Err(error),
+            (Some(error), Some(damage)) => Err(AnalysisError::Cut { source: Box::new(error), damage }),
         }
-        if let Some(&id) = wanted.iter().flatten().find(|id| !known.contains(id)) {
-            let near = nearest(&known, id, 5);
-            return Err(AnalysisError::NoSuchProbe { set: question.set.clone(), id, near, count: known.len() });
+    }
+}
+
+/// What was found beside the records.
+struct Lookup {
+    names: BTreeMap<u32, String>,
+    /// Ids in the set.
+    known: BTreeSet<u64>,
+    wanted: Option<BTreeSet<u64>>,
+    any_gradient: bool,
+}
+
+impl Lookup {
+    /// Why the question has no answer, if it has none.
+    fn failure(self, index: &Index, question: &Question) -> Option<AnalysisError> {
+        let set = question.set.clone();
+        if !self.names.values().any(|name| *name == set) {
+            return Some(AnalysisError::NoSuchSet { name: set, known: self.names.into_values().collect() });
         }
-        let unusable = wanted.iter().flatten().find(|id| !index.records.contains_key(id));
-        if index.left_out > 0 && !with_gradient {
-            return Err(AnalysisError::Missing {
-                score: "influence",
-                what: "gradients of these probes",
-                how: NO_GRADIENTS,
-            });
+        let wanted = self.wanted.unwrap_or_default();
+        if let Some(&id) = wanted.iter().find(|id| !self.known.contains(id)) {
+            let near = nearest(&self.known, id, 5);
+            return Some(AnalysisError::NoSuchProbe { set, id, near, count: self.known.len() });
         }
-        if unusable.is_some() || index.records.is_empty() {
-            let which = match unusable {
-                Some(id) => format!("probe {id} of `{}`", question.set),
-                None => format!("probe set `{}`", question.set),
-            };
-            let why = if index.left_out > 0 {
-                "its records have no gradients, are not finite, had no weight in the loss, or differ in form from the first"
-            } else {
-                "the set has no records"
-            };
-            return Err(AnalysisError::NoProbeGradient { which, why: why.into() });
+        if index.left_out > 0 && !self.any_gradient {
+            let what = "gradients of these probes";
+            return Some(AnalysisError::Missing { score: "influence", what, how: NO_GRADIENTS });
         }
-        index.layout = layout.unwrap_or(index.layout);
-        Ok(index)
+        let unusable = wanted.iter().find(|id| !index.records.contains_key(id));
+        if unusable.is_none() && !index.records.is_empty() {
+            return None;
+        }
+        let which = match unusable {
+            Some(id) => format!("probe {id} of `{set}`"),
+            None => format!("probe set `{set}`"),
+        };
+        let why = if index.left_out > 0 {
+            "its records have no gradients, are not finite, had no weight in the loss, or differ in form from the first"
+        } else {
+            "the set has no records"
+        };
+        Some(AnalysisError::NoProbeGradient { which, why: why.into() })
     }
 }
 

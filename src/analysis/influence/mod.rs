@@ -19,6 +19,7 @@
 mod dots;
 mod index;
 mod pass;
+mod sums;
 #[cfg(test)]
 mod tests;
 
@@ -239,7 +240,8 @@ impl Influence {
 /// # Errors
 /// [`AnalysisError::NoSuchSet`] or [`AnalysisError::NoSuchProbe`], with what there is; [`AnalysisError::Missing`] if the
 /// visits hold no gradients; [`AnalysisError::NoProbeGradient`] if the probes hold none; [`AnalysisError::OtherLayers`] if
-/// the two have none in common; [`AnalysisError::Read`] if the file system refuses. Damage is not an error.
+/// the two have none in common; [`AnalysisError::Read`] if the file system refuses. Damage is not an error, unless what was
+/// asked for is missing in front of it ([`AnalysisError::Cut`]).
 ///
 /// # Cost
 /// One pass over the visits for each few hundred probes, `visits × probes × (numbers of a sketch)` multiplications.

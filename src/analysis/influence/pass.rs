@@ -6,10 +6,11 @@
 
 use super::super::driver::{blocks_in_flight, fold_blocks, fold_each, Progress};
 use super::super::gradient::{Gradients, Layout};
-use super::super::{column, error::NO_GRADIENTS, AnalysisError};
+use super::super::{column, AnalysisError};
 use super::dots::{dots, stretches, ProbeMatrices, Scratch};
 use super::index::{Index, Record};
-use super::{Influence, InfluenceRow, ProbeTime, Question};
+use super::sums::{BlockDots, Sums};
+use super::{Influence, ProbeTime, Question};
 use crate::log::{BlockKind, Column};
 use crate::run::{Block, ReadError, Run};
 use rayon::prelude::*;
@@ -25,16 +26,16 @@ const PROBES_MAX: usize = 256;
 /// Most questions take one pass. A matrix of many probes takes several; each gives the scores of its own probes, so that
 /// a matrix larger than memory can be written down pass by pass.
 pub struct InfluencePlan<'run> {
-    run: &'run Run,
-    question: Question,
-    index: Index,
+    pub(super) run: &'run Run,
+    pub(super) question: Question,
+    pub(super) index: Index,
     passes: Vec<Pass>,
 }
 
 /// Probes that share their times.
-struct Pass {
-    ids: Vec<u64>,
-    times: Vec<u64>,
+pub(super) struct Pass {
+    pub ids: Vec<u64>,
+    pub times: Vec<u64>,
 }
 
 type Lent = HashMap<usize, Arc<ProbeMatrices>>;
@@ -94,10 +95,16 @@ impl<'run> InfluencePlan<'run> {
     fn count_examples(&self, progress: Progress<'_>) -> Result<usize, AnalysisError> {
         let mut examples = HashSet::new();
         let read = |block: &Block| Ok(column::u64s(block, Column::Example)?);
-        fold_each(self.run, progress, |block| self.wants(block), read, |ids: Vec<u64>| {
-            examples.extend(ids);
-            Ok(())
-        })?;
+        fold_each(
+            self.run,
+            progress,
+            |block| self.wants(block),
+            read,
+            |ids: Vec<u64>| {
+                examples.extend(ids);
+                Ok(())
+            },
+        )?;
         Ok(examples.len())
     }
 
@@ -262,118 +269,6 @@ fn position(times: &[u64], step: u64, rule: ProbeTime) -> Option<usize> {
     match earlier {
         Some(earlier) if step - times[earlier] <= times[later] - step => Some(earlier),
         _ => Some(later),
-    }
-}
-
-/// What one block adds.
-#[derive(Default)]
-struct BlockDots {
-    examples: Vec<u64>,
-    labels: Option<Vec<u32>>,
-    predictions: Option<Vec<u32>>,
-    /// Rows inside the window.
-    inside: Vec<usize>,
-    /// Of these, rows that count.
-    rows: Vec<usize>,
-    /// `[rows, probes]`, weighted.
-    dots: Vec<f64>,
-    at_probe_times: u64,
-    before_first_probe: u64,
-    not_finite: u64,
-    without_gradient: u64,
-    other_layers: Option<(u64, Layout)>,
-}
-
-/// The scores of a pass while they grow.
-struct Sums {
-    slots: HashMap<u64, usize>,
-    result: Influence,
-    other_layout: Option<Layout>,
-}
-
-impl Sums {
-    fn new(plan: &InfluencePlan<'_>, pass: &Pass) -> Self {
-        let result = Influence {
-            set: plan.question.set.clone(),
-            time: plan.question.time,
-            probes: pass.ids.iter().filter_map(|id| plan.index.probes.get(id).cloned()).collect(),
-            rows: Vec::new(),
-            scores: Vec::new(),
-            visits: 0,
-            visits_at_probe_times: 0,
-            probe_times: pass.times.len() as u64,
-            before_first_probe: 0,
-            not_finite: 0,
-            without_gradient: 0,
-            other_layers: 0,
-            probe_records_left_out: plan.index.left_out,
-            probe_records_repeated: plan.index.repeated,
-            damage: None,
-        };
-        Self { slots: HashMap::new(), result, other_layout: None }
-    }
-
-    fn add(&mut self, block: BlockDots) {
-        let result = &mut self.result;
-        let probes = result.probes.len();
-        for &row in &block.inside {
-            let example = block.examples[row];
-            let slot = *self.slots.entry(example).or_insert_with(|| {
-                result.rows.push(InfluenceRow { example, visits: 0, label: None, prediction: None });
-                result.scores.extend(std::iter::repeat_n(0.0, probes));
-                result.rows.len() - 1
-            });
-            let entry = &mut result.rows[slot];
-            entry.label = block.labels.as_ref().map(|labels| labels[row]).or(entry.label);
-            entry.prediction = block.predictions.as_ref().map(|p| p[row]).or(entry.prediction);
-        }
-        for (row, dots) in block.rows.iter().zip(block.dots.chunks(probes.max(1))) {
-            if dots.iter().any(|dot| !dot.is_finite()) {
-                // Finite factors whose product overflowed; the other visits of the example still count.
-                result.not_finite += 1;
-                continue;
-            }
-            let Some(&slot) = self.slots.get(&block.examples[*row]) else { continue };
-            result.rows[slot].visits += 1;
-            result.visits += 1;
-            for (sum, dot) in result.scores[slot * probes..(slot + 1) * probes].iter_mut().zip(dots) {
-                *sum += dot;
-            }
-        }
-        result.visits_at_probe_times += block.at_probe_times;
-        result.before_first_probe += block.before_first_probe;
-        result.not_finite += block.not_finite;
-        result.without_gradient += block.without_gradient;
-        if let Some((count, layout)) = block.other_layers {
-            result.other_layers += count;
-            self.other_layout.get_or_insert(layout);
-        }
-    }
-
-    fn finish(mut self, plan: &InfluencePlan<'_>, damage: Option<crate::run::Damage>) -> Result<Influence, AnalysisError> {
-        let result = &mut self.result;
-        let counted = result.visits + result.not_finite + result.before_first_probe;
-        if let (0, Some(visits)) = (counted, &self.other_layout) {
-            let layers = &plan.run.manifest().layers;
-            return Err(AnalysisError::OtherLayers {
-                visits: visits.describe(layers),
-                probes: plan.index.layout.describe(layers),
-            });
-        }
-        if counted == 0 && result.without_gradient > 0 {
-            return Err(AnalysisError::Missing {
-                score: "influence",
-                what: "gradients of its visits",
-                how: NO_GRADIENTS,
-            });
-        }
-        for (row, scores) in result.rows.iter().zip(result.scores.chunks_mut(result.probes.len().max(1))) {
-            if row.visits == 0 {
-                scores.fill(f64::NAN);
-            }
-        }
-        result.damage = damage.or_else(|| plan.index.damage.clone());
-        Ok(self.result)
     }
 }
 

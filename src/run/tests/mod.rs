@@ -83,7 +83,7 @@ fn sample_block(index: u64) -> BlockBuilder {
     let kind = kinds[index as usize];
     let mut builder = BlockBuilder::new(kind);
     let rows = match kind {
-        BlockKind::Visits => 12 + index as u32,
+        BlockKind::Visits => 4 + index as u32,
         BlockKind::Probes => 3,
         _ => 1,
     };
@@ -121,7 +121,7 @@ fn sample_block(index: u64) -> BlockBuilder {
                 builder.u32s(Column::ProbeSet, [0]);
                 builder.column(Column::Name, Cells::U8, 4).extend(b"test");
             }
-            _ => builder.u64s(Column::Visits, [45]),
+            _ => builder.u64s(Column::Visits, [22]),
         }
         builder.advance(1, index, index as u32 / 2);
     }
@@ -130,7 +130,7 @@ fn sample_block(index: u64) -> BlockBuilder {
 
 /// Segments so short that the sample run needs several.
 fn options() -> WriterOptions {
-    WriterOptions { segment_bytes: 1100, zstd_level: 3 }
+    WriterOptions { segment_bytes: 900, zstd_level: 3 }
 }
 
 /// Writes the blocks `0..blocks` of the sample run into `dir`; the writer is returned unfinished.

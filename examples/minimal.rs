@@ -1,0 +1,60 @@
+//! Give some training examples a wrong label, train, and find them again from the recording alone.
+//!
+//!     cargo run --release --example minimal -- [FOLDER]
+use anyhow::Result;
+use candle_core::{DType, Device, Module, Tensor};
+use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
+use gradlog::analysis::{Score, Window};
+use gradlog::recorder::{Config, Recorder};
+use gradlog::run::Run;
+use gradlog::taps::Taps;
+use rand::{rngs::StdRng, seq::SliceRandom, Rng, SeedableRng};
+
+fn main() -> Result<()> {
+    // 900 points in the plane around three centres; the centre is the class. Every 20th point gets the label of another one.
+    let mut rng = StdRng::seed_from_u64(0);
+    let is_wrong = |i: usize| i % 20 == 0;
+    let points: Vec<[f32; 2]> = (0..900)
+        .map(|i| [[0.0, 1.0], [-1.0, -0.5], [1.0, -0.5]][i % 3].map(|centre| centre + rng.random_range(-0.75..0.75)))
+        .collect();
+    let labels: Vec<u32> = (0..900).map(|i| ((i + usize::from(is_wrong(i))) % 3) as u32).collect();
+
+    // A small network. `taps.tap` is all that recording asks of it.
+    let (device, variables, taps) = (Device::Cpu, VarMap::new(), Taps::new());
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, &device);
+    let fc1 = taps.tap("fc1", linear(2, 32, vb.pp("fc1"))?);
+    let fc2 = taps.tap("fc2", linear(32, 3, vb.pp("fc2"))?);
+    let mut optimizer = SGD::new(variables.all_vars(), 0.2)?;
+
+    // The usual loop. Each batch is a pass: it is told who is in the batch, gives the loss, and is committed before the step.
+    let fresh = || std::env::temp_dir().join(format!("gradlog-minimal-{}", std::process::id()));
+    let folder = std::env::args_os().nth(1).map_or_else(fresh, Into::into);
+    let mut recorder = Recorder::create(&folder, &taps, Config::default())?;
+    let mut order: Vec<u64> = (0..900).collect();
+    for epoch in 0..10 {
+        recorder.set_epoch(epoch);
+        order.shuffle(&mut rng);
+        for ids in order.chunks(30) {
+            let x: Vec<f32> = ids.iter().flat_map(|i| points[*i as usize]).collect();
+            let y: Vec<u32> = ids.iter().map(|i| labels[*i as usize]).collect();
+            let (x, y) = (Tensor::from_vec(x, (ids.len(), 2), &device)?, Tensor::from_vec(y, ids.len(), &device)?);
+            let mut pass = recorder.pass(ids)?;
+            let logits = fc2.forward(&fc1.forward(&x)?.relu()?)?;
+            let loss = pass.cross_entropy(&logits, &y)?;
+            let grads = loss.backward()?;
+            pass.commit(optimizer.learning_rate())?;
+            optimizer.step(&grads)?;
+        }
+    }
+    println!("recorded {}", recorder.finish()?);
+
+    // The model is done with. Which examples did the training struggle against? The most suspicious come first.
+    let run = Run::open(&folder)?;
+    for score in [Score::SelfInfluence, Score::Aum] {
+        let table = score.compute(&run, &Window::everything())?;
+        let found = table.rows[..45].iter().filter(|row| is_wrong(row.example as usize)).count();
+        println!("of the 45 wrong labels, {found} are among the 45 most suspicious by {score}");
+    }
+    println!("the run is in {0}: try `gradlog info {0}`", folder.display());
+    Ok(())
+}

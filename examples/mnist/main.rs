@@ -1,0 +1,175 @@
+//! Train a CNN on handwritten digits, some of them deliberately mislabelled, with every layer recorded; then explain the run from
+//! its log alone, with no model and no second pass over the data.
+//!
+//!     cargo run --release --example mnist -- --out /tmp/digits
+//!
+//! The run lands in `OUT/run`, the truth about the labels in `OUT/flipped.csv`. With `--data DIR` it trains on any folder of idx files,
+//! gzipped or not: MNIST, Fashion-MNIST (Debian's `dataset-fashion-mnist` puts it in /usr/share/datasets/fashion-mnist).
+
+mod data;
+mod explain;
+mod model;
+#[path = "../support/mod.rs"]
+mod support;
+
+use anyhow::{bail, Context, Result};
+use candle_core::{Device, Tensor};
+use candle_nn::{Optimizer, VarBuilder, VarMap, SGD};
+use clap::{Parser, ValueEnum};
+use data::Digits;
+use gradlog::recorder::{Config, Recorder};
+use gradlog::taps::Taps;
+use model::Cnn;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+const BATCH: usize = 64;
+const LEARNING_RATE: f64 = 0.1;
+
+#[derive(Parser)]
+#[command(about = "Train a CNN on digits with some wrong labels, record it, and explain it from the log")]
+struct Arguments {
+    /// Folder for the run and for flipped.csv
+    #[arg(long, default_value = "runs/mnist")]
+    out: PathBuf,
+    /// Passes over the training images
+    #[arg(long, default_value_t = 8)]
+    epochs: u32,
+    /// Share of the training labels that is replaced by a wrong one
+    #[arg(long, default_value_t = 0.1)]
+    flip: f64,
+    /// Seed of weights, order, wrong labels and sketches
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Use only the first N training images
+    #[arg(long)]
+    limit: Option<usize>,
+    /// How much is recorded
+    #[arg(long, value_enum, default_value = "all")]
+    depth: Depth,
+    /// Folder of idx files, gzipped or not, instead of the 6,000 digits that come with gradlog
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Depth {
+    /// Losses and predictions
+    Outputs,
+    /// Those, and the gradients of the last layer
+    Last,
+    /// Those, and the gradients of all layers
+    All,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if !(0.0..=1.0).contains(&arguments.flip) {
+        bail!("--flip is a share between 0 and 1, not {}", arguments.flip);
+    }
+    let folder = arguments.data.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist"));
+    let mut train = Digits::load(&folder, "train").context("the training images")?;
+    let test = Digits::load(&folder, "t10k").context("the test images")?;
+    train.truncate(arguments.limit.unwrap_or(usize::MAX));
+    if train.is_empty() || test.is_empty() {
+        bail!("no images to train on: check --data and --limit");
+    }
+    let truth = train.labels.clone();
+    train.flip(arguments.flip, arguments.seed);
+    let flipped = truth.iter().zip(&train.labels).filter(|(t, g)| t != g).count();
+    println!("{} training images, {flipped} of them with a wrong label on purpose; {} test images", train.len(), test.len());
+
+    let run = arguments.out.join("run");
+    std::fs::create_dir_all(&arguments.out).with_context(|| format!("making {}", arguments.out.display()))?;
+    train_and_record(&arguments, &run, &train, &test)?;
+    data::write_flipped(&arguments.out.join("flipped.csv"), &truth, &train.labels)?;
+
+    // From here on: the log, and the truth about the labels to check it against.
+    explain::explain(&run, &truth, &train, &test, arguments.depth != Depth::Outputs)
+}
+
+fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Digits) -> Result<()> {
+    let device = Device::Cpu;
+    let variables = VarMap::new();
+    let taps = Taps::new();
+    let model = Cnn::new(&taps, VarBuilder::from_varmap(&variables, candle_core::DType::F32, &device))?;
+    support::seed_weights(&variables, arguments.seed)?;
+    let mut optimizer = SGD::new(variables.all_vars(), LEARNING_RATE)?;
+
+    // The recorder sees the taps that it is given. The model's own stay unarmed at the lower depths, and are then nothing but
+    // faster layers.
+    let recorded = match arguments.depth {
+        Depth::All => taps,
+        Depth::Outputs => Taps::new(),
+        Depth::Last => {
+            let last = Taps::new();
+            last.last_layer("fc2", model::FEATURES, model::CLASSES, true);
+            last
+        }
+    };
+    recorded.model(&variables);
+    let notes = vec![
+        ("model".into(), "conv32-conv64-pool-fc128-fc10".into()),
+        ("optimizer".into(), format!("SGD, learning rate {LEARNING_RATE}, batch {BATCH}")),
+        ("flipped".into(), arguments.flip.to_string()),
+    ];
+    let config = Config { seed: arguments.seed, notes, ..Config::default() };
+    let mut recorder = Recorder::create(run, &recorded, config)?;
+    let cost = recorder.cost();
+    let total = cost.total_bytes(train.len() as u64, u64::from(arguments.epochs)) as f64 / 1e6;
+    println!("recording: {cost}, {total:.0} MB for the training visits of this run\n");
+
+    let start = Instant::now();
+    let test_batches: Vec<Vec<u64>> = (0..test.len() as u64).collect::<Vec<_>>().chunks(BATCH).map(<[u64]>::to_vec).collect();
+    for epoch in 0..arguments.epochs {
+        recorder.set_epoch(epoch);
+        // The test images are the probes: recorded before each epoch, they say how its steps bore on them.
+        let accuracy = probe(&mut recorder, &model, test, &test_batches, &device)?;
+        let mut loss_sum = 0.0;
+        for ids in support::batches(train.len(), BATCH, arguments.seed, epoch) {
+            let (x, y) = train.batch(&ids, &device)?;
+            let mut pass = recorder.pass(&ids)?;
+            let (features, logits) = model.forward(&x)?;
+            if arguments.depth == Depth::Last {
+                pass.features(&features);
+            }
+            let loss = pass.cross_entropy(&logits, &y)?;
+            let grads = loss.backward()?;
+            pass.commit(optimizer.learning_rate())?;
+            optimizer.step(&grads)?;
+            loss_sum += f64::from(loss.to_scalar::<f32>()?) * ids.len() as f64;
+        }
+        println!(
+            "epoch {epoch}: test accuracy before it {:.1} %, mean training loss in it {:.3}, {:.0} s",
+            100.0 * accuracy,
+            loss_sum / train.len() as f64,
+            start.elapsed().as_secs_f64()
+        );
+    }
+    let accuracy = probe(&mut recorder, &model, test, &test_batches, &device)?;
+    let summary = recorder.finish()?;
+    println!("\ntest accuracy after the last epoch: {:.1} %", 100.0 * accuracy);
+    println!("recorded {summary}\n");
+    Ok(())
+}
+
+/// Records the test images as the probe set `test` and returns the accuracy on them.
+fn probe(recorder: &mut Recorder, model: &Cnn, test: &Digits, batches: &[Vec<u64>], device: &Device) -> Result<f64> {
+    let mut right = 0.0;
+    for ids in batches {
+        let (x, y) = test.batch(ids, device)?;
+        let mut pass = recorder.probe("test", ids)?;
+        let (features, logits) = model.forward(&x)?;
+        pass.features(&features);
+        let loss = pass.cross_entropy(&logits, &y)?;
+        loss.backward()?;
+        pass.commit()?;
+        right += correct(&logits, &y)?;
+    }
+    Ok(right / test.len() as f64)
+}
+
+fn correct(logits: &Tensor, y: &Tensor) -> Result<f64> {
+    let hits = logits.argmax(1)?.eq(y)?.to_dtype(candle_core::DType::F32)?.sum_all()?;
+    Ok(f64::from(hits.to_scalar::<f32>()?))
+}

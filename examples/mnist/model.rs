@@ -1,0 +1,37 @@
+//! The model: an ordinary CNN, one `taps.tap` for each layer.
+
+use candle_core::{Module, Result, Tensor};
+use candle_nn::{conv2d, linear, Conv2d, Conv2dConfig, Linear, VarBuilder};
+use gradlog::taps::{Tapped, Taps};
+
+/// Width of what enters the last layer.
+pub const FEATURES: usize = 128;
+pub const CLASSES: usize = 10;
+
+pub struct Cnn {
+    conv1: Tapped<Conv2d>,
+    conv2: Tapped<Conv2d>,
+    fc1: Tapped<Linear>,
+    fc2: Tapped<Linear>,
+}
+
+impl Cnn {
+    pub fn new(taps: &Taps, vb: VarBuilder<'_>) -> Result<Self> {
+        let plain = Conv2dConfig::default();
+        Ok(Self {
+            conv1: taps.tap("conv1", conv2d(1, 32, 3, plain, vb.pp("conv1"))?),
+            conv2: taps.tap("conv2", conv2d(32, 64, 3, plain, vb.pp("conv2"))?),
+            fc1: taps.tap("fc1", linear(64 * 12 * 12, FEATURES, vb.pp("fc1"))?),
+            fc2: taps.tap("fc2", linear(FEATURES, CLASSES, vb.pp("fc2"))?),
+        })
+    }
+
+    /// Images `[batch, 1, 28, 28]` to what enters the last layer, `[batch, 128]`, and logits, `[batch, 10]`.
+    pub fn forward(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let x = self.conv1.forward(x)?.relu()?;
+        let x = self.conv2.forward(&x)?.relu()?.max_pool2d(2)?;
+        let features = self.fc1.forward(&x.flatten_from(1)?)?.relu()?;
+        let logits = self.fc2.forward(&features)?;
+        Ok((features, logits))
+    }
+}

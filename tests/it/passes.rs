@@ -1,0 +1,236 @@
+//! The three depths, accumulation, fallbacks: ways to record that must agree with each other.
+
+use crate::common::*;
+use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap, SGD};
+use gradlog::log::{BlockKind, Column, ColumnKey};
+use gradlog::recorder::{Config, Recorder, StepInfo};
+use gradlog::run::Run;
+use gradlog::sketch::SketchConfig;
+use gradlog::taps::{Tapped, Taps};
+
+struct Mlp {
+    fc1: Tapped<Linear>,
+    fc2: Tapped<Linear>,
+}
+
+impl Mlp {
+    fn new(taps: &Taps, variables: &VarMap) -> Self {
+        let vb = VarBuilder::from_varmap(variables, DType::F32, &Device::Cpu);
+        Self {
+            fc1: taps.tap("fc1", linear(6, 5, vb.pp("fc1")).unwrap()),
+            fc2: taps.tap("fc2", linear(5, 3, vb.pp("fc2")).unwrap()),
+        }
+    }
+
+    fn features(&self, x: &Tensor) -> Result<Tensor> {
+        self.fc1.forward(x)?.relu()
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.fc2.forward(&self.features(x)?)
+    }
+}
+
+fn labels(n: usize) -> Tensor {
+    let y: Vec<u32> = (0..n as u32).map(|i| i * 7 % 3).collect();
+    Tensor::from_vec(y, n, &Device::Cpu).unwrap()
+}
+
+fn exact() -> Config {
+    Config { sketch: SketchConfig::exact(), ..Config::default() }
+}
+
+fn dots(a: &[Vec<f32>]) -> Vec<f32> {
+    a.iter().flat_map(|x| a.iter().map(move |y| dot(x, y) as f32)).collect()
+}
+
+/// All dot products of the gradients of one layer, from its factors.
+fn factored_dots(run: &std::path::Path, layer: u16, bias: bool) -> Vec<f32> {
+    let a = dots(&vectors(run, Column::Input, Column::InputScale, layer));
+    let d = dots(&vectors(run, Column::Delta, Column::DeltaScale, layer));
+    a.iter().zip(&d).map(|(a, d)| (a + f32::from(bias)) * d).collect()
+}
+
+#[test]
+fn last_layer_in_closed_form_is_the_tapped_last_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let model = Mlp::new(&taps, &variables);
+    let last = Taps::new();
+    last.last_layer("fc2", 5, 3, true);
+    let (x, y, ids) = (noise(1, &[4, 6]), labels(4), [0, 1, 2, 3]);
+    let (all_dir, last_dir) = (dir.path().join("all"), dir.path().join("last"));
+    for (taps, dir, tapped) in [(&taps, &all_dir, true), (&last, &last_dir, false)] {
+        let mut recorder = Recorder::create(dir, taps, exact()).unwrap();
+        let mut pass = recorder.pass(&ids).unwrap();
+        let features = model.features(&x).unwrap();
+        if !tapped {
+            pass.features(&features);
+        }
+        let loss = pass.cross_entropy(&model.fc2.forward(&features).unwrap(), &y).unwrap();
+        loss.backward().unwrap();
+        pass.commit(0.1).unwrap();
+        recorder.finish().unwrap();
+    }
+    let (tapped, closed) = (factored_dots(&all_dir, 1, true), factored_dots(&last_dir, 0, true));
+    assert!(relative_error(&closed, &tapped) < 1e-5);
+    let norms = f32s(&last_dir, BlockKind::Visits, Column::SquaredNorm);
+    for i in 0..4 {
+        assert!((norms[i] - tapped[i * 5]).abs() < 1e-5 * tapped[i * 5], "norms are those of the recorded layer");
+    }
+}
+
+#[test]
+fn per_example_backward_is_the_tapped_gradient() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let model = Mlp::new(&taps, &variables);
+    let untapped = Taps::new();
+    untapped.variables(&variables);
+    let (x, y, ids) = (noise(1, &[4, 6]), labels(4), [0, 1, 2, 3]);
+    let (a_dir, b_dir) = (dir.path().join("tapped"), dir.path().join("looped"));
+    let mut recorder = Recorder::create(&a_dir, &taps, exact()).unwrap();
+    let mut pass = recorder.pass(&ids).unwrap();
+    let loss = pass.cross_entropy(&model.forward(&x).unwrap(), &y).unwrap();
+    loss.backward().unwrap();
+    pass.commit(0.1).unwrap();
+    recorder.finish().unwrap();
+    // The folded vector is longer than each variable, so it holds each exactly; together they meet in it, which one seed in
+    // many does without a collision: the norms are exact whatever the seed.
+    let mut recorder = Recorder::create(&b_dir, &untapped, exact()).unwrap();
+    let mut pass = recorder.pass(&ids).unwrap();
+    let losses = pass
+        .per_example(|i| candle_nn::loss::cross_entropy(&model.forward(&row(&x, i)?)?, &y.narrow(0, i, 1)?))
+        .unwrap();
+    pass.commit(0.1).unwrap();
+    recorder.finish().unwrap();
+    let norms = |dir| f32s(dir, BlockKind::Visits, Column::SquaredNorm);
+    assert!(relative_error(&norms(&b_dir), &norms(&a_dir)) < 1e-5);
+    assert!(relative_error(&numbers(&losses), &f32s(&a_dir, BlockKind::Visits, Column::Loss)) < 1e-5);
+    assert_eq!(f32s(&b_dir, BlockKind::Visits, Column::Coefficient), [0.25; 4]);
+    // Dot products are unbiased with variance at most (‖g‖²‖h‖² + ⟨g,h⟩²)/m each; six standard deviations.
+    let looped = dots(&folded(&b_dir));
+    let tapped: Vec<f32> = factored_dots(&a_dir, 0, true).iter().zip(factored_dots(&a_dir, 1, true)).map(|(a, b)| a + b).collect();
+    let norms = norms(&a_dir);
+    for (pair, (got, want)) in looped.iter().zip(&tapped).enumerate() {
+        let (i, j) = (pair / 4, pair % 4);
+        let deviation = ((norms[i] * norms[j] + want * want) / 4096.0).sqrt();
+        assert!((got - want).abs() < 6.0 * deviation, "pair {i} {j}: {got} {want} {deviation}");
+    }
+}
+
+#[test]
+fn accumulated_passes_are_one_step_with_its_learning_rate() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let model = Mlp::new(&taps, &variables);
+    let run = dir.path().join("run");
+    let mut recorder = Recorder::create(&run, &taps, exact()).unwrap();
+    let (x, y) = (noise(1, &[6, 6]), labels(6));
+    for step in 0..3u64 {
+        for half in 0..2u64 {
+            let ids: Vec<u64> = (0..3).map(|i| half * 3 + i).collect();
+            let mut pass = recorder.pass(&ids).unwrap();
+            let (x, y) = (x.narrow(0, half as usize * 3, 3).unwrap(), y.narrow(0, half as usize * 3, 3).unwrap());
+            let loss = (pass.cross_entropy(&model.forward(&x).unwrap(), &y).unwrap() / 2.0).unwrap();
+            loss.backward().unwrap();
+            if half == 0 {
+                pass.accumulate().unwrap();
+            } else {
+                pass.commit(StepInfo::new(0.1 * (step + 1) as f64).momentum(0.9).clip(0.5)).unwrap();
+            }
+        }
+    }
+    recorder.finish().unwrap();
+    let steps: Vec<u64> = blocks(&run, BlockKind::Visits).iter().flat_map(|b| b.u64s(Column::Step).unwrap()).collect();
+    assert_eq!(steps, [[0u64; 6], [1; 6], [2; 6]].concat());
+    let rates = f32s(&run, BlockKind::Visits, Column::LearningRate);
+    assert_eq!(rates, [[0.1f32; 6], [0.2; 6], [0.3; 6]].concat());
+    assert_eq!(f32s(&run, BlockKind::Visits, Column::Clip), [0.5; 18]);
+    // Each half is divided by its own three examples and by two halves: a sixth, as the whole batch would have it.
+    assert!(f32s(&run, BlockKind::Visits, Column::Coefficient).iter().all(|c| (c - 1.0 / 6.0).abs() < 1e-7));
+    let sizes: Vec<u32> = blocks(&run, BlockKind::Steps).iter().flat_map(|b| b.u32s(Column::BatchSize).unwrap()).collect();
+    assert_eq!(sizes, [6, 6, 6]);
+    assert_eq!(f32s(&run, BlockKind::Steps, Column::Momentum), [0.9; 3]);
+}
+
+#[test]
+fn the_trained_weights_are_the_same_with_and_without_recording() {
+    let dir = tempfile::tempdir().unwrap();
+    let train = |recorder: &mut Recorder, variables: &VarMap, model: &dyn Fn(&Tensor) -> Result<Tensor>| {
+        let mut optimizer = SGD::new(variables.all_vars(), 0.1).unwrap();
+        for step in 0..20u64 {
+            let (x, y) = (noise(step, &[5, 6]), labels(5));
+            let mut pass = recorder.pass(&[0, 1, 2, 3, 4]).unwrap();
+            let loss = pass.cross_entropy(&model(&x).unwrap(), &y).unwrap();
+            pass.backward_step(&mut optimizer, &loss).unwrap();
+        }
+    };
+    let weights = |variables: &VarMap| -> Vec<f32> {
+        let data = variables.data().lock().unwrap();
+        let mut named: Vec<_> = data.iter().collect();
+        named.sort_by_key(|(name, _)| name.to_string());
+        named.iter().flat_map(|(_, var)| numbers(var.as_tensor())).collect()
+    };
+    let start = VarMap::new();
+    Mlp::new(&Taps::new(), &start);
+    let copy = || {
+        let (taps, mut variables) = (Taps::new(), VarMap::new());
+        let model = Mlp::new(&taps, &variables);
+        let data = start.data().lock().unwrap();
+        variables.set(data.iter().map(|(name, var)| (name.clone(), var.as_tensor().copy().unwrap()))).unwrap();
+        (taps, variables, model)
+    };
+    let (taps, recorded, model) = copy();
+    let mut recorder = Recorder::create(dir.path().join("run"), &taps, Config::default()).unwrap();
+    train(&mut recorder, &recorded, &|x| model.forward(x));
+    assert_eq!(recorder.finish().unwrap().visits, 100);
+    let (_, disabled, model) = copy();
+    train(&mut Recorder::disabled(), &disabled, &|x| model.forward(x));
+    let (_, plain, model) = copy();
+    let (fc1, fc2): (Linear, Linear) = ((*model.fc1).clone(), (*model.fc2).clone());
+    train(&mut Recorder::disabled(), &plain, &|x| Module::forward(&fc2, &Module::forward(&fc1, x)?.relu()?));
+    assert_eq!(weights(&recorded), weights(&disabled), "recording changes not one bit of a tapped MLP");
+    assert!(relative_error(&weights(&recorded), &weights(&plain)) < 1e-5, "tapping changes nothing but rounding");
+    assert_ne!(weights(&recorded), weights(&start), "something was trained");
+}
+
+#[test]
+fn coverage_names_what_is_not_tapped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    taps.tap("fc1", linear(6, 5, vb.pp("fc1")).unwrap());
+    linear(5, 3, vb.pp("fc2")).unwrap();
+    taps.tap("norm", candle_nn::group_norm(1, 4, 1e-5, vb.pp("model.norm")).unwrap());
+    taps.model(&variables);
+    let run = dir.path().join("run");
+    Recorder::create(&run, &taps, Config::default()).unwrap().finish().unwrap();
+    let manifest = Run::open(&run).unwrap().manifest().clone();
+    let names: Vec<&str> = manifest.untapped.iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(names, ["fc2.bias", "fc2.weight"]);
+    assert_eq!(manifest.model_parameters, Some(35 + 18 + 8));
+    assert_eq!(manifest.recorded_parameters(), 35 + 8);
+}
+
+#[test]
+fn evaluation_between_passes_is_not_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let model = Mlp::new(&taps, &variables);
+    let run = dir.path().join("run");
+    let mut recorder = Recorder::create(&run, &taps, exact()).unwrap();
+    let (x, y) = (noise(1, &[4, 6]), labels(4));
+    for _ in 0..2 {
+        model.forward(&noise(8, &[9, 6])).unwrap();
+        let mut pass = recorder.pass(&[0, 1, 2, 3]).unwrap();
+        let loss = pass.cross_entropy(&model.forward(&x).unwrap(), &y).unwrap();
+        loss.backward().unwrap();
+        pass.commit(0.1).unwrap();
+        model.forward(&noise(8, &[9, 6])).unwrap().sum_all().unwrap().backward().unwrap();
+    }
+    assert_eq!(recorder.finish().unwrap().visits, 8);
+    let key = ColumnKey { column: Column::Input, layer: 0 };
+    assert!(blocks(&run, BlockKind::Visits).iter().all(|b| b.width(key) == Some(6)));
+}

@@ -1,0 +1,133 @@
+//! TracIn from the log against brute force with candle, and against what training really did to the probes' losses.
+
+use crate::common::*;
+use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
+use gradlog::analysis::{influence, Question, Score, Window};
+use gradlog::recorder::{Config, Recorder};
+use gradlog::run::Run;
+use gradlog::sketch::SketchConfig;
+use gradlog::taps::Taps;
+
+const EXAMPLES: usize = 24;
+const PROBES: usize = 3;
+
+struct Trained {
+    /// Brute force: `[example][probe]`.
+    scores: Vec<Vec<f64>>,
+    self_influence: Vec<f64>,
+    /// Each probe's loss before and after.
+    losses: (Vec<f32>, Vec<f32>),
+}
+
+/// Trains a small MLP, recording with a probe at every step, and sums `η c ⟨∇ℓ_z, ∇ℓ_probe⟩` with candle beside it.
+fn train(dir: &std::path::Path, learning_rate: f64, steps: u64, seed: u64) -> Trained {
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    let fc1 = taps.tap("fc1", linear(6, 8, vb.pp("fc1")).unwrap());
+    let fc2 = taps.tap("fc2", linear(8, 3, vb.pp("fc2")).unwrap());
+    let model = |x: &Tensor| -> Result<Tensor> { fc2.forward(&fc1.forward(x)?.tanh()?) };
+    let label = |seed: u64, n: usize| -> Tensor {
+        let y: Vec<u32> = numbers(&noise(seed, &[n])).iter().map(|v| ((v + 1.0) * 1.499) as u32).collect();
+        Tensor::from_vec(y, n, &Device::Cpu).unwrap()
+    };
+    let (x, y) = (noise(1, &[EXAMPLES, 6]), label(2, EXAMPLES));
+    let (px, py) = (noise(3, &[PROBES, 6]), label(4, PROBES));
+    let vars = variables.all_vars();
+    for var in &vars {
+        var.set(&(noise(seed + var.elem_count() as u64, var.dims()) * 0.6).unwrap()).unwrap();
+    }
+    let gradient = |x: &Tensor, y: &Tensor, i: usize| -> Vec<f32> {
+        let loss = candle_nn::loss::cross_entropy(&model(&row(x, i).unwrap()).unwrap(), &y.narrow(0, i, 1).unwrap()).unwrap();
+        let grads = loss.backward().unwrap();
+        vars.iter().flat_map(|v| numbers(grads.get(v).unwrap())).collect()
+    };
+    let probe_losses = || -> Vec<f32> {
+        let loss = |i| candle_nn::loss::cross_entropy(&model(&row(&px, i).unwrap()).unwrap(), &py.narrow(0, i, 1).unwrap());
+        (0..PROBES).map(|i| loss(i).unwrap().to_scalar().unwrap()).collect()
+    };
+    let mut optimizer = SGD::new(vars.clone(), learning_rate).unwrap();
+    let config = Config { sketch: SketchConfig::exact(), ..Config::default() };
+    let mut recorder = Recorder::create(dir, &taps, config).unwrap();
+    let before = probe_losses();
+    let (mut scores, mut own) = (vec![vec![0.0; PROBES]; EXAMPLES], vec![0.0; EXAMPLES]);
+    for step in 0..steps {
+        // Batches of 5, of a stride that does not divide 24, so that batches differ, an id repeats in some, and the last is short.
+        let size = if step + 1 == steps { 2 } else { 5 };
+        let mut ids: Vec<u64> = (0..size).map(|i| (step * 5 + i * 7) % EXAMPLES as u64).collect();
+        if step % 3 == 0 {
+            ids[1] = ids[0];
+        }
+        recorder.set_epoch((step / 10) as u32);
+        let probe_ids: Vec<u64> = (0..PROBES as u64).collect();
+        let mut probe = recorder.probe("test", &probe_ids).unwrap();
+        probe.cross_entropy(&model(&px).unwrap(), &py).unwrap().backward().unwrap();
+        probe.commit().unwrap();
+        let index = Tensor::from_vec(ids.iter().map(|i| *i as u32).collect::<Vec<_>>(), ids.len(), &Device::Cpu).unwrap();
+        let (bx, by) = (x.index_select(&index, 0).unwrap(), y.index_select(&index, 0).unwrap());
+        let mut pass = recorder.pass(&ids).unwrap();
+        let loss = pass.cross_entropy(&model(&bx).unwrap(), &by).unwrap();
+        let grads = loss.backward().unwrap();
+        pass.commit(optimizer.learning_rate()).unwrap();
+        let rate = learning_rate / ids.len() as f64;
+        let probes: Vec<Vec<f32>> = (0..PROBES).map(|p| gradient(&px, &py, p)).collect();
+        for id in &ids {
+            let g = gradient(&x, &y, *id as usize);
+            own[*id as usize] += rate * dot(&g, &g);
+            for (score, probe) in scores[*id as usize].iter_mut().zip(&probes) {
+                *score += rate * dot(&g, probe);
+            }
+        }
+        optimizer.step(&grads).unwrap();
+    }
+    recorder.finish().unwrap();
+    Trained { scores, self_influence: own, losses: (before, probe_losses()) }
+}
+
+/// TracIn of every example on one probe, from the log.
+fn from_log(run: &Run, probe: u64) -> Vec<f64> {
+    let result = influence(run, &Question::one("test", probe)).unwrap();
+    let mut scores = vec![0.0; EXAMPLES];
+    for (number, row) in result.rows.iter().enumerate() {
+        scores[row.example as usize] = result.score(number, 0);
+    }
+    scores
+}
+
+#[test]
+fn equals_brute_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let truth = train(&dir.path().join("run"), 0.3, 40, 11);
+    let run = Run::open(dir.path().join("run")).unwrap();
+    for probe in 0..PROBES {
+        let got: Vec<f32> = from_log(&run, probe as u64).iter().map(|s| *s as f32).collect();
+        let want: Vec<f32> = truth.scores.iter().map(|s| s[probe] as f32).collect();
+        assert!(relative_error(&got, &want) < 1e-3, "probe {probe}: {}", relative_error(&got, &want));
+    }
+    let table = Score::SelfInfluence.compute(&run, &Window::everything()).unwrap();
+    for row in &table.rows {
+        let want = truth.self_influence[row.example as usize];
+        assert!((row.score - want).abs() < 1e-3 * want, "{row:?} {want}");
+    }
+}
+
+#[test]
+fn telescopes_to_the_real_fall_of_the_loss() {
+    // To first order in the learning rate, Σ_z TracIn(z, z') is what training did to the loss of z'.
+    let error = |learning_rate: f64, steps: u64| -> f64 {
+        let dir = tempfile::tempdir().unwrap();
+        let truth = train(&dir.path().join("run"), learning_rate, steps, 11);
+        let run = Run::open(dir.path().join("run")).unwrap();
+        let worst = |probe: usize| {
+            let fall = f64::from(truth.losses.0[probe] - truth.losses.1[probe]);
+            let sum: f64 = from_log(&run, probe as u64).iter().sum();
+            assert!(fall.abs() > 1e-3, "nothing happened to probe {probe}: {fall}");
+            (sum - fall).abs() / fall.abs()
+        };
+        (0..PROBES).map(worst).fold(0.0, f64::max)
+    };
+    // The same way in steps a quarter as long: what is left is of second order, so it falls with the step.
+    let (coarse, fine) = (error(0.04, 30), error(0.01, 120));
+    assert!(fine < 0.05, "{fine}");
+    assert!(fine < 0.5 * coarse, "{fine} {coarse}");
+}
