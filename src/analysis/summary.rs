@@ -359,7 +359,6 @@ mod tests {
         run.dropped(64);
         run.dropped(6);
         run.end();
-        let bytes = run.offsets.len() as u64;
         let written = run.finish();
         let told = std::sync::atomic::AtomicU64::new(0);
         let count = |bytes| {
@@ -374,7 +373,7 @@ mod tests {
         assert_eq!(summary.learning_rates, Some(0.25..=0.5));
         assert_eq!(summary.wall_clock_ms, Some(1000..=4500));
         assert_eq!(summary.bytes, told.into_inner());
-        assert!(summary.visit_bytes < summary.bytes && bytes > 0);
+        assert!(summary.visit_bytes < summary.bytes);
         assert_eq!(summary.probes.len(), 2);
         let test = &summary.probes[0];
         assert_eq!(

@@ -84,7 +84,7 @@ impl Manifest {
             return Err(DecodeError(format!("a manifest of {} bytes", payload.len())));
         }
         bytes.extend((payload.len() as u32).to_le_bytes());
-        bytes.extend(crc32fast::hash(&payload).to_le_bytes());
+        bytes.extend(checksum(&bytes, &payload).to_le_bytes());
         bytes.extend(payload);
         Ok(bytes)
     }
@@ -98,11 +98,19 @@ impl Manifest {
         if payload.len() != length as usize {
             return Err(DecodeError(format!("the manifest has {} bytes of {length}", payload.len())));
         }
-        if crc32fast::hash(payload) != crc {
+        if checksum(&bytes[..16], payload) != crc {
             return Err(DecodeError("the manifest's checksum does not match".into()));
         }
         codec::decode(payload)
     }
+}
+
+/// CRC-32 of the 16 bytes before it and the payload behind it: the version is as well guarded as the rest.
+fn checksum(head: &[u8], payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(head);
+    hasher.update(payload);
+    hasher.finalize()
 }
 
 fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {

@@ -90,7 +90,8 @@ pub(super) fn segment(version: u16, blocks: &[Vec<u8>]) -> Vec<u8> {
 pub(super) fn manifest_file(version: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = prefix(version, 1);
     bytes.extend((payload.len() as u32).to_le_bytes());
-    bytes.extend(crc32fast::hash(payload).to_le_bytes());
+    let crc = crc32fast::hash(&[&bytes, payload].concat());
+    bytes.extend(crc.to_le_bytes());
     bytes.extend(payload);
     bytes
 }
