@@ -1,5 +1,7 @@
 //! Integration tests: gradlog as its users see it, against candle itself and against one-line oracles.
 
+#![cfg(feature = "candle")]
+
 mod common;
 mod losses;
 mod manners;

@@ -1,0 +1,129 @@
+//! Train a small transformer on the characters of *Paradise Lost*, some passages scrambled, with every layer recorded; then ask
+//! the log which passages are odd, and which ones taught the model to continue a passage that it has never seen.
+//!
+//!     cargo run --release --example char_lm -- --out /tmp/milton
+//!
+//! A training example is a passage of 64 characters; its id is its number. The twelfth book is held out. The run lands in
+//! `OUT/run`.
+
+mod explain;
+mod model;
+#[path = "../support/mod.rs"]
+mod support;
+mod text;
+
+use anyhow::{ensure, Context, Result};
+use candle_core::{DType, Device};
+use candle_nn::{Optimizer, VarBuilder, VarMap, SGD};
+use clap::Parser;
+use gradlog::recorder::{Config, Recorder, StepInfo};
+use gradlog::sketch::SketchConfig;
+use gradlog::taps::Taps;
+use model::Transformer;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use text::{Passage, Text, LENGTH};
+
+static B: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| std::env::var("B").map_or(32, |b| b.parse().unwrap_or(32)));
+/// Held-out passages that are asked about.
+const PROBES: usize = 64;
+
+#[derive(Parser)]
+#[command(about = "Train a transformer on Paradise Lost with some passages scrambled, record it, and explain it from the log")]
+struct Arguments {
+    /// Folder for the run
+    #[arg(long, default_value = "runs/char_lm")]
+    out: PathBuf,
+    /// Passes over the training passages
+    #[arg(long, default_value_t = 3)]
+    epochs: u32,
+    /// Share of the training passages whose words are scrambled
+    #[arg(long, default_value_t = 0.03)]
+    scramble: f64,
+    /// Seed of weights, order, scrambled passages and sketches
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Use only the first N training passages
+    #[arg(long)]
+    limit: Option<usize>,
+    #[arg(long, default_value_t = 0.5)]
+    rate: f64,
+    #[arg(long)]
+    dry: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    ensure!((0.0..=1.0).contains(&arguments.scramble), "--scramble is a share between 0 and 1, not {}", arguments.scramble);
+    let text = Text::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/text/paradise-lost.txt"))?;
+    let (mut train, mut test) = text.split();
+    train.truncate(arguments.limit.unwrap_or(usize::MAX));
+    ensure!(!train.is_empty(), "--limit 0 leaves nothing to train on");
+    test.truncate(PROBES);
+    let spoilt = text::spoil(&mut train, arguments.scramble, arguments.seed);
+    println!(
+        "{} passages of {LENGTH} characters to train on, {} of them scrambled on purpose; {} held out",
+        train.len(),
+        spoilt.iter().filter(|s| **s).count(),
+        test.len()
+    );
+    let run = arguments.out.join("run");
+    train_and_record(&arguments, &run, &text, &train, &test)?;
+    explain::explain(&run, &text, &train, &spoilt, &test)
+}
+
+fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Passage], test: &[Passage]) -> Result<()> {
+    let device = Device::Cpu;
+    let variables = VarMap::new();
+    let taps = Taps::new();
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, &device);
+    let model = Transformer::new(&taps, text.alphabet(), LENGTH, vb)?;
+    support::seed_weights(&variables, arguments.seed)?;
+    let mut optimizer = SGD::new(variables.all_vars(), arguments.rate)?;
+    taps.model(&variables);
+    let sketch = SketchConfig { folded: 2048, ..SketchConfig::default() };
+    let config = Config { seed: arguments.seed, sketch, ..Config::default() };
+    let mut recorder = if arguments.dry { Recorder::disabled() } else { Recorder::create(run, &taps, config)? };
+    println!("recording: {}\n", recorder.cost());
+
+    let start = Instant::now();
+    for epoch in 0..arguments.epochs {
+        recorder.set_epoch(epoch);
+        let held_out = probe(&mut recorder, &model, text, test, &device)?;
+        println!("epoch {epoch}: held-out before {held_out:.3}");
+        let (mut sum, mut n) = (0.0, 0);
+        for ids in support::batches(train.len(), *B, arguments.seed, epoch) {
+            let (x, y) = text.batch(ids.iter().map(|id| &train[*id as usize]), &device)?;
+            let mut pass = recorder.pass(&ids)?;
+            let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;
+            let grads = loss.backward()?;
+            pass.commit(StepInfo::new(optimizer.learning_rate()))?;
+            optimizer.step(&grads)?;
+            sum += loss.to_scalar::<f32>()?;
+            n += 1;
+            if n % 50 == 0 {
+                println!("  {n}: {:.3}, {:.0} s", sum / 50.0, start.elapsed().as_secs_f64());
+                sum = 0.0;
+            }
+        }
+    }
+    let held_out = probe(&mut recorder, &model, text, test, &device)?;
+    println!("held-out {held_out:.3}");
+    let summary = recorder.finish().context("ending the recording")?;
+    println!("recorded {summary}\n");
+    Ok(())
+}
+
+fn probe(recorder: &mut Recorder, model: &Transformer, text: &Text, test: &[Passage], device: &Device) -> Result<f64> {
+    let ids: Vec<u64> = (0..test.len() as u64).collect();
+    let mut sum = 0.0;
+    for ids in ids.chunks(*B) {
+        let (x, y) = text.batch(ids.iter().map(|id| &test[*id as usize]), device)?;
+        let mut pass = recorder.probe("held out", ids)?;
+        let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;
+        loss.backward()?;
+        pass.commit()?;
+        sum += f64::from(loss.to_scalar::<f32>()?) * ids.len() as f64;
+    }
+    Ok(sum / test.len() as f64)
+}
