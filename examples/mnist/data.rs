@@ -60,10 +60,10 @@ impl Digits {
         }
     }
 
-    /// Images `[batch, 1, 28, 28]` in 0..1 and labels `[batch]`.
+    /// Images `[batch, 1, 28, 28]`, shifted and scaled by MNIST's mean and deviation, and labels `[batch]`.
     pub fn batch(&self, ids: &[u64], device: &Device) -> Result<(Tensor, Tensor)> {
         let image = |i: &u64| &self.pixels[*i as usize * SIDE * SIDE..(*i as usize + 1) * SIDE * SIDE];
-        let x: Vec<f32> = ids.iter().flat_map(image).map(|p| f32::from(*p) / 255.0).collect();
+        let x: Vec<f32> = ids.iter().flat_map(image).map(|p| (f32::from(*p) / 255.0 - 0.1307) / 0.3081).collect();
         let y: Vec<u32> = ids.iter().map(|i| u32::from(self.labels[*i as usize])).collect();
         Ok((Tensor::from_vec(x, (ids.len(), 1, SIDE, SIDE), device)?, Tensor::from_vec(y, ids.len(), device)?))
     }

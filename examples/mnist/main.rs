@@ -23,7 +23,13 @@ use model::Cnn;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+/// candle makes a fresh tensor for every result. glibc hands large ones back to the system each time and pays for every page again;
+/// this allocator keeps them, which shortens a step by about a third, recorded or not.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const BATCH: usize = 64;
+/// At the first step; it falls to zero by half a cosine.
 const LEARNING_RATE: f64 = 0.1;
 
 #[derive(Parser)]
@@ -33,7 +39,7 @@ struct Arguments {
     #[arg(long, default_value = "runs/mnist")]
     out: PathBuf,
     /// Passes over the training images
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 6)]
     epochs: u32,
     /// Share of the training labels that is replaced by a wrong one
     #[arg(long, default_value_t = 0.1)]
@@ -110,7 +116,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     recorded.model(&variables);
     let notes = vec![
         ("model".into(), "conv32-conv64-pool-fc128-fc10".into()),
-        ("optimizer".into(), format!("SGD, learning rate {LEARNING_RATE}, batch {BATCH}")),
+        ("optimizer".into(), format!("SGD, learning rate {LEARNING_RATE} with cosine decay, batch {BATCH}")),
         ("flipped".into(), arguments.flip.to_string()),
     ];
     let config = Config { seed: arguments.seed, notes, ..Config::default() };
@@ -120,6 +126,8 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     println!("recording: {cost}, {total:.0} MB for the training visits of this run\n");
 
     let start = Instant::now();
+    let steps = u64::from(arguments.epochs) * train.len().div_ceil(BATCH) as u64;
+    let mut step = 0u64;
     let test_batches: Vec<Vec<u64>> = (0..test.len() as u64).collect::<Vec<_>>().chunks(BATCH).map(<[u64]>::to_vec).collect();
     for epoch in 0..arguments.epochs {
         recorder.set_epoch(epoch);
@@ -127,6 +135,9 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
         let accuracy = probe(&mut recorder, &model, test, &test_batches, &device)?;
         let mut loss_sum = 0.0;
         for ids in support::batches(train.len(), BATCH, arguments.seed, epoch) {
+            let progress = step as f64 / steps as f64;
+            optimizer.set_learning_rate(LEARNING_RATE * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()));
+            step += 1;
             let (x, y) = train.batch(&ids, &device)?;
             let mut pass = recorder.pass(&ids)?;
             let (features, logits) = model.forward(&x)?;

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-/// Sets every matrix-like weight to He-normal numbers from `seed` and every bias to zero; scales of norms stay as they are.
+/// Sets every matrix-like weight to normal numbers of variance 1 / (3 fan-in), as wide as PyTorch's default, and every bias to zero; scales of norms stay as they are.
 ///
 /// candle's CPU generator cannot be seeded, so a reproducible run draws its weights here.
 pub fn seed_weights(variables: &VarMap, seed: u64) -> Result<()> {
@@ -18,7 +18,7 @@ pub fn seed_weights(variables: &VarMap, seed: u64) -> Result<()> {
         let dims = variable.dims();
         if dims.len() > 1 {
             let fan_in: usize = dims[1..].iter().product();
-            let scale = (2.0 / fan_in as f64).sqrt();
+            let scale = (1.0 / (3.0 * fan_in as f64)).sqrt();
             let values: Vec<f32> = (0..variable.elem_count()).map(|_| (normal(&mut rng) * scale) as f32).collect();
             variable.set(&Tensor::from_vec(values, dims, variable.device())?)?;
         } else if name.ends_with("bias") {
