@@ -16,6 +16,7 @@ use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device};
 use candle_nn::{Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
+use explain::Explained;
 use gradlog::recorder::{Config, Recorder, StepInfo};
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::Taps;
@@ -27,6 +28,7 @@ use text::{Passage, Text, LENGTH};
 static B: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| std::env::var("B").map_or(32, |b| b.parse().unwrap_or(32)));
 /// Held-out passages that are asked about.
 const PROBES: usize = 64;
+const PROBE_SET: &str = "held out";
 
 #[derive(Parser)]
 #[command(about = "Train a transformer on Paradise Lost with some passages scrambled, record it, and explain it from the log")]
@@ -69,7 +71,7 @@ fn main() -> Result<()> {
     );
     let run = arguments.out.join("run");
     train_and_record(&arguments, &run, &text, &train, &test)?;
-    explain::explain(&run, &text, &train, &spoilt, &test)
+    Explained { text: &text, train: &train, scrambled: &spoilt, test: &test }.from(&run)
 }
 
 fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Passage], test: &[Passage]) -> Result<()> {
@@ -87,6 +89,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Pas
     println!("recording: {}\n", recorder.cost());
 
     let start = Instant::now();
+    let (mut step, steps) = (0, arguments.epochs as usize * train.len().div_ceil(*B));
     for epoch in 0..arguments.epochs {
         recorder.set_epoch(epoch);
         let held_out = probe(&mut recorder, &model, text, test, &device)?;
@@ -97,6 +100,8 @@ fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Pas
             let mut pass = recorder.pass(&ids)?;
             let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;
             let grads = loss.backward()?;
+            optimizer.set_learning_rate(arguments.rate * (1.0 - step as f64 / steps as f64));
+            step += 1;
             pass.commit(StepInfo::new(optimizer.learning_rate()))?;
             optimizer.step(&grads)?;
             sum += loss.to_scalar::<f32>()?;
@@ -119,7 +124,7 @@ fn probe(recorder: &mut Recorder, model: &Transformer, text: &Text, test: &[Pass
     let mut sum = 0.0;
     for ids in ids.chunks(*B) {
         let (x, y) = text.batch(ids.iter().map(|id| &test[*id as usize]), device)?;
-        let mut pass = recorder.probe("held out", ids)?;
+        let mut pass = recorder.probe(PROBE_SET, ids)?;
         let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;
         loss.backward()?;
         pass.commit()?;

@@ -2,6 +2,7 @@
 
 #![cfg(feature = "candle")]
 
+mod cli;
 mod common;
 mod losses;
 mod manners;

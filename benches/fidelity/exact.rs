@@ -1,0 +1,244 @@
+//! The truth: exact per-example gradients, their dot products and norms, and the projections that schemes start from.
+
+use super::model::{Kind, Model, Site, Watch, EPS};
+use candle_core::{Device, Result, Tensor, D};
+use gradlog::sketch::{derive_seed, Fold, Side};
+use rayon::prelude::*;
+
+/// One layer's gradients for a batch.
+pub enum Gradients {
+    /// Input `[batch, inputs]` and output gradient `[batch, outputs]` of a layer with a bias.
+    Factors { input: Vec<f32>, delta: Vec<f32> },
+    /// `[batch, parameters]`, laid out as the crate lays it out.
+    Whole(Tensor),
+}
+
+/// Exact gradients of each example's own loss, layer by layer, from candle's ops alone.
+pub fn gradients(model: &Model, x: &Tensor, y: &Tensor) -> Result<Vec<Gradients>> {
+    let watch = Watch::on();
+    let batch = x.dim(0)?;
+    let loss = (model.mean_loss(x, y, &watch)? * batch as f64)?;
+    let grads = loss.backward()?;
+    let mut seen = watch.into_seen();
+    seen.sort_by_key(|seen| seen.site);
+    let delta = |site: usize| match grads.get(seen[site].delta.as_tensor()) {
+        Some(grad) => Ok(grad.detach()),
+        None => candle_core::bail!("layer {site} got no gradient"),
+    };
+    (0..seen.len()).map(|n| of_layer(&model.sites[n], &seen[n].input, &delta(n)?, batch)).collect()
+}
+
+fn of_layer(site: &Site, x: &Tensor, delta: &Tensor, batch: usize) -> Result<Gradients> {
+    let (inputs, outputs) = (site.inputs, site.outputs);
+    let whole = |weights: Tensor, biases: Option<Tensor>| {
+        let flat = weights.reshape((batch, ()))?;
+        let all = match biases {
+            Some(biases) => Tensor::cat(&[&flat, &biases], 1)?,
+            None => flat,
+        };
+        Ok(Gradients::Whole(all.contiguous()?))
+    };
+    match site.kind {
+        Kind::Factored => Ok(Gradients::Factors { input: numbers(x)?, delta: numbers(delta)? }),
+        Kind::Sequence => {
+            whole(delta.transpose(1, 2)?.contiguous()?.matmul(&x.contiguous()?)?, Some(delta.sum(1)?))
+        }
+        Kind::Conv(side) => {
+            let (_, channels, _, _) = x.dims4()?;
+            let (_, _, height, width) = delta.dims4()?;
+            let shifted: Vec<Tensor> = (0..side * side)
+                .map(|k| x.narrow(2, k / side, height)?.narrow(3, k % side, width)?.contiguous())
+                .collect::<Result<_>>()?;
+            let patches = Tensor::stack(&shifted, 2)?.reshape((batch, channels * side * side, height * width))?;
+            let delta = delta.contiguous()?.reshape((batch, outputs, height * width))?;
+            whole(delta.matmul(&patches.t()?.contiguous()?)?, Some(delta.sum(2)?))
+        }
+        Kind::Embedding(rows) => {
+            let (ids, delta) = (x.flatten_all()?.to_vec1::<u32>()?, numbers(delta)?);
+            let length = ids.len() / batch;
+            let mut table = vec![0f32; batch * rows * outputs];
+            for (place, id) in ids.iter().enumerate() {
+                let row = ((place / length) * rows + *id as usize) * outputs;
+                for (sum, d) in table[row..row + outputs].iter_mut().zip(&delta[place * outputs..]) {
+                    *sum += d;
+                }
+            }
+            whole(Tensor::from_vec(table, (batch, rows * outputs), &Device::Cpu)?, None)
+        }
+        Kind::Norm => {
+            let centred = x.broadcast_sub(&(x.sum_keepdim(D::Minus1)? / inputs as f64)?)?;
+            let variance = (centred.sqr()?.sum_keepdim(D::Minus1)? / inputs as f64)?;
+            let normed = centred.broadcast_div(&(variance + EPS)?.sqrt()?)?;
+            whole((normed * delta)?.sum(1)?, Some(delta.sum(1)?))
+        }
+    }
+}
+
+pub fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1::<f32>()
+}
+
+/// `a·bᵀ` for rows of `width` numbers: products in f32 over stretches of columns, summed in f64.
+pub fn dots(a: &[f32], b: &[f32], width: usize) -> Result<Vec<f64>> {
+    const STRETCH: usize = 2048;
+    let side = |values: &[f32]| Tensor::from_slice(values, (values.len() / width, width), &Device::Cpu);
+    let (a, b) = (side(a)?, side(b)?);
+    let mut sum = vec![0f64; a.dim(0)? * b.dim(0)?];
+    for first in (0..width).step_by(STRETCH) {
+        let part = |t: &Tensor| t.narrow(1, first, STRETCH.min(width - first))?.contiguous();
+        let product = numbers(&part(&a)?.matmul(&part(&b)?.t()?)?)?;
+        sum.iter_mut().zip(product).for_each(|(s, p)| *s += f64::from(p));
+    }
+    Ok(sum)
+}
+
+/// What all schemes start from. Rows are the visits, then the probes.
+pub struct Material {
+    pub visits: usize,
+    pub probes: usize,
+    /// Exact dot products `[visits, probes]`.
+    pub truth: Vec<f64>,
+    /// Exact squared norms of all rows.
+    pub norms: Vec<f64>,
+    /// The factors of each factored layer.
+    pub factors: Vec<Factors>,
+    /// The folded layers, folded together to each of these lengths, as the crate does it.
+    pub folds: Vec<(usize, Vec<f32>)>,
+    /// The folded layers by themselves: dot products, for the share of each layer.
+    pub folded_layers: usize,
+}
+
+pub struct Factors {
+    pub site: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub input: Vec<f32>,
+    pub delta: Vec<f32>,
+}
+
+impl Material {
+    /// Takes exact gradients batch by batch, the probes first and then the visits, and keeps what is needed of them.
+    pub fn collect<'b>(
+        model: &Model,
+        probes: (Tensor, Tensor),
+        visits: impl Iterator<Item = Result<(Tensor, Tensor)>>,
+        lengths: &[usize],
+        mut done: impl FnMut(usize) + 'b,
+    ) -> Result<Self> {
+        let asked = gradients(model, &probes.0, &probes.1)?;
+        let count = probes.0.dim(0)?;
+        let mut parts = Parts::new(&model.sites, &asked, lengths)?;
+        let mut own = Parts::new(&model.sites, &asked, lengths)?;
+        let probe_norms = parts.add(&asked, &asked, count, None)?;
+        let (mut truth, mut norms, mut total) = (Vec::new(), Vec::new(), 0);
+        for batch in visits {
+            let (x, y) = batch?;
+            let batch = x.dim(0)?;
+            let taken = gradients(model, &x, &y)?;
+            norms.extend(own.add(&taken, &asked, batch, Some(&mut truth))?);
+            total += batch;
+            done(total);
+        }
+        norms.extend(probe_norms);
+        Ok(own.into_material(parts, truth, norms, total, count))
+    }
+}
+
+/// The parts of [`Material`] while it grows.
+struct Parts {
+    factors: Vec<Factors>,
+    folds: Vec<(usize, Vec<f32>)>,
+    folders: Vec<(usize, Vec<Fold>)>,
+}
+
+impl Parts {
+    fn new(sites: &[Site], like: &[Gradients], lengths: &[usize]) -> Result<Self> {
+        let (mut factors, mut folders) = (Vec::new(), Vec::new());
+        for (n, (site, gradients)) in sites.iter().zip(like).enumerate() {
+            match gradients {
+                Gradients::Factors { .. } => {
+                    let Site { inputs, outputs, .. } = *site;
+                    factors.push(Factors { site: n, inputs, outputs, input: Vec::new(), delta: Vec::new() });
+                }
+                Gradients::Whole(whole) => {
+                    let seed = derive_seed(0, n as u32, Side::Folded);
+                    let parameters = whole.dim(1)?;
+                    folders.push((n, lengths.iter().map(|m| Fold::new(seed, parameters, *m)).collect()));
+                }
+            }
+        }
+        let folds = if folders.is_empty() { Vec::new() } else { lengths.iter().map(|m| (*m, Vec::new())).collect() };
+        Ok(Self { factors, folds, folders })
+    }
+
+    /// Adds the rows of a batch. Gives their squared norms, and appends their dot products with `asked` to `truth`.
+    fn add(
+        &mut self,
+        taken: &[Gradients],
+        asked: &[Gradients],
+        batch: usize,
+        truth: Option<&mut Vec<f64>>,
+    ) -> Result<Vec<f64>> {
+        let mut norms = vec![0f64; batch];
+        let mut scores: Vec<f64> = Vec::new();
+        let mut add_scores = |more: Vec<f64>| {
+            scores.resize(more.len(), 0.0);
+            scores.iter_mut().zip(more).for_each(|(s, m)| *s += m);
+        };
+        let square = |row: &[f32]| -> f64 { row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum() };
+        for factors in &mut self.factors {
+            let (Gradients::Factors { input: a, delta: d }, Gradients::Factors { input: b, delta: e }) =
+                (&taken[factors.site], &asked[factors.site])
+            else {
+                continue;
+            };
+            for (i, norm) in norms.iter_mut().enumerate() {
+                let (a, d) = (&a[i * factors.inputs..][..factors.inputs], &d[i * factors.outputs..][..factors.outputs]);
+                *norm += square(d) * (square(a) + 1.0);
+            }
+            if truth.is_some() {
+                let deltas = dots(d, e, factors.outputs)?;
+                add_scores(dots(a, b, factors.inputs)?.iter().zip(deltas).map(|(a, d)| (a + 1.0) * d).collect());
+            }
+            factors.input.extend_from_slice(a);
+            factors.delta.extend_from_slice(d);
+        }
+        let first = self.folds.first().map_or(0, |(m, rows)| rows.len() / m);
+        for (m, rows) in &mut self.folds {
+            rows.resize((first + batch) * *m, 0.0);
+        }
+        for (site, folders) in &self.folders {
+            let (Gradients::Whole(taken), Gradients::Whole(asked)) = (&taken[*site], &asked[*site]) else {
+                continue;
+            };
+            let parameters = taken.dim(1)?;
+            let values = numbers(taken)?;
+            norms.iter_mut().zip(values.chunks(parameters)).for_each(|(norm, row)| *norm += square(row));
+            if truth.is_some() {
+                add_scores(dots(&values, &numbers(asked)?, parameters)?);
+            }
+            for ((m, rows), fold) in self.folds.iter_mut().zip(folders) {
+                rows[first * *m..]
+                    .par_chunks_mut(*m)
+                    .zip(values.par_chunks(parameters))
+                    .for_each(|(row, gradient)| fold.add(0, gradient, row));
+            }
+        }
+        if let Some(truth) = truth {
+            truth.extend(scores);
+        }
+        Ok(norms)
+    }
+
+    fn into_material(mut self, probes: Parts, truth: Vec<f64>, norms: Vec<f64>, visits: usize, count: usize) -> Material {
+        for (own, probe) in self.factors.iter_mut().zip(&probes.factors) {
+            own.input.extend_from_slice(&probe.input);
+            own.delta.extend_from_slice(&probe.delta);
+        }
+        for ((_, own), (_, probe)) in self.folds.iter_mut().zip(&probes.folds) {
+            own.extend_from_slice(probe);
+        }
+        let folded_layers = self.folders.len();
+        Material { visits, probes: count, truth, norms, factors: self.factors, folds: self.folds, folded_layers }
+    }
+}

@@ -1,0 +1,258 @@
+//! What recording costs: the step of a training loop, plain and recorded, in turn in one process.
+//!
+//!     cargo bench --bench overhead -- [--json FILE] [--pairs N] [--workload mlp|cnn|transformer] [--threads N]
+//!     cargo bench --bench overhead_mimalloc -- ...       the same under mimalloc instead of glibc's allocator
+//!
+//! Machines are shared and noisy, so nothing is compared across processes: blocks of steps of each mode take turns, and the ratios
+//! of neighbouring blocks are summed up by median, 10th and 90th percentile. The modes:
+//!
+//! | mode | layers | recorder |
+//! |---|---|---|
+//! | plain | candle_nn's | none |
+//! | disabled | tapped | `Recorder::disabled()` |
+//! | outputs | tapped, unseen by the recorder | losses and predictions |
+//! | last | tapped, unseen by the recorder | the last layer's gradients from its features |
+//! | recorded | tapped | everything, by the default configuration |
+//!
+//! Every mode starts from the same weights and sees the same batches; at the end their losses must agree.
+
+pub mod memory;
+mod models;
+#[path = "../../examples/support/mod.rs"]
+#[allow(dead_code)]
+mod support;
+
+use anyhow::{bail, Context, Result};
+use candle_nn::{Optimizer, VarMap, SGD};
+use gradlog::recorder::{Config, Recorder, Summary};
+use gradlog::taps::Taps;
+use models::{Model, Workload};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Instant;
+
+const MODES: [&str; 5] = ["plain", "disabled", "outputs", "last", "recorded"];
+
+/// One row of the results.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Row {
+    workload: String,
+    batch: usize,
+    threads: usize,
+    mode: String,
+    ratio_median: f64,
+    ratio_p10: f64,
+    ratio_p90: f64,
+    plain_ms: f64,
+    step_ms: f64,
+    bytes_per_visit: f64,
+    blocked_share: f64,
+    background_ms: f64,
+    recorder_peak_bytes: u64,
+    allocator: String,
+}
+
+struct Arguments {
+    json: Option<PathBuf>,
+    pairs: usize,
+    workload: Option<String>,
+    threads: Option<usize>,
+    child: bool,
+}
+
+fn arguments() -> Result<Arguments> {
+    let mut parsed = Arguments { json: None, pairs: 20, workload: None, threads: None, child: false };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().with_context(|| format!("{word} needs a value"));
+        match word.as_str() {
+            "--json" => parsed.json = Some(value()?.into()),
+            "--pairs" => parsed.pairs = value()?.parse().context("--pairs takes a number")?,
+            "--workload" => parsed.workload = Some(value()?),
+            "--threads" => parsed.threads = Some(value()?.parse().context("--threads takes a number")?),
+            "--child" => parsed.child = true,
+            "--bench" => {} // cargo's own
+            other => bail!("unknown argument {other}: see the top of benches/overhead/main.rs"),
+        }
+    }
+    Ok(parsed)
+}
+
+/// Measures under the allocator that the binary was built with, which goes by the name `allocator`.
+pub fn run(allocator: &str) -> Result<()> {
+    let arguments = arguments()?;
+    if arguments.child {
+        let workload = arguments.workload.as_deref().and_then(Workload::from_name).context("no such workload")?;
+        let rows = measure(workload, arguments.threads.unwrap_or(1), arguments.pairs, allocator)?;
+        println!("{}", serde_json::to_string(&rows)?);
+        return Ok(());
+    }
+    println!("allocator {allocator}; ratios are to `plain`, by median [10th, 90th percentile] of {} pairs of blocks", arguments.pairs);
+    println!("workload          batch thr  mode       ratio  [p10,  p90]   step ms  bytes/visit  waited  background ms  peak MiB");
+    let mut all = Vec::new();
+    for workload in Workload::ALL {
+        if arguments.workload.as_deref().is_some_and(|name| name != workload.name() && name != workload.family()) {
+            continue;
+        }
+        for threads in arguments.threads.map_or(vec![1, 2], |n| vec![n]) {
+            // candle's and rayon's pools are made once in a process, so each number of threads has a process of its own.
+            let child = std::process::Command::new(std::env::current_exe()?)
+                .args(["--child", "--workload", workload.name(), "--threads", &threads.to_string()])
+                .args(["--pairs", &arguments.pairs.to_string()])
+                .env("RAYON_NUM_THREADS", threads.to_string())
+                .stderr(std::process::Stdio::inherit())
+                .output()?;
+            if !child.status.success() {
+                bail!("{} with {threads} threads failed", workload.name());
+            }
+            let rows: Vec<Row> = serde_json::from_slice(&child.stdout)?;
+            for row in &rows {
+                println!(
+                    "{:<17} {:>5} {:>3}  {:<9} {:>6.3}  [{:.2}, {:.2}] {:>9.2} {:>12.0} {:>6.2}% {:>14.2} {:>9.1}",
+                    workload.name(),
+                    row.batch,
+                    row.threads,
+                    row.mode,
+                    row.ratio_median,
+                    row.ratio_p10,
+                    row.ratio_p90,
+                    row.step_ms,
+                    row.bytes_per_visit,
+                    100.0 * row.blocked_share,
+                    row.background_ms,
+                    row.recorder_peak_bytes as f64 / f64::from(1 << 20)
+                );
+            }
+            all.extend(rows);
+        }
+    }
+    if let Some(path) = arguments.json {
+        std::fs::write(&path, serde_json::to_string_pretty(&all)?).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// One mode: its model, optimizer and recorder, and what it took so far.
+struct Lane {
+    model: Model,
+    optimizer: SGD,
+    recorder: Recorder,
+    step: u64,
+    seconds: Vec<f64>,
+    loss: f32,
+    peak_bytes: u64,
+}
+
+impl Lane {
+    fn new(workload: Workload, mode: &str, dir: &std::path::Path) -> Result<Self> {
+        let variables = VarMap::new();
+        let taps = Taps::new();
+        let model = Model::new(workload, &variables, (mode != "plain").then_some(&taps))?;
+        support::seed_weights(&variables, 1)?;
+        let recorder = match mode {
+            "plain" | "disabled" => Recorder::disabled(),
+            "outputs" => Recorder::create(dir.join(mode), &Taps::new(), Config::default())?,
+            "last" => {
+                let last = Taps::new();
+                let (inputs, outputs) = workload.head();
+                last.last_layer("head", inputs, outputs, true);
+                Recorder::create(dir.join(mode), &last, Config::default())?
+            }
+            _ => Recorder::create(dir.join(mode), &taps, Config::default())?,
+        };
+        let optimizer = SGD::new(variables.all_vars(), 0.01)?;
+        Ok(Self { model, optimizer, recorder, step: 0, seconds: Vec::new(), loss: 0.0, peak_bytes: 0 })
+    }
+
+    /// Runs `steps` steps and keeps the mean time of one.
+    fn block(&mut self, mode: &str, data: &models::Data, steps: u64) -> Result<()> {
+        let before = memory::reset_peak();
+        let start = Instant::now();
+        for _ in 0..steps {
+            let (ids, x, y) = data.batch(self.step)?;
+            self.step += 1;
+            let loss = if mode == "plain" {
+                let (_, logits) = self.model.forward(&x)?;
+                let loss = models::plain_loss(&logits, &y)?;
+                let grads = loss.backward()?;
+                self.optimizer.step(&grads)?;
+                loss
+            } else {
+                let mut pass = self.recorder.pass(ids)?;
+                let (features, logits) = self.model.forward(&x)?;
+                if mode == "last" {
+                    pass.features(&features);
+                }
+                let loss = pass.cross_entropy(&logits, &y)?;
+                let grads = loss.backward()?;
+                pass.commit(self.optimizer.learning_rate())?;
+                self.optimizer.step(&grads)?;
+                loss
+            };
+            self.loss = loss.to_scalar()?;
+        }
+        self.seconds.push(start.elapsed().as_secs_f64() / steps as f64);
+        self.peak_bytes = self.peak_bytes.max(memory::peak().saturating_sub(before));
+        Ok(())
+    }
+}
+
+fn measure(workload: Workload, threads: usize, pairs: usize, allocator: &str) -> Result<Vec<Row>> {
+    let data = models::Data::load(workload)?;
+    let dir = tempfile::tempdir_in(std::env::current_dir()?)?; // a real disk, not a tmpfs
+    let mut lanes = MODES.iter().map(|mode| Lane::new(workload, mode, dir.path())).collect::<Result<Vec<_>>>()?;
+    for pair in 0..=pairs {
+        for number in 0..MODES.len() {
+            // Each round begins with another mode, so that none is always the one after the slowest.
+            let number = (number + pair) % MODES.len();
+            lanes[number].block(MODES[number], &data, workload.steps_in_block())?;
+        }
+    }
+    let losses: Vec<f32> = lanes.iter().map(|lane| lane.loss).collect();
+    if losses.iter().any(|loss| (loss - losses[0]).abs() > 2e-3 * losses[0].abs() || !loss.is_finite()) {
+        bail!("{}: the modes do not reach the same loss: {losses:?}", workload.name());
+    }
+    // The first block of each mode warms caches and pools up and is not counted.
+    let plain: Vec<f64> = lanes[0].seconds[1..].to_vec();
+    let disabled_peak = lanes[1].peak_bytes;
+    let mut rows = Vec::new();
+    for (mode, lane) in MODES.iter().zip(lanes) {
+        let seconds = &lane.seconds[1..];
+        let mut ratios: Vec<f64> = seconds.iter().zip(&plain).map(|(own, plain)| own / plain).collect();
+        ratios.sort_by(f64::total_cmp);
+        let total: f64 = lane.seconds.iter().sum::<f64>() * workload.steps_in_block() as f64;
+        let steps = lane.step as f64;
+        let summary: Summary = lane.recorder.finish()?;
+        rows.push(Row {
+            workload: workload.family().into(),
+            batch: workload.batch(),
+            threads,
+            mode: (*mode).into(),
+            ratio_median: percentile(&ratios, 0.5),
+            ratio_p10: percentile(&ratios, 0.1),
+            ratio_p90: percentile(&ratios, 0.9),
+            plain_ms: 1e3 * median(&plain),
+            step_ms: 1e3 * median(seconds),
+            bytes_per_visit: summary.bytes_per_visit,
+            blocked_share: summary.blocked.as_secs_f64() / total,
+            background_ms: 1e3 * summary.background.as_secs_f64() / steps,
+            recorder_peak_bytes: match *mode {
+                "plain" | "disabled" => 0,
+                _ => lane.peak_bytes.saturating_sub(disabled_peak),
+            },
+            allocator: allocator.into(),
+        });
+    }
+    Ok(rows)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    percentile(&sorted, 0.5)
+}
+
+/// Of sorted values, by nearest rank.
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * share).round() as usize]
+}

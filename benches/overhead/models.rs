@@ -1,0 +1,228 @@
+//! The three workloads, each in one text for plain and tapped layers.
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Module, Tensor};
+use candle_nn::{conv2d, embedding, layer_norm, linear, VarBuilder, VarMap};
+use candle_nn::{Conv2dConfig, LayerNorm};
+use gradlog::taps::{Tap, Taps};
+use std::path::Path;
+
+#[path = "../../examples/mnist/data.rs"]
+#[allow(dead_code)]
+mod digits;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Workload {
+    Mlp64,
+    Mlp256,
+    Cnn,
+    Transformer,
+}
+
+const LENGTH: usize = 64;
+const WIDTH: usize = 128;
+const HEADS: usize = 4;
+const BLOCKS: usize = 4;
+const SYMBOLS: usize = 256;
+
+impl Workload {
+    pub const ALL: [Self; 4] = [Self::Mlp64, Self::Mlp256, Self::Cnn, Self::Transformer];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mlp64 => "mlp64",
+            Self::Mlp256 => "mlp256",
+            Self::Cnn => "cnn",
+            Self::Transformer => "transformer",
+        }
+    }
+
+    pub fn family(self) -> &'static str {
+        match self {
+            Self::Mlp64 | Self::Mlp256 => "mlp",
+            other => other.name(),
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|workload| workload.name() == name)
+    }
+
+    pub fn batch(self) -> usize {
+        match self {
+            Self::Mlp64 | Self::Cnn => 64,
+            Self::Mlp256 => 256,
+            Self::Transformer => 16,
+        }
+    }
+
+    /// A block lasts long enough to be timed and short enough that neighbours see the same machine.
+    pub fn steps_in_block(self) -> u64 {
+        match self {
+            Self::Mlp64 => 20,
+            Self::Mlp256 => 10,
+            Self::Cnn | Self::Transformer => 2,
+        }
+    }
+
+    /// Inputs and outputs of the last layer.
+    pub fn head(self) -> (usize, usize) {
+        match self {
+            Self::Mlp64 | Self::Mlp256 => (256, 10),
+            Self::Cnn => (128, 10),
+            Self::Transformer => (WIDTH, SYMBOLS),
+        }
+    }
+}
+
+type Layer = Box<dyn Module>;
+type Forward = Box<dyn Fn(&Tensor) -> candle_core::Result<(Tensor, Tensor)>>;
+
+/// A model: from inputs to what enters the last layer, and logits.
+pub struct Model(Forward);
+
+/// candle_nn's LayerNorm by its differentiable ops: its own kernel has no backward, and a plain loop that used it would do less work.
+struct SlowNorm(LayerNorm);
+
+impl Module for SlowNorm {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self.0.bias() {
+            Some(bias) => candle_nn::ops::layer_norm_slow(x, self.0.weight(), bias, self.0.eps() as f32),
+            None => candle_core::bail!("this bench's norms have a bias"),
+        }
+    }
+}
+
+fn layer<L: Tap + Module>(taps: Option<&Taps>, name: &str, layer: L) -> Layer {
+    match taps {
+        Some(taps) => Box::new(taps.tap(name, layer)),
+        None => Box::new(layer),
+    }
+}
+
+fn norm(taps: Option<&Taps>, name: &str, layer: LayerNorm) -> Layer {
+    match taps {
+        Some(taps) => Box::new(taps.tap(name, layer)),
+        None => Box::new(SlowNorm(layer)),
+    }
+}
+
+impl Model {
+    pub fn new(workload: Workload, variables: &VarMap, taps: Option<&Taps>) -> Result<Self> {
+        let vb = VarBuilder::from_varmap(variables, DType::F32, &Device::Cpu);
+        let fc = |name: &str, inputs, outputs| -> Result<Layer> { Ok(layer(taps, name, linear(inputs, outputs, vb.pp(name))?)) };
+        let forward: Forward = match workload {
+            Workload::Mlp64 | Workload::Mlp256 => {
+                let (fc1, fc2, fc3) = (fc("fc1", 784, 512)?, fc("fc2", 512, 256)?, fc("fc3", 256, 10)?);
+                Box::new(move |x| {
+                    let features = fc2.forward(&fc1.forward(x)?.relu()?)?.relu()?;
+                    let logits = fc3.forward(&features)?;
+                    Ok((features, logits))
+                })
+            }
+            Workload::Cnn => {
+                let conv1 = layer(taps, "conv1", conv2d(1, 32, 3, Conv2dConfig::default(), vb.pp("conv1"))?);
+                let conv2 = layer(taps, "conv2", conv2d(32, 64, 3, Conv2dConfig::default(), vb.pp("conv2"))?);
+                let (fc1, fc2) = (fc("fc1", 9216, 128)?, fc("fc2", 128, 10)?);
+                Box::new(move |x| {
+                    let x = conv1.forward(x)?.relu()?;
+                    let x = conv2.forward(&x)?.relu()?.max_pool2d(2)?;
+                    let features = fc1.forward(&x.flatten_from(1)?)?.relu()?;
+                    let logits = fc2.forward(&features)?;
+                    Ok((features, logits))
+                })
+            }
+            Workload::Transformer => transformer(&vb, taps)?,
+        };
+        Ok(Self(forward))
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok((self.0)(x)?)
+    }
+}
+
+fn transformer(vb: &VarBuilder<'_>, taps: Option<&Taps>) -> Result<Forward> {
+    let fc = |name: &str, inputs, outputs| -> Result<Layer> { Ok(layer(taps, name, linear(inputs, outputs, vb.pp(name))?)) };
+    let norm = |name: &str| -> Result<Layer> { Ok(norm(taps, name, layer_norm(WIDTH, 1e-5, vb.pp(name))?)) };
+    let tokens = layer(taps, "tokens", embedding(SYMBOLS, WIDTH, vb.pp("tokens"))?);
+    let places = layer(taps, "places", embedding(LENGTH, WIDTH, vb.pp("places"))?);
+    let mut blocks = Vec::new();
+    for n in 0..BLOCKS {
+        let name = |part: &str| format!("block{n}_{part}");
+        blocks.push((
+            norm(&name("norm1"))?,
+            [fc(&name("q"), WIDTH, WIDTH)?, fc(&name("k"), WIDTH, WIDTH)?, fc(&name("v"), WIDTH, WIDTH)?],
+            fc(&name("out"), WIDTH, WIDTH)?,
+            norm(&name("norm2"))?,
+            fc(&name("up"), WIDTH, 4 * WIDTH)?,
+            fc(&name("down"), 4 * WIDTH, WIDTH)?,
+        ));
+    }
+    let (last_norm, head) = (norm("norm")?, fc("head", WIDTH, SYMBOLS)?);
+    let mask: Vec<f32> = (0..LENGTH * LENGTH).map(|i| if i % LENGTH > i / LENGTH { f32::NEG_INFINITY } else { 0.0 }).collect();
+    let mask = Tensor::from_vec(mask, (LENGTH, LENGTH), &Device::Cpu)?;
+    Ok(Box::new(move |ids| {
+        let (batch, length) = ids.dims2()?;
+        // The batch comes first for every tap, so the position ids are spread over it.
+        let positions = Tensor::arange(0u32, length as u32, ids.device())?.broadcast_as((batch, length))?.contiguous()?;
+        let mut x = (tokens.forward(ids)? + places.forward(&positions)?)?;
+        let heads = |t: Tensor| t.reshape((batch, length, HEADS, WIDTH / HEADS))?.transpose(1, 2)?.contiguous();
+        for (norm1, [q, k, v], out, norm2, up, down) in &blocks {
+            let h = norm1.forward(&x)?;
+            let (q, k, v) = (heads(q.forward(&h)?)?, heads(k.forward(&h)?)?, heads(v.forward(&h)?)?);
+            let scores = (q.matmul(&k.t()?)? / ((WIDTH / HEADS) as f64).sqrt())?.broadcast_add(&mask)?;
+            // `softmax_last_dim` has no backward in candle-nn 0.11.
+            let mixed = candle_nn::ops::softmax(&scores, 3)?.matmul(&v)?;
+            let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((batch, length, WIDTH))?;
+            x = (x + out.forward(&mixed)?)?;
+            let h = norm2.forward(&x)?;
+            x = (x + down.forward(&up.forward(&h)?.relu()?)?)?;
+        }
+        let features = last_norm.forward(&x)?;
+        let logits = head.forward(&features)?;
+        Ok((features, logits))
+    }))
+}
+
+/// candle_nn's loss, over all positions of a sequence.
+pub fn plain_loss(logits: &Tensor, y: &Tensor) -> Result<Tensor> {
+    Ok(candle_nn::loss::cross_entropy(&logits.flatten_to(logits.rank() - 2)?, &y.flatten_all()?)?)
+}
+
+/// Batches that are ready before the clock runs.
+pub struct Data(Vec<(Vec<u64>, Tensor, Tensor)>);
+
+impl Data {
+    pub fn load(workload: Workload) -> Result<Self> {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
+        let batch = workload.batch();
+        let mut batches = Vec::new();
+        if workload == Workload::Transformer {
+            let text = std::fs::read(data.join("text/paradise-lost.txt")).context("the text that ships with gradlog")?;
+            let windows: Vec<&[u8]> = text.windows(LENGTH + 1).step_by(LENGTH).take(64 * batch).collect();
+            for (number, windows) in windows.chunks_exact(batch).enumerate() {
+                let ids = (0..batch).map(|i| (number * batch + i) as u64).collect();
+                let part = |from: usize| -> Result<Tensor> {
+                    let symbols = windows.iter().flat_map(|w| w[from..from + LENGTH].iter().map(|b| u32::from(*b))).collect();
+                    Ok(Tensor::from_vec::<_, u32>(symbols, (batch, LENGTH), &Device::Cpu)?)
+                };
+                batches.push((ids, part(0)?, part(1)?));
+            }
+        } else {
+            let digits = digits::Digits::load(&data.join("mnist"), "train")?;
+            let ids: Vec<u64> = (0..digits.len() as u64).collect();
+            for ids in ids.chunks_exact(batch) {
+                let (x, y) = digits.batch(ids, &Device::Cpu)?;
+                let x = if workload == Workload::Cnn { x } else { x.flatten_from(1)? };
+                batches.push((ids.to_vec(), x, y));
+            }
+        }
+        Ok(Self(batches))
+    }
+
+    pub fn batch(&self, step: u64) -> Result<(&[u64], Tensor, Tensor)> {
+        let (ids, x, y) = &self.0[step as usize % self.0.len()];
+        Ok((ids, x.clone(), y.clone()))
+    }
+}
