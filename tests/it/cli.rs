@@ -113,6 +113,8 @@ fn damage_and_nonsense_have_exit_codes_and_words() {
     std::fs::write(&segment, &bytes).unwrap();
     let verify = gradlog(&["verify", path]);
     assert_eq!(verify.status.code(), Some(3), "{}{}", stdout(&verify), stderr(&verify));
+    // Cut short: so for every verb, with results from what is left.
+    std::fs::write(&segment, &bytes[..place]).unwrap();
     let scores = gradlog(&["scores", path, "--score", "loss", "--format", "csv"]);
     assert!(scores.status.code() == Some(3) && stdout(&scores).lines().count() > 1, "{}", stderr(&scores));
     std::fs::write(whole.join("manifest"), b"not a manifest").unwrap();
