@@ -105,5 +105,7 @@ pub fn write_flipped(path: &Path, truth: &[u8], given: &[u8]) -> Result<()> {
     for (example, (truth, given)) in truth.iter().zip(given).enumerate().filter(|(_, (t, g))| t != g) {
         text.push_str(&format!("{example},{given},{truth}\n"));
     }
-    File::create(path).and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("writing {}", path.display()))
+    File::create(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("writing {}", path.display()))
 }
