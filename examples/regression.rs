@@ -207,6 +207,7 @@ fn train_and_record(
     let mut recorder = Recorder::create(run, &taps, Config { seed: arguments.seed, notes, ..Config::default() })?;
 
     let before = probe(&mut recorder, &model, scale, test)?;
+    let mut after = before;
     for epoch in 0..arguments.epochs {
         recorder.set_epoch(epoch);
         for places in support::batches(train.len(), BATCH, arguments.seed, epoch) {
@@ -219,12 +220,10 @@ fn train_and_record(
             pass.commit(optimizer.learning_rate())?;
             optimizer.step(&grads)?;
         }
-        // The held-out penguins are the probes: at the end of each epoch they say how the steps around it bore on them.
-        let error = probe(&mut recorder, &model, scale, test)?;
-        if epoch + 1 == arguments.epochs {
-            println!("held-out error: {before:.0} g before training, {error:.0} g after {} epochs", arguments.epochs);
-        }
+        // The held-out penguins are the probes: taken between epochs, they say how the steps after it bore on them.
+        after = probe(&mut recorder, &model, scale, test)?;
     }
+    println!("held-out error: {before:.0} g before training, {after:.0} g after {} epochs", arguments.epochs);
     println!("recorded {}\n", recorder.finish()?);
     Ok(())
 }
@@ -293,17 +292,20 @@ fn suspects(run: &Run, truth: &Truth, scale: &Scale) -> Result<()> {
 /// Which scores are there without classes, and how well does each find the wrong masses?
 fn scores(run: &Run, truth: &Truth) -> Result<()> {
     let wrong = truth.wrong();
-    println!(
-        "\nWhat does each score find? Of the {wrong} wrong masses, so many are among its {wrong} most suspicious:\n"
-    );
+    println!("\nWhat does each score find? Of the {wrong} wrong masses, so many are in its top {wrong}:\n");
+    let mut refused = Vec::new();
     for score in Score::ALL {
         match score.compute(run, &Window::everything()) {
             Ok(table) => {
                 let found = table.rows.iter().take(wrong).filter(|row| truth.is_wrong(row.example)).count();
-                println!("  {:<15} {found:>2} of {wrong}", score.name());
+                println!("  {:<15} {found:>2}   {}", score.name(), score.about());
             }
-            Err(error) => println!("  {:<15} -   {error}", score.name()),
+            Err(error) => refused.push(error),
         }
+    }
+    println!("\nThe other scores are made of predicted classes. What the library says when one asks for them:\n");
+    for error in refused {
+        println!("  {error}");
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! Train a small transformer on the characters of *Paradise Lost*, some passages scrambled, with every layer recorded; then ask
-//! the log which passages are odd, and which ones taught the model to continue a passage that it has never seen.
+//! the log which passages are odd, and which ones taught the model to read a passage that it has never seen.
 //!
 //!     cargo run --release --example char_lm -- --out /tmp/milton
 //!
-//! A training example is a passage of 64 characters; its id is its number. The twelfth book is held out. The run lands in
-//! `OUT/run`.
+//! A training example is a passage of 64 characters; its id is its number. The twelfth book is held out. The optimizer is plain
+//! SGD, for that is what TracIn is about. The run lands in `OUT/run`.
 
 mod explain;
 mod model;
@@ -12,12 +12,12 @@ mod model;
 mod support;
 mod text;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Result};
 use candle_core::{DType, Device};
 use candle_nn::{Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
 use explain::Explained;
-use gradlog::recorder::{Config, Recorder, StepInfo};
+use gradlog::recorder::{Config, Recorder};
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::Taps;
 use model::Transformer;
@@ -25,13 +25,18 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use text::{Passage, Text, LENGTH};
 
-static B: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| std::env::var("B").map_or(32, |b| b.parse().unwrap_or(32)));
+/// Small, because plain SGD gets further by many small steps than by few large ones.
+const BATCH: usize = 8;
+/// Falls to zero over the run, in a straight line.
+const LEARNING_RATE: f64 = 0.7;
 /// Held-out passages that are asked about.
 const PROBES: usize = 64;
-const PROBE_SET: &str = "held out";
+const PROBE_SET: &str = "held-out";
 
 #[derive(Parser)]
-#[command(about = "Train a transformer on Paradise Lost with some passages scrambled, record it, and explain it from the log")]
+#[command(
+    about = "Train a transformer on Paradise Lost with some passages scrambled, record it, and explain it from the log"
+)]
 struct Arguments {
     /// Folder for the run
     #[arg(long, default_value = "runs/char_lm")]
@@ -48,30 +53,36 @@ struct Arguments {
     /// Use only the first N training passages
     #[arg(long)]
     limit: Option<usize>,
-    #[arg(long, default_value_t = 0.5)]
-    rate: f64,
-    #[arg(long)]
-    dry: bool,
+    /// Held-out passages, by number, to explain at the end
+    #[arg(long, num_args = 1.., default_values_t = [0, 8])]
+    ask: Vec<u64>,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    ensure!((0.0..=1.0).contains(&arguments.scramble), "--scramble is a share between 0 and 1, not {}", arguments.scramble);
+    ensure!(
+        (0.0..=1.0).contains(&arguments.scramble),
+        "--scramble is a share between 0 and 1, not {}",
+        arguments.scramble
+    );
     let text = Text::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/text/paradise-lost.txt"))?;
     let (mut train, mut test) = text.split();
     train.truncate(arguments.limit.unwrap_or(usize::MAX));
     ensure!(!train.is_empty(), "--limit 0 leaves nothing to train on");
     test.truncate(PROBES);
-    let spoilt = text::spoil(&mut train, arguments.scramble, arguments.seed);
+    if let Some(number) = arguments.ask.iter().find(|number| **number >= test.len() as u64) {
+        bail!("--ask {number}: the held-out passages are numbered 0 to {}", test.len() - 1);
+    }
+    let scrambled = text::scramble(&mut train, arguments.scramble, arguments.seed);
     println!(
         "{} passages of {LENGTH} characters to train on, {} of them scrambled on purpose; {} held out",
         train.len(),
-        spoilt.iter().filter(|s| **s).count(),
+        scrambled.iter().filter(|s| **s).count(),
         test.len()
     );
     let run = arguments.out.join("run");
     train_and_record(&arguments, &run, &text, &train, &test)?;
-    Explained { text: &text, train: &train, scrambled: &spoilt, test: &test }.from(&run)
+    Explained { text: &text, train: &train, scrambled: &scrambled, test: &test }.from(&run, &arguments.ask)
 }
 
 fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Passage], test: &[Passage]) -> Result<()> {
@@ -81,48 +92,48 @@ fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Pas
     let vb = VarBuilder::from_varmap(&variables, DType::F32, &device);
     let model = Transformer::new(&taps, text.alphabet(), LENGTH, vb)?;
     support::seed_weights(&variables, arguments.seed)?;
-    let mut optimizer = SGD::new(variables.all_vars(), arguments.rate)?;
+    let mut optimizer = SGD::new(variables.all_vars(), LEARNING_RATE)?;
     taps.model(&variables);
+
+    // Every layer sees many positions, so all of them are folded into one vector: give it room.
     let sketch = SketchConfig { folded: 2048, ..SketchConfig::default() };
-    let config = Config { seed: arguments.seed, sketch, ..Config::default() };
-    let mut recorder = if arguments.dry { Recorder::disabled() } else { Recorder::create(run, &taps, config)? };
-    println!("recording: {}\n", recorder.cost());
+    let notes = vec![
+        ("model".into(), format!("transformer, {} blocks of width {}", model::BLOCKS, model::WIDTH)),
+        ("optimizer".into(), format!("SGD, learning rate {LEARNING_RATE} falling to 0, batch {BATCH}")),
+        ("scrambled".into(), arguments.scramble.to_string()),
+    ];
+    let mut recorder =
+        Recorder::create(run, &taps, Config { seed: arguments.seed, sketch, notes, ..Config::default() })?;
 
     let start = Instant::now();
-    let (mut step, steps) = (0, arguments.epochs as usize * train.len().div_ceil(*B));
+    let (mut step, steps) = (0, arguments.epochs as usize * train.len().div_ceil(BATCH));
     for epoch in 0..arguments.epochs {
         recorder.set_epoch(epoch);
+        // The held-out passages are the probes: recorded before each epoch, they say how its steps bore on them.
         let held_out = probe(&mut recorder, &model, text, test, &device)?;
-        println!("epoch {epoch}: held-out before {held_out:.3}");
-        let (mut sum, mut n) = (0.0, 0);
-        for ids in support::batches(train.len(), *B, arguments.seed, epoch) {
+        println!("epoch {epoch}: held-out loss before it {held_out:.3}, {:.0} s", start.elapsed().as_secs_f64());
+        for ids in support::batches(train.len(), BATCH, arguments.seed, epoch) {
+            optimizer.set_learning_rate(LEARNING_RATE * (1.0 - step as f64 / steps as f64));
             let (x, y) = text.batch(ids.iter().map(|id| &train[*id as usize]), &device)?;
             let mut pass = recorder.pass(&ids)?;
             let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;
             let grads = loss.backward()?;
-            optimizer.set_learning_rate(arguments.rate * (1.0 - step as f64 / steps as f64));
-            step += 1;
-            pass.commit(StepInfo::new(optimizer.learning_rate()))?;
+            pass.commit(optimizer.learning_rate())?;
             optimizer.step(&grads)?;
-            sum += loss.to_scalar::<f32>()?;
-            n += 1;
-            if n % 50 == 0 {
-                println!("  {n}: {:.3}, {:.0} s", sum / 50.0, start.elapsed().as_secs_f64());
-                sum = 0.0;
-            }
+            step += 1;
         }
     }
     let held_out = probe(&mut recorder, &model, text, test, &device)?;
-    println!("held-out {held_out:.3}");
-    let summary = recorder.finish().context("ending the recording")?;
-    println!("recorded {summary}\n");
+    println!("held-out loss after the last: {held_out:.3} a character, {:.0} s", start.elapsed().as_secs_f64());
+    println!("recorded {}\n", recorder.finish()?);
     Ok(())
 }
 
+/// Records the held-out passages as probes and returns the mean loss of a character.
 fn probe(recorder: &mut Recorder, model: &Transformer, text: &Text, test: &[Passage], device: &Device) -> Result<f64> {
     let ids: Vec<u64> = (0..test.len() as u64).collect();
     let mut sum = 0.0;
-    for ids in ids.chunks(*B) {
+    for ids in ids.chunks(BATCH) {
         let (x, y) = text.batch(ids.iter().map(|id| &test[*id as usize]), device)?;
         let mut pass = recorder.probe(PROBE_SET, ids)?;
         let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;

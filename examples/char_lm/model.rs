@@ -60,7 +60,8 @@ impl Block {
         let vb = vb.pp(name);
         let full = |part: &str| format!("{name}.{part}");
         // candle_nn's own LayerNorm has no backward on contiguous inputs; a tapped one has.
-        let norm = |part: &str| Ok::<_, candle_core::Error>(taps.tap(full(part), layer_norm(WIDTH, 1e-5, vb.pp(part))?));
+        let norm =
+            |part: &str| Ok::<_, candle_core::Error>(taps.tap(full(part), layer_norm(WIDTH, 1e-5, vb.pp(part))?));
         let layer = |part: &str, inputs, outputs| {
             Ok::<_, candle_core::Error>(taps.tap(full(part), linear(inputs, outputs, vb.pp(part))?))
         };

@@ -1,4 +1,4 @@
-//! The text, cut into passages of equal length, and some of them spoilt on purpose.
+//! The text, cut into passages of equal length, and some of them scrambled on purpose.
 
 use anyhow::{ensure, Context, Result};
 use candle_core::{Device, Tensor};
@@ -97,14 +97,14 @@ impl Passage {
 }
 
 /// Scrambles a share of the passages, chosen at random. Returns which.
-pub fn spoil(passages: &mut [Passage], share: f64, seed: u64) -> Vec<bool> {
+pub fn scramble(passages: &mut [Passage], share: f64, seed: u64) -> Vec<bool> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5C4A);
     let mut order: Vec<usize> = (0..passages.len()).collect();
     order.shuffle(&mut rng);
-    let mut spoilt = vec![false; passages.len()];
+    let mut scrambled = vec![false; passages.len()];
     for &place in &order[..(share * passages.len() as f64).round() as usize] {
         passages[place].scramble(&mut rng);
-        spoilt[place] = true;
+        scrambled[place] = true;
     }
-    spoilt
+    scrambled
 }

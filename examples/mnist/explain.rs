@@ -2,9 +2,12 @@
 
 use crate::data::{Digits, SIDE};
 use anyhow::{Context, Result};
-use gradlog::analysis::{influence, Extra, Influence, Question, Score, ScoreTable, Window};
+use gradlog::analysis::{influence, Extra, Influence, Probes, Question, Score, ScoreTable, Window};
 use gradlog::run::Run;
 use std::path::Path;
+
+/// How many test images the last part looks at.
+const PROBES: usize = 200;
 
 /// Reads the run in `run` and prints what it says. `truth` and the images are only there to check the answers by.
 pub fn explain(run: &Path, truth: &[u8], train: &Digits, test: &Digits, gradients: bool) -> Result<()> {
@@ -71,8 +74,11 @@ fn forgetting(run: &Run, truth: &[u8], train: &Digits) -> Result<()> {
 }
 
 fn teachers(run: &Run, truth: &[u8], train: &Digits, test: &Digits) -> Result<()> {
-    let all = influence(run, &Question::all("test"))?;
-    // Over all test images: how often the examples that helped most are of the image's own class.
+    // The matrix of all training images by all test images need not fit into memory; some test images will do.
+    let asked: Vec<u64> = (0..test.len().min(PROBES) as u64).collect();
+    let question = Question { probes: Probes::Ids(asked), ..Question::all("test") };
+    let all = influence(run, &question)?;
+    // How often the examples that helped most are of the image's own class.
     let mut own_class = 0.0;
     for probe in 0..all.probes.len() {
         let label = test.labels[all.probes[probe].id as usize];
@@ -83,6 +89,7 @@ fn teachers(run: &Run, truth: &[u8], train: &Digits, test: &Digits) -> Result<()
     println!("\n== Who taught the model? ==");
     println!("{}; {} visits, {} left out", all.variant(), all.visits, all.before_first_probe + all.not_finite);
     println!("of a test image's ten strongest proponents, {:.1} share its class on average", 10.0 * own_class);
+    println!("(over the first {} test images)", all.probes.len());
 
     // The image to explain: the first that the model got wrong in the end, else the first.
     let missed = |probe: &usize| all.probes[*probe].prediction != all.probes[*probe].label;

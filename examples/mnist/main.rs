@@ -123,7 +123,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     let mut recorder = Recorder::create(run, &recorded, config)?;
     let cost = recorder.cost();
     let total = cost.total_bytes(train.len() as u64, u64::from(arguments.epochs)) as f64 / 1e6;
-    println!("recording: {cost}, {total:.0} MB for the training visits of this run\n");
+    println!("recording: {cost}, {total:.1} MB for the training visits of this run\n");
 
     let start = Instant::now();
     let steps = u64::from(arguments.epochs) * train.len().div_ceil(BATCH) as u64;

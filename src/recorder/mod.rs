@@ -101,12 +101,17 @@ impl Recorder {
         let variables = registry.variables.clone();
         drop(registry);
         let options = WriterOptions { segment_bytes: config.segment_bytes, zstd_level: config.zstd_level };
+        if !taps.hold() {
+            let what = "another recorder is recording with them: finish or drop it first, or give each its own `Taps`";
+            return Err(RecordError::Taps(vec![what.into()]));
+        }
+        let held = Held(Some(taps.clone()));
         let writer = LogWriter::create(dir.as_ref(), &manifest, options)?;
         for (layer, fold) in layers.iter().zip(&folds) {
             layer.slot.set_fold(Some(fold.clone()));
         }
-        let sketchers = (manifest.layers.iter().zip(&folds))
-            .map(|(record, fold)| LayerSketcher::new(record.clone(), fold.clone(), &config.sketch))
+        let sketchers = (manifest.layers.iter().zip(&folds).zip(&layers))
+            .map(|((record, fold), layer)| LayerSketcher::new(record.clone(), fold.clone(), layer.tied, &config.sketch))
             .collect();
         let (queue, receiver, gauge): (Queue<Message>, _, Arc<Gauge>) = Queue::new(&config);
         let shared = Arc::new(Shared::default());
@@ -138,6 +143,7 @@ impl Recorder {
             visits: 0,
             probe_sets: Vec::new(),
         };
+        held.keep();
         Ok(Self { inner: Some(inner) })
     }
 
@@ -375,7 +381,7 @@ impl Inner {
 
     /// Lets the background thread end; waits for it only if it has said that it is done.
     fn close(&mut self, done: bool) {
-        self.taps.arm(0);
+        self.taps.release();
         for layer in self.layers.iter() {
             layer.slot.set_fold(None);
         }
@@ -398,6 +404,23 @@ impl Drop for Inner {
     }
 }
 
+/// Lets go of taps that were taken for a recorder that did not come to be.
+struct Held(Option<Taps>);
+
+impl Held {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(taps) = &self.0 {
+            taps.release();
+        }
+    }
+}
+
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
@@ -411,6 +434,8 @@ fn manifest(registry: &crate::taps::Registry, config: &Config) -> Result<Manifes
     for (number, layer) in registry.layers.iter().enumerate() {
         let (inputs, outputs) = layer.spec.factors.unwrap_or((0, 0));
         let seed = |side| derive_seed(config.seed, number as u32, side);
+        // Gradients of one tensor are one gradient: tied layers are folded by the same projection and so add up.
+        let folded_seed = derive_seed(config.seed, layer.tied.unwrap_or(number) as u32, Side::Folded);
         layers.push(LayerRecord {
             name: layer.name.clone(),
             kind: layer.spec.kind.into(),
@@ -421,7 +446,7 @@ fn manifest(registry: &crate::taps::Registry, config: &Config) -> Result<Manifes
             shapes: layer.spec.parameters.iter().map(|p| (p.name.clone(), shape(p.shape.dims()))).collect(),
             seed_input: seed(Side::Input),
             seed_delta: seed(Side::Delta),
-            seed_folded: seed(Side::Folded),
+            seed_folded: folded_seed,
         });
     }
     // A layer that hides its tensors (GroupNorm) or was only declared is recognized by its name.

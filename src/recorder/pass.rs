@@ -15,6 +15,7 @@ use std::sync::Arc;
 /// One training pass: made by [`Recorder::pass`], ended by [`Pass::commit`]. While it lives the taps are armed.
 ///
 /// Dropped without `commit`, it records nothing.
+#[must_use = "a pass records nothing until it is committed"]
 pub struct Pass<'r> {
     recorder: &'r mut Recorder,
     number: u64,
@@ -32,6 +33,7 @@ pub struct Pass<'r> {
 
 /// A pass over probes, the examples one asks questions about: made by [`Recorder::probe`], ended by [`Probe::commit`].
 /// Everything that a [`Pass`] has for losses it has too.
+#[must_use = "a probe records nothing until it is committed"]
 pub struct Probe<'r>(Pass<'r>);
 
 impl<'r> Deref for Probe<'r> {
@@ -308,7 +310,7 @@ impl<'r> Pass<'r> {
         }
         let factor = upstream.unwrap_or(1.0) as f32;
         coefficients.iter_mut().for_each(|c| *c *= factor);
-        let (mut unreached, mut severed) = (Vec::new(), Vec::new());
+        let (mut unreached, mut severed, mut twice) = (Vec::new(), Vec::new(), Vec::new());
         for (number, layer) in registered.iter().enumerate() {
             match &layer.layer {
                 Some(tap) => {
@@ -323,8 +325,14 @@ impl<'r> Pass<'r> {
                         severed.push(layer.name.clone());
                         continue;
                     }
-                    let uses = self.check_batch(layer, taken.caught)?;
-                    let gradients = self.gradients(number, layer, tap, uses)?;
+                    // Backward folds the gradients of a layer that was used once; a second gradient after that came unforeseen.
+                    let folded = taken.caught.iter().any(|captured| matches!(captured, Captured::Folded(_)));
+                    if taken.caught.len() > taken.reached || folded && taken.caught.len() > 1 {
+                        twice.push(layer.name.clone());
+                        continue;
+                    }
+                    let caught = self.check_batch(layer, taken.caught)?;
+                    let gradients = self.gradients(number, layer, tap, caught)?;
                     layers.push(LayerGradients { layer: number, weighted: true, gradients });
                 }
                 None if layer.spec.factors.is_some() => layers.push(self.last_layer(number, layer)?),
@@ -335,6 +343,13 @@ impl<'r> Pass<'r> {
         let all = registered.iter().filter(|layer| layer.layer.is_some()).count();
         if !severed.is_empty() {
             return Err(RecordError::Severed { step: self.recorder.step(), layers: severed });
+        }
+        if !twice.is_empty() {
+            return Err(self.wrong(format!(
+                "backward went through {} more than once: a pass is one forward and one backward, so add the losses up first, or take \
+                 a pass for each (`accumulate` on all but the last)",
+                quoted(&twice)
+            )));
         }
         if !unreached.is_empty() && unreached.len() == all {
             return Err(self.wrong(
@@ -396,7 +411,9 @@ impl<'r> Pass<'r> {
             }
             _ => false,
         };
-        match self.recorder.form(number, if rank_one { Form::Factored } else { Form::Folded }) {
+        // Gradients of a tied parameter have to be added up, which factors cannot be.
+        let seen = if rank_one && layer.tied.is_none() { Form::Factored } else { Form::Folded };
+        match self.recorder.form(number, seen) {
             Form::Factored if !rank_one => Err(self.wrong(format!(
                 "layer `{}` saw one position per example before and sees several now: a run keeps one form, so use the layer in one \
                  way, or tap two layers that share the weight",

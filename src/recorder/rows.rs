@@ -6,22 +6,25 @@ use crate::log::{BlockBuilder, Cells, Column, ColumnKey, LayerRecord};
 use crate::sketch::{Encoding, Fold, Form, SketchConfig};
 use crate::taps::{fold_uses, host, squared_norm, FoldedGradients, LazyFold, PerExample};
 use candle_core::{Result, Tensor};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A layer as the background thread sees it.
 pub(super) struct LayerSketcher {
     pub record: LayerRecord,
     pub fold: Arc<LazyFold>,
+    /// The first layer with the same weight, where there are several.
+    tied: Option<usize>,
     input_fold: Option<Fold>,
     delta_fold: Option<Fold>,
 }
 
 impl LayerSketcher {
-    pub(super) fn new(record: LayerRecord, fold: Arc<LazyFold>, sketch: &SketchConfig) -> Self {
+    pub(super) fn new(record: LayerRecord, fold: Arc<LazyFold>, tied: Option<usize>, sketch: &SketchConfig) -> Self {
         let cap = |width: u32, cap: u32, seed: u64| (width > cap).then(|| Fold::new(seed, width as usize, cap as usize));
         let input_fold = cap(record.inputs, sketch.input_cap, record.seed_input);
         let delta_fold = cap(record.outputs, sketch.delta_cap, record.seed_delta);
-        Self { record, fold, input_fold, delta_fold }
+        Self { record, fold, tied, input_fold, delta_fold }
     }
 }
 
@@ -136,6 +139,7 @@ impl RowMaker {
         let m = self.sketch.folded as usize;
         let mut norms = vec![0f64; rows];
         let mut folded: Option<Vec<f32>> = None;
+        let mut tied: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
         let mut weightless = false;
         for part in layers {
             let (number, weighted) = (part.layer, part.weighted);
@@ -148,16 +152,32 @@ impl RowMaker {
             };
             match self.ready(number, part.gradients, rows)? {
                 Ready::Folded(gradients) => {
-                    let sum = folded.get_or_insert_with(|| vec![0f32; rows * m]);
+                    let group = self.layers[number].tied;
+                    let sum = match group {
+                        Some(first) => tied.entry(first).or_insert_with(|| vec![0f32; rows * m]),
+                        None => folded.get_or_insert_with(|| vec![0f32; rows * m]),
+                    };
                     for (i, norm) in norms.iter_mut().enumerate() {
                         let factor = undo(i);
-                        *norm += f64::from(gradients.squared_norms[i]) * f64::from(factor) * f64::from(factor);
+                        if group.is_none() {
+                            *norm += f64::from(gradients.squared_norms[i]) * f64::from(factor) * f64::from(factor);
+                        }
                         for (total, s) in sum[i * m..(i + 1) * m].iter_mut().zip(&gradients.sketches[i * m..(i + 1) * m]) {
                             *total += s * factor;
                         }
                     }
                 }
                 Ready::Factored { input, delta } => self.factors(number, &input, &delta, undo, &mut norms, flags, builder),
+            }
+        }
+        // Of a tensor that several layers share, only the sum of their gradients is one; its norm is that of its sketch.
+        for sum in tied.into_values() {
+            let total = folded.get_or_insert_with(|| vec![0f32; rows * m]);
+            for (i, (norm, flag)) in norms.iter_mut().zip(flags.iter_mut()).enumerate() {
+                let own = &sum[i * m..(i + 1) * m];
+                *norm += f64::from(squared_norm(own));
+                *flag |= Column::FLAG_NORM_ESTIMATED;
+                total[i * m..(i + 1) * m].iter_mut().zip(own).for_each(|(total, s)| *total += s);
             }
         }
         if let Some(sum) = folded {

@@ -38,7 +38,7 @@ impl Catch {
             return Ok(y);
         }
         self.reach();
-        let (catch, input) = (self.clone(), x.detach());
+        let (catch, input) = (self.clone(), x.clone());
         observe(&y, move |delta| catch.caught(&input, delta))
     }
 
@@ -56,6 +56,8 @@ impl Catch {
 
     pub(super) fn caught(&self, x: &Tensor, delta: &Tensor) {
         if self.wanted() {
+            // A variable is written in place by the optimizer, perhaps before the background thread has read it.
+            let x = if x.is_variable() { x.copy().unwrap_or_else(|_| x.clone()) } else { x.clone() };
             self.slot.catch(self.pass, Captured::Use { x: x.detach(), delta: delta.detach() });
         }
     }

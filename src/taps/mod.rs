@@ -28,7 +28,7 @@ pub(crate) use slot::{Captured, LazyFold, Slot};
 use candle_core::{Module, Result, Shape, Tensor, TensorId};
 use candle_nn::VarMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A layer whose per-example gradients can be recorded.
@@ -119,6 +119,8 @@ pub struct Taps {
 struct Shared {
     /// Number of the pass that is armed, 0 for none. Passes are counted from 1 and never reused.
     armed: AtomicU64,
+    /// Whether a recorder holds these taps: two at a time would catch each other's gradients.
+    held: AtomicBool,
     registry: Mutex<Registry>,
 }
 
@@ -140,6 +142,8 @@ pub(crate) struct Registered {
     pub layer: Option<Arc<dyn Tap>>,
     /// Whether a pass may leave the layer out.
     pub optional: bool,
+    /// The first layer with the same weight, if two or more have it: this one's own number for the first.
+    pub tied: Option<usize>,
 }
 
 impl Taps {
@@ -216,6 +220,17 @@ impl Taps {
         self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes the taps for one recorder; `false` if another has them.
+    pub(crate) fn hold(&self) -> bool {
+        !self.shared.held.swap(true, Ordering::AcqRel)
+    }
+
+    /// Lets another recorder have the taps.
+    pub(crate) fn release(&self) {
+        self.arm(0);
+        self.shared.held.store(false, Ordering::Release);
+    }
+
     pub(crate) fn armed(&self) -> u64 {
         self.shared.armed.load(Ordering::Acquire)
     }
@@ -237,7 +252,26 @@ impl Registry {
             self.problems.push(format!("layer `{name}`: a run holds at most 65,535 layers"));
             return;
         }
-        self.layers.push(Registered { name, spec, slot, layer, optional });
+        self.tie(&spec);
+        let number = self.layers.len();
+        let tied = self.first_with(&spec).filter(|first| *first < number);
+        self.layers.push(Registered { name, spec, slot, layer, optional, tied });
+    }
+}
+
+impl Registry {
+    /// The number of the first layer whose first parameter is that of `spec`.
+    fn first_with(&self, spec: &LayerSpec) -> Option<usize> {
+        let id = spec.parameters.first()?.id?;
+        self.layers.iter().position(|layer| layer.spec.parameters.first().and_then(|p| p.id) == Some(id))
+    }
+
+    /// Marks an earlier layer with the same first parameter as tied. The two gradients are gradients of one tensor and have to
+    /// be added: they share a seed, and coordinates, since the shapes are one shape.
+    fn tie(&mut self, spec: &LayerSpec) {
+        if let Some(first) = self.first_with(spec) {
+            self.layers[first].tied = Some(first);
+        }
     }
 }
 

@@ -122,6 +122,48 @@ fn a_pass_that_lacks_something_says_what() {
 }
 
 #[test]
+fn a_second_backward_is_refused_and_not_counted_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = one();
+    let mut recorder = Recorder::create(dir.path(), &model.taps, Config::default()).unwrap();
+    for shape in [vec![3, 4], vec![3, 2, 4]] {
+        let x = noise(1, &shape);
+        let logits = |x: &Tensor| {
+            let y = model.layer.forward(x).unwrap();
+            if y.rank() == 3 { y.mean(1).unwrap() } else { y }
+        };
+        let mut pass = recorder.pass(&[1, 2, 3]).unwrap();
+        let loss = pass.cross_entropy(&logits(&x), &y(3)).unwrap();
+        loss.backward().unwrap();
+        loss.backward().unwrap();
+        let error = pass.commit(0.1).unwrap_err().to_string();
+        assert!(error.contains("more than once"), "{error}");
+        let mut pass = recorder.pass(&[1, 2, 3]).unwrap();
+        pass.cross_entropy(&logits(&x), &y(3)).unwrap().backward().unwrap();
+        logits(&x).sum_all().unwrap().backward().unwrap();
+        // Used twice, once with each loss: for one position per example that is a sum of two uses, else it is refused.
+        let second = pass.commit(0.1);
+        assert_eq!(second.is_err(), shape.len() == 3);
+    }
+    assert_eq!(recorder.finish().unwrap().visits, 3);
+}
+
+#[test]
+fn two_recorders_do_not_share_taps() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = one();
+    let recorder = Recorder::create(dir.path().join("a"), &model.taps, Config::default()).unwrap();
+    let error = Recorder::create(dir.path().join("b"), &model.taps, Config::default()).err().unwrap().to_string();
+    assert!(error.contains("another recorder is recording"), "{error}");
+    assert!(!dir.path().join("b").exists());
+    recorder.finish().unwrap();
+    Recorder::create(dir.path().join("b"), &model.taps, Config::default()).unwrap();
+    // Dropped, and so free again; and a recorder that could not be made does not keep them.
+    assert!(Recorder::create(dir.path().join("a"), &model.taps, Config::default()).is_err());
+    Recorder::create(dir.path().join("c"), &model.taps, Config::default()).unwrap();
+}
+
+#[test]
 fn an_optional_layer_may_be_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
@@ -149,7 +191,7 @@ fn a_folder_that_holds_a_run_is_refused_and_left_alone() {
     let model = one();
     let mut recorder = Recorder::create(dir.path(), &model.taps, Config::default()).unwrap();
     let error = Recorder::create(dir.path(), &one().taps, Config::default()).err().unwrap().to_string();
-    assert!(error.contains("another recorder"), "{error}");
+    assert!(error.contains("being written by another recorder"), "{error}");
     step(&mut recorder, &model, &[4, 5]).unwrap();
     recorder.finish().unwrap();
     let error = Recorder::create(dir.path(), &model.taps, Config::default()).err().unwrap().to_string();

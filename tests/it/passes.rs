@@ -234,3 +234,39 @@ fn evaluation_between_passes_is_not_recorded() {
     let key = ColumnKey { column: Column::Input, layer: 0 };
     assert!(blocks(&run, BlockKind::Visits).iter().all(|b| b.width(key) == Some(6)));
 }
+
+#[test]
+fn tied_weights_are_one_gradient() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let weight = candle_core::Var::from_tensor(&noise(1, &[7, 4])).unwrap();
+    let bias = candle_core::Var::from_tensor(&noise(2, &[7])).unwrap();
+    let taps = Taps::new();
+    let tokens = taps.tap("tokens", candle_nn::Embedding::new(weight.as_tensor().clone(), 4));
+    let head = taps.tap("head", Linear::new(weight.as_tensor().clone(), Some(bias.as_tensor().clone())));
+    let model = |ids: &Tensor| head.forward(&tokens.forward(ids)?.mean(1)?);
+    let ids = Tensor::new(&[[0u32, 3, 3], [6, 1, 0], [2, 2, 5]], &Device::Cpu).unwrap();
+    let y = labels(3);
+    let config = exact();
+    let length = config.sketch.folded as usize;
+    let mut recorder = Recorder::create(&run, &taps, config).unwrap();
+    let mut pass = recorder.pass(&[0, 1, 2]).unwrap();
+    pass.cross_entropy(&model(&ids).unwrap(), &y).unwrap().backward().unwrap();
+    pass.commit(0.1).unwrap();
+    recorder.finish().unwrap();
+    let manifest = Run::open(&run).unwrap().manifest().clone();
+    let [first, second] = &manifest.layers[..] else { panic!("two layers") };
+    assert_eq!(first.seed_folded, second.seed_folded);
+    let fold = gradlog::sketch::Fold::new(second.seed_folded, 35, length);
+    let (sketches, norms) = (folded(&run), f32s(&run, BlockKind::Visits, Column::SquaredNorm));
+    let flags: Vec<u8> = blocks(&run, BlockKind::Visits).iter().flat_map(|b| b.u8s(Column::Flags).unwrap()).collect();
+    for i in 0..3 {
+        let own = model(&row(&ids, i).unwrap()).unwrap();
+        let grads = candle_nn::loss::cross_entropy(&own, &y.narrow(0, i, 1).unwrap()).unwrap().backward().unwrap();
+        let oracle = [numbers(grads.get(&weight).unwrap()), numbers(grads.get(&bias).unwrap())].concat();
+        assert!(relative_error(&sketches[i], &fold.apply(&oracle)) < 1e-4, "example {i}");
+        // A vector of 35 numbers folded into 4,096 buckets of one block keeps its norm.
+        assert!((f64::from(norms[i]) - dot(&oracle, &oracle)).abs() < 1e-4 * dot(&oracle, &oracle));
+        assert_eq!(flags[i], Column::FLAG_NORM_ESTIMATED);
+    }
+}
