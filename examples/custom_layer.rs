@@ -238,6 +238,8 @@ fn compare(run: &Run, checked: &Checked) -> Result<()> {
         table.rows.len(),
         checked.norms.len()
     );
+    // Where the model is sure, p − 1 leaves little but rounding: a norm far below the others is held to their measure.
+    let floor = checked.norms.values().fold(0.0, |largest: f64, norm| largest.max(*norm)) / 1000.0;
     let mut worst: f64 = 0.0;
     println!(
         "Are the recorded gradients right? Their norms at step {}, and by candle's backward on that one example:\n",
@@ -245,13 +247,13 @@ fn compare(run: &Run, checked: &Checked) -> Result<()> {
     );
     for (place, row) in table.rows.iter().enumerate() {
         let expected = checked.norms[&row.example];
-        worst = worst.max((row.score - expected).abs() / expected.max(1e-12));
+        worst = worst.max((row.score - expected).abs() / expected.max(floor));
         if place % 8 == 0 {
             println!("  example {:>4}   {:>12.7}   {expected:>12.7}", row.example, row.score);
         }
     }
     println!("\n  largest relative error over {} examples: {worst:.1e}", table.rows.len());
-    ensure!(worst < 1e-4, "the tap's gradients are not candle's");
+    ensure!(worst <= 1e-4, "the recorded gradients are not candle's");
     Ok(())
 }
 

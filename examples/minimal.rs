@@ -13,7 +13,7 @@ use rand::{rngs::StdRng, seq::SliceRandom, Rng, SeedableRng};
 fn main() -> Result<()> {
     // 900 points in the plane around three centres; the centre is the class. Every 20th point gets the label of another one.
     let mut rng = StdRng::seed_from_u64(0);
-    let is_wrong = |i: usize| i % 20 == 0;
+    let is_wrong = |i: usize| i.is_multiple_of(20);
     let points: Vec<[f32; 2]> = (0..900)
         .map(|i| [[0.0, 1.0], [-1.0, -0.5], [1.0, -0.5]][i % 3].map(|centre| centre + rng.random_range(-0.75..0.75)))
         .collect();

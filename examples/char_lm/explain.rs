@@ -24,13 +24,11 @@ impl Explained<'_> {
         let run = Run::open(run)?;
         // In the first epoch the model learns what all of English shares, from whichever passage comes first, and by far larger
         // gradients than ever after: with it, the passages of the first hundred steps would answer every question.
-        let last = Score::Loss.compute(&run, &Window::epochs(1..u32::MAX));
-        let window = if last.is_ok_and(|table| !table.rows.is_empty()) {
-            println!("(All of this is about the epochs after the first. A / is the end of a line.)\n");
-            Window::epochs(1..u32::MAX)
-        } else {
-            Window::everything()
-        };
+        let later = Window::epochs(1..u32::MAX);
+        let window = if Score::Loss.compute(&run, &later)?.rows.is_empty() { Window::everything() } else { later };
+        if window != Window::everything() {
+            println!("All that follows is about the epochs after the first. A / is the end of a line.\n");
+        }
         self.odd(&run, &window)?;
         let probes = Probes::Ids(asked.to_vec());
         let answer = influence(&run, &Question { probes, window, ..Question::all(super::PROBE_SET) })?;

@@ -157,8 +157,8 @@ fn reductions_and_weights() {
     };
     let weighted = |divisor: f64| -> Result<Tensor> {
         let mut sum = (nll(0) * f64::from(w[0]))?;
-        for i in 1..4 {
-            sum = (sum + (nll(i) * f64::from(w[i]))?)?;
+        for (i, w) in w.iter().enumerate().skip(1) {
+            sum = (sum + (nll(i) * f64::from(*w))?)?;
         }
         sum / divisor
     };
