@@ -29,7 +29,7 @@ const RANK: usize = 4;
 /// The first digit that only the adapters get to see.
 const NEW: u8 = 8;
 
-// --- The layer -----------------------------------------------------------------------------------------------------------------
+// --- The layer ---
 
 /// `y = base(x) + x Aᵀ Bᵀ`: a frozen linear layer and a trained correction of low rank (Hu et al. 2021, arXiv 2106.09685, §4.1).
 struct Lora {
@@ -78,7 +78,7 @@ impl Tap for Lora {
     }
 }
 
-// --- The model and its training ------------------------------------------------------------------------------------------------
+// --- The model and its training ---
 
 #[derive(Parser)]
 #[command(about = "Record a layer of one's own, check its gradients, and find wrong labels with them")]
@@ -87,7 +87,7 @@ struct Arguments {
     #[arg(long, default_value = "runs/custom_layer")]
     out: PathBuf,
     /// Passes over the images that the adapters learn from
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: u32,
     /// Share of their labels that is replaced by a wrong one
     #[arg(long, default_value_t = 0.1)]
@@ -227,7 +227,7 @@ fn report(what: &str, model: &impl Module, digits: &Digits) -> Result<()> {
     Ok(())
 }
 
-// --- What the log says ---------------------------------------------------------------------------------------------------------
+// --- What the log says ---
 
 /// Are the recorded gradients right? GraNd over a single step is the norm of each example's gradient at that step.
 fn compare(run: &Run, checked: &Checked) -> Result<()> {

@@ -34,7 +34,7 @@ struct Arguments {
     #[arg(long, default_value = "runs/regression")]
     out: PathBuf,
     /// Passes over the training penguins
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: u32,
     /// Share of the training targets that is raised or lowered by 40 %
     #[arg(long, default_value_t = 0.05)]

@@ -18,7 +18,10 @@ const SPOILT: f64 = 0.1;
 
 /// Training or test examples.
 pub enum Examples {
-    Images { pixels: Vec<u8>, labels: Vec<u8> },
+    Images {
+        pixels: Vec<u8>,
+        labels: Vec<u8>,
+    },
     /// Windows of `LENGTH + 1` bytes.
     Windows(Vec<Vec<u8>>),
 }

@@ -1,8 +1,10 @@
 //! The truth: exact per-example gradients, their dot products and norms, and the projections that schemes start from.
 
-use super::model::{Kind, Model, Site, Watch, EPS};
+use super::model::{normal, Kind, Model, Site, Watch, EPS};
 use candle_core::{Device, Result, Tensor, D};
 use gradlog::sketch::{derive_seed, Fold, Side};
+use rand::rngs::StdRng;
+use rand::SeedableRng;
 use rayon::prelude::*;
 
 /// One layer's gradients for a batch.
@@ -40,9 +42,7 @@ fn of_layer(site: &Site, x: &Tensor, delta: &Tensor, batch: usize) -> Result<Gra
     };
     match site.kind {
         Kind::Factored => Ok(Gradients::Factors { input: numbers(x)?, delta: numbers(delta)? }),
-        Kind::Sequence => {
-            whole(delta.transpose(1, 2)?.contiguous()?.matmul(&x.contiguous()?)?, Some(delta.sum(1)?))
-        }
+        Kind::Sequence => whole(delta.transpose(1, 2)?.contiguous()?.matmul(&x.contiguous()?)?, Some(delta.sum(1)?)),
         Kind::Conv(side) => {
             let (_, channels, _, _) = x.dims4()?;
             let (_, _, height, width) = delta.dims4()?;
@@ -104,8 +104,12 @@ pub struct Material {
     pub factors: Vec<Factors>,
     /// The folded layers, folded together to each of these lengths, as the crate does it.
     pub folds: Vec<(usize, Vec<f32>)>,
-    /// The folded layers by themselves: dot products, for the share of each layer.
-    pub folded_layers: usize,
+    /// The last layer alone, where it is folded: length and rows.
+    pub last_fold: Option<(usize, Vec<f32>)>,
+    /// A Kronecker projection of each layer's matrix, one behind the other.
+    pub kronecker: Vec<f32>,
+    /// Shares of the visits' squared norms, by layer.
+    pub shares: Vec<f64>,
 }
 
 pub struct Factors {
@@ -118,12 +122,11 @@ pub struct Factors {
 
 impl Material {
     /// Takes exact gradients batch by batch, the probes first and then the visits, and keeps what is needed of them.
-    pub fn collect<'b>(
+    pub fn collect(
         model: &Model,
         probes: (Tensor, Tensor),
         visits: impl Iterator<Item = Result<(Tensor, Tensor)>>,
         lengths: &[usize],
-        mut done: impl FnMut(usize) + 'b,
     ) -> Result<Self> {
         let asked = gradients(model, &probes.0, &probes.1)?;
         let count = probes.0.dim(0)?;
@@ -137,7 +140,6 @@ impl Material {
             let taken = gradients(model, &x, &y)?;
             norms.extend(own.add(&taken, &asked, batch, Some(&mut truth))?);
             total += batch;
-            done(total);
         }
         norms.extend(probe_norms);
         Ok(own.into_material(parts, truth, norms, total, count))
@@ -149,6 +151,58 @@ struct Parts {
     factors: Vec<Factors>,
     folds: Vec<(usize, Vec<f32>)>,
     folders: Vec<(usize, Vec<Fold>)>,
+    last_fold: Option<(Fold, Vec<f32>)>,
+    projections: Vec<Option<Kronecker>>,
+    kronecker: Vec<f32>,
+    shares: Vec<f64>,
+}
+
+/// Side of a Kronecker projection.
+const SIDE: usize = 16;
+/// Length of the sketch of the last layer alone.
+const LAST: usize = 1024;
+
+/// Gaussian projections of both sides of a layer's matrix `[rows, columns]`.
+struct Kronecker {
+    left: Tensor,
+    right: Tensor,
+    rows: usize,
+    columns: usize,
+}
+
+impl Kronecker {
+    fn new(site: &Site, rng: &mut StdRng) -> Result<Option<Self>> {
+        let (rows, columns) = match site.kind {
+            Kind::Norm => return Ok(None),
+            Kind::Embedding(rows) => (rows, site.outputs),
+            _ => (site.outputs, site.inputs),
+        };
+        let mut gaussian = |width: usize| -> Result<Tensor> {
+            let values = (0..width * SIDE).map(|_| (normal(rng) / (SIDE as f64).sqrt()) as f32).collect();
+            Tensor::from_vec(values, (width, SIDE), &Device::Cpu)
+        };
+        Ok(Some(Self { left: gaussian(rows)?, right: gaussian(columns)?, rows, columns }))
+    }
+
+    /// `Lᵀ G R` of each example, `[batch, SIDE * SIDE]`.
+    fn apply(&self, gradients: &Gradients, batch: usize) -> Result<Vec<f32>> {
+        match gradients {
+            Gradients::Factors { input, delta } => {
+                let side = |values: &[f32], projection: &Tensor| {
+                    Tensor::from_slice(values, (batch, values.len() / batch), &Device::Cpu)?.matmul(projection)
+                };
+                let (a, d) = (side(input, &self.right)?, side(delta, &self.left)?);
+                numbers(&d.unsqueeze(2)?.broadcast_mul(&a.unsqueeze(1)?)?)
+            }
+            Gradients::Whole(whole) => {
+                let matrix = whole.narrow(1, 0, self.rows * self.columns)?.contiguous()?;
+                let right = matrix.reshape((batch * self.rows, self.columns))?.matmul(&self.right)?;
+                let right = right.reshape((batch, self.rows, SIDE))?.transpose(1, 2)?.contiguous()?;
+                let both = right.reshape((batch * SIDE, self.rows))?.matmul(&self.left)?;
+                numbers(&both)
+            }
+        }
+    }
 }
 
 impl Parts {
@@ -168,7 +222,14 @@ impl Parts {
             }
         }
         let folds = if folders.is_empty() { Vec::new() } else { lengths.iter().map(|m| (*m, Vec::new())).collect() };
-        Ok(Self { factors, folds, folders })
+        let last_fold = match like.last() {
+            Some(Gradients::Whole(last)) => Some((Fold::new(4, last.dim(1)?, LAST), Vec::new())),
+            _ => None,
+        };
+        let mut rng = StdRng::seed_from_u64(5);
+        let projections = sites.iter().map(|site| Kronecker::new(site, &mut rng)).collect::<Result<_>>()?;
+        let shares = vec![0.0; sites.len()];
+        Ok(Self { factors, folds, folders, last_fold, projections, kronecker: Vec::new(), shares })
     }
 
     /// Adds the rows of a batch. Gives their squared norms, and appends their dot products with `asked` to `truth`.
@@ -194,7 +255,9 @@ impl Parts {
             };
             for (i, norm) in norms.iter_mut().enumerate() {
                 let (a, d) = (&a[i * factors.inputs..][..factors.inputs], &d[i * factors.outputs..][..factors.outputs]);
-                *norm += square(d) * (square(a) + 1.0);
+                let own = square(d) * (square(a) + 1.0);
+                *norm += own;
+                self.shares[factors.site] += own;
             }
             if truth.is_some() {
                 let deltas = dots(d, e, factors.outputs)?;
@@ -213,7 +276,11 @@ impl Parts {
             };
             let parameters = taken.dim(1)?;
             let values = numbers(taken)?;
-            norms.iter_mut().zip(values.chunks(parameters)).for_each(|(norm, row)| *norm += square(row));
+            for (norm, row) in norms.iter_mut().zip(values.chunks(parameters)) {
+                let own = square(row);
+                *norm += own;
+                self.shares[*site] += own;
+            }
             if truth.is_some() {
                 add_scores(dots(&values, &numbers(asked)?, parameters)?);
             }
@@ -224,13 +291,31 @@ impl Parts {
                     .for_each(|(row, gradient)| fold.add(0, gradient, row));
             }
         }
+        if let (Some((fold, rows)), Some(Gradients::Whole(last))) = (&mut self.last_fold, taken.last()) {
+            numbers(last)?.chunks(fold.inputs()).for_each(|row| rows.extend(fold.apply(row)));
+        }
+        let projected: Vec<Vec<f32>> = (self.projections.iter().zip(taken))
+            .filter_map(|(projection, gradients)| projection.as_ref().map(|p| p.apply(gradients, batch)))
+            .collect::<Result<_>>()?;
+        for example in 0..batch {
+            for layer in &projected {
+                self.kronecker.extend_from_slice(&layer[example * SIDE * SIDE..(example + 1) * SIDE * SIDE]);
+            }
+        }
         if let Some(truth) = truth {
             truth.extend(scores);
         }
         Ok(norms)
     }
 
-    fn into_material(mut self, probes: Parts, truth: Vec<f64>, norms: Vec<f64>, visits: usize, count: usize) -> Material {
+    fn into_material(
+        mut self,
+        probes: Parts,
+        truth: Vec<f64>,
+        norms: Vec<f64>,
+        visits: usize,
+        count: usize,
+    ) -> Material {
         for (own, probe) in self.factors.iter_mut().zip(&probes.factors) {
             own.input.extend_from_slice(&probe.input);
             own.delta.extend_from_slice(&probe.delta);
@@ -238,7 +323,23 @@ impl Parts {
         for ((_, own), (_, probe)) in self.folds.iter_mut().zip(&probes.folds) {
             own.extend_from_slice(probe);
         }
-        let folded_layers = self.folders.len();
-        Material { visits, probes: count, truth, norms, factors: self.factors, folds: self.folds, folded_layers }
+        self.kronecker.extend_from_slice(&probes.kronecker);
+        let last_fold = self.last_fold.zip(probes.last_fold).map(|((fold, mut own), (_, probe))| {
+            own.extend_from_slice(&probe);
+            (fold.outputs(), own)
+        });
+        let total: f64 = self.shares.iter().sum();
+        self.shares.iter_mut().for_each(|share| *share /= total);
+        Material {
+            visits,
+            probes: count,
+            truth,
+            norms,
+            factors: self.factors,
+            folds: self.folds,
+            last_fold,
+            kronecker: self.kronecker,
+            shares: self.shares,
+        }
     }
 }

@@ -2,9 +2,7 @@
 
 use super::data::LENGTH;
 use candle_core::{DType, Device, Module, Result, Tensor, Var, D};
-use candle_nn::{
-    conv2d, embedding, layer_norm, linear, ops, Conv2d, Embedding, LayerNorm, Linear, VarBuilder, VarMap,
-};
+use candle_nn::{conv2d, embedding, layer_norm, linear, ops, Conv2d, Embedding, LayerNorm, Linear, VarBuilder, VarMap};
 use gradlog::taps::{Tap, Tapped, Taps};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -121,7 +119,13 @@ const SYMBOLS: usize = 256;
 enum Net {
     Mlp([Layer<Linear>; 3]),
     Cnn(Layer<Conv2d>, Layer<Conv2d>, Layer<Linear>, Layer<Linear>),
-    Transformer { symbols: Layer<Embedding>, places: Layer<Embedding>, blocks: Vec<Block>, norm: Layer<LayerNorm>, head: Layer<Linear> },
+    Transformer {
+        symbols: Layer<Embedding>,
+        places: Layer<Embedding>,
+        blocks: Vec<Block>,
+        norm: Layer<LayerNorm>,
+        head: Layer<Linear>,
+    },
 }
 
 pub struct Model {
@@ -227,8 +231,7 @@ impl Block {
     fn forward(&self, h: &Tensor, mask: &Tensor, watch: &Watch) -> Result<Tensor> {
         let (batch, length, _) = h.dims3()?;
         let x = self.norm1.forward(h, watch)?;
-        let by_head =
-            |y: Tensor| y.reshape((batch, length, HEADS, WIDTH / HEADS))?.transpose(1, 2)?.contiguous();
+        let by_head = |y: Tensor| y.reshape((batch, length, HEADS, WIDTH / HEADS))?.transpose(1, 2)?.contiguous();
         let query = by_head(self.query.forward(&x, watch)?)?;
         let key = by_head(self.key.forward(&x, watch)?)?;
         let value = by_head(self.value.forward(&x, watch)?)?;

@@ -67,7 +67,8 @@ fn of_crate(encoding: Encoding, rows: &[f32], width: usize, visits: usize) -> St
         encoding.decode(&codes[from..], quantized.scale, back);
         scales.extend(quantized.scale.to_le_bytes());
     }
-    let bytes = column_bytes(&codes[..visits * encoding.bytes(width)], visits) + column_bytes(&scales[..2 * visits], visits);
+    let bytes =
+        column_bytes(&codes[..visits * encoding.bytes(width)], visits) + column_bytes(&scales[..2 * visits], visits);
     Stored { rows: back, bytes }
 }
 
@@ -128,7 +129,8 @@ impl Grid {
             let step = if step > 0.0 { step } else { 1.0 };
             codes.extend(values.iter().map(|v| {
                 let scaled = v / step;
-                let nearest = if self.stochastic { (scaled + rng.random::<f32>()).floor() } else { scaled.round_ties_even() };
+                let nearest =
+                    if self.stochastic { (scaled + rng.random::<f32>()).floor() } else { scaled.round_ties_even() };
                 nearest.clamp(-levels, levels) as i8
             }));
             if !self.unbiased {

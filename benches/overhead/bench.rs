@@ -87,7 +87,10 @@ pub fn run(allocator: &str) -> Result<()> {
         println!("{}", serde_json::to_string(&rows)?);
         return Ok(());
     }
-    println!("allocator {allocator}; ratios are to `plain`, by median [10th, 90th percentile] of {} pairs of blocks", arguments.pairs);
+    println!(
+        "allocator {allocator}; ratios are to `plain`, by median [10th, 90th percentile] of {} pairs of blocks",
+        arguments.pairs
+    );
     println!("workload          batch thr  mode       ratio  [p10,  p90]   step ms  bytes/visit  waited  background ms  peak MiB");
     let mut all = Vec::new();
     for workload in Workload::ALL {
@@ -127,7 +130,8 @@ pub fn run(allocator: &str) -> Result<()> {
         }
     }
     if let Some(path) = arguments.json {
-        std::fs::write(&path, serde_json::to_string_pretty(&all)?).with_context(|| format!("writing {}", path.display()))?;
+        std::fs::write(&path, serde_json::to_string_pretty(&all)?)
+            .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
 }

@@ -110,7 +110,9 @@ fn norm(taps: Option<&Taps>, name: &str, layer: LayerNorm) -> Layer {
 impl Model {
     pub fn new(workload: Workload, variables: &VarMap, taps: Option<&Taps>) -> Result<Self> {
         let vb = VarBuilder::from_varmap(variables, DType::F32, &Device::Cpu);
-        let fc = |name: &str, inputs, outputs| -> Result<Layer> { Ok(layer(taps, name, linear(inputs, outputs, vb.pp(name))?)) };
+        let fc = |name: &str, inputs, outputs| -> Result<Layer> {
+            Ok(layer(taps, name, linear(inputs, outputs, vb.pp(name))?))
+        };
         let forward: Forward = match workload {
             Workload::Mlp64 | Workload::Mlp256 => {
                 let (fc1, fc2, fc3) = (fc("fc1", 784, 512)?, fc("fc2", 512, 256)?, fc("fc3", 256, 10)?);
@@ -143,7 +145,8 @@ impl Model {
 }
 
 fn transformer(vb: &VarBuilder<'_>, taps: Option<&Taps>) -> Result<Forward> {
-    let fc = |name: &str, inputs, outputs| -> Result<Layer> { Ok(layer(taps, name, linear(inputs, outputs, vb.pp(name))?)) };
+    let fc =
+        |name: &str, inputs, outputs| -> Result<Layer> { Ok(layer(taps, name, linear(inputs, outputs, vb.pp(name))?)) };
     let norm = |name: &str| -> Result<Layer> { Ok(norm(taps, name, layer_norm(WIDTH, 1e-5, vb.pp(name))?)) };
     let tokens = layer(taps, "tokens", embedding(SYMBOLS, WIDTH, vb.pp("tokens"))?);
     let places = layer(taps, "places", embedding(LENGTH, WIDTH, vb.pp("places"))?);
@@ -160,12 +163,14 @@ fn transformer(vb: &VarBuilder<'_>, taps: Option<&Taps>) -> Result<Forward> {
         ));
     }
     let (last_norm, head) = (norm("norm")?, fc("head", WIDTH, SYMBOLS)?);
-    let mask: Vec<f32> = (0..LENGTH * LENGTH).map(|i| if i % LENGTH > i / LENGTH { f32::NEG_INFINITY } else { 0.0 }).collect();
+    let mask: Vec<f32> =
+        (0..LENGTH * LENGTH).map(|i| if i % LENGTH > i / LENGTH { f32::NEG_INFINITY } else { 0.0 }).collect();
     let mask = Tensor::from_vec(mask, (LENGTH, LENGTH), &Device::Cpu)?;
     Ok(Box::new(move |ids| {
         let (batch, length) = ids.dims2()?;
         // The batch comes first for every tap, so the position ids are spread over it.
-        let positions = Tensor::arange(0u32, length as u32, ids.device())?.broadcast_as((batch, length))?.contiguous()?;
+        let positions =
+            Tensor::arange(0u32, length as u32, ids.device())?.broadcast_as((batch, length))?.contiguous()?;
         let mut x = (tokens.forward(ids)? + places.forward(&positions)?)?;
         let heads = |t: Tensor| t.reshape((batch, length, HEADS, WIDTH / HEADS))?.transpose(1, 2)?.contiguous();
         for (norm1, [q, k, v], out, norm2, up, down) in &blocks {
@@ -199,12 +204,14 @@ impl Data {
         let batch = workload.batch();
         let mut batches = Vec::new();
         if workload == Workload::Transformer {
-            let text = std::fs::read(data.join("text/paradise-lost.txt")).context("the text that ships with gradlog")?;
+            let text =
+                std::fs::read(data.join("text/paradise-lost.txt")).context("the text that ships with gradlog")?;
             let windows: Vec<&[u8]> = text.windows(LENGTH + 1).step_by(LENGTH).take(64 * batch).collect();
             for (number, windows) in windows.chunks_exact(batch).enumerate() {
                 let ids = (0..batch).map(|i| (number * batch + i) as u64).collect();
                 let part = |from: usize| -> Result<Tensor> {
-                    let symbols = windows.iter().flat_map(|w| w[from..from + LENGTH].iter().map(|b| u32::from(*b))).collect();
+                    let symbols =
+                        windows.iter().flat_map(|w| w[from..from + LENGTH].iter().map(|b| u32::from(*b))).collect();
                     Ok(Tensor::from_vec::<_, u32>(symbols, (batch, LENGTH), &Device::Cpu)?)
                 };
                 batches.push((ids, part(0)?, part(1)?));

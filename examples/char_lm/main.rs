@@ -42,7 +42,7 @@ struct Arguments {
     #[arg(long, default_value = "runs/char_lm")]
     out: PathBuf,
     /// Passes over the training passages
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: u32,
     /// Share of the training passages whose words are scrambled
     #[arg(long, default_value_t = 0.03)]

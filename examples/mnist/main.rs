@@ -73,7 +73,8 @@ fn main() -> Result<()> {
     if !(0.0..=1.0).contains(&arguments.flip) {
         bail!("--flip is a share between 0 and 1, not {}", arguments.flip);
     }
-    let folder = arguments.data.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist"));
+    let folder =
+        arguments.data.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist"));
     let mut train = Digits::load(&folder, "train").context("the training images")?;
     let test = Digits::load(&folder, "t10k").context("the test images")?;
     train.truncate(arguments.limit.unwrap_or(usize::MAX));
@@ -83,7 +84,11 @@ fn main() -> Result<()> {
     let truth = train.labels.clone();
     train.flip(arguments.flip, arguments.seed);
     let flipped = truth.iter().zip(&train.labels).filter(|(t, g)| t != g).count();
-    println!("{} training images, {flipped} of them with a wrong label on purpose; {} test images", train.len(), test.len());
+    println!(
+        "{} training images, {flipped} of them with a wrong label on purpose; {} test images",
+        train.len(),
+        test.len()
+    );
 
     let run = arguments.out.join("run");
     std::fs::create_dir_all(&arguments.out).with_context(|| format!("making {}", arguments.out.display()))?;
@@ -128,7 +133,8 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     let start = Instant::now();
     let steps = u64::from(arguments.epochs) * train.len().div_ceil(BATCH) as u64;
     let mut step = 0u64;
-    let test_batches: Vec<Vec<u64>> = (0..test.len() as u64).collect::<Vec<_>>().chunks(BATCH).map(<[u64]>::to_vec).collect();
+    let test_batches: Vec<Vec<u64>> =
+        (0..test.len() as u64).collect::<Vec<_>>().chunks(BATCH).map(<[u64]>::to_vec).collect();
     for epoch in 0..arguments.epochs {
         recorder.set_epoch(epoch);
         // The test images are the probes: recorded before each epoch, they say how its steps bore on them.

@@ -26,7 +26,7 @@ pub(crate) use segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
 #[cfg(test)]
 pub(crate) use storage::{MmapStorage, Storage};
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]
-pub(crate) use writer::{LogWriter, WriterOptions};
+pub(crate) use writer::{LogWriter, ResumePlace, WriterOptions};
 
 /// The version that this crate writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;

@@ -15,13 +15,14 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum LogError {
     /// The file system refused.
-    #[error("cannot {action} {path}: {source}; what was committed before is safe in the run's folder")]
+    #[error("cannot {action} {path}: {source}")]
     Io {
         /// What was being done.
         action: &'static str,
         /// To which file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         source: io::Error,
     },
     /// The folder holds a run already.
@@ -55,12 +56,25 @@ pub(crate) struct LogWriter {
     zstd: zstd::bulk::Compressor<'static>,
     segment_bytes: u64,
     next_segment: u32,
+    /// Goes into the header of the next segment that is opened.
+    resumed_step: Option<u64>,
     open: Option<OpenSegment>,
     sequence: u64,
     written_bytes: u64,
     dirty: bool,
     /// Held for as long as the writer lives; the operating system lets go of it when the process dies.
     _lock: File,
+}
+
+/// Where a run is taken up again.
+#[derive(Debug, Clone)]
+pub(crate) struct ResumePlace {
+    pub run_id: [u8; 16],
+    pub next_segment: u32,
+    /// Number of the next block.
+    pub sequence: u64,
+    /// What was recorded at this step and later is superseded.
+    pub step: u64,
 }
 
 struct OpenSegment {
@@ -113,8 +127,39 @@ impl LogWriter {
             zstd,
             segment_bytes: options.segment_bytes,
             next_segment: 0,
+            resumed_step: None,
             open: None,
             sequence: 0,
+            written_bytes: 0,
+            dirty: false,
+            _lock: lock,
+        })
+    }
+
+    /// Goes on with a run, in a new segment, from step `place.step` on. Nothing that is there is touched.
+    pub(crate) fn resume(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
+        let lock = lock(dir)?;
+        let zstd =
+            zstd::bulk::Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
+        // A recorder that was killed between making a segment and writing its header leaves a file of zeros under our name.
+        let path = segment_path(dir, place.next_segment);
+        if path.exists() {
+            let empty = std::fs::read(&path).map(|bytes| bytes.iter().all(|byte| *byte == 0));
+            if !empty.map_err(io_error("read", &path))? {
+                return Err(LogError::Exists { path });
+            }
+            std::fs::remove_file(&path).map_err(io_error("replace the empty segment", &path))?;
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            run_id: place.run_id,
+            storage: Box::new(MmapStorage::default()),
+            zstd,
+            segment_bytes: options.segment_bytes.max(1 << 16),
+            next_segment: place.next_segment,
+            resumed_step: Some(place.step),
+            open: None,
+            sequence: place.sequence,
             written_bytes: 0,
             dirty: false,
             _lock: lock,
@@ -173,7 +218,12 @@ impl LogWriter {
     fn open_segment(&mut self, first_block_bytes: u64) -> Result<(), LogError> {
         let path = segment_path(&self.dir, self.next_segment);
         let size = self.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + first_block_bytes);
-        let header = SegmentHeader { run_id: self.run_id, index: self.next_segment, writer: 0 };
+        let header = SegmentHeader {
+            run_id: self.run_id,
+            index: self.next_segment,
+            writer: 0,
+            resumed_step: self.resumed_step.take(),
+        };
         self.storage
             .open(&path, size)
             .and_then(|()| self.storage.commit(0, &header.to_bytes()))

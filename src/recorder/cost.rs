@@ -1,12 +1,13 @@
 //! What recording costs: said before (from the layers) and after (counted).
 
-use crate::log::Manifest;
+use crate::log::{LayerRecord, Manifest};
+use crate::sketch::Form;
 use std::time::Duration;
 
 /// What a run will take on disk, before compression, as far as its layers tell.
 ///
-/// A linear layer is taken to see one position per example, and is then kept as two factors; one that turns out to see many is folded
-/// into the shared vector instead, which takes less.
+/// Before the first pass a linear layer is taken to see one position per example and to be kept as two factors. One that turns out to
+/// see many is folded into the shared vector instead, which takes less; asked again after the first pass, the cost says so.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Bytes of gradient sketches in a visit.
@@ -16,13 +17,19 @@ pub struct Cost {
 }
 
 impl Cost {
-    pub(super) fn of(manifest: &Manifest) -> Self {
+    pub(super) fn of(manifest: &Manifest, forms: &[Option<Form>]) -> Self {
         let sketch = &manifest.sketch;
-        let factored: u64 = (manifest.layers.iter())
-            .filter(|layer| layer.inputs > 0)
-            .map(|layer| sketch.factored_bytes(layer.inputs, layer.outputs))
-            .sum();
-        let folded = if manifest.layers.iter().any(|layer| layer.inputs == 0) { sketch.folded_bytes() } else { 0 };
+        let form = |number: usize, layer: &LayerRecord| {
+            let expected = if layer.inputs > 0 { Form::Factored } else { Form::Folded };
+            forms.get(number).copied().flatten().unwrap_or(expected)
+        };
+        let (mut factored, mut folded) = (0, 0);
+        for (number, layer) in manifest.layers.iter().enumerate() {
+            match form(number, layer) {
+                Form::Factored => factored += sketch.factored_bytes(layer.inputs, layer.outputs),
+                Form::Folded => folded = sketch.folded_bytes(),
+            }
+        }
         // Example, step, epoch, learning rate, clip, coefficient and flags; loss, EL2N, margin, confidence, correctness, label,
         // prediction and norm. Most of these compress to next to nothing.
         Self { sketch_bytes_per_visit: factored + folded, output_bytes_per_visit: 33 + 32 }
@@ -41,7 +48,10 @@ impl Cost {
 
 impl std::fmt::Display for Cost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "at most {} bytes a visit before compression", self.bytes_per_visit())
+        match self.bytes_per_visit() {
+            0 => write!(f, "nothing is recorded"),
+            bytes => write!(f, "at most {bytes} bytes a visit before compression"),
+        }
     }
 }
 

@@ -37,17 +37,25 @@ pub enum RecordError {
         layers: Vec<String>,
     },
     /// The background thread could not write; nothing more is recorded. Sticky: every later call returns it too.
-    #[error("recording has stopped: {0}")]
-    Log(#[from] Arc<LogError>),
+    #[error("recording has stopped: {0}; what was committed before is safe in the run's folder")]
+    Log(Arc<LogError>),
+    /// The run could not be started: its folder holds a run, is locked, or cannot be written.
+    #[error("{0}")]
+    Start(Arc<LogError>),
+    /// The run could not be taken up again.
+    #[error("the run cannot be resumed: {0}")]
+    Resume(String),
     /// The background thread found something wrong, or died. Sticky.
     #[error("recording has stopped: {0}")]
     Stopped(String),
     /// The queue stayed full for as long as [`super::Config::wait_ms_max`] allows.
-    #[error("the recorder did not keep up for {0:?}: is the disk stuck? Raise `wait_ms_max`, or use `Overflow::DropNewest`")]
+    #[error(
+        "the recorder did not keep up for {0:?}: is the disk stuck? Raise `wait_ms_max`, or use `Overflow::DropNewest`"
+    )]
     Timeout(Duration),
     /// candle refused something that a pass asked of it.
     #[error("candle: {0}")]
-    Candle(#[from] Arc<candle_core::Error>),
+    Candle(Arc<candle_core::Error>),
 }
 
 impl From<candle_core::Error> for RecordError {

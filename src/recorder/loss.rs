@@ -18,7 +18,10 @@ pub(super) struct Recorded {
 /// Which closed form.
 pub(super) enum Kind {
     /// Targets are class numbers; the second is the number that marks a position without one.
-    CrossEntropy { ignored: Option<i64>, mask: Option<Tensor> },
+    CrossEntropy {
+        ignored: Option<i64>,
+        mask: Option<Tensor>,
+    },
     MeanSquaredError,
     BinaryCrossEntropy,
 }
@@ -104,7 +107,9 @@ fn compute<T: Number>(kind: &Kind, output: &Tensor, target: &Tensor, weighing: &
     if weighing.weights.as_ref().is_some_and(|w| w.len() != batch) {
         bail!("{} weights for a batch of {batch}", weighing.weights.as_ref().map_or(0, Vec::len));
     }
-    let numbers = |t: &Tensor| -> Result<Vec<T>> { t.detach().to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1() };
+    let numbers = |t: &Tensor| -> Result<Vec<T>> {
+        t.detach().to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1()
+    };
     match kind {
         Kind::CrossEntropy { ignored, mask } => {
             let classes = match (output.dims(), target.dims()) {
@@ -118,13 +123,18 @@ fn compute<T: Number>(kind: &Kind, output: &Tensor, target: &Tensor, weighing: &
             let labels = labels(target, *ignored, mask.as_ref())?;
             let sequence = output.rank() == 3;
             let form = with_numbers::<T, _>(output, |logits| {
-                outputs::cross_entropy(logits, &labels, batch, classes, weighing, sequence).map_err(candle_core::Error::msg)
+                outputs::cross_entropy(logits, &labels, batch, classes, weighing, sequence)
+                    .map_err(candle_core::Error::msg)
             })?;
             Ok(form)
         }
         Kind::MeanSquaredError | Kind::BinaryCrossEntropy => {
             if output.dims() != target.dims() {
-                bail!("the loss takes outputs and targets of one shape, not {:?} and {:?}", output.shape(), target.shape());
+                bail!(
+                    "the loss takes outputs and targets of one shape, not {:?} and {:?}",
+                    output.shape(),
+                    target.shape()
+                );
             }
             let targets = numbers(target)?;
             with_numbers::<T, _>(output, |values| {
@@ -165,7 +175,9 @@ fn labels(target: &Tensor, ignored: Option<i64>, mask: Option<&Tensor>) -> Resul
         }
         match u32::try_from(*number) {
             Ok(label) => Ok(Some(label)),
-            Err(_) => bail!("label {number}: labels are counted from 0; mark positions without one by `pass.ignore_index`"),
+            Err(_) => {
+                bail!("label {number}: labels are counted from 0; mark positions without one by `pass.ignore_index`")
+            }
         }
     };
     numbers.iter().enumerate().map(one).collect()
@@ -181,7 +193,8 @@ pub(super) fn from_losses(losses: &Tensor, weighing: &Weighing, upstream: &Upstr
         bail!("{} weights for a batch of {batch}", weighing.weights.as_ref().map_or(0, Vec::len));
     }
     let coefficients: Vec<f32> = weighing.coefficients(&vec![1; batch]);
-    let weights = Tensor::from_slice(&coefficients, batch, &Device::Cpu)?.to_dtype(losses.dtype())?.to_device(losses.device())?;
+    let weights =
+        Tensor::from_slice(&coefficients, batch, &Device::Cpu)?.to_dtype(losses.dtype())?.to_device(losses.device())?;
     let loss = watch_scalar(&(losses * weights)?.sum_all()?, upstream)?;
     let outputs = Outputs::losses(losses.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1()?);
     Ok(Recorded { loss, outputs, coefficients, delta: None })

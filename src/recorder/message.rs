@@ -1,7 +1,7 @@
 //! What the training hands to the background thread.
 
 use super::outputs::Outputs;
-use crate::taps::{FoldedGradients, Tap};
+use crate::taps::{FoldedGradients, PerExample, Tap};
 use candle_core::Tensor;
 use crossbeam_channel::Sender;
 use std::sync::Arc;
@@ -47,19 +47,32 @@ pub(super) struct LayerGradients {
 
 pub(super) enum Gradients {
     /// `[batch, inputs]` and `[batch, outputs]`, with any dimensions of size 1 between.
-    Factored { input: Tensor, delta: Tensor },
+    Factored {
+        input: Tensor,
+        delta: Tensor,
+    },
     Folded(FoldedGradients),
     /// Inputs and output gradients, to be folded on the background thread.
-    Uses { layer: Arc<dyn Tap>, uses: Vec<(Tensor, Tensor)> },
-    /// As `Uses`, of a last layer that exists only as its factors.
-    Outer { input: Tensor, delta: Tensor, bias: bool },
+    Uses {
+        layer: Arc<dyn Tap>,
+        uses: Vec<(Tensor, Tensor)>,
+    },
+    /// Per-example gradients that were taken before the step, to be folded on the background thread.
+    Given(Vec<PerExample>),
 }
 
 impl LayerGradients {
     pub(super) fn bytes(&self) -> usize {
         let tensor = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
         match &self.gradients {
-            Gradients::Factored { input, delta } | Gradients::Outer { input, delta, .. } => tensor(input) + tensor(delta),
+            Gradients::Factored { input, delta } => tensor(input) + tensor(delta),
+            Gradients::Given(given) => (given.iter())
+                .map(|one| match one {
+                    PerExample::Outer { inputs, deltas, .. } => tensor(inputs) + tensor(deltas),
+                    PerExample::Rows { ids, deltas, .. } => tensor(ids) + tensor(deltas),
+                    PerExample::Dense(values) => tensor(values),
+                })
+                .sum(),
             Gradients::Folded(folded) => 4 * (folded.sketches.len() + folded.squared_norms.len()),
             Gradients::Uses { uses, .. } => uses.iter().map(|(x, d)| tensor(x) + tensor(d)).sum(),
         }

@@ -20,6 +20,7 @@ mod outputs;
 mod pass;
 mod queue;
 mod rows;
+mod start;
 mod thread;
 
 pub use config::{Config, Overflow};
@@ -29,16 +30,12 @@ pub use message::StepInfo;
 pub use outputs::Reduction;
 pub use pass::{Pass, Probe};
 
-use crate::log::{LayerRecord, LogWriter, Manifest, VariableRecord, WriterOptions};
-use crate::sketch::{derive_seed, Form, Side};
+use crate::log::Manifest;
+use crate::sketch::Form;
 use crate::taps::{LazyFold, Registered, Taps};
 use candle_core::Var;
 use message::{Batch, Gap, Message, PassKind, StepRow};
-use queue::{Gauge, Queue, Sent};
-use rows::{LayerSketcher, RowMaker};
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
-use std::path::Path;
+use queue::{Queue, Sent};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -58,7 +55,7 @@ struct Inner {
     layers: Arc<Vec<Registered>>,
     forms: Vec<Option<Form>>,
     variables: Vec<(usize, Var, Arc<LazyFold>)>,
-    cost: Cost,
+    manifest: Manifest,
     queue: Option<Queue<Message>>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
@@ -77,76 +74,6 @@ struct Inner {
 const MESSAGE_BYTES: usize = 256;
 
 impl Recorder {
-    /// Starts a run in the folder `dir`, which is made if need be and must not hold a run.
-    ///
-    /// # Errors
-    /// [`RecordError::Taps`] for refused layers and names used twice, [`RecordError::Config`] for settings out of range,
-    /// [`RecordError::Log`] if the folder cannot be written or holds a run.
-    pub fn create(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
-        config.check()?;
-        let registry = taps.registry();
-        let mut problems = registry.problems.clone();
-        if !registry.variables.is_empty() && registry.layers.iter().any(|layer| layer.spec.kind != "variable") {
-            problems.push("layers are tapped and variables declared: a run is recorded one way or the other".into());
-        }
-        if !problems.is_empty() {
-            return Err(RecordError::Taps(problems));
-        }
-        let manifest = manifest(&registry, &config)?;
-        let folded = config.sketch.folded as usize;
-        let folds: Vec<Arc<LazyFold>> = (manifest.layers.iter())
-            .map(|layer| Arc::new(LazyFold::new(layer.seed_folded, layer.parameters as usize, folded)))
-            .collect();
-        let layers = registry.layers.clone();
-        let variables = registry.variables.clone();
-        drop(registry);
-        let options = WriterOptions { segment_bytes: config.segment_bytes, zstd_level: config.zstd_level };
-        if !taps.hold() {
-            let what = "another recorder is recording with them: finish or drop it first, or give each its own `Taps`";
-            return Err(RecordError::Taps(vec![what.into()]));
-        }
-        let held = Held(Some(taps.clone()));
-        let writer = LogWriter::create(dir.as_ref(), &manifest, options)?;
-        for (layer, fold) in layers.iter().zip(&folds) {
-            layer.slot.set_fold(Some(fold.clone()));
-        }
-        let sketchers = (manifest.layers.iter().zip(&folds).zip(&layers))
-            .map(|((record, fold), layer)| LayerSketcher::new(record.clone(), fold.clone(), layer.tied, &config.sketch))
-            .collect();
-        let (queue, receiver, gauge): (Queue<Message>, _, Arc<Gauge>) = Queue::new(&config);
-        let shared = Arc::new(Shared::default());
-        let rows = RowMaker::new(sketchers, config.sketch.clone());
-        let for_thread = (config, shared.clone());
-        let thread = std::thread::Builder::new()
-            .name("gradlog".into())
-            .spawn(move || {
-                let (config, shared) = for_thread;
-                thread::run(config, writer, rows, receiver, gauge, shared);
-            })
-            .map_err(|e| RecordError::Stopped(format!("the background thread cannot be started: {e}")))?;
-        let variables = variables.into_iter().zip(&folds).enumerate();
-        let inner = Inner {
-            taps: taps.clone(),
-            forms: vec![None; layers.len()],
-            variables: variables.map(|(i, ((_, var), fold))| (i, var, fold.clone())).collect(),
-            cost: Cost::of(&manifest),
-            layers: Arc::new(layers),
-            queue: Some(queue),
-            thread: Some(thread),
-            shared,
-            step: 0,
-            epoch: 0,
-            passes: 0,
-            batch_size: 0,
-            gap: None,
-            dropped: 0,
-            visits: 0,
-            probe_sets: Vec::new(),
-        };
-        held.keep();
-        Ok(Self { inner: Some(inner) })
-    }
-
     /// A recorder that records nothing, allocates nothing and never fails: the loop stays as it is.
     pub fn disabled() -> Self {
         Self { inner: None }
@@ -159,7 +86,7 @@ impl Recorder {
 
     /// What the run will cost on disk, from its layers. See [`Cost`].
     pub fn cost(&self) -> Cost {
-        self.inner.as_ref().map(|inner| inner.cost.clone()).unwrap_or_default()
+        self.inner.as_ref().map(|inner| Cost::of(&inner.manifest, &inner.forms)).unwrap_or_default()
     }
 
     /// Declares that what follows belongs to `epoch`. Without it all belongs to epoch 0.
@@ -404,77 +331,8 @@ impl Drop for Inner {
     }
 }
 
-/// Lets go of taps that were taken for a recorder that did not come to be.
-struct Held(Option<Taps>);
-
-impl Held {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(taps) = &self.0 {
-            taps.release();
-        }
-    }
-}
-
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-fn manifest(registry: &crate::taps::Registry, config: &Config) -> Result<Manifest, RecordError> {
-    let width = |n: usize, name: &str| {
-        u32::try_from(n).map_err(|_| RecordError::Taps(vec![format!("layer `{name}` is wider than 2^32")]))
-    };
-    let shape = |dims: &[usize]| dims.iter().map(|d| *d as u64).collect::<Vec<u64>>();
-    let mut layers = Vec::with_capacity(registry.layers.len());
-    for (number, layer) in registry.layers.iter().enumerate() {
-        let (inputs, outputs) = layer.spec.factors.unwrap_or((0, 0));
-        let seed = |side| derive_seed(config.seed, number as u32, side);
-        // Gradients of one tensor are one gradient: tied layers are folded by the same projection and so add up.
-        let folded_seed = derive_seed(config.seed, layer.tied.unwrap_or(number) as u32, Side::Folded);
-        layers.push(LayerRecord {
-            name: layer.name.clone(),
-            kind: layer.spec.kind.into(),
-            inputs: width(inputs, &layer.name)?,
-            outputs: width(outputs, &layer.name)?,
-            bias: layer.spec.bias,
-            parameters: layer.spec.elements() as u64,
-            shapes: layer.spec.parameters.iter().map(|p| (p.name.clone(), shape(p.shape.dims()))).collect(),
-            seed_input: seed(Side::Input),
-            seed_delta: seed(Side::Delta),
-            seed_folded: folded_seed,
-        });
-    }
-    // A layer that hides its tensors (GroupNorm) or was only declared is recognized by its name.
-    let tapped = |name: &str, id| {
-        registry.layers.iter().any(|layer| {
-            layer.spec.parameters.iter().any(|parameter| {
-                let full = format!("{}.{}", layer.name, parameter.name);
-                parameter.id == Some(id) || parameter.id.is_none() && (name == full || name.ends_with(&format!(".{full}")))
-            })
-        })
-    };
-    let model = registry.model.as_deref();
-    let untapped = model.unwrap_or_default().iter().filter(|(name, _, id)| !tapped(name, *id));
-    let (random, clock) = (RandomState::new().build_hasher().finish(), RandomState::new().build_hasher().finish());
-    let mut run_id = [0u8; 16];
-    run_id[..8].copy_from_slice(&random.to_le_bytes());
-    run_id[8..].copy_from_slice(&(clock ^ now_ms()).to_le_bytes());
-    Ok(Manifest {
-        run_id,
-        created_ms: now_ms(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        seed: config.seed,
-        sketch: config.sketch.clone(),
-        layers,
-        untapped: untapped.map(|(name, s, _)| VariableRecord { name: name.clone(), shape: shape(s.dims()) }).collect(),
-        model_parameters: model.map(|all| all.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
-        notes: config.notes.clone(),
-    })
 }
 
 const _: () = {

@@ -104,9 +104,15 @@ pub(super) fn cross_entropy<T: Float + Send + Sync>(
     let mean = |value: fn(&Row<T>) -> T| -> Vec<f32> { own.iter().map(|rows| mean_of(rows, value)).collect() };
     let losses: Vec<T> = own.iter().map(|rows| exact_mean_of(rows, |r| r.loss)).collect();
     let coefficients: Vec<T> = weighing.coefficients(&counts);
-    let value = coefficients.iter().zip(&losses).fold(T::zero(), |sum, (c, l)| if *c == T::zero() { sum } else { sum + *c * *l });
+    let value = coefficients
+        .iter()
+        .zip(&losses)
+        .fold(T::zero(), |sum, (c, l)| if *c == T::zero() { sum } else { sum + *c * *l });
     let correct = own.iter().enumerate().map(|(i, rows)| {
-        let hits = rows.iter().zip(&targets[i * positions..]).filter(|(r, t)| r.as_ref().map(|r| r.prediction) == **t && t.is_some());
+        let hits = rows
+            .iter()
+            .zip(&targets[i * positions..])
+            .filter(|(r, t)| r.as_ref().map(|r| r.prediction) == **t && t.is_some());
         hits.count() as f32 / counts[i].max(1) as f32
     });
     let outputs = Outputs {
@@ -117,7 +123,8 @@ pub(super) fn cross_entropy<T: Float + Send + Sync>(
         correct: Some(correct.collect()),
         // A sequence has no one label; its positions' labels are the data itself.
         label: (!is_sequence).then(|| targets.iter().map(|t| t.unwrap_or(u32::MAX)).collect()),
-        prediction: (!is_sequence).then(|| rows.iter().map(|r| r.as_ref().map_or(u32::MAX, |r| r.prediction)).collect()),
+        prediction: (!is_sequence)
+            .then(|| rows.iter().map(|r| r.as_ref().map_or(u32::MAX, |r| r.prediction)).collect()),
         positions: (is_sequence || counts.iter().any(|n| *n != 1)).then(|| counts.iter().map(|n| *n as u32).collect()),
         ..Outputs::default()
     };
@@ -135,28 +142,25 @@ fn softmax_row<T: Float>(logits: &[T], label: usize, delta: &mut [T]) -> Row<T> 
             rival = *z;
         }
     }
-    let mut sum = T::zero();
-    for (d, z) in delta.iter_mut().zip(logits) {
+    // Everything but the label is summed on its own: `p_y − 1` would cancel for an example that the model is sure of.
+    let mut others = T::zero();
+    for (k, (d, z)) in delta.iter_mut().zip(logits).enumerate() {
         *d = (*z - largest).exp();
-        sum = sum + *d;
-    }
-    let mut squared_error = T::zero();
-    let mut confidence = T::zero();
-    for (k, d) in delta.iter_mut().enumerate() {
-        *d = *d / sum;
-        if k == label {
-            confidence = *d;
-            *d = *d - T::one();
+        if k != label {
+            others = others + *d;
         }
+    }
+    let own = delta[label];
+    let sum = own + others;
+    delta[label] = -others;
+    let mut squared_error = T::zero();
+    for d in delta.iter_mut() {
+        *d = *d / sum;
         squared_error = squared_error + *d * *d;
     }
-    Row {
-        loss: sum.ln() + largest - logits[label],
-        squared_error,
-        margin: logits[label] - rival,
-        confidence,
-        prediction: prediction as u32,
-    }
+    let confidence = own / sum;
+    let loss = if prediction == label { others.ln_1p() } else { sum.ln() + largest - logits[label] };
+    Row { loss, squared_error, margin: logits[label] - rival, confidence, prediction: prediction as u32 }
 }
 
 fn exact_mean_of<T: Float>(rows: &[Option<Row<T>>], value: impl Fn(&Row<T>) -> T) -> T {
@@ -173,7 +177,12 @@ fn to_f32<T: Float>(value: T) -> f32 {
 }
 
 /// Mean squared error of `[batch, width]` outputs: `ℓ_i = mean_d (o − t)²`.
-pub(super) fn mean_squared_error<T: Float>(outputs: &[T], targets: &[T], batch: usize, weighing: &Weighing) -> ClosedForm<T> {
+pub(super) fn mean_squared_error<T: Float>(
+    outputs: &[T],
+    targets: &[T],
+    batch: usize,
+    weighing: &Weighing,
+) -> ClosedForm<T> {
     let two = T::one() + T::one();
     let mut form = elementwise(outputs, targets, batch, weighing, |o, t| ((o - t) * (o - t), two * (o - t), o - t));
     if outputs.len() == batch {
@@ -184,7 +193,12 @@ pub(super) fn mean_squared_error<T: Float>(outputs: &[T], targets: &[T], batch: 
 }
 
 /// Binary cross entropy of `[batch, width]` logits: `ℓ_i = mean_d softplus(z) − t z`.
-pub(super) fn binary_cross_entropy<T: Float>(logits: &[T], targets: &[T], batch: usize, weighing: &Weighing) -> ClosedForm<T> {
+pub(super) fn binary_cross_entropy<T: Float>(
+    logits: &[T],
+    targets: &[T],
+    batch: usize,
+    weighing: &Weighing,
+) -> ClosedForm<T> {
     let sigmoid = |z: T| T::one() / (T::one() + (-z).exp());
     let half = T::from(0.5).unwrap_or_else(T::zero);
     let width = logits.len() / batch.max(1);
@@ -236,7 +250,10 @@ fn elementwise<T: Float>(
         el2n.push(to_f32(squared.sqrt()));
     }
     let coefficients: Vec<T> = weighing.coefficients(&vec![width; losses.len()]);
-    let value = coefficients.iter().zip(&losses).fold(T::zero(), |sum, (c, l)| if *c == T::zero() { sum } else { sum + *c * *l });
+    let value = coefficients
+        .iter()
+        .zip(&losses)
+        .fold(T::zero(), |sum, (c, l)| if *c == T::zero() { sum } else { sum + *c * *l });
     let outputs = Outputs { loss: losses.iter().map(|l| to_f32(*l)).collect(), el2n: Some(el2n), ..Outputs::default() };
     ClosedForm { outputs, delta, coefficients, value }
 }
@@ -258,7 +275,10 @@ impl Outputs {
         if self.loss.len() == batch {
             return Ok(());
         }
-        let what = format!("{} losses for {batch} ids: the batch is the first dimension of logits and targets", self.loss.len());
+        let what = format!(
+            "{} losses for {batch} ids: the batch is the first dimension of logits and targets",
+            self.loss.len()
+        );
         Err(RecordError::Pass { step, what })
     }
 }

@@ -6,7 +6,7 @@ use super::message::{Batch, Gradients, LayerGradients, PassKind, StepInfo};
 use super::outputs::{Outputs, Reduction, Weighing};
 use super::{RecordError, Recorder};
 use crate::sketch::Form;
-use crate::taps::{host, squared_norm, Captured, FoldedGradients, Registered, Upstream};
+use crate::taps::{host, squared_norm, Captured, FoldedGradients, PerExample, Registered, Upstream};
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
 use std::ops::{Deref, DerefMut};
@@ -142,7 +142,11 @@ impl<'r> Pass<'r> {
     ///
     /// # Errors
     /// As [`Pass::cross_entropy`].
-    pub fn binary_cross_entropy_with_logits(&mut self, logits: &Tensor, targets: &Tensor) -> Result<Tensor, RecordError> {
+    pub fn binary_cross_entropy_with_logits(
+        &mut self,
+        logits: &Tensor,
+        targets: &Tensor,
+    ) -> Result<Tensor, RecordError> {
         self.closed_form(&Kind::BinaryCrossEntropy, logits, targets)
     }
 
@@ -209,7 +213,9 @@ impl<'r> Pass<'r> {
         let mut losses = Vec::with_capacity(batch);
         for i in 0..batch {
             let own = loss(i)?;
-            losses.push(own.detach().to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?.iter().sum::<f32>());
+            losses.push(
+                own.detach().to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?.iter().sum::<f32>(),
+            );
             if layers.is_empty() {
                 continue;
             }
@@ -337,7 +343,9 @@ impl<'r> Pass<'r> {
                 }
                 None if layer.spec.factors.is_some() => layers.push(self.last_layer(number, layer)?),
                 None if layers.iter().any(|part| part.layer == number) => {}
-                None => return Err(self.wrong("the model's variables were declared, but `pass.per_example` was not called")),
+                None => {
+                    return Err(self.wrong("the model's variables were declared, but `pass.per_example` was not called"))
+                }
             }
         }
         let all = registered.iter().filter(|layer| layer.layer.is_some()).count();
@@ -381,7 +389,11 @@ impl<'r> Pass<'r> {
             let (what, found) = match captured {
                 Captured::Use { x, delta } => {
                     let first = |t: &Tensor| t.dims().first().copied().unwrap_or(0);
-                    if first(x) == batch { ("an output", first(delta)) } else { ("an input", first(x)) }
+                    if first(x) == batch {
+                        ("an output", first(delta))
+                    } else {
+                        ("an input", first(x))
+                    }
                 }
                 Captured::Folded(folded) => ("an input", folded.squared_norms.len()),
             };
@@ -429,13 +441,15 @@ impl<'r> Pass<'r> {
                         return Ok(Gradients::Folded(folded));
                     }
                 }
-                let uses = caught
-                    .into_iter()
-                    .filter_map(|captured| match captured {
-                        Captured::Use { x, delta } => Some((x, delta)),
-                        Captured::Folded(_) => None,
-                    })
-                    .collect();
+                let uses = caught.into_iter().filter_map(|captured| match captured {
+                    Captured::Use { x, delta } => Some((x, delta)),
+                    Captured::Folded(_) => None,
+                });
+                if tap.per_example_reads_parameters() {
+                    let given = uses.map(|(x, delta)| tap.per_example(&x, &delta)).collect::<candle_core::Result<_>>()?;
+                    return Ok(Gradients::Given(given));
+                }
+                let uses = uses.collect();
                 Ok(Gradients::Uses { layer: tap.clone(), uses })
             }
         }
@@ -455,7 +469,8 @@ impl<'r> Pass<'r> {
             ));
         };
         let (batch, positions) = (self.ids.len(), loss::positions(&features)?);
-        let fits = features.elem_count() == batch * positions * inputs && delta.elem_count() == batch * positions * outputs;
+        let fits =
+            features.elem_count() == batch * positions * inputs && delta.elem_count() == batch * positions * outputs;
         if !fits {
             return Err(self.wrong(format!(
                 "features of shape {:?} and outputs of shape {:?} do not belong to `{}`, which was declared with {inputs} inputs and \
@@ -469,12 +484,14 @@ impl<'r> Pass<'r> {
         let gradients = match (self.recorder.form(number, form), form) {
             (Form::Factored, Form::Factored) => Gradients::Factored { input: features, delta },
             (Form::Folded, _) => {
-                let delta = delta.reshape((batch, positions, outputs))?;
-                let input = features.contiguous()?.reshape((batch, positions, inputs))?;
-                Gradients::Outer { input, delta, bias: layer.spec.bias }
+                let deltas = delta.reshape((batch, positions, outputs))?;
+                let inputs = features.contiguous()?.reshape((batch, positions, inputs))?;
+                Gradients::Given(vec![PerExample::Outer { inputs, deltas, bias: layer.spec.bias }])
             }
             (Form::Factored, Form::Folded) => {
-                return Err(self.wrong(format!("`{}` had one position per example before and has several now", layer.name)))
+                return Err(
+                    self.wrong(format!("`{}` had one position per example before and has several now", layer.name))
+                )
             }
         };
         Ok(LayerGradients { layer: number, weighted: false, gradients })

@@ -5,7 +5,7 @@ use super::outputs::Outputs;
 use crate::log::{BlockBuilder, Cells, Column, ColumnKey, LayerRecord};
 use crate::sketch::{Encoding, Fold, Form, SketchConfig};
 use crate::taps::{fold_uses, host, squared_norm, FoldedGradients, LazyFold, PerExample};
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -21,7 +21,8 @@ pub(super) struct LayerSketcher {
 
 impl LayerSketcher {
     pub(super) fn new(record: LayerRecord, fold: Arc<LazyFold>, tied: Option<usize>, sketch: &SketchConfig) -> Self {
-        let cap = |width: u32, cap: u32, seed: u64| (width > cap).then(|| Fold::new(seed, width as usize, cap as usize));
+        let cap =
+            |width: u32, cap: u32, seed: u64| (width > cap).then(|| Fold::new(seed, width as usize, cap as usize));
         let input_fold = cap(record.inputs, sketch.input_cap, record.seed_input);
         let delta_fold = cap(record.outputs, sketch.delta_cap, record.seed_delta);
         Self { record, fold, tied, input_fold, delta_fold }
@@ -119,7 +120,8 @@ impl RowMaker {
                 builder.u32s(column, values.iter().copied());
             }
         }
-        let mut flags: Vec<u8> = (0..rows).map(|i| if outputs.finite(i) { 0 } else { Column::FLAG_NOT_FINITE }).collect();
+        let mut flags: Vec<u8> =
+            (0..rows).map(|i| if outputs.finite(i) { 0 } else { Column::FLAG_NOT_FINITE }).collect();
         if !layers.is_empty() {
             self.gradients(layers, &coefficients, &mut flags, builder)?;
         }
@@ -162,12 +164,16 @@ impl RowMaker {
                         if group.is_none() {
                             *norm += f64::from(gradients.squared_norms[i]) * f64::from(factor) * f64::from(factor);
                         }
-                        for (total, s) in sum[i * m..(i + 1) * m].iter_mut().zip(&gradients.sketches[i * m..(i + 1) * m]) {
+                        for (total, s) in
+                            sum[i * m..(i + 1) * m].iter_mut().zip(&gradients.sketches[i * m..(i + 1) * m])
+                        {
                             *total += s * factor;
                         }
                     }
                 }
-                Ready::Factored { input, delta } => self.factors(number, &input, &delta, undo, &mut norms, flags, builder),
+                Ready::Factored { input, delta } => {
+                    self.factors(number, &input, &delta, undo, &mut norms, flags, builder)
+                }
             }
         }
         // Of a tensor that several layers share, only the sum of their gradients is one; its norm is that of its sketch.
@@ -205,11 +211,7 @@ impl RowMaker {
                 let uses: Vec<PerExample> = uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<_>>()?;
                 Ready::Folded(fold_uses(&uses, fold(), rows)?)
             }
-            Gradients::Outer { input, delta, bias } => {
-                let flat = |t: &Tensor| t.contiguous()?.reshape((rows, (), t.dim(candle_core::D::Minus1)?));
-                let one = PerExample::Outer { inputs: flat(&input)?, deltas: flat(&delta)?, bias };
-                Ready::Folded(fold_uses(&[one], fold(), rows)?)
-            }
+            Gradients::Given(given) => Ready::Folded(fold_uses(&given, fold(), rows)?),
         })
     }
 
@@ -234,13 +236,22 @@ impl RowMaker {
         for (i, (to, from)) in unweighted.chunks_mut(outputs).zip(delta.chunks(outputs)).enumerate() {
             let factor = undo(i);
             to.iter_mut().zip(from).for_each(|(to, from)| *to = from * factor);
-            norms[i] += f64::from(squared_norm(to)) * (f64::from(squared_norm(&input[i * inputs..(i + 1) * inputs])) + bias);
+            norms[i] +=
+                f64::from(squared_norm(to)) * (f64::from(squared_norm(&input[i * inputs..(i + 1) * inputs])) + bias);
         }
         let mut side = |values: &[f32], width: usize, fold: &Option<Fold>, column, scale| {
             let projected: Option<Vec<f32>> =
                 fold.as_ref().map(|fold| values.chunks(width).flat_map(|row| fold.apply(row)).collect());
             let width = fold.as_ref().map_or(width, Fold::outputs);
-            encode_rows(self.sketch.encoding, projected.as_deref().unwrap_or(values), width, key(column), key(scale), flags, builder);
+            encode_rows(
+                self.sketch.encoding,
+                projected.as_deref().unwrap_or(values),
+                width,
+                key(column),
+                key(scale),
+                flags,
+                builder,
+            );
         };
         side(input, inputs, &layer.input_fold, Column::Input, Column::InputScale);
         side(unweighted, outputs, &layer.delta_fold, Column::Delta, Column::DeltaScale);
@@ -297,4 +308,3 @@ impl super::message::LayerGradients {
         }
     }
 }
-

@@ -139,7 +139,9 @@ fn guarded(shared: &Shared, f: impl FnOnce() -> Result<(), RecordError>) -> Resu
         Err(panic) => {
             let words = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
             let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            RecordError::Stopped(format!("the background thread panicked: {words}; please report this as a bug in gradlog"))
+            RecordError::Stopped(format!(
+                "the background thread panicked: {words}; please report this as a bug in gradlog"
+            ))
         }
     };
     shared.fail(error);
@@ -288,4 +290,3 @@ impl Worker {
         Ok(())
     }
 }
-

@@ -42,6 +42,8 @@ pub struct Block {
     pub(super) offset: u64,
     pub(super) header: BlockHeader,
     pub(super) entries: Arc<Vec<ColumnEntry>>,
+    /// How many of its rows count, where the rest is superseded.
+    pub(super) kept: Option<usize>,
 }
 
 /// The vectors of one column, one per row, as they are stored.
@@ -96,7 +98,7 @@ impl Block {
 
     /// How many rows there are.
     pub fn rows(&self) -> usize {
-        self.header.rows as usize
+        self.kept.unwrap_or(self.header.rows as usize)
     }
 
     /// Number of the block in its run.
@@ -212,7 +214,11 @@ impl Block {
         if entry.cells != cells {
             return Err(self.damaged(format!("column {} has numbers of type {}", entry.column, entry.cells)));
         }
-        self.inflate(index)
+        let mut bytes = self.inflate(index)?;
+        if let Some(kept) = self.kept {
+            bytes.truncate(bytes.len() / self.header.rows.max(1) as usize * kept);
+        }
+        Ok(bytes)
     }
 
     fn inflate(&self, index: usize) -> Result<Vec<u8>, ReadError> {

@@ -10,6 +10,7 @@ mod block;
 mod error;
 mod open;
 mod scan;
+mod superseded;
 #[cfg(test)]
 mod tests;
 mod verify;

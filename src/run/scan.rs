@@ -7,7 +7,8 @@
 use super::block::{Block, SegmentFile};
 use super::error::Damage;
 use super::open::Run;
-use crate::log::{BlockHeader, ColumnEntry, SegmentHeader, ENTRY_BYTES, HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use super::superseded::{left, Left, Resumptions};
+use crate::log::{BlockHeader, BlockKind, ColumnEntry, SegmentHeader, ENTRY_BYTES, HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub struct Scan<'run> {
     damage: Option<Damage>,
     ended: bool,
     zero_tail_bytes: u64,
+    resumptions: Resumptions,
+    superseded_visits: u64,
 }
 
 /// What lies at a place of a segment.
@@ -43,6 +46,8 @@ impl<'run> Scan<'run> {
             damage: None,
             ended: false,
             zero_tail_bytes: 0,
+            resumptions: Resumptions::of(run),
+            superseded_visits: 0,
         }
     }
 
@@ -54,6 +59,17 @@ impl<'run> Scan<'run> {
     /// Preallocated bytes behind the last block: not 0 while a run is being written, or if its recorder was killed.
     pub fn zero_tail_bytes(&self) -> u64 {
         self.zero_tail_bytes
+    }
+
+    /// Where the next block would go: the number of the next segment, and of the next block.
+    #[cfg_attr(not(feature = "candle"), allow(dead_code))]
+    pub(crate) fn place(&self) -> (u32, u64) {
+        (self.next_segment, self.next_sequence)
+    }
+
+    /// Training visits that were left out because the training was taken up again at an earlier step.
+    pub fn superseded_visits(&self) -> u64 {
+        self.superseded_visits
     }
 
     fn stop(&mut self, what: String) {
@@ -173,7 +189,13 @@ impl<'run> Scan<'run> {
         if smallest + frames > header.bytes {
             return Found::Damage("the columns are longer than their block".into());
         }
-        Found::Block(Block { segment: segment.clone(), offset: self.offset, header, entries: Arc::new(entries) })
+        Found::Block(Block {
+            segment: segment.clone(),
+            offset: self.offset,
+            header,
+            entries: Arc::new(entries),
+            kept: None,
+        })
     }
 }
 
@@ -187,10 +209,28 @@ impl Iterator for Scan<'_> {
                 continue;
             };
             match self.look(&segment) {
-                Found::Block(block) => {
-                    self.offset += block.header.bytes;
+                Found::Block(mut block) => {
+                    let bytes = block.header.bytes;
+                    if let Some(limit) = self.resumptions.limit(self.next_segment.saturating_sub(1)) {
+                        let rows = block.rows();
+                        match left(&block, limit) {
+                            Ok(Left::All) => {}
+                            Ok(Left::First(kept)) => block.kept = Some(kept),
+                            Ok(Left::Nothing) => block.kept = Some(0),
+                            Err(error) => {
+                                self.stop(error.to_string());
+                                continue;
+                            }
+                        }
+                        if block.kind() == Some(BlockKind::Visits) {
+                            self.superseded_visits += (rows - block.rows()) as u64;
+                        }
+                    }
+                    self.offset += bytes;
                     self.next_sequence += 1;
-                    return Some(block);
+                    if block.kept != Some(0) {
+                        return Some(block);
+                    }
                 }
                 Found::End => {
                     self.zero_tail_bytes = segment.bytes.saturating_sub(self.offset);

@@ -16,6 +16,8 @@ pub struct VerifyReport {
     pub probes: u64,
     /// Steps in them.
     pub steps: u64,
+    /// Visits that are there but void, because the training was taken up again at an earlier step. Not among `visits`.
+    pub superseded: u64,
     /// Visits that the recorder says it dropped.
     pub dropped: u64,
     /// Bytes of the intact blocks.
@@ -69,13 +71,19 @@ impl Run {
                 Some(BlockKind::Visits) => report.visits += rows,
                 Some(BlockKind::Probes) => report.probes += rows,
                 Some(BlockKind::Steps) => report.steps += rows,
+                _ => {}
+            }
+            // A run that was finished and then resumed is finished again only by another end.
+            match block.kind() {
                 Some(BlockKind::End) => report.finished = true,
+                Some(_) => report.finished = false,
                 _ => {}
             }
             report.blocks += 1;
             report.bytes += block.bytes();
             progress(block.bytes());
         }
+        report.superseded = scan.superseded_visits();
         report.damage = report.damage.or_else(|| scan.damage().cloned());
         Ok(report)
     }

@@ -62,7 +62,9 @@ impl Geometry {
             },
             _ => bail!("a convolution of {weight:?} in {groups} groups does not take an input of {x:?}"),
         };
-        if made.kernel_span().0 > made.height + 2 * made.padding.0 || made.kernel_span().1 > made.width + 2 * made.padding.1 {
+        if made.kernel_span().0 > made.height + 2 * made.padding.0
+            || made.kernel_span().1 > made.width + 2 * made.padding.1
+        {
             bail!("a kernel of {weight:?} with dilation {dilation} is larger than an input of {x:?}");
         }
         Ok(made)
@@ -257,6 +259,10 @@ macro_rules! convolution {
                 fused(x, self.weight(), self.bias(), settings, catch)
             }
 
+            fn per_example_reads_parameters(&self) -> bool {
+                false
+            }
+
             fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
                 let config = self.config();
                 let settings = Settings {
@@ -292,11 +298,13 @@ fn per_example(geometry: Geometry, x: &Tensor, delta: &Tensor, bias: bool) -> Re
     let places = geometry.batch * geometry.groups;
     let image = host(x)?;
     let mut patches = vec![0f32; places * patch * positions];
-    for (image, patches) in image.chunks_exact(geometry.group_input()).zip(patches.chunks_exact_mut(patch * positions)) {
+    for (image, patches) in image.chunks_exact(geometry.group_input()).zip(patches.chunks_exact_mut(patch * positions))
+    {
         geometry.unfold(image, patches);
     }
     let inputs = Tensor::from_vec(patches, (geometry.batch, geometry.groups, patch, positions), &Device::Cpu)?;
-    let deltas = Tensor::from_vec(host(delta)?, (geometry.batch, geometry.groups, geometry.outputs, positions), &Device::Cpu)?;
+    let deltas =
+        Tensor::from_vec(host(delta)?, (geometry.batch, geometry.groups, geometry.outputs, positions), &Device::Cpu)?;
     Ok(PerExample::Outer { inputs: inputs.transpose(2, 3)?, deltas: deltas.transpose(2, 3)?, bias })
 }
 

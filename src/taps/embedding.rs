@@ -14,6 +14,10 @@ impl Tap for Embedding {
         Module::forward(self, ids)
     }
 
+    fn per_example_reads_parameters(&self) -> bool {
+        false
+    }
+
     fn per_example(&self, ids: &Tensor, delta: &Tensor) -> Result<PerExample> {
         let (rows, width) = self.embeddings().dims2()?;
         let Some(&batch) = ids.dims().first() else {

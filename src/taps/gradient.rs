@@ -249,7 +249,9 @@ fn fold_rows(uses: &[PerExample], fold: &Fold, sketches: &mut [f32], squared_nor
         let mut touched: Vec<(u32, &[f32])> = Vec::new();
         for (ids, deltas, positions, width) in &parts {
             let own = example * positions..(example + 1) * positions;
-            touched.extend(ids[own.clone()].iter().copied().zip(deltas[own.start * width..own.end * width].chunks_exact(*width)));
+            touched.extend(
+                ids[own.clone()].iter().copied().zip(deltas[own.start * width..own.end * width].chunks_exact(*width)),
+            );
         }
         touched.sort_by_key(|(id, _)| *id);
         for same in touched.chunk_by(|a, b| a.0 == b.0) {

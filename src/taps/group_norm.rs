@@ -50,6 +50,10 @@ impl Tap for GroupNorm {
         Module::forward(self, x)
     }
 
+    fn per_example_reads_parameters(&self) -> bool {
+        false
+    }
+
     /// `Σ_t δ_ct x̂_ct` for each channel c, then `Σ_t δ_ct`.
     fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
         let Settings { eps, channels, groups } = settings(self).map_err(candle_core::Error::msg)?;

@@ -38,6 +38,10 @@ impl Tap for Linear {
         }
     }
 
+    fn per_example_reads_parameters(&self) -> bool {
+        false
+    }
+
     fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
         let positions = |t: &Tensor| match *t.dims() {
             [batch, width] => t.reshape((batch, 1, width)),
@@ -53,7 +57,11 @@ struct LinearOp {
 }
 
 impl LinearOp {
-    fn run(x: (&CpuStorage, &Layout), w: (&CpuStorage, &Layout), b: Option<(&CpuStorage, &Layout)>) -> Result<(CpuStorage, Shape)> {
+    fn run(
+        x: (&CpuStorage, &Layout),
+        w: (&CpuStorage, &Layout),
+        b: Option<(&CpuStorage, &Layout)>,
+    ) -> Result<(CpuStorage, Shape)> {
         let (outputs, inputs) = w.1.shape().dims2()?;
         let mut dims = x.1.dims().to_vec();
         let rows = x.1.shape().elem_count() / inputs;
@@ -97,16 +105,22 @@ impl LinearOp {
             let (mut w_grad, b_grad) = with_slice(x, |xs| {
                 if let Some(fold) = &fold {
                     let parameters = size + if bias { outputs } else { 0 };
-                    let (mut sum, folded) = sum_and_fold(batch, parameters, Some(fold.get()), || (), |(), example, gradient| {
-                        let d = &g[example * positions * outputs..(example + 1) * positions * outputs];
-                        let a = Matrix::new(&xs[example * positions * inputs..], positions, inputs);
-                        let (weights, biases) = gradient.split_at_mut(size);
-                        matmul(weights, Matrix::new(d, positions, outputs).t(), a, false, 1);
-                        if bias {
-                            biases.fill(0.0);
-                            add_rows(d, biases);
-                        }
-                    });
+                    let (mut sum, folded) = sum_and_fold(
+                        batch,
+                        parameters,
+                        Some(fold.get()),
+                        || (),
+                        |(), example, gradient| {
+                            let d = &g[example * positions * outputs..(example + 1) * positions * outputs];
+                            let a = Matrix::new(&xs[example * positions * inputs..], positions, inputs);
+                            let (weights, biases) = gradient.split_at_mut(size);
+                            matmul(weights, Matrix::new(d, positions, outputs).t(), a, false, 1);
+                            if bias {
+                                biases.fill(0.0);
+                                add_rows(d, biases);
+                            }
+                        },
+                    );
                     if let Some(folded) = folded {
                         self.catch.caught_folded(folded);
                     }

@@ -37,6 +37,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Implement it for a layer of your own to record that too: `examples/custom_layer.rs` does.
 ///
 /// The batch is the first dimension of the layer's input and output.
+///
+/// To check a tap, record a step and compare `Score::Grand` over that step, the norm of each example's gradient, with candle's own
+/// backward on batches of one.
 pub trait Tap: Send + Sync + 'static {
     /// What the layer is: its kind and its parameters.
     ///
@@ -58,6 +61,12 @@ pub trait Tap: Send + Sync + 'static {
     /// # Errors
     /// Whatever candle says.
     fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample>;
+
+    /// Whether [`Tap::per_example`] reads the layer's parameters, and not only `x` and `delta`. If so it is called before the optimizer's
+    /// step, in the training thread; if not, on the background thread, when the parameters may have changed. Default `true`.
+    fn per_example_reads_parameters(&self) -> bool {
+        true
+    }
 
     /// The layer's output while it is tapped. The default computes [`Tap::plain_forward`] and catches the gradient of its result;
     /// a layer with a faster way overrides this.
@@ -171,8 +180,7 @@ impl Taps {
     /// Hand the features that enter it to `Pass::features` in each pass; the gradient of its output is known in closed
     /// form from the loss, so this records the last layer's gradients of any model at all.
     pub fn last_layer(&self, name: impl Into<String>, inputs: usize, outputs: usize, bias: bool) {
-        let mut parameters =
-            vec![Parameter { name: "weight".into(), shape: Shape::from((outputs, inputs)), id: None }];
+        let mut parameters = vec![Parameter { name: "weight".into(), shape: Shape::from((outputs, inputs)), id: None }];
         if bias {
             parameters.push(Parameter { name: "bias".into(), shape: Shape::from(outputs), id: None });
         }

@@ -25,6 +25,10 @@ impl Tap for LayerNorm {
         fused(x, self.weight(), self.bias(), Kernel { eps: self.eps() as f32, remove_mean: self.remove_mean() }, catch)
     }
 
+    fn per_example_reads_parameters(&self) -> bool {
+        false
+    }
+
     fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
         let kernel = Kernel { eps: self.eps() as f32, remove_mean: self.remove_mean() };
         per_example(x, delta, kernel, self.bias().is_some())
@@ -43,6 +47,10 @@ impl Tap for RmsNorm {
 
     fn tapped_forward(&self, x: &Tensor, catch: &Catch) -> Result<Tensor> {
         fused(x, self.weight(), None, Kernel { eps: self.eps() as f32, remove_mean: false }, catch)
+    }
+
+    fn per_example_reads_parameters(&self) -> bool {
+        false
     }
 
     fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
@@ -205,7 +213,8 @@ impl NormOp {
                     let range = example * own..(example + 1) * own;
                     self.kernel.example_gradient(&xs[range.clone()], &g[range], width, out);
                 };
-                let (mut sum, folded) = sum_and_fold(batch, parameters, fold.as_ref().map(|fold| fold.get()), || (), fill);
+                let (mut sum, folded) =
+                    sum_and_fold(batch, parameters, fold.as_ref().map(|fold| fold.get()), || (), fill);
                 if let Some(folded) = folded {
                     self.catch.caught_folded(folded);
                 }

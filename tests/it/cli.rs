@@ -14,7 +14,8 @@ fn run(dir: &Path) {
     let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
     let layer = taps.tap("fc", linear(4, 3, vb.pp("fc")).unwrap());
     taps.model(&variables);
-    let labels = |n: usize| Tensor::from_vec((0..n as u32).map(|i| i % 3).collect::<Vec<_>>(), n, &Device::Cpu).unwrap();
+    let labels =
+        |n: usize| Tensor::from_vec((0..n as u32).map(|i| i % 3).collect::<Vec<_>>(), n, &Device::Cpu).unwrap();
     let mut recorder = Recorder::create(dir, &taps, Config::default()).unwrap();
     for epoch in 0..3 {
         recorder.set_epoch(epoch);
@@ -62,7 +63,9 @@ fn the_contract_of_every_verb() {
     let verify = gradlog(&["verify", path]);
     assert_eq!(verify.status.code(), Some(0));
 
-    for score in ["self-influence", "grand", "el2n", "forgetting", "aum", "confidence", "variability", "correctness", "loss"] {
+    for score in
+        ["self-influence", "grand", "el2n", "forgetting", "aum", "confidence", "variability", "correctness", "loss"]
+    {
         let csv = gradlog(&["scores", path, "--score", score, "--format", "csv"]);
         assert_eq!(csv.status.code(), Some(0), "{score}: {}", stderr(&csv));
         let text = stdout(&csv);
@@ -82,9 +85,13 @@ fn the_contract_of_every_verb() {
     assert_eq!(influence.status.code(), Some(0), "{}", stderr(&influence));
     assert!(stdout(&influence).is_empty(), "what goes to a file does not go to stdout");
     let text = std::fs::read_to_string(&out).unwrap();
-    let scores: Vec<f64> = csv::Reader::from_reader(text.as_bytes()).records().map(|r| r.unwrap()[2].parse().unwrap()).collect();
+    let scores: Vec<f64> =
+        csv::Reader::from_reader(text.as_bytes()).records().map(|r| r.unwrap()[2].parse().unwrap()).collect();
     assert_eq!(scores.len(), 8);
-    assert!(scores.windows(2).all(|pair| pair[0] >= pair[1]), "the strongest proponent first, the strongest opponent last");
+    assert!(
+        scores.windows(2).all(|pair| pair[0] >= pair[1]),
+        "the strongest proponent first, the strongest opponent last"
+    );
     let all = stdout(&gradlog(&["influence", path, "--probe", "test", "--all", "--format", "csv"]));
     assert!(all.starts_with("example,probe,score") && all.lines().count() == 1 + 16, "{all}");
 }

@@ -100,7 +100,8 @@ fn sequences_with_positions_that_do_not_count() {
     let counted: Vec<u32> = (0..12).filter(|i| targets[*i as usize] >= 0).collect();
     let index = Tensor::new(counted.as_slice(), &Device::Cpu).unwrap();
     let rows = z.reshape((b * t, v)).unwrap().index_select(&index, 0).unwrap();
-    let theirs = candle_nn::loss::cross_entropy(&rows, &clean.flatten_all().unwrap().index_select(&index, 0).unwrap()).unwrap();
+    let theirs =
+        candle_nn::loss::cross_entropy(&rows, &clean.flatten_all().unwrap().index_select(&index, 0).unwrap()).unwrap();
     let (by_index, dir) = record(&[0, 1, 2], |pass| pass.ignore_index(-100).cross_entropy(z.as_tensor(), &y).unwrap());
     let (by_mask, _dir) = record(&[0, 1, 2], |pass| pass.mask(&mask).cross_entropy(z.as_tensor(), &clean).unwrap());
     for loss in [&by_index, &by_mask] {
@@ -165,7 +166,8 @@ fn reductions_and_weights() {
     for (reduction, divisor) in [(Reduction::Mean, 4.0), (Reduction::Sum, 1.0)] {
         let theirs = weighted(divisor).unwrap();
         let ids = [0, 1, 2, 3];
-        let (closed, dir) = record(&ids, |p| p.reduction(reduction).weights(&w).cross_entropy(z.as_tensor(), &y).unwrap());
+        let (closed, dir) =
+            record(&ids, |p| p.reduction(reduction).weights(&w).cross_entropy(z.as_tensor(), &y).unwrap());
         let (own, _dir) = record(&ids, |p| {
             let losses: Vec<Tensor> = (0..4).map(nll).collect();
             p.reduction(reduction).weights(&w).losses(&Tensor::stack(&losses, 0).unwrap()).unwrap()

@@ -7,5 +7,6 @@ mod common;
 mod losses;
 mod manners;
 mod passes;
+mod resume;
 mod taps;
 mod tracin;

@@ -59,7 +59,8 @@ fn a_gradient_that_is_severed_is_named_with_its_cause() {
     let model = one();
     let norm_weight = Tensor::ones(3, DType::F32, &Device::Cpu).unwrap();
     let zero = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
-    let head = model.taps.tap("head", Linear::new(Var::from_tensor(&noise(5, &[3, 3])).unwrap().as_tensor().clone(), None));
+    let head =
+        model.taps.tap("head", Linear::new(Var::from_tensor(&noise(5, &[3, 3])).unwrap().as_tensor().clone(), None));
     let mut recorder = Recorder::create(dir.path().join("run"), &model.taps, Config::default()).unwrap();
     let mut go = |norm: &dyn Fn(&Tensor) -> Tensor| {
         let mut pass = recorder.pass(&[0, 1, 2, 3, 4]).unwrap();
@@ -86,7 +87,15 @@ fn a_tapped_layer_norm_trains_what_lies_before_it() {
     let first = linear(4, 3, vb.pp("fc")).unwrap();
     let norm = Taps::new().tap("norm", layer_norm(3, 1e-5, vb.pp("norm")).unwrap());
     let loss = norm.forward(&first.forward(&noise(1, &[5, 4])).unwrap()).unwrap().sqr().unwrap().mean_all().unwrap();
-    let loss = (loss + norm.forward(&first.forward(&noise(2, &[5, 4])).unwrap()).unwrap().narrow(1, 0, 1).unwrap().mean_all().unwrap()).unwrap();
+    let loss = (loss
+        + norm
+            .forward(&first.forward(&noise(2, &[5, 4])).unwrap())
+            .unwrap()
+            .narrow(1, 0, 1)
+            .unwrap()
+            .mean_all()
+            .unwrap())
+    .unwrap();
     assert!(loss.backward().unwrap().get(first.weight()).is_some());
 }
 
@@ -130,7 +139,11 @@ fn a_second_backward_is_refused_and_not_counted_twice() {
         let x = noise(1, &shape);
         let logits = |x: &Tensor| {
             let y = model.layer.forward(x).unwrap();
-            if y.rank() == 3 { y.mean(1).unwrap() } else { y }
+            if y.rank() == 3 {
+                y.mean(1).unwrap()
+            } else {
+                y
+            }
         };
         let mut pass = recorder.pass(&[1, 2, 3]).unwrap();
         let loss = pass.cross_entropy(&logits(&x), &y(3)).unwrap();
@@ -168,7 +181,9 @@ fn an_optional_layer_may_be_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     let model = one();
-    let extra = model.taps.tap_optional("extra", Linear::new(Var::from_tensor(&noise(3, &[3, 4])).unwrap().as_tensor().clone(), None));
+    let extra = model
+        .taps
+        .tap_optional("extra", Linear::new(Var::from_tensor(&noise(3, &[3, 4])).unwrap().as_tensor().clone(), None));
     let mut recorder = Recorder::create(&run, &model.taps, Config::default()).unwrap();
     for (number, with) in [true, false, false, true].into_iter().enumerate() {
         let mut pass = recorder.pass(&[number as u64, 9]).unwrap();
@@ -257,7 +272,8 @@ fn numbers_that_are_not_finite_are_flagged_and_keep_to_themselves() {
     loss.backward().unwrap();
     pass.commit(0.1).unwrap();
     recorder.finish().unwrap();
-    let flags: Vec<u8> = blocks(dir.path(), BlockKind::Visits).iter().flat_map(|b| b.u8s(Column::Flags).unwrap()).collect();
+    let flags: Vec<u8> =
+        blocks(dir.path(), BlockKind::Visits).iter().flat_map(|b| b.u8s(Column::Flags).unwrap()).collect();
     assert_eq!(flags, [0, Column::FLAG_NOT_FINITE, 0]);
     let norms = f32s(dir.path(), BlockKind::Visits, Column::SquaredNorm);
     assert!(norms[0].is_finite() && norms[0] > 0.0 && norms[2].is_finite() && !norms[1].is_finite());
@@ -303,5 +319,5 @@ fn a_folder_that_cannot_be_written_is_an_error_and_no_panic() {
     let file = dir.path().join("file");
     std::fs::write(&file, "not a folder").unwrap();
     let error = Recorder::create(file.join("run"), &Taps::new(), Config::default()).err().unwrap();
-    assert!(matches!(error, RecordError::Log(_)), "{error}");
+    assert!(matches!(error, RecordError::Start(_)), "{error}");
 }

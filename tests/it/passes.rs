@@ -111,7 +111,8 @@ fn per_example_backward_is_the_tapped_gradient() {
     assert_eq!(f32s(&b_dir, BlockKind::Visits, Column::Coefficient), [0.25; 4]);
     // Dot products are unbiased with variance at most (‖g‖²‖h‖² + ⟨g,h⟩²)/m each; six standard deviations.
     let looped = dots(&folded(&b_dir));
-    let tapped: Vec<f32> = factored_dots(&a_dir, 0, true).iter().zip(factored_dots(&a_dir, 1, true)).map(|(a, b)| a + b).collect();
+    let tapped: Vec<f32> =
+        factored_dots(&a_dir, 0, true).iter().zip(factored_dots(&a_dir, 1, true)).map(|(a, b)| a + b).collect();
     let norms = norms(&a_dir);
     for (pair, (got, want)) in looped.iter().zip(&tapped).enumerate() {
         let (i, j) = (pair / 4, pair % 4);
@@ -150,7 +151,8 @@ fn accumulated_passes_are_one_step_with_its_learning_rate() {
     assert_eq!(f32s(&run, BlockKind::Visits, Column::Clip), [0.5; 18]);
     // Each half is divided by its own three examples and by two halves: a sixth, as the whole batch would have it.
     assert!(f32s(&run, BlockKind::Visits, Column::Coefficient).iter().all(|c| (c - 1.0 / 6.0).abs() < 1e-7));
-    let sizes: Vec<u32> = blocks(&run, BlockKind::Steps).iter().flat_map(|b| b.u32s(Column::BatchSize).unwrap()).collect();
+    let sizes: Vec<u32> =
+        blocks(&run, BlockKind::Steps).iter().flat_map(|b| b.u32s(Column::BatchSize).unwrap()).collect();
     assert_eq!(sizes, [6, 6, 6]);
     assert_eq!(f32s(&run, BlockKind::Steps, Column::Momentum), [0.9; 3]);
 }
@@ -269,4 +271,50 @@ fn tied_weights_are_one_gradient() {
         assert!((f64::from(norms[i]) - dot(&oracle, &oracle)).abs() < 1e-4 * dot(&oracle, &oracle));
         assert_eq!(flags[i], Column::FLAG_NORM_ESTIMATED);
     }
+}
+
+/// `y = w ∘ w ∘ x`, whose gradient `2 w ∘ Σ_t δ_t ∘ x_t` depends on the weights.
+struct Squared(candle_core::Var);
+
+impl gradlog::taps::Tap for Squared {
+    fn spec(&self) -> std::result::Result<gradlog::taps::LayerSpec, String> {
+        let parameters = vec![gradlog::taps::Parameter::new("weight", self.0.as_tensor())];
+        Ok(gradlog::taps::LayerSpec { kind: "squared", parameters, factors: None, bias: false })
+    }
+
+    fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.broadcast_mul(&self.0.as_tensor().sqr()?)
+    }
+
+    fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<gradlog::taps::PerExample> {
+        // Long enough for an optimizer to have stepped, were this to run beside the training.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let gradient = (x * delta)?.broadcast_mul(&(self.0.as_tensor() * 2.0)?)?;
+        Ok(gradlog::taps::PerExample::Dense(gradient))
+    }
+}
+
+#[test]
+fn a_layer_of_ones_own_is_recorded_at_the_weights_before_the_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let weight = candle_core::Var::from_tensor(&noise(1, &[5])).unwrap();
+    let taps = Taps::new();
+    let layer = taps.tap("own", Squared(weight.clone()));
+    let mut recorder = Recorder::create(dir.path(), &taps, exact()).unwrap();
+    let mut optimizer = SGD::new(vec![weight.clone()], 1.0).unwrap();
+    let mut oracle = Vec::new();
+    for step in 0..3 {
+        let x = noise(step, &[2, 5]);
+        for i in 0..2 {
+            let loss = layer.forward(&row(&x, i).unwrap()).unwrap().sqr().unwrap().sum_all().unwrap();
+            let gradient = numbers(loss.backward().unwrap().get(&weight).unwrap());
+            oracle.push(dot(&gradient, &gradient) as f32);
+        }
+        let mut pass = recorder.pass(&[0, 1]).unwrap();
+        let loss = pass.losses(&layer.forward(&x).unwrap().sqr().unwrap().sum(1).unwrap()).unwrap();
+        pass.backward_step(&mut optimizer, &loss).unwrap();
+    }
+    recorder.finish().unwrap();
+    let norms = f32s(dir.path(), BlockKind::Visits, Column::SquaredNorm);
+    assert!(relative_error(&norms, &oracle) < 1e-4, "{norms:?} {oracle:?}");
 }

@@ -73,9 +73,17 @@ fn check<L: Tap>(what: &str, layer: L, plain: Plain<'_>, parameters: &[&Var], x:
     let record = Run::open(&run).unwrap().manifest().layers[0].clone();
     let norms = f32s(&run, BlockKind::Visits, Column::SquaredNorm);
     let factored = blocks(&run, BlockKind::Visits)[0].has(gradlog::log::ColumnKey { column: Column::Input, layer: 0 });
-    assert_eq!(factored, record.inputs > 0 && x.elem_count() == batch * record.inputs as usize && uses == 1, "{what}: form");
+    assert_eq!(
+        factored,
+        record.inputs > 0 && x.elem_count() == batch * record.inputs as usize && uses == 1,
+        "{what}: form"
+    );
     let (a, d, f) = if factored {
-        (vectors(&run, Column::Input, Column::InputScale, 0), vectors(&run, Column::Delta, Column::DeltaScale, 0), vec![])
+        (
+            vectors(&run, Column::Input, Column::InputScale, 0),
+            vectors(&run, Column::Delta, Column::DeltaScale, 0),
+            vec![],
+        )
     } else {
         (vec![], vec![], folded(&run))
     };
@@ -94,7 +102,11 @@ fn check<L: Tap>(what: &str, layer: L, plain: Plain<'_>, parameters: &[&Var], x:
             assert!(relative_error(&f[i], &expected) < TOLERANCE, "{what}: example {i}");
         }
         let exact = dot(&oracle, &oracle);
-        assert!((f64::from(norms[i]) - exact).abs() < 2.0 * TOLERANCE * exact, "{what}: norm {i}: {} {exact}", norms[i]);
+        assert!(
+            (f64::from(norms[i]) - exact).abs() < 2.0 * TOLERANCE * exact,
+            "{what}: norm {i}: {} {exact}",
+            norms[i]
+        );
     }
 }
 
@@ -108,7 +120,14 @@ fn linear() {
                 let plain = layer.clone();
                 let parameters = if bias { vec![&w, &b] } else { vec![&w] };
                 let what = format!("linear bias={bias} {shape:?} used {uses} times");
-                check(&what, layer, Box::new(move |x| Module::forward(&plain, x)), &parameters, &noise(3, &shape), uses);
+                check(
+                    &what,
+                    layer,
+                    Box::new(move |x| Module::forward(&plain, x)),
+                    &parameters,
+                    &noise(3, &shape),
+                    uses,
+                );
             }
         }
     }
@@ -126,7 +145,13 @@ fn linear_takes_what_is_not_contiguous() {
 /// A convolution from candle's index_select and matmul, whose backward can be trusted: candle-core 0.11.1's own gives a wrong gradient of
 /// the kernel for `conv1d` on the CPU (finite differences say so, and candle issue 3836 is its like), and refuses inputs that are not
 /// square under a stride for `conv2d`. `weight` is `[out, channels / groups, kh, kw]`, the input `[batch, channels, h, w]`.
-fn reference_conv(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, settings: [(usize, usize); 3], groups: usize) -> Result<Tensor> {
+fn reference_conv(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    settings: [(usize, usize); 3],
+    groups: usize,
+) -> Result<Tensor> {
     let [padding, stride, dilation] = settings;
     let (batch, channels, _, _) = x.dims4()?;
     let (outputs, _, kh, kw) = weight.dims4()?;
@@ -144,9 +169,15 @@ fn reference_conv(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, settings: 
         let mut sum: Option<Tensor> = None;
         for ky in 0..kh {
             for kx in 0..kw {
-                let at = x.index_select(&pick(ky * dilation.0, stride.0, h)?, 2)?.index_select(&pick(kx * dilation.1, stride.1, w)?, 3)?;
+                let at = x
+                    .index_select(&pick(ky * dilation.0, stride.0, h)?, 2)?
+                    .index_select(&pick(kx * dilation.1, stride.1, w)?, 3)?;
                 let at = at.contiguous()?.reshape((batch, channels / groups, h * w))?;
-                let kernel = weight.narrow(2, ky, 1)?.narrow(3, kx, 1)?.contiguous()?.reshape((outputs / groups, channels / groups))?;
+                let kernel = weight
+                    .narrow(2, ky, 1)?
+                    .narrow(3, kx, 1)?
+                    .contiguous()?
+                    .reshape((outputs / groups, channels / groups))?;
                 let kernel = kernel.unsqueeze(0)?.repeat((batch, 1, 1))?;
                 let term = kernel.matmul(&at)?.reshape((batch, outputs / groups, h, w))?;
                 sum = Some(match sum {
@@ -176,10 +207,17 @@ fn conv1d() {
                 let parameters = if bias { vec![&w, &b] } else { vec![&w] };
                 let what = format!("conv1d {config:?} bias={bias} uses={uses}");
                 let x = noise(3, &[3, 4, 11]);
-                assert!(relative_error(&numbers(&tapped_output(&layer, &x)), &numbers(&Module::forward(&layer, &x).unwrap())) < 1e-5, "{what}");
+                assert!(
+                    relative_error(
+                        &numbers(&tapped_output(&layer, &x)),
+                        &numbers(&Module::forward(&layer, &x).unwrap())
+                    ) < 1e-5,
+                    "{what}"
+                );
                 let plain = |x: &Tensor| {
                     let settings = [(0, padding), (1, stride), (1, dilation)];
-                    reference_conv(&x.unsqueeze(2)?, &w.unsqueeze(2)?, bias.then(|| b.as_tensor()), settings, groups)?.squeeze(2)
+                    reference_conv(&x.unsqueeze(2)?, &w.unsqueeze(2)?, bias.then(|| b.as_tensor()), settings, groups)?
+                        .squeeze(2)
                 };
                 check(&what, layer, Box::new(plain), &parameters, &x, uses);
             }
@@ -199,7 +237,13 @@ fn conv2d() {
                 let parameters = if bias { vec![&w, &b] } else { vec![&w] };
                 let what = format!("conv2d {kernel:?} {config:?} bias={bias} uses={uses}");
                 let x = noise(3, &[3, 4, 9, 8]);
-                assert!(relative_error(&numbers(&tapped_output(&layer, &x)), &numbers(&Module::forward(&layer, &x).unwrap())) < 1e-5, "{what}");
+                assert!(
+                    relative_error(
+                        &numbers(&tapped_output(&layer, &x)),
+                        &numbers(&Module::forward(&layer, &x).unwrap())
+                    ) < 1e-5,
+                    "{what}"
+                );
                 let plain = |x: &Tensor| {
                     let settings = [(padding, padding), (stride, stride), (dilation, dilation)];
                     reference_conv(x, w.as_tensor(), bias.then(|| b.as_tensor()), settings, groups)
@@ -222,7 +266,14 @@ fn conv2d_has_the_gradients_of_candles_own() {
         let (w, b) = (var(1, &[8, 4, 3, 3]), var(2, &[8]));
         let layer = Conv2d::new(w.as_tensor().clone(), Some(b.as_tensor().clone()), config);
         let plain = layer.clone();
-        check(&format!("{config:?}"), layer, Box::new(move |x| Module::forward(&plain, x)), &[&w, &b], &noise(3, &[3, 4, 9, 9]), 1);
+        check(
+            &format!("{config:?}"),
+            layer,
+            Box::new(move |x| Module::forward(&plain, x)),
+            &[&w, &b],
+            &noise(3, &[3, 4, 9, 9]),
+            1,
+        );
     }
 }
 

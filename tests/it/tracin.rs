@@ -38,12 +38,14 @@ fn train(dir: &std::path::Path, learning_rate: f64, steps: u64, seed: u64) -> Tr
         var.set(&(noise(seed + var.elem_count() as u64, var.dims()) * 0.6).unwrap()).unwrap();
     }
     let gradient = |x: &Tensor, y: &Tensor, i: usize| -> Vec<f32> {
-        let loss = candle_nn::loss::cross_entropy(&model(&row(x, i).unwrap()).unwrap(), &y.narrow(0, i, 1).unwrap()).unwrap();
+        let loss =
+            candle_nn::loss::cross_entropy(&model(&row(x, i).unwrap()).unwrap(), &y.narrow(0, i, 1).unwrap()).unwrap();
         let grads = loss.backward().unwrap();
         vars.iter().flat_map(|v| numbers(grads.get(v).unwrap())).collect()
     };
     let probe_losses = || -> Vec<f32> {
-        let loss = |i| candle_nn::loss::cross_entropy(&model(&row(&px, i).unwrap()).unwrap(), &py.narrow(0, i, 1).unwrap());
+        let loss =
+            |i| candle_nn::loss::cross_entropy(&model(&row(&px, i).unwrap()).unwrap(), &py.narrow(0, i, 1).unwrap());
         (0..PROBES).map(|i| loss(i).unwrap().to_scalar().unwrap()).collect()
     };
     let mut optimizer = SGD::new(vars.clone(), learning_rate).unwrap();
@@ -63,7 +65,8 @@ fn train(dir: &std::path::Path, learning_rate: f64, steps: u64, seed: u64) -> Tr
         let mut probe = recorder.probe("test", &probe_ids).unwrap();
         probe.cross_entropy(&model(&px).unwrap(), &py).unwrap().backward().unwrap();
         probe.commit().unwrap();
-        let index = Tensor::from_vec(ids.iter().map(|i| *i as u32).collect::<Vec<_>>(), ids.len(), &Device::Cpu).unwrap();
+        let index =
+            Tensor::from_vec(ids.iter().map(|i| *i as u32).collect::<Vec<_>>(), ids.len(), &Device::Cpu).unwrap();
         let (bx, by) = (x.index_select(&index, 0).unwrap(), y.index_select(&index, 0).unwrap());
         let mut pass = recorder.pass(&ids).unwrap();
         let loss = pass.cross_entropy(&model(&bx).unwrap(), &by).unwrap();

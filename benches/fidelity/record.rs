@@ -1,0 +1,80 @@
+//! The default configuration, really recorded: the recorder writes a run, the analysis reads it back.
+
+use super::data::Examples;
+use super::model::{Model, Watch};
+use anyhow::{ensure, Context, Result};
+use gradlog::analysis::{influence, Question};
+use gradlog::log::{BlockKind, Column};
+use gradlog::recorder::{Config, Recorder};
+use gradlog::run::Run;
+use std::collections::HashMap;
+
+/// What a recorded run says.
+pub struct Recorded {
+    /// `[visits, probes]`, in the order of the visits, times the learning rate and `1/B`, which are the same for all.
+    pub scores: Vec<f64>,
+    pub norms: Vec<f64>,
+    /// Bytes a visit in visit blocks: all columns, headers, padding.
+    pub bytes: f64,
+    /// Of these, all but the columns of the sketches.
+    pub rest: f64,
+}
+
+/// Records the probes and then the visits at the weights that the model has, with the default configuration.
+pub fn record(
+    model: &Model,
+    train: &Examples,
+    visits: &[usize],
+    test: &Examples,
+    probes: &[usize],
+    batch: usize,
+) -> Result<Recorded> {
+    let folder = tempfile::tempdir().context("a folder for the run")?;
+    let dir = folder.path().join("run");
+    let mut recorder = Recorder::create(&dir, &model.taps, Config::default())?;
+    let wide = |ids: &[usize]| ids.iter().map(|id| *id as u64).collect::<Vec<u64>>();
+    for ids in probes.chunks(batch) {
+        let (x, y) = test.batch(ids)?;
+        let mut pass = recorder.probe("test", &wide(ids))?;
+        pass.cross_entropy(&model.forward(&x, &Watch::default())?, &y)?.backward()?;
+        pass.commit()?;
+    }
+    for ids in visits.chunks(batch) {
+        let (x, y) = train.batch(ids)?;
+        let mut pass = recorder.pass(&wide(ids))?;
+        pass.cross_entropy(&model.forward(&x, &Watch::default())?, &y)?.backward()?;
+        pass.commit(0.1)?;
+    }
+    recorder.finish()?;
+    read(&Run::open(&dir)?, visits, probes)
+}
+
+fn read(run: &Run, visits: &[usize], probes: &[usize]) -> Result<Recorded> {
+    let sketch = |column: Column| {
+        use Column::{Delta, DeltaScale, Folded, FoldedScale, Input, InputScale};
+        matches!(column, Input | InputScale | Delta | DeltaScale | Folded | FoldedScale)
+    };
+    let (mut bytes, mut sketches, mut norms) = (0, 0, HashMap::new());
+    for block in run.scan().filter(|block| block.kind() == Some(BlockKind::Visits)) {
+        bytes += block.bytes();
+        for (column, _, stored, _) in block.sizes() {
+            if Column::from_code(column).is_some_and(sketch) {
+                sketches += stored;
+            }
+        }
+        let ids = block.u64s(Column::Example)?;
+        norms.extend(ids.into_iter().zip(block.f32s(Column::SquaredNorm)?));
+    }
+    let all = influence(run, &Question::all("test"))?;
+    ensure!(all.rows.len() == visits.len() && all.probes.len() == probes.len(), "the run lost visits or probes");
+    let place: HashMap<u64, usize> = all.rows.iter().enumerate().map(|(place, row)| (row.example, place)).collect();
+    let column: HashMap<u64, usize> = all.probes.iter().enumerate().map(|(place, probe)| (probe.id, place)).collect();
+    let score = |visit: &usize, probe: &usize| all.score(place[&(*visit as u64)], column[&(*probe as u64)]);
+    let count = visits.len() as f64;
+    Ok(Recorded {
+        scores: visits.iter().flat_map(|visit| probes.iter().map(move |probe| score(visit, probe))).collect(),
+        norms: visits.iter().map(|visit| f64::from(norms[&(*visit as u64)])).collect(),
+        bytes: bytes as f64 / count,
+        rest: (bytes - sketches) as f64 / count,
+    })
+}

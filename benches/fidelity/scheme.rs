@@ -1,0 +1,348 @@
+//! The schemes that are compared, and what each makes of the exact gradients.
+
+use super::exact::{dots, Material};
+use super::store::{rotate, Grid, Store, Stored};
+use candle_core::Result;
+use gradlog::sketch::{derive_seed, Encoding, Fold, Side, SketchConfig};
+use rayon::prelude::*;
+
+/// A way to write gradients down.
+#[derive(Debug, Clone, Copy)]
+pub enum Scheme {
+    /// Two factors where there is one position, the rest folded into one vector: the crate's, and variations.
+    Sketch(Sketch),
+    /// Kronecker projections of 16 x 16 for each layer, f16 (LoGra's, Choe et al. 2024).
+    Kronecker,
+    /// A TensorSketch (Pham and Pagh 2013) of 1024 numbers for all factored layers together, 4 bit.
+    TensorSketch,
+    /// The last layer alone, 8 bit.
+    LastLayer,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Sketch {
+    pub input_cap: usize,
+    pub delta_cap: usize,
+    pub input: Store,
+    pub delta: Store,
+    /// Vectors of no more numbers than this are stored with 8 bits.
+    pub fine: usize,
+    /// How inputs wider than the cap are kept, if not as their fold in `input`.
+    pub projected: Option<Projected>,
+    pub folded: usize,
+    pub folded_store: Store,
+    /// Whether the folded vector is rotated before it is stored.
+    pub rotated: bool,
+    /// Whether probes are stored as visits are, or with 8 bits.
+    pub fine_probes: bool,
+}
+
+/// Wide inputs, folded to `length`, rotated, and only the first `kept` numbers of that kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Projected {
+    pub length: usize,
+    pub kept: usize,
+    pub store: Store,
+    /// Whether the mean of the first 64 visits is taken off before, and its dot product with the input stored beside.
+    pub centred: bool,
+}
+
+const Q4: Store = Store::Crate(Encoding::Q4);
+const Q8: Store = Store::Crate(Encoding::Q8);
+const UNCAPPED: usize = usize::MAX;
+
+impl Sketch {
+    /// What the crate does with `config`.
+    pub fn of(config: &SketchConfig) -> Self {
+        Self {
+            input_cap: config.input_cap as usize,
+            delta_cap: config.delta_cap as usize,
+            input: Store::Crate(config.encoding),
+            delta: Store::Crate(config.encoding),
+            fine: 0,
+            projected: None,
+            folded: config.folded as usize,
+            folded_store: Store::Crate(config.folded_encoding),
+            rotated: false,
+            fine_probes: false,
+        }
+    }
+}
+
+/// Names and schemes, from coarse to fine. `all` adds those that did not pay.
+pub fn schemes(all: bool) -> Vec<(&'static str, Scheme)> {
+    let sketch = Scheme::Sketch;
+    let four = |cap: usize, folded: usize| Sketch {
+        input_cap: cap,
+        delta_cap: 512,
+        folded,
+        ..Sketch::of(&SketchConfig { encoding: Encoding::Q4, folded_encoding: Encoding::Q4, ..SketchConfig::default() })
+    };
+    let signs = Store::Grid(Grid::fitted(0));
+    let fine = |cap, folded| Sketch { fine: 128, fine_probes: true, ..four(cap, folded) };
+    let bits = |cap, folded| Sketch { rotated: true, folded_store: signs, ..fine(cap, folded) };
+    let grid = |input: Grid, delta: Grid, sketch: Sketch| Sketch {
+        input: Store::Grid(input),
+        delta: Store::Grid(delta),
+        ..sketch
+    };
+    let mut list = vec![
+        ("last layer, 8 bit", Scheme::LastLayer),
+        ("Kronecker 16x16 a layer, f16", Scheme::Kronecker),
+        ("TensorSketch 1024, 4 bit", Scheme::TensorSketch),
+        ("4 bit, caps 256, folded 512", sketch(Sketch { delta_cap: 256, ..four(256, 512) })),
+        ("4 bit, caps 512, folded 512", sketch(four(512, 512))),
+        ("4 bit, caps 1024, folded 1024", sketch(four(1024, 1024))),
+        ("4 bit, caps 1024, folded 2048", sketch(four(1024, 2048))),
+        (
+            "8 bit, caps 1024, folded 1024",
+            sketch(Sketch { input: Q8, delta: Q8, folded_store: Q8, ..four(1024, 1024) }),
+        ),
+        ("4 bit, caps 1024, folded 512; <= 128 and probes 8 bit", sketch(fine(1024, 512))),
+        ("the same, folded 512 signs rotated", sketch(bits(1024, 512))),
+        ("the same, folded 1024 signs rotated", sketch(bits(1024, 1024))),
+        ("the same, folded 4096 signs rotated", sketch(bits(1024, 4096))),
+        ("the same, folded 8192 signs rotated", sketch(bits(1024, 8192))),
+        (
+            "inputs 2 bit, deltas 4 bit, caps 1024, folded 1024 signs rotated; <= 128 and probes 8 bit",
+            sketch(grid(Grid::fitted(3), Grid::fitted(7), bits(1024, 1024))),
+        ),
+        (
+            "inputs 2 bit, deltas 3 bit, caps 1024, folded 4096 signs rotated; <= 128 and probes 8 bit",
+            sketch(grid(Grid::fitted(3), Grid::fitted(3), bits(1024, 4096))),
+        ),
+    ];
+    if all {
+        let try_4 = |grid_4: Grid, cap, folded| {
+            let store = Store::Grid(grid_4);
+            sketch(Sketch { input: store, delta: store, folded_store: store, ..four(cap, folded) })
+        };
+        let seven = Grid::plain(7);
+        let wide = |length, kept, store, centred, folded| {
+            sketch(Sketch { projected: Some(Projected { length, kept, store, centred }), ..bits(1024, folded) })
+        };
+        let ternary = Store::Grid(Grid::fitted(1));
+        let three = Store::Grid(Grid::fitted(3));
+        list.extend([
+            ("W 1024 signs", wide(1024, 1024, signs, false, 512)),
+            ("W 2048 signs", wide(2048, 2048, signs, false, 512)),
+            ("W 3072 signs", wide(4096, 3072, signs, false, 512)),
+            ("W 4096 signs", wide(4096, 4096, signs, false, 512)),
+            ("W 1024 signs centred", wide(1024, 1024, signs, true, 512)),
+            ("W 2048 signs centred", wide(2048, 2048, signs, true, 512)),
+            ("W 3072 signs centred", wide(4096, 3072, signs, true, 512)),
+            ("W 4096 signs centred", wide(4096, 4096, signs, true, 512)),
+            ("W 2048 ternary centred", wide(2048, 2048, ternary, true, 512)),
+            ("W 1024 3 bit centred", wide(1024, 1024, three, true, 512)),
+            ("W 1536 ternary centred", wide(2048, 1536, ternary, true, 512)),
+            ("tried: 4 bit, caps 2048, folded 512", sketch(four(2048, 512))),
+            (
+                "tried: 4 bit, caps 1024, folded 1024, step of least error",
+                try_4(Grid { clip: true, ..seven }, 1024, 1024),
+            ),
+            ("tried: the same, scale without bias", try_4(Grid::fitted(7), 1024, 1024)),
+            ("tried: 4 bit, caps 1024, folded 1024, stochastic", try_4(Grid { stochastic: true, ..seven }, 1024, 1024)),
+            ("tried: 4 bit, caps 1024, folded 1024, scale per 64", try_4(Grid { group: 64, ..seven }, 1024, 1024)),
+            (
+                "tried: 4 bit, caps 1024, folded 1024, 8 bit probes",
+                sketch(Sketch { fine_probes: true, ..four(1024, 1024) }),
+            ),
+            ("tried: 4 bit, caps 1024, folded 1024, <= 128 8 bit", sketch(Sketch { fine: 128, ..four(1024, 1024) })),
+            ("tried: 3 bit, caps 1024, folded 1024", try_4(Grid::plain(3), 1024, 1024)),
+            ("tried: 2 bit, caps 1024, folded 1024", try_4(Grid::fitted(1), 1024, 1024)),
+            ("tried: fine, folded 4096 signs not rotated", sketch(Sketch { rotated: false, ..bits(1024, 4096) })),
+            (
+                "tried: fine, folded 4096 signs rotated, probes signs too",
+                sketch(Sketch { fine_probes: false, ..bits(1024, 4096) }),
+            ),
+            (
+                "tried: fine, folded 4096 2 bit rotated",
+                sketch(Sketch { folded_store: Store::Grid(Grid::fitted(1)), ..bits(1024, 4096) }),
+            ),
+            (
+                "tried: fine, folded 2048 3 bit rotated",
+                sketch(Sketch { folded_store: Store::Grid(Grid::fitted(3)), ..bits(1024, 2048) }),
+            ),
+            (
+                "tried: no cap, exact numbers, folded 8192",
+                sketch(Sketch {
+                    input: Store::Crate(Encoding::F32),
+                    delta: Store::Crate(Encoding::F32),
+                    folded_store: Store::Crate(Encoding::F32),
+                    ..four(UNCAPPED, 8192)
+                }),
+            ),
+        ]);
+    }
+    list
+}
+
+/// What a scheme gives.
+pub struct Outcome {
+    /// `[visits, probes]`.
+    pub scores: Vec<f64>,
+    /// Bytes a visit of the sketch, compressed.
+    pub bytes: f64,
+    /// Squared norms of the visits, from the sketch, for schemes that know no exact ones.
+    pub norms: Option<Vec<f64>>,
+    /// Of [`Outcome::bytes`], those of the first layer's input.
+    pub first_input: f64,
+}
+
+impl Scheme {
+    /// `None` where the scheme has nothing to work on.
+    pub fn apply(&self, material: &Material) -> Result<Option<Outcome>> {
+        match self {
+            Self::Sketch(sketch) => sketch.apply(material).map(Some),
+            Self::Kronecker => {
+                let width = material.kronecker.len() / (material.visits + material.probes);
+                whole(material, &material.kronecker, width, Store::Crate(Encoding::F16)).map(Some)
+            }
+            Self::TensorSketch => match material.folds.is_empty() {
+                true => whole(material, &tensor_sketch(material, 1024), 1024, Q4).map(Some),
+                false => Ok(None),
+            },
+            Self::LastLayer => match (material.factors.last(), &material.last_fold) {
+                (_, Some((width, rows))) => whole(material, rows, *width, Q8).map(Some),
+                (Some(last), None) => {
+                    let visits = material.visits;
+                    let a = Q8.store(&last.input, last.inputs, visits);
+                    let d = Q8.store(&last.delta, last.outputs, visits);
+                    let scores = products((&a.rows, &a.rows, last.inputs), (&d.rows, &d.rows, last.outputs), visits)?;
+                    let square = |rows: &[f32], i: usize, w: usize| -> f64 {
+                        rows[i * w..(i + 1) * w].iter().map(|v| f64::from(*v) * f64::from(*v)).sum()
+                    };
+                    let own = |i| (square(&a.rows, i, last.inputs) + 1.0) * square(&d.rows, i, last.outputs);
+                    let norms = Some((0..visits).map(own).collect());
+                    Ok(Some(Outcome { scores, bytes: a.bytes + d.bytes, norms, first_input: 0.0 }))
+                }
+                (None, None) => Ok(None),
+            },
+        }
+    }
+}
+
+/// One vector for the whole gradient.
+fn whole(material: &Material, rows: &[f32], width: usize, store: Store) -> Result<Outcome> {
+    let visits = material.visits;
+    let Stored { rows, bytes } = store.store(rows, width, visits);
+    let scores = dots(&rows[..visits * width], &rows[visits * width..], width)?;
+    let norms = rows[..visits * width].chunks(width).map(|r| r.iter().map(|v| f64::from(*v) * f64::from(*v)).sum());
+    Ok(Outcome { scores, bytes, norms: Some(norms.collect()), first_input: 0.0 })
+}
+
+/// `(⟨a, a'⟩ + 1) ⟨δ, δ'⟩`. Each side is (rows that hold the visits, rows that hold the probes, width).
+fn products(a: (&[f32], &[f32], usize), d: (&[f32], &[f32], usize), visits: usize) -> Result<Vec<f64>> {
+    let side =
+        |(own, asked, width): (&[f32], &[f32], usize)| dots(&own[..visits * width], &asked[visits * width..], width);
+    Ok(side(a)?.into_iter().zip(side(d)?).map(|(a, d)| (a + 1.0) * d).collect())
+}
+
+impl Sketch {
+    fn apply(&self, material: &Material) -> Result<Outcome> {
+        let visits = material.visits;
+        let mut out =
+            Outcome { scores: vec![0.0; visits * material.probes], bytes: 0.0, norms: None, first_input: 0.0 };
+        for (number, layer) in material.factors.iter().enumerate() {
+            let site = layer.site as u32;
+            let seed = derive_seed(0, site, Side::Input);
+            let (a, inputs, offsets) = match self.projected {
+                Some(projected) if layer.inputs > self.input_cap => {
+                    let (rows, offsets) = projected.apply(&layer.input, layer.inputs, seed, visits);
+                    (self.sides(&rows, projected.kept, projected.store, visits), projected.kept, offsets)
+                }
+                _ => {
+                    let (rows, inputs) = capped(&layer.input, layer.inputs, self.input_cap, seed);
+                    (self.sides(&rows, inputs, self.input, visits), inputs, None)
+                }
+            };
+            let (d, outputs) = capped(&layer.delta, layer.outputs, self.delta_cap, derive_seed(0, site, Side::Delta));
+            let d = self.sides(&d, outputs, self.delta, visits);
+            out.bytes += a.0.bytes + d.0.bytes;
+            if number == 0 {
+                out.first_input = a.0.bytes;
+            }
+            let mut inner = dots(&a.0.rows[..visits * inputs], &a.1[visits * inputs..], inputs)?;
+            if let Some(offsets) = offsets {
+                out.bytes += 4.0;
+                let pairs = (0..visits).flat_map(|visit| (visits..offsets.len()).map(move |probe| (visit, probe)));
+                inner.iter_mut().zip(pairs).for_each(|(dot, (v, p))| *dot += offsets[v] + offsets[p]);
+            }
+            let deltas = dots(&d.0.rows[..visits * outputs], &d.1[visits * outputs..], outputs)?;
+            let more = inner.iter().zip(deltas).map(|(a, d)| (a + 1.0) * d);
+            out.scores.iter_mut().zip(more).for_each(|(s, m)| *s += m);
+        }
+        if let Some((width, rows)) = material.folds.iter().find(|(m, _)| *m == self.folded) {
+            let (rows, width) = if self.rotated { rotate(rows, *width) } else { (rows.clone(), *width) };
+            let (own, asked) = self.sides(&rows, width, self.folded_store, visits);
+            out.bytes += own.bytes;
+            let more = dots(&own.rows[..visits * width], &asked[visits * width..], width)?;
+            out.scores.iter_mut().zip(more).for_each(|(s, m)| *s += m);
+        }
+        Ok(out)
+    }
+
+    /// The rows as visits are stored and as probes are.
+    fn sides(&self, rows: &[f32], width: usize, store: Store, visits: usize) -> (Stored, Vec<f32>) {
+        let store = if width <= self.fine { Q8 } else { store };
+        let own = store.store(rows, width, visits);
+        let asked = if self.fine_probes { Q8.store(rows, width, visits).rows } else { own.rows.clone() };
+        (own, asked)
+    }
+}
+
+impl Projected {
+    /// The rows, and what each adds to its dot products: `⟨a, a'⟩ = ⟨a - μ, a' - μ⟩ + (⟨μ, a⟩ - ‖μ‖²/2) + (⟨μ, a'⟩ - ‖μ‖²/2)`.
+    fn apply(self, rows: &[f32], width: usize, seed: u64, visits: usize) -> (Vec<f32>, Option<Vec<f64>>) {
+        let mut mean = vec![0f32; width];
+        let first = visits.min(64);
+        if self.centred {
+            for row in rows.chunks(width).take(first) {
+                mean.iter_mut().zip(row).for_each(|(m, v)| *m += v / first as f32);
+            }
+        }
+        let dot = |row: &[f32]| -> f64 { row.iter().zip(&mean).map(|(v, m)| f64::from(*v) * f64::from(*m)).sum() };
+        let half = dot(&mean) / 2.0;
+        let offsets = self.centred.then(|| rows.chunks(width).map(|row| dot(row) - half).collect());
+        let fold = Fold::new(seed, width, self.length);
+        let project = |row: &[f32]| {
+            let centred: Vec<f32> = row.iter().zip(&mean).map(|(v, m)| v - m).collect();
+            fold.apply(&centred)
+        };
+        let folded: Vec<f32> = rows.par_chunks(width).flat_map_iter(project).collect();
+        let (rotated, size) = rotate(&folded, self.length);
+        let scale = (size as f32 / self.kept as f32).sqrt();
+        let kept = rotated.chunks(size).flat_map(|row| row[..self.kept].iter().map(|v| v * scale));
+        (kept.collect(), offsets)
+    }
+}
+
+fn capped(rows: &[f32], width: usize, cap: usize, seed: u64) -> (Vec<f32>, usize) {
+    if width <= cap {
+        return (rows.to_vec(), width);
+    }
+    let fold = Fold::new(seed, width, cap);
+    (rows.par_chunks(width).flat_map_iter(|row| fold.apply(row)).collect(), cap)
+}
+
+/// `Σ_ij s_i t_j a_i δ_j` into bucket `(h_i + k_j) mod m`, over all layers, the bias as a last input that is 1.
+fn tensor_sketch(material: &Material, m: usize) -> Vec<f32> {
+    let mut out = vec![0f32; (material.visits + material.probes) * m];
+    for layer in &material.factors {
+        let hash = |side: Side, count: usize| -> Vec<(usize, f32)> {
+            let seed = derive_seed(3, layer.site as u32, side);
+            let draw = |i| derive_seed(seed, i as u32, side);
+            (0..count).map(|i| (draw(i) as usize % m, if draw(i) >> 63 == 0 { 1.0 } else { -1.0 })).collect()
+        };
+        let (left, right) = (hash(Side::Input, layer.inputs + 1), hash(Side::Delta, layer.outputs));
+        let rows = layer.input.par_chunks(layer.inputs).zip(layer.delta.par_chunks(layer.outputs));
+        out.par_chunks_mut(m).zip(rows).for_each(|(out, (a, d))| {
+            for ((j, t), d) in right.iter().zip(d).filter(|(_, d)| **d != 0.0) {
+                for ((i, s), a) in left.iter().zip(a.iter().chain(&[1.0])).filter(|(_, a)| **a != 0.0) {
+                    out[(i + j) % m] += s * t * a * d;
+                }
+            }
+        });
+    }
+    out
+}

@@ -1,0 +1,282 @@
+//! Starting a recorder: on a new run, or on one that is there.
+
+use super::message::Message;
+use super::queue::{Gauge, Queue};
+use super::rows::{LayerSketcher, RowMaker};
+use super::thread::{self, Shared};
+use super::{now_ms, Config, Inner, RecordError, Recorder};
+use crate::log::{
+    BlockKind, Column, ColumnKey, LayerRecord, LogWriter, Manifest, ResumePlace, VariableRecord, WriterOptions,
+};
+use crate::run::{ReadError, Run};
+use crate::sketch::{derive_seed, Form, Side};
+use crate::taps::{LazyFold, Registry, Taps};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a run that is taken up again brings along.
+#[derive(Default)]
+struct Past {
+    step: u64,
+    forms: Vec<Option<Form>>,
+    probe_sets: Vec<String>,
+}
+
+impl Recorder {
+    /// Starts a run in the folder `dir`, which is made if need be and must not hold a run.
+    ///
+    /// # Errors
+    /// [`RecordError::Taps`] for refused layers and names used twice, [`RecordError::Config`] for settings out of range,
+    /// [`RecordError::Start`] if the folder cannot be written or holds a run.
+    pub fn create(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
+        let (manifest, held) = prepare(taps, &config)?;
+        let writer = LogWriter::create(dir.as_ref(), &manifest, options(&config))
+            .map_err(|e| RecordError::Start(Arc::new(e)))?;
+        start(taps, held, config, manifest, writer, Past::default())
+    }
+
+    /// Goes on with the run in the folder `dir`, after a crash or by intention, at the step after the last that was recorded.
+    ///
+    /// The taps must be those that the run was recorded with, and seed and sketches the same. Nothing that is there is changed: what
+    /// follows goes into new segments.
+    ///
+    /// # Errors
+    /// [`RecordError::Resume`] if there is no run, if it is damaged, or if layers, shapes, seeds or scheme differ, saying which;
+    /// else as [`Recorder::create`].
+    pub fn resume(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
+        Self::take_up(dir.as_ref(), taps, config, None)
+    }
+
+    /// As [`Recorder::resume`], at step `step`: for a training that starts again from an earlier checkpoint, taken before that step.
+    /// What was recorded at that step and later is superseded: it stays in the files and is counted no more.
+    ///
+    /// # Errors
+    /// As [`Recorder::resume`].
+    pub fn resume_at(dir: impl AsRef<Path>, taps: &Taps, config: Config, step: u64) -> Result<Self, RecordError> {
+        Self::take_up(dir.as_ref(), taps, config, Some(step))
+    }
+
+    fn take_up(dir: &Path, taps: &Taps, config: Config, step: Option<u64>) -> Result<Self, RecordError> {
+        let (wanted, held) = prepare(taps, &config)?;
+        let run = Run::open(dir).map_err(|e| RecordError::Resume(e.to_string()))?;
+        let manifest = run.manifest().clone();
+        let differences = differences(&manifest, &wanted);
+        if !differences.is_empty() {
+            return Err(RecordError::Resume(format!(
+                "it was recorded with other settings: {}",
+                differences.join("; ")
+            )));
+        }
+        let (past, place) = read_past(&run, step).map_err(|e| RecordError::Resume(e.to_string()))?;
+        let writer = LogWriter::resume(dir, place, options(&config)).map_err(|e| RecordError::Start(Arc::new(e)))?;
+        start(taps, held, config, manifest, writer, past)
+    }
+}
+
+fn options(config: &Config) -> WriterOptions {
+    WriterOptions { segment_bytes: config.segment_bytes, zstd_level: config.zstd_level }
+}
+
+/// Checks taps and settings, and takes the taps.
+fn prepare(taps: &Taps, config: &Config) -> Result<(Manifest, Held), RecordError> {
+    config.check()?;
+    let registry = taps.registry();
+    let mut problems = registry.problems.clone();
+    if !registry.variables.is_empty() && registry.layers.iter().any(|layer| layer.spec.kind != "variable") {
+        problems.push("layers are tapped and variables declared: a run is recorded one way or the other".into());
+    }
+    if !problems.is_empty() {
+        return Err(RecordError::Taps(problems));
+    }
+    let manifest = manifest(&registry, config)?;
+    drop(registry);
+    if !taps.hold() {
+        let what = "another recorder is recording with them: finish or drop it first, or give each its own `Taps`";
+        return Err(RecordError::Taps(vec![what.into()]));
+    }
+    Ok((manifest, Held(Some(taps.clone()))))
+}
+
+/// What differs between a run and what is to be recorded into it.
+fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
+    let mut found = Vec::new();
+    if run.seed != wanted.seed {
+        found.push(format!("the seed was {}, now it is {}", run.seed, wanted.seed));
+    }
+    if run.sketch != wanted.sketch {
+        found.push(format!("the sketches were {:?}, now they are {:?}", run.sketch, wanted.sketch));
+    }
+    if run.layers.len() != wanted.layers.len() {
+        found.push(format!("it has {} layers, now there are {}", run.layers.len(), wanted.layers.len()));
+    }
+    for (old, new) in run.layers.iter().zip(&wanted.layers).filter(|(old, new)| old != new) {
+        found.push(match old.name == new.name && old.kind == new.kind {
+            false => format!("layer `{}` ({}) is now `{}` ({})", old.name, old.kind, new.name, new.kind),
+            true => format!("layer `{}` had the shapes {:?}, now {:?}", old.name, old.shapes, new.shapes),
+        });
+    }
+    found
+}
+
+/// Reads where a run ends and how its layers were recorded.
+fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadError> {
+    let mut scan = run.scan();
+    let mut past = Past { forms: vec![None; run.manifest().layers.len()], ..Past::default() };
+    for block in scan.by_ref() {
+        match block.kind() {
+            Some(BlockKind::Steps) => past.step = past.step.max(block.steps().1.saturating_add(1)),
+            Some(BlockKind::Visits | BlockKind::Probes) => {
+                for (number, form) in past.forms.iter_mut().enumerate() {
+                    let factors = ColumnKey { column: Column::Input, layer: number as u16 };
+                    if block.has(factors) {
+                        *form = Some(Form::Factored);
+                    } else if block.has(Column::Folded) {
+                        // A layer that this block's passes left out is in neither, and the next pass would decide; one that
+                        // is factored elsewhere in the run shows there.
+                        form.get_or_insert(Form::Folded);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Some(damage) = scan.damage() {
+        let what = format!("{damage}; `gradlog recover` makes a sound run of it, which can be resumed");
+        return Err(ReadError::Absent(what));
+    }
+    let (next_segment, sequence) = scan.place();
+    past.probe_sets = run.probe_sets()?;
+    past.step = step.unwrap_or(past.step);
+    let place = ResumePlace { run_id: run.manifest().run_id, next_segment, sequence, step: past.step };
+    Ok((past, place))
+}
+
+fn start(
+    taps: &Taps,
+    held: Held,
+    config: Config,
+    manifest: Manifest,
+    writer: LogWriter,
+    past: Past,
+) -> Result<Recorder, RecordError> {
+    let registry = taps.registry();
+    let folded = config.sketch.folded as usize;
+    let folds: Vec<Arc<LazyFold>> = (manifest.layers.iter())
+        .map(|layer| Arc::new(LazyFold::new(layer.seed_folded, layer.parameters as usize, folded)))
+        .collect();
+    let layers = registry.layers.clone();
+    let variables = registry.variables.clone();
+    drop(registry);
+    for (layer, fold) in layers.iter().zip(&folds) {
+        layer.slot.set_fold(Some(fold.clone()));
+    }
+    let sketchers = (manifest.layers.iter().zip(&folds).zip(&layers))
+        .map(|((record, fold), layer)| LayerSketcher::new(record.clone(), fold.clone(), layer.tied, &config.sketch))
+        .collect();
+    let (queue, receiver, gauge): (Queue<Message>, _, Arc<Gauge>) = Queue::new(&config);
+    let shared = Arc::new(Shared::default());
+    let rows = RowMaker::new(sketchers, config.sketch.clone());
+    let for_thread = (config, shared.clone());
+    let thread = std::thread::Builder::new()
+        .name("gradlog".into())
+        .spawn(move || {
+            let (config, shared) = for_thread;
+            thread::run(config, writer, rows, receiver, gauge, shared);
+        })
+        .map_err(|e| RecordError::Stopped(format!("the background thread cannot be started: {e}")))?;
+    let variables = variables.into_iter().zip(&folds).enumerate();
+    let forms = if past.forms.is_empty() { vec![None; layers.len()] } else { past.forms };
+    let inner = Inner {
+        taps: taps.clone(),
+        forms,
+        variables: variables.map(|(i, ((_, var), fold))| (i, var, fold.clone())).collect(),
+        manifest,
+        layers: Arc::new(layers),
+        queue: Some(queue),
+        thread: Some(thread),
+        shared,
+        step: past.step,
+        epoch: 0,
+        passes: 0,
+        batch_size: 0,
+        gap: None,
+        dropped: 0,
+        visits: 0,
+        probe_sets: past.probe_sets,
+    };
+    held.keep();
+    Ok(Recorder { inner: Some(inner) })
+}
+
+/// Lets go of taps that were taken for a recorder that did not come to be.
+struct Held(Option<Taps>);
+
+impl Held {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(taps) = &self.0 {
+            taps.release();
+        }
+    }
+}
+
+/// The manifest of a run of these taps.
+fn manifest(registry: &Registry, config: &Config) -> Result<Manifest, RecordError> {
+    let width = |n: usize, name: &str| {
+        u32::try_from(n).map_err(|_| RecordError::Taps(vec![format!("layer `{name}` is wider than 2^32")]))
+    };
+    let shape = |dims: &[usize]| dims.iter().map(|d| *d as u64).collect::<Vec<u64>>();
+    let mut layers = Vec::with_capacity(registry.layers.len());
+    for (number, layer) in registry.layers.iter().enumerate() {
+        let (inputs, outputs) = layer.spec.factors.unwrap_or((0, 0));
+        let seed = |side| derive_seed(config.seed, number as u32, side);
+        // Gradients of one tensor are one gradient: tied layers are folded by the same projection and so add up.
+        let folded_seed = derive_seed(config.seed, layer.tied.unwrap_or(number) as u32, Side::Folded);
+        layers.push(LayerRecord {
+            name: layer.name.clone(),
+            kind: layer.spec.kind.into(),
+            inputs: width(inputs, &layer.name)?,
+            outputs: width(outputs, &layer.name)?,
+            bias: layer.spec.bias,
+            parameters: layer.spec.elements() as u64,
+            shapes: layer.spec.parameters.iter().map(|p| (p.name.clone(), shape(p.shape.dims()))).collect(),
+            seed_input: seed(Side::Input),
+            seed_delta: seed(Side::Delta),
+            seed_folded: folded_seed,
+        });
+    }
+    // A layer that hides its tensors (GroupNorm) or was only declared is recognized by its name.
+    let tapped = |name: &str, id| {
+        registry.layers.iter().any(|layer| {
+            layer.spec.parameters.iter().any(|parameter| {
+                let full = format!("{}.{}", layer.name, parameter.name);
+                parameter.id == Some(id)
+                    || parameter.id.is_none() && (name == full || name.ends_with(&format!(".{full}")))
+            })
+        })
+    };
+    let model = registry.model.as_deref();
+    let untapped = model.unwrap_or_default().iter().filter(|(name, _, id)| !tapped(name, *id));
+    let (random, clock) = (RandomState::new().build_hasher().finish(), RandomState::new().build_hasher().finish());
+    let mut run_id = [0u8; 16];
+    run_id[..8].copy_from_slice(&random.to_le_bytes());
+    run_id[8..].copy_from_slice(&(clock ^ now_ms()).to_le_bytes());
+    Ok(Manifest {
+        run_id,
+        created_ms: now_ms(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        seed: config.seed,
+        sketch: config.sketch.clone(),
+        layers,
+        untapped: untapped.map(|(name, s, _)| VariableRecord { name: name.clone(), shape: shape(s.dims()) }).collect(),
+        model_parameters: model.map(|all| all.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
+        notes: config.notes.clone(),
+    })
+}

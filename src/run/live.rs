@@ -1,0 +1,19 @@
+//! Whether a run is being written while it is read.
+
+use super::open::Run;
+use crate::log::LOCK_FILE;
+use std::fs::{File, TryLockError};
+
+impl Run {
+    /// Whether a recorder writes to the run at this moment, as far as the run's lock tells.
+    ///
+    /// On file systems without locks, and for a folder that was copied while it was written, the answer is no.
+    pub fn is_being_written(&self) -> bool {
+        // The lock is let go of with the file. Nothing is asked of a run that is sound, so that a recorder which is just
+        // starting hardly ever meets us here.
+        match File::open(self.dir().join(LOCK_FILE)) {
+            Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
+            Err(_) => false,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Going on with a run: after the end, after a crash, from an earlier checkpoint, and not with another model.
+
+use crate::common::*;
+use candle_core::{DType, Device, Module, Tensor};
+use candle_nn::{linear, Linear, VarBuilder, VarMap};
+use gradlog::analysis::{influence, Question, Score, Window};
+use gradlog::log::{BlockKind, Column};
+use gradlog::recorder::{Config, RecordError, Recorder};
+use gradlog::run::Run;
+use gradlog::sketch::SketchConfig;
+use gradlog::taps::{Tapped, Taps};
+use std::path::Path;
+
+fn model(outputs: usize) -> (Taps, Tapped<Linear>) {
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    let layer = taps.tap("fc", linear(4, outputs, vb.pp("fc")).unwrap());
+    (taps, layer)
+}
+
+/// One step over two examples whose ids say when they were recorded.
+fn step(recorder: &mut Recorder, layer: &Tapped<Linear>, id: u64) {
+    let y = Tensor::new(&[0u32, 1], &Device::Cpu).unwrap();
+    let mut probe = recorder.probe("test", &[7]).unwrap();
+    let loss = probe.cross_entropy(&layer.forward(&noise(3, &[1, 4])).unwrap(), &y.narrow(0, 0, 1).unwrap()).unwrap();
+    loss.backward().unwrap();
+    probe.commit().unwrap();
+    let mut pass = recorder.pass(&[id, id + 1000]).unwrap();
+    let loss = pass.cross_entropy(&layer.forward(&noise(id, &[2, 4])).unwrap(), &y).unwrap();
+    loss.backward().unwrap();
+    pass.commit(0.1).unwrap();
+}
+
+/// Examples below 1000 with the step of each, in the order of the log.
+fn story(dir: &Path) -> Vec<(u64, u64)> {
+    let mut found = Vec::new();
+    for block in blocks(dir, BlockKind::Visits) {
+        let (ids, steps) = (block.u64s(Column::Example).unwrap(), block.u64s(Column::Step).unwrap());
+        assert_eq!((ids.len(), steps.len()), (block.rows(), block.rows()));
+        found.extend(ids.into_iter().zip(steps).filter(|(id, _)| *id < 1000));
+    }
+    found
+}
+
+#[test]
+fn a_finished_run_goes_on_at_the_next_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, layer) = model(3);
+    let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
+    (0..3).for_each(|id| step(&mut recorder, &layer, id));
+    recorder.finish().unwrap();
+    let mut recorder = Recorder::resume(dir.path(), &taps, Config::default()).unwrap();
+    assert!(!Run::open(dir.path()).unwrap().verify().unwrap().damage.is_some());
+    (3..5).for_each(|id| step(&mut recorder, &layer, id));
+    recorder.finish().unwrap();
+    assert_eq!(story(dir.path()), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]);
+    let run = Run::open(dir.path()).unwrap();
+    let report = run.verify().unwrap();
+    assert!(report.finished && report.damage.is_none());
+    assert_eq!((report.visits, report.superseded, report.steps), (10, 0, 5));
+    assert_eq!(run.probe_sets().unwrap(), ["test"], "the set keeps its number");
+    assert_eq!(influence(&run, &Question::one("test", 7)).unwrap().visits, 10);
+}
+
+#[test]
+fn what_came_after_the_checkpoint_is_superseded_not_counted_twice_and_not_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, layer) = model(3);
+    let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
+    (0..6).for_each(|id| step(&mut recorder, &layer, id));
+    recorder.finish().unwrap();
+    let before = std::fs::read(dir.path().join("segment-00000.glog")).unwrap();
+    // Back to the checkpoint before step 4, and then, after a second crash, to the one before step 2.
+    let mut recorder = Recorder::resume_at(dir.path(), &taps, Config::default(), 4).unwrap();
+    (14..17).for_each(|id| step(&mut recorder, &layer, id));
+    drop(recorder);
+    assert_eq!(story(dir.path()), [(0, 0), (1, 1), (2, 2), (3, 3), (14, 4), (15, 5), (16, 6)]);
+    let mut recorder = Recorder::resume_at(dir.path(), &taps, Config::default(), 2).unwrap();
+    (22..24).for_each(|id| step(&mut recorder, &layer, id));
+    recorder.finish().unwrap();
+    assert_eq!(story(dir.path()), [(0, 0), (1, 1), (22, 2), (23, 3)]);
+    let run = Run::open(dir.path()).unwrap();
+    let report = run.verify().unwrap();
+    assert_eq!((report.visits, report.superseded, report.steps), (8, 14, 4));
+    assert!(report.damage.is_none());
+    assert_eq!(std::fs::read(dir.path().join("segment-00000.glog")).unwrap(), before, "nothing is deleted");
+    let table = Score::Loss.compute(&run, &Window::everything()).unwrap();
+    assert_eq!((table.visits, table.rows.len()), (8, 8));
+    assert_eq!(influence(&run, &Question::one("test", 7)).unwrap().visits, 8);
+    // The probe before step 2 was taken at the weights that the training came back to, and stays beside the new one.
+    let probes: Vec<u64> = blocks(dir.path(), BlockKind::Probes).iter().flat_map(|b| b.u64s(Column::Step).unwrap()).collect();
+    assert_eq!(probes, [0, 1, 2, 2, 3]);
+}
+
+#[test]
+fn a_run_whose_recorder_died_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, layer) = model(3);
+    let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
+    (0..3).for_each(|id| step(&mut recorder, &layer, id));
+    recorder.flush().unwrap();
+    // What a killed process leaves: a segment with a tail of zeros, and one that was made and never written to.
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    recorder.finish().unwrap();
+    std::fs::write(copy.path().join("segment-00001.glog"), vec![0u8; 1 << 16]).unwrap();
+    let mut recorder = Recorder::resume(copy.path(), &taps, Config::default()).unwrap();
+    (3..5).for_each(|id| step(&mut recorder, &layer, id));
+    recorder.finish().unwrap();
+    assert_eq!(story(copy.path()), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]);
+}
+
+#[test]
+fn another_model_another_scheme_a_damaged_run_and_no_run_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, layer) = model(3);
+    let says = |taps: &Taps, config: Config, words: &str| {
+        let error = Recorder::resume(dir.path(), taps, config).err().unwrap();
+        assert!(matches!(error, RecordError::Resume(_)) && error.to_string().contains(words), "{error}");
+    };
+    says(&taps, Config::default(), "no file `manifest`");
+    let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
+    (0..3).for_each(|id| step(&mut recorder, &layer, id));
+    recorder.finish().unwrap();
+    says(&model(5).0, Config::default(), "layer `fc` had the shapes");
+    says(&Taps::new(), Config::default(), "it has 1 layers, now there are 0");
+    says(&taps, Config { seed: 5, ..Config::default() }, "the seed was 0, now it is 5");
+    says(&taps, Config { sketch: SketchConfig::exact(), ..Config::default() }, "the sketches were");
+    let path = dir.path().join("segment-00000.glog");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    says(&taps, Config::default(), "gradlog recover");
+}
