@@ -78,18 +78,38 @@ pub fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1::<f32>()
 }
 
-/// `a·bᵀ` for rows of `width` numbers: products in f32 over stretches of columns, summed in f64.
-pub fn dots(a: &[f32], b: &[f32], width: usize) -> Result<Vec<f64>> {
-    const STRETCH: usize = 2048;
-    let side = |values: &[f32]| Tensor::from_slice(values, (values.len() / width, width), &Device::Cpu);
-    let (a, b) = (side(a)?, side(b)?);
-    let mut sum = vec![0f64; a.dim(0)? * b.dim(0)?];
-    for first in (0..width).step_by(STRETCH) {
-        let part = |t: &Tensor| t.narrow(1, first, STRETCH.min(width - first))?.contiguous();
-        let product = numbers(&part(&a)?.matmul(&part(&b)?.t()?)?)?;
-        sum.iter_mut().zip(product).for_each(|(s, p)| *s += f64::from(p));
+/// Rows that others are multiplied with, cut into stretches of columns and turned once.
+pub struct Asked {
+    width: usize,
+    stretches: Vec<Tensor>,
+}
+
+impl Asked {
+    pub fn new(rows: &[f32], width: usize) -> Result<Self> {
+        const STRETCH: usize = 8192;
+        let all = Tensor::from_slice(rows, (rows.len() / width, width), &Device::Cpu)?;
+        let cut = |first| all.narrow(1, first, STRETCH.min(width - first))?.t()?.contiguous();
+        Ok(Self { width, stretches: (0..width).step_by(STRETCH).map(cut).collect::<Result<_>>()? })
     }
-    Ok(sum)
+
+    /// The dot products of each of `rows` with each of these: products in f32 within a stretch, summed in f64.
+    pub fn dots(&self, rows: &[f32]) -> Result<Vec<f64>> {
+        let rows = Tensor::from_slice(rows, (rows.len() / self.width, self.width), &Device::Cpu)?;
+        let (mut sum, mut first) = (Vec::new(), 0);
+        for stretch in &self.stretches {
+            let columns = stretch.dim(0)?;
+            let product = numbers(&rows.narrow(1, first, columns)?.contiguous()?.matmul(stretch)?)?;
+            sum.resize(product.len(), 0f64);
+            sum.iter_mut().zip(product).for_each(|(s, p)| *s += f64::from(p));
+            first += columns;
+        }
+        Ok(sum)
+    }
+}
+
+/// `a·bᵀ` for rows of `width` numbers.
+pub fn dots(a: &[f32], b: &[f32], width: usize) -> Result<Vec<f64>> {
+    Asked::new(b, width)?.dots(a)
 }
 
 /// What all schemes start from. Rows are the visits, then the probes.
@@ -132,13 +152,20 @@ impl Material {
         let count = probes.0.dim(0)?;
         let mut parts = Parts::new(&model.sites, &asked, lengths)?;
         let mut own = Parts::new(&model.sites, &asked, lengths)?;
-        let probe_norms = parts.add(&asked, &asked, count, None)?;
+        let probe_norms = parts.add(&asked, count, None)?;
+        let sides = |site: &Gradients| match site {
+            Gradients::Factors { input, delta } => {
+                Ok(vec![Asked::new(input, input.len() / count)?, Asked::new(delta, delta.len() / count)?])
+            }
+            Gradients::Whole(whole) => Ok(vec![Asked::new(&numbers(whole)?, whole.dim(1)?)?]),
+        };
+        let asked: Vec<Vec<Asked>> = asked.iter().map(sides).collect::<Result<_>>()?;
         let (mut truth, mut norms, mut total) = (Vec::new(), Vec::new(), 0);
         for batch in visits {
             let (x, y) = batch?;
             let batch = x.dim(0)?;
             let taken = gradients(model, &x, &y)?;
-            norms.extend(own.add(&taken, &asked, batch, Some(&mut truth))?);
+            norms.extend(own.add(&taken, batch, Some((&asked, &mut truth)))?);
             total += batch;
         }
         norms.extend(probe_norms);
@@ -232,14 +259,14 @@ impl Parts {
         Ok(Self { factors, folds, folders, last_fold, projections, kronecker: Vec::new(), shares })
     }
 
-    /// Adds the rows of a batch. Gives their squared norms, and appends their dot products with `asked` to `truth`.
+    /// Adds the rows of a batch. Gives their squared norms, and appends their dot products with those asked about to the truth.
     fn add(
         &mut self,
         taken: &[Gradients],
-        asked: &[Gradients],
         batch: usize,
-        truth: Option<&mut Vec<f64>>,
+        truth: Option<(&[Vec<Asked>], &mut Vec<f64>)>,
     ) -> Result<Vec<f64>> {
+        let asked = truth.as_ref().map(|(asked, _)| *asked);
         let mut norms = vec![0f64; batch];
         let mut scores: Vec<f64> = Vec::new();
         let mut add_scores = |more: Vec<f64>| {
@@ -248,9 +275,7 @@ impl Parts {
         };
         let square = |row: &[f32]| -> f64 { row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum() };
         for factors in &mut self.factors {
-            let (Gradients::Factors { input: a, delta: d }, Gradients::Factors { input: b, delta: e }) =
-                (&taken[factors.site], &asked[factors.site])
-            else {
+            let Gradients::Factors { input: a, delta: d } = &taken[factors.site] else {
                 continue;
             };
             for (i, norm) in norms.iter_mut().enumerate() {
@@ -259,9 +284,8 @@ impl Parts {
                 *norm += own;
                 self.shares[factors.site] += own;
             }
-            if truth.is_some() {
-                let deltas = dots(d, e, factors.outputs)?;
-                add_scores(dots(a, b, factors.inputs)?.iter().zip(deltas).map(|(a, d)| (a + 1.0) * d).collect());
+            if let Some([b, e]) = asked.map(|asked| &asked[factors.site][..]) {
+                add_scores(b.dots(a)?.iter().zip(e.dots(d)?).map(|(a, d)| (a + 1.0) * d).collect());
             }
             factors.input.extend_from_slice(a);
             factors.delta.extend_from_slice(d);
@@ -271,7 +295,7 @@ impl Parts {
             rows.resize((first + batch) * *m, 0.0);
         }
         for (site, folders) in &self.folders {
-            let (Gradients::Whole(taken), Gradients::Whole(asked)) = (&taken[*site], &asked[*site]) else {
+            let Gradients::Whole(taken) = &taken[*site] else {
                 continue;
             };
             let parameters = taken.dim(1)?;
@@ -281,8 +305,8 @@ impl Parts {
                 *norm += own;
                 self.shares[*site] += own;
             }
-            if truth.is_some() {
-                add_scores(dots(&values, &numbers(asked)?, parameters)?);
+            if let Some([whole]) = asked.map(|asked| &asked[*site][..]) {
+                add_scores(whole.dots(&values)?);
             }
             for ((m, rows), fold) in self.folds.iter_mut().zip(folders) {
                 rows[first * *m..]
@@ -302,7 +326,7 @@ impl Parts {
                 self.kronecker.extend_from_slice(&layer[example * SIDE * SIDE..(example + 1) * SIDE * SIDE]);
             }
         }
-        if let Some(truth) = truth {
+        if let Some((_, truth)) = truth {
             truth.extend(scores);
         }
         Ok(norms)

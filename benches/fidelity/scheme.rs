@@ -30,9 +30,9 @@ pub struct Sketch {
     /// How inputs wider than the cap are kept, if not as their fold in `input`.
     pub projected: Option<Projected>,
     pub folded: usize,
+    /// If not 0, the folded vector is rotated and so many numbers of it kept.
+    pub folded_kept: usize,
     pub folded_store: Store,
-    /// Whether the folded vector is rotated before it is stored.
-    pub rotated: bool,
     /// Whether probes are stored as visits are, or with 8 bits.
     pub fine_probes: bool,
 }
@@ -49,7 +49,6 @@ pub struct Projected {
 
 const Q4: Store = Store::Crate(Encoding::Q4);
 const Q8: Store = Store::Crate(Encoding::Q8);
-const UNCAPPED: usize = usize::MAX;
 
 impl Sketch {
     /// What the crate does with `config`.
@@ -63,118 +62,113 @@ impl Sketch {
             projected: None,
             folded: config.folded as usize,
             folded_store: Store::Crate(config.folded_encoding),
-            rotated: false,
+            folded_kept: 0,
             fine_probes: false,
         }
     }
 }
 
-/// Names and schemes, from coarse to fine. `all` adds those that did not pay.
+/// Names and schemes. `all` adds those that did not pay.
 pub fn schemes(all: bool) -> Vec<(&'static str, Scheme)> {
     let sketch = Scheme::Sketch;
     let four = |cap: usize, folded: usize| Sketch {
         input_cap: cap,
-        delta_cap: 512,
+        delta_cap: cap,
         folded,
         ..Sketch::of(&SketchConfig { encoding: Encoding::Q4, folded_encoding: Encoding::Q4, ..SketchConfig::default() })
     };
-    let signs = Store::Grid(Grid::fitted(0));
+    let eight = |cap, folded| Sketch { input: Q8, delta: Q8, folded_store: Q8, ..four(cap, folded) };
     let fine = |cap, folded| Sketch { fine: 128, fine_probes: true, ..four(cap, folded) };
-    let bits = |cap, folded| Sketch { rotated: true, folded_store: signs, ..fine(cap, folded) };
-    let grid = |input: Grid, delta: Grid, sketch: Sketch| Sketch {
-        input: Store::Grid(input),
-        delta: Store::Grid(delta),
-        ..sketch
+    let wide = |kept: usize, store, centred, folded_kept: usize| Sketch {
+        projected: Some(Projected { length: kept.next_power_of_two(), kept, store, centred }),
+        folded_kept,
+        folded_store: signs(),
+        ..fine(1024, folded_kept.next_power_of_two())
     };
+    let bits = |wide_kept, folded_kept| wide(wide_kept, signs(), false, folded_kept);
+    let grid = |input, delta, base| Sketch { input: Store::Grid(input), delta: Store::Grid(delta), ..base };
     let mut list = vec![
         ("last layer, 8 bit", Scheme::LastLayer),
         ("Kronecker 16x16 a layer, f16", Scheme::Kronecker),
         ("TensorSketch 1024, 4 bit", Scheme::TensorSketch),
-        ("4 bit, caps 256, folded 512", sketch(Sketch { delta_cap: 256, ..four(256, 512) })),
+        ("4 bit, caps 256, folded 512", sketch(four(256, 512))),
         ("4 bit, caps 512, folded 512", sketch(four(512, 512))),
         ("4 bit, caps 1024, folded 1024", sketch(four(1024, 1024))),
         ("4 bit, caps 1024, folded 2048", sketch(four(1024, 2048))),
+        ("8 bit, caps 1024, folded 1024", sketch(eight(1024, 1024))),
+        ("fine: 4 bit, caps 1024, folded 1024; up to 128 numbers and probes 8 bit", sketch(fine(1024, 1024))),
+        ("signs: as fine, wider inputs 2048 signs, folded 512 signs", sketch(bits(2048, 512))),
+        ("signs: as fine, wider inputs 3072 signs, folded 512 signs", sketch(bits(3072, 512))),
+        ("signs: as fine, wider inputs 3072 signs, folded 4096 signs", sketch(bits(3072, 4096))),
+        ("signs: as fine, wider inputs 3072 signs, folded 6144 signs", sketch(bits(3072, 6144))),
+        ("signs: as fine, wider inputs 4096 signs, folded 7680 signs", sketch(bits(4096, 7680))),
+        ("signs, wider inputs less their mean: 2048, folded 512", sketch(wide(2048, signs(), true, 512))),
+        ("signs, wider inputs less their mean: 3072, folded 512", sketch(wide(3072, signs(), true, 512))),
+        ("signs 2048, 512; inputs 2 bit", sketch(grid(Grid::fitted(3), Grid::plain(7), bits(2048, 512)))),
         (
-            "8 bit, caps 1024, folded 1024",
-            sketch(Sketch { input: Q8, delta: Q8, folded_store: Q8, ..four(1024, 1024) }),
-        ),
-        ("4 bit, caps 1024, folded 512; <= 128 and probes 8 bit", sketch(fine(1024, 512))),
-        ("the same, folded 512 signs rotated", sketch(bits(1024, 512))),
-        ("the same, folded 1024 signs rotated", sketch(bits(1024, 1024))),
-        ("the same, folded 4096 signs rotated", sketch(bits(1024, 4096))),
-        ("the same, folded 8192 signs rotated", sketch(bits(1024, 8192))),
-        (
-            "inputs 2 bit, deltas 4 bit, caps 1024, folded 1024 signs rotated; <= 128 and probes 8 bit",
-            sketch(grid(Grid::fitted(3), Grid::fitted(7), bits(1024, 1024))),
-        ),
-        (
-            "inputs 2 bit, deltas 3 bit, caps 1024, folded 4096 signs rotated; <= 128 and probes 8 bit",
-            sketch(grid(Grid::fitted(3), Grid::fitted(3), bits(1024, 4096))),
+            "signs 2048, 512; inputs 2 bit, deltas 3 bit",
+            sketch(grid(Grid::fitted(3), Grid::fitted(3), bits(2048, 512))),
         ),
     ];
     if all {
-        let try_4 = |grid_4: Grid, cap, folded| {
-            let store = Store::Grid(grid_4);
-            sketch(Sketch { input: store, delta: store, folded_store: store, ..four(cap, folded) })
-        };
-        let seven = Grid::plain(7);
-        let wide = |length, kept, store, centred, folded| {
-            sketch(Sketch { projected: Some(Projected { length, kept, store, centred }), ..bits(1024, folded) })
-        };
-        let ternary = Store::Grid(Grid::fitted(1));
-        let three = Store::Grid(Grid::fitted(3));
-        list.extend([
-            ("W 1024 signs", wide(1024, 1024, signs, false, 512)),
-            ("W 2048 signs", wide(2048, 2048, signs, false, 512)),
-            ("W 3072 signs", wide(4096, 3072, signs, false, 512)),
-            ("W 4096 signs", wide(4096, 4096, signs, false, 512)),
-            ("W 1024 signs centred", wide(1024, 1024, signs, true, 512)),
-            ("W 2048 signs centred", wide(2048, 2048, signs, true, 512)),
-            ("W 3072 signs centred", wide(4096, 3072, signs, true, 512)),
-            ("W 4096 signs centred", wide(4096, 4096, signs, true, 512)),
-            ("W 2048 ternary centred", wide(2048, 2048, ternary, true, 512)),
-            ("W 1024 3 bit centred", wide(1024, 1024, three, true, 512)),
-            ("W 1536 ternary centred", wide(2048, 1536, ternary, true, 512)),
-            ("tried: 4 bit, caps 2048, folded 512", sketch(four(2048, 512))),
-            (
-                "tried: 4 bit, caps 1024, folded 1024, step of least error",
-                try_4(Grid { clip: true, ..seven }, 1024, 1024),
-            ),
-            ("tried: the same, scale without bias", try_4(Grid::fitted(7), 1024, 1024)),
-            ("tried: 4 bit, caps 1024, folded 1024, stochastic", try_4(Grid { stochastic: true, ..seven }, 1024, 1024)),
-            ("tried: 4 bit, caps 1024, folded 1024, scale per 64", try_4(Grid { group: 64, ..seven }, 1024, 1024)),
-            (
-                "tried: 4 bit, caps 1024, folded 1024, 8 bit probes",
-                sketch(Sketch { fine_probes: true, ..four(1024, 1024) }),
-            ),
-            ("tried: 4 bit, caps 1024, folded 1024, <= 128 8 bit", sketch(Sketch { fine: 128, ..four(1024, 1024) })),
-            ("tried: 3 bit, caps 1024, folded 1024", try_4(Grid::plain(3), 1024, 1024)),
-            ("tried: 2 bit, caps 1024, folded 1024", try_4(Grid::fitted(1), 1024, 1024)),
-            ("tried: fine, folded 4096 signs not rotated", sketch(Sketch { rotated: false, ..bits(1024, 4096) })),
-            (
-                "tried: fine, folded 4096 signs rotated, probes signs too",
-                sketch(Sketch { fine_probes: false, ..bits(1024, 4096) }),
-            ),
-            (
-                "tried: fine, folded 4096 2 bit rotated",
-                sketch(Sketch { folded_store: Store::Grid(Grid::fitted(1)), ..bits(1024, 4096) }),
-            ),
-            (
-                "tried: fine, folded 2048 3 bit rotated",
-                sketch(Sketch { folded_store: Store::Grid(Grid::fitted(3)), ..bits(1024, 2048) }),
-            ),
-            (
-                "tried: no cap, exact numbers, folded 8192",
-                sketch(Sketch {
-                    input: Store::Crate(Encoding::F32),
-                    delta: Store::Crate(Encoding::F32),
-                    folded_store: Store::Crate(Encoding::F32),
-                    ..four(UNCAPPED, 8192)
-                }),
-            ),
-        ]);
+        list.extend(tried(four(1024, 1024), bits(3072, 4096)));
     }
     list
+}
+
+fn signs() -> Store {
+    Store::Grid(Grid::fitted(0))
+}
+
+/// Variations of plain 4 bits and of signs that did not pay, or that show what each part is worth.
+fn tried(four: Sketch, bits: Sketch) -> Vec<(&'static str, Scheme)> {
+    let all = |grid: Grid| {
+        let store = Store::Grid(grid);
+        Sketch { input: store, delta: store, folded_store: store, ..four }
+    };
+    let seven = Grid::plain(7);
+    let exact = Store::Crate(Encoding::F32);
+    let wide = |store, kept: usize| Projected { length: kept.next_power_of_two(), kept, store, centred: false };
+    let folded = |length, levels| Sketch {
+        folded: length,
+        folded_kept: length,
+        folded_store: Store::Grid(Grid::fitted(levels)),
+        ..bits
+    };
+    vec![
+        ("tried, 4 bit 1024: step of least squared error", Scheme::Sketch(all(Grid { clip: true, ..seven }))),
+        ("tried, 4 bit 1024: scale without bias", Scheme::Sketch(all(Grid { unbiased: true, ..seven }))),
+        ("tried, 4 bit 1024: both", Scheme::Sketch(all(Grid::fitted(7)))),
+        ("tried, 4 bit 1024: stochastic rounding", Scheme::Sketch(all(Grid { stochastic: true, ..seven }))),
+        ("tried, 4 bit 1024: a scale for every 64 numbers", Scheme::Sketch(all(Grid { group: 64, ..seven }))),
+        ("tried, 4 bit 1024: 3 bit", Scheme::Sketch(all(Grid::fitted(3)))),
+        ("tried, 4 bit 1024: 2 bit", Scheme::Sketch(all(Grid::fitted(1)))),
+        ("tried, 4 bit 1024: probes 8 bit", Scheme::Sketch(Sketch { fine_probes: true, ..four })),
+        ("tried, 4 bit 1024: up to 128 numbers 8 bit", Scheme::Sketch(Sketch { fine: 128, ..four })),
+        ("tried, signs 3072, 4096: folded not rotated", Scheme::Sketch(Sketch { folded_kept: 0, ..bits })),
+        ("tried, signs 3072, 4096: probes signs too", Scheme::Sketch(Sketch { fine_probes: false, ..bits })),
+        (
+            "tried, signs 3072, 4096: wider inputs 2048, 1.6 bit",
+            Scheme::Sketch(Sketch { projected: Some(wide(Store::Grid(Grid::fitted(1)), 2048)), ..bits }),
+        ),
+        (
+            "tried, signs 3072, 4096: wider inputs 1024, 3 bit",
+            Scheme::Sketch(Sketch { projected: Some(wide(Store::Grid(Grid::fitted(3)), 1024)), ..bits }),
+        ),
+        ("tried, signs 3072, 4096: folded 4096, 1.6 bit", Scheme::Sketch(folded(4096, 1))),
+        ("tried, signs 3072, 4096: folded 2048, 3 bit", Scheme::Sketch(folded(2048, 3))),
+        (
+            "no cap, nothing rounded, folded 8192",
+            Scheme::Sketch(Sketch {
+                input_cap: usize::MAX,
+                input: exact,
+                delta: exact,
+                folded: 8192,
+                folded_store: exact,
+                ..four
+            }),
+        ),
+    ]
 }
 
 /// What a scheme gives.
@@ -273,7 +267,10 @@ impl Sketch {
             out.scores.iter_mut().zip(more).for_each(|(s, m)| *s += m);
         }
         if let Some((width, rows)) = material.folds.iter().find(|(m, _)| *m == self.folded) {
-            let (rows, width) = if self.rotated { rotate(rows, *width) } else { (rows.clone(), *width) };
+            let (rows, width) = match self.folded_kept {
+                0 => (rows.clone(), *width),
+                kept => (rotated(rows, *width, kept), kept),
+            };
             let (own, asked) = self.sides(&rows, width, self.folded_store, visits);
             out.bytes += own.bytes;
             let more = dots(&own.rows[..visits * width], &asked[visits * width..], width)?;
@@ -310,11 +307,15 @@ impl Projected {
             fold.apply(&centred)
         };
         let folded: Vec<f32> = rows.par_chunks(width).flat_map_iter(project).collect();
-        let (rotated, size) = rotate(&folded, self.length);
-        let scale = (size as f32 / self.kept as f32).sqrt();
-        let kept = rotated.chunks(size).flat_map(|row| row[..self.kept].iter().map(|v| v * scale));
-        (kept.collect(), offsets)
+        (rotated(&folded, self.length, self.kept), offsets)
     }
+}
+
+/// The rows rotated, and the first `kept` numbers of each, scaled so that dot products keep their mean.
+fn rotated(rows: &[f32], width: usize, kept: usize) -> Vec<f32> {
+    let (rows, size) = rotate(rows, width);
+    let scale = (size as f32 / kept as f32).sqrt();
+    rows.chunks(size).flat_map(|row| row[..kept].iter().map(|v| v * scale)).collect()
 }
 
 fn capped(rows: &[f32], width: usize, cap: usize, seed: u64) -> (Vec<f32>, usize) {

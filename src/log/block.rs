@@ -74,7 +74,8 @@ pub(crate) struct BlockHeader {
 }
 
 impl BlockHeader {
-    fn to_bytes(&self) -> Result<[u8; HEADER_BYTES], DecodeError> {
+    /// The bytes in the file, with a checksum that is right, whatever `header_crc` is.
+    pub(crate) fn to_bytes(&self) -> Result<[u8; HEADER_BYTES], DecodeError> {
         let encoded = codec::encode(self)?;
         let mut bytes = [0u8; HEADER_BYTES];
         bytes.copy_from_slice(&encoded);
@@ -220,6 +221,21 @@ impl BlockBuilder {
         same
     }
 
+    /// Takes over the rows of `other`; `false`, and nothing is changed, if they have other columns than the rows that are here.
+    pub(crate) fn absorb(&mut self, other: &mut BlockBuilder) -> bool {
+        let keys: Vec<(ColumnKey, Cells, u32)> = other.columns.iter().map(|c| (c.key, c.cells, c.width)).collect();
+        if !self.prepare(&keys) {
+            return false;
+        }
+        for column in &mut other.columns {
+            self.column(column.key, column.cells, column.width).append(&mut column.bytes);
+        }
+        self.rows += std::mem::take(&mut other.rows);
+        self.steps = hull(self.steps, other.steps.take());
+        self.epochs = hull(self.epochs, other.epochs.take());
+        true
+    }
+
     /// The buffer to append a column's numbers to, made on first use.
     pub(crate) fn column(&mut self, key: impl Into<ColumnKey>, cells: Cells, width: u32) -> &mut Vec<u8> {
         let key = key.into();
@@ -338,5 +354,13 @@ impl BlockBuilder {
         };
         // The next rows may have other columns; buffers that keep their columns keep their memory.
         Ok((header.to_bytes()?, body))
+    }
+}
+
+/// The range that spans both.
+fn hull<T: Ord>(a: Option<(T, T)>, b: Option<(T, T)>) -> Option<(T, T)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+        (a, b) => a.or(b),
     }
 }

@@ -67,9 +67,18 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// How many parameters the recorded layers have.
+    /// How many parameters the recorded layers have. A tensor that several layers share counts once.
     pub fn recorded_parameters(&self) -> u64 {
-        self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.parameters))
+        let mut sum = 0u64;
+        for (number, layer) in self.layers.iter().enumerate() {
+            let tied = self.layers[..number].iter().any(|other| other.seed_folded == layer.seed_folded);
+            let shared = match layer.shapes.first() {
+                Some((_, dims)) if tied => dims.iter().fold(1u64, |n, d| n.saturating_mul(*d)),
+                _ => 0,
+            };
+            sum = sum.saturating_add(layer.parameters.saturating_sub(shared));
+        }
+        sum
     }
 
     /// The share of the model's parameters that is recorded, if the model was declared.

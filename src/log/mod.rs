@@ -20,9 +20,10 @@ pub use manifest::{LayerRecord, Manifest, VariableRecord};
 pub use writer::LogError;
 
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]
-pub(crate) use block::{BlockBuilder, BlockHeader, ColumnEntry, ENTRY_BYTES, HEADER_BYTES};
+pub(crate) use block::{BlockBuilder, BlockHeader, ColumnEntry, BLOCK_MAGIC, ENTRY_BYTES, HEADER_BYTES};
 pub(crate) use column::Cells;
 pub(crate) use segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
+pub(crate) use storage::sync_folder;
 #[cfg(test)]
 pub(crate) use storage::{MmapStorage, Storage};
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]

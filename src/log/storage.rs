@@ -70,12 +70,12 @@ impl Storage for MmapStorage {
         fence(Ordering::SeqCst);
         self.write(offset, header)?;
         fence(Ordering::SeqCst);
-        Ok(())
+        self.current.as_ref().map_or(Ok(()), |mapped| has_name(&mapped.file))
     }
 
     fn sync(&mut self) -> io::Result<()> {
         match &self.current {
-            Some(mapped) => mapped.map.flush(),
+            Some(mapped) => mapped.map.flush().and_then(|()| has_name(&mapped.file)),
             None => Ok(()),
         }
     }
@@ -88,6 +88,7 @@ impl Storage for MmapStorage {
         drop(map);
         file.set_len(used)?;
         file.sync_all()?;
+        has_name(&file)?;
         sync_folder(&path)
     }
 }
@@ -119,6 +120,17 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
         }
         other => other,
     }
+}
+
+/// An error if the file was deleted: the map goes on taking what is written to it, and all of that ends with the process.
+fn has_name(file: &File) -> io::Result<()> {
+    #[cfg(unix)]
+    if std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) == 0 {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "it was deleted while it was being recorded into"));
+    }
+    #[cfg(not(unix))]
+    let _ = file; // an open file cannot be deleted there
+    Ok(())
 }
 
 /// Makes the entry of `path` in its folder durable.

@@ -1,6 +1,6 @@
 //! The writer: rows become blocks, blocks go into segments. Single-threaded; the recorder's background thread owns it.
 
-use super::block::{BlockBuilder, HEADER_BYTES};
+use super::block::{BlockBuilder, BlockHeader, HEADER_BYTES};
 use super::codec::DecodeError;
 use super::manifest::Manifest;
 use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
@@ -179,7 +179,54 @@ impl LogWriter {
             return Ok(());
         }
         let (header, body) = builder.seal(0, self.sequence, &mut self.zstd)?;
-        let bytes = (HEADER_BYTES + body.len()) as u64;
+        self.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))
+    }
+
+    /// Commits a block that was sealed elsewhere, under the next sequence number. `read` fills the bytes from an offset within
+    /// its body on; what it holds is not looked at, so kinds and columns of a newer version come through.
+    pub(crate) fn append_sealed(
+        &mut self,
+        header: &BlockHeader,
+        mut read: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
+    ) -> Result<(), LogError> {
+        let header = BlockHeader { sequence: self.sequence, ..header.clone() };
+        let body_bytes = header.bytes.saturating_sub(HEADER_BYTES as u64);
+        self.place(&header.to_bytes()?, body_bytes, |storage, offset| {
+            let mut chunk = vec![0u8; body_bytes.min(1 << 20) as usize];
+            let mut done = 0;
+            while done < body_bytes {
+                let part = &mut chunk[..(body_bytes - done).min(1 << 20) as usize];
+                read(done, part)?;
+                storage.write(offset + done, part)?;
+                done += part.len() as u64;
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends the segment at hand; the next block begins one whose header says that the run was resumed at `step`.
+    pub(crate) fn mark_resumed(&mut self, step: u64) -> Result<(), LogError> {
+        // Several resumptions without a block between them supersede what the earliest step does.
+        self.resumed_step = Some(self.resumed_step.map_or(step, |earlier| earlier.min(step)));
+        self.close_segment()
+    }
+
+    /// Begins the segment that [`LogWriter::mark_resumed`] announced, if no block has.
+    pub(crate) fn begin_resumed(&mut self) -> Result<(), LogError> {
+        match self.resumed_step {
+            Some(_) => self.open_segment(0),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes room for a block, lets `write_body` put its body at an offset, and commits it.
+    fn place(
+        &mut self,
+        header: &[u8; HEADER_BYTES],
+        body_bytes: u64,
+        write_body: impl FnOnce(&mut dyn Storage, u64) -> io::Result<()>,
+    ) -> Result<(), LogError> {
+        let bytes = HEADER_BYTES as u64 + body_bytes;
         if self.open.as_ref().is_some_and(|segment| segment.size - segment.used < bytes) {
             self.close_segment()?;
         }
@@ -190,9 +237,8 @@ impl LogWriter {
             return Ok(());
         };
         let path = segment.path.clone();
-        self.storage
-            .write(segment.used + HEADER_BYTES as u64, &body)
-            .and_then(|()| self.storage.commit(segment.used, &header))
+        write_body(self.storage.as_mut(), segment.used + HEADER_BYTES as u64)
+            .and_then(|()| self.storage.commit(segment.used, header))
             .map_err(io_error("write to", &path))?;
         segment.used += bytes;
         self.written_bytes += bytes;

@@ -24,8 +24,9 @@ pub enum RecordError {
     },
     /// A layer was reached going forward and got no gradient going back.
     #[error(
-        "step {step}: no gradient came back to {}, although the forward pass went through: something behind it has no backward, \
-         so it and all before it are not being trained. In candle-nn 0.11 `LayerNorm`, `RmsNorm`, `ops::softmax_last_dim` and \
+        "step {step}: no gradient came back to {}, although the forward pass went through. Either its output does not reach the loss (a \
+         second forward inside the pass, a head that is not used), or something behind it has no backward, and then it and all before it \
+         are not being trained. In candle-nn 0.11 `LayerNorm`, `RmsNorm`, `ops::softmax_last_dim` and \
          the fused rotary embeddings stop gradients without a word (candle issues 2168, 3011, 3752): tap the norms, which makes \
          them differentiable, and use `ops::softmax` and the `rope_slow` functions; a `detach` has the same effect",
         quoted(layers)

@@ -57,6 +57,8 @@ pub(super) enum Gradients {
         layer: Arc<dyn Tap>,
         uses: Vec<(Tensor, Tensor)>,
     },
+    /// A factored layer that the pass left out: its gradient is zero, and its columns stay.
+    Zero,
     /// Per-example gradients that were taken before the step, to be folded on the background thread.
     Given(Vec<PerExample>),
 }
@@ -73,6 +75,7 @@ impl LayerGradients {
                     PerExample::Dense(values) => tensor(values),
                 })
                 .sum(),
+            Gradients::Zero => 0,
             Gradients::Folded(folded) => 4 * (folded.sketches.len() + folded.squared_norms.len()),
             Gradients::Uses { uses, .. } => uses.iter().map(|(x, d)| tensor(x) + tensor(d)).sum(),
         }

@@ -61,7 +61,6 @@ struct Inner {
     shared: Arc<Shared>,
     step: u64,
     epoch: u32,
-    passes: u64,
     /// Examples of the open step so far, over all its passes.
     batch_size: u32,
     gap: Option<Gap>,
@@ -74,7 +73,8 @@ struct Inner {
 const MESSAGE_BYTES: usize = 256;
 
 impl Recorder {
-    /// A recorder that records nothing, allocates nothing and never fails: the loop stays as it is.
+    /// A recorder that records nothing: it makes no file and no thread, the taps stay unarmed, and nothing fails for reasons of
+    /// recording. Losses are computed as ever.
     pub fn disabled() -> Self {
         Self { inner: None }
     }
@@ -100,7 +100,8 @@ impl Recorder {
     /// several times; each occurrence is a visit of its own.
     ///
     /// # Errors
-    /// [`RecordError::Pass`] for a batch that is empty; the background thread's failure, if it has failed.
+    /// [`RecordError::Pass`] for a batch that is empty, and if layers were tapped after the recorder was created. A background thread
+    /// that has failed is reported by `commit`, so that the training can go on without recording.
     pub fn pass(&mut self, ids: &[u64]) -> Result<Pass<'_>, RecordError> {
         self.begin(ids, PassKind::Training)
     }
@@ -117,7 +118,10 @@ impl Recorder {
     /// Returns when everything committed so far is on the device.
     ///
     /// # Errors
-    /// [`RecordError::Timeout`] after [`Config::wait_ms_max`]; the background thread's failure, if it has failed.
+    /// [`RecordError::Timeout`] after [`Config::wait_ms_max`], once for the question and once for the answer; the background thread's
+    /// failure, if it has failed.
+    ///
+    /// Passes of a step that is not complete are not written yet: they wait for its learning rate.
     pub fn flush(&mut self) -> Result<(), RecordError> {
         match &mut self.inner {
             Some(inner) => inner.ask(Message::Flush),
@@ -151,17 +155,19 @@ impl Recorder {
     fn begin(&mut self, ids: &[u64], kind: PassKind) -> Result<Pass<'_>, RecordError> {
         let mut number = 0;
         if let Some(inner) = &mut self.inner {
-            inner.healthy()?;
+            if inner.taps.registry().layers.len() != inner.layers.len() {
+                let what = "layers were tapped after the recorder was created: build the whole model first";
+                return Err(RecordError::Pass { step: inner.step, what: what.into() });
+            }
             if ids.is_empty() {
                 return Err(RecordError::Pass { step: inner.step, what: "a pass over no examples".into() });
             }
-            if ids.len() > 1 << 20 {
-                let what = format!("a pass over {} examples: at most 2^20 fit into one", ids.len());
+            let visits = ids.len() + inner.batch_size as usize;
+            if visits > 1 << 20 {
+                let what = format!("a step over {visits} examples: at most 2^20 fit into one; `commit` ends a step");
                 return Err(RecordError::Pass { step: inner.step, what });
             }
-            inner.passes += 1;
-            number = inner.passes;
-            inner.taps.arm(number);
+            number = inner.taps.arm_next();
         }
         Ok(Pass::new(self, number, ids, kind))
     }
@@ -170,7 +176,6 @@ impl Recorder {
         let Some(inner) = &mut self.inner else {
             return Ok(0);
         };
-        inner.healthy()?;
         if let Some(number) = inner.probe_sets.iter().position(|set| set == name) {
             return Ok(number as u32);
         }
@@ -210,7 +215,7 @@ impl Recorder {
 
     fn disarm(&self) {
         if let Some(inner) = &self.inner {
-            inner.taps.arm(0);
+            inner.taps.disarm();
         }
     }
 
@@ -222,10 +227,14 @@ impl Recorder {
         }
     }
 
-    fn skip_step(&mut self, ends_step: bool) {
-        if let (Some(inner), true) = (&mut self.inner, ends_step) {
-            inner.step += 1;
-            inner.batch_size = 0;
+    fn known_form(&self, number: usize) -> Option<Form> {
+        self.inner.as_ref().and_then(|inner| inner.forms[number])
+    }
+
+    /// A pass could not be recorded.
+    fn lose(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
+        if let Some(inner) = &mut self.inner {
+            inner.lose(kind, visits, info);
         }
     }
 
@@ -247,37 +256,67 @@ impl Inner {
     }
 
     fn send(&mut self, batch: Batch, info: Option<StepInfo>) -> Result<(), RecordError> {
-        let (visits, training) = (batch.ids.len() as u32, batch.kind == PassKind::Training);
-        if training {
+        let (visits, kind) = (batch.ids.len() as u32, batch.kind);
+        let bytes = MESSAGE_BYTES + batch.layers.iter().map(|layer| layer.bytes()).sum::<usize>();
+        let row = self.end_pass(kind, visits, info);
+        self.healthy()?;
+        let message = Message::Pass { batch: Some(Box::new(batch)), step: row, gap: self.gap, bytes };
+        // Probes are few and each is asked for by name: they wait for their turn whatever the policy.
+        let sent = match kind {
+            PassKind::Training => self.queue()?.send(message, bytes),
+            PassKind::Probe { .. } => self.queue()?.send_waiting(message, bytes).map(|()| Sent::Yes),
+        };
+        match sent {
+            Ok(Sent::Yes) => {
+                self.gap = None;
+                self.visits += if kind == PassKind::Training { u64::from(visits) } else { 0 };
+                Ok(())
+            }
+            Ok(Sent::Dropped) => {
+                self.miss(kind, visits, row);
+                Ok(())
+            }
+            Err(error) => {
+                self.miss(kind, visits, row);
+                Err(error)
+            }
+        }
+    }
+
+    fn lose(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
+        let row = self.end_pass(kind, visits, info);
+        self.miss(kind, visits, row);
+    }
+
+    /// Counts a pass, and the step if it is its last.
+    fn end_pass(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) -> Option<StepRow> {
+        if kind == PassKind::Training {
             self.batch_size = self.batch_size.saturating_add(visits);
         }
-        let (step, epoch) = (self.step, self.epoch);
-        let row = info.map(|info| StepRow { step, epoch, info, batch_size: self.batch_size, wall_clock_ms: now_ms() });
+        let (step, epoch, batch_size) = (self.step, self.epoch, self.batch_size);
+        let row = info.map(|info| StepRow { step, epoch, info, batch_size, wall_clock_ms: now_ms() });
         if info.is_some() {
             self.step += 1;
             self.batch_size = 0;
         }
-        self.healthy()?;
-        let bytes = MESSAGE_BYTES + batch.layers.iter().map(|layer| layer.bytes()).sum::<usize>();
-        let gap = self.gap;
-        let message = Message::Pass { batch: Some(Box::new(batch)), step: row, gap, bytes };
-        match self.queue()?.send(message, bytes)? {
-            Sent::Yes => {
-                self.gap = None;
-                self.visits += if training { u64::from(visits) } else { 0 };
-            }
-            Sent::Dropped => {
-                let gap = self.gap.get_or_insert(Gap { step, epoch, visits: 0 });
-                gap.visits += u64::from(visits);
-                self.dropped += u64::from(visits);
-                // Earlier passes of the same step may be in the log already, and they wait for its learning rate.
-                if let Some(row) = row.filter(|row| row.batch_size > visits) {
-                    let message = Message::Pass { batch: None, step: Some(row), gap: None, bytes: 0 };
-                    self.queue()?.send_waiting(message, 0)?;
-                }
-            }
+        row
+    }
+
+    /// A training pass is missing in the log: it is counted, and written into the log with the next message that gets through.
+    fn miss(&mut self, kind: PassKind, visits: u32, row: Option<StepRow>) {
+        if kind != PassKind::Training {
+            return;
         }
-        Ok(())
+        let (step, epoch) = row.map_or((self.step, self.epoch), |row| (row.step, row.epoch));
+        let gap = self.gap.get_or_insert(Gap { step, epoch, visits: 0 });
+        gap.visits += u64::from(visits);
+        self.dropped += u64::from(visits);
+        // Earlier passes of the same step may be in the log already, and they wait for its learning rate. What goes wrong here is
+        // what went wrong before, and is reported by the pass itself.
+        if let (Some(row), Ok(queue)) = (row.filter(|row| row.batch_size > visits), self.queue()) {
+            let message = Message::Pass { batch: None, step: Some(row), gap: None, bytes: 0 };
+            let _ = queue.send_waiting(message, 0);
+        }
     }
 
     fn send_gap(&mut self) -> Result<(), RecordError> {

@@ -113,7 +113,7 @@ pub(super) fn cross_entropy<T: Float + Send + Sync>(
             .iter()
             .zip(&targets[i * positions..])
             .filter(|(r, t)| r.as_ref().map(|r| r.prediction) == **t && t.is_some());
-        hits.count() as f32 / counts[i].max(1) as f32
+        hits.count() as f32 / counts[i] as f32
     });
     let outputs = Outputs {
         loss: losses.iter().map(|l| to_f32(*l)).collect(),
@@ -163,9 +163,10 @@ fn softmax_row<T: Float>(logits: &[T], label: usize, delta: &mut [T]) -> Row<T> 
     Row { loss, squared_error, margin: logits[label] - rival, confidence, prediction: prediction as u32 }
 }
 
+/// The mean over an example's counted predictions; NaN where it has none, which keeps it out of every score.
 fn exact_mean_of<T: Float>(rows: &[Option<Row<T>>], value: impl Fn(&Row<T>) -> T) -> T {
     let (sum, count) = rows.iter().flatten().fold((T::zero(), 0usize), |(sum, n), row| (sum + value(row), n + 1));
-    sum / T::from(count.max(1)).unwrap_or_else(T::one)
+    sum / T::from(count).unwrap_or_else(T::one)
 }
 
 fn mean_of<T: Float>(rows: &[Option<Row<T>>], value: impl Fn(&Row<T>) -> T) -> f32 {
@@ -254,7 +255,12 @@ fn elementwise<T: Float>(
         .iter()
         .zip(&losses)
         .fold(T::zero(), |sum, (c, l)| if *c == T::zero() { sum } else { sum + *c * *l });
-    let outputs = Outputs { loss: losses.iter().map(|l| to_f32(*l)).collect(), el2n: Some(el2n), ..Outputs::default() };
+    let outputs = Outputs {
+        loss: losses.iter().map(|l| to_f32(*l)).collect(),
+        el2n: Some(el2n),
+        positions: (width != 1).then(|| vec![width as u32; losses.len()]),
+        ..Outputs::default()
+    };
     ClosedForm { outputs, delta, coefficients, value }
 }
 
@@ -266,6 +272,9 @@ impl Outputs {
 
     /// Whether every number that was computed for example `i` is finite.
     pub(crate) fn finite(&self, i: usize) -> bool {
+        if self.positions.as_ref().is_some_and(|positions| positions[i] == 0) {
+            return true; // nothing was predicted, and the NaN in its columns says just that
+        }
         let columns = [&self.el2n, &self.margin, &self.confidence, &self.output];
         self.loss[i].is_finite() && columns.into_iter().flatten().all(|column| column[i].is_finite())
     }

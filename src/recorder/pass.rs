@@ -26,6 +26,8 @@ pub struct Pass<'r> {
     mask: Option<Tensor>,
     features: Option<Tensor>,
     output_delta: Option<Tensor>,
+    /// A setting that was made after the loss.
+    late: Option<&'static str>,
     outputs: Option<(Outputs, Vec<f32>)>,
     upstream: Upstream,
     per_example: Vec<LayerGradients>,
@@ -69,13 +71,14 @@ impl<'r> Pass<'r> {
         Self {
             recorder,
             number,
-            ids: ids.to_vec(),
+            ids: if number == 0 { Vec::new() } else { ids.to_vec() },
             kind,
             weighing: Weighing::default(),
             ignored: None,
             mask: None,
             features: None,
             output_delta: None,
+            late: None,
             outputs: None,
             upstream: Upstream::default(),
             per_example: Vec::new(),
@@ -84,6 +87,7 @@ impl<'r> Pass<'r> {
 
     /// How the examples' losses become one; to be said before the loss. Default [`Reduction::Mean`].
     pub fn reduction(&mut self, reduction: Reduction) -> &mut Self {
+        self.before_the_loss("reduction");
         self.weighing.reduction = reduction;
         self
     }
@@ -91,18 +95,21 @@ impl<'r> Pass<'r> {
     /// A weight for each example's loss, `L = (1/N) Σ w_i ℓ_i` under a mean; to be said before the loss.
     /// The mean still divides by the number of predictions, not by the sum of the weights.
     pub fn weights(&mut self, weights: &[f32]) -> &mut Self {
+        self.before_the_loss("weights");
         self.weighing.weights = Some(weights.to_vec());
         self
     }
 
-    /// The target that marks a position at which nothing is to be predicted; to be said before the loss.
+    /// The target that marks a position at which nothing is to be predicted, for [`Pass::cross_entropy`]; to be said before the loss.
     pub fn ignore_index(&mut self, target: i64) -> &mut Self {
+        self.before_the_loss("ignore_index");
         self.ignored = Some(target);
         self
     }
 
-    /// Which positions count, of the targets' shape, 0 for those that do not; to be said before the loss.
+    /// Which positions count, of the targets' shape, 0 for those that do not, for [`Pass::cross_entropy`]; to be said before the loss.
     pub fn mask(&mut self, mask: &Tensor) -> &mut Self {
+        self.before_the_loss("mask");
         self.mask = Some(mask.clone());
         self
     }
@@ -120,6 +127,10 @@ impl<'r> Pass<'r> {
     /// an example's loss is the mean over its counted positions and `L` the mean over all counted positions of the batch.
     /// Records loss, EL2N, margin, confidence, correctness, and for one position label and prediction.
     ///
+    /// This is the loss that is to be differentiated, perhaps multiplied by a constant. What is recorded is the gradient of what is
+    /// differentiated: a term added to the loss afterwards (a penalty, an auxiliary loss) would be in the gradients and not in the
+    /// loss column. Make such a term part of each example's loss and use [`Pass::losses`].
+    ///
     /// # Errors
     /// [`RecordError::Candle`] for shapes that do not fit and labels that are no class.
     pub fn cross_entropy(&mut self, logits: &Tensor, targets: &Tensor) -> Result<Tensor, RecordError> {
@@ -133,6 +144,7 @@ impl<'r> Pass<'r> {
     /// # Errors
     /// As [`Pass::cross_entropy`].
     pub fn mse(&mut self, outputs: &Tensor, targets: &Tensor) -> Result<Tensor, RecordError> {
+        self.no_positions("mse")?;
         self.closed_form(&Kind::MeanSquaredError, outputs, targets)
     }
 
@@ -147,6 +159,7 @@ impl<'r> Pass<'r> {
         logits: &Tensor,
         targets: &Tensor,
     ) -> Result<Tensor, RecordError> {
+        self.no_positions("binary_cross_entropy_with_logits")?;
         self.closed_form(&Kind::BinaryCrossEntropy, logits, targets)
     }
 
@@ -156,6 +169,7 @@ impl<'r> Pass<'r> {
     /// [`RecordError::Candle`] for another shape.
     pub fn losses(&mut self, losses: &Tensor) -> Result<Tensor, RecordError> {
         self.once()?;
+        self.no_positions("losses")?;
         let recorded = loss::from_losses(losses, &self.weighing, &self.upstream)?;
         self.keep(recorded)
     }
@@ -167,7 +181,28 @@ impl<'r> Pass<'r> {
         self.keep(recorded)
     }
 
+    /// Notes a setting that comes too late to have an effect; `commit` refuses it.
+    fn before_the_loss(&mut self, setting: &'static str) {
+        if self.outputs.is_some() {
+            self.late.get_or_insert(setting);
+        }
+    }
+
+    fn no_positions(&self, loss: &str) -> Result<(), RecordError> {
+        if self.mask.is_some() || self.ignored.is_some() {
+            return Err(self.wrong(format!(
+                "`mask` and `ignore_index` are for cross entropy and have no effect on `{loss}`: leave them out, and weigh the losses \
+                 yourself with `pass.losses`"
+            )));
+        }
+        Ok(())
+    }
+
     fn once(&self) -> Result<(), RecordError> {
+        if let Some(weights) = self.weighing.weights.as_ref().filter(|w| self.number != 0 && w.len() != self.ids.len())
+        {
+            return Err(self.wrong(format!("{} weights for {} ids", weights.len(), self.ids.len())));
+        }
         match self.outputs {
             Some(_) => Err(self.wrong(
                 "the pass has its loss already: add several terms up per example and hand the sum to `pass.losses`",
@@ -198,9 +233,17 @@ impl<'r> Pass<'r> {
         &mut self,
         mut loss: impl FnMut(usize) -> candle_core::Result<Tensor>,
     ) -> Result<Tensor, RecordError> {
+        if !self.recorder.is_enabled() {
+            return Err(
+                self.wrong("`per_example` needs a recorder that records: skip it where the recorder is disabled")
+            );
+        }
+        if self.outputs.is_none() {
+            self.once()?;
+        }
         let batch = self.ids.len();
         let layers = self.recorder.variable_layers();
-        if self.recorder.is_enabled() && layers.is_empty() {
+        if layers.is_empty() {
             return Err(self.wrong("`per_example` needs the model's variables: call `taps.variables(&varmap)` first"));
         }
         let mut folded: Vec<FoldedGradients> = layers
@@ -241,7 +284,7 @@ impl<'r> Pass<'r> {
             })
             .collect();
         let tensor = Tensor::from_slice(&losses, batch, &candle_core::Device::Cpu)?;
-        if self.outputs.is_none() && self.recorder.is_enabled() {
+        if self.outputs.is_none() {
             let coefficients = self.weighing.coefficients(&vec![1; batch]);
             self.outputs = Some((Outputs::losses(losses), coefficients));
         }
@@ -289,10 +332,15 @@ impl<'r> Pass<'r> {
             return Ok(());
         }
         self.recorder.disarm();
-        let batch = self.collect();
-        // A pass that cannot be recorded still happened: the optimizer steps, so the step is counted.
-        let batch = batch.inspect_err(|_| self.recorder.skip_step(step.is_some()))?;
-        self.recorder.send(batch, step)
+        let visits = self.ids.len() as u32;
+        match self.collect() {
+            Ok(batch) => self.recorder.send(batch, step),
+            Err(error) => {
+                // A pass that cannot be recorded still happened: its step counts, and its visits are missing.
+                self.recorder.lose(self.kind, visits, step);
+                Err(error)
+            }
+        }
     }
 
     fn collect(&mut self) -> Result<Batch, RecordError> {
@@ -302,6 +350,11 @@ impl<'r> Pass<'r> {
                  `losses`)",
             ));
         };
+        if let Some(setting) = self.late {
+            return Err(
+                self.wrong(format!("`{setting}` was set after the loss, where it has no effect: set it before"))
+            );
+        }
         let upstream = self.upstream.get();
         let mut layers = std::mem::take(&mut self.per_example);
         let registered = self.recorder.layers();
@@ -324,6 +377,9 @@ impl<'r> Pass<'r> {
                     if taken.reached == 0 {
                         if !layer.optional {
                             unreached.push(layer.name.clone());
+                        } else if layer.spec.factors.is_some() && self.recorder.known_form(number) != Some(Form::Folded)
+                        {
+                            layers.push(LayerGradients { layer: number, weighted: false, gradients: Gradients::Zero });
                         }
                         continue;
                     }
@@ -501,5 +557,9 @@ impl<'r> Pass<'r> {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         self.recorder.disarm();
+        // What an abandoned pass has caught is let go.
+        for layer in self.recorder.layers().iter() {
+            layer.slot.take(self.number);
+        }
     }
 }

@@ -103,6 +103,10 @@ impl RowMaker {
     pub(super) fn push(&mut self, batch: Batch, builder: &mut BlockBuilder) -> Result<()> {
         let rows = batch.ids.len();
         let Batch { kind, ids, step, epoch, outputs, coefficients, layers } = batch;
+        // All that can fail comes before the first number is appended, so that a failure leaves whole rows behind.
+        let ready = (layers.into_iter())
+            .map(|part| Ok((part.layer, part.weighted, self.ready(part.layer, part.gradients, rows)?)))
+            .collect::<Result<Vec<_>>>()?;
         builder.u64s(Column::Example, ids);
         builder.u64s(Column::Step, std::iter::repeat_n(step, rows));
         builder.u32s(Column::Epoch, std::iter::repeat_n(epoch, rows));
@@ -122,8 +126,8 @@ impl RowMaker {
         }
         let mut flags: Vec<u8> =
             (0..rows).map(|i| if outputs.finite(i) { 0 } else { Column::FLAG_NOT_FINITE }).collect();
-        if !layers.is_empty() {
-            self.gradients(layers, &coefficients, &mut flags, builder)?;
+        if !ready.is_empty() {
+            self.gradients(ready, &coefficients, &mut flags, builder);
         }
         builder.column(Column::Flags, Cells::U8, 1).extend(&flags);
         builder.advance(rows as u32, step, epoch);
@@ -132,19 +136,18 @@ impl RowMaker {
 
     fn gradients(
         &mut self,
-        layers: Vec<super::message::LayerGradients>,
+        layers: Vec<(usize, bool, Ready)>,
         coefficients: &[f32],
         flags: &mut [u8],
         builder: &mut BlockBuilder,
-    ) -> Result<()> {
+    ) {
         let rows = coefficients.len();
         let m = self.sketch.folded as usize;
         let mut norms = vec![0f64; rows];
         let mut folded: Option<Vec<f32>> = None;
         let mut tied: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
         let mut weightless = false;
-        for part in layers {
-            let (number, weighted) = (part.layer, part.weighted);
+        for (number, weighted, gradients) in layers {
             weightless |= weighted;
             // Backward gives c_i times the example's own gradient; where c_i is 0 there is nothing to be seen of it.
             let undo = |i: usize| match coefficients[i] {
@@ -152,7 +155,7 @@ impl RowMaker {
                 0.0 => 0.0,
                 c => 1.0 / c,
             };
-            match self.ready(number, part.gradients, rows)? {
+            match gradients {
                 Ready::Folded(gradients) => {
                     let group = self.layers[number].tied;
                     let sum = match group {
@@ -199,7 +202,6 @@ impl RowMaker {
             }
         }
         builder.f32s(Column::SquaredNorm, norms.iter().map(|n| *n as f32));
-        Ok(())
     }
 
     fn ready(&self, number: usize, gradients: Gradients, rows: usize) -> Result<Ready> {
@@ -210,6 +212,11 @@ impl RowMaker {
             Gradients::Uses { layer, uses } => {
                 let uses: Vec<PerExample> = uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<_>>()?;
                 Ready::Folded(fold_uses(&uses, fold(), rows)?)
+            }
+            Gradients::Zero => {
+                let record = &self.layers[number].record;
+                let zeros = |width: u32| vec![0f32; rows * width as usize];
+                Ready::Factored { input: zeros(record.inputs), delta: zeros(record.outputs) }
             }
             Gradients::Given(given) => Ready::Folded(fold_uses(&given, fold(), rows)?),
         })
@@ -303,7 +310,7 @@ fn integer_columns(outputs: &Outputs) -> [(Column, Option<&Vec<u32>>); 3] {
 impl super::message::LayerGradients {
     pub(super) fn form(&self) -> Form {
         match self.gradients {
-            Gradients::Factored { .. } => Form::Factored,
+            Gradients::Factored { .. } | Gradients::Zero => Form::Factored,
             _ => Form::Folded,
         }
     }

@@ -199,7 +199,6 @@ fn start(
         shared,
         step: past.step,
         epoch: 0,
-        passes: 0,
         batch_size: 0,
         gap: None,
         dropped: 0,
@@ -252,18 +251,25 @@ fn manifest(registry: &Registry, config: &Config) -> Result<Manifest, RecordErro
             seed_folded: folded_seed,
         });
     }
-    // A layer that hides its tensors (GroupNorm) or was only declared is recognized by its name.
-    let tapped = |name: &str, id| {
-        registry.layers.iter().any(|layer| {
-            layer.spec.parameters.iter().any(|parameter| {
-                let full = format!("{}.{}", layer.name, parameter.name);
-                parameter.id == Some(id)
-                    || parameter.id.is_none() && (name == full || name.ends_with(&format!(".{full}")))
-            })
-        })
-    };
-    let model = registry.model.as_deref();
-    let untapped = model.unwrap_or_default().iter().filter(|(name, _, id)| !tapped(name, *id));
+    let model = registry.model.as_deref().unwrap_or_default();
+    let mut covered = vec![false; model.len()];
+    for layer in &registry.layers {
+        for parameter in &layer.spec.parameters {
+            // A layer that hides its tensors (GroupNorm) or was only declared is recognized by its name, if that is the name of one.
+            let full = format!("{}.{}", layer.name, parameter.name);
+            let by_name = |name: &str| name == full || name.ends_with(&format!(".{full}"));
+            let matches: Vec<usize> = (0..model.len())
+                .filter(|&i| {
+                    let (name, shape, id) = &model[i];
+                    parameter.id.map_or_else(|| by_name(name) && *shape == parameter.shape, |own| own == *id)
+                })
+                .collect();
+            if let [one] = matches[..] {
+                covered[one] = true;
+            }
+        }
+    }
+    let untapped = model.iter().zip(&covered).filter(|(_, covered)| !**covered).map(|(variable, _)| variable);
     let (random, clock) = (RandomState::new().build_hasher().finish(), RandomState::new().build_hasher().finish());
     let mut run_id = [0u8; 16];
     run_id[..8].copy_from_slice(&random.to_le_bytes());
@@ -276,7 +282,7 @@ fn manifest(registry: &Registry, config: &Config) -> Result<Manifest, RecordErro
         sketch: config.sketch.clone(),
         layers,
         untapped: untapped.map(|(name, s, _)| VariableRecord { name: name.clone(), shape: shape(s.dims()) }).collect(),
-        model_parameters: model.map(|all| all.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
+        model_parameters: registry.model.as_ref().map(|all| all.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
         notes: config.notes.clone(),
     })
 }

@@ -55,8 +55,8 @@ struct Worker {
     visits: BlockBuilder,
     probes: BlockBuilder,
     steps: BlockBuilder,
-    /// Rows of `visits` whose step is not complete, so that they have no learning rate yet.
-    open_rows: u32,
+    /// Rows of the step that is not complete, which have no learning rate yet; one builder for each set of columns.
+    open: Vec<BlockBuilder>,
     dropped: u64,
     shared: Arc<Shared>,
     /// Since when there are rows that are not in the log.
@@ -81,7 +81,7 @@ pub(super) fn run(
         visits: BlockBuilder::new(BlockKind::Visits),
         probes: BlockBuilder::new(BlockKind::Probes),
         steps: BlockBuilder::new(BlockKind::Steps),
-        open_rows: 0,
+        open: Vec::new(),
         dropped: 0,
         shared: shared.clone(),
         waiting_since: None,
@@ -93,7 +93,9 @@ pub(super) fn run(
             Err(RecvTimeoutError::Timeout) => None,
             // Dropped without `finish`: what is here is written, best effort, and no totals, since they were not asked for.
             Err(RecvTimeoutError::Disconnected) => {
-                let _ = guarded(&shared, || worker.write_all());
+                if worker.can_write() {
+                    let _ = guarded(&shared, || worker.end());
+                }
                 return;
             }
         };
@@ -112,6 +114,13 @@ pub(super) fn run(
                 worker.on_time()
             });
         } else if let Some(Message::Flush(reply) | Message::Finish(reply)) = message {
+            // What came before a pass that could not be recorded is written all the same.
+            if last && worker.can_write() {
+                let _ = guarded(&shared, || {
+                    worker.end()?;
+                    Ok(worker.writer.finish()?)
+                });
+            }
             answer = Some(reply);
         }
         gauge.release(bytes);
@@ -149,6 +158,11 @@ fn guarded(shared: &Shared, f: impl FnOnce() -> Result<(), RecordError>) -> Resu
 }
 
 impl Worker {
+    /// Whether the log itself is in order, whatever else went wrong.
+    fn can_write(&self) -> bool {
+        !matches!(self.shared.failure(), Some(RecordError::Log(_)))
+    }
+
     /// How long to wait for a message before something is due.
     fn patience(&self) -> Duration {
         let due = |since: Instant, limit_ms: u64| Duration::from_millis(limit_ms).saturating_sub(since.elapsed());
@@ -170,8 +184,10 @@ impl Worker {
                 if let Some(step) = step {
                     self.step(step)?;
                 }
-                self.waiting_since.get_or_insert_with(Instant::now);
-                if self.open_rows == 0 && self.full() {
+                if self.visits.rows() + self.probes.rows() + self.steps.rows() > 0 {
+                    self.waiting_since.get_or_insert_with(Instant::now);
+                }
+                if self.full() {
                     self.write_all()?;
                 }
                 Ok(None)
@@ -190,7 +206,7 @@ impl Worker {
                 Ok(Some(reply))
             }
             Message::Finish(reply) => {
-                self.write_all()?;
+                self.end()?;
                 let mut builder = BlockBuilder::new(BlockKind::End);
                 builder.u64s(Column::Visits, [self.shared.progress().visits]);
                 builder.u64s(Column::Dropped, [self.dropped]);
@@ -210,7 +226,7 @@ impl Worker {
     /// Does what is due by the clock.
     fn on_time(&mut self) -> Result<(), RecordError> {
         let flush = Duration::from_millis(self.config.flush_ms);
-        if self.open_rows == 0 && self.waiting_since.is_some_and(|since| since.elapsed() >= flush) {
+        if self.waiting_since.is_some_and(|since| since.elapsed() >= flush) {
             self.write_all()?;
         }
         if self.synced.elapsed() >= Duration::from_millis(self.config.sync_ms) {
@@ -222,36 +238,48 @@ impl Worker {
 
     fn batch(&mut self, batch: Batch) -> Result<(), RecordError> {
         let keys = self.rows.keys(&batch);
-        let training = batch.kind == PassKind::Training;
-        let builder = if training { &mut self.visits } else { &mut self.probes };
-        if !builder.prepare(&keys) {
-            // These rows have other columns than those before: a block has one set of columns.
-            if training {
-                self.close_open_rows(0.0, 1.0);
+        if batch.kind == PassKind::Training {
+            // The last builder, if its rows have the same columns; a block has one set of columns.
+            if !self.open.last_mut().is_some_and(|open| open.prepare(&keys)) {
+                let mut fresh = BlockBuilder::new(BlockKind::Visits);
+                fresh.prepare(&keys);
+                self.open.push(fresh);
             }
-            self.write_all()?;
-            let builder = if training { &mut self.visits } else { &mut self.probes };
-            builder.prepare(&keys);
+            if let Some(open) = self.open.last_mut() {
+                self.rows.push(batch, open)?;
+            }
+            return Ok(());
         }
-        let builder = if training { &mut self.visits } else { &mut self.probes };
-        let rows = batch.ids.len() as u32;
-        self.rows.push(batch, builder)?;
-        if training {
-            self.open_rows += rows;
+        if !self.probes.prepare(&keys) {
+            self.write_all()?;
+            self.probes.prepare(&keys);
+        }
+        self.rows.push(batch, &mut self.probes)?;
+        Ok(())
+    }
+
+    /// Gives the rows of the step that is complete now their learning rate, and lets them go to the log.
+    fn close_open_rows(&mut self, learning_rate: f32, clip: f32) -> Result<(), RecordError> {
+        for mut open in std::mem::take(&mut self.open) {
+            let rows = open.rows() as usize;
+            open.f32s(Column::LearningRate, std::iter::repeat_n(learning_rate, rows));
+            open.f32s(Column::Clip, std::iter::repeat_n(clip, rows));
+            if !self.visits.absorb(&mut open) {
+                self.write_all()?;
+                self.visits.absorb(&mut open);
+            }
         }
         Ok(())
     }
 
-    fn close_open_rows(&mut self, learning_rate: f32, clip: f32) {
-        let rows = std::mem::take(&mut self.open_rows) as usize;
-        if rows > 0 {
-            self.visits.f32s(Column::LearningRate, std::iter::repeat_n(learning_rate, rows));
-            self.visits.f32s(Column::Clip, std::iter::repeat_n(clip, rows));
-        }
+    /// Writes all there is before the run ends. Rows whose step never came were part of no step: their learning rate is 0.
+    fn end(&mut self) -> Result<(), RecordError> {
+        self.close_open_rows(0.0, 1.0)?;
+        self.write_all()
     }
 
     fn step(&mut self, row: StepRow) -> Result<(), RecordError> {
-        self.close_open_rows(row.info.learning_rate as f32, row.info.clip);
+        self.close_open_rows(row.info.learning_rate as f32, row.info.clip)?;
         let steps = &mut self.steps;
         steps.u64s(Column::Step, [row.step]);
         steps.u32s(Column::Epoch, [row.epoch]);
@@ -275,9 +303,8 @@ impl Worker {
         Ok(self.writer.append(&mut builder)?)
     }
 
-    /// Commits all rows that are here. Probes go first: one at a step was taken before that step's visits.
+    /// Commits all rows of complete steps, and probes. Probes go first: one at a step was taken before that step's visits.
     fn write_all(&mut self) -> Result<(), RecordError> {
-        self.close_open_rows(0.0, 1.0);
         self.writer.append(&mut self.probes)?;
         self.writer.append(&mut self.steps)?;
         let before = self.writer.written_bytes();

@@ -68,13 +68,9 @@ pub(super) fn look(segment: &Arc<SegmentFile>, offset: u64) -> Found {
         return Found::damage(format!("the file ends {left} bytes into a block of {}", header.bytes));
     }
     match directory(segment, offset, &header) {
-        Ok(entries) => Found::Block(Block {
-            segment: segment.clone(),
-            offset,
-            header,
-            entries: Arc::new(entries),
-            kept: None,
-        }),
+        Ok(entries) => {
+            Found::Block(Block { segment: segment.clone(), offset, header, entries: Arc::new(entries), kept: None })
+        }
         Err(what) => Found::Damage { what, header: Some(header), passing: false },
     }
 }
@@ -105,9 +101,9 @@ const PAGE_BYTES: usize = 1 << 12;
 pub(super) fn find_block(segment: &SegmentFile, from: u64) -> Option<u64> {
     let end = segment.file.metadata().ok()?.len();
     let mut start = from.checked_next_multiple_of(8)?;
-    let mut chunk = vec![0u8; CHUNK_BYTES];
+    let mut chunk = vec![0u8; end.saturating_sub(start).min(CHUNK_BYTES as u64) as usize];
     while start.checked_add(HEADER_BYTES as u64)? <= end {
-        let have = (end - start).min(CHUNK_BYTES as u64) as usize;
+        let have = (end - start).min(chunk.len() as u64) as usize;
         read_what_can_be_read(segment, &mut chunk[..have], start);
         for (at, header) in chunk[..have].windows(HEADER_BYTES).enumerate().step_by(8) {
             if header[..4] == BLOCK_MAGIC.to_le_bytes() && parses(header) {

@@ -8,15 +8,24 @@
 
 mod block;
 mod error;
+mod live;
+mod look;
+mod lost;
 mod open;
+mod recover;
+mod salvage;
 mod scan;
 mod superseded;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod verify;
 
 pub use block::{Block, Vectors};
 pub use error::{Damage, ReadError};
+pub use lost::Lost;
 pub use open::Run;
+pub use recover::{RecoverError, RecoverReport};
 pub use scan::Scan;
+pub use survey::{Survey, Tally};
 pub use verify::VerifyReport;

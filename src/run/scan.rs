@@ -6,12 +6,14 @@
 
 use super::block::{Block, SegmentFile};
 use super::error::Damage;
+use super::look::{find_block, look, Found};
 use super::open::Run;
 use super::superseded::{left, Left, Resumptions};
-use crate::log::{BlockHeader, BlockKind, ColumnEntry, SegmentHeader, ENTRY_BYTES, HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use crate::log::{BlockKind, SegmentHeader, SEGMENT_HEADER_BYTES};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An iterator over the blocks of a run. After its end, [`Scan::damage`] says whether it was the run's end.
 #[derive(Debug)]
@@ -28,12 +30,11 @@ pub struct Scan<'run> {
     superseded_visits: u64,
 }
 
-/// What lies at a place of a segment.
-enum Found {
-    Block(Block),
-    End,
-    Damage(String),
-}
+/// Why a scan stops where a file is gone.
+pub(super) const MISSING: &str = "the segment is missing, but later ones are there";
+
+/// How long to wait before looking again at what may be half written, each time. Copying a header takes far less.
+const LOOK_AGAIN_MS: [u64; 4] = [0, 1, 5, 20];
 
 impl<'run> Scan<'run> {
     pub(super) fn new(run: &'run Run) -> Self {
@@ -61,6 +62,14 @@ impl<'run> Scan<'run> {
         self.zero_tail_bytes
     }
 
+    /// What there is to say if intact blocks stand behind the zeros at which the scan ended; looks at all bytes there.
+    pub(super) fn blocks_behind_the_end(&self) -> Option<Damage> {
+        let segment = self.segment.as_ref()?;
+        let offset = find_block(segment, self.offset)?;
+        let what = format!("zeros stand where a block belongs, and an intact one behind them, at byte {offset}");
+        Some(Damage { path: segment.path.clone(), offset: self.offset, block: Some(self.next_sequence), what })
+    }
+
     /// Where the next block would go: the number of the next segment, and of the next block.
     #[cfg_attr(not(feature = "candle"), allow(dead_code))]
     pub(crate) fn place(&self) -> (u32, u64) {
@@ -83,7 +92,7 @@ impl<'run> Scan<'run> {
 
     /// Whether one of the next sixteen segments after the one at hand is there.
     fn later_segments(&self) -> bool {
-        (1..=16).any(|ahead| self.run.segment_path(self.next_segment.saturating_add(ahead)).exists())
+        (1..=16).any(|ahead| self.segment_exists(ahead))
     }
 
     /// Opens the next segment; `false` if there is none or it cannot be read.
@@ -100,7 +109,7 @@ impl<'run> Scan<'run> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // A gap in the numbers means a lost file; no file with a higher number means the end.
                 if self.later_segments() {
-                    self.stop("the segment is missing, but later ones are there".into());
+                    self.stop(MISSING.into());
                 }
                 self.ended = true;
                 return false;
@@ -110,17 +119,21 @@ impl<'run> Scan<'run> {
                 return false;
             }
         };
-        let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
-        let read = segment.read_at(&mut bytes, 0);
-        if segment.bytes == 0 || read.is_ok() && bytes.iter().all(|b| *b == 0) {
+        let parsed = match self.segment_header(&segment) {
             // Killed between making the file and writing its header: nothing was ever committed to it, nor after it.
-            if self.later_segments() {
-                self.stop("the segment is empty, but later ones are there".into());
+            Ok(None) => {
+                // Asked once more, for a recorder may have begun both this one and a later one since.
+                if self.later_segments() && matches!(read_header(&segment), Ok(None)) {
+                    self.stop("the segment is empty, but later ones are there".into());
+                }
+                self.ended = true;
+                self.offset = SEGMENT_HEADER_BYTES as u64;
+                self.segment = Some(Arc::new(segment));
+                return false;
             }
-            self.ended = true;
-            return false;
-        }
-        let parsed = read.map_err(|e| e.to_string()).and_then(|()| SegmentHeader::parse(&bytes).map_err(|e| e.0));
+            Ok(Some(header)) => Ok(header),
+            Err(what) => Err(what),
+        };
         match parsed {
             Ok(header) if header.run_id != self.run.manifest().run_id => {
                 self.stop("the segment belongs to another run".into());
@@ -142,61 +155,90 @@ impl<'run> Scan<'run> {
         true
     }
 
-    fn look(&self, segment: &Arc<SegmentFile>) -> Found {
-        let left = segment.bytes.saturating_sub(self.offset);
-        if left == 0 {
-            return Found::End;
+    /// Reads a segment's header, again if a recorder may be writing it; `None` if nothing was ever written there.
+    fn segment_header(&self, segment: &SegmentFile) -> Result<Option<SegmentHeader>, String> {
+        let mut found = read_header(segment);
+        for wait_ms in LOOK_AGAIN_MS {
+            if found.is_ok() || !self.run.is_being_written() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(wait_ms));
+            found = read_header(segment);
         }
-        let mut bytes = [0u8; HEADER_BYTES];
-        let have = left.min(HEADER_BYTES as u64) as usize;
-        if let Err(error) = segment.read_at(&mut bytes[..have], self.offset) {
-            return Found::Damage(error.to_string());
+        match found {
+            Err(_) if self.run.is_being_written() && !self.later_segments() => Ok(None),
+            other => other,
         }
-        if bytes[..have.min(4)].iter().all(|b| *b == 0) {
-            return Found::End;
-        }
-        if have < HEADER_BYTES {
-            return Found::Damage("the file ends within a block header".into());
-        }
-        let header = match BlockHeader::parse(&bytes) {
-            Ok(header) => header,
-            Err(error) => return Found::Damage(error.0),
-        };
-        if header.sequence != self.next_sequence {
-            return Found::Damage(format!("block {} where block {} belongs", header.sequence, self.next_sequence));
-        }
-        let directory_bytes = header.directory_bytes();
-        let smallest = (HEADER_BYTES + directory_bytes) as u64;
-        if header.bytes < smallest || header.bytes % 8 != 0 {
-            return Found::Damage(format!("a block cannot be {} bytes long", header.bytes));
-        }
-        if header.bytes > left {
-            return Found::Damage(format!("the file ends {left} bytes into a block of {}", header.bytes));
-        }
-        let mut directory = vec![0u8; directory_bytes];
-        if let Err(error) = segment.read_at(&mut directory, self.offset + HEADER_BYTES as u64) {
-            return Found::Damage(error.to_string());
-        }
-        if crc32fast::hash(&directory) != header.directory_crc {
-            return Found::Damage("the column directory's checksum does not match".into());
-        }
-        let entries: Result<Vec<_>, _> = directory.chunks_exact(ENTRY_BYTES).map(ColumnEntry::parse).collect();
-        let entries = match entries {
-            Ok(entries) => entries,
-            Err(error) => return Found::Damage(error.0),
-        };
-        let frames: u64 = entries.iter().map(|e| u64::from(e.stored_bytes)).sum();
-        if smallest + frames > header.bytes {
-            return Found::Damage("the columns are longer than their block".into());
-        }
-        Found::Block(Block {
-            segment: segment.clone(),
-            offset: self.offset,
-            header,
-            entries: Arc::new(entries),
-            kept: None,
-        })
     }
+
+    /// What lies here, looked at again where a recorder may be writing it.
+    fn look(&self, segment: &Arc<SegmentFile>) -> Found {
+        let mut found = look(segment, self.offset);
+        let mut live = true;
+        for wait_ms in LOOK_AGAIN_MS {
+            if !live || !matches!(found, Found::Damage { passing: true, .. }) {
+                break;
+            }
+            // Asked before looking: a recorder that ends in between has by then committed all that it ever will.
+            live = self.run.is_being_written();
+            std::thread::sleep(Duration::from_millis(if live { wait_ms } else { 0 }));
+            found = look(segment, self.offset);
+        }
+        match found {
+            // The recorder was stopped within the header, and it lives: nothing is committed here yet. Blocks are committed
+            // in order, so if one stands behind this place, this one was committed and has been damaged since.
+            Found::Damage { passing: true, .. }
+                if live && !self.segment_exists(0) && find_block(segment, self.offset + 8).is_none() =>
+            {
+                Found::End
+            }
+            Found::Block(block) if block.header.sequence != self.next_sequence => {
+                let what = format!("block {} where block {} belongs", block.header.sequence, self.next_sequence);
+                Found::Damage { what, header: Some(block.header), passing: false }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the segment that is so many places behind the next one is there.
+    fn segment_exists(&self, ahead: u32) -> bool {
+        self.run.segment_path(self.next_segment.saturating_add(ahead)).exists()
+    }
+
+    /// Leaves `segment`, at whose end we are, if it is its end for good.
+    fn leave(&mut self, segment: &Arc<SegmentFile>) {
+        if self.segment_exists(0) {
+            // A recorder may have gone on here and then begun the next segment since we looked; it never comes back.
+            if matches!(look(segment, self.offset), Found::End) {
+                self.segment = None;
+            }
+            return;
+        }
+        if self.later_segments() {
+            // A gap in the numbers means a lost file, if it is not that a recorder was quick.
+            if !self.segment_exists(0) {
+                self.segment = None;
+                self.offset = 0;
+                self.stop(MISSING.into());
+            }
+            return;
+        }
+        let bytes = segment.file.metadata().map_or(segment.bytes, |about| about.len());
+        self.zero_tail_bytes = bytes.saturating_sub(self.offset);
+        self.ended = true;
+    }
+}
+
+/// Reads the header of a segment; `None` if the file is empty or zeros stand there.
+fn read_header(segment: &SegmentFile) -> Result<Option<SegmentHeader>, String> {
+    let length = segment.file.metadata().map_err(|e| e.to_string())?.len();
+    let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
+    let read = segment.read_at(&mut bytes, 0);
+    if length == 0 || read.is_ok() && bytes.iter().all(|b| *b == 0) {
+        return Ok(None);
+    }
+    read.map_err(|e| e.to_string())?;
+    SegmentHeader::parse(&bytes).map(Some).map_err(|e| e.0)
 }
 
 impl Iterator for Scan<'_> {
@@ -232,11 +274,8 @@ impl Iterator for Scan<'_> {
                         return Some(block);
                     }
                 }
-                Found::End => {
-                    self.zero_tail_bytes = segment.bytes.saturating_sub(self.offset);
-                    self.segment = None;
-                }
-                Found::Damage(what) => self.stop(what),
+                Found::End => self.leave(&segment),
+                Found::Damage { what, .. } => self.stop(what),
             }
         }
         None

@@ -22,6 +22,10 @@ pub struct VerifyReport {
     pub dropped: u64,
     /// Bytes of the intact blocks.
     pub bytes: u64,
+    /// First and last step of the training visits.
+    pub visit_steps: Option<(u64, u64)>,
+    /// First and last epoch of the training visits.
+    pub visit_epochs: Option<(u32, u32)>,
     /// Whether the recorder's `finish` returned: if not, visits after the last block may never have been written.
     pub finished: bool,
     /// Where reading had to stop, if it had to.
@@ -68,7 +72,11 @@ impl Run {
                 Err(other) => return Err(other),
             }
             match block.kind() {
-                Some(BlockKind::Visits) => report.visits += rows,
+                Some(BlockKind::Visits) => {
+                    report.visits += rows;
+                    report.visit_steps = widen(report.visit_steps, block.steps());
+                    report.visit_epochs = widen(report.visit_epochs, block.epochs());
+                }
                 Some(BlockKind::Probes) => report.probes += rows,
                 Some(BlockKind::Steps) => report.steps += rows,
                 _ => {}
@@ -85,6 +93,19 @@ impl Run {
         }
         report.superseded = scan.superseded_visits();
         report.damage = report.damage.or_else(|| scan.damage().cloned());
+        // A page that was lost reads as zeros, which a scan takes for the end. A run that is being written is not asked:
+        // it may have grown since.
+        if report.damage.is_none() && !self.is_being_written() {
+            report.damage = scan.blocks_behind_the_end();
+        }
         Ok(report)
     }
+}
+
+/// The range that spans both.
+pub(super) fn widen<T: Ord>(range: Option<(T, T)>, (first, last): (T, T)) -> Option<(T, T)> {
+    Some(match range {
+        Some((a, b)) => (a.min(first), b.max(last)),
+        None => (first, last),
+    })
 }

@@ -5,8 +5,8 @@ use candle_core::{bail, Result, Tensor};
 use candle_nn::BatchNorm;
 
 const REFUSAL: &str = "BatchNorm has no per-example gradient, because each output depends on the whole batch: use GroupNorm, \
-                       LayerNorm or RmsNorm, or leave the layer untapped (the others are still recorded, with its statistics \
-                       taken as constants)";
+                       LayerNorm or RmsNorm. Left untapped, it still mixes examples: in training mode only the layers behind it \
+                       have gradients that are each example's own";
 
 impl Tap for BatchNorm {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {

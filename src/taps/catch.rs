@@ -56,8 +56,9 @@ impl Catch {
 
     pub(super) fn caught(&self, x: &Tensor, delta: &Tensor) {
         if self.wanted() {
-            // A variable is written in place by the optimizer, perhaps before the background thread has read it.
-            let x = if x.is_variable() { x.copy().unwrap_or_else(|_| x.clone()) } else { x.clone() };
+            // The background thread reads this later. A view of a variable, or of a buffer that the loop fills anew, would have changed
+            // by then, and nothing tells it from any other tensor.
+            let x = x.copy().unwrap_or_else(|_| x.clone());
             self.slot.catch(self.pass, Captured::Use { x: x.detach(), delta: delta.detach() });
         }
     }

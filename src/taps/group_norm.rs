@@ -2,7 +2,7 @@
 
 use super::gradient::host;
 use super::{LayerSpec, Parameter, PerExample, Tap};
-use candle_core::{bail, Device, Module, Result, Shape, Tensor};
+use candle_core::{bail, Device, Module, Result, Tensor};
 use candle_nn::GroupNorm;
 
 /// What a per-example gradient needs to know of the layer.
@@ -37,7 +37,7 @@ fn settings(layer: &GroupNorm) -> std::result::Result<Settings, String> {
 impl Tap for GroupNorm {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {
         let channels = settings(self)?.channels;
-        let parameter = |name: &str| Parameter { name: name.into(), shape: Shape::from(channels), id: None };
+        let parameter = |name: &str| Parameter::hidden(name, channels);
         Ok(LayerSpec {
             kind: "group_norm",
             parameters: vec![parameter("weight"), parameter("bias")],

@@ -100,12 +100,19 @@ pub struct Parameter {
     pub shape: Shape,
     /// The tensor's identity, by which a variable of the model is recognized; `None` where the layer hides it.
     pub id: Option<TensorId>,
+    /// Whether it is trained: a tensor that is no variable has no gradient that anyone takes.
+    pub trained: bool,
 }
 
 impl Parameter {
     /// The parameter that `tensor` holds.
     pub fn new(name: &str, tensor: &Tensor) -> Self {
-        Self { name: name.into(), shape: tensor.shape().clone(), id: Some(tensor.id()) }
+        Self { name: name.into(), shape: tensor.shape().clone(), id: Some(tensor.id()), trained: tensor.is_variable() }
+    }
+
+    /// A parameter whose tensor cannot be reached.
+    pub fn hidden(name: &str, shape: impl Into<Shape>) -> Self {
+        Self { name: name.into(), shape: shape.into(), id: None, trained: true }
     }
 }
 
@@ -128,6 +135,8 @@ pub struct Taps {
 struct Shared {
     /// Number of the pass that is armed, 0 for none. Passes are counted from 1 and never reused.
     armed: AtomicU64,
+    /// How many passes there have been, over all recorders.
+    passes: AtomicU64,
     /// Whether a recorder holds these taps: two at a time would catch each other's gradients.
     held: AtomicBool,
     registry: Mutex<Registry>,
@@ -180,9 +189,9 @@ impl Taps {
     /// Hand the features that enter it to `Pass::features` in each pass; the gradient of its output is known in closed
     /// form from the loss, so this records the last layer's gradients of any model at all.
     pub fn last_layer(&self, name: impl Into<String>, inputs: usize, outputs: usize, bias: bool) {
-        let mut parameters = vec![Parameter { name: "weight".into(), shape: Shape::from((outputs, inputs)), id: None }];
+        let mut parameters = vec![Parameter::hidden("weight", (outputs, inputs))];
         if bias {
-            parameters.push(Parameter { name: "bias".into(), shape: Shape::from(outputs), id: None });
+            parameters.push(Parameter::hidden("bias", outputs));
         }
         let spec = LayerSpec { kind: "last layer", parameters, factors: Some((inputs, outputs)), bias };
         let mut registry = self.registry();
@@ -235,7 +244,7 @@ impl Taps {
 
     /// Lets another recorder have the taps.
     pub(crate) fn release(&self) {
-        self.arm(0);
+        self.disarm();
         self.shared.held.store(false, Ordering::Release);
     }
 
@@ -243,8 +252,15 @@ impl Taps {
         self.shared.armed.load(Ordering::Acquire)
     }
 
-    pub(crate) fn arm(&self, pass: u64) {
+    /// Arms the taps for a pass with a number that no pass had before.
+    pub(crate) fn arm_next(&self) -> u64 {
+        let pass = self.shared.passes.fetch_add(1, Ordering::Relaxed) + 1;
         self.shared.armed.store(pass, Ordering::Release);
+        pass
+    }
+
+    pub(crate) fn disarm(&self) {
+        self.shared.armed.store(0, Ordering::Release);
     }
 }
 
@@ -258,6 +274,14 @@ impl Registry {
         }
         if self.layers.len() >= usize::from(u16::MAX) {
             self.problems.push(format!("layer `{name}`: a run holds at most 65,535 layers"));
+            return;
+        }
+        if let Some(frozen) = spec.parameters.iter().find(|parameter| !parameter.trained) {
+            self.problems.push(format!(
+                "layer `{name}`: its {} is not a variable, so nothing trains it and its gradient is nobody's: leave the layer untapped, or \
+                 tap a layer of your own that declares only what is trained",
+                frozen.name
+            ));
             return;
         }
         self.tie(&spec);

@@ -103,7 +103,8 @@ fn a_tapped_layer_norm_trains_what_lies_before_it() {
 fn a_pass_that_lacks_something_says_what() {
     let dir = tempfile::tempdir().unwrap();
     let model = one();
-    let other = model.taps.tap("other", Linear::new(noise(3, &[3, 4]), None));
+    let other =
+        model.taps.tap("other", Linear::new(Var::from_tensor(&noise(3, &[3, 4])).unwrap().as_tensor().clone(), None));
     let mut recorder = Recorder::create(dir.path().join("run"), &model.taps, Config::default()).unwrap();
     let x = noise(1, &[3, 4]);
     let says = |error: RecordError, words: &str| assert!(error.to_string().contains(words), "{error}");
@@ -253,6 +254,7 @@ fn drops_are_counted_and_written_and_equal_what_is_missing() {
         step(&mut recorder, &model, &[id, id, id]).unwrap();
     }
     let summary = recorder.finish().unwrap();
+    assert!(summary.dropped > 0, "a queue of one pass was never full: nothing was tested");
     let report = Run::open(dir.path()).unwrap().verify().unwrap();
     assert_eq!(summary.visits + summary.dropped, 3 * all);
     assert_eq!((report.visits, report.dropped), (summary.visits, summary.dropped));
@@ -320,4 +322,104 @@ fn a_folder_that_cannot_be_written_is_an_error_and_no_panic() {
     std::fs::write(&file, "not a folder").unwrap();
     let error = Recorder::create(file.join("run"), &Taps::new(), Config::default()).err().unwrap();
     assert!(matches!(error, RecordError::Start(_)), "{error}");
+}
+
+#[test]
+fn settings_that_would_do_nothing_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = one();
+    let mut recorder = Recorder::create(dir.path(), &model.taps, Config::default()).unwrap();
+    let x = noise(1, &[3, 4]);
+    let says = |error: RecordError, words: &str| assert!(error.to_string().contains(words), "{error}");
+    let targets = noise(2, &[3, 3]);
+    let mut pass = recorder.pass(&[1, 2, 3]).unwrap();
+    pass.ignore_index(-1);
+    says(pass.mse(&model.layer.forward(&x).unwrap(), &targets).unwrap_err(), "for cross entropy");
+    drop(pass);
+    let mut pass = recorder.pass(&[1, 2, 3]).unwrap();
+    pass.cross_entropy(&model.layer.forward(&x).unwrap(), &y(3)).unwrap().backward().unwrap();
+    pass.weights(&[1.0, 2.0, 3.0]);
+    says(pass.commit(0.1).unwrap_err(), "`weights` was set after the loss");
+    let mut pass = recorder.pass(&[1, 2, 3]).unwrap();
+    pass.weights(&[1.0, 2.0]);
+    says(pass.cross_entropy(&model.layer.forward(&x).unwrap(), &y(3)).unwrap_err(), "2 weights for 3 ids");
+    drop(pass);
+    let frozen = Taps::new();
+    frozen.tap("frozen", Linear::new(noise(3, &[3, 4]), None));
+    let error = Recorder::create(dir.path().join("b"), &frozen, Config::default()).err().unwrap();
+    says(error, "is not a variable");
+}
+
+#[test]
+fn a_layer_that_is_tapped_too_late_is_an_error_and_no_hole() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = one();
+    let mut recorder = Recorder::create(dir.path(), &model.taps, Config::default()).unwrap();
+    step(&mut recorder, &model, &[1, 2]).unwrap();
+    let late = Var::from_tensor(&noise(3, &[3, 4])).unwrap();
+    let _late = model.taps.tap("late", Linear::new(late.as_tensor().clone(), None));
+    let error = recorder.pass(&[1, 2]).err().unwrap().to_string();
+    assert!(error.contains("after the recorder was created"), "{error}");
+}
+
+#[test]
+fn what_an_abandoned_pass_caught_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = one();
+    let mut recorder = Recorder::create(dir.path().join("a"), &model.taps, Config::default()).unwrap();
+    let mut pass = recorder.pass(&[1, 2]).unwrap();
+    let wild = (noise(1, &[2, 4]) * 1e6).unwrap();
+    pass.cross_entropy(&model.layer.forward(&wild).unwrap(), &y(2)).unwrap().backward().unwrap();
+    drop(pass);
+    recorder.finish().unwrap();
+    let mut recorder = Recorder::create(dir.path().join("b"), &model.taps, Config::default()).unwrap();
+    step(&mut recorder, &model, &[1, 2]).unwrap();
+    step(&mut recorder, &model, &[1, 2]).unwrap();
+    recorder.finish().unwrap();
+    let norms = f32s(&dir.path().join("b"), BlockKind::Visits, Column::SquaredNorm);
+    assert_eq!(norms[..2], norms[2..], "the same batch at the same weights");
+}
+
+#[test]
+fn the_input_is_recorded_as_it_was_even_if_it_is_a_view_of_a_variable() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let model = one();
+    let table = Var::from_tensor(&noise(4, &[6, 4])).unwrap();
+    let config = Config { sketch: SketchConfig::exact(), ..Config::default() };
+    let mut recorder = Recorder::create(&run, &model.taps, config).unwrap();
+    let mut inputs = Vec::new();
+    for _ in 0..50 {
+        let mut pass = recorder.pass(&[1, 2]).unwrap();
+        let x = table.narrow(0, 2, 2).unwrap();
+        inputs.extend(x.to_vec2::<f32>().unwrap());
+        pass.cross_entropy(&model.layer.forward(&x).unwrap(), &y(2)).unwrap().backward().unwrap();
+        pass.commit(0.1).unwrap();
+        table.set(&(table.as_tensor() * 1.01).unwrap()).unwrap();
+    }
+    recorder.finish().unwrap();
+    assert_eq!(vectors(&run, Column::Input, Column::InputScale, 0), inputs);
+}
+
+#[test]
+fn an_example_with_nothing_to_predict_is_not_a_suspect() {
+    use gradlog::analysis::{Score, Window};
+    let dir = tempfile::tempdir().unwrap();
+    let model = one();
+    let mut recorder = Recorder::create(dir.path(), &model.taps, Config::default()).unwrap();
+    let targets = Tensor::new(&[0i64, -100, 2], &Device::Cpu).unwrap();
+    for _ in 0..2 {
+        let mut pass = recorder.pass(&[0, 1, 2]).unwrap();
+        let loss =
+            pass.ignore_index(-100).cross_entropy(&model.layer.forward(&noise(1, &[3, 4])).unwrap(), &targets).unwrap();
+        loss.backward().unwrap();
+        pass.commit(0.1).unwrap();
+    }
+    recorder.finish().unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    for score in [Score::Confidence, Score::Aum, Score::Loss, Score::Correctness, Score::Grand] {
+        let table = score.compute(&run, &Window::everything()).unwrap();
+        let last = table.rows.last().unwrap();
+        assert!(last.example == 1 && last.score.is_nan(), "{score}: {last:?}");
+    }
 }

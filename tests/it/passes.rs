@@ -259,6 +259,7 @@ fn tied_weights_are_one_gradient() {
     let manifest = Run::open(&run).unwrap().manifest().clone();
     let [first, second] = &manifest.layers[..] else { panic!("two layers") };
     assert_eq!(first.seed_folded, second.seed_folded);
+    assert_eq!(manifest.recorded_parameters(), 35, "the shared weight counts once");
     let fold = gradlog::sketch::Fold::new(second.seed_folded, 35, length);
     let (sketches, norms) = (folded(&run), f32s(&run, BlockKind::Visits, Column::SquaredNorm));
     let flags: Vec<u8> = blocks(&run, BlockKind::Visits).iter().flat_map(|b| b.u8s(Column::Flags).unwrap()).collect();
@@ -317,4 +318,57 @@ fn a_layer_of_ones_own_is_recorded_at_the_weights_before_the_step() {
     recorder.finish().unwrap();
     let norms = f32s(dir.path(), BlockKind::Visits, Column::SquaredNorm);
     assert!(relative_error(&norms, &oracle) < 1e-4, "{norms:?} {oracle:?}");
+}
+
+/// A micro-batch of one step; `ignored` gives it another set of columns.
+fn micro(recorder: &mut Recorder, model: &Mlp, id: u64, ignored: bool) {
+    let mut pass = recorder.pass(&[id, id + 1]).unwrap();
+    let logits = model.forward(&noise(id, &[2, 6])).unwrap();
+    let targets = Tensor::new(&[0i64, if ignored { -100 } else { 1 }], &Device::Cpu).unwrap();
+    pass.ignore_index(-100).cross_entropy(&logits, &targets).unwrap().backward().unwrap();
+    pass.accumulate().unwrap();
+}
+
+fn last(recorder: &mut Recorder, model: &Mlp, id: u64, rate: f64) {
+    let mut pass = recorder.pass(&[id]).unwrap();
+    pass.cross_entropy(&model.forward(&noise(id, &[1, 6])).unwrap(), &labels(1)).unwrap().backward().unwrap();
+    pass.commit(rate).unwrap();
+}
+
+#[test]
+fn every_visit_of_a_step_has_its_learning_rate_whatever_happens_inside_the_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let model = Mlp::new(&taps, &variables);
+    let mut recorder = Recorder::create(dir.path(), &taps, exact()).unwrap();
+    // Other columns inside a step.
+    micro(&mut recorder, &model, 0, true);
+    micro(&mut recorder, &model, 10, false);
+    last(&mut recorder, &model, 20, 0.1);
+    // A flush and a probe inside a step.
+    micro(&mut recorder, &model, 30, false);
+    recorder.flush().unwrap();
+    let mut probe = recorder.probe("test", &[1]).unwrap();
+    probe.cross_entropy(&model.forward(&noise(9, &[1, 6])).unwrap(), &labels(1)).unwrap().backward().unwrap();
+    probe.commit().unwrap();
+    last(&mut recorder, &model, 40, 0.2);
+    // A last micro-batch that is refused: the step has taken place all the same, and what is missing is counted.
+    micro(&mut recorder, &model, 50, false);
+    recorder.pass(&[60, 61, 62]).unwrap().commit(0.3).unwrap_err();
+    last(&mut recorder, &model, 70, 0.4);
+    let summary = recorder.finish().unwrap();
+    assert_eq!((summary.visits, summary.dropped), (11, 3));
+    let mut rates = Vec::new();
+    for block in blocks(dir.path(), BlockKind::Visits) {
+        let (ids, found) = (block.u64s(Column::Example).unwrap(), block.f32s(Column::LearningRate).unwrap());
+        rates.extend(ids.into_iter().zip(found));
+    }
+    let of = |ids: &[u64], rate: f32| ids.iter().map(move |id| (*id, rate)).collect::<Vec<_>>();
+    let expected = [of(&[0, 1, 10, 11, 20], 0.1), of(&[30, 31, 40], 0.2), of(&[50, 51], 0.3), of(&[70], 0.4)].concat();
+    assert_eq!(rates, expected);
+    let report = Run::open(dir.path()).unwrap().verify().unwrap();
+    assert_eq!((report.steps, report.dropped), (4, 3));
+    let sizes: Vec<u32> =
+        blocks(dir.path(), BlockKind::Steps).iter().flat_map(|b| b.u32s(Column::BatchSize).unwrap()).collect();
+    assert_eq!(sizes, [5, 3, 5, 1]);
 }

@@ -88,7 +88,8 @@ fn what_came_after_the_checkpoint_is_superseded_not_counted_twice_and_not_delete
     assert_eq!((table.visits, table.rows.len()), (8, 8));
     assert_eq!(influence(&run, &Question::one("test", 7)).unwrap().visits, 8);
     // The probe before step 2 was taken at the weights that the training came back to, and stays beside the new one.
-    let probes: Vec<u64> = blocks(dir.path(), BlockKind::Probes).iter().flat_map(|b| b.u64s(Column::Step).unwrap()).collect();
+    let probes: Vec<u64> =
+        blocks(dir.path(), BlockKind::Probes).iter().flat_map(|b| b.u64s(Column::Step).unwrap()).collect();
     assert_eq!(probes, [0, 1, 2, 2, 3]);
 }
 

@@ -129,7 +129,6 @@ fn telescopes_to_the_real_fall_of_the_loss() {
     };
     // The same way in steps a quarter as long: what is left is of second order, so it falls with the step.
     let (coarse, fine) = (error(0.04, 30), error(0.01, 120));
-    println!("{fine} {coarse}");
     assert!(fine < 0.05, "{fine}");
     assert!(fine < 0.5 * coarse, "{fine} {coarse}");
 }

@@ -65,8 +65,18 @@ pub fn read(dir: &Path) -> Result<Reading> {
     reading.damage = reading.damage.or_else(|| scan.damage().map(|damage| damage.to_string()));
     let report = run.verify()?;
     let dropped: u64 = reading.gaps.iter().map(|gap| gap.1).sum();
-    ensure!(report.visits == reading.rows.len() as u64, "verify counts {} visits, {} can be read", report.visits, reading.rows.len());
-    ensure!(report.steps == reading.steps.len() as u64, "verify counts {} steps, {} can be read", report.steps, reading.steps.len());
+    ensure!(
+        report.visits == reading.rows.len() as u64,
+        "verify counts {} visits, {} can be read",
+        report.visits,
+        reading.rows.len()
+    );
+    ensure!(
+        report.steps == reading.steps.len() as u64,
+        "verify counts {} steps, {} can be read",
+        report.steps,
+        reading.steps.len()
+    );
     ensure!(report.dropped == dropped, "verify counts {} dropped visits, the gaps {dropped}", report.dropped);
     ensure!(report.finished == reading.finished, "verify is wrong about the run being finished");
     let damage = report.damage.map(|damage| damage.to_string());
@@ -92,7 +102,8 @@ fn rows(block: &Block) -> Result<Vec<Row>, ReadError> {
     let mut rows: Vec<Row> = (block.u64s(Column::Example)?.into_iter().zip(block.u64s(Column::Step)?))
         .map(|(example, step)| Row { example, step, words: Vec::new() })
         .collect();
-    let mut add = |values: &mut dyn Iterator<Item = u32>| rows.iter_mut().zip(values).for_each(|(row, v)| row.words.push(v));
+    let mut add =
+        |values: &mut dyn Iterator<Item = u32>| rows.iter_mut().zip(values).for_each(|(row, v)| row.words.push(v));
     for column in INTEGERS {
         add(&mut block.u32s(column)?.into_iter());
     }
@@ -153,7 +164,10 @@ pub fn reference(dir: &Path, steps: u64) -> Result<Vec<Row>> {
         for (row, id) in rows.iter().zip(training::ids(step)) {
             ensure!((row.example, row.step) == (id, step), "row {row:?} where example {id} of step {step} belongs");
             ensure!(row.epoch() == training::epoch(step), "row {row:?} has another epoch");
-            ensure!(row.float(0) == training::LEARNING_RATE as f32 && row.float(1) == 1.0, "row {row:?} has another step size");
+            ensure!(
+                row.float(0) == training::LEARNING_RATE as f32 && row.float(1) == 1.0,
+                "row {row:?} has another step size"
+            );
             ensure!(row.float(2) == 1.0 / training::BATCH as f32, "row {row:?} has another coefficient");
             ensure!(row.input().eq(training::input(id, step)), "row {row:?} has another input");
             sum += row.float(LOSS);
@@ -180,7 +194,9 @@ pub fn compare(reading: &Reading, reference: &[Row], tried: u64) -> Verdict {
     for (index, row) in reading.rows.iter().enumerate() {
         match reference.get(index) {
             Some(expected) if expected == row && (index as u64) < tried => {}
-            Some(expected) if (expected.example, expected.step) == (row.example, row.step) && (index as u64) < tried => {
+            Some(expected)
+                if (expected.example, expected.step) == (row.example, row.step) && (index as u64) < tried =>
+            {
                 verdict.torn += 1;
             }
             _ => verdict.invented += 1,

@@ -92,11 +92,16 @@ impl Training {
         self.step
     }
 
-    /// One step of `batches` batches at once, recorded; the optimizer steps whatever the recorder says. Returns the loss.
-    pub fn step(&mut self, recorder: &mut Recorder, batches: u64) -> Result<(f32, std::result::Result<(), RecordError>)> {
+    /// One step over as many examples as `batches` batches have, recorded; the optimizer steps whatever the recorder says. Returns the loss.
+    pub fn step(
+        &mut self,
+        recorder: &mut Recorder,
+        batches: u64,
+    ) -> Result<(f32, std::result::Result<(), RecordError>)> {
         let step = self.step;
         self.step += 1;
-        let ids = ids(step).repeat(batches as usize);
+        // A larger batch has ids of its own, so that it has inputs of its own, which no compressor makes small.
+        let ids = if batches == 1 { ids(step) } else { (0..BATCH * batches).map(|id| EXAMPLES + id).collect() };
         let (x, y) = batch(&ids, step)?;
         recorder.set_epoch(epoch(step));
         let (loss, grads, recorded) = match recorder.pass(&ids) {
@@ -135,8 +140,5 @@ impl Training {
 fn batch(ids: &[u64], step: u64) -> Result<(Tensor, Tensor)> {
     let x: Vec<f32> = ids.iter().flat_map(|id| input(*id, step)).collect();
     let y: Vec<u32> = ids.iter().map(|id| (id % CLASSES as u64) as u32).collect();
-    Ok((
-        Tensor::from_vec(x, (ids.len(), INPUTS), &Device::Cpu)?,
-        Tensor::from_vec(y, ids.len(), &Device::Cpu)?,
-    ))
+    Ok((Tensor::from_vec(x, (ids.len(), INPUTS), &Device::Cpu)?, Tensor::from_vec(y, ids.len(), &Device::Cpu)?))
 }

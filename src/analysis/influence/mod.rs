@@ -192,14 +192,14 @@ impl Influence {
             return "no visit has a probe time".into();
         }
         if self.visits == self.visits_at_probe_times {
-            return "one probe pass per step: idealised TracIn (Pruthi et al. 2020 s3.1, first order)".into();
+            return "one probe pass per step: idealised TracIn (Pruthi et al. 2020 s3.1, first order, steps taken as plain SGD)".into();
         }
         let rule = match self.time {
             ProbeTime::Earlier => "nearest earlier",
             ProbeTime::Nearest => "nearest",
         };
         let times = if self.probe_times == 1 { "1 time".into() } else { format!("{} times", self.probe_times) };
-        format!("probes at {times}, {rule}: TracInCP on visited gradients")
+        format!("probes at {times}, {rule}: TracInCP on visited gradients, steps taken as plain SGD")
     }
 
     /// Adds the columns of `other`, which answers the same question on other probes.

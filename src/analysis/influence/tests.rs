@@ -139,9 +139,12 @@ fn says_which_variant_it_is() {
     assert!(words(&every_step, ProbeTime::Earlier).contains("idealised TracIn"));
     assert_eq!(
         words(&some_steps, ProbeTime::Earlier),
-        "probes at 2 times, nearest earlier: TracInCP on visited gradients"
+        "probes at 2 times, nearest earlier: TracInCP on visited gradients, steps taken as plain SGD"
     );
-    assert_eq!(words(&[3], ProbeTime::Nearest), "probes at 1 time, nearest: TracInCP on visited gradients");
+    assert_eq!(
+        words(&[3], ProbeTime::Nearest),
+        "probes at 1 time, nearest: TracInCP on visited gradients, steps taken as plain SGD"
+    );
     assert_eq!(words(&[3000], ProbeTime::Earlier), "no visit has a probe time");
 }
 

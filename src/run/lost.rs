@@ -1,0 +1,155 @@
+//! A stretch of a run that cannot be read, and what the blocks around it say of it.
+
+use super::error::Damage;
+use super::salvage::has_steps;
+use crate::log::{BlockHeader, BlockKind};
+
+/// What is missing between two blocks that can be read, or behind the last.
+///
+/// A number is `None` where nothing tells. Nothing need be missing: a damaged segment header costs no block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lost {
+    /// What was met first.
+    pub damage: Damage,
+    /// Blocks that are missing.
+    pub blocks: Option<u64>,
+    /// Training visits in them.
+    pub visits: Option<u64>,
+    /// Probe visits in them.
+    pub probes: Option<u64>,
+    /// Rows of steps in them.
+    pub steps: Option<u64>,
+    /// No row of an earlier step is missing, as far as the blocks around tell.
+    pub first_step: u64,
+    /// No row of a later step is missing; `None` if no later step can be read.
+    pub last_step: Option<u64>,
+    /// Epoch in which the stretch begins, as far as the blocks around tell.
+    pub first_epoch: u32,
+}
+
+impl Lost {
+    /// Whether nothing is missing, for all the damage.
+    pub fn is_nothing(&self) -> bool {
+        self.blocks == Some(0)
+    }
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.blocks {
+            Some(0) => f.write_str("no block is lost")?,
+            Some(1) => f.write_str("1 block is lost")?,
+            Some(blocks) => write!(f, "{blocks} blocks are lost")?,
+            None => f.write_str("all that followed is lost")?,
+        }
+        if !self.is_nothing() {
+            match (self.visits, self.probes, self.steps) {
+                (Some(visits), Some(probes), Some(steps)) => {
+                    write!(f, " with {visits} visits, {probes} probe visits and {steps} steps")?;
+                }
+                _ => f.write_str(", with how many visits is not known")?,
+            }
+            match self.last_step {
+                Some(last) if last == self.first_step => write!(f, ", of step {last}")?,
+                Some(last) => write!(f, ", between step {} and step {last}", self.first_step)?,
+                None => write!(f, ", from step {} on", self.first_step)?,
+            }
+        }
+        write!(f, ": {}, byte {}: {}", self.damage.path.display(), self.damage.offset, self.damage.what)
+    }
+}
+
+/// A stretch whose end has not come yet.
+pub(super) struct Stretch {
+    pub damage: Damage,
+    /// Sequence number of the first block that can be missing.
+    first: u64,
+    /// And of the first whose header has not been met.
+    next: u64,
+    /// Headers that can be read, of blocks that cannot.
+    headers: u64,
+    visits: u64,
+    probes: u64,
+    steps: u64,
+    /// Steps and epoch of the rows under those headers.
+    known: Option<(u64, u64, u32)>,
+    /// Last step and epoch before.
+    before: Option<(u64, u32)>,
+    uncounted: bool,
+}
+
+impl Stretch {
+    pub(super) fn begin(damage: Damage, sequence: u64, before: Option<(u64, u32)>) -> Self {
+        Self {
+            damage,
+            first: sequence,
+            next: sequence,
+            headers: 0,
+            visits: 0,
+            probes: 0,
+            steps: 0,
+            known: None,
+            before,
+            uncounted: false,
+        }
+    }
+
+    /// Something here cannot be counted, unless a later block says by its number how much was before it.
+    pub(super) fn cannot_be_counted(&mut self) {
+        self.uncounted = true;
+    }
+
+    /// A block of which only the header can be read.
+    pub(super) fn header(&mut self, header: &BlockHeader) {
+        if header.sequence < self.next {
+            return;
+        }
+        self.next = header.sequence.saturating_add(1);
+        self.headers += 1;
+        let rows = u64::from(header.rows);
+        match BlockKind::from_code(header.kind) {
+            Some(BlockKind::Visits) => self.visits += rows,
+            Some(BlockKind::Probes) => self.probes += rows,
+            Some(BlockKind::Steps) => self.steps += rows,
+            _ => {}
+        }
+        if has_steps(header) {
+            let (first, last, epoch) = self.known.unwrap_or((header.first_step, header.last_step, header.first_epoch));
+            self.known = Some((first.min(header.first_step), last.max(header.last_step), epoch));
+        }
+    }
+
+    /// The stretch ends with the block of this header, which is not part of it.
+    pub(super) fn end(self, next: &BlockHeader) -> Lost {
+        let missing = next.sequence.saturating_sub(self.first);
+        let next_step = has_steps(next).then_some(next.first_step);
+        self.close(Some(missing), next_step)
+    }
+
+    /// Nothing that can be read comes after the stretch.
+    pub(super) fn end_of_run(self) -> Lost {
+        let missing = (!self.uncounted).then_some(self.next - self.first);
+        self.close(missing, None)
+    }
+
+    fn close(self, missing: Option<u64>, next_step: Option<u64>) -> Lost {
+        // What a block held is known if its header was met; so all is known if as many were met as are missing.
+        let all = missing == Some(self.headers);
+        let around = self.before.unwrap_or((0, 0));
+        let (first_step, last_step, first_epoch) = match self.known {
+            Some((first, last, epoch)) if all => (first, Some(last), epoch),
+            _ => (around.0, next_step, around.1),
+        };
+        Lost {
+            damage: self.damage,
+            blocks: missing,
+            visits: all.then_some(self.visits),
+            probes: all.then_some(self.probes),
+            steps: all.then_some(self.steps),
+            first_step,
+            last_step,
+            first_epoch,
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! A sound run from a damaged one (FORMAT.md, "Salvage").
+//!
+//! Blocks are copied as they are, under new sequence numbers, so that what a newer version wrote into them comes through.
+//! The new run appears when it is whole, on the device, and has been read back.
+
+use super::block::Block;
+use super::error::{Damage, ReadError};
+use super::lost::Lost;
+use super::open::Run;
+use super::salvage::{Piece, Salvage};
+use super::survey::Survey;
+use super::verify::VerifyReport;
+use crate::log::{BlockBuilder, BlockKind, Cells, Column, LogError, LogWriter, WriterOptions, HEADER_BYTES};
+use std::collections::hash_map::RandomState;
+use std::ffi::OsString;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Segments of the new run are as long as a recorder's, or as long as the run if that is shorter.
+const SEGMENT_BYTES_MAX: u64 = 32 << 20;
+
+/// Why no run was recovered. Nothing is left where the new run was to be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoverError {
+    /// Something is in the way.
+    #[error("{path} is there already: give the name of a folder that is to be made")]
+    Exists {
+        /// Where the new run was to be.
+        path: PathBuf,
+    },
+    /// A recorder writes to the damaged run.
+    #[error("{path} is being written by a recorder: recover it when that has ended; until then all that is committed can be read")]
+    BeingWritten {
+        /// The damaged run.
+        path: PathBuf,
+    },
+    /// The damaged run cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The new run cannot be written.
+    #[error("{0}; nothing was left there: make room, or give another folder")]
+    Write(#[from] LogError),
+    /// The new run cannot be written.
+    #[error("cannot {action} {path}: {source}; nothing was left there: make room, or give another folder")]
+    Folder {
+        /// What was being done.
+        action: &'static str,
+        /// To which folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// What was written did not read back as it should.
+    #[error("what was written for {path} does not read back: {why}; nothing was left there. If the disk is sound, please report this")]
+    Unsound {
+        /// Where the new run was to be.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// What [`Run::recover`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoverReport {
+    /// What was found in the damaged run.
+    pub survey: Survey,
+    /// What the new run holds, as it was read back.
+    pub written: VerifyReport,
+    /// Probe sets whose names are lost, and which are called `lost-name-N` now.
+    pub unnamed_probe_sets: u32,
+}
+
+impl Run {
+    /// Writes all that can be read of this run, also behind damage, into a new run in the folder `to`, and reads that back.
+    ///
+    /// A stretch that is lost is written as a gap where it is known how many visits it held, so that an analysis of the new
+    /// run says what is missing. `to` must not exist; it appears when the new run is whole.
+    ///
+    /// # Errors
+    /// [`RecoverError`]; nothing is then left at `to`. That something was lost is not an error: the report says so.
+    pub fn recover(&self, to: impl AsRef<Path>) -> Result<RecoverReport, RecoverError> {
+        self.recover_with(to, |_| {})
+    }
+
+    /// As [`Run::recover`], calling `progress` with the bytes of each block, twice: when it is found and when it is copied.
+    ///
+    /// # Errors
+    /// As [`Run::recover`].
+    pub fn recover_with(
+        &self,
+        to: impl AsRef<Path>,
+        mut progress: impl FnMut(u64),
+    ) -> Result<RecoverReport, RecoverError> {
+        let to = to.as_ref();
+        if to.symlink_metadata().is_ok() {
+            return Err(RecoverError::Exists { path: to.to_owned() });
+        }
+        if self.is_being_written() {
+            return Err(RecoverError::BeingWritten { path: self.dir().to_owned() });
+        }
+        let survey = self.survey_with(&mut progress)?;
+        let partial = Partial::beside(to)?;
+        let copied = Copier::of(self, &survey, &partial.path)?.copy_all(&mut progress)?;
+        let written = check(&partial.path, to, &survey)?;
+        partial.name(to)?;
+        Ok(RecoverReport { survey, written, unnamed_probe_sets: copied })
+    }
+}
+
+/// Reads the new run back.
+fn check(written: &Path, to: &Path, survey: &Survey) -> Result<VerifyReport, RecoverError> {
+    let unsound = |why: String| RecoverError::Unsound { path: to.to_owned(), why };
+    let report = Run::open(written)?.verify()?;
+    if let Some(Damage { what, block, .. }) = &report.damage {
+        return Err(unsound(format!("block {block:?}: {what}")));
+    }
+    let (expected, found) = (survey.before.visits + survey.behind.visits, report.visits + report.superseded);
+    if expected != found {
+        return Err(unsound(format!("it has {found} visits, and {expected} were to be copied")));
+    }
+    Ok(report)
+}
+
+/// Writes the new run.
+struct Copier<'a> {
+    run: &'a Run,
+    survey: &'a Survey,
+    writer: LogWriter,
+    /// Number of the next probe set.
+    probe_sets: u32,
+    unnamed: u32,
+    /// Training visits that were copied, and visits that gaps say are missing.
+    visits: u64,
+    dropped: u64,
+    /// Blocks that are lost so far; how many names of probe sets can be among them.
+    lost_blocks: u64,
+    damaged: bool,
+}
+
+impl<'a> Copier<'a> {
+    fn of(run: &'a Run, survey: &'a Survey, dir: &Path) -> Result<Self, RecoverError> {
+        let mut manifest = run.manifest().clone();
+        if !survey.is_whole() {
+            let id: String = manifest.run_id.iter().map(|byte| format!("{byte:02x}")).collect();
+            let places = survey.lost.iter().filter(|lost| !lost.is_nothing()).count();
+            let visits = survey.lost_visits().map_or("an unknown number of".to_owned(), |visits| visits.to_string());
+            let note = format!("from run {id} by gradlog {}: {visits} visits lost, in {places} places", version());
+            manifest.notes.push(("recovered".into(), note));
+        }
+        // Segments of the two runs must not be taken for each other's: they number their blocks differently.
+        manifest.run_id = new_id();
+        let segment_bytes = survey.bytes.saturating_add(1 << 16).min(SEGMENT_BYTES_MAX);
+        let writer = LogWriter::create(dir, &manifest, WriterOptions { segment_bytes, zstd_level: 1 })?;
+        Ok(Self {
+            run,
+            survey,
+            writer,
+            probe_sets: 0,
+            unnamed: 0,
+            visits: 0,
+            dropped: 0,
+            lost_blocks: 0,
+            damaged: false,
+        })
+    }
+
+    /// Copies everything and closes the new run; returns how many probe sets lost their names.
+    fn copy_all(mut self, progress: &mut impl FnMut(u64)) -> Result<u32, RecoverError> {
+        let mut place = 0;
+        for piece in Salvage::of(self.run)? {
+            match piece {
+                Piece::Block(block) => {
+                    self.block(&block)?;
+                    progress(block.bytes());
+                }
+                Piece::Lost(lost) => {
+                    self.lost(place, &lost)?;
+                    place += 1;
+                }
+                Piece::Resumed(step) => self.writer.mark_resumed(step)?,
+            }
+        }
+        self.writer.begin_resumed()?;
+        self.writer.finish()?;
+        Ok(self.unnamed)
+    }
+
+    fn lost(&mut self, place: usize, lost: &Lost) -> Result<(), RecoverError> {
+        self.lost_blocks = self.lost_blocks.saturating_add(lost.blocks.unwrap_or(0));
+        self.damaged |= !lost.is_nothing();
+        // Visits that are known to be missing, but not from which of the places, are put down at the first of these.
+        let uncounted = (self.survey.first_uncounted() == Some(place)).then_some(self.survey.uncounted_visits);
+        let visits = lost.visits.or(uncounted.flatten()).unwrap_or(0);
+        if visits == 0 {
+            return Ok(());
+        }
+        self.dropped = self.dropped.saturating_add(visits);
+        let mut gap = BlockBuilder::new(BlockKind::Gaps);
+        gap.u64s(Column::Step, [lost.first_step]);
+        gap.u32s(Column::Epoch, [lost.first_epoch]);
+        gap.u64s(Column::Dropped, [visits]);
+        gap.advance(1, lost.first_step, lost.first_epoch);
+        Ok(self.writer.append(&mut gap)?)
+    }
+
+    fn block(&mut self, block: &Block) -> Result<(), RecoverError> {
+        match block.kind() {
+            Some(BlockKind::Visits) => self.visits += block.rows() as u64,
+            Some(BlockKind::Gaps) => {
+                let dropped = block.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add);
+                self.dropped = self.dropped.saturating_add(dropped);
+            }
+            Some(BlockKind::ProbeSet) => {
+                let number = block.u32s(Column::ProbeSet).ok().and_then(|numbers| numbers.first().copied());
+                self.name_sets(number.unwrap_or(0))?;
+                self.probe_sets = self.probe_sets.saturating_add(1);
+            }
+            Some(BlockKind::Probes) => {
+                let last = block.u32s(Column::ProbeSet).ok().and_then(|numbers| numbers.into_iter().max());
+                self.name_sets(last.map_or(0, |last| last.saturating_add(1)))?;
+            }
+            // The totals are those of what is here now.
+            Some(BlockKind::End) if self.damaged => {
+                let mut end = BlockBuilder::new(BlockKind::End);
+                end.u64s(Column::Visits, [self.visits]);
+                end.u64s(Column::Dropped, [self.dropped]);
+                end.advance(1, 0, 0);
+                return Ok(self.writer.append(&mut end)?);
+            }
+            _ => {}
+        }
+        let mut unreadable = None;
+        let appended = self.writer.append_sealed(&block.header, |at, out| {
+            block.segment.read_at(out, block.offset + HEADER_BYTES as u64 + at).map_err(|error| {
+                let kind = error.kind();
+                unreadable = Some(error);
+                kind.into()
+            })
+        });
+        match unreadable {
+            Some(source) => Err(ReadError::Io { path: block.segment.path.clone(), source }.into()),
+            None => Ok(appended?),
+        }
+    }
+
+    /// Makes up names for the probe sets below `below` that have none, if their names can be among what is lost.
+    fn name_sets(&mut self, below: u32) -> Result<(), RecoverError> {
+        if u64::from(below.saturating_sub(self.probe_sets)) > self.lost_blocks.saturating_sub(self.unnamed.into()) {
+            return Ok(());
+        }
+        while self.probe_sets < below {
+            let name = format!("lost-name-{}", self.probe_sets);
+            let mut set = BlockBuilder::new(BlockKind::ProbeSet);
+            set.u32s(Column::ProbeSet, [self.probe_sets]);
+            set.column(Column::Name, Cells::U8, name.len() as u32).extend(name.bytes());
+            set.advance(1, 0, 0);
+            self.writer.append(&mut set)?;
+            self.probe_sets += 1;
+            self.unnamed += 1;
+        }
+        Ok(())
+    }
+}
+
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// A run id that no other run has.
+fn new_id() -> [u8; 16] {
+    // Each has random keys of its own.
+    let random = || RandomState::new().build_hasher().finish().to_le_bytes();
+    let mut id = [0u8; 16];
+    id[..8].copy_from_slice(&random());
+    id[8..].copy_from_slice(&random());
+    id
+}
+
+/// A folder beside the one that is to appear, gone unless it is given its name.
+struct Partial {
+    path: PathBuf,
+}
+
+impl Partial {
+    fn beside(to: &Path) -> Result<Self, RecoverError> {
+        let failed = |path: &Path, source| RecoverError::Folder { action: "make", path: path.to_owned(), source };
+        let name = to.file_name().ok_or_else(|| failed(to, io::Error::other("this is not the name of a folder")))?;
+        let mut partial = OsString::from(".");
+        partial.push(name);
+        partial.push(format!(".{}.partial", std::process::id()));
+        let path = to.with_file_name(partial);
+        if let Some(parent) = to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent).map_err(|source| failed(parent, source))?;
+        }
+        std::fs::create_dir(&path).map_err(|source| failed(&path, source))?;
+        Ok(Self { path })
+    }
+
+    fn name(self, to: &Path) -> Result<(), RecoverError> {
+        if to.symlink_metadata().is_ok() {
+            return Err(RecoverError::Exists { path: to.to_owned() });
+        }
+        let named = std::fs::rename(&self.path, to).and_then(|()| crate::log::sync_folder(to));
+        named.map_err(|source| RecoverError::Folder { action: "make", path: to.to_owned(), source })
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // After it was given its name there is nothing here any more.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}

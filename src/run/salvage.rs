@@ -1,0 +1,301 @@
+//! Walking all that is left of a run: past damage, where a [`Scan`](super::Scan) stops (FORMAT.md, "Salvage").
+//!
+//! Every block that comes out of here has been checked in full, and they come in the order in which they were written, none
+//! twice: their sequence numbers rise. What is missing between two of them comes out as a [`Lost`].
+
+use super::block::{Block, SegmentFile};
+use super::error::{io_error, Damage, ReadError};
+use super::look::{find_block, look, Found};
+use super::lost::{Lost, Stretch};
+use super::open::Run;
+use super::scan::MISSING;
+use super::superseded::{left, Resumptions};
+use crate::log::{segment_path, BlockHeader, BlockKind, Column, SegmentHeader, HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a walk meets.
+pub(super) enum Piece {
+    /// A block, intact in all its columns.
+    Block(Block),
+    /// Something is missing or damaged here.
+    Lost(Lost),
+    /// The segments from here on were written after the training was taken up again at this step.
+    Resumed(u64),
+}
+
+/// An iterator over all that is left of a run.
+pub(super) struct Salvage {
+    run_id: [u8; 16],
+    segments: std::vec::IntoIter<Segment>,
+    resumptions: Resumptions,
+    current: Option<Arc<SegmentFile>>,
+    offset: u64,
+    /// Number of the segment that is at hand, or was last.
+    index: Option<u32>,
+    /// Number of the next block, if none is missing.
+    sequence: u64,
+    lost: Option<Stretch>,
+    /// Last step and epoch of the block that came out last.
+    last: Option<(u64, u32)>,
+    /// Whether the header of the segment at hand is damaged, so that it cannot say whether the run was resumed there.
+    ask_the_steps: bool,
+    ready: VecDeque<Piece>,
+}
+
+/// A file that stands under the name of a segment.
+struct Segment {
+    index: u32,
+    path: PathBuf,
+    last: bool,
+}
+
+impl Salvage {
+    pub(super) fn of(run: &Run) -> Result<Self, ReadError> {
+        Ok(Self {
+            run_id: run.manifest().run_id,
+            segments: list(run)?.into_iter(),
+            resumptions: Resumptions::of(run),
+            current: None,
+            offset: 0,
+            index: None,
+            sequence: 0,
+            lost: None,
+            last: None,
+            ask_the_steps: false,
+            ready: VecDeque::new(),
+        })
+    }
+
+    /// The stretch that is lost here, which begins now if none was.
+    fn lost(&mut self, path: &Path, what: impl Into<String>) -> &mut Stretch {
+        let begins = || {
+            let damage =
+                Damage { path: path.to_owned(), offset: self.offset, block: Some(self.sequence), what: what.into() };
+            Stretch::begin(damage, self.sequence, self.last)
+        };
+        self.lost.get_or_insert_with(begins)
+    }
+
+    fn open(&mut self, segment: Segment) {
+        self.offset = 0;
+        let expected = self.index.map_or(0, |index| index.saturating_add(1));
+        self.index = Some(segment.index);
+        if segment.index > expected {
+            let missing = segment.path.with_file_name(segment_path(Path::new(""), expected));
+            self.lost(&missing, MISSING);
+        }
+        let path = segment.path;
+        let opened = File::open(&path).and_then(|file| {
+            let bytes = file.metadata()?.len();
+            Ok(SegmentFile { path: path.clone(), file, bytes })
+        });
+        let file = match opened {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                self.lost(&path, format!("the segment cannot be opened: {error}")).cannot_be_counted();
+                return;
+            }
+        };
+        let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
+        let read = file.read_at(&mut bytes, 0);
+        let sealed = crc32fast::hash(&bytes[..60]).to_le_bytes() == bytes[60..];
+        self.ask_the_steps = false;
+        match SegmentHeader::parse(&bytes) {
+            Ok(header) if header.run_id == self.run_id => {
+                if let Some(step) = header.resumed_step {
+                    self.ready.push_back(Piece::Resumed(step));
+                }
+            }
+            Ok(_) => {
+                self.lost(&path, "the segment belongs to another run").cannot_be_counted();
+                return;
+            }
+            // It says just what was written: it is of a newer version, or no segment.
+            Err(error) if sealed => {
+                self.lost(&path, error.0).cannot_be_counted();
+                return;
+            }
+            Err(error) if read.is_err() || bytes.iter().all(|b| *b == 0) => {
+                // Nothing was ever written to it, or its first page is lost; what stands behind that tells.
+                let Some(offset) = find_block(&file, SEGMENT_HEADER_BYTES as u64) else {
+                    if !segment.last {
+                        self.lost(&path, "the segment is empty, but later ones are there");
+                    }
+                    return;
+                };
+                self.lost(&path, error.0);
+                self.ask_the_steps = true;
+                self.offset = offset;
+                self.current = Some(file);
+                return;
+            }
+            Err(error) if ours(&bytes, self.run_id) => {
+                self.lost(&path, error.0);
+                self.ask_the_steps = true;
+            }
+            Err(error) => {
+                self.lost(&path, format!("{error}; it does not even say that it is of this run")).cannot_be_counted();
+                return;
+            }
+        }
+        self.offset = SEGMENT_HEADER_BYTES as u64;
+        self.current = Some(file);
+    }
+
+    /// Takes what lies at the place at hand, and goes on to the next.
+    fn step(&mut self, segment: &Arc<SegmentFile>) {
+        let path = &segment.path;
+        let (what, header) = match look(segment, self.offset) {
+            Found::Block(block) => match self.check(&block) {
+                Ok(()) if block.sequence() >= self.sequence => {
+                    self.offset += block.bytes();
+                    self.accept(block);
+                    return;
+                }
+                Ok(()) => (format!("block {} stands here once more", block.sequence()), Some(block.header)),
+                Err(ReadError::Damaged(damage)) => (damage.what, Some(block.header)),
+                Err(other) => (other.to_string(), Some(block.header)),
+            },
+            Found::End => {
+                // A run that was resumed went on in a new segment; what stands behind its old end was never read.
+                let behind = if self.goes_on() { None } else { find_block(segment, self.offset) };
+                match behind {
+                    Some(offset) => {
+                        self.lost(path, "zeros stand where a block belongs, and blocks behind them");
+                        self.offset = offset;
+                    }
+                    None => self.current = None,
+                }
+                return;
+            }
+            Found::Damage { what, header, .. } => (what, header),
+        };
+        match header {
+            Some(header) => {
+                self.lost(path, what).header(&header);
+                self.offset += header.bytes;
+            }
+            None => {
+                let next = find_block(segment, self.offset + 8);
+                let lost = self.lost(path, what);
+                match next {
+                    Some(offset) => self.offset = offset,
+                    None => {
+                        lost.cannot_be_counted();
+                        self.current = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the next segment begins with the very block that would come next.
+    fn goes_on(&self) -> bool {
+        let first = || {
+            let path = self.segments.as_slice().first()?.path.clone();
+            let segment = SegmentFile { file: File::open(&path).ok()?, path, bytes: 0 };
+            let mut bytes = [0u8; HEADER_BYTES];
+            segment.read_at(&mut bytes, SEGMENT_HEADER_BYTES as u64).ok()?;
+            BlockHeader::parse(&bytes).ok()
+        };
+        first().is_some_and(|header| header.sequence == self.sequence)
+    }
+
+    /// Everything that a reader will want of the block in the new run.
+    fn check(&self, block: &Block) -> Result<(), ReadError> {
+        block.check()?;
+        if block.kind() == Some(BlockKind::Gaps) {
+            block.u64s(Column::Dropped)?;
+        }
+        if let Some(limit) = self.resumptions.limit(self.index.unwrap_or(0)) {
+            left(block, limit)?;
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, block: Block) {
+        let header = &block.header;
+        if header.sequence > self.sequence {
+            let what = format!("block {} where block {} belongs", header.sequence, self.sequence);
+            let offset = block.offset;
+            self.lost(&block.segment.path, what).damage.offset = offset;
+        }
+        if let Some(stretch) = self.lost.take() {
+            self.ready.push_back(Piece::Lost(stretch.end(header)));
+        }
+        if has_steps(header) {
+            // Steps only ever go back where a training is taken up again.
+            if let (true, Some((last, _))) = (self.ask_the_steps, self.last) {
+                if header.first_step < last {
+                    self.ready.push_back(Piece::Resumed(header.first_step));
+                }
+            }
+            self.ask_the_steps = false;
+            self.last = Some((header.last_step, header.last_epoch));
+        }
+        self.sequence = header.sequence.saturating_add(1);
+        self.ready.push_back(Piece::Block(block));
+    }
+}
+
+impl Iterator for Salvage {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Some(piece);
+            }
+            if let Some(segment) = self.current.clone() {
+                self.step(&segment);
+            } else if let Some(segment) = self.segments.next() {
+                self.open(segment);
+            } else {
+                return self.lost.take().map(|stretch| Piece::Lost(stretch.end_of_run()));
+            }
+        }
+    }
+}
+
+/// Whether the rows of a block have steps, so that its header's are not 0 for want of any.
+pub(super) fn has_steps(header: &BlockHeader) -> bool {
+    let with = [BlockKind::Visits, BlockKind::Steps, BlockKind::Probes, BlockKind::Gaps];
+    with.iter().any(|kind| *kind as u16 == header.kind)
+}
+
+/// Whether a damaged segment header says that it is of the run `run_id`, or would if only its run id were damaged.
+fn ours(bytes: &[u8; SEGMENT_HEADER_BYTES], run_id: [u8; 16]) -> bool {
+    let mut mended = *bytes;
+    mended[16..32].copy_from_slice(&run_id);
+    bytes[16..32] == run_id || crc32fast::hash(&mended[..60]).to_le_bytes() == bytes[60..]
+}
+
+/// The segments of a run, however many numbers are missing, in the order that their headers give or else their names.
+fn list(run: &Run) -> Result<Vec<Segment>, ReadError> {
+    let mut segments = Vec::new();
+    for entry in std::fs::read_dir(run.dir()).map_err(io_error(run.dir()))? {
+        let path = entry.map_err(io_error(run.dir()))?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let digits = name.and_then(|name| name.strip_prefix("segment-")?.strip_suffix(".glog"));
+        let Some(index) = digits.and_then(|digits| digits.parse::<u32>().ok()) else { continue };
+        if run.segment_path(index) != path {
+            continue;
+        }
+        let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
+        let read = File::open(&path).and_then(|file| {
+            let segment = SegmentFile { path: path.clone(), file, bytes: 0 };
+            segment.read_at(&mut bytes, 0)
+        });
+        let header = read.ok().and_then(|()| SegmentHeader::parse(&bytes).ok());
+        let header = header.filter(|header| header.run_id == run.manifest().run_id);
+        segments.push(Segment { index: header.map_or(index, |header| header.index), path, last: false });
+    }
+    segments.sort_by(|a, b| (a.index, &a.path).cmp(&(b.index, &b.path)));
+    if let Some(segment) = segments.last_mut() {
+        segment.last = true;
+    }
+    Ok(segments)
+}

@@ -1,0 +1,134 @@
+//! What is left of a damaged run, all over it: before the damage, and behind it.
+
+use super::block::Block;
+use super::error::ReadError;
+use super::lost::Lost;
+use super::open::Run;
+use super::salvage::{has_steps, Piece, Salvage};
+use super::verify::widen;
+use crate::log::{BlockKind, Column};
+
+/// Counts of intact blocks and of their rows, superseded ones among them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tally {
+    /// Blocks.
+    pub blocks: u64,
+    /// Training visits.
+    pub visits: u64,
+    /// Probe visits.
+    pub probes: u64,
+    /// Steps.
+    pub steps: u64,
+    /// Bytes of the blocks.
+    pub bytes: u64,
+    /// First and last step of the training visits.
+    pub visit_steps: Option<(u64, u64)>,
+    /// First and last epoch of the training visits.
+    pub visit_epochs: Option<(u32, u32)>,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, block: &Block) {
+        let rows = block.rows() as u64;
+        self.blocks += 1;
+        self.bytes += block.bytes();
+        match block.kind() {
+            Some(BlockKind::Visits) => {
+                self.visits += rows;
+                self.visit_steps = widen(self.visit_steps, block.steps());
+                self.visit_epochs = widen(self.visit_epochs, block.epochs());
+            }
+            Some(BlockKind::Probes) => self.probes += rows,
+            Some(BlockKind::Steps) => self.steps += rows,
+            _ => {}
+        }
+    }
+}
+
+/// All that can still be read of a run, and what cannot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Survey {
+    /// What stands before all damage: a reader sees this much.
+    pub before: Tally,
+    /// What stands behind the first damage: [`Run::recover`] saves this as well.
+    pub behind: Tally,
+    /// The damaged places, in their order.
+    pub lost: Vec<Lost>,
+    /// Lost training visits of the places that do not say how many they held, taken together; `None` if that is unknown too.
+    pub uncounted_visits: Option<u64>,
+    /// Bytes that were looked at.
+    pub bytes: u64,
+}
+
+impl Survey {
+    /// Training visits that are lost, if it is known how many.
+    pub fn lost_visits(&self) -> Option<u64> {
+        let counted = self.lost.iter().filter_map(|lost| lost.visits).fold(0, u64::saturating_add);
+        Some(counted.saturating_add(self.uncounted_visits?))
+    }
+
+    /// Whether nothing is lost: there may be damage all the same, such as that of a segment's header.
+    pub fn is_whole(&self) -> bool {
+        self.lost.iter().all(Lost::is_nothing)
+    }
+
+    /// The number of the first place that does not say how many visits it held.
+    pub(super) fn first_uncounted(&self) -> Option<usize> {
+        self.lost.iter().position(|lost| lost.visits.is_none())
+    }
+}
+
+impl Run {
+    /// Reads all that can be read of the run, also behind damage, and says what cannot.
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] if the folder cannot be listed. What cannot be read within is in the result.
+    ///
+    /// # Cost
+    /// Reads every byte; memory grows with the number of damaged places only.
+    pub fn survey(&self) -> Result<Survey, ReadError> {
+        self.survey_with(|_| {})
+    }
+
+    /// As [`Run::survey`], calling `progress` with the bytes of each intact block.
+    ///
+    /// # Errors
+    /// As [`Run::survey`].
+    pub fn survey_with(&self, mut progress: impl FnMut(u64)) -> Result<Survey, ReadError> {
+        let mut survey = Survey::default();
+        // The total of a finished run; worth nothing if more came after it, or if it counts only what came after a resumption.
+        let (mut total, mut resumed) = (None, false);
+        for piece in Salvage::of(self)? {
+            match piece {
+                Piece::Block(block) => {
+                    let tally = if survey.lost.is_empty() { &mut survey.before } else { &mut survey.behind };
+                    tally.add(&block);
+                    if has_steps(&block.header) {
+                        // Stretches between which and this block no block had a step.
+                        for lost in survey.lost.iter_mut().rev().take_while(|lost| lost.last_step.is_none()) {
+                            lost.last_step = Some(block.steps().0);
+                        }
+                    }
+                    total = match block.kind() {
+                        Some(BlockKind::End) => block.u64s(Column::Visits).ok().and_then(|t| t.first().copied()),
+                        _ => None,
+                    };
+                    survey.bytes += block.bytes();
+                    progress(block.bytes());
+                }
+                Piece::Lost(lost) => survey.lost.push(lost),
+                Piece::Resumed(_) => resumed = true,
+            }
+        }
+        let known = survey.lost.iter().filter_map(|lost| lost.visits).fold(0, u64::saturating_add);
+        let known = known.saturating_add(survey.before.visits).saturating_add(survey.behind.visits);
+        survey.uncounted_visits = match survey.first_uncounted() {
+            None => Some(0),
+            Some(_) if resumed => None,
+            Some(_) => total.and_then(|total| total.checked_sub(known)),
+        };
+        Ok(survey)
+    }
+}
