@@ -103,7 +103,7 @@ impl Score {
                 "el2n",
                 HighestFirst,
                 &[],
-                "mean norm of the error of the predicted probabilities (EL2N); highest first: hard or mislabelled",
+                "mean norm of the error of the prediction, for classes of its probabilities (EL2N); highest first: hard or mislabelled",
                 score_examples::<el2n::El2n>,
             ),
             Score::Forgetting => row(

@@ -1,7 +1,7 @@
 //! Why a verb failed.
 
 use crate::analysis::AnalysisError;
-use crate::run::ReadError;
+use crate::run::{ReadError, RecoverError};
 use std::io;
 use std::path::PathBuf;
 
@@ -9,6 +9,13 @@ use std::path::PathBuf;
 pub(super) enum CliError {
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(
+        "{0}; without an intact manifest nothing can be recovered: it alone says what layers, seeds and encodings the numbers \
+         belong to. Put back `manifest` from a copy of the run"
+    )]
+    Recover(ReadError),
+    #[error(transparent)]
+    Recovery(#[from] RecoverError),
     #[error(transparent)]
     Analysis(#[from] AnalysisError),
     #[error("cannot write to stdout: {0}")]

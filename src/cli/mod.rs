@@ -8,6 +8,7 @@ mod error;
 mod influence;
 mod info;
 mod output;
+mod recover;
 mod scores;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ struct Cli {
 enum Verb {
     Info(info::Arguments),
     Verify(verify::Arguments),
+    Recover(recover::Arguments),
     Scores(scores::Arguments),
     Influence(influence::Arguments),
 }
@@ -49,7 +51,7 @@ enum Verb {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Done,
-    /// The run is damaged; the output stands on what came before.
+    /// The run is damaged; the output stands on what can be read.
     Loss,
 }
 
@@ -75,6 +77,7 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
     let result = match &cli.verb {
         Verb::Info(arguments) => info::run(arguments, console),
         Verb::Verify(arguments) => verify::run(arguments, console),
+        Verb::Recover(arguments) => recover::run(arguments, console),
         Verb::Scores(arguments) => scores::run(arguments, console),
         Verb::Influence(arguments) => influence::run(arguments, console),
     };

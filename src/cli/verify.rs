@@ -2,19 +2,28 @@
 
 use super::error::CliError;
 use super::output::Console;
+use super::recover::PLACES_MAX;
 use super::Outcome;
-use crate::report;
+use crate::report::{self, printable};
 use crate::run::Run;
 use clap::Args;
 use std::path::PathBuf;
 
+const EXIT_CODES: &str = "Exit codes:
+  0  the run is sound
+  1  it cannot be read; stderr says why and what next
+  2  bad arguments
+  3  it is damaged: it can be read up to the place that stderr names, and `gradlog recover` may save what is behind
+
+Data goes to stdout, words to stderr.";
+
 /// Read all of a run and check every checksum
 ///
 /// Exits with 0 if the run is sound, 1 if it cannot be read at all, 3 if it can be read up to a damaged place, which is
-/// named. A run that was never finished (its recorder was killed, or still writes) is sound as far as it goes, and it
-/// says so.
+/// named, with what is readable, what stands behind the damage, and the command that saves it. A run that was never finished
+/// (its recorder was killed, or still writes) is sound as far as it goes, and it says so.
 #[derive(Debug, Args)]
-#[command(after_help = super::EXIT_CODES)]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct Arguments {
     /// Folder of the run
     run: PathBuf,
@@ -31,7 +40,9 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         (None, true) => "sound",
         (None, false) => "sound, not finished",
     };
-    let pairs = [
+    // Where the scan stopped, the rest is looked at too: what could still be saved is worth knowing.
+    let survey = if report.damage.is_some() && !run.is_being_written() { Some(run.survey()?) } else { None };
+    let mut pairs = vec![
         ("state", state.to_owned()),
         ("blocks", report.blocks.to_string()),
         ("bytes", report.bytes.to_string()),
@@ -40,6 +51,14 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         ("steps", report.steps.to_string()),
         ("dropped", report.dropped.to_string()),
     ];
+    if report.superseded > 0 {
+        pairs.push(("superseded", report.superseded.to_string()));
+    }
+    if let Some(survey) = &survey {
+        pairs.push(("behind it", format!("{} visits", survey.behind.visits)));
+        let lost = survey.lost_visits().map_or("an unknown number of visits".into(), |n| format!("{n} visits"));
+        pairs.push(("lost", lost));
+    }
     report::pairs(console.out, &pairs).map_err(CliError::Stdout)?;
     if report.dropped > 0 {
         let dropped = report.dropped;
@@ -47,14 +66,73 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     }
     if let Some(damage) = &report.damage {
         console.say_damage(Some(damage));
-        console.say("what comes after it is not read: every verb works on what is before and exits with 3");
+        let extent = |steps: Option<(u64, u64)>, epochs: Option<(u32, u32)>| match (steps, epochs) {
+            (Some(steps), Some(epochs)) => format!(" of steps {} and epochs {}", span(steps), span(epochs)),
+            _ => String::new(),
+        };
+        let readable = extent(report.visit_steps, report.visit_epochs);
+        console.say(format_args!(
+            "readable: {} visits{readable}; every verb works on these and exits with 3",
+            report.visits
+        ));
+        let Some(survey) = survey else {
+            console.say("a recorder writes to this run: verify it again when that has ended");
+            return Ok(Outcome::Loss);
+        };
+        let behind = &survey.behind;
+        if behind.blocks > 0 {
+            let extent = extent(behind.visit_steps, behind.visit_epochs);
+            console.say(format_args!(
+                "behind the damage: {} intact blocks with {} visits{extent}, which no verb but `recover` reads",
+                behind.blocks, behind.visits
+            ));
+        } else {
+            console.say("behind the damage: nothing that can be read");
+        }
+        for lost in survey.lost.iter().take(PLACES_MAX) {
+            console.say(format_args!("damage: {}", printable(&lost.to_string())));
+        }
+        if survey.lost.len() > PLACES_MAX {
+            console.say(format_args!("... and in {} more places", survey.lost.len() - PLACES_MAX));
+        }
+        let what = match behind.blocks {
+            0 => "a run without the damage",
+            _ => "a sound run of all that is intact",
+        };
+        let path = arguments.run.display().to_string();
+        let path = path.trim_end_matches('/');
+        console.say(format_args!(
+            "to write {what}: gradlog recover {} --out {}",
+            quoted(path),
+            quoted(&format!("{path}-recovered"))
+        ));
         return Ok(Outcome::Loss);
     }
     if !report.finished {
-        console.say(
-            "note: the run was not finished: its recorder was killed or still writes; \
-             all that was committed is here, visits that were still in memory are not",
-        );
+        console.say(match run.is_being_written() {
+            true => "note: a recorder writes to this run; this is what had been committed",
+            false => {
+                "note: the run was not finished: its recorder was killed; \
+                 all that was committed is here, visits that were still in memory are not"
+            }
+        });
     }
     Ok(Outcome::Done)
+}
+
+fn span<T: std::fmt::Display + PartialEq>((first, last): (T, T)) -> String {
+    if first == last {
+        format!("{first}")
+    } else {
+        format!("{first} to {last}")
+    }
+}
+
+/// A path as a shell takes it for one word.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
+    match !path.is_empty() && path.chars().all(plain) {
+        true => path.to_owned(),
+        false => format!("'{}'", path.replace('\'', "'\\''")),
+    }
 }
