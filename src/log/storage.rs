@@ -137,7 +137,19 @@ fn has_name(file: &File) -> io::Result<()> {
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     // Only Unix lets a folder be opened and synced; elsewhere the file system sees to it.
     match path.parent() {
-        Some(folder) if cfg!(unix) && !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+        Some(folder) if cfg!(unix) => {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            File::open(folder)?.sync_all()
+        }
         _ => Ok(()),
     }
+}
+
+/// Makes the folder `dir` and those above it that are missing, all of them durable: a power cut that took the name of one
+/// would take a synced run with it.
+pub(crate) fn make_folder(dir: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        dir.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
+    std::fs::create_dir_all(dir)?;
+    missing.into_iter().try_for_each(sync_folder)
 }

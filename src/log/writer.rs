@@ -4,7 +4,7 @@ use super::block::{BlockBuilder, BlockHeader, HEADER_BYTES};
 use super::codec::DecodeError;
 use super::manifest::Manifest;
 use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
-use super::storage::{sync_folder, MmapStorage, Storage};
+use super::storage::{make_folder, sync_folder, MmapStorage, Storage};
 use super::{LOCK_FILE, MANIFEST_FILE};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -102,7 +102,7 @@ impl LogWriter {
         manifest: &Manifest,
         options: WriterOptions,
     ) -> Result<Self, LogError> {
-        std::fs::create_dir_all(dir).map_err(io_error("create the folder", dir))?;
+        make_folder(dir).map_err(io_error("create the folder", dir))?;
         let lock = lock(dir)?;
         let path = dir.join(MANIFEST_FILE);
         if path.exists() {

@@ -14,7 +14,10 @@ pub enum Form {
     Folded,
 }
 
-/// Lengths and encodings of the sketches of a run. The defaults are a measured point, see `benches/fidelity`.
+/// Lengths and encodings of the sketches of a run.
+///
+/// The defaults were chosen by `benches/fidelity` (`benches/results`): of the ten strongest proponents of a test example by exact
+/// gradients they find 0.98 in an MLP at 533 bytes a visit, 0.91 in a CNN at 805 and 0.76 in a transformer at 426.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SketchConfig {
     /// Longest input factor that is kept; a wider layer's input is folded to this many numbers.
@@ -32,7 +35,7 @@ pub struct SketchConfig {
 
 impl Default for SketchConfig {
     fn default() -> Self {
-        Self { input_cap: 512, delta_cap: 512, folded: 512, encoding: Encoding::Q4, folded_encoding: Encoding::Q4 }
+        Self { input_cap: 1024, delta_cap: 1024, folded: 1024, encoding: Encoding::Q4, folded_encoding: Encoding::Q4 }
     }
 }
 

@@ -94,7 +94,8 @@ pub fn run(visits: u64, overflow: Overflow) -> Result<Figures> {
         queue_passes: 4,
         sync_ms: 0,
         segment_bytes: 4 << 20,
-        block_rows: 8_192,
+        // A block for each pass, so that there is a sync after each: what is clean is not synced.
+        block_rows: batch as u32,
         block_bytes: 1 << 20,
         zstd_level: 9,
         ..Config::default()

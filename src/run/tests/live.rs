@@ -1,0 +1,139 @@
+//! Reading a run while it is written (FORMAT.md, "Reading a run that is being written").
+
+use super::*;
+use crate::log::HEADER_BYTES;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::time::Duration;
+
+/// A run as it is in the middle of committing its last block: the body is there and half of the header.
+fn half_committed() -> (tempfile::TempDir, std::path::PathBuf, u64, Vec<u8>) {
+    let (alive, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let writer = write_sample(alive.path(), 4).unwrap();
+    copy(alive.path(), dir.path());
+    drop(writer);
+    let (path, offset) = {
+        let run = Run::open(dir.path()).unwrap();
+        let last = run.scan().last().unwrap();
+        (last.segment.path.clone(), last.offset)
+    };
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header = bytes[offset as usize..][..HEADER_BYTES].to_vec();
+    bytes[offset as usize + 20..][..HEADER_BYTES - 20].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+    (dir, path, offset, header)
+}
+
+fn lock(dir: &Path) -> File {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock")).unwrap();
+    file.try_lock().unwrap();
+    file
+}
+
+#[test]
+fn a_header_that_is_being_written_is_the_end_while_its_recorder_lives_and_damage_after() {
+    let (dir, path, offset, header) = half_committed();
+    let run = Run::open(dir.path()).unwrap();
+    assert!(!run.is_being_written());
+    let held = lock(dir.path());
+    assert!(run.is_being_written());
+    let reading = read(dir.path()).unwrap();
+    assert!(!reading.complains() && reading.blocks.len() == 3, "{reading:?}");
+    // A block behind it says that it was committed, and is damaged.
+    let mut later = OpenOptions::new().write(true).open(&path).unwrap();
+    later.seek(SeekFrom::Start(offset + 800)).unwrap();
+    later.write_all(&header).unwrap();
+    assert!(read(dir.path()).unwrap().complains());
+    later.seek(SeekFrom::Start(offset + 800)).unwrap();
+    later.write_all(&[0; HEADER_BYTES]).unwrap();
+    assert!(!read(dir.path()).unwrap().complains());
+    drop(held);
+    let reading = read(dir.path()).unwrap();
+    assert!(reading.complains() && reading.blocks.len() == 3, "{reading:?}");
+}
+
+#[test]
+fn a_header_that_is_completed_a_moment_later_is_read() {
+    let (dir, path, offset, header) = half_committed();
+    let _held = lock(dir.path());
+    let run = Run::open(dir.path()).unwrap();
+    let mut scan = run.scan();
+    assert_eq!(scan.by_ref().take(3).count(), 3);
+    let (looked, go) = std::sync::mpsc::sync_channel::<()>(0);
+    let completing = std::thread::Builder::new().name("completing".into()).spawn(move || {
+        go.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+        let mut file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.seek(SeekFrom::Start(offset)).unwrap();
+        file.write_all(&header).unwrap();
+    });
+    looked.send(()).unwrap();
+    // It looks at once, and again within some 25 ms.
+    let read = scan.next();
+    completing.unwrap().join().unwrap();
+    assert!(read.is_some() || scan.damage().is_none());
+    assert_eq!(run.scan().count(), 4);
+}
+
+#[test]
+fn a_segment_that_is_being_made_is_the_end_while_its_recorder_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    write_sample(dir.path(), SAMPLE_BLOCKS).unwrap().finish().unwrap();
+    let path = files(dir.path()).pop().unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    for length in [0, 1, 12, 40, 63, 64] {
+        for size in [length, 900] {
+            let mut half = bytes[..length].to_vec();
+            half.resize(size, 0);
+            std::fs::write(&path, half).unwrap();
+            let held = lock(dir.path());
+            let reading = read(dir.path()).unwrap();
+            assert!(!reading.complains() && !reading.blocks.is_empty(), "{length} of {size}: {reading:?}");
+            drop(held);
+            let torn = size > 0 && length > 0 && length < 64;
+            assert_eq!(read(dir.path()).unwrap().complains(), torn, "{length} of {size}");
+        }
+    }
+}
+
+/// A recorder that fills segments as fast as it can, and a reader that scans all the while: always a prefix, never damage.
+#[test]
+fn a_reader_never_takes_a_growing_run_for_a_damaged_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = write_sample(dir.path(), 1).unwrap();
+    let writing = std::thread::Builder::new().name("writing".into()).spawn(move || {
+        let mut writer = writer;
+        for round in 0..150u64 {
+            for index in [1, 3, 6] {
+                writer.append(&mut sample_block(index)).unwrap();
+            }
+            if round % 16 == 0 {
+                writer.sync().unwrap();
+            }
+        }
+        writer.finish().unwrap();
+    });
+    let writing = writing.unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    let (mut seen, mut scans) = (0, 0);
+    loop {
+        let over = writing.is_finished();
+        let mut scan = run.scan();
+        let mut sequences = 0;
+        for block in scan.by_ref() {
+            assert_eq!(block.sequence(), sequences);
+            sequences += 1;
+            block.check().unwrap();
+        }
+        assert_eq!(scan.damage(), None, "scan {scans}");
+        assert!(sequences >= seen, "what was committed stays committed");
+        seen = sequences;
+        scans += 1;
+        if over {
+            break;
+        }
+    }
+    writing.join().unwrap();
+    println!("{scans} scans");
+    assert_eq!(seen, 451);
+}
