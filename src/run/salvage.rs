@@ -218,10 +218,9 @@ impl Salvage {
 
     fn accept(&mut self, block: Block) {
         let header = &block.header;
-        if header.sequence > self.sequence {
+        if header.sequence > self.sequence && self.lost.is_none() {
             let what = format!("block {} where block {} belongs", header.sequence, self.sequence);
-            let offset = block.offset;
-            self.lost(&block.segment.path, what).damage.offset = offset;
+            self.lost(&block.segment.path, what).damage.offset = block.offset;
         }
         if let Some(stretch) = self.lost.take() {
             self.ready.push_back(Piece::Lost(stretch.end(header)));

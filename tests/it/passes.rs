@@ -372,3 +372,75 @@ fn every_visit_of_a_step_has_its_learning_rate_whatever_happens_inside_the_step(
         blocks(dir.path(), BlockKind::Steps).iter().flat_map(|b| b.u32s(Column::BatchSize).unwrap()).collect();
     assert_eq!(sizes, [5, 3, 5, 1]);
 }
+
+#[test]
+fn a_model_of_every_layer_trains_as_candles_own_does() {
+    use candle_nn::{conv2d, embedding, group_norm, layer_norm, Conv2dConfig};
+    // Plain candle_nn against tapped and recorded, ten steps of SGD from the same weights, candle's loss against ours.
+    let dir = tempfile::tempdir().unwrap();
+    let config = Conv2dConfig { padding: 1, ..Conv2dConfig::default() };
+    let weights_after = |tapped: bool| -> Vec<f32> {
+        let variables = VarMap::new();
+        let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+        let taps = Taps::new();
+        let tokens = embedding(9, 16, vb.pp("tokens")).unwrap();
+        let conv = conv2d(1, 4, 3, config, vb.pp("conv")).unwrap();
+        let groups = group_norm(2, 4, 1e-5, vb.pp("groups")).unwrap();
+        let norm = layer_norm(16, 1e-5, vb.pp("norm")).unwrap();
+        let head = linear(16, 3, vb.pp("head")).unwrap();
+        let slow = norm.clone();
+        type Layer = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+        let layers: [Layer; 5] = if tapped {
+            let (tokens, conv) = (taps.tap("tokens", tokens), taps.tap("conv", conv));
+            let (groups, norm, head) = (taps.tap("groups", groups), taps.tap("norm", norm), taps.tap("head", head));
+            [
+                Box::new(move |x| tokens.forward(x)),
+                Box::new(move |x| conv.forward(x)),
+                Box::new(move |x| groups.forward(x)),
+                Box::new(move |x| norm.forward(x)),
+                Box::new(move |x| head.forward(x)),
+            ]
+        } else {
+            let bias = slow.bias().unwrap().clone();
+            [
+                Box::new(move |x| Module::forward(&tokens, x)),
+                Box::new(move |x| Module::forward(&conv, x)),
+                Box::new(move |x| Module::forward(&groups, x)),
+                Box::new(move |x| candle_nn::ops::layer_norm_slow(x, slow.weight(), &bias, 1e-5)),
+                Box::new(move |x| Module::forward(&head, x)),
+            ]
+        };
+        let data = variables.data().lock().unwrap().clone();
+        let mut named: Vec<_> = data.into_iter().collect();
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        for (number, (name, var)) in named.iter().enumerate() {
+            let values = (noise(number as u64, var.dims()) * 0.5).unwrap();
+            let norm = name.starts_with("norm.w") || name.starts_with("groups.w");
+            var.set(&if norm { (values + 1.0).unwrap() } else { values }).unwrap();
+        }
+        let mut optimizer = SGD::new(variables.all_vars(), 0.1).unwrap();
+        let mut recorder = match tapped {
+            true => Recorder::create(dir.path(), &taps, Config::default()).unwrap(),
+            false => Recorder::disabled(),
+        };
+        for step in 0..10u64 {
+            let ids = (noise(step, &[5, 8]).affine(4.0, 4.0).unwrap()).to_dtype(DType::U32).unwrap();
+            let y = labels(5);
+            let mut pass = recorder.pass(&[0, 1, 2, 3, 4]).unwrap();
+            let x = layers[0](&ids).unwrap().unsqueeze(1).unwrap();
+            let x = layers[2](&layers[1](&x).unwrap()).unwrap().mean(1).unwrap();
+            let logits = layers[4](&layers[3](&x).unwrap()).unwrap().mean(1).unwrap();
+            if tapped {
+                let loss = pass.cross_entropy(&logits, &y).unwrap();
+                pass.backward_step(&mut optimizer, &loss).unwrap();
+            } else {
+                drop(pass);
+                optimizer.backward_step(&candle_nn::loss::cross_entropy(&logits, &y).unwrap()).unwrap();
+            }
+        }
+        recorder.finish().unwrap();
+        named.iter().flat_map(|(_, var)| numbers(var.as_tensor())).collect()
+    };
+    let (plain, recorded) = (weights_after(false), weights_after(true));
+    assert!(relative_error(&recorded, &plain) < 1e-5, "{}", relative_error(&recorded, &plain));
+}

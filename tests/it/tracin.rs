@@ -115,6 +115,80 @@ fn equals_brute_force() {
 }
 
 #[test]
+fn equals_brute_force_with_a_convolution_accumulation_weights_and_clipping() {
+    use candle_nn::{conv2d, Conv2dConfig};
+    use gradlog::recorder::StepInfo;
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    // One folded layer, shorter than the folded vector, and one factored: both are exact.
+    let conv = taps.tap("conv", conv2d(1, 3, 3, Conv2dConfig::default(), vb.pp("conv")).unwrap());
+    let fc = taps.tap("fc", linear(3 * 16, 4, vb.pp("fc")).unwrap());
+    let model = |x: &Tensor| -> Result<Tensor> { fc.forward(&conv.forward(x)?.relu()?.flatten_from(1)?) };
+    let vars = variables.all_vars();
+    for var in &vars {
+        var.set(&(noise(5 + var.elem_count() as u64, var.dims()) * 0.5).unwrap()).unwrap();
+    }
+    let labels =
+        |n: usize| Tensor::from_vec((0..n as u32).map(|i| i * 5 % 4).collect::<Vec<_>>(), n, &Device::Cpu).unwrap();
+    let (x, y) = (noise(1, &[8, 1, 6, 6]), labels(8));
+    let (px, py) = (noise(2, &[2, 1, 6, 6]), labels(2));
+    let gradient = |x: &Tensor, y: &Tensor, i: usize| -> Vec<f32> {
+        let logits = model(&row(x, i).unwrap()).unwrap();
+        let grads = candle_nn::loss::cross_entropy(&logits, &y.narrow(0, i, 1).unwrap()).unwrap().backward().unwrap();
+        vars.iter().flat_map(|v| numbers(grads.get(v).unwrap())).collect()
+    };
+    let weights = [1.0f32, 0.5, 2.0, 0.25];
+    let config = Config { sketch: SketchConfig::exact(), ..Config::default() };
+    let mut recorder = Recorder::create(dir.path(), &taps, config).unwrap();
+    let mut truth = vec![[0.0f64; 2]; 8];
+    for step in 0..6 {
+        let mut probe = recorder.probe("test", &[0, 1]).unwrap();
+        probe.cross_entropy(&model(&px).unwrap(), &py).unwrap().backward().unwrap();
+        probe.commit().unwrap();
+        let (rate, clip) = (0.2 / f64::from(step + 1), 0.5);
+        let probes: Vec<Vec<f32>> = (0..2).map(|p| gradient(&px, &py, p)).collect();
+        let mut sums: Vec<Tensor> = vars.iter().map(|v| v.zeros_like().unwrap()).collect();
+        for half in 0..2 {
+            let ids: Vec<u64> = (half * 4..half * 4 + 4).collect();
+            let (bx, by) = (x.narrow(0, half as usize * 4, 4).unwrap(), y.narrow(0, half as usize * 4, 4).unwrap());
+            let mut pass = recorder.pass(&ids).unwrap();
+            pass.weights(&weights);
+            let loss = (pass.cross_entropy(&model(&bx).unwrap(), &by).unwrap() / 2.0).unwrap();
+            let grads = loss.backward().unwrap();
+            if half == 0 {
+                pass.accumulate().unwrap();
+            } else {
+                pass.commit(StepInfo::new(rate).clip(clip)).unwrap();
+            }
+            for (sum, var) in sums.iter_mut().zip(&vars) {
+                *sum = (&*sum + grads.get(var).unwrap()).unwrap();
+            }
+            for (place, id) in ids.iter().enumerate() {
+                let g = gradient(&x, &y, *id as usize);
+                for (score, probe) in truth[*id as usize].iter_mut().zip(&probes) {
+                    *score += rate * f64::from(clip) * f64::from(weights[place]) / 8.0 * dot(&g, probe);
+                }
+            }
+        }
+        for (sum, var) in sums.iter().zip(&vars) {
+            var.set(&(var.as_tensor() - (sum * (rate * f64::from(clip))).unwrap()).unwrap()).unwrap();
+        }
+    }
+    recorder.finish().unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    for probe in 0..2 {
+        let result = influence(&run, &Question::one("test", probe as u64)).unwrap();
+        let mut got = vec![0f32; 8];
+        for (number, row) in result.rows.iter().enumerate() {
+            got[row.example as usize] = result.score(number, 0) as f32;
+        }
+        let want: Vec<f32> = truth.iter().map(|t| t[probe] as f32).collect();
+        assert!(relative_error(&got, &want) < 1e-3, "{got:?} {want:?}");
+    }
+}
+
+#[test]
 fn telescopes_to_the_real_fall_of_the_loss() {
     // To first order in the learning rate, Σ_z TracIn(z, z') is what training did to the loss of z'.
     let error = |learning_rate: f64, steps: u64| -> f64 {

@@ -6,11 +6,12 @@
 mod allocations;
 mod damage;
 mod faults;
+mod fixture;
 mod forge;
 mod hostile;
 mod live;
-mod recover;
 mod power;
+mod recover;
 mod resealed;
 mod roundtrip;
 mod spec;
