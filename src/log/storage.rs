@@ -37,6 +37,7 @@ struct Mapped {
 
 impl Storage for MmapStorage {
     fn open(&mut self, path: &Path, bytes: u64) -> io::Result<()> {
+        check_size_limit(bytes)?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         let mapped = reserve(&file, bytes).and_then(|()| {
             // SAFETY: a file-backed map is undefined behaviour only if the file is cut short or changed under it.
@@ -120,6 +121,22 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
         }
         other => other,
     }
+}
+
+/// An error if this process may not have a file of `bytes` bytes (`ulimit -f`). To find that out by asking for one would bring a
+/// signal, SIGXFSZ, which ends the training.
+pub(crate) fn check_size_limit(bytes: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
+        if bytes > limit {
+            let what = format!(
+                "{bytes} bytes in one file, where `ulimit -f` allows this process {limit}: raise it, or lower `segment_bytes`"
+            );
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+        }
+    }
+    let _ = bytes; // other systems have no such limit
+    Ok(())
 }
 
 /// An error if the file was deleted: the map goes on taking what is written to it, and all of that ends with the process.

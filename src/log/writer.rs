@@ -4,7 +4,7 @@ use super::block::{BlockBuilder, BlockHeader, HEADER_BYTES};
 use super::codec::DecodeError;
 use super::manifest::Manifest;
 use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
-use super::storage::{make_folder, sync_folder, MmapStorage, Storage};
+use super::storage::{check_size_limit, make_folder, sync_folder, MmapStorage, Storage};
 use super::{LOCK_FILE, MANIFEST_FILE};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -111,6 +111,7 @@ impl LogWriter {
         let temporary = dir.join("manifest.new");
         let write = || -> io::Result<()> {
             let bytes = manifest.to_bytes().map_err(|e| io::Error::other(e.0))?;
+            check_size_limit(bytes.len() as u64)?;
             let mut file = File::create(&temporary)?;
             file.write_all(&bytes)?;
             file.sync_all()?;

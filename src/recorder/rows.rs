@@ -86,14 +86,17 @@ impl RowMaker {
             }
             let record = &self.layers[gradients.layer].record;
             let layer = gradients.layer as u16;
-            let vector = Cells::Vector(self.sketch.encoding);
-            keys.push((ColumnKey { column: Column::Input, layer }, vector, self.sketch.input_width(record.inputs)));
+            let probe = batch.kind != PassKind::Training;
+            let vector = |width| Cells::Vector(self.sketch.factor_encoding(width, probe));
+            let (inputs, outputs) = (self.sketch.input_width(record.inputs), self.sketch.delta_width(record.outputs));
+            keys.push((ColumnKey { column: Column::Input, layer }, vector(inputs), inputs));
             keys.push((ColumnKey { column: Column::InputScale, layer }, Cells::Bf16, 1));
-            keys.push((ColumnKey { column: Column::Delta, layer }, vector, self.sketch.delta_width(record.outputs)));
+            keys.push((ColumnKey { column: Column::Delta, layer }, vector(outputs), outputs));
             keys.push((ColumnKey { column: Column::DeltaScale, layer }, Cells::Bf16, 1));
         }
         if folded {
-            keys.push((Column::Folded.into(), Cells::Vector(self.sketch.folded_encoding), self.sketch.folded));
+            let encoding = self.sketch.folded_encoding_of(batch.kind != PassKind::Training);
+            keys.push((Column::Folded.into(), Cells::Vector(encoding), self.sketch.folded));
             keys.push((Column::FoldedScale.into(), Cells::Bf16, 1));
         }
         keys
@@ -127,7 +130,7 @@ impl RowMaker {
         let mut flags: Vec<u8> =
             (0..rows).map(|i| if outputs.finite(i) { 0 } else { Column::FLAG_NOT_FINITE }).collect();
         if !ready.is_empty() {
-            self.gradients(ready, &coefficients, &mut flags, builder);
+            self.gradients(kind, ready, &coefficients, &mut flags, builder);
         }
         builder.column(Column::Flags, Cells::U8, 1).extend(&flags);
         builder.advance(rows as u32, step, epoch);
@@ -136,6 +139,7 @@ impl RowMaker {
 
     fn gradients(
         &mut self,
+        kind: PassKind,
         layers: Vec<(usize, bool, Ready)>,
         coefficients: &[f32],
         flags: &mut [u8],
@@ -175,7 +179,7 @@ impl RowMaker {
                     }
                 }
                 Ready::Factored { input, delta } => {
-                    self.factors(number, &input, &delta, undo, &mut norms, flags, builder)
+                    self.factors(kind, number, &input, &delta, undo, &mut norms, flags, builder)
                 }
             }
         }
@@ -190,7 +194,7 @@ impl RowMaker {
             }
         }
         if let Some(sum) = folded {
-            let encoding = self.sketch.folded_encoding;
+            let encoding = self.sketch.folded_encoding_of(kind != PassKind::Training);
             encode_rows(encoding, &sum, m, Column::Folded.into(), Column::FoldedScale.into(), flags, builder);
         }
         for ((flag, norm), c) in flags.iter_mut().zip(&norms).zip(coefficients) {
@@ -225,6 +229,7 @@ impl RowMaker {
     #[allow(clippy::too_many_arguments)]
     fn factors(
         &mut self,
+        kind: PassKind,
         number: usize,
         input: &[f32],
         delta: &[f32],
@@ -250,8 +255,9 @@ impl RowMaker {
             let projected: Option<Vec<f32>> =
                 fold.as_ref().map(|fold| values.chunks(width).flat_map(|row| fold.apply(row)).collect());
             let width = fold.as_ref().map_or(width, Fold::outputs);
+            let encoding = self.sketch.factor_encoding(width as u32, kind != PassKind::Training);
             encode_rows(
-                self.sketch.encoding,
+                encoding,
                 projected.as_deref().unwrap_or(values),
                 width,
                 key(column),

@@ -17,7 +17,7 @@ pub enum Form {
 /// Lengths and encodings of the sketches of a run.
 ///
 /// The defaults were chosen by `benches/fidelity` (`benches/results`): of the ten strongest proponents of a test example by exact
-/// gradients they find 0.98 in an MLP at 533 bytes a visit, 0.91 in a CNN at 805 and 0.76 in a transformer at 426.
+/// gradients they find 0.98 in an MLP at 537 bytes a visit, 0.93 in a CNN at 863 and 0.76 in a transformer at 426.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SketchConfig {
     /// Longest input factor that is kept; a wider layer's input is folded to this many numbers.
@@ -27,9 +27,9 @@ pub struct SketchConfig {
     pub delta_cap: u32,
     /// Length of the vector that all folded layers share.
     pub folded: u32,
-    /// How the factors are stored.
+    /// How the factors are stored; see [`SketchConfig::factor_encoding`].
     pub encoding: Encoding,
-    /// How the folded vector is stored.
+    /// How the folded vector is stored; see [`SketchConfig::folded_encoding_of`].
     pub folded_encoding: Encoding,
 }
 
@@ -61,14 +61,36 @@ impl SketchConfig {
         width.min(self.delta_cap)
     }
 
+    /// How a factor of `width` numbers is stored: [`SketchConfig::encoding`], but 8 bit where that is 4 bit and the vector is short or a
+    /// probe's. The few numbers of a classifier's output gradient carry much of the answer, and probes are few: both are cheap to keep
+    /// finer, and measured to pay (`benches/results`).
+    pub fn factor_encoding(&self, width: u32, probe: bool) -> Encoding {
+        finer(self.encoding, probe || width <= SHORT)
+    }
+
+    /// How the folded vector is stored: [`SketchConfig::folded_encoding`], but 8 bit for a probe where that is 4 bit.
+    pub fn folded_encoding_of(&self, probe: bool) -> Encoding {
+        finer(self.folded_encoding, probe)
+    }
+
     /// Bytes of one visit's factors for a layer of these widths, scales included, before compression.
     pub fn factored_bytes(&self, inputs: u32, outputs: u32) -> u64 {
-        let side = |width: u32| row_bytes(self.encoding, width as usize) as u64;
+        let side = |width: u32| row_bytes(self.factor_encoding(width, false), width as usize) as u64;
         side(self.input_width(inputs)) + side(self.delta_width(outputs))
     }
 
     /// Bytes of one visit's folded vector, scale included, before compression.
     pub fn folded_bytes(&self) -> u64 {
         row_bytes(self.folded_encoding, self.folded as usize) as u64
+    }
+}
+
+/// Vectors up to this length are stored with 8 bits where others have 4.
+const SHORT: u32 = 128;
+
+fn finer(encoding: Encoding, wanted: bool) -> Encoding {
+    match encoding {
+        Encoding::Q4 if wanted => Encoding::Q8,
+        other => other,
     }
 }

@@ -196,13 +196,21 @@ pub fn disk_full_at_create() -> Result<String> {
     Ok(refused)
 }
 
-/// No file may grow beyond 128 KiB, and one block would: `ulimit -f`, with the signal that comes with it ignored.
+/// No file may grow beyond 128 KiB, and one block would (`ulimit -f`). The signal that comes with it is not ignored: a
+/// recorder that brought it about would have ended the training.
 pub fn file_size_limit() -> Result<String> {
     let dir = tempfile::tempdir()?;
+    let limited = |blocks: u32, run: &Path| -> Result<Command> {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -c 0; ulimit -f {blocks}; exec \"$0\" \"$1\"");
+        shell.args(["-c", &script]).arg(std::env::current_exe()?).arg(run);
+        Ok(shell)
+    };
     let run = dir.path().join("run");
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' XFSZ; ulimit -f 256; exec \"$0\" \"$1\""]).arg(std::env::current_exe()?).arg(&run);
-    failed_as(&watch(shell, true, || Ok(()))?, "FileTooLarge", Some(&run))
+    let words = failed_as(&watch(limited(256, &run)?, true, || Ok(()))?, "FileTooLarge", Some(&run))?;
+    let told = watch(limited(0, &dir.path().join("none"))?, false, || Ok(()))?;
+    ensure!(told.refused.as_ref().is_some_and(|words| words.starts_with("start FileTooLarge")), "{told:?}");
+    Ok(words)
 }
 
 /// A folder that may not be written to, from the start and from the middle of a run.
