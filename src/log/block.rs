@@ -129,6 +129,13 @@ impl ColumnEntry {
                 entry.column, entry.width
             )));
         }
+        // No column is stored longer than it is, so this bounds what is asked for before a checksum can be looked at.
+        if u64::from(entry.stored_bytes) > COLUMN_BYTES_MAX {
+            return Err(DecodeError(format!(
+                "a column of {} stored bytes, more than the format allows",
+                entry.stored_bytes
+            )));
+        }
         Ok(entry)
     }
 

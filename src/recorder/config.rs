@@ -24,7 +24,8 @@ pub struct Config {
     pub overflow: Overflow,
     /// Passes that may wait for the background thread. Default 16, at least 1.
     pub queue_passes: usize,
-    /// Bytes of tensors that may wait for the background thread; a single pass larger than this may wait alone. Default 32 MiB.
+    /// Bytes of gradients, ids and outputs that may wait for the background thread; a single pass larger than this may wait alone.
+    /// Default 32 MiB.
     pub queue_bytes_max: usize,
     /// Longest time that `commit`, `flush` or `finish` waits for the background thread before it returns
     /// [`RecordError::Timeout`]. Default 60,000 ms.

@@ -63,8 +63,16 @@ pub(super) enum Gradients {
     Given(Vec<PerExample>),
 }
 
-impl LayerGradients {
+impl Batch {
+    /// What it holds while it waits: a pass without gradients is not free, and a large one is large.
     pub(super) fn bytes(&self) -> usize {
+        let layers: usize = self.layers.iter().map(LayerGradients::bytes).sum();
+        8 * self.ids.len() + 4 * self.coefficients.len() + self.outputs.bytes() + layers
+    }
+}
+
+impl LayerGradients {
+    fn bytes(&self) -> usize {
         let tensor = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
         match &self.gradients {
             Gradients::Factored { input, delta } => tensor(input) + tensor(delta),

@@ -11,6 +11,7 @@
 //! [`Config::queue_bytes_max`] of tensors. A failure of the background thread is returned by the next `commit` and by `finish`, and
 //! by every one after that.
 
+mod collect;
 mod config;
 mod cost;
 mod error;
@@ -69,7 +70,7 @@ struct Inner {
     probe_sets: Vec<String>,
 }
 
-/// Bytes that a message without tensors is taken to hold.
+/// Bytes that a message is taken to hold besides its batch.
 const MESSAGE_BYTES: usize = 256;
 
 impl Recorder {
@@ -257,7 +258,7 @@ impl Inner {
 
     fn send(&mut self, batch: Batch, info: Option<StepInfo>) -> Result<(), RecordError> {
         let (visits, kind) = (batch.ids.len() as u32, batch.kind);
-        let bytes = MESSAGE_BYTES + batch.layers.iter().map(|layer| layer.bytes()).sum::<usize>();
+        let bytes = MESSAGE_BYTES + batch.bytes();
         let row = self.end_pass(kind, visits, info);
         self.healthy()?;
         let message = Message::Pass { batch: Some(Box::new(batch)), step: row, gap: self.gap, bytes };

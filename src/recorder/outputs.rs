@@ -279,6 +279,14 @@ impl Outputs {
         self.loss[i].is_finite() && columns.into_iter().flatten().all(|column| column[i].is_finite())
     }
 
+    /// Bytes of all columns.
+    pub(super) fn bytes(&self) -> usize {
+        let floats = [&self.el2n, &self.margin, &self.confidence, &self.correct, &self.target, &self.output];
+        let integers = [&self.label, &self.prediction, &self.positions];
+        let lengths = floats.into_iter().flatten().map(Vec::len).chain(integers.into_iter().flatten().map(Vec::len));
+        4 * (self.loss.len() + lengths.sum::<usize>())
+    }
+
     /// Refuses columns whose length is not the batch's.
     pub(super) fn check(&self, batch: usize, step: u64) -> Result<(), RecordError> {
         if self.loss.len() == batch {

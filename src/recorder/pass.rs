@@ -1,36 +1,33 @@
 //! A pass: one forward and one backward over some examples, and what it hands to the background thread.
 
-use super::error::quoted;
 use super::loss::{self, Kind, Recorded};
-use super::message::{Batch, Gradients, LayerGradients, PassKind, StepInfo};
+use super::message::{Gradients, LayerGradients, PassKind, StepInfo};
 use super::outputs::{Outputs, Reduction, Weighing};
 use super::{RecordError, Recorder};
-use crate::sketch::Form;
-use crate::taps::{host, squared_norm, Captured, FoldedGradients, PerExample, Registered, Upstream};
+use crate::taps::{host, squared_norm, FoldedGradients, Upstream};
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 
 /// One training pass: made by [`Recorder::pass`], ended by [`Pass::commit`]. While it lives the taps are armed.
 ///
 /// Dropped without `commit`, it records nothing.
 #[must_use = "a pass records nothing until it is committed"]
 pub struct Pass<'r> {
-    recorder: &'r mut Recorder,
-    number: u64,
-    ids: Vec<u64>,
-    kind: PassKind,
-    weighing: Weighing,
-    ignored: Option<i64>,
-    mask: Option<Tensor>,
-    features: Option<Tensor>,
-    output_delta: Option<Tensor>,
+    pub(super) recorder: &'r mut Recorder,
+    pub(super) number: u64,
+    pub(super) ids: Vec<u64>,
+    pub(super) kind: PassKind,
+    pub(super) weighing: Weighing,
+    pub(super) ignored: Option<i64>,
+    pub(super) mask: Option<Tensor>,
+    pub(super) features: Option<Tensor>,
+    pub(super) output_delta: Option<Tensor>,
     /// A setting that was made after the loss.
-    late: Option<&'static str>,
-    outputs: Option<(Outputs, Vec<f32>)>,
-    upstream: Upstream,
-    per_example: Vec<LayerGradients>,
+    pub(super) late: Option<&'static str>,
+    pub(super) outputs: Option<(Outputs, Vec<f32>)>,
+    pub(super) upstream: Upstream,
+    pub(super) per_example: Vec<LayerGradients>,
 }
 
 /// A pass over probes, the examples one asks questions about: made by [`Recorder::probe`], ended by [`Probe::commit`].
@@ -323,7 +320,7 @@ impl<'r> Pass<'r> {
         recorded
     }
 
-    fn wrong(&self, what: impl Into<String>) -> RecordError {
+    pub(super) fn wrong(&self, what: impl Into<String>) -> RecordError {
         RecordError::Pass { step: self.recorder.step(), what: what.into() }
     }
 
@@ -341,216 +338,6 @@ impl<'r> Pass<'r> {
                 Err(error)
             }
         }
-    }
-
-    fn collect(&mut self) -> Result<Batch, RecordError> {
-        let Some((outputs, mut coefficients)) = self.outputs.take() else {
-            return Err(self.wrong(
-                "the pass has no loss: take it from the pass (`pass.cross_entropy`, `mse`, `binary_cross_entropy_with_logits` or \
-                 `losses`)",
-            ));
-        };
-        if let Some(setting) = self.late {
-            return Err(
-                self.wrong(format!("`{setting}` was set after the loss, where it has no effect: set it before"))
-            );
-        }
-        let upstream = self.upstream.get();
-        let mut layers = std::mem::take(&mut self.per_example);
-        let registered = self.recorder.layers();
-        let tapped = registered.iter().any(|layer| layer.layer.is_some());
-        if tapped && upstream.is_none() {
-            let caught = registered.iter().map(|layer| layer.slot.take(self.number).caught.len()).sum::<usize>();
-            return Err(self.wrong(if caught == 0 {
-                "no backward pass has come by: call `loss.backward()` before `commit`, on the loss that the pass returned"
-            } else {
-                "a backward pass came by, but not through the loss that the pass returned: differentiate that one"
-            }));
-        }
-        let factor = upstream.unwrap_or(1.0) as f32;
-        coefficients.iter_mut().for_each(|c| *c *= factor);
-        let (mut unreached, mut severed, mut twice) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, layer) in registered.iter().enumerate() {
-            match &layer.layer {
-                Some(tap) => {
-                    let taken = layer.slot.take(self.number);
-                    if taken.reached == 0 {
-                        if !layer.optional {
-                            unreached.push(layer.name.clone());
-                        } else if layer.spec.factors.is_some() && self.recorder.known_form(number) != Some(Form::Folded)
-                        {
-                            layers.push(LayerGradients { layer: number, weighted: false, gradients: Gradients::Zero });
-                        }
-                        continue;
-                    }
-                    if taken.caught.len() < taken.reached {
-                        severed.push(layer.name.clone());
-                        continue;
-                    }
-                    // Backward folds the gradients of a layer that was used once; a second gradient after that came unforeseen.
-                    let folded = taken.caught.iter().any(|captured| matches!(captured, Captured::Folded(_)));
-                    if taken.caught.len() > taken.reached || folded && taken.caught.len() > 1 {
-                        twice.push(layer.name.clone());
-                        continue;
-                    }
-                    let caught = self.check_batch(layer, taken.caught)?;
-                    let gradients = self.gradients(number, layer, tap, caught)?;
-                    layers.push(LayerGradients { layer: number, weighted: true, gradients });
-                }
-                None if layer.spec.factors.is_some() => layers.push(self.last_layer(number, layer)?),
-                None if layers.iter().any(|part| part.layer == number) => {}
-                None => {
-                    return Err(self.wrong("the model's variables were declared, but `pass.per_example` was not called"))
-                }
-            }
-        }
-        let all = registered.iter().filter(|layer| layer.layer.is_some()).count();
-        if !severed.is_empty() {
-            return Err(RecordError::Severed { step: self.recorder.step(), layers: severed });
-        }
-        if !twice.is_empty() {
-            return Err(self.wrong(format!(
-                "backward went through {} more than once: a pass is one forward and one backward, so add the losses up first, or take \
-                 a pass for each (`accumulate` on all but the last)",
-                quoted(&twice)
-            )));
-        }
-        if !unreached.is_empty() && unreached.len() == all {
-            return Err(self.wrong(
-                "the forward pass went through no tapped layer: call `model.forward` after `recorder.pass`, on the model that holds \
-                 the tapped layers",
-            ));
-        }
-        if !unreached.is_empty() {
-            return Err(self.wrong(format!(
-                "the forward pass did not reach {}: if a pass may leave a layer out, tap it by `taps.tap_optional`",
-                quoted(&unreached)
-            )));
-        }
-        Ok(Batch {
-            kind: self.kind,
-            ids: std::mem::take(&mut self.ids),
-            step: self.recorder.step(),
-            epoch: self.recorder.epoch(),
-            outputs,
-            coefficients,
-            layers,
-        })
-    }
-
-    /// Whether every capture has this pass's batch as its first dimension.
-    fn check_batch(&self, layer: &Registered, caught: Vec<Captured>) -> Result<Vec<Captured>, RecordError> {
-        let batch = self.ids.len();
-        for captured in &caught {
-            let (what, found) = match captured {
-                Captured::Use { x, delta } => {
-                    let first = |t: &Tensor| t.dims().first().copied().unwrap_or(0);
-                    if first(x) == batch {
-                        ("an output", first(delta))
-                    } else {
-                        ("an input", first(x))
-                    }
-                }
-                Captured::Folded(folded) => ("an input", folded.squared_norms.len()),
-            };
-            if found != batch {
-                return Err(self.wrong(format!(
-                    "layer `{}` saw {what} whose first dimension is {found} in a pass over {batch} ids: keep the batch as the first \
-                     dimension through every tapped layer (`[batch, positions, width]`, not `[batch * positions, width]`; expand \
-                     position ids to `[batch, positions]`)",
-                    layer.name
-                )));
-            }
-        }
-        Ok(caught)
-    }
-
-    fn gradients(
-        &mut self,
-        number: usize,
-        layer: &Registered,
-        tap: &Arc<dyn crate::taps::Tap>,
-        mut caught: Vec<Captured>,
-    ) -> Result<Gradients, RecordError> {
-        let rank_one = match (&caught[..], layer.spec.factors) {
-            ([Captured::Use { x, delta }], Some((inputs, outputs))) => {
-                let batch = self.ids.len();
-                x.elem_count() == batch * inputs && delta.elem_count() == batch * outputs
-            }
-            _ => false,
-        };
-        // Gradients of a tied parameter have to be added up, which factors cannot be.
-        let seen = if rank_one && layer.tied.is_none() { Form::Factored } else { Form::Folded };
-        match self.recorder.form(number, seen) {
-            Form::Factored if !rank_one => Err(self.wrong(format!(
-                "layer `{}` saw one position per example before and sees several now: a run keeps one form, so use the layer in one \
-                 way, or tap two layers that share the weight",
-                layer.name
-            ))),
-            Form::Factored => match caught.pop() {
-                Some(Captured::Use { x, delta }) => Ok(Gradients::Factored { input: x, delta }),
-                _ => Err(self.wrong("a capture is gone")),
-            },
-            Form::Folded => {
-                if let [Captured::Folded(_)] = &caught[..] {
-                    if let Some(Captured::Folded(folded)) = caught.pop() {
-                        return Ok(Gradients::Folded(folded));
-                    }
-                }
-                let uses = caught.into_iter().filter_map(|captured| match captured {
-                    Captured::Use { x, delta } => Some((x, delta)),
-                    Captured::Folded(_) => None,
-                });
-                if tap.per_example_reads_parameters() {
-                    let given = uses.map(|(x, delta)| tap.per_example(&x, &delta)).collect::<candle_core::Result<_>>()?;
-                    return Ok(Gradients::Given(given));
-                }
-                let uses = uses.collect();
-                Ok(Gradients::Uses { layer: tap.clone(), uses })
-            }
-        }
-    }
-
-    fn last_layer(&mut self, number: usize, layer: &Registered) -> Result<LayerGradients, RecordError> {
-        let (Some(features), Some((inputs, outputs))) = (self.features.take(), layer.spec.factors) else {
-            return Err(self.wrong(format!(
-                "`{}` is recorded from its features: hand what enters it to `pass.features` before the loss",
-                layer.name
-            )));
-        };
-        let Some(delta) = self.output_delta.take() else {
-            return Err(self.wrong(
-                "the last layer's output gradient follows from a loss in closed form: use `pass.cross_entropy`, `mse` or \
-                 `binary_cross_entropy_with_logits`, or tap the layer",
-            ));
-        };
-        let (batch, positions) = (self.ids.len(), loss::positions(&features)?);
-        let fits =
-            features.elem_count() == batch * positions * inputs && delta.elem_count() == batch * positions * outputs;
-        if !fits {
-            return Err(self.wrong(format!(
-                "features of shape {:?} and outputs of shape {:?} do not belong to `{}`, which was declared with {inputs} inputs and \
-                 {outputs} outputs",
-                features.shape(),
-                delta.shape(),
-                layer.name
-            )));
-        }
-        let form = if positions == 1 { Form::Factored } else { Form::Folded };
-        let gradients = match (self.recorder.form(number, form), form) {
-            (Form::Factored, Form::Factored) => Gradients::Factored { input: features, delta },
-            (Form::Folded, _) => {
-                let deltas = delta.reshape((batch, positions, outputs))?;
-                let inputs = features.contiguous()?.reshape((batch, positions, inputs))?;
-                Gradients::Given(vec![PerExample::Outer { inputs, deltas, bias: layer.spec.bias }])
-            }
-            (Form::Factored, Form::Folded) => {
-                return Err(
-                    self.wrong(format!("`{}` had one position per example before and has several now", layer.name))
-                )
-            }
-        };
-        Ok(LayerGradients { layer: number, weighted: false, gradients })
     }
 }
 

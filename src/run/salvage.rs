@@ -9,7 +9,7 @@ use super::look::{find_block, look, Found};
 use super::lost::{Lost, Stretch};
 use super::open::Run;
 use super::scan::MISSING;
-use super::superseded::{left, Resumptions};
+use super::superseded::left;
 use crate::log::{segment_path, BlockHeader, BlockKind, Column, SegmentHeader, HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -30,7 +30,8 @@ pub(super) enum Piece {
 pub(super) struct Salvage {
     run_id: [u8; 16],
     segments: std::vec::IntoIter<Segment>,
-    resumptions: Resumptions,
+    /// Whether a segment's header is damaged, so that the run may have been resumed there.
+    headers_damaged: bool,
     current: Option<Arc<SegmentFile>>,
     offset: u64,
     /// Number of the segment that is at hand, or was last.
@@ -49,15 +50,17 @@ pub(super) struct Salvage {
 struct Segment {
     index: u32,
     path: PathBuf,
+    resumed_step: Option<u64>,
     last: bool,
 }
 
 impl Salvage {
     pub(super) fn of(run: &Run) -> Result<Self, ReadError> {
+        let (segments, headers_damaged) = list(run)?;
         Ok(Self {
             run_id: run.manifest().run_id,
-            segments: list(run)?.into_iter(),
-            resumptions: Resumptions::of(run),
+            segments: segments.into_iter(),
+            headers_damaged,
             current: None,
             offset: 0,
             index: None,
@@ -210,8 +213,13 @@ impl Salvage {
         if block.kind() == Some(BlockKind::Gaps) {
             block.u64s(Column::Dropped)?;
         }
-        if let Some(limit) = self.resumptions.limit(self.index.unwrap_or(0)) {
+        // A later segment may make some of its rows void, and then its steps are asked for.
+        let limits = self.segments.as_slice().iter().filter_map(|segment| segment.resumed_step);
+        if let Some(limit) = limits.min() {
             left(block, limit)?;
+        }
+        if self.headers_damaged {
+            left(block, block.steps().0.saturating_add(1))?;
         }
         Ok(())
     }
@@ -272,9 +280,10 @@ fn ours(bytes: &[u8; SEGMENT_HEADER_BYTES], run_id: [u8; 16]) -> bool {
     bytes[16..32] == run_id || crc32fast::hash(&mended[..60]).to_le_bytes() == bytes[60..]
 }
 
-/// The segments of a run, however many numbers are missing, in the order that their headers give or else their names.
-fn list(run: &Run) -> Result<Vec<Segment>, ReadError> {
-    let mut segments = Vec::new();
+/// The segments of a run, however many numbers are missing, in the order that their headers give or else their names; and
+/// whether a header is damaged.
+fn list(run: &Run) -> Result<(Vec<Segment>, bool), ReadError> {
+    let (mut segments, mut damaged) = (Vec::new(), false);
     for entry in std::fs::read_dir(run.dir()).map_err(io_error(run.dir()))? {
         let path = entry.map_err(io_error(run.dir()))?.path();
         let name = path.file_name().and_then(|name| name.to_str());
@@ -289,12 +298,14 @@ fn list(run: &Run) -> Result<Vec<Segment>, ReadError> {
             segment.read_at(&mut bytes, 0)
         });
         let header = read.ok().and_then(|()| SegmentHeader::parse(&bytes).ok());
+        damaged |= header.is_none();
         let header = header.filter(|header| header.run_id == run.manifest().run_id);
-        segments.push(Segment { index: header.map_or(index, |header| header.index), path, last: false });
+        let resumed_step = header.as_ref().and_then(|header| header.resumed_step);
+        segments.push(Segment { index: header.map_or(index, |h| h.index), path, resumed_step, last: false });
     }
     segments.sort_by(|a, b| (a.index, &a.path).cmp(&(b.index, &b.path)));
     if let Some(segment) = segments.last_mut() {
         segment.last = true;
     }
-    Ok(segments)
+    Ok((segments, damaged))
 }

@@ -4,12 +4,12 @@
 //! batch's weight gradient, and one by one they are the per-example gradients, so those come for the price of reading them.
 //! candle_nn's backward goes through transposed convolutions instead.
 
-use super::fused::{cpu_f32, needs_gradient, slice, threads, with_slice};
+use super::fused::{apply, cpu_f32, needs_gradient, slice, threads, with_slice, FusedLayer, Operand};
 use super::gradient::{host, sum_and_fold};
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
 use crate::matmul::{matmul, Matrix};
-use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, Device, Layout, Module, Result, Shape, Tensor};
-use candle_nn::{Conv1d, Conv2d};
+use candle_core::{bail, CpuStorage, Device, Module, Result, Shape, Tensor};
+use candle_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
 use rayon::prelude::*;
 
 /// A convolution over two dimensions; one over one dimension has height 1.
@@ -232,7 +232,14 @@ struct Settings {
 }
 
 macro_rules! convolution {
-    ($layer:ty, $kind:literal) => {
+    ($layer:ident, $config:ident, $kind:literal) => {
+        impl From<&$config> for Settings {
+            fn from(config: &$config) -> Self {
+                let &$config { padding, stride, dilation, groups, .. } = config;
+                Self { padding, stride, dilation, groups }
+            }
+        }
+
         impl Tap for $layer {
             fn spec(&self) -> std::result::Result<LayerSpec, String> {
                 let mut parameters = vec![Parameter::new("weight", self.weight())];
@@ -249,14 +256,7 @@ macro_rules! convolution {
                 if !supported || x.elem_count() == 0 {
                     return catch.output(x, Module::forward(self, x)?);
                 }
-                let config = self.config();
-                let settings = Settings {
-                    padding: config.padding,
-                    stride: config.stride,
-                    dilation: config.dilation,
-                    groups: config.groups,
-                };
-                fused(x, self.weight(), self.bias(), settings, catch)
+                fused(x, self.weight(), self.bias(), self.config().into(), catch)
             }
 
             fn per_example_reads_parameters(&self) -> bool {
@@ -264,32 +264,20 @@ macro_rules! convolution {
             }
 
             fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
-                let config = self.config();
-                let settings = Settings {
-                    padding: config.padding,
-                    stride: config.stride,
-                    dilation: config.dilation,
-                    groups: config.groups,
-                };
-                let geometry = Geometry::new(x.dims(), self.weight().dims(), settings)?;
+                let geometry = Geometry::new(x.dims(), self.weight().dims(), self.config().into())?;
                 per_example(geometry, x, delta, self.bias().is_some())
             }
         }
     };
 }
 
-convolution!(Conv1d, "conv1d");
-convolution!(Conv2d, "conv2d");
+convolution!(Conv1d, Conv1dConfig, "conv1d");
+convolution!(Conv2d, Conv2dConfig, "conv2d");
 
 fn fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, settings: Settings, catch: &Catch) -> Result<Tensor> {
     let geometry = Geometry::new(x.dims(), weight.dims(), settings)?;
     catch.reach();
-    let op = ConvOp { geometry, catch: catch.clone() };
-    let x = x.contiguous()?;
-    match bias {
-        Some(bias) => x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op),
-        None => x.apply_op2(&weight.contiguous()?, op),
-    }
+    apply(ConvOp { geometry, catch: catch.clone() }, x, weight, bias)
 }
 
 /// Patches as positions.
@@ -322,6 +310,16 @@ impl ConvOp {
         } else {
             Shape::from((g.batch, channels, g.out_height(), g.out_width()))
         }
+    }
+}
+
+impl FusedLayer for ConvOp {
+    const NAME: &'static str = "gradlog-conv";
+
+    fn forward(&self, x: Operand<'_>, w: Operand<'_>, b: Option<Operand<'_>>) -> Result<(CpuStorage, Shape)> {
+        let bias = b.map(|(storage, layout)| slice(storage, layout)).transpose()?;
+        let y = self.geometry.forward(slice(x.0, x.1)?, slice(w.0, w.1)?, bias);
+        Ok((CpuStorage::F32(y), self.out_shape(x.1.dims().len())))
     }
 
     fn backward(&self, x: &Tensor, w: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
@@ -356,52 +354,5 @@ impl ConvOp {
             let b_grad = if bias { Some(Tensor::from_vec(sum.split_off(size), channels, x.device())?) } else { None };
             Ok([x_grad, Some(Tensor::from_vec(sum, w.shape(), x.device())?), b_grad])
         })
-    }
-}
-
-impl CustomOp3 for ConvOp {
-    fn name(&self) -> &'static str {
-        "gradlog-conv"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let y = self.geometry.forward(slice(x, xl)?, slice(w, wl)?, Some(slice(b, bl)?));
-        Ok((CpuStorage::F32(y), self.out_shape(xl.dims().len())))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _b: &Tensor,
-        _y: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [x, w, b] = self.backward(x, w, true, grad)?;
-        Ok((x, w, b))
-    }
-}
-
-impl CustomOp2 for ConvOp {
-    fn name(&self) -> &'static str {
-        "gradlog-conv"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = self.geometry.forward(slice(x, xl)?, slice(w, wl)?, None);
-        Ok((CpuStorage::F32(y), self.out_shape(xl.dims().len())))
-    }
-
-    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [x, w, _] = self.backward(x, w, false, grad)?;
-        Ok((x, w))
     }
 }

@@ -3,7 +3,7 @@
 //! Fused ops exist for contiguous f32 tensors in main memory. Anything else takes candle's own ops with a
 //! [`super::Catch`] behind them: slower, with the same result to rounding, and recorded all the same.
 
-use candle_core::{bail, CpuStorage, DType, Device, Layout, Result, Tensor};
+use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 
 /// Whether all of these tensors can go through a fused op.
 pub(crate) fn cpu_f32(tensors: &[&Tensor]) -> bool {
@@ -36,4 +36,73 @@ pub(crate) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>
 /// Whether anything before `x` is to be trained, so that the gradient of `x` is worth computing.
 pub(crate) fn needs_gradient(x: &Tensor) -> bool {
     x.is_variable() || x.track_op()
+}
+
+/// A tensor's numbers and how they lie.
+pub(super) type Operand<'a> = (&'a CpuStorage, &'a Layout);
+
+/// A layer of an input, a weight and perhaps a bias, as one op with a backward of its own.
+pub(super) trait FusedLayer: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    fn forward(&self, x: Operand<'_>, weight: Operand<'_>, bias: Option<Operand<'_>>) -> Result<(CpuStorage, Shape)>;
+
+    /// The gradients of input, weight and bias, the last if there is one, from the gradient of the output.
+    fn backward(&self, x: &Tensor, weight: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]>;
+}
+
+/// The output of `layer`.
+pub(super) fn apply<L: FusedLayer>(layer: L, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    match bias {
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Fused(layer)),
+        None => x.apply_op2(&weight, Fused(layer)),
+    }
+}
+
+struct Fused<L>(L);
+
+impl<L: FusedLayer> CustomOp3 for Fused<L> {
+    fn name(&self) -> &'static str {
+        L::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.0.forward((x, xl), (w, wl), Some((b, bl)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _b: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [x, w, b] = self.0.backward(x, w, true, grad)?;
+        Ok((x, w, b))
+    }
+}
+
+impl<L: FusedLayer> CustomOp2 for Fused<L> {
+    fn name(&self) -> &'static str {
+        L::NAME
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.0.forward((x, xl), (w, wl), None)
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [x, w, _] = self.0.backward(x, w, false, grad)?;
+        Ok((x, w))
+    }
 }

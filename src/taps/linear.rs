@@ -3,11 +3,11 @@
 //! candle_nn's takes a transposed view of the weight through matmul, whose backward then adds a strided gradient as large
 //! as the weight, and a broadcast add for the bias. Here each gradient is made once, in its own layout.
 
-use super::fused::{cpu_f32, needs_gradient, slice, threads, with_slice};
+use super::fused::{apply, cpu_f32, needs_gradient, slice, threads, with_slice, FusedLayer, Operand};
 use super::gradient::{add_rows, sum_and_fold};
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
 use crate::matmul::{matmul, Matrix};
-use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, Layout, Module, Result, Shape, Tensor};
+use candle_core::{bail, CpuStorage, Module, Result, Shape, Tensor};
 use candle_nn::Linear;
 
 impl Tap for Linear {
@@ -30,12 +30,7 @@ impl Tap for Linear {
             return catch.output(x, self.plain_forward(x)?);
         }
         catch.reach();
-        let x = x.contiguous()?;
-        let op = LinearOp { catch: catch.clone() };
-        match self.bias() {
-            Some(bias) => x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op),
-            None => x.apply_op2(&weight.contiguous()?, op),
-        }
+        apply(LinearOp { catch: catch.clone() }, x, weight, self.bias())
     }
 
     fn per_example_reads_parameters(&self) -> bool {
@@ -56,12 +51,10 @@ struct LinearOp {
     catch: Catch,
 }
 
-impl LinearOp {
-    fn run(
-        x: (&CpuStorage, &Layout),
-        w: (&CpuStorage, &Layout),
-        b: Option<(&CpuStorage, &Layout)>,
-    ) -> Result<(CpuStorage, Shape)> {
+impl FusedLayer for LinearOp {
+    const NAME: &'static str = "gradlog-linear";
+
+    fn forward(&self, x: Operand<'_>, w: Operand<'_>, b: Option<Operand<'_>>) -> Result<(CpuStorage, Shape)> {
         let (outputs, inputs) = w.1.shape().dims2()?;
         let mut dims = x.1.dims().to_vec();
         let rows = x.1.shape().elem_count() / inputs;
@@ -139,50 +132,5 @@ impl LinearOp {
             let b_grad = if bias { Some(Tensor::from_vec(b_grad, outputs, device)?) } else { None };
             Ok([x_grad, Some(Tensor::from_vec(w_grad, (outputs, inputs), device)?), b_grad])
         })
-    }
-}
-
-impl CustomOp3 for LinearOp {
-    fn name(&self) -> &'static str {
-        "gradlog-linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Self::run((x, xl), (w, wl), Some((b, bl)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _b: &Tensor,
-        _y: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [x, w, b] = self.backward(x, w, true, grad)?;
-        Ok((x, w, b))
-    }
-}
-
-impl CustomOp2 for LinearOp {
-    fn name(&self) -> &'static str {
-        "gradlog-linear"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
-        Self::run((x, xl), (w, wl), None)
-    }
-
-    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [x, w, _] = self.backward(x, w, false, grad)?;
-        Ok((x, w))
     }
 }

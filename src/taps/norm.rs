@@ -4,10 +4,10 @@
 //! word and everything before the layer trains as if frozen (candle issues 2168, 3011, 3752). The tapped ones give the
 //! gradient. Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.
 
-use super::fused::{cpu_f32, needs_gradient, slice, threads, with_slice};
+use super::fused::{apply, cpu_f32, needs_gradient, slice, threads, with_slice, FusedLayer, Operand};
 use super::gradient::{host, sum_and_fold};
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
-use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, D};
+use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor, D};
 use candle_nn::{LayerNorm, RmsNorm};
 use rayon::prelude::*;
 
@@ -162,12 +162,7 @@ fn fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kernel: Kernel, cat
         return catch.output(x, composed(x, weight, bias, f64::from(kernel.eps), kernel.remove_mean)?);
     }
     catch.reach();
-    let op = NormOp { kernel, catch: catch.clone() };
-    let x = x.contiguous()?;
-    match bias {
-        Some(bias) => x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op),
-        None => x.apply_op2(&weight.contiguous()?, op),
-    }
+    apply(NormOp { kernel, catch: catch.clone() }, x, weight, bias)
 }
 
 fn per_example(x: &Tensor, delta: &Tensor, kernel: Kernel, bias: bool) -> Result<PerExample> {
@@ -190,7 +185,15 @@ struct NormOp {
     catch: Catch,
 }
 
-impl NormOp {
+impl FusedLayer for NormOp {
+    const NAME: &'static str = "gradlog-norm";
+
+    fn forward(&self, x: Operand<'_>, w: Operand<'_>, b: Option<Operand<'_>>) -> Result<(CpuStorage, Shape)> {
+        let bias = b.map(|(storage, layout)| slice(storage, layout)).transpose()?;
+        let y = self.kernel.forward(slice(x.0, x.1)?, slice(w.0, w.1)?, bias);
+        Ok((CpuStorage::F32(y), x.1.shape().clone()))
+    }
+
     fn backward(&self, x: &Tensor, w: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let width = w.elem_count();
         let grad = grad.contiguous()?;
@@ -222,52 +225,5 @@ impl NormOp {
                 Ok([x_grad, Some(Tensor::from_vec(sum, w.shape(), x.device())?), b_grad])
             })
         })
-    }
-}
-
-impl CustomOp3 for NormOp {
-    fn name(&self) -> &'static str {
-        "gradlog-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let y = self.kernel.forward(slice(x, xl)?, slice(w, wl)?, Some(slice(b, bl)?));
-        Ok((CpuStorage::F32(y), xl.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _b: &Tensor,
-        _y: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [x, w, b] = self.backward(x, w, true, grad)?;
-        Ok((x, w, b))
-    }
-}
-
-impl CustomOp2 for NormOp {
-    fn name(&self) -> &'static str {
-        "gradlog-norm"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = self.kernel.forward(slice(x, xl)?, slice(w, wl)?, None);
-        Ok((CpuStorage::F32(y), xl.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [x, w, _] = self.backward(x, w, false, grad)?;
-        Ok((x, w))
     }
 }

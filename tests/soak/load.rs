@@ -21,6 +21,10 @@ const CLASSES: usize = 10;
 const POOL: u64 = 31;
 /// Passes between two flushes under `DropNewest`: each gives the thread time to catch up, so that gaps are many.
 const FLUSH_PASSES: u64 = 40;
+/// Bytes of a segment, one of which is mapped at a time.
+const SEGMENT_BYTES: u64 = 4 << 20;
+/// What zstd may take at this level, and what the C library's allocator keeps.
+const COMPRESSOR_BYTES: u64 = 16 << 20;
 /// What is allocated besides rows: tables, names, messages, candle's own scratch.
 const ALLOWANCE_BYTES: u64 = 1 << 20;
 
@@ -84,54 +88,80 @@ fn loss(logits: &[f32], label: usize) -> f32 {
     (sum.ln() - f64::from(logits[label])) as f32
 }
 
-/// Hands `visits` visits to a recorder that cannot keep up, and compares what it wrote with what it was given.
-pub fn run(visits: u64, overflow: Overflow) -> Result<Figures> {
-    let batch = (visits / 100).clamp(10, 1_000);
-    let pool = Pool::new(batch)?;
+/// How large the passes are and how much may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    overflow: Overflow,
+    batch: u64,
+    passes: u64,
+    queue_passes: usize,
+    queue_bytes_max: usize,
+}
+
+impl Shape {
+    /// Small passes, of which a few may wait.
+    pub fn many(visits: u64, overflow: Overflow) -> Self {
+        let batch = (visits / 100).clamp(10, 1_000);
+        Self { overflow, batch, passes: visits / batch, queue_passes: 4, queue_bytes_max: 32 << 20 }
+    }
+
+    /// Large passes, of which as many may wait as fit into a mebibyte: one.
+    pub fn large(visits: u64) -> Self {
+        let batch = 1 << 14;
+        let passes = (visits / batch).max(80);
+        Self { overflow: Overflow::Block, batch, passes, queue_passes: 64, queue_bytes_max: 1 << 20 }
+    }
+
+    /// The most that a recorder may hold: the passes that wait, one that is being handed over and one at work; the block
+    /// that fills up, its columns with room to grow; and the block as it is written. A pass makes a block here.
+    fn bound_bytes(&self) -> u64 {
+        // Id, coefficient, loss, four more numbers, label and prediction.
+        let pass = self.batch * (8 + 4 + 5 * 4 + 2 * 4);
+        let waiting = (self.queue_passes as u64 * pass).min(pass.max(self.queue_bytes_max as u64));
+        // Logits, softmax and a few words for each example, while the loss is taken; the training's own, in truth.
+        let loss = self.batch * (2 * 4 * CLASSES as u64 + 128);
+        // The same in rows, with step, epoch, learning rate, clip and flags.
+        let block = pass + self.batch * (8 + 4 + 4 + 4 + 1);
+        waiting + 2 * pass + loss + 4 * block + ALLOWANCE_BYTES
+    }
+}
+
+/// Hands visits to a recorder that cannot keep up, and compares what it wrote with what it was given.
+pub fn run(shape: Shape) -> Result<Figures> {
+    let pool = Pool::new(shape.batch)?;
     let dir = tempfile::tempdir()?;
     let config = Config {
-        overflow,
-        queue_passes: 4,
+        overflow: shape.overflow,
+        queue_passes: shape.queue_passes,
+        queue_bytes_max: shape.queue_bytes_max,
+        segment_bytes: SEGMENT_BYTES,
+        // A block for each pass, and a sync after each: what is clean is not synced.
+        block_rows: shape.batch as u32,
         sync_ms: 0,
-        segment_bytes: 4 << 20,
-        // A block for each pass, so that there is a sync after each: what is clean is not synced.
-        block_rows: batch as u32,
-        block_bytes: 1 << 20,
         zstd_level: 9,
         ..Config::default()
     };
-    let bound = bound(&config, batch);
     let start = Instant::now();
     let heap = memory::reset_peak();
     let resident = peak_resident(true);
-    let summary = record(dir.path(), visits / batch, batch, &pool, config)?;
+    let summary = record(dir.path(), shape, &pool, config)?;
     let figures = Figures {
-        offered: visits / batch * batch,
+        offered: shape.passes * shape.batch,
         written: summary.visits,
         dropped: summary.dropped,
         seconds: start.elapsed().as_secs_f64(),
         blocked_seconds: summary.blocked.as_secs_f64(),
         run_bytes: summary.bytes,
         heap_bytes: memory::peak() - heap,
-        bound_bytes: bound,
+        bound_bytes: shape.bound_bytes(),
         resident_bytes: resident.zip(peak_resident(false)).map(|(before, after)| after.saturating_sub(before)),
         gaps: 0,
     };
-    check(dir.path(), batch, &pool, overflow, figures)
+    check(dir.path(), shape, &pool, figures)
 }
 
-/// The most that a recorder may hold: the passes that wait, the one that is being handed over and the one at work, as rows;
-/// the block that fills up, which one pass may overfill, with room to grow; and the block as it is written.
-fn bound(config: &Config, batch: u64) -> u64 {
-    // Id, coefficient, loss, four more numbers, label and prediction; and the gradient by the outputs, while the loss is taken.
-    let pass = batch * (8 + 4 + 5 * 4 + 2 * 4) + batch * CLASSES as u64 * 4 * 3;
-    let row = 8 + 8 + 4 + 4 * 3 + 1 + 5 * 4 + 2 * 4;
-    let block = (config.block_bytes as u64).min(u64::from(config.block_rows) * row) + batch * row;
-    (config.queue_passes as u64 + 2) * pass + 4 * block + ALLOWANCE_BYTES
-}
-
-fn record(dir: &Path, passes: u64, batch: u64, pool: &Pool, config: Config) -> Result<Summary> {
-    let drops = config.overflow == Overflow::DropNewest;
+fn record(dir: &Path, shape: Shape, pool: &Pool, config: Config) -> Result<Summary> {
+    let Shape { batch, passes, overflow, .. } = shape;
     let mut recorder = Recorder::create(dir, &Taps::new(), config)?;
     let mut ids: Vec<u64> = Vec::new();
     for step in 0..passes {
@@ -140,7 +170,7 @@ fn record(dir: &Path, passes: u64, batch: u64, pool: &Pool, config: Config) -> R
         let mut pass = recorder.pass(&ids)?;
         pass.cross_entropy(&pool.logits[(step % POOL) as usize], &pool.labels)?;
         pass.commit(0.1)?;
-        if drops && step % FLUSH_PASSES == 0 {
+        if overflow == Overflow::DropNewest && step % FLUSH_PASSES == 0 {
             recorder.flush()?;
         }
     }
@@ -148,7 +178,8 @@ fn record(dir: &Path, passes: u64, batch: u64, pool: &Pool, config: Config) -> R
 }
 
 /// Every visit that was handed over is there, with its numbers, or lies in a gap; none is there twice, none in both.
-fn check(dir: &Path, batch: u64, pool: &Pool, overflow: Overflow, mut figures: Figures) -> Result<Figures> {
+fn check(dir: &Path, shape: Shape, pool: &Pool, mut figures: Figures) -> Result<Figures> {
+    let batch = shape.batch;
     let run = Run::open(dir)?;
     let report = run.verify()?;
     ensure!(report.finished && report.damage.is_none(), "{report:?}");
@@ -186,13 +217,16 @@ fn check(dir: &Path, batch: u64, pool: &Pool, overflow: Overflow, mut figures: F
     ensure!(scan.damage().is_none(), "{:?}", scan.damage());
     let wrong = present.iter().filter(|there| **there != 1).count();
     ensure!(wrong == 0, "{wrong} visits are missing without a gap, or are there and in a gap");
-    match overflow {
+    match shape.overflow {
         Overflow::Block => ensure!(figures.dropped == 0 && figures.blocked_seconds > 0.0, "{figures:?}"),
         _ => {
             ensure!(figures.dropped > 0 && figures.written > 0, "the disk was not slow, or nothing passed: {figures:?}")
         }
     }
     ensure!(figures.heap_bytes <= figures.bound_bytes, "more memory than the bound: {figures:?}");
+    // The segment that is mapped counts as resident too, and so does what the compressor, which is C, holds.
+    let resident = figures.bound_bytes + SEGMENT_BYTES + COMPRESSOR_BYTES;
+    ensure!(figures.resident_bytes.is_none_or(|bytes| bytes <= resident), "more than {resident} bytes: {figures:?}");
     Ok(figures)
 }
 

@@ -78,9 +78,9 @@ pub fn run() -> Result<ExitCode> {
     let (kills, visits) = (arguments.kills.unwrap_or(KILLS), arguments.visits.unwrap_or(VISITS));
     let seed = arguments.seed.unwrap_or(1);
     let words = |part: fn() -> Result<String>| move || part().map(|words| (words, None, None));
-    let soak = |overflow| {
+    let soak = |shape: load::Shape| {
         move || {
-            let figures = load::run(visits, overflow)?;
+            let figures = load::run(shape)?;
             Ok((format!("{figures:?}"), Some(figures.json()), None))
         }
     };
@@ -88,15 +88,16 @@ pub fn run() -> Result<ExitCode> {
         let figures = kill::run(kills, seed)?;
         Ok((format!("{figures:?}"), Some(figures.json()), figures.broken))
     };
-    let parts: [(&str, &dyn Fn() -> Outcome); 8] = [
+    let parts: [(&str, &dyn Fn() -> Outcome); 9] = [
         ("kill", &killed),
         ("disk_full", &words(harm::disk_full)),
         ("disk_full_at_create", &words(harm::disk_full_at_create)),
         ("file_size_limit", &words(harm::file_size_limit)),
         ("read_only_folder", &words(harm::read_only)),
         ("vanished_folder", &words(harm::vanished)),
-        ("load_block", &soak(Overflow::Block)),
-        ("load_drop_newest", &soak(Overflow::DropNewest)),
+        ("load_block", &soak(load::Shape::many(visits, Overflow::Block))),
+        ("load_drop_newest", &soak(load::Shape::many(visits, Overflow::DropNewest))),
+        ("load_large_passes", &soak(load::Shape::large(visits))),
     ];
     let wanted: Vec<_> = parts.iter().filter(|(name, _)| arguments.wants(name)).collect();
     if arguments.list {

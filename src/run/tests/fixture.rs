@@ -99,7 +99,7 @@ fn expected(index: u64) -> Contents {
             (Name.into(), Values::Bytes(NAMES[index as usize].as_bytes().to_vec())),
         ],
         BlockKind::Gaps => vec![u64s(Dropped, &|row| 100 + u64::from(row))],
-        BlockKind::End => vec![u64s(Visits, &|_| 39), u64s(Dropped, &|_| 201)],
+        BlockKind::End => vec![u64s(Visits, &|_| 44), u64s(Dropped, &|_| 201)],
         BlockKind::Steps => vec![
             floats(LearningRate),
             floats(Clip),

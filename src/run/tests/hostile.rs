@@ -99,6 +99,35 @@ fn a_small_frame_cannot_ask_for_much() {
     assert!(largest < SLACK, "asked for {largest} bytes");
 }
 
+/// A file of holes is as long as its maker likes, so that a length which fits the file is no bound.
+#[test]
+fn a_long_file_of_nothing_does_not_make_a_long_column() {
+    for cells in [3, 200] {
+        let mut lie = Forged::plain(Column::Example as u16, cells, vec![]);
+        lie.raw_bytes = 16;
+        let stored: u32 = (1 << 28) + 8;
+        let bytes = 64 + 24 + u64::from(stored);
+        let mut block = block_with(1, 0, 2, &[lie], |header| {
+            header[16..24].copy_from_slice(&bytes.to_le_bytes());
+        });
+        block[64 + 12..64 + 16].copy_from_slice(&stored.to_le_bytes());
+        let directory_crc = crc32fast::hash(&block[64..88]);
+        block[56..60].copy_from_slice(&directory_crc.to_le_bytes());
+        let header_crc = crc32fast::hash(&block[..60]);
+        block[60..64].copy_from_slice(&header_crc.to_le_bytes());
+        let dir = run(&[block]);
+        let file = std::fs::OpenOptions::new().write(true).open(dir.path().join("segment-00000.glog")).unwrap();
+        file.set_len(64 + bytes).unwrap();
+        let (reading, largest) = largest_allocation(|| read(dir.path()).unwrap());
+        assert!(reading.complains() && reading.blocks.is_empty());
+        assert!(largest < SLACK, "type {cells}: asked for {largest} bytes");
+        let to = tempfile::tempdir().unwrap();
+        let recover = || Run::open(dir.path()).unwrap().recover(to.path().join("new")).unwrap();
+        let (_, largest) = largest_allocation(recover);
+        assert!(largest < SLACK, "type {cells}: recovery asked for {largest} bytes");
+    }
+}
+
 #[test]
 fn columns_of_the_wrong_type_are_errors_and_not_numbers() {
     let dir = run(&[

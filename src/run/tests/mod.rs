@@ -14,6 +14,7 @@ mod power;
 mod recover;
 mod resealed;
 mod roundtrip;
+mod seeds;
 mod spec;
 mod unknown;
 

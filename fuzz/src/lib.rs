@@ -1,0 +1,145 @@
+//! What the fuzz targets share: a folder in memory, checksums that match, and a reading of everything in a run.
+
+use gradlog::analysis::{Score, Summary, Window};
+use gradlog::log::{Column, ColumnKey, NO_LAYER};
+use gradlog::run::{Block, RecoverError, Run};
+use std::path::{Path, PathBuf};
+
+/// The manifest under which the target `segment` reads: that of the fixture.
+pub const MANIFEST: &[u8] = include_bytes!("../../tests/data/v1/manifest");
+
+/// An empty folder of this process, in memory where the system has such a place.
+pub fn folder(name: &str) -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let dir = base.join(format!("gradlog-fuzz-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).expect("a folder to work in");
+    dir
+}
+
+pub fn put(dir: &Path, name: &str, bytes: &[u8]) {
+    std::fs::write(dir.join(name), bytes).expect("room to work in");
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn seal(bytes: &mut [u8], from: usize, to: usize, at: usize) {
+    if let Some(crc) = bytes.get(from..to).map(crc32fast::hash) {
+        if let Some(place) = bytes.get_mut(at..at + 4) {
+            place.copy_from_slice(&crc.to_le_bytes());
+        }
+    }
+}
+
+/// A manifest file around `payload`, with a length and a checksum that match.
+pub fn sealed_manifest(payload: &[u8]) -> Vec<u8> {
+    let mut bytes = MANIFEST[..12].to_vec();
+    bytes.extend((payload.len() as u32).to_le_bytes());
+    let crc = crc32fast::hash(&[&bytes, payload].concat());
+    bytes.extend(crc.to_le_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// Makes the checksums of a segment match what is there, as far as its fields stay inside of it: a fuzzer does not find
+/// them, and what is behind them is what it is to look at.
+pub fn seal_segment(bytes: &mut [u8]) {
+    seal(bytes, 0, 60, 60);
+    let mut at = 64;
+    while bytes.get(at..at + 64).is_some_and(|header| header[..4] == *b"GBLK") {
+        let columns = usize::from(u16::from_le_bytes([bytes[at + 6], bytes[at + 7]]));
+        let mut frame = at + 64 + 24 * columns;
+        for entry in (0..columns).map(|column| at + 64 + 24 * column) {
+            let Some(stored) = u32_at(bytes, entry + 12) else { break };
+            let end = frame.saturating_add(stored as usize);
+            seal(bytes, frame, end, entry + 20);
+            frame = end;
+        }
+        seal(bytes, at + 64, at + 64 + 24 * columns, at + 56);
+        seal(bytes, at, at + 60, at + 60);
+        let length = u32_at(bytes, at + 16).unwrap_or(0) as usize;
+        at = match length {
+            64.. => at.saturating_add(length),
+            _ => return,
+        };
+    }
+}
+
+/// The header of segment 0 of the run of [`MANIFEST`].
+pub fn segment_header() -> Vec<u8> {
+    let mut bytes = MANIFEST[..8].to_vec();
+    bytes.extend([1, 0, 2, 0]);
+    bytes.extend(0u32.to_le_bytes());
+    bytes.extend(&MANIFEST[20..36]);
+    bytes.resize(64, 0);
+    bytes
+}
+
+/// Asks a block for every column as every type.
+fn read_block(block: &Block) {
+    let _ = block.check();
+    let columns: Vec<(u16, u16, u64, u64)> = block.sizes().collect();
+    for (code, layer, _, _) in columns {
+        let Some(column) = Column::from_code(code) else { continue };
+        let key = ColumnKey { column, layer };
+        assert!(block.has(key) && block.width(key).is_some());
+        for length in [
+            block.u8s(key).map(|all| all.len()),
+            block.u32s(key).map(|all| all.len()),
+            block.u64s(key).map(|all| all.len()),
+            block.f32s(key).map(|all| all.len()),
+        ] {
+            let length = length.unwrap_or(block.rows());
+            assert!(length == block.rows() || column == Column::Name, "{column:?}: {length} for {} rows", block.rows());
+        }
+        for scale in [Column::InputScale, Column::DeltaScale, Column::FoldedScale] {
+            let Ok(vectors) = block.vectors(key, ColumnKey { column: scale, layer }) else { continue };
+            let mut numbers = vec![0.0; vectors.width()];
+            for row in 0..vectors.rows() {
+                vectors.decode(row, &mut numbers);
+            }
+        }
+    }
+}
+
+/// Reads everything in every way.
+pub fn read(run: &Run) {
+    let mut scan = run.scan();
+    let (mut blocks, mut last) = (0, None);
+    for block in scan.by_ref() {
+        assert!(last < Some(block.sequence()), "blocks come in their order");
+        last = Some(block.sequence());
+        blocks += 1;
+        read_block(&block);
+    }
+    let damaged = scan.damage().is_some();
+    let report = run.verify().expect("damage is no error");
+    assert!(report.blocks <= blocks && (!damaged || report.damage.is_some()));
+    let survey = run.survey().expect("damage is no error");
+    assert!(survey.before.blocks + survey.behind.blocks >= report.blocks, "recovery sees less than a scan");
+    let _ = run.probe_sets();
+    let _ = Summary::of(run);
+    // One score for each input, for speed.
+    let _ = Score::ALL[survey.bytes as usize / 8 % Score::ALL.len()].compute(run, &Window::everything());
+    let _ = (run.manifest().coverage(), run.manifest().recorded_parameters(), NO_LAYER);
+}
+
+/// Recovers the run and holds the result to its promise.
+pub fn recover(run: &Run, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    let before = run.verify().expect("damage is no error");
+    match run.recover(to) {
+        Ok(report) => {
+            let after = Run::open(to).expect("a recovered run opens").verify().expect("and reads");
+            assert!(after.damage.is_none(), "{after:?}");
+            assert!(after.visits + after.superseded >= before.visits, "{before:?} {after:?}");
+            assert!(report.survey.is_whole() || report.survey.lost.iter().any(|lost| !lost.is_nothing()));
+        }
+        Err(error @ RecoverError::Unsound { .. }) => panic!("{error}"),
+        Err(_) => {}
+    }
+    let _ = std::fs::remove_dir_all(to);
+}
