@@ -203,7 +203,9 @@ impl Lane {
 
 fn measure(workload: Workload, threads: usize, pairs: usize, allocator: &str) -> Result<Vec<Row>> {
     let data = models::Data::load(workload)?;
-    let dir = tempfile::tempdir_in(std::env::current_dir()?)?; // a real disk, not a tmpfs
+    // Where the build is, is a real disk; the system's temporary folder is often memory.
+    let target = std::env::current_exe()?.parent().context("the bench has no folder")?.to_owned();
+    let dir = tempfile::tempdir_in(target)?;
     let mut lanes = MODES.iter().map(|mode| Lane::new(workload, mode, dir.path())).collect::<Result<Vec<_>>>()?;
     for pair in 0..=pairs {
         for number in 0..MODES.len() {

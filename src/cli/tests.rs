@@ -220,6 +220,72 @@ fn damage_is_said_and_exits_with_3() {
     assert!(gradlog(&run, "verify", &[]).1.starts_with("state         damaged\n"));
 }
 
+/// Runs a whole command line.
+fn typed(arguments: &[&str]) -> (u8, String, String) {
+    let line = std::iter::once("gradlog").chain(arguments.iter().copied()).map(OsString::from);
+    let (mut out, mut words) = (Vec::new(), Vec::new());
+    let code = execute(line, &mut Console { out: &mut out, words: &mut words, progress: false });
+    (code, String::from_utf8(out).unwrap(), String::from_utf8(words).unwrap())
+}
+
+#[test]
+fn verify_says_what_is_left_and_types_the_command_that_saves_it() {
+    let run = written(true);
+    run.damage(4, 70);
+    let (code, out, words) = gradlog(&run, "verify", &[]);
+    assert_eq!(code, 3, "{words}");
+    for expected in ["readable: 32 visits of steps 0 to ", "epochs 0", "behind the damage:", "1 block is lost"] {
+        assert!(words.contains(expected), "{expected} in\n{words}");
+    }
+    assert!(out.contains("behind it     ") && out.contains("lost          16 visits"), "{out}");
+    let command = words.lines().last().unwrap().split_once("gradlog recover ").unwrap().1;
+    let arguments: Vec<&str> = std::iter::once("recover").chain(command.split(' ')).collect();
+    // The name that it proposes lies beside the test's folder, so that what is there must go.
+    let (code, out, words) = typed(&arguments);
+    let new = arguments[3].to_owned();
+    let verified = typed(&["verify", &new]);
+    let again = typed(&arguments);
+    std::fs::remove_dir_all(&new).unwrap();
+    assert_eq!(code, 3, "{words}");
+    assert!(out.starts_with("state         recovered with loss\n") && out.contains("lost visits   16"), "{out}");
+    assert!(words.contains("1 block is lost") && words.contains("is sound"), "{words}");
+    assert_eq!(verified.0, 0, "{}", verified.2);
+    assert!(verified.1.contains("dropped       16"), "{}", verified.1);
+    assert!(again.0 == 1 && again.2.contains("is there already"), "{}", again.2);
+}
+
+#[test]
+fn recover_exits_with_0_if_nothing_is_lost_and_1_or_2_if_nothing_can_be_done() {
+    let run = written(true);
+    let to = tempfile::tempdir().unwrap();
+    let new = to.path().join("new");
+    let new = new.to_str().unwrap();
+    let (code, out, _) = gradlog(&run, "recover", &["--out", new]);
+    assert_eq!((code, out.lines().next()), (0, Some("state         recovered, nothing lost")));
+    assert_eq!(typed(&["scores", new, "--score", "loss"]).1, gradlog(&run, "scores", &["--score", "loss"]).1);
+    assert_eq!(gradlog(&run, "recover", &[]).0, 2);
+    std::fs::write(run.path().join("manifest"), b"something else").unwrap();
+    let other = to.path().join("other");
+    let (code, out, words) = gradlog(&run, "recover", &["--out", other.to_str().unwrap()]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(words.contains("without an intact manifest") && !other.exists(), "{words}");
+}
+
+#[test]
+fn paths_are_quoted_as_a_shell_takes_them() {
+    let run = written(true);
+    run.damage(4, 30);
+    let odd = tempfile::tempdir().unwrap();
+    let path = odd.path().join("it's a run");
+    std::fs::create_dir(&path).unwrap();
+    for entry in std::fs::read_dir(run.path()).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, path.join(from.file_name().unwrap())).unwrap();
+    }
+    let words = typed(&["verify", path.to_str().unwrap()]).2;
+    assert!(words.contains(r"it'\''s a run' --out '") && words.contains(r"it'\''s a run-recovered'"), "{words}");
+}
+
 #[test]
 fn sound_unfinished_and_unreadable_runs() {
     let (code, out, _) = gradlog(&written(true), "verify", &[]);

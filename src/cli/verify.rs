@@ -62,7 +62,9 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     report::pairs(console.out, &pairs).map_err(CliError::Stdout)?;
     if report.dropped > 0 {
         let dropped = report.dropped;
-        console.say(format_args!("note: the recorder dropped {dropped} visits and said so; they are not in the run"));
+        console.say(format_args!(
+            "note: {dropped} visits are missing and the run says so: its recorder dropped them, or a recovery could not save them"
+        ));
     }
     if let Some(damage) = &report.damage {
         console.say_damage(Some(damage));

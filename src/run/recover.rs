@@ -149,7 +149,8 @@ impl<'a> Copier<'a> {
             let id: String = manifest.run_id.iter().map(|byte| format!("{byte:02x}")).collect();
             let places = survey.lost.iter().filter(|lost| !lost.is_nothing()).count();
             let visits = survey.lost_visits().map_or("an unknown number of".to_owned(), |visits| visits.to_string());
-            let note = format!("from run {id} by gradlog {}: {visits} visits lost, in {places} places", version());
+            let places = if places == 1 { "1 place".to_owned() } else { format!("{places} places") };
+            let note = format!("from run {id} by gradlog {}: {visits} visits lost, in {places}", version());
             manifest.notes.push(("recovered".into(), note));
         }
         // Segments of the two runs must not be taken for each other's: they number their blocks differently.

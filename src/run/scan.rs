@@ -28,6 +28,7 @@ pub struct Scan<'run> {
     zero_tail_bytes: u64,
     resumptions: Resumptions,
     superseded_visits: u64,
+    void_blocks: bool,
 }
 
 /// Why a scan stops where a file is gone.
@@ -49,6 +50,7 @@ impl<'run> Scan<'run> {
             zero_tail_bytes: 0,
             resumptions: Resumptions::of(run),
             superseded_visits: 0,
+            void_blocks: false,
         }
     }
 
@@ -60,6 +62,11 @@ impl<'run> Scan<'run> {
     /// Preallocated bytes behind the last block: not 0 while a run is being written, or if its recorder was killed.
     pub fn zero_tail_bytes(&self) -> u64 {
         self.zero_tail_bytes
+    }
+
+    /// As the scan is, but blocks of which every row is superseded come out too, as blocks of no rows.
+    pub(super) fn with_void_blocks(self) -> Self {
+        Self { void_blocks: true, ..self }
     }
 
     /// What there is to say if intact blocks stand behind the zeros at which the scan ended; looks at all bytes there.
@@ -270,7 +277,7 @@ impl Iterator for Scan<'_> {
                     }
                     self.offset += bytes;
                     self.next_sequence += 1;
-                    if block.kept != Some(0) {
+                    if self.void_blocks || block.kept != Some(0) {
                         return Some(block);
                     }
                 }

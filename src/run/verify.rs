@@ -47,11 +47,11 @@ impl Run {
     /// As [`Run::verify`].
     pub fn verify_with(&self, mut progress: impl FnMut(u64)) -> Result<VerifyReport, ReadError> {
         let mut report = VerifyReport::default();
-        let mut scan = self.scan();
+        let mut scan = self.scan().with_void_blocks();
         for block in scan.by_ref() {
             let rows = block.rows() as u64;
             let counted = block.check().and_then(|()| match block.kind() {
-                Some(BlockKind::Gaps) => {
+                Some(BlockKind::Gaps) if rows > 0 => {
                     Ok(block.u64s(Column::Dropped)?.iter().fold(0, |a: u64, b| a.saturating_add(*b)))
                 }
                 _ => Ok(0),
@@ -71,6 +71,11 @@ impl Run {
                 }
                 Err(other) => return Err(other),
             }
+            progress(block.bytes());
+            // Superseded as a whole: it must be intact, but it counts for nothing.
+            if rows == 0 {
+                continue;
+            }
             match block.kind() {
                 Some(BlockKind::Visits) => {
                     report.visits += rows;
@@ -89,7 +94,6 @@ impl Run {
             }
             report.blocks += 1;
             report.bytes += block.bytes();
-            progress(block.bytes());
         }
         report.superseded = scan.superseded_visits();
         report.damage = report.damage.or_else(|| scan.damage().cloned());

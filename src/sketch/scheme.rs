@@ -17,7 +17,7 @@ pub enum Form {
 /// Lengths and encodings of the sketches of a run.
 ///
 /// The defaults were chosen by `benches/fidelity` (`benches/results`): of the ten strongest proponents of a test example by exact
-/// gradients they find 0.98 in an MLP at 537 bytes a visit, 0.93 in a CNN at 863 and 0.76 in a transformer at 426.
+/// gradients they find 0.98 in an MLP at 539 bytes a visit, 0.93 in a CNN at 869 and 0.76 in a transformer at 416.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SketchConfig {
     /// Longest input factor that is kept; a wider layer's input is folded to this many numbers.

@@ -63,7 +63,8 @@ pub fn child(dir: &Path, large: bool) -> Result<()> {
             say(format_args!("gate"))?;
             wait_for_parent()?;
         }
-        if step > GATE && step % 10 == 0 {
+        // The first of these comes one step after the gate, when what there is still fits the segment that was there.
+        if step > GATE && step % 10 == 1 {
             match recorder.flush() {
                 Ok(()) => say(format_args!("flushed {}", (step + 1) * BATCH))?,
                 Err(error) => say(format_args!("flush {}", words(&error)))?,

@@ -12,6 +12,8 @@
 #[cfg(unix)]
 mod child;
 #[cfg(unix)]
+mod command;
+#[cfg(unix)]
 mod harm;
 #[cfg(unix)]
 mod kill;

@@ -10,7 +10,7 @@ use crate::log::{segment_path, Storage};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One file.
 struct Image {
@@ -117,9 +117,14 @@ fn answer(reach: Reach) -> io::Result<()> {
 
 struct Power(Arc<Mutex<Disk>>);
 
+/// The disk, also after an assertion has failed while somebody held it: the writer still closes its segment then.
+fn hold(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
+    disk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Storage for Power {
     fn open(&mut self, path: &Path, bytes: u64) -> io::Result<()> {
-        let disk = &mut *self.0.lock().unwrap();
+        let disk = &mut *hold(&self.0);
         let reach = disk.call()?;
         let (page_bytes, bytes) = (disk.page_bytes, bytes as usize);
         let pages = vec![vec![vec![0; page_bytes]]; bytes.div_ceil(page_bytes)];
@@ -131,11 +136,11 @@ impl Storage for Power {
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.lock().unwrap().put(offset, bytes)
+        hold(&self.0).put(offset, bytes)
     }
 
     fn commit(&mut self, offset: u64, header: &[u8]) -> io::Result<()> {
-        let disk = &mut *self.0.lock().unwrap();
+        let disk = &mut *hold(&self.0);
         disk.put(offset, header)?;
         // At the start of a file stands its own header.
         disk.committed += usize::from(offset > 0);
@@ -143,7 +148,7 @@ impl Storage for Power {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        let disk = &mut *self.0.lock().unwrap();
+        let disk = &mut *hold(&self.0);
         answer(disk.call()?)?;
         disk.image().sync();
         disk.safe = disk.committed;
@@ -151,7 +156,7 @@ impl Storage for Power {
     }
 
     fn close(&mut self, used: u64) -> io::Result<()> {
-        let disk = &mut *self.0.lock().unwrap();
+        let disk = &mut *hold(&self.0);
         let reach = disk.call()?;
         let image = disk.image();
         image.lengths.push(used as usize);
@@ -211,7 +216,7 @@ fn write(dir: &Path, scale: Scale, cut_at: u64) -> (Arc<Mutex<Disk>>, Result<(),
             writer.append(&mut block(index, scale))?;
             if number(index, 4) % 3 == 0 {
                 writer.sync()?;
-                assert_eq!(disk.lock().unwrap().safe as u64, index + 1, "a sync returned and had not covered all");
+                assert_eq!(hold(&disk).safe as u64, index + 1, "a sync returned and had not covered all");
             }
         }
         writer.finish()
@@ -241,17 +246,17 @@ fn a_power_cut_at_any_call_keeps_what_was_synced_and_invents_nothing() {
         let whole = tempfile::tempdir().unwrap();
         let (disk, result) = write(whole.path(), scale, u64::MAX);
         result.unwrap();
-        disk.lock().unwrap().after(whole.path(), &mut |_| 0);
+        hold(&disk).after(whole.path(), &mut |_| 0);
         let written = read(whole.path()).unwrap();
         assert!(!written.complains() && written.report.finished, "{scale:?}: {written:?}");
         assert_eq!(written.blocks.len() as u64, BLOCKS);
-        let calls = disk.lock().unwrap().calls;
+        let calls = hold(&disk).calls;
         for cut_at in 0..calls {
             cuts += 1;
             let dir = tempfile::tempdir().unwrap();
             let (disk, result) = write(dir.path(), scale, cut_at);
             assert!(matches!(result, Err(LogError::Io { .. })), "{scale:?}, call {cut_at}: {result:?}");
-            let disk = disk.lock().unwrap();
+            let disk = hold(&disk);
             for way in 0..12 {
                 images += 1;
                 let after = tempfile::tempdir().unwrap();

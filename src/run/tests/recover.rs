@@ -304,6 +304,13 @@ fn a_resumption_is_kept_also_if_its_header_is_damaged() {
     let (report, reading) = recover(dir.path());
     assert!(report.survey.is_whole());
     assert_eq!((&reading.blocks, reading.report.superseded), (&written.blocks, written.report.superseded));
+    // Void rows count for nothing, but a damaged block of them is damage.
+    let path = segment_path(dir.path(), next_segment - 1);
+    let original = std::fs::read(&path).unwrap();
+    change(&path, |bytes| *bytes.last_mut().unwrap() ^= 0x80);
+    change(&path, |bytes| bytes[SEGMENT_HEADER_BYTES + 200] ^= 0x80);
+    assert!(Run::open(dir.path()).unwrap().verify().unwrap().damage.is_some());
+    std::fs::write(&path, original).unwrap();
     // Its header does not say any more at which step; the steps in it do.
     change(&segment_path(dir.path(), next_segment), |bytes| bytes[40] ^= 1);
     let (report, reading) = recover(dir.path());

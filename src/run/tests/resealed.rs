@@ -55,6 +55,13 @@ fn fields_that_lie_under_good_checksums_neither_panic_nor_ask_for_much() {
         let (reading, largest) = largest_allocation(|| read(dir.path()).unwrap());
         // No frame of this run is longer than a few hundred bytes, each of which can stand for 2^15.
         assert!(largest < 64 << 20, "seed {seed}: asked for {largest} bytes");
+        if seed % 8 == 0 {
+            let to = tempfile::tempdir().unwrap();
+            let new = to.path().join("new");
+            let recovered = Run::open(dir.path()).unwrap().recover(&new).unwrap();
+            assert!(recovered.written.visits >= reading.report.visits, "seed {seed}: less than a scan reads");
+            assert!(!read(&new).unwrap().report.damage.is_some(), "seed {seed}");
+        }
         match reading.complains() {
             true => refused += 1,
             false => read_on += 1,
