@@ -50,7 +50,7 @@ fn a_finished_run_goes_on_at_the_next_step() {
     (0..3).for_each(|id| step(&mut recorder, &layer, id));
     recorder.finish().unwrap();
     let mut recorder = Recorder::resume(dir.path(), &taps, Config::default()).unwrap();
-    assert!(!Run::open(dir.path()).unwrap().verify().unwrap().damage.is_some());
+    assert!(Run::open(dir.path()).unwrap().verify().unwrap().damage.is_none());
     (3..5).for_each(|id| step(&mut recorder, &layer, id));
     recorder.finish().unwrap();
     assert_eq!(story(dir.path()), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]);

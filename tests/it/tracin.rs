@@ -141,7 +141,7 @@ fn equals_brute_force_with_a_convolution_accumulation_weights_and_clipping() {
     let weights = [1.0f32, 0.5, 2.0, 0.25];
     let config = Config { sketch: SketchConfig::exact(), ..Config::default() };
     let mut recorder = Recorder::create(dir.path(), &taps, config).unwrap();
-    let mut truth = vec![[0.0f64; 2]; 8];
+    let mut truth = [[0.0f64; 2]; 8];
     for step in 0..6 {
         let mut probe = recorder.probe("test", &[0, 1]).unwrap();
         probe.cross_entropy(&model(&px).unwrap(), &py).unwrap().backward().unwrap();

@@ -59,7 +59,7 @@ pub fn train(dir: &Path, seed: u64, idle: bool) -> Result<()> {
             let (_, recorded) = training.step(&mut recorder, 1)?;
             recorded?;
             say(format_args!("committed {run} {visits}"))?;
-            if !idle && mix(seed ^ run << 20 ^ step) % 10 == 0 {
+            if !idle && mix(seed ^ run << 20 ^ step).is_multiple_of(10) {
                 say(format_args!("flushing {run} {visits}"))?;
                 recorder.flush()?;
                 say(format_args!("flushed {run} {visits}"))?;

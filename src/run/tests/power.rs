@@ -214,7 +214,7 @@ fn write(dir: &Path, scale: Scale, cut_at: u64) -> (Arc<Mutex<Disk>>, Result<(),
     let result = (|| {
         for index in 0..BLOCKS {
             writer.append(&mut block(index, scale))?;
-            if number(index, 4) % 3 == 0 {
+            if number(index, 4).is_multiple_of(3) {
                 writer.sync()?;
                 assert_eq!(hold(&disk).safe as u64, index + 1, "a sync returned and had not covered all");
             }
