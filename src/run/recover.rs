@@ -20,6 +20,9 @@ use std::path::{Path, PathBuf};
 /// Segments of the new run are as long as a recorder's, or as long as the run if that is shorter.
 const SEGMENT_BYTES_MAX: u64 = 32 << 20;
 
+/// More names of probe sets than this are not made up.
+const MADE_UP_NAMES_MAX: u64 = 4096;
+
 /// Why no run was recovered. Nothing is left where the new run was to be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -251,7 +254,10 @@ impl<'a> Copier<'a> {
 
     /// Makes up names for the probe sets below `below` that have none, if their names can be among what is lost.
     fn name_sets(&mut self, below: u32) -> Result<(), RecoverError> {
-        if u64::from(below.saturating_sub(self.probe_sets)) > self.lost_blocks.saturating_sub(self.unnamed.into()) {
+        // Each is in a block of its own, and no more of these can be missing than blocks are.
+        let unnamed = u64::from(self.unnamed);
+        let left = self.lost_blocks.min(MADE_UP_NAMES_MAX).saturating_sub(unnamed);
+        if u64::from(below.saturating_sub(self.probe_sets)) > left {
             return Ok(());
         }
         while self.probe_sets < below {

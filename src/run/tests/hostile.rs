@@ -174,6 +174,20 @@ fn probe_sets_with_impossible_names_or_numbers_are_refused() {
     }
 }
 
+/// Found by the fuzzer: a probe set of a high number behind a jump in the blocks' numbers made a recovery write a block for
+/// each number below.
+#[test]
+fn numbers_that_jump_make_no_probe_sets_up() {
+    let number = |n: u32| Forged::plain(Column::ProbeSet as u16, 2, n.to_le_bytes().to_vec());
+    let name = Forged { width: 4, ..Forged::plain(Column::Name as u16, 1, b"test".to_vec()) };
+    for (sequence, set, unnamed) in [(1 << 40, 1_000_000, 0), (1 << 40, u32::MAX, 0), (3, 3, 3), (2, 3, 0)] {
+        let dir = run(&[block(5, sequence, 1, &[number(set), name.clone()])]);
+        let to = tempfile::tempdir().unwrap();
+        let report = Run::open(dir.path()).unwrap().recover(to.path().join("new")).unwrap();
+        assert_eq!((report.unnamed_probe_sets, report.written.blocks), (unnamed, 1 + u64::from(unnamed)), "{set}");
+    }
+}
+
 #[test]
 fn a_manifest_that_claims_much_gets_little() {
     let dir = tempfile::tempdir().unwrap();
