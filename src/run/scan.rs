@@ -212,11 +212,12 @@ impl<'run> Scan<'run> {
         self.run.segment_path(self.next_segment.saturating_add(ahead)).exists()
     }
 
-    /// Leaves `segment`, at whose end we are, if it is its end for good.
-    fn leave(&mut self, segment: &Arc<SegmentFile>) {
+    /// Leaves the segment, at whose end we were a moment ago, if it is its end for good.
+    pub(super) fn leave(&mut self) {
+        let Some(segment) = self.segment.clone() else { return };
         if self.segment_exists(0) {
             // A recorder may have gone on here and then begun the next segment since we looked; it never comes back.
-            if matches!(look(segment, self.offset), Found::End) {
+            if matches!(look(&segment, self.offset), Found::End) {
                 self.segment = None;
             }
             return;
@@ -281,7 +282,7 @@ impl Iterator for Scan<'_> {
                         return Some(block);
                     }
                 }
-                Found::End => self.leave(&segment),
+                Found::End => self.leave(),
                 Found::Damage { what, .. } => self.stop(what),
             }
         }
