@@ -301,7 +301,16 @@ fn lock(dir: &Path) -> Result<File, LogError> {
     let path = dir.join(LOCK_FILE);
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io_error("create", &path))?;
-    match file.try_lock() {
+    let mut tried = file.try_lock();
+    for wait_ms in [1, 5, 20] {
+        // A reader that asks whether the run is being written holds the lock for a moment, another recorder for good.
+        if !matches!(tried, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(wait_ms));
+        tried = file.try_lock();
+    }
+    match tried {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(LogError::Locked { path: dir.to_owned() }),
         // File systems without locks (some network mounts) still take a run; two recorders there are on their own.

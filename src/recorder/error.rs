@@ -38,7 +38,7 @@ pub enum RecordError {
         layers: Vec<String>,
     },
     /// The background thread could not write; nothing more is recorded. Sticky: every later call returns it too.
-    #[error("recording has stopped: {0}; what was committed before is safe in the run's folder")]
+    #[error("recording has stopped: {0}; what the log holds already stays as it is")]
     Log(Arc<LogError>),
     /// The run could not be started: its folder holds a run, is locked, or cannot be written.
     #[error("{0}")]

@@ -9,8 +9,7 @@ impl Run {
     ///
     /// On file systems without locks, and for a folder that was copied while it was written, the answer is no.
     pub fn is_being_written(&self) -> bool {
-        // The lock is let go of with the file. Nothing is asked of a run that is sound, so that a recorder which is just
-        // starting hardly ever meets us here.
+        // The lock is let go of with the file, at once: a recorder that is just starting tries again.
         match File::open(self.dir().join(LOCK_FILE)) {
             Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
             Err(_) => false,

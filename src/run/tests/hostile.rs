@@ -188,6 +188,21 @@ fn numbers_that_jump_make_no_probe_sets_up() {
     }
 }
 
+/// Met by the fuzzer: where a segment's header is damaged, nobody knows whether the run was resumed there, and a block that
+/// spans several steps without saying which row is of which could not be cut. A recovery leaves it out and says so.
+#[test]
+fn a_block_without_its_steps_is_not_recovered_where_they_may_be_needed() {
+    let visits = block_with(1, 0, 2, &[u64s(Column::Example, 2)], |header| header[40] = 9);
+    let dir = run(&[visits]);
+    let to = tempfile::tempdir().unwrap();
+    let whole = Run::open(dir.path()).unwrap().recover(to.path().join("whole")).unwrap();
+    assert_eq!((whole.written.visits, whole.survey.is_whole()), (2, true));
+    std::fs::write(dir.path().join("segment-00007.glog"), [7; 100]).unwrap();
+    let partial = Run::open(dir.path()).unwrap().recover(to.path().join("partial")).unwrap();
+    assert_eq!((partial.written.visits, partial.survey.is_whole()), (0, false));
+    assert!(partial.survey.lost[0].to_string().contains("does not hold Step"), "{partial:?}");
+}
+
 #[test]
 fn a_manifest_that_claims_much_gets_little() {
     let dir = tempfile::tempdir().unwrap();

@@ -161,3 +161,28 @@ fn a_reader_never_takes_a_growing_run_for_a_damaged_one() {
     println!("{scans} scans");
     assert_eq!(seen, 451);
 }
+
+#[test]
+fn a_reader_that_asks_is_not_taken_for_a_recorder() {
+    let dir = tempfile::tempdir().unwrap();
+    write_sample(dir.path(), 2).unwrap().finish().unwrap();
+    let place = || crate::log::ResumePlace { run_id: manifest().run_id, next_segment: 7, sequence: 2, step: 9 };
+    let asked = File::open(dir.path().join("lock")).unwrap();
+    asked.lock_shared().unwrap();
+    // As long as it is held, and it is held for no longer than it takes to ask.
+    assert!(matches!(LogWriter::resume(dir.path(), place(), options()), Err(LogError::Locked { .. })));
+    drop(asked);
+    // On a busy machine the one who asks may be held up while the lock is his.
+    let started = (0..50).any(|_| {
+        let asked = File::open(dir.path().join("lock")).unwrap();
+        asked.lock_shared().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(3));
+                drop(asked);
+            });
+            LogWriter::resume(dir.path(), place(), options()).is_ok()
+        })
+    });
+    assert!(started);
+}

@@ -82,3 +82,35 @@ fn bytes_between_the_last_frame_and_the_end_of_a_block_are_room_to_grow() {
     let reading = read(dir.path()).unwrap();
     assert!(!reading.complains() && reading.blocks.len() == 2 && reading.blocks.iter().all(only_examples));
 }
+
+/// What a recovery does not understand, it copies: the bytes of a block are the same but for its number and the checksum over it.
+#[test]
+fn a_recovery_brings_along_what_is_not_known() {
+    let strange = Forged { width: 3, raw_bytes: 77, ..Forged::plain(998, 200, vec![1; 9]) };
+    let mut longer = block(0x8000, 4, 1, std::slice::from_ref(&strange));
+    longer.extend([7u8; 24]);
+    let bytes = longer.len() as u64;
+    longer[16..24].copy_from_slice(&bytes.to_le_bytes());
+    let crc = crc32fast::hash(&longer[..60]);
+    longer[60..64].copy_from_slice(&crc.to_le_bytes());
+    let flags = Forged::plain(Column::Flags as u16, 1, vec![0x80, 0xFF]);
+    // Numbers 0 and 2 are missing, so that the others get new ones.
+    let blocks = [block(7, 1, 1, &[strange]), block(1, 3, 2, &[examples(), flags]), longer];
+    let dir = run(&blocks);
+    let to = tempfile::tempdir().unwrap();
+    let new = to.path().join("new");
+    let report = Run::open(dir.path()).unwrap().recover(&new).unwrap();
+    assert_eq!(report.survey.lost.iter().map(|lost| lost.blocks).collect::<Vec<_>>(), [Some(1), Some(1)]);
+    let copied = std::fs::read(new.join("segment-00000.glog")).unwrap();
+    let mut at = 64;
+    for (sequence, block) in (0u64..).zip(blocks) {
+        let copy = &copied[at..at + block.len()];
+        assert_eq!(copy[24..32], sequence.to_le_bytes());
+        assert!(copy[..24] == block[..24] && copy[32..60] == block[32..60] && copy[64..] == block[64..]);
+        at += block.len();
+    }
+    assert_eq!(at, copied.len());
+    // Flags that are not known are there for whoever knows them, and harm nobody else.
+    let recovered = Run::open(&new).unwrap();
+    assert_eq!(recovered.scan().nth(1).unwrap().u8s(Column::Flags).unwrap(), [0x80, 0xFF]);
+}
