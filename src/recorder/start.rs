@@ -142,7 +142,8 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
             _ => {}
         }
     }
-    if let Some(damage) = scan.damage() {
+    // A page that was lost reads as zeros, and a run that went on from there would leave behind what stands after it.
+    if let Some(damage) = scan.damage().cloned().or_else(|| scan.blocks_behind_the_end()) {
         let what = format!("{damage}; `gradlog recover` makes a sound run of it, which can be resumed");
         return Err(ReadError::Absent(what));
     }

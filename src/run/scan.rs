@@ -70,7 +70,7 @@ impl<'run> Scan<'run> {
     }
 
     /// What there is to say if intact blocks stand behind the zeros at which the scan ended; looks at all bytes there.
-    pub(super) fn blocks_behind_the_end(&self) -> Option<Damage> {
+    pub(crate) fn blocks_behind_the_end(&self) -> Option<Damage> {
         let segment = self.segment.as_ref()?;
         let offset = find_block(segment, self.offset)?;
         let what = format!("zeros stand where a block belongs, and an intact one behind them, at byte {offset}");
