@@ -65,6 +65,7 @@ mod matmul;
 pub mod recorder;
 pub mod report;
 pub mod run;
+mod simd;
 pub mod sketch;
 #[cfg(feature = "candle")]
 pub mod taps;

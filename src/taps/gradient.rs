@@ -1,10 +1,10 @@
 //! Per-example gradients: from (input, output gradient) to sums, norms and folded sketches.
 
-use super::fused::{threads, with_slice};
+use super::fused::with_slice;
+use super::parallel::{self, threads};
 use crate::matmul::{matmul, Matrix};
 use crate::sketch::Fold;
 use candle_core::{bail, DType, Device, Result, Tensor};
-use rayon::prelude::*;
 
 /// The gradient of each example's loss by the parameters of one layer.
 ///
@@ -88,16 +88,16 @@ pub(super) fn sum_and_fold<S>(
         }
         sum
     };
-    let mut sums: Vec<Vec<f32>> = if m == 0 {
-        squared_norms.par_chunks_mut(stretch).enumerate().map(|(w, norms)| work(w * stretch, &mut [], norms)).collect()
-    } else {
-        squared_norms
-            .par_chunks_mut(stretch)
-            .zip(sketches.par_chunks_mut(stretch * m))
-            .enumerate()
-            .map(|(w, (norms, sketches))| work(w * stretch, sketches, norms))
-            .collect()
-    };
+    // Without a fold there are no sketches to share out, and each stretch gets an empty one.
+    let mut rest = &mut sketches[..];
+    let parts: Vec<_> = (squared_norms.chunks_mut(stretch).enumerate())
+        .map(|(number, norms)| {
+            let (own, others) = std::mem::take(&mut rest).split_at_mut(norms.len() * m);
+            rest = others;
+            (number * stretch, own, norms)
+        })
+        .collect();
+    let mut sums = parallel::map(parts, |(first, sketches, norms)| work(first, sketches, norms));
     let mut sum = sums.pop().unwrap_or_else(|| vec![0.0; parameters]);
     for part in sums {
         for (total, g) in sum.iter_mut().zip(&part) {

@@ -3,8 +3,9 @@
 //! candle_nn's takes a transposed view of the weight through matmul, whose backward then adds a strided gradient as large
 //! as the weight, and a broadcast add for the bias. Here each gradient is made once, in its own layout.
 
-use super::fused::{apply, cpu_f32, needs_gradient, slice, threads, with_slice, FusedLayer, Operand};
+use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
 use super::gradient::{add_rows, sum_and_fold};
+use super::parallel;
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
 use crate::matmul::{matmul, Matrix};
 use candle_core::{bail, CpuStorage, Module, Result, Shape, Tensor};
@@ -66,7 +67,7 @@ impl FusedLayer for LinearOp {
             Some((storage, layout)) => slice(storage, layout)?.repeat(rows),
             None => vec![0f32; rows * outputs],
         };
-        matmul(&mut y, Matrix::new(xs, rows, inputs), Matrix::new(ws, outputs, inputs).t(), b.is_some(), threads());
+        parallel::matmul(&mut y, Matrix::new(xs, rows, inputs), Matrix::new(ws, outputs, inputs).t(), b.is_some());
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
 
@@ -87,7 +88,7 @@ impl FusedLayer for LinearOp {
             let x_grad = if needs_gradient(x) {
                 let mut out = vec![0f32; rows * inputs];
                 with_slice(w, |w| {
-                    matmul(&mut out, grads, Matrix::new(w, outputs, inputs), false, threads());
+                    parallel::matmul(&mut out, grads, Matrix::new(w, outputs, inputs), false);
                     Ok(())
                 })?;
                 Some(Tensor::from_vec(out, x.shape(), device)?)
@@ -121,7 +122,7 @@ impl FusedLayer for LinearOp {
                     return Ok((sum, b_grad));
                 }
                 let mut w_grad = vec![0f32; size];
-                matmul(&mut w_grad, grads.t(), Matrix::new(xs, rows, inputs), false, threads());
+                parallel::matmul(&mut w_grad, grads.t(), Matrix::new(xs, rows, inputs), false);
                 let mut b_grad = vec![0f32; if bias { outputs } else { 0 }];
                 if bias {
                     add_rows(g, &mut b_grad);

@@ -16,6 +16,7 @@ mod gradient;
 mod group_norm;
 mod linear;
 mod norm;
+mod parallel;
 mod slot;
 
 pub use catch::Catch;
