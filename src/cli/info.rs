@@ -128,12 +128,13 @@ fn sketch(manifest: &Manifest) -> String {
     let sketch = &manifest.sketch;
     let cap = |cap: u32| if cap == u32::MAX { "none".to_owned() } else { cap.to_string() };
     format!(
-        "factored {} (caps: input {}, delta {}), folded {} x {}",
+        "factors {} (whole to: input {}, delta {}), projections {} (factors to {}, folded to {})",
         sketch.encoding,
         cap(sketch.input_cap),
         cap(sketch.delta_cap),
-        sketch.folded,
-        sketch.folded_encoding
+        sketch.projected_encoding,
+        sketch.projected,
+        sketch.folded_max
     )
 }
 

@@ -72,11 +72,16 @@ impl Config {
     pub(super) fn check(&self) -> Result<(), RecordError> {
         let wrong = |what: &str| Err(RecordError::Config(what.into()));
         let sketch = &self.sketch;
-        if sketch.folded == 0 || sketch.input_cap == 0 || sketch.delta_cap == 0 {
-            return wrong("a sketch needs a length of at least 1: see `folded`, `input_cap` and `delta_cap`");
+        if [sketch.input_cap, sketch.delta_cap, sketch.projected, sketch.folded_max].contains(&0) {
+            return wrong(
+                "a sketch needs a length of at least 1: see `input_cap`, `delta_cap`, `projected` and `folded_max`",
+            );
         }
-        if sketch.folded > 1 << 20 {
-            return wrong("`folded` is larger than 2^20: a sketch is meant to be short");
+        if sketch.folded_max > 1 << 20 || sketch.projected > 1 << 20 {
+            return wrong("`folded_max` or `projected` is larger than 2^20: a sketch is meant to be short");
+        }
+        if sketch.folded_min > sketch.folded_max {
+            return wrong("`folded_min` is larger than `folded_max`");
         }
         if self.queue_passes == 0 {
             return wrong("`queue_passes` is 0: at least one pass must be able to wait");

@@ -33,7 +33,7 @@ pub use pass::{Pass, Probe};
 
 use crate::log::Manifest;
 use crate::sketch::Form;
-use crate::taps::{LazyFold, Registered, Taps};
+use crate::taps::{LazyFold, Registered, SharedFold, Taps};
 use candle_core::Var;
 use message::{Batch, Gap, Message, PassKind, StepRow};
 use queue::{Queue, Sent};
@@ -56,6 +56,7 @@ struct Inner {
     layers: Arc<Vec<Registered>>,
     forms: Vec<Option<Form>>,
     variables: Vec<(usize, Var, Arc<LazyFold>)>,
+    shared_fold: Arc<SharedFold>,
     manifest: Manifest,
     queue: Option<Queue<Message>>,
     thread: Option<JoinHandle<()>>,
@@ -87,7 +88,10 @@ impl Recorder {
 
     /// What the run will cost on disk, from its layers. See [`Cost`].
     pub fn cost(&self) -> Cost {
-        self.inner.as_ref().map(|inner| Cost::of(&inner.manifest, &inner.forms)).unwrap_or_default()
+        self.inner
+            .as_ref()
+            .map(|inner| Cost::of(&inner.manifest, &inner.forms, inner.shared_fold.decided()))
+            .unwrap_or_default()
     }
 
     /// Declares that what follows belongs to `epoch`. Without it all belongs to epoch 0.
@@ -226,6 +230,10 @@ impl Recorder {
             Some(inner) => *inner.forms[number].get_or_insert(seen),
             None => seen,
         }
+    }
+
+    fn shared_fold<R>(&self, f: impl FnOnce(&SharedFold) -> R) -> Option<R> {
+        self.inner.as_ref().map(|inner| f(&inner.shared_fold))
     }
 
     fn known_form(&self, number: usize) -> Option<Form> {

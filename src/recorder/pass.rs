@@ -243,6 +243,8 @@ impl<'r> Pass<'r> {
         if layers.is_empty() {
             return Err(self.wrong("`per_example` needs the model's variables: call `taps.variables(&varmap)` first"));
         }
+        let parameters = || layers.iter().map(|(_, variable, _)| variable.elem_count() as u64).sum();
+        self.recorder.shared_fold(|shared| shared.decide(parameters));
         let mut folded: Vec<FoldedGradients> = layers
             .iter()
             .map(|(_, _, fold)| FoldedGradients {

@@ -10,7 +10,7 @@ use crate::log::{
 };
 use crate::run::{ReadError, Run};
 use crate::sketch::{derive_seed, Form, Side};
-use crate::taps::{LazyFold, Registry, Taps};
+use crate::taps::{LazyFold, Registered, Registry, SharedFold, Taps};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
@@ -22,6 +22,7 @@ struct Past {
     step: u64,
     forms: Vec<Option<Form>>,
     probe_sets: Vec<String>,
+    folded_width: Option<u32>,
 }
 
 impl Recorder {
@@ -128,6 +129,8 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
         match block.kind() {
             Some(BlockKind::Steps) => past.step = past.step.max(block.steps().1.saturating_add(1)),
             Some(BlockKind::Visits | BlockKind::Probes) => {
+                let width = block.width(Column::Folded).and_then(|width| u32::try_from(width).ok());
+                past.folded_width = past.folded_width.or(width);
                 for (number, form) in past.forms.iter_mut().enumerate() {
                     let factors = ColumnKey { column: Column::Input, layer: number as u16 };
                     if block.has(factors) {
@@ -163,13 +166,17 @@ fn start(
     past: Past,
 ) -> Result<Recorder, RecordError> {
     let registry = taps.registry();
-    let folded = config.sketch.folded as usize;
-    let folds: Vec<Arc<LazyFold>> = (manifest.layers.iter())
-        .map(|layer| Arc::new(LazyFold::new(layer.seed_folded, layer.parameters as usize, folded)))
-        .collect();
     let layers = registry.layers.clone();
     let variables = registry.variables.clone();
     drop(registry);
+    // A width from disk is believed within what the same settings could have made.
+    let known = past.folded_width.filter(|width| (1..=config.sketch.folded_max).contains(width));
+    let shared_fold = Arc::new(SharedFold::new(config.sketch.clone(), known));
+    let fold = |(record, layer): (&LayerRecord, &Registered)| {
+        let parameters = record.parameters as usize;
+        Arc::new(LazyFold::new(record.seed_folded, parameters, layer.tied.is_some(), shared_fold.clone()))
+    };
+    let folds: Vec<Arc<LazyFold>> = manifest.layers.iter().zip(&layers).map(fold).collect();
     for (layer, fold) in layers.iter().zip(&folds) {
         layer.slot.set_fold(Some(fold.clone()));
     }
@@ -178,7 +185,7 @@ fn start(
         .collect();
     let (queue, receiver, gauge): (Queue<Message>, _, Arc<Gauge>) = Queue::new(&config);
     let shared = Arc::new(Shared::default());
-    let rows = RowMaker::new(sketchers, config.sketch.clone());
+    let rows = RowMaker::new(sketchers, config.sketch.clone(), shared_fold.clone());
     let for_thread = (config, shared.clone());
     let thread = std::thread::Builder::new()
         .name("gradlog".into())
@@ -193,6 +200,7 @@ fn start(
         taps: taps.clone(),
         forms,
         variables: variables.map(|(i, ((_, var), fold))| (i, var, fold.clone())).collect(),
+        shared_fold,
         manifest,
         layers: Arc::new(layers),
         queue: Some(queue),

@@ -300,7 +300,8 @@ mod tests {
             let values: Vec<f32> = (0..37).map(|i| ((i * 7919 % 41) as f32 / 20.5 - 1.0) * magnitude).collect();
             let (back, _) = round_trip(Encoding::Signs, &values);
             assert!(values.iter().zip(&back).all(|(v, b)| *v == 0.0 || (*v < 0.0) == (*b < 0.0)));
-            let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
+            let dot =
+                |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
             let (kept, whole) = (dot(&back, &values), dot(&values, &values));
             // The scale is rounded to 8 bits, and among the subnormals to fewer.
             assert!((kept / whole - 1.0).abs() < if magnitude < 1e-37 { 0.05 } else { 0.004 }, "{kept} {whole}");

@@ -9,6 +9,7 @@ use super::gradient::{host, sum_and_fold};
 use super::parallel::for_rows;
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
 use crate::matmul::{matmul, Matrix};
+use crate::sketch::Fold;
 use candle_core::{bail, CpuStorage, Device, Module, Result, Shape, Tensor};
 use candle_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
 
@@ -274,7 +275,7 @@ convolution!(Conv2d, Conv2dConfig, "conv2d");
 
 fn fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, settings: Settings, catch: &Catch) -> Result<Tensor> {
     let geometry = Geometry::new(x.dims(), weight.dims(), settings)?;
-    catch.reach();
+    catch.reach(x);
     apply(ConvOp { geometry, catch: catch.clone() }, x, weight, bias)
 }
 
@@ -337,18 +338,18 @@ impl FusedLayer for ConvOp {
                 None
             };
             let parameters = size + if bias { channels } else { 0 };
-            let (mut sum, folded) = with_slice(x, |xs| {
-                Ok(sum_and_fold(
-                    geometry.batch,
-                    parameters,
-                    fold.as_ref().map(|fold| fold.get()),
-                    || vec![0f32; geometry.patch() * geometry.positions()],
-                    |patches, example, out| geometry.example_gradient(patches, xs, g, example, bias, out),
-                ))
+            let mut sum = with_slice(x, |xs| {
+                let all = |fold: Option<(&Fold, &mut [f32])>| {
+                    let patches = || vec![0f32; geometry.patch() * geometry.positions()];
+                    sum_and_fold(geometry.batch, parameters, fold, patches, |patches, example, out| {
+                        geometry.example_gradient(patches, xs, g, example, bias, out)
+                    })
+                };
+                Ok(match &fold {
+                    Some(fold) => self.catch.folded(fold, geometry.batch, |fold, rows| all(Some((fold, rows)))),
+                    None => all(None).0,
+                })
             })?;
-            if let Some(folded) = folded {
-                self.catch.caught_folded(folded);
-            }
             let b_grad = if bias { Some(Tensor::from_vec(sum.split_off(size), channels, x.device())?) } else { None };
             Ok([x_grad, Some(Tensor::from_vec(sum, w.shape(), x.device())?), b_grad])
         })

@@ -30,7 +30,7 @@ impl Tap for Linear {
         if !fits || !supported {
             return catch.output(x, self.plain_forward(x)?);
         }
-        catch.reach();
+        catch.reach(x);
         apply(LinearOp { catch: catch.clone() }, x, weight, self.bias())
     }
 
@@ -99,25 +99,19 @@ impl FusedLayer for LinearOp {
             let (mut w_grad, b_grad) = with_slice(x, |xs| {
                 if let Some(fold) = &fold {
                     let parameters = size + if bias { outputs } else { 0 };
-                    let (mut sum, folded) = sum_and_fold(
-                        batch,
-                        parameters,
-                        Some(fold.get()),
-                        || (),
-                        |(), example, gradient| {
-                            let d = &g[example * positions * outputs..(example + 1) * positions * outputs];
-                            let a = Matrix::new(&xs[example * positions * inputs..], positions, inputs);
-                            let (weights, biases) = gradient.split_at_mut(size);
-                            matmul(weights, Matrix::new(d, positions, outputs).t(), a, false, 1);
-                            if bias {
-                                biases.fill(0.0);
-                                add_rows(d, biases);
-                            }
-                        },
-                    );
-                    if let Some(folded) = folded {
-                        self.catch.caught_folded(folded);
-                    }
+                    let fill = |(): &mut (), example: usize, gradient: &mut [f32]| {
+                        let d = &g[example * positions * outputs..(example + 1) * positions * outputs];
+                        let a = Matrix::new(&xs[example * positions * inputs..], positions, inputs);
+                        let (weights, biases) = gradient.split_at_mut(size);
+                        matmul(weights, Matrix::new(d, positions, outputs).t(), a, false, 1);
+                        if bias {
+                            biases.fill(0.0);
+                            add_rows(d, biases);
+                        }
+                    };
+                    let mut sum = self.catch.folded(fold, batch, |fold, rows| {
+                        sum_and_fold(batch, parameters, Some((fold, rows)), || (), fill)
+                    });
                     let b_grad = sum.split_off(size);
                     return Ok((sum, b_grad));
                 }

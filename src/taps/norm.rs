@@ -8,6 +8,7 @@ use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer
 use super::gradient::{host, sum_and_fold};
 use super::parallel::for_rows;
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
+use crate::sketch::Fold;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor, D};
 use candle_nn::{LayerNorm, RmsNorm};
 
@@ -160,7 +161,7 @@ fn fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kernel: Kernel, cat
     if !fits || !cpu_f32(&[x, weight]) || !bias.is_none_or(|b| cpu_f32(&[b])) {
         return catch.output(x, composed(x, weight, bias, f64::from(kernel.eps), kernel.remove_mean)?);
     }
-    catch.reach();
+    catch.reach(x);
     apply(NormOp { kernel, catch: catch.clone() }, x, weight, bias)
 }
 
@@ -215,11 +216,11 @@ impl FusedLayer for NormOp {
                     let range = example * own..(example + 1) * own;
                     self.kernel.example_gradient(&xs[range.clone()], &g[range], width, out);
                 };
-                let (mut sum, folded) =
-                    sum_and_fold(batch, parameters, fold.as_ref().map(|fold| fold.get()), || (), fill);
-                if let Some(folded) = folded {
-                    self.catch.caught_folded(folded);
-                }
+                let all = |fold: Option<(&Fold, &mut [f32])>| sum_and_fold(batch, parameters, fold, || (), fill);
+                let mut sum = match &fold {
+                    Some(fold) => self.catch.folded(fold, batch, |fold, rows| all(Some((fold, rows)))),
+                    None => all(None).0,
+                };
                 let b_grad = if bias { Some(Tensor::from_vec(sum.split_off(width), width, x.device())?) } else { None };
                 Ok([x_grad, Some(Tensor::from_vec(sum, w.shape(), x.device())?), b_grad])
             })

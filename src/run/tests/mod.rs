@@ -57,9 +57,11 @@ fn manifest() -> Manifest {
         sketch: SketchConfig {
             input_cap: 512,
             delta_cap: 512,
-            folded: 512,
+            projected: 512,
+            folded_min: 512,
+            folded_max: 512,
             encoding: Encoding::Q4,
-            folded_encoding: Encoding::Q4,
+            projected_encoding: Encoding::Q4,
         },
         layers: vec![layer("fc1", 0), layer("fc2", 1)],
         untapped: vec![VariableRecord { name: "scale".into(), shape: vec![] }],
