@@ -2,6 +2,7 @@
 
 use super::codec::{self, DecodeError};
 use super::column::{Cells, Column, ColumnKey};
+use super::compress::Compressor;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a block's header.
@@ -303,7 +304,7 @@ impl BlockBuilder {
         &mut self,
         writer: u32,
         sequence: u64,
-        zstd: &mut zstd::bulk::Compressor<'_>,
+        compressor: &mut Compressor,
     ) -> Result<([u8; HEADER_BYTES], Vec<u8>), DecodeError> {
         self.check_limits()?;
         let mut directory = Vec::with_capacity(self.columns.len() * ENTRY_BYTES);
@@ -315,12 +316,11 @@ impl BlockBuilder {
                 "{:?}",
                 column.key
             );
-            let compressed =
-                zstd.compress(&column.bytes).map_err(|e| DecodeError(format!("a column does not compress: {e}")))?;
-            let (codec, stored) = if compressed.len() < column.bytes.len() {
-                (CODEC_ZSTD, &compressed)
-            } else {
-                (CODEC_RAW, &column.bytes)
+            let compressed = (compressor.compress(column.cells, &column.bytes))
+                .map_err(|e| DecodeError(format!("a column does not compress: {e}")))?;
+            let (codec, stored) = match &compressed {
+                Some(frame) => (CODEC_ZSTD, frame),
+                None => (CODEC_RAW, &column.bytes),
             };
             let too_long = |_| DecodeError("a column of 4 GiB or more".into());
             let entry = ColumnEntry {

@@ -7,6 +7,8 @@
 mod block;
 mod codec;
 mod column;
+#[cfg_attr(not(feature = "candle"), allow(dead_code))]
+mod compress;
 mod manifest;
 mod segment;
 #[cfg_attr(not(feature = "candle"), allow(dead_code))]

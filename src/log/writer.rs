@@ -2,6 +2,7 @@
 
 use super::block::{BlockBuilder, BlockHeader, HEADER_BYTES};
 use super::codec::DecodeError;
+use super::compress::Compressor;
 use super::manifest::Manifest;
 use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
 use super::storage::{check_size_limit, make_folder, sync_folder, MmapStorage, Storage};
@@ -53,7 +54,7 @@ pub(crate) struct LogWriter {
     dir: PathBuf,
     run_id: [u8; 16],
     storage: Box<dyn Storage>,
-    zstd: zstd::bulk::Compressor<'static>,
+    compressor: Compressor,
     segment_bytes: u64,
     next_segment: u32,
     /// Goes into the header of the next segment that is opened.
@@ -119,13 +120,12 @@ impl LogWriter {
             sync_folder(&path)
         };
         write().map_err(io_error("write the manifest", &path))?;
-        let zstd =
-            zstd::bulk::Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
+        let compressor = Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
         Ok(Self {
             dir: dir.to_owned(),
             run_id: manifest.run_id,
             storage,
-            zstd,
+            compressor,
             segment_bytes: options.segment_bytes,
             next_segment: 0,
             resumed_step: None,
@@ -140,8 +140,7 @@ impl LogWriter {
     /// Goes on with a run, in a new segment, from step `place.step` on. Nothing that is there is touched.
     pub(crate) fn resume(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
         let lock = lock(dir)?;
-        let zstd =
-            zstd::bulk::Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
+        let compressor = Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
         // A recorder that was killed between making a segment and writing its header leaves a file of zeros under our name.
         let path = segment_path(dir, place.next_segment);
         if path.exists() {
@@ -155,7 +154,7 @@ impl LogWriter {
             dir: dir.to_owned(),
             run_id: place.run_id,
             storage: Box::new(MmapStorage::default()),
-            zstd,
+            compressor,
             segment_bytes: options.segment_bytes.max(1 << 16),
             next_segment: place.next_segment,
             resumed_step: Some(place.step),
@@ -179,7 +178,7 @@ impl LogWriter {
         if builder.rows() == 0 {
             return Ok(());
         }
-        let (header, body) = builder.seal(0, self.sequence, &mut self.zstd)?;
+        let (header, body) = builder.seal(0, self.sequence, &mut self.compressor)?;
         self.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))
     }
 
