@@ -179,7 +179,7 @@ impl LogWriter {
         if builder.rows() == 0 {
             return Ok(());
         }
-        let (header, body) = builder.seal(0, self.sequence, &mut self.zstd)?;
+        let (header, body) = builder.seal(self.sequence, &mut self.zstd)?;
         self.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))
     }
 
@@ -265,12 +265,8 @@ impl LogWriter {
     fn open_segment(&mut self, first_block_bytes: u64) -> Result<(), LogError> {
         let path = segment_path(&self.dir, self.next_segment);
         let size = self.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + first_block_bytes);
-        let header = SegmentHeader {
-            run_id: self.run_id,
-            index: self.next_segment,
-            writer: 0,
-            resumed_step: self.resumed_step.take(),
-        };
+        let header =
+            SegmentHeader { run_id: self.run_id, index: self.next_segment, resumed_step: self.resumed_step.take() };
         self.storage
             .open(&path, size)
             .and_then(|()| self.storage.commit(0, &header.to_bytes()))

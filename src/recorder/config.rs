@@ -1,6 +1,7 @@
 //! A recorder's settings. Each default and bound is stated where it stands.
 
-use super::RecordError;
+use super::{RecordError, Reduction};
+use crate::log::{AllReduce, WorkerRecord, WORKERS_MAX};
 use crate::sketch::SketchConfig;
 
 /// What happens to a pass that finds the queue full.
@@ -11,6 +12,40 @@ pub enum Overflow {
     Block,
     /// The pass is dropped, counted, and the gap written into the log. The training never waits.
     DropNewest,
+}
+
+/// One of several workers that train one model together, each on its share of every batch, and add up their gradients before
+/// the step. Each is a process with a recorder of its own, and all are given the same folder.
+///
+/// TracIn needs what an example's gradient is multiplied by in the step that is made, which no worker sees: with coefficient `c`
+/// of the example in its worker's own loss, that is `c / workers` under a mean and `c` under a sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Worker {
+    /// This worker's number, from 0.
+    pub rank: u32,
+    /// How many there are, at most 65,536.
+    pub workers: u32,
+    /// What the workers' gradients are made into before the step: [`Reduction::Mean`] over the workers, as PyTorch's
+    /// `DistributedDataParallel` has it whatever the sizes of their batches, or [`Reduction::Sum`].
+    pub reduction: Reduction,
+}
+
+impl Worker {
+    pub(super) fn record(self) -> WorkerRecord {
+        let reduction = match self.reduction {
+            Reduction::Mean => AllReduce::Mean,
+            Reduction::Sum => AllReduce::Sum,
+        };
+        WorkerRecord { rank: self.rank, workers: self.workers, reduction }
+    }
+
+    /// What a coefficient in this worker's loss is divided by to give that in the step.
+    pub(super) fn divisor(self) -> f32 {
+        match self.reduction {
+            Reduction::Mean => self.workers as f32,
+            Reduction::Sum => 1.0,
+        }
+    }
 }
 
 /// A recorder's settings: a plain struct to be filled in with `..Config::default()`.
@@ -46,6 +81,8 @@ pub struct Config {
     pub zstd_level: i32,
     /// The caller's own words, kept in the manifest: model, data set, optimizer, commit.
     pub notes: Vec<(String, String)>,
+    /// Which worker this is, where several train one model. Default `None`: there is one.
+    pub worker: Option<Worker>,
 }
 
 impl Default for Config {
@@ -64,6 +101,7 @@ impl Default for Config {
             segment_bytes: 32 << 20,
             zstd_level: 1,
             notes: Vec::new(),
+            worker: None,
         }
     }
 }
@@ -89,6 +127,14 @@ impl Config {
         }
         if !(-7..=22).contains(&self.zstd_level) {
             return wrong("`zstd_level` lies between -7 and 22");
+        }
+        if let Some(Worker { rank, workers, .. }) = self.worker {
+            if rank >= workers || workers > WORKERS_MAX {
+                let what = format!(
+                    "worker {rank} of {workers}: ranks are counted from 0, and there are at most {WORKERS_MAX}"
+                );
+                return Err(RecordError::Config(what));
+            }
         }
         Ok(())
     }

@@ -46,6 +46,9 @@ pub enum RecordError {
     /// The run could not be taken up again.
     #[error("the run cannot be resumed: {0}")]
     Resume(String),
+    /// This worker's part does not fit the parts of the others, or the folder.
+    #[error("this worker cannot record here: {0}")]
+    Worker(String),
     /// The background thread found something wrong, or died. Sticky.
     #[error("recording has stopped: {0}")]
     Stopped(String),

@@ -23,8 +23,9 @@ mod queue;
 mod rows;
 mod start;
 mod thread;
+mod workers;
 
-pub use config::{Config, Overflow};
+pub use config::{Config, Overflow, Worker};
 pub use cost::{Cost, Summary};
 pub use error::RecordError;
 pub use message::StepInfo;

@@ -17,6 +17,7 @@ mod roundtrip;
 mod seeds;
 mod spec;
 mod unknown;
+mod workers;
 
 use super::{Block, Damage, ReadError, Run, VerifyReport};
 use crate::log::{
@@ -65,6 +66,7 @@ fn manifest() -> Manifest {
         untapped: vec![VariableRecord { name: "scale".into(), shape: vec![] }],
         model_parameters: Some(37),
         notes: vec![("host".into(), "ü".into())],
+        worker: None,
     }
 }
 
