@@ -10,3 +10,4 @@ mod passes;
 mod resume;
 mod taps;
 mod tracin;
+mod workers;
