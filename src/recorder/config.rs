@@ -14,6 +14,20 @@ pub enum Overflow {
     DropNewest,
 }
 
+/// What becomes of the training's calls once the background thread cannot record any more: the disk is full, the folder is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// Every later call returns the failure, so that a loop with `?` stops at the next `commit`.
+    #[default]
+    Stop,
+    /// The training goes on without recording. Passes and their commits succeed and do nothing but count, the taps stay unarmed, and
+    /// `flush` and `finish` return [`RecordError::Unrecorded`], which says from which step on nothing was recorded and why.
+    /// Where the disk still takes a few hundred bytes the log says so too, as a gap. Once the training has waited
+    /// [`Config::wait_ms_max`] in vain for a disk that is stuck, it waits no more until that takes something again; what is
+    /// not recorded in between is a gap as well.
+    GoOn,
+}
+
 /// One of several workers that train one model together, each on its share of every batch, and add up their gradients before
 /// the step. Each is a process with a recorder of its own, and all are given the same folder.
 ///
@@ -57,6 +71,8 @@ pub struct Config {
     pub sketch: SketchConfig,
     /// What happens when the queue is full. Default [`Overflow::Block`].
     pub overflow: Overflow,
+    /// What happens when nothing more can be recorded. Default [`OnFailure::Stop`].
+    pub on_failure: OnFailure,
     /// Passes that may wait for the background thread. Default 16, at least 1.
     pub queue_passes: usize,
     /// Bytes of gradients, ids and outputs that may wait for the background thread; a single pass larger than this may wait alone.
@@ -91,6 +107,7 @@ impl Default for Config {
             seed: 0,
             sketch: SketchConfig::default(),
             overflow: Overflow::default(),
+            on_failure: OnFailure::default(),
             queue_passes: 16,
             queue_bytes_max: 32 << 20,
             wait_ms_max: 60_000,

@@ -202,6 +202,7 @@ fn start(
     let shared = Arc::new(Shared::default());
     let divisor = config.worker.map_or(1.0, super::Worker::divisor);
     let rows = RowMaker::new(sketchers, config.sketch.clone(), divisor);
+    let on_failure = config.on_failure;
     let for_thread = (config, shared.clone());
     let thread = std::thread::Builder::new()
         .name("gradlog".into())
@@ -221,10 +222,12 @@ fn start(
         queue: Some(queue),
         thread: Some(thread),
         shared,
+        on_failure,
         step: past.step,
         epoch: 0,
         batch_size: 0,
         gap: None,
+        unsent_step: None,
         dropped: 0,
         visits: 0,
         probe_sets: past.probe_sets,
