@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     if report.dropped > 0 {
         let dropped = report.dropped;
         console.say(format_args!(
-            "note: {dropped} visits are missing and the run says so: its recorder dropped them, or a recovery could not save them"
+            "note: {dropped} visits are missing and the run says so: its recorder dropped them or could not write them, or a recovery could not save them"
         ));
     }
     if let Some(damage) = &report.damage {

@@ -1,16 +1,27 @@
 //! The parts of a run that several workers recorded: whether they make one run, and how far each has come.
 
-use super::error::ReadError;
+use super::error::{io_error, ReadError};
 use super::open::Run;
-use crate::log::{AllReduce, BlockKind, Manifest, WorkerRecord};
+use crate::log::{AllReduce, BlockKind, Manifest, WorkerRecord, MANIFEST_FILE};
 use std::path::{Path, PathBuf};
+
+/// All manifests of a run are held, so there is a limit on their bytes.
+const PART_MANIFESTS_BYTES_MAX: u64 = 1 << 28;
 
 /// Opens the parts in these folders and checks that they are of one run. Returns the manifest of the whole, and the parts.
 pub(super) fn unite(dir: &Path, folders: &[(u32, PathBuf)]) -> Result<(Manifest, Vec<Run>), ReadError> {
     let wrong = |what: String| ReadError::Workers { path: dir.to_owned(), what };
     let mut parts: Vec<Run> = Vec::with_capacity(folders.len());
     let mut whole: Option<Manifest> = None;
+    let mut bytes = 0u64;
     for (rank, folder) in folders {
+        let path = folder.join(MANIFEST_FILE);
+        bytes = bytes.saturating_add(std::fs::metadata(&path).map_err(io_error(&path))?.len());
+        if bytes > PART_MANIFESTS_BYTES_MAX {
+            return Err(wrong(format!(
+                "the manifests of its parts have more than {PART_MANIFESTS_BYTES_MAX} bytes together"
+            )));
+        }
         let part = Run::open_one(folder)?;
         let manifest = part.manifest();
         match manifest.worker {
@@ -65,12 +76,12 @@ pub(crate) fn differences(one: &Manifest, other: &Manifest) -> Vec<String> {
         for (number, (a, b)) in one.layers.iter().zip(&other.layers).enumerate().filter(|(_, (a, b))| a != b) {
             let same_name = a.name == b.name && a.kind == b.kind;
             let words = |l: &crate::log::LayerRecord| match same_name {
-                true => format!("`{}` of shapes {:?}", l.name, l.shapes),
-                false => format!("`{}` ({})", l.name, l.kind),
+                true => format!("`{}` of shapes {:?}", l.name.escape_debug(), l.shapes),
+                false => format!("`{}` ({})", l.name.escape_debug(), l.kind.escape_debug()),
             };
             let (a, b) = (words(a), words(b));
             // Names and shapes may be the same where only the seeds or the bias are not.
-            let b = if a == b { format!("another `{}`", other.layers[number].name) } else { b };
+            let b = if a == b { format!("another `{}`", other.layers[number].name.escape_debug()) } else { b };
             differ(&format!("layer {number} is"), a, b);
         }
     }

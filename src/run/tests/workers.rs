@@ -220,6 +220,16 @@ fn parts_that_are_not_of_one_run_are_refused_with_what_differs_and_where() {
     // A manifest that cannot be read is named.
     std::fs::write(folder.join("manifest"), b"nonsense").unwrap();
     assert!(Run::open(dir.path()).unwrap_err().to_string().contains("worker-0005"));
+    // Nor may many of them take all memory together.
+    let dir = tempfile::tempdir().unwrap();
+    for rank in 0..6 {
+        let mut manifest = part_manifest(rank);
+        manifest.worker = Some(WorkerRecord { rank, workers: 6, reduction: AllReduce::Mean });
+        manifest.notes = vec![("zeros".into(), "\0".repeat(48 << 20))];
+        std::fs::create_dir(worker_folder(dir.path(), rank)).unwrap();
+        std::fs::write(worker_folder(dir.path(), rank).join("manifest"), manifest.to_bytes().unwrap()).unwrap();
+    }
+    assert!(Run::open(dir.path()).unwrap_err().to_string().contains("268435456 bytes together"));
     let mut manifest = part_manifest(0);
     manifest.worker = Some(WorkerRecord { rank: 3, ..record(0) });
     assert!(Manifest::parse(&manifest.to_bytes().unwrap()).is_err(), "rank 3 of 3");
