@@ -32,11 +32,11 @@ fn wait_until(what: impl Fn() -> bool) {
     }
 }
 
-fn vanishing(dir: &Path, on_failure: OnFailure) -> (Recorder, Tapped<Linear>) {
+fn vanishing(dir: &Path, config: Config) -> (Recorder, Tapped<Linear>) {
     let (taps, variables) = (Taps::new(), VarMap::new());
     let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
     let layer = taps.tap("fc", linear(4, 3, vb.pp("fc")).unwrap());
-    let mut recorder = Recorder::create(dir, &taps, Config { on_failure, flush_ms: 1, ..Config::default() }).unwrap();
+    let mut recorder = Recorder::create(dir, &taps, Config { flush_ms: 1, ..config }).unwrap();
     for step in 0..3 {
         pass(&mut recorder, &layer, &[step, 10 + step]).unwrap();
     }
@@ -48,7 +48,8 @@ fn vanishing(dir: &Path, on_failure: OnFailure) -> (Recorder, Tapped<Linear>) {
 #[test]
 fn a_vanished_folder_fails_no_step_and_is_told_of_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut recorder, layer) = vanishing(&dir.path().join("run"), OnFailure::GoOn);
+    let (mut recorder, layer) =
+        vanishing(&dir.path().join("run"), Config { on_failure: OnFailure::GoOn, ..Config::default() });
     assert!(recorder.failure().is_none());
     pass(&mut recorder, &layer, &[1, 2]).unwrap();
     wait_until(|| recorder.failure().is_some());
@@ -81,7 +82,7 @@ fn a_vanished_folder_fails_no_step_and_is_told_of_at_the_end() {
 #[test]
 fn by_default_the_next_step_hears_of_it() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut recorder, layer) = vanishing(&dir.path().join("run"), OnFailure::Stop);
+    let (mut recorder, layer) = vanishing(&dir.path().join("run"), Config::default());
     let _ = pass(&mut recorder, &layer, &[1, 2]);
     wait_until(|| recorder.failure().is_some());
     assert!(matches!(pass(&mut recorder, &layer, &[1, 2]), Err(RecordError::Log(_))));

@@ -9,6 +9,7 @@ mod faults;
 mod fixture;
 mod forge;
 mod hostile;
+mod last_words;
 mod live;
 mod power;
 mod recover;
