@@ -3,9 +3,11 @@
 //! Invariants: at most [`blocks_in_flight`] decoded blocks are held at a time; what is folded is a prefix of the chosen
 //! blocks; the order of folding does not depend on the number of threads.
 
-use super::AnalysisError;
+use super::{column, AnalysisError};
+use crate::log::Column;
 use crate::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Is called with the bytes of each block that has been dealt with, read or skipped. The bytes of one pass over a run
 /// add up to the bytes of its blocks.
@@ -74,4 +76,71 @@ pub(super) fn fold_each<T: Send>(
     fold: impl FnMut(T) -> Result<(), AnalysisError>,
 ) -> Result<Option<Damage>, AnalysisError> {
     fold_blocks(run, progress, keep, |_| Ok(()), |(), block| read(block), fold)
+}
+
+/// As [`fold_each`], for what depends on the order of visits: `fold` gets rows in the order of their steps.
+///
+/// A block of one recorder is in that order, and so are its blocks; all its rows come at once. Those of several workers have to
+/// be taken a step at a time from each, and of one step in the order of the ranks. At most two blocks of each worker are held.
+pub(super) fn fold_in_step_order<T: Send>(
+    run: &Run,
+    progress: Progress<'_>,
+    keep: impl Fn(&Block) -> bool,
+    read: impl Fn(&Block) -> Result<T, AnalysisError> + Sync,
+    mut fold: impl FnMut(&T, Range<usize>) -> Result<(), AnalysisError>,
+) -> Result<Option<Damage>, AnalysisError> {
+    let mut held: Vec<Held<T>> = Vec::new();
+    let with_steps = |block: &Block| {
+        let part = match block.worker() {
+            Some(rank) => Some((rank, block.steps().0, column::u64s(block, Column::Step)?)),
+            None => None,
+        };
+        Ok((read(block)?, block.rows(), part))
+    };
+    let damage = fold_each(run, progress, keep, with_steps, |(read, rows, part)| {
+        let Some((rank, first_step, steps)) = part else {
+            return fold(&read, 0..rows);
+        };
+        // Whatever comes from here on, from whichever worker, is of this step or later.
+        release(&mut held, Some(first_step), &mut fold)?;
+        if held.iter().filter(|other| other.rank == rank).count() >= 2 {
+            // Only blocks that are not as a recorder writes them get here.
+            if let Some(oldest) = held.iter().position(|other| other.rank == rank) {
+                let Held { read, steps, next, .. } = held.remove(oldest);
+                fold(&read, next..steps.len())?;
+            }
+        }
+        held.push(Held { read, rank, steps, next: 0 });
+        Ok(())
+    })?;
+    release(&mut held, None, &mut fold)?;
+    Ok(damage)
+}
+
+/// A block of one worker, of which some rows have to wait for those of others.
+struct Held<T> {
+    read: T,
+    rank: u32,
+    steps: Vec<u64>,
+    next: usize,
+}
+
+/// Folds the rows of steps before `limit`, or all, a step at a time.
+fn release<T>(
+    held: &mut Vec<Held<T>>,
+    limit: Option<u64>,
+    fold: &mut impl FnMut(&T, Range<usize>) -> Result<(), AnalysisError>,
+) -> Result<(), AnalysisError> {
+    loop {
+        held.retain(|block| block.next < block.steps.len());
+        // Blocks of one rank stand in the order in which they came, and of equals the first is the least.
+        let least = held.iter_mut().min_by_key(|block| (block.steps[block.next], block.rank));
+        let Some(block) = least.filter(|block| limit.is_none_or(|limit| block.steps[block.next] < limit)) else {
+            return Ok(());
+        };
+        let step = block.steps[block.next];
+        let rows = block.steps[block.next..].iter().take_while(|other| **other == step).count();
+        fold(&block.read, block.next..block.next + rows)?;
+        block.next += rows;
+    }
 }

@@ -41,6 +41,8 @@ pub(crate) mod synthetic;
 mod tests;
 mod variability;
 mod window;
+#[cfg(test)]
+mod workers;
 
 pub use driver::Progress;
 pub use error::AnalysisError;

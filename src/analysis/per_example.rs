@@ -3,12 +3,13 @@
 //! A score is an accumulator, [`PerExample`]; this file reads the columns that it names, leaves out what is not finite,
 //! keeps one accumulator per example, and sorts.
 
-use super::driver::{fold_each, Progress};
+use super::driver::{fold_in_step_order, Progress};
 use super::{column, error::NO_GRADIENTS, AnalysisError, Order, Score, Window};
 use crate::log::{BlockKind, Column};
 use crate::run::{Block, Damage, Run};
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// One score of all examples.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,7 +117,6 @@ impl Mean {
 
 /// What was read of one block.
 struct Visits {
-    rows: usize,
     inside: Option<Vec<bool>>,
     /// `None` if the block lacks a column that the score is made of.
     columns: Option<VisitColumns>,
@@ -141,9 +141,8 @@ struct Gathered<A> {
 impl Visits {
     fn read<A: PerExample>(block: &Block, window: &Window) -> Result<Self, AnalysisError> {
         let inside = window.rows(block)?;
-        let rows = inside.as_ref().map_or(block.rows(), |inside| inside.iter().filter(|i| **i).count());
         if A::COLUMNS.iter().any(|&needed| !block.has(needed)) {
-            return Ok(Self { rows, inside, columns: None });
+            return Ok(Self { inside, columns: None });
         }
         let examples = column::u64s(block, Column::Example)?;
         if A::ONE_PREDICTION {
@@ -163,7 +162,7 @@ impl Visits {
             labels: column::optional(block, Column::Label, column::u32s)?,
             predictions: column::optional(block, Column::Prediction, column::u32s)?,
         });
-        Ok(Self { rows, inside, columns })
+        Ok(Self { inside, columns })
     }
 }
 
@@ -190,15 +189,16 @@ pub(super) fn score_examples<A: PerExample>(
     let uses_norm = A::COLUMNS.contains(&Column::SquaredNorm);
     let mut values = vec![0f32; A::COLUMNS.len()];
 
-    let fold = |visits: Visits| {
-        let Some(columns) = visits.columns else {
-            table.missing += visits.rows as u64;
-            return Ok(());
-        };
-        for (row, &example) in columns.examples.iter().enumerate() {
+    let fold = |visits: &Visits, rows: Range<usize>| {
+        for row in rows {
             if visits.inside.as_ref().is_some_and(|inside| !inside[row]) {
                 continue;
             }
+            let Some(columns) = &visits.columns else {
+                table.missing += 1;
+                continue;
+            };
+            let example = columns.examples[row];
             let slot = *index.entry(example).or_insert_with(|| {
                 examples.push(example);
                 gathered.push(Gathered {
@@ -232,7 +232,7 @@ pub(super) fn score_examples<A: PerExample>(
         Ok(())
     };
     let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
-    let damage = fold_each(run, progress, keep, |block| Visits::read::<A>(block, window), fold)?;
+    let damage = fold_in_step_order(run, progress, keep, |block| Visits::read::<A>(block, window), fold)?;
 
     table.damage = damage;
     if gathered.is_empty() && table.missing > 0 {

@@ -2,7 +2,8 @@
 
 use super::driver::blocks_in_flight;
 use crate::log::{
-    BlockBuilder, BlockKind, Cells, Column, ColumnKey, LayerRecord, LogWriter, Manifest, WriterOptions, NO_LAYER,
+    worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, LayerRecord, LogWriter, Manifest,
+    WorkerRecord, WriterOptions, NO_LAYER,
 };
 use crate::run::Run;
 use crate::sketch::{Encoding, SketchConfig};
@@ -115,7 +116,7 @@ pub(crate) fn visits(draws: &mut Draws, examples: u64, epochs: u32, batch: usize
 
 /// A run that is being written.
 pub(crate) struct Synthetic {
-    pub dir: TempDir,
+    pub dir: Arc<TempDir>,
     writer: LogWriter,
     pub encoding: Encoding,
     /// Columns that are not written.
@@ -149,7 +150,13 @@ fn keys() -> [(ColumnKey, ColumnKey); 5] {
 
 impl Synthetic {
     pub(crate) fn new(encoding: Encoding) -> Self {
-        let dir = TempDir::new().unwrap();
+        Self::part(Arc::new(TempDir::new().unwrap()), None, encoding)
+    }
+
+    /// The part of one worker, rank and number of all, of the run in `dir`.
+    pub(crate) fn part(dir: Arc<TempDir>, worker: Option<(u32, u32)>, encoding: Encoding) -> Self {
+        let worker = worker.map(|(rank, workers)| WorkerRecord { rank, workers, reduction: AllReduce::Mean });
+        let folder = worker.map_or(dir.path().to_owned(), |worker| worker_folder(dir.path(), worker.rank));
         let manifest = Manifest {
             run_id: [7; 16],
             created_ms: 1,
@@ -160,9 +167,10 @@ impl Synthetic {
             untapped: Vec::new(),
             model_parameters: Some(52),
             notes: Vec::new(),
+            worker,
         };
         let options = WriterOptions { segment_bytes: 16 << 20, zstd_level: 1 };
-        let writer = LogWriter::create(dir.path(), &manifest, options).unwrap();
+        let writer = LogWriter::create(&folder, &manifest, options).unwrap();
         Self { dir, writer, encoding, without: Vec::new(), offsets: Vec::new() }
     }
 
@@ -266,7 +274,7 @@ impl Synthetic {
     /// Closes the files.
     pub(crate) fn finish(mut self) -> Written {
         self.writer.finish().unwrap();
-        Written { dir: Arc::new(self.dir), offsets: self.offsets }
+        Written { dir: self.dir, offsets: self.offsets }
     }
 }
 

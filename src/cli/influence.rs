@@ -2,7 +2,7 @@
 
 use super::arguments::{OutputArguments, WindowArguments};
 use super::error::CliError;
-use super::output::{say_coverage, Console, Target};
+use super::output::{say_coverage, say_workers, workers_note, Console, Target};
 use super::Outcome;
 use crate::analysis::{Influence, InfluencePlan, Probe, ProbeTime, Probes, Question};
 use crate::report::{printable, Format, Rows, Value};
@@ -82,14 +82,17 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     for line in words(&first, plan.probes()) {
         bar.suspend(|| console.say(line));
     }
-    bar.suspend(|| say_coverage(console, &run));
+    bar.suspend(|| {
+        say_coverage(console, &run);
+        say_workers(console, &run);
+    });
 
     let mut damage = first.damage.clone();
     let mut writer = Writer::new(arguments, &first);
     let out = arguments.output.out.as_deref();
     let failed = |source| Target::failed(out, source);
     // Only now, when there is something to write: a question without an answer leaves no file.
-    let mut rows = writer.begin(&first, Target::open(out, console.out)?).map_err(failed)?;
+    let mut rows = writer.begin(&first, workers_note(&run), Target::open(out, console.out)?).map_err(failed)?;
     writer.write(&first, &mut rows).map_err(failed)?;
     drop(first);
     for number in 1..plan.passes() {
@@ -171,7 +174,7 @@ impl Writer {
         }
     }
 
-    fn begin<'a>(&self, part: &Influence, target: Target<'a>) -> io::Result<Sink<'a>> {
+    fn begin<'a>(&self, part: &Influence, workers: Option<String>, target: Target<'a>) -> io::Result<Sink<'a>> {
         let mut head = vec![("score", Value::from("influence")), ("order", "positive helps".into())];
         head.push(("set", part.set.as_str().into()));
         if let ([probe], false) = (part.probes.as_slice(), self.all) {
@@ -190,6 +193,7 @@ impl Writer {
             ("other_layers", part.other_layers.into()),
             ("probe_records_left_out", part.probe_records_left_out.into()),
             ("probe_records_repeated", part.probe_records_repeated.into()),
+            ("workers", workers.into()),
             ("damage", part.damage.as_ref().map(ToString::to_string).into()),
         ]);
         Rows::begin(self.format, target, &head, &self.columns())

@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use crate::report::printable;
-use crate::run::{Damage, Run};
+use crate::run::{Damage, Run, Workers};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -125,6 +125,25 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     temporary.push(name);
     temporary.push(format!(".{}.partial", std::process::id()));
     Ok(path.with_file_name(temporary))
+}
+
+/// Says what a reader of the result should know of the workers that recorded the run, if several did.
+pub(super) fn say_workers(console: &mut Console<'_>, run: &Run) {
+    if let Some(worker) = run.manifest().worker {
+        let (rank, workers) = (worker.rank, worker.workers);
+        console.say(format_args!(
+            "note: this is the part of worker {rank} of {workers} alone; the run is the folder around it"
+        ));
+    }
+    for note in run.workers().iter().flat_map(Workers::notes) {
+        console.say(format_args!("note: {note}"));
+    }
+}
+
+/// What [`say_workers`] says, for a result in a file; `None` if all workers are there and came equally far.
+pub(super) fn workers_note(run: &Run) -> Option<String> {
+    let notes = run.workers().map(|workers| workers.notes()).filter(|notes| !notes.is_empty());
+    notes.map(|notes| notes.join("; "))
 }
 
 /// Says which part of the model's gradient was recorded, so that a part is not taken for the whole.

@@ -2,7 +2,7 @@
 
 use super::arguments::{OutputArguments, WindowArguments};
 use super::error::CliError;
-use super::output::{Console, Target};
+use super::output::{say_workers, workers_note, Console, Target};
 use super::Outcome;
 use crate::analysis::{Extra, Score, ScoreTable};
 use crate::report::{Format, Rows, Value};
@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     };
     let out = arguments.output.out.as_deref();
     let target = Target::open(out, console.out)?;
-    write(&table, format, top, target).map_err(|source| Target::failed(out, source))?;
+    write(&table, workers_note(&run), format, top, target).map_err(|source| Target::failed(out, source))?;
     if arguments.top.is_none() && table.rows.len() > top {
         let more = table.rows.len() - top;
         console.say(format_args!("{more} more: see them with --top N, or all with --format csv"));
@@ -68,6 +68,7 @@ fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) {
     if matches!(score, Score::SelfInfluence | Score::Grand) {
         super::output::say_coverage(console, run);
     }
+    say_workers(console, run);
     for (count, what) in [
         (table.not_finite, "visits left out: a number was NaN or infinite"),
         (table.unseen, "visits left out: the example had no weight in the loss, so its gradient was not seen"),
@@ -80,7 +81,13 @@ fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) {
     }
 }
 
-fn write(table: &ScoreTable, format: Format, top: usize, target: Target<'_>) -> io::Result<()> {
+fn write(
+    table: &ScoreTable,
+    workers: Option<String>,
+    format: Format,
+    top: usize,
+    target: Target<'_>,
+) -> io::Result<()> {
     let labels = table.rows.iter().any(|row| row.label.is_some());
     let predictions = table.rows.iter().any(|row| row.prediction.is_some());
     let mut columns = vec!["example", "visits", "score"];
@@ -97,6 +104,7 @@ fn write(table: &ScoreTable, format: Format, top: usize, target: Target<'_>) -> 
         ("unseen", table.unseen.into()),
         ("missing", table.missing.into()),
         ("estimated_norms", table.estimated_norms.into()),
+        ("workers", workers.into()),
         ("damage", table.damage.as_ref().map(ToString::to_string).into()),
     ];
     let mut rows = Rows::begin(format, target, &head, &columns)?;

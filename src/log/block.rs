@@ -61,10 +61,10 @@ pub(crate) struct BlockHeader {
     pub kind: u16,
     pub columns: u16,
     pub rows: u32,
-    pub writer: u32,
+    pub reserved: u32,
     /// Whole length with header, directory, frames and padding; a multiple of 8.
     pub bytes: u64,
-    /// Counts the blocks of a writer from 0, across segments.
+    /// Counts the blocks from 0, across segments.
     pub sequence: u64,
     pub first_step: u64,
     pub last_step: u64,
@@ -302,7 +302,6 @@ impl BlockBuilder {
     /// A column is stored compressed only where that is shorter.
     pub(crate) fn seal(
         &mut self,
-        writer: u32,
         sequence: u64,
         compressor: &mut Compressor,
     ) -> Result<([u8; HEADER_BYTES], Vec<u8>), DecodeError> {
@@ -349,7 +348,7 @@ impl BlockBuilder {
             kind: self.kind as u16,
             columns: u16::try_from(self.columns.len()).map_err(|_| DecodeError("65,536 columns or more".into()))?,
             rows: std::mem::take(&mut self.rows),
-            writer,
+            reserved: 0,
             bytes: (HEADER_BYTES + body.len()) as u64,
             sequence,
             first_step,

@@ -13,21 +13,25 @@ mod manifest;
 mod segment;
 #[cfg_attr(not(feature = "candle"), allow(dead_code))]
 mod storage;
+mod worker;
 #[cfg_attr(not(feature = "candle"), allow(dead_code))]
 mod writer;
 
 pub use block::BlockKind;
 pub use column::{Column, ColumnKey, NO_LAYER};
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
+pub use worker::{AllReduce, WorkerRecord, WORKERS_MAX};
 pub use writer::LogError;
 
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]
 pub(crate) use block::{BlockBuilder, BlockHeader, ColumnEntry, BLOCK_MAGIC, ENTRY_BYTES, HEADER_BYTES};
 pub(crate) use column::Cells;
+pub(crate) use compress::Compressor;
 pub(crate) use segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
 pub(crate) use storage::sync_folder;
 #[cfg(test)]
 pub(crate) use storage::{MmapStorage, Storage};
+pub(crate) use worker::{worker_folder, worker_folders};
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]
 pub(crate) use writer::{LogWriter, ResumePlace, WriterOptions};
 

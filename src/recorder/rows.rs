@@ -47,6 +47,8 @@ pub(super) struct RowMaker {
     layers: Vec<LayerSketcher>,
     sketch: SketchConfig,
     shared_fold: Arc<SharedFold>,
+    /// What a coefficient in this worker's loss is divided by to give that in the step that all make together.
+    divisor: f32,
     scratch: Scratch,
 }
 
@@ -61,8 +63,13 @@ struct Scratch {
 type Keys = Vec<(ColumnKey, Cells, u32)>;
 
 impl RowMaker {
-    pub(super) fn new(layers: Vec<LayerSketcher>, sketch: SketchConfig, shared_fold: Arc<SharedFold>) -> Self {
-        Self { layers, sketch, shared_fold, scratch: Scratch::default() }
+    pub(super) fn new(
+        layers: Vec<LayerSketcher>,
+        sketch: SketchConfig,
+        shared_fold: Arc<SharedFold>,
+        divisor: f32,
+    ) -> Self {
+        Self { layers, sketch, shared_fold, divisor, scratch: Scratch::default() }
     }
 
     /// The columns that the rows of `batch` will have.
@@ -141,7 +148,9 @@ impl RowMaker {
         builder.u64s(Column::Example, ids);
         builder.u64s(Column::Step, std::iter::repeat_n(step, rows));
         builder.u32s(Column::Epoch, std::iter::repeat_n(epoch, rows));
-        builder.f32s(Column::Coefficient, coefficients.iter().copied());
+        // Probes make no step: nothing becomes of theirs together with other workers'.
+        let divisor = if kind == PassKind::Training { self.divisor } else { 1.0 };
+        builder.f32s(Column::Coefficient, coefficients.iter().map(|c| c / divisor));
         if let PassKind::Probe { set } = kind {
             builder.u32s(Column::ProbeSet, std::iter::repeat_n(set, rows));
         }

@@ -44,6 +44,21 @@ pub struct Block {
     pub(super) entries: Arc<Vec<ColumnEntry>>,
     /// How many of its rows count, where the rest is superseded.
     pub(super) kept: Option<usize>,
+    /// Its place in a run of several workers.
+    pub(super) united: Option<United>,
+}
+
+/// What a block is in a run that several workers recorded.
+#[derive(Debug, Clone)]
+pub(super) struct United {
+    /// Number of the block in the whole run.
+    pub sequence: u64,
+    /// Who wrote it, if one did.
+    pub rank: Option<u32>,
+    /// Of each probe set of its part, the number in the whole run.
+    pub sets: Arc<Vec<u32>>,
+    /// Directory and frames of a block that stands in no file.
+    pub made: Option<Arc<Vec<u8>>>,
 }
 
 /// The vectors of one column, one per row, as they are stored.
@@ -103,7 +118,13 @@ impl Block {
 
     /// Number of the block in its run.
     pub fn sequence(&self) -> u64 {
-        self.header.sequence
+        self.united.as_ref().map_or(self.header.sequence, |united| united.sequence)
+    }
+
+    /// The rank of the worker whose rows these are, in a run that several recorded; `None` for rows that are put together from
+    /// those of all, as steps are.
+    pub fn worker(&self) -> Option<u32> {
+        self.united.as_ref().and_then(|united| united.rank)
     }
 
     /// Length on disk.
@@ -114,6 +135,15 @@ impl Block {
     /// First and last step of the rows.
     pub fn steps(&self) -> (u64, u64) {
         (self.header.first_step, self.header.last_step)
+    }
+
+    /// The last step of the rows that count; `None` if none does or the column cannot be read.
+    pub(crate) fn last_step(&self) -> Option<u64> {
+        match self.kept {
+            None => Some(self.header.last_step),
+            Some(0) => None,
+            Some(_) => self.u64s(Column::Step).ok()?.into_iter().max(),
+        }
     }
 
     /// First and last epoch of the rows.
@@ -150,8 +180,16 @@ impl Block {
     /// # Errors
     /// As [`Block::u8s`].
     pub fn u32s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u32>, ReadError> {
-        let raw = self.raw(key.into(), 2)?;
-        Ok(raw.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        let key = key.into();
+        let raw = self.raw(key, 2)?;
+        let numbers = raw.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        match &self.united {
+            // Each worker counts its probe sets for itself.
+            Some(united) if key.column == Column::ProbeSet => {
+                Ok(numbers.map(|set| united.sets.get(set as usize).copied().unwrap_or(u32::MAX)).collect())
+            }
+            _ => Ok(numbers.collect()),
+        }
     }
 
     /// A column of 64-bit integers.
@@ -234,7 +272,16 @@ impl Block {
         }
         // The scan checked that the frames fit the block and the block fits the file, so this allocates no more than a file holds.
         let mut stored = vec![0u8; entry.stored_bytes as usize];
-        self.segment.read_at(&mut stored, self.offset + start).map_err(io_error(&self.segment.path))?;
+        match self.united.as_ref().and_then(|united| united.made.as_deref()) {
+            Some(body) => {
+                let from = start as usize - HEADER_BYTES;
+                match body.get(from..from + stored.len()) {
+                    Some(frame) => stored.copy_from_slice(frame),
+                    None => return Err(self.damaged("a frame behind the end of its block".into())),
+                }
+            }
+            None => self.segment.read_at(&mut stored, self.offset + start).map_err(io_error(&self.segment.path))?,
+        }
         if entry.cells().is_none() && crc32fast::hash(&stored) == entry.crc {
             return Ok(stored); // a type of a newer version: intact, and not for us
         }
@@ -249,7 +296,7 @@ impl Block {
         ReadError::Damaged(Damage {
             path: self.segment.path.clone(),
             offset: self.offset,
-            block: Some(self.header.sequence),
+            block: Some(self.sequence()),
             what,
         })
     }

@@ -4,9 +4,11 @@
 
 mod cli;
 mod common;
+mod going_on;
 mod losses;
 mod manners;
 mod passes;
 mod resume;
 mod taps;
 mod tracin;
+mod workers;

@@ -204,10 +204,12 @@ impl<'run> InfluencePlan<'run> {
     fn read(&self, pass: &Pass, lent: &Lent, block: &Block) -> Result<BlockDots, AnalysisError> {
         let inside = self.question.window.rows(block)?;
         let examples = column::u64s(block, Column::Example)?;
+        let steps = column::u64s(block, Column::Step)?;
         let mut out = BlockDots {
             labels: column::optional(block, Column::Label, column::u32s)?,
             predictions: column::optional(block, Column::Prediction, column::u32s)?,
             examples,
+            steps,
             ..BlockDots::default()
         };
         out.inside = (0..out.examples.len()).filter(|&row| inside.as_ref().is_none_or(|i| i[row])).collect();
@@ -221,7 +223,6 @@ impl<'run> InfluencePlan<'run> {
             }
             return Ok(out);
         }
-        let steps = column::u64s(block, Column::Step)?;
         let flags = column::optional(block, Column::Flags, column::u8s)?;
         let factors: Vec<Vec<f32>> = [Column::LearningRate, Column::Clip, Column::Coefficient]
             .into_iter()
@@ -232,11 +233,11 @@ impl<'run> InfluencePlan<'run> {
             let weight: f64 = factors.iter().map(|factor| f64::from(factor[row])).product();
             if flags.as_ref().is_some_and(|flags| flags[row] & Column::FLAG_NOT_FINITE != 0) || !weight.is_finite() {
                 out.not_finite += 1;
-            } else if let Some(time) = position(&pass.times, steps[row], self.question.time) {
+            } else if let Some(time) = position(&pass.times, out.steps[row], self.question.time) {
                 out.rows.push(row);
                 weights.push(weight);
                 times.push(time);
-                out.at_probe_times += u64::from(pass.times[time] == steps[row]);
+                out.at_probe_times += u64::from(pass.times[time] == out.steps[row]);
             } else {
                 out.before_first_probe += 1;
             }

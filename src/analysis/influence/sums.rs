@@ -11,6 +11,7 @@ use std::collections::HashMap;
 #[derive(Default)]
 pub(super) struct BlockDots {
     pub examples: Vec<u64>,
+    pub steps: Vec<u64>,
     pub labels: Option<Vec<u32>>,
     pub predictions: Option<Vec<u32>>,
     /// Rows inside the window.
@@ -29,6 +30,8 @@ pub(super) struct BlockDots {
 /// The scores of a pass while they grow.
 pub(super) struct Sums {
     slots: HashMap<u64, usize>,
+    /// Of each row, the last step of its visits so far.
+    last_steps: Vec<u64>,
     result: Influence,
     other_layout: Option<Layout>,
 }
@@ -52,7 +55,7 @@ impl Sums {
             probe_records_repeated: plan.index.repeated,
             damage: None,
         };
-        Self { slots: HashMap::new(), result, other_layout: None }
+        Self { slots: HashMap::new(), last_steps: Vec::new(), result, other_layout: None }
     }
 
     pub(super) fn add(&mut self, block: BlockDots) {
@@ -63,8 +66,14 @@ impl Sums {
             let slot = *self.slots.entry(example).or_insert_with(|| {
                 result.rows.push(InfluenceRow { example, visits: 0, label: None, prediction: None });
                 result.scores.extend(std::iter::repeat_n(0.0, probes));
+                self.last_steps.push(0);
                 result.rows.len() - 1
             });
+            // Several workers' blocks lie between each other in steps, so the last row to come need not be the last visit.
+            if block.steps[row] < self.last_steps[slot] {
+                continue;
+            }
+            self.last_steps[slot] = block.steps[row];
             let entry = &mut result.rows[slot];
             entry.label = block.labels.as_ref().map(|labels| labels[row]).or(entry.label);
             entry.prediction = block.predictions.as_ref().map(|p| p[row]).or(entry.prediction);

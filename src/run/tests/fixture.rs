@@ -4,7 +4,7 @@
 //! hand, once for each version of the format: `cargo test --no-default-features --lib -- --ignored make_the_fixture`.
 
 use super::*;
-use crate::log::FORMAT_VERSION;
+use crate::log::{AllReduce, WorkerRecord, FORMAT_VERSION};
 use std::path::PathBuf;
 
 fn dir() -> PathBuf {
@@ -46,6 +46,7 @@ fn fixture_manifest() -> Manifest {
         untapped: vec![VariableRecord { name: "norm.weight".into(), shape: vec![7, 1] }],
         model_parameters: Some(3010),
         notes: vec![("host".into(), "größer".into()), (String::new(), String::new())],
+        worker: Some(WorkerRecord { rank: 2, workers: 3, reduction: AllReduce::Sum }),
     }
 }
 

@@ -9,6 +9,7 @@ mod faults;
 mod fixture;
 mod forge;
 mod hostile;
+mod last_words;
 mod live;
 mod power;
 mod recover;
@@ -17,6 +18,7 @@ mod roundtrip;
 mod seeds;
 mod spec;
 mod unknown;
+mod workers;
 
 use super::{Block, Damage, ReadError, Run, VerifyReport};
 use crate::log::{
@@ -67,6 +69,7 @@ fn manifest() -> Manifest {
         untapped: vec![VariableRecord { name: "scale".into(), shape: vec![] }],
         model_parameters: Some(37),
         notes: vec![("host".into(), "ü".into())],
+        worker: None,
     }
 }
 
