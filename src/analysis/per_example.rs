@@ -66,7 +66,7 @@ pub enum Extra {
 }
 
 /// What a score gathers of one example.
-pub(super) trait PerExample: Default {
+pub(super) trait PerExample: Default + Send {
     /// The columns that it is made of, all f32.
     const COLUMNS: &'static [Column];
     /// Whether a visit whose gradient could not be seen is left out. A score that multiplies by `c = 0` keeps it.

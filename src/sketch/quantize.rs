@@ -70,6 +70,42 @@ impl Encoding {
         Quantized { scale, finite }
     }
 
+    /// The largest magnitude that an integer code of this encoding can have in a file, or `None` if it stores floats.
+    pub(crate) fn code_max(self) -> Option<i16> {
+        match self {
+            Encoding::F32 | Encoding::F16 => None,
+            Encoding::Q8 => Some(128),
+            Encoding::Q4 => Some(8),
+        }
+    }
+
+    /// Writes the integer codes of a vector of `out.len()` numbers into `out`: each number is its code times the scale.
+    ///
+    /// # Panics
+    /// If `bytes` has another length, or the encoding stores floats ([`Encoding::code_max`]).
+    #[inline(always)]
+    pub(crate) fn codes(self, bytes: &[u8], out: &mut [i8]) {
+        assert_eq!(bytes.len(), self.bytes(out.len()), "a vector of another length");
+        match self {
+            Encoding::F32 | Encoding::F16 => assert!(out.is_empty(), "floats have no codes"),
+            Encoding::Q8 => {
+                for (code, &raw) in out.iter_mut().zip(bytes) {
+                    *code = raw as i8;
+                }
+            }
+            Encoding::Q4 => {
+                let mut pairs = out.chunks_exact_mut(2);
+                for (pair, &raw) in (&mut pairs).zip(bytes) {
+                    pair[0] = ((raw << 4) as i8) >> 4;
+                    pair[1] = (raw as i8) >> 4;
+                }
+                if let ([last], Some(&raw)) = (pairs.into_remainder(), bytes.last()) {
+                    *last = ((raw << 4) as i8) >> 4;
+                }
+            }
+        }
+    }
+
     /// Writes the `out.len()` numbers that `bytes` and `scale` stand for into `out`.
     ///
     /// # Panics
