@@ -3,10 +3,11 @@
 //! A score is an accumulator, [`PerExample`]; this file reads the columns that it names, leaves out what is not finite,
 //! keeps one accumulator per example, and sorts.
 
-use super::driver::{fold_each, Progress};
+use super::driver::{fold_groups, Progress};
 use super::{column, error::NO_GRADIENTS, AnalysisError, Order, Score, Window};
 use crate::log::{BlockKind, Column};
 use crate::run::{Block, Damage, Run};
+use rayon::prelude::*;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
@@ -64,6 +65,9 @@ pub enum Extra {
     /// Nothing to say of this example.
     Nothing,
 }
+
+/// The most columns that a score is made of.
+const COLUMNS_MAX: usize = 4;
 
 /// What a score gathers of one example.
 pub(super) trait PerExample: Default + Send {
@@ -167,50 +171,83 @@ impl Visits {
     }
 }
 
-/// Computes the score of all examples with a visit inside the window.
-pub(super) fn score_examples<A: PerExample>(
-    run: &Run,
-    score: Score,
-    window: &Window,
-    progress: Progress<'_>,
-) -> Result<ScoreTable, AnalysisError> {
-    let mut gathered: Vec<Gathered<A>> = Vec::new();
-    let mut examples: Vec<u64> = Vec::new();
-    let mut index: HashMap<u64, usize> = HashMap::new();
-    let mut table = ScoreTable {
-        score,
-        visits: 0,
-        not_finite: 0,
-        unseen: 0,
-        missing: 0,
-        estimated_norms: 0,
-        rows: Vec::new(),
-        damage: None,
-    };
-    let uses_norm = A::COLUMNS.contains(&Column::SquaredNorm);
-    let mut values = vec![0f32; A::COLUMNS.len()];
+/// The examples of one thread: those with the same last bits in their id.
+struct Shard<A> {
+    number: u64,
+    /// How many bits tell the shards apart.
+    bits: u32,
+    /// Where an example is in `gathered`, plus one, by the rest of its id; 0 for none.
+    dense: Vec<u32>,
+    /// The same for ids too large for a table.
+    sparse: HashMap<u64, u32>,
+    examples: Vec<u64>,
+    gathered: Vec<Gathered<A>>,
+    visits: u64,
+    not_finite: u64,
+    unseen: u64,
+    estimated_norms: u64,
+}
 
-    let fold = |visits: Visits| {
-        let Some(columns) = visits.columns else {
-            table.missing += visits.rows as u64;
-            return Ok(());
+/// The longest table of a shard, in entries.
+const DENSE_MAX: usize = 1 << 22;
+
+impl<A: PerExample> Shard<A> {
+    /// As many as keep all threads busy.
+    fn all() -> Vec<Self> {
+        let bits = rayon::current_num_threads().next_power_of_two().trailing_zeros();
+        let shard = |number| Self {
+            number,
+            bits,
+            dense: Vec::new(),
+            sparse: HashMap::new(),
+            examples: Vec::new(),
+            gathered: Vec::new(),
+            visits: 0,
+            not_finite: 0,
+            unseen: 0,
+            estimated_norms: 0,
         };
+        (0..1 << bits).map(shard).collect()
+    }
+
+    #[inline]
+    fn slot(&mut self, example: u64) -> usize {
+        let place = usize::try_from(example >> self.bits).unwrap_or(usize::MAX);
+        let entry = if place < DENSE_MAX {
+            if place >= self.dense.len() {
+                self.dense.resize((2 * place).clamp(1024, DENSE_MAX), 0);
+            }
+            &mut self.dense[place]
+        } else {
+            self.sparse.entry(example).or_insert(0)
+        };
+        if *entry == 0 {
+            self.examples.push(example);
+            self.gathered.push(Gathered {
+                accumulator: A::default(),
+                visits: 0,
+                not_finite: 0,
+                label: None,
+                prediction: None,
+            });
+            *entry = self.examples.len() as u32;
+        }
+        *entry as usize - 1
+    }
+
+    /// Adds its share of the visits of a block.
+    fn add(&mut self, visits: &Visits) {
+        let Some(columns) = &visits.columns else { return };
+        let uses_norm = A::COLUMNS.contains(&Column::SquaredNorm);
+        let mask = (1u64 << self.bits) - 1;
+        let mut values = [0f32; COLUMNS_MAX];
+        let values = &mut values[..A::COLUMNS.len()];
         for (row, &example) in columns.examples.iter().enumerate() {
-            if visits.inside.as_ref().is_some_and(|inside| !inside[row]) {
+            if example & mask != self.number || visits.inside.as_ref().is_some_and(|inside| !inside[row]) {
                 continue;
             }
-            let slot = *index.entry(example).or_insert_with(|| {
-                examples.push(example);
-                gathered.push(Gathered {
-                    accumulator: A::default(),
-                    visits: 0,
-                    not_finite: 0,
-                    label: None,
-                    prediction: None,
-                });
-                gathered.len() - 1
-            });
-            let entry = &mut gathered[slot];
+            let slot = self.slot(example);
+            let entry = &mut self.gathered[slot];
             entry.label = columns.labels.as_ref().map(|labels| labels[row]).or(entry.label);
             entry.prediction = columns.predictions.as_ref().map(|p| p[row]).or(entry.prediction);
             let flags = columns.flags.as_ref().map_or(0, |flags| flags[row]);
@@ -219,33 +256,63 @@ pub(super) fn score_examples<A: PerExample>(
             }
             if flags & Column::FLAG_NOT_FINITE != 0 || values.iter().any(|value| !value.is_finite()) {
                 entry.not_finite += 1;
-                table.not_finite += 1;
+                self.not_finite += 1;
             } else if A::NEEDS_GRADIENT && flags & Column::FLAG_NO_WEIGHT != 0 {
-                table.unseen += 1;
+                self.unseen += 1;
             } else {
-                entry.accumulator.add(&values);
+                entry.accumulator.add(values);
                 entry.visits += 1;
-                table.visits += 1;
-                table.estimated_norms += u64::from(uses_norm && flags & Column::FLAG_NORM_ESTIMATED != 0);
+                self.visits += 1;
+                self.estimated_norms += u64::from(uses_norm && flags & Column::FLAG_NORM_ESTIMATED != 0);
             }
         }
+    }
+}
+
+/// Computes the score of all examples with a visit inside the window.
+///
+/// Each thread takes some of the examples and sees their visits in the order of the file, so that sums do not depend on how
+/// many threads there are.
+pub(super) fn score_examples<A: PerExample>(
+    run: &Run,
+    score: Score,
+    window: &Window,
+    progress: Progress<'_>,
+) -> Result<ScoreTable, AnalysisError> {
+    let mut shards = Shard::<A>::all();
+    let mut missing_visits = 0;
+    let fold = |(): &(), blocks: Vec<Visits>| {
+        let without = blocks.iter().filter(|visits| visits.columns.is_none());
+        missing_visits += without.map(|visits| visits.rows as u64).sum::<u64>();
+        shards.par_iter_mut().for_each(|shard| blocks.iter().for_each(|visits| shard.add(visits)));
         Ok(())
     };
     let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
-    let damage = fold_each(run, progress, keep, |block| Visits::read::<A>(block, window), fold)?;
+    let read = |(): &(), block: &Block| Visits::read::<A>(block, window);
+    let damage = fold_groups(run, progress, keep, |_| Ok(()), read, fold)?;
 
-    table.damage = damage;
-    if gathered.is_empty() && table.missing > 0 {
+    let sum = |of: fn(&Shard<A>) -> u64| shards.iter().map(of).sum();
+    let mut table = ScoreTable {
+        score,
+        visits: sum(|shard| shard.visits),
+        not_finite: sum(|shard| shard.not_finite),
+        unseen: sum(|shard| shard.unseen),
+        missing: missing_visits,
+        estimated_norms: sum(|shard| shard.estimated_norms),
+        rows: Vec::new(),
+        damage,
+    };
+    if shards.iter().all(|shard| shard.gathered.is_empty()) && table.missing > 0 {
         return Err(missing(score, A::COLUMNS));
     }
-    sort_into(&mut table, examples, gathered);
+    sort_into(&mut table, shards);
     Ok(table)
 }
 
-fn sort_into<A: PerExample>(table: &mut ScoreTable, examples: Vec<u64>, gathered: Vec<Gathered<A>>) {
-    let mut keyed: Vec<(f64, ScoreRow)> = examples
+fn sort_into<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>) {
+    let mut keyed: Vec<(f64, ScoreRow)> = shards
         .into_iter()
-        .zip(gathered)
+        .flat_map(|shard| shard.examples.into_iter().zip(shard.gathered))
         .map(|(example, entry)| {
             let score = if entry.visits > 0 { entry.accumulator.score() } else { f64::NAN };
             let row = ScoreRow {

@@ -94,13 +94,20 @@ impl Encoding {
                 }
             }
             Encoding::Q4 => {
+                // Both nibbles of a byte at once, each spread to a byte with its sign: loops over words become vectors.
+                let spread = |raw: u8| {
+                    let word = u16::from(raw);
+                    let nibbles = (word | (word << 4)) & 0x0F0F;
+                    nibbles | ((nibbles & 0x0808) * 0x1E)
+                };
                 let mut pairs = out.chunks_exact_mut(2);
                 for (pair, &raw) in (&mut pairs).zip(bytes) {
-                    pair[0] = ((raw << 4) as i8) >> 4;
-                    pair[1] = (raw as i8) >> 4;
+                    let [low, high] = spread(raw).to_le_bytes();
+                    pair[0] = low as i8;
+                    pair[1] = high as i8;
                 }
                 if let ([last], Some(&raw)) = (pairs.into_remainder(), bytes.last()) {
-                    *last = ((raw << 4) as i8) >> 4;
+                    *last = spread(raw).to_le_bytes()[0] as i8;
                 }
             }
         }
@@ -200,6 +207,21 @@ mod tests {
         let mut out = vec![f32::NAN; values.len()];
         encoding.decode(&bytes, quantized.scale, &mut out);
         (out, quantized)
+    }
+
+    #[test]
+    fn every_code_is_what_the_decoder_takes_it_for() {
+        for (encoding, width) in [(Encoding::Q8, 256), (Encoding::Q4, 512), (Encoding::Q4, 511)] {
+            let bytes: Vec<u8> = (0..=255).collect();
+            let (mut codes, mut numbers) = (vec![99i8; width], vec![f32::NAN; width]);
+            encoding.codes(&bytes, &mut codes);
+            encoding.decode(&bytes, bf16::ONE, &mut numbers);
+            for (code, number) in codes.iter().zip(&numbers) {
+                assert_eq!(f32::from(*code), *number);
+                assert!(i16::from(code.abs_diff(0)) <= encoding.code_max().unwrap());
+            }
+        }
+        assert!([Encoding::F32, Encoding::F16].iter().all(|floats| floats.code_max().is_none()));
     }
 
     #[test]

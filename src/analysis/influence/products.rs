@@ -7,7 +7,7 @@
 
 use super::super::gradient::{Gradients, Layout};
 use super::variance::{layer_variance, Noise, PartVariance};
-use crate::int8::{offset, quads, Isa, Panels, Tile, COLUMNS, NARROW_MAX, ROWS, WIDTH_MAX};
+use crate::int8::{offset, quads, Isa, Panels, Tile, Work, COLUMNS, NARROW_MAX, ROWS, WIDTH_MAX};
 use crate::log::LayerRecord;
 use crate::matmul::{matmul, Matrix};
 use crate::run::Vectors;
@@ -181,7 +181,7 @@ impl VisitTile {
                 (Some(code_max), Some(_)) => {
                     part.dots.clear();
                     part.narrow = code_max <= i16::from(NARROW_MAX);
-                    scheme.isa.run(|| part.unpack(vectors, rows, scheme.errors()));
+                    scheme.isa.run(Unpack { part, vectors, rows, errors: scheme.errors() });
                 }
                 _ => {
                     part.codes.clear();
@@ -224,8 +224,9 @@ impl VisitTile {
         let (mut left, mut right) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
         let (mut left_variance, mut right_variance) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
         let errors = scheme.errors();
-        let side = |part: usize, dots: &mut Tile<f32>, variances: &mut Tile<f32>| {
-            self.part(scheme, probes, part, group, panel, dots);
+        let mut sums = [0i32; ROWS * COLUMNS];
+        let mut side = |part: usize, dots: &mut Tile<f32>, variances: &mut Tile<f32>| {
+            self.part(scheme, probes, part, (group, panel), &mut sums, dots);
             if errors {
                 let (visits, probes) = (&self.parts[part].noise, &probes.parts[part].noise);
                 let visits = &visits[(group * ROWS).min(visits.len())..];
@@ -238,12 +239,11 @@ impl VisitTile {
             side(2 * number + 1, &mut right, &mut right_variance);
             let bias = if layer.bias { 1.0 } else { 0.0 };
             scheme.isa.run(|| {
-                left.iter_mut().for_each(|left| *left += bias);
                 if errors {
-                    layer_variance(&left, &left_variance, &right, &mut right_variance);
+                    layer_variance(&left, bias, &left_variance, &right, &mut right_variance);
                 }
                 for (left, right) in left.iter_mut().zip(&right) {
-                    *left *= right;
+                    *left = (*left + bias) * right;
                 }
             });
             each(LayerProducts { values: &left, variances: errors.then_some(&right_variance) });
@@ -260,18 +260,17 @@ impl VisitTile {
         scheme: &Scheme,
         probes: &ProbeSide,
         number: usize,
-        group: usize,
-        panel: usize,
+        (group, panel): (usize, usize),
+        sums: &mut Tile<i32>,
         out: &mut Tile<f32>,
     ) {
         let (part, other) = (&self.parts[number], &probes.parts[number]);
         let rows = group * ROWS..(group + 1) * ROWS;
         match &other.codes {
             Some((panels, scales)) if part.dots.is_empty() => {
-                let mut sums = [0i32; ROWS * COLUMNS];
                 let row_bytes = 4 * quads(other.width);
                 let codes = &part.codes[rows.start * row_bytes..rows.end * row_bytes];
-                scheme.isa.multiply(codes, panels, panel, part.narrow, &mut sums);
+                scheme.isa.multiply(codes, panels, panel, part.narrow, sums);
                 let scales = &scales[panel * COLUMNS..(panel + 1) * COLUMNS];
                 scheme.isa.run(|| {
                     let rows = part.offsets[rows.clone()].iter().zip(&part.scales[rows.clone()]);
@@ -297,31 +296,42 @@ impl VisitTile {
     }
 }
 
-impl VisitPart {
+/// Takes the codes of some rows apart.
+struct Unpack<'a> {
+    part: &'a mut VisitPart,
+    vectors: &'a Vectors,
+    rows: &'a [usize],
+    errors: bool,
+}
+
+impl Work for Unpack<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn unpack(&mut self, vectors: &Vectors, rows: &[usize], errors: bool) {
+    fn run(self) {
+        let Self { part, vectors, rows, errors } = self;
         let (width, row_bytes) = (vectors.width(), 4 * quads(vectors.width()));
-        self.codes.resize(TILE_ROWS * row_bytes, 0);
-        self.offsets.clear();
-        self.offsets.resize(TILE_ROWS, 0);
-        self.scales.clear();
-        self.scales.resize(TILE_ROWS, 0.0);
-        self.noise.clear();
+        part.codes.resize(TILE_ROWS * row_bytes, 0);
+        part.offsets.clear();
+        part.offsets.resize(TILE_ROWS, 0);
+        part.scales.clear();
+        part.scales.resize(TILE_ROWS, 0.0);
+        part.noise.clear();
         let encoding = vectors.encoding();
         for (position, &row) in rows.iter().enumerate() {
             let (bytes, scale) = vectors.row(row);
-            let codes = &mut self.codes[position * row_bytes..(position + 1) * row_bytes];
+            let codes = &mut part.codes[position * row_bytes..(position + 1) * row_bytes];
             let (codes, padding) = codes.split_at_mut(width);
             padding.fill(0);
             encoding.codes(bytes, codes);
-            self.offsets[position] = offset(codes);
-            self.scales[position] = scale.to_f32();
+            part.offsets[position] = offset(codes);
+            part.scales[position] = scale.to_f32();
             if errors {
-                self.noise.push(Noise::of_codes(codes, scale.to_f32()));
+                part.noise.push(Noise::of_codes(codes, scale.to_f32()));
             }
         }
         // What is multiplied but read by nobody; an earlier tile may have left wide codes there.
-        self.codes[rows.len() * row_bytes..].fill(0);
+        part.codes[rows.len() * row_bytes..].fill(0);
     }
 }
 

@@ -4,6 +4,7 @@
 //! and probes is never held. What is kept of each probe are two short lists and the least that enters them.
 
 use super::{Influence, InfluenceRow};
+use crate::int8::Work;
 use std::cmp::Ordering;
 
 /// The examples that helped and hurt most, for the probes of one pass.
@@ -73,24 +74,6 @@ impl Ranks {
         Self { count, least, largest, proponents: vec![Vec::new(); probes], opponents: vec![Vec::new(); probes] }
     }
 
-    /// Enters the final scores of an example where they belong. `errors` is empty or as long as `scores`.
-    #[inline(always)]
-    pub(super) fn judge(&mut self, rows: &[InfluenceRow], row: usize, scores: &[f64], errors: &[f64]) {
-        const CHUNK: usize = 16;
-        for start in (0..scores.len()).step_by(CHUNK) {
-            let chunk = start..scores.len().min(start + CHUNK);
-            let bounds = self.least[chunk.clone()].iter().zip(&self.largest[chunk.clone()]);
-            // Mostly none enters, and this loop has no branch.
-            let enters = scores[chunk.clone()]
-                .iter()
-                .zip(bounds)
-                .fold(false, |enters, (score, (least, largest))| enters | (score >= least) | (score <= largest));
-            if enters {
-                chunk.for_each(|probe| self.enter(rows, row, probe, scores[probe], errors.get(probe).copied()));
-            }
-        }
-    }
-
     #[inline(never)]
     fn enter(&mut self, rows: &[InfluenceRow], row: usize, probe: usize, score: f64, error: Option<f64>) {
         let new = Ranked { row, score, error };
@@ -105,6 +88,37 @@ impl Ranks {
 
     pub(super) fn take(self) -> (Vec<Vec<Ranked>>, Vec<Vec<Ranked>>) {
         (self.proponents, self.opponents)
+    }
+}
+
+/// Enters the final scores of an example where they belong. `errors` is empty or as long as `scores`.
+pub(super) struct Judge<'a> {
+    pub ranks: &'a mut Ranks,
+    pub rows: &'a [InfluenceRow],
+    pub row: usize,
+    pub scores: &'a [f64],
+    pub errors: &'a [f64],
+}
+
+impl Work for Judge<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        const CHUNK: usize = 16;
+        let Self { ranks, rows, row, scores, errors } = self;
+        for start in (0..scores.len()).step_by(CHUNK) {
+            let chunk = start..scores.len().min(start + CHUNK);
+            let bounds = ranks.least[chunk.clone()].iter().zip(&ranks.largest[chunk.clone()]);
+            // Mostly none enters, and this loop has no branch.
+            let enters = scores[chunk.clone()]
+                .iter()
+                .zip(bounds)
+                .fold(false, |enters, (score, (least, largest))| enters | (score >= least) | (score <= largest));
+            if enters {
+                chunk.for_each(|probe| ranks.enter(rows, row, probe, scores[probe], errors.get(probe).copied()));
+            }
+        }
     }
 }
 

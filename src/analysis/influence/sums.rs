@@ -8,7 +8,7 @@ use super::super::gradient::{Gradients, Layout};
 use super::super::{error::NO_GRADIENTS, AnalysisError};
 use super::pass::{InfluencePlan, Lent, Pass};
 use super::products::{dots, panels_of, stretches, Scheme, VisitTile};
-use super::strongest::{Ranks, Strongest};
+use super::strongest::{Judge, Ranks, Strongest};
 use super::{Influence, InfluenceRow};
 use crate::int8::COLUMNS;
 use crate::run::Damage;
@@ -18,7 +18,7 @@ use std::ops::Range;
 
 /// Panels whose sums one thread owns at a time: few, so that there is work for all threads until the end of a group, but
 /// more than one, since every owner unpacks the visits for itself.
-const PANELS_OWNED: usize = 2;
+const PANELS_OWNED: usize = 3;
 
 /// What was read of one block.
 #[derive(Default)]
@@ -183,7 +183,7 @@ impl Columns {
         let place = slot * width..(slot + 1) * width;
         let Some(ranks) = &mut self.ranks else { return };
         let errors = if self.errors.is_empty() { &[][..] } else { &self.errors[place.clone()] };
-        scheme.isa.run(|| ranks.judge(&about.rows, row, &self.sums[place.clone()], errors));
+        scheme.isa.run(Judge { ranks, rows: &about.rows, row, scores: &self.sums[place.clone()], errors });
         self.sums[place.clone()].fill(0.0);
         if !self.errors.is_empty() {
             self.errors[place].fill(0.0);

@@ -76,15 +76,17 @@ impl PartVariance {
     }
 }
 
-/// The variance of `left·right`, into `right_variance`.
+/// The variance of `(left + bias)·right`, into `right_variance`.
 #[inline(always)]
 pub(super) fn layer_variance(
     left: &Tile<f32>,
+    bias: f32,
     left_variance: &Tile<f32>,
     right: &Tile<f32>,
     right_variance: &mut Tile<f32>,
 ) {
     for (((a, var_a), d), var_d) in left.iter().zip(left_variance).zip(right).zip(right_variance) {
+        let a = a + bias;
         *var_d = a * a * *var_d + d * d * var_a + var_a * *var_d;
     }
 }
