@@ -79,8 +79,8 @@ fn main() -> Result<()> {
     let mut rows = Vec::new();
     if !arguments.columns {
         let visits = if arguments.quick { 6_000 } else { 60_000 };
-        let repeats = if arguments.quick { 2 } else { 7 };
-        for (times, repeats) in [(1, repeats), (4, repeats.min(2))] {
+        let repeats = if arguments.quick { 2 } else { 5 };
+        for (times, repeats) in [(1, repeats), (4, 1)] {
             let path = dir.path().join(format!("gradients-{times}"));
             mlp::record(&path, times * visits, arguments.examples.unwrap_or(u64::MAX))?;
             rows.extend(influence(&path, repeats, times == 1)?);

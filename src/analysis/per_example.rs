@@ -121,12 +121,15 @@ impl Mean {
 /// What was read of one block.
 struct Visits {
     rows: usize,
-    inside: Option<Vec<bool>>,
     /// `None` if the block lacks a column that the score is made of.
     columns: Option<VisitColumns>,
 }
 
 struct VisitColumns {
+    /// Rows inside the window, those of each shard together, in the order of the file.
+    rows: Vec<u32>,
+    /// Where each shard's begin, and their end.
+    starts: Vec<usize>,
     examples: Vec<u64>,
     flags: Option<Vec<u8>>,
     values: Vec<Vec<f32>>,
@@ -143,11 +146,11 @@ struct Gathered<A> {
 }
 
 impl Visits {
-    fn read<A: PerExample>(block: &Block, window: &Window) -> Result<Self, AnalysisError> {
+    fn read<A: PerExample>(block: &Block, window: &Window, bits: u32) -> Result<Self, AnalysisError> {
         let inside = window.rows(block)?;
         let rows = inside.as_ref().map_or(block.rows(), |inside| inside.iter().filter(|i| **i).count());
         if A::COLUMNS.iter().any(|&needed| !block.has(needed)) {
-            return Ok(Self { rows, inside, columns: None });
+            return Ok(Self { rows, columns: None });
         }
         let examples = column::u64s(block, Column::Example)?;
         if A::ONE_PREDICTION {
@@ -160,20 +163,41 @@ impl Visits {
             }
         }
         let values = A::COLUMNS.iter().map(|&c| column::f32s(block, c)).collect::<Result<_, _>>()?;
+        let (of_shards, starts) = by_shard(&examples, inside.as_deref(), bits);
         let columns = Some(VisitColumns {
+            rows: of_shards,
+            starts,
             examples,
             flags: column::optional(block, Column::Flags, column::u8s)?,
             values,
             labels: column::optional(block, Column::Label, column::u32s)?,
             predictions: column::optional(block, Column::Prediction, column::u32s)?,
         });
-        Ok(Self { rows, inside, columns })
+        Ok(Self { rows, columns })
     }
+}
+
+/// The rows inside the window, shard after shard. Sorting them here spares each shard a guess at every row whether it is its own.
+fn by_shard(examples: &[u64], inside: Option<&[bool]>, bits: u32) -> (Vec<u32>, Vec<usize>) {
+    let shard = |example: u64| (example & ((1 << bits) - 1)) as usize;
+    let rows = || (0u32..).zip(examples).filter(|(row, _)| inside.is_none_or(|inside| inside[*row as usize]));
+    let mut starts = vec![0usize; (1 << bits) + 1];
+    rows().for_each(|(_, &example)| starts[shard(example) + 1] += 1);
+    for number in 0..1 << bits {
+        starts[number + 1] += starts[number];
+    }
+    let (mut places, mut sorted) = (starts.clone(), vec![0u32; starts[1 << bits]]);
+    for (row, &example) in rows() {
+        let place = &mut places[shard(example)];
+        sorted[*place] = row;
+        *place += 1;
+    }
+    (sorted, starts)
 }
 
 /// The examples of one thread: those with the same last bits in their id.
 struct Shard<A> {
-    number: u64,
+    number: usize,
     /// How many bits tell the shards apart.
     bits: u32,
     /// Where an example is in `gathered`, plus one, by the rest of its id; 0 for none.
@@ -239,14 +263,11 @@ impl<A: PerExample> Shard<A> {
     fn add(&mut self, visits: &Visits) {
         let Some(columns) = &visits.columns else { return };
         let uses_norm = A::COLUMNS.contains(&Column::SquaredNorm);
-        let mask = (1u64 << self.bits) - 1;
         let mut values = [0f32; COLUMNS_MAX];
         let values = &mut values[..A::COLUMNS.len()];
-        for (row, &example) in columns.examples.iter().enumerate() {
-            if example & mask != self.number || visits.inside.as_ref().is_some_and(|inside| !inside[row]) {
-                continue;
-            }
-            let slot = self.slot(example);
+        for &row in &columns.rows[columns.starts[self.number]..columns.starts[self.number + 1]] {
+            let row = row as usize;
+            let slot = self.slot(columns.examples[row]);
             let entry = &mut self.gathered[slot];
             entry.label = columns.labels.as_ref().map(|labels| labels[row]).or(entry.label);
             entry.prediction = columns.predictions.as_ref().map(|p| p[row]).or(entry.prediction);
@@ -280,6 +301,7 @@ pub(super) fn score_examples<A: PerExample>(
     progress: Progress<'_>,
 ) -> Result<ScoreTable, AnalysisError> {
     let mut shards = Shard::<A>::all();
+    let bits = shards.len().trailing_zeros();
     let mut missing_visits = 0;
     let fold = |(): &(), blocks: Vec<Visits>| {
         let without = blocks.iter().filter(|visits| visits.columns.is_none());
@@ -288,7 +310,7 @@ pub(super) fn score_examples<A: PerExample>(
         Ok(())
     };
     let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
-    let read = |(): &(), block: &Block| Visits::read::<A>(block, window);
+    let read = |(): &(), block: &Block| Visits::read::<A>(block, window, bits);
     let damage = fold_groups(run, progress, keep, |_| Ok(()), read, fold)?;
 
     let sum = |of: fn(&Shard<A>) -> u64| shards.iter().map(of).sum();

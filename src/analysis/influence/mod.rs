@@ -17,6 +17,7 @@
 //! Gradients are the recorded sketches: factored layers give `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩`, folded ones `⟨s,s'⟩`. What a sketch
 //! leaves open is said by a standard deviation beside each score, on request ([`InfluencePlan::with_errors`]).
 
+mod block_visits;
 mod index;
 mod pass;
 mod products;

@@ -7,10 +7,11 @@
 use super::super::driver::{blocks_in_flight, fold_each, fold_groups, Progress};
 use super::super::gradient::{Gradients, Layout};
 use super::super::{column, AnalysisError};
+use super::block_visits::{BlockVisits, Dots};
 use super::index::{Index, Record};
 use super::products::{ProbeSide, Scheme, Stored};
 use super::strongest::Strongest;
-use super::sums::{BlockVisits, Dots, Sums};
+use super::sums::Sums;
 use super::{Influence, ProbeTime, Question};
 use crate::log::{BlockKind, Column};
 use crate::run::{Block, Damage, ReadError, Run};

@@ -2,12 +2,13 @@
 //!
 //! Each thread owns the sums of some probes and adds to them in the order of the file, so that a score does not depend on
 //! how many threads there are. An example takes a slot at its first visit. Where the strongest are all that is asked for,
-//! it is judged after the block of its last visit, and its slot is given to the next.
+//! it is judged after the tile of its last visit, and its slot is given to the next, while it is still in the cache.
 
-use super::super::gradient::{Gradients, Layout};
+use super::super::gradient::Layout;
 use super::super::{error::NO_GRADIENTS, AnalysisError};
+use super::block_visits::{BlockVisits, Dots};
 use super::pass::{InfluencePlan, Lent, Pass};
-use super::products::{dots, panels_of, stretches, Scheme, VisitTile};
+use super::products::{panels_of, Scheme, VisitTile, TILE_ROWS};
 use super::strongest::{Judge, Ranks, Strongest};
 use super::{Influence, InfluenceRow};
 use crate::int8::COLUMNS;
@@ -20,90 +21,22 @@ use std::ops::Range;
 /// more than one, since every owner unpacks the visits for itself.
 const PANELS_OWNED: usize = 3;
 
-/// What was read of one block.
-#[derive(Default)]
-pub(super) struct BlockVisits {
-    pub examples: Vec<u64>,
-    pub labels: Option<Vec<u32>>,
-    pub predictions: Option<Vec<u32>>,
-    /// Rows inside the window.
-    pub inside: Vec<usize>,
-    /// Of these, rows that count, with their weights and the positions of their probe times.
-    pub rows: Vec<usize>,
-    pub weights: Vec<f64>,
-    pub times: Vec<usize>,
-    pub gradients: Option<Gradients>,
-    /// The dot products `[rows, probes]`, where they were computed by whoever read the block.
-    pub dots: Option<Dots>,
-    pub at_probe_times: u64,
-    pub before_first_probe: u64,
-    pub not_finite: u64,
-    pub without_gradient: u64,
-    pub other_layers: Option<(u64, Layout)>,
-}
-
-/// Dot products with their standard deviations, which are empty if they are not wanted.
-pub(super) struct Dots {
-    values: Vec<f32>,
-    errors: Vec<f32>,
-}
-
-impl Dots {
-    /// Whether there are so few probes that dot products are best made by whoever reads a block, block by block.
-    pub(super) fn fit(probes: usize) -> bool {
-        probes <= COLUMNS
-    }
-
-    pub(super) fn of(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize) -> Self {
-        let count = block.rows.len() * probes;
-        let mut all = Self { values: vec![0.0; count], errors: vec![0.0; if scheme.errors() { count } else { 0 }] };
-        let mut tile = VisitTile::default();
-        block.dots_of(scheme, lent, 0..panels_of(probes), &mut tile, |position, first, dots, errors| {
-            let at = position * probes + first..position * probes + first + dots.len();
-            all.values[at.clone()].copy_from_slice(dots);
-            if let Some(errors) = errors {
-                all.errors[at].copy_from_slice(errors);
-            }
-        });
-        all
-    }
-}
-
-impl BlockVisits {
-    fn dots_of(
-        &self,
-        scheme: &Scheme,
-        lent: &Lent,
-        panels: Range<usize>,
-        tile: &mut VisitTile,
-        mut each: impl FnMut(usize, usize, &[f32], Option<&[f32]>),
-    ) {
-        let Some(gradients) = &self.gradients else { return };
-        for stretch in stretches(&self.times) {
-            // Whoever read the block made sure of it.
-            let Some(probes) = lent.get(&self.times[stretch.start]) else { continue };
-            dots(
-                scheme,
-                gradients,
-                &self.rows[stretch.clone()],
-                probes,
-                panels.clone(),
-                tile,
-                |position, first, dots, errors| {
-                    each(stretch.start + position, first, dots, errors);
-                },
-            );
-        }
-    }
-}
-
 /// A block with the slots of its rows.
 struct Placed {
     block: BlockVisits,
-    /// Of each row that counts.
+    /// Of each row that counts, its slot and the position of its example.
     slots: Vec<usize>,
-    /// Slots and rows of the examples whose last visit was in this block.
-    done: Vec<(usize, usize)>,
+    examples: Vec<usize>,
+    /// Slots and rows of the examples whose last visit was in this block, by the tile of it.
+    done: Vec<Vec<(usize, usize)>>,
+}
+
+impl Placed {
+    /// The positions of the rows of a tile.
+    fn tile(&self, number: usize) -> Range<usize> {
+        let end = self.block.rows.len().min((number + 1) * TILE_ROWS);
+        end.min(number * TILE_ROWS)..end
+    }
 }
 
 /// The sums of some probes.
@@ -136,44 +69,62 @@ impl Columns {
         }
         let mut not_finite = Vec::new();
         let mut tile = std::mem::take(&mut self.tile);
-        for (number, Placed { block, slots, done }) in group.iter().enumerate() {
-            let mut take = |position: usize, first: usize, dots: &[f32], errors: Option<&[f32]>| {
-                let start = slots[position] * width + first - self.probes.start;
-                let place = start..start + dots.len();
-                let weight = block.weights[position];
-                let sums = &mut self.sums[place.clone()];
-                // Finite factors can have a product that is not; the other probes and visits still count.
-                let finite = scheme.isa.run(|| {
-                    sums.iter_mut().zip(dots).fold(0u64, |finite, (sum, dot)| {
-                        let added = weight * f64::from(*dot);
-                        *sum += if added.is_finite() { added } else { 0.0 };
-                        finite + u64::from(added.is_finite())
-                    })
-                });
-                if finite < dots.len() as u64 {
-                    not_finite.push([number, position, dots.len() - finite as usize]);
+        for (number, placed) in group.iter().enumerate() {
+            for (of_tile, done) in placed.done.iter().enumerate() {
+                let lost = self.add_tile(scheme, lent, placed, placed.tile(of_tile), &mut tile);
+                not_finite.extend(lost.into_iter().map(|[position, count]| [number, position, count]));
+                for &(slot, row) in done {
+                    self.judge(scheme, about, slot, row);
                 }
-                if let Some(errors) = errors {
-                    for ((sum, error), dot) in self.errors[place].iter_mut().zip(errors).zip(dots) {
-                        *sum += if dot.is_finite() { weight.abs() * f64::from(*error) } else { 0.0 };
-                    }
-                }
-            };
-            match &block.dots {
-                Some(all) => {
-                    let probes = self.probes.len();
-                    for (position, dots) in all.values.chunks_exact(probes).enumerate() {
-                        let errors = (!all.errors.is_empty()).then(|| &all.errors[position * probes..][..probes]);
-                        take(position, self.probes.start, dots, errors);
-                    }
-                }
-                None => block.dots_of(scheme, lent, self.panels.clone(), &mut tile, take),
-            }
-            for &(slot, row) in done {
-                self.judge(scheme, about, slot, row);
             }
         }
         self.tile = tile;
+        not_finite
+    }
+
+    /// Adds the rows at some positions of a block. Returns the positions with products that are not finite, and how many.
+    fn add_tile(
+        &mut self,
+        scheme: &Scheme,
+        lent: &Lent,
+        Placed { block, slots, .. }: &Placed,
+        positions: Range<usize>,
+        tile: &mut VisitTile,
+    ) -> Vec<[usize; 2]> {
+        let (panels, width, first) = (self.panels.clone(), self.probes.len(), self.probes.start);
+        let mut not_finite = Vec::new();
+        let mut take = |position: usize, from: usize, dots: &[f32], errors: Option<&[f32]>| {
+            let start = slots[position] * width + from - first;
+            let place = start..start + dots.len();
+            let weight = block.weights[position];
+            let sums = &mut self.sums[place.clone()];
+            // Finite factors can have a product that is not; the other probes and visits still count.
+            let finite = scheme.isa.run(|| {
+                sums.iter_mut().zip(dots).fold(0u64, |finite, (sum, dot)| {
+                    let added = weight * f64::from(*dot);
+                    *sum += if added.is_finite() { added } else { 0.0 };
+                    finite + u64::from(added.is_finite())
+                })
+            });
+            if finite < dots.len() as u64 {
+                not_finite.push([position, dots.len() - finite as usize]);
+            }
+            if let Some(errors) = errors {
+                for ((sum, error), dot) in self.errors[place].iter_mut().zip(errors).zip(dots) {
+                    *sum += if dot.is_finite() { weight.abs() * f64::from(*error) } else { 0.0 };
+                }
+            }
+        };
+        match &block.dots {
+            Some(all) => {
+                for position in positions {
+                    let row = position * width..(position + 1) * width;
+                    let errors = (!all.errors.is_empty()).then(|| &all.errors[row.clone()]);
+                    take(position, first, &all.values[row], errors);
+                }
+            }
+            None => block.dots_of(scheme, lent, positions, panels, tile, take),
+        }
         not_finite
     }
 
@@ -258,10 +209,9 @@ impl<'plan> Sums<'plan> {
             *lost.entry([block, position]).or_default() += count;
         }
         let probes = self.result.probes.len();
-        for (number, Placed { block, .. }) in group.iter().enumerate() {
-            for (position, &row) in block.rows.iter().enumerate() {
+        for (number, placed) in group.iter().enumerate() {
+            for (position, &at) in placed.examples.iter().enumerate() {
                 let lost = if lost.is_empty() { 0 } else { lost.get(&[number, position]).copied().unwrap_or(0) };
-                let Some(&at) = self.positions.get(&block.examples[row]) else { continue };
                 self.result.not_finite += u64::from(lost > 0);
                 self.result.rows[at].visits += u64::from(lost < probes);
                 self.result.visits += u64::from(lost < probes);
@@ -272,8 +222,19 @@ impl<'plan> Sums<'plan> {
     /// Gives the block's examples their rows and slots.
     fn place(&mut self, mut block: BlockVisits) -> Placed {
         let result = &mut self.result;
-        let mut done = Vec::new();
+        let mut done = vec![Vec::new(); block.rows.len().div_ceil(TILE_ROWS).max(1)];
+        let (mut slots, mut examples) = (Vec::with_capacity(block.rows.len()), Vec::with_capacity(block.rows.len()));
+        let (mut counted, mut freed) = (0, 0);
         for &row in &block.inside {
+            // The tile of this row, or where it does not count, of the last one before it that does.
+            let counts = block.rows.get(counted) == Some(&row);
+            counted += usize::from(counts);
+            let tile = counted.saturating_sub(1) / TILE_ROWS;
+            // Slots of an earlier tile: no other example of the same one may have them.
+            for earlier in freed..tile {
+                self.free.extend(done[earlier].iter().map(|(slot, _): &(usize, usize)| *slot));
+            }
+            freed = freed.max(tile);
             let example = block.examples[row];
             let at = *self.positions.entry(example).or_insert_with(|| {
                 result.rows.push(InfluenceRow { example, visits: 0, label: None, prediction: None });
@@ -286,20 +247,21 @@ impl<'plan> Sums<'plan> {
                 }
                 result.rows.len() - 1
             });
+            if counts {
+                slots.push(self.slots[at]);
+                examples.push(at);
+            }
             let entry = &mut result.rows[at];
             entry.label = block.labels.as_ref().map(|labels| labels[row]).or(entry.label);
             entry.prediction = block.predictions.as_ref().map(|p| p[row]).or(entry.prediction);
             if let Some((_, to_come)) = &mut self.to_come {
                 to_come[at] = to_come[at].saturating_sub(1);
                 if to_come[at] == 0 {
-                    done.push((self.slots[at], at));
+                    done[tile].push((self.slots[at], at));
                 }
             }
         }
-        let slot = |row: &usize| self.slots[self.positions[&block.examples[*row]]];
-        let slots = block.rows.iter().map(slot).collect();
-        // Only now: no other example of this block may have them.
-        self.free.extend(done.iter().map(|(slot, _)| *slot));
+        self.free.extend(done[freed..].iter().flatten().map(|(slot, _)| *slot));
         block.inside = Vec::new();
         result.visits_at_probe_times += block.at_probe_times;
         result.before_first_probe += block.before_first_probe;
@@ -309,7 +271,7 @@ impl<'plan> Sums<'plan> {
             result.other_layers += count;
             self.other_layout.get_or_insert(layout);
         }
-        Placed { block, slots, done }
+        Placed { block, slots, examples, done }
     }
 
     /// Why there are no scores, if there are none.
