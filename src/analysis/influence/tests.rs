@@ -427,4 +427,14 @@ fn errors_add_up_over_visits_and_are_only_there_when_asked_for() {
     for (sum, error) in sums.iter().zip(&whole.errors) {
         assert!((sum - error).abs() < 1e-9 * error, "{sum} {error}");
     }
+    // Twice the steps move the scores twice as far, and their errors with them, also when they go uphill.
+    let mut doubled = story;
+    doubled.visits.iter_mut().for_each(|visit| visit.learning_rate *= -2.0);
+    let written = doubled.write();
+    let run = written.run();
+    let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap().with_errors();
+    let found = plan.pass(0, &|_| {}).unwrap();
+    for (error, double) in whole.errors.iter().zip(&found.errors) {
+        assert!((2.0 * error - double).abs() < 1e-9 * double, "{error} {double}");
+    }
 }
