@@ -165,7 +165,10 @@ fn influence(path: &Path, repeats: usize, with_floors: bool) -> Result<Vec<Value
             inflate_cpus.push(cpu);
             copies.push(floors::copy_gb_per_s());
             if let Some(gemm) = &mut gemm {
-                let (_, of_gemm, _, cpu) = timed(|| Ok(gemm.multiply()))?;
+                let (_, of_gemm, _, cpu) = timed(|| {
+                    gemm.multiply();
+                    Ok(())
+                })?;
                 gemms.push(of_gemm);
                 gemm_cpus.push(cpu);
                 errors.push(timed(|| strongest(&run, &question, true))?.1);

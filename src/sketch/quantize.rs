@@ -100,14 +100,21 @@ impl Encoding {
                     let nibbles = (word | (word << 4)) & 0x0F0F;
                     nibbles | ((nibbles & 0x0808) * 0x1E)
                 };
-                let mut pairs = out.chunks_exact_mut(2);
-                for (pair, &raw) in (&mut pairs).zip(bytes) {
-                    let [low, high] = spread(raw).to_le_bytes();
-                    pair[0] = low as i8;
-                    pair[1] = high as i8;
+                // Blocks of a fixed length leave no long remainder that is done byte by byte.
+                let mut blocks = out.chunks_exact_mut(16);
+                let mut rest = bytes;
+                for block in &mut blocks {
+                    let (raw, after) = rest.split_at(8);
+                    rest = after;
+                    for (pair, &raw) in block.chunks_exact_mut(2).zip(raw) {
+                        let [low, high] = spread(raw).to_le_bytes();
+                        pair[0] = low as i8;
+                        pair[1] = high as i8;
+                    }
                 }
-                if let ([last], Some(&raw)) = (pairs.into_remainder(), bytes.last()) {
-                    *last = spread(raw).to_le_bytes()[0] as i8;
+                for (pair, &raw) in blocks.into_remainder().chunks_mut(2).zip(rest) {
+                    let both = spread(raw).to_le_bytes().map(|byte| byte as i8);
+                    pair.copy_from_slice(&both[..pair.len()]);
                 }
             }
         }

@@ -231,9 +231,7 @@ impl<'plan> Sums<'plan> {
             counted += usize::from(counts);
             let tile = counted.saturating_sub(1) / TILE_ROWS;
             // Slots of an earlier tile: no other example of the same one may have them.
-            for earlier in freed..tile {
-                self.free.extend(done[earlier].iter().map(|(slot, _): &(usize, usize)| *slot));
-            }
+            self.free.extend(done[freed..tile.max(freed)].iter().flatten().map(|(slot, _): &(usize, usize)| *slot));
             freed = freed.max(tile);
             let example = block.examples[row];
             let at = *self.positions.entry(example).or_insert_with(|| {

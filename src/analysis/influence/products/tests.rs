@@ -14,7 +14,7 @@ fn numbers(seed: u64, count: usize, width: usize) -> Vec<Vec<f32>> {
         let bits = draw(seed, (row * width + i) as u64);
         // A third are zeros, as behind a ReLU; the rest have tails.
         let x = (bits >> 40) as f32 / (1 << 24) as f32 - 0.5;
-        if bits % 3 == 0 {
+        if bits.is_multiple_of(3) {
             0.0
         } else {
             x * x * x
