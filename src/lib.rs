@@ -59,6 +59,7 @@
 
 pub mod analysis;
 pub mod cli;
+mod int8;
 pub mod log;
 mod matmul;
 #[cfg(feature = "candle")]

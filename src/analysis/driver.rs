@@ -18,20 +18,23 @@ pub(super) fn blocks_in_flight() -> usize {
     4 * rayon::current_num_threads()
 }
 
-/// Folds the blocks that `keep` keeps.
+/// Folds the blocks that `keep` keeps, group by group: while one group is folded, the next is read.
 ///
 /// For each group of blocks, `prepare` is called once and its result is lent to `read`, which runs in parallel on the
-/// blocks of the group; `fold` then takes what was read, in order. Returns where the run stopped being readable, if it did.
-pub(super) fn fold_blocks<C: Sync, T: Send>(
+/// blocks of the group; `fold` then takes what was read, in order, and may itself use all threads. Returns where the run
+/// stopped being readable, if it did.
+pub(super) fn fold_groups<C: Send + Sync, T: Send>(
     run: &Run,
     progress: Progress<'_>,
     keep: impl Fn(&Block) -> bool,
     mut prepare: impl FnMut(&[Block]) -> Result<C, AnalysisError>,
     read: impl Fn(&C, &Block) -> Result<T, AnalysisError> + Sync,
-    mut fold: impl FnMut(T) -> Result<(), AnalysisError>,
+    mut fold: impl FnMut(&C, Vec<T>) -> Result<(), AnalysisError> + Send,
 ) -> Result<Option<Damage>, AnalysisError> {
     let mut scan = run.scan();
-    let group_blocks = blocks_in_flight();
+    // Two groups are held at a time: the one that is folded and the one that is read.
+    let group_blocks = (blocks_in_flight() / 2).max(1);
+    let mut ready: Option<(C, Vec<T>)> = None;
     loop {
         let mut group = Vec::with_capacity(group_blocks);
         for block in scan.by_ref() {
@@ -45,37 +48,49 @@ pub(super) fn fold_blocks<C: Sync, T: Send>(
             }
         }
         if group.is_empty() {
+            if let Some((lent, values)) = ready {
+                fold(&lent, values)?;
+            }
             return Ok(scan.damage().cloned());
         }
         let lent = prepare(&group)?;
-        let read: Vec<Result<T, AnalysisError>> = group
-            .par_iter()
-            .map(|block| {
-                let result = read(&lent, block);
-                progress(block.bytes());
-                result
-            })
-            .collect();
+        let read_one = |block: &Block| {
+            let result = read(&lent, block);
+            progress(block.bytes());
+            result
+        };
+        let before = ready.take();
+        let (folded, read): (_, Vec<Result<T, AnalysisError>>) = rayon::join(
+            || before.map_or(Ok(()), |(lent, values)| fold(&lent, values)),
+            || group.par_iter().map(read_one).collect(),
+        );
+        folded?;
+        let mut values = Vec::with_capacity(read.len());
         for result in read {
             match result {
-                Ok(value) => fold(value)?,
+                Ok(value) => values.push(value),
                 // What follows a damaged block is not trusted, so that a result always stands on a prefix.
-                Err(AnalysisError::Read(ReadError::Damaged(damage))) => return Ok(Some(damage)),
+                Err(AnalysisError::Read(ReadError::Damaged(damage))) => {
+                    fold(&lent, values)?;
+                    return Ok(Some(damage));
+                }
                 Err(other) => return Err(other),
             }
         }
+        ready = Some((lent, values));
     }
 }
 
-/// As [`fold_blocks`] where nothing has to be prepared.
+/// As [`fold_groups`] where nothing has to be prepared, block by block.
 pub(super) fn fold_each<T: Send>(
     run: &Run,
     progress: Progress<'_>,
     keep: impl Fn(&Block) -> bool,
     read: impl Fn(&Block) -> Result<T, AnalysisError> + Sync,
-    fold: impl FnMut(T) -> Result<(), AnalysisError>,
+    mut fold: impl FnMut(T) -> Result<(), AnalysisError> + Send,
 ) -> Result<Option<Damage>, AnalysisError> {
-    fold_blocks(run, progress, keep, |_| Ok(()), |(), block| read(block), fold)
+    let fold_all = |(): &(), values: Vec<T>| values.into_iter().try_for_each(&mut fold);
+    fold_groups(run, progress, keep, |_| Ok(()), |(), block| read(block), fold_all)
 }
 
 /// As [`fold_each`], for what depends on the order of visits: `fold` gets rows in the order of their steps.

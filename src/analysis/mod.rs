@@ -46,7 +46,9 @@ mod workers;
 
 pub use driver::Progress;
 pub use error::AnalysisError;
-pub use influence::{influence, Influence, InfluencePlan, InfluenceRow, Probe, ProbeTime, Probes, Question};
+pub use influence::{
+    influence, Influence, InfluencePlan, InfluenceRow, Probe, ProbeTime, Probes, Question, Ranked, Strongest,
+};
 pub use per_example::{Extra, ScoreRow, ScoreTable};
 pub use score::{Order, Score};
 pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary};

@@ -121,7 +121,8 @@ fn influence_of_one_probe() {
     assert_eq!(code, 0, "{words}");
     assert!(words.contains("probe 3 of `test` (label") && words.contains("TracInCP"), "{words}");
     let (header, rows) = records(&csv);
-    assert_eq!(header, ["example", "visits", "score", "label", "prediction"]);
+    assert_eq!(header, ["example", "visits", "score", "error", "label", "prediction"]);
+    assert!(rows.iter().all(|row| row[3].parse::<f64>().unwrap() > 0.0));
     let scores: Vec<f64> = rows.iter().map(|row| row[2].parse().unwrap()).collect();
     assert!(rows.len() == 30 && scores.windows(2).all(|w| w[0] >= w[1]));
     assert!(scores[0] > 0.0 && scores[29] < 0.0);
@@ -132,7 +133,7 @@ fn influence_of_one_probe() {
 
     let (_, table, _) = gradlog(&run, "influence", &["--probe", "test", "--id", "3", "--top", "2"]);
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["role", "example", "visits", "score", "label", "prediction"]);
+    assert_eq!(lines[0], ["role", "example", "visits", "score", "±", "label", "prediction"]);
     assert_eq!(lines[1][..2], ["proponent", rows[0][0].as_str()]);
     assert_eq!(lines[3][..2], ["opponent", rows[29][0].as_str()]);
 
@@ -140,6 +141,13 @@ fn influence_of_one_probe() {
     let json: Json = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["probe"], &json["set"]), (&Json::from(3), &Json::from("test")));
     assert!((json["rows"][0]["score"].as_f64().unwrap() - scores[0]).abs() < 1e-12);
+    assert_eq!(json["rows"][0]["error"].to_string(), rows[0][3]);
+    // All scores, and as many as there are of each end, held or streamed, are the same rows.
+    for top in ["1000", "1001"] {
+        let (_, all, _) =
+            gradlog(&run, "influence", &["--probe", "test", "--id", "3", "--format", "csv", "--top", top]);
+        assert_eq!(records(&all).1, rows, "{top}");
+    }
     assert!(json["variant"].as_str().unwrap().contains("2 times"));
 }
 
@@ -149,7 +157,7 @@ fn the_whole_matrix() {
     let (code, csv, words) = gradlog(&run, "influence", &["--probe", "test", "--all", "--format", "csv"]);
     assert_eq!(code, 0, "{words}");
     let (header, rows) = records(&csv);
-    assert_eq!(header, ["example", "probe", "score"]);
+    assert_eq!(header, ["example", "probe", "score", "error"]);
     assert_eq!(rows.len(), 60);
     let (_, one, _) = gradlog(&run, "influence", &["--probe", "test", "--id", "4", "--format", "csv"]);
     for (matrix, one) in rows[30..].iter().zip(records(&one).1) {

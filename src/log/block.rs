@@ -4,6 +4,8 @@ use super::codec::{self, DecodeError};
 use super::column::{Cells, Column, ColumnKey};
 use super::compress::Compressor;
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::io;
 
 /// Bytes of a block's header.
 pub(crate) const HEADER_BYTES: usize = 64;
@@ -171,7 +173,7 @@ impl ColumnEntry {
             CODEC_ZSTD => {
                 // The frame's own size field is not believed: the buffer is as long as the rows say and no longer.
                 let mut raw = vec![0u8; raw_bytes];
-                let written = zstd::bulk::decompress_to_buffer(&stored, &mut raw)
+                let written = inflate_into(&stored, &mut raw)
                     .map_err(|e| DecodeError(format!("the column does not inflate: {e}")))?;
                 if written != raw_bytes {
                     return Err(DecodeError(format!("{written} bytes where {raw_bytes} belong")));
@@ -182,6 +184,21 @@ impl ColumnEntry {
             other => Err(DecodeError(format!("unknown compression {other}"))),
         }
     }
+}
+
+thread_local! {
+    /// Making one takes longer than inflating a short column.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn inflate_into(stored: &[u8], raw: &mut [u8]) -> io::Result<usize> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(decompressor) => decompressor,
+            None => kept.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress_to_buffer(stored, raw)
+    })
 }
 
 struct Buffer {

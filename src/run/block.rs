@@ -72,6 +72,14 @@ pub struct Vectors {
 }
 
 impl Vectors {
+    /// Vectors that no block holds.
+    #[cfg(test)]
+    pub(crate) fn made(encoding: Encoding, width: usize, rows: &[Vec<f32>]) -> Self {
+        let mut codes = Vec::new();
+        let scales = rows.iter().map(|row| encoding.encode(row, &mut codes).scale).collect();
+        Self { encoding, width, row_bytes: encoding.bytes(width), codes, scales }
+    }
+
     /// Numbers in each vector.
     pub fn width(&self) -> usize {
         self.width

@@ -110,6 +110,64 @@ impl Encoding {
         Quantized { scale, finite }
     }
 
+    /// The largest magnitude that an integer code of this encoding can have in a file, or `None` if it stores floats.
+    pub(crate) fn code_max(self) -> Option<i16> {
+        match self {
+            Encoding::F32 | Encoding::F16 => None,
+            Encoding::Q8 => Some(128),
+            Encoding::Q4 => Some(8),
+            Encoding::Signs => Some(1),
+        }
+    }
+
+    /// Writes the integer codes of a vector of `out.len()` numbers into `out`: each number is its code times the scale.
+    ///
+    /// # Panics
+    /// If `bytes` has another length, or the encoding stores floats ([`Encoding::code_max`]).
+    #[inline(always)]
+    pub(crate) fn codes(self, bytes: &[u8], out: &mut [i8]) {
+        assert_eq!(bytes.len(), self.bytes(out.len()), "a vector of another length");
+        match self {
+            Encoding::F32 | Encoding::F16 => assert!(out.is_empty(), "floats have no codes"),
+            Encoding::Q8 => {
+                for (code, &raw) in out.iter_mut().zip(bytes) {
+                    *code = raw as i8;
+                }
+            }
+            Encoding::Q4 => {
+                // Both nibbles of a byte at once, each spread to a byte with its sign: loops over words become vectors.
+                let spread = |raw: u8| {
+                    let word = u16::from(raw);
+                    let nibbles = (word | (word << 4)) & 0x0F0F;
+                    nibbles | ((nibbles & 0x0808) * 0x1E)
+                };
+                // Blocks of a fixed length leave no long remainder that is done byte by byte.
+                let mut blocks = out.chunks_exact_mut(16);
+                let mut rest = bytes;
+                for block in &mut blocks {
+                    let (raw, after) = rest.split_at(8);
+                    rest = after;
+                    for (pair, &raw) in block.chunks_exact_mut(2).zip(raw) {
+                        let [low, high] = spread(raw).to_le_bytes();
+                        pair[0] = low as i8;
+                        pair[1] = high as i8;
+                    }
+                }
+                for (pair, &raw) in blocks.into_remainder().chunks_mut(2).zip(rest) {
+                    let both = spread(raw).to_le_bytes().map(|byte| byte as i8);
+                    pair.copy_from_slice(&both[..pair.len()]);
+                }
+            }
+            Encoding::Signs => {
+                for (eight, &raw) in out.chunks_mut(8).zip(bytes) {
+                    for (i, code) in eight.iter_mut().enumerate() {
+                        *code = 1 - 2 * (raw >> i & 1) as i8;
+                    }
+                }
+            }
+        }
+    }
+
     /// Writes the `out.len()` numbers that `bytes` and `scale` stand for into `out`.
     ///
     /// # Panics
@@ -243,6 +301,21 @@ mod tests {
         let mut out = vec![f32::NAN; values.len()];
         encoding.decode(&bytes, quantized.scale, &mut out);
         (out, quantized)
+    }
+
+    #[test]
+    fn every_code_is_what_the_decoder_takes_it_for() {
+        for (encoding, width) in [(Encoding::Q8, 256), (Encoding::Q4, 512), (Encoding::Q4, 511), (Encoding::Signs, 2_043)] {
+            let bytes: Vec<u8> = (0..=255).collect();
+            let (mut codes, mut numbers) = (vec![99i8; width], vec![f32::NAN; width]);
+            encoding.codes(&bytes, &mut codes);
+            encoding.decode(&bytes, bf16::ONE, &mut numbers);
+            for (code, number) in codes.iter().zip(&numbers) {
+                assert_eq!(f32::from(*code), *number);
+                assert!(i16::from(code.abs_diff(0)) <= encoding.code_max().unwrap());
+            }
+        }
+        assert!([Encoding::F32, Encoding::F16].iter().all(|floats| floats.code_max().is_none()));
     }
 
     #[test]

@@ -14,14 +14,18 @@
 //! With a probe pass before each step, `c(t) = t` and this is the paper's idealised form to first order; with a probe
 //! pass once in a while it is TracInCP restricted to the visits. [`Influence::variant`] says which it was.
 //!
-//! Gradients are the recorded sketches: factored layers give `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩`, folded ones `⟨s,s'⟩`.
+//! Gradients are the recorded sketches: factored layers give `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩`, folded ones `⟨s,s'⟩`. What a sketch
+//! leaves open is said by a standard deviation beside each score, on request ([`InfluencePlan::with_errors`]).
 
-mod dots;
+mod block_visits;
 mod index;
 mod pass;
+mod products;
+mod strongest;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod variance;
 
 use super::driver::Progress;
 use super::per_example::suspicious_first;
@@ -29,6 +33,7 @@ use super::{AnalysisError, Order, Window};
 use crate::run::{Damage, Run};
 pub use pass::InfluencePlan;
 use std::collections::HashMap;
+pub use strongest::{Ranked, Strongest};
 
 /// Which probe time stands for a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,6 +121,11 @@ pub struct Influence {
     pub rows: Vec<InfluenceRow>,
     /// `[rows, probes]`, row by row; NaN where an example has no usable visit.
     pub scores: Vec<f64>,
+    /// One standard deviation of each score's sketch error, `[rows, probes]` as the scores are; empty unless they were asked
+    /// for with [`InfluencePlan::with_errors`]. An upper bound where an example has several visits. It covers projection and
+    /// rounding of the gradients and nothing else: not layers that were not recorded, not that the probes were taken at other
+    /// steps, not TracIn's first order.
+    pub errors: Vec<f64>,
     /// Visits that the scores stand on. Where the probes were taken at different times, this and the counts below are
     /// those of the first of them.
     pub visits: u64,
@@ -147,6 +157,15 @@ impl Influence {
     pub fn score(&self, row: usize, probe: usize) -> f64 {
         assert!(probe < self.probes.len(), "no such probe");
         self.scores[row * self.probes.len() + probe]
+    }
+
+    /// One standard deviation of a score's sketch error, both by position, if errors were asked for.
+    ///
+    /// # Panics
+    /// If there is no such row or probe.
+    pub fn error(&self, row: usize, probe: usize) -> Option<f64> {
+        assert!(probe < self.probes.len() && row < self.rows.len(), "no such row or probe");
+        self.errors.get(row * self.probes.len() + probe).copied()
     }
 
     /// Positions of all rows for a probe, the strongest proponent first and the strongest opponent last; ties by example
@@ -216,19 +235,28 @@ impl Influence {
                 None => {
                     self.rows.push(row);
                     self.scores.extend(std::iter::repeat_n(f64::NAN, old));
+                    if !self.errors.is_empty() {
+                        self.errors.extend(std::iter::repeat_n(f64::NAN, old));
+                    }
                     source.push(Some(from));
                 }
             }
         }
-        let mut scores = Vec::with_capacity(self.rows.len() * (old + new));
-        for (row, from) in source.into_iter().enumerate() {
-            scores.extend_from_slice(&self.scores[row * old..(row + 1) * old]);
-            match from {
-                Some(from) => scores.extend_from_slice(&other.scores[from * new..(from + 1) * new]),
-                None => scores.extend(std::iter::repeat_n(f64::NAN, new)),
+        let beside = |mine: &[f64], others: &[f64]| {
+            let mut all = Vec::with_capacity(source.len() * (old + new));
+            for (row, from) in source.iter().enumerate() {
+                all.extend_from_slice(&mine[row * old..(row + 1) * old]);
+                match from {
+                    Some(from) => all.extend_from_slice(&others[from * new..(from + 1) * new]),
+                    None => all.extend(std::iter::repeat_n(f64::NAN, new)),
+                }
             }
+            all
+        };
+        self.scores = beside(&self.scores, &other.scores);
+        if !self.errors.is_empty() {
+            self.errors = beside(&self.errors, &other.errors);
         }
-        self.scores = scores;
         self.probes.extend(other.probes);
         self.probe_times = self.probe_times.max(other.probe_times);
         self.damage = self.damage.take().or(other.damage);
@@ -244,9 +272,10 @@ impl Influence {
 /// asked for is missing in front of it ([`AnalysisError::Cut`]).
 ///
 /// # Cost
-/// One pass over the visits for each few hundred probes, `visits × probes × (numbers of a sketch)` multiplications.
-/// Memory: 8 bytes for each pair of an example and a probe, at most [`InfluencePlan::PROBE_BYTES_MAX`] of decoded
-/// probes, and a few blocks. For more pairs than fit in memory take the passes of an [`InfluencePlan`] one by one.
+/// One pass over the visits for each few thousand probes, `visits × probes × (numbers of a sketch)` multiplications, of
+/// integers where both sides are stored as integers. Memory: 8 bytes for each pair of an example and a probe, at most
+/// [`InfluencePlan::PROBE_BYTES_MAX`] of unpacked probes, and a few blocks. For more pairs than fit in memory take the passes
+/// of an [`InfluencePlan`] one by one, or only their [strongest](InfluencePlan::strongest).
 pub fn influence(run: &Run, question: &Question) -> Result<Influence, AnalysisError> {
     let progress: Progress<'_> = &|_| {};
     let plan = InfluencePlan::new(run, question, progress)?;
