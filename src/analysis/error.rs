@@ -73,6 +73,51 @@ pub enum AnalysisError {
         /// The layers of the probes.
         probes: String,
     },
+    /// Of several runs, one failed.
+    #[error("run {run}: {source}")]
+    InRun {
+        /// Its folder.
+        run: String,
+        /// What went wrong with it.
+        source: Box<AnalysisError>,
+    },
+    /// A run was handed in twice.
+    #[error(
+        "{first} and {second} are the same run: several runs are to be different trainings, which differ in their seed"
+    )]
+    SameRun {
+        /// Folder of the first.
+        first: String,
+        /// Folder of the second.
+        second: String,
+    },
+    /// A run is about other examples than the others.
+    #[error(
+        "run {run} shares no example with the others: scores over runs need runs of the same training set, with the same \
+         ids (and a window in which each has visits)"
+    )]
+    NothingInCommon {
+        /// Its folder.
+        run: String,
+    },
+    /// A rule makes no sense.
+    #[error("the rule {what}")]
+    Rule {
+        /// What it says, and what it may say.
+        what: String,
+    },
+    /// Labels are needed and an example has none.
+    #[error(
+        "example {example} has {}; balance by label needs one recorded label for each example: record with \
+         `pass.cross_entropy`, or do without balance",
+        if *differ { "different labels in different runs" } else { "no recorded label" }
+    )]
+    NoLabel {
+        /// The example.
+        example: u64,
+        /// Whether the runs disagree.
+        differ: bool,
+    },
     /// What was asked for is not in the part of a damaged run that can be read.
     #[error("{source}; but the run is damaged, and what you ask for may lie behind that: {damage}")]
     Cut {

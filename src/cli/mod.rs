@@ -8,6 +8,8 @@ mod error;
 mod influence;
 mod info;
 mod output;
+mod over_runs;
+mod prune;
 mod recover;
 mod scores;
 #[cfg(test)]
@@ -44,6 +46,7 @@ enum Verb {
     Verify(verify::Arguments),
     Recover(recover::Arguments),
     Scores(scores::Arguments),
+    Prune(prune::Arguments),
     Influence(influence::Arguments),
 }
 
@@ -79,6 +82,7 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
         Verb::Verify(arguments) => verify::run(arguments, console),
         Verb::Recover(arguments) => recover::run(arguments, console),
         Verb::Scores(arguments) => scores::run(arguments, console),
+        Verb::Prune(arguments) => prune::run(arguments, console),
         Verb::Influence(arguments) => influence::run(arguments, console),
     };
     let result = result.and_then(|outcome| match console.out.flush() {

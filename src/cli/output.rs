@@ -33,11 +33,16 @@ impl Console<'_> {
 
     /// A bar for `passes` passes over the blocks of a run; hidden unless somebody watches.
     pub(super) fn bar(&self, run: &Run, passes: usize, doing: &'static str) -> ProgressBar {
+        self.bar_over(&[run], passes, doing)
+    }
+
+    /// The same over several runs.
+    pub(super) fn bar_over(&self, runs: &[&Run], passes: usize, doing: &'static str) -> ProgressBar {
         if !self.progress {
             return ProgressBar::hidden();
         }
         // Headers only: a small part of what the pass itself reads.
-        let bytes: u64 = run.scan().map(|block| block.bytes()).sum();
+        let bytes: u64 = runs.iter().flat_map(|run| run.scan()).map(|block| block.bytes()).sum();
         let total = bytes.saturating_mul(passes as u64);
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
         if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}, {eta} left") {
