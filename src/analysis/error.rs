@@ -100,6 +100,17 @@ pub enum AnalysisError {
         /// Its folder.
         run: String,
     },
+    /// A run has no threshold samples, so that there is no cut.
+    #[error(
+        "run {run} has no threshold sample with an AUM: no visited example is {known}; train with an extra class, give it to \
+         the examples that `ThresholdSamples::pick` draws, and record those labels"
+    )]
+    NoThreshold {
+        /// Its folder.
+        run: String,
+        /// How they were looked for.
+        known: String,
+    },
     /// A rule makes no sense.
     #[error("the rule {what}")]
     Rule {
@@ -126,6 +137,17 @@ pub enum AnalysisError {
         /// Where the run stops being readable.
         damage: Damage,
     },
+}
+
+impl AnalysisError {
+    /// Whether the run simply does not hold what was asked for, in a form in which it can be used.
+    pub(super) fn is_about_what_was_recorded(&self) -> bool {
+        match self {
+            AnalysisError::Missing { .. } | AnalysisError::SeveralPredictions { .. } => true,
+            AnalysisError::InRun { source, .. } => source.is_about_what_was_recorded(),
+            _ => false,
+        }
+    }
 }
 
 fn known_sets(known: &[String]) -> String {

@@ -6,7 +6,7 @@
 //! balance each label has a window of its own, so that classes keep their shares. The control is as many examples drawn
 //! at random, of each label if balanced.
 
-use super::over_runs::RunsTable;
+use super::over_runs::{RunsRow, RunsTable};
 use super::per_example::suspicious_first;
 use super::{AnalysisError, Score};
 use crate::sketch::draw;
@@ -95,6 +95,14 @@ pub struct KeepList {
 }
 
 impl RunsTable {
+    /// The rows with a score, the hardest first; equally hard ones in the order of the table.
+    pub fn hardest_first(&self) -> impl Iterator<Item = &RunsRow> {
+        let mut order: Vec<&RunsRow> = self.rows.iter().filter(|row| !row.score.is_nan()).collect();
+        let hard = self.score.hard();
+        order.sort_by(|a, b| suspicious_first(hard, a.score, b.score));
+        order.into_iter()
+    }
+
     /// The examples to keep by this score. An example that no run visited is not known here and in no list.
     ///
     /// Equally hard examples come in the order of the table, so the list is the same each time.
@@ -104,31 +112,29 @@ impl RunsTable {
     /// has no label, or different ones in different runs.
     pub fn keep(&self, rule: &KeepRule) -> Result<KeepList, AnalysisError> {
         rule.check()?;
-        let mut order: Vec<usize> = (0..self.rows.len()).filter(|&row| !self.rows[row].score.is_nan()).collect();
-        let hard = self.score.hard();
-        order.sort_by(|&a, &b| suspicious_first(hard, self.rows[a].score, self.rows[b].score));
+        let order: Vec<&RunsRow> = self.hardest_first().collect();
         let mut unscored: Vec<u64> = self.rows.iter().filter(|row| row.score.is_nan()).map(|row| row.example).collect();
         unscored.sort_unstable();
 
         // Places in `order`, by label.
         let mut labels: BTreeMap<Option<u32>, Vec<usize>> = BTreeMap::new();
-        for (place, &row) in order.iter().enumerate() {
-            labels.entry(self.rows[row].label).or_default().push(place);
+        for (place, row) in order.iter().enumerate() {
+            labels.entry(row.label).or_default().push(place);
         }
         let chosen = if rule.balance {
             if let Some(places) = labels.get(&None) {
-                let row = &self.rows[order[places[0]]];
+                let row = order[places[0]];
                 return Err(AnalysisError::NoLabel { example: row.example, differ: row.labels_differ });
             }
             let sizes: Vec<usize> = labels.values().map(Vec::len).collect();
             let (keep, skip) = (apportion(rule.keep, &sizes), apportion(rule.skip_hardest, &sizes));
             let groups = labels.values().zip(keep).zip(skip);
-            groups.flat_map(|((places, keep), skip)| self.choose(rule, &order, places, keep, skip)).collect()
+            groups.flat_map(|((places, keep), skip)| choose(rule, &order, places, keep, skip)).collect()
         } else {
             let places: Vec<usize> = (0..order.len()).collect();
             let size = [order.len()];
             let (keep, skip) = (apportion(rule.keep, &size)[0], apportion(rule.skip_hardest, &size)[0]);
-            self.choose(rule, &order, &places, keep, skip)
+            choose(rule, &order, &places, keep, skip)
         };
         let mut is_kept = vec![false; order.len()];
         chosen.iter().for_each(|&place| is_kept[place] = true);
@@ -138,7 +144,7 @@ impl RunsTable {
             .map(|(&label, places)| KeptOfLabel { label, examples: places.len() as u64, kept: kept_of(places) })
             .collect();
         let kept = (0..order.len()).filter(|&place| is_kept[place]).map(|place| {
-            let row = &self.rows[order[place]];
+            let row = order[place];
             let (example, score, runs, label) = (row.example, row.score, row.runs, row.label);
             Kept { example, rank: place as u64, score, runs, label }
         });
@@ -148,27 +154,27 @@ impl RunsTable {
             kept: kept.collect(),
             scored: order.len() as u64,
             unscored,
-            partial: order.iter().filter(|&&row| self.rows[row].runs < self.runs.len() as u64).count() as u64,
+            partial: order.iter().filter(|row| row.runs < self.runs.len() as u64).count() as u64,
             labels,
         })
     }
+}
 
-    /// Of some places in the order of difficulty, those to keep.
-    fn choose(&self, rule: &KeepRule, order: &[usize], places: &[usize], keep: usize, skip: usize) -> Vec<usize> {
-        let Some(seed) = rule.random else {
-            // Rounding may ask for one more than there are.
-            let skip = skip.min(places.len() - keep);
-            return places[skip..skip + keep].to_vec();
-        };
-        let mut drawn = places.to_vec();
-        // The draw belongs to the id, so that the list does not depend on the score nor on the order of the rows.
-        drawn.sort_by_key(|&place| {
-            let example = self.rows[order[place]].example;
-            (draw(seed, example), example)
-        });
-        drawn.truncate(keep);
-        drawn
-    }
+/// Of some places in the order of difficulty, those to keep.
+fn choose(rule: &KeepRule, order: &[&RunsRow], places: &[usize], keep: usize, skip: usize) -> Vec<usize> {
+    let Some(seed) = rule.random else {
+        // Rounding may ask for one more than there are.
+        let skip = skip.min(places.len() - keep);
+        return places[skip..skip + keep].to_vec();
+    };
+    let mut drawn = places.to_vec();
+    // The draw belongs to the id, so that the list does not depend on the score nor on the order of the rows.
+    drawn.sort_by_key(|&place| {
+        let example = order[place].example;
+        (draw(seed, example), example)
+    });
+    drawn.truncate(keep);
+    drawn
 }
 
 /// `share` of each size, rounded so that the sum is `share` of all rounded, by the largest remainders (Hamilton).

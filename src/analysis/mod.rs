@@ -21,6 +21,7 @@
 //!   [`Score::compute_over`]. What is then kept of the training set is a [`KeepList`].
 
 mod aum;
+mod cartography;
 mod column;
 mod confidence;
 mod correctness;
@@ -38,13 +39,17 @@ mod per_example;
 mod score;
 mod self_influence;
 mod summary;
+mod suspects;
 #[cfg(test)]
 pub(crate) mod synthetic;
 #[cfg(test)]
 mod tests;
+mod threshold;
 mod variability;
+mod velocity;
 mod window;
 
+pub use cartography::{Map, MapRow};
 pub use driver::Progress;
 pub use error::AnalysisError;
 pub use influence::{influence, Influence, InfluencePlan, InfluenceRow, Probe, ProbeTime, Probes, Question};
@@ -53,4 +58,7 @@ pub use over_runs::{OverRuns, RunPart, RunsRow, RunsTable};
 pub use per_example::{Extra, ScoreRow, ScoreTable};
 pub use score::{Order, Score};
 pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary};
+pub use suspects::{suspects, Rival, SignalValue, Suspect, Suspects};
+pub use threshold::{Flagged, FlaggedRow, ThresholdIds, ThresholdRun, ThresholdSamples};
+pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityStep};
 pub use window::Window;

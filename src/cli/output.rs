@@ -24,6 +24,13 @@ impl Console<'_> {
         let _ = writeln!(self.words, "{words}");
     }
 
+    /// Says how many rows a table without `--top` leaves out.
+    pub(super) fn say_more(&mut self, asked: Option<u64>, rows: usize, shown: usize) {
+        if asked.is_none() && rows > shown {
+            self.say(format_args!("{} more: see them with --top N, or all with --format csv", rows - shown));
+        }
+    }
+
     /// Says where the run is damaged, if it is.
     pub(super) fn say_damage(&mut self, damage: Option<&Damage>) {
         if let Some(damage) = damage {

@@ -91,10 +91,7 @@ pub(super) fn compute(
 
 /// Hints and damage, at the end.
 pub(super) fn end(console: &mut Console<'_>, table: &RunsTable, asked: Option<u64>, top: usize) -> Outcome {
-    if asked.is_none() && table.rows.len() > top {
-        let more = table.rows.len() - top;
-        console.say(format_args!("{more} more: see them with --top N, or all with --format csv"));
-    }
+    console.say_more(asked, table.rows.len(), top);
     say_damage(console, table)
 }
 

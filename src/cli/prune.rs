@@ -1,6 +1,6 @@
 //! `gradlog prune`: which part of the training set to keep?
 
-use super::arguments::{OutputArguments, WindowArguments};
+use super::arguments::{share, OutputArguments, WindowArguments};
 use super::error::CliError;
 use super::output::{Console, Target};
 use super::over_runs::{self, OverRunsArguments};
@@ -45,13 +45,6 @@ pub(super) struct Arguments {
     window: WindowArguments,
     #[command(flatten)]
     output: OutputArguments,
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    match text.trim().parse::<f64>() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err(format!("`{text}` is not a share between 0 and 1")),
-    }
 }
 
 pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {

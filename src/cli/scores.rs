@@ -12,9 +12,6 @@ use clap::Args;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-/// Rows of a table without `--top`.
-pub(super) const TABLE_ROWS: usize = 20;
-
 /// Score every training example by its own visits, the most suspicious first
 ///
 /// Rows are `example,visits,score`, then what the score says beside it, then `not_finite` (visits left out because of a
@@ -46,11 +43,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     let format = arguments.output.format();
-    let top = match (arguments.top, format) {
-        (Some(top), _) => usize::try_from(top).unwrap_or(usize::MAX),
-        (None, Format::Table) => TABLE_ROWS,
-        (None, _) => usize::MAX,
-    };
+    let top = arguments.output.rows(arguments.top);
     let (window, out) = (arguments.window.window(), arguments.output.out.as_deref());
     let [only] = arguments.runs.as_slice() else {
         let table = over_runs::compute(console, &arguments.runs, arguments.score, &window, &arguments.over_runs)?;
@@ -67,10 +60,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
 
     let target = Target::open(out, console.out)?;
     write(&table, format, top, target).map_err(|source| Target::failed(out, source))?;
-    if arguments.top.is_none() && table.rows.len() > top {
-        let more = table.rows.len() - top;
-        console.say(format_args!("{more} more: see them with --top N, or all with --format csv"));
-    }
+    console.say_more(arguments.top, table.rows.len(), top);
     console.say_damage(table.damage.as_ref());
     Ok(if table.damage.is_some() { Outcome::Loss } else { Outcome::Done })
 }

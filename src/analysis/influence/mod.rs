@@ -17,7 +17,7 @@
 //! Gradients are the recorded sketches: factored layers give `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩`, folded ones `⟨s,s'⟩`.
 
 mod dots;
-mod index;
+pub(super) mod index;
 mod pass;
 mod sums;
 #[cfg(test)]
