@@ -21,6 +21,8 @@
 //!   [`Score::compute_over`]. What is then kept of the training set is a [`KeepList`].
 
 mod aum;
+#[cfg(test)]
+mod battery;
 mod cartography;
 mod column;
 mod confidence;

@@ -181,11 +181,15 @@ fn chosen(index: &Index, set: &str, groups: VelocityGroups<'_>) -> Result<(Vec<C
                     table.score
                 ));
             }
-            let group = |(number, part): (usize, &[(u64, f64)])| Chosen {
-                name: format!("{} {} to {}", table.score, number * size, (number + 1) * size - 1),
-                ids: part.iter().map(|(id, _)| *id).collect(),
-                mean_score: Some(part.iter().map(|(_, score)| score).sum::<f64>() / size as f64)
-                    .filter(|m| m.is_finite()),
+            let group = |(number, part): (usize, &[(u64, f64)])| {
+                let mut ids: Vec<u64> = part.iter().map(|(id, _)| *id).collect();
+                ids.sort_unstable();
+                let mean = part.iter().map(|(_, score)| score).sum::<f64>() / size as f64;
+                Chosen {
+                    name: format!("{} {} to {}", table.score, number * size, (number + 1) * size - 1),
+                    ids,
+                    mean_score: Some(mean).filter(|mean| mean.is_finite()),
+                }
             };
             scored.chunks_exact(size).enumerate().map(group).collect()
         }

@@ -4,6 +4,7 @@
 
 mod cli;
 mod common;
+mod connectivity;
 mod losses;
 mod manners;
 mod passes;
