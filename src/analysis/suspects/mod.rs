@@ -45,6 +45,9 @@ const SIGNALS: [(Score, &str); 5] = [
 /// Prior weight of a label's confusions, in examples.
 const PRIOR_EXAMPLES: f64 = 200.0;
 
+/// The same for the word that is said of a confusion, which need not be as careful as the order.
+const PRIOR_EXAMPLES_OF_WORDS: f64 = 20.0;
+
 /// How much the log-odds of the confusion count.
 const CONFUSION_WEIGHT: f64 = 0.5;
 
@@ -214,10 +217,11 @@ fn assemble(signals: &[Score], gathered: HashMap<u64, Gathered>, votes: &Votes) 
     let describe = |((example, mut entry), rival): ((u64, Gathered), Option<Rival>)| {
         entry.values.resize(signals.len(), NOTHING);
         let median = entry.median();
-        let surprise = rival.zip(entry.label).map_or(0.0, |(rival, label)| confusions.surprise(label, rival.label));
+        let pair = rival.zip(entry.label);
+        let surprise = |prior| pair.map_or(0.0, |(rival, label)| confusions.surprise(label, rival.label, prior));
         let mut suspect = Suspect {
             example,
-            suspicion: (median / (1.0 - median)).ln() + CONFUSION_WEIGHT * surprise,
+            suspicion: (median / (1.0 - median)).ln() + CONFUSION_WEIGHT * surprise(PRIOR_EXAMPLES),
             runs: entry.runs,
             visits: entry.visits,
             label: entry.label,
@@ -226,7 +230,8 @@ fn assemble(signals: &[Score], gathered: HashMap<u64, Gathered>, votes: &Votes) 
             values: entry.values,
             reasons: Vec::new(),
         };
-        suspect.reasons = reasons::reasons(signals, &suspect, entry.never_learned, surprise, entry.labels_differ);
+        let habit = surprise(PRIOR_EXAMPLES_OF_WORDS);
+        suspect.reasons = reasons::reasons(signals, &suspect, entry.never_learned, habit, entry.labels_differ);
         suspect
     };
     entries.into_iter().zip(rivals).map(describe).collect()
@@ -254,11 +259,11 @@ impl Confusions {
         this
     }
 
-    /// `ln((1/(C−1)) / P(rival | label))`: positive where the confusion is rarer than chance.
-    fn surprise(&self, label: u32, rival: u32) -> f64 {
+    /// `ln((1/(C−1)) / P(rival | label))` with `prior` examples of weight: positive where the confusion is rarer than chance.
+    fn surprise(&self, label: u32, rival: u32, prior: f64) -> f64 {
         let chance = 1.0 / (self.labels - 1.0).max(1.0);
         let pair = self.pairs.get(&(label, rival)).copied().unwrap_or(0.0);
         let all = self.of_label.get(&label).copied().unwrap_or(0.0);
-        (chance / ((pair + PRIOR_EXAMPLES * chance) / (all + PRIOR_EXAMPLES))).ln()
+        (chance / ((pair + prior * chance) / (all + prior))).ln()
     }
 }

@@ -9,7 +9,7 @@ use crate::report::significant;
 const SHARE: f64 = 0.1;
 
 /// A confusion is worth a word if it is this many times rarer or commoner than chance.
-const REMARKABLE: f64 = 1.5;
+const REMARKABLE: f64 = 2.0;
 
 /// Of a row of forgetting over runs, how many runs never learned the example.
 pub(super) fn never_learned(row: &RunsRow) -> u64 {
