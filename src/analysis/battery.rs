@@ -10,10 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Rows of an answer: who, and the number, in the answer's order.
 type Answer = Vec<(u64, f64)>;
 
+type Ask = Box<dyn Fn(&[&Run]) -> Result<Answer, AnalysisError>>;
+
 /// One question that is asked of one or several runs.
 struct Subject {
     name: String,
-    ask: Box<dyn Fn(&[&Run]) -> Result<Answer, AnalysisError>>,
+    ask: Ask,
     /// Whether the order of an example's visits does not matter.
     order_free: bool,
     /// What the number is multiplied by if every visit is there twice.
@@ -23,7 +25,7 @@ struct Subject {
 fn subjects() -> Vec<Subject> {
     let everything = Window::everything;
     let mut all: Vec<Subject> = Vec::new();
-    let mut add = |name: String, order_free, doubled, ask: Box<dyn Fn(&[&Run]) -> Result<Answer, AnalysisError>>| {
+    let mut add = |name: String, order_free, doubled, ask: Ask| {
         all.push(Subject { name, ask, order_free, doubled });
     };
     for score in Score::ALL {

@@ -46,7 +46,7 @@ const SIGNALS: [(Score, &str); 5] = [
 const PRIOR_EXAMPLES: f64 = 200.0;
 
 /// The same for the word that is said of a confusion, which need not be as careful as the order.
-const PRIOR_EXAMPLES_OF_WORDS: f64 = 20.0;
+const PRIOR_EXAMPLES_OF_WORDS: f64 = 10.0;
 
 /// How much the log-odds of the confusion count.
 const CONFUSION_WEIGHT: f64 = 0.5;
