@@ -158,11 +158,11 @@ fn fit(w: &Weights, other: &Weights) -> Result<(), ConnectivityError> {
 /// [`set_weights`] on a model of its own and evaluates that.
 ///
 /// ```
-/// use candle_core::{Device, Tensor};
+/// use candle_core::{Device, Result, Tensor};
 /// use gradlog::connectivity::{error_barrier, Weights};
 ///
 /// // Two valleys at -1 and 1, a hill of height 1 between them: R(w) = (w² − 1)².
-/// let at = |x: f64| Ok(Weights::from([("w".to_string(), Tensor::new(x, &Device::Cpu)?)]));
+/// let at = |x: f64| -> Result<Weights> { Ok(Weights::from([("w".to_string(), Tensor::new(x, &Device::Cpu)?)])) };
 /// let risk = |w: &Weights| Ok((w["w"].to_scalar::<f64>()?.powi(2) - 1.0).powi(2));
 /// let barrier = error_barrier(&at(1.0)?, &at(-1.0)?, &[0.25, 0.5, 0.75], risk)?;
 /// assert_eq!((barrier.height, barrier.alpha), (1.0, 0.5));
