@@ -102,7 +102,7 @@ pub(super) fn fold_in_step_order<T: Send>(
     progress: Progress<'_>,
     keep: impl Fn(&Block) -> bool,
     read: impl Fn(&Block) -> Result<T, AnalysisError> + Sync,
-    mut fold: impl FnMut(&T, Range<usize>) -> Result<(), AnalysisError>,
+    mut fold: impl FnMut(&T, Range<usize>) -> Result<(), AnalysisError> + Send,
 ) -> Result<Option<Damage>, AnalysisError> {
     let mut held: Vec<Held<T>> = Vec::new();
     let with_steps = |block: &Block| {

@@ -73,6 +73,62 @@ pub enum AnalysisError {
         /// The layers of the probes.
         probes: String,
     },
+    /// Of several runs, one failed.
+    #[error("run {run}: {source}")]
+    InRun {
+        /// Its folder.
+        run: String,
+        /// What went wrong with it.
+        source: Box<AnalysisError>,
+    },
+    /// A run was handed in twice.
+    #[error(
+        "{first} and {second} are the same run: several runs are to be different trainings, which differ in their seed"
+    )]
+    SameRun {
+        /// Folder of the first.
+        first: String,
+        /// Folder of the second.
+        second: String,
+    },
+    /// A run is about other examples than the others.
+    #[error(
+        "run {run} shares no example with the others: scores over runs need runs of the same training set, with the same \
+         ids (and a window in which each has visits)"
+    )]
+    NothingInCommon {
+        /// Its folder.
+        run: String,
+    },
+    /// A run has no threshold samples, so that there is no cut.
+    #[error(
+        "run {run} has no threshold sample with an AUM: no visited example is {known}; train with an extra class, give it to \
+         the examples that `ThresholdSamples::pick` draws, and record those labels"
+    )]
+    NoThreshold {
+        /// Its folder.
+        run: String,
+        /// How they were looked for.
+        known: String,
+    },
+    /// A rule makes no sense.
+    #[error("the rule {what}")]
+    Rule {
+        /// What it says, and what it may say.
+        what: String,
+    },
+    /// Labels are needed and an example has none.
+    #[error(
+        "example {example} has {}; balance by label needs one recorded label for each example: record with \
+         `pass.cross_entropy`, or do without balance",
+        if *differ { "different labels in different runs" } else { "no recorded label" }
+    )]
+    NoLabel {
+        /// The example.
+        example: u64,
+        /// Whether the runs disagree.
+        differ: bool,
+    },
     /// What was asked for is not in the part of a damaged run that can be read.
     #[error("{source}; but the run is damaged, and what you ask for may lie behind that: {damage}")]
     Cut {
@@ -81,6 +137,17 @@ pub enum AnalysisError {
         /// Where the run stops being readable.
         damage: Damage,
     },
+}
+
+impl AnalysisError {
+    /// Whether the run simply does not hold what was asked for, in a form in which it can be used.
+    pub(super) fn is_about_what_was_recorded(&self) -> bool {
+        match self {
+            AnalysisError::Missing { .. } | AnalysisError::SeveralPredictions { .. } => true,
+            AnalysisError::InRun { source, .. } => source.is_about_what_was_recorded(),
+            _ => false,
+        }
+    }
 }
 
 fn known_sets(known: &[String]) -> String {

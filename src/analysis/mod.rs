@@ -17,9 +17,13 @@
 //! - A visit with a NaN or an infinity is left out and counted. An example with no usable visit scores NaN and comes last.
 //! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented.
 //!   The papers mostly sweep the training set at checkpoints; each score says where it departs from its source.
-//! - A result stands on one run. Papers that average over seeds (GraNd, EL2N) want several: average the results.
+//! - A score of one run is one draw. Papers that average over seeds (GraNd, EL2N, forgetting) want several runs:
+//!   [`Score::compute_over`]. What is then kept of the training set is a [`KeepList`].
 
 mod aum;
+#[cfg(test)]
+mod battery;
+mod cartography;
 mod column;
 mod confidence;
 mod correctness;
@@ -30,26 +34,37 @@ mod forgetting;
 mod gradient;
 mod grand;
 mod influence;
+mod keep;
 mod loss;
+mod over_runs;
 mod per_example;
 mod score;
 mod self_influence;
 mod summary;
+mod suspects;
 #[cfg(test)]
 pub(crate) mod synthetic;
 #[cfg(test)]
 mod tests;
+mod threshold;
 mod variability;
+mod velocity;
 mod window;
 #[cfg(test)]
 mod workers;
 
+pub use cartography::{Map, MapRow};
 pub use driver::Progress;
 pub use error::AnalysisError;
 pub use influence::{
     influence, Influence, InfluencePlan, InfluenceRow, Probe, ProbeTime, Probes, Question, Ranked, Strongest,
 };
+pub use keep::{KeepList, KeepRule, Kept, KeptOfLabel};
+pub use over_runs::{OverRuns, RunPart, RunsRow, RunsTable};
 pub use per_example::{Extra, ScoreRow, ScoreTable};
 pub use score::{Order, Score};
 pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary};
+pub use suspects::{suspects, Rival, SignalValue, Suspect, Suspects};
+pub use threshold::{Flagged, FlaggedRow, ThresholdIds, ThresholdRun, ThresholdSamples};
+pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityStep};
 pub use window::Window;

@@ -150,6 +150,7 @@ struct Gathered<A> {
 impl Visits {
     fn read<A: PerExample>(block: &Block, window: &Window, bits: u32) -> Result<Self, AnalysisError> {
         let inside = window.rows(block)?;
+        let rows = inside.as_ref().map_or(block.rows(), |inside| inside.iter().filter(|i| **i).count());
         if A::COLUMNS.iter().any(|&needed| !block.has(needed)) {
             return Ok(Self { rows, columns: None });
         }

@@ -9,6 +9,7 @@ use crate::run::Run;
 use crate::sketch::{Encoding, SketchConfig};
 use half::bf16;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -157,8 +158,12 @@ impl Synthetic {
     pub(crate) fn part(dir: Arc<TempDir>, worker: Option<(u32, u32)>, encoding: Encoding) -> Self {
         let worker = worker.map(|(rank, workers)| WorkerRecord { rank, workers, reduction: AllReduce::Mean });
         let folder = worker.map_or(dir.path().to_owned(), |worker| worker_folder(dir.path(), worker.rank));
+        // Runs have ids of their own: several are refused if they are the same one.
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let mut run_id = [7; 16];
+        run_id[..8].copy_from_slice(&RUNS.fetch_add(1, Ordering::Relaxed).to_le_bytes());
         let manifest = Manifest {
-            run_id: [7; 16],
+            run_id,
             created_ms: 1,
             version: "test".into(),
             seed: 3,

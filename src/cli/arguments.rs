@@ -7,6 +7,9 @@ use clap::{Args, ValueEnum};
 use std::ops::Range;
 use std::path::PathBuf;
 
+/// Rows of a table without `--top`.
+const TABLE_ROWS: usize = 20;
+
 /// Which visits count.
 #[derive(Debug, Args)]
 pub(super) struct WindowArguments {
@@ -42,6 +45,23 @@ impl OutputArguments {
             Format::value_variants().iter().copied().find(|format| format_name(*format) == extension)
         };
         self.format.or_else(by_name).unwrap_or_default()
+    }
+
+    /// How many rows to write, of `--top N`.
+    pub(super) fn rows(&self, top: Option<u64>) -> usize {
+        match (top, self.format()) {
+            (Some(top), _) => usize::try_from(top).unwrap_or(usize::MAX),
+            (None, Format::Table) => TABLE_ROWS,
+            (None, _) => usize::MAX,
+        }
+    }
+}
+
+/// A share between 0 and 1.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err(format!("`{text}` is not a share between 0 and 1")),
     }
 }
 

@@ -5,13 +5,20 @@
 
 mod arguments;
 mod error;
+mod ids;
 mod influence;
 mod info;
+mod map;
 mod output;
+mod over_runs;
+mod prune;
 mod recover;
 mod scores;
+mod suspects;
 #[cfg(test)]
 mod tests;
+mod threshold;
+mod velocity;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -44,6 +51,11 @@ enum Verb {
     Verify(verify::Arguments),
     Recover(recover::Arguments),
     Scores(scores::Arguments),
+    Suspects(suspects::Arguments),
+    Threshold(threshold::Arguments),
+    Map(map::Arguments),
+    Prune(prune::Arguments),
+    Velocity(velocity::Arguments),
     Influence(influence::Arguments),
 }
 
@@ -79,6 +91,11 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
         Verb::Verify(arguments) => verify::run(arguments, console),
         Verb::Recover(arguments) => recover::run(arguments, console),
         Verb::Scores(arguments) => scores::run(arguments, console),
+        Verb::Suspects(arguments) => suspects::run(arguments, console),
+        Verb::Threshold(arguments) => threshold::run(arguments, console),
+        Verb::Map(arguments) => map::run(arguments, console),
+        Verb::Prune(arguments) => prune::run(arguments, console),
+        Verb::Velocity(arguments) => velocity::run(arguments, console),
         Verb::Influence(arguments) => influence::run(arguments, console),
     };
     let result = result.and_then(|outcome| match console.out.flush() {

@@ -1,5 +1,7 @@
 //! The verbs from their arguments to their output, without a process.
 
+mod several;
+
 use super::output::Console;
 use super::{execute, Cli};
 use crate::analysis::synthetic::{visits, Draws, Synthetic, Visit, Written};

@@ -20,5 +20,4 @@ pub use scheme::{Form, SketchConfig};
 pub use seed::{derive_seed, Side};
 
 pub(crate) use quantize::row_bytes;
-#[cfg(test)]
 pub(crate) use seed::draw;

@@ -305,7 +305,9 @@ mod tests {
 
     #[test]
     fn every_code_is_what_the_decoder_takes_it_for() {
-        for (encoding, width) in [(Encoding::Q8, 256), (Encoding::Q4, 512), (Encoding::Q4, 511), (Encoding::Signs, 2_043)] {
+        for (encoding, width) in
+            [(Encoding::Q8, 256), (Encoding::Q4, 512), (Encoding::Q4, 511), (Encoding::Signs, 2_043)]
+        {
             let bytes: Vec<u8> = (0..=255).collect();
             let (mut codes, mut numbers) = (vec![99i8; width], vec![f32::NAN; width]);
             encoding.codes(&bytes, &mut codes);

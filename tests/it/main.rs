@@ -4,6 +4,7 @@
 
 mod cli;
 mod common;
+mod connectivity;
 mod going_on;
 mod losses;
 mod manners;

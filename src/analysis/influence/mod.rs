@@ -18,7 +18,7 @@
 //! leaves open is said by a standard deviation beside each score, on request ([`InfluencePlan::with_errors`]).
 
 mod block_visits;
-mod index;
+pub(super) mod index;
 mod pass;
 mod products;
 mod strongest;

@@ -233,7 +233,10 @@ mod tests {
             (Case { delta_cap: 300, folded: 0, ..all }, "inputs, 4 bit"),
             (Case { inputs: 20, input_cap: 20, outputs: 4, delta_cap: 4, ..all }, "mostly folded, 4 bit"),
             (Case { input_cap: 200, delta_cap: 300, encoding: Encoding::Signs, ..all }, "inputs and a fold, signs"),
-            (Case { inputs: 20, input_cap: 20, outputs: 4, delta_cap: 4, encoding: Encoding::Signs, ..all }, "folded, signs"),
+            (
+                Case { inputs: 20, input_cap: 20, outputs: 4, delta_cap: 4, encoding: Encoding::Signs, ..all },
+                "folded, signs",
+            ),
             (all, "a factored layer and a fold, 4 bit"),
         ];
         for (case, name) in &cases {
