@@ -1,12 +1,13 @@
 //! Scores: what a recorded run says of its training examples. One file per score, pure over [`crate::run`].
 //!
 //! Owns formulas, signs and orders. Knows neither files nor candle nor tables. Everything is computed from the log alone:
-//! no model, no data, no retraining. Two questions can be asked:
+//! no model, no data, no retraining. Three questions can be asked:
 //!
 //! - *Which examples stand out?* [`Score`]: self-influence, GraNd, EL2N, forgetting, AUM, confidence, variability,
 //!   correctness, loss. One number per example, the most suspicious first.
 //! - *Which examples taught the model this answer?* [`influence()`]: TracIn of every example on recorded probes.
 //!   Positive means helped, everywhere.
+//! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients.
 //!
 //! What is common to all:
 //!
@@ -40,6 +41,7 @@ pub(crate) mod synthetic;
 #[cfg(test)]
 mod tests;
 mod variability;
+mod vectors;
 mod window;
 
 pub use driver::Progress;
@@ -48,4 +50,5 @@ pub use influence::{influence, Influence, InfluencePlan, InfluenceRow, Probe, Pr
 pub use per_example::{Extra, ScoreRow, ScoreTable};
 pub use score::{Order, Score};
 pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary};
+pub use vectors::{vectors, Combine, FlatVectors, Shape, VectorBlock, VectorQuestion};
 pub use window::Window;
