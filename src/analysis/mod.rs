@@ -6,7 +6,8 @@
 //! - *Which examples stand out?* [`Score`]: self-influence, GraNd, EL2N, forgetting, AUM, confidence, variability,
 //!   correctness, loss. One number per example, the most suspicious first.
 //! - *Which examples taught the model this answer?* [`influence()`]: TracIn of every example on recorded probes.
-//!   Positive means helped, everywhere.
+//!   Positive means helped, everywhere. [`estimate()`] answers the same by other methods: influence functions, DataInf,
+//!   TRAK's estimator and the adjoint of the recorded steps.
 //! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients.
 //!
 //! What is common to all:
@@ -27,6 +28,7 @@ mod correctness;
 mod driver;
 mod el2n;
 mod error;
+mod estimate;
 mod forgetting;
 mod gradient;
 mod grand;
@@ -46,6 +48,7 @@ mod window;
 
 pub use driver::Progress;
 pub use error::AnalysisError;
+pub use estimate::{estimate, Curvature, Damping, Estimate, EstimatePlan, EstimateQuestion, Method};
 pub use influence::{influence, Influence, InfluencePlan, InfluenceRow, Probe, ProbeTime, Probes, Question};
 pub use per_example::{Extra, ScoreRow, ScoreTable};
 pub use score::{Order, Score};

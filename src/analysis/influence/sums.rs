@@ -50,6 +50,7 @@ impl Sums {
             other_layers: 0,
             probe_records_left_out: plan.index.left_out,
             probe_records_repeated: plan.index.repeated,
+            estimate: None,
             damage: None,
         };
         Self { slots: HashMap::new(), result, other_layout: None }
