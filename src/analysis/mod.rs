@@ -7,7 +7,8 @@
 //!   correctness, loss. One number per example, the most suspicious first.
 //! - *Which examples taught the model this answer?* [`influence()`]: TracIn of every example on recorded probes.
 //!   Positive means helped, everywhere. [`estimate()`] answers the same by other methods: influence functions, DataInf,
-//!   TRAK's estimator and the adjoint of the recorded steps.
+//!   TRAK's estimator and the adjoint of the recorded steps. [`Influence::concentration`] and [`influence_by_distance`] say
+//!   how few carry it, and whether from near or far.
 //! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients.
 //!
 //! What is common to all:
@@ -23,8 +24,10 @@
 
 mod aum;
 mod column;
+mod concentration;
 mod confidence;
 mod correctness;
+mod distance;
 mod driver;
 mod el2n;
 mod error;
@@ -46,6 +49,8 @@ mod variability;
 mod vectors;
 mod window;
 
+pub use concentration::Concentration;
+pub use distance::{influence_by_distance, FeatureDistance};
 pub use driver::Progress;
 pub use error::AnalysisError;
 pub use estimate::{estimate, Curvature, Damping, Estimate, EstimatePlan, EstimateQuestion, Method};
