@@ -9,7 +9,8 @@
 //!   Positive means helped, everywhere. [`estimate()`] answers the same by other methods: influence functions, DataInf,
 //!   TRAK's estimator and the adjoint of the recorded steps. [`Influence::concentration`] and [`influence_by_distance`] say
 //!   how few carry it, and whether from near or far.
-//! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients.
+//! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients, and [`neighbours`],
+//!   [`near_duplicates`] and [`clusters`] work on their directions.
 //!
 //! What is common to all:
 //!
@@ -40,6 +41,7 @@ mod loss;
 mod per_example;
 mod score;
 mod self_influence;
+mod similarity;
 mod summary;
 #[cfg(test)]
 pub(crate) mod synthetic;
@@ -57,6 +59,9 @@ pub use estimate::{estimate, Curvature, Damping, Estimate, EstimatePlan, Estimat
 pub use influence::{influence, Influence, InfluencePlan, InfluenceRow, Probe, ProbeTime, Probes, Question};
 pub use per_example::{Extra, ScoreRow, ScoreTable};
 pub use score::{Order, Score};
+pub use similarity::{
+    all_neighbours, clusters, near_duplicates, neighbours, Cluster, Clusters, Neighbour, Pair, Search, UnitVectors,
+};
 pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary};
 pub use vectors::{vectors, Combine, FlatVectors, Shape, VectorBlock, VectorQuestion};
 pub use window::Window;
