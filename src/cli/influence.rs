@@ -2,9 +2,10 @@
 
 use super::arguments::{OutputArguments, WindowArguments};
 use super::error::CliError;
+use super::method::MethodArguments;
 use super::output::{say_coverage, Console, Target};
 use super::Outcome;
-use crate::analysis::{Influence, InfluencePlan, Probe, ProbeTime, Probes, Question};
+use crate::analysis::{Concentration, Estimate, Influence, Probe, ProbeTime, Probes, Question};
 use crate::report::{printable, Format, Rows, Value};
 use crate::run::Run;
 use clap::{Args, ValueEnum};
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 /// Proponents and opponents in a table without `--top`.
 const TABLE_ROWS: usize = 10;
 
-/// Find the training examples that taught the model its answer to a probe (TracIn)
+/// Find the training examples that taught the model its answer to a probe: TracIn, influence functions, the adjoint, ...
 ///
 /// Positive scores helped (proponents): their steps lowered the probe's loss. Negative ones hurt (opponents). A table
 /// shows the strongest of both. CSV and JSON hold rows `example,visits,score` and, where they were recorded, `label` and
@@ -38,9 +39,11 @@ pub(super) struct Arguments {
     /// Only the N strongest proponents and the N strongest opponents of each probe; by default 10 in a table, else all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     top: Option<u64>,
-    /// Which probe stands for a step
+    /// Which probe stands for a step (tracin)
     #[arg(long, value_name = "RULE", default_value = "earlier")]
     probe_time: ProbeTime,
+    #[command(flatten)]
+    method: MethodArguments,
     #[command(flatten)]
     window: WindowArguments,
     #[command(flatten)]
@@ -72,7 +75,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         time: arguments.probe_time,
     };
     let bar = console.bar(&run, 1, "finding probes");
-    let plan = InfluencePlan::new(&run, &question, &|bytes| bar.inc(bytes));
+    let plan = arguments.method.plan(&run, &question, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let plan = plan?;
 
@@ -120,7 +123,19 @@ fn words(influence: &Influence, probes: usize) -> Vec<String> {
     };
     let (visits, examples) = (influence.visits, influence.rows.len());
     let mut lines = vec![format!("{about}: {}; {visits} visits of {examples} examples", influence.variant())];
+    if let ([_], Some(found)) = (influence.probes.as_slice(), first_concentration(influence)) {
+        let Concentration { top_hundredth, carriers, .. } = found;
+        lines.push(format!(
+            "the hundredth with the largest scores carries {:.1} %; as concentrated as {carriers:.0} examples of one size",
+            100.0 * top_hundredth
+        ));
+    }
+    let estimate = influence.estimate.as_ref();
+    let told = |of: fn(&Estimate) -> u64| estimate.map_or(0, of);
     let notes = [
+        (told(|e| e.after_probes), "visits left out: at or after the last time of the probes"),
+        (told(|e| e.steps_without_record), "steps without a record of momentum and weight decay, taken for 0"),
+        (told(|e| e.dropped), "visits were dropped while recording: what they did is not unrolled"),
         (
             influence.before_first_probe,
             "visits left out: before the first probe time (--probe-time nearest takes them in)",
@@ -133,6 +148,13 @@ fn words(influence: &Influence, probes: usize) -> Vec<String> {
     ];
     lines.extend(notes.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("note: {count} {what}")));
     lines
+}
+
+fn first_concentration(influence: &Influence) -> Option<Concentration> {
+    if influence.probes.is_empty() {
+        return None;
+    }
+    influence.concentration(0)
 }
 
 fn says(probe: &Probe) -> String {
@@ -178,6 +200,27 @@ impl Writer {
             head.push(("probe", probe.id.into()));
             head.push(("probe_label", probe.label.into()));
             head.push(("probe_prediction", probe.prediction.into()));
+        }
+        let estimate = part.estimate.as_ref();
+        head.push(("method", estimate.map_or("tracin", |estimate| estimate.method.name()).into()));
+        if let Some(estimate) = estimate {
+            head.extend([
+                ("curvature", Value::from(estimate.curvature.to_string())),
+                ("curvature_rows", estimate.curvature_rows.into()),
+                ("numbers", (estimate.length as u64).into()),
+                ("exact", estimate.exact.into()),
+                ("by_layer", estimate.by_layer.into()),
+                ("damping", estimate.damping.map(|damping| damping.to_string()).into()),
+                ("epochs", estimate.epochs.into()),
+                ("steps", estimate.steps.into()),
+                ("steps_without_record", estimate.steps_without_record.into()),
+                ("after_probes", estimate.after_probes.into()),
+                ("dropped", estimate.dropped.into()),
+            ]);
+        }
+        if let ([_], false, Some(found)) = (part.probes.as_slice(), self.all, first_concentration(part)) {
+            head.push(("top_hundredth", found.top_hundredth.into()));
+            head.push(("carriers", found.carriers.into()));
         }
         head.extend([
             ("variant", Value::from(part.variant())),

@@ -4,14 +4,20 @@
 //! it calls [`crate::analysis`] and hands the rows to [`crate::report`].
 
 mod arguments;
+mod cluster;
 mod error;
+mod export;
 mod influence;
 mod info;
+mod method;
 mod output;
 mod recover;
 mod scores;
+mod similar;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_vectors;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -45,6 +51,9 @@ enum Verb {
     Recover(recover::Arguments),
     Scores(scores::Arguments),
     Influence(influence::Arguments),
+    Similar(similar::Arguments),
+    Cluster(cluster::Arguments),
+    Export(export::Arguments),
 }
 
 /// How a verb ended that did not fail.
@@ -80,6 +89,9 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
         Verb::Recover(arguments) => recover::run(arguments, console),
         Verb::Scores(arguments) => scores::run(arguments, console),
         Verb::Influence(arguments) => influence::run(arguments, console),
+        Verb::Similar(arguments) => similar::run(arguments, console),
+        Verb::Cluster(arguments) => cluster::run(arguments, console),
+        Verb::Export(arguments) => export::run(arguments, console),
     };
     let result = result.and_then(|outcome| match console.out.flush() {
         Ok(()) => Ok(outcome),
