@@ -25,6 +25,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Rows and columns.
+    #[cfg_attr(not(feature = "candle"), allow(dead_code))]
     pub(crate) fn shape(&self) -> (usize, usize) {
         (self.rows, self.columns)
     }
@@ -33,6 +34,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// If there are not so many.
+    #[cfg_attr(not(feature = "candle"), allow(dead_code))]
     pub(crate) fn rows(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.rows, "rows behind the last one");
         // Of no rows, or of rows without numbers, the place does not matter, and it may be the end of the slice.

@@ -27,6 +27,9 @@ mod matmul;
 #[path = "../overhead/memory.rs"]
 mod memory;
 #[allow(dead_code, unused_imports)]
+#[path = "../../src/simd.rs"]
+mod simd;
+#[allow(dead_code, unused_imports)]
 #[path = "../../src/sketch/mod.rs"]
 mod sketch;
 

@@ -220,7 +220,7 @@ fn rows(block: &mut BlockBuilder, probe: bool, passed: &Passed, ids: &[u64], lab
             *norm += (squared(0, row) + 1.0) * squared(1, row);
         }
         for (column, values, width) in sides {
-            let encoding = sketch.factor_encoding(width as u32, probe);
+            let encoding = sketch.encoding_of(width as u32, false, probe);
             for row in values.chunks_exact(width).take(count) {
                 vector(block, column, layer as u16, encoding, row);
             }

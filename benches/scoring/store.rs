@@ -23,6 +23,7 @@ impl Store {
             untapped: Vec::new(),
             model_parameters: None,
             notes: Vec::new(),
+            worker: None,
         };
         let options = WriterOptions { segment_bytes: 64 << 20, zstd_level: 1 };
         Ok(Self(LogWriter::create(dir, &manifest, options)?))

@@ -129,6 +129,53 @@ pub enum AnalysisError {
         /// Whether the runs disagree.
         differ: bool,
     },
+    /// No vector of this example could be made.
+    #[error(
+        "the run has no gradient of example {id} inside the window that could be used; `gradlog export` lists the examples that have one"
+    )]
+    NoSuchExample {
+        /// The id that was asked for.
+        id: u64,
+    },
+    /// A setting lies outside what makes sense.
+    #[error("{what} is {given}, but must be {range}")]
+    OutOfRange {
+        /// Which setting.
+        what: &'static str,
+        /// What was given.
+        given: String,
+        /// What is allowed.
+        range: String,
+    },
+    /// The answer would take more memory than it may.
+    #[error("{what} would take more than {:.1} GB of memory; {how}", *limit as f64 / 1e9)]
+    TooLarge {
+        /// What takes it.
+        what: String,
+        /// The limit in bytes.
+        limit: u64,
+        /// What to do instead.
+        how: &'static str,
+    },
+    /// A matrix of curvature has no inverse that numbers can hold.
+    #[error("the curvature of {block} with damping {damping:e} cannot be inverted: {why}; take a larger damping")]
+    Singular {
+        /// Which block of the gradient.
+        block: String,
+        /// The damping that was added.
+        damping: f64,
+        /// What went wrong.
+        why: String,
+    },
+    /// An adjoint has no end.
+    #[error(
+        "the adjoint grew past all numbers at step {step}: with this curvature the recorded steps multiply a small change \
+         again and again; ask without curvature, with that of another probe set, or for longer vectors, whose curvature is truer"
+    )]
+    Diverged {
+        /// The step at which it did.
+        step: u64,
+    },
     /// What was asked for is not in the part of a damaged run that can be read.
     #[error("{source}; but the run is damaged, and what you ask for may lie behind that: {damage}")]
     Cut {

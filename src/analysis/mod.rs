@@ -1,12 +1,16 @@
 //! Scores: what a recorded run says of its training examples. One file per score, pure over [`crate::run`].
 //!
 //! Owns formulas, signs and orders. Knows neither files nor candle nor tables. Everything is computed from the log alone:
-//! no model, no data, no retraining. Two questions can be asked:
+//! no model, no data, no retraining. Three questions can be asked:
 //!
 //! - *Which examples stand out?* [`Score`]: self-influence, GraNd, EL2N, forgetting, AUM, confidence, variability,
 //!   correctness, loss. One number per example, the most suspicious first.
 //! - *Which examples taught the model this answer?* [`influence()`]: TracIn of every example on recorded probes.
-//!   Positive means helped, everywhere.
+//!   Positive means helped, everywhere. [`estimate()`] answers the same by other methods: influence functions, DataInf,
+//!   TRAK's estimator and the adjoint of the recorded steps. [`Influence::concentration`] and [`influence_by_distance`] say
+//!   how few carry it, and whether from near or far.
+//! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients, and [`neighbours`],
+//!   [`near_duplicates`] and [`clusters`] work on their directions.
 //!
 //! What is common to all:
 //!
@@ -25,11 +29,14 @@ mod aum;
 mod battery;
 mod cartography;
 mod column;
+mod concentration;
 mod confidence;
 mod correctness;
+mod distance;
 mod driver;
 mod el2n;
 mod error;
+mod estimate;
 mod forgetting;
 mod gradient;
 mod grand;
@@ -40,6 +47,7 @@ mod over_runs;
 mod per_example;
 mod score;
 mod self_influence;
+mod similarity;
 mod summary;
 mod suspects;
 #[cfg(test)]
@@ -48,14 +56,18 @@ pub(crate) mod synthetic;
 mod tests;
 mod threshold;
 mod variability;
+mod vectors;
 mod velocity;
 mod window;
 #[cfg(test)]
 mod workers;
 
 pub use cartography::{Map, MapRow};
+pub use concentration::Concentration;
+pub use distance::{influence_by_distance, FeatureDistance};
 pub use driver::Progress;
 pub use error::AnalysisError;
+pub use estimate::{estimate, Curvature, Damping, Estimate, EstimatePlan, EstimateQuestion, Method};
 pub use influence::{
     influence, Influence, InfluencePlan, InfluenceRow, Probe, ProbeTime, Probes, Question, Ranked, Strongest,
 };
@@ -63,8 +75,12 @@ pub use keep::{KeepList, KeepRule, Kept, KeptOfLabel};
 pub use over_runs::{OverRuns, RunPart, RunsRow, RunsTable};
 pub use per_example::{Extra, ScoreRow, ScoreTable};
 pub use score::{Order, Score};
+pub use similarity::{
+    all_neighbours, clusters, near_duplicates, neighbours, Cluster, Clusters, Neighbour, Pair, Search, UnitVectors,
+};
 pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary};
 pub use suspects::{suspects, Rival, SignalValue, Suspect, Suspects};
 pub use threshold::{Flagged, FlaggedRow, ThresholdIds, ThresholdRun, ThresholdSamples};
+pub use vectors::{vectors, Combine, FlatVectors, Shape, VectorBlock, VectorQuestion};
 pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityStep};
 pub use window::Window;

@@ -151,11 +151,20 @@ fn keys() -> [(ColumnKey, ColumnKey); 5] {
 
 impl Synthetic {
     pub(crate) fn new(encoding: Encoding) -> Self {
-        Self::part(Arc::new(TempDir::new().unwrap()), None, encoding)
+        Self::with_seed(encoding, 3)
+    }
+
+    /// As [`Synthetic::new`], with the seed in the manifest that flat vectors draw from.
+    pub(crate) fn with_seed(encoding: Encoding, seed: u64) -> Self {
+        Self::in_folder(Arc::new(TempDir::new().unwrap()), None, encoding, seed)
     }
 
     /// The part of one worker, rank and number of all, of the run in `dir`.
     pub(crate) fn part(dir: Arc<TempDir>, worker: Option<(u32, u32)>, encoding: Encoding) -> Self {
+        Self::in_folder(dir, worker, encoding, 3)
+    }
+
+    fn in_folder(dir: Arc<TempDir>, worker: Option<(u32, u32)>, encoding: Encoding, seed: u64) -> Self {
         let worker = worker.map(|(rank, workers)| WorkerRecord { rank, workers, reduction: AllReduce::Mean });
         let folder = worker.map_or(dir.path().to_owned(), |worker| worker_folder(dir.path(), worker.rank));
         // Runs have ids of their own: several are refused if they are the same one.
@@ -166,7 +175,7 @@ impl Synthetic {
             run_id,
             created_ms: 1,
             version: "test".into(),
-            seed: 3,
+            seed,
             sketch: SketchConfig::exact(),
             layers: vec![layer("fc", 5, 3, true), layer("conv", 0, 0, true), layer("head", 4, 2, false)],
             untapped: Vec::new(),
@@ -258,6 +267,19 @@ impl Synthetic {
         b.u64s(Column::WallClock, steps.iter().map(|s| s.3));
         for step in steps {
             b.advance(1, step.0, step.1);
+        }
+        self.append(b);
+    }
+
+    /// Optimizer steps: number, learning rate, momentum, weight decay.
+    pub(crate) fn optimizer(&mut self, steps: &[(u64, f32, f32, f32)]) {
+        let mut b = BlockBuilder::new(BlockKind::Steps);
+        b.u64s(Column::Step, steps.iter().map(|s| s.0));
+        b.f32s(Column::LearningRate, steps.iter().map(|s| s.1));
+        b.f32s(Column::Momentum, steps.iter().map(|s| s.2));
+        b.f32s(Column::WeightDecay, steps.iter().map(|s| s.3));
+        for step in steps {
+            b.advance(1, step.0, 0);
         }
         self.append(b);
     }

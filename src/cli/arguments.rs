@@ -1,6 +1,6 @@
 //! Arguments that several verbs share, and how they are read.
 
-use crate::analysis::{Score, Window};
+use crate::analysis::{Combine, Score, VectorQuestion, Window};
 use crate::report::Format;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
@@ -24,6 +24,24 @@ pub(super) struct WindowArguments {
 impl WindowArguments {
     pub(super) fn window(&self) -> Window {
         Window { epochs: self.epochs.clone(), steps: self.steps.clone() }
+    }
+}
+
+/// How gradients are made flat.
+#[derive(Debug, Args)]
+pub(super) struct VectorArguments {
+    /// The most numbers of a vector; a longer gradient is folded
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    numbers: usize,
+    /// The most gigabytes of memory that the vectors may take
+    #[arg(long, value_name = "GB", default_value_t = 4)]
+    memory: u32,
+}
+
+impl VectorArguments {
+    pub(super) fn question(&self, window: Window, combine: Combine) -> VectorQuestion {
+        let bytes_max = u64::from(self.memory) * 1_000_000_000;
+        VectorQuestion { window, combine, bytes_max, ..VectorQuestion::means(self.numbers) }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::arguments::{OutputArguments, WindowArguments};
 use super::error::CliError;
+use super::method::{MethodArguments, Plan};
 use super::output::{say_coverage, say_workers, workers_note, Console, Target};
 use super::Outcome;
-use crate::analysis::{Influence, InfluencePlan, Probe, ProbeTime, Probes, Question, Ranked, Strongest};
+use crate::analysis::{Concentration, Estimate, Influence, Probe, ProbeTime, Probes, Question, Ranked, Strongest};
 use crate::report::{printable, Format, Rows, Value};
 use crate::run::Run;
 use clap::{Args, ValueEnum};
@@ -16,7 +17,7 @@ const TABLE_ROWS: usize = 10;
 /// Up to so many proponents and opponents are kept while the visits stream by; for more, all scores are held and sorted.
 const STREAMED_MAX: usize = 1000;
 
-/// Find the training examples that taught the model its answer to a probe (TracIn)
+/// Find the training examples that taught the model its answer to a probe: TracIn, influence functions, the adjoint, ...
 ///
 /// Positive scores helped (proponents): their steps lowered the probe's loss. Negative ones hurt (opponents). A table
 /// shows the strongest of both. CSV and JSON hold rows `example,visits,score,error` and, where they were recorded, `label` and
@@ -44,9 +45,11 @@ pub(super) struct Arguments {
     /// Only the N strongest proponents and the N strongest opponents of each probe; by default 10 in a table, else all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     top: Option<u64>,
-    /// Which probe stands for a step
+    /// Which probe stands for a step (tracin)
     #[arg(long, value_name = "RULE", default_value = "earlier")]
     probe_time: ProbeTime,
+    #[command(flatten)]
+    method: MethodArguments,
     #[command(flatten)]
     window: WindowArguments,
     #[command(flatten)]
@@ -78,7 +81,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         time: arguments.probe_time,
     };
     let bar = console.bar(&run, 1, "finding probes");
-    let plan = InfluencePlan::new(&run, &question, &|bytes| bar.inc(bytes));
+    let plan = arguments.method.plan(&run, &question, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let plan = plan?.with_errors();
 
@@ -137,8 +140,10 @@ impl Wanted {
     }
 
     /// The answer for the probes of one pass. All scores are held only if all are wanted.
-    fn ask(self, plan: &InfluencePlan<'_>, pass: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<Answer, CliError> {
-        if let Some(top) = self.top.filter(|top| *top <= STREAMED_MAX) {
+    fn ask(self, plan: &Plan<'_>, pass: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<Answer, CliError> {
+        // The scores of one probe are few, and all of them say how concentrated its influence is.
+        let streamed = self.top.filter(|top| *top <= STREAMED_MAX && plan.probes() > 1);
+        if let (Plan::TracIn(plan), Some(top)) = (plan, streamed) {
             let Strongest { about, examples, proponents, opponents, .. } = plan.strongest(pass, top, progress)?;
             let line = |ranked: &Ranked| Line { row: ranked.row, score: ranked.score, error: ranked.error };
             let lines = |list: Vec<Ranked>| list.iter().map(line).collect();
@@ -200,7 +205,19 @@ fn words(answer: &Answer, probes: usize) -> Vec<String> {
     };
     let (visits, examples) = (influence.visits, answer.examples);
     let mut lines = vec![format!("{about}: {}; {visits} visits of {examples} examples", influence.variant())];
+    if let ([_], Some(found)) = (influence.probes.as_slice(), first_concentration(influence)) {
+        let Concentration { top_hundredth, carriers, .. } = found;
+        lines.push(format!(
+            "the hundredth with the largest scores carries {:.1} %; as concentrated as {carriers:.0} examples of one size",
+            100.0 * top_hundredth
+        ));
+    }
+    let estimate = influence.estimate.as_ref();
+    let told = |of: fn(&Estimate) -> u64| estimate.map_or(0, of);
     let notes = [
+        (told(|e| e.after_probes), "visits left out: at or after the last time of the probes"),
+        (told(|e| e.steps_without_record), "steps without a record of momentum and weight decay, taken for 0"),
+        (told(|e| e.dropped), "visits were dropped while recording: what they did is not unrolled"),
         (
             influence.before_first_probe,
             "visits left out: before the first probe time (--probe-time nearest takes them in)",
@@ -213,6 +230,13 @@ fn words(answer: &Answer, probes: usize) -> Vec<String> {
     ];
     lines.extend(notes.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("note: {count} {what}")));
     lines
+}
+
+fn first_concentration(influence: &Influence) -> Option<Concentration> {
+    if influence.probes.is_empty() || influence.scores.is_empty() {
+        return None;
+    }
+    influence.concentration(0)
 }
 
 fn says(probe: &Probe) -> String {
@@ -256,6 +280,27 @@ impl Writer {
             head.push(("probe", probe.id.into()));
             head.push(("probe_label", probe.label.into()));
             head.push(("probe_prediction", probe.prediction.into()));
+        }
+        let estimate = part.estimate.as_ref();
+        head.push(("method", estimate.map_or("tracin", |estimate| estimate.method.name()).into()));
+        if let Some(estimate) = estimate {
+            head.extend([
+                ("curvature", Value::from(estimate.curvature.to_string())),
+                ("curvature_rows", estimate.curvature_rows.into()),
+                ("numbers", (estimate.length as u64).into()),
+                ("exact", estimate.exact.into()),
+                ("by_layer", estimate.by_layer.into()),
+                ("damping", estimate.damping.map(|damping| damping.to_string()).into()),
+                ("epochs", estimate.epochs.into()),
+                ("steps", estimate.steps.into()),
+                ("steps_without_record", estimate.steps_without_record.into()),
+                ("after_probes", estimate.after_probes.into()),
+                ("dropped", estimate.dropped.into()),
+            ]);
+        }
+        if let ([_], false, Some(found)) = (part.probes.as_slice(), self.all, first_concentration(part)) {
+            head.push(("top_hundredth", found.top_hundredth.into()));
+            head.push(("carriers", found.carriers.into()));
         }
         head.extend([
             ("variant", Value::from(part.variant())),

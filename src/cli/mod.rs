@@ -4,19 +4,25 @@
 //! it calls [`crate::analysis`] and hands the rows to [`crate::report`].
 
 mod arguments;
+mod cluster;
 mod error;
+mod export;
 mod ids;
 mod influence;
 mod info;
 mod map;
+mod method;
 mod output;
 mod over_runs;
 mod prune;
 mod recover;
 mod scores;
+mod similar;
 mod suspects;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_vectors;
 mod threshold;
 mod velocity;
 mod verify;
@@ -57,6 +63,9 @@ enum Verb {
     Prune(prune::Arguments),
     Velocity(velocity::Arguments),
     Influence(influence::Arguments),
+    Similar(similar::Arguments),
+    Cluster(cluster::Arguments),
+    Export(export::Arguments),
 }
 
 /// How a verb ended that did not fail.
@@ -97,6 +106,9 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
         Verb::Prune(arguments) => prune::run(arguments, console),
         Verb::Velocity(arguments) => velocity::run(arguments, console),
         Verb::Influence(arguments) => influence::run(arguments, console),
+        Verb::Similar(arguments) => similar::run(arguments, console),
+        Verb::Cluster(arguments) => cluster::run(arguments, console),
+        Verb::Export(arguments) => export::run(arguments, console),
     };
     let result = result.and_then(|outcome| match console.out.flush() {
         Ok(()) => Ok(outcome),

@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-fn written(finished: bool) -> Written {
+pub(super) fn written(finished: bool) -> Written {
     let all = visits(&mut Draws(1), 30, 3, 8);
     let mut run = Synthetic::new(Encoding::Q8);
     run.set(0, "test");
@@ -30,7 +30,7 @@ fn written(finished: bool) -> Written {
 }
 
 /// Runs `gradlog` with the run's folder after the verb: exit code, stdout, stderr.
-fn gradlog(written: &Written, verb: &str, arguments: &[&str]) -> (u8, String, String) {
+pub(super) fn gradlog(written: &Written, verb: &str, arguments: &[&str]) -> (u8, String, String) {
     let mut line: Vec<OsString> = vec!["gradlog".into(), verb.into(), written.path().into()];
     line.extend(arguments.iter().map(OsString::from));
     let (mut out, mut words) = (Vec::new(), Vec::new());
@@ -38,7 +38,7 @@ fn gradlog(written: &Written, verb: &str, arguments: &[&str]) -> (u8, String, St
     (code, String::from_utf8(out).unwrap(), String::from_utf8(words).unwrap())
 }
 
-fn records(text: &str) -> (Vec<String>, Vec<Vec<String>>) {
+pub(super) fn records(text: &str) -> (Vec<String>, Vec<Vec<String>>) {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().unwrap().iter().map(str::to_owned).collect();
     (header, reader.records().map(|record| record.unwrap().iter().map(str::to_owned).collect()).collect())

@@ -29,8 +29,9 @@ mod variance;
 
 use super::driver::Progress;
 use super::per_example::suspicious_first;
-use super::{AnalysisError, Order, Window};
+use super::{AnalysisError, Estimate, Order, Window};
 use crate::run::{Damage, Run};
+pub(super) use index::{Index, Record};
 pub use pass::InfluencePlan;
 use std::collections::HashMap;
 pub use strongest::{Ranked, Strongest};
@@ -107,7 +108,8 @@ pub struct InfluenceRow {
     pub prediction: Option<u32>,
 }
 
-/// TracIn of every training example on some probes. Positive helped, negative hurt.
+/// Influence of every training example on some probes: TracIn, or another [`Method`](super::Method). Positive helped,
+/// negative hurt.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Influence {
@@ -145,11 +147,36 @@ pub struct Influence {
     pub probe_records_left_out: u64,
     /// Probe records replaced by a later one of the same id at the same time: the last counts.
     pub probe_records_repeated: u64,
+    /// By which method, if it is not TracIn, and what that stands on.
+    pub estimate: Option<Estimate>,
     /// Where the run stopped being readable, if it did; the scores then stand on what came before.
     pub damage: Option<Damage>,
 }
 
 impl Influence {
+    /// An answer without probes, rows and counts.
+    pub(super) fn new(set: String, time: ProbeTime) -> Self {
+        Self {
+            set,
+            time,
+            probes: Vec::new(),
+            rows: Vec::new(),
+            scores: Vec::new(),
+            visits: 0,
+            visits_at_probe_times: 0,
+            probe_times: 0,
+            before_first_probe: 0,
+            not_finite: 0,
+            without_gradient: 0,
+            other_layers: 0,
+            probe_records_left_out: 0,
+            probe_records_repeated: 0,
+            errors: Vec::new(),
+            estimate: None,
+            damage: None,
+        }
+    }
+
     /// The score of a row on a probe, both by position.
     ///
     /// # Panics
@@ -205,8 +232,11 @@ impl Influence {
         order
     }
 
-    /// Which variant of TracIn this is, in words.
+    /// Which variant of TracIn this is, or which other method, in words.
     pub fn variant(&self) -> String {
+        if let Some(estimate) = &self.estimate {
+            return estimate.to_string();
+        }
         if self.visits == 0 {
             return "no visit has a probe time".into();
         }
@@ -222,7 +252,7 @@ impl Influence {
     }
 
     /// Adds the columns of `other`, which answers the same question on other probes.
-    fn merge(&mut self, other: Influence) {
+    pub(super) fn merge(&mut self, other: Influence) {
         let positions: HashMap<u64, usize> = self.rows.iter().enumerate().map(|(i, r)| (r.example, i)).collect();
         let (old, new) = (self.probes.len(), other.probes.len());
         let mut source: Vec<Option<usize>> = vec![None; self.rows.len()];

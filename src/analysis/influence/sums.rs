@@ -177,6 +177,7 @@ impl<'plan> Sums<'plan> {
             other_layers: 0,
             probe_records_left_out: plan.index.left_out,
             probe_records_repeated: plan.index.repeated,
+            estimate: None,
             damage: None,
         };
         let probes = result.probes.len();
