@@ -23,7 +23,7 @@ pub use writer::LogError;
 pub(crate) use block::{BlockBuilder, BlockHeader, ColumnEntry, BLOCK_MAGIC, ENTRY_BYTES, HEADER_BYTES};
 pub(crate) use column::Cells;
 pub(crate) use segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
-pub(crate) use storage::sync_folder;
+pub(crate) use storage::{open_file, sync_folder};
 #[cfg(test)]
 pub(crate) use storage::{MmapStorage, Storage};
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]

@@ -150,6 +150,26 @@ fn has_name(file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens a file for reading, whatever stands under its name: a pipe, which would wait for a writer, and a device are refused.
+///
+/// # Errors
+/// What the system says, and `InvalidData` for what is no file.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    open_with(OpenOptions::new().read(true), path)
+}
+
+/// As [`open_file`], with other options.
+pub(crate) fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    // Of a file it means nothing; a pipe is opened without waiting for its other end.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(options, rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    let file = options.open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no file, but a folder, a pipe or a device")),
+    }
+}
+
 /// Makes the entry of `path` in its folder durable.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     // Only Unix lets a folder be opened and synced; elsewhere the file system sees to it.

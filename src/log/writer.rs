@@ -4,10 +4,10 @@ use super::block::{BlockBuilder, BlockHeader, HEADER_BYTES};
 use super::codec::DecodeError;
 use super::manifest::Manifest;
 use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
-use super::storage::{check_size_limit, make_folder, sync_folder, MmapStorage, Storage};
+use super::storage::{check_size_limit, make_folder, open_file, open_with, sync_folder, MmapStorage, Storage};
 use super::{LOCK_FILE, MANIFEST_FILE};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// What can go wrong while a log is written.
@@ -145,7 +145,7 @@ impl LogWriter {
         // A recorder that was killed between making a segment and writing its header leaves a file of zeros under our name.
         let path = segment_path(dir, place.next_segment);
         if path.exists() {
-            let empty = std::fs::read(&path).map(|bytes| bytes.iter().all(|byte| *byte == 0));
+            let empty = open_file(&path).and_then(is_zero);
             if !empty.map_err(io_error("read", &path))? {
                 return Err(LogError::Exists { path });
             }
@@ -297,10 +297,22 @@ impl Drop for LogWriter {
     }
 }
 
+/// Whether a file holds nothing but zeros. It may be as long as its maker liked.
+fn is_zero(mut file: File) -> io::Result<bool> {
+    let mut chunk = vec![0u8; 1 << 16];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(true),
+            read if chunk[..read].iter().any(|byte| *byte != 0) => return Ok(false),
+            _ => {}
+        }
+    }
+}
+
 fn lock(dir: &Path) -> Result<File, LogError> {
     let path = dir.join(LOCK_FILE);
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io_error("create", &path))?;
+    let mut options = OpenOptions::new();
+    let file = open_with(options.create(true).truncate(false).write(true), &path).map_err(io_error("create", &path))?;
     let mut tried = file.try_lock();
     for wait_ms in [1, 5, 20] {
         // A reader that asks whether the run is being written holds the lock for a moment, another recorder for good.

@@ -143,7 +143,11 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
         }
     }
     // A page that was lost reads as zeros, and a run that went on from there would leave behind what stands after it.
-    if let Some(damage) = scan.damage().cloned().or_else(|| scan.blocks_behind_the_end()) {
+    let damage = match scan.damage()?.cloned() {
+        None => scan.blocks_behind_the_end()?,
+        found => found,
+    };
+    if let Some(damage) = damage {
         let what = format!("{damage}; `gradlog recover` makes a sound run of it, which can be resumed");
         return Err(ReadError::Absent(what));
     }

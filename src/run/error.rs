@@ -15,8 +15,8 @@ pub enum ReadError {
         /// What is missing or wrong.
         why: String,
     },
-    /// The file system refused.
-    #[error("cannot read {path}: {source}")]
+    /// The file system refused. This says nothing of the bytes: they may be intact.
+    #[error("cannot read {path}: {source}{}", advice(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -57,4 +57,25 @@ impl std::fmt::Display for Damage {
 pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReadError {
     let path = path.to_owned();
     move |source| ReadError::Io { path, source }
+}
+
+/// What to do about an error of the file system.
+fn advice(error: &io::Error) -> &'static str {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        match Errno::from_io_error(error) {
+            Some(Errno::MFILE) => return "; raise the limit with `ulimit -n`, or let go of files that are open",
+            Some(Errno::NFILE) => return "; the whole system has too many files open: end other programs, then try again",
+            Some(Errno::IO) => {
+                return "; the device may be failing: copy the run to another one, or save what can be read with `gradlog recover`"
+            }
+            _ => {}
+        }
+    }
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; ask its owner for permission to read it, or copy the run",
+        io::ErrorKind::NotFound => "; it was moved or deleted while it was read",
+        _ => "",
+    }
 }

@@ -1,11 +1,12 @@
 //! Opening a run.
 
 use super::error::{io_error, ReadError};
+use super::file::{Files, SegmentFile};
 use super::scan::Scan;
-use crate::log::{segment_path, BlockKind, Column, Manifest, MANIFEST_FILE};
-use std::fs::File;
+use crate::log::{open_file, segment_path, BlockKind, Column, Manifest, MANIFEST_FILE};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The longest manifest that is read.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
@@ -20,6 +21,7 @@ const NAME_BYTES_MAX: usize = 4096;
 pub struct Run {
     dir: PathBuf,
     manifest: Manifest,
+    files: Arc<Files>,
 }
 
 impl Run {
@@ -31,10 +33,11 @@ impl Run {
         let dir = dir.as_ref();
         let path = dir.join(MANIFEST_FILE);
         let not_a_run = |why: String| ReadError::NotARun { path: dir.to_owned(), why };
-        let file = File::open(&path).map_err(|error| match error.kind() {
+        let file = open_file(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound if !dir.exists() => not_a_run("there is no such folder".into()),
             io::ErrorKind::NotFound => not_a_run("it has no file `manifest`".into()),
             io::ErrorKind::NotADirectory => not_a_run("it is a file; give the run's folder".into()),
+            io::ErrorKind::InvalidData => not_a_run(format!("its `manifest` cannot be read: {error}")),
             _ => io_error(&path)(error),
         })?;
         let mut bytes = Vec::new();
@@ -43,7 +46,7 @@ impl Run {
             return Err(not_a_run("its manifest is longer than a manifest can be".into()));
         }
         let manifest = Manifest::parse(&bytes).map_err(|e| not_a_run(format!("its manifest cannot be read: {e}")))?;
-        Ok(Self { dir: dir.to_owned(), manifest })
+        Ok(Self { dir: dir.to_owned(), manifest, files: Arc::default() })
     }
 
     /// The run's folder.
@@ -67,7 +70,8 @@ impl Run {
     /// [`ReadError::Damaged`] or [`ReadError::Io`] if a name cannot be read.
     pub fn probe_sets(&self) -> Result<Vec<String>, ReadError> {
         let mut names: Vec<String> = Vec::new();
-        for block in self.scan().filter(|block| block.kind() == Some(BlockKind::ProbeSet)) {
+        let mut scan = self.scan();
+        for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::ProbeSet)) {
             if block.rows() != 1 || block.width(Column::Name).is_some_and(|bytes| bytes > NAME_BYTES_MAX) {
                 return Err(block.damaged("not one probe set with a name of at most 4096 bytes".into()));
             }
@@ -78,10 +82,15 @@ impl Run {
             }
             names.push(name);
         }
+        scan.damage()?;
         Ok(names)
     }
 
     pub(super) fn segment_path(&self, index: u32) -> PathBuf {
         segment_path(&self.dir, index)
+    }
+
+    pub(super) fn segment_file(&self, path: PathBuf) -> io::Result<SegmentFile> {
+        SegmentFile::open(&self.files, path)
     }
 }

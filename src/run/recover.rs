@@ -103,7 +103,7 @@ impl Run {
         if to.symlink_metadata().is_ok() {
             return Err(RecoverError::Exists { path: to.to_owned() });
         }
-        if self.is_being_written() {
+        if self.lock_is_held()? {
             return Err(RecoverError::BeingWritten { path: self.dir().to_owned() });
         }
         let survey = self.survey_with(&mut progress)?;
@@ -143,6 +143,8 @@ struct Copier<'a> {
     /// Blocks that are lost so far; how many names of probe sets can be among them.
     lost_blocks: u64,
     damaged: bool,
+    /// The first place that does not say how many visits it held.
+    first_uncounted: Option<usize>,
 }
 
 impl<'a> Copier<'a> {
@@ -170,6 +172,7 @@ impl<'a> Copier<'a> {
             dropped: 0,
             lost_blocks: 0,
             damaged: false,
+            first_uncounted: survey.first_uncounted(),
         })
     }
 
@@ -177,7 +180,7 @@ impl<'a> Copier<'a> {
     fn copy_all(mut self, progress: &mut impl FnMut(u64)) -> Result<u32, RecoverError> {
         let mut place = 0;
         for piece in Salvage::of(self.run)? {
-            match piece {
+            match piece? {
                 Piece::Block(block) => {
                     self.block(&block)?;
                     progress(block.bytes());
@@ -198,7 +201,7 @@ impl<'a> Copier<'a> {
         self.lost_blocks = self.lost_blocks.saturating_add(lost.blocks.unwrap_or(0));
         self.damaged |= !lost.is_nothing();
         // Visits that are known to be missing, but not from which of the places, are put down at the first of these.
-        let uncounted = (self.survey.first_uncounted() == Some(place)).then_some(self.survey.uncounted_visits);
+        let uncounted = (self.first_uncounted == Some(place)).then_some(self.survey.uncounted_visits);
         let visits = lost.visits.or(uncounted.flatten()).unwrap_or(0);
         if visits == 0 {
             return Ok(());

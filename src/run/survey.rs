@@ -84,7 +84,8 @@ impl Run {
     /// Reads all that can be read of the run, also behind damage, and says what cannot.
     ///
     /// # Errors
-    /// [`ReadError::Io`] if the folder cannot be listed. What cannot be read within is in the result.
+    /// [`ReadError::Io`] if the file system refuses: what it does not let us read is not lost. What is damaged, or what the
+    /// device fails to give, is in the result.
     ///
     /// # Cost
     /// Reads every byte; memory grows with the number of damaged places only.
@@ -101,7 +102,7 @@ impl Run {
         // The total of a finished run; worth nothing if more came after it, or if it counts only what came after a resumption.
         let (mut total, mut resumed) = (None, false);
         for piece in Salvage::of(self)? {
-            match piece {
+            match piece? {
                 Piece::Block(block) => {
                     let tally = if survey.lost.is_empty() { &mut survey.before } else { &mut survey.behind };
                     tally.add(&block);

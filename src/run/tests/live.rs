@@ -75,7 +75,7 @@ fn a_header_that_is_completed_a_moment_later_is_read() {
             });
             scan.next()
         });
-        assert_eq!(scan.damage(), None);
+        assert_eq!(scan.damage().unwrap(), None);
         assert_eq!(run.scan().count(), 4);
         read.is_some()
     });
@@ -96,7 +96,7 @@ fn blocks_that_came_between_a_look_and_the_next_segment_are_not_passed_over() {
     assert!(files(dir.path()).len() >= 4);
     scan.leave();
     let rest: Vec<u64> = scan.by_ref().map(|block| block.sequence()).collect();
-    assert_eq!((rest, scan.damage()), ((1..7).collect(), None));
+    assert_eq!((rest, scan.damage().unwrap()), ((1..7).collect(), None));
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_reader_never_takes_a_growing_run_for_a_damaged_one() {
             sequences += 1;
             block.check().unwrap();
         }
-        assert_eq!(scan.damage(), None, "scan {scans}");
+        assert_eq!(scan.damage().unwrap(), None, "scan {scans}");
         assert!(sequences >= seen, "what was committed stays committed");
         seen = sequences;
         scans += 1;

@@ -177,7 +177,7 @@ struct Contents {
 fn contents(block: &Block) -> Result<Contents, ReadError> {
     block.check()?;
     let mut columns = Vec::new();
-    for entry in block.entries.iter() {
+    for entry in block.directory.entries() {
         let Some(column) = Column::from_code(entry.column) else { continue };
         let key = ColumnKey { column, layer: entry.layer };
         let scales = match column {
@@ -243,7 +243,7 @@ fn read(dir: &Path) -> Result<Reading, ReadError> {
         }
     }
     let report = run.verify()?;
-    Ok(Reading { blocks, error, damage: scan.damage().cloned(), report, probe_sets: run.probe_sets() })
+    Ok(Reading { blocks, error, damage: scan.damage()?.cloned(), report, probe_sets: run.probe_sets() })
 }
 
 /// Says that `reading` holds nothing but a prefix of `written`, and that `verify` counted just that.
