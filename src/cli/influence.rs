@@ -5,7 +5,7 @@ use super::error::CliError;
 use super::output::{say_coverage, Console, Target};
 use super::Outcome;
 use crate::analysis::{Influence, InfluencePlan, Probe, ProbeTime, Probes, Question};
-use crate::report::{printable, Format, Rows, Value};
+use crate::report::{Format, Rows, Value};
 use crate::run::Run;
 use clap::{Args, ValueEnum};
 use std::io::{self, Write};
@@ -113,7 +113,7 @@ fn end(rows: Sink<'_>) -> io::Result<()> {
 }
 
 fn words(influence: &Influence, probes: usize) -> Vec<String> {
-    let set = printable(&influence.set);
+    let set = &influence.set;
     let about = match influence.probes.as_slice() {
         [probe] if probes == 1 => format!("probe {} of `{set}`{}", probe.id, says(probe)),
         _ => format!("{probes} probes of `{set}`"),

@@ -194,6 +194,5 @@ fn json(out: &mut dyn Write, manifest: &Manifest, summary: &Summary) -> io::Resu
         "probes": probes,
         "notes": manifest.notes,
     });
-    serde_json::to_writer_pretty(&mut *out, &object)?;
-    writeln!(out)
+    writeln!(out, "{}", report::pretty(&object)?)
 }

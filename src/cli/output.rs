@@ -21,13 +21,14 @@ pub(super) struct Console<'a> {
 impl Console<'_> {
     /// Says one line. Words that nobody can read are no reason to fail.
     pub(super) fn say(&mut self, words: impl std::fmt::Display) {
-        let _ = writeln!(self.words, "{words}");
+        // Names and paths are in them that somebody else has chosen.
+        let _ = writeln!(self.words, "{}", printable(&words.to_string()));
     }
 
     /// Says where the run is damaged, if it is.
     pub(super) fn say_damage(&mut self, damage: Option<&Damage>) {
         if let Some(damage) = damage {
-            self.say(format_args!("warning: {}", printable(&damage.to_string())));
+            self.say(format_args!("warning: {damage}"));
         }
     }
 

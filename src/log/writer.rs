@@ -1,7 +1,8 @@
 //! The writer: rows become blocks, blocks go into segments. Single-threaded; the recorder's background thread owns it.
 
-use super::block::{BlockBuilder, BlockHeader, HEADER_BYTES};
+use super::block::{BlockBuilder, BlockHeader, BlockKind, HEADER_BYTES};
 use super::codec::DecodeError;
+use super::column::Column;
 use super::manifest::Manifest;
 use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
 use super::storage::{check_size_limit, make_folder, open_file, open_with, sync_folder, MmapStorage, Storage};
@@ -61,9 +62,20 @@ pub(crate) struct LogWriter {
     open: Option<OpenSegment>,
     sequence: u64,
     written_bytes: u64,
+    /// What the run holds, with what was there before this writer.
+    totals: Totals,
     dirty: bool,
     /// Held for as long as the writer lives; the operating system lets go of it when the process dies.
     _lock: File,
+}
+
+/// What a run holds, rows that a resumption made void included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Training visits.
+    pub visits: u64,
+    /// Visits that its gaps say are missing.
+    pub dropped: u64,
 }
 
 /// Where a run is taken up again.
@@ -75,6 +87,8 @@ pub(crate) struct ResumePlace {
     pub sequence: u64,
     /// What was recorded at this step and later is superseded.
     pub step: u64,
+    /// What is there already.
+    pub totals: Totals,
 }
 
 struct OpenSegment {
@@ -132,6 +146,7 @@ impl LogWriter {
             open: None,
             sequence: 0,
             written_bytes: 0,
+            totals: Totals::default(),
             dirty: false,
             _lock: lock,
         })
@@ -162,6 +177,7 @@ impl LogWriter {
             open: None,
             sequence: place.sequence,
             written_bytes: 0,
+            totals: place.totals,
             dirty: false,
             _lock: lock,
         })
@@ -179,8 +195,40 @@ impl LogWriter {
         if builder.rows() == 0 {
             return Ok(());
         }
+        let (kind, rows) = (builder.kind(), u64::from(builder.rows()));
         let (header, body) = builder.seal(0, self.sequence, &mut self.zstd)?;
-        self.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))
+        self.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))?;
+        if kind == BlockKind::Visits {
+            self.totals.visits = self.totals.visits.saturating_add(rows);
+        }
+        Ok(())
+    }
+
+    /// Commits a gap of so many visits.
+    pub(crate) fn append_gap(&mut self, step: u64, epoch: u32, visits: u64) -> Result<(), LogError> {
+        let mut gap = BlockBuilder::new(BlockKind::Gaps);
+        gap.u64s(Column::Step, [step]);
+        gap.u32s(Column::Epoch, [epoch]);
+        gap.u64s(Column::Dropped, [visits]);
+        gap.advance(1, step, epoch);
+        self.append(&mut gap)?;
+        self.totals.dropped = self.totals.dropped.saturating_add(visits);
+        Ok(())
+    }
+
+    /// Commits the End block: the totals of all that is there.
+    pub(crate) fn append_end(&mut self) -> Result<(), LogError> {
+        let mut end = BlockBuilder::new(BlockKind::End);
+        end.u64s(Column::Visits, [self.totals.visits]);
+        end.u64s(Column::Dropped, [self.totals.dropped]);
+        end.advance(1, 0, 0);
+        self.append(&mut end)
+    }
+
+    /// Counts what a block that was sealed elsewhere holds.
+    pub(crate) fn count(&mut self, held: Totals) {
+        self.totals.visits = self.totals.visits.saturating_add(held.visits);
+        self.totals.dropped = self.totals.dropped.saturating_add(held.dropped);
     }
 
     /// Commits a block that was sealed elsewhere, under the next sequence number. `read` fills the bytes from an offset within

@@ -6,7 +6,7 @@ use super::rows::{LayerSketcher, RowMaker};
 use super::thread::{self, Shared};
 use super::{now_ms, Config, Inner, RecordError, Recorder};
 use crate::log::{
-    BlockKind, Column, ColumnKey, LayerRecord, LogWriter, Manifest, ResumePlace, VariableRecord, WriterOptions,
+    BlockKind, Column, ColumnKey, LayerRecord, LogWriter, Manifest, ResumePlace, Totals, VariableRecord, WriterOptions,
 };
 use crate::run::{ReadError, Run};
 use crate::sketch::{derive_seed, Form, Side};
@@ -122,9 +122,23 @@ fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
 
 /// Reads where a run ends and how its layers were recorded.
 fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadError> {
-    let mut scan = run.scan();
+    let mut scan = run.scan().with_void_blocks();
+    let mut totals = Totals::default();
     let mut past = Past { forms: vec![None; run.manifest().layers.len()], ..Past::default() };
     for block in scan.by_ref() {
+        let held = block.clone().whole();
+        match held.kind() {
+            Some(BlockKind::Visits) => totals.visits = totals.visits.saturating_add(held.rows() as u64),
+            Some(BlockKind::Gaps) => {
+                let dropped = held.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add);
+                totals.dropped = totals.dropped.saturating_add(dropped);
+            }
+            _ => {}
+        }
+        // Superseded as a whole.
+        if block.rows() == 0 {
+            continue;
+        }
         match block.kind() {
             Some(BlockKind::Steps) => past.step = past.step.max(block.steps().1.saturating_add(1)),
             Some(BlockKind::Visits | BlockKind::Probes) => {
@@ -154,7 +168,7 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
     let (next_segment, sequence) = scan.place();
     past.probe_sets = run.probe_sets()?;
     past.step = step.unwrap_or(past.step);
-    let place = ResumePlace { run_id: run.manifest().run_id, next_segment, sequence, step: past.step };
+    let place = ResumePlace { run_id: run.manifest().run_id, next_segment, sequence, step: past.step, totals };
     Ok((past, place))
 }
 

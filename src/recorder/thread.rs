@@ -57,7 +57,6 @@ struct Worker {
     steps: BlockBuilder,
     /// Rows of the step that is not complete, which have no learning rate yet; one builder for each set of columns.
     open: Vec<BlockBuilder>,
-    dropped: u64,
     shared: Arc<Shared>,
     /// Since when there are rows that are not in the log.
     waiting_since: Option<Instant>,
@@ -82,7 +81,6 @@ pub(super) fn run(
         probes: BlockBuilder::new(BlockKind::Probes),
         steps: BlockBuilder::new(BlockKind::Steps),
         open: Vec::new(),
-        dropped: 0,
         shared: shared.clone(),
         waiting_since: None,
         synced: Instant::now(),
@@ -207,11 +205,7 @@ impl Worker {
             }
             Message::Finish(reply) => {
                 self.end()?;
-                let mut builder = BlockBuilder::new(BlockKind::End);
-                builder.u64s(Column::Visits, [self.shared.progress().visits]);
-                builder.u64s(Column::Dropped, [self.dropped]);
-                builder.advance(1, 0, 0);
-                self.writer.append(&mut builder)?;
+                self.writer.append_end()?;
                 self.writer.finish()?;
                 Ok(Some(reply))
             }
@@ -294,13 +288,7 @@ impl Worker {
     }
 
     fn gap(&mut self, gap: Gap) -> Result<(), RecordError> {
-        self.dropped += gap.visits;
-        let mut builder = BlockBuilder::new(BlockKind::Gaps);
-        builder.u64s(Column::Step, [gap.step]);
-        builder.u32s(Column::Epoch, [gap.epoch]);
-        builder.u64s(Column::Dropped, [gap.visits]);
-        builder.advance(1, gap.step, gap.epoch);
-        Ok(self.writer.append(&mut builder)?)
+        Ok(self.writer.append_gap(gap.step, gap.epoch, gap.visits)?)
     }
 
     /// Commits all rows of complete steps, and probes. Probes go first: one at a step was taken before that step's visits.

@@ -104,6 +104,11 @@ impl Block {
         self.entry(key.into()).map(|(_, entry)| entry.width as usize)
     }
 
+    /// The layers of which the block has this column, ascending.
+    pub(crate) fn layers(&self, column: Column) -> impl Iterator<Item = u16> + '_ {
+        self.directory.layers(column)
+    }
+
     /// The stored bytes of each column: number in the file, layer, compressed length, inflated length.
     pub fn sizes(&self) -> impl Iterator<Item = (u16, u16, u64, u64)> + '_ {
         self.directory.entries().iter().map(|e| (e.column, e.layer, u64::from(e.stored_bytes), u64::from(e.raw_bytes)))

@@ -1,6 +1,6 @@
 //! A block's columns: which there are, and where each lies.
 
-use crate::log::{ColumnEntry, ColumnKey, ENTRY_BYTES, HEADER_BYTES};
+use crate::log::{Column, ColumnEntry, ColumnKey, BLOCK_RAW_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES};
 
 /// The directory of a block, checked.
 ///
@@ -29,6 +29,11 @@ impl Directory {
         if end > block_bytes {
             return Err("the columns are longer than their block".into());
         }
+        // A few bytes of zstd can say much, and some readers hold several columns of a block at once.
+        let raw: u64 = entries.iter().map(|entry| u64::from(entry.raw_bytes)).sum();
+        if raw > BLOCK_RAW_BYTES_MAX {
+            return Err(format!("the columns inflate to {raw} bytes, more than the format allows"));
+        }
         // The header counts them in 16 bits.
         let mut sorted: Vec<u16> = (0..entries.len()).map(|position| position as u16).collect();
         sorted.sort_by_key(|&position| key(&entries[usize::from(position)]));
@@ -42,6 +47,15 @@ impl Directory {
     /// Where the frame of an entry begins, counted from the start of the block.
     pub(super) fn start(&self, position: usize) -> u64 {
         self.starts[position]
+    }
+
+    /// The layers that have this column, ascending.
+    pub(super) fn layers(&self, column: Column) -> impl Iterator<Item = u16> + '_ {
+        let code = column as u16;
+        let from = self.sorted.partition_point(|&position| self.entries[usize::from(position)].column < code);
+        let entries = self.sorted[from..].iter().map(|&position| &self.entries[usize::from(position)]);
+        let layers = entries.take_while(move |entry| entry.column == code).map(|entry| entry.layer);
+        layers.scan(None, |last, layer| Some((last.replace(layer) != Some(layer)).then_some(layer))).flatten()
     }
 
     /// The first entry of a column and layer, with its position.

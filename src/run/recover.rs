@@ -10,7 +10,7 @@ use super::open::Run;
 use super::salvage::{Piece, Salvage};
 use super::survey::Survey;
 use super::verify::VerifyReport;
-use crate::log::{BlockBuilder, BlockKind, Cells, Column, LogError, LogWriter, WriterOptions, HEADER_BYTES};
+use crate::log::{BlockBuilder, BlockKind, Cells, Column, LogError, LogWriter, Totals, WriterOptions, HEADER_BYTES};
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher};
@@ -137,9 +137,6 @@ struct Copier<'a> {
     /// Number of the next probe set.
     probe_sets: u32,
     unnamed: u32,
-    /// Training visits that were copied, and visits that gaps say are missing.
-    visits: u64,
-    dropped: u64,
     /// Blocks that are lost so far; how many names of probe sets can be among them.
     lost_blocks: u64,
     damaged: bool,
@@ -168,8 +165,6 @@ impl<'a> Copier<'a> {
             writer,
             probe_sets: 0,
             unnamed: 0,
-            visits: 0,
-            dropped: 0,
             lost_blocks: 0,
             damaged: false,
             first_uncounted: survey.first_uncounted(),
@@ -206,21 +201,15 @@ impl<'a> Copier<'a> {
         if visits == 0 {
             return Ok(());
         }
-        self.dropped = self.dropped.saturating_add(visits);
-        let mut gap = BlockBuilder::new(BlockKind::Gaps);
-        gap.u64s(Column::Step, [lost.first_step]);
-        gap.u32s(Column::Epoch, [lost.first_epoch]);
-        gap.u64s(Column::Dropped, [visits]);
-        gap.advance(1, lost.first_step, lost.first_epoch);
-        Ok(self.writer.append(&mut gap)?)
+        Ok(self.writer.append_gap(lost.first_step, lost.first_epoch, visits)?)
     }
 
     fn block(&mut self, block: &Block) -> Result<(), RecoverError> {
+        let mut held = Totals::default();
         match block.kind() {
-            Some(BlockKind::Visits) => self.visits += block.rows() as u64,
+            Some(BlockKind::Visits) => held.visits = block.rows() as u64,
             Some(BlockKind::Gaps) => {
-                let dropped = block.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add);
-                self.dropped = self.dropped.saturating_add(dropped);
+                held.dropped = block.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add)
             }
             Some(BlockKind::ProbeSet) => {
                 let number = block.u32s(Column::ProbeSet).ok().and_then(|numbers| numbers.first().copied());
@@ -232,13 +221,7 @@ impl<'a> Copier<'a> {
                 self.name_sets(last.map_or(0, |last| last.saturating_add(1)))?;
             }
             // The totals are those of what is here now.
-            Some(BlockKind::End) if self.damaged => {
-                let mut end = BlockBuilder::new(BlockKind::End);
-                end.u64s(Column::Visits, [self.visits]);
-                end.u64s(Column::Dropped, [self.dropped]);
-                end.advance(1, 0, 0);
-                return Ok(self.writer.append(&mut end)?);
-            }
+            Some(BlockKind::End) if self.damaged => return Ok(self.writer.append_end()?),
             _ => {}
         }
         let mut unreadable = None;
@@ -251,7 +234,11 @@ impl<'a> Copier<'a> {
         });
         match unreadable {
             Some(source) => Err(ReadError::Io { path: block.segment.path.clone(), source }.into()),
-            None => Ok(appended?),
+            None => {
+                appended?;
+                self.writer.count(held);
+                Ok(())
+            }
         }
     }
 

@@ -99,8 +99,8 @@ impl Run {
     /// As [`Run::survey`].
     pub fn survey_with(&self, mut progress: impl FnMut(u64)) -> Result<Survey, ReadError> {
         let mut survey = Survey::default();
-        // The total of a finished run; worth nothing if more came after it, or if it counts only what came after a resumption.
-        let (mut total, mut resumed) = (None, false);
+        // The total of a finished run; worth nothing if more came after it.
+        let mut total = None;
         for piece in Salvage::of(self)? {
             match piece? {
                 Piece::Block(block) => {
@@ -120,14 +120,13 @@ impl Run {
                     progress(block.bytes());
                 }
                 Piece::Lost(lost) => survey.lost.push(lost),
-                Piece::Resumed(_) => resumed = true,
+                Piece::Resumed(_) => {}
             }
         }
         let known = survey.lost.iter().filter_map(|lost| lost.visits).fold(0, u64::saturating_add);
         let known = known.saturating_add(survey.before.visits).saturating_add(survey.behind.visits);
         survey.uncounted_visits = match survey.first_uncounted() {
             None => Some(0),
-            Some(_) if resumed => None,
             Some(_) => total.and_then(|total| total.checked_sub(known)),
         };
         Ok(survey)

@@ -1,7 +1,7 @@
 //! Reading a run while it is written (FORMAT.md, "Reading a run that is being written").
 
 use super::*;
-use crate::log::HEADER_BYTES;
+use crate::log::{Totals, HEADER_BYTES};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::time::Duration;
@@ -166,7 +166,13 @@ fn a_reader_never_takes_a_growing_run_for_a_damaged_one() {
 fn a_reader_that_asks_is_not_taken_for_a_recorder() {
     let dir = tempfile::tempdir().unwrap();
     write_sample(dir.path(), 2).unwrap().finish().unwrap();
-    let place = || crate::log::ResumePlace { run_id: manifest().run_id, next_segment: 7, sequence: 2, step: 9 };
+    let place = || crate::log::ResumePlace {
+        run_id: manifest().run_id,
+        next_segment: 7,
+        sequence: 2,
+        step: 9,
+        totals: Totals::default(),
+    };
     let asked = File::open(dir.path().join("lock")).unwrap();
     asked.lock_shared().unwrap();
     // As long as it is held, and it is held for no longer than it takes to ask.

@@ -1,7 +1,7 @@
 //! What is saved from a damaged run, and what is said of the rest (FORMAT.md, "Salvage").
 
 use super::*;
-use crate::log::{segment_path, HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use crate::log::{segment_path, Totals, HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use crate::run::{RecoverError, RecoverReport};
 use std::path::PathBuf;
 
@@ -292,7 +292,13 @@ fn a_resumption_is_kept_also_if_its_header_is_damaged() {
         assert_eq!(scan.by_ref().count(), 5);
         scan.place()
     };
-    let place = crate::log::ResumePlace { run_id: manifest().run_id, next_segment, sequence, step: 3 };
+    let place = crate::log::ResumePlace {
+        run_id: manifest().run_id,
+        next_segment,
+        sequence,
+        step: 3,
+        totals: Totals::default(),
+    };
     let mut writer = LogWriter::resume(dir.path(), place, options()).unwrap();
     for index in [3, 5, 6] {
         writer.append(&mut sample_block(index)).unwrap();
@@ -338,7 +344,13 @@ fn blocks_behind_zeros_are_told_but_not_those_that_a_resumed_run_left_behind() {
     let (report, reading) = recover(dir.path());
     assert_eq!((report.survey.behind.blocks, reading.report.blocks), (1, 4));
     // A run that goes on from there writes its own block 3 and 4.
-    let place = crate::log::ResumePlace { run_id: manifest().run_id, next_segment: 1, sequence: 3, step: 100 };
+    let place = crate::log::ResumePlace {
+        run_id: manifest().run_id,
+        next_segment: 1,
+        sequence: 3,
+        step: 100,
+        totals: Totals::default(),
+    };
     let mut writer = LogWriter::resume(dir.path(), place, big).unwrap();
     writer.append(&mut sample_block(5)).unwrap();
     writer.append(&mut sample_block(6)).unwrap();
