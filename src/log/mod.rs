@@ -25,7 +25,7 @@ pub(crate) use block::{
 };
 pub(crate) use column::Cells;
 pub(crate) use segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
-pub(crate) use storage::{open_file, sync_folder};
+pub(crate) use storage::{next_data, open_file, sync_folder};
 #[cfg(test)]
 pub(crate) use storage::{MmapStorage, Storage};
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]

@@ -5,10 +5,12 @@ use super::codec::DecodeError;
 use super::column::Column;
 use super::manifest::Manifest;
 use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
-use super::storage::{check_size_limit, make_folder, open_file, open_with, sync_folder, MmapStorage, Storage};
+use super::storage::{
+    check_size_limit, make_folder, next_data, open_file, open_with, sync_folder, MmapStorage, Storage,
+};
 use super::{LOCK_FILE, MANIFEST_FILE};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// What can go wrong while a log is written.
@@ -349,6 +351,9 @@ impl Drop for LogWriter {
 fn is_zero(mut file: File) -> io::Result<bool> {
     let mut chunk = vec![0u8; 1 << 16];
     loop {
+        let place = file.stream_position()?;
+        let Some(place) = next_data(&file, place)? else { return Ok(true) };
+        file.seek(SeekFrom::Start(place))?;
         match file.read(&mut chunk)? {
             0 => return Ok(true),
             read if chunk[..read].iter().any(|byte| *byte != 0) => return Ok(false),

@@ -4,7 +4,7 @@
 //! run of some hundred segments would use up what a process may open (`ulimit -n`, often 256 or 1,024). So a file is looked
 //! up for each read, and the one that was used longest ago is let go of.
 
-use crate::log::open_file;
+use crate::log::{next_data, open_file};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -69,6 +69,11 @@ impl SegmentFile {
     /// How long it is now.
     pub(super) fn bytes(&self) -> io::Result<u64> {
         Ok(self.files.get(&self.path)?.metadata()?.len())
+    }
+
+    /// The first place at or after `from` that is not in a hole of the file, if any is.
+    pub(super) fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
+        next_data(&*self.files.get(&self.path)?, from)
     }
 
     /// Reads exactly `out.len()` bytes at `offset`, without moving a cursor that another thread may use.

@@ -110,6 +110,14 @@ pub(super) fn find_block(segment: &SegmentFile, from: u64) -> io::Result<Option<
     let Some(mut start) = from.checked_next_multiple_of(8) else { return Ok(None) };
     let mut chunk = Vec::new();
     while start.checked_add(HEADER_BYTES as u64).is_some_and(|least| least <= end) {
+        // Holes hold no block. A recorder reserves space, and that is one until it is written to.
+        match segment.next_data(start)? {
+            Some(data) => start = start.max(data / 8 * 8),
+            None => return Ok(None),
+        }
+        if start.checked_add(HEADER_BYTES as u64).is_none_or(|least| least > end) {
+            return Ok(None);
+        }
         chunk.resize((chunk.len() * 4).clamp(PAGE_BYTES, CHUNK_BYTES), 0);
         let have = (end - start).min(chunk.len() as u64) as usize;
         read_what_can_be_read(segment, &mut chunk[..have], start)?;

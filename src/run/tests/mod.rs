@@ -16,6 +16,8 @@ mod resealed;
 mod roundtrip;
 mod seeds;
 mod spec;
+#[cfg(unix)]
+mod system;
 mod unknown;
 
 use super::{Block, Damage, ReadError, Run, VerifyReport};
