@@ -305,3 +305,6 @@ fn manifest(registry: &Registry, config: &Config) -> Result<Manifest, RecordErro
         notes: config.notes.clone(),
     })
 }
+
+#[cfg(test)]
+mod stuck;

@@ -21,12 +21,17 @@ pub(super) struct Files(Mutex<VecDeque<(PathBuf, Arc<File>)>>);
 impl Files {
     /// Opens `path` anew, whatever stood under that name before.
     fn open(&self, path: &Path) -> io::Result<Arc<File>> {
+        let make_room = |open: &mut VecDeque<(PathBuf, Arc<File>)>| {
+            open.retain(|(other, _)| other != path);
+            while open.len() >= OPEN_MAX {
+                open.pop_front();
+            }
+        };
+        // Before and after, for others may open files while this one waits for the file system.
+        make_room(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let file = Arc::new(open_file(path)?);
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|(other, _)| other != path);
-        while open.len() >= OPEN_MAX {
-            open.pop_front();
-        }
+        make_room(&mut open);
         open.push_back((path.to_owned(), file.clone()));
         Ok(file)
     }

@@ -230,6 +230,8 @@ impl<'run> Scan<'run> {
             // Asked before looking: a recorder that ends in between has by then committed all that it ever will.
             live = self.run.lock_is_held()?;
             std::thread::sleep(Duration::from_millis(if live { wait_ms } else { 0 }));
+            #[cfg(test)]
+            super::tests::between_looks();
             found = look(segment, self.offset);
         }
         Ok(match found {

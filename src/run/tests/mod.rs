@@ -28,6 +28,18 @@ use crate::log::{
 use crate::sketch::{derive_seed, Encoding, Side, SketchConfig};
 use std::path::Path;
 
+thread_local! {
+    /// What happens to the files the next time that a scan is about to look again.
+    static BETWEEN_LOOKS: std::cell::RefCell<Option<Box<dyn FnOnce()>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Called by a scan that is about to look again at what may be half written.
+pub(super) fn between_looks() {
+    if let Some(happen) = BETWEEN_LOOKS.take() {
+        happen();
+    }
+}
+
 /// Number `index` of a stream of arbitrary but fixed numbers.
 fn number(stream: u64, index: u32) -> u64 {
     derive_seed(stream, index, Side::Input)

@@ -135,18 +135,24 @@ fn with_few_files() {
             break;
         }
     }
-    bytes[64 + 20..128].fill(0);
-    bytes.truncate(128);
+    let second = {
+        let mut scan = run.scan();
+        assert_eq!(scan.next().unwrap().sequence(), 0);
+        scan.next().unwrap().offset as usize
+    };
+    bytes.truncate(second + 64);
+    bytes[second + 20..].fill(0);
     std::fs::write(&path, bytes).unwrap();
     let lock = File::create(Path::new(&dir).join("lock")).unwrap();
     lock.try_lock().unwrap();
-    let expected = scan(&run).unwrap();
-    assert_eq!(expected, (0, None));
-    for free in 0..4 {
-        let mut held: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-        held.truncate(held.len() - free);
-        refused_or(scan(&run), &expected, "ulimit -n");
-    }
+    assert_eq!(scan(&run).unwrap(), (1, None));
+    let mut scan = run.scan();
+    assert!(scan.next().is_some());
+    let held: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    // The segment is open already, the lock is not.
+    let after = (scan.next().is_some(), scan.damage().map(|damage| damage.cloned()));
+    drop(held);
+    assert!(!after.0 && refused_or(after.1, &None, "ulimit -n"));
 }
 
 #[test]
@@ -167,6 +173,8 @@ fn without_permission() {
     let run = Run::open(&dir).unwrap();
     let advice = "permission";
     assert!(refused_or(scan(&run), &(0, None), advice));
+    // What is superseded is said by a segment that cannot be read, so not one row comes out.
+    assert_eq!(run.scan().count(), 0);
     assert!(refused_or(run.verify(), &VerifyReport::default(), advice));
     assert!(refused_or(run.survey().map(|_| ()), &(), advice));
     let to = tempfile::tempdir().unwrap();
