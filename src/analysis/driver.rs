@@ -1,7 +1,7 @@
 //! The one loop under every score: blocks are decoded in parallel and folded in the order of the file.
 //!
-//! Invariants: at most [`blocks_in_flight`] decoded blocks are held at a time; what is folded is a prefix of the chosen
-//! blocks; the order of folding does not depend on the number of threads.
+//! Invariants: at most [`blocks_in_flight`] decoded blocks are held at a time, and of large ones fewer; what is folded is a
+//! prefix of the chosen blocks; the order of folding does not depend on the number of threads.
 
 use super::{column, AnalysisError};
 use crate::log::Column;
@@ -18,6 +18,10 @@ pub(super) fn blocks_in_flight() -> usize {
     4 * rayon::current_num_threads()
 }
 
+/// A group of blocks is closed when it says that it inflates to this much: a few kilobytes of a file can say 2^28 for every
+/// column, and honest blocks have some megabytes. A block that says more is decoded alone.
+const GROUP_BYTES_MAX: u64 = 512 << 20;
+
 /// Folds the blocks that `keep` keeps.
 ///
 /// For each group of blocks, `prepare` is called once and its result is lent to `read`, which runs in parallel on the
@@ -32,10 +36,17 @@ pub(super) fn fold_blocks<C: Sync, T: Send>(
 ) -> Result<Option<Damage>, AnalysisError> {
     let mut scan = run.scan();
     let group_blocks = blocks_in_flight();
+    let mut waiting: Option<Block> = None;
     loop {
         let mut group = Vec::with_capacity(group_blocks);
-        for block in scan.by_ref() {
+        let mut group_bytes = 0u64;
+        for block in waiting.take().into_iter().chain(scan.by_ref()) {
             if keep(&block) {
+                group_bytes = group_bytes.saturating_add(block.inflated_bytes());
+                if group_bytes > GROUP_BYTES_MAX && !group.is_empty() {
+                    waiting = Some(block);
+                    break;
+                }
                 group.push(block);
                 if group.len() == group_blocks {
                     break;
@@ -45,7 +56,7 @@ pub(super) fn fold_blocks<C: Sync, T: Send>(
             }
         }
         if group.is_empty() {
-            return Ok(scan.damage().cloned());
+            return Ok(scan.damage()?.cloned());
         }
         let lent = prepare(&group)?;
         let read: Vec<Result<T, AnalysisError>> = group

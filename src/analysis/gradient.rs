@@ -1,6 +1,6 @@
 //! Gradients as a block holds them: which layers, in which form, and their vectors.
 
-use crate::log::{Column, ColumnKey, LayerRecord, NO_LAYER};
+use crate::log::{Column, ColumnKey, LayerRecord};
 use crate::run::{Block, ReadError, Vectors};
 
 /// A layer whose gradient is kept as two factors.
@@ -25,7 +25,8 @@ impl Layout {
     /// The layout of a block, empty if it holds no gradients.
     pub(super) fn of(block: &Block, layers: &[LayerRecord]) -> Self {
         let mut factored = Vec::new();
-        for (layer, record) in (0..NO_LAYER).zip(layers) {
+        for layer in block.layers(Column::Input) {
+            let Some(record) = layers.get(usize::from(layer)) else { continue };
             let width = |column| block.width(ColumnKey { column, layer });
             if let (Some(inputs), Some(outputs)) = (width(Column::Input), width(Column::Delta)) {
                 factored.push(Factored { layer, inputs, outputs, bias: record.bias });

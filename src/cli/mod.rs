@@ -5,6 +5,8 @@
 
 mod arguments;
 mod error;
+#[cfg(test)]
+mod hostile;
 mod influence;
 mod info;
 mod output;

@@ -6,7 +6,7 @@ use super::output::{say_workers, workers_note, Console, Target};
 use super::Outcome;
 use crate::analysis::{Extra, Score, ScoreTable};
 use crate::report::{Format, Rows, Value};
-use crate::run::Run;
+use crate::run::{ReadError, Run};
 use clap::Args;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -42,7 +42,8 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     let table = arguments.score.compute_with(&run, &arguments.window.window(), &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let table = table?;
-    say(console, &run, &table);
+    say(console, &run, &table)?;
+    let workers = workers_note(&run)?;
 
     let format = arguments.output.format();
     let top = match (arguments.top, format) {
@@ -52,7 +53,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     };
     let out = arguments.output.out.as_deref();
     let target = Target::open(out, console.out)?;
-    write(&table, workers_note(&run), format, top, target).map_err(|source| Target::failed(out, source))?;
+    write(&table, workers, format, top, target).map_err(|source| Target::failed(out, source))?;
     if arguments.top.is_none() && table.rows.len() > top {
         let more = table.rows.len() - top;
         console.say(format_args!("{more} more: see them with --top N, or all with --format csv"));
@@ -61,14 +62,14 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     Ok(if table.damage.is_some() { Outcome::Loss } else { Outcome::Done })
 }
 
-fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) {
+fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) -> Result<(), ReadError> {
     let score = table.score;
     let (visits, examples) = (table.visits, table.rows.len());
     console.say(format_args!("{score} of {examples} examples over {visits} visits, {}", score.order()));
     if matches!(score, Score::SelfInfluence | Score::Grand) {
         super::output::say_coverage(console, run);
     }
-    say_workers(console, run);
+    say_workers(console, run)?;
     for (count, what) in [
         (table.not_finite, "visits left out: a number was NaN or infinite"),
         (table.unseen, "visits left out: the example had no weight in the loss, so its gradient was not seen"),
@@ -79,6 +80,7 @@ fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) {
             console.say(format_args!("note: {count} {what}"));
         }
     }
+    Ok(())
 }
 
 fn write(

@@ -36,7 +36,7 @@ fn gradlog(written: &Written, verb: &str, arguments: &[&str]) -> (u8, String, St
     (code, String::from_utf8(out).unwrap(), String::from_utf8(words).unwrap())
 }
 
-fn records(text: &str) -> (Vec<String>, Vec<Vec<String>>) {
+pub(super) fn records(text: &str) -> (Vec<String>, Vec<Vec<String>>) {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().unwrap().iter().map(str::to_owned).collect();
     (header, reader.records().map(|record| record.unwrap().iter().map(str::to_owned).collect()).collect())
@@ -222,7 +222,7 @@ fn damage_is_said_and_exits_with_3() {
 }
 
 /// Runs a whole command line.
-fn typed(arguments: &[&str]) -> (u8, String, String) {
+pub(super) fn typed(arguments: &[&str]) -> (u8, String, String) {
     let line = std::iter::once("gradlog").chain(arguments.iter().copied()).map(OsString::from);
     let (mut out, mut words) = (Vec::new(), Vec::new());
     let code = execute(line, &mut Console { out: &mut out, words: &mut words, progress: false });

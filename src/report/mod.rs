@@ -11,6 +11,8 @@ mod value;
 pub use table::{pairs, printable, significant};
 pub use value::Value;
 
+pub(crate) use json::pretty;
+
 use std::io::{self, Write};
 
 /// How rows are written.
