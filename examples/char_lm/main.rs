@@ -18,7 +18,6 @@ use candle_nn::{Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
 use explain::Explained;
 use gradlog::recorder::{Config, Recorder};
-use gradlog::sketch::SketchConfig;
 use gradlog::taps::Taps;
 use model::Transformer;
 use std::path::{Path, PathBuf};

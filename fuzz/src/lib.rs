@@ -115,7 +115,7 @@ pub fn read(run: &Run) {
         blocks += 1;
         read_block(&block);
     }
-    let damaged = scan.damage().is_some();
+    let damaged = scan.damage().expect("damage is no error").is_some();
     let report = run.verify().expect("damage is no error");
     assert!(report.blocks <= blocks && (!damaged || report.damage.is_some()));
     let survey = run.survey().expect("damage is no error");

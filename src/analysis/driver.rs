@@ -1,7 +1,7 @@
 //! The one loop under every score: blocks are decoded in parallel and folded in the order of the file.
 //!
-//! Invariants: at most [`blocks_in_flight`] decoded blocks are held at a time; what is folded is a prefix of the chosen
-//! blocks; the order of folding does not depend on the number of threads.
+//! Invariants: at most [`blocks_in_flight`] decoded blocks are held at a time, and of large ones fewer; what is folded is a
+//! prefix of the chosen blocks; the order of folding does not depend on the number of threads.
 
 use super::{column, AnalysisError};
 use crate::log::Column;
@@ -17,6 +17,10 @@ pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
 pub(super) fn blocks_in_flight() -> usize {
     4 * rayon::current_num_threads()
 }
+
+/// A group of blocks is closed when it says that it inflates to this much: a few kilobytes of a file can say 2^28 for every
+/// column, and honest blocks have some megabytes. A block that says more is decoded alone.
+const GROUP_BYTES_MAX: u64 = 512 << 20;
 
 /// Folds the blocks that `keep` keeps, group by group: while one group is folded, the next is read.
 ///
@@ -35,10 +39,17 @@ pub(super) fn fold_groups<C: Send + Sync, T: Send>(
     // Two groups are held at a time: the one that is folded and the one that is read.
     let group_blocks = (blocks_in_flight() / 2).max(1);
     let mut ready: Option<(C, Vec<T>)> = None;
+    let mut waiting: Option<Block> = None;
     loop {
         let mut group = Vec::with_capacity(group_blocks);
-        for block in scan.by_ref() {
+        let mut group_bytes = 0u64;
+        for block in waiting.take().into_iter().chain(scan.by_ref()) {
             if keep(&block) {
+                group_bytes = group_bytes.saturating_add(block.inflated_bytes());
+                if group_bytes > GROUP_BYTES_MAX && !group.is_empty() {
+                    waiting = Some(block);
+                    break;
+                }
                 group.push(block);
                 if group.len() == group_blocks {
                     break;
@@ -51,7 +62,7 @@ pub(super) fn fold_groups<C: Send + Sync, T: Send>(
             if let Some((lent, values)) = ready {
                 fold(&lent, values)?;
             }
-            return Ok(scan.damage().cloned());
+            return Ok(scan.damage()?.cloned());
         }
         let lent = prepare(&group)?;
         let read_one = |block: &Block| {

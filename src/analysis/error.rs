@@ -197,12 +197,19 @@ impl AnalysisError {
     }
 }
 
+/// How many names of probe sets an error lists.
+const NAMES_MAX: usize = 20;
+
 fn known_sets(known: &[String]) -> String {
     if known.is_empty() {
         return "it has none: probes are recorded with `recorder.probe(\"NAME\", &ids)`".into();
     }
-    let names: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
-    format!("it has {}", names.join(", "))
+    let names: Vec<String> = known.iter().take(NAMES_MAX).map(|name| format!("`{name}`")).collect();
+    let more = match known.len().saturating_sub(NAMES_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("it has {}{more}", names.join(", "))
 }
 
 fn known_ids(near: &[u64], count: usize) -> String {

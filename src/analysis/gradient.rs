@@ -1,6 +1,6 @@
 //! Gradients as a block holds them: which layers, in which form, and their vectors.
 
-use crate::log::{Column, ColumnKey, LayerRecord, NO_LAYER};
+use crate::log::{Column, ColumnKey, LayerRecord};
 use crate::run::{Block, ReadError, Vectors};
 
 /// A layer whose gradient is kept as two factors.
@@ -25,7 +25,8 @@ impl Layout {
     /// The layout of a block, empty if it holds no gradients.
     pub(super) fn of(block: &Block, layers: &[LayerRecord]) -> Self {
         let mut factored = Vec::new();
-        for (layer, record) in (0..NO_LAYER).zip(layers) {
+        for layer in block.layers(Column::Input) {
+            let Some(record) = layers.get(usize::from(layer)) else { continue };
             let width = |column| block.width(ColumnKey { column, layer });
             if let (Some(inputs), Some(outputs)) = (width(Column::Input), width(Column::Delta)) {
                 factored.push(Factored { layer, inputs, outputs, bias: record.bias });
@@ -41,6 +42,11 @@ impl Layout {
     /// Length of each part.
     pub(super) fn widths(&self) -> Vec<usize> {
         self.factored.iter().flat_map(|f| [f.inputs, f.outputs]).chain(self.folded).collect()
+    }
+
+    /// Bytes of one decoded gradient.
+    pub(super) fn decoded_bytes(&self) -> usize {
+        self.widths().iter().fold(0usize, |sum, width| sum.saturating_add(width.saturating_mul(4)))
     }
 
     /// Of each part, whether it is a random projection of a longer vector and not the vector itself.

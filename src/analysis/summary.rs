@@ -2,7 +2,7 @@
 
 use super::driver::{fold_each, Progress};
 use super::{column, AnalysisError};
-use crate::log::{BlockKind, Column, ColumnKey, NO_LAYER};
+use crate::log::{BlockKind, Column, ColumnKey};
 use crate::run::{Block, Damage, Run};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::RangeInclusive;
@@ -268,7 +268,8 @@ impl Summary {
                     for (code, _, stored, _) in told.block.sizes() {
                         *groups.entry(ColumnGroup::of(code)).or_default() += stored;
                     }
-                    for (layer, form) in (0..NO_LAYER).zip(&mut forms) {
+                    for layer in told.block.layers(Column::Input) {
+                        let Some(form) = forms.get_mut(usize::from(layer)) else { continue };
                         let width = |column| told.block.width(ColumnKey { column, layer });
                         if let (Some(inputs), Some(outputs)) = (width(Column::Input), width(Column::Delta)) {
                             *form = LayerForm::Factored { inputs, outputs };

@@ -6,7 +6,7 @@ use super::method::{MethodArguments, Plan};
 use super::output::{say_coverage, say_workers, workers_note, Console, Target};
 use super::Outcome;
 use crate::analysis::{Concentration, Estimate, Influence, Probe, ProbeTime, Probes, Question, Ranked, Strongest};
-use crate::report::{printable, Format, Rows, Value};
+use crate::report::{Format, Rows, Value};
 use crate::run::Run;
 use clap::{Args, ValueEnum};
 use std::io::{self, Write};
@@ -94,15 +94,15 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     }
     bar.suspend(|| {
         say_coverage(console, &run);
-        say_workers(console, &run);
-    });
+        say_workers(console, &run)
+    })?;
 
     let mut damage = first.about.damage.clone();
     let mut writer = Writer::new(arguments, wanted, &first);
     let out = arguments.output.out.as_deref();
     let failed = |source| Target::failed(out, source);
     // Only now, when there is something to write: a question without an answer leaves no file.
-    let mut rows = writer.begin(&first, workers_note(&run), Target::open(out, console.out)?).map_err(failed)?;
+    let mut rows = writer.begin(&first, workers_note(&run)?, Target::open(out, console.out)?).map_err(failed)?;
     writer.write(&first, &mut rows).map_err(failed)?;
     drop(first);
     for number in 1..plan.passes() {
@@ -198,7 +198,7 @@ impl Answer {
 
 fn words(answer: &Answer, probes: usize) -> Vec<String> {
     let influence = &answer.about;
-    let set = printable(&influence.set);
+    let set = &influence.set;
     let about = match influence.probes.as_slice() {
         [probe] if probes == 1 => format!("probe {} of `{set}`{}", probe.id, says(probe)),
         _ => format!("{probes} probes of `{set}`"),

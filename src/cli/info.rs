@@ -38,13 +38,13 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     let summary = Summary::of_with(&run, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let summary = summary?;
-    let workers = run.workers();
+    let workers = run.workers()?;
     match arguments.format {
         Kind::Table => table(console.out, run.manifest(), &summary, workers.as_ref()),
         Kind::Json => json(console.out, run.manifest(), &summary, workers.as_ref()),
     }
     .map_err(CliError::Stdout)?;
-    say_workers(console, &run);
+    say_workers(console, &run)?;
     console.say_damage(summary.damage.as_ref());
     Ok(if summary.damage.is_some() { Outcome::Loss } else { Outcome::Done })
 }
@@ -236,6 +236,5 @@ fn json(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, workers: Op
         "workers": workers,
         "worker": worker,
     });
-    serde_json::to_writer_pretty(&mut *out, &object)?;
-    writeln!(out)
+    writeln!(out, "{}", report::pretty(&object)?)
 }

@@ -7,6 +7,8 @@ mod arguments;
 mod cluster;
 mod error;
 mod export;
+#[cfg(test)]
+mod hostile;
 mod ids;
 mod influence;
 mod info;

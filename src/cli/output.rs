@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use crate::report::printable;
-use crate::run::{Damage, Run, Workers};
+use crate::run::{Damage, ReadError, Run, Workers};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -21,7 +21,8 @@ pub(super) struct Console<'a> {
 impl Console<'_> {
     /// Says one line. Words that nobody can read are no reason to fail.
     pub(super) fn say(&mut self, words: impl std::fmt::Display) {
-        let _ = writeln!(self.words, "{words}");
+        // Names and paths are in them that somebody else has chosen.
+        let _ = writeln!(self.words, "{}", printable(&words.to_string()));
     }
 
     /// Says how many rows a table without `--top` leaves out.
@@ -34,7 +35,7 @@ impl Console<'_> {
     /// Says where the run is damaged, if it is.
     pub(super) fn say_damage(&mut self, damage: Option<&Damage>) {
         if let Some(damage) = damage {
-            self.say(format_args!("warning: {}", printable(&damage.to_string())));
+            self.say(format_args!("warning: {damage}"));
         }
     }
 
@@ -140,22 +141,29 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Says what a reader of the result should know of the workers that recorded the run, if several did.
-pub(super) fn say_workers(console: &mut Console<'_>, run: &Run) {
+///
+/// # Errors
+/// As [`Run::workers`].
+pub(super) fn say_workers(console: &mut Console<'_>, run: &Run) -> Result<(), ReadError> {
     if let Some(worker) = run.manifest().worker {
         let (rank, workers) = (worker.rank, worker.workers);
         console.say(format_args!(
             "note: this is the part of worker {rank} of {workers} alone; the run is the folder around it"
         ));
     }
-    for note in run.workers().iter().flat_map(Workers::notes) {
+    for note in run.workers()?.iter().flat_map(Workers::notes) {
         console.say(format_args!("note: {note}"));
     }
+    Ok(())
 }
 
 /// What [`say_workers`] says, for a result in a file; `None` if all workers are there and came equally far.
-pub(super) fn workers_note(run: &Run) -> Option<String> {
-    let notes = run.workers().map(|workers| workers.notes()).filter(|notes| !notes.is_empty());
-    notes.map(|notes| notes.join("; "))
+///
+/// # Errors
+/// As [`Run::workers`].
+pub(super) fn workers_note(run: &Run) -> Result<Option<String>, ReadError> {
+    let notes = run.workers()?.map(|workers| workers.notes()).filter(|notes| !notes.is_empty());
+    Ok(notes.map(|notes| notes.join("; ")))
 }
 
 /// Says which part of the model's gradient was recorded, so that a part is not taken for the whole.

@@ -3,7 +3,7 @@
 use super::error::CliError;
 use super::output::Console;
 use super::Outcome;
-use crate::report::{self, printable};
+use crate::report;
 use crate::run::Run;
 use clap::Args;
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     }
     report::pairs(console.out, &pairs).map_err(CliError::Stdout)?;
     for lost in survey.lost.iter().take(PLACES_MAX) {
-        console.say(format_args!("damage: {}", printable(&lost.to_string())));
+        console.say(format_args!("damage: {lost}"));
     }
     if survey.lost.len() > PLACES_MAX {
         console.say(format_args!("... and in {} more places", survey.lost.len() - PLACES_MAX));

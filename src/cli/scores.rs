@@ -7,7 +7,7 @@ use super::over_runs::{self, OverRunsArguments};
 use super::Outcome;
 use crate::analysis::{Extra, Score, ScoreTable};
 use crate::report::{Format, Rows, Value};
-use crate::run::Run;
+use crate::run::{ReadError, Run};
 use clap::Args;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -56,24 +56,26 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     let table = arguments.score.compute_with(&run, &window, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let table = table?;
-    say(console, &run, &table);
+    say(console, &run, &table)?;
+    let workers = workers_note(&run)?;
 
     let target = Target::open(out, console.out)?;
-    write(&table, workers_note(&run), format, top, target).map_err(|source| Target::failed(out, source))?;
+    write(&table, workers, format, top, target).map_err(|source| Target::failed(out, source))?;
     console.say_more(arguments.top, table.rows.len(), top);
     console.say_damage(table.damage.as_ref());
     Ok(if table.damage.is_some() { Outcome::Loss } else { Outcome::Done })
 }
 
-fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) {
+fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) -> Result<(), ReadError> {
     let score = table.score;
     let (visits, examples) = (table.visits, table.rows.len());
     console.say(format_args!("{score} of {examples} examples over {visits} visits, {}", score.order()));
     if matches!(score, Score::SelfInfluence | Score::Grand) {
         super::output::say_coverage(console, run);
     }
-    say_workers(console, run);
+    say_workers(console, run)?;
     say_left_out(console, "", [table.not_finite, table.unseen, table.missing, table.estimated_norms]);
+    Ok(())
 }
 
 /// Says what was left out: not finite, unseen, missing, estimated.

@@ -4,7 +4,7 @@ use super::error::CliError;
 use super::output::{say_workers, Console};
 use super::recover::PLACES_MAX;
 use super::Outcome;
-use crate::report::{self, printable};
+use crate::report;
 use crate::run::Run;
 use clap::Args;
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         pairs.push(("lost", lost));
     }
     report::pairs(console.out, &pairs).map_err(CliError::Stdout)?;
-    say_workers(console, &run);
+    say_workers(console, &run)?;
     if report.dropped > 0 {
         let dropped = report.dropped;
         console.say(format_args!(
@@ -102,7 +102,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
             console.say("behind the damage: nothing that can be read");
         }
         for lost in survey.lost.iter().take(PLACES_MAX) {
-            console.say(format_args!("damage: {}", printable(&lost.to_string())));
+            console.say(format_args!("damage: {lost}"));
         }
         if survey.lost.len() > PLACES_MAX {
             console.say(format_args!("... and in {} more places", survey.lost.len() - PLACES_MAX));
@@ -112,10 +112,14 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
             _ => "a sound run of all that is intact",
         };
         let path = arguments.run.display().to_string();
-        let path = path.trim_end_matches('/');
+        let path = match path.trim_end_matches('/') {
+            "" => "/".to_owned(),
+            path if path.starts_with('-') => format!("./{path}"),
+            path => path.to_owned(),
+        };
         console.say(format_args!(
             "to write {what}: gradlog recover {} --out {}",
-            quoted(path),
+            quoted(&path),
             quoted(&format!("{path}-recovered"))
         ));
         return Ok(Outcome::Loss);
@@ -140,8 +144,17 @@ fn span<T: std::fmt::Display + PartialEq>((first, last): (T, T)) -> String {
     }
 }
 
-/// A path as a shell takes it for one word.
+/// A path as a shell takes it for one word. Control characters are spelt out as bash, zsh and ksh read them: a terminal must
+/// not see them.
 fn quoted(path: &str) -> String {
+    if path.chars().any(char::is_control) {
+        let spelt = |byte: u8| match byte {
+            b'\'' | b'\\' => format!("\\{}", char::from(byte)),
+            0x20..=0x7E => char::from(byte).to_string(),
+            _ => format!("\\x{byte:02x}"),
+        };
+        return format!("$'{}'", path.bytes().map(spelt).collect::<String>());
+    }
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
     match !path.is_empty() && path.chars().all(plain) {
         true => path.to_owned(),

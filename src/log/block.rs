@@ -17,6 +17,9 @@ pub(crate) const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"GBLK");
 /// The most bytes that a column may have once inflated: a reader refuses to allocate more.
 pub(crate) const COLUMN_BYTES_MAX: u64 = 1 << 28;
 
+/// The most bytes that all columns of a block may have once inflated.
+pub(crate) const BLOCK_RAW_BYTES_MAX: u64 = 1 << 30;
+
 const CODEC_RAW: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 
@@ -222,6 +225,10 @@ impl BlockBuilder {
         Self { kind, columns: Vec::new(), rows: 0, steps: None, epochs: None }
     }
 
+    pub(crate) fn kind(&self) -> BlockKind {
+        self.kind
+    }
+
     pub(crate) fn rows(&self) -> u32 {
         self.rows
     }
@@ -300,6 +307,12 @@ impl BlockBuilder {
     fn check_limits(&self) -> Result<(), DecodeError> {
         if self.rows > ROWS_MAX {
             return Err(DecodeError(format!("{} rows in one block", self.rows)));
+        }
+        let bytes: u64 = self.columns.iter().map(|column| column.bytes.len() as u64).sum();
+        if bytes > BLOCK_RAW_BYTES_MAX {
+            return Err(DecodeError(format!(
+                "{bytes} bytes in one block: one pass records too much, make it of fewer examples"
+            )));
         }
         for column in &self.columns {
             if column.bytes.len() as u64 > COLUMN_BYTES_MAX || column.width > WIDTH_MAX {

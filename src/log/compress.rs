@@ -50,8 +50,9 @@ mod tests {
 
     #[test]
     fn what_compresses_comes_back_and_what_does_not_is_left_as_it_is() {
-        let sparse: Vec<u8> =
-            (0..10_000u32).map(|i| if i % 3 == 0 { (i * 2_654_435_761 >> 13) as u8 & 7 } else { 0 }).collect();
+        let sparse: Vec<u8> = (0..10_000u32)
+            .map(|i| if i % 3 == 0 { (i.wrapping_mul(2_654_435_761) >> 13) as u8 & 7 } else { 0 })
+            .collect();
         for (level, cells) in [(1, Cells::U8), (1, Cells::Vector(Encoding::Q4)), (9, Cells::Vector(Encoding::Q4))] {
             let mut compressor = Compressor::new(level).unwrap();
             let frame = compressor.compress(cells, &sparse).unwrap().unwrap();

@@ -4,9 +4,12 @@ use super::codec::{self, DecodeError};
 use super::worker::{WorkerRecord, WORKERS_MAX};
 use crate::sketch::SketchConfig;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// First bytes of every gradlog file. As with PNG, a transfer that mangles line ends or strips the eighth bit breaks them.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89GLOG\r\n\x1a";
+/// The most layers that a run may have: their numbers take 16 bits, of which one value stands for none.
+pub(crate) const LAYERS_MAX: usize = 65_535;
 /// File kind of the manifest.
 const KIND_MANIFEST: u16 = 1;
 
@@ -73,8 +76,9 @@ impl Manifest {
     /// How many parameters the recorded layers have. A tensor that several layers share counts once.
     pub fn recorded_parameters(&self) -> u64 {
         let mut sum = 0u64;
-        for (number, layer) in self.layers.iter().enumerate() {
-            let tied = self.layers[..number].iter().any(|other| other.seed_folded == layer.seed_folded);
+        let mut seeds = HashSet::new();
+        for layer in &self.layers {
+            let tied = !seeds.insert(layer.seed_folded);
             let shared = match layer.shapes.first() {
                 Some((_, dims)) if tied => dims.iter().fold(1u64, |n, d| n.saturating_mul(*d)),
                 _ => 0,
@@ -90,6 +94,7 @@ impl Manifest {
     }
 
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, DecodeError> {
+        self.check_limits()?;
         let payload = codec::encode(self)?;
         let mut bytes = file_prefix(KIND_MANIFEST).to_vec();
         if bytes.len() + 8 + payload.len() > codec::DECODE_LIMIT_BYTES {
@@ -114,12 +119,20 @@ impl Manifest {
             return Err(DecodeError("the manifest's checksum does not match".into()));
         }
         let manifest: Self = codec::decode(payload)?;
+        manifest.check_limits()?;
         if let Some(WorkerRecord { rank, workers, .. }) = manifest.worker {
             if rank >= workers || workers > WORKERS_MAX {
                 return Err(DecodeError(format!("worker {rank} of {workers}: ranks are counted from 0")));
             }
         }
         Ok(manifest)
+    }
+
+    fn check_limits(&self) -> Result<(), DecodeError> {
+        match self.layers.len() {
+            0..=LAYERS_MAX => Ok(()),
+            more => Err(DecodeError(format!("{more} layers, more than the {LAYERS_MAX} that the format allows"))),
+        }
     }
 }
 

@@ -24,16 +24,18 @@ pub use worker::{AllReduce, WorkerRecord, WORKERS_MAX};
 pub use writer::LogError;
 
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]
-pub(crate) use block::{BlockBuilder, BlockHeader, ColumnEntry, BLOCK_MAGIC, ENTRY_BYTES, HEADER_BYTES};
+pub(crate) use block::{
+    BlockBuilder, BlockHeader, ColumnEntry, BLOCK_MAGIC, BLOCK_RAW_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES,
+};
 pub(crate) use column::Cells;
 pub(crate) use compress::Compressor;
 pub(crate) use segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
-pub(crate) use storage::sync_folder;
+pub(crate) use storage::{next_data, open_file, sync_folder};
 #[cfg(test)]
 pub(crate) use storage::{MmapStorage, Storage};
 pub(crate) use worker::{worker_folder, worker_folders};
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]
-pub(crate) use writer::{LogWriter, ResumePlace, WriterOptions};
+pub(crate) use writer::{LogWriter, ResumePlace, Totals, WriterOptions};
 
 /// The version that this crate writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;

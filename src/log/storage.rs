@@ -106,15 +106,19 @@ impl MmapStorage {
 
 /// Reserves real disk blocks: without them a full disk shows as a SIGBUS at some later store into the map.
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
-    match fs4::FileExt::allocate(file, bytes) {
+    reserved(fs4::FileExt::allocate(file, bytes), file, bytes)
+}
+
+/// What came of asking for a reservation, or where the file system has none, zeros: they have the same effect, only slower.
+/// Some network and FUSE file systems, and ramfs, are such.
+fn reserved(asked: io::Result<()>, mut file: &File, bytes: u64) -> io::Result<()> {
+    match asked {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-            // Some network and FUSE file systems cannot reserve; writing zeros has the same effect, only slower.
             let zeros = vec![0u8; 1 << 16];
             let mut left = bytes;
-            let mut out = file;
             while left > 0 {
                 let now = left.min(zeros.len() as u64);
-                out.write_all(&zeros[..now as usize])?;
+                file.write_all(&zeros[..now as usize])?;
                 left -= now;
             }
             Ok(())
@@ -150,6 +154,41 @@ fn has_name(file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens a file for reading, whatever stands under its name: a pipe, which would wait for a writer, and a device are refused.
+///
+/// # Errors
+/// What the system says, and `InvalidData` for what is no file.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    open_with(OpenOptions::new().read(true), path)
+}
+
+/// As [`open_file`], with other options.
+pub(crate) fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    // Of a file it means nothing; a pipe is opened without waiting for its other end.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(options, rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    let file = options.open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no file, but a folder, a pipe or a device")),
+    }
+}
+
+/// The first place at or after `from` that is not in a hole of the file, or `None` if nothing but a hole follows. Where the
+/// system does not tell, it is `from`. A file of holes can be as long as its maker likes, and reads as zeros for hours.
+pub(crate) fn next_data(file: &File, from: u64) -> io::Result<Option<u64>> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {
+        Ok(place) => return Ok(Some(place.max(from))),
+        Err(rustix::io::Errno::NXIO) => return Ok(None),
+        // Not every file system can say.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let _ = file;
+    Ok(Some(from))
+}
+
 /// Makes the entry of `path` in its folder durable.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     // Only Unix lets a folder be opened and synced; elsewhere the file system sees to it.
@@ -169,4 +208,34 @@ pub(crate) fn make_folder(dir: &Path) -> io::Result<()> {
         dir.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
     std::fs::create_dir_all(dir)?;
     missing.into_iter().try_for_each(sync_folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_no_space_can_be_reserved_zeros_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("segment");
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        let bytes = (3 << 16) + 17;
+        reserved(Err(io::ErrorKind::Unsupported.into()), &file, bytes).unwrap();
+        let about = file.metadata().unwrap();
+        assert_eq!(about.len(), bytes);
+        assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
+        // A file that was only made longer is a hole, and a store into the map of one on a full disk is a SIGBUS.
+        #[cfg(unix)]
+        {
+            file.sync_all().unwrap();
+            let held = 512 * std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap());
+            assert!(held >= bytes, "{held} bytes on disk");
+            assert_eq!(next_data(&file, 0).unwrap(), Some(0));
+        }
+        // Any other answer is the answer.
+        let full = reserved(Err(io::ErrorKind::StorageFull.into()), &file, bytes).unwrap_err();
+        assert_eq!((full.kind(), file.metadata().unwrap().len()), (io::ErrorKind::StorageFull, bytes));
+        let read_only = File::open(&path).unwrap();
+        assert!(reserved(Err(io::ErrorKind::Unsupported.into()), &read_only, bytes).is_err());
+    }
 }

@@ -54,8 +54,13 @@ pub(crate) fn worker_folders(dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
         let path = entry?.path();
         let digits = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("worker-"));
         let Some(rank) = digits.and_then(|digits| digits.parse::<u32>().ok()) else { continue };
-        // Of all the ways to write a number only one is a worker's name.
-        if rank < WORKERS_MAX && worker_folder(dir, rank) == path && path.join(MANIFEST_FILE).exists() {
+        // Of all the ways to write a number only one is a worker's name. Where the system does not say whether a manifest is
+        // there, opening it will tell why: to take the part for missing would hide it.
+        let is_part = || match path.join(MANIFEST_FILE).metadata() {
+            Ok(_) => true,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        };
+        if rank < WORKERS_MAX && worker_folder(dir, rank) == path && is_part() {
             found.push((rank, path));
         }
     }

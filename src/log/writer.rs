@@ -1,14 +1,17 @@
 //! The writer: rows become blocks, blocks go into segments. Single-threaded; the recorder's background thread owns it.
 
-use super::block::{BlockBuilder, BlockHeader, HEADER_BYTES};
+use super::block::{BlockBuilder, BlockHeader, BlockKind, HEADER_BYTES};
 use super::codec::DecodeError;
+use super::column::Column;
 use super::compress::Compressor;
 use super::manifest::Manifest;
 use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
-use super::storage::{check_size_limit, make_folder, sync_folder, MmapStorage, Storage};
+use super::storage::{
+    check_size_limit, make_folder, next_data, open_file, open_with, sync_folder, MmapStorage, Storage,
+};
 use super::{LOCK_FILE, MANIFEST_FILE};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// What can go wrong while a log is written.
@@ -68,9 +71,20 @@ pub(crate) struct LogWriter {
     open: Option<OpenSegment>,
     sequence: u64,
     written_bytes: u64,
+    /// What the run holds, with what was there before this writer.
+    totals: Totals,
     dirty: bool,
     /// Held for as long as the writer lives; the operating system lets go of it when the process dies.
     _lock: File,
+}
+
+/// What a run holds, rows that a resumption made void included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Training visits.
+    pub visits: u64,
+    /// Visits that its gaps say are missing.
+    pub dropped: u64,
 }
 
 /// Where a run is taken up again.
@@ -82,6 +96,8 @@ pub(crate) struct ResumePlace {
     pub sequence: u64,
     /// What was recorded at this step and later is superseded.
     pub step: u64,
+    /// What is there already.
+    pub totals: Totals,
 }
 
 struct OpenSegment {
@@ -139,6 +155,7 @@ impl LogWriter {
             open: None,
             sequence: 0,
             written_bytes: 0,
+            totals: Totals::default(),
             dirty: false,
             _lock: lock,
         })
@@ -151,7 +168,7 @@ impl LogWriter {
         // A recorder that was killed between making a segment and writing its header leaves a file of zeros under our name.
         let path = segment_path(dir, place.next_segment);
         if path.exists() {
-            let empty = std::fs::read(&path).map(|bytes| bytes.iter().all(|byte| *byte == 0));
+            let empty = open_file(&path).and_then(is_zero);
             if !empty.map_err(io_error("read", &path))? {
                 return Err(LogError::Exists { path });
             }
@@ -169,22 +186,22 @@ impl LogWriter {
             open: None,
             sequence: place.sequence,
             written_bytes: 0,
+            totals: place.totals,
             dirty: false,
             _lock: lock,
         })
     }
 
-    /// Leaves so much of each segment free that [`LogWriter::append_last`] finds room where the disk has none.
+    /// Leaves so much of each segment free that there is room for the last words where the disk has none.
     pub(crate) fn spare_room(&mut self) {
         self.spare_bytes = LAST_BYTES;
     }
 
-    /// As [`LogWriter::append`], of a few bytes and after a failure: into the room that other blocks leave free, or else into a
-    /// segment as short as can be.
-    pub(crate) fn append_last(&mut self, builder: &mut BlockBuilder) -> Result<(), LogError> {
+    /// After a failure only a few bytes are still to come, the last words: they go into the room that other blocks left free, or
+    /// else into a segment as short as can be.
+    pub(crate) fn use_spare_room(&mut self) {
         self.spare_bytes = 0;
         self.segment_bytes = LAST_BYTES;
-        self.append(builder)
     }
 
     /// Bytes of blocks and headers written so far.
@@ -199,8 +216,40 @@ impl LogWriter {
         if builder.rows() == 0 {
             return Ok(());
         }
+        let (kind, rows) = (builder.kind(), u64::from(builder.rows()));
         let (header, body) = builder.seal(self.sequence, &mut self.compressor)?;
-        self.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))
+        self.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))?;
+        if kind == BlockKind::Visits {
+            self.totals.visits = self.totals.visits.saturating_add(rows);
+        }
+        Ok(())
+    }
+
+    /// Commits a gap of so many visits.
+    pub(crate) fn append_gap(&mut self, step: u64, epoch: u32, visits: u64) -> Result<(), LogError> {
+        let mut gap = BlockBuilder::new(BlockKind::Gaps);
+        gap.u64s(Column::Step, [step]);
+        gap.u32s(Column::Epoch, [epoch]);
+        gap.u64s(Column::Dropped, [visits]);
+        gap.advance(1, step, epoch);
+        self.append(&mut gap)?;
+        self.totals.dropped = self.totals.dropped.saturating_add(visits);
+        Ok(())
+    }
+
+    /// Commits the End block: the totals of all that is there.
+    pub(crate) fn append_end(&mut self) -> Result<(), LogError> {
+        let mut end = BlockBuilder::new(BlockKind::End);
+        end.u64s(Column::Visits, [self.totals.visits]);
+        end.u64s(Column::Dropped, [self.totals.dropped]);
+        end.advance(1, 0, 0);
+        self.append(&mut end)
+    }
+
+    /// Counts what a block that was sealed elsewhere holds.
+    pub(crate) fn count(&mut self, held: Totals) {
+        self.totals.visits = self.totals.visits.saturating_add(held.visits);
+        self.totals.dropped = self.totals.dropped.saturating_add(held.dropped);
     }
 
     /// Commits a block that was sealed elsewhere, under the next sequence number. `read` fills the bytes from an offset within
@@ -314,10 +363,25 @@ impl Drop for LogWriter {
     }
 }
 
+/// Whether a file holds nothing but zeros. It may be as long as its maker liked.
+fn is_zero(mut file: File) -> io::Result<bool> {
+    let mut chunk = vec![0u8; 1 << 16];
+    loop {
+        let place = file.stream_position()?;
+        let Some(place) = next_data(&file, place)? else { return Ok(true) };
+        file.seek(SeekFrom::Start(place))?;
+        match file.read(&mut chunk)? {
+            0 => return Ok(true),
+            read if chunk[..read].iter().any(|byte| *byte != 0) => return Ok(false),
+            _ => {}
+        }
+    }
+}
+
 fn lock(dir: &Path) -> Result<File, LogError> {
     let path = dir.join(LOCK_FILE);
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io_error("create", &path))?;
+    let mut options = OpenOptions::new();
+    let file = open_with(options.create(true).truncate(false).write(true), &path).map_err(io_error("create", &path))?;
     let mut tried = file.try_lock();
     for wait_ms in [1, 5, 20] {
         // A reader that asks whether the run is being written holds the lock for a moment, another recorder for good.

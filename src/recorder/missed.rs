@@ -3,8 +3,8 @@
 //! Runs on the background thread. A full disk has no room for a block, so writers leave a page of each segment free where
 //! they may have to say this (FORMAT.md, "A failing disk").
 
-use super::message::{Batch, Gap, Message, PassKind};
-use super::thread::{gap_block, Worker};
+use super::message::{Batch, Message, PassKind};
+use super::thread::Worker;
 
 /// Where in the training something is.
 type Place = (u64, u32);
@@ -78,7 +78,8 @@ impl Worker {
     pub(super) fn say_how_many(&mut self) {
         if self.say_what_is_missing() {
             // What cannot be written now is what could not be written before.
-            let _ = self.writer.append_last(&mut self.end_block()).and_then(|()| self.writer.finish());
+            self.writer.use_spare_room();
+            let _ = self.writer.append_end().and_then(|()| self.writer.finish());
         }
     }
 
@@ -86,10 +87,10 @@ impl Worker {
     fn say_what_is_missing(&mut self) -> bool {
         let visits = self.missed.visits().saturating_sub(self.missed.told);
         let Some((step, epoch)) = self.missed.from.filter(|_| visits > 0) else { return true };
-        let told = self.writer.append_last(&mut gap_block(Gap { step, epoch, visits })).is_ok();
+        self.writer.use_spare_room();
+        let told = self.writer.append_gap(step, epoch, visits).is_ok();
         if told {
             self.missed.told += visits;
-            self.dropped += visits;
             // Nobody will ask for a sync any more.
             let _ = self.writer.sync();
         }

@@ -122,3 +122,76 @@ impl<T> Queue<T> {
 fn gone() -> RecordError {
     RecordError::Stopped("the background thread has ended".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn config(overflow: Overflow, wait_ms_max: u64) -> Config {
+        Config { queue_passes: 3, queue_bytes_max: 100, wait_ms_max, overflow, ..Config::default() }
+    }
+
+    /// Everything arrives, in order and once, and never more than the stated bytes are under way.
+    #[test]
+    fn what_is_sent_arrives_and_the_bound_holds() {
+        let messages = if cfg!(miri) { 40 } else { 4_000usize };
+        let (mut queue, receiver, gauge) = Queue::<(usize, usize)>::new(&config(Overflow::Block, 60_000));
+        let held = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let held = &held;
+            scope.spawn(move || {
+                for expected in 0..messages {
+                    let (number, bytes) = receiver.recv().unwrap();
+                    assert_eq!(number, expected);
+                    // Released after it is no longer counted, so the count is never below what is under way.
+                    held.fetch_sub(bytes, Ordering::SeqCst);
+                    gauge.release(bytes);
+                }
+            });
+            for number in 0..messages {
+                let bytes = 1 + number * 37 % 60;
+                queue.send((number, bytes), bytes).unwrap();
+                let under_way = held.fetch_add(bytes, Ordering::SeqCst).wrapping_add(bytes) as isize;
+                assert!(under_way <= 100, "{under_way} bytes are under way");
+            }
+        });
+        assert_eq!(held.into_inner(), 0);
+    }
+
+    #[test]
+    fn a_queue_that_nobody_empties_is_an_error_in_time_or_drops() {
+        let (mut queue, receiver, gauge) = Queue::<u32>::new(&config(Overflow::Block, 50));
+        (0..3).for_each(|i| assert!(matches!(queue.send(i, 10), Ok(Sent::Yes))));
+        let start = Instant::now();
+        // Too many messages, and then too many bytes.
+        assert!(matches!(queue.send(3, 10), Err(RecordError::Timeout(_))));
+        receiver.recv().unwrap();
+        gauge.release(10);
+        assert!(matches!(queue.send(4, 90), Err(RecordError::Timeout(_))));
+        assert!(start.elapsed() >= Duration::from_millis(100) && queue.blocked >= Duration::from_millis(100));
+        assert!(matches!(queue.send(5, 80), Ok(Sent::Yes)), "what timed out has given its bytes back");
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [1, 2, 5]);
+        drop(receiver);
+        (0..3).for_each(|_| gauge.release(80));
+        assert!(matches!(queue.send(6, 1), Err(RecordError::Stopped(_))));
+
+        let (mut queue, receiver, _gauge) = Queue::<u32>::new(&config(Overflow::DropNewest, 600_000));
+        assert!(matches!(queue.send(0, 60), Ok(Sent::Yes)));
+        assert!(matches!(queue.send(1, 60), Ok(Sent::Dropped)));
+        (2..4).for_each(|i| assert!(matches!(queue.send(i, 1), Ok(Sent::Yes))));
+        assert!(matches!(queue.send(4, 1), Ok(Sent::Dropped)));
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [0, 2, 3]);
+    }
+
+    #[test]
+    fn a_message_above_the_limit_passes_alone() {
+        let (mut queue, receiver, gauge) = Queue::<u32>::new(&config(Overflow::DropNewest, 50));
+        assert!(matches!(queue.send(0, 1_000), Ok(Sent::Yes)));
+        assert!(matches!(queue.send(1, 1), Ok(Sent::Dropped)));
+        receiver.recv().unwrap();
+        gauge.release(1_000);
+        assert!(matches!(queue.send(2, 1), Ok(Sent::Yes)));
+        assert!(matches!(queue.send(3, 1_000), Ok(Sent::Dropped)));
+    }
+}

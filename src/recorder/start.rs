@@ -7,7 +7,7 @@ use super::thread::{self, Shared};
 use super::workers::{part_folder, same_end};
 use super::{now_ms, Config, Inner, RecordError, Recorder};
 use crate::log::{
-    BlockKind, Column, ColumnKey, LayerRecord, LogWriter, Manifest, ResumePlace, VariableRecord, WriterOptions,
+    BlockKind, Column, ColumnKey, LayerRecord, LogWriter, Manifest, ResumePlace, Totals, VariableRecord, WriterOptions,
 };
 use crate::run::{ReadError, Run};
 use crate::sketch::{derive_seed, Form, Side};
@@ -143,12 +143,26 @@ fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
 
 /// Reads where a run ends and how its layers were recorded.
 fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadError> {
-    let mut scan = run.part_scan();
+    let mut scan = run.part_scan().with_void_blocks();
+    let mut totals = Totals::default();
     let mut past = Past { forms: vec![None; run.manifest().layers.len()], ..Past::default() };
     for block in scan.by_ref() {
+        let held = block.clone().whole();
+        match held.kind() {
+            Some(BlockKind::Visits) => totals.visits = totals.visits.saturating_add(held.rows() as u64),
+            Some(BlockKind::Gaps) => {
+                let dropped = held.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add);
+                totals.dropped = totals.dropped.saturating_add(dropped);
+            }
+            _ => {}
+        }
+        // Superseded as a whole.
+        if block.rows() == 0 {
+            continue;
+        }
         match block.kind() {
             Some(BlockKind::Steps) => {
-                past.step = past.step.max(block.last_step().map_or(0, |last| last.saturating_add(1)));
+                past.step = past.step.max(block.last_step()?.map_or(0, |last| last.saturating_add(1)));
             }
             Some(BlockKind::Visits | BlockKind::Probes) => {
                 let width = block.width(Column::Folded).and_then(|width| u32::try_from(width).ok());
@@ -168,14 +182,18 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
         }
     }
     // A page that was lost reads as zeros, and a run that went on from there would leave behind what stands after it.
-    if let Some(damage) = scan.damage().cloned().or_else(|| scan.blocks_behind_the_end()) {
+    let damage = match scan.damage()?.cloned() {
+        None => scan.blocks_behind_the_end()?,
+        found => found,
+    };
+    if let Some(damage) = damage {
         let what = format!("{damage}; `gradlog recover` makes a sound run of it, which can be resumed");
         return Err(ReadError::Absent(what));
     }
     let (next_segment, sequence) = scan.place();
     past.probe_sets = run.probe_sets()?;
     past.step = step.unwrap_or(past.step);
-    let place = ResumePlace { run_id: run.manifest().run_id, next_segment, sequence, step: past.step };
+    let place = ResumePlace { run_id: run.manifest().run_id, next_segment, sequence, step: past.step, totals };
     Ok((past, place))
 }
 
@@ -322,3 +340,6 @@ fn manifest(registry: &Registry, config: &Config) -> Result<Manifest, RecordErro
         worker: config.worker.map(super::Worker::record),
     })
 }
+
+#[cfg(test)]
+mod stuck;

@@ -69,7 +69,6 @@ pub(super) struct Worker {
     steps: BlockBuilder,
     /// Rows of the step that is not complete, which have no learning rate yet; one builder for each set of columns.
     open: Vec<BlockBuilder>,
-    pub(super) dropped: u64,
     pub(super) shared: Arc<Shared>,
     pub(super) missed: Missed,
     /// Since when there are rows that are not in the log.
@@ -95,7 +94,6 @@ pub(super) fn run(
         probes: BlockBuilder::new(BlockKind::Probes),
         steps: BlockBuilder::new(BlockKind::Steps),
         open: Vec::new(),
-        dropped: 0,
         shared: shared.clone(),
         missed: Missed::default(),
         waiting_since: None,
@@ -237,7 +235,7 @@ impl Worker {
             }
             Message::Finish(reply) => {
                 self.end()?;
-                self.writer.append(&mut self.end_block())?;
+                self.writer.append_end()?;
                 self.writer.finish()?;
                 Ok(Some(reply))
             }
@@ -304,15 +302,6 @@ impl Worker {
         self.write_all()
     }
 
-    /// The totals.
-    pub(super) fn end_block(&self) -> BlockBuilder {
-        let mut builder = BlockBuilder::new(BlockKind::End);
-        builder.u64s(Column::Visits, [self.shared.progress().visits]);
-        builder.u64s(Column::Dropped, [self.dropped]);
-        builder.advance(1, 0, 0);
-        builder
-    }
-
     fn step(&mut self, row: StepRow) -> Result<(), RecordError> {
         self.close_open_rows(row.info.learning_rate as f32, row.info.clip)?;
         let steps = &mut self.steps;
@@ -329,8 +318,7 @@ impl Worker {
     }
 
     fn gap(&mut self, gap: Gap) -> Result<(), RecordError> {
-        self.dropped += gap.visits;
-        Ok(self.writer.append(&mut gap_block(gap))?)
+        Ok(self.writer.append_gap(gap.step, gap.epoch, gap.visits)?)
     }
 
     /// Commits all rows of complete steps, and probes. Probes go first: one at a step was taken before that step's visits.
@@ -348,14 +336,4 @@ impl Worker {
         self.missed.written(rows);
         Ok(())
     }
-}
-
-/// A stretch of visits that are missing.
-pub(super) fn gap_block(gap: Gap) -> BlockBuilder {
-    let mut builder = BlockBuilder::new(BlockKind::Gaps);
-    builder.u64s(Column::Step, [gap.step]);
-    builder.u32s(Column::Epoch, [gap.epoch]);
-    builder.u64s(Column::Dropped, [gap.visits]);
-    builder.advance(1, gap.step, gap.epoch);
-    builder
 }

@@ -2,7 +2,7 @@
 
 use super::RecordError;
 use crate::log::{worker_folder, worker_folders, LogError, Manifest, MANIFEST_FILE};
-use crate::run::{worker_differences, Run};
+use crate::run::{worker_differences, ReadError, Run};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,10 +42,11 @@ pub(super) fn part_folder(dir: &Path, manifest: &Manifest) -> Result<PathBuf, Re
 pub(super) fn same_end(dir: &Path, manifest: &Manifest, step: u64) -> Result<(), RecordError> {
     for other in others(dir, manifest)? {
         // One that records has been taken up again already, and may have gone on.
-        if other.is_being_written() {
+        let read = |error: ReadError| RecordError::Resume(error.to_string());
+        if other.lock_is_held().map_err(read)? {
             continue;
         }
-        let ended = other.part_scan().steps();
+        let ended = other.part_scan().steps().map_err(read)?;
         if ended != step {
             let rank = other.manifest().worker.map_or(0, |worker| worker.rank);
             return Err(RecordError::Resume(format!(

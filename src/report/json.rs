@@ -16,9 +16,30 @@ fn json(value: &Value) -> Json {
 }
 
 fn pair(out: &mut impl Write, name: &str, value: &Value) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, name)?;
-    out.write_all(b":")?;
-    Ok(serde_json::to_writer(out, &json(value))?)
+    let text = format!("{}:{}", serde_json::to_string(name)?, serde_json::to_string(&json(value))?);
+    out.write_all(escaped(text).as_bytes())
+}
+
+/// A whole object, indented.
+pub(crate) fn pretty(object: &Json) -> io::Result<String> {
+    Ok(escaped(serde_json::to_string_pretty(object)?))
+}
+
+/// JSON text with escapes for what JSON lets stand and a terminal does not: DEL, the C1 controls (0x9B begins an escape
+/// sequence) and marks that turn the direction of writing. Outside of strings there are none.
+fn escaped(text: String) -> String {
+    let special = |c: char| ('\u{7F}'..='\u{9F}').contains(&c) || super::table::turns(c);
+    if !text.contains(special) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match special(c) {
+            true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 pub(super) fn begin(out: &mut impl Write, head: &[(&str, Value)]) -> io::Result<()> {

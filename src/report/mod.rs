@@ -13,6 +13,8 @@ pub use table::{pairs, printable, significant};
 pub use tensors::{write_tensors, Numbers, Tensor};
 pub use value::Value;
 
+pub(crate) use json::pretty;
+
 use std::io::{self, Write};
 
 /// How rows are written.

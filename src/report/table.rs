@@ -42,9 +42,15 @@ pub(super) fn cell(value: &Value) -> String {
     }
 }
 
-/// The text without its line breaks and control characters, which would break a table, or the terminal.
+/// The text without its line breaks and control characters, which would break a table, or the terminal, and without those
+/// that turn the direction of writing, which would show other text than there is.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() || turns(c) { '\u{FFFD}' } else { c }).collect()
+}
+
+/// Whether a character changes the direction in which others are shown (Unicode's Bidi_Control).
+pub(super) fn turns(c: char) -> bool {
+    matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Writes names and what they are, one pair a line.

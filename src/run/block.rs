@@ -1,39 +1,12 @@
 //! One block of a run, and its columns on demand.
 
+use super::directory::Directory;
 use super::error::{io_error, Damage, ReadError};
+use super::file::{is_damage, SegmentFile};
 use crate::log::{BlockHeader, BlockKind, Cells, Column, ColumnEntry, ColumnKey, HEADER_BYTES};
 use crate::sketch::Encoding;
 use half::bf16;
-use std::fs::File;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
-
-/// An open segment file.
-#[derive(Debug)]
-pub(super) struct SegmentFile {
-    pub path: PathBuf,
-    pub file: File,
-    pub bytes: u64,
-}
-
-impl SegmentFile {
-    /// Reads exactly `out.len()` bytes at `offset`, without moving a cursor that another thread may use.
-    pub(super) fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
-        #[cfg(unix)]
-        {
-            std::os::unix::fs::FileExt::read_exact_at(&self.file, out, offset)
-        }
-        #[cfg(not(unix))]
-        {
-            use std::io::{Read, Seek, SeekFrom};
-            // A second handle has a cursor of its own.
-            let mut file = File::open(&self.path)?;
-            file.seek(SeekFrom::Start(offset))?;
-            file.read_exact(out)
-        }
-    }
-}
 
 /// A block whose header and directory have been checked. Columns are read, checked and inflated when asked for.
 #[derive(Debug, Clone)]
@@ -41,7 +14,7 @@ pub struct Block {
     pub(super) segment: Arc<SegmentFile>,
     pub(super) offset: u64,
     pub(super) header: BlockHeader,
-    pub(super) entries: Arc<Vec<ColumnEntry>>,
+    pub(super) directory: Arc<Directory>,
     /// How many of its rows count, where the rest is superseded.
     pub(super) kept: Option<usize>,
     /// Its place in a run of several workers.
@@ -145,12 +118,15 @@ impl Block {
         (self.header.first_step, self.header.last_step)
     }
 
-    /// The last step of the rows that count; `None` if none does or the column cannot be read.
-    pub(crate) fn last_step(&self) -> Option<u64> {
+    /// The last step of the rows that count; `None` if none does.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub(crate) fn last_step(&self) -> Result<Option<u64>, ReadError> {
         match self.kept {
-            None => Some(self.header.last_step),
-            Some(0) => None,
-            Some(_) => self.u64s(Column::Step).ok()?.into_iter().max(),
+            None => Ok(Some(self.header.last_step)),
+            Some(0) => Ok(None),
+            Some(_) => Ok(self.u64s(Column::Step)?.into_iter().max()),
         }
     }
 
@@ -169,9 +145,14 @@ impl Block {
         self.entry(key.into()).map(|(_, entry)| entry.width as usize)
     }
 
+    /// The layers of which the block has this column, ascending.
+    pub(crate) fn layers(&self, column: Column) -> impl Iterator<Item = u16> + '_ {
+        self.directory.layers(column)
+    }
+
     /// The stored bytes of each column: number in the file, layer, compressed length, inflated length.
     pub fn sizes(&self) -> impl Iterator<Item = (u16, u16, u64, u64)> + '_ {
-        self.entries.iter().map(|e| (e.column, e.layer, u64::from(e.stored_bytes), u64::from(e.raw_bytes)))
+        self.directory.entries().iter().map(|e| (e.column, e.layer, u64::from(e.stored_bytes), u64::from(e.raw_bytes)))
     }
 
     /// A column of bytes, one per row; of [`Column::Name`] the whole name.
@@ -244,15 +225,14 @@ impl Block {
     /// # Errors
     /// [`ReadError::Damaged`] for the first that is not what was written.
     pub fn check(&self) -> Result<(), ReadError> {
-        for index in 0..self.entries.len() {
+        for index in 0..self.directory.entries().len() {
             self.inflate(index)?;
         }
         Ok(())
     }
 
     fn entry(&self, key: ColumnKey) -> Option<(usize, &ColumnEntry)> {
-        let code = key.column as u16;
-        self.entries.iter().enumerate().find(|(_, e)| e.column == code && e.layer == key.layer)
+        self.directory.find(key)
     }
 
     fn raw(&self, key: ColumnKey, cells: u8) -> Result<Vec<u8>, ReadError> {
@@ -268,9 +248,7 @@ impl Block {
     }
 
     fn inflate(&self, index: usize) -> Result<Vec<u8>, ReadError> {
-        let before: u64 = self.entries[..index].iter().map(|e| u64::from(e.stored_bytes)).sum();
-        let start = HEADER_BYTES as u64 + self.header.directory_bytes() as u64 + before;
-        let entry = &self.entries[index];
+        let entry = &self.directory.entries()[index];
         // Whoever asks for plain numbers takes them for one to a row: of the columns of this version, only vectors and
         // names are wider.
         let plain = matches!(entry.cells(), Some(cells) if !matches!(cells, Cells::Vector(_)));
@@ -280,6 +258,7 @@ impl Block {
         }
         // The scan checked that the frames fit the block and the block fits the file, so this allocates no more than a file holds.
         let mut stored = vec![0u8; entry.stored_bytes as usize];
+        let start = self.directory.start(index);
         match self.united.as_ref().and_then(|united| united.made.as_deref()) {
             Some(body) => {
                 let from = start as usize - HEADER_BYTES;
@@ -288,7 +267,13 @@ impl Block {
                     None => return Err(self.damaged("a frame behind the end of its block".into())),
                 }
             }
-            None => self.segment.read_at(&mut stored, self.offset + start).map_err(io_error(&self.segment.path))?,
+            None => {
+                let place = self.offset.saturating_add(start);
+                self.segment.read_at(&mut stored, place).map_err(|error| match is_damage(&error) {
+                    true => self.damaged(format!("column {}: {error}", entry.column)),
+                    false => io_error(&self.segment.path)(error),
+                })?;
+            }
         }
         if entry.cells().is_none() && crc32fast::hash(&stored) == entry.crc {
             return Ok(stored); // a type of a newer version: intact, and not for us
@@ -298,6 +283,17 @@ impl Block {
 
     fn absent(&self, key: ColumnKey) -> ReadError {
         ReadError::Absent(format!("the run does not hold {:?}", key.column))
+    }
+
+    /// The block with the rows that a later resumption made void.
+    #[cfg_attr(not(feature = "candle"), allow(dead_code))]
+    pub(crate) fn whole(self) -> Self {
+        Self { kept: None, ..self }
+    }
+
+    /// Bytes of all its columns once they are inflated, as far as they say so.
+    pub(crate) fn inflated_bytes(&self) -> u64 {
+        self.directory.entries().iter().map(|entry| u64::from(entry.raw_bytes)).sum()
     }
 
     pub(crate) fn damaged(&self, what: String) -> ReadError {

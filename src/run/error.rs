@@ -1,5 +1,6 @@
 //! What can be wrong with a run that is read.
 
+use super::file::same;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -23,8 +24,8 @@ pub enum ReadError {
         /// What differs, and where.
         what: String,
     },
-    /// The file system refused.
-    #[error("cannot read {path}: {source}")]
+    /// The file system refused. This says nothing of the bytes: they may be intact.
+    #[error("cannot read {path}: {source}{}", advice(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -65,4 +66,62 @@ impl std::fmt::Display for Damage {
 pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReadError {
     let path = path.to_owned();
     move |source| ReadError::Io { path, source }
+}
+
+/// What ended a scan before the end of the run.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// What was met is not what was written.
+    Damage(Damage),
+    /// The file system refused to read this file.
+    Refused { path: PathBuf, source: io::Error },
+}
+
+impl Stopped {
+    /// By this error; `damage` makes a damage of what is neither a refusal nor damage yet.
+    pub(super) fn by(error: ReadError, damage: impl FnOnce(String) -> Damage) -> Self {
+        match error {
+            ReadError::Io { path, source } => Stopped::Refused { path, source },
+            ReadError::Damaged(found) => Stopped::Damage(found),
+            other => Stopped::Damage(damage(other.to_string())),
+        }
+    }
+
+    /// The same once more, of which block `sequence` is the first that is not there.
+    pub(super) fn at(&self, sequence: u64) -> Self {
+        match self {
+            Stopped::Damage(damage) => Stopped::Damage(Damage { block: Some(sequence), ..damage.clone() }),
+            Stopped::Refused { path, source } => Stopped::Refused { path: path.clone(), source: same(source) },
+        }
+    }
+
+    /// What a scan says of it, as often as it is asked.
+    pub(super) fn tell(stopped: Option<&Self>) -> Result<Option<&Damage>, ReadError> {
+        match stopped {
+            None => Ok(None),
+            Some(Stopped::Damage(damage)) => Ok(Some(damage)),
+            Some(Stopped::Refused { path, source }) => Err(io_error(path)(same(source))),
+        }
+    }
+}
+
+/// What to do about an error of the file system.
+fn advice(error: &io::Error) -> &'static str {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        match Errno::from_io_error(error) {
+            Some(Errno::MFILE) => return "; raise the limit with `ulimit -n`, or let go of files that are open",
+            Some(Errno::NFILE) => return "; the whole system has too many files open: end other programs, then try again",
+            Some(Errno::IO) => {
+                return "; the device may be failing: copy the run to another one, or save what can be read with `gradlog recover`"
+            }
+            _ => {}
+        }
+    }
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; ask its owner for permission to read it, or copy the run",
+        io::ErrorKind::NotFound => "; it was moved or deleted while it was read",
+        _ => "",
+    }
 }

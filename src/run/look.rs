@@ -1,7 +1,9 @@
 //! What lies at a place of a segment: a block, the end, or something that is neither (FORMAT.md, "Recovery").
 
-use super::block::{Block, SegmentFile};
-use crate::log::{BlockHeader, ColumnEntry, BLOCK_MAGIC, ENTRY_BYTES, HEADER_BYTES};
+use super::block::Block;
+use super::directory::Directory;
+use super::file::{is_damage, is_lost, SegmentFile};
+use crate::log::{BlockHeader, BLOCK_MAGIC, HEADER_BYTES};
 use std::io;
 use std::sync::Arc;
 
@@ -19,6 +21,12 @@ pub(super) enum Found {
         /// Whether a block that is just being committed, or a segment that is just being closed, can look like this.
         passing: bool,
     },
+    /// The system refused to read it.
+    Refused {
+        error: io::Error,
+        /// As of a damage.
+        header: Option<BlockHeader>,
+    },
 }
 
 impl Found {
@@ -33,18 +41,19 @@ impl Found {
 
 /// Looks at `offset` of `segment`. The sequence number is for the caller to check.
 pub(super) fn look(segment: &Arc<SegmentFile>, offset: u64) -> Found {
+    let unreadable = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Found::passing("the file ends here, and was longer a moment ago"),
+        _ if is_damage(&error) => Found::damage(error.to_string()),
+        _ => Found::Refused { error, header: None },
+    };
     // The length is asked for each time: a recorder cuts a segment when it closes it.
-    let left = match segment.file.metadata() {
-        Ok(about) => about.len().saturating_sub(offset),
-        Err(error) => return Found::damage(error.to_string()),
+    let left = match segment.bytes() {
+        Ok(bytes) => bytes.saturating_sub(offset),
+        Err(error) => return unreadable(error),
     };
     if left == 0 {
         return Found::End;
     }
-    let unreadable = |error: io::Error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => Found::passing("the file ends here, and was longer a moment ago"),
-        _ => Found::damage(error.to_string()),
-    };
     let mut bytes = [0u8; HEADER_BYTES];
     let have = left.min(HEADER_BYTES as u64) as usize;
     if let Err(error) = segment.read_at(&mut bytes[..have], offset) {
@@ -67,71 +76,77 @@ pub(super) fn look(segment: &Arc<SegmentFile>, offset: u64) -> Found {
     if header.bytes > left {
         return Found::damage(format!("the file ends {left} bytes into a block of {}", header.bytes));
     }
-    match directory(segment, offset, &header) {
-        Ok(entries) => Found::Block(Block {
-            segment: segment.clone(),
-            offset,
-            header,
-            entries: Arc::new(entries),
-            kept: None,
-            united: None,
-        }),
-        Err(what) => Found::Damage { what, header: Some(header), passing: false },
-    }
+    let mut bytes = vec![0u8; header.directory_bytes()];
+    let what = match segment.read_at(&mut bytes, offset + HEADER_BYTES as u64) {
+        Err(error) if is_damage(&error) => error.to_string(),
+        Err(error) => return Found::Refused { error, header: Some(header) },
+        Ok(()) if crc32fast::hash(&bytes) != header.directory_crc => {
+            "the column directory's checksum does not match".into()
+        }
+        Ok(()) => match Directory::parse(&bytes, header.bytes) {
+            Ok(directory) => {
+                let directory = Arc::new(directory);
+                let segment = segment.clone();
+                return Found::Block(Block { segment, offset, header, directory, kept: None, united: None });
+            }
+            Err(what) => what,
+        },
+    };
+    Found::Damage { what, header: Some(header), passing: false }
 }
 
-fn directory(segment: &SegmentFile, offset: u64, header: &BlockHeader) -> Result<Vec<ColumnEntry>, String> {
-    let mut directory = vec![0u8; header.directory_bytes()];
-    segment.read_at(&mut directory, offset + HEADER_BYTES as u64).map_err(|e| e.to_string())?;
-    if crc32fast::hash(&directory) != header.directory_crc {
-        return Err("the column directory's checksum does not match".into());
-    }
-    let entries: Result<Vec<_>, _> = directory.chunks_exact(ENTRY_BYTES).map(ColumnEntry::parse).collect();
-    let entries = entries.map_err(|e| e.0)?;
-    let frames: u64 = entries.iter().map(|e| u64::from(e.stored_bytes)).sum();
-    if (HEADER_BYTES + directory.len()) as u64 + frames > header.bytes {
-        return Err("the columns are longer than their block".into());
-    }
-    Ok(entries)
-}
-
-/// How much is searched at a time.
+/// How much is searched at a time, at most. It begins with a page: in a file where every other block is damaged the next one is near.
 const CHUNK_BYTES: usize = 1 << 20;
 /// A device that cannot read one of its pages can often read the next.
 const PAGE_BYTES: usize = 1 << 12;
 
 /// The first place at or after `from` where a block header with a right checksum stands.
 ///
-/// Only multiples of 8 are looked at, for blocks begin nowhere else. What cannot be read is passed over.
-pub(super) fn find_block(segment: &SegmentFile, from: u64) -> Option<u64> {
-    let end = segment.file.metadata().ok()?.len();
-    let mut start = from.checked_next_multiple_of(8)?;
-    let mut chunk = vec![0u8; end.saturating_sub(start).min(CHUNK_BYTES as u64) as usize];
-    while start.checked_add(HEADER_BYTES as u64)? <= end {
+/// Only multiples of 8 are looked at, for blocks begin nowhere else. What is lost on the device is passed over.
+///
+/// # Errors
+/// What the system says if it refuses for another reason.
+pub(super) fn find_block(segment: &SegmentFile, from: u64) -> io::Result<Option<u64>> {
+    let end = segment.bytes()?;
+    let Some(mut start) = from.checked_next_multiple_of(8) else { return Ok(None) };
+    let mut chunk = Vec::new();
+    while start.checked_add(HEADER_BYTES as u64).is_some_and(|least| least <= end) {
+        // Holes hold no block. A recorder reserves space, and that is one until it is written to.
+        match segment.next_data(start)? {
+            Some(data) => start = start.max(data / 8 * 8),
+            None => return Ok(None),
+        }
+        if start.checked_add(HEADER_BYTES as u64).is_none_or(|least| least > end) {
+            return Ok(None);
+        }
+        chunk.resize((chunk.len() * 4).clamp(PAGE_BYTES, CHUNK_BYTES), 0);
         let have = (end - start).min(chunk.len() as u64) as usize;
-        read_what_can_be_read(segment, &mut chunk[..have], start);
+        read_what_can_be_read(segment, &mut chunk[..have], start)?;
         for (at, header) in chunk[..have].windows(HEADER_BYTES).enumerate().step_by(8) {
             if header[..4] == BLOCK_MAGIC.to_le_bytes() && parses(header) {
-                return Some(start + at as u64);
+                return Ok(Some(start + at as u64));
             }
         }
         // The last 56 bytes may hold the beginning of a header.
         start += (have - HEADER_BYTES + 8) as u64 / 8 * 8;
     }
-    None
+    Ok(None)
 }
 
 fn parses(header: &[u8]) -> bool {
     <&[u8; HEADER_BYTES]>::try_from(header).is_ok_and(|header| BlockHeader::parse(header).is_ok())
 }
 
-fn read_what_can_be_read(segment: &SegmentFile, out: &mut [u8], offset: u64) {
-    if segment.read_at(out, offset).is_ok() {
-        return;
+fn read_what_can_be_read(segment: &SegmentFile, out: &mut [u8], offset: u64) -> io::Result<()> {
+    match segment.read_at(out, offset) {
+        Err(error) if is_lost(&error) => {}
+        read => return read,
     }
     for (page, out) in out.chunks_mut(PAGE_BYTES).enumerate() {
-        if segment.read_at(out, offset + (page * PAGE_BYTES) as u64).is_err() {
-            out.fill(0);
+        match segment.read_at(out, offset + (page * PAGE_BYTES) as u64) {
+            Err(error) if is_lost(&error) => out.fill(0),
+            read => read?,
         }
     }
+    Ok(())
 }

@@ -4,14 +4,15 @@
 //! of steps are added up in [`super::steps`]; all others come out as their worker wrote them.
 
 use super::block::{Block, United};
-use super::error::{Damage, ReadError};
+use super::error::{Damage, ReadError, Stopped};
 use super::open::{probe_set, Run};
 use super::scan::PartScan;
 use super::steps::StepSums;
 use crate::log::{BlockBuilder, BlockKind, Column};
 use std::sync::Arc;
 
-/// An iterator over the blocks of a run. After its end, [`Scan::damage`] says whether it was the run's end.
+/// An iterator over the blocks of a run. After its end, [`Scan::damage`] says whether it was the run's end: whoever sums over
+/// blocks must ask, for a scan also ends where the file system refuses to go on.
 ///
 /// Of a run that several workers recorded:
 ///
@@ -22,7 +23,8 @@ use std::sync::Arc;
 /// - There is an end if all workers are there and finished, with the totals of all.
 /// - While workers still record, the scan ends with the last step that all those have recorded in full: the visits of a step
 ///   are all there or none is. A worker that records no more holds nobody up.
-/// - Damage in one part ends the whole scan, so that what came out is a prefix of the run.
+/// - Damage in one part ends the whole scan, so that what came out is a prefix of the run. So does a file system that refuses
+///   to read one.
 #[derive(Debug)]
 pub struct Scan<'run>(Kind<'run>);
 
@@ -41,10 +43,14 @@ impl<'run> Scan<'run> {
     }
 
     /// Where the scan had to stop before the run's end, if it had to.
-    pub fn damage(&self) -> Option<&Damage> {
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] if it stopped because the file system refused: what came out of the scan is then part of the run, and
+    /// says nothing of whether the rest is intact.
+    pub fn damage(&self) -> Result<Option<&Damage>, ReadError> {
         match &self.0 {
             Kind::One(scan) => scan.damage(),
-            Kind::Several(merge) => merge.damage.as_ref(),
+            Kind::Several(merge) => Stopped::tell(merge.stopped.as_ref()),
         }
     }
 
@@ -71,8 +77,16 @@ impl<'run> Scan<'run> {
     }
 
     /// What there is to say if intact blocks stand behind the zeros at which the scan ended; looks at all bytes there.
-    pub(super) fn blocks_behind_the_end(&self) -> Option<Damage> {
-        self.scans().find_map(PartScan::blocks_behind_the_end)
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] if the file system refuses.
+    pub(super) fn blocks_behind_the_end(&self) -> Result<Option<Damage>, ReadError> {
+        for scan in self.scans() {
+            if let Some(damage) = scan.blocks_behind_the_end()? {
+                return Ok(Some(damage));
+            }
+        }
+        Ok(None)
     }
 
     fn scans(&self) -> impl Iterator<Item = &PartScan<'run>> {
@@ -104,7 +118,7 @@ struct Merge<'run> {
     /// Whether a worker has no part.
     missing: bool,
     sequence: u64,
-    damage: Option<Damage>,
+    stopped: Option<Stopped>,
     ended: bool,
 }
 
@@ -122,8 +136,11 @@ struct Part<'run> {
 
 impl<'run> Merge<'run> {
     fn new(run: &'run Run) -> Self {
-        let living = run.parts().iter().filter(|part| part.is_being_written());
-        let until = living.map(|part| part.part_scan().complete_steps()).min();
+        let nowhere = |what| Damage { path: run.dir().to_owned(), offset: 0, block: Some(0), what };
+        let (until, stopped) = match until(run) {
+            Ok(until) => (until, None),
+            Err(error) => (None, Some(Stopped::by(error, nowhere))),
+        };
         let part = |part: &'run Run| Part {
             rank: part.manifest().worker.map_or(0, |worker| worker.rank),
             scan: part.part_scan().until(until),
@@ -139,7 +156,7 @@ impl<'run> Merge<'run> {
             steps: StepSums::new(run.parts().len()),
             missing: run.parts().len() < workers as usize,
             sequence: 0,
-            damage: None,
+            stopped,
             ended: false,
         }
     }
@@ -149,11 +166,11 @@ impl<'run> Merge<'run> {
             return None;
         }
         let mut parts = 0..self.parts.len();
-        while let (None, Some(number)) = (&self.damage, parts.next()) {
-            self.damage = self.fill(number).err();
+        while let (None, Some(number)) = (&self.stopped, parts.next()) {
+            self.stopped = self.fill(number).err().map(|stopped| stopped.at(self.sequence));
         }
-        if self.damage.is_some() {
-            // Of the rest only steps that all have told of: what else is held may lie behind what is lost.
+        if self.stopped.is_some() {
+            // Of the rest only steps that all have told of: what else is held may lie behind what cannot be read.
             let block = self.complete_steps(1);
             self.ended = block.is_none();
             return block;
@@ -181,41 +198,39 @@ impl<'run> Merge<'run> {
     }
 
     /// Sees to it that a part has a block ready, if there is one. Steps and ends are kept apart.
-    fn fill(&mut self, number: usize) -> Result<(), Damage> {
+    fn fill(&mut self, number: usize) -> Result<(), Stopped> {
         let part = &mut self.parts[number];
         while part.head.is_none() && !part.ended {
             let Some(block) = part.scan.next() else {
                 part.ended = true;
-                if let Some(damage) = part.scan.damage() {
-                    return Err(Damage { block: Some(self.sequence), ..damage.clone() });
+                if let Some(stopped) = part.scan.stopped() {
+                    return Err(stopped.at(self.sequence));
                 }
                 self.steps.no_more(number);
                 return Ok(());
             };
             part.end = None;
-            let at = |error: ReadError, sequence: u64| match error {
-                ReadError::Damaged(damage) => Damage { block: Some(sequence), ..damage },
-                other => Damage {
-                    path: block.segment.path.clone(),
-                    offset: block.offset,
-                    block: Some(sequence),
-                    what: other.to_string(),
-                },
+            let here = (block.segment.path.clone(), block.offset);
+            let by = |error: ReadError| {
+                Stopped::by(error, |what| Damage { path: here.0, offset: here.1, block: None, what })
             };
             match block.kind() {
                 Some(BlockKind::Steps) => {
-                    self.steps.take(number, part.rank, &block).map_err(|error| at(error, self.sequence))?;
+                    self.steps.take(number, part.rank, &block).map_err(by)?;
                 }
                 Some(BlockKind::End) => {
-                    block.check().map_err(|error| at(error, self.sequence))?;
+                    block.check().map_err(by)?;
                     part.end = Some(block);
                 }
                 Some(BlockKind::ProbeSet) => {
-                    let (set, name) = probe_set(&block).map_err(|error| at(error, self.sequence))?;
-                    if set != part.sets.len() {
-                        let wrong = block.damaged(format!("probe set {set} where {} belongs", part.sets.len()));
-                        return Err(at(wrong, self.sequence));
-                    }
+                    let name = match probe_set(&block) {
+                        Ok((set, name)) if set == part.sets.len() => name,
+                        Ok((set, _)) => {
+                            let what = format!("probe set {set} where {} belongs", part.sets.len());
+                            return Err(by(block.damaged(what)));
+                        }
+                        Err(error) => return Err(by(error)),
+                    };
                     let known = self.names.iter().position(|known| *known == name);
                     let united = known.unwrap_or_else(|| {
                         self.names.push(name);
@@ -263,4 +278,17 @@ impl<'run> Merge<'run> {
         self.sequence += 1;
         Block { united: Some(united), ..block }
     }
+}
+
+/// The step before which the scan of a run that is being written ends: the first that one of the workers who record has not
+/// recorded in full.
+fn until(run: &Run) -> Result<Option<u64>, ReadError> {
+    let mut until = None;
+    for part in run.parts() {
+        if part.lock_is_held()? {
+            let complete = part.part_scan().complete_steps()?;
+            until = Some(until.map_or(complete, |least: u64| least.min(complete)));
+        }
+    }
+    Ok(until)
 }

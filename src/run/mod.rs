@@ -7,7 +7,9 @@
 //! Bytes from disk never panic: every length is checked before it is believed, every checksum before a number is used.
 
 mod block;
+mod directory;
 mod error;
+mod file;
 mod live;
 mod look;
 mod lost;

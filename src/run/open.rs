@@ -2,13 +2,14 @@
 
 use super::block::Block;
 use super::error::{io_error, ReadError};
+use super::file::{Files, SegmentFile};
 use super::merge::Scan;
 use super::scan::PartScan;
 use super::workers;
-use crate::log::{segment_path, worker_folders, BlockKind, Column, Manifest, MANIFEST_FILE};
-use std::fs::File;
+use crate::log::{open_file, segment_path, worker_folders, BlockKind, Column, Manifest, MANIFEST_FILE};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The longest manifest that is read.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
@@ -28,6 +29,8 @@ pub struct Run {
     manifest: Manifest,
     /// The parts of a run that several workers recorded, by rank; none for a run of one recorder, and for a part.
     parts: Vec<Run>,
+    /// Those of all parts, lest a run of many workers use up what a process may open.
+    files: Arc<Files>,
 }
 
 impl Run {
@@ -41,8 +44,9 @@ impl Run {
         if !dir.join(MANIFEST_FILE).exists() && dir.is_dir() {
             let folders = worker_folders(dir).map_err(io_error(dir))?;
             if !folders.is_empty() {
-                let (manifest, parts) = workers::unite(dir, &folders)?;
-                return Ok(Self { dir: dir.to_owned(), manifest, parts });
+                let files = Arc::default();
+                let (manifest, parts) = workers::unite(dir, &folders, &files)?;
+                return Ok(Self { dir: dir.to_owned(), manifest, parts, files });
             }
         }
         Self::open_one(dir)
@@ -50,12 +54,18 @@ impl Run {
 
     /// Opens the run of one recorder, or one worker's part.
     pub(crate) fn open_one(dir: &Path) -> Result<Self, ReadError> {
+        Self::open_among(dir, Arc::default())
+    }
+
+    /// As [`Run::open_one`], with open files that are shared with the other parts.
+    pub(super) fn open_among(dir: &Path, files: Arc<Files>) -> Result<Self, ReadError> {
         let path = dir.join(MANIFEST_FILE);
         let not_a_run = |why: String| ReadError::NotARun { path: dir.to_owned(), why };
-        let file = File::open(&path).map_err(|error| match error.kind() {
+        let file = open_file(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound if !dir.exists() => not_a_run("there is no such folder".into()),
             io::ErrorKind::NotFound => not_a_run("it has no file `manifest`".into()),
             io::ErrorKind::NotADirectory => not_a_run("it is a file; give the run's folder".into()),
+            io::ErrorKind::InvalidData => not_a_run(format!("its `manifest` cannot be read: {error}")),
             _ => io_error(&path)(error),
         })?;
         let mut bytes = Vec::new();
@@ -64,7 +74,7 @@ impl Run {
             return Err(not_a_run("its manifest is longer than a manifest can be".into()));
         }
         let manifest = Manifest::parse(&bytes).map_err(|e| not_a_run(format!("its manifest cannot be read: {e}")))?;
-        Ok(Self { dir: dir.to_owned(), manifest, parts: Vec::new() })
+        Ok(Self { dir: dir.to_owned(), manifest, parts: Vec::new(), files })
     }
 
     /// The run's folder.
@@ -100,7 +110,8 @@ impl Run {
     /// [`ReadError::Damaged`] or [`ReadError::Io`] if a name cannot be read.
     pub fn probe_sets(&self) -> Result<Vec<String>, ReadError> {
         let mut names: Vec<String> = Vec::new();
-        for block in self.scan().filter(|block| block.kind() == Some(BlockKind::ProbeSet)) {
+        let mut scan = self.scan();
+        for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::ProbeSet)) {
             let (number, name) = probe_set(&block)?;
             // Several workers may each have recorded a share of one set.
             if names.get(number) == Some(&name) && !self.parts.is_empty() {
@@ -111,11 +122,16 @@ impl Run {
             }
             names.push(name);
         }
+        scan.damage()?;
         Ok(names)
     }
 
     pub(super) fn segment_path(&self, index: u32) -> PathBuf {
         segment_path(&self.dir, index)
+    }
+
+    pub(super) fn segment_file(&self, path: PathBuf) -> io::Result<SegmentFile> {
+        SegmentFile::open(&self.files, path)
     }
 }
 

@@ -11,7 +11,7 @@ use super::salvage::{Piece, Salvage};
 use super::survey::Survey;
 use super::verify::VerifyReport;
 use crate::log::{
-    worker_folder, BlockBuilder, BlockKind, Cells, Column, LogError, LogWriter, WriterOptions, HEADER_BYTES,
+    worker_folder, BlockBuilder, BlockKind, Cells, Column, LogError, LogWriter, Totals, WriterOptions, HEADER_BYTES,
 };
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
@@ -105,7 +105,7 @@ impl Run {
         if to.symlink_metadata().is_ok() {
             return Err(RecoverError::Exists { path: to.to_owned() });
         }
-        if self.is_being_written() {
+        if self.lock_is_held()? {
             return Err(RecoverError::BeingWritten { path: self.dir().to_owned() });
         }
         let partial = Partial::beside(to)?;
@@ -154,12 +154,11 @@ struct Copier<'a> {
     /// Number of the next probe set.
     probe_sets: u32,
     unnamed: u32,
-    /// Training visits that were copied, and visits that gaps say are missing.
-    visits: u64,
-    dropped: u64,
     /// Blocks that are lost so far; how many names of probe sets can be among them.
     lost_blocks: u64,
     damaged: bool,
+    /// The first place that does not say how many visits it held.
+    first_uncounted: Option<usize>,
 }
 
 impl<'a> Copier<'a> {
@@ -183,10 +182,9 @@ impl<'a> Copier<'a> {
             writer,
             probe_sets: 0,
             unnamed: 0,
-            visits: 0,
-            dropped: 0,
             lost_blocks: 0,
             damaged: false,
+            first_uncounted: survey.first_uncounted(),
         })
     }
 
@@ -194,7 +192,7 @@ impl<'a> Copier<'a> {
     fn copy_all(mut self, progress: &mut impl FnMut(u64)) -> Result<u32, RecoverError> {
         let mut place = 0;
         for piece in Salvage::of(self.run)? {
-            match piece {
+            match piece? {
                 Piece::Block(block) => {
                     self.block(&block)?;
                     progress(block.bytes());
@@ -215,26 +213,20 @@ impl<'a> Copier<'a> {
         self.lost_blocks = self.lost_blocks.saturating_add(lost.blocks.unwrap_or(0));
         self.damaged |= !lost.is_nothing();
         // Visits that are known to be missing, but not from which of the places, are put down at the first of these.
-        let uncounted = (self.survey.first_uncounted() == Some(place)).then_some(self.survey.uncounted_visits);
+        let uncounted = (self.first_uncounted == Some(place)).then_some(self.survey.uncounted_visits);
         let visits = lost.visits.or(uncounted.flatten()).unwrap_or(0);
         if visits == 0 {
             return Ok(());
         }
-        self.dropped = self.dropped.saturating_add(visits);
-        let mut gap = BlockBuilder::new(BlockKind::Gaps);
-        gap.u64s(Column::Step, [lost.first_step]);
-        gap.u32s(Column::Epoch, [lost.first_epoch]);
-        gap.u64s(Column::Dropped, [visits]);
-        gap.advance(1, lost.first_step, lost.first_epoch);
-        Ok(self.writer.append(&mut gap)?)
+        Ok(self.writer.append_gap(lost.first_step, lost.first_epoch, visits)?)
     }
 
     fn block(&mut self, block: &Block) -> Result<(), RecoverError> {
+        let mut held = Totals::default();
         match block.kind() {
-            Some(BlockKind::Visits) => self.visits += block.rows() as u64,
+            Some(BlockKind::Visits) => held.visits = block.rows() as u64,
             Some(BlockKind::Gaps) => {
-                let dropped = block.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add);
-                self.dropped = self.dropped.saturating_add(dropped);
+                held.dropped = block.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add)
             }
             Some(BlockKind::ProbeSet) => {
                 let number = block.u32s(Column::ProbeSet).ok().and_then(|numbers| numbers.first().copied());
@@ -246,13 +238,7 @@ impl<'a> Copier<'a> {
                 self.name_sets(last.map_or(0, |last| last.saturating_add(1)))?;
             }
             // The totals are those of what is here now.
-            Some(BlockKind::End) if self.damaged => {
-                let mut end = BlockBuilder::new(BlockKind::End);
-                end.u64s(Column::Visits, [self.visits]);
-                end.u64s(Column::Dropped, [self.dropped]);
-                end.advance(1, 0, 0);
-                return Ok(self.writer.append(&mut end)?);
-            }
+            Some(BlockKind::End) if self.damaged => return Ok(self.writer.append_end()?),
             _ => {}
         }
         let mut unreadable = None;
@@ -265,7 +251,11 @@ impl<'a> Copier<'a> {
         });
         match unreadable {
             Some(source) => Err(ReadError::Io { path: block.segment.path.clone(), source }.into()),
-            None => Ok(appended?),
+            None => {
+                appended?;
+                self.writer.count(held);
+                Ok(())
+            }
         }
     }
 

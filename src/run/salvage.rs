@@ -3,8 +3,9 @@
 //! Every block that comes out of here has been checked in full, and they come in the order in which they were written, none
 //! twice: their sequence numbers rise. What is missing between two of them comes out as a [`Lost`].
 
-use super::block::{Block, SegmentFile};
+use super::block::Block;
 use super::error::{io_error, Damage, ReadError};
+use super::file::{is_lost, same, SegmentFile};
 use super::look::{find_block, look, Found};
 use super::lost::{Lost, Stretch};
 use super::open::Run;
@@ -12,7 +13,6 @@ use super::scan::MISSING;
 use super::superseded::left;
 use crate::log::{segment_path, BlockHeader, BlockKind, Column, SegmentHeader, HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use std::collections::VecDeque;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,8 +26,10 @@ pub(super) enum Piece {
     Resumed(u64),
 }
 
-/// An iterator over all that is left of a run.
-pub(super) struct Salvage {
+/// An iterator over all that is left of a run. An error is [`ReadError::Io`] and its last: what the system refuses to read is
+/// not lost, but for what the device fails to give.
+pub(super) struct Salvage<'run> {
+    run: &'run Run,
     run_id: [u8; 16],
     segments: std::vec::IntoIter<Segment>,
     /// Whether a segment's header is damaged, so that the run may have been resumed there.
@@ -54,10 +56,11 @@ struct Segment {
     last: bool,
 }
 
-impl Salvage {
-    pub(super) fn of(run: &Run) -> Result<Self, ReadError> {
+impl<'run> Salvage<'run> {
+    pub(super) fn of(run: &'run Run) -> Result<Self, ReadError> {
         let (segments, headers_damaged) = list(run)?;
         Ok(Self {
+            run,
             run_id: run.manifest().run_id,
             segments: segments.into_iter(),
             headers_damaged,
@@ -82,7 +85,7 @@ impl Salvage {
         self.lost.get_or_insert_with(begins)
     }
 
-    fn open(&mut self, segment: Segment) {
+    fn open(&mut self, segment: Segment) -> Result<(), ReadError> {
         self.offset = 0;
         let expected = self.index.map_or(0, |index| index.saturating_add(1));
         self.index = Some(segment.index);
@@ -91,19 +94,19 @@ impl Salvage {
             self.lost(&missing, MISSING);
         }
         let path = segment.path;
-        let opened = File::open(&path).and_then(|file| {
-            let bytes = file.metadata()?.len();
-            Ok(SegmentFile { path: path.clone(), file, bytes })
-        });
-        let file = match opened {
+        let file = match self.run.segment_file(path.clone()) {
             Ok(file) => Arc::new(file),
-            Err(error) => {
+            Err(error) if is_lost(&error) => {
                 self.lost(&path, format!("the segment cannot be opened: {error}")).cannot_be_counted();
-                return;
+                return Ok(());
             }
+            Err(error) => return Err(io_error(&path)(error)),
         };
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
-        let read = file.read_at(&mut bytes, 0);
+        let read = match file.read_at(&mut bytes, 0) {
+            Err(error) if !is_lost(&error) => return Err(io_error(&path)(error)),
+            read => read,
+        };
         let sealed = crc32fast::hash(&bytes[..60]).to_le_bytes() == bytes[60..];
         self.ask_the_steps = false;
         match SegmentHeader::parse(&bytes) {
@@ -114,26 +117,27 @@ impl Salvage {
             }
             Ok(_) => {
                 self.lost(&path, "the segment belongs to another run").cannot_be_counted();
-                return;
+                return Ok(());
             }
             // It says just what was written: it is of a newer version, or no segment.
             Err(error) if sealed => {
                 self.lost(&path, error.0).cannot_be_counted();
-                return;
+                return Ok(());
             }
             Err(error) if read.is_err() || bytes.iter().all(|b| *b == 0) => {
                 // Nothing was ever written to it, or its first page is lost; what stands behind that tells.
-                let Some(offset) = find_block(&file, SEGMENT_HEADER_BYTES as u64) else {
+                let found = find_block(&file, SEGMENT_HEADER_BYTES as u64).map_err(io_error(&path))?;
+                let Some(offset) = found else {
                     if !segment.last {
                         self.lost(&path, "the segment is empty, but later ones are there");
                     }
-                    return;
+                    return Ok(());
                 };
                 self.lost(&path, error.0);
                 self.ask_the_steps = true;
                 self.offset = offset;
                 self.current = Some(file);
-                return;
+                return Ok(());
             }
             Err(error) if ours(&bytes, self.run_id) => {
                 self.lost(&path, error.0);
@@ -141,30 +145,33 @@ impl Salvage {
             }
             Err(error) => {
                 self.lost(&path, format!("{error}; it does not even say that it is of this run")).cannot_be_counted();
-                return;
+                return Ok(());
             }
         }
         self.offset = SEGMENT_HEADER_BYTES as u64;
         self.current = Some(file);
+        Ok(())
     }
 
     /// Takes what lies at the place at hand, and goes on to the next.
-    fn step(&mut self, segment: &Arc<SegmentFile>) {
+    fn step(&mut self, segment: &Arc<SegmentFile>) -> Result<(), ReadError> {
         let path = &segment.path;
+        let search = |from| find_block(segment, from).map_err(io_error(path));
         let (what, header) = match look(segment, self.offset) {
             Found::Block(block) => match self.check(&block) {
                 Ok(()) if block.sequence() >= self.sequence => {
                     self.offset += block.bytes();
                     self.accept(block);
-                    return;
+                    return Ok(());
                 }
                 Ok(()) => (format!("block {} stands here once more", block.sequence()), Some(block.header)),
                 Err(ReadError::Damaged(damage)) => (damage.what, Some(block.header)),
+                Err(ReadError::Io { path, source }) if !is_lost(&source) => return Err(ReadError::Io { path, source }),
                 Err(other) => (other.to_string(), Some(block.header)),
             },
             Found::End => {
                 // A run that was resumed went on in a new segment; what stands behind its old end was never read.
-                let behind = if self.goes_on() { None } else { find_block(segment, self.offset) };
+                let behind = if self.goes_on()? { None } else { search(self.offset)? };
                 match behind {
                     Some(offset) => {
                         self.lost(path, "zeros stand where a block belongs, and blocks behind them");
@@ -172,9 +179,11 @@ impl Salvage {
                     }
                     None => self.current = None,
                 }
-                return;
+                return Ok(());
             }
             Found::Damage { what, header, .. } => (what, header),
+            Found::Refused { error, header } if is_lost(&error) => (error.to_string(), header),
+            Found::Refused { error, .. } => return Err(io_error(path)(error)),
         };
         match header {
             Some(header) => {
@@ -182,7 +191,7 @@ impl Salvage {
                 self.offset += header.bytes;
             }
             None => {
-                let next = find_block(segment, self.offset + 8);
+                let next = search(self.offset + 8)?;
                 let lost = self.lost(path, what);
                 match next {
                     Some(offset) => self.offset = offset,
@@ -193,18 +202,19 @@ impl Salvage {
                 }
             }
         }
+        Ok(())
     }
 
     /// Whether the next segment begins with the very block that would come next.
-    fn goes_on(&self) -> bool {
-        let first = || {
-            let path = self.segments.as_slice().first()?.path.clone();
-            let segment = SegmentFile { file: File::open(&path).ok()?, path, bytes: 0 };
-            let mut bytes = [0u8; HEADER_BYTES];
-            segment.read_at(&mut bytes, SEGMENT_HEADER_BYTES as u64).ok()?;
-            BlockHeader::parse(&bytes).ok()
-        };
-        first().is_some_and(|header| header.sequence == self.sequence)
+    fn goes_on(&self) -> Result<bool, ReadError> {
+        let Some(next) = self.segments.as_slice().first() else { return Ok(false) };
+        let mut bytes = [0u8; HEADER_BYTES];
+        let read = self.run.segment_file(next.path.clone());
+        match read.and_then(|segment| segment.read_at(&mut bytes, SEGMENT_HEADER_BYTES as u64)) {
+            Ok(()) => Ok(BlockHeader::parse(&bytes).is_ok_and(|header| header.sequence == self.sequence)),
+            Err(error) if is_lost(&error) => Ok(false),
+            Err(error) => Err(io_error(&next.path)(error)),
+        }
     }
 
     /// Everything that a reader will want of the block in the new run.
@@ -248,20 +258,24 @@ impl Salvage {
     }
 }
 
-impl Iterator for Salvage {
-    type Item = Piece;
+impl Iterator for Salvage<'_> {
+    type Item = Result<Piece, ReadError>;
 
-    fn next(&mut self) -> Option<Piece> {
+    fn next(&mut self) -> Option<Self::Item> {
         loop {
             if let Some(piece) = self.ready.pop_front() {
-                return Some(piece);
+                return Some(Ok(piece));
             }
-            if let Some(segment) = self.current.clone() {
-                self.step(&segment);
+            let gone_on = if let Some(segment) = self.current.clone() {
+                self.step(&segment)
             } else if let Some(segment) = self.segments.next() {
-                self.open(segment);
+                self.open(segment)
             } else {
-                return self.lost.take().map(|stretch| Piece::Lost(stretch.end_of_run()));
+                return self.lost.take().map(|stretch| Ok(Piece::Lost(stretch.end_of_run())));
+            };
+            if let Err(error) = gone_on {
+                (self.current, self.segments, self.lost) = (None, Vec::new().into_iter(), None);
+                return Some(Err(error));
             }
         }
     }
@@ -293,10 +307,10 @@ fn list(run: &Run) -> Result<(Vec<Segment>, bool), ReadError> {
             continue;
         }
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
-        let read = File::open(&path).and_then(|file| {
-            let segment = SegmentFile { path: path.clone(), file, bytes: 0 };
-            segment.read_at(&mut bytes, 0)
-        });
+        let read = run.segment_file(path.clone()).and_then(|segment| segment.read_at(&mut bytes, 0));
+        if let Some(error) = read.as_ref().err().filter(|error| !is_lost(error)) {
+            return Err(io_error(&path)(same(error)));
+        }
         let header = read.ok().and_then(|()| SegmentHeader::parse(&bytes).ok());
         damaged |= header.is_none();
         let header = header.filter(|header| header.run_id == run.manifest().run_id);

@@ -4,18 +4,20 @@
 //! next segment, and stops for good at the first thing that is neither a block nor an end. What it yields is therefore
 //! always a prefix of what was written.
 
-use super::block::{Block, SegmentFile};
-use super::error::{Damage, ReadError};
+use super::block::Block;
+use super::error::{io_error, Damage, ReadError, Stopped};
+use super::file::{is_damage, SegmentFile};
 use super::look::{find_block, look, Found};
 use super::open::Run;
 use super::superseded::{left, Left, Resumptions};
 use crate::log::{BlockKind, SegmentHeader, SEGMENT_HEADER_BYTES};
-use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An iterator over the blocks of a run of one recorder, or of one worker's part.
+/// An iterator over the blocks of a run of one recorder, or of one worker's part. After its end, [`PartScan::damage`] says whether
+/// it was the run's end: whoever sums over blocks must ask, for a scan also ends where the file system refuses to go on.
 #[derive(Debug)]
 pub(crate) struct PartScan<'run> {
     run: &'run Run,
@@ -23,7 +25,7 @@ pub(crate) struct PartScan<'run> {
     next_segment: u32,
     offset: u64,
     next_sequence: u64,
-    damage: Option<Damage>,
+    stopped: Option<Stopped>,
     ended: bool,
     zero_tail_bytes: u64,
     resumptions: Resumptions,
@@ -41,20 +43,28 @@ const LOOK_AGAIN_MS: [u64; 4] = [0, 1, 5, 20];
 
 impl<'run> PartScan<'run> {
     pub(super) fn new(run: &'run Run) -> Self {
-        Self {
+        let (resumptions, failed) = match Resumptions::of(run) {
+            Ok(resumptions) => (resumptions, None),
+            Err(error) => (Resumptions::default(), Some(error)),
+        };
+        let mut scan = Self {
             run,
             segment: None,
             next_segment: 0,
             offset: 0,
             next_sequence: 0,
-            damage: None,
+            stopped: None,
             ended: false,
             zero_tail_bytes: 0,
-            resumptions: Resumptions::of(run),
+            resumptions,
             superseded_visits: 0,
             void_blocks: false,
             until: None,
+        };
+        if let Some(error) = failed {
+            scan.fail(error);
         }
+        scan
     }
 
     /// As the scan is, up to step `until`.
@@ -63,8 +73,17 @@ impl<'run> PartScan<'run> {
     }
 
     /// Where the scan had to stop before the run's end, if it had to.
-    pub(crate) fn damage(&self) -> Option<&Damage> {
-        self.damage.as_ref()
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] if it stopped because the file system refused: what came out of the scan is then part of the run, and
+    /// says nothing of whether the rest is intact.
+    pub(crate) fn damage(&self) -> Result<Option<&Damage>, ReadError> {
+        Stopped::tell(self.stopped.as_ref())
+    }
+
+    /// What ended the scan before the run did, if something has.
+    pub(super) fn stopped(&self) -> Option<&Stopped> {
+        self.stopped.as_ref()
     }
 
     /// Preallocated bytes behind the last block.
@@ -73,16 +92,19 @@ impl<'run> PartScan<'run> {
     }
 
     /// As the scan is, but blocks of which every row is superseded come out too, as blocks of no rows.
-    pub(super) fn with_void_blocks(self) -> Self {
+    pub(crate) fn with_void_blocks(self) -> Self {
         Self { void_blocks: true, ..self }
     }
 
     /// What there is to say if intact blocks stand behind the zeros at which the scan ended; looks at all bytes there.
-    pub(crate) fn blocks_behind_the_end(&self) -> Option<Damage> {
-        let segment = self.segment.as_ref()?;
-        let offset = find_block(segment, self.offset)?;
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] if the file system refuses.
+    pub(crate) fn blocks_behind_the_end(&self) -> Result<Option<Damage>, ReadError> {
+        let Some(segment) = self.segment.as_ref() else { return Ok(None) };
+        let Some(offset) = find_block(segment, self.offset).map_err(io_error(&segment.path))? else { return Ok(None) };
         let what = format!("zeros stand where a block belongs, and an intact one behind them, at byte {offset}");
-        Some(Damage { path: segment.path.clone(), offset: self.offset, block: Some(self.next_sequence), what })
+        Ok(Some(Damage { path: segment.path.clone(), offset: self.offset, block: Some(self.next_sequence), what }))
     }
 
     /// Where the next block would go: the number of the next segment, and of the next block.
@@ -102,22 +124,29 @@ impl<'run> PartScan<'run> {
     }
 
     /// The step after the last that is in the log.
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] if the file system refuses: the log may then have more.
     #[cfg_attr(not(feature = "candle"), allow(dead_code))]
-    pub(crate) fn steps(self) -> u64 {
+    pub(crate) fn steps(mut self) -> Result<u64, ReadError> {
         let mut end = 0;
-        for block in self {
+        for block in self.by_ref() {
             if block.kind() == Some(BlockKind::Steps) {
-                end = end.max(block.last_step().map_or(0, |last| last.saturating_add(1)));
+                end = end.max(block.last_step()?.map_or(0, |last| last.saturating_add(1)));
             }
         }
-        end
+        self.damage()?;
+        Ok(end)
     }
 
     /// How many steps are in the log with all their visits.
     ///
     /// A recorder writes the rows of steps before the visits that it has of them, so those steps are complete behind which a
     /// block of visits stands.
-    pub(super) fn complete_steps(mut self) -> u64 {
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] if the file system refuses: more may then be complete.
+    pub(super) fn complete_steps(mut self) -> Result<u64, ReadError> {
         let (mut begun, mut complete) = (0, 0);
         while let Some(block) = self.next() {
             match block.kind() {
@@ -129,7 +158,8 @@ impl<'run> PartScan<'run> {
                 _ => {}
             }
         }
-        complete
+        self.damage()?;
+        Ok(complete)
     }
 
     /// Leaves out the rows of a block that are superseded, or lie behind the step at which the scan is to end.
@@ -149,8 +179,23 @@ impl<'run> PartScan<'run> {
             Some(segment) => segment.path.clone(),
             None => self.run.segment_path(self.next_segment),
         };
-        self.damage = Some(Damage { path, offset: self.offset, block: Some(self.next_sequence), what });
+        let damage = Damage { path, offset: self.offset, block: Some(self.next_sequence), what };
+        self.stopped = Some(Stopped::Damage(damage));
         self.ended = true;
+    }
+
+    /// Ends the scan where the system refuses.
+    fn refuse(&mut self, path: &Path, error: io::Error) {
+        self.stopped = Some(Stopped::Refused { path: path.to_owned(), source: error });
+        self.ended = true;
+    }
+
+    /// Ends the scan with an error: as damage, if it is that.
+    fn fail(&mut self, error: ReadError) {
+        match error {
+            ReadError::Io { path, source } => self.refuse(&path, source),
+            other => self.stop(other.to_string()),
+        }
     }
 
     /// Whether one of the next sixteen segments after the one at hand is there.
@@ -163,11 +208,7 @@ impl<'run> PartScan<'run> {
         self.segment = None;
         self.offset = 0;
         let path = self.run.segment_path(self.next_segment);
-        let opened = File::open(&path).and_then(|file| {
-            let bytes = file.metadata()?.len();
-            Ok(SegmentFile { path, file, bytes })
-        });
-        let segment = match opened {
+        let segment = match self.run.segment_file(path.clone()) {
             Ok(segment) => segment,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // A gap in the numbers means a lost file; no file with a higher number means the end.
@@ -177,40 +218,48 @@ impl<'run> PartScan<'run> {
                 self.ended = true;
                 return false;
             }
+            Err(error) if is_damage(&error) => {
+                self.stop(error.to_string());
+                return false;
+            }
             Err(error) => {
-                self.stop(format!("the segment cannot be opened: {error}"));
+                self.refuse(&path, error);
                 return false;
             }
         };
-        let parsed = match self.segment_header(&segment) {
+        let header = match self.segment_header(&segment) {
             // Killed between making the file and writing its header: nothing was ever committed to it, nor after it.
             Ok(None) => {
                 // Asked once more, for a recorder may have begun both this one and a later one since.
-                if self.later_segments() && matches!(read_header(&segment), Ok(None)) {
-                    self.stop("the segment is empty, but later ones are there".into());
+                if self.later_segments() {
+                    match read_header(&segment) {
+                        Ok(None) => self.stop("the segment is empty, but later ones are there".into()),
+                        Err(Trouble::Refused(error)) => self.fail(error),
+                        _ => {}
+                    }
                 }
                 self.ended = true;
                 self.offset = SEGMENT_HEADER_BYTES as u64;
                 self.segment = Some(Arc::new(segment));
                 return false;
             }
-            Ok(Some(header)) => Ok(header),
-            Err(what) => Err(what),
-        };
-        match parsed {
-            Ok(header) if header.run_id != self.run.manifest().run_id => {
-                self.stop("the segment belongs to another run".into());
-                return false;
-            }
-            Ok(header) if header.index != self.next_segment => {
-                self.stop(format!("this is segment {} under another name", header.index));
-                return false;
-            }
-            Ok(_) => {}
-            Err(what) => {
+            Ok(Some(header)) => header,
+            Err(Trouble::Damage(what)) => {
                 self.stop(what);
                 return false;
             }
+            Err(Trouble::Refused(error)) => {
+                self.fail(error);
+                return false;
+            }
+        };
+        if header.run_id != self.run.manifest().run_id {
+            self.stop("the segment belongs to another run".into());
+            return false;
+        }
+        if header.index != self.next_segment {
+            self.stop(format!("this is segment {} under another name", header.index));
+            return false;
         }
         self.segment = Some(Arc::new(segment));
         self.next_segment += 1;
@@ -219,23 +268,23 @@ impl<'run> PartScan<'run> {
     }
 
     /// Reads a segment's header, again if a recorder may be writing it; `None` if nothing was ever written there.
-    fn segment_header(&self, segment: &SegmentFile) -> Result<Option<SegmentHeader>, String> {
+    fn segment_header(&self, segment: &SegmentFile) -> Result<Option<SegmentHeader>, Trouble> {
         let mut found = read_header(segment);
         for wait_ms in LOOK_AGAIN_MS {
-            if found.is_ok() || !self.run.is_being_written() {
+            if !matches!(found, Err(Trouble::Damage(_))) || !self.run.lock_is_held()? {
                 break;
             }
             std::thread::sleep(Duration::from_millis(wait_ms));
             found = read_header(segment);
         }
         match found {
-            Err(_) if self.run.is_being_written() && !self.later_segments() => Ok(None),
+            Err(Trouble::Damage(_)) if self.run.lock_is_held()? && !self.later_segments() => Ok(None),
             other => other,
         }
     }
 
     /// What lies here, looked at again where a recorder may be writing it.
-    fn look(&self, segment: &Arc<SegmentFile>) -> Found {
+    fn look(&self, segment: &Arc<SegmentFile>) -> Result<Found, ReadError> {
         let mut found = look(segment, self.offset);
         let mut live = true;
         for wait_ms in LOOK_AGAIN_MS {
@@ -243,15 +292,19 @@ impl<'run> PartScan<'run> {
                 break;
             }
             // Asked before looking: a recorder that ends in between has by then committed all that it ever will.
-            live = self.run.is_being_written();
+            live = self.run.lock_is_held()?;
             std::thread::sleep(Duration::from_millis(if live { wait_ms } else { 0 }));
+            #[cfg(test)]
+            super::tests::between_looks();
             found = look(segment, self.offset);
         }
-        match found {
+        Ok(match found {
             // The recorder was stopped within the header, and it lives: nothing is committed here yet. Blocks are committed
             // in order, so if one stands behind this place, this one was committed and has been damaged since.
             Found::Damage { passing: true, .. }
-                if live && !self.segment_exists(0) && find_block(segment, self.offset + 8).is_none() =>
+                if live
+                    && !self.segment_exists(0)
+                    && find_block(segment, self.offset + 8).map_err(io_error(&segment.path))?.is_none() =>
             {
                 Found::End
             }
@@ -259,8 +312,9 @@ impl<'run> PartScan<'run> {
                 let what = format!("block {} where block {} belongs", block.header.sequence, self.next_sequence);
                 Found::Damage { what, header: Some(block.header), passing: false }
             }
+            Found::Refused { error, .. } => return Err(io_error(&segment.path)(error)),
             other => other,
-        }
+        })
     }
 
     /// Whether the segment that is so many places behind the next one is there.
@@ -273,8 +327,10 @@ impl<'run> PartScan<'run> {
         let Some(segment) = self.segment.clone() else { return };
         if self.segment_exists(0) {
             // A recorder may have gone on here and then begun the next segment since we looked; it never comes back.
-            if matches!(look(&segment, self.offset), Found::End) {
-                self.segment = None;
+            match look(&segment, self.offset) {
+                Found::End => self.segment = None,
+                Found::Refused { error, .. } => self.refuse(&segment.path, error),
+                _ => {}
             }
             return;
         }
@@ -287,8 +343,10 @@ impl<'run> PartScan<'run> {
             }
             return;
         }
-        let bytes = segment.file.metadata().map_or(segment.bytes, |about| about.len());
-        self.zero_tail_bytes = bytes.saturating_sub(self.offset);
+        match segment.bytes() {
+            Ok(bytes) => self.zero_tail_bytes = bytes.saturating_sub(self.offset),
+            Err(error) => self.refuse(&segment.path, error),
+        }
         self.ended = true;
     }
 }
@@ -302,16 +360,31 @@ fn cut_at(block: &mut Block, limit: u64) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Reads the header of a segment; `None` if the file is empty or zeros stand there.
-fn read_header(segment: &SegmentFile) -> Result<Option<SegmentHeader>, String> {
-    let length = segment.file.metadata().map_err(|e| e.to_string())?.len();
-    let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
-    let read = segment.read_at(&mut bytes, 0);
-    if length == 0 || read.is_ok() && bytes.iter().all(|b| *b == 0) {
-        return Ok(None);
+/// Why a segment's header cannot be had.
+enum Trouble {
+    Damage(String),
+    Refused(ReadError),
+}
+
+impl From<ReadError> for Trouble {
+    fn from(error: ReadError) -> Self {
+        Trouble::Refused(error)
     }
-    read.map_err(|e| e.to_string())?;
-    SegmentHeader::parse(&bytes).map(Some).map_err(|e| e.0)
+}
+
+/// Reads the header of a segment; `None` if the file is empty or zeros stand there.
+fn read_header(segment: &SegmentFile) -> Result<Option<SegmentHeader>, Trouble> {
+    let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
+    let read = segment.bytes().and_then(|length| match length {
+        0 => Ok(()),
+        _ => segment.read_at(&mut bytes, 0),
+    });
+    match read {
+        Ok(()) if bytes.iter().all(|b| *b == 0) => Ok(None),
+        Ok(()) => SegmentHeader::parse(&bytes).map(Some).map_err(|e| Trouble::Damage(e.0)),
+        Err(error) if is_damage(&error) => Err(Trouble::Damage(error.to_string())),
+        Err(error) => Err(Trouble::Refused(io_error(&segment.path)(error))),
+    }
 }
 
 impl Iterator for PartScan<'_> {
@@ -324,10 +397,10 @@ impl Iterator for PartScan<'_> {
                 continue;
             };
             match self.look(&segment) {
-                Found::Block(mut block) => {
+                Ok(Found::Block(mut block)) => {
                     let bytes = block.header.bytes;
                     if let Err(error) = self.cut(&mut block) {
-                        self.stop(error.to_string());
+                        self.fail(error);
                         continue;
                     }
                     self.offset += bytes;
@@ -336,8 +409,10 @@ impl Iterator for PartScan<'_> {
                         return Some(block);
                     }
                 }
-                Found::End => self.leave(),
-                Found::Damage { what, .. } => self.stop(what),
+                Ok(Found::End) => self.leave(),
+                Ok(Found::Damage { what, .. }) => self.stop(what),
+                Ok(Found::Refused { error, .. }) => self.refuse(&segment.path, error),
+                Err(error) => self.fail(error),
             }
         }
         None

@@ -1,8 +1,10 @@
 //! The steps of a run that several workers recorded: each wrote a row of its own for every step, and a reader sees one.
 
-use super::block::{Block, SegmentFile, United};
+use super::block::{Block, United};
+use super::directory::Directory;
 use super::error::ReadError;
-use crate::log::{BlockBuilder, BlockHeader, BlockKind, Column, ColumnEntry, Compressor, ENTRY_BYTES};
+use super::file::SegmentFile;
+use crate::log::{BlockBuilder, BlockHeader, BlockKind, Column, Compressor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -132,11 +134,11 @@ impl StepSums {
 pub(super) fn made(builder: &mut BlockBuilder, segment: Arc<SegmentFile>, bytes: u64) -> Option<Block> {
     let mut compressor = Compressor::new(1).ok()?;
     let (header, body) = builder.seal(0, &mut compressor).ok()?;
-    let header = BlockHeader { bytes, ..BlockHeader::parse(&header).ok()? };
-    let directory = body.get(..header.directory_bytes())?.chunks_exact(ENTRY_BYTES);
-    let entries = directory.map(ColumnEntry::parse).collect::<Result<Vec<_>, _>>().ok()?;
+    let header = BlockHeader::parse(&header).ok()?;
+    let directory = Arc::new(Directory::parse(body.get(..header.directory_bytes())?, header.bytes).ok()?);
+    let header = BlockHeader { bytes, ..header };
     let united = United { sequence: 0, rank: None, sets: Arc::default(), made: Some(Arc::new(body)) };
-    Some(Block { segment, offset: 0, header, entries: Arc::new(entries), kept: None, united: Some(united) })
+    Some(Block { segment, offset: 0, header, directory, kept: None, united: Some(united) })
 }
 
 type Read<T> = fn(&Block, Column) -> Result<Vec<T>, ReadError>;

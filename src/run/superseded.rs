@@ -4,40 +4,49 @@
 //! the rows of step `s` and later (of probes: later than `s`, since a probe at step `s` was taken before that step, at the weights
 //! that the training came back to). A scan leaves such rows out, so that nothing behind it counts a visit twice.
 
-use super::block::{Block, SegmentFile};
-use super::error::ReadError;
+use super::block::Block;
+use super::error::{io_error, ReadError};
+use super::file::{is_damage, SegmentFile};
 use super::open::Run;
 use crate::log::{BlockKind, Column, SegmentHeader, SEGMENT_HEADER_BYTES};
-use std::fs::File;
+use std::io;
 
-/// The resumptions of a run: from which segment on, and at which step.
+/// The resumptions of a run: from which segment on, and at which step, or at which earlier one a later resumption was.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Resumptions(Vec<(u32, u64)>);
 
 impl Resumptions {
-    /// Reads the headers of all segments. One that cannot be read is for the scan to report.
-    pub(super) fn of(run: &Run) -> Self {
+    /// Reads the headers of all segments. One that is damaged is for the scan to report.
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] if the file system refuses: a resumption that is not known would count visits twice.
+    pub(super) fn of(run: &Run) -> Result<Self, ReadError> {
         let mut found = Vec::new();
         for index in 0.. {
             let path = run.segment_path(index);
-            let Ok(file) = File::open(&path) else {
-                break;
-            };
-            let segment = SegmentFile { path, file, bytes: 0 };
             let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
-            if segment.read_at(&mut bytes, 0).is_err() {
-                break;
+            let read = run.segment_file(path.clone()).and_then(|segment: SegmentFile| segment.read_at(&mut bytes, 0));
+            match read {
+                Ok(()) => {}
+                Err(error) if is_damage(&error) || error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(io_error(&path)(error)),
             }
             if let Ok(SegmentHeader { resumed_step: Some(step), .. }) = SegmentHeader::parse(&bytes) {
                 found.push((index, step));
             }
         }
-        Self(found)
+        let mut least = u64::MAX;
+        for (_, step) in found.iter_mut().rev() {
+            least = least.min(*step);
+            *step = least;
+        }
+        Ok(Self(found))
     }
 
     /// The first superseded step in segment `index`, if any is.
     pub(super) fn limit(&self, index: u32) -> Option<u64> {
-        self.0.iter().filter(|(segment, _)| *segment > index).map(|(_, step)| *step).min()
+        let later = self.0.partition_point(|(segment, _)| *segment <= index);
+        self.0.get(later).map(|(_, step)| *step)
     }
 }
 

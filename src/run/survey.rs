@@ -107,7 +107,8 @@ impl Run {
     /// worker wrote them, and what stands before or behind damage does so in its own part.
     ///
     /// # Errors
-    /// [`ReadError::Io`] if the folder cannot be listed. What cannot be read within is in the result.
+    /// [`ReadError::Io`] if the file system refuses: what it does not let us read is not lost. What is damaged, or what the
+    /// device fails to give, is in the result.
     ///
     /// # Cost
     /// Reads every byte; memory grows with the number of damaged places only.
@@ -128,10 +129,10 @@ impl Run {
             }
             return Ok(survey);
         }
-        // The total of a finished run; worth nothing if more came after it, or if it counts only what came after a resumption.
-        let (mut total, mut resumed) = (None, false);
+        // The total of a finished run; worth nothing if more came after it.
+        let mut total = None;
         for piece in Salvage::of(self)? {
-            match piece {
+            match piece? {
                 Piece::Block(block) => {
                     let tally = if survey.lost.is_empty() { &mut survey.before } else { &mut survey.behind };
                     tally.add(&block);
@@ -149,14 +150,13 @@ impl Run {
                     progress(block.bytes());
                 }
                 Piece::Lost(lost) => survey.lost.push(lost),
-                Piece::Resumed(_) => resumed = true,
+                Piece::Resumed(_) => {}
             }
         }
         let known = survey.lost.iter().filter_map(|lost| lost.visits).fold(0, u64::saturating_add);
         let known = known.saturating_add(survey.before.visits).saturating_add(survey.behind.visits);
         survey.uncounted_visits = match survey.first_uncounted() {
             None => Some(0),
-            Some(_) if resumed => None,
             Some(_) => total.and_then(|total| total.checked_sub(known)),
         };
         Ok(survey)

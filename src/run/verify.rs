@@ -96,11 +96,13 @@ impl Run {
             report.bytes += block.bytes();
         }
         report.superseded = scan.superseded_visits();
-        report.damage = report.damage.or_else(|| scan.damage().cloned());
+        if report.damage.is_none() {
+            report.damage = scan.damage()?.cloned();
+        }
         // A page that was lost reads as zeros, which a scan takes for the end. A run that is being written is not asked:
         // it may have grown since.
-        if report.damage.is_none() && !self.is_being_written() {
-            report.damage = scan.blocks_behind_the_end();
+        if report.damage.is_none() && !self.lock_is_held()? {
+            report.damage = scan.blocks_behind_the_end()?;
         }
         Ok(report)
     }

@@ -1,15 +1,22 @@
 //! The parts of a run that several workers recorded: whether they make one run, and how far each has come.
 
 use super::error::{io_error, ReadError};
+use super::file::Files;
 use super::open::Run;
 use crate::log::{AllReduce, BlockKind, Manifest, WorkerRecord, MANIFEST_FILE};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// All manifests of a run are held, so there is a limit on their bytes.
 const PART_MANIFESTS_BYTES_MAX: u64 = 1 << 28;
 
-/// Opens the parts in these folders and checks that they are of one run. Returns the manifest of the whole, and the parts.
-pub(super) fn unite(dir: &Path, folders: &[(u32, PathBuf)]) -> Result<(Manifest, Vec<Run>), ReadError> {
+/// Opens the parts in these folders and checks that they are of one run. Returns the manifest of the whole, and the parts, which
+/// share `files`.
+pub(super) fn unite(
+    dir: &Path,
+    folders: &[(u32, PathBuf)],
+    files: &Arc<Files>,
+) -> Result<(Manifest, Vec<Run>), ReadError> {
     let wrong = |what: String| ReadError::Workers { path: dir.to_owned(), what };
     let mut parts: Vec<Run> = Vec::with_capacity(folders.len());
     let mut whole: Option<Manifest> = None;
@@ -22,7 +29,7 @@ pub(super) fn unite(dir: &Path, folders: &[(u32, PathBuf)]) -> Result<(Manifest,
                 "the manifests of its parts have more than {PART_MANIFESTS_BYTES_MAX} bytes together"
             )));
         }
-        let part = Run::open_one(folder)?;
+        let part = Run::open_among(folder, files.clone())?;
         let manifest = part.manifest();
         match manifest.worker {
             Some(WorkerRecord { rank: own, .. }) if own == *rank => {}
@@ -174,28 +181,37 @@ impl Workers {
 impl Run {
     /// How far the workers have come, of a run that several recorded; `None` for a run of one recorder.
     ///
+    /// # Errors
+    /// [`ReadError::Io`] if the file system refuses: a worker must not be said to have ended where its part could not be read.
+    ///
     /// # Cost
     /// Reads the headers of all blocks.
-    pub fn workers(&self) -> Option<Workers> {
-        let WorkerRecord { workers: count, reduction, .. } = self.parts().first()?.manifest().worker?;
-        let parts = self.parts().iter().map(|part| {
-            // Asked before the scan: a recorder that ends in between has by then committed all that it will.
-            let recording = part.is_being_written();
-            let (mut last_step, mut finished) = (None, false);
-            for block in part.part_scan() {
-                match block.kind() {
-                    Some(BlockKind::Visits | BlockKind::Steps) => {
-                        // Of a block that is superseded in part, the step after which nothing counts is not in the header.
-                        last_step = last_step.max(block.last_step());
-                        finished = false;
-                    }
-                    Some(BlockKind::End) => finished = true,
-                    _ => finished = false,
-                }
-            }
-            let rank = part.manifest().worker.map_or(0, |worker| worker.rank);
-            WorkerState { rank, last_step, finished, recording }
-        });
-        Some(Workers { count, reduction, parts: parts.collect() })
+    pub fn workers(&self) -> Result<Option<Workers>, ReadError> {
+        let worker = self.parts().first().and_then(|part| part.manifest().worker);
+        let Some(WorkerRecord { workers: count, reduction, .. }) = worker else { return Ok(None) };
+        let parts = self.parts().iter().map(state).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(Workers { count, reduction, parts }))
     }
+}
+
+/// How far the worker of this part has come.
+fn state(part: &Run) -> Result<WorkerState, ReadError> {
+    // Asked before the scan: a recorder that ends in between has by then committed all that it will.
+    let recording = part.lock_is_held()?;
+    let (mut last_step, mut finished) = (None, false);
+    let mut scan = part.part_scan();
+    for block in scan.by_ref() {
+        match block.kind() {
+            Some(BlockKind::Visits | BlockKind::Steps) => {
+                // Of a block that is superseded in part, the step after which nothing counts is not in the header.
+                last_step = last_step.max(block.last_step()?);
+                finished = false;
+            }
+            Some(BlockKind::End) => finished = true,
+            _ => finished = false,
+        }
+    }
+    scan.damage()?;
+    let rank = part.manifest().worker.map_or(0, |worker| worker.rank);
+    Ok(WorkerState { rank, last_step, finished, recording })
 }

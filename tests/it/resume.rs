@@ -84,6 +84,9 @@ fn what_came_after_the_checkpoint_is_superseded_not_counted_twice_and_not_delete
     assert_eq!((report.visits, report.superseded, report.steps), (8, 14, 4));
     assert!(report.damage.is_none());
     assert_eq!(std::fs::read(dir.path().join("segment-00000.glog")).unwrap(), before, "nothing is deleted");
+    // What was written in all sessions, superseded or not.
+    let last = run.scan().last().unwrap();
+    assert_eq!((last.kind(), last.u64s(Column::Visits).unwrap()), (Some(BlockKind::End), vec![22]));
     let table = Score::Loss.compute(&run, &Window::everything()).unwrap();
     assert_eq!((table.visits, table.rows.len()), (8, 8));
     assert_eq!(influence(&run, &Question::one("test", 7)).unwrap().visits, 8);

@@ -367,7 +367,7 @@ fn a_worker_that_is_killed_leaves_what_it_recorded_and_is_told_of() {
     let path = dir.path().join("run");
     let run = Run::open(&path).unwrap();
     equals_brute_force(Case::Killed, &run);
-    let workers = run.workers().unwrap();
+    let workers = run.workers().unwrap().unwrap();
     let last: Vec<Option<u64>> = workers.parts.iter().map(|part| part.last_step).collect();
     assert_eq!(last, [Some(STEPS - 1), Some(STEPS - 1), Some(KILLED.0)]);
     let words = "worker 2 of 3 ended at step 11, without finishing, the others at step 29";
@@ -390,7 +390,7 @@ fn a_worker_that_is_killed_leaves_what_it_recorded_and_is_told_of() {
     let to = dir.path().join("recovered");
     let recovered = run.recover(&to).unwrap();
     assert_eq!(recovered.written.visits, run.verify().unwrap().visits);
-    assert_eq!(Run::open(&to).unwrap().workers().unwrap().notes(), [words]);
+    assert_eq!(Run::open(&to).unwrap().workers().unwrap().unwrap().notes(), [words]);
 }
 
 fn worker(rank: u32, workers: u32) -> Option<Worker> {

@@ -214,7 +214,7 @@ fn check(dir: &Path, shape: Shape, pool: &Pool, mut figures: Figures) -> Result<
             _ => {}
         }
     }
-    ensure!(scan.damage().is_none(), "{:?}", scan.damage());
+    ensure!(scan.damage()?.is_none(), "{:?}", scan.damage());
     let wrong = present.iter().filter(|there| **there != 1).count();
     ensure!(wrong == 0, "{wrong} visits are missing without a gap, or are there and in a gap");
     match shape.overflow {

@@ -62,7 +62,9 @@ pub fn read(dir: &Path) -> Result<Reading> {
         }
     }
     reading.zero_tail_bytes = scan.zero_tail_bytes();
-    reading.damage = reading.damage.or_else(|| scan.damage().map(|damage| damage.to_string()));
+    if reading.damage.is_none() {
+        reading.damage = scan.damage()?.map(|damage| damage.to_string());
+    }
     let report = run.verify()?;
     let dropped: u64 = reading.gaps.iter().map(|gap| gap.1).sum();
     ensure!(

@@ -11,6 +11,9 @@ use crate::log::{BlockKind, Column};
 use crate::run::{Block, Damage, Run};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The most bytes that the sketched gradient of one probe may take once it is decoded.
+const GRADIENT_BYTES_MAX: usize = 1 << 30;
+
 /// One record of a probe: a row of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::analysis) struct Record {
@@ -56,8 +59,14 @@ fn read(run: &Run, block: &Block) -> Result<Told, AnalysisError> {
         return Ok(Told::Name { number, name });
     }
     block.check()?;
+    let layout = Layout::of(block, &run.manifest().layers);
+    // Matrices of this size are made of it, and a few kilobytes of zstd can claim any.
+    if layout.decoded_bytes() > GRADIENT_BYTES_MAX {
+        let what = format!("a gradient of {} bytes, more than any recorder writes", layout.decoded_bytes());
+        return Err(block.damaged(what).into());
+    }
     Ok(Told::Rows(Box::new(Rows {
-        layout: Layout::of(block, &run.manifest().layers),
+        layout,
         sets: column::u32s(block, Column::ProbeSet)?,
         ids: column::u64s(block, Column::Example)?,
         steps: column::u64s(block, Column::Step)?,

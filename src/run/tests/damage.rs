@@ -40,8 +40,8 @@ fn covered(dir: &Path) -> Vec<(PathBuf, Range<u64>)> {
     let run = Run::open(dir).unwrap();
     let mut ranges: Vec<_> = files(dir).into_iter().map(|path| (path, 0..SEGMENT_HEADER_BYTES as u64)).collect();
     for block in run.scan() {
-        let frames: u64 = block.entries.iter().map(|e| u64::from(e.stored_bytes)).sum();
-        let fixed = (HEADER_BYTES + block.entries.len() * ENTRY_BYTES) as u64;
+        let frames: u64 = block.directory.entries().iter().map(|e| u64::from(e.stored_bytes)).sum();
+        let fixed = (HEADER_BYTES + block.directory.entries().len() * ENTRY_BYTES) as u64;
         ranges.push((block.segment.path.clone(), block.offset..block.offset + fixed + frames));
     }
     ranges

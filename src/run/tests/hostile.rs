@@ -234,3 +234,77 @@ fn a_manifest_that_claims_much_gets_little() {
     // A buffer that doubles as it grows may be twice as long as the limit.
     assert!(largest <= 2 << 26, "asked for {largest} bytes");
 }
+
+/// Some readers hold several columns of a block at once, so a limit for each column is none.
+#[test]
+fn a_block_of_many_large_columns_is_refused_as_a_whole() {
+    let squeezed = zstd::bulk::compress(&vec![0u8; 1 << 28], 1).unwrap();
+    let column = |column: u16| Forged { codec: 1, raw_bytes: 1 << 28, ..Forged::plain(column, 3, squeezed.clone()) };
+    let four: Vec<Forged> = (900..904).map(column).collect();
+    let dir = run(&[block(1, 0, 1 << 25, &four)]);
+    assert_eq!(Run::open(dir.path()).unwrap().scan().count(), 1);
+    let five: Vec<Forged> = (900..905).map(column).collect();
+    let largest = assert_refused("five", block(1, 1, 1 << 25, &five), "the columns inflate to 1342177280 bytes");
+    assert!(largest < SLACK, "asked for {largest} bytes");
+}
+
+/// Columns are found and placed without going through all the others: each has up to 65,534 of these.
+#[test]
+fn every_column_of_a_block_of_many_is_found() {
+    let value = |i: u32| (u64::from(i) * 7919).to_le_bytes().to_vec();
+    let layer = |i: u32| ((i * 40_503) % 65_536) as u16;
+    let mut columns: Vec<Forged> = (0..60_000)
+        .filter(|i| layer(*i) != 0xFFFF)
+        .map(|i| Forged { layer: layer(i), ..Forged::plain(Column::Dropped as u16, 3, value(i)) })
+        .collect();
+    // Of two entries of the same column and layer the first counts.
+    columns.push(Forged { layer: layer(1), ..Forged::plain(Column::Dropped as u16, 3, value(5)) });
+    let dir = run(&[block(4, 0, 1, &columns)]);
+    let run = Run::open(dir.path()).unwrap();
+    let block = run.scan().next().unwrap();
+    for i in (0..60_000).filter(|i| layer(*i) != 0xFFFF) {
+        let key = ColumnKey { column: Column::Dropped, layer: layer(i) };
+        assert_eq!(block.u64s(key).unwrap(), [u64::from(i) * 7919]);
+    }
+    assert!(!block.has(Column::Dropped) && !block.has(Column::Visits));
+    let layers: Vec<u16> = block.layers(Column::Dropped).collect();
+    assert!(layers.windows(2).all(|two| two[0] < two[1]));
+    assert_eq!(layers.len() + 1, columns.len());
+}
+
+#[test]
+fn more_layers_than_there_are_numbers_for_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("manifest");
+    let layer =
+        LayerRecord { name: String::new(), kind: String::new(), shapes: vec![], ..manifest().layers[0].clone() };
+    let with = |layers: usize| Manifest { layers: vec![layer.clone(); layers], ..manifest() };
+    let bytes = with(65_535).to_bytes().unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    // All of one seed, so all tied; without a shape nothing is shared.
+    assert_eq!(run.manifest().recorded_parameters(), 65_535 * 18);
+    assert!(with(65_536).to_bytes().is_err(), "nor are they written");
+    // The count stands behind the sketch: put one layer more where it and the records are.
+    let payload = &bytes[20..];
+    let count = payload.windows(8).position(|eight| eight == 65_535u64.to_le_bytes()).unwrap();
+    let record = (payload.len() - with(0).to_bytes().unwrap()[20..].len()) / 65_535;
+    let mut more = payload[..count].to_vec();
+    more.extend(65_536u64.to_le_bytes());
+    more.extend(&payload[count + 8..count + 8 + record]);
+    more.extend(&payload[count + 8..]);
+    std::fs::write(&path, manifest_file(1, &more)).unwrap();
+    let error = Run::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("65536 layers, more than"), "{error}");
+}
+
+/// As many damaged places as blocks: each is looked at once, and the rest is saved.
+#[test]
+fn a_run_that_is_damaged_everywhere_is_recovered() {
+    let blocks: Vec<Vec<u8>> = (0..20_000u64).flat_map(|i| [vec![0xA5; 8], block(0x8000, 2 * i, 1, &[])]).collect();
+    let dir = run(&blocks);
+    let to = tempfile::tempdir().unwrap();
+    let report = Run::open(dir.path()).unwrap().recover(to.path().join("new")).unwrap();
+    assert_eq!((report.written.blocks, report.survey.lost.len()), (20_000, 20_000));
+    assert_eq!(report.survey.lost.iter().filter(|lost| lost.is_nothing()).count(), 1);
+}

@@ -63,11 +63,12 @@ fn last_words(dir: &Path, rows: u32, spare: bool) -> bool {
     while writer.append(&mut block(rows, blocks)).is_ok() {
         blocks += 1;
     }
+    writer.use_spare_room();
     let said = [BlockKind::Gaps, BlockKind::Gaps, BlockKind::End].into_iter().all(|kind| {
         let mut last = BlockBuilder::new(kind);
         last.u64s(Column::Dropped, [u64::from(rows)]);
         last.advance(1, blocks, 0);
-        writer.append_last(&mut last).is_ok()
+        writer.append(&mut last).is_ok()
     });
     let said = said && writer.finish().is_ok();
     drop(writer);

@@ -13,10 +13,14 @@ mod last_words;
 mod live;
 mod power;
 mod recover;
+#[cfg(unix)]
+mod refused_parts;
 mod resealed;
 mod roundtrip;
 mod seeds;
 mod spec;
+#[cfg(unix)]
+mod system;
 mod unknown;
 mod workers;
 
@@ -27,6 +31,18 @@ use crate::log::{
 };
 use crate::sketch::{derive_seed, Encoding, Side, SketchConfig};
 use std::path::Path;
+
+thread_local! {
+    /// What happens to the files the next time that a scan is about to look again.
+    static BETWEEN_LOOKS: std::cell::RefCell<Option<Box<dyn FnOnce()>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Called by a scan that is about to look again at what may be half written.
+pub(super) fn between_looks() {
+    if let Some(happen) = BETWEEN_LOOKS.take() {
+        happen();
+    }
+}
 
 /// Number `index` of a stream of arbitrary but fixed numbers.
 fn number(stream: u64, index: u32) -> u64 {
@@ -182,7 +198,7 @@ struct Contents {
 fn contents(block: &Block) -> Result<Contents, ReadError> {
     block.check()?;
     let mut columns = Vec::new();
-    for entry in block.entries.iter() {
+    for entry in block.directory.entries() {
         let Some(column) = Column::from_code(entry.column) else { continue };
         let key = ColumnKey { column, layer: entry.layer };
         let scales = match column {
@@ -248,7 +264,7 @@ fn read(dir: &Path) -> Result<Reading, ReadError> {
         }
     }
     let report = run.verify()?;
-    Ok(Reading { blocks, error, damage: scan.damage().cloned(), report, probe_sets: run.probe_sets() })
+    Ok(Reading { blocks, error, damage: scan.damage()?.cloned(), report, probe_sets: run.probe_sets() })
 }
 
 /// Says that `reading` holds nothing but a prefix of `written`, and that `verify` counted just that.

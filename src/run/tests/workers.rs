@@ -1,7 +1,7 @@
 //! Several workers' parts read as one run (FORMAT.md, "Several workers").
 
 use super::*;
-use crate::log::{worker_folder, AllReduce, WorkerRecord};
+use crate::log::{worker_folder, AllReduce, ResumePlace, Totals, WorkerRecord};
 use crate::run::Workers;
 use std::fs::OpenOptions;
 
@@ -11,19 +11,19 @@ fn record(rank: u32) -> WorkerRecord {
     WorkerRecord { rank, workers: WORKERS, reduction: AllReduce::Mean }
 }
 
-fn part_manifest(rank: u32) -> Manifest {
+pub(super) fn part_manifest(rank: u32) -> Manifest {
     let mut run_id = *b"a part of a run!";
     run_id[0] = rank as u8;
     Manifest { run_id, created_ms: 1_700_000_000_000 + u64::from(rank), worker: Some(record(rank)), ..manifest() }
 }
 
-fn writer(dir: &Path, manifest: &Manifest) -> LogWriter {
+pub(super) fn writer(dir: &Path, manifest: &Manifest) -> LogWriter {
     let folder = worker_folder(dir, manifest.worker.unwrap().rank);
     LogWriter::create_on(Box::new(MmapStorage::default()), &folder, manifest, options()).unwrap()
 }
 
 /// Two visits a step; the example says who visited it when: rank, step and place.
-fn visits(rank: u32, steps: std::ops::Range<u64>) -> BlockBuilder {
+pub(super) fn visits(rank: u32, steps: std::ops::Range<u64>) -> BlockBuilder {
     let mut block = BlockBuilder::new(BlockKind::Visits);
     for step in steps {
         block.u64s(Column::Example, (0..2).map(|i| u64::from(rank) * 1000 + 2 * step + i));
@@ -33,7 +33,7 @@ fn visits(rank: u32, steps: std::ops::Range<u64>) -> BlockBuilder {
     block
 }
 
-fn steps(rank: u32, steps: std::ops::Range<u64>) -> BlockBuilder {
+pub(super) fn steps(rank: u32, steps: std::ops::Range<u64>) -> BlockBuilder {
     let mut block = BlockBuilder::new(BlockKind::Steps);
     for step in steps {
         block.u64s(Column::Step, [step]);
@@ -81,7 +81,7 @@ fn train(writer: &mut LogWriter, rank: u32, from: u64, count: u64, size: u64) {
 }
 
 /// A run of three workers that have each recorded so many steps, in blocks of different lengths.
-fn run_of(counts: [u64; 3], finished: bool) -> tempfile::TempDir {
+pub(super) fn run_of(counts: [u64; 3], finished: bool) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (rank, count) in (0..).zip(counts) {
         let mut writer = writer(dir.path(), &part_manifest(rank));
@@ -155,11 +155,11 @@ fn the_parts_of_three_workers_are_one_run() {
     let on_disk: u64 =
         run.parts().iter().flat_map(|part| part.scan().map(|block| block.bytes()).collect::<Vec<_>>()).sum();
     assert_eq!(report.bytes, on_disk, "what was put together counts for what it was put together from");
-    assert_eq!(run.workers().unwrap().notes(), Vec::<String>::new());
+    assert_eq!(run.workers().unwrap().unwrap().notes(), Vec::<String>::new());
     // A part alone is a run as well.
     let part = Run::open(worker_folder(dir.path(), 1)).unwrap();
     assert_eq!((part.manifest().worker, part.verify().unwrap().visits), (Some(record(1)), 60));
-    assert!(part.workers().is_none());
+    assert!(part.workers().unwrap().is_none());
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn parts_that_are_not_of_one_run_are_refused_with_what_differs_and_where() {
 #[test]
 fn a_worker_that_is_missing_and_one_that_ended_early_are_said() {
     let dir = run_of([20, 13, 20], true);
-    let workers = |dir: &Path| -> Workers { Run::open(dir).unwrap().workers().unwrap() };
+    let workers = |dir: &Path| -> Workers { Run::open(dir).unwrap().workers().unwrap().unwrap() };
     assert_eq!(workers(dir.path()).notes(), ["worker 1 of 3 ended at step 12, the others at step 19"]);
     assert!(Run::open(dir.path()).unwrap().verify().unwrap().finished, "it finished, only early");
 
@@ -257,14 +257,14 @@ fn a_worker_that_is_missing_and_one_that_ended_early_are_said() {
     let dir = run_of([20, 20, 20], true);
     std::fs::remove_dir_all(worker_folder(dir.path(), 2)).unwrap();
     let run = Run::open(dir.path()).unwrap();
-    assert!(run.workers().unwrap().notes()[0].starts_with("worker 2 of 3 is missing"));
-    assert_eq!(run.workers().unwrap().missing(), [2..=2]);
+    assert!(run.workers().unwrap().unwrap().notes()[0].starts_with("worker 2 of 3 is missing"));
+    assert_eq!(run.workers().unwrap().unwrap().missing(), [2..=2]);
     assert!(!run.verify().unwrap().finished, "nobody knows what it would have held");
     assert_eq!(visited(&run), expected([20, 20, 0]));
     // Without rank 0 the others say the learning rate.
     std::fs::remove_dir_all(worker_folder(dir.path(), 0)).unwrap();
     let run = Run::open(dir.path()).unwrap();
-    assert_eq!(run.workers().unwrap().missing(), [0..=0, 2..=2]);
+    assert_eq!(run.workers().unwrap().unwrap().missing(), [0..=0, 2..=2]);
     let block = run.scan().find(|block| block.kind() == Some(BlockKind::Steps)).unwrap();
     assert_eq!(block.f32s(Column::LearningRate).unwrap()[0], 1.5);
 }
@@ -323,7 +323,7 @@ fn while_workers_record_a_reader_sees_the_steps_that_all_of_them_have() {
             let mut scan = part.part_scan();
             scan.by_ref().for_each(drop);
             let (next_segment, sequence) = scan.place();
-            crate::log::ResumePlace { run_id: part.manifest().run_id, next_segment, sequence, step: 17 }
+            ResumePlace { run_id: part.manifest().run_id, next_segment, sequence, step: 17, totals: Totals::default() }
         },
         options(),
     )
@@ -334,7 +334,7 @@ fn while_workers_record_a_reader_sees_the_steps_that_all_of_them_have() {
     assert!(run.is_being_written());
     assert_eq!(visited(&run), expected([17, 17, 17]));
     assert_eq!(rows(&run, BlockKind::Steps), (0..17).map(|step| (step, 9)).collect::<Vec<_>>());
-    assert!(run.workers().unwrap().notes().iter().any(|note| note.contains("1 of 3 workers still record")));
+    assert!(run.workers().unwrap().unwrap().notes().iter().any(|note| note.contains("1 of 3 workers still record")));
     assert_eq!(run.verify().unwrap().superseded, 0, "what is left out is not superseded");
     one.append(&mut visits(1, 17..18)).unwrap();
     assert_eq!(visited(&run), expected([18, 18, 18]));
@@ -359,10 +359,11 @@ fn what_is_superseded_in_a_part_is_left_out_of_the_whole() {
         scan.by_ref().for_each(drop);
         let (next_segment, sequence) = scan.place();
         let run_id = part.manifest().run_id;
-        let place = crate::log::ResumePlace { run_id, next_segment, sequence, step: 10 };
+        let totals = Totals { visits: 40, dropped: 1 };
+        let place = ResumePlace { run_id, next_segment, sequence, step: 10, totals };
         let mut writer = LogWriter::resume(&folder, place, options()).unwrap();
         train(&mut writer, rank, 10, 15, 5);
-        writer.append(&mut end(10)).unwrap();
+        writer.append_end().unwrap();
         writer.finish().unwrap();
     }
     let run = Run::open(dir.path()).unwrap();
@@ -370,6 +371,10 @@ fn what_is_superseded_in_a_part_is_left_out_of_the_whole() {
     assert_eq!(rows(&run, BlockKind::Steps), (0..15).map(|step| (step, 9)).collect::<Vec<_>>());
     let report = run.verify().unwrap();
     assert_eq!((report.visits, report.superseded, report.finished), (90, 60, true));
-    assert_eq!(run.workers().unwrap().notes(), Vec::<String>::new());
-    assert!(run.workers().unwrap().parts.iter().all(|part| part.last_step == Some(14)));
+    // The totals are those of all sessions of all workers, with what is superseded.
+    let end = run.scan().last().unwrap();
+    assert_eq!(end.kind(), Some(BlockKind::End));
+    assert_eq!((end.u64s(Column::Visits).unwrap(), end.u64s(Column::Dropped).unwrap()), (vec![150], vec![3]));
+    assert_eq!(run.workers().unwrap().unwrap().notes(), Vec::<String>::new());
+    assert!(run.workers().unwrap().unwrap().parts.iter().all(|part| part.last_step == Some(14)));
 }

@@ -285,7 +285,7 @@ fn damage_cuts_the_story_and_steps_out_of_order_are_damage() {
     // The damage is in a column, where only whoever opens it meets it: a walk back would meet it too late.
     let run = written.run();
     let mut scan = run.scan();
-    assert!(scan.by_ref().count() > 12 && scan.damage().is_none());
+    assert!(scan.by_ref().count() > 12 && scan.damage().unwrap().is_none());
     let found = &estimate(&written.run(), &asked(7, false, Curvature::Visits)).unwrap()[0];
     assert_eq!(found.damage.as_ref().and_then(|damage| damage.block), Some(9));
     assert_eq!(found.visits, 4 * 11);

@@ -1,0 +1,123 @@
+//! The segment files of a run: opened when they are read, and only a few at a time.
+//!
+//! Blocks are kept by those who want to read them later, and many threads read at once. If each block held its file open, a
+//! run of some hundred segments would use up what a process may open (`ulimit -n`, often 256 or 1,024). So a file is looked
+//! up for each read, and the one that was used longest ago is let go of.
+
+use crate::log::{next_data, open_file};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How many files of a run are kept open, of all its workers' parts together: there may be more workers than files that a process
+/// may open. Each thread that reads may hold one more for the length of a read.
+const OPEN_MAX: usize = 16;
+
+/// The files of one run that are open, the one used last at the back.
+#[derive(Debug, Default)]
+pub(super) struct Files(Mutex<VecDeque<(PathBuf, Arc<File>)>>);
+
+impl Files {
+    /// Opens `path` anew, whatever stood under that name before.
+    fn open(&self, path: &Path) -> io::Result<Arc<File>> {
+        let make_room = |open: &mut VecDeque<(PathBuf, Arc<File>)>| {
+            open.retain(|(other, _)| other != path);
+            while open.len() >= OPEN_MAX {
+                open.pop_front();
+            }
+        };
+        // Before and after, for others may open files while this one waits for the file system.
+        make_room(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let file = Arc::new(open_file(path)?);
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        make_room(&mut open);
+        open.push_back((path.to_owned(), file.clone()));
+        Ok(file)
+    }
+
+    /// The file at `path`, opened if it is not.
+    fn get(&self, path: &Path) -> io::Result<Arc<File>> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = open.iter().position(|(other, _)| other == path).and_then(|at| open.remove(at));
+        match found {
+            Some((path, file)) => {
+                open.push_back((path, file.clone()));
+                Ok(file)
+            }
+            None => {
+                // Others may read while this one waits for the file system.
+                drop(open);
+                self.open(path)
+            }
+        }
+    }
+}
+
+/// A segment file.
+#[derive(Debug)]
+pub(super) struct SegmentFile {
+    pub path: PathBuf,
+    files: Arc<Files>,
+}
+
+impl SegmentFile {
+    /// Opens the file, so that what is wrong with it shows here.
+    ///
+    /// # Errors
+    /// What the file system says, and `InvalidData` for a folder, a pipe or a device.
+    pub(super) fn open(files: &Arc<Files>, path: PathBuf) -> io::Result<Self> {
+        files.open(&path)?;
+        Ok(Self { path, files: files.clone() })
+    }
+
+    /// How long it is now.
+    pub(super) fn bytes(&self) -> io::Result<u64> {
+        Ok(self.files.get(&self.path)?.metadata()?.len())
+    }
+
+    /// The first place at or after `from` that is not in a hole of the file, if any is.
+    pub(super) fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
+        next_data(&*self.files.get(&self.path)?, from)
+    }
+
+    /// Reads exactly `out.len()` bytes at `offset`, without moving a cursor that another thread may use.
+    pub(super) fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::FileExt::read_exact_at(&*self.files.get(&self.path)?, out, offset)
+        }
+        #[cfg(not(unix))]
+        {
+            use std::io::{Read, Seek, SeekFrom};
+            // A second handle has a cursor of its own.
+            let mut file = open_file(&self.path)?;
+            file.seek(SeekFrom::Start(offset))?;
+            file.read_exact(out)
+        }
+    }
+}
+
+/// Whether an error says that the file is not what was written, and not that the system refused to read it.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+}
+
+/// Whether the bytes are lost for whoever reads them: the file is not what was written, or the device fails. Any other error
+/// may be gone the next time, so what it hides must not be given up for lost.
+pub(super) fn is_lost(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO) {
+        return true;
+    }
+    is_damage(error)
+}
+
+/// The same error once more; the system's own ones keep their number.
+pub(super) fn same(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
