@@ -334,12 +334,12 @@ impl LogWriter {
     fn open_segment(&mut self, first_block_bytes: u64) -> Result<(), LogError> {
         let path = segment_path(&self.dir, self.next_segment);
         let size = self.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + first_block_bytes + self.spare_bytes);
-        let header =
-            SegmentHeader { run_id: self.run_id, index: self.next_segment, resumed_step: self.resumed_step.take() };
+        let header = SegmentHeader { run_id: self.run_id, index: self.next_segment, resumed_step: self.resumed_step };
         self.storage
             .open(&path, size)
             .and_then(|()| self.storage.commit(0, &header.to_bytes()))
             .map_err(io_error("reserve space for", &path))?;
+        // Only now: where there was no room, the segment of the last words has to say it.
         self.resumed_step = None;
         self.next_segment += 1;
         self.written_bytes += SEGMENT_HEADER_BYTES as u64;

@@ -89,3 +89,24 @@ fn a_page_is_kept_free_for_what_is_said_last() {
     }
     assert!(without > 5, "it would not have been needed: {without}");
 }
+
+/// What the resumption supersedes would else count again.
+#[test]
+fn a_resumption_is_not_forgotten_where_the_disk_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = SmallDisk { files: MmapStorage::default(), free_pages: 3, open_pages: 0 };
+    let options = WriterOptions { segment_bytes: PAGE_BYTES, zstd_level: 1 };
+    let mut writer = LogWriter::create_on(Box::new(storage), dir.path(), &manifest(), options).unwrap();
+    writer.append(&mut block(10, 5)).unwrap();
+    writer.mark_resumed(2).unwrap();
+    assert!(writer.append(&mut block(4000, 2)).is_err());
+    writer.use_spare_room();
+    writer.append_gap(2, 0, 4000).unwrap();
+    writer.append_end().unwrap();
+    writer.finish().unwrap();
+    let report = Run::open(dir.path()).unwrap().verify().unwrap();
+    assert_eq!((report.visits, report.superseded, report.dropped, report.finished), (0, 10, 4000, true));
+    let run = Run::open(dir.path()).unwrap();
+    // The totals are of what was committed, and of that only.
+    assert_eq!(run.scan().last().unwrap().u64s(Column::Visits).unwrap(), [10]);
+}
