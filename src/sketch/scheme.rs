@@ -10,7 +10,7 @@ pub enum Form {
     /// each as it is or folded to its cap. A dot product of gradients is the product of two dot products.
     Factored,
     /// The layer saw many positions, so its gradient is a sum: it is folded, with those of all such layers, into one
-    /// vector of [`SketchConfig::folded`] numbers.
+    /// vector ([`SketchConfig::folded_width`]).
     Folded,
 }
 
