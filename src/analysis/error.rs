@@ -34,6 +34,20 @@ pub enum AnalysisError {
         /// How many it has.
         positions: u32,
     },
+    /// No example was swept inside the window.
+    #[error("no example was swept there; {}", known_sweeps(known))]
+    NoSuchSweep {
+        /// The checkpoints at which there are sweeps, by step.
+        known: Vec<u64>,
+    },
+    /// Forgetting counts transitions from visit to visit.
+    #[error(
+        "{score} is not defined on sweeps: it counts what changes from one visit of the training to the next; leave out `--at`"
+    )]
+    NotOnSweeps {
+        /// The score that was asked for.
+        score: &'static str,
+    },
     /// There is no probe set of this name.
     #[error("this run has no probe set `{name}`; {}", known_sets(known))]
     NoSuchSet {
@@ -89,6 +103,17 @@ fn known_sets(known: &[String]) -> String {
     }
     let names: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
     format!("it has {}", names.join(", "))
+}
+
+fn known_sweeps(known: &[u64]) -> String {
+    match known {
+        [] => "this run has no sweeps: `Replay::sweep` makes them from its checkpoints".into(),
+        known => {
+            let steps: Vec<String> = known.iter().take(20).map(u64::to_string).collect();
+            let more = if known.len() > 20 { ", ..." } else { "" };
+            format!("this run has sweeps at the checkpoints of steps {}{more}", steps.join(", "))
+        }
+    }
 }
 
 fn known_ids(near: &[u64], count: usize) -> String {

@@ -15,8 +15,9 @@
 //!   results do not depend on the number of threads and memory does not grow with the run, only with its examples.
 //! - Damage ends the reading; what came before it is used, and the result carries the [`Damage`](crate::run::Damage).
 //! - A visit with a NaN or an infinity is left out and counted. An example with no usable visit scores NaN and comes last.
-//! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented.
-//!   The papers mostly sweep the training set at checkpoints; each score says where it departs from its source.
+//! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented; or,
+//!   where a replay swept the training set at checkpoints as most papers do, on these ([`Window::sweeps`]). The two are never
+//!   mixed, and each result says by its [`Basis`] which it stands on.
 //! - A result stands on one run. Papers that average over seeds (GraNd, EL2N) want several: average the results.
 
 mod aum;
@@ -35,6 +36,7 @@ mod per_example;
 mod score;
 mod self_influence;
 mod summary;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod synthetic;
 #[cfg(test)]
@@ -47,5 +49,6 @@ pub use error::AnalysisError;
 pub use influence::{influence, Influence, InfluencePlan, InfluenceRow, Probe, ProbeTime, Probes, Question};
 pub use per_example::{Extra, ScoreRow, ScoreTable};
 pub use score::{Order, Score};
-pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary};
-pub use window::Window;
+pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary, SweepSummary};
+pub use sweep::Basis;
+pub use window::{Source, Window};

@@ -4,8 +4,9 @@
 //! keeps one accumulator per example, and sorts.
 
 use super::driver::{fold_each, Progress};
-use super::{column, error::NO_GRADIENTS, AnalysisError, Order, Score, Window};
-use crate::log::{BlockKind, Column};
+use super::sweep::Sweeps;
+use super::{column, error::NO_GRADIENTS, AnalysisError, Basis, Order, Score, Window};
+use crate::log::Column;
 use crate::run::{Block, Damage, Run};
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -16,6 +17,8 @@ use std::collections::HashMap;
 pub struct ScoreTable {
     /// Which score it is.
     pub score: Score,
+    /// Whether it stands on visits of the training or on sweeps at checkpoints, and which.
+    pub basis: Basis,
     /// Visits that it stands on.
     pub visits: u64,
     /// Visits that were left out because a number of theirs was NaN or infinite.
@@ -73,6 +76,8 @@ pub(super) trait PerExample: Default {
     const NEEDS_GRADIENT: bool = false;
     /// Whether more than one prediction a visit is an error.
     const ONE_PREDICTION: bool = false;
+    /// Whether it says something of a sequence of visits, which sweeps are not.
+    const NEEDS_VISITS: bool = false;
 
     /// Takes one visit: `values` in the order of `COLUMNS`, all finite.
     fn add(&mut self, values: &[f32]);
@@ -139,10 +144,12 @@ struct Gathered<A> {
 }
 
 impl Visits {
-    fn read<A: PerExample>(block: &Block, window: &Window) -> Result<Self, AnalysisError> {
-        let inside = window.rows(block)?;
+    fn read<A: PerExample>(block: &Block, window: &Window, sweeps: &Sweeps) -> Result<Self, AnalysisError> {
+        let inside = sweeps.rows(window, block)?;
         let rows = inside.as_ref().map_or(block.rows(), |inside| inside.iter().filter(|i| **i).count());
-        if A::COLUMNS.iter().any(|&needed| !block.has(needed)) {
+        // A sweep takes no step: its examples count in full, whatever the batch of the replay was (Pruthi et al. 2020, TracInCP).
+        let is_one = |column| window.is_on_sweeps() && matches!(column, Column::Clip | Column::Coefficient);
+        if A::COLUMNS.iter().any(|&needed| !is_one(needed) && !block.has(needed)) {
             return Ok(Self { rows, inside, columns: None });
         }
         let examples = column::u64s(block, Column::Example)?;
@@ -155,7 +162,11 @@ impl Visits {
                 return Err(AnalysisError::SeveralPredictions { example: examples[row], positions });
             }
         }
-        let values = A::COLUMNS.iter().map(|&c| column::f32s(block, c)).collect::<Result<_, _>>()?;
+        let values = |&column: &Column| match is_one(column) {
+            true => Ok(vec![1.0; block.rows()]),
+            false => column::f32s(block, column),
+        };
+        let values = A::COLUMNS.iter().map(values).collect::<Result<_, _>>()?;
         let columns = Some(VisitColumns {
             examples,
             flags: column::optional(block, Column::Flags, column::u8s)?,
@@ -174,11 +185,16 @@ pub(super) fn score_examples<A: PerExample>(
     window: &Window,
     progress: Progress<'_>,
 ) -> Result<ScoreTable, AnalysisError> {
+    if A::NEEDS_VISITS && window.is_on_sweeps() {
+        return Err(AnalysisError::NotOnSweeps { score: score.name() });
+    }
+    let sweeps = Sweeps::find(run, window)?;
     let mut gathered: Vec<Gathered<A>> = Vec::new();
     let mut examples: Vec<u64> = Vec::new();
     let mut index: HashMap<u64, usize> = HashMap::new();
     let mut table = ScoreTable {
         score,
+        basis: sweeps.basis(),
         visits: 0,
         not_finite: 0,
         unseen: 0,
@@ -188,6 +204,8 @@ pub(super) fn score_examples<A: PerExample>(
         damage: None,
     };
     let uses_norm = A::COLUMNS.contains(&Column::SquaredNorm);
+    // Where an example does not count by its coefficient, a gradient that was not seen is not zero but missing.
+    let needs_gradient = A::NEEDS_GRADIENT || uses_norm && window.is_on_sweeps();
     let mut values = vec![0f32; A::COLUMNS.len()];
 
     let fold = |visits: Visits| {
@@ -220,7 +238,7 @@ pub(super) fn score_examples<A: PerExample>(
             if flags & Column::FLAG_NOT_FINITE != 0 || values.iter().any(|value| !value.is_finite()) {
                 entry.not_finite += 1;
                 table.not_finite += 1;
-            } else if A::NEEDS_GRADIENT && flags & Column::FLAG_NO_WEIGHT != 0 {
+            } else if needs_gradient && flags & Column::FLAG_NO_WEIGHT != 0 {
                 table.unseen += 1;
             } else {
                 entry.accumulator.add(&values);
@@ -231,8 +249,8 @@ pub(super) fn score_examples<A: PerExample>(
         }
         Ok(())
     };
-    let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
-    let damage = fold_each(run, progress, keep, |block| Visits::read::<A>(block, window), fold)?;
+    let keep = |block: &Block| window.is_on(block) && window.touches(block);
+    let damage = fold_each(run, progress, keep, |block| Visits::read::<A>(block, window, &sweeps), fold)?;
 
     table.damage = damage;
     if gathered.is_empty() && table.missing > 0 {

@@ -4,7 +4,7 @@ use super::arguments::{OutputArguments, WindowArguments};
 use super::error::CliError;
 use super::output::{say_coverage, Console, Target};
 use super::Outcome;
-use crate::analysis::{Influence, InfluencePlan, Probe, ProbeTime, Probes, Question};
+use crate::analysis::{Basis, Influence, InfluencePlan, Probe, ProbeTime, Probes, Question};
 use crate::report::{printable, Format, Rows, Value};
 use crate::run::Run;
 use clap::{Args, ValueEnum};
@@ -19,7 +19,8 @@ const TABLE_ROWS: usize = 10;
 /// Positive scores helped (proponents): their steps lowered the probe's loss. Negative ones hurt (opponents). A table
 /// shows the strongest of both. CSV and JSON hold rows `example,visits,score` and, where they were recorded, `label` and
 /// `prediction` of the example's last visit, sorted from the strongest proponent to the strongest opponent; examples
-/// without a usable visit have score NaN and come last. With --all the rows are `example,probe,score`, probe after
+/// without a usable visit have score NaN and come last. With --checkpoints the gradients are those of a replay's sweep over the
+/// training set at checkpoints (TracInCP), and the second column counts these: `example,checkpoints,score`. With --all the rows are `example,probe,score`, probe after
 /// probe, each sorted so.
 #[derive(Debug, Args)]
 #[command(after_help = super::EXIT_CODES)]
@@ -41,6 +42,9 @@ pub(super) struct Arguments {
     /// Which probe stands for a step
     #[arg(long, value_name = "RULE", default_value = "earlier")]
     probe_time: ProbeTime,
+    /// TracInCP: over the sweeps at checkpoints instead of the visits; short for `--at sweep`
+    #[arg(long, conflicts_with = "at")]
+    checkpoints: bool,
     #[command(flatten)]
     window: WindowArguments,
     #[command(flatten)]
@@ -71,6 +75,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         window: arguments.window.window(),
         time: arguments.probe_time,
     };
+    let question = if arguments.checkpoints { question.at_checkpoints() } else { question };
     let bar = console.bar(&run, 1, "finding probes");
     let plan = InfluencePlan::new(&run, &question, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
@@ -119,16 +124,30 @@ fn words(influence: &Influence, probes: usize) -> Vec<String> {
         _ => format!("{probes} probes of `{set}`"),
     };
     let (visits, examples) = (influence.visits, influence.rows.len());
-    let mut lines = vec![format!("{about}: {}; {visits} visits of {examples} examples", influence.variant())];
+    let on_sweeps = matches!(influence.basis, Basis::Sweeps { .. });
+    let rows = if on_sweeps { "rows" } else { "visits" };
+    let mut lines = vec![format!("{about}: {}; {visits} {rows} of {examples} examples", influence.variant())];
+    if let Some((score, _)) = influence.probes.iter().find_map(|probe| probe.scored) {
+        lines.push(format!("the influence is on the {score} of a class, not on a loss: positive raised it"));
+    }
+    if let Basis::Sweeps { repeated, .. } = influence.basis {
+        if repeated > 0 {
+            lines.push(format!("note: {repeated} rows replaced by a later one of the same example and checkpoint"));
+        }
+    }
+    let early = match on_sweeps {
+        true => "rows left out: the probe has no record at their checkpoint",
+        false => "visits left out: before the first probe time (--probe-time nearest takes them in)",
+    };
     let notes = [
-        (
-            influence.before_first_probe,
-            "visits left out: before the first probe time (--probe-time nearest takes them in)",
-        ),
+        (influence.before_first_probe, early),
         (influence.not_finite, "visits left out: a number was NaN or infinite"),
         (influence.without_gradient, "visits left out: recorded without gradients"),
         (influence.other_layers, "visits left out: their layers were recorded in another form than the probes'"),
-        (influence.probe_records_left_out, "probe records left out: not finite, without weight or in another form"),
+        (
+            influence.probe_records_left_out,
+            "probe records left out: not finite, without weight, in another form, or of another loss or class",
+        ),
         (influence.probe_records_repeated, "probe records replaced by a later one of the same id and step"),
     ];
     lines.extend(notes.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("note: {count} {what}")));
@@ -136,6 +155,9 @@ fn words(influence: &Influence, probes: usize) -> Vec<String> {
 }
 
 fn says(probe: &Probe) -> String {
+    if let Some((score, class)) = probe.scored {
+        return format!(" ({score} of class {class})");
+    }
     match (probe.label, probe.prediction) {
         (Some(label), Some(prediction)) => format!(" (label {label}, last predicted {prediction})"),
         (Some(label), None) => format!(" (label {label})"),
@@ -153,6 +175,7 @@ struct Writer {
     asked: bool,
     labels: bool,
     predictions: bool,
+    on_sweeps: bool,
     cut: bool,
 }
 
@@ -167,6 +190,7 @@ impl Writer {
             asked: asked.is_some(),
             labels: first.rows.iter().any(|row| row.label.is_some()),
             predictions: first.rows.iter().any(|row| row.prediction.is_some()),
+            on_sweeps: matches!(first.basis, Basis::Sweeps { .. }),
             cut: false,
         }
     }
@@ -178,9 +202,12 @@ impl Writer {
             head.push(("probe", probe.id.into()));
             head.push(("probe_label", probe.label.into()));
             head.push(("probe_prediction", probe.prediction.into()));
+            head.push(("probe_score", probe.scored.map(|(score, _)| score.to_string()).into()));
+            head.push(("probe_class", probe.scored.map(|(_, class)| class).into()));
         }
         head.extend([
             ("variant", Value::from(part.variant())),
+            ("basis", part.basis.to_string().into()),
             ("examples", (part.rows.len() as u64).into()),
             ("visits", part.visits.into()),
             ("probe_times", part.probe_times.into()),
@@ -199,7 +226,7 @@ impl Writer {
         if self.all {
             return vec!["example", "probe", "score"];
         }
-        let mut columns = vec!["example", "visits", "score"];
+        let mut columns = vec!["example", if self.on_sweeps { "checkpoints" } else { "visits" }, "score"];
         if self.format == Format::Table {
             columns.insert(0, "role");
         }

@@ -4,7 +4,7 @@ use super::arguments::{OutputArguments, WindowArguments};
 use super::error::CliError;
 use super::output::{Console, Target};
 use super::Outcome;
-use crate::analysis::{Extra, Score, ScoreTable};
+use crate::analysis::{Basis, Extra, Score, ScoreTable};
 use crate::report::{Format, Rows, Value};
 use crate::run::Run;
 use clap::Args;
@@ -16,7 +16,7 @@ const TABLE_ROWS: usize = 20;
 
 /// Score every training example by its own visits, the most suspicious first
 ///
-/// Rows are `example,visits,score`, then what the score says beside it, then `not_finite` (visits left out because of a
+/// Rows are `example,visits,score` (with `--at sweep`: `example,checkpoints,score`), then what the score says beside it, then `not_finite` (visits left out because of a
 /// NaN or an infinity) and, where they were recorded, `label` and `prediction` of the last visit. An example without a
 /// usable visit has score NaN and comes last.
 #[derive(Debug, Args)]
@@ -64,7 +64,21 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
 fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) {
     let score = table.score;
     let (visits, examples) = (table.visits, table.rows.len());
-    console.say(format_args!("{score} of {examples} examples over {visits} visits, {}", score.order()));
+    match &table.basis {
+        Basis::Sweeps { repeated, .. } => {
+            let basis = &table.basis;
+            console.say(format_args!("{score} of {examples} examples, {basis}: {visits} rows, {}", score.order()));
+            if *repeated > 0 {
+                console.say(format_args!(
+                    "note: {repeated} rows replaced by a later one of the same example and checkpoint"
+                ));
+            }
+        }
+        basis => {
+            let mode = basis.to_string().replacen("visits", &format!("{visits} visits"), 1);
+            console.say(format_args!("{score} of {examples} examples over {mode}, {}", score.order()));
+        }
+    }
     if matches!(score, Score::SelfInfluence | Score::Grand) {
         super::output::say_coverage(console, run);
     }
@@ -83,7 +97,9 @@ fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) {
 fn write(table: &ScoreTable, format: Format, top: usize, target: Target<'_>) -> io::Result<()> {
     let labels = table.rows.iter().any(|row| row.label.is_some());
     let predictions = table.rows.iter().any(|row| row.prediction.is_some());
-    let mut columns = vec!["example", "visits", "score"];
+    // Rows of a sweep are no visits, and are not called so.
+    let counted = if matches!(table.basis, Basis::Sweeps { .. }) { "checkpoints" } else { "visits" };
+    let mut columns = vec!["example", counted, "score"];
     columns.extend(table.score.extras());
     columns.push("not_finite");
     columns.extend(labels.then_some("label"));
@@ -91,6 +107,7 @@ fn write(table: &ScoreTable, format: Format, top: usize, target: Target<'_>) -> 
     let head = [
         ("score", Value::from(table.score.name())),
         ("order", table.score.order().to_string().into()),
+        ("basis", table.basis.to_string().into()),
         ("examples", (table.rows.len() as u64).into()),
         ("visits", table.visits.into()),
         ("not_finite", table.not_finite.into()),

@@ -7,6 +7,7 @@
 //! Bytes from disk never panic: every length is checked before it is believed, every checksum before a number is used.
 
 mod block;
+mod checkpoint;
 mod error;
 mod live;
 mod look;
@@ -22,6 +23,7 @@ mod tests;
 mod verify;
 
 pub use block::{Block, Vectors};
+pub use checkpoint::{Checkpoint, CheckpointFault};
 pub use error::{Damage, ReadError};
 pub use lost::Lost;
 pub use open::Run;

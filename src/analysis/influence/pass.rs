@@ -6,12 +6,13 @@
 
 use super::super::driver::{blocks_in_flight, fold_blocks, fold_each, Progress};
 use super::super::gradient::{Gradients, Layout};
+use super::super::sweep::Sweeps;
 use super::super::{column, AnalysisError};
 use super::dots::{dots, stretches, ProbeMatrices, Scratch};
 use super::index::{Index, Record};
 use super::sums::{BlockDots, Sums};
 use super::{Influence, ProbeTime, Question};
-use crate::log::{BlockKind, Column};
+use crate::log::Column;
 use crate::run::{Block, ReadError, Run};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -29,6 +30,8 @@ pub struct InfluencePlan<'run> {
     pub(super) run: &'run Run,
     pub(super) question: Question,
     pub(super) index: Index,
+    /// What is known of the sweeps, if the question is on these.
+    pub(super) sweeps: Sweeps,
     passes: Vec<Pass>,
 }
 
@@ -51,12 +54,13 @@ impl<'run> InfluencePlan<'run> {
     /// # Errors
     /// As [`influence`](super::influence()), but for those that only the visits can show.
     pub fn new(run: &'run Run, question: &Question, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        let sweeps = Sweeps::find(run, &question.window)?;
         let index = Index::build(run, question, progress)?;
         let mut groups: BTreeMap<Vec<u64>, Vec<u64>> = BTreeMap::new();
         for (&id, records) in &index.records {
             groups.entry(records.keys().copied().collect()).or_default().push(id);
         }
-        let mut plan = Self { run, question: question.clone(), index, passes: Vec::new() };
+        let mut plan = Self { run, question: question.clone(), index, sweeps, passes: Vec::new() };
         let score_limit = if plan.index.records.len() > 16 {
             let examples = plan.count_examples(progress)?.max(1);
             (Self::SCORE_BYTES_MAX / 8 / examples).max(16)
@@ -85,7 +89,7 @@ impl<'run> InfluencePlan<'run> {
 
     fn wants(&self, block: &Block) -> bool {
         let before_damage = |damage: &crate::run::Damage| damage.block.is_none_or(|at| block.sequence() < at);
-        block.kind() == Some(BlockKind::Visits)
+        self.question.window.is_on(block)
             && self.question.window.touches(block)
             // Probes behind the damage are unknown, so visits behind it would be measured against stale ones.
             && self.index.damage.as_ref().is_none_or(before_damage)
@@ -119,6 +123,9 @@ impl<'run> InfluencePlan<'run> {
         let (mut first, mut last) = block.steps();
         if let Some(steps) = &self.question.window.steps {
             (first, last) = (first.max(steps.start), last.min(steps.end.saturating_sub(1)));
+        }
+        if self.question.window.is_on_sweeps() {
+            return times.partition_point(|time| *time < first)..times.partition_point(|time| *time <= last);
         }
         let of = |step| position(times, step, self.question.time);
         match of(last) {
@@ -202,7 +209,8 @@ impl<'run> InfluencePlan<'run> {
 
     /// The weighted dot products of one visit block.
     fn read(&self, pass: &Pass, lent: &Lent, block: &Block) -> Result<BlockDots, AnalysisError> {
-        let inside = self.question.window.rows(block)?;
+        let on_sweeps = self.question.window.is_on_sweeps();
+        let inside = self.sweeps.rows(&self.question.window, block)?;
         let examples = column::u64s(block, Column::Example)?;
         let mut out = BlockDots {
             labels: column::optional(block, Column::Label, column::u32s)?,
@@ -223,16 +231,26 @@ impl<'run> InfluencePlan<'run> {
         }
         let steps = column::u64s(block, Column::Step)?;
         let flags = column::optional(block, Column::Flags, column::u8s)?;
-        let factors: Vec<Vec<f32>> = [Column::LearningRate, Column::Clip, Column::Coefficient]
-            .into_iter()
-            .map(|factor| column::f32s(block, factor))
-            .collect::<Result<_, _>>()?;
+        // A sweep is of the example alone: it was in no batch and took no step.
+        let factors: &[Column] = match on_sweeps {
+            true => &[Column::LearningRate],
+            false => &[Column::LearningRate, Column::Clip, Column::Coefficient],
+        };
+        let factors: Vec<Vec<f32>> =
+            factors.iter().map(|factor| column::f32s(block, *factor)).collect::<Result<_, _>>()?;
+        let unseen = if on_sweeps { Column::FLAG_NO_WEIGHT } else { 0 };
+        let time_of = |step: u64| match on_sweeps {
+            true => pass.times.binary_search(&step).ok(),
+            false => position(&pass.times, step, self.question.time),
+        };
         let (mut weights, mut times) = (Vec::new(), Vec::new());
         for &row in &out.inside {
             let weight: f64 = factors.iter().map(|factor| f64::from(factor[row])).product();
-            if flags.as_ref().is_some_and(|flags| flags[row] & Column::FLAG_NOT_FINITE != 0) || !weight.is_finite() {
+            if flags.as_ref().is_some_and(|flags| flags[row] & (Column::FLAG_NOT_FINITE | unseen) != 0)
+                || !weight.is_finite()
+            {
                 out.not_finite += 1;
-            } else if let Some(time) = position(&pass.times, steps[row], self.question.time) {
+            } else if let Some(time) = time_of(steps[row]) {
                 out.rows.push(row);
                 weights.push(weight);
                 times.push(time);

@@ -12,6 +12,7 @@ mod hostile;
 mod live;
 mod power;
 mod recover;
+mod replayed;
 mod resealed;
 mod roundtrip;
 mod seeds;
