@@ -1,6 +1,6 @@
 //! From a pass to the rows of a block: undoing the batch's weights, folding, norms, quantizing. Runs on the background thread.
 
-use super::message::{Batch, Gradients, PassKind};
+use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::outputs::Outputs;
 use crate::log::{BlockBuilder, Cells, Column, ColumnKey, LayerRecord};
 use crate::sketch::{Encoding, Fold, Form, SketchConfig};
@@ -42,6 +42,11 @@ pub(super) struct RowMaker {
     scratch: Vec<f32>,
 }
 
+/// Whether the rows are few and asked about by name, and so worth a finer encoding; sweeps are as many as visits.
+fn is_probe(kind: PassKind) -> bool {
+    matches!(kind, PassKind::Probe { .. })
+}
+
 type Keys = Vec<(ColumnKey, Cells, u32)>;
 
 impl RowMaker {
@@ -64,6 +69,14 @@ impl RowMaker {
                 plain(Column::Clip, Cells::F32);
             }
             PassKind::Probe { .. } => plain(Column::ProbeSet, Cells::U32),
+            PassKind::Sweep => plain(Column::LearningRate, Cells::F32),
+        }
+        if batch.replayed.is_some() {
+            plain(Column::Mode, Cells::U8);
+        }
+        if batch.outputs.scored.is_some() {
+            plain(Column::PredictionScore, Cells::U8);
+            plain(Column::ScoredClass, Cells::U32);
         }
         for (column, values) in float_columns(&batch.outputs) {
             if values.is_some() {
@@ -86,7 +99,7 @@ impl RowMaker {
             }
             let record = &self.layers[gradients.layer].record;
             let layer = gradients.layer as u16;
-            let probe = batch.kind != PassKind::Training;
+            let probe = is_probe(batch.kind);
             let vector = |width| Cells::Vector(self.sketch.factor_encoding(width, probe));
             let (inputs, outputs) = (self.sketch.input_width(record.inputs), self.sketch.delta_width(record.outputs));
             keys.push((ColumnKey { column: Column::Input, layer }, vector(inputs), inputs));
@@ -95,7 +108,7 @@ impl RowMaker {
             keys.push((ColumnKey { column: Column::DeltaScale, layer }, Cells::Bf16, 1));
         }
         if folded {
-            let encoding = self.sketch.folded_encoding_of(batch.kind != PassKind::Training);
+            let encoding = self.sketch.folded_encoding_of(is_probe(batch.kind));
             keys.push((Column::Folded.into(), Cells::Vector(encoding), self.sketch.folded));
             keys.push((Column::FoldedScale.into(), Cells::Bf16, 1));
         }
@@ -105,7 +118,7 @@ impl RowMaker {
     /// Appends the rows of `batch`, all but learning rate and clip, which are known when the step is.
     pub(super) fn push(&mut self, batch: Batch, builder: &mut BlockBuilder) -> Result<()> {
         let rows = batch.ids.len();
-        let Batch { kind, ids, step, epoch, outputs, coefficients, layers } = batch;
+        let Batch { kind, replayed, ids, step, epoch, outputs, coefficients, layers } = batch;
         // All that can fail comes before the first number is appended, so that a failure leaves whole rows behind.
         let ready = (layers.into_iter())
             .map(|part| Ok((part.layer, part.weighted, self.ready(part.layer, part.gradients, rows)?)))
@@ -116,6 +129,16 @@ impl RowMaker {
         builder.f32s(Column::Coefficient, coefficients.iter().copied());
         if let PassKind::Probe { set } = kind {
             builder.u32s(Column::ProbeSet, std::iter::repeat_n(set, rows));
+        }
+        if let Some(Replayed { mode, learning_rate }) = replayed {
+            builder.column(Column::Mode, Cells::U8, 1).extend(std::iter::repeat_n(mode.code(), rows));
+            if kind == PassKind::Sweep {
+                builder.f32s(Column::LearningRate, std::iter::repeat_n(learning_rate, rows));
+            }
+        }
+        if let Some((score, classes)) = &outputs.scored {
+            builder.column(Column::PredictionScore, Cells::U8, 1).extend(std::iter::repeat_n(score.code(), rows));
+            builder.u32s(Column::ScoredClass, classes.iter().copied());
         }
         for (column, values) in float_columns(&outputs) {
             if let Some(values) = values {
@@ -194,7 +217,7 @@ impl RowMaker {
             }
         }
         if let Some(sum) = folded {
-            let encoding = self.sketch.folded_encoding_of(kind != PassKind::Training);
+            let encoding = self.sketch.folded_encoding_of(is_probe(kind));
             encode_rows(encoding, &sum, m, Column::Folded.into(), Column::FoldedScale.into(), flags, builder);
         }
         for ((flag, norm), c) in flags.iter_mut().zip(&norms).zip(coefficients) {
@@ -255,7 +278,7 @@ impl RowMaker {
             let projected: Option<Vec<f32>> =
                 fold.as_ref().map(|fold| values.chunks(width).flat_map(|row| fold.apply(row)).collect());
             let width = fold.as_ref().map_or(width, Fold::outputs);
-            let encoding = self.sketch.factor_encoding(width as u32, kind != PassKind::Training);
+            let encoding = self.sketch.factor_encoding(width as u32, is_probe(kind));
             encode_rows(
                 encoding,
                 projected.as_deref().unwrap_or(values),

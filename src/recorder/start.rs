@@ -18,10 +18,10 @@ use std::sync::Arc;
 
 /// What a run that is taken up again brings along.
 #[derive(Default)]
-struct Past {
-    step: u64,
-    forms: Vec<Option<Form>>,
-    probe_sets: Vec<String>,
+pub(super) struct Past {
+    pub step: u64,
+    pub forms: Vec<Option<Form>>,
+    pub probe_sets: Vec<String>,
 }
 
 impl Recorder {
@@ -34,7 +34,7 @@ impl Recorder {
         let (manifest, held) = prepare(taps, &config)?;
         let writer = LogWriter::create(dir.as_ref(), &manifest, options(&config))
             .map_err(|e| RecordError::Start(Arc::new(e)))?;
-        start(taps, held, config, manifest, writer, Past::default())
+        start(dir.as_ref(), taps, held, config, manifest, writer, Past::default())
     }
 
     /// Goes on with the run in the folder `dir`, after a crash or by intention, at the step after the last that was recorded.
@@ -71,16 +71,16 @@ impl Recorder {
         }
         let (past, place) = read_past(&run, step).map_err(|e| RecordError::Resume(e.to_string()))?;
         let writer = LogWriter::resume(dir, place, options(&config)).map_err(|e| RecordError::Start(Arc::new(e)))?;
-        start(taps, held, config, manifest, writer, past)
+        start(dir, taps, held, config, manifest, writer, past)
     }
 }
 
-fn options(config: &Config) -> WriterOptions {
+pub(super) fn options(config: &Config) -> WriterOptions {
     WriterOptions { segment_bytes: config.segment_bytes, zstd_level: config.zstd_level }
 }
 
 /// Checks taps and settings, and takes the taps.
-fn prepare(taps: &Taps, config: &Config) -> Result<(Manifest, Held), RecordError> {
+pub(super) fn prepare(taps: &Taps, config: &Config) -> Result<(Manifest, Held), RecordError> {
     config.check()?;
     let registry = taps.registry();
     let mut problems = registry.problems.clone();
@@ -100,7 +100,7 @@ fn prepare(taps: &Taps, config: &Config) -> Result<(Manifest, Held), RecordError
 }
 
 /// What differs between a run and what is to be recorded into it.
-fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
+pub(super) fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
     if run.seed != wanted.seed {
         found.push(format!("the seed was {}, now it is {}", run.seed, wanted.seed));
@@ -121,13 +121,13 @@ fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
 }
 
 /// Reads where a run ends and how its layers were recorded.
-fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadError> {
+pub(super) fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadError> {
     let mut scan = run.scan();
     let mut past = Past { forms: vec![None; run.manifest().layers.len()], ..Past::default() };
     for block in scan.by_ref() {
         match block.kind() {
             Some(BlockKind::Steps) => past.step = past.step.max(block.steps().1.saturating_add(1)),
-            Some(BlockKind::Visits | BlockKind::Probes) => {
+            Some(BlockKind::Visits | BlockKind::Probes | BlockKind::Sweeps) => {
                 for (number, form) in past.forms.iter_mut().enumerate() {
                     let factors = ColumnKey { column: Column::Input, layer: number as u16 };
                     if block.has(factors) {
@@ -154,7 +154,8 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
     Ok((past, place))
 }
 
-fn start(
+pub(super) fn start(
+    dir: &Path,
     taps: &Taps,
     held: Held,
     config: Config,
@@ -190,6 +191,7 @@ fn start(
     let variables = variables.into_iter().zip(&folds).enumerate();
     let forms = if past.forms.is_empty() { vec![None; layers.len()] } else { past.forms };
     let inner = Inner {
+        dir: dir.to_owned(),
         taps: taps.clone(),
         forms,
         variables: variables.map(|(i, ((_, var), fold))| (i, var, fold.clone())).collect(),
@@ -205,13 +207,17 @@ fn start(
         dropped: 0,
         visits: 0,
         probe_sets: past.probe_sets,
+        learning_rate: None,
+        replayed: None,
+        probes: 0,
+        sweeps: 0,
     };
     held.keep();
     Ok(Recorder { inner: Some(inner) })
 }
 
 /// Lets go of taps that were taken for a recorder that did not come to be.
-struct Held(Option<Taps>);
+pub(super) struct Held(Option<Taps>);
 
 impl Held {
     fn keep(mut self) {

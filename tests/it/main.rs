@@ -7,6 +7,7 @@ mod common;
 mod losses;
 mod manners;
 mod passes;
+mod replay;
 mod resume;
 mod taps;
 mod tracin;
