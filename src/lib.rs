@@ -49,9 +49,10 @@
 //! | [`log`] | the files; specified in `src/log/FORMAT.md` |
 //! | [`run`] | opening, checking and iterating a recorded run |
 //! | [`analysis`] | TracIn, self-influence, forgetting, EL2N, GraNd, AUM and their kin |
+//! | `connectivity` | error barriers between two sets of weights |
 //! | [`cli`], [`report`] | the `gradlog` command |
 //!
-//! `taps` and `recorder` need the feature `candle`, which is on by default; everything else, the command among it, builds without.
+//! `taps`, `recorder` and `connectivity` need the feature `candle`, which is on by default; everything else, the command among it, builds without.
 //! `ARCHITECTURE.md` says why things are where they are.
 
 #![warn(missing_docs)]
@@ -59,12 +60,16 @@
 
 pub mod analysis;
 pub mod cli;
+#[cfg(feature = "candle")]
+pub mod connectivity;
+mod int8;
 pub mod log;
 mod matmul;
 #[cfg(feature = "candle")]
 pub mod recorder;
 pub mod report;
 pub mod run;
+mod simd;
 pub mod sketch;
 #[cfg(feature = "candle")]
 pub mod taps;

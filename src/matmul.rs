@@ -24,6 +24,24 @@ impl<'a> Matrix<'a> {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
+    /// Rows and columns.
+    #[cfg_attr(not(feature = "candle"), allow(dead_code))]
+    pub(crate) fn shape(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    /// `count` rows from row `first` on.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[cfg_attr(not(feature = "candle"), allow(dead_code))]
+    pub(crate) fn rows(self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.rows, "rows behind the last one");
+        // Of no rows, or of rows without numbers, the place does not matter, and it may be the end of the slice.
+        let start = (first * self.row_stride).min(self.data.len());
+        Self { data: &self.data[start..], rows: count, ..self }
+    }
+
     /// The same numbers with rows and columns exchanged.
     pub(crate) fn t(self) -> Self {
         Self {

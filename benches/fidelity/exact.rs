@@ -124,6 +124,8 @@ pub struct Material {
     pub factors: Vec<Factors>,
     /// The folded layers, folded together to each of these lengths, as the crate does it.
     pub folds: Vec<(usize, Vec<f32>)>,
+    /// How many parameters those have together.
+    pub folded_parameters: u64,
     /// The last layer alone, where it is folded: length and rows.
     pub last_fold: Option<(usize, Vec<f32>)>,
     /// A Kronecker projection of each layer's matrix, one behind the other.
@@ -354,7 +356,10 @@ impl Parts {
         });
         let total: f64 = self.shares.iter().sum();
         self.shares.iter_mut().for_each(|share| *share /= total);
+        let folded = self.folders.iter().filter_map(|(_, folds)| folds.first());
+        let folded_parameters = folded.map(|fold| fold.inputs() as u64).sum();
         Material {
+            folded_parameters,
             visits,
             probes: count,
             truth,

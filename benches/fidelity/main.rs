@@ -143,12 +143,8 @@ fn run(name: Name, arguments: &Arguments) -> Result<Vec<Value>> {
     visits.truncate(count.min(train.len() / name.batch() * name.batch()));
     let probes: Vec<usize> = (0..PROBES.min(test.len())).collect();
     let config = SketchConfig::default();
-    let mut lengths = LENGTHS.to_vec();
-    if !lengths.contains(&(config.folded as usize)) {
-        lengths.push(config.folded as usize);
-    }
     let batches = visits.chunks(name.batch()).map(|ids| train.batch(ids));
-    let material = Material::collect(&model, test.batch(&probes)?, batches, &lengths)?;
+    let material = Material::collect(&model, test.batch(&probes)?, batches, &LENGTHS)?;
     let shares: Vec<String> = material.shares.iter().map(|share| format!("{:.1}", 100.0 * share)).collect();
     println!(
         "{} visits, {} probes; share of the squared norm by layer, %: {}",
@@ -163,7 +159,9 @@ fn run(name: Name, arguments: &Arguments) -> Result<Vec<Value>> {
     table.head();
 
     let recorded = record::record(&model, &train, &visits, &test, &probes, name.batch())?;
-    let default = Scheme::Sketch(Sketch::of(&config)).apply(&material)?.context("the default has nothing to sketch")?;
+    let default = Scheme::Sketch(Sketch::of(&config, material.folded_parameters))
+        .apply(&material)?
+        .context("the default has nothing to sketch")?;
     table.row(
         "default, recorded",
         true,

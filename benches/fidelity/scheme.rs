@@ -1,9 +1,9 @@
 //! The schemes that are compared, and what each makes of the exact gradients.
 
 use super::exact::{dots, Material};
-use super::store::{rotate, Grid, Store, Stored};
+use super::store::{Grid, Store, Stored};
 use candle_core::Result;
-use gradlog::sketch::{derive_seed, Encoding, Fold, Side, SketchConfig};
+use gradlog::sketch::{derive_seed, rotate, Encoding, Fold, Side, SketchConfig};
 use rayon::prelude::*;
 
 /// A way to write gradients down.
@@ -51,19 +51,27 @@ const Q4: Store = Store::Crate(Encoding::Q4);
 const Q8: Store = Store::Crate(Encoding::Q8);
 
 impl Sketch {
-    /// What the crate does with `config`.
-    pub fn of(config: &SketchConfig) -> Self {
+    /// What the crate does with `config`, where the folded layers have so many parameters together.
+    pub fn of(config: &SketchConfig, folded_parameters: u64) -> Self {
+        let whole = Store::Crate(config.encoding);
+        let projected = Store::Crate(config.projected_encoding);
+        let (wide, kept) = (config.projected as usize, config.folded_width(folded_parameters) as usize);
         Self {
             input_cap: config.input_cap as usize,
             delta_cap: config.delta_cap as usize,
-            input: Store::Crate(config.encoding),
-            delta: Store::Crate(config.encoding),
-            fine: 0,
-            projected: None,
-            folded: config.folded as usize,
-            folded_store: Store::Crate(config.folded_encoding),
-            folded_kept: 0,
-            fine_probes: false,
+            input: whole,
+            delta: whole,
+            fine: 128,
+            projected: Some(Projected {
+                length: wide.next_power_of_two(),
+                kept: wide,
+                store: projected,
+                centred: false,
+            }),
+            folded: kept.next_power_of_two(),
+            folded_kept: kept,
+            folded_store: projected,
+            fine_probes: true,
         }
     }
 }
@@ -74,8 +82,14 @@ pub fn schemes(all: bool) -> Vec<(&'static str, Scheme)> {
     let four = |cap: usize, folded: usize| Sketch {
         input_cap: cap,
         delta_cap: cap,
+        input: Q4,
+        delta: Q4,
+        fine: 0,
+        projected: None,
         folded,
-        ..Sketch::of(&SketchConfig { encoding: Encoding::Q4, folded_encoding: Encoding::Q4, ..SketchConfig::default() })
+        folded_kept: 0,
+        folded_store: Q4,
+        fine_probes: false,
     };
     let eight = |cap, folded| Sketch { input: Q8, delta: Q8, folded_store: Q8, ..four(cap, folded) };
     let fine = |cap, folded| Sketch { fine: 128, fine_probes: true, ..four(cap, folded) };
@@ -311,11 +325,15 @@ impl Projected {
     }
 }
 
-/// The rows rotated, and the first `kept` numbers of each, scaled so that dot products keep their mean.
+/// The rows rotated, and the first `kept` numbers of each, as the crate does it.
 fn rotated(rows: &[f32], width: usize, kept: usize) -> Vec<f32> {
-    let (rows, size) = rotate(rows, width);
-    let scale = (size as f32 / kept as f32).sqrt();
-    rows.chunks(size).flat_map(|row| row[..kept].iter().map(|v| v * scale)).collect()
+    let one = |row: &[f32]| {
+        let mut row = row.to_vec();
+        rotate(&mut row, kept);
+        row.truncate(kept);
+        row
+    };
+    rows.par_chunks(width).flat_map_iter(one).collect()
 }
 
 fn capped(rows: &[f32], width: usize, cap: usize, seed: u64) -> (Vec<f32>, usize) {

@@ -160,27 +160,3 @@ fn best_step(values: &[f32], largest: f32, levels: f32) -> f32 {
     }
     best.1
 }
-
-/// `H D x` for each row: signs, then the Walsh-Hadamard transform, orthogonal. It spreads the few large numbers of a
-/// sketch over all, so that one bit of each says as much as it can. Pads rows to a power of two.
-pub fn rotate(rows: &[f32], width: usize) -> (Vec<f32>, usize) {
-    let size = width.next_power_of_two();
-    let mut rng = StdRng::seed_from_u64(2);
-    let signs: Vec<f32> = (0..width).map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 }).collect();
-    let mut out = vec![0f32; rows.len() / width * size];
-    for (row, out) in rows.chunks(width).zip(out.chunks_mut(size)) {
-        let unit = 1.0 / (size as f32).sqrt();
-        out.iter_mut().zip(row).zip(&signs).for_each(|((o, v), s)| *o = v * s * unit);
-        let mut half = 1;
-        while half < size {
-            for pair in out.chunks_mut(2 * half) {
-                let (low, high) = pair.split_at_mut(half);
-                for (a, b) in low.iter_mut().zip(high) {
-                    (*a, *b) = (*a + *b, *a - *b);
-                }
-            }
-            half *= 2;
-        }
-    }
-    (out, size)
-}

@@ -18,7 +18,6 @@ use candle_nn::{Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
 use explain::Explained;
 use gradlog::recorder::{Config, Recorder};
-use gradlog::sketch::SketchConfig;
 use gradlog::taps::Taps;
 use model::Transformer;
 use std::path::{Path, PathBuf};
@@ -95,15 +94,12 @@ fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Pas
     let mut optimizer = SGD::new(variables.all_vars(), LEARNING_RATE)?;
     taps.model(&variables);
 
-    // Every layer sees many positions, so all of them are folded into one vector: give it room.
-    let sketch = SketchConfig { folded: 2048, ..SketchConfig::default() };
     let notes = vec![
         ("model".into(), format!("transformer, {} blocks of width {}", model::BLOCKS, model::WIDTH)),
         ("optimizer".into(), format!("SGD, learning rate {LEARNING_RATE} falling to 0, batch {BATCH}")),
         ("scrambled".into(), arguments.scramble.to_string()),
     ];
-    let mut recorder =
-        Recorder::create(run, &taps, Config { seed: arguments.seed, sketch, notes, ..Config::default() })?;
+    let mut recorder = Recorder::create(run, &taps, Config { seed: arguments.seed, notes, ..Config::default() })?;
 
     let start = Instant::now();
     let (mut step, steps) = (0, arguments.epochs as usize * train.len().div_ceil(BATCH));

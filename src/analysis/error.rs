@@ -48,6 +48,12 @@ pub enum AnalysisError {
         /// The score that was asked for.
         score: &'static str,
     },
+    /// What was asked for needs what sweeps have not: the steps that visits took part in, or their sequence.
+    #[error("{what} stands on the visits of the training and knows no sweeps: leave out `--at` and `--checkpoints`, or give a window on visits")]
+    OnlyVisits {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// There is no probe set of this name.
     #[error("this run has no probe set `{name}`; {}", known_sets(known))]
     NoSuchSet {
@@ -87,6 +93,109 @@ pub enum AnalysisError {
         /// The layers of the probes.
         probes: String,
     },
+    /// Of several runs, one failed.
+    #[error("run {run}: {source}")]
+    InRun {
+        /// Its folder.
+        run: String,
+        /// What went wrong with it.
+        source: Box<AnalysisError>,
+    },
+    /// A run was handed in twice.
+    #[error(
+        "{first} and {second} are the same run: several runs are to be different trainings, which differ in their seed"
+    )]
+    SameRun {
+        /// Folder of the first.
+        first: String,
+        /// Folder of the second.
+        second: String,
+    },
+    /// A run is about other examples than the others.
+    #[error(
+        "run {run} shares no example with the others: scores over runs need runs of the same training set, with the same \
+         ids (and a window in which each has visits)"
+    )]
+    NothingInCommon {
+        /// Its folder.
+        run: String,
+    },
+    /// A run has no threshold samples, so that there is no cut.
+    #[error(
+        "run {run} has no threshold sample with an AUM: no visited example is {known}; train with an extra class, give it to \
+         the examples that `ThresholdSamples::pick` draws, and record those labels"
+    )]
+    NoThreshold {
+        /// Its folder.
+        run: String,
+        /// How they were looked for.
+        known: String,
+    },
+    /// A rule makes no sense.
+    #[error("the rule {what}")]
+    Rule {
+        /// What it says, and what it may say.
+        what: String,
+    },
+    /// Labels are needed and an example has none.
+    #[error(
+        "example {example} has {}; balance by label needs one recorded label for each example: record with \
+         `pass.cross_entropy`, or do without balance",
+        if *differ { "different labels in different runs" } else { "no recorded label" }
+    )]
+    NoLabel {
+        /// The example.
+        example: u64,
+        /// Whether the runs disagree.
+        differ: bool,
+    },
+    /// No vector of this example could be made.
+    #[error(
+        "the run has no gradient of example {id} inside the window that could be used; `gradlog export` lists the examples that have one"
+    )]
+    NoSuchExample {
+        /// The id that was asked for.
+        id: u64,
+    },
+    /// A setting lies outside what makes sense.
+    #[error("{what} is {given}, but must be {range}")]
+    OutOfRange {
+        /// Which setting.
+        what: &'static str,
+        /// What was given.
+        given: String,
+        /// What is allowed.
+        range: String,
+    },
+    /// The answer would take more memory than it may.
+    #[error("{what} would take more than {:.1} GB of memory; {how}", *limit as f64 / 1e9)]
+    TooLarge {
+        /// What takes it.
+        what: String,
+        /// The limit in bytes.
+        limit: u64,
+        /// What to do instead.
+        how: &'static str,
+    },
+    /// A matrix of curvature has no inverse that numbers can hold.
+    #[error("the curvature of {block} with damping {damping:e} cannot be inverted: {why}; take a larger damping")]
+    Singular {
+        /// Which block of the gradient.
+        block: String,
+        /// The damping that was added.
+        damping: f64,
+        /// What went wrong.
+        why: String,
+    },
+    /// An adjoint has no end.
+    #[error(
+        "the adjoint grew past all numbers at step {step}: with this curvature the recorded steps multiply a small change \
+         again and again; ask without curvature, with that of another probe set, or for longer vectors, whose curvature is truer"
+    )]
+    Diverged {
+        /// The step at which it did.
+        step: u64,
+    },
     /// What was asked for is not in the part of a damaged run that can be read.
     #[error("{source}; but the run is damaged, and what you ask for may lie behind that: {damage}")]
     Cut {
@@ -95,6 +204,17 @@ pub enum AnalysisError {
         /// Where the run stops being readable.
         damage: Damage,
     },
+}
+
+impl AnalysisError {
+    /// Whether the run simply does not hold what was asked for, in a form in which it can be used.
+    pub(super) fn is_about_what_was_recorded(&self) -> bool {
+        match self {
+            AnalysisError::Missing { .. } | AnalysisError::SeveralPredictions { .. } => true,
+            AnalysisError::InRun { source, .. } => source.is_about_what_was_recorded(),
+            _ => false,
+        }
+    }
 }
 
 fn known_sets(known: &[String]) -> String {

@@ -13,10 +13,12 @@
 //! - `presentations_needed_to_learn`: the last wrong presentation, counted from 1: how many it took until the example was
 //!   right for good; 0 if it was never wrong.
 //!
+//! Over several runs Toneva sums, and a run that never learned the example adds its number of presentations; Paul averages.
+//!
 //! A presentation with a NaN or an infinity tells nothing and is passed over. Among equal counts the higher mean loss
 //! comes first.
 
-use super::per_example::{Extra, Mean, PerExample};
+use super::per_example::{Extra, Mean, PerExample, ScoreRow};
 use crate::log::Column;
 
 pub(super) const EXTRAS: &[&str] = &[
@@ -27,6 +29,16 @@ pub(super) const EXTRAS: &[&str] = &[
     "learning_events",
     "mean_loss",
 ];
+
+/// What a run adds to the sum over runs (Toneva's `order_examples_by_forgetting.py`): if it never learned the example, as
+/// many as it had presentations, so that the sum stays finite.
+pub(super) fn in_sum(row: &ScoreRow) -> f64 {
+    if row.score.is_infinite() {
+        row.visits as f64
+    } else {
+        row.score
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Forgetting {

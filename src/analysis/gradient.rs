@@ -43,9 +43,13 @@ impl Layout {
         self.factored.iter().flat_map(|f| [f.inputs, f.outputs]).chain(self.folded).collect()
     }
 
-    /// Bytes of one decoded gradient.
-    pub(super) fn decoded_bytes(&self) -> usize {
-        4 * self.widths().iter().sum::<usize>()
+    /// Of each part, whether it is a random projection of a longer vector and not the vector itself.
+    pub(super) fn projected(&self, layers: &[LayerRecord]) -> Vec<bool> {
+        let sides = self.factored.iter().flat_map(|f| {
+            let whole = layers.get(usize::from(f.layer)).map_or((0, 0), |layer| (layer.inputs, layer.outputs));
+            [whole.0 as usize > f.inputs, whole.1 as usize > f.outputs]
+        });
+        sides.chain(self.folded.map(|_| true)).collect()
     }
 
     /// In words, with the names of the layers.
@@ -86,8 +90,14 @@ impl Gradients {
         Ok(Self { parts })
     }
 
-    /// Writes one part of one row into `out`.
-    pub(super) fn decode(&self, part: usize, row: usize, out: &mut [f32]) {
-        self.parts[part].decode(row, out);
+    /// Vectors that no block holds.
+    #[cfg(test)]
+    pub(super) fn made(parts: Vec<Vectors>) -> Self {
+        Self { parts }
+    }
+
+    /// The vectors of one part.
+    pub(super) fn part(&self, part: usize) -> &Vectors {
+        &self.parts[part]
     }
 }

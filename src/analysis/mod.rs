@@ -1,12 +1,16 @@
 //! Scores: what a recorded run says of its training examples. One file per score, pure over [`crate::run`].
 //!
 //! Owns formulas, signs and orders. Knows neither files nor candle nor tables. Everything is computed from the log alone:
-//! no model, no data, no retraining. Two questions can be asked:
+//! no model, no data, no retraining. Three questions can be asked:
 //!
 //! - *Which examples stand out?* [`Score`]: self-influence, GraNd, EL2N, forgetting, AUM, confidence, variability,
 //!   correctness, loss. One number per example, the most suspicious first.
 //! - *Which examples taught the model this answer?* [`influence()`]: TracIn of every example on recorded probes.
-//!   Positive means helped, everywhere.
+//!   Positive means helped, everywhere. [`estimate()`] answers the same by other methods: influence functions, DataInf,
+//!   TRAK's estimator and the adjoint of the recorded steps. [`Influence::concentration`] and [`influence_by_distance`] say
+//!   how few carry it, and whether from near or far.
+//! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients, and [`neighbours`],
+//!   [`near_duplicates`] and [`clusters`] work on their directions.
 //!
 //! What is common to all:
 //!
@@ -18,37 +22,69 @@
 //! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented; or,
 //!   where a replay swept the training set at checkpoints as most papers do, on these ([`Window::sweeps`]). The two are never
 //!   mixed, and each result says by its [`Basis`] which it stands on.
-//! - A result stands on one run. Papers that average over seeds (GraNd, EL2N) want several: average the results.
+//!   What says nothing without a training's sequence or its steps refuses sweeps ([`AnalysisError::OnlyVisits`]).
+//! - A score of one run is one draw. Papers that average over seeds (GraNd, EL2N, forgetting) want several runs:
+//!   [`Score::compute_over`]. What is then kept of the training set is a [`KeepList`].
 
 mod aum;
+#[cfg(test)]
+mod battery;
+mod cartography;
 mod column;
+mod concentration;
 mod confidence;
 mod correctness;
+mod distance;
 mod driver;
 mod el2n;
 mod error;
+mod estimate;
 mod forgetting;
 mod gradient;
 mod grand;
 mod influence;
+mod keep;
 mod loss;
+mod over_runs;
 mod per_example;
 mod score;
 mod self_influence;
+mod similarity;
 mod summary;
+mod suspects;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod synthetic;
 #[cfg(test)]
 mod tests;
+mod threshold;
 mod variability;
+mod vectors;
+mod velocity;
 mod window;
+#[cfg(test)]
+mod workers;
 
+pub use cartography::{Map, MapRow};
+pub use concentration::Concentration;
+pub use distance::{influence_by_distance, FeatureDistance};
 pub use driver::Progress;
 pub use error::AnalysisError;
-pub use influence::{influence, Influence, InfluencePlan, InfluenceRow, Probe, ProbeTime, Probes, Question};
+pub use estimate::{estimate, Curvature, Damping, Estimate, EstimatePlan, EstimateQuestion, Method};
+pub use influence::{
+    influence, Influence, InfluencePlan, InfluenceRow, Probe, ProbeTime, Probes, Question, Ranked, Strongest,
+};
+pub use keep::{KeepList, KeepRule, Kept, KeptOfLabel};
+pub use over_runs::{OverRuns, RunPart, RunsRow, RunsTable};
 pub use per_example::{Extra, ScoreRow, ScoreTable};
 pub use score::{Order, Score};
+pub use similarity::{
+    all_neighbours, clusters, near_duplicates, neighbours, Cluster, Clusters, Neighbour, Pair, Search, UnitVectors,
+};
 pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary, SweepSummary};
+pub use suspects::{suspects, Rival, SignalValue, Suspect, Suspects};
 pub use sweep::Basis;
+pub use threshold::{Flagged, FlaggedRow, ThresholdIds, ThresholdRun, ThresholdSamples};
+pub use vectors::{vectors, Combine, FlatVectors, Shape, VectorBlock, VectorQuestion};
+pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityStep};
 pub use window::{Source, Window};

@@ -3,13 +3,15 @@
 //! A score is an accumulator, [`PerExample`]; this file reads the columns that it names, leaves out what is not finite,
 //! keeps one accumulator per example, and sorts.
 
-use super::driver::{fold_each, Progress};
+use super::driver::{fold_groups, fold_in_step_order, Progress};
 use super::sweep::Sweeps;
 use super::{column, error::NO_GRADIENTS, AnalysisError, Basis, Order, Score, Window};
 use crate::log::Column;
 use crate::run::{Block, Damage, Run};
+use rayon::prelude::*;
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// One score of all examples.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,8 +70,11 @@ pub enum Extra {
     Nothing,
 }
 
+/// The most columns that a score is made of.
+const COLUMNS_MAX: usize = 4;
+
 /// What a score gathers of one example.
-pub(super) trait PerExample: Default {
+pub(super) trait PerExample: Default + Send {
     /// The columns that it is made of, all f32.
     const COLUMNS: &'static [Column];
     /// Whether a visit whose gradient could not be seen is left out. A score that multiplies by `c = 0` keeps it.
@@ -121,13 +126,17 @@ impl Mean {
 
 /// What was read of one block.
 struct Visits {
+    /// How many there are inside the window.
     rows: usize,
-    inside: Option<Vec<bool>>,
     /// `None` if the block lacks a column that the score is made of.
     columns: Option<VisitColumns>,
 }
 
 struct VisitColumns {
+    /// Rows inside the window, those of each shard together, in the order of the file.
+    rows: Vec<u32>,
+    /// Where each shard's begin, and their end.
+    starts: Vec<usize>,
     examples: Vec<u64>,
     flags: Option<Vec<u8>>,
     values: Vec<Vec<f32>>,
@@ -144,13 +153,13 @@ struct Gathered<A> {
 }
 
 impl Visits {
-    fn read<A: PerExample>(block: &Block, window: &Window, sweeps: &Sweeps) -> Result<Self, AnalysisError> {
+    fn read<A: PerExample>(block: &Block, window: &Window, sweeps: &Sweeps, bits: u32) -> Result<Self, AnalysisError> {
         let inside = sweeps.rows(window, block)?;
         let rows = inside.as_ref().map_or(block.rows(), |inside| inside.iter().filter(|i| **i).count());
         // A sweep takes no step: its examples count in full, whatever the batch of the replay was (Pruthi et al. 2020, TracInCP).
         let is_one = |column| window.is_on_sweeps() && matches!(column, Column::Clip | Column::Coefficient);
         if A::COLUMNS.iter().any(|&needed| !is_one(needed) && !block.has(needed)) {
-            return Ok(Self { rows, inside, columns: None });
+            return Ok(Self { rows, columns: None });
         }
         let examples = column::u64s(block, Column::Example)?;
         if A::ONE_PREDICTION {
@@ -167,18 +176,146 @@ impl Visits {
             false => column::f32s(block, column),
         };
         let values = A::COLUMNS.iter().map(values).collect::<Result<_, _>>()?;
+        let (of_shards, starts) = by_shard(&examples, inside.as_deref(), bits);
         let columns = Some(VisitColumns {
+            rows: of_shards,
+            starts,
             examples,
             flags: column::optional(block, Column::Flags, column::u8s)?,
             values,
             labels: column::optional(block, Column::Label, column::u32s)?,
             predictions: column::optional(block, Column::Prediction, column::u32s)?,
         });
-        Ok(Self { rows, inside, columns })
+        Ok(Self { rows, columns })
+    }
+}
+
+/// The rows inside the window, shard after shard. Sorting them here spares each shard a guess at every row whether it is its own.
+fn by_shard(examples: &[u64], inside: Option<&[bool]>, bits: u32) -> (Vec<u32>, Vec<usize>) {
+    let shard = |example: u64| (example & ((1 << bits) - 1)) as usize;
+    let rows = || (0u32..).zip(examples).filter(|(row, _)| inside.is_none_or(|inside| inside[*row as usize]));
+    let mut starts = vec![0usize; (1 << bits) + 1];
+    rows().for_each(|(_, &example)| starts[shard(example) + 1] += 1);
+    for number in 0..1 << bits {
+        starts[number + 1] += starts[number];
+    }
+    let (mut places, mut sorted) = (starts.clone(), vec![0u32; starts[1 << bits]]);
+    for (row, &example) in rows() {
+        let place = &mut places[shard(example)];
+        sorted[*place] = row;
+        *place += 1;
+    }
+    (sorted, starts)
+}
+
+/// The examples of one thread: those with the same last bits in their id.
+struct Shard<A> {
+    number: usize,
+    /// How many bits tell the shards apart.
+    bits: u32,
+    /// Whether a visit whose gradient was not seen is left out.
+    needs_gradient: bool,
+    /// Where an example is in `gathered`, plus one, by the rest of its id; 0 for none.
+    dense: Vec<u32>,
+    /// The same for ids too large for a table.
+    sparse: HashMap<u64, u32>,
+    examples: Vec<u64>,
+    gathered: Vec<Gathered<A>>,
+    visits: u64,
+    not_finite: u64,
+    unseen: u64,
+    estimated_norms: u64,
+}
+
+/// The longest table of a shard, in entries.
+const DENSE_MAX: usize = 1 << 22;
+
+impl<A: PerExample> Shard<A> {
+    /// As many as keep all threads busy.
+    fn all(window: &Window) -> Vec<Self> {
+        // Where an example does not count by its coefficient, a gradient that was not seen is not zero but missing.
+        let needs_gradient = A::NEEDS_GRADIENT || A::COLUMNS.contains(&Column::SquaredNorm) && window.is_on_sweeps();
+        let bits = rayon::current_num_threads().next_power_of_two().trailing_zeros();
+        let shard = |number| Self {
+            number,
+            bits,
+            needs_gradient,
+            dense: Vec::new(),
+            sparse: HashMap::new(),
+            examples: Vec::new(),
+            gathered: Vec::new(),
+            visits: 0,
+            not_finite: 0,
+            unseen: 0,
+            estimated_norms: 0,
+        };
+        (0..1 << bits).map(shard).collect()
+    }
+
+    #[inline]
+    fn slot(&mut self, example: u64) -> usize {
+        let place = usize::try_from(example >> self.bits).unwrap_or(usize::MAX);
+        let entry = if place < DENSE_MAX {
+            if place >= self.dense.len() {
+                self.dense.resize((2 * place).clamp(1024, DENSE_MAX), 0);
+            }
+            &mut self.dense[place]
+        } else {
+            self.sparse.entry(example).or_insert(0)
+        };
+        if *entry == 0 {
+            self.examples.push(example);
+            self.gathered.push(Gathered {
+                accumulator: A::default(),
+                visits: 0,
+                not_finite: 0,
+                label: None,
+                prediction: None,
+            });
+            *entry = self.examples.len() as u32;
+        }
+        *entry as usize - 1
+    }
+
+    /// Adds its share of the visits in some rows of a block.
+    fn add(&mut self, visits: &Visits, rows: Range<usize>) {
+        let Some(columns) = &visits.columns else { return };
+        let uses_norm = A::COLUMNS.contains(&Column::SquaredNorm);
+        let mut values = [0f32; COLUMNS_MAX];
+        let values = &mut values[..A::COLUMNS.len()];
+        // Its rows rise, so that those of a stretch lie together.
+        let own = &columns.rows[columns.starts[self.number]..columns.starts[self.number + 1]];
+        let first = own.partition_point(|row| (*row as usize) < rows.start);
+        let last = own.partition_point(|row| (*row as usize) < rows.end);
+        for &row in &own[first..last] {
+            let row = row as usize;
+            let slot = self.slot(columns.examples[row]);
+            let entry = &mut self.gathered[slot];
+            entry.label = columns.labels.as_ref().map(|labels| labels[row]).or(entry.label);
+            entry.prediction = columns.predictions.as_ref().map(|p| p[row]).or(entry.prediction);
+            let flags = columns.flags.as_ref().map_or(0, |flags| flags[row]);
+            for (value, column) in values.iter_mut().zip(&columns.values) {
+                *value = column[row];
+            }
+            if flags & Column::FLAG_NOT_FINITE != 0 || values.iter().any(|value| !value.is_finite()) {
+                entry.not_finite += 1;
+                self.not_finite += 1;
+            } else if self.needs_gradient && flags & Column::FLAG_NO_WEIGHT != 0 {
+                self.unseen += 1;
+            } else {
+                entry.accumulator.add(values);
+                entry.visits += 1;
+                self.visits += 1;
+                self.estimated_norms += u64::from(uses_norm && flags & Column::FLAG_NORM_ESTIMATED != 0);
+            }
+        }
     }
 }
 
 /// Computes the score of all examples with a visit inside the window.
+///
+/// Each thread takes some of the examples and sees their visits in the order of the file, so that sums do not depend on how
+/// many threads there are.
 pub(super) fn score_examples<A: PerExample>(
     run: &Run,
     score: Score,
@@ -189,81 +326,55 @@ pub(super) fn score_examples<A: PerExample>(
         return Err(AnalysisError::NotOnSweeps { score: score.name() });
     }
     let sweeps = Sweeps::find(run, window)?;
-    let mut gathered: Vec<Gathered<A>> = Vec::new();
-    let mut examples: Vec<u64> = Vec::new();
-    let mut index: HashMap<u64, usize> = HashMap::new();
+    let mut shards = Shard::<A>::all(window);
+    let bits = shards.len().trailing_zeros();
+    let mut missing_visits = 0;
+    let keep = |block: &Block| window.is_on(block) && window.touches(block);
+    // No score of sweeps depends on their order, and a replay takes checkpoints in any.
+    let damage = if run.parts().is_empty() || window.is_on_sweeps() {
+        let fold = |(): &(), blocks: Vec<Visits>| {
+            let without = blocks.iter().filter(|visits| visits.columns.is_none());
+            missing_visits += without.map(|visits| visits.rows as u64).sum::<u64>();
+            shards.par_iter_mut().for_each(|shard| blocks.iter().for_each(|visits| shard.add(visits, 0..usize::MAX)));
+            Ok(())
+        };
+        let read = |(): &(), block: &Block| Visits::read::<A>(block, window, &sweeps, bits);
+        fold_groups(run, progress, keep, |_| Ok(()), read, fold)?
+    } else {
+        // Rows of several workers' blocks lie between each other in steps.
+        let fold = |visits: &Visits, rows: Range<usize>| {
+            if visits.columns.is_none() && rows.start == 0 {
+                missing_visits += visits.rows as u64;
+            }
+            shards.iter_mut().for_each(|shard| shard.add(visits, rows.clone()));
+            Ok(())
+        };
+        fold_in_step_order(run, progress, keep, |block| Visits::read::<A>(block, window, &sweeps, bits), fold)?
+    };
+
+    let sum = |of: fn(&Shard<A>) -> u64| shards.iter().map(of).sum();
     let mut table = ScoreTable {
         score,
         basis: sweeps.basis(),
-        visits: 0,
-        not_finite: 0,
-        unseen: 0,
-        missing: 0,
-        estimated_norms: 0,
+        visits: sum(|shard| shard.visits),
+        not_finite: sum(|shard| shard.not_finite),
+        unseen: sum(|shard| shard.unseen),
+        missing: missing_visits,
+        estimated_norms: sum(|shard| shard.estimated_norms),
         rows: Vec::new(),
-        damage: None,
+        damage,
     };
-    let uses_norm = A::COLUMNS.contains(&Column::SquaredNorm);
-    // Where an example does not count by its coefficient, a gradient that was not seen is not zero but missing.
-    let needs_gradient = A::NEEDS_GRADIENT || uses_norm && window.is_on_sweeps();
-    let mut values = vec![0f32; A::COLUMNS.len()];
-
-    let fold = |visits: Visits| {
-        let Some(columns) = visits.columns else {
-            table.missing += visits.rows as u64;
-            return Ok(());
-        };
-        for (row, &example) in columns.examples.iter().enumerate() {
-            if visits.inside.as_ref().is_some_and(|inside| !inside[row]) {
-                continue;
-            }
-            let slot = *index.entry(example).or_insert_with(|| {
-                examples.push(example);
-                gathered.push(Gathered {
-                    accumulator: A::default(),
-                    visits: 0,
-                    not_finite: 0,
-                    label: None,
-                    prediction: None,
-                });
-                gathered.len() - 1
-            });
-            let entry = &mut gathered[slot];
-            entry.label = columns.labels.as_ref().map(|labels| labels[row]).or(entry.label);
-            entry.prediction = columns.predictions.as_ref().map(|p| p[row]).or(entry.prediction);
-            let flags = columns.flags.as_ref().map_or(0, |flags| flags[row]);
-            for (value, column) in values.iter_mut().zip(&columns.values) {
-                *value = column[row];
-            }
-            if flags & Column::FLAG_NOT_FINITE != 0 || values.iter().any(|value| !value.is_finite()) {
-                entry.not_finite += 1;
-                table.not_finite += 1;
-            } else if needs_gradient && flags & Column::FLAG_NO_WEIGHT != 0 {
-                table.unseen += 1;
-            } else {
-                entry.accumulator.add(&values);
-                entry.visits += 1;
-                table.visits += 1;
-                table.estimated_norms += u64::from(uses_norm && flags & Column::FLAG_NORM_ESTIMATED != 0);
-            }
-        }
-        Ok(())
-    };
-    let keep = |block: &Block| window.is_on(block) && window.touches(block);
-    let damage = fold_each(run, progress, keep, |block| Visits::read::<A>(block, window, &sweeps), fold)?;
-
-    table.damage = damage;
-    if gathered.is_empty() && table.missing > 0 {
+    if shards.iter().all(|shard| shard.gathered.is_empty()) && table.missing > 0 {
         return Err(missing(score, A::COLUMNS));
     }
-    sort_into(&mut table, examples, gathered);
+    sort_into(&mut table, shards);
     Ok(table)
 }
 
-fn sort_into<A: PerExample>(table: &mut ScoreTable, examples: Vec<u64>, gathered: Vec<Gathered<A>>) {
-    let mut keyed: Vec<(f64, ScoreRow)> = examples
+fn sort_into<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>) {
+    let mut keyed: Vec<(f64, ScoreRow)> = shards
         .into_iter()
-        .zip(gathered)
+        .flat_map(|shard| shard.examples.into_iter().zip(shard.gathered))
         .map(|(example, entry)| {
             let score = if entry.visits > 0 { entry.accumulator.score() } else { f64::NAN };
             let row = ScoreRow {

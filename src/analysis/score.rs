@@ -1,7 +1,7 @@
 //! The table of scores: adding one is adding a file and a row here.
 
 use super::driver::Progress;
-use super::per_example::{score_examples, ScoreTable};
+use super::per_example::{score_examples, ScoreRow, ScoreTable};
 use super::{aum, confidence, correctness, el2n, forgetting, grand, loss, self_influence, variability};
 use super::{AnalysisError, Window};
 use crate::run::Run;
@@ -34,7 +34,8 @@ pub enum Score {
     /// 2020, §4.1, in the form over visits). High: mislabelled or odd. Exact norms, no error of a sketch.
     SelfInfluence,
     /// Mean over `t` of `‖g(w_t)‖₂`, not squared (GraNd; Paul et al. 2021, §2). High: hard or mislabelled.
-    /// The paper takes the mean over ten or more initialisations at one early epoch, in test mode.
+    /// The paper takes the mean over ten or more initialisations at one early epoch, in test mode. Its claim that the norm
+    /// *at initialisation* already tells what to prune did not replicate (Kirsch 2023, arXiv 2303.14753).
     Grand,
     /// Mean over `t` of `‖p(w_t) − onehot(y)‖₂`, at most √2 (EL2N; Paul et al. 2021, §2). High: hard or mislabelled.
     /// The paper takes one early epoch (10 to 20), in test mode, and the mean over initialisations.
@@ -61,10 +62,14 @@ type Compute = fn(&Run, Score, &Window, Progress<'_>) -> Result<ScoreTable, Anal
 pub(super) struct Definition {
     pub name: &'static str,
     pub order: Order,
+    /// Which end pruning calls hard.
+    pub hard: Order,
     pub extras: &'static [&'static str],
     /// One line for a help text: what it is, and which end is suspicious.
     pub about: &'static str,
     pub compute: Compute,
+    /// What a row adds to a sum over runs.
+    pub in_sum: fn(&ScoreRow) -> f64,
 }
 
 impl Score {
@@ -82,11 +87,21 @@ impl Score {
     ];
 
     fn definition(self) -> Definition {
-        let row = |name, order, extras, about, compute| Definition { name, order, extras, about, compute };
+        let in_sum = |row: &ScoreRow| row.score;
+        let row = |name, order, hard, extras, about, compute| Definition {
+            name,
+            order,
+            hard,
+            extras,
+            about,
+            compute,
+            in_sum,
+        };
         use Order::{HighestFirst, LowestFirst};
         match self {
             Score::SelfInfluence => row(
                 "self-influence",
+                HighestFirst,
                 HighestFirst,
                 &[],
                 "what the example's own steps did to its own loss, from exact gradient norms; highest first: mislabelled or odd",
@@ -95,6 +110,7 @@ impl Score {
             Score::Grand => row(
                 "grand",
                 HighestFirst,
+                HighestFirst,
                 &[],
                 "mean norm of the example's gradient (GraNd); highest first: hard or mislabelled",
                 score_examples::<grand::Grand>,
@@ -102,19 +118,24 @@ impl Score {
             Score::El2n => row(
                 "el2n",
                 HighestFirst,
+                HighestFirst,
                 &[],
                 "mean norm of the error of the prediction, for classes of its probabilities (EL2N); highest first: hard or mislabelled",
                 score_examples::<el2n::El2n>,
             ),
-            Score::Forgetting => row(
+            Score::Forgetting => Definition {
+                in_sum: forgetting::in_sum,
+                ..row(
                 "forgetting",
+                HighestFirst,
                 HighestFirst,
                 forgetting::EXTRAS,
                 "times it went from right to wrong, infinite if never right; highest first: never learned, then most often forgotten",
                 score_examples::<forgetting::Forgetting>,
-            ),
+            )},
             Score::Aum => row(
                 "aum",
+                LowestFirst,
                 LowestFirst,
                 &[],
                 "mean margin of the label's logit (AUM); lowest first: mislabelled",
@@ -123,12 +144,14 @@ impl Score {
             Score::Confidence => row(
                 "confidence",
                 LowestFirst,
+                LowestFirst,
                 &["variability"],
                 "mean probability of the label; lowest first: hard or mislabelled",
                 score_examples::<confidence::Confidence>,
             ),
             Score::Variability => row(
                 "variability",
+                HighestFirst,
                 HighestFirst,
                 &["confidence"],
                 "standard deviation of the label's probability over the visits; highest first: ambiguous",
@@ -137,12 +160,14 @@ impl Score {
             Score::Correctness => row(
                 "correctness",
                 LowestFirst,
+                LowestFirst,
                 &["correct"],
                 "share of right predictions over the visits; lowest first: hard or mislabelled",
                 score_examples::<correctness::Correctness>,
             ),
             Score::Loss => row(
                 "loss",
+                HighestFirst,
                 HighestFirst,
                 &[],
                 "mean loss over the visits; highest first: hard or mislabelled",
@@ -164,6 +189,16 @@ impl Score {
     /// Which end comes first.
     pub fn order(self) -> Order {
         self.definition().order
+    }
+
+    /// Which end is hard to learn, where a keep-list begins. For [`Score::Variability`] it is the ambiguous end.
+    pub fn hard(self) -> Order {
+        self.definition().hard
+    }
+
+    /// What a row of one run adds to a sum over runs.
+    pub(super) fn in_sum(self, row: &ScoreRow) -> f64 {
+        (self.definition().in_sum)(row)
     }
 
     /// Names of [`ScoreRow::extras`](super::ScoreRow::extras).

@@ -45,6 +45,8 @@ pub struct Summary {
     pub visit_bytes_by_group: Vec<(ColumnGroup, u64)>,
     /// Visits that the recorder says it dropped.
     pub dropped: u64,
+    /// The first step of which it says so.
+    pub first_gap: Option<u64>,
     /// Whether the recorder's `finish` returned.
     pub finished: bool,
     /// Where the run stopped being readable, if it did; all counts are of what came before.
@@ -186,7 +188,7 @@ enum Read {
     Probes { sets: Vec<u32>, ids: Vec<u64>, steps: Vec<u64> },
     Steps { count: usize, learning_rates: Vec<f32>, wall_clock: Vec<u64> },
     Set { number: u32, name: String },
-    Dropped(u64),
+    Dropped { visits: u64, first_step: u64 },
     End,
     Sweeps { step: u64, rows: u64, modes: BTreeSet<Option<Mode>> },
     Other,
@@ -221,7 +223,8 @@ impl Told {
             },
             Some(BlockKind::Gaps) => {
                 let dropped = column::u64s(block, Column::Dropped)?;
-                Read::Dropped(dropped.iter().fold(0u64, |sum, d| sum.saturating_add(*d)))
+                let visits = dropped.iter().fold(0u64, |sum, d| sum.saturating_add(*d));
+                Read::Dropped { visits, first_step: block.steps().0 }
             }
             Some(BlockKind::End) => Read::End,
             Some(BlockKind::Sweeps) => {
@@ -273,6 +276,7 @@ impl Summary {
         let mut folded_width = None;
         let fold = |told: Told| {
             summary.bytes += told.block.bytes();
+            let end = matches!(told.read, Read::End);
             match told.read {
                 Read::Visits { examples: ids, epochs, steps } => {
                     summary.visits += ids.len() as u64;
@@ -309,15 +313,19 @@ impl Summary {
                     }
                 }
                 Read::Set { number, name } => sets.entry(number).or_default().name = name,
-                Read::Dropped(dropped) => summary.dropped = summary.dropped.saturating_add(dropped),
-                Read::End => summary.finished = true,
+                Read::Dropped { visits, first_step } => {
+                    summary.dropped = summary.dropped.saturating_add(visits);
+                    summary.first_gap = Some(summary.first_gap.map_or(first_step, |first| first.min(first_step)));
+                }
                 Read::Sweeps { step, rows, modes } => {
                     let sweep = sweeps.entry(step).or_default();
                     sweep.0 += rows;
                     sweep.1.extend(modes);
                 }
-                Read::Other => {}
+                Read::End | Read::Other => {}
             }
+            // A run that was finished and then resumed is finished again only by another end. A replay takes none away.
+            summary.finished = end || summary.finished && !told.block.goes_on();
             Ok(())
         };
         let damage = fold_each(run, progress, |_| true, Told::read, fold)?;

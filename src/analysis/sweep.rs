@@ -27,6 +27,24 @@ pub enum Basis {
     },
 }
 
+impl Basis {
+    /// Whether it is sweeps and not visits.
+    pub fn is_sweeps(&self) -> bool {
+        matches!(self, Basis::Sweeps { .. })
+    }
+
+    /// What the parts of a result stand on, such as several runs, each thing said once.
+    pub fn of_all<'a>(parts: impl IntoIterator<Item = &'a Basis>) -> String {
+        let mut said: Vec<String> = Vec::new();
+        for words in parts.into_iter().map(Basis::to_string) {
+            if !said.contains(&words) {
+                said.push(words);
+            }
+        }
+        said.join("; ")
+    }
+}
+
 impl std::fmt::Display for Basis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Basis::Sweeps { steps, modes, .. } = self else {
@@ -55,13 +73,13 @@ pub(super) fn modes(block: &Block) -> Result<BTreeSet<Option<Mode>>, ReadError> 
 #[derive(Debug, Default)]
 pub(super) struct Sweeps {
     basis: Basis,
-    /// Of blocks with rows that do not count, which do, by the block's sequence number.
-    counting: HashMap<u64, Vec<bool>>,
+    /// Of blocks with rows that do not count, which do, by the block's identity.
+    counting: HashMap<(Option<u32>, u64), Vec<bool>>,
 }
 
 /// What one block has.
 struct Swept {
-    sequence: u64,
+    identity: (Option<u32>, u64),
     /// Example and step.
     rows: Vec<(u64, u64)>,
     modes: BTreeSet<Option<Mode>>,
@@ -70,7 +88,7 @@ struct Swept {
 impl Swept {
     fn read(block: &Block) -> Result<Self, ReadError> {
         let (examples, steps) = (column::u64s(block, Column::Example)?, column::u64s(block, Column::Step)?);
-        Ok(Self { sequence: block.sequence(), rows: examples.into_iter().zip(steps).collect(), modes: modes(block)? })
+        Ok(Self { identity: block.identity(), rows: examples.into_iter().zip(steps).collect(), modes: modes(block)? })
     }
 }
 
@@ -123,7 +141,7 @@ impl Sweeps {
                 repeated += u64::from(!*counts && window.has_step(*step));
             }
             if counts.contains(&false) {
-                counting.insert(block.sequence, counts);
+                counting.insert(block.identity, counts);
             }
         }
         let basis =
@@ -139,7 +157,7 @@ impl Sweeps {
     /// Which rows of the block count: those inside the window that no later row repeats. `None` for all.
     pub(super) fn rows(&self, window: &Window, block: &Block) -> Result<Option<Vec<bool>>, ReadError> {
         let inside = window.rows(block)?;
-        Ok(match (inside, self.counting.get(&block.sequence())) {
+        Ok(match (inside, self.counting.get(&block.identity())) {
             (inside, None) => inside,
             (None, Some(counting)) => Some(counting.clone()),
             (Some(inside), Some(counting)) => Some(inside.iter().zip(counting).map(|(a, b)| *a && *b).collect()),

@@ -2,12 +2,14 @@
 
 use super::driver::blocks_in_flight;
 use crate::log::{
-    BlockBuilder, BlockKind, Cells, Column, ColumnKey, LayerRecord, LogWriter, Manifest, Mode, WriterOptions, NO_LAYER,
+    worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, LayerRecord, LogWriter, Manifest,
+    Mode, WorkerRecord, WriterOptions, NO_LAYER,
 };
 use crate::run::Run;
 use crate::sketch::{Encoding, SketchConfig};
 use half::bf16;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -115,7 +117,7 @@ pub(crate) fn visits(draws: &mut Draws, examples: u64, epochs: u32, batch: usize
 
 /// A run that is being written.
 pub(crate) struct Synthetic {
-    pub dir: TempDir,
+    pub dir: Arc<TempDir>,
     writer: LogWriter,
     pub encoding: Encoding,
     /// Columns that are not written.
@@ -149,20 +151,40 @@ fn keys() -> [(ColumnKey, ColumnKey); 5] {
 
 impl Synthetic {
     pub(crate) fn new(encoding: Encoding) -> Self {
-        let dir = TempDir::new().unwrap();
+        Self::with_seed(encoding, 3)
+    }
+
+    /// As [`Synthetic::new`], with the seed in the manifest that flat vectors draw from.
+    pub(crate) fn with_seed(encoding: Encoding, seed: u64) -> Self {
+        Self::in_folder(Arc::new(TempDir::new().unwrap()), None, encoding, seed)
+    }
+
+    /// The part of one worker, rank and number of all, of the run in `dir`.
+    pub(crate) fn part(dir: Arc<TempDir>, worker: Option<(u32, u32)>, encoding: Encoding) -> Self {
+        Self::in_folder(dir, worker, encoding, 3)
+    }
+
+    fn in_folder(dir: Arc<TempDir>, worker: Option<(u32, u32)>, encoding: Encoding, seed: u64) -> Self {
+        let worker = worker.map(|(rank, workers)| WorkerRecord { rank, workers, reduction: AllReduce::Mean });
+        let folder = worker.map_or(dir.path().to_owned(), |worker| worker_folder(dir.path(), worker.rank));
+        // Runs have ids of their own: several are refused if they are the same one.
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let mut run_id = [7; 16];
+        run_id[..8].copy_from_slice(&RUNS.fetch_add(1, Ordering::Relaxed).to_le_bytes());
         let manifest = Manifest {
-            run_id: [7; 16],
+            run_id,
             created_ms: 1,
             version: "test".into(),
-            seed: 3,
+            seed,
             sketch: SketchConfig::exact(),
             layers: vec![layer("fc", 5, 3, true), layer("conv", 0, 0, true), layer("head", 4, 2, false)],
             untapped: Vec::new(),
             model_parameters: Some(52),
             notes: Vec::new(),
+            worker,
         };
         let options = WriterOptions { segment_bytes: 16 << 20, zstd_level: 1 };
-        let writer = LogWriter::create(dir.path(), &manifest, options).unwrap();
+        let writer = LogWriter::create(&folder, &manifest, options).unwrap();
         Self { dir, writer, encoding, without: Vec::new(), offsets: Vec::new() }
     }
 
@@ -257,6 +279,19 @@ impl Synthetic {
         self.append(b);
     }
 
+    /// Optimizer steps: number, learning rate, momentum, weight decay.
+    pub(crate) fn optimizer(&mut self, steps: &[(u64, f32, f32, f32)]) {
+        let mut b = BlockBuilder::new(BlockKind::Steps);
+        b.u64s(Column::Step, steps.iter().map(|s| s.0));
+        b.f32s(Column::LearningRate, steps.iter().map(|s| s.1));
+        b.f32s(Column::Momentum, steps.iter().map(|s| s.2));
+        b.f32s(Column::WeightDecay, steps.iter().map(|s| s.3));
+        for step in steps {
+            b.advance(1, step.0, 0);
+        }
+        self.append(b);
+    }
+
     pub(crate) fn dropped(&mut self, count: u64) {
         let mut b = BlockBuilder::new(BlockKind::Gaps);
         b.u64s(Column::Dropped, [count]);
@@ -274,7 +309,7 @@ impl Synthetic {
     /// Closes the files.
     pub(crate) fn finish(mut self) -> Written {
         self.writer.finish().unwrap();
-        Written { dir: Arc::new(self.dir), offsets: self.offsets }
+        Written { dir: self.dir, offsets: self.offsets }
     }
 }
 

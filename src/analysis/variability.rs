@@ -33,6 +33,15 @@ impl Spread {
     pub(super) fn deviation(&self) -> f64 {
         (self.squares / self.count as f64).sqrt()
     }
+
+    /// That of a sample, with `n − 1` in the denominator; NaN of fewer than two.
+    pub(super) fn sample_deviation(&self) -> f64 {
+        if self.count > 1 {
+            (self.squares / (self.count - 1) as f64).sqrt()
+        } else {
+            f64::NAN
+        }
+    }
 }
 
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! The part of a run that a question is about.
 
-use super::column;
+use super::{column, AnalysisError};
 use crate::log::{BlockKind, Column};
 use crate::run::{Block, ReadError};
 use std::ops::Range;
@@ -57,6 +57,17 @@ impl Window {
 
     pub(super) fn is_on_sweeps(&self) -> bool {
         self.source == Source::Sweeps
+    }
+
+    /// Refuses a window on sweeps, for what would else take visits for them.
+    ///
+    /// # Errors
+    /// [`AnalysisError::OnlyVisits`].
+    pub(super) fn only_visits(&self, what: &'static str) -> Result<(), AnalysisError> {
+        if self.is_on_sweeps() {
+            return Err(AnalysisError::OnlyVisits { what });
+        }
+        Ok(())
     }
 
     /// Whether the block holds the rows that the window is on.

@@ -1,11 +1,14 @@
 //! Arguments that several verbs share, and how they are read.
 
-use crate::analysis::{Score, Window};
+use crate::analysis::{Combine, Score, VectorQuestion, Window};
 use crate::report::Format;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use std::ops::Range;
 use std::path::PathBuf;
+
+/// Rows of a table without `--top`.
+const TABLE_ROWS: usize = 20;
 
 /// Which visits count.
 #[derive(Debug, Args)]
@@ -17,7 +20,8 @@ pub(super) struct WindowArguments {
     #[arg(long, value_name = "A..B", value_parser = steps)]
     steps: Option<Range<u64>>,
     /// What counts: `visits` of the training, or `sweep` for the examples that a replay took through the model at checkpoints,
-    /// `sweep:STEP` for those at one checkpoint. Steps and epochs are then those of the checkpoints
+    /// `sweep:STEP` for those at one checkpoint. Steps and epochs are then those of the checkpoints. What needs the steps that
+    /// visits took part in, or their sequence, refuses sweeps
     #[arg(long, value_name = "ROWS", default_value = "visits", value_parser = at)]
     at: At,
 }
@@ -50,6 +54,24 @@ impl WindowArguments {
     }
 }
 
+/// How gradients are made flat.
+#[derive(Debug, Args)]
+pub(super) struct VectorArguments {
+    /// The most numbers of a vector; a longer gradient is folded
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    numbers: usize,
+    /// The most gigabytes of memory that the vectors may take
+    #[arg(long, value_name = "GB", default_value_t = 4)]
+    memory: u32,
+}
+
+impl VectorArguments {
+    pub(super) fn question(&self, window: Window, combine: Combine) -> VectorQuestion {
+        let bytes_max = u64::from(self.memory) * 1_000_000_000;
+        VectorQuestion { window, combine, bytes_max, ..VectorQuestion::means(self.numbers) }
+    }
+}
+
 /// Where the rows go, and how they look.
 #[derive(Debug, Args)]
 pub(super) struct OutputArguments {
@@ -68,6 +90,23 @@ impl OutputArguments {
             Format::value_variants().iter().copied().find(|format| format_name(*format) == extension)
         };
         self.format.or_else(by_name).unwrap_or_default()
+    }
+
+    /// How many rows to write, of `--top N`.
+    pub(super) fn rows(&self, top: Option<u64>) -> usize {
+        match (top, self.format()) {
+            (Some(top), _) => usize::try_from(top).unwrap_or(usize::MAX),
+            (None, Format::Table) => TABLE_ROWS,
+            (None, _) => usize::MAX,
+        }
+    }
+}
+
+/// A share between 0 and 1.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err(format!("`{text}` is not a share between 0 and 1")),
     }
 }
 

@@ -22,4 +22,10 @@ pub(super) enum CliError {
     Stdout(io::Error),
     #[error("cannot write {path}: {source}; nothing was left there: give another --out, or make room")]
     Out { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}: {source}")]
+    In { path: PathBuf, source: io::Error },
+    #[error(
+        "{path}, line {line}: `{text}` is not the id of an example; a line is `id`, or `id,` and what belongs to it"
+    )]
+    NotAnId { path: PathBuf, line: u64, text: String },
 }

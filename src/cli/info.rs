@@ -1,12 +1,12 @@
 //! `gradlog info`: what is in a run?
 
 use super::error::CliError;
-use super::output::Console;
+use super::output::{say_workers, Console};
 use super::Outcome;
 use crate::analysis::{AnalysisError, LayerForm, Summary};
 use crate::log::{Manifest, Mode};
 use crate::report::{self, significant, Format, Rows, Value};
-use crate::run::{Checkpoint, ReadError, Run};
+use crate::run::{Checkpoint, ReadError, Run, WorkerState, Workers};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::{self, Write};
@@ -43,11 +43,13 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         Err(ReadError::Damaged(_)) if summary.damage.is_some() => Vec::new(),
         other => other.map_err(AnalysisError::from)?,
     };
+    let workers = run.workers();
     match arguments.format {
-        Kind::Table => table(console.out, run.manifest(), &summary, &checkpoints),
-        Kind::Json => json(console.out, run.manifest(), &summary, &checkpoints),
+        Kind::Table => table(console.out, run.manifest(), &summary, workers.as_ref(), &checkpoints),
+        Kind::Json => json(console.out, run.manifest(), &summary, workers.as_ref(), &checkpoints),
     }
     .map_err(CliError::Stdout)?;
+    say_workers(console, &run);
     console.say_damage(summary.damage.as_ref());
     Ok(if summary.damage.is_some() { Outcome::Loss } else { Outcome::Done })
 }
@@ -56,10 +58,17 @@ fn span<T: std::fmt::Display>(range: &Option<RangeInclusive<T>>) -> String {
     range.as_ref().map_or("-".into(), |range| format!("{} to {}", range.start(), range.end()))
 }
 
-fn table(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, saved: &[Checkpoint]) -> io::Result<()> {
+fn table(
+    out: &mut dyn Write,
+    manifest: &Manifest,
+    summary: &Summary,
+    workers: Option<&Workers>,
+    saved: &[Checkpoint],
+) -> io::Result<()> {
     let state = match (&summary.damage, summary.finished) {
         (Some(_), _) => "damaged: what follows is of the part before the damage",
         (None, true) => "finished",
+        (None, false) if workers.is_some() => "not finished: workers are missing, were killed or still write",
         (None, false) => "not finished: its recorder was killed or still writes",
     };
     let coverage = match summary.coverage {
@@ -75,12 +84,25 @@ fn table(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, saved: &[C
         ("steps", format!("{} ({} recorded)", span(&summary.steps), summary.recorded_steps)),
         ("learning rate", span(&summary.learning_rates)),
         ("duration", duration(&summary.wall_clock_ms)),
-        ("dropped", format!("{} visits", summary.dropped)),
+        (
+            "dropped",
+            match summary.first_gap {
+                Some(step) => format!("{} visits, the first at step {step}", summary.dropped),
+                None => format!("{} visits", summary.dropped),
+            },
+        ),
         ("bytes", summary.bytes.to_string()),
         ("bytes per visit", per_visit.map_or("-".into(), |bytes| format!("{bytes:.1}"))),
         ("parameters", coverage),
         ("sketch", sketch(manifest)),
     ];
+    if let Some(workers) = workers {
+        let (parts, count) = (workers.parts.len(), workers.count);
+        pairs.insert(
+            2,
+            ("workers", format!("{parts} of {count}, steps under the {} of their gradients", workers.reduction)),
+        );
+    }
     if !summary.untapped.is_empty() {
         pairs.push(("not recorded", summary.untapped.join(", ")));
     }
@@ -89,6 +111,14 @@ fn table(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, saved: &[C
         report::pairs(out, &[("note", format!("{name} = {value}"))])?;
     }
 
+    if let Some(workers) = workers {
+        writeln!(out)?;
+        let mut rows = Rows::begin(Format::Table, &mut *out, &[], &["worker", "last step", "state"])?;
+        for worker in &workers.parts {
+            rows.row(&[u64::from(worker.rank).into(), worker.last_step.into(), worker_state(worker).into()])?;
+        }
+        rows.end()?;
+    }
     if !summary.layers.is_empty() {
         writeln!(out)?;
         let mut rows = Rows::begin(Format::Table, &mut *out, &[], &["layer", "kind", "parameters", "form"])?;
@@ -158,6 +188,14 @@ fn modes(modes: &[Mode]) -> Vec<String> {
     modes.iter().map(Mode::to_string).collect()
 }
 
+fn worker_state(worker: &WorkerState) -> &'static str {
+    match (worker.recording, worker.finished) {
+        (true, _) => "recording",
+        (false, true) => "finished",
+        (false, false) => "not finished",
+    }
+}
+
 fn sketch(manifest: &Manifest) -> String {
     if manifest.layers.is_empty() {
         return "none: outputs only".into();
@@ -165,12 +203,13 @@ fn sketch(manifest: &Manifest) -> String {
     let sketch = &manifest.sketch;
     let cap = |cap: u32| if cap == u32::MAX { "none".to_owned() } else { cap.to_string() };
     format!(
-        "factored {} (caps: input {}, delta {}), folded {} x {}",
+        "factors {} (whole to: input {}, delta {}), projections {} (factors to {}, folded to {})",
         sketch.encoding,
         cap(sketch.input_cap),
         cap(sketch.delta_cap),
-        sketch.folded,
-        sketch.folded_encoding
+        sketch.projected_encoding,
+        sketch.projected,
+        sketch.folded_max
     )
 }
 
@@ -185,7 +224,19 @@ fn pair<T: Copy + Into<serde_json::Value>>(range: &Option<RangeInclusive<T>>) ->
 }
 
 /// Ranges are pairs `[first, last]`, both included.
-fn json(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, saved: &[Checkpoint]) -> io::Result<()> {
+fn json(
+    out: &mut dyn Write,
+    manifest: &Manifest,
+    summary: &Summary,
+    workers: Option<&Workers>,
+    saved: &[Checkpoint],
+) -> io::Result<()> {
+    let part = |worker: &WorkerState| json!({"rank": worker.rank, "last_step": worker.last_step, "state": worker_state(worker)});
+    let workers = workers.map(|workers| {
+        let parts: Vec<_> = workers.parts.iter().map(part).collect();
+        json!({"count": workers.count, "reduction": workers.reduction.to_string(), "parts": parts, "notes": workers.notes()})
+    });
+    let worker = manifest.worker.map(|worker| json!({"rank": worker.rank, "workers": worker.workers}));
     let layers: Vec<_> = summary
         .layers
         .iter()
@@ -231,6 +282,7 @@ fn json(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, saved: &[Ch
         "learning_rates": pair(&summary.learning_rates),
         "wall_clock_ms": pair(&summary.wall_clock_ms),
         "dropped": summary.dropped,
+        "first_gap": summary.first_gap,
         "bytes": summary.bytes,
         "visit_bytes": summary.visit_bytes,
         "bytes_per_visit": summary.bytes_per_visit(),
@@ -244,6 +296,8 @@ fn json(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, saved: &[Ch
         "checkpoints": checkpoints,
         "sweeps": sweeps,
         "notes": manifest.notes,
+        "workers": workers,
+        "worker": worker,
     });
     serde_json::to_writer_pretty(&mut *out, &object)?;
     writeln!(out)

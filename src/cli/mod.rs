@@ -4,14 +4,27 @@
 //! it calls [`crate::analysis`] and hands the rows to [`crate::report`].
 
 mod arguments;
+mod cluster;
 mod error;
+mod export;
+mod ids;
 mod influence;
 mod info;
+mod map;
+mod method;
 mod output;
+mod over_runs;
+mod prune;
 mod recover;
 mod scores;
+mod similar;
+mod suspects;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_vectors;
+mod threshold;
+mod velocity;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -44,7 +57,15 @@ enum Verb {
     Verify(verify::Arguments),
     Recover(recover::Arguments),
     Scores(scores::Arguments),
+    Suspects(suspects::Arguments),
+    Threshold(threshold::Arguments),
+    Map(map::Arguments),
+    Prune(prune::Arguments),
+    Velocity(velocity::Arguments),
     Influence(influence::Arguments),
+    Similar(similar::Arguments),
+    Cluster(cluster::Arguments),
+    Export(export::Arguments),
 }
 
 /// How a verb ended that did not fail.
@@ -79,7 +100,15 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
         Verb::Verify(arguments) => verify::run(arguments, console),
         Verb::Recover(arguments) => recover::run(arguments, console),
         Verb::Scores(arguments) => scores::run(arguments, console),
+        Verb::Suspects(arguments) => suspects::run(arguments, console),
+        Verb::Threshold(arguments) => threshold::run(arguments, console),
+        Verb::Map(arguments) => map::run(arguments, console),
+        Verb::Prune(arguments) => prune::run(arguments, console),
+        Verb::Velocity(arguments) => velocity::run(arguments, console),
         Verb::Influence(arguments) => influence::run(arguments, console),
+        Verb::Similar(arguments) => similar::run(arguments, console),
+        Verb::Cluster(arguments) => cluster::run(arguments, console),
+        Verb::Export(arguments) => export::run(arguments, console),
     };
     let result = result.and_then(|outcome| match console.out.flush() {
         Ok(()) => Ok(outcome),

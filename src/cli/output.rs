@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use crate::report::printable;
-use crate::run::{Damage, Run};
+use crate::run::{Damage, Run, Workers};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -24,6 +24,13 @@ impl Console<'_> {
         let _ = writeln!(self.words, "{words}");
     }
 
+    /// Says how many rows a table without `--top` leaves out.
+    pub(super) fn say_more(&mut self, asked: Option<u64>, rows: usize, shown: usize) {
+        if asked.is_none() && rows > shown {
+            self.say(format_args!("{} more: see them with --top N, or all with --format csv", rows - shown));
+        }
+    }
+
     /// Says where the run is damaged, if it is.
     pub(super) fn say_damage(&mut self, damage: Option<&Damage>) {
         if let Some(damage) = damage {
@@ -33,11 +40,16 @@ impl Console<'_> {
 
     /// A bar for `passes` passes over the blocks of a run; hidden unless somebody watches.
     pub(super) fn bar(&self, run: &Run, passes: usize, doing: &'static str) -> ProgressBar {
+        self.bar_over(&[run], passes, doing)
+    }
+
+    /// The same over several runs.
+    pub(super) fn bar_over(&self, runs: &[&Run], passes: usize, doing: &'static str) -> ProgressBar {
         if !self.progress {
             return ProgressBar::hidden();
         }
         // Headers only: a small part of what the pass itself reads.
-        let bytes: u64 = run.scan().map(|block| block.bytes()).sum();
+        let bytes: u64 = runs.iter().flat_map(|run| run.scan()).map(|block| block.bytes()).sum();
         let total = bytes.saturating_mul(passes as u64);
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
         if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}, {eta} left") {
@@ -125,6 +137,25 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     temporary.push(name);
     temporary.push(format!(".{}.partial", std::process::id()));
     Ok(path.with_file_name(temporary))
+}
+
+/// Says what a reader of the result should know of the workers that recorded the run, if several did.
+pub(super) fn say_workers(console: &mut Console<'_>, run: &Run) {
+    if let Some(worker) = run.manifest().worker {
+        let (rank, workers) = (worker.rank, worker.workers);
+        console.say(format_args!(
+            "note: this is the part of worker {rank} of {workers} alone; the run is the folder around it"
+        ));
+    }
+    for note in run.workers().iter().flat_map(Workers::notes) {
+        console.say(format_args!("note: {note}"));
+    }
+}
+
+/// What [`say_workers`] says, for a result in a file; `None` if all workers are there and came equally far.
+pub(super) fn workers_note(run: &Run) -> Option<String> {
+    let notes = run.workers().map(|workers| workers.notes()).filter(|notes| !notes.is_empty());
+    notes.map(|notes| notes.join("; "))
 }
 
 /// Says which part of the model's gradient was recorded, so that a part is not taken for the whole.

@@ -2,7 +2,8 @@
 
 use super::arguments::{OutputArguments, WindowArguments};
 use super::error::CliError;
-use super::output::{Console, Target};
+use super::output::{say_workers, workers_note, Console, Target};
+use super::over_runs::{self, OverRunsArguments};
 use super::Outcome;
 use crate::analysis::{Basis, Extra, Score, ScoreTable};
 use crate::report::{Format, Rows, Value};
@@ -11,19 +12,21 @@ use clap::Args;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-/// Rows of a table without `--top`.
-const TABLE_ROWS: usize = 20;
-
 /// Score every training example by its own visits, the most suspicious first
 ///
 /// Rows are `example,visits,score` (with `--at sweep`: `example,checkpoints,score`), then what the score says beside it, then `not_finite` (visits left out because of a
 /// NaN or an infinity) and, where they were recorded, `label` and `prediction` of the last visit. An example without a
 /// usable visit has score NaN and comes last.
+///
+/// With several runs, the score is a mean (or sum) over them: rows are `example,runs,visits,score,spread` and the same
+/// rest, where `runs` says on how many the row stands and `spread` is the sample standard deviation over them; what stands
+/// beside a score is a mean over runs too, or the number of runs of which it is true.
 #[derive(Debug, Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Arguments {
-    /// Folder of the run
-    run: PathBuf,
+    /// Folder of the run, or of several runs on the same training set
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
     /// Which score
     #[arg(long, value_name = "NAME")]
     score: Score,
@@ -31,32 +34,33 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     top: Option<u64>,
     #[command(flatten)]
+    over_runs: OverRunsArguments,
+    #[command(flatten)]
     window: WindowArguments,
     #[command(flatten)]
     output: OutputArguments,
 }
 
 pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
-    let run = Run::open(&arguments.run)?;
+    let format = arguments.output.format();
+    let top = arguments.output.rows(arguments.top);
+    let (window, out) = (arguments.window.window(), arguments.output.out.as_deref());
+    let [only] = arguments.runs.as_slice() else {
+        let table = over_runs::compute(console, &arguments.runs, arguments.score, &window, &arguments.over_runs)?;
+        let target = Target::open(out, console.out)?;
+        over_runs::write(&table, format, top, target).map_err(|source| Target::failed(out, source))?;
+        return Ok(over_runs::end(console, &table, arguments.top, top));
+    };
+    let run = Run::open(only)?;
     let bar = console.bar(&run, 1, "reading");
-    let table = arguments.score.compute_with(&run, &arguments.window.window(), &|bytes| bar.inc(bytes));
+    let table = arguments.score.compute_with(&run, &window, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let table = table?;
     say(console, &run, &table);
 
-    let format = arguments.output.format();
-    let top = match (arguments.top, format) {
-        (Some(top), _) => usize::try_from(top).unwrap_or(usize::MAX),
-        (None, Format::Table) => TABLE_ROWS,
-        (None, _) => usize::MAX,
-    };
-    let out = arguments.output.out.as_deref();
     let target = Target::open(out, console.out)?;
-    write(&table, format, top, target).map_err(|source| Target::failed(out, source))?;
-    if arguments.top.is_none() && table.rows.len() > top {
-        let more = table.rows.len() - top;
-        console.say(format_args!("{more} more: see them with --top N, or all with --format csv"));
-    }
+    write(&table, workers_note(&run), format, top, target).map_err(|source| Target::failed(out, source))?;
+    console.say_more(arguments.top, table.rows.len(), top);
     console.say_damage(table.damage.as_ref());
     Ok(if table.damage.is_some() { Outcome::Loss } else { Outcome::Done })
 }
@@ -82,19 +86,39 @@ fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) {
     if matches!(score, Score::SelfInfluence | Score::Grand) {
         super::output::say_coverage(console, run);
     }
-    for (count, what) in [
-        (table.not_finite, "visits left out: a number was NaN or infinite"),
-        (table.unseen, "visits left out: the example had no weight in the loss, so its gradient was not seen"),
-        (table.missing, "visits left out: recorded without what this score is made of"),
-        (table.estimated_norms, "visits with a gradient norm that is estimated, not exact"),
-    ] {
-        if count > 0 {
-            console.say(format_args!("note: {count} {what}"));
-        }
+    say_workers(console, run);
+    say_left_out(console, "", [table.not_finite, table.unseen, table.missing, table.estimated_norms]);
+}
+
+/// Says what was left out: not finite, unseen, missing, estimated.
+pub(super) fn say_left_out(console: &mut Console<'_>, whose: &str, counts: [u64; 4]) {
+    let notes = [
+        "visits left out: a number was NaN or infinite",
+        "visits left out: the example had no weight in the loss, so its gradient was not seen",
+        "visits left out: recorded without what this score is made of",
+        "visits with a gradient norm that is estimated, not exact",
+    ];
+    for (count, what) in counts.into_iter().zip(notes).filter(|(count, _)| *count > 0) {
+        console.say(format_args!("note: {whose}{count} {what}"));
     }
 }
 
-fn write(table: &ScoreTable, format: Format, top: usize, target: Target<'_>) -> io::Result<()> {
+pub(super) fn extra(extra: &Extra) -> Value {
+    match *extra {
+        Extra::Count(count) => Value::Integer(count),
+        Extra::Number(number) => Value::Number(number),
+        Extra::Flag(flag) => Value::Flag(flag),
+        Extra::Nothing => Value::Nothing,
+    }
+}
+
+fn write(
+    table: &ScoreTable,
+    workers: Option<String>,
+    format: Format,
+    top: usize,
+    target: Target<'_>,
+) -> io::Result<()> {
     let labels = table.rows.iter().any(|row| row.label.is_some());
     let predictions = table.rows.iter().any(|row| row.prediction.is_some());
     // Rows of a sweep are no visits, and are not called so.
@@ -114,17 +138,13 @@ fn write(table: &ScoreTable, format: Format, top: usize, target: Target<'_>) -> 
         ("unseen", table.unseen.into()),
         ("missing", table.missing.into()),
         ("estimated_norms", table.estimated_norms.into()),
+        ("workers", workers.into()),
         ("damage", table.damage.as_ref().map(ToString::to_string).into()),
     ];
     let mut rows = Rows::begin(format, target, &head, &columns)?;
     for row in table.rows.iter().take(top) {
         let mut values: Vec<Value> = vec![row.example.into(), row.visits.into(), row.score.into()];
-        values.extend(row.extras.iter().map(|extra| match *extra {
-            Extra::Count(count) => Value::Integer(count),
-            Extra::Number(number) => Value::Number(number),
-            Extra::Flag(flag) => Value::Flag(flag),
-            Extra::Nothing => Value::Nothing,
-        }));
+        values.extend(row.extras.iter().map(extra));
         values.push(row.not_finite.into());
         values.extend(labels.then(|| row.label.into()));
         values.extend(predictions.then(|| row.prediction.into()));

@@ -1,5 +1,7 @@
 //! The verbs from their arguments to their output, without a process.
 
+mod several;
+
 use super::output::Console;
 use super::{execute, Cli};
 use crate::analysis::synthetic::{visits, Draws, Synthetic, Visit, Written};
@@ -10,8 +12,9 @@ use clap::CommandFactory;
 use serde_json::Value as Json;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::sync::Arc;
 
-fn written(finished: bool) -> Written {
+pub(super) fn written(finished: bool) -> Written {
     let all = visits(&mut Draws(1), 30, 3, 8);
     let mut run = Synthetic::new(Encoding::Q8);
     run.set(0, "test");
@@ -27,7 +30,7 @@ fn written(finished: bool) -> Written {
 }
 
 /// Runs `gradlog` with the run's folder after the verb: exit code, stdout, stderr.
-fn gradlog(written: &Written, verb: &str, arguments: &[&str]) -> (u8, String, String) {
+pub(super) fn gradlog(written: &Written, verb: &str, arguments: &[&str]) -> (u8, String, String) {
     let mut line: Vec<OsString> = vec!["gradlog".into(), verb.into(), written.path().into()];
     line.extend(arguments.iter().map(OsString::from));
     let (mut out, mut words) = (Vec::new(), Vec::new());
@@ -35,7 +38,7 @@ fn gradlog(written: &Written, verb: &str, arguments: &[&str]) -> (u8, String, St
     (code, String::from_utf8(out).unwrap(), String::from_utf8(words).unwrap())
 }
 
-fn records(text: &str) -> (Vec<String>, Vec<Vec<String>>) {
+pub(super) fn records(text: &str) -> (Vec<String>, Vec<Vec<String>>) {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().unwrap().iter().map(str::to_owned).collect();
     (header, reader.records().map(|record| record.unwrap().iter().map(str::to_owned).collect()).collect())
@@ -120,7 +123,8 @@ fn influence_of_one_probe() {
     assert_eq!(code, 0, "{words}");
     assert!(words.contains("probe 3 of `test` (label") && words.contains("TracInCP"), "{words}");
     let (header, rows) = records(&csv);
-    assert_eq!(header, ["example", "visits", "score", "label", "prediction"]);
+    assert_eq!(header, ["example", "visits", "score", "error", "label", "prediction"]);
+    assert!(rows.iter().all(|row| row[3].parse::<f64>().unwrap() > 0.0));
     let scores: Vec<f64> = rows.iter().map(|row| row[2].parse().unwrap()).collect();
     assert!(rows.len() == 30 && scores.windows(2).all(|w| w[0] >= w[1]));
     assert!(scores[0] > 0.0 && scores[29] < 0.0);
@@ -131,7 +135,7 @@ fn influence_of_one_probe() {
 
     let (_, table, _) = gradlog(&run, "influence", &["--probe", "test", "--id", "3", "--top", "2"]);
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["role", "example", "visits", "score", "label", "prediction"]);
+    assert_eq!(lines[0], ["role", "example", "visits", "score", "±", "label", "prediction"]);
     assert_eq!(lines[1][..2], ["proponent", rows[0][0].as_str()]);
     assert_eq!(lines[3][..2], ["opponent", rows[29][0].as_str()]);
 
@@ -139,6 +143,13 @@ fn influence_of_one_probe() {
     let json: Json = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["probe"], &json["set"]), (&Json::from(3), &Json::from("test")));
     assert!((json["rows"][0]["score"].as_f64().unwrap() - scores[0]).abs() < 1e-12);
+    assert_eq!(json["rows"][0]["error"].to_string(), rows[0][3]);
+    // All scores, and as many as there are of each end, held or streamed, are the same rows.
+    for top in ["1000", "1001"] {
+        let (_, all, _) =
+            gradlog(&run, "influence", &["--probe", "test", "--id", "3", "--format", "csv", "--top", top]);
+        assert_eq!(records(&all).1, rows, "{top}");
+    }
     assert!(json["variant"].as_str().unwrap().contains("2 times"));
 }
 
@@ -148,7 +159,7 @@ fn the_whole_matrix() {
     let (code, csv, words) = gradlog(&run, "influence", &["--probe", "test", "--all", "--format", "csv"]);
     assert_eq!(code, 0, "{words}");
     let (header, rows) = records(&csv);
-    assert_eq!(header, ["example", "probe", "score"]);
+    assert_eq!(header, ["example", "probe", "score", "error"]);
     assert_eq!(rows.len(), 60);
     let (_, one, _) = gradlog(&run, "influence", &["--probe", "test", "--id", "4", "--format", "csv"]);
     for (matrix, one) in rows[30..].iter().zip(records(&one).1) {
@@ -352,4 +363,72 @@ fn a_broken_pipe_is_no_error() {
         assert_eq!(code, 0, "{arguments:?}: {}", String::from_utf8_lossy(&words));
         assert!(!String::from_utf8_lossy(&words).contains("error"));
     }
+}
+
+/// Two of three workers' parts; the third is missing.
+fn of_workers() -> Written {
+    let dir = Arc::new(tempfile::TempDir::new().unwrap());
+    let all = visits(&mut Draws(1), 30, 6, 8);
+    let part = |rank: u32| {
+        let mut part = Synthetic::part(dir.clone(), Some((rank, 3)), Encoding::Q8);
+        let own: Vec<Visit> = all.iter().skip(rank as usize).step_by(2).cloned().collect();
+        own.chunks(5 + rank as usize).for_each(|rows| part.visits(rows));
+        part.end();
+        part.finish()
+    };
+    part(0);
+    part(1)
+}
+
+#[test]
+fn several_workers_are_one_run_to_every_verb_and_what_is_wrong_with_them_is_said() {
+    let run = of_workers();
+    let total = visits(&mut Draws(1), 30, 6, 8).len() as u64;
+    let missing = "worker 2 of 3 is missing";
+    let (code, out, words) = gradlog(&run, "info", &["--format", "json"]);
+    let info: Json = serde_json::from_str(&out).unwrap();
+    assert!(code == 0 && words.contains(missing), "{words}");
+    assert_eq!((info["visits"].as_u64(), info["finished"].as_bool()), (Some(total), Some(false)));
+    assert_eq!(info["workers"]["count"], 3);
+    assert_eq!(info["workers"]["reduction"], "mean");
+    assert_eq!(info["workers"]["parts"].as_array().unwrap().len(), 2);
+    assert_eq!(info["workers"]["parts"][1]["rank"], 1);
+    assert_eq!(info["workers"]["parts"][1]["state"], "finished");
+    assert!(info["workers"]["notes"][0].as_str().unwrap().starts_with(missing));
+    let (code, out, words) = gradlog(&run, "scores", &["--score", "loss", "--format", "json"]);
+    let scores: Json = serde_json::from_str(&out).unwrap();
+    assert!(code == 0 && words.contains(missing) && scores["workers"].as_str().unwrap().starts_with(missing));
+    let (code, out, _) = gradlog(&run, "verify", &[]);
+    assert!(code == 0 && out.contains("sound, not finished"), "{out}");
+    // Of one part alone it is said that it is one.
+    let part = |arguments: &[&str]| {
+        let line = arguments.iter().map(OsString::from);
+        let (mut out, mut words) = (Vec::new(), Vec::new());
+        let code = execute(line, &mut Console { out: &mut out, words: &mut words, progress: false });
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(words).unwrap())
+    };
+    let folder = run.path().join("worker-0001");
+    let (code, out, words) = part(&["gradlog", "info", folder.to_str().unwrap(), "--format", "json"]);
+    let info: Json = serde_json::from_str(&out).unwrap();
+    assert!(code == 0 && words.contains("the part of worker 1 of 3 alone"), "{words}");
+    assert_eq!((info["visits"].as_u64(), info["worker"]["rank"].as_u64()), (Some(total / 2), Some(1)));
+
+    let path = folder.join("segment-00000.glog");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let (code, out, words) = gradlog(&run, "verify", &[]);
+    assert!(code == 3 && words.contains("worker-0001") && words.contains("gradlog recover"), "{words}");
+    let count = |out: &str, name: &str| -> u64 {
+        let line = out.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+        line.split_whitespace().find_map(|word| word.parse().ok()).unwrap()
+    };
+    let (readable, behind, lost) = (count(&out, "visits"), count(&out, "behind it"), count(&out, "lost"));
+    assert!(readable > 0 && behind > 0 && lost > 0 && readable + behind + lost == total, "{out}");
+    let new = run.path().join("new");
+    let (code, out, words) = gradlog(&run, "recover", &["--out", new.to_str().unwrap()]);
+    assert!(code == 3 && count(&out, "visits") == total - lost, "{out} {words}");
+    let (code, out, words) = part(&["gradlog", "verify", new.to_str().unwrap()]);
+    assert!(code == 0 && words.contains(missing) && count(&out, "visits") == total - lost, "{out} {words}");
 }

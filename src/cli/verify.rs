@@ -1,7 +1,7 @@
 //! `gradlog verify`: is every byte of the run what was written?
 
 use super::error::CliError;
-use super::output::Console;
+use super::output::{say_workers, Console};
 use super::recover::PLACES_MAX;
 use super::Outcome;
 use crate::report::{self, printable};
@@ -62,15 +62,22 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         pairs.push(("superseded", report.superseded.to_string()));
     }
     if let Some(survey) = &survey {
-        pairs.push(("behind it", format!("{} visits", survey.behind.visits)));
+        // Of several workers, what is intact in one part and behind the damage of another is behind it too.
+        let intact = survey.before.visits.saturating_add(survey.behind.visits);
+        let behind = match run.parts().is_empty() {
+            true => survey.behind.visits,
+            false => intact.saturating_sub(report.visits).saturating_sub(report.superseded),
+        };
+        pairs.push(("behind it", format!("{behind} visits")));
         let lost = survey.lost_visits().map_or("an unknown number of visits".into(), |n| format!("{n} visits"));
         pairs.push(("lost", lost));
     }
     report::pairs(console.out, &pairs).map_err(CliError::Stdout)?;
+    say_workers(console, &run);
     if report.dropped > 0 {
         let dropped = report.dropped;
         console.say(format_args!(
-            "note: {dropped} visits are missing and the run says so: its recorder dropped them, or a recovery could not save them"
+            "note: {dropped} visits are missing and the run says so: its recorder dropped them or could not write them, or a recovery could not save them"
         ));
     }
     if let Some(damage) = &report.damage {
@@ -89,7 +96,10 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
             return Ok(Outcome::Loss);
         };
         let behind = &survey.behind;
-        if behind.blocks > 0 {
+        if !run.parts().is_empty() {
+            console
+                .say("the parts of the workers end there together; each can be read alone, by the name of its folder");
+        } else if behind.blocks > 0 {
             let extent = extent(behind.visit_steps, behind.visit_epochs);
             console.say(format_args!(
                 "behind the damage: {} intact blocks with {} visits{extent}, which no verb but `recover` reads",
@@ -105,7 +115,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
             console.say(format_args!("... and in {} more places", survey.lost.len() - PLACES_MAX));
         }
         let what = match behind.blocks {
-            0 => "a run without the damage",
+            0 if run.parts().is_empty() => "a run without the damage",
             _ => "a sound run of all that is intact",
         };
         let path = arguments.run.display().to_string();

@@ -2,7 +2,10 @@
 
 use super::codec::{self, DecodeError};
 use super::column::{Cells, Column, ColumnKey};
+use super::compress::Compressor;
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::io;
 
 /// Bytes of a block's header.
 pub(crate) const HEADER_BYTES: usize = 64;
@@ -72,10 +75,10 @@ pub(crate) struct BlockHeader {
     pub kind: u16,
     pub columns: u16,
     pub rows: u32,
-    pub writer: u32,
+    pub reserved: u32,
     /// Whole length with header, directory, frames and padding; a multiple of 8.
     pub bytes: u64,
-    /// Counts the blocks of a writer from 0, across segments.
+    /// Counts the blocks from 0, across segments.
     pub sequence: u64,
     pub first_step: u64,
     pub last_step: u64,
@@ -182,7 +185,7 @@ impl ColumnEntry {
             CODEC_ZSTD => {
                 // The frame's own size field is not believed: the buffer is as long as the rows say and no longer.
                 let mut raw = vec![0u8; raw_bytes];
-                let written = zstd::bulk::decompress_to_buffer(&stored, &mut raw)
+                let written = inflate_into(&stored, &mut raw)
                     .map_err(|e| DecodeError(format!("the column does not inflate: {e}")))?;
                 if written != raw_bytes {
                     return Err(DecodeError(format!("{written} bytes where {raw_bytes} belong")));
@@ -193,6 +196,21 @@ impl ColumnEntry {
             other => Err(DecodeError(format!("unknown compression {other}"))),
         }
     }
+}
+
+thread_local! {
+    /// Making one takes longer than inflating a short column.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn inflate_into(stored: &[u8], raw: &mut [u8]) -> io::Result<usize> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(decompressor) => decompressor,
+            None => kept.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress_to_buffer(stored, raw)
+    })
 }
 
 struct Buffer {
@@ -318,9 +336,8 @@ impl BlockBuilder {
     /// A column is stored compressed only where that is shorter.
     pub(crate) fn seal(
         &mut self,
-        writer: u32,
         sequence: u64,
-        zstd: &mut zstd::bulk::Compressor<'_>,
+        compressor: &mut Compressor,
     ) -> Result<([u8; HEADER_BYTES], Vec<u8>), DecodeError> {
         self.check_limits()?;
         let mut directory = Vec::with_capacity(self.columns.len() * ENTRY_BYTES);
@@ -332,12 +349,11 @@ impl BlockBuilder {
                 "{:?}",
                 column.key
             );
-            let compressed =
-                zstd.compress(&column.bytes).map_err(|e| DecodeError(format!("a column does not compress: {e}")))?;
-            let (codec, stored) = if compressed.len() < column.bytes.len() {
-                (CODEC_ZSTD, &compressed)
-            } else {
-                (CODEC_RAW, &column.bytes)
+            let compressed = (compressor.compress(column.cells, &column.bytes))
+                .map_err(|e| DecodeError(format!("a column does not compress: {e}")))?;
+            let (codec, stored) = match &compressed {
+                Some(frame) => (CODEC_ZSTD, frame),
+                None => (CODEC_RAW, &column.bytes),
             };
             let too_long = |_| DecodeError("a column of 4 GiB or more".into());
             let entry = ColumnEntry {
@@ -366,7 +382,7 @@ impl BlockBuilder {
             kind: self.kind as u16,
             columns: u16::try_from(self.columns.len()).map_err(|_| DecodeError("65,536 columns or more".into()))?,
             rows: std::mem::take(&mut self.rows),
-            writer,
+            reserved: 0,
             bytes: (HEADER_BYTES + body.len()) as u64,
             sequence,
             first_step,

@@ -179,6 +179,7 @@ impl Cells {
             Cells::Vector(Encoding::F16) => 17,
             Cells::Vector(Encoding::Q8) => 18,
             Cells::Vector(Encoding::Q4) => 19,
+            Cells::Vector(Encoding::Signs) => 20,
         }
     }
 
@@ -193,6 +194,7 @@ impl Cells {
             17 => Cells::Vector(Encoding::F16),
             18 => Cells::Vector(Encoding::Q8),
             19 => Cells::Vector(Encoding::Q4),
+            20 => Cells::Vector(Encoding::Signs),
             _ => return None,
         })
     }

@@ -1,6 +1,7 @@
 //! The manifest: what a run is, written once when it is created (FORMAT.md, "Manifest").
 
 use super::codec::{self, DecodeError};
+use super::worker::{WorkerRecord, WORKERS_MAX};
 use crate::sketch::SketchConfig;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,8 @@ pub struct Manifest {
     pub model_parameters: Option<u64>,
     /// The caller's own words: name and value.
     pub notes: Vec<(String, String)>,
+    /// Whose part of a run this is, if several workers record it.
+    pub worker: Option<WorkerRecord>,
 }
 
 impl Manifest {
@@ -110,7 +113,13 @@ impl Manifest {
         if checksum(&bytes[..16], payload) != crc {
             return Err(DecodeError("the manifest's checksum does not match".into()));
         }
-        codec::decode(payload)
+        let manifest: Self = codec::decode(payload)?;
+        if let Some(WorkerRecord { rank, workers, .. }) = manifest.worker {
+            if rank >= workers || workers > WORKERS_MAX {
+                return Err(DecodeError(format!("worker {rank} of {workers}: ranks are counted from 0")));
+            }
+        }
+        Ok(manifest)
     }
 }
 

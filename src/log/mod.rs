@@ -7,11 +7,14 @@
 mod block;
 mod codec;
 mod column;
+#[cfg_attr(not(feature = "candle"), allow(dead_code))]
+mod compress;
 mod manifest;
 mod segment;
 #[cfg_attr(not(feature = "candle"), allow(dead_code))]
 mod storage;
 mod terms;
+mod worker;
 #[cfg_attr(not(feature = "candle"), allow(dead_code))]
 mod writer;
 
@@ -19,16 +22,19 @@ pub use block::BlockKind;
 pub use column::{Column, ColumnKey, NO_LAYER};
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
 pub use terms::{Mode, PredictionScore};
+pub use worker::{AllReduce, WorkerRecord, WORKERS_MAX};
 pub use writer::LogError;
 
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]
 pub(crate) use block::{BlockBuilder, BlockHeader, ColumnEntry, BLOCK_MAGIC, ENTRY_BYTES, HEADER_BYTES};
 pub(crate) use column::Cells;
+pub(crate) use compress::Compressor;
 pub(crate) use segment::{checkpoint_path, segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]
 pub(crate) use storage::{check_size_limit, make_folder, sync_folder};
 #[cfg(test)]
 pub(crate) use storage::{MmapStorage, Storage};
+pub(crate) use worker::{worker_folder, worker_folders};
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]
 pub(crate) use writer::{io_error, LogWriter, ResumePlace, WriterOptions};
 

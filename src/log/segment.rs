@@ -24,20 +24,18 @@ pub(crate) fn checkpoint_path(dir: &Path, step: u64) -> PathBuf {
 pub(crate) struct SegmentHeader {
     pub run_id: [u8; 16],
     pub index: u32,
-    pub writer: u32,
     /// The step at which the training was taken up again, if this is the first segment after that.
     pub resumed_step: Option<u64>,
 }
 
 impl SegmentHeader {
-    /// Layout: prefix (12), index u32, run id (16), writer u32, resumed u32 (0 or 1), resumed step u64, zeros (12), CRC-32 of the
+    /// Layout: prefix (12), index u32, run id (16), zeros (4), resumed u32 (0 or 1), resumed step u64, zeros (12), CRC-32 of the
     /// 60 bytes before it.
     pub(crate) fn to_bytes(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
         bytes[..12].copy_from_slice(&file_prefix(KIND_SEGMENT));
         bytes[12..16].copy_from_slice(&self.index.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.run_id);
-        bytes[32..36].copy_from_slice(&self.writer.to_le_bytes());
         bytes[36..40].copy_from_slice(&u32::from(self.resumed_step.is_some()).to_le_bytes());
         bytes[40..48].copy_from_slice(&self.resumed_step.unwrap_or(0).to_le_bytes());
         let crc = crc32fast::hash(&bytes[..60]);
@@ -54,6 +52,6 @@ impl SegmentHeader {
         let mut run_id = [0u8; 16];
         run_id.copy_from_slice(&bytes[16..32]);
         let resumed_step = u64::from(word(40)) | u64::from(word(44)) << 32;
-        Ok(Self { run_id, index: word(12), writer: word(32), resumed_step: (word(36) == 1).then_some(resumed_step) })
+        Ok(Self { run_id, index: word(12), resumed_step: (word(36) == 1).then_some(resumed_step) })
     }
 }

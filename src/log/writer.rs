@@ -2,6 +2,7 @@
 
 use super::block::{BlockBuilder, BlockHeader, HEADER_BYTES};
 use super::codec::DecodeError;
+use super::compress::Compressor;
 use super::manifest::Manifest;
 use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
 use super::storage::{check_size_limit, make_folder, sync_folder, MmapStorage, Storage};
@@ -49,12 +50,18 @@ pub(crate) struct WriterOptions {
     pub zstd_level: i32,
 }
 
+/// Room for what is said last. A page: a file system gives and takes no less, so a segment that is cut by as much leaves room
+/// for another of this length.
+const LAST_BYTES: u64 = 4096;
+
 pub(crate) struct LogWriter {
     dir: PathBuf,
     run_id: [u8; 16],
     storage: Box<dyn Storage>,
-    zstd: zstd::bulk::Compressor<'static>,
+    compressor: Compressor,
     segment_bytes: u64,
+    /// Bytes of each segment that ordinary blocks leave free.
+    spare_bytes: u64,
     next_segment: u32,
     /// Goes into the header of the next segment that is opened.
     resumed_step: Option<u64>,
@@ -119,14 +126,14 @@ impl LogWriter {
             sync_folder(&path)
         };
         write().map_err(io_error("write the manifest", &path))?;
-        let zstd =
-            zstd::bulk::Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
+        let compressor = Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
         Ok(Self {
             dir: dir.to_owned(),
             run_id: manifest.run_id,
             storage,
-            zstd,
+            compressor,
             segment_bytes: options.segment_bytes,
+            spare_bytes: 0,
             next_segment: 0,
             resumed_step: None,
             open: None,
@@ -148,8 +155,7 @@ impl LogWriter {
     /// Adds to a run, in a new segment, what makes nothing void: replays. `place.step` is of no account.
     pub(crate) fn add_to(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
         let lock = lock(dir)?;
-        let zstd =
-            zstd::bulk::Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
+        let compressor = Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
         // A recorder that was killed between making a segment and writing its header leaves a file of zeros under our name.
         let path = segment_path(dir, place.next_segment);
         if path.exists() {
@@ -163,8 +169,9 @@ impl LogWriter {
             dir: dir.to_owned(),
             run_id: place.run_id,
             storage: Box::new(MmapStorage::default()),
-            zstd,
+            compressor,
             segment_bytes: options.segment_bytes.max(1 << 16),
+            spare_bytes: 0,
             next_segment: place.next_segment,
             resumed_step: None,
             open: None,
@@ -173,6 +180,19 @@ impl LogWriter {
             dirty: false,
             _lock: lock,
         })
+    }
+
+    /// Leaves so much of each segment free that [`LogWriter::append_last`] finds room where the disk has none.
+    pub(crate) fn spare_room(&mut self) {
+        self.spare_bytes = LAST_BYTES;
+    }
+
+    /// As [`LogWriter::append`], of a few bytes and after a failure: into the room that other blocks leave free, or else into a
+    /// segment as short as can be.
+    pub(crate) fn append_last(&mut self, builder: &mut BlockBuilder) -> Result<(), LogError> {
+        self.spare_bytes = 0;
+        self.segment_bytes = LAST_BYTES;
+        self.append(builder)
     }
 
     /// Bytes of blocks and headers written so far.
@@ -187,7 +207,7 @@ impl LogWriter {
         if builder.rows() == 0 {
             return Ok(());
         }
-        let (header, body) = builder.seal(0, self.sequence, &mut self.zstd)?;
+        let (header, body) = builder.seal(self.sequence, &mut self.compressor)?;
         self.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))
     }
 
@@ -236,7 +256,7 @@ impl LogWriter {
         write_body: impl FnOnce(&mut dyn Storage, u64) -> io::Result<()>,
     ) -> Result<(), LogError> {
         let bytes = HEADER_BYTES as u64 + body_bytes;
-        if self.open.as_ref().is_some_and(|segment| segment.size - segment.used < bytes) {
+        if self.open.as_ref().is_some_and(|segment| segment.size - segment.used < bytes + self.spare_bytes) {
             self.close_segment()?;
         }
         if self.open.is_none() {
@@ -272,17 +292,14 @@ impl LogWriter {
 
     fn open_segment(&mut self, first_block_bytes: u64) -> Result<(), LogError> {
         let path = segment_path(&self.dir, self.next_segment);
-        let size = self.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + first_block_bytes);
-        let header = SegmentHeader {
-            run_id: self.run_id,
-            index: self.next_segment,
-            writer: 0,
-            resumed_step: self.resumed_step.take(),
-        };
+        let size = self.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + first_block_bytes + self.spare_bytes);
+        let header =
+            SegmentHeader { run_id: self.run_id, index: self.next_segment, resumed_step: self.resumed_step.take() };
         self.storage
             .open(&path, size)
             .and_then(|()| self.storage.commit(0, &header.to_bytes()))
             .map_err(io_error("reserve space for", &path))?;
+        self.resumed_step = None;
         self.next_segment += 1;
         self.written_bytes += SEGMENT_HEADER_BYTES as u64;
         self.open = Some(OpenSegment { path, used: SEGMENT_HEADER_BYTES as u64, size });

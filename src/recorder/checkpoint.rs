@@ -28,7 +28,8 @@ impl Recorder {
     ///
     /// # Errors
     /// [`RecordError::Checkpoint`] if the file cannot be written: a full disk, a file-size limit. The recording goes on, and so may
-    /// the training. Else the background thread's failure, if it has failed.
+    /// the training. Else the background thread's failure, if it has failed; under [`OnFailure::GoOn`](super::OnFailure::GoOn)
+    /// no checkpoint is saved then and none is named, as nothing is recorded any more.
     ///
     /// # Cost
     /// The training waits while the file is written, synced and read back once; memory: a copy of the largest tensor, and of
@@ -53,6 +54,9 @@ impl Recorder {
         let Some(inner) = &mut self.inner else {
             return Ok(());
         };
+        if inner.has_gone_on() {
+            return Ok(());
+        }
         inner.healthy()?;
         let (step, epoch) = (inner.step, inner.epoch);
         let failed = |source: LogError| RecordError::Checkpoint { step, source: Arc::new(source) };
@@ -62,7 +66,12 @@ impl Recorder {
         // NaN: a resumed recorder does not know the step before; the rows of the steps do.
         let learning_rate = inner.learning_rate.map_or(f32::NAN, |rate| rate as f32);
         let row = CheckpointRow { step, epoch, learning_rate, bytes, checksum };
-        inner.queue()?.send_waiting(Message::Checkpoint(row), 0)
+        // Before the rows of the step that it follows nothing may be sent.
+        let sent = inner.send_unsent_step(true).and_then(|_| inner.queue()?.send_waiting(Message::Checkpoint(row), 0));
+        match sent {
+            Err(error) if inner.goes_on_after(&error) => Ok(()),
+            other => other,
+        }
     }
 }
 

@@ -96,7 +96,15 @@ impl Pass<'_> {
                 quoted(&unreached)
             )));
         }
+        // What fused ops folded decided on the length before; where there are none it is decided here.
+        let parameters = |part: &LayerGradients| registered[part.layer].spec.elements() as u64;
+        let sums: Vec<&LayerGradients> = layers.iter().filter(|part| part.form() == Form::Folded).collect();
+        if !sums.is_empty() {
+            self.recorder.shared_fold(|shared| shared.decide(|| sums.into_iter().map(parameters).sum()));
+        }
+        let folded = self.recorder.shared_fold(|shared| shared.take(self.number)).flatten();
         Ok(Batch {
+            folded,
             kind: self.kind,
             replayed: self.recorder.replayed(),
             ids: std::mem::take(&mut self.ids),

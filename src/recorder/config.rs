@@ -1,6 +1,7 @@
 //! A recorder's settings. Each default and bound is stated where it stands.
 
-use super::RecordError;
+use super::{RecordError, Reduction};
+use crate::log::{AllReduce, WorkerRecord, WORKERS_MAX};
 use crate::sketch::SketchConfig;
 
 /// What happens to a pass that finds the queue full.
@@ -13,6 +14,65 @@ pub enum Overflow {
     DropNewest,
 }
 
+/// What becomes of the training's calls once the background thread cannot record any more: the disk is full, the folder is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// Every later call returns the failure, so that a loop with `?` stops at the next `commit`.
+    #[default]
+    Stop,
+    /// The training goes on without recording. Passes and their commits succeed and do nothing but count, the taps stay unarmed, no
+    /// checkpoint is saved, and
+    /// `flush` and `finish` return [`RecordError::Unrecorded`], which says from which step on nothing was recorded and why.
+    /// Where the disk still takes a few hundred bytes the log says so too, as a gap. Once the training has waited
+    /// [`Config::wait_ms_max`] in vain for a disk that is stuck, it waits no more until that takes something again; what is
+    /// not recorded in between is a gap as well.
+    GoOn,
+}
+
+/// One of several workers that train one model together, each on its share of every batch, and add up their gradients before
+/// the step. Each is a process with a recorder of its own, and all are given the same folder.
+///
+/// TracIn needs what an example's gradient is multiplied by in the step that is made, which no worker sees: with coefficient `c`
+/// of the example in its worker's own loss, that is `c / workers` under a mean and `c` under a sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Worker {
+    /// This worker's number, from 0.
+    pub rank: u32,
+    /// How many there are, at most 65,536.
+    pub workers: u32,
+    /// What the workers' gradients are made into before the step: [`Reduction::Mean`] over the workers, as PyTorch's
+    /// `DistributedDataParallel` has it whatever the sizes of their batches, or [`Reduction::Sum`].
+    pub reduction: Reduction,
+}
+
+impl From<WorkerRecord> for Worker {
+    fn from(WorkerRecord { rank, workers, reduction }: WorkerRecord) -> Self {
+        let reduction = match reduction {
+            AllReduce::Mean => Reduction::Mean,
+            AllReduce::Sum => Reduction::Sum,
+        };
+        Self { rank, workers, reduction }
+    }
+}
+
+impl Worker {
+    pub(super) fn record(self) -> WorkerRecord {
+        let reduction = match self.reduction {
+            Reduction::Mean => AllReduce::Mean,
+            Reduction::Sum => AllReduce::Sum,
+        };
+        WorkerRecord { rank: self.rank, workers: self.workers, reduction }
+    }
+
+    /// What a coefficient in this worker's loss is divided by to give that in the step.
+    pub(super) fn divisor(self) -> f32 {
+        match self.reduction {
+            Reduction::Mean => self.workers as f32,
+            Reduction::Sum => 1.0,
+        }
+    }
+}
+
 /// A recorder's settings: a plain struct to be filled in with `..Config::default()`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -22,6 +82,8 @@ pub struct Config {
     pub sketch: SketchConfig,
     /// What happens when the queue is full. Default [`Overflow::Block`].
     pub overflow: Overflow,
+    /// What happens when nothing more can be recorded. Default [`OnFailure::Stop`].
+    pub on_failure: OnFailure,
     /// Passes that may wait for the background thread. Default 16, at least 1.
     pub queue_passes: usize,
     /// Bytes of gradients, ids and outputs that may wait for the background thread; a single pass larger than this may wait alone.
@@ -42,10 +104,13 @@ pub struct Config {
     /// Disk space that is reserved at a time; a run takes at least this while it is recorded, and is cut to its length at the
     /// end. Default 32 MiB, at least 64 KiB.
     pub segment_bytes: u64,
-    /// zstd level, -7 to 22. Default 1.
+    /// zstd level, -7 to 22. Default 1. At 1 and below, vectors are entropy-coded without a search for matches, which for gradients is
+    /// faster and leaves fewer bytes.
     pub zstd_level: i32,
     /// The caller's own words, kept in the manifest: model, data set, optimizer, commit.
     pub notes: Vec<(String, String)>,
+    /// Which worker this is, where several train one model. Default `None`: there is one.
+    pub worker: Option<Worker>,
 }
 
 impl Default for Config {
@@ -54,6 +119,7 @@ impl Default for Config {
             seed: 0,
             sketch: SketchConfig::default(),
             overflow: Overflow::default(),
+            on_failure: OnFailure::default(),
             queue_passes: 16,
             queue_bytes_max: 32 << 20,
             wait_ms_max: 60_000,
@@ -64,6 +130,7 @@ impl Default for Config {
             segment_bytes: 32 << 20,
             zstd_level: 1,
             notes: Vec::new(),
+            worker: None,
         }
     }
 }
@@ -72,11 +139,16 @@ impl Config {
     pub(super) fn check(&self) -> Result<(), RecordError> {
         let wrong = |what: &str| Err(RecordError::Config(what.into()));
         let sketch = &self.sketch;
-        if sketch.folded == 0 || sketch.input_cap == 0 || sketch.delta_cap == 0 {
-            return wrong("a sketch needs a length of at least 1: see `folded`, `input_cap` and `delta_cap`");
+        if [sketch.input_cap, sketch.delta_cap, sketch.projected, sketch.folded_max].contains(&0) {
+            return wrong(
+                "a sketch needs a length of at least 1: see `input_cap`, `delta_cap`, `projected` and `folded_max`",
+            );
         }
-        if sketch.folded > 1 << 20 {
-            return wrong("`folded` is larger than 2^20: a sketch is meant to be short");
+        if sketch.folded_max > 1 << 20 || sketch.projected > 1 << 20 {
+            return wrong("`folded_max` or `projected` is larger than 2^20: a sketch is meant to be short");
+        }
+        if sketch.folded_min > sketch.folded_max {
+            return wrong("`folded_min` is larger than `folded_max`");
         }
         if self.queue_passes == 0 {
             return wrong("`queue_passes` is 0: at least one pass must be able to wait");
@@ -89,6 +161,14 @@ impl Config {
         }
         if !(-7..=22).contains(&self.zstd_level) {
             return wrong("`zstd_level` lies between -7 and 22");
+        }
+        if let Some(Worker { rank, workers, .. }) = self.worker {
+            if rank >= workers || workers > WORKERS_MAX {
+                let what = format!(
+                    "worker {rank} of {workers}: ranks are counted from 0, and there are at most {WORKERS_MAX}"
+                );
+                return Err(RecordError::Config(what));
+            }
         }
         Ok(())
     }

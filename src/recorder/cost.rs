@@ -17,19 +17,21 @@ pub struct Cost {
 }
 
 impl Cost {
-    pub(super) fn of(manifest: &Manifest, forms: &[Option<Form>]) -> Self {
+    pub(super) fn of(manifest: &Manifest, forms: &[Option<Form>], folded_width: Option<u32>) -> Self {
         let sketch = &manifest.sketch;
         let form = |number: usize, layer: &LayerRecord| {
             let expected = if layer.inputs > 0 { Form::Factored } else { Form::Folded };
             forms.get(number).copied().flatten().unwrap_or(expected)
         };
-        let (mut factored, mut folded) = (0, 0);
+        let (mut factored, mut parameters) = (0, None);
         for (number, layer) in manifest.layers.iter().enumerate() {
             match form(number, layer) {
                 Form::Factored => factored += sketch.factored_bytes(layer.inputs, layer.outputs),
-                Form::Folded => folded = sketch.folded_bytes(),
+                Form::Folded => parameters = Some(parameters.unwrap_or(0) + layer.parameters),
             }
         }
+        let width = folded_width.or(parameters.map(|parameters| sketch.folded_width(parameters)));
+        let folded = if parameters.is_some() { width.map_or(0, |width| sketch.folded_bytes(width)) } else { 0 };
         // Example, step, epoch, learning rate, clip, coefficient and flags; loss, EL2N, margin, confidence, correctness, label,
         // prediction and norm. Most of these compress to next to nothing.
         Self { sketch_bytes_per_visit: factored + folded, output_bytes_per_visit: 33 + 32 }

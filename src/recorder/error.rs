@@ -40,6 +40,18 @@ pub enum RecordError {
     /// The background thread could not write; nothing more is recorded. Sticky: every later call returns it too.
     #[error("recording has stopped: {0}; what the log holds already stays as it is")]
     Log(Arc<LogError>),
+    /// Nothing more could be recorded, and the training went on without ([`super::OnFailure::GoOn`]).
+    #[error(
+        "nothing was recorded from step {step} on, {visits} visits in all, and the training went on without: {source}"
+    )]
+    Unrecorded {
+        /// The first step of which visits are missing.
+        step: u64,
+        /// Visits that are missing, from that step on.
+        visits: u64,
+        /// What went wrong.
+        source: Box<RecordError>,
+    },
     /// The run could not be started: its folder holds a run, is locked, or cannot be written.
     #[error("{0}")]
     Start(Arc<LogError>),
@@ -57,6 +69,9 @@ pub enum RecordError {
         /// What went wrong.
         source: Arc<LogError>,
     },
+    /// This worker's part does not fit the parts of the others, or the folder.
+    #[error("this worker cannot record here: {0}")]
+    Worker(String),
     /// The background thread found something wrong, or died. Sticky.
     #[error("recording has stopped: {0}")]
     Stopped(String),

@@ -62,6 +62,8 @@ pub(super) struct Batch {
     /// `c_i`, with whatever the loss was multiplied by afterwards.
     pub coefficients: Vec<f32>,
     pub layers: Vec<LayerGradients>,
+    /// `[batch, buckets]`: `c_i` times the examples' own gradients by all layers that were folded as backward came by.
+    pub folded: Option<Vec<f32>>,
 }
 
 /// The gradients of one layer for the examples of a pass.
@@ -94,7 +96,8 @@ impl Batch {
     /// What it holds while it waits: a pass without gradients is not free, and a large one is large.
     pub(super) fn bytes(&self) -> usize {
         let layers: usize = self.layers.iter().map(LayerGradients::bytes).sum();
-        8 * self.ids.len() + 4 * self.coefficients.len() + self.outputs.bytes() + layers
+        let folded = self.folded.as_ref().map_or(0, Vec::len);
+        8 * self.ids.len() + 4 * (self.coefficients.len() + folded) + self.outputs.bytes() + layers
     }
 }
 

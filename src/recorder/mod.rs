@@ -9,15 +9,17 @@
 //! # Guest manners
 //! Nothing here panics in the training thread, waits longer than [`Config::wait_ms_max`] or holds more than
 //! [`Config::queue_bytes_max`] of tensors. A failure of the background thread is returned by the next `commit` and by `finish`, and
-//! by every one after that.
+//! by every one after that; or, under [`OnFailure::GoOn`], by `flush` and `finish` alone.
 
 mod checkpoint;
 mod collect;
 mod config;
 mod cost;
 mod error;
+mod gaps;
 mod loss;
 mod message;
+mod missed;
 mod outputs;
 mod pass;
 mod prediction;
@@ -26,8 +28,9 @@ mod replay;
 mod rows;
 mod start;
 mod thread;
+mod workers;
 
-pub use config::{Config, Overflow};
+pub use config::{Config, OnFailure, Overflow, Worker};
 pub use cost::{Cost, Summary};
 pub use error::RecordError;
 pub use message::StepInfo;
@@ -37,7 +40,7 @@ pub use replay::{Replay, ReplaySummary};
 
 use crate::log::Manifest;
 use crate::sketch::Form;
-use crate::taps::{LazyFold, Registered, Taps};
+use crate::taps::{LazyFold, Registered, SharedFold, Taps};
 use candle_core::Var;
 use message::{Batch, Gap, Message, PassKind, Replayed, StepRow};
 use queue::{Queue, Sent};
@@ -62,15 +65,19 @@ struct Inner {
     layers: Arc<Vec<Registered>>,
     forms: Vec<Option<Form>>,
     variables: Vec<(usize, Var, Arc<LazyFold>)>,
+    shared_fold: Arc<SharedFold>,
     manifest: Manifest,
     queue: Option<Queue<Message>>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
+    on_failure: OnFailure,
     step: u64,
     epoch: u32,
     /// Examples of the open step so far, over all its passes.
     batch_size: u32,
     gap: Option<Gap>,
+    /// The end of a step whose last pass is missing, while it finds no room in the queue.
+    unsent_step: Option<StepRow>,
     dropped: u64,
     visits: u64,
     probe_sets: Vec<String>,
@@ -98,9 +105,17 @@ impl Recorder {
         self.inner.is_some()
     }
 
+    /// Why nothing is recorded any more, if that is so; `finish` will say it too.
+    pub fn failure(&self) -> Option<RecordError> {
+        self.inner.as_ref().and_then(|inner| inner.healthy().err())
+    }
+
     /// What the run will cost on disk, from its layers. See [`Cost`].
     pub fn cost(&self) -> Cost {
-        self.inner.as_ref().map(|inner| Cost::of(&inner.manifest, &inner.forms)).unwrap_or_default()
+        self.inner
+            .as_ref()
+            .map(|inner| Cost::of(&inner.manifest, &inner.forms, inner.shared_fold.decided()))
+            .unwrap_or_default()
     }
 
     /// Declares that what follows belongs to `epoch`. Without it all belongs to epoch 0.
@@ -125,20 +140,26 @@ impl Recorder {
     /// # Errors
     /// As [`Recorder::pass`].
     pub fn probe(&mut self, set: &str, ids: &[u64]) -> Result<Probe<'_>, RecordError> {
-        let number = self.probe_set(set)?;
-        Ok(Probe::new(self.begin(ids, PassKind::Probe { set: number })?))
+        match self.probe_set(set) {
+            Ok(number) => Ok(Probe::new(self.begin(ids, PassKind::Probe { set: number })?)),
+            Err(error) if self.inner.as_mut().is_some_and(|inner| inner.goes_on_after(&error)) => {
+                // The set has no number in the log, so its probes cannot be there either.
+                Ok(Probe::new(Pass::new(self, 0, ids, PassKind::Probe { set: 0 })))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns when everything committed so far is on the device.
     ///
     /// # Errors
     /// [`RecordError::Timeout`] after [`Config::wait_ms_max`], once for the question and once for the answer; the background thread's
-    /// failure, if it has failed.
+    /// failure, if it has failed, under [`OnFailure::GoOn`] within [`RecordError::Unrecorded`].
     ///
     /// Passes of a step that is not complete are not written yet: they wait for its learning rate.
     pub fn flush(&mut self) -> Result<(), RecordError> {
         match &mut self.inner {
-            Some(inner) => inner.ask(Message::Flush),
+            Some(inner) => inner.ask(Message::Flush).map_err(|error| inner.told(error)),
             None => Ok(()),
         }
     }
@@ -163,7 +184,7 @@ impl Recorder {
         summary.bytes = progress.bytes;
         summary.bytes_per_visit = progress.visit_bytes as f64 / progress.visits.max(1) as f64;
         summary.background = progress.worked;
-        asked.map(|()| summary)
+        asked.map_err(|error| inner.told(error)).map(|()| summary)
     }
 
     fn begin(&mut self, ids: &[u64], kind: PassKind) -> Result<Pass<'_>, RecordError> {
@@ -172,6 +193,9 @@ impl Recorder {
             if inner.taps.registry().layers.len() != inner.layers.len() {
                 let what = "layers were tapped after the recorder was created: build the whole model first";
                 return Err(RecordError::Pass { step: inner.step, what: what.into() });
+            }
+            if inner.has_gone_on() {
+                return Ok(Pass::new(self, 0, ids, kind));
             }
             if ids.is_empty() {
                 return Err(RecordError::Pass { step: inner.step, what: "a pass over no examples".into() });
@@ -187,7 +211,7 @@ impl Recorder {
     }
 
     fn probe_set(&mut self, name: &str) -> Result<u32, RecordError> {
-        let Some(inner) = &mut self.inner else {
+        let Some(inner) = self.inner.as_mut().filter(|inner| !inner.has_gone_on()) else {
             return Ok(0);
         };
         if let Some(number) = inner.probe_sets.iter().position(|set| set == name) {
@@ -245,6 +269,10 @@ impl Recorder {
         }
     }
 
+    fn shared_fold<R>(&self, f: impl FnOnce(&SharedFold) -> R) -> Option<R> {
+        self.inner.as_ref().map(|inner| f(&inner.shared_fold))
+    }
+
     fn known_form(&self, number: usize) -> Option<Form> {
         self.inner.as_ref().and_then(|inner| inner.forms[number])
     }
@@ -253,6 +281,13 @@ impl Recorder {
     fn lose(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
         if let Some(inner) = &mut self.inner {
             inner.lose(kind, visits, info);
+        }
+    }
+
+    /// A pass went by that was not armed, because nothing is recorded any more.
+    fn skip(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
+        if let Some(inner) = &mut self.inner {
+            inner.skip(kind, visits, info);
         }
     }
 
@@ -277,12 +312,19 @@ impl Inner {
         let (visits, kind) = (batch.ids.len() as u32, batch.kind);
         let bytes = MESSAGE_BYTES + batch.bytes();
         let row = self.end_pass(kind, visits, info);
-        self.healthy()?;
+        if let Err(error) = self.healthy() {
+            self.count_missing(kind, visits, row);
+            return if self.on_failure == OnFailure::GoOn { Ok(()) } else { Err(error) };
+        }
         let message = Message::Pass { batch: Some(Box::new(batch)), step: row, gap: self.gap, bytes };
-        // Probes are few and each is asked for by name: they wait for their turn whatever the policy.
-        let sent = match kind {
-            PassKind::Training => self.queue()?.send(message, bytes),
-            PassKind::Probe { .. } | PassKind::Sweep => self.queue()?.send_waiting(message, bytes).map(|()| Sent::Yes),
+        // Probes are few and each is asked for by name, and a replay holds up no training: they wait for their turn whatever the
+        // policy.
+        let queue = self.queue()?;
+        let wait = kind != PassKind::Training && !queue.hurried;
+        let sent = match self.send_unsent_step(wait) {
+            Ok(Sent::Yes) if wait => self.queue()?.send_waiting(message, bytes).map(|()| Sent::Yes),
+            Ok(Sent::Yes) => self.queue()?.send(message, bytes),
+            other => other,
         };
         match sent {
             Ok(Sent::Yes) => {
@@ -299,15 +341,15 @@ impl Inner {
                 Ok(())
             }
             Err(error) => {
+                let goes_on = self.goes_on_after(&error);
                 self.miss(kind, visits, row);
-                Err(error)
+                if goes_on {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
             }
         }
-    }
-
-    fn lose(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
-        let row = self.end_pass(kind, visits, info);
-        self.miss(kind, visits, row);
     }
 
     /// Counts a pass, and the step if it is its last.
@@ -323,33 +365,6 @@ impl Inner {
             self.batch_size = 0;
         }
         row
-    }
-
-    /// A training pass is missing in the log: it is counted, and written into the log with the next message that gets through.
-    fn miss(&mut self, kind: PassKind, visits: u32, row: Option<StepRow>) {
-        if kind != PassKind::Training {
-            return;
-        }
-        let (step, epoch) = row.map_or((self.step, self.epoch), |row| (row.step, row.epoch));
-        let gap = self.gap.get_or_insert(Gap { step, epoch, visits: 0 });
-        gap.visits += u64::from(visits);
-        self.dropped += u64::from(visits);
-        // Earlier passes of the same step may be in the log already, and they wait for its learning rate. What goes wrong here is
-        // what went wrong before, and is reported by the pass itself.
-        if let (Some(row), Ok(queue)) = (row.filter(|row| row.batch_size > visits), self.queue()) {
-            let message = Message::Pass { batch: None, step: Some(row), gap: None, bytes: 0 };
-            let _ = queue.send_waiting(message, 0);
-        }
-    }
-
-    fn send_gap(&mut self) -> Result<(), RecordError> {
-        match self.gap.take() {
-            Some(gap) => {
-                let message = Message::Pass { batch: None, step: None, gap: Some(gap), bytes: 0 };
-                self.queue()?.send_waiting(message, 0)
-            }
-            None => Ok(()),
-        }
     }
 
     /// Sends a question and waits for the answer.

@@ -66,11 +66,16 @@ impl<'r> Probe<'r> {
 }
 
 impl<'r> Pass<'r> {
+    /// Whether the taps are armed for it: not for a disabled recorder, nor for one that has failed and lets the training go on.
+    fn is_recorded(&self) -> bool {
+        self.number != 0
+    }
+
     pub(super) fn new(recorder: &'r mut Recorder, number: u64, ids: &[u64], kind: PassKind) -> Self {
         Self {
+            ids: if recorder.is_enabled() { ids.to_vec() } else { Vec::new() },
             recorder,
             number,
-            ids: if number == 0 { Vec::new() } else { ids.to_vec() },
             kind,
             weighing: Weighing::default(),
             ignored: None,
@@ -202,7 +207,7 @@ impl<'r> Pass<'r> {
 
     fn closed_form(&mut self, kind: &Kind, output: &Tensor, target: &Tensor) -> Result<Tensor, RecordError> {
         self.once()?;
-        let keep_delta = self.features.is_some() || self.recorder.has_last_layer();
+        let keep_delta = self.is_recorded() && (self.features.is_some() || self.recorder.has_last_layer());
         let recorded = loss::closed_form(kind, output, target, &self.weighing, &self.upstream, keep_delta)?;
         self.keep(recorded)
     }
@@ -225,7 +230,8 @@ impl<'r> Pass<'r> {
     }
 
     fn once(&self) -> Result<(), RecordError> {
-        if let Some(weights) = self.weighing.weights.as_ref().filter(|w| self.number != 0 && w.len() != self.ids.len())
+        if let Some(weights) =
+            self.weighing.weights.as_ref().filter(|w| self.recorder.is_enabled() && w.len() != self.ids.len())
         {
             return Err(self.wrong(format!("{} weights for {} ids", weights.len(), self.ids.len())));
         }
@@ -239,7 +245,7 @@ impl<'r> Pass<'r> {
 
     fn keep(&mut self, recorded: Recorded) -> Result<Tensor, RecordError> {
         let Recorded { loss, outputs, coefficients, delta } = recorded;
-        if self.recorder.is_enabled() {
+        if self.is_recorded() {
             outputs.check(self.ids.len(), self.recorder.step())?;
             self.output_delta = delta;
             self.outputs = Some((outputs, coefficients));
@@ -268,10 +274,12 @@ impl<'r> Pass<'r> {
             self.once()?;
         }
         let batch = self.ids.len();
-        let layers = self.recorder.variable_layers();
-        if layers.is_empty() {
+        let layers = if self.is_recorded() { self.recorder.variable_layers() } else { Vec::new() };
+        if layers.is_empty() && self.is_recorded() {
             return Err(self.wrong("`per_example` needs the model's variables: call `taps.variables(&varmap)` first"));
         }
+        let parameters = || layers.iter().map(|(_, variable, _)| variable.elem_count() as u64).sum();
+        self.recorder.shared_fold(|shared| shared.decide(parameters));
         let mut folded: Vec<FoldedGradients> = layers
             .iter()
             .map(|(_, _, fold)| FoldedGradients {
@@ -354,11 +362,12 @@ impl<'r> Pass<'r> {
     }
 
     fn hand_over(&mut self, step: Option<StepInfo>) -> Result<(), RecordError> {
-        if !self.recorder.is_enabled() {
+        let visits = self.ids.len() as u32;
+        if !self.is_recorded() {
+            self.recorder.skip(self.kind, visits, step);
             return Ok(());
         }
         self.recorder.disarm();
-        let visits = self.ids.len() as u32;
         match self.collect() {
             Ok(batch) => self.recorder.send(batch, step),
             Err(error) => {
@@ -372,6 +381,9 @@ impl<'r> Pass<'r> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
+        if !self.is_recorded() {
+            return;
+        }
         self.recorder.disarm();
         // What an abandoned pass has caught is let go.
         for layer in self.recorder.layers().iter() {

@@ -48,6 +48,8 @@ pub(super) struct Queue<T> {
     limit: usize,
     wait: Duration,
     overflow: Overflow,
+    /// Whether to drop what finds the queue full, whatever the policy, until it takes something.
+    pub(super) hurried: bool,
     /// Time that the training spent waiting.
     pub(super) blocked: Duration,
 }
@@ -62,6 +64,7 @@ impl<T> Queue<T> {
             limit: config.queue_bytes_max,
             wait: Duration::from_millis(config.wait_ms_max),
             overflow: config.overflow,
+            hurried: false,
             blocked: Duration::ZERO,
         };
         (queue, receiver, gauge)
@@ -70,14 +73,17 @@ impl<T> Queue<T> {
     /// Sends a message that holds `bytes`, by the overflow policy.
     pub(super) fn send(&mut self, message: T, bytes: usize) -> Result<Sent, RecordError> {
         match self.overflow {
-            Overflow::Block => self.send_waiting(message, bytes).map(|()| Sent::Yes),
-            Overflow::DropNewest => {
+            Overflow::Block if !self.hurried => self.send_waiting(message, bytes).map(|()| Sent::Yes),
+            _ => {
                 let now = Instant::now();
                 if !self.gauge.acquire(bytes, self.limit, now) {
                     return Ok(Sent::Dropped);
                 }
                 match self.sender.try_send(message) {
-                    Ok(()) => Ok(Sent::Yes),
+                    Ok(()) => {
+                        self.hurried = false;
+                        Ok(Sent::Yes)
+                    }
                     Err(TrySendError::Full(_)) => {
                         self.gauge.release(bytes);
                         Ok(Sent::Dropped)

@@ -7,7 +7,7 @@
 use super::message::{PassKind, Replayed};
 use super::pass::Probe;
 use super::start::{self, Past};
-use super::{Config, Overflow, RecordError, Recorder};
+use super::{Config, OnFailure, Overflow, RecordError, Recorder};
 use crate::log::{LogError, LogWriter, Mode};
 use crate::run::{Checkpoint, Run};
 use crate::taps::{named_variables, Taps};
@@ -39,6 +39,10 @@ use std::sync::Arc;
 /// A set that is there already is united with what is added. Of several records of one example at one step the last counts, and so it
 /// is with sweeps: a replay that was killed can simply be made again.
 ///
+/// # Several workers
+/// One replay does for the run of several workers: it takes the checkpoints of all, and what it adds stands in one worker's part.
+/// Several processes at once are refused, for a run that is being written to is not replayed.
+///
 /// # Shutdown
 /// As with a [`Recorder`]: [`Replay::finish`] is the promise that everything is on disk, and whatever ends a replay before leaves
 /// a readable run, finished if it was. While a recorder writes to the run, it is refused.
@@ -69,11 +73,22 @@ impl std::fmt::Display for ReplaySummary {
     }
 }
 
+/// What a replay of `run` adds to: one worker's part, or the run itself.
+fn part<'run>(run: &'run Run, config: &Config) -> Result<&'run Run, RecordError> {
+    let Some(lowest) = run.parts().first() else { return Ok(run) };
+    let Some(wanted) = config.worker.map(|worker| worker.rank) else { return Ok(lowest) };
+    let rank = |part: &&Run| part.manifest().worker.map(|worker| worker.rank);
+    run.parts().iter().find(|part| rank(part) == Some(wanted)).ok_or_else(|| {
+        RecordError::Replay(format!("worker {wanted} has no part in it: give one that has, or none for the lowest"))
+    })
+}
+
 impl Replay {
     /// Opens the run in the folder `dir` to add to it. The taps must be on a model like the one that was recorded.
     ///
     /// Of `config`, the limits of queue and waiting and the sizes of blocks and segments count. Seed and sketches are the run's own, so
-    /// that what is added can be compared with what is there; nothing is ever dropped.
+    /// that what is added can be compared with what is there; nothing is ever dropped, and a failure is returned at once.
+    /// Of a run of several workers, `config.worker` says to whose part to add; without it, it is that of the lowest rank.
     ///
     /// # Errors
     /// [`RecordError::Replay`] if there is no run, if it is damaged, or if the layers are others, saying which; [`RecordError::Start`] if
@@ -85,27 +100,30 @@ impl Replay {
         if run.is_being_written() {
             return Err(RecordError::Start(Arc::new(LogError::Locked { path: dir.to_owned() })));
         }
-        let manifest = run.manifest().clone();
+        let part = part(&run, &config)?;
+        let manifest = part.manifest().clone();
         let (seed, sketch) = (manifest.seed, manifest.sketch.clone());
-        let config = Config { seed, sketch, overflow: Overflow::Block, ..config };
+        let worker = config.worker.or(manifest.worker.map(super::Worker::from));
+        let (overflow, on_failure) = (Overflow::Block, OnFailure::Stop);
+        let config = Config { seed, sketch, overflow, on_failure, worker, ..config };
         let (wanted, held) = start::prepare(taps, &config)?;
         let differences = start::differences(&manifest, &wanted);
         if !differences.is_empty() {
             return Err(refused(format!("it was recorded of another model: {}", differences.join("; "))));
         }
-        let (past, place) = start::read_past(&run, None).map_err(|e| refused(e.to_string()))?;
+        let (past, place) = start::read_past(part, None).map_err(|e| refused(e.to_string()))?;
         let checkpoints = run.checkpoints().map_err(|e| refused(e.to_string()))?;
         let steps = past.step;
         let (segment, sequence) = (place.next_segment, place.sequence);
-        let writer =
-            LogWriter::add_to(dir, place, start::options(&config)).map_err(|e| RecordError::Start(Arc::new(e)))?;
+        let writer = LogWriter::add_to(part.dir(), place, start::options(&config))
+            .map_err(|e| RecordError::Start(Arc::new(e)))?;
         // The run is ours from here on. If somebody wrote to it since it was read, its end is not where it was.
-        let mut scan = run.scan();
+        let mut scan = part.part_scan();
         scan.by_ref().for_each(drop);
         if scan.place() != (segment, sequence) {
             return Err(refused("it was written to a moment ago: try again".into()));
         }
-        let recorder = start::start(dir, taps, held, config, manifest, writer, Past { step: 0, ..past })?;
+        let recorder = start::start(part.dir(), taps, held, config, manifest, writer, Past { step: 0, ..past })?;
         Ok(Self { recorder, checkpoints, mode: Mode::default(), steps })
     }
 

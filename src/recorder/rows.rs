@@ -3,9 +3,11 @@
 use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::outputs::Outputs;
 use crate::log::{BlockBuilder, Cells, Column, ColumnKey, LayerRecord};
-use crate::sketch::{Encoding, Fold, Form, SketchConfig};
-use crate::taps::{fold_uses, host, squared_norm, FoldedGradients, LazyFold, PerExample};
-use candle_core::Result;
+use crate::sketch::{rotate, Encoding, Form, Projection, SketchConfig};
+use crate::taps::{
+    add, fold_uses, on_host, squared_norm, with_slice, FoldedGradients, LazyFold, PerExample, SharedFold,
+};
+use candle_core::{Device, Result, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,23 +17,28 @@ pub(super) struct LayerSketcher {
     pub fold: Arc<LazyFold>,
     /// The first layer with the same weight, where there are several.
     tied: Option<usize>,
-    input_fold: Option<Fold>,
-    delta_fold: Option<Fold>,
+    input: Option<Projection>,
+    delta: Option<Projection>,
 }
 
 impl LayerSketcher {
     pub(super) fn new(record: LayerRecord, fold: Arc<LazyFold>, tied: Option<usize>, sketch: &SketchConfig) -> Self {
-        let cap =
-            |width: u32, cap: u32, seed: u64| (width > cap).then(|| Fold::new(seed, width as usize, cap as usize));
-        let input_fold = cap(record.inputs, sketch.input_cap, record.seed_input);
-        let delta_fold = cap(record.outputs, sketch.delta_cap, record.seed_delta);
-        Self { record, fold, tied, input_fold, delta_fold }
+        let side = |width: u32, cap: u32, seed: u64| {
+            (width > cap).then(|| Projection::new(seed, width as usize, sketch.projected_width(width) as usize))
+        };
+        let input = side(record.inputs, sketch.input_cap, record.seed_input);
+        let delta = side(record.outputs, sketch.delta_cap, record.seed_delta);
+        Self { record, fold, tied, input, delta }
     }
 }
 
 /// The gradients of a layer in main memory.
 enum Ready {
-    Factored { input: Vec<f32>, delta: Vec<f32> },
+    /// Contiguous, in main memory and f32.
+    Factored {
+        input: Tensor,
+        delta: Tensor,
+    },
     Folded(FoldedGradients),
 }
 
@@ -39,7 +46,18 @@ enum Ready {
 pub(super) struct RowMaker {
     layers: Vec<LayerSketcher>,
     sketch: SketchConfig,
-    scratch: Vec<f32>,
+    shared_fold: Arc<SharedFold>,
+    /// What a coefficient in this worker's loss is divided by to give that in the step that all make together.
+    divisor: f32,
+    scratch: Scratch,
+}
+
+/// Space that is used again from row to row.
+#[derive(Default)]
+struct Scratch {
+    unweighted: Vec<f32>,
+    folded: Vec<f32>,
+    projected: Vec<f32>,
 }
 
 /// Whether the rows are few and asked about by name, and so worth a finer encoding; sweeps are as many as visits.
@@ -50,8 +68,13 @@ fn is_probe(kind: PassKind) -> bool {
 type Keys = Vec<(ColumnKey, Cells, u32)>;
 
 impl RowMaker {
-    pub(super) fn new(layers: Vec<LayerSketcher>, sketch: SketchConfig) -> Self {
-        Self { layers, sketch, scratch: Vec::new() }
+    pub(super) fn new(
+        layers: Vec<LayerSketcher>,
+        sketch: SketchConfig,
+        shared_fold: Arc<SharedFold>,
+        divisor: f32,
+    ) -> Self {
+        Self { layers, sketch, shared_fold, divisor, scratch: Scratch::default() }
     }
 
     /// The columns that the rows of `batch` will have.
@@ -97,28 +120,40 @@ impl RowMaker {
                 folded = true;
                 continue;
             }
-            let record = &self.layers[gradients.layer].record;
+            let own = &self.layers[gradients.layer];
             let layer = gradients.layer as u16;
-            let probe = is_probe(batch.kind);
-            let vector = |width| Cells::Vector(self.sketch.factor_encoding(width, probe));
-            let (inputs, outputs) = (self.sketch.input_width(record.inputs), self.sketch.delta_width(record.outputs));
-            keys.push((ColumnKey { column: Column::Input, layer }, vector(inputs), inputs));
-            keys.push((ColumnKey { column: Column::InputScale, layer }, Cells::Bf16, 1));
-            keys.push((ColumnKey { column: Column::Delta, layer }, vector(outputs), outputs));
-            keys.push((ColumnKey { column: Column::DeltaScale, layer }, Cells::Bf16, 1));
+            let mut side = |projection: &Option<Projection>, width, column, scale| {
+                let (encoding, width) = self.stored(projection, width, batch.kind);
+                keys.push((ColumnKey { column, layer }, Cells::Vector(encoding), width));
+                keys.push((ColumnKey { column: scale, layer }, Cells::Bf16, 1));
+            };
+            side(&own.input, own.record.inputs, Column::Input, Column::InputScale);
+            side(&own.delta, own.record.outputs, Column::Delta, Column::DeltaScale);
         }
         if folded {
-            let encoding = self.sketch.folded_encoding_of(is_probe(batch.kind));
-            keys.push((Column::Folded.into(), Cells::Vector(encoding), self.sketch.folded));
+            let (encoding, width) = self.stored_folded(batch.kind);
+            keys.push((Column::Folded.into(), Cells::Vector(encoding), width));
             keys.push((Column::FoldedScale.into(), Cells::Bf16, 1));
         }
         keys
     }
 
+    /// How a side of a factored layer is stored, and how long.
+    fn stored(&self, projection: &Option<Projection>, width: u32, kind: PassKind) -> (Encoding, u32) {
+        let stored = projection.as_ref().map_or(width, |projection| projection.kept() as u32);
+        (self.sketch.encoding_of(stored, projection.is_some(), is_probe(kind)), stored)
+    }
+
+    /// How the folded vector is stored, and how long it is.
+    fn stored_folded(&self, kind: PassKind) -> (Encoding, u32) {
+        let width = self.shared_fold.width() as u32;
+        (self.sketch.encoding_of(width, true, is_probe(kind)), width)
+    }
+
     /// Appends the rows of `batch`, all but learning rate and clip, which are known when the step is.
     pub(super) fn push(&mut self, batch: Batch, builder: &mut BlockBuilder) -> Result<()> {
         let rows = batch.ids.len();
-        let Batch { kind, replayed, ids, step, epoch, outputs, coefficients, layers } = batch;
+        let Batch { kind, replayed, ids, step, epoch, outputs, coefficients, layers, folded } = batch;
         // All that can fail comes before the first number is appended, so that a failure leaves whole rows behind.
         let ready = (layers.into_iter())
             .map(|part| Ok((part.layer, part.weighted, self.ready(part.layer, part.gradients, rows)?)))
@@ -126,7 +161,9 @@ impl RowMaker {
         builder.u64s(Column::Example, ids);
         builder.u64s(Column::Step, std::iter::repeat_n(step, rows));
         builder.u32s(Column::Epoch, std::iter::repeat_n(epoch, rows));
-        builder.f32s(Column::Coefficient, coefficients.iter().copied());
+        // Probes make no step: nothing becomes of theirs together with other workers'.
+        let divisor = if kind == PassKind::Training { self.divisor } else { 1.0 };
+        builder.f32s(Column::Coefficient, coefficients.iter().map(|c| c / divisor));
         if let PassKind::Probe { set } = kind {
             builder.u32s(Column::ProbeSet, std::iter::repeat_n(set, rows));
         }
@@ -153,7 +190,7 @@ impl RowMaker {
         let mut flags: Vec<u8> =
             (0..rows).map(|i| if outputs.finite(i) { 0 } else { Column::FLAG_NOT_FINITE }).collect();
         if !ready.is_empty() {
-            self.gradients(kind, ready, &coefficients, &mut flags, builder);
+            self.gradients(kind, ready, folded, &coefficients, &mut flags, builder)?;
         }
         builder.column(Column::Flags, Cells::U8, 1).extend(&flags);
         builder.advance(rows as u32, step, epoch);
@@ -164,46 +201,53 @@ impl RowMaker {
         &mut self,
         kind: PassKind,
         layers: Vec<(usize, bool, Ready)>,
+        mut folded: Option<Vec<f32>>,
         coefficients: &[f32],
         flags: &mut [u8],
         builder: &mut BlockBuilder,
-    ) {
+    ) -> Result<()> {
         let rows = coefficients.len();
-        let m = self.sketch.folded as usize;
+        let m = self.shared_fold.buckets();
         let mut norms = vec![0f64; rows];
-        let mut folded: Option<Vec<f32>> = None;
+        // Backward gives c_i times the example's own gradient; where c_i is 0 there is nothing to be seen of it.
+        let undo = |i: usize, weighted: bool| match coefficients[i] {
+            _ if !weighted => 1.0,
+            0.0 => 0.0,
+            c => 1.0 / c,
+        };
+        for (i, row) in folded.iter_mut().flat_map(|sums| sums.chunks_exact_mut(m)).enumerate() {
+            let factor = undo(i, true);
+            row.iter_mut().for_each(|v| *v *= factor);
+        }
         let mut tied: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
         let mut weightless = false;
         for (number, weighted, gradients) in layers {
             weightless |= weighted;
-            // Backward gives c_i times the example's own gradient; where c_i is 0 there is nothing to be seen of it.
-            let undo = |i: usize| match coefficients[i] {
-                _ if !weighted => 1.0,
-                0.0 => 0.0,
-                c => 1.0 / c,
-            };
             match gradients {
                 Ready::Folded(gradients) => {
                     let group = self.layers[number].tied;
+                    if group.is_none() {
+                        for (i, (norm, squared)) in norms.iter_mut().zip(&gradients.squared_norms).enumerate() {
+                            *norm += f64::from(*squared) * f64::from(undo(i, weighted)).powi(2);
+                        }
+                    }
                     let sum = match group {
                         Some(first) => tied.entry(first).or_insert_with(|| vec![0f32; rows * m]),
                         None => folded.get_or_insert_with(|| vec![0f32; rows * m]),
                     };
-                    for (i, norm) in norms.iter_mut().enumerate() {
-                        let factor = undo(i);
-                        if group.is_none() {
-                            *norm += f64::from(gradients.squared_norms[i]) * f64::from(factor) * f64::from(factor);
-                        }
-                        for (total, s) in
-                            sum[i * m..(i + 1) * m].iter_mut().zip(&gradients.sketches[i * m..(i + 1) * m])
-                        {
-                            *total += s * factor;
-                        }
+                    let pairs = sum.chunks_exact_mut(m).zip(gradients.sketches.chunks_exact(m));
+                    for (i, (total, own)) in pairs.enumerate() {
+                        let factor = undo(i, weighted);
+                        total.iter_mut().zip(own).for_each(|(total, s)| *total += s * factor);
                     }
                 }
-                Ready::Factored { input, delta } => {
-                    self.factors(kind, number, &input, &delta, undo, &mut norms, flags, builder)
-                }
+                Ready::Factored { input, delta } => with_slice(&input, |input| {
+                    let undo = |i| undo(i, weighted);
+                    with_slice(&delta, |delta| {
+                        self.factors(kind, number, input, delta, undo, &mut norms, flags, builder);
+                        Ok(())
+                    })
+                })?,
             }
         }
         // Of a tensor that several layers share, only the sum of their gradients is one; its norm is that of its sketch.
@@ -213,12 +257,19 @@ impl RowMaker {
                 let own = &sum[i * m..(i + 1) * m];
                 *norm += f64::from(squared_norm(own));
                 *flag |= Column::FLAG_NORM_ESTIMATED;
-                total[i * m..(i + 1) * m].iter_mut().zip(own).for_each(|(total, s)| *total += s);
+                add(&mut total[i * m..(i + 1) * m], own);
             }
         }
-        if let Some(sum) = folded {
-            let encoding = self.sketch.folded_encoding_of(is_probe(kind));
-            encode_rows(encoding, &sum, m, Column::Folded.into(), Column::FoldedScale.into(), flags, builder);
+        if let Some(mut sums) = folded {
+            let (encoding, width) = self.stored_folded(kind);
+            let rows = sums.chunks_exact_mut(m).map(|row| {
+                rotate(row, width as usize);
+                &row[..width as usize]
+            });
+            let keys = (Column::Folded.into(), Column::FoldedScale.into());
+            let mut into = Rows::new(encoding, width, keys, builder);
+            rows.zip(flags.iter_mut()).for_each(|(row, flag)| into.push(row, flag));
+            into.finish(builder);
         }
         for ((flag, norm), c) in flags.iter_mut().zip(&norms).zip(coefficients) {
             if !norm.is_finite() || *norm > f64::from(f32::MAX) {
@@ -229,12 +280,15 @@ impl RowMaker {
             }
         }
         builder.f32s(Column::SquaredNorm, norms.iter().map(|n| *n as f32));
+        Ok(())
     }
 
     fn ready(&self, number: usize, gradients: Gradients, rows: usize) -> Result<Ready> {
         let fold = || self.layers[number].fold.get();
         Ok(match gradients {
-            Gradients::Factored { input, delta } => Ready::Factored { input: host(&input)?, delta: host(&delta)? },
+            Gradients::Factored { input, delta } => {
+                Ready::Factored { input: on_host(&input)?, delta: on_host(&delta)? }
+            }
             Gradients::Folded(folded) => Ready::Folded(folded),
             Gradients::Uses { layer, uses } => {
                 let uses: Vec<PerExample> = uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<_>>()?;
@@ -242,8 +296,8 @@ impl RowMaker {
             }
             Gradients::Zero => {
                 let record = &self.layers[number].record;
-                let zeros = |width: u32| vec![0f32; rows * width as usize];
-                Ready::Factored { input: zeros(record.inputs), delta: zeros(record.outputs) }
+                let zeros = |width: u32| Tensor::zeros(rows * width as usize, candle_core::DType::F32, &Device::Cpu);
+                Ready::Factored { input: zeros(record.inputs)?, delta: zeros(record.outputs)? }
             }
             Gradients::Given(given) => Ready::Folded(fold_uses(&given, fold(), rows)?),
         })
@@ -261,59 +315,69 @@ impl RowMaker {
         flags: &mut [u8],
         builder: &mut BlockBuilder,
     ) {
+        let Scratch { mut unweighted, mut folded, mut projected } = std::mem::take(&mut self.scratch);
         let layer = &self.layers[number];
         let (inputs, outputs) = (layer.record.inputs as usize, layer.record.outputs as usize);
         let bias = f64::from(u8::from(layer.record.bias));
-        let key = |column| ColumnKey { column, layer: number as u16 };
-        let own = self.scratch.len().max(delta.len());
-        self.scratch.resize(own, 0.0);
-        let unweighted = &mut self.scratch[..delta.len()];
-        for (i, (to, from)) in unweighted.chunks_mut(outputs).zip(delta.chunks(outputs)).enumerate() {
-            let factor = undo(i);
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = from * factor);
-            norms[i] +=
-                f64::from(squared_norm(to)) * (f64::from(squared_norm(&input[i * inputs..(i + 1) * inputs])) + bias);
-        }
-        let mut side = |values: &[f32], width: usize, fold: &Option<Fold>, column, scale| {
-            let projected: Option<Vec<f32>> =
-                fold.as_ref().map(|fold| values.chunks(width).flat_map(|row| fold.apply(row)).collect());
-            let width = fold.as_ref().map_or(width, Fold::outputs);
-            let encoding = self.sketch.factor_encoding(width as u32, is_probe(kind));
-            encode_rows(
-                encoding,
-                projected.as_deref().unwrap_or(values),
-                width,
-                key(column),
-                key(scale),
-                flags,
-                builder,
-            );
+        let side = |projection, width, column, scale, builder: &mut BlockBuilder| {
+            let (encoding, width) = self.stored(projection, width, kind);
+            let key = |column| ColumnKey { column, layer: number as u16 };
+            Rows::new(encoding, width, (key(column), key(scale)), builder)
         };
-        side(input, inputs, &layer.input_fold, Column::Input, Column::InputScale);
-        side(unweighted, outputs, &layer.delta_fold, Column::Delta, Column::DeltaScale);
+        let mut push = |into: &mut Rows, row: &[f32], projection: &Option<Projection>, flag: &mut u8| match projection {
+            None => into.push(row, flag),
+            Some(projection) => {
+                projected.clear();
+                projection.apply(row, &mut folded, &mut projected);
+                into.push(&projected, flag);
+            }
+        };
+        let mut inputs_to = side(&layer.input, layer.record.inputs, Column::Input, Column::InputScale, builder);
+        let mut deltas_to = side(&layer.delta, layer.record.outputs, Column::Delta, Column::DeltaScale, builder);
+        // Row by row, so that a row's numbers come from memory once.
+        let rows = input.chunks_exact(inputs).zip(delta.chunks_exact(outputs));
+        for (i, ((a, d), (norm, flag))) in rows.zip(norms.iter_mut().zip(flags)).enumerate() {
+            let factor = undo(i);
+            unweighted.clear();
+            unweighted.extend(d.iter().map(|d| d * factor));
+            *norm += f64::from(squared_norm(&unweighted)) * (f64::from(squared_norm(a)) + bias);
+            push(&mut inputs_to, a, &layer.input, flag);
+            push(&mut deltas_to, &unweighted, &layer.delta, flag);
+        }
+        inputs_to.finish(builder);
+        deltas_to.finish(builder);
+        self.scratch = Scratch { unweighted, folded, projected };
     }
 }
 
-/// Quantizes rows of `width` numbers into a column and the column of its scales.
-fn encode_rows(
+/// Rows of vectors on their way into a block: a column of codes and one of scales, taken out of the block while they grow.
+struct Rows {
     encoding: Encoding,
-    values: &[f32],
-    width: usize,
-    key: ColumnKey,
-    scale_key: ColumnKey,
-    flags: &mut [u8],
-    builder: &mut BlockBuilder,
-) {
-    let mut scales = Vec::with_capacity(2 * flags.len());
-    let column = builder.column(key, Cells::Vector(encoding), width as u32);
-    for (row, flag) in values.chunks(width).zip(flags) {
-        let quantized = encoding.encode(row, column);
-        scales.extend(quantized.scale.to_le_bytes());
+    width: u32,
+    keys: (ColumnKey, ColumnKey),
+    codes: Vec<u8>,
+    scales: Vec<u8>,
+}
+
+impl Rows {
+    fn new(encoding: Encoding, width: u32, keys: (ColumnKey, ColumnKey), builder: &mut BlockBuilder) -> Self {
+        let codes = std::mem::take(builder.column(keys.0, Cells::Vector(encoding), width));
+        let scales = std::mem::take(builder.column(keys.1, Cells::Bf16, 1));
+        Self { encoding, width, keys, codes, scales }
+    }
+
+    fn push(&mut self, row: &[f32], flag: &mut u8) {
+        let quantized = self.encoding.encode(row, &mut self.codes);
+        self.scales.extend(quantized.scale.to_le_bytes());
         if !quantized.finite {
             *flag |= Column::FLAG_NOT_FINITE;
         }
     }
-    builder.column(scale_key, Cells::Bf16, 1).extend(scales);
+
+    fn finish(self, builder: &mut BlockBuilder) {
+        *builder.column(self.keys.0, Cells::Vector(self.encoding), self.width) = self.codes;
+        *builder.column(self.keys.1, Cells::Bf16, 1) = self.scales;
+    }
 }
 
 fn float_columns(outputs: &Outputs) -> [(Column, Option<&Vec<f32>>); 7] {

@@ -4,13 +4,14 @@ use super::message::Message;
 use super::queue::{Gauge, Queue};
 use super::rows::{LayerSketcher, RowMaker};
 use super::thread::{self, Shared};
+use super::workers::{part_folder, same_end};
 use super::{now_ms, Config, Inner, RecordError, Recorder};
 use crate::log::{
     BlockKind, Column, ColumnKey, LayerRecord, LogWriter, Manifest, ResumePlace, VariableRecord, WriterOptions,
 };
 use crate::run::{ReadError, Run};
 use crate::sketch::{derive_seed, Form, Side};
-use crate::taps::{LazyFold, Registry, Taps};
+use crate::taps::{LazyFold, Registered, Registry, SharedFold, Taps};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
@@ -22,25 +23,33 @@ pub(super) struct Past {
     pub step: u64,
     pub forms: Vec<Option<Form>>,
     pub probe_sets: Vec<String>,
+    pub folded_width: Option<u32>,
 }
 
 impl Recorder {
     /// Starts a run in the folder `dir`, which is made if need be and must not hold a run.
     ///
+    /// One of several workers ([`Config::worker`]) starts its part of the run; the folder may hold the parts of others.
+    ///
     /// # Errors
     /// [`RecordError::Taps`] for refused layers and names used twice, [`RecordError::Config`] for settings out of range,
-    /// [`RecordError::Start`] if the folder cannot be written or holds a run.
+    /// [`RecordError::Start`] if the folder cannot be written or holds a run, [`RecordError::Worker`] if it holds parts of workers
+    /// with other layers, seeds or sketches.
     pub fn create(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
         let (manifest, held) = prepare(taps, &config)?;
-        let writer = LogWriter::create(dir.as_ref(), &manifest, options(&config))
-            .map_err(|e| RecordError::Start(Arc::new(e)))?;
-        start(dir.as_ref(), taps, held, config, manifest, writer, Past::default())
+        let folder = part_folder(dir.as_ref(), &manifest)?;
+        let writer =
+            LogWriter::create(&folder, &manifest, options(&config)).map_err(|e| RecordError::Start(Arc::new(e)))?;
+        start(&folder, taps, held, config, manifest, writer, Past::default())
     }
 
     /// Goes on with the run in the folder `dir`, after a crash or by intention, at the step after the last that was recorded.
     ///
     /// The taps must be those that the run was recorded with, and seed and sketches the same. Nothing that is there is changed: what
     /// follows goes into new segments.
+    ///
+    /// Workers take up their parts each for itself. All must go on at one step, so this is refused where their parts end at
+    /// different ones, as they do after a crash: say then by [`Recorder::resume_at`] where the training goes on.
     ///
     /// # Errors
     /// [`RecordError::Resume`] if there is no run, if it is damaged, or if layers, shapes, seeds or scheme differ, saying which;
@@ -60,7 +69,8 @@ impl Recorder {
 
     fn take_up(dir: &Path, taps: &Taps, config: Config, step: Option<u64>) -> Result<Self, RecordError> {
         let (wanted, held) = prepare(taps, &config)?;
-        let run = Run::open(dir).map_err(|e| RecordError::Resume(e.to_string()))?;
+        let folder = part_folder(dir, &wanted)?;
+        let run = Run::open_one(&folder).map_err(|e| RecordError::Resume(e.to_string()))?;
         let manifest = run.manifest().clone();
         let differences = differences(&manifest, &wanted);
         if !differences.is_empty() {
@@ -70,8 +80,12 @@ impl Recorder {
             )));
         }
         let (past, place) = read_past(&run, step).map_err(|e| RecordError::Resume(e.to_string()))?;
-        let writer = LogWriter::resume(dir, place, options(&config)).map_err(|e| RecordError::Start(Arc::new(e)))?;
-        start(dir, taps, held, config, manifest, writer, past)
+        if step.is_none() && config.worker.is_some() {
+            same_end(dir, &wanted, past.step)?;
+        }
+        let writer =
+            LogWriter::resume(&folder, place, options(&config)).map_err(|e| RecordError::Start(Arc::new(e)))?;
+        start(&folder, taps, held, config, manifest, writer, past)
     }
 }
 
@@ -108,6 +122,13 @@ pub(super) fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
     if run.sketch != wanted.sketch {
         found.push(format!("the sketches were {:?}, now they are {:?}", run.sketch, wanted.sketch));
     }
+    if run.worker != wanted.worker {
+        let whose = |manifest: &Manifest| match manifest.worker {
+            Some(w) => format!("the part of worker {} of {} under the {}", w.rank, w.workers, w.reduction),
+            None => "a whole run".into(),
+        };
+        found.push(format!("it is {}, now it is to be {}", whose(run), whose(wanted)));
+    }
     if run.layers.len() != wanted.layers.len() {
         found.push(format!("it has {} layers, now there are {}", run.layers.len(), wanted.layers.len()));
     }
@@ -122,12 +143,16 @@ pub(super) fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
 
 /// Reads where a run ends and how its layers were recorded.
 pub(super) fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadError> {
-    let mut scan = run.scan();
+    let mut scan = run.part_scan();
     let mut past = Past { forms: vec![None; run.manifest().layers.len()], ..Past::default() };
     for block in scan.by_ref() {
         match block.kind() {
-            Some(BlockKind::Steps) => past.step = past.step.max(block.steps().1.saturating_add(1)),
+            Some(BlockKind::Steps) => {
+                past.step = past.step.max(block.last_step().map_or(0, |last| last.saturating_add(1)));
+            }
             Some(BlockKind::Visits | BlockKind::Probes | BlockKind::Sweeps) => {
+                let width = block.width(Column::Folded).and_then(|width| u32::try_from(width).ok());
+                past.folded_width = past.folded_width.or(width);
                 for (number, form) in past.forms.iter_mut().enumerate() {
                     let factors = ColumnKey { column: Column::Input, layer: number as u16 };
                     if block.has(factors) {
@@ -164,13 +189,17 @@ pub(super) fn start(
     past: Past,
 ) -> Result<Recorder, RecordError> {
     let registry = taps.registry();
-    let folded = config.sketch.folded as usize;
-    let folds: Vec<Arc<LazyFold>> = (manifest.layers.iter())
-        .map(|layer| Arc::new(LazyFold::new(layer.seed_folded, layer.parameters as usize, folded)))
-        .collect();
     let layers = registry.layers.clone();
     let variables = registry.variables.clone();
     drop(registry);
+    // A width from disk is believed within what the same settings could have made.
+    let known = past.folded_width.filter(|width| (1..=config.sketch.folded_max).contains(width));
+    let shared_fold = Arc::new(SharedFold::new(config.sketch.clone(), known));
+    let fold = |(record, layer): (&LayerRecord, &Registered)| {
+        let parameters = record.parameters as usize;
+        Arc::new(LazyFold::new(record.seed_folded, parameters, layer.tied.is_some(), shared_fold.clone()))
+    };
+    let folds: Vec<Arc<LazyFold>> = manifest.layers.iter().zip(&layers).map(fold).collect();
     for (layer, fold) in layers.iter().zip(&folds) {
         layer.slot.set_fold(Some(fold.clone()));
     }
@@ -179,7 +208,9 @@ pub(super) fn start(
         .collect();
     let (queue, receiver, gauge): (Queue<Message>, _, Arc<Gauge>) = Queue::new(&config);
     let shared = Arc::new(Shared::default());
-    let rows = RowMaker::new(sketchers, config.sketch.clone());
+    let divisor = config.worker.map_or(1.0, super::Worker::divisor);
+    let rows = RowMaker::new(sketchers, config.sketch.clone(), shared_fold.clone(), divisor);
+    let on_failure = config.on_failure;
     let for_thread = (config, shared.clone());
     let thread = std::thread::Builder::new()
         .name("gradlog".into())
@@ -195,15 +226,18 @@ pub(super) fn start(
         taps: taps.clone(),
         forms,
         variables: variables.map(|(i, ((_, var), fold))| (i, var, fold.clone())).collect(),
+        shared_fold,
         manifest,
         layers: Arc::new(layers),
         queue: Some(queue),
         thread: Some(thread),
         shared,
+        on_failure,
         step: past.step,
         epoch: 0,
         batch_size: 0,
         gap: None,
+        unsent_step: None,
         dropped: 0,
         visits: 0,
         probe_sets: past.probe_sets,
@@ -291,5 +325,6 @@ fn manifest(registry: &Registry, config: &Config) -> Result<Manifest, RecordErro
         untapped: untapped.map(|(name, s, _)| VariableRecord { name: name.clone(), shape: shape(s.dims()) }).collect(),
         model_parameters: registry.model.as_ref().map(|all| all.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
         notes: config.notes.clone(),
+        worker: config.worker.map(super::Worker::record),
     })
 }

@@ -1,9 +1,10 @@
 //! The background thread: takes passes off the queue, makes rows of them, writes blocks. The only thread that touches files.
 
 use super::message::{Batch, CheckpointRow, Gap, Message, PassKind, StepRow};
+use super::missed::Missed;
 use super::queue::Gauge;
 use super::rows::RowMaker;
-use super::{Config, RecordError};
+use super::{Config, OnFailure, RecordError};
 use crate::log::{BlockBuilder, BlockKind, Cells, Column, LogError, LogWriter};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -24,6 +25,8 @@ pub(super) struct Progress {
     pub visit_bytes: u64,
     pub bytes: u64,
     pub worked: Duration,
+    /// The first step of which visits are missing because recording had failed, and how many are.
+    pub unrecorded: (Option<u64>, u64),
 }
 
 impl Shared {
@@ -32,12 +35,21 @@ impl Shared {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn fail(&self, error: RecordError) {
+    /// Whether there was one.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    pub(super) fn fail(&self, error: RecordError) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
     pub(super) fn progress(&self) -> Progress {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_unrecorded(&self, step: Option<u64>, visits: u64) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).unrecorded = (step, visits);
     }
 }
 
@@ -48,9 +60,9 @@ impl From<LogError> for RecordError {
 }
 
 /// The thread's state.
-struct Worker {
+pub(super) struct Worker {
     config: Config,
-    writer: LogWriter,
+    pub(super) writer: LogWriter,
     rows: RowMaker,
     visits: BlockBuilder,
     probes: BlockBuilder,
@@ -58,8 +70,9 @@ struct Worker {
     steps: BlockBuilder,
     /// Rows of the step that is not complete, which have no learning rate yet; one builder for each set of columns.
     open: Vec<BlockBuilder>,
-    dropped: u64,
-    shared: Arc<Shared>,
+    pub(super) dropped: u64,
+    pub(super) shared: Arc<Shared>,
+    pub(super) missed: Missed,
     /// Since when there are rows that are not in the log.
     waiting_since: Option<Instant>,
     synced: Instant,
@@ -86,9 +99,14 @@ pub(super) fn run(
         open: Vec::new(),
         dropped: 0,
         shared: shared.clone(),
+        missed: Missed::default(),
         waiting_since: None,
         synced: Instant::now(),
     };
+    let goes_on = worker.config.on_failure == OnFailure::GoOn;
+    if goes_on {
+        worker.writer.spare_room();
+    }
     loop {
         let message = match receiver.recv_timeout(worker.patience()) {
             Ok(message) => Some(message),
@@ -108,22 +126,34 @@ pub(super) fn run(
             _ => (0, false),
         };
         let mut answer = None;
-        if shared.failure().is_none() {
-            let _ = guarded(&shared, || {
+        if let Some(message) = &message {
+            worker.missed.meet(message);
+        }
+        if !shared.has_failed() {
+            let outcome = guarded(&shared, || {
                 if let Some(message) = message {
                     answer = worker.take(message)?;
                 }
                 worker.on_time()
             });
+            if outcome.is_err() && goes_on {
+                worker.say_from_where();
+            }
         } else if let Some(Message::Flush(reply) | Message::Finish(reply)) = message {
             // What came before a pass that could not be recorded is written all the same.
             if last && worker.can_write() {
-                let _ = guarded(&shared, || {
-                    worker.end()?;
-                    Ok(worker.writer.finish()?)
-                });
+                let _ = guarded(&shared, || worker.end());
+            }
+            if last && goes_on {
+                worker.say_how_many();
+            }
+            if last && worker.can_write() {
+                let _ = guarded(&shared, || Ok(worker.writer.finish()?));
             }
             answer = Some(reply);
+        }
+        if goes_on {
+            worker.tell();
         }
         gauge.release(bytes);
         {
@@ -161,7 +191,7 @@ fn guarded(shared: &Shared, f: impl FnOnce() -> Result<(), RecordError>) -> Resu
 
 impl Worker {
     /// Whether the log itself is in order, whatever else went wrong.
-    fn can_write(&self) -> bool {
+    pub(super) fn can_write(&self) -> bool {
         !matches!(self.shared.failure(), Some(RecordError::Log(_)))
     }
 
@@ -213,11 +243,7 @@ impl Worker {
             }
             Message::Finish(reply) => {
                 self.end()?;
-                let mut builder = BlockBuilder::new(BlockKind::End);
-                builder.u64s(Column::Visits, [self.shared.progress().visits]);
-                builder.u64s(Column::Dropped, [self.dropped]);
-                builder.advance(1, 0, 0);
-                self.writer.append(&mut builder)?;
+                self.writer.append(&mut self.end_block())?;
                 self.writer.finish()?;
                 Ok(Some(reply))
             }
@@ -304,6 +330,15 @@ impl Worker {
         self.write_all()
     }
 
+    /// The totals.
+    pub(super) fn end_block(&self) -> BlockBuilder {
+        let mut builder = BlockBuilder::new(BlockKind::End);
+        builder.u64s(Column::Visits, [self.shared.progress().visits]);
+        builder.u64s(Column::Dropped, [self.dropped]);
+        builder.advance(1, 0, 0);
+        builder
+    }
+
     fn step(&mut self, row: StepRow) -> Result<(), RecordError> {
         self.close_open_rows(row.info.learning_rate as f32, row.info.clip)?;
         let steps = &mut self.steps;
@@ -321,12 +356,7 @@ impl Worker {
 
     fn gap(&mut self, gap: Gap) -> Result<(), RecordError> {
         self.dropped += gap.visits;
-        let mut builder = BlockBuilder::new(BlockKind::Gaps);
-        builder.u64s(Column::Step, [gap.step]);
-        builder.u32s(Column::Epoch, [gap.epoch]);
-        builder.u64s(Column::Dropped, [gap.visits]);
-        builder.advance(1, gap.step, gap.epoch);
-        Ok(self.writer.append(&mut builder)?)
+        Ok(self.writer.append(&mut gap_block(gap))?)
     }
 
     /// Commits all rows of complete steps, and probes. Probes go first: one at a step was taken before that step's visits.
@@ -341,6 +371,18 @@ impl Worker {
         let mut progress = self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.visits += rows;
         progress.visit_bytes += self.writer.written_bytes() - before;
+        drop(progress);
+        self.missed.written(rows);
         Ok(())
     }
+}
+
+/// A stretch of visits that are missing.
+pub(super) fn gap_block(gap: Gap) -> BlockBuilder {
+    let mut builder = BlockBuilder::new(BlockKind::Gaps);
+    builder.u64s(Column::Step, [gap.step]);
+    builder.u32s(Column::Epoch, [gap.epoch]);
+    builder.u64s(Column::Dropped, [gap.visits]);
+    builder.advance(1, gap.step, gap.epoch);
+    builder
 }

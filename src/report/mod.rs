@@ -6,9 +6,11 @@
 mod csv;
 mod json;
 mod table;
+mod tensors;
 mod value;
 
 pub use table::{pairs, printable, significant};
+pub use tensors::{write_tensors, Numbers, Tensor};
 pub use value::Value;
 
 use std::io::{self, Write};

@@ -44,6 +44,21 @@ pub struct Block {
     pub(super) entries: Arc<Vec<ColumnEntry>>,
     /// How many of its rows count, where the rest is superseded.
     pub(super) kept: Option<usize>,
+    /// Its place in a run of several workers.
+    pub(super) united: Option<United>,
+}
+
+/// What a block is in a run that several workers recorded.
+#[derive(Debug, Clone)]
+pub(super) struct United {
+    /// Number of the block in the whole run.
+    pub sequence: u64,
+    /// Who wrote it, if one did.
+    pub rank: Option<u32>,
+    /// Of each probe set of its part, the number in the whole run.
+    pub sets: Arc<Vec<u32>>,
+    /// Directory and frames of a block that stands in no file.
+    pub made: Option<Arc<Vec<u8>>>,
 }
 
 /// The vectors of one column, one per row, as they are stored.
@@ -57,6 +72,14 @@ pub struct Vectors {
 }
 
 impl Vectors {
+    /// Vectors that no block holds.
+    #[cfg(test)]
+    pub(crate) fn made(encoding: Encoding, width: usize, rows: &[Vec<f32>]) -> Self {
+        let mut codes = Vec::new();
+        let scales = rows.iter().map(|row| encoding.encode(row, &mut codes).scale).collect();
+        Self { encoding, width, row_bytes: encoding.bytes(width), codes, scales }
+    }
+
     /// Numbers in each vector.
     pub fn width(&self) -> usize {
         self.width
@@ -106,9 +129,14 @@ impl Block {
     }
 
     /// Whether the block, where it stands behind the End block of a run, says that a recorder went on with the run.
-    pub(super) fn goes_on(&self) -> bool {
+    pub(crate) fn goes_on(&self) -> bool {
         // The name of a probe set comes from either; rows of the one or the other follow it.
         !matches!(self.kind(), Some(BlockKind::End | BlockKind::ProbeSet)) && !self.is_replayed()
+    }
+
+    /// What tells the block from all others of the run while others are still written: whose it is, and its number there.
+    pub(crate) fn identity(&self) -> (Option<u32>, u64) {
+        (self.worker(), self.header.sequence)
     }
 
     /// How many rows there are.
@@ -118,7 +146,13 @@ impl Block {
 
     /// Number of the block in its run.
     pub fn sequence(&self) -> u64 {
-        self.header.sequence
+        self.united.as_ref().map_or(self.header.sequence, |united| united.sequence)
+    }
+
+    /// The rank of the worker whose rows these are, in a run that several recorded; `None` for rows that are put together from
+    /// those of all, as steps are.
+    pub fn worker(&self) -> Option<u32> {
+        self.united.as_ref().and_then(|united| united.rank)
     }
 
     /// Length on disk.
@@ -129,6 +163,15 @@ impl Block {
     /// First and last step of the rows.
     pub fn steps(&self) -> (u64, u64) {
         (self.header.first_step, self.header.last_step)
+    }
+
+    /// The last step of the rows that count; `None` if none does or the column cannot be read.
+    pub(crate) fn last_step(&self) -> Option<u64> {
+        match self.kept {
+            None => Some(self.header.last_step),
+            Some(0) => None,
+            Some(_) => self.u64s(Column::Step).ok()?.into_iter().max(),
+        }
     }
 
     /// First and last epoch of the rows.
@@ -165,8 +208,16 @@ impl Block {
     /// # Errors
     /// As [`Block::u8s`].
     pub fn u32s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u32>, ReadError> {
-        let raw = self.raw(key.into(), 2)?;
-        Ok(raw.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        let key = key.into();
+        let raw = self.raw(key, 2)?;
+        let numbers = raw.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        match &self.united {
+            // Each worker counts its probe sets for itself.
+            Some(united) if key.column == Column::ProbeSet => {
+                Ok(numbers.map(|set| united.sets.get(set as usize).copied().unwrap_or(u32::MAX)).collect())
+            }
+            _ => Ok(numbers.collect()),
+        }
     }
 
     /// A column of 64-bit integers.
@@ -249,7 +300,16 @@ impl Block {
         }
         // The scan checked that the frames fit the block and the block fits the file, so this allocates no more than a file holds.
         let mut stored = vec![0u8; entry.stored_bytes as usize];
-        self.segment.read_at(&mut stored, self.offset + start).map_err(io_error(&self.segment.path))?;
+        match self.united.as_ref().and_then(|united| united.made.as_deref()) {
+            Some(body) => {
+                let from = start as usize - HEADER_BYTES;
+                match body.get(from..from + stored.len()) {
+                    Some(frame) => stored.copy_from_slice(frame),
+                    None => return Err(self.damaged("a frame behind the end of its block".into())),
+                }
+            }
+            None => self.segment.read_at(&mut stored, self.offset + start).map_err(io_error(&self.segment.path))?,
+        }
         if entry.cells().is_none() && crc32fast::hash(&stored) == entry.crc {
             return Ok(stored); // a type of a newer version: intact, and not for us
         }
@@ -264,7 +324,7 @@ impl Block {
         ReadError::Damaged(Damage {
             path: self.segment.path.clone(),
             offset: self.offset,
-            block: Some(self.header.sequence),
+            block: Some(self.sequence()),
             what,
         })
     }

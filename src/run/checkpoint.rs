@@ -132,12 +132,14 @@ impl Checkpoint {
     }
 }
 
-/// The checkpoint of one block of the run in the folder `run`, with the learning rate that it says itself.
-pub(super) fn read(run: &Path, block: &Block) -> Result<Checkpoint, ReadError> {
+/// The checkpoint of one block, with the learning rate that it says itself. Its file is in the folder of the run that the block is
+/// in, which of several workers is the part of the one that saved it.
+pub(super) fn read(block: &Block) -> Result<Checkpoint, ReadError> {
     let number = |found: Option<u64>| found.ok_or_else(|| block.damaged("a checkpoint without a number".into()));
     if block.rows() != 1 {
         return Err(block.damaged(format!("{} checkpoints in one block", block.rows())));
     }
+    let run = block.segment.path.parent().unwrap_or(Path::new(""));
     let step = number(block.u64s(Column::Step)?.first().copied())?;
     let rate = match block.has(Column::LearningRate) {
         true => block.f32s(Column::LearningRate)?.first().copied(),
@@ -155,6 +157,7 @@ pub(super) fn read(run: &Path, block: &Block) -> Result<Checkpoint, ReadError> {
 
 impl Run {
     /// The checkpoints that the log names, by step. Of several at one step the last counts: its file took the place of the others'.
+    /// Of those of several workers it is that of the lowest rank, for all have the same weights.
     /// Those of a training that was taken up again at an earlier step are left out. The files are not looked at:
     /// [`Checkpoint::check`] does.
     ///
@@ -162,10 +165,14 @@ impl Run {
     /// [`ReadError::Damaged`] or [`ReadError::Io`] if a block of checkpoints or of steps cannot be read. Of a run that is damaged
     /// elsewhere, those before the damage.
     pub fn checkpoints(&self) -> Result<Vec<Checkpoint>, ReadError> {
-        let mut found: BTreeMap<u64, Checkpoint> = BTreeMap::new();
+        let mut all: BTreeMap<(u64, Option<u32>), Checkpoint> = BTreeMap::new();
         for block in self.scan().filter(|block| block.kind() == Some(BlockKind::Checkpoints)) {
-            let checkpoint = read(self.dir(), &block)?;
-            found.insert(checkpoint.step, checkpoint);
+            let checkpoint = read(&block)?;
+            all.insert((checkpoint.step, block.worker()), checkpoint);
+        }
+        let mut found: BTreeMap<u64, Checkpoint> = BTreeMap::new();
+        for ((step, _), checkpoint) in all {
+            found.entry(step).or_insert(checkpoint);
         }
         let unsaid = found.values().filter(|checkpoint| checkpoint.learning_rate.is_none());
         let unsaid: BTreeSet<u64> = unsaid.map(|checkpoint| checkpoint.step).collect();

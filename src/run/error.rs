@@ -15,6 +15,14 @@ pub enum ReadError {
         /// What is missing or wrong.
         why: String,
     },
+    /// The parts of several workers do not make one run.
+    #[error("{path} cannot be read as one run: {what}; each part can be read alone, by the name of its folder")]
+    Workers {
+        /// The folder.
+        path: PathBuf,
+        /// What differs, and where.
+        what: String,
+    },
     /// The file system refused.
     #[error("cannot read {path}: {source}")]
     Io {

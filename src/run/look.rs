@@ -68,9 +68,14 @@ pub(super) fn look(segment: &Arc<SegmentFile>, offset: u64) -> Found {
         return Found::damage(format!("the file ends {left} bytes into a block of {}", header.bytes));
     }
     match directory(segment, offset, &header) {
-        Ok(entries) => {
-            Found::Block(Block { segment: segment.clone(), offset, header, entries: Arc::new(entries), kept: None })
-        }
+        Ok(entries) => Found::Block(Block {
+            segment: segment.clone(),
+            offset,
+            header,
+            entries: Arc::new(entries),
+            kept: None,
+            united: None,
+        }),
         Err(what) => Found::Damage { what, header: Some(header), passing: false },
     }
 }

@@ -12,22 +12,28 @@ mod error;
 mod live;
 mod look;
 mod lost;
+mod merge;
 mod open;
 mod recover;
 mod salvage;
 mod scan;
+mod steps;
 mod superseded;
 mod survey;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod workers;
 
 pub use block::{Block, Vectors};
 pub use checkpoint::{Checkpoint, CheckpointFault};
 pub use error::{Damage, ReadError};
 pub use lost::Lost;
+pub use merge::Scan;
 pub use open::Run;
 pub use recover::{RecoverError, RecoverReport};
-pub use scan::Scan;
 pub use survey::{Survey, Tally};
 pub use verify::VerifyReport;
+#[cfg(feature = "candle")]
+pub(crate) use workers::differences as worker_differences;
+pub use workers::{WorkerState, Workers};

@@ -11,7 +11,7 @@ use super::open::Run;
 use super::salvage::{Piece, Salvage};
 use super::survey::Survey;
 use super::verify::VerifyReport;
-use crate::log::{check_size_limit, checkpoint_path, make_folder, sync_folder};
+use crate::log::{check_size_limit, checkpoint_path, make_folder, sync_folder, worker_folder};
 use crate::log::{BlockBuilder, BlockKind, Cells, Column, LogError, LogWriter, WriterOptions, HEADER_BYTES};
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
@@ -109,13 +109,29 @@ impl Run {
         if self.is_being_written() {
             return Err(RecoverError::BeingWritten { path: self.dir().to_owned() });
         }
-        let survey = self.survey_with(&mut progress)?;
         let partial = Partial::beside(to)?;
-        let copied = Copier::of(self, &survey, &partial.path)?.copy_all(&mut progress)?;
-        copy_checkpoints(&partial.path, self)?;
-        let written = check(&partial.path, to, &survey)?;
+        if self.parts().is_empty() {
+            let survey = self.survey_with(&mut progress)?;
+            let unnamed = Copier::of(self, &survey, &partial.path)?.copy_all(&mut progress)?;
+            copy_checkpoints(&partial.path, self)?;
+            let written = check(&partial.path, to, &survey)?;
+            partial.name(to)?;
+            return Ok(RecoverReport { survey, written, unnamed_probe_sets: unnamed });
+        }
+        // Each worker's part is a run of its own, and none knows of the others.
+        let mut whole = Survey { uncounted_visits: Some(0), ..Survey::default() };
+        let mut unnamed = 0;
+        for part in self.parts() {
+            let survey = part.survey_with(&mut progress)?;
+            let folder = worker_folder(&partial.path, part.manifest().worker.map_or(0, |worker| worker.rank));
+            unnamed += Copier::of(part, &survey, &folder)?.copy_all(&mut progress)?;
+            copy_checkpoints(&folder, part)?;
+            check(&folder, to, &survey)?;
+            whole.merge(survey);
+        }
+        let written = Run::open(&partial.path)?.verify()?;
         partial.name(to)?;
-        Ok(RecoverReport { survey, written, unnamed_probe_sets: copied })
+        Ok(RecoverReport { survey: whole, written, unnamed_probe_sets: unnamed })
     }
 }
 

@@ -215,7 +215,7 @@ impl Salvage {
             block.u64s(Column::Dropped)?;
         }
         if block.kind() == Some(BlockKind::Checkpoints) {
-            checkpoint::read(Path::new(""), block)?;
+            checkpoint::read(block)?;
         }
         // A later segment may make some of its rows void, and then its steps are asked for.
         let limits = self.segments.as_slice().iter().filter_map(|segment| segment.resumed_step);

@@ -5,7 +5,7 @@
 //! always a prefix of what was written.
 
 use super::block::{Block, SegmentFile};
-use super::error::Damage;
+use super::error::{Damage, ReadError};
 use super::look::{find_block, look, Found};
 use super::open::Run;
 use super::superseded::{left, Left, Resumptions};
@@ -15,9 +15,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An iterator over the blocks of a run. After its end, [`Scan::damage`] says whether it was the run's end.
+/// An iterator over the blocks of a run of one recorder, or of one worker's part.
 #[derive(Debug)]
-pub struct Scan<'run> {
+pub(crate) struct PartScan<'run> {
     run: &'run Run,
     segment: Option<Arc<SegmentFile>>,
     next_segment: u32,
@@ -29,6 +29,8 @@ pub struct Scan<'run> {
     resumptions: Resumptions,
     superseded_visits: u64,
     void_blocks: bool,
+    /// The first step that is left out because not all workers have come so far.
+    until: Option<u64>,
 }
 
 /// Why a scan stops where a file is gone.
@@ -37,7 +39,7 @@ pub(super) const MISSING: &str = "the segment is missing, but later ones are the
 /// How long to wait before looking again at what may be half written, each time. Copying a header takes far less.
 const LOOK_AGAIN_MS: [u64; 4] = [0, 1, 5, 20];
 
-impl<'run> Scan<'run> {
+impl<'run> PartScan<'run> {
     pub(super) fn new(run: &'run Run) -> Self {
         Self {
             run,
@@ -51,16 +53,22 @@ impl<'run> Scan<'run> {
             resumptions: Resumptions::of(run),
             superseded_visits: 0,
             void_blocks: false,
+            until: None,
         }
     }
 
+    /// As the scan is, up to step `until`.
+    pub(super) fn until(self, until: Option<u64>) -> Self {
+        Self { until, ..self }
+    }
+
     /// Where the scan had to stop before the run's end, if it had to.
-    pub fn damage(&self) -> Option<&Damage> {
+    pub(crate) fn damage(&self) -> Option<&Damage> {
         self.damage.as_ref()
     }
 
-    /// Preallocated bytes behind the last block: not 0 while a run is being written, or if its recorder was killed.
-    pub fn zero_tail_bytes(&self) -> u64 {
+    /// Preallocated bytes behind the last block.
+    pub(super) fn zero_tail_bytes(&self) -> u64 {
         self.zero_tail_bytes
     }
 
@@ -84,8 +92,56 @@ impl<'run> Scan<'run> {
     }
 
     /// Training visits that were left out because the training was taken up again at an earlier step.
-    pub fn superseded_visits(&self) -> u64 {
+    pub(super) fn superseded_visits(&self) -> u64 {
         self.superseded_visits
+    }
+
+    /// The first step of the segment at hand that is superseded, if any is.
+    fn superseded_from(&self) -> Option<u64> {
+        self.resumptions.limit(self.next_segment.saturating_sub(1))
+    }
+
+    /// The step after the last that is in the log.
+    #[cfg_attr(not(feature = "candle"), allow(dead_code))]
+    pub(crate) fn steps(self) -> u64 {
+        let mut end = 0;
+        for block in self {
+            if block.kind() == Some(BlockKind::Steps) {
+                end = end.max(block.last_step().map_or(0, |last| last.saturating_add(1)));
+            }
+        }
+        end
+    }
+
+    /// How many steps are in the log with all their visits.
+    ///
+    /// A recorder writes the rows of steps before the visits that it has of them, so those steps are complete behind which a
+    /// block of visits stands.
+    pub(super) fn complete_steps(mut self) -> u64 {
+        let (mut begun, mut complete) = (0, 0);
+        while let Some(block) = self.next() {
+            match block.kind() {
+                Some(BlockKind::Steps) => {
+                    let end = block.steps().1.saturating_add(1);
+                    begun = self.superseded_from().map_or(end, |limit| end.min(limit));
+                }
+                Some(BlockKind::Visits) => complete = begun,
+                _ => {}
+            }
+        }
+        complete
+    }
+
+    /// Leaves out the rows of a block that are superseded, or lie behind the step at which the scan is to end.
+    fn cut(&mut self, block: &mut Block) -> Result<(), ReadError> {
+        let rows = block.rows();
+        if let Some(limit) = self.superseded_from() {
+            cut_at(block, limit)?;
+            if block.kind() == Some(BlockKind::Visits) {
+                self.superseded_visits += (rows - block.rows()) as u64;
+            }
+        }
+        self.until.map_or(Ok(()), |limit| cut_at(block, limit))
     }
 
     fn stop(&mut self, what: String) {
@@ -237,6 +293,15 @@ impl<'run> Scan<'run> {
     }
 }
 
+fn cut_at(block: &mut Block, limit: u64) -> Result<(), ReadError> {
+    match left(block, limit)? {
+        Left::All => {}
+        Left::First(kept) => block.kept = Some(kept.min(block.rows())),
+        Left::Nothing => block.kept = Some(0),
+    }
+    Ok(())
+}
+
 /// Reads the header of a segment; `None` if the file is empty or zeros stand there.
 fn read_header(segment: &SegmentFile) -> Result<Option<SegmentHeader>, String> {
     let length = segment.file.metadata().map_err(|e| e.to_string())?.len();
@@ -249,7 +314,7 @@ fn read_header(segment: &SegmentFile) -> Result<Option<SegmentHeader>, String> {
     SegmentHeader::parse(&bytes).map(Some).map_err(|e| e.0)
 }
 
-impl Iterator for Scan<'_> {
+impl Iterator for PartScan<'_> {
     type Item = Block;
 
     fn next(&mut self) -> Option<Block> {
@@ -261,20 +326,9 @@ impl Iterator for Scan<'_> {
             match self.look(&segment) {
                 Found::Block(mut block) => {
                     let bytes = block.header.bytes;
-                    if let Some(limit) = self.resumptions.limit(self.next_segment.saturating_sub(1)) {
-                        let rows = block.rows();
-                        match left(&block, limit) {
-                            Ok(Left::All) => {}
-                            Ok(Left::First(kept)) => block.kept = Some(kept),
-                            Ok(Left::Nothing) => block.kept = Some(0),
-                            Err(error) => {
-                                self.stop(error.to_string());
-                                continue;
-                            }
-                        }
-                        if block.kind() == Some(BlockKind::Visits) {
-                            self.superseded_visits += (rows - block.rows()) as u64;
-                        }
+                    if let Err(error) = self.cut(&mut block) {
+                        self.stop(error.to_string());
+                        continue;
                     }
                     self.offset += bytes;
                     self.next_sequence += 1;

@@ -29,6 +29,16 @@ pub struct Tally {
 }
 
 impl Tally {
+    fn merge(&mut self, other: Tally) {
+        self.blocks += other.blocks;
+        self.visits += other.visits;
+        self.probes += other.probes;
+        self.steps += other.steps;
+        self.bytes += other.bytes;
+        self.visit_steps = other.visit_steps.map_or(self.visit_steps, |steps| widen(self.visit_steps, steps));
+        self.visit_epochs = other.visit_epochs.map_or(self.visit_epochs, |epochs| widen(self.visit_epochs, epochs));
+    }
+
     pub(super) fn add(&mut self, block: &Block) {
         let rows = block.rows() as u64;
         self.blocks += 1;
@@ -69,6 +79,16 @@ impl Survey {
         Some(counted.saturating_add(self.uncounted_visits?))
     }
 
+    /// Adds the survey of another worker's part.
+    pub(super) fn merge(&mut self, other: Survey) {
+        self.before.merge(other.before);
+        self.behind.merge(other.behind);
+        self.lost.extend(other.lost);
+        self.uncounted_visits =
+            self.uncounted_visits.zip(other.uncounted_visits).map(|(own, more)| own.saturating_add(more));
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
     /// Whether nothing is lost: there may be damage all the same, such as that of a segment's header.
     pub fn is_whole(&self) -> bool {
         self.lost.iter().all(Lost::is_nothing)
@@ -82,6 +102,9 @@ impl Survey {
 
 impl Run {
     /// Reads all that can be read of the run, also behind damage, and says what cannot.
+    ///
+    /// The parts of several workers are looked at one by one, and the counts are those of all: rows of steps are counted as each
+    /// worker wrote them, and what stands before or behind damage does so in its own part.
     ///
     /// # Errors
     /// [`ReadError::Io`] if the folder cannot be listed. What cannot be read within is in the result.
@@ -98,6 +121,13 @@ impl Run {
     /// As [`Run::survey`].
     pub fn survey_with(&self, mut progress: impl FnMut(u64)) -> Result<Survey, ReadError> {
         let mut survey = Survey::default();
+        if !self.parts().is_empty() {
+            survey.uncounted_visits = Some(0);
+            for part in self.parts() {
+                survey.merge(part.survey_with(&mut progress as &mut dyn FnMut(u64))?);
+            }
+            return Ok(survey);
+        }
         // The total of a finished run; worth nothing if more came after it, or if it counts only what came after a resumption.
         let (mut total, mut resumed) = (None, false);
         for piece in Salvage::of(self)? {

@@ -65,8 +65,8 @@ impl Run {
                     Ok(block.u64s(Column::Dropped)?.iter().fold(0, |a: u64, b| a.saturating_add(*b)))
                 }
                 Some(BlockKind::Checkpoints) if rows > 0 => {
-                    let checkpoint = checkpoint::read(self.dir(), &block)?;
-                    checkpoints.insert(checkpoint.step, checkpoint);
+                    let checkpoint = checkpoint::read(&block)?;
+                    checkpoints.insert((checkpoint.step, block.worker()), checkpoint);
                     Ok(0)
                 }
                 _ => Ok(0),

@@ -1,6 +1,6 @@
 //! Sketches: short vectors that stand for whole gradients.
 //!
-//! Owns the projection ([`Fold`]), the quantizers ([`Encoding`]) and the one seed function ([`derive_seed`]);
+//! Owns the projection ([`Projection`]: a [`Fold`], then a rotation), the quantizers ([`Encoding`]) and the one seed function ([`derive_seed`]);
 //! everything here is pure arithmetic on `&[f32]` and knows neither candle nor files nor threads.
 //!
 //! The invariant that the rest of the crate stands on: for gradients `g`, `h` sketched with the same seed,
@@ -8,15 +8,16 @@
 //! gives the same arithmetic with test vectors, so that another language can recompute a record.
 
 mod fold;
+mod project;
 mod quantize;
 mod scheme;
 mod seed;
 
 pub use fold::Fold;
+pub use project::{rotate, Projection};
 pub use quantize::{Encoding, Quantized};
 pub use scheme::{Form, SketchConfig};
 pub use seed::{derive_seed, Side};
 
 pub(crate) use quantize::row_bytes;
-#[cfg(test)]
 pub(crate) use seed::draw;

@@ -16,81 +16,135 @@ pub enum Form {
 
 /// Lengths and encodings of the sketches of a run.
 ///
-/// The defaults were chosen by `benches/fidelity` (`benches/results`): of the ten strongest proponents of a test example by exact
-/// gradients they find 0.98 in an MLP at 539 bytes a visit, 0.93 in a CNN at 869 and 0.76 in a transformer at 416.
+/// The defaults were chosen by `benches/fidelity` (`benches/results`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SketchConfig {
-    /// Longest input factor that is kept; a wider layer's input is folded to this many numbers.
+    /// Longest input factor that is kept whole; that of a wider layer is projected.
     pub input_cap: u32,
-    /// Longest output-gradient factor that is kept. Unrelated examples have nearly orthogonal output gradients,
-    /// which multiply the error of the input side by almost zero, so this side deserves the larger cap.
+    /// Longest output-gradient factor that is kept whole.
     pub delta_cap: u32,
-    /// Length of the vector that all folded layers share.
-    pub folded: u32,
-    /// How the factors are stored; see [`SketchConfig::factor_encoding`].
+    /// Length of the projection of a factor that is not kept whole, at most; see [`SketchConfig::projected_width`].
+    pub projected: u32,
+    /// Least length of the vector that all folded layers share.
+    pub folded_min: u32,
+    /// Greatest length of the vector that all folded layers share; see [`SketchConfig::folded_width`].
+    pub folded_max: u32,
+    /// How factors that are kept whole are stored; see [`SketchConfig::encoding_of`].
     pub encoding: Encoding,
-    /// How the folded vector is stored; see [`SketchConfig::folded_encoding_of`].
-    pub folded_encoding: Encoding,
+    /// How projected factors and the folded vector are stored.
+    pub projected_encoding: Encoding,
 }
 
 impl Default for SketchConfig {
     fn default() -> Self {
-        Self { input_cap: 1024, delta_cap: 1024, folded: 1024, encoding: Encoding::Q4, folded_encoding: Encoding::Q4 }
+        Self {
+            input_cap: 1024,
+            delta_cap: 1024,
+            projected: 3072,
+            folded_min: 512,
+            folded_max: 7680,
+            encoding: Encoding::Q4,
+            projected_encoding: Encoding::Signs,
+        }
     }
 }
 
 impl SketchConfig {
-    /// No caps and no rounding: every factored layer is exact. For tests and small models.
+    /// No caps and no rounding: every factored layer is exact, and so is a folded one of up to 4,096 parameters. For tests and small
+    /// models.
     pub fn exact() -> Self {
         Self {
             input_cap: u32::MAX,
             delta_cap: u32::MAX,
-            folded: 4096,
+            projected: 4096,
+            folded_min: 4096,
+            folded_max: 4096,
             encoding: Encoding::F32,
-            folded_encoding: Encoding::F32,
+            projected_encoding: Encoding::F32,
         }
     }
 
     /// Stored length of an input factor of `width` numbers.
     pub fn input_width(&self, width: u32) -> u32 {
-        width.min(self.input_cap)
+        self.side_width(width, self.input_cap)
     }
 
     /// Stored length of an output-gradient factor of `width` numbers.
     pub fn delta_width(&self, width: u32) -> u32 {
-        width.min(self.delta_cap)
+        self.side_width(width, self.delta_cap)
     }
 
-    /// How a factor of `width` numbers is stored: [`SketchConfig::encoding`], but 8 bit where that is 4 bit and the vector is short or a
-    /// probe's. The few numbers of a classifier's output gradient carry much of the answer, and probes are few: both are cheap to keep
-    /// finer, and measured to pay (`benches/results`).
-    pub fn factor_encoding(&self, width: u32, probe: bool) -> Encoding {
-        finer(self.encoding, probe || width <= SHORT)
+    fn side_width(&self, width: u32, cap: u32) -> u32 {
+        if width <= cap {
+            width
+        } else {
+            self.projected_width(width)
+        }
     }
 
-    /// How the folded vector is stored: [`SketchConfig::folded_encoding`], but 8 bit for a probe where that is 4 bit.
-    pub fn folded_encoding_of(&self, probe: bool) -> Encoding {
-        finer(self.folded_encoding, probe)
+    /// Length of the projection of a factor of `width` numbers: [`SketchConfig::projected`], or the next power of two where that is
+    /// less and a rotation keeps everything.
+    pub fn projected_width(&self, width: u32) -> u32 {
+        self.projected.min(width.checked_next_power_of_two().unwrap_or(u32::MAX))
+    }
+
+    /// Length of the folded vector for layers of so many parameters together: one number for every 64, a multiple of 8, within
+    /// [`SketchConfig::folded_min`] and [`SketchConfig::folded_max`].
+    ///
+    /// What it must tell apart grows with the model: the shares at which recall was measured to be alike are of this size.
+    pub fn folded_width(&self, parameters: u64) -> u32 {
+        let wanted = u32::try_from(parameters / 64 / 8 * 8).unwrap_or(u32::MAX);
+        wanted.min(self.folded_max).max(self.folded_min.min(self.folded_max))
+    }
+
+    /// How a vector of `width` numbers is stored: [`SketchConfig::encoding`], or [`SketchConfig::projected_encoding`] if it is
+    /// projected, but 8 bit where that would be less and the vector is short or a probe's. The few numbers of a classifier's output
+    /// gradient carry much of the answer, and probes are few: both are cheap to keep finer, and measured to pay (`benches/results`).
+    pub fn encoding_of(&self, width: u32, projected: bool, probe: bool) -> Encoding {
+        match if projected { self.projected_encoding } else { self.encoding } {
+            Encoding::Q4 | Encoding::Signs if probe || width <= SHORT => Encoding::Q8,
+            other => other,
+        }
     }
 
     /// Bytes of one visit's factors for a layer of these widths, scales included, before compression.
     pub fn factored_bytes(&self, inputs: u32, outputs: u32) -> u64 {
-        let side = |width: u32| row_bytes(self.factor_encoding(width, false), width as usize) as u64;
-        side(self.input_width(inputs)) + side(self.delta_width(outputs))
+        let side = |width: u32, cap: u32| {
+            let stored = self.side_width(width, cap);
+            row_bytes(self.encoding_of(stored, width > cap, false), stored as usize) as u64
+        };
+        side(inputs, self.input_cap) + side(outputs, self.delta_cap)
     }
 
-    /// Bytes of one visit's folded vector, scale included, before compression.
-    pub fn folded_bytes(&self) -> u64 {
-        row_bytes(self.folded_encoding, self.folded as usize) as u64
+    /// Bytes of one visit's folded vector of `width` numbers, scale included, before compression.
+    pub fn folded_bytes(&self, width: u32) -> u64 {
+        row_bytes(self.encoding_of(width, true, false), width as usize) as u64
     }
 }
 
-/// Vectors up to this length are stored with 8 bits where others have 4.
+/// Vectors up to this length are stored with 8 bits where others have fewer.
 const SHORT: u32 = 128;
 
-fn finer(encoding: Encoding, wanted: bool) -> Encoding {
-    match encoding {
-        Encoding::Q4 if wanted => Encoding::Q8,
-        other => other,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_follow_the_layers() {
+        let sketch = SketchConfig::default();
+        assert_eq!((sketch.input_width(784), sketch.input_width(1024)), (784, 1024));
+        assert_eq!(
+            (sketch.input_width(1025), sketch.input_width(9216), sketch.input_width(u32::MAX)),
+            (2048, 3072, 3072)
+        );
+        let folded = [0, 18_816, 64 * 1_003, 10_000_000, u64::MAX].map(|p| sketch.folded_width(p));
+        assert_eq!(folded, [512, 512, 1_000, 7_680, 7_680]);
+        assert_eq!(SketchConfig::exact().folded_width(17), 4_096);
+        assert_eq!(sketch.encoding_of(10, false, false), Encoding::Q8);
+        assert_eq!(sketch.encoding_of(512, false, true), Encoding::Q8);
+        assert_eq!(sketch.encoding_of(512, true, false), Encoding::Signs);
+        assert_eq!(sketch.encoding_of(512, true, true), Encoding::Q8);
+        // 784 numbers of 4 bits and 10 of 8, each with a scale.
+        assert_eq!(sketch.factored_bytes(784, 10), 784 / 2 + 2 + 10 + 2);
     }
 }

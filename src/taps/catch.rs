@@ -1,7 +1,10 @@
 //! Catching the gradient of a tensor: candle hands it to the backward function of a custom op, and to nobody else.
 
-use super::slot::{Captured, LazyFold, Slot};
+use super::gradient::FoldedGradients;
+use super::shared_fold::LazyFold;
+use super::slot::{Captured, Slot};
 use super::Taps;
+use crate::sketch::Fold;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Tensor};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,15 +40,19 @@ impl Catch {
         if !self.armed() {
             return Ok(y);
         }
-        self.reach();
+        self.reach(x);
         let (catch, input) = (self.clone(), x.clone());
         observe(&y, move |delta| catch.caught(&input, delta))
     }
 
-    /// Notes that forward came by; a fused op says so before it runs.
-    pub(super) fn reach(&self) {
+    /// Notes that forward came by with the input `x`; a fused op says so before it runs.
+    pub(super) fn reach(&self, x: &Tensor) {
         if self.armed() {
-            self.slot.reach(self.pass);
+            let positions = match x.dims() {
+                [_, places @ .., _] => places.iter().product(),
+                _ => 1,
+            };
+            self.slot.reach(self.pass, positions > 1);
         }
     }
 
@@ -63,19 +70,38 @@ impl Catch {
         }
     }
 
-    pub(super) fn caught_folded(&self, folded: super::FoldedGradients) {
-        if self.wanted() {
-            self.slot.catch(self.pass, Captured::Folded(folded));
-        }
-    }
-
     /// The projection, if a fused backward should fold the per-example gradients as it makes them.
     pub(super) fn fold(&self) -> Option<Arc<LazyFold>> {
-        if self.wanted() {
-            self.slot.fold_for(self.pass)
-        } else {
-            None
+        if !self.wanted() {
+            return None;
         }
+        let fold = self.slot.fold_for(self.pass)?;
+        fold.shared().decide(|| self.taps.folded_parameters(self.pass));
+        Some(fold)
+    }
+
+    /// Keeps the per-example gradients of `batch` examples folded: `make` gets the projection and rows of its length to add
+    /// to, and returns the squared norms and whatever else it made.
+    pub(super) fn folded<R>(
+        &self,
+        fold: &LazyFold,
+        batch: usize,
+        make: impl FnOnce(&Fold, &mut [f32]) -> (R, Vec<f32>),
+    ) -> R {
+        let projection = fold.get();
+        let (made, folded) = match fold.rows(self.pass, batch) {
+            Some(mut rows) => {
+                let (made, squared_norms) = make(projection, rows.values());
+                (made, FoldedGradients { sketches: Vec::new(), squared_norms })
+            }
+            None => {
+                let mut sketches = vec![0f32; batch * projection.outputs()];
+                let (made, squared_norms) = make(projection, &mut sketches);
+                (made, FoldedGradients { sketches, squared_norms })
+            }
+        };
+        self.slot.catch(self.pass, Captured::Folded(folded));
+        made
     }
 }
 

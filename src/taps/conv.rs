@@ -4,13 +4,14 @@
 //! batch's weight gradient, and one by one they are the per-example gradients, so those come for the price of reading them.
 //! candle_nn's backward goes through transposed convolutions instead.
 
-use super::fused::{apply, cpu_f32, needs_gradient, slice, threads, with_slice, FusedLayer, Operand};
+use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
 use super::gradient::{host, sum_and_fold};
+use super::parallel::for_rows;
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
 use crate::matmul::{matmul, Matrix};
+use crate::sketch::Fold;
 use candle_core::{bail, CpuStorage, Device, Module, Result, Shape, Tensor};
 use candle_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
-use rayon::prelude::*;
 
 /// A convolution over two dimensions; one over one dimension has height 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -167,11 +168,10 @@ impl Geometry {
     fn forward(&self, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
         let per_example = self.groups * self.group_output();
         let mut y = vec![0f32; self.batch * per_example];
-        let stretch = self.batch.div_ceil(threads()).max(1);
-        y.par_chunks_mut((stretch * per_example).max(1)).enumerate().for_each(|(worker, out)| {
+        for_rows(&mut y, per_example, |first, out| {
             let mut patches = vec![0f32; self.patch() * self.positions()];
             for (offset, out) in out.chunks_exact_mut(self.group_output()).enumerate() {
-                let place = worker * stretch * self.groups + offset;
+                let place = first * self.groups + offset;
                 let group = place % self.groups;
                 self.unfold(&x[place * self.group_input()..][..self.group_input()], &mut patches);
                 if let Some(b) = b {
@@ -189,11 +189,10 @@ impl Geometry {
     fn input_gradient(&self, w: &[f32], g: &[f32]) -> Vec<f32> {
         let per_example = self.groups * self.group_input();
         let mut out = vec![0f32; self.batch * per_example];
-        let stretch = self.batch.div_ceil(threads()).max(1);
-        out.par_chunks_mut((stretch * per_example).max(1)).enumerate().for_each(|(worker, out)| {
+        for_rows(&mut out, per_example, |first, out| {
             let mut patches = vec![0f32; self.patch() * self.positions()];
             for (offset, image) in out.chunks_exact_mut(self.group_input()).enumerate() {
-                let place = worker * stretch * self.groups + offset;
+                let place = first * self.groups + offset;
                 let kernel = Matrix::new(&w[place % self.groups * self.group_weight()..], self.outputs, self.patch());
                 let deltas = Matrix::new(&g[place * self.group_output()..], self.outputs, self.positions());
                 matmul(&mut patches, kernel.t(), deltas, false, 1);
@@ -276,7 +275,7 @@ convolution!(Conv2d, Conv2dConfig, "conv2d");
 
 fn fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, settings: Settings, catch: &Catch) -> Result<Tensor> {
     let geometry = Geometry::new(x.dims(), weight.dims(), settings)?;
-    catch.reach();
+    catch.reach(x);
     apply(ConvOp { geometry, catch: catch.clone() }, x, weight, bias)
 }
 
@@ -339,18 +338,18 @@ impl FusedLayer for ConvOp {
                 None
             };
             let parameters = size + if bias { channels } else { 0 };
-            let (mut sum, folded) = with_slice(x, |xs| {
-                Ok(sum_and_fold(
-                    geometry.batch,
-                    parameters,
-                    fold.as_ref().map(|fold| fold.get()),
-                    || vec![0f32; geometry.patch() * geometry.positions()],
-                    |patches, example, out| geometry.example_gradient(patches, xs, g, example, bias, out),
-                ))
+            let mut sum = with_slice(x, |xs| {
+                let all = |fold: Option<(&Fold, &mut [f32])>| {
+                    let patches = || vec![0f32; geometry.patch() * geometry.positions()];
+                    sum_and_fold(geometry.batch, parameters, fold, patches, |patches, example, out| {
+                        geometry.example_gradient(patches, xs, g, example, bias, out)
+                    })
+                };
+                Ok(match &fold {
+                    Some(fold) => self.catch.folded(fold, geometry.batch, |fold, rows| all(Some((fold, rows)))),
+                    None => all(None).0,
+                })
             })?;
-            if let Some(folded) = folded {
-                self.catch.caught_folded(folded);
-            }
             let b_grad = if bias { Some(Tensor::from_vec(sum.split_off(size), channels, x.device())?) } else { None };
             Ok([x_grad, Some(Tensor::from_vec(sum, w.shape(), x.device())?), b_grad])
         })

@@ -10,11 +10,6 @@ pub(crate) fn cpu_f32(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.dtype() == DType::F32 && matches!(t.device(), Device::Cpu))
 }
 
-/// Threads for a fused op's own parallel sections: what candle itself would use.
-pub(crate) fn threads() -> usize {
-    candle_core::utils::get_num_threads().max(1)
-}
-
 /// The numbers of a contiguous f32 tensor.
 pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {

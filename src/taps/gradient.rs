@@ -1,10 +1,11 @@
 //! Per-example gradients: from (input, output gradient) to sums, norms and folded sketches.
 
-use super::fused::{threads, with_slice};
+use super::fused::with_slice;
+use super::parallel::{self, threads};
 use crate::matmul::{matmul, Matrix};
+use crate::simd::vectorized;
 use crate::sketch::Fold;
 use candle_core::{bail, DType, Device, Result, Tensor};
-use rayon::prelude::*;
 
 /// The gradient of each example's loss by the parameters of one layer.
 ///
@@ -37,26 +38,32 @@ pub enum PerExample {
 /// The gradients of one layer for a batch, folded.
 #[derive(Debug, Clone)]
 pub(crate) struct FoldedGradients {
-    /// `[batch, fold.outputs]`.
+    /// `[batch, fold.outputs]`, or empty where they were added to the pass's shared rows.
     pub sketches: Vec<f32>,
     /// `‖G_i‖²`, exact.
     pub squared_norms: Vec<f32>,
 }
 
-/// `Σ v²` with eight partial sums, so that it vectorizes and rounds less than one running sum.
+/// `Σ v²` with 32 partial sums, so that it vectorizes and rounds less than one running sum.
 pub(crate) fn squared_norm(values: &[f32]) -> f32 {
-    let mut lanes = [0f32; 8];
-    let chunks = values.chunks_exact(8);
-    let rest: f32 = chunks.remainder().iter().map(|v| v * v).sum();
-    for chunk in chunks {
-        for (lane, v) in lanes.iter_mut().zip(chunk) {
-            *lane += v * v;
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
+    vectorized(
+        #[inline(always)]
+        || {
+            let mut lanes = [0f32; 32];
+            let chunks = values.chunks_exact(32);
+            let rest: f32 = chunks.remainder().iter().map(|v| v * v).sum();
+            for chunk in chunks {
+                for (lane, v) in lanes.iter_mut().zip(chunk) {
+                    *lane += v * v;
+                }
+            }
+            lanes.iter().sum::<f32>() + rest
+        },
+    )
 }
 
-/// Makes each example's gradient with `fill` and returns their sum and, with a `fold`, their sketches and norms.
+/// Makes each example's gradient with `fill` and returns their sum and, with a `fold`, their squared norms; their sketches are
+/// added to the rows behind the `fold`.
 ///
 /// `fill(scratch, example, gradient)` writes the whole gradient of one example, `parameters` numbers. Examples are shared
 /// out in contiguous stretches to as many workers as there are threads, each with a `scratch` and a gradient that stay in
@@ -64,13 +71,13 @@ pub(crate) fn squared_norm(values: &[f32]) -> f32 {
 pub(super) fn sum_and_fold<S>(
     batch: usize,
     parameters: usize,
-    fold: Option<&Fold>,
+    fold: Option<(&Fold, &mut [f32])>,
     scratch: impl Fn() -> S + Sync,
     fill: impl Fn(&mut S, usize, &mut [f32]) + Sync,
-) -> (Vec<f32>, Option<FoldedGradients>) {
+) -> (Vec<f32>, Vec<f32>) {
+    let (fold, mut rest) = fold.map_or((None, &mut [][..]), |(fold, rows)| (Some(fold), rows));
     let m = fold.map_or(0, Fold::outputs);
     let stretch = batch.div_ceil(threads()).max(1);
-    let mut sketches = vec![0f32; batch * m];
     let mut squared_norms = vec![0f32; batch];
     let work = |first: usize, sketches: &mut [f32], norms: &mut [f32]| {
         let mut sum = vec![0f32; parameters];
@@ -78,9 +85,7 @@ pub(super) fn sum_and_fold<S>(
         let mut scratch = scratch();
         for (offset, norm) in norms.iter_mut().enumerate() {
             fill(&mut scratch, first + offset, &mut gradient);
-            for (total, g) in sum.iter_mut().zip(&gradient) {
-                *total += g;
-            }
+            add(&mut sum, &gradient);
             if let Some(fold) = fold {
                 *norm = squared_norm(&gradient);
                 fold.add(0, &gradient, &mut sketches[offset * m..(offset + 1) * m]);
@@ -88,23 +93,27 @@ pub(super) fn sum_and_fold<S>(
         }
         sum
     };
-    let mut sums: Vec<Vec<f32>> = if m == 0 {
-        squared_norms.par_chunks_mut(stretch).enumerate().map(|(w, norms)| work(w * stretch, &mut [], norms)).collect()
-    } else {
-        squared_norms
-            .par_chunks_mut(stretch)
-            .zip(sketches.par_chunks_mut(stretch * m))
-            .enumerate()
-            .map(|(w, (norms, sketches))| work(w * stretch, sketches, norms))
-            .collect()
-    };
+    let parts: Vec<_> = (squared_norms.chunks_mut(stretch).enumerate())
+        .map(|(number, norms)| {
+            let (own, others) = std::mem::take(&mut rest).split_at_mut(norms.len() * m);
+            rest = others;
+            (number * stretch, own, norms)
+        })
+        .collect();
+    let mut sums = parallel::map(parts, |(first, sketches, norms)| work(first, sketches, norms));
     let mut sum = sums.pop().unwrap_or_else(|| vec![0.0; parameters]);
     for part in sums {
-        for (total, g) in sum.iter_mut().zip(&part) {
-            *total += g;
-        }
+        add(&mut sum, &part);
     }
-    (sum, fold.map(|_| FoldedGradients { sketches, squared_norms }))
+    (sum, squared_norms)
+}
+
+/// `sum += values`.
+pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
+    vectorized(
+        #[inline(always)]
+        || sum.iter_mut().zip(values).for_each(|(total, v)| *total += v),
+    );
 }
 
 /// Folds the gradients of all uses of a layer in a pass. This is the way for everything that no fused op folded already:
@@ -133,8 +142,12 @@ pub(crate) fn fold_uses(uses: &[PerExample], fold: &Fold, batch: usize) -> Resul
 
 /// The f32 numbers of a tensor on any device.
 pub(crate) fn host(tensor: &Tensor) -> Result<Vec<f32>> {
-    let tensor = tensor.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-    with_slice(&tensor, |values| Ok(values.to_vec()))
+    with_slice(&on_host(tensor)?, |values| Ok(values.to_vec()))
+}
+
+/// The tensor in main memory, contiguous and in f32: itself, if it is that already.
+pub(crate) fn on_host(tensor: &Tensor) -> Result<Tensor> {
+    tensor.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()
 }
 
 /// One use's gradients in main memory.
@@ -187,10 +200,7 @@ impl HostUse {
     fn add(&self, example: usize, gradient: &mut [f32]) {
         match self {
             Self::Dense { values, parameters } => {
-                let own = &values[example * parameters..(example + 1) * parameters];
-                for (total, g) in gradient.iter_mut().zip(own) {
-                    *total += g;
-                }
+                add(gradient, &values[example * parameters..(example + 1) * parameters]);
             }
             Self::Outer { a, d, groups, positions, inputs, outputs, bias } => {
                 let (weights, biases) = gradient.split_at_mut(groups * outputs * inputs);
@@ -212,9 +222,7 @@ impl HostUse {
 /// Adds each row of `values` to `sum`.
 pub(super) fn add_rows(values: &[f32], sum: &mut [f32]) {
     for row in values.chunks_exact(sum.len()) {
-        for (total, v) in sum.iter_mut().zip(row) {
-            *total += v;
-        }
+        add(sum, row);
     }
 }
 
@@ -257,9 +265,7 @@ fn fold_rows(uses: &[PerExample], fold: &Fold, sketches: &mut [f32], squared_nor
         for same in touched.chunk_by(|a, b| a.0 == b.0) {
             let mut row = same[0].1.to_vec();
             for (_, more) in &same[1..] {
-                for (total, v) in row.iter_mut().zip(*more) {
-                    *total += v;
-                }
+                add(&mut row, more);
             }
             *norm += squared_norm(&row);
             fold.add(same[0].0 as usize * row.len(), &row, sketch);

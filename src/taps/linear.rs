@@ -3,8 +3,9 @@
 //! candle_nn's takes a transposed view of the weight through matmul, whose backward then adds a strided gradient as large
 //! as the weight, and a broadcast add for the bias. Here each gradient is made once, in its own layout.
 
-use super::fused::{apply, cpu_f32, needs_gradient, slice, threads, with_slice, FusedLayer, Operand};
+use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
 use super::gradient::{add_rows, sum_and_fold};
+use super::parallel;
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
 use crate::matmul::{matmul, Matrix};
 use candle_core::{bail, CpuStorage, Module, Result, Shape, Tensor};
@@ -29,7 +30,7 @@ impl Tap for Linear {
         if !fits || !supported {
             return catch.output(x, self.plain_forward(x)?);
         }
-        catch.reach();
+        catch.reach(x);
         apply(LinearOp { catch: catch.clone() }, x, weight, self.bias())
     }
 
@@ -66,7 +67,7 @@ impl FusedLayer for LinearOp {
             Some((storage, layout)) => slice(storage, layout)?.repeat(rows),
             None => vec![0f32; rows * outputs],
         };
-        matmul(&mut y, Matrix::new(xs, rows, inputs), Matrix::new(ws, outputs, inputs).t(), b.is_some(), threads());
+        parallel::matmul(&mut y, Matrix::new(xs, rows, inputs), Matrix::new(ws, outputs, inputs).t(), b.is_some());
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
 
@@ -87,7 +88,7 @@ impl FusedLayer for LinearOp {
             let x_grad = if needs_gradient(x) {
                 let mut out = vec![0f32; rows * inputs];
                 with_slice(w, |w| {
-                    matmul(&mut out, grads, Matrix::new(w, outputs, inputs), false, threads());
+                    parallel::matmul(&mut out, grads, Matrix::new(w, outputs, inputs), false);
                     Ok(())
                 })?;
                 Some(Tensor::from_vec(out, x.shape(), device)?)
@@ -98,30 +99,24 @@ impl FusedLayer for LinearOp {
             let (mut w_grad, b_grad) = with_slice(x, |xs| {
                 if let Some(fold) = &fold {
                     let parameters = size + if bias { outputs } else { 0 };
-                    let (mut sum, folded) = sum_and_fold(
-                        batch,
-                        parameters,
-                        Some(fold.get()),
-                        || (),
-                        |(), example, gradient| {
-                            let d = &g[example * positions * outputs..(example + 1) * positions * outputs];
-                            let a = Matrix::new(&xs[example * positions * inputs..], positions, inputs);
-                            let (weights, biases) = gradient.split_at_mut(size);
-                            matmul(weights, Matrix::new(d, positions, outputs).t(), a, false, 1);
-                            if bias {
-                                biases.fill(0.0);
-                                add_rows(d, biases);
-                            }
-                        },
-                    );
-                    if let Some(folded) = folded {
-                        self.catch.caught_folded(folded);
-                    }
+                    let fill = |(): &mut (), example: usize, gradient: &mut [f32]| {
+                        let d = &g[example * positions * outputs..(example + 1) * positions * outputs];
+                        let a = Matrix::new(&xs[example * positions * inputs..], positions, inputs);
+                        let (weights, biases) = gradient.split_at_mut(size);
+                        matmul(weights, Matrix::new(d, positions, outputs).t(), a, false, 1);
+                        if bias {
+                            biases.fill(0.0);
+                            add_rows(d, biases);
+                        }
+                    };
+                    let mut sum = self.catch.folded(fold, batch, |fold, rows| {
+                        sum_and_fold(batch, parameters, Some((fold, rows)), || (), fill)
+                    });
                     let b_grad = sum.split_off(size);
                     return Ok((sum, b_grad));
                 }
                 let mut w_grad = vec![0f32; size];
-                matmul(&mut w_grad, grads.t(), Matrix::new(xs, rows, inputs), false, threads());
+                parallel::matmul(&mut w_grad, grads.t(), Matrix::new(xs, rows, inputs), false);
                 let mut b_grad = vec![0f32; if bias { outputs } else { 0 }];
                 if bias {
                     add_rows(g, &mut b_grad);

@@ -16,14 +16,18 @@ mod gradient;
 mod group_norm;
 mod linear;
 mod norm;
+mod parallel;
+mod shared_fold;
 mod slot;
 
 pub use catch::Catch;
 pub use gradient::PerExample;
 
 pub(crate) use catch::{watch_scalar, Upstream};
-pub(crate) use gradient::{fold_uses, host, squared_norm, FoldedGradients};
-pub(crate) use slot::{Captured, LazyFold, Slot};
+pub(crate) use fused::with_slice;
+pub(crate) use gradient::{add, fold_uses, host, on_host, squared_norm, FoldedGradients};
+pub(crate) use shared_fold::{LazyFold, SharedFold};
+pub(crate) use slot::{Captured, Slot};
 
 use candle_core::{Module, Result, Shape, Tensor, TensorId};
 use candle_nn::VarMap;
@@ -235,6 +239,16 @@ impl Taps {
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
         // The registry is only ever appended to, so it is whole even if a thread died holding it.
         self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many parameters those layers have together whose gradients `pass` will fold, as far as its forward pass tells.
+    pub(crate) fn folded_parameters(&self, pass: u64) -> u64 {
+        let registry = self.registry();
+        let folds = |layer: &&Registered| {
+            let (reached, sums) = layer.slot.reached(pass);
+            reached > 0 && (sums || layer.tied.is_some() || layer.spec.factors.is_none())
+        };
+        registry.layers.iter().filter(folds).map(|layer| layer.spec.elements() as u64).sum()
     }
 
     /// Takes the taps for one recorder; `false` if another has them.

@@ -4,12 +4,13 @@
 //! word and everything before the layer trains as if frozen (candle issues 2168, 3011, 3752). The tapped ones give the
 //! gradient. Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.
 
-use super::fused::{apply, cpu_f32, needs_gradient, slice, threads, with_slice, FusedLayer, Operand};
+use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
 use super::gradient::{host, sum_and_fold};
+use super::parallel::for_rows;
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
+use crate::sketch::Fold;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor, D};
 use candle_nn::{LayerNorm, RmsNorm};
-use rayon::prelude::*;
 
 impl Tap for LayerNorm {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {
@@ -100,9 +101,8 @@ impl Kernel {
     fn forward(&self, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
         let width = w.len();
         let mut y = vec![0f32; x.len()];
-        let stretch = (x.len() / width).div_ceil(threads()).max(1) * width;
-        y.par_chunks_mut(stretch).zip(x.par_chunks(stretch)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+        for_rows(&mut y, width, |first, y| {
+            for (y, x) in y.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width)) {
                 let (mean, rstd) = self.moments(x);
                 for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
                     *y = (x - mean) * rstd * w;
@@ -121,8 +121,8 @@ impl Kernel {
     fn input_gradient(&self, x: &[f32], w: &[f32], g: &[f32]) -> Vec<f32> {
         let width = w.len();
         let mut out = vec![0f32; x.len()];
-        let stretch = (x.len() / width).div_ceil(threads()).max(1) * width;
-        out.par_chunks_mut(stretch).zip(x.par_chunks(stretch).zip(g.par_chunks(stretch))).for_each(|(out, (x, g))| {
+        for_rows(&mut out, width, |first, out| {
+            let (x, g) = (&x[first * width..], &g[first * width..]);
             for (out, (x, g)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width).zip(g.chunks_exact(width))) {
                 let (mean, rstd) = self.moments(x);
                 let (mut sum, mut along) = (0f32, 0f32);
@@ -161,7 +161,7 @@ fn fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kernel: Kernel, cat
     if !fits || !cpu_f32(&[x, weight]) || !bias.is_none_or(|b| cpu_f32(&[b])) {
         return catch.output(x, composed(x, weight, bias, f64::from(kernel.eps), kernel.remove_mean)?);
     }
-    catch.reach();
+    catch.reach(x);
     apply(NormOp { kernel, catch: catch.clone() }, x, weight, bias)
 }
 
@@ -216,11 +216,11 @@ impl FusedLayer for NormOp {
                     let range = example * own..(example + 1) * own;
                     self.kernel.example_gradient(&xs[range.clone()], &g[range], width, out);
                 };
-                let (mut sum, folded) =
-                    sum_and_fold(batch, parameters, fold.as_ref().map(|fold| fold.get()), || (), fill);
-                if let Some(folded) = folded {
-                    self.catch.caught_folded(folded);
-                }
+                let all = |fold: Option<(&Fold, &mut [f32])>| sum_and_fold(batch, parameters, fold, || (), fill);
+                let mut sum = match &fold {
+                    Some(fold) => self.catch.folded(fold, batch, |fold, rows| all(Some((fold, rows)))),
+                    None => all(None).0,
+                };
                 let b_grad = if bias { Some(Tensor::from_vec(sum.split_off(width), width, x.device())?) } else { None };
                 Ok([x_grad, Some(Tensor::from_vec(sum, w.shape(), x.device())?), b_grad])
             })

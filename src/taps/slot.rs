@@ -1,28 +1,9 @@
 //! What a tap has caught: filled by forward and backward, emptied by the recorder at `commit`.
 
 use super::gradient::FoldedGradients;
-use crate::sketch::Fold;
+use super::shared_fold::LazyFold;
 use candle_core::Tensor;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-
-/// A projection that is made when it is first needed: a layer of one position per example never needs it, and it holds
-/// a byte for each parameter.
-pub(crate) struct LazyFold {
-    seed: u64,
-    parameters: usize,
-    outputs: usize,
-    made: OnceLock<Fold>,
-}
-
-impl LazyFold {
-    pub(crate) fn new(seed: u64, parameters: usize, outputs: usize) -> Self {
-        Self { seed, parameters, outputs, made: OnceLock::new() }
-    }
-
-    pub(crate) fn get(&self) -> &Fold {
-        self.made.get_or_init(|| Fold::new(self.seed, self.parameters, self.outputs))
-    }
-}
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What one use of a layer in a pass left behind.
 pub(crate) enum Captured {
@@ -43,6 +24,8 @@ struct State {
     pass: u64,
     /// How often forward came by in this pass.
     reached: usize,
+    /// Whether an example of this pass had several positions.
+    many: bool,
     caught: Vec<Captured>,
     fold: Option<Arc<LazyFold>>,
 }
@@ -64,15 +47,27 @@ impl Slot {
         self.state().fold = fold;
     }
 
-    /// Forward came by in `pass`.
-    pub(crate) fn reach(&self, pass: u64) {
+    /// Forward came by in `pass`, with one position per example or with many.
+    pub(crate) fn reach(&self, pass: u64, many: bool) {
         let mut state = self.state();
         if state.pass != pass {
             state.pass = pass;
             state.reached = 0;
+            state.many = false;
             state.caught.clear();
         }
         state.reached += 1;
+        state.many |= many;
+    }
+
+    /// How often forward came by in `pass`, and whether the gradients of this layer are sums.
+    pub(crate) fn reached(&self, pass: u64) -> (usize, bool) {
+        let state = self.state();
+        if state.pass == pass {
+            (state.reached, state.many || state.reached > 1)
+        } else {
+            (0, false)
+        }
     }
 
     /// The projection, if the gradients may be folded during backward: the layer was used once in `pass`.

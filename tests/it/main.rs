@@ -4,6 +4,8 @@
 
 mod cli;
 mod common;
+mod connectivity;
+mod going_on;
 mod losses;
 mod manners;
 mod passes;
@@ -11,3 +13,4 @@ mod replay;
 mod resume;
 mod taps;
 mod tracin;
+mod workers;

@@ -301,10 +301,12 @@ fn a_disabled_recorder_leaves_the_loop_as_it_is() {
 #[test]
 fn settings_out_of_range_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let sketch = |folded| SketchConfig { folded, ..SketchConfig::default() };
+    let sketch = |folded_max| SketchConfig { folded_min: 0, folded_max, ..SketchConfig::default() };
     for config in [
         Config { sketch: sketch(0), ..Config::default() },
         Config { sketch: sketch(u32::MAX), ..Config::default() },
+        Config { sketch: SketchConfig { folded_min: 9_000, ..SketchConfig::default() }, ..Config::default() },
+        Config { sketch: SketchConfig { projected: 0, ..SketchConfig::default() }, ..Config::default() },
         Config { queue_passes: 0, ..Config::default() },
         Config { block_rows: 0, ..Config::default() },
         Config { zstd_level: 99, ..Config::default() },

@@ -115,6 +115,23 @@ fn a_run_whose_recorder_died_goes_on() {
 }
 
 #[test]
+fn a_run_goes_on_behind_what_is_not_superseded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, layer) = model(3);
+    // One block holds all six steps.
+    let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
+    (0..6).for_each(|id| step(&mut recorder, &layer, id));
+    recorder.finish().unwrap();
+    let mut recorder = Recorder::resume_at(dir.path(), &taps, Config::default(), 2).unwrap();
+    step(&mut recorder, &layer, 12);
+    recorder.finish().unwrap();
+    let mut recorder = Recorder::resume(dir.path(), &taps, Config::default()).unwrap();
+    step(&mut recorder, &layer, 13);
+    recorder.finish().unwrap();
+    assert_eq!(story(dir.path()), [(0, 0), (1, 1), (12, 2), (13, 3)]);
+}
+
+#[test]
 fn a_run_with_a_hole_of_zeros_is_not_gone_on_with() {
     let dir = tempfile::tempdir().unwrap();
     let (taps, layer) = model(3);

@@ -9,7 +9,7 @@ use crate::reading::{compare, read, reference};
 use crate::training::{sketch, Training, BATCH};
 use anyhow::{ensure, Context, Result};
 use gradlog::log::LogError;
-use gradlog::recorder::{Config, RecordError, Recorder};
+use gradlog::recorder::{Config, OnFailure, RecordError, Recorder};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -79,6 +79,50 @@ pub fn child(dir: &Path, large: bool) -> Result<()> {
     say(format_args!("weights {:x}", weights(&training)?))
 }
 
+/// The child whose training goes on without recording: no call of a step may fail. With `leave`, it ends without `finish`.
+pub fn child_that_goes_on(dir: &Path, leave: bool) -> Result<()> {
+    let mut training = Training::new()?;
+    let config = Config {
+        sketch: sketch(),
+        segment_bytes: 1 << 16,
+        flush_ms: 5,
+        on_failure: OnFailure::GoOn,
+        ..Config::default()
+    };
+    let mut recorder = Recorder::create(dir, &training.taps, config)?;
+    let mut failed = false;
+    while training.steps() < STEPS {
+        let step = training.steps();
+        training.step(&mut recorder, 1)?.1?;
+        if step == GATE {
+            recorder.flush()?;
+            say(format_args!("flushed {}", (step + 1) * BATCH))?;
+            say(format_args!("gate"))?;
+            wait_for_parent()?;
+        }
+        if let (false, Some(error)) = (failed, recorder.failure()) {
+            failed = true;
+            say(format_args!("failed {}", words(&error)))?;
+            let flushed = recorder.flush();
+            ensure!(
+                matches!(flushed, Err(RecordError::Unrecorded { .. })),
+                "a flush of what is not recorded: {flushed:?}"
+            );
+        }
+    }
+    match (leave, recorder) {
+        (true, recorder) => drop(recorder),
+        (false, recorder) => match recorder.finish() {
+            Err(RecordError::Unrecorded { step, visits, source }) => {
+                say(format_args!("unrecorded {step} {visits}"))?;
+                say(format_args!("finish {}", words(&source)))?;
+            }
+            other => say(format_args!("finish {other:?}"))?,
+        },
+    }
+    say(format_args!("weights {:x}", weights(&training)?))
+}
+
 /// The class of an error, and what it says.
 fn words(error: &RecordError) -> String {
     let (class, log) = match error {
@@ -113,18 +157,19 @@ struct Told {
     failed: Option<String>,
     flush: Option<String>,
     finish: Option<String>,
+    /// The first step that was not recorded, and the visits that were not.
+    unrecorded: Option<(u64, u64)>,
     promised: u64,
 }
 
 /// Lets a child run through, does `harm` at its gate, and holds it to what must be true of every child.
-fn watch(mut command: Command, large: bool, harm: impl FnOnce() -> Result<()>) -> Result<Told> {
-    let mut child = Reaped(
-        command
-            .env(crate::ROLE, if large { "harm-large" } else { "harm" })
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?,
-    );
+fn watch(command: Command, large: bool, harm: impl FnOnce() -> Result<()>) -> Result<Told> {
+    watch_as(if large { "harm-large" } else { "harm" }, command, large, harm)
+}
+
+/// As [`watch`], of a child that plays `role`.
+fn watch_as(role: &str, mut command: Command, large: bool, harm: impl FnOnce() -> Result<()>) -> Result<Told> {
+    let mut child = Reaped(command.env(crate::ROLE, role).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
     let mut stdin = child.0.stdin.take().context("no pipe")?;
     let stdout = child.0.stdout.take().context("no pipe")?;
     let (mut told, mut harm, mut own) = (Told::default(), Some(harm), None);
@@ -136,6 +181,10 @@ fn watch(mut command: Command, large: bool, harm: impl FnOnce() -> Result<()>) -
             "failed" => told.failed = Some(rest.into()),
             "flush" => told.flush = Some(rest.into()),
             "finish" => told.finish = Some(rest.into()),
+            "unrecorded" => {
+                let (step, visits) = rest.split_once(' ').context("two numbers")?;
+                told.unrecorded = Some((step.parse()?, visits.parse()?));
+            }
             "flushed" => told.promised = rest.parse()?,
             "weights" => own = Some(rest.to_owned()),
             "gate" => {
@@ -250,6 +299,44 @@ pub fn vanished() -> Result<String> {
         "a flush into a folder that was gone returned as if it had not been: {told:?}"
     );
     failed_as(&told, "NotFound", None)
+}
+
+/// A disk that runs full under a training that goes on: the log says from where it does not know, and how much.
+pub fn disk_full_goes_on() -> Result<String> {
+    let Some(disk) = Mounted::tmpfs()? else { return Ok("skipped: mounting is not permitted".into()) };
+    let (run, left) = (disk.0.path().join("run"), disk.0.path().join("left"));
+    let told = watch_as("harm-on", command(&run)?, false, || Ok(()))?;
+    let (step, missing) = told.unrecorded.context("`finish` said nothing of what is missing")?;
+    ensure!(told.finish.as_ref().is_some_and(|words| words.starts_with("log StorageFull")), "{told:?}");
+    let reading = read(&run)?;
+    let kept = reading.rows.len() as u64;
+    let dir = tempfile::tempdir()?;
+    let verdict = compare(&reading, &reference(&dir.path().join("run"), STEPS)?, u64::MAX);
+    ensure!(verdict == Default::default() && reading.damage.is_none(), "{verdict:?}, {:?}", reading.damage);
+    ensure!(kept == step * BATCH, "{kept} visits kept, but said to be missing from step {step} on");
+    ensure!(kept + missing == STEPS * BATCH, "{kept} visits kept and {missing} missing of {}", STEPS * BATCH);
+    let gaps: u64 = reading.gaps.iter().map(|gap| gap.1).sum();
+    ensure!(reading.gaps.iter().all(|gap| gap.0 == step) && gaps == missing, "gaps {:?}", reading.gaps);
+    ensure!(reading.finished && reading.gaps.len() == 2, "finished {}, {:?}", reading.finished, reading.gaps);
+    // A child that does not come to `finish` has said from where already.
+    std::fs::remove_dir_all(&run)?;
+    let told = watch_as("harm-on-leave", command(&left)?, false, || Ok(()))?;
+    ensure!(told.failed.is_some() && told.finish.is_none(), "{told:?}");
+    let reading = read(&left)?;
+    let first = reading.rows.len() as u64 / BATCH;
+    ensure!(!reading.finished && reading.gaps.first().map(|gap| gap.0) == Some(first), "{:?}", reading.gaps);
+    Ok(format!("{kept} visits kept, {missing} from step {step} on told of as missing"))
+}
+
+/// A folder that is deleted under a training that goes on: nothing can be written, and `finish` says from where.
+pub fn vanished_goes_on() -> Result<String> {
+    let dir = tempfile::tempdir()?;
+    let run = dir.path().join("run");
+    let told = watch_as("harm-on", command(&run)?, false, || Ok(std::fs::remove_dir_all(&run)?))?;
+    ensure!(told.finish.as_ref().is_some_and(|words| words.starts_with("log NotFound")), "{told:?}");
+    let expected = (GATE + 1, (STEPS - GATE - 1) * BATCH);
+    ensure!(told.unrecorded == Some(expected), "{:?} unrecorded where {expected:?} are", told.unrecorded);
+    Ok(told.finish.unwrap_or_default())
 }
 
 fn space_used(dir: &Path) -> Result<u64> {

@@ -88,13 +88,15 @@ pub fn run() -> Result<ExitCode> {
         let figures = kill::run(kills, seed)?;
         Ok((format!("{figures:?}"), Some(figures.json()), figures.broken))
     };
-    let parts: [(&str, &dyn Fn() -> Outcome); 9] = [
+    let parts: [(&str, &dyn Fn() -> Outcome); 11] = [
         ("kill", &killed),
         ("disk_full", &words(harm::disk_full)),
         ("disk_full_at_create", &words(harm::disk_full_at_create)),
         ("file_size_limit", &words(harm::file_size_limit)),
         ("read_only_folder", &words(harm::read_only)),
         ("vanished_folder", &words(harm::vanished)),
+        ("disk_full_goes_on", &words(harm::disk_full_goes_on)),
+        ("vanished_folder_goes_on", &words(harm::vanished_goes_on)),
         ("load_block", &soak(load::Shape::many(visits, Overflow::Block))),
         ("load_drop_newest", &soak(load::Shape::many(visits, Overflow::DropNewest))),
         ("load_large_passes", &soak(load::Shape::large(visits))),
@@ -147,6 +149,8 @@ pub fn play(role: &str) -> Result<()> {
         "train" => child::train(dir, seed()?, false),
         "idle" => child::train(dir, seed()?, true),
         "harm" => harm::child(dir, false),
+        "harm-on" => harm::child_that_goes_on(dir, false),
+        "harm-on-leave" => harm::child_that_goes_on(dir, true),
         "harm-large" => harm::child(dir, true),
         _ => bail!("no child plays `{role}`"),
     }

@@ -13,14 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// One record of a probe: a row of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Record {
+pub(in crate::analysis) struct Record {
     /// Position in [`Index::blocks`].
     pub block: usize,
     pub row: usize,
 }
 
 /// The wanted probes of one set.
-pub(super) struct Index {
+pub(in crate::analysis) struct Index {
     pub blocks: Vec<Block>,
     pub layout: Layout,
     /// Of each probe, its records by time.
@@ -90,7 +90,11 @@ fn read(run: &Run, block: &Block) -> Result<Told, AnalysisError> {
 }
 
 impl Index {
-    pub(super) fn build(run: &Run, question: &Question, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+    pub(in crate::analysis) fn build(
+        run: &Run,
+        question: &Question,
+        progress: Progress<'_>,
+    ) -> Result<Self, AnalysisError> {
         let wanted: Option<BTreeSet<u64>> = match &question.probes {
             Probes::All => None,
             Probes::Ids(ids) => Some(ids.iter().copied().collect()),

@@ -26,22 +26,28 @@
 //! A probe's gradient is that of its loss, or of a score of its prediction (`Pass::prediction_score`); positive then means that
 //! the step raised the score.
 //!
-//! Gradients are the recorded sketches: factored layers give `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩`, folded ones `⟨s,s'⟩`.
+//! Gradients are the recorded sketches: factored layers give `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩`, folded ones `⟨s,s'⟩`. What a sketch
+//! leaves open is said by a standard deviation beside each score, on request ([`InfluencePlan::with_errors`]).
 
-mod dots;
-mod index;
+mod block_visits;
+pub(super) mod index;
 mod pass;
+mod products;
+mod strongest;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod variance;
 
 use super::driver::Progress;
 use super::per_example::suspicious_first;
-use super::{AnalysisError, Basis, Order, Source, Window};
+use super::{AnalysisError, Basis, Estimate, Order, Source, Window};
 use crate::log::{Mode, PredictionScore};
 use crate::run::{Damage, Run};
+pub(super) use index::{Index, Record};
 pub use pass::InfluencePlan;
 use std::collections::HashMap;
+pub use strongest::{Ranked, Strongest};
 
 /// Which probe time stands for a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -122,7 +128,8 @@ pub struct InfluenceRow {
     pub prediction: Option<u32>,
 }
 
-/// TracIn of every training example on some probes. Positive helped, negative hurt.
+/// Influence of every training example on some probes: TracIn, or another [`Method`](super::Method). Positive helped,
+/// negative hurt.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Influence {
@@ -140,6 +147,11 @@ pub struct Influence {
     pub rows: Vec<InfluenceRow>,
     /// `[rows, probes]`, row by row; NaN where an example has no usable visit.
     pub scores: Vec<f64>,
+    /// One standard deviation of each score's sketch error, `[rows, probes]` as the scores are; empty unless they were asked
+    /// for with [`InfluencePlan::with_errors`]. An upper bound where an example has several visits. It covers projection and
+    /// rounding of the gradients and nothing else: not layers that were not recorded, not that the probes were taken at other
+    /// steps, not TracIn's first order.
+    pub errors: Vec<f64>,
     /// Visits that the scores stand on. Where the probes were taken at different times, this and the counts below are
     /// those of the first of them.
     pub visits: u64,
@@ -159,11 +171,38 @@ pub struct Influence {
     pub probe_records_left_out: u64,
     /// Probe records replaced by a later one of the same id at the same time: the last counts.
     pub probe_records_repeated: u64,
+    /// By which method, if it is not TracIn, and what that stands on.
+    pub estimate: Option<Estimate>,
     /// Where the run stopped being readable, if it did; the scores then stand on what came before.
     pub damage: Option<Damage>,
 }
 
 impl Influence {
+    /// An answer without probes, rows and counts.
+    pub(super) fn new(set: String, time: ProbeTime) -> Self {
+        Self {
+            set,
+            time,
+            basis: Basis::default(),
+            probe_modes: Vec::new(),
+            probes: Vec::new(),
+            rows: Vec::new(),
+            scores: Vec::new(),
+            visits: 0,
+            visits_at_probe_times: 0,
+            probe_times: 0,
+            before_first_probe: 0,
+            not_finite: 0,
+            without_gradient: 0,
+            other_layers: 0,
+            probe_records_left_out: 0,
+            probe_records_repeated: 0,
+            errors: Vec::new(),
+            estimate: None,
+            damage: None,
+        }
+    }
+
     /// The score of a row on a probe, both by position.
     ///
     /// # Panics
@@ -171,6 +210,15 @@ impl Influence {
     pub fn score(&self, row: usize, probe: usize) -> f64 {
         assert!(probe < self.probes.len(), "no such probe");
         self.scores[row * self.probes.len() + probe]
+    }
+
+    /// One standard deviation of a score's sketch error, both by position, if errors were asked for.
+    ///
+    /// # Panics
+    /// If there is no such row or probe.
+    pub fn error(&self, row: usize, probe: usize) -> Option<f64> {
+        assert!(probe < self.probes.len() && row < self.rows.len(), "no such row or probe");
+        self.errors.get(row * self.probes.len() + probe).copied()
     }
 
     /// Positions of all rows for a probe, the strongest proponent first and the strongest opponent last; ties by example
@@ -210,13 +258,16 @@ impl Influence {
         order
     }
 
-    /// Which variant of TracIn this is, in words.
+    /// Which variant of TracIn this is, or which other method, in words.
     pub fn variant(&self) -> String {
         let modes = match self.probe_modes.as_slice() {
             [] => String::new(),
             [mode] => format!(", probes in {mode}"),
             _ => ", probes partly in training and partly in evaluation mode".into(),
         };
+        if let Some(estimate) = &self.estimate {
+            return format!("{estimate}{modes}");
+        }
         if self.visits == 0 {
             return "no visit has a probe time".into();
         }
@@ -238,7 +289,7 @@ impl Influence {
     }
 
     /// Adds the columns of `other`, which answers the same question on other probes.
-    fn merge(&mut self, other: Influence) {
+    pub(super) fn merge(&mut self, other: Influence) {
         let positions: HashMap<u64, usize> = self.rows.iter().enumerate().map(|(i, r)| (r.example, i)).collect();
         let (old, new) = (self.probes.len(), other.probes.len());
         let mut source: Vec<Option<usize>> = vec![None; self.rows.len()];
@@ -251,19 +302,28 @@ impl Influence {
                 None => {
                     self.rows.push(row);
                     self.scores.extend(std::iter::repeat_n(f64::NAN, old));
+                    if !self.errors.is_empty() {
+                        self.errors.extend(std::iter::repeat_n(f64::NAN, old));
+                    }
                     source.push(Some(from));
                 }
             }
         }
-        let mut scores = Vec::with_capacity(self.rows.len() * (old + new));
-        for (row, from) in source.into_iter().enumerate() {
-            scores.extend_from_slice(&self.scores[row * old..(row + 1) * old]);
-            match from {
-                Some(from) => scores.extend_from_slice(&other.scores[from * new..(from + 1) * new]),
-                None => scores.extend(std::iter::repeat_n(f64::NAN, new)),
+        let beside = |mine: &[f64], others: &[f64]| {
+            let mut all = Vec::with_capacity(source.len() * (old + new));
+            for (row, from) in source.iter().enumerate() {
+                all.extend_from_slice(&mine[row * old..(row + 1) * old]);
+                match from {
+                    Some(from) => all.extend_from_slice(&others[from * new..(from + 1) * new]),
+                    None => all.extend(std::iter::repeat_n(f64::NAN, new)),
+                }
             }
+            all
+        };
+        self.scores = beside(&self.scores, &other.scores);
+        if !self.errors.is_empty() {
+            self.errors = beside(&self.errors, &other.errors);
         }
-        self.scores = scores;
         self.probes.extend(other.probes);
         self.probe_times = self.probe_times.max(other.probe_times);
         self.damage = self.damage.take().or(other.damage);
@@ -279,9 +339,10 @@ impl Influence {
 /// asked for is missing in front of it ([`AnalysisError::Cut`]).
 ///
 /// # Cost
-/// One pass over the visits for each few hundred probes, `visits × probes × (numbers of a sketch)` multiplications.
-/// Memory: 8 bytes for each pair of an example and a probe, at most [`InfluencePlan::PROBE_BYTES_MAX`] of decoded
-/// probes, and a few blocks. For more pairs than fit in memory take the passes of an [`InfluencePlan`] one by one.
+/// One pass over the visits for each few thousand probes, `visits × probes × (numbers of a sketch)` multiplications, of
+/// integers where both sides are stored as integers. Memory: 8 bytes for each pair of an example and a probe, at most
+/// [`InfluencePlan::PROBE_BYTES_MAX`] of unpacked probes, and a few blocks. For more pairs than fit in memory take the passes
+/// of an [`InfluencePlan`] one by one, or only their [strongest](InfluencePlan::strongest).
 pub fn influence(run: &Run, question: &Question) -> Result<Influence, AnalysisError> {
     let progress: Progress<'_> = &|_| {};
     let plan = InfluencePlan::new(run, question, progress)?;

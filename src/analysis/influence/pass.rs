@@ -1,26 +1,28 @@
-//! Passes over the visits: which probes go together, and what is folded for each example.
+//! Passes over the visits: which probes go together, and what is read for each block.
 //!
 //! Probes that were taken at the same times share a pass, as many as fit the stated memory. A pass streams the visit
 //! blocks; the probes' gradients at the times that the current blocks need are decoded, and dropped when the visits have
 //! moved on, so that memory does not grow with the number of probe times either.
 
-use super::super::driver::{blocks_in_flight, fold_blocks, fold_each, Progress};
+use super::super::driver::{blocks_in_flight, fold_each, fold_groups, Progress};
 use super::super::gradient::{Gradients, Layout};
 use super::super::sweep::Sweeps;
 use super::super::{column, AnalysisError};
-use super::dots::{dots, stretches, ProbeMatrices, Scratch};
+use super::block_visits::{BlockVisits, Dots};
 use super::index::{Index, Record};
-use super::sums::{BlockDots, Sums};
+use super::products::{ProbeSide, Scheme, Stored};
+use super::strongest::Strongest;
+use super::sums::Sums;
 use super::{Influence, ProbeTime, Question};
 use crate::log::Column;
-use crate::run::{Block, ReadError, Run};
+use crate::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The most probes of a pass: the dot products of the blocks in flight are held, 8 bytes for each visit and probe.
-const PROBES_MAX: usize = 256;
+/// The most probes of a pass.
+const PROBES_MAX: usize = 4096;
 
 /// A question that has been looked up in the run and cut into passes over the visits.
 ///
@@ -32,6 +34,11 @@ pub struct InfluencePlan<'run> {
     pub(super) index: Index,
     /// What is known of the sweeps, if the question is on these.
     pub(super) sweeps: Sweeps,
+    pub(super) scheme: Scheme,
+    /// Of each example, its visits inside the window, if there are enough probes for it to be worth counting.
+    pub(super) visits_of: Option<HashMap<u64, u32>>,
+    /// The last block that was counted: what a recorder writes later belongs to no pass.
+    last_block: Option<u64>,
     passes: Vec<Pass>,
 }
 
@@ -41,10 +48,11 @@ pub(super) struct Pass {
     pub times: Vec<u64>,
 }
 
-type Lent = HashMap<usize, Arc<ProbeMatrices>>;
+/// The probes of a pass, by the position of their time.
+pub(super) type Lent = HashMap<usize, Arc<ProbeSide>>;
 
 impl<'run> InfluencePlan<'run> {
-    /// The most bytes that decoded probe gradients take at a time, unless those of a single probe take more.
+    /// The most bytes that unpacked probe gradients take at a time, unless those of a single probe take more.
     pub const PROBE_BYTES_MAX: usize = 256 << 20;
     /// The most bytes that the scores of one pass take, unless those of 16 probes take more.
     pub const SCORE_BYTES_MAX: usize = 512 << 20;
@@ -56,25 +64,45 @@ impl<'run> InfluencePlan<'run> {
     pub fn new(run: &'run Run, question: &Question, progress: Progress<'_>) -> Result<Self, AnalysisError> {
         let sweeps = Sweeps::find(run, &question.window)?;
         let index = Index::build(run, question, progress)?;
+        let scheme = Scheme::new(&index.layout, &run.manifest().layers, false);
+        let question = question.clone();
+        let (visits_of, last_block) = (None, run.scan().last().map(|block| block.sequence()));
+        let mut plan = Self { run, question, index, sweeps, scheme, visits_of, last_block, passes: Vec::new() };
+        if plan.index.records.len() > 16 {
+            plan.visits_of = Some(plan.count_visits(progress)?);
+        }
+        plan.cut(PROBES_MAX);
+        Ok(plan)
+    }
+
+    /// The same with an error bar for each score, which costs about as much again.
+    #[must_use]
+    pub fn with_errors(mut self) -> Self {
+        self.scheme = Scheme::new(&self.index.layout, &self.run.manifest().layers, true);
+        self.cut(PROBES_MAX);
+        self
+    }
+
+    /// Cuts the question into passes of at most so many probes.
+    pub(super) fn cut(&mut self, probes_max: usize) {
         let mut groups: BTreeMap<Vec<u64>, Vec<u64>> = BTreeMap::new();
-        for (&id, records) in &index.records {
+        for (&id, records) in &self.index.records {
             groups.entry(records.keys().copied().collect()).or_default().push(id);
         }
-        let mut plan = Self { run, question: question.clone(), index, sweeps, passes: Vec::new() };
-        let score_limit = if plan.index.records.len() > 16 {
-            let examples = plan.count_examples(progress)?.max(1);
-            (Self::SCORE_BYTES_MAX / 8 / examples).max(16)
-        } else {
-            usize::MAX
-        };
+        // The sums and the scores that they become, in f64, for a moment both; as much again for the errors.
+        let pair_bytes = if self.scheme.errors() { 32 } else { 16 };
+        let examples = self.visits_of.as_ref().map(|visits| visits.len().max(1));
+        let score_limit = examples.map_or(usize::MAX, |n| (Self::SCORE_BYTES_MAX / pair_bytes / n).max(16));
+        self.passes.clear();
         for (times, ids) in groups {
-            let bytes = plan.times_in_flight(&times).saturating_mul(plan.index.layout.decoded_bytes().max(1));
-            let limit = (Self::PROBE_BYTES_MAX / bytes.max(1)).min(score_limit).clamp(1, PROBES_MAX);
+            // A code and the number that is made of it where the other side has floats.
+            let numbers = self.index.layout.widths().iter().sum::<usize>().max(1);
+            let bytes = self.times_in_flight(&times).saturating_mul(5 * numbers);
+            let limit = (Self::PROBE_BYTES_MAX / bytes.max(1)).min(score_limit).clamp(1, probes_max);
             for ids in ids.chunks(limit) {
-                plan.passes.push(Pass { ids: ids.to_vec(), times: times.clone() });
+                self.passes.push(Pass { ids: ids.to_vec(), times: times.clone() });
             }
         }
-        Ok(plan)
     }
 
     /// How many passes over the visits it takes; at least one.
@@ -88,28 +116,37 @@ impl<'run> InfluencePlan<'run> {
     }
 
     fn wants(&self, block: &Block) -> bool {
-        let before_damage = |damage: &crate::run::Damage| damage.block.is_none_or(|at| block.sequence() < at);
+        let before_damage = |damage: &Damage| damage.block.is_none_or(|at| block.sequence() < at);
         self.question.window.is_on(block)
             && self.question.window.touches(block)
+            && self.last_block.is_some_and(|last| block.sequence() <= last)
             // Probes behind the damage are unknown, so visits behind it would be measured against stale ones.
             && self.index.damage.as_ref().is_none_or(before_damage)
     }
 
-    /// How many different examples there are, which is what the scores' memory goes by.
-    fn count_examples(&self, progress: Progress<'_>) -> Result<usize, AnalysisError> {
-        let mut examples = HashSet::new();
-        let read = |block: &Block| Ok(column::u64s(block, Column::Example)?);
+    /// How many visits each example has: when an example's last one is done, its scores are complete.
+    fn count_visits(&self, progress: Progress<'_>) -> Result<HashMap<u64, u32>, AnalysisError> {
+        let mut visits: HashMap<u64, u32> = HashMap::new();
+        let read = |block: &Block| {
+            let ids = column::u64s(block, Column::Example)?;
+            Ok((self.sweeps.rows(&self.question.window, block)?, ids))
+        };
         fold_each(
             self.run,
             progress,
             |block| self.wants(block),
             read,
-            |ids: Vec<u64>| {
-                examples.extend(ids);
+            |(inside, ids): (Option<Vec<bool>>, Vec<u64>)| {
+                for (row, id) in ids.into_iter().enumerate() {
+                    if inside.as_ref().is_none_or(|inside| inside[row]) {
+                        let count = visits.entry(id).or_insert(0);
+                        *count = count.saturating_add(1);
+                    }
+                }
                 Ok(())
             },
         )?;
-        Ok(examples.len())
+        Ok(visits)
     }
 
     /// The most probe times that blocks in flight can need.
@@ -143,32 +180,59 @@ impl<'run> InfluencePlan<'run> {
     /// If `number` is not below [`InfluencePlan::passes`].
     pub fn pass(&self, number: usize, progress: Progress<'_>) -> Result<Influence, AnalysisError> {
         let pass = &self.passes[number];
-        let mut sums = Sums::new(self, pass);
-        let mut lent = Lent::new();
+        let mut sums = Sums::new(self, pass, None);
+        let damage = self.stream(pass, &mut sums, progress)?;
+        sums.finish(self, damage)
+    }
+
+    /// The `count` strongest proponents and the `count` strongest opponents of each probe of one pass, without ever
+    /// holding the whole matrix: an example's scores are given up when its last visit has been added.
+    ///
+    /// # Errors
+    /// As [`influence`](super::influence()).
+    ///
+    /// # Panics
+    /// If `number` is not below [`InfluencePlan::passes`], or `count` is 0.
+    pub fn strongest(&self, number: usize, count: usize, progress: Progress<'_>) -> Result<Strongest, AnalysisError> {
+        assert!(count > 0, "the strongest none");
+        let pass = &self.passes[number];
+        let mut sums = Sums::new(self, pass, Some(count));
+        let damage = self.stream(pass, &mut sums, progress)?;
+        sums.finish_strongest(self, damage)
+    }
+
+    /// Adds all visit blocks to `sums`; where the run stopped being readable.
+    fn stream(
+        &self,
+        pass: &Pass,
+        sums: &mut Sums<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Option<Damage>, AnalysisError> {
+        let mut held = Lent::new();
         let prepare = |blocks: &[Block]| {
             let needed: BTreeSet<usize> = blocks.iter().flat_map(|block| self.needed(&pass.times, block)).collect();
-            lent.retain(|time, _| needed.contains(time));
-            let absent: Vec<usize> = needed.into_iter().filter(|time| !lent.contains_key(time)).collect();
-            lent.extend(self.decode_probes(pass, &absent)?);
-            Ok(lent.clone())
+            held.retain(|time, _| needed.contains(time));
+            let absent: Vec<usize> = needed.into_iter().filter(|time| !held.contains_key(time)).collect();
+            held.extend(self.decode_probes(pass, &absent)?);
+            Ok(held.clone())
         };
-        let damage = fold_blocks(
+        fold_groups(
             self.run,
             progress,
             |block| self.wants(block),
             prepare,
             |lent, block| self.read(pass, lent, block),
-            |dots| {
-                sums.add(dots);
+            |lent, blocks| {
+                sums.add(lent, blocks);
                 Ok(())
             },
-        )?;
-        sums.finish(self, damage)
+        )
     }
 
     /// The gradients of the pass's probes at some times.
     fn decode_probes(&self, pass: &Pass, times: &[usize]) -> Result<Lent, AnalysisError> {
         let layout = &self.index.layout;
+        let parts = layout.widths().len();
         let mut by_block: BTreeMap<usize, Vec<(usize, usize, usize)>> = BTreeMap::new();
         for &time in times {
             for (probe, id) in pass.ids.iter().enumerate() {
@@ -179,44 +243,40 @@ impl<'run> InfluencePlan<'run> {
                 }
             }
         }
-        let numbers: usize = layout.widths().iter().sum();
-        let decoded: Vec<Result<Vec<f32>, ReadError>> = by_block
+        let stored: Vec<Result<Vec<Vec<Stored>>, ReadError>> = by_block
             .par_iter()
             .map(|(&block, wanted)| {
                 let gradients = Gradients::read(&self.index.blocks[block], layout)?;
-                let mut out = vec![0f32; wanted.len() * numbers];
-                for ((_, _, row), mut rest) in wanted.iter().zip(out.chunks_exact_mut(numbers.max(1))) {
-                    for (part, width) in layout.widths().into_iter().enumerate() {
-                        let (vector, after) = rest.split_at_mut(width);
-                        gradients.decode(part, *row, vector);
-                        rest = after;
-                    }
-                }
-                Ok(out)
+                let of_row = |row| (0..parts).map(|part| Stored::read(gradients.part(part), row)).collect();
+                Ok(wanted.iter().map(|&(_, _, row)| of_row(row)).collect())
             })
             .collect();
-        let mut matrices: HashMap<usize, ProbeMatrices> =
-            times.iter().map(|&time| (time, ProbeMatrices::new(layout, pass.ids.len()))).collect();
-        for (wanted, decoded) in by_block.values().zip(decoded) {
-            for ((time, probe, _), gradient) in wanted.iter().zip(decoded?.chunks_exact(numbers.max(1))) {
-                if let Some(matrices) = matrices.get_mut(time) {
-                    matrices.set(layout, *probe, gradient);
-                }
+        let mut by_time: BTreeMap<usize, Vec<(usize, Vec<Stored>)>> = BTreeMap::new();
+        for (wanted, stored) in by_block.into_values().zip(stored) {
+            for ((time, probe, _), stored) in wanted.into_iter().zip(stored?) {
+                by_time.entry(time).or_default().push((probe, stored));
             }
         }
-        Ok(matrices.into_iter().map(|(time, matrices)| (time, Arc::new(matrices))).collect())
+        let side = |(time, mut probes): (usize, Vec<(usize, Vec<Stored>)>)| {
+            probes.sort_by_key(|(probe, _)| *probe);
+            let stored: Vec<Vec<Stored>> = probes.into_iter().map(|(_, stored)| stored).collect();
+            (time, Arc::new(ProbeSide::new(&self.scheme, &stored)))
+        };
+        Ok(by_time.into_par_iter().map(side).collect())
     }
 
-    /// The weighted dot products of one visit block.
-    fn read(&self, pass: &Pass, lent: &Lent, block: &Block) -> Result<BlockDots, AnalysisError> {
+    /// What a block of visits or of sweeps adds.
+    fn read(&self, pass: &Pass, lent: &Lent, block: &Block) -> Result<BlockVisits, AnalysisError> {
         let on_sweeps = self.question.window.is_on_sweeps();
         let inside = self.sweeps.rows(&self.question.window, block)?;
         let examples = column::u64s(block, Column::Example)?;
-        let mut out = BlockDots {
+        let steps = column::u64s(block, Column::Step)?;
+        let mut out = BlockVisits {
             labels: column::optional(block, Column::Label, column::u32s)?,
             predictions: column::optional(block, Column::Prediction, column::u32s)?,
             examples,
-            ..BlockDots::default()
+            steps,
+            ..BlockVisits::default()
         };
         out.inside = (0..out.examples.len()).filter(|&row| inside.as_ref().is_none_or(|i| i[row])).collect();
         let layout = Layout::of(block, &self.run.manifest().layers);
@@ -229,7 +289,6 @@ impl<'run> InfluencePlan<'run> {
             }
             return Ok(out);
         }
-        let steps = column::u64s(block, Column::Step)?;
         let flags = column::optional(block, Column::Flags, column::u8s)?;
         // A sweep is of the example alone: it was in no batch and took no step.
         let factors: &[Column] = match on_sweeps {
@@ -243,35 +302,28 @@ impl<'run> InfluencePlan<'run> {
             true => pass.times.binary_search(&step).ok(),
             false => position(&pass.times, step, self.question.time),
         };
-        let (mut weights, mut times) = (Vec::new(), Vec::new());
         for &row in &out.inside {
             let weight: f64 = factors.iter().map(|factor| f64::from(factor[row])).product();
             if flags.as_ref().is_some_and(|flags| flags[row] & (Column::FLAG_NOT_FINITE | unseen) != 0)
                 || !weight.is_finite()
             {
                 out.not_finite += 1;
-            } else if let Some(time) = time_of(steps[row]) {
+            } else if let Some(time) = time_of(out.steps[row]) {
                 out.rows.push(row);
-                weights.push(weight);
-                times.push(time);
-                out.at_probe_times += u64::from(pass.times[time] == steps[row]);
+                out.weights.push(weight);
+                out.times.push(time);
+                out.at_probe_times += u64::from(pass.times[time] == out.steps[row]);
             } else {
                 out.before_first_probe += 1;
             }
         }
-        let probes = pass.ids.len();
-        out.dots = vec![0.0; out.rows.len() * probes];
-        let gradients = Gradients::read(block, &layout)?;
-        let mut scratch = Scratch::default();
-        for stretch in stretches(&times) {
-            let Some(matrices) = lent.get(&times[stretch.start]) else {
-                return Err(block.damaged("a step outside the range in the block's header".into()).into());
-            };
-            let dots_out = &mut out.dots[stretch.start * probes..stretch.end * probes];
-            dots(&layout, &gradients, &out.rows[stretch], matrices, &mut scratch, dots_out);
+        if out.times.iter().any(|time| !lent.contains_key(time)) {
+            return Err(block.damaged("a step outside the range in the block's header".into()).into());
         }
-        for (weight, dots) in weights.iter().zip(out.dots.chunks_mut(probes.max(1))) {
-            dots.iter_mut().for_each(|dot| *dot *= weight);
+        out.gradients = Some(Gradients::read(block, &layout)?);
+        if Dots::fit(pass.ids.len()) {
+            out.dots = Some(Dots::of(&self.scheme, &out, lent, pass.ids.len()));
+            out.gradients = None;
         }
         Ok(out)
     }

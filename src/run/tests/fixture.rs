@@ -4,7 +4,7 @@
 //! hand, once for each version of the format: `cargo test --no-default-features --lib -- --ignored make_the_fixture`.
 
 use super::*;
-use crate::log::FORMAT_VERSION;
+use crate::log::{AllReduce, WorkerRecord, FORMAT_VERSION};
 use std::path::PathBuf;
 
 fn dir() -> PathBuf {
@@ -32,9 +32,11 @@ fn fixture_manifest() -> Manifest {
         sketch: SketchConfig {
             input_cap: 128,
             delta_cap: u32::MAX,
-            folded: 6,
+            projected: 100,
+            folded_min: 5,
+            folded_max: 6,
             encoding: Encoding::Q4,
-            folded_encoding: Encoding::F16,
+            projected_encoding: Encoding::F16,
         },
         layers: vec![
             layer("fc1", "linear", (5, 3), true, 0),
@@ -44,6 +46,7 @@ fn fixture_manifest() -> Manifest {
         untapped: vec![VariableRecord { name: "norm.weight".into(), shape: vec![7, 1] }],
         model_parameters: Some(3010),
         notes: vec![("host".into(), "größer".into()), (String::new(), String::new())],
+        worker: Some(WorkerRecord { rank: 2, workers: 3, reduction: AllReduce::Sum }),
     }
 }
 
@@ -75,6 +78,8 @@ const RESUMED_BEFORE: u64 = 8;
 const RESUMED_STEP: u64 = 71;
 const NAMES: [&str; 2] = ["test", "größer"];
 const ENCODINGS: [Encoding; 4] = [Encoding::F32, Encoding::F16, Encoding::Q8, Encoding::Q4];
+/// The folded vectors of this block are signs.
+const SIGNS: u64 = 8;
 
 /// What block `index` holds: the columns in their order, each with what its rows say.
 fn expected(index: u64) -> Contents {
@@ -123,6 +128,8 @@ fn expected(index: u64) -> Contents {
         // One encoding for each of these four blocks; a vector of zeros among the others.
         let encoding = ENCODINGS[[2, 4, 5, 8].iter().position(|i| *i == index).unwrap()];
         let vectors = |key: ColumnKey, width: u32| {
+            let signs = index == SIGNS && key.column == Folded;
+            let encoding = if signs { Encoding::Signs } else { encoding };
             let row = |row: u32| {
                 let stream = index << 40 | u64::from(key.layer) << 8 | key.column as u64;
                 let values: Vec<f32> =
@@ -263,6 +270,18 @@ fn the_vectors_of_the_fixture_are_the_numbers_that_went_in() {
             }
         }
         seen.push(vectors.encoding());
+        if block.sequence() == SIGNS {
+            let vectors = block.vectors(Column::Folded.into(), Column::FoldedScale.into()).unwrap();
+            assert_eq!(vectors.encoding(), Encoding::Signs);
+            let stream = SIGNS << 40 | u64::from(crate::log::NO_LAYER) << 8 | Column::Folded as u64;
+            let mut numbers = vec![0.0; vectors.width()];
+            for row in (0..vectors.rows()).filter(|row| *row != 1) {
+                vectors.decode(row, &mut numbers);
+                let put: Vec<f32> = (0..numbers.len() as u32).map(|i| float(stream, (row as u32) << 8 | i)).collect();
+                let dot = |a: &[f32]| -> f32 { a.iter().zip(&put).map(|(x, y)| x * y).sum() };
+                assert!((dot(&numbers) / dot(&put) - 1.0).abs() < 0.01, "{numbers:?} for {put:?}");
+            }
+        }
     }
     assert_eq!(seen, ENCODINGS);
 }

@@ -87,7 +87,7 @@ fn blocks_that_came_between_a_look_and_the_next_segment_are_not_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = write_sample(dir.path(), 1).unwrap();
     let run = Run::open(dir.path()).unwrap();
-    let mut scan = run.scan();
+    let mut scan = run.part_scan();
     assert_eq!(scan.by_ref().take(1).count(), 1);
     // Here the scan finds zeros. Before it does anything about that, the recorder fills this segment and two more.
     for index in [1, 3, 6, 1, 3, 6] {

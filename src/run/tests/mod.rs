@@ -9,6 +9,7 @@ mod faults;
 mod fixture;
 mod forge;
 mod hostile;
+mod last_words;
 mod live;
 mod power;
 mod recover;
@@ -18,6 +19,7 @@ mod roundtrip;
 mod seeds;
 mod spec;
 mod unknown;
+mod workers;
 
 use super::{Block, Damage, ReadError, Run, VerifyReport};
 use crate::log::{
@@ -58,14 +60,17 @@ fn manifest() -> Manifest {
         sketch: SketchConfig {
             input_cap: 512,
             delta_cap: 512,
-            folded: 512,
+            projected: 512,
+            folded_min: 512,
+            folded_max: 512,
             encoding: Encoding::Q4,
-            folded_encoding: Encoding::Q4,
+            projected_encoding: Encoding::Q4,
         },
         layers: vec![layer("fc1", 0), layer("fc2", 1)],
         untapped: vec![VariableRecord { name: "scale".into(), shape: vec![] }],
         model_parameters: Some(37),
         notes: vec![("host".into(), "ü".into())],
+        worker: None,
     }
 }
 

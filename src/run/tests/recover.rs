@@ -288,7 +288,7 @@ fn a_resumption_is_kept_also_if_its_header_is_damaged() {
     write_sample(dir.path(), 5).unwrap().finish().unwrap();
     let (next_segment, sequence) = {
         let run = Run::open(dir.path()).unwrap();
-        let mut scan = run.scan();
+        let mut scan = run.part_scan();
         assert_eq!(scan.by_ref().count(), 5);
         scan.place()
     };

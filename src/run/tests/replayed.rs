@@ -76,7 +76,7 @@ fn write(dir: &Path) {
     std::fs::write(path, WEIGHTS).unwrap();
 
     let run = Run::open(dir).unwrap();
-    let mut scan = run.scan();
+    let mut scan = run.part_scan();
     scan.by_ref().for_each(drop);
     let (next_segment, sequence) = scan.place();
     let place = ResumePlace { run_id: manifest().run_id, next_segment, sequence, step: 0 };
@@ -149,7 +149,7 @@ fn a_resumption_takes_probes_sweeps_and_checkpoints_behind_its_step() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path());
         let run = Run::open(dir.path()).unwrap();
-        let mut scan = run.scan();
+        let mut scan = run.part_scan();
         scan.by_ref().for_each(drop);
         let (next_segment, sequence) = scan.place();
         let place = ResumePlace { run_id: manifest().run_id, next_segment, sequence, step };

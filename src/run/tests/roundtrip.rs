@@ -41,7 +41,7 @@ fn put(builder: &mut BlockBuilder, expected: &mut [(ColumnKey, Values)], stream:
 
 /// A set of columns: some plain ones, and the vectors of some layers.
 fn columns(stream: u64) -> Vec<(ColumnKey, Values)> {
-    let encodings = [Encoding::F32, Encoding::F16, Encoding::Q8, Encoding::Q4];
+    let encodings = [Encoding::F32, Encoding::F16, Encoding::Q8, Encoding::Q4, Encoding::Signs];
     let mut columns = vec![(ColumnKey::from(Column::Example), Values::U64(vec![]))];
     let optional = [
         (Column::Epoch, Values::U32(vec![])),

@@ -2,7 +2,7 @@
 //! specification by a program in another language, and so check the text as well.
 
 use super::*;
-use crate::sketch::Fold;
+use crate::sketch::{Fold, Projection};
 
 const SPECIFICATION: &str = include_str!("../../log/FORMAT.md");
 
@@ -119,10 +119,29 @@ fn the_folds_in_the_specification_are_those_of_the_code() {
 }
 
 #[test]
+fn the_projections_in_the_specification_are_those_of_the_code() {
+    let mut lines = Vec::new();
+    for (seed, n, m) in [(42, 10, 4), (42, 10, 3), (42, 3, 8)] {
+        let values: Vec<f32> = (1..=n).map(|i| i as f32).collect();
+        let mut projected = Vec::new();
+        Projection::new(seed, n, m).apply(&values, &mut Vec::new(), &mut projected);
+        let projected: Vec<String> = projected.iter().map(|v| format!("{:.3}", v + 0.0)).collect();
+        lines.push(format!("seed {seed}, the {n} numbers 1, 2, ..., {n} to {m}: {}", projected.join(", ")));
+    }
+    assert_eq!(fence("vectors projection"), lines);
+}
+
+#[test]
 fn the_quantized_bytes_in_the_specification_are_those_of_the_code() {
     let vectors =
         [("0.5, -1, 0.3", [0.5f32, -1.0, 0.3]), ("0, 2e-20, -3e-20", [0.0, 2e-20, -3e-20]), ("0, 0, 0", [0.0; 3])];
-    let encodings = [("F32", Encoding::F32), ("F16", Encoding::F16), ("Q8", Encoding::Q8), ("Q4", Encoding::Q4)];
+    let encodings = [
+        ("F32", Encoding::F32),
+        ("F16", Encoding::F16),
+        ("Q8", Encoding::Q8),
+        ("Q4", Encoding::Q4),
+        ("Signs", Encoding::Signs),
+    ];
     let mut lines = Vec::new();
     for (text, values) in vectors {
         for (name, encoding) in encodings {

@@ -5,6 +5,7 @@ mod checkpoint;
 mod exact;
 mod prediction;
 mod run;
+mod workers;
 
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor, D};

@@ -1,0 +1,149 @@
+//! The small steps between a gradient and its bytes, one at a time, each beside its floor.
+//!
+//!     cargo bench --bench micro -- [FILTER]
+//!
+//! `copy` is the floor of all: what one core copies, in bytes read and written. Criterion prints a rate (`thrpt`) of the bytes that a
+//! step has to read and write once, so that rate / (rate of `copy`) is the share of the floor that it reaches. What came out:
+//! `benches/results`.
+
+// Writer and blocks are not public: they are compiled in here.
+#[allow(dead_code, unused_imports)]
+#[path = "../src/log/mod.rs"]
+mod log;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/simd.rs"]
+mod simd;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/sketch/mod.rs"]
+mod sketch;
+
+use criterion::{criterion_group, criterion_main, Criterion, Throughput};
+use log::{BlockBuilder, BlockKind, Cells, Column, ColumnEntry, ColumnKey, Compressor, ENTRY_BYTES, HEADER_BYTES};
+use sketch::{derive_seed, Encoding, Fold, Side};
+use std::hint::black_box;
+
+/// Numbers in a row that fits the second-level cache.
+const WIDTH: usize = 1024;
+const ROWS: usize = 256;
+
+/// Numbers with tails of which a half are zeros, as behind a ReLU.
+fn numbers(count: usize) -> Vec<f32> {
+    let draw = |i: usize| (derive_seed(1, i as u32, Side::Input) >> 40) as f32 / (1 << 24) as f32 - 0.5;
+    (0..count).map(draw).map(|x| if x > 0.0 { x * x * x } else { 0.0 }).collect()
+}
+
+fn copy(c: &mut Criterion) {
+    let (from, mut to) = (numbers(ROWS * WIDTH), vec![0f32; ROWS * WIDTH]);
+    let mut group = c.benchmark_group("copy");
+    group.throughput(Throughput::Bytes(2 * 4 * (ROWS * WIDTH) as u64));
+    group.bench_function("1 MiB", |b| b.iter(|| to.copy_from_slice(black_box(&from))));
+    group.finish();
+}
+
+/// Floor: each number is read once, with a byte for its sign, and the sketch stays in the first-level cache; one flip of a
+/// sign and one addition a number, far below what a core adds. So `copy`, by 5 bytes a number.
+fn fold(c: &mut Criterion) {
+    let mut group = c.benchmark_group("fold");
+    for (inputs, outputs) in [(9216, 1024), (ROWS * WIDTH, 1024), (ROWS * WIDTH, 4096)] {
+        let (fold, values) = (Fold::new(1, inputs, outputs), numbers(inputs));
+        let mut sketch = vec![0f32; outputs];
+        group.throughput(Throughput::Bytes(5 * inputs as u64));
+        group.bench_function(format!("{inputs} to {outputs}"), |b| {
+            b.iter(|| fold.add(0, black_box(&values), &mut sketch))
+        });
+    }
+    group.finish();
+}
+
+/// Floor: encoding reads 4 bytes a number twice (the largest magnitude, then the codes) and writes its bytes; decoding reads
+/// those and writes 4. A division, a rounding and a clamp a number go with the first, a multiplication with the second.
+fn quantize(c: &mut Criterion) {
+    let values = numbers(WIDTH);
+    for (name, encoding) in [("f16", Encoding::F16), ("8 bit", Encoding::Q8), ("4 bit", Encoding::Q4)] {
+        let stored = encoding.bytes(WIDTH);
+        let mut bytes = Vec::with_capacity(stored);
+        let mut group = c.benchmark_group("encode");
+        group.throughput(Throughput::Bytes((8 * WIDTH + stored) as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                bytes.clear();
+                encoding.encode(black_box(&values), &mut bytes)
+            })
+        });
+        group.finish();
+        bytes.clear();
+        let scale = encoding.encode(&values, &mut bytes).scale;
+        let mut out = vec![0f32; WIDTH];
+        let mut group = c.benchmark_group("decode");
+        group.throughput(Throughput::Bytes((4 * WIDTH + stored) as u64));
+        group.bench_function(name, |b| b.iter(|| encoding.decode(black_box(&bytes), scale, &mut out)));
+        group.finish();
+    }
+}
+
+/// A block of factors, as a layer of an MLP fills it.
+fn block() -> BlockBuilder {
+    let mut block = BlockBuilder::new(BlockKind::Visits);
+    let values = numbers(ROWS * WIDTH);
+    block.u64s(Column::Example, (0..ROWS as u64).map(|i| i * 7919 % 5000));
+    block.f32s(Column::Loss, values.iter().copied().take(ROWS));
+    for row in values.chunks_exact(WIDTH) {
+        let codes =
+            block.column(ColumnKey { column: Column::Input, layer: 0 }, Cells::Vector(Encoding::Q4), WIDTH as u32);
+        let scale = Encoding::Q4.encode(row, codes).scale;
+        block.column(ColumnKey { column: Column::InputScale, layer: 0 }, Cells::Bf16, 1).extend(scale.to_le_bytes());
+    }
+    block.advance(ROWS as u32, 0, 0);
+    block
+}
+
+/// Floor of writing: zstd's entropy coder over the raw bytes; the rest (CRC-32 over the stored ones, two copies of them) moves them at the
+/// speed of `copy`. Floor of reading: inflating them again, beside which the CRC is small. Rates are of raw bytes. `zstd alone` is
+/// the first floor, measured.
+fn blocks(c: &mut Criterion) -> Result<(), Box<dyn std::error::Error>> {
+    let mut compressor = Compressor::new(1)?;
+    let raw = block().raw_bytes() as u64;
+    let (header, body) = block().seal(0, &mut compressor)?;
+    let mut group = c.benchmark_group("block");
+    group.throughput(Throughput::Bytes(raw));
+    group.bench_function("write", |b| {
+        b.iter_batched(block, |mut block| block.seal(0, &mut compressor).is_ok(), criterion::BatchSize::LargeInput)
+    });
+
+    let columns = usize::from(u16::from_le_bytes([header[6], header[7]]));
+    let entries: Vec<ColumnEntry> =
+        body.chunks_exact(ENTRY_BYTES).take(columns).map(ColumnEntry::parse).collect::<Result<_, _>>()?;
+    assert!(entries.len() == 4 && body.len() + HEADER_BYTES < raw as usize);
+    let read = || {
+        let mut at = columns * ENTRY_BYTES;
+        entries.iter().all(|entry| {
+            let stored = body[at..at + entry.stored_bytes as usize].to_vec();
+            at += stored.len();
+            entry.inflate(stored, ROWS as u32).is_ok()
+        })
+    };
+    assert!(read());
+    group.bench_function("read", |b| b.iter(read));
+    let codes = numbers(ROWS * WIDTH).chunks_exact(WIDTH).fold(Vec::new(), |mut bytes, row| {
+        Encoding::Q4.encode(row, &mut bytes);
+        bytes
+    });
+    let vector = Cells::Vector(Encoding::Q4);
+    let packed = compressor.compress(vector, &codes)?.ok_or("half of the numbers are zero, and that compresses")?;
+    let mut out = vec![0u8; codes.len()];
+    group.bench_function("zstd alone, write", |b| b.iter(|| compressor.compress(vector, black_box(&codes)).is_ok()));
+    let mut inflate = zstd::bulk::Decompressor::new()?;
+    group.bench_function("zstd alone, read", |b| b.iter(|| inflate.decompress_to_buffer(black_box(&packed), &mut out)));
+    group.finish();
+    Ok(())
+}
+
+fn all_blocks(c: &mut Criterion) {
+    if let Err(error) = blocks(c) {
+        eprintln!("blocks: {error}");
+        std::process::exit(1);
+    }
+}
+
+criterion_group!(benches, copy, fold, quantize, all_blocks);
+criterion_main!(benches);

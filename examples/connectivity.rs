@@ -1,0 +1,169 @@
+//! When does training settle into one basin, and for which examples? Two children are spawned from the same weights after some
+//! epochs and trained to the end in different batch orders; the error barrier between them says whether they still ended in
+//! one basin. It is measured on all digits, on the easiest and on the hardest, which EL2N picks from the parent's log
+//! (Paul et al. 2021, section 5.2).
+//!
+//!     cargo run --release --example connectivity -- --out /tmp/connectivity
+//!
+//! Takes a minute or two. The parent's run stays in OUT/run.
+
+#[allow(dead_code)]
+#[path = "mnist/data.rs"]
+mod data;
+#[path = "support/mod.rs"]
+mod support;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Module, Tensor};
+use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap, SGD};
+use clap::Parser;
+use data::{Digits, SIDE};
+use gradlog::analysis::{Order, OverRuns, Score, Window};
+use gradlog::connectivity::{error_barrier, set_weights, weights, Weights};
+use gradlog::recorder::{Config, Recorder};
+use gradlog::run::Run;
+use gradlog::taps::Taps;
+use std::path::{Path, PathBuf};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const BATCH: usize = 64;
+const LEARNING_RATE: f64 = 0.1;
+const ALPHAS: [f64; 5] = [0.3, 0.4, 0.5, 0.6, 0.7];
+
+#[derive(Parser)]
+#[command(about = "Measure the error barrier between two children of one network on easy and hard digits")]
+struct Arguments {
+    /// Folder for the parent's run
+    #[arg(long, default_value = "runs/connectivity")]
+    out: PathBuf,
+    /// Epochs from the first weights to the end
+    #[arg(long, default_value_t = 8)]
+    epochs: u32,
+    /// Epochs of the parent after which two children are spawned
+    #[arg(long, value_delimiter = ',', default_value = "0,1,2,4")]
+    spawn: Vec<u32>,
+    /// How many of the easiest and of the hardest digits
+    #[arg(long, default_value_t = 500)]
+    subset: usize,
+    /// Use only the first N digits
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Seed of weights and orders
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+struct Mlp {
+    variables: VarMap,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Mlp {
+    fn new() -> Result<Self> {
+        let variables = VarMap::new();
+        let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+        let (fc1, fc2) = (linear(SIDE * SIDE, 128, vb.pp("fc1"))?, linear(128, 10, vb.pp("fc2"))?);
+        Ok(Self { variables, fc1, fc2 })
+    }
+
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.fc2.forward(&self.fc1.forward(&x.flatten_from(1)?)?.relu()?)
+    }
+
+    /// Share of wrong answers on some digits.
+    fn error(&self, (x, y): &(Tensor, Tensor)) -> candle_core::Result<f64> {
+        let right = self.forward(x)?.argmax(1)?.eq(y)?.to_dtype(DType::F32)?.mean_all()?;
+        Ok(1.0 - f64::from(right.to_scalar::<f32>()?))
+    }
+
+    /// One epoch of plain SGD in the order that a seed and the epoch decide.
+    fn epoch(&self, digits: &Digits, order: u64, epoch: u32, recorder: Option<&mut Recorder>) -> Result<()> {
+        let mut optimizer = SGD::new(self.variables.all_vars(), LEARNING_RATE)?;
+        let mut recorder = recorder;
+        if let Some(recorder) = recorder.as_mut() {
+            recorder.set_epoch(epoch);
+        }
+        for ids in support::batches(digits.len(), BATCH, order, epoch) {
+            let (x, y) = digits.batch(&ids, &Device::Cpu)?;
+            let logits = self.forward(&x)?;
+            match recorder.as_mut() {
+                Some(recorder) => {
+                    let mut pass = recorder.pass(&ids)?;
+                    let loss = pass.cross_entropy(&logits, &y)?;
+                    let grads = loss.backward()?;
+                    pass.commit(LEARNING_RATE)?;
+                    optimizer.step(&grads)?;
+                }
+                None => optimizer.backward_step(&candle_nn::loss::cross_entropy(&logits, &y)?)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let mut digits = Digits::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist"), "train")?;
+    digits.truncate(arguments.limit.unwrap_or(usize::MAX));
+    let run = arguments.out.join("run");
+    std::fs::create_dir_all(&arguments.out).with_context(|| format!("making {}", arguments.out.display()))?;
+
+    // The parent: recorded without taps, for losses and EL2N, and copied at each time of spawning.
+    let model = Mlp::new()?;
+    support::seed_weights(&model.variables, arguments.seed)?;
+    let mut recorder = Recorder::create(&run, &Taps::new(), Config::default())?;
+    let mut spawned: Vec<(u32, Weights)> = Vec::new();
+    for epoch in 0..arguments.epochs {
+        if arguments.spawn.contains(&epoch) {
+            spawned.push((epoch, weights(&model.variables)?));
+        }
+        model.epoch(&digits, arguments.seed, epoch, Some(&mut recorder))?;
+    }
+    recorder.finish()?;
+
+    // Easy and hard as the parent's log says, over all of its epochs.
+    let opened = Run::open(&run)?;
+    let table = Score::El2n.compute_over(&[&opened], &Window::everything(), OverRuns::Mean, &|_| {})?;
+    assert_eq!(Score::El2n.hard(), Order::HighestFirst);
+    let by_difficulty: Vec<u64> = table.hardest_first().map(|row| row.example).collect();
+    let count = arguments.subset.min(by_difficulty.len());
+    let sets = [&by_difficulty[..], &by_difficulty[by_difficulty.len() - count..], &by_difficulty[..count]];
+    let sets = sets.map(|ids| digits.batch(ids, &Device::Cpu));
+    let [all, easy, hard] = sets;
+    let (all, easy, hard) = (all?, easy?, hard?);
+
+    println!("error barrier between two children, in points of error on the training digits");
+    println!(
+        "spawned after   all {}   easiest {count}   hardest {count}   error of a child on the hardest",
+        digits.len()
+    );
+    for (start, parent) in &spawned {
+        let mut children = Vec::new();
+        for child in 1..=2 {
+            set_weights(&model.variables, parent)?;
+            for epoch in *start..arguments.epochs {
+                model.epoch(&digits, arguments.seed.wrapping_add(1000 * child), epoch, None)?;
+            }
+            children.push(weights(&model.variables)?);
+        }
+        let barrier = |set: &(Tensor, Tensor)| {
+            error_barrier(&children[0], &children[1], &ALPHAS, |weights| {
+                set_weights(&model.variables, weights).map_err(candle_core::Error::wrap)?;
+                model.error(set)
+            })
+        };
+        let (on_all, on_easy, on_hard) = (barrier(&all)?, barrier(&easy)?, barrier(&hard)?);
+        println!(
+            "{start:>7} epochs   {:>8.2}   {:>11.2}   {:>11.2}   {:>10.1} %",
+            100.0 * on_all.height,
+            100.0 * on_easy.height,
+            100.0 * on_hard.height,
+            100.0 * on_hard.path[0].error
+        );
+    }
+    println!("\nA barrier of about 0 means one basin. Watch when it gets there for the easy digits, and when for the hard ones.");
+    Ok(())
+}

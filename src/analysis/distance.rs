@@ -1,0 +1,219 @@
+//! Influence against distance in feature space: does a probe learn from what looks alike, or from elsewhere?
+//!
+//! The features of an example are the input factor of a layer, by default of the last one that keeps its factors: what the
+//! network made of the example before its final step (Koh and Liang 2017, §5.1, set influence against distance so).
+
+use super::driver::{fold_each, Progress};
+use super::gradient::Layout;
+use super::influence::{Index, Influence, Question};
+use super::{column, AnalysisError, Probes, Window};
+use crate::log::{BlockKind, Column, ColumnKey, LayerRecord};
+use crate::run::{Block, Run, Vectors};
+use std::collections::HashMap;
+
+/// How the influence on a probe goes with distance from it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct FeatureDistance {
+    /// Id of the probe.
+    pub probe: u64,
+    /// Name of the layer whose input the features are.
+    pub layer: String,
+    /// Numbers of a feature vector, as recorded: where a wide input was folded, distances are estimates.
+    pub width: usize,
+    /// Examples that have a score and features.
+    pub examples: u64,
+    /// Spearman's rank correlation of `|score|` and distance. Negative: what is near carries more.
+    pub size: f64,
+    /// Spearman's rank correlation of the score itself and distance. Negative: what is near helps, what is far hurts.
+    pub score: f64,
+    /// Of each row of the influence, the Euclidean distance of its features at its last visit inside the window from the
+    /// probe's at its last time; NaN if it has none.
+    pub distances: Vec<f64>,
+}
+
+/// Sets the scores of `influence` against distance in the feature space of `layer`, or of the last layer that keeps its factors.
+///
+/// # Errors
+/// [`AnalysisError::Missing`] if no such layer has factors, [`AnalysisError::NoSuchProbe`] and the like if the probes are not
+/// in the run, [`AnalysisError::Read`] if the file system refuses.
+///
+/// # Cost
+/// One pass over the inputs of one layer. Memory: 8 bytes for each example and probe.
+pub fn influence_by_distance(
+    run: &Run,
+    influence: &Influence,
+    window: &Window,
+    layer: Option<&str>,
+    progress: Progress<'_>,
+) -> Result<Vec<FeatureDistance>, AnalysisError> {
+    window.only_visits("the distance in feature space")?;
+    let question = Question {
+        set: influence.set.clone(),
+        probes: Probes::Ids(influence.probes.iter().map(|probe| probe.id).collect()),
+        window: window.clone(),
+        time: influence.time,
+    };
+    let index = Index::build(run, &question, progress)?;
+    let layers = &run.manifest().layers;
+    let wanted = |record: &LayerRecord| layer.is_none_or(|name| record.name == name);
+    let found = index.layout.factored.iter().rfind(|f| layers.get(usize::from(f.layer)).is_some_and(wanted));
+    let Some(factored) = found else {
+        return Err(AnalysisError::Missing {
+            score: "distance in feature space",
+            what: "inputs of such a layer for these probes",
+            how: "name a layer that sees one position per example: `gradlog info` lists their forms",
+        });
+    };
+    let (number, width) = (factored.layer, factored.inputs);
+    let inputs = |block: &Block| -> Result<Vectors, AnalysisError> {
+        let key = |column| ColumnKey { column, layer: number };
+        Ok(block.vectors(key(Column::Input), key(Column::InputScale))?)
+    };
+    let mut features: Vec<Vec<f32>> = Vec::new();
+    for probe in &influence.probes {
+        let mut feature = vec![0f32; width];
+        if let Some((_, record)) = index.records.get(&probe.id).and_then(|records| records.last_key_value()) {
+            inputs(&index.blocks[record.block])?.decode(record.row, &mut feature);
+        }
+        features.push(feature);
+    }
+
+    let rows: HashMap<u64, usize> = influence.rows.iter().enumerate().map(|(i, row)| (row.example, i)).collect();
+    let mut distances = vec![vec![f64::NAN; influence.rows.len()]; features.len()];
+    let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
+    let read = |block: &Block| {
+        let layout = Layout::of(block, layers);
+        if !layout.factored.iter().any(|f| f.layer == number && f.inputs == width) {
+            return Ok(Vec::new());
+        }
+        let inside = window.rows(block)?;
+        let flags = column::optional(block, Column::Flags, column::u8s)?;
+        let inputs = inputs(block)?;
+        let mut feature = vec![0f32; width];
+        let mut found = Vec::new();
+        for (row, example) in column::u64s(block, Column::Example)?.into_iter().enumerate() {
+            let unseen = Column::FLAG_NOT_FINITE | Column::FLAG_NO_WEIGHT;
+            let usable = flags.as_ref().is_none_or(|flags| flags[row] & unseen == 0);
+            if usable && inside.as_ref().is_none_or(|inside| inside[row]) {
+                inputs.decode(row, &mut feature);
+                found.push((example, features.iter().map(|probe| distance(probe, &feature)).collect::<Vec<f64>>()));
+            }
+        }
+        Ok(found)
+    };
+    fold_each(run, progress, keep, read, |found| {
+        for (example, from) in found {
+            let Some(&row) = rows.get(&example) else { continue };
+            distances.iter_mut().zip(from).for_each(|(distances, from)| distances[row] = from);
+        }
+        Ok(())
+    })?;
+
+    let name = layers.get(usize::from(number)).map_or_else(String::new, |layer| layer.name.clone());
+    let of = |(probe, distances): (usize, Vec<f64>)| {
+        let both = (0..influence.rows.len()).map(|row| (influence.score(row, probe), distances[row]));
+        let (scores, far): (Vec<f64>, Vec<f64>) = both.filter(|(s, d)| s.is_finite() && d.is_finite()).unzip();
+        let sizes: Vec<f64> = scores.iter().map(|score| score.abs()).collect();
+        FeatureDistance {
+            probe: influence.probes[probe].id,
+            layer: name.clone(),
+            width,
+            examples: scores.len() as u64,
+            size: spearman(&sizes, &far),
+            score: spearman(&scores, &far),
+            distances,
+        }
+    };
+    Ok(distances.into_iter().enumerate().map(of).collect())
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Spearman's rank correlation, ties sharing their mean rank; NaN if one side is constant.
+fn spearman(a: &[f64], b: &[f64]) -> f64 {
+    let (a, b) = (ranks(a), ranks(b));
+    let mean = (a.len() as f64 - 1.0) / 2.0;
+    let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (x - mean) * (y - mean)).sum::<f64>();
+    product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
+}
+
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut done = 0;
+    for same in order.chunk_by(|&a, &b| values[a] == values[b]) {
+        same.iter().for_each(|&i| ranks[i] = done as f64 + (same.len() as f64 - 1.0) / 2.0);
+        done += same.len();
+    }
+    ranks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::synthetic::{Draws, Synthetic, Visit};
+    use super::super::{influence, Question};
+    use super::*;
+    use crate::sketch::Encoding;
+
+    #[test]
+    fn ranks_share_ties_and_correlate() {
+        assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [2.5, 0.0, 2.5, 1.0]);
+        assert!((spearman(&[1.0, 2.0, 9.0], &[-1.0, 0.0, 50.0]) - 1.0).abs() < 1e-12);
+        // Ranks 0 1 2 3 and 0 2 1 3: 1 − 6·2/(4·15) = 0.8.
+        assert!((spearman(&[1.0, 2.0, 3.0, 4.0], &[1.0, 3.0, 2.0, 4.0]) - 0.8).abs() < 1e-12);
+        assert!(spearman(&[1.0, 1.0], &[1.0, 2.0]).is_nan());
+    }
+
+    #[test]
+    fn distances_are_those_of_the_last_visits_and_near_ones_carry_more() {
+        let mut draws = Draws(3);
+        let probe = Visit { step: 9, ..draws.visit(500, 9, 0) };
+        let mut visits = Vec::new();
+        for step in 0..2 {
+            for example in 0..30u64 {
+                let mut visit = draws.visit(example, step, step as u32);
+                // In the second epoch example i stands i away from the probe, and its score falls with i.
+                visit.parts[2] = probe.parts[2].iter().map(|x| x + 0.5 * example as f32).collect();
+                visit.parts[0] = vec![0.0; 5];
+                visit.parts[1] = probe.parts[1].iter().map(|d| d / (1.0 + example as f32)).collect();
+                visit.parts[3] = vec![0.0; 2];
+                visit.parts[4] = vec![0.0; 7];
+                (visit.learning_rate, visit.clip, visit.coefficient) = (0.1, 1.0, 1.0);
+                if step == 0 {
+                    visit.parts[2].fill(100.0);
+                }
+                visits.push(visit);
+            }
+        }
+        visits[35].flags = 1;
+        let mut run = Synthetic::new(Encoding::F32);
+        run.set(0, "test");
+        run.probes(&[Visit { step: 0, ..probe.clone() }, probe.clone()]);
+        run.visits(&visits);
+        run.end();
+        let written = run.finish();
+        let run = written.run();
+        let scores = influence(&run, &Question::one("test", 500)).unwrap();
+        let window = Window::epochs(1..2);
+        let found = &influence_by_distance(&run, &scores, &window, None, &|_| {}).unwrap()[0];
+        assert_eq!((found.layer.as_str(), found.width, found.examples), ("head", 4, 29));
+        for (row, distance) in scores.rows.iter().zip(&found.distances) {
+            if row.example == 5 {
+                assert!(distance.is_nan());
+                continue;
+            }
+            // Four numbers, each 0.5·i away.
+            assert!((distance - row.example as f64).abs() < 1e-5, "{} {distance}", row.example);
+        }
+        assert!((found.size + 1.0).abs() < 1e-9 && (found.score + 1.0).abs() < 1e-9, "{found:?}");
+        let named = &influence_by_distance(&run, &scores, &window, Some("fc"), &|_| {}).unwrap()[0];
+        assert_eq!((named.layer.as_str(), named.width), ("fc", 5));
+        assert!(named.size.is_nan() || named.size.abs() <= 1.0);
+        let error = influence_by_distance(&run, &scores, &window, Some("conv"), &|_| {}).unwrap_err();
+        assert!(matches!(error, AnalysisError::Missing { .. }));
+    }
+}

@@ -1,0 +1,154 @@
+//! `gradlog influence --method`: TracIn, or one of the estimates that go by way of curvature.
+
+use crate::analysis::{
+    AnalysisError, Curvature, Damping, EstimatePlan, EstimateQuestion, Influence, InfluencePlan, Method, Progress,
+    Question, Shape,
+};
+use crate::run::Run;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+
+/// By which method, and its settings.
+#[derive(Debug, Args)]
+pub(super) struct MethodArguments {
+    /// How influence is measured; in all of them positive helped
+    #[arg(long, value_name = "NAME", default_value = "tracin")]
+    method: Chosen,
+    /// Damping of the inverse, in mean eigenvalues of the curvature; 0.1 if nothing is said (if, datainf, trak)
+    #[arg(long, value_name = "FACTOR", conflicts_with = "damping_absolute")]
+    damping: Option<f64>,
+    /// Damping of the inverse, as it is added to each eigenvalue (if, datainf, trak)
+    #[arg(long, value_name = "LAMBDA")]
+    damping_absolute: Option<f64>,
+    /// Whose gradients make the curvature: `visits`, `none` (adjoint only) or `set:NAME`, a probe set; `visits` if nothing is
+    /// said (if, adjoint)
+    #[arg(long, value_name = "ROWS", value_parser = curvature)]
+    curvature: Option<Curvature>,
+    /// Take each layer by itself, as if layers had no curvature in common (if, datainf, trak, adjoint)
+    #[arg(long)]
+    by_layer: bool,
+    /// The most numbers of a gradient, or of a layer's with --by-layer; a longer one is folded; if nothing is
+    /// said 2048 for if and trak, 16384 for datainf and adjoint
+    #[arg(long, value_name = "N")]
+    numbers: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chosen {
+    TracIn,
+    Estimate(Method),
+}
+
+impl ValueEnum for Chosen {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Chosen::TracIn,
+            Chosen::Estimate(Method::InfluenceFunction),
+            Chosen::Estimate(Method::DataInf),
+            Chosen::Estimate(Method::Trak),
+            Chosen::Estimate(Method::Adjoint),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Chosen::TracIn => {
+                PossibleValue::new("tracin").help("what each step did to the probe at that moment, to first order")
+            }
+            Chosen::Estimate(method) => PossibleValue::new(method.name()).help(method.about()),
+        })
+    }
+}
+
+fn curvature(text: &str) -> Result<Curvature, String> {
+    match (text, text.strip_prefix("set:")) {
+        ("visits", _) => Ok(Curvature::Visits),
+        ("none", _) => Ok(Curvature::Nothing),
+        (_, Some(name)) => Ok(Curvature::Set(name.into())),
+        _ => Err("it is `visits`, `none` or `set:` and the name of a probe set".into()),
+    }
+}
+
+impl MethodArguments {
+    fn asked(&self, question: &Question) -> Option<EstimateQuestion> {
+        let Chosen::Estimate(method) = self.method else { return None };
+        let mut asked = EstimateQuestion::new(question.clone(), method);
+        let damping = self.damping.map(Damping::Relative).or(self.damping_absolute.map(Damping::Absolute));
+        if let Some(damping) = damping {
+            asked.dampings = vec![damping];
+        }
+        if let Some(curvature) = &self.curvature {
+            asked.curvature = curvature.clone();
+        }
+        let length = self.numbers.unwrap_or(method.default_length());
+        asked.shape = Shape { length, by_layer: self.by_layer };
+        Some(asked)
+    }
+
+    /// The setting that TracIn has no use for, if one was given.
+    fn without_effect(&self) -> Option<&'static str> {
+        let given = [
+            (self.damping.is_some(), "--damping"),
+            (self.damping_absolute.is_some(), "--damping-absolute"),
+            (self.curvature.is_some(), "--curvature"),
+            (self.by_layer, "--by-layer"),
+            (self.numbers.is_some(), "--numbers"),
+        ];
+        given.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
+    }
+
+    /// Looks the question up in the run.
+    pub(super) fn plan<'run>(
+        &self,
+        run: &'run Run,
+        question: &Question,
+        progress: Progress<'_>,
+    ) -> Result<Plan<'run>, AnalysisError> {
+        if let Some(asked) = self.asked(question) {
+            return Ok(Plan::Estimate(Box::new(EstimatePlan::new(run, &asked, progress)?)));
+        }
+        if let Some(name) = self.without_effect() {
+            let range = "left out with TracIn: it is a setting of another --method".into();
+            return Err(AnalysisError::OutOfRange { what: "a setting without effect", given: name.into(), range });
+        }
+        Ok(Plan::TracIn(Box::new(InfluencePlan::new(run, question, progress)?)))
+    }
+}
+
+/// A question that has been looked up, whichever way it is answered.
+pub(super) enum Plan<'run> {
+    TracIn(Box<InfluencePlan<'run>>),
+    Estimate(Box<EstimatePlan<'run>>),
+}
+
+impl Plan<'_> {
+    /// With an error bar for each score, where the method has one.
+    pub(super) fn with_errors(self) -> Self {
+        match self {
+            Plan::TracIn(plan) => Plan::TracIn(Box::new(plan.with_errors())),
+            estimate => estimate,
+        }
+    }
+
+    pub(super) fn passes(&self) -> usize {
+        match self {
+            Plan::TracIn(plan) => plan.passes(),
+            Plan::Estimate(plan) => plan.passes(),
+        }
+    }
+
+    pub(super) fn probes(&self) -> usize {
+        match self {
+            Plan::TracIn(plan) => plan.probes(),
+            Plan::Estimate(plan) => plan.probes(),
+        }
+    }
+
+    pub(super) fn pass(&self, number: usize, progress: Progress<'_>) -> Result<Influence, AnalysisError> {
+        match self {
+            Plan::TracIn(plan) => plan.pass(number, progress),
+            // The command asks with one damping, so there is one answer.
+            Plan::Estimate(plan) => plan.pass(number, progress).map(|mut answers| answers.swap_remove(0)),
+        }
+    }
+}

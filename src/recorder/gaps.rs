@@ -1,0 +1,103 @@
+//! Passes that are not recorded, as the training's side counts them: dropped, refused, or after a failure that the training goes on
+//! after. What it counts goes into the log as a gap, with the next message that gets through.
+
+use super::message::{Gap, Message, PassKind, StepInfo, StepRow};
+use super::queue::Sent;
+use super::{Inner, OnFailure, RecordError};
+
+impl Inner {
+    /// Whether nothing is recorded any more and the training goes on without.
+    pub(super) fn has_gone_on(&self) -> bool {
+        self.on_failure == OnFailure::GoOn && self.shared.has_failed()
+    }
+
+    /// Whether the training goes on after this error of the way to the background thread, and without a word about it.
+    pub(super) fn goes_on_after(&mut self, error: &RecordError) -> bool {
+        let of_recording = matches!(error, RecordError::Timeout(_) | RecordError::Stopped(_) | RecordError::Log(_));
+        if self.on_failure != OnFailure::GoOn || !of_recording {
+            return false;
+        }
+        match (error, &mut self.queue) {
+            // Whoever has waited in vain waits no more.
+            (RecordError::Timeout(_), Some(queue)) => queue.hurried = true,
+            (error, _) => self.shared.fail(error.clone()),
+        }
+        true
+    }
+
+    pub(super) fn skip(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
+        let row = self.end_pass(kind, visits, info);
+        self.count_missing(kind, visits, row);
+    }
+
+    /// Counts a training pass that is missing in the log.
+    pub(super) fn count_missing(&mut self, kind: PassKind, visits: u32, row: Option<StepRow>) {
+        if kind == PassKind::Training {
+            let (step, epoch) = row.map_or((self.step, self.epoch), |row| (row.step, row.epoch));
+            let gap = self.gap.get_or_insert(Gap { step, epoch, visits: 0 });
+            gap.visits += u64::from(visits);
+            self.dropped += u64::from(visits);
+        }
+    }
+
+    /// The failure as it is told where the training has gone on.
+    pub(super) fn told(&self, error: RecordError) -> RecordError {
+        if !self.has_gone_on() {
+            return error;
+        }
+        let (step, visits) = self.shared.progress().unrecorded;
+        // What has not reached the background thread is known only here.
+        let not_sent = self.gap.map_or(0, |gap| gap.visits);
+        let step = step.or(self.gap.map(|gap| gap.step)).unwrap_or(self.step);
+        RecordError::Unrecorded { step, visits: visits.saturating_add(not_sent), source: Box::new(error) }
+    }
+
+    pub(super) fn lose(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
+        let row = self.end_pass(kind, visits, info);
+        self.miss(kind, visits, row);
+    }
+
+    /// A training pass is missing in the log: it is counted, and written into the log with the next message that gets through.
+    pub(super) fn miss(&mut self, kind: PassKind, visits: u32, row: Option<StepRow>) {
+        if kind != PassKind::Training {
+            return;
+        }
+        self.count_missing(kind, visits, row);
+        // Earlier passes of the same step may be in the log already, and they wait for its learning rate. What goes wrong here is
+        // what went wrong before, and is reported by the pass itself.
+        if self.unsent_step.is_none() {
+            self.unsent_step = row.filter(|row| row.batch_size > visits);
+            let _ = self.send_unsent_step(false);
+        }
+    }
+
+    /// Sends the end of a step whose last pass is missing. Nothing may be sent before it, or the rows that wait for its learning
+    /// rate would get that of a later step.
+    pub(super) fn send_unsent_step(&mut self, wait: bool) -> Result<Sent, RecordError> {
+        let (Some(row), Some(queue)) = (self.unsent_step, self.queue.as_mut()) else { return Ok(Sent::Yes) };
+        let message = Message::Pass { batch: None, step: Some(row), gap: None, bytes: 0 };
+        let sent = match wait {
+            true => queue.send_waiting(message, 0).map(|()| Sent::Yes),
+            false => queue.send(message, 0),
+        };
+        if matches!(sent, Ok(Sent::Yes)) {
+            self.unsent_step = None;
+        }
+        sent
+    }
+
+    pub(super) fn send_gap(&mut self) -> Result<(), RecordError> {
+        self.send_unsent_step(true)?;
+        match self.gap.take() {
+            Some(gap) => {
+                let message = Message::Pass { batch: None, step: None, gap: Some(gap), bytes: 0 };
+                let sent = self.queue().and_then(|queue| queue.send_waiting(message, 0));
+                if sent.is_err() {
+                    self.gap = Some(gap);
+                }
+                sent
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! One worker's part among those of the others: where it goes, and whether it fits them.
+
+use super::RecordError;
+use crate::log::{worker_folder, worker_folders, LogError, Manifest, MANIFEST_FILE};
+use crate::run::{worker_differences, Run};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The folder that is recorded into, for the run in `dir`: a worker's own, or `dir` itself.
+///
+/// # Errors
+/// [`RecordError::Worker`] if `dir` holds what this part cannot be read together with. To hear of it now costs less than
+/// after the training.
+pub(super) fn part_folder(dir: &Path, manifest: &Manifest) -> Result<PathBuf, RecordError> {
+    let others = others(dir, manifest)?;
+    let Some(worker) = manifest.worker else {
+        if others.is_empty() {
+            return Ok(dir.to_owned());
+        }
+        let path = dir.display();
+        return Err(RecordError::Worker(format!(
+            "{path} holds the parts of several workers: say by `Config::worker` which this one is, or give another folder"
+        )));
+    };
+    if dir.join(MANIFEST_FILE).exists() {
+        let path = dir.display();
+        return Err(RecordError::Worker(format!(
+            "{path} holds a run of one recorder, or is itself the folder of one worker's part: give the folder of the whole run"
+        )));
+    }
+    for other in &others {
+        let differences = worker_differences(other.manifest(), manifest);
+        if !differences.is_empty() {
+            let (path, what) = (dir.display(), differences.join("; "));
+            return Err(RecordError::Worker(format!("{what}; all parts of {path} are one run")));
+        }
+    }
+    Ok(worker_folder(dir, worker.rank))
+}
+
+/// An error if the part of another worker that does not record now ends elsewhere than before step `step`.
+pub(super) fn same_end(dir: &Path, manifest: &Manifest, step: u64) -> Result<(), RecordError> {
+    for other in others(dir, manifest)? {
+        // One that records has been taken up again already, and may have gone on.
+        if other.is_being_written() {
+            continue;
+        }
+        let ended = other.part_scan().steps();
+        if ended != step {
+            let rank = other.manifest().worker.map_or(0, |worker| worker.rank);
+            return Err(RecordError::Resume(format!(
+                "its log has {step} steps and that of worker {rank} has {ended}, but all workers go on at one step: say at which by \
+                 `resume_at`, the step before which the checkpoint was taken"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The parts of the other workers.
+fn others(dir: &Path, manifest: &Manifest) -> Result<Vec<Run>, RecordError> {
+    let failed = |source| {
+        RecordError::Start(Arc::new(LogError::Io { action: "list the workers in", path: dir.to_owned(), source }))
+    };
+    let folders = worker_folders(dir).map_err(failed)?;
+    let own = manifest.worker.map(|worker| worker.rank);
+    let others = folders.into_iter().filter(|(rank, _)| Some(*rank) != own);
+    others.map(|(_, folder)| Run::open_one(&folder).map_err(|e| RecordError::Worker(e.to_string()))).collect()
+}

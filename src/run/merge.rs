@@ -1,0 +1,270 @@
+//! One stream of blocks out of the parts of several workers.
+//!
+//! Owns the order, the numbers of blocks and probe sets in the whole run, and where a run that is being written ends. The rows
+//! of steps are added up in [`super::steps`]; all others come out as their worker wrote them.
+
+use super::block::{Block, United};
+use super::error::{Damage, ReadError};
+use super::open::{probe_set, Run};
+use super::scan::PartScan;
+use super::steps::StepSums;
+use crate::log::{BlockBuilder, BlockKind, Column};
+use std::sync::Arc;
+
+/// An iterator over the blocks of a run. After its end, [`Scan::damage`] says whether it was the run's end.
+///
+/// Of a run that several workers recorded:
+///
+/// - Blocks of visits come in the order of their first steps. Rows of two workers' blocks may lie between each other in steps;
+///   those of one worker rise.
+/// - Steps are added up: one row a step, with the batch size of all workers, and all else as the lowest rank has it.
+/// - Probes, sweeps, checkpoints, probe sets and gaps come before the visits that their worker wrote after them. Sets of one name
+///   are one set.
+/// - There is an end if all workers are there and finished, with the totals of all.
+/// - While workers still record, the scan ends with the last step that all those have recorded in full: the visits of a step
+///   are all there or none is. A worker that records no more holds nobody up.
+/// - Damage in one part ends the whole scan, so that what came out is a prefix of the run.
+#[derive(Debug)]
+pub struct Scan<'run>(Kind<'run>);
+
+#[derive(Debug)]
+enum Kind<'run> {
+    One(Box<PartScan<'run>>),
+    Several(Box<Merge<'run>>),
+}
+
+impl<'run> Scan<'run> {
+    pub(super) fn new(run: &'run Run) -> Self {
+        if run.parts().is_empty() {
+            return Self(Kind::One(Box::new(run.part_scan())));
+        }
+        Self(Kind::Several(Box::new(Merge::new(run))))
+    }
+
+    /// Where the scan had to stop before the run's end, if it had to.
+    pub fn damage(&self) -> Option<&Damage> {
+        match &self.0 {
+            Kind::One(scan) => scan.damage(),
+            Kind::Several(merge) => merge.damage.as_ref(),
+        }
+    }
+
+    /// Preallocated bytes behind the last block: not 0 while a run is being written, or if its recorder was killed.
+    pub fn zero_tail_bytes(&self) -> u64 {
+        self.scans().map(PartScan::zero_tail_bytes).sum()
+    }
+
+    /// Training visits that were left out because the training was taken up again at an earlier step.
+    pub fn superseded_visits(&self) -> u64 {
+        self.scans().map(PartScan::superseded_visits).sum()
+    }
+
+    /// As the scan is, but blocks of which every row is superseded come out too, as blocks of no rows.
+    pub(super) fn with_void_blocks(self) -> Self {
+        Self(match self.0 {
+            Kind::One(scan) => Kind::One(Box::new(scan.with_void_blocks())),
+            Kind::Several(mut merge) => {
+                let parts = merge.parts.into_iter();
+                merge.parts = parts.map(|part| Part { scan: part.scan.with_void_blocks(), ..part }).collect();
+                Kind::Several(merge)
+            }
+        })
+    }
+
+    /// What there is to say if intact blocks stand behind the zeros at which the scan ended; looks at all bytes there.
+    pub(super) fn blocks_behind_the_end(&self) -> Option<Damage> {
+        self.scans().find_map(PartScan::blocks_behind_the_end)
+    }
+
+    fn scans(&self) -> impl Iterator<Item = &PartScan<'run>> {
+        let (one, several) = match &self.0 {
+            Kind::One(scan) => (Some(scan.as_ref()), None),
+            Kind::Several(merge) => (None, Some(merge.parts.iter().map(|part| &part.scan))),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
+}
+
+impl Iterator for Scan<'_> {
+    type Item = Block;
+
+    fn next(&mut self) -> Option<Block> {
+        match &mut self.0 {
+            Kind::One(scan) => scan.next(),
+            Kind::Several(merge) => merge.next(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Merge<'run> {
+    parts: Vec<Part<'run>>,
+    /// Names of the probe sets of the whole run, by number.
+    names: Vec<String>,
+    steps: StepSums,
+    /// Whether a worker has no part.
+    missing: bool,
+    sequence: u64,
+    damage: Option<Damage>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Part<'run> {
+    rank: u32,
+    scan: PartScan<'run>,
+    /// The block that comes out next of this part.
+    head: Option<Block>,
+    sets: Arc<Vec<u32>>,
+    /// The last block, if it was an end.
+    end: Option<Block>,
+    ended: bool,
+}
+
+impl<'run> Merge<'run> {
+    fn new(run: &'run Run) -> Self {
+        let living = run.parts().iter().filter(|part| part.is_being_written());
+        let until = living.map(|part| part.part_scan().complete_steps()).min();
+        let part = |part: &'run Run| Part {
+            rank: part.manifest().worker.map_or(0, |worker| worker.rank),
+            scan: part.part_scan().until(until),
+            head: None,
+            sets: Arc::default(),
+            end: None,
+            ended: false,
+        };
+        let workers = run.parts().first().and_then(|part| part.manifest().worker).map_or(0, |worker| worker.workers);
+        Self {
+            parts: run.parts().iter().map(part).collect(),
+            names: Vec::new(),
+            steps: StepSums::new(run.parts().len()),
+            missing: run.parts().len() < workers as usize,
+            sequence: 0,
+            damage: None,
+            ended: false,
+        }
+    }
+
+    fn next(&mut self) -> Option<Block> {
+        if self.ended {
+            return None;
+        }
+        let mut parts = 0..self.parts.len();
+        while let (None, Some(number)) = (&self.damage, parts.next()) {
+            self.damage = self.fill(number).err();
+        }
+        if self.damage.is_some() {
+            // Of the rest only steps that all have told of: what else is held may lie behind what is lost.
+            let block = self.complete_steps(1);
+            self.ended = block.is_none();
+            return block;
+        }
+        if let Some(block) = self.complete_steps(StepSums::BLOCK_ROWS) {
+            return Some(block);
+        }
+        // Visits in the order of their steps; whatever else there is at once, for other blocks may be behind it.
+        let key = |part: &Part<'_>| {
+            let head = part.head.as_ref()?;
+            Some((head.kind() == Some(BlockKind::Visits)).then(|| head.steps().0))
+        };
+        let next = (0..self.parts.len()).filter_map(|i| Some((key(&self.parts[i])?, i))).min();
+        if let Some((_, number)) = next {
+            let part = &mut self.parts[number];
+            let (rank, sets) = (Some(part.rank), part.sets.clone());
+            let head = part.head.take()?;
+            return Some(self.adopt(head, rank, sets));
+        }
+        if let Some(block) = self.complete_steps(1) {
+            return Some(block);
+        }
+        self.ended = true;
+        self.end()
+    }
+
+    /// Sees to it that a part has a block ready, if there is one. Steps and ends are kept apart.
+    fn fill(&mut self, number: usize) -> Result<(), Damage> {
+        let part = &mut self.parts[number];
+        while part.head.is_none() && !part.ended {
+            let Some(block) = part.scan.next() else {
+                part.ended = true;
+                if let Some(damage) = part.scan.damage() {
+                    return Err(Damage { block: Some(self.sequence), ..damage.clone() });
+                }
+                self.steps.no_more(number);
+                return Ok(());
+            };
+            // What a replay adds behind the end of a training takes that end away from nobody.
+            if block.goes_on() {
+                part.end = None;
+            }
+            let at = |error: ReadError, sequence: u64| match error {
+                ReadError::Damaged(damage) => Damage { block: Some(sequence), ..damage },
+                other => Damage {
+                    path: block.segment.path.clone(),
+                    offset: block.offset,
+                    block: Some(sequence),
+                    what: other.to_string(),
+                },
+            };
+            match block.kind() {
+                Some(BlockKind::Steps) => {
+                    self.steps.take(number, part.rank, &block).map_err(|error| at(error, self.sequence))?;
+                }
+                Some(BlockKind::End) => {
+                    block.check().map_err(|error| at(error, self.sequence))?;
+                    part.end = Some(block);
+                }
+                Some(BlockKind::ProbeSet) => {
+                    let (set, name) = probe_set(&block).map_err(|error| at(error, self.sequence))?;
+                    if set != part.sets.len() {
+                        let wrong = block.damaged(format!("probe set {set} where {} belongs", part.sets.len()));
+                        return Err(at(wrong, self.sequence));
+                    }
+                    let known = self.names.iter().position(|known| *known == name);
+                    let united = known.unwrap_or_else(|| {
+                        self.names.push(name);
+                        self.names.len() - 1
+                    });
+                    Arc::make_mut(&mut part.sets).push(united as u32);
+                    part.head = Some(block);
+                }
+                _ => part.head = Some(block),
+            }
+        }
+        Ok(())
+    }
+
+    /// A block of the rows of steps that are complete, if there are at least `rows` of them.
+    fn complete_steps(&mut self, rows: usize) -> Option<Block> {
+        let made = self.steps.block(rows)?;
+        Some(self.adopt(made, None, Arc::default()))
+    }
+
+    fn end(&mut self) -> Option<Block> {
+        let all = self.parts.iter().all(|part| part.end.is_some());
+        if !all || self.missing {
+            return None;
+        }
+        let ends: Vec<Block> = self.parts.iter_mut().filter_map(|part| part.end.take()).collect();
+        // They were checked when they were read.
+        let total = |column: Column| {
+            let each = ends.iter().filter_map(|end| end.u64s(column).ok()?.first().copied());
+            each.fold(0, u64::saturating_add)
+        };
+        let mut builder = BlockBuilder::new(BlockKind::End);
+        builder.u64s(Column::Visits, [total(Column::Visits)]);
+        builder.u64s(Column::Dropped, [total(Column::Dropped)]);
+        builder.advance(1, 0, 0);
+        let bytes = ends.iter().map(Block::bytes).sum();
+        let made = super::steps::made(&mut builder, ends.first()?.segment.clone(), bytes)?;
+        Some(self.adopt(made, None, Arc::default()))
+    }
+
+    /// Gives a block its place in the whole run.
+    fn adopt(&mut self, block: Block, rank: Option<u32>, sets: Arc<Vec<u32>>) -> Block {
+        let made = block.united.as_ref().and_then(|united| united.made.clone());
+        let united = United { sequence: self.sequence, rank, sets, made };
+        self.sequence += 1;
+        Block { united: Some(united), ..block }
+    }
+}

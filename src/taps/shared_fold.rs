@@ -1,0 +1,134 @@
+//! The one vector that all folded layers of a run share: how long it is, and its sums while backward comes by.
+
+use crate::sketch::{Fold, SketchConfig};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// The folded vector of a run and, between backward and commit, of the pass in hand.
+///
+/// Layers add their gradients up in here as they are made, so that a pass holds one vector for each example and not one for each
+/// example and layer.
+pub(crate) struct SharedFold {
+    sketch: SketchConfig,
+    width: OnceLock<u32>,
+    sums: Mutex<Sums>,
+}
+
+#[derive(Default)]
+struct Sums {
+    pass: u64,
+    batch: usize,
+    /// `[batch, buckets]`.
+    values: Vec<f32>,
+}
+
+/// The rows of one pass, to be added to.
+pub(super) struct Rows<'a>(MutexGuard<'a, Sums>);
+
+impl Rows<'_> {
+    pub(super) fn values(&mut self) -> &mut [f32] {
+        &mut self.0.values
+    }
+}
+
+impl SharedFold {
+    /// For a run whose folded vector has `width` numbers, if that is known already.
+    pub(crate) fn new(sketch: SketchConfig, width: Option<u32>) -> Self {
+        let known = OnceLock::new();
+        if let Some(width) = width {
+            known.get_or_init(|| width);
+        }
+        Self { sketch, width: known, sums: Mutex::default() }
+    }
+
+    /// Decides on the length, by how many parameters the folded layers of the first pass have together. It stays for the run.
+    pub(crate) fn decide(&self, parameters: impl FnOnce() -> u64) {
+        self.width.get_or_init(|| self.sketch.folded_width(parameters()));
+    }
+
+    /// The length, once it is decided.
+    pub(crate) fn decided(&self) -> Option<u32> {
+        self.width.get().copied()
+    }
+
+    /// Numbers that are kept.
+    pub(crate) fn width(&self) -> usize {
+        self.decide(|| 0);
+        self.decided().unwrap_or(1) as usize
+    }
+
+    /// Numbers before the rotation.
+    pub(crate) fn buckets(&self) -> usize {
+        self.width().next_power_of_two()
+    }
+
+    /// The rows of `pass`, zero at first; `None` if another layer of this pass saw another batch, which `commit` reports.
+    pub(super) fn rows(&self, pass: u64, batch: usize) -> Option<Rows<'_>> {
+        let length = batch * self.buckets();
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        if sums.pass != pass {
+            *sums = Sums { pass, batch, values: vec![0.0; length] };
+        }
+        (sums.batch == batch).then_some(Rows(sums))
+    }
+
+    /// The sums of `pass`, `[batch, buckets]`, if there are any, and lets go of all others.
+    pub(crate) fn take(&self, pass: u64) -> Option<Vec<f32>> {
+        let sums = std::mem::take(&mut *self.sums.lock().unwrap_or_else(PoisonError::into_inner));
+        (sums.pass == pass && !sums.values.is_empty()).then_some(sums.values)
+    }
+}
+
+/// A layer's projection into the shared vector, made when it is first needed: a layer of one position per example never needs
+/// it, and it holds a byte for each parameter.
+pub(crate) struct LazyFold {
+    seed: u64,
+    parameters: usize,
+    /// Whether other layers have the same weight: the sum of their gradients has to be known by itself, for its norm.
+    tied: bool,
+    shared: Arc<SharedFold>,
+    made: OnceLock<Fold>,
+}
+
+impl LazyFold {
+    pub(crate) fn new(seed: u64, parameters: usize, tied: bool, shared: Arc<SharedFold>) -> Self {
+        Self { seed, parameters, tied, shared, made: OnceLock::new() }
+    }
+
+    pub(crate) fn get(&self) -> &Fold {
+        self.made.get_or_init(|| Fold::new(self.seed, self.parameters, self.shared.buckets()))
+    }
+
+    pub(super) fn shared(&self) -> &SharedFold {
+        &self.shared
+    }
+
+    /// The shared rows of `pass`, unless the layer's own have to be kept apart.
+    pub(super) fn rows(&self, pass: u64, batch: usize) -> Option<Rows<'_>> {
+        if self.tied {
+            None
+        } else {
+            self.shared.rows(pass, batch)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_belong_to_their_pass() {
+        let shared = SharedFold::new(SketchConfig::default(), None);
+        shared.decide(|| 64 * 1_000);
+        shared.decide(|| 64 * 2_000);
+        assert_eq!((shared.decided(), shared.buckets()), (Some(1_000), 1_024));
+        shared.rows(1, 2).unwrap().values()[0] = 1.0;
+        assert!(shared.rows(1, 3).is_none(), "another batch in the same pass");
+        assert_eq!(shared.rows(1, 2).unwrap().values()[0], 1.0);
+        assert_eq!(shared.rows(2, 3).unwrap().values(), vec![0.0; 3 * 1_024], "a new pass begins at zero");
+        assert!(shared.take(1).is_none());
+        assert!(shared.rows(2, 3).is_some());
+        assert_eq!(shared.take(2).unwrap().len(), 3 * 1_024);
+        assert!(shared.take(2).is_none());
+    }
+}

@@ -1,0 +1,160 @@
+//! A training that goes on without recording: no call of a step fails, and the end says what is missing.
+
+use crate::common::*;
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use candle_nn::{linear, Linear, VarBuilder, VarMap};
+use gradlog::log::{BlockKind, Column};
+use gradlog::recorder::{Config, OnFailure, RecordError, Recorder};
+use gradlog::run::Run;
+use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap, Tapped, Taps};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn labels(n: usize) -> Tensor {
+    Tensor::from_vec((0..n as u32).map(|i| i % 3).collect::<Vec<_>>(), n, &Device::Cpu).unwrap()
+}
+
+fn pass<M: Module>(recorder: &mut Recorder, model: &M, ids: &[u64]) -> std::result::Result<(), RecordError> {
+    let mut pass = recorder.pass(ids)?;
+    let x = noise(ids[0], &[ids.len(), 4]);
+    pass.cross_entropy(&model.forward(&x).unwrap(), &labels(ids.len()))?.backward().unwrap();
+    pass.commit(0.1)
+}
+
+fn wait_until(what: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !what() {
+        assert!(start.elapsed() < PATIENCE, "it did not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn vanishing(dir: &Path, config: Config) -> (Recorder, Tapped<Linear>) {
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    let layer = taps.tap("fc", linear(4, 3, vb.pp("fc")).unwrap());
+    let mut recorder = Recorder::create(dir, &taps, Config { flush_ms: 1, ..config }).unwrap();
+    for step in 0..3 {
+        pass(&mut recorder, &layer, &[step, 10 + step]).unwrap();
+    }
+    recorder.flush().unwrap();
+    std::fs::remove_dir_all(dir).unwrap();
+    (recorder, layer)
+}
+
+#[test]
+fn a_vanished_folder_fails_no_step_and_is_told_of_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut recorder, layer) =
+        vanishing(&dir.path().join("run"), Config { on_failure: OnFailure::GoOn, ..Config::default() });
+    assert!(recorder.failure().is_none());
+    pass(&mut recorder, &layer, &[1, 2]).unwrap();
+    wait_until(|| recorder.failure().is_some());
+    assert!(matches!(recorder.failure(), Some(RecordError::Log(_))));
+    // Everything that a step can ask for, and none of it fails.
+    pass(&mut recorder, &layer, &[1, 2, 3]).unwrap();
+    let mut accumulated = recorder.pass(&[1, 2]).unwrap();
+    accumulated.weights(&[1.0, 2.0]);
+    accumulated.cross_entropy(&layer.forward(&noise(1, &[2, 4])).unwrap(), &labels(2)).unwrap();
+    accumulated.accumulate().unwrap();
+    pass(&mut recorder, &layer, &[4]).unwrap();
+    for set in ["test", "new"] {
+        let mut probe = recorder.probe(set, &[7]).unwrap();
+        probe.cross_entropy(&layer.forward(&noise(3, &[1, 4])).unwrap(), &labels(1)).unwrap().backward().unwrap();
+        probe.commit().unwrap();
+    }
+    recorder.checkpoint_tensors([("w".to_string(), noise(1, &[2]))]).unwrap();
+    assert!(!dir.path().join("run").exists(), "a checkpoint that no log names");
+    // A pass without a loss or a backward costs nothing and is not looked at: nothing is armed.
+    recorder.pass(&[5]).unwrap().commit(0.1).unwrap();
+    let own = recorder.pass(&[6, 7]).unwrap().per_example(|i| Tensor::new(i as f32, &Device::Cpu)).unwrap();
+    assert_eq!(numbers(&own), [0.0, 1.0]);
+    for error in [recorder.flush().unwrap_err(), recorder.finish().unwrap_err()] {
+        let RecordError::Unrecorded { step, visits, source } = &error else { panic!("{error}") };
+        // Steps 3 to 6: passes of 2, 3, 2 + 1 and 1; one was never committed.
+        assert_eq!((*step, *visits), (3, 9), "{error}");
+        assert!(matches!(**source, RecordError::Log(_)));
+        assert!(error.to_string().contains("from step 3 on") && error.to_string().contains("deleted"), "{error}");
+    }
+}
+
+#[test]
+fn by_default_the_next_step_hears_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut recorder, layer) = vanishing(&dir.path().join("run"), Config::default());
+    let _ = pass(&mut recorder, &layer, &[1, 2]);
+    wait_until(|| recorder.failure().is_some());
+    assert!(matches!(pass(&mut recorder, &layer, &[1, 2]), Err(RecordError::Log(_))));
+    assert!(matches!(recorder.finish(), Err(RecordError::Log(_))));
+}
+
+/// A layer whose gradients the background thread cannot make before a gate is opened: a disk that is stuck.
+struct Gated {
+    layer: Linear,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Tap for Gated {
+    fn spec(&self) -> std::result::Result<LayerSpec, String> {
+        let parameters = vec![Parameter::new("weight", self.layer.weight())];
+        Ok(LayerSpec { kind: "gated", parameters, factors: None, bias: false })
+    }
+
+    fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.layer.forward(x)
+    }
+
+    fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
+        let (gate, opened) = &*self.gate;
+        let mut open = gate.lock().unwrap();
+        while !*open {
+            open = opened.wait(open).unwrap();
+        }
+        Ok(PerExample::Dense(delta.unsqueeze(2)?.matmul(&x.unsqueeze(1)?)?.flatten_from(1)?))
+    }
+
+    fn per_example_reads_parameters(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_disk_that_is_stuck_is_waited_for_once_and_what_it_misses_is_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let taps = Taps::new();
+    let weight = Var::from_tensor(&noise(5, &[3, 4])).unwrap().as_tensor().clone();
+    let layer = taps.tap("fc", Gated { layer: Linear::new(weight, None), gate: gate.clone() });
+    let wait_ms_max = 200;
+    let config = Config { on_failure: OnFailure::GoOn, queue_passes: 1, wait_ms_max, ..Config::default() };
+    let mut recorder = Recorder::create(dir.path(), &taps, config).unwrap();
+    // One is with the thread and one in the queue, the third waits in vain, and the others do not wait.
+    let start = Instant::now();
+    for step in 0..40 {
+        pass(&mut recorder, &layer, &[step, 100 + step]).unwrap();
+    }
+    assert!(start.elapsed() < Duration::from_millis(10 * wait_ms_max), "{:?}", start.elapsed());
+    assert!(recorder.failure().is_none(), "it may still come round");
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+    // Now it takes passes again, sooner or later.
+    let mut more = 0;
+    wait_until(|| recorder.failure().is_none());
+    while more < 50 {
+        pass(&mut recorder, &layer, &[40 + more, 200 + more]).unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+        more += 1;
+    }
+    let summary = recorder.finish().unwrap();
+    assert_eq!(summary.visits + summary.dropped, 2 * (40 + more));
+    assert!(summary.dropped >= 2 * 37 && summary.visits > 4, "{summary}");
+    let run = Run::open(dir.path()).unwrap();
+    let report = run.verify().unwrap();
+    assert_eq!((report.visits, report.dropped, report.finished), (summary.visits, summary.dropped, true));
+    let gaps: Vec<u64> =
+        blocks(dir.path(), BlockKind::Gaps).iter().flat_map(|b| b.u64s(Column::Step).unwrap()).collect();
+    assert_eq!(gaps[0], 2, "{gaps:?}");
+}
