@@ -122,9 +122,14 @@ pub fn read(run: &Run) {
     let saved = survey.before.blocks + survey.behind.blocks;
     assert!(saved >= sure(run, &report).0, "recovery sees less than a scan");
     let _ = run.probe_sets();
+    // A file that a hostile log names is not there, or not what it says; neither is a reason to fail.
+    for checkpoint in run.checkpoints().unwrap_or_default() {
+        let _ = checkpoint.check();
+    }
     let _ = Summary::of(run);
     // One score for each input, for speed.
     let _ = Score::ALL[survey.bytes as usize / 8 % Score::ALL.len()].compute(run, &Window::everything());
+    let _ = Score::ALL[survey.bytes as usize / 8 % Score::ALL.len()].compute(run, &Window::sweeps());
     let _ = (run.manifest().coverage(), run.manifest().recorded_parameters(), NO_LAYER);
 }
 
@@ -134,7 +139,14 @@ pub fn read(run: &Run) {
 /// the format asks for, lest the new run cannot tell which of its rows are void. So one without them may be left out.
 fn sure(run: &Run, report: &VerifyReport) -> (u64, u64) {
     let has_no_steps = |block: &Block| {
-        let kinds = [BlockKind::Visits, BlockKind::Steps, BlockKind::Probes, BlockKind::Gaps];
+        let kinds = [
+            BlockKind::Visits,
+            BlockKind::Steps,
+            BlockKind::Probes,
+            BlockKind::Gaps,
+            BlockKind::Sweeps,
+            BlockKind::Checkpoints,
+        ];
         !block.kind().is_some_and(|kind| kinds.contains(&kind))
     };
     let mut sure = (0, 0);

@@ -1,10 +1,14 @@
 //! The common battery: one driver through which every score of the table passes, alone, over runs, as a keep-list, and
 //! with it every list that is made of scores. A score that is added to the table is in it.
 
-use super::synthetic::{run_of, visits, Draws, Opened, Visit};
-use super::{suspects, AnalysisError, Flagged, KeepRule, Map, OverRuns, Score, ThresholdIds, Window};
+use super::synthetic::{run_of, visits, Draws, Opened, Synthetic, Visit};
+use super::{
+    estimate, influence, influence_by_distance, suspects, vectors, AnalysisError, Basis, EstimateQuestion, Flagged,
+    KeepRule, Map, Method, OverRuns, Question, Score, ThresholdIds, VectorQuestion, Window,
+};
 use crate::log::Column;
 use crate::run::Run;
+use crate::sketch::Encoding;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rows of an answer: who, and the number, in the answer's order.
@@ -200,4 +204,79 @@ fn several_runs_cover_the_examples_of_each_in_any_order() {
             assert!(same, "{}", subject.name);
         }
     }
+}
+
+/// A run of `rows` with probes, and of sweeps of the same examples with other numbers, if it is to have any.
+fn run_with(rows: &[Visit], sweeps: &[Visit]) -> Opened {
+    let mut run = Synthetic::new(Encoding::F32);
+    run.set(0, "test");
+    run.probes(&[Visit { step: 0, ..Draws(5).visit(500, 0, 0) }]);
+    rows.chunks(9).for_each(|rows| run.visits(rows));
+    run.probes(&[Visit { step: 15, ..Draws(6).visit(500, 15, 3) }]);
+    run.end();
+    sweeps.chunks(9).for_each(|rows| run.sweeps(rows));
+    run.finish().run()
+}
+
+/// Two sweeps over the examples of `labelled`.
+fn sweeps() -> Vec<Visit> {
+    let mut draws = Draws(91);
+    let mut all = Vec::new();
+    for (step, epoch) in [(15, 3), (5, 1)] {
+        for id in (0..40).map(|id| 100 + 7 * id) {
+            all.push(Visit { label: id as u32 % 5, ..draws.visit(id, step, epoch) });
+        }
+    }
+    all
+}
+
+#[test]
+fn nothing_takes_sweeps_for_visits() {
+    let rows = labelled(3);
+    let (plain, swept) = (run_with(&rows, &[]), run_with(&rows, &sweeps()));
+    for Subject { name, ask, .. } in subjects() {
+        assert_eq!(format!("{:?}", ask(&[&plain])), format!("{:?}", ask(&[&swept])), "{name}");
+    }
+    let question = Question::one("test", 500);
+    let near =
+        |run: &Run| influence_by_distance(run, &influence(run, &question)?, &Window::everything(), None, &|_| {});
+    assert_eq!(near(&plain).unwrap(), near(&swept).unwrap());
+    let means = VectorQuestion::means(16);
+    let flat = |run: &Run, question| vectors(run, question, &|_| {});
+    assert_eq!(flat(&plain, &means).unwrap(), flat(&swept, &means).unwrap());
+    for method in Method::ALL {
+        let asked = EstimateQuestion::new(question.clone(), method);
+        let scores = |run: &Run| estimate(run, &asked).map(|answers| answers[0].scores.clone());
+        assert_eq!(format!("{:?}", scores(&plain)), format!("{:?}", scores(&swept)), "{method}");
+        let asked = EstimateQuestion::new(question.clone().at_checkpoints(), method);
+        assert!(matches!(estimate(&swept, &asked), Err(AnalysisError::OnlyVisits { .. })), "{method}");
+    }
+    // What cannot be said of sweeps is refused, and not answered with visits.
+    let on_sweeps = VectorQuestion { window: Window::sweeps(), ..means };
+    assert!(matches!(flat(&swept, &on_sweeps), Err(AnalysisError::OnlyVisits { .. })));
+    assert!(matches!(suspects(&[&swept], &Window::sweeps(), &|_| {}), Err(AnalysisError::OnlyVisits { .. })));
+    let scores = influence(&swept, &question).unwrap();
+    let far = influence_by_distance(&swept, &scores, &Window::sweeps(), None, &|_| {}).unwrap_err();
+    assert!(matches!(far, AnalysisError::OnlyVisits { .. }) && far.to_string().contains("leave out `--at`"), "{far}");
+}
+
+#[test]
+fn what_is_made_of_scores_stands_on_sweeps_where_it_is_asked_to_and_says_so() {
+    let rows = sweeps();
+    let run = run_with(&labelled(3), &rows);
+    let mean = |id: u64, of: fn(&Visit) -> f32| {
+        rows.iter().filter(|row| row.example == id).map(|row| f64::from(of(row))).sum::<f64>() / 2.0
+    };
+    let said = "sweeps at 2 checkpoints, steps 5 to 15, evaluation mode";
+    let map = Map::of(&[&run], &Window::sweeps(), 0.3, &|_| {}).unwrap();
+    assert_eq!((map.rows.len(), map.visits, Basis::of_all(&map.bases).as_str()), (40, 80, said));
+    assert!(map.rows.iter().all(|row| close(row.confidence, mean(row.example, |row| row.confidence))));
+    let samples = ThresholdIds::Sets(vec![vec![100, 107, 114]]);
+    let verdict = Flagged::of(&[&run], &samples, 99.0, &Window::sweeps(), &|_| {}).unwrap();
+    assert_eq!(Basis::of_all(verdict.runs.iter().map(|part| &part.basis)), said);
+    assert!(verdict.rows.iter().all(|row| close(row.aum, mean(row.example, |row| row.margin))));
+    let table = Score::El2n.compute_over(&[&run], &Window::sweep_at(15), OverRuns::Mean, &|_| {}).unwrap();
+    assert_eq!((table.basis().as_str(), table.visits()), ("sweep at checkpoint step 15, evaluation mode", 40));
+    let visits = Score::El2n.compute_over(&[&run], &Window::everything(), OverRuns::Mean, &|_| {}).unwrap();
+    assert_eq!((visits.basis().as_str(), visits.is_on_sweeps()), ("visits, training mode", false));
 }

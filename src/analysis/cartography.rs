@@ -9,12 +9,12 @@
 //! - *hard to learn*: the lowest confidence; often mislabelled.
 //!
 //! The regions may overlap, as in the paper: an ambiguous example may have a low confidence too. The paper takes one
-//! number at the end of each epoch, in evaluation mode; here each visit gives one, in training mode. Over several runs the
-//! three numbers are means over runs.
+//! number at the end of each epoch, in evaluation mode; here each visit gives one, in training mode, or on a window of sweeps
+//! each checkpoint, as in the paper. Over several runs the three numbers are means over runs.
 
 use super::driver::Progress;
 use super::per_example::suspicious_first;
-use super::{AnalysisError, Extra, Order, OverRuns, Score, Window};
+use super::{AnalysisError, Basis, Extra, Order, OverRuns, Score, Window};
 use crate::run::{Damage, Run};
 use std::collections::HashMap;
 
@@ -22,6 +22,8 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Map {
+    /// Of each run, whether it stands on visits or on sweeps at checkpoints, and which. "Visits" are then rows of sweeps.
+    pub bases: Vec<Basis>,
     /// The share of the examples that each region takes.
     pub share: f64,
     /// Runs that it stands on.
@@ -86,6 +88,7 @@ impl Map {
             };
         let examples = confidence.rows.len();
         let visits = confidence.visits();
+        let bases: Vec<Basis> = confidence.runs.iter().map(|part| part.basis.clone()).collect();
         let damage = confidence.runs.iter().find_map(|part| part.damage.clone());
         let mut rows: Vec<MapRow> = confidence
             .rows
@@ -112,7 +115,8 @@ impl Map {
         mark(&mut rows, count, Order::HighestFirst, |row| row.confidence, |row| row.easy = true);
         mark(&mut rows, count, Order::LowestFirst, |row| row.confidence, |row| row.hard = true);
         mark(&mut rows, count, Order::HighestFirst, |row| row.variability, |row| row.ambiguous = true);
-        Ok(Self { share, runs: runs.len() as u64, visits, unscored: (examples - rows.len()) as u64, rows, damage })
+        let unscored = (examples - rows.len()) as u64;
+        Ok(Self { bases, share, runs: runs.len() as u64, visits, unscored, rows, damage })
     }
 
     /// Examples in the regions: easy, ambiguous, hard.

@@ -45,7 +45,7 @@ mod tests {
 
     fn with(scores: Vec<f64>) -> Influence {
         let mut influence = Influence::new("test".into(), ProbeTime::Earlier);
-        influence.probes = vec![Probe { id: 1, times: 1, label: None, prediction: None }];
+        influence.probes = vec![Probe { id: 1, times: 1, label: None, prediction: None, scored: None }];
         let row = |example| InfluenceRow { example, visits: 1, label: None, prediction: None };
         influence.rows = (0..scores.len() as u64).map(row).collect();
         influence.scores = scores;

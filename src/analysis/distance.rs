@@ -47,6 +47,7 @@ pub fn influence_by_distance(
     layer: Option<&str>,
     progress: Progress<'_>,
 ) -> Result<Vec<FeatureDistance>, AnalysisError> {
+    window.only_visits("the distance in feature space")?;
     let question = Question {
         set: influence.set.clone(),
         probes: Probes::Ids(influence.probes.iter().map(|probe| probe.id).collect()),

@@ -34,6 +34,26 @@ pub enum AnalysisError {
         /// How many it has.
         positions: u32,
     },
+    /// No example was swept inside the window.
+    #[error("no example was swept there; {}", known_sweeps(known))]
+    NoSuchSweep {
+        /// The checkpoints at which there are sweeps, by step.
+        known: Vec<u64>,
+    },
+    /// Forgetting counts transitions from visit to visit.
+    #[error(
+        "{score} is not defined on sweeps: it counts what changes from one visit of the training to the next; leave out `--at`"
+    )]
+    NotOnSweeps {
+        /// The score that was asked for.
+        score: &'static str,
+    },
+    /// What was asked for needs what sweeps have not: the steps that visits took part in, or their sequence.
+    #[error("{what} stands on the visits of the training and knows no sweeps: leave out `--at` and `--checkpoints`, or give a window on visits")]
+    OnlyVisits {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// There is no probe set of this name.
     #[error("this run has no probe set `{name}`; {}", known_sets(known))]
     NoSuchSet {
@@ -210,6 +230,17 @@ fn known_sets(known: &[String]) -> String {
         more => format!(" and {more} more"),
     };
     format!("it has {}{more}", names.join(", "))
+}
+
+fn known_sweeps(known: &[u64]) -> String {
+    match known {
+        [] => "this run has no sweeps: `Replay::sweep` makes them from its checkpoints".into(),
+        known => {
+            let steps: Vec<String> = known.iter().take(20).map(u64::to_string).collect();
+            let more = if known.len() > 20 { ", ..." } else { "" };
+            format!("this run has sweeps at the checkpoints of steps {}{more}", steps.join(", "))
+        }
+    }
 }
 
 fn known_ids(near: &[u64], count: usize) -> String {

@@ -54,6 +54,7 @@ pub(super) struct Forgetting {
 impl PerExample for Forgetting {
     const COLUMNS: &'static [Column] = &[Column::Correct, Column::Loss];
     const ONE_PREDICTION: bool = true;
+    const NEEDS_VISITS: bool = true;
 
     fn add(&mut self, values: &[f32]) {
         let right = values[0] >= 0.5;

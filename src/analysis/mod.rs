@@ -19,8 +19,10 @@
 //!   results do not depend on the number of threads and memory does not grow with the run, only with its examples.
 //! - Damage ends the reading; what came before it is used, and the result carries the [`Damage`](crate::run::Damage).
 //! - A visit with a NaN or an infinity is left out and counted. An example with no usable visit scores NaN and comes last.
-//! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented.
-//!   The papers mostly sweep the training set at checkpoints; each score says where it departs from its source.
+//! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented; or,
+//!   where a replay swept the training set at checkpoints as most papers do, on these ([`Window::sweeps`]). The two are never
+//!   mixed, and each result says by its [`Basis`] which it stands on.
+//!   What says nothing without a training's sequence or its steps refuses sweeps ([`AnalysisError::OnlyVisits`]).
 //! - A score of one run is one draw. Papers that average over seeds (GraNd, EL2N, forgetting) want several runs:
 //!   [`Score::compute_over`]. What is then kept of the training set is a [`KeepList`].
 
@@ -50,6 +52,7 @@ mod self_influence;
 mod similarity;
 mod summary;
 mod suspects;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod synthetic;
 #[cfg(test)]
@@ -78,9 +81,10 @@ pub use score::{Order, Score};
 pub use similarity::{
     all_neighbours, clusters, near_duplicates, neighbours, Cluster, Clusters, Neighbour, Pair, Search, UnitVectors,
 };
-pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary};
+pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary, SweepSummary};
 pub use suspects::{suspects, Rival, SignalValue, Suspect, Suspects};
+pub use sweep::Basis;
 pub use threshold::{Flagged, FlaggedRow, ThresholdIds, ThresholdRun, ThresholdSamples};
 pub use vectors::{vectors, Combine, FlatVectors, Shape, VectorBlock, VectorQuestion};
 pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityStep};
-pub use window::Window;
+pub use window::{Source, Window};

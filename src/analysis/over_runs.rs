@@ -15,7 +15,7 @@
 use super::driver::Progress;
 use super::per_example::{suspicious_first, Mean};
 use super::variability::Spread;
-use super::{AnalysisError, Extra, Order, Score, ScoreRow, ScoreTable, Window};
+use super::{AnalysisError, Basis, Extra, Order, Score, ScoreRow, ScoreTable, Window};
 use crate::run::{Damage, Run};
 use std::collections::HashMap;
 
@@ -61,6 +61,8 @@ pub struct RunsTable {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RunPart {
+    /// Whether its scores stand on visits or on sweeps, and which. "Visits" below are then rows of sweeps.
+    pub basis: Basis,
     /// Examples with a score.
     pub scored: u64,
     /// Examples of the other runs that this one has no visit of.
@@ -312,6 +314,7 @@ impl Score {
 impl RunPart {
     fn of(table: &ScoreTable) -> Self {
         Self {
+            basis: table.basis.clone(),
             scored: table.rows.iter().filter(|row| !row.score.is_nan()).count() as u64,
             absent: 0,
             visits: table.visits,
@@ -325,6 +328,16 @@ impl RunPart {
 }
 
 impl RunsTable {
+    /// What the scores stand on, in words, over all runs.
+    pub fn basis(&self) -> String {
+        Basis::of_all(self.runs.iter().map(|part| &part.basis))
+    }
+
+    /// Whether they stand on sweeps: of several runs all do or none.
+    pub fn is_on_sweeps(&self) -> bool {
+        self.runs.iter().any(|part| part.basis.is_sweeps())
+    }
+
     /// Visits that the scores stand on, in all runs.
     pub fn visits(&self) -> u64 {
         self.runs.iter().map(|part| part.visits).sum()

@@ -4,8 +4,9 @@
 //! keeps one accumulator per example, and sorts.
 
 use super::driver::{fold_groups, fold_in_step_order, Progress};
-use super::{column, error::NO_GRADIENTS, AnalysisError, Order, Score, Window};
-use crate::log::{BlockKind, Column};
+use super::sweep::Sweeps;
+use super::{column, error::NO_GRADIENTS, AnalysisError, Basis, Order, Score, Window};
+use crate::log::Column;
 use crate::run::{Block, Damage, Run};
 use rayon::prelude::*;
 use std::cmp::Ordering;
@@ -18,6 +19,8 @@ use std::ops::Range;
 pub struct ScoreTable {
     /// Which score it is.
     pub score: Score,
+    /// Whether it stands on visits of the training or on sweeps at checkpoints, and which.
+    pub basis: Basis,
     /// Visits that it stands on.
     pub visits: u64,
     /// Visits that were left out because a number of theirs was NaN or infinite.
@@ -78,6 +81,8 @@ pub(super) trait PerExample: Default + Send {
     const NEEDS_GRADIENT: bool = false;
     /// Whether more than one prediction a visit is an error.
     const ONE_PREDICTION: bool = false;
+    /// Whether it says something of a sequence of visits, which sweeps are not.
+    const NEEDS_VISITS: bool = false;
 
     /// Takes one visit: `values` in the order of `COLUMNS`, all finite.
     fn add(&mut self, values: &[f32]);
@@ -148,10 +153,12 @@ struct Gathered<A> {
 }
 
 impl Visits {
-    fn read<A: PerExample>(block: &Block, window: &Window, bits: u32) -> Result<Self, AnalysisError> {
-        let inside = window.rows(block)?;
+    fn read<A: PerExample>(block: &Block, window: &Window, sweeps: &Sweeps, bits: u32) -> Result<Self, AnalysisError> {
+        let inside = sweeps.rows(window, block)?;
         let rows = inside.as_ref().map_or(block.rows(), |inside| inside.iter().filter(|i| **i).count());
-        if A::COLUMNS.iter().any(|&needed| !block.has(needed)) {
+        // A sweep takes no step: its examples count in full, whatever the batch of the replay was (Pruthi et al. 2020, TracInCP).
+        let is_one = |column| window.is_on_sweeps() && matches!(column, Column::Clip | Column::Coefficient);
+        if A::COLUMNS.iter().any(|&needed| !is_one(needed) && !block.has(needed)) {
             return Ok(Self { rows, columns: None });
         }
         let examples = column::u64s(block, Column::Example)?;
@@ -164,7 +171,11 @@ impl Visits {
                 return Err(AnalysisError::SeveralPredictions { example: examples[row], positions });
             }
         }
-        let values = A::COLUMNS.iter().map(|&c| column::f32s(block, c)).collect::<Result<_, _>>()?;
+        let values = |&column: &Column| match is_one(column) {
+            true => Ok(vec![1.0; block.rows()]),
+            false => column::f32s(block, column),
+        };
+        let values = A::COLUMNS.iter().map(values).collect::<Result<_, _>>()?;
         let (of_shards, starts) = by_shard(&examples, inside.as_deref(), bits);
         let columns = Some(VisitColumns {
             rows: of_shards,
@@ -202,6 +213,8 @@ struct Shard<A> {
     number: usize,
     /// How many bits tell the shards apart.
     bits: u32,
+    /// Whether a visit whose gradient was not seen is left out.
+    needs_gradient: bool,
     /// Where an example is in `gathered`, plus one, by the rest of its id; 0 for none.
     dense: Vec<u32>,
     /// The same for ids too large for a table.
@@ -219,11 +232,14 @@ const DENSE_MAX: usize = 1 << 22;
 
 impl<A: PerExample> Shard<A> {
     /// As many as keep all threads busy.
-    fn all() -> Vec<Self> {
+    fn all(window: &Window) -> Vec<Self> {
+        // Where an example does not count by its coefficient, a gradient that was not seen is not zero but missing.
+        let needs_gradient = A::NEEDS_GRADIENT || A::COLUMNS.contains(&Column::SquaredNorm) && window.is_on_sweeps();
         let bits = rayon::current_num_threads().next_power_of_two().trailing_zeros();
         let shard = |number| Self {
             number,
             bits,
+            needs_gradient,
             dense: Vec::new(),
             sparse: HashMap::new(),
             examples: Vec::new(),
@@ -284,7 +300,7 @@ impl<A: PerExample> Shard<A> {
             if flags & Column::FLAG_NOT_FINITE != 0 || values.iter().any(|value| !value.is_finite()) {
                 entry.not_finite += 1;
                 self.not_finite += 1;
-            } else if A::NEEDS_GRADIENT && flags & Column::FLAG_NO_WEIGHT != 0 {
+            } else if self.needs_gradient && flags & Column::FLAG_NO_WEIGHT != 0 {
                 self.unseen += 1;
             } else {
                 entry.accumulator.add(values);
@@ -306,18 +322,23 @@ pub(super) fn score_examples<A: PerExample>(
     window: &Window,
     progress: Progress<'_>,
 ) -> Result<ScoreTable, AnalysisError> {
-    let mut shards = Shard::<A>::all();
+    if A::NEEDS_VISITS && window.is_on_sweeps() {
+        return Err(AnalysisError::NotOnSweeps { score: score.name() });
+    }
+    let sweeps = Sweeps::find(run, window)?;
+    let mut shards = Shard::<A>::all(window);
     let bits = shards.len().trailing_zeros();
     let mut missing_visits = 0;
-    let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
-    let damage = if run.parts().is_empty() {
+    let keep = |block: &Block| window.is_on(block) && window.touches(block);
+    // No score of sweeps depends on their order, and a replay takes checkpoints in any.
+    let damage = if run.parts().is_empty() || window.is_on_sweeps() {
         let fold = |(): &(), blocks: Vec<Visits>| {
             let without = blocks.iter().filter(|visits| visits.columns.is_none());
             missing_visits += without.map(|visits| visits.rows as u64).sum::<u64>();
             shards.par_iter_mut().for_each(|shard| blocks.iter().for_each(|visits| shard.add(visits, 0..usize::MAX)));
             Ok(())
         };
-        let read = |(): &(), block: &Block| Visits::read::<A>(block, window, bits);
+        let read = |(): &(), block: &Block| Visits::read::<A>(block, window, &sweeps, bits);
         fold_groups(run, progress, keep, |_| Ok(()), read, fold)?
     } else {
         // Rows of several workers' blocks lie between each other in steps.
@@ -328,12 +349,13 @@ pub(super) fn score_examples<A: PerExample>(
             shards.iter_mut().for_each(|shard| shard.add(visits, rows.clone()));
             Ok(())
         };
-        fold_in_step_order(run, progress, keep, |block| Visits::read::<A>(block, window, bits), fold)?
+        fold_in_step_order(run, progress, keep, |block| Visits::read::<A>(block, window, &sweeps, bits), fold)?
     };
 
     let sum = |of: fn(&Shard<A>) -> u64| shards.iter().map(of).sum();
     let mut table = ScoreTable {
         score,
+        basis: sweeps.basis(),
         visits: sum(|shard| shard.visits),
         not_finite: sum(|shard| shard.not_finite),
         unseen: sum(|shard| shard.unseen),

@@ -5,6 +5,8 @@
 //! themselves, not of their sketches, unless the visit says that it was estimated. The paper sums over checkpoints;
 //! this sums over the steps that the example took part in, which is what its §3.1 starts from.
 //!
+//! On a window of sweeps it is the paper's `Σ_i η_i·‖g(w_i)‖²` over checkpoints: clip factor and weight are then 1.
+//!
 //! A visit without weight (`c = 0`) moved nothing and rightly adds zero.
 
 use super::per_example::PerExample;

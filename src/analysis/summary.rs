@@ -1,8 +1,8 @@
 //! What is in a run: counts, layers, probes, bytes.
 
 use super::driver::{fold_each, Progress};
-use super::{column, AnalysisError};
-use crate::log::{BlockKind, Column, ColumnKey};
+use super::{column, sweep, AnalysisError};
+use crate::log::{BlockKind, Column, ColumnKey, Mode};
 use crate::run::{Block, Damage, Run};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::RangeInclusive;
@@ -27,6 +27,8 @@ pub struct Summary {
     pub wall_clock_ms: Option<RangeInclusive<u64>>,
     /// The probe sets, by number.
     pub probes: Vec<ProbeSummary>,
+    /// The sweeps at checkpoints, by step.
+    pub sweeps: Vec<SweepSummary>,
     /// The recorded layers, by number.
     pub layers: Vec<LayerSummary>,
     /// Parameters of the recorded layers.
@@ -125,6 +127,18 @@ pub struct ProbeSummary {
     pub times: Vec<u64>,
 }
 
+/// The examples that were replayed at a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SweepSummary {
+    /// The step before which the checkpoint was taken.
+    pub step: u64,
+    /// Rows, those that a later replay repeated among them.
+    pub rows: u64,
+    /// How the model ran.
+    pub modes: Vec<Mode>,
+}
+
 /// How a layer's gradients are held, as the visits show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerForm {
@@ -176,6 +190,7 @@ enum Read {
     Set { number: u32, name: String },
     Dropped { visits: u64, first_step: u64 },
     End,
+    Sweeps { step: u64, rows: u64, modes: BTreeSet<Option<Mode>> },
     Other,
 }
 
@@ -212,7 +227,10 @@ impl Told {
                 Read::Dropped { visits, first_step: block.steps().0 }
             }
             Some(BlockKind::End) => Read::End,
-            None => Read::Other,
+            Some(BlockKind::Sweeps) => {
+                Read::Sweeps { step: block.steps().0, rows: block.rows() as u64, modes: sweep::modes(block)? }
+            }
+            Some(BlockKind::Checkpoints) | None => Read::Other,
         };
         Ok(Self { read, block: block.clone() })
     }
@@ -252,6 +270,7 @@ impl Summary {
         };
         let mut examples: HashSet<u64> = HashSet::new();
         let mut sets: BTreeMap<u32, Set> = BTreeMap::new();
+        let mut sweeps: BTreeMap<u64, (u64, BTreeSet<Option<Mode>>)> = BTreeMap::new();
         let mut groups: BTreeMap<ColumnGroup, u64> = BTreeMap::new();
         let mut forms = vec![LayerForm::Absent; manifest.layers.len()];
         let mut folded_width = None;
@@ -299,17 +318,25 @@ impl Summary {
                     summary.dropped = summary.dropped.saturating_add(visits);
                     summary.first_gap = Some(summary.first_gap.map_or(first_step, |first| first.min(first_step)));
                 }
-                Read::End => {}
-                Read::Other => return Ok(()),
+                Read::Sweeps { step, rows, modes } => {
+                    let sweep = sweeps.entry(step).or_default();
+                    sweep.0 += rows;
+                    sweep.1.extend(modes);
+                }
+                Read::End | Read::Other => {}
             }
-            // A run that was finished and then resumed is finished again only by another end.
-            summary.finished = end;
+            // A run that was finished and then resumed is finished again only by another end. A replay takes none away.
+            summary.finished = end || summary.finished && !told.block.goes_on();
             Ok(())
         };
         let damage = fold_each(run, progress, |_| true, Told::read, fold)?;
         summary.damage = damage;
         summary.examples = examples.len() as u64;
         summary.visit_bytes_by_group = groups.into_iter().collect();
+        summary.sweeps = sweeps
+            .into_iter()
+            .map(|(step, (rows, modes))| SweepSummary { step, rows, modes: modes.into_iter().flatten().collect() })
+            .collect();
         summary.probes = sets
             .into_values()
             .map(|set| ProbeSummary {

@@ -3,7 +3,7 @@
 use super::driver::blocks_in_flight;
 use crate::log::{
     worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, LayerRecord, LogWriter, Manifest,
-    WorkerRecord, WriterOptions, NO_LAYER,
+    Mode, WorkerRecord, WriterOptions, NO_LAYER,
 };
 use crate::run::Run;
 use crate::sketch::{Encoding, SketchConfig};
@@ -204,6 +204,9 @@ impl Synthetic {
         if kind == BlockKind::Visits {
             b.f32s(Column::LearningRate, rows.iter().map(|r| r.learning_rate));
             b.f32s(Column::Clip, rows.iter().map(|r| r.clip));
+        } else if kind == BlockKind::Sweeps {
+            b.f32s(Column::LearningRate, rows.iter().map(|r| r.learning_rate));
+            b.column(Column::Mode, Cells::U8, 1).extend(rows.iter().map(|_| Mode::Evaluation.code()));
         } else {
             b.u32s(Column::ProbeSet, rows.iter().map(|r| r.set));
         }
@@ -249,6 +252,11 @@ impl Synthetic {
     /// One block of probe visits.
     pub(crate) fn probes(&mut self, rows: &[Visit]) {
         self.rows(BlockKind::Probes, rows);
+    }
+
+    /// One block of swept examples, in evaluation mode.
+    pub(crate) fn sweeps(&mut self, rows: &[Visit]) {
+        self.rows(BlockKind::Sweeps, rows);
     }
 
     pub(crate) fn set(&mut self, number: u32, name: &str) {

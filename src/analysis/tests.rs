@@ -1,7 +1,7 @@
 //! Every score against a naive oracle, and one battery for all of them.
 
-use super::synthetic::{many_blocks, run_of, visits, Draws, Synthetic, Visit};
-use super::{AnalysisError, Extra, Order, Score, ScoreTable, Window};
+use super::synthetic::{decoded, many_blocks, run_of, visits, Draws, Synthetic, Visit};
+use super::{influence, AnalysisError, Basis, Extra, Order, Question, Score, ScoreTable, Window};
 use crate::log::Column;
 use crate::sketch::Encoding;
 use std::collections::BTreeMap;
@@ -81,7 +81,7 @@ fn every_score_equals_its_definition_in_every_window() {
         Window::everything(),
         Window::epochs(1..4),
         Window::steps(7..23),
-        Window { epochs: Some(2..5), steps: Some(0..18) },
+        Window { epochs: Some(2..5), ..Window::steps(0..18) },
         Window::epochs(5..u32::MAX),
     ];
     for window in windows {
@@ -297,4 +297,94 @@ fn names_lead_back_and_tell_which_end_comes_first() {
         assert!(score.about().contains(&score.order().to_string()));
     }
     assert_eq!(Score::from_name("tracin"), None);
+}
+
+/// Sweeps of 12 examples at three checkpoints among the visits, in no order, with rows that a later sweep replaces.
+fn swept() -> (Synthetic, Vec<Visit>) {
+    let mut draws = Draws(8);
+    let mut run = Synthetic::new(Encoding::F32);
+    visits(&mut draws, 12, 3, 5).chunks(4).for_each(|rows| run.visits(rows));
+    let mut counting: BTreeMap<(u64, u64), Visit> = BTreeMap::new();
+    for (step, ids) in [(4, 0..12), (9, 0..7), (0, 0..12), (4, 3..8), (9, 7..12), (9, 6..8)] {
+        let rows: Vec<Visit> = ids.map(|id| draws.visit(id, step, step as u32 / 4)).collect();
+        counting.extend(rows.iter().map(|row| ((row.step, row.example), row.clone())));
+        rows.chunks(5).for_each(|rows| run.sweeps(rows));
+    }
+    // The batch of a replay says nothing of a step.
+    let full = |row: &Visit| Visit { clip: 1.0, coefficient: 1.0, ..row.clone() };
+    (run, counting.values().map(full).collect())
+}
+
+#[test]
+fn every_score_on_sweeps_equals_its_definition_and_counts_an_example_once_at_a_checkpoint() {
+    let (mut run, counting) = swept();
+    run.end();
+    let run = run.finish().run();
+    for (window, text) in [
+        (Window::sweeps(), "sweeps at 3 checkpoints, steps 0 to 9, evaluation mode"),
+        (Window::sweep_at(4), "sweep at checkpoint step 4, evaluation mode"),
+        (Window { epochs: Some(1..3), ..Window::sweeps() }, "sweeps at 2 checkpoints, steps 4 to 9, evaluation mode"),
+    ] {
+        let inside: Vec<Visit> = counting
+            .iter()
+            .filter(|v| window.steps.as_ref().is_none_or(|s| s.contains(&v.step)))
+            .filter(|v| window.epochs.as_ref().is_none_or(|e| e.contains(&v.epoch)))
+            .cloned()
+            .collect();
+        for score in Score::ALL {
+            if score == Score::Forgetting {
+                assert!(matches!(score.compute(&run, &window), Err(AnalysisError::NotOnSweeps { .. })));
+                continue;
+            }
+            let table = score.compute(&run, &window).unwrap();
+            let groups = by_example(&inside);
+            assert_eq!((table.rows.len(), table.visits), (groups.len(), inside.len() as u64));
+            for row in &table.rows {
+                let truth = oracle(score, &groups[&row.example]);
+                assert!((row.score - truth).abs() <= 1e-6 * (1.0 + truth.abs()), "{score}: {} {truth}", row.score);
+            }
+            assert_eq!(table.basis.to_string(), text);
+        }
+    }
+    let none = Score::Loss.compute(&run, &Window::sweep_at(5));
+    assert!(matches!(none, Err(AnalysisError::NoSuchSweep { known }) if known == [0, 4, 9]));
+    // A run without any, and visits beside sweeps: neither is ever taken for the other.
+    let plain = run_of(&visits(&mut Draws(1), 5, 2, 3), 4).run();
+    let none = Score::Loss.compute(&plain, &Window::sweeps());
+    assert!(matches!(none, Err(AnalysisError::NoSuchSweep { known }) if known.is_empty()));
+    let visited = Score::Loss.compute(&run, &Window::everything()).unwrap();
+    assert_eq!((visited.basis, visited.visits), (Basis::Visits, visits(&mut Draws(8), 12, 3, 5).len() as u64));
+}
+
+#[test]
+fn influence_on_sweeps_is_the_sum_over_the_checkpoints_that_the_probe_has_too() {
+    let (mut run, counting) = swept();
+    run.set(0, "test");
+    // Probes at two of the three checkpoints, and where there was no sweep.
+    let probes: Vec<Visit> = [0, 9, 11].map(|step| Draws(50 + step).visit(77, step, 0)).to_vec();
+    run.probes(&probes);
+    run.end();
+    let run = run.finish().run();
+    let result = influence(&run, &Question::one("test", 77).at_checkpoints()).unwrap();
+    let mut truth: BTreeMap<u64, (f64, u64)> = BTreeMap::new();
+    for row in &counting {
+        let entry = truth.entry(row.example).or_default();
+        let Some(probe) = probes.iter().find(|probe| probe.step == row.step) else { continue };
+        let (a, b) = (decoded(row, Encoding::F32), decoded(probe, Encoding::F32));
+        let dot = |part: usize| a[part].iter().zip(&b[part]).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+        entry.0 += f64::from(row.learning_rate) * ((dot(0) + 1.0) * dot(1) + dot(2) * dot(3) + dot(4));
+        entry.1 += 1;
+    }
+    assert_eq!((result.visits, result.before_first_probe), (24, 12));
+    assert_eq!(result.rows.len(), truth.len());
+    for (number, row) in result.rows.iter().enumerate() {
+        let (score, count) = truth[&row.example];
+        assert_eq!(row.visits, count);
+        assert!((result.score(number, 0) - score).abs() < 1e-5 * (1.0 + score.abs()), "{} {score}", row.example);
+    }
+    assert!(
+        matches!(&result.basis, Basis::Sweeps { steps, repeated: 7, .. } if steps == &[0, 4, 9]),
+        "{:?}",
+        result.basis
+    );
 }

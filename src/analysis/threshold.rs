@@ -12,7 +12,7 @@
 use super::driver::Progress;
 use super::over_runs::{different, in_run, most_voted};
 use super::per_example::suspicious_first;
-use super::{AnalysisError, Order, Score, ScoreTable, Window};
+use super::{AnalysisError, Basis, Order, Score, ScoreTable, Window};
 use crate::run::{Damage, Run};
 use crate::sketch::draw;
 use std::collections::{BTreeMap, HashSet};
@@ -104,6 +104,8 @@ pub struct Flagged {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ThresholdRun {
+    /// Whether its AUM stands on visits or on sweeps at checkpoints, and which. "Visits" are then rows of sweeps.
+    pub basis: Basis,
     /// Its threshold samples with an AUM.
     pub samples: u64,
     /// The examples that it judges.
@@ -246,7 +248,8 @@ fn judge(
             }
         }
     }
-    Some(ThresholdRun { samples: samples.len() as u64, judged, cut, damage: table.damage.clone() })
+    let (basis, samples) = (table.basis.clone(), samples.len() as u64);
+    Some(ThresholdRun { basis, samples, judged, cut, damage: table.damage.clone() })
 }
 
 fn row((example, entry): (u64, Judged)) -> FlaggedRow {

@@ -1,19 +1,32 @@
 //! The part of a run that a question is about.
 
-use super::column;
-use crate::log::Column;
+use super::{column, AnalysisError};
+use crate::log::{BlockKind, Column};
 use crate::run::{Block, ReadError};
 use std::ops::Range;
 
-/// A window on a run: visits outside it do not count. The default is the whole run.
+/// Which rows a window is on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Source {
+    /// The visits of the training.
+    #[default]
+    Visits,
+    /// The examples that replays took through the model at checkpoints.
+    Sweeps,
+}
+
+/// A window on a run: visits outside it do not count. The default is the whole training.
 ///
-/// Both ranges are half open; a visit counts if it lies in each that is given.
+/// Both ranges are half open; a visit counts if it lies in each that is given. What is said of visits here holds for the rows of
+/// sweeps where [`Window::source`] says so; their steps and epochs are those of their checkpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Window {
     /// Epochs that count, or all.
     pub epochs: Option<Range<u32>>,
     /// Optimizer steps that count, or all.
     pub steps: Option<Range<u64>>,
+    /// Whether visits count, or sweeps at checkpoints.
+    pub source: Source,
 }
 
 impl Window {
@@ -24,12 +37,50 @@ impl Window {
 
     /// Only these epochs.
     pub fn epochs(epochs: Range<u32>) -> Self {
-        Self { epochs: Some(epochs), steps: None }
+        Self { epochs: Some(epochs), ..Self::default() }
     }
 
     /// Only these optimizer steps.
     pub fn steps(steps: Range<u64>) -> Self {
-        Self { epochs: None, steps: Some(steps) }
+        Self { steps: Some(steps), ..Self::default() }
+    }
+
+    /// The sweeps at all checkpoints.
+    pub fn sweeps() -> Self {
+        Self { source: Source::Sweeps, ..Self::default() }
+    }
+
+    /// The sweep at the checkpoint taken before step `step`.
+    pub fn sweep_at(step: u64) -> Self {
+        Self { steps: Some(step..step.saturating_add(1)), ..Self::sweeps() }
+    }
+
+    pub(super) fn is_on_sweeps(&self) -> bool {
+        self.source == Source::Sweeps
+    }
+
+    /// Refuses a window on sweeps, for what would else take visits for them.
+    ///
+    /// # Errors
+    /// [`AnalysisError::OnlyVisits`].
+    pub(super) fn only_visits(&self, what: &'static str) -> Result<(), AnalysisError> {
+        if self.is_on_sweeps() {
+            return Err(AnalysisError::OnlyVisits { what });
+        }
+        Ok(())
+    }
+
+    /// Whether the block holds the rows that the window is on.
+    pub(super) fn is_on(&self, block: &Block) -> bool {
+        let kind = match self.source {
+            Source::Visits => BlockKind::Visits,
+            Source::Sweeps => BlockKind::Sweeps,
+        };
+        block.kind() == Some(kind)
+    }
+
+    pub(super) fn has_step(&self, step: u64) -> bool {
+        self.steps.as_ref().is_none_or(|steps| steps.contains(&step))
     }
 
     /// Whether a row of the block can lie inside, by its header alone.

@@ -19,11 +19,38 @@ pub(super) struct WindowArguments {
     /// Count only visits of these optimizer steps, written as epochs are
     #[arg(long, value_name = "A..B", value_parser = steps)]
     steps: Option<Range<u64>>,
+    /// What counts: `visits` of the training, or `sweep` for the examples that a replay took through the model at checkpoints,
+    /// `sweep:STEP` for those at one checkpoint. Steps and epochs are then those of the checkpoints. What needs the steps that
+    /// visits took part in, or their sequence, refuses sweeps
+    #[arg(long, value_name = "ROWS", default_value = "visits", value_parser = at)]
+    at: At,
+}
+
+/// Which rows count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Visits,
+    Sweeps,
+    Sweep(u64),
 }
 
 impl WindowArguments {
     pub(super) fn window(&self) -> Window {
-        Window { epochs: self.epochs.clone(), steps: self.steps.clone() }
+        let (epochs, steps) = (self.epochs.clone(), self.steps.clone());
+        match self.at {
+            At::Visits => Window { epochs, steps, ..Window::default() },
+            At::Sweeps => Window { epochs, steps, ..Window::sweeps() },
+            At::Sweep(step) => {
+                let one = Window { epochs, ..Window::sweep_at(step) };
+                // Outside the steps that were asked for there is nothing.
+                let nothing = steps.is_some_and(|steps| !steps.contains(&step));
+                if nothing {
+                    Window { steps: Some(step..step), ..one }
+                } else {
+                    one
+                }
+            }
+        }
     }
 }
 
@@ -126,6 +153,19 @@ fn steps(text: &str) -> Result<Range<u64>, String> {
     range(text, u64::MAX)
 }
 
+/// `visits`, `sweep` or `sweep:STEP`.
+fn at(text: &str) -> Result<At, String> {
+    match text.split_once(':') {
+        None if text == "visits" => Ok(At::Visits),
+        None if text == "sweep" => Ok(At::Sweeps),
+        Some(("sweep", step)) => match step.parse() {
+            Ok(step) if step < u64::MAX => Ok(At::Sweep(step)),
+            _ => Err(format!("`{step}` is not the step of a checkpoint")),
+        },
+        _ => Err("it is `visits`, `sweep` or `sweep:STEP`".into()),
+    }
+}
+
 /// `A..B`, `A..=B`, `A..`, `..B`, `..=B`, `..` or `A`. An open end is `limit`.
 fn range(text: &str, limit: u64) -> Result<Range<u64>, String> {
     let number = |text: &str| -> Result<u64, String> {
@@ -184,6 +224,12 @@ mod tests {
             ("18446744073709551615..=18446744073709551615", None),
         ] {
             assert_eq!(range(text, 100).ok(), expected, "{text}");
+        }
+        assert_eq!(at("visits"), Ok(At::Visits));
+        assert_eq!(at("sweep"), Ok(At::Sweeps));
+        assert_eq!(at("sweep:1200"), Ok(At::Sweep(1200)));
+        for wrong in ["", "sweep:", "sweep:-1", "sweep:18446744073709551615", "visits:3", "Sweep", "sweeps"] {
+            assert!(at(wrong).is_err(), "{wrong}");
         }
         assert_eq!(epochs("2..").unwrap(), 2..u32::MAX);
         assert!(epochs("4294967295").is_err());

@@ -5,7 +5,9 @@ use super::error::CliError;
 use super::method::{MethodArguments, Plan};
 use super::output::{say_coverage, say_workers, workers_note, Console, Target};
 use super::Outcome;
-use crate::analysis::{Concentration, Estimate, Influence, Probe, ProbeTime, Probes, Question, Ranked, Strongest};
+use crate::analysis::{
+    Basis, Concentration, Estimate, Influence, Probe, ProbeTime, Probes, Question, Ranked, Strongest,
+};
 use crate::report::{Format, Rows, Value};
 use crate::run::Run;
 use clap::{Args, ValueEnum};
@@ -22,7 +24,9 @@ const STREAMED_MAX: usize = 1000;
 /// Positive scores helped (proponents): their steps lowered the probe's loss. Negative ones hurt (opponents). A table
 /// shows the strongest of both. CSV and JSON hold rows `example,visits,score,error` and, where they were recorded, `label` and
 /// `prediction` of the example's last visit, sorted from the strongest proponent to the strongest opponent; examples
-/// without a usable visit have score NaN and come last. With --all the rows are `example,probe,score,error`, probe after
+/// without a usable visit have score NaN and come last. With --checkpoints the gradients are those of a replay's sweep over
+/// the training set at checkpoints (TracInCP), and the second column counts these: `example,checkpoints,score,error`.
+/// With --all the rows are `example,probe,score,error`, probe after
 /// probe, each sorted so.
 ///
 /// The error (± in a table) is one standard deviation of what projecting and rounding the gradients may have done to the
@@ -48,6 +52,9 @@ pub(super) struct Arguments {
     /// Which probe stands for a step (tracin)
     #[arg(long, value_name = "RULE", default_value = "earlier")]
     probe_time: ProbeTime,
+    /// TracInCP: over the sweeps at checkpoints instead of the visits; short for `--at sweep`
+    #[arg(long, conflicts_with = "at")]
+    checkpoints: bool,
     #[command(flatten)]
     method: MethodArguments,
     #[command(flatten)]
@@ -80,6 +87,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         window: arguments.window.window(),
         time: arguments.probe_time,
     };
+    let question = if arguments.checkpoints { question.at_checkpoints() } else { question };
     let bar = console.bar(&run, 1, "finding probes");
     let plan = arguments.method.plan(&run, &question, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
@@ -204,7 +212,21 @@ fn words(answer: &Answer, probes: usize) -> Vec<String> {
         _ => format!("{probes} probes of `{set}`"),
     };
     let (visits, examples) = (influence.visits, answer.examples);
-    let mut lines = vec![format!("{about}: {}; {visits} visits of {examples} examples", influence.variant())];
+    let on_sweeps = matches!(influence.basis, Basis::Sweeps { .. });
+    let rows = if on_sweeps { "rows" } else { "visits" };
+    let mut lines = vec![format!("{about}: {}; {visits} {rows} of {examples} examples", influence.variant())];
+    if let Some((score, _)) = influence.probes.iter().find_map(|probe| probe.scored) {
+        lines.push(format!("the influence is on the {score} of a class, not on a loss: positive raised it"));
+    }
+    if let Basis::Sweeps { repeated, .. } = influence.basis {
+        if repeated > 0 {
+            lines.push(format!("note: {repeated} rows replaced by a later one of the same example and checkpoint"));
+        }
+    }
+    let early = match on_sweeps {
+        true => "rows left out: the probe has no record at their checkpoint",
+        false => "visits left out: before the first probe time (--probe-time nearest takes them in)",
+    };
     if let ([_], Some(found)) = (influence.probes.as_slice(), first_concentration(influence)) {
         let Concentration { top_hundredth, carriers, .. } = found;
         lines.push(format!(
@@ -218,14 +240,14 @@ fn words(answer: &Answer, probes: usize) -> Vec<String> {
         (told(|e| e.after_probes), "visits left out: at or after the last time of the probes"),
         (told(|e| e.steps_without_record), "steps without a record of momentum and weight decay, taken for 0"),
         (told(|e| e.dropped), "visits were dropped while recording: what they did is not unrolled"),
-        (
-            influence.before_first_probe,
-            "visits left out: before the first probe time (--probe-time nearest takes them in)",
-        ),
+        (influence.before_first_probe, early),
         (influence.not_finite, "visits left out: a number was NaN or infinite"),
         (influence.without_gradient, "visits left out: recorded without gradients"),
         (influence.other_layers, "visits left out: their layers were recorded in another form than the probes'"),
-        (influence.probe_records_left_out, "probe records left out: not finite, without weight or in another form"),
+        (
+            influence.probe_records_left_out,
+            "probe records left out: not finite, without weight, in another form, or of another loss or class",
+        ),
         (influence.probe_records_repeated, "probe records replaced by a later one of the same id and step"),
     ];
     lines.extend(notes.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("note: {count} {what}")));
@@ -240,6 +262,9 @@ fn first_concentration(influence: &Influence) -> Option<Concentration> {
 }
 
 fn says(probe: &Probe) -> String {
+    if let Some((score, class)) = probe.scored {
+        return format!(" ({score} of class {class})");
+    }
     match (probe.label, probe.prediction) {
         (Some(label), Some(prediction)) => format!(" (label {label}, last predicted {prediction})"),
         (Some(label), None) => format!(" (label {label})"),
@@ -256,6 +281,7 @@ struct Writer {
     asked: bool,
     labels: bool,
     predictions: bool,
+    on_sweeps: bool,
     cut: bool,
 }
 
@@ -267,6 +293,7 @@ impl Writer {
             asked: wanted.asked,
             labels: first.about.rows.iter().any(|row| row.label.is_some()),
             predictions: first.about.rows.iter().any(|row| row.prediction.is_some()),
+            on_sweeps: matches!(first.about.basis, Basis::Sweeps { .. }),
             cut: false,
         }
     }
@@ -280,6 +307,8 @@ impl Writer {
             head.push(("probe", probe.id.into()));
             head.push(("probe_label", probe.label.into()));
             head.push(("probe_prediction", probe.prediction.into()));
+            head.push(("probe_score", probe.scored.map(|(score, _)| score.to_string()).into()));
+            head.push(("probe_class", probe.scored.map(|(_, class)| class).into()));
         }
         let estimate = part.estimate.as_ref();
         head.push(("method", estimate.map_or("tracin", |estimate| estimate.method.name()).into()));
@@ -304,6 +333,7 @@ impl Writer {
         }
         head.extend([
             ("variant", Value::from(part.variant())),
+            ("basis", part.basis.to_string().into()),
             ("examples", answer.examples.into()),
             ("visits", part.visits.into()),
             ("probe_times", part.probe_times.into()),
@@ -324,7 +354,7 @@ impl Writer {
         if self.all {
             return vec!["example", "probe", "score", error];
         }
-        let mut columns = vec!["example", "visits", "score", error];
+        let mut columns = vec!["example", if self.on_sweeps { "checkpoints" } else { "visits" }, "score", error];
         if self.format == Format::Table {
             columns.insert(0, "role");
         }

@@ -3,10 +3,10 @@
 use super::error::CliError;
 use super::output::{say_workers, Console};
 use super::Outcome;
-use crate::analysis::{LayerForm, Summary};
-use crate::log::Manifest;
+use crate::analysis::{AnalysisError, LayerForm, Summary};
+use crate::log::{Manifest, Mode};
 use crate::report::{self, significant, Format, Rows, Value};
-use crate::run::{Run, WorkerState, Workers};
+use crate::run::{Checkpoint, ReadError, Run, WorkerState, Workers};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::{self, Write};
@@ -38,10 +38,15 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     let summary = Summary::of_with(&run, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let summary = summary?;
+    // Where the log is damaged, the summary says so; what is asked for here is beside it.
+    let checkpoints = match run.checkpoints() {
+        Err(ReadError::Damaged(_)) if summary.damage.is_some() => Vec::new(),
+        other => other.map_err(AnalysisError::from)?,
+    };
     let workers = run.workers()?;
     match arguments.format {
-        Kind::Table => table(console.out, run.manifest(), &summary, workers.as_ref()),
-        Kind::Json => json(console.out, run.manifest(), &summary, workers.as_ref()),
+        Kind::Table => table(console.out, run.manifest(), &summary, workers.as_ref(), &checkpoints),
+        Kind::Json => json(console.out, run.manifest(), &summary, workers.as_ref(), &checkpoints),
     }
     .map_err(CliError::Stdout)?;
     say_workers(console, &run)?;
@@ -53,7 +58,13 @@ fn span<T: std::fmt::Display>(range: &Option<RangeInclusive<T>>) -> String {
     range.as_ref().map_or("-".into(), |range| format!("{} to {}", range.start(), range.end()))
 }
 
-fn table(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, workers: Option<&Workers>) -> io::Result<()> {
+fn table(
+    out: &mut dyn Write,
+    manifest: &Manifest,
+    summary: &Summary,
+    workers: Option<&Workers>,
+    saved: &[Checkpoint],
+) -> io::Result<()> {
     let state = match (&summary.damage, summary.finished) {
         (Some(_), _) => "damaged: what follows is of the part before the damage",
         (None, true) => "finished",
@@ -133,6 +144,29 @@ fn table(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, workers: O
         }
         rows.end()?;
     }
+    if !saved.is_empty() {
+        writeln!(out)?;
+        let columns = ["checkpoint", "epoch", "learning rate", "bytes", "file"];
+        let mut rows = Rows::begin(Format::Table, &mut *out, &[], &columns)?;
+        for checkpoint in saved {
+            rows.row(&[
+                checkpoint.step.into(),
+                u64::from(checkpoint.epoch).into(),
+                Value::from(checkpoint.learning_rate.map_or("-".into(), |rate| rate.to_string())),
+                checkpoint.bytes.into(),
+                Value::from(file(checkpoint)),
+            ])?;
+        }
+        rows.end()?;
+    }
+    if !summary.sweeps.is_empty() {
+        writeln!(out)?;
+        let mut rows = Rows::begin(Format::Table, &mut *out, &[], &["sweep at checkpoint", "rows", "mode"])?;
+        for sweep in &summary.sweeps {
+            rows.row(&[sweep.step.into(), sweep.rows.into(), Value::from(modes(&sweep.modes).join(", "))])?;
+        }
+        rows.end()?;
+    }
     if summary.visits > 0 {
         writeln!(out)?;
         let mut rows = Rows::begin(Format::Table, &mut *out, &[], &["columns of a visit", "bytes per visit"])?;
@@ -143,6 +177,15 @@ fn table(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, workers: O
         rows.end()?;
     }
     Ok(())
+}
+
+/// What of the file can be seen without reading it.
+fn file(checkpoint: &Checkpoint) -> String {
+    checkpoint.look().map_or_else(|fault| fault.to_string(), |()| "there".into())
+}
+
+fn modes(modes: &[Mode]) -> Vec<String> {
+    modes.iter().map(Mode::to_string).collect()
 }
 
 fn worker_state(worker: &WorkerState) -> &'static str {
@@ -181,7 +224,13 @@ fn pair<T: Copy + Into<serde_json::Value>>(range: &Option<RangeInclusive<T>>) ->
 }
 
 /// Ranges are pairs `[first, last]`, both included.
-fn json(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, workers: Option<&Workers>) -> io::Result<()> {
+fn json(
+    out: &mut dyn Write,
+    manifest: &Manifest,
+    summary: &Summary,
+    workers: Option<&Workers>,
+    saved: &[Checkpoint],
+) -> io::Result<()> {
     let part = |worker: &WorkerState| json!({"rank": worker.rank, "last_step": worker.last_step, "state": worker_state(worker)});
     let workers = workers.map(|workers| {
         let parts: Vec<_> = workers.parts.iter().map(part).collect();
@@ -205,6 +254,18 @@ fn json(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, workers: Op
         .probes
         .iter()
         .map(|set| json!({"name": set.name, "visits": set.visits, "examples": set.examples, "times": set.times}))
+        .collect();
+    let checkpoints: Vec<_> = saved
+        .iter()
+        .map(|checkpoint| {
+            json!({"step": checkpoint.step, "epoch": checkpoint.epoch, "learning_rate": checkpoint.learning_rate,
+                   "bytes": checkpoint.bytes, "path": checkpoint.path.display().to_string(), "file": file(checkpoint)})
+        })
+        .collect();
+    let sweeps: Vec<_> = summary
+        .sweeps
+        .iter()
+        .map(|sweep| json!({"step": sweep.step, "rows": sweep.rows, "modes": modes(&sweep.modes)}))
         .collect();
     let groups: serde_json::Map<String, serde_json::Value> =
         summary.visit_bytes_by_group.iter().map(|(group, bytes)| (group.name().to_owned(), json!(bytes))).collect();
@@ -232,6 +293,8 @@ fn json(out: &mut dyn Write, manifest: &Manifest, summary: &Summary, workers: Op
         "untapped": summary.untapped,
         "layers": layers,
         "probes": probes,
+        "checkpoints": checkpoints,
+        "sweeps": sweeps,
         "notes": manifest.notes,
         "workers": workers,
         "worker": worker,

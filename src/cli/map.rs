@@ -5,7 +5,7 @@ use super::error::CliError;
 use super::output::{Console, Target};
 use super::over_runs::open;
 use super::Outcome;
-use crate::analysis::{Map, MapRow};
+use crate::analysis::{Basis, Map, MapRow};
 use crate::report::{Format, Rows, Value};
 use crate::run::Run;
 use clap::Args;
@@ -48,6 +48,9 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
          confidence first",
         map.visits, map.runs
     ));
+    if map.bases.iter().any(Basis::is_sweeps) {
+        console.say(format_args!("on {}; \"visits\" are rows of these", Basis::of_all(&map.bases)));
+    }
     if map.unscored > 0 {
         console.say(format_args!("note: {} examples without a usable visit are not on the map", map.unscored));
     }
@@ -69,6 +72,7 @@ fn write(map: &Map, format: Format, top: usize, target: Target<'_>) -> io::Resul
     let [easy, ambiguous, hard] = map.counts();
     let head = [
         ("map", Value::from("confidence, variability")),
+        ("basis", Basis::of_all(&map.bases).into()),
         ("share", map.share.into()),
         ("runs", map.runs.into()),
         ("visits", map.visits.into()),

@@ -4,7 +4,7 @@ use super::error::CliError;
 use super::output::{say_coverage, Console, Target};
 use super::scores::{extra, say_left_out};
 use super::Outcome;
-use crate::analysis::{OverRuns, RunsTable, Score, Window};
+use crate::analysis::{Basis, OverRuns, RunsTable, Score, Window};
 use crate::report::{printable, Format, Rows, Value};
 use crate::run::Run;
 use clap::builder::PossibleValue;
@@ -59,7 +59,11 @@ pub(super) fn compute(
     let table = table?;
     let (visits, examples, count) = (table.visits(), table.rows.len(), runs.len());
     let over = if count == 1 { "1 run".into() } else { format!("{count} runs ({} over runs)", table.how) };
-    console.say(format_args!("{score} of {examples} examples over {visits} visits in {over}, {}", score.order()));
+    let counted = if table.is_on_sweeps() { "rows" } else { "visits" };
+    console.say(format_args!("{score} of {examples} examples over {visits} {counted} in {over}, {}", score.order()));
+    if table.is_on_sweeps() {
+        console.say(format_args!("on {}", table.basis()));
+    }
     for (run, part) in runs.iter().zip(&table.runs) {
         let whose =
             if count == 1 { String::new() } else { format!("{}: ", printable(&run.dir().display().to_string())) };
@@ -69,6 +73,11 @@ pub(super) fn compute(
         if part.absent > 0 {
             let (absent, has) = (part.absent, examples as u64 - part.absent);
             console.say(format_args!("note: {whose}has {has} of the {examples} examples, {absent} are not in it"));
+        }
+        if let Basis::Sweeps { repeated: repeated @ 1.., .. } = part.basis {
+            console.say(format_args!(
+                "note: {whose}{repeated} rows replaced by a later one of the same example and checkpoint"
+            ));
         }
         say_left_out(console, &whose, [part.not_finite, part.unseen, part.missing, part.estimated_norms]);
     }
@@ -112,7 +121,9 @@ pub(super) fn damage(table: &RunsTable) -> Value {
 pub(super) fn write(table: &RunsTable, format: Format, top: usize, target: Target<'_>) -> io::Result<()> {
     let labels = table.rows.iter().any(|row| row.label.is_some());
     let predictions = table.rows.iter().any(|row| row.prediction.is_some());
-    let mut columns = vec!["example", "runs", "visits", "score", "spread"];
+    // Rows of a sweep are no visits, and are not called so.
+    let counted = if table.is_on_sweeps() { "checkpoints" } else { "visits" };
+    let mut columns = vec!["example", "runs", counted, "score", "spread"];
     columns.extend(table.score.extras());
     columns.push("not_finite");
     columns.extend(labels.then_some("label"));
@@ -121,6 +132,7 @@ pub(super) fn write(table: &RunsTable, format: Format, top: usize, target: Targe
     let head = [
         ("score", Value::from(table.score.name())),
         ("order", table.score.order().to_string().into()),
+        ("basis", table.basis().into()),
         ("over_runs", table.how.to_string().into()),
         ("runs", (table.runs.len() as u64).into()),
         ("examples", (table.rows.len() as u64).into()),

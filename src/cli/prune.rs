@@ -5,7 +5,7 @@ use super::error::CliError;
 use super::output::{Console, Target};
 use super::over_runs::{self, OverRunsArguments};
 use super::Outcome;
-use crate::analysis::{KeepList, KeepRule, Score};
+use crate::analysis::{KeepList, KeepRule, RunsTable, Score};
 use crate::report::{Format, Rows, Value};
 use clap::Args;
 use std::io::{self, Write};
@@ -60,8 +60,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     say(console, &list);
     let out = arguments.output.out.as_deref();
     let target = Target::open(out, console.out)?;
-    write(&list, table.runs.len() as u64, over_runs::damage(&table), arguments.output.format(), target)
-        .map_err(|source| Target::failed(out, source))?;
+    write(&list, &table, arguments.output.format(), target).map_err(|source| Target::failed(out, source))?;
     Ok(over_runs::say_damage(console, &table))
 }
 
@@ -91,7 +90,7 @@ fn say(console: &mut Console<'_>, list: &KeepList) {
     }
 }
 
-fn write(list: &KeepList, runs: u64, damage: Value, format: Format, mut target: Target<'_>) -> io::Result<()> {
+fn write(list: &KeepList, table: &RunsTable, format: Format, mut target: Target<'_>) -> io::Result<()> {
     if format == Format::Table {
         let mut ids: Vec<u64> = list.kept.iter().map(|kept| kept.example).collect();
         ids.sort_unstable();
@@ -111,12 +110,13 @@ fn write(list: &KeepList, runs: u64, damage: Value, format: Format, mut target: 
         ("skip_hardest", list.rule.skip_hardest.into()),
         ("balance", list.rule.balance.into()),
         ("random", list.rule.random.into()),
-        ("runs", runs.into()),
+        ("basis", table.basis().into()),
+        ("runs", (table.runs.len() as u64).into()),
         ("scored", list.scored.into()),
         ("unscored", (list.unscored.len() as u64).into()),
         ("partial", list.partial.into()),
         ("kept", (list.kept.len() as u64).into()),
-        ("damage", damage),
+        ("damage", over_runs::damage(table)),
     ];
     let mut rows = Rows::begin(format, target, &head, &columns)?;
     for kept in &list.kept {

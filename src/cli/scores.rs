@@ -5,7 +5,7 @@ use super::error::CliError;
 use super::output::{say_workers, workers_note, Console, Target};
 use super::over_runs::{self, OverRunsArguments};
 use super::Outcome;
-use crate::analysis::{Extra, Score, ScoreTable};
+use crate::analysis::{Basis, Extra, Score, ScoreTable};
 use crate::report::{Format, Rows, Value};
 use crate::run::{ReadError, Run};
 use clap::Args;
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 /// Score every training example by its own visits, the most suspicious first
 ///
-/// Rows are `example,visits,score`, then what the score says beside it, then `not_finite` (visits left out because of a
+/// Rows are `example,visits,score` (with `--at sweep`: `example,checkpoints,score`), then what the score says beside it, then `not_finite` (visits left out because of a
 /// NaN or an infinity) and, where they were recorded, `label` and `prediction` of the last visit. An example without a
 /// usable visit has score NaN and comes last.
 ///
@@ -69,7 +69,21 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
 fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) -> Result<(), ReadError> {
     let score = table.score;
     let (visits, examples) = (table.visits, table.rows.len());
-    console.say(format_args!("{score} of {examples} examples over {visits} visits, {}", score.order()));
+    match &table.basis {
+        Basis::Sweeps { repeated, .. } => {
+            let basis = &table.basis;
+            console.say(format_args!("{score} of {examples} examples, {basis}: {visits} rows, {}", score.order()));
+            if *repeated > 0 {
+                console.say(format_args!(
+                    "note: {repeated} rows replaced by a later one of the same example and checkpoint"
+                ));
+            }
+        }
+        basis => {
+            let mode = basis.to_string().replacen("visits", &format!("{visits} visits"), 1);
+            console.say(format_args!("{score} of {examples} examples over {mode}, {}", score.order()));
+        }
+    }
     if matches!(score, Score::SelfInfluence | Score::Grand) {
         super::output::say_coverage(console, run);
     }
@@ -109,7 +123,9 @@ fn write(
 ) -> io::Result<()> {
     let labels = table.rows.iter().any(|row| row.label.is_some());
     let predictions = table.rows.iter().any(|row| row.prediction.is_some());
-    let mut columns = vec!["example", "visits", "score"];
+    // Rows of a sweep are no visits, and are not called so.
+    let counted = if matches!(table.basis, Basis::Sweeps { .. }) { "checkpoints" } else { "visits" };
+    let mut columns = vec!["example", counted, "score"];
     columns.extend(table.score.extras());
     columns.push("not_finite");
     columns.extend(labels.then_some("label"));
@@ -117,6 +133,7 @@ fn write(
     let head = [
         ("score", Value::from(table.score.name())),
         ("order", table.score.order().to_string().into()),
+        ("basis", table.basis.to_string().into()),
         ("examples", (table.rows.len() as u64).into()),
         ("visits", table.visits.into()),
         ("not_finite", table.not_finite.into()),

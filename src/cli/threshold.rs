@@ -5,7 +5,7 @@ use super::error::CliError;
 use super::output::{Console, Target};
 use super::over_runs::open;
 use super::{ids, Outcome};
-use crate::analysis::{Flagged, ThresholdIds};
+use crate::analysis::{Basis, Flagged, ThresholdIds};
 use crate::report::{printable, significant, Format, Rows, Value};
 use crate::run::Run;
 use clap::Args;
@@ -76,6 +76,9 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
             part.judged
         ));
     }
+    if verdict.runs.iter().any(|part| part.basis.is_sweeps()) {
+        console.say(format_args!("on {}; \"visits\" are rows of these", basis(&verdict)));
+    }
     console.say(format_args!("{} of {} examples are flagged", verdict.flagged(), verdict.rows.len()));
     if !verdict.unjudged.is_empty() {
         console.say(format_args!(
@@ -98,6 +101,10 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     Ok(outcome)
 }
 
+fn basis(verdict: &Flagged) -> String {
+    Basis::of_all(verdict.runs.iter().map(|part| &part.basis))
+}
+
 /// Returns how many rows there are to write.
 fn write(verdict: &Flagged, only: bool, format: Format, top: usize, target: Target<'_>) -> io::Result<usize> {
     let labels = verdict.rows.iter().any(|row| row.label.is_some());
@@ -110,6 +117,7 @@ fn write(verdict: &Flagged, only: bool, format: Format, top: usize, target: Targ
     let damage = verdict.runs.iter().find_map(|part| part.damage.as_ref());
     let head = [
         ("score", Value::from("aum")),
+        ("basis", basis(verdict).into()),
         ("percentile", verdict.percentile.into()),
         ("runs", (verdict.runs.len() as u64).into()),
         ("cuts", cuts.join(", ").into()),

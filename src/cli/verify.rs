@@ -5,7 +5,7 @@ use super::output::{say_workers, Console};
 use super::recover::PLACES_MAX;
 use super::Outcome;
 use crate::report;
-use crate::run::Run;
+use crate::run::{CheckpointFault, Run, VerifyReport};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -13,7 +13,8 @@ const EXIT_CODES: &str = "Exit codes:
   0  the run is sound
   1  it cannot be read; stderr says why and what next
   2  bad arguments
-  3  it is damaged: it can be read up to the place that stderr names, and `gradlog recover` may save what is behind
+  3  it is damaged: it can be read up to the place that stderr names, and `gradlog recover` may save what is behind;
+     or the file of a checkpoint is damaged, which costs nothing else
 
 Data goes to stdout, words to stderr.";
 
@@ -51,6 +52,12 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         ("steps", report.steps.to_string()),
         ("dropped", report.dropped.to_string()),
     ];
+    if report.sweeps > 0 {
+        pairs.push(("swept", report.sweeps.to_string()));
+    }
+    if report.checkpoints > 0 {
+        pairs.push(("checkpoints", checkpoints(&report)));
+    }
     if report.superseded > 0 {
         pairs.push(("superseded", report.superseded.to_string()));
     }
@@ -133,7 +140,30 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
             }
         });
     }
-    Ok(Outcome::Done)
+    // A file that is gone may have been taken away to make room. One that is there and wrong is damage.
+    let mut outcome = Outcome::Done;
+    for (step, fault) in &report.checkpoint_faults {
+        let what = fault.to_string();
+        match fault {
+            CheckpointFault::Lost => {
+                console.say(format_args!("note: checkpoint of step {step}: {what}; it cannot be replayed"));
+            }
+            _ => {
+                console.say(format_args!(
+                    "warning: checkpoint of step {step}: {what}; the log itself is not touched by it"
+                ));
+                outcome = Outcome::Loss;
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+fn checkpoints(report: &VerifyReport) -> String {
+    match report.checkpoint_faults.len() {
+        0 => report.checkpoints.to_string(),
+        faults => format!("{}, {faults} of them lost or damaged", report.checkpoints),
+    }
 }
 
 fn span<T: std::fmt::Display + PartialEq>((first, last): (T, T)) -> String {

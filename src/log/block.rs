@@ -31,7 +31,7 @@ pub(crate) const WIDTH_MAX: u32 = 1 << 24;
 /// and makes at most 2^17 (RFC 8878, 3.1.1.2).
 const ZSTD_RATIO_MAX: u64 = 1 << 15;
 
-/// What the rows of a block are. Kinds 7 to 0x7FFF are reserved for this format, kinds from 0x8000 are anyone's own
+/// What the rows of a block are. Other kinds up to 0x7FFF are reserved for this format, kinds from 0x8000 are anyone's own
 /// (FORMAT.md, "Kinds of block").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u16)]
@@ -49,13 +49,25 @@ pub enum BlockKind {
     ProbeSet = 5,
     /// One row with the totals of a run that was finished.
     End = 6,
+    /// One row for each checkpoint: weights that were saved beside the log.
+    Checkpoints = 8,
+    /// One row for each example that was replayed at a checkpoint, after the training.
+    Sweeps = 9,
 }
 
 impl BlockKind {
     pub(crate) fn from_code(code: u16) -> Option<Self> {
-        [Self::Visits, Self::Steps, Self::Probes, Self::Gaps, Self::ProbeSet, Self::End]
-            .into_iter()
-            .find(|kind| *kind as u16 == code)
+        const ALL: [BlockKind; 8] = [
+            BlockKind::Visits,
+            BlockKind::Steps,
+            BlockKind::Probes,
+            BlockKind::Gaps,
+            BlockKind::ProbeSet,
+            BlockKind::End,
+            BlockKind::Checkpoints,
+            BlockKind::Sweeps,
+        ];
+        ALL.into_iter().find(|kind| *kind as u16 == code)
     }
 }
 
@@ -231,6 +243,11 @@ impl BlockBuilder {
 
     pub(crate) fn rows(&self) -> u32 {
         self.rows
+    }
+
+    /// First and last step of the rows, if there are any.
+    pub(crate) fn steps(&self) -> Option<(u64, u64)> {
+        self.steps
     }
 
     /// Bytes held, before compression.

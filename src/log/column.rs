@@ -49,6 +49,12 @@ pub enum Column {
     Flags = 18,
     /// Number of the probe set in the manifest's order of first use (u32), in probe blocks.
     ProbeSet = 19,
+    /// Whether a replayed row's model ran as in training or in evaluation (u8), see [`Mode`](super::Mode). Only replays write it.
+    Mode = 20,
+    /// Which score of a prediction the row's gradient is of (u8), see [`PredictionScore`](super::PredictionScore). Absent for a loss.
+    PredictionScore = 21,
+    /// The class whose score that is (u32).
+    ScoredClass = 22,
     /// Input factor of a layer, possibly folded.
     Input = 32,
     /// Scale of [`Column::Input`] (bf16).
@@ -75,6 +81,10 @@ pub enum Column {
     Name = 69,
     /// Training visits written (u64), in the end block.
     Visits = 70,
+    /// Bytes of a checkpoint's file (u64), in checkpoint blocks.
+    Bytes = 71,
+    /// CRC-32 of a checkpoint's file (u32), in checkpoint blocks.
+    Checksum = 72,
 }
 
 impl Column {
@@ -85,7 +95,7 @@ impl Column {
     /// Flag: the example had no weight in the loss (`c = 0`), so its gradient could not be seen and is stored as zero.
     pub const FLAG_NO_WEIGHT: u8 = 4;
 
-    const ALL: [Column; 32] = [
+    const ALL: [Column; 37] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -105,6 +115,9 @@ impl Column {
         Column::SquaredNorm,
         Column::Flags,
         Column::ProbeSet,
+        Column::Mode,
+        Column::PredictionScore,
+        Column::ScoredClass,
         Column::Input,
         Column::InputScale,
         Column::Delta,
@@ -118,6 +131,8 @@ impl Column {
         Column::Dropped,
         Column::Name,
         Column::Visits,
+        Column::Bytes,
+        Column::Checksum,
     ];
 
     /// The column of a number in the file, or `None` for one that a newer version added.

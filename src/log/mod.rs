@@ -13,6 +13,7 @@ mod manifest;
 mod segment;
 #[cfg_attr(not(feature = "candle"), allow(dead_code))]
 mod storage;
+mod terms;
 mod worker;
 #[cfg_attr(not(feature = "candle"), allow(dead_code))]
 mod writer;
@@ -20,6 +21,7 @@ mod writer;
 pub use block::BlockKind;
 pub use column::{Column, ColumnKey, NO_LAYER};
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
+pub use terms::{Mode, PredictionScore};
 pub use worker::{AllReduce, WorkerRecord, WORKERS_MAX};
 pub use writer::LogError;
 
@@ -29,18 +31,21 @@ pub(crate) use block::{
 };
 pub(crate) use column::Cells;
 pub(crate) use compress::Compressor;
-pub(crate) use segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
-pub(crate) use storage::{next_data, open_file, sync_folder};
+pub(crate) use segment::{checkpoint_path, segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
+#[cfg_attr(not(feature = "candle"), allow(unused_imports))]
+pub(crate) use storage::{check_size_limit, make_folder, next_data, open_file, sync_folder};
 #[cfg(test)]
 pub(crate) use storage::{MmapStorage, Storage};
 pub(crate) use worker::{worker_folder, worker_folders};
 #[cfg_attr(not(feature = "candle"), allow(unused_imports))]
-pub(crate) use writer::{LogWriter, ResumePlace, Totals, WriterOptions};
+pub(crate) use writer::{io_error, LogWriter, ResumePlace, Totals, WriterOptions};
 
 /// The version that this crate writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;
 
 /// Name of the manifest inside a run's folder.
 pub(crate) const MANIFEST_FILE: &str = "manifest";
+/// Name of the folder inside a run's folder that holds its checkpoints.
+pub(crate) const CHECKPOINT_FOLDER: &str = "checkpoints";
 /// Name of the file that a recorder holds locked while it writes.
 pub(crate) const LOCK_FILE: &str = "lock";

@@ -14,6 +14,11 @@ pub(crate) fn segment_path(dir: &Path, index: u32) -> PathBuf {
     dir.join(format!("segment-{index:05}.glog"))
 }
 
+/// The path of the checkpoint taken before step `step` of the run in `dir`.
+pub(crate) fn checkpoint_path(dir: &Path, step: u64) -> PathBuf {
+    dir.join(super::CHECKPOINT_FOLDER).join(format!("step-{step:08}.safetensors"))
+}
+
 /// What a segment says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {

@@ -106,7 +106,7 @@ struct OpenSegment {
     size: u64,
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
     let path = path.to_owned();
     move |source| LogError::Io { action, path, source }
 }
@@ -163,6 +163,14 @@ impl LogWriter {
 
     /// Goes on with a run, in a new segment, from step `place.step` on. Nothing that is there is touched.
     pub(crate) fn resume(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
+        let step = place.step;
+        let mut writer = Self::add_to(dir, place, options)?;
+        writer.resumed_step = Some(step);
+        Ok(writer)
+    }
+
+    /// Adds to a run, in a new segment, what makes nothing void: replays. `place.step` is of no account.
+    pub(crate) fn add_to(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
         let lock = lock(dir)?;
         let compressor = Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
         // A recorder that was killed between making a segment and writing its header leaves a file of zeros under our name.
@@ -182,7 +190,7 @@ impl LogWriter {
             segment_bytes: options.segment_bytes.max(1 << 16),
             spare_bytes: 0,
             next_segment: place.next_segment,
-            resumed_step: Some(place.step),
+            resumed_step: None,
             open: None,
             sequence: place.sequence,
             written_bytes: 0,

@@ -106,6 +106,7 @@ impl Pass<'_> {
         Ok(Batch {
             folded,
             kind: self.kind,
+            replayed: self.recorder.replayed(),
             ids: std::mem::take(&mut self.ids),
             step: self.recorder.step(),
             epoch: self.recorder.epoch(),

@@ -20,7 +20,8 @@ pub enum OnFailure {
     /// Every later call returns the failure, so that a loop with `?` stops at the next `commit`.
     #[default]
     Stop,
-    /// The training goes on without recording. Passes and their commits succeed and do nothing but count, the taps stay unarmed, and
+    /// The training goes on without recording. Passes and their commits succeed and do nothing but count, the taps stay unarmed, no
+    /// checkpoint is saved, and
     /// `flush` and `finish` return [`RecordError::Unrecorded`], which says from which step on nothing was recorded and why.
     /// Where the disk still takes a few hundred bytes the log says so too, as a gap. Once the training has waited
     /// [`Config::wait_ms_max`] in vain for a disk that is stuck, it waits no more until that takes something again; what is
@@ -42,6 +43,16 @@ pub struct Worker {
     /// What the workers' gradients are made into before the step: [`Reduction::Mean`] over the workers, as PyTorch's
     /// `DistributedDataParallel` has it whatever the sizes of their batches, or [`Reduction::Sum`].
     pub reduction: Reduction,
+}
+
+impl From<WorkerRecord> for Worker {
+    fn from(WorkerRecord { rank, workers, reduction }: WorkerRecord) -> Self {
+        let reduction = match reduction {
+            AllReduce::Mean => Reduction::Mean,
+            AllReduce::Sum => Reduction::Sum,
+        };
+        Self { rank, workers, reduction }
+    }
 }
 
 impl Worker {

@@ -58,6 +58,17 @@ pub enum RecordError {
     /// The run could not be taken up again.
     #[error("the run cannot be resumed: {0}")]
     Resume(String),
+    /// Nothing can be replayed into the run as it was asked.
+    #[error("the run cannot be replayed: {0}")]
+    Replay(String),
+    /// A checkpoint could not be saved. Not sticky: the recording goes on.
+    #[error("no checkpoint of step {step} was saved: {source}; make room, or go on without: the recording is not touched by it")]
+    Checkpoint {
+        /// The step before which it was to be taken.
+        step: u64,
+        /// What went wrong.
+        source: Arc<LogError>,
+    },
     /// This worker's part does not fit the parts of the others, or the folder.
     #[error("this worker cannot record here: {0}")]
     Worker(String),

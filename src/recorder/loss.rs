@@ -1,6 +1,8 @@
 //! Losses as tensors: the number that is differentiated, and on the way what it says of each example.
 
 use super::outputs::{self, ClosedForm, Outputs, Weighing};
+use super::prediction;
+use crate::log::PredictionScore;
 use crate::taps::{watch_scalar, Upstream};
 use candle_core::{bail, CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, WithDType};
 use num_traits::Float;
@@ -24,6 +26,8 @@ pub(super) enum Kind {
     },
     MeanSquaredError,
     BinaryCrossEntropy,
+    /// Minus a score of the prediction. The target is the class; a tensor without elements means the predicted ones.
+    PredictionScore(PredictionScore),
 }
 
 /// The loss of `output` against `target`, by closed form.
@@ -127,6 +131,21 @@ fn compute<T: Number>(kind: &Kind, output: &Tensor, target: &Tensor, weighing: &
                     .map_err(candle_core::Error::msg)
             })?;
             Ok(form)
+        }
+        Kind::PredictionScore(score) => {
+            let &[_, classes] = output.dims() else {
+                bail!("a score of a prediction takes logits [batch, classes], not {:?}", output.shape());
+            };
+            let given = match target.elem_count() {
+                0 => None,
+                _ if target.dims() == [batch] => Some(labels(target, None, None)?.into_iter().flatten().collect()),
+                _ => bail!("the classes are a tensor of shape [{batch}], not {:?}", target.shape()),
+            };
+            let given: Option<Vec<u32>> = given;
+            with_numbers::<T, _>(output, |logits| {
+                prediction::prediction_score(logits, given.as_deref(), batch, classes, *score, weighing)
+                    .map_err(candle_core::Error::msg)
+            })
         }
         Kind::MeanSquaredError | Kind::BinaryCrossEntropy => {
             if output.dims() != target.dims() {

@@ -1,6 +1,7 @@
 //! What the training hands to the background thread.
 
 use super::outputs::Outputs;
+use crate::log::Mode;
 use crate::taps::{FoldedGradients, PerExample, Tap};
 use candle_core::Tensor;
 use crossbeam_channel::Sender;
@@ -12,6 +13,8 @@ pub(super) enum Message {
     Pass { batch: Option<Box<Batch>>, step: Option<StepRow>, gap: Option<Gap>, bytes: usize },
     /// A probe set's name and number.
     ProbeSet { number: u32, name: String },
+    /// Weights that were saved beside the log.
+    Checkpoint(CheckpointRow),
     /// Write and sync all there is, then answer.
     Flush(Sender<()>),
     /// Write all there is, with the totals, then answer.
@@ -22,12 +25,36 @@ pub(super) enum Message {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PassKind {
     Training,
-    Probe { set: u32 },
+    Probe {
+        set: u32,
+    },
+    /// Examples that a replay takes through a checkpoint.
+    Sweep,
+}
+
+/// Under which circumstances a replay takes its passes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Replayed {
+    pub mode: Mode,
+    /// `η` of the checkpoint, NaN if nobody knows it.
+    pub learning_rate: f32,
+}
+
+/// A checkpoint whose file is on the device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CheckpointRow {
+    pub step: u64,
+    pub epoch: u32,
+    pub learning_rate: f32,
+    pub bytes: u64,
+    pub checksum: u32,
 }
 
 /// The examples of one pass.
 pub(super) struct Batch {
     pub kind: PassKind,
+    /// Not `None` in a replay.
+    pub replayed: Option<Replayed>,
     pub ids: Vec<u64>,
     pub step: u64,
     pub epoch: u32,

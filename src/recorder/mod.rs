@@ -11,6 +11,7 @@
 //! [`Config::queue_bytes_max`] of tensors. A failure of the background thread is returned by the next `commit` and by `finish`, and
 //! by every one after that; or, under [`OnFailure::GoOn`], by `flush` and `finish` alone.
 
+mod checkpoint;
 mod collect;
 mod config;
 mod cost;
@@ -21,7 +22,9 @@ mod message;
 mod missed;
 mod outputs;
 mod pass;
+mod prediction;
 mod queue;
+mod replay;
 mod rows;
 mod start;
 mod thread;
@@ -33,13 +36,15 @@ pub use error::RecordError;
 pub use message::StepInfo;
 pub use outputs::Reduction;
 pub use pass::{Pass, Probe};
+pub use replay::{Replay, ReplaySummary};
 
 use crate::log::Manifest;
 use crate::sketch::Form;
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
 use candle_core::Var;
-use message::{Batch, Gap, Message, PassKind, StepRow};
+use message::{Batch, Gap, Message, PassKind, Replayed, StepRow};
 use queue::{Queue, Sent};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -55,6 +60,7 @@ pub struct Recorder {
 }
 
 struct Inner {
+    dir: PathBuf,
     taps: Taps,
     layers: Arc<Vec<Registered>>,
     forms: Vec<Option<Form>>,
@@ -75,6 +81,13 @@ struct Inner {
     dropped: u64,
     visits: u64,
     probe_sets: Vec<String>,
+    /// Of the last step of this recorder.
+    learning_rate: Option<f64>,
+    /// In a replay, once weights were loaded.
+    replayed: Option<Replayed>,
+    /// Probes and swept examples that were handed over.
+    probes: u64,
+    sweeps: u64,
 }
 
 /// Bytes that a message is taken to hold besides its batch.
@@ -225,6 +238,10 @@ impl Recorder {
         self.inner.as_ref().map_or(0, |inner| inner.epoch)
     }
 
+    fn replayed(&self) -> Option<Replayed> {
+        self.inner.as_ref().and_then(|inner| inner.replayed)
+    }
+
     fn layers(&self) -> Arc<Vec<Registered>> {
         self.inner.as_ref().map(|inner| inner.layers.clone()).unwrap_or_default()
     }
@@ -300,9 +317,10 @@ impl Inner {
             return if self.on_failure == OnFailure::GoOn { Ok(()) } else { Err(error) };
         }
         let message = Message::Pass { batch: Some(Box::new(batch)), step: row, gap: self.gap, bytes };
-        // Probes are few and each is asked for by name: they wait for their turn whatever the policy.
+        // Probes are few and each is asked for by name, and a replay holds up no training: they wait for their turn whatever the
+        // policy.
         let queue = self.queue()?;
-        let wait = matches!(kind, PassKind::Probe { .. }) && !queue.hurried;
+        let wait = kind != PassKind::Training && !queue.hurried;
         let sent = match self.send_unsent_step(wait) {
             Ok(Sent::Yes) if wait => self.queue()?.send_waiting(message, bytes).map(|()| Sent::Yes),
             Ok(Sent::Yes) => self.queue()?.send(message, bytes),
@@ -311,7 +329,11 @@ impl Inner {
         match sent {
             Ok(Sent::Yes) => {
                 self.gap = None;
-                self.visits += if kind == PassKind::Training { u64::from(visits) } else { 0 };
+                *match kind {
+                    PassKind::Training => &mut self.visits,
+                    PassKind::Probe { .. } => &mut self.probes,
+                    PassKind::Sweep => &mut self.sweeps,
+                } += u64::from(visits);
                 Ok(())
             }
             Ok(Sent::Dropped) => {
@@ -337,7 +359,8 @@ impl Inner {
         }
         let (step, epoch, batch_size) = (self.step, self.epoch, self.batch_size);
         let row = info.map(|info| StepRow { step, epoch, info, batch_size, wall_clock_ms: now_ms() });
-        if info.is_some() {
+        if let Some(info) = info {
+            self.learning_rate = Some(info.learning_rate);
             self.step += 1;
             self.batch_size = 0;
         }

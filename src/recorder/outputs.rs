@@ -1,6 +1,7 @@
 //! What the loss says of each example: computed once from logits and targets, in closed form.
 
 use super::RecordError;
+use crate::log::PredictionScore;
 use num_traits::Float;
 use rayon::prelude::*;
 
@@ -27,6 +28,8 @@ pub(crate) struct Outputs {
     pub target: Option<Vec<f32>>,
     pub output: Option<Vec<f32>>,
     pub positions: Option<Vec<u32>>,
+    /// Which score of which classes the loss is minus of, where it is no loss.
+    pub scored: Option<(PredictionScore, Vec<u32>)>,
 }
 
 /// A loss in closed form.
@@ -173,7 +176,7 @@ fn mean_of<T: Float>(rows: &[Option<Row<T>>], value: impl Fn(&Row<T>) -> T) -> f
     to_f32(exact_mean_of(rows, value))
 }
 
-fn to_f32<T: Float>(value: T) -> f32 {
+pub(super) fn to_f32<T: Float>(value: T) -> f32 {
     value.to_f32().unwrap_or(f32::NAN)
 }
 
@@ -284,7 +287,8 @@ impl Outputs {
         let floats = [&self.el2n, &self.margin, &self.confidence, &self.correct, &self.target, &self.output];
         let integers = [&self.label, &self.prediction, &self.positions];
         let lengths = floats.into_iter().flatten().map(Vec::len).chain(integers.into_iter().flatten().map(Vec::len));
-        4 * (self.loss.len() + lengths.sum::<usize>())
+        let scored = self.scored.as_ref().map_or(0, |(_, classes)| classes.len());
+        4 * (self.loss.len() + lengths.sum::<usize>() + scored)
     }
 
     /// Refuses columns whose length is not the batch's.

@@ -4,6 +4,7 @@ use super::loss::{self, Kind, Recorded};
 use super::message::{Gradients, LayerGradients, PassKind, StepInfo};
 use super::outputs::{Outputs, Reduction, Weighing};
 use super::{RecordError, Recorder};
+use crate::log::PredictionScore;
 use crate::taps::{host, squared_norm, FoldedGradients, Upstream};
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
@@ -30,7 +31,8 @@ pub struct Pass<'r> {
     pub(super) per_example: Vec<LayerGradients>,
 }
 
-/// A pass over probes, the examples one asks questions about: made by [`Recorder::probe`], ended by [`Probe::commit`].
+/// A pass over probes, the examples one asks questions about: made by [`Recorder::probe`] or by a
+/// [`Replay`](super::Replay), which also makes it of swept examples; ended by [`Probe::commit`].
 /// Everything that a [`Pass`] has for losses it has too.
 #[must_use = "a probe records nothing until it is committed"]
 pub struct Probe<'r>(Pass<'r>);
@@ -163,6 +165,33 @@ impl<'r> Pass<'r> {
     ) -> Result<Tensor, RecordError> {
         self.no_positions("binary_cross_entropy_with_logits")?;
         self.closed_form(&Kind::BinaryCrossEntropy, logits, targets)
+    }
+
+    /// Minus a score of the predictions, `L = −mean_i f(z_i, c_i)`, in place of a loss: for probes that have no label, or that are asked
+    /// what made the model hold for a class. Positive influence then means that a step raised the score.
+    ///
+    /// Logits `[batch, classes]`; `classes` is `[batch]`, or `None` for the class that this pass predicts. Influence sums over time
+    /// and needs one class for that: where the prediction changes from one probe time to the next, the records of another class than
+    /// the last are left out and counted. To keep them all, give the class that the finished model predicts. Give such probes a
+    /// set of their own: of a set that holds losses too, only what came first is used.
+    ///
+    /// # Errors
+    /// [`RecordError::Pass`] in a training pass, which needs a loss, and in a sweep; [`RecordError::Candle`] for shapes that do not
+    /// fit and classes that are none.
+    pub fn prediction_score(
+        &mut self,
+        logits: &Tensor,
+        score: PredictionScore,
+        classes: Option<&Tensor>,
+    ) -> Result<Tensor, RecordError> {
+        self.no_positions("prediction_score")?;
+        if self.recorder.is_enabled() && !matches!(self.kind, PassKind::Probe { .. }) {
+            return Err(
+                self.wrong("a score of a prediction is a question to ask of probes: training and sweeps have losses")
+            );
+        }
+        let predicted = Tensor::zeros(0, candle_core::DType::U32, &candle_core::Device::Cpu)?;
+        self.closed_form(&Kind::PredictionScore(score), logits, classes.unwrap_or(&predicted))
     }
 
     /// A loss of the caller's own: `losses` is `[batch]`, one for each example; the result is their mean or sum.

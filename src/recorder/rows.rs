@@ -1,6 +1,6 @@
 //! From a pass to the rows of a block: undoing the batch's weights, folding, norms, quantizing. Runs on the background thread.
 
-use super::message::{Batch, Gradients, PassKind};
+use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::outputs::Outputs;
 use crate::log::{BlockBuilder, Cells, Column, ColumnKey, LayerRecord};
 use crate::sketch::{rotate, Encoding, Form, Projection, SketchConfig};
@@ -60,6 +60,11 @@ struct Scratch {
     projected: Vec<f32>,
 }
 
+/// Whether the rows are few and asked about by name, and so worth a finer encoding; sweeps are as many as visits.
+fn is_probe(kind: PassKind) -> bool {
+    matches!(kind, PassKind::Probe { .. })
+}
+
 type Keys = Vec<(ColumnKey, Cells, u32)>;
 
 impl RowMaker {
@@ -87,6 +92,14 @@ impl RowMaker {
                 plain(Column::Clip, Cells::F32);
             }
             PassKind::Probe { .. } => plain(Column::ProbeSet, Cells::U32),
+            PassKind::Sweep => plain(Column::LearningRate, Cells::F32),
+        }
+        if batch.replayed.is_some() {
+            plain(Column::Mode, Cells::U8);
+        }
+        if batch.outputs.scored.is_some() {
+            plain(Column::PredictionScore, Cells::U8);
+            plain(Column::ScoredClass, Cells::U32);
         }
         for (column, values) in float_columns(&batch.outputs) {
             if values.is_some() {
@@ -128,19 +141,19 @@ impl RowMaker {
     /// How a side of a factored layer is stored, and how long.
     fn stored(&self, projection: &Option<Projection>, width: u32, kind: PassKind) -> (Encoding, u32) {
         let stored = projection.as_ref().map_or(width, |projection| projection.kept() as u32);
-        (self.sketch.encoding_of(stored, projection.is_some(), kind != PassKind::Training), stored)
+        (self.sketch.encoding_of(stored, projection.is_some(), is_probe(kind)), stored)
     }
 
     /// How the folded vector is stored, and how long it is.
     fn stored_folded(&self, kind: PassKind) -> (Encoding, u32) {
         let width = self.shared_fold.width() as u32;
-        (self.sketch.encoding_of(width, true, kind != PassKind::Training), width)
+        (self.sketch.encoding_of(width, true, is_probe(kind)), width)
     }
 
     /// Appends the rows of `batch`, all but learning rate and clip, which are known when the step is.
     pub(super) fn push(&mut self, batch: Batch, builder: &mut BlockBuilder) -> Result<()> {
         let rows = batch.ids.len();
-        let Batch { kind, ids, step, epoch, outputs, coefficients, layers, folded } = batch;
+        let Batch { kind, replayed, ids, step, epoch, outputs, coefficients, layers, folded } = batch;
         // All that can fail comes before the first number is appended, so that a failure leaves whole rows behind.
         let ready = (layers.into_iter())
             .map(|part| Ok((part.layer, part.weighted, self.ready(part.layer, part.gradients, rows)?)))
@@ -153,6 +166,16 @@ impl RowMaker {
         builder.f32s(Column::Coefficient, coefficients.iter().map(|c| c / divisor));
         if let PassKind::Probe { set } = kind {
             builder.u32s(Column::ProbeSet, std::iter::repeat_n(set, rows));
+        }
+        if let Some(Replayed { mode, learning_rate }) = replayed {
+            builder.column(Column::Mode, Cells::U8, 1).extend(std::iter::repeat_n(mode.code(), rows));
+            if kind == PassKind::Sweep {
+                builder.f32s(Column::LearningRate, std::iter::repeat_n(learning_rate, rows));
+            }
+        }
+        if let Some((score, classes)) = &outputs.scored {
+            builder.column(Column::PredictionScore, Cells::U8, 1).extend(std::iter::repeat_n(score.code(), rows));
+            builder.u32s(Column::ScoredClass, classes.iter().copied());
         }
         for (column, values) in float_columns(&outputs) {
             if let Some(values) = values {

@@ -19,11 +19,11 @@ use std::sync::Arc;
 
 /// What a run that is taken up again brings along.
 #[derive(Default)]
-struct Past {
-    step: u64,
-    forms: Vec<Option<Form>>,
-    probe_sets: Vec<String>,
-    folded_width: Option<u32>,
+pub(super) struct Past {
+    pub step: u64,
+    pub forms: Vec<Option<Form>>,
+    pub probe_sets: Vec<String>,
+    pub folded_width: Option<u32>,
 }
 
 impl Recorder {
@@ -40,7 +40,7 @@ impl Recorder {
         let folder = part_folder(dir.as_ref(), &manifest)?;
         let writer =
             LogWriter::create(&folder, &manifest, options(&config)).map_err(|e| RecordError::Start(Arc::new(e)))?;
-        start(taps, held, config, manifest, writer, Past::default())
+        start(&folder, taps, held, config, manifest, writer, Past::default())
     }
 
     /// Goes on with the run in the folder `dir`, after a crash or by intention, at the step after the last that was recorded.
@@ -85,16 +85,16 @@ impl Recorder {
         }
         let writer =
             LogWriter::resume(&folder, place, options(&config)).map_err(|e| RecordError::Start(Arc::new(e)))?;
-        start(taps, held, config, manifest, writer, past)
+        start(&folder, taps, held, config, manifest, writer, past)
     }
 }
 
-fn options(config: &Config) -> WriterOptions {
+pub(super) fn options(config: &Config) -> WriterOptions {
     WriterOptions { segment_bytes: config.segment_bytes, zstd_level: config.zstd_level }
 }
 
 /// Checks taps and settings, and takes the taps.
-fn prepare(taps: &Taps, config: &Config) -> Result<(Manifest, Held), RecordError> {
+pub(super) fn prepare(taps: &Taps, config: &Config) -> Result<(Manifest, Held), RecordError> {
     config.check()?;
     let registry = taps.registry();
     let mut problems = registry.problems.clone();
@@ -114,7 +114,7 @@ fn prepare(taps: &Taps, config: &Config) -> Result<(Manifest, Held), RecordError
 }
 
 /// What differs between a run and what is to be recorded into it.
-fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
+pub(super) fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
     if run.seed != wanted.seed {
         found.push(format!("the seed was {}, now it is {}", run.seed, wanted.seed));
@@ -142,7 +142,7 @@ fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
 }
 
 /// Reads where a run ends and how its layers were recorded.
-fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadError> {
+pub(super) fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadError> {
     let mut scan = run.part_scan().with_void_blocks();
     let mut totals = Totals::default();
     let mut past = Past { forms: vec![None; run.manifest().layers.len()], ..Past::default() };
@@ -164,7 +164,7 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
             Some(BlockKind::Steps) => {
                 past.step = past.step.max(block.last_step()?.map_or(0, |last| last.saturating_add(1)));
             }
-            Some(BlockKind::Visits | BlockKind::Probes) => {
+            Some(BlockKind::Visits | BlockKind::Probes | BlockKind::Sweeps) => {
                 let width = block.width(Column::Folded).and_then(|width| u32::try_from(width).ok());
                 past.folded_width = past.folded_width.or(width);
                 for (number, form) in past.forms.iter_mut().enumerate() {
@@ -197,7 +197,8 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
     Ok((past, place))
 }
 
-fn start(
+pub(super) fn start(
+    dir: &Path,
     taps: &Taps,
     held: Held,
     config: Config,
@@ -239,6 +240,7 @@ fn start(
     let variables = variables.into_iter().zip(&folds).enumerate();
     let forms = if past.forms.is_empty() { vec![None; layers.len()] } else { past.forms };
     let inner = Inner {
+        dir: dir.to_owned(),
         taps: taps.clone(),
         forms,
         variables: variables.map(|(i, ((_, var), fold))| (i, var, fold.clone())).collect(),
@@ -257,13 +259,17 @@ fn start(
         dropped: 0,
         visits: 0,
         probe_sets: past.probe_sets,
+        learning_rate: None,
+        replayed: None,
+        probes: 0,
+        sweeps: 0,
     };
     held.keep();
     Ok(Recorder { inner: Some(inner) })
 }
 
 /// Lets go of taps that were taken for a recorder that did not come to be.
-struct Held(Option<Taps>);
+pub(super) struct Held(Option<Taps>);
 
 impl Held {
     fn keep(mut self) {

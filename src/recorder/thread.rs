@@ -1,6 +1,6 @@
 //! The background thread: takes passes off the queue, makes rows of them, writes blocks. The only thread that touches files.
 
-use super::message::{Batch, Gap, Message, PassKind, StepRow};
+use super::message::{Batch, CheckpointRow, Gap, Message, PassKind, StepRow};
 use super::missed::Missed;
 use super::queue::Gauge;
 use super::rows::RowMaker;
@@ -66,6 +66,7 @@ pub(super) struct Worker {
     rows: RowMaker,
     visits: BlockBuilder,
     probes: BlockBuilder,
+    sweeps: BlockBuilder,
     steps: BlockBuilder,
     /// Rows of the step that is not complete, which have no learning rate yet; one builder for each set of columns.
     open: Vec<BlockBuilder>,
@@ -92,6 +93,7 @@ pub(super) fn run(
         rows,
         visits: BlockBuilder::new(BlockKind::Visits),
         probes: BlockBuilder::new(BlockKind::Probes),
+        sweeps: BlockBuilder::new(BlockKind::Sweeps),
         steps: BlockBuilder::new(BlockKind::Steps),
         open: Vec::new(),
         shared: shared.clone(),
@@ -212,7 +214,7 @@ impl Worker {
                 if let Some(step) = step {
                     self.step(step)?;
                 }
-                if self.visits.rows() + self.probes.rows() + self.steps.rows() > 0 {
+                if self.visits.rows() + self.probes.rows() + self.steps.rows() + self.sweeps.rows() > 0 {
                     self.waiting_since.get_or_insert_with(Instant::now);
                 }
                 if self.full() {
@@ -226,6 +228,10 @@ impl Worker {
                 builder.column(Column::Name, Cells::U8, name.len() as u32).extend(name.bytes());
                 builder.advance(1, 0, 0);
                 self.writer.append(&mut builder)?;
+                Ok(None)
+            }
+            Message::Checkpoint(row) => {
+                self.checkpoint(row)?;
                 Ok(None)
             }
             Message::Flush(reply) => {
@@ -243,8 +249,9 @@ impl Worker {
     }
 
     fn full(&self) -> bool {
-        let rows = self.visits.rows().max(self.probes.rows()).max(self.steps.rows());
-        rows >= self.config.block_rows || self.visits.raw_bytes() + self.probes.raw_bytes() >= self.config.block_bytes
+        let builders = [&self.visits, &self.probes, &self.steps, &self.sweeps];
+        builders.iter().any(|builder| builder.rows() >= self.config.block_rows)
+            || builders.iter().map(|builder| builder.raw_bytes()).sum::<usize>() >= self.config.block_bytes
     }
 
     /// Does what is due by the clock.
@@ -274,12 +281,31 @@ impl Worker {
             }
             return Ok(());
         }
-        if !self.probes.prepare(&keys) {
+        let sweep = batch.kind == PassKind::Sweep;
+        let builder = if sweep { &mut self.sweeps } else { &mut self.probes };
+        // A replay goes through its checkpoints in any order, and the rows of a block are in the order of their steps.
+        let elsewhere = batch.replayed.is_some() && builder.steps().is_some_and(|(_, last)| last != batch.step);
+        if elsewhere || !builder.prepare(&keys) {
             self.write_all()?;
-            self.probes.prepare(&keys);
         }
-        self.rows.push(batch, &mut self.probes)?;
+        let builder = if sweep { &mut self.sweeps } else { &mut self.probes };
+        builder.prepare(&keys);
+        self.rows.push(batch, builder)?;
         Ok(())
+    }
+
+    /// All that came before a checkpoint is in the log before it, and on the device as its file is.
+    fn checkpoint(&mut self, row: CheckpointRow) -> Result<(), RecordError> {
+        self.write_all()?;
+        let mut builder = BlockBuilder::new(BlockKind::Checkpoints);
+        builder.u64s(Column::Step, [row.step]);
+        builder.u32s(Column::Epoch, [row.epoch]);
+        builder.f32s(Column::LearningRate, [row.learning_rate]);
+        builder.u64s(Column::Bytes, [row.bytes]);
+        builder.u32s(Column::Checksum, [row.checksum]);
+        builder.advance(1, row.step, row.epoch);
+        self.writer.append(&mut builder)?;
+        Ok(self.writer.sync()?)
     }
 
     /// Gives the rows of the step that is complete now their learning rate, and lets them go to the log.
@@ -324,6 +350,7 @@ impl Worker {
     /// Commits all rows of complete steps, and probes. Probes go first: one at a step was taken before that step's visits.
     fn write_all(&mut self) -> Result<(), RecordError> {
         self.writer.append(&mut self.probes)?;
+        self.writer.append(&mut self.sweeps)?;
         self.writer.append(&mut self.steps)?;
         let before = self.writer.written_bytes();
         let rows = u64::from(self.visits.rows());

@@ -92,6 +92,26 @@ impl Block {
         BlockKind::from_code(self.header.kind)
     }
 
+    /// Whether the rows were recorded by a replay, after or between trainings: their steps say nothing of when they were written.
+    pub fn is_replayed(&self) -> bool {
+        match self.kind() {
+            Some(BlockKind::Sweeps) => true,
+            Some(BlockKind::Probes) => self.has(Column::Mode),
+            _ => false,
+        }
+    }
+
+    /// Whether the block, where it stands behind the End block of a run, says that a recorder went on with the run.
+    pub(crate) fn goes_on(&self) -> bool {
+        // The name of a probe set comes from either; rows of the one or the other follow it.
+        !matches!(self.kind(), Some(BlockKind::End | BlockKind::ProbeSet)) && !self.is_replayed()
+    }
+
+    /// What tells the block from all others of the run while others are still written: whose it is, and its number there.
+    pub(crate) fn identity(&self) -> (Option<u32>, u64) {
+        (self.worker(), self.header.sequence)
+    }
+
     /// How many rows there are.
     pub fn rows(&self) -> usize {
         self.kept.unwrap_or(self.header.rows as usize)

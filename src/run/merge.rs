@@ -19,7 +19,8 @@ use std::sync::Arc;
 /// - Blocks of visits come in the order of their first steps. Rows of two workers' blocks may lie between each other in steps;
 ///   those of one worker rise.
 /// - Steps are added up: one row a step, with the batch size of all workers, and all else as the lowest rank has it.
-/// - Probes, probe sets and gaps come before the visits that their worker wrote after them. Sets of one name are one set.
+/// - Probes, sweeps, checkpoints, probe sets and gaps come before the visits that their worker wrote after them. Sets of one name
+///   are one set.
 /// - There is an end if all workers are there and finished, with the totals of all.
 /// - While workers still record, the scan ends with the last step that all those have recorded in full: the visits of a step
 ///   are all there or none is. A worker that records no more holds nobody up.
@@ -209,7 +210,10 @@ impl<'run> Merge<'run> {
                 self.steps.no_more(number);
                 return Ok(());
             };
-            part.end = None;
+            // What a replay adds behind the end of a training takes that end away from nobody.
+            if block.goes_on() {
+                part.end = None;
+            }
             let here = (block.segment.path.clone(), block.offset);
             let by = |error: ReadError| {
                 Stopped::by(error, |what| Damage { path: here.0, offset: here.1, block: None, what })

@@ -7,6 +7,7 @@
 //! Bytes from disk never panic: every length is checked before it is believed, every checksum before a number is used.
 
 mod block;
+mod checkpoint;
 mod directory;
 mod error;
 mod file;
@@ -27,6 +28,7 @@ mod verify;
 mod workers;
 
 pub use block::{Block, Vectors};
+pub use checkpoint::{Checkpoint, CheckpointFault};
 pub use error::{Damage, ReadError};
 pub use lost::Lost;
 pub use merge::Scan;

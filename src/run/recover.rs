@@ -4,17 +4,18 @@
 //! The new run appears when it is whole, on the device, and has been read back.
 
 use super::block::Block;
+use super::checkpoint::Checkpoint;
 use super::error::{Damage, ReadError};
 use super::lost::Lost;
 use super::open::Run;
 use super::salvage::{Piece, Salvage};
 use super::survey::Survey;
 use super::verify::VerifyReport;
-use crate::log::{
-    worker_folder, BlockBuilder, BlockKind, Cells, Column, LogError, LogWriter, Totals, WriterOptions, HEADER_BYTES,
-};
+use crate::log::{check_size_limit, checkpoint_path, make_folder, sync_folder, worker_folder};
+use crate::log::{BlockBuilder, BlockKind, Cells, Column, LogError, LogWriter, Totals, WriterOptions, HEADER_BYTES};
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
+use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,6 +113,7 @@ impl Run {
         if self.parts().is_empty() {
             let survey = self.survey_with(&mut progress)?;
             let unnamed = Copier::of(self, &survey, &partial.path)?.copy_all(&mut progress)?;
+            copy_checkpoints(&partial.path, self)?;
             let written = check(&partial.path, to, &survey)?;
             partial.name(to)?;
             return Ok(RecoverReport { survey, written, unnamed_probe_sets: unnamed });
@@ -123,6 +125,7 @@ impl Run {
             let survey = part.survey_with(&mut progress)?;
             let folder = worker_folder(&partial.path, part.manifest().worker.map_or(0, |worker| worker.rank));
             unnamed += Copier::of(part, &survey, &folder)?.copy_all(&mut progress)?;
+            copy_checkpoints(&folder, part)?;
             check(&folder, to, &survey)?;
             whole.merge(survey);
         }
@@ -130,6 +133,24 @@ impl Run {
         partial.name(to)?;
         Ok(RecoverReport { survey: whole, written, unnamed_probe_sets: unnamed })
     }
+}
+
+/// Copies the checkpoints that the new run names and whose files are what was written. The others are lost in both runs.
+fn copy_checkpoints(written: &Path, from: &Run) -> Result<(), RecoverError> {
+    for checkpoint in Run::open(written)?.checkpoints()? {
+        let to = checkpoint.path.clone();
+        let source = Checkpoint { path: checkpoint_path(from.dir(), checkpoint.step), ..checkpoint };
+        let (Ok(()), Some(folder)) = (source.check(), to.parent()) else { continue };
+        let copy = || -> io::Result<()> {
+            make_folder(folder)?;
+            check_size_limit(source.bytes)?;
+            std::fs::copy(&source.path, &to)?;
+            File::open(&to)?.sync_all()?;
+            sync_folder(&to)
+        };
+        copy().map_err(|source| RecoverError::Folder { action: "copy a checkpoint to", path: to.clone(), source })?;
+    }
+    Ok(())
 }
 
 /// Reads the new run back.
@@ -319,7 +340,7 @@ impl Partial {
         if to.symlink_metadata().is_ok() {
             return Err(RecoverError::Exists { path: to.to_owned() });
         }
-        let named = std::fs::rename(&self.path, to).and_then(|()| crate::log::sync_folder(to));
+        let named = std::fs::rename(&self.path, to).and_then(|()| sync_folder(to));
         named.map_err(|source| RecoverError::Folder { action: "make", path: to.to_owned(), source })
     }
 }

@@ -4,6 +4,7 @@
 //! twice: their sequence numbers rise. What is missing between two of them comes out as a [`Lost`].
 
 use super::block::Block;
+use super::checkpoint;
 use super::error::{io_error, Damage, ReadError};
 use super::file::{is_lost, same, SegmentFile};
 use super::look::{find_block, look, Found};
@@ -223,6 +224,9 @@ impl<'run> Salvage<'run> {
         if block.kind() == Some(BlockKind::Gaps) {
             block.u64s(Column::Dropped)?;
         }
+        if block.kind() == Some(BlockKind::Checkpoints) {
+            checkpoint::read(block)?;
+        }
         // A later segment may make some of its rows void, and then its steps are asked for.
         let limits = self.segments.as_slice().iter().filter_map(|segment| segment.resumed_step);
         if let Some(limit) = limits.min() {
@@ -243,8 +247,11 @@ impl<'run> Salvage<'run> {
         if let Some(stretch) = self.lost.take() {
             self.ready.push_back(Piece::Lost(stretch.end(header)));
         }
-        if has_steps(header) {
-            // Steps only ever go back where a training is taken up again.
+        if block.is_replayed() {
+            // A replay goes back to its checkpoints and takes nothing up again, and its segments hold nothing else.
+            self.ask_the_steps = false;
+        } else if has_steps(header) {
+            // Otherwise steps only ever go back where a training is taken up again.
             if let (true, Some((last, _))) = (self.ask_the_steps, self.last) {
                 if header.first_step < last {
                     self.ready.push_back(Piece::Resumed(header.first_step));

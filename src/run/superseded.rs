@@ -1,8 +1,8 @@
 //! What a resumed training made void: visits that were recorded after the checkpoint it started again from.
 //!
 //! They stay in the file. A segment whose header says that the run was resumed at step `s` supersedes, in the segments before it,
-//! the rows of step `s` and later (of probes: later than `s`, since a probe at step `s` was taken before that step, at the weights
-//! that the training came back to). A scan leaves such rows out, so that nothing behind it counts a visit twice.
+//! the rows of step `s` and later (of probes, sweeps and checkpoints: later than `s`, since a probe at step `s` was taken before that
+//! step, at the weights that the training came back to). A scan leaves such rows out, so that nothing behind it counts a visit twice.
 
 use super::block::Block;
 use super::error::{io_error, ReadError};
@@ -65,7 +65,7 @@ pub(super) enum Left {
 pub(super) fn left(block: &Block, limit: u64) -> Result<Left, ReadError> {
     let limit = match block.kind() {
         Some(BlockKind::Visits | BlockKind::Steps | BlockKind::Gaps) => limit,
-        Some(BlockKind::Probes) => limit.saturating_add(1),
+        Some(BlockKind::Probes | BlockKind::Sweeps | BlockKind::Checkpoints) => limit.saturating_add(1),
         _ => return Ok(Left::All),
     };
     let (first, last) = block.steps();

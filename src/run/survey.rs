@@ -136,7 +136,7 @@ impl Run {
                 Piece::Block(block) => {
                     let tally = if survey.lost.is_empty() { &mut survey.before } else { &mut survey.behind };
                     tally.add(&block);
-                    if has_steps(&block.header) {
+                    if has_steps(&block.header) && !block.is_replayed() {
                         // Stretches between which and this block no block had a step.
                         for lost in survey.lost.iter_mut().rev().take_while(|lost| lost.last_step.is_none()) {
                             lost.last_step = Some(block.steps().0);
@@ -144,7 +144,8 @@ impl Run {
                     }
                     total = match block.kind() {
                         Some(BlockKind::End) => block.u64s(Column::Visits).ok().and_then(|t| t.first().copied()),
-                        _ => None,
+                        _ if block.goes_on() => None,
+                        _ => total,
                     };
                     survey.bytes += block.bytes();
                     progress(block.bytes());

@@ -1,8 +1,10 @@
 //! Checking every byte of a run.
 
+use super::checkpoint::{self, CheckpointFault};
 use super::error::{Damage, ReadError};
 use super::open::Run;
 use crate::log::{BlockKind, Column};
+use std::collections::BTreeMap;
 
 /// What a run holds, and whether all of it can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct VerifyReport {
     pub probes: u64,
     /// Steps in them.
     pub steps: u64,
+    /// Examples swept at checkpoints in them, counted once for each checkpoint.
+    pub sweeps: u64,
     /// Visits that are there but void, because the training was taken up again at an earlier step. Not among `visits`.
     pub superseded: u64,
     /// Visits that the recorder says it dropped.
@@ -28,12 +32,17 @@ pub struct VerifyReport {
     pub visit_epochs: Option<(u32, u32)>,
     /// Whether the recorder's `finish` returned: if not, visits after the last block may never have been written.
     pub finished: bool,
+    /// Checkpoints that the log names and the training has not gone back behind.
+    pub checkpoints: u64,
+    /// Steps of those among them whose file is lost or damaged. That costs what can be replayed, and nothing of the log.
+    pub checkpoint_faults: Vec<(u64, CheckpointFault)>,
     /// Where reading had to stop, if it had to.
     pub damage: Option<Damage>,
 }
 
 impl Run {
-    /// Reads the whole run and checks every checksum. Stops at the first damage, which the report names.
+    /// Reads the whole run and checks every checksum, those of its checkpoints among them. Stops at the first damage of the log,
+    /// which the report names.
     ///
     /// # Errors
     /// [`ReadError::Io`] if the file system refuses.
@@ -48,11 +57,17 @@ impl Run {
     pub fn verify_with(&self, mut progress: impl FnMut(u64)) -> Result<VerifyReport, ReadError> {
         let mut report = VerifyReport::default();
         let mut scan = self.scan().with_void_blocks();
+        let mut checkpoints = BTreeMap::new();
         for block in scan.by_ref() {
             let rows = block.rows() as u64;
             let counted = block.check().and_then(|()| match block.kind() {
                 Some(BlockKind::Gaps) if rows > 0 => {
                     Ok(block.u64s(Column::Dropped)?.iter().fold(0, |a: u64, b| a.saturating_add(*b)))
+                }
+                Some(BlockKind::Checkpoints) if rows > 0 => {
+                    let checkpoint = checkpoint::read(&block)?;
+                    checkpoints.insert((checkpoint.step, block.worker()), checkpoint);
+                    Ok(0)
                 }
                 _ => Ok(0),
             });
@@ -84,12 +99,13 @@ impl Run {
                 }
                 Some(BlockKind::Probes) => report.probes += rows,
                 Some(BlockKind::Steps) => report.steps += rows,
+                Some(BlockKind::Sweeps) => report.sweeps += rows,
                 _ => {}
             }
             // A run that was finished and then resumed is finished again only by another end.
             match block.kind() {
                 Some(BlockKind::End) => report.finished = true,
-                Some(_) => report.finished = false,
+                Some(_) if block.goes_on() => report.finished = false,
                 _ => {}
             }
             report.blocks += 1;
@@ -103,6 +119,12 @@ impl Run {
         // it may have grown since.
         if report.damage.is_none() && !self.lock_is_held()? {
             report.damage = scan.blocks_behind_the_end()?;
+        }
+        report.checkpoints = checkpoints.len() as u64;
+        for checkpoint in checkpoints.into_values() {
+            if let Err(fault) = checkpoint.check() {
+                report.checkpoint_faults.push((checkpoint.step, fault));
+            }
         }
         Ok(report)
     }

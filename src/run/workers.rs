@@ -208,7 +208,7 @@ fn state(part: &Run) -> Result<WorkerState, ReadError> {
                 finished = false;
             }
             Some(BlockKind::End) => finished = true,
-            _ => finished = false,
+            _ => finished = finished && !block.goes_on(),
         }
     }
     scan.damage()?;

@@ -322,7 +322,7 @@ impl Registry {
 }
 
 /// The map's variables by name, in the order of the names: a `VarMap` itself has none.
-fn named_variables(variables: &VarMap) -> Vec<(String, candle_core::Var)> {
+pub(crate) fn named_variables(variables: &VarMap) -> Vec<(String, candle_core::Var)> {
     let data = variables.data().lock().unwrap_or_else(PoisonError::into_inner);
     let mut named: Vec<_> = data.iter().map(|(name, var)| (name.clone(), var.clone())).collect();
     named.sort_by(|a, b| a.0.cmp(&b.0));

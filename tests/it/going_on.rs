@@ -66,6 +66,8 @@ fn a_vanished_folder_fails_no_step_and_is_told_of_at_the_end() {
         probe.cross_entropy(&layer.forward(&noise(3, &[1, 4])).unwrap(), &labels(1)).unwrap().backward().unwrap();
         probe.commit().unwrap();
     }
+    recorder.checkpoint_tensors([("w".to_string(), noise(1, &[2]))]).unwrap();
+    assert!(!dir.path().join("run").exists(), "a checkpoint that no log names");
     // A pass without a loss or a backward costs nothing and is not looked at: nothing is armed.
     recorder.pass(&[5]).unwrap().commit(0.1).unwrap();
     let own = recorder.pass(&[6, 7]).unwrap().per_example(|i| Tensor::new(i as f32, &Device::Cpu)).unwrap();

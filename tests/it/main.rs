@@ -9,6 +9,7 @@ mod going_on;
 mod losses;
 mod manners;
 mod passes;
+mod replay;
 mod resume;
 mod taps;
 mod tracin;

@@ -91,6 +91,7 @@ impl<'run> EstimatePlan<'run> {
     /// or a curvature that the method cannot use; [`AnalysisError::TooLarge`] if the curvature would pass
     /// [`EstimatePlan::CURVATURE_BYTES_MAX`]; [`AnalysisError::Singular`] if it has no inverse.
     pub fn new(run: &'run Run, asked: &EstimateQuestion, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        asked.question.window.only_visits(asked.method.name())?;
         check_shape(asked.shape)?;
         check_method(asked)?;
         let index = Index::build(run, &asked.question, progress)?;

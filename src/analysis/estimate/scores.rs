@@ -114,6 +114,7 @@ impl Scores {
                 }
                 let mut influence = Influence::new(question.set.clone(), question.time);
                 influence.probes = ids.iter().filter_map(|id| plan.index.probes.get(id).cloned()).collect();
+                influence.probe_modes = plan.index.modes.iter().copied().collect();
                 influence.rows = self.rows.clone();
                 influence.scores = scores;
                 influence.visits = self.visits;

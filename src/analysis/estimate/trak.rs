@@ -50,7 +50,7 @@ pub(super) fn pass(
     let (mut rows, mut epochs) = (0, 0);
     let mut lambdas = vec![vec![0f64; plan.flattener.blocks.len()]; dampings.len()];
     for epoch in epochs_of(plan, progress)? {
-        let window = Window { epochs: Some(epoch..epoch.saturating_add(1)), steps: window.steps.clone() };
+        let window = Window { epochs: Some(epoch..epoch.saturating_add(1)), ..window.clone() };
         let walk = Walk { window: &window, ..plan.walk() };
         let mut gram = Gram::new(&plan.flattener.blocks);
         let walked = walk.forwards(progress, |visits, flat| {

@@ -7,7 +7,7 @@ use super::super::driver::{fold_each, Progress};
 use super::super::gradient::Layout;
 use super::super::{column, error::NO_GRADIENTS, AnalysisError};
 use super::{Probe, Probes, Question};
-use crate::log::{BlockKind, Column};
+use crate::log::{BlockKind, Column, Mode, PredictionScore};
 use crate::run::{Block, Damage, Run};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +31,8 @@ pub(in crate::analysis) struct Index {
     pub probes: BTreeMap<u64, Probe>,
     pub left_out: u64,
     pub repeated: u64,
+    /// How the model ran where a replay says so.
+    pub modes: BTreeSet<Mode>,
     /// Where the run stopped being readable; visits behind it do not count either.
     pub damage: Option<Damage>,
 }
@@ -50,6 +52,22 @@ struct Rows {
     flags: Option<Vec<u8>>,
     labels: Option<Vec<u32>>,
     predictions: Option<Vec<u32>>,
+    modes: Option<Vec<u8>>,
+    scores: Option<Vec<u8>>,
+    classes: Option<Vec<u32>>,
+}
+
+/// What a record's gradient is of: a loss, or a score of the prediction of a class.
+type Measure = Option<PredictionScore>;
+
+impl Rows {
+    /// `None` for a score that a newer version added.
+    fn measure(&self, row: usize) -> Option<Measure> {
+        match self.scores.as_ref().map_or(0, |scores| scores[row]) {
+            0 => Some(None),
+            code => PredictionScore::from_code(code).map(Some),
+        }
+    }
 }
 
 fn read(run: &Run, block: &Block) -> Result<Told, AnalysisError> {
@@ -73,6 +91,9 @@ fn read(run: &Run, block: &Block) -> Result<Told, AnalysisError> {
         flags: column::optional(block, Column::Flags, column::u8s)?,
         labels: column::optional(block, Column::Label, column::u32s)?,
         predictions: column::optional(block, Column::Prediction, column::u32s)?,
+        modes: column::optional(block, Column::Mode, column::u8s)?,
+        scores: column::optional(block, Column::PredictionScore, column::u8s)?,
+        classes: column::optional(block, Column::ScoredClass, column::u32s)?,
         block: block.clone(),
     })))
 }
@@ -90,6 +111,9 @@ impl Index {
         let mut names: BTreeMap<u32, String> = BTreeMap::new();
         let mut known: BTreeSet<u64> = BTreeSet::new();
         let mut layout: Option<Layout> = None;
+        let mut measure: Option<Measure> = None;
+        // Of each record of a score, the class.
+        let mut classes: BTreeMap<(u64, u64), u32> = BTreeMap::new();
         let mut with_gradient = false;
         let mut index = Index {
             blocks: Vec::new(),
@@ -98,6 +122,7 @@ impl Index {
             probes: BTreeMap::new(),
             left_out: 0,
             repeated: 0,
+            modes: BTreeSet::new(),
             damage: None,
         };
         let fold = |told: Told| {
@@ -123,13 +148,21 @@ impl Index {
                 let flags = rows.flags.as_ref().map_or(0, |flags| flags[row]);
                 let usable = flags & (Column::FLAG_NOT_FINITE | Column::FLAG_NO_WEIGHT) == 0
                     && !rows.layout.is_empty()
-                    && *layout.get_or_insert_with(|| rows.layout.clone()) == rows.layout;
+                    && *layout.get_or_insert_with(|| rows.layout.clone()) == rows.layout
+                    // A sum over gradients of different things would be the influence on none of them.
+                    && rows.measure(row).is_some_and(|own| *measure.get_or_insert(own) == own);
                 with_gradient |= !rows.layout.is_empty();
                 if !usable {
                     index.left_out += 1;
                     continue;
                 }
                 let record = Record { block: index.blocks.len(), row };
+                let scored = rows.measure(row).flatten().zip(rows.classes.as_ref().map(|classes| classes[row]));
+                if let Some((_, class)) = scored {
+                    classes.insert((id, rows.steps[row]), class);
+                }
+                let mode = rows.modes.as_ref().and_then(|modes| Mode::from_code(modes[row]));
+                index.modes.extend(mode);
                 let replaced = index.records.entry(id).or_default().insert(rows.steps[row], record);
                 index.repeated += u64::from(replaced.is_some());
                 let probe = Probe {
@@ -137,6 +170,7 @@ impl Index {
                     times: 0,
                     label: rows.labels.as_ref().map(|labels| labels[row]),
                     prediction: rows.predictions.as_ref().map(|predictions| predictions[row]),
+                    scored,
                 };
                 index.probes.insert(id, probe);
                 used = true;
@@ -149,7 +183,16 @@ impl Index {
         let keep = |block: &Block| matches!(block.kind(), Some(BlockKind::ProbeSet | BlockKind::Probes));
         let damage = fold_each(run, progress, keep, |block| read(run, block), fold)?;
         index.damage = damage;
-        for (id, records) in &index.records {
+        for (id, records) in &mut index.records {
+            // A score is asked of one class: that of the last time. Records of another one are of another score.
+            if let Some(class) = records.keys().last().and_then(|time| classes.get(&(*id, *time)).copied()) {
+                let before = records.len();
+                records.retain(|time, _| classes.get(&(*id, *time)) == Some(&class));
+                index.left_out += (before - records.len()) as u64;
+                if let Some(Probe { scored: Some((_, scored)), .. }) = index.probes.get_mut(id) {
+                    *scored = class;
+                }
+            }
             if let Some(probe) = index.probes.get_mut(id) {
                 probe.times = records.len() as u64;
             }

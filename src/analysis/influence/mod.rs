@@ -14,6 +14,18 @@
 //! With a probe pass before each step, `c(t) = t` and this is the paper's idealised form to first order; with a probe
 //! pass once in a while it is TracInCP restricted to the visits. [`Influence::variant`] says which it was.
 //!
+//! On a window of sweeps ([`Window::sweeps`]) it is TracInCP instead, of every swept example at every checkpoint at which the probe
+//! has a record too:
+//!
+//! ```text
+//! TracInCP(z, z') = Σ_i η_i·⟨g_z(w_i), g_z'(w_i)⟩
+//! ```
+//!
+//! with `η_i` the learning rate of the step before checkpoint `i`, and neither clip factor nor weight in a batch.
+//!
+//! A probe's gradient is that of its loss, or of a score of its prediction (`Pass::prediction_score`); positive then means that
+//! the step raised the score.
+//!
 //! Gradients are the recorded sketches: factored layers give `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩`, folded ones `⟨s,s'⟩`. What a sketch
 //! leaves open is said by a standard deviation beside each score, on request ([`InfluencePlan::with_errors`]).
 
@@ -29,7 +41,8 @@ mod variance;
 
 use super::driver::Progress;
 use super::per_example::suspicious_first;
-use super::{AnalysisError, Estimate, Order, Window};
+use super::{AnalysisError, Basis, Estimate, Order, Source, Window};
+use crate::log::{Mode, PredictionScore};
 use crate::run::{Damage, Run};
 pub(super) use index::{Index, Record};
 pub use pass::InfluencePlan;
@@ -62,7 +75,7 @@ pub struct Question {
     pub set: String,
     /// Which of its probes.
     pub probes: Probes,
-    /// Which visits count. Probes count whenever they were taken.
+    /// Which visits count, or which sweeps. Probes count whenever they were taken.
     pub window: Window,
     /// Which probe time stands for a step.
     pub time: ProbeTime,
@@ -72,6 +85,11 @@ impl Question {
     /// Who taught the model its answer to example `id` of the probe set, over the whole run.
     pub fn one(set: impl Into<String>, id: u64) -> Self {
         Self { set: set.into(), probes: Probes::Ids(vec![id]), window: Window::everything(), time: ProbeTime::Earlier }
+    }
+
+    /// The same over sweeps at checkpoints: TracInCP.
+    pub fn at_checkpoints(self) -> Self {
+        Self { window: Window { source: Source::Sweeps, ..self.window }, ..self }
     }
 
     /// The same of every probe in the set.
@@ -92,6 +110,8 @@ pub struct Probe {
     pub label: Option<u32>,
     /// The predicted class at the last of them, if predictions were recorded.
     pub prediction: Option<u32>,
+    /// Which score of which class the gradient is of; `None` where it is of the loss.
+    pub scored: Option<(PredictionScore, u32)>,
 }
 
 /// A training example that influence was measured for.
@@ -115,8 +135,12 @@ pub struct InfluenceRow {
 pub struct Influence {
     /// Name of the probe set.
     pub set: String,
-    /// Which probe time stands for a step.
+    /// Which probe time stands for a step. Of no account on sweeps.
     pub time: ProbeTime,
+    /// Whether it stands on visits of the training or on sweeps at checkpoints, and which. "Visits" below are then rows of sweeps.
+    pub basis: Basis,
+    /// How the model ran when the probes were taken by a replay; empty for probes taken during the training.
+    pub probe_modes: Vec<Mode>,
     /// The probes: columns of the scores.
     pub probes: Vec<Probe>,
     /// The training examples: rows of the scores, in the order of their first visit.
@@ -135,7 +159,7 @@ pub struct Influence {
     pub visits_at_probe_times: u64,
     /// Times at which the probes were taken.
     pub probe_times: u64,
-    /// Visits left out because they came before the first probe time.
+    /// Visits left out because they came before the first probe time; of sweeps, because the probe has no record at the checkpoint.
     pub before_first_probe: u64,
     /// Visits left out because a number of theirs was NaN or infinite.
     pub not_finite: u64,
@@ -159,6 +183,8 @@ impl Influence {
         Self {
             set,
             time,
+            basis: Basis::default(),
+            probe_modes: Vec::new(),
             probes: Vec::new(),
             rows: Vec::new(),
             scores: Vec::new(),
@@ -234,21 +260,32 @@ impl Influence {
 
     /// Which variant of TracIn this is, or which other method, in words.
     pub fn variant(&self) -> String {
+        let modes = match self.probe_modes.as_slice() {
+            [] => String::new(),
+            [mode] => format!(", probes in {mode}"),
+            _ => ", probes partly in training and partly in evaluation mode".into(),
+        };
         if let Some(estimate) = &self.estimate {
-            return estimate.to_string();
+            return format!("{estimate}{modes}");
         }
         if self.visits == 0 {
             return "no visit has a probe time".into();
         }
+        if let Basis::Sweeps { .. } = &self.basis {
+            let basis = &self.basis;
+            return format!("{basis}{modes}: TracInCP (Pruthi et al. 2020), steps taken as plain SGD");
+        }
         if self.visits == self.visits_at_probe_times {
-            return "one probe pass per step: idealised TracIn (Pruthi et al. 2020 s3.1, first order, steps taken as plain SGD)".into();
+            return format!(
+                "one probe pass per step{modes}: idealised TracIn (Pruthi et al. 2020 s3.1, first order, steps taken as plain SGD)"
+            );
         }
         let rule = match self.time {
             ProbeTime::Earlier => "nearest earlier",
             ProbeTime::Nearest => "nearest",
         };
         let times = if self.probe_times == 1 { "1 time".into() } else { format!("{} times", self.probe_times) };
-        format!("probes at {times}, {rule}: TracInCP on visited gradients, steps taken as plain SGD")
+        format!("probes at {times}, {rule}{modes}: TracInCP on visited gradients, steps taken as plain SGD")
     }
 
     /// Adds the columns of `other`, which answers the same question on other probes.

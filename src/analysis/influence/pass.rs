@@ -6,6 +6,7 @@
 
 use super::super::driver::{blocks_in_flight, fold_each, fold_groups, Progress};
 use super::super::gradient::{Gradients, Layout};
+use super::super::sweep::Sweeps;
 use super::super::{column, AnalysisError};
 use super::block_visits::{BlockVisits, Dots};
 use super::index::{Index, Record};
@@ -13,7 +14,7 @@ use super::products::{ProbeSide, Scheme, Stored};
 use super::strongest::Strongest;
 use super::sums::Sums;
 use super::{Influence, ProbeTime, Question};
-use crate::log::{BlockKind, Column};
+use crate::log::Column;
 use crate::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -31,6 +32,8 @@ pub struct InfluencePlan<'run> {
     pub(super) run: &'run Run,
     pub(super) question: Question,
     pub(super) index: Index,
+    /// What is known of the sweeps, if the question is on these.
+    pub(super) sweeps: Sweeps,
     pub(super) scheme: Scheme,
     /// Of each example, its visits inside the window, if there are enough probes for it to be worth counting.
     pub(super) visits_of: Option<HashMap<u64, u32>>,
@@ -59,11 +62,12 @@ impl<'run> InfluencePlan<'run> {
     /// # Errors
     /// As [`influence`](super::influence()), but for those that only the visits can show.
     pub fn new(run: &'run Run, question: &Question, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        let sweeps = Sweeps::find(run, &question.window)?;
         let index = Index::build(run, question, progress)?;
         let scheme = Scheme::new(&index.layout, &run.manifest().layers, false);
         let question = question.clone();
         let (visits_of, last_block) = (None, run.scan().last().map(|block| block.sequence()));
-        let mut plan = Self { run, question, index, scheme, visits_of, last_block, passes: Vec::new() };
+        let mut plan = Self { run, question, index, sweeps, scheme, visits_of, last_block, passes: Vec::new() };
         if plan.index.records.len() > 16 {
             plan.visits_of = Some(plan.count_visits(progress)?);
         }
@@ -113,7 +117,7 @@ impl<'run> InfluencePlan<'run> {
 
     fn wants(&self, block: &Block) -> bool {
         let before_damage = |damage: &Damage| damage.block.is_none_or(|at| block.sequence() < at);
-        block.kind() == Some(BlockKind::Visits)
+        self.question.window.is_on(block)
             && self.question.window.touches(block)
             && self.last_block.is_some_and(|last| block.sequence() <= last)
             // Probes behind the damage are unknown, so visits behind it would be measured against stale ones.
@@ -125,7 +129,7 @@ impl<'run> InfluencePlan<'run> {
         let mut visits: HashMap<u64, u32> = HashMap::new();
         let read = |block: &Block| {
             let ids = column::u64s(block, Column::Example)?;
-            Ok((self.question.window.rows(block)?, ids))
+            Ok((self.sweeps.rows(&self.question.window, block)?, ids))
         };
         fold_each(
             self.run,
@@ -156,6 +160,9 @@ impl<'run> InfluencePlan<'run> {
         let (mut first, mut last) = block.steps();
         if let Some(steps) = &self.question.window.steps {
             (first, last) = (first.max(steps.start), last.min(steps.end.saturating_sub(1)));
+        }
+        if self.question.window.is_on_sweeps() {
+            return times.partition_point(|time| *time < first)..times.partition_point(|time| *time <= last);
         }
         let of = |step| position(times, step, self.question.time);
         match of(last) {
@@ -258,9 +265,10 @@ impl<'run> InfluencePlan<'run> {
         Ok(by_time.into_par_iter().map(side).collect())
     }
 
-    /// What a visit block adds.
+    /// What a block of visits or of sweeps adds.
     fn read(&self, pass: &Pass, lent: &Lent, block: &Block) -> Result<BlockVisits, AnalysisError> {
-        let inside = self.question.window.rows(block)?;
+        let on_sweeps = self.question.window.is_on_sweeps();
+        let inside = self.sweeps.rows(&self.question.window, block)?;
         let examples = column::u64s(block, Column::Example)?;
         let steps = column::u64s(block, Column::Step)?;
         let mut out = BlockVisits {
@@ -282,15 +290,25 @@ impl<'run> InfluencePlan<'run> {
             return Ok(out);
         }
         let flags = column::optional(block, Column::Flags, column::u8s)?;
-        let factors: Vec<Vec<f32>> = [Column::LearningRate, Column::Clip, Column::Coefficient]
-            .into_iter()
-            .map(|factor| column::f32s(block, factor))
-            .collect::<Result<_, _>>()?;
+        // A sweep is of the example alone: it was in no batch and took no step.
+        let factors: &[Column] = match on_sweeps {
+            true => &[Column::LearningRate],
+            false => &[Column::LearningRate, Column::Clip, Column::Coefficient],
+        };
+        let factors: Vec<Vec<f32>> =
+            factors.iter().map(|factor| column::f32s(block, *factor)).collect::<Result<_, _>>()?;
+        let unseen = if on_sweeps { Column::FLAG_NO_WEIGHT } else { 0 };
+        let time_of = |step: u64| match on_sweeps {
+            true => pass.times.binary_search(&step).ok(),
+            false => position(&pass.times, step, self.question.time),
+        };
         for &row in &out.inside {
             let weight: f64 = factors.iter().map(|factor| f64::from(factor[row])).product();
-            if flags.as_ref().is_some_and(|flags| flags[row] & Column::FLAG_NOT_FINITE != 0) || !weight.is_finite() {
+            if flags.as_ref().is_some_and(|flags| flags[row] & (Column::FLAG_NOT_FINITE | unseen) != 0)
+                || !weight.is_finite()
+            {
                 out.not_finite += 1;
-            } else if let Some(time) = position(&pass.times, out.steps[row], self.question.time) {
+            } else if let Some(time) = time_of(out.steps[row]) {
                 out.rows.push(row);
                 out.weights.push(weight);
                 out.times.push(time);

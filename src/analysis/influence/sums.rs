@@ -164,6 +164,8 @@ impl<'plan> Sums<'plan> {
         let result = Influence {
             set: plan.question.set.clone(),
             time: plan.question.time,
+            basis: plan.sweeps.basis(),
+            probe_modes: plan.index.modes.iter().copied().collect(),
             probes: pass.ids.iter().filter_map(|id| plan.index.probes.get(id).cloned()).collect(),
             rows: Vec::new(),
             scores: Vec::new(),

@@ -134,6 +134,7 @@ struct Gathered {
 /// # Cost
 /// Six passes over the small columns of each run; memory about 600 bytes per example.
 pub fn suspects(runs: &[&Run], window: &Window, progress: Progress<'_>) -> Result<Suspects, AnalysisError> {
+    window.only_visits("the list of suspects")?;
     different(runs)?;
     let mut signals = Vec::new();
     let mut without = Vec::new();

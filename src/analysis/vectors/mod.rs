@@ -142,6 +142,7 @@ pub(super) fn check_shape(shape: Shape) -> Result<(), AnalysisError> {
 /// One pass over the gradients. For each visit and factored layer one addition for each number of its outer product whose
 /// `δ_j` is not 0. Memory: the result, `4·length` bytes a vector, and a few blocks.
 pub fn vectors(run: &Run, question: &VectorQuestion, progress: Progress<'_>) -> Result<FlatVectors, AnalysisError> {
+    question.window.only_visits("a set of flat vectors")?;
     check_shape(question.shape)?;
     let layout = first_layout(run, &question.window).ok_or(AnalysisError::Missing {
         score: "flat vectors",

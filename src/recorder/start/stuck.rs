@@ -111,7 +111,7 @@ fn a_disk_that_does_not_answer_costs_the_stated_wait_and_no_more() {
         let (manifest, held) = prepare(&taps, &config).unwrap();
         let storage = Box::new(Stuck { real: MmapStorage::default(), call, gate: gate.clone() });
         let writer = LogWriter::create_on(storage, dir.path(), &manifest, options(&config)).unwrap();
-        let mut recorder = start(&taps, held, config, manifest, writer, Past::default()).unwrap();
+        let mut recorder = start(dir.path(), &taps, held, config, manifest, writer, Past::default()).unwrap();
         let mut taken = 0;
         if call == Call::Sync {
             step(&mut recorder, 0).unwrap();

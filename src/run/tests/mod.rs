@@ -15,6 +15,7 @@ mod power;
 mod recover;
 #[cfg(unix)]
 mod refused_parts;
+mod replayed;
 mod resealed;
 mod roundtrip;
 mod seeds;

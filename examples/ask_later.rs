@@ -1,0 +1,177 @@
+//! Ask a finished run about examples that nobody thought of while it trained.
+//!
+//!     cargo run --release --example ask_later -- --out /tmp/later
+//!
+//! A small network learns handwritten digits, a tenth of them with a wrong label on purpose, and saves a checkpoint after each
+//! epoch. Then, as another program would: a new model of the same shape takes the test images, and all training images, through
+//! every checkpoint, and the run can be asked about both. Nothing is trained again.
+
+#[path = "mnist/data.rs"]
+#[allow(dead_code)]
+mod data;
+#[path = "support/mod.rs"]
+#[allow(dead_code)]
+mod support;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Module, Tensor};
+use candle_nn::{linear, Dropout, Linear, ModuleT, Optimizer, VarBuilder, VarMap, SGD};
+use clap::Parser;
+use data::{Digits, SIDE};
+use gradlog::analysis::{influence, Question, Score, Window};
+use gradlog::log::PredictionScore;
+use gradlog::recorder::{Config, Recorder, Replay};
+use gradlog::run::Run;
+use gradlog::taps::{Tapped, Taps};
+use std::path::{Path, PathBuf};
+
+const BATCH: usize = 64;
+const LEARNING_RATE: f64 = 0.1;
+/// The test images that the questions are about.
+const ASKED: usize = 200;
+
+#[derive(Parser)]
+#[command(about = "Train with checkpoints, and ask the run afterwards")]
+struct Arguments {
+    /// Folder for the run
+    #[arg(long, default_value = "runs/ask_later")]
+    out: PathBuf,
+    /// Passes over the training images
+    #[arg(long, default_value_t = 5)]
+    epochs: u32,
+    /// Use only the first N training images
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+struct Model {
+    fc1: Tapped<Linear>,
+    dropout: Dropout,
+    fc2: Tapped<Linear>,
+    variables: VarMap,
+    taps: Taps,
+}
+
+impl Model {
+    fn new(seed: u64) -> Result<Self> {
+        let (taps, variables) = (Taps::new(), VarMap::new());
+        let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+        let fc1 = taps.tap("fc1", linear(SIDE * SIDE, 64, vb.pp("fc1"))?);
+        let fc2 = taps.tap("fc2", linear(64, 10, vb.pp("fc2"))?);
+        taps.model(&variables);
+        support::seed_weights(&variables, seed)?;
+        Ok(Self { fc1, dropout: Dropout::new(0.2), fc2, variables, taps })
+    }
+
+    fn logits(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let h = self.fc1.forward(&x.flatten_from(1)?)?.relu()?;
+        Ok(self.fc2.forward(&self.dropout.forward_t(&h, train)?)?)
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist");
+    let mut train = Digits::load(&folder, "train").context("the training images")?;
+    let mut test = Digits::load(&folder, "t10k").context("the test images")?;
+    train.truncate(arguments.limit.unwrap_or(usize::MAX));
+    test.truncate(ASKED);
+    let truth = train.labels.clone();
+    train.flip(0.1, 0);
+
+    train_with_checkpoints(&arguments, &train)?;
+    ask_later(&arguments.out, &train, &test)?;
+    answers(&arguments.out, &train, &test, &truth)
+}
+
+/// The usual loop, recorded, with one line for each checkpoint. Nothing is asked here.
+fn train_with_checkpoints(arguments: &Arguments, train: &Digits) -> Result<()> {
+    let model = Model::new(0)?;
+    let mut optimizer = SGD::new(model.variables.all_vars(), LEARNING_RATE)?;
+    let mut recorder = Recorder::create(&arguments.out, &model.taps, Config::default())?;
+    for epoch in 0..arguments.epochs {
+        recorder.set_epoch(epoch);
+        for ids in support::batches(train.len(), BATCH, 0, epoch) {
+            let (x, y) = train.batch(&ids, &Device::Cpu)?;
+            let mut pass = recorder.pass(&ids)?;
+            let loss = pass.cross_entropy(&model.logits(&x, true)?, &y)?;
+            let grads = loss.backward()?;
+            pass.commit(optimizer.learning_rate())?;
+            optimizer.step(&grads)?;
+        }
+        recorder.checkpoint(&model.variables)?;
+    }
+    println!("recorded {}", recorder.finish()?);
+    Ok(())
+}
+
+/// Another day: the test images, as probes with their label and without, and a sweep over the training images.
+fn ask_later(run: &Path, train: &Digits, test: &Digits) -> Result<()> {
+    let model = Model::new(1)?; // its weights come from the checkpoints
+    let mut replay = Replay::open(run, &model.taps, Config::default())?;
+    let chunks =
+        |count: usize| (0..count as u64).collect::<Vec<_>>().chunks(256).map(<[u64]>::to_vec).collect::<Vec<_>>();
+    // Without a label one asks about the class that the finished model predicts.
+    let last = replay.checkpoints().pop().context("the run has no checkpoints")?;
+    replay.load(&last, &model.variables)?;
+    let (all, _) = test.batch(&(0..test.len() as u64).collect::<Vec<_>>(), &Device::Cpu)?;
+    let predicted = model.logits(&all, false)?.argmax(1)?;
+    for checkpoint in replay.checkpoints() {
+        replay.load(&checkpoint, &model.variables)?;
+        for ids in chunks(test.len()) {
+            let (x, y) = test.batch(&ids, &Device::Cpu)?;
+            let mut pass = replay.probe("asked later", &ids)?;
+            pass.cross_entropy(&model.logits(&x, false)?, &y)?.backward()?;
+            pass.commit()?;
+            let classes = predicted.narrow(0, ids[0] as usize, ids.len())?;
+            let mut pass = replay.probe("prediction", &ids)?;
+            let loss = pass.prediction_score(&model.logits(&x, false)?, PredictionScore::LogOdds, Some(&classes))?;
+            loss.backward()?;
+            pass.commit()?;
+        }
+        for ids in chunks(train.len()) {
+            let (x, y) = train.batch(&ids, &Device::Cpu)?;
+            let mut pass = replay.sweep(&ids)?;
+            pass.cross_entropy(&model.logits(&x, false)?, &y)?.backward()?;
+            pass.commit()?;
+        }
+    }
+    println!("replayed {}\n", replay.finish()?);
+    Ok(())
+}
+
+fn answers(dir: &Path, train: &Digits, test: &Digits, truth: &[u8]) -> Result<()> {
+    let run = Run::open(dir)?;
+    let wrong = |example: u64| truth[example as usize] != train.labels[example as usize];
+    let flipped = (0..train.len() as u64).filter(|e| wrong(*e)).count();
+    println!("of the {flipped} most suspicious, really wrong:");
+    let last = run.checkpoints()?.last().map_or(0, |checkpoint| checkpoint.step);
+    for window in [Window::everything(), Window::sweeps(), Window::sweep_at(last)] {
+        for score in [Score::El2n, Score::Grand, Score::SelfInfluence] {
+            let table = score.compute(&run, &window)?;
+            let found = table.rows.iter().take(flipped).filter(|row| wrong(row.example)).count();
+            println!("{found:>5}   {:<15} {}", score.name(), table.basis);
+        }
+    }
+    // Wrong labels should be among those that hurt, far more often than by chance.
+    println!("\nof the ten that hurt a test image most, the share with a wrong label (by chance {:.2}):", {
+        flipped as f64 / train.len() as f64
+    });
+    for question in [Question::all("asked later"), Question::all("asked later").at_checkpoints(), {
+        Question::all("prediction").at_checkpoints()
+    }] {
+        let result = influence(&run, &question)?;
+        let share = |probe: usize| {
+            let hurt = result.opponents(probe, 10);
+            let wrong = hurt.iter().filter(|row| wrong(result.rows[**row].example)).count();
+            wrong as f64 / hurt.len().max(1) as f64
+        };
+        let mean = (0..test.len()).map(share).sum::<f64>() / test.len() as f64;
+        println!("{mean:>8.2}   {}: {}", question.set, result.variant());
+    }
+    println!("\nAsk it more:");
+    println!("    gradlog info {}", dir.display());
+    println!("    gradlog influence {} --probe \"asked later\" --id 0 --checkpoints", dir.display());
+    println!("    gradlog scores {} --score grand --at sweep:{last}", dir.display());
+    Ok(())
+}

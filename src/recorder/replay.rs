@@ -1,0 +1,246 @@
+//! Replays: questions that nobody thought of while the model trained.
+//!
+//! A replay loads the checkpoints of a run into the model, one after another, and takes examples through it: probes, or a sweep over
+//! the training set. Passes, losses and the background thread are the recorder's own; only the step is that of the checkpoint, and
+//! what is written goes into new segments that make nothing void.
+
+use super::message::{PassKind, Replayed};
+use super::pass::Probe;
+use super::start::{self, Past};
+use super::{Config, OnFailure, Overflow, RecordError, Recorder};
+use crate::log::{LogError, LogWriter, Mode};
+use crate::run::{Checkpoint, Run};
+use crate::taps::{named_variables, Taps};
+use candle_core::{Device, Tensor};
+use candle_nn::VarMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Takes examples through the checkpoints of a recorded run, without training.
+///
+/// ```ignore
+/// let mut replay = Replay::open("runs/mnist", &taps, Config::default())?;
+/// for checkpoint in replay.checkpoints() {
+///     replay.load(&checkpoint, &variables)?;
+///     for (ids, x, y) in batches {
+///         let mut pass = replay.probe("asked later", &ids)?; // or replay.sweep(&ids)
+///         pass.cross_entropy(&model.forward(&x)?, &y)?.backward()?;
+///         pass.commit()?;
+///     }
+/// }
+/// replay.finish()?;
+/// ```
+///
+/// # What becomes of it
+/// A probe belongs to the step of its checkpoint, as if it had been taken then, and `influence` finds it there. A sweep is a record of
+/// its own kind, which no score takes for a visit: ask for it by [`Window::sweeps`](crate::analysis::Window::sweeps). Every row says in
+/// which [`Mode`] the model ran.
+///
+/// A set that is there already is united with what is added. Of several records of one example at one step the last counts, and so it
+/// is with sweeps: a replay that was killed can simply be made again.
+///
+/// # Several workers
+/// One replay does for the run of several workers: it takes the checkpoints of all, and what it adds stands in one worker's part.
+/// Several processes at once are refused, for a run that is being written to is not replayed.
+///
+/// # Shutdown
+/// As with a [`Recorder`]: [`Replay::finish`] is the promise that everything is on disk, and whatever ends a replay before leaves
+/// a readable run, finished if it was. While a recorder writes to the run, it is refused.
+pub struct Replay {
+    recorder: Recorder,
+    checkpoints: Vec<Checkpoint>,
+    mode: Mode,
+    /// How many steps the run has.
+    steps: u64,
+}
+
+/// What a replay added to its run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplaySummary {
+    /// Probes.
+    pub probes: u64,
+    /// Examples swept, counted once for each checkpoint.
+    pub sweeps: u64,
+    /// Bytes in the new segments.
+    pub bytes: u64,
+}
+
+impl std::fmt::Display for ReplaySummary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let megabytes = self.bytes as f64 / 1e6;
+        write!(f, "{} probes and {} swept examples in {megabytes:.1} MB", self.probes, self.sweeps)
+    }
+}
+
+/// What a replay of `run` adds to: one worker's part, or the run itself.
+fn part<'run>(run: &'run Run, config: &Config) -> Result<&'run Run, RecordError> {
+    let Some(lowest) = run.parts().first() else { return Ok(run) };
+    let Some(wanted) = config.worker.map(|worker| worker.rank) else { return Ok(lowest) };
+    let rank = |part: &&Run| part.manifest().worker.map(|worker| worker.rank);
+    run.parts().iter().find(|part| rank(part) == Some(wanted)).ok_or_else(|| {
+        RecordError::Replay(format!("worker {wanted} has no part in it: give one that has, or none for the lowest"))
+    })
+}
+
+impl Replay {
+    /// Opens the run in the folder `dir` to add to it. The taps must be on a model like the one that was recorded.
+    ///
+    /// Of `config`, the limits of queue and waiting and the sizes of blocks and segments count. Seed and sketches are the run's own, so
+    /// that what is added can be compared with what is there; nothing is ever dropped, and a failure is returned at once.
+    /// Of a run of several workers, `config.worker` says to whose part to add; without it, it is that of the lowest rank.
+    ///
+    /// # Errors
+    /// [`RecordError::Replay`] if there is no run, if it is damaged, or if the layers are others, saying which; [`RecordError::Start`] if
+    /// a recorder writes to it or the folder cannot be written; else as [`Recorder::create`].
+    pub fn open(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
+        let dir = dir.as_ref();
+        let refused = |what: String| RecordError::Replay(what);
+        let run = Run::open(dir).map_err(|e| refused(e.to_string()))?;
+        if run.is_being_written() {
+            return Err(RecordError::Start(Arc::new(LogError::Locked { path: dir.to_owned() })));
+        }
+        let part = part(&run, &config)?;
+        let manifest = part.manifest().clone();
+        let (seed, sketch) = (manifest.seed, manifest.sketch.clone());
+        let worker = config.worker.or(manifest.worker.map(super::Worker::from));
+        let (overflow, on_failure) = (Overflow::Block, OnFailure::Stop);
+        let config = Config { seed, sketch, overflow, on_failure, worker, ..config };
+        let (wanted, held) = start::prepare(taps, &config)?;
+        let differences = start::differences(&manifest, &wanted);
+        if !differences.is_empty() {
+            return Err(refused(format!("it was recorded of another model: {}", differences.join("; "))));
+        }
+        let (past, place) = start::read_past(part, None).map_err(|e| refused(e.to_string()))?;
+        let checkpoints = run.checkpoints().map_err(|e| refused(e.to_string()))?;
+        let steps = past.step;
+        let (segment, sequence) = (place.next_segment, place.sequence);
+        let writer = LogWriter::add_to(part.dir(), place, start::options(&config))
+            .map_err(|e| RecordError::Start(Arc::new(e)))?;
+        // The run is ours from here on. If somebody wrote to it since it was read, its end is not where it was.
+        let mut scan = part.part_scan();
+        scan.by_ref().for_each(drop);
+        if scan.place() != (segment, sequence) {
+            return Err(refused("it was written to a moment ago: try again".into()));
+        }
+        let recorder = start::start(part.dir(), taps, held, config, manifest, writer, Past { step: 0, ..past })?;
+        Ok(Self { recorder, checkpoints, mode: Mode::default(), steps })
+    }
+
+    /// The checkpoints of the run, by step. Whether a file is still there and sound is seen when it is loaded.
+    pub fn checkpoints(&self) -> Vec<Checkpoint> {
+        self.checkpoints.clone()
+    }
+
+    /// Says how the model runs from here on; every row is marked with it. Default [`Mode::Evaluation`].
+    ///
+    /// It is for the caller to run the model so: `forward_t(x, false)`, dropout off.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+        if let Some(inner) = &mut self.recorder.inner {
+            inner.replayed = inner.replayed.map(|replayed| Replayed { mode, ..replayed });
+        }
+    }
+
+    /// Sets the variables to the weights of a checkpoint. What is replayed from here on belongs to its step.
+    ///
+    /// The file is compared with the checksum in the log before a variable is touched. It may hold more than the variables do.
+    ///
+    /// # Errors
+    /// [`RecordError::Replay`] if the file is lost or damaged, or if a variable is not in it or has another shape or type there, by
+    /// name. No variable is changed then, but for an error of the device while they are set.
+    pub fn load(&mut self, checkpoint: &Checkpoint, variables: &VarMap) -> Result<(), RecordError> {
+        let step = checkpoint.step;
+        let refused =
+            |what: String| RecordError::Replay(format!("the checkpoint of step {step} cannot be loaded: {what}"));
+        let bytes = checkpoint.read().map_err(|fault| refused(format!("{fault} ({})", checkpoint.path.display())))?;
+        let tensors =
+            candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| refused(e.to_string()))?;
+        drop(bytes);
+        let named = named_variables(variables);
+        let (mut wrong, mut values) = (Vec::new(), Vec::<Tensor>::new());
+        for (name, variable) in &named {
+            match tensors.get(name) {
+                None => wrong.push(format!("it has no `{name}`")),
+                Some(value) if value.shape() != variable.shape() || value.dtype() != variable.dtype() => {
+                    let (was, is) = ((value.shape(), value.dtype()), (variable.shape(), variable.dtype()));
+                    wrong.push(format!("`{name}` is {:?} {:?} there and {:?} {:?} here", was.0, was.1, is.0, is.1));
+                }
+                Some(value) => values.push(value.clone()),
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(refused(wrong.join("; ")));
+        }
+        for ((_, variable), value) in named.iter().zip(values) {
+            variable.set(&value.to_device(variable.device())?)?;
+        }
+        self.place(step, checkpoint.epoch, checkpoint.learning_rate.unwrap_or(f32::NAN));
+        Ok(())
+    }
+
+    /// Says that the model holds the weights before step `step` of epoch `epoch`, from a file of the caller's own. `learning_rate` is
+    /// that of the step before it: the `η` of this checkpoint in TracInCP.
+    ///
+    /// # Errors
+    /// [`RecordError::Replay`] if the run has not come that far.
+    pub fn at(&mut self, step: u64, epoch: u32, learning_rate: f64) -> Result<(), RecordError> {
+        if step > self.steps {
+            let what = format!("step {step} is behind its end: it has {} steps", self.steps);
+            return Err(RecordError::Replay(what));
+        }
+        self.place(step, epoch, learning_rate as f32);
+        Ok(())
+    }
+
+    fn place(&mut self, step: u64, epoch: u32, learning_rate: f32) {
+        let mode = self.mode;
+        if let Some(inner) = &mut self.recorder.inner {
+            inner.step = step;
+            inner.epoch = epoch;
+            inner.replayed = Some(Replayed { mode, learning_rate });
+        }
+    }
+
+    /// Begins a pass over probes of the set `set`, as [`Recorder::probe`] does, at the step of the checkpoint.
+    ///
+    /// # Errors
+    /// [`RecordError::Replay`] if no checkpoint was loaded; else as [`Recorder::probe`].
+    pub fn probe(&mut self, set: &str, ids: &[u64]) -> Result<Probe<'_>, RecordError> {
+        self.loaded()?;
+        self.recorder.probe(set, ids)
+    }
+
+    /// Begins a pass over examples of the training set at the checkpoint: a part of a sweep. Their ids are those that they had in the
+    /// training.
+    ///
+    /// # Errors
+    /// As [`Replay::probe`].
+    pub fn sweep(&mut self, ids: &[u64]) -> Result<Probe<'_>, RecordError> {
+        self.loaded()?;
+        Ok(Probe::new(self.recorder.begin(ids, PassKind::Sweep)?))
+    }
+
+    fn loaded(&self) -> Result<(), RecordError> {
+        match self.recorder.inner.as_ref().and_then(|inner| inner.replayed) {
+            Some(_) => Ok(()),
+            None => Err(RecordError::Replay("no weights were loaded: call `load` or `at` first".into())),
+        }
+    }
+
+    /// Ends the replay. When it returns, everything committed is on disk.
+    ///
+    /// # Errors
+    /// As [`Recorder::flush`].
+    pub fn finish(mut self) -> Result<ReplaySummary, RecordError> {
+        // A run has one end, that of its training: a replay writes none, and takes none away.
+        self.recorder.flush()?;
+        let mut summary = ReplaySummary::default();
+        if let Some(mut inner) = self.recorder.inner.take() {
+            (summary.probes, summary.sweeps) = (inner.probes, inner.sweeps);
+            summary.bytes = inner.shared.progress().bytes;
+            inner.close(true);
+        }
+        Ok(summary)
+    }
+}

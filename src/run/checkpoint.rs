@@ -1,0 +1,212 @@
+//! Checkpoints of a run: weights that a recorder saved beside the log (FORMAT.md, "Checkpoints").
+//!
+//! The log says which there are, how long each file is and what its checksum is. The name of the file follows from the step, so that
+//! no text of a file is ever used as a path. What is inside is for candle to read: nothing here looks at it.
+
+use super::block::Block;
+use super::error::ReadError;
+use super::open::Run;
+use crate::log::{checkpoint_path, BlockKind, Column};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Weights that were saved while the run was recorded.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Checkpoint {
+    /// The optimizer step before which it was taken.
+    pub step: u64,
+    /// The epoch that was declared then.
+    pub epoch: u32,
+    /// Learning rate of the step before it, or of the first step for a checkpoint before that; `None` if the run does not say.
+    /// It is the `η` of this checkpoint in TracInCP.
+    pub learning_rate: Option<f32>,
+    /// Length of its file.
+    pub bytes: u64,
+    /// CRC-32 of its file.
+    pub checksum: u32,
+    /// Where its file is, if it is still there.
+    pub path: PathBuf,
+}
+
+/// What is wrong with a checkpoint's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CheckpointFault {
+    /// It is not there.
+    Lost,
+    /// It is not what was written.
+    Damaged(String),
+    /// The file system refused.
+    Unreadable(String),
+}
+
+impl std::fmt::Display for CheckpointFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CheckpointFault::Lost => f.write_str("its file is not there"),
+            CheckpointFault::Damaged(what) => write!(f, "its file is not what was written: {what}"),
+            CheckpointFault::Unreadable(what) => write!(f, "its file cannot be read: {what}"),
+        }
+    }
+}
+
+/// How much of a file is read at a time.
+const CHUNK_BYTES: usize = 1 << 20;
+
+impl Checkpoint {
+    /// Whether a file of the right length is there, without reading it.
+    ///
+    /// # Errors
+    /// What is wrong, if something is.
+    pub fn look(&self) -> Result<(), CheckpointFault> {
+        self.open().map(|_| ())
+    }
+
+    /// Reads the file and compares it with what the log says of it.
+    ///
+    /// # Errors
+    /// What is wrong, if something is.
+    pub fn check(&self) -> Result<(), CheckpointFault> {
+        let mut hasher = crc32fast::Hasher::new();
+        let mut chunk = vec![0u8; CHUNK_BYTES.min(self.bytes as usize).max(1)];
+        let mut file = self.open()?;
+        let mut read = 0u64;
+        loop {
+            match file.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(n) => {
+                    hasher.update(&chunk[..n]);
+                    read += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(CheckpointFault::Unreadable(error.to_string())),
+            }
+        }
+        self.compare(read, hasher.finalize())
+    }
+
+    /// The bytes of the file, if they are those that were written.
+    ///
+    /// # Errors
+    /// What is wrong, if something is.
+    pub fn read(&self) -> Result<Vec<u8>, CheckpointFault> {
+        let mut bytes = Vec::new();
+        // One byte more than there should be is enough to see that a file is too long.
+        let limit = self.bytes.saturating_add(1);
+        let read = self.open()?.take(limit).read_to_end(&mut bytes);
+        read.map_err(|error| CheckpointFault::Unreadable(error.to_string()))?;
+        self.compare(bytes.len() as u64, crc32fast::hash(&bytes))?;
+        Ok(bytes)
+    }
+
+    fn open(&self) -> Result<File, CheckpointFault> {
+        let unreadable = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => CheckpointFault::Lost,
+            _ => CheckpointFault::Unreadable(error.to_string()),
+        };
+        let file = File::open(&self.path).map_err(unreadable)?;
+        let about = file.metadata().map_err(unreadable)?;
+        if !about.is_file() {
+            return Err(CheckpointFault::Damaged("it is not a file".into()));
+        }
+        self.right_length(about.len())?;
+        Ok(file)
+    }
+
+    fn right_length(&self, bytes: u64) -> Result<(), CheckpointFault> {
+        if bytes == self.bytes {
+            return Ok(());
+        }
+        Err(CheckpointFault::Damaged(format!("it has {bytes} bytes where the log says {}", self.bytes)))
+    }
+
+    fn compare(&self, bytes: u64, checksum: u32) -> Result<(), CheckpointFault> {
+        self.right_length(bytes)?;
+        if checksum != self.checksum {
+            return Err(CheckpointFault::Damaged("its checksum does not match".into()));
+        }
+        Ok(())
+    }
+}
+
+/// The checkpoint of one block, with the learning rate that it says itself. Its file is in the folder of the run that the block is
+/// in, which of several workers is the part of the one that saved it.
+pub(super) fn read(block: &Block) -> Result<Checkpoint, ReadError> {
+    let number = |found: Option<u64>| found.ok_or_else(|| block.damaged("a checkpoint without a number".into()));
+    if block.rows() != 1 {
+        return Err(block.damaged(format!("{} checkpoints in one block", block.rows())));
+    }
+    let run = block.segment.path.parent().unwrap_or(Path::new(""));
+    let step = number(block.u64s(Column::Step)?.first().copied())?;
+    let rate = match block.has(Column::LearningRate) {
+        true => block.f32s(Column::LearningRate)?.first().copied(),
+        false => None,
+    };
+    Ok(Checkpoint {
+        step,
+        epoch: number(block.u32s(Column::Epoch)?.first().map(|epoch| u64::from(*epoch)))? as u32,
+        learning_rate: rate.filter(|rate| rate.is_finite()),
+        bytes: number(block.u64s(Column::Bytes)?.first().copied())?,
+        checksum: number(block.u32s(Column::Checksum)?.first().map(|crc| u64::from(*crc)))? as u32,
+        path: checkpoint_path(run, step),
+    })
+}
+
+impl Run {
+    /// The checkpoints that the log names, by step. Of several at one step the last counts: its file took the place of the others'.
+    /// Of those of several workers it is that of the lowest rank, for all have the same weights.
+    /// Those of a training that was taken up again at an earlier step are left out. The files are not looked at:
+    /// [`Checkpoint::check`] does.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] or [`ReadError::Io`] if a block of checkpoints or of steps cannot be read. Of a run that is damaged
+    /// elsewhere, those before the damage.
+    pub fn checkpoints(&self) -> Result<Vec<Checkpoint>, ReadError> {
+        let mut all: BTreeMap<(u64, Option<u32>), Checkpoint> = BTreeMap::new();
+        for block in self.scan().filter(|block| block.kind() == Some(BlockKind::Checkpoints)) {
+            let checkpoint = read(&block)?;
+            all.insert((checkpoint.step, block.worker()), checkpoint);
+        }
+        let mut found: BTreeMap<u64, Checkpoint> = BTreeMap::new();
+        for ((step, _), checkpoint) in all {
+            found.entry(step).or_insert(checkpoint);
+        }
+        let unsaid = found.values().filter(|checkpoint| checkpoint.learning_rate.is_none());
+        let unsaid: BTreeSet<u64> = unsaid.map(|checkpoint| checkpoint.step).collect();
+        if !unsaid.is_empty() {
+            let rates = self.learning_rates_before(&unsaid)?;
+            for (step, rate) in rates {
+                if let Some(checkpoint) = found.get_mut(&step) {
+                    checkpoint.learning_rate = Some(rate);
+                }
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// For each of `steps` the learning rate of the step before it, or of the first step, where that is recorded.
+    fn learning_rates_before(&self, steps: &BTreeSet<u64>) -> Result<BTreeMap<u64, f32>, ReadError> {
+        let mut found = BTreeMap::new();
+        for block in self.scan().filter(|block| block.kind() == Some(BlockKind::Steps)) {
+            let (first, last) = block.steps();
+            // A block holds rates for the checkpoints right behind its steps, and for the one at step 0 the very first.
+            let wanted = steps.range(first..=last.saturating_add(1)).next();
+            if wanted.is_none() || !block.has(Column::LearningRate) {
+                continue;
+            }
+            let rates = block.f32s(Column::LearningRate)?;
+            for (step, rate) in block.u64s(Column::Step)?.into_iter().zip(rates).filter(|(_, rate)| rate.is_finite()) {
+                let behind = step.saturating_add(1);
+                for wanted in [Some(behind), (step == 0).then_some(0)].into_iter().flatten() {
+                    if steps.contains(&wanted) {
+                        found.insert(wanted, rate);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+}
