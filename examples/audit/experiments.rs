@@ -74,6 +74,9 @@ impl Bench<'_> {
             momentum: 0.9,
             weight_decay: 0.01,
             cosine: true,
+            probe_times: 1,
+            fisher_rows: 1000,
+            exact: true,
         };
         let images = Images::of(&self.limited(arguments.logistic_train));
         let probes = self.probes(arguments.probes);
@@ -114,6 +117,9 @@ impl Bench<'_> {
             momentum: 0.9,
             weight_decay: 0.0,
             cosine: false,
+            probe_times: 4,
+            fisher_rows: 256,
+            exact: false,
         };
         let images = Images::of(&self.limited(arguments.train));
         let probes = self.probes(arguments.probes);
@@ -187,8 +193,18 @@ impl Bench<'_> {
             false => (Architecture::Mlp, "MLP 784-128-64-10"),
         };
         let (epochs, learning_rate) = (self.arguments.epochs, 0.1);
-        let setting =
-            Setting { architecture, epochs, batch: 64, learning_rate, momentum: 0.0, weight_decay: 0.0, cosine: false };
+        let setting = Setting {
+            architecture,
+            epochs,
+            batch: 64,
+            learning_rate,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            cosine: false,
+            probe_times: 1,
+            fisher_rows: 0,
+            exact: false,
+        };
         (
             setting,
             format!(

@@ -1,6 +1,6 @@
 //! What every method says, from the log of one recorded run.
 
-use crate::task::Setting;
+use crate::task::{Architecture, Setting};
 use anyhow::Result;
 use gradlog::analysis::{
     estimate, influence, suspects, Curvature, Damping, EstimateQuestion, Method, Question, Score, Shape, Window,
@@ -11,6 +11,8 @@ use std::path::Path;
 
 /// How long gradients may be where curvature is inverted.
 const INVERTED_LENGTH: usize = 4096;
+/// The same for a model that has no more parameters than this: then they are not folded.
+const INVERTED_LENGTH_EXACT: usize = 7850;
 
 /// Influence of every training example on the probes of the set `test`, which are `0..probes`, by every method.
 pub fn influences(
@@ -33,7 +35,10 @@ pub fn influences(
         decay if decay > 0.0 => Damping::Absolute(decay),
         _ => Damping::Relative(0.1),
     };
-    let inverted = Shape::whole(INVERTED_LENGTH);
+    let logistic = setting.architecture == Architecture::Logistic;
+    let inverted = Shape::whole(if logistic { INVERTED_LENGTH_EXACT } else { INVERTED_LENGTH });
+    // The rows after the last step are the trained model's own, and many.
+    let at_the_end = Question { window: Window::steps(last..steps + 1), ..question.clone() };
     let asked = |question: &Question, method, curvature| {
         let dampings = if method == Method::Adjoint { Vec::new() } else { vec![damping] };
         EstimateQuestion { dampings, curvature, ..EstimateQuestion::new(question.clone(), method) }
@@ -46,7 +51,7 @@ pub fn influences(
         ),
         (
             "influence functions, sampled Fisher",
-            EstimateQuestion { shape: inverted, ..asked(&last_epoch, Method::InfluenceFunction, fisher()) },
+            EstimateQuestion { shape: inverted, ..asked(&at_the_end, Method::InfluenceFunction, fisher()) },
         ),
         (
             "DataInf",

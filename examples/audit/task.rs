@@ -9,16 +9,16 @@ use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::{linear, Linear, VarBuilder, VarMap};
 use gradlog::audit::{Change, Trained};
 use gradlog::recorder::{Config, Recorder, StepInfo};
+use gradlog::sketch::SketchConfig;
 use gradlog::taps::{Tapped, Taps};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::HashSet;
 use std::path::Path;
 
-/// Times in an epoch at which the probes are recorded.
-const PROBE_TIMES: usize = 4;
-/// Curvature rows that are recorded beside them: gradients by labels drawn from the model's own prediction.
-const FISHER_ROWS: usize = 256;
+/// Curvature rows that are recorded after the last step: so many draws of a label for each of as many images.
+const LAST_FISHER_DRAWS: u64 = 8;
+const LAST_FISHER_IMAGES: usize = 1000;
 
 /// Pixels shifted and scaled by MNIST's mean and deviation, and labels.
 pub struct Images {
@@ -70,6 +70,12 @@ pub struct Setting {
     pub weight_decay: f64,
     /// Whether the learning rate falls to zero by half a cosine.
     pub cosine: bool,
+    /// Times in an epoch at which the probes are recorded.
+    pub probe_times: usize,
+    /// Curvature rows that are recorded beside them: gradients by labels drawn from the model's own prediction.
+    pub fisher_rows: usize,
+    /// Whether gradients are recorded without rounding; else as they are by default, in 4 bits a number.
+    pub exact: bool,
 }
 
 pub struct Model {
@@ -194,7 +200,10 @@ pub fn train(
     let variables = model.variables.all_vars();
     let mut optimizer = Sgd { velocity: vec![None; variables.len()], variables };
     let mut recorder = match record {
-        Some((folder, _)) => Recorder::create(folder, &taps, Config { seed, ..Config::default() })?,
+        Some((folder, _)) => {
+            let sketch = if setting.exact { SketchConfig::exact() } else { SketchConfig::default() };
+            Recorder::create(folder, &taps, Config { seed, sketch, ..Config::default() })?
+        }
         None => Recorder::disabled(),
     };
     let probes = record.and_then(|(_, probes)| probes);
@@ -211,8 +220,9 @@ pub fn train(
     for epoch in 0..setting.epochs {
         recorder.set_epoch(epoch);
         for places in support::batches(order.len(), setting.batch, seed, epoch) {
-            if let Some(probes) = probes.filter(|_| step % steps_per_epoch.div_ceil(PROBE_TIMES) == 0) {
-                record_probes(&mut recorder, &model, images, probes, &mut rng)?;
+            if let Some(probes) = probes.filter(|_| step % steps_per_epoch.div_ceil(setting.probe_times) == 0) {
+                record_probes(&mut recorder, &model, probes)?;
+                record_curvature(&mut recorder, &model, images, (setting.fisher_rows, 1), &mut rng)?;
             }
             let ids: Vec<u64> = places.iter().map(|place| order[*place as usize]).collect();
             let half_cosine = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps as f64).cos());
@@ -232,19 +242,14 @@ pub fn train(
         }
     }
     if let Some(probes) = probes {
-        record_probes(&mut recorder, &model, images, probes, &mut rng)?;
+        record_probes(&mut recorder, &model, probes)?;
+        record_curvature(&mut recorder, &model, images, (LAST_FISHER_IMAGES, LAST_FISHER_DRAWS), &mut rng)?;
     }
     recorder.finish()?;
     Ok(model)
 }
 
-fn record_probes(
-    recorder: &mut Recorder,
-    model: &Model,
-    images: &Images,
-    probes: &Images,
-    rng: &mut StdRng,
-) -> Result<()> {
+fn record_probes(recorder: &mut Recorder, model: &Model, probes: &Images) -> Result<()> {
     let ids: Vec<u64> = (0..probes.len() as u64).collect();
     for ids in ids.chunks(256) {
         let (x, y) = probes.batch(ids)?;
@@ -252,23 +257,40 @@ fn record_probes(
         pass.cross_entropy(&model.forward(&x)?, &y)?.backward()?;
         pass.commit()?;
     }
-    // With labels drawn from the prediction the mean of `g gᵀ` is the Fisher matrix: for a cross entropy, Gauss-Newton's.
-    let rows = FISHER_ROWS.min(images.len());
-    let ids: Vec<u64> = rand::seq::index::sample(rng, images.len(), rows).into_iter().map(|id| id as u64).collect();
-    let (x, _) = images.batch(&ids)?;
-    let mut pass = recorder.probe("fisher", &ids)?;
-    let logits = model.forward(&x)?;
-    let drawn = |logits: &Vec<f32>| {
-        let mut left: f64 = rng.random();
-        let p = probabilities(logits);
-        let class = p.iter().position(|p| {
-            left -= p;
-            left < 0.0
-        });
-        class.unwrap_or(p.len() - 1) as u32
-    };
-    let labels: Vec<u32> = logits.detach().to_vec2::<f32>()?.iter().map(drawn).collect();
-    pass.cross_entropy(&logits, &Tensor::from_vec(labels, ids.len(), &Device::Cpu)?)?.backward()?;
-    pass.commit()?;
     Ok(())
+}
+
+/// Records gradients of some training images by labels drawn from the model's prediction: with them the mean of `g gᵀ` is the
+/// Fisher matrix, for a cross entropy Gauss-Newton's. Each draw of an image is a row with an id of its own.
+fn record_curvature(
+    recorder: &mut Recorder,
+    model: &Model,
+    images: &Images,
+    (rows, draws): (usize, u64),
+    rng: &mut StdRng,
+) -> Result<()> {
+    let chosen = rand::seq::index::sample(rng, images.len(), rows.min(images.len()));
+    let chosen: Vec<u64> = chosen.into_iter().map(|id| id as u64).collect();
+    for ids in chosen.chunks(256) {
+        let (x, _) = images.batch(ids)?;
+        for draw in 0..draws {
+            let rows: Vec<u64> = ids.iter().map(|id| id + draw * images.len() as u64).collect();
+            let mut pass = recorder.probe("fisher", &rows)?;
+            let logits = model.forward(&x)?;
+            let drawn = |logits: &Vec<f32>| draw_label(&probabilities(logits), rng);
+            let labels: Vec<u32> = logits.detach().to_vec2::<f32>()?.iter().map(drawn).collect();
+            pass.cross_entropy(&logits, &Tensor::from_vec(labels, ids.len(), &Device::Cpu)?)?.backward()?;
+            pass.commit()?;
+        }
+    }
+    Ok(())
+}
+
+fn draw_label(p: &[f64], rng: &mut StdRng) -> u32 {
+    let mut left: f64 = rng.random();
+    let class = p.iter().position(|p| {
+        left -= p;
+        left < 0.0
+    });
+    class.unwrap_or(p.len() - 1) as u32
 }
