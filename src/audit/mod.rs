@@ -43,6 +43,8 @@ mod prediction;
 mod retrain;
 mod statistics;
 mod subsets;
+#[cfg(test)]
+mod tests;
 
 pub use accuracy::Accuracy;
 pub use brittleness::Brittleness;
