@@ -97,9 +97,13 @@ impl Bench<'_> {
             println!("conjugate gradients: largest relative residual {residual:.1e}");
             predictions.push(("influence functions, exact".into(), exactly));
             let left_out = sample(images.len(), arguments.left_out, seed);
-            let bar = crate::experiments::bar("leaving out", left_out.len() as u64 + 1);
+            let bar = crate::experiments::bar("leaving out", left_out.len() as u64 + 2);
             let truth = LeaveOneOut::measure(seed, &left_out, &mut again(&setting, &images, &probes, &bar))?;
             bar.finish_and_clear();
+            println!(
+                "seed {seed}: two runs with all examples differ by {:.2e} of what leaving one out changes",
+                truth.noise
+            );
             gather(&mut pairs, &predictions, |prediction| Ok(truth.against(prediction)?))?;
         }
         self.correlations(&name, "leave-one-out", &pairs, true);
@@ -143,9 +147,13 @@ impl Bench<'_> {
             let predictions = methods::influences(&folder, &setting, images.len(), probes.len())?;
             gather(&mut half, &predictions, |prediction| Ok(halves.against(prediction)?))?;
             let left_out = sample(images.len(), arguments.left_out, seed);
-            let bar = bar("leaving out", left_out.len() as u64 + 1);
+            let bar = bar("leaving out", left_out.len() as u64 + 2);
             let truth = LeaveOneOut::measure(seed, &left_out, &mut again(&setting, &images, &probes, &bar))?;
             bar.finish_and_clear();
+            println!(
+                "seed {seed}: two runs with all examples differ by {:.2e} of what leaving one out changes",
+                truth.noise
+            );
             gather(&mut one, &predictions, |prediction| Ok(truth.against(prediction)?))?;
             if seed == 0 && arguments.brittle > 0 {
                 self.brittleness(&name, &setting, &images, &probes, &truth.base, &predictions)?;

@@ -16,12 +16,16 @@ pub struct LeaveOneOut {
     pub examples: Vec<u64>,
     /// The run with all examples.
     pub base: Trained,
+    /// How much of the changes is not the examples': the root mean square difference of two runs with all examples, in
+    /// that of [`LeaveOneOut::changes`]. 0 where training is exactly repeatable. Near 1 the changes are noise, and nothing
+    /// can predict them.
+    pub noise: f64,
     /// `[examples, probes]`, row by row: the probe's loss without the example, minus that with it. Positive: it helped.
     pub changes: Vec<f64>,
 }
 
 impl LeaveOneOut {
-    /// Trains `1 + examples.len()` times.
+    /// Trains `2 + examples.len()` times.
     ///
     /// # Errors
     /// [`AuditError::Empty`] without examples, [`AuditError::Training`], [`AuditError::NotFinite`] or [`AuditError::Probes`] for a
@@ -36,7 +40,11 @@ impl LeaveOneOut {
             let without = train(retrain, seed, &Change::LeftOut(&[*example]), Some(base.losses.len()))?;
             changes.extend(without.losses.iter().zip(&base.losses).map(|(without, with)| without - with));
         }
-        Ok(Self { seed, examples: examples.to_vec(), base, changes })
+        let repeated = train(retrain, seed, &Change::Nothing, Some(base.losses.len()))?;
+        let differences: Vec<f64> =
+            repeated.losses.iter().zip(&base.losses).map(|(again, base)| again - base).collect();
+        let noise = root_mean_square(&differences) / root_mean_square(&changes);
+        Ok(Self { seed, examples: examples.to_vec(), base, noise, changes })
     }
 
     /// Beside what a method predicts.
@@ -56,4 +64,8 @@ impl LeaveOneOut {
         let predicted = pairs.map(|(example, probe)| prediction.score(example, probe)).collect::<Result<_, _>>()?;
         Ok(Paired { probes, measured: self.changes.clone(), predicted })
     }
+}
+
+fn root_mean_square(values: &[f64]) -> f64 {
+    (values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64).sqrt()
 }

@@ -35,6 +35,19 @@ fn leaving_one_out_is_the_loss_without_minus_that_with() {
 }
 
 #[test]
+fn a_training_that_does_not_repeat_is_told_by_its_noise() {
+    assert_eq!(LeaveOneOut::measure(3, &[0], &mut sums).unwrap().noise, 0.0);
+    let mut trainings = 0.0;
+    let mut drifts = |_: u64, change: &Change<'_>| {
+        trainings += 1.0;
+        let loss = trainings + if *change == Change::Nothing { 0.0 } else { 3.0 };
+        Ok(Trained { losses: vec![loss], right: vec![true] })
+    };
+    // 1, then 5 without the example, then 3 again: the noise is 2 of a change of 4.
+    assert_eq!(LeaveOneOut::measure(3, &[0], &mut drifts).unwrap().noise, 0.5);
+}
+
+#[test]
 fn every_training_has_the_seed_of_the_run_and_the_change_asked_for() {
     let seen = RefCell::new(Vec::new());
     let mut retrain = |seed: u64, change: &Change<'_>| {
@@ -42,7 +55,8 @@ fn every_training_has_the_seed_of_the_run_and_the_change_asked_for() {
         sums(seed, change)
     };
     LeaveOneOut::measure(8, &[4], &mut retrain).unwrap();
-    assert_eq!(seen.take(), [(8, vec![0, 1, 2, 3, 4, 5]), (8, vec![0, 1, 2, 3, 5])]);
+    let all = vec![0, 1, 2, 3, 4, 5];
+    assert_eq!(seen.take(), [(8, all.clone()), (8, vec![0, 1, 2, 3, 5]), (8, all)]);
     Accuracy::measure(&[1, 2], |seed| (seed == 2).then(|| vec![0, 5]), &mut retrain).unwrap();
     assert_eq!(seen.take(), [(1, vec![0, 1, 2, 3, 4, 5]), (2, vec![0, 5])]);
 }
@@ -85,6 +99,9 @@ fn detection_is_the_mean_over_seeds_of_area_and_recall() {
     assert_eq!(Detection::roc_auc(&both, 0, 0).value, 0.5);
     assert_eq!(Detection::recall(&both, 0.25, 0, 0).value, 0.5);
     assert_eq!(Detection::recall(&both, 1.0, 0, 0).value, 1.0);
+    // Each part has places of its own: here half of the area, and 1 from the shorter one.
+    let long = Detection::new(0..8, |id| id == 0 || id == 7);
+    assert_eq!(Detection::roc_auc(&[good.clone(), long], 0, 0).value, 0.75);
     // Every draw of a perfect ranking is perfect; of a ranking with both, not.
     let perfect = Detection::roc_auc(&[good], 50, 1);
     assert_eq!((perfect.low, perfect.high), (1.0, 1.0));
