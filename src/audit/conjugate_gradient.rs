@@ -21,7 +21,7 @@ pub fn conjugate_gradient(
         }
         let product = multiply(&direction);
         let curvature = dot(&direction, &product);
-        if !(curvature > 0.0) {
+        if curvature <= 0.0 || curvature.is_nan() {
             break;
         }
         let step = square / curvature;

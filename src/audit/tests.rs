@@ -26,7 +26,7 @@ fn leaving_one_out_is_the_loss_without_minus_that_with() {
     assert_eq!(found.changes, [9.0, -9.0, 1.0, -1.0]);
     assert_eq!(found.base.losses, [-24.0, 24.0]);
     let paired = LeaveOneOut::measure(3, &[0, 1, 2, 3, 4, 5], &mut sums).unwrap().against(&truth()).unwrap();
-    let perfect = agreement(&[paired.clone()], Correlation::Pearson, 50, 0);
+    let perfect = agreement(&[paired], Correlation::Pearson, 50, 0);
     assert!((perfect.value - 1.0).abs() < 1e-12 && perfect.high <= 1.0 + 1e-12);
     // A probe whose prediction has the wrong sign takes its whole part away.
     let half = Prediction::new(&[0, 1, 2, 3, 4, 5], 2, DATA.iter().flat_map(|x| [*x, *x]).collect()).unwrap();
