@@ -86,7 +86,7 @@ impl Bench<'_> {
             setting.epochs
         );
         println!("\n== {name} ==");
-        let mut pairs: Vec<(String, Vec<Paired>)> = Vec::new();
+        let mut pairs: Pairs = Vec::new();
         for seed in self.seeds() {
             let folder = arguments.out.join(format!("logistic-{seed}"));
             let model = train(&setting, &images, seed, &Change::Nothing, Some((&folder, Some(&probes))))?;
@@ -134,7 +134,7 @@ impl Bench<'_> {
         );
         println!("\n== {name} ==");
         let all: Vec<u64> = (0..images.len() as u64).collect();
-        let (mut one, mut half): (Vec<(String, Vec<Paired>)>, Vec<(String, Vec<Paired>)>) = (Vec::new(), Vec::new());
+        let (mut one, mut half): (Pairs, Pairs) = (Vec::new(), Vec::new());
         // The subsets' models have seeds of their own: what is asked is whether one run speaks for other trainings.
         let seeds: Vec<u64> = (1000..1000 + arguments.subset_seeds).collect();
         let tick = bar("half subsets", (arguments.subsets as u64) * arguments.subset_seeds);
@@ -368,6 +368,9 @@ impl Bench<'_> {
     }
 }
 
+/// Of each method what was measured and what it predicted, seed by seed.
+type Pairs = Vec<(String, Vec<Paired>)>;
+
 /// Which examples to keep, by seed and number of examples; `None` for all.
 type Keep = Box<dyn Fn(u64, usize) -> Option<Vec<u64>>>;
 
@@ -387,7 +390,7 @@ fn again<'a>(
 
 /// Puts what was measured beside every method's prediction.
 fn gather(
-    pairs: &mut Vec<(String, Vec<Paired>)>,
+    pairs: &mut Pairs,
     predictions: &[(String, Prediction)],
     against: impl Fn(&Prediction) -> Result<Paired>,
 ) -> Result<()> {
