@@ -49,6 +49,7 @@
 //! | [`log`] | the files; specified in `src/log/FORMAT.md` |
 //! | [`run`] | opening, checking and iterating a recorded run |
 //! | [`analysis`] | TracIn, self-influence, forgetting, EL2N, GraNd, AUM and their kin |
+//! | [`audit`] | scores against retraining: leave-one-out, linear datamodeling score, wrong labels, pruning |
 //! | `connectivity` | error barriers between two sets of weights |
 //! | [`cli`], [`report`] | the `gradlog` command |
 //!
@@ -59,6 +60,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod analysis;
+pub mod audit;
 pub mod cli;
 #[cfg(feature = "candle")]
 pub mod connectivity;

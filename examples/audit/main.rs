@@ -1,0 +1,121 @@
+//! Does the model change as the scores say, when it is trained again? Every method of gradlog against retraining, from one
+//! recorded run for each seed: leave-one-out, the linear datamodeling score, brittleness, wrong labels, cleaning, pruning.
+//!
+//!     cargo run --release --example audit -- --json audit.json
+//!
+//! Takes some minutes on the digits that come with gradlog. The JSON is a list of `{setting, method, metric, value, low, high, seeds}`,
+//! with 95 % bootstrap intervals. The measures are `gradlog::audit`, for any model that a closure can train.
+
+#[allow(dead_code)]
+#[path = "../mnist/data.rs"]
+mod data;
+mod exact;
+mod experiments;
+mod methods;
+#[allow(dead_code)]
+#[path = "../mnist/model.rs"]
+mod mnist_model;
+#[path = "../support/mod.rs"]
+mod support;
+mod task;
+
+use anyhow::{bail, Context, Result};
+use clap::{Parser, ValueEnum};
+use data::Digits;
+use experiments::Bench;
+use std::path::{Path, PathBuf};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(about = "Audit every score against retraining")]
+pub struct Arguments {
+    /// Folder for the recorded runs; those that are there already are not overwritten
+    #[arg(long, default_value = "runs/audit")]
+    out: PathBuf,
+    /// Write the table here as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Folder of idx files, gzipped or not, instead of the digits that come with gradlog
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Which experiments
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "logistic,mlp,labels,pruning")]
+    only: Vec<Experiment>,
+    /// Recorded runs of each experiment, with seeds from 0
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// Training images of the MLP and of the experiments with labels and pruning
+    #[arg(long, default_value_t = 5000)]
+    train: usize,
+    /// Their epochs
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: u32,
+    /// Training images of the logistic regression
+    #[arg(long, default_value_t = 1000)]
+    logistic_train: usize,
+    /// Its epochs
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    logistic_epochs: u32,
+    /// Test images whose losses are predicted
+    #[arg(long, default_value_t = 50)]
+    probes: usize,
+    /// Examples that are left out, one at a time, drawn at random
+    #[arg(long, default_value_t = 50)]
+    left_out: usize,
+    /// Half subsets of the linear datamodeling score
+    #[arg(long, default_value_t = 50)]
+    subsets: usize,
+    /// Models trained on each
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    subset_seeds: u64,
+    /// Test images whose prediction is to be flipped by removing their proponents; 0 leaves it out
+    #[arg(long, default_value_t = 5)]
+    brittle: usize,
+    /// Take the CNN of examples/mnist for labels and pruning, instead of the MLP
+    #[arg(long)]
+    cnn: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Experiment {
+    /// Logistic regression: leave-one-out, with exact influence functions beside
+    Logistic,
+    /// MLP 784-128-64-10: leave-one-out, linear datamodeling score, brittleness
+    Mlp,
+    /// A tenth of the labels flipped: detection, and training again on what is left
+    Labels,
+    /// Half of the training set: accuracy against random and against all
+    Pruning,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let shipped = || Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist");
+    let folder = arguments.data.clone().unwrap_or_else(shipped);
+    let train = Digits::load(&folder, "train").context("the training images")?;
+    let test = Digits::load(&folder, "t10k").context("the test images")?;
+    if train.len().min(arguments.train).min(arguments.logistic_train) < 100 || test.is_empty() || arguments.probes == 0
+    {
+        bail!(
+            "at least 100 training images and a probe are needed: check --data, --train, --logistic-train and --probes"
+        );
+    }
+    std::fs::create_dir_all(&arguments.out).with_context(|| format!("making {}", arguments.out.display()))?;
+    let mut bench = Bench { arguments: &arguments, train, test, findings: Vec::new() };
+    for experiment in &arguments.only {
+        match experiment {
+            Experiment::Logistic => bench.logistic(),
+            Experiment::Mlp => bench.mlp(),
+            Experiment::Labels => bench.labels(),
+            Experiment::Pruning => bench.pruning(),
+        }?;
+        // After each: an hour's work is not lost with the next.
+        if let Some(path) = &arguments.json {
+            let write = || gradlog::audit::write_json(&bench.findings, &mut std::fs::File::create(path)?);
+            write().with_context(|| format!("writing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! What every method says, from the log of one recorded run.
+
+use crate::task::{Architecture, Setting};
+use anyhow::Result;
+use gradlog::analysis::{
+    estimate, influence, suspects, Curvature, Damping, EstimateQuestion, Method, Question, Score, Shape, Window,
+};
+use gradlog::audit::Prediction;
+use gradlog::run::Run;
+use std::path::Path;
+
+/// How long gradients may be where curvature is inverted.
+const INVERTED_LENGTH: usize = 4096;
+/// The same for a model that has no more parameters than this: then they are not folded.
+const INVERTED_LENGTH_EXACT: usize = 7850;
+
+/// Influence of every training example on the probes of the set `test`, which are `0..probes`, by every method.
+pub fn influences(
+    folder: &Path,
+    setting: &Setting,
+    examples: usize,
+    probes: usize,
+) -> Result<Vec<(String, Prediction)>> {
+    let run = Run::open(folder)?;
+    let ids: Vec<u64> = (0..probes as u64).collect();
+    let question = Question::all("test");
+    let tracin = influence(&run, &question)?;
+    let mut found = vec![("TracIn".to_string(), Prediction::of(&tracin, &ids)?)];
+
+    let steps = (examples.div_ceil(setting.batch) * setting.epochs as usize) as u64;
+    let last = steps - steps / u64::from(setting.epochs);
+    let last_epoch = Question { window: Window::steps(last..steps), ..question.clone() };
+    // Weight decay is part of what was minimized, and with it of the curvature.
+    let damping = match setting.weight_decay {
+        decay if decay > 0.0 => Damping::Absolute(decay),
+        _ => Damping::Relative(0.1),
+    };
+    let logistic = setting.architecture == Architecture::Logistic;
+    let inverted = Shape::whole(if logistic { INVERTED_LENGTH_EXACT } else { INVERTED_LENGTH });
+    // The rows after the last step are the trained model's own, and many.
+    let at_the_end = Question { window: Window::steps(last..steps + 1), ..question.clone() };
+    let asked = |question: &Question, method, curvature| {
+        let dampings = if method == Method::Adjoint { Vec::new() } else { vec![damping] };
+        EstimateQuestion { dampings, curvature, ..EstimateQuestion::new(question.clone(), method) }
+    };
+    let fisher = || Curvature::Set("fisher".into());
+    let questions = [
+        (
+            "influence functions, empirical Fisher",
+            EstimateQuestion { shape: inverted, ..asked(&last_epoch, Method::InfluenceFunction, Curvature::Visits) },
+        ),
+        (
+            "influence functions, sampled Fisher",
+            EstimateQuestion { shape: inverted, ..asked(&at_the_end, Method::InfluenceFunction, fisher()) },
+        ),
+        (
+            "DataInf",
+            EstimateQuestion {
+                shape: Shape::by_layer(Method::DataInf.default_length()),
+                ..asked(&last_epoch, Method::DataInf, Curvature::Visits)
+            },
+        ),
+        (
+            "TRAK, one run",
+            EstimateQuestion {
+                dampings: vec![Damping::Relative(0.1)],
+                ..asked(&question, Method::Trak, Curvature::Visits)
+            },
+        ),
+        ("adjoint, empirical Fisher", asked(&question, Method::Adjoint, Curvature::Visits)),
+        ("adjoint, sampled Fisher", asked(&question, Method::Adjoint, fisher())),
+    ];
+    for (name, question) in questions {
+        let start = std::time::Instant::now();
+        let answers = estimate(&run, &question)?;
+        found.push((name.to_string(), Prediction::of(&answers[0], &ids)?));
+        eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+    }
+    let all: Vec<u64> = (0..examples as u64).collect();
+    found.push(("random".into(), Prediction::random(&all, probes, 1)));
+    Ok(found)
+}
+
+/// All examples, the most suspicious first, by every score that may find wrong labels, and by the combined list.
+pub fn suspicions(folder: &Path, examples: usize, seed: u64) -> Result<Vec<(String, Vec<u64>)>> {
+    let run = Run::open(folder)?;
+    let everything = Window::everything();
+    let mut found = Vec::new();
+    for score in [Score::Aum, Score::Loss, Score::El2n, Score::SelfInfluence, Score::Grand, Score::Forgetting] {
+        let table = score.compute(&run, &everything)?;
+        found.push((score.name().to_string(), table.rows.iter().map(|row| row.example).collect()));
+    }
+    let list = suspects(&[&run], &everything, &|_| {})?;
+    found.push(("suspects".into(), list.rows.iter().map(|row| row.example).collect()));
+    let all: Vec<u64> = (0..examples as u64).collect();
+    found.push(("random".into(), Prediction::random(&all, 1, seed).proponents(0, examples)));
+    Ok(found)
+}

@@ -1,0 +1,296 @@
+//! The models that are audited, and the one loop that trains them: recorded the first time, unrecorded whenever they are
+//! trained again.
+
+use crate::data::{Digits, SIDE};
+use crate::mnist_model::Cnn;
+use crate::support;
+use anyhow::Result;
+use candle_core::{DType, Device, Module, Tensor, Var};
+use candle_nn::{linear, Linear, VarBuilder, VarMap};
+use gradlog::audit::{Change, Trained};
+use gradlog::recorder::{Config, Recorder, StepInfo};
+use gradlog::sketch::SketchConfig;
+use gradlog::taps::{Tapped, Taps};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::HashSet;
+use std::path::Path;
+
+/// Curvature rows that are recorded after the last step: so many draws of a label for each of as many images.
+const LAST_FISHER_DRAWS: u64 = 8;
+const LAST_FISHER_IMAGES: usize = 1000;
+
+/// Pixels shifted and scaled by MNIST's mean and deviation, and labels.
+pub struct Images {
+    pixels: Vec<f32>,
+    pub labels: Vec<u32>,
+}
+
+impl Images {
+    pub fn of(digits: &Digits) -> Self {
+        let pixels = digits.pixels.iter().map(|p| (f32::from(*p) / 255.0 - 0.1307) / 0.3081).collect();
+        Self { pixels, labels: digits.labels.iter().map(|label| u32::from(*label)).collect() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    pub fn pixels(&self, id: u64) -> &[f32] {
+        &self.pixels[id as usize * SIDE * SIDE..(id as usize + 1) * SIDE * SIDE]
+    }
+
+    /// Images `[batch, 784]` and labels `[batch]`.
+    fn batch(&self, ids: &[u64]) -> candle_core::Result<(Tensor, Tensor)> {
+        let x: Vec<f32> = ids.iter().flat_map(|id| self.pixels(*id)).copied().collect();
+        let y: Vec<u32> = ids.iter().map(|id| self.labels[*id as usize]).collect();
+        let x = Tensor::from_vec(x, (ids.len(), SIDE * SIDE), &Device::Cpu)?;
+        Ok((x, Tensor::from_vec(y, ids.len(), &Device::Cpu)?))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// 784-10
+    Logistic,
+    /// 784-128-64-10
+    Mlp,
+    /// That of `examples/mnist`
+    Cnn,
+}
+
+/// How a model is trained: SGD with momentum and weight decay as PyTorch has them.
+#[derive(Clone)]
+pub struct Setting {
+    pub architecture: Architecture,
+    pub epochs: u32,
+    pub batch: usize,
+    pub learning_rate: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+    /// Whether the learning rate falls to zero by half a cosine.
+    pub cosine: bool,
+    /// Times in an epoch at which the probes are recorded.
+    pub probe_times: usize,
+    /// Curvature rows that are recorded beside them: gradients by labels drawn from the model's own prediction.
+    pub fisher_rows: usize,
+    /// Whether gradients are recorded without rounding; else as they are by default, in 4 bits a number.
+    pub exact: bool,
+}
+
+pub struct Model {
+    variables: VarMap,
+    layers: Layers,
+}
+
+enum Layers {
+    Dense(Vec<Tapped<Linear>>),
+    Cnn(Cnn),
+}
+
+impl Model {
+    fn new(architecture: Architecture, taps: &Taps, seed: u64) -> Result<Self> {
+        let variables = VarMap::new();
+        let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+        let dense = |widths: &[usize]| -> Result<Layers> {
+            let layer = |(number, pair): (usize, &[usize])| {
+                let name = format!("fc{}", number + 1);
+                Ok(taps.tap(&name, linear(pair[0], pair[1], vb.pp(&name))?))
+            };
+            Ok(Layers::Dense(widths.windows(2).enumerate().map(layer).collect::<Result<_>>()?))
+        };
+        let layers = match architecture {
+            Architecture::Logistic => dense(&[SIDE * SIDE, 10])?,
+            Architecture::Mlp => dense(&[SIDE * SIDE, 128, 64, 10])?,
+            Architecture::Cnn => Layers::Cnn(Cnn::new(taps, vb.clone())?),
+        };
+        support::seed_weights(&variables, seed)?;
+        Ok(Self { variables, layers })
+    }
+
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match &self.layers {
+            Layers::Dense(layers) => {
+                let mut x = layers[0].forward(x)?;
+                for layer in &layers[1..] {
+                    x = layer.forward(&x.relu()?)?;
+                }
+                Ok(x)
+            }
+            Layers::Cnn(cnn) => Ok(cnn.forward(&x.reshape(((), 1, SIDE, SIDE))?)?.1),
+        }
+    }
+
+    /// A variable's numbers.
+    pub fn numbers(&self, name: &str) -> Result<Vec<f32>> {
+        let data = self.variables.data().lock().unwrap();
+        let variable = data.get(name).ok_or_else(|| anyhow::anyhow!("the model has no variable {name}"))?;
+        Ok(variable.flatten_all()?.to_vec1()?)
+    }
+
+    /// Losses in f64, from logits in f32: what leaving out one of thousands changes is small.
+    pub fn measure(&self, images: &Images) -> Result<Trained> {
+        let ids: Vec<u64> = (0..images.len() as u64).collect();
+        let mut trained = Trained { losses: Vec::new(), right: Vec::new() };
+        for ids in ids.chunks(256) {
+            let logits: Vec<Vec<f32>> = self.forward(&images.batch(ids)?.0)?.to_vec2()?;
+            for (id, logits) in ids.iter().zip(logits) {
+                let label = images.labels[*id as usize] as usize;
+                let p = probabilities(&logits);
+                let largest = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+                let others: f64 = p.iter().enumerate().filter(|(class, _)| *class != label).map(|(_, p)| p).sum();
+                // `-ln p` by way of the others' share keeps its digits where `p` is almost 1.
+                trained.losses.push(if others < 0.5 {
+                    -(-others).ln_1p()
+                } else {
+                    -p[label].max(f64::MIN_POSITIVE).ln()
+                });
+                trained.right.push(largest == Some(label));
+            }
+        }
+        Ok(trained)
+    }
+}
+
+pub fn probabilities(logits: &[f32]) -> Vec<f64> {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let powers: Vec<f64> = logits.iter().map(|z| (f64::from(*z) - largest).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.iter().map(|power| power / sum).collect()
+}
+
+/// SGD as PyTorch has it: `v = μ·v + g + λ·w`, `w = w − η·v`. candle's own has no momentum.
+struct Sgd {
+    variables: Vec<Var>,
+    velocity: Vec<Option<Tensor>>,
+}
+
+impl Sgd {
+    fn step(&mut self, grads: &candle_core::backprop::GradStore, rate: f64, setting: &Setting) -> Result<()> {
+        for (variable, velocity) in self.variables.iter().zip(&mut self.velocity) {
+            let Some(grad) = grads.get(variable) else { continue };
+            let weights = variable.as_detached_tensor();
+            let mut next = grad.clone();
+            if setting.weight_decay > 0.0 {
+                next = (next + (&weights * setting.weight_decay)?)?;
+            }
+            if setting.momentum > 0.0 {
+                if let Some(velocity) = velocity {
+                    next = (next + (&*velocity * setting.momentum)?)?;
+                }
+                *velocity = Some(next.clone());
+            }
+            variable.set(&(weights - (next * rate)?)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Trains from the beginning. With `record`, a folder, the run is recorded there, with `probes` as the probe set `test` and
+/// curvature rows as the probe set `fisher`; the training is the same.
+pub fn train(
+    setting: &Setting,
+    images: &Images,
+    seed: u64,
+    change: &Change<'_>,
+    record: Option<(&Path, Option<&Images>)>,
+) -> Result<Model> {
+    let taps = Taps::new();
+    let model = Model::new(setting.architecture, &taps, seed)?;
+    let variables = model.variables.all_vars();
+    let mut optimizer = Sgd { velocity: vec![None; variables.len()], variables };
+    let mut recorder = match record {
+        Some((folder, _)) => {
+            let sketch = if setting.exact { SketchConfig::exact() } else { SketchConfig::default() };
+            Recorder::create(folder, &taps, Config { seed, sketch, ..Config::default() })?
+        }
+        None => Recorder::disabled(),
+    };
+    let probes = record.and_then(|(_, probes)| probes);
+    let all: Vec<u64> = (0..images.len() as u64).collect();
+    let (order, gone): (&[u64], HashSet<u64>) = match change {
+        Change::Nothing => (&all, HashSet::new()),
+        Change::LeftOut(ids) => (&all, ids.iter().copied().collect()),
+        Change::Only(ids) => (ids, HashSet::new()),
+    };
+    let steps_per_epoch = order.len().div_ceil(setting.batch);
+    let steps = steps_per_epoch * setting.epochs as usize;
+    let mut rng = StdRng::seed_from_u64(seed ^ 0xF15);
+    let mut step = 0;
+    for epoch in 0..setting.epochs {
+        recorder.set_epoch(epoch);
+        for places in support::batches(order.len(), setting.batch, seed, epoch) {
+            if let Some(probes) = probes.filter(|_| step % steps_per_epoch.div_ceil(setting.probe_times) == 0) {
+                record_probes(&mut recorder, &model, probes)?;
+                record_curvature(&mut recorder, &model, images, (setting.fisher_rows, 1), &mut rng)?;
+            }
+            let ids: Vec<u64> = places.iter().map(|place| order[*place as usize]).collect();
+            let half_cosine = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps as f64).cos());
+            let rate = setting.learning_rate * if setting.cosine { half_cosine } else { 1.0 };
+            let (x, y) = images.batch(&ids)?;
+            let mut pass = recorder.pass(&ids)?;
+            if ids.iter().any(|id| gone.contains(id)) {
+                let weights: Vec<f32> = ids.iter().map(|id| f32::from(u8::from(!gone.contains(id)))).collect();
+                pass.weights(&weights);
+            }
+            let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;
+            let grads = loss.backward()?;
+            let info = StepInfo::new(rate).momentum(setting.momentum as f32).weight_decay(setting.weight_decay as f32);
+            pass.commit(info)?;
+            optimizer.step(&grads, rate, setting)?;
+            step += 1;
+        }
+    }
+    if let Some(probes) = probes {
+        record_probes(&mut recorder, &model, probes)?;
+        record_curvature(&mut recorder, &model, images, (LAST_FISHER_IMAGES, LAST_FISHER_DRAWS), &mut rng)?;
+    }
+    recorder.finish()?;
+    Ok(model)
+}
+
+fn record_probes(recorder: &mut Recorder, model: &Model, probes: &Images) -> Result<()> {
+    let ids: Vec<u64> = (0..probes.len() as u64).collect();
+    for ids in ids.chunks(256) {
+        let (x, y) = probes.batch(ids)?;
+        let mut pass = recorder.probe("test", ids)?;
+        pass.cross_entropy(&model.forward(&x)?, &y)?.backward()?;
+        pass.commit()?;
+    }
+    Ok(())
+}
+
+/// Records gradients of some training images by labels drawn from the model's prediction: with them the mean of `g gᵀ` is the
+/// Fisher matrix, for a cross entropy Gauss-Newton's. Each draw of an image is a row with an id of its own.
+fn record_curvature(
+    recorder: &mut Recorder,
+    model: &Model,
+    images: &Images,
+    (rows, draws): (usize, u64),
+    rng: &mut StdRng,
+) -> Result<()> {
+    let chosen = rand::seq::index::sample(rng, images.len(), rows.min(images.len()));
+    let chosen: Vec<u64> = chosen.into_iter().map(|id| id as u64).collect();
+    for ids in chosen.chunks(256) {
+        let (x, _) = images.batch(ids)?;
+        for draw in 0..draws {
+            let rows: Vec<u64> = ids.iter().map(|id| id + draw * images.len() as u64).collect();
+            let mut pass = recorder.probe("fisher", &rows)?;
+            let logits = model.forward(&x)?;
+            let drawn = |logits: &Vec<f32>| draw_label(&probabilities(logits), rng);
+            let labels: Vec<u32> = logits.detach().to_vec2::<f32>()?.iter().map(drawn).collect();
+            pass.cross_entropy(&logits, &Tensor::from_vec(labels, ids.len(), &Device::Cpu)?)?.backward()?;
+            pass.commit()?;
+        }
+    }
+    Ok(())
+}
+
+fn draw_label(p: &[f64], rng: &mut StdRng) -> u32 {
+    let mut left: f64 = rng.random();
+    let class = p.iter().position(|p| {
+        left -= p;
+        left < 0.0
+    });
+    class.unwrap_or(p.len() - 1) as u32
+}

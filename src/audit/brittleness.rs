@@ -1,0 +1,69 @@
+//! Brittleness: how few of its strongest proponents must go until a prediction changes (Ilyas et al. 2022, arXiv 2202.00622,
+//! §4.1, as the benchmarks of TRAK have it).
+
+use super::retrain::{train, without};
+use super::statistics::{bootstrap, Measured};
+use super::{AuditError, Change, Prediction, Retrain, Trained};
+
+/// For some probes that the model gets right, after how many removed proponents it no longer does.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Brittleness {
+    /// The probes, by position.
+    pub probes: Vec<usize>,
+    /// How many proponents were taken away, ascending.
+    pub counts: Vec<usize>,
+    /// Of each probe, the least of the counts that changed its prediction; `None` if none did.
+    pub flipped_at: Vec<Option<usize>>,
+}
+
+impl Brittleness {
+    /// For each of the `probes` that `base` gets right, trains on all `examples` but its strongest proponents, with more and more
+    /// of them gone, until the model is wrong on it: at most `probes.len() × counts.len()` trainings.
+    ///
+    /// # Errors
+    /// [`AuditError::Empty`] if `base` gets none of them right; [`AuditError::Probes`] if the prediction or a training knows
+    /// another number of probes than `base`; as [`LeaveOneOut::measure`](super::LeaveOneOut::measure) for a training that fails.
+    pub fn measure(
+        (seed, base): (u64, &Trained),
+        examples: &[u64],
+        probes: &[usize],
+        counts: &[usize],
+        prediction: &Prediction,
+        retrain: &mut Retrain<'_>,
+    ) -> Result<Self, AuditError> {
+        let expected = base.right.len();
+        if prediction.probes() != expected {
+            return Err(AuditError::Probes { what: "the prediction".into(), given: prediction.probes(), expected });
+        }
+        let right = |probe: &usize| base.right.get(*probe) == Some(&true);
+        let probes: Vec<usize> = probes.iter().copied().filter(right).collect();
+        if probes.is_empty() {
+            let how = "only a prediction that is right can be made wrong: take other probes";
+            return Err(AuditError::Empty { what: "the model gets none of the probes right", how });
+        }
+        let mut counts = counts.to_vec();
+        counts.sort_unstable();
+        let mut flipped_at = Vec::with_capacity(probes.len());
+        for probe in &probes {
+            let mut found = None;
+            for count in &counts {
+                let kept = without(examples, &prediction.proponents(*probe, *count));
+                if !train(retrain, seed, &Change::Only(&kept), Some(expected))?.right[*probe] {
+                    found = Some(*count);
+                    break;
+                }
+            }
+            flipped_at.push(found);
+        }
+        Ok(Self { probes, counts, flipped_at })
+    }
+
+    /// Which share of the probes had changed when `count` proponents were gone. Higher: the method finds what matters.
+    pub fn share_flipped(&self, count: usize, draws: u32, seed: u64) -> Measured {
+        bootstrap(&[self.probes.len()], draws, seed, |drawn| {
+            let flipped = |probe: &&usize| self.flipped_at[**probe].is_some_and(|at| at <= count);
+            drawn[0].iter().filter(flipped).count() as f64 / drawn[0].len() as f64
+        })
+    }
+}

@@ -1,0 +1,170 @@
+//! The measures against models whose answers are known by hand.
+
+use super::*;
+use std::cell::RefCell;
+
+const DATA: [f64; 6] = [1.0, 2.0, 4.0, 9.0, 5.0, 3.0];
+
+fn kept(change: &Change<'_>) -> Vec<u64> {
+    (0..DATA.len() as u64).filter(|id| change.keeps(*id)).collect()
+}
+
+/// Two probes: the loss of the first falls with the sum of what is kept, that of the second rises. The first is right while
+/// the sum is above 12.
+fn sums(_seed: u64, change: &Change<'_>) -> Result<Trained, TrainingError> {
+    let sum: f64 = kept(change).iter().map(|id| DATA[*id as usize]).sum();
+    Ok(Trained { losses: vec![-sum, sum], right: vec![sum > 12.0, false] })
+}
+
+fn truth() -> Prediction {
+    Prediction::new(&[0, 1, 2, 3, 4, 5], 2, DATA.iter().flat_map(|x| [*x, -x]).collect()).unwrap()
+}
+
+#[test]
+fn leaving_one_out_is_the_loss_without_minus_that_with() {
+    let found = LeaveOneOut::measure(3, &[3, 0], &mut sums).unwrap();
+    assert_eq!(found.changes, [9.0, -9.0, 1.0, -1.0]);
+    assert_eq!(found.base.losses, [-24.0, 24.0]);
+    let paired = LeaveOneOut::measure(3, &[0, 1, 2, 3, 4, 5], &mut sums).unwrap().against(&truth()).unwrap();
+    let perfect = agreement(&[paired], Correlation::Pearson, 50, 0);
+    assert!((perfect.value - 1.0).abs() < 1e-12 && perfect.high <= 1.0 + 1e-12);
+    // A probe whose prediction has the wrong sign takes its whole part away.
+    let half = Prediction::new(&[0, 1, 2, 3, 4, 5], 2, DATA.iter().flat_map(|x| [*x, *x]).collect()).unwrap();
+    let paired = LeaveOneOut::measure(3, &[0, 1, 2, 3, 4, 5], &mut sums).unwrap().against(&half).unwrap();
+    assert!(agreement(&[paired], Correlation::Spearman, 0, 0).value.abs() < 1e-12);
+}
+
+#[test]
+fn a_training_that_does_not_repeat_is_told_by_its_noise() {
+    assert_eq!(LeaveOneOut::measure(3, &[0], &mut sums).unwrap().noise, 0.0);
+    let mut trainings = 0.0;
+    let mut drifts = |_: u64, change: &Change<'_>| {
+        trainings += 1.0;
+        let loss = trainings + if *change == Change::Nothing { 0.0 } else { 3.0 };
+        Ok(Trained { losses: vec![loss], right: vec![true] })
+    };
+    // 1, then 5 without the example, then 3 again: the noise is 2 of a change of 4.
+    assert_eq!(LeaveOneOut::measure(3, &[0], &mut drifts).unwrap().noise, 0.5);
+}
+
+#[test]
+fn every_training_has_the_seed_of_the_run_and_the_change_asked_for() {
+    let seen = RefCell::new(Vec::new());
+    let mut retrain = |seed: u64, change: &Change<'_>| {
+        seen.borrow_mut().push((seed, kept(change)));
+        sums(seed, change)
+    };
+    LeaveOneOut::measure(8, &[4], &mut retrain).unwrap();
+    let all = vec![0, 1, 2, 3, 4, 5];
+    assert_eq!(seen.take(), [(8, all.clone()), (8, vec![0, 1, 2, 3, 5]), (8, all)]);
+    Accuracy::measure(&[1, 2], |seed| (seed == 2).then(|| vec![0, 5]), &mut retrain).unwrap();
+    assert_eq!(seen.take(), [(1, vec![0, 1, 2, 3, 4, 5]), (2, vec![0, 5])]);
+}
+
+#[test]
+fn a_linear_model_has_a_datamodeling_score_of_one() {
+    let all = [0, 1, 2, 3, 4, 5];
+    let found = Subsets::measure(&all, 0.5, 12, 4, &[0, 1], &mut sums).unwrap();
+    assert!(found.subsets.iter().all(|subset| subset.len() == 3));
+    assert_eq!(found.losses[0], -found.subsets[0].iter().map(|id| DATA[*id as usize]).sum::<f64>());
+    let score =
+        |prediction: &Prediction| agreement(&[found.against(prediction).unwrap()], Correlation::Spearman, 20, 0);
+    assert!((score(&truth()).value - 1.0).abs() < 1e-12);
+    let upside_down = Prediction::new(&all, 2, DATA.iter().flat_map(|x| [-x, *x]).collect()).unwrap();
+    assert!((score(&upside_down).value + 1.0).abs() < 1e-12);
+    // A constant prediction sums to the same for every subset: it says nothing, and that is 0, not no number.
+    assert_eq!(score(&Prediction::new(&all, 2, vec![1.0; 12]).unwrap()).value, 0.0);
+}
+
+#[test]
+fn brittleness_counts_how_many_proponents_must_go() {
+    let base = sums(0, &Change::Nothing).unwrap();
+    let all = [0, 1, 2, 3, 4, 5];
+    // Of 24 in all: without 9 it is 15, without 9 and 5 it is 10, at most 12.
+    let found = Brittleness::measure((0, &base), &all, &[0, 1], &[4, 1, 2], &truth(), &mut sums).unwrap();
+    assert_eq!((found.probes.as_slice(), found.flipped_at.as_slice()), (&[0][..], &[Some(2)][..]));
+    assert_eq!([1, 2, 4].map(|count| found.share_flipped(count, 10, 0).value), [0.0, 1.0, 1.0]);
+    let upside_down = Prediction::new(&all, 2, DATA.iter().flat_map(|x| [-x, *x]).collect()).unwrap();
+    let found = Brittleness::measure((0, &base), &all, &[0], &[1, 2], &upside_down, &mut sums).unwrap();
+    assert_eq!(found.flipped_at, [None]);
+    let error = Brittleness::measure((0, &base), &all, &[1], &[1], &truth(), &mut sums).unwrap_err();
+    assert!(matches!(error, AuditError::Empty { .. }));
+}
+
+#[test]
+fn detection_is_the_mean_over_seeds_of_area_and_recall() {
+    let good = Detection::new([7, 2, 5, 1], |id| id == 7);
+    let bad = Detection::new([7, 2, 5, 1], |id| id == 1);
+    let both = [good.clone(), bad];
+    assert_eq!(Detection::roc_auc(&both, 0, 0).value, 0.5);
+    assert_eq!(Detection::recall(&both, 0.25, 0, 0).value, 0.5);
+    assert_eq!(Detection::recall(&both, 1.0, 0, 0).value, 1.0);
+    // Each part has places of its own: here half of the area, and 1 from the shorter one.
+    let long = Detection::new(0..8, |id| id == 0 || id == 7);
+    assert_eq!(Detection::roc_auc(&[good.clone(), long], 0, 0).value, 0.75);
+    // Every draw of a perfect ranking is perfect; of a ranking with both, not.
+    let perfect = Detection::roc_auc(&[good], 50, 1);
+    assert_eq!((perfect.low, perfect.high), (1.0, 1.0));
+    let mixed = Detection::roc_auc(&[Detection::new(0..40, |id| id % 3 == 0)], 200, 1);
+    assert!(mixed.low < mixed.value - 0.05 && mixed.high > mixed.value + 0.05, "{mixed:?}");
+}
+
+#[test]
+fn accuracies_are_compared_probe_by_probe() {
+    let of = |right: &[&[bool]]| Accuracy { seeds: vec![0, 1], right: right.iter().map(|r| r.to_vec()).collect() };
+    let (a, b) = (of(&[&[true, true, false], &[true, true, true]]), of(&[&[true, false, false], &[true, false, true]]));
+    assert!((a.share(0, 0).value - 5.0 / 6.0).abs() < 1e-12);
+    let better = a.better_than(&b, 100, 0).unwrap();
+    assert!((better.value - 1.0 / 3.0).abs() < 1e-12 && better.low >= 0.0);
+    // Against itself the difference is 0 in every draw, however uncertain the accuracy is.
+    let same = a.better_than(&a, 100, 0).unwrap();
+    assert_eq!((same.value, same.low, same.high), (0.0, 0.0, 0.0));
+    let other = Accuracy { seeds: vec![0, 2], ..b };
+    assert!(matches!(a.better_than(&other, 0, 0), Err(AuditError::Probes { .. })));
+}
+
+#[test]
+fn what_goes_wrong_is_named() {
+    let mut fails = |_: u64, change: &Change<'_>| match change {
+        Change::Nothing => sums(0, change),
+        _ => Err("no memory".into()),
+    };
+    let said = LeaveOneOut::measure(5, &[2], &mut fails).unwrap_err().to_string();
+    assert_eq!(said, "training with seed 5 and example 2 left out failed: no memory");
+    let mut diverges = |_: u64, _: &Change<'_>| Ok(Trained { losses: vec![0.0, f64::NAN], right: vec![true; 2] });
+    let error = LeaveOneOut::measure(0, &[2], &mut diverges).unwrap_err();
+    assert!(matches!(error, AuditError::NotFinite { probe: 1, .. }), "{error}");
+    let mut shrinks = |seed: u64, change: &Change<'_>| {
+        let mut trained = sums(seed, change)?;
+        trained.losses.truncate(if *change == Change::Nothing { 2 } else { 1 });
+        Ok(trained)
+    };
+    let error = LeaveOneOut::measure(0, &[2], &mut shrinks).unwrap_err();
+    assert!(matches!(error, AuditError::Probes { given: 1, expected: 2, .. }), "{error}");
+    assert!(matches!(LeaveOneOut::measure(0, &[], &mut sums), Err(AuditError::Empty { .. })));
+    assert!(matches!(Subsets::measure(&[0], 0.4, 3, 0, &[0], &mut sums), Err(AuditError::Empty { .. })));
+
+    let truth = LeaveOneOut::measure(0, &[2], &mut sums).unwrap();
+    let narrow = Prediction::new(&[2], 1, vec![0.0]).unwrap();
+    assert!(matches!(truth.against(&narrow), Err(AuditError::Probes { given: 1, expected: 2, .. })));
+    let unknown = Prediction::new(&[2], 2, vec![0.0, f64::NAN]).unwrap();
+    assert!(matches!(truth.against(&unknown), Err(AuditError::NoScore { example: 2, probe: 1 })));
+    assert!(matches!(Prediction::new(&[2], 2, vec![0.0]), Err(AuditError::Scores { .. })));
+}
+
+#[test]
+fn findings_are_a_json_list_of_their_seven_fields() {
+    let measured = Measured { value: 0.5, low: 0.25, high: f64::NAN };
+    let findings = [Finding::new("s", "m \"x\"", "k", measured, &[0, 1]), Finding::new("t", "m", "k", measured, &[])];
+    let mut out = Vec::new();
+    write_json(&findings, &mut out).unwrap();
+    let first = r#"{"setting":"s","method":"m \"x\"","metric":"k","value":0.5,"low":0.25,"high":null,"seeds":[0,1]}"#;
+    let second = first.replace(r#"m \"x\""#, "m").replace(r#""s","#, r#""t","#).replace("[0,1]", "[]");
+    assert_eq!(String::from_utf8(out).unwrap(), format!("[\n  {first},\n  {second}\n]\n"));
+    let read: serde_json::Value = {
+        let mut empty = Vec::new();
+        write_json(&[], &mut empty).unwrap();
+        serde_json::from_slice(&empty).unwrap()
+    };
+    assert_eq!(read, serde_json::json!([]));
+}
