@@ -246,7 +246,7 @@ pub fn disk_full_at_create() -> Result<String> {
     Ok(refused)
 }
 
-/// No file may grow beyond 128 KiB, and one block would (`ulimit -f`). The signal that comes with it is not ignored: a
+/// No file may grow beyond 176 KiB, and one block would (`ulimit -f`). The signal that comes with it is not ignored: a
 /// recorder that brought it about would have ended the training.
 pub fn file_size_limit() -> Result<String> {
     let dir = tempfile::tempdir()?;
@@ -257,7 +257,7 @@ pub fn file_size_limit() -> Result<String> {
         Ok(shell)
     };
     let run = dir.path().join("run");
-    let words = failed_as(&watch(limited(256, &run)?, true, || Ok(()))?, "FileTooLarge", Some(&run))?;
+    let words = failed_as(&watch(limited(352, &run)?, true, || Ok(()))?, "FileTooLarge", Some(&run))?;
     let told = watch(limited(0, &dir.path().join("none"))?, false, || Ok(()))?;
     ensure!(told.refused.as_ref().is_some_and(|words| words.starts_with("start FileTooLarge")), "{told:?}");
     Ok(words)
