@@ -1,7 +1,7 @@
 //! Scores of a run that several workers recorded are those of the run that one would have recorded.
 
 use super::synthetic::{visits, Draws, Synthetic, Visit, Written};
-use super::{influence, Question, Score, Summary, Window};
+use super::{influence, EstimatePlan, EstimateQuestion, Method, Question, Score, Summary, Window};
 use crate::log::worker_folder;
 use crate::run::Run;
 use crate::sketch::Encoding;
@@ -85,4 +85,14 @@ fn a_summary_counts_a_worker_once() {
     assert_eq!((found.epochs, found.steps), (expected.epochs, expected.steps));
     assert_eq!(found.probes, expected.probes);
     assert!(worker_folder(dir.path(), 2).exists());
+}
+
+#[test]
+fn the_adjoint_of_several_workers_is_refused_by_name() {
+    let (one, dir) = both();
+    let (one, several) = (one.run(), Run::open(dir.path()).unwrap());
+    let asked = EstimateQuestion::new(Question::all("test"), Method::Adjoint);
+    assert!(EstimatePlan::new(&one, &asked, &|_| ()).is_ok());
+    let error = EstimatePlan::new(&several, &asked, &|_| ()).err().unwrap().to_string();
+    assert!(error.contains("several workers"), "{error}");
 }

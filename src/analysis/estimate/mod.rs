@@ -94,6 +94,12 @@ impl<'run> EstimatePlan<'run> {
         asked.question.window.only_visits(asked.method.name())?;
         check_shape(asked.shape)?;
         check_method(asked)?;
+        if asked.method == Method::Adjoint && !run.parts().is_empty() {
+            // It walks back from step to step, and one worker's blocks lie between those of another.
+            let range = "the run of one recorder: the adjoint walks back from step to step, and those of workers lie between each other";
+            let given = "the run of several workers".into();
+            return Err(AnalysisError::OutOfRange { what: "what is asked", given, range: range.into() });
+        }
         let index = Index::build(run, &asked.question, progress)?;
         let flattener = Flattener::new(&index.layout, run.manifest(), asked.shape);
         let mut plan =
