@@ -107,17 +107,28 @@ fn norm(taps: Option<&Taps>, name: &str, layer: LayerNorm) -> Layer {
     }
 }
 
+type Op = fn(&Tensor) -> candle_core::Result<Tensor>;
+
+/// ReLU and max-pooling: candle's own in the plain loop, and with taps those that compute the same in one pass each way.
+fn between(taps: Option<&Taps>) -> (Op, Op) {
+    match taps {
+        Some(_) => (gradlog::taps::relu, |x| gradlog::taps::max_pool2d_as_candle(x, 2)),
+        None => (Tensor::relu, |x| x.max_pool2d(2)),
+    }
+}
+
 impl Model {
     pub fn new(workload: Workload, variables: &VarMap, taps: Option<&Taps>) -> Result<Self> {
         let vb = VarBuilder::from_varmap(variables, DType::F32, &Device::Cpu);
         let fc = |name: &str, inputs, outputs| -> Result<Layer> {
             Ok(layer(taps, name, linear(inputs, outputs, vb.pp(name))?))
         };
+        let (relu, pool) = between(taps);
         let forward: Forward = match workload {
             Workload::Mlp64 | Workload::Mlp256 => {
                 let (fc1, fc2, fc3) = (fc("fc1", 784, 512)?, fc("fc2", 512, 256)?, fc("fc3", 256, 10)?);
                 Box::new(move |x| {
-                    let features = fc2.forward(&fc1.forward(x)?.relu()?)?.relu()?;
+                    let features = relu(&fc2.forward(&relu(&fc1.forward(x)?)?)?)?;
                     let logits = fc3.forward(&features)?;
                     Ok((features, logits))
                 })
@@ -127,9 +138,9 @@ impl Model {
                 let conv2 = layer(taps, "conv2", conv2d(32, 64, 3, Conv2dConfig::default(), vb.pp("conv2"))?);
                 let (fc1, fc2) = (fc("fc1", 9216, 128)?, fc("fc2", 128, 10)?);
                 Box::new(move |x| {
-                    let x = conv1.forward(x)?.relu()?;
-                    let x = conv2.forward(&x)?.relu()?.max_pool2d(2)?;
-                    let features = fc1.forward(&x.flatten_from(1)?)?.relu()?;
+                    let x = relu(&conv1.forward(x)?)?;
+                    let x = pool(&relu(&conv2.forward(&x)?)?)?;
+                    let features = relu(&fc1.forward(&x.flatten_from(1)?)?)?;
                     let logits = fc2.forward(&features)?;
                     Ok((features, logits))
                 })
@@ -162,6 +173,7 @@ fn transformer(vb: &VarBuilder<'_>, taps: Option<&Taps>) -> Result<Forward> {
             fc(&name("down"), 4 * WIDTH, WIDTH)?,
         ));
     }
+    let (relu, _) = between(taps);
     let (last_norm, head) = (norm("norm")?, fc("head", WIDTH, SYMBOLS)?);
     let mask: Vec<f32> =
         (0..LENGTH * LENGTH).map(|i| if i % LENGTH > i / LENGTH { f32::NEG_INFINITY } else { 0.0 }).collect();
@@ -182,7 +194,7 @@ fn transformer(vb: &VarBuilder<'_>, taps: Option<&Taps>) -> Result<Forward> {
             let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((batch, length, WIDTH))?;
             x = (x + out.forward(&mixed)?)?;
             let h = norm2.forward(&x)?;
-            x = (x + down.forward(&up.forward(&h)?.relu()?)?)?;
+            x = (x + down.forward(&relu(&up.forward(&h)?)?)?)?;
         }
         let features = last_norm.forward(&x)?;
         let logits = head.forward(&features)?;

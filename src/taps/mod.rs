@@ -8,6 +8,7 @@
 //! thread pool, where a thread-local would record nothing without a word.
 
 mod batch_norm;
+mod between;
 mod catch;
 mod conv;
 mod embedding;
@@ -20,6 +21,7 @@ mod parallel;
 mod shared_fold;
 mod slot;
 
+pub use between::{max_pool2d, max_pool2d_as_candle, relu};
 pub use catch::Catch;
 pub use gradient::PerExample;
 
