@@ -63,6 +63,9 @@ struct Arguments {
     /// Only the column scores
     #[arg(long)]
     columns: bool,
+    /// Only the log of four times as many visits
+    #[arg(long, conflicts_with = "columns")]
+    large: bool,
     /// Write the table as JSON
     #[arg(long)]
     json: Option<PathBuf>,
@@ -84,10 +87,16 @@ fn main() -> Result<()> {
         let visits = if arguments.quick { 6_000 } else { 60_000 };
         let repeats = if arguments.quick { 2 } else { 5 };
         for (times, repeats) in [(1, repeats), (4, 1)] {
+            if arguments.large && times == 1 {
+                continue;
+            }
             let path = dir.path().join(format!("gradients-{times}"));
             mlp::record(&path, times * visits, arguments.examples.unwrap_or(u64::MAX))?;
             rows.extend(influence(&path, repeats, times == 1)?);
         }
+    }
+    if arguments.large {
+        return Ok(());
     }
     let path = dir.path().join("outputs");
     let (examples, epochs) = if arguments.quick { (5_000, 20) } else { (50_000, 200) };

@@ -97,7 +97,9 @@ impl Encoding {
                         *code_ = code(*v, step, 7.0);
                     }
                     for (raw, pair) in out.iter_mut().zip(codes.chunks_exact(2)) {
-                        *raw = (pair[0] & 0x0F) | (pair[1] << 4);
+                        // As one word of 16 bits, so that the loop becomes shifts of vectors.
+                        let word = u16::from_le_bytes([pair[0], pair[1]]);
+                        *raw = ((word & 0x0F) | (word >> 4 & 0xF0)) as u8;
                     }
                 }
             }
@@ -135,28 +137,12 @@ impl Encoding {
                 }
             }
             Encoding::Q4 => {
-                // Both nibbles of a byte at once, each spread to a byte with its sign: loops over words become vectors.
-                let spread = |raw: u8| {
-                    let word = u16::from(raw);
-                    let nibbles = (word | (word << 4)) & 0x0F0F;
-                    nibbles | ((nibbles & 0x0808) * 0x1E)
-                };
-                // Blocks of a fixed length leave no long remainder that is done byte by byte.
-                let mut blocks = out.chunks_exact_mut(16);
-                let mut rest = bytes;
-                for block in &mut blocks {
-                    let (raw, after) = rest.split_at(8);
-                    rest = after;
-                    for (pair, &raw) in block.chunks_exact_mut(2).zip(raw) {
-                        let [low, high] = spread(raw).to_le_bytes();
-                        pair[0] = low as i8;
-                        pair[1] = high as i8;
-                    }
+                let mut blocks = out.chunks_exact_mut(2 * STRETCH);
+                for (block, raw) in (&mut blocks).zip(bytes.chunks_exact(STRETCH)) {
+                    spread_nibbles(raw, block);
                 }
-                for (pair, &raw) in blocks.into_remainder().chunks_mut(2).zip(rest) {
-                    let both = spread(raw).to_le_bytes().map(|byte| byte as i8);
-                    pair.copy_from_slice(&both[..pair.len()]);
-                }
+                let rest = blocks.into_remainder();
+                spread_nibbles(&bytes[bytes.len() - rest.len().div_ceil(2)..], rest);
             }
             Encoding::Signs => {
                 for (eight, &raw) in out.chunks_mut(8).zip(bytes) {
@@ -233,6 +219,32 @@ impl std::fmt::Display for Encoding {
 /// Bytes of one stored vector with its scale.
 pub(crate) fn row_bytes(encoding: Encoding, width: usize) -> usize {
     encoding.bytes(width) + 2
+}
+
+/// Bytes of 4-bit codes that are taken apart at a time: a fixed number, for the compiler to make vectors of.
+const STRETCH: usize = 64;
+
+/// The 4-bit codes of at most [`STRETCH`] bytes, spread to a byte each with their signs. The last may have one code.
+#[inline(always)]
+fn spread_nibbles(bytes: &[u8], out: &mut [i8]) {
+    let mut words = [0u16; STRETCH];
+    for (word, &raw) in words.iter_mut().zip(bytes) {
+        let both = u16::from(raw);
+        let nibbles = (both | (both << 4)) & 0x0F0F;
+        // A set sign bit, times 0x1E, fills the four bits above it.
+        *word = nibbles | ((nibbles & 0x0808) * 0x1E);
+    }
+    let mut pairs = out.chunks_exact_mut(2);
+    let mut last = 0;
+    for (pair, word) in (&mut pairs).zip(&words) {
+        let [low, high] = word.to_le_bytes();
+        pair[0] = low as i8;
+        pair[1] = high as i8;
+        last += 1;
+    }
+    if let ([code], Some(word)) = (pairs.into_remainder(), words.get(last)) {
+        *code = word.to_le_bytes()[0] as i8;
+    }
 }
 
 /// `max|x|` and whether all are finite, without a branch for each number.

@@ -17,9 +17,9 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// Panels whose sums one thread owns at a time: few, so that there is work for all threads until the end of a group, but
-/// more than one, since every owner unpacks the visits for itself.
-const PANELS_OWNED: usize = 3;
+/// Owners of sums for each thread: more than one, so that there is work for all threads until the end of a group, but few,
+/// since every owner unpacks the visits for itself.
+const OWNERS_PER_THREAD: usize = 2;
 
 /// A block with the slots of its rows.
 struct Placed {
@@ -183,7 +183,8 @@ impl<'plan> Sums<'plan> {
             damage: None,
         };
         let probes = result.probes.len();
-        let owned = if Dots::fit(probes) { panels_of(probes).max(1) } else { PANELS_OWNED };
+        let owners = if Dots::fit(probes) { 1 } else { OWNERS_PER_THREAD * rayon::current_num_threads() };
+        let owned = panels_of(probes).div_ceil(owners).max(1);
         let columns = (0..panels_of(probes)).step_by(owned).map(|first| {
             let panels = first..panels_of(probes).min(first + owned);
             let probes = panels.start * COLUMNS..probes.min(panels.end * COLUMNS);
