@@ -14,6 +14,9 @@
 //! | last | tapped, unseen by the recorder | the last layer's gradients from its features |
 //! | recorded | tapped | everything, by the default configuration |
 //!
+//! The tapped loops also take ReLU and max-pooling from gradlog (`taps::relu`, `taps::max_pool2d_as_candle`), which compute what candle's do.
+//! `waited` is the training thread's time in handing over passes, without what it waits for at the end, when it asks for all to be on disk.
+//!
 //! Every mode starts from the same weights and sees the same batches; at the end their losses must agree.
 
 pub mod memory;

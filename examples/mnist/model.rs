@@ -2,7 +2,7 @@
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{conv2d, linear, Conv2d, Conv2dConfig, Linear, VarBuilder};
-use gradlog::taps::{Tapped, Taps};
+use gradlog::taps::{max_pool2d, relu, Tapped, Taps};
 
 /// Width of what enters the last layer.
 pub const FEATURES: usize = 128;
@@ -28,9 +28,9 @@ impl Cnn {
 
     /// Images `[batch, 1, 28, 28]` to what enters the last layer, `[batch, 128]`, and logits, `[batch, 10]`.
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        let x = self.conv1.forward(x)?.relu()?;
-        let x = self.conv2.forward(&x)?.relu()?.max_pool2d(2)?;
-        let features = self.fc1.forward(&x.flatten_from(1)?)?.relu()?;
+        let x = relu(&self.conv1.forward(x)?)?;
+        let x = max_pool2d(&relu(&self.conv2.forward(&x)?)?, 2)?;
+        let features = relu(&self.fc1.forward(&x.flatten_from(1)?)?)?;
         let logits = self.fc2.forward(&features)?;
         Ok((features, logits))
     }

@@ -68,8 +68,10 @@ pub struct Summary {
     pub bytes_per_visit: f64,
     /// Visits dropped by [`super::Overflow::DropNewest`].
     pub dropped: u64,
-    /// Time that the training thread waited for the recorder.
+    /// Time that the training thread waited for the recorder while it handed over passes and steps.
     pub blocked: Duration,
+    /// Time that it waited for what it asked for: for `flush` and `finish`, until everything was on the device.
+    pub asked: Duration,
     /// Time that the background thread worked.
     pub background: Duration,
 }
@@ -78,12 +80,13 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} visits in {:.1} MB ({:.0} bytes a visit), {} dropped; training waited {:.2} s, the background thread worked {:.2} s",
+            "{} visits in {:.1} MB ({:.0} bytes a visit), {} dropped; training waited {:.2} s, and {:.2} s for flushes and the end; the background thread worked {:.2} s",
             self.visits,
             self.bytes as f64 / 1e6,
             self.bytes_per_visit,
             self.dropped,
             self.blocked.as_secs_f64(),
+            self.asked.as_secs_f64(),
             self.background.as_secs_f64()
         )
     }

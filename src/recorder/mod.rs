@@ -177,6 +177,7 @@ impl Recorder {
             visits: inner.visits,
             dropped: inner.dropped,
             blocked: inner.queue.as_ref().map_or(Duration::ZERO, |queue| queue.blocked),
+            asked: inner.queue.as_ref().map_or(Duration::ZERO, |queue| queue.asked),
             ..Summary::default()
         };
         inner.close(asked.is_ok());
@@ -372,12 +373,14 @@ impl Inner {
         let (reply, answer) = crossbeam_channel::bounded(1);
         let queue = self.queue()?;
         let wait = queue.wait();
-        let sent = queue.send_waiting(question(reply), 0);
         let start = std::time::Instant::now();
+        let blocked = queue.blocked;
+        let sent = queue.send_waiting(question(reply), 0);
+        queue.nudge();
         let answered = sent.and_then(|()| answer.recv_timeout(wait).map_err(|_| RecordError::Timeout(wait)));
-        if let Some(queue) = &mut self.queue {
-            queue.blocked += start.elapsed();
-        }
+        // Whoever asks has chosen to wait, so that this is not counted as being held up.
+        queue.blocked = blocked;
+        queue.asked += start.elapsed();
         // The thread's own words say more than a time-out that they caused.
         self.healthy()?;
         answered

@@ -1,10 +1,20 @@
 //! The queue between the training and the background thread: bounded in passes and in bytes.
+//!
+//! Waking a thread that sleeps costs the one who wakes it some ten microseconds, and more where the woken one takes its core:
+//! per cent of a short step. So while passes keep coming, nobody wakes the background thread: it looks for itself, a few
+//! hundred times a second, and is woken only where the queue fills up or an answer is waited for.
 
 use super::config::Overflow;
 use super::{Config, RecordError};
-use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TryRecvError, TrySendError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
+
+/// How long the background thread sleeps at a time while passes keep coming.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// After so long without a message it sleeps until it is woken.
+const ASLEEP_AFTER: Duration = Duration::from_millis(100);
 
 /// How many bytes are under way.
 #[derive(Default)]
@@ -22,8 +32,12 @@ impl Gauge {
     }
 
     /// Takes `bytes` out of `limit`, waiting until `deadline`. A message larger than the whole limit passes when it is alone.
-    fn acquire(&self, bytes: usize, limit: usize, deadline: Instant) -> bool {
+    /// `nudge` is called where there is reason to make haste.
+    fn acquire(&self, bytes: usize, limit: usize, deadline: Instant, nudge: impl Fn()) -> bool {
         let mut held = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if *held + bytes > limit / 2 {
+            nudge();
+        }
         while *held > 0 && *held + bytes > limit {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -52,10 +66,48 @@ pub(super) struct Queue<T> {
     pub(super) hurried: bool,
     /// Time that the training spent waiting.
     pub(super) blocked: Duration,
+    /// Time that it spent waiting for answers to what it asked.
+    pub(super) asked: Duration,
+    /// The thread at the other end.
+    reader: Option<Thread>,
+}
+
+/// The background thread's end of the queue.
+pub(super) struct Inbox<T> {
+    receiver: Receiver<T>,
+    /// When the last message came.
+    last: Instant,
+}
+
+impl<T> Inbox<T> {
+    /// The next message, if one comes within `patience`.
+    pub(super) fn next(&mut self, patience: Duration) -> Result<T, RecvTimeoutError> {
+        let start = Instant::now();
+        loop {
+            match self.receiver.try_recv() {
+                Ok(message) => {
+                    self.last = Instant::now();
+                    return Ok(message);
+                }
+                Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) => {}
+            }
+            let left = patience.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Err(RecvTimeoutError::Timeout);
+            }
+            if self.last.elapsed() >= ASLEEP_AFTER {
+                let message = self.receiver.recv_timeout(left)?;
+                self.last = Instant::now();
+                return Ok(message);
+            }
+            std::thread::park_timeout(left.min(LOOK_EVERY));
+        }
+    }
 }
 
 impl<T> Queue<T> {
-    pub(super) fn new(config: &Config) -> (Self, Receiver<T>, Arc<Gauge>) {
+    pub(super) fn new(config: &Config) -> (Self, Inbox<T>, Arc<Gauge>) {
         let (sender, receiver) = crossbeam_channel::bounded(config.queue_passes);
         let gauge = Arc::new(Gauge::default());
         let queue = Self {
@@ -66,8 +118,29 @@ impl<T> Queue<T> {
             overflow: config.overflow,
             hurried: false,
             blocked: Duration::ZERO,
+            asked: Duration::ZERO,
+            reader: None,
         };
-        (queue, receiver, gauge)
+        (queue, Inbox { receiver, last: Instant::now() }, gauge)
+    }
+
+    /// Says which thread has the inbox. Until then it is never woken and looks for itself.
+    pub(super) fn read_by(&mut self, reader: &Thread) {
+        self.reader = Some(reader.clone());
+    }
+
+    /// Wakes the reader if it sleeps.
+    pub(super) fn nudge(&self) {
+        if let Some(reader) = &self.reader {
+            reader.unpark();
+        }
+    }
+
+    /// Wakes the reader if it had better begin before the queue is full.
+    fn nudge_if_half_full(&self) {
+        if self.sender.capacity().is_none_or(|capacity| 2 * self.sender.len() >= capacity) {
+            self.nudge();
+        }
     }
 
     /// Sends a message that holds `bytes`, by the overflow policy.
@@ -76,11 +149,12 @@ impl<T> Queue<T> {
             Overflow::Block if !self.hurried => self.send_waiting(message, bytes).map(|()| Sent::Yes),
             _ => {
                 let now = Instant::now();
-                if !self.gauge.acquire(bytes, self.limit, now) {
+                if !self.gauge.acquire(bytes, self.limit, now, || self.nudge()) {
                     return Ok(Sent::Dropped);
                 }
                 match self.sender.try_send(message) {
                     Ok(()) => {
+                        self.nudge_if_half_full();
                         self.hurried = false;
                         Ok(Sent::Yes)
                     }
@@ -98,8 +172,9 @@ impl<T> Queue<T> {
     pub(super) fn send_waiting(&mut self, message: T, bytes: usize) -> Result<(), RecordError> {
         let start = Instant::now();
         let deadline = start + self.wait;
-        let fits = self.gauge.acquire(bytes, self.limit, deadline);
+        let fits = self.gauge.acquire(bytes, self.limit, deadline, || self.nudge());
         let sent = if fits { self.sender.send_deadline(message, deadline).map_err(Some) } else { Err(None) };
+        self.nudge_if_half_full();
         self.blocked += start.elapsed();
         match sent {
             Ok(()) => Ok(()),
@@ -136,13 +211,13 @@ mod tests {
     #[test]
     fn what_is_sent_arrives_and_the_bound_holds() {
         let messages = if cfg!(miri) { 40 } else { 4_000usize };
-        let (mut queue, receiver, gauge) = Queue::<(usize, usize)>::new(&config(Overflow::Block, 60_000));
+        let (mut queue, mut inbox, gauge) = Queue::<(usize, usize)>::new(&config(Overflow::Block, 60_000));
         let held = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let held = &held;
             scope.spawn(move || {
                 for expected in 0..messages {
-                    let (number, bytes) = receiver.recv().unwrap();
+                    let (number, bytes) = inbox.next(Duration::from_secs(60)).unwrap();
                     assert_eq!(number, expected);
                     // Released after it is no longer counted, so the count is never below what is under way.
                     held.fetch_sub(bytes, Ordering::SeqCst);
@@ -161,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_nobody_empties_is_an_error_in_time_or_drops() {
-        let (mut queue, receiver, gauge) = Queue::<u32>::new(&config(Overflow::Block, 50));
+        let (mut queue, Inbox { receiver, .. }, gauge) = Queue::<u32>::new(&config(Overflow::Block, 50));
         (0..3).for_each(|i| assert!(matches!(queue.send(i, 10), Ok(Sent::Yes))));
         let start = Instant::now();
         // Too many messages, and then too many bytes.
@@ -176,7 +251,7 @@ mod tests {
         (0..3).for_each(|_| gauge.release(80));
         assert!(matches!(queue.send(6, 1), Err(RecordError::Stopped(_))));
 
-        let (mut queue, receiver, _gauge) = Queue::<u32>::new(&config(Overflow::DropNewest, 600_000));
+        let (mut queue, Inbox { receiver, .. }, _gauge) = Queue::<u32>::new(&config(Overflow::DropNewest, 600_000));
         assert!(matches!(queue.send(0, 60), Ok(Sent::Yes)));
         assert!(matches!(queue.send(1, 60), Ok(Sent::Dropped)));
         (2..4).for_each(|i| assert!(matches!(queue.send(i, 1), Ok(Sent::Yes))));
@@ -186,12 +261,58 @@ mod tests {
 
     #[test]
     fn a_message_above_the_limit_passes_alone() {
-        let (mut queue, receiver, gauge) = Queue::<u32>::new(&config(Overflow::DropNewest, 50));
+        let (mut queue, Inbox { receiver, .. }, gauge) = Queue::<u32>::new(&config(Overflow::DropNewest, 50));
         assert!(matches!(queue.send(0, 1_000), Ok(Sent::Yes)));
         assert!(matches!(queue.send(1, 1), Ok(Sent::Dropped)));
         receiver.recv().unwrap();
         gauge.release(1_000);
         assert!(matches!(queue.send(2, 1), Ok(Sent::Yes)));
         assert!(matches!(queue.send(3, 1_000), Ok(Sent::Dropped)));
+    }
+    /// A reader that sleeps is woken by a queue that fills, by bytes or by messages, long before it would look for itself.
+    #[test]
+    fn a_queue_that_fills_wakes_its_reader() {
+        for (count, bytes) in [(3, 0), (1, 60)] {
+            let (mut queue, inbox, gauge) = Queue::<u32>::new(&config(Overflow::Block, 60_000));
+            let (woken, parked) = (Arc::new(Mutex::new(false)), std::thread::current());
+            let flag = woken.clone();
+            let reader = std::thread::spawn(move || {
+                parked.unpark();
+                std::thread::park_timeout(Duration::from_secs(60));
+                *flag.lock().unwrap() = true;
+                drop((inbox, gauge));
+            });
+            std::thread::park_timeout(Duration::from_secs(60));
+            queue.read_by(reader.thread());
+            let start = Instant::now();
+            (0..count).for_each(|i| {
+                let _ = queue.send(i, bytes);
+            });
+            reader.join().unwrap();
+            assert!(*woken.lock().unwrap() && start.elapsed() < Duration::from_secs(30), "{count} of {bytes} bytes");
+        }
+    }
+
+    /// A message that comes while the reader waits is read, asleep or looking, and silence ends with the patience.
+    #[test]
+    fn the_inbox_waits_as_long_as_it_is_told() {
+        let (mut queue, mut inbox, _gauge) = Queue::<u32>::new(&config(Overflow::Block, 60_000));
+        for asleep in [false, true] {
+            let long_ago = Instant::now().checked_sub(2 * ASLEEP_AFTER);
+            inbox.last = long_ago.filter(|_| asleep).unwrap_or_else(Instant::now);
+            let start = Instant::now();
+            assert_eq!(inbox.next(Duration::from_millis(20)), Err(RecvTimeoutError::Timeout));
+            assert!(start.elapsed() >= Duration::from_millis(20) && start.elapsed() < Duration::from_secs(30));
+            std::thread::scope(|scope| {
+                let queue = &mut queue;
+                scope.spawn(move || {
+                    std::thread::sleep(Duration::from_millis(5));
+                    queue.send(7, 0).map(|_| ()).unwrap();
+                });
+                assert_eq!(inbox.next(Duration::from_secs(60)), Ok(7));
+            });
+        }
+        drop(queue);
+        assert_eq!(inbox.next(Duration::from_secs(60)), Err(RecvTimeoutError::Disconnected));
     }
 }

@@ -224,7 +224,7 @@ pub(super) fn start(
     let sketchers = (manifest.layers.iter().zip(&folds).zip(&layers))
         .map(|((record, fold), layer)| LayerSketcher::new(record.clone(), fold.clone(), layer.tied, &config.sketch))
         .collect();
-    let (queue, receiver, gauge): (Queue<Message>, _, Arc<Gauge>) = Queue::new(&config);
+    let (mut queue, inbox, gauge): (Queue<Message>, _, Arc<Gauge>) = Queue::new(&config);
     let shared = Arc::new(Shared::default());
     let divisor = config.worker.map_or(1.0, super::Worker::divisor);
     let rows = RowMaker::new(sketchers, config.sketch.clone(), shared_fold.clone(), divisor);
@@ -234,9 +234,10 @@ pub(super) fn start(
         .name("gradlog".into())
         .spawn(move || {
             let (config, shared) = for_thread;
-            thread::run(config, writer, rows, receiver, gauge, shared);
+            thread::run(config, writer, rows, inbox, gauge, shared);
         })
         .map_err(|e| RecordError::Stopped(format!("the background thread cannot be started: {e}")))?;
+    queue.read_by(thread.thread());
     let variables = variables.into_iter().zip(&folds).enumerate();
     let forms = if past.forms.is_empty() { vec![None; layers.len()] } else { past.forms };
     let inner = Inner {

@@ -2,11 +2,11 @@
 
 use super::message::{Batch, CheckpointRow, Gap, Message, PassKind, StepRow};
 use super::missed::Missed;
-use super::queue::Gauge;
+use super::queue::{Gauge, Inbox};
 use super::rows::RowMaker;
 use super::{Config, OnFailure, RecordError};
 use crate::log::{BlockBuilder, BlockKind, Cells, Column, LogError, LogWriter};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::RecvTimeoutError;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -83,7 +83,7 @@ pub(super) fn run(
     config: Config,
     writer: LogWriter,
     rows: RowMaker,
-    receiver: Receiver<Message>,
+    mut inbox: Inbox<Message>,
     gauge: Arc<Gauge>,
     shared: Arc<Shared>,
 ) {
@@ -106,7 +106,7 @@ pub(super) fn run(
         worker.writer.spare_room();
     }
     loop {
-        let message = match receiver.recv_timeout(worker.patience()) {
+        let message = match inbox.next(worker.patience()) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
             // Dropped without `finish`: what is here is written, best effort, and no totals, since they were not asked for.

@@ -89,12 +89,15 @@ impl Encoding {
                 }
             }
             Encoding::Q4 => {
-                // By stretches that stay in registers and the first cache: first the codes, then two to a byte.
-                let mut codes = [0u8; 64];
-                for (out, values) in out.chunks_mut(32).zip(values.chunks(64)) {
-                    codes[values.len()..].fill(0);
+                // By stretches that stay in the first cache: first the codes, then two to a byte. They are long, so that little
+                // of them is left over by the widest vectors.
+                let mut codes = [0u8; 2 * ENCODED];
+                for (out, values) in out.chunks_mut(ENCODED).zip(values.chunks(2 * ENCODED)) {
                     for (code_, v) in codes.iter_mut().zip(values) {
                         *code_ = code(*v, step, 7.0);
+                    }
+                    if let Some(after) = codes.get_mut(values.len()) {
+                        *after = 0;
                     }
                     for (raw, pair) in out.iter_mut().zip(codes.chunks_exact(2)) {
                         // As one word of 16 bits, so that the loop becomes shifts of vectors.
@@ -220,6 +223,9 @@ impl std::fmt::Display for Encoding {
 pub(crate) fn row_bytes(encoding: Encoding, width: usize) -> usize {
     encoding.bytes(width) + 2
 }
+
+/// Bytes of 4-bit codes that are made at a time.
+const ENCODED: usize = 512;
 
 /// Bytes of 4-bit codes that are taken apart at a time: a fixed number, for the compiler to make vectors of.
 const STRETCH: usize = 64;
