@@ -6,8 +6,9 @@
 use super::driver::{fold_each, Progress};
 use super::gradient::Layout;
 use super::influence::{Index, Influence, Question};
+use super::sweep::Sweeps;
 use super::{column, AnalysisError, Probes, Window};
-use crate::log::{BlockKind, Column, ColumnKey, LayerRecord};
+use crate::log::{Column, ColumnKey, LayerRecord};
 use crate::run::{Block, Run, Vectors};
 use std::collections::HashMap;
 
@@ -27,9 +28,71 @@ pub struct FeatureDistance {
     pub size: f64,
     /// Spearman's rank correlation of the score itself and distance. Negative: what is near helps, what is far hurts.
     pub score: f64,
-    /// Of each row of the influence, the Euclidean distance of its features at its last visit inside the window from the
+    /// Of each row of the influence, the Euclidean distance of its features at its last visit or sweep inside the window from the
     /// probe's at its last time; NaN if it has none.
     pub distances: Vec<f64>,
+}
+
+/// The examples nearest to a probe beside those with the strongest influence on it, as Pruthi et al. 2020 and Koh and
+/// Liang 2017 set them side by side: what is near is not what taught.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Comparison {
+    /// Rows of the nearest examples, the nearest first; ties by example id.
+    pub nearest: Vec<usize>,
+    /// Rows of as many of the strongest proponents and of the strongest opponents.
+    pub proponents: Vec<usize>,
+    /// See `proponents`.
+    pub opponents: Vec<usize>,
+    /// How many of the nearest are among these proponents.
+    pub also_proponents: usize,
+    /// How many of the nearest are among these opponents.
+    pub also_opponents: usize,
+    /// Share of the proponents that have the probe's label, if labels were recorded.
+    pub same_label_proponents: Option<f64>,
+    /// The same of the opponents.
+    pub same_label_opponents: Option<f64>,
+    /// The same of the nearest.
+    pub same_label_nearest: Option<f64>,
+}
+
+impl FeatureDistance {
+    /// Rows of the `count` examples that are nearest to the probe, the nearest first; ties by example id.
+    fn nearest(&self, influence: &Influence, count: usize) -> Vec<usize> {
+        let mut rows: Vec<usize> = (0..self.distances.len()).filter(|&row| self.distances[row].is_finite()).collect();
+        let example = |row: usize| influence.rows[row].example;
+        rows.sort_by(|&a, &b| self.distances[a].total_cmp(&self.distances[b]).then(example(a).cmp(&example(b))));
+        rows.truncate(count);
+        rows
+    }
+
+    /// Sets the `count` nearest examples beside the `count` strongest of `influence`, which these distances were made of.
+    ///
+    /// # Panics
+    /// If `influence` does not hold the probe or has other rows.
+    pub fn compare(&self, influence: &Influence, count: usize) -> Comparison {
+        assert_eq!(self.distances.len(), influence.rows.len(), "distances of another influence");
+        let probe =
+            influence.probes.iter().position(|probe| probe.id == self.probe).expect("the probe's own influence");
+        let (nearest, label) = (self.nearest(influence, count), influence.probes[probe].label);
+        let (proponents, opponents) = (influence.proponents(probe, count), influence.opponents(probe, count));
+        let also = |rows: &[usize]| nearest.iter().filter(|row| rows.contains(row)).count();
+        let same_label = |rows: &[usize]| {
+            let labels: Option<Vec<u32>> = rows.iter().map(|&row| influence.rows[row].label).collect();
+            let (label, labels) = label.zip(labels.filter(|labels| !labels.is_empty()))?;
+            Some(labels.iter().filter(|other| **other == label).count() as f64 / labels.len() as f64)
+        };
+        Comparison {
+            also_proponents: also(&proponents),
+            also_opponents: also(&opponents),
+            same_label_proponents: same_label(&proponents),
+            same_label_opponents: same_label(&opponents),
+            same_label_nearest: same_label(&nearest),
+            nearest,
+            proponents,
+            opponents,
+        }
+    }
 }
 
 /// Sets the scores of `influence` against distance in the feature space of `layer`, or of the last layer that keeps its factors.
@@ -47,12 +110,12 @@ pub fn influence_by_distance(
     layer: Option<&str>,
     progress: Progress<'_>,
 ) -> Result<Vec<FeatureDistance>, AnalysisError> {
-    window.only_visits("the distance in feature space")?;
+    let sweeps = Sweeps::find(run, window)?;
     let question = Question {
-        set: influence.set.clone(),
         probes: Probes::Ids(influence.probes.iter().map(|probe| probe.id).collect()),
         window: window.clone(),
         time: influence.time,
+        ..Question::all(&influence.set)
     };
     let index = Index::build(run, &question, progress)?;
     let layers = &run.manifest().layers;
@@ -81,13 +144,13 @@ pub fn influence_by_distance(
 
     let rows: HashMap<u64, usize> = influence.rows.iter().enumerate().map(|(i, row)| (row.example, i)).collect();
     let mut distances = vec![vec![f64::NAN; influence.rows.len()]; features.len()];
-    let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
+    let keep = |block: &Block| window.is_on(block) && window.touches(block);
     let read = |block: &Block| {
         let layout = Layout::of(block, layers);
         if !layout.factored.iter().any(|f| f.layer == number && f.inputs == width) {
             return Ok(Vec::new());
         }
-        let inside = window.rows(block)?;
+        let inside = sweeps.rows(window, block)?;
         let flags = column::optional(block, Column::Flags, column::u8s)?;
         let inputs = inputs(block)?;
         let mut feature = vec![0f32; width];
