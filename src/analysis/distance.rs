@@ -273,6 +273,31 @@ mod tests {
             assert!((distance - row.example as f64).abs() < 1e-5, "{} {distance}", row.example);
         }
         assert!((found.size + 1.0).abs() < 1e-9 && (found.score + 1.0).abs() < 1e-9, "{found:?}");
+        // The nearest are the strongest, in the same order; of the far ones none is.
+        for count in [1, 4, 1000] {
+            let both = found.compare(&scores, count);
+            let known = count.min(29);
+            assert_eq!((both.nearest.len(), both.also_proponents + both.also_opponents), (known, known));
+            assert_eq!(both.nearest[..known.min(4)], both.proponents[..known.min(4)]);
+            let same = |rows: &[usize]| {
+                let same = rows.iter().filter(|&&row| scores.rows[row].label == scores.probes[0].label).count();
+                Some(same as f64 / rows.len() as f64)
+            };
+            assert_eq!(both.same_label_nearest, same(&both.nearest));
+            assert_eq!(both.same_label_proponents, same(&both.proponents));
+            assert_eq!(both.same_label_opponents.is_none(), both.opponents.is_empty());
+        }
+        // The same examples, swept at a checkpoint.
+        let mut swept = Synthetic::new(Encoding::F32);
+        swept.set(0, "test");
+        swept.probes(std::slice::from_ref(&probe));
+        swept.sweeps(&visits[30..].iter().map(|visit| Visit { step: 9, ..visit.clone() }).collect::<Vec<_>>());
+        swept.end();
+        let swept = swept.finish();
+        let question = Question::one("test", 500).at_checkpoints();
+        let at_checkpoints = influence(&swept.run(), &question).unwrap();
+        let sweeps = &influence_by_distance(&swept.run(), &at_checkpoints, &question.window, None, &|_| {}).unwrap()[0];
+        assert_eq!((sweeps.examples, format!("{:?}", sweeps.distances)), (29, format!("{:?}", found.distances)));
         let named = &influence_by_distance(&run, &scores, &window, Some("fc"), &|_| {}).unwrap()[0];
         assert_eq!((named.layer.as_str(), named.width), ("fc", 5));
         assert!(named.size.is_nan() || named.size.abs() <= 1.0);

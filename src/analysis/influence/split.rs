@@ -96,8 +96,15 @@ struct Added {
     own: Vec<(u64, f64)>,
 }
 
-/// Scores and errors of each pair, by the number of a layer or by epoch.
-type Grown = BTreeMap<u32, (Vec<f64>, Vec<f64>)>;
+/// One part of all pairs.
+struct Sums {
+    scores: Vec<f64>,
+    /// Empty if no errors are wanted.
+    errors: Vec<f64>,
+}
+
+/// The parts, by the number of a layer or by epoch.
+type Grown = BTreeMap<u32, Sums>;
 
 impl InfluencePlan<'_> {
     /// Takes some scores of an answer apart: each pair is an example and the position of a probe among those of
@@ -142,12 +149,12 @@ impl InfluencePlan<'_> {
                 }
                 Ok(())
             })?;
-            for (part, (scores, errors)) in grown {
-                let (whole_scores, whole_errors) = whole.entry(part).or_insert_with(|| self.zeros(pairs.len()));
+            for (part, sums) in grown {
+                let whole = whole.entry(part).or_insert_with(|| self.zeros(pairs.len()));
                 for (pair, (example, _)) in pairs.iter().enumerate() {
                     let by = own.get(example).map_or(1.0, |own| divisor(*own));
-                    whole_scores[pair] += scores[pair] / by;
-                    if let (Some(whole), Some(error)) = (whole_errors.get_mut(pair), errors.get(pair)) {
+                    whole.scores[pair] += sums.scores[pair] / by;
+                    if let (Some(whole), Some(error)) = (whole.errors.get_mut(pair), sums.errors.get(pair)) {
                         *whole += error / by;
                     }
                 }
@@ -157,24 +164,21 @@ impl InfluencePlan<'_> {
             SplitBy::Epoch => Part::Epoch(*number),
             SplitBy::Layer => Part::Layer(names[*number as usize].clone()),
         };
-        let rows = |of: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| {
+        let rows = |of: fn(&Sums) -> &[f64]| {
             let row = |pair: usize| whole.values().filter_map(move |part| of(part).get(pair).copied());
             (0..pairs.len()).flat_map(row).collect()
         };
-        Ok(Split {
-            parts: whole.keys().map(part).collect(),
-            scores: rows(|part| &part.0),
-            errors: rows(|part| &part.1),
-        })
+        let (scores, errors) = (rows(|part| &part.scores), rows(|part| &part.errors));
+        Ok(Split { parts: whole.keys().map(part).collect(), scores, errors })
     }
 
-    fn zeros(&self, pairs: usize) -> (Vec<f64>, Vec<f64>) {
-        (vec![0.0; pairs], vec![0.0; if self.scheme.errors() { pairs } else { 0 }])
+    fn zeros(&self, pairs: usize) -> Sums {
+        Sums { scores: vec![0.0; pairs], errors: vec![0.0; if self.scheme.errors() { pairs } else { 0 }] }
     }
 
     fn enter(&self, grown: &mut Grown, by: SplitBy, pairs: usize, term: Term) {
         let mut add = |part: u32, score: f64, error: Option<f64>| {
-            let (scores, errors) = grown.entry(part).or_insert_with(|| self.zeros(pairs));
+            let Sums { scores, errors } = grown.entry(part).or_insert_with(|| self.zeros(pairs));
             scores[term.pair] += score;
             if let (Some(sum), Some(error)) = (errors.get_mut(term.pair), error) {
                 *sum += error;

@@ -109,7 +109,7 @@ fn groups_are_means() {
     let (one, _) = json(&["--id", "3"]);
     let label = one["probe_label"].to_string();
     let (told, words) = json(&["--class", &label]);
-    assert!(told["probe_label"].to_string() == label && words.contains(&format!("all of label {label}")), "{words}");
+    assert!(told["probe_label"] == one["probe_label"] && words.contains(&format!("all of label {label}")), "{words}");
     let run = written(true);
     let ask = |arguments: &[&str]| {
         let mut all = vec!["--probe", "test"];
