@@ -5,7 +5,7 @@
 
 use super::block_visits::{BlockVisits, Dots};
 use super::index::Index;
-use super::pass::Lent;
+use super::pass::{InfluencePlan, Lent, Pass};
 use super::products::{panels_of, Scheme, VisitTile};
 use super::{Influence, Probe};
 use std::collections::HashMap;
@@ -39,6 +39,24 @@ impl Dots {
         });
         let mean = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / count as f64) as f32).collect();
         Self { values: mean(sums), errors: mean(errors) }
+    }
+}
+
+impl InfluencePlan<'_> {
+    /// The passes that make an answer.
+    pub(super) fn passes_of(&self, number: usize) -> &[Pass] {
+        if self.question.group {
+            return &self.passes;
+        }
+        std::slice::from_ref(&self.passes[number])
+    }
+
+    /// How many columns of scores there are: one for each probe, or one for the group.
+    pub fn columns(&self) -> usize {
+        if self.question.group {
+            return 1;
+        }
+        self.probes()
     }
 }
 

@@ -3,16 +3,17 @@
 //! A block with all its layers has exact norms beside its sketches. Of some layers alone, or where no norms were recorded,
 //! the norm is that of the sketch: `‖g‖² = Σ (‖a‖² + bias)·‖δ‖²` over factored layers, and `‖s‖²` of the folded ones.
 
-use super::super::column;
 use super::super::gradient::{Gradients, Layout};
+use super::super::{column, AnalysisError};
 use super::block_visits::BlockVisits;
+use super::pass::InfluencePlan;
 use super::products::Stored;
 use super::Normalisation;
 use crate::log::Column;
 use crate::run::{Block, ReadError};
 
 /// The squared norms of the gradients of some rows, of the layers of `layout`; `exact` if these are all that were recorded.
-pub(super) fn squared_norms(
+fn squared_norms(
     block: &Block,
     layout: &Layout,
     exact: bool,
@@ -56,6 +57,32 @@ pub(super) fn make_unit(parts: &mut [Stored], layout: &Layout, squared_norm: f64
         if number % 2 == 1 || number == 2 * layout.factored.len() {
             part.scale(factor);
         }
+    }
+}
+
+impl InfluencePlan<'_> {
+    /// The squared norms of some rows, of the layers that count.
+    pub(super) fn squared_norms(
+        &self,
+        block: &Block,
+        gradients: &Gradients,
+        rows: &[usize],
+    ) -> Result<Vec<f64>, ReadError> {
+        squared_norms(block, &self.layout, self.layout == self.index.layout, gradients, rows)
+    }
+
+    /// The gradients of the rows that count, and their weights as the question wants them.
+    pub(super) fn read_gradients(&self, block: &Block, out: &mut BlockVisits) -> Result<(), AnalysisError> {
+        if out.of_other_form {
+            return Ok(());
+        }
+        let gradients = Gradients::read(block, &self.layout)?;
+        if self.question.normalise != Normalisation::None {
+            let norms = self.squared_norms(block, &gradients, &out.rows)?;
+            out.normalise(self.question.normalise, &norms);
+        }
+        out.gradients = Some(gradients);
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use super::super::sweep::Sweeps;
 use super::super::{column, AnalysisError};
 use super::block_visits::{BlockVisits, Dots};
 use super::index::{Index, Record};
-use super::norms::{make_unit, squared_norms};
+use super::norms::make_unit;
 use super::products::{ProbeSide, Scheme, Stored};
 use super::strongest::Strongest;
 use super::sums::Sums;
@@ -42,7 +42,7 @@ pub struct InfluencePlan<'run> {
     pub(super) visits_of: Option<HashMap<u64, u32>>,
     /// The last block that was counted: what a recorder writes later belongs to no pass.
     last_block: Option<u64>,
-    passes: Vec<Pass>,
+    pub(super) passes: Vec<Pass>,
 }
 
 /// Probes that share their times.
@@ -115,22 +115,6 @@ impl<'run> InfluencePlan<'run> {
             return 1;
         }
         self.passes.len()
-    }
-
-    /// The passes that make an answer.
-    pub(super) fn passes_of(&self, number: usize) -> &[Pass] {
-        if self.question.group {
-            return &self.passes;
-        }
-        std::slice::from_ref(&self.passes[number])
-    }
-
-    /// How many columns of scores there are: one for each probe, or one for the group.
-    pub fn columns(&self) -> usize {
-        if self.question.group {
-            return 1;
-        }
-        self.probes()
     }
 
     /// How many probes are asked about.
@@ -316,11 +300,6 @@ impl<'run> InfluencePlan<'run> {
         Ok(by_time.into_par_iter().map(side).collect())
     }
 
-    /// The squared norms of some rows, of the layers that count.
-    fn squared_norms(&self, block: &Block, gradients: &Gradients, rows: &[usize]) -> Result<Vec<f64>, ReadError> {
-        squared_norms(block, &self.layout, self.layout == self.index.layout, gradients, rows)
-    }
-
     /// What a block of visits or of sweeps adds.
     fn read(&self, pass: &Pass, lent: &Lent, block: &Block) -> Result<BlockVisits, AnalysisError> {
         let mut out = self.read_rows(pass, lent, block)?;
@@ -337,20 +316,6 @@ impl<'run> InfluencePlan<'run> {
             out.gradients = None;
         }
         Ok(out)
-    }
-
-    /// The gradients of the rows that count, and their weights as the question wants them.
-    pub(super) fn read_gradients(&self, block: &Block, out: &mut BlockVisits) -> Result<(), AnalysisError> {
-        if out.of_other_form {
-            return Ok(());
-        }
-        let gradients = Gradients::read(block, &self.layout)?;
-        if self.question.normalise != Normalisation::None {
-            let norms = self.squared_norms(block, &gradients, &out.rows)?;
-            out.normalise(self.question.normalise, &norms);
-        }
-        out.gradients = Some(gradients);
-        Ok(())
     }
 
     /// Which rows of a block of visits or of sweeps count, and with which weights.

@@ -8,6 +8,7 @@ use crate::sketch::Encoding;
 use std::collections::BTreeMap;
 
 mod definition;
+mod parts;
 
 /// Visits and probes of a run, as they were handed to the writer.
 struct Story {
