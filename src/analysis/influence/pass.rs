@@ -72,7 +72,8 @@ impl<'run> InfluencePlan<'run> {
         let question = question.clone();
         let (visits_of, last_block) = (None, run.scan().last().map(|block| block.sequence()));
         let mut plan = Self { run, question, index, layout, sweeps, scheme, visits_of, last_block, passes: Vec::new() };
-        if plan.index.records.len() > 16 {
+        // A group has one column, whatever the number of its probes.
+        if plan.index.records.len() > 16 && !plan.question.group {
             plan.visits_of = Some(plan.count_visits(progress)?);
         }
         plan.cut(PROBES_MAX);
