@@ -98,7 +98,8 @@ impl FeatureDistance {
 /// Sets the scores of `influence` against distance in the feature space of `layer`, or of the last layer that keeps its factors.
 ///
 /// # Errors
-/// [`AnalysisError::Missing`] if no such layer has factors, [`AnalysisError::NoSuchProbe`] and the like if the probes are not
+/// [`AnalysisError::OnlyVisits`] or [`AnalysisError::OutOfRange`] if one of `influence` and `window` is on visits and the other
+/// on sweeps, [`AnalysisError::Missing`] if no such layer has factors, [`AnalysisError::NoSuchProbe`] and the like if the probes are not
 /// in the run, [`AnalysisError::Read`] if the file system refuses.
 ///
 /// # Cost
@@ -110,6 +111,13 @@ pub fn influence_by_distance(
     layer: Option<&str>,
     progress: Progress<'_>,
 ) -> Result<Vec<FeatureDistance>, AnalysisError> {
+    if !influence.basis.is_sweeps() {
+        // Scores of visits have no business with distances at checkpoints.
+        window.only_visits("the distance in feature space from an influence on visits")?;
+    } else if !window.is_on_sweeps() {
+        let (what, given) = ("the window of distances beside an influence on sweeps", "on visits".into());
+        return Err(AnalysisError::OutOfRange { what, given, range: "on sweeps, as the influence is".into() });
+    }
     let sweeps = Sweeps::find(run, window)?;
     let question = Question {
         probes: Probes::Ids(influence.probes.iter().map(|probe| probe.id).collect()),
@@ -298,6 +306,8 @@ mod tests {
         let at_checkpoints = influence(&swept.run(), &question).unwrap();
         let sweeps = &influence_by_distance(&swept.run(), &at_checkpoints, &question.window, None, &|_| {}).unwrap()[0];
         assert_eq!((sweeps.examples, format!("{:?}", sweeps.distances)), (29, format!("{:?}", found.distances)));
+        let mixed = influence_by_distance(&swept.run(), &at_checkpoints, &window, None, &|_| {}).unwrap_err();
+        assert!(matches!(mixed, AnalysisError::OutOfRange { .. }), "{mixed}");
         let named = &influence_by_distance(&run, &scores, &window, Some("fc"), &|_| {}).unwrap()[0];
         assert_eq!((named.layer.as_str(), named.width), ("fc", 5));
         assert!(named.size.is_nan() || named.size.abs() <= 1.0);
