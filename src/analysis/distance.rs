@@ -6,8 +6,9 @@
 use super::driver::{fold_each, Progress};
 use super::gradient::Layout;
 use super::influence::{Index, Influence, Question};
+use super::sweep::Sweeps;
 use super::{column, AnalysisError, Probes, Window};
-use crate::log::{BlockKind, Column, ColumnKey, LayerRecord};
+use crate::log::{Column, ColumnKey, LayerRecord};
 use crate::run::{Block, Run, Vectors};
 use std::collections::HashMap;
 
@@ -27,15 +28,78 @@ pub struct FeatureDistance {
     pub size: f64,
     /// Spearman's rank correlation of the score itself and distance. Negative: what is near helps, what is far hurts.
     pub score: f64,
-    /// Of each row of the influence, the Euclidean distance of its features at its last visit inside the window from the
+    /// Of each row of the influence, the Euclidean distance of its features at its last visit or sweep inside the window from the
     /// probe's at its last time; NaN if it has none.
     pub distances: Vec<f64>,
+}
+
+/// The examples nearest to a probe beside those with the strongest influence on it, as Pruthi et al. 2020 and Koh and
+/// Liang 2017 set them side by side: what is near is not what taught.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Comparison {
+    /// Rows of the nearest examples, the nearest first; ties by example id.
+    pub nearest: Vec<usize>,
+    /// Rows of as many of the strongest proponents and of the strongest opponents.
+    pub proponents: Vec<usize>,
+    /// See `proponents`.
+    pub opponents: Vec<usize>,
+    /// How many of the nearest are among these proponents.
+    pub also_proponents: usize,
+    /// How many of the nearest are among these opponents.
+    pub also_opponents: usize,
+    /// Share of the proponents that have the probe's label, if labels were recorded.
+    pub same_label_proponents: Option<f64>,
+    /// The same of the opponents.
+    pub same_label_opponents: Option<f64>,
+    /// The same of the nearest.
+    pub same_label_nearest: Option<f64>,
+}
+
+impl FeatureDistance {
+    /// Rows of the `count` examples that are nearest to the probe, the nearest first; ties by example id.
+    fn nearest(&self, influence: &Influence, count: usize) -> Vec<usize> {
+        let mut rows: Vec<usize> = (0..self.distances.len()).filter(|&row| self.distances[row].is_finite()).collect();
+        let example = |row: usize| influence.rows[row].example;
+        rows.sort_by(|&a, &b| self.distances[a].total_cmp(&self.distances[b]).then(example(a).cmp(&example(b))));
+        rows.truncate(count);
+        rows
+    }
+
+    /// Sets the `count` nearest examples beside the `count` strongest of `influence`, which these distances were made of.
+    ///
+    /// # Panics
+    /// If `influence` does not hold the probe or has other rows.
+    pub fn compare(&self, influence: &Influence, count: usize) -> Comparison {
+        assert_eq!(self.distances.len(), influence.rows.len(), "distances of another influence");
+        let probe =
+            influence.probes.iter().position(|probe| probe.id == self.probe).expect("the probe's own influence");
+        let (nearest, label) = (self.nearest(influence, count), influence.probes[probe].label);
+        let (proponents, opponents) = (influence.proponents(probe, count), influence.opponents(probe, count));
+        let also = |rows: &[usize]| nearest.iter().filter(|row| rows.contains(row)).count();
+        let same_label = |rows: &[usize]| {
+            let labels: Option<Vec<u32>> = rows.iter().map(|&row| influence.rows[row].label).collect();
+            let (label, labels) = label.zip(labels.filter(|labels| !labels.is_empty()))?;
+            Some(labels.iter().filter(|other| **other == label).count() as f64 / labels.len() as f64)
+        };
+        Comparison {
+            also_proponents: also(&proponents),
+            also_opponents: also(&opponents),
+            same_label_proponents: same_label(&proponents),
+            same_label_opponents: same_label(&opponents),
+            same_label_nearest: same_label(&nearest),
+            nearest,
+            proponents,
+            opponents,
+        }
+    }
 }
 
 /// Sets the scores of `influence` against distance in the feature space of `layer`, or of the last layer that keeps its factors.
 ///
 /// # Errors
-/// [`AnalysisError::Missing`] if no such layer has factors, [`AnalysisError::NoSuchProbe`] and the like if the probes are not
+/// [`AnalysisError::OnlyVisits`] or [`AnalysisError::OutOfRange`] if one of `influence` and `window` is on visits and the other
+/// on sweeps, [`AnalysisError::Missing`] if no such layer has factors, [`AnalysisError::NoSuchProbe`] and the like if the probes are not
 /// in the run, [`AnalysisError::Read`] if the file system refuses.
 ///
 /// # Cost
@@ -47,12 +111,19 @@ pub fn influence_by_distance(
     layer: Option<&str>,
     progress: Progress<'_>,
 ) -> Result<Vec<FeatureDistance>, AnalysisError> {
-    window.only_visits("the distance in feature space")?;
+    if !influence.basis.is_sweeps() {
+        // Scores of visits have no business with distances at checkpoints.
+        window.only_visits("the distance in feature space from an influence on visits")?;
+    } else if !window.is_on_sweeps() {
+        let (what, given) = ("the window of distances beside an influence on sweeps", "on visits".into());
+        return Err(AnalysisError::OutOfRange { what, given, range: "on sweeps, as the influence is".into() });
+    }
+    let sweeps = Sweeps::find(run, window)?;
     let question = Question {
-        set: influence.set.clone(),
         probes: Probes::Ids(influence.probes.iter().map(|probe| probe.id).collect()),
         window: window.clone(),
         time: influence.time,
+        ..Question::all(&influence.set)
     };
     let index = Index::build(run, &question, progress)?;
     let layers = &run.manifest().layers;
@@ -81,13 +152,13 @@ pub fn influence_by_distance(
 
     let rows: HashMap<u64, usize> = influence.rows.iter().enumerate().map(|(i, row)| (row.example, i)).collect();
     let mut distances = vec![vec![f64::NAN; influence.rows.len()]; features.len()];
-    let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
+    let keep = |block: &Block| window.is_on(block) && window.touches(block);
     let read = |block: &Block| {
         let layout = Layout::of(block, layers);
         if !layout.factored.iter().any(|f| f.layer == number && f.inputs == width) {
             return Ok(Vec::new());
         }
-        let inside = window.rows(block)?;
+        let inside = sweeps.rows(window, block)?;
         let flags = column::optional(block, Column::Flags, column::u8s)?;
         let inputs = inputs(block)?;
         let mut feature = vec![0f32; width];
@@ -210,6 +281,33 @@ mod tests {
             assert!((distance - row.example as f64).abs() < 1e-5, "{} {distance}", row.example);
         }
         assert!((found.size + 1.0).abs() < 1e-9 && (found.score + 1.0).abs() < 1e-9, "{found:?}");
+        // The nearest are the strongest, in the same order; of the far ones none is.
+        for count in [1, 4, 1000] {
+            let both = found.compare(&scores, count);
+            let known = count.min(29);
+            assert_eq!((both.nearest.len(), both.also_proponents + both.also_opponents), (known, known));
+            assert_eq!(both.nearest[..known.min(4)], both.proponents[..known.min(4)]);
+            let same = |rows: &[usize]| {
+                let same = rows.iter().filter(|&&row| scores.rows[row].label == scores.probes[0].label).count();
+                Some(same as f64 / rows.len() as f64)
+            };
+            assert_eq!(both.same_label_nearest, same(&both.nearest));
+            assert_eq!(both.same_label_proponents, same(&both.proponents));
+            assert_eq!(both.same_label_opponents.is_none(), both.opponents.is_empty());
+        }
+        // The same examples, swept at a checkpoint.
+        let mut swept = Synthetic::new(Encoding::F32);
+        swept.set(0, "test");
+        swept.probes(std::slice::from_ref(&probe));
+        swept.sweeps(&visits[30..].iter().map(|visit| Visit { step: 9, ..visit.clone() }).collect::<Vec<_>>());
+        swept.end();
+        let swept = swept.finish();
+        let question = Question::one("test", 500).at_checkpoints();
+        let at_checkpoints = influence(&swept.run(), &question).unwrap();
+        let sweeps = &influence_by_distance(&swept.run(), &at_checkpoints, &question.window, None, &|_| {}).unwrap()[0];
+        assert_eq!((sweeps.examples, format!("{:?}", sweeps.distances)), (29, format!("{:?}", found.distances)));
+        let mixed = influence_by_distance(&swept.run(), &at_checkpoints, &window, None, &|_| {}).unwrap_err();
+        assert!(matches!(mixed, AnalysisError::OutOfRange { .. }), "{mixed}");
         let named = &influence_by_distance(&run, &scores, &window, Some("fc"), &|_| {}).unwrap()[0];
         assert_eq!((named.layer.as_str(), named.width), ("fc", 5));
         assert!(named.size.is_nan() || named.size.abs() <= 1.0);

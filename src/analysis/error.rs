@@ -93,6 +93,16 @@ pub enum AnalysisError {
         /// The layers of the probes.
         probes: String,
     },
+    /// No layer has this name, or its gradient cannot be told from those of other layers.
+    #[error("{}", no_such_layer(name, known, folded))]
+    NoSuchLayer {
+        /// The name that was asked for.
+        name: String,
+        /// The names that can be asked for.
+        known: Vec<String>,
+        /// The layers that share one vector with it, if that is why.
+        folded: Vec<String>,
+    },
     /// Of several runs, one failed.
     #[error("run {run}: {source}")]
     InRun {
@@ -230,6 +240,24 @@ fn known_sets(known: &[String]) -> String {
         more => format!(" and {more} more"),
     };
     format!("it has {}{more}", names.join(", "))
+}
+
+fn no_such_layer(name: &str, known: &[String], folded: &[String]) -> String {
+    let list = |names: &[String]| {
+        let named: Vec<String> = names.iter().take(NAMES_MAX).map(|name| format!("`{name}`")).collect();
+        let more = if names.len() > NAMES_MAX { ", ..." } else { "" };
+        format!("{}{more}", named.join(", "))
+    };
+    match (known, folded) {
+        ([], _) => format!("there is no layer `{name}`: no gradients were recorded"),
+        (known, []) => format!("no gradient of a layer `{name}` was recorded; there are {}", list(known)),
+        (known, folded) => format!(
+            "the gradient of layer `{name}` was folded into one vector with those of other layers: name all of them ({}), or \
+             ask for {}",
+            list(folded),
+            list(known)
+        ),
+    }
 }
 
 fn known_sweeps(known: &[u64]) -> String {

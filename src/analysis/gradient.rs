@@ -1,5 +1,6 @@
 //! Gradients as a block holds them: which layers, in which form, and their vectors.
 
+use super::AnalysisError;
 use crate::log::{Column, ColumnKey, LayerRecord};
 use crate::run::{Block, ReadError, Vectors};
 
@@ -11,6 +12,9 @@ pub(super) struct Factored {
     pub outputs: usize,
     pub bias: bool,
 }
+
+/// The name of all folded layers together.
+const FOLDED: &str = "folded";
 
 /// Which vectors the rows of a block have. Two gradients have a dot product if their layouts are equal.
 ///
@@ -73,6 +77,57 @@ impl Layout {
             return "no gradients".into();
         }
         parts.join(", ")
+    }
+
+    /// Names of the blocks of a gradient that stand apart: each factored layer, then all folded ones together. One that is
+    /// folded alone has its own name. `whole` is the layout that this one is of.
+    pub(super) fn names(&self, whole: &Layout, layers: &[LayerRecord]) -> Vec<String> {
+        let name = |f: &Factored| layers.get(usize::from(f.layer)).map_or_else(String::new, |layer| layer.name.clone());
+        let mut names: Vec<String> = self.factored.iter().map(name).collect();
+        if self.folded.is_some() {
+            names.push(match whole.folded_layers(layers).as_slice() {
+                [one] => (*one).to_owned(),
+                _ => FOLDED.into(),
+            });
+        }
+        names
+    }
+
+    /// Names of the layers that share the folded vector.
+    fn folded_layers<'a>(&self, layers: &'a [LayerRecord]) -> Vec<&'a str> {
+        let factored = |number: usize| self.factored.iter().any(|f| usize::from(f.layer) == number);
+        let folded = layers.iter().enumerate().filter(|(number, _)| self.folded.is_some() && !factored(*number));
+        folded.map(|(_, layer)| layer.name.as_str()).collect()
+    }
+
+    /// The same with the vectors of some layers alone, by name; of all if none is named.
+    ///
+    /// # Errors
+    /// [`AnalysisError::NoSuchLayer`] for a name that is not there, or that of a layer whose gradient shares a vector with those of
+    /// others that are not named.
+    pub(super) fn of_layers(&self, names: &[String], layers: &[LayerRecord]) -> Result<Self, AnalysisError> {
+        if names.is_empty() {
+            return Ok(self.clone());
+        }
+        let named = |name: &str| names.iter().any(|other| other == name);
+        let has_name = |f: &&Factored| layers.get(usize::from(f.layer)).is_some_and(|layer| named(&layer.name));
+        let factored: Vec<Factored> = self.factored.iter().filter(has_name).cloned().collect();
+        let folded = self.folded_layers(layers);
+        let alone = |name: &String| {
+            let factored = factored.iter().any(|f| layers.get(usize::from(f.layer)).is_some_and(|l| l.name == *name));
+            !factored && !folded.contains(&name.as_str()) && (name != FOLDED || self.folded.is_none())
+        };
+        let whole =
+            self.folded.is_some() && (named(FOLDED) || !folded.is_empty() && folded.iter().all(|name| named(name)));
+        if let Some(name) = names.iter().find(|name| alone(name)) {
+            let known = self.names(self, layers);
+            return Err(AnalysisError::NoSuchLayer { name: name.clone(), known, folded: Vec::new() });
+        }
+        if let (false, Some(name)) = (whole, names.iter().find(|name| folded.contains(&name.as_str()))) {
+            let folded = folded.into_iter().map(str::to_owned).collect();
+            return Err(AnalysisError::NoSuchLayer { name: name.clone(), known: self.names(self, layers), folded });
+        }
+        Ok(Self { factored, folded: self.folded.filter(|_| whole) })
     }
 
     fn keys(&self) -> impl Iterator<Item = (ColumnKey, ColumnKey)> + '_ {

@@ -6,7 +6,7 @@
 //! - *Which examples stand out?* [`Score`]: self-influence, GraNd, EL2N, forgetting, AUM, confidence, variability,
 //!   correctness, loss. One number per example, the most suspicious first.
 //! - *Which examples taught the model this answer?* [`influence()`]: TracIn of every example on recorded probes.
-//!   Positive means helped, everywhere. [`estimate()`] answers the same by other methods: influence functions, DataInf,
+//!   Positive means helped, everywhere. Normalised, of some layers, by layer or epoch, of a group of probes. [`estimate()`] answers the same by other methods: influence functions, DataInf,
 //!   TRAK's estimator and the adjoint of the recorded steps. [`Influence::concentration`] and [`influence_by_distance`] say
 //!   how few carry it, and whether from near or far.
 //! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients, and [`neighbours`],
@@ -67,12 +67,13 @@ mod workers;
 
 pub use cartography::{Map, MapRow};
 pub use concentration::Concentration;
-pub use distance::{influence_by_distance, FeatureDistance};
+pub use distance::{influence_by_distance, Comparison, FeatureDistance};
 pub use driver::Progress;
 pub use error::AnalysisError;
 pub use estimate::{estimate, Curvature, Damping, Estimate, EstimatePlan, EstimateQuestion, Method};
 pub use influence::{
-    influence, Influence, InfluencePlan, InfluenceRow, Probe, ProbeTime, Probes, Question, Ranked, Strongest,
+    influence, Influence, InfluencePlan, InfluenceRow, Normalisation, Part, Probe, ProbeTime, Probes, Question, Ranked,
+    Split, SplitBy, Strongest,
 };
 pub use keep::{KeepList, KeepRule, Kept, KeptOfLabel};
 pub use over_runs::{OverRuns, RunPart, RunsRow, RunsTable};

@@ -1,7 +1,10 @@
 //! Scores of a run that several workers recorded are those of the run that one would have recorded.
 
 use super::synthetic::{visits, Draws, Synthetic, Visit, Written};
-use super::{influence, EstimatePlan, EstimateQuestion, Method, Question, Score, Summary, Window};
+use super::{
+    influence, EstimatePlan, EstimateQuestion, InfluencePlan, Method, Normalisation, Question, Score, SplitBy, Summary,
+    Window,
+};
 use crate::log::worker_folder;
 use crate::run::Run;
 use crate::sketch::Encoding;
@@ -62,18 +65,27 @@ fn every_score_is_that_of_one_recorder() {
 fn influence_is_that_of_one_recorder() {
     let (one, dir) = both();
     let (one, several) = (one.run(), Run::open(dir.path()).unwrap());
-    let (expected, found) =
-        (influence(&one, &Question::all("test")).unwrap(), influence(&several, &Question::all("test")).unwrap());
-    assert_eq!((found.visits, found.rows.len(), found.probes.len()), (expected.visits, expected.rows.len(), 3));
-    assert_eq!(found.probes, expected.probes);
-    for (number, row) in expected.rows.iter().enumerate() {
-        let other = found.rows.iter().position(|other| other.example == row.example).unwrap();
-        // Label and prediction of the last visit, whichever worker's it was.
-        assert_eq!(&found.rows[other], row);
-        for probe in 0..3 {
-            let (a, b) = (expected.score(number, probe), found.score(other, probe));
-            assert!((a - b).abs() <= 1e-9 * a.abs().max(1.0), "{a} {b}");
+    for normalise in Normalisation::ALL {
+        let asked = Question { normalise, ..Question::all("test") };
+        let (expected, found) = (influence(&one, &asked).unwrap(), influence(&several, &asked).unwrap());
+        assert_eq!((found.visits, found.rows.len(), found.probes.len()), (expected.visits, expected.rows.len(), 3));
+        assert_eq!(found.probes, expected.probes);
+        for (number, row) in expected.rows.iter().enumerate() {
+            let other = found.rows.iter().position(|other| other.example == row.example).unwrap();
+            // Label and prediction of the last visit, whichever worker's it was.
+            assert_eq!(&found.rows[other], row);
+            for probe in 0..3 {
+                let (a, b) = (expected.score(number, probe), found.score(other, probe));
+                assert!((a - b).abs() <= 1e-9 * a.abs().max(1.0), "{a} {b}");
+            }
         }
+        let pairs: Vec<(u64, usize)> = expected.rows.iter().map(|row| (row.example, 1)).collect();
+        let [a, b] = [&*one, &several].map(|run| {
+            let plan = InfluencePlan::new(run, &asked, &|_| {}).unwrap();
+            plan.split(0, SplitBy::Epoch, &pairs, &|_| {}).unwrap()
+        });
+        assert_eq!(a.parts, b.parts);
+        assert!(a.scores.iter().zip(&b.scores).all(|(a, b)| (a - b).abs() <= 1e-9 * a.abs().max(1.0)));
     }
 }
 

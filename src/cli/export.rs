@@ -5,16 +5,16 @@ use super::error::CliError;
 use super::output::{say_coverage, Console, Target};
 use super::Outcome;
 use crate::analysis::{vectors, Combine, FlatVectors};
-use crate::report::{write_tensors, Numbers, Tensor};
+use crate::report::{write_npy, write_tensors, Numbers, Tensor};
 use crate::run::Run;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-/// Write flat gradient vectors into a safetensors file
+/// Write flat gradient vectors into a safetensors or an npy file
 ///
-/// The file has the tensors `vectors` (f32, [rows, numbers]), `example` and `step` (u64, [rows]), `visits` (u64, [rows]) and,
+/// The file has the tensors (in npy the fields of one structured array) `vectors` (f32, [rows, numbers]), `example` and `step` (u64, [rows]), `visits` (u64, [rows]) and,
 /// where they were recorded, `label` (i64, [rows], -1 where there is none). Python reads it with
-/// `safetensors.numpy.load_file(FILE)`. The dot product of two rows is that of the two gradients: exactly where the recorded
+/// `safetensors.numpy.load_file(FILE)` or `numpy.load(FILE)`, and `["vectors"]` is the matrix. The dot product of two rows is that of the two gradients: exactly where the recorded
 /// gradient has no more than N numbers, else folded to N and right on the mean.
 #[derive(Debug, Args)]
 #[command(after_help = super::EXIT_CODES)]
@@ -27,10 +27,29 @@ pub(super) struct Arguments {
     /// Write to this file, which appears when it is whole
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// How to write it; by default as the name of --out ends (.npy), else safetensors
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<TensorFormat>,
     #[command(flatten)]
     vectors: VectorArguments,
     #[command(flatten)]
     window: WindowArguments,
+}
+
+/// The files that matrices are written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TensorFormat {
+    /// Named tensors; the header says what they are
+    Safetensors,
+    /// NumPy's own: one structured array
+    Npy,
+}
+
+impl Arguments {
+    fn format(&self) -> TensorFormat {
+        let npy = self.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"));
+        self.format.unwrap_or(if npy { TensorFormat::Npy } else { TensorFormat::Safetensors })
+    }
 }
 
 impl ValueEnum for Combine {
@@ -59,13 +78,13 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     say_coverage(console, &run);
     let out = Some(arguments.out.as_path());
     let mut target = Target::open(out, console.out)?;
-    let written = write(&found, &mut target).and_then(|()| target.finish());
+    let written = write(&found, arguments.format(), &mut target).and_then(|()| target.finish());
     written.map_err(|source| Target::failed(out, source))?;
     console.say_damage(found.damage.as_ref());
     Ok(if found.damage.is_some() { Outcome::Loss } else { Outcome::Done })
 }
 
-fn write(found: &FlatVectors, target: &mut Target<'_>) -> std::io::Result<()> {
+fn write(found: &FlatVectors, format: TensorFormat, target: &mut Target<'_>) -> std::io::Result<()> {
     let rows = found.examples.len();
     let tensor = |name, numbers| Tensor { name, shape: vec![rows], numbers };
     let mut tensors = vec![
@@ -79,6 +98,9 @@ fn write(found: &FlatVectors, target: &mut Target<'_>) -> std::io::Result<()> {
     }
     let shape = vec![rows, found.length];
     tensors.push(Tensor { name: "vectors", shape, numbers: Numbers::F32(&found.values) });
+    if format == TensorFormat::Npy {
+        return write_npy(target, &tensors);
+    }
     let blocks: Vec<String> = found.blocks.iter().map(|block| format!("{} {}", block.width, block.name)).collect();
     write_tensors(target, &[("variant", found.variant()), ("blocks", blocks.join("; "))], &tensors)
 }

@@ -85,6 +85,16 @@ impl MethodArguments {
         Some(asked)
     }
 
+    /// Refuses a setting that only TracIn has a use for, where another method was chosen.
+    pub(super) fn only_tracin(&self, what: &'static str, given: impl ValueEnum) -> Result<(), AnalysisError> {
+        if self.method == Chosen::TracIn {
+            return Ok(());
+        }
+        let given = given.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        let range = "left out with this --method: only TracIn is a sum over layers and epochs".into();
+        Err(AnalysisError::OutOfRange { what, given, range })
+    }
+
     /// The setting that TracIn has no use for, if one was given.
     fn without_effect(&self) -> Option<&'static str> {
         let given = [
@@ -140,6 +150,14 @@ impl Plan<'_> {
     pub(super) fn probes(&self) -> usize {
         match self {
             Plan::TracIn(plan) => plan.probes(),
+            Plan::Estimate(plan) => plan.probes(),
+        }
+    }
+
+    /// How many columns of scores there are.
+    pub(super) fn columns(&self) -> usize {
+        match self {
+            Plan::TracIn(plan) => plan.columns(),
             Plan::Estimate(plan) => plan.probes(),
         }
     }

@@ -1,5 +1,6 @@
 //! The verbs from their arguments to their output, without a process.
 
+mod influence;
 mod several;
 
 use super::output::Console;

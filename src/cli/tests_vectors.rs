@@ -172,3 +172,34 @@ fn export_is_the_vectors() {
     let (code, _, words) = gradlog(&written, "export", &["--out", path, "--numbers", "0"]);
     assert_eq!((code, out.exists()), (1, false), "{words}");
 }
+
+#[test]
+fn export_to_numpy_holds_the_same() {
+    let written = written(true);
+    let path = |name: &str| written.path().join(name).to_str().unwrap().to_owned();
+    let (by_name, asked, tensors) = (path("a.NPY"), path("a.bin"), path("a.safetensors"));
+    for more in [&["--out", &by_name][..], &["--out", &asked, "--format", "npy"], &["--out", &tensors]] {
+        let (code, data, words) = gradlog(&written, "export", &[more, &["--numbers", "12"]].concat());
+        assert_eq!((code, data.as_str()), (0, ""), "{words}");
+    }
+    let bytes = std::fs::read(&by_name).unwrap();
+    assert_eq!(std::fs::read(&asked).unwrap(), bytes);
+    let other = std::fs::read(&tensors).unwrap();
+    let other = SafeTensors::deserialize(&other).unwrap();
+    let file = npyz::NpyFile::new(bytes.as_slice()).unwrap();
+    let rows = other.tensor("vectors").unwrap().shape()[0];
+    assert_eq!(file.shape(), [rows as u64]);
+    let npyz::DType::Record(fields) = file.dtype() else { panic!("{:?}", file.dtype()) };
+    let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+    assert_eq!(names, ["example", "step", "visits", "label", "vectors"]);
+    let record = 4 * 8 + 12 * 4;
+    for (row, bytes) in bytes[bytes.len() - rows * record..].chunks_exact(record).enumerate() {
+        let mut at = 0;
+        for name in names.iter() {
+            let data = other.tensor(name).unwrap().data();
+            let length = data.len() / rows;
+            assert_eq!(bytes[at..at + length], data[row * length..(row + 1) * length], "{name}");
+            at += length;
+        }
+    }
+}

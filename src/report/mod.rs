@@ -5,10 +5,12 @@
 
 mod csv;
 mod json;
+mod npy;
 mod table;
 mod tensors;
 mod value;
 
+pub use npy::write_npy;
 pub use table::{pairs, printable, significant};
 pub use tensors::{write_tensors, Numbers, Tensor};
 pub use value::Value;

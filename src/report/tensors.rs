@@ -3,6 +3,7 @@
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::ops::Range;
 
 /// The numbers of a tensor, row by row.
 #[derive(Debug, Clone, Copy)]
@@ -24,19 +25,37 @@ impl Numbers<'_> {
         }
     }
 
-    fn bytes(&self) -> usize {
+    /// As NumPy says it.
+    pub(super) fn type_string(&self) -> &'static str {
         match self {
-            Numbers::U64(numbers) => 8 * numbers.len(),
-            Numbers::I64(numbers) => 8 * numbers.len(),
-            Numbers::F32(numbers) => 4 * numbers.len(),
+            Numbers::U64(_) => "<u8",
+            Numbers::I64(_) => "<i8",
+            Numbers::F32(_) => "<f4",
         }
     }
 
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
         match self {
-            Numbers::U64(numbers) => numbers.iter().try_for_each(|number| out.write_all(&number.to_le_bytes())),
-            Numbers::I64(numbers) => numbers.iter().try_for_each(|number| out.write_all(&number.to_le_bytes())),
-            Numbers::F32(numbers) => numbers.iter().try_for_each(|number| out.write_all(&number.to_le_bytes())),
+            Numbers::U64(numbers) => numbers.len(),
+            Numbers::I64(numbers) => numbers.len(),
+            Numbers::F32(numbers) => numbers.len(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Numbers::U64(_) | Numbers::I64(_) => 8 * self.len(),
+            Numbers::F32(_) => 4 * self.len(),
+        }
+    }
+
+    /// Writes some of them, little-endian.
+    pub(super) fn write(&self, out: &mut impl Write, range: Range<usize>) -> io::Result<()> {
+        match self {
+            Numbers::U64(all) => all[range].iter().try_for_each(|number| out.write_all(&number.to_le_bytes())),
+            Numbers::I64(all) => all[range].iter().try_for_each(|number| out.write_all(&number.to_le_bytes())),
+            Numbers::F32(all) => all[range].iter().try_for_each(|number| out.write_all(&number.to_le_bytes())),
         }
     }
 }
@@ -75,7 +94,7 @@ pub fn write_tensors(out: &mut impl Write, words: &[(&str, String)], tensors: &[
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
-    tensors.iter().try_for_each(|tensor| tensor.numbers.write(out))
+    tensors.iter().try_for_each(|tensor| tensor.numbers.write(out, 0..tensor.numbers.len()))
 }
 
 #[cfg(test)]

@@ -13,4 +13,5 @@ mod replay;
 mod resume;
 mod taps;
 mod tracin;
+mod tracin_parts;
 mod workers;

@@ -20,7 +20,7 @@ mod tests;
 mod trak;
 
 use super::driver::Progress;
-use super::influence::{Index, Influence, Question};
+use super::influence::{Index, Influence, Normalisation, Question};
 use super::vectors::{check_shape, Flattener, Shape, Walk};
 use super::{AnalysisError, Probes};
 use crate::run::Run;
@@ -220,6 +220,20 @@ pub fn estimate(run: &Run, asked: &EstimateQuestion) -> Result<Vec<Influence>, A
 
 fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError> {
     let wrong = |what, given: String, range: &str| Err(AnalysisError::OutOfRange { what, given, range: range.into() });
+    let question = &asked.question;
+    if question.normalise != Normalisation::None {
+        return wrong("the normalisation", question.normalise.name().into(), "none: it is defined for TracIn alone");
+    }
+    if !question.layers.is_empty() {
+        return wrong(
+            "the choice of layers",
+            question.layers.join(", "),
+            "all of them: only TracIn has parts by layer",
+        );
+    }
+    if question.group {
+        return wrong("the question", "about a group of probes".into(), "about each probe: only TracIn adds probes up");
+    }
     match asked.method {
         Method::Adjoint if !asked.dampings.is_empty() => {
             return wrong("the damping of the adjoint", "given".into(), "left out: nothing is inverted");

@@ -19,12 +19,16 @@ pub(super) struct BlockVisits {
     pub rows: Vec<usize>,
     pub weights: Vec<f64>,
     pub times: Vec<usize>,
+    /// Of each row that counts, what it adds to the self-influence of its example; empty unless scores are divided by it.
+    pub self_influence: Vec<f64>,
     pub gradients: Option<Gradients>,
     /// The dot products `[rows, probes]`, where they were computed by whoever read the block.
     pub dots: Option<Dots>,
     pub at_probe_times: u64,
     pub before_first_probe: u64,
     pub not_finite: u64,
+    /// Whether the block has no gradients of the form that is wanted.
+    pub of_other_form: bool,
     pub without_gradient: u64,
     pub other_layers: Option<(u64, Layout)>,
 }
@@ -64,6 +68,17 @@ impl Dots {
 }
 
 impl BlockVisits {
+    /// Drops the rows of all examples but some from those that count.
+    pub(super) fn keep(&mut self, example: impl Fn(u64) -> bool) {
+        let kept: Vec<bool> = self.rows.iter().map(|&row| example(self.examples[row])).collect();
+        let mut of_row = kept.iter();
+        self.rows.retain(|_| of_row.next() == Some(&true));
+        let mut of_row = kept.iter();
+        self.weights.retain(|_| of_row.next() == Some(&true));
+        let mut of_row = kept.iter();
+        self.times.retain(|_| of_row.next() == Some(&true));
+    }
+
     /// The dot products of the rows at some positions.
     pub(super) fn dots_of(
         &self,

@@ -105,7 +105,8 @@ impl Index {
         progress: Progress<'_>,
     ) -> Result<Self, AnalysisError> {
         let wanted: Option<BTreeSet<u64>> = match &question.probes {
-            Probes::All => None,
+            // Labels are known at the end alone.
+            Probes::All | Probes::Label(_) => None,
             Probes::Ids(ids) => Some(ids.iter().copied().collect()),
         };
         let mut names: BTreeMap<u32, String> = BTreeMap::new();
@@ -198,7 +199,13 @@ impl Index {
             }
         }
         index.layout = layout.clone().unwrap_or(index.layout);
-        let lookup = Lookup { names, known, wanted, any_gradient: with_gradient };
+        let mut labels = BTreeSet::new();
+        if let Probes::Label(label) = question.probes {
+            labels = index.probes.values().filter_map(|probe| probe.label).collect();
+            index.probes.retain(|_, probe| probe.label == Some(label));
+            index.records.retain(|id, _| index.probes.contains_key(id));
+        }
+        let lookup = Lookup { names, known, wanted, labels, any_gradient: with_gradient };
         match (lookup.failure(&index, question), index.damage.clone()) {
             (None, _) => Ok(index),
             (Some(error), None) => Err(error),
@@ -213,6 +220,8 @@ struct Lookup {
     /// Ids in the set.
     known: BTreeSet<u64>,
     wanted: Option<BTreeSet<u64>>,
+    /// Labels of the probes, where one was asked for.
+    labels: BTreeSet<u32>,
     any_gradient: bool,
 }
 
@@ -235,6 +244,14 @@ impl Lookup {
         let unusable = wanted.iter().find(|id| !index.records.contains_key(id));
         if unusable.is_none() && !index.records.is_empty() {
             return None;
+        }
+        if let (Probes::Label(label), false) = (&question.probes, self.known.is_empty()) {
+            let labels: Vec<String> = self.labels.iter().take(20).map(u32::to_string).collect();
+            let why = match labels.as_slice() {
+                [] => "no labels of its probes were recorded".into(),
+                labels => format!("the labels of its probes are {}", labels.join(", ")),
+            };
+            return Some(AnalysisError::NoProbeGradient { which: format!("class {label} of `{set}`"), why });
         }
         let which = match unusable {
             Some(id) => format!("probe {id} of `{set}`"),

@@ -26,13 +26,20 @@
 //! A probe's gradient is that of its loss, or of a score of its prediction (`Pass::prediction_score`); positive then means that
 //! the step raised the score.
 //!
+//! Scores can be normalised ([`Normalisation`]), be those of some layers alone ([`Question::layers`]) or of a group of probes
+//! ([`Question::group`]), and be taken apart by layer or by epoch ([`InfluencePlan::split`]).
+//!
 //! Gradients are the recorded sketches: factored layers give `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩`, folded ones `⟨s,s'⟩`. What a sketch
 //! leaves open is said by a standard deviation beside each score, on request ([`InfluencePlan::with_errors`]).
 
 mod block_visits;
+mod group;
 pub(super) mod index;
+mod norms;
 mod pass;
 mod products;
+mod question;
+mod split;
 mod strongest;
 mod sums;
 #[cfg(test)]
@@ -41,62 +48,15 @@ mod variance;
 
 use super::driver::Progress;
 use super::per_example::suspicious_first;
-use super::{AnalysisError, Basis, Estimate, Order, Source, Window};
+use super::{AnalysisError, Basis, Estimate, Order};
 use crate::log::{Mode, PredictionScore};
 use crate::run::{Damage, Run};
 pub(super) use index::{Index, Record};
 pub use pass::InfluencePlan;
+pub use question::{Normalisation, ProbeTime, Probes, Question};
+pub use split::{Part, Split, SplitBy};
 use std::collections::HashMap;
 pub use strongest::{Ranked, Strongest};
-
-/// Which probe time stands for a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ProbeTime {
-    /// The nearest that is not later. Visits before the first probe time are left out and counted.
-    #[default]
-    Earlier,
-    /// The nearest, earlier or later; of two equally near, the earlier.
-    Nearest,
-}
-
-/// Which probes of a set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probes {
-    /// All of them.
-    All,
-    /// Those with these ids.
-    Ids(Vec<u64>),
-}
-
-/// What is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
-    /// Name of the probe set.
-    pub set: String,
-    /// Which of its probes.
-    pub probes: Probes,
-    /// Which visits count, or which sweeps. Probes count whenever they were taken.
-    pub window: Window,
-    /// Which probe time stands for a step.
-    pub time: ProbeTime,
-}
-
-impl Question {
-    /// Who taught the model its answer to example `id` of the probe set, over the whole run.
-    pub fn one(set: impl Into<String>, id: u64) -> Self {
-        Self { set: set.into(), probes: Probes::Ids(vec![id]), window: Window::everything(), time: ProbeTime::Earlier }
-    }
-
-    /// The same over sweeps at checkpoints: TracInCP.
-    pub fn at_checkpoints(self) -> Self {
-        Self { window: Window { source: Source::Sweeps, ..self.window }, ..self }
-    }
-
-    /// The same of every probe in the set.
-    pub fn all(set: impl Into<String>) -> Self {
-        Self { set: set.into(), probes: Probes::All, window: Window::everything(), time: ProbeTime::Earlier }
-    }
-}
 
 /// A probe that influence was measured on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,9 +99,15 @@ pub struct Influence {
     pub time: ProbeTime,
     /// Whether it stands on visits of the training or on sweeps at checkpoints, and which. "Visits" below are then rows of sweeps.
     pub basis: Basis,
+    /// What the scores were divided by.
+    pub normalise: Normalisation,
+    /// The layers whose gradients count, where not all do; those that are folded together as one, by the name `folded`.
+    pub layers: Vec<String>,
+    /// Ids of the probes that the one column is the mean of; empty where each probe has a column of its own.
+    pub group: Vec<u64>,
     /// How the model ran when the probes were taken by a replay; empty for probes taken during the training.
     pub probe_modes: Vec<Mode>,
-    /// The probes: columns of the scores.
+    /// The probes: columns of the scores. Of a group there is one, with the first id, the most times, and what all have in common.
     pub probes: Vec<Probe>,
     /// The training examples: rows of the scores, in the order of their first visit.
     pub rows: Vec<InfluenceRow>,
@@ -184,6 +150,9 @@ impl Influence {
             set,
             time,
             basis: Basis::default(),
+            normalise: Normalisation::None,
+            layers: Vec::new(),
+            group: Vec::new(),
             probe_modes: Vec::new(),
             probes: Vec::new(),
             rows: Vec::new(),
@@ -260,6 +229,19 @@ impl Influence {
 
     /// Which variant of TracIn this is, or which other method, in words.
     pub fn variant(&self) -> String {
+        let mut words = self.formula();
+        match self.normalise {
+            Normalisation::None => {}
+            Normalisation::Cosine => words.push_str("; cosine: each gradient at unit length"),
+            Normalisation::Relatif => words.push_str("; RelatIF: divided by the root of self-influence"),
+        }
+        if !self.layers.is_empty() {
+            words.push_str(&format!("; of these layers alone: {}", self.layers.join(", ")));
+        }
+        words
+    }
+
+    fn formula(&self) -> String {
         let modes = match self.probe_modes.as_slice() {
             [] => String::new(),
             [mode] => format!(", probes in {mode}"),

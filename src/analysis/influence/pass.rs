@@ -10,10 +10,11 @@ use super::super::sweep::Sweeps;
 use super::super::{column, AnalysisError};
 use super::block_visits::{BlockVisits, Dots};
 use super::index::{Index, Record};
+use super::norms::make_unit;
 use super::products::{ProbeSide, Scheme, Stored};
 use super::strongest::Strongest;
 use super::sums::Sums;
-use super::{Influence, ProbeTime, Question};
+use super::{Influence, Normalisation, ProbeTime, Question};
 use crate::log::Column;
 use crate::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
@@ -32,6 +33,8 @@ pub struct InfluencePlan<'run> {
     pub(super) run: &'run Run,
     pub(super) question: Question,
     pub(super) index: Index,
+    /// The layers that count.
+    pub(super) layout: Layout,
     /// What is known of the sweeps, if the question is on these.
     pub(super) sweeps: Sweeps,
     pub(super) scheme: Scheme,
@@ -39,7 +42,7 @@ pub struct InfluencePlan<'run> {
     pub(super) visits_of: Option<HashMap<u64, u32>>,
     /// The last block that was counted: what a recorder writes later belongs to no pass.
     last_block: Option<u64>,
-    passes: Vec<Pass>,
+    pub(super) passes: Vec<Pass>,
 }
 
 /// Probes that share their times.
@@ -64,11 +67,13 @@ impl<'run> InfluencePlan<'run> {
     pub fn new(run: &'run Run, question: &Question, progress: Progress<'_>) -> Result<Self, AnalysisError> {
         let sweeps = Sweeps::find(run, &question.window)?;
         let index = Index::build(run, question, progress)?;
-        let scheme = Scheme::new(&index.layout, &run.manifest().layers, false);
+        let layout = index.layout.of_layers(&question.layers, &run.manifest().layers)?;
+        let scheme = Scheme::new(&layout, &run.manifest().layers, false);
         let question = question.clone();
         let (visits_of, last_block) = (None, run.scan().last().map(|block| block.sequence()));
-        let mut plan = Self { run, question, index, sweeps, scheme, visits_of, last_block, passes: Vec::new() };
-        if plan.index.records.len() > 16 {
+        let mut plan = Self { run, question, index, layout, sweeps, scheme, visits_of, last_block, passes: Vec::new() };
+        // A group has one column, whatever the number of its probes.
+        if plan.index.records.len() > 16 && !plan.question.group {
             plan.visits_of = Some(plan.count_visits(progress)?);
         }
         plan.cut(PROBES_MAX);
@@ -78,7 +83,7 @@ impl<'run> InfluencePlan<'run> {
     /// The same with an error bar for each score, which costs about as much again.
     #[must_use]
     pub fn with_errors(mut self) -> Self {
-        self.scheme = Scheme::new(&self.index.layout, &self.run.manifest().layers, true);
+        self.scheme = Scheme::new(&self.layout, &self.run.manifest().layers, true);
         self.cut(PROBES_MAX);
         self
     }
@@ -96,7 +101,7 @@ impl<'run> InfluencePlan<'run> {
         self.passes.clear();
         for (times, ids) in groups {
             // A code and the number that is made of it where the other side has floats.
-            let numbers = self.index.layout.widths().iter().sum::<usize>().max(1);
+            let numbers = self.layout.widths().iter().sum::<usize>().max(1);
             let bytes = self.times_in_flight(&times).saturating_mul(5 * numbers);
             let limit = (Self::PROBE_BYTES_MAX / bytes.max(1)).min(score_limit).clamp(1, probes_max);
             for ids in ids.chunks(limit) {
@@ -105,14 +110,22 @@ impl<'run> InfluencePlan<'run> {
         }
     }
 
-    /// How many passes over the visits it takes; at least one.
+    /// How many answers there are, each of one pass over the visits or, of a group, of all its passes; at least one.
     pub fn passes(&self) -> usize {
+        if self.question.group {
+            return 1;
+        }
         self.passes.len()
     }
 
     /// How many probes are asked about.
     pub fn probes(&self) -> usize {
         self.index.records.len()
+    }
+
+    /// Names of the blocks of a gradient that count, in their order.
+    pub(super) fn layer_names(&self) -> Vec<String> {
+        self.layout.names(&self.index.layout, &self.run.manifest().layers)
     }
 
     fn wants(&self, block: &Block) -> bool {
@@ -179,10 +192,18 @@ impl<'run> InfluencePlan<'run> {
     /// # Panics
     /// If `number` is not below [`InfluencePlan::passes`].
     pub fn pass(&self, number: usize, progress: Progress<'_>) -> Result<Influence, AnalysisError> {
-        let pass = &self.passes[number];
-        let mut sums = Sums::new(self, pass, None);
-        let damage = self.stream(pass, &mut sums, progress)?;
-        sums.finish(self, damage)
+        let mut whole: Option<Influence> = None;
+        for pass in self.passes_of(number) {
+            let mut sums = Sums::new(self, pass, None);
+            let damage = self.stream(pass, &mut sums, progress)?;
+            let part = sums.finish(self, damage)?;
+            match &mut whole {
+                Some(whole) => whole.add_to_group(part),
+                None => whole = Some(part),
+            }
+        }
+        // There is a probe, or there would be no plan.
+        Ok(whole.unwrap_or_else(|| Influence::new(self.question.set.clone(), self.question.time)))
     }
 
     /// The `count` strongest proponents and the `count` strongest opponents of each probe of one pass, without ever
@@ -195,18 +216,37 @@ impl<'run> InfluencePlan<'run> {
     /// If `number` is not below [`InfluencePlan::passes`], or `count` is 0.
     pub fn strongest(&self, number: usize, count: usize, progress: Progress<'_>) -> Result<Strongest, AnalysisError> {
         assert!(count > 0, "the strongest none");
+        if self.question.group {
+            // One column is held whole: its passes must all be added up before anyone is judged.
+            return Ok(Strongest::of_column(self.pass(number, progress)?, count));
+        }
         let pass = &self.passes[number];
         let mut sums = Sums::new(self, pass, Some(count));
         let damage = self.stream(pass, &mut sums, progress)?;
         sums.finish_strongest(self, damage)
     }
 
-    /// Adds all visit blocks to `sums`; where the run stopped being readable.
+    /// Adds all visit blocks to `sums`; says where the run stopped being readable.
     fn stream(
         &self,
         pass: &Pass,
         sums: &mut Sums<'_>,
         progress: Progress<'_>,
+    ) -> Result<Option<Damage>, AnalysisError> {
+        let read = |lent: &Lent, block: &Block| self.read(pass, lent, block);
+        self.stream_as(pass, progress, read, |lent, blocks| {
+            sums.add(lent, blocks);
+            Ok(())
+        })
+    }
+
+    /// Hands all visit blocks to `read` and what it makes of them to `fold`, with the probes at the times that they need.
+    pub(super) fn stream_as<T: Send>(
+        &self,
+        pass: &Pass,
+        progress: Progress<'_>,
+        read: impl Fn(&Lent, &Block) -> Result<T, AnalysisError> + Sync,
+        fold: impl FnMut(&Lent, Vec<T>) -> Result<(), AnalysisError> + Send,
     ) -> Result<Option<Damage>, AnalysisError> {
         let mut held = Lent::new();
         let prepare = |blocks: &[Block]| {
@@ -216,22 +256,12 @@ impl<'run> InfluencePlan<'run> {
             held.extend(self.decode_probes(pass, &absent)?);
             Ok(held.clone())
         };
-        fold_groups(
-            self.run,
-            progress,
-            |block| self.wants(block),
-            prepare,
-            |lent, block| self.read(pass, lent, block),
-            |lent, blocks| {
-                sums.add(lent, blocks);
-                Ok(())
-            },
-        )
+        fold_groups(self.run, progress, |block| self.wants(block), prepare, read, fold)
     }
 
     /// The gradients of the pass's probes at some times.
     fn decode_probes(&self, pass: &Pass, times: &[usize]) -> Result<Lent, AnalysisError> {
-        let layout = &self.index.layout;
+        let layout = &self.layout;
         let parts = layout.widths().len();
         let mut by_block: BTreeMap<usize, Vec<(usize, usize, usize)>> = BTreeMap::new();
         for &time in times {
@@ -248,7 +278,13 @@ impl<'run> InfluencePlan<'run> {
             .map(|(&block, wanted)| {
                 let gradients = Gradients::read(&self.index.blocks[block], layout)?;
                 let of_row = |row| (0..parts).map(|part| Stored::read(gradients.part(part), row)).collect();
-                Ok(wanted.iter().map(|&(_, _, row)| of_row(row)).collect())
+                let mut stored: Vec<Vec<Stored>> = wanted.iter().map(|&(_, _, row)| of_row(row)).collect();
+                if self.question.normalise == Normalisation::Cosine {
+                    let rows: Vec<usize> = wanted.iter().map(|&(_, _, row)| row).collect();
+                    let norms = self.squared_norms(&self.index.blocks[block], &gradients, &rows)?;
+                    stored.iter_mut().zip(norms).for_each(|(parts, norm)| make_unit(parts, layout, norm));
+                }
+                Ok(stored)
             })
             .collect();
         let mut by_time: BTreeMap<usize, Vec<(usize, Vec<Stored>)>> = BTreeMap::new();
@@ -267,6 +303,24 @@ impl<'run> InfluencePlan<'run> {
 
     /// What a block of visits or of sweeps adds.
     fn read(&self, pass: &Pass, lent: &Lent, block: &Block) -> Result<BlockVisits, AnalysisError> {
+        let mut out = self.read_rows(pass, lent, block)?;
+        self.read_gradients(block, &mut out)?;
+        if out.gradients.is_none() {
+            return Ok(out);
+        }
+        let probes = pass.ids.len();
+        if self.question.group {
+            out.dots = Some(Dots::of_group(&self.scheme, &out, lent, probes, self.probes()));
+            out.gradients = None;
+        } else if Dots::fit(probes) {
+            out.dots = Some(Dots::of(&self.scheme, &out, lent, probes));
+            out.gradients = None;
+        }
+        Ok(out)
+    }
+
+    /// Which rows of a block of visits or of sweeps count, and with which weights.
+    pub(super) fn read_rows(&self, pass: &Pass, lent: &Lent, block: &Block) -> Result<BlockVisits, AnalysisError> {
         let on_sweeps = self.question.window.is_on_sweeps();
         let inside = self.sweeps.rows(&self.question.window, block)?;
         let examples = column::u64s(block, Column::Example)?;
@@ -281,6 +335,7 @@ impl<'run> InfluencePlan<'run> {
         out.inside = (0..out.examples.len()).filter(|&row| inside.as_ref().is_none_or(|i| i[row])).collect();
         let layout = Layout::of(block, &self.run.manifest().layers);
         if layout != self.index.layout {
+            out.of_other_form = true;
             let count = out.inside.len() as u64;
             if layout.is_empty() {
                 out.without_gradient = count;
@@ -319,11 +374,6 @@ impl<'run> InfluencePlan<'run> {
         }
         if out.times.iter().any(|time| !lent.contains_key(time)) {
             return Err(block.damaged("a step outside the range in the block's header".into()).into());
-        }
-        out.gradients = Some(Gradients::read(block, &layout)?);
-        if Dots::fit(pass.ids.len()) {
-            out.dots = Some(Dots::of(&self.scheme, &out, lent, pass.ids.len()));
-            out.gradients = None;
         }
         Ok(out)
     }

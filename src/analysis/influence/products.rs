@@ -68,6 +68,19 @@ impl Stored {
         codes.iter().map(move |code| step * f32::from(*code)).chain(numbers.iter().copied())
     }
 
+    /// The squared norm of the vector that this stands for.
+    pub(super) fn squared_norm(&self) -> f64 {
+        self.noise().squared_norm()
+    }
+
+    /// Multiplies the vector by a number.
+    pub(super) fn scale(&mut self, factor: f32) {
+        match self {
+            Stored::Codes { scale, .. } => *scale *= factor,
+            Stored::Numbers(numbers) => numbers.iter_mut().for_each(|number| *number *= factor),
+        }
+    }
+
     fn noise(&self) -> Noise {
         match self {
             Stored::Codes { codes, scale, signs: true } => Noise::of_signs(codes.len(), *scale),

@@ -123,6 +123,18 @@ impl Work for Judge<'_> {
 }
 
 impl Strongest {
+    /// Those of an answer with one column.
+    pub(super) fn of_column(mut about: Influence, count: usize) -> Self {
+        let ranked = |rows: Vec<usize>| {
+            let of = |row| Ranked { row, score: about.score(row, 0), error: about.error(row, 0) };
+            rows.into_iter().map(of).collect::<Vec<_>>()
+        };
+        let (proponents, opponents) = (ranked(about.proponents(0, count)), ranked(about.opponents(0, count)));
+        let examples = about.rows.len() as u64;
+        (about.scores, about.errors) = (Vec::new(), Vec::new());
+        Self { about, examples, proponents: vec![proponents], opponents: vec![opponents] }.keep_named()
+    }
+
     /// Drops the rows that no list names.
     pub(super) fn keep_named(mut self) -> Self {
         let mut position = vec![usize::MAX; self.about.rows.len()];

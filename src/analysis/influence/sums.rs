@@ -7,10 +7,11 @@
 use super::super::gradient::Layout;
 use super::super::{error::NO_GRADIENTS, AnalysisError};
 use super::block_visits::{BlockVisits, Dots};
+use super::norms::divisor;
 use super::pass::{InfluencePlan, Lent, Pass};
 use super::products::{panels_of, Scheme, VisitTile, TILE_ROWS};
 use super::strongest::{Judge, Ranks, Strongest};
-use super::{Influence, InfluenceRow};
+use super::{group, Influence, InfluenceRow, Normalisation};
 use crate::int8::COLUMNS;
 use crate::run::Damage;
 use rayon::prelude::*;
@@ -60,7 +61,7 @@ impl Columns {
         lent: &Lent,
         group: &[Placed],
         about: &Influence,
-        slots: usize,
+        (slots, divisors): (usize, &[f64]),
     ) -> Vec<[usize; 3]> {
         let width = self.probes.len();
         self.sums.resize(slots.max(self.sums.len() / width) * width, 0.0);
@@ -74,7 +75,7 @@ impl Columns {
                 let lost = self.add_tile(scheme, lent, placed, placed.tile(of_tile), &mut tile);
                 not_finite.extend(lost.into_iter().map(|[position, count]| [number, position, count]));
                 for &(slot, row) in done {
-                    self.judge(scheme, about, slot, row);
+                    self.judge(scheme, about, slot, row, divisors);
                 }
             }
         }
@@ -129,10 +130,16 @@ impl Columns {
     }
 
     /// Judges an example whose sums are complete, and clears its slot.
-    fn judge(&mut self, scheme: &Scheme, about: &Influence, slot: usize, row: usize) {
+    fn judge(&mut self, scheme: &Scheme, about: &Influence, slot: usize, row: usize, divisors: &[f64]) {
         let width = self.probes.len();
         let place = slot * width..(slot + 1) * width;
         let Some(ranks) = &mut self.ranks else { return };
+        if let Some(by) = divisors.get(row).map(|own| divisor(*own)) {
+            self.sums[place.clone()].iter_mut().for_each(|sum| *sum /= by);
+            if !self.errors.is_empty() {
+                self.errors[place.clone()].iter_mut().for_each(|error| *error /= by);
+            }
+        }
         let errors = if self.errors.is_empty() { &[][..] } else { &self.errors[place.clone()] };
         scheme.isa.run(Judge { ranks, rows: &about.rows, row, scores: &self.sums[place.clone()], errors });
         self.sums[place.clone()].fill(0.0);
@@ -150,6 +157,8 @@ pub(super) struct Sums<'plan> {
     slots: Vec<usize>,
     /// Of each row, the last step of its visits so far.
     last_steps: Vec<u64>,
+    /// Of each row, its self-influence so far; empty unless scores are divided by it.
+    self_influence: Vec<f64>,
     to_come: Option<(&'plan HashMap<u64, u32>, Vec<u32>)>,
     free: Vec<usize>,
     slots_made: usize,
@@ -161,26 +170,23 @@ pub(super) struct Sums<'plan> {
 impl<'plan> Sums<'plan> {
     /// For all scores, or for the `strongest` of each probe.
     pub(super) fn new(plan: &'plan InfluencePlan<'_>, pass: &Pass, strongest: Option<usize>) -> Self {
+        let question = &plan.question;
+        let probes = match question.group {
+            true => group::as_one(&plan.index).into_iter().collect(),
+            false => pass.ids.iter().filter_map(|id| plan.index.probes.get(id).cloned()).collect(),
+        };
+        let layers = if question.layers.is_empty() { Vec::new() } else { plan.layer_names() };
         let result = Influence {
-            set: plan.question.set.clone(),
-            time: plan.question.time,
             basis: plan.sweeps.basis(),
             probe_modes: plan.index.modes.iter().copied().collect(),
-            probes: pass.ids.iter().filter_map(|id| plan.index.probes.get(id).cloned()).collect(),
-            rows: Vec::new(),
-            scores: Vec::new(),
-            errors: Vec::new(),
-            visits: 0,
-            visits_at_probe_times: 0,
+            normalise: question.normalise,
+            layers,
+            group: if question.group { plan.index.probes.keys().copied().collect() } else { Vec::new() },
+            probes,
             probe_times: pass.times.len() as u64,
-            before_first_probe: 0,
-            not_finite: 0,
-            without_gradient: 0,
-            other_layers: 0,
             probe_records_left_out: plan.index.left_out,
             probe_records_repeated: plan.index.repeated,
-            estimate: None,
-            damage: None,
+            ..Influence::new(question.set.clone(), question.time)
         };
         let probes = result.probes.len();
         let owners = if Dots::fit(probes) { 1 } else { OWNERS_PER_THREAD * rayon::current_num_threads() };
@@ -196,6 +202,7 @@ impl<'plan> Sums<'plan> {
             positions: HashMap::new(),
             slots: Vec::new(),
             last_steps: Vec::new(),
+            self_influence: Vec::new(),
             to_come: strongest.and(plan.visits_of.as_ref()).map(|visits| (visits, Vec::new())),
             free: Vec::new(),
             slots_made: 0,
@@ -208,9 +215,9 @@ impl<'plan> Sums<'plan> {
     /// Adds the blocks of a group, all threads together.
     pub(super) fn add(&mut self, lent: &Lent, group: Vec<BlockVisits>) {
         let group: Vec<Placed> = group.into_iter().map(|block| self.place(block)).collect();
-        let (scheme, about, slots) = (self.scheme, &self.result, self.slots_made);
+        let (scheme, about, shared) = (self.scheme, &self.result, (self.slots_made, self.self_influence.as_slice()));
         let not_finite: Vec<Vec<[usize; 3]>> =
-            self.columns.par_iter_mut().map(|columns| columns.add(scheme, lent, &group, about, slots)).collect();
+            self.columns.par_iter_mut().map(|columns| columns.add(scheme, lent, &group, about, shared)).collect();
         let mut lost: HashMap<[usize; 2], usize> = HashMap::new();
         for [block, position, count] in not_finite.into_iter().flatten() {
             *lost.entry([block, position]).or_default() += count;
@@ -229,6 +236,7 @@ impl<'plan> Sums<'plan> {
     /// Gives the block's examples their rows and slots.
     fn place(&mut self, mut block: BlockVisits) -> Placed {
         let result = &mut self.result;
+        let divides = result.normalise == Normalisation::Relatif;
         let mut done = vec![Vec::new(); block.rows.len().div_ceil(TILE_ROWS).max(1)];
         let (mut slots, mut examples) = (Vec::with_capacity(block.rows.len()), Vec::with_capacity(block.rows.len()));
         let (mut counted, mut freed) = (0, 0);
@@ -251,8 +259,14 @@ impl<'plan> Sums<'plan> {
                     to_come.push(visits.get(&example).copied().unwrap_or(u32::MAX));
                 }
                 self.last_steps.push(0);
+                if divides {
+                    self.self_influence.push(0.0);
+                }
                 result.rows.len() - 1
             });
+            if let (true, Some(own)) = (counts, block.self_influence.get(slots.len())) {
+                self.self_influence[at] += own;
+            }
             if counts {
                 slots.push(self.slots[at]);
                 examples.push(at);
@@ -321,7 +335,10 @@ impl<'plan> Sums<'plan> {
                 let sums = of(columns);
                 for (row, &slot) in self.slots.iter().enumerate().filter(|(row, _)| result.rows[*row].visits > 0) {
                     let place = row * probes + first..row * probes + first + width;
-                    all[place].copy_from_slice(&sums[slot * width..(slot + 1) * width]);
+                    all[place.clone()].copy_from_slice(&sums[slot * width..(slot + 1) * width]);
+                    if let Some(own) = self.self_influence.get(row) {
+                        all[place].iter_mut().for_each(|score| *score /= divisor(*own));
+                    }
                 }
             }
             all
@@ -344,9 +361,9 @@ impl<'plan> Sums<'plan> {
         // Those whose last visit is not known or did not come.
         let open = (0..self.slots.len()).filter(|&row| self.to_come.as_ref().is_none_or(|(_, left)| left[row] > 0));
         let open: Vec<(usize, usize)> = open.map(|row| (self.slots[row], row)).collect();
-        let (scheme, about) = (self.scheme, &self.result);
+        let (scheme, about, divisors) = (self.scheme, &self.result, self.self_influence.as_slice());
         self.columns.par_iter_mut().for_each(|columns| {
-            open.iter().for_each(|&(slot, row)| columns.judge(scheme, about, slot, row));
+            open.iter().for_each(|&(slot, row)| columns.judge(scheme, about, slot, row, divisors));
         });
         let ranks = self.columns.into_iter().filter_map(|columns| columns.ranks).map(Ranks::take);
         let (proponents, opponents): (Vec<_>, Vec<_>) = ranks.unzip();

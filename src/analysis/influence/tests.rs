@@ -7,6 +7,9 @@ use crate::log::{BlockKind, Column};
 use crate::sketch::Encoding;
 use std::collections::BTreeMap;
 
+mod definition;
+mod parts;
+
 /// Visits and probes of a run, as they were handed to the writer.
 struct Story {
     encoding: Encoding,
@@ -94,7 +97,7 @@ impl Story {
 }
 
 fn ask(ids: &[u64], window: Window, time: ProbeTime) -> Question {
-    Question { set: "test".into(), probes: Probes::Ids(ids.to_vec()), window, time }
+    Question { probes: Probes::Ids(ids.to_vec()), window, time, ..Question::all("test") }
 }
 
 #[test]

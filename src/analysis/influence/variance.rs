@@ -34,6 +34,11 @@ pub(super) struct Noise {
 }
 
 impl Noise {
+    /// `‖x̂‖²`.
+    pub(super) fn squared_norm(&self) -> f64 {
+        f64::from(self.norm)
+    }
+
     /// Of a vector of `width` signs, which stand for numbers that are spread like normal ones: their mean magnitude is √(2/π) of
     /// their standard deviation, so `‖x‖² = (2/π)·m·Δ²`, and what is lost of each number has the variance `(1 - 2/π)·Δ²`.
     #[inline(always)]

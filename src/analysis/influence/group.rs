@@ -1,0 +1,86 @@
+//! Several probes as one: the mean of their scores, without ever holding them apart.
+//!
+//! A dot product with the mean of some gradients is the mean of the dot products, so whoever reads a block adds these up
+//! and hands on one number a row. (The mean itself cannot be stored as a probe is: a sum of outer products is none.)
+
+use super::block_visits::{BlockVisits, Dots};
+use super::index::Index;
+use super::pass::{InfluencePlan, Lent, Pass};
+use super::products::{panels_of, Scheme, VisitTile};
+use super::{Influence, Probe};
+use std::collections::HashMap;
+
+/// The probe that stands for some others: what they have in common.
+pub(super) fn as_one(index: &Index) -> Option<Probe> {
+    let mut probes = index.probes.values();
+    let mut one = probes.next()?.clone();
+    for probe in probes {
+        one.times = one.times.max(probe.times);
+        one.label = one.label.filter(|_| one.label == probe.label);
+        one.prediction = one.prediction.filter(|_| one.prediction == probe.prediction);
+        one.scored = one.scored.filter(|_| one.scored == probe.scored);
+    }
+    Some(one)
+}
+
+impl Dots {
+    /// `[rows, 1]`: the dot products with the `probes` of a pass, summed and divided by `count`, the probes of the whole group.
+    pub(super) fn of_group(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize, count: usize) -> Self {
+        let rows = block.rows.len();
+        let (mut sums, mut errors) = (vec![0f64; rows], vec![0f64; if scheme.errors() { rows } else { 0 }]);
+        let mut tile = VisitTile::default();
+        let all = (0..rows, 0..panels_of(probes));
+        block.dots_of(scheme, lent, all.0, all.1, &mut tile, |position, _, dots, deviations| {
+            sums[position] += dots.iter().map(|dot| f64::from(*dot)).sum::<f64>();
+            if let Some(deviations) = deviations {
+                // The sketch of the visit is in all of them, so their errors go together.
+                errors[position] += deviations.iter().map(|deviation| f64::from(*deviation)).sum::<f64>();
+            }
+        });
+        let mean = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / count as f64) as f32).collect();
+        Self { values: mean(sums), errors: mean(errors) }
+    }
+}
+
+impl InfluencePlan<'_> {
+    /// The passes that make an answer.
+    pub(super) fn passes_of(&self, number: usize) -> &[Pass] {
+        if self.question.group {
+            return &self.passes;
+        }
+        std::slice::from_ref(&self.passes[number])
+    }
+
+    /// How many columns of scores there are: one for each probe, or one for the group.
+    pub fn columns(&self) -> usize {
+        if self.question.group {
+            return 1;
+        }
+        self.probes()
+    }
+}
+
+impl Influence {
+    /// Adds what other probes of the same group, that were taken at other times, say of the same visits.
+    pub(super) fn add_to_group(&mut self, other: Influence) {
+        let positions: HashMap<u64, usize> = self.rows.iter().enumerate().map(|(i, row)| (row.example, i)).collect();
+        let add = |sum: &mut f64, more: f64| {
+            *sum = match (sum.is_nan(), more.is_nan()) {
+                (_, true) => *sum,
+                (true, false) => more,
+                (false, false) => *sum + more,
+            }
+        };
+        for (from, row) in other.rows.iter().enumerate() {
+            // Every pass meets the same visits.
+            let Some(&to) = positions.get(&row.example) else { continue };
+            self.rows[to].visits = self.rows[to].visits.max(row.visits);
+            add(&mut self.scores[to], other.scores[from]);
+            if let (Some(sum), Some(more)) = (self.errors.get_mut(to), other.errors.get(from)) {
+                add(sum, *more);
+            }
+        }
+        self.probe_times = self.probe_times.max(other.probe_times);
+        self.damage = self.damage.take().or(other.damage);
+    }
+}

@@ -1,0 +1,210 @@
+//! `gradlog influence`: which examples taught the model its answer to a probe?
+
+mod answer;
+mod rows;
+mod words;
+
+use super::arguments::{OutputArguments, WindowArguments};
+use super::error::CliError;
+use super::method::MethodArguments;
+use super::output::{say_coverage, say_workers, workers_note, Console, Target};
+use super::Outcome;
+use crate::analysis::{Normalisation, ProbeTime, Probes, Question, SplitBy};
+use crate::run::Run;
+use answer::Wanted;
+use clap::builder::PossibleValue;
+use clap::{ArgGroup, Args, ValueEnum};
+use rows::{Sink, Writer};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Find the training examples that taught the model its answer to a probe: TracIn, influence functions, the adjoint, ...
+///
+/// Positive scores helped (proponents): their steps lowered the probe's loss. Negative ones hurt (opponents). A table
+/// shows the strongest of both. CSV and JSON hold rows `example,visits,score,error` and, where they were recorded, `label` and
+/// `prediction` of the example's last visit, sorted from the strongest proponent to the strongest opponent; examples
+/// without a usable visit have score NaN and come last. With --checkpoints the gradients are those of a replay's sweep over
+/// the training set at checkpoints (TracInCP), and the second column counts these: `example,checkpoints,score,error`.
+/// With --all the rows are `example,probe,score,error`, probe after
+/// probe, each sorted so.
+///
+/// With --by the strongest of both ends (10 of each without --top) are taken apart. A table gets a column for each layer or
+/// epoch; CSV and JSON a row for each: `example,layer,score,error,whole` or `example,epoch,...`, with --all `probe` after
+/// `example`. The scores of an example's rows add up to `whole`.
+///
+/// The error (± in a table) is one standard deviation of what projecting and rounding the gradients may have done to the
+/// score, at most that where an example has several visits. It says nothing of layers that were not recorded, of probes taken
+/// at other steps than the visits, or of what TracIn itself leaves out.
+#[derive(Debug, Args)]
+#[command(after_help = super::EXIT_CODES)]
+#[command(group(ArgGroup::new("asked").required(true).args(["id", "ids", "class", "mean", "all"])))]
+pub(super) struct Arguments {
+    /// Folder of the run
+    run: PathBuf,
+    /// Name of the probe set
+    #[arg(long, value_name = "SET")]
+    probe: String,
+    /// Id of the probe
+    #[arg(long, value_name = "ID")]
+    id: Option<u64>,
+    /// These probes together: the influence on the mean of their losses
+    #[arg(long, value_name = "ID,ID,..", value_delimiter = ',')]
+    ids: Vec<u64>,
+    /// All probes with this label together
+    #[arg(long, value_name = "LABEL")]
+    class: Option<u32>,
+    /// All probes of the set together
+    #[arg(long)]
+    mean: bool,
+    /// Every probe of the set: the whole matrix
+    #[arg(long)]
+    all: bool,
+    /// Only the N strongest proponents and the N strongest opponents of each probe; by default 10 in a table, else all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    top: Option<u64>,
+    /// What scores are divided by (tracin)
+    #[arg(long, value_name = "BY", default_value = "none")]
+    normalise: Normalisation,
+    /// Count the gradients of these layers alone: the last one gives TracIn's last-layer form. Layers of several positions are
+    /// folded into one vector and go by the name `folded` together (tracin)
+    #[arg(long, value_name = "NAME,NAME,..", value_delimiter = ',')]
+    layers: Vec<String>,
+    /// Show what the strongest scores are made of: a column, or in CSV and JSON a row, for each layer or each epoch (tracin)
+    #[arg(long, value_name = "WHAT")]
+    by: Option<SplitBy>,
+    /// Set the K nearest training examples in feature space beside the K strongest proponents and opponents; each row then says
+    /// its `role` and its `distance`
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["ids", "class", "mean", "all", "top", "by"])]
+    nearest: Option<u64>,
+    /// The layer whose inputs are the features; by default the last one that keeps its factors
+    #[arg(long, value_name = "LAYER", requires = "nearest")]
+    nearest_in: Option<String>,
+    /// Which probe stands for a step (tracin)
+    #[arg(long, value_name = "RULE", default_value = "earlier")]
+    probe_time: ProbeTime,
+    /// TracInCP: over the sweeps at checkpoints instead of the visits; short for `--at sweep`
+    #[arg(long, conflicts_with = "at")]
+    checkpoints: bool,
+    #[command(flatten)]
+    method: MethodArguments,
+    #[command(flatten)]
+    window: WindowArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+impl ValueEnum for ProbeTime {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[ProbeTime::Earlier, ProbeTime::Nearest]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            ProbeTime::Earlier => {
+                ("earlier", "the last one taken up to the step; visits before the first are left out")
+            }
+            ProbeTime::Nearest => ("nearest", "the one taken nearest to the step, before or after"),
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
+}
+
+impl ValueEnum for Normalisation {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Normalisation::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(self.about()))
+    }
+}
+
+impl ValueEnum for SplitBy {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[SplitBy::Layer, SplitBy::Epoch]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            SplitBy::Layer => ("layer", "where the gradients agree; all folded layers are one part"),
+            SplitBy::Epoch => ("epoch", "when the example helped"),
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
+}
+
+impl Arguments {
+    fn question(&self) -> Question {
+        let probes = match (self.id, self.ids.as_slice(), self.class) {
+            (Some(id), _, _) => Probes::Ids(vec![id]),
+            (_, [_, ..], _) => Probes::Ids(self.ids.clone()),
+            (_, _, Some(label)) => Probes::Label(label),
+            _ => Probes::All,
+        };
+        let question = Question {
+            probes,
+            group: self.mean || self.class.is_some() || !self.ids.is_empty(),
+            window: self.window.window(),
+            time: self.probe_time,
+            normalise: self.normalise,
+            layers: self.layers.clone(),
+            ..Question::all(&self.probe)
+        };
+        if self.checkpoints {
+            return question.at_checkpoints();
+        }
+        question
+    }
+}
+
+pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
+    let run = Run::open(&arguments.run)?;
+    let question = arguments.question();
+    if let Some(by) = arguments.by {
+        arguments.method.only_tracin("--by", by)?;
+    }
+    let bar = console.bar(&run, 1, "finding probes");
+    let plan = arguments.method.plan(&run, &question, &|bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    let plan = plan?.with_errors();
+
+    let wanted = Wanted::of(arguments);
+    let bar = console.bar(&run, plan.passes() * wanted.passes(), "multiplying");
+    let progress = |bytes| bar.inc(bytes);
+    let mut first = wanted.ask(&plan, 0, &progress)?;
+    wanted.compare(&run, arguments, &mut first, &|_| {})?;
+    for line in words::words(&first, plan.probes()) {
+        bar.suspend(|| console.say(line));
+    }
+    bar.suspend(|| {
+        say_coverage(console, &run);
+        say_workers(console, &run)
+    })?;
+
+    let mut damage = first.about.damage.clone();
+    let mut writer = Writer::new(arguments, wanted, &first);
+    let out = arguments.output.out.as_deref();
+    let failed = |source| Target::failed(out, source);
+    // Only now, when there is something to write: a question without an answer leaves no file.
+    let mut rows = writer.begin(&first, workers_note(&run)?, Target::open(out, console.out)?).map_err(failed)?;
+    writer.write(&first, &mut rows).map_err(failed)?;
+    drop(first);
+    for number in 1..plan.passes() {
+        let part = wanted.ask(&plan, number, &progress)?;
+        writer.write(&part, &mut rows).map_err(failed)?;
+        damage = damage.or(part.about.damage);
+    }
+    bar.finish_and_clear();
+    end(rows).map_err(failed)?;
+    if let Some(more) = writer.hint() {
+        console.say(more);
+    }
+    console.say_damage(damage.as_ref());
+    Ok(if damage.is_some() { Outcome::Loss } else { Outcome::Done })
+}
+
+fn end(rows: Sink<'_>) -> io::Result<()> {
+    let mut target = rows.end()?;
+    target.flush()?;
+    target.finish()
+}

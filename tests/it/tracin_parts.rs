@@ -1,0 +1,182 @@
+//! TracIn normalised, of some layers, of a group and in parts, from the log of a real run against candle's dense gradients.
+
+use crate::common::*;
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
+use gradlog::analysis::{
+    influence, Influence, InfluencePlan, Normalisation, Part, Probes, Question, Score, SplitBy, Window,
+};
+use gradlog::recorder::{Config, Recorder};
+use gradlog::run::Run;
+use gradlog::sketch::SketchConfig;
+use gradlog::taps::Taps;
+
+const EXAMPLES: usize = 12;
+const PROBES: usize = 4;
+const EPOCHS: usize = 3;
+const LAYERS: [&str; 2] = ["fc1", "fc2"];
+
+/// One visit and what it says to each probe.
+struct Visit {
+    example: usize,
+    epoch: usize,
+    weight: f64,
+    /// By layer.
+    squared_norms: [f64; 2],
+    /// Of each probe, by layer: the dot product and the probe's own squared norm.
+    probes: Vec<[(f64, f64); 2]>,
+}
+
+/// Trains an MLP of two layers with a probe before every step, and keeps the dense gradients' products.
+fn train(dir: &std::path::Path) -> Vec<Visit> {
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    let fc1 = taps.tap("fc1", linear(6, 8, vb.pp("fc1")).unwrap());
+    let fc2 = taps.tap("fc2", linear(8, 3, vb.pp("fc2")).unwrap());
+    let model = |x: &Tensor| -> Result<Tensor> { fc2.forward(&fc1.forward(x)?.tanh()?) };
+    let labels =
+        |n: usize| Tensor::from_vec((0..n as u32).map(|i| i * 7 % 3).collect::<Vec<_>>(), n, &Device::Cpu).unwrap();
+    let (x, y) = (noise(1, &[EXAMPLES, 6]), labels(EXAMPLES));
+    let (px, py) = (noise(3, &[PROBES, 6]), labels(PROBES));
+    let vars = variables.all_vars();
+    for var in &vars {
+        var.set(&(noise(9 + var.elem_count() as u64, var.dims()) * 0.6).unwrap()).unwrap();
+    }
+    let named = |layer: &str| -> Vec<Var> {
+        let data = variables.data().lock().unwrap();
+        ["weight", "bias"].iter().map(|part| data[&format!("{layer}.{part}")].clone()).collect()
+    };
+    let layers = LAYERS.map(named);
+    let gradient = |x: &Tensor, y: &Tensor, i: usize| -> [Vec<f32>; 2] {
+        let logits = model(&row(x, i).unwrap()).unwrap();
+        let grads = candle_nn::loss::cross_entropy(&logits, &y.narrow(0, i, 1).unwrap()).unwrap().backward().unwrap();
+        [0, 1].map(|layer| layers[layer].iter().flat_map(|var| numbers(grads.get(var).unwrap())).collect())
+    };
+    let mut optimizer = SGD::new(vars, 0.3).unwrap();
+    let config = Config { sketch: SketchConfig::exact(), ..Config::default() };
+    let mut recorder = Recorder::create(dir, &taps, config).unwrap();
+    let mut visits = Vec::new();
+    for epoch in 0..EPOCHS {
+        recorder.set_epoch(epoch as u32);
+        for batch in 0..3 {
+            // The last batch of an epoch is short, so that weights differ; examples 10 and 11 miss an epoch each.
+            let ids: Vec<u64> = (5 * batch as u64..EXAMPLES as u64)
+                .take(5)
+                .filter(|id| *id < 10 || *id as usize - 10 != epoch)
+                .collect();
+            let probe_ids: Vec<u64> = (0..PROBES as u64).collect();
+            let mut probe = recorder.probe("test", &probe_ids).unwrap();
+            probe.cross_entropy(&model(&px).unwrap(), &py).unwrap().backward().unwrap();
+            probe.commit().unwrap();
+            let index: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
+            let index = Tensor::from_vec(index, ids.len(), &Device::Cpu).unwrap();
+            let mut pass = recorder.pass(&ids).unwrap();
+            let logits = model(&x.index_select(&index, 0).unwrap()).unwrap();
+            let grads = pass.cross_entropy(&logits, &y.index_select(&index, 0).unwrap()).unwrap().backward().unwrap();
+            pass.commit(optimizer.learning_rate()).unwrap();
+            let probes: Vec<[Vec<f32>; 2]> = (0..PROBES).map(|p| gradient(&px, &py, p)).collect();
+            for id in &ids {
+                let own = gradient(&x, &y, *id as usize);
+                let with = |other: &[Vec<f32>; 2]| [0, 1].map(|l| (dot(&own[l], &other[l]), dot(&other[l], &other[l])));
+                visits.push(Visit {
+                    example: *id as usize,
+                    epoch,
+                    weight: 0.3 / ids.len() as f64,
+                    squared_norms: [0, 1].map(|layer| dot(&own[layer], &own[layer])),
+                    probes: probes.iter().map(with).collect(),
+                });
+            }
+            optimizer.step(&grads).unwrap();
+        }
+    }
+    recorder.finish().unwrap();
+    visits
+}
+
+/// By epoch and layer, what an example's score on a probe is made of: the definition.
+fn parts(visits: &[Visit], by: Normalisation, layers: &[usize], example: usize, probe: usize) -> [[f64; 2]; EPOCHS] {
+    let mut parts = [[0.0; 2]; EPOCHS];
+    let norm = |visit: &Visit| layers.iter().map(|l| visit.squared_norms[*l]).sum::<f64>().sqrt();
+    let own: f64 = visits.iter().filter(|v| v.example == example).map(|v| v.weight * norm(v).powi(2)).sum();
+    for visit in visits.iter().filter(|visit| visit.example == example) {
+        let of_probe = &visit.probes[probe];
+        let divisor = match by {
+            Normalisation::None => 1.0,
+            Normalisation::Cosine => norm(visit) * layers.iter().map(|l| of_probe[*l].1).sum::<f64>().sqrt(),
+            Normalisation::Relatif => own.sqrt(),
+        };
+        layers.iter().for_each(|l| parts[visit.epoch][*l] += visit.weight * of_probe[*l].0 / divisor);
+    }
+    parts
+}
+
+fn near(got: f64, want: f64) -> bool {
+    // Both in f32, summed in another order.
+    (got - want).abs() < 1e-4 * (0.1 + want.abs())
+}
+
+#[test]
+fn scores_and_parts_equal_brute_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let visits = train(&dir.path().join("run"));
+    let run = Run::open(dir.path().join("run")).unwrap();
+    let example_of = |found: &Influence, row: usize| found.rows[row].example as usize;
+    for normalise in Normalisation::ALL {
+        for layers in [&[0, 1][..], &[1], &[0]] {
+            let names = if layers.len() == 2 { Vec::new() } else { vec![LAYERS[layers[0]].to_owned()] };
+            let asked = Question { normalise, layers: names, ..Question::all("test") };
+            let plan = InfluencePlan::new(&run, &asked, &|_| {}).unwrap();
+            let found = plan.pass(0, &|_| {}).unwrap();
+            assert_eq!((found.rows.len(), found.visits), (EXAMPLES, visits.len() as u64));
+            let want = |example, probe| parts(&visits, normalise, layers, example, probe);
+            for row in 0..EXAMPLES {
+                for probe in 0..PROBES {
+                    let sum: f64 = want(example_of(&found, row), probe).iter().flatten().sum();
+                    let got = found.score(row, probe);
+                    assert!(near(got, sum), "{normalise:?} {layers:?}: {got} {sum}");
+                }
+            }
+            let pairs: Vec<(u64, usize)> = (0..EXAMPLES).map(|example| (example as u64, example % PROBES)).collect();
+            let by_layer = plan.split(0, SplitBy::Layer, &pairs, &|_| {}).unwrap();
+            let by_epoch = plan.split(0, SplitBy::Epoch, &pairs, &|_| {}).unwrap();
+            assert_eq!(by_layer.parts.len(), layers.len());
+            assert_eq!(by_epoch.parts, [0, 1, 2].map(Part::Epoch));
+            for (pair, &(example, probe)) in pairs.iter().enumerate() {
+                let want = want(example as usize, probe);
+                for (epoch, got) in by_epoch.of(pair).iter().enumerate() {
+                    assert!(near(*got, want[epoch].iter().sum()), "{normalise:?} {epoch}: {got} {want:?}");
+                }
+                for (layer, got) in layers.iter().zip(by_layer.of(pair)) {
+                    assert!(
+                        near(*got, want.iter().map(|layers| layers[*layer]).sum()),
+                        "{normalise:?}: {got} {want:?}"
+                    );
+                }
+            }
+            let members = [1usize, 3];
+            let probes = Probes::Ids(members.map(|id| id as u64).to_vec());
+            let group = influence(&run, &Question { probes, ..asked.clone() }.together()).unwrap();
+            for row in 0..EXAMPLES {
+                let of = |probe| want(example_of(&group, row), probe).iter().flatten().sum::<f64>();
+                let mean = members.map(of).iter().sum::<f64>() / 2.0;
+                assert!(near(group.score(row, 0), mean), "{normalise:?}: {} {mean}", group.score(row, 0));
+            }
+        }
+    }
+}
+
+/// What RelatIF divides by is the self-influence that `scores` shows.
+#[test]
+fn relatif_divides_by_the_root_of_self_influence() {
+    let dir = tempfile::tempdir().unwrap();
+    train(&dir.path().join("run"));
+    let run = Run::open(dir.path().join("run")).unwrap();
+    let own = Score::SelfInfluence.compute(&run, &Window::everything()).unwrap();
+    let plain = influence(&run, &Question::one("test", 2)).unwrap();
+    let relatif = influence(&run, &Question { normalise: Normalisation::Relatif, ..Question::one("test", 2) }).unwrap();
+    for (row, about) in plain.rows.iter().enumerate() {
+        let own = own.rows.iter().find(|row| row.example == about.example).unwrap().score;
+        let want = plain.score(row, 0) / own.sqrt();
+        assert!((relatif.score(row, 0) - want).abs() < 1e-6 * want.abs(), "{} {want}", relatif.score(row, 0));
+    }
+}
