@@ -44,7 +44,7 @@ use super::per_example::suspicious_first;
 use super::{AnalysisError, Basis, Estimate, Order, Source, Window};
 use crate::log::{Mode, PredictionScore};
 use crate::run::{Damage, Run};
-pub(super) use index::{Index, Record};
+pub(super) use index::{CurvatureRow, Index, Record};
 pub use pass::InfluencePlan;
 use std::collections::HashMap;
 pub use strongest::{Ranked, Strongest};
