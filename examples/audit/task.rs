@@ -18,6 +18,8 @@ use std::path::Path;
 
 /// Of how many images curvature is recorded after the last step.
 const LAST_CURVATURE_IMAGES: usize = 1000;
+/// The least probability of a class whose curvature is recorded, while the training goes on and after it.
+const LEAST: [f64; 2] = [0.005, 0.0001];
 /// Checkpoints of a run that is to have them.
 const CHECKPOINTS: u32 = 5;
 
@@ -258,7 +260,7 @@ pub fn train(
                 record_probes(&mut recorder, &model, probes)?;
                 let (count, epochs) = setting.curvature;
                 if count > 0 && epoch % epochs == 0 {
-                    record_curvature(&mut recorder, &model, images, count, &mut rng)?;
+                    record_curvature(&mut recorder, &model, images, (count, LEAST[0]), &mut rng)?;
                 }
             }
             let ids: Vec<u64> = places.iter().map(|place| order[*place as usize]).collect();
@@ -283,7 +285,7 @@ pub fn train(
     }
     if let Some(probes) = probes {
         record_probes(&mut recorder, &model, probes)?;
-        record_curvature(&mut recorder, &model, images, LAST_CURVATURE_IMAGES, &mut rng)?;
+        record_curvature(&mut recorder, &model, images, (LAST_CURVATURE_IMAGES, LEAST[1]), &mut rng)?;
     }
     recorder.finish()?;
     Ok(model)
@@ -305,13 +307,16 @@ fn record_curvature(
     recorder: &mut Recorder,
     model: &Model,
     images: &Images,
-    count: usize,
+    (count, least): (usize, f64),
     rng: &mut StdRng,
 ) -> Result<()> {
     let chosen = rand::seq::index::sample(rng, images.len(), count.min(images.len()));
     let chosen: Vec<u64> = chosen.into_iter().map(|id| id as u64).collect();
     for ids in chosen.chunks(256) {
-        recorder.curvature("curvature", ids)?.cross_entropy(|_, ids| model.forward(&images.batch(ids)?.0))?;
+        recorder
+            .curvature("curvature", ids)?
+            .classes_above(least)
+            .cross_entropy(|_, ids| model.forward(&images.batch(ids)?.0))?;
     }
     Ok(())
 }
