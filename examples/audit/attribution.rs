@@ -69,7 +69,7 @@ impl Bench<'_> {
         bar.finish_and_clear();
         println!("seed {seed}: rounding changes the losses by {:.1e} of what leaving one out does", truth.noise);
         gather(pairs, predictions, |prediction| Ok(truth.against(prediction)?))?;
-        let ceiling = "half of the weight (the ceiling)";
+        let ceiling = "half of the weight";
         match pairs.iter_mut().find(|(method, _)| method == ceiling) {
             Some((_, parts)) => parts.push(truth.ceiling()),
             None => pairs.push((ceiling.into(), vec![truth.ceiling()])),

@@ -59,6 +59,10 @@ impl LeaveOneOut {
 
     /// What half of each example's weight changes, beside what all of it changes. Their [`agreement`](super::agreement) is about
     /// what a method can reach that goes by derivatives: to first order, one is half of the other.
+    ///
+    /// It is a mark and no bound. Where training scatters what each of the two does, the derivative agrees with each better than
+    /// they with one another, if it is known without such scatter: by up to the root of their agreement (Spearman 1904, "The proof and
+    /// measurement of association between two things", on attenuation).
     pub fn ceiling(&self) -> Paired {
         Paired { probes: self.base.losses.len(), measured: self.changes.clone(), predicted: self.half_changes.clone() }
     }
