@@ -6,6 +6,7 @@
 //! Takes some minutes on the digits that come with gradlog. The JSON is a list of `{setting, method, metric, value, low, high, seeds}`,
 //! with 95 % bootstrap intervals. The measures are `gradlog::audit`, for any model that a closure can train.
 
+mod attribution;
 #[allow(dead_code)]
 #[path = "../mnist/data.rs"]
 mod data;
@@ -15,6 +16,7 @@ mod methods;
 #[allow(dead_code)]
 #[path = "../mnist/model.rs"]
 mod mnist_model;
+mod selection;
 #[path = "../support/mod.rs"]
 mod support;
 mod task;
@@ -41,12 +43,12 @@ pub struct Arguments {
     #[arg(long)]
     data: Option<PathBuf>,
     /// Which experiments
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "logistic,mlp,labels,pruning")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "logistic,loo,mlp,labels,pruning")]
     only: Vec<Experiment>,
     /// Recorded runs of each experiment, with seeds from 0
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// Training images of the MLP and of the experiments with labels and pruning
+    /// Training images of the MLPs and of the experiments with labels and pruning
     #[arg(long, default_value_t = 5000)]
     train: usize,
     /// Their epochs
@@ -64,6 +66,12 @@ pub struct Arguments {
     /// Examples that are left out, one at a time, drawn at random
     #[arg(long, default_value_t = 50)]
     left_out: usize,
+    /// Learning rate of the MLP whose examples are left out: at larger ones training is not smooth, and nothing can predict it
+    #[arg(long, default_value_t = 0.001)]
+    loo_rate: f64,
+    /// Its hidden layers
+    #[arg(long, value_delimiter = ',', default_value = "128,64")]
+    loo_hidden: Vec<usize>,
     /// Half subsets of the linear datamodeling score
     #[arg(long, default_value_t = 50)]
     subsets: usize,
@@ -76,13 +84,18 @@ pub struct Arguments {
     /// Take the CNN of examples/mnist for labels and pruning, instead of the MLP
     #[arg(long)]
     cnn: bool,
+    /// Of the experiment with labels, only who finds the wrong ones: no training on what is left
+    #[arg(long)]
+    detection_only: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Experiment {
     /// Logistic regression: leave-one-out, with exact influence functions beside
     Logistic,
-    /// MLP 784-128-64-10: leave-one-out, linear datamodeling score, brittleness
+    /// MLP with pixels in 0 to 1 and a small learning rate: leave-one-out
+    Loo,
+    /// MLP 784-128-64-10: linear datamodeling score, brittleness
     Mlp,
     /// A tenth of the labels flipped: detection, and training again on what is left
     Labels,
@@ -107,6 +120,7 @@ fn main() -> Result<()> {
     for experiment in &arguments.only {
         match experiment {
             Experiment::Logistic => bench.logistic(),
+            Experiment::Loo => bench.loo(),
             Experiment::Mlp => bench.mlp(),
             Experiment::Labels => bench.labels(),
             Experiment::Pruning => bench.pruning(),

@@ -35,7 +35,7 @@ pub fn influences(
         decay if decay > 0.0 => Damping::Absolute(decay),
         _ => Damping::Relative(0.1),
     };
-    let logistic = setting.architecture == Architecture::Logistic;
+    let logistic = setting.architecture == Architecture::Dense(Vec::new());
     let inverted = Shape::whole(if logistic { INVERTED_LENGTH_EXACT } else { INVERTED_LENGTH });
     // The rows after the last step are the trained model's own, and many.
     let at_the_end = Question { window: Window::steps(last..steps + 1), ..question.clone() };
@@ -43,15 +43,15 @@ pub fn influences(
         let dampings = if method == Method::Adjoint { Vec::new() } else { vec![damping] };
         EstimateQuestion { dampings, curvature, ..EstimateQuestion::new(question.clone(), method) }
     };
-    let fisher = || Curvature::Set("fisher".into());
+    let gauss_newton = || Curvature::Set("curvature".into());
     let questions = [
         (
             "influence functions, empirical Fisher",
             EstimateQuestion { shape: inverted, ..asked(&last_epoch, Method::InfluenceFunction, Curvature::Visits) },
         ),
         (
-            "influence functions, sampled Fisher",
-            EstimateQuestion { shape: inverted, ..asked(&at_the_end, Method::InfluenceFunction, fisher()) },
+            "influence functions, Gauss-Newton",
+            EstimateQuestion { shape: inverted, ..asked(&at_the_end, Method::InfluenceFunction, gauss_newton()) },
         ),
         (
             "DataInf",
@@ -68,7 +68,7 @@ pub fn influences(
             },
         ),
         ("adjoint, empirical Fisher", asked(&question, Method::Adjoint, Curvature::Visits)),
-        ("adjoint, sampled Fisher", asked(&question, Method::Adjoint, fisher())),
+        ("adjoint, Gauss-Newton", asked(&question, Method::Adjoint, gauss_newton())),
     ];
     for (name, question) in questions {
         let start = std::time::Instant::now();
@@ -89,6 +89,17 @@ pub fn suspicions(folder: &Path, examples: usize, seed: u64) -> Result<Vec<(Stri
     for score in [Score::Aum, Score::Loss, Score::El2n, Score::SelfInfluence, Score::Grand, Score::Forgetting] {
         let table = score.compute(&run, &everything)?;
         found.push((score.name().to_string(), table.rows.iter().map(|row| row.example).collect()));
+    }
+    let at_checkpoints = Score::SelfInfluence.compute(&run, &Window::sweeps())?;
+    found
+        .push(("self-influence, five checkpoints".into(), at_checkpoints.rows.iter().map(|row| row.example).collect()));
+    // The tool puts equal counts in the order of their mean losses; alone, counts leave them in that of the ids.
+    for (name, never) in [("forgetting, ties by id", f64::INFINITY), ("forgetting counts, ties by id", 0.0)] {
+        let table = Score::Forgetting.compute(&run, &everything)?;
+        let counted = |score: f64| if score.is_infinite() { never } else { score };
+        let mut rows: Vec<(f64, u64)> = table.rows.iter().map(|row| (counted(row.score), row.example)).collect();
+        rows.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        found.push((name.into(), rows.iter().map(|(_, example)| *example).collect()));
     }
     let list = suspects(&[&run], &everything, &|_| {})?;
     found.push(("suspects".into(), list.rows.iter().map(|row| row.example).collect()));

@@ -8,27 +8,43 @@ use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::{linear, Linear, VarBuilder, VarMap};
 use gradlog::audit::{Change, Trained};
-use gradlog::recorder::{Config, Recorder, StepInfo};
+use gradlog::recorder::{Config, Recorder, Replay, StepInfo};
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::{Tapped, Taps};
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use std::collections::HashSet;
 use std::path::Path;
 
-/// Curvature rows that are recorded after the last step: so many draws of a label for each of as many images.
-const LAST_FISHER_DRAWS: u64 = 8;
-const LAST_FISHER_IMAGES: usize = 1000;
+/// Of how many images curvature is recorded after the last step.
+const LAST_CURVATURE_IMAGES: usize = 1000;
+/// The least probability of a class whose curvature is recorded, while the training goes on and after it.
+const LEAST: [f64; 2] = [0.005, 0.0001];
+/// Checkpoints of a run that is to have them.
+const CHECKPOINTS: u32 = 5;
 
-/// Pixels shifted and scaled by MNIST's mean and deviation, and labels.
+/// How pixels of 0 to 255 enter a model.
+#[derive(Clone, Copy)]
+pub enum Pixels {
+    /// Shifted and scaled by MNIST's mean and deviation.
+    Standardised,
+    /// In 0 to 1: a tenth of the squared norm, and training is smoother by as much.
+    Unit,
+}
+
+/// Pixels and labels.
 pub struct Images {
     pixels: Vec<f32>,
     pub labels: Vec<u32>,
 }
 
 impl Images {
-    pub fn of(digits: &Digits) -> Self {
-        let pixels = digits.pixels.iter().map(|p| (f32::from(*p) / 255.0 - 0.1307) / 0.3081).collect();
+    pub fn of(digits: &Digits, pixels: Pixels) -> Self {
+        let scaled = |p: &u8| match pixels {
+            Pixels::Standardised => (f32::from(*p) / 255.0 - 0.1307) / 0.3081,
+            Pixels::Unit => f32::from(*p) / 255.0,
+        };
+        let pixels = digits.pixels.iter().map(scaled).collect();
         Self { pixels, labels: digits.labels.iter().map(|label| u32::from(*label)).collect() }
     }
 
@@ -49,14 +65,33 @@ impl Images {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Architecture {
-    /// 784-10
-    Logistic,
-    /// 784-128-64-10
-    Mlp,
+    /// 784, these hidden layers, 10; logistic regression without any.
+    Dense(Vec<usize>),
     /// That of `examples/mnist`
     Cnn,
+}
+
+impl Architecture {
+    /// 784-128-64-10.
+    pub fn mlp() -> Self {
+        Self::Dense(vec![128, 64])
+    }
+
+    /// Of dense layers, the widths from the pixels to the classes.
+    fn widths(hidden: &[usize]) -> Vec<usize> {
+        [&[SIDE * SIDE], hidden, &[10]].concat()
+    }
+}
+
+impl std::fmt::Display for Architecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self::Dense(hidden) = self else { return f.write_str("CNN") };
+        let widths: Vec<String> = Self::widths(hidden).iter().map(usize::to_string).collect();
+        let name = if hidden.is_empty() { "logistic regression" } else { "MLP" };
+        write!(f, "{name} {}", widths.join("-"))
+    }
 }
 
 /// How a model is trained: SGD with momentum and weight decay as PyTorch has them.
@@ -72,8 +107,10 @@ pub struct Setting {
     pub cosine: bool,
     /// Times in an epoch at which the probes are recorded.
     pub probe_times: usize,
-    /// Curvature rows that are recorded beside them: gradients by labels drawn from the model's own prediction.
-    pub fisher_rows: usize,
+    /// Of how many images curvature is recorded beside them, every so many epochs.
+    pub curvature: (usize, u32),
+    /// Whether weights are saved five times, evenly over the epochs.
+    pub checkpoints: bool,
     /// Whether gradients are recorded without rounding; else as they are by default, in 4 bits a number.
     pub exact: bool,
 }
@@ -89,7 +126,7 @@ enum Layers {
 }
 
 impl Model {
-    fn new(architecture: Architecture, taps: &Taps, seed: u64) -> Result<Self> {
+    fn new(architecture: &Architecture, taps: &Taps, seed: u64) -> Result<Self> {
         let variables = VarMap::new();
         let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
         let dense = |widths: &[usize]| -> Result<Layers> {
@@ -100,8 +137,7 @@ impl Model {
             Ok(Layers::Dense(widths.windows(2).enumerate().map(layer).collect::<Result<_>>()?))
         };
         let layers = match architecture {
-            Architecture::Logistic => dense(&[SIDE * SIDE, 10])?,
-            Architecture::Mlp => dense(&[SIDE * SIDE, 128, 64, 10])?,
+            Architecture::Dense(hidden) => dense(&Architecture::widths(hidden))?,
             Architecture::Cnn => Layers::Cnn(Cnn::new(taps, vb.clone())?),
         };
         support::seed_weights(&variables, seed)?;
@@ -187,7 +223,7 @@ impl Sgd {
 }
 
 /// Trains from the beginning. With `record`, a folder, the run is recorded there, with `probes` as the probe set `test` and
-/// curvature rows as the probe set `fisher`; the training is the same.
+/// curvature as the set `curvature`; the training is the same.
 pub fn train(
     setting: &Setting,
     images: &Images,
@@ -196,7 +232,7 @@ pub fn train(
     record: Option<(&Path, Option<&Images>)>,
 ) -> Result<Model> {
     let taps = Taps::new();
-    let model = Model::new(setting.architecture, &taps, seed)?;
+    let model = Model::new(&setting.architecture, &taps, seed)?;
     let variables = model.variables.all_vars();
     let mut optimizer = Sgd { velocity: vec![None; variables.len()], variables };
     let mut recorder = match record {
@@ -208,9 +244,9 @@ pub fn train(
     };
     let probes = record.and_then(|(_, probes)| probes);
     let all: Vec<u64> = (0..images.len() as u64).collect();
-    let (order, gone): (&[u64], HashSet<u64>) = match change {
+    let (order, changed): (&[u64], HashSet<u64>) = match change {
         Change::Nothing => (&all, HashSet::new()),
-        Change::LeftOut(ids) => (&all, ids.iter().copied().collect()),
+        Change::Weighted { examples, .. } => (&all, examples.iter().copied().collect()),
         Change::Only(ids) => (ids, HashSet::new()),
     };
     let steps_per_epoch = order.len().div_ceil(setting.batch);
@@ -222,16 +258,19 @@ pub fn train(
         for places in support::batches(order.len(), setting.batch, seed, epoch) {
             if let Some(probes) = probes.filter(|_| step % steps_per_epoch.div_ceil(setting.probe_times) == 0) {
                 record_probes(&mut recorder, &model, probes)?;
-                record_curvature(&mut recorder, &model, images, (setting.fisher_rows, 1), &mut rng)?;
+                let (count, epochs) = setting.curvature;
+                if count > 0 && epoch % epochs == 0 {
+                    record_curvature(&mut recorder, &model, images, (count, LEAST[0]), &mut rng)?;
+                }
             }
             let ids: Vec<u64> = places.iter().map(|place| order[*place as usize]).collect();
             let half_cosine = 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps as f64).cos());
             let rate = setting.learning_rate * if setting.cosine { half_cosine } else { 1.0 };
             let (x, y) = images.batch(&ids)?;
             let mut pass = recorder.pass(&ids)?;
-            if ids.iter().any(|id| gone.contains(id)) {
-                let weights: Vec<f32> = ids.iter().map(|id| f32::from(u8::from(!gone.contains(id)))).collect();
-                pass.weights(&weights);
+            if ids.iter().any(|id| changed.contains(id)) {
+                let weight = |id| if changed.contains(id) { change.weight(*id) as f32 } else { 1.0 };
+                pass.weights(&ids.iter().map(weight).collect::<Vec<f32>>());
             }
             let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;
             let grads = loss.backward()?;
@@ -240,10 +279,13 @@ pub fn train(
             optimizer.step(&grads, rate, setting)?;
             step += 1;
         }
+        if setting.checkpoints && (epoch + 1) * CHECKPOINTS / setting.epochs > epoch * CHECKPOINTS / setting.epochs {
+            recorder.checkpoint(&model.variables)?;
+        }
     }
     if let Some(probes) = probes {
         record_probes(&mut recorder, &model, probes)?;
-        record_curvature(&mut recorder, &model, images, (LAST_FISHER_IMAGES, LAST_FISHER_DRAWS), &mut rng)?;
+        record_curvature(&mut recorder, &model, images, (LAST_CURVATURE_IMAGES, LEAST[1]), &mut rng)?;
     }
     recorder.finish()?;
     Ok(model)
@@ -260,37 +302,40 @@ fn record_probes(recorder: &mut Recorder, model: &Model, probes: &Images) -> Res
     Ok(())
 }
 
-/// Records gradients of some training images by labels drawn from the model's prediction: with them the mean of `g gᵀ` is the
-/// Fisher matrix, for a cross entropy Gauss-Newton's. Each draw of an image is a row with an id of its own.
+/// Records curvature of some training images, drawn at random.
 fn record_curvature(
     recorder: &mut Recorder,
     model: &Model,
     images: &Images,
-    (rows, draws): (usize, u64),
+    (count, least): (usize, f64),
     rng: &mut StdRng,
 ) -> Result<()> {
-    let chosen = rand::seq::index::sample(rng, images.len(), rows.min(images.len()));
+    let chosen = rand::seq::index::sample(rng, images.len(), count.min(images.len()));
     let chosen: Vec<u64> = chosen.into_iter().map(|id| id as u64).collect();
     for ids in chosen.chunks(256) {
-        let (x, _) = images.batch(ids)?;
-        for draw in 0..draws {
-            let rows: Vec<u64> = ids.iter().map(|id| id + draw * images.len() as u64).collect();
-            let mut pass = recorder.probe("fisher", &rows)?;
-            let logits = model.forward(&x)?;
-            let drawn = |logits: &Vec<f32>| draw_label(&probabilities(logits), rng);
-            let labels: Vec<u32> = logits.detach().to_vec2::<f32>()?.iter().map(drawn).collect();
-            pass.cross_entropy(&logits, &Tensor::from_vec(labels, ids.len(), &Device::Cpu)?)?.backward()?;
-            pass.commit()?;
-        }
+        recorder
+            .curvature("curvature", ids)?
+            .classes_above(least)
+            .cross_entropy(|_, ids| model.forward(&images.batch(ids)?.0))?;
     }
     Ok(())
 }
 
-fn draw_label(p: &[f64], rng: &mut StdRng) -> u32 {
-    let mut left: f64 = rng.random();
-    let class = p.iter().position(|p| {
-        left -= p;
-        left < 0.0
-    });
-    class.unwrap_or(p.len() - 1) as u32
+/// Takes all images through the checkpoints of a recorded run.
+pub fn sweep(setting: &Setting, images: &Images, folder: &Path) -> Result<()> {
+    let taps = Taps::new();
+    let model = Model::new(&setting.architecture, &taps, 0)?;
+    let mut replay = Replay::open(folder, &taps, Config::default())?;
+    let ids: Vec<u64> = (0..images.len() as u64).collect();
+    for checkpoint in replay.checkpoints() {
+        replay.load(&checkpoint, &model.variables)?;
+        for ids in ids.chunks(setting.batch) {
+            let (x, y) = images.batch(ids)?;
+            let mut pass = replay.sweep(ids)?;
+            pass.cross_entropy(&model.forward(&x)?, &y)?.backward()?;
+            pass.commit()?;
+        }
+    }
+    replay.finish()?;
+    Ok(())
 }

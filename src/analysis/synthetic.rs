@@ -35,6 +35,8 @@ pub(crate) struct Visit {
     /// Input and delta of `fc` (with bias), of `head` (without), and the folded vector of `conv`.
     pub parts: [Vec<f32>; 5],
     pub set: u32,
+    /// Of a row of curvature.
+    pub curvature_weight: Option<f32>,
 }
 
 /// A column and where its numbers are.
@@ -86,6 +88,7 @@ impl Draws {
             squared_norm: 2.0 + self.number(),
             parts: WIDTHS.map(|width| (0..width).map(|_| self.number()).collect()),
             set: 0,
+            curvature_weight: None,
         }
     }
 }
@@ -209,6 +212,9 @@ impl Synthetic {
             b.column(Column::Mode, Cells::U8, 1).extend(rows.iter().map(|_| Mode::Evaluation.code()));
         } else {
             b.u32s(Column::ProbeSet, rows.iter().map(|r| r.set));
+            if rows.iter().any(|r| r.curvature_weight.is_some()) {
+                b.f32s(Column::CurvatureWeight, rows.iter().filter_map(|r| r.curvature_weight));
+            }
         }
         b.f32s(Column::Coefficient, rows.iter().map(|r| r.coefficient));
         b.f32s(Column::Loss, rows.iter().map(|r| r.loss));

@@ -5,7 +5,7 @@
 //! came of it with what was computed from the log of one recorded run:
 //!
 //! - [`LeaveOneOut`]: the same run once more, same seed and same batches, with one example's weight set to zero. Its truth is
-//!   by how much each probe's loss rises.
+//!   by how much each probe's loss rises; half of the weight tells how far any method could predict it.
 //! - [`Subsets`]: the linear datamodeling score over random subsets (Park et al. 2023, arXiv 2303.14186, §2).
 //! - [`Brittleness`]: how few of its strongest proponents must go until a prediction changes.
 //! - [`Detection`]: how well a ranking finds labels that were made wrong on purpose; ROC-AUC, and recall by share inspected.
@@ -21,8 +21,8 @@
 //! // A model whose only weight is the mean of its examples, asked about the squared distance to 3.
 //! let data = [1.0, 2.0, 4.0, 9.0];
 //! let mut retrain = |_seed: u64, change: &Change<'_>| {
-//!     let kept: Vec<f64> = (0..4).filter(|id| change.keeps(*id)).map(|id| data[id as usize]).collect();
-//!     let mean = kept.iter().sum::<f64>() / kept.len() as f64;
+//!     let weights: Vec<f64> = (0..4).map(|id| change.weight(id)).collect();
+//!     let mean = weights.iter().zip(&data).map(|(w, x)| w * x).sum::<f64>() / weights.iter().sum::<f64>();
 //!     Ok(Trained { losses: vec![(mean - 3.0).powi(2)], right: vec![true] })
 //! };
 //! let truth = LeaveOneOut::measure(0, &[0, 1, 2, 3], &mut retrain)?;
@@ -30,6 +30,8 @@
 //! let predicted = Prediction::new(&[0, 1, 2, 3], 1, data.iter().map(|x| 4.0 - x).collect())?;
 //! let found = agreement(&[truth.against(&predicted)?], Correlation::Spearman, 100, 0);
 //! assert!(found.value > 0.9);
+//! // Half of a weight changes the same in the same order: the mean is smooth in the weights.
+//! assert_eq!(agreement(&[truth.ceiling()], Correlation::Spearman, 100, 0).value, 1.0);
 //! # Ok::<(), gradlog::audit::AuditError>(())
 //! ```
 

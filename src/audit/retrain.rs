@@ -3,24 +3,34 @@
 use std::collections::HashSet;
 
 /// What a training does otherwise than the recorded one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Change<'a> {
     /// Nothing: the recorded run once more.
     Nothing,
-    /// The same weights to begin with, the same order, the same batches; these examples have weight 0 in the loss. A mean
-    /// still divides by the size of the whole batch, so that all others keep their weight.
-    LeftOut(&'a [u64]),
+    /// The same weights to begin with, the same order, the same batches; the losses of these examples are multiplied by `weight`,
+    /// and 0 leaves them out. A mean still divides by the size of the whole batch, so that all others keep their weight.
+    Weighted {
+        /// Which examples.
+        examples: &'a [u64],
+        /// From 0 to 1.
+        weight: f64,
+    },
     /// These examples are all there are: batches are made of them alone, and an epoch is shorter.
     Only(&'a [u64]),
 }
 
-impl Change<'_> {
-    /// Whether an example takes part. Goes through the list; for many examples make a set of it.
-    pub fn keeps(&self, example: u64) -> bool {
+impl<'a> Change<'a> {
+    /// These examples have no weight in the loss.
+    pub fn left_out(examples: &'a [u64]) -> Self {
+        Change::Weighted { examples, weight: 0.0 }
+    }
+
+    /// By what an example's loss is multiplied. Goes through the list; for many examples make a set of it.
+    pub fn weight(&self, example: u64) -> f64 {
         match self {
-            Change::Nothing => true,
-            Change::LeftOut(ids) => !ids.contains(&example),
-            Change::Only(ids) => ids.contains(&example),
+            Change::Weighted { examples, weight } if examples.contains(&example) => *weight,
+            Change::Only(ids) if !ids.contains(&example) => 0.0,
+            _ => 1.0,
         }
     }
 
@@ -28,8 +38,16 @@ impl Change<'_> {
     pub(super) fn words(&self) -> String {
         match self {
             Change::Nothing => "all examples".into(),
-            Change::LeftOut([one]) => format!("example {one} left out"),
-            Change::LeftOut(ids) => format!("{} examples left out", ids.len()),
+            Change::Weighted { examples, weight } => {
+                let which = match examples {
+                    [one] => format!("example {one}"),
+                    ids => format!("{} examples", ids.len()),
+                };
+                match weight {
+                    0.0 => format!("{which} left out"),
+                    weight => format!("{which} at {weight} of the weight"),
+                }
+            }
             Change::Only(ids) => format!("{} examples alone", ids.len()),
         }
     }

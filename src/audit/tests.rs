@@ -5,14 +5,14 @@ use std::cell::RefCell;
 
 const DATA: [f64; 6] = [1.0, 2.0, 4.0, 9.0, 5.0, 3.0];
 
-fn kept(change: &Change<'_>) -> Vec<u64> {
-    (0..DATA.len() as u64).filter(|id| change.keeps(*id)).collect()
+fn weights(change: &Change<'_>) -> Vec<f64> {
+    (0..DATA.len() as u64).map(|id| change.weight(id)).collect()
 }
 
 /// Two probes: the loss of the first falls with the sum of what is kept, that of the second rises. The first is right while
 /// the sum is above 12.
 fn sums(_seed: u64, change: &Change<'_>) -> Result<Trained, TrainingError> {
-    let sum: f64 = kept(change).iter().map(|id| DATA[*id as usize]).sum();
+    let sum: f64 = weights(change).iter().zip(DATA).map(|(weight, x)| weight * x).sum();
     Ok(Trained { losses: vec![-sum, sum], right: vec![sum > 12.0, false] })
 }
 
@@ -35,30 +35,51 @@ fn leaving_one_out_is_the_loss_without_minus_that_with() {
 }
 
 #[test]
-fn a_training_that_does_not_repeat_is_told_by_its_noise() {
-    assert_eq!(LeaveOneOut::measure(3, &[0], &mut sums).unwrap().noise, 0.0);
-    let mut trainings = 0.0;
-    let mut drifts = |_: u64, change: &Change<'_>| {
-        trainings += 1.0;
-        let loss = trainings + if *change == Change::Nothing { 0.0 } else { 3.0 };
+fn the_ceiling_is_how_far_half_of_the_weight_changes_the_same() {
+    let all = [0, 1, 2, 3, 4, 5];
+    let found = LeaveOneOut::measure(3, &all, &mut sums).unwrap();
+    assert_eq!((found.changes[6], found.half_changes[6]), (9.0, 4.5));
+    assert_eq!(agreement(&[found.ceiling()], Correlation::Spearman, 0, 0).value, 1.0);
+    // Half of the weight does the opposite of all of it: a training that no derivative describes.
+    let mut bends = |seed: u64, change: &Change<'_>| {
+        let mut trained = sums(seed, change)?;
+        let halved = matches!(change, Change::Weighted { weight: 0.5, .. });
+        trained.losses.iter_mut().for_each(|loss| *loss = if halved { -*loss } else { *loss });
+        Ok(trained)
+    };
+    let found = LeaveOneOut::measure(3, &all, &mut bends).unwrap();
+    assert_eq!(agreement(&[found.ceiling()], Correlation::Spearman, 0, 0).value, -1.0);
+}
+
+#[test]
+fn noise_is_what_a_training_makes_of_rounding() {
+    // Of a smooth training it is the part of the weight that was taken away.
+    let smooth = LeaveOneOut::measure(3, &[0], &mut sums).unwrap();
+    assert_eq!(smooth.noise, 2f64.powi(-20));
+    // 4 is what leaving the example out changes, and any other change of its weight, however small, changes 2.
+    let mut leaps = |_: u64, change: &Change<'_>| {
+        let loss = match change.weight(0) {
+            0.0 => 5.0,
+            1.0 => 1.0,
+            _ => 3.0,
+        };
         Ok(Trained { losses: vec![loss], right: vec![true] })
     };
-    // 1, then 5 without the example, then 3 again: the noise is 2 of a change of 4.
-    assert_eq!(LeaveOneOut::measure(3, &[0], &mut drifts).unwrap().noise, 0.5);
+    assert_eq!(LeaveOneOut::measure(3, &[0], &mut leaps).unwrap().noise, 0.5);
 }
 
 #[test]
 fn every_training_has_the_seed_of_the_run_and_the_change_asked_for() {
     let seen = RefCell::new(Vec::new());
     let mut retrain = |seed: u64, change: &Change<'_>| {
-        seen.borrow_mut().push((seed, kept(change)));
+        seen.borrow_mut().push((seed, weights(change)));
         sums(seed, change)
     };
     LeaveOneOut::measure(8, &[4], &mut retrain).unwrap();
-    let all = vec![0, 1, 2, 3, 4, 5];
-    assert_eq!(seen.take(), [(8, all.clone()), (8, vec![0, 1, 2, 3, 5]), (8, all)]);
+    let at = |weight| (8, vec![1.0, 1.0, 1.0, 1.0, weight, 1.0]);
+    assert_eq!(seen.take(), [at(1.0), at(0.0), at(0.5), at(1.0 - 2f64.powi(-20))]);
     Accuracy::measure(&[1, 2], |seed| (seed == 2).then(|| vec![0, 5]), &mut retrain).unwrap();
-    assert_eq!(seen.take(), [(1, vec![0, 1, 2, 3, 4, 5]), (2, vec![0, 5])]);
+    assert_eq!(seen.take(), [(1, vec![1.0; 6]), (2, vec![1.0, 0.0, 0.0, 0.0, 0.0, 1.0])]);
 }
 
 #[test]
@@ -131,6 +152,8 @@ fn what_goes_wrong_is_named() {
     };
     let said = LeaveOneOut::measure(5, &[2], &mut fails).unwrap_err().to_string();
     assert_eq!(said, "training with seed 5 and example 2 left out failed: no memory");
+    let half = Change::Weighted { examples: &[2, 3], weight: 0.5 };
+    assert_eq!(half.words(), "2 examples at 0.5 of the weight");
     let mut diverges = |_: u64, _: &Change<'_>| Ok(Trained { losses: vec![0.0, f64::NAN], right: vec![true; 2] });
     let error = LeaveOneOut::measure(0, &[2], &mut diverges).unwrap_err();
     assert!(matches!(error, AuditError::NotFinite { probe: 1, .. }), "{error}");

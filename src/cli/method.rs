@@ -20,8 +20,8 @@ pub(super) struct MethodArguments {
     /// Damping of the inverse, as it is added to each eigenvalue (if, datainf, trak)
     #[arg(long, value_name = "LAMBDA")]
     damping_absolute: Option<f64>,
-    /// Whose gradients make the curvature: `visits`, `none` (adjoint only) or `set:NAME`, a probe set; `visits` if nothing is
-    /// said (if, adjoint)
+    /// Whose gradients make the curvature: `visits`, `none` (adjoint only) or `set:NAME`, what `recorder.curvature` or a
+    /// probe pass recorded; `visits` if nothing is said (if, adjoint)
     #[arg(long, value_name = "ROWS", value_parser = curvature)]
     curvature: Option<Curvature>,
     /// Take each layer by itself, as if layers had no curvature in common (if, datainf, trak, adjoint)

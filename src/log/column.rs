@@ -55,6 +55,8 @@ pub enum Column {
     PredictionScore = 21,
     /// The class whose score that is (u32).
     ScoredClass = 22,
+    /// Weight of the row's gradient in the curvature `Σ w g gᵀ / Σ w` (f32), in probe blocks. A row that has one is no probe.
+    CurvatureWeight = 23,
     /// Input factor of a layer, possibly folded.
     Input = 32,
     /// Scale of [`Column::Input`] (bf16).
@@ -95,7 +97,7 @@ impl Column {
     /// Flag: the example had no weight in the loss (`c = 0`), so its gradient could not be seen and is stored as zero.
     pub const FLAG_NO_WEIGHT: u8 = 4;
 
-    const ALL: [Column; 37] = [
+    const ALL: [Column; 38] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -118,6 +120,7 @@ impl Column {
         Column::Mode,
         Column::PredictionScore,
         Column::ScoredClass,
+        Column::CurvatureWeight,
         Column::Input,
         Column::InputScale,
         Column::Delta,

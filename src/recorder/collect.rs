@@ -112,6 +112,7 @@ impl Pass<'_> {
             epoch: self.recorder.epoch(),
             outputs,
             coefficients,
+            curvature: self.curvature.take(),
             layers,
         })
     }

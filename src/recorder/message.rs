@@ -61,6 +61,8 @@ pub(super) struct Batch {
     pub outputs: Outputs,
     /// `c_i`, with whatever the loss was multiplied by afterwards.
     pub coefficients: Vec<f32>,
+    /// For rows of curvature, the weight of each.
+    pub curvature: Option<Vec<f32>>,
     pub layers: Vec<LayerGradients>,
     /// `[batch, buckets]`: `c_i` times the examples' own gradients by all layers that were folded as backward came by.
     pub folded: Option<Vec<f32>>,
@@ -97,7 +99,8 @@ impl Batch {
     pub(super) fn bytes(&self) -> usize {
         let layers: usize = self.layers.iter().map(LayerGradients::bytes).sum();
         let folded = self.folded.as_ref().map_or(0, Vec::len);
-        8 * self.ids.len() + 4 * (self.coefficients.len() + folded) + self.outputs.bytes() + layers
+        let weights = self.curvature.as_ref().map_or(0, Vec::len);
+        8 * self.ids.len() + 4 * (self.coefficients.len() + weights + folded) + self.outputs.bytes() + layers
     }
 }
 

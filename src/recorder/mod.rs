@@ -15,6 +15,7 @@ mod checkpoint;
 mod collect;
 mod config;
 mod cost;
+mod curvature;
 mod error;
 mod gaps;
 mod loss;
@@ -32,6 +33,7 @@ mod workers;
 
 pub use config::{Config, OnFailure, Overflow, Worker};
 pub use cost::{Cost, Summary};
+pub use curvature::{CurvaturePass, CurvatureRows};
 pub use error::RecordError;
 pub use message::StepInfo;
 pub use outputs::Reduction;
@@ -150,6 +152,26 @@ impl Recorder {
         }
     }
 
+    /// Begins to record curvature of some examples, at the weights of this moment, in the set `set`: the Gauss-Newton matrix of a
+    /// classifier, which [`Curvature::Set`](crate::analysis::Curvature::Set) takes in place of the visits' own gradients. It changes
+    /// nothing in the training and may be done at any step.
+    ///
+    /// ```ignore
+    /// recorder.curvature("fisher", &ids)?.cross_entropy(|_, ids| model.forward(&images(ids)?))?;
+    /// ```
+    ///
+    /// Its rows are no probes: a question about the probes of the set passes them over. What the matrix is the mean over is the
+    /// examples of all such passes at one step, so a chosen thousand of a larger training set will do.
+    ///
+    /// # Errors
+    /// [`RecordError::Pass`] without examples.
+    pub fn curvature(&mut self, set: &str, ids: &[u64]) -> Result<CurvaturePass<'_>, RecordError> {
+        if self.is_enabled() && ids.is_empty() {
+            return Err(RecordError::Pass { step: self.step(), what: "curvature of no examples".into() });
+        }
+        Ok(CurvaturePass::new(self, set, ids))
+    }
+
     /// Returns when everything committed so far is on the device.
     ///
     /// # Errors
@@ -233,6 +255,10 @@ impl Recorder {
 
     fn step(&self) -> u64 {
         self.inner.as_ref().map_or(0, |inner| inner.step)
+    }
+
+    fn seed(&self) -> u64 {
+        self.inner.as_ref().map_or(0, |inner| inner.manifest.seed)
     }
 
     fn epoch(&self) -> u32 {

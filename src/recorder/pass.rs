@@ -29,6 +29,8 @@ pub struct Pass<'r> {
     pub(super) outputs: Option<(Outputs, Vec<f32>)>,
     pub(super) upstream: Upstream,
     pub(super) per_example: Vec<LayerGradients>,
+    /// For rows of curvature, the weight of each.
+    pub(super) curvature: Option<Vec<f32>>,
 }
 
 /// A pass over probes, the examples one asks questions about: made by [`Recorder::probe`] or by a
@@ -86,6 +88,7 @@ impl<'r> Pass<'r> {
             outputs: None,
             upstream: Upstream::default(),
             per_example: Vec::new(),
+            curvature: None,
         }
     }
 

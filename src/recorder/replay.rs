@@ -7,7 +7,7 @@
 use super::message::{PassKind, Replayed};
 use super::pass::Probe;
 use super::start::{self, Past};
-use super::{Config, OnFailure, Overflow, RecordError, Recorder};
+use super::{Config, CurvaturePass, OnFailure, Overflow, RecordError, Recorder};
 use crate::log::{LogError, LogWriter, Mode};
 use crate::run::{Checkpoint, Run};
 use crate::taps::{named_variables, Taps};
@@ -219,6 +219,15 @@ impl Replay {
     pub fn sweep(&mut self, ids: &[u64]) -> Result<Probe<'_>, RecordError> {
         self.loaded()?;
         Ok(Probe::new(self.recorder.begin(ids, PassKind::Sweep)?))
+    }
+
+    /// Begins to record curvature of some examples at the checkpoint, as [`Recorder::curvature`] does.
+    ///
+    /// # Errors
+    /// [`RecordError::Replay`] if no checkpoint was loaded; else as [`Recorder::curvature`].
+    pub fn curvature(&mut self, set: &str, ids: &[u64]) -> Result<CurvaturePass<'_>, RecordError> {
+        self.loaded()?;
+        self.recorder.curvature(set, ids)
     }
 
     fn loaded(&self) -> Result<(), RecordError> {

@@ -94,6 +94,9 @@ impl RowMaker {
             PassKind::Probe { .. } => plain(Column::ProbeSet, Cells::U32),
             PassKind::Sweep => plain(Column::LearningRate, Cells::F32),
         }
+        if batch.curvature.is_some() {
+            plain(Column::CurvatureWeight, Cells::F32);
+        }
         if batch.replayed.is_some() {
             plain(Column::Mode, Cells::U8);
         }
@@ -153,7 +156,7 @@ impl RowMaker {
     /// Appends the rows of `batch`, all but learning rate and clip, which are known when the step is.
     pub(super) fn push(&mut self, batch: Batch, builder: &mut BlockBuilder) -> Result<()> {
         let rows = batch.ids.len();
-        let Batch { kind, replayed, ids, step, epoch, outputs, coefficients, layers, folded } = batch;
+        let Batch { kind, replayed, ids, step, epoch, outputs, coefficients, curvature, layers, folded } = batch;
         // All that can fail comes before the first number is appended, so that a failure leaves whole rows behind.
         let ready = (layers.into_iter())
             .map(|part| Ok((part.layer, part.weighted, self.ready(part.layer, part.gradients, rows)?)))
@@ -166,6 +169,9 @@ impl RowMaker {
         builder.f32s(Column::Coefficient, coefficients.iter().map(|c| c / divisor));
         if let PassKind::Probe { set } = kind {
             builder.u32s(Column::ProbeSet, std::iter::repeat_n(set, rows));
+        }
+        if let Some(weights) = curvature {
+            builder.f32s(Column::CurvatureWeight, weights);
         }
         if let Some(Replayed { mode, learning_rate }) = replayed {
             builder.column(Column::Mode, Cells::U8, 1).extend(std::iter::repeat_n(mode.code(), rows));

@@ -5,6 +5,7 @@
 mod cli;
 mod common;
 mod connectivity;
+mod curvature;
 mod going_on;
 mod losses;
 mod manners;

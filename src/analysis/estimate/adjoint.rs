@@ -8,13 +8,13 @@
 //! and [`AnalysisError::Diverged`] says so.
 
 use super::super::driver::{fold_each, Progress};
-use super::super::influence::{Index, Influence, Record};
+use super::super::influence::{CurvatureRow, Index, Influence, Record};
 use super::super::vectors::{Flat, Visit};
 use super::super::{column, AnalysisError};
 use super::influence_function::same_layout;
 use super::probes::{last, load, ProbeRows};
 use super::scores::{block_dots, Scores};
-use super::{set_question, Curvature, Estimate, EstimatePlan};
+use super::{Curvature, Estimate, EstimatePlan};
 use crate::log::{BlockKind, Column};
 use crate::matmul::{matmul, Matrix};
 use crate::run::{Block, Damage, Run};
@@ -40,7 +40,7 @@ pub(super) struct Story {
 /// The rows of a curvature set by the time at which they were taken.
 struct SetRows {
     index: Index,
-    times: BTreeMap<u64, Vec<Record>>,
+    times: BTreeMap<u64, Vec<CurvatureRow>>,
 }
 
 enum Told {
@@ -95,11 +95,11 @@ impl Story {
         })?;
         story.damage = damage.or_else(|| plan.index.damage.clone());
         if let Curvature::Set(name) = &plan.asked.curvature {
-            let index = Index::build(run, &set_question(name, &plan.asked.question), progress)?;
+            let index = Index::of_curvature(run, name, &plan.asked.question, progress)?;
             same_layout(plan, &index)?;
-            let mut times: BTreeMap<u64, Vec<Record>> = BTreeMap::new();
-            for (time, record) in index.records.values().flatten() {
-                times.entry(*time).or_default().push(*record);
+            let mut times: BTreeMap<u64, Vec<CurvatureRow>> = BTreeMap::new();
+            for row in index.curvature_rows() {
+                times.entry(row.time).or_default().push(row);
             }
             story.rows = Some(SetRows { index, times });
         }
@@ -109,9 +109,9 @@ impl Story {
 
 /// The curvature rows of one time.
 enum Rows {
-    /// As they are; better where they are few.
-    Few(Flat),
-    /// As `(1/m)·Σ w wᵀ` of each block.
+    /// As they are, with the share of each in the mean; better where they are few.
+    Few(Flat, Vec<f64>),
+    /// As `Σ w g gᵀ / Σ w` of each block.
     Many(Vec<Vec<f32>>),
 }
 
@@ -127,23 +127,31 @@ impl SetCurvature<'_> {
     /// Makes the rows of the nearest earlier time ready, or of the first if none is earlier.
     fn go_to(&mut self, step: u64) -> Result<(), AnalysisError> {
         let earlier = self.set.times.range(..=step).next_back();
-        let Some((&time, records)) = earlier.or_else(|| self.set.times.first_key_value()) else { return Ok(()) };
+        let Some((&time, rows)) = earlier.or_else(|| self.set.times.first_key_value()) else { return Ok(()) };
         if self.at == Some(time) {
             return Ok(());
         }
         self.at = Some(time);
-        self.count += records.len() as u64;
-        let (flat, _, _) = load(&self.set.index, &self.plan.flattener, records)?;
+        self.count += rows.len() as u64;
+        let records: Vec<Record> = rows.iter().map(|row| row.record).collect();
+        let (mut flat, _, _) = load(&self.set.index, &self.plan.flattener, &records)?;
+        let total: f64 = rows.iter().map(|row| row.weight).sum();
+        let shares: Vec<f64> = rows.iter().map(|row| if total > 0.0 { row.weight / total } else { 0.0 }).collect();
         let longest = self.plan.flattener.blocks.iter().map(|block| block.width).max().unwrap_or(0);
         if 2 * flat.rows <= longest {
-            self.rows = Rows::Few(flat);
+            self.rows = Rows::Few(flat, shares);
             return Ok(());
+        }
+        for (values, about) in flat.blocks.iter_mut().zip(&self.plan.flattener.blocks) {
+            for (row, share) in values.chunks_mut(about.width.max(1)).zip(&shares) {
+                let root = share.sqrt() as f32;
+                row.iter_mut().for_each(|value| *value *= root);
+            }
         }
         let square = |(values, about): (&Vec<f32>, &super::super::VectorBlock)| {
             let mut out = vec![0f32; about.width * about.width];
             let rows = Matrix::new(values, flat.rows, about.width);
             matmul(&mut out, rows.t(), rows, false, rayon::current_num_threads());
-            out.iter_mut().for_each(|value| *value /= flat.rows as f32);
             out
         };
         self.rows = Rows::Many(flat.blocks.iter().zip(&self.plan.flattener.blocks).map(square).collect());
@@ -226,9 +234,9 @@ impl Unrolled<'_> {
             let probes = self.started.len();
             for (number, ((a, b), &width)) in self.a.iter_mut().zip(&self.b).zip(&self.widths).enumerate() {
                 match &set.rows {
-                    Rows::Few(flat) => {
-                        let each = self.weight / flat.rows.max(1) as f64;
-                        add_curvature(a, b, &flat.blocks[number], flat.rows, probes, width, &vec![each; flat.rows]);
+                    Rows::Few(flat, shares) => {
+                        let weights: Vec<f64> = shares.iter().map(|share| share * self.weight).collect();
+                        add_curvature(a, b, &flat.blocks[number], flat.rows, probes, width, &weights);
                     }
                     Rows::Many(matrices) => {
                         let scaled: Vec<f32> = b.iter().map(|b| self.weight as f32 * b).collect();
@@ -276,8 +284,13 @@ pub(super) fn pass(
     let probes = ProbeRows::load(&plan.index, &plan.flattener, ids, last)?;
     let widths: Vec<usize> = plan.flattener.blocks.iter().map(|block| block.width).collect();
     let zeros = || widths.iter().map(|width| vec![0f32; count * width]).collect::<Vec<_>>();
-    let set =
-        story.rows.as_ref().map(|set| SetCurvature { plan, set, at: None, rows: Rows::Few(Flat::default()), count: 0 });
+    let set = story.rows.as_ref().map(|set| SetCurvature {
+        plan,
+        set,
+        at: None,
+        rows: Rows::Few(Flat::default(), Vec::new()),
+        count: 0,
+    });
     let mut state = Unrolled {
         story,
         widths: widths.clone(),

@@ -1,4 +1,4 @@
-//! Curvature as a matrix for each block, `H = (1/m)·Σ g gᵀ`, gathered tile by tile in f64, and its damped inverse.
+//! Curvature as a matrix for each block, `H = Σ w g gᵀ / Σ w`, gathered tile by tile in f64, and its damped inverse.
 //!
 //! A damping costs a Cholesky factorization. Many share one eigendecomposition `H = V S Vᵀ`, from which
 //! `(H + λI)⁻¹ v = V (S + λI)⁻¹ Vᵀ v` for every λ at the price of a product. It takes as long as some twelve of the former:
@@ -20,13 +20,15 @@ pub(super) struct Gram {
     blocks: Vec<VectorBlock>,
     sums: Vec<Mat<f64>>,
     rows: u64,
+    /// What the sums are divided by.
+    weight: f64,
     wide: Vec<f64>,
 }
 
 impl Gram {
     pub(super) fn new(blocks: &[VectorBlock]) -> Self {
         let sums = blocks.iter().map(|block| Mat::zeros(block.width, block.width)).collect();
-        Self { blocks: blocks.to_vec(), sums, rows: 0, wide: Vec::new() }
+        Self { blocks: blocks.to_vec(), sums, rows: 0, weight: 0.0, wide: Vec::new() }
     }
 
     /// How many rows have been added.
@@ -34,8 +36,19 @@ impl Gram {
         self.rows
     }
 
-    /// Adds `scale_r²·g_r g_rᵀ` of the rows of a tile; rows of scale 0 are not counted.
+    /// Adds `scale_r²·g_r g_rᵀ` of the rows of a tile, each of which counts as one in the mean; rows of scale 0 do not count.
     pub(super) fn add(&mut self, flat: &Flat, scales: &[f64]) {
+        self.sum_up(flat, scales);
+        self.weight += scales.iter().filter(|scale| **scale != 0.0).count() as f64;
+    }
+
+    /// Adds `w_r·g_r g_rᵀ` of the rows of a tile, each of which counts as `w_r` in the mean.
+    pub(super) fn add_weighted(&mut self, flat: &Flat, weights: &[f64]) {
+        self.sum_up(flat, &weights.iter().map(|weight| weight.sqrt()).collect::<Vec<f64>>());
+        self.weight += weights.iter().sum::<f64>();
+    }
+
+    fn sum_up(&mut self, flat: &Flat, scales: &[f64]) {
         for ((sum, block), values) in self.sums.iter_mut().zip(&self.blocks).zip(&flat.blocks) {
             let width = block.width;
             self.wide.clear();
@@ -63,10 +76,11 @@ impl Gram {
     /// # Errors
     /// [`AnalysisError::Singular`] if a block cannot be inverted.
     pub(super) fn invert(self, dampings: &[Damping]) -> Result<Inverse, AnalysisError> {
-        let rows = self.rows;
+        let (rows, weight) = (self.rows, self.weight);
         let mut blocks = Vec::with_capacity(self.sums.len());
         for (mut matrix, about) in self.sums.into_iter().zip(self.blocks) {
-            matrix *= faer::Scale(1.0 / rows.max(1) as f64);
+            // All weights may be 0 in a log that somebody made up: the matrix is then 0, and said to be singular.
+            matrix *= faer::Scale(if weight > 0.0 { 1.0 / weight } else { 0.0 });
             let trace: f64 = (0..about.width).map(|i| matrix[(i, i)]).sum();
             let lambdas: Vec<f64> = dampings.iter().map(|damping| damping.lambda(trace, about.width as f64)).collect();
             let singular = |damping: f64, why: &str| AnalysisError::Singular {

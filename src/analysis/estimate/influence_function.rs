@@ -1,13 +1,13 @@
 //! Influence functions (Koh and Liang 2017, §2.1): probes through the damped inverse, and their dot products with visits.
 
 use super::super::driver::{fold_each, Progress};
-use super::super::influence::{Index, Influence};
+use super::super::influence::{Index, Influence, Record};
 use super::super::vectors::Flattener;
 use super::super::{column, AnalysisError, Window};
 use super::gram::{Gram, Inverse};
 use super::probes::{load, nearest, ProbeRows};
 use super::scores::{dots, Scores};
-use super::{set_question, Curvature, Estimate, EstimatePlan};
+use super::{Curvature, Estimate, EstimatePlan};
 use crate::log::{BlockKind, Column};
 use crate::run::Block;
 
@@ -34,17 +34,18 @@ pub(super) fn prepare(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result
 
 /// Adds the rows of a probe set: all times inside the window of steps, or all there are if none lies inside.
 fn add_set(plan: &EstimatePlan<'_>, name: &str, gram: &mut Gram) -> Result<(), AnalysisError> {
-    let index = Index::build(plan.run, &set_question(name, &plan.asked.question), &|_| {})?;
+    let index = Index::of_curvature(plan.run, name, &plan.asked.question, &|_| {})?;
     let flattener = same_layout(plan, &index)?;
     let inside = |time: &u64| plan.asked.question.window.steps.as_ref().is_none_or(|steps| steps.contains(time));
-    let all: Vec<_> = index.records.values().flatten().collect();
-    let mut records: Vec<_> = all.iter().filter(|(time, _)| inside(time)).map(|(_, record)| **record).collect();
-    if records.is_empty() {
-        records = all.iter().map(|(_, record)| **record).collect();
+    let all = index.curvature_rows();
+    let mut rows: Vec<_> = all.iter().filter(|row| inside(&row.time)).copied().collect();
+    if rows.is_empty() {
+        rows = all;
     }
-    for records in records.chunks(SET_ROWS) {
-        let (flat, _, _) = load(&index, flattener, records)?;
-        gram.add(&flat, &vec![1.0; flat.rows]);
+    for rows in rows.chunks(SET_ROWS) {
+        let records: Vec<Record> = rows.iter().map(|row| row.record).collect();
+        let (flat, _, _) = load(&index, flattener, &records)?;
+        gram.add_weighted(&flat, &rows.iter().map(|row| row.weight).collect::<Vec<f64>>());
     }
     Ok(())
 }

@@ -121,15 +121,15 @@ impl fmt::Display for Damping {
     }
 }
 
-/// Whose gradients make the curvature `H`, as the mean of `g gᵀ`.
+/// Whose gradients make the curvature `H`, as a mean of `g gᵀ`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Curvature {
     /// The visits' own: the empirical Fisher.
     #[default]
     Visits,
-    /// Those of a probe set: rows that were recorded to be curvature. Probes whose labels were drawn from the model's own
-    /// prediction make the true Fisher, which for a cross entropy is the Gauss-Newton matrix. The adjoint takes for each
-    /// step those of the nearest earlier time.
+    /// Those of a set: rows that were recorded to be curvature by `Recorder::curvature`, with the weights that they were
+    /// given, `H = Σ w g gᵀ / Σ w`: for a cross entropy the Gauss-Newton matrix. Probes of the set count with weight 1. The
+    /// adjoint takes for each step those of the nearest earlier time.
     Set(String),
     /// None: the adjoint then knows momentum and schedule alone.
     Nothing,

@@ -22,7 +22,7 @@ mod trak;
 use super::driver::Progress;
 use super::influence::{Index, Influence, Normalisation, Question};
 use super::vectors::{check_shape, Flattener, Shape, Walk};
-use super::{AnalysisError, Probes};
+use super::AnalysisError;
 use crate::run::Run;
 use adjoint::Story;
 use gram::Inverse;
@@ -263,9 +263,4 @@ fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError> {
         );
     }
     Ok(())
-}
-
-/// The probes of a curvature set, all of them.
-fn set_question(name: &str, question: &Question) -> Question {
-    Question { set: name.into(), probes: Probes::All, ..question.clone() }
 }

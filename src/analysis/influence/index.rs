@@ -35,6 +35,16 @@ pub(in crate::analysis) struct Index {
     pub modes: BTreeSet<Mode>,
     /// Where the run stopped being readable; visits behind it do not count either.
     pub damage: Option<Damage>,
+    /// Rows of curvature, in the order of the log.
+    weighted: Vec<CurvatureRow>,
+}
+
+/// A row of the matrix `Σ w g gᵀ / Σ w`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::analysis) struct CurvatureRow {
+    pub time: u64,
+    pub record: Record,
+    pub weight: f64,
 }
 
 /// What one block tells the index.
@@ -55,6 +65,7 @@ struct Rows {
     modes: Option<Vec<u8>>,
     scores: Option<Vec<u8>>,
     classes: Option<Vec<u32>>,
+    weights: Option<Vec<f32>>,
 }
 
 /// What a record's gradient is of: a loss, or a score of the prediction of a class.
@@ -94,6 +105,7 @@ fn read(run: &Run, block: &Block) -> Result<Told, AnalysisError> {
         modes: column::optional(block, Column::Mode, column::u8s)?,
         scores: column::optional(block, Column::PredictionScore, column::u8s)?,
         classes: column::optional(block, Column::ScoredClass, column::u32s)?,
+        weights: column::optional(block, Column::CurvatureWeight, column::f32s)?,
         block: block.clone(),
     })))
 }
@@ -102,6 +114,32 @@ impl Index {
     pub(in crate::analysis) fn build(
         run: &Run,
         question: &Question,
+        progress: Progress<'_>,
+    ) -> Result<Self, AnalysisError> {
+        Self::read(run, question, false, progress)
+    }
+
+    /// The rows of a set that is to be curvature: those that were recorded as such, and its probes.
+    pub(in crate::analysis) fn of_curvature(
+        run: &Run,
+        set: &str,
+        question: &Question,
+        progress: Progress<'_>,
+    ) -> Result<Self, AnalysisError> {
+        let question = Question { set: set.into(), probes: Probes::All, ..question.clone() };
+        Self::read(run, &question, true, progress)
+    }
+
+    /// The rows of curvature, and each probe with the weight 1.
+    pub(in crate::analysis) fn curvature_rows(&self) -> Vec<CurvatureRow> {
+        let probe = |(&time, &record): (&u64, &Record)| CurvatureRow { time, record, weight: 1.0 };
+        self.records.values().flatten().map(probe).chain(self.weighted.iter().copied()).collect()
+    }
+
+    fn read(
+        run: &Run,
+        question: &Question,
+        for_curvature: bool,
         progress: Progress<'_>,
     ) -> Result<Self, AnalysisError> {
         let wanted: Option<BTreeSet<u64>> = match &question.probes {
@@ -125,7 +163,9 @@ impl Index {
             repeated: 0,
             modes: BTreeSet::new(),
             damage: None,
+            weighted: Vec::new(),
         };
+        let mut passed_over = 0;
         let fold = |told: Told| {
             let rows = match told {
                 Told::Name { number, name } => {
@@ -142,6 +182,11 @@ impl Index {
                 if names.get(&rows.sets[row]) != Some(&question.set) {
                     continue;
                 }
+                let weight = rows.weights.as_ref().map(|weights| weights[row]);
+                if weight.is_some() && !for_curvature {
+                    passed_over += 1;
+                    continue;
+                }
                 known.insert(id);
                 if wanted.as_ref().is_some_and(|wanted| !wanted.contains(&id)) {
                     continue;
@@ -151,13 +196,19 @@ impl Index {
                     && !rows.layout.is_empty()
                     && *layout.get_or_insert_with(|| rows.layout.clone()) == rows.layout
                     // A sum over gradients of different things would be the influence on none of them.
-                    && rows.measure(row).is_some_and(|own| *measure.get_or_insert(own) == own);
+                    && rows.measure(row).is_some_and(|own| *measure.get_or_insert(own) == own)
+                    && weight.is_none_or(|weight| weight.is_finite() && weight >= 0.0);
                 with_gradient |= !rows.layout.is_empty();
                 if !usable {
                     index.left_out += 1;
                     continue;
                 }
                 let record = Record { block: index.blocks.len(), row };
+                if let Some(weight) = weight {
+                    index.weighted.push(CurvatureRow { time: rows.steps[row], record, weight: f64::from(weight) });
+                    used = true;
+                    continue;
+                }
                 let scored = rows.measure(row).flatten().zip(rows.classes.as_ref().map(|classes| classes[row]));
                 if let Some((_, class)) = scored {
                     classes.insert((id, rows.steps[row]), class);
@@ -205,7 +256,7 @@ impl Index {
             index.probes.retain(|_, probe| probe.label == Some(label));
             index.records.retain(|id, _| index.probes.contains_key(id));
         }
-        let lookup = Lookup { names, known, wanted, labels, any_gradient: with_gradient };
+        let lookup = Lookup { names, known, wanted, labels, any_gradient: with_gradient, passed_over };
         match (lookup.failure(&index, question), index.damage.clone()) {
             (None, _) => Ok(index),
             (Some(error), None) => Err(error),
@@ -223,6 +274,8 @@ struct Lookup {
     /// Labels of the probes, where one was asked for.
     labels: BTreeSet<u32>,
     any_gradient: bool,
+    /// Rows of curvature that are no probes.
+    passed_over: u64,
 }
 
 impl Lookup {
@@ -242,7 +295,7 @@ impl Lookup {
             return Some(AnalysisError::Missing { score: "influence", what, how: NO_GRADIENTS });
         }
         let unusable = wanted.iter().find(|id| !index.records.contains_key(id));
-        if unusable.is_none() && !index.records.is_empty() {
+        if unusable.is_none() && !(index.records.is_empty() && index.weighted.is_empty()) {
             return None;
         }
         if let (Probes::Label(label), false) = (&question.probes, self.known.is_empty()) {
@@ -259,6 +312,8 @@ impl Lookup {
         };
         let why = if index.left_out > 0 {
             "its records have no gradients, are not finite, had no weight in the loss, or differ in form from the first"
+        } else if self.passed_over > 0 {
+            "the set has rows of curvature, which are no probes: name it as the curvature of a method instead"
         } else {
             "the set has no records"
         };

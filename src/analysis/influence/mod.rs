@@ -51,7 +51,7 @@ use super::per_example::suspicious_first;
 use super::{AnalysisError, Basis, Estimate, Order};
 use crate::log::{Mode, PredictionScore};
 use crate::run::{Damage, Run};
-pub(super) use index::{Index, Record};
+pub(super) use index::{CurvatureRow, Index, Record};
 pub use pass::InfluencePlan;
 pub use question::{Normalisation, ProbeTime, Probes, Question};
 pub use split::{Part, Split, SplitBy};

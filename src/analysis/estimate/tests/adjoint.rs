@@ -2,7 +2,7 @@
 
 use super::super::super::synthetic::{visits, Draws, Synthetic, Visit, Written};
 use super::super::super::{estimate, influence, AnalysisError, Curvature, EstimateQuestion, Method, Shape, Window};
-use super::softmax::{curvature_rows, delta, examples, gradient, loss, row, Example, WEIGHTS};
+use super::softmax::{curvature_rows, delta, examples, gradient, loss, row, weighted_rows, Example, WEIGHTS};
 use super::{blocks, close, dot, one, pearson, score_of, spearman, WHOLE};
 use crate::sketch::Encoding;
 use std::collections::BTreeMap;
@@ -148,13 +148,15 @@ impl Training {
 
     /// The log of the training, with a probe before each step and at the end, and exact curvature rows of each batch.
     fn record(&self, probe: &Example) -> Written {
-        let (mut visits, mut probes, mut curvature, mut steps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut visits, mut probes, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut curvature, mut weighted) = (Vec::new(), Vec::new());
         let w = self.run(usize::MAX, 1.0, |step, w| {
             let batch = &self.batches[step];
             let at = step as u64;
             probes.push(row(7, at, &probe.x, &delta(w, probe)));
             let examples: Vec<&Example> = batch.iter().map(|i| &self.all[*i]).collect();
             curvature.extend(curvature_rows(w, &examples, at, 1));
+            weighted.extend(weighted_rows(w, &examples, at, 2));
             for &i in batch {
                 let mut visit = row(i as u64, at, &self.all[i].x, &delta(w, &self.all[i]));
                 visit.learning_rate = rate(step) as f32;
@@ -168,8 +170,10 @@ impl Training {
         let mut run = Synthetic::new(Encoding::F32);
         run.set(0, "test");
         run.set(1, "curvature");
+        run.set(2, "weighted");
         run.probes(&probes);
         run.probes(&curvature);
+        run.probes(&weighted);
         run.optimizer(&steps);
         for rows in visits.chunks(11) {
             run.visits(rows);
@@ -186,11 +190,9 @@ fn with_exact_curvature_it_is_the_derivative_of_the_final_loss() {
         let probe = &examples(100, 77)[98];
         let written = training.record(probe);
         // Short batches have few rows and long ones many: both ways of applying the curvature are taken.
-        for length in [64, 18] {
-            let asked = EstimateQuestion {
-                shape: Shape::by_layer(length),
-                ..asked(7, true, Curvature::Set("curvature".into()))
-            };
+        for (length, set) in [(64, "curvature"), (18, "curvature"), (64, "weighted"), (18, "weighted")] {
+            let asked =
+                EstimateQuestion { shape: Shape::by_layer(length), ..asked(7, true, Curvature::Set(set.into())) };
             let found = &estimate(&written.run(), &asked).unwrap()[0];
             for example in 0..training.all.len() {
                 let end = |factor: f64| loss(&training.run(example, factor, |_, _| {}), probe);
@@ -280,14 +282,14 @@ fn damage_cuts_the_story_and_steps_out_of_order_are_damage() {
     let training = Training::new(0.9);
     let probe = &examples(100, 77)[98];
     let written = training.record(probe);
-    // Blocks 0 to 4 are sets, probes, curvature and steps; visits follow.
-    written.damage(9, 900);
+    // Blocks 0 to 6 are sets, probes, curvature of two kinds and steps; visits follow.
+    written.damage(11, 900);
     // The damage is in a column, where only whoever opens it meets it: a walk back would meet it too late.
     let run = written.run();
     let mut scan = run.scan();
     assert!(scan.by_ref().count() > 12 && scan.damage().unwrap().is_none());
     let found = &estimate(&written.run(), &asked(7, false, Curvature::Visits)).unwrap()[0];
-    assert_eq!(found.damage.as_ref().and_then(|damage| damage.block), Some(9));
+    assert_eq!(found.damage.as_ref().and_then(|damage| damage.block), Some(11));
     assert_eq!(found.visits, 4 * 11);
 
     let mut run = Synthetic::new(Encoding::F32);

@@ -2,8 +2,8 @@
 //! against training without each example.
 
 use super::super::super::synthetic::{Synthetic, Visit};
-use super::super::super::{estimate, Curvature, Damping, EstimateQuestion, Method};
-use super::softmax::{curvature_rows, delta, examples, gradient, hessian, loss, row, Example, WEIGHTS};
+use super::super::super::{estimate, influence, Curvature, Damping, EstimateQuestion, Method, Question};
+use super::softmax::{curvature_rows, delta, examples, gradient, hessian, loss, row, weighted_rows, Example, WEIGHTS};
 use super::{close, dot, one, pearson, score_of, solve};
 use crate::sketch::Encoding;
 
@@ -47,8 +47,10 @@ fn predict_what_training_without_an_example_does() {
     let mut run = Synthetic::new(Encoding::F32);
     run.set(0, "test");
     run.set(1, "curvature");
+    run.set(2, "weighted");
     run.probes(&[row(7, 1, &probe.x, &delta(&w, probe))]);
     run.probes(&curvature_rows(&w, &everyone, 1, 1));
+    run.probes(&weighted_rows(&w, &everyone, 1, 2));
     let visits: Vec<Visit> =
         all.iter().enumerate().map(|(id, example)| row(id as u64, 0, &example.x, &delta(&w, example))).collect();
     run.visits(&visits);
@@ -56,7 +58,14 @@ fn predict_what_training_without_an_example_does() {
     let mut asked = EstimateQuestion::new(one(7), Method::InfluenceFunction);
     asked.dampings = vec![Damping::Absolute(RIDGE)];
     asked.curvature = Curvature::Set("curvature".into());
-    let found = &estimate(&run.finish().run(), &asked).unwrap()[0];
+    let written = run.finish();
+    let found = &estimate(&written.run(), &asked).unwrap()[0];
+    asked.curvature = Curvature::Set("weighted".into());
+    let weighted = &estimate(&written.run(), &asked).unwrap()[0];
+    assert_eq!(weighted.estimate.as_ref().unwrap().curvature_rows, 3 * all.len() as u64);
+    // Its rows are no probes.
+    let error = influence(&written.run(), &Question::all("weighted")).unwrap_err();
+    assert!(error.to_string().contains("rows of curvature"), "{error}");
 
     let u = solve(total_hessian(&w, &everyone, n), gradient(&w, probe));
     let (mut predicted, mut truth) = (Vec::new(), Vec::new());
@@ -64,6 +73,8 @@ fn predict_what_training_without_an_example_does() {
         let got = score_of(found, id as u64);
         let closed = dot(&u, &gradient(&w, example)) / n;
         assert!(close(got * n, closed * n, 1e-4), "{id}: {got} for {closed}");
+        let got = score_of(weighted, id as u64);
+        assert!(close(got * n, closed * n, 1e-4), "weighted, {id}: {got} for {closed}");
         let others: Vec<&Example> = all.iter().enumerate().filter(|(i, _)| *i != id).map(|(_, e)| e).collect();
         predicted.push(got);
         truth.push(loss(&train(&others, n), probe) - loss(&w, probe));

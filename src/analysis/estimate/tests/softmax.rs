@@ -94,6 +94,20 @@ pub(super) fn curvature_rows(w: &[f64], examples: &[&Example], step: u64, set: u
     rows
 }
 
+/// The same as rows of curvature: the gradient by each class with the class's probability for weight, all under the id of
+/// their example.
+pub(super) fn weighted_rows(w: &[f64], examples: &[&Example], step: u64, set: u32) -> Vec<Visit> {
+    let mut rows = Vec::new();
+    for (id, example) in examples.iter().enumerate() {
+        for (label, p) in probabilities(w, &example.x).into_iter().enumerate() {
+            let delta = delta(w, &Example { label, ..(*example).clone() });
+            let row = row(id as u64, step, &example.x, &delta);
+            rows.push(Visit { set, curvature_weight: Some(p as f32), ..row });
+        }
+    }
+    rows
+}
+
 #[test]
 fn the_model_is_what_it_says() {
     let all = examples(6, 1);

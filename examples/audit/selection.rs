@@ -1,0 +1,188 @@
+//! Experiments on which examples to keep: wrong labels are found and left out, and half of the data is pruned.
+
+use crate::experiments::{bar, Bench, DRAWS};
+use crate::methods;
+use crate::task::{sweep, train, Architecture, Images, Pixels, Setting};
+use anyhow::Result;
+use gradlog::analysis::{KeepRule, OverRuns, Score, Window};
+use gradlog::audit::{Accuracy, Change, Detection, Finding, Trained, TrainingError};
+use gradlog::run::Run;
+
+/// The share of labels that is made wrong.
+const FLIPPED: f64 = 0.1;
+
+/// Which examples to keep, by seed and number of examples; `None` for all.
+type Keep = Box<dyn Fn(u64, usize) -> Option<Vec<u64>>>;
+
+impl Bench<'_> {
+    fn labels_setting(&self) -> (Setting, String) {
+        let architecture = if self.arguments.cnn { Architecture::Cnn } else { Architecture::mlp() };
+        let (epochs, learning_rate) = (self.arguments.epochs, 0.1);
+        let images = self.arguments.train.min(self.train.len());
+        let name = format!("{architecture}, {images} images, {epochs} epochs, batch 64, learning rate 0.1");
+        let setting = Setting {
+            architecture,
+            epochs,
+            batch: 64,
+            learning_rate,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            cosine: false,
+            probe_times: 1,
+            curvature: (0, 1),
+            checkpoints: false,
+            exact: false,
+        };
+        (setting, name)
+    }
+
+    /// Labels that are wrong on purpose: who finds them, and what training without the suspects is worth.
+    pub fn labels(&mut self) -> Result<()> {
+        let arguments = self.arguments;
+        let (setting, name) = self.labels_setting();
+        let setting = Setting { checkpoints: true, ..setting };
+        let name = format!("{name}, 10 % of labels flipped");
+        println!("\n== {name} ==");
+        let truth = self.limited(arguments.train);
+        let test = self.probes(usize::MAX, Pixels::Standardised);
+        let seeds = self.seeds();
+        let mut rankings: Vec<(String, Vec<Vec<u64>>)> = Vec::new();
+        let (mut data, mut wrong) = (Vec::new(), Vec::new());
+        let tick = bar("recording", seeds.len() as u64);
+        for seed in &seeds {
+            let mut digits = self.limited(arguments.train);
+            digits.flip(FLIPPED, *seed);
+            wrong.push(
+                digits.labels.iter().zip(&truth.labels).map(|(given, truth)| given != truth).collect::<Vec<bool>>(),
+            );
+            let images = Images::of(&digits, Pixels::Standardised);
+            let folder = arguments.out.join(format!("labels-{seed}"));
+            train(&setting, &images, *seed, &Change::Nothing, Some((&folder, None)))?;
+            sweep(&setting, &images, &folder)?;
+            for (number, (method, ranking)) in
+                methods::suspicions(&folder, images.len(), *seed)?.into_iter().enumerate()
+            {
+                if number == rankings.len() {
+                    rankings.push((method, Vec::new()));
+                }
+                rankings[number].1.push(ranking);
+            }
+            data.push(images);
+            tick.inc(1);
+        }
+        tick.finish_and_clear();
+        for (method, rankings) in &rankings {
+            let found = rankings.iter().zip(&wrong);
+            let parts: Vec<Detection> = found
+                .map(|(ranking, wrong)| Detection::new(ranking.iter().copied(), |id| wrong[id as usize]))
+                .collect();
+            self.add(Finding::new(&name, method, "ROC-AUC", Detection::roc_auc(&parts, DRAWS, 0), &seeds));
+            for percent in [5, 10, 20, 30] {
+                let recall = Detection::recall(&parts, f64::from(percent) / 100.0, DRAWS, 0);
+                self.add(Finding::new(&name, method, &format!("recall at {percent} %"), recall, &seeds));
+            }
+        }
+        if arguments.detection_only {
+            return Ok(());
+        }
+        // Trained again without the tenth that is most suspicious, by several lists; and without what is really wrong.
+        let first = |ranking: &[u64]| ranking[..(FLIPPED * ranking.len() as f64).round() as usize].to_vec();
+        let mut removed: Vec<(String, Option<Vec<Vec<u64>>>)> = vec![("keep all".into(), None)];
+        for name in ["random", "aum", "self-influence", "suspects"] {
+            let lists = rankings.iter().find(|(method, _)| method == name);
+            removed.push((name.into(), lists.map(|(_, lists)| lists.iter().map(|list| first(list)).collect())));
+        }
+        let really = |wrong: &Vec<bool>| (0..wrong.len() as u64).filter(|id| wrong[*id as usize]).collect();
+        removed.push(("the wrong ones".into(), Some(wrong.iter().map(really).collect())));
+        let keeps = removed.into_iter().map(|(method, lists)| {
+            let keep = move |seed: u64, count: usize| {
+                let gone: std::collections::HashSet<u64> = lists.as_ref()?[seed as usize].iter().copied().collect();
+                Some((0..count as u64).filter(|id| !gone.contains(id)).collect::<Vec<u64>>())
+            };
+            (method, Box::new(keep) as Keep)
+        });
+        self.accuracies(&name, "after cleaning", &setting, &data, &test, keeps.collect())
+    }
+
+    /// Half of the training set, chosen by an early score, against half chosen at random and against all.
+    pub fn pruning(&mut self) -> Result<()> {
+        let arguments = self.arguments;
+        let (setting, name) = self.labels_setting();
+        println!("\n== {name}, half of it kept ==");
+        let images = Images::of(&self.limited(arguments.train), Pixels::Standardised);
+        let test = self.probes(usize::MAX, Pixels::Standardised);
+        let early = setting.epochs.div_ceil(3).max(1);
+        let mut lists: Vec<(String, Vec<Option<Vec<u64>>>)> = Vec::new();
+        let tick = bar("recording", self.arguments.seeds);
+        for seed in self.seeds() {
+            let folder = arguments.out.join(format!("pruning-{seed}"));
+            train(&setting, &images, seed, &Change::Nothing, Some((&folder, None)))?;
+            let run = Run::open(&folder)?;
+            let mut add =
+                |method: String, kept: Option<Vec<u64>>| match lists.iter_mut().find(|(name, _)| *name == method) {
+                    Some((_, lists)) => lists.push(kept),
+                    None => lists.push((method, vec![kept])),
+                };
+            add("keep all".into(), None);
+            let rule = |skip_hardest, random| KeepRule { skip_hardest, random, ..KeepRule::hardest(0.5) };
+            for (score, number) in [(Score::El2n, 0), (Score::Grand, 1)] {
+                let table = score.compute_over(&[&run], &Window::epochs(0..early), OverRuns::Mean, &|_| {})?;
+                let ids = |rule| anyhow::Ok(Some(table.keep(&rule)?.kept.iter().map(|kept| kept.example).collect()));
+                if number == 0 {
+                    add("random".into(), ids(rule(0.0, Some(seed)))?);
+                }
+                for skip in [0.0, 0.1, 0.2, 0.4] {
+                    add(
+                        format!("{score}, epochs 0..{early}, hardest {:.0} % skipped", 100.0 * skip),
+                        ids(rule(skip, None))?,
+                    );
+                }
+            }
+            tick.inc(1);
+        }
+        tick.finish_and_clear();
+        let data = vec![images];
+        let keeps = lists.into_iter().map(|(method, lists)| {
+            let keep = move |seed: u64, _: usize| lists[seed as usize].clone();
+            (method, Box::new(keep) as Keep)
+        });
+        self.accuracies(&name, "with half of the data", &setting, &data, &test, keeps.collect())
+    }
+
+    /// Test accuracy of each way to choose, and by how much it is above that of random choice. `data` has one set of images for
+    /// each seed, or one for all.
+    fn accuracies(
+        &mut self,
+        name: &str,
+        when: &str,
+        setting: &Setting,
+        data: &[Images],
+        test: &Images,
+        keeps: Vec<(String, Keep)>,
+    ) -> Result<()> {
+        let seeds = self.seeds();
+        // The rate falls to zero: at a constant one the noise of the last steps is larger than the differences.
+        let setting = &Setting { cosine: true, ..setting.clone() };
+        let bar = bar("training again", (keeps.len() * seeds.len()) as u64);
+        let mut found: Vec<(String, Accuracy)> = Vec::new();
+        for (method, keep) in keeps {
+            let mut retrain = |seed: u64, change: &Change<'_>| {
+                let images = data.get(seed as usize).unwrap_or(&data[0]);
+                let trained = train(setting, images, seed, change, None)?.measure(test)?;
+                bar.inc(1);
+                Ok::<Trained, TrainingError>(trained)
+            };
+            found.push((method, Accuracy::measure(&seeds, |seed| keep(seed, data[0].len()), &mut retrain)?));
+        }
+        bar.finish_and_clear();
+        let random = found.iter().find(|(method, _)| method == "random").map(|(_, accuracy)| accuracy.clone());
+        for (method, accuracy) in &found {
+            let (accurate, above) = (format!("accuracy {when}"), format!("above random {when}"));
+            self.add(Finding::new(name, method, &accurate, accuracy.share(DRAWS, 0), &seeds));
+            if let Some(random) = random.as_ref().filter(|_| method != "random") {
+                self.add(Finding::new(name, method, &above, accuracy.better_than(random, DRAWS, 0)?, &seeds));
+            }
+        }
+        Ok(())
+    }
+}
