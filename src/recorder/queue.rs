@@ -276,12 +276,13 @@ mod tests {
             let (mut queue, inbox, gauge) = Queue::<u32>::new(&config(Overflow::Block, 60_000));
             let (woken, parked) = (Arc::new(Mutex::new(false)), std::thread::current());
             let flag = woken.clone();
-            let reader = std::thread::spawn(move || {
+            let reader = std::thread::Builder::new().spawn(move || {
                 parked.unpark();
                 std::thread::park_timeout(Duration::from_secs(60));
                 *flag.lock().unwrap() = true;
                 drop((inbox, gauge));
             });
+            let reader = reader.unwrap();
             std::thread::park_timeout(Duration::from_secs(60));
             queue.read_by(reader.thread());
             let start = Instant::now();
