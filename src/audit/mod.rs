@@ -10,6 +10,8 @@
 //! - [`Brittleness`]: how few of its strongest proponents must go until a prediction changes.
 //! - [`Detection`]: how well a ranking finds labels that were made wrong on purpose; ROC-AUC, and recall by share inspected.
 //! - [`Accuracy`]: what is left of the accuracy after pruning or cleaning, against another way to choose.
+//! - [`ExactInfluence`]: influence functions themselves, for models small enough, as an oracle; and what moving a training
+//!   input would do.
 //!
 //! Each answer is a [`Measured`]: a value with a bootstrap interval, reproducible from its seed; a [`Finding`] is its row in a
 //! table. Nothing here knows candle: what a training is, the closure says. `examples/audit` does all of it with candle, on
@@ -39,6 +41,7 @@ mod accuracy;
 mod brittleness;
 mod conjugate_gradient;
 mod detection;
+mod exact;
 mod finding;
 mod leave_one_out;
 mod prediction;
@@ -52,6 +55,7 @@ pub use accuracy::Accuracy;
 pub use brittleness::Brittleness;
 pub use conjugate_gradient::conjugate_gradient;
 pub use detection::Detection;
+pub use exact::{Differentiable, ExactInfluence, Solver};
 pub use finding::{write_json, Finding};
 pub use leave_one_out::LeaveOneOut;
 pub use prediction::{agreement, Correlation, Paired, Prediction};

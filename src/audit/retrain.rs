@@ -84,6 +84,14 @@ pub enum AuditError {
         /// What it failed with.
         source: TrainingError,
     },
+    /// A gradient of the model's could not be had.
+    #[error("{what}: {source}")]
+    Gradient {
+        /// Which.
+        what: String,
+        /// Why not.
+        source: TrainingError,
+    },
     /// A loss is not a number.
     #[error(
         "training with seed {seed} and {change} gave probe {probe} the loss {loss}: it has diverged; lower the learning rate"
