@@ -33,7 +33,7 @@
 //! let found = agreement(&[truth.against(&predicted)?], Correlation::Spearman, 100, 0);
 //! assert!(found.value > 0.9);
 //! // Half of a weight changes the same in the same order: the mean is smooth in the weights.
-//! assert_eq!(agreement(&[truth.ceiling()], Correlation::Spearman, 100, 0).value, 1.0);
+//! assert!(agreement(&[truth.ceiling()], Correlation::Spearman, 100, 0).value > 0.999);
 //! # Ok::<(), gradlog::audit::AuditError>(())
 //! ```
 
