@@ -27,6 +27,8 @@ pub struct Summary {
     pub wall_clock_ms: Option<RangeInclusive<u64>>,
     /// The probe sets, by number.
     pub probes: Vec<ProbeSummary>,
+    /// The sets that hold rows of curvature, by number; visits are such rows.
+    pub curvature: Vec<ProbeSummary>,
     /// The sweeps at checkpoints, by step.
     pub sweeps: Vec<SweepSummary>,
     /// The recorded layers, by number.
@@ -113,13 +115,13 @@ impl ColumnGroup {
     }
 }
 
-/// A probe set.
+/// A probe set, or the rows of curvature in one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProbeSummary {
     /// Its name.
     pub name: String,
-    /// Probe visits.
+    /// Probe visits, or rows of curvature.
     pub visits: u64,
     /// Different examples among them.
     pub examples: u64,
@@ -185,7 +187,7 @@ pub struct LayerSummary {
 /// What is read of one block.
 enum Read {
     Visits { examples: Vec<u64>, epochs: (u32, u32), steps: (u64, u64) },
-    Probes { sets: Vec<u32>, ids: Vec<u64>, steps: Vec<u64> },
+    Probes { are_curvature: bool, sets: Vec<u32>, ids: Vec<u64>, steps: Vec<u64> },
     Steps { count: usize, learning_rates: Vec<f32>, wall_clock: Vec<u64> },
     Set { number: u32, name: String },
     Dropped { visits: u64, first_step: u64 },
@@ -208,6 +210,7 @@ impl Told {
                 steps: block.steps(),
             },
             Some(BlockKind::Probes) => Read::Probes {
+                are_curvature: block.is_curvature(),
                 sets: column::u32s(block, Column::ProbeSet)?,
                 ids: column::u64s(block, Column::Example)?,
                 steps: column::u64s(block, Column::Step)?,
@@ -239,9 +242,26 @@ impl Told {
 #[derive(Default)]
 struct Set {
     name: String,
+    probes: Taken,
+    curvature: Taken,
+}
+
+#[derive(Default)]
+struct Taken {
     visits: u64,
     ids: BTreeSet<u64>,
     times: BTreeSet<u64>,
+}
+
+impl Taken {
+    fn summary(self, name: &str) -> ProbeSummary {
+        ProbeSummary {
+            name: name.to_owned(),
+            visits: self.visits,
+            examples: self.ids.len() as u64,
+            times: self.times.into_iter().collect(),
+        }
+    }
 }
 
 impl Summary {
@@ -296,12 +316,13 @@ impl Summary {
                     }
                     folded_width = told.block.width(Column::Folded).or(folded_width);
                 }
-                Read::Probes { sets: numbers, ids, steps } => {
+                Read::Probes { are_curvature, sets: numbers, ids, steps } => {
                     for ((number, id), step) in numbers.into_iter().zip(ids).zip(steps) {
                         let set = sets.entry(number).or_default();
-                        set.visits += 1;
-                        set.ids.insert(id);
-                        set.times.insert(step);
+                        let taken = if are_curvature { &mut set.curvature } else { &mut set.probes };
+                        taken.visits += 1;
+                        taken.ids.insert(id);
+                        taken.times.insert(step);
                     }
                 }
                 Read::Steps { count, learning_rates, wall_clock } => {
@@ -337,15 +358,15 @@ impl Summary {
             .into_iter()
             .map(|(step, (rows, modes))| SweepSummary { step, rows, modes: modes.into_iter().flatten().collect() })
             .collect();
-        summary.probes = sets
-            .into_values()
-            .map(|set| ProbeSummary {
-                name: set.name,
-                visits: set.visits,
-                examples: set.ids.len() as u64,
-                times: set.times.into_iter().collect(),
-            })
-            .collect();
+        for set in sets.into_values() {
+            // A name without any row is a probe set that was never taken.
+            if set.probes.visits > 0 || set.curvature.visits == 0 {
+                summary.probes.push(set.probes.summary(&set.name));
+            }
+            if set.curvature.visits > 0 {
+                summary.curvature.push(set.curvature.summary(&set.name));
+            }
+        }
         summary.layers = manifest
             .layers
             .iter()
@@ -387,11 +408,14 @@ mod tests {
         let mut run = Synthetic::new(Encoding::Q8);
         run.set(0, "test");
         run.set(1, "never taken");
+        run.set(2, "curvature");
         for rows in all.chunks(9) {
             run.visits(rows);
         }
         let probes: Vec<Visit> = [(1, 0), (2, 0), (1, 5)].map(|(id, step)| Draws(2).visit(id, step, 0)).to_vec();
         run.probes(&probes);
+        let row = |class: u32| Visit { set: 2, label: class, curvature_weight: Some(0.25), ..Draws(3).visit(4, 2, 0) };
+        run.probes(&[row(0), row(1)]);
         run.steps(&[(0, 0, 0.5, 1000), (1, 0, 0.25, 4500)]);
         run.dropped(64);
         run.dropped(6);
@@ -418,6 +442,14 @@ mod tests {
             ("test", 3, 2, &[0, 5][..])
         );
         assert_eq!(summary.probes[1].visits, 0);
+        assert_eq!(summary.probes[1].name, "never taken");
+        let rows = &summary.curvature[0];
+        assert_eq!(
+            (rows.name.as_str(), rows.visits, rows.examples, rows.times.as_slice()),
+            ("curvature", 2, 1, &[2][..])
+        );
+        let checked = written.run().verify().unwrap();
+        assert_eq!((checked.probes, checked.curvature), (3, 2));
         let forms: Vec<LayerForm> = summary.layers.iter().map(|layer| layer.form).collect();
         let factored = |inputs, outputs| LayerForm::Factored { inputs, outputs };
         assert_eq!(forms, [factored(5, 3), LayerForm::Folded { width: 7 }, factored(4, 2)]);

@@ -3,7 +3,7 @@
 use super::error::CliError;
 use super::output::{say_workers, Console};
 use super::Outcome;
-use crate::analysis::{AnalysisError, LayerForm, Summary};
+use crate::analysis::{AnalysisError, LayerForm, ProbeSummary, Summary};
 use crate::log::{Manifest, Mode};
 use crate::report::{self, significant, Format, Rows, Value};
 use crate::run::{Checkpoint, ReadError, Run, WorkerState, Workers};
@@ -128,11 +128,15 @@ fn table(
         }
         rows.end()?;
     }
-    if !summary.probes.is_empty() {
+    for (what, each, sets) in [("probe set", "visits", &summary.probes), ("curvature set", "rows", &summary.curvature)]
+    {
+        if sets.is_empty() {
+            continue;
+        }
         writeln!(out)?;
-        let columns = ["probe set", "examples", "visits", "times", "first step", "last step"];
+        let columns = [what, "examples", each, "times", "first step", "last step"];
         let mut rows = Rows::begin(Format::Table, &mut *out, &[], &columns)?;
-        for set in &summary.probes {
+        for set in sets {
             rows.row(&[
                 set.name.as_str().into(),
                 set.examples.into(),
@@ -250,11 +254,10 @@ fn json(
                    "inputs": inputs, "outputs": outputs, "width": width})
         })
         .collect();
-    let probes: Vec<_> = summary
-        .probes
-        .iter()
-        .map(|set| json!({"name": set.name, "visits": set.visits, "examples": set.examples, "times": set.times}))
-        .collect();
+    let sets = |sets: &[ProbeSummary], each: &str| -> Vec<serde_json::Value> {
+        let one = |set: &ProbeSummary| json!({"name": set.name, each: set.visits, "examples": set.examples, "times": set.times});
+        sets.iter().map(one).collect()
+    };
     let checkpoints: Vec<_> = saved
         .iter()
         .map(|checkpoint| {
@@ -292,7 +295,8 @@ fn json(
         "coverage": summary.coverage,
         "untapped": summary.untapped,
         "layers": layers,
-        "probes": probes,
+        "probes": sets(&summary.probes, "visits"),
+        "curvature": sets(&summary.curvature, "rows"),
         "checkpoints": checkpoints,
         "sweeps": sweeps,
         "notes": manifest.notes,

@@ -52,6 +52,9 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         ("steps", report.steps.to_string()),
         ("dropped", report.dropped.to_string()),
     ];
+    if report.curvature > 0 {
+        pairs.push(("rows of curvature", report.curvature.to_string()));
+    }
     if report.sweeps > 0 {
         pairs.push(("swept", report.sweeps.to_string()));
     }

@@ -101,6 +101,11 @@ impl Block {
         }
     }
 
+    /// Whether the rows of a Probes block are rows of curvature, which are no probes.
+    pub fn is_curvature(&self) -> bool {
+        self.kind() == Some(BlockKind::Probes) && self.has(Column::CurvatureWeight)
+    }
+
     /// Whether the block, where it stands behind the End block of a run, says that a recorder went on with the run.
     pub(crate) fn goes_on(&self) -> bool {
         // The name of a probe set comes from either; rows of the one or the other follow it.

@@ -16,7 +16,7 @@ pub struct Tally {
     pub blocks: u64,
     /// Training visits.
     pub visits: u64,
-    /// Probe visits.
+    /// Probe visits, and rows of curvature: what is left of a damaged block may not tell them apart.
     pub probes: u64,
     /// Steps.
     pub steps: u64,

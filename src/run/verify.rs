@@ -16,6 +16,8 @@ pub struct VerifyReport {
     pub visits: u64,
     /// Probe visits in them.
     pub probes: u64,
+    /// Rows of curvature in them.
+    pub curvature: u64,
     /// Steps in them.
     pub steps: u64,
     /// Examples swept at checkpoints in them, counted once for each checkpoint.
@@ -97,6 +99,7 @@ impl Run {
                     report.visit_steps = widen(report.visit_steps, block.steps());
                     report.visit_epochs = widen(report.visit_epochs, block.epochs());
                 }
+                Some(BlockKind::Probes) if block.is_curvature() => report.curvature += rows,
                 Some(BlockKind::Probes) => report.probes += rows,
                 Some(BlockKind::Steps) => report.steps += rows,
                 Some(BlockKind::Sweeps) => report.sweeps += rows,
