@@ -44,6 +44,7 @@ mod gradient;
 mod grand;
 mod influence;
 mod keep;
+mod last_labels;
 mod loss;
 mod over_runs;
 mod per_example;

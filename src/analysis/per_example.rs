@@ -1,13 +1,14 @@
 //! From visits to one number per example: the driver of all scores that look at each visit on its own.
 //!
 //! A score is an accumulator, [`PerExample`]; this file reads the columns that it names, leaves out what is not finite,
-//! keeps one accumulator per example, and sorts.
+//! keeps one accumulator per example, and sorts. Labels are asked for afterwards ([`super::last_labels`]).
 
 use super::driver::{fold_groups, fold_in_step_order, Progress};
+use super::last_labels::{last_labels, Blocks, Identity, Labels, Place};
 use super::sweep::Sweeps;
 use super::{column, error::NO_GRADIENTS, AnalysisError, Basis, Order, Score, Window};
 use crate::log::Column;
-use crate::run::{Block, Damage, Run};
+use crate::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -51,9 +52,9 @@ pub struct ScoreRow {
     pub extras: Vec<Extra>,
     /// Visits of the example that were left out because a number of theirs was NaN or infinite.
     pub not_finite: u64,
-    /// Label at the example's last visit inside the window, if labels were recorded.
+    /// Label at the example's last visit inside the window that has a label or a prediction.
     pub label: Option<u32>,
-    /// Predicted class at the example's last visit inside the window, if predictions were recorded.
+    /// Predicted class at the same visit.
     pub prediction: Option<u32>,
 }
 
@@ -126,6 +127,9 @@ impl Mean {
 
 /// What was read of one block.
 struct Visits {
+    block: Identity,
+    /// Whether it holds labels or predictions.
+    has_labels: bool,
     /// How many there are inside the window.
     rows: usize,
     /// `None` if the block lacks a column that the score is made of.
@@ -140,26 +144,26 @@ struct VisitColumns {
     examples: Vec<u64>,
     flags: Option<Vec<u8>>,
     values: Vec<Vec<f32>>,
-    labels: Option<Vec<u32>>,
-    predictions: Option<Vec<u32>>,
 }
 
+/// What is known of one example; small, because each visit finds it somewhere else in memory.
 struct Gathered<A> {
     accumulator: A,
     visits: u64,
-    not_finite: u64,
-    label: Option<u32>,
-    prediction: Option<u32>,
+    /// Its last visit in a block with labels or predictions.
+    last: Place,
 }
 
 impl Visits {
     fn read<A: PerExample>(block: &Block, window: &Window, sweeps: &Sweeps, bits: u32) -> Result<Self, AnalysisError> {
         let inside = sweeps.rows(window, block)?;
+        let has_labels = block.has(Column::Label) || block.has(Column::Prediction);
+        let told = |rows, columns| Self { block: block.identity(), has_labels, rows, columns };
         let rows = inside.as_ref().map_or(block.rows(), |inside| inside.iter().filter(|i| **i).count());
         // A sweep takes no step: its examples count in full, whatever the batch of the replay was (Pruthi et al. 2020, TracInCP).
         let is_one = |column| window.is_on_sweeps() && matches!(column, Column::Clip | Column::Coefficient);
         if A::COLUMNS.iter().any(|&needed| !is_one(needed) && !block.has(needed)) {
-            return Ok(Self { rows, columns: None });
+            return Ok(told(rows, None));
         }
         let examples = column::u64s(block, Column::Example)?;
         if A::ONE_PREDICTION {
@@ -183,10 +187,8 @@ impl Visits {
             examples,
             flags: column::optional(block, Column::Flags, column::u8s)?,
             values,
-            labels: column::optional(block, Column::Label, column::u32s)?,
-            predictions: column::optional(block, Column::Prediction, column::u32s)?,
         });
-        Ok(Self { rows, columns })
+        Ok(told(rows, columns))
     }
 }
 
@@ -221,6 +223,8 @@ struct Shard<A> {
     sparse: HashMap<u64, u32>,
     examples: Vec<u64>,
     gathered: Vec<Gathered<A>>,
+    /// Of the few examples that had any, by their place in `gathered`, visits that were left out as not finite.
+    not_finite_of: HashMap<usize, u64>,
     visits: u64,
     not_finite: u64,
     unseen: u64,
@@ -244,6 +248,7 @@ impl<A: PerExample> Shard<A> {
             sparse: HashMap::new(),
             examples: Vec::new(),
             gathered: Vec::new(),
+            not_finite_of: HashMap::new(),
             visits: 0,
             not_finite: 0,
             unseen: 0,
@@ -265,20 +270,14 @@ impl<A: PerExample> Shard<A> {
         };
         if *entry == 0 {
             self.examples.push(example);
-            self.gathered.push(Gathered {
-                accumulator: A::default(),
-                visits: 0,
-                not_finite: 0,
-                label: None,
-                prediction: None,
-            });
+            self.gathered.push(Gathered { accumulator: A::default(), visits: 0, last: Place::NONE });
             *entry = self.examples.len() as u32;
         }
         *entry as usize - 1
     }
 
-    /// Adds its share of the visits in some rows of a block.
-    fn add(&mut self, visits: &Visits, rows: Range<usize>) {
+    /// Adds its share of the visits in some rows of a block, which goes by a number.
+    fn add(&mut self, visits: &Visits, number: u32, rows: Range<usize>) {
         let Some(columns) = &visits.columns else { return };
         let uses_norm = A::COLUMNS.contains(&Column::SquaredNorm);
         let mut values = [0f32; COLUMNS_MAX];
@@ -288,17 +287,19 @@ impl<A: PerExample> Shard<A> {
         let first = own.partition_point(|row| (*row as usize) < rows.start);
         let last = own.partition_point(|row| (*row as usize) < rows.end);
         for &row in &own[first..last] {
+            let place = Place { block: number, row };
             let row = row as usize;
             let slot = self.slot(columns.examples[row]);
             let entry = &mut self.gathered[slot];
-            entry.label = columns.labels.as_ref().map(|labels| labels[row]).or(entry.label);
-            entry.prediction = columns.predictions.as_ref().map(|p| p[row]).or(entry.prediction);
+            if visits.has_labels {
+                entry.last = place;
+            }
             let flags = columns.flags.as_ref().map_or(0, |flags| flags[row]);
             for (value, column) in values.iter_mut().zip(&columns.values) {
                 *value = column[row];
             }
             if flags & Column::FLAG_NOT_FINITE != 0 || values.iter().any(|value| !value.is_finite()) {
-                entry.not_finite += 1;
+                *self.not_finite_of.entry(slot).or_default() += 1;
                 self.not_finite += 1;
             } else if self.needs_gradient && flags & Column::FLAG_NO_WEIGHT != 0 {
                 self.unseen += 1;
@@ -326,19 +327,48 @@ pub(super) fn score_examples<A: PerExample>(
         return Err(AnalysisError::NotOnSweeps { score: score.name() });
     }
     let sweeps = Sweeps::find(run, window)?;
+    match score_before::<A>(run, score, window, (&sweeps, None), progress)? {
+        Scored::Table(table) => Ok(table),
+        // Labels that cannot be read are damage like any other: nothing is made of their block, nor of what follows it.
+        Scored::LabelsDamaged(damage) => {
+            match score_before::<A>(run, score, window, (&sweeps, Some(&damage)), &|_| {})? {
+                Scored::Table(table) => Ok(ScoreTable { damage: Some(damage), ..table }),
+                Scored::LabelsDamaged(damage) => Err(ReadError::Damaged(damage).into()),
+            }
+        }
+    }
+}
+
+enum Scored {
+    Table(ScoreTable),
+    LabelsDamaged(Damage),
+}
+
+/// The scores, of blocks before some damage.
+fn score_before<A: PerExample>(
+    run: &Run,
+    score: Score,
+    window: &Window,
+    (sweeps, before): (&Sweeps, Option<&Damage>),
+    progress: Progress<'_>,
+) -> Result<Scored, AnalysisError> {
     let mut shards = Shard::<A>::all(window);
     let bits = shards.len().trailing_zeros();
     let mut missing_visits = 0;
-    let keep = |block: &Block| window.is_on(block) && window.touches(block);
+    let end = before.and_then(|damage| damage.block).unwrap_or(u64::MAX);
+    let keep = |block: &Block| window.is_on(block) && window.touches(block) && block.sequence() < end;
+    let mut numbers = Blocks::default();
     // No score of sweeps depends on their order, and a replay takes checkpoints in any.
     let damage = if run.parts().is_empty() || window.is_on_sweeps() {
         let fold = |(): &(), blocks: Vec<Visits>| {
             let without = blocks.iter().filter(|visits| visits.columns.is_none());
             missing_visits += without.map(|visits| visits.rows as u64).sum::<u64>();
-            shards.par_iter_mut().for_each(|shard| blocks.iter().for_each(|visits| shard.add(visits, 0..usize::MAX)));
+            let blocks: Vec<(u32, Visits)> = blocks.into_iter().map(|v| (numbers.number(v.block), v)).collect();
+            let add = |shard: &mut Shard<A>| blocks.iter().for_each(|(n, visits)| shard.add(visits, *n, 0..usize::MAX));
+            shards.par_iter_mut().for_each(add);
             Ok(())
         };
-        let read = |(): &(), block: &Block| Visits::read::<A>(block, window, &sweeps, bits);
+        let read = |(): &(), block: &Block| Visits::read::<A>(block, window, sweeps, bits);
         fold_groups(run, progress, keep, |_| Ok(()), read, fold)?
     } else {
         // Rows of several workers' blocks lie between each other in steps.
@@ -346,10 +376,11 @@ pub(super) fn score_examples<A: PerExample>(
             if visits.columns.is_none() && rows.start == 0 {
                 missing_visits += visits.rows as u64;
             }
-            shards.iter_mut().for_each(|shard| shard.add(visits, rows.clone()));
+            let number = numbers.number(visits.block);
+            shards.iter_mut().for_each(|shard| shard.add(visits, number, rows.clone()));
             Ok(())
         };
-        fold_in_step_order(run, progress, keep, |block| Visits::read::<A>(block, window, &sweeps, bits), fold)?
+        fold_in_step_order(run, progress, keep, |block| Visits::read::<A>(block, window, sweeps, bits), fold)?
     };
 
     let sum = |of: fn(&Shard<A>) -> u64| shards.iter().map(of).sum();
@@ -367,24 +398,32 @@ pub(super) fn score_examples<A: PerExample>(
     if shards.iter().all(|shard| shard.gathered.is_empty()) && table.missing > 0 {
         return Err(missing(score, A::COLUMNS));
     }
-    sort_into(&mut table, shards);
-    Ok(table)
+    let places: Vec<Place> = shards.iter().flat_map(|shard| shard.gathered.iter().map(|entry| entry.last)).collect();
+    match last_labels(run, &numbers, &places) {
+        Ok(labels) => sort_into(&mut table, shards, labels),
+        Err(AnalysisError::Read(ReadError::Damaged(damage))) => return Ok(Scored::LabelsDamaged(damage)),
+        Err(other) => return Err(other),
+    }
+    Ok(Scored::Table(table))
 }
 
-fn sort_into<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>) {
-    let mut keyed: Vec<(f64, ScoreRow)> = shards
-        .into_iter()
-        .flat_map(|shard| shard.examples.into_iter().zip(shard.gathered))
-        .map(|(example, entry)| {
+fn sort_into<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>, labels: Vec<Labels>) {
+    let entries = shards.into_iter().flat_map(|mut shard| {
+        let examples = shard.examples.into_iter().zip(shard.gathered).enumerate();
+        examples.map(move |(slot, (example, entry))| (example, entry, shard.not_finite_of.remove(&slot).unwrap_or(0)))
+    });
+    let mut keyed: Vec<(f64, ScoreRow)> = entries
+        .zip(labels)
+        .map(|((example, entry, not_finite), labels)| {
             let score = if entry.visits > 0 { entry.accumulator.score() } else { f64::NAN };
             let row = ScoreRow {
                 example,
                 visits: entry.visits,
                 score,
                 extras: entry.accumulator.extras(),
-                not_finite: entry.not_finite,
-                label: entry.label,
-                prediction: entry.prediction,
+                not_finite,
+                label: labels.label,
+                prediction: labels.prediction,
             };
             (entry.accumulator.tie_break(), row)
         })

@@ -187,7 +187,7 @@ impl ColumnEntry {
             }
             CODEC_ZSTD => {
                 // The frame's own size field is not believed: the buffer is as long as the rows say and no longer.
-                let mut raw = vec![0u8; raw_bytes];
+                let mut raw = Vec::with_capacity(raw_bytes);
                 let written = inflate_into(&stored, &mut raw)
                     .map_err(|e| DecodeError(format!("the column does not inflate: {e}")))?;
                 if written != raw_bytes {
@@ -206,7 +206,7 @@ thread_local! {
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-fn inflate_into(stored: &[u8], raw: &mut [u8]) -> io::Result<usize> {
+fn inflate_into(stored: &[u8], raw: &mut Vec<u8>) -> io::Result<usize> {
     DECOMPRESSOR.with_borrow_mut(|kept| {
         let decompressor = match kept {
             Some(decompressor) => decompressor,
