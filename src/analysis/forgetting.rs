@@ -40,15 +40,32 @@ pub(super) fn in_sum(row: &ScoreRow) -> f64 {
     }
 }
 
+/// What the rest follows from: every visit finds its example somewhere else in memory, so this is small.
 #[derive(Default)]
 pub(super) struct Forgetting {
-    presentations: u64,
-    was_right: bool,
     forgotten: u64,
-    learned: u64,
-    first_right: Option<u64>,
+    /// Counted from 1; 0 for none.
+    first_right: u64,
+    /// Counted from 1; 0 for none.
     last_wrong: u64,
+    /// Of all presentations: its count is theirs.
     loss: Mean,
+}
+
+impl Forgetting {
+    /// Whether the last presentation was right.
+    fn is_right(&self) -> bool {
+        self.last_wrong < self.loss.count()
+    }
+
+    fn never_learned(&self) -> bool {
+        self.first_right == 0
+    }
+
+    /// Learning events: they and forgetting events take turns, so that the first and the last presentation say by how many they differ.
+    fn learned(&self) -> u64 {
+        self.forgotten + u64::from(self.is_right()) - u64::from(self.first_right == 1)
+    }
 }
 
 impl PerExample for Forgetting {
@@ -58,38 +75,34 @@ impl PerExample for Forgetting {
 
     fn add(&mut self, values: &[f32]) {
         let right = values[0] >= 0.5;
-        self.presentations += 1;
-        if self.presentations > 1 {
-            self.forgotten += u64::from(self.was_right && !right);
-            self.learned += u64::from(!self.was_right && right);
-        }
-        if right {
-            self.first_right.get_or_insert(self.presentations);
-        } else {
-            self.last_wrong = self.presentations;
-        }
-        self.was_right = right;
+        self.forgotten += u64::from(self.is_right() && !right);
         self.loss.add(f64::from(values[1]));
+        let number = self.loss.count();
+        if !right {
+            self.last_wrong = number;
+        } else if self.first_right == 0 {
+            self.first_right = number;
+        }
     }
 
     fn score(&self) -> f64 {
-        if self.first_right.is_some() {
-            self.forgotten as f64
-        } else {
+        if self.never_learned() {
             f64::INFINITY
+        } else {
+            self.forgotten as f64
         }
     }
 
     fn extras(&self) -> Vec<Extra> {
-        if self.presentations == 0 {
+        if self.loss.count() == 0 {
             return vec![Extra::Nothing; EXTRAS.len()];
         }
         vec![
-            Extra::Flag(self.first_right.is_none()),
-            Extra::Flag(self.first_right.is_some() && self.forgotten == 0),
-            self.first_right.map_or(Extra::Nothing, Extra::Count),
+            Extra::Flag(self.never_learned()),
+            Extra::Flag(!self.never_learned() && self.forgotten == 0),
+            if self.never_learned() { Extra::Nothing } else { Extra::Count(self.first_right) },
             Extra::Count(self.last_wrong),
-            Extra::Count(self.learned),
+            Extra::Count(self.learned()),
             Extra::Number(self.loss.mean()),
         ]
     }

@@ -120,6 +120,10 @@ impl Mean {
         self.sum / self.count as f64
     }
 
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
     pub(super) fn sum(&self) -> f64 {
         self.sum
     }
@@ -220,7 +224,7 @@ struct Shard<A> {
     /// Where an example is in `gathered`, plus one, by the rest of its id; 0 for none.
     dense: Vec<u32>,
     /// The same for ids too large for a table.
-    sparse: HashMap<u64, u32>,
+    sparse: foldhash::HashMap<u64, u32>,
     examples: Vec<u64>,
     gathered: Vec<Gathered<A>>,
     /// Of the few examples that had any, by their place in `gathered`, visits that were left out as not finite.
@@ -245,7 +249,7 @@ impl<A: PerExample> Shard<A> {
             bits,
             needs_gradient,
             dense: Vec::new(),
-            sparse: HashMap::new(),
+            sparse: foldhash::HashMap::default(),
             examples: Vec::new(),
             gathered: Vec::new(),
             not_finite_of: HashMap::new(),

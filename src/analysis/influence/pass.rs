@@ -39,11 +39,14 @@ pub struct InfluencePlan<'run> {
     pub(super) sweeps: Sweeps,
     pub(super) scheme: Scheme,
     /// Of each example, its visits inside the window, if there are enough probes for it to be worth counting.
-    pub(super) visits_of: Option<HashMap<u64, u32>>,
+    pub(super) visits_of: Option<Counts>,
     /// The last block that was counted: what a recorder writes later belongs to no pass.
     last_block: Option<u64>,
     pub(super) passes: Vec<Pass>,
 }
+
+/// Numbers by example. Of millions of examples, the standard hash function takes longer than all else that is done once for each.
+pub(super) type Counts = foldhash::HashMap<u64, u32>;
 
 /// Probes that share their times.
 pub(super) struct Pass {
@@ -138,8 +141,8 @@ impl<'run> InfluencePlan<'run> {
     }
 
     /// How many visits each example has: when an example's last one is done, its scores are complete.
-    fn count_visits(&self, progress: Progress<'_>) -> Result<HashMap<u64, u32>, AnalysisError> {
-        let mut visits: HashMap<u64, u32> = HashMap::new();
+    fn count_visits(&self, progress: Progress<'_>) -> Result<Counts, AnalysisError> {
+        let mut visits = Counts::default();
         let read = |block: &Block| {
             let ids = column::u64s(block, Column::Example)?;
             Ok((self.sweeps.rows(&self.question.window, block)?, ids))
@@ -315,6 +318,8 @@ impl<'run> InfluencePlan<'run> {
         } else if Dots::fit(probes) {
             out.dots = Some(Dots::of(&self.scheme, &out, lent, probes));
             out.gradients = None;
+        } else {
+            out.unpack(&self.scheme, lent);
         }
         Ok(out)
     }

@@ -2,18 +2,20 @@
 //!
 //! Vectors that are stored as integers on both sides are multiplied as integers ([`crate::int8`]) and scaled afterwards, so
 //! a dot product of codes is exact. All others are decoded and multiplied in f32. Visits come in tiles that stay in the
-//! cache; a tile's products with a panel of probes are given out layer by layer, `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩` or `⟨s,s'⟩`, with
+//! cache; a tile's products with a panel of probes are added up layer by layer, `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩` or `⟨s,s'⟩`, with
 //! their variances where asked for, so that what is made of them (a sum, for TracIn) is up to the caller.
 
-use super::super::gradient::{Gradients, Layout};
-use super::variance::{layer_variance, Noise, PartVariance};
-use crate::int8::{offset, quads, Isa, Panels, Tile, Work, COLUMNS, NARROW_MAX, ROWS, WIDTH_MAX};
+mod probes;
+mod visits;
+
+use super::super::gradient::Layout;
+use super::variance::{layer_variance, PartVariance};
+use crate::int8::{quads, Isa, Tile, Work, COLUMNS, ROWS};
 use crate::log::LayerRecord;
 use crate::matmul::{matmul, Matrix};
-use crate::run::Vectors;
-use crate::sketch::Encoding;
+pub(super) use probes::{ProbeSide, Stored};
 use std::ops::Range;
-use std::sync::OnceLock;
+pub(super) use visits::Unpacked;
 
 /// Visits of a tile: their unpacked codes and a panel of probes fit the second-level cache.
 pub(super) const TILE_ROWS: usize = 8 * ROWS;
@@ -39,105 +41,10 @@ impl Scheme {
     pub(super) fn errors(&self) -> bool {
         !self.variances.is_empty()
     }
-}
 
-/// A stored vector on its way into [`ProbeSide`].
-pub(super) enum Stored {
-    Codes { codes: Vec<i8>, scale: f32, signs: bool },
-    Numbers(Vec<f32>),
-}
-
-impl Stored {
-    pub(super) fn read(vectors: &Vectors, row: usize) -> Self {
-        let (bytes, scale) = vectors.row(row);
-        if vectors.encoding().code_max().is_some() && vectors.width() <= WIDTH_MAX {
-            let mut codes = vec![0i8; vectors.width()];
-            vectors.encoding().codes(bytes, &mut codes);
-            return Stored::Codes { codes, scale: scale.to_f32(), signs: vectors.encoding() == Encoding::Signs };
-        }
-        let mut numbers = vec![0f32; vectors.width()];
-        vectors.decode(row, &mut numbers);
-        Stored::Numbers(numbers)
-    }
-
-    fn number(&self) -> impl Iterator<Item = f32> + '_ {
-        let (codes, numbers, step) = match self {
-            Stored::Codes { codes, scale, .. } => (codes.as_slice(), &[][..], *scale),
-            Stored::Numbers(numbers) => (&[][..], numbers.as_slice(), 0.0),
-        };
-        codes.iter().map(move |code| step * f32::from(*code)).chain(numbers.iter().copied())
-    }
-
-    /// The squared norm of the vector that this stands for.
-    pub(super) fn squared_norm(&self) -> f64 {
-        self.noise().squared_norm()
-    }
-
-    /// Multiplies the vector by a number.
-    pub(super) fn scale(&mut self, factor: f32) {
-        match self {
-            Stored::Codes { scale, .. } => *scale *= factor,
-            Stored::Numbers(numbers) => numbers.iter_mut().for_each(|number| *number *= factor),
-        }
-    }
-
-    fn noise(&self) -> Noise {
-        match self {
-            Stored::Codes { codes, scale, signs: true } => Noise::of_signs(codes.len(), *scale),
-            Stored::Codes { codes, scale, .. } => Noise::of_codes(codes, *scale),
-            Stored::Numbers(numbers) => Noise::of_numbers(numbers),
-        }
-    }
-}
-
-/// The gradients of all probes of a pass at one time.
-pub(super) struct ProbeSide {
-    parts: Vec<ProbePart>,
-    probes: usize,
-}
-
-struct ProbePart {
-    width: usize,
-    codes: Option<(Panels, Vec<f32>)>,
-    /// `[probes, width]`; made of the codes when it is asked for.
-    numbers: OnceLock<Vec<f32>>,
-    noise: Vec<Noise>,
-}
-
-impl ProbeSide {
-    /// `stored` is `[probes][parts]`.
-    pub(super) fn new(scheme: &Scheme, stored: &[Vec<Stored>]) -> Self {
-        let parts = scheme.widths.iter().enumerate().map(|(number, &width)| {
-            let of_part = || stored.iter().map(move |parts| &parts[number]);
-            let noise = if scheme.errors() { of_part().map(Stored::noise).collect() } else { Vec::new() };
-            let mut part = ProbePart { width, codes: None, numbers: OnceLock::new(), noise };
-            if width <= WIDTH_MAX && of_part().all(|vector| matches!(vector, Stored::Codes { .. })) {
-                let mut panels = Panels::new(width, stored.len());
-                let mut scales = vec![0f32; stored.len().next_multiple_of(COLUMNS)];
-                for (probe, vector) in of_part().enumerate() {
-                    if let Stored::Codes { codes, scale, .. } = vector {
-                        panels.set(probe, codes);
-                        scales[probe] = *scale;
-                    }
-                }
-                part.codes = Some((panels, scales));
-            } else {
-                part.numbers = OnceLock::from(of_part().flat_map(Stored::number).collect::<Vec<f32>>());
-            }
-            part
-        });
-        Self { parts: parts.collect(), probes: stored.len() }
-    }
-}
-
-impl ProbePart {
-    fn numbers(&self, probes: usize) -> &[f32] {
-        self.numbers.get_or_init(|| {
-            let Some((panels, scales)) = &self.codes else { return Vec::new() };
-            let column =
-                |probe: usize| panels.get(probe).take(self.width).map(move |code| scales[probe] * f32::from(code));
-            (0..probes).flat_map(column).collect()
-        })
+    /// How many layers [`Products::add`] knows: the factored ones, and the folded vector.
+    pub(super) fn layers(&self) -> usize {
+        self.layout.factored.len() + usize::from(self.layout.folded.is_some())
     }
 }
 
@@ -146,249 +53,208 @@ pub(super) fn panels_of(probes: usize) -> usize {
     probes.div_ceil(COLUMNS)
 }
 
-/// One part of the visits of a tile.
-#[derive(Default)]
-struct VisitPart {
-    /// `[TILE_ROWS, 4·quads]`, rows of zeros behind the last visit; empty if the part is multiplied in f32.
-    codes: Vec<i8>,
-    offsets: Vec<i32>,
-    scales: Vec<f32>,
-    narrow: bool,
-    /// `[visits, columns of the panels]`, if the part is multiplied in f32.
-    dots: Vec<f32>,
-    noise: Vec<Noise>,
-}
-
-/// What a layer says of the pairs of [`ROWS`] visits and a panel of probes.
-pub(super) struct LayerProducts<'a> {
-    /// Dot products of the layer's gradients; `[ROWS, COLUMNS]`.
-    pub values: &'a Tile<f32>,
-    /// Their variances, if errors are wanted.
-    pub variances: Option<&'a Tile<f32>>,
-}
-
-/// The visits of a tile, ready to be multiplied with some panels of probes. Its buffers are kept from tile to tile.
-#[derive(Default)]
-pub(super) struct VisitTile {
-    parts: Vec<VisitPart>,
-    visits: usize,
+/// The products of a tile of visits with some panels of probes.
+pub(super) struct Products<'a> {
+    scheme: &'a Scheme,
+    visits: &'a Unpacked,
+    probes: &'a ProbeSide,
+    /// Rows of `visits`.
+    tile: Range<usize>,
     panels: Range<usize>,
-    decoded: Vec<f32>,
+    floats: &'a Floats,
 }
 
-impl VisitTile {
-    /// Takes up to [`TILE_ROWS`] visits.
-    pub(super) fn load(
-        &mut self,
-        scheme: &Scheme,
-        visits: &Gradients,
-        rows: &[usize],
-        probes: &ProbeSide,
-        panels: Range<usize>,
-    ) {
-        debug_assert!(rows.len() <= TILE_ROWS);
-        self.visits = rows.len();
-        self.panels = panels.clone();
-        self.parts.resize_with(scheme.widths.len(), VisitPart::default);
-        for (number, (part, other)) in self.parts.iter_mut().zip(&probes.parts).enumerate() {
-            let vectors = visits.part(number);
-            match (vectors.encoding().code_max(), &other.codes) {
-                (Some(code_max), Some(_)) => {
-                    part.dots.clear();
-                    part.narrow = code_max <= i16::from(NARROW_MAX);
-                    scheme.isa.run(Unpack { part, vectors, rows, errors: scheme.errors() });
-                }
-                _ => {
-                    part.codes.clear();
-                    let width = other.width;
-                    self.decoded.resize(rows.len() * width, 0.0);
-                    if width > 0 {
-                        for (row, vector) in rows.iter().zip(self.decoded.chunks_exact_mut(width)) {
-                            vectors.decode(*row, vector);
-                        }
-                    }
-                    part.noise.clear();
-                    if scheme.errors() {
-                        let scale = |i: usize| vectors.row(rows[i]).1.to_f32();
-                        let vector = |i: usize| &self.decoded[i * width..(i + 1) * width];
-                        let noise = |i| Noise::of_decoded(vectors.encoding(), vector(i), scale(i));
-                        part.noise.extend((0..rows.len()).map(noise));
-                    }
-                    let columns = panels.start * COLUMNS..probes.probes.min(panels.end * COLUMNS);
-                    let numbers = &other.numbers(probes.probes)[columns.start * width..columns.end * width];
-                    part.dots.resize(rows.len() * columns.len(), 0.0);
-                    let left = Matrix::new(&self.decoded, rows.len(), width);
-                    let right = Matrix::new(numbers, columns.len(), width).t();
-                    matmul(&mut part.dots, left, right, false, 1);
-                }
+/// Of each part that is multiplied in f32, its dot products with the panels: `[visits of the tile, columns of the panels]`; empty
+/// for the others. Its buffers are kept from tile to tile.
+#[derive(Default)]
+pub(super) struct Floats(Vec<Vec<f32>>);
+
+impl<'a> Products<'a> {
+    pub(super) fn new(
+        scheme: &'a Scheme,
+        (visits, tile): (&'a Unpacked, Range<usize>),
+        (probes, panels): (&'a ProbeSide, Range<usize>),
+        floats: &'a mut Floats,
+    ) -> Self {
+        floats.0.resize_with(scheme.widths.len(), Vec::new);
+        for ((out, part), other) in floats.0.iter_mut().zip(&visits.parts).zip(&probes.parts) {
+            out.clear();
+            if !part.has_codes() {
+                let width = other.width;
+                let columns = panels.start * COLUMNS..probes.probes.min(panels.end * COLUMNS);
+                let left = &part.numbers[tile.start * width..tile.end * width];
+                let right = &other.numbers(probes.probes)[columns.start * width..columns.end * width];
+                out.resize(tile.len() * columns.len(), 0.0);
+                let right = Matrix::new(right, columns.len(), width).t();
+                matmul(out, Matrix::new(left, tile.len(), width), right, false, 1);
             }
         }
+        Self { scheme, visits, probes, tile, panels, floats }
     }
 
-    /// Hands the products of visits `group·ROWS..` of the tile with the probes of `panel` to `each`, layer by layer. Places
-    /// behind the last visit or the last probe hold anything.
-    pub(super) fn layers(
+    /// Adds what a layer says of the visits `first..first + ROWS` and the probes of a panel to `sums`, and if errors are wanted the
+    /// variances of it to `variances`. Places behind the last visit or the last probe hold anything.
+    #[inline]
+    pub(super) fn add(
         &self,
-        scheme: &Scheme,
-        probes: &ProbeSide,
-        group: usize,
-        panel: usize,
-        mut each: impl FnMut(LayerProducts<'_>),
+        layer: usize,
+        (first, panel): (usize, usize),
+        sums: &mut Tile<f32>,
+        variances: &mut Tile<f32>,
     ) {
-        let (mut left, mut right) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
-        let (mut left_variance, mut right_variance) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
-        let errors = scheme.errors();
-        let mut sums = [0i32; ROWS * COLUMNS];
-        let mut side = |part: usize, dots: &mut Tile<f32>, variances: &mut Tile<f32>| {
-            self.part(scheme, probes, part, (group, panel), &mut sums, dots);
-            if errors {
-                let (visits, probes) = (&self.parts[part].noise, &probes.parts[part].noise);
-                let visits = &visits[(group * ROWS).min(visits.len())..];
-                let probes = &probes[(panel * COLUMNS).min(probes.len())..];
-                scheme.isa.run(|| scheme.variances[part].fill(visits, probes, dots, variances));
-            }
-        };
-        for (number, layer) in scheme.layout.factored.iter().enumerate() {
-            side(2 * number, &mut left, &mut left_variance);
-            side(2 * number + 1, &mut right, &mut right_variance);
-            let bias = if layer.bias { 1.0 } else { 0.0 };
-            scheme.isa.run(|| {
-                if errors {
-                    layer_variance(&left, bias, &left_variance, &right, &mut right_variance);
-                }
-                for (left, right) in left.iter_mut().zip(&right) {
-                    *left = (*left + bias) * right;
-                }
+        let Some(factored) = self.scheme.layout.factored.get(layer) else {
+            let (mut dots, mut variance) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
+            self.side(self.scheme.widths.len() - 1, (first, panel), &mut dots, &mut variance);
+            return self.scheme.isa.run(|| {
+                sums.iter_mut().zip(&dots).for_each(|(sum, dot)| *sum += dot);
+                variances.iter_mut().zip(&variance).for_each(|(sum, variance)| *sum += variance);
             });
-            each(LayerProducts { values: &left, variances: errors.then_some(&right_variance) });
+        };
+        let bias = if factored.bias { 1.0 } else { 0.0 };
+        if !self.scheme.errors() {
+            let mut products = ([0i32; ROWS * COLUMNS], [0i32; ROWS * COLUMNS]);
+            let left = self.integers(2 * layer, (first, panel), &mut products.0);
+            let right = left.and_then(|_| self.integers(2 * layer + 1, (first, panel), &mut products.1));
+            if let (Some(left), Some(right)) = (left, right) {
+                let (left, right) = ((&products.0, left), (&products.1, right));
+                return self.scheme.isa.run(AddLayer { left, right, bias, sums });
+            }
         }
-        if scheme.layout.folded.is_some() {
-            side(scheme.widths.len() - 1, &mut left, &mut left_variance);
-            each(LayerProducts { values: &left, variances: errors.then_some(&left_variance) });
-        }
+        let (mut left, mut right) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
+        let (mut of_left, mut of_right) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
+        self.side(2 * layer, (first, panel), &mut left, &mut of_left);
+        self.side(2 * layer + 1, (first, panel), &mut right, &mut of_right);
+        self.scheme.isa.run(|| {
+            if self.scheme.errors() {
+                layer_variance(&left, bias, &of_left, &right, &mut of_right);
+                variances.iter_mut().zip(&of_right).for_each(|(sum, variance)| *sum += variance);
+            }
+            for ((sum, left), right) in sums.iter_mut().zip(&left).zip(&right) {
+                *sum += (left + bias) * right;
+            }
+        });
     }
 
-    /// The dot products of one part.
-    fn part(
-        &self,
-        scheme: &Scheme,
-        probes: &ProbeSide,
-        number: usize,
-        (group, panel): (usize, usize),
-        sums: &mut Tile<i32>,
-        out: &mut Tile<f32>,
-    ) {
-        let (part, other) = (&self.parts[number], &probes.parts[number]);
-        let rows = group * ROWS..(group + 1) * ROWS;
-        match &other.codes {
-            Some((panels, scales)) if part.dots.is_empty() => {
-                let row_bytes = 4 * quads(other.width);
-                let codes = &part.codes[rows.start * row_bytes..rows.end * row_bytes];
-                scheme.isa.multiply(codes, panels, panel, part.narrow, sums);
-                let scales = &scales[panel * COLUMNS..(panel + 1) * COLUMNS];
-                scheme.isa.run(|| {
-                    let rows = part.offsets[rows.clone()].iter().zip(&part.scales[rows.clone()]);
-                    let sums = sums.chunks_exact(COLUMNS);
-                    for ((out, sums), (offset, scale)) in out.chunks_exact_mut(COLUMNS).zip(sums).zip(rows) {
-                        for ((out, sum), other) in out.iter_mut().zip(sums).zip(scales) {
-                            *out = (sum - offset) as f32 * (scale * other);
-                        }
-                    }
-                });
-            }
-            _ => {
-                let first = self.panels.start * COLUMNS;
-                let stride = probes.probes.min(self.panels.end * COLUMNS) - first;
-                let start = panel * COLUMNS - first;
+    /// The products of a part's codes, each too large by its row's offset, and what makes numbers of them; `None` if the part is
+    /// multiplied in f32.
+    #[inline]
+    fn integers(&self, part: usize, (first, panel): (usize, usize), out: &mut Tile<i32>) -> Option<Scaling<'a>> {
+        let (visits, other) = (&self.visits.parts[part], &self.probes.parts[part]);
+        let (panels, columns) = other.codes.as_ref()?;
+        if !visits.has_codes() {
+            return None;
+        }
+        let row_bytes = 4 * quads(other.width);
+        let codes = &visits.codes[first * row_bytes..(first + ROWS) * row_bytes];
+        self.scheme.isa.multiply(codes, panels, panel, visits.narrow, out);
+        let rows = first..first + ROWS;
+        let columns = &columns[panel * COLUMNS..(panel + 1) * COLUMNS];
+        Some(Scaling { offsets: &visits.offsets[rows.clone()], rows: &visits.scales[rows], columns })
+    }
+
+    /// The dot products of one part, and their variances if errors are wanted.
+    fn side(&self, part: usize, (first, panel): (usize, usize), out: &mut Tile<f32>, variances: &mut Tile<f32>) {
+        let mut products = [0i32; ROWS * COLUMNS];
+        match self.integers(part, (first, panel), &mut products) {
+            Some(scaling) => self.scheme.isa.run(|| {
+                for (at, (out, sum)) in out.iter_mut().zip(&products).enumerate() {
+                    *out = scaling.number(at / COLUMNS, at % COLUMNS, *sum);
+                }
+            }),
+            None => {
+                let before = self.panels.start * COLUMNS;
+                let stride = self.probes.probes.min(self.panels.end * COLUMNS) - before;
+                let start = panel * COLUMNS - before;
                 let columns = start..stride.min(start + COLUMNS);
-                for (row, out) in (rows.start..rows.end.min(self.visits)).zip(out.chunks_exact_mut(COLUMNS)) {
-                    let dots = &part.dots[row * stride..(row + 1) * stride][columns.clone()];
+                let rows = first - self.tile.start..self.tile.len().min(first - self.tile.start + ROWS);
+                for (row, out) in rows.zip(out.chunks_exact_mut(COLUMNS)) {
+                    let dots = &self.floats.0[part][row * stride..(row + 1) * stride][columns.clone()];
                     out[..dots.len()].copy_from_slice(dots);
                 }
             }
         }
+        if self.scheme.errors() {
+            let (visits, probes) = (&self.visits.parts[part].noise, &self.probes.parts[part].noise);
+            let visits = &visits[first.min(visits.len())..];
+            let probes = &probes[(panel * COLUMNS).min(probes.len())..];
+            self.scheme.isa.run(|| self.scheme.variances[part].fill(visits, probes, out, variances));
+        }
     }
 }
 
-/// Takes the codes of some rows apart.
-struct Unpack<'a> {
-    part: &'a mut VisitPart,
-    vectors: &'a Vectors,
-    rows: &'a [usize],
-    errors: bool,
+/// What makes dot products of a tile's integers: `(sum − offset)·(scale of the row · scale of the column)`.
+#[derive(Clone, Copy)]
+struct Scaling<'a> {
+    offsets: &'a [i32],
+    rows: &'a [f32],
+    columns: &'a [f32],
 }
 
-impl Work for Unpack<'_> {
+impl Scaling<'_> {
+    #[inline(always)]
+    fn number(&self, row: usize, column: usize, sum: i32) -> f32 {
+        (sum - self.offsets[row]) as f32 * (self.rows[row] * self.columns[column])
+    }
+}
+
+/// Adds `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩` in one go, while the integers are in the first-level cache.
+struct AddLayer<'a> {
+    left: (&'a Tile<i32>, Scaling<'a>),
+    right: (&'a Tile<i32>, Scaling<'a>),
+    bias: f32,
+    sums: &'a mut Tile<f32>,
+}
+
+impl Work for AddLayer<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { part, vectors, rows, errors } = self;
-        let (width, row_bytes) = (vectors.width(), 4 * quads(vectors.width()));
-        part.codes.resize(TILE_ROWS * row_bytes, 0);
-        part.offsets.clear();
-        part.offsets.resize(TILE_ROWS, 0);
-        part.scales.clear();
-        part.scales.resize(TILE_ROWS, 0.0);
-        part.noise.clear();
-        let encoding = vectors.encoding();
-        for (position, &row) in rows.iter().enumerate() {
-            let (bytes, scale) = vectors.row(row);
-            let codes = &mut part.codes[position * row_bytes..(position + 1) * row_bytes];
-            let (codes, padding) = codes.split_at_mut(width);
-            padding.fill(0);
-            encoding.codes(bytes, codes);
-            part.offsets[position] = offset(codes);
-            part.scales[position] = scale.to_f32();
-            if errors {
-                part.noise.push(match encoding {
-                    Encoding::Signs => Noise::of_signs(width, scale.to_f32()),
-                    _ => Noise::of_codes(codes, scale.to_f32()),
-                });
+        let Self { left: (left, of_left), right: (right, of_right), bias, sums } = self;
+        let rows = left.chunks_exact(COLUMNS).zip(right.chunks_exact(COLUMNS)).zip(sums.chunks_exact_mut(COLUMNS));
+        let of_rows = |of: &Scaling<'_>, row: usize| (of.offsets[row], of.rows[row]);
+        for (row, ((left, right), sums)) in rows.enumerate() {
+            let ((left_offset, left_scale), (right_offset, right_scale)) =
+                (of_rows(&of_left, row), of_rows(&of_right, row));
+            let left = left.iter().zip(of_left.columns);
+            let right = right.iter().zip(of_right.columns);
+            for ((sum, (left, left_column)), (right, right_column)) in sums.iter_mut().zip(left).zip(right) {
+                let left = (left - left_offset) as f32 * (left_scale * left_column);
+                let right = (right - right_offset) as f32 * (right_scale * right_column);
+                *sum += (left + bias) * right;
             }
         }
-        // What is multiplied but read by nobody; an earlier tile may have left wide codes there.
-        part.codes[rows.len() * row_bytes..].fill(0);
     }
 }
 
-/// The dot products of whole gradients: of the visits `rows` with the probes of some panels, summed over layers.
+/// The dot products of whole gradients: of the rows `positions` of `visits` with the probes of some panels, summed over layers.
 ///
-/// `each` is told of the position in `rows`, the first probe, and of so many probes the dot products and, if errors are
-/// wanted, their standard deviations.
+/// `each` is told of the position, the first probe, and of so many probes the dot products and, if errors are wanted, their standard
+/// deviations.
 pub(super) fn dots(
     scheme: &Scheme,
-    visits: &Gradients,
-    rows: &[usize],
-    probes: &ProbeSide,
-    panels: Range<usize>,
-    tile: &mut VisitTile,
+    (visits, positions): (&Unpacked, Range<usize>),
+    (probes, panels): (&ProbeSide, Range<usize>),
+    floats: &mut Floats,
     mut each: impl FnMut(usize, usize, &[f32], Option<&[f32]>),
 ) {
     let (mut sum, mut variance) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
-    for (number, visits_of_tile) in rows.chunks(TILE_ROWS).enumerate() {
-        tile.load(scheme, visits, visits_of_tile, probes, panels.clone());
+    for start in positions.clone().step_by(TILE_ROWS) {
+        let tile = start..positions.end.min(start + TILE_ROWS);
+        let products = Products::new(scheme, (visits, tile.clone()), (probes, panels.clone()), floats);
         for panel in panels.clone() {
             let columns = panel * COLUMNS..probes.probes.min((panel + 1) * COLUMNS);
-            for group in 0..visits_of_tile.len().div_ceil(ROWS) {
+            for first in tile.clone().step_by(ROWS) {
                 sum.fill(0.0);
                 variance.fill(0.0);
-                tile.layers(scheme, probes, group, panel, |layer| {
-                    scheme.isa.run(|| {
-                        sum.iter_mut().zip(layer.values).for_each(|(sum, value)| *sum += value);
-                        if let Some(variances) = layer.variances {
-                            variance.iter_mut().zip(variances).for_each(|(sum, value)| *sum += value);
-                        }
-                    });
-                });
+                (0..scheme.layers()).for_each(|layer| products.add(layer, (first, panel), &mut sum, &mut variance));
                 if scheme.errors() {
                     scheme.isa.run(|| variance.iter_mut().for_each(|variance| *variance = variance.sqrt()));
                 }
-                let first = group * ROWS;
-                for row in 0..ROWS.min(visits_of_tile.len() - first) {
+                for row in 0..ROWS.min(tile.end - first) {
                     let place = row * COLUMNS..row * COLUMNS + columns.len();
                     let errors = scheme.errors().then(|| &variance[place.clone()]);
-                    each(number * TILE_ROWS + first + row, columns.start, &sum[place], errors);
+                    each(first + row, columns.start, &sum[place], errors);
                 }
             }
         }

@@ -8,7 +8,7 @@ use super::super::{column, AnalysisError};
 use super::block_visits::BlockVisits;
 use super::norms::divisor;
 use super::pass::{InfluencePlan, Lent, Pass};
-use super::products::{panels_of, stretches, VisitTile, TILE_ROWS};
+use super::products::{panels_of, stretches, Floats, Products, Unpacked, TILE_ROWS};
 use crate::int8::{Tile, COLUMNS, ROWS};
 use crate::log::Column;
 use crate::run::Block;
@@ -256,8 +256,9 @@ impl InfluencePlan<'_> {
         let Some(gradients) = &rows.gradients else { return };
         let (scheme, group) = (&self.scheme, self.question.group);
         let pairs_of = |position: usize| wanted.get(&rows.examples[rows.rows[position]]).map_or(&[][..], Vec::as_slice);
-        let mut tile = VisitTile::default();
-        let mut layers: Vec<(Tile<f32>, Option<Tile<f32>>)> = Vec::new();
+        let (mut tile, mut floats) = (Unpacked::default(), Floats::default());
+        let zeros: Tile<f32> = [0.0; ROWS * COLUMNS];
+        let mut layers = vec![(zeros, zeros); scheme.layers()];
         for stretch in stretches(&rows.times) {
             let Some(probes) = lent.get(&rows.times[stretch.start]) else { continue };
             for panel in 0..panels_of(pass.ids.len()) {
@@ -267,19 +268,20 @@ impl InfluencePlan<'_> {
                 let positions: Vec<usize> = stretch.clone().filter(has).collect();
                 for positions in positions.chunks(TILE_ROWS) {
                     let of_block: Vec<usize> = positions.iter().map(|&position| rows.rows[position]).collect();
-                    tile.load(scheme, gradients, &of_block, probes, panel..panel + 1);
+                    tile.load(scheme, gradients, &of_block, std::iter::once(probes.as_ref()));
+                    let all = (&tile, 0..of_block.len());
+                    let products = Products::new(scheme, all, (probes, panel..panel + 1), &mut floats);
                     for (number, positions) in positions.chunks(ROWS).enumerate() {
-                        layers.clear();
-                        tile.layers(scheme, probes, number, panel, |layer| {
-                            layers.push((*layer.values, layer.variances.copied()));
-                        });
+                        for (layer, (sums, variances)) in layers.iter_mut().enumerate() {
+                            (*sums, *variances) = (zeros, zeros);
+                            products.add(layer, (number * ROWS, panel), sums, variances);
+                        }
                         for (row, &position) in positions.iter().enumerate() {
                             let mut hand = |pair: usize, probe: usize| {
                                 let at = row * COLUMNS + probe - columns.start;
                                 let values: Vec<f64> = layers.iter().map(|layer| f64::from(layer.0[at])).collect();
-                                let variance = |layer: &(_, Option<Tile<f32>>)| layer.1.map(|tile| f64::from(tile[at]));
-                                let variances: Option<Vec<f64>> = layers.iter().map(variance).collect();
-                                each(position, pair, &values, variances.as_deref());
+                                let variances: Vec<f64> = layers.iter().map(|layer| f64::from(layer.1[at])).collect();
+                                each(position, pair, &values, scheme.errors().then_some(&variances));
                             };
                             for &(pair, probe) in pairs_of(position) {
                                 match group {

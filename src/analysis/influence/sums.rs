@@ -8,8 +8,8 @@ use super::super::gradient::Layout;
 use super::super::{error::NO_GRADIENTS, AnalysisError};
 use super::block_visits::{BlockVisits, Dots};
 use super::norms::divisor;
-use super::pass::{InfluencePlan, Lent, Pass};
-use super::products::{panels_of, Scheme, VisitTile, TILE_ROWS};
+use super::pass::{Counts, InfluencePlan, Lent, Pass};
+use super::products::{panels_of, Floats, Scheme, TILE_ROWS};
 use super::strongest::{Judge, Ranks, Strongest};
 use super::{group, Influence, InfluenceRow, Normalisation};
 use crate::int8::COLUMNS;
@@ -19,8 +19,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// Owners of sums for each thread: more than one, so that there is work for all threads until the end of a group, but few,
-/// since every owner unpacks the visits for itself.
-const OWNERS_PER_THREAD: usize = 2;
+/// since every owner reads all the visits.
+const OWNERS_PER_THREAD: usize = 4;
+
+/// Below it, a weight times any finite f32 is finite.
+const WEIGHT_MAX: f64 = 1e200;
 
 /// A block with the slots of its rows.
 struct Placed {
@@ -50,7 +53,7 @@ struct Columns {
     /// As `sums`, or empty.
     errors: Vec<f64>,
     ranks: Option<Ranks>,
-    tile: VisitTile,
+    floats: Floats,
 }
 
 impl Columns {
@@ -69,17 +72,17 @@ impl Columns {
             self.errors.resize(self.sums.len(), 0.0);
         }
         let mut not_finite = Vec::new();
-        let mut tile = std::mem::take(&mut self.tile);
+        let mut floats = std::mem::take(&mut self.floats);
         for (number, placed) in group.iter().enumerate() {
             for (of_tile, done) in placed.done.iter().enumerate() {
-                let lost = self.add_tile(scheme, lent, placed, placed.tile(of_tile), &mut tile);
+                let lost = self.add_tile(scheme, lent, placed, placed.tile(of_tile), &mut floats);
                 not_finite.extend(lost.into_iter().map(|[position, count]| [number, position, count]));
                 for &(slot, row) in done {
                     self.judge(scheme, about, slot, row, divisors);
                 }
             }
         }
-        self.tile = tile;
+        self.floats = floats;
         not_finite
     }
 
@@ -90,7 +93,7 @@ impl Columns {
         lent: &Lent,
         Placed { block, slots, .. }: &Placed,
         positions: Range<usize>,
-        tile: &mut VisitTile,
+        floats: &mut Floats,
     ) -> Vec<[usize; 2]> {
         let (panels, width, first) = (self.panels.clone(), self.probes.len(), self.probes.start);
         let mut not_finite = Vec::new();
@@ -100,15 +103,19 @@ impl Columns {
             let weight = block.weights[position];
             let sums = &mut self.sums[place.clone()];
             // Finite factors can have a product that is not; the other probes and visits still count.
-            let finite = scheme.isa.run(|| {
-                sums.iter_mut().zip(dots).fold(0u64, |finite, (sum, dot)| {
+            let lost = scheme.isa.run(|| {
+                if weight.abs() < WEIGHT_MAX && dots.iter().fold(true, |finite, dot| finite & dot.is_finite()) {
+                    sums.iter_mut().zip(dots).for_each(|(sum, dot)| *sum += weight * f64::from(*dot));
+                    return 0;
+                }
+                sums.iter_mut().zip(dots).fold(0, |lost, (sum, dot)| {
                     let added = weight * f64::from(*dot);
                     *sum += if added.is_finite() { added } else { 0.0 };
-                    finite + u64::from(added.is_finite())
+                    lost + usize::from(!added.is_finite())
                 })
             });
-            if finite < dots.len() as u64 {
-                not_finite.push([position, dots.len() - finite as usize]);
+            if lost > 0 {
+                not_finite.push([position, lost]);
             }
             if let Some(errors) = errors {
                 for ((sum, error), dot) in self.errors[place].iter_mut().zip(errors).zip(dots) {
@@ -124,7 +131,7 @@ impl Columns {
                     take(position, first, &all.values[row], errors);
                 }
             }
-            None => block.dots_of(scheme, lent, positions, panels, tile, take),
+            None => block.dots_of(scheme, lent, positions, panels, floats, take),
         }
         not_finite
     }
@@ -152,14 +159,14 @@ impl Columns {
 /// The scores of a pass while they grow.
 pub(super) struct Sums<'plan> {
     scheme: &'plan Scheme,
-    positions: HashMap<u64, usize>,
+    positions: foldhash::HashMap<u64, usize>,
     /// Of each row, its slot, and how many of its visits are still to come; where that is not known, slots are kept.
     slots: Vec<usize>,
     /// Of each row, the last step of its visits so far.
     last_steps: Vec<u64>,
     /// Of each row, its self-influence so far; empty unless scores are divided by it.
     self_influence: Vec<f64>,
-    to_come: Option<(&'plan HashMap<u64, u32>, Vec<u32>)>,
+    to_come: Option<(&'plan Counts, Vec<u32>)>,
     free: Vec<usize>,
     slots_made: usize,
     columns: Vec<Columns>,
@@ -190,16 +197,17 @@ impl<'plan> Sums<'plan> {
         };
         let probes = result.probes.len();
         let owners = if Dots::fit(probes) { 1 } else { OWNERS_PER_THREAD * rayon::current_num_threads() };
-        let owned = panels_of(probes).div_ceil(owners).max(1);
-        let columns = (0..panels_of(probes)).step_by(owned).map(|first| {
-            let panels = first..panels_of(probes).min(first + owned);
+        let owners = owners.min(panels_of(probes)).max(1);
+        let begin = |owner: usize| panels_of(probes) * owner / owners;
+        let columns = (0..owners).map(|owner| {
+            let panels = begin(owner)..begin(owner + 1);
             let probes = panels.start * COLUMNS..probes.min(panels.end * COLUMNS);
             let ranks = strongest.map(|count| Ranks::new(count, probes.len()));
-            Columns { panels, probes, sums: Vec::new(), errors: Vec::new(), ranks, tile: VisitTile::default() }
+            Columns { panels, probes, sums: Vec::new(), errors: Vec::new(), ranks, floats: Floats::default() }
         });
         Self {
             scheme: &plan.scheme,
-            positions: HashMap::new(),
+            positions: foldhash::HashMap::default(),
             slots: Vec::new(),
             last_steps: Vec::new(),
             self_influence: Vec::new(),

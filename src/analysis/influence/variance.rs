@@ -113,7 +113,7 @@ pub(super) fn layer_variance(
 #[cfg(test)]
 mod tests {
     use super::super::super::gradient::{Factored, Gradients, Layout};
-    use super::super::products::{dots, panels_of, ProbeSide, Scheme, Stored, VisitTile};
+    use super::super::products::{dots, panels_of, Floats, ProbeSide, Scheme, Stored, Unpacked};
     use crate::log::LayerRecord;
     use crate::run::Vectors;
     use crate::sketch::{draw, Encoding, Projection};
@@ -201,8 +201,10 @@ mod tests {
             let stored = |row| (0..count_of_parts).map(|part| Stored::read(probes.part(part), row)).collect();
             let side = ProbeSide::new(&scheme, &(0..PROBES).map(stored).collect::<Vec<_>>());
             let rows: Vec<usize> = (0..VISITS).collect();
-            let mut tile = VisitTile::default();
-            dots(&scheme, &visits, &rows, &side, 0..panels_of(PROBES), &mut tile, |visit, first, found, errors| {
+            let (mut unpacked, mut floats) = (Unpacked::default(), Floats::default());
+            unpacked.load(&scheme, &visits, &rows, std::iter::once(&side));
+            let all = ((&unpacked, 0..VISITS), (&side, 0..panels_of(PROBES)));
+            dots(&scheme, all.0, all.1, &mut floats, |visit, first, found, errors| {
                 for (place, (found, error)) in found.iter().zip(errors.unwrap()).enumerate() {
                     let probe = first + place;
                     let [input, delta, whole] =

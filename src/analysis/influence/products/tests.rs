@@ -1,7 +1,8 @@
 //! Dot products and their errors against the definitions in f64, on every instruction set.
 
-use super::super::super::gradient::Factored;
+use super::super::super::gradient::{Factored, Gradients};
 use super::*;
+use crate::run::Vectors;
 use crate::sketch::{draw, Encoding};
 
 const VISITS: usize = 131;
@@ -46,9 +47,11 @@ fn all(scheme: &Scheme, visits: &Gradients, probes: &Gradients) -> (Vec<f32>, Ve
     let side = ProbeSide::new(scheme, &(0..PROBES).map(stored).collect::<Vec<_>>());
     let rows: Vec<usize> = (0..VISITS).rev().collect();
     let (mut dots_out, mut errors_out) = (vec![f32::NAN; VISITS * PROBES], vec![f32::NAN; VISITS * PROBES]);
-    let mut tile = VisitTile::default();
+    let (mut unpacked, mut floats) = (Unpacked::default(), Floats::default());
+    unpacked.load(scheme, visits, &rows, std::iter::once(&side));
     for panel in 0..panels_of(PROBES) {
-        dots(scheme, visits, &rows, &side, panel..panel + 1, &mut tile, |position, first, dots, errors| {
+        let all = (&unpacked, 0..rows.len());
+        dots(scheme, all, (&side, panel..panel + 1), &mut floats, |position, first, dots, errors| {
             let place = rows[position] * PROBES + first..rows[position] * PROBES + first + dots.len();
             dots_out[place.clone()].copy_from_slice(dots);
             errors_out[place].copy_from_slice(errors.unwrap());

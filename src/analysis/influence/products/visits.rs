@@ -1,0 +1,125 @@
+//! The visits' side of products: rows of a block, taken apart once for all who multiply them.
+
+use super::super::super::gradient::Gradients;
+use super::super::variance::Noise;
+use super::{ProbeSide, Scheme};
+use crate::int8::{offset, quads, Work, NARROW_MAX, ROWS};
+use crate::run::Vectors;
+use crate::sketch::Encoding;
+
+/// Some rows of a block as they are multiplied. Its buffers are kept from one load to the next.
+#[derive(Default)]
+pub(in super::super) struct Unpacked {
+    pub(super) parts: Vec<UnpackedPart>,
+    pub(super) rows: usize,
+}
+
+/// One part of these rows.
+#[derive(Default)]
+pub(super) struct UnpackedPart {
+    /// `[rows + ROWS, 4·quads]` with zeros behind the last row, so that a group of [`ROWS`] may begin anywhere.
+    pub(super) codes: Vec<i8>,
+    /// As many as rows of `codes`; none if the part is multiplied in f32.
+    pub(super) offsets: Vec<i32>,
+    pub(super) scales: Vec<f32>,
+    pub(super) narrow: bool,
+    /// `[rows, width]`, if the part is multiplied in f32.
+    pub(super) numbers: Vec<f32>,
+    pub(super) noise: Vec<Noise>,
+}
+
+impl Unpacked {
+    /// Takes `rows` of `visits` apart, for products with the probes of `sides`.
+    pub(in super::super) fn load<'a>(
+        &mut self,
+        scheme: &Scheme,
+        visits: &Gradients,
+        rows: &[usize],
+        sides: impl Iterator<Item = &'a ProbeSide> + Clone,
+    ) {
+        self.rows = rows.len();
+        self.parts.resize_with(scheme.widths.len(), UnpackedPart::default);
+        for (number, part) in self.parts.iter_mut().enumerate() {
+            let vectors = visits.part(number);
+            let errors = scheme.errors();
+            let all_codes = sides.clone().all(|side| side.parts[number].codes.is_some());
+            match vectors.encoding().code_max().filter(|_| all_codes) {
+                Some(code_max) => {
+                    part.numbers.clear();
+                    part.narrow = code_max <= i16::from(NARROW_MAX);
+                    scheme.isa.run(Unpack { part, vectors, rows, errors });
+                }
+                None => part.decode(vectors, rows, errors),
+            }
+        }
+    }
+}
+
+impl UnpackedPart {
+    /// Whether it is multiplied as integers.
+    pub(super) fn has_codes(&self) -> bool {
+        !self.offsets.is_empty()
+    }
+
+    fn decode(&mut self, vectors: &Vectors, rows: &[usize], errors: bool) {
+        self.codes.clear();
+        self.offsets.clear();
+        let width = vectors.width();
+        self.numbers.resize(rows.len() * width, 0.0);
+        if width > 0 {
+            for (row, vector) in rows.iter().zip(self.numbers.chunks_exact_mut(width)) {
+                vectors.decode(*row, vector);
+            }
+        }
+        self.noise.clear();
+        if errors {
+            let scale = |i: usize| vectors.row(rows[i]).1.to_f32();
+            let vector = |i: usize| &self.numbers[i * width..(i + 1) * width];
+            let noise = |i| Noise::of_decoded(vectors.encoding(), vector(i), scale(i));
+            self.noise.extend((0..rows.len()).map(noise));
+        }
+    }
+}
+
+/// Takes the codes of some rows apart.
+struct Unpack<'a> {
+    part: &'a mut UnpackedPart,
+    vectors: &'a Vectors,
+    rows: &'a [usize],
+    errors: bool,
+}
+
+impl Work for Unpack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { part, vectors, rows, errors } = self;
+        let (width, row_bytes) = (vectors.width(), 4 * quads(vectors.width()));
+        let with_padding = rows.len() + ROWS;
+        part.codes.resize(with_padding * row_bytes, 0);
+        part.offsets.clear();
+        part.offsets.resize(with_padding, 0);
+        part.scales.clear();
+        part.scales.resize(with_padding, 0.0);
+        part.noise.clear();
+        let encoding = vectors.encoding();
+        for (position, &row) in rows.iter().enumerate() {
+            let (bytes, scale) = vectors.row(row);
+            let codes = &mut part.codes[position * row_bytes..(position + 1) * row_bytes];
+            let (codes, padding) = codes.split_at_mut(width);
+            padding.fill(0);
+            encoding.codes(bytes, codes);
+            part.offsets[position] = offset(codes);
+            part.scales[position] = scale.to_f32();
+            if errors {
+                part.noise.push(match encoding {
+                    Encoding::Signs => Noise::of_signs(width, scale.to_f32()),
+                    _ => Noise::of_codes(codes, scale.to_f32()),
+                });
+            }
+        }
+        // What is multiplied but read by nobody; an earlier load may have left wide codes there.
+        part.codes[rows.len() * row_bytes..].fill(0);
+    }
+}
