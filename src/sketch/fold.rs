@@ -1,6 +1,7 @@
 //! The projection: a signed cyclic fold of `n` coordinates into `m`.
 
 use super::seed::draw;
+use crate::simd::vectorized;
 
 /// Keeps the sign stream apart from the shift stream of the same seed.
 const SIGN_STREAM: u64 = 0x5349_474E_5349_474E; // "SIGNSIGN"
@@ -82,9 +83,15 @@ impl Fold {
             let run = (m - place).min(m - bucket).min(values.len() - done);
             let signs = &self.signs[coordinate..coordinate + run];
             let values = &values[done..done + run];
-            for ((slot, value), sign) in sketch[bucket..bucket + run].iter_mut().zip(values).zip(signs) {
-                *slot += f32::from_bits(value.to_bits() ^ (u32::from(*sign) << 24));
-            }
+            let slots = &mut sketch[bucket..bucket + run];
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((slot, value), sign) in slots.iter_mut().zip(values).zip(signs) {
+                        *slot += f32::from_bits(value.to_bits() ^ (u32::from(*sign) << 24));
+                    }
+                },
+            );
             done += run;
         }
     }
