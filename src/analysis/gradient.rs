@@ -59,7 +59,14 @@ impl Layout {
             let whole = layers.get(usize::from(f.layer)).map_or((0, 0), |layer| (layer.inputs, layer.outputs));
             [whole.0 as usize > f.inputs, whole.1 as usize > f.outputs]
         });
-        sides.chain(self.folded.map(|_| true)).collect()
+        // One layer that fits is moved round and loses nothing; two meet each other.
+        let folded = |width: usize| {
+            let is_factored = |number: usize| self.factored.iter().any(|f| usize::from(f.layer) == number);
+            let mut others = layers.iter().enumerate().filter(|(number, _)| !is_factored(*number));
+            let only = others.next().filter(|_| others.next().is_none());
+            only.is_none_or(|(_, layer)| layer.parameters > width as u64)
+        };
+        sides.chain(self.folded.map(folded)).collect()
     }
 
     /// In words, with the names of the layers.

@@ -6,6 +6,7 @@ mod cli;
 mod common;
 mod connectivity;
 mod curvature;
+mod error_bars;
 mod going_on;
 mod losses;
 mod manners;
