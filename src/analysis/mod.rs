@@ -33,6 +33,7 @@ mod cartography;
 mod column;
 mod concentration;
 mod confidence;
+mod correlation;
 mod correctness;
 mod distance;
 mod driver;
@@ -67,6 +68,7 @@ mod workers;
 
 pub use cartography::{Map, MapRow};
 pub use concentration::Concentration;
+pub use correlation::{pearson, spearman};
 pub use distance::{influence_by_distance, Comparison, FeatureDistance};
 pub use driver::Progress;
 pub use error::AnalysisError;

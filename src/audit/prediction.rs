@@ -1,8 +1,8 @@
 //! What a method predicts of each example and probe, and how far that agrees with what was measured.
 
-use super::statistics::{bootstrap, pearson, spearman, Measured};
+use super::statistics::{bootstrap, Measured};
 use super::AuditError;
-use crate::analysis::Influence;
+use crate::analysis::{pearson, spearman, Influence};
 use crate::sketch::draw;
 use std::collections::HashMap;
 

@@ -85,7 +85,7 @@ impl Wanted {
         let layer = arguments.nearest_in.as_deref();
         let mut found = influence_by_distance(run, &answer.about, &window, layer, progress)?;
         if let Some(distance) = found.pop() {
-            let comparison = distance.compare(&answer.about, count);
+            let comparison = distance.compare(&answer.about, count)?;
             answer.nearest = Some(Nearest { distance, comparison });
         }
         Ok(())
