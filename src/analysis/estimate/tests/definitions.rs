@@ -1,7 +1,9 @@
 //! Influence functions, DataInf and TRAK's estimator against their formulas, written out in f64.
 
 use super::super::super::synthetic::{visits, Draws, Synthetic, Visit, Written};
-use super::super::super::{estimate, AnalysisError, Curvature, Damping, EstimateQuestion, Method, Shape, Window};
+use super::super::super::{
+    estimate, AnalysisError, Curvature, Damping, EstimateQuestion, Method, Normalisation, Question, Shape, Window,
+};
 use super::super::EstimatePlan;
 use super::{blocks, close, dot, one, score_of, solve, WHOLE};
 use crate::sketch::Encoding;
@@ -116,6 +118,55 @@ fn influence_functions_are_their_formula() {
 }
 
 #[test]
+fn relatif_is_divided_by_the_root_of_self_influence_under_the_same_inverse() {
+    let (all, probes, written) = story();
+    let run = written.run();
+    let probe = probes.iter().find(|probe| probe.example == 900 && probe.step == 12).unwrap();
+    // Several visits of each example, whose gradients have products with each other, or one.
+    for (window, from) in [(Window::everything(), 0), (Window::epochs(3..4), 3)] {
+        let used = last_epochs(&all, from);
+        let examples = by_example(&used);
+        for by_layer in [false, true] {
+            let answer = |dampings: &[Damping]| {
+                let mut asked = asked(Method::InfluenceFunction, by_layer, &window, dampings);
+                asked.question.normalise = Normalisation::Relatif;
+                estimate(&run, &asked).unwrap()
+            };
+            // By Cholesky, and by the eigenvalues.
+            let (few, many) = (answer(&DAMPINGS), answer(&DAMPINGS.repeat(4)));
+            for (number, damping) in DAMPINGS.into_iter().enumerate() {
+                let mut expected: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+                for block in 0..if by_layer { WHOLE.len() } else { 1 } {
+                    let rows: Vec<Vec<f64>> = used.iter().map(|v| blocks(v, by_layer)[block].clone()).collect();
+                    let h = second_moment(&rows);
+                    let trace: f64 = (0..h.len()).map(|i| h[i][i]).sum();
+                    let h = damped(h, lambda(damping, trace, rows[0].len()));
+                    let u = solve(h.clone(), blocks(probe, by_layer)[block].clone());
+                    for (example, visits) in &examples {
+                        let mut mean = vec![0.0; rows[0].len()];
+                        for visit in visits {
+                            let gradient = &blocks(visit, by_layer)[block];
+                            mean.iter_mut().zip(gradient).for_each(|(mean, g)| *mean += g / visits.len() as f64);
+                        }
+                        let entry = expected.entry(*example).or_default();
+                        entry.0 += dot(&u, &mean) / examples.len() as f64;
+                        entry.1 += dot(&solve(h.clone(), mean.clone()), &mean);
+                    }
+                }
+                for (example, (score, own)) in expected {
+                    for found in [&few[number], &many[number], &many[number + 9]] {
+                        let got = score_of(found, example);
+                        assert!(close(got, score / own.sqrt(), 1e-5), "{example}: {got} for {score} / √{own}");
+                    }
+                }
+                assert_eq!(few[number].normalise, Normalisation::Relatif);
+                assert!(few[number].variant().contains("RelatIF"));
+            }
+        }
+    }
+}
+
+#[test]
 fn datainf_is_its_formula() {
     let (all, probes, written) = story();
     let run = written.run();
@@ -184,6 +235,21 @@ fn traks_estimator_is_its_formula() {
     }
     assert_eq!(found.estimate.as_ref().unwrap().epochs, 4);
 
+    // Pulled towards 0 by a threshold between the smallest and the largest, and 0 where they do not reach it.
+    let sizes: Vec<f64> = found.scores.iter().map(|score| score.abs()).collect();
+    let threshold = sizes.iter().sum::<f64>() / sizes.len() as f64;
+    let sparse = EstimateQuestion {
+        soft_threshold: Some(threshold),
+        ..asked(Method::Trak, false, &Window::everything(), &[damping])
+    };
+    let sparse = &estimate(&run, &sparse).unwrap()[0];
+    for (score, left) in found.scores.iter().zip(&sparse.scores) {
+        assert!((left - score.signum() * (score.abs() - threshold).max(0.0)).abs() < 1e-12, "{left} of {score}");
+    }
+    let zeros = sparse.scores.iter().filter(|score| **score == 0.0).count();
+    assert!(zeros > 0 && zeros < sparse.scores.len() && found.scores.iter().any(|score| *score < -threshold));
+    assert!(sparse.variant().contains("soft threshold"), "{}", sparse.variant());
+
     // Losses that are no cross entropy have no log-odds.
     let mut other = Synthetic::new(Encoding::F32);
     other.set(0, "test");
@@ -229,7 +295,7 @@ fn curvature_can_come_from_a_probe_set_and_many_probes_take_several_passes() {
 
     // A plan in pieces says the same as each of its probes alone.
     for method in Method::ALL {
-        let mut asked = EstimateQuestion::new(super::super::super::Question::all("test"), method);
+        let mut asked = EstimateQuestion::new(Question::all("test"), method);
         asked.question.window = Window::everything();
         if method == Method::Trak {
             asked.question.probes = super::super::super::Probes::Ids(vec![900, 901]);
@@ -253,6 +319,7 @@ fn settings_without_sense_are_refused() {
     let (_, _, written) = story();
     let run = written.run();
     let base = asked(Method::InfluenceFunction, false, &Window::everything(), &DAMPINGS);
+    let normalised = |normalise| Question { normalise, ..base.question.clone() };
     let wrong = [
         EstimateQuestion { dampings: vec![], ..base.clone() },
         EstimateQuestion { dampings: vec![Damping::Absolute(0.0)], ..base.clone() },
@@ -261,15 +328,17 @@ fn settings_without_sense_are_refused() {
         EstimateQuestion { curvature: Curvature::Nothing, ..base.clone() },
         EstimateQuestion { method: Method::DataInf, curvature: Curvature::Set("test".into()), ..base.clone() },
         EstimateQuestion { method: Method::Adjoint, ..base.clone() },
+        EstimateQuestion { soft_threshold: Some(0.1), ..base.clone() },
+        EstimateQuestion { soft_threshold: Some(-0.1), method: Method::Trak, ..base.clone() },
+        EstimateQuestion { soft_threshold: Some(f64::INFINITY), method: Method::Trak, ..base.clone() },
+        EstimateQuestion { question: normalised(Normalisation::Cosine), ..base.clone() },
+        EstimateQuestion { question: normalised(Normalisation::Relatif), method: Method::DataInf, ..base.clone() },
     ];
     for asked in wrong {
         let error = estimate(&run, &asked).unwrap_err();
         assert!(matches!(error, AnalysisError::OutOfRange { .. }), "{error}");
     }
-    let nowhere = EstimateQuestion {
-        question: super::super::super::Question { window: Window::epochs(8..9), ..one(900) },
-        ..base.clone()
-    };
+    let nowhere = EstimateQuestion { question: Question { window: Window::epochs(8..9), ..one(900) }, ..base.clone() };
     assert!(matches!(estimate(&run, &nowhere), Err(AnalysisError::Missing { .. })));
     let nobody = EstimateQuestion { question: one(1), ..base };
     assert!(matches!(estimate(&run, &nobody), Err(AnalysisError::NoSuchProbe { .. })));
