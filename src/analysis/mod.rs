@@ -26,6 +26,7 @@
 //! - A score of one run is one draw. Papers that average over seeds (GraNd, EL2N, forgetting) want several runs:
 //!   [`Score::compute_over`]. What is then kept of the training set is a [`KeepList`].
 
+mod agreement;
 mod aum;
 #[cfg(test)]
 mod battery;
@@ -33,8 +34,8 @@ mod cartography;
 mod column;
 mod concentration;
 mod confidence;
-mod correlation;
 mod correctness;
+mod correlation;
 mod distance;
 mod driver;
 mod el2n;
@@ -66,6 +67,7 @@ mod window;
 #[cfg(test)]
 mod workers;
 
+pub use agreement::Agreement;
 pub use cartography::{Map, MapRow};
 pub use concentration::Concentration;
 pub use correlation::{pearson, spearman};
