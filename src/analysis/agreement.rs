@@ -56,7 +56,7 @@ mod tests {
     use super::super::influence::{InfluenceRow, Probe, ProbeTime};
     use super::*;
 
-    /// Scores of examples on the probes 5 and 6, of which 6 has twice the score.
+    /// Scores of examples on the probe 6, and the opposite on the probe 5.
     fn with(scores: &[(u64, f64)]) -> Influence {
         let mut influence = Influence::new("test".into(), ProbeTime::Earlier);
         let probe = |id| Probe { id, times: 1, label: None, prediction: None, scored: None };
@@ -64,7 +64,7 @@ mod tests {
         let row =
             |(example, _): &(u64, f64)| InfluenceRow { example: *example, visits: 1, label: None, prediction: None };
         influence.rows = scores.iter().map(row).collect();
-        influence.scores = scores.iter().flat_map(|(_, score)| [*score, 2.0 * score]).collect();
+        influence.scores = scores.iter().flat_map(|(_, score)| [-score, *score]).collect();
         influence
     }
 
@@ -80,8 +80,11 @@ mod tests {
         assert!((found.spearman - 0.9).abs() < 1e-12, "{found:?}");
         // The strongest are 7 and 0 here, 8 and 0 there.
         assert_eq!((found.proponents, found.proponents_kept, found.opponents, found.opponents_kept), (2, 1, 2, 2));
-        assert_eq!(one.agreement(&other, 0, 9).unwrap().opponents, 2);
-        assert_eq!(one.agreement(&one, 0, 3).unwrap().proponents_kept, 3);
+        // The third are 1 here and 2 there; 1 is the fourth.
+        assert_eq!(one.agreement(&other, 1, 3).unwrap().proponents_kept, 1);
+        // On the other probe only two helped.
+        let found = one.agreement(&other, 0, 9).unwrap();
+        assert_eq!((found.proponents, found.proponents_kept, found.opponents_kept), (2, 2, 3));
         other.probes[1].id = 99;
         assert!(matches!(one.agreement(&other, 0, 2), Err(AnalysisError::OutOfRange { .. })));
     }

@@ -56,6 +56,13 @@ fn damped(mut h: Vec<Vec<f64>>, lambda: f64) -> Vec<Vec<f64>> {
     h
 }
 
+/// `(1/m)·Σ g gᵀ + λI` of one block, and `λ`.
+fn damped_moment(rows: &[Vec<f64>], damping: Damping) -> (Vec<Vec<f64>>, f64) {
+    let h = second_moment(rows);
+    let lambda = lambda(damping, (0..h.len()).map(|i| h[i][i]).sum(), h.len());
+    (damped(h, lambda), lambda)
+}
+
 const DAMPINGS: [Damping; 3] = [Damping::Relative(0.1), Damping::Absolute(0.02), Damping::Relative(3.0)];
 
 fn asked(method: Method, by_layer: bool, window: &Window, dampings: &[Damping]) -> EstimateQuestion {
@@ -90,12 +97,10 @@ fn influence_functions_are_their_formula() {
                 let mut expected: BTreeMap<u64, f64> = BTreeMap::new();
                 for block in 0..if by_layer { WHOLE.len() } else { 1 } {
                     let rows: Vec<Vec<f64>> = used.iter().map(|v| blocks(v, by_layer)[block].clone()).collect();
-                    let h = second_moment(&rows);
-                    let trace: f64 = (0..h.len()).map(|i| h[i][i]).sum();
-                    let lambda = lambda(damping, trace, h.len());
+                    let (h, lambda) = damped_moment(&rows, damping);
                     let about = alone.estimate.as_ref().unwrap();
                     assert!(close(about.lambdas[block], lambda, 1e-6));
-                    let u = solve(damped(h, lambda), blocks(probe, by_layer)[block].clone());
+                    let u = solve(h, blocks(probe, by_layer)[block].clone());
                     for (example, visits) in &examples {
                         let sum: f64 = visits.iter().map(|v| dot(&u, &blocks(v, by_layer)[block])).sum();
                         *expected.entry(*example).or_default() += sum / visits.len() as f64 / examples.len() as f64;
@@ -138,9 +143,7 @@ fn relatif_is_divided_by_the_root_of_self_influence_under_the_same_inverse() {
                 let mut expected: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
                 for block in 0..if by_layer { WHOLE.len() } else { 1 } {
                     let rows: Vec<Vec<f64>> = used.iter().map(|v| blocks(v, by_layer)[block].clone()).collect();
-                    let h = second_moment(&rows);
-                    let trace: f64 = (0..h.len()).map(|i| h[i][i]).sum();
-                    let h = damped(h, lambda(damping, trace, rows[0].len()));
+                    let (h, _) = damped_moment(&rows, damping);
                     let u = solve(h.clone(), blocks(probe, by_layer)[block].clone());
                     for (example, visits) in &examples {
                         let mut mean = vec![0.0; rows[0].len()];
@@ -219,10 +222,7 @@ fn traks_estimator_is_its_formula() {
         let near = probes.iter().filter(|probe| probe.example == 900);
         let probe = near.min_by_key(|probe| (probe.step.abs_diff(end), u64::MAX - probe.step)).unwrap();
         let rows: Vec<Vec<f64>> = used.iter().map(|visit| log_odds(visit).0).collect();
-        let h = second_moment(&rows);
-        let trace: f64 = (0..h.len()).map(|i| h[i][i]).sum();
-        let lambda = lambda(damping, trace, h.len());
-        let u = solve(damped(h, lambda), log_odds(probe).0);
+        let u = solve(damped_moment(&rows, damping).0, log_odds(probe).0);
         for visit in &used {
             let (phi, doubt) = log_odds(visit);
             let entry = sums.entry(visit.example).or_default();
