@@ -153,7 +153,8 @@ impl Bench<'_> {
             let (model, predictions) = self.recorded("mlp", &setting, &images, &probes, seed)?;
             gather(&mut half, &predictions, |prediction| Ok(halves.against(prediction)?))?;
             if arguments.brittle > 0 {
-                self.brittleness((&setting, seed), &model, &images, &probes, &counts, &predictions, &mut brittle)?;
+                let parts = self.brittleness((&setting, seed), &model, &images, &probes, &counts, &predictions)?;
+                parts.into_iter().for_each(|(method, part)| put(&mut brittle, &method, part));
             }
         }
         self.correlations(&name, "linear datamodeling score", &half, false);
@@ -174,7 +175,6 @@ impl Bench<'_> {
     }
 
     /// Removes the strongest proponents of some probes from the run of one seed, by several methods.
-    #[allow(clippy::too_many_arguments)]
     fn brittleness(
         &self,
         (setting, seed): (&Setting, u64),
@@ -183,8 +183,7 @@ impl Bench<'_> {
         probes: &Images,
         counts: &[usize],
         predictions: &[(String, Prediction)],
-        found: &mut Lists<Brittleness>,
-    ) -> Result<()> {
+    ) -> Result<Vec<(String, Brittleness)>> {
         let base = &model.measure(probes)?;
         // Those that the model is least sure of first: the others take most of a class.
         let mut asked: Vec<usize> = (0..probes.len()).filter(|probe| base.right[*probe]).collect();
@@ -192,11 +191,13 @@ impl Bench<'_> {
         asked.truncate(self.arguments.brittle);
         let all: Vec<u64> = (0..images.len() as u64).collect();
         let bar = bar("removing proponents", (BRITTLE.len() * asked.len() * counts.len()) as u64);
+        let mut found = Vec::new();
         for (method, prediction) in predictions.iter().filter(|(method, _)| BRITTLE.contains(&method.as_str())) {
             let mut retrain = again(setting, images, probes, &bar);
-            put(found, method, Brittleness::measure((seed, base), &all, &asked, counts, prediction, &mut retrain)?);
+            let part = Brittleness::measure((seed, base), &all, &asked, counts, prediction, &mut retrain)?;
+            found.push((method.clone(), part));
         }
         bar.finish_and_clear();
-        Ok(())
+        Ok(found)
     }
 }

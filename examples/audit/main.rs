@@ -1,11 +1,12 @@
 //! Does the model change as the scores say, when it is trained again? Every method of gradlog against retraining, from one
-//! recorded run for each seed: leave-one-out, moving a training image, the linear datamodeling score, brittleness,
-//! wrong labels, cleaning, pruning.
+//! recorded run for each seed: leave-one-out, moving a training image, the linear datamodeling score, brittleness, wrong
+//! labels, cleaning, pruning.
 //!
 //!     cargo run --release --example audit -- --json audit.json
 //!
-//! Takes some minutes on the digits that come with gradlog. The JSON is a list of `{setting, method, metric, value, low, high, seeds}`,
-//! with 95 % bootstrap intervals. The measures are `gradlog::audit`, for any model that a closure can train.
+//! That is all five experiments (`--only` names them) with one seed. It takes about half an hour on two cores with the digits that
+//! come with gradlog, most of it for training again: `--left-out`, `--moved`, `--subsets` and `--brittle` say how often.
+//! The JSON is a list of `{setting, method, metric, value, low, high, seeds}`, with 95 % bootstrap intervals. The measures are `gradlog::audit`, for any model that a closure can train.
 
 mod attribution;
 #[allow(dead_code)]

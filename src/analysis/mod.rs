@@ -8,7 +8,7 @@
 //! - *Which examples taught the model this answer?* [`influence()`]: TracIn of every example on recorded probes.
 //!   Positive means helped, everywhere. Normalised, of some layers, by layer or epoch, of a group of probes. [`estimate()`] answers the same by other methods: influence functions, DataInf,
 //!   TRAK's estimator and the adjoint of the recorded steps. [`Influence::concentration`] and [`influence_by_distance`] say
-//!   how few carry it, and whether from near or far.
+//!   how few carry it, and whether from near or far; [`Influence::agreement`] sets two answers side by side.
 //! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients, and [`neighbours`],
 //!   [`near_duplicates`] and [`clusters`] work on their directions.
 //!

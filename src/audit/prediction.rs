@@ -90,7 +90,7 @@ impl Paired {
     /// # Errors
     /// [`AuditError::Pairs`] if the two are not of one length, or that is no multiple of `probes`.
     pub fn new(probes: usize, measured: Vec<f64>, predicted: Vec<f64>) -> Result<Self, AuditError> {
-        if measured.len() != predicted.len() || probes == 0 || measured.len() % probes != 0 {
+        if measured.len() != predicted.len() || probes == 0 || !measured.len().is_multiple_of(probes) {
             return Err(AuditError::Pairs { measured: measured.len(), predicted: predicted.len(), probes });
         }
         Ok(Self { probes, measured, predicted })

@@ -5,8 +5,8 @@
 //! [`Method::DataInf`], [`Method::Trak`]), or the recorded steps are unrolled one by one ([`Method::Adjoint`]). All work on
 //! flat vectors ([`super::Shape`]), all give an [`Influence`], and in all of them **positive means helped**.
 //!
-//! One file per method; `probes.rs` finds the probes' gradients, `gram.rs` holds and inverts curvature, `scores.rs`
-//! gathers scores by example.
+//! One file per method; `relatif.rs` has what influence functions can be divided by, `probes.rs` finds the probes' gradients,
+//! `gram.rs` holds and inverts curvature, `scores.rs` gathers scores by example.
 
 mod adjoint;
 mod datainf;
@@ -33,7 +33,7 @@ use std::collections::BTreeSet;
 #[derive(Debug, Clone, PartialEq)]
 pub struct EstimateQuestion {
     /// Which probes, and which visits count. [`Question::time`] has no part in it: each probe is taken at one time, said
-    /// at each [`Method`].
+    /// at each [`Method`]. Of [`Question::normalise`] influence functions know [`Normalisation::Relatif`], the others none.
     pub question: Question,
     /// By which method.
     pub method: Method,

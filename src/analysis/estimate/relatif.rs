@@ -45,7 +45,7 @@ impl SelfInfluence {
     /// What the scores of an example are divided by at a damping. An example whose gradients are 0 has the score 0 anyway.
     pub(super) fn divisor(&self, example: u64, damping: usize) -> f64 {
         match self.0.get(&example).map(|of| of[damping]) {
-            Some(own) if own == 0.0 => 1.0,
+            Some(0.0) => 1.0,
             Some(own) if own.is_finite() => own.sqrt(),
             _ => f64::NAN,
         }
