@@ -38,6 +38,43 @@ pub(crate) fn offset(codes: &[i8]) -> i32 {
     128 * codes.chunks(128).map(sum).sum::<i32>()
 }
 
+/// The quads of [`ROWS`] rows that are not zeros in all of them: borders of images and dead units are, and need no product.
+#[derive(Default)]
+pub(crate) struct UsedQuads {
+    /// Ascending, each below `of`.
+    quads: Vec<u32>,
+    of: usize,
+}
+
+impl UsedQuads {
+    /// All, whatever they hold: where they are multiplied once, finding the zeros takes longer than multiplying them.
+    pub(crate) fn all(&mut self, rows: &[i8]) {
+        self.of = rows.len() / ROWS / 4;
+        self.quads.clear();
+        self.quads.extend(0..self.of as u32);
+    }
+
+    /// Those of `rows`, `[ROWS, 4·quads]`. `scratch` is anything.
+    #[inline(always)]
+    pub(crate) fn find(&mut self, rows: &[i8], scratch: &mut Vec<i8>) {
+        let row_bytes = rows.len() / ROWS;
+        self.of = row_bytes / 4;
+        scratch.clear();
+        scratch.resize(row_bytes, 0);
+        for row in rows.chunks_exact(row_bytes.max(1)) {
+            scratch.iter_mut().zip(row).for_each(|(any, code)| *any |= code);
+        }
+        // Each is written, and stays if it is used: a branch here would be guessed wrong too often.
+        self.quads.resize(self.of, 0);
+        let mut count = 0;
+        for (number, quad) in scratch.chunks_exact(4).enumerate() {
+            self.quads[count] = number as u32;
+            count += usize::from(quad != [0; 4]);
+        }
+        self.quads.truncate(count);
+    }
+}
+
 /// The right side: up to [`COLUMNS`] columns to a panel, `[quad, column, 4]`.
 pub(crate) struct Panels {
     columns: usize,
@@ -173,31 +210,65 @@ impl Isa {
         }
     }
 
+    /// Writes 4-bit codes, two to a byte with the first in the low half, to a byte each.
+    ///
+    /// # Panics
+    /// If `bytes` is not half as long as `out`, rounded up.
+    #[inline(always)]
+    pub(crate) fn spread(self, bytes: &[u8], out: &mut [i8]) {
+        assert_eq!(bytes.len(), out.len().div_ceil(2), "codes of another number");
+        let done = match self.0 {
+            // SAFETY: this value exists only where `available` found the features; `out` has room for two codes of each byte
+            // but the last, which `len / 2` leaves out where it has one.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => unsafe { spread_avx512(bytes.as_ptr(), out.len() / 2, out.as_mut_ptr()) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => unsafe { spread_avx2(bytes.as_ptr(), out.len() / 2, out.as_mut_ptr()) },
+            Kernel::Portable => 0,
+        };
+        for (pair, &raw) in out[2 * done..].chunks_mut(2).zip(&bytes[done..]) {
+            // Shifting up and down again as a signed number spreads the sign bit of the nibble.
+            pair[0] = ((raw << 4) as i8) >> 4;
+            if let Some(second) = pair.get_mut(1) {
+                *second = (raw as i8) >> 4;
+            }
+        }
+    }
+
     /// Writes the products of [`ROWS`] rows with the columns of a panel into `out`, each too large by its row's
     /// [`offset`]. Places of columns that the panel does not have hold anything.
     ///
-    /// `rows` is `[ROWS, 4·quads]`. `narrow` says that every code in it is of at most [`NARROW_MAX`].
+    /// `rows` is `[ROWS, 4·quads]`, and `used` is made of them. `narrow` says that every code in it is of at most [`NARROW_MAX`].
     ///
     /// # Panics
-    /// If `rows` has another size.
+    /// If `rows` or `used` has another size.
     #[inline]
-    pub(crate) fn multiply(self, rows: &[i8], panels: &Panels, panel: usize, narrow: bool, out: &mut Tile<i32>) {
+    pub(crate) fn multiply(
+        self,
+        (rows, used): (&[i8], &UsedQuads),
+        panels: &Panels,
+        panel: usize,
+        narrow: bool,
+        out: &mut Tile<i32>,
+    ) {
         let quads = panels.quads;
+        assert_eq!(used.of, quads, "the quads of other rows");
         assert_eq!(rows.len(), ROWS * 4 * quads, "rows of another width than the panel's columns");
         let (bytes, vectors) = panels.panel(panel);
         assert_eq!(bytes.len(), quads * vectors * LANES * 4);
         debug_assert!(!narrow || rows.iter().all(|code| (-NARROW_MAX..=NARROW_MAX).contains(code)));
         match (self.0, vectors) {
-            // SAFETY: this value exists only where `available` found the features, and both assertions above say that
-            // `rows` and `bytes` have the lengths that the kernels read.
+            // SAFETY: this value exists only where `available` found the features; the assertions above say that `rows` and
+            // `bytes` have the lengths that the kernels read, and that the quads in `used` are below `quads`.
             #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx512, 1) => unsafe { tile_avx512::<1>(rows.as_ptr(), bytes.as_ptr(), quads, out) },
+            (Kernel::Avx512, 1) => unsafe { tile_avx512::<1>(rows.as_ptr(), bytes.as_ptr(), used, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx512, 2) => unsafe { tile_avx512::<2>(rows.as_ptr(), bytes.as_ptr(), quads, out) },
+            (Kernel::Avx512, 2) => unsafe { tile_avx512::<2>(rows.as_ptr(), bytes.as_ptr(), used, out) },
             // SAFETY: as above; a panel has at most three vectors.
             #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx512, _) => unsafe { tile_avx512::<3>(rows.as_ptr(), bytes.as_ptr(), quads, out) },
+            (Kernel::Avx512, _) => unsafe { tile_avx512::<3>(rows.as_ptr(), bytes.as_ptr(), used, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             (Kernel::Avx2, _) => unsafe { tile_avx2(rows.as_ptr(), bytes.as_ptr(), quads, vectors, narrow, out) },
@@ -218,6 +289,46 @@ fn run_avx2<W: Work>(work: W) -> W::Output {
     work.run()
 }
 
+/// Spreads 32 bytes at a time; returns how many it did.
+///
+/// # Safety
+/// `bytes` must be readable for `count` bytes and `out` writable for twice as many; the CPU must have the features.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn spread_avx512(bytes: *const u8, count: usize, out: *mut i8) -> usize {
+    let (low, sign) = (_mm512_set1_epi8(0x0F), _mm512_set1_epi8(8));
+    let whole = count / 32 * 32;
+    for at in (0..whole).step_by(32) {
+        // SAFETY: `at + 32 <= count`.
+        let words = unsafe { _mm512_cvtepu8_epi16(_mm256_loadu_si256(bytes.add(at).cast())) };
+        let nibbles = _mm512_and_si512(_mm512_or_si512(words, _mm512_slli_epi16::<4>(words)), low);
+        let codes = _mm512_sub_epi8(_mm512_xor_si512(nibbles, sign), sign);
+        // SAFETY: 64 bytes from `2·at` on end at `2·(at + 32)` at most.
+        unsafe { _mm512_storeu_si512(out.add(2 * at).cast(), codes) };
+    }
+    whole
+}
+
+/// The same, 16 bytes at a time.
+///
+/// # Safety
+/// As for [`spread_avx512`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn spread_avx2(bytes: *const u8, count: usize, out: *mut i8) -> usize {
+    let (low, sign) = (_mm256_set1_epi8(0x0F), _mm256_set1_epi8(8));
+    let whole = count / 16 * 16;
+    for at in (0..whole).step_by(16) {
+        // SAFETY: `at + 16 <= count`.
+        let words = unsafe { _mm256_cvtepu8_epi16(_mm_loadu_si128(bytes.add(at).cast())) };
+        let nibbles = _mm256_and_si256(_mm256_or_si256(words, _mm256_slli_epi16::<4>(words)), low);
+        let codes = _mm256_sub_epi8(_mm256_xor_si256(nibbles, sign), sign);
+        // SAFETY: 32 bytes from `2·at` on end at `2·(at + 16)` at most.
+        unsafe { _mm256_storeu_si256(out.add(2 * at).cast(), codes) };
+    }
+    whole
+}
+
 fn tile_portable(rows: &[i8], bytes: &[u8], quads: usize, vectors: usize, out: &mut Tile<i32>) {
     out.fill(0);
     let lanes = vectors * LANES;
@@ -233,15 +344,17 @@ fn tile_portable(rows: &[i8], bytes: &[u8], quads: usize, vectors: usize, out: &
 /// One instruction for 16 columns, a row and a quad; `V` vectors of columns.
 ///
 /// # Safety
-/// `rows` must be readable for `ROWS·4·quads` bytes and `panel` for `quads·V·64`; the CPU must have the features.
+/// `rows` must be readable for `ROWS·4·used.of` bytes and `panel` for `used.of·V·64`; the CPU must have the features.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn tile_avx512<const V: usize>(rows: *const i8, panel: *const u8, quads: usize, out: &mut Tile<i32>) {
+unsafe fn tile_avx512<const V: usize>(rows: *const i8, panel: *const u8, used: &UsedQuads, out: &mut Tile<i32>) {
+    let quads = used.of;
     let mut sums = [[_mm512_setzero_si512(); V]; ROWS];
-    for quad in 0..quads {
+    for &quad in &used.quads {
+        let quad = quad as usize;
         let mut columns = [_mm512_setzero_si512(); V];
         for (v, column) in columns.iter_mut().enumerate() {
-            // SAFETY: `quad < quads` and `v < V`, so these 64 bytes lie inside the panel.
+            // SAFETY: `quad < quads`, as `UsedQuads` promises, and `v < V`, so these 64 bytes lie inside the panel.
             *column = unsafe { _mm512_loadu_si512(panel.add((quad * V + v) * 64).cast()) };
         }
         for (row, sums) in sums.iter_mut().enumerate() {
@@ -344,6 +457,8 @@ mod tests {
         for (row, codes) in rows.chunks_exact_mut(padded.max(1)).zip(left.chunks_exact(width.max(1))) {
             row[..width].copy_from_slice(codes);
         }
+        let mut used = UsedQuads::default();
+        used.find(&rows, &mut Vec::new());
         let mut panels = Panels::new(width, columns);
         for column in 0..columns {
             panels.set(column, &right[column * width..(column + 1) * width]);
@@ -354,7 +469,7 @@ mod tests {
         for isa in Isa::available() {
             for panel in 0..panels.len() {
                 let mut out = [7i32; ROWS * COLUMNS];
-                isa.multiply(&rows, &panels, panel, narrow, &mut out);
+                isa.multiply((&rows, &used), &panels, panel, narrow, &mut out);
                 for row in 0..ROWS {
                     let codes = &left[row * width..(row + 1) * width];
                     for (place, column) in (panel * COLUMNS..columns.min((panel + 1) * COLUMNS)).enumerate() {
@@ -377,6 +492,44 @@ mod tests {
                     let right = codes(columns * width, 99, 127);
                     check(width, columns, &left, &right, narrow);
                 }
+            }
+        }
+    }
+
+    /// Quads that all rows, some rows and no row have zeros in.
+    #[test]
+    fn quads_of_zeros_are_left_out_and_no_others() {
+        let width = 50;
+        let mut left = codes(ROWS * width, 5, 8);
+        for (row, codes) in left.chunks_exact_mut(width).enumerate() {
+            codes[..9].fill(0);
+            codes[20..33].fill(0);
+            // One number in one row is enough.
+            codes[25] = i8::from(row == ROWS - 1);
+            codes[44..].fill(0);
+        }
+        let mut rows = vec![0i8; ROWS * 52];
+        for (row, codes) in rows.chunks_exact_mut(52).zip(left.chunks_exact(width)) {
+            row[..width].copy_from_slice(codes);
+        }
+        let mut used = UsedQuads::default();
+        used.find(&rows, &mut vec![7; 100]);
+        assert_eq!((used.of, used.quads.as_slice()), (13, &[2, 3, 4, 6, 8, 9, 10][..]));
+        check(width, 49, &left, &codes(49 * width, 99, 127), true);
+    }
+
+    #[test]
+    fn every_instruction_set_spreads_the_codes_that_were_written() {
+        for width in (0..150).chain([511, 512, 513, 784]) {
+            let bytes: Vec<u8> =
+                (0..usize::div_ceil(width, 2)).map(|i| crate::sketch::draw(3, i as u64) as u8).collect();
+            let mut expected = vec![0i8; width];
+            crate::sketch::Encoding::Q4.codes(&bytes, &mut expected);
+            for isa in Isa::available() {
+                let mut out = vec![7i8; width + 1];
+                isa.spread(&bytes, &mut out[..width]);
+                assert_eq!(out[..width], expected, "{isa:?}, {width} codes");
+                assert_eq!(out[width], 7, "{isa:?}, {width} codes: behind the last");
             }
         }
     }

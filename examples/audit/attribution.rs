@@ -1,13 +1,34 @@
 //! Experiments on influence: what every method says of training examples and probes, against training without them.
 
-use crate::experiments::{again, bar, gather, sample, Bench, Pairs, DRAWS};
-use crate::task::{train, Architecture, Images, Pixels, Setting};
-use crate::{exact, methods};
+use crate::exact::Regression;
+use crate::experiments::{again, announce, bar, gather, put, sample, Bench, Lists, DRAWS};
+use crate::methods;
+use crate::task::{train, Architecture, Images, Model, Pixels, Setting};
 use anyhow::Result;
-use gradlog::audit::{Brittleness, Change, Finding, LeaveOneOut, Prediction, Subsets};
+use gradlog::audit::{Brittleness, Change, Finding, LeaveOneOut, Paired, Prediction, Subsets};
+
+/// The methods whose proponents are removed.
+const BRITTLE: [&str; 5] =
+    ["TracIn", "influence functions, Gauss-Newton", "adjoint, Gauss-Newton", "TRAK, one run", "random"];
 
 impl Bench<'_> {
-    /// Logistic regression: leave-one-out against every method and against exact influence functions.
+    /// Trains and records the run of a seed in a folder: the model, and what every method says from the log.
+    fn recorded(
+        &self,
+        folder: &str,
+        setting: &Setting,
+        images: &Images,
+        probes: &Images,
+        seed: u64,
+    ) -> Result<(Model, Vec<(String, Prediction)>)> {
+        let folder = self.arguments.out.join(format!("{folder}-{seed}"));
+        let model = train(setting, images, seed, &Change::Nothing, Some((&folder, Some(probes))))?;
+        let predictions = methods::influences(&folder, setting, images.len(), probes.len())?;
+        Ok((model, predictions))
+    }
+
+    /// Logistic regression: leave-one-out against every method and against exact influence functions, and moving an input
+    /// against these.
     pub fn logistic(&mut self) -> Result<()> {
         let arguments = self.arguments;
         // Pixels and weight decay as Koh and Liang have them for their logistic regression. The rate falls to zero, so that the
@@ -17,38 +38,39 @@ impl Bench<'_> {
             epochs: arguments.logistic_epochs,
             batch: 100,
             learning_rate: 0.1,
-            momentum: 0.9,
             weight_decay: 0.01,
             cosine: true,
             probe_times: 1,
             // So few rows that the adjoint takes them as they are: a matrix of 7,850 numbers a side takes as long as some thousand rows.
             curvature: (350, 5),
-            checkpoints: false,
             exact: true,
+            ..self.mlp_setting()
         };
         let images = Images::of(&self.limited(arguments.logistic_train), Pixels::Unit);
         let probes = self.probes(arguments.probes, Pixels::Unit);
-        let name = format!(
-            "{}, {} images in 0..1, {} epochs, batch 100, learning rate {} falling to 0, momentum 0.9, weight decay 0.01",
-            setting.architecture,
-            images.len(),
-            setting.epochs,
-            setting.learning_rate
-        );
-        println!("\n== {name} ==");
-        let mut pairs: Pairs = Vec::new();
+        let name = announce(setting.describe(images.len(), Pixels::Unit));
+        let (mut pairs, mut moved) = (Vec::new(), Vec::new());
         for seed in self.seeds() {
-            let folder = arguments.out.join(format!("logistic-{seed}"));
-            let model = train(&setting, &images, seed, &Change::Nothing, Some((&folder, Some(&probes))))?;
-            let mut predictions = methods::influences(&folder, &setting, images.len(), probes.len())?;
+            let (model, mut predictions) = self.recorded("logistic", &setting, &images, &probes, seed)?;
+            let mut regression = Regression::of(&model, &images, &probes, setting.weight_decay)?;
             let bar = bar("exact influence functions", 0);
-            let (exactly, residual) = exact::influence_functions(&model, &images, &probes, setting.weight_decay, &bar)?;
+            let (solved, exactly) = regression.influence_functions(&bar)?;
             bar.finish_and_clear();
-            println!("conjugate gradients: largest relative residual {residual:.1e}");
-            predictions.push(("influence functions, exact".into(), exactly));
+            let residual = solved.iter().map(|solved| solved.residual).fold(0.0, f64::max);
+            println!(
+                "conjugate gradients: largest relative residual {residual:.1e}, {:.1} s",
+                bar.elapsed().as_secs_f64()
+            );
+            let exact = "influence functions, exact";
+            predictions.push((exact.into(), exactly));
             self.leave_one_out(&setting, &images, &probes, seed, &predictions, &mut pairs)?;
+            if arguments.moved > 0 {
+                let from = (&mut regression, solved.as_slice());
+                put(&mut moved, exact, self.moved_inputs(&setting, &images, (seed, &model), &probes, from)?);
+            }
         }
         self.correlations(&name, "leave-one-out", &pairs, true);
+        self.correlations(&name, "moved input", &moved, true);
         Ok(())
     }
 
@@ -61,7 +83,7 @@ impl Bench<'_> {
         probes: &Images,
         seed: u64,
         predictions: &[(String, Prediction)],
-        pairs: &mut Pairs,
+        pairs: &mut Lists<Paired>,
     ) -> Result<()> {
         let left_out = sample(images.len(), self.arguments.left_out, seed);
         let bar = bar("leaving out", 2 * left_out.len() as u64 + 2);
@@ -69,11 +91,7 @@ impl Bench<'_> {
         bar.finish_and_clear();
         println!("seed {seed}: rounding changes the losses by {:.1e} of what leaving one out does", truth.noise);
         gather(pairs, predictions, |prediction| Ok(truth.against(prediction)?))?;
-        let ceiling = "half of the weight";
-        match pairs.iter_mut().find(|(method, _)| method == ceiling) {
-            Some((_, parts)) => parts.push(truth.ceiling()),
-            None => pairs.push((ceiling.into(), vec![truth.ceiling()])),
-        }
+        put(pairs, "half of the weight", truth.ceiling());
         Ok(())
     }
 
@@ -87,20 +105,12 @@ impl Bench<'_> {
         };
         let images = Images::of(&self.limited(arguments.train), Pixels::Unit);
         let probes = self.probes(arguments.probes, Pixels::Unit);
-        let name = format!(
-            "{}, {} images in 0..1, {} epochs, batch 64, learning rate {}, momentum 0.9",
-            setting.architecture,
-            images.len(),
-            setting.epochs,
-            setting.learning_rate
-        );
-        println!("\n== {name} ==");
-        let mut pairs: Pairs = Vec::new();
+        let name = announce(setting.describe(images.len(), Pixels::Unit));
+        let widths: Vec<String> = arguments.loo_hidden.iter().map(usize::to_string).collect();
+        let folder = format!("loo-{}-{}", widths.join("-"), setting.learning_rate);
+        let mut pairs = Vec::new();
         for seed in self.seeds() {
-            let widths: Vec<String> = arguments.loo_hidden.iter().map(usize::to_string).collect();
-            let folder = arguments.out.join(format!("loo-{}-{}-{seed}", widths.join("-"), setting.learning_rate));
-            train(&setting, &images, seed, &Change::Nothing, Some((&folder, Some(&probes))))?;
-            let predictions = methods::influences(&folder, &setting, images.len(), probes.len())?;
+            let (_, predictions) = self.recorded(&folder, &setting, &images, &probes, seed)?;
             self.leave_one_out(&setting, &images, &probes, seed, &predictions, &mut pairs)?;
         }
         self.correlations(&name, "leave-one-out", &pairs, true);
@@ -129,13 +139,7 @@ impl Bench<'_> {
         let setting = self.mlp_setting();
         let images = Images::of(&self.limited(arguments.train), Pixels::Standardised);
         let probes = self.probes(arguments.probes, Pixels::Standardised);
-        let name = format!(
-            "{}, {} images, {} epochs, batch 64, learning rate 0.01, momentum 0.9",
-            setting.architecture,
-            images.len(),
-            setting.epochs
-        );
-        println!("\n== {name} ==");
+        let name = announce(setting.describe(images.len(), Pixels::Standardised));
         let all: Vec<u64> = (0..images.len() as u64).collect();
         // The subsets' models have seeds of their own: what is asked is whether one run speaks for other trainings.
         let seeds: Vec<u64> = (1000..1000 + arguments.subset_seeds).collect();
@@ -143,50 +147,57 @@ impl Bench<'_> {
         let halves =
             Subsets::measure(&all, 0.5, arguments.subsets, 7, &seeds, &mut again(&setting, &images, &probes, &tick))?;
         tick.finish_and_clear();
-        let mut half: Pairs = Vec::new();
+        let counts = [images.len() / 100, images.len() / 30, images.len() / 10];
+        let (mut half, mut brittle) = (Vec::new(), Vec::new());
         for seed in self.seeds() {
-            let folder = arguments.out.join(format!("mlp-{seed}"));
-            train(&setting, &images, seed, &Change::Nothing, Some((&folder, Some(&probes))))?;
-            let predictions = methods::influences(&folder, &setting, images.len(), probes.len())?;
+            let (model, predictions) = self.recorded("mlp", &setting, &images, &probes, seed)?;
             gather(&mut half, &predictions, |prediction| Ok(halves.against(prediction)?))?;
-            if seed == 0 && arguments.brittle > 0 {
-                self.brittleness(&name, &setting, &images, &probes, &predictions)?;
+            if arguments.brittle > 0 {
+                let parts = self.brittleness((&setting, seed), &model, &images, &probes, &counts, &predictions)?;
+                parts.into_iter().for_each(|(method, part)| put(&mut brittle, &method, part));
             }
         }
         self.correlations(&name, "linear datamodeling score", &half, false);
+        let seeds = self.seeds();
+        for (method, parts) in &brittle {
+            for count in counts {
+                let metric = format!("flipped without {count} proponents");
+                self.add(Finding::new(
+                    &name,
+                    method,
+                    &metric,
+                    Brittleness::share_flipped(parts, count, DRAWS, 0),
+                    &seeds,
+                ));
+            }
+        }
         Ok(())
     }
 
+    /// Removes the strongest proponents of some probes from the run of one seed, by several methods.
     fn brittleness(
-        &mut self,
-        name: &str,
-        setting: &Setting,
+        &self,
+        (setting, seed): (&Setting, u64),
+        model: &Model,
         images: &Images,
         probes: &Images,
+        counts: &[usize],
         predictions: &[(String, Prediction)],
-    ) -> Result<()> {
-        let base = &train(setting, images, 0, &Change::Nothing, None)?.measure(probes)?;
-        let counts = [images.len() / 100, images.len() / 30, images.len() / 10];
+    ) -> Result<Vec<(String, Brittleness)>> {
+        let base = &model.measure(probes)?;
         // Those that the model is least sure of first: the others take most of a class.
         let mut asked: Vec<usize> = (0..probes.len()).filter(|probe| base.right[*probe]).collect();
         asked.sort_by(|a, b| base.losses[*b].total_cmp(&base.losses[*a]));
         asked.truncate(self.arguments.brittle);
         let all: Vec<u64> = (0..images.len() as u64).collect();
-        for (method, prediction) in predictions {
-            if !["TracIn", "influence functions, Gauss-Newton", "adjoint, Gauss-Newton", "TRAK, one run", "random"]
-                .contains(&method.as_str())
-            {
-                continue;
-            }
-            let bar = bar("removing proponents", (asked.len() * counts.len()) as u64);
+        let bar = bar("removing proponents", (BRITTLE.len() * asked.len() * counts.len()) as u64);
+        let mut found = Vec::new();
+        for (method, prediction) in predictions.iter().filter(|(method, _)| BRITTLE.contains(&method.as_str())) {
             let mut retrain = again(setting, images, probes, &bar);
-            let found = Brittleness::measure((0, base), &all, &asked, &counts, prediction, &mut retrain)?;
-            bar.finish_and_clear();
-            for count in counts {
-                let metric = format!("flipped without {count} proponents");
-                self.add(Finding::new(name, method, &metric, found.share_flipped(count, DRAWS, 0), &[0]));
-            }
+            let part = Brittleness::measure((seed, base), &all, &asked, counts, prediction, &mut retrain)?;
+            found.push((method.clone(), part));
         }
-        Ok(())
+        bar.finish_and_clear();
+        Ok(found)
     }
 }

@@ -1,75 +1,140 @@
-//! Exact influence functions of logistic regression, the oracle beside what comes from the log.
+//! Logistic regression as `audit::ExactInfluence` asks for it, in f64 at the trained weights: the oracle beside what comes from
+//! the log.
 //!
-//! The Hessian of `(1/n)·Σ ℓ_i + (λ/2)·‖W‖²` by the weights of one layer is known in closed form:
-//! `(H + λ)V = (1/n)·Σ_i [diag(p_i) − p_i p_iᵀ] (V x_i) x_iᵀ + λV`. In f64, at the trained weights, inverted by conjugate gradients.
+//! With `x` ending in a 1 for the bias, `p = softmax(W x)` and `e` the label as a vector: `∇_W ℓ = (p − e) xᵀ` and
+//! `∇_x ℓ = Wᵀ (p − e)`. The objective is `(1/n)·Σ ℓ_i + (λ/2)·‖W‖²`.
 
 use crate::task::{probabilities, Images, Model};
 use anyhow::Result;
-use gradlog::audit::{conjugate_gradient, Prediction};
+use faer::linalg::matmul::matmul;
+use faer::prelude::ReborrowMut;
+use faer::{Accum, Mat, MatMut, MatRef, Par};
+use gradlog::audit::{Differentiable, ExactInfluence, Prediction, Solver, TrainingError};
 use indicatif::ProgressBar;
 
 const CLASSES: usize = 10;
-/// The relative residual at which a solution is good enough.
-const TOLERANCE: f64 = 1e-5;
 
-/// `(1/n)·g_z'ᵀ (H + λ)⁻¹ g_z` of every training example on every probe, positive where it helped; and the largest residual.
-pub fn influence_functions(
-    model: &Model,
-    train: &Images,
-    probes: &Images,
+/// Images with a 1 behind the pixels of each, `[images, features]`, and their labels.
+struct Inputs {
+    features: usize,
+    x: Vec<f64>,
+    labels: Vec<usize>,
+}
+
+impl Inputs {
+    fn of(images: &Images) -> Self {
+        let row = |id: u64| images.pixels(id).iter().map(|x| f64::from(*x)).chain([1.0]);
+        let x: Vec<f64> = (0..images.len() as u64).flat_map(row).collect();
+        Self {
+            features: x.len() / images.len().max(1),
+            x,
+            labels: images.labels.iter().map(|label| *label as usize).collect(),
+        }
+    }
+
+    fn row(&self, id: u64) -> Result<(&[f64], usize), TrainingError> {
+        let id = id as usize;
+        let label = *self.labels.get(id).ok_or("there is no such image")?;
+        Ok((&self.x[id * self.features..(id + 1) * self.features], label))
+    }
+
+    /// `p − e` of an image.
+    fn error(&self, weights: &[f64], id: u64) -> Result<Vec<f64>, TrainingError> {
+        let (x, label) = self.row(id)?;
+        let logits: Vec<f64> = weights.chunks(self.features).map(|w| dot(w, x)).collect();
+        let mut error = probabilities(&logits);
+        error[label] -= 1.0;
+        Ok(error)
+    }
+
+    fn gradient(&self, weights: &[f64], id: u64) -> Result<Vec<f64>, TrainingError> {
+        let error = self.error(weights, id)?;
+        let (x, _) = self.row(id)?;
+        Ok(error.iter().flat_map(|error| x.iter().map(move |x| error * x)).collect())
+    }
+}
+
+/// A trained logistic regression, its training images and its probes.
+pub struct Regression {
+    /// `[classes, features]`, the bias last in each row.
+    weights: Vec<f64>,
+    train: Inputs,
+    probes: Inputs,
     weight_decay: f64,
-    bar: &ProgressBar,
-) -> Result<(Prediction, f64)> {
-    let (weights, bias) = (model.numbers("fc1.weight")?, model.numbers("fc1.bias")?);
-    let features = weights.len() / CLASSES + 1;
-    let row = |images: &Images, id: usize| -> Vec<f64> {
-        images.pixels(id as u64).iter().map(|x| f64::from(*x)).chain([1.0]).collect()
-    };
-    let predict = |x: &[f64]| {
-        let logit = |class: usize| {
-            let weights = &weights[class * (features - 1)..(class + 1) * (features - 1)];
-            (weights.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>() + f64::from(bias[class])) as f32
-        };
-        probabilities(&(0..CLASSES).map(logit).collect::<Vec<f32>>())
-    };
-    let error = |images: &Images, id: usize, p: &[f64]| -> Vec<f64> {
-        let one = |class: usize| f64::from(u8::from(images.labels[id] as usize == class));
-        (0..CLASSES).map(|class| p[class] - one(class)).collect()
-    };
-    let xs: Vec<Vec<f64>> = (0..train.len()).map(|id| row(train, id)).collect();
-    let ps: Vec<Vec<f64>> = xs.iter().map(|x| predict(x)).collect();
-    let count = train.len() as f64;
+}
 
-    let multiply = |v: &[f64]| {
-        let mut product: Vec<f64> = v.iter().map(|v| weight_decay * v).collect();
-        for (x, p) in xs.iter().zip(&ps) {
-            let u: Vec<f64> = v.chunks(features).map(|v| dot(v, x)).collect();
-            let mean = dot(p, &u);
-            for (class, product) in product.chunks_mut(features).enumerate() {
-                let factor = p[class] * (u[class] - mean) / count;
-                product.iter_mut().zip(x).for_each(|(product, x)| *product += factor * x);
+impl Regression {
+    pub fn of(model: &Model, train: &Images, probes: &Images, weight_decay: f64) -> Result<Self> {
+        let (weights, bias) = (model.numbers("fc1.weight")?, model.numbers("fc1.bias")?);
+        let rows = weights.chunks(weights.len() / CLASSES).zip(&bias);
+        let weights = rows.flat_map(|(row, bias)| row.iter().chain([bias]).map(|w| f64::from(*w))).collect();
+        Ok(Self { weights, train: Inputs::of(train), probes: Inputs::of(probes), weight_decay })
+    }
+
+    /// Influence functions of every training image on every probe, positive where it helped: what they follow from, probe by
+    /// probe, and the scores.
+    pub fn influence_functions(&mut self, bar: &ProgressBar) -> Result<(Vec<ExactInfluence>, Prediction)> {
+        let (examples, probes) = (self.train.labels.len(), self.probes.labels.len());
+        let ids: Vec<u64> = (0..examples as u64).collect();
+        let mut scores = vec![0.0; examples * probes];
+        let mut solved = Vec::with_capacity(probes);
+        bar.set_length(probes as u64);
+        for probe in 0..probes {
+            let influence = ExactInfluence::of(self, probe as u64, &Solver::default())?;
+            for id in &ids {
+                scores[*id as usize * probes + probe] = influence.of_example(self, *id)?;
+            }
+            solved.push(influence);
+            bar.inc(1);
+        }
+        Ok((solved, Prediction::new(&ids, probes, scores)?))
+    }
+}
+
+impl Differentiable for Regression {
+    fn weights(&self) -> Vec<f64> {
+        self.weights.clone()
+    }
+
+    fn examples(&self) -> usize {
+        self.train.labels.len()
+    }
+
+    /// For all images at once, by two products of matrices.
+    fn objective(&mut self, weights: &[f64]) -> Result<Vec<f64>, TrainingError> {
+        let (count, features) = (self.examples(), self.train.features);
+        let x = MatRef::from_row_major_slice(&self.train.x, count, features);
+        let w = MatRef::from_row_major_slice(weights, CLASSES, features);
+        // A column of logits for each image, so that those of one image stand together.
+        let mut errors: Mat<f64> = Mat::zeros(CLASSES, count);
+        matmul(errors.rb_mut(), Accum::Replace, w, x.transpose(), 1.0, Par::rayon(0));
+        for (image, label) in self.train.labels.iter().enumerate() {
+            let logits: Vec<f64> = (0..CLASSES).map(|class| errors[(class, image)]).collect();
+            for (class, p) in probabilities(&logits).into_iter().enumerate() {
+                errors[(class, image)] = p - f64::from(u8::from(class == *label));
             }
         }
-        product
-    };
-    let mut scores = vec![0.0; train.len() * probes.len()];
-    let mut worst: f64 = 0.0;
-    bar.set_length(probes.len() as u64);
-    for probe in 0..probes.len() {
-        let x = row(probes, probe);
-        let error_of_probe = error(probes, probe, &predict(&x));
-        let gradient: Vec<f64> = error_of_probe.iter().flat_map(|e| x.iter().map(move |x| e * x)).collect();
-        let (solved, residual) = conjugate_gradient(multiply, &gradient, TOLERANCE, 300);
-        worst = worst.max(residual);
-        for (id, (x, p)) in xs.iter().zip(&ps).enumerate() {
-            let error = error(train, id, p);
-            let of = |(class, solved): (usize, &[f64])| error[class] * dot(solved, x);
-            scores[id * probes.len() + probe] = solved.chunks(features).enumerate().map(of).sum::<f64>() / count;
-        }
-        bar.inc(1);
+        let mut gradient: Vec<f64> = weights.iter().map(|w| self.weight_decay * w).collect();
+        let sum = MatMut::from_row_major_slice_mut(&mut gradient, CLASSES, features);
+        matmul(sum, Accum::Add, errors.as_ref(), x, 1.0 / count as f64, Par::rayon(0));
+        Ok(gradient)
     }
-    let ids: Vec<u64> = (0..train.len() as u64).collect();
-    Ok((Prediction::new(&ids, probes.len(), scores)?, worst))
+
+    fn example(&mut self, weights: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
+        self.train.gradient(weights, example)
+    }
+
+    fn probe(&mut self, weights: &[f64], probe: u64) -> Result<Vec<f64>, TrainingError> {
+        self.probes.gradient(weights, probe)
+    }
+
+    /// By the pixels alone: the 1 behind them is no part of the image.
+    fn input(&mut self, weights: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
+        let error = self.train.error(weights, example)?;
+        let features = self.train.features;
+        let of = |pixel: usize| error.iter().enumerate().map(|(class, e)| e * weights[class * features + pixel]).sum();
+        Ok((0..features - 1).map(of).collect())
+    }
 }
 
 /// In eight sums, so that the compiler may add several at a time.

@@ -43,8 +43,8 @@ impl Bench<'_> {
         self.findings.push(finding);
     }
 
-    /// Correlations of every method with what leaving out examples did, seed by seed.
-    pub fn correlations(&mut self, setting: &str, metric: &str, pairs: &[(String, Vec<Paired>)], pearson: bool) {
+    /// Correlations of every method with what training again gave, over all seeds.
+    pub fn correlations(&mut self, setting: &str, metric: &str, pairs: &Lists<Paired>, pearson: bool) {
         let seeds = self.seeds();
         for (method, parts) in pairs {
             let spearman = agreement(parts, Correlation::Spearman, DRAWS, 0);
@@ -57,8 +57,22 @@ impl Bench<'_> {
     }
 }
 
-/// Of each method what was measured and what it predicted, seed by seed.
-pub type Pairs = Vec<(String, Vec<Paired>)>;
+/// By method, in the order in which they came, something of each seed.
+pub type Lists<T> = Vec<(String, Vec<T>)>;
+
+/// Puts what another seed gave into the list of its method.
+pub fn put<T>(lists: &mut Lists<T>, method: &str, value: T) {
+    match lists.iter_mut().find(|(name, _)| name == method) {
+        Some((_, list)) => list.push(value),
+        None => lists.push((method.into(), vec![value])),
+    }
+}
+
+/// Prints what is about to be audited.
+pub fn announce(name: String) -> String {
+    println!("\n== {name} ==");
+    name
+}
 
 /// The closure that the library asks for: train again, measure, move the bar on.
 pub fn again<'a>(
@@ -76,17 +90,14 @@ pub fn again<'a>(
 
 /// Puts what was measured beside every method's prediction.
 pub fn gather(
-    pairs: &mut Pairs,
+    pairs: &mut Lists<Paired>,
     predictions: &[(String, Prediction)],
     against: impl Fn(&Prediction) -> Result<Paired>,
 ) -> Result<()> {
-    for (number, (method, prediction)) in predictions.iter().enumerate() {
-        if number == pairs.len() {
-            pairs.push((method.clone(), Vec::new()));
-        }
-        pairs[number].1.push(against(prediction)?);
-    }
-    Ok(())
+    predictions.iter().try_for_each(|(method, prediction)| {
+        put(pairs, method, against(prediction)?);
+        Ok(())
+    })
 }
 
 /// So many of the training examples, drawn at random.

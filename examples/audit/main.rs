@@ -1,10 +1,12 @@
 //! Does the model change as the scores say, when it is trained again? Every method of gradlog against retraining, from one
-//! recorded run for each seed: leave-one-out, the linear datamodeling score, brittleness, wrong labels, cleaning, pruning.
+//! recorded run for each seed: leave-one-out, moving a training image, the linear datamodeling score, brittleness, wrong
+//! labels, cleaning, pruning.
 //!
 //!     cargo run --release --example audit -- --json audit.json
 //!
-//! Takes some minutes on the digits that come with gradlog. The JSON is a list of `{setting, method, metric, value, low, high, seeds}`,
-//! with 95 % bootstrap intervals. The measures are `gradlog::audit`, for any model that a closure can train.
+//! That is all five experiments (`--only` names them) with one seed. It takes about half an hour on two cores with the digits that
+//! come with gradlog, most of it for training again: `--left-out`, `--moved`, `--subsets` and `--brittle` say how often.
+//! The JSON is a list of `{setting, method, metric, value, low, high, seeds}`, with 95 % bootstrap intervals. The measures are `gradlog::audit`, for any model that a closure can train.
 
 mod attribution;
 #[allow(dead_code)]
@@ -16,6 +18,7 @@ mod methods;
 #[allow(dead_code)]
 #[path = "../mnist/model.rs"]
 mod mnist_model;
+mod moved;
 mod selection;
 #[path = "../support/mod.rs"]
 mod support;
@@ -66,6 +69,9 @@ pub struct Arguments {
     /// Examples that are left out, one at a time, drawn at random
     #[arg(long, default_value_t = 50)]
     left_out: usize,
+    /// Images of the logistic regression that are moved a little, one at a time, drawn at random; 0 leaves it out
+    #[arg(long, default_value_t = 20)]
+    moved: usize,
     /// Learning rate of the MLP whose examples are left out: at larger ones training is not smooth, and nothing can predict it
     #[arg(long, default_value_t = 0.001)]
     loo_rate: f64,
@@ -78,7 +84,7 @@ pub struct Arguments {
     /// Models trained on each
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     subset_seeds: u64,
-    /// Test images whose prediction is to be flipped by removing their proponents; 0 leaves it out
+    /// Test images whose prediction is to be flipped by removing their proponents, for each seed; 0 leaves it out
     #[arg(long, default_value_t = 5)]
     brittle: usize,
     /// Take the CNN of examples/mnist for labels and pruning, instead of the MLP
@@ -91,7 +97,7 @@ pub struct Arguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Experiment {
-    /// Logistic regression: leave-one-out, with exact influence functions beside
+    /// Logistic regression: leave-one-out, with exact influence functions beside, and moving an image
     Logistic,
     /// MLP with pixels in 0 to 1 and a small learning rate: leave-one-out
     Loo,

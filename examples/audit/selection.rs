@@ -1,6 +1,6 @@
 //! Experiments on which examples to keep: wrong labels are found and left out, and half of the data is pruned.
 
-use crate::experiments::{bar, Bench, DRAWS};
+use crate::experiments::{announce, bar, put, Bench, Lists, DRAWS};
 use crate::methods;
 use crate::task::{sweep, train, Architecture, Images, Pixels, Setting};
 use anyhow::Result;
@@ -16,15 +16,11 @@ type Keep = Box<dyn Fn(u64, usize) -> Option<Vec<u64>>>;
 
 impl Bench<'_> {
     fn labels_setting(&self) -> (Setting, String) {
-        let architecture = if self.arguments.cnn { Architecture::Cnn } else { Architecture::mlp() };
-        let (epochs, learning_rate) = (self.arguments.epochs, 0.1);
-        let images = self.arguments.train.min(self.train.len());
-        let name = format!("{architecture}, {images} images, {epochs} epochs, batch 64, learning rate 0.1");
         let setting = Setting {
-            architecture,
-            epochs,
+            architecture: if self.arguments.cnn { Architecture::Cnn } else { Architecture::mlp() },
+            epochs: self.arguments.epochs,
             batch: 64,
-            learning_rate,
+            learning_rate: 0.1,
             momentum: 0.0,
             weight_decay: 0.0,
             cosine: false,
@@ -33,6 +29,7 @@ impl Bench<'_> {
             checkpoints: false,
             exact: false,
         };
+        let name = setting.describe(self.arguments.train.min(self.train.len()), Pixels::Standardised);
         (setting, name)
     }
 
@@ -41,12 +38,11 @@ impl Bench<'_> {
         let arguments = self.arguments;
         let (setting, name) = self.labels_setting();
         let setting = Setting { checkpoints: true, ..setting };
-        let name = format!("{name}, 10 % of labels flipped");
-        println!("\n== {name} ==");
+        let name = announce(format!("{name}, 10 % of labels flipped"));
         let truth = self.limited(arguments.train);
         let test = self.probes(usize::MAX, Pixels::Standardised);
         let seeds = self.seeds();
-        let mut rankings: Vec<(String, Vec<Vec<u64>>)> = Vec::new();
+        let mut rankings: Lists<Vec<u64>> = Vec::new();
         let (mut data, mut wrong) = (Vec::new(), Vec::new());
         let tick = bar("recording", seeds.len() as u64);
         for seed in &seeds {
@@ -59,13 +55,8 @@ impl Bench<'_> {
             let folder = arguments.out.join(format!("labels-{seed}"));
             train(&setting, &images, *seed, &Change::Nothing, Some((&folder, None)))?;
             sweep(&setting, &images, &folder)?;
-            for (number, (method, ranking)) in
-                methods::suspicions(&folder, images.len(), *seed)?.into_iter().enumerate()
-            {
-                if number == rankings.len() {
-                    rankings.push((method, Vec::new()));
-                }
-                rankings[number].1.push(ranking);
+            for (method, ranking) in methods::suspicions(&folder, images.len(), *seed)? {
+                put(&mut rankings, &method, ranking);
             }
             data.push(images);
             tick.inc(1);
@@ -108,34 +99,27 @@ impl Bench<'_> {
     pub fn pruning(&mut self) -> Result<()> {
         let arguments = self.arguments;
         let (setting, name) = self.labels_setting();
-        println!("\n== {name}, half of it kept ==");
+        announce(format!("{name}, half of it kept"));
         let images = Images::of(&self.limited(arguments.train), Pixels::Standardised);
         let test = self.probes(usize::MAX, Pixels::Standardised);
         let early = setting.epochs.div_ceil(3).max(1);
-        let mut lists: Vec<(String, Vec<Option<Vec<u64>>>)> = Vec::new();
+        let mut lists: Lists<Option<Vec<u64>>> = Vec::new();
         let tick = bar("recording", self.arguments.seeds);
         for seed in self.seeds() {
             let folder = arguments.out.join(format!("pruning-{seed}"));
             train(&setting, &images, seed, &Change::Nothing, Some((&folder, None)))?;
             let run = Run::open(&folder)?;
-            let mut add =
-                |method: String, kept: Option<Vec<u64>>| match lists.iter_mut().find(|(name, _)| *name == method) {
-                    Some((_, lists)) => lists.push(kept),
-                    None => lists.push((method, vec![kept])),
-                };
-            add("keep all".into(), None);
+            put(&mut lists, "keep all", None);
             let rule = |skip_hardest, random| KeepRule { skip_hardest, random, ..KeepRule::hardest(0.5) };
             for (score, number) in [(Score::El2n, 0), (Score::Grand, 1)] {
                 let table = score.compute_over(&[&run], &Window::epochs(0..early), OverRuns::Mean, &|_| {})?;
                 let ids = |rule| anyhow::Ok(Some(table.keep(&rule)?.kept.iter().map(|kept| kept.example).collect()));
                 if number == 0 {
-                    add("random".into(), ids(rule(0.0, Some(seed)))?);
+                    put(&mut lists, "random", ids(rule(0.0, Some(seed)))?);
                 }
                 for skip in [0.0, 0.1, 0.2, 0.4] {
-                    add(
-                        format!("{score}, epochs 0..{early}, hardest {:.0} % skipped", 100.0 * skip),
-                        ids(rule(skip, None))?,
-                    );
+                    let method = format!("{score}, epochs 0..{early}, hardest {:.0} % skipped", 100.0 * skip);
+                    put(&mut lists, &method, ids(rule(skip, None))?);
                 }
             }
             tick.inc(1);

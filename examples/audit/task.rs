@@ -33,6 +33,7 @@ pub enum Pixels {
 }
 
 /// Pixels and labels.
+#[derive(Clone)]
 pub struct Images {
     pixels: Vec<f32>,
     pub labels: Vec<u32>,
@@ -54,6 +55,14 @@ impl Images {
 
     pub fn pixels(&self, id: u64) -> &[f32] {
         &self.pixels[id as usize * SIDE * SIDE..(id as usize + 1) * SIDE * SIDE]
+    }
+
+    /// The same with the pixels of one image moved.
+    pub fn with_moved(&self, id: u64, step: &[f64]) -> Self {
+        let mut moved = self.clone();
+        let pixels = &mut moved.pixels[id as usize * SIDE * SIDE..(id as usize + 1) * SIDE * SIDE];
+        pixels.iter_mut().zip(step).for_each(|(pixel, step)| *pixel += *step as f32);
+        moved
     }
 
     /// Images `[batch, 784]` and labels `[batch]`.
@@ -115,6 +124,29 @@ pub struct Setting {
     pub exact: bool,
 }
 
+impl Setting {
+    /// What a finding says of the training.
+    pub fn describe(&self, images: usize, pixels: Pixels) -> String {
+        let Setting { architecture, epochs, batch, learning_rate, .. } = self;
+        let scale = match pixels {
+            Pixels::Standardised => "",
+            Pixels::Unit => " in 0..1",
+        };
+        let mut name = format!(
+            "{architecture}, {images} images{scale}, {epochs} epochs, batch {batch}, learning rate {learning_rate}"
+        );
+        if self.cosine {
+            name.push_str(" falling to 0");
+        }
+        for (what, value) in [("momentum", self.momentum), ("weight decay", self.weight_decay)] {
+            if value > 0.0 {
+                name.push_str(&format!(", {what} {value}"));
+            }
+        }
+        name
+    }
+}
+
 pub struct Model {
     variables: VarMap,
     layers: Layers,
@@ -172,7 +204,7 @@ impl Model {
             let logits: Vec<Vec<f32>> = self.forward(&images.batch(ids)?.0)?.to_vec2()?;
             for (id, logits) in ids.iter().zip(logits) {
                 let label = images.labels[*id as usize] as usize;
-                let p = probabilities(&logits);
+                let p = probabilities(&logits.iter().map(|z| f64::from(*z)).collect::<Vec<f64>>());
                 let largest = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
                 let others: f64 = p.iter().enumerate().filter(|(class, _)| *class != label).map(|(_, p)| p).sum();
                 // `-ln p` by way of the others' share keeps its digits where `p` is almost 1.
@@ -188,9 +220,9 @@ impl Model {
     }
 }
 
-pub fn probabilities(logits: &[f32]) -> Vec<f64> {
-    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let powers: Vec<f64> = logits.iter().map(|z| (f64::from(*z) - largest).exp()).collect();
+pub fn probabilities(logits: &[f64]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let powers: Vec<f64> = logits.iter().map(|z| (z - largest).exp()).collect();
     let sum: f64 = powers.iter().sum();
     powers.iter().map(|power| power / sum).collect()
 }

@@ -7,7 +7,7 @@ use super::driver::{fold_each, Progress};
 use super::gradient::Layout;
 use super::influence::{Index, Influence, Question};
 use super::sweep::Sweeps;
-use super::{column, AnalysisError, Probes, Window};
+use super::{column, spearman, AnalysisError, Probes, Window};
 use crate::log::{Column, ColumnKey, LayerRecord};
 use crate::run::{Block, Run, Vectors};
 use std::collections::HashMap;
@@ -68,12 +68,15 @@ impl FeatureDistance {
 
     /// Sets the `count` nearest examples beside the `count` strongest of `influence`, which these distances were made of.
     ///
-    /// # Panics
-    /// If `influence` does not hold the probe or has other rows.
-    pub fn compare(&self, influence: &Influence, count: usize) -> Comparison {
-        assert_eq!(self.distances.len(), influence.rows.len(), "distances of another influence");
-        let probe =
-            influence.probes.iter().position(|probe| probe.id == self.probe).expect("the probe's own influence");
+    /// # Errors
+    /// [`AnalysisError::OutOfRange`] if `influence` does not hold the probe or has another number of rows.
+    pub fn compare(&self, influence: &Influence, count: usize) -> Result<Comparison, AnalysisError> {
+        let own = influence.probes.iter().position(|probe| probe.id == self.probe);
+        let probe = own.filter(|_| self.distances.len() == influence.rows.len()).ok_or_else(|| {
+            let given = format!("on {} probes with {} rows", influence.probes.len(), influence.rows.len());
+            let range = format!("the one that the distances from probe {} were made of", self.probe);
+            AnalysisError::OutOfRange { what: "the influence to compare distances with", given, range }
+        })?;
         let (nearest, label) = (self.nearest(influence, count), influence.probes[probe].label);
         let (proponents, opponents) = (influence.proponents(probe, count), influence.opponents(probe, count));
         let also = |rows: &[usize]| nearest.iter().filter(|row| rows.contains(row)).count();
@@ -82,7 +85,7 @@ impl FeatureDistance {
             let (label, labels) = label.zip(labels.filter(|labels| !labels.is_empty()))?;
             Some(labels.iter().filter(|other| **other == label).count() as f64 / labels.len() as f64)
         };
-        Comparison {
+        Ok(Comparison {
             also_proponents: also(&proponents),
             also_opponents: also(&opponents),
             same_label_proponents: same_label(&proponents),
@@ -91,7 +94,7 @@ impl FeatureDistance {
             nearest,
             proponents,
             opponents,
-        }
+        })
     }
 }
 
@@ -203,41 +206,12 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
 }
 
-/// Spearman's rank correlation, ties sharing their mean rank; NaN if one side is constant.
-fn spearman(a: &[f64], b: &[f64]) -> f64 {
-    let (a, b) = (ranks(a), ranks(b));
-    let mean = (a.len() as f64 - 1.0) / 2.0;
-    let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (x - mean) * (y - mean)).sum::<f64>();
-    product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
-}
-
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut done = 0;
-    for same in order.chunk_by(|&a, &b| values[a] == values[b]) {
-        same.iter().for_each(|&i| ranks[i] = done as f64 + (same.len() as f64 - 1.0) / 2.0);
-        done += same.len();
-    }
-    ranks
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::synthetic::{Draws, Synthetic, Visit};
     use super::super::{influence, Question};
     use super::*;
     use crate::sketch::Encoding;
-
-    #[test]
-    fn ranks_share_ties_and_correlate() {
-        assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [2.5, 0.0, 2.5, 1.0]);
-        assert!((spearman(&[1.0, 2.0, 9.0], &[-1.0, 0.0, 50.0]) - 1.0).abs() < 1e-12);
-        // Ranks 0 1 2 3 and 0 2 1 3: 1 − 6·2/(4·15) = 0.8.
-        assert!((spearman(&[1.0, 2.0, 3.0, 4.0], &[1.0, 3.0, 2.0, 4.0]) - 0.8).abs() < 1e-12);
-        assert!(spearman(&[1.0, 1.0], &[1.0, 2.0]).is_nan());
-    }
 
     #[test]
     fn distances_are_those_of_the_last_visits_and_near_ones_carry_more() {
@@ -283,7 +257,7 @@ mod tests {
         assert!((found.size + 1.0).abs() < 1e-9 && (found.score + 1.0).abs() < 1e-9, "{found:?}");
         // The nearest are the strongest, in the same order; of the far ones none is.
         for count in [1, 4, 1000] {
-            let both = found.compare(&scores, count);
+            let both = found.compare(&scores, count).unwrap();
             let known = count.min(29);
             assert_eq!((both.nearest.len(), both.also_proponents + both.also_opponents), (known, known));
             assert_eq!(both.nearest[..known.min(4)], both.proponents[..known.min(4)]);
@@ -294,6 +268,15 @@ mod tests {
             assert_eq!(both.same_label_nearest, same(&both.nearest));
             assert_eq!(both.same_label_proponents, same(&both.proponents));
             assert_eq!(both.same_label_opponents.is_none(), both.opponents.is_empty());
+        }
+        // An influence that the distances were not made of.
+        let mut other = scores.clone();
+        other.probes[0].id = 501;
+        let mut shorter = scores.clone();
+        shorter.rows.pop();
+        for other in [&other, &shorter] {
+            let error = found.compare(other, 1).unwrap_err();
+            assert!(matches!(error, AnalysisError::OutOfRange { .. }), "{error}");
         }
         // The same examples, swept at a checkpoint.
         let mut swept = Synthetic::new(Encoding::F32);

@@ -8,7 +8,7 @@
 //! - *Which examples taught the model this answer?* [`influence()`]: TracIn of every example on recorded probes.
 //!   Positive means helped, everywhere. Normalised, of some layers, by layer or epoch, of a group of probes. [`estimate()`] answers the same by other methods: influence functions, DataInf,
 //!   TRAK's estimator and the adjoint of the recorded steps. [`Influence::concentration`] and [`influence_by_distance`] say
-//!   how few carry it, and whether from near or far.
+//!   how few carry it, and whether from near or far; [`Influence::agreement`] sets two answers side by side.
 //! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients, and [`neighbours`],
 //!   [`near_duplicates`] and [`clusters`] work on their directions.
 //!
@@ -26,6 +26,7 @@
 //! - A score of one run is one draw. Papers that average over seeds (GraNd, EL2N, forgetting) want several runs:
 //!   [`Score::compute_over`]. What is then kept of the training set is a [`KeepList`].
 
+mod agreement;
 mod aum;
 #[cfg(test)]
 mod battery;
@@ -34,6 +35,7 @@ mod column;
 mod concentration;
 mod confidence;
 mod correctness;
+mod correlation;
 mod distance;
 mod driver;
 mod el2n;
@@ -66,8 +68,10 @@ mod window;
 #[cfg(test)]
 mod workers;
 
+pub use agreement::Agreement;
 pub use cartography::{Map, MapRow};
 pub use concentration::Concentration;
+pub use correlation::{pearson, spearman};
 pub use distance::{influence_by_distance, Comparison, FeatureDistance};
 pub use driver::Progress;
 pub use error::AnalysisError;

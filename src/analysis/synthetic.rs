@@ -180,7 +180,7 @@ impl Synthetic {
             version: "test".into(),
             seed,
             sketch: SketchConfig::exact(),
-            layers: vec![layer("fc", 5, 3, true), layer("conv", 0, 0, true), layer("head", 4, 2, false)],
+            layers: vec![layer("fc", 5, 3, true), layer("conv", 7, 3, true), layer("head", 4, 2, false)],
             untapped: Vec::new(),
             model_parameters: Some(52),
             notes: Vec::new(),

@@ -59,11 +59,16 @@ impl Brittleness {
         Ok(Self { probes, counts, flipped_at })
     }
 
-    /// Which share of the probes had changed when `count` proponents were gone. Higher: the method finds what matters.
-    pub fn share_flipped(&self, count: usize, draws: u32, seed: u64) -> Measured {
-        bootstrap(&[self.probes.len()], draws, seed, |drawn| {
-            let flipped = |probe: &&usize| self.flipped_at[**probe].is_some_and(|at| at <= count);
-            drawn[0].iter().filter(flipped).count() as f64 / drawn[0].len() as f64
+    /// Which share of the probes of all `parts`, which are mostly seeds, had changed when `count` proponents were gone. Higher: the
+    /// method finds what matters. The interval draws the probes of each part again.
+    pub fn share_flipped(parts: &[Brittleness], count: usize, draws: u32, seed: u64) -> Measured {
+        let sizes: Vec<usize> = parts.iter().map(|part| part.probes.len()).collect();
+        let all = sizes.iter().sum::<usize>() as f64;
+        bootstrap(&sizes, draws, seed, |drawn| {
+            let flipped = |part: &Brittleness, drawn: &[usize]| {
+                drawn.iter().filter(|probe| part.flipped_at[**probe].is_some_and(|at| at <= count)).count()
+            };
+            parts.iter().zip(drawn).map(|(part, drawn)| flipped(part, drawn)).sum::<usize>() as f64 / all
         })
     }
 }

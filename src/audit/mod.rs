@@ -51,6 +51,7 @@ mod subsets;
 #[cfg(test)]
 mod tests;
 
+pub use crate::analysis::{pearson, spearman};
 pub use accuracy::Accuracy;
 pub use brittleness::Brittleness;
 pub use conjugate_gradient::conjugate_gradient;
@@ -60,5 +61,5 @@ pub use finding::{write_json, Finding};
 pub use leave_one_out::LeaveOneOut;
 pub use prediction::{agreement, Correlation, Paired, Prediction};
 pub use retrain::{AuditError, Change, Retrain, Trained, TrainingError};
-pub use statistics::{bootstrap, pearson, roc_auc, spearman, Measured};
+pub use statistics::{bootstrap, roc_auc, Measured};
 pub use subsets::Subsets;

@@ -1,8 +1,8 @@
 //! What a method predicts of each example and probe, and how far that agrees with what was measured.
 
-use super::statistics::{bootstrap, pearson, spearman, Measured};
+use super::statistics::{bootstrap, Measured};
 use super::AuditError;
-use crate::analysis::Influence;
+use crate::analysis::{pearson, spearman, Influence};
 use crate::sketch::draw;
 use std::collections::HashMap;
 
@@ -84,6 +84,18 @@ pub struct Paired {
 }
 
 impl Paired {
+    /// Of trainings that were measured by some other way than those here: `measured` and `predicted` are `[trainings, probes]`,
+    /// row by row.
+    ///
+    /// # Errors
+    /// [`AuditError::Pairs`] if the two are not of one length, or that is no multiple of `probes`.
+    pub fn new(probes: usize, measured: Vec<f64>, predicted: Vec<f64>) -> Result<Self, AuditError> {
+        if measured.len() != predicted.len() || probes == 0 || !measured.len().is_multiple_of(probes) {
+            return Err(AuditError::Pairs { measured: measured.len(), predicted: predicted.len(), probes });
+        }
+        Ok(Self { probes, measured, predicted })
+    }
+
     fn trainings(&self) -> usize {
         self.measured.len() / self.probes.max(1)
     }

@@ -136,6 +136,19 @@ pub enum AuditError {
         /// How many probes.
         probes: usize,
     },
+    /// What was measured and what was predicted do not stand side by side.
+    #[error(
+        "{measured} measured and {predicted} predicted changes of {probes} probes: give as many of both, one for each training \
+         and probe"
+    )]
+    Pairs {
+        /// How many were measured.
+        measured: usize,
+        /// How many were predicted.
+        predicted: usize,
+        /// How many probes there are.
+        probes: usize,
+    },
     /// An influence does not have this probe.
     #[error("probe {id} is not among those that influence was measured on")]
     NoSuchProbe {

@@ -104,10 +104,18 @@ fn brittleness_counts_how_many_proponents_must_go() {
     // Of 24 in all: without 9 it is 15, without 9 and 5 it is 10, at most 12.
     let found = Brittleness::measure((0, &base), &all, &[0, 1], &[4, 1, 2], &truth(), &mut sums).unwrap();
     assert_eq!((found.probes.as_slice(), found.flipped_at.as_slice()), (&[0][..], &[Some(2)][..]));
-    assert_eq!([1, 2, 4].map(|count| found.share_flipped(count, 10, 0).value), [0.0, 1.0, 1.0]);
+    let part = std::slice::from_ref(&found);
+    assert_eq!([1, 2, 4].map(|count| Brittleness::share_flipped(part, count, 10, 0).value), [0.0, 1.0, 1.0]);
     let upside_down = Prediction::new(&all, 2, DATA.iter().flat_map(|x| [-x, *x]).collect()).unwrap();
     let found = Brittleness::measure((0, &base), &all, &[0], &[1, 2], &upside_down, &mut sums).unwrap();
     assert_eq!(found.flipped_at, [None]);
+    // Over seeds every probe counts as much, however many a seed has.
+    let several = Brittleness { probes: vec![0, 1, 2], flipped_at: vec![Some(1), None, None], ..found.clone() };
+    let pooled = Brittleness::share_flipped(&[several.clone(), found.clone()], 2, 200, 0);
+    assert_eq!(pooled.value, 0.25);
+    // Only the probes of the first differ among each other: of its three at most all are drawn as the one that flips.
+    assert!(pooled.low == 0.0 && pooled.high == 0.75, "{pooled:?}");
+    assert!(Brittleness::share_flipped(&[], 2, 10, 0).value.is_nan());
     let error = Brittleness::measure((0, &base), &all, &[1], &[1], &truth(), &mut sums).unwrap_err();
     assert!(matches!(error, AuditError::Empty { .. }));
 }
@@ -173,6 +181,12 @@ fn what_goes_wrong_is_named() {
     let unknown = Prediction::new(&[2], 2, vec![0.0, f64::NAN]).unwrap();
     assert!(matches!(truth.against(&unknown), Err(AuditError::NoScore { example: 2, probe: 1 })));
     assert!(matches!(Prediction::new(&[2], 2, vec![0.0]), Err(AuditError::Scores { .. })));
+    for (measured, predicted) in [(3, 4), (4, 3), (3, 3)] {
+        let error = Paired::new(2, vec![0.0; measured], vec![0.0; predicted]).unwrap_err();
+        assert!(matches!(error, AuditError::Pairs { probes: 2, .. }), "{error}");
+    }
+    assert!(Paired::new(0, Vec::new(), Vec::new()).is_err());
+    assert_eq!(Paired::new(2, truth.changes.clone(), vec![1.0; 2]).unwrap().measured, truth.changes);
 }
 
 #[test]

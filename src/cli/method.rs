@@ -6,7 +6,7 @@ use crate::analysis::{
 };
 use crate::run::Run;
 use clap::builder::PossibleValue;
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 /// By which method, and its settings.
 #[derive(Debug, Args)]
@@ -14,12 +14,17 @@ pub(super) struct MethodArguments {
     /// How influence is measured; in all of them positive helped
     #[arg(long, value_name = "NAME", default_value = "tracin")]
     method: Chosen,
-    /// Damping of the inverse, in mean eigenvalues of the curvature; 0.1 if nothing is said (if, datainf, trak)
-    #[arg(long, value_name = "FACTOR", conflicts_with = "damping_absolute")]
-    damping: Option<f64>,
-    /// Damping of the inverse, as it is added to each eigenvalue (if, datainf, trak)
+    /// Damping of the inverse, in mean eigenvalues of the curvature; 0.1 if nothing is said. Several are answered at once, and how
+    /// far neighbours agree is said: believe a ranking that stays (if, datainf, trak)
+    #[arg(long, value_name = "FACTOR,..", value_delimiter = ',', action = ArgAction::Set, conflicts_with = "damping_absolute")]
+    damping: Vec<f64>,
+    /// Damping of the inverse, as it is added to each eigenvalue, or several (if, datainf, trak)
+    #[arg(long, value_name = "LAMBDA,..", value_delimiter = ',', action = ArgAction::Set)]
+    damping_absolute: Vec<f64>,
+    /// Pull scores towards 0 by so much, and make 0 of those that it takes past it: the soft threshold of TRAK's paper, in the
+    /// unit of the scores (trak)
     #[arg(long, value_name = "LAMBDA")]
-    damping_absolute: Option<f64>,
+    soft_threshold: Option<f64>,
     /// Whose gradients make the curvature: `visits`, `none` (adjoint only) or `set:NAME`, what `recorder.curvature` or a
     /// probe pass recorded; `visits` if nothing is said (if, adjoint)
     #[arg(long, value_name = "ROWS", value_parser = curvature)]
@@ -69,20 +74,34 @@ fn curvature(text: &str) -> Result<Curvature, String> {
     }
 }
 
+/// Dampings from the smallest to the largest, so that neighbours are neighbours.
+fn ascending(dampings: &[f64]) -> Result<Vec<f64>, AnalysisError> {
+    let mut sorted = dampings.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        let (given, range) = (format!("{} twice", pair[0]), "another one at each place of the list".into());
+        return Err(AnalysisError::OutOfRange { what: "the damping", given, range });
+    }
+    Ok(sorted)
+}
+
 impl MethodArguments {
-    fn asked(&self, question: &Question) -> Option<EstimateQuestion> {
-        let Chosen::Estimate(method) = self.method else { return None };
+    fn asked(&self, question: &Question) -> Result<Option<EstimateQuestion>, AnalysisError> {
+        let Chosen::Estimate(method) = self.method else { return Ok(None) };
         let mut asked = EstimateQuestion::new(question.clone(), method);
-        let damping = self.damping.map(Damping::Relative).or(self.damping_absolute.map(Damping::Absolute));
-        if let Some(damping) = damping {
-            asked.dampings = vec![damping];
+        let relative = ascending(&self.damping)?.into_iter().map(Damping::Relative);
+        let absolute = ascending(&self.damping_absolute)?.into_iter().map(Damping::Absolute);
+        let dampings: Vec<Damping> = relative.chain(absolute).collect();
+        if !dampings.is_empty() {
+            asked.dampings = dampings;
         }
+        asked.soft_threshold = self.soft_threshold;
         if let Some(curvature) = &self.curvature {
             asked.curvature = curvature.clone();
         }
         let length = self.numbers.unwrap_or(method.default_length());
         asked.shape = Shape { length, by_layer: self.by_layer };
-        Some(asked)
+        Ok(Some(asked))
     }
 
     /// Refuses a setting that only TracIn has a use for, where another method was chosen.
@@ -98,8 +117,9 @@ impl MethodArguments {
     /// The setting that TracIn has no use for, if one was given.
     fn without_effect(&self) -> Option<&'static str> {
         let given = [
-            (self.damping.is_some(), "--damping"),
-            (self.damping_absolute.is_some(), "--damping-absolute"),
+            (!self.damping.is_empty(), "--damping"),
+            (!self.damping_absolute.is_empty(), "--damping-absolute"),
+            (self.soft_threshold.is_some(), "--soft-threshold"),
             (self.curvature.is_some(), "--curvature"),
             (self.by_layer, "--by-layer"),
             (self.numbers.is_some(), "--numbers"),
@@ -114,7 +134,7 @@ impl MethodArguments {
         question: &Question,
         progress: Progress<'_>,
     ) -> Result<Plan<'run>, AnalysisError> {
-        if let Some(asked) = self.asked(question) {
+        if let Some(asked) = self.asked(question)? {
             return Ok(Plan::Estimate(Box::new(EstimatePlan::new(run, &asked, progress)?)));
         }
         if let Some(name) = self.without_effect() {
@@ -162,11 +182,11 @@ impl Plan<'_> {
         }
     }
 
-    pub(super) fn pass(&self, number: usize, progress: Progress<'_>) -> Result<Influence, AnalysisError> {
+    /// One answer, or one for each damping.
+    pub(super) fn pass(&self, number: usize, progress: Progress<'_>) -> Result<Vec<Influence>, AnalysisError> {
         match self {
-            Plan::TracIn(plan) => plan.pass(number, progress),
-            // The command asks with one damping, so there is one answer.
-            Plan::Estimate(plan) => plan.pass(number, progress).map(|mut answers| answers.swap_remove(0)),
+            Plan::TracIn(plan) => Ok(vec![plan.pass(number, progress)?]),
+            Plan::Estimate(plan) => plan.pass(number, progress),
         }
     }
 }

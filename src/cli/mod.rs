@@ -64,7 +64,7 @@ enum Verb {
     Map(map::Arguments),
     Prune(prune::Arguments),
     Velocity(velocity::Arguments),
-    Influence(influence::Arguments),
+    Influence(Box<influence::Arguments>),
     Similar(similar::Arguments),
     Cluster(cluster::Arguments),
     Export(export::Arguments),

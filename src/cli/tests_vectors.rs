@@ -2,8 +2,8 @@
 
 use super::tests::{gradlog, records, written};
 use crate::analysis::{
-    clusters, estimate, near_duplicates, neighbours, vectors, Combine, Curvature, Damping, EstimateQuestion, Method,
-    Question, Shape, UnitVectors, VectorQuestion,
+    clusters, estimate, near_duplicates, neighbours, spearman, vectors, Combine, Curvature, Damping, EstimateQuestion,
+    Method, Normalisation, Question, Shape, UnitVectors, VectorQuestion,
 };
 use safetensors::SafeTensors;
 use serde_json::Value as Json;
@@ -74,12 +74,115 @@ fn every_method_says_what_the_library_says() {
 }
 
 #[test]
+fn a_sweep_over_dampings_is_its_answers_one_after_another() {
+    let written = written(true);
+    let told = |more: &[&str]| -> (Json, String) {
+        let (code, json, words) = gradlog(&written, "influence", &[&with(&["--format", "json"]), more].concat());
+        assert_eq!(code, 0, "{words}");
+        (serde_json::from_str(&json).unwrap(), words)
+    };
+    for (method, flag) in [("if", "--damping"), ("if", "--damping-absolute"), ("datainf", "--damping")] {
+        let alone = ["0.01", "0.5", "20"].map(|value| told(&["--method", method, flag, value]).0);
+        // In whatever order they are given, they come from the smallest to the largest.
+        let (all, words) = told(&["--method", method, flag, "0.5,20,0.01"]);
+        let mut expected = Vec::new();
+        for (json, damping) in alone.iter().zip([0.01, 0.5, 20.0]) {
+            for row in json["rows"].as_array().unwrap() {
+                let mut row = row.clone();
+                row["damping"] = damping.into();
+                expected.push(row);
+            }
+        }
+        let rows = all["rows"].as_array().unwrap();
+        assert_eq!(rows.len(), expected.len());
+        for (row, expected) in rows.iter().zip(&expected) {
+            let number = |row: &Json| row["score"].as_f64();
+            assert_eq!((&row["damping"], &row["example"]), (&expected["damping"], &expected["example"]));
+            let close = |a: f64, b: f64| (a - b).abs() <= 1e-5 * (1e-6 + b.abs());
+            assert!(number(row).zip(number(expected)).is_none_or(|(a, b)| close(a, b)), "{row} {expected}");
+        }
+        for key in ["damping", "carriers"] {
+            assert_eq!(all[key].as_array().unwrap().len(), 3);
+        }
+        assert_eq!(all["damping"][1], alone[1]["damping"]);
+        assert!(all["variant"].as_str().unwrap().contains("dampings 0.01, 0.5, 20"), "{}", all["variant"]);
+        // Neighbours, by what the answers alone say.
+        let scores = |json: &Json| -> Vec<f64> {
+            let mut rows = json["rows"].as_array().unwrap().clone();
+            rows.sort_by_key(|row| row["example"].as_u64());
+            rows.iter().filter_map(|row| row["score"].as_f64()).collect()
+        };
+        let strongest = |json: &Json, end: f64| -> Vec<u64> {
+            let mut rows = json["rows"].as_array().unwrap().clone();
+            rows.retain(|row| row["score"].as_f64().is_some_and(|score| end * score > 0.0));
+            rows.sort_by(|a, b| (end * b["score"].as_f64().unwrap()).total_cmp(&(end * a["score"].as_f64().unwrap())));
+            rows.iter().take(10).map(|row| row["example"].as_u64().unwrap()).collect()
+        };
+        for number in 0..2 {
+            let (one, next) = (&alone[number], &alone[number + 1]);
+            let correlation = spearman(&scores(one), &scores(next));
+            assert!((all["spearman_to_next"][number].as_f64().unwrap() - correlation).abs() < 1e-3);
+            let ends = [1.0, -1.0].map(|end| (strongest(one, end), strongest(next, end)));
+            let kept: usize = ends.iter().map(|(a, b)| a.iter().filter(|id| b.contains(id)).count()).sum();
+            let there: usize = ends.iter().map(|(a, _)| a.len()).sum();
+            let told = all["kept_to_next"][number].as_f64().unwrap();
+            assert!((told - kept as f64 / there as f64).abs() < 1e-9, "{told} {kept} {there}");
+        }
+        assert!(words.contains("from damping 0.01 to 0.5: rank correlation "), "{words}");
+        assert!(words.contains("damping 20: the hundredth"), "{words}");
+    }
+    let sweep = ["--method", "if", "--damping", "0.1,1"];
+    let csv = gradlog(&written, "influence", &[&with(&["--format", "csv"])[..], &sweep].concat()).1;
+    let (header, rows) = records(&csv);
+    assert_eq!((header[..2].to_vec(), rows.len()), (["damping", "example"].map(String::from).to_vec(), 60));
+    let table = gradlog(&written, "influence", &[&with(&["--top", "2"])[..], &sweep].concat()).1;
+    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    let firsts: Vec<String> = table.lines().filter_map(first).collect();
+    assert_eq!(firsts.len(), 9);
+    assert_eq!(firsts[0], "damping");
+    let (code, csv, words) =
+        gradlog(&written, "influence", &[&["--probe", "test", "--all", "--format", "csv"][..], &sweep].concat());
+    assert_eq!((code, records(&csv).1.len()), (0, 120));
+    assert!(words.contains("from damping 0.1 to 1 over 2 probes"), "{words}");
+    let (nearest, _) = told(&[&sweep[..], &["--nearest", "3"]].concat());
+    assert_eq!(nearest["rows"].as_array().unwrap().len(), 2 * 9);
+    assert_eq!(nearest["nearest_also_proponents"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn influence_functions_are_normalised_by_relatif() {
+    let written = written(true);
+    let mut asked = EstimateQuestion::new(Question::one("test", 3), Method::InfluenceFunction);
+    asked.question.normalise = Normalisation::Relatif;
+    let expected = &estimate(&written.run(), &asked).unwrap()[0];
+    let line = with(&["--method", "if", "--normalise", "relatif", "--format", "csv"]);
+    let (code, csv, words) = gradlog(&written, "influence", &line);
+    assert!(code == 0 && words.contains("RelatIF"), "{words}");
+    for (row, position) in records(&csv).1.iter().zip(expected.ranking(0)) {
+        assert_eq!(row[0], expected.rows[position].example.to_string());
+    }
+}
+
+#[test]
 fn settings_that_do_not_fit_are_refused() {
     let written = written(true);
     for (code, more, says) in [
         (1, &["--damping", "1"][..], "setting without effect"),
         (1, &["--method", "adjoint", "--damping", "1"], "nothing is inverted"),
         (1, &["--method", "if", "--damping", "0"], "above 0"),
+        (1, &["--method", "if", "--damping", "0.1,0"], "above 0"),
+        (1, &["--method", "if", "--damping=0.1,-2"], "above 0"),
+        (1, &["--method", "if", "--damping-absolute", "0.1,NaN"], "above 0"),
+        (1, &["--method", "if", "--damping", "0.1,2,0.1"], "0.1 twice"),
+        (1, &["--method", "adjoint", "--damping", "1,2"], "nothing is inverted"),
+        (1, &["--damping", "1,2"], "setting without effect"),
+        (1, &["--soft-threshold", "1"], "setting without effect"),
+        (1, &["--method", "if", "--soft-threshold", "1"], "belongs to TRAK"),
+        (1, &["--method", "trak", "--soft-threshold=-1"], "at least 0"),
+        (1, &["--method", "if", "--normalise", "cosine"], "none, or relatif"),
+        (1, &["--method", "datainf", "--normalise", "relatif"], "none, or relatif"),
+        (2, &["--method", "if", "--damping", "1", "--damping", "2"], "cannot be used multiple times"),
+        (2, &["--method", "if", "--damping", "1,x"], "invalid value"),
         (1, &["--method", "if", "--curvature", "set:none of that name"], "has no probe set"),
         (1, &["--method", "trak"], "cross entropies"),
         (2, &["--method", "if", "--curvature", "something"], "probe set"),

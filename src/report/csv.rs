@@ -29,6 +29,7 @@ fn cell(value: &Value) -> String {
         Value::Number(value) => format!("{value:?}"),
         Value::Text(text) => quoted(text),
         Value::Flag(value) => value.to_string(),
+        Value::List(values) => quoted(&values.iter().map(cell).collect::<Vec<_>>().join(", ")),
         Value::Nothing => String::new(),
     }
 }
@@ -49,19 +50,19 @@ mod tests {
     fn reads_back_as_it_was() {
         let words = ["plain", "a,b", "say \"no\"", "two\nlines", "cr\r", ""];
         let numbers = [0.1 + 0.2, 1e-300, -1.7976931348623157e308, f64::INFINITY, 5e-324, 3.0];
-        let mut rows = Rows::begin(Format::Csv, Vec::new(), &[], &["na,me", "number", "none"]).unwrap();
+        let mut rows = Rows::begin(Format::Csv, Vec::new(), &[], &["na,me", "number", "none", "list"]).unwrap();
         for (word, number) in words.iter().zip(numbers) {
-            rows.row(&[(*word).into(), number.into(), Value::Nothing]).unwrap();
+            rows.row(&[(*word).into(), number.into(), Value::Nothing, vec![1u64, 2].into()]).unwrap();
         }
         let bytes = rows.end().unwrap();
         let mut reader = csv::Reader::from_reader(bytes.as_slice());
-        assert_eq!(reader.headers().unwrap(), vec!["na,me", "number", "none"]);
+        assert_eq!(reader.headers().unwrap(), vec!["na,me", "number", "none", "list"]);
         let records: Vec<_> = reader.records().map(Result::unwrap).collect();
         assert_eq!(records.len(), words.len());
         for (record, (word, number)) in records.iter().zip(words.iter().zip(numbers)) {
             assert_eq!(&record[0], *word);
             assert_eq!(record[1].parse::<f64>().unwrap().to_bits(), number.to_bits());
-            assert_eq!(&record[2], "");
+            assert_eq!((&record[2], &record[3]), ("", "1, 2"));
         }
     }
 }

@@ -11,6 +11,7 @@ fn json(value: &Value) -> Json {
         Value::Number(value) => Json::from(*value),
         Value::Text(text) => Json::from(text.as_str()),
         Value::Flag(value) => Json::from(*value),
+        Value::List(values) => values.iter().map(json).collect(),
         Value::Nothing => Json::Null,
     }
 }
@@ -77,11 +78,12 @@ mod tests {
 
     #[test]
     fn is_one_object_with_its_rows() {
-        let head = [("score", Value::from("a\"b")), ("damage", Value::Nothing)];
+        let list = Value::from(vec![0.5, f64::NAN]);
+        let head = [("score", Value::from("a\"b")), ("damage", Value::Nothing), ("list", list)];
         let mut rows = Rows::begin(Format::Json, Vec::new(), &head, &["example", "x", "ok"]).unwrap();
         rows.row(&[u64::MAX.into(), (0.1 + 0.2).into(), true.into()]).unwrap();
         rows.row(&[1u64.into(), f64::NAN.into(), false.into()]).unwrap();
-        let expected = json!({"score": "a\"b", "damage": null, "rows": [
+        let expected = json!({"score": "a\"b", "damage": null, "list": [0.5, null], "rows": [
             {"example": u64::MAX, "x": 0.1 + 0.2, "ok": true}, {"example": 1, "x": null, "ok": false}]});
         assert_eq!(parse(&rows.end().unwrap()), expected);
     }

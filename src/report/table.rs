@@ -38,6 +38,7 @@ pub(super) fn cell(value: &Value) -> String {
         Value::Number(value) => significant(*value),
         Value::Text(text) => printable(text),
         Value::Flag(value) => if *value { "yes" } else { "no" }.into(),
+        Value::List(values) => values.iter().map(cell).collect::<Vec<_>>().join(", "),
         Value::Nothing => "-".into(),
     }
 }
@@ -123,10 +124,10 @@ mod tests {
         let mut rows = Rows::begin(Format::Table, Vec::new(), &[], &["example", "layer", "score"]).unwrap();
         rows.row(&[Value::Integer(7), "fc\n1".into(), 0.5.into()]).unwrap();
         rows.row(&[Value::Integer(12345678), "convolution".into(), f64::INFINITY.into()]).unwrap();
-        rows.row(&[Value::Integer(3), "x".into(), Value::Nothing]).unwrap();
+        rows.row(&[Value::Integer(3), vec!["x", "y"].into(), Value::Nothing]).unwrap();
         let text = String::from_utf8(rows.end().unwrap()).unwrap();
         let expected = " example  layer          score\n       7  fc\u{FFFD}1         0.50000\n\
-                        12345678  convolution      inf\n       3  x                  -\n";
+                        12345678  convolution      inf\n       3  x, y               -\n";
         assert_eq!(text, expected);
     }
 }

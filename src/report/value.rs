@@ -12,6 +12,8 @@ pub enum Value {
     Text(String),
     /// Yes or no.
     Flag(bool),
+    /// Several: a list in JSON, elsewhere one after another with commas between them.
+    List(Vec<Value>),
     /// Nothing: `-` in a table, empty in CSV, null in JSON.
     Nothing,
 }
@@ -49,6 +51,12 @@ impl From<bool> for Value {
 impl From<u32> for Value {
     fn from(value: u32) -> Self {
         Value::Integer(u64::from(value))
+    }
+}
+
+impl<T: Into<Value>> From<Vec<T>> for Value {
+    fn from(values: Vec<T>) -> Self {
+        Value::List(values.into_iter().map(Into::into).collect())
     }
 }
 

@@ -154,33 +154,59 @@ impl Inverse {
             .iter()
             .zip(&vectors.blocks)
             .map(|(block, values)| {
-                let right = Mat::from_fn(block.width, columns, |i, j| f64::from(values[j * block.width + i]));
                 let mut out = Vec::with_capacity(block.lambdas.len() * values.len());
-                let mut put = |solved: &Mat<f64>| {
+                block.each_solution(&block.columns(values, columns), |solved| {
                     for column in 0..columns {
                         out.extend((0..block.width).map(|row| solved[(row, column)] as f32));
                     }
-                };
-                match &block.factor {
-                    Factor::Cholesky(factors) => {
-                        for factor in factors {
-                            let mut solved = right.clone();
-                            factor.solve_in_place(&mut solved);
-                            put(&solved);
-                        }
-                    }
-                    Factor::Eigen { vectors, values } => {
-                        let turned = product(vectors.transpose(), right.as_ref());
-                        for lambda in &block.lambdas {
-                            let scaled =
-                                Mat::from_fn(block.width, columns, |i, j| turned[(i, j)] / (values[i] + lambda));
-                            put(&product(vectors.as_ref(), scaled.as_ref()));
-                        }
-                    }
-                }
+                });
                 out
             })
             .collect()
+    }
+
+    /// `vᵀ (H + λI)⁻¹ v` of each of the vectors, summed over the blocks: `[dampings, vectors]`, damping after damping.
+    pub(super) fn quadratic(&self, vectors: &Flat) -> Vec<f64> {
+        let columns = vectors.rows;
+        let dampings = self.blocks.first().map_or(0, |block| block.lambdas.len());
+        let mut sums = vec![0f64; dampings * columns];
+        for (block, values) in self.blocks.iter().zip(&vectors.blocks) {
+            let right = block.columns(values, columns);
+            let mut of_damping = sums.chunks_mut(columns.max(1));
+            block.each_solution(&right, |solved| {
+                for (column, sum) in of_damping.next().into_iter().flatten().enumerate() {
+                    *sum += (0..block.width).map(|row| right[(row, column)] * solved[(row, column)]).sum::<f64>();
+                }
+            });
+        }
+        sums
+    }
+}
+
+impl InvertedBlock {
+    /// Vectors `[columns, width]` as the columns of a matrix.
+    fn columns(&self, values: &[f32], columns: usize) -> Mat<f64> {
+        Mat::from_fn(self.width, columns, |i, j| f64::from(values[j * self.width + i]))
+    }
+
+    /// Tells `each` of `(H + λI)⁻¹ R` of the columns of `right`, damping after damping.
+    fn each_solution(&self, right: &Mat<f64>, mut each: impl FnMut(&Mat<f64>)) {
+        match &self.factor {
+            Factor::Cholesky(factors) => {
+                for factor in factors {
+                    let mut solved = right.clone();
+                    factor.solve_in_place(&mut solved);
+                    each(&solved);
+                }
+            }
+            Factor::Eigen { vectors, values } => {
+                let turned = product(vectors.transpose(), right.as_ref());
+                for lambda in &self.lambdas {
+                    let scaled = Mat::from_fn(self.width, right.ncols(), |i, j| turned[(i, j)] / (values[i] + lambda));
+                    each(&product(vectors.as_ref(), scaled.as_ref()));
+                }
+            }
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Influence functions (Koh and Liang 2017, §2.1): probes through the damped inverse, and their dot products with visits.
 
 use super::super::driver::{fold_each, Progress};
-use super::super::influence::{Index, Influence, Record};
+use super::super::influence::{Index, Influence, Normalisation, Record};
 use super::super::vectors::Flattener;
 use super::super::{column, AnalysisError, Window};
 use super::gram::{Gram, Inverse};
 use super::probes::{load, nearest, ProbeRows};
+use super::relatif::SelfInfluence;
 use super::scores::{dots, Scores};
 use super::{Curvature, Estimate, EstimatePlan};
 use crate::log::{BlockKind, Column};
@@ -14,8 +15,28 @@ use crate::run::Block;
 /// Rows of a curvature set that are made flat at a time.
 const SET_ROWS: usize = 512;
 
-/// Gathers and inverts the curvature.
-pub(super) fn prepare(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result<Inverse, AnalysisError> {
+/// What is the same for all probes.
+pub(super) struct Solver {
+    inverse: Inverse,
+    /// If the scores are divided by it.
+    own: Option<SelfInfluence>,
+}
+
+/// Gathers and inverts the curvature, and what goes with `examples` alone.
+pub(super) fn prepare(
+    plan: &EstimatePlan<'_>,
+    examples: &[u64],
+    progress: Progress<'_>,
+) -> Result<Solver, AnalysisError> {
+    let inverse = invert(plan, progress)?;
+    let own = match plan.asked.question.normalise {
+        Normalisation::Relatif => Some(SelfInfluence::of(plan, &inverse, examples, progress)?),
+        _ => None,
+    };
+    Ok(Solver { inverse, own })
+}
+
+fn invert(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result<Inverse, AnalysisError> {
     let mut gram = Gram::new(&plan.flattener.blocks);
     match &plan.asked.curvature {
         Curvature::Set(name) => add_set(plan, name, &mut gram)?,
@@ -81,24 +102,28 @@ pub(super) fn end_of(plan: &EstimatePlan<'_>, window: &Window, progress: Progres
 
 pub(super) fn pass(
     plan: &EstimatePlan<'_>,
-    inverse: &Inverse,
+    solver: &Solver,
     ids: &[u64],
     progress: Progress<'_>,
 ) -> Result<Vec<Influence>, AnalysisError> {
     let end = end_of(plan, &plan.asked.question.window, progress)?;
     let probes = ProbeRows::load(&plan.index, &plan.flattener, ids, |records| nearest(records, end))?;
-    let solved = inverse.solve(&probes.flat);
+    let solved = solver.inverse.solve(&probes.flat);
     let columns = ids.len() * plan.asked.dampings.len();
-    let (scores, walked) = mean_scores(plan, &solved, columns, progress)?;
+    let (mut scores, walked) = mean_scores(plan, &solved, columns, progress)?;
+    if let Some(own) = &solver.own {
+        // The columns are the probes, damping after damping.
+        scores.map(|example, column, score| score / own.divisor(example, column / ids.len().max(1)));
+    }
     let estimates = plan
         .asked
         .dampings
         .iter()
         .enumerate()
         .map(|(number, damping)| Estimate {
-            curvature_rows: inverse.rows,
+            curvature_rows: solver.inverse.rows,
             damping: Some(*damping),
-            lambdas: inverse.lambdas(number),
+            lambdas: solver.inverse.lambdas(number),
             ..Estimate::of(plan)
         })
         .collect();

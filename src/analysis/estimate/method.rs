@@ -13,6 +13,11 @@ pub enum Method {
     /// of `g gᵀ` over the rows of the chosen [`Curvature`], and `g_z'` the probe's gradient nearest to the window's end. The
     /// paper's `H` is the Hessian at the minimum; with the visits' own gradients it is the empirical Fisher, which shrinks
     /// as the model fits.
+    ///
+    /// With [`Normalisation::Relatif`](super::super::Normalisation::Relatif) it is ℓ-RelatIF (Barshan et al. 2020, arXiv
+    /// 2003.11630): the score divided by `√(ḡ_zᵀ (H + λI)⁻¹ ḡ_z)`, the root of the example's self-influence under the same
+    /// inverse. The sign stays. An example whose gradients are 0 scores 0. A cosine in the metric of the inverse would divide by
+    /// a number of the probe's besides, and leave the order of the examples as it is.
     InfluenceFunction,
     /// As [`Method::InfluenceFunction`], with the mean and the inverse exchanged (DataInf; Kwon et al. 2024, arXiv
     /// 2310.00902, eq. 5): `H⁻¹v ≈ (1/m)·Σ_i (λI + g_i g_iᵀ)⁻¹ v = (1/(λm))·Σ_i (v − (g_i·v)/(λ + ‖g_i‖²)·g_i)`. No matrix is
@@ -22,8 +27,11 @@ pub enum Method {
     /// many: `[mean_m (1 − p_m(z))]·[mean_m φ_m(z')ᵀ (Φ_mᵀΦ_m + λI)⁻¹ φ_m(z)]`.
     ///
     /// `φ` is the gradient of the log-odds `f = log(p/(1 − p))` of the label, which is `−g/(1 − p)`, and `Φ_m` has those of the
-    /// visits of epoch `m`. It needs a cross entropy over classes. The score is by how much `z` raises the probe's `f`. The
-    /// paper's soft threshold is not applied.
+    /// visits of epoch `m`. It needs a cross entropy over classes. The score is by how much `z` raises the probe's `f`.
+    ///
+    /// The paper's last step is a soft threshold λ on these scores, `sign(τ)·max(|τ| − λ, 0)`, with λ chosen on trained subsets:
+    /// [`EstimateQuestion::soft_threshold`](super::EstimateQuestion::soft_threshold), which is left out if nothing is said. It
+    /// makes 0 of what is small; nothing changes its place among the rest.
     Trak,
     /// The recorded steps unrolled: to first order, by how much the probe's loss at the end would rise if `z` had been left
     /// out of every step of this very run.
@@ -163,6 +171,8 @@ pub struct Estimate {
     pub by_layer: bool,
     /// The damping that was asked for.
     pub damping: Option<Damping>,
+    /// For TRAK, the soft threshold of the scores, if there was one.
+    pub soft_threshold: Option<f64>,
     /// What that came to, block by block. For TRAK, the mean over the epochs.
     pub lambdas: Vec<f64>,
     /// For TRAK, how many epochs stand for models.
@@ -189,6 +199,9 @@ impl fmt::Display for Estimate {
         }
         if let Some(damping) = self.damping {
             write!(f, ", damping {damping}")?;
+        }
+        if let Some(threshold) = self.soft_threshold {
+            write!(f, ", soft threshold {threshold}")?;
         }
         write!(f, ", gradients {how} in {} numbers{blocks}", self.length)
     }

@@ -5,8 +5,8 @@
 //! [`Method::DataInf`], [`Method::Trak`]), or the recorded steps are unrolled one by one ([`Method::Adjoint`]). All work on
 //! flat vectors ([`super::Shape`]), all give an [`Influence`], and in all of them **positive means helped**.
 //!
-//! One file per method; `probes.rs` finds the probes' gradients, `gram.rs` holds and inverts curvature, `scores.rs`
-//! gathers scores by example.
+//! One file per method; `relatif.rs` has what influence functions can be divided by, `probes.rs` finds the probes' gradients,
+//! `gram.rs` holds and inverts curvature, `scores.rs` gathers scores by example.
 
 mod adjoint;
 mod datainf;
@@ -14,6 +14,7 @@ mod gram;
 mod influence_function;
 mod method;
 mod probes;
+mod relatif;
 mod scores;
 #[cfg(test)]
 mod tests;
@@ -25,15 +26,14 @@ use super::vectors::{check_shape, Flattener, Shape, Walk};
 use super::AnalysisError;
 use crate::run::Run;
 use adjoint::Story;
-use gram::Inverse;
 pub use method::{Curvature, Damping, Estimate, Method};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// A question about influence, and how it is to be answered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EstimateQuestion {
     /// Which probes, and which visits count. [`Question::time`] has no part in it: each probe is taken at one time, said
-    /// at each [`Method`].
+    /// at each [`Method`]. Of [`Question::normalise`] influence functions know [`Normalisation::Relatif`], the others none.
     pub question: Question,
     /// By which method.
     pub method: Method,
@@ -43,6 +43,9 @@ pub struct EstimateQuestion {
     pub dampings: Vec<Damping>,
     /// Whose gradients make the curvature. DataInf and TRAK have it in their definitions and take [`Curvature::Visits`].
     pub curvature: Curvature,
+    /// The soft threshold of TRAK's scores, in their unit ([`Method::Trak`]); `None` leaves them as they are. The other methods
+    /// take none.
+    pub soft_threshold: Option<f64>,
 }
 
 impl EstimateQuestion {
@@ -55,13 +58,14 @@ impl EstimateQuestion {
             shape: Shape::whole(method.default_length()),
             dampings: if method == Method::Adjoint { Vec::new() } else { vec![Damping::Relative(0.1)] },
             curvature: Curvature::Visits,
+            soft_threshold: None,
         }
     }
 }
 
 /// What a method keeps between passes.
 enum Prepared {
-    Inverse(Box<Inverse>),
+    Solver(Box<influence_function::Solver>),
     Story(Box<Story>),
     Nothing,
 }
@@ -104,8 +108,8 @@ impl<'run> EstimatePlan<'run> {
         let flattener = Flattener::new(&index.layout, run.manifest(), asked.shape);
         let mut plan =
             Self { run, asked: asked.clone(), index, flattener, passes: Vec::new(), prepared: Prepared::Nothing };
-        let examples = plan.count_examples(progress)?.max(1);
-        let each = 8 * examples * asked.dampings.len().max(1);
+        let examples = plan.examples(progress)?;
+        let each = 8 * examples.len().max(1) * asked.dampings.len().max(1);
         // The adjoint holds two vectors for each probe, the others the probe and its solutions.
         let flat = 4 * plan.flattener.length() * (1 + asked.dampings.len().max(1));
         let limit = (Self::SCORE_BYTES_MAX / each).min(Self::PROBE_BYTES_MAX / flat.max(1)).max(16);
@@ -114,7 +118,7 @@ impl<'run> EstimatePlan<'run> {
         plan.prepared = match asked.method {
             Method::InfluenceFunction => {
                 plan.check_curvature_bytes()?;
-                Prepared::Inverse(Box::new(influence_function::prepare(&plan, progress)?))
+                Prepared::Solver(Box::new(influence_function::prepare(&plan, &examples, progress)?))
             }
             Method::Adjoint => Prepared::Story(Box::new(Story::read(&plan, progress)?)),
             Method::Trak => {
@@ -146,7 +150,7 @@ impl<'run> EstimatePlan<'run> {
     pub fn pass(&self, number: usize, progress: Progress<'_>) -> Result<Vec<Influence>, AnalysisError> {
         let ids = &self.passes[number];
         match (&self.prepared, self.asked.method) {
-            (Prepared::Inverse(inverse), _) => influence_function::pass(self, inverse, ids, progress),
+            (Prepared::Solver(solver), _) => influence_function::pass(self, solver, ids, progress),
             (Prepared::Story(story), _) => adjoint::pass(self, story, ids, progress),
             (Prepared::Nothing, Method::Trak) => trak::pass(self, ids, progress),
             (Prepared::Nothing, _) => datainf::pass(self, ids, progress),
@@ -180,12 +184,13 @@ impl<'run> EstimatePlan<'run> {
         }
     }
 
-    fn count_examples(&self, progress: Progress<'_>) -> Result<usize, AnalysisError> {
-        let mut examples: HashSet<u64> = HashSet::new();
+    /// The examples that have visits inside the window, by id.
+    fn examples(&self, progress: Progress<'_>) -> Result<Vec<u64>, AnalysisError> {
+        let mut examples = BTreeSet::new();
         scores::each_example(&self.walk(), progress, |example| {
             examples.insert(example);
         })?;
-        Ok(examples.len())
+        Ok(examples.into_iter().collect())
     }
 
     fn check_curvature_bytes(&self) -> Result<(), AnalysisError> {
@@ -221,8 +226,18 @@ pub fn estimate(run: &Run, asked: &EstimateQuestion) -> Result<Vec<Influence>, A
 fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError> {
     let wrong = |what, given: String, range: &str| Err(AnalysisError::OutOfRange { what, given, range: range.into() });
     let question = &asked.question;
-    if question.normalise != Normalisation::None {
-        return wrong("the normalisation", question.normalise.name().into(), "none: it is defined for TracIn alone");
+    let relatif = asked.method == Method::InfluenceFunction && question.normalise == Normalisation::Relatif;
+    if question.normalise != Normalisation::None && !relatif {
+        let range = "none, or relatif for influence functions: all others are defined for TracIn alone";
+        return wrong("the normalisation", question.normalise.name().into(), range);
+    }
+    if let Some(threshold) = asked.soft_threshold {
+        if asked.method != Method::Trak {
+            return wrong("the soft threshold", "given".into(), "left out: it belongs to TRAK's scores");
+        }
+        if !(threshold.is_finite() && threshold >= 0.0) {
+            return wrong("the soft threshold", threshold.to_string(), "at least 0 and finite");
+        }
     }
     if !question.layers.is_empty() {
         return wrong(

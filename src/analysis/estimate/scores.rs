@@ -92,6 +92,13 @@ impl Scores {
         }
     }
 
+    /// Makes of each sum what `of` says of its example, its column and itself.
+    pub(super) fn map(&mut self, of: impl Fn(u64, usize, f64) -> f64) {
+        for (row, sums) in self.rows.iter().zip(self.sums.chunks_mut(self.columns.max(1))) {
+            sums.iter_mut().enumerate().for_each(|(column, sum)| *sum = of(row.example, column, *sum));
+        }
+    }
+
     /// One [`Influence`] for each of the `estimates`, whose columns follow one another.
     pub(super) fn finish(
         self,
@@ -115,6 +122,7 @@ impl Scores {
                 let mut influence = Influence::new(question.set.clone(), question.time);
                 influence.probes = ids.iter().filter_map(|id| plan.index.probes.get(id).cloned()).collect();
                 influence.probe_modes = plan.index.modes.iter().copied().collect();
+                influence.normalise = question.normalise;
                 influence.rows = self.rows.clone();
                 influence.scores = scores;
                 influence.visits = self.visits;
@@ -165,6 +173,7 @@ impl Estimate {
             exact: plan.flattener.is_exact(),
             by_layer: plan.asked.shape.by_layer,
             damping: None,
+            soft_threshold: plan.asked.soft_threshold,
             lambdas: Vec::new(),
             epochs: 0,
             steps: 0,

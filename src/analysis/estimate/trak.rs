@@ -106,6 +106,9 @@ pub(super) fn pass(
         let (sum, count) = doubts[slot];
         sum / count.max(1) as f64 / visits.max(1) as f64
     });
+    if let Some(threshold) = plan.asked.soft_threshold {
+        scores.map(|_, _, score| soft_thresholded(score, threshold));
+    }
     let estimates = dampings
         .iter()
         .zip(lambdas)
@@ -118,6 +121,15 @@ pub(super) fn pass(
         })
         .collect();
     Ok(scores.finish(plan, ids, left_out, damage, estimates))
+}
+
+/// `sign(τ)·max(|τ| − λ, 0)`, the last step of the paper's estimator and the one that it may leave out.
+fn soft_thresholded(score: f64, threshold: f64) -> f64 {
+    if score.abs() <= threshold {
+        0.0
+    } else {
+        score - threshold.copysign(score)
+    }
 }
 
 /// From gradients of the loss to gradients of the log-odds, but for the sign, which the visits leave out as well.

@@ -2,7 +2,7 @@
 
 use super::super::gradient::{Gradients, Layout};
 use super::pass::Lent;
-use super::products::{dots, panels_of, stretches, Floats, ProbeSide, Scheme, Unpacked, TILE_ROWS};
+use super::products::{dots, panels_of, stretches, Floats, Scheme, Unpacked, TILE_ROWS};
 use crate::int8::COLUMNS;
 use std::ops::Range;
 
@@ -22,8 +22,6 @@ pub(super) struct BlockVisits {
     /// Of each row that counts, what it adds to the self-influence of its example; empty unless scores are divided by it.
     pub self_influence: Vec<f64>,
     pub gradients: Option<Gradients>,
-    /// The gradients of the rows that count, ready to be multiplied, where several owners of sums will.
-    pub unpacked: Option<Unpacked>,
     /// The dot products `[rows, probes]`, where they were computed by whoever read the block.
     pub dots: Option<Dots>,
     pub at_probe_times: u64,
@@ -50,7 +48,9 @@ impl Dots {
     pub(super) fn of(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize) -> Self {
         let count = block.rows.len() * probes;
         let mut all = Self { values: vec![0.0; count], errors: vec![0.0; if scheme.errors() { count } else { 0 }] };
-        block.dots_with(scheme, lent, panels_of(probes), |position, first, dots, errors| {
+        let (mut tile, mut floats) = (Unpacked::default(), Floats::default());
+        let (rows, panels, kept) = (0..block.rows.len(), 0..panels_of(probes), (&mut tile, &mut floats));
+        block.dots_of(scheme, lent, rows, panels, kept, |position, first, dots, errors| {
             let at = position * probes + first..position * probes + first + dots.len();
             all.values[at.clone()].copy_from_slice(dots);
             if let Some(errors) = errors {
@@ -73,57 +73,25 @@ impl BlockVisits {
         self.times.retain(|_| of_row.next() == Some(&true));
     }
 
-    /// The probes' sides that the rows at some positions meet.
-    fn sides<'a>(&'a self, lent: &'a Lent, positions: Range<usize>) -> impl Iterator<Item = &'a ProbeSide> + Clone {
-        // Whoever read the block made sure that there are all.
-        let times = &self.times[positions];
-        times.chunk_by(|a, b| a == b).filter_map(|stretch| lent.get(&stretch[0])).map(AsRef::as_ref)
-    }
-
-    /// Takes the gradients of the rows that count apart, and gives up the packed ones.
-    pub(super) fn unpack(&mut self, scheme: &Scheme, lent: &Lent) {
-        if let Some(gradients) = self.gradients.take() {
-            let mut unpacked = Unpacked::default();
-            unpacked.load(scheme, &gradients, &self.rows, self.sides(lent, 0..self.rows.len()));
-            self.unpacked = Some(unpacked);
-        }
-    }
-
-    /// The dot products of the rows at some positions, of those that were unpacked.
+    /// The dot products of the rows at some positions, taken apart a tile at a time, which stays in the cache.
     pub(super) fn dots_of(
         &self,
         scheme: &Scheme,
         lent: &Lent,
         positions: Range<usize>,
         panels: Range<usize>,
-        floats: &mut Floats,
-        mut each: impl FnMut(usize, usize, &[f32], Option<&[f32]>),
-    ) {
-        let Some(visits) = &self.unpacked else { return };
-        for stretch in stretches(&self.times[positions.clone()]) {
-            let stretch = positions.start + stretch.start..positions.start + stretch.end;
-            let Some(probes) = lent.get(&self.times[stretch.start]) else { continue };
-            dots(scheme, (visits, stretch), (probes, panels.clone()), floats, &mut each);
-        }
-    }
-
-    /// The dot products of all rows that count with all probes, for one owner: taken apart a tile at a time, which stays in the cache.
-    pub(super) fn dots_with(
-        &self,
-        scheme: &Scheme,
-        lent: &Lent,
-        panels: usize,
+        (tile, floats): (&mut Unpacked, &mut Floats),
         mut each: impl FnMut(usize, usize, &[f32], Option<&[f32]>),
     ) {
         let Some(gradients) = &self.gradients else { return };
-        let (mut tile, mut floats) = (Unpacked::default(), Floats::default());
-        for stretch in stretches(&self.times) {
+        for stretch in stretches(&self.times[positions.clone()]) {
+            let stretch = positions.start + stretch.start..positions.start + stretch.end;
+            // Whoever read the block made sure of it.
             let Some(probes) = lent.get(&self.times[stretch.start]) else { continue };
             for start in stretch.clone().step_by(TILE_ROWS) {
                 let positions = start..stretch.end.min(start + TILE_ROWS);
-                tile.load(scheme, gradients, &self.rows[positions.clone()], self.sides(lent, positions.clone()));
-                let all = (&tile, 0..positions.len());
-                dots(scheme, all, (probes, 0..panels), &mut floats, |position, first, dots, errors| {
+                tile.load(scheme, gradients, &self.rows[positions.clone()], (probes, panels.len()));
+                dots(scheme, tile, (probes, panels.clone()), floats, |position, first, dots, errors| {
                     each(start + position, first, dots, errors);
                 });
             }

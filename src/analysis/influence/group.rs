@@ -6,7 +6,7 @@
 use super::block_visits::{BlockVisits, Dots};
 use super::index::Index;
 use super::pass::{InfluencePlan, Lent, Pass};
-use super::products::{panels_of, Scheme};
+use super::products::{panels_of, Floats, Scheme, Unpacked};
 use super::{Influence, Probe};
 use std::collections::HashMap;
 
@@ -28,7 +28,9 @@ impl Dots {
     pub(super) fn of_group(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize, count: usize) -> Self {
         let rows = block.rows.len();
         let (mut sums, mut errors) = (vec![0f64; rows], vec![0f64; if scheme.errors() { rows } else { 0 }]);
-        block.dots_with(scheme, lent, panels_of(probes), |position, _, dots, deviations| {
+        let (mut tile, mut floats) = (Unpacked::default(), Floats::default());
+        let (all, panels, kept) = (0..rows, 0..panels_of(probes), (&mut tile, &mut floats));
+        block.dots_of(scheme, lent, all, panels, kept, |position, _, dots, deviations| {
             sums[position] += dots.iter().map(|dot| f64::from(*dot)).sum::<f64>();
             if let Some(deviations) = deviations {
                 // The sketch of the visit is in all of them, so their errors go together.

@@ -318,8 +318,6 @@ impl<'run> InfluencePlan<'run> {
         } else if Dots::fit(probes) {
             out.dots = Some(Dots::of(&self.scheme, &out, lent, probes));
             out.gradients = None;
-        } else {
-            out.unpack(&self.scheme, lent);
         }
         Ok(out)
     }

@@ -58,8 +58,6 @@ pub(super) struct Products<'a> {
     scheme: &'a Scheme,
     visits: &'a Unpacked,
     probes: &'a ProbeSide,
-    /// Rows of `visits`.
-    tile: Range<usize>,
     panels: Range<usize>,
     floats: &'a Floats,
 }
@@ -72,7 +70,7 @@ pub(super) struct Floats(Vec<Vec<f32>>);
 impl<'a> Products<'a> {
     pub(super) fn new(
         scheme: &'a Scheme,
-        (visits, tile): (&'a Unpacked, Range<usize>),
+        visits: &'a Unpacked,
         (probes, panels): (&'a ProbeSide, Range<usize>),
         floats: &'a mut Floats,
     ) -> Self {
@@ -82,29 +80,30 @@ impl<'a> Products<'a> {
             if !part.has_codes() {
                 let width = other.width;
                 let columns = panels.start * COLUMNS..probes.probes.min(panels.end * COLUMNS);
-                let left = &part.numbers[tile.start * width..tile.end * width];
+                let left = &part.numbers;
                 let right = &other.numbers(probes.probes)[columns.start * width..columns.end * width];
-                out.resize(tile.len() * columns.len(), 0.0);
+                out.resize(visits.rows * columns.len(), 0.0);
                 let right = Matrix::new(right, columns.len(), width).t();
-                matmul(out, Matrix::new(left, tile.len(), width), right, false, 1);
+                matmul(out, Matrix::new(left, visits.rows, width), right, false, 1);
             }
         }
-        Self { scheme, visits, probes, tile, panels, floats }
+        Self { scheme, visits, probes, panels, floats }
     }
 
-    /// Adds what a layer says of the visits `first..first + ROWS` and the probes of a panel to `sums`, and if errors are wanted the
+    /// Adds what a layer says of the visits `ROWS·group..` and the probes of a panel to `sums`, and if errors are wanted the
     /// variances of it to `variances`. Places behind the last visit or the last probe hold anything.
     #[inline]
     pub(super) fn add(
         &self,
         layer: usize,
-        (first, panel): (usize, usize),
+        (group, panel): (usize, usize),
+        kept: &mut Integers,
         sums: &mut Tile<f32>,
         variances: &mut Tile<f32>,
     ) {
         let Some(factored) = self.scheme.layout.factored.get(layer) else {
             let (mut dots, mut variance) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
-            self.side(self.scheme.widths.len() - 1, (first, panel), &mut dots, &mut variance);
+            self.side(self.scheme.widths.len() - 1, (group, panel), kept, &mut dots, &mut variance);
             return self.scheme.isa.run(|| {
                 sums.iter_mut().zip(&dots).for_each(|(sum, dot)| *sum += dot);
                 variances.iter_mut().zip(&variance).for_each(|(sum, variance)| *sum += variance);
@@ -112,18 +111,18 @@ impl<'a> Products<'a> {
         };
         let bias = if factored.bias { 1.0 } else { 0.0 };
         if !self.scheme.errors() {
-            let mut products = ([0i32; ROWS * COLUMNS], [0i32; ROWS * COLUMNS]);
-            let left = self.integers(2 * layer, (first, panel), &mut products.0);
-            let right = left.and_then(|_| self.integers(2 * layer + 1, (first, panel), &mut products.1));
+            let [of_left, of_right] = &mut *kept;
+            let left = self.integers(2 * layer, (group, panel), of_left);
+            let right = left.and_then(|_| self.integers(2 * layer + 1, (group, panel), of_right));
             if let (Some(left), Some(right)) = (left, right) {
-                let (left, right) = ((&products.0, left), (&products.1, right));
+                let (left, right) = ((&*of_left, left), (&*of_right, right));
                 return self.scheme.isa.run(AddLayer { left, right, bias, sums });
             }
         }
         let (mut left, mut right) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
         let (mut of_left, mut of_right) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
-        self.side(2 * layer, (first, panel), &mut left, &mut of_left);
-        self.side(2 * layer + 1, (first, panel), &mut right, &mut of_right);
+        self.side(2 * layer, (group, panel), kept, &mut left, &mut of_left);
+        self.side(2 * layer + 1, (group, panel), kept, &mut right, &mut of_right);
         self.scheme.isa.run(|| {
             if self.scheme.errors() {
                 layer_variance(&left, bias, &of_left, &right, &mut of_right);
@@ -138,27 +137,36 @@ impl<'a> Products<'a> {
     /// The products of a part's codes, each too large by its row's offset, and what makes numbers of them; `None` if the part is
     /// multiplied in f32.
     #[inline]
-    fn integers(&self, part: usize, (first, panel): (usize, usize), out: &mut Tile<i32>) -> Option<Scaling<'a>> {
+    fn integers(&self, part: usize, (group, panel): (usize, usize), out: &mut Tile<i32>) -> Option<Scaling<'a>> {
         let (visits, other) = (&self.visits.parts[part], &self.probes.parts[part]);
         let (panels, columns) = other.codes.as_ref()?;
         if !visits.has_codes() {
             return None;
         }
         let row_bytes = 4 * quads(other.width);
-        let codes = &visits.codes[first * row_bytes..(first + ROWS) * row_bytes];
-        self.scheme.isa.multiply(codes, panels, panel, visits.narrow, out);
-        let rows = first..first + ROWS;
+        let rows = group * ROWS..(group + 1) * ROWS;
+        let codes = &visits.codes[rows.start * row_bytes..rows.end * row_bytes];
+        self.scheme.isa.multiply((codes, &visits.used[group]), panels, panel, visits.narrow, out);
         let columns = &columns[panel * COLUMNS..(panel + 1) * COLUMNS];
         Some(Scaling { offsets: &visits.offsets[rows.clone()], rows: &visits.scales[rows], columns })
     }
 
     /// The dot products of one part, and their variances if errors are wanted.
-    fn side(&self, part: usize, (first, panel): (usize, usize), out: &mut Tile<f32>, variances: &mut Tile<f32>) {
-        let mut products = [0i32; ROWS * COLUMNS];
-        match self.integers(part, (first, panel), &mut products) {
+    fn side(
+        &self,
+        part: usize,
+        (group, panel): (usize, usize),
+        kept: &mut Integers,
+        out: &mut Tile<f32>,
+        variances: &mut Tile<f32>,
+    ) {
+        match self.integers(part, (group, panel), &mut kept[0]) {
             Some(scaling) => self.scheme.isa.run(|| {
-                for (at, (out, sum)) in out.iter_mut().zip(&products).enumerate() {
-                    *out = scaling.number(at / COLUMNS, at % COLUMNS, *sum);
+                let rows = out.chunks_exact_mut(COLUMNS).zip(kept[0].chunks_exact(COLUMNS));
+                for ((out, sums), (offset, scale)) in rows.zip(scaling.offsets.iter().zip(scaling.rows)) {
+                    for ((out, sum), column) in out.iter_mut().zip(sums).zip(scaling.columns) {
+                        *out = (sum - offset) as f32 * (scale * column);
+                    }
                 }
             }),
             None => {
@@ -166,7 +174,7 @@ impl<'a> Products<'a> {
                 let stride = self.probes.probes.min(self.panels.end * COLUMNS) - before;
                 let start = panel * COLUMNS - before;
                 let columns = start..stride.min(start + COLUMNS);
-                let rows = first - self.tile.start..self.tile.len().min(first - self.tile.start + ROWS);
+                let rows = group * ROWS..self.visits.rows.min((group + 1) * ROWS);
                 for (row, out) in rows.zip(out.chunks_exact_mut(COLUMNS)) {
                     let dots = &self.floats.0[part][row * stride..(row + 1) * stride][columns.clone()];
                     out[..dots.len()].copy_from_slice(dots);
@@ -175,12 +183,17 @@ impl<'a> Products<'a> {
         }
         if self.scheme.errors() {
             let (visits, probes) = (&self.visits.parts[part].noise, &self.probes.parts[part].noise);
-            let visits = &visits[first.min(visits.len())..];
+            let visits = &visits[(group * ROWS).min(visits.len())..];
             let probes = &probes[(panel * COLUMNS).min(probes.len())..];
             self.scheme.isa.run(|| self.scheme.variances[part].fill(visits, probes, out, variances));
         }
     }
 }
+
+/// The integers of both sides of a layer. They are written before they are read, and kept so that nobody clears them each time.
+pub(super) type Integers = [Tile<i32>; 2];
+
+pub(super) const NO_INTEGERS: Integers = [[0; ROWS * COLUMNS]; 2];
 
 /// What makes dot products of a tile's integers: `(sum − offset)·(scale of the row · scale of the column)`.
 #[derive(Clone, Copy)]
@@ -188,13 +201,6 @@ struct Scaling<'a> {
     offsets: &'a [i32],
     rows: &'a [f32],
     columns: &'a [f32],
-}
-
-impl Scaling<'_> {
-    #[inline(always)]
-    fn number(&self, row: usize, column: usize, sum: i32) -> f32 {
-        (sum - self.offsets[row]) as f32 * (self.rows[row] * self.columns[column])
-    }
 }
 
 /// Adds `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩` in one go, while the integers are in the first-level cache.
@@ -227,35 +233,37 @@ impl Work for AddLayer<'_> {
     }
 }
 
-/// The dot products of whole gradients: of the rows `positions` of `visits` with the probes of some panels, summed over layers.
+/// The dot products of whole gradients: of a tile of visits with the probes of some panels, summed over layers.
 ///
-/// `each` is told of the position, the first probe, and of so many probes the dot products and, if errors are wanted, their standard
-/// deviations.
+/// `each` is told of the visit's position in the tile, the first probe, and of so many probes the dot products and, if errors are
+/// wanted, their standard deviations.
 pub(super) fn dots(
     scheme: &Scheme,
-    (visits, positions): (&Unpacked, Range<usize>),
+    tile: &Unpacked,
     (probes, panels): (&ProbeSide, Range<usize>),
     floats: &mut Floats,
     mut each: impl FnMut(usize, usize, &[f32], Option<&[f32]>),
 ) {
     let (mut sum, mut variance) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
-    for start in positions.clone().step_by(TILE_ROWS) {
-        let tile = start..positions.end.min(start + TILE_ROWS);
-        let products = Products::new(scheme, (visits, tile.clone()), (probes, panels.clone()), floats);
-        for panel in panels.clone() {
-            let columns = panel * COLUMNS..probes.probes.min((panel + 1) * COLUMNS);
-            for first in tile.clone().step_by(ROWS) {
-                sum.fill(0.0);
+    let mut kept = NO_INTEGERS;
+    let products = Products::new(scheme, tile, (probes, panels.clone()), floats);
+    for panel in panels {
+        let columns = panel * COLUMNS..probes.probes.min((panel + 1) * COLUMNS);
+        for group in 0..tile.rows.div_ceil(ROWS) {
+            sum.fill(0.0);
+            if scheme.errors() {
                 variance.fill(0.0);
-                (0..scheme.layers()).for_each(|layer| products.add(layer, (first, panel), &mut sum, &mut variance));
-                if scheme.errors() {
-                    scheme.isa.run(|| variance.iter_mut().for_each(|variance| *variance = variance.sqrt()));
-                }
-                for row in 0..ROWS.min(tile.end - first) {
-                    let place = row * COLUMNS..row * COLUMNS + columns.len();
-                    let errors = scheme.errors().then(|| &variance[place.clone()]);
-                    each(first + row, columns.start, &sum[place], errors);
-                }
+            }
+            for layer in 0..scheme.layers() {
+                products.add(layer, (group, panel), &mut kept, &mut sum, &mut variance);
+            }
+            if scheme.errors() {
+                scheme.isa.run(|| variance.iter_mut().for_each(|variance| *variance = variance.sqrt()));
+            }
+            for row in 0..ROWS.min(tile.rows - group * ROWS) {
+                let place = row * COLUMNS..row * COLUMNS + columns.len();
+                let errors = scheme.errors().then(|| &variance[place.clone()]);
+                each(group * ROWS + row, columns.start, &sum[place], errors);
             }
         }
     }

@@ -8,7 +8,7 @@ use super::super::{column, AnalysisError};
 use super::block_visits::BlockVisits;
 use super::norms::divisor;
 use super::pass::{InfluencePlan, Lent, Pass};
-use super::products::{panels_of, stretches, Floats, Products, Unpacked, TILE_ROWS};
+use super::products::{panels_of, stretches, Floats, Products, Unpacked, NO_INTEGERS, TILE_ROWS};
 use crate::int8::{Tile, COLUMNS, ROWS};
 use crate::log::Column;
 use crate::run::Block;
@@ -257,6 +257,7 @@ impl InfluencePlan<'_> {
         let (scheme, group) = (&self.scheme, self.question.group);
         let pairs_of = |position: usize| wanted.get(&rows.examples[rows.rows[position]]).map_or(&[][..], Vec::as_slice);
         let (mut tile, mut floats) = (Unpacked::default(), Floats::default());
+        let mut kept = NO_INTEGERS;
         let zeros: Tile<f32> = [0.0; ROWS * COLUMNS];
         let mut layers = vec![(zeros, zeros); scheme.layers()];
         for stretch in stretches(&rows.times) {
@@ -268,13 +269,12 @@ impl InfluencePlan<'_> {
                 let positions: Vec<usize> = stretch.clone().filter(has).collect();
                 for positions in positions.chunks(TILE_ROWS) {
                     let of_block: Vec<usize> = positions.iter().map(|&position| rows.rows[position]).collect();
-                    tile.load(scheme, gradients, &of_block, std::iter::once(probes.as_ref()));
-                    let all = (&tile, 0..of_block.len());
-                    let products = Products::new(scheme, all, (probes, panel..panel + 1), &mut floats);
+                    tile.load(scheme, gradients, &of_block, (probes, 1));
+                    let products = Products::new(scheme, &tile, (probes, panel..panel + 1), &mut floats);
                     for (number, positions) in positions.chunks(ROWS).enumerate() {
                         for (layer, (sums, variances)) in layers.iter_mut().enumerate() {
                             (*sums, *variances) = (zeros, zeros);
-                            products.add(layer, (number * ROWS, panel), sums, variances);
+                            products.add(layer, (number, panel), &mut kept, sums, variances);
                         }
                         for (row, &position) in positions.iter().enumerate() {
                             let mut hand = |pair: usize, probe: usize| {

@@ -9,7 +9,7 @@ use super::super::{error::NO_GRADIENTS, AnalysisError};
 use super::block_visits::{BlockVisits, Dots};
 use super::norms::divisor;
 use super::pass::{Counts, InfluencePlan, Lent, Pass};
-use super::products::{panels_of, Floats, Scheme, TILE_ROWS};
+use super::products::{panels_of, Floats, Scheme, Unpacked, TILE_ROWS};
 use super::strongest::{Judge, Ranks, Strongest};
 use super::{group, Influence, InfluenceRow, Normalisation};
 use crate::int8::COLUMNS;
@@ -19,8 +19,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// Owners of sums for each thread: more than one, so that there is work for all threads until the end of a group, but few,
-/// since every owner reads all the visits.
-const OWNERS_PER_THREAD: usize = 4;
+/// since every owner unpacks the visits for itself. (Unpacked once for all they were read from farther away, and that took longer.)
+const OWNERS_PER_THREAD: usize = 2;
+
+/// The sign bit of an f32.
+const SIGN: u32 = 1 << 31;
 
 /// Below it, a weight times any finite f32 is finite.
 const WEIGHT_MAX: f64 = 1e200;
@@ -53,6 +56,7 @@ struct Columns {
     /// As `sums`, or empty.
     errors: Vec<f64>,
     ranks: Option<Ranks>,
+    tile: Unpacked,
     floats: Floats,
 }
 
@@ -72,17 +76,17 @@ impl Columns {
             self.errors.resize(self.sums.len(), 0.0);
         }
         let mut not_finite = Vec::new();
-        let mut floats = std::mem::take(&mut self.floats);
+        let mut kept = (std::mem::take(&mut self.tile), std::mem::take(&mut self.floats));
         for (number, placed) in group.iter().enumerate() {
             for (of_tile, done) in placed.done.iter().enumerate() {
-                let lost = self.add_tile(scheme, lent, placed, placed.tile(of_tile), &mut floats);
+                let lost = self.add_tile(scheme, lent, placed, placed.tile(of_tile), &mut kept);
                 not_finite.extend(lost.into_iter().map(|[position, count]| [number, position, count]));
                 for &(slot, row) in done {
                     self.judge(scheme, about, slot, row, divisors);
                 }
             }
         }
-        self.floats = floats;
+        (self.tile, self.floats) = kept;
         not_finite
     }
 
@@ -93,7 +97,7 @@ impl Columns {
         lent: &Lent,
         Placed { block, slots, .. }: &Placed,
         positions: Range<usize>,
-        floats: &mut Floats,
+        (tile, floats): &mut (Unpacked, Floats),
     ) -> Vec<[usize; 2]> {
         let (panels, width, first) = (self.panels.clone(), self.probes.len(), self.probes.start);
         let mut not_finite = Vec::new();
@@ -104,7 +108,9 @@ impl Columns {
             let sums = &mut self.sums[place.clone()];
             // Finite factors can have a product that is not; the other probes and visits still count.
             let lost = scheme.isa.run(|| {
-                if weight.abs() < WEIGHT_MAX && dots.iter().fold(true, |finite, dot| finite & dot.is_finite()) {
+                // The magnitude bits of floats order as integers, with infinity and NaN above all others.
+                let largest = dots.iter().fold(0, |largest, dot| (dot.to_bits() & !SIGN).max(largest));
+                if weight.abs() < WEIGHT_MAX && largest < f32::INFINITY.to_bits() {
                     sums.iter_mut().zip(dots).for_each(|(sum, dot)| *sum += weight * f64::from(*dot));
                     return 0;
                 }
@@ -131,7 +137,7 @@ impl Columns {
                     take(position, first, &all.values[row], errors);
                 }
             }
-            None => block.dots_of(scheme, lent, positions, panels, floats, take),
+            None => block.dots_of(scheme, lent, positions, panels, (tile, floats), take),
         }
         not_finite
     }
@@ -203,7 +209,15 @@ impl<'plan> Sums<'plan> {
             let panels = begin(owner)..begin(owner + 1);
             let probes = panels.start * COLUMNS..probes.min(panels.end * COLUMNS);
             let ranks = strongest.map(|count| Ranks::new(count, probes.len()));
-            Columns { panels, probes, sums: Vec::new(), errors: Vec::new(), ranks, floats: Floats::default() }
+            Columns {
+                panels,
+                probes,
+                sums: Vec::new(),
+                errors: Vec::new(),
+                ranks,
+                tile: Unpacked::default(),
+                floats: Floats::default(),
+            }
         });
         Self {
             scheme: &plan.scheme,

@@ -202,9 +202,9 @@ mod tests {
             let side = ProbeSide::new(&scheme, &(0..PROBES).map(stored).collect::<Vec<_>>());
             let rows: Vec<usize> = (0..VISITS).collect();
             let (mut unpacked, mut floats) = (Unpacked::default(), Floats::default());
-            unpacked.load(&scheme, &visits, &rows, std::iter::once(&side));
-            let all = ((&unpacked, 0..VISITS), (&side, 0..panels_of(PROBES)));
-            dots(&scheme, all.0, all.1, &mut floats, |visit, first, found, errors| {
+            unpacked.load(&scheme, &visits, &rows, (&side, panels_of(PROBES)));
+            let all = (&side, 0..panels_of(PROBES));
+            dots(&scheme, &unpacked, all, &mut floats, |visit, first, found, errors| {
                 for (place, (found, error)) in found.iter().zip(errors.unwrap()).enumerate() {
                     let probe = first + place;
                     let [input, delta, whole] =

@@ -4,7 +4,7 @@ use super::super::error::CliError;
 use super::super::method::Plan;
 use super::Arguments;
 use crate::analysis::{
-    influence_by_distance, Comparison, FeatureDistance, Influence, Ranked, Split, SplitBy, Strongest,
+    influence_by_distance, Comparison, Damping, FeatureDistance, Influence, Ranked, Split, SplitBy, Strongest,
 };
 use crate::report::Format;
 use crate::run::Run;
@@ -38,10 +38,20 @@ impl Wanted {
         1 + usize::from(self.by.is_some())
     }
 
-    /// The answer for the probes of one pass. All scores are held only if all are wanted.
-    pub(super) fn ask(self, plan: &Plan<'_>, pass: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<Answer, CliError> {
-        let mut answer = self.scores(plan, pass, progress)?;
-        if let (Plan::TracIn(plan), Some(by)) = (plan, self.by) {
+    /// How many of the strongest of both ends are compared where there are several answers.
+    pub(super) fn compared(self) -> usize {
+        self.top.unwrap_or(TABLE_ROWS)
+    }
+
+    /// The answer for the probes of one pass, or one for each damping. All scores are held only if all are wanted.
+    pub(super) fn ask(
+        self,
+        plan: &Plan<'_>,
+        pass: usize,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Vec<Answer>, CliError> {
+        let mut answers = self.scores(plan, pass, progress)?;
+        if let (Plan::TracIn(plan), Some(by), [answer]) = (plan, self.by, answers.as_mut_slice()) {
             let mut pairs = Vec::new();
             let mut positions = HashMap::new();
             for probe in 0..answer.about.probes.len() {
@@ -54,10 +64,10 @@ impl Wanted {
             let split = plan.split(pass, by, &pairs, progress)?;
             answer.parts = Some(Parts { split, positions });
         }
-        Ok(answer)
+        Ok(answers)
     }
 
-    fn scores(self, plan: &Plan<'_>, pass: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<Answer, CliError> {
+    fn scores(self, plan: &Plan<'_>, pass: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<Vec<Answer>, CliError> {
         // The scores of one column are few, and all of them say how concentrated its influence is.
         let streamed = self.top.filter(|top| *top <= STREAMED_MAX && plan.columns() > 1);
         if let (Plan::TracIn(plan), Some(top)) = (plan, streamed) {
@@ -65,11 +75,19 @@ impl Wanted {
             let line = |ranked: &Ranked| Line { row: ranked.row, score: ranked.score, error: ranked.error };
             let lines = |list: Vec<Ranked>| list.iter().map(line).collect();
             let ends = proponents.into_iter().zip(opponents).map(|(helped, hurt)| (lines(helped), lines(hurt)));
-            return Ok(Answer { about, examples, lists: Lists::Ends(ends.collect()), parts: None, nearest: None });
+            return Ok(vec![Answer {
+                about,
+                examples,
+                lists: Lists::Ends(ends.collect()),
+                parts: None,
+                nearest: None,
+            }]);
         }
-        let about = plan.pass(pass, progress)?;
-        let examples = about.rows.len() as u64;
-        Ok(Answer { about, examples, lists: Lists::All(self.top), parts: None, nearest: None })
+        let of = |about: Influence| {
+            let examples = about.rows.len() as u64;
+            Answer { about, examples, lists: Lists::All(self.top), parts: None, nearest: None }
+        };
+        Ok(plan.pass(pass, progress)?.into_iter().map(of).collect())
     }
 
     /// Sets the answer on one probe beside the examples that are nearest to it.
@@ -85,7 +103,7 @@ impl Wanted {
         let layer = arguments.nearest_in.as_deref();
         let mut found = influence_by_distance(run, &answer.about, &window, layer, progress)?;
         if let Some(distance) = found.pop() {
-            let comparison = distance.compare(&answer.about, count);
+            let comparison = distance.compare(&answer.about, count)?;
             answer.nearest = Some(Nearest { distance, comparison });
         }
         Ok(())
@@ -139,6 +157,11 @@ pub(super) struct Line {
 }
 
 impl Answer {
+    /// With which damping, if the method has one.
+    pub(super) fn damping(&self) -> Option<Damping> {
+        self.about.estimate.as_ref().and_then(|estimate| estimate.damping)
+    }
+
     pub(super) fn lines(&self, probe: usize, rows: Vec<usize>) -> Vec<Line> {
         let (score, error) = (|row| self.about.score(row, probe), |row| self.about.error(row, probe));
         rows.into_iter().map(|row| Line { row, score: score(row), error: error(row) }).collect()

@@ -2,6 +2,7 @@
 
 mod answer;
 mod rows;
+mod sweep;
 mod words;
 
 use super::arguments::{OutputArguments, WindowArguments};
@@ -17,6 +18,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 use rows::{Sink, Writer};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use sweep::Sweep;
 
 /// Find the training examples that taught the model its answer to a probe: TracIn, influence functions, the adjoint, ...
 ///
@@ -31,6 +33,10 @@ use std::path::PathBuf;
 /// With --by the strongest of both ends (10 of each without --top) are taken apart. A table gets a column for each layer or
 /// epoch; CSV and JSON a row for each: `example,layer,score,error,whole` or `example,epoch,...`, with --all `probe` after
 /// `example`. The scores of an example's rows add up to `whole`.
+///
+/// With several dampings, as in `--method if --damping 0.01,0.1,1`, there are rows for each, from the smallest to the largest, and
+/// a first column `damping` says of which they are. How far neighbours agree is said in words, and in JSON
+/// by the lists `spearman_to_next` and `kept_to_next`, the share of the strongest that stay.
 ///
 /// The error (± in a table) is one standard deviation of what projecting and rounding the gradients may have done to the
 /// score, at most that where an example has several visits. It says nothing of layers that were not recorded, of probes taken
@@ -62,7 +68,7 @@ pub(super) struct Arguments {
     /// Only the N strongest proponents and the N strongest opponents of each probe; by default 10 in a table, else all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     top: Option<u64>,
-    /// What scores are divided by (tracin)
+    /// What scores are divided by (tracin; relatif also if)
     #[arg(long, value_name = "BY", default_value = "none")]
     normalise: Normalisation,
     /// Count the gradients of these layers alone: the last one gives TracIn's last-layer form. Layers of several positions are
@@ -172,8 +178,11 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     let bar = console.bar(&run, plan.passes() * wanted.passes(), "multiplying");
     let progress = |bytes| bar.inc(bytes);
     let mut first = wanted.ask(&plan, 0, &progress)?;
-    wanted.compare(&run, arguments, &mut first, &|_| {})?;
-    for line in words::words(&first, plan.probes()) {
+    for answer in &mut first {
+        wanted.compare(&run, arguments, answer, &|_| {})?;
+    }
+    let sweep = Sweep::of(&first, wanted.compared())?;
+    for line in words::words(&first, sweep.as_ref(), plan.probes()) {
         bar.suspend(|| console.say(line));
     }
     bar.suspend(|| {
@@ -181,18 +190,19 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         say_workers(console, &run)
     })?;
 
-    let mut damage = first.about.damage.clone();
+    let mut damage = first.iter().find_map(|answer| answer.about.damage.clone());
     let mut writer = Writer::new(arguments, wanted, &first);
     let out = arguments.output.out.as_deref();
     let failed = |source| Target::failed(out, source);
     // Only now, when there is something to write: a question without an answer leaves no file.
-    let mut rows = writer.begin(&first, workers_note(&run)?, Target::open(out, console.out)?).map_err(failed)?;
+    let target = Target::open(out, console.out)?;
+    let mut rows = writer.begin(&first, sweep.as_ref(), workers_note(&run)?, target).map_err(failed)?;
     writer.write(&first, &mut rows).map_err(failed)?;
     drop(first);
     for number in 1..plan.passes() {
         let part = wanted.ask(&plan, number, &progress)?;
         writer.write(&part, &mut rows).map_err(failed)?;
-        damage = damage.or(part.about.damage);
+        damage = damage.or_else(|| part.into_iter().find_map(|answer| answer.about.damage));
     }
     bar.finish_and_clear();
     end(rows).map_err(failed)?;

@@ -1,10 +1,11 @@
 //! The rows of an answer, in the format that was asked for.
 
 use super::super::output::Target;
-use super::answer::{Answer, Line, Wanted};
+use super::answer::{Answer, Line, Nearest, Wanted};
+use super::sweep::{value, Sweep};
 use super::words::first_concentration;
 use super::Arguments;
-use crate::analysis::{Basis, Part, SplitBy};
+use crate::analysis::{Basis, Concentration, Part, SplitBy};
 use crate::report::{Format, Rows, Value};
 use std::io;
 use std::ops::Range;
@@ -25,12 +26,16 @@ pub(super) struct Writer {
     cut: bool,
     by: Option<SplitBy>,
     nearest: bool,
+    /// Whether there are answers to several dampings, which each row then says.
+    swept: bool,
     /// In a table, the names of the columns of parts, and the parts of each.
     parts: Vec<(String, Range<usize>)>,
 }
 
 impl Writer {
-    pub(super) fn new(arguments: &Arguments, wanted: Wanted, first: &Answer) -> Self {
+    /// For `answers`, of which there is at least one, and those of later passes.
+    pub(super) fn new(arguments: &Arguments, wanted: Wanted, answers: &[Answer]) -> Self {
+        let first = &answers[0];
         Self {
             format: arguments.output.format(),
             all: arguments.all,
@@ -41,17 +46,25 @@ impl Writer {
             cut: false,
             by: arguments.by,
             nearest: arguments.nearest.is_some(),
+            swept: answers.len() > 1,
             parts: columns_of_parts(first, arguments.by),
         }
     }
 
     pub(super) fn begin<'a>(
         &self,
-        answer: &Answer,
+        answers: &[Answer],
+        sweep: Option<&Sweep>,
         workers: Option<String>,
         target: Target<'a>,
     ) -> io::Result<Sink<'a>> {
+        let answer = &answers[0];
         let part = &answer.about;
+        // What answers differ in is a list where there are several.
+        let each = |of: &dyn Fn(&Answer) -> Value| match answers {
+            [one] => of(one),
+            many => Value::List(many.iter().map(of).collect()),
+        };
         let mut head = vec![("score", Value::from("influence")), ("order", "positive helps".into())];
         head.push(("error", "one standard deviation of the sketch's error".into()));
         head.push(("set", part.set.as_str().into()));
@@ -76,36 +89,42 @@ impl Writer {
                 ("numbers", (estimate.length as u64).into()),
                 ("exact", estimate.exact.into()),
                 ("by_layer", estimate.by_layer.into()),
-                ("damping", estimate.damping.map(|damping| damping.to_string()).into()),
+                ("damping", each(&|answer| answer.damping().map(|damping| damping.to_string()).into())),
                 ("epochs", estimate.epochs.into()),
                 ("steps", estimate.steps.into()),
                 ("steps_without_record", estimate.steps_without_record.into()),
                 ("after_probes", estimate.after_probes.into()),
                 ("dropped", estimate.dropped.into()),
             ]);
+            head.extend(estimate.soft_threshold.map(|threshold| ("soft_threshold", threshold.into())));
         }
-        if let ([_], false, Some(found)) = (part.probes.as_slice(), self.all, first_concentration(part)) {
-            head.push(("top_hundredth", found.top_hundredth.into()));
-            head.push(("carriers", found.carriers.into()));
+        if let Some(sweep) = sweep {
+            head.extend([("spearman_to_next", sweep.spearmans().into()), ("kept_to_next", sweep.kept().into())]);
         }
-        if let Some(nearest) = &answer.nearest {
-            let found = &nearest.comparison;
+        if let ([_], false, Some(_)) = (part.probes.as_slice(), self.all, first_concentration(part)) {
+            let of = |of: fn(Concentration) -> f64| each(&|answer| first_concentration(&answer.about).map(of).into());
+            head.push(("top_hundredth", of(|found| found.top_hundredth)));
+            head.push(("carriers", of(|found| found.carriers)));
+        }
+        if let Some(Nearest { distance, comparison }) = &answer.nearest {
+            let of = |of: fn(&Nearest) -> Value| each(&|answer| answer.nearest.as_ref().map_or(Value::Nothing, of));
             head.extend([
-                ("features", Value::from(nearest.distance.layer.as_str())),
-                ("nearest", (found.nearest.len() as u64).into()),
-                ("nearest_also_proponents", (found.also_proponents as u64).into()),
-                ("nearest_also_opponents", (found.also_opponents as u64).into()),
-                ("same_label_proponents", found.same_label_proponents.into()),
-                ("same_label_opponents", found.same_label_opponents.into()),
-                ("same_label_nearest", found.same_label_nearest.into()),
-                ("score_by_distance", nearest.distance.score.into()),
-                ("size_by_distance", nearest.distance.size.into()),
+                ("features", Value::from(distance.layer.as_str())),
+                ("nearest", (comparison.nearest.len() as u64).into()),
+                ("nearest_also_proponents", of(|found| (found.comparison.also_proponents as u64).into())),
+                ("nearest_also_opponents", of(|found| (found.comparison.also_opponents as u64).into())),
+                ("same_label_proponents", of(|found| found.comparison.same_label_proponents.into())),
+                ("same_label_opponents", of(|found| found.comparison.same_label_opponents.into())),
+                ("same_label_nearest", of(|found| found.comparison.same_label_nearest.into())),
+                ("score_by_distance", of(|found| found.distance.score.into())),
+                ("size_by_distance", of(|found| found.distance.size.into())),
             ]);
         }
+        let variant = part.variant();
         head.extend([
             ("normalise", Value::from(part.normalise.name())),
             ("layers", if part.layers.is_empty() { Value::Nothing } else { part.layers.join(", ").into() }),
-            ("variant", part.variant().into()),
+            ("variant", sweep.map_or(variant.clone(), |sweep| sweep.variant(&variant)).into()),
             ("basis", part.basis.to_string().into()),
             ("examples", answer.examples.into()),
             ("visits", part.visits.into()),
@@ -146,6 +165,9 @@ impl Writer {
             }
             columns.push(if self.on_sweeps { "checkpoints" } else { "visits" });
         }
+        if self.swept {
+            columns.insert(0, "damping");
+        }
         columns.extend(["score", error]);
         columns.extend(self.nearest.then_some("distance"));
         if !self.all {
@@ -159,7 +181,11 @@ impl Writer {
         self.format == Format::Table || self.nearest
     }
 
-    pub(super) fn write(&mut self, answer: &Answer, rows: &mut Sink<'_>) -> io::Result<()> {
+    pub(super) fn write(&mut self, answers: &[Answer], rows: &mut Sink<'_>) -> io::Result<()> {
+        answers.iter().try_for_each(|answer| self.write_one(answer, rows))
+    }
+
+    fn write_one(&mut self, answer: &Answer, rows: &mut Sink<'_>) -> io::Result<()> {
         for probe in 0..answer.about.probes.len() {
             let (proponents, opponents) = answer.ends(probe);
             let Some(mut opponents) = opponents else {
@@ -201,6 +227,9 @@ impl Writer {
                 values.insert(0, role.into());
             }
             values.push(about.visits.into());
+        }
+        if self.swept {
+            values.insert(0, answer.damping().map(value).into());
         }
         values.extend([score, error]);
         values.extend(answer.nearest.as_ref().map(|nearest| nearest.distance.distances[line.row].into()));

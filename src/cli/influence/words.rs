@@ -1,11 +1,15 @@
 //! What is said of an answer beside its rows.
 
 use super::answer::{Answer, Nearest};
+use super::sweep::{value, Sweep};
 use crate::analysis::{Basis, Concentration, Estimate, Influence, Probe};
 
-/// What the answer stands on, what was left out of it, and what it comes to.
-pub(super) fn words(answer: &Answer, probes: usize) -> Vec<String> {
+/// What the `answers`, of which there is at least one, stand on, what was left out, and what they come to.
+pub(super) fn words(answers: &[Answer], sweep: Option<&Sweep>, probes: usize) -> Vec<String> {
+    let answer = &answers[0];
     let influence = &answer.about;
+    let variant = influence.variant();
+    let variant = sweep.map_or(variant.clone(), |sweep| sweep.variant(&variant));
     let set = &influence.set;
     let about = match influence.probes.as_slice() {
         [probe] if !influence.group.is_empty() => {
@@ -18,7 +22,7 @@ pub(super) fn words(answer: &Answer, probes: usize) -> Vec<String> {
     let (visits, examples) = (influence.visits, answer.examples);
     let on_sweeps = matches!(influence.basis, Basis::Sweeps { .. });
     let rows = if on_sweeps { "rows" } else { "visits" };
-    let mut lines = vec![format!("{about}: {}; {visits} {rows} of {examples} examples", influence.variant())];
+    let mut lines = vec![format!("{about}: {variant}; {visits} {rows} of {examples} examples")];
     if let Some((score, _)) = influence.probes.iter().find_map(|probe| probe.scored) {
         lines.push(format!("the influence is on the {score} of a class, not on a loss: positive raised it"));
     }
@@ -31,16 +35,14 @@ pub(super) fn words(answer: &Answer, probes: usize) -> Vec<String> {
         true => "rows left out: the probe has no record at their checkpoint",
         false => "visits left out: before the first probe time (--probe-time nearest takes them in)",
     };
-    if let ([_], Some(found)) = (influence.probes.as_slice(), first_concentration(influence)) {
-        let Concentration { top_hundredth, carriers, .. } = found;
-        lines.push(format!(
-            "the hundredth with the largest scores carries {:.1} %; as concentrated as {carriers:.0} examples of one size",
-            100.0 * top_hundredth
-        ));
+    for answer in answers {
+        let of = match answer.damping().filter(|_| sweep.is_some()) {
+            Some(damping) => format!("damping {}: ", value(damping)),
+            None => String::new(),
+        };
+        lines.extend(of_one(answer).into_iter().map(|line| format!("{of}{line}")));
     }
-    if let Some(nearest) = &answer.nearest {
-        lines.extend(beside(nearest));
-    }
+    lines.extend(sweep.iter().flat_map(|sweep| sweep.words()));
     let estimate = influence.estimate.as_ref();
     let told = |of: fn(&Estimate) -> u64| estimate.map_or(0, of);
     let notes = [
@@ -58,6 +60,20 @@ pub(super) fn words(answer: &Answer, probes: usize) -> Vec<String> {
         (influence.probe_records_repeated, "probe records replaced by a later one of the same id and step"),
     ];
     lines.extend(notes.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("note: {count} {what}")));
+    lines
+}
+
+/// What an answer on one probe comes to.
+fn of_one(answer: &Answer) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let ([_], Some(found)) = (answer.about.probes.as_slice(), first_concentration(&answer.about)) {
+        let Concentration { top_hundredth, carriers, .. } = found;
+        lines.push(format!(
+            "the hundredth with the largest scores carries {:.1} %; as concentrated as {carriers:.0} examples of one size",
+            100.0 * top_hundredth
+        ));
+    }
+    lines.extend(answer.nearest.iter().flat_map(beside));
     lines
 }
 

@@ -2,8 +2,9 @@
 
 use super::super::super::synthetic::{visits, Draws, Synthetic, Visit, Written};
 use super::super::super::{estimate, influence, AnalysisError, Curvature, EstimateQuestion, Method, Shape, Window};
+use super::super::super::{pearson, spearman};
 use super::softmax::{curvature_rows, delta, examples, gradient, loss, row, weighted_rows, Example, WEIGHTS};
-use super::{blocks, close, dot, one, pearson, score_of, spearman, WHOLE};
+use super::{blocks, close, dot, one, score_of, WHOLE};
 use crate::sketch::Encoding;
 use std::collections::BTreeMap;
 

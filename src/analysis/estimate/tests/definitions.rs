@@ -1,7 +1,9 @@
 //! Influence functions, DataInf and TRAK's estimator against their formulas, written out in f64.
 
 use super::super::super::synthetic::{visits, Draws, Synthetic, Visit, Written};
-use super::super::super::{estimate, AnalysisError, Curvature, Damping, EstimateQuestion, Method, Shape, Window};
+use super::super::super::{
+    estimate, AnalysisError, Curvature, Damping, EstimateQuestion, Method, Normalisation, Question, Shape, Window,
+};
 use super::super::EstimatePlan;
 use super::{blocks, close, dot, one, score_of, solve, WHOLE};
 use crate::sketch::Encoding;
@@ -54,6 +56,13 @@ fn damped(mut h: Vec<Vec<f64>>, lambda: f64) -> Vec<Vec<f64>> {
     h
 }
 
+/// `(1/m)·Σ g gᵀ + λI` of one block, and `λ`.
+fn damped_moment(rows: &[Vec<f64>], damping: Damping) -> (Vec<Vec<f64>>, f64) {
+    let h = second_moment(rows);
+    let lambda = lambda(damping, (0..h.len()).map(|i| h[i][i]).sum(), h.len());
+    (damped(h, lambda), lambda)
+}
+
 const DAMPINGS: [Damping; 3] = [Damping::Relative(0.1), Damping::Absolute(0.02), Damping::Relative(3.0)];
 
 fn asked(method: Method, by_layer: bool, window: &Window, dampings: &[Damping]) -> EstimateQuestion {
@@ -88,12 +97,10 @@ fn influence_functions_are_their_formula() {
                 let mut expected: BTreeMap<u64, f64> = BTreeMap::new();
                 for block in 0..if by_layer { WHOLE.len() } else { 1 } {
                     let rows: Vec<Vec<f64>> = used.iter().map(|v| blocks(v, by_layer)[block].clone()).collect();
-                    let h = second_moment(&rows);
-                    let trace: f64 = (0..h.len()).map(|i| h[i][i]).sum();
-                    let lambda = lambda(damping, trace, h.len());
+                    let (h, lambda) = damped_moment(&rows, damping);
                     let about = alone.estimate.as_ref().unwrap();
                     assert!(close(about.lambdas[block], lambda, 1e-6));
-                    let u = solve(damped(h, lambda), blocks(probe, by_layer)[block].clone());
+                    let u = solve(h, blocks(probe, by_layer)[block].clone());
                     for (example, visits) in &examples {
                         let sum: f64 = visits.iter().map(|v| dot(&u, &blocks(v, by_layer)[block])).sum();
                         *expected.entry(*example).or_default() += sum / visits.len() as f64 / examples.len() as f64;
@@ -110,6 +117,53 @@ fn influence_functions_are_their_formula() {
                 assert_eq!(alone.rows.len(), examples.len());
                 assert_eq!(alone.not_finite, u64::from(from == 0));
                 assert!(alone.variant().contains("Koh and Liang"));
+            }
+        }
+    }
+}
+
+#[test]
+fn relatif_is_divided_by_the_root_of_self_influence_under_the_same_inverse() {
+    let (all, probes, written) = story();
+    let run = written.run();
+    let probe = probes.iter().find(|probe| probe.example == 900 && probe.step == 12).unwrap();
+    // Several visits of each example, whose gradients have products with each other, or one.
+    for (window, from) in [(Window::everything(), 0), (Window::epochs(3..4), 3)] {
+        let used = last_epochs(&all, from);
+        let examples = by_example(&used);
+        for by_layer in [false, true] {
+            let answer = |dampings: &[Damping]| {
+                let mut asked = asked(Method::InfluenceFunction, by_layer, &window, dampings);
+                asked.question.normalise = Normalisation::Relatif;
+                estimate(&run, &asked).unwrap()
+            };
+            // By Cholesky, and by the eigenvalues.
+            let (few, many) = (answer(&DAMPINGS), answer(&DAMPINGS.repeat(4)));
+            for (number, damping) in DAMPINGS.into_iter().enumerate() {
+                let mut expected: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+                for block in 0..if by_layer { WHOLE.len() } else { 1 } {
+                    let rows: Vec<Vec<f64>> = used.iter().map(|v| blocks(v, by_layer)[block].clone()).collect();
+                    let (h, _) = damped_moment(&rows, damping);
+                    let u = solve(h.clone(), blocks(probe, by_layer)[block].clone());
+                    for (example, visits) in &examples {
+                        let mut mean = vec![0.0; rows[0].len()];
+                        for visit in visits {
+                            let gradient = &blocks(visit, by_layer)[block];
+                            mean.iter_mut().zip(gradient).for_each(|(mean, g)| *mean += g / visits.len() as f64);
+                        }
+                        let entry = expected.entry(*example).or_default();
+                        entry.0 += dot(&u, &mean) / examples.len() as f64;
+                        entry.1 += dot(&solve(h.clone(), mean.clone()), &mean);
+                    }
+                }
+                for (example, (score, own)) in expected {
+                    for found in [&few[number], &many[number], &many[number + 9]] {
+                        let got = score_of(found, example);
+                        assert!(close(got, score / own.sqrt(), 1e-5), "{example}: {got} for {score} / √{own}");
+                    }
+                }
+                assert_eq!(few[number].normalise, Normalisation::Relatif);
+                assert!(few[number].variant().contains("RelatIF"));
             }
         }
     }
@@ -168,10 +222,7 @@ fn traks_estimator_is_its_formula() {
         let near = probes.iter().filter(|probe| probe.example == 900);
         let probe = near.min_by_key(|probe| (probe.step.abs_diff(end), u64::MAX - probe.step)).unwrap();
         let rows: Vec<Vec<f64>> = used.iter().map(|visit| log_odds(visit).0).collect();
-        let h = second_moment(&rows);
-        let trace: f64 = (0..h.len()).map(|i| h[i][i]).sum();
-        let lambda = lambda(damping, trace, h.len());
-        let u = solve(damped(h, lambda), log_odds(probe).0);
+        let u = solve(damped_moment(&rows, damping).0, log_odds(probe).0);
         for visit in &used {
             let (phi, doubt) = log_odds(visit);
             let entry = sums.entry(visit.example).or_default();
@@ -183,6 +234,21 @@ fn traks_estimator_is_its_formula() {
         assert!(close(got, expected, 2e-5), "{example}: {got} for {expected}");
     }
     assert_eq!(found.estimate.as_ref().unwrap().epochs, 4);
+
+    // Pulled towards 0 by a threshold between the smallest and the largest, and 0 where they do not reach it.
+    let sizes: Vec<f64> = found.scores.iter().map(|score| score.abs()).collect();
+    let threshold = sizes.iter().sum::<f64>() / sizes.len() as f64;
+    let sparse = EstimateQuestion {
+        soft_threshold: Some(threshold),
+        ..asked(Method::Trak, false, &Window::everything(), &[damping])
+    };
+    let sparse = &estimate(&run, &sparse).unwrap()[0];
+    for (score, left) in found.scores.iter().zip(&sparse.scores) {
+        assert!((left - score.signum() * (score.abs() - threshold).max(0.0)).abs() < 1e-12, "{left} of {score}");
+    }
+    let zeros = sparse.scores.iter().filter(|score| **score == 0.0).count();
+    assert!(zeros > 0 && zeros < sparse.scores.len() && found.scores.iter().any(|score| *score < -threshold));
+    assert!(sparse.variant().contains("soft threshold"), "{}", sparse.variant());
 
     // Losses that are no cross entropy have no log-odds.
     let mut other = Synthetic::new(Encoding::F32);
@@ -229,7 +295,7 @@ fn curvature_can_come_from_a_probe_set_and_many_probes_take_several_passes() {
 
     // A plan in pieces says the same as each of its probes alone.
     for method in Method::ALL {
-        let mut asked = EstimateQuestion::new(super::super::super::Question::all("test"), method);
+        let mut asked = EstimateQuestion::new(Question::all("test"), method);
         asked.question.window = Window::everything();
         if method == Method::Trak {
             asked.question.probes = super::super::super::Probes::Ids(vec![900, 901]);
@@ -253,6 +319,7 @@ fn settings_without_sense_are_refused() {
     let (_, _, written) = story();
     let run = written.run();
     let base = asked(Method::InfluenceFunction, false, &Window::everything(), &DAMPINGS);
+    let normalised = |normalise| Question { normalise, ..base.question.clone() };
     let wrong = [
         EstimateQuestion { dampings: vec![], ..base.clone() },
         EstimateQuestion { dampings: vec![Damping::Absolute(0.0)], ..base.clone() },
@@ -261,15 +328,17 @@ fn settings_without_sense_are_refused() {
         EstimateQuestion { curvature: Curvature::Nothing, ..base.clone() },
         EstimateQuestion { method: Method::DataInf, curvature: Curvature::Set("test".into()), ..base.clone() },
         EstimateQuestion { method: Method::Adjoint, ..base.clone() },
+        EstimateQuestion { soft_threshold: Some(0.1), ..base.clone() },
+        EstimateQuestion { soft_threshold: Some(-0.1), method: Method::Trak, ..base.clone() },
+        EstimateQuestion { soft_threshold: Some(f64::INFINITY), method: Method::Trak, ..base.clone() },
+        EstimateQuestion { question: normalised(Normalisation::Cosine), ..base.clone() },
+        EstimateQuestion { question: normalised(Normalisation::Relatif), method: Method::DataInf, ..base.clone() },
     ];
     for asked in wrong {
         let error = estimate(&run, &asked).unwrap_err();
         assert!(matches!(error, AnalysisError::OutOfRange { .. }), "{error}");
     }
-    let nowhere = EstimateQuestion {
-        question: super::super::super::Question { window: Window::epochs(8..9), ..one(900) },
-        ..base.clone()
-    };
+    let nowhere = EstimateQuestion { question: Question { window: Window::epochs(8..9), ..one(900) }, ..base.clone() };
     assert!(matches!(estimate(&run, &nowhere), Err(AnalysisError::Missing { .. })));
     let nobody = EstimateQuestion { question: one(1), ..base };
     assert!(matches!(estimate(&run, &nobody), Err(AnalysisError::NoSuchProbe { .. })));

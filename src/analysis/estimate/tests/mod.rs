@@ -61,28 +61,6 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
     b
 }
 
-/// Ranks, equal values sharing their mean.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let rank = |v: &f64| {
-        let below = values.iter().filter(|o| *o < v).count();
-        let same = values.iter().filter(|o| *o == v).count();
-        below as f64 + (same as f64 - 1.0) / 2.0
-    };
-    values.iter().map(rank).collect()
-}
-
-fn pearson(a: &[f64], b: &[f64]) -> f64 {
-    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-    let (ma, mb) = (mean(a), mean(b));
-    let centred = |v: &[f64], m: f64| -> Vec<f64> { v.iter().map(|x| x - m).collect() };
-    let (a, b) = (centred(a, ma), centred(b, mb));
-    dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()
-}
-
-fn spearman(a: &[f64], b: &[f64]) -> f64 {
-    pearson(&ranks(a), &ranks(b))
-}
-
 /// The score of an example on the only probe.
 fn score_of(influence: &Influence, example: u64) -> f64 {
     let row = influence.rows.iter().position(|row| row.example == example).unwrap();

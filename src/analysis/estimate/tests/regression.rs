@@ -2,9 +2,9 @@
 //! against training without each example.
 
 use super::super::super::synthetic::{Synthetic, Visit};
-use super::super::super::{estimate, influence, Curvature, Damping, EstimateQuestion, Method, Question};
+use super::super::super::{estimate, influence, pearson, Curvature, Damping, EstimateQuestion, Method, Question};
 use super::softmax::{curvature_rows, delta, examples, gradient, hessian, loss, row, weighted_rows, Example, WEIGHTS};
-use super::{close, dot, one, pearson, score_of, solve};
+use super::{close, dot, one, score_of, solve};
 use crate::sketch::Encoding;
 
 /// Weight of `½‖w‖²`, which stands for the damping.

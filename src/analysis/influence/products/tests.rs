@@ -48,10 +48,9 @@ fn all(scheme: &Scheme, visits: &Gradients, probes: &Gradients) -> (Vec<f32>, Ve
     let rows: Vec<usize> = (0..VISITS).rev().collect();
     let (mut dots_out, mut errors_out) = (vec![f32::NAN; VISITS * PROBES], vec![f32::NAN; VISITS * PROBES]);
     let (mut unpacked, mut floats) = (Unpacked::default(), Floats::default());
-    unpacked.load(scheme, visits, &rows, std::iter::once(&side));
+    unpacked.load(scheme, visits, &rows, (&side, 2));
     for panel in 0..panels_of(PROBES) {
-        let all = (&unpacked, 0..rows.len());
-        dots(scheme, all, (&side, panel..panel + 1), &mut floats, |position, first, dots, errors| {
+        dots(scheme, &unpacked, (&side, panel..panel + 1), &mut floats, |position, first, dots, errors| {
             let place = rows[position] * PROBES + first..rows[position] * PROBES + first + dots.len();
             dots_out[place.clone()].copy_from_slice(dots);
             errors_out[place].copy_from_slice(errors.unwrap());

@@ -1,9 +1,9 @@
-//! The visits' side of products: rows of a block, taken apart once for all who multiply them.
+//! The visits' side of products: rows of a block, taken apart into codes of a byte.
 
 use super::super::super::gradient::Gradients;
 use super::super::variance::Noise;
 use super::{ProbeSide, Scheme};
-use crate::int8::{offset, quads, Work, NARROW_MAX, ROWS};
+use crate::int8::{offset, quads, Isa, UsedQuads, Work, NARROW_MAX, ROWS};
 use crate::run::Vectors;
 use crate::sketch::Encoding;
 
@@ -17,8 +17,10 @@ pub(in super::super) struct Unpacked {
 /// One part of these rows.
 #[derive(Default)]
 pub(super) struct UnpackedPart {
-    /// `[rows + ROWS, 4·quads]` with zeros behind the last row, so that a group of [`ROWS`] may begin anywhere.
+    /// `[rows + ROWS, 4·quads]` with zeros behind the last row, so that the last group of [`ROWS`] is whole.
     pub(super) codes: Vec<i8>,
+    /// Of each group of rows from the first on, which of its quads are not zeros.
+    pub(super) used: Vec<UsedQuads>,
     /// As many as rows of `codes`; none if the part is multiplied in f32.
     pub(super) offsets: Vec<i32>,
     pub(super) scales: Vec<f32>,
@@ -29,25 +31,25 @@ pub(super) struct UnpackedPart {
 }
 
 impl Unpacked {
-    /// Takes `rows` of `visits` apart, for products with the probes of `sides`.
-    pub(in super::super) fn load<'a>(
+    /// Takes `rows` of `visits` apart, for products with so many panels of `probes`.
+    pub(in super::super) fn load(
         &mut self,
         scheme: &Scheme,
         visits: &Gradients,
         rows: &[usize],
-        sides: impl Iterator<Item = &'a ProbeSide> + Clone,
+        (probes, panels): (&ProbeSide, usize),
     ) {
         self.rows = rows.len();
         self.parts.resize_with(scheme.widths.len(), UnpackedPart::default);
         for (number, part) in self.parts.iter_mut().enumerate() {
             let vectors = visits.part(number);
             let errors = scheme.errors();
-            let all_codes = sides.clone().all(|side| side.parts[number].codes.is_some());
-            match vectors.encoding().code_max().filter(|_| all_codes) {
+            match vectors.encoding().code_max().filter(|_| probes.parts[number].codes.is_some()) {
                 Some(code_max) => {
                     part.numbers.clear();
                     part.narrow = code_max <= i16::from(NARROW_MAX);
-                    scheme.isa.run(Unpack { part, vectors, rows, errors });
+                    let isa = scheme.isa;
+                    isa.run(Unpack { isa, part, vectors, rows, errors, panels });
                 }
                 None => part.decode(vectors, rows, errors),
             }
@@ -83,10 +85,12 @@ impl UnpackedPart {
 
 /// Takes the codes of some rows apart.
 struct Unpack<'a> {
+    isa: Isa,
     part: &'a mut UnpackedPart,
     vectors: &'a Vectors,
     rows: &'a [usize],
     errors: bool,
+    panels: usize,
 }
 
 impl Work for Unpack<'_> {
@@ -94,7 +98,7 @@ impl Work for Unpack<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { part, vectors, rows, errors } = self;
+        let Self { isa, part, vectors, rows, errors, panels } = self;
         let (width, row_bytes) = (vectors.width(), 4 * quads(vectors.width()));
         let with_padding = rows.len() + ROWS;
         part.codes.resize(with_padding * row_bytes, 0);
@@ -109,7 +113,10 @@ impl Work for Unpack<'_> {
             let codes = &mut part.codes[position * row_bytes..(position + 1) * row_bytes];
             let (codes, padding) = codes.split_at_mut(width);
             padding.fill(0);
-            encoding.codes(bytes, codes);
+            match encoding {
+                Encoding::Q4 => isa.spread(bytes, codes),
+                _ => encoding.codes(bytes, codes),
+            }
             part.offsets[position] = offset(codes);
             part.scales[position] = scale.to_f32();
             if errors {
@@ -121,5 +128,14 @@ impl Work for Unpack<'_> {
         }
         // What is multiplied but read by nobody; an earlier load may have left wide codes there.
         part.codes[rows.len() * row_bytes..].fill(0);
+        part.used.resize_with(rows.len().div_ceil(ROWS), UsedQuads::default);
+        let mut scratch = Vec::new();
+        for (group, used) in part.used.iter_mut().enumerate() {
+            let rows = &part.codes[group * ROWS * row_bytes..(group + 1) * ROWS * row_bytes];
+            match panels {
+                1 => used.all(rows),
+                _ => used.find(rows, &mut scratch),
+            }
+        }
     }
 }
