@@ -90,6 +90,9 @@ pub struct Arguments {
     /// Take the CNN of examples/mnist for labels and pruning, instead of the MLP
     #[arg(long)]
     cnn: bool,
+    /// Runs for each seed of the experiment with labels, on the same labels with other weights and orders: scores over several find more
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    runs: u64,
     /// Of the experiment with labels, only who finds the wrong ones: no training on what is left
     #[arg(long)]
     detection_only: bool,

@@ -3,11 +3,12 @@
 use crate::task::{Architecture, Setting};
 use anyhow::Result;
 use gradlog::analysis::{
-    estimate, influence, suspects, Curvature, Damping, EstimateQuestion, Method, Question, Score, Shape, Window,
+    estimate, influence, suspects, Curvature, Damping, EstimateQuestion, Method, OverRuns, Question, Score, Shape,
+    Window,
 };
 use gradlog::audit::Prediction;
 use gradlog::run::Run;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How long gradients may be where curvature is inverted.
 const INVERTED_LENGTH: usize = 4096;
@@ -78,6 +79,21 @@ pub fn influences(
     }
     let all: Vec<u64> = (0..examples as u64).collect();
     found.push(("random".into(), Prediction::random(&all, probes, 1)));
+    Ok(found)
+}
+
+/// The same from several runs on the same labels, by what finds the most.
+pub fn suspicions_over(folders: &[PathBuf]) -> Result<Vec<(String, Vec<u64>)>> {
+    let runs: Vec<Run> = folders.iter().map(Run::open).collect::<Result<_, _>>()?;
+    let runs: Vec<&Run> = runs.iter().collect();
+    let (everything, count) = (Window::everything(), runs.len());
+    let mut found = Vec::new();
+    for score in [Score::Aum, Score::Loss] {
+        let table = score.compute_over(&runs, &everything, OverRuns::Mean, &|_| {})?;
+        found.push((format!("{}, {count} runs", score.name()), table.rows.iter().map(|row| row.example).collect()));
+    }
+    let list = suspects(&runs, &everything, &|_| {})?;
+    found.push((format!("suspects, {count} runs"), list.rows.iter().map(|row| row.example).collect()));
     Ok(found)
 }
 

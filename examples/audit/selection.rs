@@ -58,6 +58,17 @@ impl Bench<'_> {
             for (method, ranking) in methods::suspicions(&folder, images.len(), *seed)? {
                 put(&mut rankings, &method, ranking);
             }
+            let mut folders = vec![folder];
+            for run in 1..arguments.runs {
+                let folder = arguments.out.join(format!("labels-{seed}-{run}"));
+                train(&setting, &images, seed + 100 * run, &Change::Nothing, Some((&folder, None)))?;
+                folders.push(folder);
+            }
+            if folders.len() > 1 {
+                for (method, ranking) in methods::suspicions_over(&folders)? {
+                    put(&mut rankings, &method, ranking);
+                }
+            }
             data.push(images);
             tick.inc(1);
         }
