@@ -18,7 +18,7 @@
 //! A presentation with a NaN or an infinity tells nothing and is passed over. Among equal counts the higher mean loss
 //! comes first.
 
-use super::per_example::{Extra, Mean, PerExample, ScoreRow};
+use super::per_example::{Extra, PerExample, ScoreRow};
 use crate::log::Column;
 
 pub(super) const EXTRAS: &[&str] = &[
@@ -40,22 +40,24 @@ pub(super) fn in_sum(row: &ScoreRow) -> f64 {
     }
 }
 
-/// What the rest follows from: every visit finds its example somewhere else in memory, so this is small.
+/// What the rest follows from: every visit finds its example somewhere else in memory, so this is small. Counts stop at the most
+/// that 32 bits hold.
 #[derive(Default)]
 pub(super) struct Forgetting {
-    forgotten: u64,
+    /// Summed over all presentations.
+    loss: f64,
+    presentations: u32,
+    forgotten: u32,
     /// Counted from 1; 0 for none.
-    first_right: u64,
+    first_right: u32,
     /// Counted from 1; 0 for none.
-    last_wrong: u64,
-    /// Of all presentations: its count is theirs.
-    loss: Mean,
+    last_wrong: u32,
 }
 
 impl Forgetting {
     /// Whether the last presentation was right.
     fn is_right(&self) -> bool {
-        self.last_wrong < self.loss.count()
+        self.last_wrong < self.presentations
     }
 
     fn never_learned(&self) -> bool {
@@ -64,7 +66,11 @@ impl Forgetting {
 
     /// Learning events: they and forgetting events take turns, so that the first and the last presentation say by how many they differ.
     fn learned(&self) -> u64 {
-        self.forgotten + u64::from(self.is_right()) - u64::from(self.first_right == 1)
+        u64::from(self.forgotten) + u64::from(self.is_right()) - u64::from(self.first_right == 1)
+    }
+
+    fn mean_loss(&self) -> f64 {
+        self.loss / f64::from(self.presentations)
     }
 }
 
@@ -75,39 +81,38 @@ impl PerExample for Forgetting {
 
     fn add(&mut self, values: &[f32]) {
         let right = values[0] >= 0.5;
-        self.forgotten += u64::from(self.is_right() && !right);
-        self.loss.add(f64::from(values[1]));
-        let number = self.loss.count();
-        if !right {
-            self.last_wrong = number;
-        } else if self.first_right == 0 {
-            self.first_right = number;
-        }
+        self.forgotten += u32::from(self.is_right() & !right);
+        self.loss += f64::from(values[1]);
+        self.presentations = self.presentations.saturating_add(1);
+        // Written every time: whether it is right is hard to guess, and a wrong guess costs more than the rest.
+        let (number, first) = (self.presentations, right & (self.first_right == 0));
+        self.last_wrong = if right { self.last_wrong } else { number };
+        self.first_right = if first { number } else { self.first_right };
     }
 
     fn score(&self) -> f64 {
         if self.never_learned() {
             f64::INFINITY
         } else {
-            self.forgotten as f64
+            self.forgotten.into()
         }
     }
 
     fn extras(&self) -> Vec<Extra> {
-        if self.loss.count() == 0 {
+        if self.presentations == 0 {
             return vec![Extra::Nothing; EXTRAS.len()];
         }
         vec![
             Extra::Flag(self.never_learned()),
             Extra::Flag(!self.never_learned() && self.forgotten == 0),
-            if self.never_learned() { Extra::Nothing } else { Extra::Count(self.first_right) },
-            Extra::Count(self.last_wrong),
+            if self.never_learned() { Extra::Nothing } else { Extra::Count(self.first_right.into()) },
+            Extra::Count(self.last_wrong.into()),
             Extra::Count(self.learned()),
-            Extra::Number(self.loss.mean()),
+            Extra::Number(self.mean_loss()),
         ]
     }
 
     fn tie_break(&self) -> f64 {
-        self.loss.mean()
+        self.mean_loss()
     }
 }

@@ -120,10 +120,6 @@ impl Mean {
         self.sum / self.count as f64
     }
 
-    pub(super) fn count(&self) -> u64 {
-        self.count
-    }
-
     pub(super) fn sum(&self) -> f64 {
         self.sum
     }
