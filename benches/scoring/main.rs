@@ -134,7 +134,7 @@ fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, f64, u64, f64)> {
 
 /// The ten strongest of each probe; the sum of the scores named, and the visits.
 fn strongest(run: &Run, question: &Question, errors: bool) -> Result<(f64, u64)> {
-    let mut plan = InfluencePlan::new(run, question, &|_| {})?;
+    let mut plan = InfluencePlan::new(run, question, &|_| {})?.only_strongest();
     if errors {
         plan = plan.with_errors();
     }

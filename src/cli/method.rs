@@ -160,6 +160,14 @@ impl Plan<'_> {
         }
     }
 
+    /// For [`InfluencePlan::strongest`] alone, where the method has it.
+    pub(super) fn only_strongest(self) -> Self {
+        match self {
+            Plan::TracIn(plan) => Plan::TracIn(Box::new(plan.only_strongest())),
+            estimate => estimate,
+        }
+    }
+
     pub(super) fn passes(&self) -> usize {
         match self {
             Plan::TracIn(plan) => plan.passes(),

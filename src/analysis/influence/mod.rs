@@ -33,6 +33,7 @@
 //! leaves open is said by a standard deviation beside each score, on request ([`InfluencePlan::with_errors`]).
 
 mod block_visits;
+mod counts;
 mod group;
 pub(super) mod index;
 mod norms;

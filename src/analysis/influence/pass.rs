@@ -9,6 +9,7 @@ use super::super::gradient::{Gradients, Layout};
 use super::super::sweep::Sweeps;
 use super::super::{column, AnalysisError};
 use super::block_visits::{BlockVisits, Dots};
+use super::counts::Counts;
 use super::index::{Index, Record};
 use super::norms::make_unit;
 use super::products::{ProbeSide, Scheme, Stored};
@@ -40,13 +41,12 @@ pub struct InfluencePlan<'run> {
     pub(super) scheme: Scheme,
     /// Of each example, its visits inside the window, if there are enough probes for it to be worth counting.
     pub(super) visits_of: Option<Counts>,
+    /// Whether the scores of examples that are done are given up.
+    only_strongest: bool,
     /// The last block that was counted: what a recorder writes later belongs to no pass.
     last_block: Option<u64>,
     pub(super) passes: Vec<Pass>,
 }
-
-/// Numbers by example. Of millions of examples, the standard hash function takes longer than all else that is done once for each.
-pub(super) type Counts = foldhash::HashMap<u64, u32>;
 
 /// Probes that share their times.
 pub(super) struct Pass {
@@ -73,13 +73,23 @@ impl<'run> InfluencePlan<'run> {
         let layout = index.layout.of_layers(&question.layers, &run.manifest().layers)?;
         let scheme = Scheme::new(&layout, &run.manifest().layers, false);
         let question = question.clone();
-        let (visits_of, last_block) = (None, run.scan().last().map(|block| block.sequence()));
-        let mut plan = Self { run, question, index, layout, sweeps, scheme, visits_of, last_block, passes: Vec::new() };
+        let mut plan = Self {
+            run,
+            question,
+            index,
+            layout,
+            sweeps,
+            scheme,
+            visits_of: None,
+            only_strongest: false,
+            last_block: run.scan().last().map(|block| block.sequence()),
+            passes: Vec::new(),
+        };
         // A group has one column, whatever the number of its probes.
         if plan.index.records.len() > 16 && !plan.question.group {
             plan.visits_of = Some(plan.count_visits(progress)?);
         }
-        plan.cut(PROBES_MAX);
+        plan.cut(PROBES_MAX, Self::SCORE_BYTES_MAX);
         Ok(plan)
     }
 
@@ -87,20 +97,34 @@ impl<'run> InfluencePlan<'run> {
     #[must_use]
     pub fn with_errors(mut self) -> Self {
         self.scheme = Scheme::new(&self.layout, &self.run.manifest().layers, true);
-        self.cut(PROBES_MAX);
+        self.cut(PROBES_MAX, Self::SCORE_BYTES_MAX);
         self
     }
 
-    /// Cuts the question into passes of at most so many probes.
-    pub(super) fn cut(&mut self, probes_max: usize) {
+    /// The same for [`strongest`](Self::strongest) alone. It gives an example's scores up after its last visit, so that more
+    /// probes fit a pass, whatever the number of examples; [`pass`](Self::pass) keeps them all, and may then take more than
+    /// [`SCORE_BYTES_MAX`](Self::SCORE_BYTES_MAX).
+    #[must_use]
+    pub fn only_strongest(mut self) -> Self {
+        self.only_strongest = true;
+        self.cut(PROBES_MAX, Self::SCORE_BYTES_MAX);
+        self
+    }
+
+    /// Cuts the question into passes of at most so many probes and bytes of scores.
+    pub(super) fn cut(&mut self, probes_max: usize, score_bytes_max: usize) {
         let mut groups: BTreeMap<Vec<u64>, Vec<u64>> = BTreeMap::new();
         for (&id, records) in &self.index.records {
             groups.entry(records.keys().copied().collect()).or_default().push(id);
         }
-        // The sums and the scores that they become, in f64, for a moment both; as much again for the errors.
-        let pair_bytes = if self.scheme.errors() { 32 } else { 16 };
-        let examples = self.visits_of.as_ref().map(|visits| visits.len().max(1));
-        let score_limit = examples.map_or(usize::MAX, |n| (Self::SCORE_BYTES_MAX / pair_bytes / n).max(16));
+        // Sums in f64; where all are kept, the scores that they become too, for a moment; as much again for the errors.
+        let (kept, examples) = match (&self.visits_of, self.only_strongest) {
+            (None, _) => (1, 0),
+            (Some(visits), true) => (1, visits.open_at_most()),
+            (Some(visits), false) => (2, visits.examples()),
+        };
+        let example_bytes = examples * kept * if self.scheme.errors() { 16 } else { 8 };
+        let score_limit = score_bytes_max.checked_div(example_bytes).map_or(usize::MAX, |limit| limit.max(16));
         self.passes.clear();
         for (times, ids) in groups {
             // A code and the number that is made of it where the other side has floats.
@@ -153,12 +177,8 @@ impl<'run> InfluencePlan<'run> {
             |block| self.wants(block),
             read,
             |(inside, ids): (Option<Vec<bool>>, Vec<u64>)| {
-                for (row, id) in ids.into_iter().enumerate() {
-                    if inside.as_ref().is_none_or(|inside| inside[row]) {
-                        let count = visits.entry(id).or_insert(0);
-                        *count = count.saturating_add(1);
-                    }
-                }
+                let counts = |row: &usize| inside.as_ref().is_none_or(|inside| inside[*row]);
+                visits.block((0..ids.len()).filter(counts).map(|row| ids[row]));
                 Ok(())
             },
         )?;

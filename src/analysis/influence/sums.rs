@@ -7,8 +7,9 @@
 use super::super::gradient::Layout;
 use super::super::{error::NO_GRADIENTS, AnalysisError};
 use super::block_visits::{BlockVisits, Dots};
+use super::counts::Counts;
 use super::norms::divisor;
-use super::pass::{Counts, InfluencePlan, Lent, Pass};
+use super::pass::{InfluencePlan, Lent, Pass};
 use super::products::{panels_of, Floats, Scheme, Unpacked, TILE_ROWS};
 use super::strongest::{Judge, Ranks, Strongest};
 use super::{group, Influence, InfluenceRow, Normalisation};
@@ -17,10 +18,6 @@ use crate::run::Damage;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
-
-/// Owners of sums for each thread: more than one, so that there is work for all threads until the end of a group, but few,
-/// since every owner unpacks the visits for itself. (Unpacked once for all they were read from farther away, and that took longer.)
-const OWNERS_PER_THREAD: usize = 2;
 
 /// The sign bit of an f32.
 const SIGN: u32 = 1 << 31;
@@ -202,7 +199,9 @@ impl<'plan> Sums<'plan> {
             ..Influence::new(question.set.clone(), question.time)
         };
         let probes = result.probes.len();
-        let owners = if Dots::fit(probes) { 1 } else { OWNERS_PER_THREAD * rayon::current_num_threads() };
+        // One for each thread, since every owner unpacks the visits for itself. (Unpacked once for all they were read from farther
+        // away, and that took longer.)
+        let owners = if Dots::fit(probes) { 1 } else { rayon::current_num_threads() };
         let owners = owners.min(panels_of(probes)).max(1);
         let begin = |owner: usize| panels_of(probes) * owner / owners;
         let columns = (0..owners).map(|owner| {
@@ -278,7 +277,7 @@ impl<'plan> Sums<'plan> {
                     self.slots_made - 1
                 }));
                 if let Some((visits, to_come)) = &mut self.to_come {
-                    to_come.push(visits.get(&example).copied().unwrap_or(u32::MAX));
+                    to_come.push(visits.visits(example).unwrap_or(u32::MAX));
                 }
                 self.last_steps.push(0);
                 if divides {

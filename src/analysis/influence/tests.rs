@@ -2,7 +2,7 @@
 
 use super::super::synthetic::{decoded, many_blocks, visits, Draws, Synthetic, Visit, Written};
 use super::super::{AnalysisError, Window};
-use super::{influence, Influence, InfluencePlan, ProbeTime, Probes, Question};
+use super::{influence, Influence, InfluencePlan, ProbeTime, Probes, Question, Ranked, Strongest};
 use crate::log::{BlockKind, Column};
 use crate::sketch::Encoding;
 use std::collections::BTreeMap;
@@ -340,7 +340,7 @@ fn many_probes_take_several_passes_and_add_up() {
     let run = written.run();
     let mut plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap();
     assert_eq!(plan.passes(), 1);
-    plan.cut(256);
+    plan.cut(256, usize::MAX);
     assert_eq!(plan.passes(), 3);
     let mut whole = plan.pass(0, &|_| {}).unwrap();
     whole.merge(plan.pass(1, &|_| {}).unwrap());
@@ -353,6 +353,62 @@ fn many_probes_take_several_passes_and_add_up() {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
         }
     }
+}
+
+/// Where each example is visited in one block only, its scores are given up there, and the memory for those of a block is enough.
+#[test]
+fn scores_that_are_given_up_make_room_for_more_probes() {
+    let run_of = |own_examples: bool| {
+        let mut story = story(Encoding::Q4, &[0], &(0..100).collect::<Vec<_>>());
+        if own_examples {
+            story.visits.iter_mut().enumerate().for_each(|(number, visit)| visit.example = number as u64);
+        }
+        (story.visits.len(), story.write())
+    };
+    let (visits, written) = run_of(true);
+    let run = written.run();
+    let of_block = visits.div_ceil(many_blocks());
+    let plan = |errors: bool| {
+        let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap();
+        if errors {
+            plan.with_errors()
+        } else {
+            plan
+        }
+    };
+    for (errors, pair_bytes) in [(false, 8), (true, 16)] {
+        let enough = 100 * of_block * pair_bytes;
+        let (mut all, mut few) = (plan(errors), plan(errors).only_strongest());
+        all.cut(4096, enough);
+        few.cut(4096, enough);
+        assert_eq!(few.passes(), 1);
+        assert_eq!(all.passes(), 100usize.div_ceil((enough / (2 * pair_bytes * visits)).max(16)));
+        assert!(all.passes() > 1);
+        few.cut(4096, enough - 1);
+        assert_eq!(few.passes(), 2, "a byte less is not enough");
+        few.cut(4096, enough);
+        let found = few.strongest(0, 4, &|_| {}).unwrap();
+        let named = |found: &Strongest, list: &[Vec<Ranked>], probe: usize| -> Vec<(u64, f64, Option<f64>)> {
+            list[probe].iter().map(|r| (found.about.rows[r.row].example, r.score, r.error)).collect()
+        };
+        let mut first = 0;
+        for pass in 0..all.passes() {
+            let part = all.strongest(pass, 4, &|_| {}).unwrap();
+            for probe in 0..part.about.probes.len() {
+                for lists in [(&found.proponents, &part.proponents), (&found.opponents, &part.opponents)] {
+                    assert_eq!(named(&found, lists.0, first + probe), named(&part, lists.1, probe));
+                }
+            }
+            first += part.about.probes.len();
+        }
+        assert_eq!(first, 100);
+    }
+    // Examples that come back are under way all the while.
+    let (_, written) = run_of(false);
+    let run = written.run();
+    let mut plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap().only_strongest();
+    plan.cut(4096, 100 * of_block * 8);
+    assert!(of_block < 25 && plan.passes() > 1);
 }
 
 #[test]

@@ -33,6 +33,12 @@ impl Wanted {
         Self { top: asked.or(few.then_some(TABLE_ROWS)), asked: asked.is_some(), by, nearest }
     }
 
+    /// How many of the strongest are found while the visits stream by, if that is enough.
+    pub(super) fn streamed(self, plan: &Plan<'_>) -> Option<usize> {
+        // The scores of one column are few, and all of them say how concentrated its influence is.
+        self.top.filter(|top| *top <= STREAMED_MAX && plan.columns() > 1)
+    }
+
     /// How many passes over the run an answer takes.
     pub(super) fn passes(self) -> usize {
         1 + usize::from(self.by.is_some())
@@ -68,9 +74,7 @@ impl Wanted {
     }
 
     fn scores(self, plan: &Plan<'_>, pass: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<Vec<Answer>, CliError> {
-        // The scores of one column are few, and all of them say how concentrated its influence is.
-        let streamed = self.top.filter(|top| *top <= STREAMED_MAX && plan.columns() > 1);
-        if let (Plan::TracIn(plan), Some(top)) = (plan, streamed) {
+        if let (Plan::TracIn(plan), Some(top)) = (plan, self.streamed(plan)) {
             let Strongest { about, examples, proponents, opponents, .. } = plan.strongest(pass, top, progress)?;
             let line = |ranked: &Ranked| Line { row: ranked.row, score: ranked.score, error: ranked.error };
             let lines = |list: Vec<Ranked>| list.iter().map(line).collect();

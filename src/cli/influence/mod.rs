@@ -172,9 +172,12 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     let bar = console.bar(&run, 1, "finding probes");
     let plan = arguments.method.plan(&run, &question, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
-    let plan = plan?.with_errors();
-
     let wanted = Wanted::of(arguments);
+    let mut plan = plan?.with_errors();
+    if wanted.streamed(&plan).is_some() {
+        plan = plan.only_strongest();
+    }
+
     let bar = console.bar(&run, plan.passes() * wanted.passes(), "multiplying");
     let progress = |bytes| bar.inc(bytes);
     let mut first = wanted.ask(&plan, 0, &progress)?;
