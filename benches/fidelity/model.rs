@@ -3,7 +3,7 @@
 use super::data::LENGTH;
 use candle_core::{DType, Device, Module, Result, Tensor, Var, D};
 use candle_nn::{conv2d, embedding, layer_norm, linear, ops, Conv2d, Embedding, LayerNorm, Linear, VarBuilder, VarMap};
-use gradlog::taps::{Tap, Tapped, Taps};
+use gradlog::taps::{max_pool2d, Tap, Tapped, Taps};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::cell::RefCell;
@@ -176,7 +176,8 @@ impl Model {
             }
             Net::Cnn(conv1, conv2, fc1, fc2) => {
                 let x = conv1.forward(x, watch)?.relu()?;
-                let x = conv2.forward(&x, watch)?.relu()?.max_pool2d(2)?;
+                // Not candle's own, whose gradient is too small.
+                let x = max_pool2d(&conv2.forward(&x, watch)?.relu()?, 2)?;
                 fc2.forward(&fc1.forward(&x.flatten_from(1)?, watch)?.relu()?, watch)
             }
             Net::Transformer { symbols, places, blocks, norm, head } => {

@@ -113,6 +113,7 @@ pub fn schemes(all: bool) -> Vec<(&'static str, Scheme)> {
         ("fine: 4 bit, caps 1024, folded 1024; up to 128 numbers and probes 8 bit", sketch(fine(1024, 1024))),
         ("signs: as fine, wider inputs 2048 signs, folded 512 signs", sketch(bits(2048, 512))),
         ("signs: as fine, wider inputs 3072 signs, folded 512 signs", sketch(bits(3072, 512))),
+        ("signs: as fine, wider inputs 2816 signs, folded 768 signs", sketch(bits(2816, 768))),
         ("signs: as fine, wider inputs 3072 signs, folded 4096 signs", sketch(bits(3072, 4096))),
         ("signs: as fine, wider inputs 3072 signs, folded 6144 signs", sketch(bits(3072, 6144))),
         ("signs: as fine, wider inputs 4096 signs, folded 7680 signs", sketch(bits(4096, 7680))),

@@ -40,8 +40,8 @@ impl Default for SketchConfig {
         Self {
             input_cap: 1024,
             delta_cap: 1024,
-            projected: 3072,
-            folded_min: 512,
+            projected: 2816,
+            folded_min: 768,
             folded_max: 7680,
             encoding: Encoding::Q4,
             projected_encoding: Encoding::Signs,
@@ -135,10 +135,10 @@ mod tests {
         assert_eq!((sketch.input_width(784), sketch.input_width(1024)), (784, 1024));
         assert_eq!(
             (sketch.input_width(1025), sketch.input_width(9216), sketch.input_width(u32::MAX)),
-            (2048, 3072, 3072)
+            (2048, 2816, 2816)
         );
         let folded = [0, 18_816, 64 * 1_003, 10_000_000, u64::MAX].map(|p| sketch.folded_width(p));
-        assert_eq!(folded, [512, 512, 1_000, 7_680, 7_680]);
+        assert_eq!(folded, [768, 768, 1_000, 7_680, 7_680]);
         assert_eq!(SketchConfig::exact().folded_width(17), 4_096);
         assert_eq!(sketch.encoding_of(10, false, false), Encoding::Q8);
         assert_eq!(sketch.encoding_of(512, false, true), Encoding::Q8);
