@@ -1,5 +1,7 @@
 //! What the fuzz targets share: a folder in memory, checksums that match, and a reading of everything in a run.
 
+pub mod analyses;
+
 use gradlog::analysis::{Score, Summary, Window};
 use gradlog::log::{BlockKind, Column, ColumnKey, NO_LAYER};
 use gradlog::run::{Block, RecoverError, Run, VerifyReport};
@@ -20,6 +22,43 @@ pub fn folder(name: &str) -> PathBuf {
 
 pub fn put(dir: &Path, name: &str, bytes: &[u8]) {
     std::fs::write(dir.join(name), bytes).expect("room to work in");
+}
+
+/// What a run's folder, or a worker's, may hold.
+const FILES: [&str; 8] = [
+    "manifest",
+    "segment-00000.glog",
+    "segment-00001.glog",
+    "segment-00002.glog",
+    "segment-00003.glog",
+    "segment-00007.glog",
+    "lock",
+    "manifest.new",
+];
+
+/// The run's own folder and those of workers.
+const PARTS: [&str; 4] = ["", "worker-0000", "worker-0001", "worker-0002"];
+
+/// Makes the folder `dir` of files, each a byte for its name and folder, two for its length, and its bytes.
+pub fn unpack(input: &[u8], dir: &Path) {
+    let _ = std::fs::remove_dir_all(dir);
+    std::fs::create_dir(dir).expect("a folder to work in");
+    let mut rest = input;
+    while let [name, low, high, after @ ..] = rest {
+        let (file, after) = after.split_at(after.len().min(usize::from(u16::from_le_bytes([*low, *high]))));
+        rest = after;
+        let mut bytes = file.to_vec();
+        // The upper half of names: checksums are made to match.
+        let (part, sealed) = (dir.join(PARTS[usize::from(name / 8 % 4)]), *name >= 128);
+        let name = FILES[usize::from(name % 8)];
+        match name {
+            "manifest" if sealed && bytes.len() >= 20 => bytes = sealed_manifest(&bytes[20..]),
+            _ if sealed => seal_segment(&mut bytes),
+            _ => {}
+        }
+        std::fs::create_dir_all(&part).expect("a folder to work in");
+        put(&part, name, &bytes);
+    }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
