@@ -193,8 +193,8 @@ impl Run {
         for block in self.scan().filter(|block| block.kind() == Some(BlockKind::Steps)) {
             let (first, last) = block.steps();
             // A block holds rates for the checkpoints right behind its steps, and for the one at step 0 the very first.
-            let wanted = steps.range(first..=last.saturating_add(1)).next();
-            if wanted.is_none() || !block.has(Column::LearningRate) {
+            let wanted = steps.range(first..).next().is_some_and(|wanted| *wanted <= last.saturating_add(1));
+            if !wanted || !block.has(Column::LearningRate) {
                 continue;
             }
             let rates = block.f32s(Column::LearningRate)?;

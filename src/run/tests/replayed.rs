@@ -246,3 +246,26 @@ fn a_block_that_is_no_checkpoint_is_damage_to_a_reader_and_left_out_by_a_recover
         assert_eq!((report.written.visits, report.written.checkpoints), (1, 0), "{missing}");
     }
 }
+
+/// A header may say that its steps end before they begin.
+#[test]
+fn steps_that_end_before_they_begin_hold_no_learning_rate() {
+    use super::forge::{block, block_with, run, Forged};
+    let of = |column: Column, cells: u8, bytes: &[u8]| Forged::plain(column as u16, cells, bytes.to_vec());
+    let saved = [
+        of(Column::Step, 3, &5u64.to_le_bytes()),
+        of(Column::Epoch, 2, &1u32.to_le_bytes()),
+        of(Column::Bytes, 3, &41u64.to_le_bytes()),
+        of(Column::Checksum, 2, &9u32.to_le_bytes()),
+    ];
+    let rates = [of(Column::Step, 3, &4u64.to_le_bytes()), of(Column::LearningRate, 4, &0.5f32.to_le_bytes())];
+    for (first, last, rate) in [(4u64, 4u64, Some(0.5)), (9, 2, None), (u64::MAX, 0, None), (0, u64::MAX, Some(0.5))] {
+        let steps = block_with(BlockKind::Steps as u16, 1, 1, &rates, |header| {
+            header[32..40].copy_from_slice(&first.to_le_bytes());
+            header[40..48].copy_from_slice(&last.to_le_bytes());
+        });
+        let dir = run(&[block(8, 0, 1, &saved), steps]);
+        let found = Run::open(dir.path()).unwrap().checkpoints().unwrap();
+        assert_eq!(found[0].learning_rate, rate, "steps {first} to {last}");
+    }
+}
