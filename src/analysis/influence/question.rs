@@ -47,7 +47,8 @@ pub enum Normalisation {
     /// Divided by the root of the example's own self-influence over the same visits: what it did to the probe for each unit
     /// that it did to itself. It is ℓ-RelatIF (Barshan et al. 2020, arXiv 2003.11630) in TracIn's metric, where a dot
     /// product of gradients stands in the place of the one with the inverse Hessian. Examples without any self-influence
-    /// score 0.
+    /// score 0. Influence functions ([`Method::InfluenceFunction`](super::super::Method)) have the inverse, and divide by
+    /// `√(ḡ_zᵀ (H + λI)⁻¹ ḡ_z)`, as the paper does.
     Relatif,
 }
 

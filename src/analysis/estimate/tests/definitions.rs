@@ -260,6 +260,36 @@ fn traks_estimator_is_its_formula() {
     assert!(matches!(error, Err(AnalysisError::Missing { .. })));
 }
 
+/// Each damping of a sweep is answered as if it alone had been asked.
+#[test]
+fn a_sweep_of_dampings_is_each_of_them_alone() {
+    let (_, _, written) = story();
+    let run = written.run();
+    let dampings = [0.01, 0.1, 1.0, 10.0].map(Damping::Relative).into_iter().chain([Damping::Absolute(0.02)]);
+    let dampings: Vec<Damping> = dampings.collect();
+    for method in Method::ALL.into_iter().filter(|method| *method != Method::Adjoint) {
+        for by_layer in [false, true] {
+            let of = |dampings: &[Damping]| {
+                estimate(&run, &asked(method, by_layer, &Window::everything(), dampings)).unwrap()
+            };
+            for count in [2, dampings.len()] {
+                let swept = of(&dampings[..count]);
+                assert_eq!(swept.len(), count);
+                for (damping, answer) in dampings.iter().zip(&swept) {
+                    let alone = &of(&[*damping])[0];
+                    let size = alone.scores.iter().fold(0.0, |largest: f64, score| largest.max(score.abs()));
+                    for (a, b) in answer.scores.iter().zip(&alone.scores) {
+                        assert!((a - b).abs() < 1e-5 * size, "{method:?}, {damping:?} of {count}: {a} for {b}");
+                    }
+                    assert!(size > 0.0 && answer.scores.len() == alone.scores.len());
+                }
+                let same = swept[0].scores.iter().zip(&swept[1].scores).filter(|(a, b)| a == b).count();
+                assert!(same < swept[0].scores.len(), "{method:?}: the damping makes no difference");
+            }
+        }
+    }
+}
+
 #[test]
 fn curvature_can_come_from_a_probe_set_and_many_probes_take_several_passes() {
     let (all, probes, _) = story();
