@@ -227,6 +227,9 @@ impl<'run> Salvage<'run> {
         if block.kind() == Some(BlockKind::Checkpoints) {
             checkpoint::read(block)?;
         }
+        if block.kind() == Some(BlockKind::Steps) && self.run.manifest().worker.is_some() {
+            block.u64s(Column::Step)?; // by which the steps of all workers become one
+        }
         // A later segment may make some of its rows void, and then its steps are asked for.
         let limits = self.segments.as_slice().iter().filter_map(|segment| segment.resumed_step);
         if let Some(limit) = limits.min() {

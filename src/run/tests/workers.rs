@@ -378,3 +378,35 @@ fn what_is_superseded_in_a_part_is_left_out_of_the_whole() {
     assert_eq!(run.workers().unwrap().unwrap().notes(), Vec::<String>::new());
     assert!(run.workers().unwrap().unwrap().parts.iter().all(|part| part.last_step == Some(14)));
 }
+
+/// Rows of steps of a type that this version does not write are stepped over; without step numbers they belong nowhere.
+#[test]
+fn rows_of_steps_with_numbers_of_another_type_do_not_end_the_reading() {
+    for (foreign, sound) in [(Column::LearningRate, true), (Column::Step, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        for rank in 0..WORKERS {
+            let mut writer = writer(dir.path(), &part_manifest(rank));
+            let mut rows = steps(rank, 0..2);
+            if rank == 0 {
+                rows = BlockBuilder::new(BlockKind::Steps);
+                match foreign {
+                    Column::Step => rows.u32s(Column::Step, [0, 1]),
+                    _ => rows.u64s(Column::Step, [0, 1]),
+                }
+                rows.u32s(Column::Epoch, [0; 2]);
+                rows.u32s(Column::LearningRate, [7; 2]);
+                rows.advance(2, 0, 0);
+            }
+            writer.append(&mut rows).unwrap();
+            writer.append(&mut visits(rank, 0..2)).unwrap();
+            writer.finish().unwrap();
+        }
+        let report = Run::open(dir.path()).unwrap().verify().unwrap();
+        assert_eq!(report.damage.is_none(), sound, "{foreign:?}: {report:?}");
+        let to = tempfile::tempdir().unwrap();
+        let recovered = Run::open(dir.path()).unwrap().recover(to.path().join("new")).unwrap();
+        let after = Run::open(to.path().join("new")).unwrap().verify().unwrap();
+        assert!(after.damage.is_none(), "{foreign:?}: {after:?}");
+        assert_eq!((recovered.written.visits, after.visits), (12, 12), "{foreign:?}");
+    }
+}
