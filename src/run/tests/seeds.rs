@@ -22,7 +22,7 @@ fn packed(dir: &Path, sealed: bool) -> Vec<u8> {
     {
         for (number, path) in (0u8..).zip(files(&folder).into_iter().filter(|path| path.is_file())) {
             let bytes = std::fs::read(path).unwrap();
-            input.push(8 * part + number | if sealed { 0x80 } else { 0 });
+            input.push((8 * part + number) | if sealed { 0x80 } else { 0 });
             input.extend(u16::try_from(bytes.len()).unwrap().to_le_bytes());
             input.extend(bytes);
         }
