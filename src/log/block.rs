@@ -344,17 +344,21 @@ impl BlockBuilder {
         Ok(())
     }
 
-    /// The block's header and its body (directory, frames, padding), and empties the builder.
+    /// Returns the block's header, puts its body (directory, frames, padding) into `body` in place of what is there, and empties
+    /// the builder.
     ///
     /// A column is stored compressed only where that is shorter.
     pub(crate) fn seal(
         &mut self,
         sequence: u64,
         compressor: &mut Compressor,
-    ) -> Result<([u8; HEADER_BYTES], Vec<u8>), DecodeError> {
+        body: &mut Vec<u8>,
+    ) -> Result<[u8; HEADER_BYTES], DecodeError> {
         self.check_limits()?;
-        let mut directory = Vec::with_capacity(self.columns.len() * ENTRY_BYTES);
-        let mut frames = Vec::new();
+        let directory_bytes = self.columns.len() * ENTRY_BYTES;
+        let mut directory = Vec::with_capacity(directory_bytes);
+        body.clear();
+        body.resize(directory_bytes, 0);
         for column in &mut self.columns {
             debug_assert_eq!(
                 column.bytes.len() as u64,
@@ -362,18 +366,19 @@ impl BlockBuilder {
                 "{:?}",
                 column.key
             );
-            let compressed = (compressor.compress(column.cells, &column.bytes))
+            let start = body.len();
+            let is_compressed = (compressor.compress(column.cells, &column.bytes, body))
                 .map_err(|e| DecodeError(format!("a column does not compress: {e}")))?;
-            let (codec, stored) = match &compressed {
-                Some(frame) => (CODEC_ZSTD, frame),
-                None => (CODEC_RAW, &column.bytes),
-            };
+            if !is_compressed {
+                body.extend_from_slice(&column.bytes);
+            }
+            let stored = &body[start..];
             let too_long = |_| DecodeError("a column of 4 GiB or more".into());
             let entry = ColumnEntry {
                 column: column.key.column as u16,
                 layer: column.key.layer,
                 cells: column.cells.code(),
-                codec,
+                codec: if is_compressed { CODEC_ZSTD } else { CODEC_RAW },
                 reserved: 0,
                 width: column.width,
                 stored_bytes: u32::try_from(stored.len()).map_err(too_long)?,
@@ -381,12 +386,10 @@ impl BlockBuilder {
                 crc: crc32fast::hash(stored),
             };
             directory.extend(codec::encode(&entry)?);
-            frames.extend_from_slice(stored);
             column.bytes.clear();
         }
+        body[..directory_bytes].copy_from_slice(&directory);
         let directory_crc = crc32fast::hash(&directory);
-        let mut body = directory;
-        body.append(&mut frames);
         body.resize((HEADER_BYTES + body.len()).next_multiple_of(8) - HEADER_BYTES, 0);
         let (first_step, last_step) = self.steps.take().unwrap_or_default();
         let (first_epoch, last_epoch) = self.epochs.take().unwrap_or_default();
@@ -406,7 +409,7 @@ impl BlockBuilder {
             header_crc: 0,
         };
         // The next rows may have other columns; buffers that keep their columns keep their memory.
-        Ok((header.to_bytes()?, body))
+        header.to_bytes()
     }
 }
 

@@ -3,8 +3,8 @@
 use super::column::Cells;
 use crate::sketch::Encoding;
 use std::io;
-use zstd::bulk;
 use zstd::zstd_safe::{CParameter, ParamSwitch};
+use zstd::{bulk, zstd_safe};
 
 /// A level at which zstd's search for matches skips almost everything, and leaves the entropy coder.
 const HARDLY_SEARCHING: i32 = -1000;
@@ -32,15 +32,23 @@ impl Compressor {
         Ok(Self { level: bulk::Compressor::new(level)?, entropy })
     }
 
-    /// The frame of a column of `cells`, if it is shorter than the column.
-    pub(crate) fn compress(&mut self, cells: Cells, bytes: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    /// Appends the frame of a column of `cells` to `out` and returns true, if it is shorter than the column; else `out` is as it was.
+    pub(crate) fn compress(&mut self, cells: Cells, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<bool> {
         let zstd = match (cells, &mut self.entropy) {
             // Each sign is a coin's throw.
-            (Cells::Vector(Encoding::Signs), _) => return Ok(None),
+            (Cells::Vector(Encoding::Signs), _) => return Ok(false),
             (Cells::Vector(_), Some(entropy)) => entropy,
             _ => &mut self.level,
         };
-        Ok(Some(zstd.compress(bytes)?).filter(|frame| frame.len() < bytes.len()))
+        let start = out.len();
+        out.reserve(zstd_safe::compress_bound(bytes.len()));
+        let mut place = io::Cursor::new(&mut *out);
+        place.set_position(start as u64);
+        let is_shorter = zstd.compress_to_buffer(bytes, &mut place)? < bytes.len();
+        if !is_shorter {
+            out.truncate(start);
+        }
+        Ok(is_shorter)
     }
 }
 
@@ -55,12 +63,16 @@ mod tests {
             .collect();
         for (level, cells) in [(1, Cells::U8), (1, Cells::Vector(Encoding::Q4)), (9, Cells::Vector(Encoding::Q4))] {
             let mut compressor = Compressor::new(level).unwrap();
-            let frame = compressor.compress(cells, &sparse).unwrap().unwrap();
-            assert!(frame.len() < sparse.len() / 3, "{} bytes", frame.len());
-            assert_eq!(bulk::decompress(&frame, sparse.len()).unwrap(), sparse);
-            assert!(compressor.compress(cells, &[7]).unwrap().is_none(), "no frame is shorter than a byte");
+            let mut out = vec![7; 3];
+            assert!(compressor.compress(cells, &sparse, &mut out).unwrap());
+            assert_eq!(out[..3], [7; 3]);
+            assert!(out.len() < sparse.len() / 3, "{} bytes", out.len());
+            assert_eq!(bulk::decompress(&out[3..], sparse.len()).unwrap(), sparse);
+            let before = out.clone();
+            assert!(!compressor.compress(cells, &[7], &mut out).unwrap(), "no frame is shorter than a byte");
+            assert_eq!(out, before);
         }
         let mut compressor = Compressor::new(1).unwrap();
-        assert!(compressor.compress(Cells::Vector(Encoding::Signs), &sparse).unwrap().is_none());
+        assert!(!compressor.compress(Cells::Vector(Encoding::Signs), &sparse, &mut Vec::new()).unwrap());
     }
 }

@@ -68,7 +68,8 @@ pub(super) struct Worker {
     probes: BlockBuilder,
     sweeps: BlockBuilder,
     steps: BlockBuilder,
-    /// Rows of the step that is not complete, which have no learning rate yet; one builder for each set of columns.
+    /// Rows of the step that is not complete, which have no learning rate yet; one builder for each set of columns. Between steps an
+    /// empty one may wait here.
     open: Vec<BlockBuilder>,
     pub(super) shared: Arc<Shared>,
     pub(super) missed: Missed,
@@ -310,15 +311,19 @@ impl Worker {
 
     /// Gives the rows of the step that is complete now their learning rate, and lets them go to the log.
     fn close_open_rows(&mut self, learning_rate: f32, clip: f32) -> Result<(), RecordError> {
-        for mut open in std::mem::take(&mut self.open) {
+        let mut closing = std::mem::take(&mut self.open);
+        for open in closing.iter_mut().filter(|open| open.rows() > 0) {
             let rows = open.rows() as usize;
             open.f32s(Column::LearningRate, std::iter::repeat_n(learning_rate, rows));
             open.f32s(Column::Clip, std::iter::repeat_n(clip, rows));
-            if !self.visits.absorb(&mut open) {
+            if !self.visits.absorb(open) {
                 self.write_all()?;
-                self.visits.absorb(&mut open);
+                self.visits.absorb(open);
             }
         }
+        // The next step has the columns of this one, as a rule: one builder keeps its memory for it.
+        closing.truncate(1);
+        self.open = closing;
         Ok(())
     }
 

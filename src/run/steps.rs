@@ -133,7 +133,8 @@ impl StepSums {
 /// A block that stands in no file, and for the `bytes` of blocks that do.
 pub(super) fn made(builder: &mut BlockBuilder, segment: Arc<SegmentFile>, bytes: u64) -> Option<Block> {
     let mut compressor = Compressor::new(1).ok()?;
-    let (header, body) = builder.seal(0, &mut compressor).ok()?;
+    let mut body = Vec::new();
+    let header = builder.seal(0, &mut compressor, &mut body).ok()?;
     let header = BlockHeader::parse(&header).ok()?;
     let directory = Arc::new(Directory::parse(body.get(..header.directory_bytes())?, header.bytes).ok()?);
     let header = BlockHeader { bytes, ..header };
