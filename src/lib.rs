@@ -45,6 +45,7 @@
 //! |---|---|
 //! | `taps` | layers that let one see each example's own gradient in one ordinary backward pass |
 //! | `recorder` | what the loop holds: passes, losses, probes, the background thread |
+//! | `optim` | SGD with momentum and weight decay, in place |
 //! | [`sketch`] | projections and quantizers: whole gradients as short vectors |
 //! | [`log`] | the files; specified in `src/log/FORMAT.md` |
 //! | [`run`] | opening, checking and iterating a recorded run |
@@ -53,7 +54,7 @@
 //! | `connectivity` | error barriers between two sets of weights |
 //! | [`cli`], [`report`] | the `gradlog` command |
 //!
-//! `taps`, `recorder` and `connectivity` need the feature `candle`, which is on by default; everything else, the command among it, builds without.
+//! `taps`, `recorder`, `optim` and `connectivity` need the feature `candle`, which is on by default; everything else, the command among it, builds without.
 //! `ARCHITECTURE.md` says why things are where they are.
 
 #![warn(missing_docs)]
@@ -67,6 +68,8 @@ pub mod connectivity;
 mod int8;
 pub mod log;
 mod matmul;
+#[cfg(feature = "candle")]
+pub mod optim;
 #[cfg(feature = "candle")]
 pub mod recorder;
 pub mod report;

@@ -1,6 +1,6 @@
 //! What recording costs: the step of a training loop, plain and recorded, in turn in one process.
 //!
-//!     cargo bench --bench overhead -- [--json FILE] [--pairs N] [--workload mlp|cnn|transformer] [--threads N]
+//!     cargo bench --bench overhead -- [--json FILE] [--pairs N] [--workload mlp|cnn|transformer] [--threads N] [--in-place-sgd]
 //!     cargo bench --bench overhead_mimalloc -- ...       the same under mimalloc instead of glibc's allocator
 //!
 //! Machines are shared and noisy, so nothing is compared across processes: blocks of steps of each mode take turns, and the ratios
@@ -15,6 +15,7 @@
 //! | recorded | tapped | everything, by the default configuration |
 //!
 //! The tapped loops also take ReLU and max-pooling from gradlog (`taps::relu`, `taps::max_pool2d_as_candle`), which compute what candle's do.
+//! With `--in-place-sgd` they step by `gradlog::optim::Sgd`, which gives the same weights, in place of candle_nn's SGD.
 //! `waited` is the training thread's time in handing over passes, without what it waits for at the end, when it asks for all to be on disk.
 //!
 //! Every mode starts from the same weights and sees the same batches; at the end their losses must agree.
@@ -26,7 +27,9 @@ mod models;
 mod support;
 
 use anyhow::{bail, Context, Result};
+use candle_core::backprop::GradStore;
 use candle_nn::{Optimizer, VarMap, SGD};
+use gradlog::optim::{Sgd, SgdConfig};
 use gradlog::recorder::{Config, Recorder, Summary};
 use gradlog::taps::Taps;
 use models::{Model, Workload};
@@ -34,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Instant;
 
+const RATE: f64 = 0.01;
 const MODES: [&str; 5] = ["plain", "disabled", "outputs", "last", "recorded"];
 
 /// One row of the results.
@@ -61,10 +65,12 @@ struct Arguments {
     workload: Option<String>,
     threads: Option<usize>,
     child: bool,
+    in_place_sgd: bool,
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut parsed = Arguments { json: None, pairs: 20, workload: None, threads: None, child: false };
+    let mut parsed =
+        Arguments { json: None, pairs: 20, workload: None, threads: None, child: false, in_place_sgd: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -74,6 +80,7 @@ fn arguments() -> Result<Arguments> {
             "--workload" => parsed.workload = Some(value()?),
             "--threads" => parsed.threads = Some(value()?.parse().context("--threads takes a number")?),
             "--child" => parsed.child = true,
+            "--in-place-sgd" => parsed.in_place_sgd = true,
             "--bench" => {} // cargo's own
             other => bail!("unknown argument {other}: see the top of benches/overhead/main.rs"),
         }
@@ -86,7 +93,7 @@ pub fn run(allocator: &str) -> Result<()> {
     let arguments = arguments()?;
     if arguments.child {
         let workload = arguments.workload.as_deref().and_then(Workload::from_name).context("no such workload")?;
-        let rows = measure(workload, arguments.threads.unwrap_or(1), arguments.pairs, allocator)?;
+        let rows = measure(workload, &arguments, allocator)?;
         println!("{}", serde_json::to_string(&rows)?);
         return Ok(());
     }
@@ -105,6 +112,7 @@ pub fn run(allocator: &str) -> Result<()> {
             let child = std::process::Command::new(std::env::current_exe()?)
                 .args(["--child", "--workload", workload.name(), "--threads", &threads.to_string()])
                 .args(["--pairs", &arguments.pairs.to_string()])
+                .args(arguments.in_place_sgd.then_some("--in-place-sgd"))
                 .env("RAYON_NUM_THREADS", threads.to_string())
                 .stderr(std::process::Stdio::inherit())
                 .output()?;
@@ -139,10 +147,12 @@ pub fn run(allocator: &str) -> Result<()> {
     Ok(())
 }
 
+type Descent = Box<dyn FnMut(&GradStore) -> candle_core::Result<()>>;
+
 /// One mode: its model, optimizer and recorder, and what it took so far.
 struct Lane {
     model: Model,
-    optimizer: SGD,
+    descend: Descent,
     recorder: Recorder,
     step: u64,
     seconds: Vec<f64>,
@@ -151,7 +161,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(workload: Workload, mode: &str, dir: &std::path::Path) -> Result<Self> {
+    fn new(workload: Workload, mode: &str, in_place_sgd: bool, dir: &std::path::Path) -> Result<Self> {
         let variables = VarMap::new();
         let taps = Taps::new();
         let model = Model::new(workload, &variables, (mode != "plain").then_some(&taps))?;
@@ -167,8 +177,14 @@ impl Lane {
             }
             _ => Recorder::create(dir.join(mode), &taps, Config::default())?,
         };
-        let optimizer = SGD::new(variables.all_vars(), 0.01)?;
-        Ok(Self { model, optimizer, recorder, step: 0, seconds: Vec::new(), loss: 0.0, peak_bytes: 0 })
+        let descend: Descent = if in_place_sgd && mode != "plain" {
+            let mut sgd = Sgd::new(variables.all_vars(), SgdConfig::new(RATE))?;
+            Box::new(move |grads| sgd.step(grads))
+        } else {
+            let mut sgd = SGD::new(variables.all_vars(), RATE)?;
+            Box::new(move |grads| sgd.step(grads))
+        };
+        Ok(Self { model, descend, recorder, step: 0, seconds: Vec::new(), loss: 0.0, peak_bytes: 0 })
     }
 
     /// Runs `steps` steps and keeps the mean time of one.
@@ -182,7 +198,7 @@ impl Lane {
                 let (_, logits) = self.model.forward(&x)?;
                 let loss = models::plain_loss(&logits, &y)?;
                 let grads = loss.backward()?;
-                self.optimizer.step(&grads)?;
+                (self.descend)(&grads)?;
                 loss
             } else {
                 let mut pass = self.recorder.pass(ids)?;
@@ -192,8 +208,8 @@ impl Lane {
                 }
                 let loss = pass.cross_entropy(&logits, &y)?;
                 let grads = loss.backward()?;
-                pass.commit(self.optimizer.learning_rate())?;
-                self.optimizer.step(&grads)?;
+                pass.commit(RATE)?;
+                (self.descend)(&grads)?;
                 loss
             };
             self.loss = loss.to_scalar()?;
@@ -204,12 +220,16 @@ impl Lane {
     }
 }
 
-fn measure(workload: Workload, threads: usize, pairs: usize, allocator: &str) -> Result<Vec<Row>> {
+fn measure(workload: Workload, arguments: &Arguments, allocator: &str) -> Result<Vec<Row>> {
+    let (threads, pairs) = (arguments.threads.unwrap_or(1), arguments.pairs);
     let data = models::Data::load(workload)?;
     // Where the build is, is a real disk; the system's temporary folder is often memory.
     let target = std::env::current_exe()?.parent().context("the bench has no folder")?.to_owned();
     let dir = tempfile::tempdir_in(target)?;
-    let mut lanes = MODES.iter().map(|mode| Lane::new(workload, mode, dir.path())).collect::<Result<Vec<_>>>()?;
+    let mut lanes = MODES
+        .iter()
+        .map(|mode| Lane::new(workload, mode, arguments.in_place_sgd, dir.path()))
+        .collect::<Result<Vec<_>>>()?;
     for pair in 0..=pairs {
         for number in 0..MODES.len() {
             // Each round begins with another mode, so that none is always the one after the slowest.

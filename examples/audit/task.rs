@@ -5,10 +5,11 @@ use crate::data::{Digits, SIDE};
 use crate::mnist_model::Cnn;
 use crate::support;
 use anyhow::Result;
-use candle_core::{DType, Device, Module, Tensor, Var};
-use candle_nn::{linear, Linear, VarBuilder, VarMap};
+use candle_core::{DType, Device, Module, Tensor};
+use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap};
 use gradlog::audit::{Change, Trained};
-use gradlog::recorder::{Config, Recorder, Replay, StepInfo};
+use gradlog::optim::{Sgd, SgdConfig};
+use gradlog::recorder::{Config, Recorder, Replay};
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::{Tapped, Taps};
 use rand::rngs::StdRng;
@@ -227,33 +228,6 @@ pub fn probabilities(logits: &[f64]) -> Vec<f64> {
     powers.iter().map(|power| power / sum).collect()
 }
 
-/// SGD as PyTorch has it: `v = μ·v + g + λ·w`, `w = w − η·v`. candle's own has no momentum.
-struct Sgd {
-    variables: Vec<Var>,
-    velocity: Vec<Option<Tensor>>,
-}
-
-impl Sgd {
-    fn step(&mut self, grads: &candle_core::backprop::GradStore, rate: f64, setting: &Setting) -> Result<()> {
-        for (variable, velocity) in self.variables.iter().zip(&mut self.velocity) {
-            let Some(grad) = grads.get(variable) else { continue };
-            let weights = variable.as_detached_tensor();
-            let mut next = grad.clone();
-            if setting.weight_decay > 0.0 {
-                next = (next + (&weights * setting.weight_decay)?)?;
-            }
-            if setting.momentum > 0.0 {
-                if let Some(velocity) = velocity {
-                    next = (next + (&*velocity * setting.momentum)?)?;
-                }
-                *velocity = Some(next.clone());
-            }
-            variable.set(&(weights - (next * rate)?)?)?;
-        }
-        Ok(())
-    }
-}
-
 /// Trains from the beginning. With `record`, a folder, the run is recorded there, with `probes` as the probe set `test` and
 /// curvature as the set `curvature`; the training is the same.
 pub fn train(
@@ -265,8 +239,8 @@ pub fn train(
 ) -> Result<Model> {
     let taps = Taps::new();
     let model = Model::new(&setting.architecture, &taps, seed)?;
-    let variables = model.variables.all_vars();
-    let mut optimizer = Sgd { velocity: vec![None; variables.len()], variables };
+    let descent = SgdConfig::new(setting.learning_rate).momentum(setting.momentum).weight_decay(setting.weight_decay);
+    let mut optimizer = Sgd::new(model.variables.all_vars(), descent)?;
     let mut recorder = match record {
         Some((folder, _)) => {
             let sketch = if setting.exact { SketchConfig::exact() } else { SketchConfig::default() };
@@ -306,9 +280,9 @@ pub fn train(
             }
             let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;
             let grads = loss.backward()?;
-            let info = StepInfo::new(rate).momentum(setting.momentum as f32).weight_decay(setting.weight_decay as f32);
-            pass.commit(info)?;
-            optimizer.step(&grads, rate, setting)?;
+            optimizer.set_learning_rate(rate);
+            pass.commit(optimizer.step_info())?;
+            optimizer.step(&grads)?;
             step += 1;
         }
         if setting.checkpoints && (epoch + 1) * CHECKPOINTS / setting.epochs > epoch * CHECKPOINTS / setting.epochs {

@@ -17,7 +17,7 @@ mod gradient;
 mod group_norm;
 mod linear;
 mod norm;
-mod parallel;
+pub(crate) mod parallel;
 mod shared_fold;
 mod slot;
 
@@ -26,7 +26,7 @@ pub use catch::Catch;
 pub use gradient::PerExample;
 
 pub(crate) use catch::{watch_scalar, Upstream};
-pub(crate) use fused::with_slice;
+pub(crate) use fused::{cpu_f32, slice, with_slice};
 pub(crate) use gradient::{add, fold_uses, host, on_host, squared_norm, FoldedGradients};
 pub(crate) use shared_fold::{LazyFold, SharedFold};
 pub(crate) use slot::{Captured, Slot};

@@ -34,7 +34,7 @@ pub(super) fn map<P: Send, R: Send>(parts: Vec<P>, work: impl Fn(P) -> R + Sync)
 
 /// Calls `work(first, rows)` on stretches of the rows of `out`, one for each thread; `first` is the number of the
 /// stretch's first row, and a row has `width` numbers.
-pub(super) fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+pub(crate) fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     let width = width.max(1);
     let rows = (out.len() / width).div_ceil(threads()).max(1);
     let parts = out.chunks_mut(rows * width).enumerate().collect();

@@ -1,0 +1,312 @@
+//! SGD with momentum and weight decay, in place.
+//!
+//! candle's own SGD has no momentum, which [`crate::analysis`]'s adjoint is made for, and takes three passes over fresh memory for
+//! what is one pass over what is there. This one also knows what to tell [`Pass::commit`](crate::recorder::Pass::commit).
+
+use crate::recorder::StepInfo;
+use crate::simd::vectorized;
+use crate::taps::{cpu_f32, parallel, slice};
+use candle_core::backprop::GradStore;
+use candle_core::{bail, CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
+use candle_nn::Optimizer;
+
+/// Numbers below which handing a part of them to another thread costs more than it saves.
+const PARALLEL_FROM: usize = 1 << 15;
+
+/// How [`Sgd`] goes down; none is negative.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SgdConfig {
+    /// η.
+    pub learning_rate: f64,
+    /// μ: the share of the last step's direction that this step keeps.
+    pub momentum: f64,
+    /// λ: the share of the weights that is added to their gradient.
+    pub weight_decay: f64,
+}
+
+impl SgdConfig {
+    /// Plain SGD: without momentum and weight decay.
+    pub fn new(learning_rate: f64) -> Self {
+        Self { learning_rate, momentum: 0.0, weight_decay: 0.0 }
+    }
+
+    /// Sets the momentum.
+    pub fn momentum(self, momentum: f64) -> Self {
+        Self { momentum, ..self }
+    }
+
+    /// Sets the weight decay.
+    pub fn weight_decay(self, weight_decay: f64) -> Self {
+        Self { weight_decay, ..self }
+    }
+}
+
+/// SGD as PyTorch's `torch.optim.SGD` has it, with no dampening and not Nesterov's: `v ← μ·v + (g + λ·w)`, from `v = 0`, and
+/// `w ← w − η·v`.
+///
+/// With neither momentum nor weight decay the weights are those of [`candle_nn::SGD`] to the last bit. On f32 in main memory a
+/// step writes into the weights and nothing else; other types and devices take candle's own ops.
+///
+/// ```
+/// # use candle_core::{Device, Tensor, Var};
+/// # use candle_nn::Optimizer;
+/// use gradlog::optim::{Sgd, SgdConfig};
+///
+/// let weight = Var::new(&[1f32, -2.], &Device::Cpu)?;
+/// let mut optimizer = Sgd::new(vec![weight.clone()], SgdConfig::new(0.5).momentum(0.9))?;
+/// let grads = weight.sqr()?.sum_all()?.backward()?; // 2·w
+/// // With a recorder: pass.commit(optimizer.step_info())?;
+/// optimizer.step(&grads)?;
+/// assert_eq!(weight.to_vec1::<f32>()?, [0., 0.]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Sgd {
+    /// Each with its velocity, if there is momentum and a gradient has come.
+    variables: Vec<(Var, Option<Tensor>)>,
+    config: SgdConfig,
+}
+
+impl Sgd {
+    /// What the next step does, for [`Pass::commit`](crate::recorder::Pass::commit): learning rate, momentum and weight decay.
+    pub fn step_info(&self) -> StepInfo {
+        let SgdConfig { learning_rate, momentum, weight_decay } = self.config;
+        StepInfo::new(learning_rate).momentum(momentum as f32).weight_decay(weight_decay as f32)
+    }
+}
+
+impl Optimizer for Sgd {
+    type Config = SgdConfig;
+
+    /// An optimizer of the variables among `variables` that hold floating-point numbers.
+    ///
+    /// # Errors
+    /// If a number in `config` is negative, infinite or NaN.
+    fn new(variables: Vec<Var>, config: SgdConfig) -> Result<Self> {
+        let SgdConfig { learning_rate, momentum, weight_decay } = config;
+        for (what, value) in [("learning rate", learning_rate), ("momentum", momentum), ("weight decay", weight_decay)]
+        {
+            if !(value >= 0.0 && value.is_finite()) {
+                bail!("a {what} of {value}: it must be 0 or a positive number");
+            }
+        }
+        let variables =
+            variables.into_iter().filter(|variable| variable.dtype().is_float()).map(|v| (v, None)).collect();
+        Ok(Self { variables, config })
+    }
+
+    /// One step. A variable without a gradient in `grads` stays as it is, and so does its velocity.
+    fn step(&mut self, grads: &GradStore) -> Result<()> {
+        let SgdConfig { learning_rate, momentum, weight_decay } = self.config;
+        for (variable, velocity) in &mut self.variables {
+            let Some(gradient) = grads.get(variable) else { continue };
+            if momentum == 0.0 {
+                descend(variable, gradient, learning_rate, weight_decay)?;
+                continue;
+            }
+            let kept = match velocity {
+                Some(kept) => kept,
+                None => velocity.insert(variable.as_detached_tensor().zeros_like()?),
+            };
+            turn(kept, gradient, variable, momentum, weight_decay)?;
+            descend(variable, kept, learning_rate, 0.0)?;
+        }
+        Ok(())
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.config.learning_rate
+    }
+
+    fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.config.learning_rate = learning_rate;
+    }
+}
+
+/// `w ← w − η·(d + λ·w)`.
+fn descend(weights: &Var, direction: &Tensor, rate: f64, decay: f64) -> Result<()> {
+    if cpu_f32(&[weights, direction]) {
+        return weights.inplace_op2(&direction.contiguous()?, &Descend { rate: rate as f32, decay: decay as f32 });
+    }
+    let before = weights.as_detached_tensor();
+    let direction = if decay == 0.0 { direction.clone() } else { (direction + (&before * decay)?)? };
+    weights.set(&(before - (direction * rate)?)?)
+}
+
+/// `v ← μ·v + (g + λ·w)`.
+fn turn(velocity: &mut Tensor, gradient: &Tensor, weights: &Var, momentum: f64, decay: f64) -> Result<()> {
+    if cpu_f32(&[velocity, gradient, weights]) {
+        let op = Turn { momentum: momentum as f32, decay: decay as f32 };
+        return velocity.inplace_op3(&gradient.contiguous()?, weights, &op);
+    }
+    let gradient = (gradient + (weights.as_detached_tensor() * decay)?)?;
+    *velocity = (gradient + (&*velocity * momentum)?)?;
+    Ok(())
+}
+
+struct Descend {
+    rate: f32,
+    decay: f32,
+}
+
+impl InplaceOp2 for Descend {
+    fn name(&self) -> &'static str {
+        "sgd"
+    }
+
+    fn cpu_fwd(&self, w: &mut CpuStorage, wl: &Layout, d: &CpuStorage, dl: &Layout) -> Result<()> {
+        let direction = slice(d, dl)?;
+        let Self { rate, decay } = *self;
+        shared_out(
+            w,
+            wl,
+            #[inline(always)]
+            |weights, first| {
+                let pairs = weights.iter_mut().zip(&direction[first..]);
+                if decay == 0.0 {
+                    pairs.for_each(|(w, d)| *w -= d * rate);
+                } else {
+                    pairs.for_each(|(w, d)| *w -= (d + *w * decay) * rate);
+                }
+            },
+        )
+    }
+}
+
+struct Turn {
+    momentum: f32,
+    decay: f32,
+}
+
+impl InplaceOp3 for Turn {
+    fn name(&self) -> &'static str {
+        "sgd-momentum"
+    }
+
+    fn cpu_fwd(
+        &self,
+        v: &mut CpuStorage,
+        vl: &Layout,
+        g: &CpuStorage,
+        gl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<()> {
+        let (gradient, weights) = (slice(g, gl)?, slice(w, wl)?);
+        let Self { momentum, decay } = *self;
+        shared_out(
+            v,
+            vl,
+            #[inline(always)]
+            |velocity, first| {
+                let others = gradient[first..].iter().zip(&weights[first..]);
+                velocity.iter_mut().zip(others).for_each(|(v, (g, w))| *v = (g + w * decay) + *v * momentum);
+            },
+        )
+    }
+}
+
+/// Calls `work(part, first)` on the parts of a tensor that the threads share; `first` is the place of the part's first number.
+fn shared_out(storage: &mut CpuStorage, layout: &Layout, work: impl Fn(&mut [f32], usize) + Sync) -> Result<()> {
+    let (CpuStorage::F32(numbers), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+        bail!("a variable in main memory that is not contiguous f32");
+    };
+    let numbers = &mut numbers[start..end];
+    let work = |first: usize, part: &mut [f32]| {
+        vectorized(
+            #[inline(always)]
+            || work(part, first),
+        )
+    };
+    if numbers.len() < PARALLEL_FROM {
+        work(0, numbers);
+    } else {
+        parallel::for_rows(numbers, 1, work);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+    use candle_nn::SGD;
+
+    /// Small and, above the bound, shared out; the last of them in f64, which has no op of its own.
+    fn variables(seed: f32) -> Vec<Var> {
+        let make = |rows: usize, columns: usize, dtype: DType| {
+            let numbers: Vec<f32> = (0..rows * columns).map(|i| (i as f32 * 0.37 + seed).sin()).collect();
+            let tensor = Tensor::from_vec(numbers, (rows, columns), &Device::Cpu).unwrap();
+            Var::from_tensor(&tensor.to_dtype(dtype).unwrap()).unwrap()
+        };
+        vec![make(3, 5, DType::F32), make(211, 307, DType::F32), make(7, 11, DType::F64)]
+    }
+
+    /// Gradients that depend on the weights, and of the second variable one that is not contiguous.
+    fn gradients(variables: &[Var]) -> GradStore {
+        let mut losses = variables.iter().map(|v| v.sqr().unwrap().sum_all().unwrap().to_dtype(DType::F64).unwrap());
+        let first = losses.next().unwrap();
+        let mut grads = losses.fold(first, |sum, loss| (sum + loss).unwrap()).backward().unwrap();
+        let turned = grads.get(&variables[1]).unwrap().t().unwrap().contiguous().unwrap().t().unwrap();
+        assert!(!turned.is_contiguous());
+        grads.insert(&variables[1], turned);
+        grads
+    }
+
+    fn numbers(variables: &[Var]) -> Vec<Vec<f64>> {
+        let all = |v: &Var| v.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+        variables.iter().map(all).collect()
+    }
+
+    #[test]
+    fn plain_sgd_is_candles_to_the_last_bit() {
+        let (ours, candles) = (variables(1.0), variables(1.0));
+        let mut sgd = Sgd::new(ours.clone(), SgdConfig::new(0.03)).unwrap();
+        let mut reference = SGD::new(candles.clone(), 0.03).unwrap();
+        for step in 0..4 {
+            sgd.step(&gradients(&ours)).unwrap();
+            reference.step(&gradients(&candles)).unwrap();
+            assert_eq!(numbers(&ours), numbers(&candles), "step {step}");
+            sgd.set_learning_rate(0.01);
+            reference.set_learning_rate(0.01);
+        }
+        assert_eq!(sgd.learning_rate(), 0.01);
+    }
+
+    /// Against the definition in f64.
+    #[test]
+    fn momentum_and_decay_are_pytorchs() {
+        for (momentum, decay) in [(0.9, 0.0), (0.0, 0.1), (0.9, 0.1)] {
+            let ours = variables(2.0);
+            let config = SgdConfig::new(0.05).momentum(momentum).weight_decay(decay);
+            let mut sgd = Sgd::new(ours.clone(), config).unwrap();
+            let mut weights = numbers(&ours);
+            let mut velocity: Vec<Vec<f64>> = weights.iter().map(|w| vec![0.0; w.len()]).collect();
+            for _ in 0..5 {
+                sgd.step(&gradients(&ours)).unwrap();
+                for (w, v) in weights.iter_mut().flatten().zip(velocity.iter_mut().flatten()) {
+                    *v = momentum * *v + (2.0 * *w + decay * *w);
+                    *w -= 0.05 * *v;
+                }
+            }
+            for (got, expected) in numbers(&ours).iter().flatten().zip(weights.iter().flatten()) {
+                assert!((got - expected).abs() < 1e-5, "{momentum}, {decay}: {got} for {expected}");
+            }
+            let info = sgd.step_info();
+            assert_eq!((info.learning_rate, info.momentum, info.weight_decay), (0.05, momentum as f32, decay as f32));
+        }
+    }
+
+    #[test]
+    fn what_has_no_gradient_stays_and_numbers_that_are_none_are_refused() {
+        let ours = variables(3.0);
+        let before = numbers(&ours);
+        let mut sgd = Sgd::new(ours.clone(), SgdConfig::new(0.1).momentum(0.9).weight_decay(0.1)).unwrap();
+        sgd.step(&ours[0].sqr().unwrap().sum_all().unwrap().backward().unwrap()).unwrap();
+        let after = numbers(&ours);
+        assert!(after[0] != before[0] && after[1..] == before[1..]);
+        for config in [SgdConfig::new(-0.1), SgdConfig::new(f64::NAN), SgdConfig::new(0.1).momentum(f64::INFINITY)] {
+            assert!(Sgd::new(vec![], config).is_err(), "{config:?}");
+        }
+    }
+}
