@@ -114,6 +114,12 @@ impl BlockHeader {
         if header.kind == 0 || header.rows == 0 || header.rows > ROWS_MAX {
             return Err(DecodeError(format!("no block is of kind {} with {} rows", header.kind, header.rows)));
         }
+        if header.first_step > header.last_step || header.first_epoch > header.last_epoch {
+            return Err(DecodeError(format!(
+                "a block from step {} to {} and epoch {} to {}, which end before they begin",
+                header.first_step, header.last_step, header.first_epoch, header.last_epoch
+            )));
+        }
         Ok(header)
     }
 

@@ -247,9 +247,9 @@ fn a_block_that_is_no_checkpoint_is_damage_to_a_reader_and_left_out_by_a_recover
     }
 }
 
-/// A header may say that its steps end before they begin.
+/// No block is what its header calls steps that end before they begin; a range that is too wide is only no help.
 #[test]
-fn steps_that_end_before_they_begin_hold_no_learning_rate() {
+fn steps_that_end_before_they_begin_are_damage() {
     use super::forge::{block, block_with, run, Forged};
     let of = |column: Column, cells: u8, bytes: &[u8]| Forged::plain(column as u16, cells, bytes.to_vec());
     let saved = [
@@ -265,7 +265,10 @@ fn steps_that_end_before_they_begin_hold_no_learning_rate() {
             header[40..48].copy_from_slice(&last.to_le_bytes());
         });
         let dir = run(&[block(8, 0, 1, &saved), steps]);
-        let found = Run::open(dir.path()).unwrap().checkpoints().unwrap();
-        assert_eq!(found[0].learning_rate, rate, "steps {first} to {last}");
+        let opened = Run::open(dir.path()).unwrap();
+        assert_eq!(opened.checkpoints().unwrap()[0].learning_rate, rate, "steps {first} to {last}");
+        let damage = opened.verify().unwrap().damage.map(|damage| damage.to_string());
+        let says = damage.as_ref().is_some_and(|what| what.contains("end before they begin"));
+        assert_eq!(says, rate.is_none(), "steps {first} to {last}: {damage:?}");
     }
 }
