@@ -1,9 +1,13 @@
 //! Arguments that several verbs share, and how they are read.
 
+use super::error::CliError;
 use crate::analysis::{Combine, Score, VectorQuestion, Window};
+use crate::log::BlockKind;
 use crate::report::Format;
+use crate::run::Run;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
+use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -35,6 +39,32 @@ enum At {
 }
 
 impl WindowArguments {
+    /// The window on some runs.
+    ///
+    /// # Errors
+    /// [`CliError::Outside`] if they have visits, but none where the window is.
+    pub(super) fn on(&self, runs: &[&Run]) -> Result<Window, CliError> {
+        let window = self.window();
+        if window == Window::everything() || self.at != At::Visits {
+            return Ok(window);
+        }
+        let mut there: Option<Extent> = None;
+        for run in runs {
+            for block in run.scan().filter(|block| block.kind() == Some(BlockKind::Visits)) {
+                let extent = Extent { epochs: block.epochs(), steps: block.steps() };
+                if extent.meets(&window) {
+                    return Ok(window);
+                }
+                there = Some(there.map_or(extent, |there| there.and(extent)));
+            }
+        }
+        match there {
+            Some(there) => Err(CliError::Outside { window, there }),
+            None => Ok(window),
+        }
+    }
+
+    /// The window, whatever the run has.
     pub(super) fn window(&self) -> Window {
         let (epochs, steps) = (self.epochs.clone(), self.steps.clone());
         match self.at {
@@ -52,6 +82,50 @@ impl WindowArguments {
             }
         }
     }
+}
+
+/// First and last epoch and step of some visits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    epochs: (u32, u32),
+    steps: (u64, u64),
+}
+
+impl Extent {
+    /// Whether a visit may lie in the window.
+    fn meets(&self, window: &Window) -> bool {
+        let epochs = window.epochs.as_ref();
+        let steps = window.steps.as_ref();
+        epochs.is_none_or(|range| range.start <= self.epochs.1 && self.epochs.0 < range.end)
+            && steps.is_none_or(|range| range.start <= self.steps.1 && self.steps.0 < range.end)
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            epochs: (self.epochs.0.min(other.epochs.0), self.epochs.1.max(other.epochs.1)),
+            steps: (self.steps.0.min(other.steps.0), self.steps.1.max(other.steps.1)),
+        }
+    }
+}
+
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (epochs, steps) = (self.epochs, self.steps);
+        write!(f, "epochs {} to {} and steps {} to {}", epochs.0, epochs.1, steps.0, steps.1)
+    }
+}
+
+/// A window in the words of its arguments.
+pub(super) fn narrowed(window: &Window) -> String {
+    let epochs = window.epochs.as_ref().map(|range| match range.end {
+        u32::MAX => format!("--epochs {}..", range.start),
+        end => format!("--epochs {}..{end}", range.start),
+    });
+    let steps = window.steps.as_ref().map(|range| match range.end {
+        u64::MAX => format!("--steps {}..", range.start),
+        end => format!("--steps {}..{end}", range.start),
+    });
+    epochs.into_iter().chain(steps).collect::<Vec<_>>().join(" ")
 }
 
 /// How gradients are made flat.

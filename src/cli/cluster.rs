@@ -42,7 +42,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     let run = Run::open(&arguments.run)?;
-    let question = arguments.vectors.question(arguments.window.window(), Combine::Mean);
+    let question = arguments.vectors.question(arguments.window.on(&[&run])?, Combine::Mean);
     let bar = console.bar(&run, 1, "reading");
     let found = vectors(&run, &question, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();

@@ -1,6 +1,7 @@
 //! Why a verb failed.
 
-use crate::analysis::AnalysisError;
+use super::arguments::{narrowed, Extent};
+use crate::analysis::{AnalysisError, Window};
 use crate::run::{ReadError, RecoverError};
 use std::io;
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ pub(super) enum CliError {
     Recovery(#[from] RecoverError),
     #[error(transparent)]
     Analysis(#[from] AnalysisError),
+    #[error("no visit lies inside `{}`: there are visits of {there}", narrowed(window))]
+    Outside { window: Window, there: Extent },
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
     #[error("cannot write {path}: {source}; nothing was left there: give another --out, or make room")]

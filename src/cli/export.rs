@@ -69,7 +69,7 @@ impl ValueEnum for Combine {
 
 pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     let run = Run::open(&arguments.run)?;
-    let question = arguments.vectors.question(arguments.window.window(), arguments.rows);
+    let question = arguments.vectors.question(arguments.window.on(&[&run])?, arguments.rows);
     let bar = console.bar(&run, 1, "reading");
     let found = vectors(&run, &question, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();

@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// Share of the examples that each region takes
-    #[arg(long, value_name = "SHARE", default_value_t = Map::SHARE, value_parser = share)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = Map::SHARE, value_parser = share)]
     share: f64,
     /// Only the N least confident; by default 20 in a table, else all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -38,8 +38,9 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     let opened = open(&arguments.runs)?;
     let runs: Vec<&Run> = opened.iter().collect();
+    let window = arguments.window.on(&runs)?;
     let bar = console.bar_over(&runs, 2, "reading");
-    let map = Map::of(&runs, &arguments.window.window(), arguments.share, &|bytes| bar.inc(bytes));
+    let map = Map::of(&runs, &window, arguments.share, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let map = map?;
     let ([easy, ambiguous, hard], examples) = (map.counts(), map.rows.len());

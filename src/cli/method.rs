@@ -16,14 +16,14 @@ pub(super) struct MethodArguments {
     method: Chosen,
     /// Damping of the inverse, in mean eigenvalues of the curvature; 0.1 if nothing is said. Several are answered at once, and how
     /// far neighbours agree is said: believe a ranking that stays (if, datainf, trak)
-    #[arg(long, value_name = "FACTOR,..", value_delimiter = ',', action = ArgAction::Set, conflicts_with = "damping_absolute")]
+    #[arg(long, value_name = "FACTOR,..", allow_negative_numbers = true, value_delimiter = ',', action = ArgAction::Set, conflicts_with = "damping_absolute")]
     damping: Vec<f64>,
     /// Damping of the inverse, as it is added to each eigenvalue, or several (if, datainf, trak)
-    #[arg(long, value_name = "LAMBDA,..", value_delimiter = ',', action = ArgAction::Set)]
+    #[arg(long, value_name = "LAMBDA,..", allow_negative_numbers = true, value_delimiter = ',', action = ArgAction::Set)]
     damping_absolute: Vec<f64>,
     /// Pull scores towards 0 by so much, and make 0 of those that it takes past it: the soft threshold of TRAK's paper, in the
     /// unit of the scores (trak)
-    #[arg(long, value_name = "LAMBDA")]
+    #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true)]
     soft_threshold: Option<f64>,
     /// Whose gradients make the curvature: `visits`, `none` (adjoint only) or `set:NAME`, what `recorder.curvature` or a
     /// probe pass recorded; `visits` if nothing is said (if, adjoint)

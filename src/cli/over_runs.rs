@@ -1,10 +1,11 @@
 //! What the verbs that take several runs share: computing a score over them, and saying on what it stands.
 
+use super::arguments::WindowArguments;
 use super::error::CliError;
 use super::output::{say_coverage, Console, Target};
 use super::scores::{extra, say_left_out};
 use super::Outcome;
-use crate::analysis::{Basis, OverRuns, RunsTable, Score, Window};
+use crate::analysis::{Basis, OverRuns, RunsTable, Score};
 use crate::report::{printable, Format, Rows, Value};
 use crate::run::Run;
 use clap::builder::PossibleValue;
@@ -48,13 +49,14 @@ pub(super) fn compute(
     console: &mut Console<'_>,
     paths: &[PathBuf],
     score: Score,
-    window: &Window,
+    window: &WindowArguments,
     how: &OverRunsArguments,
 ) -> Result<RunsTable, CliError> {
     let opened = open(paths)?;
     let runs: Vec<&Run> = opened.iter().collect();
+    let window = window.on(&runs)?;
     let bar = console.bar_over(&runs, 1, "reading");
-    let table = score.compute_over(&runs, window, how.over_runs, &|bytes| bar.inc(bytes));
+    let table = score.compute_over(&runs, &window, how.over_runs, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let table = table?;
     let (visits, examples, count) = (table.visits(), table.rows.len(), runs.len());

@@ -28,10 +28,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME")]
     score: Score,
     /// Share of the examples that is kept, such as 0.5
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = share)]
     keep: f64,
     /// Share of the examples that is left out at the hard end
-    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share, conflicts_with = "random")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value = "0", value_parser = share, conflicts_with = "random")]
     skip_hardest: f64,
     /// Let each recorded label keep its share
     #[arg(long)]
@@ -54,8 +54,7 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         balance: arguments.balance,
         random: arguments.random,
     };
-    let window = arguments.window.window();
-    let table = over_runs::compute(console, &arguments.runs, arguments.score, &window, &arguments.over_runs)?;
+    let table = over_runs::compute(console, &arguments.runs, arguments.score, &arguments.window, &arguments.over_runs)?;
     let list = table.keep(&rule)?;
     say(console, &list);
     let out = arguments.output.out.as_deref();

@@ -44,14 +44,16 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     let format = arguments.output.format();
     let top = arguments.output.rows(arguments.top);
-    let (window, out) = (arguments.window.window(), arguments.output.out.as_deref());
+    let out = arguments.output.out.as_deref();
     let [only] = arguments.runs.as_slice() else {
-        let table = over_runs::compute(console, &arguments.runs, arguments.score, &window, &arguments.over_runs)?;
+        let table =
+            over_runs::compute(console, &arguments.runs, arguments.score, &arguments.window, &arguments.over_runs)?;
         let target = Target::open(out, console.out)?;
         over_runs::write(&table, format, top, target).map_err(|source| Target::failed(out, source))?;
         return Ok(over_runs::end(console, &table, arguments.top, top));
     };
     let run = Run::open(only)?;
+    let window = arguments.window.on(&[&run])?;
     let bar = console.bar(&run, 1, "reading");
     let table = arguments.score.compute_with(&run, &window, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();

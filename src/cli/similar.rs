@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ID", required_unless_present = "duplicates", conflicts_with = "duplicates")]
     example: Option<u64>,
     /// Pairs of examples with at least this cosine
-    #[arg(long, value_name = "COSINE")]
+    #[arg(long, value_name = "COSINE", allow_negative_numbers = true)]
     duplicates: Option<f32>,
     /// How many neighbours or pairs, at most
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
@@ -42,7 +42,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     let run = Run::open(&arguments.run)?;
-    let question = arguments.vectors.question(arguments.window.window(), Combine::Mean);
+    let question = arguments.vectors.question(arguments.window.on(&[&run])?, Combine::Mean);
     let bar = console.bar(&run, 1, "reading");
     let found = vectors(&run, &question, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();

@@ -36,8 +36,9 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     let opened = open(&arguments.runs)?;
     let runs: Vec<&Run> = opened.iter().collect();
+    let window = arguments.window.on(&runs)?;
     let bar = console.bar_over(&runs, 6, "reading");
-    let list = suspects(&runs, &arguments.window.window(), &|bytes| bar.inc(bytes));
+    let list = suspects(&runs, &window, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let list = list?;
     let names: Vec<&str> = list.signals.iter().map(|signal| signal.name()).collect();

@@ -1,6 +1,7 @@
 //! The verbs from their arguments to their output, without a process.
 
 mod influence;
+mod refused;
 mod several;
 
 use super::output::Console;

@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     samples: Vec<PathBuf>,
     /// Which percentile of the threshold samples' AUM is the cut
-    #[arg(long, value_name = "P", default_value_t = Flagged::PERCENTILE, value_parser = percentile)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = Flagged::PERCENTILE, value_parser = percentile)]
     percentile: f64,
     /// Only the flagged ones
     #[arg(long)]
@@ -62,8 +62,8 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
             ThresholdIds::Sets(arguments.samples.iter().map(set).collect::<Result<_, CliError>>()?)
         }
     };
+    let window = arguments.window.on(&runs)?;
     let bar = console.bar_over(&runs, 1, "reading");
-    let window = arguments.window.window();
     let verdict = Flagged::of(&runs, &samples, arguments.percentile, &window, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let verdict = verdict?;

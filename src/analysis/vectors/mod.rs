@@ -147,7 +147,7 @@ pub fn vectors(run: &Run, question: &VectorQuestion, progress: Progress<'_>) -> 
     let layout = first_layout(run, &question.window).ok_or(AnalysisError::Missing {
         score: "flat vectors",
         what: "gradients inside the window",
-        how: NO_GRADIENTS,
+        how: if question.window == Window::everything() { NO_GRADIENTS } else { "give a wider window" },
     })?;
     let flattener = Flattener::new(&layout, run.manifest(), question.shape);
     let length = flattener.length();

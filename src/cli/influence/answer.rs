@@ -103,7 +103,7 @@ impl Wanted {
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<(), CliError> {
         let Some(count) = self.nearest else { return Ok(()) };
-        let window = arguments.question().window;
+        let window = arguments.question(run)?.window;
         let layer = arguments.nearest_in.as_deref();
         let mut found = influence_by_distance(run, &answer.about, &window, layer, progress)?;
         if let Some(distance) = found.pop() {

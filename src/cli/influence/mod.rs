@@ -140,7 +140,7 @@ impl ValueEnum for SplitBy {
 }
 
 impl Arguments {
-    fn question(&self) -> Question {
+    fn question(&self, run: &Run) -> Result<Question, CliError> {
         let probes = match (self.id, self.ids.as_slice(), self.class) {
             (Some(id), _, _) => Probes::Ids(vec![id]),
             (_, [_, ..], _) => Probes::Ids(self.ids.clone()),
@@ -150,22 +150,23 @@ impl Arguments {
         let question = Question {
             probes,
             group: self.mean || self.class.is_some() || !self.ids.is_empty(),
-            window: self.window.window(),
+            // At checkpoints it is on sweeps, whatever the visits are.
+            window: if self.checkpoints { self.window.window() } else { self.window.on(&[run])? },
             time: self.probe_time,
             normalise: self.normalise,
             layers: self.layers.clone(),
             ..Question::all(&self.probe)
         };
         if self.checkpoints {
-            return question.at_checkpoints();
+            return Ok(question.at_checkpoints());
         }
-        question
+        Ok(question)
     }
 }
 
 pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     let run = Run::open(&arguments.run)?;
-    let question = arguments.question();
+    let question = arguments.question(&run)?;
     if let Some(by) = arguments.by {
         arguments.method.only_tracin("--by", by)?;
     }
