@@ -350,11 +350,11 @@ fn space_used(dir: &Path) -> Result<u64> {
 }
 
 /// A small file system that is let go of at the end.
-struct Mounted(tempfile::TempDir);
+pub struct Mounted(pub tempfile::TempDir);
 
 impl Mounted {
     /// `None` where mounting is not permitted.
-    fn tmpfs() -> Result<Option<Self>> {
+    pub fn tmpfs() -> Result<Option<Self>> {
         let dir = tempfile::tempdir()?;
         let options = format!("size={DISK_BYTES}");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).output();

@@ -24,6 +24,8 @@ mod load;
 #[path = "../../benches/overhead/memory.rs"]
 mod memory;
 #[cfg(unix)]
+mod no_room;
+#[cfg(unix)]
 mod parts;
 #[cfg(unix)]
 mod reading;

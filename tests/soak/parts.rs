@@ -1,6 +1,6 @@
 //! Which parts are run, and how they are reported: as libtest would.
 
-use crate::{child, harm, kill, load};
+use crate::{child, harm, kill, load, no_room};
 use anyhow::{bail, Context, Result};
 use gradlog::recorder::Overflow;
 use serde_json::Value;
@@ -88,10 +88,11 @@ pub fn run() -> Result<ExitCode> {
         let figures = kill::run(kills, seed)?;
         Ok((format!("{figures:?}"), Some(figures.json()), figures.broken))
     };
-    let parts: [(&str, &dyn Fn() -> Outcome); 11] = [
+    let parts: [(&str, &dyn Fn() -> Outcome); 12] = [
         ("kill", &killed),
         ("disk_full", &words(harm::disk_full)),
         ("disk_full_at_create", &words(harm::disk_full_at_create)),
+        ("disk_full_at_checkpoint", &words(no_room::checkpoint)),
         ("file_size_limit", &words(harm::file_size_limit)),
         ("read_only_folder", &words(harm::read_only)),
         ("vanished_folder", &words(harm::vanished)),
