@@ -96,10 +96,16 @@ impl Optimizer for Sgd {
     }
 
     /// One step. A variable without a gradient in `grads` stays as it is, and so does its velocity.
+    ///
+    /// # Errors
+    /// If a gradient has another shape than its variable, or is the variable's own memory; what comes before it has been updated.
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         let SgdConfig { learning_rate, momentum, weight_decay } = self.config;
         for (variable, velocity) in &mut self.variables {
             let Some(gradient) = grads.get(variable) else { continue };
+            if gradient.shape() != variable.shape() {
+                bail!("a gradient of shape {:?} for a variable of shape {:?}", gradient.shape(), variable.shape());
+            }
             if momentum == 0.0 {
                 descend(variable, gradient, learning_rate, weight_decay)?;
                 continue;
@@ -140,7 +146,8 @@ fn turn(velocity: &mut Tensor, gradient: &Tensor, weights: &Var, momentum: f64, 
         return velocity.inplace_op3(&gradient.contiguous()?, weights, &op);
     }
     let gradient = (gradient + (weights.as_detached_tensor() * decay)?)?;
-    *velocity = (gradient + (&*velocity * momentum)?)?;
+    // A gradient may remember what it was made of; kept, that would be all steps so far.
+    *velocity = (gradient + (&*velocity * momentum)?)?.detach();
     Ok(())
 }
 
@@ -164,7 +171,8 @@ impl InplaceOp2 for Descend {
             |weights, first| {
                 let pairs = weights.iter_mut().zip(&direction[first..]);
                 if decay == 0.0 {
-                    pairs.for_each(|(w, d)| *w -= d * rate);
+                    // The zero is candle's: it makes `+0` of `-0`.
+                    pairs.for_each(|(w, d)| *w -= d * rate + 0.0);
                 } else {
                     pairs.for_each(|(w, d)| *w -= (d + *w * decay) * rate);
                 }
@@ -232,10 +240,11 @@ mod tests {
     use candle_core::{DType, Device};
     use candle_nn::SGD;
 
-    /// Small and, above the bound, shared out; the last of them in f64, which has no op of its own.
+    /// Small and, above the bound, shared out; the last of them in f64, which has no op of its own. The first number is -0.
     fn variables(seed: f32) -> Vec<Var> {
         let make = |rows: usize, columns: usize, dtype: DType| {
-            let numbers: Vec<f32> = (0..rows * columns).map(|i| (i as f32 * 0.37 + seed).sin()).collect();
+            let number = |i| if i == 0 { -0.0 } else { (i as f32 * 0.37 + seed).sin() };
+            let numbers: Vec<f32> = (0..rows * columns).map(number).collect();
             let tensor = Tensor::from_vec(numbers, (rows, columns), &Device::Cpu).unwrap();
             Var::from_tensor(&tensor.to_dtype(dtype).unwrap()).unwrap()
         };
@@ -253,6 +262,10 @@ mod tests {
         grads
     }
 
+    fn bits(variables: &[Var]) -> Vec<Vec<u64>> {
+        numbers(variables).into_iter().map(|of| of.into_iter().map(f64::to_bits).collect()).collect()
+    }
+
     fn numbers(variables: &[Var]) -> Vec<Vec<f64>> {
         let all = |v: &Var| v.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
         variables.iter().map(all).collect()
@@ -263,10 +276,16 @@ mod tests {
         let (ours, candles) = (variables(1.0), variables(1.0));
         let mut sgd = Sgd::new(ours.clone(), SgdConfig::new(0.03)).unwrap();
         let mut reference = SGD::new(candles.clone(), 0.03).unwrap();
+        // Of a weight of -0 a gradient of -0, which candle's own backward does not make.
+        let with_zero = |variables: &[Var]| {
+            let mut grads = gradients(variables);
+            grads.insert(&variables[0], variables[0].copy().unwrap());
+            grads
+        };
         for step in 0..4 {
-            sgd.step(&gradients(&ours)).unwrap();
-            reference.step(&gradients(&candles)).unwrap();
-            assert_eq!(numbers(&ours), numbers(&candles), "step {step}");
+            sgd.step(&with_zero(&ours)).unwrap();
+            reference.step(&with_zero(&candles)).unwrap();
+            assert_eq!(bits(&ours), bits(&candles), "step {step}");
             sgd.set_learning_rate(0.01);
             reference.set_learning_rate(0.01);
         }
@@ -294,6 +313,28 @@ mod tests {
             }
             let info = sgd.step_info();
             assert_eq!((info.learning_rate, info.momentum, info.weight_decay), (0.05, momentum as f32, decay as f32));
+        }
+    }
+
+    /// A gradient that remembers what it was made of is not kept alive by the velocity; a wrong shape is told of.
+    #[test]
+    fn velocities_forget_how_they_came_about() {
+        for dtype in [DType::F32, DType::F64] {
+            let of =
+                |rows, columns| Var::from_tensor(&Tensor::ones((rows, columns), dtype, &Device::Cpu).unwrap()).unwrap();
+            let layers = [of(3, 4), of(4, 2)];
+            let mut sgd = Sgd::new(layers.to_vec(), SgdConfig::new(0.01).momentum(0.9)).unwrap();
+            for _ in 0..2 {
+                let hidden = Tensor::ones((5, 3), dtype, &Device::Cpu).unwrap().matmul(&layers[0]).unwrap();
+                let mut grads =
+                    hidden.matmul(&layers[1]).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap();
+                assert!(grads.get(&layers[1]).unwrap().track_op(), "the test needs a gradient with a memory");
+                sgd.step(&grads).unwrap();
+                assert!(sgd.variables.iter().all(|(_, velocity)| !velocity.as_ref().unwrap().track_op()), "{dtype:?}");
+                grads.insert(&layers[0], Tensor::ones((1, 4), dtype, &Device::Cpu).unwrap());
+                let refused = sgd.step(&grads).unwrap_err().to_string();
+                assert!(refused.contains("[1, 4]") && refused.contains("[3, 4]"), "{refused}");
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{column, AnalysisError};
 use crate::log::{BlockKind, Column};
-use crate::run::{Block, ReadError};
+use crate::run::{Block, ReadError, Run};
 use std::ops::Range;
 
 /// Which rows a window is on.
@@ -86,6 +86,26 @@ impl Window {
     /// Whether a row of the block can lie inside, by its header alone.
     pub(super) fn touches(&self, block: &Block) -> bool {
         overlaps(&self.epochs, block.epochs()) && overlaps(&self.steps, block.steps())
+    }
+
+    /// Whether nothing of `run` lies inside, as far as it can be read; false if it is damaged, since something may lie behind.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the file system refuses.
+    pub(crate) fn is_beside(&self, run: &Run) -> Result<bool, ReadError> {
+        let mut scan = run.scan();
+        for block in scan.by_ref().filter(|block| self.is_on(block) && self.touches(block)) {
+            // A block that cannot be read is told of by whoever needs its rows.
+            let holds_any = match self.rows(&block) {
+                Ok(None) => block.rows() > 0,
+                Ok(Some(inside)) => inside.contains(&true),
+                Err(_) => true,
+            };
+            if holds_any {
+                return Ok(false);
+            }
+        }
+        Ok(scan.damage()?.is_none())
     }
 
     /// Which rows of the block lie inside: `None` for all of them, which mostly needs no reading.

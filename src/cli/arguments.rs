@@ -42,23 +42,20 @@ impl WindowArguments {
     /// The window on some runs.
     ///
     /// # Errors
-    /// [`CliError::Outside`] if they have visits, but none where the window is.
+    /// [`CliError::Outside`] if they have visits, but none where the window is; [`CliError::Read`] if the file system refuses.
     pub(super) fn on(&self, runs: &[&Run]) -> Result<Window, CliError> {
         let window = self.window();
         if window == Window::everything() || self.at != At::Visits {
             return Ok(window);
         }
-        let mut there: Option<Extent> = None;
         for run in runs {
-            for block in run.scan().filter(|block| block.kind() == Some(BlockKind::Visits)) {
-                let extent = Extent { epochs: block.epochs(), steps: block.steps() };
-                if extent.meets(&window) {
-                    return Ok(window);
-                }
-                there = Some(there.map_or(extent, |there| there.and(extent)));
+            if !window.is_beside(run)? {
+                return Ok(window);
             }
         }
-        match there {
+        let visits = runs.iter().flat_map(|run| run.scan()).filter(|block| block.kind() == Some(BlockKind::Visits));
+        let extents = visits.map(|block| Extent { epochs: block.epochs(), steps: block.steps() });
+        match extents.reduce(Extent::and) {
             Some(there) => Err(CliError::Outside { window, there }),
             None => Ok(window),
         }
@@ -92,14 +89,6 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    /// Whether a visit may lie in the window.
-    fn meets(&self, window: &Window) -> bool {
-        let epochs = window.epochs.as_ref();
-        let steps = window.steps.as_ref();
-        epochs.is_none_or(|range| range.start <= self.epochs.1 && self.epochs.0 < range.end)
-            && steps.is_none_or(|range| range.start <= self.steps.1 && self.steps.0 < range.end)
-    }
-
     fn and(self, other: Self) -> Self {
         Self {
             epochs: (self.epochs.0.min(other.epochs.0), self.epochs.1.max(other.epochs.1)),

@@ -21,6 +21,8 @@ pub(super) enum CliError {
     Analysis(#[from] AnalysisError),
     #[error("no visit lies inside `{}`: there are visits of {there}", narrowed(window))]
     Outside { window: Window, there: Extent },
+    #[error("no example has a score, so there is nothing to keep, and no list was written")]
+    NothingToKeep,
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
     #[error("cannot write {path}: {source}; nothing was left there: give another --out, or make room")]

@@ -56,6 +56,10 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     };
     let table = over_runs::compute(console, &arguments.runs, arguments.score, &arguments.window, &arguments.over_runs)?;
     let list = table.keep(&rule)?;
+    if list.scored == 0 {
+        over_runs::say_damage(console, &table);
+        return Err(CliError::NothingToKeep);
+    }
     say(console, &list);
     let out = arguments.output.out.as_deref();
     let target = Target::open(out, console.out)?;

@@ -56,14 +56,16 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         Some(path) => named(ids::read(path)?),
         None => Vec::new(),
     };
-    let window = arguments.window.on(&[&run])?;
     let bar = console.bar(&run, if arguments.by.is_some() { 2 } else { 1 }, "reading");
     let progress = |bytes| bar.inc(bytes);
     let velocity = match arguments.by {
-        Some(score) => score.compute_over(&[&run], &window, OverRuns::Mean, &progress).and_then(|table| {
-            let groups = VelocityGroups::Ranked { table: &table, size: arguments.group_size };
-            Velocity::of(&run, &arguments.set, groups, &progress)
-        }),
+        Some(score) => {
+            let window = arguments.window.on(&[&run])?;
+            score.compute_over(&[&run], &window, OverRuns::Mean, &progress).and_then(|table| {
+                let groups = VelocityGroups::Ranked { table: &table, size: arguments.group_size };
+                Velocity::of(&run, &arguments.set, groups, &progress)
+            })
+        }
         None if arguments.groups.is_some() => {
             Velocity::of(&run, &arguments.set, VelocityGroups::Given(&given), &progress)
         }

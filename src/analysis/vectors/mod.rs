@@ -144,10 +144,13 @@ pub(super) fn check_shape(shape: Shape) -> Result<(), AnalysisError> {
 pub fn vectors(run: &Run, question: &VectorQuestion, progress: Progress<'_>) -> Result<FlatVectors, AnalysisError> {
     question.window.only_visits("a set of flat vectors")?;
     check_shape(question.shape)?;
-    let layout = first_layout(run, &question.window).ok_or(AnalysisError::Missing {
+    let layout = first_layout(run, &question.window).ok_or_else(|| AnalysisError::Missing {
         score: "flat vectors",
         what: "gradients inside the window",
-        how: if question.window == Window::everything() { NO_GRADIENTS } else { "give a wider window" },
+        how: match first_layout(run, &Window::everything()) {
+            Some(_) => "give a wider window",
+            None => NO_GRADIENTS,
+        },
     })?;
     let flattener = Flattener::new(&layout, run.manifest(), question.shape);
     let length = flattener.length();
