@@ -28,7 +28,8 @@ fn main() -> Result<()> {
 
     // The usual loop. Each batch is a pass: it is told who is in the batch, gives the loss, and is committed before the step.
     let fresh = || std::env::temp_dir().join(format!("gradlog-minimal-{}", std::process::id()));
-    let folder = std::env::args_os().nth(1).map_or_else(fresh, Into::into);
+    let folder = std::env::args_os().nth(1).map_or_else(fresh, std::path::PathBuf::from);
+    anyhow::ensure!(!folder.to_string_lossy().starts_with('-'), "the only argument is a folder, which is to be made");
     let mut recorder = Recorder::create(&folder, &taps, Config::default())?;
     let mut order: Vec<u64> = (0..900).collect();
     for epoch in 0..10 {

@@ -47,6 +47,9 @@ impl SgdConfig {
 /// With neither momentum nor weight decay the weights are those of [`candle_nn::SGD`] to the last bit. On f32 in main memory a
 /// step writes into the weights and nothing else; other types and devices take candle's own ops.
 ///
+/// `pass.commit(optimizer.step_info())` and [`Pass::backward_step`](crate::recorder::Pass::backward_step) record momentum and weight
+/// decay, which the adjoint needs; a bare `learning_rate()` does not.
+///
 /// ```
 /// # use candle_core::{Device, Tensor, Var};
 /// # use candle_nn::Optimizer;
@@ -86,9 +89,7 @@ impl Optimizer for Sgd {
         let SgdConfig { learning_rate, momentum, weight_decay } = config;
         for (what, value) in [("learning rate", learning_rate), ("momentum", momentum), ("weight decay", weight_decay)]
         {
-            if !(value >= 0.0 && value.is_finite()) {
-                bail!("a {what} of {value}: it must be 0 or a positive number");
-            }
+            check(what, value)?;
         }
         let variables =
             variables.into_iter().filter(|variable| variable.dtype().is_float()).map(|v| (v, None)).collect();
@@ -98,9 +99,10 @@ impl Optimizer for Sgd {
     /// One step. A variable without a gradient in `grads` stays as it is, and so does its velocity.
     ///
     /// # Errors
-    /// If a gradient has another shape than its variable, or is the variable's own memory; what comes before it has been updated.
+    /// If the learning rate is no number of at least 0; if a gradient has another shape than its variable, or is the variable's own memory; what comes before it has been updated.
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         let SgdConfig { learning_rate, momentum, weight_decay } = self.config;
+        check("learning rate", learning_rate)?;
         for (variable, velocity) in &mut self.variables {
             let Some(gradient) = grads.get(variable) else { continue };
             if gradient.shape() != variable.shape() {
@@ -127,6 +129,13 @@ impl Optimizer for Sgd {
     fn set_learning_rate(&mut self, learning_rate: f64) {
         self.config.learning_rate = learning_rate;
     }
+}
+
+fn check(what: &str, value: f64) -> Result<()> {
+    if !(value >= 0.0 && value.is_finite()) {
+        bail!("a {what} of {value}: it must be 0 or a positive number");
+    }
+    Ok(())
 }
 
 /// `w ← w − η·(d + λ·w)`.
@@ -349,5 +358,8 @@ mod tests {
         for config in [SgdConfig::new(-0.1), SgdConfig::new(f64::NAN), SgdConfig::new(0.1).momentum(f64::INFINITY)] {
             assert!(Sgd::new(vec![], config).is_err(), "{config:?}");
         }
+        sgd.set_learning_rate(f64::NAN);
+        assert!(sgd.step(&gradients(&ours)).unwrap_err().to_string().contains("learning rate of NaN"));
+        assert_eq!(numbers(&ours), after);
     }
 }

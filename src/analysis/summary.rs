@@ -23,6 +23,14 @@ pub struct Summary {
     pub recorded_steps: u64,
     /// Least and greatest learning rate of the recorded steps.
     pub learning_rates: Option<RangeInclusive<f32>>,
+    /// Least and greatest momentum of the recorded steps, as the loop told of it.
+    pub momentum: Option<RangeInclusive<f32>>,
+    /// Least and greatest weight decay.
+    pub weight_decay: Option<RangeInclusive<f32>>,
+    /// Visits of which a number was NaN or infinite; sketches of such gradients are zeros.
+    pub not_finite: u64,
+    /// The first step that has such a visit.
+    pub first_not_finite: Option<u64>,
     /// Milliseconds since the Unix epoch of the first and the last recorded step.
     pub wall_clock_ms: Option<RangeInclusive<u64>>,
     /// The probe sets, by number.
@@ -186,14 +194,30 @@ pub struct LayerSummary {
 
 /// What is read of one block.
 enum Read {
-    Visits { examples: Vec<u64>, epochs: (u32, u32), steps: (u64, u64) },
+    Visits { examples: Vec<u64>, epochs: (u32, u32), steps: (u64, u64), not_finite: Vec<u64> },
     Probes { are_curvature: bool, sets: Vec<u32>, ids: Vec<u64>, steps: Vec<u64> },
-    Steps { count: usize, learning_rates: Vec<f32>, wall_clock: Vec<u64> },
+    Steps { count: usize, learning_rates: Vec<f32>, momenta: Vec<f32>, decays: Vec<f32>, wall_clock: Vec<u64> },
     Set { number: u32, name: String },
     Dropped { visits: u64, first_step: u64 },
     End,
     Sweeps { step: u64, rows: u64, modes: BTreeSet<Option<Mode>> },
     Other,
+}
+
+/// The steps of the visits that have a number that is none: once for each visit.
+fn not_finite(block: &Block) -> Result<Vec<u64>, AnalysisError> {
+    let flags = column::optional(block, Column::Flags, |block, column| block.u8s(column))?.unwrap_or_default();
+    let rates = column::optional(block, Column::LearningRate, column::f32s)?.unwrap_or_default();
+    let is_wrong = |row: usize| {
+        flags.get(row).is_some_and(|flags| flags & Column::FLAG_NOT_FINITE != 0)
+            || rates.get(row).is_some_and(|rate| !rate.is_finite())
+    };
+    let wrong: Vec<usize> = (0..flags.len().max(rates.len())).filter(|row| is_wrong(*row)).collect();
+    if wrong.is_empty() {
+        return Ok(Vec::new());
+    }
+    let steps = column::u64s(block, Column::Step)?;
+    Ok(wrong.into_iter().filter_map(|row| steps.get(row).copied()).collect())
 }
 
 struct Told {
@@ -208,6 +232,7 @@ impl Told {
                 examples: column::u64s(block, Column::Example)?,
                 epochs: block.epochs(),
                 steps: block.steps(),
+                not_finite: not_finite(block)?,
             },
             Some(BlockKind::Probes) => Read::Probes {
                 are_curvature: block.is_curvature(),
@@ -218,6 +243,8 @@ impl Told {
             Some(BlockKind::Steps) => Read::Steps {
                 count: column::u64s(block, Column::Step)?.len(),
                 learning_rates: column::optional(block, Column::LearningRate, column::f32s)?.unwrap_or_default(),
+                momenta: column::optional(block, Column::Momentum, column::f32s)?.unwrap_or_default(),
+                decays: column::optional(block, Column::WeightDecay, column::f32s)?.unwrap_or_default(),
                 wall_clock: column::optional(block, Column::WallClock, column::u64s)?.unwrap_or_default(),
             },
             Some(BlockKind::ProbeSet) => Read::Set {
@@ -298,12 +325,14 @@ impl Summary {
             summary.bytes += told.block.bytes();
             let end = matches!(told.read, Read::End);
             match told.read {
-                Read::Visits { examples: ids, epochs, steps } => {
+                Read::Visits { examples: ids, epochs, steps, not_finite } => {
                     summary.visits += ids.len() as u64;
                     summary.visit_bytes += told.block.bytes();
                     summary.epochs = Some(widen(summary.epochs.take(), epochs.0, epochs.1));
                     summary.steps = Some(widen(summary.steps.take(), steps.0, steps.1));
                     examples.extend(ids);
+                    summary.not_finite += not_finite.len() as u64;
+                    summary.first_not_finite = not_finite.into_iter().chain(summary.first_not_finite).min();
                     for (code, _, stored, _) in told.block.sizes() {
                         *groups.entry(ColumnGroup::of(code)).or_default() += stored;
                     }
@@ -325,10 +354,16 @@ impl Summary {
                         taken.times.insert(step);
                     }
                 }
-                Read::Steps { count, learning_rates, wall_clock } => {
+                Read::Steps { count, learning_rates, momenta, decays, wall_clock } => {
                     summary.recorded_steps += count as u64;
                     for rate in learning_rates.into_iter().filter(|rate| rate.is_finite()) {
                         summary.learning_rates = Some(widen(summary.learning_rates.take(), rate, rate));
+                    }
+                    for momentum in momenta {
+                        summary.momentum = Some(widen(summary.momentum.take(), momentum, momentum));
+                    }
+                    for decay in decays {
+                        summary.weight_decay = Some(widen(summary.weight_decay.take(), decay, decay));
                     }
                     for time in wall_clock {
                         summary.wall_clock_ms = Some(widen(summary.wall_clock_ms.take(), time, time));
@@ -457,6 +492,22 @@ mod tests {
         assert!(columns < summary.visit_bytes);
         assert_eq!(summary.visit_bytes_by_group.len(), 6);
         assert!(summary.coverage.is_some_and(|share| share > 0.0));
+    }
+
+    #[test]
+    fn what_is_no_number_is_counted_and_the_optimizer_told() {
+        let mut all = visits(&mut Draws(1), 10, 2, 4);
+        let steps: Vec<u64> = all.iter().map(|visit| visit.step).collect();
+        all[6].flags = Column::FLAG_NOT_FINITE;
+        all[13].learning_rate = f32::NAN;
+        all[3].flags = Column::FLAG_NORM_ESTIMATED;
+        let mut run = Synthetic::new(Encoding::F32);
+        all.chunks(5).for_each(|rows| run.visits(rows));
+        run.optimizer(&[(0, 0.1, 0.0, 0.25), (1, 0.1, 0.5, 0.0)]);
+        run.end();
+        let summary = Summary::of(&run.finish().run()).unwrap();
+        assert_eq!((summary.not_finite, summary.first_not_finite), (2, Some(steps[6])));
+        assert_eq!((summary.momentum, summary.weight_decay), (Some(0.0..=0.5), Some(0.0..=0.25)));
     }
 
     #[test]

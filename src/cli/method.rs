@@ -139,7 +139,7 @@ impl MethodArguments {
         }
         if let Some(name) = self.without_effect() {
             let range = "left out with TracIn: it is a setting of another --method".into();
-            return Err(AnalysisError::OutOfRange { what: "a setting without effect", given: name.into(), range });
+            return Err(AnalysisError::OutOfRange { what: name, given: "given".into(), range });
         }
         Ok(Plan::TracIn(Box::new(InfluencePlan::new(run, question, progress)?)))
     }

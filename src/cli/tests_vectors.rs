@@ -1,10 +1,12 @@
 //! `influence --method`, `similar`, `cluster` and `export`, against the library calls behind them.
 
 use super::tests::{gradlog, records, written};
+use crate::analysis::synthetic::{Draws, Synthetic, Visit};
 use crate::analysis::{
     clusters, estimate, near_duplicates, neighbours, spearman, vectors, Combine, Curvature, Damping, EstimateQuestion,
     Method, Normalisation, Question, Shape, UnitVectors, VectorQuestion,
 };
+use crate::sketch::Encoding;
 use safetensors::SafeTensors;
 use serde_json::Value as Json;
 
@@ -71,6 +73,26 @@ fn every_method_says_what_the_library_says() {
     assert_eq!(records(&csv).1.len(), 60);
     let (code, table, _) = gradlog(&written, "influence", &with(&["--method", "adjoint"]));
     assert_eq!((code, table.lines().next().unwrap().contains("role")), (0, true));
+}
+
+/// At a learning rate at which each step makes the derivative longer, the adjoint says so; without curvature it does not grow.
+#[test]
+fn an_adjoint_that_grows_warns() {
+    let probe = Draws(1).visit(3, 6, 0);
+    let step = |step| Visit { example: 1, step, learning_rate: 1e4, coefficient: 1.0, clip: 1.0, ..probe.clone() };
+    let mut run = Synthetic::new(Encoding::F32);
+    run.set(0, "test");
+    run.probes(std::slice::from_ref(&probe));
+    run.visits(&(0..6).map(step).collect::<Vec<Visit>>());
+    run.end();
+    let written = run.finish();
+    for (curvature, warns) in [("visits", true), ("none", false)] {
+        let (code, _, words) =
+            gradlog(&written, "influence", &with(&["--method", "adjoint", "--curvature", curvature]));
+        assert_eq!(code, 0, "{words}");
+        assert!(words.contains("recorded with momentum 0 and weight decay 0"), "{words}");
+        assert_eq!(words.contains("warning: the derivatives grew"), warns, "{words}");
+    }
 }
 
 #[test]
@@ -167,7 +189,7 @@ fn influence_functions_are_normalised_by_relatif() {
 fn settings_that_do_not_fit_are_refused() {
     let written = written(true);
     for (code, more, says) in [
-        (1, &["--damping", "1"][..], "setting without effect"),
+        (1, &["--damping", "1"][..], "left out with TracIn"),
         (1, &["--method", "adjoint", "--damping", "1"], "nothing is inverted"),
         (1, &["--method", "if", "--damping", "0"], "above 0"),
         (1, &["--method", "if", "--damping", "0.1,0"], "above 0"),
@@ -175,8 +197,8 @@ fn settings_that_do_not_fit_are_refused() {
         (1, &["--method", "if", "--damping-absolute", "0.1,NaN"], "above 0"),
         (1, &["--method", "if", "--damping", "0.1,2,0.1"], "0.1 twice"),
         (1, &["--method", "adjoint", "--damping", "1,2"], "nothing is inverted"),
-        (1, &["--damping", "1,2"], "setting without effect"),
-        (1, &["--soft-threshold", "1"], "setting without effect"),
+        (1, &["--damping", "1,2"], "left out with TracIn"),
+        (1, &["--soft-threshold", "1"], "left out with TracIn"),
         (1, &["--method", "if", "--soft-threshold", "1"], "belongs to TRAK"),
         (1, &["--method", "trak", "--soft-threshold=-1"], "at least 0"),
         (1, &["--method", "if", "--normalise", "cosine"], "none, or relatif"),

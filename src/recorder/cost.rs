@@ -80,10 +80,10 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} visits in {:.1} MB ({:.0} bytes a visit), {} dropped; training waited {:.2} s, and {:.2} s for flushes and the end; the background thread worked {:.2} s",
+            "{} visits of {:.0} bytes each, {:.1} MB in all, {} dropped; training waited {:.2} s, and {:.2} s for flushes and the end; the background thread worked {:.2} s",
             self.visits,
-            self.bytes as f64 / 1e6,
             self.bytes_per_visit,
+            self.bytes as f64 / 1e6,
             self.dropped,
             self.blocked.as_secs_f64(),
             self.asked.as_secs_f64(),

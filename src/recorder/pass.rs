@@ -5,6 +5,7 @@ use super::message::{Gradients, LayerGradients, PassKind, StepInfo};
 use super::outputs::{Outputs, Reduction, Weighing};
 use super::{RecordError, Recorder};
 use crate::log::PredictionScore;
+use crate::optim::Sgd;
 use crate::taps::{host, squared_norm, FoldedGradients, Upstream};
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
@@ -349,13 +350,15 @@ impl<'r> Pass<'r> {
     }
 
     /// For loops written with candle's `optimizer.backward_step(&loss)`: backward, `commit` at the optimizer's learning rate, and the
-    /// optimizer's step. The step is taken whether or not recording succeeds.
+    /// optimizer's step. The step is taken whether or not recording succeeds. Of [`Sgd`](crate::optim::Sgd) momentum and weight
+    /// decay are recorded, too; of another optimizer they are not known.
     ///
     /// # Errors
     /// [`RecordError::Candle`] if backward or the step fails; else as [`Pass::commit`].
-    pub fn backward_step<O: Optimizer>(self, optimizer: &mut O, loss: &Tensor) -> Result<(), RecordError> {
+    pub fn backward_step<O: Optimizer + 'static>(self, optimizer: &mut O, loss: &Tensor) -> Result<(), RecordError> {
         let grads = loss.backward()?;
-        let recorded = self.commit(optimizer.learning_rate());
+        let ours = (optimizer as &dyn std::any::Any).downcast_ref::<Sgd>();
+        let recorded = self.commit(ours.map_or_else(|| optimizer.learning_rate().into(), Sgd::step_info));
         optimizer.step(&grads)?;
         recorded
     }

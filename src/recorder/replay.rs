@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// let mut replay = Replay::open("runs/mnist", &taps, Config::default())?;
 /// for checkpoint in replay.checkpoints() {
 ///     replay.load(&checkpoint, &variables)?;
-///     for (ids, x, y) in batches {
+///     for (ids, x, y) in &batches {
 ///         let mut pass = replay.probe("asked later", &ids)?; // or replay.sweep(&ids)
 ///         pass.cross_entropy(&model.forward(&x)?, &y)?.backward()?;
 ///         pass.commit()?;

@@ -60,9 +60,8 @@ pub(super) fn same_end(dir: &Path, manifest: &Manifest, step: u64) -> Result<(),
 
 /// The parts of the other workers.
 fn others(dir: &Path, manifest: &Manifest) -> Result<Vec<Run>, RecordError> {
-    let failed = |source| {
-        RecordError::Start(Arc::new(LogError::Io { action: "list the workers in", path: dir.to_owned(), source }))
-    };
+    let action = if dir.is_dir() { "list the workers in" } else { "make a run of what is no folder," };
+    let failed = |source| RecordError::Start(Arc::new(LogError::Io { action, path: dir.to_owned(), source }));
     let folders = worker_folders(dir).map_err(failed)?;
     let own = manifest.worker.map(|worker| worker.rank);
     let others = folders.into_iter().filter(|(rank, _)| Some(*rank) != own);

@@ -4,6 +4,7 @@ use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap, SGD};
 use gradlog::log::{BlockKind, Column, ColumnKey};
+use gradlog::optim::{Sgd, SgdConfig};
 use gradlog::recorder::{Config, Recorder, StepInfo};
 use gradlog::run::Run;
 use gradlog::sketch::SketchConfig;
@@ -320,6 +321,46 @@ fn a_layer_of_ones_own_is_recorded_at_the_weights_before_the_step() {
     recorder.finish().unwrap();
     let norms = f32s(dir.path(), BlockKind::Visits, Column::SquaredNorm);
     assert!(relative_error(&norms, &oracle) < 1e-4, "{norms:?} {oracle:?}");
+}
+
+/// What gradlog's own optimizer does is recorded by whichever way takes its step.
+#[test]
+fn momentum_and_weight_decay_are_recorded() {
+    let descent = SgdConfig::new(0.1).momentum(0.5).weight_decay(0.25);
+    let mut weights = Vec::new();
+    for by_hand in [false, true] {
+        let (dir, taps, variables) = (tempfile::tempdir().unwrap(), Taps::new(), VarMap::new());
+        let model = Mlp::new(&taps, &variables);
+        for (number, variable) in all_by_name(&variables).into_iter().enumerate() {
+            variable.set(&noise(number as u64, variable.dims())).unwrap();
+        }
+        let mut optimizer = Sgd::new(variables.all_vars(), descent).unwrap();
+        let mut recorder = Recorder::create(dir.path(), &taps, exact()).unwrap();
+        for step in 0..3 {
+            let mut pass = recorder.pass(&[0, 1]).unwrap();
+            let loss = pass.cross_entropy(&model.forward(&noise(10 + step, &[2, 6])).unwrap(), &labels(2)).unwrap();
+            if by_hand {
+                let grads = loss.backward().unwrap();
+                pass.commit(optimizer.step_info()).unwrap();
+                optimizer.step(&grads).unwrap();
+            } else {
+                pass.backward_step(&mut optimizer, &loss).unwrap();
+            }
+        }
+        recorder.finish().unwrap();
+        for (column, expected) in [(Column::LearningRate, 0.1), (Column::Momentum, 0.5), (Column::WeightDecay, 0.25)] {
+            assert_eq!(f32s(dir.path(), BlockKind::Steps, column), [expected; 3], "{column:?}");
+        }
+        weights.push(all_by_name(&variables).iter().flat_map(|v| numbers(v)).collect::<Vec<_>>());
+    }
+    assert_eq!(weights[0], weights[1]);
+}
+
+/// The variables in the order of their names.
+fn all_by_name(variables: &VarMap) -> Vec<candle_core::Var> {
+    let data = variables.data().lock().unwrap();
+    let by_name: std::collections::BTreeMap<_, _> = data.iter().collect();
+    by_name.into_values().cloned().collect()
 }
 
 /// A micro-batch of one step; `ignored` gives it another set of columns.

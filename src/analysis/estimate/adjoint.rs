@@ -4,8 +4,8 @@
 //! buffer. Whatever the steps in between would have made of a small change is in them when a visit is met, so one product of
 //! its gradient with `b` is the visit's score. [`Method::Adjoint`](super::Method::Adjoint) has the recursion.
 //!
-//! It is done in f32: with a true curvature the walk is as stable as the training was. With one that is too large it is not,
-//! and [`AnalysisError::Diverged`] says so.
+//! It is done in f32: with a true curvature the walk is as stable as the training was. With one that is too large it is not:
+//! [`Estimate::growth`] says how far it went astray, and [`AnalysisError::Diverged`] that it passed all numbers.
 
 use super::super::driver::{fold_each, Progress};
 use super::super::influence::{CurvatureRow, Index, Influence, Record};
@@ -176,6 +176,11 @@ struct Unrolled<'a> {
     set: Option<SetCurvature<'a>>,
     steps: u64,
     steps_without_record: u64,
+    /// The largest momentum and weight decay of these.
+    largest: (f32, f32),
+    /// Of each probe the least squared length of `a` so far, and the largest ratio to one of them that was met.
+    least: Vec<f64>,
+    squared_growth: f64,
 }
 
 impl Unrolled<'_> {
@@ -203,6 +208,7 @@ impl Unrolled<'_> {
                     let places = probe * width..(probe + 1) * width;
                     a[places.clone()].copy_from_slice(&from[places]);
                 }
+                self.least[probe] = self.squared_length(probe);
             }
         }
         self.steps += 1;
@@ -220,10 +226,26 @@ impl Unrolled<'_> {
         if !finite {
             return Err(AnalysisError::Diverged { step });
         }
+        for probe in 0..self.least.len() {
+            let squared = self.squared_length(probe);
+            self.least[probe] = self.least[probe].min(squared);
+            if self.least[probe] > 0.0 {
+                self.squared_growth = self.squared_growth.max(squared / self.least[probe]);
+            }
+        }
+        if let Some(record) = record {
+            self.largest = (self.largest.0.max(record.momentum), self.largest.1.max(record.weight_decay));
+        }
         self.step = Some(step);
         self.momentum = record.map_or(0.0, |record| record.momentum);
         self.weight = 0.0;
         Ok(())
+    }
+
+    /// Of the derivative of a probe's final loss by the weights.
+    fn squared_length(&self, probe: usize) -> f64 {
+        let of = |(a, width): (&Vec<f32>, &usize)| squared_length(&a[probe * width..(probe + 1) * width]);
+        self.a.iter().zip(&self.widths).map(of).sum()
     }
 
     /// Leaves the step at hand.
@@ -251,6 +273,15 @@ impl Unrolled<'_> {
         self.b.iter_mut().flatten().for_each(|b| *b *= momentum);
         Ok(())
     }
+}
+
+/// In sixteen sums beside each other, which the compiler makes vectors of.
+fn squared_length(values: &[f32]) -> f64 {
+    let mut sums = [0f32; 16];
+    for chunk in values.chunks(16) {
+        sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value * value);
+    }
+    sums.iter().copied().map(f64::from).sum()
 }
 
 /// `a += Σ_r weight_r·⟨w_r, b⟩·w_r` for each probe of one block; gives the dot products `[rows, probes]`.
@@ -304,6 +335,9 @@ pub(super) fn pass(
         set,
         steps: 0,
         steps_without_record: 0,
+        largest: (0.0, 0.0),
+        least: vec![0.0; count],
+        squared_growth: 1.0,
     };
     let end = probes.times.iter().copied().max().unwrap_or(0);
     let mut scores = Scores::new(count);
@@ -359,6 +393,9 @@ pub(super) fn pass(
         curvature_rows,
         steps: state.steps,
         steps_without_record: state.steps_without_record,
+        momentum: state.largest.0,
+        weight_decay: state.largest.1,
+        growth: state.squared_growth.sqrt(),
         after_probes,
         dropped: story.dropped,
         ..Estimate::of(plan)

@@ -181,10 +181,25 @@ pub struct Estimate {
     pub steps: u64,
     /// Of these, steps without a record of momentum and weight decay, taken for 0.
     pub steps_without_record: u64,
+    /// The largest momentum that these steps were recorded with.
+    pub momentum: f32,
+    /// The largest weight decay.
+    pub weight_decay: f32,
+    /// For the adjoint, how many times longer the derivative of a probe's final loss by the weights became on the way back than
+    /// it had been at some point before: the largest over probes and steps. Without curvature and weight decay it is 1, and with the
+    /// curvature of a training that was stable not much more. Beyond [`Estimate::GROWTH_MAX`] the scores are mostly of what grew:
+    /// the curvature is too large for the learning rate, as a Fisher matrix of few or of folded gradients is.
+    pub growth: f64,
     /// For the adjoint, visits left out because they came at or after the probes' last time.
     pub after_probes: u64,
     /// For the adjoint, visits of the run that were dropped while recording: what they did is not unrolled.
     pub dropped: u64,
+}
+
+impl Estimate {
+    /// Up to this [`Estimate::growth`] the adjoint's scores say something of the examples. Where they agreed with retraining or with
+    /// TracIn it was at most 1.5, and where they did not at least 1.8 (`benches/results`, the audit).
+    pub const GROWTH_MAX: f64 = 1.5;
 }
 
 impl fmt::Display for Estimate {

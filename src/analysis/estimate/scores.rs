@@ -178,6 +178,9 @@ impl Estimate {
             epochs: 0,
             steps: 0,
             steps_without_record: 0,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            growth: 1.0,
             after_probes: 0,
             dropped: 0,
         }

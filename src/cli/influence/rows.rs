@@ -93,6 +93,9 @@ impl Writer {
                 ("epochs", estimate.epochs.into()),
                 ("steps", estimate.steps.into()),
                 ("steps_without_record", estimate.steps_without_record.into()),
+                ("momentum", f64::from(estimate.momentum).into()),
+                ("weight_decay", f64::from(estimate.weight_decay).into()),
+                ("growth", estimate.growth.into()),
                 ("after_probes", estimate.after_probes.into()),
                 ("dropped", estimate.dropped.into()),
             ]);

@@ -2,7 +2,7 @@
 
 use super::answer::{Answer, Nearest};
 use super::sweep::{value, Sweep};
-use crate::analysis::{Basis, Concentration, Estimate, Influence, Probe};
+use crate::analysis::{Basis, Concentration, Estimate, Influence, Method, Probe};
 
 /// What the `answers`, of which there is at least one, stand on, what was left out, and what they come to.
 pub(super) fn words(answers: &[Answer], sweep: Option<&Sweep>, probes: usize) -> Vec<String> {
@@ -44,6 +44,17 @@ pub(super) fn words(answers: &[Answer], sweep: Option<&Sweep>, probes: usize) ->
     }
     lines.extend(sweep.iter().flat_map(|sweep| sweep.words()));
     let estimate = influence.estimate.as_ref();
+    if let Some(adjoint) = estimate.filter(|estimate| estimate.method == Method::Adjoint) {
+        let Estimate { momentum, weight_decay, growth, .. } = adjoint;
+        lines.push(format!("the steps were recorded with momentum {momentum} and weight decay {weight_decay} at most"));
+        if *growth > Estimate::GROWTH_MAX {
+            lines.push(format!(
+                "warning: the derivatives grew {growth:.1}-fold on the way back, so these scores are mostly of what grew: the curvature \
+                 is too large for the learning rate; believe --curvature none, or --curvature set:NAME of recorded curvature, more numbers, or \
+                 --by-layer where they are not warned of"
+            ));
+        }
+    }
     let told = |of: fn(&Estimate) -> u64| estimate.map_or(0, of);
     let notes = [
         (told(|e| e.after_probes), "visits left out: at or after the last time of the probes"),

@@ -29,6 +29,8 @@ impl Contents<'_> {
             ("epochs", span(&summary.epochs)),
             ("steps", format!("{} ({} recorded)", span(&summary.steps), summary.recorded_steps)),
             ("learning rate", span(&summary.learning_rates)),
+            ("momentum", span(&summary.momentum)),
+            ("weight decay", span(&summary.weight_decay)),
             ("duration", duration(&summary.wall_clock_ms)),
             (
                 "dropped",
@@ -37,7 +39,14 @@ impl Contents<'_> {
                     None => format!("{} visits", summary.dropped),
                 },
             ),
-            ("bytes", summary.bytes.to_string()),
+            (
+                "not finite",
+                match summary.first_not_finite {
+                    Some(step) => format!("{} visits, the first at step {step}", summary.not_finite),
+                    None => "0 visits".into(),
+                },
+            ),
+            ("bytes", format!("{}, {} of them of visits", summary.bytes, summary.visit_bytes)),
             ("bytes per visit", per_visit.map_or("-".into(), |bytes| format!("{bytes:.1}"))),
             ("parameters", coverage),
             ("sketch", sketch(manifest)),
