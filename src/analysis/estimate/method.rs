@@ -66,8 +66,9 @@ impl Method {
     }
 
     /// How long flat vectors are if nothing is said. An inverse costs the cube of it, the others go by its first power, and
-    /// the adjoint needs it: what a fold adds to the curvature is multiplied from step to step. On the shipped digits (a CNN,
-    /// 474 steps) the adjoint's strongest examples are those of 65,536 numbers from 4,096 on, and noise at 1,024.
+    /// the adjoint needs it: what a fold adds to the curvature is multiplied from step to step. [`Estimate::growth`]
+    /// of the CNN on the shipped digits (474 steps, a rate of 0.1) is 47 at 1,024 numbers, 3.3 at 16,384 and 5.3 at 65,536; 1.01
+    /// layer by layer.
     pub fn default_length(self) -> usize {
         match self {
             Method::InfluenceFunction | Method::Trak => 2048,
