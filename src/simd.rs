@@ -20,3 +20,21 @@ pub(crate) fn vectorized<R>(loops: impl FnOnce() -> R) -> R {
 
     pulp::Arch::new().dispatch(Loops(loops))
 }
+
+/// `Σ v²` with 32 partial sums, so that it vectorizes and rounds less than one running sum.
+pub(crate) fn squared_norm(values: &[f32]) -> f32 {
+    vectorized(
+        #[inline(always)]
+        || {
+            let mut lanes = [0f32; 32];
+            let chunks = values.chunks_exact(32);
+            let rest: f32 = chunks.remainder().iter().map(|v| v * v).sum();
+            for chunk in chunks {
+                for (lane, v) in lanes.iter_mut().zip(chunk) {
+                    *lane += v * v;
+                }
+            }
+            lanes.iter().sum::<f32>() + rest
+        },
+    )
+}

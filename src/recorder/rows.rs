@@ -3,10 +3,9 @@
 use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::outputs::Outputs;
 use crate::log::{BlockBuilder, Cells, Column, ColumnKey, LayerRecord};
+use crate::simd::squared_norm;
 use crate::sketch::{rotate, Encoding, Form, Projection, SketchConfig};
-use crate::taps::{
-    add, fold_uses, on_host, squared_norm, with_slice, FoldedGradients, LazyFold, PerExample, SharedFold,
-};
+use crate::taps::{add, fold_uses, on_host, with_slice, FoldedGradients, LazyFold, PerExample, SharedFold};
 use candle_core::{Device, Result, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use super::fused::with_slice;
 use super::parallel::{self, threads};
 use crate::matmul::{matmul, Matrix};
-use crate::simd::vectorized;
+use crate::simd::{squared_norm, vectorized};
 use crate::sketch::Fold;
 use candle_core::{bail, DType, Device, Result, Tensor};
 
@@ -42,24 +42,6 @@ pub(crate) struct FoldedGradients {
     pub sketches: Vec<f32>,
     /// `‖G_i‖²`, exact.
     pub squared_norms: Vec<f32>,
-}
-
-/// `Σ v²` with 32 partial sums, so that it vectorizes and rounds less than one running sum.
-pub(crate) fn squared_norm(values: &[f32]) -> f32 {
-    vectorized(
-        #[inline(always)]
-        || {
-            let mut lanes = [0f32; 32];
-            let chunks = values.chunks_exact(32);
-            let rest: f32 = chunks.remainder().iter().map(|v| v * v).sum();
-            for chunk in chunks {
-                for (lane, v) in lanes.iter_mut().zip(chunk) {
-                    *lane += v * v;
-                }
-            }
-            lanes.iter().sum::<f32>() + rest
-        },
-    )
 }
 
 /// Numbers of a gradient that are summed, squared and folded in one go: they stay in the first-level cache meanwhile.

@@ -27,7 +27,7 @@ pub use gradient::PerExample;
 
 pub(crate) use catch::{watch_scalar, Upstream};
 pub(crate) use fused::{cpu_f32, slice, with_slice};
-pub(crate) use gradient::{add, fold_uses, host, on_host, squared_norm, FoldedGradients};
+pub(crate) use gradient::{add, fold_uses, host, on_host, FoldedGradients};
 pub(crate) use shared_fold::{LazyFold, SharedFold};
 pub(crate) use slot::{Captured, Slot};
 

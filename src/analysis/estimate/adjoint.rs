@@ -18,6 +18,7 @@ use super::{Curvature, Estimate, EstimatePlan};
 use crate::log::{BlockKind, Column};
 use crate::matmul::{matmul, Matrix};
 use crate::run::{Block, Damage, Run};
+use crate::simd::squared_norm;
 use std::collections::BTreeMap;
 
 /// What the log says of an optimizer step.
@@ -244,7 +245,7 @@ impl Unrolled<'_> {
 
     /// Of the derivative of a probe's final loss by the weights.
     fn squared_length(&self, probe: usize) -> f64 {
-        let of = |(a, width): (&Vec<f32>, &usize)| squared_length(&a[probe * width..(probe + 1) * width]);
+        let of = |(a, width): (&Vec<f32>, &usize)| f64::from(squared_norm(&a[probe * width..(probe + 1) * width]));
         self.a.iter().zip(&self.widths).map(of).sum()
     }
 
@@ -273,15 +274,6 @@ impl Unrolled<'_> {
         self.b.iter_mut().flatten().for_each(|b| *b *= momentum);
         Ok(())
     }
-}
-
-/// In sixteen sums beside each other, which the compiler makes vectors of.
-fn squared_length(values: &[f32]) -> f64 {
-    let mut sums = [0f32; 16];
-    for chunk in values.chunks(16) {
-        sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value * value);
-    }
-    sums.iter().copied().map(f64::from).sum()
 }
 
 /// `a += Σ_r weight_r·⟨w_r, b⟩·w_r` for each probe of one block; gives the dot products `[rows, probes]`.

@@ -198,8 +198,9 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Up to this [`Estimate::growth`] the adjoint's scores say something of the examples. Where they agreed with retraining or with
-    /// TracIn it was at most 1.5, and where they did not at least 1.8 (`benches/results`, the audit).
+    /// Above this [`Estimate::growth`] the adjoint's scores are not to be believed. Where they agreed with retraining it was 1.0;
+    /// where a few directions drowned them, at least 1.8 (`benches/results`, the audit). Below it they may still be wrong: a training
+    /// that no derivative predicts had 1.1 to 1.5.
     pub const GROWTH_MAX: f64 = 1.5;
 }
 
