@@ -19,6 +19,10 @@ impl PerExample for Confidence {
         self.spread.add(f64::from(values[0]));
     }
 
+    fn visits(&self) -> u64 {
+        self.spread.count()
+    }
+
     fn score(&self) -> f64 {
         self.spread.mean()
     }

@@ -19,6 +19,10 @@ impl PerExample for El2n {
         self.mean.add(f64::from(values[0]));
     }
 
+    fn visits(&self) -> u64 {
+        self.mean.count()
+    }
+
     fn score(&self) -> f64 {
         self.mean.mean()
     }

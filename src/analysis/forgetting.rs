@@ -90,6 +90,10 @@ impl PerExample for Forgetting {
         self.first_right = if first { number } else { self.first_right };
     }
 
+    fn visits(&self) -> u64 {
+        self.presentations.into()
+    }
+
     fn score(&self) -> f64 {
         if self.never_learned() {
             f64::INFINITY

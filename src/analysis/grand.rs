@@ -25,6 +25,10 @@ impl PerExample for Grand {
         self.mean.add(f64::from(values[0]).max(0.0).sqrt());
     }
 
+    fn visits(&self) -> u64 {
+        self.mean.count()
+    }
+
     fn score(&self) -> f64 {
         self.mean.mean()
     }

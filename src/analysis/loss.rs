@@ -15,6 +15,10 @@ impl PerExample for Loss {
         self.mean.add(f64::from(values[0]));
     }
 
+    fn visits(&self) -> u64 {
+        self.mean.count()
+    }
+
     fn score(&self) -> f64 {
         self.mean.mean()
     }

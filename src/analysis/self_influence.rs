@@ -9,22 +9,26 @@
 //!
 //! A visit without weight (`c = 0`) moved nothing and rightly adds zero.
 
-use super::per_example::PerExample;
+use super::per_example::{Mean, PerExample};
 use crate::log::Column;
 
 #[derive(Default)]
 pub(super) struct SelfInfluence {
-    sum: f64,
+    terms: Mean,
 }
 
 impl PerExample for SelfInfluence {
     const COLUMNS: &'static [Column] = &[Column::SquaredNorm, Column::LearningRate, Column::Clip, Column::Coefficient];
 
     fn add(&mut self, values: &[f32]) {
-        self.sum += values.iter().map(|value| f64::from(*value)).product::<f64>();
+        self.terms.add(values.iter().map(|value| f64::from(*value)).product());
+    }
+
+    fn visits(&self) -> u64 {
+        self.terms.count()
     }
 
     fn score(&self) -> f64 {
-        self.sum
+        self.terms.sum()
     }
 }

@@ -22,6 +22,10 @@ impl Spread {
         self.squares += before * (value - self.mean);
     }
 
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
     pub(super) fn mean(&self) -> f64 {
         if self.count > 0 {
             self.mean
@@ -54,6 +58,10 @@ impl PerExample for Variability {
 
     fn add(&mut self, values: &[f32]) {
         self.spread.add(f64::from(values[0]));
+    }
+
+    fn visits(&self) -> u64 {
+        self.spread.count()
     }
 
     fn score(&self) -> f64 {
