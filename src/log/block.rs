@@ -2,7 +2,8 @@
 
 use super::codec::{self, DecodeError};
 use super::column::{Cells, Column, ColumnKey};
-use super::compress::Compressor;
+use super::compress::{Codec, Compressor};
+use super::planes;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::io;
@@ -19,9 +20,6 @@ pub(crate) const COLUMN_BYTES_MAX: u64 = 1 << 28;
 
 /// The most bytes that all columns of a block may have once inflated.
 pub(crate) const BLOCK_RAW_BYTES_MAX: u64 = 1 << 30;
-
-const CODEC_RAW: u8 = 0;
-const CODEC_ZSTD: u8 = 1;
 
 /// The most rows that a block may have: as many as eight-byte numbers fit a column.
 pub(crate) const ROWS_MAX: u32 = 1 << 25;
@@ -186,25 +184,38 @@ impl ColumnEntry {
             return Err(DecodeError("the column's checksum does not match".into()));
         }
         let raw_bytes = self.raw_bytes as usize;
-        match self.codec {
-            CODEC_RAW if stored.len() == raw_bytes => Ok(stored),
-            CODEC_ZSTD if expected > ZSTD_RATIO_MAX.saturating_mul(stored.len() as u64) => {
+        let codec = Codec::from_code(self.codec);
+        match codec.ok_or_else(|| DecodeError(format!("unknown compression {}", self.codec)))? {
+            Codec::None if stored.len() == raw_bytes => Ok(stored),
+            Codec::None => Err(DecodeError(format!("{} bytes where {raw_bytes} belong", stored.len()))),
+            Codec::Zstd | Codec::Planes if expected > ZSTD_RATIO_MAX.saturating_mul(stored.len() as u64) => {
                 Err(DecodeError(format!("{expected} bytes cannot come out of {}", stored.len())))
             }
-            CODEC_ZSTD => {
-                // The frame's own size field is not believed: the buffer is as long as the rows say and no longer.
-                let mut raw = Vec::with_capacity(raw_bytes);
-                let written = inflate_into(&stored, &mut raw)
-                    .map_err(|e| DecodeError(format!("the column does not inflate: {e}")))?;
-                if written != raw_bytes {
-                    return Err(DecodeError(format!("{written} bytes where {raw_bytes} belong")));
-                }
+            Codec::Zstd => unpack(&stored, raw_bytes),
+            Codec::Planes if cells.number_bytes() == 1 => {
+                Err(DecodeError(format!("planes of numbers of type {}, which have none", self.cells)))
+            }
+            Codec::Planes => {
+                let planes = unpack(&stored, raw_bytes)?;
+                let mut raw = vec![0; raw_bytes];
+                planes::join(cells.number_bytes(), &planes, &mut raw);
                 Ok(raw)
             }
-            CODEC_RAW => Err(DecodeError(format!("{} bytes where {raw_bytes} belong", stored.len()))),
-            other => Err(DecodeError(format!("unknown compression {other}"))),
         }
     }
+}
+
+/// What a zstd frame holds, if that is `raw_bytes` bytes.
+///
+/// The frame's own size field is not believed: the buffer is as long as the rows say and no longer.
+fn unpack(stored: &[u8], raw_bytes: usize) -> Result<Vec<u8>, DecodeError> {
+    let mut raw = Vec::with_capacity(raw_bytes);
+    let written =
+        inflate_into(stored, &mut raw).map_err(|e| DecodeError(format!("the column does not inflate: {e}")))?;
+    if written != raw_bytes {
+        return Err(DecodeError(format!("{written} bytes where {raw_bytes} belong")));
+    }
+    Ok(raw)
 }
 
 thread_local! {
@@ -373,9 +384,9 @@ impl BlockBuilder {
                 column.key
             );
             let start = body.len();
-            let is_compressed = (compressor.compress(column.cells, &column.bytes, body))
+            let codec = (compressor.compress(column.cells, &column.bytes, body))
                 .map_err(|e| DecodeError(format!("a column does not compress: {e}")))?;
-            if !is_compressed {
+            if codec == Codec::None {
                 body.extend_from_slice(&column.bytes);
             }
             let stored = &body[start..];
@@ -384,7 +395,7 @@ impl BlockBuilder {
                 column: column.key.column as u16,
                 layer: column.key.layer,
                 cells: column.cells.code(),
-                codec: if is_compressed { CODEC_ZSTD } else { CODEC_RAW },
+                codec: codec.code(),
                 reserved: 0,
                 width: column.width,
                 stored_bytes: u32::try_from(stored.len()).map_err(too_long)?,

@@ -202,6 +202,16 @@ impl Cells {
         })
     }
 
+    /// Bytes of one number where these can be told apart ([`super::planes`]); 1 for all others.
+    pub(super) fn number_bytes(self) -> usize {
+        match self {
+            Cells::U8 | Cells::Vector(_) => 1,
+            Cells::Bf16 => 2,
+            Cells::U32 | Cells::F32 => 4,
+            Cells::U64 => 8,
+        }
+    }
+
     /// Bytes of one row of `width` numbers.
     pub(crate) fn row_bytes(self, width: u32) -> u64 {
         let width = u64::from(width);

@@ -10,6 +10,7 @@ mod column;
 #[cfg_attr(not(feature = "candle"), allow(dead_code))]
 mod compress;
 mod manifest;
+mod planes;
 mod segment;
 #[cfg_attr(not(feature = "candle"), allow(dead_code))]
 mod storage;

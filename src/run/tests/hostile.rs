@@ -70,9 +70,21 @@ fn counts_and_lengths_that_cannot_be_are_refused_before_anything_is_allocated() 
 
 #[test]
 fn a_small_frame_cannot_ask_for_much() {
+    for codec in [1, 2] {
+        small_frames(codec);
+    }
+    // Numbers of single bytes, and vectors, have no planes.
+    let squeezed = zstd::bulk::compress(&[0u8; 100], 1).unwrap();
+    for cells in [1, 18] {
+        let column = Forged { codec: 2, raw_bytes: 100, cells, ..Forged::plain(999, cells, squeezed.clone()) };
+        assert_refused("planes of bytes", block(1, 1, 100, &[column]), "which have none");
+    }
+}
+
+fn small_frames(codec: u8) {
     let squeezed = zstd::bulk::compress(&vec![0u8; 8 << 20], 19).unwrap();
     let column = |rows: u32, stored: Vec<u8>| Forged {
-        codec: 1,
+        codec,
         raw_bytes: rows.saturating_mul(8),
         stored,
         ..Forged::plain(Column::Example as u16, 3, vec![])
@@ -93,7 +105,14 @@ fn a_small_frame_cannot_ask_for_much() {
     let mut huge = Forged { column: 999, ..column(1 << 25, squeezed) };
     huge.width = 16;
     assert_refused("a column above the limit", block(1, 1, 1 << 25, &[huge]), "which take");
-    let wide = Forged { cells: 19, width: 1 << 24, raw_bytes: 1 << 29, stored: vec![7; 1 << 15], ..column(1, vec![]) };
+    let wide = Forged {
+        codec: 1,
+        cells: 19,
+        width: 1 << 24,
+        raw_bytes: 1 << 29,
+        stored: vec![7; 1 << 15],
+        ..column(1, vec![])
+    };
     let largest =
         assert_refused("a vector column above the limit", block(1, 1, 64, &[wide]), "more than the format allows");
     assert!(largest < SLACK, "asked for {largest} bytes");

@@ -11,6 +11,7 @@ mod forge;
 mod hostile;
 mod last_words;
 mod live;
+mod planes;
 mod power;
 mod recover;
 #[cfg(unix)]
