@@ -133,7 +133,8 @@ fn blocks(c: &mut Criterion) -> Result<(), Box<dyn std::error::Error>> {
     });
     let vector = Cells::Vector(Encoding::Q4);
     let mut packed = Vec::new();
-    assert!(compressor.compress(vector, &codes, &mut packed)?, "half of the numbers are zero, and that compresses");
+    compressor.compress(vector, &codes, &mut packed)?;
+    assert!(packed.len() < codes.len(), "half of the numbers are zero, and that compresses");
     let mut out = vec![0u8; codes.len()];
     group.bench_function("zstd alone, write", |b| {
         b.iter(|| {

@@ -1,6 +1,6 @@
 //! The one loop under every score: blocks are decoded in parallel and folded in the order of the file.
 //!
-//! Invariants: at most [`blocks_in_flight`] decoded blocks are held at a time, and of large ones fewer; what is folded is a
+//! Invariants: at most as many decoded blocks as the caller allows are held at a time, and of large ones fewer; what is folded is a
 //! prefix of the chosen blocks; the order of folding does not depend on the number of threads.
 
 use super::{column, AnalysisError};
@@ -13,7 +13,7 @@ use std::ops::Range;
 /// add up to the bytes of its blocks.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
 
-/// How many blocks are decoded at a time. A few per thread even out blocks of different length.
+/// How many blocks are decoded at a time, unless they take next to no memory. A few per thread even out blocks of different length.
 pub(super) fn blocks_in_flight() -> usize {
     4 * rayon::current_num_threads()
 }
@@ -24,32 +24,33 @@ const GROUP_BYTES_MAX: u64 = 512 << 20;
 
 /// Folds the blocks that `keep` keeps, group by group: while one group is folded, the next is read.
 ///
-/// For each group of blocks, `prepare` is called once and its result is lent to `read`, which runs in parallel on the
-/// blocks of the group; `fold` then takes what was read, in order, and may itself use all threads. Returns where the run
-/// stopped being readable, if it did.
+/// At most `in_flight` blocks are held, half of them folded and half read. For each group of blocks, `prepare` is called once and
+/// its result is lent to `read`, which runs in parallel on the blocks of the group; `fold` then takes what was read, in order, and
+/// may itself use all threads. Returns where the run stopped being readable, if it did.
 pub(super) fn fold_groups<C: Send + Sync, T: Send>(
     run: &Run,
     progress: Progress<'_>,
+    in_flight: usize,
     keep: impl Fn(&Block) -> bool + Send,
     prepare: impl FnMut(&[Block]) -> Result<C, AnalysisError> + Send,
     read: impl Fn(&C, &Block) -> Result<T, AnalysisError> + Sync,
     fold: impl FnMut(&C, Vec<T>) -> Result<(), AnalysisError> + Send,
 ) -> Result<Option<Damage>, AnalysisError> {
     // A thread that is not rayon's would sleep and wake at every group, which took an eighth of a column score's time.
-    rayon::scope(|_| groups(run, progress, keep, prepare, &read, fold))
+    rayon::scope(|_| groups(run, progress, in_flight, keep, prepare, &read, fold))
 }
 
 fn groups<C: Send + Sync, T: Send>(
     run: &Run,
     progress: Progress<'_>,
+    in_flight: usize,
     keep: impl Fn(&Block) -> bool,
     mut prepare: impl FnMut(&[Block]) -> Result<C, AnalysisError>,
     read: impl Fn(&C, &Block) -> Result<T, AnalysisError> + Sync,
     mut fold: impl FnMut(&C, Vec<T>) -> Result<(), AnalysisError> + Send,
 ) -> Result<Option<Damage>, AnalysisError> {
     let mut scan = run.scan();
-    // Two groups are held at a time: the one that is folded and the one that is read.
-    let group_blocks = (blocks_in_flight() / 2).max(1);
+    let group_blocks = (in_flight / 2).max(1);
     let mut ready: Option<(C, Vec<T>)> = None;
     let mut waiting: Option<Block> = None;
     loop {
@@ -113,7 +114,7 @@ pub(super) fn fold_each<T: Send>(
     mut fold: impl FnMut(T) -> Result<(), AnalysisError> + Send,
 ) -> Result<Option<Damage>, AnalysisError> {
     let fold_all = |(): &(), values: Vec<T>| values.into_iter().try_for_each(&mut fold);
-    fold_groups(run, progress, keep, |_| Ok(()), |(), block| read(block), fold_all)
+    fold_groups(run, progress, blocks_in_flight(), keep, |_| Ok(()), |(), block| read(block), fold_all)
 }
 
 /// As [`fold_each`], for what depends on the order of visits: `fold` gets rows in the order of their steps.

@@ -10,7 +10,7 @@ use zstd::{bulk, zstd_safe};
 
 /// How the frame of a column holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Codec {
+pub(crate) enum Codec {
     /// As it is.
     None,
     /// In a zstd frame.
@@ -66,7 +66,7 @@ impl Compressor {
     }
 
     /// Appends the frame of a column of `cells` to `out`, if it is shorter than the column; else `out` is as it was.
-    pub(super) fn compress(&mut self, cells: Cells, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<Codec> {
+    pub(crate) fn compress(&mut self, cells: Cells, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<Codec> {
         let start = out.len();
         let (codec, written) = match (cells, &mut self.entropy) {
             // Each sign is a coin's throw.

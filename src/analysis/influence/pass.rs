@@ -279,7 +279,7 @@ impl<'run> InfluencePlan<'run> {
             held.extend(self.decode_probes(pass, &absent)?);
             Ok(held.clone())
         };
-        fold_groups(self.run, progress, |block| self.wants(block), prepare, read, fold)
+        fold_groups(self.run, progress, blocks_in_flight(), |block| self.wants(block), prepare, read, fold)
     }
 
     /// The gradients of the pass's probes at some times.
