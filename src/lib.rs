@@ -34,7 +34,9 @@
 //! recorder.finish()?; // the promise: everything committed is on disk
 //!
 //! let suspects = Score::SelfInfluence.compute(&Run::open(&dir)?, &Window::everything())?;
-//! println!("most suspicious: example {}", suspects.rows[0].example);
+//! if let Some(row) = suspects.rows.first() {
+//!     println!("most suspicious: example {}", row.example);
+//! }
 //! # std::fs::remove_dir_all(&dir)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

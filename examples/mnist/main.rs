@@ -157,7 +157,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
             loss_sum += f64::from(loss.to_scalar::<f32>()?) * ids.len() as f64;
         }
         println!(
-            "epoch {epoch}: test accuracy before it {:.1} %, mean training loss in it {:.3}, {:.0} s",
+            "epoch {epoch}: test accuracy before it {:.1} %, mean training loss in it {:.3}, {:.0} s so far",
             100.0 * accuracy,
             loss_sum / train.len() as f64,
             start.elapsed().as_secs_f64()

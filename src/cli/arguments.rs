@@ -240,7 +240,12 @@ fn range(text: &str, limit: u64) -> Result<Range<u64>, String> {
     };
     let (start, end) = match text.split_once("..") {
         None => {
-            let only = number(text)?;
+            let only = number(text).map_err(|error| match text.split_once('-') {
+                Some((first, last)) if number(first).is_ok() && number(last).is_ok() => {
+                    format!("a range is written {first}..{last} (without {last}) or {first}..={last}")
+                }
+                _ => error,
+            })?;
             (only, only + 1)
         }
         Some((start, end)) => {
@@ -288,6 +293,9 @@ mod tests {
         ] {
             assert_eq!(range(text, 100).ok(), expected, "{text}");
         }
+        let hint = range("1-2", 100).unwrap_err();
+        assert!(hint.contains("1..2 (without 2) or 1..=2"), "{hint}");
+        assert!(range("a-2", 100).unwrap_err().contains("not a whole number"));
         assert_eq!(at("visits"), Ok(At::Visits));
         assert_eq!(at("sweep"), Ok(At::Sweeps));
         assert_eq!(at("sweep:1200"), Ok(At::Sweep(1200)));

@@ -162,6 +162,8 @@ fn a_sweep_over_dampings_is_its_answers_one_after_another() {
     let firsts: Vec<String> = table.lines().filter_map(first).collect();
     assert_eq!(firsts.len(), 9);
     assert_eq!(firsts[0], "damping");
+    // A table has a column for errors only where the method says them.
+    assert!(!table.contains('±'), "{table}");
     let (code, csv, words) =
         gradlog(&written, "influence", &[&["--probe", "test", "--all", "--format", "csv"][..], &sweep].concat());
     assert_eq!((code, records(&csv).1.len()), (0, 120));

@@ -24,6 +24,8 @@ pub(super) struct Writer {
     predictions: bool,
     on_sweeps: bool,
     cut: bool,
+    /// Whether there is a column for errors: a table has none where the method gives none.
+    errors: bool,
     by: Option<SplitBy>,
     nearest: bool,
     /// Whether there are answers to several dampings, which each row then says.
@@ -44,6 +46,7 @@ impl Writer {
             predictions: first.about.rows.iter().any(|row| row.prediction.is_some()),
             on_sweeps: matches!(first.about.basis, Basis::Sweeps { .. }),
             cut: false,
+            errors: arguments.output.format() != Format::Table || first.about.estimate.is_none(),
             by: arguments.by,
             nearest: arguments.nearest.is_some(),
             swept: answers.len() > 1,
@@ -171,7 +174,8 @@ impl Writer {
         if self.swept {
             columns.insert(0, "damping");
         }
-        columns.extend(["score", error]);
+        columns.push("score");
+        columns.extend(self.errors.then_some(error));
         columns.extend(self.nearest.then_some("distance"));
         if !self.all {
             columns.extend(self.labels.then_some("label"));
@@ -234,7 +238,8 @@ impl Writer {
         if self.swept {
             values.insert(0, answer.damping().map(value).into());
         }
-        values.extend([score, error]);
+        values.push(score);
+        values.extend(self.errors.then_some(error));
         values.extend(answer.nearest.as_ref().map(|nearest| nearest.distance.distances[line.row].into()));
         if !self.all {
             values.extend(self.labels.then(|| about.label.into()));
