@@ -22,7 +22,7 @@ Data goes to stdout, words to stderr.";
 ///
 /// Exits with 0 if the run is sound, 1 if it cannot be read at all, 3 if it can be read up to a damaged place, which is
 /// named, with what is readable, what stands behind the damage, and the command that saves it. A run that was never finished
-/// (its recorder was killed, or still writes) is sound as far as it goes, and it says so.
+/// (its recorder was killed or still writes, or its end was lost before `recover`) is sound as far as it goes, and it says so.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Arguments {
@@ -138,8 +138,8 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
         console.say(match run.is_being_written() {
             true => "note: a recorder writes to this run; this is what had been committed",
             false => {
-                "note: the run was not finished: its recorder was killed; \
-                 all that was committed is here, visits that were still in memory are not"
+                "note: the run was not finished: its recorder was killed, and visits that were still in memory are not here; \
+                 or it was recovered from a run whose end was lost"
             }
         });
     }
