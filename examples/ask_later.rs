@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Dropout, Linear, ModuleT, Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
-use data::{Digits, SIDE};
+use data::{Digits, SIDE, TO_ANOTHER};
 use gradlog::analysis::{influence, Question, Score, Window};
 use gradlog::log::PredictionScore;
 use gradlog::recorder::{Config, Recorder, Replay};
@@ -77,7 +77,7 @@ fn main() -> Result<()> {
     train.truncate(arguments.limit.unwrap_or(usize::MAX));
     test.truncate(ASKED);
     let truth = train.labels.clone();
-    train.flip(0.1, 0);
+    train.flip(0.1, TO_ANOTHER, 0);
 
     train_with_checkpoints(&arguments, &train)?;
     ask_later(&arguments.out, &train, &test)?;

@@ -16,7 +16,7 @@ use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Init, Linear, Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
-use data::{Digits, SIDE};
+use data::{Digits, SIDE, TO_ANOTHER};
 use gradlog::analysis::{Score, Window};
 use gradlog::recorder::{Config, Recorder};
 use gradlog::run::Run;
@@ -121,7 +121,7 @@ fn main() -> Result<()> {
     let base = train_base(&train, arguments.seed)?;
     report("frozen network", &base, &test)?;
     let truth = train.labels.clone();
-    train.flip(arguments.flip, arguments.seed);
+    train.flip(arguments.flip, TO_ANOTHER, arguments.seed);
 
     let run = arguments.out.join("run");
     let checked = adapt(&arguments, &run, base, &train, &test)?;

@@ -90,6 +90,9 @@ pub struct Arguments {
     /// Take the CNN of examples/mnist for labels and pruning, instead of the MLP
     #[arg(long)]
     cnn: bool,
+    /// Of the experiment with labels, draw the tenth from all ten classes, so that a tenth of it stays right
+    #[arg(long)]
+    any_class: bool,
     /// Runs for each seed of the experiment with labels, on the same labels with other weights and orders: scores over several find more
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,

@@ -1,5 +1,6 @@
 //! Experiments on which examples to keep: wrong labels are found and left out, and half of the data is pruned.
 
+use crate::data::TO_ANOTHER;
 use crate::experiments::{announce, bar, put, Bench, Lists, DRAWS};
 use crate::methods;
 use crate::task::{sweep, train, Architecture, Images, Pixels, Setting};
@@ -38,7 +39,8 @@ impl Bench<'_> {
         let arguments = self.arguments;
         let (setting, name) = self.labels_setting();
         let setting = Setting { checkpoints: true, ..setting };
-        let name = announce(format!("{name}, 10 % of labels flipped"));
+        let (by, how) = if arguments.any_class { (0..10, "drawn anew") } else { (TO_ANOTHER, "flipped") };
+        let name = announce(format!("{name}, 10 % of labels {how}"));
         let truth = self.limited(arguments.train);
         let test = self.probes(usize::MAX, Pixels::Standardised);
         let seeds = self.seeds();
@@ -47,7 +49,7 @@ impl Bench<'_> {
         let tick = bar("recording", seeds.len() as u64);
         for seed in &seeds {
             let mut digits = self.limited(arguments.train);
-            digits.flip(FLIPPED, *seed);
+            digits.flip(FLIPPED, by.clone(), *seed);
             wrong.push(
                 digits.labels.iter().zip(&truth.labels).map(|(given, truth)| given != truth).collect::<Vec<bool>>(),
             );

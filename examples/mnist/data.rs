@@ -8,10 +8,14 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
+use std::ops::Range;
 use std::path::Path;
 
 /// Side of an image.
 pub const SIDE: usize = 28;
+
+/// By how many of the ten classes a label moves that must become another.
+pub const TO_ANOTHER: Range<u8> = 1..10;
 
 pub struct Digits {
     /// One byte a pixel, row after row, image after image.
@@ -50,13 +54,13 @@ impl Digits {
         self.pixels.truncate(count * SIDE * SIDE);
     }
 
-    /// Replaces a share of the labels, chosen at random, by another class each.
-    pub fn flip(&mut self, share: f64, seed: u64) {
+    /// Moves a share of the labels, chosen at random, each by a number of classes drawn from `by`.
+    pub fn flip(&mut self, share: f64, by: Range<u8>, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed ^ 0xF11F);
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.shuffle(&mut rng);
         for &i in &order[..(share * self.len() as f64).round() as usize] {
-            self.labels[i] = (self.labels[i] + rng.random_range(1..10)) % 10;
+            self.labels[i] = (self.labels[i] + rng.random_range(by.clone())) % 10;
         }
     }
 

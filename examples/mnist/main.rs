@@ -16,7 +16,7 @@ use anyhow::{bail, Context, Result};
 use candle_core::{Device, Tensor};
 use candle_nn::{Optimizer, VarBuilder, VarMap, SGD};
 use clap::{Parser, ValueEnum};
-use data::Digits;
+use data::{Digits, TO_ANOTHER};
 use gradlog::recorder::{Config, Recorder};
 use gradlog::taps::Taps;
 use model::Cnn;
@@ -82,7 +82,7 @@ fn main() -> Result<()> {
         bail!("no images to train on: check --data and --limit");
     }
     let truth = train.labels.clone();
-    train.flip(arguments.flip, arguments.seed);
+    train.flip(arguments.flip, TO_ANOTHER, arguments.seed);
     let flipped = truth.iter().zip(&train.labels).filter(|(t, g)| t != g).count();
     println!(
         "{} training images, {flipped} of them with a wrong label on purpose; {} test images",
