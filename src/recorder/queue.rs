@@ -1,7 +1,7 @@
 //! The queue between the training and the background thread: bounded in passes and in bytes.
 //!
 //! Waking a thread that sleeps costs the one who wakes it some ten microseconds, and more where the woken one takes its core:
-//! per cent of a short step. So while passes keep coming, nobody wakes the background thread: it looks for itself, a few
+//! per cent of a short step. So while passes keep coming, nobody wakes the background thread: it looks for itself, a
 //! hundred times a second, and is woken only where the queue fills up or an answer is waited for.
 
 use super::config::Overflow;
@@ -12,7 +12,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// How long the background thread sleeps at a time while passes keep coming.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// After so long without a message it sleeps until it is woken.
 const ASLEEP_AFTER: Duration = Duration::from_millis(100);
 
