@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How long the background thread sleeps at a time while passes keep coming.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// After so long without a message it sleeps until it is woken.
-const ASLEEP_AFTER: Duration = Duration::from_millis(100);
+/// After so long without a message it sleeps until it is woken. Longer than most steps take.
+const ASLEEP_AFTER: Duration = Duration::from_secs(1);
 
 /// How many bytes are under way.
 #[derive(Default)]
