@@ -216,11 +216,13 @@ impl Pass<'_> {
             )));
         }
         let form = if positions == 1 { Form::Factored } else { Form::Folded };
+        // The background thread reads it later, and a buffer that the loop fills anew would have changed by then.
+        let features = features.force_contiguous()?;
         let gradients = match (self.recorder.form(number, form), form) {
             (Form::Factored, Form::Factored) => Gradients::Factored { input: features, delta },
             (Form::Folded, _) => {
                 let deltas = delta.reshape((batch, positions, outputs))?;
-                let inputs = features.contiguous()?.reshape((batch, positions, inputs))?;
+                let inputs = features.reshape((batch, positions, inputs))?;
                 Gradients::Given(vec![PerExample::Outer { inputs, deltas, bias: layer.spec.bias }])
             }
             (Form::Factored, Form::Folded) => {

@@ -64,8 +64,8 @@ impl Catch {
     pub(super) fn caught(&self, x: &Tensor, delta: &Tensor) {
         if self.wanted() {
             // The background thread reads this later. A view of a variable, or of a buffer that the loop fills anew, would have changed
-            // by then, and nothing tells it from any other tensor.
-            let x = x.copy().unwrap_or_else(|_| x.clone());
+            // by then, and nothing tells it from any other tensor. (candle's `copy` would copy all that a batch is a part of.)
+            let x = x.force_contiguous().unwrap_or_else(|_| x.clone());
             self.slot.catch(self.pass, Captured::Use { x: x.detach(), delta: delta.detach() });
         }
     }

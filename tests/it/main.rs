@@ -2,6 +2,7 @@
 
 #![cfg(feature = "candle")]
 
+mod borrowed;
 mod cli;
 mod common;
 mod connectivity;
