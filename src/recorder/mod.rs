@@ -181,7 +181,10 @@ impl Recorder {
     /// Passes of a step that is not complete are not written yet: they wait for its learning rate.
     pub fn flush(&mut self) -> Result<(), RecordError> {
         match &mut self.inner {
-            Some(inner) => inner.ask(Message::Flush).map_err(|error| inner.told(error)),
+            Some(inner) => {
+                let asked = inner.send_gap().and_then(|()| inner.ask(Message::Flush));
+                asked.map_err(|error| inner.told(error))
+            }
             None => Ok(()),
         }
     }

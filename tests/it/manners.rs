@@ -261,6 +261,32 @@ fn drops_are_counted_and_written_and_equal_what_is_missing() {
     assert_eq!(examples(dir.path()).len() as u64, summary.visits);
 }
 
+/// A step of two passes whose second found the queue full is complete all the same: what a flush promises is there, and counted.
+#[test]
+fn a_flush_is_of_drops_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let taps = Taps::new();
+    taps.last_layer("head", 1024, 3, true);
+    let config =
+        Config { overflow: Overflow::DropNewest, queue_bytes_max: 1, flush_ms: 3_600_000, ..Config::default() };
+    let mut recorder = Recorder::create(dir.path(), &taps, config).unwrap();
+    let many: Vec<u64> = (0..2000).collect();
+    let (features, logits) = (noise(1, &[2000, 1024]), noise(2, &[2000, 3]));
+    let mut pass = recorder.pass(&many).unwrap();
+    pass.features(&features);
+    pass.cross_entropy(&logits, &y(2000)).unwrap();
+    pass.accumulate().unwrap();
+    let mut pass = recorder.pass(&[9999]).unwrap();
+    pass.features(&features.narrow(0, 0, 1).unwrap());
+    pass.cross_entropy(&logits.narrow(0, 0, 1).unwrap(), &y(1)).unwrap();
+    pass.commit(0.1).unwrap();
+    recorder.flush().unwrap();
+    let flushed = Run::open(dir.path()).unwrap().verify().unwrap();
+    let summary = recorder.finish().unwrap();
+    assert_eq!((summary.visits, summary.dropped), (2000, 1), "the second pass was not dropped: nothing was tested");
+    assert_eq!((flushed.visits, flushed.dropped), (2000, 1));
+}
+
 #[test]
 fn numbers_that_are_not_finite_are_flagged_and_keep_to_themselves() {
     let dir = tempfile::tempdir().unwrap();
