@@ -35,3 +35,9 @@ pub(super) fn optional<T>(
 ) -> Result<Option<Vec<T>>, ReadError> {
     block.has(column).then(|| read(block, column)).transpose()
 }
+
+/// Labels or predictions, `None` where a row has none, if the block has the column.
+pub(super) fn classes(block: &Block, column: Column) -> Result<Option<Vec<Option<u32>>>, ReadError> {
+    let known = |class: u32| (class != Column::NO_CLASS).then_some(class);
+    Ok(optional(block, column, u32s)?.map(|classes| classes.into_iter().map(known).collect()))
+}

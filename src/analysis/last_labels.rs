@@ -65,11 +65,11 @@ pub(super) fn last_labels(run: &Run, blocks: &Blocks, places: &[Place]) -> Resul
     let wanted = |block: &Block| blocks.numbers.get(&block.identity()).map_or(&[][..], |number| of_block(*number));
     let mut found = vec![Labels::default(); places.len()];
     let read_one = |block: &Block| -> Result<Vec<(usize, Labels)>, ReadError> {
-        let labels = column::optional(block, Column::Label, column::u32s)?;
-        let predictions = column::optional(block, Column::Prediction, column::u32s)?;
+        let labels = column::classes(block, Column::Label)?;
+        let predictions = column::classes(block, Column::Prediction)?;
         let of = |at: &u32| {
             let row = places[*at as usize].row as usize;
-            let value = |column: &Option<Vec<u32>>| column.as_ref().and_then(|values| values.get(row).copied());
+            let value = |column: &Option<Vec<Option<u32>>>| column.as_ref().and_then(|values| *values.get(row)?);
             (*at as usize, Labels { label: value(&labels), prediction: value(&predictions) })
         };
         Ok(wanted(block).iter().map(of).collect())

@@ -150,6 +150,8 @@ struct VisitColumns {
     starts: Vec<usize>,
     examples: Vec<u64>,
     flags: Option<Vec<u8>>,
+    /// How many predictions each visit made, if not all made one: one without any has no label either.
+    positions: Option<Vec<u32>>,
     values: Vec<Vec<f32>>,
 }
 
@@ -157,7 +159,7 @@ struct VisitColumns {
 #[repr(align(32))]
 struct Gathered<A> {
     accumulator: A,
-    /// Its last visit in a block with labels or predictions.
+    /// Its last visit with a label or a prediction.
     last: Place,
 }
 
@@ -173,9 +175,9 @@ impl Visits {
             return Ok(told(rows, None));
         }
         let examples = column::u64s(block, Column::Example)?;
+        let positions = column::optional(block, Column::Positions, column::u32s)?;
         if A::ONE_PREDICTION {
-            let positions = column::optional(block, Column::Positions, column::u32s)?.unwrap_or_default();
-            let several = positions.iter().enumerate().find(|(row, positions)| {
+            let several = positions.iter().flatten().enumerate().find(|(row, positions)| {
                 **positions > 1 && inside.as_ref().is_none_or(|inside| inside.get(*row) == Some(&true))
             });
             if let Some((row, &positions)) = several {
@@ -193,6 +195,7 @@ impl Visits {
             starts,
             examples,
             flags: column::optional(block, Column::Flags, column::u8s)?,
+            positions,
             values,
         });
         Ok(told(rows, columns))
@@ -298,7 +301,7 @@ impl<A: PerExample> Shard<A> {
             let row = row as usize;
             let slot = self.slot(columns.examples[row]);
             let entry = &mut self.gathered[slot];
-            if visits.has_labels {
+            if visits.has_labels && columns.positions.as_ref().is_none_or(|positions| positions[row] > 0) {
                 entry.last = place;
             }
             let flags = columns.flags.as_ref().map_or(0, |flags| flags[row]);

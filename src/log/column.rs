@@ -97,6 +97,9 @@ impl Column {
     /// Flag: the example had no weight in the loss (`c = 0`), so its gradient could not be seen and is stored as zero.
     pub const FLAG_NO_WEIGHT: u8 = 4;
 
+    /// In [`Column::Label`] and [`Column::Prediction`]: none, as of an example whose target is ignored.
+    pub const NO_CLASS: u32 = u32::MAX;
+
     const ALL: [Column; 38] = [
         Column::Example,
         Column::Step,

@@ -1,7 +1,7 @@
 //! What the loss says of each example: computed once from logits and targets, in closed form.
 
 use super::RecordError;
-use crate::log::PredictionScore;
+use crate::log::{Column, PredictionScore};
 use num_traits::Float;
 use rayon::prelude::*;
 
@@ -87,6 +87,9 @@ pub(super) fn cross_entropy<T: Float + Send + Sync>(
     if let Some(bad) = targets.iter().flatten().find(|label| **label as usize >= classes) {
         return Err(format!("label {bad} with {classes} classes: labels are counted from 0"));
     }
+    if classes == 0 {
+        return Err("logits with 0 classes".into());
+    }
     let mut delta = vec![T::zero(); logits.len()];
     let one = |((logits, delta), target): ((&[T], &mut [T]), &Option<u32>)| {
         target.map(|label| softmax_row(logits, label as usize, delta))
@@ -125,9 +128,9 @@ pub(super) fn cross_entropy<T: Float + Send + Sync>(
         confidence: Some(mean(|r| r.confidence)),
         correct: Some(correct.collect()),
         // A sequence has no one label; its positions' labels are the data itself.
-        label: (!is_sequence).then(|| targets.iter().map(|t| t.unwrap_or(u32::MAX)).collect()),
+        label: (!is_sequence).then(|| targets.iter().map(|t| t.unwrap_or(Column::NO_CLASS)).collect()),
         prediction: (!is_sequence)
-            .then(|| rows.iter().map(|r| r.as_ref().map_or(u32::MAX, |r| r.prediction)).collect()),
+            .then(|| rows.iter().map(|r| r.as_ref().map_or(Column::NO_CLASS, |r| r.prediction)).collect()),
         positions: (is_sequence || counts.iter().any(|n| *n != 1)).then(|| counts.iter().map(|n| *n as u32).collect()),
         ..Outputs::default()
     };

@@ -2,8 +2,10 @@
 
 use crate::common::*;
 use candle_core::{DType, Device, Result, Tensor, Var};
+use gradlog::analysis::{suspects, Score, Window};
 use gradlog::log::{BlockKind, Column};
 use gradlog::recorder::{Config, Pass, Recorder, Reduction};
+use gradlog::run::Run;
 use gradlog::taps::Taps;
 use std::path::Path;
 
@@ -204,4 +206,36 @@ fn bad_targets_are_refused_with_words() {
         let error = recorder.pass(&[0, 1]).unwrap().cross_entropy(z.as_tensor(), &y).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
+    // All of them ignored, so that no label is too large.
+    let (none, y) =
+        (Tensor::zeros((2, 0), DType::F32, &Device::Cpu).unwrap(), Tensor::new(&[-100i64; 2], &Device::Cpu).unwrap());
+    let mut pass = recorder.pass(&[0, 1]).unwrap();
+    let error = pass.ignore_index(-100).cross_entropy(&none, &y).unwrap_err().to_string();
+    assert!(error.contains("0 classes"), "{error}");
+}
+
+/// An example whose target is ignored at its last visit keeps the label and the prediction of the visit before.
+#[test]
+fn an_ignored_target_is_no_label() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(dir.path(), &Taps::new(), Config::default()).unwrap();
+    let z = Tensor::new(&[[3f32, 0.0, 0.0], [0.0, 4.0, 0.0]], &Device::Cpu).unwrap();
+    for y in [[1i64, 2], [1, -100]] {
+        let y = Tensor::new(&y, &Device::Cpu).unwrap();
+        let mut pass = recorder.pass(&[10, 11]).unwrap();
+        pass.ignore_index(-100).cross_entropy(&z, &y).unwrap();
+        pass.commit(0.1).unwrap();
+    }
+    let mut pass = recorder.pass(&[12]).unwrap();
+    let y = Tensor::new(&[-100i64], &Device::Cpu).unwrap();
+    pass.ignore_index(-100).cross_entropy(&z.narrow(0, 0, 1).unwrap(), &y).unwrap();
+    pass.commit(0.1).unwrap();
+    recorder.finish().unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    let table = Score::Loss.compute(&run, &Window::everything()).unwrap();
+    let mut labels: Vec<_> = table.rows.iter().map(|row| (row.example, row.label, row.prediction)).collect();
+    labels.sort_unstable();
+    assert_eq!(labels, [(10, Some(1), Some(0)), (11, Some(2), Some(1)), (12, None, None)]);
+    let list = suspects(&[&run], &Window::everything(), &|_| {}).unwrap();
+    assert!(list.rows.iter().all(|row| row.label.is_none_or(|label| label < 3)));
 }

@@ -11,8 +11,8 @@ use std::ops::Range;
 pub(super) struct BlockVisits {
     pub examples: Vec<u64>,
     pub steps: Vec<u64>,
-    pub labels: Option<Vec<u32>>,
-    pub predictions: Option<Vec<u32>>,
+    pub labels: Option<Vec<Option<u32>>>,
+    pub predictions: Option<Vec<Option<u32>>>,
     /// Rows inside the window.
     pub inside: Vec<usize>,
     /// Of these, rows that count, with their weights and the positions of their probe times.

@@ -60,8 +60,8 @@ struct Rows {
     ids: Vec<u64>,
     steps: Vec<u64>,
     flags: Option<Vec<u8>>,
-    labels: Option<Vec<u32>>,
-    predictions: Option<Vec<u32>>,
+    labels: Option<Vec<Option<u32>>>,
+    predictions: Option<Vec<Option<u32>>>,
     modes: Option<Vec<u8>>,
     scores: Option<Vec<u8>>,
     classes: Option<Vec<u32>>,
@@ -100,8 +100,8 @@ fn read(run: &Run, block: &Block) -> Result<Told, AnalysisError> {
         ids: column::u64s(block, Column::Example)?,
         steps: column::u64s(block, Column::Step)?,
         flags: column::optional(block, Column::Flags, column::u8s)?,
-        labels: column::optional(block, Column::Label, column::u32s)?,
-        predictions: column::optional(block, Column::Prediction, column::u32s)?,
+        labels: column::classes(block, Column::Label)?,
+        predictions: column::classes(block, Column::Prediction)?,
         modes: column::optional(block, Column::Mode, column::u8s)?,
         scores: column::optional(block, Column::PredictionScore, column::u8s)?,
         classes: column::optional(block, Column::ScoredClass, column::u32s)?,
@@ -220,8 +220,8 @@ impl Index {
                 let probe = Probe {
                     id,
                     times: 0,
-                    label: rows.labels.as_ref().map(|labels| labels[row]),
-                    prediction: rows.predictions.as_ref().map(|predictions| predictions[row]),
+                    label: rows.labels.as_ref().and_then(|labels| labels[row]),
+                    prediction: rows.predictions.as_ref().and_then(|predictions| predictions[row]),
                     scored,
                 };
                 index.probes.insert(id, probe);

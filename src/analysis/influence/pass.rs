@@ -349,8 +349,8 @@ impl<'run> InfluencePlan<'run> {
         let examples = column::u64s(block, Column::Example)?;
         let steps = column::u64s(block, Column::Step)?;
         let mut out = BlockVisits {
-            labels: column::optional(block, Column::Label, column::u32s)?,
-            predictions: column::optional(block, Column::Prediction, column::u32s)?,
+            labels: column::classes(block, Column::Label)?,
+            predictions: column::classes(block, Column::Prediction)?,
             examples,
             steps,
             ..BlockVisits::default()

@@ -296,8 +296,8 @@ impl<'plan> Sums<'plan> {
             if block.steps[row] >= self.last_steps[at] {
                 self.last_steps[at] = block.steps[row];
                 let entry = &mut result.rows[at];
-                entry.label = block.labels.as_ref().map(|labels| labels[row]).or(entry.label);
-                entry.prediction = block.predictions.as_ref().map(|p| p[row]).or(entry.prediction);
+                entry.label = block.labels.as_ref().and_then(|labels| labels[row]).or(entry.label);
+                entry.prediction = block.predictions.as_ref().and_then(|p| p[row]).or(entry.prediction);
             }
             if let Some((_, to_come)) = &mut self.to_come {
                 to_come[at] = to_come[at].saturating_sub(1);

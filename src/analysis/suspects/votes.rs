@@ -18,12 +18,9 @@ pub(super) struct Votes {
 type Vote = (u64, u32);
 
 fn read(block: &Block, window: &Window) -> Result<Vec<Vote>, AnalysisError> {
-    if !block.has(Column::Prediction) {
-        return Ok(Vec::new());
-    }
+    let Some(predictions) = column::classes(block, Column::Prediction)? else { return Ok(Vec::new()) };
     let inside = window.rows(block)?;
     let examples = column::u64s(block, Column::Example)?;
-    let predictions = column::u32s(block, Column::Prediction)?;
     let flags = column::optional(block, Column::Flags, column::u8s)?;
     let positions = column::optional(block, Column::Positions, column::u32s)?;
     let counts = |row: usize| {
@@ -33,7 +30,7 @@ fn read(block: &Block, window: &Window) -> Result<Vec<Vote>, AnalysisError> {
             && positions.as_ref().is_none_or(|positions| positions[row] <= 1)
     };
     let votes = examples.into_iter().zip(predictions).enumerate();
-    Ok(votes.filter(|(row, _)| counts(*row)).map(|(_, vote)| vote).collect())
+    Ok(votes.filter(|(row, _)| counts(*row)).filter_map(|(_, (id, class))| Some((id, class?))).collect())
 }
 
 impl Votes {

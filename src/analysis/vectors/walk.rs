@@ -120,8 +120,8 @@ impl Walk<'_> {
         let losses = column::f32s(block, Column::Loss)?;
         let confidences = column::optional(block, Column::Confidence, column::f32s)?;
         let flags = column::optional(block, Column::Flags, column::u8s)?;
-        let labels = column::optional(block, Column::Label, column::u32s)?;
-        let predictions = column::optional(block, Column::Prediction, column::u32s)?;
+        let labels = column::classes(block, Column::Label)?;
+        let predictions = column::classes(block, Column::Prediction)?;
         let mut visits = Vec::with_capacity(examples.len());
         for (row, &example) in examples.iter().enumerate() {
             let flags = flags.as_ref().map_or(0, |flags| flags[row]);
@@ -143,8 +143,8 @@ impl Walk<'_> {
                 confidence: confidences.as_ref().map(|confidences| confidences[row]),
                 inside: chosen(row),
                 usable: finite && weighed,
-                label: labels.as_ref().map(|labels| labels[row]),
-                prediction: predictions.as_ref().map(|predictions| predictions[row]),
+                label: labels.as_ref().and_then(|labels| labels[row]),
+                prediction: predictions.as_ref().and_then(|predictions| predictions[row]),
             });
         }
         let gradients = if everything || visits.iter().any(|visit| visit.inside) {
