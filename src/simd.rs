@@ -1,5 +1,7 @@
 //! Compiling hot loops for the machine they run on.
 
+use num_traits::Float;
+
 /// Calls `loops`, compiled for the widest vectors that this machine has (on x86-64 AVX2 or AVX-512, detected once), where the
 /// crate itself is compiled for the least of its kind.
 ///
@@ -22,19 +24,35 @@ pub(crate) fn vectorized<R>(loops: impl FnOnce() -> R) -> R {
 }
 
 /// `Σ v²` with 32 partial sums, so that it vectorizes and rounds less than one running sum.
+#[cfg(feature = "candle")]
 pub(crate) fn squared_norm(values: &[f32]) -> f32 {
+    sum_of_squares(values)
+}
+
+/// The same in `f64`, for numbers that may be so small that no `f32` holds their squares.
+pub(crate) fn squared_norm_f64(values: &[f32]) -> f64 {
+    sum_of_squares(values)
+}
+
+fn sum_of_squares<T: Float + From<f32>>(values: &[f32]) -> T {
+    #[inline(always)]
+    fn square<T: Float + From<f32>>(value: &f32) -> T {
+        let value = <T as From<f32>>::from(*value);
+        value * value
+    }
+
     vectorized(
         #[inline(always)]
         || {
-            let mut lanes = [0f32; 32];
+            let mut lanes = [T::zero(); 32];
             let chunks = values.chunks_exact(32);
-            let rest: f32 = chunks.remainder().iter().map(|v| v * v).sum();
+            let rest = chunks.remainder().iter().map(square).fold(T::zero(), T::add);
             for chunk in chunks {
-                for (lane, v) in lanes.iter_mut().zip(chunk) {
-                    *lane += v * v;
+                for (lane, value) in lanes.iter_mut().zip(chunk) {
+                    *lane = *lane + square(value);
                 }
             }
-            lanes.iter().sum::<f32>() + rest
+            lanes.into_iter().fold(T::zero(), T::add) + rest
         },
     )
 }

@@ -18,7 +18,7 @@ use super::{Curvature, Estimate, EstimatePlan};
 use crate::log::{BlockKind, Column};
 use crate::matmul::{matmul, Matrix};
 use crate::run::{Block, Damage, Run};
-use crate::simd::squared_norm;
+use crate::simd::squared_norm_f64;
 use std::collections::BTreeMap;
 
 /// What the log says of an optimizer step.
@@ -245,7 +245,7 @@ impl Unrolled<'_> {
 
     /// Of the derivative of a probe's final loss by the weights.
     fn squared_length(&self, probe: usize) -> f64 {
-        let of = |(a, width): (&Vec<f32>, &usize)| f64::from(squared_norm(&a[probe * width..(probe + 1) * width]));
+        let of = |(a, width): (&Vec<f32>, &usize)| squared_norm_f64(&a[probe * width..(probe + 1) * width]);
         self.a.iter().zip(&self.widths).map(of).sum()
     }
 

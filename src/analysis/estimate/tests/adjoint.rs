@@ -323,26 +323,31 @@ fn what_grows_past_all_numbers_is_said() {
     assert_eq!(without[0].estimate.as_ref().unwrap().growth, 1.0);
 }
 
-/// One example and one probe with the same gradient `g`: each step multiplies the derivative by `1 − η·c·|g|²`.
+/// One example and one probe with gradients along the same `g`: each step multiplies the derivative by `1 − η·c·|g|²`. Of
+/// a probe whose gradient is so small that no `f32` holds its square, too.
 #[test]
 fn growth_is_that_of_the_derivative() {
-    let probe = Draws(1).visit(7, 6, 0);
-    let steps: Vec<Visit> = (0..6).map(|step| Visit { example: 1, step, ..probe.clone() }).collect();
-    let whole = &blocks(&probe, false)[0];
+    let visit = Draws(1).visit(7, 6, 0);
+    let whole = &blocks(&visit, false)[0];
     let squared = dot(whole, whole);
     for (factor, expected) in [(-3.0f64, 3f64.powi(5)), (-0.5, 1.0), (-1.5, 1.5f64.powi(5))] {
         let rate = ((1.0 - factor) / squared) as f32;
-        let visits: Vec<Visit> = steps
-            .iter()
-            .map(|visit| Visit { learning_rate: rate, coefficient: 1.0, clip: 1.0, ..visit.clone() })
-            .collect();
-        let mut run = Synthetic::new(Encoding::F32);
-        run.set(0, "test");
-        run.probes(std::slice::from_ref(&probe));
-        run.visits(&visits);
-        run.end();
-        let found = &estimate(&run.finish().run(), &asked(7, false, Curvature::Visits)).unwrap()[0];
-        let growth = found.estimate.as_ref().unwrap().growth;
-        assert!((growth / expected - 1.0).abs() < 1e-3, "{factor}: {growth} for {expected}");
+        let trained =
+            |step| Visit { example: 1, step, learning_rate: rate, coefficient: 1.0, clip: 1.0, ..visit.clone() };
+        let visits: Vec<Visit> = (0..6).map(trained).collect();
+        for scale in [1.0, 1e-24] {
+            let mut probe = visit.clone();
+            for part in [1, 3, 4] {
+                probe.parts[part].iter_mut().for_each(|value| *value *= scale);
+            }
+            let mut run = Synthetic::new(Encoding::F32);
+            run.set(0, "test");
+            run.probes(&[probe]);
+            run.visits(&visits);
+            run.end();
+            let found = &estimate(&run.finish().run(), &asked(7, false, Curvature::Visits)).unwrap()[0];
+            let growth = found.estimate.as_ref().unwrap().growth;
+            assert!((growth / expected - 1.0).abs() < 1e-3, "{factor}, {scale}: {growth} for {expected}");
+        }
     }
 }
