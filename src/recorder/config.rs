@@ -89,6 +89,10 @@ pub struct Config {
     /// Bytes of gradients, ids and outputs that may wait for the background thread; a single pass larger than this may wait alone.
     /// Default 32 MiB.
     pub queue_bytes_max: usize,
+    /// Bytes of visits, as they are stored but not compressed, of the passes of one optimizer step, which wait in memory for its
+    /// learning rate. A step that has as many and goes on, as where `commit` is never called, ends the recording with an error; a
+    /// single pass may be larger. Default 256 MiB.
+    pub step_bytes_max: usize,
     /// Longest time that `commit`, `flush` or `finish` waits for the background thread before it returns
     /// [`RecordError::Timeout`]. Default 60,000 ms.
     pub wait_ms_max: u64,
@@ -122,6 +126,7 @@ impl Default for Config {
             on_failure: OnFailure::default(),
             queue_passes: 16,
             queue_bytes_max: 32 << 20,
+            step_bytes_max: 256 << 20,
             wait_ms_max: 60_000,
             flush_ms: 1_000,
             sync_ms: 30_000,

@@ -271,6 +271,14 @@ impl Worker {
     fn batch(&mut self, batch: Batch) -> Result<(), RecordError> {
         let keys = self.rows.keys(&batch);
         if batch.kind == PassKind::Training {
+            let (rows, bytes) = self.waiting();
+            if rows > 0 && bytes >= self.config.step_bytes_max {
+                return Err(RecordError::Stopped(format!(
+                    "{rows} visits of step {}, {bytes} bytes, wait for its learning rate, and another pass came: end each step with \
+                     `commit`, or raise `step_bytes_max`",
+                    batch.step
+                )));
+            }
             // The last builder, if its rows have the same columns; a block has one set of columns.
             if !self.open.last_mut().is_some_and(|open| open.prepare(&keys)) {
                 let mut fresh = BlockBuilder::new(BlockKind::Visits);
@@ -307,6 +315,12 @@ impl Worker {
         builder.advance(1, row.step, row.epoch);
         self.writer.append(&mut builder)?;
         Ok(self.writer.sync()?)
+    }
+
+    /// How many rows of the step that is not complete there are, and their bytes.
+    fn waiting(&self) -> (u64, usize) {
+        let counted = |(rows, bytes), open: &BlockBuilder| (rows + u64::from(open.rows()), bytes + open.raw_bytes());
+        self.open.iter().fold((0, 0), counted)
     }
 
     /// Gives the rows of the step that is complete now their learning rate, and lets them go to the log.

@@ -287,6 +287,34 @@ fn a_flush_is_of_drops_too() {
     assert_eq!((flushed.visits, flushed.dropped), (2000, 1));
 }
 
+/// Visits wait for the learning rate of their step in memory: a loop that never ends one hears of it before it runs out.
+#[test]
+fn a_step_that_never_ends_is_an_error_before_the_memory_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { step_bytes_max: 10_000, ..Config::default() };
+    let mut recorder = Recorder::create(dir.path(), &Taps::new(), config).unwrap();
+    let (ids, y) = ([1, 2, 3, 4], y(4));
+    let pass = |recorder: &mut Recorder, ends: bool| {
+        let mut pass = recorder.pass(&ids).unwrap();
+        pass.cross_entropy(&noise(2, &[4, 3]), &y).unwrap();
+        if ends {
+            pass.commit(0.1)
+        } else {
+            pass.accumulate()
+        }
+    };
+    for _ in 0..1_000 {
+        pass(&mut recorder, true).unwrap();
+    }
+    let error =
+        (0..1_000_000).find_map(|_| pass(&mut recorder, false).err()).expect("it grows without end").to_string();
+    assert!(error.contains("visits of step 1000") && error.contains("`commit`"), "{error}");
+    let error = recorder.finish().unwrap_err().to_string();
+    assert!(error.contains("`step_bytes_max`"), "{error}");
+    let found = Run::open(dir.path()).unwrap().verify().unwrap();
+    assert!((4_010..5_000).contains(&found.visits) && found.damage.is_none(), "{found:?}");
+}
+
 #[test]
 fn numbers_that_are_not_finite_are_flagged_and_keep_to_themselves() {
     let dir = tempfile::tempdir().unwrap();
