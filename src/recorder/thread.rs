@@ -124,32 +124,35 @@ pub(super) fn run(
             Some(Message::Finish(_)) => (0, true),
             _ => (0, false),
         };
-        let mut answer = None;
+        let asker = match &message {
+            Some(Message::Flush(reply) | Message::Finish(reply)) => Some(reply.clone()),
+            _ => None,
+        };
         if let Some(message) = &message {
             worker.missed.meet(message);
         }
         if !shared.has_failed() {
             let outcome = guarded(&shared, || {
                 if let Some(message) = message {
-                    answer = worker.take(message)?;
+                    worker.take(message)?;
                 }
                 worker.on_time()
             });
             if outcome.is_err() && goes_on {
                 worker.say_from_where();
             }
-        } else if let Some(Message::Flush(reply) | Message::Finish(reply)) = message {
+        }
+        if last && shared.has_failed() {
             // What came before a pass that could not be recorded is written all the same.
-            if last && worker.can_write() {
+            if worker.can_write() {
                 let _ = guarded(&shared, || worker.end());
             }
-            if last && goes_on {
+            if goes_on {
                 worker.say_how_many();
             }
-            if last && worker.can_write() {
+            if worker.can_write() {
                 let _ = guarded(&shared, || Ok(worker.writer.finish()?));
             }
-            answer = Some(reply);
         }
         if goes_on {
             worker.tell();
@@ -160,9 +163,9 @@ pub(super) fn run(
             progress.bytes = worker.writer.written_bytes();
             progress.worked += start.elapsed();
         }
-        // The one who asked may have stopped waiting.
-        if let Some(reply) = answer {
-            let _ = reply.send(());
+        // Only now: who is answered may read what was told, and end the process. He may also have stopped waiting.
+        if let Some(asker) = asker {
+            let _ = asker.send(());
         }
         if last {
             return;
@@ -202,8 +205,7 @@ impl Worker {
         flush.unwrap_or(sync).min(sync).max(Duration::from_millis(1))
     }
 
-    /// Handles one message; returns whom to answer.
-    fn take(&mut self, message: Message) -> Result<Option<crossbeam_channel::Sender<()>>, RecordError> {
+    fn take(&mut self, message: Message) -> Result<(), RecordError> {
         match message {
             Message::Pass { batch, step, gap, .. } => {
                 if let Some(gap) = gap {
@@ -221,7 +223,7 @@ impl Worker {
                 if self.full() {
                     self.write_all()?;
                 }
-                Ok(None)
+                Ok(())
             }
             Message::ProbeSet { number, name } => {
                 let mut builder = BlockBuilder::new(BlockKind::ProbeSet);
@@ -229,22 +231,17 @@ impl Worker {
                 builder.column(Column::Name, Cells::U8, name.len() as u32).extend(name.bytes());
                 builder.advance(1, 0, 0);
                 self.writer.append(&mut builder)?;
-                Ok(None)
+                Ok(())
             }
-            Message::Checkpoint(row) => {
-                self.checkpoint(row)?;
-                Ok(None)
-            }
-            Message::Flush(reply) => {
+            Message::Checkpoint(row) => self.checkpoint(row),
+            Message::Flush(_) => {
                 self.write_all()?;
-                self.writer.sync()?;
-                Ok(Some(reply))
+                Ok(self.writer.sync()?)
             }
-            Message::Finish(reply) => {
+            Message::Finish(_) => {
                 self.end()?;
                 self.writer.append_end()?;
-                self.writer.finish()?;
-                Ok(Some(reply))
+                Ok(self.writer.finish()?)
             }
         }
     }
