@@ -130,7 +130,8 @@ impl LogWriter {
         make_folder(dir).map_err(io_error("create the folder", dir))?;
         let lock = lock(dir)?;
         let path = dir.join(MANIFEST_FILE);
-        if path.exists() {
+        // Without its manifest it cannot be read, and is still somebody's.
+        if path.exists() || segment_path(dir, 0).exists() {
             return Err(LogError::Exists { path: dir.to_owned() });
         }
         let temporary = dir.join("manifest.new");
@@ -331,8 +332,22 @@ impl LogWriter {
         Ok(())
     }
 
+    /// An error if the run was deleted, or its manifest, without which nothing can be read of it.
+    fn still_there(&self) -> Result<(), LogError> {
+        let path = self.dir.join(MANIFEST_FILE);
+        match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let gone = io::Error::new(error.kind(), "it was deleted while the run was being recorded");
+                Err(io_error("find", &path)(gone))
+            }
+            // What else there may be says nothing of whether it is there.
+            _ => Ok(()),
+        }
+    }
+
     /// Returns when every block is on the device.
     pub(crate) fn sync(&mut self) -> Result<(), LogError> {
+        self.still_there()?;
         if let (true, Some(segment)) = (self.dirty, &self.open) {
             self.storage.sync().map_err(io_error("flush", &segment.path))?;
         }
@@ -342,10 +357,12 @@ impl LogWriter {
 
     /// Cuts the last segment to its length and makes everything durable.
     pub(crate) fn finish(&mut self) -> Result<(), LogError> {
-        self.close_segment()
+        self.close_segment()?;
+        self.still_there()
     }
 
     fn open_segment(&mut self, first_block_bytes: u64) -> Result<(), LogError> {
+        self.still_there()?;
         let path = segment_path(&self.dir, self.next_segment);
         let size = self.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + first_block_bytes + self.spare_bytes);
         let header = SegmentHeader { run_id: self.run_id, index: self.next_segment, resumed_step: self.resumed_step };

@@ -81,6 +81,44 @@ fn a_vanished_folder_fails_no_step_and_is_told_of_at_the_end() {
     }
 }
 
+/// Nothing was written before, so that nobody knew.
+#[test]
+fn what_fails_at_the_end_first_is_told_in_full() {
+    for flushed in [false, true] {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("run");
+        let config = Config { on_failure: OnFailure::GoOn, flush_ms: 3_600_000, ..Config::default() };
+        let (taps, variables) = (Taps::new(), VarMap::new());
+        let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+        let layer = taps.tap("fc", linear(4, 3, vb.pp("fc")).unwrap());
+        let mut recorder = Recorder::create(&dir, &taps, config).unwrap();
+        for step in 0..3 {
+            pass(&mut recorder, &layer, &[step, 10 + step]).unwrap();
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+        let error = if flushed { recorder.flush().unwrap_err() } else { recorder.finish().unwrap_err() };
+        assert!(matches!(error, RecordError::Unrecorded { step: 0, visits: 6, .. }), "{flushed}: {error}");
+    }
+}
+
+/// A segment that a recorder begins in a folder that is being deleted makes the folder stay, without what makes it a run.
+#[test]
+fn a_run_without_its_manifest_is_not_called_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    let layer = taps.tap("fc", linear(4, 3, vb.pp("fc")).unwrap());
+    let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
+    pass(&mut recorder, &layer, &[1, 2]).unwrap();
+    recorder.flush().unwrap();
+    std::fs::remove_file(dir.path().join("manifest")).unwrap();
+    let error = recorder.finish().unwrap_err().to_string();
+    assert!(error.contains("manifest") && error.contains("deleted"), "{error}");
+    // What is left there is somebody's.
+    let error = Recorder::create(dir.path(), &taps, Config::default()).err().unwrap().to_string();
+    assert!(error.contains("holds a run already"), "{error}");
+}
+
 #[test]
 fn by_default_the_next_step_hears_of_it() {
     let dir = tempfile::tempdir().unwrap();
