@@ -1,6 +1,6 @@
 //! One worker's part of a run that several record (FORMAT.md, "Several workers"): what the manifest says of it, and its folder.
 
-use super::MANIFEST_FILE;
+use super::{segment_path, MANIFEST_FILE};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,9 @@ pub(crate) fn worker_folders(dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
         // there, opening it will tell why: to take the part for missing would hide it.
         let is_part = || match path.join(MANIFEST_FILE).metadata() {
             Ok(_) => true,
-            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+            // A recorder writes the manifest before all else, so that it was lost where a segment is there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => segment_path(&path, 0).exists(),
+            Err(error) => error.kind() != io::ErrorKind::NotADirectory,
         };
         if rank < WORKERS_MAX && worker_folder(dir, rank) == path && is_part() {
             found.push((rank, path));
@@ -73,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_folders_with_a_manifest_and_the_one_name_are_parts() {
+    fn only_folders_with_a_manifest_or_a_segment_and_the_one_name_are_parts() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(worker_folders(&dir.path().join("none")).unwrap(), []);
         for name in ["worker-0002", "worker-0000", "worker-1", "worker-00003", "worker-12345", "worker-65536", "other"]
@@ -82,7 +84,10 @@ mod tests {
             std::fs::write(dir.path().join(name).join(MANIFEST_FILE), []).unwrap();
         }
         std::fs::create_dir(dir.path().join("worker-0004")).unwrap();
+        // One with a segment had a manifest.
+        std::fs::create_dir(dir.path().join("worker-0005")).unwrap();
+        std::fs::write(segment_path(&dir.path().join("worker-0005"), 0), []).unwrap();
         let part = |rank: u32| (rank, worker_folder(dir.path(), rank));
-        assert_eq!(worker_folders(dir.path()).unwrap(), [part(0), part(2), part(12345)]);
+        assert_eq!(worker_folders(dir.path()).unwrap(), [part(0), part(2), part(5), part(12345)]);
     }
 }
