@@ -29,6 +29,9 @@ impl Run {
             }
             return Ok(false);
         }
+        if self.is_locked_by_caller() {
+            return Ok(false);
+        }
         let path = self.dir().join(LOCK_FILE);
         // The lock is let go of with the file, at once: a recorder that is just starting tries again.
         match open_file(&path) {

@@ -5,11 +5,12 @@ use super::error::{io_error, ReadError};
 use super::file::{Files, SegmentFile};
 use super::merge::Scan;
 use super::scan::PartScan;
+use super::superseded::Resumptions;
 use super::workers;
 use crate::log::{open_file, segment_path, worker_folders, BlockKind, Column, Manifest, MANIFEST_FILE};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The longest manifest that is read.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
@@ -19,7 +20,9 @@ const NAME_BYTES_MAX: usize = 4096;
 
 /// A recorded run. Cheap to open: only the manifest is read.
 ///
-/// A run that is being written can be opened too; a scan then sees what had been committed when it came to its end.
+/// A run that is being written can be opened too; a scan then sees what had been committed when it came to its end. Where a training
+/// is taken up again at an earlier step after the first scan began, scans end before that, whatever follows: open the run again
+/// to see it.
 ///
 /// A run that several workers recorded is one run: its parts are read as if one recorder had written them. A part is a run
 /// too, and can be opened alone by its own folder.
@@ -31,6 +34,10 @@ pub struct Run {
     parts: Vec<Run>,
     /// Those of all parts, lest a run of many workers use up what a process may open.
     files: Arc<Files>,
+    /// As they were when the first scan began.
+    resumptions: OnceLock<Resumptions>,
+    /// Whether it is the caller who holds the run's lock.
+    locked_by_caller: bool,
 }
 
 impl Run {
@@ -46,7 +53,7 @@ impl Run {
             if !folders.is_empty() {
                 let files = Arc::default();
                 let (manifest, parts) = workers::unite(dir, &folders, &files)?;
-                return Ok(Self { dir: dir.to_owned(), manifest, parts, files });
+                return Ok(Self::new(dir, manifest, parts, files));
             }
         }
         Self::open_one(dir)
@@ -74,7 +81,31 @@ impl Run {
             return Err(not_a_run("its manifest is longer than a manifest can be".into()));
         }
         let manifest = Manifest::parse(&bytes).map_err(|e| not_a_run(format!("its manifest cannot be read: {e}")))?;
-        Ok(Self { dir: dir.to_owned(), manifest, parts: Vec::new(), files })
+        Ok(Self::new(dir, manifest, Vec::new(), files))
+    }
+
+    fn new(dir: &Path, manifest: Manifest, parts: Vec<Run>, files: Arc<Files>) -> Self {
+        let (dir, resumptions) = (dir.to_owned(), OnceLock::new());
+        Self { dir, manifest, parts, files, resumptions, locked_by_caller: false }
+    }
+
+    /// As the run is, for who holds its lock: nobody writes to it, so that nothing in it may be half written.
+    #[cfg_attr(not(feature = "candle"), allow(dead_code))]
+    pub(crate) fn locked_by_caller(self) -> Self {
+        Self { locked_by_caller: true, ..self }
+    }
+
+    pub(super) fn is_locked_by_caller(&self) -> bool {
+        self.locked_by_caller
+    }
+
+    /// The resumptions of a run of one recorder, as they were when they were first asked for.
+    pub(super) fn resumptions(&self) -> Result<&Resumptions, ReadError> {
+        if let Some(known) = self.resumptions.get() {
+            return Ok(known);
+        }
+        let found = Resumptions::of(self)?;
+        Ok(self.resumptions.get_or_init(|| found))
     }
 
     /// The run's folder.

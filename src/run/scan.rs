@@ -43,8 +43,8 @@ const LOOK_AGAIN_MS: [u64; 4] = [0, 1, 5, 20];
 
 impl<'run> PartScan<'run> {
     pub(super) fn new(run: &'run Run) -> Self {
-        let (resumptions, failed) = match Resumptions::of(run) {
-            Ok(resumptions) => (resumptions, None),
+        let (resumptions, failed) = match run.resumptions() {
+            Ok(resumptions) => (resumptions.clone(), None),
             Err(error) => (Resumptions::default(), Some(error)),
         };
         let mut scan = Self {
@@ -123,30 +123,14 @@ impl<'run> PartScan<'run> {
         self.resumptions.limit(self.next_segment.saturating_sub(1))
     }
 
-    /// The step after the last that is in the log.
-    ///
-    /// # Errors
-    /// [`ReadError::Io`] if the file system refuses: the log may then have more.
-    #[cfg_attr(not(feature = "candle"), allow(dead_code))]
-    pub(crate) fn steps(mut self) -> Result<u64, ReadError> {
-        let mut end = 0;
-        for block in self.by_ref() {
-            if block.kind() == Some(BlockKind::Steps) {
-                end = end.max(block.last_step()?.map_or(0, |last| last.saturating_add(1)));
-            }
-        }
-        self.damage()?;
-        Ok(end)
-    }
-
     /// How many steps are in the log with all their visits.
     ///
     /// A recorder writes the rows of steps before the visits that it has of them, so those steps are complete behind which a
-    /// block of visits stands.
+    /// block of visits stands, or the end of the run.
     ///
     /// # Errors
     /// [`ReadError::Io`] if the file system refuses: more may then be complete.
-    pub(super) fn complete_steps(mut self) -> Result<u64, ReadError> {
+    pub(crate) fn complete_steps(mut self) -> Result<u64, ReadError> {
         let (mut begun, mut complete) = (0, 0);
         while let Some(block) = self.next() {
             match block.kind() {
@@ -154,7 +138,7 @@ impl<'run> PartScan<'run> {
                     let end = block.steps().1.saturating_add(1);
                     begun = self.superseded_from().map_or(end, |limit| end.min(limit));
                 }
-                Some(BlockKind::Visits) => complete = begun,
+                Some(BlockKind::Visits | BlockKind::End) => complete = begun,
                 _ => {}
             }
         }
@@ -259,6 +243,11 @@ impl<'run> PartScan<'run> {
         }
         if header.index != self.next_segment {
             self.stop(format!("this is segment {} under another name", header.index));
+            return false;
+        }
+        if header.resumed_step.is_some() && !self.resumptions.know(header.index) {
+            // The training was taken up again after the run was first read, and this may make void what was yielded before.
+            self.ended = true;
             return false;
         }
         self.segment = Some(Arc::new(segment));

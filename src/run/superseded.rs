@@ -12,6 +12,9 @@ use crate::log::{BlockKind, Column, SegmentHeader, SEGMENT_HEADER_BYTES};
 use std::io;
 
 /// The resumptions of a run: from which segment on, and at which step, or at which earlier one a later resumption was.
+///
+/// Read once for a [`Run`]. Blocks may have been counted by then that a later resumption makes void, so all scans of the run end
+/// before it: what they yield is the run as it was.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Resumptions(Vec<(u32, u64)>);
 
@@ -41,6 +44,11 @@ impl Resumptions {
             *step = least;
         }
         Ok(Self(found))
+    }
+
+    /// Whether the resumption that segment `index` begins with is among them.
+    pub(super) fn know(&self, index: u32) -> bool {
+        self.0.binary_search_by_key(&index, |(segment, _)| *segment).is_ok()
     }
 
     /// The first superseded step in segment `index`, if any is.

@@ -1,7 +1,7 @@
 //! Reading a run while it is written (FORMAT.md, "Reading a run that is being written").
 
 use super::*;
-use crate::log::{Totals, HEADER_BYTES};
+use crate::log::{segment_path, ResumePlace, Totals, HEADER_BYTES};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::time::Duration;
@@ -203,4 +203,27 @@ fn a_reader_that_asks_is_not_taken_for_a_recorder() {
         })
     });
     assert!(started);
+}
+
+/// Rows that were yielded may be superseded by a training that is taken up again while the reader is under way.
+#[test]
+fn a_scan_ends_before_a_resumption_that_it_did_not_know_of() {
+    let dir = tempfile::tempdir().unwrap();
+    write_sample(dir.path(), 4).unwrap().finish().unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    let mut scan = run.part_scan();
+    scan.next().unwrap();
+    let place =
+        ResumePlace { run_id: manifest().run_id, next_segment: 1, sequence: 4, step: 0, totals: Totals::default() };
+    let next_segment = (0..).find(|index| !segment_path(dir.path(), *index).exists()).unwrap();
+    let mut writer = LogWriter::resume(dir.path(), ResumePlace { next_segment, ..place }, options()).unwrap();
+    writer.append(&mut sample_block(6)).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    assert_eq!(scan.by_ref().count(), 3);
+    assert_eq!((scan.damage().unwrap(), scan.superseded_visits()), (None, 0));
+    // The next pass over the run has to see the same, and who opens it anew sees it as it is.
+    assert_eq!(run.part_scan().count(), 4);
+    let now = Run::open(dir.path()).unwrap().verify().unwrap();
+    assert!(now.damage.is_none() && now.superseded > 0 && now.visits == 10, "{now:?}");
 }

@@ -160,6 +160,7 @@ fn a_resumption_takes_probes_sweeps_and_checkpoints_behind_its_step() {
         steps.advance(1, step, 0);
         writer.append(&mut steps).unwrap();
         writer.finish().unwrap();
+        let run = Run::open(dir.path()).unwrap();
         let report = run.verify().unwrap();
         let found = (report.checkpoints, report.probes, report.sweeps);
         assert_eq!(found, (left, 2 * left, 2 * left), "resumed at step {step}");
