@@ -33,7 +33,7 @@ pub(super) struct Salvage<'run> {
     run: &'run Run,
     run_id: [u8; 16],
     segments: std::vec::IntoIter<Segment>,
-    /// Whether a segment's header is damaged, so that the run may have been resumed there.
+    /// Whether a segment's header is damaged or missing, so that the run may have been resumed there.
     headers_damaged: bool,
     current: Option<Arc<SegmentFile>>,
     offset: u64,
@@ -44,7 +44,8 @@ pub(super) struct Salvage<'run> {
     lost: Option<Stretch>,
     /// Last step and epoch of the block that came out last.
     last: Option<(u64, u32)>,
-    /// Whether the header of the segment at hand is damaged, so that it cannot say whether the run was resumed there.
+    /// Whether the header of the segment at hand, or of one before it that holds nothing any more, is damaged or gone, so that it
+    /// cannot say whether the run was resumed there.
     ask_the_steps: bool,
     ready: VecDeque<Piece>,
 }
@@ -93,12 +94,14 @@ impl<'run> Salvage<'run> {
         if segment.index > expected {
             let missing = segment.path.with_file_name(segment_path(Path::new(""), expected));
             self.lost(&missing, MISSING);
+            self.ask_the_steps = true;
         }
         let path = segment.path;
         let file = match self.run.segment_file(path.clone()) {
             Ok(file) => Arc::new(file),
             Err(error) if is_lost(&error) => {
                 self.lost(&path, format!("the segment cannot be opened: {error}")).cannot_be_counted();
+                self.ask_the_steps = true;
                 return Ok(());
             }
             Err(error) => return Err(io_error(&path)(error)),
@@ -109,10 +112,10 @@ impl<'run> Salvage<'run> {
             read => read,
         };
         let sealed = crc32fast::hash(&bytes[..60]).to_le_bytes() == bytes[60..];
-        self.ask_the_steps = false;
         match SegmentHeader::parse(&bytes) {
             Ok(header) if header.run_id == self.run_id => {
                 if let Some(step) = header.resumed_step {
+                    self.ask_the_steps = false;
                     self.ready.push_back(Piece::Resumed(step));
                 }
             }
@@ -131,6 +134,10 @@ impl<'run> Salvage<'run> {
                 let Some(offset) = found else {
                     if !segment.last {
                         self.lost(&path, "the segment is empty, but later ones are there");
+                        self.ask_the_steps = true;
+                    } else if (1..SEGMENT_HEADER_BYTES as u64).contains(&file.bytes().map_err(io_error(&path))?) {
+                        // A recorder makes a segment longer than this before it writes to it.
+                        self.lost(&path, "the segment ends within its header").cannot_be_counted();
                     }
                     return Ok(());
                 };
@@ -305,7 +312,7 @@ fn ours(bytes: &[u8; SEGMENT_HEADER_BYTES], run_id: [u8; 16]) -> bool {
 }
 
 /// The segments of a run, however many numbers are missing, in the order that their headers give or else their names; and
-/// whether a header is damaged.
+/// whether a header is damaged or missing.
 fn list(run: &Run) -> Result<(Vec<Segment>, bool), ReadError> {
     let (mut segments, mut damaged) = (Vec::new(), false);
     for entry in std::fs::read_dir(run.dir()).map_err(io_error(run.dir()))? {
@@ -328,6 +335,7 @@ fn list(run: &Run) -> Result<(Vec<Segment>, bool), ReadError> {
         segments.push(Segment { index: header.map_or(index, |h| h.index), path, resumed_step, last: false });
     }
     segments.sort_by(|a, b| (a.index, &a.path).cmp(&(b.index, &b.path)));
+    damaged |= segments.iter().zip(0..).any(|(segment, number)| segment.index != number);
     if let Some(segment) = segments.last_mut() {
         segment.last = true;
     }

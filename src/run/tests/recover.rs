@@ -469,3 +469,46 @@ fn a_block_whose_steps_are_no_numbers_of_steps_is_lost_where_a_resumption_cuts_i
         assert_eq!((scanned.damage.is_some(), scanned.visits), (kept == 0, if kept == 0 { 0 } else { 12 }), "{what}");
     }
 }
+
+#[test]
+fn a_last_segment_that_ends_within_its_header_is_lost() {
+    let (dir, _) = sample();
+    let last = (0..).take_while(|index| segment_path(dir.path(), *index).exists()).last().unwrap();
+    change_length(&segment_path(dir.path(), last), 40);
+    assert!(Run::open(dir.path()).unwrap().verify().unwrap().damage.is_some());
+    let (report, _) = recover(dir.path());
+    assert!(!report.survey.is_whole(), "{:?}", report.survey);
+}
+
+fn change_length(path: &Path, bytes: u64) {
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(bytes).unwrap();
+}
+
+/// What is left of the resumed training supersedes what was before it, although nothing says any more that it does.
+#[test]
+fn a_resumption_is_kept_also_if_its_segment_is_empty_or_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = write_sample(dir.path(), 5).unwrap();
+    writer.mark_resumed(3).unwrap();
+    let first = (0..).find(|index| !segment_path(dir.path(), *index).exists()).unwrap();
+    for index in [3, 3, 6] {
+        writer.append(&mut sample_block(index)).unwrap();
+    }
+    writer.finish().unwrap();
+    drop(writer);
+    let superseded = read(dir.path()).unwrap().report.superseded;
+    assert!(superseded > 0 && segment_path(dir.path(), first + 1).exists(), "nothing is tested");
+    for gone in [false, true] {
+        let hurt = tempfile::tempdir().unwrap();
+        copy(dir.path(), hurt.path());
+        let path = segment_path(hurt.path(), first);
+        if gone {
+            std::fs::remove_file(&path).unwrap();
+        } else {
+            std::fs::write(&path, []).unwrap();
+        }
+        let (report, reading) = recover(hurt.path());
+        assert!(!report.survey.is_whole());
+        assert_eq!(reading.report.superseded, superseded, "{gone}: {reading:?}");
+    }
+}
