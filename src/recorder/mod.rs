@@ -23,6 +23,7 @@ mod message;
 mod missed;
 mod outputs;
 mod pass;
+mod past;
 mod prediction;
 mod queue;
 mod replay;

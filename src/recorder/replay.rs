@@ -6,7 +6,8 @@
 
 use super::message::{PassKind, Replayed};
 use super::pass::Probe;
-use super::start::{self, Past};
+use super::past::{lock_at_the_end, Past};
+use super::start;
 use super::{Config, CurvaturePass, OnFailure, Overflow, RecordError, Recorder};
 use crate::log::{LogError, LogWriter, Mode};
 use crate::run::{Checkpoint, Run};
@@ -111,18 +112,11 @@ impl Replay {
         if !differences.is_empty() {
             return Err(refused(format!("it was recorded of another model: {}", differences.join("; "))));
         }
-        let (past, place) = start::read_past(part, None).map_err(|e| refused(e.to_string()))?;
+        let (past, writer) = lock_at_the_end(part.dir(), None, &config, LogWriter::add_to, |error| {
+            RecordError::Replay(error.to_string())
+        })?;
         let checkpoints = run.checkpoints().map_err(|e| refused(e.to_string()))?;
-        let steps = past.step;
-        let (segment, sequence) = (place.next_segment, place.sequence);
-        let writer = LogWriter::add_to(part.dir(), place, start::options(&config))
-            .map_err(|e| RecordError::Start(Arc::new(e)))?;
-        // The run is ours from here on. If somebody wrote to it since it was read, its end is not where it was.
-        let mut scan = part.part_scan();
-        scan.by_ref().for_each(drop);
-        if scan.place() != (segment, sequence) {
-            return Err(refused("it was written to a moment ago: try again".into()));
-        }
+        let steps = past.steps;
         let recorder = start::start(part.dir(), taps, held, config, manifest, writer, Past { step: 0, ..past })?;
         Ok(Self { recorder, checkpoints, mode: Mode::default(), steps })
     }

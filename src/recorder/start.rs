@@ -1,30 +1,20 @@
 //! Starting a recorder: on a new run, or on one that is there.
 
 use super::message::Message;
+use super::past::{lock_at_the_end, Past};
 use super::queue::{Gauge, Queue};
 use super::rows::{LayerSketcher, RowMaker};
 use super::thread::{self, Shared};
 use super::workers::{part_folder, same_end};
 use super::{now_ms, Config, Inner, RecordError, Recorder};
-use crate::log::{
-    BlockKind, Column, ColumnKey, LayerRecord, LogWriter, Manifest, ResumePlace, Totals, VariableRecord, WriterOptions,
-};
+use crate::log::{LayerRecord, LogWriter, Manifest, VariableRecord, WriterOptions};
 use crate::run::{ReadError, Run};
-use crate::sketch::{derive_seed, Form, Side};
+use crate::sketch::{derive_seed, Side};
 use crate::taps::{LazyFold, Registered, Registry, SharedFold, Taps};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::sync::Arc;
-
-/// What a run that is taken up again brings along.
-#[derive(Default)]
-pub(super) struct Past {
-    pub step: u64,
-    pub forms: Vec<Option<Form>>,
-    pub probe_sets: Vec<String>,
-    pub folded_width: Option<u32>,
-}
 
 impl Recorder {
     /// Starts a run in the folder `dir`, which is made if need be and must not hold a run.
@@ -43,10 +33,13 @@ impl Recorder {
         start(&folder, taps, held, config, manifest, writer, Past::default())
     }
 
-    /// Goes on with the run in the folder `dir`, after a crash or by intention, at the step after the last that was recorded.
+    /// Goes on with the run in the folder `dir`, after a crash or by intention, at the step after the last that was recorded with its
+    /// visits.
     ///
     /// The taps must be those that the run was recorded with, and seed and sketches the same. Nothing that is there is changed: what
     /// follows goes into new segments.
+    ///
+    /// All that is there is read and checked first, for what is recorded behind damage is read by nobody.
     ///
     /// Workers take up their parts each for itself. All must go on at one step, so this is refused where their parts end at
     /// different ones, as they do after a crash: say then by [`Recorder::resume_at`] where the training goes on.
@@ -59,7 +52,8 @@ impl Recorder {
     }
 
     /// As [`Recorder::resume`], at step `step`: for a training that starts again from an earlier checkpoint, taken before that step.
-    /// What was recorded at that step and later is superseded: it stays in the files and is counted no more.
+    /// What was recorded at that step and later is superseded: it stays in the files and is counted no more. Visits of earlier steps
+    /// that the log should have and has not, as after a full disk, are counted as dropped.
     ///
     /// # Errors
     /// As [`Recorder::resume`].
@@ -70,8 +64,8 @@ impl Recorder {
     fn take_up(dir: &Path, taps: &Taps, config: Config, step: Option<u64>) -> Result<Self, RecordError> {
         let (wanted, held) = prepare(taps, &config)?;
         let folder = part_folder(dir, &wanted)?;
-        let run = Run::open_one(&folder).map_err(|e| RecordError::Resume(e.to_string()))?;
-        let manifest = run.manifest().clone();
+        let refused = |error: ReadError| RecordError::Resume(error.to_string());
+        let manifest = Run::open_one(&folder).map_err(refused)?.manifest().clone();
         let differences = differences(&manifest, &wanted);
         if !differences.is_empty() {
             return Err(RecordError::Resume(format!(
@@ -79,12 +73,13 @@ impl Recorder {
                 differences.join("; ")
             )));
         }
-        let (past, place) = read_past(&run, step).map_err(|e| RecordError::Resume(e.to_string()))?;
+        let (past, mut writer) = lock_at_the_end(&folder, step, &config, LogWriter::resume, refused)?;
         if step.is_none() && config.worker.is_some() {
             same_end(dir, &wanted, past.step)?;
         }
-        let writer =
-            LogWriter::resume(&folder, place, options(&config)).map_err(|e| RecordError::Start(Arc::new(e)))?;
+        if let Some(gap) = past.gap {
+            writer.append_gap(gap.step, gap.epoch, gap.visits).map_err(|e| RecordError::Start(Arc::new(e)))?;
+        }
         start(&folder, taps, held, config, manifest, writer, past)
     }
 }
@@ -139,62 +134,6 @@ pub(super) fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
         });
     }
     found
-}
-
-/// Reads where a run ends and how its layers were recorded.
-pub(super) fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadError> {
-    let mut scan = run.part_scan().with_void_blocks();
-    let mut totals = Totals::default();
-    let mut past = Past { forms: vec![None; run.manifest().layers.len()], ..Past::default() };
-    for block in scan.by_ref() {
-        let held = block.clone().whole();
-        match held.kind() {
-            Some(BlockKind::Visits) => totals.visits = totals.visits.saturating_add(held.rows() as u64),
-            Some(BlockKind::Gaps) => {
-                let dropped = held.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add);
-                totals.dropped = totals.dropped.saturating_add(dropped);
-            }
-            _ => {}
-        }
-        // Superseded as a whole.
-        if block.rows() == 0 {
-            continue;
-        }
-        match block.kind() {
-            Some(BlockKind::Steps) => {
-                past.step = past.step.max(block.last_step()?.map_or(0, |last| last.saturating_add(1)));
-            }
-            Some(BlockKind::Visits | BlockKind::Probes | BlockKind::Sweeps) => {
-                let width = block.width(Column::Folded).and_then(|width| u32::try_from(width).ok());
-                past.folded_width = past.folded_width.or(width);
-                for (number, form) in past.forms.iter_mut().enumerate() {
-                    let factors = ColumnKey { column: Column::Input, layer: number as u16 };
-                    if block.has(factors) {
-                        *form = Some(Form::Factored);
-                    } else if block.has(Column::Folded) {
-                        // A layer that this block's passes left out is in neither, and the next pass would decide; one that
-                        // is factored elsewhere in the run shows there.
-                        form.get_or_insert(Form::Folded);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    // A page that was lost reads as zeros, and a run that went on from there would leave behind what stands after it.
-    let damage = match scan.damage()?.cloned() {
-        None => scan.blocks_behind_the_end()?,
-        found => found,
-    };
-    if let Some(damage) = damage {
-        let what = format!("{damage}; `gradlog recover` makes a sound run of it, which can be resumed");
-        return Err(ReadError::Absent(what));
-    }
-    let (next_segment, sequence) = scan.place();
-    past.probe_sets = run.probe_sets()?;
-    past.step = step.unwrap_or(past.step);
-    let place = ResumePlace { run_id: run.manifest().run_id, next_segment, sequence, step: past.step, totals };
-    Ok((past, place))
 }
 
 pub(super) fn start(

@@ -46,7 +46,7 @@ pub(super) fn same_end(dir: &Path, manifest: &Manifest, step: u64) -> Result<(),
         if other.lock_is_held().map_err(read)? {
             continue;
         }
-        let ended = other.part_scan().steps().map_err(read)?;
+        let ended = other.part_scan().complete_steps().map_err(read)?;
         if ended != step {
             let rank = other.manifest().worker.map_or(0, |worker| worker.rank);
             return Err(RecordError::Resume(format!(

@@ -1,0 +1,144 @@
+//! What a run that is taken up again brings along: where it ends, and how it was recorded.
+
+use super::message::Gap;
+use super::start::options;
+use super::{Config, RecordError};
+use crate::log::{BlockKind, Column, ColumnKey, LogError, LogWriter, ResumePlace, Totals, WriterOptions};
+use crate::run::{Block, ReadError, Run};
+use crate::sketch::Form;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a run that is taken up again brings along.
+#[derive(Default)]
+pub(super) struct Past {
+    /// The step at which it goes on.
+    pub step: u64,
+    /// The step after the last of which the log tells, with its visits or without.
+    pub steps: u64,
+    /// Steps before `step` whose visits are not in the log, as where a disk was full.
+    pub gap: Option<Gap>,
+    pub forms: Vec<Option<Form>>,
+    pub probe_sets: Vec<String>,
+    pub folded_width: Option<u32>,
+}
+
+/// How often the end of a run is looked for where others move it.
+const TRIES: usize = 3;
+
+/// Reads a run and takes its lock, so that `open` writes behind what was read: somebody who recorded until a moment ago may have
+/// written in between.
+pub(super) fn lock_at_the_end(
+    dir: &Path,
+    step: Option<u64>,
+    config: &Config,
+    open: fn(&Path, ResumePlace, WriterOptions) -> Result<LogWriter, LogError>,
+    refused: fn(ReadError) -> RecordError,
+) -> Result<(Past, LogWriter), RecordError> {
+    for _ in 0..TRIES {
+        let (past, place) = Run::open_one(dir).and_then(|run| read_past(&run, step)).map_err(refused)?;
+        let end = (place.next_segment, place.sequence);
+        let writer = match open(dir, place, options(config)) {
+            Ok(writer) => writer,
+            // Somebody has begun the segment that was to be ours.
+            Err(LogError::Exists { .. }) => continue,
+            Err(error) => return Err(RecordError::Start(Arc::new(error))),
+        };
+        let run = Run::open_one(dir).map_err(refused)?.locked_by_caller();
+        let mut scan = run.part_scan();
+        scan.by_ref().for_each(drop);
+        if scan.place() == end && scan.damage().map_err(refused)?.is_none() {
+            return Ok((past, writer));
+        }
+    }
+    Err(refused(ReadError::Absent("it was written to while it was read: try again".into())))
+}
+
+/// Reads where a run ends and how its layers were recorded.
+fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadError> {
+    let mut scan = run.part_scan().with_void_blocks();
+    let mut totals = Totals::default();
+    let mut past = Past { forms: vec![None; run.manifest().layers.len()], ..Past::default() };
+    // A recorder writes the rows of steps before the visits that it has of them, and may have come no further.
+    let mut orphans = Vec::new();
+    for block in scan.by_ref() {
+        // What is written behind damage is read by nobody.
+        block.check().map_err(unsound)?;
+        let held = block.clone().whole();
+        match held.kind() {
+            Some(BlockKind::Visits) => totals.visits = totals.visits.saturating_add(held.rows() as u64),
+            Some(BlockKind::Gaps) => {
+                let dropped = held.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add);
+                totals.dropped = totals.dropped.saturating_add(dropped);
+            }
+            _ => {}
+        }
+        // Superseded as a whole.
+        if block.rows() == 0 {
+            continue;
+        }
+        match block.kind() {
+            Some(BlockKind::Steps) => {
+                past.steps = past.steps.max(block.last_step()?.map_or(0, |last| last.saturating_add(1)));
+                orphans.extend(gaps(&block)?);
+            }
+            Some(BlockKind::End) => orphans.clear(),
+            Some(BlockKind::Visits | BlockKind::Probes | BlockKind::Sweeps) => {
+                if block.kind() == Some(BlockKind::Visits) {
+                    orphans.clear();
+                }
+                let width = block.width(Column::Folded).and_then(|width| u32::try_from(width).ok());
+                past.folded_width = past.folded_width.or(width);
+                for (number, form) in past.forms.iter_mut().enumerate() {
+                    let factors = ColumnKey { column: Column::Input, layer: number as u16 };
+                    if block.has(factors) {
+                        *form = Some(Form::Factored);
+                    } else if block.has(Column::Folded) {
+                        // A layer that this block's passes left out is in neither, and the next pass would decide; one that
+                        // is factored elsewhere in the run shows there.
+                        form.get_or_insert(Form::Folded);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    // A page that was lost reads as zeros, and a run that went on from there would leave behind what stands after it.
+    let damage = match scan.damage()?.cloned() {
+        None => scan.blocks_behind_the_end()?,
+        found => found,
+    };
+    if let Some(damage) = damage {
+        return Err(unsound(ReadError::Damaged(damage)));
+    }
+    let (next_segment, sequence) = scan.place();
+    past.probe_sets = run.probe_sets()?;
+    past.step = step.or(orphans.first().map(|gap| gap.step)).unwrap_or(past.steps);
+    past.gap = orphans
+        .into_iter()
+        .filter(|gap| gap.step < past.step)
+        .reduce(|all, gap| Gap { visits: all.visits.saturating_add(gap.visits), ..all })
+        .filter(|all| all.visits > 0);
+    let place = ResumePlace { run_id: run.manifest().run_id, next_segment, sequence, step: past.step, totals };
+    Ok((past, place))
+}
+
+/// Damage, with what can be done about it.
+fn unsound(error: ReadError) -> ReadError {
+    match error {
+        ReadError::Damaged(damage) => {
+            ReadError::Absent(format!("{damage}; `gradlog recover` makes a sound run of it, which can be resumed"))
+        }
+        other => other,
+    }
+}
+
+/// What is missing if none of the visits of these steps is there.
+fn gaps(steps: &Block) -> Result<Vec<Gap>, ReadError> {
+    let of = |((step, epoch), visits): ((u64, u32), u32)| Gap { step, epoch, visits: u64::from(visits) };
+    let (numbers, epochs) = (steps.u64s(Column::Step)?, steps.u32s(Column::Epoch)?);
+    Ok(numbers.into_iter().zip(epochs).zip(steps.u32s(Column::BatchSize)?).map(of).collect())
+}
+
+#[cfg(test)]
+mod tests;
