@@ -71,7 +71,7 @@ pub struct RunPart {
     pub visits: u64,
     /// Visits left out because a number of theirs was NaN or infinite.
     pub not_finite: u64,
-    /// Visits left out because the example had no weight in the loss.
+    /// Visits left out because the example had no weight in the loss, or all its targets were ignored.
     pub unseen: u64,
     /// Visits left out because they were recorded without what the score is made of.
     pub missing: u64,

@@ -3,7 +3,7 @@
 //! A score is an accumulator, [`PerExample`]; this file reads the columns that it names, leaves out what is not finite,
 //! keeps one accumulator per example, and sorts. Labels are asked for afterwards ([`super::last_labels`]).
 
-use super::driver::{blocks_in_flight, fold_groups, fold_in_step_order, Progress};
+use super::driver::{blocks_in_flight, fold_groups, fold_in_step_order, Progress, ReadTo};
 use super::last_labels::{last_labels, Blocks, Identity, Labels, Place};
 use super::sweep::Sweeps;
 use super::{column, error::NO_GRADIENTS, AnalysisError, Basis, Order, Score, Window};
@@ -26,7 +26,8 @@ pub struct ScoreTable {
     pub visits: u64,
     /// Visits that were left out because a number of theirs was NaN or infinite.
     pub not_finite: u64,
-    /// Visits that were left out because the example had no weight in the loss, so that its gradient could not be seen.
+    /// Visits that were left out because the example had no weight in the loss, so that its gradient could not be seen, or because
+    /// all its targets were ignored, so that nothing was predicted.
     pub unseen: u64,
     /// Visits inside the window that were left out because they were recorded without what the score is made of.
     pub missing: u64,
@@ -301,17 +302,19 @@ impl<A: PerExample> Shard<A> {
             let row = row as usize;
             let slot = self.slot(columns.examples[row]);
             let entry = &mut self.gathered[slot];
-            if visits.has_labels && columns.positions.as_ref().is_none_or(|positions| positions[row] > 0) {
+            let predicted = columns.positions.as_ref().is_none_or(|positions| positions[row] > 0);
+            if visits.has_labels && predicted {
                 entry.last = place;
             }
             let flags = columns.flags.as_ref().map_or(0, |flags| flags[row]);
             for (value, column) in values.iter_mut().zip(&columns.values) {
                 *value = column[row];
             }
-            if flags & Column::FLAG_NOT_FINITE != 0 || values.iter().any(|value| !value.is_finite()) {
+            let finite = values.iter().all(|value| value.is_finite());
+            if flags & Column::FLAG_NOT_FINITE != 0 || predicted && !finite {
                 *self.not_finite_of.entry(slot).or_default() += 1;
                 self.not_finite += 1;
-            } else if self.needs_gradient && flags & Column::FLAG_NO_WEIGHT != 0 {
+            } else if !finite || self.needs_gradient && flags & Column::FLAG_NO_WEIGHT != 0 {
                 self.unseen += 1;
             } else {
                 entry.accumulator.add(values);
@@ -368,7 +371,7 @@ fn score_before<A: PerExample>(
     let keep = |block: &Block| window.is_on(block) && window.touches(block) && block.sequence() < end;
     let mut numbers = Blocks::default();
     // No score of sweeps depends on their order, and a replay takes checkpoints in any.
-    let damage = if run.parts().is_empty() || window.is_on_sweeps() {
+    let ReadTo(damage) = if run.parts().is_empty() || window.is_on_sweeps() {
         let fold = |(): &(), blocks: Vec<Visits>| {
             let without = blocks.iter().filter(|visits| visits.columns.is_none());
             missing_visits += without.map(|visits| visits.rows as u64).sum::<u64>();

@@ -98,7 +98,7 @@ fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) -> Result<(), R
 pub(super) fn say_left_out(console: &mut Console<'_>, whose: &str, counts: [u64; 4]) {
     let notes = [
         "visits left out: a number was NaN or infinite",
-        "visits left out: the example had no weight in the loss, so its gradient was not seen",
+        "visits left out: the example had no weight in the loss, or all its targets were ignored",
         "visits left out: recorded without what this score is made of",
         "visits with a gradient norm that is estimated, not exact",
     ];
