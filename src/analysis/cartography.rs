@@ -80,16 +80,18 @@ impl Map {
             return Err(AnalysisError::Rule { what: format!("gives each region a share of {share}: give 0 to 1") });
         }
         let confidence = Score::Confidence.compute_over(runs, window, OverRuns::Mean, progress)?;
+        let correct = match Score::Correctness.compute_over(runs, window, OverRuns::Mean, progress) {
+            Ok(table) => Some(table),
+            Err(error) if error.is_about_what_was_recorded() => None,
+            Err(error) => return Err(error),
+        };
         let correctness: HashMap<u64, f64> =
-            match Score::Correctness.compute_over(runs, window, OverRuns::Mean, progress) {
-                Ok(table) => table.rows.iter().map(|row| (row.example, row.score)).collect(),
-                Err(error) if error.is_about_what_was_recorded() => HashMap::new(),
-                Err(error) => return Err(error),
-            };
+            correct.iter().flat_map(|table| &table.rows).map(|row| (row.example, row.score)).collect();
         let examples = confidence.rows.len();
         let visits = confidence.visits();
         let bases: Vec<Basis> = confidence.runs.iter().map(|part| part.basis.clone()).collect();
-        let damage = confidence.runs.iter().find_map(|part| part.damage.clone());
+        let parts = confidence.runs.iter().chain(correct.iter().flat_map(|table| &table.runs));
+        let damage = parts.into_iter().find_map(|part| part.damage.clone());
         let mut rows: Vec<MapRow> = confidence
             .rows
             .into_iter()

@@ -3,13 +3,13 @@
 //! The features of an example are the input factor of a layer, by default of the last one that keeps its factors: what the
 //! network made of the example before its final step (Koh and Liang 2017, §5.1, set influence against distance so).
 
-use super::driver::{fold_each, Progress};
+use super::driver::{fold_each, Progress, ReadTo};
 use super::gradient::Layout;
 use super::influence::{Index, Influence, Question};
 use super::sweep::Sweeps;
 use super::{column, spearman, AnalysisError, Probes, Window};
 use crate::log::{Column, ColumnKey, LayerRecord};
-use crate::run::{Block, Run, Vectors};
+use crate::run::{Block, Damage, Run, Vectors};
 use std::collections::HashMap;
 
 /// How the influence on a probe goes with distance from it.
@@ -31,6 +31,8 @@ pub struct FeatureDistance {
     /// Of each row of the influence, the Euclidean distance of its features at its last visit or sweep inside the window from the
     /// probe's at its last time; NaN if it has none.
     pub distances: Vec<f64>,
+    /// Where the run stopped being readable, if it did; distances are then of what came before.
+    pub damage: Option<Damage>,
 }
 
 /// The examples nearest to a probe beside those with the strongest influence on it, as Pruthi et al. 2020 and Koh and
@@ -176,7 +178,7 @@ pub fn influence_by_distance(
         }
         Ok(found)
     };
-    fold_each(run, progress, keep, read, |found| {
+    let ReadTo(damage) = fold_each(run, progress, keep, read, |found| {
         for (example, from) in found {
             let Some(&row) = rows.get(&example) else { continue };
             distances.iter_mut().zip(from).for_each(|(distances, from)| distances[row] = from);
@@ -197,6 +199,7 @@ pub fn influence_by_distance(
             size: spearman(&sizes, &far),
             score: spearman(&scores, &far),
             distances,
+            damage: damage.clone().or_else(|| index.damage.clone()),
         }
     };
     Ok(distances.into_iter().enumerate().map(of).collect())

@@ -18,6 +18,11 @@ pub(super) fn blocks_in_flight() -> usize {
     4 * rayon::current_num_threads()
 }
 
+/// Where reading ended: at damage, or else at the end of the run.
+#[derive(Debug, Default)]
+#[must_use = "an answer has to say where what it stands on ends"]
+pub(super) struct ReadTo(pub Option<Damage>);
+
 /// A group of blocks is closed when it says that it inflates to this much: a few kilobytes of a file can say 2^28 for every
 /// column, and honest blocks have some megabytes. A block that says more is decoded alone.
 const GROUP_BYTES_MAX: u64 = 512 << 20;
@@ -26,7 +31,7 @@ const GROUP_BYTES_MAX: u64 = 512 << 20;
 ///
 /// At most `in_flight` blocks are held, half of them folded and half read. For each group of blocks, `prepare` is called once and
 /// its result is lent to `read`, which runs in parallel on the blocks of the group; `fold` then takes what was read, in order, and
-/// may itself use all threads. Returns where the run stopped being readable, if it did.
+/// may itself use all threads.
 pub(super) fn fold_groups<C: Send + Sync, T: Send>(
     run: &Run,
     progress: Progress<'_>,
@@ -35,7 +40,7 @@ pub(super) fn fold_groups<C: Send + Sync, T: Send>(
     prepare: impl FnMut(&[Block]) -> Result<C, AnalysisError> + Send,
     read: impl Fn(&C, &Block) -> Result<T, AnalysisError> + Sync,
     fold: impl FnMut(&C, Vec<T>) -> Result<(), AnalysisError> + Send,
-) -> Result<Option<Damage>, AnalysisError> {
+) -> Result<ReadTo, AnalysisError> {
     // A thread that is not rayon's would sleep and wake at every group, which took an eighth of a column score's time.
     rayon::scope(|_| groups(run, progress, in_flight, keep, prepare, &read, fold))
 }
@@ -48,7 +53,7 @@ fn groups<C: Send + Sync, T: Send>(
     mut prepare: impl FnMut(&[Block]) -> Result<C, AnalysisError>,
     read: impl Fn(&C, &Block) -> Result<T, AnalysisError> + Sync,
     mut fold: impl FnMut(&C, Vec<T>) -> Result<(), AnalysisError> + Send,
-) -> Result<Option<Damage>, AnalysisError> {
+) -> Result<ReadTo, AnalysisError> {
     let mut scan = run.scan();
     let group_blocks = (in_flight / 2).max(1);
     let mut ready: Option<(C, Vec<T>)> = None;
@@ -75,7 +80,7 @@ fn groups<C: Send + Sync, T: Send>(
             if let Some((lent, values)) = ready {
                 fold(&lent, values)?;
             }
-            return Ok(scan.damage()?.cloned());
+            return Ok(ReadTo(scan.damage()?.cloned()));
         }
         let lent = prepare(&group)?;
         let read_one = |block: &Block| {
@@ -96,7 +101,7 @@ fn groups<C: Send + Sync, T: Send>(
                 // What follows a damaged block is not trusted, so that a result always stands on a prefix.
                 Err(AnalysisError::Read(ReadError::Damaged(damage))) => {
                     fold(&lent, values)?;
-                    return Ok(Some(damage));
+                    return Ok(ReadTo(Some(damage)));
                 }
                 Err(other) => return Err(other),
             }
@@ -112,7 +117,7 @@ pub(super) fn fold_each<T: Send>(
     keep: impl Fn(&Block) -> bool + Send,
     read: impl Fn(&Block) -> Result<T, AnalysisError> + Sync,
     mut fold: impl FnMut(T) -> Result<(), AnalysisError> + Send,
-) -> Result<Option<Damage>, AnalysisError> {
+) -> Result<ReadTo, AnalysisError> {
     let fold_all = |(): &(), values: Vec<T>| values.into_iter().try_for_each(&mut fold);
     fold_groups(run, progress, blocks_in_flight(), keep, |_| Ok(()), |(), block| read(block), fold_all)
 }
@@ -127,7 +132,7 @@ pub(super) fn fold_in_step_order<T: Send>(
     keep: impl Fn(&Block) -> bool + Send,
     read: impl Fn(&Block) -> Result<T, AnalysisError> + Sync,
     mut fold: impl FnMut(&T, Range<usize>) -> Result<(), AnalysisError> + Send,
-) -> Result<Option<Damage>, AnalysisError> {
+) -> Result<ReadTo, AnalysisError> {
     let mut held: Vec<Held<T>> = Vec::new();
     let with_steps = |block: &Block| {
         let part = match block.worker() {
@@ -136,7 +141,7 @@ pub(super) fn fold_in_step_order<T: Send>(
         };
         Ok((read(block)?, block.rows(), part))
     };
-    let damage = fold_each(run, progress, keep, with_steps, |(read, rows, part)| {
+    let read_to = fold_each(run, progress, keep, with_steps, |(read, rows, part)| {
         let Some((rank, first_step, steps)) = part else {
             return fold(&read, 0..rows);
         };
@@ -153,7 +158,7 @@ pub(super) fn fold_in_step_order<T: Send>(
         Ok(())
     })?;
     release(&mut held, None, &mut fold)?;
-    Ok(damage)
+    Ok(read_to)
 }
 
 /// A block of one worker, of which some rows have to wait for those of others.

@@ -80,7 +80,7 @@ pub(super) fn last_labels(run: &Run, blocks: &Blocks, places: &[Place]) -> Resul
         read?.into_iter().for_each(|(at, labels)| found[at] = labels);
         Ok(())
     };
-    fold_each(run, &|_| {}, |block| !wanted(block).is_empty(), read, fold)?;
+    let _ = fold_each(run, &|_| {}, |block| !wanted(block).is_empty(), read, fold)?;
     Ok(found)
 }
 

@@ -36,6 +36,8 @@ mod concentration;
 mod confidence;
 mod correctness;
 mod correlation;
+#[cfg(test)]
+mod damaged;
 mod distance;
 mod driver;
 mod el2n;

@@ -338,8 +338,7 @@ impl Summary {
             summary.finished = end || summary.finished && !told.block.goes_on();
             Ok(())
         };
-        let damage = fold_each(run, progress, |_| true, Told::read, fold)?;
-        summary.damage = damage;
+        summary.damage = fold_each(run, progress, |_| true, Told::read, fold)?.0;
         summary.examples = examples.len() as u64;
         summary.visit_bytes_by_group = groups.into_iter().collect();
         summary.sweeps = sweeps

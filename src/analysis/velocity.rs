@@ -128,6 +128,10 @@ impl Velocity {
                 what: format!("compares probes of `{set}` at successive times, and there is {count}: record them at the end of each epoch"),
             });
         }
+        let of_table = match groups {
+            VelocityGroups::Ranked { table, .. } => table.runs.iter().find_map(|part| part.damage.clone()),
+            _ => None,
+        };
         let (groups, left_out) = chosen(&index, set, groups)?;
         let groups = groups.into_iter().map(|group| group.velocity(&index, &times)).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -136,7 +140,7 @@ impl Velocity {
             groups,
             left_out,
             records_left_out: index.left_out,
-            damage: index.damage,
+            damage: index.damage.or(of_table),
         })
     }
 }

@@ -7,7 +7,7 @@
 //! It is done in f32: with a true curvature the walk is as stable as the training was. With one that is too large it is not:
 //! [`Estimate::growth`] says how far it went astray, and [`AnalysisError::Diverged`] that it passed all numbers.
 
-use super::super::driver::{fold_each, Progress};
+use super::super::driver::{fold_each, Progress, ReadTo};
 use super::super::influence::{CurvatureRow, Index, Influence, Record};
 use super::super::vectors::{Flat, Visit};
 use super::super::{column, AnalysisError};
@@ -86,7 +86,7 @@ impl Story {
         let keep = |block: &Block| {
             matches!(block.kind(), Some(BlockKind::Visits | BlockKind::Steps | BlockKind::Gaps)) && before(block)
         };
-        let damage = fold_each(run, progress, keep, read, |told| {
+        let ReadTo(damage) = fold_each(run, progress, keep, read, |told| {
             match told {
                 Told::Visits(block) => story.blocks.push(block),
                 Told::Steps(rows) => story.steps.extend(rows),
@@ -98,6 +98,7 @@ impl Story {
         if let Curvature::Set(name) = &plan.asked.curvature {
             let index = Index::of_curvature(run, name, &plan.asked.question, progress)?;
             same_layout(plan, &index)?;
+            story.damage = story.damage.or_else(|| index.damage.clone());
             let mut times: BTreeMap<u64, Vec<CurvatureRow>> = BTreeMap::new();
             for row in index.curvature_rows() {
                 times.entry(row.time).or_default().push(row);

@@ -10,7 +10,7 @@ use super::relatif::SelfInfluence;
 use super::scores::{dots, Scores};
 use super::{Curvature, Estimate, EstimatePlan};
 use crate::log::{BlockKind, Column};
-use crate::run::Block;
+use crate::run::{Block, Damage};
 
 /// Rows of a curvature set that are made flat at a time.
 const SET_ROWS: usize = 512;
@@ -20,6 +20,8 @@ pub(super) struct Solver {
     inverse: Inverse,
     /// If the scores are divided by it.
     own: Option<SelfInfluence>,
+    /// Where what the curvature is made of stopped being readable.
+    damage: Option<Damage>,
 }
 
 /// Gathers and inverts the curvature, and what goes with `examples` alone.
@@ -28,17 +30,17 @@ pub(super) fn prepare(
     examples: &[u64],
     progress: Progress<'_>,
 ) -> Result<Solver, AnalysisError> {
-    let inverse = invert(plan, progress)?;
+    let (inverse, damage) = invert(plan, progress)?;
     let own = match plan.asked.question.normalise {
         Normalisation::Relatif => Some(SelfInfluence::of(plan, &inverse, examples, progress)?),
         _ => None,
     };
-    Ok(Solver { inverse, own })
+    Ok(Solver { inverse, own, damage })
 }
 
-fn invert(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result<Inverse, AnalysisError> {
+fn invert(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result<(Inverse, Option<Damage>), AnalysisError> {
     let mut gram = Gram::new(&plan.flattener.blocks);
-    match &plan.asked.curvature {
+    let damage = match &plan.asked.curvature {
         Curvature::Set(name) => add_set(plan, name, &mut gram)?,
         Curvature::Visits | Curvature::Nothing => {
             let walked = plan.walk().forwards(progress, |visits, flat| {
@@ -48,13 +50,14 @@ fn invert(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result<Inverse, An
                 Ok(())
             })?;
             walked.check("influence")?;
+            walked.damage
         }
-    }
-    gram.invert(&plan.asked.dampings)
+    };
+    Ok((gram.invert(&plan.asked.dampings)?, damage))
 }
 
 /// Adds the rows of a probe set: all times inside the window of steps, or all there are if none lies inside.
-fn add_set(plan: &EstimatePlan<'_>, name: &str, gram: &mut Gram) -> Result<(), AnalysisError> {
+fn add_set(plan: &EstimatePlan<'_>, name: &str, gram: &mut Gram) -> Result<Option<Damage>, AnalysisError> {
     let index = Index::of_curvature(plan.run, name, &plan.asked.question, &|_| {})?;
     let flattener = same_layout(plan, &index)?;
     let inside = |time: &u64| plan.asked.question.window.steps.as_ref().is_none_or(|steps| steps.contains(time));
@@ -68,7 +71,7 @@ fn add_set(plan: &EstimatePlan<'_>, name: &str, gram: &mut Gram) -> Result<(), A
         let (flat, _, _) = load(&index, flattener, &records)?;
         gram.add_weighted(&flat, &rows.iter().map(|row| row.weight).collect::<Vec<f64>>());
     }
-    Ok(())
+    Ok(index.damage)
 }
 
 /// The plan's flattener, if it fits the curvature set.
@@ -93,7 +96,8 @@ pub(super) fn end_of(plan: &EstimatePlan<'_>, window: &Window, progress: Progres
         Ok(steps.iter().enumerate().filter(|(row, _)| inside(*row)).map(|(_, step)| *step).max())
     };
     let mut end = 0;
-    fold_each(plan.run, progress, keep, read, |last: Option<u64>| {
+    // Who walks the visits meets the same damage.
+    let _ = fold_each(plan.run, progress, keep, read, |last: Option<u64>| {
         end = end.max(last.map_or(0, |last| last.saturating_add(1)));
         Ok(())
     })?;
@@ -127,7 +131,7 @@ pub(super) fn pass(
             ..Estimate::of(plan)
         })
         .collect();
-    Ok(scores.finish(plan, ids, walked.left_out, walked.damage, estimates))
+    Ok(scores.finish(plan, ids, walked.left_out, walked.damage.or_else(|| solver.damage.clone()), estimates))
 }
 
 /// `(1/n)·⟨ḡ_z, u⟩` of each of the `n` examples `z` with each solution `u`.

@@ -155,7 +155,8 @@ pub(super) fn each_example(
             Some(inside) => examples.into_iter().zip(inside).filter(|(_, inside)| *inside).map(|(e, _)| e).collect(),
         })
     };
-    fold_each(walk.run, progress, keep, read, |examples: Vec<u64>| {
+    // Who walks the visits meets the same damage.
+    let _ = fold_each(walk.run, progress, keep, read, |examples: Vec<u64>| {
         examples.into_iter().for_each(&mut each);
         Ok(())
     })?;

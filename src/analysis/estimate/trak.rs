@@ -4,7 +4,7 @@
 //! taken from the loss, `1 − e⁻ˡ`, which keeps its digits where `p` is almost 1. A visit whose loss is so small that it has no
 //! gradient left counts with `1 − p = 0`, as it does in the paper's `Q`.
 
-use super::super::driver::{fold_each, Progress};
+use super::super::driver::{fold_each, Progress, ReadTo};
 use super::super::influence::Influence;
 use super::super::vectors::{Flat, LeftOut, Walk};
 use super::super::{column, AnalysisError, Window};
@@ -46,12 +46,15 @@ pub(super) fn pass(
     let columns = ids.len() * dampings.len();
     let mut scores = Scores::new(columns);
     let mut doubts: Vec<(f64, u64)> = Vec::new();
-    let (mut left_out, mut damage) = (LeftOut::default(), None);
+    let mut left_out = LeftOut::default();
+    let (found, ReadTo(cut)) = epochs_of(plan, progress)?;
+    let before = plan.walk().before.into_iter().chain(&cut).min_by_key(|damage| damage.block.unwrap_or(u64::MAX));
+    let mut damage = cut.clone();
     let (mut rows, mut epochs) = (0, 0);
     let mut lambdas = vec![vec![0f64; plan.flattener.blocks.len()]; dampings.len()];
-    for epoch in epochs_of(plan, progress)? {
+    for epoch in found {
         let window = Window { epochs: Some(epoch..epoch.saturating_add(1)), ..window.clone() };
-        let walk = Walk { window: &window, ..plan.walk() };
+        let walk = Walk { window: &window, before, ..plan.walk() };
         let mut gram = Gram::new(&plan.flattener.blocks);
         let walked = walk.forwards(progress, |visits, flat| {
             if flat.rows > 0 {
@@ -155,8 +158,8 @@ fn sum(a: LeftOut, b: LeftOut) -> LeftOut {
     }
 }
 
-/// The epochs that have visits inside the window.
-fn epochs_of(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result<BTreeSet<u32>, AnalysisError> {
+/// The epochs that have visits inside the window, as far as they can be read.
+fn epochs_of(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result<(BTreeSet<u32>, ReadTo), AnalysisError> {
     let mut epochs = BTreeSet::new();
     let window = &plan.asked.question.window;
     let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
@@ -166,9 +169,9 @@ fn epochs_of(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result<BTreeSet
         let inside = |row: usize| inside.as_ref().is_none_or(|inside| inside[row]);
         Ok(all.iter().enumerate().filter(|(row, _)| inside(*row)).map(|(_, epoch)| *epoch).collect::<BTreeSet<u32>>())
     };
-    fold_each(plan.run, progress, keep, read, |found| {
+    let read_to = fold_each(plan.run, progress, keep, read, |found| {
         epochs.extend(found);
         Ok(())
     })?;
-    Ok(epochs)
+    Ok((epochs, read_to))
 }

@@ -233,8 +233,7 @@ impl Index {
             Ok(())
         };
         let keep = |block: &Block| matches!(block.kind(), Some(BlockKind::ProbeSet | BlockKind::Probes));
-        let damage = fold_each(run, progress, keep, |block| read(run, block), fold)?;
-        index.damage = damage;
+        index.damage = fold_each(run, progress, keep, |block| read(run, block), fold)?.0;
         for (id, records) in &mut index.records {
             // A score is asked of one class: that of the last time. Records of another one are of another score.
             if let Some(class) = records.keys().last().and_then(|time| classes.get(&(*id, *time)).copied()) {

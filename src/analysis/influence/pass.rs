@@ -4,7 +4,7 @@
 //! blocks; the probes' gradients at the times that the current blocks need are decoded, and dropped when the visits have
 //! moved on, so that memory does not grow with the number of probe times either.
 
-use super::super::driver::{blocks_in_flight, fold_each, fold_groups, Progress};
+use super::super::driver::{blocks_in_flight, fold_each, fold_groups, Progress, ReadTo};
 use super::super::gradient::{Gradients, Layout};
 use super::super::sweep::Sweeps;
 use super::super::{column, AnalysisError};
@@ -171,7 +171,8 @@ impl<'run> InfluencePlan<'run> {
             let ids = column::u64s(block, Column::Example)?;
             Ok((self.sweeps.rows(&self.question.window, block)?, ids))
         };
-        fold_each(
+        // The passes that follow meet the same damage.
+        let _ = fold_each(
             self.run,
             progress,
             |block| self.wants(block),
@@ -257,10 +258,11 @@ impl<'run> InfluencePlan<'run> {
         progress: Progress<'_>,
     ) -> Result<Option<Damage>, AnalysisError> {
         let read = |lent: &Lent, block: &Block| self.read(pass, lent, block);
-        self.stream_as(pass, progress, read, |lent, blocks| {
+        let read_to = self.stream_as(pass, progress, read, |lent, blocks| {
             sums.add(lent, blocks);
             Ok(())
-        })
+        })?;
+        Ok(read_to.0)
     }
 
     /// Hands all visit blocks to `read` and what it makes of them to `fold`, with the probes at the times that they need.
@@ -270,7 +272,7 @@ impl<'run> InfluencePlan<'run> {
         progress: Progress<'_>,
         read: impl Fn(&Lent, &Block) -> Result<T, AnalysisError> + Sync,
         fold: impl FnMut(&Lent, Vec<T>) -> Result<(), AnalysisError> + Send,
-    ) -> Result<Option<Damage>, AnalysisError> {
+    ) -> Result<ReadTo, AnalysisError> {
         let mut held = Lent::new();
         let prepare = |blocks: &[Block]| {
             let needed: BTreeSet<usize> = blocks.iter().flat_map(|block| self.needed(&pass.times, block)).collect();

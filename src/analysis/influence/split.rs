@@ -11,7 +11,7 @@ use super::pass::{InfluencePlan, Lent, Pass};
 use super::products::{panels_of, stretches, Floats, Products, Unpacked, NO_INTEGERS, TILE_ROWS};
 use crate::int8::{Tile, COLUMNS, ROWS};
 use crate::log::Column;
-use crate::run::Block;
+use crate::run::{Block, Damage};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
@@ -53,6 +53,8 @@ pub struct Split {
     /// One standard deviation of the sketch error of each, as `scores`; empty without
     /// [`InfluencePlan::with_errors`](super::InfluencePlan::with_errors).
     pub errors: Vec<f64>,
+    /// Where the run stopped being readable, if it did; the parts are then of what came before.
+    pub damage: Option<Damage>,
 }
 
 impl Split {
@@ -130,7 +132,7 @@ impl InfluencePlan<'_> {
         for (pair, &(example, probe)) in pairs.iter().enumerate() {
             wanted.entry(example).or_default().push((pair, probe));
         }
-        let mut whole = Grown::new();
+        let (mut whole, mut damage) = (Grown::new(), self.index.damage.clone());
         let names = self.layer_names();
         if by == SplitBy::Layer {
             whole.extend((0..names.len() as u32).map(|layer| (layer, self.zeros(pairs.len()))));
@@ -139,7 +141,7 @@ impl InfluencePlan<'_> {
             let mut grown = Grown::new();
             let mut own: HashMap<u64, f64> = HashMap::new();
             let read = |lent: &Lent, block: &Block| self.read_split(pass, lent, block, by, &wanted);
-            self.stream_as(pass, progress, read, |_, blocks| {
+            let read_to = self.stream_as(pass, progress, read, |_, blocks| {
                 for Added { terms, epochs, own: more } in blocks {
                     for epoch in epochs {
                         whole.entry(epoch).or_insert_with(|| self.zeros(pairs.len()));
@@ -149,6 +151,7 @@ impl InfluencePlan<'_> {
                 }
                 Ok(())
             })?;
+            damage = damage.or(read_to.0);
             for (part, sums) in grown {
                 let whole = whole.entry(part).or_insert_with(|| self.zeros(pairs.len()));
                 for (pair, (example, _)) in pairs.iter().enumerate() {
@@ -169,7 +172,7 @@ impl InfluencePlan<'_> {
             (0..pairs.len()).flat_map(row).collect()
         };
         let (scores, errors) = (rows(|part| &part.scores), rows(|part| &part.errors));
-        Ok(Split { parts: whole.keys().map(part).collect(), scores, errors })
+        Ok(Split { parts: whole.keys().map(part).collect(), scores, errors, damage })
     }
 
     fn zeros(&self, pairs: usize) -> Sums {

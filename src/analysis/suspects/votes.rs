@@ -52,7 +52,7 @@ impl Votes {
             }
             Ok(())
         };
-        fold_each(run, progress, keep, |block| read(block, window), fold)
+        Ok(fold_each(run, progress, keep, |block| read(block, window), fold)?.0)
     }
 
     pub(super) fn has(&self, example: u64) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Memory: the inflated columns of a few blocks, and the flat vectors of one tile of [`TILE_ROWS`] rows.
 
-use super::super::driver::{blocks_in_flight, fold_each, Progress};
+use super::super::driver::{blocks_in_flight, fold_each, Progress, ReadTo};
 use super::super::gradient::{Gradients, Layout};
 use super::super::{column, error::NO_GRADIENTS, AnalysisError, Window};
 use super::flatten::{Flat, Flattener};
@@ -61,6 +61,7 @@ pub(in crate::analysis) struct Walk<'a> {
 
 /// How a walk ended.
 #[derive(Debug, Clone, Default)]
+#[must_use = "an answer has to say where what it stands on ends"]
 pub(in crate::analysis) struct Walked {
     /// Visits that were handed over.
     pub visits: u64,
@@ -191,7 +192,7 @@ impl Walk<'_> {
             let nothing = Flat { rows: 0, blocks: vec![Vec::new(); self.flattener.blocks.len()] };
             each(&unusable, &nothing)
         };
-        let damage = fold_each(self.run, progress, keep, |block| self.read(block, false), fold)?;
+        let ReadTo(damage) = fold_each(self.run, progress, keep, |block| self.read(block, false), fold)?;
         walked.damage = damage.or_else(|| self.before.cloned());
         Ok(walked)
     }

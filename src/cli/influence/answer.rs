@@ -68,6 +68,7 @@ impl Wanted {
                 }
             }
             let split = plan.split(pass, by, &pairs, progress)?;
+            answer.about.damage = answer.about.damage.take().or_else(|| split.damage.clone());
             answer.parts = Some(Parts { split, positions });
         }
         Ok(answers)
@@ -107,6 +108,7 @@ impl Wanted {
         let layer = arguments.nearest_in.as_deref();
         let mut found = influence_by_distance(run, &answer.about, &window, layer, progress)?;
         if let Some(distance) = found.pop() {
+            answer.about.damage = answer.about.damage.take().or_else(|| distance.damage.clone());
             let comparison = distance.compare(&answer.about, count)?;
             answer.nearest = Some(Nearest { distance, comparison });
         }
