@@ -4,6 +4,7 @@
 //! goes through the queue like everything else.
 
 use super::message::{CheckpointRow, Message};
+use super::queue::Sent;
 use super::{RecordError, Recorder};
 use crate::log::{check_size_limit, checkpoint_path, io_error, make_folder, sync_folder, LogError, MANIFEST_FILE};
 use crate::taps::named_variables;
@@ -67,7 +68,12 @@ impl Recorder {
         let learning_rate = inner.learning_rate.map_or(f32::NAN, |rate| rate as f32);
         let row = CheckpointRow { step, epoch, learning_rate, bytes, checksum };
         // Before the rows of the step that it follows nothing may be sent.
-        let sent = inner.send_unsent_step(true).and_then(|_| inner.queue()?.send_waiting(Message::Checkpoint(row), 0));
+        let (wait, hurried) = inner.queue().map(|queue| (queue.wait(), queue.hurried))?;
+        let sent = match inner.send_unsent_step(!hurried) {
+            Ok(Sent::Yes) => inner.queue()?.send_unless_hurried(Message::Checkpoint(row), 0),
+            Ok(Sent::Dropped) => Err(RecordError::Timeout(wait)),
+            Err(error) => Err(error),
+        };
         match sent {
             Err(error) if inner.goes_on_after(&error) => Ok(()),
             other => other,

@@ -6,7 +6,7 @@ use super::message::{Batch, Gradients, LayerGradients};
 use super::pass::Pass;
 use super::RecordError;
 use crate::sketch::Form;
-use crate::taps::{Captured, PerExample, Registered, Tap};
+use crate::taps::{Captured, PerExample, Registered, SharedFold, Tap};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -39,15 +39,19 @@ impl Pass<'_> {
         let factor = upstream.unwrap_or(1.0) as f32;
         coefficients.iter_mut().for_each(|c| *c *= factor);
         let (mut unreached, mut severed, mut twice) = (Vec::new(), Vec::new(), Vec::new());
+        let mut left_out = Vec::new();
         for (number, layer) in registered.iter().enumerate() {
             match &layer.layer {
                 Some(tap) => {
                     let taken = layer.slot.take(self.number);
                     if taken.reached == 0 {
+                        let is_folded =
+                            layer.spec.factors.is_none() || self.recorder.known_form(number) == Some(Form::Folded);
                         if !layer.optional {
                             unreached.push(layer.name.clone());
-                        } else if layer.spec.factors.is_some() && self.recorder.known_form(number) != Some(Form::Folded)
-                        {
+                        } else if is_folded {
+                            left_out.push(number);
+                        } else {
                             layers.push(LayerGradients { layer: number, weighted: false, gradients: Gradients::Zero });
                         }
                         continue;
@@ -97,12 +101,18 @@ impl Pass<'_> {
             )));
         }
         // What fused ops folded decided on the length before; where there are none it is decided here.
-        let parameters = |part: &LayerGradients| registered[part.layer].spec.elements() as u64;
-        let sums: Vec<&LayerGradients> = layers.iter().filter(|part| part.form() == Form::Folded).collect();
+        let parameters = |number: usize| registered[number].spec.elements() as u64;
+        let folded = layers.iter().filter(|part| part.form() == Form::Folded).map(|part| part.layer);
+        let sums: Vec<usize> = folded.chain(left_out.iter().copied()).collect();
         if !sums.is_empty() {
             self.recorder.shared_fold(|shared| shared.decide(|| sums.into_iter().map(parameters).sum()));
         }
-        let folded = self.recorder.shared_fold(|shared| shared.take(self.number)).flatten();
+        let sums = |shared: &SharedFold| {
+            let taken = shared.take(self.number);
+            // The gradient of a layer that the pass left out is zero, and its column stays.
+            taken.or_else(|| (!left_out.is_empty()).then(|| vec![0.0; self.ids.len() * shared.buckets()]))
+        };
+        let folded = self.recorder.shared_fold(sums).flatten();
         Ok(Batch {
             folded,
             kind: self.kind,

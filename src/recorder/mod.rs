@@ -250,7 +250,7 @@ impl Recorder {
         }
         let number = inner.probe_sets.len() as u32;
         let message = Message::ProbeSet { number, name: name.into() };
-        inner.queue()?.send_waiting(message, 0)?;
+        inner.queue()?.send_unless_hurried(message, 0)?;
         inner.probe_sets.push(name.into());
         Ok(number)
     }

@@ -189,6 +189,17 @@ impl<T> Queue<T> {
         }
     }
 
+    /// As [`Queue::send_waiting`], but at once or not at all where it has been waited for in vain.
+    pub(super) fn send_unless_hurried(&mut self, message: T, bytes: usize) -> Result<(), RecordError> {
+        if !self.hurried {
+            return self.send_waiting(message, bytes);
+        }
+        match self.send(message, bytes)? {
+            Sent::Yes => Ok(()),
+            Sent::Dropped => Err(RecordError::Timeout(self.wait)),
+        }
+    }
+
     pub(super) fn wait(&self) -> Duration {
         self.wait
     }

@@ -174,6 +174,11 @@ fn a_disk_that_is_stuck_is_waited_for_once_and_what_it_misses_is_a_gap() {
     for step in 0..40 {
         pass(&mut recorder, &layer, &[step, 100 + step]).unwrap();
     }
+    // Nor does what else has to reach it.
+    for set in 0..15 {
+        let _ = recorder.probe(&set.to_string(), &[7]).unwrap();
+        recorder.checkpoint_tensors([("w".to_string(), noise(1, &[2]))]).unwrap();
+    }
     assert!(start.elapsed() < Duration::from_millis(10 * wait_ms_max), "{:?}", start.elapsed());
     assert!(recorder.failure().is_none(), "it may still come round");
     *gate.0.lock().unwrap() = true;

@@ -2,7 +2,8 @@
 
 use crate::common::*;
 use candle_core::{DType, Device, Module, Tensor, Var};
-use candle_nn::{layer_norm, linear, LayerNorm, Linear, VarBuilder, VarMap};
+use candle_nn::{layer_norm, linear, Conv1d, LayerNorm, Linear, VarBuilder, VarMap};
+use gradlog::analysis::{influence, Question};
 use gradlog::log::{BlockKind, Column};
 use gradlog::recorder::{Config, Overflow, RecordError, Recorder};
 use gradlog::run::Run;
@@ -199,6 +200,38 @@ fn an_optional_layer_may_be_left_out() {
     recorder.finish().unwrap();
     assert_eq!(examples(&run), [0, 9, 1, 9, 2, 9, 3, 9]);
     assert!(Run::open(&run).unwrap().verify().unwrap().damage.is_none());
+}
+
+/// One whose gradient is folded and no other's is: its visits stay comparable, whichever pass leaves it out.
+#[test]
+fn an_optional_layer_that_is_folded_has_the_gradient_zero_where_it_is_left_out() {
+    for first in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let model = one();
+        let kernel = Var::from_tensor(&noise(3, &[3, 1, 2])).unwrap();
+        let extra = model.taps.tap_optional("extra", Conv1d::new(kernel.as_tensor().clone(), None, Default::default()));
+        let mut recorder = Recorder::create(dir.path(), &model.taps, Config::default()).unwrap();
+        let logits = |x: &Tensor, with: bool| {
+            let logits = model.layer.forward(x).unwrap();
+            match with {
+                true => (logits + extra.forward(&x.unsqueeze(1).unwrap()).unwrap().sum(2).unwrap()).unwrap(),
+                false => logits,
+            }
+        };
+        for step in 0..6 {
+            let (with, x) = ((step % 2 == 0) == first, noise(step, &[2, 4]));
+            let mut probe = recorder.probe("test", &[7]).unwrap();
+            let one = logits(&x.narrow(0, 0, 1).unwrap(), with);
+            probe.cross_entropy(&one, &y(1)).unwrap().backward().unwrap();
+            probe.commit().unwrap();
+            let mut pass = recorder.pass(&[step, 100 + step]).unwrap();
+            pass.cross_entropy(&logits(&x, with), &y(2)).unwrap().backward().unwrap();
+            pass.commit(0.1).unwrap();
+        }
+        recorder.finish().unwrap();
+        let found = influence(&Run::open(dir.path()).unwrap(), &Question::one("test", 7)).unwrap();
+        assert_eq!((found.visits, found.other_layers, found.probe_records_left_out), (12, 0, 0), "{first}");
+    }
 }
 
 #[test]
