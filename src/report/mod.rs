@@ -85,7 +85,11 @@ impl<W: Write> Rows<W> {
     /// As [`Rows::begin`].
     pub fn end(mut self) -> io::Result<W> {
         match self.format {
-            Format::Table => table::write(&mut self.out, &self.columns, &self.waiting)?,
+            Format::Table => {
+                // Names of layers may be among them.
+                let columns: Vec<String> = self.columns.iter().map(|name| printable(name)).collect();
+                table::write(&mut self.out, &columns, &self.waiting)?;
+            }
             Format::Csv => {}
             Format::Json => json::end(&mut self.out)?,
         }

@@ -121,12 +121,12 @@ mod tests {
 
     #[test]
     fn numbers_stand_to_the_right_and_words_to_the_left() {
-        let mut rows = Rows::begin(Format::Table, Vec::new(), &[], &["example", "layer", "score"]).unwrap();
+        let mut rows = Rows::begin(Format::Table, Vec::new(), &[], &["example", "la\x1byer", "score"]).unwrap();
         rows.row(&[Value::Integer(7), "fc\n1".into(), 0.5.into()]).unwrap();
         rows.row(&[Value::Integer(12345678), "convolution".into(), f64::INFINITY.into()]).unwrap();
         rows.row(&[Value::Integer(3), vec!["x", "y"].into(), Value::Nothing]).unwrap();
         let text = String::from_utf8(rows.end().unwrap()).unwrap();
-        let expected = " example  layer          score\n       7  fc\u{FFFD}1         0.50000\n\
+        let expected = " example  la\u{FFFD}yer         score\n       7  fc\u{FFFD}1         0.50000\n\
                         12345678  convolution      inf\n       3  x, y               -\n";
         assert_eq!(text, expected);
     }
