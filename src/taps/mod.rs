@@ -186,6 +186,9 @@ impl Taps {
 
     /// As [`Taps::tap`], for a layer that a pass may leave out: its gradient is then zero.
     /// Without this, a layer that a pass did not reach is an error.
+    ///
+    /// A linear layer of which the first pass makes no use is taken for one that sees one position an example. If it turns out to see
+    /// several, visits before its first use are in another form than those after it, and analyses leave them out and say so.
     pub fn tap_optional<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
         self.register(name.into(), layer, true)
     }
@@ -300,6 +303,13 @@ impl Registry {
             ));
             return;
         }
+        if let Some((other, what)) = self.half_shared(&spec) {
+            self.problems.push(format!(
+                "layers `{other}` and `{name}` share {what}: gradients of such layers cannot be told from each other; share all \
+                 parameters or the weight alone, with at most one bias, or leave one of the layers untapped"
+            ));
+            return;
+        }
         self.tie(&spec);
         let number = self.layers.len();
         let tied = self.first_with(&spec).filter(|first| *first < number);
@@ -312,6 +322,21 @@ impl Registry {
     fn first_with(&self, spec: &LayerSpec) -> Option<usize> {
         let id = spec.parameters.first()?.id?;
         self.layers.iter().position(|layer| layer.spec.parameters.first().and_then(|p| p.id) == Some(id))
+    }
+
+    /// An earlier layer that shares a parameter with `spec` in a way that a sum of whole layers' gradients does not describe, and
+    /// what it shares.
+    fn half_shared(&self, spec: &LayerSpec) -> Option<(&str, String)> {
+        self.layers.iter().find_map(|layer| {
+            let (ours, theirs) = (&spec.parameters, &layer.spec.parameters);
+            let same = |a: &Parameter, b: &Parameter| a.id.is_some() && a.id == b.id;
+            if ours.first().zip(theirs.first()).is_some_and(|(a, b)| same(a, b)) {
+                let apart = ours.iter().zip(theirs).find(|(a, b)| !same(a, b))?;
+                return Some((&*layer.name, format!("`{}` and not `{}`", ours[0].name, apart.0.name)));
+            }
+            let shared = ours.iter().find(|a| theirs.iter().any(|b| same(a, b)))?;
+            Some((&*layer.name, format!("`{}` and not all before it", shared.name)))
+        })
     }
 
     /// Marks an earlier layer with the same first parameter as tied. The two gradients are gradients of one tensor and have to

@@ -277,6 +277,27 @@ fn tied_weights_are_one_gradient() {
     }
 }
 
+/// Whole layers' gradients are added where a weight is shared, and these have more than that, or other things, in common.
+#[test]
+fn layers_that_share_some_of_their_parameters_are_refused() {
+    let var = |seed, shape: &[usize]| candle_core::Var::from_tensor(&noise(seed, shape)).unwrap().into_inner();
+    let (weight, other, one, two) = (var(1, &[7, 4]), var(2, &[7, 4]), var(3, &[7]), var(4, &[7]));
+    let refused = |second: Linear| {
+        let (dir, taps) = (tempfile::tempdir().unwrap(), Taps::new());
+        let _ = taps.tap("a", Linear::new(weight.clone(), Some(one.clone())));
+        let _ = taps.tap("b", second);
+        Recorder::create(dir.path().join("run"), &taps, exact()).err().map(|error| error.to_string())
+    };
+    for second in [Linear::new(weight.clone(), Some(two)), Linear::new(other.clone(), Some(one.clone()))] {
+        let error = refused(second).unwrap();
+        assert!(error.contains("`a` and `b` share `weight`") || error.contains("`a` and `b` share `bias`"), "{error}");
+    }
+    for second in [Linear::new(weight.clone(), Some(one.clone())), Linear::new(weight.clone(), None)] {
+        assert_eq!(refused(second), None);
+    }
+    assert_eq!(refused(Linear::new(other, None)), None);
+}
+
 /// `y = w ∘ w ∘ x`, whose gradient `2 w ∘ Σ_t δ_t ∘ x_t` depends on the weights.
 struct Squared(candle_core::Var);
 
