@@ -6,20 +6,11 @@
 //! step has to read and write once, so that rate / (rate of `copy`) is the share of the floor that it reaches. What came out:
 //! `benches/results`.
 
-// Writer and blocks are not public: they are compiled in here.
-#[allow(dead_code, unused_imports)]
-#[path = "../src/log/mod.rs"]
-mod log;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/simd.rs"]
-mod simd;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/sketch/mod.rs"]
-mod sketch;
-
 use criterion::{criterion_group, criterion_main, Criterion, Throughput};
-use log::{BlockBuilder, BlockKind, Cells, Column, ColumnEntry, ColumnKey, Compressor, ENTRY_BYTES, HEADER_BYTES};
-use sketch::{derive_seed, Encoding, Fold, Side};
+use gradlog_format::log::{
+    BlockBuilder, BlockKind, Cells, Column, ColumnEntry, ColumnKey, Compressor, ENTRY_BYTES, HEADER_BYTES,
+};
+use gradlog_format::sketch::{derive_seed, Encoding, Fold, Side};
 use std::hint::black_box;
 
 /// Numbers in a row that fits the second-level cache.

@@ -18,11 +18,11 @@ use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Dropout, Linear, ModuleT, Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
 use data::{Digits, SIDE, TO_ANOTHER};
-use gradlog::analysis::{influence, Question, Score, Window};
 use gradlog::log::PredictionScore;
 use gradlog::recorder::{Config, Recorder, Replay};
-use gradlog::run::Run;
 use gradlog::taps::{Tapped, Taps};
+use gradlog_analysis::{influence, Question, Score, Window};
+use gradlog_format::run::Run;
 use std::path::{Path, PathBuf};
 
 const BATCH: usize = 64;

@@ -18,11 +18,11 @@ use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
 use data::{Digits, SIDE};
-use gradlog::analysis::{Order, OverRuns, Score, Window};
 use gradlog::connectivity::{error_barrier, set_weights, weights, Weights};
 use gradlog::recorder::{Config, Recorder};
-use gradlog::run::Run;
 use gradlog::taps::Taps;
+use gradlog_analysis::{Order, OverRuns, Score, Window};
+use gradlog_format::run::Run;
 use std::path::{Path, PathBuf};
 
 #[global_allocator]

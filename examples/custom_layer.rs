@@ -17,10 +17,10 @@ use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Init, Linear, Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
 use data::{Digits, SIDE, TO_ANOTHER};
-use gradlog::analysis::{Score, Window};
 use gradlog::recorder::{Config, Recorder};
-use gradlog::run::Run;
 use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap, Tapped, Taps};
+use gradlog_analysis::{Score, Window};
+use gradlog_format::run::Run;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

@@ -4,10 +4,10 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::analysis::{Score, Window};
 use gradlog::recorder::{Config, Recorder};
-use gradlog::run::Run;
 use gradlog::taps::Taps;
+use gradlog_analysis::{Score, Window};
+use gradlog_format::run::Run;
 use rand::{rngs::StdRng, seq::SliceRandom, Rng, SeedableRng};
 
 fn main() -> Result<()> {

@@ -14,7 +14,7 @@
 //! lies near one half.
 //!
 //! Needs weights, not gradients, so it stands beside the log: which examples are easy or hard is what a
-//! [`Score`](crate::analysis::Score) of a recorded run says. `examples/connectivity.rs` does it all.
+//! [`Score`](gradlog_analysis::Score) of a recorded run says. `examples/connectivity.rs` does it all.
 
 use candle_core::{Tensor, Var};
 use candle_nn::VarMap;

@@ -6,13 +6,11 @@
 //!
 //! One line for each layer, five in the loop:
 //!
-#![cfg_attr(feature = "candle", doc = "```")]
-#![cfg_attr(not(feature = "candle"), doc = "```ignore")]
+//! ```
 //! use candle_core::{DType, Device, Module, Tensor};
 //! use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
-//! use gradlog::analysis::{Score, Window};
+//! use gradlog_analysis::{Run, Score, Window};
 //! use gradlog::recorder::{Config, Recorder};
-//! use gradlog::run::Run;
 //! use gradlog::taps::Taps;
 //!
 //! # let dir = std::env::temp_dir().join(format!("gradlog-doc-{}", std::process::id()));
@@ -60,23 +58,11 @@
 //! `ARCHITECTURE.md` says why things are where they are.
 
 #![warn(missing_docs)]
-#![deny(unsafe_op_in_unsafe_fn)]
+#![forbid(unsafe_code)]
 
-pub mod analysis;
-pub mod audit;
-pub mod cli;
-#[cfg(feature = "candle")]
 pub mod connectivity;
-mod int8;
-pub mod log;
-mod matmul;
-#[cfg(feature = "candle")]
 pub mod optim;
-#[cfg(feature = "candle")]
 pub mod recorder;
-pub mod report;
-pub mod run;
-mod simd;
-pub mod sketch;
-#[cfg(feature = "candle")]
 pub mod taps;
+
+pub use gradlog_format::{log, sketch};

@@ -4,11 +4,11 @@
 //! what is one pass over what is there. This one also knows what to tell [`Pass::commit`](crate::recorder::Pass::commit).
 
 use crate::recorder::StepInfo;
-use crate::simd::vectorized;
 use crate::taps::{cpu_f32, parallel, slice};
 use candle_core::backprop::GradStore;
 use candle_core::{bail, CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
 use candle_nn::Optimizer;
+use gradlog_kernels::simd::vectorized;
 
 /// Numbers below which handing a part of them to another thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 15;

@@ -126,7 +126,7 @@ fn main() -> Result<()> {
 
 fn run(name: Name, arguments: &Arguments) -> Result<Vec<Value>> {
     let start = Instant::now();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data");
     let (train, test) = match (name, &arguments.data) {
         (Name::Transformer, _) => data::text(&root.join("text/paradise-lost.txt"), arguments.seed)?,
         (_, Some(folder)) => data::images(folder, arguments.seed)?,

@@ -3,10 +3,10 @@
 use super::data::Examples;
 use super::model::{Model, Watch};
 use anyhow::{ensure, Context, Result};
-use gradlog::analysis::{influence, Question};
 use gradlog::log::{BlockKind, Column};
 use gradlog::recorder::{Config, Recorder};
-use gradlog::run::Run;
+use gradlog_analysis::{influence, Question};
+use gradlog_format::run::Run;
 use std::collections::HashMap;
 
 /// What a recorded run says.

@@ -212,7 +212,7 @@ pub struct Data(Vec<(Vec<u64>, Tensor, Tensor)>);
 
 impl Data {
     pub fn load(workload: Workload) -> Result<Self> {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data");
         let batch = workload.batch();
         let mut batches = Vec::new();
         if workload == Workload::Transformer {

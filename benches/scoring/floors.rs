@@ -1,10 +1,10 @@
 //! What scoring is measured against: the same multiplications in f32, the same bytes inflated, memory copied.
 
-use super::matmul::{matmul, Matrix};
 use anyhow::Result;
-use gradlog::analysis::Score;
 use gradlog::log::{BlockKind, Column, ColumnKey, NO_LAYER};
-use gradlog::run::{Block, Run};
+use gradlog_analysis::Score;
+use gradlog_format::run::{Block, Run};
+use gradlog_kernels::matmul::{matmul, Matrix};
 use rayon::prelude::*;
 use std::path::Path;
 use std::time::Instant;

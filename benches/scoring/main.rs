@@ -17,21 +17,8 @@
 //!
 //! Column scores run over another log, of outputs alone: 50,000 examples visited 200 times. What came out: `benches/results`.
 
-// The writer is not public: it is compiled in here. The reading side is the crate's own.
-#[allow(dead_code, unused_imports)]
-#[path = "../../src/log/mod.rs"]
-mod log;
-#[allow(dead_code, unused_imports)]
-#[path = "../../src/matmul.rs"]
-mod matmul;
 #[path = "../overhead/memory.rs"]
 mod memory;
-#[allow(dead_code, unused_imports)]
-#[path = "../../src/simd.rs"]
-mod simd;
-#[allow(dead_code, unused_imports)]
-#[path = "../../src/sketch/mod.rs"]
-mod sketch;
 
 mod floors;
 mod mlp;
@@ -40,8 +27,8 @@ mod store;
 
 use anyhow::{ensure, Result};
 use clap::Parser;
-use gradlog::analysis::{InfluencePlan, Probes, Question, Score, Window};
-use gradlog::run::Run;
+use gradlog_analysis::{InfluencePlan, Probes, Question, Score, Window};
+use gradlog_format::run::Run;
 use serde_json::{json, Value};
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -1,10 +1,10 @@
 //! An MLP 784-512-256-10 that trains on the digits, recorded without candle: what it writes is what a tapped one would.
 
-use super::matmul::{matmul, Matrix};
 use super::store::{vector, Store};
-use crate::log::{BlockBuilder, BlockKind, Cells, Column, LayerRecord};
-use crate::sketch::{draw, SketchConfig};
 use anyhow::{ensure, Context, Result};
+use gradlog_format::log::{BlockBuilder, BlockKind, Cells, Column, LayerRecord};
+use gradlog_format::sketch::{draw, SketchConfig};
+use gradlog_kernels::matmul::{matmul, Matrix};
 use std::io::Read;
 use std::path::Path;
 
@@ -22,7 +22,7 @@ struct Digits {
 
 impl Digits {
     fn read(part: &str) -> Result<Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/mnist");
         let idx = |name: String, header: usize| -> Result<Vec<u8>> {
             let path = folder.join(name);
             let raw = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;

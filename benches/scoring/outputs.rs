@@ -1,9 +1,9 @@
 //! A long run of outputs alone, made up: examples of different difficulty that are learned, and some forgotten, over the epochs.
 
 use super::store::Store;
-use crate::log::{BlockBuilder, BlockKind, Cells, Column};
-use crate::sketch::draw;
 use anyhow::Result;
+use gradlog_format::log::{BlockBuilder, BlockKind, Cells, Column};
+use gradlog_format::sketch::draw;
 use std::path::Path;
 
 const BATCH: usize = 128;

@@ -1,8 +1,8 @@
 //! Rows into blocks and blocks into a run, as the recorder does it.
 
-use crate::log::{BlockBuilder, Cells, Column, ColumnKey, LayerRecord, LogWriter, Manifest, WriterOptions};
-use crate::sketch::{Encoding, SketchConfig};
 use anyhow::Result;
+use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey, LayerRecord, LogWriter, Manifest, WriterOptions};
+use gradlog_format::sketch::{Encoding, SketchConfig};
 use std::path::Path;
 
 /// The recorder's defaults: when a block is sealed.

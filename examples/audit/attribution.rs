@@ -5,7 +5,7 @@ use crate::experiments::{again, announce, bar, gather, put, sample, Bench, Lists
 use crate::methods;
 use crate::task::{train, Architecture, Images, Model, Pixels, Setting};
 use anyhow::Result;
-use gradlog::audit::{Brittleness, Change, Finding, LeaveOneOut, Paired, Prediction, Subsets};
+use gradlog_analysis::audit::{Brittleness, Change, Finding, LeaveOneOut, Paired, Prediction, Subsets};
 
 /// The methods whose proponents are removed.
 const BRITTLE: [&str; 5] =

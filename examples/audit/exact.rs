@@ -9,7 +9,7 @@ use anyhow::Result;
 use faer::linalg::matmul::matmul;
 use faer::prelude::ReborrowMut;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
-use gradlog::audit::{Differentiable, ExactInfluence, Prediction, Solver, TrainingError};
+use gradlog_analysis::audit::{Differentiable, ExactInfluence, Prediction, Solver, TrainingError};
 use indicatif::ProgressBar;
 
 const CLASSES: usize = 10;

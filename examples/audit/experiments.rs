@@ -4,7 +4,7 @@ use crate::data::Digits;
 use crate::task::{train, Images, Pixels, Setting};
 use crate::Arguments;
 use anyhow::Result;
-use gradlog::audit::{agreement, Change, Correlation, Finding, Paired, Prediction, Trained, TrainingError};
+use gradlog_analysis::audit::{agreement, Change, Correlation, Finding, Paired, Prediction, Trained, TrainingError};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::rngs::StdRng;
 use rand::SeedableRng;

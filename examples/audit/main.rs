@@ -6,7 +6,7 @@
 //!
 //! That is all five experiments (`--only` names them) with one seed. It takes about half an hour on two cores with the digits that
 //! come with gradlog, most of it for training again: `--left-out`, `--moved`, `--subsets` and `--brittle` say how often.
-//! The JSON is a list of `{setting, method, metric, value, low, high, seeds}`, with 95 % bootstrap intervals. The measures are `gradlog::audit`, for any model that a closure can train.
+//! The JSON is a list of `{setting, method, metric, value, low, high, seeds}`, with 95 % bootstrap intervals. The measures are `gradlog_analysis::audit`, for any model that a closure can train.
 
 mod attribution;
 #[allow(dead_code)]
@@ -139,7 +139,7 @@ fn main() -> Result<()> {
         }?;
         // After each: an hour's work is not lost with the next.
         if let Some(path) = &arguments.json {
-            let write = || gradlog::audit::write_json(&bench.findings, &mut std::fs::File::create(path)?);
+            let write = || gradlog_analysis::audit::write_json(&bench.findings, &mut std::fs::File::create(path)?);
             write().with_context(|| format!("writing {}", path.display()))?;
         }
     }

@@ -2,12 +2,12 @@
 
 use crate::task::{Architecture, Setting};
 use anyhow::Result;
-use gradlog::analysis::{
+use gradlog_analysis::audit::Prediction;
+use gradlog_analysis::{
     estimate, influence, suspects, Curvature, Damping, EstimateQuestion, Method, OverRuns, Question, Score, Shape,
     Window,
 };
-use gradlog::audit::Prediction;
-use gradlog::run::Run;
+use gradlog_format::run::Run;
 use std::path::{Path, PathBuf};
 
 /// How long gradients may be where curvature is inverted.

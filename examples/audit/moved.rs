@@ -5,7 +5,7 @@ use crate::exact::Regression;
 use crate::experiments::{bar, sample, Bench};
 use crate::task::{train, Images, Model, Setting};
 use anyhow::Result;
-use gradlog::audit::{Change, ExactInfluence, Paired};
+use gradlog_analysis::audit::{Change, ExactInfluence, Paired};
 
 /// How far each pixel is moved, of its range of 1: two and a half of 255 grey levels.
 const STEP: f64 = 0.01;

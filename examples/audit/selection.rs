@@ -5,9 +5,9 @@ use crate::experiments::{announce, bar, put, Bench, Lists, DRAWS};
 use crate::methods;
 use crate::task::{sweep, train, Architecture, Images, Pixels, Setting};
 use anyhow::Result;
-use gradlog::analysis::{KeepRule, OverRuns, Score, Window};
-use gradlog::audit::{Accuracy, Change, Detection, Finding, Trained, TrainingError};
-use gradlog::run::Run;
+use gradlog_analysis::audit::{Accuracy, Change, Detection, Finding, Trained, TrainingError};
+use gradlog_analysis::{KeepRule, OverRuns, Score, Window};
+use gradlog_format::run::Run;
 
 /// The share of labels that is made wrong.
 const FLIPPED: f64 = 0.1;

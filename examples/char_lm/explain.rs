@@ -2,8 +2,8 @@
 
 use super::text::{Passage, Text};
 use anyhow::{Context, Result};
-use gradlog::analysis::{influence, Influence, Probes, Question, Score, Window};
-use gradlog::run::Run;
+use gradlog_analysis::{influence, Influence, Probes, Question, Score, Window};
+use gradlog_format::run::Run;
 use std::path::Path;
 
 /// Passages that are shown for each answer.

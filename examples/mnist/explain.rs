@@ -2,8 +2,8 @@
 
 use crate::data::{Digits, SIDE};
 use anyhow::{Context, Result};
-use gradlog::analysis::{influence, Extra, Influence, Probes, Question, Score, ScoreTable, Window};
-use gradlog::run::Run;
+use gradlog_analysis::{influence, Extra, Influence, Probes, Question, Score, ScoreTable, Window};
+use gradlog_format::run::Run;
 use std::path::Path;
 
 /// How many test images the last part looks at.

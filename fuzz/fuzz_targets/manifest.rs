@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use gradlog::run::Run;
+use gradlog_format::run::Run;
 use gradlog_fuzz::{folder, put, read, sealed_manifest};
 use libfuzzer_sys::fuzz_target;
 use std::path::PathBuf;

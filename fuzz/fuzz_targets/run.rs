@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use gradlog::run::Run;
+use gradlog_format::run::Run;
 use gradlog_fuzz::{folder, read, recover, unpack};
 use libfuzzer_sys::fuzz_target;
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use gradlog::run::Run;
+use gradlog_format::run::Run;
 use gradlog_fuzz::{folder, put, read, seal_segment, segment_header, MANIFEST};
 use libfuzzer_sys::fuzz_target;
 use std::path::PathBuf;

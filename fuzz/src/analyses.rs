@@ -1,11 +1,11 @@
 //! Questions about a run beyond its scores: each must end in an answer or an error, whatever the bytes say.
 
-use gradlog::analysis::{
+use gradlog_analysis::{
     all_neighbours, clusters, influence_by_distance, near_duplicates, suspects, vectors, Combine, Curvature, Damping,
     EstimatePlan, EstimateQuestion, InfluencePlan, Map, Method, Normalisation, OverRuns, Question, Score, Search,
     Shape, SplitBy, UnitVectors, VectorQuestion, Velocity, VelocityGroups, Window,
 };
-use gradlog::run::Run;
+use gradlog_format::run::Run;
 
 /// Numbers of a flat vector: more would only be slower.
 const LENGTH: usize = 24;

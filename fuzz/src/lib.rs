@@ -2,9 +2,9 @@
 
 pub mod analyses;
 
-use gradlog::analysis::{Score, Summary, Window};
-use gradlog::log::{BlockKind, Column, ColumnKey, NO_LAYER};
-use gradlog::run::{Block, RecoverError, Run, VerifyReport};
+use gradlog_analysis::{Score, Summary, Window};
+use gradlog_format::log::{BlockKind, Column, ColumnKey, NO_LAYER};
+use gradlog_format::run::{Block, RecoverError, Run, VerifyReport};
 use std::path::{Path, PathBuf};
 
 /// The manifest under which the target `segment` reads: that of the fixture.

@@ -6,10 +6,12 @@
 use super::message::{CheckpointRow, Message};
 use super::queue::Sent;
 use super::{RecordError, Recorder};
-use crate::log::{check_size_limit, checkpoint_path, io_error, make_folder, sync_folder, LogError, MANIFEST_FILE};
 use crate::taps::named_variables;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
+use gradlog_format::log::{
+    check_size_limit, checkpoint_path, io_error, make_folder, sync_folder, LogError, MANIFEST_FILE,
+};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};

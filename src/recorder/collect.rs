@@ -5,9 +5,9 @@ use super::loss;
 use super::message::{Batch, Gradients, LayerGradients};
 use super::pass::Pass;
 use super::RecordError;
-use crate::sketch::Form;
 use crate::taps::{Captured, PerExample, Registered, SharedFold, Tap};
 use candle_core::Tensor;
+use gradlog_format::sketch::Form;
 use std::sync::Arc;
 
 impl Pass<'_> {

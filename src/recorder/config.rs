@@ -1,8 +1,8 @@
 //! A recorder's settings. Each default and bound is stated where it stands.
 
 use super::{RecordError, Reduction};
-use crate::log::{AllReduce, WorkerRecord, WORKERS_MAX};
-use crate::sketch::SketchConfig;
+use gradlog_format::log::{AllReduce, WorkerRecord, WORKERS_MAX};
+use gradlog_format::sketch::SketchConfig;
 
 /// What happens to a pass that finds the queue full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,7 +1,7 @@
 //! What recording costs: said before (from the layers) and after (counted).
 
-use crate::log::{LayerRecord, Manifest};
-use crate::sketch::Form;
+use gradlog_format::log::{LayerRecord, Manifest};
+use gradlog_format::sketch::Form;
 use std::time::Duration;
 
 /// What a run will take on disk, before compression, as far as its layers tell.

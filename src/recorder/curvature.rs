@@ -7,8 +7,8 @@
 
 use super::pass::Pass;
 use super::{RecordError, Recorder, Reduction};
-use crate::sketch::draw;
 use candle_core::{DType, Device, Tensor};
+use gradlog_format::sketch::draw;
 
 /// Records curvature of some examples: made by [`Recorder::curvature`] or [`Replay::curvature`](super::Replay::curvature), ended by
 /// [`CurvaturePass::cross_entropy`].

@@ -1,6 +1,6 @@
 //! What can go wrong while a training run is recorded.
 
-use crate::log::LogError;
+use gradlog_format::log::LogError;
 use std::sync::Arc;
 use std::time::Duration;
 

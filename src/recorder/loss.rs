@@ -2,9 +2,9 @@
 
 use super::outputs::{self, ClosedForm, Outputs, Weighing};
 use super::prediction;
-use crate::log::PredictionScore;
 use crate::taps::{watch_scalar, Upstream};
 use candle_core::{bail, CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, WithDType};
+use gradlog_format::log::PredictionScore;
 use num_traits::Float;
 use std::sync::Arc;
 

@@ -1,10 +1,10 @@
 //! What the training hands to the background thread.
 
 use super::outputs::Outputs;
-use crate::log::Mode;
 use crate::taps::{FoldedGradients, PerExample, Tap};
 use candle_core::Tensor;
 use crossbeam_channel::Sender;
+use gradlog_format::log::Mode;
 use std::sync::Arc;
 
 /// One order for the background thread.

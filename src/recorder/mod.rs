@@ -41,10 +41,10 @@ pub use outputs::Reduction;
 pub use pass::{Pass, Probe};
 pub use replay::{Replay, ReplaySummary};
 
-use crate::log::Manifest;
-use crate::sketch::Form;
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
 use candle_core::Var;
+use gradlog_format::log::Manifest;
+use gradlog_format::sketch::Form;
 use message::{Batch, Gap, Message, PassKind, Replayed, StepRow};
 use queue::{Queue, Sent};
 use std::path::PathBuf;
@@ -154,7 +154,7 @@ impl Recorder {
     }
 
     /// Begins to record curvature of some examples, at the weights of this moment, in the set `set`: the Gauss-Newton matrix of a
-    /// classifier, which [`Curvature::Set`](crate::analysis::Curvature::Set) takes in place of the visits' own gradients. It changes
+    /// classifier, which [`Curvature::Set`](gradlog_analysis::Curvature::Set) takes in place of the visits' own gradients. It changes
     /// nothing in the training and may be done at any step.
     ///
     /// ```ignore

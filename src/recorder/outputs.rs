@@ -1,7 +1,7 @@
 //! What the loss says of each example: computed once from logits and targets, in closed form.
 
 use super::RecordError;
-use crate::log::{Column, PredictionScore};
+use gradlog_format::log::{Column, PredictionScore};
 use num_traits::Float;
 use rayon::prelude::*;
 

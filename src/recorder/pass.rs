@@ -4,12 +4,12 @@ use super::loss::{self, Kind, Recorded};
 use super::message::{Gradients, LayerGradients, PassKind, StepInfo};
 use super::outputs::{Outputs, Reduction, Weighing};
 use super::{RecordError, Recorder};
-use crate::log::PredictionScore;
 use crate::optim::Sgd;
-use crate::simd::squared_norm;
 use crate::taps::{host, FoldedGradients, Upstream};
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
+use gradlog_format::log::PredictionScore;
+use gradlog_kernels::simd::squared_norm;
 use std::ops::{Deref, DerefMut};
 
 /// One training pass: made by [`Recorder::pass`], ended by [`Pass::commit`]. While it lives the taps are armed.

@@ -3,9 +3,9 @@
 use super::message::Gap;
 use super::start::options;
 use super::{Config, RecordError};
-use crate::log::{BlockKind, Column, ColumnKey, LogError, LogWriter, ResumePlace, Totals, WriterOptions};
-use crate::run::{Block, ReadError, Run};
-use crate::sketch::Form;
+use gradlog_format::log::{BlockKind, Column, ColumnKey, LogError, LogWriter, ResumePlace, Totals, WriterOptions};
+use gradlog_format::run::{Block, ReadError, Run};
+use gradlog_format::sketch::Form;
 use std::path::Path;
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! influence means *helped* here too.
 
 use super::outputs::{to_f32, ClosedForm, Outputs, Weighing};
-use crate::log::PredictionScore;
+use gradlog_format::log::PredictionScore;
 use num_traits::Float;
 
 /// `ℓ_i = −f(z_i, c_i)` of `[batch, classes]` logits. Where no class is given it is the predicted one.
@@ -33,7 +33,8 @@ pub(super) fn prediction_score<T: Float>(
         if class >= classes {
             return Err(format!("class {class} with {classes} classes: classes are counted from 0"));
         }
-        losses.push(-one(z, class, score, delta));
+        let value = one(z, class, score, delta).ok_or_else(|| format!("{score}: no formula for this score here"))?;
+        losses.push(-value);
         scored.push(class as u32);
         predicted.push(prediction as u32);
     }
@@ -48,10 +49,10 @@ pub(super) fn prediction_score<T: Float>(
     Ok(ClosedForm { outputs, delta, coefficients, value })
 }
 
-/// The score of one example; writes minus its gradient into `delta`.
-fn one<T: Float>(z: &[T], class: usize, score: PredictionScore, delta: &mut [T]) -> T {
+/// The score of one example, or `None` for a score that has no formula here; writes minus its gradient into `delta`.
+fn one<T: Float>(z: &[T], class: usize, score: PredictionScore, delta: &mut [T]) -> Option<T> {
     delta[class] = -T::one();
-    match score {
+    Some(match score {
         PredictionScore::Logit => z[class],
         PredictionScore::Margin => {
             let rival = largest(z, Some(class));
@@ -68,7 +69,8 @@ fn one<T: Float>(z: &[T], class: usize, score: PredictionScore, delta: &mut [T])
             // Not by p and 1 − p: these cancel for an example that the model is sure of.
             z[class] - rival - sum.ln()
         }
-    }
+        _ => return None,
+    })
 }
 
 /// The place of the largest number, but for `without`; the first of equal ones.
@@ -99,6 +101,7 @@ mod tests {
                 // p / (1 - p), with 1 - p as the sum of the others.
                 ((z[c].exp() / sum) / (others().map(f64::exp).sum::<f64>() / sum)).ln()
             }
+            other => panic!("no formula for {other:?}"),
         }
     }
 

@@ -9,11 +9,11 @@ use super::pass::Probe;
 use super::past::{lock_at_the_end, Past};
 use super::start;
 use super::{Config, CurvaturePass, OnFailure, Overflow, RecordError, Recorder};
-use crate::log::{LogError, LogWriter, Mode};
-use crate::run::{Checkpoint, Run};
 use crate::taps::{named_variables, Taps};
 use candle_core::{Device, Tensor};
 use candle_nn::VarMap;
+use gradlog_format::log::{LogError, LogWriter, Mode};
+use gradlog_format::run::{Checkpoint, Run};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ use std::sync::Arc;
 ///
 /// # What becomes of it
 /// A probe belongs to the step of its checkpoint, as if it had been taken then, and `influence` finds it there. A sweep is a record of
-/// its own kind, which no score takes for a visit: ask for it by [`Window::sweeps`](crate::analysis::Window::sweeps). Every row says in
+/// its own kind, which no score takes for a visit: ask for it by [`Window::sweeps`](gradlog_analysis::Window::sweeps). Every row says in
 /// which [`Mode`] the model ran.
 ///
 /// A set that is there already is united with what is added. Of several records of one example at one step the last counts, and so it

@@ -2,11 +2,11 @@
 
 use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::outputs::Outputs;
-use crate::log::{BlockBuilder, Cells, Column, ColumnKey, LayerRecord};
-use crate::simd::squared_norm;
-use crate::sketch::{rotate, Encoding, Form, Projection, SketchConfig};
 use crate::taps::{add, fold_uses, on_host, with_slice, FoldedGradients, LazyFold, PerExample, SharedFold};
 use candle_core::{Device, Result, Tensor};
+use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey, LayerRecord};
+use gradlog_format::sketch::{rotate, Encoding, Form, Projection, SketchConfig};
+use gradlog_kernels::simd::squared_norm;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! One worker's part among those of the others: where it goes, and whether it fits them.
 
 use super::RecordError;
-use crate::log::{worker_folder, worker_folders, LogError, Manifest, MANIFEST_FILE};
-use crate::run::{worker_differences, ReadError, Run};
+use gradlog_format::log::{worker_folder, worker_folders, LogError, Manifest, MANIFEST_FILE};
+use gradlog_format::run::{worker_differences, ReadError, Run};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -4,9 +4,9 @@ use super::gradient::FoldedGradients;
 use super::shared_fold::LazyFold;
 use super::slot::{Captured, Slot};
 use super::Taps;
-use crate::sketch::Fold;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Tensor};
+use gradlog_format::sketch::Fold;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a tapped layer's forward pass gets to catch the gradient of its output with.

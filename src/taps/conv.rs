@@ -8,10 +8,10 @@ use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer
 use super::gradient::{host, sum_and_fold};
 use super::parallel::for_rows;
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
-use crate::matmul::{matmul, Matrix};
-use crate::sketch::Fold;
 use candle_core::{bail, CpuStorage, Device, Module, Result, Shape, Tensor};
 use candle_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
+use gradlog_format::sketch::Fold;
+use gradlog_kernels::matmul::{matmul, Matrix};
 
 /// A convolution over two dimensions; one over one dimension has height 1.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -2,10 +2,10 @@
 
 use super::fused::with_slice;
 use super::parallel::{self, threads};
-use crate::matmul::{matmul, Matrix};
-use crate::simd::{squared_norm, vectorized};
-use crate::sketch::Fold;
 use candle_core::{bail, DType, Device, Result, Tensor};
+use gradlog_format::sketch::Fold;
+use gradlog_kernels::matmul::{matmul, Matrix};
+use gradlog_kernels::simd::{squared_norm, vectorized};
 
 /// The gradient of each example's loss by the parameters of one layer.
 ///

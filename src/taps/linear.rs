@@ -7,9 +7,9 @@ use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer
 use super::gradient::{add_rows, sum_and_fold};
 use super::parallel;
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
-use crate::matmul::{matmul, Matrix};
 use candle_core::{bail, CpuStorage, Module, Result, Shape, Tensor};
 use candle_nn::Linear;
+use gradlog_kernels::matmul::{matmul, Matrix};
 
 impl Tap for Linear {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {

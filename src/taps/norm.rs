@@ -8,9 +8,9 @@ use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer
 use super::gradient::{host, sum_and_fold};
 use super::parallel::for_rows;
 use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
-use crate::sketch::Fold;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor, D};
 use candle_nn::{LayerNorm, RmsNorm};
+use gradlog_format::sketch::Fold;
 
 impl Tap for LayerNorm {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {

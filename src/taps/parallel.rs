@@ -4,8 +4,8 @@
 //! before they sleep. A fused op between two element-wise ones that ran on rayon's would find its cores taken by
 //! candle's spinning workers; on candle's pool it finds them awake.
 
-use crate::matmul::{self, Matrix};
 use candle_core::utils::barrier_pool;
+use gradlog_kernels::matmul::{self, Matrix};
 use std::sync::{Mutex, PoisonError};
 
 /// Multiplications below which handing a part to another thread costs more than it saves.

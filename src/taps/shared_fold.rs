@@ -1,6 +1,6 @@
 //! The one vector that all folded layers of a run share: how long it is, and its sums while backward comes by.
 
-use crate::sketch::{Fold, SketchConfig};
+use gradlog_format::sketch::{Fold, SketchConfig};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The folded vector of a run and, between backward and commit, of the pass in hand.

@@ -3,12 +3,12 @@
 use crate::common::*;
 use candle_core::{CpuStorage, DType, Device, Module, Result, Storage, Tensor, Var};
 use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::analysis::{Score, Window};
 use gradlog::log::Column;
 use gradlog::recorder::{Config, Recorder};
-use gradlog::run::Run;
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap, Taps};
+use gradlog_analysis::{Score, Window};
+use gradlog_format::run::Run;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 

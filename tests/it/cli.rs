@@ -36,7 +36,7 @@ fn run(dir: &Path) {
 }
 
 fn gradlog(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gradlog")).args(arguments).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_gradlog-under-test")).args(arguments).output().unwrap()
 }
 
 fn stdout(output: &Output) -> String {

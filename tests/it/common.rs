@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use gradlog::log::{BlockKind, Column, ColumnKey, NO_LAYER};
-use gradlog::run::{Block, Run};
+use gradlog_format::run::{Block, Run};
 use std::path::Path;
 
 /// A deterministic tensor of numbers in -1..1, another for each seed.

@@ -8,11 +8,11 @@ use crate::common::noise;
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{conv2d, linear, Conv2dConfig, Optimizer, VarBuilder, VarMap, SGD};
 use data::Digits;
-use gradlog::analysis::{InfluencePlan, Question};
 use gradlog::recorder::{Config, Recorder};
-use gradlog::run::Run;
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::{relu, Taps};
+use gradlog_analysis::{InfluencePlan, Question};
+use gradlog_format::run::Run;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -39,7 +39,7 @@ fn train(dir: &Path, sketch: SketchConfig, seed: u64) -> HashMap<(u64, u64), (f6
         let scale = 1.0 / (var.elem_count() as f64 / var.dims()[0] as f64).sqrt();
         var.set(&(noise(var.elem_count() as u64, var.dims()) * scale).unwrap()).unwrap();
     }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/mnist");
     let (digits, test) = (Digits::load(&folder, "train").unwrap(), Digits::load(&folder, "t10k").unwrap());
     let mut optimizer = SGD::new(vars, 0.05).unwrap();
     let mut recorder = Recorder::create(dir, &taps, Config { sketch, seed, ..Config::default() }).unwrap();

@@ -2,11 +2,11 @@
 
 use crate::common::*;
 use candle_core::{DType, Device, Result, Tensor, Var};
-use gradlog::analysis::{suspects, Score, Window};
 use gradlog::log::{BlockKind, Column};
 use gradlog::recorder::{Config, Pass, Recorder, Reduction};
-use gradlog::run::Run;
 use gradlog::taps::Taps;
+use gradlog_analysis::{suspects, Score, Window};
+use gradlog_format::run::Run;
 use std::path::Path;
 
 /// Records one pass without taps; `f` makes the loss. Returns it and the run's folder.

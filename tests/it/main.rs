@@ -1,7 +1,5 @@
 //! Integration tests: gradlog as its users see it, against candle itself and against one-line oracles.
 
-#![cfg(feature = "candle")]
-
 mod borrowed;
 mod cli;
 mod common;

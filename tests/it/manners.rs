@@ -3,12 +3,12 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::{layer_norm, linear, Conv1d, LayerNorm, Linear, VarBuilder, VarMap};
-use gradlog::analysis::{influence, Question};
 use gradlog::log::{BlockKind, Column};
 use gradlog::recorder::{Config, Overflow, RecordError, Recorder};
-use gradlog::run::Run;
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::{Tapped, Taps};
+use gradlog_analysis::{influence, Question};
+use gradlog_format::run::Run;
 use std::path::Path;
 
 struct One {
@@ -492,7 +492,7 @@ fn the_input_is_recorded_as_it_was_even_if_it_is_a_view_of_a_variable() {
 
 #[test]
 fn an_example_with_nothing_to_predict_is_not_a_suspect() {
-    use gradlog::analysis::{Score, Window};
+    use gradlog_analysis::{Score, Window};
     let dir = tempfile::tempdir().unwrap();
     let model = one();
     let mut recorder = Recorder::create(dir.path(), &model.taps, Config::default()).unwrap();

@@ -6,9 +6,9 @@ use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap, SGD};
 use gradlog::log::{BlockKind, Column, ColumnKey};
 use gradlog::optim::{Sgd, SgdConfig};
 use gradlog::recorder::{Config, Recorder, StepInfo};
-use gradlog::run::Run;
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::{Tapped, Taps};
+use gradlog_format::run::Run;
 
 struct Mlp {
     fc1: Tapped<Linear>,

@@ -3,12 +3,12 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Linear, VarBuilder, VarMap};
-use gradlog::analysis::{influence, Question, Score, Window};
 use gradlog::log::{BlockKind, Column};
 use gradlog::recorder::{Config, RecordError, Recorder};
-use gradlog::run::Run;
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::{Tapped, Taps};
+use gradlog_analysis::{influence, Question, Score, Window};
+use gradlog_format::run::Run;
 use std::path::Path;
 
 fn model(outputs: usize) -> (Taps, Tapped<Linear>) {

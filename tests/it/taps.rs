@@ -5,9 +5,9 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig, Embedding, GroupNorm, LayerNorm, Linear, RmsNorm};
 use gradlog::log::{BlockKind, Column};
 use gradlog::recorder::{Config, Recorder};
-use gradlog::run::Run;
 use gradlog::sketch::{rotate, Fold, SketchConfig};
 use gradlog::taps::{Tap, Taps};
+use gradlog_format::run::Run;
 
 /// The bar of the per-example gradients: relative error in f32.
 const TOLERANCE: f64 = 1e-4;

@@ -3,11 +3,11 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::analysis::{influence, Question, Score, Window};
 use gradlog::recorder::{Config, Recorder};
-use gradlog::run::Run;
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::Taps;
+use gradlog_analysis::{influence, Question, Score, Window};
+use gradlog_format::run::Run;
 
 const EXAMPLES: usize = 24;
 const PROBES: usize = 3;

@@ -3,13 +3,13 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::analysis::{
-    influence, Influence, InfluencePlan, Normalisation, Part, Probes, Question, Score, SplitBy, Window,
-};
 use gradlog::recorder::{Config, Recorder};
-use gradlog::run::Run;
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::Taps;
+use gradlog_analysis::{
+    influence, Influence, InfluencePlan, Normalisation, Part, Probes, Question, Score, SplitBy, Window,
+};
+use gradlog_format::run::Run;
 
 const EXAMPLES: usize = 12;
 const PROBES: usize = 4;

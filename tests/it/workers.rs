@@ -5,12 +5,12 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::{linear, Linear, VarBuilder, VarMap};
-use gradlog::analysis::{influence, Influence, Question, Score, Window};
 use gradlog::log::{BlockKind, Column};
 use gradlog::recorder::{Config, RecordError, Recorder, Reduction, Worker};
-use gradlog::run::Run;
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::{Tapped, Taps};
+use gradlog_analysis::{influence, Influence, Question, Score, Window};
+use gradlog_format::run::Run;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -373,7 +373,8 @@ fn a_worker_that_is_killed_leaves_what_it_recorded_and_is_told_of() {
     let words = "worker 2 of 3 ended at step 11, without finishing, the others at step 29";
     assert_eq!(workers.notes(), [words]);
     let gradlog = |arguments: &[&str]| {
-        let command = Command::new(env!("CARGO_BIN_EXE_gradlog")).args(arguments).arg(&path).output().unwrap();
+        let command =
+            Command::new(env!("CARGO_BIN_EXE_gradlog-under-test")).args(arguments).arg(&path).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (command.status.code(), text(command.stdout), text(command.stderr))
     };

@@ -37,7 +37,7 @@ pub fn recover(run: &Path, new: &Path, reading: &Reading) -> Result<()> {
 
 /// What the command prints, if it exits with `code`.
 fn type_in(arguments: &[&Path], code: i32) -> Result<String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_gradlog")).args(arguments).output()?;
+    let output = Command::new(env!("CARGO_BIN_EXE_gradlog-under-test")).args(arguments).output()?;
     let words = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.code() == Some(code),

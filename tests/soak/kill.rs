@@ -252,8 +252,8 @@ fn until_segment(run: &Path, seed: u64, said: &Receiver<Line>, told: &mut Told) 
 fn until_written(run: &Path, visits: u64) -> Result<()> {
     let start = Instant::now();
     loop {
-        let run = gradlog::run::Run::open(run)?;
-        let kind = |block: &gradlog::run::Block| block.kind() == Some(gradlog::log::BlockKind::Visits);
+        let run = gradlog_format::run::Run::open(run)?;
+        let kind = |block: &gradlog_format::run::Block| block.kind() == Some(gradlog::log::BlockKind::Visits);
         let written: usize = run.scan().filter(kind).map(|block| block.rows()).sum();
         if written as u64 == visits {
             return Ok(());

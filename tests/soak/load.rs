@@ -10,8 +10,8 @@ use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use gradlog::log::{BlockKind, Column};
 use gradlog::recorder::{Config, Overflow, Recorder, Summary};
-use gradlog::run::Run;
 use gradlog::taps::Taps;
+use gradlog_format::run::Run;
 use std::path::Path;
 use std::time::Instant;
 

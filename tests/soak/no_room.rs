@@ -6,7 +6,7 @@ use crate::training::{sketch, Training, BATCH};
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use gradlog::recorder::{Config, RecordError, Recorder};
-use gradlog::run::Run;
+use gradlog_format::run::Run;
 
 /// Steps before each checkpoint and at the end.
 const STEPS: u64 = 8;

@@ -4,7 +4,7 @@ use crate::training;
 use anyhow::{ensure, Context, Result};
 use gradlog::log::{BlockKind, Column, ColumnKey};
 use gradlog::recorder::{Config, Recorder};
-use gradlog::run::{Block, ReadError, Run};
+use gradlog_format::run::{Block, ReadError, Run};
 use std::path::Path;
 
 /// One visit: every number that the run holds of it, as bits.

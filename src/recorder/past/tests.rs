@@ -1,10 +1,10 @@
 //! Taking a run up again where others have just written to it, and where a recorder was cut off in the middle of writing.
 
 use super::*;
-use crate::log::{segment_path, BlockBuilder, SEGMENT_HEADER_BYTES};
 use crate::recorder::Recorder;
 use crate::taps::Taps;
 use candle_core::{DType, Device, Tensor};
+use gradlog_format::log::{segment_path, BlockBuilder, SEGMENT_HEADER_BYTES};
 use std::cell::RefCell;
 
 fn step(recorder: &mut Recorder) {

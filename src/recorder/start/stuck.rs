@@ -1,8 +1,8 @@
 //! A disk that does not answer: the training waits as long as it was told to, and goes on.
 
 use super::*;
-use crate::log::{MmapStorage, Storage};
 use candle_core::{Device, Tensor, Var};
+use gradlog_format::log::{MmapStorage, Storage};
 use std::io;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};

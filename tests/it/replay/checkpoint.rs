@@ -3,7 +3,7 @@
 use super::*;
 use gradlog::log::BlockKind;
 use gradlog::recorder::RecordError;
-use gradlog::run::CheckpointFault;
+use gradlog_format::run::CheckpointFault;
 
 #[test]
 fn a_checkpoint_holds_the_weights_and_what_the_run_says_of_it() {

@@ -1,8 +1,8 @@
 //! What a replay says against candle's own backward at the same weights, and what it says that it is.
 
 use super::*;
-use gradlog::analysis::{Basis, Source};
 use gradlog::log::Mode;
+use gradlog_analysis::{Basis, Source};
 
 #[test]
 fn a_replay_of_an_mlp_is_exact_tracin_el2n_and_grand() {
@@ -69,7 +69,7 @@ fn weights_of_ones_own_and_training_mode() {
 
 /// Runs the command; exit code, stdout, stderr.
 fn gradlog(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_gradlog")).args(arguments).output().unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_gradlog-under-test")).args(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }

@@ -10,12 +10,12 @@ mod workers;
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor, D};
 use candle_nn::{conv2d, linear, Conv2dConfig, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::analysis::{influence, Influence, Question, Score, ScoreTable, Window};
 use gradlog::log::Mode;
 use gradlog::recorder::{Config, Recorder, Replay};
-use gradlog::run::Run;
 use gradlog::sketch::SketchConfig;
 use gradlog::taps::Taps;
+use gradlog_analysis::{influence, Influence, Question, Score, ScoreTable, Window};
+use gradlog_format::run::Run;
 use std::collections::BTreeMap;
 use std::path::Path;
 

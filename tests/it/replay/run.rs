@@ -1,9 +1,9 @@
 //! What becomes of a run that is replayed into: refused, united, killed, resumed, damaged.
 
 use super::*;
-use gradlog::analysis::Basis;
 use gradlog::log::{BlockKind, Column};
 use gradlog::recorder::RecordError;
+use gradlog_analysis::Basis;
 
 #[test]
 fn another_model_is_refused_by_name() {

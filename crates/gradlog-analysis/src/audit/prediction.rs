@@ -1,0 +1,140 @@
+//! What a method predicts of each example and probe, and how far that agrees with what was measured.
+
+use super::statistics::{bootstrap, Measured};
+use super::AuditError;
+use crate::{pearson, spearman, Influence};
+use gradlog_format::sketch::draw;
+use std::collections::HashMap;
+
+/// Scores of examples on probes, positive where the example helps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    rows: HashMap<u64, usize>,
+    probes: usize,
+    scores: Vec<f64>,
+}
+
+impl Prediction {
+    /// `scores` is `[examples, probes]`, row by row.
+    ///
+    /// # Errors
+    /// [`AuditError::Scores`] if there is not one for each pair.
+    pub fn new(examples: &[u64], probes: usize, scores: Vec<f64>) -> Result<Self, AuditError> {
+        if scores.len() != examples.len() * probes {
+            return Err(AuditError::Scores { scores: scores.len(), examples: examples.len(), probes });
+        }
+        let rows = examples.iter().enumerate().map(|(row, example)| (*example, row)).collect();
+        Ok(Self { rows, probes, scores })
+    }
+
+    /// What an influence says of these probes, in the order given here, which is that of [`super::Trained`].
+    ///
+    /// # Errors
+    /// [`AuditError::NoSuchProbe`] if it does not have one of them.
+    pub fn of(influence: &Influence, probes: &[u64]) -> Result<Self, AuditError> {
+        let places: HashMap<u64, usize> =
+            influence.probes.iter().enumerate().map(|(at, probe)| (probe.id, at)).collect();
+        let place = |id: &u64| places.get(id).copied().ok_or(AuditError::NoSuchProbe { id: *id });
+        let columns: Vec<usize> = probes.iter().map(place).collect::<Result<_, _>>()?;
+        let examples: Vec<u64> = influence.rows.iter().map(|row| row.example).collect();
+        let row = |row| columns.iter().map(move |column| influence.score(row, *column));
+        Self::new(&examples, probes.len(), (0..examples.len()).flat_map(row).collect())
+    }
+
+    /// The control: numbers that know nothing, even in 0..1.
+    pub fn random(examples: &[u64], probes: usize, seed: u64) -> Self {
+        let rows = examples.iter().enumerate().map(|(row, example)| (*example, row)).collect();
+        let score = |number| (draw(seed, number) >> 11) as f64 / (1u64 << 53) as f64;
+        Self { rows, probes, scores: (0..(examples.len() * probes) as u64).map(score).collect() }
+    }
+
+    /// How many probes it knows.
+    pub fn probes(&self) -> usize {
+        self.probes
+    }
+
+    /// The score of an example on a probe.
+    ///
+    /// # Errors
+    /// [`AuditError::NoScore`] if there is none, or no number.
+    pub fn score(&self, example: u64, probe: usize) -> Result<f64, AuditError> {
+        let row = self.rows.get(&example).filter(|_| probe < self.probes);
+        let score = row.map_or(f64::NAN, |row| self.scores[row * self.probes + probe]);
+        if score.is_finite() {
+            return Ok(score);
+        }
+        Err(AuditError::NoScore { example, probe })
+    }
+
+    /// The examples that help a probe most, the strongest first; ties by id, examples without a number left out.
+    pub fn proponents(&self, probe: usize, count: usize) -> Vec<u64> {
+        let mut found: Vec<(f64, u64)> =
+            self.rows.keys().filter_map(|example| Some((self.score(*example, probe).ok()?, *example))).collect();
+        found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        found.iter().take(count).map(|(_, example)| *example).collect()
+    }
+}
+
+/// What was measured and what was predicted, side by side: `[trainings, probes]`, row by row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Paired {
+    pub(super) probes: usize,
+    pub(super) measured: Vec<f64>,
+    pub(super) predicted: Vec<f64>,
+}
+
+impl Paired {
+    /// Of trainings that were measured by some other way than those here: `measured` and `predicted` are `[trainings, probes]`,
+    /// row by row.
+    ///
+    /// # Errors
+    /// [`AuditError::Pairs`] if the two are not of one length, or that is no multiple of `probes`.
+    pub fn new(probes: usize, measured: Vec<f64>, predicted: Vec<f64>) -> Result<Self, AuditError> {
+        if measured.len() != predicted.len() || probes == 0 || !measured.len().is_multiple_of(probes) {
+            return Err(AuditError::Pairs { measured: measured.len(), predicted: predicted.len(), probes });
+        }
+        Ok(Self { probes, measured, predicted })
+    }
+
+    fn trainings(&self) -> usize {
+        self.measured.len() / self.probes.max(1)
+    }
+
+    /// The mean over these probes of the correlation over these trainings. Where one side is constant it counts as 0: what
+    /// makes no difference predicts nothing.
+    fn correlation(&self, kind: Correlation, trainings: &[usize], probes: &[usize]) -> f64 {
+        let of = |probe: &usize| {
+            let column = |values: &[f64]| trainings.iter().map(|row| values[row * self.probes + probe]).collect();
+            let (measured, predicted): (Vec<f64>, Vec<f64>) = (column(&self.measured), column(&self.predicted));
+            let correlation = match kind {
+                Correlation::Spearman => spearman(&measured, &predicted),
+                Correlation::Pearson => pearson(&measured, &predicted),
+            };
+            if correlation.is_nan() {
+                0.0
+            } else {
+                correlation
+            }
+        };
+        probes.iter().map(of).sum::<f64>() / probes.len() as f64
+    }
+}
+
+/// Which correlation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Correlation {
+    /// Of ranks.
+    Spearman,
+    /// Of values: one large effect can decide it.
+    Pearson,
+}
+
+/// How far predictions agree with trainings: for each probe the correlation over the trainings, the mean over probes, the
+/// mean over `parts`, which are mostly seeds. The interval draws trainings and probes of each part again.
+pub fn agreement(parts: &[Paired], kind: Correlation, draws: u32, seed: u64) -> Measured {
+    let sizes: Vec<usize> = parts.iter().flat_map(|part| [part.trainings(), part.probes]).collect();
+    bootstrap(&sizes, draws, seed, |drawn| {
+        let each = parts.iter().zip(drawn.chunks(2));
+        each.map(|(part, drawn)| part.correlation(kind, &drawn[0], &drawn[1])).sum::<f64>() / parts.len() as f64
+    })
+}

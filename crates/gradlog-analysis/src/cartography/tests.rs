@@ -1,0 +1,38 @@
+//! The map against its definition.
+
+use super::*;
+use gradlog_format::log::Column;
+use gradlog_testing::{run_of, visits, Draws, Visit};
+
+#[test]
+fn regions_are_the_ends_of_the_two_axes() {
+    let mut all = visits(&mut Draws(1), 50, 4, 8);
+    all.push(Visit { flags: Column::FLAG_NOT_FINITE, ..Draws(2).visit(3, 90, 3) });
+    let run = run_of(&all, 16).run();
+    for share in [0.0, 0.33, 0.5, 1.0] {
+        let map = Map::of(&[&run], &Window::everything(), share, &|_| {}).unwrap();
+        assert_eq!((map.rows.len(), map.unscored, map.visits), (50, 1, all.len() as u64 - 1));
+        let count = (share * 50.0f64).round() as usize;
+        for row in &map.rows {
+            let own: Vec<f64> =
+                all.iter().filter(|v| v.example == row.example).map(|v| f64::from(v.confidence)).collect();
+            let mu = own.iter().sum::<f64>() / own.len() as f64;
+            let sigma = (own.iter().map(|p| (p - mu).powi(2)).sum::<f64>() / own.len() as f64).sqrt();
+            assert!((row.confidence - mu).abs() < 1e-9 && (row.variability - sigma).abs() < 1e-9);
+            let right = all.iter().filter(|v| v.example == row.example && v.correct == 1.0).count();
+            assert!((row.correctness - right as f64 / own.len() as f64).abs() < 1e-12);
+            // How many lie nearer to each end; numbers are all different.
+            let beyond = |of: fn(&MapRow) -> f64, sign: f64| {
+                map.rows.iter().filter(|other| sign * of(other) > sign * of(row)).count()
+            };
+            assert_eq!(row.easy, beyond(|r| r.confidence, 1.0) < count);
+            assert_eq!(row.hard, beyond(|r| r.confidence, -1.0) < count);
+            assert_eq!(row.ambiguous, beyond(|r| r.variability, 1.0) < count);
+        }
+        assert_eq!(map.counts(), [count as u64; 3]);
+        assert!(map.rows.windows(2).all(|w| w[0].confidence <= w[1].confidence));
+    }
+    for share in [-0.1, 1.1, f64::NAN] {
+        assert!(matches!(Map::of(&[&run], &Window::everything(), share, &|_| {}), Err(AnalysisError::Rule { .. })));
+    }
+}

@@ -1,0 +1,100 @@
+//! What a pass reads of a block of visits, and the dot products of its rows.
+
+use super::super::gradient::{Gradients, Layout};
+use super::pass::Lent;
+use super::products::{dots, panels_of, stretches, Floats, Scheme, Unpacked, TILE_ROWS};
+use gradlog_kernels::int8::COLUMNS;
+use std::ops::Range;
+
+/// What was read of one block.
+#[derive(Default)]
+pub(super) struct BlockVisits {
+    pub examples: Vec<u64>,
+    pub steps: Vec<u64>,
+    pub labels: Option<Vec<Option<u32>>>,
+    pub predictions: Option<Vec<Option<u32>>>,
+    /// Rows inside the window.
+    pub inside: Vec<usize>,
+    /// Of these, rows that count, with their weights and the positions of their probe times.
+    pub rows: Vec<usize>,
+    pub weights: Vec<f64>,
+    pub times: Vec<usize>,
+    /// Of each row that counts, what it adds to the self-influence of its example; empty unless scores are divided by it.
+    pub self_influence: Vec<f64>,
+    pub gradients: Option<Gradients>,
+    /// The dot products `[rows, probes]`, where they were computed by whoever read the block.
+    pub dots: Option<Dots>,
+    pub at_probe_times: u64,
+    pub before_first_probe: u64,
+    pub not_finite: u64,
+    /// Whether the block has no gradients of the form that is wanted.
+    pub of_other_form: bool,
+    pub without_gradient: u64,
+    pub other_layers: Option<(u64, Layout)>,
+}
+
+/// Dot products with their standard deviations, which are empty if they are not wanted.
+pub(super) struct Dots {
+    pub values: Vec<f32>,
+    pub errors: Vec<f32>,
+}
+
+impl Dots {
+    /// Whether there are so few probes that dot products are best made by whoever reads a block, block by block.
+    pub(super) fn fit(probes: usize) -> bool {
+        probes <= COLUMNS
+    }
+
+    pub(super) fn of(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize) -> Self {
+        let count = block.rows.len() * probes;
+        let mut all = Self { values: vec![0.0; count], errors: vec![0.0; if scheme.errors() { count } else { 0 }] };
+        let (mut tile, mut floats) = (Unpacked::default(), Floats::default());
+        let (rows, panels, kept) = (0..block.rows.len(), 0..panels_of(probes), (&mut tile, &mut floats));
+        block.dots_of(scheme, lent, rows, panels, kept, |position, first, dots, errors| {
+            let at = position * probes + first..position * probes + first + dots.len();
+            all.values[at.clone()].copy_from_slice(dots);
+            if let Some(errors) = errors {
+                all.errors[at].copy_from_slice(errors);
+            }
+        });
+        all
+    }
+}
+
+impl BlockVisits {
+    /// Drops the rows of all examples but some from those that count.
+    pub(super) fn keep(&mut self, example: impl Fn(u64) -> bool) {
+        let kept: Vec<bool> = self.rows.iter().map(|&row| example(self.examples[row])).collect();
+        let mut of_row = kept.iter();
+        self.rows.retain(|_| of_row.next() == Some(&true));
+        let mut of_row = kept.iter();
+        self.weights.retain(|_| of_row.next() == Some(&true));
+        let mut of_row = kept.iter();
+        self.times.retain(|_| of_row.next() == Some(&true));
+    }
+
+    /// The dot products of the rows at some positions, taken apart a tile at a time, which stays in the cache.
+    pub(super) fn dots_of(
+        &self,
+        scheme: &Scheme,
+        lent: &Lent,
+        positions: Range<usize>,
+        panels: Range<usize>,
+        (tile, floats): (&mut Unpacked, &mut Floats),
+        mut each: impl FnMut(usize, usize, &[f32], Option<&[f32]>),
+    ) {
+        let Some(gradients) = &self.gradients else { return };
+        for stretch in stretches(&self.times[positions.clone()]) {
+            let stretch = positions.start + stretch.start..positions.start + stretch.end;
+            // Whoever read the block made sure of it.
+            let Some(probes) = lent.get(&self.times[stretch.start]) else { continue };
+            for start in stretch.clone().step_by(TILE_ROWS) {
+                let positions = start..stretch.end.min(start + TILE_ROWS);
+                tile.load(scheme, gradients, &self.rows[positions.clone()], (probes, panels.len()));
+                dots(scheme, tile, (probes, panels.clone()), floats, |position, first, dots, errors| {
+                    each(start + position, first, dots, errors);
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Norms of gradients, for scores that are divided by them ([`Normalisation`]).
+//!
+//! A block with all its layers has exact norms beside its sketches. Of some layers alone, or where no norms were recorded,
+//! the norm is that of the sketch: `‖g‖² = Σ (‖a‖² + bias)·‖δ‖²` over factored layers, and `‖s‖²` of the folded ones.
+
+use super::super::gradient::{Gradients, Layout};
+use super::super::{column, AnalysisError};
+use super::block_visits::BlockVisits;
+use super::pass::InfluencePlan;
+use super::products::Stored;
+use super::Normalisation;
+use gradlog_format::log::Column;
+use gradlog_format::run::{Block, ReadError};
+
+/// The squared norms of the gradients of some rows, of the layers of `layout`; `exact` if these are all that were recorded.
+fn squared_norms(
+    block: &Block,
+    layout: &Layout,
+    exact: bool,
+    gradients: &Gradients,
+    rows: &[usize],
+) -> Result<Vec<f64>, ReadError> {
+    if exact {
+        if let Some(norms) = column::optional(block, Column::SquaredNorm, column::f32s)? {
+            return Ok(rows.iter().map(|&row| f64::from(norms[row])).collect());
+        }
+    }
+    let part = |number: usize, row: usize| Stored::read(gradients.part(number), row).squared_norm();
+    let of_row = |&row: &usize| {
+        let layers = layout.factored.iter().enumerate().map(|(number, layer)| {
+            let bias = if layer.bias { 1.0 } else { 0.0 };
+            (part(2 * number, row) + bias) * part(2 * number + 1, row)
+        });
+        layers.sum::<f64>() + layout.folded.map_or(0.0, |_| part(2 * layout.factored.len(), row))
+    };
+    Ok(rows.iter().map(of_row).collect())
+}
+
+/// What a gradient is multiplied by to have unit length; 0 if it has none.
+fn to_unit(squared_norm: f64) -> f64 {
+    if squared_norm == 0.0 {
+        return 0.0;
+    }
+    // NaN and infinity stay what they are not: a number. Whoever multiplies by it counts the product as not finite.
+    let factor = squared_norm.sqrt().recip();
+    if factor > 0.0 {
+        factor
+    } else {
+        f64::NAN
+    }
+}
+
+/// Brings the stored parts of a probe's gradient to unit length. One factor of each layer is enough.
+pub(super) fn make_unit(parts: &mut [Stored], layout: &Layout, squared_norm: f64) {
+    let factor = to_unit(squared_norm) as f32;
+    for (number, part) in parts.iter_mut().enumerate() {
+        if number % 2 == 1 || number == 2 * layout.factored.len() {
+            part.scale(factor);
+        }
+    }
+}
+
+impl InfluencePlan<'_> {
+    /// The squared norms of some rows, of the layers that count.
+    pub(super) fn squared_norms(
+        &self,
+        block: &Block,
+        gradients: &Gradients,
+        rows: &[usize],
+    ) -> Result<Vec<f64>, ReadError> {
+        squared_norms(block, &self.layout, self.layout == self.index.layout, gradients, rows)
+    }
+
+    /// The gradients of the rows that count, and their weights as the question wants them.
+    pub(super) fn read_gradients(&self, block: &Block, out: &mut BlockVisits) -> Result<(), AnalysisError> {
+        if out.of_other_form {
+            return Ok(());
+        }
+        let gradients = Gradients::read(block, &self.layout)?;
+        if self.question.normalise != Normalisation::None {
+            let norms = self.squared_norms(block, &gradients, &out.rows)?;
+            out.normalise(self.question.normalise, &norms);
+        }
+        out.gradients = Some(gradients);
+        Ok(())
+    }
+}
+
+impl BlockVisits {
+    /// Makes the weights those of a normalised score, by the squared norms of the rows that count.
+    pub(super) fn normalise(&mut self, by: Normalisation, squared_norms: &[f64]) {
+        let rows = self.weights.iter_mut().zip(squared_norms);
+        match by {
+            Normalisation::None => {}
+            Normalisation::Cosine => rows.for_each(|(weight, norm)| *weight *= to_unit(*norm)),
+            Normalisation::Relatif => {
+                self.self_influence = rows
+                    .map(|(weight, norm)| {
+                        let own = weight.abs() * norm;
+                        if own.is_finite() {
+                            return own;
+                        }
+                        // A visit without a norm does not count, so that it spoils no other visit of its example.
+                        *weight = f64::NAN;
+                        0.0
+                    })
+                    .collect();
+            }
+        }
+    }
+}
+
+/// What the scores of an example are divided by, if they are.
+pub(super) fn divisor(self_influence: f64) -> f64 {
+    if self_influence > 0.0 {
+        self_influence.sqrt()
+    } else {
+        1.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_length_of_what_has_a_length() {
+        assert_eq!(to_unit(4.0), 0.5);
+        assert_eq!(to_unit(0.0), 0.0);
+        assert!([f64::NAN, f64::INFINITY, -1.0].into_iter().all(|norm| to_unit(norm).is_nan()));
+        assert_eq!((divisor(9.0), divisor(0.0)), (3.0, 1.0));
+    }
+
+    #[test]
+    fn a_visit_without_a_norm_does_not_count() {
+        let block = || BlockVisits { weights: vec![-2.0, 2.0, 3.0], ..BlockVisits::default() };
+        let norms = [4.0, f64::INFINITY, 0.0];
+        let mut relatif = block();
+        relatif.normalise(Normalisation::Relatif, &norms);
+        assert_eq!(relatif.self_influence, [8.0, 0.0, 0.0]);
+        assert!(relatif.weights[0] == -2.0 && relatif.weights[1].is_nan() && relatif.weights[2] == 3.0);
+        let mut cosine = block();
+        cosine.normalise(Normalisation::Cosine, &norms);
+        assert!(cosine.weights[0] == -1.0 && cosine.weights[1].is_nan() && cosine.weights[2] == 0.0);
+    }
+}

@@ -1,0 +1,283 @@
+//! Products of many visits with many probes, layer by layer, from the numbers as they are stored.
+//!
+//! Vectors that are stored as integers on both sides are multiplied as integers ([`gradlog_kernels::int8`]) and scaled afterwards, so
+//! a dot product of codes is exact. All others are decoded and multiplied in f32. Visits come in tiles that stay in the
+//! cache; a tile's products with a panel of probes are added up layer by layer, `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩` or `⟨s,s'⟩`, with
+//! their variances where asked for, so that what is made of them (a sum, for TracIn) is up to the caller.
+
+mod probes;
+mod visits;
+
+use super::super::gradient::Layout;
+use super::variance::{layer_variance, PartVariance};
+use gradlog_format::log::LayerRecord;
+use gradlog_kernels::int8::{quads, Isa, Tile, Work, COLUMNS, ROWS};
+use gradlog_kernels::matmul::{matmul, Matrix};
+pub(super) use probes::{ProbeSide, Stored};
+use std::ops::Range;
+pub(super) use visits::Unpacked;
+
+/// Visits of a tile: their unpacked codes and a panel of probes fit the second-level cache.
+pub(super) const TILE_ROWS: usize = 8 * ROWS;
+
+/// Which vectors there are, and how they are multiplied.
+pub(super) struct Scheme {
+    pub layout: Layout,
+    pub isa: Isa,
+    widths: Vec<usize>,
+    /// Of each part, what its error depends on; empty if no errors are wanted.
+    variances: Vec<PartVariance>,
+}
+
+impl Scheme {
+    pub(super) fn new(layout: &Layout, layers: &[LayerRecord], errors: bool) -> Self {
+        let widths = layout.widths();
+        let parts = widths.iter().zip(layout.projected(layers));
+        let variances = parts.map(|(&width, projected)| PartVariance::new(width, projected));
+        let variances = if errors { variances.collect() } else { Vec::new() };
+        Self { layout: layout.clone(), isa: Isa::detect(), widths, variances }
+    }
+
+    pub(super) fn errors(&self) -> bool {
+        !self.variances.is_empty()
+    }
+
+    /// How many layers [`Products::add`] knows: the factored ones, and the folded vector.
+    pub(super) fn layers(&self) -> usize {
+        self.layout.factored.len() + usize::from(self.layout.folded.is_some())
+    }
+}
+
+/// How many panels hold so many probes.
+pub(super) fn panels_of(probes: usize) -> usize {
+    probes.div_ceil(COLUMNS)
+}
+
+/// The products of a tile of visits with some panels of probes.
+pub(super) struct Products<'a> {
+    scheme: &'a Scheme,
+    visits: &'a Unpacked,
+    probes: &'a ProbeSide,
+    panels: Range<usize>,
+    floats: &'a Floats,
+}
+
+/// Of each part that is multiplied in f32, its dot products with the panels: `[visits of the tile, columns of the panels]`; empty
+/// for the others. Its buffers are kept from tile to tile.
+#[derive(Default)]
+pub(super) struct Floats(Vec<Vec<f32>>);
+
+impl<'a> Products<'a> {
+    pub(super) fn new(
+        scheme: &'a Scheme,
+        visits: &'a Unpacked,
+        (probes, panels): (&'a ProbeSide, Range<usize>),
+        floats: &'a mut Floats,
+    ) -> Self {
+        floats.0.resize_with(scheme.widths.len(), Vec::new);
+        for ((out, part), other) in floats.0.iter_mut().zip(&visits.parts).zip(&probes.parts) {
+            out.clear();
+            if !part.has_codes() {
+                let width = other.width;
+                let columns = panels.start * COLUMNS..probes.probes.min(panels.end * COLUMNS);
+                let left = &part.numbers;
+                let right = &other.numbers(probes.probes)[columns.start * width..columns.end * width];
+                out.resize(visits.rows * columns.len(), 0.0);
+                let right = Matrix::new(right, columns.len(), width).t();
+                matmul(out, Matrix::new(left, visits.rows, width), right, false, 1);
+            }
+        }
+        Self { scheme, visits, probes, panels, floats }
+    }
+
+    /// Adds what a layer says of the visits `ROWS·group..` and the probes of a panel to `sums`, and if errors are wanted the
+    /// variances of it to `variances`. Places behind the last visit or the last probe hold anything.
+    #[inline]
+    pub(super) fn add(
+        &self,
+        layer: usize,
+        (group, panel): (usize, usize),
+        kept: &mut Integers,
+        sums: &mut Tile<f32>,
+        variances: &mut Tile<f32>,
+    ) {
+        let Some(factored) = self.scheme.layout.factored.get(layer) else {
+            let (mut dots, mut variance) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
+            self.side(self.scheme.widths.len() - 1, (group, panel), kept, &mut dots, &mut variance);
+            return self.scheme.isa.run(|| {
+                sums.iter_mut().zip(&dots).for_each(|(sum, dot)| *sum += dot);
+                variances.iter_mut().zip(&variance).for_each(|(sum, variance)| *sum += variance);
+            });
+        };
+        let bias = if factored.bias { 1.0 } else { 0.0 };
+        if !self.scheme.errors() {
+            let [of_left, of_right] = &mut *kept;
+            let left = self.integers(2 * layer, (group, panel), of_left);
+            let right = left.and_then(|_| self.integers(2 * layer + 1, (group, panel), of_right));
+            if let (Some(left), Some(right)) = (left, right) {
+                let (left, right) = ((&*of_left, left), (&*of_right, right));
+                return self.scheme.isa.run(AddLayer { left, right, bias, sums });
+            }
+        }
+        let (mut left, mut right) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
+        let (mut of_left, mut of_right) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
+        self.side(2 * layer, (group, panel), kept, &mut left, &mut of_left);
+        self.side(2 * layer + 1, (group, panel), kept, &mut right, &mut of_right);
+        self.scheme.isa.run(|| {
+            if self.scheme.errors() {
+                layer_variance(&left, bias, &of_left, &right, &mut of_right);
+                variances.iter_mut().zip(&of_right).for_each(|(sum, variance)| *sum += variance);
+            }
+            for ((sum, left), right) in sums.iter_mut().zip(&left).zip(&right) {
+                *sum += (left + bias) * right;
+            }
+        });
+    }
+
+    /// The products of a part's codes, each too large by its row's offset, and what makes numbers of them; `None` if the part is
+    /// multiplied in f32.
+    #[inline]
+    fn integers(&self, part: usize, (group, panel): (usize, usize), out: &mut Tile<i32>) -> Option<Scaling<'a>> {
+        let (visits, other) = (&self.visits.parts[part], &self.probes.parts[part]);
+        let (panels, columns) = other.codes.as_ref()?;
+        if !visits.has_codes() {
+            return None;
+        }
+        let row_bytes = 4 * quads(other.width);
+        let rows = group * ROWS..(group + 1) * ROWS;
+        let codes = &visits.codes[rows.start * row_bytes..rows.end * row_bytes];
+        self.scheme.isa.multiply((codes, &visits.used[group]), panels, panel, visits.narrow, out);
+        let columns = &columns[panel * COLUMNS..(panel + 1) * COLUMNS];
+        Some(Scaling { offsets: &visits.offsets[rows.clone()], rows: &visits.scales[rows], columns })
+    }
+
+    /// The dot products of one part, and their variances if errors are wanted.
+    fn side(
+        &self,
+        part: usize,
+        (group, panel): (usize, usize),
+        kept: &mut Integers,
+        out: &mut Tile<f32>,
+        variances: &mut Tile<f32>,
+    ) {
+        match self.integers(part, (group, panel), &mut kept[0]) {
+            Some(scaling) => self.scheme.isa.run(|| {
+                let rows = out.chunks_exact_mut(COLUMNS).zip(kept[0].chunks_exact(COLUMNS));
+                for ((out, sums), (offset, scale)) in rows.zip(scaling.offsets.iter().zip(scaling.rows)) {
+                    for ((out, sum), column) in out.iter_mut().zip(sums).zip(scaling.columns) {
+                        *out = (sum - offset) as f32 * (scale * column);
+                    }
+                }
+            }),
+            None => {
+                let before = self.panels.start * COLUMNS;
+                let stride = self.probes.probes.min(self.panels.end * COLUMNS) - before;
+                let start = panel * COLUMNS - before;
+                let columns = start..stride.min(start + COLUMNS);
+                let rows = group * ROWS..self.visits.rows.min((group + 1) * ROWS);
+                for (row, out) in rows.zip(out.chunks_exact_mut(COLUMNS)) {
+                    let dots = &self.floats.0[part][row * stride..(row + 1) * stride][columns.clone()];
+                    out[..dots.len()].copy_from_slice(dots);
+                }
+            }
+        }
+        if self.scheme.errors() {
+            let (visits, probes) = (&self.visits.parts[part].noise, &self.probes.parts[part].noise);
+            let visits = &visits[(group * ROWS).min(visits.len())..];
+            let probes = &probes[(panel * COLUMNS).min(probes.len())..];
+            self.scheme.isa.run(|| self.scheme.variances[part].fill(visits, probes, out, variances));
+        }
+    }
+}
+
+/// The integers of both sides of a layer. They are written before they are read, and kept so that nobody clears them each time.
+pub(super) type Integers = [Tile<i32>; 2];
+
+pub(super) const NO_INTEGERS: Integers = [[0; ROWS * COLUMNS]; 2];
+
+/// What makes dot products of a tile's integers: `(sum − offset)·(scale of the row · scale of the column)`.
+#[derive(Clone, Copy)]
+struct Scaling<'a> {
+    offsets: &'a [i32],
+    rows: &'a [f32],
+    columns: &'a [f32],
+}
+
+/// Adds `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩` in one go, while the integers are in the first-level cache.
+struct AddLayer<'a> {
+    left: (&'a Tile<i32>, Scaling<'a>),
+    right: (&'a Tile<i32>, Scaling<'a>),
+    bias: f32,
+    sums: &'a mut Tile<f32>,
+}
+
+impl Work for AddLayer<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { left: (left, of_left), right: (right, of_right), bias, sums } = self;
+        let rows = left.chunks_exact(COLUMNS).zip(right.chunks_exact(COLUMNS)).zip(sums.chunks_exact_mut(COLUMNS));
+        let of_rows = |of: &Scaling<'_>, row: usize| (of.offsets[row], of.rows[row]);
+        for (row, ((left, right), sums)) in rows.enumerate() {
+            let ((left_offset, left_scale), (right_offset, right_scale)) =
+                (of_rows(&of_left, row), of_rows(&of_right, row));
+            let left = left.iter().zip(of_left.columns);
+            let right = right.iter().zip(of_right.columns);
+            for ((sum, (left, left_column)), (right, right_column)) in sums.iter_mut().zip(left).zip(right) {
+                let left = (left - left_offset) as f32 * (left_scale * left_column);
+                let right = (right - right_offset) as f32 * (right_scale * right_column);
+                *sum += (left + bias) * right;
+            }
+        }
+    }
+}
+
+/// The dot products of whole gradients: of a tile of visits with the probes of some panels, summed over layers.
+///
+/// `each` is told of the visit's position in the tile, the first probe, and of so many probes the dot products and, if errors are
+/// wanted, their standard deviations.
+pub(super) fn dots(
+    scheme: &Scheme,
+    tile: &Unpacked,
+    (probes, panels): (&ProbeSide, Range<usize>),
+    floats: &mut Floats,
+    mut each: impl FnMut(usize, usize, &[f32], Option<&[f32]>),
+) {
+    let (mut sum, mut variance) = ([0f32; ROWS * COLUMNS], [0f32; ROWS * COLUMNS]);
+    let mut kept = NO_INTEGERS;
+    let products = Products::new(scheme, tile, (probes, panels.clone()), floats);
+    for panel in panels {
+        let columns = panel * COLUMNS..probes.probes.min((panel + 1) * COLUMNS);
+        for group in 0..tile.rows.div_ceil(ROWS) {
+            sum.fill(0.0);
+            if scheme.errors() {
+                variance.fill(0.0);
+            }
+            for layer in 0..scheme.layers() {
+                products.add(layer, (group, panel), &mut kept, &mut sum, &mut variance);
+            }
+            if scheme.errors() {
+                scheme.isa.run(|| variance.iter_mut().for_each(|variance| *variance = variance.sqrt()));
+            }
+            for row in 0..ROWS.min(tile.rows - group * ROWS) {
+                let place = row * COLUMNS..row * COLUMNS + columns.len();
+                let errors = scheme.errors().then(|| &variance[place.clone()]);
+                each(group * ROWS + row, columns.start, &sum[place], errors);
+            }
+        }
+    }
+}
+
+/// The maximal stretches of equal neighbours.
+pub(super) fn stretches(times: &[usize]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut start = 0;
+    times.chunk_by(|a, b| a == b).map(move |stretch| {
+        let range = start..start + stretch.len();
+        start = range.end;
+        range
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! The visits' side of products: rows of a block, taken apart into codes of a byte.
+
+use super::super::super::gradient::Gradients;
+use super::super::variance::Noise;
+use super::{ProbeSide, Scheme};
+use gradlog_format::run::Vectors;
+use gradlog_format::sketch::Encoding;
+use gradlog_kernels::int8::{offset, quads, Isa, UsedQuads, Work, NARROW_MAX, ROWS};
+
+/// Some rows of a block as they are multiplied. Its buffers are kept from one load to the next.
+#[derive(Default)]
+pub(in super::super) struct Unpacked {
+    pub(super) parts: Vec<UnpackedPart>,
+    pub(super) rows: usize,
+}
+
+/// One part of these rows.
+#[derive(Default)]
+pub(super) struct UnpackedPart {
+    /// `[rows + ROWS, 4·quads]` with zeros behind the last row, so that the last group of [`ROWS`] is whole.
+    pub(super) codes: Vec<i8>,
+    /// Of each group of rows from the first on, which of its quads are not zeros.
+    pub(super) used: Vec<UsedQuads>,
+    /// As many as rows of `codes`; none if the part is multiplied in f32.
+    pub(super) offsets: Vec<i32>,
+    pub(super) scales: Vec<f32>,
+    pub(super) narrow: bool,
+    /// `[rows, width]`, if the part is multiplied in f32.
+    pub(super) numbers: Vec<f32>,
+    pub(super) noise: Vec<Noise>,
+}
+
+impl Unpacked {
+    /// Takes `rows` of `visits` apart, for products with so many panels of `probes`.
+    pub(in super::super) fn load(
+        &mut self,
+        scheme: &Scheme,
+        visits: &Gradients,
+        rows: &[usize],
+        (probes, panels): (&ProbeSide, usize),
+    ) {
+        self.rows = rows.len();
+        self.parts.resize_with(scheme.widths.len(), UnpackedPart::default);
+        for (number, part) in self.parts.iter_mut().enumerate() {
+            let vectors = visits.part(number);
+            let errors = scheme.errors();
+            match vectors.encoding().code_max().filter(|_| probes.parts[number].codes.is_some()) {
+                Some(code_max) => {
+                    part.numbers.clear();
+                    part.narrow = code_max <= i16::from(NARROW_MAX);
+                    let isa = scheme.isa;
+                    isa.run(Unpack { isa, part, vectors, rows, errors, panels });
+                }
+                None => part.decode(vectors, rows, errors),
+            }
+        }
+    }
+}
+
+impl UnpackedPart {
+    /// Whether it is multiplied as integers.
+    pub(super) fn has_codes(&self) -> bool {
+        !self.offsets.is_empty()
+    }
+
+    fn decode(&mut self, vectors: &Vectors, rows: &[usize], errors: bool) {
+        self.codes.clear();
+        self.offsets.clear();
+        let width = vectors.width();
+        self.numbers.resize(rows.len() * width, 0.0);
+        if width > 0 {
+            for (row, vector) in rows.iter().zip(self.numbers.chunks_exact_mut(width)) {
+                vectors.decode(*row, vector);
+            }
+        }
+        self.noise.clear();
+        if errors {
+            let scale = |i: usize| vectors.row(rows[i]).1.to_f32();
+            let vector = |i: usize| &self.numbers[i * width..(i + 1) * width];
+            let noise = |i| Noise::of_decoded(vectors.encoding(), vector(i), scale(i));
+            self.noise.extend((0..rows.len()).map(noise));
+        }
+    }
+}
+
+/// Takes the codes of some rows apart.
+struct Unpack<'a> {
+    isa: Isa,
+    part: &'a mut UnpackedPart,
+    vectors: &'a Vectors,
+    rows: &'a [usize],
+    errors: bool,
+    panels: usize,
+}
+
+impl Work for Unpack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { isa, part, vectors, rows, errors, panels } = self;
+        let (width, row_bytes) = (vectors.width(), 4 * quads(vectors.width()));
+        let with_padding = rows.len() + ROWS;
+        part.codes.resize(with_padding * row_bytes, 0);
+        part.offsets.clear();
+        part.offsets.resize(with_padding, 0);
+        part.scales.clear();
+        part.scales.resize(with_padding, 0.0);
+        part.noise.clear();
+        let encoding = vectors.encoding();
+        for (position, &row) in rows.iter().enumerate() {
+            let (bytes, scale) = vectors.row(row);
+            let codes = &mut part.codes[position * row_bytes..(position + 1) * row_bytes];
+            let (codes, padding) = codes.split_at_mut(width);
+            padding.fill(0);
+            match encoding {
+                Encoding::Q4 => isa.spread(bytes, codes),
+                _ => encoding.codes(bytes, codes),
+            }
+            part.offsets[position] = offset(codes);
+            part.scales[position] = scale.to_f32();
+            if errors {
+                part.noise.push(match encoding {
+                    Encoding::Signs => Noise::of_signs(width, scale.to_f32()),
+                    _ => Noise::of_codes(codes, scale.to_f32()),
+                });
+            }
+        }
+        // What is multiplied but read by nobody; an earlier load may have left wide codes there.
+        part.codes[rows.len() * row_bytes..].fill(0);
+        part.used.resize_with(rows.len().div_ceil(ROWS), UsedQuads::default);
+        let mut scratch = Vec::new();
+        for (group, used) in part.used.iter_mut().enumerate() {
+            let rows = &part.codes[group * ROWS * row_bytes..(group + 1) * ROWS * row_bytes];
+            match panels {
+                1 => used.all(rows),
+                _ => used.find(rows, &mut scratch),
+            }
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! Influence against a double loop over visits and probes.
+
+use super::super::{AnalysisError, Window};
+use super::{influence, Influence, InfluencePlan, ProbeTime, Probes, Question, Ranked, Strongest};
+use crate::tests::many_blocks;
+use gradlog_format::log::{BlockKind, Column};
+use gradlog_format::sketch::Encoding;
+use gradlog_testing::{decoded, visits, Draws, Synthetic, Visit, Written};
+use std::collections::BTreeMap;
+
+mod definition;
+mod parts;
+
+/// Visits and probes of a run, as they were handed to the writer.
+struct Story {
+    encoding: Encoding,
+    visits: Vec<Visit>,
+    /// Of sets 0 (`other`) and 1 (`test`).
+    probes: Vec<Visit>,
+}
+
+const OTHER: u32 = 0;
+const TEST: u32 = 1;
+
+fn story(encoding: Encoding, times: &[u64], ids: &[u64]) -> Story {
+    let mut draws = Draws(42);
+    let visits = visits(&mut draws, 25, 5, 6);
+    let mut probes = Vec::new();
+    for &time in times {
+        for &id in ids {
+            for set in [OTHER, TEST] {
+                probes.push(Visit { set, ..draws.visit(id, time, 0) });
+            }
+        }
+    }
+    Story { encoding, visits, probes }
+}
+
+impl Story {
+    /// Visit blocks that end anywhere, each after the probes taken up to its last step, as a recorder must seal them: were
+    /// it the other way round, a cut between the two would leave visits whose own probe is lost and nobody knows.
+    fn write(&self) -> Written {
+        let mut run = Synthetic::new(self.encoding);
+        run.set(OTHER, "other");
+        run.set(TEST, "test");
+        let mut probes = self.probes.as_slice();
+        for rows in self.visits.chunks(self.visits.len().div_ceil(many_blocks())) {
+            let taken = probes.partition_point(|probe| probe.step <= rows[rows.len() - 1].step);
+            if taken > 0 {
+                run.probes(&probes[..taken]);
+            }
+            probes = &probes[taken..];
+            run.visits(rows);
+        }
+        if !probes.is_empty() {
+            run.probes(probes);
+        }
+        run.end();
+        run.finish()
+    }
+
+    fn dot(&self, a: &Visit, b: &Visit) -> f64 {
+        let (a, b) = (decoded(a, self.encoding), decoded(b, self.encoding));
+        let dot = |part: usize| a[part].iter().zip(&b[part]).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+        (dot(0) + 1.0) * dot(1) + dot(2) * dot(3) + dot(4)
+    }
+
+    /// The definition: score and visits of each example.
+    fn oracle(&self, visits: &[Visit], id: u64, rule: ProbeTime) -> BTreeMap<u64, (f64, u64)> {
+        let probes: Vec<&Visit> = self.probes.iter().filter(|p| p.set == TEST && p.example == id).collect();
+        let mut scores: BTreeMap<u64, (f64, u64)> = BTreeMap::new();
+        for visit in visits {
+            let entry = scores.entry(visit.example).or_insert((0.0, 0));
+            let candidates = probes.iter().filter(|p| rule == ProbeTime::Nearest || p.step <= visit.step);
+            let Some(probe) = candidates.min_by_key(|p| (p.step.abs_diff(visit.step), p.step)) else { continue };
+            let weight = f64::from(visit.learning_rate) * f64::from(visit.clip) * f64::from(visit.coefficient);
+            entry.0 += weight * self.dot(visit, probe);
+            entry.1 += 1;
+        }
+        scores
+    }
+
+    fn check(&self, found: &Influence, visits: &[Visit]) {
+        for (column, probe) in found.probes.iter().enumerate() {
+            let expected = self.oracle(visits, probe.id, found.time);
+            assert_eq!(found.rows.len(), expected.len());
+            for (position, row) in found.rows.iter().enumerate() {
+                let (score, count) = expected[&row.example];
+                let got = found.score(position, column);
+                assert_eq!(row.visits, count, "example {}", row.example);
+                let fits = if count == 0 { got.is_nan() } else { (got - score).abs() < 1e-5 * (1.0 + score.abs()) };
+                assert!(fits, "example {} probe {}: {got} for {score}", row.example, probe.id);
+                let last = visits.iter().rfind(|v| v.example == row.example).unwrap();
+                assert_eq!((row.label, row.prediction), (Some(last.label), Some(last.prediction)));
+            }
+        }
+    }
+}
+
+fn ask(ids: &[u64], window: Window, time: ProbeTime) -> Question {
+    Question { probes: Probes::Ids(ids.to_vec()), window, time, ..Question::all("test") }
+}
+
+#[test]
+fn equals_a_double_loop() {
+    for encoding in [Encoding::F32, Encoding::Q8, Encoding::Q4] {
+        for times in [&[0, 4, 11, 20][..], &[3, 9][..], &[1000][..]] {
+            let story = story(encoding, times, &[5, 900, 17]);
+            let written = story.write();
+            let run = written.run();
+            for time in [ProbeTime::Earlier, ProbeTime::Nearest] {
+                for window in [Window::everything(), Window::epochs(1..3), Window::steps(2..13)] {
+                    let inside: Vec<Visit> = story
+                        .visits
+                        .iter()
+                        .filter(|v| window.epochs.as_ref().is_none_or(|e| e.contains(&v.epoch)))
+                        .filter(|v| window.steps.as_ref().is_none_or(|s| s.contains(&v.step)))
+                        .cloned()
+                        .collect();
+                    let found = influence(&run, &ask(&[900], window.clone(), time)).unwrap();
+                    story.check(&found, &inside);
+                    let early =
+                        inside.iter().filter(|v| time == ProbeTime::Earlier && v.step < times[0]).count() as u64;
+                    assert_eq!(found.before_first_probe, early);
+                    assert_eq!(found.visits, inside.len() as u64 - early);
+                    let all = influence(&run, &Question { probes: Probes::All, ..ask(&[], window, time) }).unwrap();
+                    assert_eq!(all.probes.iter().map(|p| p.id).collect::<Vec<_>>(), [5, 17, 900]);
+                    story.check(&all, &inside);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn says_which_variant_it_is() {
+    let every_step: Vec<u64> = (0..40).collect();
+    let some_steps = [0, 7];
+    let words = |times: &[u64], time| {
+        let written = story(Encoding::F32, times, &[1]).write();
+        influence(&written.run(), &ask(&[1], Window::everything(), time)).unwrap().variant()
+    };
+    assert!(words(&every_step, ProbeTime::Earlier).contains("idealised TracIn"));
+    assert_eq!(
+        words(&some_steps, ProbeTime::Earlier),
+        "probes at 2 times, nearest earlier: TracInCP on visited gradients, steps taken as plain SGD"
+    );
+    assert_eq!(
+        words(&[3], ProbeTime::Nearest),
+        "probes at 1 time, nearest: TracInCP on visited gradients, steps taken as plain SGD"
+    );
+    assert_eq!(words(&[3000], ProbeTime::Earlier), "no visit has a probe time");
+}
+
+#[test]
+fn probes_taken_at_different_times_keep_their_own() {
+    let mut story = story(Encoding::F32, &[0, 6, 12], &[1, 2, 3]);
+    // Probe 2 misses one time, probe 3 was not finite at another and had no weight at a third.
+    story.probes.retain(|p| !(p.example == 2 && p.step == 6));
+    for probe in story.probes.iter_mut().filter(|p| p.example == 3) {
+        probe.flags = match probe.step {
+            0 => Column::FLAG_NOT_FINITE,
+            6 => Column::FLAG_NO_WEIGHT,
+            _ => 0,
+        };
+    }
+    let written = story.write();
+    story.probes.retain(|p| p.flags == 0);
+    let run = written.run();
+    for id in [1, 2, 3] {
+        let found = influence(&run, &ask(&[id], Window::everything(), ProbeTime::Earlier)).unwrap();
+        story.check(&found, &story.visits);
+        assert_eq!(found.probe_records_left_out, if id == 3 { 2 } else { 0 });
+    }
+    let question = Question::all("test");
+    let plan = InfluencePlan::new(&run, &question, &|_| {}).unwrap();
+    assert_eq!((plan.passes(), plan.probes()), (3, 3));
+    let whole = influence(&run, &question).unwrap();
+    for (column, probe) in whole.probes.iter().enumerate() {
+        for (position, row) in whole.rows.iter().enumerate() {
+            let (score, count) = story.oracle(&story.visits, probe.id, ProbeTime::Earlier)[&row.example];
+            let got = whole.score(position, column);
+            assert!(if count == 0 { got.is_nan() } else { (got - score).abs() < 1e-5 * (1.0 + score.abs()) });
+        }
+    }
+}
+
+#[test]
+fn the_last_record_of_a_probe_at_one_time_counts() {
+    let mut story = story(Encoding::F32, &[0], &[1]);
+    let again = story.probes.iter().map(|p| Visit { set: p.set, ..Draws(77).visit(1, 0, 0) }).collect::<Vec<_>>();
+    let first = std::mem::take(&mut story.probes);
+    story.probes = first.iter().chain(&again).cloned().collect();
+    let written = story.write();
+    story.probes = again;
+    let found = influence(&written.run(), &Question::one("test", 1)).unwrap();
+    assert_eq!(found.probe_records_repeated, 1);
+    story.check(&found, &story.visits);
+}
+
+#[test]
+fn what_is_not_finite_is_left_out_and_poisons_nobody() {
+    let mut story = story(Encoding::F32, &[0, 8], &[1]);
+    story.probes.iter_mut().for_each(|probe| probe.parts[4].fill(1.0));
+    let clean = story.visits.clone();
+    let mut dirty = Vec::new();
+    for (i, visit) in clean.iter().enumerate() {
+        let mut bad = visit.clone();
+        match i % 3 {
+            0 => bad.flags = Column::FLAG_NOT_FINITE,
+            1 => bad.learning_rate = f32::NAN,
+            _ => {
+                // Finite numbers whose product is not.
+                bad.parts[4].fill(3e38);
+            }
+        }
+        dirty.extend([visit.clone(), bad]);
+    }
+    let mut hopeless = Draws(1).visit(3, 0, 0);
+    hopeless.flags = Column::FLAG_NOT_FINITE;
+    dirty.push(hopeless);
+    story.visits = dirty;
+    let written = story.write();
+    let mut found = influence(&written.run(), &Question::one("test", 1)).unwrap();
+    assert_eq!(found.not_finite, clean.len() as u64 + 1);
+    let ranking = found.ranking(0);
+    let last = ranking[ranking.len() - 1];
+    assert!(found.rows[last].example == 3 && found.score(last, 0).is_nan());
+    found.rows.remove(last);
+    found.scores.remove(last);
+    story.check(&found, &clean);
+}
+
+#[test]
+fn rankings_keep_to_their_sign() {
+    let story = story(Encoding::F32, &[0], &[1]);
+    let found = influence(&story.write().run(), &Question::one("test", 1)).unwrap();
+    let score = |row: &usize| found.score(*row, 0);
+    let ranking: Vec<f64> = found.ranking(0).iter().map(score).collect();
+    assert!(ranking.windows(2).all(|w| w[0] >= w[1]));
+    let (helped, hurt) = (found.proponents(0, 1000), found.opponents(0, 1000));
+    assert_eq!(helped.len() + hurt.len(), found.rows.len());
+    assert!(!helped.is_empty() && helped.iter().map(score).all(|s| s > 0.0));
+    assert!(!hurt.is_empty() && hurt.iter().map(score).all(|s| s < 0.0));
+    assert_eq!(score(&helped[0]), ranking[0]);
+    assert_eq!(score(&hurt[0]), ranking[ranking.len() - 1]);
+    assert_eq!(found.proponents(0, 2).len(), 2);
+}
+
+#[test]
+fn damage_leaves_the_scores_of_what_came_before() {
+    let story = story(Encoding::F32, &[0, 4, 11, 20], &[1, 2]);
+    let rows = story.visits.len().div_ceil(many_blocks());
+    let kinds: Vec<Option<BlockKind>> = story.write().run().scan().map(|b| b.kind()).collect();
+    let mut seen = 0;
+    for (block, kind) in kinds.into_iter().enumerate().skip(2) {
+        let is_visits = kind == Some(BlockKind::Visits);
+        // In the header; and far inside, where the vectors are.
+        let bytes = story.write().run().scan().nth(block).unwrap().bytes();
+        for distance in [20, bytes - 24] {
+            let written = story.write();
+            written.damage(block, distance);
+            let found = influence(&written.run(), &Question::one("test", 1));
+            if block == 2 {
+                // The first probes: without them there is nothing to be asked about.
+                let Err(AnalysisError::Cut { source, damage }) = found else { panic!("{found:?}") };
+                assert!(matches!(*source, AnalysisError::NoSuchProbe { count: 0, .. }) && damage.block == Some(2));
+                continue;
+            }
+            let found = found.unwrap();
+            if kind == Some(BlockKind::End) {
+                continue;
+            }
+            assert_eq!(found.damage.as_ref().and_then(|d| d.block), Some(block as u64), "{distance}");
+            story.check(&found, &story.visits[..(seen * rows).min(story.visits.len())]);
+        }
+        seen += usize::from(is_visits);
+    }
+    assert!(seen > 10);
+}
+
+#[test]
+fn unknown_sets_and_ids_are_answered_with_what_there_is() {
+    let written = story(Encoding::F32, &[0], &[1, 5, 9, 12, 40, 41, 42]).write();
+    let error = influence(&written.run(), &Question::one("tset", 1)).unwrap_err().to_string();
+    assert!(error.contains("`other`, `test`"), "{error}");
+    let error = influence(&written.run(), &Question::one("test", 10)).unwrap_err();
+    match &error {
+        AnalysisError::NoSuchProbe { near, count, .. } => {
+            assert_eq!((near.as_slice(), *count), (&[1, 5, 9, 12, 40][..], 7))
+        }
+        other => panic!("{other}"),
+    }
+    let empty = Synthetic::new(Encoding::F32).finish();
+    let error = influence(&empty.run(), &Question::one("test", 1)).unwrap_err().to_string();
+    assert!(error.contains("recorder.probe"), "{error}");
+}
+
+#[test]
+fn visits_and_probes_need_gradients_of_the_same_layers() {
+    let story = story(Encoding::F32, &[0], &[1]);
+    let gradients = [Column::Input, Column::Delta, Column::Folded];
+    let write = |visits_without: &[Column], probes_without: &[Column]| {
+        let mut run = Synthetic::new(Encoding::F32);
+        run.set(OTHER, "other");
+        run.set(TEST, "test");
+        run.without = probes_without.to_vec();
+        run.probes(&story.probes);
+        run.without = visits_without.to_vec();
+        run.visits(&story.visits[..9]);
+        run.without.clear();
+        run
+    };
+    let outcome = |run: Synthetic| influence(&run.finish().run(), &Question::one("test", 1));
+
+    let outputs_only = outcome(write(&gradients, &gradients)).unwrap_err();
+    assert!(matches!(outputs_only, AnalysisError::Missing { .. }), "{outputs_only}");
+    let visits_bare = outcome(write(&gradients, &[])).unwrap_err();
+    assert!(matches!(visits_bare, AnalysisError::Missing { .. }) && visits_bare.to_string().contains("outputs only"));
+    let other = outcome(write(&[Column::Folded], &[])).unwrap_err().to_string();
+    assert!(
+        other.contains("fc factored 5x3, head factored 4x2; the probes fc") || other.contains("folded to 7"),
+        "{other}"
+    );
+
+    // Some visits that fit are enough; the others are counted.
+    let mut mixed = write(&[Column::Folded], &[]);
+    mixed.visits(&story.visits[9..]);
+    let found = outcome(mixed).unwrap();
+    assert_eq!((found.other_layers, found.visits), (9, story.visits.len() as u64 - 9));
+    let mut mixed = write(&gradients, &[]);
+    mixed.visits(&story.visits[9..]);
+    assert_eq!(outcome(mixed).unwrap().without_gradient, 9);
+}
+
+#[test]
+fn many_probes_take_several_passes_and_add_up() {
+    let ids: Vec<u64> = (0..600).collect();
+    let story = story(Encoding::F32, &[0], &ids);
+    let written = story.write();
+    let run = written.run();
+    let mut plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap();
+    assert_eq!(plan.passes(), 1);
+    plan.cut(256, usize::MAX);
+    assert_eq!(plan.passes(), 3);
+    let mut whole = plan.pass(0, &|_| {}).unwrap();
+    whole.merge(plan.pass(1, &|_| {}).unwrap());
+    whole.merge(plan.pass(2, &|_| {}).unwrap());
+    assert_eq!(whole.probes.len(), 600);
+    for id in [0, 255, 256, 599] {
+        let one = influence(&run, &Question::one("test", id)).unwrap();
+        for row in 0..one.rows.len() {
+            let (a, b) = (one.score(row, 0), whole.score(row, id as usize));
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+}
+
+/// Where each example is visited in one block only, its scores are given up there, and the memory for those of a block is enough.
+#[test]
+fn scores_that_are_given_up_make_room_for_more_probes() {
+    let run_of = |own_examples: bool| {
+        let mut story = story(Encoding::Q4, &[0], &(0..100).collect::<Vec<_>>());
+        if own_examples {
+            story.visits.iter_mut().enumerate().for_each(|(number, visit)| visit.example = number as u64);
+        }
+        (story.visits.len(), story.write())
+    };
+    let (visits, written) = run_of(true);
+    let run = written.run();
+    let of_block = visits.div_ceil(many_blocks());
+    let plan = |errors: bool| {
+        let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap();
+        if errors {
+            plan.with_errors()
+        } else {
+            plan
+        }
+    };
+    for (errors, pair_bytes) in [(false, 8), (true, 16)] {
+        let enough = 100 * of_block * pair_bytes;
+        let (mut all, mut few) = (plan(errors), plan(errors).only_strongest());
+        all.cut(4096, enough);
+        few.cut(4096, enough);
+        assert_eq!(few.passes(), 1);
+        assert_eq!(all.passes(), 100usize.div_ceil((enough / (2 * pair_bytes * visits)).max(16)));
+        assert!(all.passes() > 1);
+        few.cut(4096, enough - 1);
+        assert_eq!(few.passes(), 2, "a byte less is not enough");
+        few.cut(4096, enough);
+        let found = few.strongest(0, 4, &|_| {}).unwrap();
+        let named = |found: &Strongest, list: &[Vec<Ranked>], probe: usize| -> Vec<(u64, f64, Option<f64>)> {
+            list[probe].iter().map(|r| (found.about.rows[r.row].example, r.score, r.error)).collect()
+        };
+        let mut first = 0;
+        for pass in 0..all.passes() {
+            let part = all.strongest(pass, 4, &|_| {}).unwrap();
+            for probe in 0..part.about.probes.len() {
+                for lists in [(&found.proponents, &part.proponents), (&found.opponents, &part.opponents)] {
+                    assert_eq!(named(&found, lists.0, first + probe), named(&part, lists.1, probe));
+                }
+            }
+            first += part.about.probes.len();
+        }
+        assert_eq!(first, 100);
+    }
+    // Examples that come back are under way all the while.
+    let (_, written) = run_of(false);
+    let run = written.run();
+    let mut plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap().only_strongest();
+    plan.cut(4096, 100 * of_block * 8);
+    assert!(of_block < 25 && plan.passes() > 1);
+}
+
+#[test]
+fn the_strongest_are_those_of_the_whole_matrix() {
+    let run_of = |encoding, ids: u64| {
+        let mut story = story(encoding, &[0, 9], &(0..ids).collect::<Vec<_>>());
+        // Two examples with the same scores, one that never counts, and one that helps nobody and hurts nobody.
+        let twins: Vec<Visit> =
+            story.visits.iter().filter(|v| v.example == 100).map(|v| Visit { example: 50, ..v.clone() }).collect();
+        story.visits.extend(twins.iter().map(|twin| Visit { step: 100, ..twin.clone() }));
+        story.visits.extend(twins.iter().map(|twin| Visit { example: 60, step: 100, ..twin.clone() }));
+        story.visits.push(Visit { example: 3, step: 101, flags: Column::FLAG_NOT_FINITE, ..twins[0].clone() });
+        story.visits.push(Visit { example: 4, step: 101, coefficient: 0.0, ..twins[0].clone() });
+        story.write()
+    };
+    // Few probes, of which no visits are counted; so many that examples are given up; so many that threads share them.
+    for ids in [3, 40, 260] {
+        for encoding in [Encoding::F32, Encoding::Q4] {
+            let written = run_of(encoding, ids);
+            let run = written.run();
+            for window in [Window::everything(), Window::epochs(1..3)] {
+                let question = Question { window, ..Question::all("test") };
+                let plan = InfluencePlan::new(&run, &question, &|_| {}).unwrap().with_errors();
+                let whole = plan.pass(0, &|_| {}).unwrap();
+                for count in [1, 3, 1000] {
+                    let found = plan.strongest(0, count, &|_| {}).unwrap();
+                    assert_eq!(found.examples, whole.rows.len() as u64);
+                    assert_eq!((found.about.visits, found.about.not_finite), (whole.visits, whole.not_finite));
+                    for probe in 0..ids as usize {
+                        let lists = [
+                            (&found.proponents[probe], whole.proponents(probe, count)),
+                            (&found.opponents[probe], whole.opponents(probe, count)),
+                        ];
+                        for (list, expected) in lists {
+                            let list: Vec<_> =
+                                list.iter().map(|r| (&found.about.rows[r.row], r.score, r.error)).collect();
+                            let expected: Vec<_> = expected
+                                .into_iter()
+                                .map(|row| (&whole.rows[row], whole.score(row, probe), whole.error(row, probe)))
+                                .collect();
+                            assert_eq!(list, expected, "{encoding:?}, {ids} probes, {count} strongest");
+                        }
+                    }
+                    let named = found.proponents.iter().chain(&found.opponents).flatten().map(|ranked| ranked.row);
+                    assert_eq!(named.collect::<std::collections::BTreeSet<_>>().len(), found.about.rows.len());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn errors_add_up_over_visits_and_are_only_there_when_asked_for() {
+    let story = story(Encoding::Q4, &[0], &[1, 2]);
+    let written = story.write();
+    let run = written.run();
+    let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap();
+    let plain = plan.pass(0, &|_| {}).unwrap();
+    assert!(plain.errors.is_empty() && plain.error(0, 0).is_none());
+    let whole = plan.with_errors().pass(0, &|_| {}).unwrap();
+    assert_eq!(whole.scores, plain.scores);
+    // A window of one step has the error of one visit; those of an example's visits add up.
+    let mut sums = vec![0f64; whole.errors.len()];
+    for step in 0..=story.visits[story.visits.len() - 1].step {
+        let question = Question { window: Window::steps(step..step + 1), ..Question::all("test") };
+        let one = InfluencePlan::new(&run, &question, &|_| {}).unwrap().with_errors().pass(0, &|_| {}).unwrap();
+        for (row, about) in one.rows.iter().enumerate() {
+            let at = whole.rows.iter().position(|other| other.example == about.example).unwrap();
+            for probe in 0..2 {
+                assert!(one.error(row, probe).unwrap() > 0.0);
+                sums[at * 2 + probe] += one.error(row, probe).unwrap();
+            }
+        }
+    }
+    for (sum, error) in sums.iter().zip(&whole.errors) {
+        assert!((sum - error).abs() < 1e-9 * error, "{sum} {error}");
+    }
+    // Twice the steps move the scores twice as far, and their errors with them, also when they go uphill.
+    let mut doubled = story;
+    doubled.visits.iter_mut().for_each(|visit| visit.learning_rate *= -2.0);
+    let written = doubled.write();
+    let run = written.run();
+    let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap().with_errors();
+    let found = plan.pass(0, &|_| {}).unwrap();
+    for (error, double) in whole.errors.iter().zip(&found.errors) {
+        assert!((2.0 * error - double).abs() < 1e-9 * double, "{error} {double}");
+    }
+}

@@ -1,0 +1,103 @@
+//! Scores: what a recorded run says of its training examples. One file per score, pure over [`gradlog_format::run`].
+//!
+//! Owns formulas, signs and orders. Knows neither files nor candle nor tables. Everything is computed from the log alone:
+//! no model, no data, no retraining. Three questions can be asked:
+//!
+//! - *Which examples stand out?* [`Score`]: self-influence, GraNd, EL2N, forgetting, AUM, confidence, variability,
+//!   correctness, loss. One number per example, the most suspicious first.
+//! - *Which examples taught the model this answer?* [`influence()`]: TracIn of every example on recorded probes.
+//!   Positive means helped, everywhere. Normalised, of some layers, by layer or epoch, of a group of probes. [`estimate()`] answers the same by other methods: influence functions, DataInf,
+//!   TRAK's estimator and the adjoint of the recorded steps. [`Influence::concentration`] and [`influence_by_distance`] say
+//!   how few carry it, and whether from near or far; [`Influence::agreement`] sets two answers side by side.
+//! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients, and [`neighbours`],
+//!   [`near_duplicates`] and [`clusters`] work on their directions.
+//!
+//! What is common to all:
+//!
+//! - A [`Window`] of epochs or steps narrows the visits that count. Blocks outside it are not read.
+//! - Blocks are decoded in parallel, a bounded number at a time, and folded in the order in which they were written, so
+//!   results do not depend on the number of threads and memory does not grow with the run, only with its examples.
+//! - Damage ends the reading; what came before it is used, and the result carries the [`Damage`](gradlog_format::run::Damage).
+//! - A visit with a NaN or an infinity is left out and counted. An example with no usable visit scores NaN and comes last.
+//! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented; or,
+//!   where a replay swept the training set at checkpoints as most papers do, on these ([`Window::sweeps`]). The two are never
+//!   mixed, and each result says by its [`Basis`] which it stands on.
+//!   What says nothing without a training's sequence or its steps refuses sweeps ([`AnalysisError::OnlyVisits`]).
+//! - A score of one run is one draw. Papers that average over seeds (GraNd, EL2N, forgetting) want several runs:
+//!   [`Score::compute_over`]. What is then kept of the training set is a [`KeepList`].
+
+#![warn(missing_docs)]
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod agreement;
+pub mod audit;
+mod aum;
+#[cfg(test)]
+mod battery;
+mod cartography;
+mod column;
+mod concentration;
+mod confidence;
+mod correctness;
+mod correlation;
+#[cfg(test)]
+mod damaged;
+mod distance;
+mod driver;
+mod el2n;
+mod error;
+mod estimate;
+mod forgetting;
+mod gradient;
+mod grand;
+mod influence;
+mod keep;
+mod last_labels;
+mod loss;
+mod over_runs;
+mod per_example;
+mod score;
+mod self_influence;
+mod significant;
+mod similarity;
+mod summary;
+mod suspects;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod threshold;
+mod variability;
+mod vectors;
+mod velocity;
+mod window;
+#[cfg(test)]
+mod workers;
+
+pub use agreement::Agreement;
+pub use cartography::{Map, MapRow};
+pub use concentration::Concentration;
+pub use correlation::{pearson, spearman};
+pub use distance::{influence_by_distance, Comparison, FeatureDistance};
+pub use driver::Progress;
+pub use error::AnalysisError;
+pub use estimate::{estimate, Curvature, Damping, Estimate, EstimatePlan, EstimateQuestion, Method};
+pub use gradlog_format::run::Run;
+pub use influence::{
+    influence, Influence, InfluencePlan, InfluenceRow, Normalisation, Part, Probe, ProbeTime, Probes, Question, Ranked,
+    Split, SplitBy, Strongest,
+};
+pub use keep::{KeepList, KeepRule, Kept, KeptOfLabel};
+pub use over_runs::{OverRuns, RunPart, RunsRow, RunsTable};
+pub use per_example::{Extra, ScoreRow, ScoreTable};
+pub use score::{Order, Score};
+pub use significant::significant;
+pub use similarity::{
+    all_neighbours, clusters, near_duplicates, neighbours, Cluster, Clusters, Neighbour, Pair, Search, UnitVectors,
+};
+pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary, SweepSummary};
+pub use suspects::{suspects, Rival, SignalValue, Suspect, Suspects};
+pub use sweep::Basis;
+pub use threshold::{Flagged, FlaggedRow, ThresholdIds, ThresholdRun, ThresholdSamples};
+pub use vectors::{vectors, Combine, FlatVectors, Shape, VectorBlock, VectorQuestion};
+pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityStep};
+pub use window::{Source, Window};

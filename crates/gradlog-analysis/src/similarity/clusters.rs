@@ -1,0 +1,165 @@
+//! Clusters of examples by the direction of their gradients: k-means on the sphere (Dhillon and Modha 2001).
+//!
+//! Each vector belongs to the centre with which it has the largest cosine, and each centre is the unit mean of its vectors.
+//! Centres begin as in k-means++ (Arthur and Vassilvitskii 2007), drawn by `1 − cosine`, from the given seed; the same seed
+//! gives the same clusters whatever the number of threads.
+
+use super::UnitVectors;
+use gradlog_format::sketch::{derive_seed, Side};
+use gradlog_kernels::matmul::{matmul, Matrix};
+
+/// Vectors that are compared with all centres at a time.
+const TILE: usize = 1024;
+
+/// One cluster.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Cluster {
+    /// How many vectors it has.
+    pub size: usize,
+    /// Mean cosine of its vectors with its centre: 1 where all point the same way.
+    pub cohesion: f64,
+    /// Position of the vector nearest to its centre.
+    pub example: usize,
+    /// The commonest label of its vectors, and how many have it, if labels were recorded.
+    pub label: Option<(u32, usize)>,
+}
+
+/// Clusters of unit vectors.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Clusters {
+    /// Of each vector, the number of its cluster.
+    pub of: Vec<usize>,
+    /// Of each vector, its cosine with the centre of its cluster.
+    pub cosines: Vec<f32>,
+    /// The clusters, the largest first; none is empty.
+    pub clusters: Vec<Cluster>,
+    /// Rounds until nothing moved, or as many as were allowed.
+    pub rounds: usize,
+    /// Whether nothing moved any more.
+    pub settled: bool,
+}
+
+/// Gathers the vectors into at most `count` clusters, in at most `rounds` rounds.
+///
+/// Fewer clusters come out where there are fewer different vectors; a `count` of 0 is taken for 1.
+///
+/// # Cost
+/// `rounds × vectors × count × length` multiplications. Memory: `count` vectors, and a few numbers for each vector.
+pub fn clusters(vectors: &UnitVectors, count: usize, rounds: usize, seed: u64) -> Clusters {
+    let mut centres = first_centres(vectors, count, seed);
+    let (mut of, mut cosines) = (vec![usize::MAX; vectors.len()], vec![0f32; vectors.len()]);
+    let (mut done, mut settled) = (0, vectors.is_empty());
+    while !settled && done < rounds.max(1) {
+        done += 1;
+        settled = assign(vectors, &centres, &mut of, &mut cosines) == 0;
+        if !settled {
+            centres = means(vectors, &of, centres);
+        }
+    }
+    sorted(vectors, of, cosines, done, settled)
+}
+
+/// A number in 0..1 of the stream that `seed` names.
+fn uniform(seed: u64, number: usize) -> f64 {
+    let bits = derive_seed(seed, u32::try_from(number).unwrap_or(u32::MAX), Side::Folded);
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// k-means++: each next centre is drawn with a chance that goes by its distance from those there are.
+fn first_centres(vectors: &UnitVectors, count: usize, seed: u64) -> Vec<f32> {
+    let (n, length) = (vectors.len(), vectors.length);
+    let mut centres: Vec<f32> = Vec::new();
+    // Half the squared distance of unit vectors is 1 − cosine.
+    let mut far = vec![f64::INFINITY; n];
+    let mut cosines = vec![0f32; n];
+    for number in 0..count.max(1).min(n) {
+        let total: f64 = far.iter().sum();
+        let chosen = if number == 0 {
+            ((uniform(seed, 0) * n as f64) as usize).min(n - 1)
+        } else {
+            if total <= 1e-9 * n as f64 {
+                break;
+            }
+            let mut left = uniform(seed, number) * total;
+            let found = far.iter().position(|far| {
+                left -= far;
+                left < 0.0
+            });
+            found.unwrap_or(n - 1)
+        };
+        let centre = vectors.vector(chosen);
+        centres.extend(centre);
+        let (left, right) = (Matrix::new(&vectors.values, n, length), Matrix::new(centre, 1, length));
+        matmul(&mut cosines, left, right.t(), false, rayon::current_num_threads());
+        for (far, cosine) in far.iter_mut().zip(&cosines) {
+            *far = far.min((1.0 - f64::from(*cosine)).max(0.0));
+        }
+    }
+    centres
+}
+
+/// Gives each vector its nearest centre; says how many moved.
+fn assign(vectors: &UnitVectors, centres: &[f32], of: &mut [usize], best: &mut [f32]) -> usize {
+    let length = vectors.length.max(1);
+    let count = centres.len() / length;
+    let mut moved = 0;
+    let mut cosines = Vec::new();
+    let tiles = vectors.values.chunks(TILE * length).zip(of.chunks_mut(TILE)).zip(best.chunks_mut(TILE));
+    for ((values, of), best) in tiles {
+        cosines.resize(of.len() * count, 0f32);
+        let (left, right) = (Matrix::new(values, of.len(), length), Matrix::new(centres, count, length));
+        matmul(&mut cosines, left, right.t(), false, rayon::current_num_threads());
+        for ((of, best), cosines) in of.iter_mut().zip(best).zip(cosines.chunks(count.max(1))) {
+            let nearest = cosines.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+            if let Some((nearest, cosine)) = nearest {
+                moved += usize::from(*of != nearest);
+                (*of, *best) = (nearest, *cosine);
+            }
+        }
+    }
+    moved
+}
+
+/// The unit mean of each cluster; a centre that nothing belongs to stays where it was.
+fn means(vectors: &UnitVectors, of: &[usize], old: Vec<f32>) -> Vec<f32> {
+    let length = vectors.length.max(1);
+    let mut sums = vec![0f64; old.len()];
+    for (vector, of) in vectors.values.chunks(length).zip(of) {
+        let sum = &mut sums[of * length..(of + 1) * length];
+        sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += f64::from(*value));
+    }
+    let mut centres = old;
+    for (centre, sum) in centres.chunks_mut(length).zip(sums.chunks(length)) {
+        let norm = sum.iter().map(|v| v * v).sum::<f64>().sqrt();
+        if norm > 0.0 {
+            centre.iter_mut().zip(sum).for_each(|(value, sum)| *value = (sum / norm) as f32);
+        }
+    }
+    centres
+}
+
+fn sorted(vectors: &UnitVectors, mut of: Vec<usize>, cosines: Vec<f32>, rounds: usize, settled: bool) -> Clusters {
+    let count = of.iter().max().map_or(0, |last| last + 1);
+    let mut members: Vec<Vec<usize>> = vec![Vec::new(); count];
+    of.iter().enumerate().for_each(|(position, of)| members[*of].push(position));
+    members.retain(|members| !members.is_empty());
+    members.sort_by_key(|members| (std::cmp::Reverse(members.len()), members[0]));
+    let mut clusters = Vec::with_capacity(members.len());
+    for (number, members) in members.iter().enumerate() {
+        members.iter().for_each(|position| of[*position] = number);
+        let nearest = members.iter().copied().max_by(|a, b| cosines[*a].total_cmp(&cosines[*b]).then(b.cmp(a)));
+        let mut labels: std::collections::BTreeMap<u32, usize> = std::collections::BTreeMap::new();
+        for label in members.iter().filter_map(|position| vectors.labels[*position]) {
+            *labels.entry(label).or_default() += 1;
+        }
+        clusters.push(Cluster {
+            size: members.len(),
+            cohesion: members.iter().map(|position| f64::from(cosines[*position])).sum::<f64>() / members.len() as f64,
+            example: nearest.unwrap_or(0),
+            label: labels.into_iter().max_by_key(|(label, count)| (*count, std::cmp::Reverse(*label))),
+        });
+    }
+    Clusters { of, cosines, clusters, rounds, settled }
+}

@@ -1,0 +1,384 @@
+//! What is in a run: counts, layers, probes, bytes.
+
+mod column_group;
+#[cfg(test)]
+mod tests;
+
+pub use column_group::ColumnGroup;
+
+use super::driver::{fold_each, Progress};
+use super::{column, sweep, AnalysisError};
+use gradlog_format::log::{BlockKind, Column, ColumnKey, Mode};
+use gradlog_format::run::{Block, Damage, Run};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::RangeInclusive;
+
+/// What a run holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Training visits.
+    pub visits: u64,
+    /// Different examples among them.
+    pub examples: u64,
+    /// First and last epoch of the visits.
+    pub epochs: Option<RangeInclusive<u32>>,
+    /// First and last optimizer step of the visits.
+    pub steps: Option<RangeInclusive<u64>>,
+    /// Steps that were recorded as such.
+    pub recorded_steps: u64,
+    /// Least and greatest learning rate of the recorded steps.
+    pub learning_rates: Option<RangeInclusive<f32>>,
+    /// Least and greatest momentum of the recorded steps, as the loop told of it.
+    pub momentum: Option<RangeInclusive<f32>>,
+    /// Least and greatest weight decay.
+    pub weight_decay: Option<RangeInclusive<f32>>,
+    /// Visits of which a number was NaN or infinite; sketches of such gradients are zeros.
+    pub not_finite: u64,
+    /// The first step that has such a visit.
+    pub first_not_finite: Option<u64>,
+    /// Milliseconds since the Unix epoch of the first and the last recorded step.
+    pub wall_clock_ms: Option<RangeInclusive<u64>>,
+    /// The probe sets, by number.
+    pub probes: Vec<ProbeSummary>,
+    /// The sets that hold rows of curvature, by number; visits are such rows.
+    pub curvature: Vec<ProbeSummary>,
+    /// The sweeps at checkpoints, by step.
+    pub sweeps: Vec<SweepSummary>,
+    /// The recorded layers, by number.
+    pub layers: Vec<LayerSummary>,
+    /// Parameters of the recorded layers.
+    pub recorded_parameters: u64,
+    /// Share of the model's parameters that is recorded, if the model was declared.
+    pub coverage: Option<f64>,
+    /// Variables of the model that are in no recorded layer, if the model was declared.
+    pub untapped: Vec<String>,
+    /// Bytes of all blocks.
+    pub bytes: u64,
+    /// Bytes of the visit blocks, headers included.
+    pub visit_bytes: u64,
+    /// Bytes of the visit blocks by what they hold, compressed; headers and padding are the rest.
+    pub visit_bytes_by_group: Vec<(ColumnGroup, u64)>,
+    /// Visits that the recorder says it dropped.
+    pub dropped: u64,
+    /// The first step of which it says so.
+    pub first_gap: Option<u64>,
+    /// Whether the recorder's `finish` returned.
+    pub finished: bool,
+    /// Where the run stopped being readable, if it did; all counts are of what came before.
+    pub damage: Option<Damage>,
+}
+
+impl Summary {
+    /// Bytes on disk of one visit, the mean over the visit blocks; `None` without visits.
+    pub fn bytes_per_visit(&self) -> Option<f64> {
+        (self.visits > 0).then(|| self.visit_bytes as f64 / self.visits as f64)
+    }
+}
+
+/// A probe set, or the rows of curvature in one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProbeSummary {
+    /// Its name.
+    pub name: String,
+    /// Probe visits, or rows of curvature.
+    pub visits: u64,
+    /// Different examples among them.
+    pub examples: u64,
+    /// The steps before which it was taken, ascending.
+    pub times: Vec<u64>,
+}
+
+/// The examples that were replayed at a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SweepSummary {
+    /// The step before which the checkpoint was taken.
+    pub step: u64,
+    /// Rows, those that a later replay repeated among them.
+    pub rows: u64,
+    /// How the model ran.
+    pub modes: Vec<Mode>,
+}
+
+/// How a layer's gradients are held, as the visits show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerForm {
+    /// As two factors of these stored lengths.
+    Factored {
+        /// Of the input factor.
+        inputs: usize,
+        /// Of the output-gradient factor.
+        outputs: usize,
+    },
+    /// In the one vector of this length that all folded layers share.
+    Folded {
+        /// Its length.
+        width: usize,
+    },
+    /// In no visit.
+    Absent,
+}
+
+impl std::fmt::Display for LayerForm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LayerForm::Factored { inputs, outputs } => write!(f, "factored {inputs} x {outputs}"),
+            LayerForm::Folded { width } => write!(f, "folded {width}"),
+            LayerForm::Absent => f.write_str("not recorded"),
+        }
+    }
+}
+
+/// A recorded layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LayerSummary {
+    /// The name that it was tapped under.
+    pub name: String,
+    /// What it is: `linear`, `conv2d`, ...
+    pub kind: String,
+    /// How many numbers its whole gradient has.
+    pub parameters: u64,
+    /// How its gradients are held.
+    pub form: LayerForm,
+}
+
+/// What is read of one block.
+enum Read {
+    Visits { examples: Vec<u64>, epochs: (u32, u32), steps: (u64, u64), not_finite: Vec<u64> },
+    Probes { are_curvature: bool, sets: Vec<u32>, ids: Vec<u64>, steps: Vec<u64> },
+    Steps { count: usize, learning_rates: Vec<f32>, momenta: Vec<f32>, decays: Vec<f32>, wall_clock: Vec<u64> },
+    Set { number: u32, name: String },
+    Dropped { visits: u64, first_step: u64 },
+    End,
+    Sweeps { step: u64, rows: u64, modes: BTreeSet<Option<Mode>> },
+    Other,
+}
+
+/// The steps of the visits that have a number that is none: once for each visit.
+fn not_finite(block: &Block) -> Result<Vec<u64>, AnalysisError> {
+    let flags = column::optional(block, Column::Flags, |block, column| block.u8s(column))?.unwrap_or_default();
+    let rates = column::optional(block, Column::LearningRate, column::f32s)?.unwrap_or_default();
+    let is_wrong = |row: usize| {
+        flags.get(row).is_some_and(|flags| flags & Column::FLAG_NOT_FINITE != 0)
+            || rates.get(row).is_some_and(|rate| !rate.is_finite())
+    };
+    let wrong: Vec<usize> = (0..flags.len().max(rates.len())).filter(|row| is_wrong(*row)).collect();
+    if wrong.is_empty() {
+        return Ok(Vec::new());
+    }
+    let steps = column::u64s(block, Column::Step)?;
+    Ok(wrong.into_iter().filter_map(|row| steps.get(row).copied()).collect())
+}
+
+struct Told {
+    read: Read,
+    block: Block,
+}
+
+impl Told {
+    fn read(block: &Block) -> Result<Self, AnalysisError> {
+        let read = match block.kind() {
+            Some(BlockKind::Visits) => Read::Visits {
+                examples: column::u64s(block, Column::Example)?,
+                epochs: block.epochs(),
+                steps: block.steps(),
+                not_finite: not_finite(block)?,
+            },
+            Some(BlockKind::Probes) => Read::Probes {
+                are_curvature: block.is_curvature(),
+                sets: column::u32s(block, Column::ProbeSet)?,
+                ids: column::u64s(block, Column::Example)?,
+                steps: column::u64s(block, Column::Step)?,
+            },
+            Some(BlockKind::Steps) => Read::Steps {
+                count: column::u64s(block, Column::Step)?.len(),
+                learning_rates: column::optional(block, Column::LearningRate, column::f32s)?.unwrap_or_default(),
+                momenta: column::optional(block, Column::Momentum, column::f32s)?.unwrap_or_default(),
+                decays: column::optional(block, Column::WeightDecay, column::f32s)?.unwrap_or_default(),
+                wall_clock: column::optional(block, Column::WallClock, column::u64s)?.unwrap_or_default(),
+            },
+            Some(BlockKind::ProbeSet) => Read::Set {
+                number: column::u32s(block, Column::ProbeSet)?.first().copied().unwrap_or(0),
+                name: String::from_utf8_lossy(&block.u8s(Column::Name)?).into_owned(),
+            },
+            Some(BlockKind::Gaps) => {
+                let dropped = column::u64s(block, Column::Dropped)?;
+                let visits = dropped.iter().fold(0u64, |sum, d| sum.saturating_add(*d));
+                Read::Dropped { visits, first_step: block.steps().0 }
+            }
+            Some(BlockKind::End) => Read::End,
+            Some(BlockKind::Sweeps) => {
+                Read::Sweeps { step: block.steps().0, rows: block.rows() as u64, modes: sweep::modes(block)? }
+            }
+            _ => Read::Other,
+        };
+        Ok(Self { read, block: block.clone() })
+    }
+}
+
+#[derive(Default)]
+struct Set {
+    name: String,
+    probes: Taken,
+    curvature: Taken,
+}
+
+#[derive(Default)]
+struct Taken {
+    visits: u64,
+    ids: BTreeSet<u64>,
+    times: BTreeSet<u64>,
+}
+
+impl Taken {
+    fn summary(self, name: &str) -> ProbeSummary {
+        ProbeSummary {
+            name: name.to_owned(),
+            visits: self.visits,
+            examples: self.ids.len() as u64,
+            times: self.times.into_iter().collect(),
+        }
+    }
+}
+
+impl Summary {
+    /// Reads what a summary needs of the whole run: no sketches.
+    ///
+    /// # Errors
+    /// [`AnalysisError::Read`] if the file system refuses. Damage is not an error: the summary is of what came before.
+    ///
+    /// # Cost
+    /// Memory: about 50 bytes per example.
+    pub fn of(run: &Run) -> Result<Self, AnalysisError> {
+        Self::of_with(run, &|_| {})
+    }
+
+    /// As [`Summary::of`], telling `progress` of each block that has been dealt with.
+    ///
+    /// # Errors
+    /// As [`Summary::of`].
+    pub fn of_with(run: &Run, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        let manifest = run.manifest();
+        let mut summary = Summary {
+            recorded_parameters: manifest.recorded_parameters(),
+            coverage: manifest.coverage(),
+            untapped: manifest.untapped.iter().map(|variable| variable.name.clone()).collect(),
+            ..Summary::default()
+        };
+        let mut examples: HashSet<u64> = HashSet::new();
+        let mut sets: BTreeMap<u32, Set> = BTreeMap::new();
+        let mut sweeps: BTreeMap<u64, (u64, BTreeSet<Option<Mode>>)> = BTreeMap::new();
+        let mut groups: BTreeMap<ColumnGroup, u64> = BTreeMap::new();
+        let mut forms = vec![LayerForm::Absent; manifest.layers.len()];
+        let mut folded_width = None;
+        let fold = |told: Told| {
+            summary.bytes += told.block.bytes();
+            let end = matches!(told.read, Read::End);
+            match told.read {
+                Read::Visits { examples: ids, epochs, steps, not_finite } => {
+                    summary.visits += ids.len() as u64;
+                    summary.visit_bytes += told.block.bytes();
+                    summary.epochs = Some(widen(summary.epochs.take(), epochs.0, epochs.1));
+                    summary.steps = Some(widen(summary.steps.take(), steps.0, steps.1));
+                    examples.extend(ids);
+                    summary.not_finite += not_finite.len() as u64;
+                    summary.first_not_finite = not_finite.into_iter().chain(summary.first_not_finite).min();
+                    for (code, _, stored, _) in told.block.sizes() {
+                        *groups.entry(ColumnGroup::of(code)).or_default() += stored;
+                    }
+                    for layer in told.block.layers(Column::Input) {
+                        let Some(form) = forms.get_mut(usize::from(layer)) else { continue };
+                        let width = |column| told.block.width(ColumnKey { column, layer });
+                        if let (Some(inputs), Some(outputs)) = (width(Column::Input), width(Column::Delta)) {
+                            *form = LayerForm::Factored { inputs, outputs };
+                        }
+                    }
+                    folded_width = told.block.width(Column::Folded).or(folded_width);
+                }
+                Read::Probes { are_curvature, sets: numbers, ids, steps } => {
+                    for ((number, id), step) in numbers.into_iter().zip(ids).zip(steps) {
+                        let set = sets.entry(number).or_default();
+                        let taken = if are_curvature { &mut set.curvature } else { &mut set.probes };
+                        taken.visits += 1;
+                        taken.ids.insert(id);
+                        taken.times.insert(step);
+                    }
+                }
+                Read::Steps { count, learning_rates, momenta, decays, wall_clock } => {
+                    summary.recorded_steps += count as u64;
+                    for rate in learning_rates.into_iter().filter(|rate| rate.is_finite()) {
+                        summary.learning_rates = Some(widen(summary.learning_rates.take(), rate, rate));
+                    }
+                    for momentum in momenta {
+                        summary.momentum = Some(widen(summary.momentum.take(), momentum, momentum));
+                    }
+                    for decay in decays {
+                        summary.weight_decay = Some(widen(summary.weight_decay.take(), decay, decay));
+                    }
+                    for time in wall_clock {
+                        summary.wall_clock_ms = Some(widen(summary.wall_clock_ms.take(), time, time));
+                    }
+                }
+                Read::Set { number, name } => sets.entry(number).or_default().name = name,
+                Read::Dropped { visits, first_step } => {
+                    summary.dropped = summary.dropped.saturating_add(visits);
+                    summary.first_gap = Some(summary.first_gap.map_or(first_step, |first| first.min(first_step)));
+                }
+                Read::Sweeps { step, rows, modes } => {
+                    let sweep = sweeps.entry(step).or_default();
+                    sweep.0 += rows;
+                    sweep.1.extend(modes);
+                }
+                Read::End | Read::Other => {}
+            }
+            // A run that was finished and then resumed is finished again only by another end. A replay takes none away.
+            summary.finished = end || summary.finished && !told.block.goes_on();
+            Ok(())
+        };
+        summary.damage = fold_each(run, progress, |_| true, Told::read, fold)?.0;
+        summary.examples = examples.len() as u64;
+        summary.visit_bytes_by_group = groups.into_iter().collect();
+        summary.sweeps = sweeps
+            .into_iter()
+            .map(|(step, (rows, modes))| SweepSummary { step, rows, modes: modes.into_iter().flatten().collect() })
+            .collect();
+        for set in sets.into_values() {
+            // A name without any row is a probe set that was never taken.
+            if set.probes.visits > 0 || set.curvature.visits == 0 {
+                summary.probes.push(set.probes.summary(&set.name));
+            }
+            if set.curvature.visits > 0 {
+                summary.curvature.push(set.curvature.summary(&set.name));
+            }
+        }
+        summary.layers = manifest
+            .layers
+            .iter()
+            .zip(forms)
+            .map(|(layer, form)| LayerSummary {
+                name: layer.name.clone(),
+                kind: layer.kind.clone(),
+                parameters: layer.parameters,
+                form: match (form, folded_width) {
+                    (LayerForm::Absent, Some(width)) => LayerForm::Folded { width },
+                    (form, _) => form,
+                },
+            })
+            .collect();
+        Ok(summary)
+    }
+}
+
+fn widen<T: PartialOrd + Copy>(range: Option<RangeInclusive<T>>, first: T, last: T) -> RangeInclusive<T> {
+    match range {
+        None => first..=last,
+        Some(range) => {
+            let start = if first < *range.start() { first } else { *range.start() };
+            let end = if last > *range.end() { last } else { *range.end() };
+            start..=end
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Columns by what they are for.
+
+use gradlog_format::log::Column;
+
+/// What a column of a visit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ColumnGroup {
+    /// Who, when and with which weight: example, step, epoch, learning rate, clip, coefficient.
+    Visit,
+    /// What the model thought of it: loss, margin, prediction and the like.
+    Outputs,
+    /// Squared norm and flags.
+    Norms,
+    /// Input factors of the factored layers.
+    Inputs,
+    /// Output-gradient factors of the factored layers.
+    Deltas,
+    /// The folded vector of the other layers.
+    Folded,
+    /// Columns of a newer version.
+    Unknown,
+}
+
+impl ColumnGroup {
+    pub(super) fn of(code: u16) -> Self {
+        match Column::from_code(code) {
+            Some(
+                Column::Example
+                | Column::Step
+                | Column::Epoch
+                | Column::LearningRate
+                | Column::Clip
+                | Column::Coefficient,
+            ) => ColumnGroup::Visit,
+            Some(Column::SquaredNorm | Column::Flags) => ColumnGroup::Norms,
+            Some(Column::Input | Column::InputScale) => ColumnGroup::Inputs,
+            Some(Column::Delta | Column::DeltaScale) => ColumnGroup::Deltas,
+            Some(Column::Folded | Column::FoldedScale) => ColumnGroup::Folded,
+            Some(_) => ColumnGroup::Outputs,
+            None => ColumnGroup::Unknown,
+        }
+    }
+
+    /// Its name in tables and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            ColumnGroup::Visit => "visit",
+            ColumnGroup::Outputs => "outputs",
+            ColumnGroup::Norms => "norms",
+            ColumnGroup::Inputs => "inputs",
+            ColumnGroup::Deltas => "deltas",
+            ColumnGroup::Folded => "folded",
+            ColumnGroup::Unknown => "unknown",
+        }
+    }
+}

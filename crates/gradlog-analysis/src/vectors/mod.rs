@@ -1,0 +1,223 @@
+//! Flat vectors: the gradients of a run as plain rows of f32, for whatever works on vectors: neighbours, clusters, a Fisher
+//! matrix, other tools.
+//!
+//! A gradient is stored as factors of layers and as folded sketches, whose dot products are products of dot products. Here
+//! each becomes one vector of a chosen [`Shape`], with `E⟨v, v'⟩ = ⟨g, g'⟩`, and exactly so where the recorded gradient has
+//! no more numbers than were asked for.
+
+mod flatten;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use super::driver::Progress;
+use super::error::NO_GRADIENTS;
+use super::gradient::Layout;
+use super::{AnalysisError, Window};
+pub(super) use flatten::{Flat, Flattener};
+pub use flatten::{Shape, VectorBlock};
+use gradlog_format::log::BlockKind;
+use gradlog_format::run::{Damage, Run};
+use std::collections::HashMap;
+pub(super) use walk::{LeftOut, Visit, Walk, Walked};
+
+/// What a vector stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Combine {
+    /// Each visit has a vector of its own, its gradient `g(w_t)`.
+    Visits,
+    /// Each example has one: the mean of `g(w_t)` over its visits.
+    #[default]
+    Mean,
+    /// Each example has one: `Σ_t η_t·clip_t·c_t·g(w_t)`, what its own steps took off the weights under plain SGD.
+    Applied,
+}
+
+/// Which flat vectors are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VectorQuestion {
+    /// Which visits count.
+    pub window: Window,
+    /// How long the vectors are.
+    pub shape: Shape,
+    /// What a vector stands for.
+    pub combine: Combine,
+    /// The most bytes that the vectors may take; more is an error.
+    pub bytes_max: u64,
+}
+
+impl VectorQuestion {
+    /// The mean gradient of each example over the whole run, in at most `length` numbers and 4 GiB.
+    pub fn means(length: usize) -> Self {
+        Self { window: Window::everything(), shape: Shape::whole(length), combine: Combine::Mean, bytes_max: 4 << 30 }
+    }
+}
+
+/// Flat vectors of examples or of their visits.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct FlatVectors {
+    /// What a vector stands for.
+    pub combine: Combine,
+    /// The blocks of each vector, one after another.
+    pub blocks: Vec<VectorBlock>,
+    /// Of each vector, the example.
+    pub examples: Vec<u64>,
+    /// Of each vector, the step of its visit, or of the example's last one.
+    pub steps: Vec<u64>,
+    /// Of each vector, how many visits it stands on.
+    pub visits: Vec<u64>,
+    /// Of each vector, the label at its last visit, if labels were recorded.
+    pub labels: Vec<Option<u32>>,
+    /// Numbers in a vector: those of its blocks.
+    pub length: usize,
+    /// `[vectors, length]`, row by row.
+    pub values: Vec<f32>,
+    /// Visits left out because a number of theirs was NaN or infinite.
+    pub not_finite: u64,
+    /// Visits left out because the example had no weight in the loss, so that its gradient could not be seen.
+    pub unseen: u64,
+    /// Visits left out because they were recorded without gradients.
+    pub without_gradient: u64,
+    /// Visits left out because their layers were recorded in another form than the first ones'.
+    pub other_layers: u64,
+    /// Where the run stopped being readable, if it did; the vectors then stand on what came before.
+    pub damage: Option<Damage>,
+}
+
+impl FlatVectors {
+    /// The vector at a position.
+    ///
+    /// # Panics
+    /// If there is no such vector.
+    pub fn vector(&self, position: usize) -> &[f32] {
+        &self.values[position * self.length..(position + 1) * self.length]
+    }
+
+    /// Whether the vectors hold the recorded gradients number for number.
+    pub fn is_exact(&self) -> bool {
+        self.blocks.iter().all(VectorBlock::is_exact)
+    }
+
+    /// What the vectors are, in words.
+    pub fn variant(&self) -> String {
+        let of = match self.combine {
+            Combine::Visits => "gradients of single visits",
+            Combine::Mean => "mean gradients over the visits of each example",
+            Combine::Applied => "what each example's own steps took off the weights, as plain SGD",
+        };
+        let how = if self.is_exact() { "as recorded" } else { "folded" };
+        format!("{of}, {} numbers, {how}", self.length)
+    }
+}
+
+/// The layout of the first visits inside the window that have gradients.
+pub(super) fn first_layout(run: &Run, window: &Window) -> Option<Layout> {
+    run.scan()
+        .filter(|block| block.kind() == Some(BlockKind::Visits) && window.touches(block))
+        .map(|block| Layout::of(&block, &run.manifest().layers))
+        .find(|layout| !layout.is_empty())
+}
+
+/// Checks a length that a caller gave.
+pub(super) fn check_shape(shape: Shape) -> Result<(), AnalysisError> {
+    if (1..=Shape::LENGTH_MAX).contains(&shape.length) {
+        return Ok(());
+    }
+    Err(AnalysisError::OutOfRange {
+        what: "the length of flat vectors",
+        given: shape.length.to_string(),
+        range: format!("1 to {}", Shape::LENGTH_MAX),
+    })
+}
+
+/// Flat vectors of the examples or visits of a run, in the order of their first visits.
+///
+/// # Errors
+/// [`AnalysisError::Missing`] if no visit inside the window has a gradient that can be used; [`AnalysisError::TooLarge`] if
+/// the vectors pass `bytes_max`; [`AnalysisError::OutOfRange`] if a block is to have 0 or too many numbers;
+/// [`AnalysisError::Read`] if the file system refuses. Damage is not an error.
+///
+/// # Cost
+/// One pass over the gradients. For each visit and factored layer one addition for each number of its outer product whose
+/// `δ_j` is not 0. Memory: the result, `4·length` bytes a vector, and a few blocks.
+pub fn vectors(run: &Run, question: &VectorQuestion, progress: Progress<'_>) -> Result<FlatVectors, AnalysisError> {
+    question.window.only_visits("a set of flat vectors")?;
+    check_shape(question.shape)?;
+    let layout = first_layout(run, &question.window).ok_or_else(|| AnalysisError::Missing {
+        score: "flat vectors",
+        what: "gradients inside the window",
+        how: match first_layout(run, &Window::everything()) {
+            Some(_) => "give a wider window",
+            None => NO_GRADIENTS,
+        },
+    })?;
+    let flattener = Flattener::new(&layout, run.manifest(), question.shape);
+    let length = flattener.length();
+    let mut out = FlatVectors {
+        combine: question.combine,
+        blocks: flattener.blocks.clone(),
+        examples: Vec::new(),
+        steps: Vec::new(),
+        visits: Vec::new(),
+        labels: Vec::new(),
+        length,
+        values: Vec::new(),
+        not_finite: 0,
+        unseen: 0,
+        without_gradient: 0,
+        other_layers: 0,
+        damage: None,
+    };
+    let mut slots: HashMap<u64, usize> = HashMap::new();
+    let each = |visits: &[Visit], flat: &Flat| {
+        for (row, visit) in visits.iter().take(flat.rows).enumerate() {
+            let fresh = out.examples.len();
+            let slot = match question.combine {
+                Combine::Visits => fresh,
+                Combine::Mean | Combine::Applied => *slots.entry(visit.example).or_insert(fresh),
+            };
+            if slot == fresh {
+                let bytes = 4 * length as u64 * (fresh as u64 + 1);
+                if bytes > question.bytes_max {
+                    return Err(AnalysisError::TooLarge {
+                        what: format!("{} vectors of {length} numbers", fresh + 1),
+                        limit: question.bytes_max,
+                        how: "narrow the window, ask for shorter vectors, or raise the limit",
+                    });
+                }
+                out.examples.push(visit.example);
+                out.steps.push(visit.step);
+                out.visits.push(0);
+                out.labels.push(None);
+                out.values.resize(out.values.len() + length, 0.0);
+            }
+            out.visits[slot] += 1;
+            out.steps[slot] = visit.step;
+            out.labels[slot] = visit.label.or(out.labels[slot]);
+            let weight = match question.combine {
+                Combine::Visits | Combine::Mean => 1.0,
+                Combine::Applied => visit.learning_rate * visit.clip * visit.coefficient,
+            };
+            let mut rest = &mut out.values[slot * length..(slot + 1) * length];
+            for (block, about) in flat.blocks.iter().zip(&flattener.blocks) {
+                let (to, after) = rest.split_at_mut(about.width);
+                for (slot, value) in to.iter_mut().zip(&block[row * about.width..(row + 1) * about.width]) {
+                    *slot += weight * value;
+                }
+                rest = after;
+            }
+        }
+        Ok(())
+    };
+    let walk = Walk { run, flattener: &flattener, window: &question.window, before: None };
+    let walked = walk.forwards(progress, each)?;
+    walked.check("flat vectors")?;
+    if question.combine == Combine::Mean {
+        for (vector, &visits) in out.values.chunks_mut(length.max(1)).zip(&out.visits) {
+            vector.iter_mut().for_each(|value| *value /= visits as f32);
+        }
+    }
+    let LeftOut { not_finite, no_weight, without_gradient, other_layers } = walked.left_out;
+    Ok(FlatVectors { not_finite, unseen: no_weight, without_gradient, other_layers, damage: walked.damage, ..out })
+}

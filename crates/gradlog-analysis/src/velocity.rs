@@ -1,0 +1,296 @@
+//! Kernel velocity: how fast the geometry of a group of examples still turns (Paul et al. 2021, arXiv 2107.07075, §5.1,
+//! after Fort et al. 2020, arXiv 2010.15110).
+//!
+//! For a group `S` of probes and a probe time `t`, the Gram matrix `K_t(S)_ij = ⟨g_i(w_t), g_j(w_t)⟩` of their gradients, and
+//!
+//! ```text
+//! v_t(S) = 1 − ⟨K_t, K_t'⟩_F / (‖K_t‖_F ‖K_t'‖_F)
+//! ```
+//!
+//! for successive probe times `t` and `t'`: 0 if the geometry stands still, 1 if nothing of it is left.
+//!
+//! **This is the Gram matrix of loss gradients, not the neural tangent kernel.** The papers take the gradients of the
+//! logits; the log holds those of the loss, in which each logit's gradient is multiplied by its error `p − onehot(y)`. As an
+//! example is fitted its loss gradient shrinks and may turn without the tangent kernel turning. Scale does not
+//! matter (`v` does not change if all of a Gram matrix is multiplied), but an example that is fitted later than the others
+//! does. Gradients are the recorded sketches.
+//!
+//! The papers take groups of 100 examples with contiguous rank by EL2N: [`VelocityGroups::Ranked`]. For that the probe set
+//! must hold training examples under their own ids.
+
+use super::driver::Progress;
+use super::gradient::Gradients;
+use super::influence::index::{Index, Record};
+use super::{AnalysisError, Probes, Question, RunsTable};
+use gradlog_format::run::{Damage, ReadError, Run};
+use gradlog_kernels::matmul::{matmul, Matrix};
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// The largest group: two Gram matrices of it take 256 MB.
+const GROUP_MAX: usize = 4096;
+
+/// A named group of probes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VelocityGroup {
+    /// What it is called in the result.
+    pub name: String,
+    /// Ids of its probes.
+    pub ids: Vec<u64>,
+}
+
+/// Which groups of a probe set.
+#[derive(Debug, Clone, Copy)]
+pub enum VelocityGroups<'a> {
+    /// The whole set, as one group.
+    Whole,
+    /// These.
+    Given(&'a [VelocityGroup]),
+    /// The set's examples in the order of difficulty by a score, hardest first, in groups of `size`; a last group of fewer
+    /// than `size` is left out, for a smaller Gram matrix turns more slowly or faster by its size alone.
+    Ranked {
+        /// The score.
+        table: &'a RunsTable,
+        /// Examples in each group.
+        size: usize,
+    },
+}
+
+/// Kernel velocity of groups of probes.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Velocity {
+    /// Name of the probe set.
+    pub set: String,
+    /// Times at which it was recorded.
+    pub times: u64,
+    /// The groups, in order.
+    pub groups: Vec<GroupVelocity>,
+    /// Ids that were asked for and have no usable record in the set, or no score, or are in the group left over.
+    pub left_out: u64,
+    /// Probe records that are not finite, had no weight in the loss, or another form than the first.
+    pub records_left_out: u64,
+    /// Where the run stopped being readable, if it did.
+    pub damage: Option<Damage>,
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct GroupVelocity {
+    /// Its name.
+    pub name: String,
+    /// Its examples that have a record.
+    pub examples: u64,
+    /// Mean score of its examples, where groups were made by one and it is finite.
+    pub mean_score: Option<f64>,
+    /// One entry for each pair of successive probe times at which at least one of its examples has a record at both.
+    pub steps: Vec<VelocityStep>,
+}
+
+/// Between two successive probe times.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct VelocityStep {
+    /// The optimizer step before which the first Gram matrix was taken.
+    pub from: u64,
+    /// That of the second.
+    pub to: u64,
+    /// Examples in both.
+    pub examples: u64,
+    /// The velocity; NaN if all gradients of one of them are zero.
+    pub velocity: f64,
+}
+
+impl Velocity {
+    /// Computes the velocity of groups of the probe set `set`.
+    ///
+    /// # Errors
+    /// [`AnalysisError::NoSuchSet`]; [`AnalysisError::Missing`] or [`AnalysisError::NoProbeGradient`] if its probes hold no
+    /// gradient; [`AnalysisError::Rule`] if there are fewer than two probe times, a group has no example in the set or is
+    /// larger than 4,096, or groups of size 0 are asked for.
+    ///
+    /// # Cost
+    /// Reads each probe block once for each group that it holds examples of, twice where probes come and go. Time
+    /// `n²·(numbers of a sketch)` for each group of `n` and probe time; memory two Gram matrices, `16·n²` bytes, and the group's
+    /// decoded gradients.
+    pub fn of(run: &Run, set: &str, groups: VelocityGroups<'_>, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        let question = Question { probes: Probes::All, ..Question::all(set) };
+        let index = Index::build(run, &question, progress).map_err(|error| match error {
+            AnalysisError::Missing { what, how, .. } => AnalysisError::Missing { score: "kernel velocity", what, how },
+            other => other,
+        })?;
+        let times: Vec<u64> =
+            index.records.values().flat_map(BTreeMap::keys).copied().collect::<BTreeSet<u64>>().into_iter().collect();
+        if times.len() < 2 {
+            let count = times.len();
+            return Err(AnalysisError::Rule {
+                what: format!("compares probes of `{set}` at successive times, and there is {count}: record them at the end of each epoch"),
+            });
+        }
+        let of_table = match groups {
+            VelocityGroups::Ranked { table, .. } => table.runs.iter().find_map(|part| part.damage.clone()),
+            _ => None,
+        };
+        let (groups, left_out) = chosen(&index, set, groups)?;
+        let groups = groups.into_iter().map(|group| group.velocity(&index, &times)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            set: set.into(),
+            times: times.len() as u64,
+            groups,
+            left_out,
+            records_left_out: index.left_out,
+            damage: index.damage.or(of_table),
+        })
+    }
+}
+
+/// A group whose examples are all in the set.
+struct Chosen {
+    name: String,
+    ids: Vec<u64>,
+    mean_score: Option<f64>,
+}
+
+fn chosen(index: &Index, set: &str, groups: VelocityGroups<'_>) -> Result<(Vec<Chosen>, u64), AnalysisError> {
+    let refuse = |what: String| Err(AnalysisError::Rule { what });
+    let mut left_out = 0;
+    let chosen: Vec<Chosen> = match groups {
+        VelocityGroups::Whole => {
+            vec![Chosen { name: "all".into(), ids: index.records.keys().copied().collect(), mean_score: None }]
+        }
+        VelocityGroups::Given(groups) => groups
+            .iter()
+            .map(|group| {
+                let mut ids = group.ids.clone();
+                ids.sort_unstable();
+                ids.dedup();
+                let asked = ids.len();
+                ids.retain(|id| index.records.contains_key(id));
+                left_out += (asked - ids.len()) as u64;
+                Chosen { name: group.name.clone(), ids, mean_score: None }
+            })
+            .collect(),
+        VelocityGroups::Ranked { size: 0, .. } => return refuse("makes groups of 0 examples: give 1 or more".into()),
+        VelocityGroups::Ranked { table, size } => {
+            let mut scored: Vec<(u64, f64)> = table.hardest_first().map(|row| (row.example, row.score)).collect();
+            scored.retain(|(id, _)| index.records.contains_key(id));
+            let groups = scored.len() / size;
+            left_out = (index.records.len() - groups * size) as u64;
+            if groups == 0 {
+                let count = scored.len();
+                return refuse(format!(
+                    "makes groups of {size} by {}, and {count} examples of `{set}` have that score: record training examples \
+                     as probes under their own ids, or give smaller groups",
+                    table.score
+                ));
+            }
+            let group = |(number, part): (usize, &[(u64, f64)])| {
+                let mut ids: Vec<u64> = part.iter().map(|(id, _)| *id).collect();
+                ids.sort_unstable();
+                let mean = part.iter().map(|(_, score)| score).sum::<f64>() / size as f64;
+                Chosen {
+                    name: format!("{} {} to {}", table.score, number * size, (number + 1) * size - 1),
+                    ids,
+                    mean_score: Some(mean).filter(|mean| mean.is_finite()),
+                }
+            };
+            scored.chunks_exact(size).enumerate().map(group).collect()
+        }
+    };
+    for group in &chosen {
+        let (name, count) = (&group.name, group.ids.len());
+        if count == 0 {
+            return refuse(format!(
+                "has a group `{name}` of which no example has a usable record in probe set `{set}`"
+            ));
+        }
+        if count > GROUP_MAX {
+            return refuse(format!("has a group `{name}` of {count} examples: the largest is {GROUP_MAX}"));
+        }
+    }
+    Ok((chosen, left_out))
+}
+
+impl Chosen {
+    fn velocity(self, index: &Index, times: &[u64]) -> Result<GroupVelocity, AnalysisError> {
+        let at = |id: &u64, time: u64| index.records.get(id).and_then(|records| records.get(&time)).copied();
+        let mut steps = Vec::new();
+        // The Gram matrix of the last time, with the examples that it is of.
+        let mut last: Option<(Vec<u64>, u64, Vec<f64>)> = None;
+        for pair in times.windows(2) {
+            let (from, to) = (pair[0], pair[1]);
+            let both: Vec<u64> =
+                self.ids.iter().copied().filter(|id| at(id, from).is_some() && at(id, to).is_some()).collect();
+            if both.is_empty() {
+                continue;
+            }
+            let gram_at = |time: u64| {
+                let records: Vec<Record> = both.iter().filter_map(|id| at(id, time)).collect();
+                gram(index, &records)
+            };
+            let before = match last.take() {
+                Some((ids, time, gram)) if time == from && ids == both => gram,
+                _ => gram_at(from)?,
+            };
+            let after = gram_at(to)?;
+            let velocity = 1.0 - cosine(&before, &after);
+            steps.push(VelocityStep { from, to, examples: both.len() as u64, velocity });
+            last = Some((both, to, after));
+        }
+        Ok(GroupVelocity { name: self.name, examples: self.ids.len() as u64, mean_score: self.mean_score, steps })
+    }
+}
+
+/// `⟨A, B⟩_F / (‖A‖_F ‖B‖_F)`, NaN if one of them is zero; rounding does not lead outside of −1 to 1.
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    (product(a, b) / (product(a, a).sqrt() * product(b, b).sqrt())).clamp(-1.0, 1.0)
+}
+
+/// The Gram matrix of some records, `[n, n]`.
+fn gram(index: &Index, records: &[Record]) -> Result<Vec<f64>, ReadError> {
+    let layout = &index.layout;
+    let (n, widths) = (records.len(), layout.widths());
+    let mut by_block: HashMap<usize, Vec<(usize, usize)>> = HashMap::new();
+    for (place, record) in records.iter().enumerate() {
+        by_block.entry(record.block).or_default().push((place, record.row));
+    }
+    let mut blocks: Vec<(usize, Vec<(usize, usize)>)> = by_block.into_iter().collect();
+    blocks.sort_unstable();
+    let mut parts: Vec<Vec<f32>> = widths.iter().map(|width| vec![0f32; n * width]).collect();
+    for (block, rows) in blocks {
+        let gradients = Gradients::read(&index.blocks[block], layout)?;
+        for ((number, part), &width) in parts.iter_mut().enumerate().zip(&widths) {
+            for (place, row) in &rows {
+                gradients.part(number).decode(*row, &mut part[place * width..(place + 1) * width]);
+            }
+        }
+    }
+    let products: Vec<Vec<f32>> = parts
+        .par_iter()
+        .zip(&widths)
+        .map(|(part, &width)| {
+            let mut out = vec![0f32; n * n];
+            let matrix = Matrix::new(part, n, width);
+            matmul(&mut out, matrix, matrix.t(), false, 1);
+            out
+        })
+        .collect();
+    let mut gram = vec![0f64; n * n];
+    for (number, layer) in layout.factored.iter().enumerate() {
+        let bias = if layer.bias { 1.0 } else { 0.0 };
+        for ((out, input), delta) in gram.iter_mut().zip(&products[2 * number]).zip(&products[2 * number + 1]) {
+            *out += (f64::from(*input) + bias) * f64::from(*delta);
+        }
+    }
+    if layout.folded.is_some() {
+        for (out, dot) in gram.iter_mut().zip(&products[2 * layout.factored.len()]) {
+            *out += f64::from(*dot);
+        }
+    }
+    Ok(gram)
+}
+
+#[cfg(test)]
+mod tests;

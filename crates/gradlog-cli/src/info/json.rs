@@ -1,0 +1,92 @@
+//! One object. Ranges are pairs `[first, last]`, both included.
+
+use super::{file, modes, worker_state, Contents};
+use crate::report;
+use gradlog_analysis::{LayerForm, ProbeSummary};
+use gradlog_format::run::WorkerState;
+use serde_json::json;
+use std::io::{self, Write};
+use std::ops::RangeInclusive;
+
+impl Contents<'_> {
+    pub(super) fn json(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Contents { manifest, summary, workers, saved } = *self;
+        let part = |worker: &WorkerState| json!({"rank": worker.rank, "last_step": worker.last_step, "state": worker_state(worker)});
+        let workers = workers.map(|workers| {
+            let parts: Vec<_> = workers.parts.iter().map(part).collect();
+            json!({"count": workers.count, "reduction": workers.reduction.to_string(), "parts": parts, "notes": workers.notes()})
+        });
+        let worker = manifest.worker.map(|worker| json!({"rank": worker.rank, "workers": worker.workers}));
+        let layers: Vec<_> = summary
+            .layers
+            .iter()
+            .map(|layer| {
+                let (form, inputs, outputs, width) = match layer.form {
+                    LayerForm::Factored { inputs, outputs } => ("factored", Some(inputs), Some(outputs), None),
+                    LayerForm::Folded { width } => ("folded", None, None, Some(width)),
+                    LayerForm::Absent => ("absent", None, None, None),
+                };
+                json!({"name": layer.name, "kind": layer.kind, "parameters": layer.parameters, "form": form,
+                       "inputs": inputs, "outputs": outputs, "width": width})
+            })
+            .collect();
+        let sets = |sets: &[ProbeSummary], each: &str| -> Vec<serde_json::Value> {
+            let one = |set: &ProbeSummary| json!({"name": set.name, each: set.visits, "examples": set.examples, "times": set.times});
+            sets.iter().map(one).collect()
+        };
+        let checkpoints: Vec<_> = saved
+            .iter()
+            .map(|checkpoint| {
+                json!({"step": checkpoint.step, "epoch": checkpoint.epoch, "learning_rate": checkpoint.learning_rate,
+                       "bytes": checkpoint.bytes, "path": checkpoint.path.display().to_string(), "file": file(checkpoint)})
+            })
+            .collect();
+        let sweeps: Vec<_> = summary
+            .sweeps
+            .iter()
+            .map(|sweep| json!({"step": sweep.step, "rows": sweep.rows, "modes": modes(&sweep.modes)}))
+            .collect();
+        let groups: serde_json::Map<String, serde_json::Value> =
+            summary.visit_bytes_by_group.iter().map(|(group, bytes)| (group.name().to_owned(), json!(bytes))).collect();
+        let object = json!({
+            "version": manifest.version,
+            "created_ms": manifest.created_ms,
+            "finished": summary.finished,
+            "damage": summary.damage.as_ref().map(ToString::to_string),
+            "visits": summary.visits,
+            "examples": summary.examples,
+            "epochs": pair(&summary.epochs),
+            "steps": pair(&summary.steps),
+            "recorded_steps": summary.recorded_steps,
+            "learning_rates": pair(&summary.learning_rates),
+            "momentum": pair(&summary.momentum),
+            "weight_decay": pair(&summary.weight_decay),
+            "not_finite": summary.not_finite,
+            "first_not_finite": summary.first_not_finite,
+            "wall_clock_ms": pair(&summary.wall_clock_ms),
+            "dropped": summary.dropped,
+            "first_gap": summary.first_gap,
+            "bytes": summary.bytes,
+            "visit_bytes": summary.visit_bytes,
+            "bytes_per_visit": summary.bytes_per_visit(),
+            "visit_bytes_by_group": groups,
+            "recorded_parameters": summary.recorded_parameters,
+            "model_parameters": manifest.model_parameters,
+            "coverage": summary.coverage,
+            "untapped": summary.untapped,
+            "layers": layers,
+            "probes": sets(&summary.probes, "visits"),
+            "curvature": sets(&summary.curvature, "rows"),
+            "checkpoints": checkpoints,
+            "sweeps": sweeps,
+            "notes": manifest.notes,
+            "workers": workers,
+            "worker": worker,
+        });
+        writeln!(out, "{}", report::pretty(&object)?)
+    }
+}
+
+fn pair<T: Copy + Into<serde_json::Value>>(range: &Option<RangeInclusive<T>>) -> serde_json::Value {
+    range.as_ref().map_or(serde_json::Value::Null, |range| json!([(*range.start()).into(), (*range.end()).into()]))
+}

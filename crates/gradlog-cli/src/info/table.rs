@@ -1,0 +1,151 @@
+//! For the eye: pairs of name and value, and a table for each kind of thing that there is.
+
+use super::{file, modes, worker_state, Contents};
+use crate::report::{self, Format, Rows, Value};
+use gradlog_analysis::significant;
+use gradlog_analysis::{ColumnGroup, LayerSummary, ProbeSummary, SweepSummary};
+use gradlog_format::log::Manifest;
+use gradlog_format::run::{Checkpoint, WorkerState};
+use std::io::{self, Write};
+use std::ops::RangeInclusive;
+
+impl Contents<'_> {
+    pub(super) fn table(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Contents { manifest, summary, workers, saved } = *self;
+        let state = match (&summary.damage, summary.finished) {
+            (Some(_), _) => "damaged: what follows is of the part before the damage",
+            (None, true) => "finished",
+            (None, false) if workers.is_some() => "not finished: workers are missing, were killed or still write",
+            (None, false) => "not finished: its recorder was killed or still writes, or `recover` found no end",
+        };
+        let coverage = match summary.coverage {
+            Some(share) => format!("{} ({:.1} % of the model)", summary.recorded_parameters, 100.0 * share),
+            None => format!("{} (the model was not declared)", summary.recorded_parameters),
+        };
+        let per_visit = summary.bytes_per_visit();
+        let mut pairs = vec![
+            ("written by", format!("gradlog {}", manifest.version)),
+            ("state", state.into()),
+            ("visits", format!("{} of {} examples", summary.visits, summary.examples)),
+            ("epochs", span(&summary.epochs)),
+            ("steps", format!("{} ({} recorded)", span(&summary.steps), summary.recorded_steps)),
+            ("learning rate", span(&summary.learning_rates)),
+            ("momentum", span(&summary.momentum)),
+            ("weight decay", span(&summary.weight_decay)),
+            ("duration", duration(&summary.wall_clock_ms)),
+            (
+                "dropped",
+                match summary.first_gap {
+                    Some(step) => format!("{} visits, the first at step {step}", summary.dropped),
+                    None => format!("{} visits", summary.dropped),
+                },
+            ),
+            (
+                "not finite",
+                match summary.first_not_finite {
+                    Some(step) => format!("{} visits, the first at step {step}", summary.not_finite),
+                    None => "0 visits".into(),
+                },
+            ),
+            ("bytes", format!("{}, {} of them of visits", summary.bytes, summary.visit_bytes)),
+            ("bytes per visit", per_visit.map_or("-".into(), |bytes| format!("{bytes:.1}"))),
+            ("parameters", coverage),
+            ("sketch", sketch(manifest)),
+        ];
+        if let Some(workers) = workers {
+            let (parts, count) = (workers.parts.len(), workers.count);
+            pairs.insert(
+                2,
+                ("workers", format!("{parts} of {count}, steps under the {} of their gradients", workers.reduction)),
+            );
+        }
+        if !summary.untapped.is_empty() {
+            pairs.push(("not recorded", summary.untapped.join(", ")));
+        }
+        report::pairs(out, &pairs)?;
+        for (name, value) in &manifest.notes {
+            report::pairs(out, &[("note", format!("{name} = {value}"))])?;
+        }
+
+        let of = |worker: &WorkerState| {
+            vec![u64::from(worker.rank).into(), worker.last_step.into(), worker_state(worker).into()]
+        };
+        let parts = workers.iter().flat_map(|workers| &workers.parts);
+        section(out, &["worker", "last step", "state"], parts.map(of))?;
+        let of = |layer: &LayerSummary| {
+            let form = layer.form.to_string();
+            vec![layer.name.as_str().into(), layer.kind.as_str().into(), layer.parameters.into(), form.into()]
+        };
+        section(out, &["layer", "kind", "parameters", "form"], summary.layers.iter().map(of))?;
+        let of = |set: &ProbeSummary| {
+            let (first, last) = (set.times.first().copied(), set.times.last().copied());
+            let times = set.times.len() as u64;
+            vec![
+                set.name.as_str().into(),
+                set.examples.into(),
+                set.visits.into(),
+                times.into(),
+                first.into(),
+                last.into(),
+            ]
+        };
+        let columns = ["probe set", "examples", "visits", "times", "first step", "last step"];
+        section(out, &columns, summary.probes.iter().map(of))?;
+        let columns = ["curvature set", "examples", "rows", "times", "first step", "last step"];
+        section(out, &columns, summary.curvature.iter().map(of))?;
+        let of = |checkpoint: &Checkpoint| {
+            let rate = checkpoint.learning_rate.map_or("-".into(), |rate| rate.to_string());
+            let (step, epoch) = (checkpoint.step.into(), u64::from(checkpoint.epoch).into());
+            vec![step, epoch, rate.into(), checkpoint.bytes.into(), file(checkpoint).into()]
+        };
+        section(out, &["checkpoint", "epoch", "learning rate", "bytes", "file"], saved.iter().map(of))?;
+        let of =
+            |sweep: &SweepSummary| vec![sweep.step.into(), sweep.rows.into(), modes(&sweep.modes).join(", ").into()];
+        section(out, &["sweep at checkpoint", "rows", "mode"], summary.sweeps.iter().map(of))?;
+        let of = |(group, bytes): &(ColumnGroup, u64)| {
+            let each = *bytes as f64 / summary.visits as f64;
+            vec![group.name().into(), format!("{each:.1}").into()]
+        };
+        let groups = summary.visit_bytes_by_group.iter().filter(|_| summary.visits > 0);
+        section(out, &["columns of a visit", "bytes per visit"], groups.map(of))
+    }
+}
+
+/// A table behind an empty line, or nothing where there are no rows.
+fn section(out: &mut dyn Write, columns: &[&str], rows: impl Iterator<Item = Vec<Value>>) -> io::Result<()> {
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    let mut table = Rows::begin(Format::Table, out, &[], columns)?;
+    rows.try_for_each(|row| table.row(&row))?;
+    table.end().map(|_| ())
+}
+
+fn span<T: std::fmt::Display>(range: &Option<RangeInclusive<T>>) -> String {
+    range.as_ref().map_or("-".into(), |range| format!("{} to {}", range.start(), range.end()))
+}
+
+fn sketch(manifest: &Manifest) -> String {
+    if manifest.layers.is_empty() {
+        return "none: outputs only".into();
+    }
+    let sketch = &manifest.sketch;
+    let cap = |cap: u32| if cap == u32::MAX { "none".to_owned() } else { cap.to_string() };
+    format!(
+        "factors {} (whole to: input {}, delta {}), projections {} (factors to {}, folded to {})",
+        sketch.encoding,
+        cap(sketch.input_cap),
+        cap(sketch.delta_cap),
+        sketch.projected_encoding,
+        sketch.projected,
+        sketch.folded_max
+    )
+}
+
+fn duration(range: &Option<RangeInclusive<u64>>) -> String {
+    range.as_ref().map_or("-".into(), |range| {
+        format!("{} s", significant(range.end().saturating_sub(*range.start()) as f64 / 1000.0))
+    })
+}

@@ -1,0 +1,201 @@
+//! `gradlog influence --method`: TracIn, or one of the estimates that go by way of curvature.
+
+use super::choice::Choice;
+use clap::builder::PossibleValue;
+use clap::{ArgAction, Args, ValueEnum};
+use gradlog_analysis::{
+    AnalysisError, Curvature, Damping, EstimatePlan, EstimateQuestion, Influence, InfluencePlan, Method, Progress,
+    Question, Shape,
+};
+use gradlog_format::run::Run;
+
+/// By which method, and its settings.
+#[derive(Debug, Args)]
+pub(super) struct MethodArguments {
+    /// How influence is measured; in all of them positive helped
+    #[arg(long, value_name = "NAME", default_value = "tracin")]
+    method: Chosen,
+    /// Damping of the inverse, in mean eigenvalues of the curvature; 0.1 if nothing is said. Several are answered at once, and how
+    /// far neighbours agree is said: believe a ranking that stays (if, datainf, trak)
+    #[arg(long, value_name = "FACTOR,..", allow_negative_numbers = true, value_delimiter = ',', action = ArgAction::Set, conflicts_with = "damping_absolute")]
+    damping: Vec<f64>,
+    /// Damping of the inverse, as it is added to each eigenvalue, or several (if, datainf, trak)
+    #[arg(long, value_name = "LAMBDA,..", allow_negative_numbers = true, value_delimiter = ',', action = ArgAction::Set)]
+    damping_absolute: Vec<f64>,
+    /// Pull scores towards 0 by so much, and make 0 of those that it takes past it: the soft threshold of TRAK's paper, in the
+    /// unit of the scores (trak)
+    #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true)]
+    soft_threshold: Option<f64>,
+    /// Whose gradients make the curvature: `visits`, `none` (adjoint only) or `set:NAME`, what `recorder.curvature` or a
+    /// probe pass recorded; `visits` if nothing is said (if, adjoint)
+    #[arg(long, value_name = "ROWS", value_parser = curvature)]
+    curvature: Option<Curvature>,
+    /// Take each layer by itself, as if layers had no curvature in common (if, datainf, trak, adjoint)
+    #[arg(long)]
+    by_layer: bool,
+    /// The most numbers of a gradient, or of a layer's with --by-layer; a longer one is folded; if nothing is
+    /// said 2048 for if and trak, 16384 for datainf and adjoint
+    #[arg(long, value_name = "N")]
+    numbers: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chosen {
+    TracIn,
+    Estimate(Method),
+}
+
+impl ValueEnum for Chosen {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Chosen::TracIn,
+            Chosen::Estimate(Method::InfluenceFunction),
+            Chosen::Estimate(Method::DataInf),
+            Chosen::Estimate(Method::Trak),
+            Chosen::Estimate(Method::Adjoint),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Chosen::TracIn => {
+                PossibleValue::new("tracin").help("what each step did to the probe at that moment, to first order")
+            }
+            Chosen::Estimate(method) => PossibleValue::new(method.name()).help(method.about()),
+        })
+    }
+}
+
+fn curvature(text: &str) -> Result<Curvature, String> {
+    match (text, text.strip_prefix("set:")) {
+        ("visits", _) => Ok(Curvature::Visits),
+        ("none", _) => Ok(Curvature::Nothing),
+        (_, Some(name)) => Ok(Curvature::Set(name.into())),
+        _ => Err("it is `visits`, `none` or `set:` and the name of a probe set".into()),
+    }
+}
+
+/// Dampings from the smallest to the largest, so that neighbours are neighbours.
+fn ascending(dampings: &[f64]) -> Result<Vec<f64>, AnalysisError> {
+    let mut sorted = dampings.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        let (given, range) = (format!("{} twice", pair[0]), "another one at each place of the list".into());
+        return Err(AnalysisError::OutOfRange { what: "the damping", given, range });
+    }
+    Ok(sorted)
+}
+
+impl MethodArguments {
+    fn asked(&self, question: &Question) -> Result<Option<EstimateQuestion>, AnalysisError> {
+        let Chosen::Estimate(method) = self.method else { return Ok(None) };
+        let mut asked = EstimateQuestion::new(question.clone(), method);
+        let relative = ascending(&self.damping)?.into_iter().map(Damping::Relative);
+        let absolute = ascending(&self.damping_absolute)?.into_iter().map(Damping::Absolute);
+        let dampings: Vec<Damping> = relative.chain(absolute).collect();
+        if !dampings.is_empty() {
+            asked.dampings = dampings;
+        }
+        asked.soft_threshold = self.soft_threshold;
+        if let Some(curvature) = &self.curvature {
+            asked.curvature = curvature.clone();
+        }
+        let length = self.numbers.unwrap_or(method.default_length());
+        asked.shape = Shape { length, by_layer: self.by_layer };
+        Ok(Some(asked))
+    }
+
+    /// Refuses a setting that only TracIn has a use for, where another method was chosen.
+    pub(super) fn only_tracin(&self, what: &'static str, given: impl Choice) -> Result<(), AnalysisError> {
+        if self.method == Chosen::TracIn {
+            return Ok(());
+        }
+        let given = given.word().to_owned();
+        let range = "left out with this --method: only TracIn is a sum over layers and epochs".into();
+        Err(AnalysisError::OutOfRange { what, given, range })
+    }
+
+    /// The setting that TracIn has no use for, if one was given.
+    fn without_effect(&self) -> Option<&'static str> {
+        let given = [
+            (!self.damping.is_empty(), "--damping"),
+            (!self.damping_absolute.is_empty(), "--damping-absolute"),
+            (self.soft_threshold.is_some(), "--soft-threshold"),
+            (self.curvature.is_some(), "--curvature"),
+            (self.by_layer, "--by-layer"),
+            (self.numbers.is_some(), "--numbers"),
+        ];
+        given.into_iter().find(|(given, _)| *given).map(|(_, name)| name)
+    }
+
+    /// Looks the question up in the run.
+    pub(super) fn plan<'run>(
+        &self,
+        run: &'run Run,
+        question: &Question,
+        progress: Progress<'_>,
+    ) -> Result<Plan<'run>, AnalysisError> {
+        if let Some(asked) = self.asked(question)? {
+            return Ok(Plan::Estimate(Box::new(EstimatePlan::new(run, &asked, progress)?)));
+        }
+        if let Some(name) = self.without_effect() {
+            let range = "left out with TracIn: it is a setting of another --method".into();
+            return Err(AnalysisError::OutOfRange { what: name, given: "given".into(), range });
+        }
+        Ok(Plan::TracIn(Box::new(InfluencePlan::new(run, question, progress)?)))
+    }
+}
+
+/// A question that has been looked up, whichever way it is answered.
+pub(super) enum Plan<'run> {
+    TracIn(Box<InfluencePlan<'run>>),
+    Estimate(Box<EstimatePlan<'run>>),
+}
+
+impl Plan<'_> {
+    /// With an error bar for each score, where the method has one.
+    pub(super) fn with_errors(self) -> Self {
+        match self {
+            Plan::TracIn(plan) => Plan::TracIn(Box::new(plan.with_errors())),
+            estimate => estimate,
+        }
+    }
+
+    /// For [`InfluencePlan::strongest`] alone, where the method has it.
+    pub(super) fn only_strongest(self) -> Self {
+        match self {
+            Plan::TracIn(plan) => Plan::TracIn(Box::new(plan.only_strongest())),
+            estimate => estimate,
+        }
+    }
+
+    pub(super) fn passes(&self) -> usize {
+        match self {
+            Plan::TracIn(plan) => plan.passes(),
+            Plan::Estimate(plan) => plan.passes(),
+        }
+    }
+
+    pub(super) fn probes(&self) -> usize {
+        match self {
+            Plan::TracIn(plan) => plan.probes(),
+            Plan::Estimate(plan) => plan.probes(),
+        }
+    }
+
+    /// How many columns of scores there are.
+    pub(super) fn columns(&self) -> usize {
+        match self {
+            Plan::TracIn(plan) => plan.columns(),
+            Plan::Estimate(plan) => plan.probes(),
+        }
+    }
+
+    /// One answer, or one for each damping.
+    pub(super) fn pass(&self, number: usize, progress: Progress<'_>) -> Result<Vec<Influence>, AnalysisError> {
+        match self {
+            Plan::TracIn(plan) => Ok(vec![plan.pass(number, progress)?]),
+            Plan::Estimate(plan) => plan.pass(number, progress),
+        }
+    }
+}

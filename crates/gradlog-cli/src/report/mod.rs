@@ -1,0 +1,98 @@
+//! Rendering: rows of plain values as an aligned table, as CSV or as JSON.
+//!
+//! Owns words and digits. Knows nothing of runs or scores: it is handed names and values. Rows stream, but for the
+//! aligned table, whose widths depend on all of them.
+
+mod csv;
+mod json;
+mod npy;
+mod table;
+mod tensors;
+mod value;
+
+pub use npy::write_npy;
+pub use table::{pairs, printable};
+pub use tensors::{write_tensors, Numbers, Tensor};
+pub use value::Value;
+
+pub use json::pretty;
+
+use std::io::{self, Write};
+
+/// How rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// Aligned columns for the eye; numbers to five significant digits.
+    #[default]
+    Table,
+    /// Comma-separated values (RFC 4180, but lines end in a line feed) with a header; numbers read back to the same f64.
+    Csv,
+    /// One JSON object with the rows under `rows`; numbers read back to the same f64; NaN and infinities are null.
+    Json,
+}
+
+/// Writes rows in one of the formats.
+///
+/// ```
+/// use gradlog::report::{Format, Rows, Value};
+///
+/// let mut rows = Rows::begin(Format::Csv, Vec::new(), &[], &["example", "score"]).unwrap();
+/// rows.row(&[Value::Integer(7), Value::Number(0.5)]).unwrap();
+/// assert_eq!(rows.end().unwrap(), b"example,score\n7,0.5\n");
+/// ```
+pub struct Rows<W> {
+    format: Format,
+    out: W,
+    columns: Vec<String>,
+    /// Rows that wait for their widths, in a table.
+    waiting: Vec<Vec<String>>,
+    written: u64,
+}
+
+impl<W: Write> Rows<W> {
+    /// Starts the output. `head` is what a JSON object says beside its rows; the other formats leave it out.
+    ///
+    /// # Errors
+    /// What `out` says; so it is for all of these.
+    pub fn begin(format: Format, mut out: W, head: &[(&str, Value)], columns: &[&str]) -> io::Result<Self> {
+        match format {
+            Format::Table => {}
+            Format::Csv => csv::header(&mut out, columns)?,
+            Format::Json => json::begin(&mut out, head)?,
+        }
+        let columns = columns.iter().map(|name| (*name).to_owned()).collect();
+        Ok(Self { format, out, columns, waiting: Vec::new(), written: 0 })
+    }
+
+    /// Adds a row, with one value for each column.
+    ///
+    /// # Errors
+    /// As [`Rows::begin`].
+    pub fn row(&mut self, values: &[Value]) -> io::Result<()> {
+        debug_assert_eq!(values.len(), self.columns.len());
+        match self.format {
+            Format::Table => self.waiting.push(values.iter().map(table::cell).collect()),
+            Format::Csv => csv::row(&mut self.out, values)?,
+            Format::Json => json::row(&mut self.out, self.written == 0, &self.columns, values)?,
+        }
+        self.written += 1;
+        Ok(())
+    }
+
+    /// Ends the output and gives the writer back, unflushed.
+    ///
+    /// # Errors
+    /// As [`Rows::begin`].
+    pub fn end(mut self) -> io::Result<W> {
+        match self.format {
+            Format::Table => {
+                // Names of layers may be among them.
+                let columns: Vec<String> = self.columns.iter().map(|name| printable(name)).collect();
+                table::write(&mut self.out, &columns, &self.waiting)?;
+            }
+            Format::Csv => {}
+            Format::Json => json::end(&mut self.out)?,
+        }
+        Ok(self.out)
+    }
+}

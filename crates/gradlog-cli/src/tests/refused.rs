@@ -1,0 +1,76 @@
+//! Arguments that a run has no answer to.
+
+use super::{gradlog, written};
+use gradlog_format::log::SEGMENT_HEADER_BYTES;
+use gradlog_format::run::Run;
+
+/// A window beside the run is a mistake in the command: no empty answer, and above all no empty keep-list.
+#[test]
+fn a_window_with_no_visit_in_it_is_an_error_that_says_what_there_is() {
+    let run = written(true);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("keep.txt");
+    let out = out.to_str().unwrap();
+    let verbs: [(&str, &[&str]); 9] = [
+        ("scores", &["--score", "el2n"]),
+        ("suspects", &[]),
+        ("map", &[]),
+        ("prune", &["--score", "el2n", "--keep", "0.5", "--out", out]),
+        ("influence", &["--probe", "test", "--id", "3"]),
+        ("influence", &["--probe", "test", "--id", "3", "--method", "trak"]),
+        ("similar", &["--example", "1"]),
+        ("cluster", &[]),
+        ("export", &["--out", out]),
+    ];
+    for (verb, arguments) in verbs {
+        for (window, asked) in [
+            (&["--epochs", "9..12"][..], "`--epochs 9..12`"),
+            (&["--epochs", "4.."], "`--epochs 4..`"),
+            (&["--steps", "1000..=1001"], "`--steps 1000..1002`"),
+            // Each of the two has visits in a block that has those of the other, too.
+            (&["--epochs", "0", "--steps", "4..5"], "`--epochs 0..1 --steps 4..5`"),
+        ] {
+            let (code, data, words) = gradlog(&run, verb, &[arguments, window].concat());
+            let (has, says) = ("epochs 0 to 2 and steps 0 to 11", format!("no visit lies inside {asked}"));
+            assert!(code == 1 && data.is_empty(), "{verb}: {code}, {data}");
+            assert!(words.contains(&says) && words.contains(has), "{verb}: {words}");
+        }
+    }
+    assert!(!folder.path().join("keep.txt").exists());
+    let (code, _, words) = gradlog(&run, "scores", &["--score", "el2n", "--epochs", "2..100"]);
+    assert_eq!(code, 0, "{words}");
+    let (code, _, words) = gradlog(&run, "velocity", &["--set", "test", "--epochs", "9"]);
+    assert_eq!(code, 0, "a window that nothing is asked in: {words}");
+}
+
+/// What lies behind damage is not called absent, and no keep-list is written of it.
+#[test]
+fn a_window_behind_damage_is_told_of_as_damage() {
+    let run = written(true);
+    let opened = Run::open(run.path()).unwrap();
+    let before: u64 = opened.scan().take_while(|block| block.epochs().0 == 0).map(|block| block.bytes()).sum();
+    let offset = SEGMENT_HEADER_BYTES as u64 + before;
+    let path = run.path().join("segment-00000.glog");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[offset as usize + 20] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let (code, _, words) = gradlog(&run, "scores", &["--score", "el2n", "--epochs", "2"]);
+    assert!(code == 3 && words.contains("is damaged at") && !words.contains("no visit"), "{code}: {words}");
+    let out = run.path().join("keep.txt");
+    let prune = ["--score", "el2n", "--keep", "0.5", "--epochs", "2", "--out", out.to_str().unwrap()];
+    let (code, _, words) = gradlog(&run, "prune", &prune);
+    assert!(code == 1 && words.contains("is damaged at") && words.contains("nothing to keep"), "{code}: {words}");
+    assert!(!out.exists());
+}
+
+/// A negative number is told from an argument, so that the error is about the number.
+#[test]
+fn negative_numbers_are_refused_as_numbers() {
+    let run = written(true);
+    let influence = ["--probe", "test", "--id", "3", "--method", "if", "--damping", "-1"];
+    for (verb, arguments) in [("influence", &influence[..]), ("prune", &["--score", "el2n", "--keep", "-0.5"])] {
+        let (code, _, words) = gradlog(&run, verb, arguments);
+        assert!(code != 0 && !words.contains("unexpected"), "{verb}: {words}");
+        assert!(words.contains("-1") || words.contains("-0.5"), "{verb}: {words}");
+    }
+}

@@ -1,0 +1,41 @@
+//! The only file that knows bincode: structs to little-endian, fixed-width bytes and back.
+//!
+//! bincode is pinned at 2.0.1, whose `legacy` configuration writes every integer little-endian at its own width, a
+//! sequence as a `u64` count and then its elements, an enum as a `u32` index, an `Option` as one byte and then its value.
+//! FORMAT.md states that layout in full, so another serializer can take over here without a change of format.
+
+use serde::{de::DeserializeOwned, Serialize};
+
+/// The largest manifest that is read or written: bytes that claim more are refused before anything is allocated.
+pub const DECODE_LIMIT_BYTES: usize = 64 << 20;
+
+/// Bytes that do not decode.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub String);
+
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, DecodeError> {
+    bincode::serde::encode_to_vec(value, bincode::config::legacy()).map_err(|e| DecodeError(e.to_string()))
+}
+
+/// Decodes `bytes` whole; bytes left over are an error.
+///
+/// bincode allocates what a string claims to be long, up to its limit, before it looks whether so much is there. The
+/// limit is a constant, so there is one for each size of input, and no input makes it allocate 64 times its own size.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    if bytes.len() > DECODE_LIMIT_BYTES {
+        return Err(DecodeError(format!("{} bytes, more than a header may have", bytes.len())));
+    }
+    let legacy = bincode::config::legacy();
+    let decoded = match bytes.len() {
+        0..=0x1000 => bincode::serde::decode_from_slice(bytes, legacy.with_limit::<0x1000>()),
+        0x1001..=0x4_0000 => bincode::serde::decode_from_slice(bytes, legacy.with_limit::<0x4_0000>()),
+        0x4_0001..=0x100_0000 => bincode::serde::decode_from_slice(bytes, legacy.with_limit::<0x100_0000>()),
+        _ => bincode::serde::decode_from_slice(bytes, legacy.with_limit::<DECODE_LIMIT_BYTES>()),
+    };
+    let (value, read) = decoded.map_err(|e| DecodeError(e.to_string()))?;
+    if read != bytes.len() {
+        return Err(DecodeError(format!("{} bytes left over", bytes.len() - read)));
+    }
+    Ok(value)
+}

@@ -1,0 +1,250 @@
+//! Columns: what a block holds of each row, and how wide it is.
+
+use crate::sketch::Encoding;
+use serde::{Deserialize, Serialize};
+
+/// The layer number of columns that belong to no single layer.
+pub const NO_LAYER: u16 = u16::MAX;
+
+/// What a column says. The discriminants are the numbers in the file; numbers are only ever added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u16)]
+#[non_exhaustive]
+pub enum Column {
+    /// Id of the example, as the caller gave it (u64).
+    Example = 1,
+    /// Optimizer step, counted from 0 (u64). For a probe, the step before which it was taken.
+    Step = 2,
+    /// Epoch that the caller declared (u32).
+    Epoch = 3,
+    /// Learning rate of the step (f32).
+    LearningRate = 4,
+    /// Factor by which the step's gradient was multiplied before the optimizer took it, e.g. by clipping (f32).
+    Clip = 5,
+    /// `c = ∂L/∂ℓ`, the weight of this example's own loss in the loss that was differentiated (f32): `1/B` under a mean.
+    Coefficient = 6,
+    /// The example's own loss `ℓ` (f32).
+    Loss = 7,
+    /// `‖p − onehot(y)‖₂` (f32), see the definitions in `analysis`.
+    El2n = 8,
+    /// Logit of the label minus the largest other logit (f32).
+    Margin = 9,
+    /// Probability that the model gave to the label (f32).
+    Confidence = 10,
+    /// Share of the example's predictions that are right: 0 or 1 where it has one (f32).
+    Correct = 11,
+    /// Label (u32).
+    Label = 12,
+    /// Predicted class (u32).
+    Prediction = 13,
+    /// Target of a regression with one output (f32).
+    Target = 14,
+    /// Output of a regression with one output (f32).
+    Output = 15,
+    /// How many predictions the example's loss is the mean of (u32); absent where it is always 1.
+    Positions = 16,
+    /// `‖g‖²`, the squared norm of the example's own gradient over all recorded layers (f32).
+    SquaredNorm = 17,
+    /// Bit set (u8), see [`Column::FLAG_NOT_FINITE`] and the others.
+    Flags = 18,
+    /// Number of the probe set in the manifest's order of first use (u32), in probe blocks.
+    ProbeSet = 19,
+    /// Whether a replayed row's model ran as in training or in evaluation (u8), see [`Mode`](super::Mode). Only replays write it.
+    Mode = 20,
+    /// Which score of a prediction the row's gradient is of (u8), see [`PredictionScore`](super::PredictionScore). Absent for a loss.
+    PredictionScore = 21,
+    /// The class whose score that is (u32).
+    ScoredClass = 22,
+    /// Weight of the row's gradient in the curvature `Σ w g gᵀ / Σ w` (f32), in probe blocks. A row that has one is no probe.
+    CurvatureWeight = 23,
+    /// Input factor of a layer, possibly folded.
+    Input = 32,
+    /// Scale of [`Column::Input`] (bf16).
+    InputScale = 33,
+    /// Output-gradient factor of a layer, possibly folded.
+    Delta = 34,
+    /// Scale of [`Column::Delta`] (bf16).
+    DeltaScale = 35,
+    /// The folded gradients of all folded layers.
+    Folded = 36,
+    /// Scale of [`Column::Folded`] (bf16).
+    FoldedScale = 37,
+    /// Batch size of a step: visits whose gradients it summed, over all passes (u32), in step blocks.
+    BatchSize = 64,
+    /// Milliseconds since the Unix epoch (u64), in step and gap blocks.
+    WallClock = 65,
+    /// Momentum of the optimizer at a step (f32), in step blocks.
+    Momentum = 66,
+    /// Weight decay of the optimizer at a step (f32), in step blocks.
+    WeightDecay = 67,
+    /// Visits that were dropped (u64), in gap blocks and the end block.
+    Dropped = 68,
+    /// Name of a probe set, as bytes of UTF-8 (u8, as many to a row as the name has), in probe-set blocks.
+    Name = 69,
+    /// Training visits written (u64), in the end block.
+    Visits = 70,
+    /// Bytes of a checkpoint's file (u64), in checkpoint blocks.
+    Bytes = 71,
+    /// CRC-32 of a checkpoint's file (u32), in checkpoint blocks.
+    Checksum = 72,
+}
+
+impl Column {
+    /// Flag: the gradient, the loss or a prediction was NaN or infinite; the sketch holds zeros.
+    pub const FLAG_NOT_FINITE: u8 = 1;
+    /// Flag: [`Column::SquaredNorm`] is estimated from a sketch, not exact.
+    pub const FLAG_NORM_ESTIMATED: u8 = 2;
+    /// Flag: the example had no weight in the loss (`c = 0`), so its gradient could not be seen and is stored as zero.
+    pub const FLAG_NO_WEIGHT: u8 = 4;
+
+    /// In [`Column::Label`] and [`Column::Prediction`]: none, as of an example whose target is ignored.
+    pub const NO_CLASS: u32 = u32::MAX;
+
+    const ALL: [Column; 38] = [
+        Column::Example,
+        Column::Step,
+        Column::Epoch,
+        Column::LearningRate,
+        Column::Clip,
+        Column::Coefficient,
+        Column::Loss,
+        Column::El2n,
+        Column::Margin,
+        Column::Confidence,
+        Column::Correct,
+        Column::Label,
+        Column::Prediction,
+        Column::Target,
+        Column::Output,
+        Column::Positions,
+        Column::SquaredNorm,
+        Column::Flags,
+        Column::ProbeSet,
+        Column::Mode,
+        Column::PredictionScore,
+        Column::ScoredClass,
+        Column::CurvatureWeight,
+        Column::Input,
+        Column::InputScale,
+        Column::Delta,
+        Column::DeltaScale,
+        Column::Folded,
+        Column::FoldedScale,
+        Column::BatchSize,
+        Column::WallClock,
+        Column::Momentum,
+        Column::WeightDecay,
+        Column::Dropped,
+        Column::Name,
+        Column::Visits,
+        Column::Bytes,
+        Column::Checksum,
+    ];
+
+    /// The column of a number in the file, or `None` for one that a newer version added.
+    pub fn from_code(code: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|column| *column as u16 == code)
+    }
+}
+
+/// Names one column of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ColumnKey {
+    /// What it says.
+    pub column: Column,
+    /// Of which layer, or [`NO_LAYER`].
+    pub layer: u16,
+}
+
+impl From<Column> for ColumnKey {
+    fn from(column: Column) -> Self {
+        Self { column, layer: NO_LAYER }
+    }
+}
+
+/// The type of the numbers in a column, as its code in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cells {
+    U8,
+    U32,
+    U64,
+    F32,
+    Bf16,
+    Vector(Encoding),
+}
+
+impl Cells {
+    pub fn code(self) -> u8 {
+        match self {
+            Cells::U8 => 1,
+            Cells::U32 => 2,
+            Cells::U64 => 3,
+            Cells::F32 => 4,
+            Cells::Bf16 => 5,
+            Cells::Vector(Encoding::F32) => 16,
+            Cells::Vector(Encoding::F16) => 17,
+            Cells::Vector(Encoding::Q8) => 18,
+            Cells::Vector(Encoding::Q4) => 19,
+            Cells::Vector(Encoding::Signs) => 20,
+        }
+    }
+
+    pub fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Cells::U8,
+            2 => Cells::U32,
+            3 => Cells::U64,
+            4 => Cells::F32,
+            5 => Cells::Bf16,
+            16 => Cells::Vector(Encoding::F32),
+            17 => Cells::Vector(Encoding::F16),
+            18 => Cells::Vector(Encoding::Q8),
+            19 => Cells::Vector(Encoding::Q4),
+            20 => Cells::Vector(Encoding::Signs),
+            _ => return None,
+        })
+    }
+
+    /// Bytes of one number where these can be told apart ([`super::planes`]); 1 for all others.
+    pub(super) fn number_bytes(self) -> usize {
+        match self {
+            Cells::U8 | Cells::Vector(_) => 1,
+            Cells::Bf16 => 2,
+            Cells::U32 | Cells::F32 => 4,
+            Cells::U64 => 8,
+        }
+    }
+
+    /// Bytes of one row of `width` numbers.
+    pub fn row_bytes(self, width: u32) -> u64 {
+        let width = u64::from(width);
+        match self {
+            Cells::U8 => width,
+            Cells::Bf16 => 2 * width,
+            Cells::U32 | Cells::F32 => 4 * width,
+            Cells::U64 => 8 * width,
+            Cells::Vector(encoding) => encoding.bytes(width as usize) as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_lead_back() {
+        for column in Column::ALL {
+            assert_eq!(Column::from_code(column as u16), Some(column));
+        }
+        let mut codes: Vec<u16> = Column::ALL.iter().map(|c| *c as u16).collect();
+        codes.dedup();
+        assert_eq!(codes.len(), Column::ALL.len());
+        assert_eq!(Column::from_code(0), None);
+        for code in 0..=u8::MAX {
+            if let Some(cells) = Cells::from_code(code) {
+                assert_eq!(cells.code(), code);
+            }
+        }
+    }
+}

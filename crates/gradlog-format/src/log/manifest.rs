@@ -1,0 +1,178 @@
+//! The manifest: what a run is, written once when it is created (FORMAT.md, "Manifest").
+
+use super::codec::{self, DecodeError};
+use super::worker::{WorkerRecord, WORKERS_MAX};
+use crate::sketch::SketchConfig;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// First bytes of every gradlog file. As with PNG, a transfer that mangles line ends or strips the eighth bit breaks them.
+pub const MAGIC: [u8; 8] = *b"\x89GLOG\r\n\x1a";
+/// The most layers that a run may have: their numbers take 16 bits, of which one value stands for none.
+pub const LAYERS_MAX: usize = 65_535;
+/// File kind of the manifest.
+const KIND_MANIFEST: u16 = 1;
+
+/// One layer whose gradients the run holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// The name that the layer was tapped under.
+    pub name: String,
+    /// What it is: `linear`, `conv2d`, ...
+    pub kind: String,
+    /// Width of its input factor, without the appended 1 of the bias; 0 where it is always folded.
+    pub inputs: u32,
+    /// Width of its output-gradient factor; 0 where it is always folded.
+    pub outputs: u32,
+    /// Whether it has a bias, the appended 1 of the input factor.
+    pub bias: bool,
+    /// How many numbers its whole gradient has.
+    pub parameters: u64,
+    /// Name and shape of each of its parameters, in the order in which they make up the gradient.
+    pub shapes: Vec<(String, Vec<u64>)>,
+    /// Seed of the fold of its input factor.
+    pub seed_input: u64,
+    /// Seed of the fold of its output-gradient factor.
+    pub seed_delta: u64,
+    /// Seed of the fold of its whole gradient.
+    pub seed_folded: u64,
+}
+
+/// A variable of the model that no tapped layer holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VariableRecord {
+    /// Its name in the model.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+}
+
+/// What a run is: layers, seeds, scheme, versions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Random bytes that tie the segments of a run to it.
+    pub run_id: [u8; 16],
+    /// Milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// The gradlog version that wrote it.
+    pub version: String,
+    /// The seed that all other seeds were derived from.
+    pub seed: u64,
+    /// Lengths and encodings of the sketches.
+    pub sketch: SketchConfig,
+    /// The recorded layers, by number.
+    pub layers: Vec<LayerRecord>,
+    /// Variables of the model that are in no recorded layer, if the model was declared.
+    pub untapped: Vec<VariableRecord>,
+    /// How many parameters the declared model has.
+    pub model_parameters: Option<u64>,
+    /// The caller's own words: name and value.
+    pub notes: Vec<(String, String)>,
+    /// Whose part of a run this is, if several workers record it.
+    pub worker: Option<WorkerRecord>,
+}
+
+impl Manifest {
+    /// How many parameters the recorded layers have. A tensor that several layers share counts once.
+    pub fn recorded_parameters(&self) -> u64 {
+        let mut sum = 0u64;
+        let mut seeds = HashSet::new();
+        for layer in &self.layers {
+            let tied = !seeds.insert(layer.seed_folded);
+            let shared = match layer.shapes.first() {
+                Some((_, dims)) if tied => dims.iter().fold(1u64, |n, d| n.saturating_mul(*d)),
+                _ => 0,
+            };
+            sum = sum.saturating_add(layer.parameters.saturating_sub(shared));
+        }
+        sum
+    }
+
+    /// The share of the model's parameters that is recorded, if the model was declared.
+    pub fn coverage(&self) -> Option<f64> {
+        self.model_parameters.map(|all| self.recorded_parameters() as f64 / (all as f64).max(1.0))
+    }
+
+    pub fn to_bytes(&self) -> Result<Vec<u8>, DecodeError> {
+        self.check_limits()?;
+        let payload = codec::encode(self)?;
+        let mut bytes = file_prefix(KIND_MANIFEST).to_vec();
+        if bytes.len() + 8 + payload.len() > codec::DECODE_LIMIT_BYTES {
+            return Err(DecodeError(format!("a manifest of {} bytes", payload.len())));
+        }
+        bytes.extend((payload.len() as u32).to_le_bytes());
+        bytes.extend(checksum(&bytes, &payload).to_le_bytes());
+        bytes.extend(payload);
+        Ok(bytes)
+    }
+
+    pub fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let rest = check_prefix(bytes, KIND_MANIFEST)?;
+        let (Some(length), Some(crc)) = (read_u32(rest, 0), read_u32(rest, 4)) else {
+            return Err(DecodeError("the manifest ends within its header".into()));
+        };
+        let payload = &rest[8..];
+        if payload.len() != length as usize {
+            return Err(DecodeError(format!("the manifest has {} bytes of {length}", payload.len())));
+        }
+        if checksum(&bytes[..16], payload) != crc {
+            return Err(DecodeError("the manifest's checksum does not match".into()));
+        }
+        let manifest: Self = codec::decode(payload)?;
+        manifest.check_limits()?;
+        if let Some(WorkerRecord { rank, workers, .. }) = manifest.worker {
+            if rank >= workers || workers > WORKERS_MAX {
+                return Err(DecodeError(format!("worker {rank} of {workers}: ranks are counted from 0")));
+            }
+        }
+        Ok(manifest)
+    }
+
+    fn check_limits(&self) -> Result<(), DecodeError> {
+        match self.layers.len() {
+            0..=LAYERS_MAX => Ok(()),
+            more => Err(DecodeError(format!("{more} layers, more than the {LAYERS_MAX} that the format allows"))),
+        }
+    }
+}
+
+/// CRC-32 of the 16 bytes before it and the payload behind it: the version is as well guarded as the rest.
+fn checksum(head: &[u8], payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(head);
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    let four = bytes.get(at..at + 4)?;
+    Some(u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+}
+
+/// The 12 bytes that every file begins with: magic, format version, file kind.
+pub fn file_prefix(kind: u16) -> [u8; 12] {
+    let mut bytes = [0u8; 12];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..10].copy_from_slice(&super::FORMAT_VERSION.to_le_bytes());
+    bytes[10..].copy_from_slice(&kind.to_le_bytes());
+    bytes
+}
+
+/// Checks the 12 bytes of [`file_prefix`] and returns what follows them.
+pub fn check_prefix(bytes: &[u8], kind: u16) -> Result<&[u8], DecodeError> {
+    if bytes.len() < 12 || bytes[..8] != MAGIC {
+        return Err(DecodeError("this is not a gradlog file".into()));
+    }
+    let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+    if version == 0 || version > super::FORMAT_VERSION {
+        return Err(DecodeError(format!(
+            "the file has format version {version}, this gradlog reads up to {}: install a newer one",
+            super::FORMAT_VERSION
+        )));
+    }
+    let found = u16::from_le_bytes([bytes[10], bytes[11]]);
+    if found != kind {
+        return Err(DecodeError(format!("file kind {found} where {kind} belongs")));
+    }
+    Ok(&bytes[12..])
+}

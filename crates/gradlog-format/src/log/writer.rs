@@ -1,0 +1,432 @@
+//! The writer: rows become blocks, blocks go into segments. Single-threaded; the recorder's background thread owns it.
+
+use super::block::{BlockBuilder, BlockHeader, BlockKind, HEADER_BYTES};
+use super::codec::DecodeError;
+use super::column::Column;
+use super::compress::Compressor;
+use super::manifest::Manifest;
+use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
+use super::storage::{
+    check_size_limit, make_folder, next_data, open_file, open_with, sync_folder, MmapStorage, Storage,
+};
+use super::{LOCK_FILE, MANIFEST_FILE};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// What can go wrong while a log is written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The file system refused.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The folder holds a run already.
+    #[error("{path} holds a run already: give another folder, or move this one away")]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another recorder writes to the folder.
+    #[error("{path} is being written by another recorder: one run has one recorder")]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Something is too large for the format's fields.
+    #[error("cannot write the record: {0}")]
+    Encode(#[from] DecodeError),
+}
+
+/// The writer's limits.
+#[derive(Debug, Clone)]
+pub struct WriterOptions {
+    pub segment_bytes: u64,
+    pub zstd_level: i32,
+}
+
+/// Room for what is said last. A page: a file system gives and takes no less, so a segment that is cut by as much leaves room
+/// for another of this length.
+const LAST_BYTES: u64 = 4096;
+
+pub struct LogWriter {
+    dir: PathBuf,
+    run_id: [u8; 16],
+    storage: Box<dyn Storage>,
+    compressor: Compressor,
+    /// Room for the body of a block, kept from one to the next: fresh memory costs a page fault every 4 KiB.
+    body: Vec<u8>,
+    segment_bytes: u64,
+    /// Bytes of each segment that ordinary blocks leave free.
+    spare_bytes: u64,
+    next_segment: u32,
+    /// Goes into the header of the next segment that is opened.
+    resumed_step: Option<u64>,
+    open: Option<OpenSegment>,
+    sequence: u64,
+    written_bytes: u64,
+    /// What the run holds, with what was there before this writer.
+    totals: Totals,
+    dirty: bool,
+    /// Held for as long as the writer lives; the operating system lets go of it when the process dies.
+    _lock: File,
+}
+
+/// What a run holds, rows that a resumption made void included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Training visits.
+    pub visits: u64,
+    /// Visits that its gaps say are missing.
+    pub dropped: u64,
+}
+
+/// Where a run is taken up again.
+#[derive(Debug, Clone)]
+pub struct ResumePlace {
+    pub run_id: [u8; 16],
+    pub next_segment: u32,
+    /// Number of the next block.
+    pub sequence: u64,
+    /// What was recorded at this step and later is superseded.
+    pub step: u64,
+    /// What is there already.
+    pub totals: Totals,
+}
+
+struct OpenSegment {
+    path: PathBuf,
+    used: u64,
+    size: u64,
+}
+
+pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
+    let path = path.to_owned();
+    move |source| LogError::Io { action, path, source }
+}
+
+impl LogWriter {
+    /// Makes the folder and writes the manifest. A folder with a run in it is refused.
+    pub fn create(dir: &Path, manifest: &Manifest, options: WriterOptions) -> Result<Self, LogError> {
+        let options = WriterOptions { segment_bytes: options.segment_bytes.max(1 << 16), ..options };
+        Self::create_on(Box::new(MmapStorage::default()), dir, manifest, options)
+    }
+
+    /// As [`LogWriter::create`], on any storage and with segments of any size: tests bring storage that fails.
+    pub fn create_on(
+        storage: Box<dyn Storage>,
+        dir: &Path,
+        manifest: &Manifest,
+        options: WriterOptions,
+    ) -> Result<Self, LogError> {
+        make_folder(dir).map_err(io_error("create the folder", dir))?;
+        let lock = lock(dir)?;
+        let path = dir.join(MANIFEST_FILE);
+        // Without its manifest it cannot be read, and is still somebody's.
+        if path.exists() || segment_path(dir, 0).exists() {
+            return Err(LogError::Exists { path: dir.to_owned() });
+        }
+        let temporary = dir.join("manifest.new");
+        let write = || -> io::Result<()> {
+            let bytes = manifest.to_bytes().map_err(|e| io::Error::other(e.0))?;
+            check_size_limit(bytes.len() as u64)?;
+            let mut file = File::create(&temporary)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            sync_folder(&path)
+        };
+        write().map_err(io_error("write the manifest", &path))?;
+        let compressor = Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            run_id: manifest.run_id,
+            storage,
+            compressor,
+            body: Vec::new(),
+            segment_bytes: options.segment_bytes,
+            spare_bytes: 0,
+            next_segment: 0,
+            resumed_step: None,
+            open: None,
+            sequence: 0,
+            written_bytes: 0,
+            totals: Totals::default(),
+            dirty: false,
+            _lock: lock,
+        })
+    }
+
+    /// Goes on with a run, in a new segment, from step `place.step` on. Nothing that is there is touched.
+    pub fn resume(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
+        let step = place.step;
+        let mut writer = Self::add_to(dir, place, options)?;
+        writer.resumed_step = Some(step);
+        Ok(writer)
+    }
+
+    /// Adds to a run, in a new segment, what makes nothing void: replays. `place.step` is of no account.
+    pub fn add_to(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
+        let lock = lock(dir)?;
+        let compressor = Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
+        // A recorder that was killed between making a segment and writing its header leaves a file of zeros under our name.
+        let path = segment_path(dir, place.next_segment);
+        if path.exists() {
+            let empty = open_file(&path).and_then(is_zero);
+            if !empty.map_err(io_error("read", &path))? {
+                return Err(LogError::Exists { path });
+            }
+            std::fs::remove_file(&path).map_err(io_error("replace the empty segment", &path))?;
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            run_id: place.run_id,
+            storage: Box::new(MmapStorage::default()),
+            compressor,
+            body: Vec::new(),
+            segment_bytes: options.segment_bytes.max(1 << 16),
+            spare_bytes: 0,
+            next_segment: place.next_segment,
+            resumed_step: None,
+            open: None,
+            sequence: place.sequence,
+            written_bytes: 0,
+            totals: place.totals,
+            dirty: false,
+            _lock: lock,
+        })
+    }
+
+    /// Leaves so much of each segment free that there is room for the last words where the disk has none.
+    pub fn spare_room(&mut self) {
+        self.spare_bytes = LAST_BYTES;
+    }
+
+    /// After a failure only a few bytes are still to come, the last words: they go into the room that other blocks left free, or
+    /// else into a segment as short as can be.
+    pub fn use_spare_room(&mut self) {
+        self.spare_bytes = 0;
+        self.segment_bytes = LAST_BYTES;
+    }
+
+    /// Bytes of blocks and headers written so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// Commits the rows of `builder` as one block and empties it; does nothing if there are none.
+    ///
+    /// When this returns, the block survives the death of the process; after [`LogWriter::sync`], that of the machine.
+    pub fn append(&mut self, builder: &mut BlockBuilder) -> Result<(), LogError> {
+        if builder.rows() == 0 {
+            return Ok(());
+        }
+        let (kind, rows) = (builder.kind(), u64::from(builder.rows()));
+        let mut body = std::mem::take(&mut self.body);
+        let header = builder.seal(self.sequence, &mut self.compressor, &mut body)?;
+        self.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))?;
+        self.body = body;
+        if kind == BlockKind::Visits {
+            self.totals.visits = self.totals.visits.saturating_add(rows);
+        }
+        Ok(())
+    }
+
+    /// Commits a gap of so many visits.
+    pub fn append_gap(&mut self, step: u64, epoch: u32, visits: u64) -> Result<(), LogError> {
+        let mut gap = BlockBuilder::new(BlockKind::Gaps);
+        gap.u64s(Column::Step, [step]);
+        gap.u32s(Column::Epoch, [epoch]);
+        gap.u64s(Column::Dropped, [visits]);
+        gap.advance(1, step, epoch);
+        self.append(&mut gap)?;
+        self.totals.dropped = self.totals.dropped.saturating_add(visits);
+        Ok(())
+    }
+
+    /// Commits the End block: the totals of all that is there.
+    pub fn append_end(&mut self) -> Result<(), LogError> {
+        let mut end = BlockBuilder::new(BlockKind::End);
+        end.u64s(Column::Visits, [self.totals.visits]);
+        end.u64s(Column::Dropped, [self.totals.dropped]);
+        end.advance(1, 0, 0);
+        self.append(&mut end)
+    }
+
+    /// Counts what a block that was sealed elsewhere holds.
+    pub fn count(&mut self, held: Totals) {
+        self.totals.visits = self.totals.visits.saturating_add(held.visits);
+        self.totals.dropped = self.totals.dropped.saturating_add(held.dropped);
+    }
+
+    /// Commits a block that was sealed elsewhere, under the next sequence number. `read` fills the bytes from an offset within
+    /// its body on; what it holds is not looked at, so kinds and columns of a newer version come through.
+    pub fn append_sealed(
+        &mut self,
+        header: &BlockHeader,
+        mut read: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
+    ) -> Result<(), LogError> {
+        let header = BlockHeader { sequence: self.sequence, ..header.clone() };
+        let body_bytes = header.bytes.saturating_sub(HEADER_BYTES as u64);
+        self.place(&header.to_bytes()?, body_bytes, |storage, offset| {
+            let mut chunk = vec![0u8; body_bytes.min(1 << 20) as usize];
+            let mut done = 0;
+            while done < body_bytes {
+                let part = &mut chunk[..(body_bytes - done).min(1 << 20) as usize];
+                read(done, part)?;
+                storage.write(offset + done, part)?;
+                done += part.len() as u64;
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends the segment at hand; the next block begins one whose header says that the run was resumed at `step`.
+    pub fn mark_resumed(&mut self, step: u64) -> Result<(), LogError> {
+        // Several resumptions without a block between them supersede what the earliest step does.
+        self.resumed_step = Some(self.resumed_step.map_or(step, |earlier| earlier.min(step)));
+        self.close_segment()
+    }
+
+    /// Begins the segment that [`LogWriter::mark_resumed`] announced, if no block has.
+    pub fn begin_resumed(&mut self) -> Result<(), LogError> {
+        match self.resumed_step {
+            Some(_) => self.open_segment(0),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes room for a block, lets `write_body` put its body at an offset, and commits it.
+    fn place(
+        &mut self,
+        header: &[u8; HEADER_BYTES],
+        body_bytes: u64,
+        write_body: impl FnOnce(&mut dyn Storage, u64) -> io::Result<()>,
+    ) -> Result<(), LogError> {
+        let bytes = HEADER_BYTES as u64 + body_bytes;
+        if self.open.as_ref().is_some_and(|segment| segment.size - segment.used < bytes + self.spare_bytes) {
+            self.close_segment()?;
+        }
+        if self.open.is_none() {
+            self.open_segment(bytes)?;
+        }
+        let Some(segment) = &mut self.open else {
+            return Ok(());
+        };
+        let path = segment.path.clone();
+        write_body(self.storage.as_mut(), segment.used + HEADER_BYTES as u64)
+            .and_then(|()| self.storage.commit(segment.used, header))
+            .map_err(io_error("write to", &path))?;
+        segment.used += bytes;
+        self.written_bytes += bytes;
+        self.sequence += 1;
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// An error if the run was deleted, or its manifest, without which nothing can be read of it.
+    fn still_there(&self) -> Result<(), LogError> {
+        let path = self.dir.join(MANIFEST_FILE);
+        match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let gone = io::Error::new(error.kind(), "it was deleted while the run was being recorded");
+                Err(io_error("find", &path)(gone))
+            }
+            // What else there may be says nothing of whether it is there.
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns when every block is on the device.
+    pub fn sync(&mut self) -> Result<(), LogError> {
+        self.still_there()?;
+        if let (true, Some(segment)) = (self.dirty, &self.open) {
+            self.storage.sync().map_err(io_error("flush", &segment.path))?;
+        }
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Cuts the last segment to its length and makes everything durable.
+    pub fn finish(&mut self) -> Result<(), LogError> {
+        self.close_segment()?;
+        self.still_there()
+    }
+
+    fn open_segment(&mut self, first_block_bytes: u64) -> Result<(), LogError> {
+        self.still_there()?;
+        let path = segment_path(&self.dir, self.next_segment);
+        let size = self.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + first_block_bytes + self.spare_bytes);
+        let header = SegmentHeader { run_id: self.run_id, index: self.next_segment, resumed_step: self.resumed_step };
+        self.storage
+            .open(&path, size)
+            .and_then(|()| self.storage.commit(0, &header.to_bytes()))
+            .map_err(io_error("reserve space for", &path))?;
+        // Only now: where there was no room, the segment of the last words has to say it.
+        self.resumed_step = None;
+        self.next_segment += 1;
+        self.written_bytes += SEGMENT_HEADER_BYTES as u64;
+        self.open = Some(OpenSegment { path, used: SEGMENT_HEADER_BYTES as u64, size });
+        Ok(())
+    }
+
+    fn close_segment(&mut self) -> Result<(), LogError> {
+        let Some(segment) = self.open.take() else {
+            return Ok(());
+        };
+        self.dirty = false;
+        self.storage.close(segment.used).map_err(io_error("close", &segment.path))
+    }
+}
+
+impl Drop for LogWriter {
+    /// Best effort: a writer dropped without `finish` leaves a readable run with a zero tail.
+    fn drop(&mut self) {
+        let _ = self.close_segment();
+    }
+}
+
+/// Whether a file holds nothing but zeros. It may be as long as its maker liked.
+fn is_zero(mut file: File) -> io::Result<bool> {
+    let mut chunk = vec![0u8; 1 << 16];
+    loop {
+        let place = file.stream_position()?;
+        let Some(place) = next_data(&file, place)? else { return Ok(true) };
+        file.seek(SeekFrom::Start(place))?;
+        match file.read(&mut chunk)? {
+            0 => return Ok(true),
+            read if chunk[..read].iter().any(|byte| *byte != 0) => return Ok(false),
+            _ => {}
+        }
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, LogError> {
+    let path = dir.join(LOCK_FILE);
+    let mut options = OpenOptions::new();
+    let file = open_with(options.create(true).truncate(false).write(true), &path).map_err(io_error("create", &path))?;
+    let mut tried = file.try_lock();
+    for wait_ms in [1, 5, 20] {
+        // A reader that asks whether the run is being written holds the lock for a moment, another recorder for good.
+        if !matches!(tried, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(wait_ms));
+        tried = file.try_lock();
+    }
+    match tried {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(LogError::Locked { path: dir.to_owned() }),
+        // File systems without locks (some network mounts) still take a run; two recorders there are on their own.
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
+    }
+}

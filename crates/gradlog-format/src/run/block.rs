@@ -1,0 +1,330 @@
+//! One block of a run, and its columns on demand.
+
+use super::directory::Directory;
+use super::error::{io_error, Damage, ReadError};
+use super::file::{is_damage, SegmentFile};
+use crate::log::{BlockHeader, BlockKind, Cells, Column, ColumnEntry, ColumnKey, HEADER_BYTES};
+use crate::sketch::Encoding;
+use half::bf16;
+use std::sync::Arc;
+
+/// A block whose header and directory have been checked. Columns are read, checked and inflated when asked for.
+#[derive(Debug, Clone)]
+pub struct Block {
+    pub(super) segment: Arc<SegmentFile>,
+    pub(super) offset: u64,
+    pub(super) header: BlockHeader,
+    pub(super) directory: Arc<Directory>,
+    /// How many of its rows count, where the rest is superseded.
+    pub(super) kept: Option<usize>,
+    /// Its place in a run of several workers.
+    pub(super) united: Option<United>,
+}
+
+/// What a block is in a run that several workers recorded.
+#[derive(Debug, Clone)]
+pub(super) struct United {
+    /// Number of the block in the whole run.
+    pub sequence: u64,
+    /// Who wrote it, if one did.
+    pub rank: Option<u32>,
+    /// Of each probe set of its part, the number in the whole run.
+    pub sets: Arc<Vec<u32>>,
+    /// Directory and frames of a block that stands in no file.
+    pub made: Option<Arc<Vec<u8>>>,
+}
+
+/// The vectors of one column, one per row, as they are stored.
+#[derive(Debug, Clone)]
+pub struct Vectors {
+    encoding: Encoding,
+    width: usize,
+    row_bytes: usize,
+    codes: Vec<u8>,
+    scales: Vec<bf16>,
+}
+
+impl Vectors {
+    /// Encodes `rows`, each of `width` numbers, as a block would hold them.
+    pub fn from_rows(encoding: Encoding, width: usize, rows: &[Vec<f32>]) -> Self {
+        let mut codes = Vec::new();
+        let scales = rows.iter().map(|row| encoding.encode(row, &mut codes).scale).collect();
+        Self { encoding, width, row_bytes: encoding.bytes(width), codes, scales }
+    }
+
+    /// Numbers in each vector.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// How the numbers are stored.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// How many vectors there are.
+    pub fn rows(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// The stored bytes of the vector of `row`, and its scale.
+    ///
+    /// # Panics
+    /// If `row` is not below [`Vectors::rows`].
+    pub fn row(&self, row: usize) -> (&[u8], bf16) {
+        (&self.codes[row * self.row_bytes..(row + 1) * self.row_bytes], self.scales[row])
+    }
+
+    /// Writes the vector of `row` into `out`.
+    ///
+    /// # Panics
+    /// If `row` is not below [`Vectors::rows`] or `out` is not [`Vectors::width`] long.
+    pub fn decode(&self, row: usize, out: &mut [f32]) {
+        let (bytes, scale) = self.row(row);
+        self.encoding.decode(bytes, scale, out);
+    }
+}
+
+impl Block {
+    /// What the rows are, or `None` for a kind that a newer version added.
+    pub fn kind(&self) -> Option<BlockKind> {
+        BlockKind::from_code(self.header.kind)
+    }
+
+    /// Whether the rows were recorded by a replay, after or between trainings: their steps say nothing of when they were written.
+    pub fn is_replayed(&self) -> bool {
+        match self.kind() {
+            Some(BlockKind::Sweeps) => true,
+            Some(BlockKind::Probes) => self.has(Column::Mode),
+            _ => false,
+        }
+    }
+
+    /// Whether the rows of a Probes block are rows of curvature, which are no probes.
+    pub fn is_curvature(&self) -> bool {
+        self.kind() == Some(BlockKind::Probes) && self.has(Column::CurvatureWeight)
+    }
+
+    /// Whether the block, where it stands behind the End block of a run, says that a recorder went on with the run.
+    pub fn goes_on(&self) -> bool {
+        // The name of a probe set comes from either; rows of the one or the other follow it.
+        !matches!(self.kind(), Some(BlockKind::End | BlockKind::ProbeSet)) && !self.is_replayed()
+    }
+
+    /// What tells the block from all others of the run while others are still written: whose it is, and its number there.
+    pub fn identity(&self) -> (Option<u32>, u64) {
+        (self.worker(), self.header.sequence)
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.kept.unwrap_or(self.header.rows as usize)
+    }
+
+    /// Number of the block in its run.
+    pub fn sequence(&self) -> u64 {
+        self.united.as_ref().map_or(self.header.sequence, |united| united.sequence)
+    }
+
+    /// The rank of the worker whose rows these are, in a run that several recorded; `None` for rows that are put together from
+    /// those of all, as steps are.
+    pub fn worker(&self) -> Option<u32> {
+        self.united.as_ref().and_then(|united| united.rank)
+    }
+
+    /// Length on disk.
+    pub fn bytes(&self) -> u64 {
+        self.header.bytes
+    }
+
+    /// First and last step of the rows.
+    pub fn steps(&self) -> (u64, u64) {
+        (self.header.first_step, self.header.last_step)
+    }
+
+    /// The last step of the rows that count; `None` if none does.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub fn last_step(&self) -> Result<Option<u64>, ReadError> {
+        match self.kept {
+            None => Ok(Some(self.header.last_step)),
+            Some(0) => Ok(None),
+            Some(_) => Ok(self.u64s(Column::Step)?.into_iter().max()),
+        }
+    }
+
+    /// First and last epoch of the rows.
+    pub fn epochs(&self) -> (u32, u32) {
+        (self.header.first_epoch, self.header.last_epoch)
+    }
+
+    /// Whether the block has this column.
+    pub fn has(&self, key: impl Into<ColumnKey>) -> bool {
+        self.entry(key.into()).is_some()
+    }
+
+    /// How many numbers a row of this column has, or `None` if the block lacks it.
+    pub fn width(&self, key: impl Into<ColumnKey>) -> Option<usize> {
+        self.entry(key.into()).map(|(_, entry)| entry.width as usize)
+    }
+
+    /// The layers of which the block has this column, ascending.
+    pub fn layers(&self, column: Column) -> impl Iterator<Item = u16> + '_ {
+        self.directory.layers(column)
+    }
+
+    /// The stored bytes of each column: number in the file, layer, compressed length, inflated length.
+    pub fn sizes(&self) -> impl Iterator<Item = (u16, u16, u64, u64)> + '_ {
+        self.directory.entries().iter().map(|e| (e.column, e.layer, u64::from(e.stored_bytes), u64::from(e.raw_bytes)))
+    }
+
+    /// A column of bytes, one per row; of [`Column::Name`] the whole name.
+    ///
+    /// # Errors
+    /// [`ReadError::Absent`] if the block lacks the column, [`ReadError::Damaged`] if its bytes are not what was written;
+    /// so it is for all readers of columns.
+    pub fn u8s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u8>, ReadError> {
+        self.raw(key.into(), 1)
+    }
+
+    /// A column of 32-bit integers.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub fn u32s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u32>, ReadError> {
+        let key = key.into();
+        let raw = self.raw(key, 2)?;
+        let numbers = raw.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        match &self.united {
+            // Each worker counts its probe sets for itself.
+            Some(united) if key.column == Column::ProbeSet => {
+                Ok(numbers.map(|set| united.sets.get(set as usize).copied().unwrap_or(u32::MAX)).collect())
+            }
+            _ => Ok(numbers.collect()),
+        }
+    }
+
+    /// A column of 64-bit integers.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub fn u64s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u64>, ReadError> {
+        let raw = self.raw(key.into(), 3)?;
+        let word = |b: &[u8]| u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+        Ok(raw.chunks_exact(8).map(word).collect())
+    }
+
+    /// A column of floats.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub fn f32s(&self, key: impl Into<ColumnKey>) -> Result<Vec<f32>, ReadError> {
+        let raw = self.raw(key.into(), 4)?;
+        Ok(raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
+    /// A column of vectors with the column of their scales.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub fn vectors(&self, values: ColumnKey, scales: ColumnKey) -> Result<Vectors, ReadError> {
+        let (_, entry) = self.entry(values).ok_or_else(|| self.absent(values))?;
+        let encoding = match entry.cells() {
+            Some(Cells::Vector(encoding)) => encoding,
+            _ => return Err(self.damaged(format!("column {} holds no vectors", entry.column))),
+        };
+        let width = entry.width as usize;
+        let codes = self.raw(values, entry.cells)?;
+        let raw_scales = self.raw(scales, 5)?;
+        let scales: Vec<bf16> = raw_scales.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]])).collect();
+        if scales.len() != self.rows() {
+            return Err(self.damaged(format!("{} scales for {} rows", scales.len(), self.rows())));
+        }
+        Ok(Vectors { encoding, width, row_bytes: encoding.bytes(width), codes, scales })
+    }
+
+    /// Reads, checks and inflates every column that this version knows.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] for the first that is not what was written.
+    pub fn check(&self) -> Result<(), ReadError> {
+        for index in 0..self.directory.entries().len() {
+            self.inflate(index)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&self, key: ColumnKey) -> Option<(usize, &ColumnEntry)> {
+        self.directory.find(key)
+    }
+
+    fn raw(&self, key: ColumnKey, cells: u8) -> Result<Vec<u8>, ReadError> {
+        let (index, entry) = self.entry(key).ok_or_else(|| self.absent(key))?;
+        if entry.cells != cells {
+            return Err(self.damaged(format!("column {} has numbers of type {}", entry.column, entry.cells)));
+        }
+        let mut bytes = self.inflate(index)?;
+        if let Some(kept) = self.kept {
+            bytes.truncate(bytes.len() / self.header.rows.max(1) as usize * kept);
+        }
+        Ok(bytes)
+    }
+
+    fn inflate(&self, index: usize) -> Result<Vec<u8>, ReadError> {
+        let entry = &self.directory.entries()[index];
+        // Whoever asks for plain numbers takes them for one to a row: of the columns of this version, only vectors and
+        // names are wider.
+        let plain = matches!(entry.cells(), Some(cells) if !matches!(cells, Cells::Vector(_)));
+        let one = plain && Column::from_code(entry.column).is_some_and(|column| column != Column::Name);
+        if one && entry.width != 1 {
+            return Err(self.damaged(format!("column {} has {} numbers to a row", entry.column, entry.width)));
+        }
+        // The scan checked that the frames fit the block and the block fits the file, so this allocates no more than a file holds.
+        let mut stored = vec![0u8; entry.stored_bytes as usize];
+        let start = self.directory.start(index);
+        match self.united.as_ref().and_then(|united| united.made.as_deref()) {
+            Some(body) => {
+                let from = start as usize - HEADER_BYTES;
+                match body.get(from..from + stored.len()) {
+                    Some(frame) => stored.copy_from_slice(frame),
+                    None => return Err(self.damaged("a frame behind the end of its block".into())),
+                }
+            }
+            None => {
+                let place = self.offset.saturating_add(start);
+                self.segment.read_at(&mut stored, place).map_err(|error| match is_damage(&error) {
+                    true => self.damaged(format!("column {}: {error}", entry.column)),
+                    false => io_error(&self.segment.path)(error),
+                })?;
+            }
+        }
+        if entry.cells().is_none() && crc32fast::hash(&stored) == entry.crc {
+            return Ok(stored); // a type of a newer version: intact, and not for us
+        }
+        entry.inflate(stored, self.header.rows).map_err(|e| self.damaged(format!("column {}: {e}", entry.column)))
+    }
+
+    fn absent(&self, key: ColumnKey) -> ReadError {
+        ReadError::Absent(format!("the run does not hold {:?}", key.column))
+    }
+
+    /// The block with the rows that a later resumption made void.
+    pub fn whole(self) -> Self {
+        Self { kept: None, ..self }
+    }
+
+    /// Bytes of all its columns once they are inflated, as far as they say so.
+    pub fn inflated_bytes(&self) -> u64 {
+        self.directory.entries().iter().map(|entry| u64::from(entry.raw_bytes)).sum()
+    }
+
+    pub fn damaged(&self, what: String) -> ReadError {
+        ReadError::Damaged(Damage {
+            path: self.segment.path.clone(),
+            offset: self.offset,
+            block: Some(self.sequence()),
+            what,
+        })
+    }
+}

@@ -1,0 +1,405 @@
+//! Quantizers: how the numbers of a sketch are written down.
+
+use gradlog_kernels::simd::vectorized;
+use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
+
+/// How the numbers of one vector are stored.
+///
+/// All but [`Encoding::F32`] share one scale per vector. The scale is rounded up to bf16 before anything is divided
+/// by it, so that storing it in two bytes costs nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Encoding {
+    /// 32-bit IEEE floats, as they are.
+    F32,
+    /// 16-bit IEEE floats of `x / scale`, `scale = max|x|`: no overflow and no underflow however small the gradient.
+    F16,
+    /// 8-bit integers `round(x / scale)` in -127..=127, `scale = max|x| / 127`. Error per number at most `scale / 2`.
+    Q8,
+    /// 4-bit integers `round(x / scale)` in -7..=7, `scale = max|x| / 7`, two to a byte. Error per number at most `scale / 2`.
+    Q4,
+    /// One bit for each number, its sign, and `scale = Σx² / Σ|x|`, so that `⟨x̂, x⟩ = ‖x‖²`: the dot product with another
+    /// vector is without bias where the numbers are evenly large, as those of a rotated [`Projection`](super::Projection)
+    /// are (RaBitQ, Gao and Long 2024, does the same for vector search). Its error is then that of a projection to 2/π as many numbers.
+    Signs,
+}
+
+/// What [`Encoding::encode`] says of the vector it wrote.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quantized {
+    /// The number that a stored one is multiplied by.
+    pub scale: bf16,
+    /// Whether every number of the vector was finite. If not, zeros were stored.
+    pub finite: bool,
+}
+
+impl Encoding {
+    /// Bytes that a vector of `width` numbers takes, without its scale.
+    pub fn bytes(self, width: usize) -> usize {
+        match self {
+            Encoding::F32 => 4 * width,
+            Encoding::F16 => 2 * width,
+            Encoding::Q8 => width,
+            Encoding::Q4 => width.div_ceil(2),
+            Encoding::Signs => width.div_ceil(8),
+        }
+    }
+
+    /// Appends `values` to `out` and returns the scale. A vector with a NaN or an infinity is stored as zeros.
+    pub fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Quantized {
+        let start = out.len();
+        out.resize(start + self.bytes(values.len()), 0);
+        let out = &mut out[start..];
+        vectorized(
+            #[inline(always)]
+            || self.encode_into(values, out),
+        )
+    }
+
+    /// Writes into `out`, which is zero and of the right length.
+    #[inline(always)]
+    fn encode_into(self, values: &[f32], out: &mut [u8]) -> Quantized {
+        let (largest, finite) = largest_magnitude(values);
+        let scale = match self {
+            _ if !finite => bf16::ZERO,
+            Encoding::F32 => bf16::ONE,
+            Encoding::F16 => scale_up(largest),
+            Encoding::Q8 => scale_up(largest / 127.0),
+            Encoding::Q4 => scale_up(largest / 7.0),
+            Encoding::Signs => scale_of_signs(values),
+        };
+        let step = scale.to_f32();
+        if step == 0.0 {
+            return Quantized { scale: bf16::ZERO, finite };
+        }
+        match self {
+            Encoding::F32 => {
+                for (raw, v) in out.chunks_exact_mut(4).zip(values) {
+                    raw.copy_from_slice(&v.to_le_bytes());
+                }
+            }
+            Encoding::F16 => {
+                for (raw, v) in out.chunks_exact_mut(2).zip(values) {
+                    raw.copy_from_slice(&f16::from_f32(v / step).to_le_bytes());
+                }
+            }
+            Encoding::Q8 => {
+                for (raw, v) in out.iter_mut().zip(values) {
+                    *raw = code(*v, step, 127.0);
+                }
+            }
+            Encoding::Q4 => {
+                // By stretches that stay in the first cache: first the codes, then two to a byte. They are long, so that little
+                // of them is left over by the widest vectors.
+                let mut codes = [0u8; 2 * ENCODED];
+                for (out, values) in out.chunks_mut(ENCODED).zip(values.chunks(2 * ENCODED)) {
+                    for (code_, v) in codes.iter_mut().zip(values) {
+                        *code_ = code(*v, step, 7.0);
+                    }
+                    if let Some(after) = codes.get_mut(values.len()) {
+                        *after = 0;
+                    }
+                    for (raw, pair) in out.iter_mut().zip(codes.chunks_exact(2)) {
+                        // As one word of 16 bits, so that the loop becomes shifts of vectors.
+                        let word = u16::from_le_bytes([pair[0], pair[1]]);
+                        *raw = ((word & 0x0F) | (word >> 4 & 0xF0)) as u8;
+                    }
+                }
+            }
+            Encoding::Signs => {
+                for (raw, eight) in out.iter_mut().zip(values.chunks(8)) {
+                    *raw = eight.iter().enumerate().fold(0, |byte, (i, v)| byte | (((v.to_bits() >> 31) as u8) << i));
+                }
+            }
+        }
+        Quantized { scale, finite }
+    }
+
+    /// The largest magnitude that an integer code of this encoding can have in a file, or `None` if it stores floats.
+    pub fn code_max(self) -> Option<i16> {
+        match self {
+            Encoding::F32 | Encoding::F16 => None,
+            Encoding::Q8 => Some(128),
+            Encoding::Q4 => Some(8),
+            Encoding::Signs => Some(1),
+        }
+    }
+
+    /// Writes the integer codes of a vector of `out.len()` numbers into `out`: each number is its code times the scale.
+    ///
+    /// # Panics
+    /// If `bytes` has another length, or the encoding stores floats ([`Encoding::code_max`]).
+    #[inline(always)]
+    pub fn codes(self, bytes: &[u8], out: &mut [i8]) {
+        assert_eq!(bytes.len(), self.bytes(out.len()), "a vector of another length");
+        match self {
+            Encoding::F32 | Encoding::F16 => assert!(out.is_empty(), "floats have no codes"),
+            Encoding::Q8 => {
+                for (code, &raw) in out.iter_mut().zip(bytes) {
+                    *code = raw as i8;
+                }
+            }
+            Encoding::Q4 => {
+                let mut blocks = out.chunks_exact_mut(2 * STRETCH);
+                for (block, raw) in (&mut blocks).zip(bytes.chunks_exact(STRETCH)) {
+                    spread_nibbles(raw, block);
+                }
+                let rest = blocks.into_remainder();
+                spread_nibbles(&bytes[bytes.len() - rest.len().div_ceil(2)..], rest);
+            }
+            Encoding::Signs => {
+                for (eight, &raw) in out.chunks_mut(8).zip(bytes) {
+                    for (i, code) in eight.iter_mut().enumerate() {
+                        *code = 1 - 2 * (raw >> i & 1) as i8;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the `out.len()` numbers that `bytes` and `scale` stand for into `out`.
+    ///
+    /// # Panics
+    /// If `bytes` is not [`Encoding::bytes`] of `out.len()` long: the reader checks lengths before it comes here.
+    pub fn decode(self, bytes: &[u8], scale: bf16, out: &mut [f32]) {
+        assert_eq!(bytes.len(), self.bytes(out.len()), "a vector of another length");
+        vectorized(
+            #[inline(always)]
+            || self.decode_into(bytes, scale.to_f32(), out),
+        );
+    }
+
+    #[inline(always)]
+    fn decode_into(self, bytes: &[u8], step: f32, out: &mut [f32]) {
+        match self {
+            Encoding::F32 => {
+                for (value, raw) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                    *value = step * f32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]);
+                }
+            }
+            Encoding::F16 => {
+                for (value, raw) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *value = step * f16::from_le_bytes([raw[0], raw[1]]).to_f32();
+                }
+            }
+            Encoding::Q8 => {
+                for (value, &raw) in out.iter_mut().zip(bytes) {
+                    *value = step * f32::from(raw as i8);
+                }
+            }
+            Encoding::Q4 => {
+                for (pair, &raw) in out.chunks_mut(2).zip(bytes) {
+                    // Shifting up and down again as a signed number spreads the sign bit of the nibble.
+                    pair[0] = step * f32::from(((raw << 4) as i8) >> 4);
+                    if let Some(second) = pair.get_mut(1) {
+                        *second = step * f32::from((raw as i8) >> 4);
+                    }
+                }
+            }
+            Encoding::Signs => {
+                for (eight, &raw) in out.chunks_mut(8).zip(bytes) {
+                    for (i, value) in eight.iter_mut().enumerate() {
+                        *value = f32::from_bits(step.to_bits() ^ (u32::from(raw >> i & 1) << 31));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Encoding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Encoding::F32 => "f32",
+            Encoding::F16 => "f16",
+            Encoding::Q8 => "8 bit",
+            Encoding::Q4 => "4 bit",
+            Encoding::Signs => "1 bit",
+        })
+    }
+}
+
+/// Bytes of one stored vector with its scale.
+pub fn row_bytes(encoding: Encoding, width: usize) -> usize {
+    encoding.bytes(width) + 2
+}
+
+/// Bytes of 4-bit codes that are made at a time.
+const ENCODED: usize = 512;
+
+/// Bytes of 4-bit codes that are taken apart at a time: a fixed number, for the compiler to make vectors of.
+const STRETCH: usize = 64;
+
+/// The 4-bit codes of at most [`STRETCH`] bytes, spread to a byte each with their signs. The last may have one code.
+#[inline(always)]
+fn spread_nibbles(bytes: &[u8], out: &mut [i8]) {
+    let mut words = [0u16; STRETCH];
+    for (word, &raw) in words.iter_mut().zip(bytes) {
+        let both = u16::from(raw);
+        let nibbles = (both | (both << 4)) & 0x0F0F;
+        // A set sign bit, times 0x1E, fills the four bits above it.
+        *word = nibbles | ((nibbles & 0x0808) * 0x1E);
+    }
+    let mut pairs = out.chunks_exact_mut(2);
+    let mut last = 0;
+    for (pair, word) in (&mut pairs).zip(&words) {
+        let [low, high] = word.to_le_bytes();
+        pair[0] = low as i8;
+        pair[1] = high as i8;
+        last += 1;
+    }
+    if let ([code], Some(word)) = (pairs.into_remainder(), words.get(last)) {
+        *code = word.to_le_bytes()[0] as i8;
+    }
+}
+
+/// `max|x|` and whether all are finite, without a branch for each number.
+#[inline(always)]
+fn largest_magnitude(values: &[f32]) -> (f32, bool) {
+    // The magnitude bits of a float order as integers, and those of NaN and infinity lie above all finite ones.
+    let bits = values.iter().fold(0u32, |acc, v| acc.max(v.to_bits() & 0x7FFF_FFFF));
+    let finite = bits < 0x7F80_0000;
+    (f32::from_bits(bits), finite)
+}
+
+/// The least bf16 that is not below `value`, so that no number falls outside the levels.
+#[inline(always)]
+fn scale_up(value: f32) -> bf16 {
+    let bits = value.to_bits();
+    finite_or_below(bits.wrapping_add(0xFFFF), bits)
+}
+
+/// The bf16 next to `Σx² / Σ|x|`, and 0 where all numbers are.
+#[inline(always)]
+fn scale_of_signs(values: &[f32]) -> bf16 {
+    // In f64 no square of a float overflows or vanishes, and eight sums at a time keep the order the same everywhere.
+    let (mut squares, mut magnitudes) = ([0f64; 8], [0f64; 8]);
+    for eight in values.chunks(8) {
+        for ((square, magnitude), v) in squares.iter_mut().zip(&mut magnitudes).zip(eight) {
+            let v = f64::from(*v);
+            *square += v * v;
+            *magnitude += v.abs();
+        }
+    }
+    let magnitude: f64 = magnitudes.iter().sum();
+    if magnitude == 0.0 {
+        return bf16::ZERO;
+    }
+    let bits = ((squares.iter().sum::<f64>() / magnitude) as f32).to_bits();
+    finite_or_below(bits.wrapping_add(0x7FFF + (bits >> 16 & 1)), bits)
+}
+
+/// The upper half of `rounded`, or of `bits` where rounding passed the largest float.
+#[inline(always)]
+fn finite_or_below(rounded: u32, bits: u32) -> bf16 {
+    let half = if f32::from_bits(rounded & 0xFFFF_0000).is_finite() { rounded } else { bits };
+    bf16::from_bits((half >> 16) as u16)
+}
+
+/// `round(clamp(value / step, -levels, levels))` as the bits of a signed byte. Nearest, ties to even: what
+/// `f32::round_ties_even` gives, in one addition that vectorizes on every target.
+#[inline(always)]
+fn code(value: f32, step: f32, levels: f32) -> u8 {
+    // Next to 1.5 · 2^23 floats are whole numbers apart, so the lowest bits of the sum are the number itself.
+    const SHIFT: f32 = 12_582_912.0;
+    ((value / step).clamp(-levels, levels) + SHIFT).to_bits() as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Encoding; 4] = [Encoding::F32, Encoding::F16, Encoding::Q8, Encoding::Q4];
+    const WITH_SIGNS: [Encoding; 5] = [Encoding::F32, Encoding::F16, Encoding::Q8, Encoding::Q4, Encoding::Signs];
+
+    fn round_trip(encoding: Encoding, values: &[f32]) -> (Vec<f32>, Quantized) {
+        let mut bytes = Vec::new();
+        let quantized = encoding.encode(values, &mut bytes);
+        assert_eq!(bytes.len(), encoding.bytes(values.len()));
+        let mut out = vec![f32::NAN; values.len()];
+        encoding.decode(&bytes, quantized.scale, &mut out);
+        (out, quantized)
+    }
+
+    #[test]
+    fn every_code_is_what_the_decoder_takes_it_for() {
+        for (encoding, width) in
+            [(Encoding::Q8, 256), (Encoding::Q4, 512), (Encoding::Q4, 511), (Encoding::Signs, 2_043)]
+        {
+            let bytes: Vec<u8> = (0..=255).collect();
+            let (mut codes, mut numbers) = (vec![99i8; width], vec![f32::NAN; width]);
+            encoding.codes(&bytes, &mut codes);
+            encoding.decode(&bytes, bf16::ONE, &mut numbers);
+            for (code, number) in codes.iter().zip(&numbers) {
+                assert_eq!(f32::from(*code), *number);
+                assert!(i16::from(code.abs_diff(0)) <= encoding.code_max().unwrap());
+            }
+        }
+        assert!([Encoding::F32, Encoding::F16].iter().all(|floats| floats.code_max().is_none()));
+    }
+
+    #[test]
+    fn error_stays_within_half_a_step() {
+        for magnitude in [1e-38, 1e-30, 1e-8, 1.0, 3.7e4, 1e30, 3.0e38] {
+            let values: Vec<f32> = (0..37).map(|i| ((i * 7919 % 41) as f32 / 20.0 - 1.0) * magnitude).collect();
+            for encoding in ALL {
+                let (back, quantized) = round_trip(encoding, &values);
+                let step = quantized.scale.to_f32();
+                let bound = match encoding {
+                    Encoding::F32 => 0.0,
+                    Encoding::F16 => step * 2f32.powi(-11),
+                    // A scale among the subnormals has few bits left; the bound still holds with a little slack.
+                    Encoding::Q8 | Encoding::Q4 | Encoding::Signs => step * 0.5001,
+                };
+                for (b, v) in back.iter().zip(&values) {
+                    assert!((b - v).abs() <= bound, "{encoding:?} at {magnitude}: {v} came back as {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_stay_zeros_and_odd_widths_work() {
+        for encoding in ALL {
+            assert_eq!(round_trip(encoding, &[0.0; 5]).0, [0.0; 5]);
+            assert_eq!(round_trip(encoding, &[]).0, Vec::<f32>::new());
+            let (back, _) = round_trip(encoding, &[0.0, 2.0, 0.0]);
+            assert_eq!((back[0], back[2]), (0.0, 0.0));
+            assert!((back[1] - 2.0).abs() < 0.02);
+        }
+    }
+
+    #[test]
+    fn a_vector_that_is_not_finite_is_stored_as_zeros_and_said_so() {
+        for encoding in WITH_SIGNS {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let (back, quantized) = round_trip(encoding, &[1.0, bad, 3.0]);
+                assert!(!quantized.finite);
+                assert_eq!(back, [0.0; 3]);
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even() {
+        for x in [-127.0f32, -7.0, -2.5, -1.5, -0.5, -0.2, 0.0, 0.49, 0.5, 1.5, 2.5, 126.5, 127.0] {
+            assert_eq!(code(x, 1.0, 127.0) as i8, x.round_ties_even() as i8);
+        }
+    }
+
+    #[test]
+    fn signs_keep_the_dot_product_with_the_vector_itself() {
+        for magnitude in [1e-38, 1e-30, 1.0, 1e30, 3.0e38] {
+            let values: Vec<f32> = (0..37).map(|i| ((i * 7919 % 41) as f32 / 20.5 - 1.0) * magnitude).collect();
+            let (back, _) = round_trip(Encoding::Signs, &values);
+            assert!(values.iter().zip(&back).all(|(v, b)| *v == 0.0 || (*v < 0.0) == (*b < 0.0)));
+            let dot =
+                |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
+            let (kept, whole) = (dot(&back, &values), dot(&values, &values));
+            // The scale is rounded to 8 bits, and among the subnormals to fewer.
+            assert!((kept / whole - 1.0).abs() < if magnitude < 1e-37 { 0.05 } else { 0.004 }, "{kept} {whole}");
+        }
+        assert_eq!(round_trip(Encoding::Signs, &[0.0; 9]).0, [0.0; 9]);
+        assert_eq!(Encoding::Signs.bytes(9), 2);
+    }
+}

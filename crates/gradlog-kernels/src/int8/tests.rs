@@ -1,0 +1,113 @@
+//! Every instruction set that the machine has, against the definition.
+
+use super::*;
+
+/// Number `counter` of a stream that looks random (splitmix64).
+fn draw(seed: u64, counter: u64) -> u64 {
+    let mut z = seed.wrapping_add(counter.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn codes(count: usize, seed: u64, largest: i64) -> Vec<i8> {
+    let draw = |i: usize| (draw(seed, i as u64) >> 20) as i64;
+    (0..count).map(|i| (draw(i) % (2 * largest + 1) - largest) as i8).collect()
+}
+
+/// Every instruction set that this machine has, against the definition.
+fn check(width: usize, columns: usize, left: &[i8], right: &[i8], narrow: bool) {
+    let padded = 4 * quads(width);
+    let mut rows = vec![0i8; ROWS * padded];
+    for (row, codes) in rows.chunks_exact_mut(padded.max(1)).zip(left.chunks_exact(width.max(1))) {
+        row[..width].copy_from_slice(codes);
+    }
+    let mut used = UsedQuads::default();
+    used.find(&rows, &mut Vec::new());
+    let mut panels = Panels::new(width, columns);
+    for column in 0..columns {
+        panels.set(column, &right[column * width..(column + 1) * width]);
+        let back: Vec<i8> = panels.get(column).collect();
+        assert_eq!(back[..width], right[column * width..(column + 1) * width]);
+        assert!(back[width..].iter().all(|code| *code == 0));
+    }
+    for isa in Isa::available() {
+        for panel in 0..panels.len() {
+            let mut out = [7i32; ROWS * COLUMNS];
+            isa.multiply((&rows, &used), &panels, panel, narrow, &mut out);
+            for row in 0..ROWS {
+                let codes = &left[row * width..(row + 1) * width];
+                for (place, column) in (panel * COLUMNS..columns.min((panel + 1) * COLUMNS)).enumerate() {
+                    let other = &right[column * width..(column + 1) * width];
+                    let dot: i32 = codes.iter().zip(other).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum();
+                    let got = out[row * COLUMNS + place] - offset(codes);
+                    assert_eq!(got, dot, "{isa:?}: {width} numbers, row {row}, column {column}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_definition() {
+    for width in [0, 1, 3, 4, 5, 10, 31, 32, 33, 64, 100, 257, 784] {
+        for columns in [1, 15, 16, 17, 40, 48, 49, 97] {
+            for (largest, narrow) in [(8, true), (1, true), (127, false), (8, false)] {
+                let left = codes(ROWS * width, 1 + largest as u64, largest);
+                let right = codes(columns * width, 99, 127);
+                check(width, columns, &left, &right, narrow);
+            }
+        }
+    }
+}
+
+/// Quads that all rows, some rows and no row have zeros in.
+#[test]
+fn quads_of_zeros_are_left_out_and_no_others() {
+    let width = 50;
+    let mut left = codes(ROWS * width, 5, 8);
+    for (row, codes) in left.chunks_exact_mut(width).enumerate() {
+        codes[..9].fill(0);
+        codes[20..33].fill(0);
+        // One number in one row is enough, wherever it stands in its quad.
+        codes[20] = i8::from(row == 0);
+        codes[27] = i8::from(row == ROWS - 1);
+        codes[44..].fill(0);
+    }
+    let mut rows = vec![0i8; ROWS * 52];
+    for (row, codes) in rows.chunks_exact_mut(52).zip(left.chunks_exact(width)) {
+        row[..width].copy_from_slice(codes);
+    }
+    let mut used = UsedQuads::default();
+    used.find(&rows, &mut vec![7; 100]);
+    assert_eq!((used.of, used.quads.as_slice()), (13, &[2, 3, 4, 5, 6, 8, 9, 10][..]));
+    check(width, 49, &left, &codes(49 * width, 99, 127), true);
+}
+
+#[test]
+fn every_instruction_set_spreads_the_codes_that_were_written() {
+    for width in (0..150).chain([511, 512, 513, 784]) {
+        let bytes: Vec<u8> = (0..usize::div_ceil(width, 2)).map(|i| draw(3, i as u64) as u8).collect();
+        // FORMAT.md, "Vectors": two codes of four bits a byte, the low one first, as two's complement.
+        let nibble = |i: usize| i16::from(bytes[i / 2] >> (4 * (i % 2)) & 15);
+        let expected: Vec<i8> = (0..width).map(|i| ((nibble(i) ^ 8) - 8) as i8).collect();
+        for isa in Isa::available() {
+            let mut out = vec![7i8; width + 1];
+            isa.spread(&bytes, &mut out[..width]);
+            assert_eq!(out[..width], expected, "{isa:?}, {width} codes");
+            assert_eq!(out[width], 7, "{isa:?}, {width} codes: behind the last");
+        }
+    }
+}
+
+/// Where sums in 16 or 32 bits would pass their ends if they could.
+#[test]
+fn the_largest_codes_do_not_saturate() {
+    for (left, narrow) in [(8, true), (-8, true), (127, false), (-128, false)] {
+        for right in [127, -128] {
+            check(1000, 17, &vec![left; ROWS * 1000], &vec![right; 17 * 1000], narrow);
+        }
+    }
+    check(WIDTH_MAX, 1, &vec![-128; ROWS * WIDTH_MAX], &vec![127; WIDTH_MAX], false);
+    check(WIDTH_MAX, 1, &vec![-128; ROWS * WIDTH_MAX], &vec![-128; WIDTH_MAX], false);
+}

@@ -1,0 +1,392 @@
+//! Runs made up for tests, written with gradlog's own writer.
+
+use gradlog_format::log::{
+    worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, LayerRecord, LogWriter, Manifest,
+    Mode, WorkerRecord, WriterOptions, NO_LAYER,
+};
+use gradlog_format::run::Run;
+use gradlog_format::sketch::{Encoding, SketchConfig};
+use half::bf16;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// A row of a visit block, or with its `set` of a probe block.
+#[derive(Debug, Clone)]
+pub struct Visit {
+    pub example: u64,
+    pub step: u64,
+    pub epoch: u32,
+    pub learning_rate: f32,
+    pub clip: f32,
+    pub coefficient: f32,
+    pub loss: f32,
+    pub el2n: f32,
+    pub margin: f32,
+    pub confidence: f32,
+    pub correct: f32,
+    pub label: u32,
+    pub prediction: u32,
+    pub positions: u32,
+    pub flags: u8,
+    pub squared_norm: f32,
+    /// Input and delta of `fc` (with bias), of `head` (without), and the folded vector of `conv`.
+    pub parts: [Vec<f32>; 5],
+    pub set: u32,
+    /// Of a row of curvature.
+    pub curvature_weight: Option<f32>,
+}
+
+/// Room for every run made up here in one segment.
+const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// A column and where its numbers are.
+type Reader<T> = (Column, fn(&Visit) -> T);
+
+/// Lengths of `Visit::parts`.
+pub const WIDTHS: [usize; 5] = [5, 3, 4, 2, 7];
+
+/// Numbers that look random and are the same each time.
+pub struct Draws(pub u64);
+
+impl Draws {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.bits() % limit
+    }
+
+    /// In -1..1.
+    pub fn number(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn visit(&mut self, example: u64, step: u64, epoch: u32) -> Visit {
+        let label = self.below(10) as u32;
+        let correct = self.below(2) == 0;
+        Visit {
+            example,
+            step,
+            epoch,
+            learning_rate: 0.1 + 0.01 * self.number(),
+            clip: 0.5 + 0.25 * self.number(),
+            coefficient: 0.25,
+            loss: 1.0 + self.number(),
+            el2n: 0.7 + 0.7 * self.number(),
+            margin: 5.0 * self.number(),
+            confidence: 0.5 + 0.5 * self.number(),
+            correct: if correct { 1.0 } else { 0.0 },
+            label,
+            prediction: if correct { label } else { (label + 1) % 10 },
+            positions: 1,
+            flags: 0,
+            squared_norm: 2.0 + self.number(),
+            parts: WIDTHS.map(|width| (0..width).map(|_| self.number()).collect()),
+            set: 0,
+            curvature_weight: None,
+        }
+    }
+}
+
+/// A run of `epochs` epochs over `examples` examples in batches, in an order that changes, with an example that comes
+/// twice in a batch and one that is absent from odd epochs.
+pub fn visits(draws: &mut Draws, examples: u64, epochs: u32, batch: usize) -> Vec<Visit> {
+    let mut all = Vec::new();
+    let mut step = 0;
+    for epoch in 0..epochs {
+        let mut ids: Vec<u64> = (0..examples).filter(|id| *id != 1 || epoch % 2 == 0).map(|id| 100 + 7 * id).collect();
+        for i in (1..ids.len()).rev() {
+            ids.swap(i, draws.below(i as u64 + 1) as usize);
+        }
+        if let Some(&first) = ids.first() {
+            ids.insert(0, first);
+        }
+        for ids in ids.chunks(batch) {
+            for id in ids {
+                let mut visit = draws.visit(*id, step, epoch);
+                visit.coefficient = 1.0 / ids.len() as f32;
+                all.push(visit);
+            }
+            step += 1;
+        }
+    }
+    all
+}
+
+/// A run that is being written.
+pub struct Synthetic {
+    pub dir: Arc<TempDir>,
+    writer: LogWriter,
+    pub encoding: Encoding,
+    /// Columns that are not written.
+    pub without: Vec<Column>,
+    /// Where each block begins in the first segment.
+    pub offsets: Vec<u64>,
+}
+
+fn layer(name: &str, inputs: usize, outputs: usize, bias: bool) -> LayerRecord {
+    LayerRecord {
+        name: name.into(),
+        kind: "linear".into(),
+        inputs: inputs as u32,
+        outputs: outputs as u32,
+        bias,
+        parameters: ((inputs + usize::from(bias)) * outputs) as u64,
+        shapes: Vec::new(),
+        seed_input: 1,
+        seed_delta: 2,
+        seed_folded: 3,
+    }
+}
+
+/// The layer and the columns of each part.
+fn keys() -> [(ColumnKey, ColumnKey); 5] {
+    let key = |column, layer| ColumnKey { column, layer };
+    let input = |layer| (key(Column::Input, layer), key(Column::InputScale, layer));
+    let delta = |layer| (key(Column::Delta, layer), key(Column::DeltaScale, layer));
+    [input(0), delta(0), input(2), delta(2), (key(Column::Folded, NO_LAYER), key(Column::FoldedScale, NO_LAYER))]
+}
+
+impl Synthetic {
+    pub fn new(encoding: Encoding) -> Self {
+        Self::with_seed(encoding, 3)
+    }
+
+    /// As [`Synthetic::new`], with the seed in the manifest that flat vectors draw from.
+    pub fn with_seed(encoding: Encoding, seed: u64) -> Self {
+        Self::in_folder(Arc::new(TempDir::new().unwrap()), None, encoding, seed, SEGMENT_BYTES)
+    }
+
+    /// As [`Synthetic::new`], in segments of at most `segment_bytes`, or of one block where that is more.
+    pub fn with_segments(encoding: Encoding, segment_bytes: u64) -> Self {
+        Self::in_folder(Arc::new(TempDir::new().unwrap()), None, encoding, 3, segment_bytes)
+    }
+
+    /// The part of one worker, rank and number of all, of the run in `dir`.
+    pub fn part(dir: Arc<TempDir>, worker: Option<(u32, u32)>, encoding: Encoding) -> Self {
+        Self::in_folder(dir, worker, encoding, 3, SEGMENT_BYTES)
+    }
+
+    fn in_folder(
+        dir: Arc<TempDir>,
+        worker: Option<(u32, u32)>,
+        encoding: Encoding,
+        seed: u64,
+        segment_bytes: u64,
+    ) -> Self {
+        let worker = worker.map(|(rank, workers)| WorkerRecord { rank, workers, reduction: AllReduce::Mean });
+        let folder = worker.map_or(dir.path().to_owned(), |worker| worker_folder(dir.path(), worker.rank));
+        // Runs have ids of their own: several are refused if they are the same one.
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let mut run_id = [7; 16];
+        run_id[..8].copy_from_slice(&RUNS.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+        let manifest = Manifest {
+            run_id,
+            created_ms: 1,
+            version: "test".into(),
+            seed,
+            sketch: SketchConfig::exact(),
+            layers: vec![layer("fc", 5, 3, true), layer("conv", 7, 3, true), layer("head", 4, 2, false)],
+            untapped: Vec::new(),
+            model_parameters: Some(52),
+            notes: Vec::new(),
+            worker,
+        };
+        let options = WriterOptions { segment_bytes, zstd_level: 1 };
+        let writer = LogWriter::create(&folder, &manifest, options).unwrap();
+        Self { dir, writer, encoding, without: Vec::new(), offsets: Vec::new() }
+    }
+
+    fn append(&mut self, mut builder: BlockBuilder) {
+        // The segment's header is counted once it is there, with the first block.
+        self.offsets.push(self.writer.written_bytes().max(64));
+        self.writer.append(&mut builder).unwrap();
+    }
+
+    fn rows(&mut self, kind: BlockKind, rows: &[Visit]) {
+        let mut b = BlockBuilder::new(kind);
+        let without = &self.without;
+        let has = |column: Column| !without.contains(&column);
+        b.u64s(Column::Example, rows.iter().map(|r| r.example));
+        b.u64s(Column::Step, rows.iter().map(|r| r.step));
+        b.u32s(Column::Epoch, rows.iter().map(|r| r.epoch));
+        if kind == BlockKind::Visits {
+            b.f32s(Column::LearningRate, rows.iter().map(|r| r.learning_rate));
+            b.f32s(Column::Clip, rows.iter().map(|r| r.clip));
+        } else if kind == BlockKind::Sweeps {
+            b.f32s(Column::LearningRate, rows.iter().map(|r| r.learning_rate));
+            b.column(Column::Mode, Cells::U8, 1).extend(rows.iter().map(|_| Mode::Evaluation.code()));
+        } else {
+            b.u32s(Column::ProbeSet, rows.iter().map(|r| r.set));
+            if rows.iter().any(|r| r.curvature_weight.is_some()) {
+                b.f32s(Column::CurvatureWeight, rows.iter().filter_map(|r| r.curvature_weight));
+            }
+        }
+        b.f32s(Column::Coefficient, rows.iter().map(|r| r.coefficient));
+        b.f32s(Column::Loss, rows.iter().map(|r| r.loss));
+        let floats: [Reader<f32>; 5] = [
+            (Column::El2n, |r| r.el2n),
+            (Column::Margin, |r| r.margin),
+            (Column::Confidence, |r| r.confidence),
+            (Column::Correct, |r| r.correct),
+            (Column::SquaredNorm, |r| r.squared_norm),
+        ];
+        for (column, of) in floats.into_iter().filter(|(column, _)| has(*column)) {
+            b.f32s(column, rows.iter().map(of));
+        }
+        let integers: [Reader<u32>; 3] = [
+            (Column::Label, |r| r.label),
+            (Column::Prediction, |r| r.prediction),
+            (Column::Positions, |r| r.positions),
+        ];
+        for (column, of) in integers.into_iter().filter(|(column, _)| has(*column)) {
+            b.u32s(column, rows.iter().map(of));
+        }
+        b.column(Column::Flags, Cells::U8, 1).extend(rows.iter().map(|r| r.flags));
+        for (part, (values, scales)) in keys().into_iter().enumerate().filter(|(_, (values, _))| has(values.column)) {
+            for row in rows {
+                let codes = b.column(values, Cells::Vector(self.encoding), WIDTHS[part] as u32);
+                let quantized = self.encoding.encode(&row.parts[part], codes);
+                b.column(scales, Cells::Bf16, 1).extend(quantized.scale.to_le_bytes());
+            }
+        }
+        for row in rows {
+            b.advance(1, row.step, row.epoch);
+        }
+        self.append(b);
+    }
+
+    /// One block of visits.
+    pub fn visits(&mut self, rows: &[Visit]) {
+        self.rows(BlockKind::Visits, rows);
+    }
+
+    /// One block of probe visits.
+    pub fn probes(&mut self, rows: &[Visit]) {
+        self.rows(BlockKind::Probes, rows);
+    }
+
+    /// One block of swept examples, in evaluation mode.
+    pub fn sweeps(&mut self, rows: &[Visit]) {
+        self.rows(BlockKind::Sweeps, rows);
+    }
+
+    pub fn set(&mut self, number: u32, name: &str) {
+        let mut b = BlockBuilder::new(BlockKind::ProbeSet);
+        b.u32s(Column::ProbeSet, [number]);
+        b.column(Column::Name, Cells::U8, name.len() as u32).extend(name.as_bytes());
+        b.advance(1, 0, 0);
+        self.append(b);
+    }
+
+    pub fn steps(&mut self, steps: &[(u64, u32, f32, u64)]) {
+        let mut b = BlockBuilder::new(BlockKind::Steps);
+        b.u64s(Column::Step, steps.iter().map(|s| s.0));
+        b.u32s(Column::Epoch, steps.iter().map(|s| s.1));
+        b.f32s(Column::LearningRate, steps.iter().map(|s| s.2));
+        b.u64s(Column::WallClock, steps.iter().map(|s| s.3));
+        for step in steps {
+            b.advance(1, step.0, step.1);
+        }
+        self.append(b);
+    }
+
+    /// Optimizer steps: number, learning rate, momentum, weight decay.
+    pub fn optimizer(&mut self, steps: &[(u64, f32, f32, f32)]) {
+        let mut b = BlockBuilder::new(BlockKind::Steps);
+        b.u64s(Column::Step, steps.iter().map(|s| s.0));
+        b.f32s(Column::LearningRate, steps.iter().map(|s| s.1));
+        b.f32s(Column::Momentum, steps.iter().map(|s| s.2));
+        b.f32s(Column::WeightDecay, steps.iter().map(|s| s.3));
+        for step in steps {
+            b.advance(1, step.0, 0);
+        }
+        self.append(b);
+    }
+
+    pub fn dropped(&mut self, count: u64) {
+        let mut b = BlockBuilder::new(BlockKind::Gaps);
+        b.u64s(Column::Dropped, [count]);
+        b.advance(1, 0, 0);
+        self.append(b);
+    }
+
+    pub fn end(&mut self) {
+        let mut b = BlockBuilder::new(BlockKind::End);
+        b.u64s(Column::Visits, [0]);
+        b.advance(1, 0, 0);
+        self.append(b);
+    }
+
+    /// Closes the files.
+    pub fn finish(mut self) -> Written {
+        self.writer.finish().unwrap();
+        Written { dir: self.dir, offsets: self.offsets }
+    }
+}
+
+/// A run that is on disk.
+pub struct Written {
+    dir: Arc<TempDir>,
+    pub offsets: Vec<u64>,
+}
+
+/// An open run whose folder lives as long as it does.
+pub struct Opened {
+    run: Run,
+    _dir: Arc<TempDir>,
+}
+
+impl std::ops::Deref for Opened {
+    type Target = Run;
+
+    fn deref(&self) -> &Run {
+        &self.run
+    }
+}
+
+impl Written {
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn run(&self) -> Opened {
+        Opened { run: Run::open(self.path()).unwrap(), _dir: self.dir.clone() }
+    }
+
+    /// Flips a bit at a distance from the beginning of a block.
+    pub fn damage(&self, block: usize, distance: u64) {
+        let path: PathBuf = self.path().join("segment-00000.glog");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[(self.offsets[block] + distance) as usize] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+}
+
+/// Visits in blocks of `rows` rows, without probes.
+pub fn run_of(visits: &[Visit], rows: usize) -> Written {
+    let mut run = Synthetic::new(Encoding::F32);
+    for block in visits.chunks(rows.max(1)) {
+        run.visits(block);
+    }
+    run.end();
+    run.finish()
+}
+
+/// The vectors of a visit as they come back from disk.
+pub fn decoded(visit: &Visit, encoding: Encoding) -> [Vec<f32>; 5] {
+    visit.parts.clone().map(|part| {
+        let mut bytes = Vec::new();
+        let scale: bf16 = encoding.encode(&part, &mut bytes).scale;
+        let mut out = vec![0.0; part.len()];
+        encoding.decode(&bytes, scale, &mut out);
+        out
+    })
+}
