@@ -3,7 +3,7 @@
 use gradlog_format::run::{Damage, ReadError};
 
 /// How to get gradients into a run that has none.
-pub(super) const NO_GRADIENTS: &str =
+pub(crate) const NO_GRADIENTS: &str =
     "it was recorded with outputs only: wrap the model's layers with `Taps::tap`, or record its last layer";
 
 /// Why a score could not be computed. Each says what is missing and how to record it.
@@ -218,7 +218,7 @@ pub enum AnalysisError {
 
 impl AnalysisError {
     /// Whether the run simply does not hold what was asked for, in a form in which it can be used.
-    pub(super) fn is_about_what_was_recorded(&self) -> bool {
+    pub(crate) fn is_about_what_was_recorded(&self) -> bool {
         match self {
             AnalysisError::Missing { .. } | AnalysisError::SeveralPredictions { .. } => true,
             AnalysisError::InRun { source, .. } => source.is_about_what_was_recorded(),

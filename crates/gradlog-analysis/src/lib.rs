@@ -29,75 +29,40 @@
 #![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
-mod agreement;
 pub mod audit;
-mod aum;
-#[cfg(test)]
-mod battery;
-mod cartography;
-mod column;
-mod concentration;
-mod confidence;
-mod correctness;
 mod correlation;
-#[cfg(test)]
-mod damaged;
-mod distance;
-mod driver;
-mod el2n;
+mod curvature;
 mod error;
-mod estimate;
-mod forgetting;
-mod gradient;
-mod grand;
 mod influence;
-mod keep;
-mod last_labels;
-mod loss;
-mod over_runs;
-mod per_example;
-mod score;
-mod self_influence;
+mod lists;
+mod rows;
+mod scores;
 mod significant;
 mod similarity;
 mod summary;
-mod suspects;
-mod sweep;
 #[cfg(test)]
 mod tests;
-mod threshold;
-mod variability;
 mod vectors;
 mod velocity;
-mod window;
-#[cfg(test)]
-mod workers;
 
-pub use agreement::Agreement;
-pub use cartography::{Map, MapRow};
-pub use concentration::Concentration;
 pub use correlation::{pearson, spearman};
-pub use distance::{influence_by_distance, Comparison, FeatureDistance};
-pub use driver::Progress;
+pub use curvature::{estimate, Curvature, Damping, Estimate, EstimatePlan, EstimateQuestion, Method};
 pub use error::AnalysisError;
-pub use estimate::{estimate, Curvature, Damping, Estimate, EstimatePlan, EstimateQuestion, Method};
 pub use gradlog_format::run::Run;
 pub use influence::{
-    influence, Influence, InfluencePlan, InfluenceRow, Normalisation, Part, Probe, ProbeTime, Probes, Question, Ranked,
-    Split, SplitBy, Strongest,
+    influence, influence_by_distance, Agreement, Comparison, Concentration, FeatureDistance, Influence, InfluencePlan,
+    InfluenceRow, Normalisation, Part, Probe, ProbeTime, Probes, Question, Ranked, Split, SplitBy, Strongest,
 };
-pub use keep::{KeepList, KeepRule, Kept, KeptOfLabel};
-pub use over_runs::{OverRuns, RunPart, RunsRow, RunsTable};
-pub use per_example::{Extra, ScoreRow, ScoreTable};
-pub use score::{Order, Score};
+pub use lists::{
+    suspects, Flagged, FlaggedRow, KeepList, KeepRule, Kept, KeptOfLabel, Map, MapRow, Rival, SignalValue, Suspect,
+    Suspects, ThresholdIds, ThresholdRun, ThresholdSamples,
+};
+pub use rows::{Basis, Progress, Source, Window};
+pub use scores::{Extra, Order, OverRuns, RunPart, RunsRow, RunsTable, Score, ScoreRow, ScoreTable};
 pub use significant::significant;
 pub use similarity::{
     all_neighbours, clusters, near_duplicates, neighbours, Cluster, Clusters, Neighbour, Pair, Search, UnitVectors,
 };
 pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary, SweepSummary};
-pub use suspects::{suspects, Rival, SignalValue, Suspect, Suspects};
-pub use sweep::Basis;
-pub use threshold::{Flagged, FlaggedRow, ThresholdIds, ThresholdRun, ThresholdSamples};
 pub use vectors::{vectors, Combine, FlatVectors, Shape, VectorBlock, VectorQuestion};
 pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityStep};
-pub use window::{Source, Window};

@@ -31,7 +31,7 @@ pub fn significant(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::significant;
+    use crate::significant;
 
     #[test]
     fn five_significant_digits() {

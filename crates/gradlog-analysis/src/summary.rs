@@ -6,8 +6,8 @@ mod tests;
 
 pub use column_group::ColumnGroup;
 
-use super::driver::{fold_each, Progress};
-use super::{column, sweep, AnalysisError};
+use crate::rows::driver::{fold_each, Progress};
+use crate::{rows::column, rows::sweep, AnalysisError};
 use gradlog_format::log::{BlockKind, Column, ColumnKey, Mode};
 use gradlog_format::run::{Block, Damage, Run};
 use std::collections::{BTreeMap, BTreeSet, HashSet};

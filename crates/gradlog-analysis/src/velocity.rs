@@ -18,10 +18,10 @@
 //! The papers take groups of 100 examples with contiguous rank by EL2N: [`VelocityGroups::Ranked`]. For that the probe set
 //! must hold training examples under their own ids.
 
-use super::driver::Progress;
-use super::gradient::Gradients;
-use super::influence::index::{Index, Record};
-use super::{AnalysisError, Probes, Question, RunsTable};
+use crate::influence::index::{Index, Record};
+use crate::rows::driver::Progress;
+use crate::rows::gradient::Gradients;
+use crate::{AnalysisError, Probes, Question, RunsTable};
 use gradlog_format::run::{Damage, ReadError, Run};
 use gradlog_kernels::matmul::{matmul, Matrix};
 use rayon::prelude::*;

@@ -1,8 +1,8 @@
 //! What a pass reads of a block of visits, and the dot products of its rows.
 
-use super::super::gradient::{Gradients, Layout};
 use super::pass::Lent;
 use super::products::{dots, panels_of, stretches, Floats, Scheme, Unpacked, TILE_ROWS};
+use crate::rows::gradient::{Gradients, Layout};
 use gradlog_kernels::int8::COLUMNS;
 use std::ops::Range;
 

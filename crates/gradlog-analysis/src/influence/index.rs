@@ -3,10 +3,10 @@
 //! One pass over the probe blocks, which are also checked whole, so that what is decoded later is known to be sound.
 //! The vectors themselves are decoded when a pass over the visits comes to their time.
 
-use super::super::driver::{fold_each, Progress};
-use super::super::gradient::Layout;
-use super::super::{column, error::NO_GRADIENTS, AnalysisError};
 use super::{Probe, Probes, Question};
+use crate::rows::driver::{fold_each, Progress};
+use crate::rows::gradient::Layout;
+use crate::{error::NO_GRADIENTS, rows::column, AnalysisError};
 use gradlog_format::log::{BlockKind, Column, Mode, PredictionScore};
 use gradlog_format::run::{Block, Damage, Run};
 use std::collections::{BTreeMap, BTreeSet};

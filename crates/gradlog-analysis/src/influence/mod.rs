@@ -32,8 +32,11 @@
 //! Gradients are the recorded sketches: factored layers give `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩`, folded ones `⟨s,s'⟩`. What a sketch
 //! leaves open is said by a standard deviation beside each score, on request ([`InfluencePlan::with_errors`]).
 
+mod agreement;
 mod block_visits;
+mod concentration;
 mod counts;
+mod distance;
 mod group;
 pub(super) mod index;
 mod norms;
@@ -47,9 +50,12 @@ mod sums;
 mod tests;
 mod variance;
 
-use super::driver::Progress;
-use super::per_example::suspicious_first;
-use super::{AnalysisError, Basis, Estimate, Order};
+use crate::rows::driver::Progress;
+use crate::scores::per_example::suspicious_first;
+use crate::{AnalysisError, Basis, Estimate, Order};
+pub use agreement::Agreement;
+pub use concentration::Concentration;
+pub use distance::{influence_by_distance, Comparison, FeatureDistance};
 use gradlog_format::log::{Mode, PredictionScore};
 use gradlog_format::run::{Damage, Run};
 pub(super) use index::{CurvatureRow, Index, Record};
@@ -89,7 +95,7 @@ pub struct InfluenceRow {
     pub prediction: Option<u32>,
 }
 
-/// Influence of every training example on some probes: TracIn, or another [`Method`](super::Method). Positive helped,
+/// Influence of every training example on some probes: TracIn, or another [`Method`](crate::Method). Positive helped,
 /// negative hurt.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]

@@ -3,12 +3,12 @@
 //! A block with all its layers has exact norms beside its sketches. Of some layers alone, or where no norms were recorded,
 //! the norm is that of the sketch: `‖g‖² = Σ (‖a‖² + bias)·‖δ‖²` over factored layers, and `‖s‖²` of the folded ones.
 
-use super::super::gradient::{Gradients, Layout};
-use super::super::{column, AnalysisError};
 use super::block_visits::BlockVisits;
 use super::pass::InfluencePlan;
 use super::products::Stored;
 use super::Normalisation;
+use crate::rows::gradient::{Gradients, Layout};
+use crate::{rows::column, AnalysisError};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, ReadError};
 

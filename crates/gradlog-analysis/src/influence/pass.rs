@@ -4,10 +4,6 @@
 //! blocks; the probes' gradients at the times that the current blocks need are decoded, and dropped when the visits have
 //! moved on, so that memory does not grow with the number of probe times either.
 
-use super::super::driver::{blocks_in_flight, fold_each, fold_groups, Progress, ReadTo};
-use super::super::gradient::{Gradients, Layout};
-use super::super::sweep::Sweeps;
-use super::super::{column, AnalysisError};
 use super::block_visits::{BlockVisits, Dots};
 use super::counts::Counts;
 use super::index::{Index, Record};
@@ -16,6 +12,10 @@ use super::products::{ProbeSide, Scheme, Stored};
 use super::strongest::Strongest;
 use super::sums::Sums;
 use super::{Influence, Normalisation, ProbeTime, Question};
+use crate::rows::driver::{blocks_in_flight, fold_each, fold_groups, Progress, ReadTo};
+use crate::rows::gradient::{Gradients, Layout};
+use crate::rows::sweep::Sweeps;
+use crate::{rows::column, AnalysisError};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;

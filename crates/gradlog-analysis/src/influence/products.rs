@@ -8,8 +8,8 @@
 mod probes;
 mod visits;
 
-use super::super::gradient::Layout;
 use super::variance::{layer_variance, PartVariance};
+use crate::rows::gradient::Layout;
 use gradlog_format::log::LayerRecord;
 use gradlog_kernels::int8::{quads, Isa, Tile, Work, COLUMNS, ROWS};
 use gradlog_kernels::matmul::{matmul, Matrix};

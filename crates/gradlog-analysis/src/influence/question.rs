@@ -1,6 +1,6 @@
 //! What is asked: which probes, which visits, which layers, and how loud examples are weighed.
 
-use super::super::{Source, Window};
+use crate::{Source, Window};
 
 /// Which probe time stands for a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,7 +47,7 @@ pub enum Normalisation {
     /// Divided by the root of the example's own self-influence over the same visits: what it did to the probe for each unit
     /// that it did to itself. It is ℓ-RelatIF (Barshan et al. 2020, arXiv 2003.11630) in TracIn's metric, where a dot
     /// product of gradients stands in the place of the one with the inverse Hessian. Examples without any self-influence
-    /// score 0. Influence functions ([`Method::InfluenceFunction`](super::super::Method)) have the inverse, and divide by
+    /// score 0. Influence functions ([`Method::InfluenceFunction`](crate::Method)) have the inverse, and divide by
     /// `√(ḡ_zᵀ (H + λI)⁻¹ ḡ_z)`, as the paper does.
     Relatif,
 }

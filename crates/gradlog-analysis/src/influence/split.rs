@@ -3,12 +3,12 @@
 //! TracIn is a sum over visits and layers, so its parts add up to it, normalised or not: the norms that a term is divided by
 //! are those of the whole. Only the visits of the examples that are asked about are multiplied.
 
-use super::super::driver::Progress;
-use super::super::{column, AnalysisError};
 use super::block_visits::BlockVisits;
 use super::norms::divisor;
 use super::pass::{InfluencePlan, Lent, Pass};
 use super::products::{panels_of, stretches, Floats, Products, Unpacked, NO_INTEGERS, TILE_ROWS};
+use crate::rows::driver::Progress;
+use crate::{rows::column, AnalysisError};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Damage};
 use gradlog_kernels::int8::{Tile, COLUMNS, ROWS};

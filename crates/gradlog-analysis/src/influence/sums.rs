@@ -4,8 +4,6 @@
 //! how many threads there are. An example takes a slot at its first visit. Where the strongest are all that is asked for,
 //! it is judged after the tile of its last visit, and its slot is given to the next, while it is still in the cache.
 
-use super::super::gradient::Layout;
-use super::super::{error::NO_GRADIENTS, AnalysisError};
 use super::block_visits::{BlockVisits, Dots};
 use super::counts::Counts;
 use super::norms::divisor;
@@ -13,6 +11,8 @@ use super::pass::{InfluencePlan, Lent, Pass};
 use super::products::{panels_of, Floats, Scheme, Unpacked, TILE_ROWS};
 use super::strongest::{Judge, Ranks, Strongest};
 use super::{group, Influence, InfluenceRow, Normalisation};
+use crate::rows::gradient::Layout;
+use crate::{error::NO_GRADIENTS, AnalysisError};
 use gradlog_format::run::Damage;
 use gradlog_kernels::int8::COLUMNS;
 use rayon::prelude::*;

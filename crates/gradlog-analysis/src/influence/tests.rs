@@ -1,8 +1,8 @@
 //! Influence against a double loop over visits and probes.
 
-use super::super::{AnalysisError, Window};
 use super::{influence, Influence, InfluencePlan, ProbeTime, Probes, Question, Ranked, Strongest};
 use crate::tests::many_blocks;
+use crate::{AnalysisError, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, visits, Draws, Synthetic, Visit, Written};

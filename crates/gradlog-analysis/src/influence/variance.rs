@@ -112,8 +112,8 @@ pub(super) fn layer_variance(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::gradient::{Factored, Gradients, Layout};
     use super::super::products::{dots, panels_of, Floats, ProbeSide, Scheme, Stored, Unpacked};
+    use crate::rows::gradient::{Factored, Gradients, Layout};
     use gradlog_format::log::LayerRecord;
     use gradlog_format::run::Vectors;
     use gradlog_format::sketch::{draw, Encoding, Projection};

@@ -1,7 +1,7 @@
 //! Similarity of training examples by their unit gradients: neighbours, near-duplicates, clusters.
 //!
 //! Two examples whose gradients point the same way teach the model the same thing. The cosine of flat vectors
-//! ([`super::vectors`]) measures it; with folded vectors of `d` numbers it is off by about `1/√d`. Pruthi et al. 2020
+//! ([`crate::vectors`]) measures it; with folded vectors of `d` numbers it is off by about `1/√d`. Pruthi et al. 2020
 //! (arXiv 2002.08484, §4 and appendix) cluster the same unit gradients to find subclasses.
 
 mod clusters;
@@ -10,7 +10,7 @@ mod neighbours;
 #[cfg(test)]
 mod tests;
 
-use super::vectors::FlatVectors;
+use crate::vectors::FlatVectors;
 pub use clusters::{clusters, Cluster, Clusters};
 pub use neighbours::{all_neighbours, near_duplicates, neighbours, Neighbour, Pair, Search};
 

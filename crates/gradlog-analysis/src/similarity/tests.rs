@@ -1,8 +1,6 @@
 //! Neighbours and pairs against double loops, clusters against planted ones.
 
-use super::super::{
-    all_neighbours, clusters, near_duplicates, neighbours, vectors, Search, UnitVectors, VectorQuestion,
-};
+use crate::{all_neighbours, clusters, near_duplicates, neighbours, vectors, Search, UnitVectors, VectorQuestion};
 use gradlog_testing::Draws;
 use gradlog_testing::{run_of, visits};
 

@@ -11,7 +11,7 @@
 //!
 //! Two vectors are comparable if they come from runs with the same seed, the same layers and the same [`Shape`].
 
-use super::super::gradient::{Factored, Gradients, Layout};
+use crate::rows::gradient::{Factored, Gradients, Layout};
 use gradlog_format::log::Manifest;
 use gradlog_format::sketch::{derive_seed, Fold, Side};
 use rayon::prelude::*;

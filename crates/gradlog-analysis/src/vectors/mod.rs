@@ -10,10 +10,10 @@ mod flatten;
 mod tests;
 mod walk;
 
-use super::driver::Progress;
-use super::error::NO_GRADIENTS;
-use super::gradient::Layout;
-use super::{AnalysisError, Window};
+use crate::error::NO_GRADIENTS;
+use crate::rows::driver::Progress;
+use crate::rows::gradient::Layout;
+use crate::{AnalysisError, Window};
 pub(super) use flatten::{Flat, Flattener};
 pub use flatten::{Shape, VectorBlock};
 use gradlog_format::log::BlockKind;

@@ -1,6 +1,6 @@
 //! Flat vectors against outer products written out, and their dot products against the definition.
 
-use super::super::{vectors, AnalysisError, Combine, Shape, VectorQuestion, Window};
+use crate::{vectors, AnalysisError, Combine, Shape, VectorQuestion, Window};
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, visits, Draws, Synthetic, Visit};
 use std::collections::BTreeMap;

@@ -2,10 +2,10 @@
 //!
 //! Memory: the inflated columns of a few blocks, and the flat vectors of one tile of [`TILE_ROWS`] rows.
 
-use super::super::driver::{blocks_in_flight, fold_each, Progress, ReadTo};
-use super::super::gradient::{Gradients, Layout};
-use super::super::{column, error::NO_GRADIENTS, AnalysisError, Window};
 use super::flatten::{Flat, Flattener};
+use crate::rows::driver::{blocks_in_flight, fold_each, Progress, ReadTo};
+use crate::rows::gradient::{Gradients, Layout};
+use crate::{error::NO_GRADIENTS, rows::column, AnalysisError, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;

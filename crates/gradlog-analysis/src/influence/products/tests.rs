@@ -1,7 +1,7 @@
 //! Dot products and their errors against the definitions in f64, on every instruction set.
 
-use super::super::super::gradient::{Factored, Gradients};
 use super::*;
+use crate::rows::gradient::{Factored, Gradients};
 use gradlog_format::run::Vectors;
 use gradlog_format::sketch::{draw, Encoding};
 

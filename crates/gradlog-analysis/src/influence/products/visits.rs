@@ -1,8 +1,8 @@
 //! The visits' side of products: rows of a block, taken apart into codes of a byte.
 
-use super::super::super::gradient::Gradients;
 use super::super::variance::Noise;
 use super::{ProbeSide, Scheme};
+use crate::rows::gradient::Gradients;
 use gradlog_format::run::Vectors;
 use gradlog_format::sketch::Encoding;
 use gradlog_kernels::int8::{offset, quads, Isa, UsedQuads, Work, NARROW_MAX, ROWS};

@@ -1,8 +1,8 @@
 //! Normalised scores, scores of some layers, of groups of probes and in parts, against their definitions.
 
-use super::super::super::Window;
 use super::super::{influence, Influence, InfluencePlan, Normalisation, Part, Probes, Question, SplitBy};
 use super::{story, Story, TEST};
+use crate::Window;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, Visit};
 use std::collections::BTreeMap;

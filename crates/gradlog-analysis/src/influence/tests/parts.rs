@@ -1,12 +1,12 @@
 //! Groups of probes, and scores in parts, against their definitions.
 
-use super::super::super::Window;
 use super::super::{
     influence, Influence, InfluencePlan, Normalisation, Part, ProbeTime, Probes, Question, Ranked, Split, SplitBy,
 };
 use super::definition::{near, question, LAYERS};
 use super::story;
 use crate::AnalysisError;
+use crate::Window;
 use gradlog_format::sketch::Encoding;
 use std::collections::BTreeMap;
 

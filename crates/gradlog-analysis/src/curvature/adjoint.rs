@@ -1,0 +1,402 @@
+//! The adjoint: the recorded steps walked from the last to the first, with the derivative of each probe's final loss.
+//!
+//! For each probe two vectors go along: `a`, the derivative of its final loss by the weights, and `b`, that by the momentum
+//! buffer. Whatever the steps in between would have made of a small change is in them when a visit is met, so one product of
+//! its gradient with `b` is the visit's score. [`Method::Adjoint`](super::Method::Adjoint) has the recursion.
+//!
+//! It is done in f32: with a true curvature the walk is as stable as the training was. With one that is too large it is not:
+//! [`Estimate::growth`] says how far it went astray, and [`AnalysisError::Diverged`] that it passed all numbers.
+
+use super::influence_function::same_layout;
+use super::probes::{last, load, ProbeRows};
+use super::scores::{block_dots, Scores};
+use super::{Curvature, Estimate, EstimatePlan};
+use crate::influence::{CurvatureRow, Index, Influence, Record};
+use crate::rows::driver::{fold_each, Progress, ReadTo};
+use crate::vectors::{Flat, Visit};
+use crate::{rows::column, AnalysisError};
+use gradlog_format::log::{BlockKind, Column};
+use gradlog_format::run::{Block, Damage, Run};
+use gradlog_kernels::matmul::{matmul, Matrix};
+use gradlog_kernels::simd::squared_norm_f64;
+use std::collections::BTreeMap;
+
+/// What the log says of an optimizer step.
+#[derive(Debug, Clone, Copy)]
+struct StepRecord {
+    learning_rate: f32,
+    momentum: f32,
+    weight_decay: f32,
+}
+
+/// What the walk back needs to know beforehand: which blocks are sound, and what the optimizer did.
+pub(super) struct Story {
+    blocks: Vec<Block>,
+    steps: BTreeMap<u64, StepRecord>,
+    dropped: u64,
+    damage: Option<Damage>,
+    rows: Option<SetRows>,
+}
+
+/// The rows of a curvature set by the time at which they were taken.
+struct SetRows {
+    index: Index,
+    times: BTreeMap<u64, Vec<CurvatureRow>>,
+}
+
+enum Told {
+    Visits(Block),
+    Steps(Vec<(u64, StepRecord)>),
+    Dropped(u64),
+}
+
+fn read(block: &Block) -> Result<Told, AnalysisError> {
+    match block.kind() {
+        Some(BlockKind::Visits) => {
+            // A block that is damaged in the middle would be found after those behind it have been used.
+            block.check()?;
+            Ok(Told::Visits(block.clone()))
+        }
+        Some(BlockKind::Steps) => {
+            let steps = column::u64s(block, Column::Step)?;
+            let rates = column::f32s(block, Column::LearningRate)?;
+            let momenta = column::optional(block, Column::Momentum, column::f32s)?;
+            let decays = column::optional(block, Column::WeightDecay, column::f32s)?;
+            let of = |(row, step): (usize, u64)| {
+                let record = StepRecord {
+                    learning_rate: rates[row],
+                    momentum: momenta.as_ref().map_or(0.0, |momenta| momenta[row]),
+                    weight_decay: decays.as_ref().map_or(0.0, |decays| decays[row]),
+                };
+                (step, record)
+            };
+            Ok(Told::Steps(steps.into_iter().enumerate().map(of).collect()))
+        }
+        _ => Ok(Told::Dropped(column::u64s(block, Column::Dropped)?.iter().sum())),
+    }
+}
+
+impl Story {
+    pub(super) fn read(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        let run: &Run = plan.run;
+        let mut story = Self { blocks: Vec::new(), steps: BTreeMap::new(), dropped: 0, damage: None, rows: None };
+        let before = |block: &Block| {
+            plan.index.damage.as_ref().is_none_or(|damage| damage.block.is_none_or(|at| block.sequence() < at))
+        };
+        let keep = |block: &Block| {
+            matches!(block.kind(), Some(BlockKind::Visits | BlockKind::Steps | BlockKind::Gaps)) && before(block)
+        };
+        let ReadTo(damage) = fold_each(run, progress, keep, read, |told| {
+            match told {
+                Told::Visits(block) => story.blocks.push(block),
+                Told::Steps(rows) => story.steps.extend(rows),
+                Told::Dropped(count) => story.dropped = story.dropped.saturating_add(count),
+            }
+            Ok(())
+        })?;
+        story.damage = damage.or_else(|| plan.index.damage.clone());
+        if let Curvature::Set(name) = &plan.asked.curvature {
+            let index = Index::of_curvature(run, name, &plan.asked.question, progress)?;
+            same_layout(plan, &index)?;
+            story.damage = story.damage.or_else(|| index.damage.clone());
+            let mut times: BTreeMap<u64, Vec<CurvatureRow>> = BTreeMap::new();
+            for row in index.curvature_rows() {
+                times.entry(row.time).or_default().push(row);
+            }
+            story.rows = Some(SetRows { index, times });
+        }
+        Ok(story)
+    }
+}
+
+/// The curvature rows of one time.
+enum Rows {
+    /// As they are, with the share of each in the mean; better where they are few.
+    Few(Flat, Vec<f64>),
+    /// As `Σ w g gᵀ / Σ w` of each block.
+    Many(Vec<Vec<f32>>),
+}
+
+struct SetCurvature<'a> {
+    plan: &'a EstimatePlan<'a>,
+    set: &'a SetRows,
+    at: Option<u64>,
+    rows: Rows,
+    count: u64,
+}
+
+impl SetCurvature<'_> {
+    /// Makes the rows of the nearest earlier time ready, or of the first if none is earlier.
+    fn go_to(&mut self, step: u64) -> Result<(), AnalysisError> {
+        let earlier = self.set.times.range(..=step).next_back();
+        let Some((&time, rows)) = earlier.or_else(|| self.set.times.first_key_value()) else { return Ok(()) };
+        if self.at == Some(time) {
+            return Ok(());
+        }
+        self.at = Some(time);
+        self.count += rows.len() as u64;
+        let records: Vec<Record> = rows.iter().map(|row| row.record).collect();
+        let (mut flat, _, _) = load(&self.set.index, &self.plan.flattener, &records)?;
+        let total: f64 = rows.iter().map(|row| row.weight).sum();
+        let shares: Vec<f64> = rows.iter().map(|row| if total > 0.0 { row.weight / total } else { 0.0 }).collect();
+        let longest = self.plan.flattener.blocks.iter().map(|block| block.width).max().unwrap_or(0);
+        if 2 * flat.rows <= longest {
+            self.rows = Rows::Few(flat, shares);
+            return Ok(());
+        }
+        for (values, about) in flat.blocks.iter_mut().zip(&self.plan.flattener.blocks) {
+            for (row, share) in values.chunks_mut(about.width.max(1)).zip(&shares) {
+                let root = share.sqrt() as f32;
+                row.iter_mut().for_each(|value| *value *= root);
+            }
+        }
+        let square = |(values, about): (&Vec<f32>, &crate::VectorBlock)| {
+            let mut out = vec![0f32; about.width * about.width];
+            let rows = Matrix::new(values, flat.rows, about.width);
+            matmul(&mut out, rows.t(), rows, false, rayon::current_num_threads());
+            out
+        };
+        self.rows = Rows::Many(flat.blocks.iter().zip(&self.plan.flattener.blocks).map(square).collect());
+        Ok(())
+    }
+}
+
+/// The state of the walk: of each block of the flat vectors, matrices `[probes, width]`.
+struct Unrolled<'a> {
+    story: &'a Story,
+    widths: Vec<usize>,
+    probes: &'a ProbeRows,
+    started: Vec<bool>,
+    /// Derivative of the final loss by the weights before the step at hand.
+    a: Vec<Vec<f32>>,
+    /// Derivative of the final loss by the momentum buffer after it.
+    b: Vec<Vec<f32>>,
+    /// The step at hand, its momentum, and the summed weight of its visits.
+    step: Option<u64>,
+    momentum: f32,
+    weight: f64,
+    set: Option<SetCurvature<'a>>,
+    steps: u64,
+    steps_without_record: u64,
+    /// The largest momentum and weight decay of these.
+    largest: (f32, f32),
+    /// Of each probe the least squared length of `a` so far, and the largest ratio to one of them that was met.
+    least: Vec<f64>,
+    squared_growth: f64,
+}
+
+impl Unrolled<'_> {
+    /// Comes to `step`, by all steps between that have a record but no visits.
+    fn go_to(&mut self, step: u64, rate_of_visits: f32) -> Result<(), AnalysisError> {
+        if self.step == Some(step) {
+            return Ok(());
+        }
+        let from = self.step.unwrap_or_else(|| self.probes.times.iter().copied().max().unwrap_or(0));
+        self.end()?;
+        let story = self.story;
+        let between = step.saturating_add(1)..from.max(step.saturating_add(1));
+        for (&passed, record) in story.steps.range(between).rev() {
+            self.begin(passed, Some(*record), record.learning_rate)?;
+            self.end()?;
+        }
+        self.begin(step, story.steps.get(&step).copied(), rate_of_visits)
+    }
+
+    fn begin(&mut self, step: u64, record: Option<StepRecord>, rate_of_visits: f32) -> Result<(), AnalysisError> {
+        for probe in 0..self.started.len() {
+            if !self.started[probe] && self.probes.times[probe] > step {
+                self.started[probe] = true;
+                for ((a, from), width) in self.a.iter_mut().zip(&self.probes.flat.blocks).zip(&self.widths) {
+                    let places = probe * width..(probe + 1) * width;
+                    a[places.clone()].copy_from_slice(&from[places]);
+                }
+                self.least[probe] = self.squared_length(probe);
+            }
+        }
+        self.steps += 1;
+        self.steps_without_record += u64::from(record.is_none());
+        let rate = record.map_or(rate_of_visits, |record| record.learning_rate);
+        let decay = record.map_or(0.0, |record| record.weight_decay);
+        let mut finite = rate.is_finite() && decay.is_finite();
+        for (a, b) in self.a.iter_mut().zip(&mut self.b) {
+            for (a, b) in a.iter_mut().zip(b) {
+                *b -= rate * *a;
+                *a += decay * *b;
+                finite &= a.is_finite() && b.is_finite();
+            }
+        }
+        if !finite {
+            return Err(AnalysisError::Diverged { step });
+        }
+        for probe in 0..self.least.len() {
+            let squared = self.squared_length(probe);
+            self.least[probe] = self.least[probe].min(squared);
+            if self.least[probe] > 0.0 {
+                self.squared_growth = self.squared_growth.max(squared / self.least[probe]);
+            }
+        }
+        if let Some(record) = record {
+            self.largest = (self.largest.0.max(record.momentum), self.largest.1.max(record.weight_decay));
+        }
+        self.step = Some(step);
+        self.momentum = record.map_or(0.0, |record| record.momentum);
+        self.weight = 0.0;
+        Ok(())
+    }
+
+    /// Of the derivative of a probe's final loss by the weights.
+    fn squared_length(&self, probe: usize) -> f64 {
+        let of = |(a, width): (&Vec<f32>, &usize)| squared_norm_f64(&a[probe * width..(probe + 1) * width]);
+        self.a.iter().zip(&self.widths).map(of).sum()
+    }
+
+    /// Leaves the step at hand.
+    fn end(&mut self) -> Result<(), AnalysisError> {
+        let Some(step) = self.step.take() else { return Ok(()) };
+        if let (Some(set), true) = (&mut self.set, self.weight != 0.0) {
+            set.go_to(step)?;
+            let probes = self.started.len();
+            for (number, ((a, b), &width)) in self.a.iter_mut().zip(&self.b).zip(&self.widths).enumerate() {
+                match &set.rows {
+                    Rows::Few(flat, shares) => {
+                        let weights: Vec<f64> = shares.iter().map(|share| share * self.weight).collect();
+                        add_curvature(a, b, &flat.blocks[number], flat.rows, probes, width, &weights);
+                    }
+                    Rows::Many(matrices) => {
+                        let scaled: Vec<f32> = b.iter().map(|b| self.weight as f32 * b).collect();
+                        let left = Matrix::new(&scaled, probes, width);
+                        let right = Matrix::new(&matrices[number], width, width);
+                        matmul(a, left, right, true, rayon::current_num_threads());
+                    }
+                }
+            }
+        }
+        let momentum = self.momentum;
+        self.b.iter_mut().flatten().for_each(|b| *b *= momentum);
+        Ok(())
+    }
+}
+
+/// `a += Σ_r weight_r·⟨w_r, b⟩·w_r` for each probe of one block; gives the dot products `[rows, probes]`.
+fn add_curvature(
+    a: &mut [f32],
+    b: &[f32],
+    rows: &[f32],
+    count: usize,
+    probes: usize,
+    width: usize,
+    weights: &[f64],
+) -> Vec<f32> {
+    let dots = block_dots(rows, count, b, probes);
+    let weighted: Vec<f32> = dots
+        .chunks(probes.max(1))
+        .zip(weights)
+        .flat_map(|(dots, weight)| dots.iter().map(move |dot| (weight * f64::from(*dot)) as f32))
+        .collect();
+    let left = Matrix::new(&weighted, count, probes).t();
+    matmul(a, left, Matrix::new(rows, count, width), true, rayon::current_num_threads());
+    dots
+}
+
+pub(super) fn pass(
+    plan: &EstimatePlan<'_>,
+    story: &Story,
+    ids: &[u64],
+    progress: Progress<'_>,
+) -> Result<Vec<Influence>, AnalysisError> {
+    let count = ids.len();
+    let probes = ProbeRows::load(&plan.index, &plan.flattener, ids, last)?;
+    let widths: Vec<usize> = plan.flattener.blocks.iter().map(|block| block.width).collect();
+    let zeros = || widths.iter().map(|width| vec![0f32; count * width]).collect::<Vec<_>>();
+    let set = story.rows.as_ref().map(|set| SetCurvature {
+        plan,
+        set,
+        at: None,
+        rows: Rows::Few(Flat::default(), Vec::new()),
+        count: 0,
+    });
+    let mut state = Unrolled {
+        story,
+        widths: widths.clone(),
+        probes: &probes,
+        started: vec![false; count],
+        a: zeros(),
+        b: zeros(),
+        step: None,
+        momentum: 0.0,
+        weight: 0.0,
+        set,
+        steps: 0,
+        steps_without_record: 0,
+        largest: (0.0, 0.0),
+        least: vec![0.0; count],
+        squared_growth: 1.0,
+    };
+    let end = probes.times.iter().copied().max().unwrap_or(0);
+    let mut scores = Scores::new(count);
+    let (mut after_probes, mut curvature_rows) = (0, 0);
+    let each = |visits: &[Visit], flat: &Flat| {
+        let mut slots: Vec<Option<usize>> = Vec::with_capacity(visits.len());
+        for visit in visits {
+            slots.push(visit.inside.then(|| scores.slot(visit, true)));
+        }
+        let Some(first) = visits.first().filter(|_| flat.rows > 0) else { return Ok(()) };
+        if first.step >= end {
+            after_probes += visits.iter().filter(|visit| visit.inside).count() as u64;
+            return Ok(());
+        }
+        state.go_to(first.step, first.learning_rate)?;
+        let weights: Vec<f64> =
+            visits.iter().map(|visit| f64::from(visit.clip) * f64::from(visit.coefficient)).collect();
+        state.weight += weights.iter().sum::<f64>();
+        let mut sums = vec![0f64; visits.len() * count];
+        for (number, rows) in flat.blocks.iter().enumerate() {
+            let dots = match plan.asked.curvature {
+                Curvature::Visits => {
+                    let (a, b) = (&mut state.a[number], &state.b[number]);
+                    add_curvature(a, b, rows, flat.rows, count, widths[number], &weights)
+                }
+                _ => block_dots(rows, flat.rows, &state.b[number], count),
+            };
+            sums.iter_mut().zip(dots).for_each(|(sum, dot)| *sum += f64::from(dot));
+        }
+        if plan.asked.curvature == Curvature::Visits {
+            curvature_rows += visits.len() as u64;
+        }
+        for ((slot, weight), sums) in slots.iter().zip(&weights).zip(sums.chunks(count.max(1))) {
+            if let Some(slot) = slot {
+                scores.add(*slot, -weight, sums);
+            }
+        }
+        Ok(())
+    };
+    let reachable: Vec<Block> = story.blocks.iter().filter(|block| block_counts(plan, block, end)).cloned().collect();
+    let walked = plan.walk().backwards(&reachable, progress, each)?;
+    walked.check("the adjoint")?;
+    if state.steps == 0 {
+        return Err(AnalysisError::NoProbeGradient {
+            which: "the probes".into(),
+            why: "they were taken before the first step, and the adjoint walks back from a probe's last time: take them when the training has ended".into(),
+        });
+    }
+    if let Some(set) = &state.set {
+        curvature_rows = set.count;
+    }
+    let estimate = Estimate {
+        curvature_rows,
+        steps: state.steps,
+        steps_without_record: state.steps_without_record,
+        momentum: state.largest.0,
+        weight_decay: state.largest.1,
+        growth: state.squared_growth.sqrt(),
+        after_probes,
+        dropped: story.dropped,
+        ..Estimate::of(plan)
+    };
+    Ok(scores.finish(plan, ids, walked.left_out, story.damage.clone(), vec![estimate]))
+}
+
+/// Whether a block has a step before `end`, or visits to be counted as coming after it.
+fn block_counts(plan: &EstimatePlan<'_>, block: &Block, end: u64) -> bool {
+    block.steps().0 < end || plan.asked.question.window.touches(block)
+}

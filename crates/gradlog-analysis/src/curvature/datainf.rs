@@ -1,0 +1,101 @@
+//! DataInf (Kwon et al. 2024, eq. 5): the mean over the rows of the inverses of each alone, applied to the probes.
+//!
+//! `(λI + g gᵀ)⁻¹ v = (1/λ)·(v − (g·v)/(λ + ‖g‖²)·g)` (Sherman and Morrison), so two passes over the gradients do it: one for
+//! the trace that a relative damping goes by, one for the sum. A third gives the scores.
+
+use super::influence_function::{end_of, mean_scores};
+use super::probes::{nearest, ProbeRows};
+use super::scores::block_dots;
+use super::{Estimate, EstimatePlan};
+use crate::influence::Influence;
+use crate::rows::driver::Progress;
+use crate::vectors::Flat;
+use crate::AnalysisError;
+use gradlog_kernels::matmul::{matmul, Matrix};
+
+pub(super) fn pass(
+    plan: &EstimatePlan<'_>,
+    ids: &[u64],
+    progress: Progress<'_>,
+) -> Result<Vec<Influence>, AnalysisError> {
+    let end = end_of(plan, &plan.asked.question.window, progress)?;
+    let probes = ProbeRows::load(&plan.index, &plan.flattener, ids, |records| nearest(records, end))?;
+    let blocks = &plan.flattener.blocks;
+
+    let mut traces = vec![0f64; blocks.len()];
+    let walked = plan.walk().forwards(progress, |_, flat| {
+        for (trace, values) in traces.iter_mut().zip(&flat.blocks) {
+            *trace += values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+        }
+        Ok(())
+    })?;
+    walked.check("influence")?;
+    let rows = walked.visits;
+    let lambdas: Vec<Vec<f64>> = plan
+        .asked
+        .dampings
+        .iter()
+        .map(|damping| {
+            let of = |(trace, about): (&f64, &crate::VectorBlock)| {
+                damping.lambda(trace / rows as f64, about.coordinates as f64)
+            };
+            traces.iter().zip(blocks).map(of).collect()
+        })
+        .collect();
+    for lambdas in &lambdas {
+        if let Some((block, _)) = blocks.iter().zip(lambdas).find(|(_, lambda)| **lambda <= 0.0) {
+            let why = "all of its gradients are 0".into();
+            return Err(AnalysisError::Singular { block: block.name.clone(), damping: 0.0, why });
+        }
+    }
+
+    let count = ids.len();
+    let mut sums: Vec<Vec<f32>> = blocks.iter().map(|b| vec![0f32; lambdas.len() * count * b.width]).collect();
+    let _ = plan.walk().forwards(progress, |_, flat| {
+        for (number, about) in blocks.iter().enumerate() {
+            let lambdas: Vec<f64> = lambdas.iter().map(|lambdas| lambdas[number]).collect();
+            add_rows(flat, number, about.width, &probes.flat.blocks[number], count, &lambdas, &mut sums[number]);
+        }
+        Ok(())
+    })?;
+    for (number, sums) in sums.iter_mut().enumerate() {
+        let each = (count * blocks[number].width).max(1);
+        for (sums, lambdas) in sums.chunks_mut(each).zip(&lambdas) {
+            for (sum, value) in sums.iter_mut().zip(&probes.flat.blocks[number]) {
+                *sum = ((f64::from(*value) - f64::from(*sum) / rows as f64) / lambdas[number]) as f32;
+            }
+        }
+    }
+    let (scores, walked) = mean_scores(plan, &sums, lambdas.len() * count, progress)?;
+    let estimates = plan
+        .asked
+        .dampings
+        .iter()
+        .zip(lambdas)
+        .map(|(damping, lambdas)| Estimate {
+            curvature_rows: rows,
+            damping: Some(*damping),
+            lambdas,
+            ..Estimate::of(plan)
+        })
+        .collect();
+    Ok(scores.finish(plan, ids, walked.left_out, walked.damage, estimates))
+}
+
+/// Adds `Σ_r (g_r·v)/(λ + ‖g_r‖²)·g_r` of one block of a tile to the sums `[lambdas · probes, width]`.
+fn add_rows(flat: &Flat, block: usize, width: usize, probes: &[f32], count: usize, lambdas: &[f64], sums: &mut [f32]) {
+    let values = &flat.blocks[block];
+    let dots = block_dots(values, flat.rows, probes, count);
+    let norms: Vec<f64> =
+        values.chunks(width.max(1)).map(|row| row.iter().map(|v| f64::from(*v).powi(2)).sum()).collect();
+    let mut weighted = vec![0f32; dots.len()];
+    for (sums, lambda) in sums.chunks_mut((count * width).max(1)).zip(lambdas) {
+        for ((out, dots), norm) in weighted.chunks_mut(count.max(1)).zip(dots.chunks(count.max(1))).zip(&norms) {
+            for (out, dot) in out.iter_mut().zip(dots) {
+                *out = (f64::from(*dot) / (lambda + norm)) as f32;
+            }
+        }
+        let left = Matrix::new(&weighted, flat.rows, count).t();
+        matmul(sums, left, Matrix::new(values, flat.rows, width), true, rayon::current_num_threads());
+    }
+}

@@ -1,0 +1,96 @@
+//! ℓ-RelatIF (Barshan et al. 2020, arXiv 2003.11630): influence functions divided by the root of the example's own
+//! self-influence under the same damped inverse, `√(ḡ_zᵀ (H + λI)⁻¹ ḡ_z)`.
+//!
+//! The mean gradient of an example over its visits is needed as a whole, because its visits have products with each other.
+//! As many examples as fit are gathered in a walk, so memory goes by a bound and not by the run.
+
+use super::gram::Inverse;
+use super::EstimatePlan;
+use crate::rows::driver::Progress;
+use crate::vectors::Flat;
+use crate::AnalysisError;
+use std::collections::HashMap;
+
+/// Mean gradients that are multiplied with the inverse at a time.
+const MULTIPLIED_ROWS: usize = 256;
+
+/// Of each example, `ḡᵀ (H + λI)⁻¹ ḡ` for each damping.
+pub(super) struct SelfInfluence(HashMap<u64, Vec<f64>>);
+
+impl SelfInfluence {
+    /// Of all `examples` that have a usable visit.
+    pub(super) fn of(
+        plan: &EstimatePlan<'_>,
+        inverse: &Inverse,
+        examples: &[u64],
+        progress: Progress<'_>,
+    ) -> Result<Self, AnalysisError> {
+        let mut found = HashMap::new();
+        let each = 4 * plan.flattener.length().max(1);
+        for examples in examples.chunks((EstimatePlan::PROBE_BYTES_MAX / each).max(16)) {
+            let means = Means::of(plan, examples, progress)?;
+            for first in (0..examples.len()).step_by(MULTIPLIED_ROWS) {
+                let rows = first..examples.len().min(first + MULTIPLIED_ROWS);
+                let products = inverse.quadratic(&means.rows(plan, rows.clone()));
+                for (row, at) in rows.clone().enumerate() {
+                    if means.visits[at] > 0 {
+                        found.insert(examples[at], products.chunks(rows.len()).map(|of| of[row]).collect());
+                    }
+                }
+            }
+        }
+        Ok(Self(found))
+    }
+
+    /// What the scores of an example are divided by at a damping. An example whose gradients are 0 has the score 0 anyway.
+    pub(super) fn divisor(&self, example: u64, damping: usize) -> f64 {
+        match self.0.get(&example).map(|of| of[damping]) {
+            Some(0.0) => 1.0,
+            Some(own) if own.is_finite() => own.sqrt(),
+            _ => f64::NAN,
+        }
+    }
+}
+
+/// Mean gradients of some examples over their usable visits inside the window.
+struct Means {
+    /// Of each block `[examples, width]`.
+    blocks: Vec<Vec<f32>>,
+    visits: Vec<u64>,
+}
+
+impl Means {
+    fn of(plan: &EstimatePlan<'_>, examples: &[u64], progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        let slots: HashMap<u64, usize> = examples.iter().enumerate().map(|(slot, example)| (*example, slot)).collect();
+        let about = &plan.flattener.blocks;
+        let mut blocks: Vec<Vec<f32>> = about.iter().map(|block| vec![0f32; examples.len() * block.width]).collect();
+        let mut visits = vec![0u64; examples.len()];
+        let _ = plan.walk().forwards(progress, |seen, flat| {
+            for (row, visit) in seen.iter().enumerate().take(flat.rows) {
+                let Some(&slot) = slots.get(&visit.example) else { continue };
+                visits[slot] += 1;
+                for ((sums, values), about) in blocks.iter_mut().zip(&flat.blocks).zip(about) {
+                    let width = about.width;
+                    let values = &values[row * width..(row + 1) * width];
+                    sums[slot * width..(slot + 1) * width]
+                        .iter_mut()
+                        .zip(values)
+                        .for_each(|(sum, value)| *sum += value);
+                }
+            }
+            Ok(())
+        })?;
+        for (sums, about) in blocks.iter_mut().zip(about) {
+            for (sums, count) in sums.chunks_mut(about.width.max(1)).zip(&visits) {
+                sums.iter_mut().for_each(|sum| *sum /= (*count).max(1) as f32);
+            }
+        }
+        Ok(Self { blocks, visits })
+    }
+
+    fn rows(&self, plan: &EstimatePlan<'_>, rows: std::ops::Range<usize>) -> Flat {
+        let of = |(values, width): (&Vec<f32>, usize)| values[rows.start * width..rows.end * width].to_vec();
+        let widths = plan.flattener.blocks.iter().map(|block| block.width);
+        Flat { rows: rows.len(), blocks: self.blocks.iter().zip(widths).map(of).collect() }
+    }
+}

@@ -1,0 +1,303 @@
+//! Influence against distance in feature space: does a probe learn from what looks alike, or from elsewhere?
+//!
+//! The features of an example are the input factor of a layer, by default of the last one that keeps its factors: what the
+//! network made of the example before its final step (Koh and Liang 2017, §5.1, set influence against distance so).
+
+use crate::influence::{Index, Influence, Question};
+use crate::rows::driver::{fold_each, Progress, ReadTo};
+use crate::rows::gradient::Layout;
+use crate::rows::sweep::Sweeps;
+use crate::{rows::column, spearman, AnalysisError, Probes, Window};
+use gradlog_format::log::{Column, ColumnKey, LayerRecord};
+use gradlog_format::run::{Block, Damage, Run, Vectors};
+use std::collections::HashMap;
+
+/// How the influence on a probe goes with distance from it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct FeatureDistance {
+    /// Id of the probe.
+    pub probe: u64,
+    /// Name of the layer whose input the features are.
+    pub layer: String,
+    /// Numbers of a feature vector, as recorded: where a wide input was folded, distances are estimates.
+    pub width: usize,
+    /// Examples that have a score and features.
+    pub examples: u64,
+    /// Spearman's rank correlation of `|score|` and distance. Negative: what is near carries more.
+    pub size: f64,
+    /// Spearman's rank correlation of the score itself and distance. Negative: what is near helps, what is far hurts.
+    pub score: f64,
+    /// Of each row of the influence, the Euclidean distance of its features at its last visit or sweep inside the window from the
+    /// probe's at its last time; NaN if it has none.
+    pub distances: Vec<f64>,
+    /// Where the run stopped being readable, if it did; distances are then of what came before.
+    pub damage: Option<Damage>,
+}
+
+/// The examples nearest to a probe beside those with the strongest influence on it, as Pruthi et al. 2020 and Koh and
+/// Liang 2017 set them side by side: what is near is not what taught.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Comparison {
+    /// Rows of the nearest examples, the nearest first; ties by example id.
+    pub nearest: Vec<usize>,
+    /// Rows of as many of the strongest proponents and of the strongest opponents.
+    pub proponents: Vec<usize>,
+    /// See `proponents`.
+    pub opponents: Vec<usize>,
+    /// How many of the nearest are among these proponents.
+    pub also_proponents: usize,
+    /// How many of the nearest are among these opponents.
+    pub also_opponents: usize,
+    /// Share of the proponents that have the probe's label, if labels were recorded.
+    pub same_label_proponents: Option<f64>,
+    /// The same of the opponents.
+    pub same_label_opponents: Option<f64>,
+    /// The same of the nearest.
+    pub same_label_nearest: Option<f64>,
+}
+
+impl FeatureDistance {
+    /// Rows of the `count` examples that are nearest to the probe, the nearest first; ties by example id.
+    fn nearest(&self, influence: &Influence, count: usize) -> Vec<usize> {
+        let mut rows: Vec<usize> = (0..self.distances.len()).filter(|&row| self.distances[row].is_finite()).collect();
+        let example = |row: usize| influence.rows[row].example;
+        rows.sort_by(|&a, &b| self.distances[a].total_cmp(&self.distances[b]).then(example(a).cmp(&example(b))));
+        rows.truncate(count);
+        rows
+    }
+
+    /// Sets the `count` nearest examples beside the `count` strongest of `influence`, which these distances were made of.
+    ///
+    /// # Errors
+    /// [`AnalysisError::OutOfRange`] if `influence` does not hold the probe or has another number of rows.
+    pub fn compare(&self, influence: &Influence, count: usize) -> Result<Comparison, AnalysisError> {
+        let own = influence.probes.iter().position(|probe| probe.id == self.probe);
+        let probe = own.filter(|_| self.distances.len() == influence.rows.len()).ok_or_else(|| {
+            let given = format!("on {} probes with {} rows", influence.probes.len(), influence.rows.len());
+            let range = format!("the one that the distances from probe {} were made of", self.probe);
+            AnalysisError::OutOfRange { what: "the influence to compare distances with", given, range }
+        })?;
+        let (nearest, label) = (self.nearest(influence, count), influence.probes[probe].label);
+        let (proponents, opponents) = (influence.proponents(probe, count), influence.opponents(probe, count));
+        let also = |rows: &[usize]| nearest.iter().filter(|row| rows.contains(row)).count();
+        let same_label = |rows: &[usize]| {
+            let labels: Option<Vec<u32>> = rows.iter().map(|&row| influence.rows[row].label).collect();
+            let (label, labels) = label.zip(labels.filter(|labels| !labels.is_empty()))?;
+            Some(labels.iter().filter(|other| **other == label).count() as f64 / labels.len() as f64)
+        };
+        Ok(Comparison {
+            also_proponents: also(&proponents),
+            also_opponents: also(&opponents),
+            same_label_proponents: same_label(&proponents),
+            same_label_opponents: same_label(&opponents),
+            same_label_nearest: same_label(&nearest),
+            nearest,
+            proponents,
+            opponents,
+        })
+    }
+}
+
+/// Sets the scores of `influence` against distance in the feature space of `layer`, or of the last layer that keeps its factors.
+///
+/// # Errors
+/// [`AnalysisError::OnlyVisits`] or [`AnalysisError::OutOfRange`] if one of `influence` and `window` is on visits and the other
+/// on sweeps, [`AnalysisError::Missing`] if no such layer has factors, [`AnalysisError::NoSuchProbe`] and the like if the probes are not
+/// in the run, [`AnalysisError::Read`] if the file system refuses.
+///
+/// # Cost
+/// One pass over the inputs of one layer. Memory: 8 bytes for each example and probe.
+pub fn influence_by_distance(
+    run: &Run,
+    influence: &Influence,
+    window: &Window,
+    layer: Option<&str>,
+    progress: Progress<'_>,
+) -> Result<Vec<FeatureDistance>, AnalysisError> {
+    if !influence.basis.is_sweeps() {
+        // Scores of visits have no business with distances at checkpoints.
+        window.only_visits("the distance in feature space from an influence on visits")?;
+    } else if !window.is_on_sweeps() {
+        let (what, given) = ("the window of distances beside an influence on sweeps", "on visits".into());
+        return Err(AnalysisError::OutOfRange { what, given, range: "on sweeps, as the influence is".into() });
+    }
+    let sweeps = Sweeps::find(run, window)?;
+    let question = Question {
+        probes: Probes::Ids(influence.probes.iter().map(|probe| probe.id).collect()),
+        window: window.clone(),
+        time: influence.time,
+        ..Question::all(&influence.set)
+    };
+    let index = Index::build(run, &question, progress)?;
+    let layers = &run.manifest().layers;
+    let wanted = |record: &LayerRecord| layer.is_none_or(|name| record.name == name);
+    let found = index.layout.factored.iter().rfind(|f| layers.get(usize::from(f.layer)).is_some_and(wanted));
+    let Some(factored) = found else {
+        return Err(AnalysisError::Missing {
+            score: "distance in feature space",
+            what: "inputs of such a layer for these probes",
+            how: "name a layer that sees one position per example: `gradlog info` lists their forms",
+        });
+    };
+    let (number, width) = (factored.layer, factored.inputs);
+    let inputs = |block: &Block| -> Result<Vectors, AnalysisError> {
+        let key = |column| ColumnKey { column, layer: number };
+        Ok(block.vectors(key(Column::Input), key(Column::InputScale))?)
+    };
+    let mut features: Vec<Vec<f32>> = Vec::new();
+    for probe in &influence.probes {
+        let mut feature = vec![0f32; width];
+        if let Some((_, record)) = index.records.get(&probe.id).and_then(|records| records.last_key_value()) {
+            inputs(&index.blocks[record.block])?.decode(record.row, &mut feature);
+        }
+        features.push(feature);
+    }
+
+    let rows: HashMap<u64, usize> = influence.rows.iter().enumerate().map(|(i, row)| (row.example, i)).collect();
+    let mut distances = vec![vec![f64::NAN; influence.rows.len()]; features.len()];
+    let keep = |block: &Block| window.is_on(block) && window.touches(block);
+    let read = |block: &Block| {
+        let layout = Layout::of(block, layers);
+        if !layout.factored.iter().any(|f| f.layer == number && f.inputs == width) {
+            return Ok(Vec::new());
+        }
+        let inside = sweeps.rows(window, block)?;
+        let flags = column::optional(block, Column::Flags, column::u8s)?;
+        let inputs = inputs(block)?;
+        let mut feature = vec![0f32; width];
+        let mut found = Vec::new();
+        for (row, example) in column::u64s(block, Column::Example)?.into_iter().enumerate() {
+            let unseen = Column::FLAG_NOT_FINITE | Column::FLAG_NO_WEIGHT;
+            let usable = flags.as_ref().is_none_or(|flags| flags[row] & unseen == 0);
+            if usable && inside.as_ref().is_none_or(|inside| inside[row]) {
+                inputs.decode(row, &mut feature);
+                found.push((example, features.iter().map(|probe| distance(probe, &feature)).collect::<Vec<f64>>()));
+            }
+        }
+        Ok(found)
+    };
+    let ReadTo(damage) = fold_each(run, progress, keep, read, |found| {
+        for (example, from) in found {
+            let Some(&row) = rows.get(&example) else { continue };
+            distances.iter_mut().zip(from).for_each(|(distances, from)| distances[row] = from);
+        }
+        Ok(())
+    })?;
+
+    let name = layers.get(usize::from(number)).map_or_else(String::new, |layer| layer.name.clone());
+    let of = |(probe, distances): (usize, Vec<f64>)| {
+        let both = (0..influence.rows.len()).map(|row| (influence.score(row, probe), distances[row]));
+        let (scores, far): (Vec<f64>, Vec<f64>) = both.filter(|(s, d)| s.is_finite() && d.is_finite()).unzip();
+        let sizes: Vec<f64> = scores.iter().map(|score| score.abs()).collect();
+        FeatureDistance {
+            probe: influence.probes[probe].id,
+            layer: name.clone(),
+            width,
+            examples: scores.len() as u64,
+            size: spearman(&sizes, &far),
+            score: spearman(&scores, &far),
+            distances,
+            damage: damage.clone().or_else(|| index.damage.clone()),
+        }
+    };
+    Ok(distances.into_iter().enumerate().map(of).collect())
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{influence, Question};
+    use super::*;
+    use gradlog_format::sketch::Encoding;
+    use gradlog_testing::{Draws, Synthetic, Visit};
+
+    #[test]
+    fn distances_are_those_of_the_last_visits_and_near_ones_carry_more() {
+        let mut draws = Draws(3);
+        let probe = Visit { step: 9, ..draws.visit(500, 9, 0) };
+        let mut visits = Vec::new();
+        for step in 0..2 {
+            for example in 0..30u64 {
+                let mut visit = draws.visit(example, step, step as u32);
+                // In the second epoch example i stands i away from the probe, and its score falls with i.
+                visit.parts[2] = probe.parts[2].iter().map(|x| x + 0.5 * example as f32).collect();
+                visit.parts[0] = vec![0.0; 5];
+                visit.parts[1] = probe.parts[1].iter().map(|d| d / (1.0 + example as f32)).collect();
+                visit.parts[3] = vec![0.0; 2];
+                visit.parts[4] = vec![0.0; 7];
+                (visit.learning_rate, visit.clip, visit.coefficient) = (0.1, 1.0, 1.0);
+                if step == 0 {
+                    visit.parts[2].fill(100.0);
+                }
+                visits.push(visit);
+            }
+        }
+        visits[35].flags = 1;
+        let mut run = Synthetic::new(Encoding::F32);
+        run.set(0, "test");
+        run.probes(&[Visit { step: 0, ..probe.clone() }, probe.clone()]);
+        run.visits(&visits);
+        run.end();
+        let written = run.finish();
+        let run = written.run();
+        let scores = influence(&run, &Question::one("test", 500)).unwrap();
+        let window = Window::epochs(1..2);
+        let found = &influence_by_distance(&run, &scores, &window, None, &|_| {}).unwrap()[0];
+        assert_eq!((found.layer.as_str(), found.width, found.examples), ("head", 4, 29));
+        for (row, distance) in scores.rows.iter().zip(&found.distances) {
+            if row.example == 5 {
+                assert!(distance.is_nan());
+                continue;
+            }
+            // Four numbers, each 0.5·i away.
+            assert!((distance - row.example as f64).abs() < 1e-5, "{} {distance}", row.example);
+        }
+        assert!((found.size + 1.0).abs() < 1e-9 && (found.score + 1.0).abs() < 1e-9, "{found:?}");
+        // The nearest are the strongest, in the same order; of the far ones none is.
+        for count in [1, 4, 1000] {
+            let both = found.compare(&scores, count).unwrap();
+            let known = count.min(29);
+            assert_eq!((both.nearest.len(), both.also_proponents + both.also_opponents), (known, known));
+            assert_eq!(both.nearest[..known.min(4)], both.proponents[..known.min(4)]);
+            let same = |rows: &[usize]| {
+                let same = rows.iter().filter(|&&row| scores.rows[row].label == scores.probes[0].label).count();
+                Some(same as f64 / rows.len() as f64)
+            };
+            assert_eq!(both.same_label_nearest, same(&both.nearest));
+            assert_eq!(both.same_label_proponents, same(&both.proponents));
+            assert_eq!(both.same_label_opponents.is_none(), both.opponents.is_empty());
+        }
+        // An influence that the distances were not made of.
+        let mut other = scores.clone();
+        other.probes[0].id = 501;
+        let mut shorter = scores.clone();
+        shorter.rows.pop();
+        for other in [&other, &shorter] {
+            let error = found.compare(other, 1).unwrap_err();
+            assert!(matches!(error, AnalysisError::OutOfRange { .. }), "{error}");
+        }
+        // The same examples, swept at a checkpoint.
+        let mut swept = Synthetic::new(Encoding::F32);
+        swept.set(0, "test");
+        swept.probes(std::slice::from_ref(&probe));
+        swept.sweeps(&visits[30..].iter().map(|visit| Visit { step: 9, ..visit.clone() }).collect::<Vec<_>>());
+        swept.end();
+        let swept = swept.finish();
+        let question = Question::one("test", 500).at_checkpoints();
+        let at_checkpoints = influence(&swept.run(), &question).unwrap();
+        let sweeps = &influence_by_distance(&swept.run(), &at_checkpoints, &question.window, None, &|_| {}).unwrap()[0];
+        assert_eq!((sweeps.examples, format!("{:?}", sweeps.distances)), (29, format!("{:?}", found.distances)));
+        let mixed = influence_by_distance(&swept.run(), &at_checkpoints, &window, None, &|_| {}).unwrap_err();
+        assert!(matches!(mixed, AnalysisError::OutOfRange { .. }), "{mixed}");
+        let named = &influence_by_distance(&run, &scores, &window, Some("fc"), &|_| {}).unwrap()[0];
+        assert_eq!((named.layer.as_str(), named.width), ("fc", 5));
+        assert!(named.size.is_nan() || named.size.abs() <= 1.0);
+        let error = influence_by_distance(&run, &scores, &window, Some("conv"), &|_| {}).unwrap_err();
+        assert!(matches!(error, AnalysisError::Missing { .. }));
+    }
+}

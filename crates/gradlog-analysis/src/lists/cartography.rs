@@ -1,0 +1,141 @@
+//! Dataset cartography: the map of a training set by confidence and variability (Swayamdipta et al. 2020, arXiv
+//! 2009.10795, §2 and §3).
+//!
+//! With `p_t` the probability of the label at visit `t`: confidence `μ` is its mean, variability `σ` its population standard
+//! deviation, correctness the share of right predictions. The paper's three regions, each a third of the examples:
+//!
+//! - *easy to learn*: the highest confidence,
+//! - *ambiguous*: the highest variability; these help to generalize,
+//! - *hard to learn*: the lowest confidence; often mislabelled.
+//!
+//! The regions may overlap, as in the paper: an ambiguous example may have a low confidence too. The paper takes one
+//! number at the end of each epoch, in evaluation mode; here each visit gives one, in training mode, or on a window of sweeps
+//! each checkpoint, as in the paper. Over several runs the three numbers are means over runs.
+
+use crate::rows::driver::Progress;
+use crate::scores::per_example::suspicious_first;
+use crate::{AnalysisError, Basis, Extra, Order, OverRuns, Score, Window};
+use gradlog_format::run::{Damage, Run};
+use std::collections::HashMap;
+
+/// The map of a training set.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Map {
+    /// Of each run, whether it stands on visits or on sweeps at checkpoints, and which. "Visits" are then rows of sweeps.
+    pub bases: Vec<Basis>,
+    /// The share of the examples that each region takes.
+    pub share: f64,
+    /// Runs that it stands on.
+    pub runs: u64,
+    /// Visits that it stands on.
+    pub visits: u64,
+    /// Examples left out: none of their visits has a usable confidence.
+    pub unscored: u64,
+    /// One row per example, the lowest confidence first; ties by id.
+    pub rows: Vec<MapRow>,
+    /// Where the first damaged run stopped being readable, if one did.
+    pub damage: Option<Damage>,
+}
+
+/// An example on the map.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct MapRow {
+    /// Its id.
+    pub example: u64,
+    /// Runs that it stands on.
+    pub runs: u64,
+    /// Visits that it stands on.
+    pub visits: u64,
+    /// Mean probability of the label.
+    pub confidence: f64,
+    /// Population standard deviation of that probability over the visits.
+    pub variability: f64,
+    /// Share of right predictions; NaN where the run does not hold it.
+    pub correctness: f64,
+    /// In the region that is easy to learn.
+    pub easy: bool,
+    /// In the ambiguous region.
+    pub ambiguous: bool,
+    /// In the region that is hard to learn.
+    pub hard: bool,
+    /// The recorded label, if all runs agree.
+    pub label: Option<u32>,
+}
+
+impl Map {
+    /// The paper's share of each region.
+    pub const SHARE: f64 = 0.33;
+
+    /// Draws the map. Each region takes `round(share·N)` of the `N` examples; ties go to the lower id.
+    ///
+    /// # Errors
+    /// Those of [`Score::compute_over`] with confidence; [`AnalysisError::Rule`] if the share is not between 0 and 1.
+    ///
+    /// # Cost
+    /// Two passes over three small columns of each run; memory about 500 bytes per example.
+    pub fn of(runs: &[&Run], window: &Window, share: f64, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(AnalysisError::Rule { what: format!("gives each region a share of {share}: give 0 to 1") });
+        }
+        let confidence = Score::Confidence.compute_over(runs, window, OverRuns::Mean, progress)?;
+        let correct = match Score::Correctness.compute_over(runs, window, OverRuns::Mean, progress) {
+            Ok(table) => Some(table),
+            Err(error) if error.is_about_what_was_recorded() => None,
+            Err(error) => return Err(error),
+        };
+        let correctness: HashMap<u64, f64> =
+            correct.iter().flat_map(|table| &table.rows).map(|row| (row.example, row.score)).collect();
+        let examples = confidence.rows.len();
+        let visits = confidence.visits();
+        let bases: Vec<Basis> = confidence.runs.iter().map(|part| part.basis.clone()).collect();
+        let parts = confidence.runs.iter().chain(correct.iter().flat_map(|table| &table.runs));
+        let damage = parts.into_iter().find_map(|part| part.damage.clone());
+        let mut rows: Vec<MapRow> = confidence
+            .rows
+            .into_iter()
+            .filter(|row| !row.score.is_nan())
+            .map(|row| MapRow {
+                example: row.example,
+                runs: row.runs,
+                visits: row.visits,
+                confidence: row.score,
+                variability: match row.extras.first() {
+                    Some(Extra::Number(variability)) => *variability,
+                    _ => f64::NAN,
+                },
+                correctness: correctness.get(&row.example).copied().unwrap_or(f64::NAN),
+                easy: false,
+                ambiguous: false,
+                hard: false,
+                label: row.label,
+            })
+            .collect();
+        rows.sort_by(|a, b| a.confidence.total_cmp(&b.confidence).then(a.example.cmp(&b.example)));
+        let count = (share * rows.len() as f64).round() as usize;
+        mark(&mut rows, count, Order::HighestFirst, |row| row.confidence, |row| row.easy = true);
+        mark(&mut rows, count, Order::LowestFirst, |row| row.confidence, |row| row.hard = true);
+        mark(&mut rows, count, Order::HighestFirst, |row| row.variability, |row| row.ambiguous = true);
+        let unscored = (examples - rows.len()) as u64;
+        Ok(Self { bases, share, runs: runs.len() as u64, visits, unscored, rows, damage })
+    }
+
+    /// Examples in the regions: easy, ambiguous, hard.
+    pub fn counts(&self) -> [u64; 3] {
+        let count = |region: fn(&MapRow) -> bool| self.rows.iter().filter(|row| region(row)).count() as u64;
+        [count(|row| row.easy), count(|row| row.ambiguous), count(|row| row.hard)]
+    }
+}
+
+/// Marks the first `count` rows in an order.
+fn mark(rows: &mut [MapRow], count: usize, order: Order, by: fn(&MapRow) -> f64, mark: fn(&mut MapRow)) {
+    let mut sorted: Vec<usize> = (0..rows.len()).collect();
+    sorted.sort_by(|&a, &b| {
+        suspicious_first(order, by(&rows[a]), by(&rows[b])).then(rows[a].example.cmp(&rows[b].example))
+    });
+    sorted.into_iter().take(count).for_each(|row| mark(&mut rows[row]));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,11 @@
+//! Lists of examples that are made of scores: probably wrong labels, what to keep, a map of the training set.
+
+mod cartography;
+mod keep;
+mod suspects;
+mod threshold;
+
+pub use cartography::{Map, MapRow};
+pub use keep::{KeepList, KeepRule, Kept, KeptOfLabel};
+pub use suspects::{suspects, Rival, SignalValue, Suspect, Suspects};
+pub use threshold::{Flagged, FlaggedRow, ThresholdIds, ThresholdRun, ThresholdSamples};

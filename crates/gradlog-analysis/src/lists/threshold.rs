@@ -1,0 +1,279 @@
+//! Threshold samples: where AUM draws the line (Pleiss et al. 2020, arXiv 2001.10528, §3.2).
+//!
+//! AUM ranks examples; threshold samples say where in the ranking wrong labels end. Of `N` examples in `c` classes,
+//! `N/(c+1)` are given a label that nobody has, the extra class `c`, and the model is trained with `c + 1` outputs. They are
+//! mislabelled for certain, so the 99th percentile of their AUM is the cut: an example below it behaves like one with a
+//! wrong label. A threshold sample cannot be judged in its own run, so one trains twice with two disjoint sets.
+//!
+//! An example is flagged if it lies below the cut in every run that judges it, as in the authors' code (`runner.py` removes
+//! what has a mean verdict of one). The percentile interpolates between order statistics, as numpy does. The authors
+//! leave out the first epoch and stop before the first drop of the learning rate: give a window.
+
+use crate::rows::driver::Progress;
+use crate::scores::over_runs::{different, in_run, most_voted};
+use crate::scores::per_example::suspicious_first;
+use crate::{AnalysisError, Basis, Order, Score, ScoreTable, Window};
+use gradlog_format::run::{Damage, Run};
+use gradlog_format::sketch::draw;
+use std::collections::{BTreeMap, HashSet};
+
+/// Two disjoint sets of threshold samples, for two runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ThresholdSamples {
+    /// The extra class: the number of classes there are without it.
+    pub class: u32,
+    /// The samples of the first run and of the second, ascending.
+    pub sets: [Vec<u64>; 2],
+}
+
+impl ThresholdSamples {
+    /// Draws two sets of `N/(classes + 1)` examples each, rounded down.
+    ///
+    /// ```
+    /// use gradlog::analysis::ThresholdSamples;
+    ///
+    /// let ids: Vec<u64> = (0..110).collect();
+    /// let samples = ThresholdSamples::pick(&ids, 10, 7)?;
+    /// assert_eq!((samples.class, samples.sets[0].len(), samples.sets[1].len()), (10, 10, 10));
+    /// let first = samples.sets[0][0];
+    /// assert_eq!((samples.label(0, first, 3), samples.label(1, first, 3)), (10, 3));
+    /// # Ok::<(), gradlog::analysis::AnalysisError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`AnalysisError::Rule`] with fewer than `classes + 1` different examples, or without classes.
+    pub fn pick(examples: &[u64], classes: u32, seed: u64) -> Result<Self, AnalysisError> {
+        let mut drawn = examples.to_vec();
+        drawn.sort_unstable();
+        drawn.dedup();
+        let count = (drawn.len() as u64 / (u64::from(classes) + 1)) as usize;
+        if classes == 0 || count == 0 {
+            let (examples, least) = (drawn.len(), u64::from(classes) + 1);
+            let what = format!(
+                "takes threshold samples of {examples} examples in {classes} classes: it needs {least} or more"
+            );
+            return Err(AnalysisError::Rule { what });
+        }
+        drawn.sort_by_key(|&example| (draw(seed, example), example));
+        let set = |from: usize| {
+            let mut set = drawn[from..from + count].to_vec();
+            set.sort_unstable();
+            set
+        };
+        Ok(Self { class: classes, sets: [set(0), set(count)] })
+    }
+
+    /// The label to train with in run `run`, 0 or 1: the extra class for its threshold samples, else `label`.
+    ///
+    /// # Panics
+    /// If `run` is neither 0 nor 1.
+    pub fn label(&self, run: usize, example: u64, label: u32) -> u32 {
+        if self.sets[run].binary_search(&example).is_ok() {
+            self.class
+        } else {
+            label
+        }
+    }
+}
+
+/// How the threshold samples of a run are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ThresholdIds {
+    /// By the label that they were recorded with: the extra class.
+    Class(u32),
+    /// By their ids, a set for each run.
+    Sets(Vec<Vec<u64>>),
+}
+
+/// Which examples AUM finds mislabelled.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Flagged {
+    /// The percentile of the threshold samples' AUM that is the cut.
+    pub percentile: f64,
+    /// What each run gave.
+    pub runs: Vec<ThresholdRun>,
+    /// One row per example that some run judges, the most suspicious first: by the mean of AUM minus cut, ties by id.
+    pub rows: Vec<FlaggedRow>,
+    /// Examples that no run can judge: threshold samples wherever they have a usable visit, or without any. Ascending.
+    pub unjudged: Vec<u64>,
+}
+
+/// One run with threshold samples.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ThresholdRun {
+    /// Whether its AUM stands on visits or on sweeps at checkpoints, and which. "Visits" are then rows of sweeps.
+    pub basis: Basis,
+    /// Its threshold samples with an AUM.
+    pub samples: u64,
+    /// The examples that it judges.
+    pub judged: u64,
+    /// The cut.
+    pub cut: f64,
+    /// Where it stopped being readable, if it did.
+    pub damage: Option<Damage>,
+}
+
+/// The verdict on an example.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct FlaggedRow {
+    /// Its id.
+    pub example: u64,
+    /// Runs that judge it.
+    pub judged: u64,
+    /// Of these, runs in which it lies below the cut.
+    pub below: u64,
+    /// Whether that is all of them: the verdict.
+    pub flagged: bool,
+    /// Visits in the runs that judge it.
+    pub visits: u64,
+    /// Mean AUM over the runs that judge it.
+    pub aum: f64,
+    /// Mean over these runs of AUM minus the run's cut; negative means below.
+    pub above_cut: f64,
+    /// Recorded label at the last visit in the last of these runs.
+    pub label: Option<u32>,
+    /// The class predicted at the last visit in most of these runs; of several, the lowest.
+    pub prediction: Option<u32>,
+}
+
+#[derive(Default)]
+struct Judged {
+    runs: u64,
+    below: u64,
+    visits: u64,
+    aum: f64,
+    above_cut: f64,
+    label: Option<u32>,
+    predictions: Vec<(u32, u64)>,
+}
+
+impl Flagged {
+    /// The paper's percentile.
+    pub const PERCENTILE: f64 = 99.0;
+
+    /// Judges every example of the runs against each run's threshold samples.
+    ///
+    /// # Errors
+    /// Those of [`Score::compute`] with AUM, with the name of the run; [`AnalysisError::SameRun`];
+    /// [`AnalysisError::NoThreshold`] if a run has no threshold sample with an AUM; [`AnalysisError::Rule`] if the percentile is
+    /// not between 0 and 100 or there is not one set for each run.
+    ///
+    /// # Cost
+    /// One pass over the margins of each run; memory about 300 bytes per example.
+    pub fn of(
+        runs: &[&Run],
+        samples: &ThresholdIds,
+        percentile: f64,
+        window: &Window,
+        progress: Progress<'_>,
+    ) -> Result<Self, AnalysisError> {
+        different(runs)?;
+        if !(0.0..=100.0).contains(&percentile) {
+            return Err(AnalysisError::Rule { what: format!("cuts at percentile {percentile}: give 0 to 100") });
+        }
+        if let ThresholdIds::Sets(sets) = samples {
+            if sets.len() != runs.len() {
+                let (sets, runs) = (sets.len(), runs.len());
+                let what =
+                    format!("has {sets} sets of threshold samples for {runs} runs: give one for each, in their order");
+                return Err(AnalysisError::Rule { what });
+            }
+        }
+        let mut all: BTreeMap<u64, Judged> = BTreeMap::new();
+        let mut parts = Vec::with_capacity(runs.len());
+        for (number, run) in runs.iter().enumerate() {
+            let table = Score::Aum.compute_with(run, window, progress).map_err(in_run(runs, number))?;
+            let is_sample: Vec<bool> = match samples {
+                ThresholdIds::Class(class) => table.rows.iter().map(|row| row.label == Some(*class)).collect(),
+                ThresholdIds::Sets(sets) => {
+                    let set: HashSet<u64> = sets[number].iter().copied().collect();
+                    table.rows.iter().map(|row| set.contains(&row.example)).collect()
+                }
+            };
+            let part = judge(&table, &is_sample, percentile, &mut all).ok_or_else(|| AnalysisError::NoThreshold {
+                run: run.dir().display().to_string(),
+                known: match samples {
+                    ThresholdIds::Class(class) => format!("recorded with label {class}"),
+                    ThresholdIds::Sets(_) => "of those handed in".into(),
+                },
+            })?;
+            parts.push(part);
+        }
+        let unjudged = all.iter().filter(|(_, entry)| entry.runs == 0).map(|(example, _)| *example).collect();
+        let mut rows: Vec<FlaggedRow> = all.into_iter().filter(|(_, entry)| entry.runs > 0).map(row).collect();
+        rows.sort_by(|a, b| {
+            suspicious_first(Order::LowestFirst, a.above_cut, b.above_cut).then(a.example.cmp(&b.example))
+        });
+        Ok(Self { percentile, runs: parts, rows, unjudged })
+    }
+
+    /// How many examples are flagged.
+    pub fn flagged(&self) -> u64 {
+        self.rows.iter().filter(|row| row.flagged).count() as u64
+    }
+}
+
+/// Adds the verdicts of one run; `None` if it has no threshold sample with an AUM.
+fn judge(
+    table: &ScoreTable,
+    is_sample: &[bool],
+    percentile: f64,
+    all: &mut BTreeMap<u64, Judged>,
+) -> Option<ThresholdRun> {
+    let usable = || table.rows.iter().zip(is_sample).filter(|(row, _)| !row.score.is_nan());
+    let mut samples: Vec<f64> = usable().filter(|(_, sample)| **sample).map(|(row, _)| row.score).collect();
+    samples.sort_by(f64::total_cmp);
+    let cut = quantile(&samples, percentile / 100.0)?;
+    table.rows.iter().for_each(|row| {
+        all.entry(row.example).or_default();
+    });
+    let mut judged = 0;
+    for (row, _) in usable().filter(|(_, sample)| !**sample) {
+        let entry = all.entry(row.example).or_default();
+        judged += 1;
+        entry.runs += 1;
+        entry.below += u64::from(row.score < cut);
+        entry.visits += row.visits;
+        entry.aum += row.score;
+        entry.above_cut += row.score - cut;
+        entry.label = row.label.or(entry.label);
+        if let Some(class) = row.prediction {
+            match entry.predictions.iter_mut().find(|(known, _)| *known == class) {
+                Some((_, votes)) => *votes += 1,
+                None => entry.predictions.push((class, 1)),
+            }
+        }
+    }
+    let (basis, samples) = (table.basis.clone(), samples.len() as u64);
+    Some(ThresholdRun { basis, samples, judged, cut, damage: table.damage.clone() })
+}
+
+fn row((example, entry): (u64, Judged)) -> FlaggedRow {
+    let runs = entry.runs as f64;
+    FlaggedRow {
+        example,
+        judged: entry.runs,
+        below: entry.below,
+        flagged: entry.below == entry.runs,
+        visits: entry.visits,
+        aum: entry.aum / runs,
+        above_cut: entry.above_cut / runs,
+        label: entry.label,
+        prediction: most_voted(&entry.predictions),
+    }
+}
+
+/// The quantile `q` of ascending numbers, between two of them on the line that joins them; `None` of none.
+fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
+    let place = q * sorted.len().checked_sub(1)? as f64;
+    let below = place.floor() as usize;
+    let (low, high) = (sorted[below], sorted[(below + 1).min(sorted.len() - 1)]);
+    Some(low + (high - low) * place.fract())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+//! Correctness: the share of right predictions over the visits (Swayamdipta et al. 2020, arXiv 2009.10795, §2).
+//!
+//! `(1/T) Σ_t 1[argmax z = y]`; the paper's own number is the sum, which stands beside it. An example with several
+//! predictions a visit (a sequence) adds the share of them that is right.
+
+use crate::scores::per_example::{Extra, Mean, PerExample};
+use gradlog_format::log::Column;
+
+#[derive(Default)]
+pub(super) struct Correctness {
+    mean: Mean,
+}
+
+impl PerExample for Correctness {
+    const COLUMNS: &'static [Column] = &[Column::Correct];
+
+    fn add(&mut self, values: &[f32]) {
+        self.mean.add(f64::from(values[0]));
+    }
+
+    fn visits(&self) -> u64 {
+        self.mean.count()
+    }
+
+    fn score(&self) -> f64 {
+        self.mean.mean()
+    }
+
+    fn extras(&self) -> Vec<Extra> {
+        vec![Extra::Number(self.mean.sum())]
+    }
+}

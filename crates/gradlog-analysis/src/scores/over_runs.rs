@@ -1,0 +1,348 @@
+//! One score from several runs: means and sums over training runs that differ in their seeds.
+//!
+//! A score of one run is one draw: Paul et al. 2021 (arXiv 2107.07075, §2) define EL2N and GraNd as expectations over
+//! initialisations and orders and take ten runs, Toneva et al. 2019 (arXiv 1812.05159, §4) sum forgetting over five.
+//! With `s_r` the score of an example in run `r`, and `R` the runs that have one:
+//!
+//! - mean: `(1/R) Σ_r s_r`. For forgetting this is the definition of Paul et al.: an example that one run never learned
+//!   has an infinite mean, and among those the one that more runs never learned comes first.
+//! - sum: `Σ_r s_r`. For forgetting this is the definition of Toneva et al.: a run that never learned the example adds
+//!   as many as it had presentations.
+//!
+//! The spread is the sample standard deviation over runs, `sqrt(Σ_r (s_r − mean)² / (R − 1))`; that of the mean itself
+//! is smaller by `√R`. Ties are broken by the mean rank over runs, which carries the score's own tie-break, then by id.
+
+use crate::rows::driver::Progress;
+use crate::scores::per_example::{suspicious_first, Mean};
+use crate::scores::variability::Spread;
+use crate::{AnalysisError, Basis, Extra, Order, Score, ScoreRow, ScoreTable, Window};
+use gradlog_format::run::{Damage, Run};
+use std::collections::HashMap;
+
+/// How the scores that an example has in several runs become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OverRuns {
+    /// Their mean (Paul et al. 2021). Forgetting: infinite if any run never learned the example.
+    #[default]
+    Mean,
+    /// Their sum (Toneva et al. 2019). Forgetting: a run that never learned the example adds its presentations. An
+    /// example that some runs have not visited has fewer terms.
+    Sum,
+}
+
+impl std::fmt::Display for OverRuns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            OverRuns::Mean => "mean",
+            OverRuns::Sum => "sum",
+        })
+    }
+}
+
+/// One score of all examples over several runs.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct RunsTable {
+    /// Which score it is.
+    pub score: Score,
+    /// How the runs were put together.
+    pub how: OverRuns,
+    /// What each run gave, in the order in which they were handed in.
+    pub runs: Vec<RunPart>,
+    /// Examples without a score in at least one of the runs.
+    pub partial: u64,
+    /// Examples whose recorded labels differ between runs.
+    pub labels_differ: u64,
+    /// One row per example of any run, the most suspicious first; examples without a score last.
+    pub rows: Vec<RunsRow>,
+}
+
+/// What one of several runs gave. The counts are those of [`ScoreTable`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct RunPart {
+    /// Whether its scores stand on visits or on sweeps, and which. "Visits" below are then rows of sweeps.
+    pub basis: Basis,
+    /// Examples with a score.
+    pub scored: u64,
+    /// Examples of the other runs that this one has no visit of.
+    pub absent: u64,
+    /// Visits that its scores stand on.
+    pub visits: u64,
+    /// Visits left out because a number of theirs was NaN or infinite.
+    pub not_finite: u64,
+    /// Visits left out because the example had no weight in the loss, or all its targets were ignored.
+    pub unseen: u64,
+    /// Visits left out because they were recorded without what the score is made of.
+    pub missing: u64,
+    /// Visits whose gradient norm is an estimate.
+    pub estimated_norms: u64,
+    /// Where the run stopped being readable, if it did.
+    pub damage: Option<Damage>,
+}
+
+/// The score of one example over several runs.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct RunsRow {
+    /// Id of the example.
+    pub example: u64,
+    /// Runs that the score stands on.
+    pub runs: u64,
+    /// Visits that it stands on, in all of them.
+    pub visits: u64,
+    /// The score, NaN if no run has one.
+    pub score: f64,
+    /// Sample standard deviation over the runs; NaN with fewer than two, or where one of them is infinite.
+    pub spread: f64,
+    /// In the order of [`Score::extras`]: of a number the mean over runs, of a yes or no the number of runs that say yes.
+    pub extras: Vec<Extra>,
+    /// Visits left out because a number of theirs was NaN or infinite, in all runs.
+    pub not_finite: u64,
+    /// The label, if all runs that recorded one agree.
+    pub label: Option<u32>,
+    /// Whether the runs recorded different labels.
+    pub labels_differ: bool,
+    /// The class predicted at the last visit in most runs; of several, the lowest.
+    pub prediction: Option<u32>,
+}
+
+#[derive(Default)]
+struct Gathered {
+    known: u64,
+    runs: u64,
+    visits: u64,
+    not_finite: u64,
+    infinite: u64,
+    scores: Vec<f64>,
+    terms: Vec<f64>,
+    ranks: Vec<f64>,
+    extras: Vec<Gathering>,
+    label: Option<u32>,
+    labels_differ: bool,
+    predictions: Vec<(u32, u64)>,
+}
+
+/// What is gathered of one value beside the score.
+#[derive(Clone, Copy)]
+enum Gathering {
+    Nothing,
+    Yes(u64),
+    Number(Mean),
+}
+
+impl Gathering {
+    fn add(&mut self, extra: Extra) {
+        let number = match extra {
+            Extra::Nothing => return,
+            Extra::Flag(yes) => {
+                let before = if let Gathering::Yes(count) = *self { count } else { 0 };
+                *self = Gathering::Yes(before + u64::from(yes));
+                return;
+            }
+            Extra::Count(count) => count as f64,
+            Extra::Number(number) => number,
+        };
+        let mut mean = if let Gathering::Number(mean) = *self { mean } else { Mean::default() };
+        mean.add(number);
+        *self = Gathering::Number(mean);
+    }
+
+    fn extra(self) -> Extra {
+        match self {
+            Gathering::Nothing => Extra::Nothing,
+            Gathering::Yes(count) => Extra::Count(count),
+            Gathering::Number(mean) => Extra::Number(mean.mean()),
+        }
+    }
+}
+
+/// Sorted, so that a sum over runs is the same to the last bit in whichever order they are handed in: it decides ties.
+fn ascending(values: &mut [f64]) -> &[f64] {
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+impl Gathered {
+    fn mean_rank(&mut self) -> f64 {
+        ascending(&mut self.ranks).iter().sum::<f64>() / self.runs as f64
+    }
+
+    fn add(&mut self, row: ScoreRow, rank: f64, term: f64) {
+        self.known += 1;
+        self.visits += row.visits;
+        self.not_finite += row.not_finite;
+        self.labels_differ |= matches!((self.label, row.label), (Some(a), Some(b)) if a != b);
+        self.label = self.label.or(row.label);
+        if let Some(prediction) = row.prediction {
+            match self.predictions.iter_mut().find(|(class, _)| *class == prediction) {
+                Some((_, votes)) => *votes += 1,
+                None => self.predictions.push((prediction, 1)),
+            }
+        }
+        if row.score.is_nan() {
+            return;
+        }
+        self.runs += 1;
+        self.scores.push(row.score);
+        self.terms.push(term);
+        self.ranks.push(rank);
+        self.infinite += u64::from(row.score.is_infinite());
+        self.extras.resize(row.extras.len(), Gathering::Nothing);
+        for (gathering, extra) in self.extras.iter_mut().zip(row.extras) {
+            gathering.add(extra);
+        }
+    }
+
+    fn row(mut self, example: u64, how: OverRuns, extras: usize) -> RunsRow {
+        let mut spread = Spread::default();
+        ascending(&mut self.scores).iter().for_each(|score| spread.add(*score));
+        let score = match how {
+            _ if self.runs == 0 => f64::NAN,
+            OverRuns::Sum => ascending(&mut self.terms).iter().sum(),
+            OverRuns::Mean if self.infinite > 0 => f64::INFINITY,
+            OverRuns::Mean => spread.mean(),
+        };
+        let known_spread = self.runs > 1 && self.infinite == 0;
+        self.extras.resize(extras, Gathering::Nothing);
+        RunsRow {
+            example,
+            runs: self.runs,
+            visits: self.visits,
+            score,
+            spread: if known_spread { spread.sample_deviation() } else { f64::NAN },
+            extras: self.extras.iter().map(|gathering| gathering.extra()).collect(),
+            not_finite: self.not_finite,
+            label: self.label.filter(|_| !self.labels_differ),
+            labels_differ: self.labels_differ,
+            prediction: most_voted(&self.predictions),
+        }
+    }
+}
+
+/// The class with most votes; of several, the lowest.
+pub(crate) fn most_voted(votes: &[(u32, u64)]) -> Option<u32> {
+    votes.iter().max_by_key(|(class, votes)| (*votes, std::cmp::Reverse(*class))).map(|(class, _)| *class)
+}
+
+/// Names the run in which something failed, where there are several.
+pub(crate) fn in_run(runs: &[&Run], number: usize) -> impl Fn(AnalysisError) -> AnalysisError {
+    let name = (runs.len() > 1).then(|| runs[number].dir().display().to_string());
+    move |source| match &name {
+        Some(run) => AnalysisError::InRun { run: run.clone(), source: Box::new(source) },
+        None => source,
+    }
+}
+
+/// Refuses a run that is handed in twice: it would count as two draws and is one.
+pub(crate) fn different(runs: &[&Run]) -> Result<(), AnalysisError> {
+    for (number, run) in runs.iter().enumerate() {
+        if let Some(first) = runs[..number].iter().find(|first| first.manifest().run_id == run.manifest().run_id) {
+            let name = |run: &Run| run.dir().display().to_string();
+            return Err(AnalysisError::SameRun { first: name(first), second: name(run) });
+        }
+    }
+    Ok(())
+}
+
+impl Score {
+    /// Computes the score of every example over several runs. One run is allowed: its rows then stand on one.
+    ///
+    /// Runs need not have the same examples; each row says on how many runs it stands, and
+    /// [`RunsTable::runs`] what each lacks. Labels that differ are counted, not refused: threshold samples differ on purpose.
+    ///
+    /// # Errors
+    /// As [`Score::compute`], with the name of the run; [`AnalysisError::SameRun`] if a run is handed in twice;
+    /// [`AnalysisError::NothingInCommon`] if a run has examples and shares none of them with any other.
+    ///
+    /// # Cost
+    /// One pass over each run, one after another. Memory: about 300 bytes per example, and one table of [`Score::compute`].
+    pub fn compute_over(
+        self,
+        runs: &[&Run],
+        window: &Window,
+        how: OverRuns,
+        progress: Progress<'_>,
+    ) -> Result<RunsTable, AnalysisError> {
+        different(runs)?;
+        let mut gathered: HashMap<u64, Gathered> = HashMap::new();
+        let mut parts = Vec::with_capacity(runs.len());
+        let mut own = Vec::with_capacity(runs.len());
+        for (number, run) in runs.iter().enumerate() {
+            let table = self.compute_with(run, window, progress).map_err(in_run(runs, number))?;
+            own.push(table.rows.iter().map(|row| row.example).collect::<Vec<u64>>());
+            parts.push(RunPart::of(&table));
+            let count = table.rows.len().max(1) as f64;
+            for (rank, row) in table.rows.into_iter().enumerate() {
+                let term = if how == OverRuns::Sum { self.in_sum(&row) } else { row.score };
+                gathered.entry(row.example).or_default().add(row, rank as f64 / count, term);
+            }
+        }
+        for (number, own) in own.iter().enumerate() {
+            parts[number].absent = (gathered.len() - own.len()) as u64;
+            // `known` is 1 where no other run has the example.
+            let alone = !own.is_empty() && own.iter().all(|example| gathered[example].known == 1);
+            if alone && gathered.len() > own.len() {
+                return Err(AnalysisError::NothingInCommon { run: runs[number].dir().display().to_string() });
+            }
+        }
+        let extras = self.extras().len();
+        let mut keyed: Vec<(u64, f64, RunsRow)> = gathered
+            .into_iter()
+            .map(|(example, mut entry)| (entry.infinite, entry.mean_rank(), entry.row(example, how, extras)))
+            .collect();
+        let order = self.order();
+        keyed.sort_by(|(never_a, rank_a, a), (never_b, rank_b, b)| {
+            suspicious_first(order, a.score, b.score)
+                .then(never_b.cmp(never_a))
+                .then_with(|| suspicious_first(Order::LowestFirst, *rank_a, *rank_b))
+                .then(a.example.cmp(&b.example))
+        });
+        let rows: Vec<RunsRow> = keyed.into_iter().map(|(_, _, row)| row).collect();
+        let count = |what: &dyn Fn(&RunsRow) -> bool| rows.iter().filter(|row| what(row)).count() as u64;
+        Ok(RunsTable {
+            score: self,
+            how,
+            partial: count(&|row| row.runs < runs.len() as u64),
+            labels_differ: count(&|row| row.labels_differ),
+            runs: parts,
+            rows,
+        })
+    }
+}
+
+impl RunPart {
+    fn of(table: &ScoreTable) -> Self {
+        Self {
+            basis: table.basis.clone(),
+            scored: table.rows.iter().filter(|row| !row.score.is_nan()).count() as u64,
+            absent: 0,
+            visits: table.visits,
+            not_finite: table.not_finite,
+            unseen: table.unseen,
+            missing: table.missing,
+            estimated_norms: table.estimated_norms,
+            damage: table.damage.clone(),
+        }
+    }
+}
+
+impl RunsTable {
+    /// What the scores stand on, in words, over all runs.
+    pub fn basis(&self) -> String {
+        Basis::of_all(self.runs.iter().map(|part| &part.basis))
+    }
+
+    /// Whether they stand on sweeps: of several runs all do or none.
+    pub fn is_on_sweeps(&self) -> bool {
+        self.runs.iter().any(|part| part.basis.is_sweeps())
+    }
+
+    /// Visits that the scores stand on, in all runs.
+    pub fn visits(&self) -> u64 {
+        self.runs.iter().map(|part| part.visits).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests;
