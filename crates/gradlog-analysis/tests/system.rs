@@ -11,10 +11,11 @@ use gradlog_testing::{visits, Draws, Encoding, Synthetic, Written};
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use tempfile::TempDir;
 
-/// A run of probe and visit blocks; with `segment_bytes` small, a segment for each.
-fn written(blocks: u64, segment_bytes: u64) -> Written {
-    let mut run = Synthetic::with_segments(Encoding::Q8, segment_bytes);
+/// A run of probe and visit blocks.
+fn written(blocks: u64) -> Written {
+    let mut run = Synthetic::new(Encoding::Q8);
     run.set(0, "test");
     for (step, visit) in visits(&mut Draws(1), blocks / 2, 1, 1).iter().enumerate() {
         run.probes(&[Draws(9).visit(3, step as u64, 0)]);
@@ -24,9 +25,17 @@ fn written(blocks: u64, segment_bytes: u64) -> Written {
     run.finish()
 }
 
+/// The same with a segment for each block.
+fn split(blocks: u64) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    written(blocks).split(dir.path());
+    dir
+}
+
 #[test]
 fn three_thousand_segments_are_analyzed_with_256_open_files() {
-    let (whole, split) = (written(3_000, 16 << 20), written(3_000, 1));
+    let (whole, split) = (written(3_000), tempfile::tempdir().unwrap());
+    whole.split(split.path());
     std::os::unix::fs::symlink(whole.path(), split.path().join("whole")).unwrap();
     assert!(play("with_many_segments", 256, split.path(), None));
 }
@@ -53,7 +62,7 @@ fn with_many_segments() {
 
 #[test]
 fn too_many_open_files_are_an_error_of_the_analysis() {
-    assert!(play("with_few_files", 64, written(8, 1).path(), None));
+    assert!(play("with_few_files", 64, split(8).path(), None));
 }
 
 #[test]
@@ -84,13 +93,13 @@ fn with_few_files() {
 
 #[test]
 fn a_segment_that_may_not_be_read_is_an_error_of_the_analysis() {
-    let written = written(8, 1);
+    let dir = split(8);
     let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    mode(written.path(), 0o755);
-    mode(&segment_path(written.path(), 1), 0o000);
+    mode(dir.path(), 0o755);
+    mode(&segment_path(dir.path(), 1), 0o000);
     // Nothing is forbidden to root.
-    let root = std::os::unix::fs::MetadataExt::uid(&written.path().metadata().unwrap()) == 0;
-    play("without_permission", 256, written.path(), root.then_some(65_534));
+    let root = std::os::unix::fs::MetadataExt::uid(&dir.path().metadata().unwrap()) == 0;
+    play("without_permission", 256, dir.path(), root.then_some(65_534));
 }
 
 #[test]

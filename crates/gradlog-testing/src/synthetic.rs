@@ -1,8 +1,8 @@
 //! Runs made up for tests, written with gradlog's own writer.
 
 use gradlog_format::log::{
-    worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, LayerRecord, LogWriter, Manifest,
-    Mode, WorkerRecord, WriterOptions, NO_LAYER,
+    segment_path, worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, LayerRecord, LogWriter,
+    Manifest, Mode, SegmentHeader, WorkerRecord, WriterOptions, NO_LAYER,
 };
 use gradlog_format::run::Run;
 use gradlog_format::sketch::{Encoding, SketchConfig};
@@ -161,26 +161,15 @@ impl Synthetic {
 
     /// As [`Synthetic::new`], with the seed in the manifest that flat vectors draw from.
     pub fn with_seed(encoding: Encoding, seed: u64) -> Self {
-        Self::in_folder(Arc::new(TempDir::new().unwrap()), None, encoding, seed, SEGMENT_BYTES)
-    }
-
-    /// As [`Synthetic::new`], in segments of at most `segment_bytes`, or of one block where that is more.
-    pub fn with_segments(encoding: Encoding, segment_bytes: u64) -> Self {
-        Self::in_folder(Arc::new(TempDir::new().unwrap()), None, encoding, 3, segment_bytes)
+        Self::in_folder(Arc::new(TempDir::new().unwrap()), None, encoding, seed)
     }
 
     /// The part of one worker, rank and number of all, of the run in `dir`.
     pub fn part(dir: Arc<TempDir>, worker: Option<(u32, u32)>, encoding: Encoding) -> Self {
-        Self::in_folder(dir, worker, encoding, 3, SEGMENT_BYTES)
+        Self::in_folder(dir, worker, encoding, 3)
     }
 
-    fn in_folder(
-        dir: Arc<TempDir>,
-        worker: Option<(u32, u32)>,
-        encoding: Encoding,
-        seed: u64,
-        segment_bytes: u64,
-    ) -> Self {
+    fn in_folder(dir: Arc<TempDir>, worker: Option<(u32, u32)>, encoding: Encoding, seed: u64) -> Self {
         let worker = worker.map(|(rank, workers)| WorkerRecord { rank, workers, reduction: AllReduce::Mean });
         let folder = worker.map_or(dir.path().to_owned(), |worker| worker_folder(dir.path(), worker.rank));
         // Runs have ids of their own: several are refused if they are the same one.
@@ -199,7 +188,7 @@ impl Synthetic {
             notes: Vec::new(),
             worker,
         };
-        let options = WriterOptions { segment_bytes, zstd_level: 1 };
+        let options = WriterOptions { segment_bytes: SEGMENT_BYTES, zstd_level: 1 };
         let writer = LogWriter::create(&folder, &manifest, options).unwrap();
         Self { dir, writer, encoding, without: Vec::new(), offsets: Vec::new() }
     }
@@ -359,6 +348,19 @@ impl Written {
 
     pub fn run(&self) -> Opened {
         Opened { run: Run::open(self.path()).unwrap(), _dir: self.dir.clone() }
+    }
+
+    /// Writes the same run into `dir` with a segment for each block.
+    pub fn split(&self, dir: &Path) {
+        std::fs::copy(self.path().join("manifest"), dir.join("manifest")).unwrap();
+        let run_id = self.run().manifest().run_id;
+        let bytes = std::fs::read(segment_path(self.path(), 0)).unwrap();
+        let ends = self.offsets[1..].iter().copied().chain([bytes.len() as u64]);
+        for (index, (start, end)) in (0u32..).zip(self.offsets.iter().zip(ends)) {
+            let header = SegmentHeader { run_id, index, resumed_step: None };
+            let segment = [&header.to_bytes()[..], &bytes[*start as usize..end as usize]].concat();
+            std::fs::write(segment_path(dir, index), segment).unwrap();
+        }
     }
 
     /// Flips a bit at a distance from the beginning of a block.
