@@ -9,6 +9,8 @@
 mod data;
 mod explain;
 mod model;
+#[path = "../support/progress.rs"]
+mod progress;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -133,6 +135,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     let start = Instant::now();
     let steps = u64::from(arguments.epochs) * train.len().div_ceil(BATCH) as u64;
     let mut step = 0u64;
+    let mut line = progress::ProgressLine::new();
     let test_batches: Vec<Vec<u64>> =
         (0..test.len() as u64).collect::<Vec<_>>().chunks(BATCH).map(<[u64]>::to_vec).collect();
     for epoch in 0..arguments.epochs {
@@ -154,8 +157,11 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
             let grads = loss.backward()?;
             pass.commit(optimizer.learning_rate())?;
             optimizer.step(&grads)?;
-            loss_sum += f64::from(loss.to_scalar::<f32>()?) * ids.len() as f64;
+            let loss = loss.to_scalar::<f32>()?;
+            loss_sum += f64::from(loss) * ids.len() as f64;
+            line.show(step, steps, loss);
         }
+        line.clear();
         println!(
             "epoch {epoch}: test accuracy before it {:.1} %, mean training loss in it {:.3}, {:.0} s so far",
             100.0 * accuracy,
