@@ -87,7 +87,12 @@ fn teachers(run: &Run, truth: &[u8], train: &Digits, test: &Digits) -> Result<()
         own_class += same as f64 / helped.len().max(1) as f64 / all.probes.len() as f64;
     }
     println!("\n== Who taught the model? ==");
-    println!("{}; {} visits, {} left out", all.variant(), all.visits, all.before_first_probe + all.not_finite);
+    println!(
+        "{}; {} visits, {} left out",
+        all.variant(),
+        all.visits,
+        all.left_out.before_first_probe + all.left_out.not_finite
+    );
     println!("of a test image's ten strongest proponents, {:.1} share its class on average", 10.0 * own_class);
     println!("(over the first {} test images)", all.probes.len());
 

@@ -1,8 +1,8 @@
 //! Questions about a run beyond its scores: each must end in an answer or an error, whatever the bytes say.
 
 use gradlog_analysis::{
-    all_neighbours, clusters, influence_by_distance, near_duplicates, suspects, vectors, Combine, Curvature, Damping,
-    EstimatePlan, EstimateQuestion, InfluencePlan, Map, Method, Normalisation, OverRuns, Question, Score, Search,
+    clusters, influence_by_distance, near_duplicates, neighbours, suspects, vectors, Combine, Curvature, Damping,
+    EstimatePlan, EstimateQuestion, InfluencePlan, Map, Method, Normalisation, OverRuns, Question, Score,
     Shape, SplitBy, UnitVectors, VectorQuestion, Velocity, VelocityGroups, Window,
 };
 use gradlog_format::run::Run;
@@ -91,8 +91,7 @@ fn similarity(run: &Run, window: Window, variant: u8) {
     let asked = VectorQuestion { window, shape: Shape::whole(LENGTH), combine, bytes_max: 64 << 20 };
     let Ok(vectors) = vectors(run, &asked, &|_| {}) else { return };
     let unit = UnitVectors::new(vectors);
-    let search = if variant % 2 == 0 { Search::Exact } else { Search::Graph };
-    for near in all_neighbours(&unit, 3, search).into_iter().flatten() {
+    for near in (0..unit.len()).flat_map(|position| neighbours(&unit, position, 3)) {
         assert!(near.position < unit.len() && near.cosine.abs() <= 1.001, "{near:?} of {}", unit.len());
     }
     let _ = (near_duplicates(&unit, 0.9, 10), clusters(&unit, 3, 4, 1));

@@ -234,7 +234,7 @@ fn an_ignored_target_is_no_label() {
     let run = Run::open(dir.path()).unwrap();
     let table = Score::Loss.compute(&run, &Window::everything()).unwrap();
     let mut labels: Vec<_> = table.rows.iter().map(|row| (row.example, row.label, row.prediction)).collect();
-    assert_eq!((table.visits, table.unseen, table.not_finite), (3, 2, 0));
+    assert_eq!((table.visits, table.left_out.unseen, table.left_out.not_finite), (3, 2, 0));
     labels.sort_unstable();
     assert_eq!(labels, [(10, Some(1), Some(0)), (11, Some(2), Some(1)), (12, None, None)]);
     let list = suspects(&[&run], &Window::everything(), &|_| {}).unwrap();

@@ -18,19 +18,24 @@
 //! - Blocks are decoded in parallel, a bounded number at a time, and folded in the order in which they were written, so
 //!   results do not depend on the number of threads and memory does not grow with the run, only with its examples.
 //! - Damage ends the reading; what came before it is used, and the result carries the [`Damage`](gradlog_format::run::Damage).
-//! - A visit with a NaN or an infinity is left out and counted. An example with no usable visit scores NaN and comes last.
+//! - A visit with a NaN or an infinity is left out. Every answer counts what it left out and says why: [`LeftOut`]. An example
+//!   with no usable visit scores NaN and comes last.
 //! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented; or,
 //!   where a replay swept the training set at checkpoints as most papers do, on these ([`Window::sweeps`]). The two are never
-//!   mixed, and each result says by its [`Basis`] which it stands on.
+//!   mixed, and each result says by its [`Basis`] which it is made of.
 //!   What says nothing without a training's sequence or its steps refuses sweeps ([`AnalysisError::OnlyVisits`]).
 //! - A score of one run is one draw. Papers that average over seeds (GraNd, EL2N, forgetting) want several runs:
 //!   [`Score::compute_over`]. What is then kept of the training set is a [`KeepList`].
+
+// Imports between files go one way: there is no circle, not even of a type that returns what borrows it. `rows` is below
+// `scores`, that is below `lists` and `influence`, and `curvature` is above `influence` and `vectors`.
 
 #![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod audit;
 mod correlation;
+#[cfg(feature = "curvature")]
 mod curvature;
 mod error;
 mod influence;
@@ -46,23 +51,23 @@ mod vectors;
 mod velocity;
 
 pub use correlation::{pearson, spearman};
-pub use curvature::{estimate, Curvature, Damping, Estimate, EstimatePlan, EstimateQuestion, Method};
+#[cfg(feature = "curvature")]
+pub use curvature::{estimate, EstimatePlan, EstimateQuestion};
 pub use error::AnalysisError;
 pub use gradlog_format::run::Run;
 pub use influence::{
-    influence, influence_by_distance, Agreement, Comparison, Concentration, FeatureDistance, Influence, InfluencePlan,
-    InfluenceRow, Normalisation, Part, Probe, ProbeTime, Probes, Question, Ranked, Split, SplitBy, Strongest,
+    influence, influence_by_distance, Agreement, Comparison, Concentration, Curvature, Damping, Estimate,
+    FeatureDistance, Influence, InfluencePlan, InfluenceRow, Method, Normalisation, Part, Probe, ProbeTime, Probes,
+    Question, Ranked, Split, SplitBy, Strongest,
 };
 pub use lists::{
     suspects, Flagged, FlaggedRow, KeepList, KeepRule, Kept, KeptOfLabel, Map, MapRow, Rival, SignalValue, Suspect,
     Suspects, ThresholdIds, ThresholdRun, ThresholdSamples,
 };
-pub use rows::{Basis, Progress, Source, Window};
+pub use rows::{Basis, LeftOut, Progress, Source, Window};
 pub use scores::{Extra, Order, OverRuns, RunPart, RunsRow, RunsTable, Score, ScoreRow, ScoreTable};
 pub use significant::significant;
-pub use similarity::{
-    all_neighbours, clusters, near_duplicates, neighbours, Cluster, Clusters, Neighbour, Pair, Search, UnitVectors,
-};
+pub use similarity::{clusters, near_duplicates, neighbours, Cluster, Clusters, Neighbour, Pair, UnitVectors};
 pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary, SweepSummary};
 pub use vectors::{vectors, Combine, FlatVectors, Shape, VectorBlock, VectorQuestion};
 pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityStep};

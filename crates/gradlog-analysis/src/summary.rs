@@ -7,7 +7,10 @@ mod tests;
 pub use column_group::ColumnGroup;
 
 use crate::rows::driver::{fold_each, Progress};
-use crate::{rows::column, rows::sweep, AnalysisError};
+use crate::rows::reader::{RowReader, WantedGradient};
+use crate::rows::rule::{AbsentNumber, RowRule, UnseenGradient, Verdict};
+use crate::rows::sweep::{self, Sweeps};
+use crate::{rows::column, AnalysisError, Window};
 use gradlog_format::log::{BlockKind, Column, ColumnKey, Mode};
 use gradlog_format::run::{Block, Damage, Run};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -157,20 +160,21 @@ enum Read {
     Other,
 }
 
-/// The steps of the visits that have a number that is none: once for each visit.
-fn not_finite(block: &Block) -> Result<Vec<u64>, AnalysisError> {
-    let flags = column::optional(block, Column::Flags, |block, column| block.u8s(column))?.unwrap_or_default();
-    let rates = column::optional(block, Column::LearningRate, column::f32s)?.unwrap_or_default();
-    let is_wrong = |row: usize| {
-        flags.get(row).is_some_and(|flags| flags & Column::FLAG_NOT_FINITE != 0)
-            || rates.get(row).is_some_and(|rate| !rate.is_finite())
-    };
-    let wrong: Vec<usize> = (0..flags.len().max(rates.len())).filter(|row| is_wrong(*row)).collect();
+/// A summary counts what is there: a run without learning rates has nothing to leave out for them.
+const RULE: RowRule =
+    RowRule { absent: AbsentNumber::Ignored, ..RowRule::gradients(&[Column::LearningRate], UnseenGradient::NotUsed) };
+
+/// The steps of the visits that have a NaN or an infinity: once for each visit.
+fn steps_not_finite(block: &Block) -> Result<Vec<u64>, AnalysisError> {
+    let (window, sweeps) = (&Window::everything(), &Sweeps::default());
+    let reader = RowReader { window, sweeps, layers: &[], rule: RULE, gradient: WantedGradient::None };
+    let rows = reader.read(block)?;
+    let wrong: Vec<usize> = rows.inside.rows().filter(|row| rows.verdict(*row) == Verdict::NotFinite).collect();
     if wrong.is_empty() {
         return Ok(Vec::new());
     }
     let steps = column::u64s(block, Column::Step)?;
-    Ok(wrong.into_iter().filter_map(|row| steps.get(row).copied()).collect())
+    Ok(wrong.into_iter().map(|row| steps[row]).collect())
 }
 
 struct Told {
@@ -185,7 +189,7 @@ impl Told {
                 examples: column::u64s(block, Column::Example)?,
                 epochs: block.epochs(),
                 steps: block.steps(),
-                not_finite: not_finite(block)?,
+                not_finite: steps_not_finite(block)?,
             },
             Some(BlockKind::Probes) => Read::Probes {
                 are_curvature: block.is_curvature(),
@@ -287,7 +291,7 @@ impl Summary {
                     summary.not_finite += not_finite.len() as u64;
                     summary.first_not_finite = not_finite.into_iter().chain(summary.first_not_finite).min();
                     for (code, _, stored, _) in told.block.sizes() {
-                        *groups.entry(ColumnGroup::of(code)).or_default() += stored;
+                        *groups.entry(ColumnGroup::from_code(code)).or_default() += stored;
                     }
                     for layer in told.block.layers(Column::Input) {
                         let Some(form) = forms.get_mut(usize::from(layer)) else { continue };

@@ -18,10 +18,10 @@
 //! The papers take groups of 100 examples with contiguous rank by EL2N: [`VelocityGroups::Ranked`]. For that the probe set
 //! must hold training examples under their own ids.
 
-use crate::influence::index::{Index, Record};
+use crate::influence::plan::index::{Index, Record};
 use crate::rows::driver::Progress;
 use crate::rows::gradient::Gradients;
-use crate::{AnalysisError, Probes, Question, RunsTable};
+use crate::{AnalysisError, LeftOut, Probes, Question, RunsTable};
 use gradlog_format::run::{Damage, ReadError, Run};
 use gradlog_kernels::matmul::{matmul, Matrix};
 use rayon::prelude::*;
@@ -66,10 +66,9 @@ pub struct Velocity {
     pub times: u64,
     /// The groups, in order.
     pub groups: Vec<GroupVelocity>,
-    /// Ids that were asked for and have no usable record in the set, or no score, or are in the group left over.
-    pub left_out: u64,
-    /// Probe records that are not finite, had no weight in the loss, or another form than the first.
-    pub records_left_out: u64,
+    /// What was left out, by the reason: probe records, and as examples the ids that were asked for and have no usable record
+    /// in the set, or no score, or are in the group left over.
+    pub left_out: LeftOut,
     /// Where the run stopped being readable, if it did.
     pub damage: Option<Damage>,
 }
@@ -128,19 +127,18 @@ impl Velocity {
                 what: format!("compares probes of `{set}` at successive times, and there is {count}: record them at the end of each epoch"),
             });
         }
-        let of_table = match groups {
+        let damage_of_table = match groups {
             VelocityGroups::Ranked { table, .. } => table.runs.iter().find_map(|part| part.damage.clone()),
             _ => None,
         };
-        let (groups, left_out) = chosen(&index, set, groups)?;
+        let (groups, examples) = chosen(&index, set, groups)?;
         let groups = groups.into_iter().map(|group| group.velocity(&index, &times)).collect::<Result<_, _>>()?;
         Ok(Self {
             set: set.into(),
             times: times.len() as u64,
             groups,
-            left_out,
-            records_left_out: index.left_out,
-            damage: index.damage.or(of_table),
+            left_out: LeftOut { examples, ..index.left_out },
+            damage: index.damage.or(damage_of_table),
         })
     }
 }
@@ -214,19 +212,23 @@ fn chosen(index: &Index, set: &str, groups: VelocityGroups<'_>) -> Result<(Vec<C
 
 impl Chosen {
     fn velocity(self, index: &Index, times: &[u64]) -> Result<GroupVelocity, AnalysisError> {
-        let at = |id: &u64, time: u64| index.records.get(id).and_then(|records| records.get(&time)).copied();
+        let record_at = |id: &u64, time: u64| index.records.get(id).and_then(|records| records.get(&time)).copied();
         let mut steps = Vec::new();
         // The Gram matrix of the last time, with the examples that it is of.
         let mut last: Option<(Vec<u64>, u64, Vec<f64>)> = None;
         for pair in times.windows(2) {
             let (from, to) = (pair[0], pair[1]);
-            let both: Vec<u64> =
-                self.ids.iter().copied().filter(|id| at(id, from).is_some() && at(id, to).is_some()).collect();
+            let both: Vec<u64> = self
+                .ids
+                .iter()
+                .copied()
+                .filter(|id| record_at(id, from).is_some() && record_at(id, to).is_some())
+                .collect();
             if both.is_empty() {
                 continue;
             }
             let gram_at = |time: u64| {
-                let records: Vec<Record> = both.iter().filter_map(|id| at(id, time)).collect();
+                let records: Vec<Record> = both.iter().filter_map(|id| record_at(id, time)).collect();
                 gram(index, &records)
             };
             let before = match last.take() {

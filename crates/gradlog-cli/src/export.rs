@@ -118,10 +118,10 @@ pub(super) fn say_vectors(console: &mut Console<'_>, found: &FlatVectors) {
     let visits: u64 = found.visits.iter().sum();
     console.say(format_args!("{}: {} rows over {visits} visits", found.variant(), found.examples.len()));
     for (count, what) in [
-        (found.not_finite, "visits left out: a number was NaN or infinite"),
-        (found.unseen, "visits left out: the example had no weight in the loss, so its gradient was not seen"),
-        (found.without_gradient, "visits left out: recorded without gradients"),
-        (found.other_layers, "visits left out: their layers were recorded in another form than the first"),
+        (found.left_out.not_finite, "visits left out: a number was NaN or infinite"),
+        (found.left_out.unseen, "visits left out: the example had no weight in the loss, so its gradient was not seen"),
+        (found.left_out.without_gradient, "visits left out: recorded without gradients"),
+        (found.left_out.other_layers, "visits left out: their layers were recorded in another form than the first"),
     ] {
         if count > 0 {
             console.say(format_args!("note: {count} {what}"));

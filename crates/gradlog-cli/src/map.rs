@@ -52,8 +52,8 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     if map.bases.iter().any(Basis::is_sweeps) {
         console.say(format_args!("on {}; \"visits\" are rows of these", Basis::of_all(&map.bases)));
     }
-    if map.unscored > 0 {
-        console.say(format_args!("note: {} examples without a usable visit are not on the map", map.unscored));
+    if map.left_out.examples > 0 {
+        console.say(format_args!("note: {} examples without a usable visit are not on the map", map.left_out.examples));
     }
     let format = arguments.output.format();
     let top = arguments.output.rows(arguments.top);
@@ -78,7 +78,7 @@ fn write(map: &Map, format: Format, top: usize, target: Target<'_>) -> io::Resul
         ("runs", map.runs.into()),
         ("visits", map.visits.into()),
         ("examples", (map.rows.len() as u64).into()),
-        ("unscored", map.unscored.into()),
+        ("unscored", map.left_out.examples.into()),
         ("easy", easy.into()),
         ("ambiguous", ambiguous.into()),
         ("hard", hard.into()),

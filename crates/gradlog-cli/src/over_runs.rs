@@ -8,7 +8,7 @@ use super::scores::{extra, say_left_out};
 use super::Outcome;
 use crate::report::{printable, Format, Rows, Value};
 use clap::Args;
-use gradlog_analysis::{Basis, OverRuns, RunsTable, Score};
+use gradlog_analysis::{OverRuns, RunsTable, Score};
 use gradlog_format::run::Run;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -79,12 +79,14 @@ pub(super) fn compute(
             let (absent, has) = (part.absent, examples as u64 - part.absent);
             console.say(format_args!("note: {whose}has {has} of the {examples} examples, {absent} are not in it"));
         }
-        if let Basis::Sweeps { repeated: repeated @ 1.., .. } = part.basis {
+        if let repeated @ 1.. = part.left_out.replaced {
             console.say(format_args!(
                 "note: {whose}{repeated} rows replaced by a later one of the same example and checkpoint"
             ));
         }
-        say_left_out(console, &whose, [part.not_finite, part.unseen, part.missing, part.estimated_norms]);
+        let left_out = &part.left_out;
+        let counts = [left_out.not_finite, left_out.unseen, left_out.missing, part.estimated_norms];
+        say_left_out(console, &whose, counts);
     }
     if count > 1 && table.partial > 0 {
         let partial = table.partial;
@@ -144,9 +146,9 @@ pub(super) fn write(table: &RunsTable, format: Format, top: usize, target: Targe
         ("visits", table.visits().into()),
         ("partial", table.partial.into()),
         ("labels_differ", table.labels_differ.into()),
-        ("not_finite", sum(|part| part.not_finite)),
-        ("unseen", sum(|part| part.unseen)),
-        ("missing", sum(|part| part.missing)),
+        ("not_finite", sum(|part| part.left_out.not_finite)),
+        ("unseen", sum(|part| part.left_out.unseen)),
+        ("missing", sum(|part| part.left_out.missing)),
         ("estimated_norms", sum(|part| part.estimated_norms)),
         ("damage", damage(table)),
     ];

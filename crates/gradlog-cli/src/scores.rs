@@ -73,10 +73,11 @@ fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) -> Result<(), R
     let score = table.score;
     let (visits, examples) = (table.visits, table.rows.len());
     match &table.basis {
-        Basis::Sweeps { repeated, .. } => {
+        Basis::Sweeps { .. } => {
+            let repeated = table.left_out.replaced;
             let basis = &table.basis;
             console.say(format_args!("{score} of {examples} examples, {basis}: {visits} rows, {}", score.order()));
-            if *repeated > 0 {
+            if repeated > 0 {
                 console.say(format_args!(
                     "note: {repeated} rows replaced by a later one of the same example and checkpoint"
                 ));
@@ -91,7 +92,8 @@ fn say(console: &mut Console<'_>, run: &Run, table: &ScoreTable) -> Result<(), R
         super::output::say_coverage(console, run);
     }
     say_workers(console, run)?;
-    say_left_out(console, "", [table.not_finite, table.unseen, table.missing, table.estimated_norms]);
+    let left_out = &table.left_out;
+    say_left_out(console, "", [left_out.not_finite, left_out.unseen, left_out.missing, table.estimated_norms]);
     Ok(())
 }
 
@@ -139,9 +141,9 @@ fn write(
         ("basis", table.basis.to_string().into()),
         ("examples", (table.rows.len() as u64).into()),
         ("visits", table.visits.into()),
-        ("not_finite", table.not_finite.into()),
-        ("unseen", table.unseen.into()),
-        ("missing", table.missing.into()),
+        ("not_finite", table.left_out.not_finite.into()),
+        ("unseen", table.left_out.unseen.into()),
+        ("missing", table.left_out.missing.into()),
         ("estimated_norms", table.estimated_norms.into()),
         ("workers", workers.into()),
         ("damage", table.damage.as_ref().map(ToString::to_string).into()),

@@ -78,8 +78,11 @@ pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Ou
     console.say(format_args!("{groups} groups of `{set}` at {times} probe times; {KERNEL}"));
     say_coverage(console, &run);
     for (count, what) in [
-        (velocity.left_out, "examples left out: without a usable record in the set, without a score, or left over"),
-        (velocity.records_left_out, "probe records left out: not finite, without weight or in another form"),
+        (
+            velocity.left_out.examples,
+            "examples left out: without a usable record in the set, without a score, or left over",
+        ),
+        (velocity.left_out.probe_records, "probe records left out: not finite, without weight or in another form"),
     ] {
         if count > 0 {
             console.say(format_args!("note: {count} {what}"));
@@ -115,8 +118,8 @@ fn write(velocity: &Velocity, format: Format, target: Target<'_>) -> io::Result<
         ("set", velocity.set.as_str().into()),
         ("probe_times", velocity.times.into()),
         ("groups", (velocity.groups.len() as u64).into()),
-        ("left_out", velocity.left_out.into()),
-        ("records_left_out", velocity.records_left_out.into()),
+        ("left_out", velocity.left_out.examples.into()),
+        ("records_left_out", velocity.left_out.probe_records.into()),
         ("damage", velocity.damage.as_ref().map(ToString::to_string).into()),
     ];
     let mut rows = Rows::begin(format, target, &head, &columns)?;

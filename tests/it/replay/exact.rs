@@ -26,7 +26,7 @@ fn a_replay_of_an_mlp_is_exact_tracin_el2n_and_grand() {
     // Visits can be asked about the later probes too: each counts at its checkpoint's step.
     let visits = influence(&run, &Question::one("asked later", 1)).unwrap();
     assert_eq!((visits.basis, visits.probe_times, visits.visits), (Basis::Visits, 4, 4 * STEPS));
-    assert_eq!((visits.before_first_probe, visits.visits_at_probe_times), (0, 4 * 3));
+    assert_eq!((visits.left_out.before_first_probe, visits.visits_at_probe_times), (0, 4 * 3));
     let report = run.verify().unwrap();
     assert!(report.finished && report.damage.is_none() && report.checkpoint_faults.is_empty(), "{report:?}");
     assert_eq!((report.visits, report.probes, report.sweeps, report.checkpoints), (48, 12, 80, 4));

@@ -105,10 +105,10 @@ fn records_of_another_class_or_of_a_loss_are_left_out_of_a_score() {
     replay.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
     let result = influence(&run, &Question::one("mixed", 0)).unwrap();
-    assert_eq!((result.probe_times, result.probe_records_left_out), (3, 1));
+    assert_eq!((result.probe_times, result.left_out.probe_records), (3, 1));
     assert_eq!(result.probes[0].scored, Some((PredictionScore::Margin, 2)));
     let all = influence(&run, &Question::all("mixed")).unwrap();
-    assert_eq!((all.probes.len(), all.probe_records_left_out), (1, 5), "losses and scores are not added up");
+    assert_eq!((all.probes.len(), all.left_out.probe_records), (1, 5), "losses and scores are not added up");
     let loss = influence(&run, &Question::one("mixed", 1)).unwrap();
     assert_eq!((loss.probe_times, loss.probes[0].scored), (4, None));
 }

@@ -3,7 +3,6 @@
 use super::*;
 use gradlog::log::{BlockKind, Column};
 use gradlog::recorder::RecordError;
-use gradlog_analysis::Basis;
 
 #[test]
 fn another_model_is_refused_by_name() {
@@ -62,14 +61,10 @@ fn a_replay_made_again_is_united_and_counts_once() {
     let sets = run.probe_sets().unwrap();
     assert_eq!(sets, ["asked later"]);
     let result = influence(&run, &Question::all("asked later").at_checkpoints()).unwrap();
-    assert_eq!(result.probe_records_repeated, 6);
-    let repeated = |basis: &Basis| match basis {
-        Basis::Sweeps { repeated, .. } => *repeated,
-        _ => panic!("{basis}"),
-    };
-    assert_eq!((repeated(&result.basis), result.visits), (40, 80));
-    assert_eq!(repeated(&Score::El2n.compute(&run, &Window::sweep_at(9)).unwrap().basis), 20);
-    assert_eq!(repeated(&Score::El2n.compute(&run, &Window::sweep_at(12)).unwrap().basis), 0);
+    assert_eq!(result.left_out.probe_records_replaced, 6);
+    assert_eq!((result.left_out.replaced, result.visits), (40, 80));
+    assert_eq!(Score::El2n.compute(&run, &Window::sweep_at(9)).unwrap().left_out.replaced, 20);
+    assert_eq!(Score::El2n.compute(&run, &Window::sweep_at(12)).unwrap().left_out.replaced, 0);
     check(&model, dir.path(), &weights);
 }
 

@@ -18,7 +18,7 @@
 //! digits.
 //!
 //! ```
-//! use gradlog::audit::{agreement, Change, Correlation, LeaveOneOut, Prediction, Trained};
+//! use gradlog_analysis::audit::{agreement, Change, Correlation, LeaveOneOut, Prediction, Trained};
 //!
 //! // A model whose only weight is the mean of its examples, asked about the squared distance to 3.
 //! let data = [1.0, 2.0, 4.0, 9.0];
@@ -34,7 +34,7 @@
 //! assert!(found.value > 0.9);
 //! // Half of a weight changes the same in the same order: the mean is smooth in the weights.
 //! assert!(agreement(&[truth.ceiling()], Correlation::Spearman, 100, 0).value > 0.999);
-//! # Ok::<(), gradlog::audit::AuditError>(())
+//! # Ok::<(), gradlog_analysis::audit::AuditError>(())
 //! ```
 
 mod accuracy;

@@ -2,112 +2,24 @@
 //!
 //! For each probe two vectors go along: `a`, the derivative of its final loss by the weights, and `b`, that by the momentum
 //! buffer. Whatever the steps in between would have made of a small change is in them when a visit is met, so one product of
-//! its gradient with `b` is the visit's score. [`Method::Adjoint`](super::Method::Adjoint) has the recursion.
+//! its gradient with `b` is the visit's score. [`Method::Adjoint`](crate::Method::Adjoint) has the recursion.
 //!
 //! It is done in f32: with a true curvature the walk is as stable as the training was. With one that is too large it is not:
 //! [`Estimate::growth`] says how far it went astray, and [`AnalysisError::Diverged`] that it passed all numbers.
 
-use super::influence_function::same_layout;
+use super::detail::Outputs;
 use super::probes::{last, load, ProbeRows};
-use super::scores::{block_dots, Scores};
-use super::{Curvature, Estimate, EstimatePlan};
-use crate::influence::{CurvatureRow, Index, Influence, Record};
-use crate::rows::driver::{fold_each, Progress, ReadTo};
-use crate::vectors::{Flat, Visit};
-use crate::{rows::column, AnalysisError};
-use gradlog_format::log::{BlockKind, Column};
-use gradlog_format::run::{Block, Damage, Run};
+use super::scores::{block_dots, Scores, Walking};
+use super::story::{SetRows, StepRecord, Story};
+use super::subject::Subject;
+use crate::influence::plan::index::Record;
+use crate::rows::driver::Progress;
+use crate::vectors::flatten::Flat;
+use crate::vectors::walk::Visit;
+use crate::{AnalysisError, Curvature, Estimate, Influence, LeftOut};
+use gradlog_format::run::Block;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use gradlog_kernels::simd::squared_norm_f64;
-use std::collections::BTreeMap;
-
-/// What the log says of an optimizer step.
-#[derive(Debug, Clone, Copy)]
-struct StepRecord {
-    learning_rate: f32,
-    momentum: f32,
-    weight_decay: f32,
-}
-
-/// What the walk back needs to know beforehand: which blocks are sound, and what the optimizer did.
-pub(super) struct Story {
-    blocks: Vec<Block>,
-    steps: BTreeMap<u64, StepRecord>,
-    dropped: u64,
-    damage: Option<Damage>,
-    rows: Option<SetRows>,
-}
-
-/// The rows of a curvature set by the time at which they were taken.
-struct SetRows {
-    index: Index,
-    times: BTreeMap<u64, Vec<CurvatureRow>>,
-}
-
-enum Told {
-    Visits(Block),
-    Steps(Vec<(u64, StepRecord)>),
-    Dropped(u64),
-}
-
-fn read(block: &Block) -> Result<Told, AnalysisError> {
-    match block.kind() {
-        Some(BlockKind::Visits) => {
-            // A block that is damaged in the middle would be found after those behind it have been used.
-            block.check()?;
-            Ok(Told::Visits(block.clone()))
-        }
-        Some(BlockKind::Steps) => {
-            let steps = column::u64s(block, Column::Step)?;
-            let rates = column::f32s(block, Column::LearningRate)?;
-            let momenta = column::optional(block, Column::Momentum, column::f32s)?;
-            let decays = column::optional(block, Column::WeightDecay, column::f32s)?;
-            let of = |(row, step): (usize, u64)| {
-                let record = StepRecord {
-                    learning_rate: rates[row],
-                    momentum: momenta.as_ref().map_or(0.0, |momenta| momenta[row]),
-                    weight_decay: decays.as_ref().map_or(0.0, |decays| decays[row]),
-                };
-                (step, record)
-            };
-            Ok(Told::Steps(steps.into_iter().enumerate().map(of).collect()))
-        }
-        _ => Ok(Told::Dropped(column::u64s(block, Column::Dropped)?.iter().sum())),
-    }
-}
-
-impl Story {
-    pub(super) fn read(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result<Self, AnalysisError> {
-        let run: &Run = plan.run;
-        let mut story = Self { blocks: Vec::new(), steps: BTreeMap::new(), dropped: 0, damage: None, rows: None };
-        let before = |block: &Block| {
-            plan.index.damage.as_ref().is_none_or(|damage| damage.block.is_none_or(|at| block.sequence() < at))
-        };
-        let keep = |block: &Block| {
-            matches!(block.kind(), Some(BlockKind::Visits | BlockKind::Steps | BlockKind::Gaps)) && before(block)
-        };
-        let ReadTo(damage) = fold_each(run, progress, keep, read, |told| {
-            match told {
-                Told::Visits(block) => story.blocks.push(block),
-                Told::Steps(rows) => story.steps.extend(rows),
-                Told::Dropped(count) => story.dropped = story.dropped.saturating_add(count),
-            }
-            Ok(())
-        })?;
-        story.damage = damage.or_else(|| plan.index.damage.clone());
-        if let Curvature::Set(name) = &plan.asked.curvature {
-            let index = Index::of_curvature(run, name, &plan.asked.question, progress)?;
-            same_layout(plan, &index)?;
-            story.damage = story.damage.or_else(|| index.damage.clone());
-            let mut times: BTreeMap<u64, Vec<CurvatureRow>> = BTreeMap::new();
-            for row in index.curvature_rows() {
-                times.entry(row.time).or_default().push(row);
-            }
-            story.rows = Some(SetRows { index, times });
-        }
-        Ok(story)
-    }
-}
 
 /// The curvature rows of one time.
 enum Rows {
@@ -118,7 +30,7 @@ enum Rows {
 }
 
 struct SetCurvature<'a> {
-    plan: &'a EstimatePlan<'a>,
+    subject: &'a Subject<'a>,
     set: &'a SetRows,
     at: Option<u64>,
     rows: Rows,
@@ -136,15 +48,15 @@ impl SetCurvature<'_> {
         self.at = Some(time);
         self.count += rows.len() as u64;
         let records: Vec<Record> = rows.iter().map(|row| row.record).collect();
-        let (mut flat, _, _) = load(&self.set.index, &self.plan.flattener, &records)?;
+        let (mut flat, _, _) = load(&self.set.index, &self.subject.flattener, &records)?;
         let total: f64 = rows.iter().map(|row| row.weight).sum();
         let shares: Vec<f64> = rows.iter().map(|row| if total > 0.0 { row.weight / total } else { 0.0 }).collect();
-        let longest = self.plan.flattener.blocks.iter().map(|block| block.width).max().unwrap_or(0);
+        let longest = self.subject.flattener.blocks.iter().map(|block| block.width).max().unwrap_or(0);
         if 2 * flat.rows <= longest {
             self.rows = Rows::Few(flat, shares);
             return Ok(());
         }
-        for (values, about) in flat.blocks.iter_mut().zip(&self.plan.flattener.blocks) {
+        for (values, about) in flat.blocks.iter_mut().zip(&self.subject.flattener.blocks) {
             for (row, share) in values.chunks_mut(about.width.max(1)).zip(&shares) {
                 let root = share.sqrt() as f32;
                 row.iter_mut().for_each(|value| *value *= root);
@@ -156,7 +68,7 @@ impl SetCurvature<'_> {
             matmul(&mut out, rows.t(), rows, false, rayon::current_num_threads());
             out
         };
-        self.rows = Rows::Many(flat.blocks.iter().zip(&self.plan.flattener.blocks).map(square).collect());
+        self.rows = Rows::Many(flat.blocks.iter().zip(&self.subject.flattener.blocks).map(square).collect());
         Ok(())
     }
 }
@@ -246,8 +158,8 @@ impl Unrolled<'_> {
 
     /// Of the derivative of a probe's final loss by the weights.
     fn squared_length(&self, probe: usize) -> f64 {
-        let of = |(a, width): (&Vec<f32>, &usize)| squared_norm_f64(&a[probe * width..(probe + 1) * width]);
-        self.a.iter().zip(&self.widths).map(of).sum()
+        let of_block = |(a, width): (&Vec<f32>, &usize)| squared_norm_f64(&a[probe * width..(probe + 1) * width]);
+        self.a.iter().zip(&self.widths).map(of_block).sum()
     }
 
     /// Leaves the step at hand.
@@ -299,17 +211,17 @@ fn add_curvature(
 }
 
 pub(super) fn pass(
-    plan: &EstimatePlan<'_>,
+    subject: &Subject<'_>,
     story: &Story,
     ids: &[u64],
     progress: Progress<'_>,
 ) -> Result<Vec<Influence>, AnalysisError> {
     let count = ids.len();
-    let probes = ProbeRows::load(&plan.index, &plan.flattener, ids, last)?;
-    let widths: Vec<usize> = plan.flattener.blocks.iter().map(|block| block.width).collect();
+    let probes = ProbeRows::load(&subject.index, &subject.flattener, ids, last)?;
+    let widths: Vec<usize> = subject.flattener.blocks.iter().map(|block| block.width).collect();
     let zeros = || widths.iter().map(|width| vec![0f32; count * width]).collect::<Vec<_>>();
     let set = story.rows.as_ref().map(|set| SetCurvature {
-        plan,
+        subject,
         set,
         at: None,
         rows: Rows::Few(Flat::default(), Vec::new()),
@@ -335,10 +247,10 @@ pub(super) fn pass(
     let end = probes.times.iter().copied().max().unwrap_or(0);
     let mut scores = Scores::new(count);
     let (mut after_probes, mut curvature_rows) = (0, 0);
-    let each = |visits: &[Visit], flat: &Flat| {
+    let each = |visits: &[Visit], outputs: &[Outputs], flat: &Flat| {
         let mut slots: Vec<Option<usize>> = Vec::with_capacity(visits.len());
-        for visit in visits {
-            slots.push(visit.inside.then(|| scores.slot(visit, true)));
+        for (visit, outputs) in visits.iter().zip(outputs) {
+            slots.push(visit.inside.then(|| scores.slot(visit, outputs.prediction, Walking::Backwards)));
         }
         let Some(first) = visits.first().filter(|_| flat.rows > 0) else { return Ok(()) };
         if first.step >= end {
@@ -351,7 +263,7 @@ pub(super) fn pass(
         state.weight += weights.iter().sum::<f64>();
         let mut sums = vec![0f64; visits.len() * count];
         for (number, rows) in flat.blocks.iter().enumerate() {
-            let dots = match plan.asked.curvature {
+            let dots = match subject.asked.curvature {
                 Curvature::Visits => {
                     let (a, b) = (&mut state.a[number], &state.b[number]);
                     add_curvature(a, b, rows, flat.rows, count, widths[number], &weights)
@@ -360,7 +272,7 @@ pub(super) fn pass(
             };
             sums.iter_mut().zip(dots).for_each(|(sum, dot)| *sum += f64::from(dot));
         }
-        if plan.asked.curvature == Curvature::Visits {
+        if subject.asked.curvature == Curvature::Visits {
             curvature_rows += visits.len() as u64;
         }
         for ((slot, weight), sums) in slots.iter().zip(&weights).zip(sums.chunks(count.max(1))) {
@@ -370,8 +282,9 @@ pub(super) fn pass(
         }
         Ok(())
     };
-    let reachable: Vec<Block> = story.blocks.iter().filter(|block| block_counts(plan, block, end)).cloned().collect();
-    let walked = plan.walk().backwards(&reachable, progress, each)?;
+    let reachable: Vec<Block> =
+        story.blocks.iter().filter(|block| block_counts(subject, block, end)).cloned().collect();
+    let walked = subject.walk().backwards(&reachable, progress, each)?;
     walked.check("the adjoint")?;
     if state.steps == 0 {
         return Err(AnalysisError::NoProbeGradient {
@@ -389,14 +302,14 @@ pub(super) fn pass(
         momentum: state.largest.0,
         weight_decay: state.largest.1,
         growth: state.squared_growth.sqrt(),
-        after_probes,
         dropped: story.dropped,
-        ..Estimate::of(plan)
+        ..subject.estimate()
     };
-    Ok(scores.finish(plan, ids, walked.left_out, story.damage.clone(), vec![estimate]))
+    let left_out = LeftOut { after_probes, ..walked.left_out };
+    Ok(scores.finish(subject, ids, left_out, story.damage.clone(), vec![estimate]))
 }
 
 /// Whether a block has a step before `end`, or visits to be counted as coming after it.
-fn block_counts(plan: &EstimatePlan<'_>, block: &Block, end: u64) -> bool {
-    block.steps().0 < end || plan.asked.question.window.touches(block)
+fn block_counts(subject: &Subject<'_>, block: &Block, end: u64) -> bool {
+    block.steps().0 < end || subject.asked.question.window.touches(block)
 }

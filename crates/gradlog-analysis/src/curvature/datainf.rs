@@ -3,27 +3,27 @@
 //! `(λI + g gᵀ)⁻¹ v = (1/λ)·(v − (g·v)/(λ + ‖g‖²)·g)` (Sherman and Morrison), so two passes over the gradients do it: one for
 //! the trace that a relative damping goes by, one for the sum. A third gives the scores.
 
+use super::gram::lambda;
 use super::influence_function::{end_of, mean_scores};
 use super::probes::{nearest, ProbeRows};
 use super::scores::block_dots;
-use super::{Estimate, EstimatePlan};
-use crate::influence::Influence;
+use super::subject::Subject;
 use crate::rows::driver::Progress;
-use crate::vectors::Flat;
-use crate::AnalysisError;
+use crate::vectors::flatten::Flat;
+use crate::{AnalysisError, Estimate, Influence};
 use gradlog_kernels::matmul::{matmul, Matrix};
 
 pub(super) fn pass(
-    plan: &EstimatePlan<'_>,
+    subject: &Subject<'_>,
     ids: &[u64],
     progress: Progress<'_>,
 ) -> Result<Vec<Influence>, AnalysisError> {
-    let end = end_of(plan, &plan.asked.question.window, progress)?;
-    let probes = ProbeRows::load(&plan.index, &plan.flattener, ids, |records| nearest(records, end))?;
-    let blocks = &plan.flattener.blocks;
+    let end = end_of(subject, &subject.asked.question.window, progress)?;
+    let probes = ProbeRows::load(&subject.index, &subject.flattener, ids, |records| nearest(records, end))?;
+    let blocks = &subject.flattener.blocks;
 
     let mut traces = vec![0f64; blocks.len()];
-    let walked = plan.walk().forwards(progress, |_, flat| {
+    let walked = subject.walk().forwards(progress, |_, _: &[()], flat| {
         for (trace, values) in traces.iter_mut().zip(&flat.blocks) {
             *trace += values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
         }
@@ -31,15 +31,15 @@ pub(super) fn pass(
     })?;
     walked.check("influence")?;
     let rows = walked.visits;
-    let lambdas: Vec<Vec<f64>> = plan
+    let lambdas: Vec<Vec<f64>> = subject
         .asked
         .dampings
         .iter()
         .map(|damping| {
-            let of = |(trace, about): (&f64, &crate::VectorBlock)| {
-                damping.lambda(trace / rows as f64, about.coordinates as f64)
+            let of_block = |(trace, about): (&f64, &crate::VectorBlock)| {
+                lambda(*damping, trace / rows as f64, about.coordinates as f64)
             };
-            traces.iter().zip(blocks).map(of).collect()
+            traces.iter().zip(blocks).map(of_block).collect()
         })
         .collect();
     for lambdas in &lambdas {
@@ -51,7 +51,7 @@ pub(super) fn pass(
 
     let count = ids.len();
     let mut sums: Vec<Vec<f32>> = blocks.iter().map(|b| vec![0f32; lambdas.len() * count * b.width]).collect();
-    let _ = plan.walk().forwards(progress, |_, flat| {
+    let _ = subject.walk().forwards(progress, |_, _: &[()], flat| {
         for (number, about) in blocks.iter().enumerate() {
             let lambdas: Vec<f64> = lambdas.iter().map(|lambdas| lambdas[number]).collect();
             add_rows(flat, number, about.width, &probes.flat.blocks[number], count, &lambdas, &mut sums[number]);
@@ -66,8 +66,8 @@ pub(super) fn pass(
             }
         }
     }
-    let (scores, walked) = mean_scores(plan, &sums, lambdas.len() * count, progress)?;
-    let estimates = plan
+    let (scores, walked) = mean_scores(subject, &sums, lambdas.len() * count, progress)?;
+    let estimates = subject
         .asked
         .dampings
         .iter()
@@ -76,10 +76,10 @@ pub(super) fn pass(
             curvature_rows: rows,
             damping: Some(*damping),
             lambdas,
-            ..Estimate::of(plan)
+            ..subject.estimate()
         })
         .collect();
-    Ok(scores.finish(plan, ids, walked.left_out, walked.damage, estimates))
+    Ok(scores.finish(subject, ids, walked.left_out, walked.damage, estimates))
 }
 
 /// Adds `Σ_r (g_r·v)/(λ + ‖g_r‖²)·g_r` of one block of a tile to the sums `[lambdas · probes, width]`.

@@ -1,8 +1,8 @@
 //! The flat gradients of probes, and the choice of the one time at which each is taken.
 
-use crate::influence::{Index, Record};
+use crate::influence::plan::index::{Index, Record};
 use crate::rows::gradient::Gradients;
-use crate::vectors::{Flat, Flattener};
+use crate::vectors::flatten::{Flat, Flattener};
 use crate::{rows::column, AnalysisError};
 use gradlog_format::log::Column;
 use std::collections::BTreeMap;

@@ -5,9 +5,9 @@
 //! As many examples as fit are gathered in a walk, so memory goes by a bound and not by the run.
 
 use super::gram::Inverse;
-use super::EstimatePlan;
+use super::subject::{Subject, PROBE_BYTES_MAX};
 use crate::rows::driver::Progress;
-use crate::vectors::Flat;
+use crate::vectors::flatten::Flat;
 use crate::AnalysisError;
 use std::collections::HashMap;
 
@@ -19,22 +19,22 @@ pub(super) struct SelfInfluence(HashMap<u64, Vec<f64>>);
 
 impl SelfInfluence {
     /// Of all `examples` that have a usable visit.
-    pub(super) fn of(
-        plan: &EstimatePlan<'_>,
+    pub(super) fn compute(
+        subject: &Subject<'_>,
         inverse: &Inverse,
         examples: &[u64],
         progress: Progress<'_>,
     ) -> Result<Self, AnalysisError> {
         let mut found = HashMap::new();
-        let each = 4 * plan.flattener.length().max(1);
-        for examples in examples.chunks((EstimatePlan::PROBE_BYTES_MAX / each).max(16)) {
-            let means = Means::of(plan, examples, progress)?;
+        let each = 4 * subject.flattener.length().max(1);
+        for examples in examples.chunks((PROBE_BYTES_MAX / each).max(16)) {
+            let means = Means::gather(subject, examples, progress)?;
             for first in (0..examples.len()).step_by(MULTIPLIED_ROWS) {
                 let rows = first..examples.len().min(first + MULTIPLIED_ROWS);
-                let products = inverse.quadratic(&means.rows(plan, rows.clone()));
+                let products = inverse.quadratic(&means.rows(subject, rows.clone()));
                 for (row, at) in rows.clone().enumerate() {
                     if means.visits[at] > 0 {
-                        found.insert(examples[at], products.chunks(rows.len()).map(|of| of[row]).collect());
+                        found.insert(examples[at], products.chunks(rows.len()).map(|products| products[row]).collect());
                     }
                 }
             }
@@ -44,7 +44,7 @@ impl SelfInfluence {
 
     /// What the scores of an example are divided by at a damping. An example whose gradients are 0 has the score 0 anyway.
     pub(super) fn divisor(&self, example: u64, damping: usize) -> f64 {
-        match self.0.get(&example).map(|of| of[damping]) {
+        match self.0.get(&example).map(|own| own[damping]) {
             Some(0.0) => 1.0,
             Some(own) if own.is_finite() => own.sqrt(),
             _ => f64::NAN,
@@ -60,12 +60,12 @@ struct Means {
 }
 
 impl Means {
-    fn of(plan: &EstimatePlan<'_>, examples: &[u64], progress: Progress<'_>) -> Result<Self, AnalysisError> {
+    fn gather(subject: &Subject<'_>, examples: &[u64], progress: Progress<'_>) -> Result<Self, AnalysisError> {
         let slots: HashMap<u64, usize> = examples.iter().enumerate().map(|(slot, example)| (*example, slot)).collect();
-        let about = &plan.flattener.blocks;
+        let about = &subject.flattener.blocks;
         let mut blocks: Vec<Vec<f32>> = about.iter().map(|block| vec![0f32; examples.len() * block.width]).collect();
         let mut visits = vec![0u64; examples.len()];
-        let _ = plan.walk().forwards(progress, |seen, flat| {
+        let _ = subject.walk().forwards(progress, |seen, _: &[()], flat| {
             for (row, visit) in seen.iter().enumerate().take(flat.rows) {
                 let Some(&slot) = slots.get(&visit.example) else { continue };
                 visits[slot] += 1;
@@ -88,9 +88,9 @@ impl Means {
         Ok(Self { blocks, visits })
     }
 
-    fn rows(&self, plan: &EstimatePlan<'_>, rows: std::ops::Range<usize>) -> Flat {
-        let of = |(values, width): (&Vec<f32>, usize)| values[rows.start * width..rows.end * width].to_vec();
-        let widths = plan.flattener.blocks.iter().map(|block| block.width);
-        Flat { rows: rows.len(), blocks: self.blocks.iter().zip(widths).map(of).collect() }
+    fn rows(&self, subject: &Subject<'_>, rows: std::ops::Range<usize>) -> Flat {
+        let part = |(values, width): (&Vec<f32>, usize)| values[rows.start * width..rows.end * width].to_vec();
+        let widths = subject.flattener.blocks.iter().map(|block| block.width);
+        Flat { rows: rows.len(), blocks: self.blocks.iter().zip(widths).map(part).collect() }
     }
 }

@@ -1,12 +1,10 @@
 //! Scores while they grow: dot products of visits with solutions, gathered example by example.
 
-use super::{Estimate, EstimatePlan};
-use crate::influence::{Influence, InfluenceRow};
-use crate::rows::driver::{fold_each, Progress};
-use crate::vectors::{Flat, LeftOut, Visit, Walk};
-use crate::{rows::column, AnalysisError};
-use gradlog_format::log::{BlockKind, Column};
-use gradlog_format::run::{Block, Damage};
+use super::subject::Subject;
+use crate::vectors::flatten::Flat;
+use crate::vectors::walk::Visit;
+use crate::{Estimate, Influence, InfluenceRow, LeftOut};
+use gradlog_format::run::Damage;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use std::collections::HashMap;
 
@@ -31,6 +29,13 @@ pub(super) fn block_dots(rows: &[f32], count: usize, vectors: &[f32], columns: u
     out
 }
 
+/// Which way a walk goes through the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Walking {
+    Forwards,
+    Backwards,
+}
+
 /// Sums by example; the columns are the probes of a pass, once for each damping.
 pub(super) struct Scores {
     columns: usize,
@@ -51,9 +56,9 @@ impl Scores {
         self.rows.len()
     }
 
-    /// The place of a visit's example, which is made if it is new. What is told of the example is that of the last visit,
-    /// or of the first to be met if the walk goes `backwards`.
-    pub(super) fn slot(&mut self, visit: &Visit, backwards: bool) -> usize {
+    /// The place of a visit's example, which is made if it is new. Label and prediction are those of its last visit: walking
+    /// backwards, the first that comes.
+    pub(super) fn slot(&mut self, visit: &Visit, prediction: Option<u32>, walking: Walking) -> usize {
         let fresh = self.rows.len();
         let slot = *self.slots.entry(visit.example).or_insert(fresh);
         if slot == fresh {
@@ -61,9 +66,12 @@ impl Scores {
             self.sums.resize(self.sums.len() + self.columns, 0.0);
         }
         let row = &mut self.rows[slot];
-        let told = |old: Option<u32>, new: Option<u32>| if backwards { old.or(new) } else { new.or(old) };
-        row.label = told(row.label, visit.label);
-        row.prediction = told(row.prediction, visit.prediction);
+        let last = |old: Option<u32>, new: Option<u32>| match walking {
+            Walking::Forwards => new.or(old),
+            Walking::Backwards => old.or(new),
+        };
+        row.label = last(row.label, visit.label);
+        row.prediction = last(row.prediction, prediction);
         slot
     }
 
@@ -92,24 +100,26 @@ impl Scores {
         }
     }
 
-    /// Makes of each sum what `of` says of its example, its column and itself.
-    pub(super) fn map(&mut self, of: impl Fn(u64, usize, f64) -> f64) {
+    /// Replaces each sum by what `change` makes of its example, its column and itself.
+    pub(super) fn map(&mut self, change: impl Fn(u64, usize, f64) -> f64) {
         for (row, sums) in self.rows.iter().zip(self.sums.chunks_mut(self.columns.max(1))) {
-            sums.iter_mut().enumerate().for_each(|(column, sum)| *sum = of(row.example, column, *sum));
+            sums.iter_mut().enumerate().for_each(|(column, sum)| *sum = change(row.example, column, *sum));
         }
     }
 
     /// One [`Influence`] for each of the `estimates`, whose columns follow one another.
     pub(super) fn finish(
         self,
-        plan: &EstimatePlan<'_>,
+        subject: &Subject<'_>,
         ids: &[u64],
-        left_out: LeftOut,
+        mut left_out: LeftOut,
         damage: Option<Damage>,
         estimates: Vec<Estimate>,
     ) -> Vec<Influence> {
         let probes = ids.len();
-        let question = &plan.asked.question;
+        let question = &subject.asked.question;
+        left_out.not_finite += self.not_finite;
+        left_out.add(&subject.index.left_out);
         estimates
             .into_iter()
             .enumerate()
@@ -120,70 +130,18 @@ impl Scores {
                     scores.extend(part.iter().map(|sum| if row.visits > 0 { *sum } else { f64::NAN }));
                 }
                 let mut influence = Influence::new(question.set.clone(), question.time);
-                influence.probes = ids.iter().filter_map(|id| plan.index.probes.get(id).cloned()).collect();
-                influence.probe_modes = plan.index.modes.iter().copied().collect();
+                influence.probes = ids.iter().filter_map(|id| subject.index.probes.get(id).cloned()).collect();
+                influence.probe_modes = subject.index.modes.iter().copied().collect();
                 influence.normalise = question.normalise;
                 influence.rows = self.rows.clone();
                 influence.scores = scores;
                 influence.visits = self.visits;
                 influence.probe_times = 1;
-                influence.not_finite = left_out.not_finite + self.not_finite;
-                influence.without_gradient = left_out.without_gradient;
-                influence.other_layers = left_out.other_layers;
-                influence.probe_records_left_out = plan.index.left_out;
-                influence.probe_records_repeated = plan.index.repeated;
+                influence.left_out = left_out.clone();
                 influence.estimate = Some(estimate);
                 influence.damage = damage.clone();
                 influence
             })
             .collect()
-    }
-}
-
-/// Tells `each` of the example of every visit inside the window, without opening a gradient.
-pub(super) fn each_example(
-    walk: &Walk<'_>,
-    progress: Progress<'_>,
-    mut each: impl FnMut(u64) + Send,
-) -> Result<(), AnalysisError> {
-    let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && walk.window.touches(block);
-    let read = |block: &Block| {
-        let inside = walk.window.rows(block)?;
-        let examples = column::u64s(block, Column::Example)?;
-        Ok(match inside {
-            None => examples,
-            Some(inside) => examples.into_iter().zip(inside).filter(|(_, inside)| *inside).map(|(e, _)| e).collect(),
-        })
-    };
-    // Who walks the visits meets the same damage.
-    let _ = fold_each(walk.run, progress, keep, read, |examples: Vec<u64>| {
-        examples.into_iter().for_each(&mut each);
-        Ok(())
-    })?;
-    Ok(())
-}
-
-impl Estimate {
-    /// What is common to the answers of a plan.
-    pub(super) fn of(plan: &EstimatePlan<'_>) -> Self {
-        Self {
-            method: plan.asked.method,
-            curvature: plan.asked.curvature.clone(),
-            curvature_rows: 0,
-            length: plan.flattener.length(),
-            exact: plan.flattener.is_exact(),
-            by_layer: plan.asked.shape.by_layer,
-            damping: None,
-            soft_threshold: plan.asked.soft_threshold,
-            lambdas: Vec::new(),
-            epochs: 0,
-            steps: 0,
-            steps_without_record: 0,
-            momentum: 0.0,
-            weight_decay: 0.0,
-            growth: 1.0,
-            after_probes: 0,
-            dropped: 0,
-        }
     }
 }

@@ -4,15 +4,16 @@
 //! taken from the loss, `1 − e⁻ˡ`, which keeps its digits where `p` is almost 1. A visit whose loss is so small that it has no
 //! gradient left counts with `1 − p = 0`, as it does in the paper's `Q`.
 
+use super::detail::Outputs;
 use super::gram::Gram;
 use super::influence_function::end_of;
 use super::probes::{nearest, ProbeRows};
-use super::scores::{dots, Scores};
-use super::{Estimate, EstimatePlan};
-use crate::influence::Influence;
+use super::scores::{dots, Scores, Walking};
+use super::subject::Subject;
 use crate::rows::driver::{fold_each, Progress, ReadTo};
-use crate::vectors::{Flat, LeftOut, Walk};
-use crate::{rows::column, AnalysisError, Window};
+use crate::vectors::flatten::Flat;
+use crate::vectors::walk::{Walk, Walked};
+use crate::{rows::column, AnalysisError, Estimate, Influence, LeftOut, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Block;
 use std::collections::BTreeSet;
@@ -37,39 +38,39 @@ fn not_cross_entropy() -> AnalysisError {
 }
 
 pub(super) fn pass(
-    plan: &EstimatePlan<'_>,
+    subject: &Subject<'_>,
     ids: &[u64],
     progress: Progress<'_>,
 ) -> Result<Vec<Influence>, AnalysisError> {
-    let window = &plan.asked.question.window;
-    let dampings = &plan.asked.dampings;
+    let window = &subject.asked.question.window;
+    let dampings = &subject.asked.dampings;
     let columns = ids.len() * dampings.len();
     let mut scores = Scores::new(columns);
     let mut doubts: Vec<(f64, u64)> = Vec::new();
     let mut left_out = LeftOut::default();
-    let (found, ReadTo(cut)) = epochs_of(plan, progress)?;
-    let before = plan.walk().before.into_iter().chain(&cut).min_by_key(|damage| damage.block.unwrap_or(u64::MAX));
+    let (found, ReadTo(cut)) = find_epochs(subject, progress)?;
+    let before = subject.walk().before.into_iter().chain(&cut).min_by_key(|damage| damage.block.unwrap_or(u64::MAX));
     let mut damage = cut.clone();
     let (mut rows, mut epochs) = (0, 0);
-    let mut lambdas = vec![vec![0f64; plan.flattener.blocks.len()]; dampings.len()];
+    let mut lambdas = vec![vec![0f64; subject.flattener.blocks.len()]; dampings.len()];
     for epoch in found {
         let window = Window { epochs: Some(epoch..epoch.saturating_add(1)), ..window.clone() };
-        let walk = Walk { window: &window, before, ..plan.walk() };
-        let mut gram = Gram::new(&plan.flattener.blocks);
-        let walked = walk.forwards(progress, |visits, flat| {
+        let walk = Walk { window: &window, before, ..subject.walk() };
+        let mut gram = Gram::new(&subject.flattener.blocks);
+        let walked = walk.forwards(progress, |_, outputs: &[Outputs], flat| {
             if flat.rows > 0 {
-                let scale = |visit: &crate::vectors::Visit| {
-                    let doubt = doubt(visit.loss, visit.confidence).ok_or_else(not_cross_entropy)?;
+                let scale = |outputs: &Outputs| {
+                    let doubt = doubt(outputs.loss, outputs.confidence).ok_or_else(not_cross_entropy)?;
                     Ok(if doubt > 0.0 { 1.0 / doubt } else { 0.0 })
                 };
-                let scales: Vec<f64> = visits.iter().map(scale).collect::<Result<_, AnalysisError>>()?;
+                let scales: Vec<f64> = outputs.iter().map(scale).collect::<Result<_, AnalysisError>>()?;
                 gram.add(flat, &scales);
             }
             Ok(())
         })?;
         damage = damage.or(walked.damage);
         if walked.visits == 0 || gram.rows() == 0 {
-            left_out = sum(left_out, walked.left_out);
+            left_out.add(&walked.left_out);
             continue;
         }
         let count = gram.rows();
@@ -79,18 +80,18 @@ pub(super) fn pass(
         for (number, sums) in lambdas.iter_mut().enumerate() {
             sums.iter_mut().zip(inverse.lambdas(number)).for_each(|(sum, lambda)| *sum += lambda);
         }
-        let end = end_of(plan, &window, progress)?;
-        let mut probes = ProbeRows::load(&plan.index, &plan.flattener, ids, |records| nearest(records, end))?;
+        let end = end_of(subject, &window, progress)?;
+        let mut probes = ProbeRows::load(&subject.index, &subject.flattener, ids, |records| nearest(records, end))?;
         to_log_odds(&mut probes)?;
         let solved = inverse.solve(&probes.flat);
-        let walked = walk.forwards(progress, |visits, flat| {
+        let walked = walk.forwards(progress, |visits, outputs: &[Outputs], flat| {
             let dots = dots(flat, &solved, columns);
             let mut dots = dots.chunks(columns.max(1));
-            for visit in visits {
-                let slot = scores.slot(visit, false);
+            for (visit, outputs) in visits.iter().zip(outputs) {
+                let slot = scores.slot(visit, outputs.prediction, Walking::Forwards);
                 doubts.resize(scores.examples(), (0.0, 0));
                 let (true, Some(dots)) = (visit.usable, dots.next()) else { continue };
-                let doubt = doubt(visit.loss, visit.confidence).ok_or_else(not_cross_entropy)?;
+                let doubt = doubt(outputs.loss, outputs.confidence).ok_or_else(not_cross_entropy)?;
                 doubts[slot] = (doubts[slot].0 + doubt, doubts[slot].1 + 1);
                 if doubt > 0.0 {
                     scores.add(slot, 1.0 / (doubt * count as f64), dots);
@@ -100,16 +101,16 @@ pub(super) fn pass(
             }
             Ok(())
         })?;
-        left_out = sum(left_out, walked.left_out);
+        left_out.add(&walked.left_out);
     }
     if epochs == 0 {
-        crate::vectors::Walked { visits: 0, left_out, damage: None }.check("TRAK's estimator")?;
+        Walked { visits: 0, left_out: left_out.clone(), damage: None }.check("TRAK's estimator")?;
     }
     scores.scale(|slot, visits| {
         let (sum, count) = doubts[slot];
         sum / count.max(1) as f64 / visits.max(1) as f64
     });
-    if let Some(threshold) = plan.asked.soft_threshold {
+    if let Some(threshold) = subject.asked.soft_threshold {
         scores.map(|_, _, score| soft_thresholded(score, threshold));
     }
     let estimates = dampings
@@ -120,10 +121,10 @@ pub(super) fn pass(
             damping: Some(*damping),
             lambdas: lambdas.iter().map(|sum| sum / epochs.max(1) as f64).collect(),
             epochs,
-            ..Estimate::of(plan)
+            ..subject.estimate()
         })
         .collect();
-    Ok(scores.finish(plan, ids, left_out, damage, estimates))
+    Ok(scores.finish(subject, ids, left_out, damage, estimates))
 }
 
 /// `sign(τ)·max(|τ| − λ, 0)`, the last step of the paper's estimator and the one that it may leave out.
@@ -149,27 +150,16 @@ fn to_log_odds(probes: &mut ProbeRows) -> Result<(), AnalysisError> {
     Ok(())
 }
 
-fn sum(a: LeftOut, b: LeftOut) -> LeftOut {
-    LeftOut {
-        not_finite: a.not_finite + b.not_finite,
-        no_weight: a.no_weight + b.no_weight,
-        without_gradient: a.without_gradient + b.without_gradient,
-        other_layers: a.other_layers + b.other_layers,
-    }
-}
-
 /// The epochs that have visits inside the window, as far as they can be read.
-fn epochs_of(plan: &EstimatePlan<'_>, progress: Progress<'_>) -> Result<(BTreeSet<u32>, ReadTo), AnalysisError> {
+fn find_epochs(subject: &Subject<'_>, progress: Progress<'_>) -> Result<(BTreeSet<u32>, ReadTo), AnalysisError> {
     let mut epochs = BTreeSet::new();
-    let window = &plan.asked.question.window;
+    let window = &subject.asked.question.window;
     let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
     let read = |block: &Block| {
-        let inside = window.rows(block)?;
         let all = column::u32s(block, Column::Epoch)?;
-        let inside = |row: usize| inside.as_ref().is_none_or(|inside| inside[row]);
-        Ok(all.iter().enumerate().filter(|(row, _)| inside(*row)).map(|(_, epoch)| *epoch).collect::<BTreeSet<u32>>())
+        Ok(window.inside(block)?.select(all).into_iter().collect::<BTreeSet<u32>>())
     };
-    let read_to = fold_each(plan.run, progress, keep, read, |found| {
+    let read_to = fold_each(subject.run, progress, keep, read, |found| {
         epochs.extend(found);
         Ok(())
     })?;

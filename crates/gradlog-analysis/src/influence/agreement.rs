@@ -1,6 +1,7 @@
 //! How far two answers to one question agree: with another damping, another method, another run.
 
-use crate::{spearman, AnalysisError, Influence};
+use super::answer::Influence;
+use crate::{spearman, AnalysisError};
 use std::collections::{HashMap, HashSet};
 
 /// What stays of a ranking from one answer to another.

@@ -3,7 +3,7 @@
 //! Few carriers are a sign that the probe has little company in the training data, as when the two come from different
 //! places (Koh and Liang 2017, §5.2 and §5.3, look at the same by eye).
 
-use crate::Influence;
+use super::answer::Influence;
 
 /// How a probe's influence is spread over the training examples, by the sizes of the scores.
 #[derive(Debug, Clone, Copy, PartialEq)]

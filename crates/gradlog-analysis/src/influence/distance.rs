@@ -3,14 +3,20 @@
 //! The features of an example are the input factor of a layer, by default of the last one that keeps its factors: what the
 //! network made of the example before its final step (Koh and Liang 2017, §5.1, set influence against distance so).
 
-use crate::influence::{Index, Influence, Question};
+use super::answer::Influence;
+use super::plan::index::Index;
+use super::question::{Probes, Question};
 use crate::rows::driver::{fold_each, Progress, ReadTo};
-use crate::rows::gradient::Layout;
+use crate::rows::reader::{RowReader, WantedGradient};
+use crate::rows::rule::{RowRule, UnseenGradient};
 use crate::rows::sweep::Sweeps;
-use crate::{rows::column, spearman, AnalysisError, Probes, Window};
+use crate::{rows::column, spearman, AnalysisError, LeftOut, Window};
 use gradlog_format::log::{Column, ColumnKey, LayerRecord};
 use gradlog_format::run::{Block, Damage, Run, Vectors};
 use std::collections::HashMap;
+
+/// Features are the input factor of the gradient, and the zeros of a visit without weight are not its features.
+const RULE: RowRule = RowRule::gradients(&[], UnseenGradient::LeftOut);
 
 /// How the influence on a probe goes with distance from it.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +37,8 @@ pub struct FeatureDistance {
     /// Of each row of the influence, the Euclidean distance of its features at its last visit or sweep inside the window from the
     /// probe's at its last time; NaN if it has none.
     pub distances: Vec<f64>,
+    /// What was left out, by the reason: visits without features, and probe records.
+    pub left_out: LeftOut,
     /// Where the run stopped being readable, if it did; distances are then of what came before.
     pub damage: Option<Damage>,
 }
@@ -158,36 +166,36 @@ pub fn influence_by_distance(
     let rows: HashMap<u64, usize> = influence.rows.iter().enumerate().map(|(i, row)| (row.example, i)).collect();
     let mut distances = vec![vec![f64::NAN; influence.rows.len()]; features.len()];
     let keep = |block: &Block| window.is_on(block) && window.touches(block);
+    let gradient = WantedGradient::Input { layer: number, width };
+    let reader = RowReader { window, sweeps: &sweeps, layers, rule: RULE, gradient };
+    let mut left_out = sweeps.left_out();
+    left_out.add(&index.left_out);
     let read = |block: &Block| {
-        let layout = Layout::of(block, layers);
-        if !layout.factored.iter().any(|f| f.layer == number && f.inputs == width) {
-            return Ok(Vec::new());
-        }
-        let inside = sweeps.rows(window, block)?;
-        let flags = column::optional(block, Column::Flags, column::u8s)?;
-        let inputs = inputs(block)?;
-        let mut feature = vec![0f32; width];
-        let mut found = Vec::new();
-        for (row, example) in column::u64s(block, Column::Example)?.into_iter().enumerate() {
-            let unseen = Column::FLAG_NOT_FINITE | Column::FLAG_NO_WEIGHT;
-            let usable = flags.as_ref().is_none_or(|flags| flags[row] & unseen == 0);
-            if usable && inside.as_ref().is_none_or(|inside| inside[row]) {
+        let mut left_out = LeftOut::default();
+        let counting = reader.read(block)?.counting(&mut left_out);
+        let mut found = Vec::with_capacity(counting.len());
+        if !counting.is_empty() {
+            let (examples, inputs) = (column::u64s(block, Column::Example)?, inputs(block)?);
+            let mut feature = vec![0f32; width];
+            for row in counting {
                 inputs.decode(row, &mut feature);
-                found.push((example, features.iter().map(|probe| distance(probe, &feature)).collect::<Vec<f64>>()));
+                let from_probes: Vec<f64> = features.iter().map(|probe| distance(probe, &feature)).collect();
+                found.push((examples[row], from_probes));
             }
         }
-        Ok(found)
+        Ok((found, left_out))
     };
-    let ReadTo(damage) = fold_each(run, progress, keep, read, |found| {
-        for (example, from) in found {
+    let ReadTo(damage) = fold_each(run, progress, keep, read, |(found, more)| {
+        left_out.add(&more);
+        for (example, from_probes) in found {
             let Some(&row) = rows.get(&example) else { continue };
-            distances.iter_mut().zip(from).for_each(|(distances, from)| distances[row] = from);
+            distances.iter_mut().zip(from_probes).for_each(|(distances, distance)| distances[row] = distance);
         }
         Ok(())
     })?;
 
     let name = layers.get(usize::from(number)).map_or_else(String::new, |layer| layer.name.clone());
-    let of = |(probe, distances): (usize, Vec<f64>)| {
+    let correlate = |(probe, distances): (usize, Vec<f64>)| {
         let both = (0..influence.rows.len()).map(|row| (influence.score(row, probe), distances[row]));
         let (scores, far): (Vec<f64>, Vec<f64>) = both.filter(|(s, d)| s.is_finite() && d.is_finite()).unzip();
         let sizes: Vec<f64> = scores.iter().map(|score| score.abs()).collect();
@@ -199,105 +207,13 @@ pub fn influence_by_distance(
             size: spearman(&sizes, &far),
             score: spearman(&scores, &far),
             distances,
+            left_out: left_out.clone(),
             damage: damage.clone().or_else(|| index.damage.clone()),
         }
     };
-    Ok(distances.into_iter().enumerate().map(of).collect())
+    Ok(distances.into_iter().enumerate().map(correlate).collect())
 }
 
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{influence, Question};
-    use super::*;
-    use gradlog_format::sketch::Encoding;
-    use gradlog_testing::{Draws, Synthetic, Visit};
-
-    #[test]
-    fn distances_are_those_of_the_last_visits_and_near_ones_carry_more() {
-        let mut draws = Draws(3);
-        let probe = Visit { step: 9, ..draws.visit(500, 9, 0) };
-        let mut visits = Vec::new();
-        for step in 0..2 {
-            for example in 0..30u64 {
-                let mut visit = draws.visit(example, step, step as u32);
-                // In the second epoch example i stands i away from the probe, and its score falls with i.
-                visit.parts[2] = probe.parts[2].iter().map(|x| x + 0.5 * example as f32).collect();
-                visit.parts[0] = vec![0.0; 5];
-                visit.parts[1] = probe.parts[1].iter().map(|d| d / (1.0 + example as f32)).collect();
-                visit.parts[3] = vec![0.0; 2];
-                visit.parts[4] = vec![0.0; 7];
-                (visit.learning_rate, visit.clip, visit.coefficient) = (0.1, 1.0, 1.0);
-                if step == 0 {
-                    visit.parts[2].fill(100.0);
-                }
-                visits.push(visit);
-            }
-        }
-        visits[35].flags = 1;
-        let mut run = Synthetic::new(Encoding::F32);
-        run.set(0, "test");
-        run.probes(&[Visit { step: 0, ..probe.clone() }, probe.clone()]);
-        run.visits(&visits);
-        run.end();
-        let written = run.finish();
-        let run = written.run();
-        let scores = influence(&run, &Question::one("test", 500)).unwrap();
-        let window = Window::epochs(1..2);
-        let found = &influence_by_distance(&run, &scores, &window, None, &|_| {}).unwrap()[0];
-        assert_eq!((found.layer.as_str(), found.width, found.examples), ("head", 4, 29));
-        for (row, distance) in scores.rows.iter().zip(&found.distances) {
-            if row.example == 5 {
-                assert!(distance.is_nan());
-                continue;
-            }
-            // Four numbers, each 0.5·i away.
-            assert!((distance - row.example as f64).abs() < 1e-5, "{} {distance}", row.example);
-        }
-        assert!((found.size + 1.0).abs() < 1e-9 && (found.score + 1.0).abs() < 1e-9, "{found:?}");
-        // The nearest are the strongest, in the same order; of the far ones none is.
-        for count in [1, 4, 1000] {
-            let both = found.compare(&scores, count).unwrap();
-            let known = count.min(29);
-            assert_eq!((both.nearest.len(), both.also_proponents + both.also_opponents), (known, known));
-            assert_eq!(both.nearest[..known.min(4)], both.proponents[..known.min(4)]);
-            let same = |rows: &[usize]| {
-                let same = rows.iter().filter(|&&row| scores.rows[row].label == scores.probes[0].label).count();
-                Some(same as f64 / rows.len() as f64)
-            };
-            assert_eq!(both.same_label_nearest, same(&both.nearest));
-            assert_eq!(both.same_label_proponents, same(&both.proponents));
-            assert_eq!(both.same_label_opponents.is_none(), both.opponents.is_empty());
-        }
-        // An influence that the distances were not made of.
-        let mut other = scores.clone();
-        other.probes[0].id = 501;
-        let mut shorter = scores.clone();
-        shorter.rows.pop();
-        for other in [&other, &shorter] {
-            let error = found.compare(other, 1).unwrap_err();
-            assert!(matches!(error, AnalysisError::OutOfRange { .. }), "{error}");
-        }
-        // The same examples, swept at a checkpoint.
-        let mut swept = Synthetic::new(Encoding::F32);
-        swept.set(0, "test");
-        swept.probes(std::slice::from_ref(&probe));
-        swept.sweeps(&visits[30..].iter().map(|visit| Visit { step: 9, ..visit.clone() }).collect::<Vec<_>>());
-        swept.end();
-        let swept = swept.finish();
-        let question = Question::one("test", 500).at_checkpoints();
-        let at_checkpoints = influence(&swept.run(), &question).unwrap();
-        let sweeps = &influence_by_distance(&swept.run(), &at_checkpoints, &question.window, None, &|_| {}).unwrap()[0];
-        assert_eq!((sweeps.examples, format!("{:?}", sweeps.distances)), (29, format!("{:?}", found.distances)));
-        let mixed = influence_by_distance(&swept.run(), &at_checkpoints, &window, None, &|_| {}).unwrap_err();
-        assert!(matches!(mixed, AnalysisError::OutOfRange { .. }), "{mixed}");
-        let named = &influence_by_distance(&run, &scores, &window, Some("fc"), &|_| {}).unwrap()[0];
-        assert_eq!((named.layer.as_str(), named.width), ("fc", 5));
-        assert!(named.size.is_nan() || named.size.abs() <= 1.0);
-        let error = influence_by_distance(&run, &scores, &window, Some("conv"), &|_| {}).unwrap_err();
-        assert!(matches!(error, AnalysisError::Missing { .. }));
-    }
 }

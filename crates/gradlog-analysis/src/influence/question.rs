@@ -23,7 +23,7 @@ pub enum Probes {
     Label(u32),
 }
 
-/// What a score is divided by, so that the examples with the largest gradients do not stand on top of every list.
+/// What a score is divided by, so that the examples with the largest gradients do not lead every list.
 ///
 /// With `w_t = η_t·clip_t·c_t` (on sweeps `η_t`), and norms those of the layers that count:
 ///

@@ -13,8 +13,8 @@
 //! each checkpoint, as in the paper. Over several runs the three numbers are means over runs.
 
 use crate::rows::driver::Progress;
-use crate::scores::per_example::suspicious_first;
-use crate::{AnalysisError, Basis, Extra, Order, OverRuns, Score, Window};
+use crate::scores::order::suspicious_first;
+use crate::{AnalysisError, Basis, Extra, LeftOut, Order, OverRuns, Score, Window};
 use gradlog_format::run::{Damage, Run};
 use std::collections::HashMap;
 
@@ -22,16 +22,16 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Map {
-    /// Of each run, whether it stands on visits or on sweeps at checkpoints, and which. "Visits" are then rows of sweeps.
+    /// Of each run, whether it is made of visits or of sweeps at checkpoints, and which. "Visits" are then rows of sweeps.
     pub bases: Vec<Basis>,
     /// The share of the examples that each region takes.
     pub share: f64,
-    /// Runs that it stands on.
+    /// Runs that it is made of.
     pub runs: u64,
-    /// Visits that it stands on.
+    /// Visits that it is made of.
     pub visits: u64,
-    /// Examples left out: none of their visits has a usable confidence.
-    pub unscored: u64,
+    /// What was left out, by the reason: visits without a usable confidence, in all runs, and examples that have no others.
+    pub left_out: LeftOut,
     /// One row per example, the lowest confidence first; ties by id.
     pub rows: Vec<MapRow>,
     /// Where the first damaged run stopped being readable, if one did.
@@ -44,9 +44,9 @@ pub struct Map {
 pub struct MapRow {
     /// Its id.
     pub example: u64,
-    /// Runs that it stands on.
+    /// Runs that it is made of.
     pub runs: u64,
-    /// Visits that it stands on.
+    /// Visits that it is made of.
     pub visits: u64,
     /// Mean probability of the label.
     pub confidence: f64,
@@ -89,6 +89,7 @@ impl Map {
             correct.iter().flat_map(|table| &table.rows).map(|row| (row.example, row.score)).collect();
         let examples = confidence.rows.len();
         let visits = confidence.visits();
+        let mut left_out = confidence.left_out();
         let bases: Vec<Basis> = confidence.runs.iter().map(|part| part.basis.clone()).collect();
         let parts = confidence.runs.iter().chain(correct.iter().flat_map(|table| &table.runs));
         let damage = parts.into_iter().find_map(|part| part.damage.clone());
@@ -117,8 +118,8 @@ impl Map {
         mark(&mut rows, count, Order::HighestFirst, |row| row.confidence, |row| row.easy = true);
         mark(&mut rows, count, Order::LowestFirst, |row| row.confidence, |row| row.hard = true);
         mark(&mut rows, count, Order::HighestFirst, |row| row.variability, |row| row.ambiguous = true);
-        let unscored = (examples - rows.len()) as u64;
-        Ok(Self { bases, share, runs: runs.len() as u64, visits, unscored, rows, damage })
+        left_out.examples += (examples - rows.len()) as u64;
+        Ok(Self { bases, share, runs: runs.len() as u64, visits, left_out, rows, damage })
     }
 
     /// Examples in the regions: easy, ambiguous, hard.
@@ -129,10 +130,10 @@ impl Map {
 }
 
 /// Marks the first `count` rows in an order.
-fn mark(rows: &mut [MapRow], count: usize, order: Order, by: fn(&MapRow) -> f64, mark: fn(&mut MapRow)) {
+fn mark(rows: &mut [MapRow], count: usize, order: Order, value: fn(&MapRow) -> f64, mark: fn(&mut MapRow)) {
     let mut sorted: Vec<usize> = (0..rows.len()).collect();
     sorted.sort_by(|&a, &b| {
-        suspicious_first(order, by(&rows[a]), by(&rows[b])).then(rows[a].example.cmp(&rows[b].example))
+        suspicious_first(order, value(&rows[a]), value(&rows[b])).then(rows[a].example.cmp(&rows[b].example))
     });
     sorted.into_iter().take(count).for_each(|row| mark(&mut rows[row]));
 }

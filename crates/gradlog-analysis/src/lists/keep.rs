@@ -6,8 +6,8 @@
 //! balance each label has a window of its own, so that classes keep their shares. The control is as many examples drawn
 //! at random, of each label if balanced.
 
+use crate::scores::order::suspicious_first;
 use crate::scores::over_runs::{RunsRow, RunsTable};
-use crate::scores::per_example::suspicious_first;
 use crate::{AnalysisError, Score};
 use gradlog_format::sketch::draw;
 use std::collections::BTreeMap;
@@ -88,7 +88,7 @@ pub struct KeepList {
     pub scored: u64,
     /// Examples that were visited and have none, since each visit had a NaN or an infinity: they are not kept.
     pub unscored: Vec<u64>,
-    /// Of the scored, those that stand on fewer runs than there are.
+    /// Of the scored, those that are made of fewer runs than there are.
     pub partial: u64,
     /// What each label keeps, ascending.
     pub labels: Vec<KeptOfLabel>,

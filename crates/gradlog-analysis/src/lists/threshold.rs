@@ -10,9 +10,9 @@
 //! leave out the first epoch and stop before the first drop of the learning rate: give a window.
 
 use crate::rows::driver::Progress;
+use crate::scores::order::suspicious_first;
 use crate::scores::over_runs::{different, in_run, most_voted};
-use crate::scores::per_example::suspicious_first;
-use crate::{AnalysisError, Basis, Order, Score, ScoreTable, Window};
+use crate::{AnalysisError, Basis, LeftOut, Order, Score, ScoreTable, Window};
 use gradlog_format::run::{Damage, Run};
 use gradlog_format::sketch::draw;
 use std::collections::{BTreeMap, HashSet};
@@ -31,14 +31,14 @@ impl ThresholdSamples {
     /// Draws two sets of `N/(classes + 1)` examples each, rounded down.
     ///
     /// ```
-    /// use gradlog::analysis::ThresholdSamples;
+    /// use gradlog_analysis::ThresholdSamples;
     ///
     /// let ids: Vec<u64> = (0..110).collect();
     /// let samples = ThresholdSamples::pick(&ids, 10, 7)?;
     /// assert_eq!((samples.class, samples.sets[0].len(), samples.sets[1].len()), (10, 10, 10));
     /// let first = samples.sets[0][0];
     /// assert_eq!((samples.label(0, first, 3), samples.label(1, first, 3)), (10, 3));
-    /// # Ok::<(), gradlog::analysis::AnalysisError>(())
+    /// # Ok::<(), gradlog_analysis::AnalysisError>(())
     /// ```
     ///
     /// # Errors
@@ -98,13 +98,15 @@ pub struct Flagged {
     pub rows: Vec<FlaggedRow>,
     /// Examples that no run can judge: threshold samples wherever they have a usable visit, or without any. Ascending.
     pub unjudged: Vec<u64>,
+    /// What was left out in all runs, by the reason; its examples are the unjudged.
+    pub left_out: LeftOut,
 }
 
 /// One run with threshold samples.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ThresholdRun {
-    /// Whether its AUM stands on visits or on sweeps at checkpoints, and which. "Visits" are then rows of sweeps.
+    /// Whether its AUM is made of visits or of sweeps at checkpoints, and which. "Visits" are then rows of sweeps.
     pub basis: Basis,
     /// Its threshold samples with an AUM.
     pub samples: u64,
@@ -112,6 +114,8 @@ pub struct ThresholdRun {
     pub judged: u64,
     /// The cut.
     pub cut: f64,
+    /// What was left out of its AUM, by the reason.
+    pub left_out: LeftOut,
     /// Where it stopped being readable, if it did.
     pub damage: Option<Damage>,
 }
@@ -185,6 +189,7 @@ impl Flagged {
         }
         let mut all: BTreeMap<u64, Judged> = BTreeMap::new();
         let mut parts = Vec::with_capacity(runs.len());
+        let mut left_out = LeftOut::default();
         for (number, run) in runs.iter().enumerate() {
             let table = Score::Aum.compute_with(run, window, progress).map_err(in_run(runs, number))?;
             let is_sample: Vec<bool> = match samples {
@@ -194,21 +199,24 @@ impl Flagged {
                     table.rows.iter().map(|row| set.contains(&row.example)).collect()
                 }
             };
-            let part = judge(&table, &is_sample, percentile, &mut all).ok_or_else(|| AnalysisError::NoThreshold {
-                run: run.dir().display().to_string(),
-                known: match samples {
-                    ThresholdIds::Class(class) => format!("recorded with label {class}"),
-                    ThresholdIds::Sets(_) => "of those handed in".into(),
-                },
-            })?;
+            left_out.add(&table.left_out);
+            let part =
+                add_verdicts(&table, &is_sample, percentile, &mut all).ok_or_else(|| AnalysisError::NoThreshold {
+                    run: run.dir().display().to_string(),
+                    known: match samples {
+                        ThresholdIds::Class(class) => format!("recorded with label {class}"),
+                        ThresholdIds::Sets(_) => "of those handed in".into(),
+                    },
+                })?;
             parts.push(part);
         }
-        let unjudged = all.iter().filter(|(_, entry)| entry.runs == 0).map(|(example, _)| *example).collect();
+        let unjudged: Vec<u64> = all.iter().filter(|(_, entry)| entry.runs == 0).map(|(example, _)| *example).collect();
         let mut rows: Vec<FlaggedRow> = all.into_iter().filter(|(_, entry)| entry.runs > 0).map(row).collect();
         rows.sort_by(|a, b| {
             suspicious_first(Order::LowestFirst, a.above_cut, b.above_cut).then(a.example.cmp(&b.example))
         });
-        Ok(Self { percentile, runs: parts, rows, unjudged })
+        left_out.examples += unjudged.len() as u64;
+        Ok(Self { percentile, runs: parts, rows, unjudged, left_out })
     }
 
     /// How many examples are flagged.
@@ -218,7 +226,7 @@ impl Flagged {
 }
 
 /// Adds the verdicts of one run; `None` if it has no threshold sample with an AUM.
-fn judge(
+fn add_verdicts(
     table: &ScoreTable,
     is_sample: &[bool],
     percentile: f64,
@@ -249,7 +257,8 @@ fn judge(
         }
     }
     let (basis, samples) = (table.basis.clone(), samples.len() as u64);
-    Some(ThresholdRun { basis, samples, judged, cut, damage: table.damage.clone() })
+    let (left_out, damage) = (table.left_out.clone(), table.damage.clone());
+    Some(ThresholdRun { basis, samples, judged, cut, left_out, damage })
 }
 
 fn row((example, entry): (u64, Judged)) -> FlaggedRow {

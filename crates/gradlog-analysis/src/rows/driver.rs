@@ -20,7 +20,7 @@ pub(crate) fn blocks_in_flight() -> usize {
 
 /// Where reading ended: at damage, or else at the end of the run.
 #[derive(Debug, Default)]
-#[must_use = "an answer has to say where what it stands on ends"]
+#[must_use = "an answer must say where the part of the run that it is made of ends"]
 pub(crate) struct ReadTo(pub Option<Damage>);
 
 /// A group of blocks is closed when it says that it inflates to this much: a few kilobytes of a file can say 2^28 for every
@@ -98,7 +98,7 @@ fn groups<C: Send + Sync, T: Send>(
         for result in read {
             match result {
                 Ok(value) => values.push(value),
-                // What follows a damaged block is not trusted, so that a result always stands on a prefix.
+                // What follows a damaged block is not trusted, so that a result is always that of a prefix.
                 Err(AnalysisError::Read(ReadError::Damaged(damage))) => {
                     fold(&lent, values)?;
                     return Ok(ReadTo(Some(damage)));

@@ -27,7 +27,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// The layout of a block, empty if it holds no gradients.
-    pub(crate) fn of(block: &Block, layers: &[LayerRecord]) -> Self {
+    pub(crate) fn read(block: &Block, layers: &[LayerRecord]) -> Self {
         let mut factored = Vec::new();
         for layer in block.layers(Column::Input) {
             let Some(record) = layers.get(usize::from(layer)) else { continue };
@@ -112,7 +112,7 @@ impl Layout {
     /// # Errors
     /// [`AnalysisError::NoSuchLayer`] for a name that is not there, or that of a layer whose gradient shares a vector with those of
     /// others that are not named.
-    pub(crate) fn of_layers(&self, names: &[String], layers: &[LayerRecord]) -> Result<Self, AnalysisError> {
+    pub(crate) fn select_layers(&self, names: &[String], layers: &[LayerRecord]) -> Result<Self, AnalysisError> {
         if names.is_empty() {
             return Ok(self.clone());
         }

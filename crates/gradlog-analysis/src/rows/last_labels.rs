@@ -57,22 +57,22 @@ pub(crate) fn last_labels(run: &Run, blocks: &Blocks, places: &[Place]) -> Resul
     // Positions of places, block by block.
     let mut order: Vec<u32> = (0..places.len() as u32).filter(|at| places[*at as usize] != Place::NONE).collect();
     order.sort_unstable_by_key(|at| places[*at as usize]);
-    let of_block = |block: u32| {
+    let places_in = |block: u32| {
         let first = order.partition_point(|at| places[*at as usize].block < block);
         let last = order.partition_point(|at| places[*at as usize].block <= block);
         &order[first..last]
     };
-    let wanted = |block: &Block| blocks.numbers.get(&block.identity()).map_or(&[][..], |number| of_block(*number));
+    let wanted = |block: &Block| blocks.numbers.get(&block.identity()).map_or(&[][..], |number| places_in(*number));
     let mut found = vec![Labels::default(); places.len()];
     let read_one = |block: &Block| -> Result<Vec<(usize, Labels)>, ReadError> {
         let labels = column::classes(block, Column::Label)?;
         let predictions = column::classes(block, Column::Prediction)?;
-        let of = |at: &u32| {
+        let labels_at = |at: &u32| {
             let row = places[*at as usize].row as usize;
             let value = |column: &Option<Vec<Option<u32>>>| column.as_ref().and_then(|values| *values.get(row)?);
             (*at as usize, Labels { label: value(&labels), prediction: value(&predictions) })
         };
-        Ok(wanted(block).iter().map(of).collect())
+        Ok(wanted(block).iter().map(labels_at).collect())
     };
     // Damage behind the last of these blocks says nothing of them, so that of a block is handed on as a value.
     let read = |block: &Block| Ok(read_one(block));

@@ -1,14 +1,22 @@
-//! Reading a run row by row: which rows count, in which order they come, and what of them is read.
+//! Reading a run row by row: which rows count, in which order they come, and what is read of them.
 //!
-//! Everything that computes something from a run reads it through this folder.
+//! Everything that computes something from a run reads it through this folder. `rule.rs` says which rows count, `reader.rs`
+//! applies it to a block, `driver.rs` walks the blocks, and `left_out.rs` counts the rest by the reason.
 
 pub(crate) mod column;
 pub(crate) mod driver;
 pub(crate) mod gradient;
+pub(crate) mod inside;
 pub(crate) mod last_labels;
+mod left_out;
+pub(crate) mod reader;
+pub(crate) mod rule;
 pub(crate) mod sweep;
+#[cfg(test)]
+mod tests;
 pub(crate) mod window;
 
 pub use driver::Progress;
+pub use left_out::LeftOut;
 pub use sweep::Basis;
 pub use window::{Source, Window};

@@ -1,15 +1,18 @@
 //! Sweeps: examples that a replay took through the model at checkpoints, after the training.
 //!
-//! Owns what a result on sweeps stands on: which checkpoints, in which mode, and which rows count. An example counts once at a
+//! Owns what a result on sweeps is made of: which checkpoints, in which mode, and which rows count. An example counts once at a
 //! checkpoint, however often it was replayed there: the last record counts, as with probes. Sweeps are never mixed with visits:
 //! a [`Window`] is on the one or on the other.
 
-use crate::{rows::column, AnalysisError, Window};
+use super::inside::Inside;
+use super::left_out::LeftOut;
+use super::window::Window;
+use crate::{rows::column, AnalysisError};
 use gradlog_format::log::{BlockKind, Column, Mode};
 use gradlog_format::run::{Block, ReadError, Run};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// What kind of rows a result stands on.
+/// What kind of rows a result is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Basis {
@@ -22,8 +25,6 @@ pub enum Basis {
         steps: Vec<u64>,
         /// How the model ran. More than one if replays differed.
         modes: Vec<Mode>,
-        /// Rows that do not count, since a later one is of the same example at the same checkpoint.
-        repeated: u64,
     },
 }
 
@@ -33,7 +34,7 @@ impl Basis {
         matches!(self, Basis::Sweeps { .. })
     }
 
-    /// What the parts of a result stand on, such as several runs, each thing said once.
+    /// What the parts of a result are made of, such as several runs, each thing said once.
     pub fn of_all<'a>(parts: impl IntoIterator<Item = &'a Basis>) -> String {
         let mut said: Vec<String> = Vec::new();
         for words in parts.into_iter().map(Basis::to_string) {
@@ -73,6 +74,8 @@ pub(crate) fn modes(block: &Block) -> Result<BTreeSet<Option<Mode>>, ReadError> 
 #[derive(Debug, Default)]
 pub(crate) struct Sweeps {
     basis: Basis,
+    /// Rows inside the window that a later row of the same example and checkpoint replaces.
+    replaced: u64,
     /// Of blocks with rows that do not count, which do, by the block's identity.
     counting: HashMap<(Option<u32>, u64), Vec<bool>>,
 }
@@ -109,14 +112,14 @@ impl Sweeps {
         let (mut steps, mut seen_modes): (BTreeSet<u64>, BTreeSet<Mode>) = Default::default();
         let mut scan = run.scan();
         for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::Sweeps)) {
-            let (swept, inside) = match Swept::read(&block).and_then(|swept| Ok((swept, window.rows(&block)?))) {
+            let (swept, inside) = match Swept::read(&block).and_then(|swept| Ok((swept, window.inside(&block)?))) {
                 Ok(read) => read,
                 // The pass over the rows comes to the same place and says so.
                 Err(ReadError::Damaged(_)) => break,
                 Err(other) => return Err(other.into()),
             };
             known.extend(swept.rows.iter().map(|(_, step)| *step));
-            if inside.is_some_and(|inside| !inside.contains(&true)) {
+            if inside.is_empty() {
                 continue;
             }
             steps.extend(swept.rows.iter().map(|(_, step)| *step).filter(|step| window.has_step(*step)));
@@ -131,36 +134,39 @@ impl Sweeps {
             });
         }
         let mut counting = HashMap::new();
-        let mut repeated = 0u64;
+        let mut replaced = 0u64;
         let mut taken: BTreeMap<u64, HashSet<u64>> = BTreeMap::new();
         for block in blocks.iter().rev() {
             let mut counts = vec![true; block.rows.len()];
-            // From the last row to the first: whoever comes first here counts.
+            // From the last row to the first: the one that comes first here counts.
             for (counts, (example, step)) in counts.iter_mut().zip(&block.rows).rev() {
                 *counts = taken.entry(*step).or_default().insert(*example);
-                repeated += u64::from(!*counts && window.has_step(*step));
+                replaced += u64::from(!*counts && window.has_step(*step));
             }
             if counts.contains(&false) {
                 counting.insert(block.identity, counts);
             }
         }
-        let basis =
-            Basis::Sweeps { steps: steps.into_iter().collect(), modes: seen_modes.into_iter().collect(), repeated };
-        Ok(Self { basis, counting })
+        let basis = Basis::Sweeps { steps: steps.into_iter().collect(), modes: seen_modes.into_iter().collect() };
+        Ok(Self { basis, replaced, counting })
     }
 
-    /// What a result on these rows stands on.
+    /// What a result on these rows is made of.
     pub(crate) fn basis(&self) -> Basis {
         self.basis.clone()
     }
 
-    /// Which rows of the block count: those inside the window that no later row repeats. `None` for all.
-    pub(crate) fn rows(&self, window: &Window, block: &Block) -> Result<Option<Vec<bool>>, ReadError> {
-        let inside = window.rows(block)?;
-        Ok(match (inside, self.counting.get(&block.identity())) {
-            (inside, None) => inside,
-            (None, Some(counting)) => Some(counting.clone()),
-            (Some(inside), Some(counting)) => Some(inside.iter().zip(counting).map(|(a, b)| *a && *b).collect()),
+    /// The rows that later ones replace.
+    pub(crate) fn left_out(&self) -> LeftOut {
+        LeftOut { replaced: self.replaced, ..LeftOut::default() }
+    }
+
+    /// Which rows of the block lie inside the window and are not replaced by a later one.
+    pub(crate) fn inside(&self, window: &Window, block: &Block) -> Result<Inside, ReadError> {
+        let inside = window.inside(block)?;
+        Ok(match self.counting.get(&block.identity()) {
+            None => inside,
+            Some(counting) => inside.intersect(counting),
         })
     }
 }

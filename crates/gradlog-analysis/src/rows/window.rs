@@ -1,5 +1,6 @@
 //! The part of a run that a question is about.
 
+use super::inside::Inside;
 use crate::{rows::column, AnalysisError};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, ReadError, Run};
@@ -95,36 +96,31 @@ impl Window {
     pub fn is_beside(&self, run: &Run) -> Result<bool, ReadError> {
         let mut scan = run.scan();
         for block in scan.by_ref().filter(|block| self.is_on(block) && self.touches(block)) {
-            // A block that cannot be read is told of by whoever needs its rows.
-            let holds_any = match self.rows(&block) {
-                Ok(None) => block.rows() > 0,
-                Ok(Some(inside)) => inside.contains(&true),
-                Err(_) => true,
-            };
-            if holds_any {
+            // A block that cannot be read is reported where its rows are needed.
+            if self.inside(&block).map_or(true, |inside| !inside.is_empty()) {
                 return Ok(false);
             }
         }
         Ok(scan.damage()?.is_none())
     }
 
-    /// Which rows of the block lie inside: `None` for all of them, which mostly needs no reading.
-    pub(crate) fn rows(&self, block: &Block) -> Result<Option<Vec<bool>>, ReadError> {
+    /// Which rows of the block lie inside. Mostly all do, which needs no reading.
+    pub(crate) fn inside(&self, block: &Block) -> Result<Inside, ReadError> {
         if encloses(&self.epochs, block.epochs()) && encloses(&self.steps, block.steps()) {
-            return Ok(None);
+            return Ok(Inside::All(block.rows()));
         }
-        let mut inside = vec![true; column::u64s(block, Column::Example)?.len()];
+        let mut marks = vec![true; column::u64s(block, Column::Example)?.len()];
         if let Some(epochs) = &self.epochs {
-            for (inside, epoch) in inside.iter_mut().zip(column::u32s(block, Column::Epoch)?) {
-                *inside &= epochs.contains(&epoch);
+            for (mark, epoch) in marks.iter_mut().zip(column::u32s(block, Column::Epoch)?) {
+                *mark &= epochs.contains(&epoch);
             }
         }
         if let Some(steps) = &self.steps {
-            for (inside, step) in inside.iter_mut().zip(column::u64s(block, Column::Step)?) {
-                *inside &= steps.contains(&step);
+            for (mark, step) in marks.iter_mut().zip(column::u64s(block, Column::Step)?) {
+                *mark &= steps.contains(&step);
             }
         }
-        Ok(Some(inside))
+        Ok(Inside::Marked(marks))
     }
 }
 

@@ -4,6 +4,7 @@
 //! what the others of their true class teach pulls against the label. The paper stops before the first drop of the
 //! learning rate: give a window.
 
+use crate::rows::rule::RowRule;
 use crate::scores::per_example::{Mean, PerExample};
 use gradlog_format::log::Column;
 
@@ -13,7 +14,7 @@ pub(super) struct Aum {
 }
 
 impl PerExample for Aum {
-    const COLUMNS: &'static [Column] = &[Column::Margin];
+    const RULE: RowRule = RowRule::outputs(&[Column::Margin]);
 
     fn add(&mut self, values: &[f32]) {
         self.mean.add(f64::from(values[0]));

@@ -1,9 +1,11 @@
 //! Confidence: the mean probability of the label over the visits (Swayamdipta et al. 2020, arXiv 2009.10795, §2).
 //!
-//! `μ = (1/T) Σ_t p_t(y)`. With the variability that stands beside it, it spans the paper's map: high and steady is easy,
+//! `μ = (1/T) Σ_t p_t(y)`. With the variability, its extra, it spans the paper's map: high and steady is easy,
 //! low and steady is hard to learn (often mislabelled), unsteady is ambiguous.
 
-use crate::scores::per_example::{Extra, PerExample};
+use crate::rows::rule::RowRule;
+use crate::scores::per_example::PerExample;
+use crate::scores::table::Extra;
 use crate::scores::variability::Spread;
 use gradlog_format::log::Column;
 
@@ -13,7 +15,7 @@ pub(super) struct Confidence {
 }
 
 impl PerExample for Confidence {
-    const COLUMNS: &'static [Column] = &[Column::Confidence];
+    const RULE: RowRule = RowRule::outputs(&[Column::Confidence]);
 
     fn add(&mut self, values: &[f32]) {
         self.spread.add(f64::from(values[0]));

@@ -1,9 +1,11 @@
 //! Correctness: the share of right predictions over the visits (Swayamdipta et al. 2020, arXiv 2009.10795, §2).
 //!
-//! `(1/T) Σ_t 1[argmax z = y]`; the paper's own number is the sum, which stands beside it. An example with several
+//! `(1/T) Σ_t 1[argmax z = y]`; the paper's own number is the sum, an extra of the score. An example with several
 //! predictions a visit (a sequence) adds the share of them that is right.
 
-use crate::scores::per_example::{Extra, Mean, PerExample};
+use crate::rows::rule::RowRule;
+use crate::scores::per_example::{Mean, PerExample};
+use crate::scores::table::Extra;
 use gradlog_format::log::Column;
 
 #[derive(Default)]
@@ -12,7 +14,7 @@ pub(super) struct Correctness {
 }
 
 impl PerExample for Correctness {
-    const COLUMNS: &'static [Column] = &[Column::Correct];
+    const RULE: RowRule = RowRule::outputs(&[Column::Correct]);
 
     fn add(&mut self, values: &[f32]) {
         self.mean.add(f64::from(values[0]));

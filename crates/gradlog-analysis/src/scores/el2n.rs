@@ -4,6 +4,7 @@
 //! over initialisations; here it is the mean over the visits inside the window, in training mode, or over the sweeps inside it
 //! ([`Window::sweep_at`](crate::Window::sweep_at)): at one checkpoint, in evaluation mode, one term of the paper's mean.
 
+use crate::rows::rule::RowRule;
 use crate::scores::per_example::{Mean, PerExample};
 use gradlog_format::log::Column;
 
@@ -13,7 +14,7 @@ pub(super) struct El2n {
 }
 
 impl PerExample for El2n {
-    const COLUMNS: &'static [Column] = &[Column::El2n];
+    const RULE: RowRule = RowRule::outputs(&[Column::El2n]);
 
     fn add(&mut self, values: &[f32]) {
         self.mean.add(f64::from(values[0]));

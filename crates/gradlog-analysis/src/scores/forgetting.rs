@@ -18,21 +18,15 @@
 //! A presentation with a NaN or an infinity tells nothing and is passed over. Among equal counts the higher mean loss
 //! comes first.
 
-use crate::scores::per_example::{Extra, PerExample, ScoreRow};
+use crate::rows::rule::{Predictions, RowRule};
+use crate::scores::per_example::PerExample;
+use crate::scores::score::FORGETTING_EXTRAS;
+use crate::scores::table::{Extra, ScoreRow};
 use gradlog_format::log::Column;
-
-pub(crate) const EXTRAS: &[&str] = &[
-    "never_learned",
-    "unforgettable",
-    "first_learned",
-    "presentations_needed_to_learn",
-    "learning_events",
-    "mean_loss",
-];
 
 /// What a run adds to the sum over runs (Toneva's `order_examples_by_forgetting.py`): if it never learned the example, as
 /// many as it had presentations, so that the sum stays finite.
-pub(crate) fn in_sum(row: &ScoreRow) -> f64 {
+pub(super) fn term_in_sum(row: &ScoreRow) -> f64 {
     if row.score.is_infinite() {
         row.visits as f64
     } else {
@@ -43,7 +37,7 @@ pub(crate) fn in_sum(row: &ScoreRow) -> f64 {
 /// What the rest follows from: every visit finds its example somewhere else in memory, so this is small. Counts stop at the most
 /// that 32 bits hold.
 #[derive(Default)]
-pub(crate) struct Forgetting {
+pub(super) struct Forgetting {
     /// Summed over all presentations.
     loss: f64,
     presentations: u32,
@@ -75,8 +69,8 @@ impl Forgetting {
 }
 
 impl PerExample for Forgetting {
-    const COLUMNS: &'static [Column] = &[Column::Correct, Column::Loss];
-    const ONE_PREDICTION: bool = true;
+    const RULE: RowRule =
+        RowRule { predictions: Predictions::OneOrRefused, ..RowRule::outputs(&[Column::Correct, Column::Loss]) };
     const NEEDS_VISITS: bool = true;
 
     fn add(&mut self, values: &[f32]) {
@@ -104,7 +98,7 @@ impl PerExample for Forgetting {
 
     fn extras(&self) -> Vec<Extra> {
         if self.presentations == 0 {
-            return vec![Extra::Nothing; EXTRAS.len()];
+            return vec![Extra::Nothing; FORGETTING_EXTRAS.len()];
         }
         vec![
             Extra::Flag(self.never_learned()),

@@ -9,6 +9,7 @@
 //! no better than chance, and the original code had a bug in restoring checkpoints. Scores of later epochs do replicate:
 //! leave the first steps out with a window.
 
+use crate::rows::rule::{RowRule, UnseenGradient};
 use crate::scores::per_example::{Mean, PerExample};
 use gradlog_format::log::Column;
 
@@ -18,8 +19,7 @@ pub(super) struct Grand {
 }
 
 impl PerExample for Grand {
-    const COLUMNS: &'static [Column] = &[Column::SquaredNorm];
-    const NEEDS_GRADIENT: bool = true;
+    const RULE: RowRule = RowRule { unseen: UnseenGradient::LeftOut, ..RowRule::outputs(&[Column::SquaredNorm]) };
 
     fn add(&mut self, values: &[f32]) {
         self.mean.add(f64::from(values[0]).max(0.0).sqrt());

@@ -1,5 +1,6 @@
 //! The mean loss over the visits: `(1/T) Σ_t ℓ(w_t)`.
 
+use crate::rows::rule::RowRule;
 use crate::scores::per_example::{Mean, PerExample};
 use gradlog_format::log::Column;
 
@@ -9,7 +10,7 @@ pub(super) struct Loss {
 }
 
 impl PerExample for Loss {
-    const COLUMNS: &'static [Column] = &[Column::Loss];
+    const RULE: RowRule = RowRule::outputs(&[Column::Loss]);
 
     fn add(&mut self, values: &[f32]) {
         self.mean.add(f64::from(values[0]));

@@ -13,9 +13,12 @@
 //! is smaller by `√R`. Ties are broken by the mean rank over runs, which carries the score's own tie-break, then by id.
 
 use crate::rows::driver::Progress;
-use crate::scores::per_example::{suspicious_first, Mean};
+use crate::scores::order::{suspicious_first, Order};
+use crate::scores::per_example::Mean;
+use crate::scores::score::Score;
+use crate::scores::table::{Extra, ScoreRow, ScoreTable};
 use crate::scores::variability::Spread;
-use crate::{AnalysisError, Basis, Extra, Order, Score, ScoreRow, ScoreTable, Window};
+use crate::{AnalysisError, Basis, LeftOut, Window};
 use gradlog_format::run::{Damage, Run};
 use std::collections::HashMap;
 
@@ -61,20 +64,16 @@ pub struct RunsTable {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RunPart {
-    /// Whether its scores stand on visits or on sweeps, and which. "Visits" below are then rows of sweeps.
+    /// Whether its scores are made of visits or of sweeps, and which. "Visits" below are then rows of sweeps.
     pub basis: Basis,
     /// Examples with a score.
     pub scored: u64,
     /// Examples of the other runs that this one has no visit of.
     pub absent: u64,
-    /// Visits that its scores stand on.
+    /// Visits that its scores are made of.
     pub visits: u64,
-    /// Visits left out because a number of theirs was NaN or infinite.
-    pub not_finite: u64,
-    /// Visits left out because the example had no weight in the loss, or all its targets were ignored.
-    pub unseen: u64,
-    /// Visits left out because they were recorded without what the score is made of.
-    pub missing: u64,
+    /// What was left out, by the reason.
+    pub left_out: LeftOut,
     /// Visits whose gradient norm is an estimate.
     pub estimated_norms: u64,
     /// Where the run stopped being readable, if it did.
@@ -87,9 +86,9 @@ pub struct RunPart {
 pub struct RunsRow {
     /// Id of the example.
     pub example: u64,
-    /// Runs that the score stands on.
+    /// Runs that the score is made of.
     pub runs: u64,
-    /// Visits that it stands on, in all of them.
+    /// Visits that it is made of, in all of them.
     pub visits: u64,
     /// The score, NaN if no run has one.
     pub score: f64,
@@ -97,7 +96,7 @@ pub struct RunsRow {
     pub spread: f64,
     /// In the order of [`Score::extras`]: of a number the mean over runs, of a yes or no the number of runs that say yes.
     pub extras: Vec<Extra>,
-    /// Visits left out because a number of theirs was NaN or infinite, in all runs.
+    /// Visits left out because one of their numbers was NaN or infinite, in all runs.
     pub not_finite: u64,
     /// The label, if all runs that recorded one agree.
     pub label: Option<u32>,
@@ -246,7 +245,7 @@ pub(crate) fn different(runs: &[&Run]) -> Result<(), AnalysisError> {
 }
 
 impl Score {
-    /// Computes the score of every example over several runs. One run is allowed: its rows then stand on one.
+    /// Computes the score of every example over several runs. One run is allowed: its rows are then made of one.
     ///
     /// Runs need not have the same examples; each row says on how many runs it stands, and
     /// [`RunsTable::runs`] what each lacks. Labels that differ are counted, not refused: threshold samples differ on purpose.
@@ -271,10 +270,10 @@ impl Score {
         for (number, run) in runs.iter().enumerate() {
             let table = self.compute_with(run, window, progress).map_err(in_run(runs, number))?;
             own.push(table.rows.iter().map(|row| row.example).collect::<Vec<u64>>());
-            parts.push(RunPart::of(&table));
+            parts.push(RunPart::from_table(&table));
             let count = table.rows.len().max(1) as f64;
             for (rank, row) in table.rows.into_iter().enumerate() {
-                let term = if how == OverRuns::Sum { self.in_sum(&row) } else { row.score };
+                let term = if how == OverRuns::Sum { self.term_in_sum(&row) } else { row.score };
                 gathered.entry(row.example).or_default().add(row, rank as f64 / count, term);
             }
         }
@@ -312,15 +311,13 @@ impl Score {
 }
 
 impl RunPart {
-    fn of(table: &ScoreTable) -> Self {
+    fn from_table(table: &ScoreTable) -> Self {
         Self {
             basis: table.basis.clone(),
             scored: table.rows.iter().filter(|row| !row.score.is_nan()).count() as u64,
             absent: 0,
             visits: table.visits,
-            not_finite: table.not_finite,
-            unseen: table.unseen,
-            missing: table.missing,
+            left_out: table.left_out.clone(),
             estimated_norms: table.estimated_norms,
             damage: table.damage.clone(),
         }
@@ -328,17 +325,24 @@ impl RunPart {
 }
 
 impl RunsTable {
-    /// What the scores stand on, in words, over all runs.
+    /// What the scores are made of, in words, over all runs.
     pub fn basis(&self) -> String {
         Basis::of_all(self.runs.iter().map(|part| &part.basis))
     }
 
-    /// Whether they stand on sweeps: of several runs all do or none.
+    /// Whether they are made of sweeps: of several runs all are, or no run is.
     pub fn is_on_sweeps(&self) -> bool {
         self.runs.iter().any(|part| part.basis.is_sweeps())
     }
 
-    /// Visits that the scores stand on, in all runs.
+    /// What all runs left out.
+    pub fn left_out(&self) -> LeftOut {
+        let mut sum = LeftOut::default();
+        self.runs.iter().for_each(|part| sum.add(&part.left_out));
+        sum
+    }
+
+    /// Visits that the scores are made of, in all runs.
     pub fn visits(&self) -> u64 {
         self.runs.iter().map(|part| part.visits).sum()
     }

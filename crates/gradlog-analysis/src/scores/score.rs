@@ -1,31 +1,6 @@
-//! The table of scores: adding one is adding a file and a row here.
+//! The table of scores: what each is called, and which end of it comes first. `compute.rs` has the formulas' table.
 
-use crate::rows::driver::Progress;
-use crate::scores::per_example::{score_examples, ScoreRow, ScoreTable};
-use crate::{
-    scores::aum, scores::confidence, scores::correctness, scores::el2n, scores::forgetting, scores::grand,
-    scores::loss, scores::self_influence, scores::variability,
-};
-use crate::{AnalysisError, Window};
-use gradlog_format::run::Run;
-
-/// Which end of a score is the suspicious one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// The higher, the more suspicious.
-    HighestFirst,
-    /// The lower, the more suspicious.
-    LowestFirst,
-}
-
-impl std::fmt::Display for Order {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Order::HighestFirst => "highest first",
-            Order::LowestFirst => "lowest first",
-        })
-    }
-}
+use super::order::Order;
 
 /// A score that gives each example one number from its own visits.
 ///
@@ -59,21 +34,26 @@ pub enum Score {
     Loss,
 }
 
-type Compute = fn(&Run, Score, &Window, Progress<'_>) -> Result<ScoreTable, AnalysisError>;
-
-/// A row of the table.
-pub(crate) struct Definition {
-    pub name: &'static str,
-    pub order: Order,
+/// What is known of a score beside its formula.
+struct Facts {
+    name: &'static str,
+    order: Order,
     /// Which end pruning calls hard.
-    pub hard: Order,
-    pub extras: &'static [&'static str],
+    hard: Order,
+    extras: &'static [&'static str],
     /// One line for a help text: what it is, and which end is suspicious.
-    pub about: &'static str,
-    pub compute: Compute,
-    /// What a row adds to a sum over runs.
-    pub in_sum: fn(&ScoreRow) -> f64,
+    about: &'static str,
 }
+
+/// What forgetting says beside its number, in the order of its rows' extras.
+pub(super) const FORGETTING_EXTRAS: &[&str] = &[
+    "never_learned",
+    "unforgettable",
+    "first_learned",
+    "presentations_needed_to_learn",
+    "learning_events",
+    "mean_loss",
+];
 
 impl Score {
     /// Every score.
@@ -89,17 +69,8 @@ impl Score {
         Score::Loss,
     ];
 
-    fn definition(self) -> Definition {
-        let in_sum = |row: &ScoreRow| row.score;
-        let row = |name, order, hard, extras, about, compute| Definition {
-            name,
-            order,
-            hard,
-            extras,
-            about,
-            compute,
-            in_sum,
-        };
+    fn facts(self) -> Facts {
+        let row = |name, order, hard, extras, about| Facts { name, order, hard, extras, about };
         use Order::{HighestFirst, LowestFirst};
         match self {
             Score::SelfInfluence => row(
@@ -108,7 +79,6 @@ impl Score {
                 HighestFirst,
                 &[],
                 "what the example's own steps did to its own loss, from exact gradient norms; highest first: mislabelled or odd",
-                score_examples::<self_influence::SelfInfluence>,
             ),
             Score::Grand => row(
                 "grand",
@@ -116,7 +86,6 @@ impl Score {
                 HighestFirst,
                 &[],
                 "mean norm of the example's gradient (GraNd); highest first: hard or mislabelled",
-                score_examples::<grand::Grand>,
             ),
             Score::El2n => row(
                 "el2n",
@@ -124,25 +93,20 @@ impl Score {
                 HighestFirst,
                 &[],
                 "mean norm of the error of the prediction, for classes of its probabilities (EL2N); highest first: hard or mislabelled",
-                score_examples::<el2n::El2n>,
             ),
-            Score::Forgetting => Definition {
-                in_sum: forgetting::in_sum,
-                ..row(
+            Score::Forgetting => row(
                 "forgetting",
                 HighestFirst,
                 HighestFirst,
-                forgetting::EXTRAS,
+                FORGETTING_EXTRAS,
                 "times it went from right to wrong, infinite if never right; highest first: never learned, then most often forgotten",
-                score_examples::<forgetting::Forgetting>,
-            )},
+            ),
             Score::Aum => row(
                 "aum",
                 LowestFirst,
                 LowestFirst,
                 &[],
                 "mean margin of the label's logit (AUM); lowest first: mislabelled",
-                score_examples::<aum::Aum>,
             ),
             Score::Confidence => row(
                 "confidence",
@@ -150,7 +114,6 @@ impl Score {
                 LowestFirst,
                 &["variability"],
                 "mean probability of the label; lowest first: hard or mislabelled",
-                score_examples::<confidence::Confidence>,
             ),
             Score::Variability => row(
                 "variability",
@@ -158,7 +121,6 @@ impl Score {
                 HighestFirst,
                 &["confidence"],
                 "standard deviation of the label's probability over the visits; highest first: ambiguous",
-                score_examples::<variability::Variability>,
             ),
             Score::Correctness => row(
                 "correctness",
@@ -166,7 +128,6 @@ impl Score {
                 LowestFirst,
                 &["correct"],
                 "share of right predictions over the visits; lowest first: hard or mislabelled",
-                score_examples::<correctness::Correctness>,
             ),
             Score::Loss => row(
                 "loss",
@@ -174,14 +135,13 @@ impl Score {
                 HighestFirst,
                 &[],
                 "mean loss over the visits; highest first: hard or mislabelled",
-                score_examples::<loss::Loss>,
             ),
         }
     }
 
     /// Its name on the command line and in files.
     pub fn name(self) -> &'static str {
-        self.definition().name
+        self.facts().name
     }
 
     /// The score of this name.
@@ -191,48 +151,22 @@ impl Score {
 
     /// Which end comes first.
     pub fn order(self) -> Order {
-        self.definition().order
+        self.facts().order
     }
 
     /// Which end is hard to learn, where a keep-list begins. For [`Score::Variability`] it is the ambiguous end.
     pub fn hard(self) -> Order {
-        self.definition().hard
-    }
-
-    /// What a row of one run adds to a sum over runs.
-    pub(crate) fn in_sum(self, row: &ScoreRow) -> f64 {
-        (self.definition().in_sum)(row)
+        self.facts().hard
     }
 
     /// Names of [`ScoreRow::extras`](crate::ScoreRow::extras).
     pub fn extras(self) -> &'static [&'static str] {
-        self.definition().extras
+        self.facts().extras
     }
 
     /// One line: what it is, and which end is suspicious.
     pub fn about(self) -> &'static str {
-        self.definition().about
-    }
-
-    /// Computes the score of every example with a visit inside the window.
-    ///
-    /// # Errors
-    /// [`AnalysisError::Missing`] if no visit has what the score is made of, [`AnalysisError::SeveralPredictions`] for
-    /// forgetting where it is not defined, [`AnalysisError::Read`] if the file system refuses. Damage is not an error:
-    /// the result says where it lies and stands on what came before.
-    ///
-    /// # Cost
-    /// Reads only the columns that the score is made of. Memory: about 150 bytes per example, and a few blocks of columns.
-    pub fn compute(self, run: &Run, window: &Window) -> Result<ScoreTable, AnalysisError> {
-        self.compute_with(run, window, &|_| {})
-    }
-
-    /// As [`Score::compute`], telling `progress` of each block that has been dealt with.
-    ///
-    /// # Errors
-    /// As [`Score::compute`].
-    pub fn compute_with(self, run: &Run, window: &Window, progress: Progress<'_>) -> Result<ScoreTable, AnalysisError> {
-        (self.definition().compute)(run, self, window, progress)
+        self.facts().about
     }
 }
 

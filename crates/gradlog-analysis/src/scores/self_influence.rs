@@ -9,6 +9,7 @@
 //!
 //! A visit without weight (`c = 0`) moved nothing and rightly adds zero.
 
+use crate::rows::rule::{RowRule, UnseenGradient};
 use crate::scores::per_example::{Mean, PerExample};
 use gradlog_format::log::Column;
 
@@ -18,7 +19,10 @@ pub(super) struct SelfInfluence {
 }
 
 impl PerExample for SelfInfluence {
-    const COLUMNS: &'static [Column] = &[Column::SquaredNorm, Column::LearningRate, Column::Clip, Column::Coefficient];
+    const RULE: RowRule = RowRule {
+        unseen: UnseenGradient::ZeroByCoefficient,
+        ..RowRule::outputs(&[Column::SquaredNorm, Column::LearningRate, Column::Clip, Column::Coefficient])
+    };
 
     fn add(&mut self, values: &[f32]) {
         self.terms.add(values.iter().map(|value| f64::from(*value)).product());

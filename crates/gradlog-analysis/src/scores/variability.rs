@@ -3,7 +3,9 @@
 //! `sqrt((1/T) Σ_t (p_t(y) − μ)²)`, the population form as in the paper's code. High means ambiguous: the model changes
 //! its mind. The paper takes one number per epoch, at the epoch's end; here each visit gives one.
 
-use crate::scores::per_example::{Extra, PerExample};
+use crate::rows::rule::RowRule;
+use crate::scores::per_example::PerExample;
+use crate::scores::table::Extra;
 use gradlog_format::log::Column;
 
 /// Mean and spread in one pass (Welford 1962), which does not cancel where all values are alike.
@@ -54,7 +56,7 @@ pub(super) struct Variability {
 }
 
 impl PerExample for Variability {
-    const COLUMNS: &'static [Column] = &[Column::Confidence];
+    const RULE: RowRule = RowRule::outputs(&[Column::Confidence]);
 
     fn add(&mut self, values: &[f32]) {
         self.spread.add(f64::from(values[0]));

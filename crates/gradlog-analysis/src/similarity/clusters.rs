@@ -4,7 +4,7 @@
 //! Centres begin as in k-means++ (Arthur and Vassilvitskii 2007), drawn by `1 − cosine`, from the given seed; the same seed
 //! gives the same clusters whatever the number of threads.
 
-use super::UnitVectors;
+use super::unit_vectors::UnitVectors;
 use gradlog_format::sketch::{derive_seed, Side};
 use gradlog_kernels::matmul::{matmul, Matrix};
 

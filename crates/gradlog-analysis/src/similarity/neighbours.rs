@@ -1,10 +1,9 @@
 //! The vectors nearest to one or to each, and pairs that are almost the same.
 //!
 //! Exact, by matrix products of tiles, so nothing is missed: for `N` vectors of `d` numbers `N²·d` multiplications, half a
-//! minute for 60,000 of 512 on two cores. For larger `N` a navigable small-world graph ([`Search::Graph`]) finds most of the
-//! nearest in `N·log N` distances.
+//! minute for 60,000 of 512 on two cores.
 
-use super::UnitVectors;
+use super::unit_vectors::UnitVectors;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use rayon::prelude::*;
 
@@ -36,17 +35,7 @@ pub struct Pair {
     pub cosine: f32,
 }
 
-/// How neighbours are looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Search {
-    /// Against every other vector.
-    #[default]
-    Exact,
-    /// Through a hierarchical navigable small-world graph (Malkov and Yashunin 2018): quick for many vectors, and may miss some.
-    Graph,
-}
-
-pub(super) fn nearest_first(a: &Neighbour, b: &Neighbour) -> std::cmp::Ordering {
+fn nearest_first(a: &Neighbour, b: &Neighbour) -> std::cmp::Ordering {
     b.cosine.total_cmp(&a.cosine).then(a.position.cmp(&b.position))
 }
 
@@ -77,33 +66,6 @@ pub fn neighbours(vectors: &UnitVectors, position: usize, count: usize) -> Vec<N
     keep(cosines.iter().enumerate().map(other).filter(|found| found.position != position).collect(), count)
 }
 
-/// The `count` nearest of every vector, the nearest first.
-///
-/// # Cost
-/// As [`Search`] says. Memory: the answer, and for the graph a copy of the vectors.
-pub fn all_neighbours(vectors: &UnitVectors, count: usize, search: Search) -> Vec<Vec<Neighbour>> {
-    match search {
-        Search::Graph => super::graph::all_neighbours(vectors, count),
-        Search::Exact => {
-            let tiles: Vec<usize> = (0..vectors.len()).step_by(TILE).collect();
-            let found = tiles.into_par_iter().map(|first| {
-                let last = (first + TILE).min(vectors.len());
-                let mut best: Vec<Vec<Neighbour>> = vec![Vec::new(); last - first];
-                cosines(vectors, first..last, 0, |row, position, cosine| {
-                    if position != first + row {
-                        best[row].push(Neighbour { position, example: vectors.examples[position], cosine });
-                        if best[row].len() >= 4 * count.max(64) {
-                            best[row] = keep(std::mem::take(&mut best[row]), count);
-                        }
-                    }
-                });
-                best.into_iter().map(|found| keep(found, count)).collect::<Vec<_>>()
-            });
-            found.collect::<Vec<_>>().into_iter().flatten().collect()
-        }
-    }
-}
-
 /// Tells `each` of the cosines of the vectors `rows` with those from `from` on: row, position, cosine.
 fn cosines(vectors: &UnitVectors, rows: std::ops::Range<usize>, from: usize, mut each: impl FnMut(usize, usize, f32)) {
     let length = vectors.length;
@@ -128,7 +90,7 @@ fn cosines(vectors: &UnitVectors, rows: std::ops::Range<usize>, from: usize, mut
 pub fn near_duplicates(vectors: &UnitVectors, threshold: f32, count: usize) -> Vec<Pair> {
     let tiles: Vec<usize> = (0..vectors.len()).step_by(TILE).collect();
     let alike = |a: &Pair, b: &Pair| b.cosine.total_cmp(&a.cosine).then((a.first, a.second).cmp(&(b.first, b.second)));
-    let of_tile = |first: usize| {
+    let pairs_of_tile = |first: usize| {
         let last = (first + TILE).min(vectors.len());
         let mut pairs = Vec::new();
         cosines(vectors, first..last, first, |row, position, cosine| {
@@ -150,5 +112,5 @@ pub fn near_duplicates(vectors: &UnitVectors, threshold: f32, count: usize) -> V
         a.truncate(count);
         a
     };
-    tiles.into_par_iter().map(of_tile).reduce(Vec::new, merge)
+    tiles.into_par_iter().map(pairs_of_tile).reduce(Vec::new, merge)
 }

@@ -22,7 +22,7 @@ pub enum ColumnGroup {
 }
 
 impl ColumnGroup {
-    pub(super) fn of(code: u16) -> Self {
+    pub(super) fn from_code(code: u16) -> Self {
         match Column::from_code(code) {
             Some(
                 Column::Example

@@ -2,8 +2,8 @@
 //! with it every list that is made of scores. A score that is added to the table is in it.
 
 use crate::{
-    estimate, influence, influence_by_distance, lists::suspects, vectors, AnalysisError, Basis, EstimateQuestion,
-    Flagged, KeepRule, Map, Method, OverRuns, Question, Score, ThresholdIds, VectorQuestion, Window,
+    influence, influence_by_distance, suspects, vectors, AnalysisError, Basis, Flagged, KeepRule, Map, OverRuns,
+    Question, Score, ThresholdIds, VectorQuestion, Window,
 };
 use gradlog_format::log::Column;
 use gradlog_format::run::Run;
@@ -230,6 +230,18 @@ fn sweeps() -> Vec<Visit> {
     all
 }
 
+#[cfg(feature = "curvature")]
+fn no_method_takes_sweeps_for_visits(plain: &Run, swept: &Run, question: &Question) {
+    use crate::{estimate, EstimateQuestion, Method};
+    for method in Method::ALL {
+        let asked = EstimateQuestion::new(question.clone(), method);
+        let scores = |run: &Run| estimate(run, &asked).map(|answers| answers[0].scores.clone());
+        assert_eq!(format!("{:?}", scores(plain)), format!("{:?}", scores(swept)), "{method}");
+        let asked = EstimateQuestion::new(question.clone().at_checkpoints(), method);
+        assert!(matches!(estimate(swept, &asked), Err(AnalysisError::OnlyVisits { .. })), "{method}");
+    }
+}
+
 #[test]
 fn nothing_takes_sweeps_for_visits() {
     let rows = labelled(3);
@@ -244,13 +256,8 @@ fn nothing_takes_sweeps_for_visits() {
     let means = VectorQuestion::means(16);
     let flat = |run: &Run, question| vectors(run, question, &|_| {});
     assert_eq!(flat(&plain, &means).unwrap(), flat(&swept, &means).unwrap());
-    for method in Method::ALL {
-        let asked = EstimateQuestion::new(question.clone(), method);
-        let scores = |run: &Run| estimate(run, &asked).map(|answers| answers[0].scores.clone());
-        assert_eq!(format!("{:?}", scores(&plain)), format!("{:?}", scores(&swept)), "{method}");
-        let asked = EstimateQuestion::new(question.clone().at_checkpoints(), method);
-        assert!(matches!(estimate(&swept, &asked), Err(AnalysisError::OnlyVisits { .. })), "{method}");
-    }
+    #[cfg(feature = "curvature")]
+    no_method_takes_sweeps_for_visits(&plain, &swept, &question);
     // What cannot be said of sweeps is refused, and not answered with visits.
     let on_sweeps = VectorQuestion { window: Window::sweeps(), ..means };
     assert!(matches!(flat(&swept, &on_sweeps), Err(AnalysisError::OnlyVisits { .. })));

@@ -1,8 +1,8 @@
 //! A bit that flips on disk changes no answer without a word: every analysis, with every part of a block damaged.
 
 use crate::{
-    estimate, influence, influence_by_distance, lists::suspects, vectors, AnalysisError, Curvature, Damping,
-    EstimateQuestion, InfluencePlan, Map, Method, OverRuns, Question, Score, Shape, SplitBy, VectorQuestion, Window,
+    influence, influence_by_distance, suspects, vectors, AnalysisError, InfluencePlan, Map, OverRuns, Question, Score,
+    SplitBy, VectorQuestion, Window,
 };
 use gradlog_format::log::BlockKind;
 use gradlog_format::run::{Damage, Run};
@@ -74,13 +74,21 @@ fn subjects() -> Vec<(String, Ask)> {
         };
         add("distance", Box::new(ask));
     }
+    #[cfg(feature = "curvature")]
+    add_methods(&question(), &mut add);
+    all
+}
+
+#[cfg(feature = "curvature")]
+fn add_methods(question: &Question, add: &mut impl FnMut(&str, Ask)) {
+    use crate::{estimate, Curvature, Damping, EstimateQuestion, Method, Shape};
     for method in Method::ALL {
         for curvature in [Curvature::Visits, Curvature::Set("curvature".into())] {
             let asked = EstimateQuestion {
                 shape: Shape { length: 16, by_layer: false },
                 dampings: if method == Method::Adjoint { Vec::new() } else { vec![Damping::Relative(0.1)] },
                 curvature: curvature.clone(),
-                ..EstimateQuestion::new(question(), method)
+                ..EstimateQuestion::new(question.clone(), method)
             };
             let ask = move |run: &Run| {
                 let mut found = estimate(run, &asked)?.remove(0);
@@ -90,7 +98,6 @@ fn subjects() -> Vec<(String, Ask)> {
             add(&format!("{method} by {curvature:?}"), Box::new(ask));
         }
     }
-    all
 }
 
 /// A run of cross entropies with probes and rows of curvature beside the visits, a block of these for each epoch.

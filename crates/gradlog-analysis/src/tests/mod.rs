@@ -163,7 +163,7 @@ fn what_is_not_finite_is_left_out_and_poisons_nobody() {
         let mut table = score.compute(&dirty_run, &Window::everything()).unwrap();
         let last = table.rows.pop().unwrap();
         assert!(last.example == 3 && last.score.is_nan() && last.visits == 0 && last.not_finite == 1, "{score}");
-        assert_eq!(table.not_finite, 1 + clean.len() as u64);
+        assert_eq!(table.left_out.not_finite, 1 + clean.len() as u64);
         assert_eq!((table.visits, table.estimated_norms), (expected.visits, 0));
         for (row, expected) in table.rows.iter().zip(&expected.rows) {
             assert_eq!((row.example, row.visits, row.not_finite), (expected.example, expected.visits, expected.visits));
@@ -200,7 +200,7 @@ fn blocks_without_the_column_are_counted_where_others_have_it() {
     run.without.clear();
     run.visits(after);
     let table = Score::Aum.compute(&run.finish().run(), &Window::everything()).unwrap();
-    assert_eq!(table.missing, 8);
+    assert_eq!(table.left_out.missing, 8);
     check(&table, after);
 }
 
@@ -212,10 +212,10 @@ fn an_unseen_gradient_counts_as_zero_or_not_at_all() {
     (unseen.flags, unseen.coefficient, unseen.squared_norm) = (Column::FLAG_NO_WEIGHT, 0.0, 0.0);
     let run = run_of(&[seen.clone(), unseen], 2).run();
     let grand = Score::Grand.compute(&run, &Window::everything()).unwrap();
-    assert_eq!((grand.visits, grand.unseen, grand.estimated_norms), (1, 1, 1));
+    assert_eq!((grand.visits, grand.left_out.unseen, grand.estimated_norms), (1, 1, 1));
     assert!(close(grand.rows[0].score, f64::from(seen.squared_norm).sqrt()));
     let own = Score::SelfInfluence.compute(&run, &Window::everything()).unwrap();
-    assert_eq!((own.visits, own.unseen, own.estimated_norms), (2, 0, 1));
+    assert_eq!((own.visits, own.left_out.unseen, own.estimated_norms), (2, 0, 1));
     assert!(close(own.rows[0].score, oracle(Score::SelfInfluence, &[&seen])));
 }
 
@@ -379,18 +379,14 @@ fn influence_on_sweeps_is_the_sum_over_the_checkpoints_that_the_probe_has_too() 
         entry.0 += f64::from(row.learning_rate) * ((dot(0) + 1.0) * dot(1) + dot(2) * dot(3) + dot(4));
         entry.1 += 1;
     }
-    assert_eq!((result.visits, result.before_first_probe), (24, 12));
+    assert_eq!((result.visits, result.left_out.without_probe, result.left_out.replaced), (24, 12, 7));
     assert_eq!(result.rows.len(), truth.len());
     for (number, row) in result.rows.iter().enumerate() {
         let (score, count) = truth[&row.example];
         assert_eq!(row.visits, count);
         assert!((result.score(number, 0) - score).abs() < 1e-5 * (1.0 + score.abs()), "{} {score}", row.example);
     }
-    assert!(
-        matches!(&result.basis, Basis::Sweeps { steps, repeated: 7, .. } if steps == &[0, 4, 9]),
-        "{:?}",
-        result.basis
-    );
+    assert!(matches!(&result.basis, Basis::Sweeps { steps, .. } if steps == &[0, 4, 9]), "{:?}", result.basis);
 }
 
 /// More blocks than are decoded at a time, so that a fold runs over several groups.

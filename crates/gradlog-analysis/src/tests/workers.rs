@@ -1,9 +1,6 @@
 //! Scores of a run that several workers recorded are those of the run that one would have recorded.
 
-use crate::{
-    influence, EstimatePlan, EstimateQuestion, InfluencePlan, Method, Normalisation, Question, Score, SplitBy, Summary,
-    Window,
-};
+use crate::{influence, InfluencePlan, Normalisation, Question, Score, SplitBy, Summary, Window};
 use gradlog_format::log::worker_folder;
 use gradlog_format::run::Run;
 use gradlog_format::sketch::Encoding;
@@ -99,8 +96,10 @@ fn a_summary_counts_a_worker_once() {
     assert!(worker_folder(dir.path(), 2).exists());
 }
 
+#[cfg(feature = "curvature")]
 #[test]
 fn the_adjoint_of_several_workers_is_refused_by_name() {
+    use crate::{EstimatePlan, EstimateQuestion, Method};
     let (one, dir) = both();
     let (one, several) = (one.run(), Run::open(dir.path()).unwrap());
     let asked = EstimateQuestion::new(Question::all("test"), Method::Adjoint);

@@ -266,11 +266,6 @@ impl Flattener {
         self.blocks.iter().map(|block| block.width).sum()
     }
 
-    /// Whether nothing is folded here.
-    pub(crate) fn is_exact(&self) -> bool {
-        self.blocks.iter().all(VectorBlock::is_exact)
-    }
-
     /// The flat vectors of `rows`, in parallel.
     pub(crate) fn flatten(&self, gradients: &Gradients, rows: &[usize]) -> Flat {
         let blocks = self

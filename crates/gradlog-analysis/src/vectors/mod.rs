@@ -5,21 +5,21 @@
 //! each becomes one vector of a chosen [`Shape`], with `E⟨v, v'⟩ = ⟨g, g'⟩`, and exactly so where the recorded gradient has
 //! no more numbers than were asked for.
 
-mod flatten;
+pub(crate) mod flatten;
 #[cfg(test)]
 mod tests;
-mod walk;
+pub(crate) mod walk;
 
 use crate::error::NO_GRADIENTS;
 use crate::rows::driver::Progress;
 use crate::rows::gradient::Layout;
-use crate::{AnalysisError, Window};
-pub(super) use flatten::{Flat, Flattener};
+use crate::{AnalysisError, LeftOut, Window};
+use flatten::{Flat, Flattener};
 pub use flatten::{Shape, VectorBlock};
 use gradlog_format::log::BlockKind;
 use gradlog_format::run::{Damage, Run};
 use std::collections::HashMap;
-pub(super) use walk::{LeftOut, Visit, Walk, Walked};
+use walk::{Visit, Walk};
 
 /// What a vector stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,7 +65,7 @@ pub struct FlatVectors {
     pub examples: Vec<u64>,
     /// Of each vector, the step of its visit, or of the example's last one.
     pub steps: Vec<u64>,
-    /// Of each vector, how many visits it stands on.
+    /// Of each vector, how many visits it is made of.
     pub visits: Vec<u64>,
     /// Of each vector, the label at its last visit, if labels were recorded.
     pub labels: Vec<Option<u32>>,
@@ -73,15 +73,9 @@ pub struct FlatVectors {
     pub length: usize,
     /// `[vectors, length]`, row by row.
     pub values: Vec<f32>,
-    /// Visits left out because a number of theirs was NaN or infinite.
-    pub not_finite: u64,
-    /// Visits left out because the example had no weight in the loss, so that its gradient could not be seen.
-    pub unseen: u64,
-    /// Visits left out because they were recorded without gradients.
-    pub without_gradient: u64,
-    /// Visits left out because their layers were recorded in another form than the first ones'.
-    pub other_layers: u64,
-    /// Where the run stopped being readable, if it did; the vectors then stand on what came before.
+    /// What was left out, by the reason. The form of the layers is that of the first visits.
+    pub left_out: LeftOut,
+    /// Where the run stopped being readable, if it did; the vectors are then those of what came before.
     pub damage: Option<Damage>,
 }
 
@@ -115,7 +109,7 @@ impl FlatVectors {
 pub(super) fn first_layout(run: &Run, window: &Window) -> Option<Layout> {
     run.scan()
         .filter(|block| block.kind() == Some(BlockKind::Visits) && window.touches(block))
-        .map(|block| Layout::of(&block, &run.manifest().layers))
+        .map(|block| Layout::read(&block, &run.manifest().layers))
         .find(|layout| !layout.is_empty())
 }
 
@@ -163,14 +157,11 @@ pub fn vectors(run: &Run, question: &VectorQuestion, progress: Progress<'_>) -> 
         labels: Vec::new(),
         length,
         values: Vec::new(),
-        not_finite: 0,
-        unseen: 0,
-        without_gradient: 0,
-        other_layers: 0,
+        left_out: LeftOut::default(),
         damage: None,
     };
     let mut slots: HashMap<u64, usize> = HashMap::new();
-    let each = |visits: &[Visit], flat: &Flat| {
+    let each = |visits: &[Visit], _: &[()], flat: &Flat| {
         for (row, visit) in visits.iter().take(flat.rows).enumerate() {
             let fresh = out.examples.len();
             let slot = match question.combine {
@@ -218,6 +209,5 @@ pub fn vectors(run: &Run, question: &VectorQuestion, progress: Progress<'_>) -> 
             vector.iter_mut().for_each(|value| *value /= visits as f32);
         }
     }
-    let LeftOut { not_finite, no_weight, without_gradient, other_layers } = walked.left_out;
-    Ok(FlatVectors { not_finite, unseen: no_weight, without_gradient, other_layers, damage: walked.damage, ..out })
+    Ok(FlatVectors { left_out: walked.left_out, damage: walked.damage, ..out })
 }

@@ -44,7 +44,7 @@ fn long_enough_vectors_are_the_gradients_themselves() {
             let question = VectorQuestion { shape, combine: Combine::Visits, ..VectorQuestion::means(1) };
             let found = vectors(&written.run(), &question, &|_| {}).unwrap();
             assert!(found.is_exact());
-            assert_eq!((found.length, found.examples.len(), found.not_finite), (33, usable.len(), 1));
+            assert_eq!((found.length, found.examples.len(), found.left_out.not_finite), (33, usable.len(), 1));
             let widths: Vec<usize> = found.blocks.iter().map(|block| block.width).collect();
             assert_eq!(widths, if shape.by_layer { vec![18, 8, 7] } else { vec![33] });
             for (position, visit) in usable.iter().enumerate() {

@@ -1,17 +1,24 @@
-//! Walking the visits of a run as tiles of flat vectors, forwards, or backwards step by step.
+//! Walking the visits of a run as tiles of flat vectors, in the order of the run.
 //!
 //! Memory: the inflated columns of a few blocks, and the flat vectors of one tile of [`TILE_ROWS`] rows.
 
 use super::flatten::{Flat, Flattener};
-use crate::rows::driver::{blocks_in_flight, fold_each, Progress, ReadTo};
-use crate::rows::gradient::{Gradients, Layout};
-use crate::{error::NO_GRADIENTS, rows::column, AnalysisError, Window};
+use crate::rows::driver::{fold_each, Progress, ReadTo};
+use crate::rows::gradient::Gradients;
+use crate::rows::reader::{RowReader, WantedGradient};
+use crate::rows::rule::{RowRule, UnseenGradient, Verdict};
+use crate::rows::sweep::Sweeps;
+use crate::{error::NO_GRADIENTS, rows::column, AnalysisError, LeftOut, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, Damage, ReadError, Run};
-use rayon::prelude::*;
 
 /// Rows whose flat vectors are held at a time.
-const TILE_ROWS: usize = 256;
+pub(crate) const TILE_ROWS: usize = 256;
+
+/// Which visits have a flat vector. One without weight has none, even where vectors are multiplied by the coefficient: a
+/// vector of zeros would be taken for its gradient.
+const RULE: RowRule =
+    RowRule::gradients(&[Column::LearningRate, Column::Clip, Column::Coefficient], UnseenGradient::LeftOut);
 
 /// What is known of a visit beside its gradient.
 #[derive(Debug, Clone, Copy)]
@@ -21,32 +28,31 @@ pub(crate) struct Visit {
     pub learning_rate: f32,
     pub clip: f32,
     pub coefficient: f32,
-    pub loss: f32,
-    pub confidence: Option<f32>,
     /// Whether the visit lies inside the window.
     pub inside: bool,
     /// Whether its gradient can be used.
     pub usable: bool,
     pub label: Option<u32>,
-    pub prediction: Option<u32>,
 }
 
-/// Visits that were left out, by the reason.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct LeftOut {
-    pub not_finite: u64,
-    pub no_weight: u64,
-    pub without_gradient: u64,
-    pub other_layers: u64,
+/// What else a caller needs to know of each visit; nothing, for `()`.
+pub(crate) trait VisitDetail: Copy + Send {
+    /// The columns that it is made of.
+    type Columns;
+
+    fn read(block: &Block) -> Result<Self::Columns, ReadError>;
+
+    fn new(columns: &Self::Columns, row: usize) -> Self;
 }
 
-impl LeftOut {
-    fn add(&mut self, other: &LeftOut) {
-        self.not_finite += other.not_finite;
-        self.no_weight += other.no_weight;
-        self.without_gradient += other.without_gradient;
-        self.other_layers += other.other_layers;
+impl VisitDetail for () {
+    type Columns = ();
+
+    fn read(_: &Block) -> Result<(), ReadError> {
+        Ok(())
     }
+
+    fn new((): &(), _: usize) -> Self {}
 }
 
 /// Which visits are walked, and how they are made flat.
@@ -61,7 +67,7 @@ pub(crate) struct Walk<'a> {
 
 /// How a walk ended.
 #[derive(Debug, Clone, Default)]
-#[must_use = "an answer has to say where what it stands on ends"]
+#[must_use = "an answer must say where the part of the run that it is made of ends"]
 pub(crate) struct Walked {
     /// Visits that were handed over.
     pub visits: u64,
@@ -70,7 +76,7 @@ pub(crate) struct Walked {
 }
 
 impl Walked {
-    /// The error of a walk that met visits but could use none.
+    /// The error of a walk that could use no visit.
     ///
     /// # Errors
     /// [`AnalysisError::Missing`] or [`AnalysisError::OtherLayers`].
@@ -94,164 +100,103 @@ impl Walked {
     }
 }
 
-/// The rows of one block.
-struct Rows {
-    visits: Vec<Visit>,
-    gradients: Option<Gradients>,
-    left_out: LeftOut,
+/// The rows of one block; none if their gradients have another form.
+pub(crate) struct Rows<D> {
+    pub visits: Vec<Visit>,
+    pub details: Vec<D>,
+    pub left_out: LeftOut,
+}
+
+impl<D: Copy> Rows<D> {
+    /// The visits and their details at some rows.
+    pub(crate) fn select(&self, rows: &[usize]) -> (Vec<Visit>, Vec<D>) {
+        rows.iter().map(|&row| (self.visits[row], self.details[row])).unzip()
+    }
 }
 
 impl Walk<'_> {
-    fn read(&self, block: &Block, everything: bool) -> Result<Rows, AnalysisError> {
-        let inside = self.window.rows(block)?;
+    /// Reads the visits of a block, without their gradients. What is left out is counted inside the window.
+    pub(crate) fn read<D: VisitDetail>(&self, block: &Block) -> Result<Rows<D>, AnalysisError> {
+        let reader = RowReader {
+            window: self.window,
+            sweeps: &Sweeps::default(),
+            layers: &self.run.manifest().layers,
+            rule: RULE,
+            gradient: WantedGradient::Whole(&self.flattener.layout),
+        };
+        let rows = reader.read(block)?;
         let examples = column::u64s(block, Column::Example)?;
-        let chosen = |row: usize| inside.as_ref().is_none_or(|inside| inside[row]);
-        let mut left_out = LeftOut::default();
-        let layout = Layout::of(block, &self.run.manifest().layers);
-        if layout != self.flattener.layout {
-            let count = (0..examples.len()).filter(|row| chosen(*row)).count() as u64;
-            let to = if layout.is_empty() { &mut left_out.without_gradient } else { &mut left_out.other_layers };
-            *to = count;
-            return Ok(Rows { visits: Vec::new(), gradients: None, left_out });
-        }
+        let mut out = Rows { visits: Vec::new(), details: Vec::new(), left_out: LeftOut::default() };
+        let [rates, clips, coefficients] = rows.numbers.as_slice() else {
+            rows.count_gap(&mut out.left_out);
+            return Ok(out);
+        };
         let steps = column::u64s(block, Column::Step)?;
-        let rates = column::f32s(block, Column::LearningRate)?;
-        let clips = column::optional(block, Column::Clip, column::f32s)?;
-        let coefficients = column::f32s(block, Column::Coefficient)?;
-        let losses = column::f32s(block, Column::Loss)?;
-        let confidences = column::optional(block, Column::Confidence, column::f32s)?;
-        let flags = column::optional(block, Column::Flags, column::u8s)?;
         let labels = column::classes(block, Column::Label)?;
-        let predictions = column::classes(block, Column::Prediction)?;
-        let mut visits = Vec::with_capacity(examples.len());
+        let details = D::read(block)?;
         for (row, &example) in examples.iter().enumerate() {
-            let flags = flags.as_ref().map_or(0, |flags| flags[row]);
-            let clip = clips.as_ref().map_or(1.0, |clips| clips[row]);
-            let numbers = [rates[row], clip, coefficients[row]];
-            let finite = flags & Column::FLAG_NOT_FINITE == 0 && numbers.iter().all(|number| number.is_finite());
-            let weighed = flags & Column::FLAG_NO_WEIGHT == 0;
-            if chosen(row) {
-                left_out.not_finite += u64::from(!finite);
-                left_out.no_weight += u64::from(finite && !weighed);
+            let (inside, verdict) = (rows.inside.contains(row), rows.verdict(row));
+            if inside {
+                out.left_out.count(verdict);
             }
-            visits.push(Visit {
+            out.visits.push(Visit {
                 example,
                 step: steps[row],
                 learning_rate: rates[row],
-                clip,
+                clip: clips[row],
                 coefficient: coefficients[row],
-                loss: losses[row],
-                confidence: confidences.as_ref().map(|confidences| confidences[row]),
-                inside: chosen(row),
-                usable: finite && weighed,
+                inside,
+                usable: verdict == Verdict::Counts,
                 label: labels.as_ref().and_then(|labels| labels[row]),
-                prediction: predictions.as_ref().and_then(|predictions| predictions[row]),
             });
+            out.details.push(D::new(&details, row));
         }
-        let gradients = if everything || visits.iter().any(|visit| visit.inside) {
-            Some(Gradients::read(block, &layout)?)
-        } else {
-            None
-        };
-        Ok(Rows { visits, gradients, left_out })
+        Ok(out)
     }
 
-    fn before_damage(&self, block: &Block) -> bool {
+    fn is_before_damage(&self, block: &Block) -> bool {
         self.before.is_none_or(|damage| damage.block.is_none_or(|at| block.sequence() < at))
     }
 
-    /// Hands over all usable visits inside the window, in the order of the run, tile by tile; those of a block that cannot
-    /// be used follow without flat vectors, `flat.rows = 0`.
+    /// Hands over all usable visits inside the window, in the order of the run, tile by tile: the visits, their details and
+    /// their flat vectors. Those of a block that cannot be used follow without flat vectors, `flat.rows = 0`.
     ///
     /// # Errors
     /// What `each` says, or [`AnalysisError::Read`] if the file system refuses.
-    pub(crate) fn forwards(
+    pub(crate) fn forwards<D: VisitDetail>(
         &self,
         progress: Progress<'_>,
-        mut each: impl FnMut(&[Visit], &Flat) -> Result<(), AnalysisError> + Send,
+        mut each: impl FnMut(&[Visit], &[D], &Flat) -> Result<(), AnalysisError> + Send,
     ) -> Result<Walked, AnalysisError> {
         let mut walked = Walked::default();
         let keep = |block: &Block| {
-            block.kind() == Some(BlockKind::Visits) && self.window.touches(block) && self.before_damage(block)
+            block.kind() == Some(BlockKind::Visits) && self.window.touches(block) && self.is_before_damage(block)
         };
-        let fold = |rows: Rows| {
+        let read = |block: &Block| {
+            let rows = self.read::<D>(block)?;
+            let inside = rows.visits.iter().any(|visit| visit.inside);
+            let gradients = inside.then(|| Gradients::read(block, &self.flattener.layout)).transpose()?;
+            Ok((rows, gradients))
+        };
+        let fold = |(rows, gradients): (Rows<D>, Option<Gradients>)| {
             walked.left_out.add(&rows.left_out);
-            let Some(gradients) = rows.gradients else { return Ok(()) };
-            let usable: Vec<usize> =
-                (0..rows.visits.len()).filter(|row| rows.visits[*row].inside && rows.visits[*row].usable).collect();
+            let Some(gradients) = gradients else { return Ok(()) };
+            let inside = (0..rows.visits.len()).filter(|row| rows.visits[*row].inside);
+            let (usable, unusable): (Vec<usize>, Vec<usize>) = inside.partition(|row| rows.visits[*row].usable);
             for tile in usable.chunks(TILE_ROWS) {
-                let visits: Vec<Visit> = tile.iter().map(|row| rows.visits[*row]).collect();
+                let (visits, details) = rows.select(tile);
                 walked.visits += visits.len() as u64;
-                each(&visits, &self.flattener.flatten(&gradients, tile))?;
+                each(&visits, &details, &self.flattener.flatten(&gradients, tile))?;
             }
-            let unusable: Vec<Visit> =
-                rows.visits.iter().filter(|visit| visit.inside && !visit.usable).copied().collect();
             if unusable.is_empty() {
                 return Ok(());
             }
             let nothing = Flat { rows: 0, blocks: vec![Vec::new(); self.flattener.blocks.len()] };
-            each(&unusable, &nothing)
+            let (visits, details) = rows.select(&unusable);
+            each(&visits, &details, &nothing)
         };
-        let ReadTo(damage) = fold_each(self.run, progress, keep, |block| self.read(block, false), fold)?;
+        let ReadTo(damage) = fold_each(self.run, progress, keep, read, fold)?;
         walked.damage = damage.or_else(|| self.before.cloned());
         Ok(walked)
     }
-
-    /// Hands over all usable visits, inside the window or not, from the last step to the first: tiles of one step each.
-    ///
-    /// `blocks` are visit blocks in the order of the run, all of which are known to be sound. Counts only what lies inside
-    /// the window.
-    ///
-    /// # Errors
-    /// What `each` says; [`AnalysisError::Read`] if the file system refuses, if a block has changed since, or if the steps
-    /// are not in order.
-    pub(crate) fn backwards(
-        &self,
-        blocks: &[Block],
-        progress: Progress<'_>,
-        mut each: impl FnMut(&[Visit], &Flat) -> Result<(), AnalysisError>,
-    ) -> Result<Walked, AnalysisError> {
-        let mut walked = Walked::default();
-        let mut later = u64::MAX;
-        for group in blocks.rchunks(blocks_in_flight()) {
-            let read: Vec<Result<Rows, AnalysisError>> = group
-                .par_iter()
-                .map(|block| {
-                    let rows = self.read(block, true);
-                    progress(block.bytes());
-                    rows
-                })
-                .collect();
-            for (rows, block) in read.into_iter().zip(group).rev() {
-                let rows = rows?;
-                walked.left_out.add(&rows.left_out);
-                let Some(gradients) = rows.gradients else { continue };
-                for stretch in rows.visits.chunk_by(|a, b| a.step == b.step).rev() {
-                    if stretch[0].step > later {
-                        return Err(unordered(block, stretch[0].step, later).into());
-                    }
-                    later = stretch[0].step;
-                }
-                let mut end = rows.visits.len();
-                for stretch in rows.visits.chunk_by(|a, b| a.step == b.step).rev() {
-                    let first = end - stretch.len();
-                    end = first;
-                    let usable: Vec<usize> =
-                        (first..first + stretch.len()).filter(|row| rows.visits[*row].usable).collect();
-                    for tile in usable.chunks(TILE_ROWS) {
-                        let visits: Vec<Visit> = tile.iter().map(|row| rows.visits[*row]).collect();
-                        walked.visits += visits.iter().filter(|visit| visit.inside).count() as u64;
-                        each(&visits, &self.flattener.flatten(&gradients, tile))?;
-                    }
-                }
-            }
-        }
-        Ok(walked)
-    }
-}
-
-fn unordered(block: &Block, step: u64, later: u64) -> ReadError {
-    block.damaged(format!(
-        "a visit of step {step} stands before one of step {later}, so steps cannot be walked backwards"
-    ))
 }

@@ -77,7 +77,7 @@ fn it_is_that_of_the_whole_gradients() {
             VelocityGroup { name: "b".into(), ids: vec![177, 121, 128, 9999] },
         ];
         let result = velocity(&run, VelocityGroups::Given(&given)).unwrap();
-        assert_eq!((result.times, result.left_out, result.records_left_out), (4, 1, 1));
+        assert_eq!((result.times, result.left_out.examples, result.left_out.probe_records), (4, 1, 1));
         let expected: [&[&[u64]]; 2] = [
             &[&[100, 107, 114], &[100, 107, 114], &[100, 107, 114]],
             // 121 is missing at step 9, 128 not usable at step 5.
@@ -102,7 +102,7 @@ fn groups_by_score_are_contiguous_ranks() {
     let run = run(Encoding::F32);
     let table = Score::El2n.compute_over(&[&run], &Window::everything(), OverRuns::Mean, &|_| {}).unwrap();
     let result = velocity(&run, VelocityGroups::Ranked { table: &table, size: 5 }).unwrap();
-    assert_eq!((result.groups.len(), result.left_out), (2, 2));
+    assert_eq!((result.groups.len(), result.left_out.examples), (2, 2));
     for (number, group) in result.groups.iter().enumerate() {
         let ids: Vec<u64> = table.rows[5 * number..5 * number + 5].iter().map(|row| row.example).collect();
         let given = [VelocityGroup { name: String::new(), ids }];

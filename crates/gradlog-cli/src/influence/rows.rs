@@ -3,7 +3,7 @@
 use super::super::output::Target;
 use super::answer::{Answer, Line, Nearest, Wanted};
 use super::sweep::{value, Sweep};
-use super::words::first_concentration;
+use super::words::{first_concentration, not_finite};
 use super::Arguments;
 use crate::report::{Format, Rows, Value};
 use gradlog_analysis::{Basis, Concentration, Part, SplitBy};
@@ -99,7 +99,7 @@ impl Writer {
                 ("momentum", f64::from(estimate.momentum).into()),
                 ("weight_decay", f64::from(estimate.weight_decay).into()),
                 ("growth", estimate.growth.into()),
-                ("after_probes", estimate.after_probes.into()),
+                ("after_probes", part.left_out.after_probes.into()),
                 ("dropped", estimate.dropped.into()),
             ]);
             head.extend(estimate.soft_threshold.map(|threshold| ("soft_threshold", threshold.into())));
@@ -135,12 +135,12 @@ impl Writer {
             ("examples", answer.examples.into()),
             ("visits", part.visits.into()),
             ("probe_times", part.probe_times.into()),
-            ("before_first_probe", part.before_first_probe.into()),
-            ("not_finite", part.not_finite.into()),
-            ("without_gradient", part.without_gradient.into()),
-            ("other_layers", part.other_layers.into()),
-            ("probe_records_left_out", part.probe_records_left_out.into()),
-            ("probe_records_repeated", part.probe_records_repeated.into()),
+            ("before_first_probe", (part.left_out.before_first_probe + part.left_out.without_probe).into()),
+            ("not_finite", not_finite(part).into()),
+            ("without_gradient", part.left_out.without_gradient.into()),
+            ("other_layers", part.left_out.other_layers.into()),
+            ("probe_records_left_out", part.left_out.probe_records.into()),
+            ("probe_records_repeated", part.left_out.probe_records_replaced.into()),
             ("workers", workers.into()),
             ("damage", part.damage.as_ref().map(ToString::to_string).into()),
         ]);

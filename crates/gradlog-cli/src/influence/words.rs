@@ -26,10 +26,8 @@ pub(super) fn words(answers: &[Answer], sweep: Option<&Sweep>, probes: usize) ->
     if let Some((score, _)) = influence.probes.iter().find_map(|probe| probe.scored) {
         lines.push(format!("the influence is on the {score} of a class, not on a loss: positive raised it"));
     }
-    if let Basis::Sweeps { repeated, .. } = influence.basis {
-        if repeated > 0 {
-            lines.push(format!("note: {repeated} rows replaced by a later one of the same example and checkpoint"));
-        }
+    if let repeated @ 1.. = influence.left_out.replaced {
+        lines.push(format!("note: {repeated} rows replaced by a later one of the same example and checkpoint"));
     }
     let early = match on_sweeps {
         true => "rows left out: the probe has no record at their checkpoint",
@@ -57,21 +55,30 @@ pub(super) fn words(answers: &[Answer], sweep: Option<&Sweep>, probes: usize) ->
     }
     let told = |of: fn(&Estimate) -> u64| estimate.map_or(0, of);
     let notes = [
-        (told(|e| e.after_probes), "visits left out: at or after the last time of the probes"),
+        (influence.left_out.after_probes, "visits left out: at or after the last time of the probes"),
         (told(|e| e.steps_without_record), "steps without a record of momentum and weight decay, taken for 0"),
         (told(|e| e.dropped), "visits were dropped while recording: what they did is not unrolled"),
-        (influence.before_first_probe, early),
-        (influence.not_finite, "visits left out: a number was NaN or infinite"),
-        (influence.without_gradient, "visits left out: recorded without gradients"),
-        (influence.other_layers, "visits left out: their layers were recorded in another form than the probes'"),
+        (influence.left_out.before_first_probe + influence.left_out.without_probe, early),
+        (not_finite(influence), "visits left out: a number was NaN or infinite"),
+        (influence.left_out.without_gradient, "visits left out: recorded without gradients"),
         (
-            influence.probe_records_left_out,
+            influence.left_out.other_layers,
+            "visits left out: their layers were recorded in another form than the probes'",
+        ),
+        (
+            influence.left_out.probe_records,
             "probe records left out: not finite, without weight, in another form, or of another loss or class",
         ),
-        (influence.probe_records_repeated, "probe records replaced by a later one of the same id and step"),
+        (influence.left_out.probe_records_replaced, "probe records replaced by a later one of the same id and step"),
     ];
     lines.extend(notes.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("note: {count} {what}")));
     lines
+}
+
+/// Visits left out as not finite: for TracIn on sweeps with those that had no weight, as in every output so far.
+pub(super) fn not_finite(influence: &Influence) -> u64 {
+    let left_out = &influence.left_out;
+    left_out.not_finite + if influence.estimate.is_none() { left_out.unseen } else { 0 }
 }
 
 /// What an answer on one probe comes to.

@@ -74,7 +74,7 @@ fn without_momentum_it_is_dvemb() {
         }
         let about = found.estimate.as_ref().unwrap();
         assert_eq!((about.steps, about.steps_without_record, about.curvature_rows), (end, end, usable.len() as u64));
-        assert_eq!((found.visits, found.not_finite), (usable.len() as u64, 1));
+        assert_eq!((found.visits, found.left_out.not_finite), (usable.len() as u64, 1));
     }
     // The window says whose scores are wanted; what the other visits did is unrolled all the same.
     let mut narrow = asked(3, false, Curvature::Visits);

@@ -115,7 +115,7 @@ fn influence_functions_are_their_formula() {
                     }
                 }
                 assert_eq!(alone.rows.len(), examples.len());
-                assert_eq!(alone.not_finite, u64::from(from == 0));
+                assert_eq!(alone.left_out.not_finite, u64::from(from == 0));
                 assert!(alone.variant().contains("Koh and Liang"));
             }
         }

@@ -1,20 +1,20 @@
 //! The probes' side of products: packed once for all the visits that come by.
 
-use super::super::variance::Noise;
-use super::Scheme;
+use super::scheme::Scheme;
+use super::variance::Noise;
 use gradlog_format::run::Vectors;
 use gradlog_format::sketch::Encoding;
 use gradlog_kernels::int8::{Panels, COLUMNS, WIDTH_MAX};
 use std::sync::OnceLock;
 
 /// A stored vector on its way into [`ProbeSide`].
-pub(in super::super) enum Stored {
+pub(in crate::influence) enum Stored {
     Codes { codes: Vec<i8>, scale: f32, signs: bool },
     Numbers(Vec<f32>),
 }
 
 impl Stored {
-    pub(in super::super) fn read(vectors: &Vectors, row: usize) -> Self {
+    pub(in crate::influence) fn read(vectors: &Vectors, row: usize) -> Self {
         let (bytes, scale) = vectors.row(row);
         if vectors.encoding().code_max().is_some() && vectors.width() <= WIDTH_MAX {
             let mut codes = vec![0i8; vectors.width()];
@@ -35,12 +35,12 @@ impl Stored {
     }
 
     /// The squared norm of the vector that this stands for.
-    pub(in super::super) fn squared_norm(&self) -> f64 {
+    pub(in crate::influence) fn squared_norm(&self) -> f64 {
         self.noise().squared_norm()
     }
 
     /// Multiplies the vector by a number.
-    pub(in super::super) fn scale(&mut self, factor: f32) {
+    pub(in crate::influence) fn scale(&mut self, factor: f32) {
         match self {
             Stored::Codes { scale, .. } => *scale *= factor,
             Stored::Numbers(numbers) => numbers.iter_mut().for_each(|number| *number *= factor),
@@ -57,7 +57,7 @@ impl Stored {
 }
 
 /// The gradients of all probes of a pass at one time.
-pub(in super::super) struct ProbeSide {
+pub(in crate::influence) struct ProbeSide {
     pub(super) parts: Vec<ProbePart>,
     pub(super) probes: usize,
 }
@@ -73,7 +73,7 @@ pub(super) struct ProbePart {
 
 impl ProbeSide {
     /// `stored` is `[probes][parts]`.
-    pub(in super::super) fn new(scheme: &Scheme, stored: &[Vec<Stored>]) -> Self {
+    pub(in crate::influence) fn new(scheme: &Scheme, stored: &[Vec<Stored>]) -> Self {
         let parts = scheme.widths.iter().enumerate().map(|(number, &width)| {
             let of_part = || stored.iter().map(move |parts| &parts[number]);
             let noise = if scheme.errors() { of_part().map(Stored::noise).collect() } else { Vec::new() };

@@ -1,7 +1,8 @@
 //! The visits' side of products: rows of a block, taken apart into codes of a byte.
 
-use super::super::variance::Noise;
-use super::{ProbeSide, Scheme};
+use super::probes::ProbeSide;
+use super::scheme::Scheme;
+use super::variance::Noise;
 use crate::rows::gradient::Gradients;
 use gradlog_format::run::Vectors;
 use gradlog_format::sketch::Encoding;
@@ -9,7 +10,7 @@ use gradlog_kernels::int8::{offset, quads, Isa, UsedQuads, Work, NARROW_MAX, ROW
 
 /// Some rows of a block as they are multiplied. Its buffers are kept from one load to the next.
 #[derive(Default)]
-pub(in super::super) struct Unpacked {
+pub(in crate::influence) struct Unpacked {
     pub(super) parts: Vec<UnpackedPart>,
     pub(super) rows: usize,
 }
@@ -31,8 +32,8 @@ pub(super) struct UnpackedPart {
 }
 
 impl Unpacked {
-    /// Takes `rows` of `visits` apart, for products with so many panels of `probes`.
-    pub(in super::super) fn load(
+    /// Takes `rows` of `visits` apart, for products with this number of panels of `probes`.
+    pub(in crate::influence) fn load(
         &mut self,
         scheme: &Scheme,
         visits: &Gradients,

@@ -146,7 +146,7 @@ fn on_sweeps_too() {
         for layers in SELECTIONS {
             let asked = question(normalise, layers).at_checkpoints();
             let found = influence(&written.run(), &asked).unwrap();
-            assert_eq!((found.visits, found.before_first_probe), (60, 30));
+            assert_eq!((found.visits, found.left_out.without_probe), (60, 30));
             check(&story, &found, &asked);
             let plan_of = written.run();
             let plan = InfluencePlan::new(&plan_of, &asked, &|_| {}).unwrap();

@@ -11,7 +11,7 @@ fn regions_are_the_ends_of_the_two_axes() {
     let run = run_of(&all, 16).run();
     for share in [0.0, 0.33, 0.5, 1.0] {
         let map = Map::of(&[&run], &Window::everything(), share, &|_| {}).unwrap();
-        assert_eq!((map.rows.len(), map.unscored, map.visits), (50, 1, all.len() as u64 - 1));
+        assert_eq!((map.rows.len(), map.left_out.examples, map.visits), (50, 1, all.len() as u64 - 1));
         let count = (share * 50.0f64).round() as usize;
         for row in &map.rows {
             let own: Vec<f64> =

@@ -1,9 +1,16 @@
 //! Why an example is suspected, in words.
 
-use super::{Suspect, SIGNALS};
-use crate::scores::over_runs::RunsRow;
-use crate::significant;
-use crate::{Extra, Order, Score};
+use super::list::Suspect;
+use crate::{significant, Extra, Order, RunsRow, Score};
+
+/// The scores that the list is made of, with their names in a sentence.
+pub(super) const SIGNALS: [(Score, &str); 5] = [
+    (Score::Aum, "AUM"),
+    (Score::Loss, "mean loss"),
+    (Score::El2n, "mean EL2N"),
+    (Score::SelfInfluence, "self-influence"),
+    (Score::Forgetting, "forgetting"),
+];
 
 /// A signal is a reason if it finds the example among this share of the most suspicious.
 const SHARE: f64 = 0.1;

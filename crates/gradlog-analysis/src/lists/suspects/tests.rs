@@ -1,7 +1,10 @@
 //! The list against its formula, on wrong labels that were planted, and its words.
 
+use super::reasons::SIGNALS;
 use super::*;
+use crate::{OverRuns, Score, Window};
 use gradlog_format::log::Column;
+use gradlog_format::run::Run;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{run_of, visits, Draws, Opened, Synthetic, Visit};
 

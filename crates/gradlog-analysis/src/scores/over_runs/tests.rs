@@ -115,7 +115,7 @@ fn a_row_without_a_number_in_one_run_stands_on_the_others() {
     let row = table.rows.iter().find(|row| row.example == hopeless).unwrap();
     let expected = alone.rows.iter().find(|row| row.example == hopeless).unwrap().score;
     assert_eq!((row.runs, row.score, table.partial), (1, expected, 1));
-    assert!(row.not_finite > 0 && row.not_finite == table.runs[1].not_finite);
+    assert!(row.not_finite > 0 && row.not_finite == table.runs[1].left_out.not_finite);
 }
 
 #[test]

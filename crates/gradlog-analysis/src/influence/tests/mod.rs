@@ -1,6 +1,6 @@
 //! Influence against a double loop over visits and probes.
 
-use super::{influence, Influence, InfluencePlan, ProbeTime, Probes, Question, Ranked, Strongest};
+use super::{influence, Influence, InfluencePlan, ProbeTime, Probes, Question};
 use crate::tests::many_blocks;
 use crate::{AnalysisError, Window};
 use gradlog_format::log::{BlockKind, Column};
@@ -9,7 +9,9 @@ use gradlog_testing::{decoded, visits, Draws, Synthetic, Visit, Written};
 use std::collections::BTreeMap;
 
 mod definition;
+mod distance;
 mod parts;
+mod passes;
 
 /// Visits and probes of a run, as they were handed to the writer.
 struct Story {
@@ -121,7 +123,7 @@ fn equals_a_double_loop() {
                     story.check(&found, &inside);
                     let early =
                         inside.iter().filter(|v| time == ProbeTime::Earlier && v.step < times[0]).count() as u64;
-                    assert_eq!(found.before_first_probe, early);
+                    assert_eq!(found.left_out.before_first_probe, early);
                     assert_eq!(found.visits, inside.len() as u64 - early);
                     let all = influence(&run, &Question { probes: Probes::All, ..ask(&[], window, time) }).unwrap();
                     assert_eq!(all.probes.iter().map(|p| p.id).collect::<Vec<_>>(), [5, 17, 900]);
@@ -170,7 +172,7 @@ fn probes_taken_at_different_times_keep_their_own() {
     for id in [1, 2, 3] {
         let found = influence(&run, &ask(&[id], Window::everything(), ProbeTime::Earlier)).unwrap();
         story.check(&found, &story.visits);
-        assert_eq!(found.probe_records_left_out, if id == 3 { 2 } else { 0 });
+        assert_eq!(found.left_out.probe_records, if id == 3 { 2 } else { 0 });
     }
     let question = Question::all("test");
     let plan = InfluencePlan::new(&run, &question, &|_| {}).unwrap();
@@ -194,7 +196,7 @@ fn the_last_record_of_a_probe_at_one_time_counts() {
     let written = story.write();
     story.probes = again;
     let found = influence(&written.run(), &Question::one("test", 1)).unwrap();
-    assert_eq!(found.probe_records_repeated, 1);
+    assert_eq!(found.left_out.probe_records_replaced, 1);
     story.check(&found, &story.visits);
 }
 
@@ -222,7 +224,7 @@ fn what_is_not_finite_is_left_out_and_poisons_nobody() {
     story.visits = dirty;
     let written = story.write();
     let mut found = influence(&written.run(), &Question::one("test", 1)).unwrap();
-    assert_eq!(found.not_finite, clean.len() as u64 + 1);
+    assert_eq!(found.left_out.not_finite, clean.len() as u64 + 1);
     let ranking = found.ranking(0);
     let last = ranking[ranking.len() - 1];
     assert!(found.rows[last].example == 3 && found.score(last, 0).is_nan());
@@ -327,174 +329,8 @@ fn visits_and_probes_need_gradients_of_the_same_layers() {
     let mut mixed = write(&[Column::Folded], &[]);
     mixed.visits(&story.visits[9..]);
     let found = outcome(mixed).unwrap();
-    assert_eq!((found.other_layers, found.visits), (9, story.visits.len() as u64 - 9));
+    assert_eq!((found.left_out.other_layers, found.visits), (9, story.visits.len() as u64 - 9));
     let mut mixed = write(&gradients, &[]);
     mixed.visits(&story.visits[9..]);
-    assert_eq!(outcome(mixed).unwrap().without_gradient, 9);
-}
-
-#[test]
-fn many_probes_take_several_passes_and_add_up() {
-    let ids: Vec<u64> = (0..600).collect();
-    let story = story(Encoding::F32, &[0], &ids);
-    let written = story.write();
-    let run = written.run();
-    let mut plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap();
-    assert_eq!(plan.passes(), 1);
-    plan.cut(256, usize::MAX);
-    assert_eq!(plan.passes(), 3);
-    let mut whole = plan.pass(0, &|_| {}).unwrap();
-    whole.merge(plan.pass(1, &|_| {}).unwrap());
-    whole.merge(plan.pass(2, &|_| {}).unwrap());
-    assert_eq!(whole.probes.len(), 600);
-    for id in [0, 255, 256, 599] {
-        let one = influence(&run, &Question::one("test", id)).unwrap();
-        for row in 0..one.rows.len() {
-            let (a, b) = (one.score(row, 0), whole.score(row, id as usize));
-            assert!((a - b).abs() < 1e-5, "{a} {b}");
-        }
-    }
-}
-
-/// Where each example is visited in one block only, its scores are given up there, and the memory for those of a block is enough.
-#[test]
-fn scores_that_are_given_up_make_room_for_more_probes() {
-    let run_of = |own_examples: bool| {
-        let mut story = story(Encoding::Q4, &[0], &(0..100).collect::<Vec<_>>());
-        if own_examples {
-            story.visits.iter_mut().enumerate().for_each(|(number, visit)| visit.example = number as u64);
-        }
-        (story.visits.len(), story.write())
-    };
-    let (visits, written) = run_of(true);
-    let run = written.run();
-    let of_block = visits.div_ceil(many_blocks());
-    let plan = |errors: bool| {
-        let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap();
-        if errors {
-            plan.with_errors()
-        } else {
-            plan
-        }
-    };
-    for (errors, pair_bytes) in [(false, 8), (true, 16)] {
-        let enough = 100 * of_block * pair_bytes;
-        let (mut all, mut few) = (plan(errors), plan(errors).only_strongest());
-        all.cut(4096, enough);
-        few.cut(4096, enough);
-        assert_eq!(few.passes(), 1);
-        assert_eq!(all.passes(), 100usize.div_ceil((enough / (2 * pair_bytes * visits)).max(16)));
-        assert!(all.passes() > 1);
-        few.cut(4096, enough - 1);
-        assert_eq!(few.passes(), 2, "a byte less is not enough");
-        few.cut(4096, enough);
-        let found = few.strongest(0, 4, &|_| {}).unwrap();
-        let named = |found: &Strongest, list: &[Vec<Ranked>], probe: usize| -> Vec<(u64, f64, Option<f64>)> {
-            list[probe].iter().map(|r| (found.about.rows[r.row].example, r.score, r.error)).collect()
-        };
-        let mut first = 0;
-        for pass in 0..all.passes() {
-            let part = all.strongest(pass, 4, &|_| {}).unwrap();
-            for probe in 0..part.about.probes.len() {
-                for lists in [(&found.proponents, &part.proponents), (&found.opponents, &part.opponents)] {
-                    assert_eq!(named(&found, lists.0, first + probe), named(&part, lists.1, probe));
-                }
-            }
-            first += part.about.probes.len();
-        }
-        assert_eq!(first, 100);
-    }
-    // Examples that come back are under way all the while.
-    let (_, written) = run_of(false);
-    let run = written.run();
-    let mut plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap().only_strongest();
-    plan.cut(4096, 100 * of_block * 8);
-    assert!(of_block < 25 && plan.passes() > 1);
-}
-
-#[test]
-fn the_strongest_are_those_of_the_whole_matrix() {
-    let run_of = |encoding, ids: u64| {
-        let mut story = story(encoding, &[0, 9], &(0..ids).collect::<Vec<_>>());
-        // Two examples with the same scores, one that never counts, and one that helps nobody and hurts nobody.
-        let twins: Vec<Visit> =
-            story.visits.iter().filter(|v| v.example == 100).map(|v| Visit { example: 50, ..v.clone() }).collect();
-        story.visits.extend(twins.iter().map(|twin| Visit { step: 100, ..twin.clone() }));
-        story.visits.extend(twins.iter().map(|twin| Visit { example: 60, step: 100, ..twin.clone() }));
-        story.visits.push(Visit { example: 3, step: 101, flags: Column::FLAG_NOT_FINITE, ..twins[0].clone() });
-        story.visits.push(Visit { example: 4, step: 101, coefficient: 0.0, ..twins[0].clone() });
-        story.write()
-    };
-    // Few probes, of which no visits are counted; so many that examples are given up; so many that threads share them.
-    for ids in [3, 40, 260] {
-        for encoding in [Encoding::F32, Encoding::Q4] {
-            let written = run_of(encoding, ids);
-            let run = written.run();
-            for window in [Window::everything(), Window::epochs(1..3)] {
-                let question = Question { window, ..Question::all("test") };
-                let plan = InfluencePlan::new(&run, &question, &|_| {}).unwrap().with_errors();
-                let whole = plan.pass(0, &|_| {}).unwrap();
-                for count in [1, 3, 1000] {
-                    let found = plan.strongest(0, count, &|_| {}).unwrap();
-                    assert_eq!(found.examples, whole.rows.len() as u64);
-                    assert_eq!((found.about.visits, found.about.not_finite), (whole.visits, whole.not_finite));
-                    for probe in 0..ids as usize {
-                        let lists = [
-                            (&found.proponents[probe], whole.proponents(probe, count)),
-                            (&found.opponents[probe], whole.opponents(probe, count)),
-                        ];
-                        for (list, expected) in lists {
-                            let list: Vec<_> =
-                                list.iter().map(|r| (&found.about.rows[r.row], r.score, r.error)).collect();
-                            let expected: Vec<_> = expected
-                                .into_iter()
-                                .map(|row| (&whole.rows[row], whole.score(row, probe), whole.error(row, probe)))
-                                .collect();
-                            assert_eq!(list, expected, "{encoding:?}, {ids} probes, {count} strongest");
-                        }
-                    }
-                    let named = found.proponents.iter().chain(&found.opponents).flatten().map(|ranked| ranked.row);
-                    assert_eq!(named.collect::<std::collections::BTreeSet<_>>().len(), found.about.rows.len());
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn errors_add_up_over_visits_and_are_only_there_when_asked_for() {
-    let story = story(Encoding::Q4, &[0], &[1, 2]);
-    let written = story.write();
-    let run = written.run();
-    let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap();
-    let plain = plan.pass(0, &|_| {}).unwrap();
-    assert!(plain.errors.is_empty() && plain.error(0, 0).is_none());
-    let whole = plan.with_errors().pass(0, &|_| {}).unwrap();
-    assert_eq!(whole.scores, plain.scores);
-    // A window of one step has the error of one visit; those of an example's visits add up.
-    let mut sums = vec![0f64; whole.errors.len()];
-    for step in 0..=story.visits[story.visits.len() - 1].step {
-        let question = Question { window: Window::steps(step..step + 1), ..Question::all("test") };
-        let one = InfluencePlan::new(&run, &question, &|_| {}).unwrap().with_errors().pass(0, &|_| {}).unwrap();
-        for (row, about) in one.rows.iter().enumerate() {
-            let at = whole.rows.iter().position(|other| other.example == about.example).unwrap();
-            for probe in 0..2 {
-                assert!(one.error(row, probe).unwrap() > 0.0);
-                sums[at * 2 + probe] += one.error(row, probe).unwrap();
-            }
-        }
-    }
-    for (sum, error) in sums.iter().zip(&whole.errors) {
-        assert!((sum - error).abs() < 1e-9 * error, "{sum} {error}");
-    }
-    // Twice the steps move the scores twice as far, and their errors with them, also when they go uphill.
-    let mut doubled = story;
-    doubled.visits.iter_mut().for_each(|visit| visit.learning_rate *= -2.0);
-    let written = doubled.write();
-    let run = written.run();
-    let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap().with_errors();
-    let found = plan.pass(0, &|_| {}).unwrap();
-    for (error, double) in whole.errors.iter().zip(&found.errors) {
-        assert!((2.0 * error - double).abs() < 1e-9 * double, "{error} {double}");
-    }
+    assert_eq!(outcome(mixed).unwrap().left_out.without_gradient, 9);
 }

@@ -3,10 +3,10 @@
 //! TracIn is a sum over visits and layers, so its parts add up to it, normalised or not: the norms that a term is divided by
 //! are those of the whole. Only the visits of the examples that are asked about are multiplied.
 
-use super::block_visits::BlockVisits;
+use super::block_visits::{BlockVisits, Lent};
 use super::norms::divisor;
-use super::pass::{InfluencePlan, Lent, Pass};
-use super::products::{panels_of, stretches, Floats, Products, Unpacked, NO_INTEGERS, TILE_ROWS};
+use crate::influence::plan::{InfluencePlan, Pass};
+use crate::influence::products::{panels_of, stretches, Floats, Products, Unpacked, NO_INTEGERS, TILE_ROWS};
 use crate::rows::driver::Progress;
 use crate::{rows::column, AnalysisError};
 use gradlog_format::log::Column;
@@ -51,7 +51,7 @@ pub struct Split {
     /// `[pairs, parts]`, in the order in which the pairs were asked for; 0 where an example has no visit there.
     pub scores: Vec<f64>,
     /// One standard deviation of the sketch error of each, as `scores`; empty without
-    /// [`InfluencePlan::with_errors`](super::InfluencePlan::with_errors).
+    /// [`InfluencePlan::with_errors`](crate::InfluencePlan::with_errors).
     pub errors: Vec<f64>,
     /// Where the run stopped being readable, if it did; the parts are then of what came before.
     pub damage: Option<Damage>,
@@ -110,10 +110,10 @@ type Grown = BTreeMap<u32, Sums>;
 
 impl InfluencePlan<'_> {
     /// Takes some scores of an answer apart: each pair is an example and the position of a probe among those of
-    /// [`pass(number)`](InfluencePlan::pass), 0 for a group. `progress` is told of one pass over the run.
+    /// [`pass(number)`](InfluencePlan::pass), 0 for a group. `progress` gets the bytes of one pass over the run.
     ///
     /// # Errors
-    /// As [`influence`](super::influence()).
+    /// As [`influence`](crate::influence()).
     ///
     /// # Panics
     /// If `number` is not below [`InfluencePlan::passes`].
@@ -141,7 +141,7 @@ impl InfluencePlan<'_> {
             let mut grown = Grown::new();
             let mut own: HashMap<u64, f64> = HashMap::new();
             let read = |lent: &Lent, block: &Block| self.read_split(pass, lent, block, by, &wanted);
-            let read_to = self.stream_as(pass, progress, read, |_, blocks| {
+            let read_to = self.fold_visits(pass, progress, read, |_, blocks| {
                 for Added { terms, epochs, own: more } in blocks {
                     for epoch in epochs {
                         whole.entry(epoch).or_insert_with(|| self.zeros(pairs.len()));

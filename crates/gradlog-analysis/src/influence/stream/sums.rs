@@ -2,162 +2,22 @@
 //!
 //! Each thread owns the sums of some probes and adds to them in the order of the file, so that a score does not depend on
 //! how many threads there are. An example takes a slot at its first visit. Where the strongest are all that is asked for,
-//! it is judged after the tile of its last visit, and its slot is given to the next, while it is still in the cache.
+//! it is ranked after the tile of its last visit. Its slot is given to the next, while it is still in the cache.
 
-use super::block_visits::{BlockVisits, Dots};
-use super::counts::Counts;
+use super::block_visits::{BlockVisits, Dots, Lent};
+use super::columns::{Columns, Placed};
 use super::norms::divisor;
-use super::pass::{InfluencePlan, Lent, Pass};
-use super::products::{panels_of, Floats, Scheme, Unpacked, TILE_ROWS};
-use super::strongest::{Judge, Ranks, Strongest};
-use super::{group, Influence, InfluenceRow, Normalisation};
+use super::strongest::{Ranks, Strongest};
+use crate::influence::answer::{Influence, InfluenceRow};
+use crate::influence::plan::{Counts, InfluencePlan, Pass};
+use crate::influence::products::{panels_of, Scheme, TILE_ROWS};
+use crate::influence::question::Normalisation;
 use crate::rows::gradient::Layout;
-use crate::{error::NO_GRADIENTS, AnalysisError};
+use crate::rows::reader::BlockGap;
+use crate::{error::NO_GRADIENTS, AnalysisError, LeftOut};
 use gradlog_format::run::Damage;
-use gradlog_kernels::int8::COLUMNS;
 use rayon::prelude::*;
 use std::collections::HashMap;
-use std::ops::Range;
-
-/// The sign bit of an f32.
-const SIGN: u32 = 1 << 31;
-
-/// Below it, a weight times any finite f32 is finite.
-const WEIGHT_MAX: f64 = 1e200;
-
-/// A block with the slots of its rows.
-struct Placed {
-    block: BlockVisits,
-    /// Of each row that counts, its slot and the position of its example.
-    slots: Vec<usize>,
-    examples: Vec<usize>,
-    /// Slots and rows of the examples whose last visit was in this block, by the tile of it.
-    done: Vec<Vec<(usize, usize)>>,
-}
-
-impl Placed {
-    /// The positions of the rows of a tile.
-    fn tile(&self, number: usize) -> Range<usize> {
-        let end = self.block.rows.len().min((number + 1) * TILE_ROWS);
-        end.min(number * TILE_ROWS)..end
-    }
-}
-
-/// The sums of some probes.
-struct Columns {
-    panels: Range<usize>,
-    /// Their probes, by position.
-    probes: Range<usize>,
-    /// `[slots, probes]`.
-    sums: Vec<f64>,
-    /// As `sums`, or empty.
-    errors: Vec<f64>,
-    ranks: Option<Ranks>,
-    tile: Unpacked,
-    floats: Floats,
-}
-
-impl Columns {
-    /// Adds the blocks of a group. Returns the visits with products that are not finite: block, position and how many.
-    fn add(
-        &mut self,
-        scheme: &Scheme,
-        lent: &Lent,
-        group: &[Placed],
-        about: &Influence,
-        (slots, divisors): (usize, &[f64]),
-    ) -> Vec<[usize; 3]> {
-        let width = self.probes.len();
-        self.sums.resize(slots.max(self.sums.len() / width) * width, 0.0);
-        if scheme.errors() {
-            self.errors.resize(self.sums.len(), 0.0);
-        }
-        let mut not_finite = Vec::new();
-        let mut kept = (std::mem::take(&mut self.tile), std::mem::take(&mut self.floats));
-        for (number, placed) in group.iter().enumerate() {
-            for (of_tile, done) in placed.done.iter().enumerate() {
-                let lost = self.add_tile(scheme, lent, placed, placed.tile(of_tile), &mut kept);
-                not_finite.extend(lost.into_iter().map(|[position, count]| [number, position, count]));
-                for &(slot, row) in done {
-                    self.judge(scheme, about, slot, row, divisors);
-                }
-            }
-        }
-        (self.tile, self.floats) = kept;
-        not_finite
-    }
-
-    /// Adds the rows at some positions of a block. Returns the positions with products that are not finite, and how many.
-    fn add_tile(
-        &mut self,
-        scheme: &Scheme,
-        lent: &Lent,
-        Placed { block, slots, .. }: &Placed,
-        positions: Range<usize>,
-        (tile, floats): &mut (Unpacked, Floats),
-    ) -> Vec<[usize; 2]> {
-        let (panels, width, first) = (self.panels.clone(), self.probes.len(), self.probes.start);
-        let mut not_finite = Vec::new();
-        let mut take = |position: usize, from: usize, dots: &[f32], errors: Option<&[f32]>| {
-            let start = slots[position] * width + from - first;
-            let place = start..start + dots.len();
-            let weight = block.weights[position];
-            let sums = &mut self.sums[place.clone()];
-            // Finite factors can have a product that is not; the other probes and visits still count.
-            let lost = scheme.isa.run(|| {
-                // The magnitude bits of floats order as integers, with infinity and NaN above all others.
-                let largest = dots.iter().fold(0, |largest, dot| (dot.to_bits() & !SIGN).max(largest));
-                if weight.abs() < WEIGHT_MAX && largest < f32::INFINITY.to_bits() {
-                    sums.iter_mut().zip(dots).for_each(|(sum, dot)| *sum += weight * f64::from(*dot));
-                    return 0;
-                }
-                sums.iter_mut().zip(dots).fold(0, |lost, (sum, dot)| {
-                    let added = weight * f64::from(*dot);
-                    *sum += if added.is_finite() { added } else { 0.0 };
-                    lost + usize::from(!added.is_finite())
-                })
-            });
-            if lost > 0 {
-                not_finite.push([position, lost]);
-            }
-            if let Some(errors) = errors {
-                for ((sum, error), dot) in self.errors[place].iter_mut().zip(errors).zip(dots) {
-                    *sum += if dot.is_finite() { weight.abs() * f64::from(*error) } else { 0.0 };
-                }
-            }
-        };
-        match &block.dots {
-            Some(all) => {
-                for position in positions {
-                    let row = position * width..(position + 1) * width;
-                    let errors = (!all.errors.is_empty()).then(|| &all.errors[row.clone()]);
-                    take(position, first, &all.values[row], errors);
-                }
-            }
-            None => block.dots_of(scheme, lent, positions, panels, (tile, floats), take),
-        }
-        not_finite
-    }
-
-    /// Judges an example whose sums are complete, and clears its slot.
-    fn judge(&mut self, scheme: &Scheme, about: &Influence, slot: usize, row: usize, divisors: &[f64]) {
-        let width = self.probes.len();
-        let place = slot * width..(slot + 1) * width;
-        let Some(ranks) = &mut self.ranks else { return };
-        if let Some(by) = divisors.get(row).map(|own| divisor(*own)) {
-            self.sums[place.clone()].iter_mut().for_each(|sum| *sum /= by);
-            if !self.errors.is_empty() {
-                self.errors[place.clone()].iter_mut().for_each(|error| *error /= by);
-            }
-        }
-        let errors = if self.errors.is_empty() { &[][..] } else { &self.errors[place.clone()] };
-        scheme.isa.run(Judge { ranks, rows: &about.rows, row, scores: &self.sums[place.clone()], errors });
-        self.sums[place.clone()].fill(0.0);
-        if !self.errors.is_empty() {
-            self.errors[place].fill(0.0);
-        }
-    }
-}
 
 /// The scores of a pass while they grow.
 pub(super) struct Sums<'plan> {
@@ -182,10 +42,12 @@ impl<'plan> Sums<'plan> {
     pub(super) fn new(plan: &'plan InfluencePlan<'_>, pass: &Pass, strongest: Option<usize>) -> Self {
         let question = &plan.question;
         let probes = match question.group {
-            true => group::as_one(&plan.index).into_iter().collect(),
+            true => plan.index.common_probe().into_iter().collect(),
             false => pass.ids.iter().filter_map(|id| plan.index.probes.get(id).cloned()).collect(),
         };
         let layers = if question.layers.is_empty() { Vec::new() } else { plan.layer_names() };
+        let mut left_out = plan.sweeps.left_out();
+        left_out.add(&plan.index.left_out);
         let result = Influence {
             basis: plan.sweeps.basis(),
             probe_modes: plan.index.modes.iter().copied().collect(),
@@ -194,8 +56,7 @@ impl<'plan> Sums<'plan> {
             group: if question.group { plan.index.probes.keys().copied().collect() } else { Vec::new() },
             probes,
             probe_times: pass.times.len() as u64,
-            probe_records_left_out: plan.index.left_out,
-            probe_records_repeated: plan.index.repeated,
+            left_out,
             ..Influence::new(question.set.clone(), question.time)
         };
         let probes = result.probes.len();
@@ -204,20 +65,7 @@ impl<'plan> Sums<'plan> {
         let owners = if Dots::fit(probes) { 1 } else { rayon::current_num_threads() };
         let owners = owners.min(panels_of(probes)).max(1);
         let begin = |owner: usize| panels_of(probes) * owner / owners;
-        let columns = (0..owners).map(|owner| {
-            let panels = begin(owner)..begin(owner + 1);
-            let probes = panels.start * COLUMNS..probes.min(panels.end * COLUMNS);
-            let ranks = strongest.map(|count| Ranks::new(count, probes.len()));
-            Columns {
-                panels,
-                probes,
-                sums: Vec::new(),
-                errors: Vec::new(),
-                ranks,
-                tile: Unpacked::default(),
-                floats: Floats::default(),
-            }
-        });
+        let columns = (0..owners).map(|owner| Columns::new(begin(owner)..begin(owner + 1), probes, strongest));
         Self {
             scheme: &plan.scheme,
             positions: foldhash::HashMap::default(),
@@ -247,7 +95,7 @@ impl<'plan> Sums<'plan> {
         for (number, placed) in group.iter().enumerate() {
             for (position, &at) in placed.examples.iter().enumerate() {
                 let lost = if lost.is_empty() { 0 } else { lost.get(&[number, position]).copied().unwrap_or(0) };
-                self.result.not_finite += u64::from(lost > 0);
+                self.result.left_out.not_finite += u64::from(lost > 0);
                 self.result.rows[at].visits += u64::from(lost < probes);
                 self.result.visits += u64::from(lost < probes);
             }
@@ -309,11 +157,8 @@ impl<'plan> Sums<'plan> {
         self.free.extend(done[freed..].iter().flatten().map(|(slot, _)| *slot));
         block.inside = Vec::new();
         result.visits_at_probe_times += block.at_probe_times;
-        result.before_first_probe += block.before_first_probe;
-        result.not_finite += block.not_finite;
-        result.without_gradient += block.without_gradient;
-        if let Some((count, layout)) = block.other_layers.take() {
-            result.other_layers += count;
+        result.left_out.add(&block.left_out);
+        if let Some(BlockGap::OtherLayers(layout)) = block.gap.take() {
             self.other_layout.get_or_insert(layout);
         }
         Placed { block, slots, examples, done }
@@ -321,8 +166,9 @@ impl<'plan> Sums<'plan> {
 
     /// Why there are no scores, if there are none.
     fn check(&self, plan: &InfluencePlan<'_>) -> Result<(), AnalysisError> {
-        let result = &self.result;
-        let counted = result.visits + result.not_finite + result.before_first_probe;
+        let LeftOut { not_finite, unseen, before_first_probe, without_probe, without_gradient, .. } =
+            self.result.left_out;
+        let counted = self.result.visits + not_finite + unseen + before_first_probe + without_probe;
         if let (0, Some(visits)) = (counted, &self.other_layout) {
             let layers = &plan.run.manifest().layers;
             return Err(AnalysisError::OtherLayers {
@@ -330,7 +176,7 @@ impl<'plan> Sums<'plan> {
                 probes: plan.index.layout.describe(layers),
             });
         }
-        if counted == 0 && result.without_gradient > 0 {
+        if counted == 0 && without_gradient > 0 {
             return Err(AnalysisError::Missing {
                 score: "influence",
                 what: "gradients of its visits",
@@ -349,11 +195,11 @@ impl<'plan> Sums<'plan> {
         self.check(plan)?;
         let mut result = self.result;
         let (rows, probes) = (result.rows.len(), result.probes.len());
-        let gather = |of: fn(&mut Columns) -> Vec<f64>, columns: &mut [Columns]| {
+        let gather = |take: fn(&mut Columns) -> Vec<f64>, columns: &mut [Columns]| {
             let mut all = vec![f64::NAN; rows * probes];
             for columns in columns {
                 let (width, first) = (columns.probes.len(), columns.probes.start);
-                let sums = of(columns);
+                let sums = take(columns);
                 for (row, &slot) in self.slots.iter().enumerate().filter(|(row, _)| result.rows[*row].visits > 0) {
                     let place = row * probes + first..row * probes + first + width;
                     all[place.clone()].copy_from_slice(&sums[slot * width..(slot + 1) * width]);
@@ -384,7 +230,7 @@ impl<'plan> Sums<'plan> {
         let open: Vec<(usize, usize)> = open.map(|row| (self.slots[row], row)).collect();
         let (scheme, about, divisors) = (self.scheme, &self.result, self.self_influence.as_slice());
         self.columns.par_iter_mut().for_each(|columns| {
-            open.iter().for_each(|&(slot, row)| columns.judge(scheme, about, slot, row, divisors));
+            open.iter().for_each(|&(slot, row)| columns.rank(scheme, about, slot, row, divisors));
         });
         let ranks = self.columns.into_iter().filter_map(|columns| columns.ranks).map(Ranks::take);
         let (proponents, opponents): (Vec<_>, Vec<_>) = ranks.unzip();

@@ -1,10 +1,16 @@
 //! What a pass reads of a block of visits, and the dot products of its rows.
 
-use super::pass::Lent;
-use super::products::{dots, panels_of, stretches, Floats, Scheme, Unpacked, TILE_ROWS};
-use crate::rows::gradient::{Gradients, Layout};
+use crate::influence::products::{dots, panels_of, stretches, Floats, ProbeSide, Scheme, Unpacked, TILE_ROWS};
+use crate::rows::gradient::Gradients;
+use crate::rows::reader::BlockGap;
+use crate::LeftOut;
 use gradlog_kernels::int8::COLUMNS;
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
+
+/// The probes of a pass, by the position of their time.
+pub(super) type Lent = HashMap<usize, Arc<ProbeSide>>;
 
 /// What was read of one block.
 #[derive(Default)]
@@ -22,15 +28,13 @@ pub(super) struct BlockVisits {
     /// Of each row that counts, what it adds to the self-influence of its example; empty unless scores are divided by it.
     pub self_influence: Vec<f64>,
     pub gradients: Option<Gradients>,
-    /// The dot products `[rows, probes]`, where they were computed by whoever read the block.
+    /// The dot products `[rows, probes]`, where the reader of the block computed them.
     pub dots: Option<Dots>,
     pub at_probe_times: u64,
-    pub before_first_probe: u64,
-    pub not_finite: u64,
-    /// Whether the block has no gradients of the form that is wanted.
-    pub of_other_form: bool,
-    pub without_gradient: u64,
-    pub other_layers: Option<(u64, Layout)>,
+    /// Rows inside the window that do not count.
+    pub left_out: LeftOut,
+    /// Why no row counts, if none does.
+    pub gap: Option<BlockGap>,
 }
 
 /// Dot products with their standard deviations, which are empty if they are not wanted.
@@ -40,17 +44,17 @@ pub(super) struct Dots {
 }
 
 impl Dots {
-    /// Whether there are so few probes that dot products are best made by whoever reads a block, block by block.
+    /// Whether there are few enough probes for the reader of a block to compute its dot products.
     pub(super) fn fit(probes: usize) -> bool {
         probes <= COLUMNS
     }
 
-    pub(super) fn of(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize) -> Self {
+    pub(super) fn multiply(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize) -> Self {
         let count = block.rows.len() * probes;
         let mut all = Self { values: vec![0.0; count], errors: vec![0.0; if scheme.errors() { count } else { 0 }] };
         let (mut tile, mut floats) = (Unpacked::default(), Floats::default());
         let (rows, panels, kept) = (0..block.rows.len(), 0..panels_of(probes), (&mut tile, &mut floats));
-        block.dots_of(scheme, lent, rows, panels, kept, |position, first, dots, errors| {
+        block.each_dots(scheme, lent, rows, panels, kept, |position, first, dots, errors| {
             let at = position * probes + first..position * probes + first + dots.len();
             all.values[at.clone()].copy_from_slice(dots);
             if let Some(errors) = errors {
@@ -74,7 +78,7 @@ impl BlockVisits {
     }
 
     /// The dot products of the rows at some positions, taken apart a tile at a time, which stays in the cache.
-    pub(super) fn dots_of(
+    pub(super) fn each_dots(
         &self,
         scheme: &Scheme,
         lent: &Lent,
@@ -86,7 +90,7 @@ impl BlockVisits {
         let Some(gradients) = &self.gradients else { return };
         for stretch in stretches(&self.times[positions.clone()]) {
             let stretch = positions.start + stretch.start..positions.start + stretch.end;
-            // Whoever read the block made sure of it.
+            // The reader of the block made sure of it.
             let Some(probes) = lent.get(&self.times[stretch.start]) else { continue };
             for start in stretch.clone().step_by(TILE_ROWS) {
                 let positions = start..stretch.end.min(start + TILE_ROWS);

@@ -4,11 +4,11 @@
 //! the norm is that of the sketch: `‖g‖² = Σ (‖a‖² + bias)·‖δ‖²` over factored layers, and `‖s‖²` of the folded ones.
 
 use super::block_visits::BlockVisits;
-use super::pass::InfluencePlan;
-use super::products::Stored;
-use super::Normalisation;
+use crate::influence::plan::InfluencePlan;
+use crate::influence::products::Stored;
+use crate::influence::question::Normalisation;
+use crate::rows::column;
 use crate::rows::gradient::{Gradients, Layout};
-use crate::{rows::column, AnalysisError};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, ReadError};
 
@@ -26,14 +26,14 @@ fn squared_norms(
         }
     }
     let part = |number: usize, row: usize| Stored::read(gradients.part(number), row).squared_norm();
-    let of_row = |&row: &usize| {
+    let row_norm = |&row: &usize| {
         let layers = layout.factored.iter().enumerate().map(|(number, layer)| {
             let bias = if layer.bias { 1.0 } else { 0.0 };
             (part(2 * number, row) + bias) * part(2 * number + 1, row)
         });
         layers.sum::<f64>() + layout.folded.map_or(0.0, |_| part(2 * layout.factored.len(), row))
     };
-    Ok(rows.iter().map(of_row).collect())
+    Ok(rows.iter().map(row_norm).collect())
 }
 
 /// What a gradient is multiplied by to have unit length; 0 if it has none.
@@ -41,7 +41,7 @@ fn to_unit(squared_norm: f64) -> f64 {
     if squared_norm == 0.0 {
         return 0.0;
     }
-    // NaN and infinity stay what they are not: a number. Whoever multiplies by it counts the product as not finite.
+    // NaN and infinity stay what they are not: a number. A product with it counts as not finite.
     let factor = squared_norm.sqrt().recip();
     if factor > 0.0 {
         factor
@@ -70,25 +70,11 @@ impl InfluencePlan<'_> {
     ) -> Result<Vec<f64>, ReadError> {
         squared_norms(block, &self.layout, self.layout == self.index.layout, gradients, rows)
     }
-
-    /// The gradients of the rows that count, and their weights as the question wants them.
-    pub(super) fn read_gradients(&self, block: &Block, out: &mut BlockVisits) -> Result<(), AnalysisError> {
-        if out.of_other_form {
-            return Ok(());
-        }
-        let gradients = Gradients::read(block, &self.layout)?;
-        if self.question.normalise != Normalisation::None {
-            let norms = self.squared_norms(block, &gradients, &out.rows)?;
-            out.normalise(self.question.normalise, &norms);
-        }
-        out.gradients = Some(gradients);
-        Ok(())
-    }
 }
 
 impl BlockVisits {
     /// Makes the weights those of a normalised score, by the squared norms of the rows that count.
-    pub(super) fn normalise(&mut self, by: Normalisation, squared_norms: &[f64]) {
+    pub(super) fn normalize(&mut self, by: Normalisation, squared_norms: &[f64]) {
         let rows = self.weights.iter_mut().zip(squared_norms);
         match by {
             Normalisation::None => {}
@@ -136,11 +122,11 @@ mod tests {
         let block = || BlockVisits { weights: vec![-2.0, 2.0, 3.0], ..BlockVisits::default() };
         let norms = [4.0, f64::INFINITY, 0.0];
         let mut relatif = block();
-        relatif.normalise(Normalisation::Relatif, &norms);
+        relatif.normalize(Normalisation::Relatif, &norms);
         assert_eq!(relatif.self_influence, [8.0, 0.0, 0.0]);
         assert!(relatif.weights[0] == -2.0 && relatif.weights[1].is_nan() && relatif.weights[2] == 3.0);
         let mut cosine = block();
-        cosine.normalise(Normalisation::Cosine, &norms);
+        cosine.normalize(Normalisation::Cosine, &norms);
         assert!(cosine.weights[0] == -1.0 && cosine.weights[1].is_nan() && cosine.weights[2] == 0.0);
     }
 }

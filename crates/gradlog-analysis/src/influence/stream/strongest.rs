@@ -1,9 +1,9 @@
 //! The strongest proponents and opponents of each probe, found while the visits stream by.
 //!
-//! An example is judged when its last visit has been added, and its sums are then given up; the whole matrix of examples
+//! An example is ranked when its last visit has been added, and its sums are then given up; the whole matrix of examples
 //! and probes is never held. What is kept of each probe are two short lists and the least that enters them.
 
-use super::{Influence, InfluenceRow};
+use crate::influence::answer::{Influence, InfluenceRow};
 use gradlog_kernels::int8::Work;
 use std::cmp::Ordering;
 
@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Strongest {
-    /// What the scores stand on. Its `rows` are only the examples named below, in the order of their first visit, and its
+    /// What the scores are made of. Its `rows` are only the examples named below, in the order of their first visit, and its
     /// `scores` and `errors` are empty.
     pub about: Influence,
     /// How many different examples have a visit inside the window.
@@ -92,7 +92,7 @@ impl Ranks {
 }
 
 /// Enters the final scores of an example where they belong. `errors` is empty or as long as `scores`.
-pub(super) struct Judge<'a> {
+pub(super) struct Ranking<'a> {
     pub ranks: &'a mut Ranks,
     pub rows: &'a [InfluenceRow],
     pub row: usize,
@@ -100,7 +100,7 @@ pub(super) struct Judge<'a> {
     pub errors: &'a [f64],
 }
 
-impl Work for Judge<'_> {
+impl Work for Ranking<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -123,11 +123,11 @@ impl Work for Judge<'_> {
 }
 
 impl Strongest {
-    /// Those of an answer with one column.
-    pub(super) fn of_column(mut about: Influence, count: usize) -> Self {
+    /// The strongest of an answer with one column.
+    pub(super) fn rank_column(mut about: Influence, count: usize) -> Self {
         let ranked = |rows: Vec<usize>| {
-            let of = |row| Ranked { row, score: about.score(row, 0), error: about.error(row, 0) };
-            rows.into_iter().map(of).collect::<Vec<_>>()
+            let rank = |row| Ranked { row, score: about.score(row, 0), error: about.error(row, 0) };
+            rows.into_iter().map(rank).collect::<Vec<_>>()
         };
         let (proponents, opponents) = (ranked(about.proponents(0, count)), ranked(about.opponents(0, count)));
         let examples = about.rows.len() as u64;

@@ -3,16 +3,15 @@
 //! One pass over the probe blocks, which are also checked whole, so that what is decoded later is known to be sound.
 //! The vectors themselves are decoded when a pass over the visits comes to their time.
 
-use super::{Probe, Probes, Question};
+use super::probe_rows::{read, FirstRecord, ProbeBlock};
+use crate::influence::answer::Probe;
+use crate::influence::question::{Probes, Question};
 use crate::rows::driver::{fold_each, Progress};
 use crate::rows::gradient::Layout;
-use crate::{error::NO_GRADIENTS, rows::column, AnalysisError};
-use gradlog_format::log::{BlockKind, Column, Mode, PredictionScore};
+use crate::{error::NO_GRADIENTS, AnalysisError, LeftOut};
+use gradlog_format::log::{BlockKind, Mode};
 use gradlog_format::run::{Block, Damage, Run};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The most bytes that the sketched gradient of one probe may take once it is decoded.
-const GRADIENT_BYTES_MAX: usize = 1 << 30;
 
 /// One record of a probe: a row of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,113 +28,25 @@ pub(crate) struct Index {
     /// Of each probe, its records by time.
     pub records: BTreeMap<u64, BTreeMap<u64, Record>>,
     pub probes: BTreeMap<u64, Probe>,
-    pub left_out: u64,
-    pub repeated: u64,
+    /// Probe records that do not count.
+    pub left_out: LeftOut,
     /// How the model ran where a replay says so.
     pub modes: BTreeSet<Mode>,
     /// Where the run stopped being readable; visits behind it do not count either.
     pub damage: Option<Damage>,
-    /// Rows of curvature, in the order of the log.
-    weighted: Vec<CurvatureRow>,
-}
-
-/// A row of the matrix `Σ w g gᵀ / Σ w`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct CurvatureRow {
-    pub time: u64,
-    pub record: Record,
-    pub weight: f64,
-}
-
-/// What one block tells the index.
-enum Told {
-    Name { number: u32, name: String },
-    Rows(Box<Rows>),
-}
-
-struct Rows {
-    block: Block,
-    layout: Layout,
-    sets: Vec<u32>,
-    ids: Vec<u64>,
-    steps: Vec<u64>,
-    flags: Option<Vec<u8>>,
-    labels: Option<Vec<Option<u32>>>,
-    predictions: Option<Vec<Option<u32>>>,
-    modes: Option<Vec<u8>>,
-    scores: Option<Vec<u8>>,
-    classes: Option<Vec<u32>>,
-    weights: Option<Vec<f32>>,
-}
-
-/// What a record's gradient is of: a loss, or a score of the prediction of a class.
-type Measure = Option<PredictionScore>;
-
-impl Rows {
-    /// `None` for a score that a newer version added.
-    fn measure(&self, row: usize) -> Option<Measure> {
-        match self.scores.as_ref().map_or(0, |scores| scores[row]) {
-            0 => Some(None),
-            code => PredictionScore::from_code(code).map(Some),
-        }
-    }
-}
-
-fn read(run: &Run, block: &Block) -> Result<Told, AnalysisError> {
-    if block.kind() == Some(BlockKind::ProbeSet) {
-        let name = String::from_utf8_lossy(&block.u8s(Column::Name)?).into_owned();
-        let number = column::u32s(block, Column::ProbeSet)?.first().copied().unwrap_or(0);
-        return Ok(Told::Name { number, name });
-    }
-    block.check()?;
-    let layout = Layout::of(block, &run.manifest().layers);
-    // Matrices of this size are made of it, and a few kilobytes of zstd can claim any.
-    if layout.decoded_bytes() > GRADIENT_BYTES_MAX {
-        let what = format!("a gradient of {} bytes, more than any recorder writes", layout.decoded_bytes());
-        return Err(block.damaged(what).into());
-    }
-    Ok(Told::Rows(Box::new(Rows {
-        layout,
-        sets: column::u32s(block, Column::ProbeSet)?,
-        ids: column::u64s(block, Column::Example)?,
-        steps: column::u64s(block, Column::Step)?,
-        flags: column::optional(block, Column::Flags, column::u8s)?,
-        labels: column::classes(block, Column::Label)?,
-        predictions: column::classes(block, Column::Prediction)?,
-        modes: column::optional(block, Column::Mode, column::u8s)?,
-        scores: column::optional(block, Column::PredictionScore, column::u8s)?,
-        classes: column::optional(block, Column::ScoredClass, column::u32s)?,
-        weights: column::optional(block, Column::CurvatureWeight, column::f32s)?,
-        block: block.clone(),
-    })))
 }
 
 impl Index {
     pub(crate) fn build(run: &Run, question: &Question, progress: Progress<'_>) -> Result<Self, AnalysisError> {
-        Self::read(run, question, false, progress)
+        Self::read(run, question, None, progress)
     }
 
-    /// The rows of a set that is to be curvature: those that were recorded as such, and its probes.
-    pub(crate) fn of_curvature(
-        run: &Run,
-        set: &str,
-        question: &Question,
-        progress: Progress<'_>,
-    ) -> Result<Self, AnalysisError> {
-        let question = Question { set: set.into(), probes: Probes::All, ..question.clone() };
-        Self::read(run, &question, true, progress)
-    }
-
-    /// The rows of curvature, and each probe with the weight 1.
-    pub(crate) fn curvature_rows(&self) -> Vec<CurvatureRow> {
-        let probe = |(&time, &record): (&u64, &Record)| CurvatureRow { time, record, weight: 1.0 };
-        self.records.values().flatten().map(probe).chain(self.weighted.iter().copied()).collect()
-    }
-
-    fn read(
+    /// As [`Index::build`]; `take_weighted` gets the rows of curvature in the set: time, record and weight. Without it
+    /// these are passed over.
+    pub(crate) fn read(
         run: &Run,
         question: &Question,
-        for_curvature: bool,
+        mut take_weighted: Option<&mut (dyn FnMut(u64, Record, f64) + Send)>,
         progress: Progress<'_>,
     ) -> Result<Self, AnalysisError> {
         let wanted: Option<BTreeSet<u64>> = match &question.probes {
@@ -145,30 +56,27 @@ impl Index {
         };
         let mut names: BTreeMap<u32, String> = BTreeMap::new();
         let mut known: BTreeSet<u64> = BTreeSet::new();
-        let mut layout: Option<Layout> = None;
-        let mut measure: Option<Measure> = None;
+        let mut first = FirstRecord::default();
         // Of each record of a score, the class.
         let mut classes: BTreeMap<(u64, u64), u32> = BTreeMap::new();
-        let mut with_gradient = false;
+        let (mut with_gradient, mut weighted) = (false, 0u64);
         let mut index = Index {
             blocks: Vec::new(),
             layout: Layout { factored: Vec::new(), folded: None },
             records: BTreeMap::new(),
             probes: BTreeMap::new(),
-            left_out: 0,
-            repeated: 0,
+            left_out: LeftOut::default(),
             modes: BTreeSet::new(),
             damage: None,
-            weighted: Vec::new(),
         };
         let mut passed_over = 0;
-        let fold = |told: Told| {
-            let rows = match told {
-                Told::Name { number, name } => {
+        let fold = |read: ProbeBlock| {
+            let rows = match read {
+                ProbeBlock::Name { number, name } => {
                     names.insert(number, name);
                     return Ok(());
                 }
-                Told::Rows(rows) => rows,
+                ProbeBlock::Rows(rows) => rows,
             };
             let number = rows.block.sequence();
             debug_assert!(index.blocks.last().is_none_or(|last| last.sequence() < number));
@@ -178,8 +86,8 @@ impl Index {
                 if names.get(&rows.sets[row]) != Some(&question.set) {
                     continue;
                 }
-                let weight = rows.weights.as_ref().map(|weights| weights[row]);
-                if weight.is_some() && !for_curvature {
+                let weight = rows.weight(row);
+                if weight.is_some() && take_weighted.is_none() {
                     passed_over += 1;
                     continue;
                 }
@@ -187,32 +95,24 @@ impl Index {
                 if wanted.as_ref().is_some_and(|wanted| !wanted.contains(&id)) {
                     continue;
                 }
-                let flags = rows.flags.as_ref().map_or(0, |flags| flags[row]);
-                let usable = flags & (Column::FLAG_NOT_FINITE | Column::FLAG_NO_WEIGHT) == 0
-                    && !rows.layout.is_empty()
-                    && *layout.get_or_insert_with(|| rows.layout.clone()) == rows.layout
-                    // A sum over gradients of different things would be the influence on none of them.
-                    && rows.measure(row).is_some_and(|own| *measure.get_or_insert(own) == own)
-                    && weight.is_none_or(|weight| weight.is_finite() && weight >= 0.0);
                 with_gradient |= !rows.layout.is_empty();
-                if !usable {
-                    index.left_out += 1;
+                if !rows.is_usable(row, &mut first) {
+                    index.left_out.probe_records += 1;
                     continue;
                 }
                 let record = Record { block: index.blocks.len(), row };
-                if let Some(weight) = weight {
-                    index.weighted.push(CurvatureRow { time: rows.steps[row], record, weight: f64::from(weight) });
-                    used = true;
+                if let (Some(weight), Some(take)) = (weight, take_weighted.as_mut()) {
+                    take(rows.steps[row], record, f64::from(weight));
+                    (weighted, used) = (weighted + 1, true);
                     continue;
                 }
-                let scored = rows.measure(row).flatten().zip(rows.classes.as_ref().map(|classes| classes[row]));
+                let scored = rows.scored(row);
                 if let Some((_, class)) = scored {
                     classes.insert((id, rows.steps[row]), class);
                 }
-                let mode = rows.modes.as_ref().and_then(|modes| Mode::from_code(modes[row]));
-                index.modes.extend(mode);
+                index.modes.extend(rows.mode(row));
                 let replaced = index.records.entry(id).or_default().insert(rows.steps[row], record);
-                index.repeated += u64::from(replaced.is_some());
+                index.left_out.probe_records_replaced += u64::from(replaced.is_some());
                 let probe = Probe {
                     id,
                     times: 0,
@@ -235,7 +135,7 @@ impl Index {
             if let Some(class) = records.keys().last().and_then(|time| classes.get(&(*id, *time)).copied()) {
                 let before = records.len();
                 records.retain(|time, _| classes.get(&(*id, *time)) == Some(&class));
-                index.left_out += (before - records.len()) as u64;
+                index.left_out.probe_records += (before - records.len()) as u64;
                 if let Some(Probe { scored: Some((_, scored)), .. }) = index.probes.get_mut(id) {
                     *scored = class;
                 }
@@ -244,19 +144,34 @@ impl Index {
                 probe.times = records.len() as u64;
             }
         }
-        index.layout = layout.clone().unwrap_or(index.layout);
+        index.layout = first.layout.unwrap_or(index.layout);
         let mut labels = BTreeSet::new();
         if let Probes::Label(label) = question.probes {
             labels = index.probes.values().filter_map(|probe| probe.label).collect();
             index.probes.retain(|_, probe| probe.label == Some(label));
             index.records.retain(|id, _| index.probes.contains_key(id));
         }
-        let lookup = Lookup { names, known, wanted, labels, any_gradient: with_gradient, passed_over };
+        let lookup = Lookup { names, known, wanted, labels, any_gradient: with_gradient, weighted, passed_over };
         match (lookup.failure(&index, question), index.damage.clone()) {
             (None, _) => Ok(index),
             (Some(error), None) => Err(error),
             (Some(error), Some(damage)) => Err(AnalysisError::Cut { source: Box::new(error), damage }),
         }
+    }
+}
+
+impl Index {
+    /// The probe that stands for all: what they have in common.
+    pub(in crate::influence) fn common_probe(&self) -> Option<Probe> {
+        let mut probes = self.probes.values();
+        let mut one = probes.next()?.clone();
+        for probe in probes {
+            one.times = one.times.max(probe.times);
+            one.label = one.label.filter(|_| one.label == probe.label);
+            one.prediction = one.prediction.filter(|_| one.prediction == probe.prediction);
+            one.scored = one.scored.filter(|_| one.scored == probe.scored);
+        }
+        Some(one)
     }
 }
 
@@ -269,6 +184,8 @@ struct Lookup {
     /// Labels of the probes, where one was asked for.
     labels: BTreeSet<u32>,
     any_gradient: bool,
+    /// Rows of curvature that were taken.
+    weighted: u64,
     /// Rows of curvature that are no probes.
     passed_over: u64,
 }
@@ -285,12 +202,12 @@ impl Lookup {
             let near = nearest(&self.known, id, 5);
             return Some(AnalysisError::NoSuchProbe { set, id, near, count: self.known.len() });
         }
-        if index.left_out > 0 && !self.any_gradient {
+        if index.left_out.probe_records > 0 && !self.any_gradient {
             let what = "gradients of these probes";
             return Some(AnalysisError::Missing { score: "influence", what, how: NO_GRADIENTS });
         }
         let unusable = wanted.iter().find(|id| !index.records.contains_key(id));
-        if unusable.is_none() && !(index.records.is_empty() && index.weighted.is_empty()) {
+        if unusable.is_none() && !(index.records.is_empty() && self.weighted == 0) {
             return None;
         }
         if let (Probes::Label(label), false) = (&question.probes, self.known.is_empty()) {
@@ -305,7 +222,7 @@ impl Lookup {
             Some(id) => format!("probe {id} of `{set}`"),
             None => format!("probe set `{set}`"),
         };
-        let why = if index.left_out > 0 {
+        let why = if index.left_out.probe_records > 0 {
             "its records have no gradients, are not finite, had no weight in the loss, or differ in form from the first"
         } else if self.passed_over > 0 {
             "the set has rows of curvature, which are no probes: name it as the curvature of a method instead"

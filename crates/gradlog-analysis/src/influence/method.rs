@@ -1,4 +1,4 @@
-//! The methods, their settings, and what an answer says of itself.
+//! The methods beside TracIn, their settings, and what an answer by one of them is made of. `curvature/` computes them.
 
 use std::fmt;
 
@@ -30,7 +30,7 @@ pub enum Method {
     /// visits of epoch `m`. It needs a cross entropy over classes. The score is by how much `z` raises the probe's `f`.
     ///
     /// The paper's last step is a soft threshold λ on these scores, `sign(τ)·max(|τ| − λ, 0)`, with λ chosen on trained subsets:
-    /// [`EstimateQuestion::soft_threshold`](super::EstimateQuestion::soft_threshold), which is left out if nothing is said. It
+    /// the question's soft threshold, which is left out if nothing is said. It
     /// makes 0 of what is small; nothing changes its place among the rest.
     Trak,
     /// The recorded steps unrolled: to first order, by how much the probe's loss at the end would rise if `z` had been left
@@ -112,15 +112,6 @@ pub enum Damping {
     Absolute(f64),
 }
 
-impl Damping {
-    pub(super) fn lambda(self, trace: f64, numbers: f64) -> f64 {
-        match self {
-            Damping::Relative(factor) => factor * trace / numbers.max(1.0),
-            Damping::Absolute(lambda) => lambda,
-        }
-    }
-}
-
 impl fmt::Display for Damping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -154,7 +145,7 @@ impl fmt::Display for Curvature {
     }
 }
 
-/// What an answer stands on.
+/// What an answer is made of.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Estimate {
@@ -191,8 +182,6 @@ pub struct Estimate {
     /// curvature of a training that was stable not much more. Beyond [`Estimate::GROWTH_MAX`] the scores are mostly of what grew:
     /// the curvature is too large for the learning rate, as a Fisher matrix of few or of folded gradients is.
     pub growth: f64,
-    /// For the adjoint, visits left out because they came at or after the probes' last time.
-    pub after_probes: u64,
     /// For the adjoint, visits of the run that were dropped while recording: what they did is not unrolled.
     pub dropped: u64,
 }

@@ -1,60 +1,15 @@
-//! Products of many visits with many probes, layer by layer, from the numbers as they are stored.
-//!
-//! Vectors that are stored as integers on both sides are multiplied as integers ([`gradlog_kernels::int8`]) and scaled afterwards, so
-//! a dot product of codes is exact. All others are decoded and multiplied in f32. Visits come in tiles that stay in the
-//! cache; a tile's products with a panel of probes are added up layer by layer, `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩` or `⟨s,s'⟩`, with
-//! their variances where asked for, so that what is made of them (a sum, for TracIn) is up to the caller.
+//! Products of a tile of visits with panels of probes, layer by layer.
 
-mod probes;
-mod visits;
-
-use super::variance::{layer_variance, PartVariance};
-use crate::rows::gradient::Layout;
-use gradlog_format::log::LayerRecord;
-use gradlog_kernels::int8::{quads, Isa, Tile, Work, COLUMNS, ROWS};
+use super::probes::ProbeSide;
+use super::scheme::Scheme;
+use super::variance::layer_variance;
+use super::visits::Unpacked;
+use gradlog_kernels::int8::{quads, Tile, Work, COLUMNS, ROWS};
 use gradlog_kernels::matmul::{matmul, Matrix};
-pub(super) use probes::{ProbeSide, Stored};
 use std::ops::Range;
-pub(super) use visits::Unpacked;
-
-/// Visits of a tile: their unpacked codes and a panel of probes fit the second-level cache.
-pub(super) const TILE_ROWS: usize = 8 * ROWS;
-
-/// Which vectors there are, and how they are multiplied.
-pub(super) struct Scheme {
-    pub layout: Layout,
-    pub isa: Isa,
-    widths: Vec<usize>,
-    /// Of each part, what its error depends on; empty if no errors are wanted.
-    variances: Vec<PartVariance>,
-}
-
-impl Scheme {
-    pub(super) fn new(layout: &Layout, layers: &[LayerRecord], errors: bool) -> Self {
-        let widths = layout.widths();
-        let parts = widths.iter().zip(layout.projected(layers));
-        let variances = parts.map(|(&width, projected)| PartVariance::new(width, projected));
-        let variances = if errors { variances.collect() } else { Vec::new() };
-        Self { layout: layout.clone(), isa: Isa::detect(), widths, variances }
-    }
-
-    pub(super) fn errors(&self) -> bool {
-        !self.variances.is_empty()
-    }
-
-    /// How many layers [`Products::add`] knows: the factored ones, and the folded vector.
-    pub(super) fn layers(&self) -> usize {
-        self.layout.factored.len() + usize::from(self.layout.folded.is_some())
-    }
-}
-
-/// How many panels hold so many probes.
-pub(super) fn panels_of(probes: usize) -> usize {
-    probes.div_ceil(COLUMNS)
-}
 
 /// The products of a tile of visits with some panels of probes.
-pub(super) struct Products<'a> {
+pub(in crate::influence) struct Products<'a> {
     scheme: &'a Scheme,
     visits: &'a Unpacked,
     probes: &'a ProbeSide,
@@ -65,10 +20,10 @@ pub(super) struct Products<'a> {
 /// Of each part that is multiplied in f32, its dot products with the panels: `[visits of the tile, columns of the panels]`; empty
 /// for the others. Its buffers are kept from tile to tile.
 #[derive(Default)]
-pub(super) struct Floats(Vec<Vec<f32>>);
+pub(in crate::influence) struct Floats(Vec<Vec<f32>>);
 
 impl<'a> Products<'a> {
-    pub(super) fn new(
+    pub(in crate::influence) fn new(
         scheme: &'a Scheme,
         visits: &'a Unpacked,
         (probes, panels): (&'a ProbeSide, Range<usize>),
@@ -93,7 +48,7 @@ impl<'a> Products<'a> {
     /// Adds what a layer says of the visits `ROWS·group..` and the probes of a panel to `sums`, and if errors are wanted the
     /// variances of it to `variances`. Places behind the last visit or the last probe hold anything.
     #[inline]
-    pub(super) fn add(
+    pub(in crate::influence) fn add(
         &self,
         layer: usize,
         (group, panel): (usize, usize),
@@ -191,9 +146,9 @@ impl<'a> Products<'a> {
 }
 
 /// The integers of both sides of a layer. They are written before they are read, and kept so that nobody clears them each time.
-pub(super) type Integers = [Tile<i32>; 2];
+pub(in crate::influence) type Integers = [Tile<i32>; 2];
 
-pub(super) const NO_INTEGERS: Integers = [[0; ROWS * COLUMNS]; 2];
+pub(in crate::influence) const NO_INTEGERS: Integers = [[0; ROWS * COLUMNS]; 2];
 
 /// What makes dot products of a tile's integers: `(sum − offset)·(scale of the row · scale of the column)`.
 #[derive(Clone, Copy)]
@@ -235,9 +190,9 @@ impl Work for AddLayer<'_> {
 
 /// The dot products of whole gradients: of a tile of visits with the probes of some panels, summed over layers.
 ///
-/// `each` is told of the visit's position in the tile, the first probe, and of so many probes the dot products and, if errors are
+/// `each` gets the visit's position in the tile, the first probe, and from it on the dot products and, if errors are
 /// wanted, their standard deviations.
-pub(super) fn dots(
+pub(in crate::influence) fn dots(
     scheme: &Scheme,
     tile: &Unpacked,
     (probes, panels): (&ProbeSide, Range<usize>),
@@ -270,7 +225,7 @@ pub(super) fn dots(
 }
 
 /// The maximal stretches of equal neighbours.
-pub(super) fn stretches(times: &[usize]) -> impl Iterator<Item = Range<usize>> + '_ {
+pub(in crate::influence) fn stretches(times: &[usize]) -> impl Iterator<Item = Range<usize>> + '_ {
     let mut start = 0;
     times.chunk_by(|a, b| a == b).map(move |stretch| {
         let range = start..start + stretch.len();
@@ -278,6 +233,3 @@ pub(super) fn stretches(times: &[usize]) -> impl Iterator<Item = Range<usize>> +
         range
     })
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,36 +1,21 @@
 //! Several probes as one: the mean of their scores, without ever holding them apart.
 //!
-//! A dot product with the mean of some gradients is the mean of the dot products, so whoever reads a block adds these up
-//! and hands on one number a row. (The mean itself cannot be stored as a probe is: a sum of outer products is none.)
+//! A dot product with the mean of some gradients is the mean of the dot products, so the reader of a block adds these up
+//! and hands on one number a row. (The mean itself cannot be stored as a probe is: a sum of outer products is no outer product.)
 
-use super::block_visits::{BlockVisits, Dots};
-use super::index::Index;
-use super::pass::{InfluencePlan, Lent, Pass};
-use super::products::{panels_of, Floats, Scheme, Unpacked};
-use super::{Influence, Probe};
+use super::block_visits::{BlockVisits, Dots, Lent};
+use crate::influence::answer::Influence;
+use crate::influence::products::{panels_of, Floats, Scheme, Unpacked};
 use std::collections::HashMap;
-
-/// The probe that stands for some others: what they have in common.
-pub(super) fn as_one(index: &Index) -> Option<Probe> {
-    let mut probes = index.probes.values();
-    let mut one = probes.next()?.clone();
-    for probe in probes {
-        one.times = one.times.max(probe.times);
-        one.label = one.label.filter(|_| one.label == probe.label);
-        one.prediction = one.prediction.filter(|_| one.prediction == probe.prediction);
-        one.scored = one.scored.filter(|_| one.scored == probe.scored);
-    }
-    Some(one)
-}
 
 impl Dots {
     /// `[rows, 1]`: the dot products with the `probes` of a pass, summed and divided by `count`, the probes of the whole group.
-    pub(super) fn of_group(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize, count: usize) -> Self {
+    pub(super) fn group_mean(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize, count: usize) -> Self {
         let rows = block.rows.len();
         let (mut sums, mut errors) = (vec![0f64; rows], vec![0f64; if scheme.errors() { rows } else { 0 }]);
         let (mut tile, mut floats) = (Unpacked::default(), Floats::default());
         let (all, panels, kept) = (0..rows, 0..panels_of(probes), (&mut tile, &mut floats));
-        block.dots_of(scheme, lent, all, panels, kept, |position, _, dots, deviations| {
+        block.each_dots(scheme, lent, all, panels, kept, |position, _, dots, deviations| {
             sums[position] += dots.iter().map(|dot| f64::from(*dot)).sum::<f64>();
             if let Some(deviations) = deviations {
                 // The sketch of the visit is in all of them, so their errors go together.
@@ -39,24 +24,6 @@ impl Dots {
         });
         let mean = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / count as f64) as f32).collect();
         Self { values: mean(sums), errors: mean(errors) }
-    }
-}
-
-impl InfluencePlan<'_> {
-    /// The passes that make an answer.
-    pub(super) fn passes_of(&self, number: usize) -> &[Pass] {
-        if self.question.group {
-            return &self.passes;
-        }
-        std::slice::from_ref(&self.passes[number])
-    }
-
-    /// How many columns of scores there are: one for each probe, or one for the group.
-    pub fn columns(&self) -> usize {
-        if self.question.group {
-            return 1;
-        }
-        self.probes()
     }
 }
 

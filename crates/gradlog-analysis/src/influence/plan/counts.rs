@@ -2,8 +2,8 @@
 
 /// Counts by example. Of millions of examples, the standard hash function takes longer than all else that is done once for each.
 #[derive(Default)]
-pub(super) struct Counts {
-    of: foldhash::HashMap<u64, Seen>,
+pub(in crate::influence) struct Counts {
+    by_example: foldhash::HashMap<u64, Seen>,
     blocks: u32,
 }
 
@@ -16,28 +16,28 @@ struct Seen {
 
 impl Counts {
     /// Counts the visits of one block; blocks come in the order of the file.
-    pub(super) fn block(&mut self, examples: impl Iterator<Item = u64>) {
+    pub(in crate::influence) fn block(&mut self, examples: impl Iterator<Item = u64>) {
         let block = self.blocks;
         for example in examples {
-            let seen = self.of.entry(example).or_insert(Seen { visits: 0, first: block, last: block });
+            let seen = self.by_example.entry(example).or_insert(Seen { visits: 0, first: block, last: block });
             seen.visits = seen.visits.saturating_add(1);
             seen.last = block;
         }
         self.blocks = self.blocks.saturating_add(1);
     }
 
-    pub(super) fn examples(&self) -> usize {
-        self.of.len()
+    pub(in crate::influence) fn examples(&self) -> usize {
+        self.by_example.len()
     }
 
-    pub(super) fn visits(&self, example: u64) -> Option<u32> {
-        self.of.get(&example).map(|seen| seen.visits)
+    pub(in crate::influence) fn visits(&self, example: u64) -> Option<u32> {
+        self.by_example.get(&example).map(|seen| seen.visits)
     }
 
-    /// The most examples that have begun and not ended in the same block: so many have sums at a time.
-    pub(super) fn open_at_most(&self) -> usize {
+    /// The most examples that have begun and not ended in the same block: this many have sums at a time.
+    pub(in crate::influence) fn open_at_most(&self) -> usize {
         let (mut begun, mut ended) = (vec![0usize; self.blocks as usize + 1], vec![0usize; self.blocks as usize + 1]);
-        for seen in self.of.values() {
+        for seen in self.by_example.values() {
             begun[seen.first as usize] += 1;
             ended[seen.last as usize] += 1;
         }

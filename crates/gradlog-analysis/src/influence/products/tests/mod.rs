@@ -1,9 +1,14 @@
 //! Dot products and their errors against the definitions in f64, on every instruction set.
 
+mod variance;
+
+use super::scheme::Scheme;
+use super::variance::PartVariance;
 use super::*;
-use crate::rows::gradient::{Factored, Gradients};
+use crate::rows::gradient::{Factored, Gradients, Layout};
 use gradlog_format::run::Vectors;
 use gradlog_format::sketch::{draw, Encoding};
+use gradlog_kernels::int8::Isa;
 
 const VISITS: usize = 131;
 const PROBES: usize = 101;

@@ -1,0 +1,137 @@
+//! A question by way of curvature, cut into passes over some probes each.
+
+use super::question::{check_method, EstimateQuestion};
+use super::story::Story;
+use super::subject::{Subject, CURVATURE_BYTES_MAX, PROBE_BYTES_MAX};
+use super::{adjoint, datainf, influence_function, trak};
+use crate::influence::plan::index::Index;
+use crate::rows::driver::Progress;
+use crate::vectors::check_shape;
+use crate::vectors::flatten::Flattener;
+use crate::{AnalysisError, Influence, Method};
+use gradlog_format::run::Run;
+use std::fmt;
+
+/// What a method keeps between passes.
+enum Prepared {
+    Solver(Box<influence_function::Solver>),
+    Story(Box<Story>),
+    Nothing,
+}
+
+/// A question that has been looked up in the run, with its curvature inverted, and cut into passes over some probes each.
+pub struct EstimatePlan<'run> {
+    subject: Subject<'run>,
+    pub(super) passes: Vec<Vec<u64>>,
+    prepared: Prepared,
+}
+
+impl fmt::Debug for EstimatePlan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (question, passes) = (&self.subject.asked, self.passes());
+        f.debug_struct("EstimatePlan").field("question", question).field("passes", &passes).finish_non_exhaustive()
+    }
+}
+
+impl<'run> EstimatePlan<'run> {
+    /// The most bytes that the scores of one pass take, unless those of 16 probes take more.
+    pub const SCORE_BYTES_MAX: usize = 512 << 20;
+    /// The most bytes that the flat vectors of a pass's probes take, unless those of 16 probes take more.
+    pub const PROBE_BYTES_MAX: usize = PROBE_BYTES_MAX;
+    /// The most bytes that the curvature of all blocks takes, in f64.
+    pub const CURVATURE_BYTES_MAX: u64 = CURVATURE_BYTES_MAX;
+
+    /// Finds the probes, gathers and inverts the curvature where the method has one for all probes, and plans the passes.
+    ///
+    /// # Errors
+    /// As [`influence`](crate::influence()) for what is asked about; [`AnalysisError::OutOfRange`] for a length, a damping
+    /// or a curvature that the method cannot use; [`AnalysisError::TooLarge`] if the curvature would pass
+    /// [`EstimatePlan::CURVATURE_BYTES_MAX`]; [`AnalysisError::Singular`] if it has no inverse.
+    pub fn new(run: &'run Run, asked: &EstimateQuestion, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        asked.question.window.only_visits(asked.method.name())?;
+        check_shape(asked.shape)?;
+        check_method(asked)?;
+        if asked.method == Method::Adjoint && !run.parts().is_empty() {
+            // It walks back from step to step, and one worker's blocks lie between those of another.
+            let range = "the run of one recorder: the adjoint walks back from step to step, and those of workers lie between each other";
+            let given = "the run of several workers".into();
+            return Err(AnalysisError::OutOfRange { what: "what is asked", given, range: range.into() });
+        }
+        let index = Index::build(run, &asked.question, progress)?;
+        let flattener = Flattener::new(&index.layout, run.manifest(), asked.shape);
+        let subject = Subject { run, asked: asked.clone(), index, flattener };
+        let examples = subject.examples(progress)?;
+        let each = 8 * examples.len().max(1) * asked.dampings.len().max(1);
+        // The adjoint holds two vectors for each probe, the others the probe and its solutions.
+        let flat = 4 * subject.flattener.length() * (1 + asked.dampings.len().max(1));
+        let limit = (Self::SCORE_BYTES_MAX / each).min(Self::PROBE_BYTES_MAX / flat.max(1)).max(16);
+        let ids: Vec<u64> = subject.index.records.keys().copied().collect();
+        let passes = ids.chunks(limit).map(<[u64]>::to_vec).collect();
+        let prepared = match asked.method {
+            Method::InfluenceFunction => {
+                subject.check_curvature_bytes()?;
+                Prepared::Solver(Box::new(influence_function::prepare(&subject, &examples, progress)?))
+            }
+            Method::Adjoint => Prepared::Story(Box::new(Story::read(&subject, progress)?)),
+            Method::Trak => {
+                subject.check_curvature_bytes()?;
+                Prepared::Nothing
+            }
+            Method::DataInf => Prepared::Nothing,
+        };
+        Ok(Self { subject, passes, prepared })
+    }
+
+    /// How many passes it takes; at least one.
+    pub fn passes(&self) -> usize {
+        self.passes.len()
+    }
+
+    /// How many probes are asked about.
+    pub fn probes(&self) -> usize {
+        self.subject.index.records.len()
+    }
+
+    /// The scores of the probes of one pass: an answer for each damping, in their order.
+    ///
+    /// # Errors
+    /// As [`EstimatePlan::new`]; [`AnalysisError::Diverged`] if an adjoint grew past all numbers.
+    ///
+    /// # Panics
+    /// If `number` is not below [`EstimatePlan::passes`].
+    pub fn pass(&self, number: usize, progress: Progress<'_>) -> Result<Vec<Influence>, AnalysisError> {
+        let (subject, ids) = (&self.subject, &self.passes[number]);
+        match (&self.prepared, subject.asked.method) {
+            (Prepared::Solver(solver), _) => influence_function::pass(subject, solver, ids, progress),
+            (Prepared::Story(story), _) => adjoint::pass(subject, story, ids, progress),
+            (Prepared::Nothing, Method::Trak) => trak::pass(subject, ids, progress),
+            (Prepared::Nothing, _) => datainf::pass(subject, ids, progress),
+        }
+    }
+
+    /// All passes in one: an answer for each damping, in their order.
+    ///
+    /// # Errors
+    /// As [`EstimatePlan::pass`].
+    ///
+    /// # Cost
+    /// Memory: 8 bytes for each example, probe and damping.
+    pub fn whole(&self, progress: Progress<'_>) -> Result<Vec<Influence>, AnalysisError> {
+        let mut whole = self.pass(0, progress)?;
+        for number in 1..self.passes() {
+            for (whole, part) in whole.iter_mut().zip(self.pass(number, progress)?) {
+                whole.merge(part);
+            }
+        }
+        Ok(whole)
+    }
+}
+
+/// Influence of every training example on the probes of a question, by one of the methods: an answer for each damping.
+///
+/// # Errors
+/// As [`EstimatePlan::new`] and [`EstimatePlan::pass`].
+pub fn estimate(run: &Run, asked: &EstimateQuestion) -> Result<Vec<Influence>, AnalysisError> {
+    let progress: Progress<'_> = &|_| {};
+    EstimatePlan::new(run, asked, progress)?.whole(progress)
+}

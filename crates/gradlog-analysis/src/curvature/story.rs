@@ -1,0 +1,98 @@
+//! What a walk back through the run needs to know beforehand.
+
+use super::set::{CurvatureRow, CurvatureSet};
+use super::subject::Subject;
+use crate::influence::plan::index::Index;
+use crate::rows::driver::{fold_each, Progress, ReadTo};
+use crate::{rows::column, AnalysisError, Curvature};
+use gradlog_format::log::{BlockKind, Column};
+use gradlog_format::run::{Block, Damage};
+use std::collections::BTreeMap;
+
+/// What the log says of an optimizer step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepRecord {
+    pub learning_rate: f32,
+    pub momentum: f32,
+    pub weight_decay: f32,
+}
+
+/// What the walk back needs to know beforehand: which blocks are sound, and what the optimizer did.
+pub(super) struct Story {
+    pub blocks: Vec<Block>,
+    pub steps: BTreeMap<u64, StepRecord>,
+    pub dropped: u64,
+    pub damage: Option<Damage>,
+    pub rows: Option<SetRows>,
+}
+
+/// The rows of a curvature set by the time at which they were taken.
+pub(super) struct SetRows {
+    pub index: Index,
+    pub times: BTreeMap<u64, Vec<CurvatureRow>>,
+}
+
+/// What one block says.
+enum StoryBlock {
+    Visits(Block),
+    Steps(Vec<(u64, StepRecord)>),
+    Dropped(u64),
+}
+
+fn read(block: &Block) -> Result<StoryBlock, AnalysisError> {
+    match block.kind() {
+        Some(BlockKind::Visits) => {
+            // A block that is damaged in the middle would be found after those behind it have been used.
+            block.check()?;
+            Ok(StoryBlock::Visits(block.clone()))
+        }
+        Some(BlockKind::Steps) => {
+            let steps = column::u64s(block, Column::Step)?;
+            let rates = column::f32s(block, Column::LearningRate)?;
+            let momenta = column::optional(block, Column::Momentum, column::f32s)?;
+            let decays = column::optional(block, Column::WeightDecay, column::f32s)?;
+            let record = |(row, step): (usize, u64)| {
+                let record = StepRecord {
+                    learning_rate: rates[row],
+                    momentum: momenta.as_ref().map_or(0.0, |momenta| momenta[row]),
+                    weight_decay: decays.as_ref().map_or(0.0, |decays| decays[row]),
+                };
+                (step, record)
+            };
+            Ok(StoryBlock::Steps(steps.into_iter().enumerate().map(record).collect()))
+        }
+        _ => Ok(StoryBlock::Dropped(column::u64s(block, Column::Dropped)?.iter().sum())),
+    }
+}
+
+impl Story {
+    pub(super) fn read(subject: &Subject<'_>, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+        let run = subject.run;
+        let mut story = Self { blocks: Vec::new(), steps: BTreeMap::new(), dropped: 0, damage: None, rows: None };
+        let before = |block: &Block| {
+            subject.index.damage.as_ref().is_none_or(|damage| damage.block.is_none_or(|at| block.sequence() < at))
+        };
+        let keep = |block: &Block| {
+            matches!(block.kind(), Some(BlockKind::Visits | BlockKind::Steps | BlockKind::Gaps)) && before(block)
+        };
+        let ReadTo(damage) = fold_each(run, progress, keep, read, |block| {
+            match block {
+                StoryBlock::Visits(block) => story.blocks.push(block),
+                StoryBlock::Steps(rows) => story.steps.extend(rows),
+                StoryBlock::Dropped(count) => story.dropped = story.dropped.saturating_add(count),
+            }
+            Ok(())
+        })?;
+        story.damage = damage.or_else(|| subject.index.damage.clone());
+        if let Curvature::Set(name) = &subject.asked.curvature {
+            let CurvatureSet { index, rows } = CurvatureSet::read(subject, name, progress)?;
+            story.damage = story.damage.or_else(|| index.damage.clone());
+            let mut times: BTreeMap<u64, Vec<CurvatureRow>> = BTreeMap::new();
+            for row in rows {
+                times.entry(row.time).or_default().push(row);
+            }
+            story.rows = Some(SetRows { index, times });
+        }
+        Ok(story)
+    }
+}

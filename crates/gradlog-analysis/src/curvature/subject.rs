@@ -1,0 +1,94 @@
+//! What a question comes to in a run: its probes, and how their gradients are made flat.
+
+use super::gram::FACTORS_MAX;
+use super::question::EstimateQuestion;
+use crate::influence::plan::index::Index;
+use crate::rows::driver::{fold_each, Progress};
+use crate::vectors::flatten::Flattener;
+use crate::vectors::walk::Walk;
+use crate::{rows::column, AnalysisError, Estimate, VectorBlock};
+use gradlog_format::log::Column;
+use gradlog_format::run::{Block, Run};
+use std::collections::BTreeSet;
+
+/// The most bytes that the flat vectors of a pass's probes take, unless those of 16 probes take more.
+pub(super) const PROBE_BYTES_MAX: usize = 256 << 20;
+
+/// The most bytes that the curvature of all blocks takes, in f64.
+pub(super) const CURVATURE_BYTES_MAX: u64 = 4 << 30;
+
+/// A question that has been looked up in the run. Every method works on it.
+pub(super) struct Subject<'run> {
+    pub run: &'run Run,
+    pub asked: EstimateQuestion,
+    pub index: Index,
+    pub flattener: Flattener,
+}
+
+impl Subject<'_> {
+    /// A walk over the visits that count.
+    pub(super) fn walk(&self) -> Walk<'_> {
+        Walk {
+            run: self.run,
+            flattener: &self.flattener,
+            window: &self.asked.question.window,
+            before: self.index.damage.as_ref(),
+        }
+    }
+
+    /// The examples that have visits inside the window, ascending. No gradient is opened.
+    pub(super) fn examples(&self, progress: Progress<'_>) -> Result<Vec<u64>, AnalysisError> {
+        let window = &self.asked.question.window;
+        let keep = |block: &Block| window.is_on(block) && window.touches(block);
+        let read = |block: &Block| Ok(window.inside(block)?.select(column::u64s(block, Column::Example)?));
+        let mut examples = BTreeSet::new();
+        // Who walks the visits meets the same damage.
+        let _ = fold_each(self.run, progress, keep, read, |found: Vec<u64>| {
+            examples.extend(found);
+            Ok(())
+        })?;
+        Ok(examples.into_iter().collect())
+    }
+
+    pub(super) fn check_curvature_bytes(&self) -> Result<(), AnalysisError> {
+        // The matrix, and its factors or its eigenvectors.
+        let dampings = self.asked.dampings.len();
+        let factors = if dampings <= FACTORS_MAX { dampings as u64 } else { 1 };
+        let bytes: u64 =
+            self.flattener.blocks.iter().map(|block| 8 * (1 + factors) * (block.width as u64).pow(2)).sum();
+        if bytes <= CURVATURE_BYTES_MAX {
+            return Ok(());
+        }
+        Err(AnalysisError::TooLarge {
+            what: format!(
+                "the curvature of {} blocks of up to {} numbers",
+                self.flattener.blocks.len(),
+                self.asked.shape.length
+            ),
+            limit: CURVATURE_BYTES_MAX,
+            how: "ask for shorter vectors",
+        })
+    }
+
+    /// What is common to the answers of a self.
+    pub(super) fn estimate(&self) -> Estimate {
+        Estimate {
+            method: self.asked.method,
+            curvature: self.asked.curvature.clone(),
+            curvature_rows: 0,
+            length: self.flattener.length(),
+            exact: self.flattener.blocks.iter().all(VectorBlock::is_exact),
+            by_layer: self.asked.shape.by_layer,
+            damping: None,
+            soft_threshold: self.asked.soft_threshold,
+            lambdas: Vec::new(),
+            epochs: 0,
+            steps: 0,
+            steps_without_record: 0,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            growth: 1.0,
+            dropped: 0,
+        }
+    }
+}

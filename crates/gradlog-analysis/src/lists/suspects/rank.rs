@@ -1,0 +1,107 @@
+//! From signals to the list of suspects.
+
+use super::confusions::Confusions;
+use super::gathered::{Gathered, NOTHING};
+use super::list::{Rival, Suspect, Suspects};
+use super::reasons::{self, SIGNALS};
+use super::votes::Votes;
+use crate::rows::driver::Progress;
+use crate::scores::order::suspicious_first;
+use crate::scores::over_runs::{different, in_run};
+use crate::{AnalysisError, LeftOut, Order, OverRuns, Score, Window};
+use gradlog_format::run::Run;
+use std::collections::HashMap;
+
+/// Prior weight of a label's confusions, in examples.
+const PRIOR_EXAMPLES: f64 = 200.0;
+
+/// The same for the word that is said of a confusion, which need not be as careful as the order.
+const PRIOR_EXAMPLES_OF_WORDS: f64 = 10.0;
+
+/// How much the log-odds of the confusion count.
+const CONFUSION_WEIGHT: f64 = 0.5;
+
+/// Ranks the training examples of one or several runs by how probably their label is wrong.
+///
+/// # Errors
+/// Those of [`Score::compute_over`], but for signals that the runs do not hold: these are left out and named, unless none
+/// is left.
+///
+/// # Cost
+/// Six passes over the small columns of each run; memory about 600 bytes per example.
+pub fn suspects(runs: &[&Run], window: &Window, progress: Progress<'_>) -> Result<Suspects, AnalysisError> {
+    window.only_visits("the list of suspects")?;
+    different(runs)?;
+    let mut signals = Vec::new();
+    let mut without = Vec::new();
+    let mut gathered: HashMap<u64, Gathered> = HashMap::new();
+    let (mut damage, mut left_out) = (None, LeftOut::default());
+    let mut failure = None;
+    for (score, _) in SIGNALS {
+        let table = match score.compute_over(runs, window, OverRuns::Mean, progress) {
+            Ok(table) => table,
+            Err(error) if error.is_about_what_was_recorded() => {
+                without.push((score, error.to_string()));
+                failure = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        left_out.take_larger(&table.left_out());
+        damage = damage.or_else(|| table.runs.iter().find_map(|part| part.damage.clone()));
+        let scored = table.rows.iter().filter(|row| !row.score.is_nan()).count() as f64;
+        for (place, row) in table.rows.iter().enumerate() {
+            let entry = gathered.entry(row.example).or_insert_with(|| Gathered::new(row));
+            entry.add(signals.len(), row, 1.0 - (place as f64 + 0.5) / scored);
+            if score == Score::Forgetting {
+                entry.never_learned = reasons::never_learned(row);
+            }
+        }
+        signals.push(score);
+    }
+    if let (true, Some(error)) = (signals.is_empty(), failure) {
+        return Err(error);
+    }
+    let mut votes = Votes::default();
+    for (number, run) in runs.iter().enumerate() {
+        let found = votes.read(run, window, progress).map_err(in_run(runs, number))?;
+        damage = damage.or(found);
+    }
+    left_out.take_larger(votes.left_out());
+    let mut rows: Vec<Suspect> = assemble(&signals, gathered, &votes);
+    rows.sort_by(|a, b| {
+        suspicious_first(Order::HighestFirst, a.suspicion, b.suspicion).then(a.example.cmp(&b.example))
+    });
+    let labels_differ = rows.iter().filter(|row| row.label.is_none() && votes.has(row.example)).count() as u64;
+    Ok(Suspects { signals, without, runs: runs.len() as u64, rows, labels_differ, left_out, damage })
+}
+
+fn assemble(signals: &[Score], gathered: HashMap<u64, Gathered>, votes: &Votes) -> Vec<Suspect> {
+    let mut entries: Vec<(u64, Gathered)> = gathered.into_iter().collect();
+    // Sums over examples are taken in one order, so that the list is the same each time.
+    entries.sort_by_key(|(example, _)| *example);
+    let rivals: Vec<Option<Rival>> =
+        entries.iter().map(|(example, entry)| votes.rival(*example, entry.label?)).collect();
+    let confusions = Confusions::count(&entries, &rivals, votes);
+    let describe = |((example, mut entry), rival): ((u64, Gathered), Option<Rival>)| {
+        entry.values.resize(signals.len(), NOTHING);
+        let median = entry.median();
+        let pair = rival.zip(entry.label);
+        let surprise = |prior| pair.map_or(0.0, |(rival, label)| confusions.surprise(label, rival.label, prior));
+        let mut suspect = Suspect {
+            example,
+            suspicion: (median / (1.0 - median)).ln() + CONFUSION_WEIGHT * surprise(PRIOR_EXAMPLES),
+            runs: entry.runs,
+            visits: entry.visits,
+            label: entry.label,
+            proposed: entry.label.and_then(|label| votes.majority(example).filter(|majority| *majority != label)),
+            rival,
+            values: entry.values,
+            reasons: Vec::new(),
+        };
+        let habit = surprise(PRIOR_EXAMPLES_OF_WORDS);
+        suspect.reasons = reasons::reasons(signals, &suspect, entry.never_learned, habit, entry.labels_differ);
+        suspect
+    };
+    entries.into_iter().zip(rivals).map(describe).collect()
+}

@@ -1,0 +1,171 @@
+//! The one reader of rows: which rows of a block count for a score, and why the others do not.
+
+use super::gradient::Layout;
+use super::inside::Inside;
+use super::left_out::LeftOut;
+use super::rule::{verdict, AbsentNumber, Predictions, RowRule, Verdict};
+use super::sweep::Sweeps;
+use super::window::Window;
+use crate::{rows::column, AnalysisError};
+use gradlog_format::log::{Column, LayerRecord};
+use gradlog_format::run::{Block, ReadError};
+
+/// Which gradient a block must hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum WantedGradient<'a> {
+    /// None: the score is made of numbers alone.
+    None,
+    /// That of exactly these layers, in this form.
+    Whole(&'a Layout),
+    /// The input factor of one layer, of this length.
+    Input { layer: u16, width: usize },
+}
+
+/// Reads which rows count, block by block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowReader<'a> {
+    pub window: &'a Window,
+    /// The sweeps inside the window; those of a window on visits say nothing.
+    pub sweeps: &'a Sweeps,
+    /// The layers of the run.
+    pub layers: &'a [LayerRecord],
+    pub rule: RowRule,
+    pub gradient: WantedGradient<'a>,
+}
+
+/// Why no row of a block counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BlockGap {
+    /// It lacks a number that the score is made of.
+    Missing,
+    /// It holds no gradients.
+    WithoutGradient,
+    /// It holds those of other layers, or in another form: in this one.
+    OtherLayers(Layout),
+}
+
+/// The rows of a block, each of which can be judged.
+#[derive(Debug)]
+pub(crate) struct BlockRows {
+    /// Which lie inside the window, and on sweeps are not repeated by a later row.
+    pub inside: Inside,
+    /// Why none of them counts, if that is known of the whole block; the fields below are then empty.
+    pub gap: Option<BlockGap>,
+    /// Of each number of the rule, the value of each row.
+    pub numbers: Vec<Vec<f32>>,
+    pub flags: Option<Vec<u8>>,
+    /// How many predictions each row is made of; one each, where it is `None`.
+    pub positions: Option<Vec<u32>>,
+    /// Whether a row without weight is left out.
+    pub leaves_out_unseen: bool,
+    /// Whether a row with several predictions is left out.
+    leaves_out_several: bool,
+}
+
+impl RowReader<'_> {
+    /// Reads of a block what says which of its rows count.
+    ///
+    /// # Errors
+    /// [`AnalysisError::SeveralPredictions`] where the rule refuses them; [`AnalysisError::Read`].
+    pub(crate) fn read(&self, block: &Block) -> Result<BlockRows, AnalysisError> {
+        let mut rows = BlockRows {
+            inside: self.sweeps.inside(self.window, block)?,
+            gap: self.find_gap(block),
+            numbers: Vec::new(),
+            flags: None,
+            positions: None,
+            leaves_out_unseen: self.rule.leaves_out_unseen(self.window.is_on_sweeps()),
+            leaves_out_several: self.rule.predictions == Predictions::OneOrLeftOut,
+        };
+        if rows.gap.is_some() {
+            return Ok(rows);
+        }
+        if self.rule.predictions != Predictions::NotUsed {
+            rows.positions = column::optional(block, Column::Positions, column::u32s)?;
+        }
+        if self.rule.predictions == Predictions::OneOrRefused {
+            rows.refuse_several(block)?;
+        }
+        let is_there = |column: &&Column| self.rule.absent == AbsentNumber::LeftOut || block.has(**column);
+        let numbers = self.rule.numbers.iter().filter(is_there);
+        rows.numbers = numbers.map(|column| self.number(block, *column)).collect::<Result<_, _>>()?;
+        rows.flags = column::optional(block, Column::Flags, column::u8s)?;
+        Ok(rows)
+    }
+
+    fn find_gap(&self, block: &Block) -> Option<BlockGap> {
+        let fits = match self.gradient {
+            WantedGradient::None => true,
+            WantedGradient::Whole(layout) => Layout::read(block, self.layers) == *layout,
+            WantedGradient::Input { layer, width } => {
+                let layout = Layout::read(block, self.layers);
+                layout.factored.iter().any(|factored| factored.layer == layer && factored.inputs == width)
+            }
+        };
+        if !fits {
+            let layout = Layout::read(block, self.layers);
+            return Some(if layout.is_empty() { BlockGap::WithoutGradient } else { BlockGap::OtherLayers(layout) });
+        }
+        let lacks = |column: &Column| !self.is_one(*column) && *column != Column::Clip && !block.has(*column);
+        let missing = self.rule.absent == AbsentNumber::LeftOut && self.rule.numbers.iter().any(lacks);
+        missing.then_some(BlockGap::Missing)
+    }
+
+    /// Whether the number is 1 in every row, whatever the block holds.
+    fn is_one(&self, column: Column) -> bool {
+        self.window.is_on_sweeps() && matches!(column, Column::Clip | Column::Coefficient)
+    }
+
+    fn number(&self, block: &Block, column: Column) -> Result<Vec<f32>, ReadError> {
+        if self.is_one(column) || column == Column::Clip && !block.has(column) {
+            return Ok(vec![1.0; block.rows()]);
+        }
+        column::f32s(block, column)
+    }
+}
+
+impl BlockRows {
+    /// Judges a row inside the window.
+    #[inline]
+    pub(crate) fn verdict(&self, row: usize) -> Verdict {
+        let flags = self.flags.as_ref().map_or(0, |flags| flags[row]);
+        let positions = self.positions.as_ref().map_or(1, |positions| positions[row]);
+        let finite = self.numbers.iter().all(|number| number[row].is_finite());
+        match verdict(flags, positions > 0, finite, self.leaves_out_unseen) {
+            Verdict::Counts if self.leaves_out_several && positions > 1 => Verdict::SeveralPredictions,
+            verdict => verdict,
+        }
+    }
+
+    /// The rows inside that count; the others are counted in `left_out`.
+    pub(crate) fn counting(&self, left_out: &mut LeftOut) -> Vec<usize> {
+        if self.gap.is_some() {
+            self.count_gap(left_out);
+            return Vec::new();
+        }
+        let counts = |row: &usize| {
+            let verdict = self.verdict(*row);
+            left_out.count(verdict);
+            verdict == Verdict::Counts
+        };
+        self.inside.rows().filter(counts).collect()
+    }
+
+    /// Counts the rows of a block of which none counts.
+    pub(crate) fn count_gap(&self, left_out: &mut LeftOut) {
+        let to = match self.gap {
+            None => return,
+            Some(BlockGap::Missing) => &mut left_out.missing,
+            Some(BlockGap::WithoutGradient) => &mut left_out.without_gradient,
+            Some(BlockGap::OtherLayers(_)) => &mut left_out.other_layers,
+        };
+        *to += self.inside.count() as u64;
+    }
+
+    fn refuse_several(&self, block: &Block) -> Result<(), AnalysisError> {
+        let Some(positions) = &self.positions else { return Ok(()) };
+        let several = positions.iter().enumerate().find(|(row, count)| **count > 1 && self.inside.contains(*row));
+        let Some((row, &positions)) = several else { return Ok(()) };
+        Err(AnalysisError::SeveralPredictions { example: column::u64s(block, Column::Example)?[row], positions })
+    }
+}

@@ -1,0 +1,160 @@
+//! From visits to one number for each example: the driver of all scores that look at each visit on its own.
+//!
+//! A score is an accumulator, [`PerExample`]. This file reads the rows that count by its rule, keeps one accumulator for each
+//! example, and sorts. Labels are read afterwards ([`crate::rows::last_labels`]).
+
+use super::order::{suspicious_first, Order};
+use super::per_example::PerExample;
+use super::score::Score;
+use super::shards::{Shard, Visits};
+use super::table::{ScoreRow, ScoreTable};
+use crate::rows::driver::{blocks_in_flight, fold_groups, fold_in_step_order, Progress, ReadTo};
+use crate::rows::last_labels::{last_labels, Blocks, Labels, Place};
+use crate::rows::reader::{RowReader, WantedGradient};
+use crate::rows::sweep::Sweeps;
+use crate::{error::NO_GRADIENTS, AnalysisError, Window};
+use gradlog_format::log::Column;
+use gradlog_format::run::{Block, Damage, ReadError, Run};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Computes the score of all examples with a visit inside the window.
+///
+/// Each thread takes some of the examples and sees their visits in the order of the file, so that sums do not depend on how
+/// many threads there are.
+pub(crate) fn score_examples<A: PerExample>(
+    run: &Run,
+    score: Score,
+    window: &Window,
+    progress: Progress<'_>,
+) -> Result<ScoreTable, AnalysisError> {
+    if A::NEEDS_VISITS && window.is_on_sweeps() {
+        return Err(AnalysisError::NotOnSweeps { score: score.name() });
+    }
+    let sweeps = Sweeps::find(run, window)?;
+    match score_before::<A>(run, score, window, (&sweeps, None), progress)? {
+        Scored::Table(table) => Ok(table),
+        // Labels that cannot be read are damage like any other: nothing is made of their block, nor of what follows it.
+        Scored::LabelsDamaged(damage) => {
+            match score_before::<A>(run, score, window, (&sweeps, Some(&damage)), &|_| {})? {
+                Scored::Table(table) => Ok(ScoreTable { damage: Some(damage), ..table }),
+                Scored::LabelsDamaged(damage) => Err(ReadError::Damaged(damage).into()),
+            }
+        }
+    }
+}
+
+enum Scored {
+    Table(ScoreTable),
+    LabelsDamaged(Damage),
+}
+
+/// The scores, of blocks before some damage.
+fn score_before<A: PerExample>(
+    run: &Run,
+    score: Score,
+    window: &Window,
+    (sweeps, before): (&Sweeps, Option<&Damage>),
+    progress: Progress<'_>,
+) -> Result<Scored, AnalysisError> {
+    let mut shards = Shard::<A>::all();
+    let bits = shards.len().trailing_zeros();
+    let mut left_out = sweeps.left_out();
+    let layers = &run.manifest().layers;
+    let reader = RowReader { window, sweeps, layers, rule: A::RULE, gradient: WantedGradient::None };
+    let end = before.and_then(|damage| damage.block).unwrap_or(u64::MAX);
+    let keep = |block: &Block| window.is_on(block) && window.touches(block) && block.sequence() < end;
+    let mut numbers = Blocks::default();
+    // No score of sweeps depends on their order, and a replay takes checkpoints in any.
+    let ReadTo(damage) = if run.parts().is_empty() || window.is_on_sweeps() {
+        let fold = |(): &(), blocks: Vec<Visits>| {
+            blocks.iter().for_each(|visits| visits.rows.count_gap(&mut left_out));
+            let blocks: Vec<(u32, Visits)> = blocks.into_iter().map(|v| (numbers.number(v.block), v)).collect();
+            let add = |shard: &mut Shard<A>| blocks.iter().for_each(|(n, visits)| shard.add(visits, *n, 0..usize::MAX));
+            shards.par_iter_mut().for_each(add);
+            Ok(())
+        };
+        let read = |(): &(), block: &Block| Visits::read(&reader, block, bits);
+        // At each group all threads wait for the slowest, which tells where a block is read in a tenth of a millisecond.
+        fold_groups(run, progress, 3 * blocks_in_flight(), keep, |_| Ok(()), read, fold)?
+    } else {
+        // Rows of several workers' blocks lie between each other in steps.
+        let fold = |visits: &Visits, rows: Range<usize>| {
+            if rows.start == 0 {
+                visits.rows.count_gap(&mut left_out);
+            }
+            let number = numbers.number(visits.block);
+            shards.iter_mut().for_each(|shard| shard.add(visits, number, rows.clone()));
+            Ok(())
+        };
+        fold_in_step_order(run, progress, keep, |block| Visits::read(&reader, block, bits), fold)?
+    };
+
+    shards.iter().for_each(|shard| left_out.add(&shard.left_out));
+    if left_out.missing > 0 && shards.iter().all(|shard| shard.gathered.is_empty()) {
+        return Err(missing(score, A::RULE.numbers));
+    }
+    let mut table = ScoreTable {
+        score,
+        basis: sweeps.basis(),
+        visits: shards.iter().map(|shard| shard.visits).sum(),
+        left_out,
+        estimated_norms: shards.iter().map(|shard| shard.estimated_norms).sum(),
+        rows: Vec::new(),
+        damage,
+    };
+    let places: Vec<Place> = shards.iter().flat_map(|shard| shard.gathered.iter().map(|entry| entry.last)).collect();
+    match last_labels(run, &numbers, &places) {
+        Ok(labels) => sort_into(&mut table, shards, labels),
+        Err(AnalysisError::Read(ReadError::Damaged(damage))) => return Ok(Scored::LabelsDamaged(damage)),
+        Err(other) => return Err(other),
+    }
+    Ok(Scored::Table(table))
+}
+
+fn sort_into<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>, labels: Vec<Labels>) {
+    let entries = shards.into_iter().flat_map(|mut shard| {
+        let examples = shard.examples.into_iter().zip(shard.gathered).enumerate();
+        examples.map(move |(slot, (example, entry))| (example, entry, shard.not_finite.remove(&slot).unwrap_or(0)))
+    });
+    let mut keyed: Vec<(f64, ScoreRow)> = entries
+        .zip(labels)
+        .map(|((example, entry, not_finite), labels)| {
+            let visits = entry.accumulator.visits();
+            let score = if visits > 0 { entry.accumulator.score() } else { f64::NAN };
+            let row = ScoreRow {
+                example,
+                visits,
+                score,
+                extras: entry.accumulator.extras(),
+                not_finite,
+                label: labels.label,
+                prediction: labels.prediction,
+            };
+            (entry.accumulator.tie_break(), row)
+        })
+        .collect();
+    let order = table.score.order();
+    keyed.sort_by(|(tie_a, a), (tie_b, b)| {
+        suspicious_first(order, a.score, b.score)
+            .then_with(|| suspicious_first(Order::HighestFirst, *tie_a, *tie_b))
+            .then_with(|| a.example.cmp(&b.example))
+    });
+    table.rows = keyed.into_iter().map(|(_, row)| row).collect();
+}
+
+fn missing(score: Score, columns: &[Column]) -> AnalysisError {
+    let (what, how) = if columns.contains(&Column::SquaredNorm) {
+        ("gradients", NO_GRADIENTS)
+    } else {
+        let what = match columns {
+            [Column::Margin, ..] => "margins",
+            [Column::El2n, ..] => "error norms",
+            [Column::Confidence, ..] => "confidences",
+            [Column::Correct, ..] => "record of which predictions were right",
+            _ => "losses",
+        };
+        (what, "they come with a classification loss: record it with `pass.cross_entropy`")
+    };
+    AnalysisError::Missing { score: score.name(), what, how }
+}
