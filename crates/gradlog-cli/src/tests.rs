@@ -1,5 +1,6 @@
 //! The verbs from their arguments to their output, without a process.
 
+mod golden;
 mod influence;
 mod refused;
 mod several;

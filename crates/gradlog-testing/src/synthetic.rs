@@ -300,6 +300,18 @@ impl Synthetic {
         self.append(b);
     }
 
+    /// A checkpoint before a step, of which the log has the size and the checksum. No file is written.
+    pub fn checkpoint(&mut self, step: u64, epoch: u32) {
+        let mut b = BlockBuilder::new(BlockKind::Checkpoints);
+        b.u64s(Column::Step, [step]);
+        b.u32s(Column::Epoch, [epoch]);
+        b.f32s(Column::LearningRate, [0.1]);
+        b.u64s(Column::Bytes, [64]);
+        b.u32s(Column::Checksum, [1]);
+        b.advance(1, step, epoch);
+        self.append(b);
+    }
+
     pub fn dropped(&mut self, count: u64) {
         let mut b = BlockBuilder::new(BlockKind::Gaps);
         b.u64s(Column::Dropped, [count]);

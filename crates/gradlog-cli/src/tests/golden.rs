@@ -1,0 +1,435 @@
+//! What every verb prints, compared with text files in `tests/golden` beside this file.
+//!
+//! `VERB.data.txt` has stdout and the exit code of CSV, JSON and tables of bare ids: others read these by program.
+//! `VERB.words.txt` has what people read: aligned tables and stderr. After a deliberate change, write the files again with
+//! `cargo test --release -p gradlog-cli -- --ignored rewrite_the_golden_files`, and read the difference.
+//!
+//! A processor with other vector instructions may round sums otherwise. A number may therefore differ in its last
+//! digits, unless the environment variable `GRADLOG_GOLDEN` is `exact`.
+
+use super::typed;
+use gradlog_format::sketch::Encoding;
+use gradlog_testing::{visits, Draws, Synthetic, Visit, Written};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// The runs that the verbs are asked about.
+struct Runs {
+    named: Vec<(&'static str, PathBuf)>,
+    /// Folder of files that are read and written.
+    files: TempDir,
+    _written: Vec<Written>,
+}
+
+/// Losses are cross entropies, labels belong to ids, and the first four examples have the extra class 10.
+fn labelled(mut all: Vec<Visit>) -> Vec<Visit> {
+    for visit in &mut all {
+        visit.loss = -visit.confidence.ln();
+        visit.label = if visit.example < 128 { 10 } else { (visit.example % 3) as u32 };
+        visit.prediction = if visit.correct == 1.0 { visit.label } else { (visit.label + 1) % 4 };
+    }
+    all
+}
+
+fn of_set(set: u32, mut rows: Vec<Visit>) -> Vec<Visit> {
+    rows.iter_mut().for_each(|row| row.set = set);
+    labelled(rows)
+}
+
+const EXAMPLES: u64 = 14;
+
+/// Everything that a recorder writes: probes, curvature, sweeps, checkpoints, steps, gaps, an end.
+fn full(seed: u64, examples: u64) -> Written {
+    let mut draws = Draws(seed);
+    let mut all = labelled(visits(&mut draws, examples, 4, 5));
+    let steps = all.last().unwrap().step + 1;
+    all[9].loss = f32::NAN;
+    all[9].margin = f32::NAN;
+    all[9].el2n = f32::INFINITY;
+    all[9].squared_norm = f32::NAN;
+    all[9].parts[0][0] = f32::NAN;
+    all[17].coefficient = 0.0;
+    let mut run = Synthetic::new(Encoding::Q8);
+    for (number, name) in [(0, "test"), (1, "train"), (2, "fisher")] {
+        run.set(number, name);
+    }
+    for step in [1, 5, 9] {
+        run.probes(&of_set(0, (3..6).map(|id| draws.visit(id, step, step as u32 / 3)).collect()));
+        run.probes(&of_set(1, (0..8).map(|id| draws.visit(100 + 7 * id, step, step as u32 / 3)).collect()));
+    }
+    let mut curvature = of_set(2, (0..6).map(|id| draws.visit(500 + id, 0, 0)).collect());
+    curvature.iter_mut().for_each(|row| row.curvature_weight = Some(0.5 + (row.example % 2) as f32));
+    run.probes(&curvature);
+    all.chunks(11).for_each(|rows| run.visits(rows));
+    let each: Vec<(u64, u32, f32, u64)> =
+        (0..steps).map(|step| (step, step as u32 / 3, 0.1, 1000 + 70 * step)).collect();
+    run.steps(&each);
+    run.optimizer(&(0..steps).map(|step| (step, 0.1, 0.9, 0.0005)).collect::<Vec<_>>());
+    for (step, epoch) in [(0, 0), (6, 2)] {
+        run.checkpoint(step, epoch);
+        let swept = (0..examples).map(|id| draws.visit(100 + 7 * id, step, epoch)).collect();
+        run.sweeps(&labelled(swept));
+        // The probes once more, at the step of the checkpoint.
+        run.probes(&of_set(0, (3..6).map(|id| draws.visit(id, step, epoch)).collect()));
+    }
+    run.dropped(3);
+    run.end();
+    run.finish()
+}
+
+/// Three workers, of which the last has not finished.
+fn workers() -> Written {
+    let dir = Arc::new(TempDir::new().unwrap());
+    let all = labelled(visits(&mut Draws(5), EXAMPLES, 3, 6));
+    let part = |rank: u32| {
+        let mut part = Synthetic::part(dir.clone(), Some((rank, 3)), Encoding::Q8);
+        part.set(0, "test");
+        if rank == 0 {
+            part.probes(&of_set(0, (3..5).map(|id| Draws(id).visit(id, 0, 0)).collect()));
+        }
+        let own: Vec<Visit> = all.iter().skip(rank as usize).step_by(3).cloned().collect();
+        own.chunks(5).for_each(|rows| part.visits(rows));
+        if rank < 2 {
+            part.end();
+        }
+        part.finish()
+    };
+    part(0);
+    part(1);
+    part(2)
+}
+
+/// A run whose recorder ended before the first visit.
+fn cut() -> Written {
+    let mut run = Synthetic::new(Encoding::Q8);
+    run.set(0, "test");
+    run.probes(&of_set(0, vec![Draws(3).visit(3, 0, 0)]));
+    run.finish()
+}
+
+impl Runs {
+    fn new() -> Self {
+        let (a, b, c) = (full(1, EXAMPLES), full(2, EXAMPLES), full(3, EXAMPLES - 3));
+        let damaged = full(1, EXAMPLES);
+        damaged.damage(12, 70);
+        let all = [("A", a), ("B", b), ("C", c), ("DAMAGED", damaged), ("WORKERS", workers()), ("CUT", cut())];
+        let files = TempDir::new().unwrap();
+        let named = all.iter().map(|(name, written)| (*name, written.path().to_owned())).collect();
+        let texts = [
+            ("ids.txt", "example\n100\n107\n114\n121\n"),
+            ("more.txt", "100\n107\n114\n"),
+            ("groups.csv", "example,group\n100,a\n107,b\n114,a\n121,b\n128,a\n5,b\n"),
+            ("broken.txt", "100\n1o7\n"),
+        ];
+        for (name, text) in texts {
+            std::fs::write(files.path().join(name), text).unwrap();
+        }
+        Self { named, files, _written: all.into_iter().map(|(_, written)| written).collect() }
+    }
+
+    /// Runs a command line in which `<NAME>` stands for a run and `{name}` for a file: exit code, stdout, stderr.
+    fn play(&self, line: &str) -> (u8, String, String) {
+        let word = |word: &str| {
+            let path = |path: &Path| path.to_str().unwrap().to_owned();
+            if let Some(name) = word.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')) {
+                return path(&self.named.iter().find(|(known, _)| *known == name).unwrap().1);
+            }
+            match word.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+                Some(name) => path(&self.files.path().join(name)),
+                None => word.to_owned(),
+            }
+        };
+        let words: Vec<String> = line.split_whitespace().map(word).collect();
+        let (code, out, words) = typed(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        (code, self.masked(out), self.masked(words))
+    }
+
+    fn masked(&self, mut text: String) -> String {
+        for (name, path) in &self.named {
+            text = text.replace(path.to_str().unwrap(), &format!("<{name}>"));
+        }
+        text.replace(self.files.path().to_str().unwrap(), "<FILES>").replace(env!("CARGO_PKG_VERSION"), "<VERSION>")
+    }
+}
+
+/// Verbs whose rows come in three forms, with their arguments.
+const ROWS: [(&str, &[&str]); 9] = [
+    (
+        "scores",
+        &[
+            "<A> --score aum",
+            "<A> --score loss",
+            "<A> --score el2n",
+            "<A> --score grand",
+            "<A> --score self-influence",
+            "<A> --score forgetting",
+            "<A> --score confidence",
+            "<A> --score variability",
+            "<A> --score correctness",
+            "<A> --score aum --top 3",
+            "<A> --score loss --epochs 1..3",
+            "<A> --score el2n --steps 2..=6",
+            "<A> --score loss --at sweep",
+            "<A> --score grand --at sweep:6",
+            "<A> <B> --score aum",
+            "<A> <B> <C> --score el2n",
+            "<A> <B> <C> --score forgetting --over-runs sum",
+            "<A> <B> --score grand --at sweep",
+            "<A> <DAMAGED> --score loss",
+            "<WORKERS> --score loss",
+            "<DAMAGED> --score el2n",
+            "<CUT> --score loss",
+        ],
+    ),
+    (
+        "suspects",
+        &["<A>", "<A> --top 4 --epochs 1..", "<A> <B> <C>", "<A> --at sweep", "<WORKERS>", "<DAMAGED>", "<CUT>"],
+    ),
+    (
+        "threshold",
+        &[
+            "<A> --class 10",
+            "<A> --class 10 --percentile 50 --flagged",
+            "<A> <C> --samples {ids.txt} --samples {more.txt} --top 5",
+            "<A> --class 10 --at sweep",
+            "<DAMAGED> --class 10",
+            "<CUT> --class 10",
+        ],
+    ),
+    ("map", &["<A>", "<A> <B> <C> --share 0.2", "<A> --at sweep --top 3", "<WORKERS>", "<DAMAGED>", "<CUT>"]),
+    (
+        "prune",
+        &[
+            "<A> --score el2n --keep 0.5",
+            "<A> <B> --score aum --keep 0.4 --skip-hardest 0.2",
+            "<A> --score forgetting --keep 0.5 --balance",
+            "<A> <C> --score loss --keep 0.5 --random 7 --over-runs sum",
+            "<A> --score loss --keep 0.5 --at sweep",
+            "<DAMAGED> --score loss --keep 0.5",
+            "<CUT> --score loss --keep 0.5",
+        ],
+    ),
+    (
+        "velocity",
+        &[
+            "<A> --set train",
+            "<A> --set train --groups {groups.csv}",
+            "<A> --set train --groups {ids.txt}",
+            "<A> --set train --by el2n --group-size 4",
+            "<A> --set train --by loss --group-size 4 --epochs 1..",
+            "<DAMAGED> --set train",
+            "<WORKERS> --set test",
+            "<CUT> --set test",
+        ],
+    ),
+    (
+        "influence",
+        &[
+            "<A> --probe test --id 3",
+            "<A> --probe test --id 3 --top 3",
+            "<A> --probe test --all",
+            "<A> --probe test --all --top 2",
+            "<A> --probe test --ids 3,4",
+            "<A> --probe test --class 2",
+            "<A> --probe test --mean --probe-time nearest",
+            "<A> --probe test --id 4 --normalise cosine",
+            "<A> --probe test --id 4 --normalise relatif --layers fc",
+            "<A> --probe test --id 4 --by layer --top 2",
+            "<A> --probe test --id 4 --by epoch --top 2",
+            "<A> --probe test --all --by layer --top 1",
+            "<A> --probe test --id 5 --nearest 3",
+            "<A> --probe test --id 5 --nearest 3 --nearest-in fc",
+            "<A> --probe test --id 3 --checkpoints",
+            "<A> --probe test --id 3 --at sweep:6",
+            "<A> --probe test --id 3 --epochs 2..",
+            "<A> --probe test --id 3 --method if",
+            "<A> --probe test --id 3 --method if --damping 0.01,0.1,1",
+            "<A> --probe test --all --method if --damping-absolute 0.1,1 --by-layer",
+            "<A> --probe test --id 3 --method if --curvature set:fisher --normalise relatif",
+            "<A> --probe test --id 3 --method datainf --by-layer",
+            "<A> --probe test --id 3 --method trak --soft-threshold 0.001",
+            "<A> --probe test --id 3 --method adjoint",
+            "<A> --probe test --id 3 --method adjoint --curvature none --numbers 20",
+            "<A> --probe test --id 3 --method if --nearest 2",
+            "<DAMAGED> --probe test --id 3",
+            "<WORKERS> --probe test --id 3",
+            "<CUT> --probe test --id 3",
+        ],
+    ),
+    (
+        "similar",
+        &[
+            "<A> --example 107",
+            "<A> --example 107 --top 3 --numbers 12 --epochs 1..",
+            "<A> --duplicates 0.3",
+            "<A> --duplicates -1 --top 5",
+            "<WORKERS> --duplicates 0.5",
+            "<DAMAGED> --example 107",
+            "<CUT> --example 107",
+        ],
+    ),
+    ("cluster", &["<A> --clusters 3", "<A> --clusters 4 --seed 5 --numbers 12", "<DAMAGED> --clusters 2", "<CUT>"]),
+];
+
+/// Verbs whose output has one form, or is chosen otherwise.
+const PLAIN: [(&str, &[&str]); 4] = [
+    ("info", &["<A>", "<B>", "<DAMAGED>", "<WORKERS>", "<CUT>"]),
+    ("verify", &["<A>", "<DAMAGED>", "<WORKERS>", "<CUT>"]),
+    ("recover", &["<A> --out {sound}", "<DAMAGED> --out {saved}", "<WORKERS> --out {joined}", "<A> --out {ids.txt}"]),
+    (
+        "export",
+        &[
+            "<A> --out {a.safetensors}",
+            "<A> --out {a.npy} --rows visits --numbers 12",
+            "<A> --out {b.bin} --format npy --rows applied",
+            "<DAMAGED> --out {c.npy}",
+            "<WORKERS> --out {d.npy}",
+            "<CUT> --out {e.npy}",
+        ],
+    ),
+];
+
+/// Questions that are refused.
+const REFUSED: [&str; 28] = [
+    "scores",
+    "scores <A>",
+    "scores <A> --score nonsense",
+    "scores <A> --score loss --top 0",
+    "scores <A> --score loss --epochs 5..5",
+    "scores <A> --score loss --epochs 9..",
+    "scores <A> --score forgetting --at sweep",
+    "scores <A> <A> --score loss",
+    "scores {.} --score loss",
+    "suspects <A> --steps 900..",
+    "threshold <A>",
+    "threshold <A> --class 77",
+    "threshold <A> --samples {broken.txt}",
+    "threshold <A> --samples {absent.txt}",
+    "threshold <A> <B> --samples {ids.txt}",
+    "prune <A> --score loss --keep 1.5",
+    "prune <A> --score loss --keep 0.9 --skip-hardest 0.2",
+    "velocity <A> --set nope",
+    "velocity <A> --set train --group-size 4",
+    "influence <A> --probe nope --id 3",
+    "influence <A> --probe test --id 99",
+    "influence <A> --probe test",
+    "influence <A> --probe test --id 3 --layers fc7",
+    "influence <A> --probe test --id 3 --checkpoints --at visits",
+    "influence <A> --probe test --id 3 --method magic",
+    "influence <DAMAGED> --probe nope --id 3",
+    "similar <A> --example 31337",
+    "export <A> --out {no/such/folder.npy}",
+];
+
+/// Both files of a verb: what programs read, what people read.
+fn texts(runs: &Runs, verb: &str) -> (String, String) {
+    let (mut data, mut words) = (String::new(), String::new());
+    let mut record = |line: &str, people: bool, programs: bool| {
+        let (code, out, said) = runs.play(line);
+        if programs {
+            let _ = writeln!(data, "$ gradlog {line}\nexit {code}\n{out}");
+        }
+        if people {
+            let out = if programs { "" } else { out.as_str() };
+            let _ = writeln!(words, "$ gradlog {line}\nexit {code}\n{out}---\n{said}");
+        }
+    };
+    for (_, lines) in ROWS.iter().filter(|(name, _)| *name == verb) {
+        for line in *lines {
+            // A keep-list of bare ids is for programs.
+            record(&format!("{verb} {line}"), true, verb == "prune");
+            for format in ["csv", "json"] {
+                record(&format!("{verb} {line} --format {format}"), false, true);
+            }
+        }
+    }
+    for (_, lines) in PLAIN.iter().filter(|(name, _)| *name == verb) {
+        for line in *lines {
+            record(&format!("{verb} {line}"), true, false);
+            if verb == "info" {
+                record(&format!("{verb} {line} --format json"), false, true);
+            }
+        }
+    }
+    if verb == "refused" {
+        REFUSED.iter().for_each(|line| record(line, true, false));
+    }
+    if verb == "export" {
+        for name in ["a.safetensors", "a.npy", "b.bin", "c.npy", "d.npy"] {
+            let _ = writeln!(data, "{name}: {}", header(&runs.files.path().join(name)));
+        }
+    }
+    (data, words)
+}
+
+/// Size of a file of numbers and, of NumPy's, the text at its beginning.
+fn header(path: &Path) -> String {
+    let bytes = std::fs::read(path).unwrap();
+    let length = match bytes.starts_with(b"\x93NUMPY") {
+        true => 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]])),
+        false => 0,
+    };
+    format!("{} bytes, {}", bytes.len(), bytes[..length].escape_ascii())
+}
+
+fn verbs() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().chain(&PLAIN).map(|(verb, _)| *verb).chain(["refused"])
+}
+
+fn path(verb: &str, kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/tests/golden/{verb}.{kind}.txt"))
+}
+
+/// Whether two texts are the same but for the last digits of numbers.
+fn same_but_for_rounding(a: &str, b: &str) -> bool {
+    let split = |text: &str| -> Vec<String> {
+        text.split_inclusive(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c))).map(str::to_owned).collect()
+    };
+    let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<f64>().ok();
+    let close = |(a, b): (&String, &String)| {
+        let long = a.len().min(b.len()) >= 8 || a.len() == b.len();
+        let near = |(a, b): (f64, f64)| long && (a - b).abs() <= 1e-4 * (1e-4 + a.abs().max(b.abs()));
+        a == b || number(a).zip(number(b)).is_some_and(near)
+    };
+    let (a, b) = (split(a), split(b));
+    a.len() == b.len() && a.iter().zip(&b).all(close)
+}
+
+#[test]
+fn every_verb_prints_what_it_printed() {
+    let runs = Runs::new();
+    let exact = std::env::var_os("GRADLOG_GOLDEN").is_some_and(|value| value == "exact");
+    let mut different = Vec::new();
+    for verb in verbs() {
+        let (data, words) = texts(&runs, verb);
+        for (kind, found) in [("data", data), ("words", words)] {
+            let path = path(verb, kind);
+            let expected = std::fs::read_to_string(&path).unwrap_or_default();
+            if found == expected || !exact && same_but_for_rounding(&found, &expected) {
+                continue;
+            }
+            let line = found.lines().zip(expected.lines()).position(|(a, b)| a != b).unwrap_or(0);
+            let at = |text: &str| text.lines().nth(line).unwrap_or_default().to_owned();
+            different.push(format!("{}:{}\n  was {}\n  is  {}", path.display(), line + 1, at(&expected), at(&found)));
+        }
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+#[test]
+#[ignore = "writes the files that the other test compares with"]
+fn rewrite_the_golden_files() {
+    let runs = Runs::new();
+    for verb in verbs() {
+        let (data, words) = texts(&runs, verb);
+        for (kind, text) in [("data", data), ("words", words)] {
+            if !text.is_empty() {
+                let path = path(verb, kind);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            }
+        }
+    }
+}
