@@ -41,15 +41,13 @@ pub enum AnalysisError {
         known: Vec<u64>,
     },
     /// Forgetting counts transitions from visit to visit.
-    #[error(
-        "{score} is not defined on sweeps: it counts what changes from one visit of the training to the next; leave out `--at`"
-    )]
+    #[error("{score} is not defined on sweeps: it counts what changes from one visit of the training to the next")]
     NotOnSweeps {
         /// The score that was asked for.
         score: &'static str,
     },
     /// What was asked for needs what sweeps have not: the steps that visits took part in, or their sequence.
-    #[error("{what} stands on the visits of the training and knows no sweeps: leave out `--at` and `--checkpoints`, or give a window on visits")]
+    #[error("{what} needs the visits of the training and is not defined on sweeps: give a window on visits")]
     OnlyVisits {
         /// What was asked for.
         what: &'static str,
@@ -104,7 +102,7 @@ pub enum AnalysisError {
         folded: Vec<String>,
     },
     /// Of several runs, one failed.
-    #[error("run {run}: {source}")]
+    #[error("run {run} cannot be used")]
     InRun {
         /// Its folder.
         run: String,
@@ -160,9 +158,7 @@ pub enum AnalysisError {
         differ: bool,
     },
     /// No vector of this example could be made.
-    #[error(
-        "the run has no gradient of example {id} inside the window that could be used; `gradlog export` lists the examples that have one"
-    )]
+    #[error("the run has no gradient of example {id} inside the window that could be used")]
     NoSuchExample {
         /// The id that was asked for.
         id: u64,
@@ -207,7 +203,7 @@ pub enum AnalysisError {
         step: u64,
     },
     /// What was asked for is not in the part of a damaged run that can be read.
-    #[error("{source}; but the run is damaged, and what you ask for may lie behind that: {damage}")]
+    #[error("the run is damaged, and what was asked for may lie behind the damage ({damage})")]
     Cut {
         /// What is not there.
         source: Box<AnalysisError>,
@@ -217,6 +213,16 @@ pub enum AnalysisError {
 }
 
 impl AnalysisError {
+    /// The error and what caused it, for a result that holds it as text.
+    pub(crate) fn with_sources(&self) -> String {
+        match self {
+            AnalysisError::InRun { source, .. } | AnalysisError::Cut { source, .. } => {
+                format!("{self}: {}", source.with_sources())
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the run simply does not hold what was asked for, in a form in which it can be used.
     pub(crate) fn is_about_what_was_recorded(&self) -> bool {
         match self {

@@ -1,36 +1,86 @@
-//! Why a verb failed.
+//! Why a verb failed, and what to do about it.
 
-use super::arguments::{narrowed, Extent};
-use gradlog_analysis::{AnalysisError, Window};
+use gradlog_analysis::AnalysisError;
 use gradlog_format::run::{ReadError, RecoverError};
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+/// Why a verb failed. An error that has a source does not print it: [`explain`] does.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CliError {
+pub(crate) enum CliError {
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error(
-        "{0}; without an intact manifest nothing can be recovered: it alone says what layers, seeds and encodings the numbers \
-         belong to. Put back `manifest` from a copy of the run"
-    )]
-    Recover(ReadError),
+    /// The manifest of a run that is to be recovered cannot be read.
+    #[error("without an intact manifest nothing can be recovered")]
+    Manifest(#[source] ReadError),
     #[error(transparent)]
     Recovery(#[from] RecoverError),
     #[error(transparent)]
     Analysis(#[from] AnalysisError),
-    #[error("no visit lies inside `{}`: there are visits of {there}", narrowed(window))]
-    Outside { window: Window, there: Extent },
-    #[error("no example has a score, so there is nothing to keep, and no list was written")]
-    NothingToKeep,
-    #[error("cannot write to stdout: {0}")]
-    Stdout(io::Error),
-    #[error("cannot write {path}: {source}; nothing was left there: give another --out, or make room")]
+    /// Arguments that do not fit together.
+    #[error("{0}")]
+    Arguments(String),
+    #[error("no visit lies inside `{asked}`: there are visits of {there}")]
+    Outside { asked: String, there: String },
+    #[error("{0}, so there is nothing to keep, and no list was written")]
+    NothingToKeep(String),
+    /// The output cannot be written; the frame knows where to.
+    #[error("cannot write")]
+    Write(#[from] io::Error),
+    #[error("cannot write to stdout")]
+    Stdout(#[source] io::Error),
+    #[error("cannot write {}", path.display())]
     Out { path: PathBuf, source: io::Error },
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {}", path.display())]
     In { path: PathBuf, source: io::Error },
-    #[error(
-        "{path}, line {line}: `{text}` is not the id of an example; a line is `id`, or `id,` and what belongs to it"
-    )]
+    #[error("{}, line {line}: `{text}` is not the id of an example", path.display())]
     NotAnId { path: PathBuf, line: u64, text: String },
+}
+
+impl CliError {
+    /// What to do about it, in words of the command line.
+    fn advice(&self) -> Option<&'static str> {
+        match self {
+            CliError::Manifest(_) => Some(
+                "the manifest alone says what layers, seeds and encodings the numbers belong to: put back `manifest` \
+                 from a copy of the run",
+            ),
+            CliError::Analysis(error) => analysis_advice(error),
+            CliError::Out { .. } => Some("nothing was left there: give another --out, or make room"),
+            CliError::NotAnId { .. } => Some("a line is `id`, or `id,` and what belongs to it"),
+            _ => None,
+        }
+    }
+}
+
+/// What the command can do about an error of the library, which knows no flags.
+fn analysis_advice(error: &AnalysisError) -> Option<&'static str> {
+    match error {
+        AnalysisError::NotOnSweeps { .. } => Some("leave out --at"),
+        AnalysisError::OnlyVisits { .. } => Some("leave out --at and --checkpoints"),
+        AnalysisError::NoSuchExample { .. } => Some("`gradlog export` lists the examples that have one"),
+        AnalysisError::InRun { source, .. } | AnalysisError::Cut { source, .. } => analysis_advice(source),
+        _ => None,
+    }
+}
+
+/// The error, what caused it, and what to do, each said once.
+pub(crate) fn explain(error: &CliError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // An error of another crate may print its source itself.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    if let Some(advice) = error.advice() {
+        text.push_str("; ");
+        text.push_str(advice);
+    }
+    text
 }

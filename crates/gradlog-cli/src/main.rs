@@ -1,4 +1,4 @@
-//! The command `gradlog`; all of it is in the library beside this file.
+//! The command `gradlog`. The library in this package holds all of it.
 
 use std::process::ExitCode;
 

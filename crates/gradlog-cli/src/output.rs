@@ -1,53 +1,54 @@
 //! Where output goes: stdout, or a file that appears when it is whole; and the progress bar.
 
-use super::error::CliError;
-use crate::report::printable;
-use gradlog_format::run::{Damage, ReadError, Run, Workers};
+use crate::error::CliError;
+use crate::report::{printable, Format};
+use gradlog_format::run::Run;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// What a verb talks to.
-pub(super) struct Console<'a> {
+pub(crate) struct Console<'a> {
     /// Data.
     pub out: &'a mut dyn Write,
     /// Words.
     pub words: &'a mut dyn Write,
-    /// Whether somebody watches the words being written.
-    pub progress: bool,
+    /// The progress bar.
+    pub watch: Watch,
 }
 
 impl Console<'_> {
     /// Says one line. Words that nobody can read are no reason to fail.
-    pub(super) fn say(&mut self, words: impl std::fmt::Display) {
+    pub(crate) fn say(&mut self, words: impl std::fmt::Display) {
         // Names and paths are in them that somebody else has chosen.
-        let _ = writeln!(self.words, "{}", printable(&words.to_string()));
+        let line = printable(&words.to_string());
+        self.watch.bar().suspend(|| {
+            let _ = writeln!(self.words, "{line}");
+        });
+    }
+}
+
+/// The progress bar of a command, hidden unless somebody watches. All clones are the same bar.
+#[derive(Clone)]
+pub(crate) struct Watch {
+    /// Whether somebody watches the words being written.
+    is_watched: bool,
+    bar: Rc<RefCell<ProgressBar>>,
+}
+
+impl Watch {
+    pub(crate) fn new(is_watched: bool) -> Self {
+        Self { is_watched, bar: Rc::new(RefCell::new(ProgressBar::hidden())) }
     }
 
-    /// Says how many rows a table without `--top` leaves out.
-    pub(super) fn say_more(&mut self, asked: Option<u64>, rows: usize, shown: usize) {
-        if asked.is_none() && rows > shown {
-            self.say(format_args!("{} more: see them with --top N, or all with --format csv", rows - shown));
-        }
-    }
-
-    /// Says where the run is damaged, if it is.
-    pub(super) fn say_damage(&mut self, damage: Option<&Damage>) {
-        if let Some(damage) = damage {
-            self.say(format_args!("warning: {damage}"));
-        }
-    }
-
-    /// A bar for `passes` passes over the blocks of a run; hidden unless somebody watches.
-    pub(super) fn bar(&self, run: &Run, passes: usize, doing: &'static str) -> ProgressBar {
-        self.bar_over(&[run], passes, doing)
-    }
-
-    /// The same over several runs.
-    pub(super) fn bar_over(&self, runs: &[&Run], passes: usize, doing: &'static str) -> ProgressBar {
-        if !self.progress {
-            return ProgressBar::hidden();
+    /// Draws a bar for `passes` passes over the blocks of some runs.
+    pub(crate) fn start(&self, runs: &[&Run], passes: usize, doing: &'static str) {
+        self.clear();
+        if !self.is_watched {
+            return;
         }
         // Headers only: a small part of what the pass itself reads.
         let bytes: u64 = runs.iter().flat_map(|run| run.scan()).map(|block| block.bytes()).sum();
@@ -57,44 +58,71 @@ impl Console<'_> {
             bar.set_style(style);
         }
         bar.set_message(doing);
-        bar
+        self.bar.replace(bar);
+    }
+
+    /// The bar that is there, or a hidden one.
+    pub(crate) fn bar(&self) -> ProgressBar {
+        self.bar.borrow().clone()
+    }
+
+    /// Takes the bar off the terminal.
+    pub(crate) fn clear(&self) {
+        self.bar.replace(ProgressBar::hidden()).finish_and_clear();
     }
 }
 
-/// Stdout, or a file beside the one that is to appear.
-pub(super) enum Target<'a> {
+/// Where a verb writes, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Destination<'a> {
+    /// The file, or stdout.
+    pub out: Option<&'a Path>,
+    pub format: Format,
+    /// The most rows.
+    pub rows_max: Option<usize>,
+    /// Whether nobody asked for so few rows.
+    pub is_cut_by_default: bool,
+}
+
+impl Destination<'_> {
+    pub(crate) fn stdout() -> Self {
+        Self { out: None, format: Format::Table, rows_max: None, is_cut_by_default: false }
+    }
+
+    /// Names the place that could not be written.
+    pub(crate) fn explain(&self, source: io::Error) -> CliError {
+        match self.out {
+            Some(path) => CliError::Out { path: path.to_owned(), source },
+            None => CliError::Stdout(source),
+        }
+    }
+}
+
+/// Stdout, or a temporary file that takes its name when it is whole.
+pub(crate) enum Target<'a> {
     Stdout(BufWriter<&'a mut dyn Write>),
     File { path: PathBuf, temporary: Option<PathBuf>, file: BufWriter<File> },
 }
 
 impl<'a> Target<'a> {
-    pub(super) fn open(path: Option<&Path>, stdout: &'a mut dyn Write) -> Result<Self, CliError> {
+    pub(crate) fn open(path: Option<&Path>, stdout: &'a mut dyn Write) -> io::Result<Self> {
         let Some(path) = path else {
             return Ok(Target::Stdout(BufWriter::new(stdout)));
         };
-        let failed = |source| CliError::Out { path: path.to_owned(), source };
         // A pipe or a device is written to as it is: renaming would put a file in its place.
         let special = std::fs::metadata(path).is_ok_and(|about| !about.is_file());
-        let temporary = if special { None } else { Some(beside(path).map_err(failed)?) };
+        let temporary = if special { None } else { Some(temporary_path(path)?) };
         let mut options = OpenOptions::new();
         options.write(true);
         if !special {
             options.create_new(true);
         }
-        let file = options.open(temporary.as_deref().unwrap_or(path)).map_err(failed)?;
+        let file = options.open(temporary.as_deref().unwrap_or(path))?;
         Ok(Target::File { path: path.to_owned(), temporary, file: BufWriter::new(file) })
     }
 
-    /// What went wrong while writing here.
-    pub(super) fn failed(path: Option<&Path>, source: io::Error) -> CliError {
-        match path {
-            Some(path) => CliError::Out { path: path.to_owned(), source },
-            None => CliError::Stdout(source),
-        }
-    }
-
     /// Everything is written: a file now takes its name.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         self.flush()?;
         if let Target::File { path, temporary, file } = &mut self {
             if let Some(from) = temporary.as_ref() {
@@ -132,48 +160,11 @@ impl Write for Target<'_> {
     }
 }
 
-fn beside(path: &Path) -> io::Result<PathBuf> {
+/// The name under which a file is written, in the same folder.
+fn temporary_path(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| io::Error::other("this is not the name of a file"))?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".{}.partial", std::process::id()));
     Ok(path.with_file_name(temporary))
-}
-
-/// Says what a reader of the result should know of the workers that recorded the run, if several did.
-///
-/// # Errors
-/// As [`Run::workers`].
-pub(super) fn say_workers(console: &mut Console<'_>, run: &Run) -> Result<(), ReadError> {
-    if let Some(worker) = run.manifest().worker {
-        let (rank, workers) = (worker.rank, worker.workers);
-        console.say(format_args!(
-            "note: this is the part of worker {rank} of {workers} alone; the run is the folder around it"
-        ));
-    }
-    for note in run.workers()?.iter().flat_map(Workers::notes) {
-        console.say(format_args!("note: {note}"));
-    }
-    Ok(())
-}
-
-/// What [`say_workers`] says, for a result in a file; `None` if all workers are there and came equally far.
-///
-/// # Errors
-/// As [`Run::workers`].
-pub(super) fn workers_note(run: &Run) -> Result<Option<String>, ReadError> {
-    let notes = run.workers()?.map(|workers| workers.notes()).filter(|notes| !notes.is_empty());
-    Ok(notes.map(|notes| notes.join("; ")))
-}
-
-/// Says which part of the model's gradient was recorded, so that a part is not taken for the whole.
-pub(super) fn say_coverage(console: &mut Console<'_>, run: &Run) {
-    match run.manifest().coverage() {
-        Some(share) if share < 0.9995 => console.say(format_args!(
-            "note: the gradients are those of {:.1} % of the model's parameters; `gradlog info` lists the layers",
-            100.0 * share
-        )),
-        Some(_) => {}
-        None => console.say("note: the gradients are those of the recorded layers; `gradlog info` lists them"),
-    }
 }

@@ -264,7 +264,10 @@ fn nothing_takes_sweeps_for_visits() {
     assert!(matches!(suspects(&[&swept], &Window::sweeps(), &|_| {}), Err(AnalysisError::OnlyVisits { .. })));
     let scores = influence(&swept, &question).unwrap();
     let far = influence_by_distance(&swept, &scores, &Window::sweeps(), None, &|_| {}).unwrap_err();
-    assert!(matches!(far, AnalysisError::OnlyVisits { .. }) && far.to_string().contains("leave out `--at`"), "{far}");
+    assert!(
+        matches!(far, AnalysisError::OnlyVisits { .. }) && far.to_string().contains("give a window on visits"),
+        "{far}"
+    );
 }
 
 #[test]

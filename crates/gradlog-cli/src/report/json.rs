@@ -27,7 +27,7 @@ pub fn pretty(object: &Json) -> io::Result<String> {
 }
 
 /// JSON text with escapes for what JSON lets stand and a terminal does not: DEL, the C1 controls (0x9B begins an escape
-/// sequence) and marks that turn the direction of writing. Outside of strings there are none.
+/// sequence) and marks that turn the direction of writing. They occur in strings only.
 fn escaped(text: String) -> String {
     let special = |c: char| ('\u{7F}'..='\u{9F}').contains(&c) || super::table::turns(c);
     if !text.contains(special) {

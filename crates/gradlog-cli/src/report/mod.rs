@@ -11,7 +11,7 @@ mod tensors;
 mod value;
 
 pub use npy::write_npy;
-pub use table::{pairs, printable};
+pub use table::{printable, write_pairs};
 pub use tensors::{write_tensors, Numbers, Tensor};
 pub use value::Value;
 
@@ -32,14 +32,6 @@ pub enum Format {
 }
 
 /// Writes rows in one of the formats.
-///
-/// ```
-/// use gradlog::report::{Format, Rows, Value};
-///
-/// let mut rows = Rows::begin(Format::Csv, Vec::new(), &[], &["example", "score"]).unwrap();
-/// rows.row(&[Value::Integer(7), Value::Number(0.5)]).unwrap();
-/// assert_eq!(rows.end().unwrap(), b"example,score\n7,0.5\n");
-/// ```
 pub struct Rows<W> {
     format: Format,
     out: W,
@@ -50,7 +42,7 @@ pub struct Rows<W> {
 }
 
 impl<W: Write> Rows<W> {
-    /// Starts the output. `head` is what a JSON object says beside its rows; the other formats leave it out.
+    /// Starts the output. `head` holds the keys of a JSON object before its rows; the other formats leave it out.
     ///
     /// # Errors
     /// What `out` says; so it is for all of these.

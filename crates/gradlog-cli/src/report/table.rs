@@ -3,6 +3,7 @@
 use super::Value;
 use gradlog_analysis::significant;
 use std::io::{self, Write};
+use unicode_width::UnicodeWidthStr;
 
 pub(super) fn cell(value: &Value) -> String {
     match value {
@@ -30,10 +31,10 @@ pub(super) fn turns(c: char) -> bool {
 ///
 /// # Errors
 /// What `out` says.
-pub fn pairs(out: &mut dyn Write, pairs: &[(&str, String)]) -> io::Result<()> {
-    let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+pub fn write_pairs(out: &mut dyn Write, pairs: &[(&str, String)]) -> io::Result<()> {
+    let width = pairs.iter().map(|(name, _)| name.width()).max().unwrap_or(0);
     for (name, value) in pairs {
-        writeln!(out, "{name:<width$}  {}", printable(value))?;
+        writeln!(out, "{name}{}  {}", " ".repeat(width - name.width()), printable(value))?;
     }
     Ok(())
 }
@@ -46,7 +47,7 @@ fn is_number(cell: &str) -> bool {
 pub(super) fn write(out: &mut impl Write, columns: &[String], rows: &[Vec<String>]) -> io::Result<()> {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).chain([columns[column].chars().count()]).max().unwrap_or(0)
+        cells.map(|cell| cell.width()).chain([columns[column].width()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     let right: Vec<bool> =
@@ -57,7 +58,7 @@ pub(super) fn write(out: &mut impl Write, columns: &[String], rows: &[Vec<String
             if !line.is_empty() {
                 line.push_str("  ");
             }
-            let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
+            let padding = " ".repeat(width.saturating_sub(cell.width()));
             let (before, after) = if *right { (padding.as_str(), "") } else { ("", padding.as_str()) };
             line.push_str(before);
             line.push_str(cell);
@@ -83,5 +84,21 @@ mod tests {
         let expected = " example  la\u{FFFD}yer         score\n       7  fc\u{FFFD}1         0.50000\n\
                         12345678  convolution      inf\n       3  x, y               -\n";
         assert_eq!(text, expected);
+    }
+
+    /// A wide character takes two cells of a terminal, a combining one none.
+    #[test]
+    fn columns_are_as_wide_as_a_terminal_shows_them() {
+        let mut rows = Rows::begin(Format::Table, Vec::new(), &[], &["層", "layer", "n"]).unwrap();
+        rows.row(&["畳み込み".into(), "fc".into(), 7u64.into()]).unwrap();
+        rows.row(&["e\u{301}te\u{301}".into(), "日".into(), 12u64.into()]).unwrap();
+        let text = String::from_utf8(rows.end().unwrap()).unwrap();
+        let expected = "層        layer   n\n畳み込み  fc      7\ne\u{301}te\u{301}       日     12\n";
+        assert_eq!(text, expected);
+        assert!(text.lines().all(|line| line.width() == 19), "{text}");
+
+        let mut out = Vec::new();
+        write_pairs(&mut out, &[("層", "a".into()), ("abc", "b".into())]).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "層   a\nabc  b\n");
     }
 }

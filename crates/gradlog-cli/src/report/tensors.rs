@@ -51,7 +51,7 @@ impl Numbers<'_> {
     }
 
     /// Writes some of them, little-endian.
-    pub(super) fn write(&self, out: &mut impl Write, range: Range<usize>) -> io::Result<()> {
+    pub(super) fn write(&self, out: &mut (impl Write + ?Sized), range: Range<usize>) -> io::Result<()> {
         match self {
             Numbers::U64(all) => all[range].iter().try_for_each(|number| out.write_all(&number.to_le_bytes())),
             Numbers::I64(all) => all[range].iter().try_for_each(|number| out.write_all(&number.to_le_bytes())),
@@ -77,7 +77,11 @@ pub struct Tensor<'a> {
 ///
 /// # Errors
 /// What `out` says, and [`io::ErrorKind::InvalidInput`] if a shape does not fit its numbers.
-pub fn write_tensors(out: &mut impl Write, words: &[(&str, String)], tensors: &[Tensor<'_>]) -> io::Result<()> {
+pub fn write_tensors(
+    out: &mut (impl Write + ?Sized),
+    words: &[(&str, String)],
+    tensors: &[Tensor<'_>],
+) -> io::Result<()> {
     let mut offset = 0;
     let mut infos = Vec::with_capacity(tensors.len());
     for tensor in tensors {
@@ -90,7 +94,8 @@ pub fn write_tensors(out: &mut impl Write, words: &[(&str, String)], tensors: &[
     let words: HashMap<String, String> = words.iter().map(|(name, word)| ((*name).to_owned(), word.clone())).collect();
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
     let metadata = Metadata::new(Some(words), infos).map_err(invalid)?;
-    let mut header = serde_json::to_vec(&metadata)?;
+    // By way of a value, whose keys are sorted: the same numbers are then the same file.
+    let mut header = serde_json::to_vec(&serde_json::to_value(&metadata)?)?;
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;

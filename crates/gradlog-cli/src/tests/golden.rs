@@ -33,7 +33,7 @@ fn labelled(mut all: Vec<Visit>) -> Vec<Visit> {
     all
 }
 
-fn of_set(set: u32, mut rows: Vec<Visit>) -> Vec<Visit> {
+fn rows_of_set(set: u32, mut rows: Vec<Visit>) -> Vec<Visit> {
     rows.iter_mut().for_each(|row| row.set = set);
     labelled(rows)
 }
@@ -56,10 +56,10 @@ fn full(seed: u64, examples: u64) -> Written {
         run.set(number, name);
     }
     for step in [1, 5, 9] {
-        run.probes(&of_set(0, (3..6).map(|id| draws.visit(id, step, step as u32 / 3)).collect()));
-        run.probes(&of_set(1, (0..8).map(|id| draws.visit(100 + 7 * id, step, step as u32 / 3)).collect()));
+        run.probes(&rows_of_set(0, (3..6).map(|id| draws.visit(id, step, step as u32 / 3)).collect()));
+        run.probes(&rows_of_set(1, (0..8).map(|id| draws.visit(100 + 7 * id, step, step as u32 / 3)).collect()));
     }
-    let mut curvature = of_set(2, (0..6).map(|id| draws.visit(500 + id, 0, 0)).collect());
+    let mut curvature = rows_of_set(2, (0..6).map(|id| draws.visit(500 + id, 0, 0)).collect());
     curvature.iter_mut().for_each(|row| row.curvature_weight = Some(0.5 + (row.example % 2) as f32));
     run.probes(&curvature);
     all.chunks(11).for_each(|rows| run.visits(rows));
@@ -72,7 +72,7 @@ fn full(seed: u64, examples: u64) -> Written {
         let swept = (0..examples).map(|id| draws.visit(100 + 7 * id, step, epoch)).collect();
         run.sweeps(&labelled(swept));
         // The probes once more, at the step of the checkpoint.
-        run.probes(&of_set(0, (3..6).map(|id| draws.visit(id, step, epoch)).collect()));
+        run.probes(&rows_of_set(0, (3..6).map(|id| draws.visit(id, step, epoch)).collect()));
     }
     run.dropped(3);
     run.end();
@@ -87,7 +87,7 @@ fn workers() -> Written {
         let mut part = Synthetic::part(dir.clone(), Some((rank, 3)), Encoding::Q8);
         part.set(0, "test");
         if rank == 0 {
-            part.probes(&of_set(0, (3..5).map(|id| Draws(id).visit(id, 0, 0)).collect()));
+            part.probes(&rows_of_set(0, (3..5).map(|id| Draws(id).visit(id, 0, 0)).collect()));
         }
         let own: Vec<Visit> = all.iter().skip(rank as usize).step_by(3).cloned().collect();
         own.chunks(5).for_each(|rows| part.visits(rows));
@@ -105,7 +105,7 @@ fn workers() -> Written {
 fn cut() -> Written {
     let mut run = Synthetic::new(Encoding::Q8);
     run.set(0, "test");
-    run.probes(&of_set(0, vec![Draws(3).visit(3, 0, 0)]));
+    run.probes(&rows_of_set(0, vec![Draws(3).visit(3, 0, 0)]));
     run.finish()
 }
 
@@ -234,8 +234,8 @@ const ROWS: [(&str, &[&str]); 9] = [
             "<A> --probe test --ids 3,4",
             "<A> --probe test --class 2",
             "<A> --probe test --mean --probe-time nearest",
-            "<A> --probe test --id 4 --normalise cosine",
-            "<A> --probe test --id 4 --normalise relatif --layers fc",
+            "<A> --probe test --id 4 --normalize cosine",
+            "<A> --probe test --id 4 --normalize relatif --layers fc",
             "<A> --probe test --id 4 --by layer --top 2",
             "<A> --probe test --id 4 --by epoch --top 2",
             "<A> --probe test --all --by layer --top 1",
@@ -247,7 +247,7 @@ const ROWS: [(&str, &[&str]); 9] = [
             "<A> --probe test --id 3 --method if",
             "<A> --probe test --id 3 --method if --damping 0.01,0.1,1",
             "<A> --probe test --all --method if --damping-absolute 0.1,1 --by-layer",
-            "<A> --probe test --id 3 --method if --curvature set:fisher --normalise relatif",
+            "<A> --probe test --id 3 --method if --curvature set:fisher --normalize relatif",
             "<A> --probe test --id 3 --method datainf --by-layer",
             "<A> --probe test --id 3 --method trak --soft-threshold 0.001",
             "<A> --probe test --id 3 --method adjoint",

@@ -28,10 +28,10 @@ fn near(a: f64, b: f64) -> bool {
 fn normalised_and_of_some_layers() {
     let plain = scores(&["--id", "3"]);
     for by in ["cosine", "relatif"] {
-        let normalised = scores(&["--id", "3", "--normalise", by]);
+        let normalised = scores(&["--id", "3", "--normalize", by]);
         assert_eq!(plain.len(), normalised.len());
         assert!(plain.iter().all(|(example, score)| !near(*score, normalised[example])));
-        let (told, words) = json(&["--id", "3", "--normalise", by, "--layers", "fc,conv"]);
+        let (told, words) = json(&["--id", "3", "--normalize", by, "--layers", "fc,conv"]);
         assert_eq!((told["normalise"].as_str(), told["layers"].as_str()), (Some(by), Some("fc, conv")));
         assert!(words.contains("of these layers alone: fc, conv"), "{words}");
     }
@@ -45,8 +45,8 @@ fn normalised_and_of_some_layers() {
     };
     let (code, _, words) = ask(&["--layers", "fc7"]);
     assert!(code == 1 && words.contains("`fc7`") && words.contains("`head`"), "{words}");
-    assert_eq!(ask(&["--normalise", "l2"]).0, 2);
-    for refused in [&["--normalise", "cosine"][..], &["--layers", "fc"], &["--by", "layer"]] {
+    assert_eq!(ask(&["--normalize", "l2"]).0, 2);
+    for refused in [&["--normalize", "cosine"][..], &["--layers", "fc"], &["--by", "layer"]] {
         let mut all = vec!["--method", "datainf"];
         all.extend(refused);
         let (code, _, words) = ask(&all);

@@ -39,8 +39,11 @@ fn a_window_with_no_visit_in_it_is_an_error_that_says_what_there_is() {
     assert!(!folder.path().join("keep.txt").exists());
     let (code, _, words) = gradlog(&run, "scores", &["--score", "el2n", "--epochs", "2..100"]);
     assert_eq!(code, 0, "{words}");
-    let (code, _, words) = gradlog(&run, "velocity", &["--set", "test", "--epochs", "9"]);
-    assert_eq!(code, 0, "a window that nothing is asked in: {words}");
+    let (code, _, words) = gradlog(&run, "velocity", &["--set", "test", "--epochs", "1"]);
+    assert!(code == 2 && words.contains("give --by"), "a window that no score is asked in: {words}");
+    let by = ["--set", "test", "--by", "loss", "--epochs", "9"];
+    let (code, _, words) = gradlog(&run, "velocity", &by);
+    assert!(code == 1 && words.contains("no visit lies inside"), "{words}");
 }
 
 /// What lies behind damage is not called absent, and no keep-list is written of it.
@@ -73,4 +76,32 @@ fn negative_numbers_are_refused_as_numbers() {
         assert!(code != 0 && !words.contains("unexpected"), "{verb}: {words}");
         assert!(words.contains("-1") || words.contains("-0.5"), "{verb}: {words}");
     }
+}
+
+/// A list that keeps nobody would be taken for a training set.
+#[test]
+fn an_empty_keep_list_is_not_written() {
+    let run = written(true);
+    let out = run.path().join("keep.txt");
+    let prune = ["--score", "el2n", "--keep", "0.001", "--out", out.to_str().unwrap()];
+    let (code, _, words) = gradlog(&run, "prune", &prune);
+    assert!(code == 1 && words.contains("0.001 of 30 examples is less than one example"), "{words}");
+    assert!(!out.exists());
+}
+
+/// An error says what happened, why, and what to do, each once.
+#[test]
+fn errors_say_each_fact_once() {
+    let run = written(true);
+    let (code, _, words) = gradlog(&run, "scores", &["--score", "loss", "--out", "/nonexistent/folder/x.csv"]);
+    assert_eq!((code, words.matches("No such file").count()), (1, 1), "{words}");
+    assert!(
+        words.contains("cannot write /nonexistent/folder/x.csv: No such") && words.contains("another --out"),
+        "{words}"
+    );
+    let (code, _, words) = gradlog(&run, "scores", &["--score", "forgetting", "--at", "sweep"]);
+    assert_eq!((code, words.matches("--at").count()), (1, 1), "{words}");
+    run.damage(4, 30);
+    let (code, _, words) = gradlog(&run, "influence", &["--probe", "nope", "--id", "3"]);
+    assert_eq!((code, words.matches("no probe set `nope`").count(), words.matches("damaged at").count()), (1, 1, 1));
 }

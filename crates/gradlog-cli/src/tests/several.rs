@@ -23,7 +23,7 @@ fn labelled(seed: u64, examples: u64) -> Written {
 }
 
 /// Runs a verb on several runs.
-fn on(runs: &[&Written], verb: &str, arguments: &[&str]) -> (u8, String, String) {
+fn run_verb(runs: &[&Written], verb: &str, arguments: &[&str]) -> (u8, String, String) {
     let paths: Vec<&str> = runs.iter().map(|run| run.path().to_str().unwrap()).collect();
     let line: Vec<&str> = std::iter::once(verb).chain(paths).chain(arguments.iter().copied()).collect();
     typed(&line)
@@ -75,7 +75,7 @@ fn every_list_is_the_same_as_csv_and_as_json_and_cut_as_a_table() {
         ("prune", &["--score", "forgetting", "--keep", "0.4", "--skip-hardest", "0.2", "--epochs", "1.."]),
     ];
     for (verb, arguments) in verbs {
-        let with = |format: &[&str]| on(&[&a, &b], verb, &[arguments, format].concat());
+        let with = |format: &[&str]| run_verb(&[&a, &b], verb, &[arguments, format].concat());
         let (code, csv, words) = with(&["--format", "csv"]);
         assert_eq!(code, 0, "{verb}: {words}");
         assert_same_rows(&csv, &json(&with(&["--format", "json"]).1));
@@ -97,12 +97,12 @@ fn every_list_is_the_same_as_csv_and_as_json_and_cut_as_a_table() {
 #[test]
 fn scores_over_runs_say_on_what_they_stand() {
     let (a, b) = (labelled(1, 30), labelled(2, 25));
-    let (code, csv, words) = on(&[&a, &b], "scores", &["--score", "el2n", "--format", "csv"]);
+    let (code, csv, words) = run_verb(&[&a, &b], "scores", &["--score", "el2n", "--format", "csv"]);
     assert_eq!(code, 0, "{words}");
     let (header, rows) = records(&csv);
     assert_eq!(header, ["example", "runs", "visits", "score", "spread", "not_finite", "label", "prediction"]);
     assert!(words.contains("2 runs (mean over runs)"), "{words}");
-    assert!(words.contains("5 examples stand on fewer than 2 runs"), "{words}");
+    assert!(words.contains("5 examples have a score in fewer than 2 runs"), "{words}");
     assert!(words.contains("has 25 of the 30 examples"), "{words}");
     let own = |run: &Written| {
         let rows = records(&gradlog(run, "scores", &["--score", "el2n", "--format", "csv"]).1).1;
@@ -122,11 +122,12 @@ fn scores_over_runs_say_on_what_they_stand() {
     let mut run = Synthetic::new(Encoding::Q8);
     run.visits(&other);
     let other = run.finish();
-    let (code, _, words) = on(&[&a, &other], "scores", &["--score", "el2n"]);
+    let (code, _, words) = run_verb(&[&a, &other], "scores", &["--score", "el2n"]);
     assert!(code == 0 && words.contains("warning: the runs recorded different labels for"), "{words}");
-    let (code, out, words) = on(&[&a, &a], "scores", &["--score", "el2n"]);
+    let (code, out, words) = run_verb(&[&a, &a], "scores", &["--score", "el2n"]);
     assert!(code == 1 && out.is_empty() && words.contains("are the same run"), "{words}");
-    let json = json(&on(&[&a, &b], "scores", &["--score", "forgetting", "--over-runs", "sum", "--format", "json"]).1);
+    let json =
+        json(&run_verb(&[&a, &b], "scores", &["--score", "forgetting", "--over-runs", "sum", "--format", "json"]).1);
     assert_eq!((&json["over_runs"], &json["runs"], &json["partial"]), (&"sum".into(), &2.into(), &5.into()));
 }
 
@@ -158,23 +159,23 @@ fn prune_says_what_it_keeps_and_refuses_nonsense() {
 #[test]
 fn threshold_takes_a_class_or_files_and_says_the_cut() {
     let (a, b) = (labelled(1, 30), labelled(2, 30));
-    let (code, csv, words) = on(&[&a], "threshold", &["--class", "10", "--format", "csv"]);
+    let (code, csv, words) = run_verb(&[&a], "threshold", &["--class", "10", "--format", "csv"]);
     assert!(code == 0 && words.contains("5 threshold samples, cut at AUM"), "{words}");
     assert!(words.contains("5 examples are judged by no run"), "{words}");
     assert_eq!(records(&csv).0[..4], ["example", "flagged", "judged", "below"]);
     let ids = file(&a, "ids.txt", "example\n100\n107\n114\n\n121\n128\n");
     let ids = ids.to_str().unwrap();
-    assert_eq!(on(&[&a], "threshold", &["--samples", ids, "--format", "csv"]).1, csv);
-    let flagged = records(&on(&[&a], "threshold", &["--class", "10", "--flagged", "--format", "csv"]).1).1;
+    assert_eq!(run_verb(&[&a], "threshold", &["--samples", ids, "--format", "csv"]).1, csv);
+    let flagged = records(&run_verb(&[&a], "threshold", &["--class", "10", "--flagged", "--format", "csv"]).1).1;
     assert!(flagged.len() < 25 && flagged.iter().all(|row| row[1] == "true"));
-    assert_eq!(on(&[&a, &b], "threshold", &["--samples", ids]).0, 1, "one file for two runs");
-    assert_eq!(on(&[&a], "threshold", &[]).0, 2);
-    let (code, _, words) = on(&[&a], "threshold", &["--class", "77"]);
+    assert_eq!(run_verb(&[&a, &b], "threshold", &["--samples", ids]).0, 1, "one file for two runs");
+    assert_eq!(run_verb(&[&a], "threshold", &[]).0, 2);
+    let (code, _, words) = run_verb(&[&a], "threshold", &["--class", "77"]);
     assert!(code == 1 && words.contains("label 77"), "{words}");
     let broken = file(&a, "broken.txt", "100\n1o7\n");
-    let (code, _, words) = on(&[&a], "threshold", &["--samples", broken.to_str().unwrap()]);
+    let (code, _, words) = run_verb(&[&a], "threshold", &["--samples", broken.to_str().unwrap()]);
     assert!(code == 1 && words.contains("line 2: `1o7`"), "{words}");
-    assert_eq!(on(&[&a], "threshold", &["--samples", "/nonexistent"]).0, 1);
+    assert_eq!(run_verb(&[&a], "threshold", &["--samples", "/nonexistent"]).0, 1);
 }
 
 #[test]
@@ -234,7 +235,7 @@ fn damage_is_said_by_every_list() {
     ];
     for (verb, arguments) in calls {
         let (code, out, words) = match verb {
-            "scores" => on(&[&run, &labelled(2, 30)], verb, arguments),
+            "scores" => run_verb(&[&run, &labelled(2, 30)], verb, arguments),
             _ => gradlog(&run, verb, arguments),
         };
         assert_eq!(code, 3, "{verb}: {words}");

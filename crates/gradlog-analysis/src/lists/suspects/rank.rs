@@ -41,7 +41,7 @@ pub fn suspects(runs: &[&Run], window: &Window, progress: Progress<'_>) -> Resul
         let table = match score.compute_over(runs, window, OverRuns::Mean, progress) {
             Ok(table) => table,
             Err(error) if error.is_about_what_was_recorded() => {
-                without.push((score, error.to_string()));
+                without.push((score, error.with_sources()));
                 failure = Some(error);
                 continue;
             }

@@ -1,11 +1,11 @@
-//! What is said of an answer beside its rows.
+//! What is said of an answer, besides its rows.
 
 use super::answer::{Answer, Nearest};
-use super::sweep::{value, Sweep};
+use super::damping_sweep::{damping_value, DampingSweep};
 use gradlog_analysis::{Basis, Concentration, Estimate, Influence, Method, Probe};
 
-/// What the `answers`, of which there is at least one, stand on, what was left out, and what they come to.
-pub(super) fn words(answers: &[Answer], sweep: Option<&Sweep>, probes: usize) -> Vec<String> {
+/// What the `answers` are made of and what they come to. There is at least one.
+pub(super) fn answer_words(answers: &[Answer], sweep: Option<&DampingSweep>, probes: usize) -> Vec<String> {
     let answer = &answers[0];
     let influence = &answer.about;
     let variant = influence.variant();
@@ -16,7 +16,7 @@ pub(super) fn words(answers: &[Answer], sweep: Option<&Sweep>, probes: usize) ->
             let of = probe.label.map_or_else(String::new, |label| format!(", all of label {label}"));
             format!("the mean of {} probes of `{set}`{of}", influence.group.len())
         }
-        [probe] if probes == 1 => format!("probe {} of `{set}`{}", probe.id, says(probe)),
+        [probe] if probes == 1 => format!("probe {} of `{set}`{}", probe.id, label_words(probe)),
         _ => format!("{probes} probes of `{set}`"),
     };
     let (visits, examples) = (influence.visits, answer.examples);
@@ -26,19 +26,12 @@ pub(super) fn words(answers: &[Answer], sweep: Option<&Sweep>, probes: usize) ->
     if let Some((score, _)) = influence.probes.iter().find_map(|probe| probe.scored) {
         lines.push(format!("the influence is on the {score} of a class, not on a loss: positive raised it"));
     }
-    if let repeated @ 1.. = influence.left_out.replaced {
-        lines.push(format!("note: {repeated} rows replaced by a later one of the same example and checkpoint"));
-    }
-    let early = match on_sweeps {
-        true => "rows left out: the probe has no record at their checkpoint",
-        false => "visits left out: before the first probe time (--probe-time nearest takes them in)",
-    };
     for answer in answers {
         let of = match answer.damping().filter(|_| sweep.is_some()) {
-            Some(damping) => format!("damping {}: ", value(damping)),
+            Some(damping) => format!("damping {}: ", damping_value(damping)),
             None => String::new(),
         };
-        lines.extend(of_one(answer).into_iter().map(|line| format!("{of}{line}")));
+        lines.extend(probe_words(answer).into_iter().map(|line| format!("{of}{line}")));
     }
     lines.extend(sweep.iter().flat_map(|sweep| sweep.words()));
     let estimate = influence.estimate.as_ref();
@@ -48,41 +41,16 @@ pub(super) fn words(answers: &[Answer], sweep: Option<&Sweep>, probes: usize) ->
         if *growth > Estimate::GROWTH_MAX {
             lines.push(format!(
                 "warning: the derivatives grew {growth:.1}-fold on the way back, so these scores are mostly of what grew: the curvature \
-                 is too large for the learning rate; believe --curvature none, or --curvature set:NAME of recorded curvature, more numbers, or \
-                 --by-layer where they are not warned of"
+                 is too large for the learning rate; use --by-layer, --curvature none, --curvature set:NAME of recorded curvature, or \
+                 more --numbers, and take an answer without this warning"
             ));
         }
     }
-    let told = |of: fn(&Estimate) -> u64| estimate.map_or(0, of);
-    let notes = [
-        (influence.left_out.after_probes, "visits left out: at or after the last time of the probes"),
-        (told(|e| e.steps_without_record), "steps without a record of momentum and weight decay, taken for 0"),
-        (told(|e| e.dropped), "visits were dropped while recording: what they did is not unrolled"),
-        (influence.left_out.before_first_probe + influence.left_out.without_probe, early),
-        (not_finite(influence), "visits left out: a number was NaN or infinite"),
-        (influence.left_out.without_gradient, "visits left out: recorded without gradients"),
-        (
-            influence.left_out.other_layers,
-            "visits left out: their layers were recorded in another form than the probes'",
-        ),
-        (
-            influence.left_out.probe_records,
-            "probe records left out: not finite, without weight, in another form, or of another loss or class",
-        ),
-        (influence.left_out.probe_records_replaced, "probe records replaced by a later one of the same id and step"),
-    ];
-    lines.extend(notes.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("note: {count} {what}")));
     lines
 }
 
-/// Visits left out as not finite: for TracIn on sweeps with those that had no weight, as in every output so far.
-pub(super) fn not_finite(influence: &Influence) -> u64 {
-    let left_out = &influence.left_out;
-    left_out.not_finite + if influence.estimate.is_none() { left_out.unseen } else { 0 }
-}
-
 /// What an answer on one probe comes to.
-fn of_one(answer: &Answer) -> Vec<String> {
+fn probe_words(answer: &Answer) -> Vec<String> {
     let mut lines = Vec::new();
     if let ([_], Some(found)) = (answer.about.probes.as_slice(), first_concentration(&answer.about)) {
         let Concentration { top_hundredth, carriers, .. } = found;
@@ -91,7 +59,7 @@ fn of_one(answer: &Answer) -> Vec<String> {
             100.0 * top_hundredth
         ));
     }
-    lines.extend(answer.nearest.iter().flat_map(beside));
+    lines.extend(answer.nearest.iter().flat_map(nearest_words));
     lines
 }
 
@@ -103,7 +71,7 @@ pub(super) fn first_concentration(influence: &Influence) -> Option<Concentration
 }
 
 /// How the nearest examples compare with the strongest.
-fn beside(Nearest { distance, comparison }: &Nearest) -> Vec<String> {
+fn nearest_words(Nearest { distance, comparison }: &Nearest) -> Vec<String> {
     let share = |share: Option<f64>| share.map_or_else(|| "-".into(), |share| format!("{:.0} %", 100.0 * share));
     vec![
         format!(
@@ -124,7 +92,7 @@ fn beside(Nearest { distance, comparison }: &Nearest) -> Vec<String> {
     ]
 }
 
-fn says(probe: &Probe) -> String {
+fn label_words(probe: &Probe) -> String {
     if let Some((score, class)) = probe.scored {
         return format!(" ({score} of class {class})");
     }

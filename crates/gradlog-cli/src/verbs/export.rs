@@ -1,28 +1,32 @@
 //! `gradlog export`: gradients as a matrix, for other tools.
 
-use super::arguments::{VectorArguments, WindowArguments};
-use super::choice::{choice, Choice};
-use super::error::CliError;
-use super::output::{say_coverage, Console, Target};
-use super::Outcome;
+use crate::arguments::{VectorArguments, WindowArguments, EXIT_CODES};
+use crate::choice::{choice, Choice};
+use crate::error::CliError;
+use crate::frame::{Asked, Content, Ending, Shown, Verb};
+use crate::left_out::LeftOut;
+use crate::output::Destination;
 use crate::report::{write_npy, write_tensors, Numbers, Tensor};
 use clap::{Args, ValueEnum};
-use gradlog_analysis::{vectors, Combine, FlatVectors};
+use gradlog_analysis::{vectors, Combine, FlatVectors, Window};
 use gradlog_format::run::Run;
+use std::io::{self, Write};
 use std::path::PathBuf;
+use std::slice;
 
 /// Write flat gradient vectors into a safetensors or an npy file
 ///
-/// The file has the tensors (in npy the fields of one structured array) `vectors` (f32, [rows, numbers]), `example` and `step` (u64, [rows]), `visits` (u64, [rows]) and,
-/// where they were recorded, `label` (i64, [rows], -1 where there is none). Python reads it with
-/// `safetensors.numpy.load_file(FILE)` or `numpy.load(FILE)`, and `["vectors"]` is the matrix. The dot product of two rows is that of the two gradients: exactly where the recorded
-/// gradient has no more than N numbers, else folded to N and right on the mean.
+/// The file has the tensors (in npy the fields of one structured array) `vectors` (f32, [rows, numbers]), `example`, `step`
+/// and `visits` (u64, [rows]) and, where they were recorded, `label` (i64, [rows], -1 where there is none). Python reads it
+/// with `safetensors.numpy.load_file(FILE)` or `numpy.load(FILE)`, and `["vectors"]` is the matrix. The dot product of two
+/// rows is that of the two gradients. It is exact where the recorded gradient has at most N numbers. A longer gradient is
+/// folded to N, and the product is then right on the mean.
 #[derive(Debug, Args)]
-#[command(after_help = super::EXIT_CODES)]
-pub(super) struct Arguments {
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
     /// Folder of the run
     run: PathBuf,
-    /// What a row stands for
+    /// What a row holds
     #[arg(long, value_name = "WHAT", default_value = "mean", value_parser = choice::<Combine>())]
     rows: Combine,
     /// Write to this file, which appears when it is whole
@@ -75,24 +79,46 @@ impl Choice for Combine {
     }
 }
 
-pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
-    let run = Run::open(&arguments.run)?;
-    let question = arguments.vectors.question(arguments.window.on(&[&run])?, arguments.rows);
-    let bar = console.bar(&run, 1, "reading");
-    let found = vectors(&run, &question, &|bytes| bar.inc(bytes));
-    bar.finish_and_clear();
-    let found = found?;
-    say_vectors(console, &found);
-    say_coverage(console, &run);
-    let out = Some(arguments.out.as_path());
-    let mut target = Target::open(out, console.out)?;
-    let written = write(&found, arguments.format(), &mut target).and_then(|()| target.finish());
-    written.map_err(|source| Target::failed(out, source))?;
-    console.say_damage(found.damage.as_ref());
-    Ok(if found.damage.is_some() { Outcome::Loss } else { Outcome::Done })
+impl Verb for Arguments {
+    type Answer<'run> = FlatVectors;
+
+    fn runs(&self) -> &[PathBuf] {
+        slice::from_ref(&self.run)
+    }
+
+    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
+        self.window.find_window(runs)
+    }
+
+    fn destination(&self) -> Destination<'_> {
+        Destination { out: Some(&self.out), ..Destination::stdout() }
+    }
+
+    fn uses_gradients(&self) -> bool {
+        true
+    }
+
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<FlatVectors, CliError> {
+        let question = self.vectors.question(asked.window.clone(), self.rows);
+        asked.read("reading", 1, |progress| vectors(asked.run(), &question, progress))
+    }
+
+    fn show<'run>(&'run self, _asked: &'run Asked<'run>, found: FlatVectors) -> Result<Shown<'run>, CliError> {
+        let format = self.format();
+        Ok(Shown {
+            words: vec![vector_words(&found)],
+            left_out: vec![(String::new(), LeftOut::from(&found))],
+            damage: found.damage.iter().cloned().collect(),
+            content: Content::Written(Box::new(move |target| {
+                write_vectors(&found, format, target)?;
+                Ok(Ending::default())
+            })),
+            ..Shown::default()
+        })
+    }
 }
 
-fn write(found: &FlatVectors, format: TensorFormat, target: &mut Target<'_>) -> std::io::Result<()> {
+fn write_vectors(found: &FlatVectors, format: TensorFormat, target: &mut dyn Write) -> io::Result<()> {
     let rows = found.examples.len();
     let tensor = |name, numbers| Tensor { name, shape: vec![rows], numbers };
     let mut tensors = vec![
@@ -113,18 +139,8 @@ fn write(found: &FlatVectors, format: TensorFormat, target: &mut Target<'_>) -> 
     write_tensors(target, &[("variant", found.variant()), ("blocks", blocks.join("; "))], &tensors)
 }
 
-/// Says what the vectors are and what was left out of them.
-pub(super) fn say_vectors(console: &mut Console<'_>, found: &FlatVectors) {
+/// What the vectors are.
+pub(super) fn vector_words(found: &FlatVectors) -> String {
     let visits: u64 = found.visits.iter().sum();
-    console.say(format_args!("{}: {} rows over {visits} visits", found.variant(), found.examples.len()));
-    for (count, what) in [
-        (found.left_out.not_finite, "visits left out: a number was NaN or infinite"),
-        (found.left_out.unseen, "visits left out: the example had no weight in the loss, so its gradient was not seen"),
-        (found.left_out.without_gradient, "visits left out: recorded without gradients"),
-        (found.left_out.other_layers, "visits left out: their layers were recorded in another form than the first"),
-    ] {
-        if count > 0 {
-            console.say(format_args!("note: {count} {what}"));
-        }
-    }
+    format!("{}: {} rows over {visits} visits", found.variant(), found.examples.len())
 }

@@ -1,24 +1,26 @@
 //! `gradlog influence`: which examples taught the model its answer to a probe?
 
 mod answer;
+mod damping_sweep;
+mod method;
 mod rows;
-mod sweep;
 mod words;
 
-use super::arguments::{OutputArguments, WindowArguments};
-use super::choice::{choice, Choice};
-use super::error::CliError;
-use super::method::MethodArguments;
-use super::output::{say_coverage, say_workers, workers_note, Console, Target};
-use super::Outcome;
-use answer::Wanted;
+use crate::arguments::{OutputArguments, WindowArguments, EXIT_CODES};
+use crate::choice::{choice, Choice};
+use crate::error::CliError;
+use crate::frame::{missing_workers, Asked, Content, Ending, Shown, Verb};
+use crate::left_out::LeftOut;
+use crate::output::Destination;
+use answer::{Answer, Wanted};
 use clap::{ArgGroup, Args};
-use gradlog_analysis::{Normalisation, ProbeTime, Probes, Question, SplitBy};
+use damping_sweep::DampingSweep;
+use gradlog_analysis::{Normalisation, ProbeTime, Probes, Question, SplitBy, Window};
 use gradlog_format::run::Run;
-use rows::{Sink, Writer};
-use std::io::{self, Write};
+use method::{MethodArguments, Plan};
+use rows::Writer;
 use std::path::PathBuf;
-use sweep::Sweep;
+use std::slice;
 
 /// Find the training examples that taught the model its answer to a probe: TracIn, influence functions, the adjoint, ...
 ///
@@ -35,16 +37,16 @@ use sweep::Sweep;
 /// `example`. The scores of an example's rows add up to `whole`.
 ///
 /// With several dampings, as in `--method if --damping 0.01,0.1,1`, there are rows for each, from the smallest to the largest, and
-/// a first column `damping` says of which they are. How far neighbours agree is said in words, and in JSON
+/// a first column `damping` says of which they are. How far neighbors agree is said in words, and in JSON
 /// by the lists `spearman_to_next` and `kept_to_next`, the share of the strongest that stay.
 ///
 /// The error (± in a table) is one standard deviation of what projecting and rounding the gradients may have done to the
 /// score, at most that where an example has several visits. It says nothing of layers that were not recorded, of probes taken
 /// at other steps than the visits, or of what TracIn itself leaves out.
 #[derive(Debug, Args)]
-#[command(after_help = super::EXIT_CODES)]
+#[command(after_help = EXIT_CODES)]
 #[command(group(ArgGroup::new("asked").required(true).args(["id", "ids", "class", "mean", "all"])))]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// Folder of the run
     run: PathBuf,
     /// Name of the probe set
@@ -70,7 +72,7 @@ pub(super) struct Arguments {
     top: Option<u64>,
     /// What scores are divided by (tracin; relatif also if)
     #[arg(long, value_name = "BY", default_value = "none", value_parser = choice::<Normalisation>())]
-    normalise: Normalisation,
+    normalize: Normalisation,
     /// Count the gradients of these layers alone: the last one gives TracIn's last-layer form. Layers of several positions are
     /// folded into one vector and go by the name `folded` together (tracin)
     #[arg(long, value_name = "NAME,NAME,..", value_delimiter = ',')]
@@ -78,17 +80,17 @@ pub(super) struct Arguments {
     /// Show what the strongest scores are made of: a column, or in CSV and JSON a row, for each layer or each epoch (tracin)
     #[arg(long, value_name = "WHAT", value_parser = choice::<SplitBy>())]
     by: Option<SplitBy>,
-    /// Set the K nearest training examples in feature space beside the K strongest proponents and opponents; each row then says
-    /// its `role` and its `distance`
+    /// Show the K nearest training examples in feature space, too, and K proponents and opponents; each row then has a
+    /// `role` and a `distance`
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["ids", "class", "mean", "all", "top", "by"])]
     nearest: Option<u64>,
     /// The layer whose inputs are the features; by default the last one that keeps its factors
     #[arg(long, value_name = "LAYER", requires = "nearest")]
     nearest_in: Option<String>,
-    /// Which probe stands for a step (tracin)
+    /// Which of a probe's records is taken for a step (tracin)
     #[arg(long, value_name = "RULE", default_value = "earlier", value_parser = choice::<ProbeTime>())]
     probe_time: ProbeTime,
-    /// TracInCP: over the sweeps at checkpoints instead of the visits; short for `--at sweep`
+    /// TracInCP: take the sweeps at checkpoints instead of the visits; short for `--at sweep`
     #[arg(long, conflicts_with = "at")]
     checkpoints: bool,
     #[command(flatten)]
@@ -154,7 +156,7 @@ impl Choice for SplitBy {
 }
 
 impl Arguments {
-    fn question(&self, run: &Run) -> Result<Question, CliError> {
+    fn question(&self, window: &Window) -> Question {
         let probes = match (self.id, self.ids.as_slice(), self.class) {
             (Some(id), _, _) => Probes::Ids(vec![id]),
             (_, [_, ..], _) => Probes::Ids(self.ids.clone()),
@@ -164,75 +166,89 @@ impl Arguments {
         let question = Question {
             probes,
             group: self.mean || self.class.is_some() || !self.ids.is_empty(),
-            // At checkpoints it is on sweeps, whatever the visits are.
-            window: if self.checkpoints { self.window.window() } else { self.window.on(&[run])? },
+            window: window.clone(),
             time: self.probe_time,
-            normalise: self.normalise,
+            normalise: self.normalize,
             layers: self.layers.clone(),
             ..Question::all(&self.probe)
         };
         if self.checkpoints {
-            return Ok(question.at_checkpoints());
+            return question.at_checkpoints();
         }
-        Ok(question)
+        question
     }
 }
 
-pub(super) fn run(arguments: &Arguments, console: &mut Console<'_>) -> Result<Outcome, CliError> {
-    let run = Run::open(&arguments.run)?;
-    let question = arguments.question(&run)?;
-    if let Some(by) = arguments.by {
-        arguments.method.only_tracin("--by", by)?;
-    }
-    let bar = console.bar(&run, 1, "finding probes");
-    let plan = arguments.method.plan(&run, &question, &|bytes| bar.inc(bytes));
-    bar.finish_and_clear();
-    let wanted = Wanted::of(arguments);
-    let mut plan = plan?.with_errors();
-    if wanted.streamed(&plan).is_some() {
-        plan = plan.only_strongest();
-    }
-
-    let bar = console.bar(&run, plan.passes() * wanted.passes(), "multiplying");
-    let progress = |bytes| bar.inc(bytes);
-    let mut first = wanted.ask(&plan, 0, &progress)?;
-    for answer in &mut first {
-        wanted.compare(&run, arguments, answer, &|_| {})?;
-    }
-    let sweep = Sweep::of(&first, wanted.compared())?;
-    for line in words::words(&first, sweep.as_ref(), plan.probes()) {
-        bar.suspend(|| console.say(line));
-    }
-    bar.suspend(|| {
-        say_coverage(console, &run);
-        say_workers(console, &run)
-    })?;
-
-    let mut damage = first.iter().find_map(|answer| answer.about.damage.clone());
-    let mut writer = Writer::new(arguments, wanted, &first);
-    let out = arguments.output.out.as_deref();
-    let failed = |source| Target::failed(out, source);
-    // Only now, when there is something to write: a question without an answer leaves no file.
-    let target = Target::open(out, console.out)?;
-    let mut rows = writer.begin(&first, sweep.as_ref(), workers_note(&run)?, target).map_err(failed)?;
-    writer.write(&first, &mut rows).map_err(failed)?;
-    drop(first);
-    for number in 1..plan.passes() {
-        let part = wanted.ask(&plan, number, &progress)?;
-        writer.write(&part, &mut rows).map_err(failed)?;
-        damage = damage.or_else(|| part.into_iter().find_map(|answer| answer.about.damage));
-    }
-    bar.finish_and_clear();
-    end(rows).map_err(failed)?;
-    if let Some(more) = writer.hint() {
-        console.say(more);
-    }
-    console.say_damage(damage.as_ref());
-    Ok(if damage.is_some() { Outcome::Loss } else { Outcome::Done })
+/// A question that was looked up, and what its first pass says. Later passes are read while rows are written.
+pub(crate) struct Asking<'run> {
+    plan: Plan<'run>,
+    wanted: Wanted,
+    first: Vec<Answer>,
+    sweep: Option<DampingSweep>,
 }
 
-fn end(rows: Sink<'_>) -> io::Result<()> {
-    let mut target = rows.end()?;
-    target.flush()?;
-    target.finish()
+impl Verb for Arguments {
+    type Answer<'run> = Asking<'run>;
+
+    fn runs(&self) -> &[PathBuf] {
+        slice::from_ref(&self.run)
+    }
+
+    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
+        // At checkpoints it is on sweeps, whatever the visits are.
+        if self.checkpoints {
+            return Ok(self.window.window());
+        }
+        self.window.find_window(runs)
+    }
+
+    fn destination(&self) -> Destination<'_> {
+        self.output.destination()
+    }
+
+    fn uses_gradients(&self) -> bool {
+        true
+    }
+
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Asking<'run>, CliError> {
+        let question = self.question(&asked.window);
+        if let Some(by) = self.by {
+            self.method.check_tracin("--by", by)?;
+        }
+        let plan = asked.read("finding probes", 1, |progress| self.method.plan(asked.run(), &question, progress))?;
+        let wanted = Wanted::new(self);
+        let mut plan = plan.with_errors();
+        if wanted.streamed(&plan).is_some() {
+            plan = plan.only_strongest();
+        }
+        asked.start("multiplying", plan.passes() * wanted.passes());
+        let mut first = asked.read_under_bar(|progress| wanted.answer(&plan, 0, progress))?;
+        for answer in &mut first {
+            wanted.compare(asked.run(), self, &question.window, answer, &|_| {})?;
+        }
+        let sweep = DampingSweep::new(&first, wanted.compared())?;
+        Ok(Asking { plan, wanted, first, sweep })
+    }
+
+    fn show<'run>(&'run self, asked: &'run Asked<'run>, asking: Asking<'run>) -> Result<Shown<'run>, CliError> {
+        let Asking { plan, wanted, first, sweep } = asking;
+        let words = words::answer_words(&first, sweep.as_ref(), plan.probes());
+        let left_out = LeftOut::from(&first[0].about);
+        let workers = missing_workers(asked.run())?;
+        let content = Content::Written(Box::new(move |target| {
+            let mut damage = first.iter().find_map(|answer| answer.about.damage.clone());
+            let mut writer = Writer::new(self, wanted, &first);
+            let mut rows = writer.begin(&first, sweep.as_ref(), workers, target)?;
+            writer.write(&first, &mut rows)?;
+            drop(first);
+            for number in 1..plan.passes() {
+                let part = asked.read_under_bar(|progress| wanted.answer(&plan, number, progress))?;
+                writer.write(&part, &mut rows)?;
+                damage = damage.or_else(|| part.into_iter().find_map(|answer| answer.about.damage));
+            }
+            rows.end()?;
+            Ok(Ending { words: writer.hint(), damage })
+        }));
+        Ok(Shown { words, left_out: vec![(String::new(), left_out)], content, ..Shown::default() })
+    }
 }

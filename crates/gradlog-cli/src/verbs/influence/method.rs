@@ -1,6 +1,7 @@
 //! `gradlog influence --method`: TracIn, or one of the estimates that go by way of curvature.
 
-use super::choice::Choice;
+use crate::arguments::{parse_length, parse_not_negative, parse_positive};
+use crate::choice::Choice;
 use clap::builder::PossibleValue;
 use clap::{ArgAction, Args, ValueEnum};
 use gradlog_analysis::{
@@ -11,62 +12,62 @@ use gradlog_format::run::Run;
 
 /// By which method, and its settings.
 #[derive(Debug, Args)]
-pub(super) struct MethodArguments {
+pub(crate) struct MethodArguments {
     /// How influence is measured; in all of them positive helped
     #[arg(long, value_name = "NAME", default_value = "tracin")]
-    method: Chosen,
-    /// Damping of the inverse, in mean eigenvalues of the curvature; 0.1 if nothing is said. Several are answered at once, and how
-    /// far neighbours agree is said: believe a ranking that stays (if, datainf, trak)
-    #[arg(long, value_name = "FACTOR,..", allow_negative_numbers = true, value_delimiter = ',', action = ArgAction::Set, conflicts_with = "damping_absolute")]
+    method: MethodChoice,
+    /// Damping of the inverse, in mean eigenvalues of the curvature; 0.1 by default. Several dampings are answered at once,
+    /// with how far neighbors agree: trust a ranking that stays the same (if, datainf, trak)
+    #[arg(long, value_name = "FACTOR,..", allow_hyphen_values = true, value_parser = parse_positive, value_delimiter = ',', action = ArgAction::Set, conflicts_with = "damping_absolute")]
     damping: Vec<f64>,
     /// Damping of the inverse, as it is added to each eigenvalue, or several (if, datainf, trak)
-    #[arg(long, value_name = "LAMBDA,..", allow_negative_numbers = true, value_delimiter = ',', action = ArgAction::Set)]
+    #[arg(long, value_name = "LAMBDA,..", allow_hyphen_values = true, value_parser = parse_positive, value_delimiter = ',', action = ArgAction::Set)]
     damping_absolute: Vec<f64>,
-    /// Pull scores towards 0 by so much, and make 0 of those that it takes past it: the soft threshold of TRAK's paper, in the
+    /// Pull scores toward 0 by this much, and set those to 0 that are smaller: the soft threshold of TRAK's paper, in the
     /// unit of the scores (trak)
-    #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true)]
+    #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true, value_parser = parse_not_negative)]
     soft_threshold: Option<f64>,
     /// Whose gradients make the curvature: `visits`, `none` (adjoint only) or `set:NAME`, what `recorder.curvature` or a
-    /// probe pass recorded; `visits` if nothing is said (if, adjoint)
-    #[arg(long, value_name = "ROWS", value_parser = curvature)]
+    /// probe pass recorded; `visits` by default (if, adjoint)
+    #[arg(long, value_name = "ROWS", value_parser = parse_curvature)]
     curvature: Option<Curvature>,
     /// Take each layer by itself, as if layers had no curvature in common (if, datainf, trak, adjoint)
     #[arg(long)]
     by_layer: bool,
-    /// The most numbers of a gradient, or of a layer's with --by-layer; a longer one is folded; if nothing is
-    /// said 2048 for if and trak, 16384 for datainf and adjoint
-    #[arg(long, value_name = "N")]
+    /// The most numbers of a gradient, or of a layer's with --by-layer; a longer one is folded; by
+    /// default 2048 for if and trak, 16384 for datainf and adjoint
+    #[arg(long, value_name = "N", value_parser = parse_length)]
     numbers: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Chosen {
+enum MethodChoice {
     TracIn,
     Estimate(Method),
 }
 
-impl ValueEnum for Chosen {
+impl ValueEnum for MethodChoice {
     fn value_variants<'a>() -> &'a [Self] {
         &[
-            Chosen::TracIn,
-            Chosen::Estimate(Method::InfluenceFunction),
-            Chosen::Estimate(Method::DataInf),
-            Chosen::Estimate(Method::Trak),
-            Chosen::Estimate(Method::Adjoint),
+            MethodChoice::TracIn,
+            MethodChoice::Estimate(Method::InfluenceFunction),
+            MethodChoice::Estimate(Method::DataInf),
+            MethodChoice::Estimate(Method::Trak),
+            MethodChoice::Estimate(Method::Adjoint),
         ]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(match self {
-            Chosen::TracIn => {
+            MethodChoice::TracIn => {
                 PossibleValue::new("tracin").help("what each step did to the probe at that moment, to first order")
             }
-            Chosen::Estimate(method) => PossibleValue::new(method.name()).help(method.about()),
+            MethodChoice::Estimate(method) => PossibleValue::new(method.name()).help(method.about()),
         })
     }
 }
 
-fn curvature(text: &str) -> Result<Curvature, String> {
+fn parse_curvature(text: &str) -> Result<Curvature, String> {
     match (text, text.strip_prefix("set:")) {
         ("visits", _) => Ok(Curvature::Visits),
         ("none", _) => Ok(Curvature::Nothing),
@@ -75,8 +76,8 @@ fn curvature(text: &str) -> Result<Curvature, String> {
     }
 }
 
-/// Dampings from the smallest to the largest, so that neighbours are neighbours.
-fn ascending(dampings: &[f64]) -> Result<Vec<f64>, AnalysisError> {
+/// Dampings from the smallest to the largest; neighbors in this order are compared.
+fn sort_dampings(dampings: &[f64]) -> Result<Vec<f64>, AnalysisError> {
     let mut sorted = dampings.to_vec();
     sorted.sort_by(f64::total_cmp);
     if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -87,11 +88,11 @@ fn ascending(dampings: &[f64]) -> Result<Vec<f64>, AnalysisError> {
 }
 
 impl MethodArguments {
-    fn asked(&self, question: &Question) -> Result<Option<EstimateQuestion>, AnalysisError> {
-        let Chosen::Estimate(method) = self.method else { return Ok(None) };
+    fn estimate_question(&self, question: &Question) -> Result<Option<EstimateQuestion>, AnalysisError> {
+        let MethodChoice::Estimate(method) = self.method else { return Ok(None) };
         let mut asked = EstimateQuestion::new(question.clone(), method);
-        let relative = ascending(&self.damping)?.into_iter().map(Damping::Relative);
-        let absolute = ascending(&self.damping_absolute)?.into_iter().map(Damping::Absolute);
+        let relative = sort_dampings(&self.damping)?.into_iter().map(Damping::Relative);
+        let absolute = sort_dampings(&self.damping_absolute)?.into_iter().map(Damping::Absolute);
         let dampings: Vec<Damping> = relative.chain(absolute).collect();
         if !dampings.is_empty() {
             asked.dampings = dampings;
@@ -106,8 +107,8 @@ impl MethodArguments {
     }
 
     /// Refuses a setting that only TracIn has a use for, where another method was chosen.
-    pub(super) fn only_tracin(&self, what: &'static str, given: impl Choice) -> Result<(), AnalysisError> {
-        if self.method == Chosen::TracIn {
+    pub(super) fn check_tracin(&self, what: &'static str, given: impl Choice) -> Result<(), AnalysisError> {
+        if self.method == MethodChoice::TracIn {
             return Ok(());
         }
         let given = given.word().to_owned();
@@ -116,7 +117,7 @@ impl MethodArguments {
     }
 
     /// The setting that TracIn has no use for, if one was given.
-    fn without_effect(&self) -> Option<&'static str> {
+    fn find_unused(&self) -> Option<&'static str> {
         let given = [
             (!self.damping.is_empty(), "--damping"),
             (!self.damping_absolute.is_empty(), "--damping-absolute"),
@@ -135,10 +136,10 @@ impl MethodArguments {
         question: &Question,
         progress: Progress<'_>,
     ) -> Result<Plan<'run>, AnalysisError> {
-        if let Some(asked) = self.asked(question)? {
+        if let Some(asked) = self.estimate_question(question)? {
             return Ok(Plan::Estimate(Box::new(EstimatePlan::new(run, &asked, progress)?)));
         }
-        if let Some(name) = self.without_effect() {
+        if let Some(name) = self.find_unused() {
             let range = "left out with TracIn: it is a setting of another --method".into();
             return Err(AnalysisError::OutOfRange { what: name, given: "given".into(), range });
         }

@@ -1,6 +1,6 @@
 //! What other people have chosen, names and paths, on its way to a terminal and into JSON and CSV.
 
-use super::tests::{records, typed};
+use super::{records, typed};
 use gradlog_analysis::Score;
 use gradlog_format::log::{Manifest, VariableRecord};
 use gradlog_format::run::Run;

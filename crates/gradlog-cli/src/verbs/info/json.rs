@@ -1,6 +1,6 @@
 //! One object. Ranges are pairs `[first, last]`, both included.
 
-use super::{file, modes, worker_state, Contents};
+use super::{file_state, mode_names, worker_state, Contents};
 use crate::report;
 use gradlog_analysis::{LayerForm, ProbeSummary};
 use gradlog_format::run::WorkerState;
@@ -9,10 +9,10 @@ use std::io::{self, Write};
 use std::ops::RangeInclusive;
 
 impl Contents<'_> {
-    pub(super) fn json(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Contents { manifest, summary, workers, saved } = *self;
+    pub(super) fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Contents { manifest, summary, workers, checkpoints } = self;
         let part = |worker: &WorkerState| json!({"rank": worker.rank, "last_step": worker.last_step, "state": worker_state(worker)});
-        let workers = workers.map(|workers| {
+        let workers = workers.as_ref().map(|workers| {
             let parts: Vec<_> = workers.parts.iter().map(part).collect();
             json!({"count": workers.count, "reduction": workers.reduction.to_string(), "parts": parts, "notes": workers.notes()})
         });
@@ -34,17 +34,17 @@ impl Contents<'_> {
             let one = |set: &ProbeSummary| json!({"name": set.name, each: set.visits, "examples": set.examples, "times": set.times});
             sets.iter().map(one).collect()
         };
-        let checkpoints: Vec<_> = saved
+        let checkpoints: Vec<_> = checkpoints
             .iter()
             .map(|checkpoint| {
                 json!({"step": checkpoint.step, "epoch": checkpoint.epoch, "learning_rate": checkpoint.learning_rate,
-                       "bytes": checkpoint.bytes, "path": checkpoint.path.display().to_string(), "file": file(checkpoint)})
+                       "bytes": checkpoint.bytes, "path": checkpoint.path.display().to_string(), "file": file_state(checkpoint)})
             })
             .collect();
         let sweeps: Vec<_> = summary
             .sweeps
             .iter()
-            .map(|sweep| json!({"step": sweep.step, "rows": sweep.rows, "modes": modes(&sweep.modes)}))
+            .map(|sweep| json!({"step": sweep.step, "rows": sweep.rows, "modes": mode_names(&sweep.modes)}))
             .collect();
         let groups: serde_json::Map<String, serde_json::Value> =
             summary.visit_bytes_by_group.iter().map(|(group, bytes)| (group.name().to_owned(), json!(bytes))).collect();
@@ -55,15 +55,15 @@ impl Contents<'_> {
             "damage": summary.damage.as_ref().map(ToString::to_string),
             "visits": summary.visits,
             "examples": summary.examples,
-            "epochs": pair(&summary.epochs),
-            "steps": pair(&summary.steps),
+            "epochs": range_value(&summary.epochs),
+            "steps": range_value(&summary.steps),
             "recorded_steps": summary.recorded_steps,
-            "learning_rates": pair(&summary.learning_rates),
-            "momentum": pair(&summary.momentum),
-            "weight_decay": pair(&summary.weight_decay),
+            "learning_rates": range_value(&summary.learning_rates),
+            "momentum": range_value(&summary.momentum),
+            "weight_decay": range_value(&summary.weight_decay),
             "not_finite": summary.not_finite,
             "first_not_finite": summary.first_not_finite,
-            "wall_clock_ms": pair(&summary.wall_clock_ms),
+            "wall_clock_ms": range_value(&summary.wall_clock_ms),
             "dropped": summary.dropped,
             "first_gap": summary.first_gap,
             "bytes": summary.bytes,
@@ -87,6 +87,6 @@ impl Contents<'_> {
     }
 }
 
-fn pair<T: Copy + Into<serde_json::Value>>(range: &Option<RangeInclusive<T>>) -> serde_json::Value {
+fn range_value<T: Copy + Into<serde_json::Value>>(range: &Option<RangeInclusive<T>>) -> serde_json::Value {
     range.as_ref().map_or(serde_json::Value::Null, |range| json!([(*range.start()).into(), (*range.end()).into()]))
 }

@@ -1,10 +1,10 @@
-//! Several dampings at once: what each answer is called, and how far neighbours agree.
+//! Several dampings at once: what each answer is called, and how far neighbors agree.
 
 use super::answer::Answer;
 use gradlog_analysis::{Agreement, AnalysisError, Damping};
 
 /// A sweep over dampings, from the smallest to the largest.
-pub(super) struct Sweep {
+pub(super) struct DampingSweep {
     dampings: Vec<Damping>,
     /// Of each damping but the last, how far it agrees with the next.
     agreements: Vec<Mean>,
@@ -16,21 +16,21 @@ struct Mean {
     each: Vec<Agreement>,
 }
 
-impl Sweep {
-    /// Of the `answers` to one question, with up to `count` of the strongest of both ends compared; `None` for a single one.
-    pub(super) fn of(answers: &[Answer], count: usize) -> Result<Option<Self>, AnalysisError> {
+impl DampingSweep {
+    /// Compares the `answers` to one question, with up to `count` of the strongest of both ends compared; `None` for a single one.
+    pub(super) fn new(answers: &[Answer], count: usize) -> Result<Option<Self>, AnalysisError> {
         if answers.len() < 2 {
             return Ok(None);
         }
         let dampings = answers.iter().filter_map(Answer::damping).collect();
         let pairs = answers.iter().zip(&answers[1..]);
-        let agreements = pairs.map(|(one, next)| Mean::of(one, next, count)).collect::<Result<_, _>>()?;
+        let agreements = pairs.map(|(one, next)| Mean::new(one, next, count)).collect::<Result<_, _>>()?;
         Ok(Some(Self { dampings, agreements }))
     }
 
     /// What was given for each.
     pub(super) fn values(&self) -> Vec<f64> {
-        self.dampings.iter().map(|damping| value(*damping)).collect()
+        self.dampings.iter().map(|damping| damping_value(*damping)).collect()
     }
 
     /// All in words, as those of one are.
@@ -56,13 +56,13 @@ impl Sweep {
     /// Of each damping but the last, the share of its strongest at both ends that are among the strongest of the next.
     pub(super) fn kept(&self) -> Vec<f64> {
         let share = |mean: &Mean| {
-            let (there, kept) = (mean.sum(|each| each.proponents + each.opponents), mean.sum(both_kept));
+            let (there, kept) = (mean.sum(|each| each.proponents + each.opponents), mean.sum(count_kept));
             kept as f64 / there as f64
         };
         self.agreements.iter().map(share).collect()
     }
 
-    /// A line for each pair of neighbours.
+    /// A line for each pair of neighbors.
     pub(super) fn words(&self) -> Vec<String> {
         let line = |(pair, mean): (&[f64], &Mean)| {
             let over = match mean.each.len() {
@@ -86,7 +86,7 @@ impl Sweep {
 }
 
 impl Mean {
-    fn of(one: &Answer, next: &Answer, count: usize) -> Result<Self, AnalysisError> {
+    fn new(one: &Answer, next: &Answer, count: usize) -> Result<Self, AnalysisError> {
         let probes = 0..one.about.probes.len();
         let each: Vec<Agreement> =
             probes.map(|probe| one.about.agreement(&next.about, probe, count)).collect::<Result<_, _>>()?;
@@ -94,17 +94,17 @@ impl Mean {
         Ok(Self { spearman, each })
     }
 
-    fn sum(&self, of: fn(&Agreement) -> usize) -> usize {
-        self.each.iter().map(of).sum()
+    fn sum(&self, count: fn(&Agreement) -> usize) -> usize {
+        self.each.iter().map(count).sum()
     }
 }
 
-fn both_kept(each: &Agreement) -> usize {
+fn count_kept(each: &Agreement) -> usize {
     each.proponents_kept + each.opponents_kept
 }
 
-/// The number that stands for a damping in rows.
-pub(super) fn value(damping: Damping) -> f64 {
+/// The number that is written for a damping in rows.
+pub(super) fn damping_value(damping: Damping) -> f64 {
     match damping {
         Damping::Relative(value) | Damping::Absolute(value) => value,
     }

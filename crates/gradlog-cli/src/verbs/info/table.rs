@@ -1,17 +1,16 @@
 //! For the eye: pairs of name and value, and a table for each kind of thing that there is.
 
-use super::{file, modes, worker_state, Contents};
+use super::{file_state, mode_names, worker_state, Contents};
 use crate::report::{self, Format, Rows, Value};
-use gradlog_analysis::significant;
-use gradlog_analysis::{ColumnGroup, LayerSummary, ProbeSummary, SweepSummary};
+use gradlog_analysis::{significant, ColumnGroup, LayerSummary, ProbeSummary, SweepSummary};
 use gradlog_format::log::Manifest;
 use gradlog_format::run::{Checkpoint, WorkerState};
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 
 impl Contents<'_> {
-    pub(super) fn table(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Contents { manifest, summary, workers, saved } = *self;
+    pub(super) fn write_tables(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Contents { manifest, summary, workers, checkpoints } = self;
         let state = match (&summary.damage, summary.finished) {
             (Some(_), _) => "damaged: what follows is of the part before the damage",
             (None, true) => "finished",
@@ -27,12 +26,12 @@ impl Contents<'_> {
             ("written by", format!("gradlog {}", manifest.version)),
             ("state", state.into()),
             ("visits", format!("{} of {} examples", summary.visits, summary.examples)),
-            ("epochs", span(&summary.epochs)),
-            ("steps", format!("{} ({} recorded)", span(&summary.steps), summary.recorded_steps)),
-            ("learning rate", span(&summary.learning_rates)),
-            ("momentum", span(&summary.momentum)),
-            ("weight decay", span(&summary.weight_decay)),
-            ("duration", duration(&summary.wall_clock_ms)),
+            ("epochs", range_words(&summary.epochs)),
+            ("steps", format!("{} ({} recorded)", range_words(&summary.steps), summary.recorded_steps)),
+            ("learning rate", range_words(&summary.learning_rates)),
+            ("momentum", range_words(&summary.momentum)),
+            ("weight decay", range_words(&summary.weight_decay)),
+            ("duration", duration_words(&summary.wall_clock_ms)),
             (
                 "dropped",
                 match summary.first_gap {
@@ -47,10 +46,10 @@ impl Contents<'_> {
                     None => "0 visits".into(),
                 },
             ),
-            ("bytes", format!("{}, {} of them of visits", summary.bytes, summary.visit_bytes)),
+            ("bytes", format!("{}, of which visits take {}", summary.bytes, summary.visit_bytes)),
             ("bytes per visit", per_visit.map_or("-".into(), |bytes| format!("{bytes:.1}"))),
             ("parameters", coverage),
-            ("sketch", sketch(manifest)),
+            ("sketch", sketch_words(manifest)),
         ];
         if let Some(workers) = workers {
             let (parts, count) = (workers.parts.len(), workers.count);
@@ -62,22 +61,22 @@ impl Contents<'_> {
         if !summary.untapped.is_empty() {
             pairs.push(("not recorded", summary.untapped.join(", ")));
         }
-        report::pairs(out, &pairs)?;
+        report::write_pairs(out, &pairs)?;
         for (name, value) in &manifest.notes {
-            report::pairs(out, &[("note", format!("{name} = {value}"))])?;
+            report::write_pairs(out, &[("note", format!("{name} = {value}"))])?;
         }
 
-        let of = |worker: &WorkerState| {
+        let worker_row = |worker: &WorkerState| {
             vec![u64::from(worker.rank).into(), worker.last_step.into(), worker_state(worker).into()]
         };
         let parts = workers.iter().flat_map(|workers| &workers.parts);
-        section(out, &["worker", "last step", "state"], parts.map(of))?;
-        let of = |layer: &LayerSummary| {
+        write_section(out, &["worker", "last step", "state"], parts.map(worker_row))?;
+        let layer_row = |layer: &LayerSummary| {
             let form = layer.form.to_string();
             vec![layer.name.as_str().into(), layer.kind.as_str().into(), layer.parameters.into(), form.into()]
         };
-        section(out, &["layer", "kind", "parameters", "form"], summary.layers.iter().map(of))?;
-        let of = |set: &ProbeSummary| {
+        write_section(out, &["layer", "kind", "parameters", "form"], summary.layers.iter().map(layer_row))?;
+        let set_row = |set: &ProbeSummary| {
             let (first, last) = (set.times.first().copied(), set.times.last().copied());
             let times = set.times.len() as u64;
             vec![
@@ -90,29 +89,34 @@ impl Contents<'_> {
             ]
         };
         let columns = ["probe set", "examples", "visits", "times", "first step", "last step"];
-        section(out, &columns, summary.probes.iter().map(of))?;
+        write_section(out, &columns, summary.probes.iter().map(set_row))?;
         let columns = ["curvature set", "examples", "rows", "times", "first step", "last step"];
-        section(out, &columns, summary.curvature.iter().map(of))?;
-        let of = |checkpoint: &Checkpoint| {
+        write_section(out, &columns, summary.curvature.iter().map(set_row))?;
+        let checkpoint_row = |checkpoint: &Checkpoint| {
             let rate = checkpoint.learning_rate.map_or("-".into(), |rate| rate.to_string());
             let (step, epoch) = (checkpoint.step.into(), u64::from(checkpoint.epoch).into());
-            vec![step, epoch, rate.into(), checkpoint.bytes.into(), file(checkpoint).into()]
+            vec![step, epoch, rate.into(), checkpoint.bytes.into(), file_state(checkpoint).into()]
         };
-        section(out, &["checkpoint", "epoch", "learning rate", "bytes", "file"], saved.iter().map(of))?;
-        let of =
-            |sweep: &SweepSummary| vec![sweep.step.into(), sweep.rows.into(), modes(&sweep.modes).join(", ").into()];
-        section(out, &["sweep at checkpoint", "rows", "mode"], summary.sweeps.iter().map(of))?;
-        let of = |(group, bytes): &(ColumnGroup, u64)| {
+        write_section(
+            out,
+            &["checkpoint", "epoch", "learning rate", "bytes", "file"],
+            checkpoints.iter().map(checkpoint_row),
+        )?;
+        let sweep_row = |sweep: &SweepSummary| {
+            vec![sweep.step.into(), sweep.rows.into(), mode_names(&sweep.modes).join(", ").into()]
+        };
+        write_section(out, &["sweep at checkpoint", "rows", "mode"], summary.sweeps.iter().map(sweep_row))?;
+        let group_row = |(group, bytes): &(ColumnGroup, u64)| {
             let each = *bytes as f64 / summary.visits as f64;
             vec![group.name().into(), format!("{each:.1}").into()]
         };
         let groups = summary.visit_bytes_by_group.iter().filter(|_| summary.visits > 0);
-        section(out, &["columns of a visit", "bytes per visit"], groups.map(of))
+        write_section(out, &["columns of a visit", "bytes per visit"], groups.map(group_row))
     }
 }
 
 /// A table behind an empty line, or nothing where there are no rows.
-fn section(out: &mut dyn Write, columns: &[&str], rows: impl Iterator<Item = Vec<Value>>) -> io::Result<()> {
+fn write_section(out: &mut dyn Write, columns: &[&str], rows: impl Iterator<Item = Vec<Value>>) -> io::Result<()> {
     let mut rows = rows.peekable();
     if rows.peek().is_none() {
         return Ok(());
@@ -123,11 +127,11 @@ fn section(out: &mut dyn Write, columns: &[&str], rows: impl Iterator<Item = Vec
     table.end().map(|_| ())
 }
 
-fn span<T: std::fmt::Display>(range: &Option<RangeInclusive<T>>) -> String {
+fn range_words<T: std::fmt::Display>(range: &Option<RangeInclusive<T>>) -> String {
     range.as_ref().map_or("-".into(), |range| format!("{} to {}", range.start(), range.end()))
 }
 
-fn sketch(manifest: &Manifest) -> String {
+fn sketch_words(manifest: &Manifest) -> String {
     if manifest.layers.is_empty() {
         return "none: outputs only".into();
     }
@@ -144,7 +148,7 @@ fn sketch(manifest: &Manifest) -> String {
     )
 }
 
-fn duration(range: &Option<RangeInclusive<u64>>) -> String {
+fn duration_words(range: &Option<RangeInclusive<u64>>) -> String {
     range.as_ref().map_or("-".into(), |range| {
         format!("{} s", significant(range.end().saturating_sub(*range.start()) as f64 / 1000.0))
     })

@@ -1,6 +1,6 @@
 //! Files of example ids that a user hands in.
 
-use super::error::CliError;
+use crate::error::CliError;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::path::Path;
 const LINE_BYTES_MAX: u64 = 4096;
 
 /// Reads `id` or `id,rest` from each line. Empty lines and one header are passed over; the rest is empty without a comma.
-pub(super) fn read(path: &Path) -> Result<Vec<(u64, String)>, CliError> {
+pub(super) fn read_ids(path: &Path) -> Result<Vec<(u64, String)>, CliError> {
     let io = |source| CliError::In { path: path.to_owned(), source };
     let mut file = BufReader::new(File::open(path).map_err(io)?);
     let mut rows = Vec::new();

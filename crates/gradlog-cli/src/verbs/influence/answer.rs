@@ -1,18 +1,18 @@
 //! What one pass says: scores, the strongest of each probe, and what these are made of or compared with.
 
-use super::super::error::CliError;
-use super::super::method::Plan;
+use super::method::Plan;
 use super::Arguments;
+use crate::error::CliError;
 use crate::report::Format;
 use gradlog_analysis::{
-    influence_by_distance, Comparison, Damping, FeatureDistance, Influence, Ranked, Split, SplitBy, Strongest,
+    influence_by_distance, Comparison, Damping, FeatureDistance, Influence, Ranked, Split, SplitBy, Strongest, Window,
 };
 use gradlog_format::run::Run;
 use std::collections::HashMap;
 
 /// Proponents and opponents in a table without `--top`.
 const TABLE_ROWS: usize = 10;
-/// Up to so many proponents and opponents are kept while the visits stream by; for more, all scores are held and sorted.
+/// Up to this many proponents and opponents are kept while the visits stream by. For more, all scores are held and sorted.
 const STREAMED_MAX: usize = 1000;
 
 /// How much of the answer is wanted.
@@ -25,7 +25,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn of(arguments: &Arguments) -> Self {
+    pub(super) fn new(arguments: &Arguments) -> Self {
         let count = |number: Option<u64>| number.map(|number| usize::try_from(number).unwrap_or(usize::MAX));
         let asked = count(arguments.top).or(count(arguments.nearest));
         let few = arguments.output.format() == Format::Table || arguments.by.is_some();
@@ -50,7 +50,7 @@ impl Wanted {
     }
 
     /// The answer for the probes of one pass, or one for each damping. All scores are held only if all are wanted.
-    pub(super) fn ask(
+    pub(super) fn answer(
         self,
         plan: &Plan<'_>,
         pass: usize,
@@ -88,25 +88,25 @@ impl Wanted {
                 nearest: None,
             }]);
         }
-        let of = |about: Influence| {
+        let answer = |about: Influence| {
             let examples = about.rows.len() as u64;
             Answer { about, examples, lists: Lists::All(self.top), parts: None, nearest: None }
         };
-        Ok(plan.pass(pass, progress)?.into_iter().map(of).collect())
+        Ok(plan.pass(pass, progress)?.into_iter().map(answer).collect())
     }
 
-    /// Sets the answer on one probe beside the examples that are nearest to it.
+    /// Compares the answer on one probe with the examples that are nearest to it.
     pub(super) fn compare(
         self,
         run: &Run,
         arguments: &Arguments,
+        window: &Window,
         answer: &mut Answer,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<(), CliError> {
         let Some(count) = self.nearest else { return Ok(()) };
-        let window = arguments.question(run)?.window;
         let layer = arguments.nearest_in.as_deref();
-        let mut found = influence_by_distance(run, &answer.about, &window, layer, progress)?;
+        let mut found = influence_by_distance(run, &answer.about, window, layer, progress)?;
         if let Some(distance) = found.pop() {
             answer.about.damage = answer.about.damage.take().or_else(|| distance.damage.clone());
             let comparison = distance.compare(&answer.about, count)?;
@@ -128,7 +128,7 @@ pub(super) struct Answer {
 enum Lists {
     /// Of each probe the strongest proponents and opponents.
     Ends(Vec<(Vec<Line>, Vec<Line>)>),
-    /// All scores are in `about`; so many of each end are wanted, or all.
+    /// All scores are in `about`. This many of each end are wanted, or all.
     All(Option<usize>),
 }
 
@@ -141,7 +141,7 @@ pub(super) struct Parts {
 
 impl Parts {
     /// The parts of a line's score, and their errors.
-    pub(super) fn of(&self, row: usize, probe: usize) -> (&[f64], Option<&[f64]>) {
+    pub(super) fn find_line(&self, row: usize, probe: usize) -> (&[f64], Option<&[f64]>) {
         match self.positions.get(&(row, probe)) {
             Some(&pair) => (self.split.of(pair), self.split.errors_of(pair)),
             None => (&[], None),

@@ -1,19 +1,18 @@
 //! The rows of an answer, in the format that was asked for.
 
-use super::super::output::Target;
 use super::answer::{Answer, Line, Nearest, Wanted};
-use super::sweep::{value, Sweep};
-use super::words::{first_concentration, not_finite};
+use super::damping_sweep::{damping_value, DampingSweep};
+use super::words::first_concentration;
 use super::Arguments;
 use crate::report::{Format, Rows, Value};
 use gradlog_analysis::{Basis, Concentration, Part, SplitBy};
-use std::io;
+use std::io::{self, Write};
 use std::ops::Range;
 
-/// A table has no more columns of parts than these; neighbouring epochs share one.
+/// A table has no more columns of parts than these; neighboring epochs share one.
 const TABLE_PARTS: usize = 12;
 
-pub(super) type Sink<'a> = Rows<Target<'a>>;
+pub(super) type Sink<'a> = Rows<&'a mut dyn Write>;
 
 /// Writes the answer, pass by pass.
 pub(super) struct Writer {
@@ -57,16 +56,16 @@ impl Writer {
     pub(super) fn begin<'a>(
         &self,
         answers: &[Answer],
-        sweep: Option<&Sweep>,
+        sweep: Option<&DampingSweep>,
         workers: Option<String>,
-        target: Target<'a>,
+        target: &'a mut dyn Write,
     ) -> io::Result<Sink<'a>> {
         let answer = &answers[0];
         let part = &answer.about;
         // What answers differ in is a list where there are several.
-        let each = |of: &dyn Fn(&Answer) -> Value| match answers {
-            [one] => of(one),
-            many => Value::List(many.iter().map(of).collect()),
+        let each = |value: &dyn Fn(&Answer) -> Value| match answers {
+            [one] => value(one),
+            many => Value::List(many.iter().map(value).collect()),
         };
         let mut head = vec![("score", Value::from("influence")), ("order", "positive helps".into())];
         head.push(("error", "one standard deviation of the sketch's error".into()));
@@ -99,7 +98,7 @@ impl Writer {
                 ("momentum", f64::from(estimate.momentum).into()),
                 ("weight_decay", f64::from(estimate.weight_decay).into()),
                 ("growth", estimate.growth.into()),
-                ("after_probes", part.left_out.after_probes.into()),
+                ("after_probes", estimate.after_probes.into()),
                 ("dropped", estimate.dropped.into()),
             ]);
             head.extend(estimate.soft_threshold.map(|threshold| ("soft_threshold", threshold.into())));
@@ -108,22 +107,24 @@ impl Writer {
             head.extend([("spearman_to_next", sweep.spearmans().into()), ("kept_to_next", sweep.kept().into())]);
         }
         if let ([_], false, Some(_)) = (part.probes.as_slice(), self.all, first_concentration(part)) {
-            let of = |of: fn(Concentration) -> f64| each(&|answer| first_concentration(&answer.about).map(of).into());
-            head.push(("top_hundredth", of(|found| found.top_hundredth)));
-            head.push(("carriers", of(|found| found.carriers)));
+            let each_share =
+                |share: fn(Concentration) -> f64| each(&|answer| first_concentration(&answer.about).map(share).into());
+            head.push(("top_hundredth", each_share(|found| found.top_hundredth)));
+            head.push(("carriers", each_share(|found| found.carriers)));
         }
         if let Some(Nearest { distance, comparison }) = &answer.nearest {
-            let of = |of: fn(&Nearest) -> Value| each(&|answer| answer.nearest.as_ref().map_or(Value::Nothing, of));
+            let each_near =
+                |value: fn(&Nearest) -> Value| each(&|answer| answer.nearest.as_ref().map_or(Value::Nothing, value));
             head.extend([
                 ("features", Value::from(distance.layer.as_str())),
                 ("nearest", (comparison.nearest.len() as u64).into()),
-                ("nearest_also_proponents", of(|found| (found.comparison.also_proponents as u64).into())),
-                ("nearest_also_opponents", of(|found| (found.comparison.also_opponents as u64).into())),
-                ("same_label_proponents", of(|found| found.comparison.same_label_proponents.into())),
-                ("same_label_opponents", of(|found| found.comparison.same_label_opponents.into())),
-                ("same_label_nearest", of(|found| found.comparison.same_label_nearest.into())),
-                ("score_by_distance", of(|found| found.distance.score.into())),
-                ("size_by_distance", of(|found| found.distance.size.into())),
+                ("nearest_also_proponents", each_near(|found| (found.comparison.also_proponents as u64).into())),
+                ("nearest_also_opponents", each_near(|found| (found.comparison.also_opponents as u64).into())),
+                ("same_label_proponents", each_near(|found| found.comparison.same_label_proponents.into())),
+                ("same_label_opponents", each_near(|found| found.comparison.same_label_opponents.into())),
+                ("same_label_nearest", each_near(|found| found.comparison.same_label_nearest.into())),
+                ("score_by_distance", each_near(|found| found.distance.score.into())),
+                ("size_by_distance", each_near(|found| found.distance.size.into())),
             ]);
         }
         let variant = part.variant();
@@ -135,12 +136,12 @@ impl Writer {
             ("examples", answer.examples.into()),
             ("visits", part.visits.into()),
             ("probe_times", part.probe_times.into()),
-            ("before_first_probe", (part.left_out.before_first_probe + part.left_out.without_probe).into()),
-            ("not_finite", not_finite(part).into()),
-            ("without_gradient", part.left_out.without_gradient.into()),
-            ("other_layers", part.left_out.other_layers.into()),
-            ("probe_records_left_out", part.left_out.probe_records.into()),
-            ("probe_records_repeated", part.left_out.probe_records_replaced.into()),
+            ("before_first_probe", part.before_first_probe.into()),
+            ("not_finite", part.not_finite.into()),
+            ("without_gradient", part.without_gradient.into()),
+            ("other_layers", part.other_layers.into()),
+            ("probe_records_left_out", part.probe_records_left_out.into()),
+            ("probe_records_repeated", part.probe_records_repeated.into()),
             ("workers", workers.into()),
             ("damage", part.damage.as_ref().map(ToString::to_string).into()),
         ]);
@@ -236,7 +237,7 @@ impl Writer {
             values.push(about.visits.into());
         }
         if self.swept {
-            values.insert(0, answer.damping().map(value).into());
+            values.insert(0, answer.damping().map(damping_value).into());
         }
         values.push(score);
         values.extend(self.errors.then_some(error));
@@ -246,7 +247,7 @@ impl Writer {
             values.extend(self.predictions.then(|| about.prediction.into()));
         }
         if let Some(parts) = &answer.parts {
-            let (scores, _) = parts.of(line.row, probe);
+            let (scores, _) = parts.find_line(line.row, probe);
             let sum = |range: &Range<usize>| scores.get(range.clone()).map(|scores| scores.iter().sum::<f64>());
             values.extend(self.parts.iter().map(|(_, range)| sum(range).into()));
         }
@@ -262,7 +263,7 @@ impl Writer {
         rows: &mut Sink<'_>,
     ) -> io::Result<()> {
         let Some(parts) = &answer.parts else { return Ok(()) };
-        let (scores, errors) = parts.of(line.row, probe);
+        let (scores, errors) = parts.find_line(line.row, probe);
         for (number, (part, score)) in parts.split.parts.iter().zip(scores).enumerate() {
             let part = match part {
                 Part::Layer(name) => name.as_str().into(),
@@ -276,12 +277,12 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn hint(&self) -> Option<&'static str> {
-        (self.cut && !self.asked).then_some("more: see them with --top N, or all with --format csv")
+    pub(super) fn hint(&self) -> Option<String> {
+        (self.cut && !self.asked).then(|| "more: see them with --top N, or all with --format csv".into())
     }
 }
 
-/// The columns that parts take in a table: a layer each, or neighbouring epochs together where they are many.
+/// The columns that parts take in a table: a layer each, or neighboring epochs together where they are many.
 fn columns_of_parts(answer: &Answer, by: Option<SplitBy>) -> Vec<(String, Range<usize>)> {
     let Some(parts) = &answer.parts else { return Vec::new() };
     let parts = &parts.split.parts;

@@ -1,12 +1,14 @@
 //! The verbs from their arguments to their output, without a process.
 
 mod golden;
+mod hostile;
 mod influence;
 mod refused;
 mod several;
+mod vectors;
 
-use super::output::Console;
-use super::{execute, Cli};
+use crate::output::{Console, Watch};
+use crate::{execute, Cli};
 use clap::CommandFactory;
 use gradlog_analysis::Score;
 use gradlog_format::log::Column;
@@ -37,7 +39,7 @@ pub(super) fn gradlog(written: &Written, verb: &str, arguments: &[&str]) -> (u8,
     let mut line: Vec<OsString> = vec!["gradlog".into(), verb.into(), written.path().into()];
     line.extend(arguments.iter().map(OsString::from));
     let (mut out, mut words) = (Vec::new(), Vec::new());
-    let code = execute(line, &mut Console { out: &mut out, words: &mut words, progress: false });
+    let code = execute(line, &mut Console { out: &mut out, words: &mut words, watch: Watch::new(false) });
     (code, String::from_utf8(out).unwrap(), String::from_utf8(words).unwrap())
 }
 
@@ -238,7 +240,7 @@ fn damage_is_said_and_exits_with_3() {
 pub(super) fn typed(arguments: &[&str]) -> (u8, String, String) {
     let line = std::iter::once("gradlog").chain(arguments.iter().copied()).map(OsString::from);
     let (mut out, mut words) = (Vec::new(), Vec::new());
-    let code = execute(line, &mut Console { out: &mut out, words: &mut words, progress: false });
+    let code = execute(line, &mut Console { out: &mut out, words: &mut words, watch: Watch::new(false) });
     (code, String::from_utf8(out).unwrap(), String::from_utf8(words).unwrap())
 }
 
@@ -362,14 +364,14 @@ fn a_broken_pipe_is_no_error() {
         let mut line: Vec<OsString> = vec!["gradlog".into(), arguments[0].into(), run.path().into()];
         line.extend(arguments[1..].iter().map(OsString::from));
         let mut words = Vec::new();
-        let code = execute(line, &mut Console { out: &mut Gone, words: &mut words, progress: false });
+        let code = execute(line, &mut Console { out: &mut Gone, words: &mut words, watch: Watch::new(false) });
         assert_eq!(code, 0, "{arguments:?}: {}", String::from_utf8_lossy(&words));
         assert!(!String::from_utf8_lossy(&words).contains("error"));
     }
 }
 
 /// Two of three workers' parts; the third is missing.
-fn of_workers() -> Written {
+fn written_by_workers() -> Written {
     let dir = Arc::new(tempfile::TempDir::new().unwrap());
     let all = visits(&mut Draws(1), 30, 6, 8);
     let part = |rank: u32| {
@@ -385,7 +387,7 @@ fn of_workers() -> Written {
 
 #[test]
 fn several_workers_are_one_run_to_every_verb_and_what_is_wrong_with_them_is_said() {
-    let run = of_workers();
+    let run = written_by_workers();
     let total = visits(&mut Draws(1), 30, 6, 8).len() as u64;
     let missing = "worker 2 of 3 is missing";
     let (code, out, words) = gradlog(&run, "info", &["--format", "json"]);
@@ -407,7 +409,7 @@ fn several_workers_are_one_run_to_every_verb_and_what_is_wrong_with_them_is_said
     let part = |arguments: &[&str]| {
         let line = arguments.iter().map(OsString::from);
         let (mut out, mut words) = (Vec::new(), Vec::new());
-        let code = execute(line, &mut Console { out: &mut out, words: &mut words, progress: false });
+        let code = execute(line, &mut Console { out: &mut out, words: &mut words, watch: Watch::new(false) });
         (code, String::from_utf8(out).unwrap(), String::from_utf8(words).unwrap())
     };
     let folder = run.path().join("worker-0001");

@@ -1,0 +1,121 @@
+//! Arguments that several verbs share, and how they are read.
+
+mod numbers;
+mod window;
+
+pub(crate) use numbers::{
+    parse_cosine, parse_count, parse_length, parse_not_negative, parse_percentile, parse_positive, parse_share,
+};
+pub(crate) use window::WindowArguments;
+
+use crate::choice::Choice;
+use crate::output::Destination;
+use crate::report::Format;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+use gradlog_analysis::{Combine, Score, VectorQuestion, Window};
+use std::path::PathBuf;
+
+/// What every verb says behind its help.
+pub(crate) const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  failed; stderr says what, where and what next
+  2  bad arguments
+  3  done, but the run is damaged: what is printed is computed from what came before the damage
+
+Data goes to stdout, words to stderr.";
+
+/// Rows of a table without `--top`.
+const TABLE_ROWS: usize = 20;
+
+/// How gradients are made flat.
+#[derive(Debug, Args)]
+pub(crate) struct VectorArguments {
+    /// The most numbers of a vector; a longer gradient is folded
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = parse_length)]
+    numbers: usize,
+    /// The most gigabytes of memory that the vectors may take
+    #[arg(long, value_name = "GB", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    memory: u32,
+}
+
+impl VectorArguments {
+    pub(crate) fn question(&self, window: Window, combine: Combine) -> VectorQuestion {
+        let bytes_max = u64::from(self.memory) * 1_000_000_000;
+        VectorQuestion { window, combine, bytes_max, ..VectorQuestion::means(self.numbers) }
+    }
+}
+
+/// Where the rows go, and how they look.
+#[derive(Debug, Args)]
+pub(crate) struct OutputArguments {
+    /// How to write the rows; by default as the name of --out ends (.csv, .json), else a table
+    #[arg(long)]
+    format: Option<Format>,
+    /// Write to this file, which appears when it is whole, instead of stdout
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl OutputArguments {
+    pub(crate) fn format(&self) -> Format {
+        let by_name = || {
+            let extension = self.out.as_ref()?.extension()?.to_str()?.to_ascii_lowercase();
+            Format::value_variants().iter().copied().find(|format| format_name(*format) == extension)
+        };
+        self.format.or_else(by_name).unwrap_or_default()
+    }
+
+    /// Where all rows go.
+    pub(crate) fn destination(&self) -> Destination<'_> {
+        Destination { out: self.out.as_deref(), format: self.format(), rows_max: None, is_cut_by_default: false }
+    }
+
+    /// Where the first rows go: those of `--top N`, in a table 20 without it, else all.
+    pub(crate) fn destination_of_first(&self, top: Option<u64>) -> Destination<'_> {
+        let whole = self.destination();
+        let rows_max = match (top, whole.format) {
+            (Some(top), _) => Some(usize::try_from(top).unwrap_or(usize::MAX)),
+            (None, Format::Table) => Some(TABLE_ROWS),
+            (None, _) => None,
+        };
+        Destination { rows_max, is_cut_by_default: top.is_none(), ..whole }
+    }
+}
+
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Table => "table",
+        Format::Csv => "csv",
+        Format::Json => "json",
+    }
+}
+
+impl ValueEnum for Format {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Format::Table, Format::Csv, Format::Json]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Format::Table => "aligned columns for the eye, five significant digits",
+            Format::Csv => "comma-separated with a header, numbers in full, NaN and inf in words",
+            Format::Json => "one object with the rows under `rows`, numbers in full, NaN and inf as null",
+        };
+        Some(PossibleValue::new(format_name(*self)).help(help))
+    }
+}
+
+impl Choice for Score {
+    fn all() -> &'static [Self] {
+        &Score::ALL
+    }
+
+    fn word(&self) -> &'static str {
+        self.name()
+    }
+
+    fn help(&self) -> &'static str {
+        self.about()
+    }
+}

@@ -1,0 +1,294 @@
+//! What all verbs do alike, written once.
+//!
+//! A verb opens its runs and asks under a progress bar. It says what the answer is computed from and what it leaves out,
+//! writes the answer, and names damage last. [`run`] does these in this order. A verb gives its question and its columns.
+
+use crate::error::CliError;
+use crate::left_out::LeftOut;
+use crate::output::{Console, Destination, Target, Watch};
+use crate::report::{self, printable, Rows, Value};
+use gradlog_analysis::{Progress, Window};
+use gradlog_format::run::{Damage, ReadError, Run, Workers};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// How a verb ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// The run is damaged; the output is computed from what can be read.
+    Loss,
+}
+
+/// A verb: how it differs from the others.
+pub(crate) trait Verb {
+    /// What the runs answer. It may hold on to them.
+    type Answer<'run>;
+
+    /// Folders of the runs that are asked.
+    fn runs(&self) -> &[PathBuf];
+
+    /// Which rows of the runs count.
+    fn window(&self, _runs: &[&Run]) -> Result<Window, CliError> {
+        Ok(Window::everything())
+    }
+
+    /// Where the output goes.
+    fn destination(&self) -> Destination<'_> {
+        Destination::stdout()
+    }
+
+    /// Whether the answer is made of gradients, so that the layers without one matter.
+    fn uses_gradients(&self) -> bool {
+        false
+    }
+
+    /// Whether the frame names missing workers.
+    fn names_workers(&self) -> bool {
+        true
+    }
+
+    /// Refuses arguments that do not fit together.
+    fn check(&self) -> Result<(), CliError> {
+        Ok(())
+    }
+
+    /// What it means that a run cannot be opened.
+    fn explain_unopened(&self, error: ReadError) -> CliError {
+        error.into()
+    }
+
+    /// Asks.
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Self::Answer<'run>, CliError>;
+
+    /// Says what the answer comes to.
+    fn show<'run>(&'run self, asked: &'run Asked<'run>, answer: Self::Answer<'run>) -> Result<Shown<'run>, CliError>;
+}
+
+/// What is asked about.
+pub(crate) struct Asked<'run> {
+    pub runs: Vec<&'run Run>,
+    pub window: Window,
+    watch: Watch,
+}
+
+impl<'run> Asked<'run> {
+    /// The only run, of a verb that takes one.
+    pub(crate) fn run(&self) -> &'run Run {
+        self.runs[0]
+    }
+
+    /// Reads under a progress bar for `passes` passes over the runs.
+    pub(crate) fn read<T, E: Into<CliError>>(
+        &self,
+        doing: &'static str,
+        passes: usize,
+        question: impl FnOnce(Progress<'_>) -> Result<T, E>,
+    ) -> Result<T, CliError> {
+        self.watch.start(&self.runs, passes, doing);
+        let found = self.read_under_bar(question);
+        self.watch.clear();
+        found
+    }
+
+    /// Starts a bar for several calls of [`Asked::read_under_bar`]; the frame clears it.
+    pub(crate) fn start(&self, doing: &'static str, passes: usize) {
+        self.watch.start(&self.runs, passes, doing);
+    }
+
+    /// Reads under the bar that is there.
+    pub(crate) fn read_under_bar<T, E: Into<CliError>>(
+        &self,
+        question: impl FnOnce(Progress<'_>) -> Result<T, E>,
+    ) -> Result<T, CliError> {
+        let bar = self.watch.bar();
+        question(&|bytes| bar.inc(bytes)).map_err(Into::into)
+    }
+
+    /// The folder of a run and a colon, if there are several runs.
+    pub(crate) fn prefix(&self, run: &Run) -> String {
+        match self.runs.len() {
+            0 | 1 => String::new(),
+            _ => format!("{}: ", printable(&run.dir().display().to_string())),
+        }
+    }
+}
+
+/// What an answer comes to: words for people, content for everybody.
+#[derive(Default)]
+pub(crate) struct Shown<'a> {
+    /// What the answer is computed from and what it says; before the content.
+    pub words: Vec<String>,
+    /// What the answer leaves out, with the name of the run that it is about where there are several.
+    pub left_out: Vec<(String, LeftOut)>,
+    pub content: Content<'a>,
+    /// What is said behind the content.
+    pub after: Vec<String>,
+    pub damage: Vec<Damage>,
+    /// What is said behind the damage.
+    pub last: Vec<String>,
+    /// Whether something is lost that is no damage of the log.
+    pub loss: bool,
+    /// Why there is no content, if that is a failure.
+    pub failure: Option<CliError>,
+}
+
+/// What goes to stdout or into a file.
+#[derive(Default)]
+pub(crate) enum Content<'a> {
+    #[default]
+    Nothing,
+    Sheet(Sheet<'a>),
+    /// One number a line.
+    Numbers(Vec<u64>),
+    /// Names and what they are.
+    Pairs(Vec<(&'static str, String)>),
+    /// Anything else, written by the verb.
+    Written(Writing<'a>),
+}
+
+/// Writes content and says how it ended.
+pub(crate) type Writing<'a> = Box<dyn FnOnce(&mut dyn Write) -> Result<Ending, CliError> + 'a>;
+
+/// How the writing of content ended.
+#[derive(Default)]
+pub(crate) struct Ending {
+    pub words: Option<String>,
+    pub damage: Option<Damage>,
+}
+
+/// Rows under columns.
+pub(crate) struct Sheet<'a> {
+    /// The keys of JSON before the rows.
+    pub head: Vec<(&'static str, Value)>,
+    pub columns: Vec<&'static str>,
+    pub rows: Box<dyn ExactSizeIterator<Item = Vec<Value>> + 'a>,
+}
+
+/// Runs a verb.
+pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcome, CliError> {
+    verb.check()?;
+    let opened: Result<Vec<Run>, ReadError> = verb.runs().iter().map(Run::open).collect();
+    let opened = opened.map_err(|error| verb.explain_unopened(error))?;
+    let runs: Vec<&Run> = opened.iter().collect();
+    let window = verb.window(&runs)?;
+    let asked = Asked { runs, window, watch: console.watch.clone() };
+    let outcome = ask_and_show(verb, &asked, console);
+    asked.watch.clear();
+    outcome
+}
+
+fn ask_and_show<'run, V: Verb>(
+    verb: &'run V,
+    asked: &'run Asked<'run>,
+    console: &mut Console<'_>,
+) -> Result<Outcome, CliError> {
+    let answer = verb.ask(asked)?;
+    let Shown { words, left_out, content, after, mut damage, last, loss, failure } = verb.show(asked, answer)?;
+    words.iter().for_each(|line| console.say(line));
+    for (prefix, left_out) in &left_out {
+        left_out.notes().iter().for_each(|note| console.say(format_args!("note: {prefix}{note}")));
+    }
+    for run in &asked.runs {
+        say_coverage(verb, asked, run, console);
+        if verb.names_workers() {
+            for note in worker_notes(run)? {
+                console.say(format_args!("note: {}{note}", asked.prefix(run)));
+            }
+        }
+    }
+    let ending = write(content, &verb.destination(), console)?;
+    asked.watch.clear();
+    after.into_iter().chain(ending.words).for_each(|line| console.say(line));
+    damage.extend(ending.damage.filter(|_| damage.is_empty()));
+    damage.iter().for_each(|damage| console.say(format_args!("warning: {damage}")));
+    last.iter().for_each(|line| console.say(line));
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    Ok(if loss || !damage.is_empty() { Outcome::Loss } else { Outcome::Done })
+}
+
+/// Says which part of the model's gradient was recorded, so that a part is not taken for the whole.
+fn say_coverage<V: Verb>(verb: &V, asked: &Asked<'_>, run: &Run, console: &mut Console<'_>) {
+    if !verb.uses_gradients() {
+        return;
+    }
+    let prefix = asked.prefix(run);
+    match run.manifest().coverage() {
+        Some(share) if share < 0.9995 => console.say(format_args!(
+            "note: {prefix}the gradients are those of {:.1} % of the model's parameters; `gradlog info` lists the layers",
+            100.0 * share
+        )),
+        Some(_) => {}
+        None => console
+            .say(format_args!("note: {prefix}the gradients are those of the recorded layers; `gradlog info` lists them")),
+    }
+}
+
+/// What a reader of the result should know of the workers that recorded the run, if several did.
+fn worker_notes(run: &Run) -> Result<Vec<String>, ReadError> {
+    let mut notes = Vec::new();
+    if let Some(worker) = run.manifest().worker {
+        let (rank, workers) = (worker.rank, worker.workers);
+        notes.push(format!("this is the part of worker {rank} of {workers} alone; the run is the folder around it"));
+    }
+    notes.extend(run.workers()?.iter().flat_map(Workers::notes));
+    Ok(notes)
+}
+
+/// What is missing of the workers of a run, for a result in a file; `None` if all are there and came equally far.
+pub(crate) fn missing_workers(run: &Run) -> Result<Option<String>, ReadError> {
+    let notes = run.workers()?.map(|workers| workers.notes()).filter(|notes| !notes.is_empty());
+    Ok(notes.map(|notes| notes.join("; ")))
+}
+
+/// The first damage, for a result in a file.
+pub(crate) fn first_damage<'a>(damage: impl IntoIterator<Item = &'a Damage>) -> Value {
+    damage.into_iter().next().map(ToString::to_string).into()
+}
+
+fn write(content: Content<'_>, to: &Destination<'_>, console: &mut Console<'_>) -> Result<Ending, CliError> {
+    if matches!(content, Content::Nothing) {
+        return Ok(Ending::default());
+    }
+    let mut target = Target::open(to.out, console.out).map_err(|error| to.explain(error))?;
+    let written = write_content(content, to, &mut target);
+    written
+        .and_then(|ending| {
+            target.finish()?;
+            Ok(ending)
+        })
+        .map_err(|error| match error {
+            CliError::Write(source) => to.explain(source),
+            other => other,
+        })
+}
+
+fn write_content(content: Content<'_>, to: &Destination<'_>, target: &mut Target<'_>) -> Result<Ending, CliError> {
+    match content {
+        Content::Nothing => Ok(Ending::default()),
+        Content::Sheet(sheet) => Ok(write_sheet(sheet, to, target)?),
+        Content::Numbers(numbers) => {
+            numbers.iter().try_for_each(|number| writeln!(target, "{number}"))?;
+            Ok(Ending::default())
+        }
+        Content::Pairs(pairs) => {
+            report::write_pairs(target, &pairs)?;
+            Ok(Ending::default())
+        }
+        Content::Written(writing) => writing(target),
+    }
+}
+
+fn write_sheet(sheet: Sheet<'_>, to: &Destination<'_>, target: &mut Target<'_>) -> io::Result<Ending> {
+    let (count, limit) = (sheet.rows.len(), to.rows_max.unwrap_or(usize::MAX));
+    let mut rows = Rows::begin(to.format, target, &sheet.head, &sheet.columns)?;
+    for row in sheet.rows.take(limit) {
+        rows.row(&row)?;
+    }
+    rows.end()?;
+    let more = (to.is_cut_by_default && count > limit)
+        .then(|| format!("{} more: see them with --top N, or all with --format csv", count - limit));
+    Ok(Ending { words: more, damage: None })
+}

@@ -1,0 +1,137 @@
+//! `gradlog cluster`: which kinds of example are there, as the gradients see them?
+
+use super::export::vector_words;
+use crate::arguments::{OutputArguments, VectorArguments, WindowArguments, EXIT_CODES};
+use crate::error::CliError;
+use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
+use crate::left_out::LeftOut;
+use crate::output::Destination;
+use crate::report::{Format, Value};
+use clap::Args;
+use gradlog_analysis::{clusters, vectors, Clusters, Combine, FlatVectors, UnitVectors, Window};
+use gradlog_format::run::Run;
+use std::path::PathBuf;
+use std::slice;
+
+/// Rounds of k-means that are allowed.
+const ROUNDS: usize = 100;
+
+/// Gather examples into clusters of gradients that point the same way
+///
+/// A table has one row for each cluster: its number, size, cohesion (mean cosine with its center), commonest label, the share
+/// that has it, and the example nearest to the center. CSV and JSON have one row for each example: `example,cluster,cosine`
+/// and, where they were recorded, `label`. The gradient of an example is the mean over its visits. Two clusters of one
+/// label are two kinds within a class. A cluster of mixed labels may hold wrong ones.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Folder of the run
+    run: PathBuf,
+    /// How many clusters
+    #[arg(long, value_name = "K", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1 << 16))]
+    clusters: u64,
+    /// Where the draws begin; the same seed gives the same clusters
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    vectors: VectorArguments,
+    #[command(flatten)]
+    window: WindowArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+impl Verb for Arguments {
+    type Answer<'run> = FlatVectors;
+
+    fn runs(&self) -> &[PathBuf] {
+        slice::from_ref(&self.run)
+    }
+
+    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
+        self.window.find_window(runs)
+    }
+
+    fn destination(&self) -> Destination<'_> {
+        self.output.destination()
+    }
+
+    fn uses_gradients(&self) -> bool {
+        true
+    }
+
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<FlatVectors, CliError> {
+        let question = self.vectors.question(asked.window.clone(), Combine::Mean);
+        asked.read("reading", 1, |progress| vectors(asked.run(), &question, progress))
+    }
+
+    fn show<'run>(&'run self, _asked: &'run Asked<'run>, found: FlatVectors) -> Result<Shown<'run>, CliError> {
+        let (mut words, left_out) = (vec![vector_words(&found)], LeftOut::from(&found));
+        let (variant, damage) = (found.variant(), found.damage.clone());
+        let unit = UnitVectors::new(found);
+        let found = clusters(&unit, self.clusters as usize, ROUNDS, self.seed); // at most 2^16
+        words.push(format!(
+            "{} clusters of {} examples after {} rounds{}",
+            found.clusters.len(),
+            unit.len(),
+            found.rounds,
+            if found.settled { "" } else { ", when some examples still moved" }
+        ));
+        let left_out = left_out.with_no_direction(&unit.without_direction);
+        let head = vec![
+            ("variant", Value::from(variant)),
+            ("examples", (unit.len() as u64).into()),
+            ("clusters", (found.clusters.len() as u64).into()),
+            ("rounds", (found.rounds as u64).into()),
+            ("settled", found.settled.into()),
+            ("without_direction", (unit.without_direction.len() as u64).into()),
+            ("damage", first_damage(&damage)),
+        ];
+        let sheet = match self.output.format() {
+            Format::Table => cluster_sheet(head, &unit, &found),
+            _ => example_sheet(head, unit, found),
+        };
+        Ok(Shown {
+            words,
+            left_out: vec![(String::new(), left_out)],
+            content: Content::Sheet(sheet),
+            damage: damage.into_iter().collect(),
+            ..Shown::default()
+        })
+    }
+}
+
+type Head = Vec<(&'static str, Value)>;
+
+/// A row for each cluster.
+fn cluster_sheet<'a>(head: Head, unit: &UnitVectors, found: &Clusters) -> Sheet<'a> {
+    let columns = vec!["cluster", "size", "cohesion", "label", "share", "example"];
+    let mut rows = Vec::new();
+    for (number, cluster) in found.clusters.iter().enumerate() {
+        let share = cluster.label.map(|(_, count)| count as f64 / cluster.size as f64);
+        rows.push(vec![
+            Value::from(number as u64),
+            (cluster.size as u64).into(),
+            cluster.cohesion.into(),
+            cluster.label.map(|(label, _)| label).into(),
+            share.into(),
+            unit.examples[cluster.example].into(),
+        ]);
+    }
+    Sheet { head, columns, rows: Box::new(rows.into_iter()) }
+}
+
+/// A row for each example.
+fn example_sheet<'a>(head: Head, unit: UnitVectors, found: Clusters) -> Sheet<'a> {
+    let count = unit.len();
+    let labels = unit.labels.iter().any(Option::is_some);
+    let mut columns = vec!["example", "cluster", "cosine"];
+    columns.extend(labels.then_some("label"));
+    let values = move |position: usize| {
+        let (cluster, cosine) = (found.of[position] as u64, f64::from(found.cosines[position]));
+        let mut values = vec![Value::from(unit.examples[position]), cluster.into(), cosine.into()];
+        values.extend(labels.then(|| unit.labels[position].into()));
+        values
+    };
+    Sheet { head, columns, rows: Box::new((0..count).map(values)) }
+}

@@ -1,0 +1,90 @@
+//! `gradlog info`: what is in a run?
+
+mod json;
+mod table;
+
+use crate::arguments::EXIT_CODES;
+use crate::error::CliError;
+use crate::frame::{Asked, Content, Ending, Shown, Verb};
+use clap::{Args, ValueEnum};
+use gradlog_analysis::{AnalysisError, Summary};
+use gradlog_format::log::{Manifest, Mode};
+use gradlog_format::run::{Checkpoint, ReadError, WorkerState, Workers};
+use std::path::PathBuf;
+use std::slice;
+
+/// Say what a run holds: layers, coverage, visits, probes, epochs, bytes, what was dropped
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Folder of the run
+    run: PathBuf,
+    /// How to write it
+    #[arg(long, value_enum, default_value_t = Kind::Table)]
+    format: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// For the eye
+    Table,
+    /// One object
+    Json,
+}
+
+impl Verb for Arguments {
+    type Answer<'run> = Contents<'run>;
+
+    fn runs(&self) -> &[PathBuf] {
+        slice::from_ref(&self.run)
+    }
+
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Contents<'run>, CliError> {
+        let run = asked.run();
+        let summary = asked.read("reading", 1, |progress| Summary::of_with(run, progress))?;
+        // Where the log is damaged, the summary says so.
+        let checkpoints = match run.checkpoints() {
+            Err(ReadError::Damaged(_)) if summary.damage.is_some() => Vec::new(),
+            other => other.map_err(AnalysisError::from)?,
+        };
+        Ok(Contents { manifest: run.manifest(), summary, workers: run.workers()?, checkpoints })
+    }
+
+    fn show<'run>(&'run self, _asked: &'run Asked<'run>, contents: Contents<'run>) -> Result<Shown<'run>, CliError> {
+        let damage = contents.summary.damage.iter().cloned().collect();
+        let content = Content::Written(Box::new(move |out| {
+            match self.format {
+                Kind::Table => contents.write_tables(out)?,
+                Kind::Json => contents.write_json(out)?,
+            }
+            Ok(Ending::default())
+        }));
+        Ok(Shown { content, damage, ..Shown::default() })
+    }
+}
+
+/// What is said of a run, in either form.
+pub(crate) struct Contents<'a> {
+    manifest: &'a Manifest,
+    summary: Summary,
+    workers: Option<Workers>,
+    /// The checkpoints that were saved.
+    checkpoints: Vec<Checkpoint>,
+}
+
+/// What can be seen of the file without reading it.
+fn file_state(checkpoint: &Checkpoint) -> String {
+    checkpoint.look().map_or_else(|fault| fault.to_string(), |()| "there".into())
+}
+
+fn mode_names(modes: &[Mode]) -> Vec<String> {
+    modes.iter().map(Mode::to_string).collect()
+}
+
+fn worker_state(worker: &WorkerState) -> &'static str {
+    match (worker.recording, worker.finished) {
+        (true, _) => "recording",
+        (false, true) => "finished",
+        (false, false) => "not finished",
+    }
+}

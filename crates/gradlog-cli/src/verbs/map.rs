@@ -1,0 +1,99 @@
+//! `gradlog map`: which examples are easy, ambiguous, hard to learn?
+
+use crate::arguments::{parse_share, OutputArguments, WindowArguments, EXIT_CODES};
+use crate::error::CliError;
+use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
+use crate::left_out::LeftOut;
+use crate::output::Destination;
+use crate::report::Value;
+use clap::Args;
+use gradlog_analysis::{Basis, Map, MapRow, Window};
+use gradlog_format::run::Run;
+use std::path::PathBuf;
+
+/// Draw the map of the training set by confidence and variability (Swayamdipta et al. 2020)
+///
+/// The most confident share of the examples is easy to learn, the least confident hard to learn, the most variable
+/// ambiguous; an example may be in two regions. Rows are `example,runs,visits,confidence,variability,correctness,easy,
+/// ambiguous,hard` and, where it was recorded, `label`, the least confident first. Over several runs the numbers are means.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Folder of the run, or of several runs on the same training set
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Share of the examples that each region takes
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = Map::SHARE, value_parser = parse_share)]
+    share: f64,
+    /// Only the N least confident; by default 20 in a table, else all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    top: Option<u64>,
+    #[command(flatten)]
+    window: WindowArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+impl Verb for Arguments {
+    type Answer<'run> = Map;
+
+    fn runs(&self) -> &[PathBuf] {
+        &self.runs
+    }
+
+    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
+        self.window.find_window(runs)
+    }
+
+    fn destination(&self) -> Destination<'_> {
+        self.output.destination_of_first(self.top)
+    }
+
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Map, CliError> {
+        asked.read("reading", 2, |progress| Map::of(&asked.runs, &asked.window, self.share, progress))
+    }
+
+    fn show<'run>(&'run self, _asked: &'run Asked<'run>, map: Map) -> Result<Shown<'run>, CliError> {
+        let ([easy, ambiguous, hard], examples) = (map.counts(), map.rows.len());
+        let basis = Basis::of_all(&map.bases);
+        let mut words = vec![format!(
+            "{examples} examples over {} visits in {} runs: {easy} easy, {ambiguous} ambiguous, {hard} hard to learn; \
+             lowest confidence first",
+            map.visits, map.runs
+        )];
+        if map.bases.iter().any(Basis::is_sweeps) {
+            words.push(format!("on {basis}; \"visits\" are rows of these"));
+        }
+        let labels = map.rows.iter().any(|row| row.label.is_some());
+        let mut columns =
+            vec!["example", "runs", "visits", "confidence", "variability", "correctness", "easy", "ambiguous", "hard"];
+        columns.extend(labels.then_some("label"));
+        let head = vec![
+            ("map", Value::from("confidence, variability")),
+            ("basis", basis.into()),
+            ("share", map.share.into()),
+            ("runs", map.runs.into()),
+            ("visits", map.visits.into()),
+            ("examples", (examples as u64).into()),
+            ("unscored", map.unscored.into()),
+            ("easy", easy.into()),
+            ("ambiguous", ambiguous.into()),
+            ("hard", hard.into()),
+            ("damage", first_damage(&map.damage)),
+        ];
+        let values = move |row: MapRow| {
+            let mut values: Vec<Value> = vec![row.example.into(), row.runs.into(), row.visits.into()];
+            values.extend([row.confidence, row.variability, row.correctness].map(Value::from));
+            values.extend([row.easy, row.ambiguous, row.hard].map(Value::from));
+            values.extend(labels.then(|| row.label.into()));
+            values
+        };
+        Ok(Shown {
+            words,
+            left_out: vec![(String::new(), LeftOut::unusable_examples(map.unscored))],
+            content: Content::Sheet(Sheet { head, columns, rows: Box::new(map.rows.into_iter().map(values)) }),
+            damage: map.damage.into_iter().collect(),
+            ..Shown::default()
+        })
+    }
+}

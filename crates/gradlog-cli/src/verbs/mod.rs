@@ -1,0 +1,58 @@
+//! The verbs, a file each. A new one is a file here, its `mod` line and its line in the list below.
+
+mod cluster;
+mod export;
+mod ids;
+mod influence;
+mod info;
+mod map;
+mod prune;
+mod recover;
+mod score_table;
+mod scores;
+mod similar;
+mod suspects;
+mod threshold;
+mod velocity;
+mod verify;
+
+use crate::error::CliError;
+use crate::frame;
+pub(crate) use crate::frame::Outcome;
+use crate::output::Console;
+use clap::Subcommand;
+
+/// Makes the enum of verbs, and the call of each through the frame.
+macro_rules! verbs {
+    ($($name:ident($arguments:ty),)*) => {
+        #[derive(Debug, Subcommand)]
+        pub(crate) enum Verbs {
+            $($name(Box<$arguments>),)*
+        }
+
+        impl Verbs {
+            /// Runs the verb that was typed.
+            pub(crate) fn run(&self, console: &mut Console<'_>) -> Result<Outcome, CliError> {
+                match self {
+                    $(Self::$name(arguments) => frame::run(arguments.as_ref(), console),)*
+                }
+            }
+        }
+    };
+}
+
+verbs! {
+    Info(info::Arguments),
+    Verify(verify::Arguments),
+    Recover(recover::Arguments),
+    Scores(scores::Arguments),
+    Suspects(suspects::Arguments),
+    Threshold(threshold::Arguments),
+    Map(map::Arguments),
+    Prune(prune::Arguments),
+    Velocity(velocity::Arguments),
+    Influence(influence::Arguments),
+    Similar(similar::Arguments),
+    Cluster(cluster::Arguments),
+    Export(export::Arguments),
+}

@@ -1,0 +1,172 @@
+//! `gradlog prune`: which part of the training set to keep?
+
+use super::score_table::{OverRunsArguments, Standing};
+use crate::arguments::{parse_share, OutputArguments, WindowArguments, EXIT_CODES};
+use crate::choice::choice;
+use crate::error::CliError;
+use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
+use crate::output::Destination;
+use crate::report::{Format, Value};
+use clap::Args;
+use gradlog_analysis::{KeepList, KeepRule, Kept, RunsTable, Score, Window};
+use gradlog_format::run::Run;
+use std::path::PathBuf;
+
+/// Write a keep-list: the part of the training set that a score says to keep (Paul et al. 2021)
+///
+/// Sorts the examples by difficulty, leaves out the hardest share that --skip-hardest says, and keeps the next --keep:
+/// the sliding window. Which end of a score is hard is the end that `gradlog scores` prints first. As a table (and in a
+/// file named .txt) the list is one id a line, ascending; CSV and JSON hold rows `example,rank,score,runs` and `label` where it
+/// was recorded, the hardest first, `rank` counted from 0 over all scored examples. Examples that no run visited inside
+/// the window are unknown here; those whose every visit was NaN or infinite are counted and not kept.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Folder of the run, or of several runs on the same training set
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// By which score
+    #[arg(long, value_name = "NAME", value_parser = choice::<Score>())]
+    score: Score,
+    /// Share of the examples that is kept, such as 0.5
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = parse_share)]
+    keep: f64,
+    /// Share of the examples that is left out at the hard end
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value = "0", value_parser = parse_share, conflicts_with = "random")]
+    skip_hardest: f64,
+    /// Let each recorded label keep its share
+    #[arg(long)]
+    balance: bool,
+    /// Keep as many drawn at random with this seed: the control for an experiment
+    #[arg(long, value_name = "SEED")]
+    random: Option<u64>,
+    #[command(flatten)]
+    over_runs: OverRunsArguments,
+    #[command(flatten)]
+    window: WindowArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+impl Verb for Arguments {
+    type Answer<'run> = (RunsTable, KeepList);
+
+    fn runs(&self) -> &[PathBuf] {
+        &self.runs
+    }
+
+    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
+        self.window.find_window(runs)
+    }
+
+    fn destination(&self) -> Destination<'_> {
+        self.output.destination()
+    }
+
+    fn uses_gradients(&self) -> bool {
+        matches!(self.score, Score::SelfInfluence | Score::Grand)
+    }
+
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Self::Answer<'run>, CliError> {
+        let Arguments { keep, skip_hardest, balance, random, .. } = *self;
+        let rule = KeepRule { keep, skip_hardest, balance, random };
+        let over_runs = self.over_runs.over_runs;
+        let table = asked
+            .read("reading", 1, |progress| self.score.compute_over(&asked.runs, &asked.window, over_runs, progress))?;
+        let list = table.keep(&rule)?;
+        Ok((table, list))
+    }
+
+    fn show<'run>(
+        &'run self,
+        asked: &'run Asked<'run>,
+        (table, list): Self::Answer<'run>,
+    ) -> Result<Shown<'run>, CliError> {
+        let mut standing = Standing::from(&table);
+        let mut words = standing.words(asked);
+        let content = if list.kept.is_empty() {
+            Content::Nothing
+        } else {
+            words.extend(list_words(&list));
+            self.content(&standing, &table, &list)
+        };
+        Ok(Shown {
+            words,
+            left_out: standing.take_left_out(asked),
+            damage: standing.damage(),
+            failure: list.kept.is_empty().then(|| CliError::NothingToKeep(why_empty(&list))),
+            content,
+            ..Shown::default()
+        })
+    }
+}
+
+/// Why nobody is kept.
+fn why_empty(list: &KeepList) -> String {
+    match list.scored {
+        0 => "no example has a score".into(),
+        scored => format!("a share of {} of {scored} examples is less than one example", list.rule.keep),
+    }
+}
+
+fn list_words(list: &KeepList) -> Vec<String> {
+    let (kept, scored) = (list.kept.len(), list.scored);
+    let how = match list.rule.random {
+        Some(seed) => format!("drawn at random with seed {seed}"),
+        None => format!("after the hardest {} %, where hard is {}", 100.0 * list.rule.skip_hardest, list.score.hard()),
+    };
+    let mut lines = vec![format!("keeps {kept} of {scored} examples, {how}")];
+    if list.rule.balance {
+        let counts: Vec<String> = list
+            .labels
+            .iter()
+            .map(|label| format!("{}: {}/{}", label.label.unwrap_or_default(), label.kept, label.examples))
+            .collect();
+        lines.push(format!("kept of each label: {}", counts.join(", ")));
+    }
+    if !list.unscored.is_empty() {
+        let first: Vec<String> = list.unscored.iter().take(5).map(u64::to_string).collect();
+        let more = if list.unscored.len() > 5 { ", ..." } else { "" };
+        lines.push(format!(
+            "note: {} examples have no usable visit and are not kept ({}{more})",
+            list.unscored.len(),
+            first.join(", ")
+        ));
+    }
+    lines
+}
+
+impl Arguments {
+    fn content<'a>(&self, standing: &Standing, table: &RunsTable, list: &KeepList) -> Content<'a> {
+        if self.output.format() == Format::Table {
+            let mut ids: Vec<u64> = list.kept.iter().map(|kept| kept.example).collect();
+            ids.sort_unstable();
+            return Content::Numbers(ids);
+        }
+        let labels = list.kept.iter().any(|kept| kept.label.is_some());
+        let mut columns = vec!["example", "rank", "score", "runs"];
+        columns.extend(labels.then_some("label"));
+        let head = vec![
+            ("score", Value::from(list.score.name())),
+            ("hard", list.score.hard().to_string().into()),
+            ("keep", list.rule.keep.into()),
+            ("skip_hardest", list.rule.skip_hardest.into()),
+            ("balance", list.rule.balance.into()),
+            ("random", list.rule.random.into()),
+            ("basis", standing.basis.as_str().into()),
+            ("runs", (table.runs.len() as u64).into()),
+            ("scored", list.scored.into()),
+            ("unscored", (list.unscored.len() as u64).into()),
+            ("partial", list.partial.into()),
+            ("kept", (list.kept.len() as u64).into()),
+            ("damage", first_damage(&standing.damage())),
+        ];
+        let values = move |kept: Kept| {
+            let mut values: Vec<Value> =
+                vec![kept.example.into(), kept.rank.into(), kept.score.into(), kept.runs.into()];
+            values.extend(labels.then(|| kept.label.into()));
+            values
+        };
+        Content::Sheet(Sheet { head, columns, rows: Box::new(list.kept.clone().into_iter().map(values)) })
+    }
+}

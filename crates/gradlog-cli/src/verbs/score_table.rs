@@ -1,0 +1,271 @@
+//! A score of one run or of several: one table, its basis and what it leaves out.
+
+use crate::choice::{choice, Choice};
+use crate::frame::{first_damage, Asked, Sheet};
+use crate::left_out::LeftOut;
+use crate::report::Value;
+use clap::Args;
+use gradlog_analysis::{Extra, OverRuns, RunsRow, RunsTable, Score, ScoreRow, ScoreTable};
+use gradlog_format::run::Damage;
+
+/// How several runs become one score.
+#[derive(Debug, Args)]
+pub(super) struct OverRunsArguments {
+    /// Of several runs, how their scores become one
+    #[arg(long, value_name = "HOW", default_value = "mean", value_parser = choice::<OverRuns>())]
+    pub over_runs: OverRuns,
+}
+
+impl Choice for OverRuns {
+    fn all() -> &'static [Self] {
+        &[OverRuns::Mean, OverRuns::Sum]
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            OverRuns::Mean => "mean",
+            OverRuns::Sum => "sum",
+        }
+    }
+
+    fn help(&self) -> &'static str {
+        match self {
+            OverRuns::Mean => "their mean (Paul et al. 2021); forgetting: infinite if any run never learned it",
+            OverRuns::Sum => {
+                "their sum (Toneva et al. 2019); forgetting: a run that never learned it adds its presentations"
+            }
+        }
+    }
+}
+
+/// A score, without its rows.
+pub(super) struct Standing {
+    pub score: Score,
+    pub basis: String,
+    pub examples: usize,
+    /// Several runs: how they became one, and where they differ.
+    over: Option<Over>,
+    is_on_sweeps: bool,
+    parts: Vec<Part>,
+}
+
+struct Over {
+    how: OverRuns,
+    partial: u64,
+    labels_differ: u64,
+    /// The first examples whose labels differ.
+    first_differing: Vec<u64>,
+}
+
+/// What one run gave.
+struct Part {
+    visits: u64,
+    absent: u64,
+    not_finite: u64,
+    unseen: u64,
+    missing: u64,
+    estimated_norms: u64,
+    left_out: LeftOut,
+    damage: Option<Damage>,
+}
+
+impl From<&ScoreTable> for Standing {
+    fn from(table: &ScoreTable) -> Self {
+        let part = Part {
+            visits: table.visits,
+            absent: 0,
+            not_finite: table.not_finite,
+            unseen: table.unseen,
+            missing: table.missing,
+            estimated_norms: table.estimated_norms,
+            left_out: table.into(),
+            damage: table.damage.clone(),
+        };
+        Self {
+            score: table.score,
+            basis: table.basis.to_string(),
+            examples: table.rows.len(),
+            over: None,
+            is_on_sweeps: table.basis.is_sweeps(),
+            parts: vec![part],
+        }
+    }
+}
+
+impl From<&RunsTable> for Standing {
+    fn from(table: &RunsTable) -> Self {
+        let part = |part: &gradlog_analysis::RunPart| Part {
+            visits: part.visits,
+            absent: part.absent,
+            not_finite: part.not_finite,
+            unseen: part.unseen,
+            missing: part.missing,
+            estimated_norms: part.estimated_norms,
+            left_out: part.into(),
+            damage: part.damage.clone(),
+        };
+        let differing = table.rows.iter().filter(|row| row.labels_differ).take(5);
+        let over = Over {
+            how: table.how,
+            partial: table.partial,
+            labels_differ: table.labels_differ,
+            first_differing: differing.map(|row| row.example).collect(),
+        };
+        Self {
+            score: table.score,
+            basis: table.basis(),
+            examples: table.rows.len(),
+            over: Some(over),
+            is_on_sweeps: table.is_on_sweeps(),
+            parts: table.runs.iter().map(part).collect(),
+        }
+    }
+}
+
+impl Standing {
+    fn sum(&self, count: fn(&Part) -> u64) -> u64 {
+        self.parts.iter().map(count).sum()
+    }
+
+    /// What the score is computed from, and where runs differ.
+    pub(super) fn words(&self, asked: &Asked<'_>) -> Vec<String> {
+        let Self { score, basis, examples, .. } = self;
+        let (visits, order, runs) = (self.sum(|part| part.visits), score.order(), self.parts.len());
+        let mut lines = Vec::new();
+        match (&self.over, self.is_on_sweeps) {
+            (Some(over), on_sweeps) if runs > 1 => {
+                let counted = if on_sweeps { "rows" } else { "visits" };
+                let how = over.how;
+                lines.push(format!(
+                    "{score} of {examples} examples over {visits} {counted} in {runs} runs ({how} over runs), {order}"
+                ));
+                lines.extend(on_sweeps.then(|| format!("on {basis}")));
+            }
+            (_, true) => lines.push(format!("{score} of {examples} examples, {basis}: {visits} rows, {order}")),
+            (_, false) => {
+                let basis = basis.replacen("visits", &format!("{visits} visits"), 1);
+                lines.push(format!("{score} of {examples} examples over {basis}, {order}"));
+            }
+        }
+        for (run, part) in asked.runs.iter().zip(&self.parts).filter(|(_, part)| part.absent > 0) {
+            let (prefix, has) = (asked.prefix(run), *examples as u64 - part.absent);
+            lines.push(format!("note: {prefix}has {has} of the {examples} examples"));
+        }
+        let Some(over) = &self.over else { return lines };
+        if runs > 1 && over.partial > 0 {
+            let partial = over.partial;
+            lines.push(format!("note: {partial} examples have a score in fewer than {runs} runs: column `runs`"));
+        }
+        if over.labels_differ > 0 {
+            let first: Vec<String> = over.first_differing.iter().map(u64::to_string).collect();
+            let more = if over.labels_differ > first.len() as u64 { ", ..." } else { "" };
+            lines.push(format!(
+                "warning: the runs recorded different labels for {} examples ({}{more}): their scores are about different \
+                 labels",
+                over.labels_differ,
+                first.join(", "),
+            ));
+        }
+        lines
+    }
+
+    /// What each run leaves out.
+    pub(super) fn take_left_out(&mut self, asked: &Asked<'_>) -> Vec<(String, LeftOut)> {
+        let parts = asked.runs.iter().zip(&mut self.parts);
+        parts.map(|(run, part)| (asked.prefix(run), std::mem::take(&mut part.left_out))).collect()
+    }
+
+    /// Where the runs are damaged.
+    pub(super) fn damage(&self) -> Vec<Damage> {
+        self.parts.iter().filter_map(|part| part.damage.clone()).collect()
+    }
+
+    /// The rows under their columns; `workers` is what one run says of those that recorded it.
+    pub(super) fn sheet<'a>(&self, rows: Vec<Row>, workers: Option<String>) -> Sheet<'a> {
+        let labels = rows.iter().any(|row| row.label.is_some());
+        let predictions = rows.iter().any(|row| row.prediction.is_some());
+        let several = self.over.is_some();
+        let mut columns = vec!["example"];
+        columns.extend(several.then_some("runs"));
+        // Rows of a sweep are no visits, and are not called so.
+        columns.push(if self.is_on_sweeps { "checkpoints" } else { "visits" });
+        columns.push("score");
+        columns.extend(several.then_some("spread"));
+        columns.extend(self.score.extras());
+        columns.push("not_finite");
+        columns.extend(labels.then_some("label"));
+        columns.extend(predictions.then_some("prediction"));
+        let values = move |row: Row| {
+            let mut values: Vec<Value> = vec![row.example.into()];
+            values.extend(several.then(|| row.runs.into()));
+            values.extend([row.visits.into(), row.score.into()]);
+            values.extend(several.then(|| row.spread.into()));
+            values.extend(row.extras.iter().map(extra_value));
+            values.push(row.not_finite.into());
+            values.extend(labels.then(|| row.label.into()));
+            values.extend(predictions.then(|| row.prediction.into()));
+            values
+        };
+        Sheet { head: self.head(workers), columns, rows: Box::new(rows.into_iter().map(values)) }
+    }
+
+    fn head(&self, workers: Option<String>) -> Vec<(&'static str, Value)> {
+        let mut head = vec![
+            ("score", Value::from(self.score.name())),
+            ("order", self.score.order().to_string().into()),
+            ("basis", self.basis.as_str().into()),
+        ];
+        if let Some(over) = &self.over {
+            head.extend([("over_runs", over.how.to_string().into()), ("runs", (self.parts.len() as u64).into())]);
+        }
+        head.extend([("examples", (self.examples as u64).into()), ("visits", self.sum(|part| part.visits).into())]);
+        if let Some(over) = &self.over {
+            head.extend([("partial", over.partial.into()), ("labels_differ", over.labels_differ.into())]);
+        }
+        head.extend([
+            ("not_finite", self.sum(|part| part.not_finite).into()),
+            ("unseen", self.sum(|part| part.unseen).into()),
+            ("missing", self.sum(|part| part.missing).into()),
+            ("estimated_norms", self.sum(|part| part.estimated_norms).into()),
+        ]);
+        head.extend(self.over.is_none().then(|| ("workers", workers.into())));
+        head.push(("damage", first_damage(self.parts.iter().filter_map(|part| part.damage.as_ref()))));
+        head
+    }
+}
+
+/// The score of one example.
+pub(super) struct Row {
+    example: u64,
+    runs: u64,
+    visits: u64,
+    score: f64,
+    spread: f64,
+    extras: Vec<Extra>,
+    not_finite: u64,
+    label: Option<u32>,
+    prediction: Option<u32>,
+}
+
+impl From<ScoreRow> for Row {
+    fn from(row: ScoreRow) -> Self {
+        let ScoreRow { example, visits, score, not_finite, extras, label, prediction, .. } = row;
+        Self { example, runs: 1, visits, score, spread: f64::NAN, extras, not_finite, label, prediction }
+    }
+}
+
+impl From<RunsRow> for Row {
+    fn from(row: RunsRow) -> Self {
+        let RunsRow { example, runs, visits, score, spread, extras, not_finite, label, prediction, .. } = row;
+        Self { example, runs, visits, score, spread, extras, not_finite, label, prediction }
+    }
+}
+
+fn extra_value(extra: &Extra) -> Value {
+    match *extra {
+        Extra::Count(count) => Value::Integer(count),
+        Extra::Number(number) => Value::Number(number),
+        Extra::Flag(flag) => Value::Flag(flag),
+        Extra::Nothing => Value::Nothing,
+    }
+}

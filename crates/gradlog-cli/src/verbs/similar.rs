@@ -1,0 +1,127 @@
+//! `gradlog similar`: which examples teach the model the same thing as this one, and which are almost the same?
+
+use super::export::vector_words;
+use crate::arguments::{parse_cosine, OutputArguments, VectorArguments, WindowArguments, EXIT_CODES};
+use crate::error::CliError;
+use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
+use crate::left_out::LeftOut;
+use crate::output::Destination;
+use crate::report::Value;
+use clap::Args;
+use gradlog_analysis::{
+    near_duplicates, neighbours, vectors, AnalysisError, Combine, FlatVectors, Pair, UnitVectors, Window,
+};
+use gradlog_format::run::Run;
+use std::path::PathBuf;
+use std::slice;
+
+/// Find examples whose gradients point the same way
+///
+/// With --example the nearest to that one: rows `example,cosine` and, where they were recorded, `label`. With --duplicates
+/// all pairs with at least this cosine, the most alike first: rows `first,second,cosine`. The gradient of an example is the
+/// mean over its visits. The cosine is 1 for gradients of one direction; where gradients are folded to N numbers it is off
+/// by about one in the square root of N.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Folder of the run
+    run: PathBuf,
+    /// Id of the example
+    #[arg(long, value_name = "ID", required_unless_present = "duplicates", conflicts_with = "duplicates")]
+    example: Option<u64>,
+    /// Pairs of examples with at least this cosine
+    #[arg(long, value_name = "COSINE", allow_negative_numbers = true, value_parser = parse_cosine)]
+    duplicates: Option<f32>,
+    /// How many neighbors or pairs, at most
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    top: u64,
+    #[command(flatten)]
+    vectors: VectorArguments,
+    #[command(flatten)]
+    window: WindowArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+impl Verb for Arguments {
+    type Answer<'run> = FlatVectors;
+
+    fn runs(&self) -> &[PathBuf] {
+        slice::from_ref(&self.run)
+    }
+
+    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
+        self.window.find_window(runs)
+    }
+
+    fn destination(&self) -> Destination<'_> {
+        self.output.destination()
+    }
+
+    fn uses_gradients(&self) -> bool {
+        true
+    }
+
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<FlatVectors, CliError> {
+        let question = self.vectors.question(asked.window.clone(), Combine::Mean);
+        asked.read("reading", 1, |progress| vectors(asked.run(), &question, progress))
+    }
+
+    fn show<'run>(&'run self, _asked: &'run Asked<'run>, found: FlatVectors) -> Result<Shown<'run>, CliError> {
+        let (mut words, left_out) = (vec![vector_words(&found)], LeftOut::from(&found));
+        let (variant, damage) = (found.variant(), found.damage.clone());
+        let unit = UnitVectors::new(found);
+        let left_out = left_out.with_no_direction(&unit.without_direction);
+        let head = vec![
+            ("variant", Value::from(variant)),
+            ("examples", (unit.len() as u64).into()),
+            ("without_direction", (unit.without_direction.len() as u64).into()),
+            ("damage", first_damage(&damage)),
+        ];
+        let sheet = match self.example {
+            Some(example) => self.neighbors_sheet(&unit, example, head)?,
+            None => self.pairs_sheet(&unit, head, &mut words),
+        };
+        Ok(Shown {
+            words,
+            left_out: vec![(String::new(), left_out)],
+            content: Content::Sheet(sheet),
+            damage: damage.into_iter().collect(),
+            ..Shown::default()
+        })
+    }
+}
+
+type Head = Vec<(&'static str, Value)>;
+
+impl Arguments {
+    fn count(&self) -> usize {
+        self.top as usize // at most 2^24
+    }
+
+    fn neighbors_sheet<'a>(&self, unit: &UnitVectors, example: u64, mut head: Head) -> Result<Sheet<'a>, CliError> {
+        let position = unit.position(example).ok_or(AnalysisError::NoSuchExample { id: example })?;
+        head.insert(0, ("example", example.into()));
+        let labels = unit.labels.iter().any(Option::is_some);
+        let mut columns = vec!["example", "cosine"];
+        columns.extend(labels.then_some("label"));
+        let mut rows = Vec::new();
+        for found in neighbours(unit, position, self.count()) {
+            let mut values = vec![Value::from(found.example), f64::from(found.cosine).into()];
+            values.extend(labels.then(|| unit.labels[found.position].into()));
+            rows.push(values);
+        }
+        Ok(Sheet { head, columns, rows: Box::new(rows.into_iter()) })
+    }
+
+    fn pairs_sheet<'a>(&self, unit: &UnitVectors, mut head: Head, words: &mut Vec<String>) -> Sheet<'a> {
+        let threshold = self.duplicates.unwrap_or(1.0);
+        head.insert(0, ("threshold", f64::from(threshold).into()));
+        let pairs = near_duplicates(unit, threshold, self.count());
+        if pairs.len() == self.count() {
+            words.push(format!("these are the {} most alike: there may be more, see them with --top N", self.top));
+        }
+        let values = |pair: Pair| vec![Value::from(pair.first), pair.second.into(), f64::from(pair.cosine).into()];
+        Sheet { head, columns: vec!["first", "second", "cosine"], rows: Box::new(pairs.into_iter().map(values)) }
+    }
+}

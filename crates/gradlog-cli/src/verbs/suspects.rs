@@ -1,0 +1,98 @@
+//! `gradlog suspects`: which labels are probably wrong, and why?
+
+use crate::arguments::{OutputArguments, WindowArguments, EXIT_CODES};
+use crate::error::CliError;
+use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
+use crate::output::Destination;
+use crate::report::{Format, Value};
+use clap::Args;
+use gradlog_analysis::{suspects, Suspect, Suspects, Window};
+use gradlog_format::run::Run;
+use std::path::PathBuf;
+
+/// How often the runs are read: once for each signal and once for the labels.
+const PASSES: usize = 6;
+
+/// List the examples whose label is probably wrong, with the reasons for each
+///
+/// Puts AUM, mean loss, mean EL2N, self-influence and forgetting together by the median of their ranks, as far as the runs hold
+/// them, and takes into account whether the label is often taken for the one that the model predicts instead. Rows are
+/// `example,suspicion,runs,visits,label,proposed`, the value of each signal under its name (several runs: the mean), and
+/// `reasons`; a table leaves the values out. `proposed` is the label that most visits predicted, if it is another.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Folder of the run, or of several runs on the same training set
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Only the N most suspicious; by default 20 in a table, else all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    top: Option<u64>,
+    #[command(flatten)]
+    window: WindowArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+impl Verb for Arguments {
+    type Answer<'run> = Suspects;
+
+    fn runs(&self) -> &[PathBuf] {
+        &self.runs
+    }
+
+    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
+        self.window.find_window(runs)
+    }
+
+    fn destination(&self) -> Destination<'_> {
+        self.output.destination_of_first(self.top)
+    }
+
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Suspects, CliError> {
+        asked.read("reading", PASSES, |progress| suspects(&asked.runs, &asked.window, progress))
+    }
+
+    fn show<'run>(&'run self, _asked: &'run Asked<'run>, list: Suspects) -> Result<Shown<'run>, CliError> {
+        let names: Vec<&str> = list.signals.iter().map(|signal| signal.name()).collect();
+        let signals = names.join(", ");
+        let (count, runs) = (list.rows.len(), list.runs);
+        let mut words = vec![format!("{count} examples in {runs} runs by the median rank of {signals}")];
+        words.extend(list.without.iter().map(|(signal, why)| format!("note: without {signal}: {why}")));
+        if list.labels_differ > 0 {
+            let differ = list.labels_differ;
+            words.push(format!("warning: the runs recorded different labels for {differ} examples, or none"));
+        }
+        let head = vec![
+            ("list", Value::from("suspects")),
+            ("order", "highest first".into()),
+            ("signals", signals.into()),
+            ("runs", runs.into()),
+            ("examples", (count as u64).into()),
+            ("labels_differ", list.labels_differ.into()),
+            ("damage", first_damage(&list.damage)),
+        ];
+        let with_values = self.output.format() != Format::Table;
+        let mut columns = vec!["example", "suspicion", "runs", "visits", "label", "proposed"];
+        if with_values {
+            columns.extend(list.signals.iter().map(|signal| signal.name()));
+        }
+        columns.push("reasons");
+        let values = move |row: Suspect| {
+            let mut values: Vec<Value> =
+                vec![row.example.into(), row.suspicion.into(), row.runs.into(), row.visits.into()];
+            values.extend([Value::from(row.label), row.proposed.into()]);
+            if with_values {
+                values.extend(row.values.iter().map(|signal| Value::from(signal.value)));
+            }
+            values.push(row.reasons.join("; ").into());
+            values
+        };
+        Ok(Shown {
+            words,
+            content: Content::Sheet(Sheet { head, columns, rows: Box::new(list.rows.into_iter().map(values)) }),
+            damage: list.damage.into_iter().collect(),
+            ..Shown::default()
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! `gradlog velocity`: how fast does the gradients' kernel of some examples still change?
+
+use super::ids::read_ids;
+use crate::arguments::{parse_count, OutputArguments, WindowArguments, EXIT_CODES};
+use crate::choice::choice;
+use crate::error::CliError;
+use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
+use crate::left_out::LeftOut;
+use crate::output::Destination;
+use crate::report::{printable, Value};
+use clap::Args;
+use gradlog_analysis::{GroupVelocity, OverRuns, Score, Velocity, VelocityGroup, VelocityGroups, Window};
+use gradlog_format::run::Run;
+use std::path::PathBuf;
+use std::slice;
+
+/// What the Gram matrices are of.
+const KERNEL: &str = "Gram matrix of the recorded loss gradients, not the neural tangent kernel";
+
+/// Measure the kernel velocity of groups of probes between successive probe times (Paul et al. 2021)
+///
+/// The kernel is the Gram matrix of the group's loss gradients, not the neural tangent kernel. Velocity 0 means that it
+/// stays the same, 1 that nothing of it is left. Rows are `group,from_step,to_step,examples,velocity` and, with --by,
+/// `mean_score`. Without --groups and --by the whole set is one group.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Folder of the run
+    run: PathBuf,
+    /// Name of the probe set
+    #[arg(long, value_name = "SET")]
+    set: String,
+    /// A file of lines `id,group`, or of ids that are one group
+    #[arg(long, value_name = "FILE", conflicts_with = "by")]
+    groups: Option<PathBuf>,
+    /// Group the set's examples by this score of their visits, hardest first: for a set of training examples
+    #[arg(long, value_name = "NAME", value_parser = choice::<Score>())]
+    by: Option<Score>,
+    /// How many examples a group has, with --by
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "by", value_parser = parse_count)]
+    group_size: usize,
+    /// Which visits the score of --by counts
+    #[command(flatten)]
+    window: WindowArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+impl Verb for Arguments {
+    type Answer<'run> = Velocity;
+
+    fn runs(&self) -> &[PathBuf] {
+        slice::from_ref(&self.run)
+    }
+
+    fn check(&self) -> Result<(), CliError> {
+        if self.by.is_none() && self.window.is_given() {
+            let why = "--epochs, --steps and --at choose the visits that the score of --by counts: give --by, or leave them out";
+            return Err(CliError::Arguments(why.into()));
+        }
+        Ok(())
+    }
+
+    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
+        self.window.find_window(runs)
+    }
+
+    fn destination(&self) -> Destination<'_> {
+        self.output.destination()
+    }
+
+    fn uses_gradients(&self) -> bool {
+        true
+    }
+
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Velocity, CliError> {
+        let (run, set) = (asked.run(), &self.set);
+        if let Some(score) = self.by {
+            return asked.read("reading", 2, |progress| {
+                let table = score.compute_over(&[run], &asked.window, OverRuns::Mean, progress)?;
+                let groups = VelocityGroups::Ranked { table: &table, size: self.group_size };
+                Velocity::of(run, set, groups, progress)
+            });
+        }
+        let given = self.groups.as_ref().map(|path| read_ids(path).map(into_groups)).transpose()?;
+        let groups = given.as_ref().map_or(VelocityGroups::Whole, |groups| VelocityGroups::Given(groups));
+        asked.read("reading", 1, |progress| Velocity::of(run, set, groups, progress))
+    }
+
+    fn show<'run>(&'run self, _asked: &'run Asked<'run>, velocity: Velocity) -> Result<Shown<'run>, CliError> {
+        let (groups, times, set) = (velocity.groups.len(), velocity.times, printable(&velocity.set));
+        let scores = velocity.groups.iter().any(|group| group.mean_score.is_some());
+        let mut columns = vec!["group", "from_step", "to_step", "examples", "velocity"];
+        columns.extend(scores.then_some("mean_score"));
+        let head = vec![
+            ("measure", Value::from("kernel velocity")),
+            ("kernel", KERNEL.into()),
+            ("set", velocity.set.as_str().into()),
+            ("probe_times", times.into()),
+            ("groups", (groups as u64).into()),
+            ("left_out", velocity.left_out.into()),
+            ("records_left_out", velocity.records_left_out.into()),
+            ("damage", first_damage(&velocity.damage)),
+        ];
+        let rows: Vec<Vec<Value>> = velocity.groups.iter().flat_map(|group| group_rows(group, scores)).collect();
+        Ok(Shown {
+            words: vec![format!("{groups} groups of `{set}` at {times} probe times; {KERNEL}")],
+            left_out: vec![(String::new(), LeftOut::from(&velocity))],
+            content: Content::Sheet(Sheet { head, columns, rows: Box::new(rows.into_iter()) }),
+            damage: velocity.damage.into_iter().collect(),
+            ..Shown::default()
+        })
+    }
+}
+
+fn group_rows(group: &GroupVelocity, scores: bool) -> impl Iterator<Item = Vec<Value>> + '_ {
+    group.steps.iter().map(move |step| {
+        let mut values: Vec<Value> = vec![group.name.as_str().into(), step.from.into(), step.to.into()];
+        values.extend([Value::from(step.examples), step.velocity.into()]);
+        values.extend(scores.then(|| group.mean_score.into()));
+        values
+    })
+}
+
+/// Groups in the order of their first line.
+fn into_groups(rows: Vec<(u64, String)>) -> Vec<VelocityGroup> {
+    let mut groups: Vec<VelocityGroup> = Vec::new();
+    for (id, name) in rows {
+        let name = if name.is_empty() { "given".into() } else { name };
+        match groups.iter_mut().find(|group| group.name == name) {
+            Some(group) => group.ids.push(id),
+            None => groups.push(VelocityGroup { name, ids: vec![id] }),
+        }
+    }
+    groups
+}
