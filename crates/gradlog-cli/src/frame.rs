@@ -1,7 +1,8 @@
 //! What all verbs do alike, written once.
 //!
-//! A verb opens its runs and asks under a progress bar. It says what the answer is computed from and what it leaves out,
-//! writes the answer, and names damage last. [`run`] does these in this order. A verb gives its question and its columns.
+//! A verb opens its runs and asks under a progress bar. It says what the answer is computed from and what it leaves
+//! out, writes the answer, and names damage last. [`run`] does these in this order. A verb gives its question and its
+//! columns.
 
 use crate::error::CliError;
 use crate::left_out::LeftOut;

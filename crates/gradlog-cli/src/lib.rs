@@ -24,8 +24,8 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use verbs::{Outcome, Verbs};
 
-/// Reads what gradlog recorded while a model trained. It says which examples look mislabeled, are forgotten or are never
-/// learned, and which taught the model its answer to a probe. It needs neither the model nor the data.
+/// Reads what gradlog recorded while a model trained. It says which examples look mislabeled, are forgotten or are
+/// never learned, and which taught the model its answer to a probe. It needs neither the model nor the data.
 #[derive(Debug, Parser)]
 #[command(name = "gradlog", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 struct Cli {

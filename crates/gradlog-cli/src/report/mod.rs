@@ -25,7 +25,8 @@ pub enum Format {
     /// Aligned columns for the eye; numbers to five significant digits.
     #[default]
     Table,
-    /// Comma-separated values (RFC 4180, but lines end in a line feed) with a header; numbers read back to the same f64.
+    /// Comma-separated values (RFC 4180, but lines end in a line feed) with a header; numbers read back to the same
+    /// f64.
     Csv,
     /// One JSON object with the rows under `rows`; numbers read back to the same f64; NaN and infinities are null.
     Json,

@@ -1,8 +1,8 @@
 //! Tables with matrices in them for NumPy: one structured array, with a field for each tensor.
 //!
 //! The format is version 1.0 of NumPy Enhancement Proposal 1, as `numpy.lib.format` documents it: a magic string, the
-//! version, the length of the header in two bytes, and the header. That is a Python literal of a dictionary, padded with
-//! spaces so that the numbers begin at a multiple of 64 bytes, and ended by a line feed.
+//! version, the length of the header in two bytes, and the header. That is a Python literal of a dictionary, padded
+//! with spaces so that the numbers begin at a multiple of 64 bytes, and ended by a line feed.
 
 use super::tensors::Tensor;
 use std::io::{self, Write};
@@ -16,8 +16,9 @@ fn invalid(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what.into())
 }
 
-/// Writes tensors with a common number of rows as one `.npy` file: a structured array of one dimension, whose fields have the
-/// tensors' names and the rest of their shapes. `numpy.load(FILE)["vectors"]` is then the matrix `[rows, numbers]`.
+/// Writes tensors with a common number of rows as one `.npy` file: a structured array of one dimension, whose fields
+/// have the tensors' names and the rest of their shapes. `numpy.load(FILE)["vectors"]` is then the matrix `[rows,
+/// numbers]`.
 ///
 /// # Errors
 /// What `out` says, and [`io::ErrorKind::InvalidInput`] if a shape does not fit its numbers or the rows of another tensor.

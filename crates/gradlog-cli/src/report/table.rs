@@ -16,8 +16,8 @@ pub(super) fn cell(value: &Value) -> String {
     }
 }
 
-/// The text without its line breaks and control characters, which would break a table, or the terminal, and without those
-/// that turn the direction of writing, which would show other text than there is.
+/// The text without its line breaks and control characters, which would break a table, or the terminal, and without
+/// those that turn the direction of writing, which would show other text than there is.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || turns(c) { '\u{FFFD}' } else { c }).collect()
 }

@@ -1,12 +1,13 @@
 //! What every verb prints, compared with text files in `tests/golden` beside this file.
 //!
 //! `VERB.data.txt` has stdout and the exit code of CSV, JSON and tables of bare ids: others read these by program.
-//! `VERB.words.txt` has what people read: aligned tables and stderr. After a deliberate change, write the files again with
-//! `cargo test --release -p gradlog-cli -- --ignored rewrite_the_golden_files`, and read the difference.
+//! `VERB.words.txt` has what people read: aligned tables and stderr. After a deliberate change, write the files again
+//! with `cargo test --release -p gradlog-cli -- --ignored rewrite_the_golden_files`, and read the difference.
 //!
 //! A processor with other vector instructions may round sums otherwise. A number may therefore differ in its last
 //! digits, unless the environment variable `GRADLOG_GOLDEN` is `exact`.
 
+use super::golden_cases::{PLAIN, REFUSED, ROWS};
 use super::typed;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit, Written};
@@ -153,175 +154,6 @@ impl Runs {
         text.replace(self.files.path().to_str().unwrap(), "<FILES>").replace(env!("CARGO_PKG_VERSION"), "<VERSION>")
     }
 }
-
-/// Verbs whose rows come in three forms, with their arguments.
-const ROWS: [(&str, &[&str]); 9] = [
-    (
-        "scores",
-        &[
-            "<A> --score aum",
-            "<A> --score loss",
-            "<A> --score el2n",
-            "<A> --score grand",
-            "<A> --score self-influence",
-            "<A> --score forgetting",
-            "<A> --score confidence",
-            "<A> --score variability",
-            "<A> --score correctness",
-            "<A> --score aum --top 3",
-            "<A> --score loss --epochs 1..3",
-            "<A> --score el2n --steps 2..=6",
-            "<A> --score loss --at sweep",
-            "<A> --score grand --at sweep:6",
-            "<A> <B> --score aum",
-            "<A> <B> <C> --score el2n",
-            "<A> <B> <C> --score forgetting --over-runs sum",
-            "<A> <B> --score grand --at sweep",
-            "<A> <DAMAGED> --score loss",
-            "<WORKERS> --score loss",
-            "<DAMAGED> --score el2n",
-            "<CUT> --score loss",
-        ],
-    ),
-    (
-        "suspects",
-        &["<A>", "<A> --top 4 --epochs 1..", "<A> <B> <C>", "<A> --at sweep", "<WORKERS>", "<DAMAGED>", "<CUT>"],
-    ),
-    (
-        "threshold",
-        &[
-            "<A> --class 10",
-            "<A> --class 10 --percentile 50 --flagged",
-            "<A> <C> --samples {ids.txt} --samples {more.txt} --top 5",
-            "<A> --class 10 --at sweep",
-            "<DAMAGED> --class 10",
-            "<CUT> --class 10",
-        ],
-    ),
-    ("map", &["<A>", "<A> <B> <C> --share 0.2", "<A> --at sweep --top 3", "<WORKERS>", "<DAMAGED>", "<CUT>"]),
-    (
-        "prune",
-        &[
-            "<A> --score el2n --keep 0.5",
-            "<A> <B> --score aum --keep 0.4 --skip-hardest 0.2",
-            "<A> --score forgetting --keep 0.5 --balance",
-            "<A> <C> --score loss --keep 0.5 --random 7 --over-runs sum",
-            "<A> --score loss --keep 0.5 --at sweep",
-            "<DAMAGED> --score loss --keep 0.5",
-            "<CUT> --score loss --keep 0.5",
-        ],
-    ),
-    (
-        "velocity",
-        &[
-            "<A> --set train",
-            "<A> --set train --groups {groups.csv}",
-            "<A> --set train --groups {ids.txt}",
-            "<A> --set train --by el2n --group-size 4",
-            "<A> --set train --by loss --group-size 4 --epochs 1..",
-            "<DAMAGED> --set train",
-            "<WORKERS> --set test",
-            "<CUT> --set test",
-        ],
-    ),
-    (
-        "influence",
-        &[
-            "<A> --probe test --id 3",
-            "<A> --probe test --id 3 --top 3",
-            "<A> --probe test --all",
-            "<A> --probe test --all --top 2",
-            "<A> --probe test --ids 3,4",
-            "<A> --probe test --class 2",
-            "<A> --probe test --mean --probe-time nearest",
-            "<A> --probe test --id 4 --normalize cosine",
-            "<A> --probe test --id 4 --normalize relatif --layers fc",
-            "<A> --probe test --id 4 --by layer --top 2",
-            "<A> --probe test --id 4 --by epoch --top 2",
-            "<A> --probe test --all --by layer --top 1",
-            "<A> --probe test --id 5 --nearest 3",
-            "<A> --probe test --id 5 --nearest 3 --nearest-in fc",
-            "<A> --probe test --id 3 --checkpoints",
-            "<A> --probe test --id 3 --at sweep:6",
-            "<A> --probe test --id 3 --epochs 2..",
-            "<A> --probe test --id 3 --method if",
-            "<A> --probe test --id 3 --method if --damping 0.01,0.1,1",
-            "<A> --probe test --all --method if --damping-absolute 0.1,1 --by-layer",
-            "<A> --probe test --id 3 --method if --curvature set:fisher --normalize relatif",
-            "<A> --probe test --id 3 --method datainf --by-layer",
-            "<A> --probe test --id 3 --method trak --soft-threshold 0.001",
-            "<A> --probe test --id 3 --method adjoint",
-            "<A> --probe test --id 3 --method adjoint --curvature none --numbers 20",
-            "<A> --probe test --id 3 --method if --nearest 2",
-            "<DAMAGED> --probe test --id 3",
-            "<WORKERS> --probe test --id 3",
-            "<CUT> --probe test --id 3",
-        ],
-    ),
-    (
-        "similar",
-        &[
-            "<A> --example 107",
-            "<A> --example 107 --top 3 --numbers 12 --epochs 1..",
-            "<A> --duplicates 0.3",
-            "<A> --duplicates -1 --top 5",
-            "<WORKERS> --duplicates 0.5",
-            "<DAMAGED> --example 107",
-            "<CUT> --example 107",
-        ],
-    ),
-    ("cluster", &["<A> --clusters 3", "<A> --clusters 4 --seed 5 --numbers 12", "<DAMAGED> --clusters 2", "<CUT>"]),
-];
-
-/// Verbs whose output has one form, or is chosen otherwise.
-const PLAIN: [(&str, &[&str]); 4] = [
-    ("info", &["<A>", "<B>", "<DAMAGED>", "<WORKERS>", "<CUT>"]),
-    ("verify", &["<A>", "<DAMAGED>", "<WORKERS>", "<CUT>"]),
-    ("recover", &["<A> --out {sound}", "<DAMAGED> --out {saved}", "<WORKERS> --out {joined}", "<A> --out {ids.txt}"]),
-    (
-        "export",
-        &[
-            "<A> --out {a.safetensors}",
-            "<A> --out {a.npy} --rows visits --numbers 12",
-            "<A> --out {b.bin} --format npy --rows applied",
-            "<DAMAGED> --out {c.npy}",
-            "<WORKERS> --out {d.npy}",
-            "<CUT> --out {e.npy}",
-        ],
-    ),
-];
-
-/// Questions that are refused.
-const REFUSED: [&str; 28] = [
-    "scores",
-    "scores <A>",
-    "scores <A> --score nonsense",
-    "scores <A> --score loss --top 0",
-    "scores <A> --score loss --epochs 5..5",
-    "scores <A> --score loss --epochs 9..",
-    "scores <A> --score forgetting --at sweep",
-    "scores <A> <A> --score loss",
-    "scores {.} --score loss",
-    "suspects <A> --steps 900..",
-    "threshold <A>",
-    "threshold <A> --class 77",
-    "threshold <A> --samples {broken.txt}",
-    "threshold <A> --samples {absent.txt}",
-    "threshold <A> <B> --samples {ids.txt}",
-    "prune <A> --score loss --keep 1.5",
-    "prune <A> --score loss --keep 0.9 --skip-hardest 0.2",
-    "velocity <A> --set nope",
-    "velocity <A> --set train --group-size 4",
-    "influence <A> --probe nope --id 3",
-    "influence <A> --probe test --id 99",
-    "influence <A> --probe test",
-    "influence <A> --probe test --id 3 --layers fc7",
-    "influence <A> --probe test --id 3 --checkpoints --at visits",
-    "influence <A> --probe test --id 3 --method magic",
-    "influence <DAMAGED> --probe nope --id 3",
-    "similar <A> --example 31337",
-    "export <A> --out {no/such/folder.npy}",
-];
 
 /// Both files of a verb: what programs read, what people read.
 fn texts(runs: &Runs, verb: &str) -> (String, String) {

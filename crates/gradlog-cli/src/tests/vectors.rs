@@ -75,7 +75,8 @@ fn every_method_says_what_the_library_says() {
     assert_eq!((code, table.lines().next().unwrap().contains("role")), (0, true));
 }
 
-/// At a learning rate at which each step makes the derivative longer, the adjoint says so; without curvature it does not grow.
+/// At a learning rate at which each step makes the derivative longer, the adjoint says so; without curvature it does
+/// not grow.
 #[test]
 fn an_adjoint_that_grows_warns() {
     let probe = Draws(1).visit(3, 6, 0);

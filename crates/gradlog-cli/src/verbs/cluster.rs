@@ -18,10 +18,10 @@ const ROUNDS: usize = 100;
 
 /// Gather examples into clusters of gradients that point the same way
 ///
-/// A table has one row for each cluster: its number, size, cohesion (mean cosine with its center), commonest label, the share
-/// that has it, and the example nearest to the center. CSV and JSON have one row for each example: `example,cluster,cosine`
-/// and, where they were recorded, `label`. The gradient of an example is the mean over its visits. Two clusters of one
-/// label are two kinds within a class. A cluster of mixed labels may hold wrong ones.
+/// A table has one row for each cluster: its number, size, cohesion (mean cosine with its center), commonest label,
+/// the share that has it, and the example nearest to the center. CSV and JSON have one row for each example:
+/// `example,cluster,cosine` and, where they were recorded, `label`. The gradient of an example is the mean over its
+/// visits. Two clusters of one label are two kinds within a class. A cluster of mixed labels may hold wrong ones.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

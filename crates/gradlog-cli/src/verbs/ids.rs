@@ -8,7 +8,8 @@ use std::path::Path;
 /// The longest line that is read, in bytes.
 const LINE_BYTES_MAX: u64 = 4096;
 
-/// Reads `id` or `id,rest` from each line. Empty lines and one header are passed over; the rest is empty without a comma.
+/// Reads `id` or `id,rest` from each line. Empty lines and one header are passed over; the rest is empty without a
+/// comma.
 pub(super) fn read_ids(path: &Path) -> Result<Vec<(u64, String)>, CliError> {
     let io = |source| CliError::In { path: path.to_owned(), source };
     let mut file = BufReader::new(File::open(path).map_err(io)?);

@@ -15,10 +15,11 @@ use std::path::PathBuf;
 /// Write a keep-list: the part of the training set that a score says to keep (Paul et al. 2021)
 ///
 /// Sorts the examples by difficulty, leaves out the hardest share that --skip-hardest says, and keeps the next --keep:
-/// the sliding window. Which end of a score is hard is the end that `gradlog scores` prints first. As a table (and in a
-/// file named .txt) the list is one id a line, ascending; CSV and JSON hold rows `example,rank,score,runs` and `label` where it
-/// was recorded, the hardest first, `rank` counted from 0 over all scored examples. Examples that no run visited inside
-/// the window are unknown here; those whose every visit was NaN or infinite are counted and not kept.
+/// the sliding window. Which end of a score is hard is the end that `gradlog scores` prints first. As a table (and in
+/// a file named .txt) the list is one id a line, ascending; CSV and JSON hold rows `example,rank,score,runs` and
+/// `label` where it was recorded, the hardest first, `rank` counted from 0 over all scored examples. Examples that no
+/// run visited inside the window are unknown here; those whose every visit was NaN or infinite are counted and not
+/// kept.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

@@ -20,9 +20,10 @@ const PLACES_MAX: usize = 20;
 
 /// Write a sound run from a damaged one, and say what is lost
 ///
-/// Copies every block that is intact, also those behind the damage, where all other verbs stop. Steps may then be missing in
-/// the middle. The new run counts their visits as dropped where their number is known. NEW appears when it is whole and
-/// has been read back. RUN is not changed. Its manifest must be intact: it alone says what the numbers mean.
+/// Copies every block that is intact, also those behind the damage, where all other verbs stop. Steps may then be
+/// missing in the middle. The new run counts their visits as dropped where their number is known. NEW appears when it
+/// is whole and has been read back. RUN is not changed. Its manifest must be intact: it alone says what the numbers
+/// mean.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

@@ -13,13 +13,13 @@ use std::path::PathBuf;
 
 /// Score every training example by its own visits, the most suspicious first
 ///
-/// Rows are `example,visits,score` (with `--at sweep`: `example,checkpoints,score`), then what else the score counts, then
-/// `not_finite` (visits left out because of a NaN or an infinity) and, where they were recorded, `label` and `prediction` of
-/// the last visit. An example without a usable visit has score NaN and comes last.
+/// Rows are `example,visits,score` (with `--at sweep`: `example,checkpoints,score`), then what else the score counts,
+/// then `not_finite` (visits left out because of a NaN or an infinity) and, where they were recorded, `label` and
+/// `prediction` of the last visit. An example without a usable visit has score NaN and comes last.
 ///
 /// With several runs, the score is a mean (or sum) over them: rows are `example,runs,visits,score,spread` and the same
-/// rest. `runs` counts the runs that have a score of the example, and `spread` is the sample standard deviation over them.
-/// The other columns are means over runs too, or the number of runs of which they are true.
+/// rest. `runs` counts the runs that have a score of the example, and `spread` is the sample standard deviation over
+/// them. The other columns are means over runs too, or the number of runs of which they are true.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

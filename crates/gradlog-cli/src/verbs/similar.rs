@@ -17,10 +17,10 @@ use std::slice;
 
 /// Find examples whose gradients point the same way
 ///
-/// With --example the nearest to that one: rows `example,cosine` and, where they were recorded, `label`. With --duplicates
-/// all pairs with at least this cosine, the most alike first: rows `first,second,cosine`. The gradient of an example is the
-/// mean over its visits. The cosine is 1 for gradients of one direction; where gradients are folded to N numbers it is off
-/// by about one in the square root of N.
+/// With --example the nearest to that one: rows `example,cosine` and, where they were recorded, `label`. With
+/// --duplicates all pairs with at least this cosine, the most alike first: rows `first,second,cosine`. The gradient of
+/// an example is the mean over its visits. The cosine is 1 for gradients of one direction; where gradients are folded
+/// to N numbers it is off by about one in the square root of N.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

@@ -15,10 +15,10 @@ const PASSES: usize = 6;
 
 /// List the examples whose label is probably wrong, with the reasons for each
 ///
-/// Puts AUM, mean loss, mean EL2N, self-influence and forgetting together by the median of their ranks, as far as the runs hold
-/// them, and takes into account whether the label is often taken for the one that the model predicts instead. Rows are
-/// `example,suspicion,runs,visits,label,proposed`, the value of each signal under its name (several runs: the mean), and
-/// `reasons`; a table leaves the values out. `proposed` is the label that most visits predicted, if it is another.
+/// Combines AUM, mean loss, mean EL2N, self-influence and forgetting by the median of their ranks, as far as the runs
+/// hold them. It also counts how often the model confuses the label with the one that it predicts instead. Rows are
+/// `example,suspicion,runs,visits,label,proposed`, the value of each signal under its name (several runs: the mean),
+/// and `reasons`; a table leaves the values out. `proposed` is the label that most visits predicted, if it is another.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

@@ -14,10 +14,11 @@ use std::path::PathBuf;
 
 /// Flag mislabeled examples by AUM and threshold samples (Pleiss et al. 2020)
 ///
-/// The runs were trained with an extra class that some examples were given on purpose, each run with other ones
-/// (`ThresholdSamples::pick` of the library draws them). The 99th percentile of their AUM is the run's cut; an example below it in
-/// every run that judges it is flagged. Rows are `example,flagged,judged,below,visits,aum,above_cut` (means over the runs that
-/// judge it, `above_cut` is AUM minus cut) and, where they were recorded, `label` and `prediction`, the most suspicious first.
+/// The runs were trained with an extra class. Some examples, others in each run, were given this class on purpose: the
+/// threshold samples (`ThresholdSamples::pick` of the library draws them). The 99th percentile of their AUM is the
+/// run's cut. An example below it in every run that judges it is flagged. Rows are
+/// `example,flagged,judged,below,visits,aum,above_cut` (means over the runs that judge it, `above_cut` is AUM minus
+/// cut) and, where they were recorded, `label` and `prediction`, the most suspicious first.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

@@ -12,7 +12,8 @@ use std::collections::HashMap;
 
 /// Proponents and opponents in a table without `--top`.
 const TABLE_ROWS: usize = 10;
-/// Up to this many proponents and opponents are kept while the visits stream by. For more, all scores are held and sorted.
+/// Up to this many proponents and opponents are kept while the visits stream by. For more, all scores are held and
+/// sorted.
 const STREAMED_MAX: usize = 1000;
 
 /// How much of the answer is wanted.

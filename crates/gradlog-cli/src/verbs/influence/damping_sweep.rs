@@ -17,7 +17,8 @@ struct Mean {
 }
 
 impl DampingSweep {
-    /// Compares the `answers` to one question, with up to `count` of the strongest of both ends compared; `None` for a single one.
+    /// Compares the `answers` to one question, with up to `count` of the strongest of both ends compared; `None` for a
+    /// single one.
     pub(super) fn new(answers: &[Answer], count: usize) -> Result<Option<Self>, AnalysisError> {
         if answers.len() < 2 {
             return Ok(None);

@@ -16,19 +16,19 @@ pub(crate) struct MethodArguments {
     /// How influence is measured; in all of them positive helped
     #[arg(long, value_name = "NAME", default_value = "tracin")]
     method: MethodChoice,
-    /// Damping of the inverse, in mean eigenvalues of the curvature; 0.1 by default. Several dampings are answered at once,
-    /// with how far neighbors agree: trust a ranking that stays the same (if, datainf, trak)
+    /// Damping of the inverse, in mean eigenvalues of the curvature; 0.1 by default. Several dampings are answered at
+    /// once, with how far neighbors agree: trust a ranking that stays the same (if, datainf, trak)
     #[arg(long, value_name = "FACTOR,..", allow_hyphen_values = true, value_parser = parse_positive, value_delimiter = ',', action = ArgAction::Set, conflicts_with = "damping_absolute")]
     damping: Vec<f64>,
     /// Damping of the inverse, as it is added to each eigenvalue, or several (if, datainf, trak)
     #[arg(long, value_name = "LAMBDA,..", allow_hyphen_values = true, value_parser = parse_positive, value_delimiter = ',', action = ArgAction::Set)]
     damping_absolute: Vec<f64>,
-    /// Pull scores toward 0 by this much, and set those to 0 that are smaller: the soft threshold of TRAK's paper, in the
-    /// unit of the scores (trak)
+    /// Pull scores toward 0 by this much, and set those to 0 that are smaller: the soft threshold of TRAK's paper, in
+    /// the unit of the scores (trak)
     #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true, value_parser = parse_not_negative)]
     soft_threshold: Option<f64>,
-    /// Whose gradients make the curvature: `visits`, `none` (adjoint only) or `set:NAME`, what `recorder.curvature` or a
-    /// probe pass recorded; `visits` by default (if, adjoint)
+    /// Whose gradients make the curvature: `visits`, `none` (adjoint only) or `set:NAME`, what `recorder.curvature` or
+    /// a probe pass recorded; `visits` by default (if, adjoint)
     #[arg(long, value_name = "ROWS", value_parser = parse_curvature)]
     curvature: Option<Curvature>,
     /// Take each layer by itself, as if layers had no curvature in common (if, datainf, trak, adjoint)

@@ -22,27 +22,27 @@ use rows::Writer;
 use std::path::PathBuf;
 use std::slice;
 
-/// Find the training examples that taught the model its answer to a probe: TracIn, influence functions, the adjoint, ...
+/// Find the training examples that taught the model its answer to a probe: TracIn, influence functions, the adjoint,
+/// ...
 ///
-/// Positive scores helped (proponents): their steps lowered the probe's loss. Negative ones hurt (opponents). A table
-/// shows the strongest of both. CSV and JSON hold rows `example,visits,score,error` and, where they were recorded, `label` and
-/// `prediction` of the example's last visit, sorted from the strongest proponent to the strongest opponent; examples
-/// without a usable visit have score NaN and come last. With --checkpoints the gradients are those of a replay's sweep over
-/// the training set at checkpoints (TracInCP), and the second column counts these: `example,checkpoints,score,error`.
-/// With --all the rows are `example,probe,score,error`, probe after
-/// probe, each sorted so.
+/// A positive score helped (a proponent): the example's steps lowered the probe's loss. A negative one hurt (an
+/// opponent). A table shows the strongest of both. CSV and JSON hold rows `example,visits,score,error` and, where they
+/// were recorded, `label` and `prediction` of the last visit. They go from the strongest proponent to the strongest
+/// opponent. Examples without a usable visit have score NaN and come last. With --checkpoints the gradients are those
+/// of a replay's sweep over the training set at checkpoints (TracInCP), and the second column counts these:
+/// `example,checkpoints,score,error`. With --all the rows are `example,probe,score,error`, probe after probe.
 ///
-/// With --by the strongest of both ends (10 of each without --top) are taken apart. A table gets a column for each layer or
-/// epoch; CSV and JSON a row for each: `example,layer,score,error,whole` or `example,epoch,...`, with --all `probe` after
-/// `example`. The scores of an example's rows add up to `whole`.
+/// --by splits the strongest scores of both ends (10 of each without --top) into parts. A table gets a column for each
+/// layer or epoch. CSV and JSON get a row for each: `example,layer,score,error,whole` or `example,epoch,...`, with
+/// --all `probe` after `example`. The scores of an example's rows add up to `whole`.
 ///
-/// With several dampings, as in `--method if --damping 0.01,0.1,1`, there are rows for each, from the smallest to the largest, and
-/// a first column `damping` says of which they are. How far neighbors agree is said in words, and in JSON
-/// by the lists `spearman_to_next` and `kept_to_next`, the share of the strongest that stay.
+/// With several dampings, as in `--method if --damping 0.01,0.1,1`, there are rows for each, from the smallest to the
+/// largest. A first column `damping` says which. The command also says how far neighbors agree; JSON has it in the
+/// lists `spearman_to_next` and `kept_to_next`, the share of the strongest that stay.
 ///
-/// The error (± in a table) is one standard deviation of what projecting and rounding the gradients may have done to the
-/// score, at most that where an example has several visits. It says nothing of layers that were not recorded, of probes taken
-/// at other steps than the visits, or of what TracIn itself leaves out.
+/// The error (± in a table) is one standard deviation of what projecting and rounding the gradients may have done to
+/// the score, or an upper bound where an example has several visits. It does not cover layers that were not recorded,
+/// probes taken at other steps than the visits, or what TracIn itself leaves out.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 #[command(group(ArgGroup::new("asked").required(true).args(["id", "ids", "class", "mean", "all"])))]
@@ -73,11 +73,12 @@ pub(crate) struct Arguments {
     /// What scores are divided by (tracin; relatif also if)
     #[arg(long, value_name = "BY", default_value = "none", value_parser = choice::<Normalisation>())]
     normalize: Normalisation,
-    /// Count the gradients of these layers alone: the last one gives TracIn's last-layer form. Layers of several positions are
-    /// folded into one vector and go by the name `folded` together (tracin)
+    /// Count the gradients of these layers alone: the last one gives TracIn's last-layer form. Layers of several
+    /// positions are folded into one vector and go by the name `folded` together (tracin)
     #[arg(long, value_name = "NAME,NAME,..", value_delimiter = ',')]
     layers: Vec<String>,
-    /// Show what the strongest scores are made of: a column, or in CSV and JSON a row, for each layer or each epoch (tracin)
+    /// Show what the strongest scores are made of: a column, or in CSV and JSON a row, for each layer or each epoch
+    /// (tracin)
     #[arg(long, value_name = "WHAT", value_parser = choice::<SplitBy>())]
     by: Option<SplitBy>,
     /// Show the K nearest training examples in feature space, too, and K proponents and opponents; each row then has a
