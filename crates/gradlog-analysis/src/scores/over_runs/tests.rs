@@ -145,7 +145,7 @@ fn runs_that_do_not_match_are_told_apart_from_runs_that_do() {
     poor.visits(&labelled(11, 4));
     let poor = poor.finish().run();
     let error = Score::Aum.compute_over(&[&a, &poor], &everything, OverRuns::Mean, &|_| {}).unwrap_err();
-    assert!(error.to_string().starts_with(&format!("run {}: aum", poor.dir().display())), "{error}");
+    assert!(error.with_sources().starts_with(&format!("run {} cannot be used: aum", poor.dir().display())), "{error}");
 }
 
 #[test]

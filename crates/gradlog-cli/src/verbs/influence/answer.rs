@@ -1,7 +1,7 @@
 //! What one pass says: scores, the strongest of each probe, and what these are made of or compared with.
 
+use super::arguments::Arguments;
 use super::method::Plan;
-use super::Arguments;
 use crate::error::CliError;
 use crate::report::Format;
 use gradlog_analysis::{

@@ -1,184 +1,25 @@
 //! `gradlog influence`: which examples taught the model its answer to a probe?
 
 mod answer;
+mod arguments;
 mod damping_sweep;
 mod method;
 mod rows;
 mod words;
 
-use crate::arguments::{OutputArguments, WindowArguments, EXIT_CODES};
-use crate::choice::{choice, Choice};
 use crate::error::CliError;
 use crate::frame::{missing_workers, Asked, Content, Ending, Shown, Verb};
 use crate::left_out::LeftOut;
 use crate::output::Destination;
 use answer::{Answer, Wanted};
-use clap::{ArgGroup, Args};
+pub(crate) use arguments::Arguments;
 use damping_sweep::DampingSweep;
-use gradlog_analysis::{Normalisation, ProbeTime, Probes, Question, SplitBy, Window};
+use gradlog_analysis::Window;
 use gradlog_format::run::Run;
-use method::{MethodArguments, Plan};
+use method::Plan;
 use rows::Writer;
 use std::path::PathBuf;
 use std::slice;
-
-/// Find the training examples that taught the model its answer to a probe: TracIn, influence functions, the adjoint,
-/// ...
-///
-/// A positive score helped (a proponent): the example's steps lowered the probe's loss. A negative one hurt (an
-/// opponent). A table shows the strongest of both. CSV and JSON hold rows `example,visits,score,error` and, where they
-/// were recorded, `label` and `prediction` of the last visit. They go from the strongest proponent to the strongest
-/// opponent. Examples without a usable visit have score NaN and come last. With --checkpoints the gradients are those
-/// of a replay's sweep over the training set at checkpoints (TracInCP), and the second column counts these:
-/// `example,checkpoints,score,error`. With --all the rows are `example,probe,score,error`, probe after probe.
-///
-/// --by splits the strongest scores of both ends (10 of each without --top) into parts. A table gets a column for each
-/// layer or epoch. CSV and JSON get a row for each: `example,layer,score,error,whole` or `example,epoch,...`, with
-/// --all `probe` after `example`. The scores of an example's rows add up to `whole`.
-///
-/// With several dampings, as in `--method if --damping 0.01,0.1,1`, there are rows for each, from the smallest to the
-/// largest. A first column `damping` says which. The command also says how far neighbors agree; JSON has it in the
-/// lists `spearman_to_next` and `kept_to_next`, the share of the strongest that stay.
-///
-/// The error (± in a table) is one standard deviation of what projecting and rounding the gradients may have done to
-/// the score, or an upper bound where an example has several visits. It does not cover layers that were not recorded,
-/// probes taken at other steps than the visits, or what TracIn itself leaves out.
-#[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
-#[command(group(ArgGroup::new("asked").required(true).args(["id", "ids", "class", "mean", "all"])))]
-pub(crate) struct Arguments {
-    /// Folder of the run
-    run: PathBuf,
-    /// Name of the probe set
-    #[arg(long, value_name = "SET")]
-    probe: String,
-    /// Id of the probe
-    #[arg(long, value_name = "ID")]
-    id: Option<u64>,
-    /// These probes together: the influence on the mean of their losses
-    #[arg(long, value_name = "ID,ID,..", value_delimiter = ',')]
-    ids: Vec<u64>,
-    /// All probes with this label together
-    #[arg(long, value_name = "LABEL")]
-    class: Option<u32>,
-    /// All probes of the set together
-    #[arg(long)]
-    mean: bool,
-    /// Every probe of the set: the whole matrix
-    #[arg(long)]
-    all: bool,
-    /// Only the N strongest proponents and the N strongest opponents of each probe; by default 10 in a table, else all
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    top: Option<u64>,
-    /// What scores are divided by (tracin; relatif also if)
-    #[arg(long, value_name = "BY", default_value = "none", value_parser = choice::<Normalisation>())]
-    normalize: Normalisation,
-    /// Count the gradients of these layers alone: the last one gives TracIn's last-layer form. Layers of several
-    /// positions are folded into one vector and go by the name `folded` together (tracin)
-    #[arg(long, value_name = "NAME,NAME,..", value_delimiter = ',')]
-    layers: Vec<String>,
-    /// Show what the strongest scores are made of: a column, or in CSV and JSON a row, for each layer or each epoch
-    /// (tracin)
-    #[arg(long, value_name = "WHAT", value_parser = choice::<SplitBy>())]
-    by: Option<SplitBy>,
-    /// Show the K nearest training examples in feature space, too, and K proponents and opponents; each row then has a
-    /// `role` and a `distance`
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["ids", "class", "mean", "all", "top", "by"])]
-    nearest: Option<u64>,
-    /// The layer whose inputs are the features; by default the last one that keeps its factors
-    #[arg(long, value_name = "LAYER", requires = "nearest")]
-    nearest_in: Option<String>,
-    /// Which of a probe's records is taken for a step (tracin)
-    #[arg(long, value_name = "RULE", default_value = "earlier", value_parser = choice::<ProbeTime>())]
-    probe_time: ProbeTime,
-    /// TracInCP: take the sweeps at checkpoints instead of the visits; short for `--at sweep`
-    #[arg(long, conflicts_with = "at")]
-    checkpoints: bool,
-    #[command(flatten)]
-    method: MethodArguments,
-    #[command(flatten)]
-    window: WindowArguments,
-    #[command(flatten)]
-    output: OutputArguments,
-}
-
-impl Choice for ProbeTime {
-    fn all() -> &'static [Self] {
-        &[ProbeTime::Earlier, ProbeTime::Nearest]
-    }
-
-    fn word(&self) -> &'static str {
-        match self {
-            ProbeTime::Earlier => "earlier",
-            ProbeTime::Nearest => "nearest",
-        }
-    }
-
-    fn help(&self) -> &'static str {
-        match self {
-            ProbeTime::Earlier => "the last one taken up to the step; visits before the first are left out",
-            ProbeTime::Nearest => "the one taken nearest to the step, before or after",
-        }
-    }
-}
-
-impl Choice for Normalisation {
-    fn all() -> &'static [Self] {
-        &Normalisation::ALL
-    }
-
-    fn word(&self) -> &'static str {
-        self.name()
-    }
-
-    fn help(&self) -> &'static str {
-        self.about()
-    }
-}
-
-impl Choice for SplitBy {
-    fn all() -> &'static [Self] {
-        &[SplitBy::Layer, SplitBy::Epoch]
-    }
-
-    fn word(&self) -> &'static str {
-        match self {
-            SplitBy::Layer => "layer",
-            SplitBy::Epoch => "epoch",
-        }
-    }
-
-    fn help(&self) -> &'static str {
-        match self {
-            SplitBy::Layer => "where the gradients agree; all folded layers are one part",
-            SplitBy::Epoch => "when the example helped",
-        }
-    }
-}
-
-impl Arguments {
-    fn question(&self, window: &Window) -> Question {
-        let probes = match (self.id, self.ids.as_slice(), self.class) {
-            (Some(id), _, _) => Probes::Ids(vec![id]),
-            (_, [_, ..], _) => Probes::Ids(self.ids.clone()),
-            (_, _, Some(label)) => Probes::Label(label),
-            _ => Probes::All,
-        };
-        let question = Question {
-            probes,
-            group: self.mean || self.class.is_some() || !self.ids.is_empty(),
-            window: window.clone(),
-            time: self.probe_time,
-            normalise: self.normalize,
-            layers: self.layers.clone(),
-            ..Question::all(&self.probe)
-        };
-        if self.checkpoints {
-            return question.at_checkpoints();
-        }
-        question
-    }
-}
 
 /// A question that was looked up, and what its first pass says. Later passes are read while rows are written.
 pub(crate) struct Asking<'run> {

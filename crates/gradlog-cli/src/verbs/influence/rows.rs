@@ -1,9 +1,9 @@
 //! The rows of an answer, in the format that was asked for.
 
 use super::answer::{Answer, Line, Nearest, Wanted};
+use super::arguments::Arguments;
 use super::damping_sweep::{damping_value, DampingSweep};
 use super::words::first_concentration;
-use super::Arguments;
 use crate::report::{Format, Rows, Value};
 use gradlog_analysis::{Basis, Concentration, Part, SplitBy};
 use std::io::{self, Write};
