@@ -5,7 +5,7 @@
 //! columns.
 
 use crate::error::CliError;
-use crate::left_out::LeftOut;
+use crate::notes::Notes;
 use crate::output::{Console, Destination, Target, Watch};
 use crate::report::{self, printable, Rows, Value};
 use gradlog_analysis::{Progress, Window};
@@ -121,7 +121,7 @@ pub(crate) struct Shown<'a> {
     /// What the answer is computed from and what it says; before the content.
     pub words: Vec<String>,
     /// What the answer leaves out, with the name of the run that it is about where there are several.
-    pub left_out: Vec<(String, LeftOut)>,
+    pub left_out: Vec<(String, Notes)>,
     pub content: Content<'a>,
     /// What is said behind the content.
     pub after: Vec<String>,
@@ -188,7 +188,7 @@ fn ask_and_show<'run, V: Verb>(
     let Shown { words, left_out, content, after, mut damage, last, loss, failure } = verb.show(asked, answer)?;
     words.iter().for_each(|line| console.say(line));
     for (prefix, left_out) in &left_out {
-        left_out.notes().iter().for_each(|note| console.say(format_args!("note: {prefix}{note}")));
+        left_out.iter().for_each(|note| console.say(format_args!("note: {prefix}{note}")));
     }
     for run in &asked.runs {
         say_coverage(verb, asked, run, console);

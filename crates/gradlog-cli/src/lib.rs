@@ -8,7 +8,7 @@ mod arguments;
 mod choice;
 mod error;
 mod frame;
-mod left_out;
+mod notes;
 mod output;
 mod report;
 #[cfg(test)]

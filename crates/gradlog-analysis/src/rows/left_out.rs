@@ -32,7 +32,7 @@ pub struct LeftOut {
     pub probe_records: u64,
     /// Probe records that a later record of the same id and time replaces.
     pub probe_records_replaced: u64,
-    /// Examples of which no visit or record counts, or that no group holds.
+    /// Examples of which no visit or record counts, that no group holds, or that are threshold samples in every run.
     pub examples: u64,
 }
 
@@ -77,7 +77,11 @@ const WORDS: [Words; REASONS] = [
         "",
     ),
     (["probe record replaced", "probe records replaced"], "a later record is of the same id and time", ""),
-    (["example left out", "examples left out"], "without a usable record, without a score, or in no whole group", ""),
+    (
+        ["example left out", "examples left out"],
+        "no usable visit or record, no score, in no whole group, or a threshold sample in every run",
+        "",
+    ),
 ];
 
 impl LeftOut {

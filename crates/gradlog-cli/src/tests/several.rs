@@ -161,7 +161,7 @@ fn threshold_takes_a_class_or_files_and_says_the_cut() {
     let (a, b) = (labelled(1, 30), labelled(2, 30));
     let (code, csv, words) = run_verb(&[&a], "threshold", &["--class", "10", "--format", "csv"]);
     assert!(code == 0 && words.contains("5 threshold samples, cut at AUM"), "{words}");
-    assert!(words.contains("5 examples are judged by no run"), "{words}");
+    assert!(words.contains("5 examples left out"), "{words}");
     assert_eq!(records(&csv).0[..4], ["example", "flagged", "judged", "below"]);
     let ids = file(&a, "ids.txt", "example\n100\n107\n114\n\n121\n128\n");
     let ids = ids.to_str().unwrap();
@@ -190,7 +190,7 @@ fn velocity_of_the_set_of_a_file_and_of_ranks() {
     assert_same_rows(&csv, &json(&with(&["--format", "json"]).1));
     let groups = file(&run, "groups.csv", "example,group\n100,a\n107,b\n114,a\n121,b\n5,b\n");
     let (code, csv, words) = with(&["--groups", groups.to_str().unwrap(), "--format", "csv"]);
-    assert!(code == 0 && words.contains("1 examples left out"), "{words}");
+    assert!(code == 0 && words.contains("1 example left out"), "{words}");
     let rows = records(&csv).1;
     assert_eq!(rows.iter().map(|r| r[..4].join(" ")).collect::<Vec<_>>(), ["a 0 4 2", "a 4 9 2", "b 0 4 2", "b 4 9 2"]);
     let (_, csv, _) = with(&["--by", "el2n", "--group-size", "6", "--format", "csv"]);

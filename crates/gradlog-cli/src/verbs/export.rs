@@ -4,7 +4,7 @@ use crate::arguments::{VectorArguments, WindowArguments, EXIT_CODES};
 use crate::choice::{choice, Choice};
 use crate::error::CliError;
 use crate::frame::{Asked, Content, Ending, Shown, Verb};
-use crate::left_out::LeftOut;
+use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{write_npy, write_tensors, Numbers, Tensor};
 use clap::{Args, ValueEnum};
@@ -107,7 +107,7 @@ impl Verb for Arguments {
         let format = self.format();
         Ok(Shown {
             words: vec![vector_words(&found)],
-            left_out: vec![(String::new(), LeftOut::from(&found))],
+            left_out: vec![(String::new(), Notes::from(&found))],
             damage: found.damage.iter().cloned().collect(),
             content: Content::Written(Box::new(move |target| {
                 write_vectors(&found, format, target)?;

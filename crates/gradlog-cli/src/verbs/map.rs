@@ -3,7 +3,7 @@
 use crate::arguments::{parse_share, OutputArguments, WindowArguments, EXIT_CODES};
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
-use crate::left_out::LeftOut;
+use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::Value;
 use clap::Args;
@@ -76,7 +76,7 @@ impl Verb for Arguments {
             ("runs", map.runs.into()),
             ("visits", map.visits.into()),
             ("examples", (examples as u64).into()),
-            ("unscored", map.unscored.into()),
+            ("unscored", map.left_out.examples.into()),
             ("easy", easy.into()),
             ("ambiguous", ambiguous.into()),
             ("hard", hard.into()),
@@ -91,7 +91,7 @@ impl Verb for Arguments {
         };
         Ok(Shown {
             words,
-            left_out: vec![(String::new(), LeftOut::unusable_examples(map.unscored))],
+            left_out: vec![(String::new(), Notes::from(&map))],
             content: Content::Sheet(Sheet { head, columns, rows: Box::new(map.rows.into_iter().map(values)) }),
             damage: map.damage.into_iter().collect(),
             ..Shown::default()

@@ -2,10 +2,10 @@
 
 use crate::choice::{choice, Choice};
 use crate::frame::{first_damage, Asked, Sheet};
-use crate::left_out::LeftOut;
+use crate::notes::Notes;
 use crate::report::Value;
 use clap::Args;
-use gradlog_analysis::{Extra, OverRuns, RunsRow, RunsTable, Score, ScoreRow, ScoreTable};
+use gradlog_analysis::{Extra, LeftOut, OverRuns, RunsRow, RunsTable, Score, ScoreRow, ScoreTable};
 use gradlog_format::run::Damage;
 
 /// How several runs become one score.
@@ -61,11 +61,9 @@ struct Over {
 struct Part {
     visits: u64,
     absent: u64,
-    not_finite: u64,
-    unseen: u64,
-    missing: u64,
-    estimated_norms: u64,
     left_out: LeftOut,
+    estimated_norms: u64,
+    notes: Notes,
     damage: Option<Damage>,
 }
 
@@ -74,11 +72,9 @@ impl From<&ScoreTable> for Standing {
         let part = Part {
             visits: table.visits,
             absent: 0,
-            not_finite: table.not_finite,
-            unseen: table.unseen,
-            missing: table.missing,
+            left_out: table.left_out.clone(),
             estimated_norms: table.estimated_norms,
-            left_out: table.into(),
+            notes: table.into(),
             damage: table.damage.clone(),
         };
         Self {
@@ -97,11 +93,9 @@ impl From<&RunsTable> for Standing {
         let part = |part: &gradlog_analysis::RunPart| Part {
             visits: part.visits,
             absent: part.absent,
-            not_finite: part.not_finite,
-            unseen: part.unseen,
-            missing: part.missing,
+            left_out: part.left_out.clone(),
             estimated_norms: part.estimated_norms,
-            left_out: part.into(),
+            notes: part.into(),
             damage: part.damage.clone(),
         };
         let differing = table.rows.iter().filter(|row| row.labels_differ).take(5);
@@ -170,9 +164,9 @@ impl Standing {
     }
 
     /// What each run leaves out.
-    pub(super) fn take_left_out(&mut self, asked: &Asked<'_>) -> Vec<(String, LeftOut)> {
+    pub(super) fn take_left_out(&mut self, asked: &Asked<'_>) -> Vec<(String, Notes)> {
         let parts = asked.runs.iter().zip(&mut self.parts);
-        parts.map(|(run, part)| (asked.prefix(run), std::mem::take(&mut part.left_out))).collect()
+        parts.map(|(run, part)| (asked.prefix(run), std::mem::take(&mut part.notes))).collect()
     }
 
     /// Where the runs are damaged.
@@ -223,9 +217,9 @@ impl Standing {
             head.extend([("partial", over.partial.into()), ("labels_differ", over.labels_differ.into())]);
         }
         head.extend([
-            ("not_finite", self.sum(|part| part.not_finite).into()),
-            ("unseen", self.sum(|part| part.unseen).into()),
-            ("missing", self.sum(|part| part.missing).into()),
+            ("not_finite", self.sum(|part| part.left_out.not_finite).into()),
+            ("unseen", self.sum(|part| part.left_out.unseen).into()),
+            ("missing", self.sum(|part| part.left_out.missing).into()),
             ("estimated_norms", self.sum(|part| part.estimated_norms).into()),
         ]);
         head.extend(self.over.is_none().then(|| ("workers", workers.into())));

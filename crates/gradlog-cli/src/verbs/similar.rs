@@ -4,7 +4,7 @@ use super::export::vector_words;
 use crate::arguments::{parse_cosine, OutputArguments, VectorArguments, WindowArguments, EXIT_CODES};
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
-use crate::left_out::LeftOut;
+use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::Value;
 use clap::Args;
@@ -68,7 +68,7 @@ impl Verb for Arguments {
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, found: FlatVectors) -> Result<Shown<'run>, CliError> {
-        let (mut words, left_out) = (vec![vector_words(&found)], LeftOut::from(&found));
+        let (mut words, left_out) = (vec![vector_words(&found)], Notes::from(&found));
         let (variant, damage) = (found.variant(), found.damage.clone());
         let unit = UnitVectors::new(found);
         let left_out = left_out.with_no_direction(&unit.without_direction);

@@ -3,6 +3,7 @@
 use crate::arguments::{OutputArguments, WindowArguments, EXIT_CODES};
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
+use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{Format, Value};
 use clap::Args;
@@ -90,6 +91,7 @@ impl Verb for Arguments {
         };
         Ok(Shown {
             words,
+            left_out: vec![(String::new(), Notes::from(&list))],
             content: Content::Sheet(Sheet { head, columns, rows: Box::new(list.rows.into_iter().map(values)) }),
             damage: list.damage.into_iter().collect(),
             ..Shown::default()

@@ -4,7 +4,7 @@ use super::ids::read_ids;
 use crate::arguments::{parse_percentile, OutputArguments, WindowArguments, EXIT_CODES};
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
-use crate::left_out::LeftOut;
+use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{printable, Value};
 use clap::Args;
@@ -126,7 +126,7 @@ impl Verb for Arguments {
         };
         Ok(Shown {
             words,
-            left_out: vec![(String::new(), LeftOut::unjudged_examples(unjudged))],
+            left_out: vec![(String::new(), Notes::from(&verdict))],
             content: Content::Sheet(Sheet { head, columns, rows: Box::new(verdict.rows.into_iter().map(values)) }),
             damage,
             ..Shown::default()

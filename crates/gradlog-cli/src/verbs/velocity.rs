@@ -5,7 +5,7 @@ use crate::arguments::{parse_count, OutputArguments, WindowArguments, EXIT_CODES
 use crate::choice::choice;
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
-use crate::left_out::LeftOut;
+use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{printable, Value};
 use clap::Args;
@@ -98,14 +98,14 @@ impl Verb for Arguments {
             ("set", velocity.set.as_str().into()),
             ("probe_times", times.into()),
             ("groups", (groups as u64).into()),
-            ("left_out", velocity.left_out.into()),
-            ("records_left_out", velocity.records_left_out.into()),
+            ("left_out", velocity.left_out.examples.into()),
+            ("records_left_out", velocity.left_out.probe_records.into()),
             ("damage", first_damage(&velocity.damage)),
         ];
         let rows: Vec<Vec<Value>> = velocity.groups.iter().flat_map(|group| group_rows(group, scores)).collect();
         Ok(Shown {
             words: vec![format!("{groups} groups of `{set}` at {times} probe times; {KERNEL}")],
-            left_out: vec![(String::new(), LeftOut::from(&velocity))],
+            left_out: vec![(String::new(), Notes::from(&velocity))],
             content: Content::Sheet(Sheet { head, columns, rows: Box::new(rows.into_iter()) }),
             damage: velocity.damage.into_iter().collect(),
             ..Shown::default()

@@ -9,7 +9,7 @@ mod words;
 
 use crate::error::CliError;
 use crate::frame::{missing_workers, Asked, Content, Ending, Shown, Verb};
-use crate::left_out::LeftOut;
+use crate::notes::Notes;
 use crate::output::Destination;
 use answer::{Answer, Wanted};
 pub(crate) use arguments::Arguments;
@@ -75,7 +75,7 @@ impl Verb for Arguments {
     fn show<'run>(&'run self, asked: &'run Asked<'run>, asking: Asking<'run>) -> Result<Shown<'run>, CliError> {
         let Asking { plan, wanted, first, sweep } = asking;
         let words = words::answer_words(&first, sweep.as_ref(), plan.probes());
-        let left_out = LeftOut::from(&first[0].about);
+        let left_out = Notes::from(&first[0].about);
         let workers = missing_workers(asked.run())?;
         let content = Content::Written(Box::new(move |target| {
             let mut damage = first.iter().find_map(|answer| answer.about.damage.clone());

@@ -5,7 +5,7 @@ use super::arguments::Arguments;
 use super::damping_sweep::{damping_value, DampingSweep};
 use super::words::first_concentration;
 use crate::report::{Format, Rows, Value};
-use gradlog_analysis::{Basis, Concentration, Part, SplitBy};
+use gradlog_analysis::{Basis, Concentration, Influence, Part, SplitBy};
 use std::io::{self, Write};
 use std::ops::Range;
 
@@ -98,7 +98,7 @@ impl Writer {
                 ("momentum", f64::from(estimate.momentum).into()),
                 ("weight_decay", f64::from(estimate.weight_decay).into()),
                 ("growth", estimate.growth.into()),
-                ("after_probes", estimate.after_probes.into()),
+                ("after_probes", part.left_out.after_probes.into()),
                 ("dropped", estimate.dropped.into()),
             ]);
             head.extend(estimate.soft_threshold.map(|threshold| ("soft_threshold", threshold.into())));
@@ -136,12 +136,12 @@ impl Writer {
             ("examples", answer.examples.into()),
             ("visits", part.visits.into()),
             ("probe_times", part.probe_times.into()),
-            ("before_first_probe", part.before_first_probe.into()),
-            ("not_finite", part.not_finite.into()),
-            ("without_gradient", part.without_gradient.into()),
-            ("other_layers", part.other_layers.into()),
-            ("probe_records_left_out", part.probe_records_left_out.into()),
-            ("probe_records_repeated", part.probe_records_repeated.into()),
+            ("before_first_probe", (part.left_out.before_first_probe + part.left_out.without_probe).into()),
+            ("not_finite", not_finite(part).into()),
+            ("without_gradient", part.left_out.without_gradient.into()),
+            ("other_layers", part.left_out.other_layers.into()),
+            ("probe_records_left_out", part.left_out.probe_records.into()),
+            ("probe_records_repeated", part.left_out.probe_records_replaced.into()),
             ("workers", workers.into()),
             ("damage", part.damage.as_ref().map(ToString::to_string).into()),
         ]);
@@ -297,4 +297,10 @@ fn columns_of_parts(answer: &Answer, by: Option<SplitBy>) -> Vec<(String, Range<
     };
     let ranges = (0..parts.len()).step_by(together).map(|first| first..parts.len().min(first + together));
     ranges.map(|range| (name(range.start, range.end - 1), range)).collect()
+}
+
+/// Visits left out as not finite. For TracIn the output has always counted those of no weight with them.
+fn not_finite(influence: &Influence) -> u64 {
+    let left_out = &influence.left_out;
+    left_out.not_finite + if influence.estimate.is_none() { left_out.unseen } else { 0 }
 }
