@@ -18,9 +18,7 @@ use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Dropout, Linear, ModuleT, Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
 use data::{Digits, SIDE, TO_ANOTHER};
-use gradlog::log::PredictionScore;
-use gradlog::recorder::{Config, Recorder, Replay};
-use gradlog::taps::{Tapped, Taps};
+use gradlog::{Config, PredictionScore, Recorder, Replay, StepReport, Tapped, Taps};
 use gradlog_analysis::{influence, Question, Score, Window};
 use gradlog_format::run::Run;
 use std::path::{Path, PathBuf};
@@ -96,7 +94,7 @@ fn train_with_checkpoints(arguments: &Arguments, train: &Digits) -> Result<()> {
             let mut pass = recorder.pass(&ids)?;
             let loss = pass.cross_entropy(&model.logits(&x, true)?, &y)?;
             let grads = loss.backward()?;
-            pass.commit(optimizer.learning_rate())?;
+            pass.commit(optimizer.step_info())?;
             optimizer.step(&grads)?;
         }
         recorder.checkpoint(&model.variables)?;

@@ -17,8 +17,8 @@ use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Init, Linear, Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
 use data::{Digits, SIDE, TO_ANOTHER};
-use gradlog::recorder::{Config, Recorder};
-use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap, Tapped, Taps};
+use gradlog::taps::{LayerSpec, Parameter, PerExample};
+use gradlog::{Config, Recorder, StepReport, Tap, Tapped, Taps};
 use gradlog_analysis::{Score, Window};
 use gradlog_format::run::Run;
 use std::collections::HashMap;
@@ -55,7 +55,7 @@ impl Tap for Lora {
     fn spec(&self) -> Result<LayerSpec, String> {
         let parameters = vec![Parameter::new("down", &self.down), Parameter::new("up", &self.up)];
         // Two matrices share the layer, so its gradient is no single outer product: no `factors`.
-        Ok(LayerSpec { kind: "lora", parameters, factors: None, bias: false })
+        Ok(LayerSpec::new("lora", parameters))
     }
 
     fn plain_forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
@@ -186,7 +186,7 @@ fn adapt(arguments: &Arguments, run: &Path, base: Mlp<Linear>, train: &Digits, t
             let mut pass = recorder.pass(ids)?;
             let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;
             let grads = loss.backward()?;
-            pass.commit(optimizer.learning_rate())?;
+            pass.commit(optimizer.step_info())?;
             optimizer.step(&grads)?;
             step += 1;
         }

@@ -4,8 +4,7 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::recorder::{Config, Recorder};
-use gradlog::taps::Taps;
+use gradlog::{Config, Recorder, StepReport, Taps};
 use gradlog_analysis::{Score, Window};
 use gradlog_format::run::Run;
 use rand::{rngs::StdRng, seq::SliceRandom, Rng, SeedableRng};
@@ -43,7 +42,7 @@ fn main() -> Result<()> {
             let logits = fc2.forward(&fc1.forward(&x)?.relu()?)?;
             let loss = pass.cross_entropy(&logits, &y)?;
             let grads = loss.backward()?;
-            pass.commit(optimizer.learning_rate())?;
+            pass.commit(optimizer.step_info())?;
             optimizer.step(&grads)?;
         }
     }

@@ -13,10 +13,9 @@ use anyhow::{bail, ensure, Context, Result};
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
-use gradlog::log::{BlockKind, Column};
-use gradlog::recorder::{Config, Recorder};
-use gradlog::taps::{Tapped, Taps};
+use gradlog::{Config, Recorder, StepReport, Tapped, Taps};
 use gradlog_analysis::{influence, Question, Score, Window};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use rand::{rngs::StdRng, seq::SliceRandom, Rng, SeedableRng};
 use std::collections::{BTreeSet, HashMap};
@@ -217,7 +216,7 @@ fn train_and_record(
             let mut pass = recorder.pass(&ids)?;
             let loss = pass.mse(&model.forward(&x)?, &y)?;
             let grads = loss.backward()?;
-            pass.commit(optimizer.learning_rate())?;
+            pass.commit(optimizer.step_info())?;
             optimizer.step(&grads)?;
         }
         // The held-out penguins are the probes: taken between epochs, they say how the steps after it bore on them.

@@ -13,8 +13,8 @@
 //! for hard ones. Take the expectation over several pairs; here is one. The supremum is over the given `α` alone; it mostly
 //! lies near one half.
 //!
-//! Needs weights, not gradients, so it stands beside the log: which examples are easy or hard is what a
-//! [`Score`](gradlog_analysis::Score) of a recorded run says. `examples/connectivity.rs` does it all.
+//! This needs weights and no log. A score of a recorded run says which examples are easy or hard. `examples/connectivity.rs` does it
+//! all.
 
 use candle_core::{Tensor, Var};
 use candle_nn::VarMap;
@@ -91,7 +91,10 @@ pub struct PathPoint {
 /// # Errors
 /// What candle says.
 pub fn weights(variables: &VarMap) -> candle_core::Result<Weights> {
-    named(variables).into_iter().map(|(name, variable)| Ok((name, variable.as_tensor().detach().copy()?))).collect()
+    named_variables(variables)
+        .into_iter()
+        .map(|(name, variable)| Ok((name, variable.as_tensor().detach().copy()?)))
+        .collect()
 }
 
 /// Sets the weights of a model.
@@ -99,9 +102,9 @@ pub fn weights(variables: &VarMap) -> candle_core::Result<Weights> {
 /// # Errors
 /// [`ConnectivityError::Names`] or [`ConnectivityError::Shapes`] if they are not of this model, before any is set.
 pub fn set_weights(variables: &VarMap, weights: &Weights) -> Result<(), ConnectivityError> {
-    let own = named(variables);
-    let of_model: Weights = own.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone())).collect();
-    fit(&of_model, weights)?;
+    let own = named_variables(variables);
+    let in_model: Weights = own.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone())).collect();
+    check_fit(&in_model, weights)?;
     for (name, variable) in &own {
         if let Some(tensor) = weights.get(name) {
             variable.set(tensor)?;
@@ -110,7 +113,7 @@ pub fn set_weights(variables: &VarMap, weights: &Weights) -> Result<(), Connecti
     Ok(())
 }
 
-fn named(variables: &VarMap) -> Vec<(String, Var)> {
+fn named_variables(variables: &VarMap) -> Vec<(String, Var)> {
     // A poisoned lock means that another thread panicked while it held the map; the map itself is whole.
     let data = variables.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     data.iter().map(|(name, variable)| (name.clone(), variable.clone())).collect()
@@ -125,7 +128,7 @@ pub fn interpolate(w: &Weights, other: &Weights, alpha: f64) -> Result<Weights, 
     if !(0.0..=1.0).contains(&alpha) {
         return Err(ConnectivityError::Alpha { alpha });
     }
-    fit(w, other)?;
+    check_fit(w, other)?;
     let between = |(name, tensor): (&String, &Tensor)| {
         let value = match other.get(name) {
             Some(_) if alpha == 1.0 => tensor.clone(),
@@ -138,7 +141,7 @@ pub fn interpolate(w: &Weights, other: &Weights, alpha: f64) -> Result<Weights, 
     w.iter().map(between).collect()
 }
 
-fn fit(w: &Weights, other: &Weights) -> Result<(), ConnectivityError> {
+fn check_fit(w: &Weights, other: &Weights) -> Result<(), ConnectivityError> {
     let lacking = w.keys().find(|name| !other.contains_key(*name));
     if let Some(name) = lacking.or_else(|| other.keys().find(|name| !w.contains_key(*name))) {
         return Err(ConnectivityError::Names { name: name.clone() });
@@ -162,15 +165,15 @@ fn fit(w: &Weights, other: &Weights) -> Result<(), ConnectivityError> {
 /// use gradlog::connectivity::{error_barrier, Weights};
 ///
 /// // Two valleys at -1 and 1, a hill of height 1 between them: R(w) = (w² − 1)².
-/// let at = |x: f64| -> Result<Weights> { Ok(Weights::from([("w".to_string(), Tensor::new(x, &Device::Cpu)?)])) };
+/// let point = |x: f64| -> Result<Weights> { Ok(Weights::from([("w".to_string(), Tensor::new(x, &Device::Cpu)?)])) };
 /// let risk = |w: &Weights| Ok((w["w"].to_scalar::<f64>()?.powi(2) - 1.0).powi(2));
-/// let barrier = error_barrier(&at(1.0)?, &at(-1.0)?, &[0.25, 0.5, 0.75], risk)?;
+/// let barrier = error_barrier(&point(1.0)?, &point(-1.0)?, &[0.25, 0.5, 0.75], risk)?;
 /// assert_eq!((barrier.height, barrier.alpha), (1.0, 0.5));
 /// # Ok::<(), gradlog::connectivity::ConnectivityError>(())
 /// ```
 ///
 /// # Errors
-/// As [`interpolate`]; [`ConnectivityError::NotFinite`] if a risk is NaN or infinite; what `error` says.
+/// As [`interpolate`]; [`ConnectivityError::NotFinite`] if a risk is NaN or infinite; what `error` returns.
 ///
 /// # Cost
 /// One call of `error` for each place and two for the ends.

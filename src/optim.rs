@@ -1,9 +1,9 @@
 //! SGD with momentum and weight decay, in place.
 //!
-//! candle's own SGD has no momentum, which [`crate::analysis`]'s adjoint is made for, and takes three passes over fresh memory for
-//! what is one pass over what is there. This one also knows what to tell [`Pass::commit`](crate::recorder::Pass::commit).
+//! candle's own SGD has no momentum, and takes three passes over fresh memory. [`Sgd`] takes one pass in place. It reports momentum
+//! and weight decay to the recorder, which the analysis by the adjoint needs.
 
-use crate::recorder::StepInfo;
+use crate::step::{StepInfo, StepReport};
 use crate::taps::{cpu_f32, parallel, slice};
 use candle_core::backprop::GradStore;
 use candle_core::{bail, CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
@@ -13,8 +13,9 @@ use gradlog_kernels::simd::vectorized;
 /// Numbers below which handing a part of them to another thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 15;
 
-/// How [`Sgd`] goes down; none is negative.
+/// Settings of [`Sgd`]. No number may be negative.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct SgdConfig {
     /// η.
     pub learning_rate: f64,
@@ -41,14 +42,14 @@ impl SgdConfig {
     }
 }
 
-/// SGD as PyTorch's `torch.optim.SGD` has it, with no dampening and not Nesterov's: `v ← μ·v + (g + λ·w)`, from `v = 0`, and
+/// SGD as in PyTorch's `torch.optim.SGD`, without dampening and without Nesterov: `v ← μ·v + (g + λ·w)`, from `v = 0`, and
 /// `w ← w − η·v`.
 ///
 /// With neither momentum nor weight decay the weights are those of [`candle_nn::SGD`] to the last bit. On f32 in main memory a
 /// step writes into the weights and nothing else; other types and devices take candle's own ops.
 ///
-/// `pass.commit(optimizer.step_info())` and [`Pass::backward_step`](crate::recorder::Pass::backward_step) record momentum and weight
-/// decay, which the adjoint needs; a bare `learning_rate()` does not.
+/// `pass.commit(optimizer.step_info())` and [`Pass::backward_step`](crate::Pass::backward_step) record momentum and weight decay,
+/// which the adjoint needs. `pass.commit(optimizer.learning_rate())` records the learning rate alone.
 ///
 /// ```
 /// # use candle_core::{Device, Tensor, Var};
@@ -70,9 +71,9 @@ pub struct Sgd {
     config: SgdConfig,
 }
 
-impl Sgd {
-    /// What the next step does, for [`Pass::commit`](crate::recorder::Pass::commit): learning rate, momentum and weight decay.
-    pub fn step_info(&self) -> StepInfo {
+/// Told in full: learning rate, momentum and weight decay.
+impl StepReport for Sgd {
+    fn step_info(&self) -> StepInfo {
         let SgdConfig { learning_rate, momentum, weight_decay } = self.config;
         StepInfo::new(learning_rate).momentum(momentum as f32).weight_decay(weight_decay as f32)
     }
@@ -81,7 +82,7 @@ impl Sgd {
 impl Optimizer for Sgd {
     type Config = SgdConfig;
 
-    /// An optimizer of the variables among `variables` that hold floating-point numbers.
+    /// An optimizer of those `variables` that hold floating-point numbers.
     ///
     /// # Errors
     /// If a number in `config` is negative, infinite or NaN.
@@ -89,7 +90,7 @@ impl Optimizer for Sgd {
         let SgdConfig { learning_rate, momentum, weight_decay } = config;
         for (what, value) in [("learning rate", learning_rate), ("momentum", momentum), ("weight decay", weight_decay)]
         {
-            check(what, value)?;
+            check_number(what, value)?;
         }
         let variables =
             variables.into_iter().filter(|variable| variable.dtype().is_float()).map(|v| (v, None)).collect();
@@ -99,25 +100,26 @@ impl Optimizer for Sgd {
     /// One step. A variable without a gradient in `grads` stays as it is, and so does its velocity.
     ///
     /// # Errors
-    /// If the learning rate is no number of at least 0; if a gradient has another shape than its variable, or is the variable's own memory; what comes before it has been updated.
+    /// If the learning rate is negative or not finite; if a gradient has another shape than its variable, or shares its memory. Variables
+    /// before that one have been updated.
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         let SgdConfig { learning_rate, momentum, weight_decay } = self.config;
-        check("learning rate", learning_rate)?;
+        check_number("learning rate", learning_rate)?;
         for (variable, velocity) in &mut self.variables {
             let Some(gradient) = grads.get(variable) else { continue };
             if gradient.shape() != variable.shape() {
                 bail!("a gradient of shape {:?} for a variable of shape {:?}", gradient.shape(), variable.shape());
             }
             if momentum == 0.0 {
-                descend(variable, gradient, learning_rate, weight_decay)?;
+                descend_weights(variable, gradient, learning_rate, weight_decay)?;
                 continue;
             }
             let kept = match velocity {
                 Some(kept) => kept,
                 None => velocity.insert(variable.as_detached_tensor().zeros_like()?),
             };
-            turn(kept, gradient, variable, momentum, weight_decay)?;
-            descend(variable, kept, learning_rate, 0.0)?;
+            update_velocity(kept, gradient, variable, momentum, weight_decay)?;
+            descend_weights(variable, kept, learning_rate, 0.0)?;
         }
         Ok(())
     }
@@ -131,7 +133,7 @@ impl Optimizer for Sgd {
     }
 }
 
-fn check(what: &str, value: f64) -> Result<()> {
+fn check_number(what: &str, value: f64) -> Result<()> {
     if !(value >= 0.0 && value.is_finite()) {
         bail!("a {what} of {value}: it must be 0 or a positive number");
     }
@@ -139,7 +141,7 @@ fn check(what: &str, value: f64) -> Result<()> {
 }
 
 /// `w ← w − η·(d + λ·w)`.
-fn descend(weights: &Var, direction: &Tensor, rate: f64, decay: f64) -> Result<()> {
+fn descend_weights(weights: &Var, direction: &Tensor, rate: f64, decay: f64) -> Result<()> {
     if cpu_f32(&[weights, direction]) {
         return weights.inplace_op2(&direction.contiguous()?, &Descend { rate: rate as f32, decay: decay as f32 });
     }
@@ -149,7 +151,7 @@ fn descend(weights: &Var, direction: &Tensor, rate: f64, decay: f64) -> Result<(
 }
 
 /// `v ← μ·v + (g + λ·w)`.
-fn turn(velocity: &mut Tensor, gradient: &Tensor, weights: &Var, momentum: f64, decay: f64) -> Result<()> {
+fn update_velocity(velocity: &mut Tensor, gradient: &Tensor, weights: &Var, momentum: f64, decay: f64) -> Result<()> {
     if cpu_f32(&[velocity, gradient, weights]) {
         let op = Turn { momentum: momentum as f32, decay: decay as f32 };
         return velocity.inplace_op3(&gradient.contiguous()?, weights, &op);
@@ -173,7 +175,7 @@ impl InplaceOp2 for Descend {
     fn cpu_fwd(&self, w: &mut CpuStorage, wl: &Layout, d: &CpuStorage, dl: &Layout) -> Result<()> {
         let direction = slice(d, dl)?;
         let Self { rate, decay } = *self;
-        shared_out(
+        for_parts(
             w,
             wl,
             #[inline(always)]
@@ -211,7 +213,7 @@ impl InplaceOp3 for Turn {
     ) -> Result<()> {
         let (gradient, weights) = (slice(g, gl)?, slice(w, wl)?);
         let Self { momentum, decay } = *self;
-        shared_out(
+        for_parts(
             v,
             vl,
             #[inline(always)]
@@ -224,7 +226,7 @@ impl InplaceOp3 for Turn {
 }
 
 /// Calls `work(part, first)` on the parts of a tensor that the threads share; `first` is the place of the part's first number.
-fn shared_out(storage: &mut CpuStorage, layout: &Layout, work: impl Fn(&mut [f32], usize) + Sync) -> Result<()> {
+fn for_parts(storage: &mut CpuStorage, layout: &Layout, work: impl Fn(&mut [f32], usize) + Sync) -> Result<()> {
     let (CpuStorage::F32(numbers), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
         bail!("a variable in main memory that is not contiguous f32");
     };
@@ -272,7 +274,7 @@ mod tests {
     }
 
     fn bits(variables: &[Var]) -> Vec<Vec<u64>> {
-        numbers(variables).into_iter().map(|of| of.into_iter().map(f64::to_bits).collect()).collect()
+        numbers(variables).into_iter().map(|own| own.into_iter().map(f64::to_bits).collect()).collect()
     }
 
     fn numbers(variables: &[Var]) -> Vec<Vec<f64>> {
@@ -321,17 +323,20 @@ mod tests {
                 assert!((got - expected).abs() < 1e-5, "{momentum}, {decay}: {got} for {expected}");
             }
             let info = sgd.step_info();
-            assert_eq!((info.learning_rate, info.momentum, info.weight_decay), (0.05, momentum as f32, decay as f32));
+            assert_eq!(
+                (info.learning_rate, info.momentum, info.weight_decay),
+                (0.05, Some(momentum as f32), Some(decay as f32))
+            );
         }
     }
 
-    /// A gradient that remembers what it was made of is not kept alive by the velocity; a wrong shape is told of.
+    /// The velocity does not keep the graph of a gradient alive. A wrong shape is an error.
     #[test]
     fn velocities_forget_how_they_came_about() {
         for dtype in [DType::F32, DType::F64] {
-            let of =
+            let ones =
                 |rows, columns| Var::from_tensor(&Tensor::ones((rows, columns), dtype, &Device::Cpu).unwrap()).unwrap();
-            let layers = [of(3, 4), of(4, 2)];
+            let layers = [ones(3, 4), ones(4, 2)];
             let mut sgd = Sgd::new(layers.to_vec(), SgdConfig::new(0.01).momentum(0.9)).unwrap();
             for _ in 0..2 {
                 let hidden = Tensor::ones((5, 3), dtype, &Device::Cpu).unwrap().matmul(&layers[0]).unwrap();

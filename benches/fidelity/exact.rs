@@ -2,7 +2,7 @@
 
 use super::model::{normal, Kind, Model, Site, Watch, EPS};
 use candle_core::{Device, Result, Tensor, D};
-use gradlog::sketch::{derive_seed, Fold, Side};
+use gradlog_format::sketch::{derive_seed, Fold, Side};
 use rand::rngs::StdRng;
 use rand::SeedableRng;
 use rayon::prelude::*;

@@ -27,7 +27,7 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW, SGD};
 use clap::{Parser, ValueEnum};
 use data::Examples;
 use exact::Material;
-use gradlog::sketch::SketchConfig;
+use gradlog::SketchConfig;
 use measure::{spearman, Fidelity, Truth};
 use model::{Model, Watch};
 use rand::rngs::StdRng;

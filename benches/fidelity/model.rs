@@ -3,7 +3,8 @@
 use super::data::LENGTH;
 use candle_core::{DType, Device, Module, Result, Tensor, Var, D};
 use candle_nn::{conv2d, embedding, layer_norm, linear, ops, Conv2d, Embedding, LayerNorm, Linear, VarBuilder, VarMap};
-use gradlog::taps::{max_pool2d, Tap, Tapped, Taps};
+use gradlog::taps::max_pool2d;
+use gradlog::{Tap, Tapped, Taps};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::cell::RefCell;

@@ -3,9 +3,9 @@
 use super::data::Examples;
 use super::model::{Model, Watch};
 use anyhow::{ensure, Context, Result};
-use gradlog::log::{BlockKind, Column};
-use gradlog::recorder::{Config, Recorder};
+use gradlog::{Config, Recorder};
 use gradlog_analysis::{influence, Question};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::collections::HashMap;
 

@@ -3,7 +3,8 @@
 use super::exact::{dots, Material};
 use super::store::{Grid, Store, Stored};
 use candle_core::Result;
-use gradlog::sketch::{derive_seed, rotate, Encoding, Fold, Side, SketchConfig};
+use gradlog::{Encoding, SketchConfig};
+use gradlog_format::sketch::{derive_seed, rotate, Fold, Side};
 use rayon::prelude::*;
 
 /// A way to write gradients down.

@@ -1,6 +1,6 @@
 //! How the numbers of a sketch are written down: the crate's encodings, and those that were tried beside them.
 
-use gradlog::sketch::Encoding;
+use gradlog::Encoding;
 use half::bf16;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -30,8 +30,7 @@ use anyhow::{bail, Context, Result};
 use candle_core::backprop::GradStore;
 use candle_nn::{Optimizer, VarMap, SGD};
 use gradlog::optim::{Sgd, SgdConfig};
-use gradlog::recorder::{Config, Recorder, Summary};
-use gradlog::taps::Taps;
+use gradlog::{Config, Recorder, RecordingSummary, Taps};
 use models::{Model, Workload};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -172,7 +171,7 @@ impl Lane {
             "last" => {
                 let last = Taps::new();
                 let (inputs, outputs) = workload.head();
-                last.last_layer("head", inputs, outputs, true);
+                last.last_layer("head", gradlog::taps::LastLayer::new(inputs, outputs));
                 Recorder::create(dir.join(mode), &last, Config::default())?
             }
             _ => Recorder::create(dir.join(mode), &taps, Config::default())?,
@@ -251,7 +250,7 @@ fn measure(workload: Workload, arguments: &Arguments, allocator: &str) -> Result
         ratios.sort_by(f64::total_cmp);
         let total: f64 = lane.seconds.iter().sum::<f64>() * workload.steps_in_block() as f64;
         let steps = lane.step as f64;
-        let summary: Summary = lane.recorder.finish()?;
+        let summary: RecordingSummary = lane.recorder.finish()?;
         rows.push(Row {
             workload: workload.family().into(),
             batch: workload.batch(),

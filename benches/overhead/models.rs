@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{conv2d, embedding, layer_norm, linear, VarBuilder, VarMap};
 use candle_nn::{Conv2dConfig, LayerNorm};
-use gradlog::taps::{Tap, Taps};
+use gradlog::{Tap, Taps};
 use std::path::Path;
 
 #[path = "../../examples/mnist/data.rs"]

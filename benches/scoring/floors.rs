@@ -1,8 +1,8 @@
 //! What scoring is measured against: the same multiplications in f32, the same bytes inflated, memory copied.
 
 use anyhow::Result;
-use gradlog::log::{BlockKind, Column, ColumnKey, NO_LAYER};
 use gradlog_analysis::Score;
+use gradlog_format::log::{BlockKind, Column, ColumnKey, NO_LAYER};
 use gradlog_format::run::{Block, Run};
 use gradlog_kernels::matmul::{matmul, Matrix};
 use rayon::prelude::*;

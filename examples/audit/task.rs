@@ -8,9 +8,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap};
 use gradlog::optim::{Sgd, SgdConfig};
-use gradlog::recorder::{Config, Recorder, Replay};
-use gradlog::sketch::SketchConfig;
-use gradlog::taps::{Tapped, Taps};
+use gradlog::{Config, Recorder, Replay, SketchConfig, StepReport, Tapped, Taps};
 use gradlog_analysis::audit::{Change, Trained};
 use rand::rngs::StdRng;
 use rand::SeedableRng;
@@ -321,7 +319,7 @@ fn record_curvature(
     for ids in chosen.chunks(256) {
         recorder
             .curvature("curvature", ids)?
-            .classes_above(least)
+            .min_probability(least)
             .cross_entropy(|_, ids| model.forward(&images.batch(ids)?.0))?;
     }
     Ok(())

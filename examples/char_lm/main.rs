@@ -17,8 +17,7 @@ use candle_core::{DType, Device};
 use candle_nn::{Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
 use explain::Explained;
-use gradlog::recorder::{Config, Recorder};
-use gradlog::taps::Taps;
+use gradlog::{Config, Recorder, StepReport, Taps};
 use model::Transformer;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -114,7 +113,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Pas
             let mut pass = recorder.pass(&ids)?;
             let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;
             let grads = loss.backward()?;
-            pass.commit(optimizer.learning_rate())?;
+            pass.commit(optimizer.step_info())?;
             optimizer.step(&grads)?;
             step += 1;
         }

@@ -6,7 +6,7 @@
 
 use candle_core::{Device, Module, Result, Tensor, D};
 use candle_nn::{embedding, layer_norm, linear, Embedding, LayerNorm, Linear, VarBuilder};
-use gradlog::taps::{Tapped, Taps};
+use gradlog::{Tapped, Taps};
 
 pub const WIDTH: usize = 64;
 pub const BLOCKS: usize = 2;

@@ -19,8 +19,7 @@ use candle_core::{Device, Tensor};
 use candle_nn::{Optimizer, VarBuilder, VarMap, SGD};
 use clap::{Parser, ValueEnum};
 use data::{Digits, TO_ANOTHER};
-use gradlog::recorder::{Config, Recorder};
-use gradlog::taps::Taps;
+use gradlog::{Config, Recorder, StepReport, Taps};
 use model::Cnn;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -116,7 +115,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
         Depth::Outputs => Taps::new(),
         Depth::Last => {
             let last = Taps::new();
-            last.last_layer("fc2", model::FEATURES, model::CLASSES, true);
+            last.last_layer("fc2", gradlog::taps::LastLayer::new(model::FEATURES, model::CLASSES));
             last
         }
     };
@@ -155,7 +154,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
             }
             let loss = pass.cross_entropy(&logits, &y)?;
             let grads = loss.backward()?;
-            pass.commit(optimizer.learning_rate())?;
+            pass.commit(optimizer.step_info())?;
             optimizer.step(&grads)?;
             let loss = loss.to_scalar::<f32>()?;
             loss_sum += f64::from(loss) * ids.len() as f64;

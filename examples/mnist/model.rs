@@ -2,7 +2,8 @@
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{conv2d, linear, Conv2d, Conv2dConfig, Linear, VarBuilder};
-use gradlog::taps::{max_pool2d, relu, Tapped, Taps};
+use gradlog::taps::{max_pool2d, relu};
+use gradlog::{Tapped, Taps};
 
 /// Width of what enters the last layer.
 pub const FEATURES: usize = 128;

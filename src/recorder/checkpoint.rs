@@ -1,11 +1,12 @@
-//! Checkpoints: the model's weights, saved beside the log while it trains (FORMAT.md, "Checkpoints").
+//! Checkpoints: the model's weights, saved to files while it trains (FORMAT.md, "Checkpoints").
 //!
-//! Runs on the training thread, which has the weights: one tensor at a time is copied and written. The row that tells of the file
+//! Runs on the training thread, which has the weights: one tensor at a time is copied and written. The row that names the file
 //! goes through the queue like everything else.
 
+use super::error::RecordError;
+use super::handle::Recorder;
 use super::message::{CheckpointRow, Message};
 use super::queue::Sent;
-use super::{RecordError, Recorder};
 use crate::taps::named_variables;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
@@ -31,7 +32,7 @@ impl Recorder {
     ///
     /// # Errors
     /// [`RecordError::Checkpoint`] if the file cannot be written: a full disk, a file-size limit. The recording goes on, and so may
-    /// the training. Else the background thread's failure, if it has failed; under [`OnFailure::GoOn`](super::OnFailure::GoOn)
+    /// the training. Else the background thread's failure, if it has failed; under [`OnFailure::GoOn`](crate::OnFailure::GoOn)
     /// no checkpoint is saved then and none is named, as nothing is recorded any more.
     ///
     /// # Cost
@@ -54,37 +55,37 @@ impl Recorder {
         &mut self,
         tensors: impl IntoIterator<Item = (String, Tensor)>,
     ) -> Result<(), RecordError> {
-        let Some(inner) = &mut self.inner else {
+        let Some(state) = &mut self.state else {
             return Ok(());
         };
-        if inner.has_gone_on() {
+        if state.has_gone_on() {
             return Ok(());
         }
-        inner.healthy()?;
-        let (step, epoch) = (inner.step, inner.epoch);
-        let failed = |source: LogError| RecordError::Checkpoint { step, source: Arc::new(source) };
-        let path = checkpoint_path(&inner.dir, step);
-        let tensors = named(tensors).map_err(|error| failed(io_error("write", &path)(error)))?;
-        let (bytes, checksum) = save(&inner.dir, &path, &tensors).map_err(failed)?;
+        state.check_health()?;
+        let (step, epoch) = (state.step, state.epoch);
+        let failed = |cause: LogError| RecordError::Checkpoint { step, cause: Arc::new(cause) };
+        let path = checkpoint_path(&state.dir, step);
+        let tensors = host_tensors(tensors).map_err(|error| failed(io_error("write", &path)(error)))?;
+        let (bytes, checksum) = save_tensors(&state.dir, &path, &tensors).map_err(failed)?;
         // NaN: a resumed recorder does not know the step before; the rows of the steps do.
-        let learning_rate = inner.learning_rate.map_or(f32::NAN, |rate| rate as f32);
+        let learning_rate = state.learning_rate.map_or(f32::NAN, |rate| rate as f32);
         let row = CheckpointRow { step, epoch, learning_rate, bytes, checksum };
         // Before the rows of the step that it follows nothing may be sent.
-        let (wait, hurried) = inner.queue().map(|queue| (queue.wait(), queue.hurried))?;
-        let sent = match inner.send_unsent_step(!hurried) {
-            Ok(Sent::Yes) => inner.queue()?.send_unless_hurried(Message::Checkpoint(row), 0),
+        let (wait, hurried) = state.queue().map(|queue| (queue.wait(), queue.hurried))?;
+        let sent = match state.send_unsent_step(!hurried) {
+            Ok(Sent::Yes) => state.queue()?.send_unless_hurried(Message::Checkpoint(row), 0),
             Ok(Sent::Dropped) => Err(RecordError::Timeout(wait)),
             Err(error) => Err(error),
         };
         match sent {
-            Err(error) if inner.goes_on_after(&error) => Ok(()),
+            Err(error) if state.goes_on_after(&error) => Ok(()),
             other => other,
         }
     }
 }
 
 /// The tensors by name, in main memory, each of a type that candle can save.
-fn named(tensors: impl IntoIterator<Item = (String, Tensor)>) -> io::Result<HashMap<String, Tensor>> {
+fn host_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> io::Result<HashMap<String, Tensor>> {
     let mut by_name = HashMap::new();
     for (name, tensor) in tensors {
         // candle panics on these, which no recorder may do to a training.
@@ -103,7 +104,7 @@ fn named(tensors: impl IntoIterator<Item = (String, Tensor)>) -> io::Result<Hash
 }
 
 /// Writes the file and gives it its name; returns its length and checksum.
-fn save(run: &Path, path: &Path, tensors: &HashMap<String, Tensor>) -> Result<(u64, u32), LogError> {
+fn save_tensors(run: &Path, path: &Path, tensors: &HashMap<String, Tensor>) -> Result<(u64, u32), LogError> {
     let (Some(folder), temporary) = (path.parent(), path.with_extension("safetensors.new")) else {
         return Err(io_error("write", path)(io::Error::other("it has no folder")));
     };
@@ -118,11 +119,11 @@ fn save(run: &Path, path: &Path, tensors: &HashMap<String, Tensor>) -> Result<(u
         // candle makes the file for its owner alone; it is to be as readable as the run is.
         std::fs::set_permissions(&temporary, std::fs::metadata(run.join(MANIFEST_FILE))?.permissions())?;
         let file = File::open(&temporary)?;
-        let told = checksum(&file)?;
+        let length_and_sum = checksum(&file)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
         sync_folder(path)?;
-        Ok(told)
+        Ok(length_and_sum)
     };
     write().map_err(|error| {
         // What is left of it would only take room on a disk that may be full.

@@ -1,27 +1,26 @@
 //! What a pass has caught, put together at `commit`: either every tapped layer is in it, or an error says which is not and why.
 
-use super::error::quoted;
+use super::error::{quoted, RecordError};
 use super::loss;
 use super::message::{Batch, Gradients, LayerGradients};
-use super::pass::Pass;
-use super::RecordError;
-use crate::taps::{Captured, PerExample, Registered, SharedFold, Tap};
+use super::pass_core::PassCore;
+use crate::taps::{Captured, PerExample, Presence, Registered, SharedFold, Tap};
 use candle_core::Tensor;
 use gradlog_format::sketch::Form;
 use std::sync::Arc;
 
-impl Pass<'_> {
+impl PassCore<'_> {
     /// The pass as it goes to the background thread.
     pub(super) fn collect(&mut self) -> Result<Batch, RecordError> {
         let Some((outputs, mut coefficients)) = self.outputs.take() else {
-            return Err(self.wrong(
+            return Err(self.error(
                 "the pass has no loss: take it from the pass (`pass.cross_entropy`, `mse`, `binary_cross_entropy_with_logits` or \
                  `losses`)",
             ));
         };
         if let Some(setting) = self.late {
             return Err(
-                self.wrong(format!("`{setting}` was set after the loss, where it has no effect: set it before"))
+                self.error(format!("`{setting}` was set after the loss, where it has no effect: set it before"))
             );
         }
         let upstream = self.upstream.get();
@@ -30,7 +29,7 @@ impl Pass<'_> {
         let tapped = registered.iter().any(|layer| layer.layer.is_some());
         if tapped && upstream.is_none() {
             let caught = registered.iter().map(|layer| layer.slot.take(self.number).caught.len()).sum::<usize>();
-            return Err(self.wrong(if caught == 0 {
+            return Err(self.error(if caught == 0 {
                 "no backward pass has come by: call `loss.backward()` before `commit`, on the loss that the pass returned"
             } else {
                 "a backward pass came by, but not through the loss that the pass returned: differentiate that one"
@@ -47,7 +46,7 @@ impl Pass<'_> {
                     if taken.reached == 0 {
                         let is_folded =
                             layer.spec.factors.is_none() || self.recorder.known_form(number) == Some(Form::Folded);
-                        if !layer.optional {
+                        if layer.presence == Presence::Required {
                             unreached.push(layer.name.clone());
                         } else if is_folded {
                             left_out.push(number);
@@ -73,7 +72,7 @@ impl Pass<'_> {
                 None if layer.spec.factors.is_some() => layers.push(self.last_layer(number, layer)?),
                 None if layers.iter().any(|part| part.layer == number) => {}
                 None => {
-                    return Err(self.wrong("the model's variables were declared, but `pass.per_example` was not called"))
+                    return Err(self.error("the model's variables were declared, but `pass.per_example` was not called"))
                 }
             }
         }
@@ -82,37 +81,37 @@ impl Pass<'_> {
             return Err(RecordError::Severed { step: self.recorder.step(), layers: severed });
         }
         if !twice.is_empty() {
-            return Err(self.wrong(format!(
+            return Err(self.error(format!(
                 "backward went through {} more than once: a pass is one forward and one backward, so add the losses up first, or take \
                  a pass for each (`accumulate` on all but the last)",
                 quoted(&twice)
             )));
         }
         if !unreached.is_empty() && unreached.len() == all {
-            return Err(self.wrong(
+            return Err(self.error(
                 "the forward pass went through no tapped layer: call `model.forward` after `recorder.pass`, on the model that holds \
                  the tapped layers",
             ));
         }
         if !unreached.is_empty() {
-            return Err(self.wrong(format!(
+            return Err(self.error(format!(
                 "the forward pass did not reach {}: if a pass may leave a layer out, tap it by `taps.tap_optional`",
                 quoted(&unreached)
             )));
         }
-        // What fused ops folded decided on the length before; where there are none it is decided here.
+        // A fused op that folded has decided the length already; without one it is decided here.
         let parameters = |number: usize| registered[number].spec.elements() as u64;
         let folded = layers.iter().filter(|part| part.form() == Form::Folded).map(|part| part.layer);
         let sums: Vec<usize> = folded.chain(left_out.iter().copied()).collect();
         if !sums.is_empty() {
-            self.recorder.shared_fold(|shared| shared.decide(|| sums.into_iter().map(parameters).sum()));
+            self.recorder.with_shared_fold(|shared| shared.decide(|| sums.into_iter().map(parameters).sum()));
         }
         let sums = |shared: &SharedFold| {
             let taken = shared.take(self.number);
             // The gradient of a layer that the pass left out is zero, and its column stays.
             taken.or_else(|| (!left_out.is_empty()).then(|| vec![0.0; self.ids.len() * shared.buckets()]))
         };
-        let folded = self.recorder.shared_fold(sums).flatten();
+        let folded = self.recorder.with_shared_fold(sums).flatten();
         Ok(Batch {
             folded,
             kind: self.kind,
@@ -143,7 +142,7 @@ impl Pass<'_> {
                 Captured::Folded(folded) => ("an input", folded.squared_norms.len()),
             };
             if found != batch {
-                return Err(self.wrong(format!(
+                return Err(self.error(format!(
                     "layer `{}` saw {what} whose first dimension is {found} in a pass over {batch} ids: keep the batch as the first \
                      dimension through every tapped layer (`[batch, positions, width]`, not `[batch * positions, width]`; expand \
                      position ids to `[batch, positions]`)",
@@ -170,15 +169,15 @@ impl Pass<'_> {
         };
         // Gradients of a tied parameter have to be added up, which factors cannot be.
         let seen = if rank_one && layer.tied.is_none() { Form::Factored } else { Form::Folded };
-        match self.recorder.form(number, seen) {
-            Form::Factored if !rank_one => Err(self.wrong(format!(
+        match self.recorder.decide_form(number, seen) {
+            Form::Factored if !rank_one => Err(self.error(format!(
                 "layer `{}` saw one position per example before and sees several now: a run keeps one form, so use the layer in one \
                  way, or tap two layers that share the weight",
                 layer.name
             ))),
             Form::Factored => match caught.pop() {
                 Some(Captured::Use { x, delta }) => Ok(Gradients::Factored { input: x, delta }),
-                _ => Err(self.wrong("a capture is gone")),
+                _ => Err(self.error("a capture is gone")),
             },
             Form::Folded => {
                 if let [Captured::Folded(_)] = &caught[..] {
@@ -202,13 +201,13 @@ impl Pass<'_> {
 
     fn last_layer(&mut self, number: usize, layer: &Registered) -> Result<LayerGradients, RecordError> {
         let (Some(features), Some((inputs, outputs))) = (self.features.take(), layer.spec.factors) else {
-            return Err(self.wrong(format!(
+            return Err(self.error(format!(
                 "`{}` is recorded from its features: hand what enters it to `pass.features` before the loss",
                 layer.name
             )));
         };
         let Some(delta) = self.output_delta.take() else {
-            return Err(self.wrong(
+            return Err(self.error(
                 "the last layer's output gradient follows from a loss in closed form: use `pass.cross_entropy`, `mse` or \
                  `binary_cross_entropy_with_logits`, or tap the layer",
             ));
@@ -217,7 +216,7 @@ impl Pass<'_> {
         let fits =
             features.elem_count() == batch * positions * inputs && delta.elem_count() == batch * positions * outputs;
         if !fits {
-            return Err(self.wrong(format!(
+            return Err(self.error(format!(
                 "features of shape {:?} and outputs of shape {:?} do not belong to `{}`, which was declared with {inputs} inputs and \
                  {outputs} outputs",
                 features.shape(),
@@ -228,7 +227,7 @@ impl Pass<'_> {
         let form = if positions == 1 { Form::Factored } else { Form::Folded };
         // The background thread reads it later, and a buffer that the loop fills anew would have changed by then.
         let features = features.force_contiguous()?;
-        let gradients = match (self.recorder.form(number, form), form) {
+        let gradients = match (self.recorder.decide_form(number, form), form) {
             (Form::Factored, Form::Factored) => Gradients::Factored { input: features, delta },
             (Form::Folded, _) => {
                 let deltas = delta.reshape((batch, positions, outputs))?;
@@ -237,7 +236,7 @@ impl Pass<'_> {
             }
             (Form::Factored, Form::Folded) => {
                 return Err(
-                    self.wrong(format!("`{}` had one position per example before and has several now", layer.name))
+                    self.error(format!("`{}` had one position per example before and has several now", layer.name))
                 )
             }
         };

@@ -1,39 +1,44 @@
-//! A recorder's settings. Each default and bound is stated where it stands.
+//! A recorder's settings. Each field states its default and bounds.
 
-use super::{RecordError, Reduction};
-use gradlog_format::log::{AllReduce, WorkerRecord, WORKERS_MAX};
+use super::error::RecordError;
+use super::outputs::Reduction;
+use gradlog_format::log::{AllReduce, WorkerRecord, WriterOptions, WORKERS_MAX};
 use gradlog_format::sketch::SketchConfig;
+use std::time::Duration;
 
 /// What happens to a pass that finds the queue full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Overflow {
-    /// The training waits, at most [`Config::wait_ms_max`]. Nothing is lost.
+    /// The training waits, at most [`Config::wait_max`]. Nothing is lost.
     #[default]
     Block,
     /// The pass is dropped, counted, and the gap written into the log. The training never waits.
     DropNewest,
 }
 
-/// What becomes of the training's calls once the background thread cannot record any more: the disk is full, the folder is gone.
+/// What the training's calls return once the background thread cannot record any more: the disk is full, the folder is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnFailure {
     /// Every later call returns the failure, so that a loop with `?` stops at the next `commit`.
     #[default]
     Stop,
-    /// The training goes on without recording. Passes and their commits succeed and do nothing but count, the taps stay unarmed, no
-    /// checkpoint is saved, and
-    /// `flush` and `finish` return [`RecordError::Unrecorded`], which says from which step on nothing was recorded and why.
-    /// Where the disk still takes a few hundred bytes the log says so too, as a gap. Once the training has waited
-    /// [`Config::wait_ms_max`] in vain for a disk that is stuck, it waits no more until that takes something again; what is
-    /// not recorded in between is a gap as well.
+    /// The training goes on without recording. Passes and their commits succeed and only count; no checkpoint is saved. `flush` and
+    /// `finish` return [`RecordError::Unrecorded`], which says from which step on nothing was recorded, and why.
+    ///
+    /// The log gets a gap, if the disk still takes a few hundred bytes. After one wait of [`Config::wait_max`] for a stuck disk the
+    /// training waits no more until the disk takes something again. What is not recorded in between is a gap as well.
     GoOn,
 }
 
-/// One of several workers that train one model together, each on its share of every batch, and add up their gradients before
-/// the step. Each is a process with a recorder of its own, and all are given the same folder.
+/// One of several workers that train one model together. Each trains on its share of every batch; their gradients are combined
+/// before the step. Each worker is a process with its own recorder, and all recorders get the same folder.
 ///
-/// TracIn needs what an example's gradient is multiplied by in the step that is made, which no worker sees: with coefficient `c`
-/// of the example in its worker's own loss, that is `c / workers` under a mean and `c` under a sum.
+/// A plain struct that is built by literal or by [`Worker::new`]. It will not grow.
+///
+/// TracIn needs the factor of an example's gradient in the step, which no worker sees. With coefficient `c` in the worker's own loss
+/// it is `c / workers` under a mean and `c` under a sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Worker {
     /// This worker's number, from 0.
@@ -45,17 +50,20 @@ pub struct Worker {
     pub reduction: Reduction,
 }
 
-impl From<WorkerRecord> for Worker {
-    fn from(WorkerRecord { rank, workers, reduction }: WorkerRecord) -> Self {
+impl Worker {
+    /// Worker `rank` of `workers`, whose gradients are averaged: [`Reduction::Mean`].
+    pub fn new(rank: u32, workers: u32) -> Self {
+        Self { rank, workers, reduction: Reduction::Mean }
+    }
+
+    pub(super) fn from_record(WorkerRecord { rank, workers, reduction }: WorkerRecord) -> Self {
         let reduction = match reduction {
             AllReduce::Mean => Reduction::Mean,
             AllReduce::Sum => Reduction::Sum,
         };
         Self { rank, workers, reduction }
     }
-}
 
-impl Worker {
     pub(super) fn record(self) -> WorkerRecord {
         let reduction = match self.reduction {
             Reduction::Mean => AllReduce::Mean,
@@ -73,7 +81,9 @@ impl Worker {
     }
 }
 
-/// A recorder's settings: a plain struct to be filled in with `..Config::default()`.
+/// A recorder's settings.
+///
+/// A plain struct. Build it with `..Config::default()`, so that a later version can add a field.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The seed of all projections. Runs whose sketches are to be compared need the same seed and the same taps. Default 0.
@@ -89,27 +99,26 @@ pub struct Config {
     /// Bytes of gradients, ids and outputs that may wait for the background thread; a single pass larger than this may wait alone.
     /// Default 32 MiB.
     pub queue_bytes_max: usize,
-    /// Bytes of visits, as they are stored but not compressed, of the passes of one optimizer step, which wait in memory for its
-    /// learning rate. A step that has as many and goes on, as where `commit` is never called, ends the recording with an error; a
-    /// single pass may be larger. Default 256 MiB.
+    /// Bytes of the visits of one optimizer step, uncompressed. They wait in memory for the step's learning rate. A step that goes on
+    /// beyond this, as where `commit` is never called, ends the recording with an error. A single pass may be larger. Default 256 MiB.
     pub step_bytes_max: usize,
     /// Longest time that `commit`, `flush` or `finish` waits for the background thread before it returns
-    /// [`RecordError::Timeout`]. Default 60,000 ms.
-    pub wait_ms_max: u64,
+    /// [`RecordError::Timeout`]. Default 60 s. More than a year counts as a year.
+    pub wait_max: Duration,
     /// Longest time that a committed visit stays out of the log while the background thread is idle or busy with others.
-    /// A process that is killed loses what is younger. Default 1,000 ms.
-    pub flush_ms: u64,
-    /// Longest time between two flushes to the device: what a power cut can cost. Default 30,000 ms.
-    pub sync_ms: u64,
+    /// A process that is killed loses what is younger. Default 1 s; zero writes after every pass.
+    pub flush_interval: Duration,
+    /// Longest time between two flushes to the device: what a power cut can cost. Default 30 s; zero flushes after every pass.
+    pub sync_interval: Duration,
     /// Rows after which a block is closed. Default 4,096.
     pub block_rows: u32,
     /// Bytes before compression after which a block is closed. Default 4 MiB.
     pub block_bytes: usize,
-    /// Disk space that is reserved at a time; a run takes at least this while it is recorded, and is cut to its length at the
-    /// end. Default 32 MiB, at least 64 KiB.
+    /// Disk space that is reserved at a time. A run takes at least this while it is recorded; at the end it is cut to its length.
+    /// Default 32 MiB, at least 64 KiB.
     pub segment_bytes: u64,
-    /// zstd level, -7 to 22. Default 1. At 1 and below, vectors are entropy-coded without a search for matches, which for gradients is
-    /// faster and leaves fewer bytes.
+    /// zstd level, -7 to 22. Default 1. At 1 and below, vectors are entropy-coded without a search for matches: faster, and fewer bytes
+    /// for gradients.
     pub zstd_level: i32,
     /// The caller's own words, kept in the manifest: model, data set, optimizer, commit.
     pub notes: Vec<(String, String)>,
@@ -127,9 +136,9 @@ impl Default for Config {
             queue_passes: 16,
             queue_bytes_max: 32 << 20,
             step_bytes_max: 256 << 20,
-            wait_ms_max: 60_000,
-            flush_ms: 1_000,
-            sync_ms: 30_000,
+            wait_max: Duration::from_secs(60),
+            flush_interval: Duration::from_secs(1),
+            sync_interval: Duration::from_secs(30),
             block_rows: 4_096,
             block_bytes: 4 << 20,
             segment_bytes: 32 << 20,
@@ -141,6 +150,10 @@ impl Default for Config {
 }
 
 impl Config {
+    pub(super) fn writer_options(&self) -> WriterOptions {
+        WriterOptions { segment_bytes: self.segment_bytes, zstd_level: self.zstd_level }
+    }
+
     pub(super) fn check(&self) -> Result<(), RecordError> {
         let wrong = |what: &str| Err(RecordError::Config(what.into()));
         let sketch = &self.sketch;

@@ -4,11 +4,12 @@ use gradlog_format::log::{LayerRecord, Manifest};
 use gradlog_format::sketch::Form;
 use std::time::Duration;
 
-/// What a run will take on disk, before compression, as far as its layers tell.
+/// What a run will take on disk, before compression, by its layers.
 ///
-/// Before the first pass a linear layer is taken to see one position per example and to be kept as two factors. One that turns out to
-/// see many is folded into the shared vector instead, which takes less; asked again after the first pass, the cost says so.
+/// Before the first pass, every linear layer is assumed to see one position per example and to be kept as two factors. A layer that
+/// sees many is folded into the shared vector instead, which takes less. Ask again after the first pass, when this is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Cost {
     /// Bytes of gradient sketches in a visit.
     pub sketch_bytes_per_visit: u64,
@@ -17,7 +18,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    pub(super) fn of(manifest: &Manifest, forms: &[Option<Form>], folded_width: Option<u32>) -> Self {
+    pub(super) fn expected(manifest: &Manifest, forms: &[Option<Form>], folded_width: Option<u32>) -> Self {
         let sketch = &manifest.sketch;
         let form = |number: usize, layer: &LayerRecord| {
             let expected = if layer.inputs > 0 { Form::Factored } else { Form::Folded };
@@ -59,14 +60,15 @@ impl std::fmt::Display for Cost {
 
 /// What was recorded, and what it took.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Summary {
+#[non_exhaustive]
+pub struct RecordingSummary {
     /// Training visits handed over and written.
     pub visits: u64,
     /// Bytes in the run's segments.
     pub bytes: u64,
     /// Bytes of a visit on disk, headers and all, without probes.
     pub bytes_per_visit: f64,
-    /// Visits dropped by [`super::Overflow::DropNewest`].
+    /// Visits dropped by [`Overflow::DropNewest`](crate::Overflow::DropNewest).
     pub dropped: u64,
     /// Time that the training thread waited for the recorder while it handed over passes and steps.
     pub blocked: Duration,
@@ -76,7 +78,7 @@ pub struct Summary {
     pub background: Duration,
 }
 
-impl std::fmt::Display for Summary {
+impl std::fmt::Display for RecordingSummary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,

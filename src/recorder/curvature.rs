@@ -5,13 +5,16 @@
 //! gives it in the mean, with much noise where the model is sure: the other labels are seldom drawn, and have large gradients.
 //! Here each class has a row of its own, weighted by its probability, so nothing is left to chance.
 
-use super::pass::Pass;
-use super::{RecordError, Recorder, Reduction};
+use super::error::RecordError;
+use super::handle::Recorder;
+use super::outputs::Reduction;
+use super::probe_pass::ProbePass;
 use candle_core::{DType, Device, Tensor};
 use gradlog_format::sketch::draw;
 
-/// Records curvature of some examples: made by [`Recorder::curvature`] or [`Replay::curvature`](super::Replay::curvature), ended by
+/// Records curvature of some examples: made by [`Recorder::curvature`](crate::Recorder::curvature) or [`Replay::curvature`](crate::Replay::curvature), ended by
 /// [`CurvaturePass::cross_entropy`].
+#[derive(Debug)]
 #[must_use = "no curvature is recorded until the model is called"]
 pub struct CurvaturePass<'r> {
     recorder: &'r mut Recorder,
@@ -55,14 +58,14 @@ impl<'r> CurvaturePass<'r> {
 
     /// Leaves out classes with a probability below `least`; default 0.0001. With 0, all that have any are there. The others' weights
     /// stay as they are.
-    pub fn classes_above(mut self, least: f64) -> Self {
+    pub fn min_probability(mut self, least: f64) -> Self {
         self.labels = Labels::Likely(least);
         self
     }
 
-    /// Draws so many labels for each example from the model's prediction, at equal weights, instead of taking each class: for
+    /// Draws `labels` labels for each example from the model's prediction, at equal weights, instead of taking each class: for
     /// models with many classes. The draws follow from the run's seed, the step and the example's id.
-    pub fn drawn(mut self, labels: u32) -> Self {
+    pub fn draw_labels(mut self, labels: u32) -> Self {
         self.labels = Labels::Drawn(labels);
         self
     }
@@ -71,17 +74,17 @@ impl<'r> CurvaturePass<'r> {
     /// `−log p_c` with the weight `p_c`.
     ///
     /// `forward` is handed ids of some of the examples and gives their logits, `[ids, classes]`. The pass that it is handed is there for
-    /// [`Pass::features`], which models with a declared last layer need; the loss is taken from the logits.
+    /// [`ProbePass::features`], which models with a declared last layer need; the loss is taken from the logits.
     ///
     /// # Errors
-    /// [`RecordError::Pass`] for logits of another shape, no draws, or a least probability that is none; else as
-    /// [`Pass::commit`], and whatever `forward` fails with. What was recorded before stays.
+    /// [`RecordError::Pass`] for logits of another shape, no draws, or a least probability out of range; else as
+    /// [`Pass::commit`](crate::Pass::commit), and whatever `forward` fails with. What was recorded before stays.
     ///
     /// # Cost
     /// A forward pass over all examples, and a forward and backward over those with a row for each class or draw.
     pub fn cross_entropy<F>(self, mut forward: F) -> Result<CurvatureRows, RecordError>
     where
-        F: FnMut(&mut Pass<'_>, &[u64]) -> candle_core::Result<Tensor>,
+        F: FnMut(&mut ProbePass<'_>, &[u64]) -> candle_core::Result<Tensor>,
     {
         if !self.recorder.is_enabled() {
             return Ok(CurvatureRows::default());
@@ -89,16 +92,20 @@ impl<'r> CurvaturePass<'r> {
         let (seed, step) = (self.recorder.seed(), self.recorder.step());
         let mut first = self.recorder.probe(&self.set, &self.ids)?;
         let logits = forward(&mut first, &self.ids)?;
-        let probabilities = probabilities(&logits, self.ids.len()).map_err(|what| first.wrong(what))?;
+        let probabilities = probabilities(&logits, self.ids.len()).map_err(|what| first.core.error(what))?;
         let batches = match self.labels {
-            Labels::Likely(least) if (0.0..1.0).contains(&least) => likely(&probabilities, least),
+            Labels::Likely(least) if (0.0..1.0).contains(&least) => likely_batches(&probabilities, least),
             Labels::Likely(least) => {
-                return Err(
-                    first.wrong(format!("classes above a probability of {least}: give at least 0 and less than 1"))
-                )
+                return Err(first
+                    .core
+                    .error(format!("classes above a probability of {least}: give at least 0 and less than 1")))
             }
-            Labels::Drawn(0) => return Err(first.wrong("no label is to be drawn for curvature: draw at least one")),
-            Labels::Drawn(count) => drawn(&probabilities, count, |place| draw(draw(seed, step), self.ids[place])),
+            Labels::Drawn(0) => {
+                return Err(first.core.error("no label is to be drawn for curvature: draw at least one"))
+            }
+            Labels::Drawn(count) => {
+                drawn_batches(&probabilities, count, |place| draw(draw(seed, step), self.ids[place]))
+            }
         };
         drop(first);
         let mut done = CurvatureRows { examples: self.ids.len() as u64, ..CurvatureRows::default() };
@@ -111,7 +118,7 @@ impl<'r> CurvaturePass<'r> {
             let labels = Tensor::from_vec(batch.labels, ids.len(), logits.device())?;
             pass.cross_entropy(&logits, &labels)?.backward()?;
             mass += batch.weights.iter().map(|weight| f64::from(*weight)).sum::<f64>();
-            pass.curvature = Some(batch.weights);
+            pass.core.curvature = Some(batch.weights);
             pass.commit()?;
             done.rows += ids.len() as u64;
         }
@@ -140,20 +147,20 @@ fn probabilities(logits: &Tensor, examples: usize) -> Result<Vec<Vec<f64>>, Stri
 }
 
 /// For each class, the examples that hold it for likely.
-fn likely(probabilities: &[Vec<f64>], least: f64) -> Vec<Batch> {
+fn likely_batches(probabilities: &[Vec<f64>], least: f64) -> Vec<Batch> {
     let classes = probabilities.first().map_or(0, Vec::len);
-    let of = |class: usize| {
+    let batch = |class: usize| {
         // A NaN is not at least anything; and a weight that is 0 in f32 says nothing.
         let has = |place: &usize| probabilities[*place][class] >= least && probabilities[*place][class] as f32 > 0.0;
         let places: Vec<usize> = (0..probabilities.len()).filter(has).collect();
         let weights = places.iter().map(|place| probabilities[*place][class] as f32).collect();
         Batch { labels: vec![class as u32; places.len()], places, weights }
     };
-    (0..classes).map(of).filter(|batch| !batch.places.is_empty()).collect()
+    (0..classes).map(batch).filter(|batch| !batch.places.is_empty()).collect()
 }
 
 /// So many labels for each example, drawn from its prediction, at equal weights.
-fn drawn(probabilities: &[Vec<f64>], count: u32, seed: impl Fn(usize) -> u64) -> Vec<Batch> {
+fn drawn_batches(probabilities: &[Vec<f64>], count: u32, seed: impl Fn(usize) -> u64) -> Vec<Batch> {
     let places: Vec<usize> =
         (0..probabilities.len()).filter(|place| probabilities[*place].iter().all(|p| p.is_finite())).collect();
     let label = |place: usize, number: u32| {

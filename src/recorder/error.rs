@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Why something was not recorded. None of these touches the training itself: a loop may log one and go on.
+///
+/// The text of an error includes its cause, so `source()` is always `None`.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
@@ -40,9 +42,9 @@ pub enum RecordError {
     /// The background thread could not write; nothing more is recorded. Sticky: every later call returns it too.
     #[error("recording has stopped: {0}; what the log holds already stays as it is")]
     Log(Arc<LogError>),
-    /// Nothing more could be recorded, and the training went on without ([`super::OnFailure::GoOn`]).
+    /// Nothing more could be recorded, and the training went on without ([`OnFailure::GoOn`](crate::OnFailure::GoOn)).
     #[error(
-        "nothing was recorded from step {step} on, {visits} visits in all, and the training went on without: {source}"
+        "nothing was recorded from step {step} on, {visits} visits in all, and the training went on without: {cause}"
     )]
     Unrecorded {
         /// The first step of which visits are missing.
@@ -50,7 +52,7 @@ pub enum RecordError {
         /// Visits that are missing, from that step on.
         visits: u64,
         /// What went wrong.
-        source: Box<RecordError>,
+        cause: Box<RecordError>,
     },
     /// The run could not be started: its folder holds a run, is locked, or cannot be written.
     #[error("{0}")]
@@ -62,12 +64,12 @@ pub enum RecordError {
     #[error("the run cannot be replayed: {0}")]
     Replay(String),
     /// A checkpoint could not be saved. Not sticky: the recording goes on.
-    #[error("no checkpoint of step {step} was saved: {source}; make room, or go on without: the recording is not touched by it")]
+    #[error("no checkpoint of step {step} was saved: {cause}; make room, or go on without: the recording is not touched by it")]
     Checkpoint {
         /// The step before which it was to be taken.
         step: u64,
         /// What went wrong.
-        source: Arc<LogError>,
+        cause: Arc<LogError>,
     },
     /// This worker's part does not fit the parts of the others, or the folder.
     #[error("this worker cannot record here: {0}")]
@@ -75,14 +77,20 @@ pub enum RecordError {
     /// The background thread found something wrong, or died. Sticky.
     #[error("recording has stopped: {0}")]
     Stopped(String),
-    /// The queue stayed full for as long as [`super::Config::wait_ms_max`] allows.
+    /// The queue stayed full for as long as [`Config::wait_max`](crate::Config::wait_max) allows.
     #[error(
-        "the recorder did not keep up for {0:?}: is the disk stuck? Raise `wait_ms_max`, or use `Overflow::DropNewest`"
+        "the recorder did not keep up for {0:?}: is the disk stuck? Raise `wait_max`, or use `Overflow::DropNewest`"
     )]
     Timeout(Duration),
     /// candle refused something that a pass asked of it.
     #[error("candle: {0}")]
     Candle(Arc<candle_core::Error>),
+}
+
+impl From<LogError> for RecordError {
+    fn from(error: LogError) -> Self {
+        Self::Log(Arc::new(error))
+    }
 }
 
 impl From<candle_core::Error> for RecordError {

@@ -1,31 +1,34 @@
-//! Passes that are not recorded, as the training's side counts them: dropped, refused, or after a failure that the training goes on
-//! after. What it counts goes into the log as a gap, with the next message that gets through.
+//! Passes that are not recorded, as the training's side counts them: dropped, refused, or after a failure. The count goes into the
+//! log as a gap, with the next message that gets through.
 
-use super::message::{Gap, Message, PassKind, StepInfo, StepRow};
+use super::config::OnFailure;
+use super::error::RecordError;
+use super::message::{Gap, Message, PassKind, StepRow};
 use super::queue::Sent;
-use super::{Inner, OnFailure, RecordError};
+use super::state::State;
+use crate::step::StepInfo;
 
-impl Inner {
+impl State {
     /// Whether nothing is recorded any more and the training goes on without.
     pub(super) fn has_gone_on(&self) -> bool {
         self.on_failure == OnFailure::GoOn && self.shared.has_failed()
     }
 
-    /// Whether the training goes on after this error of the way to the background thread, and without a word about it.
+    /// Whether the training goes on after this error of the queue or the background thread, without returning it.
     pub(super) fn goes_on_after(&mut self, error: &RecordError) -> bool {
         let of_recording = matches!(error, RecordError::Timeout(_) | RecordError::Stopped(_) | RecordError::Log(_));
         if self.on_failure != OnFailure::GoOn || !of_recording {
             return false;
         }
         match (error, &mut self.queue) {
-            // Whoever has waited in vain waits no more.
+            // After one wait in vain, the training waits no more.
             (RecordError::Timeout(_), Some(queue)) => queue.hurried = true,
             (error, _) => self.shared.fail(error.clone()),
         }
         true
     }
 
-    pub(super) fn skip(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
+    pub(super) fn skip_pass(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
         let row = self.end_pass(kind, visits, info);
         self.count_missing(kind, visits, row);
     }
@@ -40,8 +43,8 @@ impl Inner {
         }
     }
 
-    /// The failure as it is told where the training has gone on.
-    pub(super) fn told(&self, error: RecordError) -> RecordError {
+    /// The failure as `flush` and `finish` return it where the training has gone on.
+    pub(super) fn wrap_failure(&self, error: RecordError) -> RecordError {
         if !self.has_gone_on() {
             return error;
         }
@@ -49,16 +52,16 @@ impl Inner {
         // What has not reached the background thread is known only here.
         let not_sent = self.gap.map_or(0, |gap| gap.visits);
         let step = step.or(self.gap.map(|gap| gap.step)).unwrap_or(self.step);
-        RecordError::Unrecorded { step, visits: visits.saturating_add(not_sent), source: Box::new(error) }
+        RecordError::Unrecorded { step, visits: visits.saturating_add(not_sent), cause: Box::new(error) }
     }
 
-    pub(super) fn lose(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
+    pub(super) fn lose_pass(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
         let row = self.end_pass(kind, visits, info);
-        self.miss(kind, visits, row);
+        self.miss_pass(kind, visits, row);
     }
 
     /// A training pass is missing in the log: it is counted, and written into the log with the next message that gets through.
-    pub(super) fn miss(&mut self, kind: PassKind, visits: u32, row: Option<StepRow>) {
+    pub(super) fn miss_pass(&mut self, kind: PassKind, visits: u32, row: Option<StepRow>) {
         if kind != PassKind::Training {
             return;
         }

@@ -43,23 +43,23 @@ pub(super) fn closed_form(
     keep_delta: bool,
 ) -> Result<Recorded> {
     match (output.device(), output.dtype()) {
-        (Device::Cpu, DType::F32) => on_cpu::<f32>(kind, output, target, weighing, upstream, keep_delta),
-        (Device::Cpu, DType::F64) => on_cpu::<f64>(kind, output, target, weighing, upstream, keep_delta),
+        (Device::Cpu, DType::F32) => cpu_loss::<f32>(kind, output, target, weighing, upstream, keep_delta),
+        (Device::Cpu, DType::F64) => cpu_loss::<f64>(kind, output, target, weighing, upstream, keep_delta),
         _ => {
             let host = output.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
             let form = compute::<f32>(kind, &host, target, weighing)?;
-            let scaled = Tensor::from_vec(scaled(&form, 1.0), host.shape(), &Device::Cpu)?;
+            let scaled = Tensor::from_vec(scale_deltas(&form, 1.0), host.shape(), &Device::Cpu)?;
             let scaled = scaled.to_dtype(output.dtype())?.to_device(output.device())?;
             let surrogate = (output * scaled)?.sum_all()?;
             let value = Tensor::new(form.value, output.device())?.to_dtype(output.dtype())?;
             let loss = (&surrogate + (value - surrogate.detach())?)?;
             let loss = watch_scalar(&loss, upstream)?;
-            finish(form, loss, host.shape(), keep_delta)
+            record_form(form, loss, host.shape(), keep_delta)
         }
     }
 }
 
-fn on_cpu<T: Number>(
+fn cpu_loss<T: Number>(
     kind: &Kind,
     output: &Tensor,
     target: &Tensor,
@@ -76,7 +76,7 @@ fn on_cpu<T: Number>(
     Ok(Recorded { loss, outputs, coefficients, delta })
 }
 
-fn finish<T: Number>(form: ClosedForm<T>, loss: Tensor, shape: &Shape, keep_delta: bool) -> Result<Recorded> {
+fn record_form<T: Number>(form: ClosedForm<T>, loss: Tensor, shape: &Shape, keep_delta: bool) -> Result<Recorded> {
     let delta = if keep_delta { Some(delta_tensor(&form, shape)?) } else { None };
     let coefficients = form.coefficients.iter().map(|c| c.to_f32().unwrap_or(f32::NAN)).collect();
     Ok(Recorded { loss, outputs: form.outputs, coefficients, delta })
@@ -88,7 +88,7 @@ fn delta_tensor<T: Number>(form: &ClosedForm<T>, shape: &Shape) -> Result<Tensor
 }
 
 /// `c_i δ_i · factor`.
-fn scaled<T: Number>(form: &ClosedForm<T>, factor: f64) -> Vec<T> {
+fn scale_deltas<T: Number>(form: &ClosedForm<T>, factor: f64) -> Vec<T> {
     let own = form.delta.len() / form.coefficients.len().max(1);
     let factor = T::from(factor).unwrap_or_else(T::one);
     let mut out = Vec::with_capacity(form.delta.len());
@@ -188,7 +188,7 @@ fn labels(target: &Tensor, ignored: Option<i64>, mask: Option<&Tensor>) -> Resul
         Some(mask) => Some(mask.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?),
         None => None,
     };
-    let one = |(place, number): (usize, &i64)| {
+    let label = |(place, number): (usize, &i64)| {
         if Some(*number) == ignored || counted.as_ref().is_some_and(|mask| mask[place] == 0.0) {
             return Ok(None);
         }
@@ -199,7 +199,7 @@ fn labels(target: &Tensor, ignored: Option<i64>, mask: Option<&Tensor>) -> Resul
             }
         }
     };
-    numbers.iter().enumerate().map(one).collect()
+    numbers.iter().enumerate().map(label).collect()
 }
 
 /// `L = Σ c_i ℓ_i` from losses of the caller's own making, `[batch]`.
@@ -215,7 +215,7 @@ pub(super) fn from_losses(losses: &Tensor, weighing: &Weighing, upstream: &Upstr
     let weights =
         Tensor::from_slice(&coefficients, batch, &Device::Cpu)?.to_dtype(losses.dtype())?.to_device(losses.device())?;
     let loss = watch_scalar(&(losses * weights)?.sum_all()?, upstream)?;
-    let outputs = Outputs::losses(losses.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1()?);
+    let outputs = Outputs::from_losses(losses.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1()?);
     Ok(Recorded { loss, outputs, coefficients, delta: None })
 }
 
@@ -237,7 +237,7 @@ impl<T: Number> CustomOp1 for ClosedFormOp<T> {
     fn bwd(&self, output: &Tensor, _loss: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         self.upstream.add(grad)?;
         let factor = grad.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        Ok(Some(Tensor::from_vec(scaled(&self.form, factor), output.shape(), output.device())?))
+        Ok(Some(Tensor::from_vec(scale_deltas(&self.form, factor), output.shape(), output.device())?))
     }
 }
 

@@ -1,10 +1,12 @@
 //! What the training hands to the background thread.
 
 use super::outputs::Outputs;
+use crate::step::StepInfo;
 use crate::taps::{FoldedGradients, PerExample, Tap};
 use candle_core::Tensor;
 use crossbeam_channel::Sender;
 use gradlog_format::log::Mode;
+use gradlog_format::sketch::Form;
 use std::sync::Arc;
 
 /// One order for the background thread.
@@ -13,7 +15,7 @@ pub(super) enum Message {
     Pass { batch: Option<Box<Batch>>, step: Option<StepRow>, gap: Option<Gap>, bytes: usize },
     /// A probe set's name and number.
     ProbeSet { number: u32, name: String },
-    /// Weights that were saved beside the log.
+    /// Weights that were saved to a file.
     Checkpoint(CheckpointRow),
     /// Write and sync all there is, then answer.
     Flush(Sender<()>),
@@ -36,7 +38,7 @@ pub(super) enum PassKind {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Replayed {
     pub mode: Mode,
-    /// `η` of the checkpoint, NaN if nobody knows it.
+    /// `η` of the checkpoint, NaN if it is not known.
     pub learning_rate: f32,
 }
 
@@ -105,6 +107,13 @@ impl Batch {
 }
 
 impl LayerGradients {
+    pub(super) fn form(&self) -> Form {
+        match self.gradients {
+            Gradients::Factored { .. } | Gradients::Zero => Form::Factored,
+            _ => Form::Folded,
+        }
+    }
+
     fn bytes(&self) -> usize {
         let tensor = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
         match &self.gradients {
@@ -139,46 +148,4 @@ pub(super) struct Gap {
     pub step: u64,
     pub epoch: u32,
     pub visits: u64,
-}
-
-/// What a loop says of an optimizer step. A bare learning rate will do: `pass.commit(0.1)`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepInfo {
-    /// `η`, as the optimizer uses it at this step.
-    pub learning_rate: f64,
-    /// What the summed gradient is multiplied by before the optimizer sees it: the factor of gradient clipping, or the inverse of
-    /// a loss scale. Default 1.
-    pub clip: f32,
-    /// Momentum of the optimizer, noted in the record. Default 0.
-    pub momentum: f32,
-    /// Weight decay of the optimizer, noted in the record. Default 0.
-    pub weight_decay: f32,
-}
-
-impl StepInfo {
-    /// A plain SGD step.
-    pub fn new(learning_rate: f64) -> Self {
-        Self { learning_rate, clip: 1.0, momentum: 0.0, weight_decay: 0.0 }
-    }
-
-    /// Sets the factor that the gradient is multiplied by.
-    pub fn clip(self, clip: f32) -> Self {
-        Self { clip, ..self }
-    }
-
-    /// Sets the momentum.
-    pub fn momentum(self, momentum: f32) -> Self {
-        Self { momentum, ..self }
-    }
-
-    /// Sets the weight decay.
-    pub fn weight_decay(self, weight_decay: f32) -> Self {
-        Self { weight_decay, ..self }
-    }
-}
-
-impl From<f64> for StepInfo {
-    fn from(learning_rate: f64) -> Self {
-        Self::new(learning_rate)
-    }
 }

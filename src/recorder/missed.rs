@@ -1,37 +1,33 @@
-//! After a failure, where the training goes on without recording: from which step, how many visits, and the last words in the log.
-//!
-//! Runs on the background thread. A full disk has no room for a block, so writers leave a page of each segment free where
-//! they may have to say this (FORMAT.md, "A failing disk").
+//! Counts of visits that are missing in the log: from which step, and how many. Kept by the background thread.
 
 use super::message::{Batch, Message, PassKind};
-use super::thread::Worker;
 
-/// Where in the training something is.
-type Place = (u64, u32);
+/// A place in the training: step and epoch.
+pub(super) type Place = (u64, u32);
 
 /// Visits that were handed over, and which of them are in the log.
 #[derive(Debug, Default)]
 pub(super) struct Missed {
     /// Visits that came off the queue.
-    taken: u64,
+    pub taken: u64,
     /// Of these, visits in the log.
-    written: u64,
+    pub written: u64,
     /// Visits that were not even put into the queue, since the failure.
-    not_sent: u64,
+    pub not_sent: u64,
     /// Step and epoch of the first visit that is not in the log yet.
-    first_unwritten: Option<Place>,
-    /// Of the last pass that was met.
-    last: Option<Place>,
+    pub first_unwritten: Option<Place>,
+    /// Step and epoch of the last pass that came off the queue.
+    pub last: Option<Place>,
     /// Once recording has failed: step and epoch of the first visit that is missing.
-    from: Option<Place>,
-    failed: bool,
-    /// Missing visits of which the log tells.
-    told: u64,
+    pub from: Option<Place>,
+    pub failed: bool,
+    /// Missing visits that a gap in the log counts.
+    pub in_gaps: u64,
 }
 
 impl Missed {
     /// A message came off the queue.
-    pub(super) fn meet(&mut self, message: &Message) {
+    pub(super) fn count_message(&mut self, message: &Message) {
         let Message::Pass { batch, gap, .. } = message else { return };
         if let (Some(gap), true) = (gap, self.failed) {
             self.not_sent += gap.visits;
@@ -48,59 +44,14 @@ impl Missed {
     }
 
     /// The visits of all complete steps are in the log, `rows` of them since the last time.
-    pub(super) fn written(&mut self, rows: u64) {
+    pub(super) fn count_written(&mut self, rows: u64) {
         self.written += rows;
         // What is not there yet is of the step that the last pass belongs to.
         self.first_unwritten = self.last.filter(|_| self.taken > self.written);
     }
 
     /// Visits that are missing now.
-    fn visits(&self) -> u64 {
+    pub(super) fn visits(&self) -> u64 {
         self.taken.saturating_sub(self.written).saturating_add(self.not_sent)
-    }
-}
-
-impl Worker {
-    /// Recording has just failed: says so in the log, if that takes it, lest the process is killed before the end.
-    pub(super) fn say_from_where(&mut self) {
-        let missed = &mut self.missed;
-        missed.failed = true;
-        if self.can_write() {
-            // Only the pass at hand is lost, and those to come; what waits is written when the run ends.
-            self.missed.from = self.missed.last;
-            return;
-        }
-        self.missed.from = self.missed.first_unwritten;
-        self.say_what_is_missing();
-    }
-
-    /// The training has ended: says in the log how many visits are missing in all, and the totals.
-    pub(super) fn say_how_many(&mut self) {
-        if self.say_what_is_missing() {
-            // What cannot be written now is what could not be written before.
-            self.writer.use_spare_room();
-            let _ = self.writer.append_end().and_then(|()| self.writer.finish());
-        }
-    }
-
-    /// A gap of the visits of which the log does not tell yet; `false` if it cannot be written.
-    fn say_what_is_missing(&mut self) -> bool {
-        let visits = self.missed.visits().saturating_sub(self.missed.told);
-        let Some((step, epoch)) = self.missed.from.filter(|_| visits > 0) else { return true };
-        self.writer.use_spare_room();
-        let told = self.writer.append_gap(step, epoch, visits).is_ok();
-        if told {
-            self.missed.told += visits;
-            // Nobody will ask for a sync any more.
-            let _ = self.writer.sync();
-        }
-        told
-    }
-
-    /// Tells the training's side what is missing.
-    pub(super) fn tell(&self) {
-        if self.missed.failed {
-            self.shared.set_unrecorded(self.missed.from.map(|(step, _)| step), self.missed.visits());
-        }
     }
 }

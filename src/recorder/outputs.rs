@@ -1,12 +1,13 @@
 //! What the loss says of each example: computed once from logits and targets, in closed form.
 
-use super::RecordError;
+use super::error::RecordError;
 use gradlog_format::log::{Column, PredictionScore};
 use num_traits::Float;
 use rayon::prelude::*;
 
 /// How the examples' losses become the one that is differentiated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Reduction {
     /// The mean over all counted predictions, as candle_nn's losses have it.
     #[default]
@@ -17,7 +18,7 @@ pub enum Reduction {
 
 /// The output columns of a pass; each has one entry per example, or is absent.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Outputs {
+pub(super) struct Outputs {
     pub loss: Vec<f32>,
     pub el2n: Option<Vec<f32>>,
     pub margin: Option<Vec<f32>>,
@@ -91,13 +92,13 @@ pub(super) fn cross_entropy<T: Float + Send + Sync>(
         return Err("logits with 0 classes".into());
     }
     let mut delta = vec![T::zero(); logits.len()];
-    let one = |((logits, delta), target): ((&[T], &mut [T]), &Option<u32>)| {
+    let row = |((logits, delta), target): ((&[T], &mut [T]), &Option<u32>)| {
         target.map(|label| softmax_row(logits, label as usize, delta))
     };
     let rows: Vec<Option<Row<T>>> = if logits.len() > 1 << 15 {
-        logits.par_chunks(classes).zip(delta.par_chunks_mut(classes)).zip(targets).map(one).collect()
+        logits.par_chunks(classes).zip(delta.par_chunks_mut(classes)).zip(targets).map(row).collect()
     } else {
-        logits.chunks(classes).zip(delta.chunks_mut(classes)).zip(targets).map(one).collect()
+        logits.chunks(classes).zip(delta.chunks_mut(classes)).zip(targets).map(row).collect()
     };
     let own: Vec<&[Option<Row<T>>]> = rows.chunks(positions.max(1)).collect();
     let counts: Vec<usize> = own.iter().map(|rows| rows.iter().flatten().count()).collect();
@@ -107,8 +108,8 @@ pub(super) fn cross_entropy<T: Float + Send + Sync>(
             delta.iter_mut().for_each(|d| *d = *d * share);
         }
     }
-    let mean = |value: fn(&Row<T>) -> T| -> Vec<f32> { own.iter().map(|rows| mean_of(rows, value)).collect() };
-    let losses: Vec<T> = own.iter().map(|rows| exact_mean_of(rows, |r| r.loss)).collect();
+    let mean = |value: fn(&Row<T>) -> T| -> Vec<f32> { own.iter().map(|rows| rounded_mean(rows, value)).collect() };
+    let losses: Vec<T> = own.iter().map(|rows| exact_mean(rows, |r| r.loss)).collect();
     let coefficients: Vec<T> = weighing.coefficients(&counts);
     let value = coefficients
         .iter()
@@ -170,13 +171,13 @@ fn softmax_row<T: Float>(logits: &[T], label: usize, delta: &mut [T]) -> Row<T> 
 }
 
 /// The mean over an example's counted predictions; NaN where it has none, which keeps it out of every score.
-fn exact_mean_of<T: Float>(rows: &[Option<Row<T>>], value: impl Fn(&Row<T>) -> T) -> T {
+fn exact_mean<T: Float>(rows: &[Option<Row<T>>], value: impl Fn(&Row<T>) -> T) -> T {
     let (sum, count) = rows.iter().flatten().fold((T::zero(), 0usize), |(sum, n), row| (sum + value(row), n + 1));
     sum / T::from(count).unwrap_or_else(T::one)
 }
 
-fn mean_of<T: Float>(rows: &[Option<Row<T>>], value: impl Fn(&Row<T>) -> T) -> f32 {
-    to_f32(exact_mean_of(rows, value))
+fn rounded_mean<T: Float>(rows: &[Option<Row<T>>], value: impl Fn(&Row<T>) -> T) -> f32 {
+    to_f32(exact_mean(rows, value))
 }
 
 pub(super) fn to_f32<T: Float>(value: T) -> f32 {
@@ -272,12 +273,12 @@ fn elementwise<T: Float>(
 
 impl Outputs {
     /// Columns for examples of which only the loss is known.
-    pub(super) fn losses(loss: Vec<f32>) -> Self {
+    pub(super) fn from_losses(loss: Vec<f32>) -> Self {
         Self { loss, ..Self::default() }
     }
 
     /// Whether every number that was computed for example `i` is finite.
-    pub(crate) fn finite(&self, i: usize) -> bool {
+    pub(super) fn is_finite(&self, i: usize) -> bool {
         if self.positions.as_ref().is_some_and(|positions| positions[i] == 0) {
             return true; // nothing was predicted, and the NaN in its columns says just that
         }
@@ -295,7 +296,7 @@ impl Outputs {
     }
 
     /// Refuses columns whose length is not the batch's.
-    pub(super) fn check(&self, batch: usize, step: u64) -> Result<(), RecordError> {
+    pub(super) fn check_batch(&self, batch: usize, step: u64) -> Result<(), RecordError> {
         if self.loss.len() == batch {
             return Ok(());
         }
@@ -304,5 +305,27 @@ impl Outputs {
             self.loss.len()
         );
         Err(RecordError::Pass { step, what })
+    }
+
+    /// The columns of f32 numbers that there may be.
+    pub(super) fn float_columns(&self) -> [(Column, Option<&Vec<f32>>); 7] {
+        [
+            (Column::Loss, Some(&self.loss)),
+            (Column::El2n, self.el2n.as_ref()),
+            (Column::Margin, self.margin.as_ref()),
+            (Column::Confidence, self.confidence.as_ref()),
+            (Column::Correct, self.correct.as_ref()),
+            (Column::Target, self.target.as_ref()),
+            (Column::Output, self.output.as_ref()),
+        ]
+    }
+
+    /// The columns of integers that there may be.
+    pub(super) fn integer_columns(&self) -> [(Column, Option<&Vec<u32>>); 3] {
+        [
+            (Column::Label, self.label.as_ref()),
+            (Column::Prediction, self.prediction.as_ref()),
+            (Column::Positions, self.positions.as_ref()),
+        ]
     }
 }

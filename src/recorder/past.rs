@@ -1,20 +1,20 @@
-//! What a run that is taken up again brings along: where it ends, and how it was recorded.
+//! The past of a run that is resumed: where it ends, and how it was recorded.
 
+use super::config::Config;
+use super::error::RecordError;
 use super::message::Gap;
-use super::start::options;
-use super::{Config, RecordError};
 use gradlog_format::log::{BlockKind, Column, ColumnKey, LogError, LogWriter, ResumePlace, Totals, WriterOptions};
 use gradlog_format::run::{Block, ReadError, Run};
 use gradlog_format::sketch::Form;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What a run that is taken up again brings along.
+/// The past of a run that is resumed.
 #[derive(Default)]
 pub(super) struct Past {
     /// The step at which it goes on.
     pub step: u64,
-    /// The step after the last of which the log tells, with its visits or without.
+    /// The step after the last one in the log, with its visits or without.
     pub steps: u64,
     /// Steps before `step` whose visits are not in the log, as where a disk was full.
     pub gap: Option<Gap>,
@@ -26,32 +26,31 @@ pub(super) struct Past {
 /// How often the end of a run is looked for where others move it.
 const TRIES: usize = 3;
 
-/// Reads a run and takes its lock, so that `open` writes behind what was read: somebody who recorded until a moment ago may have
-/// written in between.
-pub(super) fn lock_at_the_end(
+/// Reads a run and takes its lock, so that `open` writes behind what was read. Another recorder may have written in between.
+pub(super) fn lock_end(
     dir: &Path,
     step: Option<u64>,
     config: &Config,
     open: fn(&Path, ResumePlace, WriterOptions) -> Result<LogWriter, LogError>,
-    refused: fn(ReadError) -> RecordError,
+    refuse: fn(ReadError) -> RecordError,
 ) -> Result<(Past, LogWriter), RecordError> {
     for _ in 0..TRIES {
-        let (past, place) = Run::open_one(dir).and_then(|run| read_past(&run, step)).map_err(refused)?;
+        let (past, place) = Run::open_one(dir).and_then(|run| read_past(&run, step)).map_err(refuse)?;
         let end = (place.next_segment, place.sequence);
-        let writer = match open(dir, place, options(config)) {
+        let writer = match open(dir, place, config.writer_options()) {
             Ok(writer) => writer,
-            // Somebody has begun the segment that was to be ours.
+            // Another recorder has begun the segment that this one was to begin.
             Err(LogError::Exists { .. }) => continue,
             Err(error) => return Err(RecordError::Start(Arc::new(error))),
         };
-        let run = Run::open_one(dir).map_err(refused)?.locked_by_caller();
+        let run = Run::open_one(dir).map_err(refuse)?.locked_by_caller();
         let mut scan = run.part_scan();
         scan.by_ref().for_each(drop);
-        if scan.place() == end && scan.damage().map_err(refused)?.is_none() {
+        if scan.place() == end && scan.damage().map_err(refuse)?.is_none() {
             return Ok((past, writer));
         }
     }
-    Err(refused(ReadError::Absent("it was written to while it was read: try again".into())))
+    Err(refuse(ReadError::Absent("it was written to while it was read: try again".into())))
 }
 
 /// Reads where a run ends and how its layers were recorded.
@@ -62,8 +61,8 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
     // A recorder writes the rows of steps before the visits that it has of them, and may have come no further.
     let mut orphans = Vec::new();
     for block in scan.by_ref() {
-        // What is written behind damage is read by nobody.
-        block.check().map_err(unsound)?;
+        // No reader reads what is written behind damage.
+        block.check().map_err(advise_recovery)?;
         let held = block.clone().whole();
         match held.kind() {
             Some(BlockKind::Visits) => totals.visits = totals.visits.saturating_add(held.rows() as u64),
@@ -80,7 +79,7 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
         match block.kind() {
             Some(BlockKind::Steps) => {
                 past.steps = past.steps.max(block.last_step()?.map_or(0, |last| last.saturating_add(1)));
-                orphans.extend(gaps(&block)?);
+                orphans.extend(read_gaps(&block)?);
             }
             Some(BlockKind::End) => orphans.clear(),
             Some(BlockKind::Visits | BlockKind::Probes | BlockKind::Sweeps) => {
@@ -103,13 +102,13 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
             _ => {}
         }
     }
-    // A page that was lost reads as zeros, and a run that went on from there would leave behind what stands after it.
+    // A lost page reads as zeros. A run resumed from there would hide the blocks behind it.
     let damage = match scan.damage()?.cloned() {
         None => scan.blocks_behind_the_end()?,
         found => found,
     };
     if let Some(damage) = damage {
-        return Err(unsound(ReadError::Damaged(damage)));
+        return Err(advise_recovery(ReadError::Damaged(damage)));
     }
     let (next_segment, sequence) = scan.place();
     past.probe_sets = run.probe_sets()?;
@@ -124,7 +123,7 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
 }
 
 /// Damage, with what can be done about it.
-fn unsound(error: ReadError) -> ReadError {
+fn advise_recovery(error: ReadError) -> ReadError {
     match error {
         ReadError::Damaged(damage) => {
             ReadError::Absent(format!("{damage}; `gradlog recover` makes a sound run of it, which can be resumed"))
@@ -134,10 +133,10 @@ fn unsound(error: ReadError) -> ReadError {
 }
 
 /// What is missing if none of the visits of these steps is there.
-fn gaps(steps: &Block) -> Result<Vec<Gap>, ReadError> {
-    let of = |((step, epoch), visits): ((u64, u32), u32)| Gap { step, epoch, visits: u64::from(visits) };
+fn read_gaps(steps: &Block) -> Result<Vec<Gap>, ReadError> {
+    let gap = |((step, epoch), visits): ((u64, u32), u32)| Gap { step, epoch, visits: u64::from(visits) };
     let (numbers, epochs) = (steps.u64s(Column::Step)?, steps.u32s(Column::Epoch)?);
-    Ok(numbers.into_iter().zip(epochs).zip(steps.u32s(Column::BatchSize)?).map(of).collect())
+    Ok(numbers.into_iter().zip(epochs).zip(steps.u32s(Column::BatchSize)?).map(gap).collect())
 }
 
 #[cfg(test)]

@@ -33,7 +33,8 @@ pub(super) fn prediction_score<T: Float>(
         if class >= classes {
             return Err(format!("class {class} with {classes} classes: classes are counted from 0"));
         }
-        let value = one(z, class, score, delta).ok_or_else(|| format!("{score}: no formula for this score here"))?;
+        let value =
+            score_example(z, class, score, delta).ok_or_else(|| format!("{score}: no formula for this score here"))?;
         losses.push(-value);
         scored.push(class as u32);
         predicted.push(prediction as u32);
@@ -50,7 +51,7 @@ pub(super) fn prediction_score<T: Float>(
 }
 
 /// The score of one example, or `None` for a score that has no formula here; writes minus its gradient into `delta`.
-fn one<T: Float>(z: &[T], class: usize, score: PredictionScore, delta: &mut [T]) -> Option<T> {
+fn score_example<T: Float>(z: &[T], class: usize, score: PredictionScore, delta: &mut [T]) -> Option<T> {
     delta[class] = -T::one();
     Some(match score {
         PredictionScore::Logit => z[class],
@@ -138,12 +139,12 @@ mod tests {
 
     #[test]
     fn classes_that_do_not_fit_are_refused() {
-        let of = |given: &[u32], batch, classes| {
+        let refusal = |given: &[u32], batch, classes| {
             prediction_score(&LOGITS, Some(given), batch, classes, PredictionScore::Logit, &Weighing::default()).err()
         };
-        assert!(of(&[0, 1, 3], 3, 3).is_some_and(|why| why.contains("class 3")));
-        assert!(of(&[0, 1], 3, 3).is_some_and(|why| why.contains("2 classes for a batch of 3")));
-        assert!(of(&[0; 9], 9, 1).is_some_and(|why| why.contains("another")));
-        assert!(of(&[0, 1, 2], 3, 3).is_none());
+        assert!(refusal(&[0, 1, 3], 3, 3).is_some_and(|why| why.contains("class 3")));
+        assert!(refusal(&[0, 1], 3, 3).is_some_and(|why| why.contains("2 classes for a batch of 3")));
+        assert!(refusal(&[0; 9], 9, 1).is_some_and(|why| why.contains("another")));
+        assert!(refusal(&[0, 1, 2], 3, 3).is_none());
     }
 }

@@ -1,11 +1,11 @@
 //! The queue between the training and the background thread: bounded in passes and in bytes.
 //!
-//! Waking a thread that sleeps costs the one who wakes it some ten microseconds, and more where the woken one takes its core:
-//! per cent of a short step. So while passes keep coming, nobody wakes the background thread: it looks for itself, a
+//! Waking a thread that sleeps costs about ten microseconds, and more where the woken thread takes the caller's core: per cent of a
+//! short step. So while passes keep coming, the background thread is not woken: it polls, a
 //! hundred times a second, and is woken only where the queue fills up or an answer is waited for.
 
-use super::config::Overflow;
-use super::{Config, RecordError};
+use super::config::{Config, Overflow};
+use super::error::RecordError;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TryRecvError, TrySendError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::Thread;
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How long the background thread sleeps at a time while passes keep coming.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// No wait is longer: an `Instant` cannot be moved by any duration.
+const WAIT_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// After so long without a message it sleeps until it is woken. Longer than most steps take.
 const ASLEEP_AFTER: Duration = Duration::from_secs(1);
 
@@ -114,7 +116,7 @@ impl<T> Queue<T> {
             sender,
             gauge: gauge.clone(),
             limit: config.queue_bytes_max,
-            wait: Duration::from_millis(config.wait_ms_max),
+            wait: config.wait_max.min(WAIT_LIMIT),
             overflow: config.overflow,
             hurried: false,
             blocked: Duration::ZERO,
@@ -125,7 +127,7 @@ impl<T> Queue<T> {
     }
 
     /// Says which thread has the inbox. Until then it is never woken and looks for itself.
-    pub(super) fn read_by(&mut self, reader: &Thread) {
+    pub(super) fn set_reader(&mut self, reader: &Thread) {
         self.reader = Some(reader.clone());
     }
 
@@ -162,7 +164,7 @@ impl<T> Queue<T> {
                         self.gauge.release(bytes);
                         Ok(Sent::Dropped)
                     }
-                    Err(TrySendError::Disconnected(_)) => Err(gone()),
+                    Err(TrySendError::Disconnected(_)) => Err(ended_error()),
                 }
             }
         }
@@ -183,7 +185,7 @@ impl<T> Queue<T> {
                 self.gauge.release(bytes);
                 Err(match error {
                     SendTimeoutError::Timeout(_) => RecordError::Timeout(self.wait),
-                    SendTimeoutError::Disconnected(_) => gone(),
+                    SendTimeoutError::Disconnected(_) => ended_error(),
                 })
             }
         }
@@ -205,7 +207,7 @@ impl<T> Queue<T> {
     }
 }
 
-fn gone() -> RecordError {
+fn ended_error() -> RecordError {
     RecordError::Stopped("the background thread has ended".into())
 }
 
@@ -214,8 +216,14 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn config(overflow: Overflow, wait_ms_max: u64) -> Config {
-        Config { queue_passes: 3, queue_bytes_max: 100, wait_ms_max, overflow, ..Config::default() }
+    fn config(overflow: Overflow, wait_ms: u64) -> Config {
+        Config {
+            queue_passes: 3,
+            queue_bytes_max: 100,
+            wait_max: Duration::from_millis(wait_ms),
+            overflow,
+            ..Config::default()
+        }
     }
 
     /// Everything arrives, in order and once, and never more than the stated bytes are under way.
@@ -295,7 +303,7 @@ mod tests {
             });
             let reader = reader.unwrap();
             std::thread::park_timeout(Duration::from_secs(60));
-            queue.read_by(reader.thread());
+            queue.set_reader(reader.thread());
             let start = Instant::now();
             (0..count).for_each(|i| {
                 let _ = queue.send(i, bytes);

@@ -1,14 +1,18 @@
-//! Replays: questions that nobody thought of while the model trained.
+//! Replays: questions asked after the training, at the checkpoints.
 //!
 //! A replay loads the checkpoints of a run into the model, one after another, and takes examples through it: probes, or a sweep over
 //! the training set. Passes, losses and the background thread are the recorder's own; only the step is that of the checkpoint, and
 //! what is written goes into new segments that make nothing void.
 
+use super::config::{Config, OnFailure, Overflow, Worker};
+use super::curvature::CurvaturePass;
+use super::error::RecordError;
+use super::handle::Recorder;
+use super::manifest::differences;
 use super::message::{PassKind, Replayed};
-use super::pass::Probe;
-use super::past::{lock_at_the_end, Past};
-use super::start;
-use super::{Config, CurvaturePass, OnFailure, Overflow, RecordError, Recorder};
+use super::past::{lock_end, Past};
+use super::probe_pass::ProbePass;
+use super::start::{prepare_taps, start_recorder};
 use crate::taps::{named_variables, Taps};
 use candle_core::{Device, Tensor};
 use candle_nn::VarMap;
@@ -32,16 +36,16 @@ use std::sync::Arc;
 /// replay.finish()?;
 /// ```
 ///
-/// # What becomes of it
+/// # What is recorded
 /// A probe belongs to the step of its checkpoint, as if it had been taken then, and `influence` finds it there. A sweep is a record of
-/// its own kind, which no score takes for a visit: ask for it by [`Window::sweeps`](gradlog_analysis::Window::sweeps). Every row says in
+/// its own kind, which no score takes for a visit: the analysis reads it where it is asked for sweeps. Every row says in
 /// which [`Mode`] the model ran.
 ///
 /// A set that is there already is united with what is added. Of several records of one example at one step the last counts, and so it
 /// is with sweeps: a replay that was killed can simply be made again.
 ///
 /// # Several workers
-/// One replay does for the run of several workers: it takes the checkpoints of all, and what it adds stands in one worker's part.
+/// One replay does for the run of several workers: it takes the checkpoints of all, and what it adds goes into one worker's part.
 /// Several processes at once are refused, for a run that is being written to is not replayed.
 ///
 /// # Shutdown
@@ -75,13 +79,19 @@ impl std::fmt::Display for ReplaySummary {
 }
 
 /// What a replay of `run` adds to: one worker's part, or the run itself.
-fn part<'run>(run: &'run Run, config: &Config) -> Result<&'run Run, RecordError> {
+fn choose_part<'run>(run: &'run Run, config: &Config) -> Result<&'run Run, RecordError> {
     let Some(lowest) = run.parts().first() else { return Ok(run) };
     let Some(wanted) = config.worker.map(|worker| worker.rank) else { return Ok(lowest) };
     let rank = |part: &&Run| part.manifest().worker.map(|worker| worker.rank);
     run.parts().iter().find(|part| rank(part) == Some(wanted)).ok_or_else(|| {
         RecordError::Replay(format!("worker {wanted} has no part in it: give one that has, or none for the lowest"))
     })
+}
+
+impl std::fmt::Debug for Replay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replay").field("recorder", &self.recorder).field("mode", &self.mode).finish_non_exhaustive()
+    }
 }
 
 impl Replay {
@@ -96,28 +106,27 @@ impl Replay {
     /// a recorder writes to it or the folder cannot be written; else as [`Recorder::create`].
     pub fn open(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
         let dir = dir.as_ref();
-        let refused = |what: String| RecordError::Replay(what);
-        let run = Run::open(dir).map_err(|e| refused(e.to_string()))?;
+        let refuse = |what: String| RecordError::Replay(what);
+        let run = Run::open(dir).map_err(|e| refuse(e.to_string()))?;
         if run.is_being_written() {
             return Err(RecordError::Start(Arc::new(LogError::Locked { path: dir.to_owned() })));
         }
-        let part = part(&run, &config)?;
+        let part = choose_part(&run, &config)?;
         let manifest = part.manifest().clone();
         let (seed, sketch) = (manifest.seed, manifest.sketch.clone());
-        let worker = config.worker.or(manifest.worker.map(super::Worker::from));
+        let worker = config.worker.or(manifest.worker.map(Worker::from_record));
         let (overflow, on_failure) = (Overflow::Block, OnFailure::Stop);
         let config = Config { seed, sketch, overflow, on_failure, worker, ..config };
-        let (wanted, held) = start::prepare(taps, &config)?;
-        let differences = start::differences(&manifest, &wanted);
+        let (wanted, held) = prepare_taps(taps, &config)?;
+        let differences = differences(&manifest, &wanted);
         if !differences.is_empty() {
-            return Err(refused(format!("it was recorded of another model: {}", differences.join("; "))));
+            return Err(refuse(format!("it was recorded of another model: {}", differences.join("; "))));
         }
-        let (past, writer) = lock_at_the_end(part.dir(), None, &config, LogWriter::add_to, |error| {
-            RecordError::Replay(error.to_string())
-        })?;
-        let checkpoints = run.checkpoints().map_err(|e| refused(e.to_string()))?;
+        let (past, writer) =
+            lock_end(part.dir(), None, &config, LogWriter::add_to, |error| RecordError::Replay(error.to_string()))?;
+        let checkpoints = run.checkpoints().map_err(|e| refuse(e.to_string()))?;
         let steps = past.steps;
-        let recorder = start::start(part.dir(), taps, held, config, manifest, writer, Past { step: 0, ..past })?;
+        let recorder = start_recorder(part.dir(), taps, held, config, manifest, writer, Past { step: 0, ..past })?;
         Ok(Self { recorder, checkpoints, mode: Mode::default(), steps })
     }
 
@@ -126,13 +135,13 @@ impl Replay {
         self.checkpoints.clone()
     }
 
-    /// Says how the model runs from here on; every row is marked with it. Default [`Mode::Evaluation`].
+    /// Sets how the model runs from here on; every row is marked with it. Default [`Mode::Evaluation`].
     ///
-    /// It is for the caller to run the model so: `forward_t(x, false)`, dropout off.
+    /// The caller runs the model that way: `forward_t(x, false)`, dropout off.
     pub fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
-        if let Some(inner) = &mut self.recorder.inner {
-            inner.replayed = inner.replayed.map(|replayed| Replayed { mode, ..replayed });
+        if let Some(state) = &mut self.recorder.state {
+            state.replayed = state.replayed.map(|replayed| Replayed { mode, ..replayed });
         }
     }
 
@@ -145,11 +154,10 @@ impl Replay {
     /// name. No variable is changed then, but for an error of the device while they are set.
     pub fn load(&mut self, checkpoint: &Checkpoint, variables: &VarMap) -> Result<(), RecordError> {
         let step = checkpoint.step;
-        let refused =
+        let refuse =
             |what: String| RecordError::Replay(format!("the checkpoint of step {step} cannot be loaded: {what}"));
-        let bytes = checkpoint.read().map_err(|fault| refused(format!("{fault} ({})", checkpoint.path.display())))?;
-        let tensors =
-            candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| refused(e.to_string()))?;
+        let bytes = checkpoint.read().map_err(|fault| refuse(format!("{fault} ({})", checkpoint.path.display())))?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| refuse(e.to_string()))?;
         drop(bytes);
         let named = named_variables(variables);
         let (mut wrong, mut values) = (Vec::new(), Vec::<Tensor>::new());
@@ -164,35 +172,35 @@ impl Replay {
             }
         }
         if !wrong.is_empty() {
-            return Err(refused(wrong.join("; ")));
+            return Err(refuse(wrong.join("; ")));
         }
         for ((_, variable), value) in named.iter().zip(values) {
             variable.set(&value.to_device(variable.device())?)?;
         }
-        self.place(step, checkpoint.epoch, checkpoint.learning_rate.unwrap_or(f32::NAN));
+        self.set_place(step, checkpoint.epoch, checkpoint.learning_rate.unwrap_or(f32::NAN));
         Ok(())
     }
 
-    /// Says that the model holds the weights before step `step` of epoch `epoch`, from a file of the caller's own. `learning_rate` is
-    /// that of the step before it: the `η` of this checkpoint in TracInCP.
+    /// Declares that the model holds the weights before step `step` of epoch `epoch`, loaded by the caller. `learning_rate` is that of
+    /// the step before it: the `η` of this checkpoint in TracInCP.
     ///
     /// # Errors
     /// [`RecordError::Replay`] if the run has not come that far.
-    pub fn at(&mut self, step: u64, epoch: u32, learning_rate: f64) -> Result<(), RecordError> {
+    pub fn set_weights_step(&mut self, step: u64, epoch: u32, learning_rate: f64) -> Result<(), RecordError> {
         if step > self.steps {
             let what = format!("step {step} is behind its end: it has {} steps", self.steps);
             return Err(RecordError::Replay(what));
         }
-        self.place(step, epoch, learning_rate as f32);
+        self.set_place(step, epoch, learning_rate as f32);
         Ok(())
     }
 
-    fn place(&mut self, step: u64, epoch: u32, learning_rate: f32) {
+    fn set_place(&mut self, step: u64, epoch: u32, learning_rate: f32) {
         let mode = self.mode;
-        if let Some(inner) = &mut self.recorder.inner {
-            inner.step = step;
-            inner.epoch = epoch;
-            inner.replayed = Some(Replayed { mode, learning_rate });
+        if let Some(state) = &mut self.recorder.state {
+            state.step = step;
+            state.epoch = epoch;
+            state.replayed = Some(Replayed { mode, learning_rate });
         }
     }
 
@@ -200,8 +208,8 @@ impl Replay {
     ///
     /// # Errors
     /// [`RecordError::Replay`] if no checkpoint was loaded; else as [`Recorder::probe`].
-    pub fn probe(&mut self, set: &str, ids: &[u64]) -> Result<Probe<'_>, RecordError> {
-        self.loaded()?;
+    pub fn probe(&mut self, set: &str, ids: &[u64]) -> Result<ProbePass<'_>, RecordError> {
+        self.check_loaded()?;
         self.recorder.probe(set, ids)
     }
 
@@ -210,9 +218,9 @@ impl Replay {
     ///
     /// # Errors
     /// As [`Replay::probe`].
-    pub fn sweep(&mut self, ids: &[u64]) -> Result<Probe<'_>, RecordError> {
-        self.loaded()?;
-        Ok(Probe::new(self.recorder.begin(ids, PassKind::Sweep)?))
+    pub fn sweep(&mut self, ids: &[u64]) -> Result<ProbePass<'_>, RecordError> {
+        self.check_loaded()?;
+        Ok(ProbePass::new(self.recorder.begin(ids, PassKind::Sweep)?))
     }
 
     /// Begins to record curvature of some examples at the checkpoint, as [`Recorder::curvature`] does.
@@ -220,14 +228,14 @@ impl Replay {
     /// # Errors
     /// [`RecordError::Replay`] if no checkpoint was loaded; else as [`Recorder::curvature`].
     pub fn curvature(&mut self, set: &str, ids: &[u64]) -> Result<CurvaturePass<'_>, RecordError> {
-        self.loaded()?;
+        self.check_loaded()?;
         self.recorder.curvature(set, ids)
     }
 
-    fn loaded(&self) -> Result<(), RecordError> {
-        match self.recorder.inner.as_ref().and_then(|inner| inner.replayed) {
+    fn check_loaded(&self) -> Result<(), RecordError> {
+        match self.recorder.state.as_ref().and_then(|state| state.replayed) {
             Some(_) => Ok(()),
-            None => Err(RecordError::Replay("no weights were loaded: call `load` or `at` first".into())),
+            None => Err(RecordError::Replay("no weights were loaded: call `load` or `set_weights_step` first".into())),
         }
     }
 
@@ -239,10 +247,10 @@ impl Replay {
         // A run has one end, that of its training: a replay writes none, and takes none away.
         self.recorder.flush()?;
         let mut summary = ReplaySummary::default();
-        if let Some(mut inner) = self.recorder.inner.take() {
-            (summary.probes, summary.sweeps) = (inner.probes, inner.sweeps);
-            summary.bytes = inner.shared.progress().bytes;
-            inner.close(true);
+        if let Some(mut state) = self.recorder.state.take() {
+            (summary.probes, summary.sweeps) = (state.probes, state.sweeps);
+            summary.bytes = state.shared.progress().bytes;
+            state.close(true);
         }
         Ok(summary)
     }

@@ -1,35 +1,15 @@
 //! From a pass to the rows of a block: undoing the batch's weights, folding, norms, quantizing. Runs on the background thread.
 
 use super::message::{Batch, Gradients, PassKind, Replayed};
-use super::outputs::Outputs;
-use crate::taps::{add, fold_uses, on_host, with_slice, FoldedGradients, LazyFold, PerExample, SharedFold};
+use super::sketcher::LayerSketcher;
+use super::vector_rows::VectorRows;
+use crate::taps::{add, fold_uses, on_host, with_slice, FoldedGradients, PerExample, SharedFold};
 use candle_core::{Device, Result, Tensor};
-use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey, LayerRecord};
+use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey};
 use gradlog_format::sketch::{rotate, Encoding, Form, Projection, SketchConfig};
 use gradlog_kernels::simd::squared_norm;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// A layer as the background thread sees it.
-pub(super) struct LayerSketcher {
-    pub record: LayerRecord,
-    pub fold: Arc<LazyFold>,
-    /// The first layer with the same weight, where there are several.
-    tied: Option<usize>,
-    input: Option<Projection>,
-    delta: Option<Projection>,
-}
-
-impl LayerSketcher {
-    pub(super) fn new(record: LayerRecord, fold: Arc<LazyFold>, tied: Option<usize>, sketch: &SketchConfig) -> Self {
-        let side = |width: u32, cap: u32, seed: u64| {
-            (width > cap).then(|| Projection::new(seed, width as usize, sketch.projected_width(width) as usize))
-        };
-        let input = side(record.inputs, sketch.input_cap, record.seed_input);
-        let delta = side(record.outputs, sketch.delta_cap, record.seed_delta);
-        Self { record, fold, tied, input, delta }
-    }
-}
 
 /// The gradients of a layer in main memory.
 enum Ready {
@@ -103,12 +83,12 @@ impl RowMaker {
             plain(Column::PredictionScore, Cells::U8);
             plain(Column::ScoredClass, Cells::U32);
         }
-        for (column, values) in float_columns(&batch.outputs) {
+        for (column, values) in batch.outputs.float_columns() {
             if values.is_some() {
                 plain(column, Cells::F32);
             }
         }
-        for (column, values) in integer_columns(&batch.outputs) {
+        for (column, values) in batch.outputs.integer_columns() {
             if values.is_some() {
                 plain(column, Cells::U32);
             }
@@ -163,7 +143,7 @@ impl RowMaker {
         builder.u64s(Column::Example, ids);
         builder.u64s(Column::Step, std::iter::repeat_n(step, rows));
         builder.u32s(Column::Epoch, std::iter::repeat_n(epoch, rows));
-        // Probes make no step: nothing becomes of theirs together with other workers'.
+        // Probes take no optimizer step, so their coefficient is not divided by the number of workers.
         let divisor = if kind == PassKind::Training { self.divisor } else { 1.0 };
         builder.f32s(Column::Coefficient, coefficients.iter().map(|c| c / divisor));
         if let PassKind::Probe { set } = kind {
@@ -182,18 +162,18 @@ impl RowMaker {
             builder.column(Column::PredictionScore, Cells::U8, 1).extend(std::iter::repeat_n(score.code(), rows));
             builder.u32s(Column::ScoredClass, classes.iter().copied());
         }
-        for (column, values) in float_columns(&outputs) {
+        for (column, values) in outputs.float_columns() {
             if let Some(values) = values {
                 builder.f32s(column, values.iter().copied());
             }
         }
-        for (column, values) in integer_columns(&outputs) {
+        for (column, values) in outputs.integer_columns() {
             if let Some(values) = values {
                 builder.u32s(column, values.iter().copied());
             }
         }
         let mut flags: Vec<u8> =
-            (0..rows).map(|i| if outputs.finite(i) { 0 } else { Column::FLAG_NOT_FINITE }).collect();
+            (0..rows).map(|i| if outputs.is_finite(i) { 0 } else { Column::FLAG_NOT_FINITE }).collect();
         if !ready.is_empty() {
             self.gradients(kind, ready, folded, &coefficients, &mut flags, builder)?;
         }
@@ -272,7 +252,7 @@ impl RowMaker {
                 &row[..width as usize]
             });
             let keys = (Column::Folded.into(), Column::FoldedScale.into());
-            let mut into = Rows::new(encoding, width, keys, builder);
+            let mut into = VectorRows::new(encoding, width, keys, builder);
             rows.zip(flags.iter_mut()).for_each(|(row, flag)| into.push(row, flag));
             into.finish(builder);
         }
@@ -327,16 +307,17 @@ impl RowMaker {
         let side = |projection, width, column, scale, builder: &mut BlockBuilder| {
             let (encoding, width) = self.stored(projection, width, kind);
             let key = |column| ColumnKey { column, layer: number as u16 };
-            Rows::new(encoding, width, (key(column), key(scale)), builder)
+            VectorRows::new(encoding, width, (key(column), key(scale)), builder)
         };
-        let mut push = |into: &mut Rows, row: &[f32], projection: &Option<Projection>, flag: &mut u8| match projection {
-            None => into.push(row, flag),
-            Some(projection) => {
-                projected.clear();
-                projection.apply(row, &mut folded, &mut projected);
-                into.push(&projected, flag);
-            }
-        };
+        let mut push =
+            |into: &mut VectorRows, row: &[f32], projection: &Option<Projection>, flag: &mut u8| match projection {
+                None => into.push(row, flag),
+                Some(projection) => {
+                    projected.clear();
+                    projection.apply(row, &mut folded, &mut projected);
+                    into.push(&projected, flag);
+                }
+            };
         let mut inputs_to = side(&layer.input, layer.record.inputs, Column::Input, Column::InputScale, builder);
         let mut deltas_to = side(&layer.delta, layer.record.outputs, Column::Delta, Column::DeltaScale, builder);
         // Row by row, so that a row's numbers come from memory once.
@@ -352,64 +333,5 @@ impl RowMaker {
         inputs_to.finish(builder);
         deltas_to.finish(builder);
         self.scratch = Scratch { unweighted, folded, projected };
-    }
-}
-
-/// Rows of vectors on their way into a block: a column of codes and one of scales, taken out of the block while they grow.
-struct Rows {
-    encoding: Encoding,
-    width: u32,
-    keys: (ColumnKey, ColumnKey),
-    codes: Vec<u8>,
-    scales: Vec<u8>,
-}
-
-impl Rows {
-    fn new(encoding: Encoding, width: u32, keys: (ColumnKey, ColumnKey), builder: &mut BlockBuilder) -> Self {
-        let codes = std::mem::take(builder.column(keys.0, Cells::Vector(encoding), width));
-        let scales = std::mem::take(builder.column(keys.1, Cells::Bf16, 1));
-        Self { encoding, width, keys, codes, scales }
-    }
-
-    fn push(&mut self, row: &[f32], flag: &mut u8) {
-        let quantized = self.encoding.encode(row, &mut self.codes);
-        self.scales.extend(quantized.scale.to_le_bytes());
-        if !quantized.finite {
-            *flag |= Column::FLAG_NOT_FINITE;
-        }
-    }
-
-    fn finish(self, builder: &mut BlockBuilder) {
-        *builder.column(self.keys.0, Cells::Vector(self.encoding), self.width) = self.codes;
-        *builder.column(self.keys.1, Cells::Bf16, 1) = self.scales;
-    }
-}
-
-fn float_columns(outputs: &Outputs) -> [(Column, Option<&Vec<f32>>); 7] {
-    [
-        (Column::Loss, Some(&outputs.loss)),
-        (Column::El2n, outputs.el2n.as_ref()),
-        (Column::Margin, outputs.margin.as_ref()),
-        (Column::Confidence, outputs.confidence.as_ref()),
-        (Column::Correct, outputs.correct.as_ref()),
-        (Column::Target, outputs.target.as_ref()),
-        (Column::Output, outputs.output.as_ref()),
-    ]
-}
-
-fn integer_columns(outputs: &Outputs) -> [(Column, Option<&Vec<u32>>); 3] {
-    [
-        (Column::Label, outputs.label.as_ref()),
-        (Column::Prediction, outputs.prediction.as_ref()),
-        (Column::Positions, outputs.positions.as_ref()),
-    ]
-}
-
-impl super::message::LayerGradients {
-    pub(super) fn form(&self) -> Form {
-        match self.gradients {
-            Gradients::Factored { .. } | Gradients::Zero => Form::Factored,
-            _ => Form::Folded,
-        }
     }
 }

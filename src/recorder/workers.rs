@@ -1,6 +1,6 @@
 //! One worker's part among those of the others: where it goes, and whether it fits them.
 
-use super::RecordError;
+use super::error::RecordError;
 use gradlog_format::log::{worker_folder, worker_folders, LogError, Manifest, MANIFEST_FILE};
 use gradlog_format::run::{worker_differences, ReadError, Run};
 use std::path::{Path, PathBuf};
@@ -9,10 +9,9 @@ use std::sync::Arc;
 /// The folder that is recorded into, for the run in `dir`: a worker's own, or `dir` itself.
 ///
 /// # Errors
-/// [`RecordError::Worker`] if `dir` holds what this part cannot be read together with. To hear of it now costs less than
-/// after the training.
+/// [`RecordError::Worker`] if `dir` holds what this part cannot be read together with. Better now than after the training.
 pub(super) fn part_folder(dir: &Path, manifest: &Manifest) -> Result<PathBuf, RecordError> {
-    let others = others(dir, manifest)?;
+    let others = other_parts(dir, manifest)?;
     let Some(worker) = manifest.worker else {
         if others.is_empty() {
             return Ok(dir.to_owned());
@@ -39,8 +38,8 @@ pub(super) fn part_folder(dir: &Path, manifest: &Manifest) -> Result<PathBuf, Re
 }
 
 /// An error if the part of another worker that does not record now ends elsewhere than before step `step`.
-pub(super) fn same_end(dir: &Path, manifest: &Manifest, step: u64) -> Result<(), RecordError> {
-    for other in others(dir, manifest)? {
+pub(super) fn check_same_end(dir: &Path, manifest: &Manifest, step: u64) -> Result<(), RecordError> {
+    for other in other_parts(dir, manifest)? {
         // One that records has been taken up again already, and may have gone on.
         let read = |error: ReadError| RecordError::Resume(error.to_string());
         if other.lock_is_held().map_err(read)? {
@@ -59,7 +58,7 @@ pub(super) fn same_end(dir: &Path, manifest: &Manifest, step: u64) -> Result<(),
 }
 
 /// The parts of the other workers.
-fn others(dir: &Path, manifest: &Manifest) -> Result<Vec<Run>, RecordError> {
+fn other_parts(dir: &Path, manifest: &Manifest) -> Result<Vec<Run>, RecordError> {
     let action = if dir.is_dir() { "list the workers in" } else { "make a run of what is no folder," };
     let failed = |source| RecordError::Start(Arc::new(LogError::Io { action, path: dir.to_owned(), source }));
     let folders = worker_folders(dir).map_err(failed)?;

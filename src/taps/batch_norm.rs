@@ -1,6 +1,8 @@
 //! `BatchNorm` is refused: in training its statistics couple the examples of a batch, so no example has a gradient of its own.
 
-use super::{LayerSpec, PerExample, Tap};
+use super::gradient::PerExample;
+use super::spec::LayerSpec;
+use super::tap::Tap;
 use candle_core::{bail, Result, Tensor};
 use candle_nn::BatchNorm;
 

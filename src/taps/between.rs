@@ -1,8 +1,7 @@
-//! What stands between layers, done in one pass each way: ReLU and max-pooling.
+//! ReLU and max-pooling in one pass each way.
 //!
-//! candle's backward of either is a chain of five to ten ops, each through a fresh tensor of the size of the input, and in
-//! a convolutional network these cost more than the convolutions. They have no parameters and no gradients to be
-//! recorded; they are here so that a training that is recorded can be as fast as it may.
+//! candle's backward of either is a chain of five to ten ops, each through a fresh tensor of the size of the input. In a
+//! convolutional network these cost more than the convolutions. Neither function has parameters or anything to record.
 
 use super::fused::{cpu_f32, slice, with_slice};
 use super::parallel::for_rows;
@@ -25,7 +24,7 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The largest number of each window of `kernel` by `kernel`, windows side by side: `[batch, channels, height, width]` to
-/// `[batch, channels, height / kernel, width / kernel]`, what is left over at the edges being left out.
+/// `[batch, channels, height / kernel, width / kernel]`. What does not fill a window at the edges is left out.
 ///
 /// The value is that of `x.max_pool2d(kernel)`. The gradient is the true one: it goes to the largest number of its window,
 /// in equal parts where several are equal. candle 0.11's own is smaller by `kernel²` (its average over the window, meant to share
@@ -37,7 +36,7 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If `x` does not have four dimensions or `kernel` is 0 or larger than the image, or whatever candle says.
 pub fn max_pool2d(x: &Tensor, kernel: usize) -> Result<Tensor> {
-    let windows = Windows::of(x, kernel)?;
+    let windows = Windows::new(x, kernel)?;
     if cpu_f32(&[x]) {
         return x.contiguous()?.apply_op1(MaxPool { windows, gradient: Gradient::True });
     }
@@ -57,7 +56,7 @@ pub fn max_pool2d(x: &Tensor, kernel: usize) -> Result<Tensor> {
 /// # Errors
 /// Those of [`max_pool2d`].
 pub fn max_pool2d_as_candle(x: &Tensor, kernel: usize) -> Result<Tensor> {
-    let windows = Windows::of(x, kernel)?;
+    let windows = Windows::new(x, kernel)?;
     let divides = windows.height % kernel == 0 && windows.width % kernel == 0;
     if !divides || !cpu_f32(&[x]) {
         return x.max_pool2d(kernel);
@@ -111,7 +110,7 @@ struct Windows {
 }
 
 impl Windows {
-    fn of(x: &Tensor, kernel: usize) -> Result<Self> {
+    fn new(x: &Tensor, kernel: usize) -> Result<Self> {
         let (_, _, height, width) = x.dims4()?;
         if kernel == 0 || kernel > height || kernel > width {
             candle_core::bail!("windows of {kernel} by {kernel} do not fit into images of {height} by {width}");
@@ -120,7 +119,7 @@ impl Windows {
     }
 
     /// Calls `f(window, image row of its first line, first column)` for each window.
-    fn each(&self, mut f: impl FnMut(usize, usize)) {
+    fn for_each(&self, mut f: impl FnMut(usize, usize)) {
         for oy in 0..self.out_height {
             for ox in 0..self.out_width {
                 f(oy * self.out_width + ox, oy * self.kernel * self.width + ox * self.kernel);
@@ -140,11 +139,11 @@ impl Windows {
         largest
     }
 
-    fn input(&self) -> usize {
+    fn input_len(&self) -> usize {
         self.height * self.width
     }
 
-    fn output(&self) -> usize {
+    fn output_len(&self) -> usize {
         self.out_height * self.out_width
     }
 }
@@ -169,11 +168,11 @@ impl CustomOp1 for MaxPool {
         let windows = self.windows;
         let (batch, channels, _, _) = layout.shape().dims4()?;
         let x = slice(x, layout)?;
-        let mut y = vec![0f32; batch * channels * windows.output()];
-        for_rows(&mut y, windows.output(), |first, y| {
-            let images = x[first * windows.input()..].chunks_exact(windows.input());
-            for (y, image) in y.chunks_exact_mut(windows.output()).zip(images) {
-                windows.each(|window, from| y[window] = windows.largest(image, from));
+        let mut y = vec![0f32; batch * channels * windows.output_len()];
+        for_rows(&mut y, windows.output_len(), |first, y| {
+            let images = x[first * windows.input_len()..].chunks_exact(windows.input_len());
+            for (y, image) in y.chunks_exact_mut(windows.output_len()).zip(images) {
+                windows.for_each(|window, from| y[window] = windows.largest(image, from));
             }
         });
         Ok((CpuStorage::F32(y), Shape::from((batch, channels, windows.out_height, windows.out_width))))
@@ -184,12 +183,12 @@ impl CustomOp1 for MaxPool {
         let area = (windows.kernel * windows.kernel) as f32;
         let mut out = vec![0f32; x.elem_count()];
         with_slices([x, y, grad], |[x, y, g]| {
-            for_rows(&mut out, windows.input(), |first, out| {
-                let images = x[first * windows.input()..].chunks_exact(windows.input());
-                let ys = y[first * windows.output()..].chunks_exact(windows.output());
-                let gs = g[first * windows.output()..].chunks_exact(windows.output());
-                for (((out, image), y), g) in out.chunks_exact_mut(windows.input()).zip(images).zip(ys).zip(gs) {
-                    windows.each(|window, from| {
+            for_rows(&mut out, windows.input_len(), |first, out| {
+                let images = x[first * windows.input_len()..].chunks_exact(windows.input_len());
+                let ys = y[first * windows.output_len()..].chunks_exact(windows.output_len());
+                let gs = g[first * windows.output_len()..].chunks_exact(windows.output_len());
+                for (((out, image), y), g) in out.chunks_exact_mut(windows.input_len()).zip(images).zip(ys).zip(gs) {
+                    windows.for_each(|window, from| {
                         let lines = || (0..windows.kernel).map(|line| from + line * windows.width);
                         let equal = |place: usize| u32::from(image[place] == y[window]);
                         let count: u32 = lines().flat_map(|line| line..line + windows.kernel).map(equal).sum();
@@ -268,13 +267,13 @@ mod tests {
         let gradient: Vec<f32> =
             loss(&x).backward().unwrap().get(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         for place in 0..numbers.len() {
-            let at = |change: f32| {
+            let loss_after = |change: f32| {
                 let mut moved = numbers.clone();
                 moved[place] += change;
                 let moved = Tensor::from_vec(moved, (2, 3, 5, 6), &Device::Cpu).unwrap();
                 f64::from(loss(&moved).to_vec0::<f32>().unwrap())
             };
-            let slope = (at(0.0156) - at(-0.0156)) / 0.0312;
+            let slope = (loss_after(0.0156) - loss_after(-0.0156)) / 0.0312;
             assert!((slope - f64::from(gradient[place])).abs() < 0.05, "{place}: {slope} {}", gradient[place]);
         }
         let other: Vec<f64> = {

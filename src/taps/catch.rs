@@ -1,30 +1,38 @@
-//! Catching the gradient of a tensor: candle hands it to the backward function of a custom op, and to nobody else.
+//! Catching the gradient of a tensor: candle hands it only to the backward function of a custom op.
 
 use super::gradient::FoldedGradients;
 use super::shared_fold::LazyFold;
 use super::slot::{Captured, Slot};
-use super::Taps;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Tensor};
 use gradlog_format::sketch::Fold;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a tapped layer's forward pass gets to catch the gradient of its output with.
+/// What a catch asks of the taps that it belongs to.
+pub(super) trait Passes: Send + Sync {
+    /// Number of the pass that is armed, 0 for none.
+    fn armed(&self) -> u64;
+
+    /// How many parameters those layers have together whose gradients `pass` will fold, as far as its forward pass has come.
+    fn folded_parameters(&self, pass: u64) -> u64;
+}
+
+/// Catches the gradient of a tapped layer's output; the layer's forward pass is handed one.
 #[derive(Clone)]
 pub struct Catch {
-    taps: Taps,
+    passes: Arc<dyn Passes>,
     slot: Arc<Slot>,
     pass: u64,
 }
 
 impl Catch {
-    pub(super) fn new(taps: Taps, slot: Arc<Slot>) -> Self {
-        let pass = taps.armed();
-        Self { taps, slot, pass }
+    pub(super) fn new(passes: Arc<dyn Passes>, slot: Arc<Slot>) -> Self {
+        let pass = passes.armed();
+        Self { passes, slot, pass }
     }
 
-    /// Whether a pass is armed: if not, there is nothing to catch and a layer should cost what it costs untapped.
-    pub fn armed(&self) -> bool {
+    /// Whether a pass is armed. If not, there is nothing to catch and a layer should cost what it costs untapped.
+    pub fn is_armed(&self) -> bool {
         self.pass != 0
     }
 
@@ -37,17 +45,17 @@ impl Catch {
     /// # Cost
     /// One copy of `y` while a pass is armed.
     pub fn output(&self, x: &Tensor, y: Tensor) -> Result<Tensor> {
-        if !self.armed() {
+        if !self.is_armed() {
             return Ok(y);
         }
         self.reach(x);
         let (catch, input) = (self.clone(), x.clone());
-        observe(&y, move |delta| catch.caught(&input, delta))
+        observe(&y, move |delta| catch.keep_use(&input, delta))
     }
 
     /// Notes that forward came by with the input `x`; a fused op says so before it runs.
     pub(super) fn reach(&self, x: &Tensor) {
-        if self.armed() {
+        if self.is_armed() {
             let positions = match x.dims() {
                 [_, places @ .., _] => places.iter().product(),
                 _ => 1,
@@ -57,12 +65,12 @@ impl Catch {
     }
 
     /// Whether what backward brings is still wanted: the pass may have been dropped since.
-    fn wanted(&self) -> bool {
-        self.armed() && self.taps.armed() == self.pass
+    fn is_wanted(&self) -> bool {
+        self.is_armed() && self.passes.armed() == self.pass
     }
 
-    pub(super) fn caught(&self, x: &Tensor, delta: &Tensor) {
-        if self.wanted() {
+    pub(super) fn keep_use(&self, x: &Tensor, delta: &Tensor) {
+        if self.is_wanted() {
             // The background thread reads this later. A view of a variable, or of a buffer that the loop fills anew, would have changed
             // by then, and nothing tells it from any other tensor. (candle's `copy` would copy all that a batch is a part of.)
             let x = x.force_contiguous().unwrap_or_else(|_| x.clone());
@@ -72,17 +80,17 @@ impl Catch {
 
     /// The projection, if a fused backward should fold the per-example gradients as it makes them.
     pub(super) fn fold(&self) -> Option<Arc<LazyFold>> {
-        if !self.wanted() {
+        if !self.is_wanted() {
             return None;
         }
         let fold = self.slot.fold_for(self.pass)?;
-        fold.shared().decide(|| self.taps.folded_parameters(self.pass));
+        fold.shared().decide(|| self.passes.folded_parameters(self.pass));
         Some(fold)
     }
 
     /// Keeps the per-example gradients of `batch` examples folded: `make` gets the projection and rows of its length to add
     /// to, and returns the squared norms and whatever else it made.
-    pub(super) fn folded<R>(
+    pub(super) fn keep_folded<R>(
         &self,
         fold: &LazyFold,
         batch: usize,
@@ -102,6 +110,12 @@ impl Catch {
         };
         self.slot.catch(self.pass, Captured::Folded(folded));
         made
+    }
+}
+
+impl std::fmt::Debug for Catch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catch").field("pass", &self.pass).finish_non_exhaustive()
     }
 }
 

@@ -4,10 +4,13 @@
 //! batch's weight gradient, and one by one they are the per-example gradients, so those come for the price of reading them.
 //! candle_nn's backward goes through transposed convolutions instead.
 
+use super::catch::Catch;
 use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
+use super::gradient::PerExample;
 use super::gradient::{host, sum_and_fold};
 use super::parallel::for_rows;
-use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
+use super::spec::{LayerSpec, Parameter};
+use super::tap::Tap;
 use candle_core::{bail, CpuStorage, Device, Module, Result, Shape, Tensor};
 use candle_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
 use gradlog_format::sketch::Fold;
@@ -326,7 +329,7 @@ impl FusedLayer for ConvOp {
         let grad = grad.contiguous()?;
         let fold = self.catch.fold();
         if fold.is_none() {
-            self.catch.caught(x, &grad);
+            self.catch.keep_use(x, &grad);
         }
         let size = geometry.groups * geometry.group_weight();
         let channels = geometry.groups * geometry.outputs;
@@ -346,7 +349,7 @@ impl FusedLayer for ConvOp {
                     })
                 };
                 Ok(match &fold {
-                    Some(fold) => self.catch.folded(fold, geometry.batch, |fold, rows| all(Some((fold, rows)))),
+                    Some(fold) => self.catch.keep_folded(fold, geometry.batch, |fold, rows| all(Some((fold, rows)))),
                     None => all(None).0,
                 })
             })?;

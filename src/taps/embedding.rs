@@ -1,6 +1,8 @@
 //! `Embedding`: a linear layer of one-hot inputs. Its gradient touches only the rows that the example looked up.
 
-use super::{LayerSpec, Parameter, PerExample, Tap};
+use super::gradient::PerExample;
+use super::spec::{LayerSpec, Parameter};
+use super::tap::Tap;
 use candle_core::{bail, Module, Result, Tensor};
 use candle_nn::Embedding;
 

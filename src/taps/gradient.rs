@@ -11,6 +11,7 @@ use gradlog_kernels::simd::{squared_norm, vectorized};
 ///
 /// Several uses of a layer in one pass add up.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum PerExample {
     /// `G_i = Σ_t δ_it ⊗ a_it`, and `Σ_t δ_it` behind it where `bias` is set: linear layers, and convolutions with patches as
     /// positions. Laid out `[groups, outputs, inputs]` row-major, then the bias.

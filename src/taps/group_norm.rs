@@ -1,7 +1,9 @@
 //! `GroupNorm` by candle's own ops, which are differentiable. Wu and He 2018.
 
 use super::gradient::host;
-use super::{LayerSpec, Parameter, PerExample, Tap};
+use super::gradient::PerExample;
+use super::spec::{LayerSpec, Parameter};
+use super::tap::Tap;
 use candle_core::{bail, Device, Module, Result, Tensor};
 use candle_nn::GroupNorm;
 

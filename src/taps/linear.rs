@@ -3,10 +3,13 @@
 //! candle_nn's takes a transposed view of the weight through matmul, whose backward then adds a strided gradient as large
 //! as the weight, and a broadcast add for the bias. Here each gradient is made once, in its own layout.
 
+use super::catch::Catch;
 use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
+use super::gradient::PerExample;
 use super::gradient::{add_rows, sum_and_fold};
 use super::parallel;
-use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
+use super::spec::{LayerSpec, Parameter};
+use super::tap::Tap;
 use candle_core::{bail, CpuStorage, Module, Result, Shape, Tensor};
 use candle_nn::Linear;
 use gradlog_kernels::matmul::{matmul, Matrix};
@@ -81,7 +84,7 @@ impl FusedLayer for LinearOp {
         // One position per example: the two factors are the gradient, and keeping them costs nothing.
         let fold = if positions == 1 { None } else { self.catch.fold() };
         if fold.is_none() {
-            self.catch.caught(x, &grad);
+            self.catch.keep_use(x, &grad);
         }
         with_slice(&grad, |g| {
             let grads = Matrix::new(g, rows, outputs);
@@ -109,7 +112,7 @@ impl FusedLayer for LinearOp {
                             add_rows(d, biases);
                         }
                     };
-                    let mut sum = self.catch.folded(fold, batch, |fold, rows| {
+                    let mut sum = self.catch.keep_folded(fold, batch, |fold, rows| {
                         sum_and_fold(batch, parameters, Some((fold, rows)), || (), fill)
                     });
                     let b_grad = sum.split_off(size);

@@ -4,10 +4,13 @@
 //! word and everything before the layer trains as if frozen (candle issues 2168, 3011, 3752). The tapped ones give the
 //! gradient. Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.
 
+use super::catch::Catch;
 use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
+use super::gradient::PerExample;
 use super::gradient::{host, sum_and_fold};
 use super::parallel::for_rows;
-use super::{Catch, LayerSpec, Parameter, PerExample, Tap};
+use super::spec::{LayerSpec, Parameter};
+use super::tap::Tap;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor, D};
 use candle_nn::{LayerNorm, RmsNorm};
 use gradlog_format::sketch::Fold;
@@ -199,7 +202,7 @@ impl FusedLayer for NormOp {
         let grad = grad.contiguous()?;
         let fold = self.catch.fold();
         if fold.is_none() {
-            self.catch.caught(x, &grad);
+            self.catch.keep_use(x, &grad);
         }
         let batch = if x.rank() > 1 { x.dim(0)? } else { 1 };
         let own = x.elem_count() / batch;
@@ -218,7 +221,7 @@ impl FusedLayer for NormOp {
                 };
                 let all = |fold: Option<(&Fold, &mut [f32])>| sum_and_fold(batch, parameters, fold, || (), fill);
                 let mut sum = match &fold {
-                    Some(fold) => self.catch.folded(fold, batch, |fold, rows| all(Some((fold, rows)))),
+                    Some(fold) => self.catch.keep_folded(fold, batch, |fold, rows| all(Some((fold, rows)))),
                     None => all(None).0,
                 };
                 let b_grad = if bias { Some(Tensor::from_vec(sum.split_off(width), width, x.device())?) } else { None };

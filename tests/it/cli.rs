@@ -3,8 +3,7 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, VarBuilder, VarMap};
-use gradlog::recorder::{Config, Recorder};
-use gradlog::taps::Taps;
+use gradlog::{Config, Recorder, Taps};
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -1,7 +1,7 @@
 //! What the tests share.
 
 use candle_core::{Device, Result, Tensor};
-use gradlog::log::{BlockKind, Column, ColumnKey, NO_LAYER};
+use gradlog_format::log::{BlockKind, Column, ColumnKey, NO_LAYER};
 use gradlog_format::run::{Block, Run};
 use std::path::Path;
 

@@ -3,10 +3,8 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Linear, VarBuilder, VarMap};
-use gradlog::log::{BlockKind, Column, ColumnKey};
-use gradlog::recorder::{Config, CurvatureRows, RecordError, Recorder};
-use gradlog::sketch::SketchConfig;
-use gradlog::taps::{Tapped, Taps};
+use gradlog::{Config, CurvatureRows, RecordError, Recorder, SketchConfig, Tapped, Taps};
+use gradlog_format::log::{BlockKind, Column, ColumnKey};
 use std::path::Path;
 
 const FEATURES: usize = 4;
@@ -99,7 +97,7 @@ fn the_rows_of_all_classes_add_up_to_the_gauss_newton_matrix() {
     let (dir, setting) = (tempfile::tempdir().unwrap(), Setting::new());
     let run = dir.path().join("run");
     let mut recorder = setting.recorder(&run);
-    let pass = recorder.curvature("curvature", &ids()).unwrap().classes_above(0.0);
+    let pass = recorder.curvature("curvature", &ids()).unwrap().min_probability(0.0);
     let done = pass.cross_entropy(|_, ids| setting.model.forward(&setting.of(ids))).unwrap();
     assert_eq!((done.examples, done.rows), (6, 18));
     assert!(done.mass_left_out < 1e-6);
@@ -114,7 +112,7 @@ fn classes_that_are_left_out_are_counted_by_their_mass() {
     let (dir, setting) = (tempfile::tempdir().unwrap(), Setting::new());
     let run = dir.path().join("run");
     let mut recorder = setting.recorder(&run);
-    let pass = recorder.curvature("curvature", &ids()).unwrap().classes_above(0.3);
+    let pass = recorder.curvature("curvature", &ids()).unwrap().min_probability(0.3);
     let done = pass.cross_entropy(|_, ids| setting.model.forward(&setting.of(ids))).unwrap();
     recorder.finish().unwrap();
     let p: Vec<f32> = setting.probabilities().concat();
@@ -135,7 +133,7 @@ fn drawn_labels_give_the_matrix_in_the_mean() {
     let (dir, setting) = (tempfile::tempdir().unwrap(), Setting::new());
     let run = dir.path().join("run");
     let mut recorder = setting.recorder(&run);
-    let pass = recorder.curvature("curvature", &ids()).unwrap().drawn(400);
+    let pass = recorder.curvature("curvature", &ids()).unwrap().draw_labels(400);
     let done = pass.cross_entropy(|_, ids| setting.model.forward(&setting.of(ids))).unwrap();
     assert_eq!(done.rows, 400 * EXAMPLES as u64);
     recorder.finish().unwrap();
@@ -156,9 +154,9 @@ fn what_makes_no_curvature_is_refused_with_words() {
     };
     says(recorder.curvature("c", &[]).map(drop).unwrap_err(), "no examples");
     let forward = |ids: &[u64]| setting.model.forward(&setting.of(ids));
-    let none = recorder.curvature("c", &ids()).unwrap().drawn(0).cross_entropy(|_, ids| forward(ids));
+    let none = recorder.curvature("c", &ids()).unwrap().draw_labels(0).cross_entropy(|_, ids| forward(ids));
     says(none.unwrap_err(), "at least one");
-    let all = recorder.curvature("c", &ids()).unwrap().classes_above(1.0).cross_entropy(|_, ids| forward(ids));
+    let all = recorder.curvature("c", &ids()).unwrap().min_probability(1.0).cross_entropy(|_, ids| forward(ids));
     says(all.unwrap_err(), "less than 1");
     let flat = recorder.curvature("c", &ids()).unwrap().cross_entropy(|_, ids| forward(ids)?.flatten_all());
     says(flat.unwrap_err(), "[6, classes]");

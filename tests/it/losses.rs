@@ -2,10 +2,9 @@
 
 use crate::common::*;
 use candle_core::{DType, Device, Result, Tensor, Var};
-use gradlog::log::{BlockKind, Column};
-use gradlog::recorder::{Config, Pass, Recorder, Reduction};
-use gradlog::taps::Taps;
+use gradlog::{Config, Pass, Recorder, Reduction, Taps};
 use gradlog_analysis::{suspects, Score, Window};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::path::Path;
 

@@ -3,11 +3,9 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::{layer_norm, linear, Conv1d, LayerNorm, Linear, VarBuilder, VarMap};
-use gradlog::log::{BlockKind, Column};
-use gradlog::recorder::{Config, Overflow, RecordError, Recorder};
-use gradlog::sketch::SketchConfig;
-use gradlog::taps::{Tapped, Taps};
+use gradlog::{Config, Overflow, RecordError, Recorder, SketchConfig, Tapped, Taps};
 use gradlog_analysis::{influence, Question};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::path::Path;
 
@@ -299,9 +297,13 @@ fn drops_are_counted_and_written_and_equal_what_is_missing() {
 fn a_flush_is_of_drops_too() {
     let dir = tempfile::tempdir().unwrap();
     let taps = Taps::new();
-    taps.last_layer("head", 1024, 3, true);
-    let config =
-        Config { overflow: Overflow::DropNewest, queue_bytes_max: 1, flush_ms: 3_600_000, ..Config::default() };
+    taps.last_layer("head", gradlog::taps::LastLayer::new(1024, 3));
+    let config = Config {
+        overflow: Overflow::DropNewest,
+        queue_bytes_max: 1,
+        flush_interval: std::time::Duration::from_secs(3_600),
+        ..Config::default()
+    };
     let mut recorder = Recorder::create(dir.path(), &taps, config).unwrap();
     let many: Vec<u64> = (0..2000).collect();
     let (features, logits) = (noise(1, &[2000, 1024]), noise(2, &[2000, 3]));

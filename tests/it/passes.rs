@@ -3,11 +3,9 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::log::{BlockKind, Column, ColumnKey};
 use gradlog::optim::{Sgd, SgdConfig};
-use gradlog::recorder::{Config, Recorder, StepInfo};
-use gradlog::sketch::SketchConfig;
-use gradlog::taps::{Tapped, Taps};
+use gradlog::{Config, Recorder, SketchConfig, StepInfo, StepReport, Tapped, Taps};
+use gradlog_format::log::{BlockKind, Column, ColumnKey};
 use gradlog_format::run::Run;
 
 struct Mlp {
@@ -59,7 +57,7 @@ fn last_layer_in_closed_form_is_the_tapped_last_layer() {
     let (taps, variables) = (Taps::new(), VarMap::new());
     let model = Mlp::new(&taps, &variables);
     let last = Taps::new();
-    last.last_layer("fc2", 5, 3, true);
+    last.last_layer("fc2", gradlog::taps::LastLayer::new(5, 3));
     let (x, y, ids) = (noise(1, &[4, 6]), labels(4), [0, 1, 2, 3]);
     let (all_dir, last_dir) = (dir.path().join("all"), dir.path().join("last"));
     for (taps, dir, tapped) in [(&taps, &all_dir, true), (&last, &last_dir, false)] {
@@ -192,7 +190,7 @@ fn the_trained_weights_are_the_same_with_and_without_recording() {
     let (_, disabled, model) = copy();
     train(&mut Recorder::disabled(), &disabled, &|x| model.forward(x));
     let (_, plain, model) = copy();
-    let (fc1, fc2): (Linear, Linear) = ((*model.fc1).clone(), (*model.fc2).clone());
+    let (fc1, fc2): (Linear, Linear) = (model.fc1.inner().clone(), model.fc2.inner().clone());
     train(&mut Recorder::disabled(), &plain, &|x| Module::forward(&fc2, &Module::forward(&fc1, x)?.relu()?));
     assert_eq!(weights(&recorded), weights(&disabled), "recording changes not one bit of a tapped MLP");
     assert!(relative_error(&weights(&recorded), &weights(&plain)) < 1e-5, "tapping changes nothing but rounding");
@@ -261,7 +259,7 @@ fn tied_weights_are_one_gradient() {
     let [first, second] = &manifest.layers[..] else { panic!("two layers") };
     assert_eq!(first.seed_folded, second.seed_folded);
     assert_eq!(manifest.recorded_parameters(), 35, "the shared weight counts once");
-    let fold = gradlog::sketch::Fold::new(second.seed_folded, 35, length);
+    let fold = gradlog_format::sketch::Fold::new(second.seed_folded, 35, length);
     let (sketches, norms) = (folded(&run), f32s(&run, BlockKind::Visits, Column::SquaredNorm));
     let flags: Vec<u8> = blocks(&run, BlockKind::Visits).iter().flat_map(|b| b.u8s(Column::Flags).unwrap()).collect();
     for i in 0..3 {
@@ -269,7 +267,7 @@ fn tied_weights_are_one_gradient() {
         let grads = candle_nn::loss::cross_entropy(&own, &y.narrow(0, i, 1).unwrap()).unwrap().backward().unwrap();
         let oracle = [numbers(grads.get(&weight).unwrap()), numbers(grads.get(&bias).unwrap())].concat();
         let mut expected = fold.apply(&oracle);
-        gradlog::sketch::rotate(&mut expected, length);
+        gradlog_format::sketch::rotate(&mut expected, length);
         assert!(relative_error(&sketches[i], &expected) < 1e-4, "example {i}");
         // A vector of 35 numbers folded into 4,096 buckets of one block keeps its norm.
         assert!((f64::from(norms[i]) - dot(&oracle, &oracle)).abs() < 1e-4 * dot(&oracle, &oracle));
@@ -304,7 +302,7 @@ struct Squared(candle_core::Var);
 impl gradlog::taps::Tap for Squared {
     fn spec(&self) -> std::result::Result<gradlog::taps::LayerSpec, String> {
         let parameters = vec![gradlog::taps::Parameter::new("weight", self.0.as_tensor())];
-        Ok(gradlog::taps::LayerSpec { kind: "squared", parameters, factors: None, bias: false })
+        Ok(gradlog::taps::LayerSpec::new("squared", parameters))
     }
 
     fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {

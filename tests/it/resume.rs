@@ -3,11 +3,9 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Linear, VarBuilder, VarMap};
-use gradlog::log::{BlockKind, Column};
-use gradlog::recorder::{Config, RecordError, Recorder};
-use gradlog::sketch::SketchConfig;
-use gradlog::taps::{Tapped, Taps};
+use gradlog::{Config, RecordError, Recorder, SketchConfig, Tapped, Taps};
 use gradlog_analysis::{influence, Question, Score, Window};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::path::Path;
 

@@ -3,11 +3,10 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig, Embedding, GroupNorm, LayerNorm, Linear, RmsNorm};
-use gradlog::log::{BlockKind, Column};
-use gradlog::recorder::{Config, Recorder};
-use gradlog::sketch::{rotate, Fold, SketchConfig};
-use gradlog::taps::{Tap, Taps};
+use gradlog::{Config, Recorder, SketchConfig, Tap, Taps};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
+use gradlog_format::sketch::{rotate, Fold};
 
 /// The bar of the per-example gradients: relative error in f32.
 const TOLERANCE: f64 = 1e-4;
@@ -72,7 +71,8 @@ fn check<L: Tap>(what: &str, layer: L, plain: Plain<'_>, parameters: &[&Var], x:
     let run = dir.path().join("run");
     let record = Run::open(&run).unwrap().manifest().layers[0].clone();
     let norms = f32s(&run, BlockKind::Visits, Column::SquaredNorm);
-    let factored = blocks(&run, BlockKind::Visits)[0].has(gradlog::log::ColumnKey { column: Column::Input, layer: 0 });
+    let factored =
+        blocks(&run, BlockKind::Visits)[0].has(gradlog_format::log::ColumnKey { column: Column::Input, layer: 0 });
     assert_eq!(
         factored,
         record.inputs > 0 && x.elem_count() == batch * record.inputs as usize && uses == 1,

@@ -3,9 +3,7 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::recorder::{Config, Recorder};
-use gradlog::sketch::SketchConfig;
-use gradlog::taps::Taps;
+use gradlog::{Config, Recorder, SketchConfig, Taps};
 use gradlog_analysis::{influence, Question, Score, Window};
 use gradlog_format::run::Run;
 
@@ -117,7 +115,7 @@ fn equals_brute_force() {
 #[test]
 fn equals_brute_force_with_a_convolution_accumulation_weights_and_clipping() {
     use candle_nn::{conv2d, Conv2dConfig};
-    use gradlog::recorder::StepInfo;
+    use gradlog::StepInfo;
     let dir = tempfile::tempdir().unwrap();
     let (taps, variables) = (Taps::new(), VarMap::new());
     let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);

@@ -3,9 +3,7 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::recorder::{Config, Recorder};
-use gradlog::sketch::SketchConfig;
-use gradlog::taps::Taps;
+use gradlog::{Config, Recorder, SketchConfig, Taps};
 use gradlog_analysis::{
     influence, Influence, InfluencePlan, Normalisation, Part, Probes, Question, Score, SplitBy, Window,
 };

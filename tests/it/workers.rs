@@ -5,11 +5,9 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::{linear, Linear, VarBuilder, VarMap};
-use gradlog::log::{BlockKind, Column};
-use gradlog::recorder::{Config, RecordError, Recorder, Reduction, Worker};
-use gradlog::sketch::SketchConfig;
-use gradlog::taps::{Tapped, Taps};
+use gradlog::{Config, RecordError, Recorder, Reduction, SketchConfig, Tapped, Taps, Worker};
 use gradlog_analysis::{influence, Influence, Question, Score, Window};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -5,7 +5,7 @@
 
 use crate::training::{mix, Training, BATCH};
 use anyhow::Result;
-use gradlog::recorder::{Config, Recorder};
+use gradlog::{Config, Recorder};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -43,12 +43,12 @@ pub fn train(dir: &Path, seed: u64, idle: bool) -> Result<()> {
         let choice = mix(seed ^ 1 << 20 ^ run);
         let config = Config {
             sketch: crate::training::sketch(),
-            flush_ms: FLUSH_MS,
+            flush_interval: std::time::Duration::from_millis(FLUSH_MS),
             // From many small blocks to blocks that only the clock and the flushes close.
             block_rows: [16, 100, 4096][choice as usize % 3],
             // The least there is: a run of this length needs several.
             segment_bytes: 1 << 16,
-            sync_ms: if choice >> 8 & 1 == 0 { 2 } else { 30_000 },
+            sync_interval: std::time::Duration::from_millis(if choice >> 8 & 1 == 0 { 2 } else { 30_000 }),
             ..Config::default()
         };
         let mut recorder = Recorder::create(folder(dir, run), &training.taps, config)?;

@@ -8,8 +8,7 @@ use crate::child::{say, wait_for_parent};
 use crate::reading::{compare, read, reference};
 use crate::training::{sketch, Training, BATCH};
 use anyhow::{ensure, Context, Result};
-use gradlog::log::LogError;
-use gradlog::recorder::{Config, OnFailure, RecordError, Recorder};
+use gradlog::{Config, LogError, OnFailure, RecordError, Recorder};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -31,7 +30,12 @@ const NOBODY: u32 = 65_534;
 pub fn child(dir: &Path, large: bool) -> Result<()> {
     let mut training = Training::new()?;
     // Every block at once, so that it is the next commit that hears of a failure.
-    let config = Config { sketch: sketch(), segment_bytes: 1 << 16, flush_ms: 5, ..Config::default() };
+    let config = Config {
+        sketch: sketch(),
+        segment_bytes: 1 << 16,
+        flush_interval: std::time::Duration::from_millis(5),
+        ..Config::default()
+    };
     let mut recorder = match Recorder::create(dir, &training.taps, config) {
         Ok(recorder) => {
             say(format_args!("created"))?;
@@ -85,7 +89,7 @@ pub fn child_that_goes_on(dir: &Path, leave: bool) -> Result<()> {
     let config = Config {
         sketch: sketch(),
         segment_bytes: 1 << 16,
-        flush_ms: 5,
+        flush_interval: std::time::Duration::from_millis(5),
         on_failure: OnFailure::GoOn,
         ..Config::default()
     };
@@ -113,9 +117,9 @@ pub fn child_that_goes_on(dir: &Path, leave: bool) -> Result<()> {
     match (leave, recorder) {
         (true, recorder) => drop(recorder),
         (false, recorder) => match recorder.finish() {
-            Err(RecordError::Unrecorded { step, visits, source }) => {
+            Err(RecordError::Unrecorded { step, visits, cause }) => {
                 say(format_args!("unrecorded {step} {visits}"))?;
-                say(format_args!("finish {}", words(&source)))?;
+                say(format_args!("finish {}", words(&cause)))?;
             }
             other => say(format_args!("finish {other:?}"))?,
         },

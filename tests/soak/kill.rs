@@ -1,7 +1,7 @@
 //! Killed at any instant: a child trains and is killed, and what it left is held against what it had been promised.
 //!
 //! The promise: after `flush` has returned, everything committed before it is in the log, and after `finish` everything;
-//! without either, a visit is in the log `flush_ms` after its commit, if the background thread is not waiting for the disk.
+//! without either, a visit is in the log `flush_interval` after its commit, if the background thread is not waiting for the disk.
 //! Random moments alone would seldom hit the short dangerous ones, so most kills are aimed: at the making of a run, of a
 //! segment, at a flush, at a finish. Each comes a random moment after the child has announced that it is about to.
 
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// Longest time that anything here is waited for: a machine that is slower is taken to hang.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A visit that is older than `flush_ms` by this much must be in the log, also on a machine with more work than processors.
+/// A visit that is older than `flush_interval` by this much must be in the log, also on a machine with more work than processors.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What the child is aimed at.
@@ -253,7 +253,7 @@ fn until_written(run: &Path, visits: u64) -> Result<()> {
     let start = Instant::now();
     loop {
         let run = gradlog_format::run::Run::open(run)?;
-        let kind = |block: &gradlog_format::run::Block| block.kind() == Some(gradlog::log::BlockKind::Visits);
+        let kind = |block: &gradlog_format::run::Block| block.kind() == Some(gradlog_format::log::BlockKind::Visits);
         let written: usize = run.scan().filter(kind).map(|block| block.rows()).sum();
         if written as u64 == visits {
             return Ok(());

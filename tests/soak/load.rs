@@ -8,9 +8,8 @@ use crate::memory;
 use crate::training::{mix, noise};
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
-use gradlog::log::{BlockKind, Column};
-use gradlog::recorder::{Config, Overflow, Recorder, Summary};
-use gradlog::taps::Taps;
+use gradlog::{Config, Overflow, Recorder, RecordingSummary, Taps};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::path::Path;
 use std::time::Instant;
@@ -137,7 +136,7 @@ pub fn run(shape: Shape) -> Result<Figures> {
         segment_bytes: SEGMENT_BYTES,
         // A block for each pass, and a sync after each: what is clean is not synced.
         block_rows: shape.batch as u32,
-        sync_ms: 0,
+        sync_interval: std::time::Duration::ZERO,
         zstd_level: 9,
         ..Config::default()
     };
@@ -160,7 +159,7 @@ pub fn run(shape: Shape) -> Result<Figures> {
     check(dir.path(), shape, &pool, figures)
 }
 
-fn record(dir: &Path, shape: Shape, pool: &Pool, config: Config) -> Result<Summary> {
+fn record(dir: &Path, shape: Shape, pool: &Pool, config: Config) -> Result<RecordingSummary> {
     let Shape { batch, passes, overflow, .. } = shape;
     let mut recorder = Recorder::create(dir, &Taps::new(), config)?;
     let mut ids: Vec<u64> = Vec::new();

@@ -5,7 +5,7 @@ use crate::reading::{compare, read, reference};
 use crate::training::{sketch, Training, BATCH};
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
-use gradlog::recorder::{Config, RecordError, Recorder};
+use gradlog::{Config, RecordError, Recorder};
 use gradlog_format::run::Run;
 
 /// Steps before each checkpoint and at the end.

@@ -2,7 +2,7 @@
 
 use crate::{child, harm, kill, load, no_room};
 use anyhow::{bail, Context, Result};
-use gradlog::recorder::Overflow;
+use gradlog::Overflow;
 use serde_json::Value;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;

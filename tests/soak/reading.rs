@@ -2,8 +2,8 @@
 
 use crate::training;
 use anyhow::{ensure, Context, Result};
-use gradlog::log::{BlockKind, Column, ColumnKey};
-use gradlog::recorder::{Config, Recorder};
+use gradlog::{Config, Recorder};
+use gradlog_format::log::{BlockKind, Column, ColumnKey};
 use gradlog_format::run::{Block, ReadError, Run};
 use std::path::Path;
 

@@ -6,9 +6,7 @@
 
 use candle_core::{Device, Module, Result, Tensor, Var};
 use candle_nn::{Linear, Optimizer, SGD};
-use gradlog::recorder::{RecordError, Recorder};
-use gradlog::sketch::SketchConfig;
-use gradlog::taps::{Tapped, Taps};
+use gradlog::{RecordError, Recorder, SketchConfig, Tapped, Taps};
 
 /// Examples in a batch.
 pub const BATCH: u64 = 8;

@@ -32,10 +32,14 @@ pub struct Summary {
     pub recorded_steps: u64,
     /// Least and greatest learning rate of the recorded steps.
     pub learning_rates: Option<RangeInclusive<f32>>,
-    /// Least and greatest momentum of the recorded steps, as the loop told of it.
+    /// Least and greatest momentum of the recorded steps, as far as the optimizer told it; `None` if it never did.
     pub momentum: Option<RangeInclusive<f32>>,
-    /// Least and greatest weight decay.
+    /// Recorded steps of which the momentum was not told.
+    pub steps_without_momentum: u64,
+    /// Least and greatest weight decay, likewise.
     pub weight_decay: Option<RangeInclusive<f32>>,
+    /// Recorded steps of which the weight decay was not told.
+    pub steps_without_weight_decay: u64,
     /// Visits of which a number was NaN or infinite; sketches of such gradients are zeros.
     pub not_finite: u64,
     /// The first step that has such a visit.
@@ -316,12 +320,8 @@ impl Summary {
                     for rate in learning_rates.into_iter().filter(|rate| rate.is_finite()) {
                         summary.learning_rates = Some(widen(summary.learning_rates.take(), rate, rate));
                     }
-                    for momentum in momenta {
-                        summary.momentum = Some(widen(summary.momentum.take(), momentum, momentum));
-                    }
-                    for decay in decays {
-                        summary.weight_decay = Some(widen(summary.weight_decay.take(), decay, decay));
-                    }
+                    summary.steps_without_momentum += widen_told(&mut summary.momentum, count, momenta);
+                    summary.steps_without_weight_decay += widen_told(&mut summary.weight_decay, count, decays);
                     for time in wall_clock {
                         summary.wall_clock_ms = Some(widen(summary.wall_clock_ms.take(), time, time));
                     }
@@ -374,6 +374,16 @@ impl Summary {
             .collect();
         Ok(summary)
     }
+}
+
+/// Widens `range` by what was told of `count` steps; returns of how many it was not told. NaN means "not told".
+fn widen_told(range: &mut Option<RangeInclusive<f32>>, count: usize, values: Vec<f32>) -> u64 {
+    let mut untold = count;
+    for value in values.into_iter().filter(|value| !value.is_nan()) {
+        *range = Some(widen(range.take(), value, value));
+        untold = untold.saturating_sub(1);
+    }
+    untold as u64
 }
 
 fn widen<T: PartialOrd + Copy>(range: Option<RangeInclusive<T>>, first: T, last: T) -> RangeInclusive<T> {

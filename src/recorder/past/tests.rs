@@ -1,8 +1,8 @@
 //! Taking a run up again where others have just written to it, and where a recorder was cut off in the middle of writing.
 
 use super::*;
-use crate::recorder::Recorder;
 use crate::taps::Taps;
+use crate::Recorder;
 use candle_core::{DType, Device, Tensor};
 use gradlog_format::log::{segment_path, BlockBuilder, SEGMENT_HEADER_BYTES};
 use std::cell::RefCell;
@@ -22,7 +22,7 @@ fn record(dir: &Path, steps: u64) {
     recorder.finish().unwrap();
 }
 
-fn refused(error: ReadError) -> RecordError {
+fn refuse(error: ReadError) -> RecordError {
     RecordError::Resume(error.to_string())
 }
 
@@ -31,11 +31,11 @@ fn story(dir: &Path) -> (Vec<u64>, Vec<u64>, u64) {
     let run = Run::open(dir).unwrap();
     let report = run.verify().unwrap();
     assert!(report.damage.is_none() && report.finished, "{report:?}");
-    let of = |kind| {
+    let steps = |kind| {
         let blocks = run.scan().filter(|block| block.kind() == Some(kind));
         blocks.flat_map(|block| block.u64s(Column::Step).unwrap()).collect()
     };
-    (of(BlockKind::Steps), of(BlockKind::Visits), report.dropped)
+    (steps(BlockKind::Steps), steps(BlockKind::Visits), report.dropped)
 }
 
 thread_local! {
@@ -58,7 +58,7 @@ fn what_another_recorder_wrote_a_moment_ago_is_not_written_over() {
         }
         LogWriter::resume(dir, place, options)
     };
-    let (past, writer) = lock_at_the_end(dir.path(), None, &Config::default(), overtaken, refused).unwrap();
+    let (past, writer) = lock_end(dir.path(), None, &Config::default(), overtaken, refuse).unwrap();
     assert_eq!(past.step, 5);
     drop(writer);
     // One that begins a segment and ends, each time.
@@ -66,7 +66,7 @@ fn what_another_recorder_wrote_a_moment_ago_is_not_written_over() {
         record(dir, 1);
         LogWriter::resume(dir, place, options)
     };
-    let error = lock_at_the_end(dir.path(), None, &Config::default(), always, refused).err().unwrap();
+    let error = lock_end(dir.path(), None, &Config::default(), always, refuse).err().unwrap();
     assert!(error.to_string().contains("try again"), "{error}");
     record(dir.path(), 1);
     assert_eq!(story(dir.path()).0, (0..9).collect::<Vec<u64>>());
@@ -76,7 +76,7 @@ fn what_another_recorder_wrote_a_moment_ago_is_not_written_over() {
 fn cut_off(dir: &Path) {
     record(dir, 2);
     let (_, place) = read_past(&Run::open(dir).unwrap(), None).unwrap();
-    let mut writer = LogWriter::resume(dir, place, options(&Config::default())).unwrap();
+    let mut writer = LogWriter::resume(dir, place, Config::default().writer_options()).unwrap();
     let mut steps = BlockBuilder::new(BlockKind::Steps);
     for number in [2, 3] {
         steps.u64s(Column::Step, [number]);

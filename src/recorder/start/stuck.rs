@@ -107,18 +107,19 @@ fn a_disk_that_does_not_answer_costs_the_stated_wait_and_no_more() {
         let dir = tempfile::tempdir().unwrap();
         let gate = Arc::new(Gate::default());
         let taps = Taps::new();
-        let config = Config { wait_ms_max: WAIT_MS, queue_passes: 3, flush_ms: 0, ..Config::default() };
-        let (manifest, held) = prepare(&taps, &config).unwrap();
+        let wait_max = Duration::from_millis(WAIT_MS);
+        let config = Config { wait_max, queue_passes: 3, flush_interval: Duration::ZERO, ..Config::default() };
+        let (manifest, held) = prepare_taps(&taps, &config).unwrap();
         let storage = Box::new(Stuck { real: MmapStorage::default(), call, gate: gate.clone() });
-        let writer = LogWriter::create_on(storage, dir.path(), &manifest, options(&config)).unwrap();
-        let mut recorder = start(dir.path(), &taps, held, config, manifest, writer, Past::default()).unwrap();
+        let writer = LogWriter::create_on(storage, dir.path(), &manifest, config.writer_options()).unwrap();
+        let mut recorder = start_recorder(dir.path(), &taps, held, config, manifest, writer, Past::default()).unwrap();
         let mut taken = 0;
         if call == Call::Sync {
             step(&mut recorder, 0).unwrap();
             taken += 2;
             times_out("flush", || recorder.flush());
         }
-        // The thread takes one message and stands still; then the queue fills.
+        // The thread takes one message and hangs; then the queue fills.
         let mut refused = 0;
         for id in 0..20 {
             match step(&mut recorder, 100 + 2 * id) {
@@ -134,7 +135,7 @@ fn a_disk_that_does_not_answer_costs_the_stated_wait_and_no_more() {
         assert!(refused == 1 && taken <= 2 * 6, "{taken} visits were taken of a disk that does not answer");
         times_out("flush", || recorder.flush());
         times_out("finish", || recorder.finish());
-        // The taps are free for another recorder, though the thread still stands there.
+        // The taps are free for another recorder, though the thread still hangs.
         assert!(Recorder::create(dir.path().join("other"), &taps, Config::default()).is_ok());
         gate.open();
         let over = Instant::now() + Duration::from_secs(60);

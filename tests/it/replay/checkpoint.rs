@@ -1,8 +1,8 @@
 //! Checkpoints: what is saved, what is said of it, and what becomes of a file that is lost or was never written.
 
 use super::*;
-use gradlog::log::BlockKind;
-use gradlog::recorder::RecordError;
+use gradlog::RecordError;
+use gradlog_format::log::BlockKind;
 use gradlog_format::run::CheckpointFault;
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a replay says against candle's own backward at the same weights, and what it says that it is.
 
 use super::*;
-use gradlog::log::Mode;
+use gradlog::Mode;
 use gradlog_analysis::{Basis, Source};
 
 #[test]
@@ -48,9 +48,9 @@ fn weights_of_ones_own_and_training_mode() {
     let weights = model.train(dir.path());
     let mut replay = Replay::open(dir.path(), &model.taps, Config::default()).unwrap();
     assert!(replay.sweep(&[1]).is_err(), "no weights were loaded");
-    assert!(replay.at(STEPS + 1, 0, 0.1).err().unwrap().to_string().contains("12 steps"));
+    assert!(replay.set_weights_step(STEPS + 1, 0, 0.1).err().unwrap().to_string().contains("12 steps"));
     model.set(&weights[&9]);
-    replay.at(9, 1, 0.25).unwrap();
+    replay.set_weights_step(9, 1, 0.25).unwrap();
     replay.set_mode(Mode::Training);
     model.sweep(&mut replay);
     replay.finish().unwrap();

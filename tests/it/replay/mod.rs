@@ -10,10 +10,7 @@ mod workers;
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor, D};
 use candle_nn::{conv2d, linear, Conv2dConfig, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::log::Mode;
-use gradlog::recorder::{Config, Recorder, Replay};
-use gradlog::sketch::SketchConfig;
-use gradlog::taps::Taps;
+use gradlog::{Config, Mode, Recorder, Replay, SketchConfig, Taps};
 use gradlog_analysis::{influence, Influence, Question, Score, ScoreTable, Window};
 use gradlog_format::run::Run;
 use std::collections::BTreeMap;
@@ -146,7 +143,7 @@ impl Setting {
     }
 
     /// Probes and a sweep at every checkpoint, in batches that do not divide the training set.
-    fn replay(&self, dir: &Path, steps: &[u64]) -> gradlog::recorder::ReplaySummary {
+    fn replay(&self, dir: &Path, steps: &[u64]) -> gradlog::ReplaySummary {
         let mut replay = Replay::open(dir, &self.taps, Config::default()).unwrap();
         let checkpoints = replay.checkpoints();
         for step in steps {

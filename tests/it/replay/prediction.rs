@@ -1,7 +1,7 @@
 //! Influence on a score of a prediction.
 
 use super::*;
-use gradlog::log::PredictionScore;
+use gradlog::PredictionScore;
 
 /// The score of a class by candle's ops.
 fn score(z: &Tensor, class: usize, which: PredictionScore) -> Tensor {

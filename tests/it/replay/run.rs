@@ -1,8 +1,8 @@
 //! What becomes of a run that is replayed into: refused, united, killed, resumed, damaged.
 
 use super::*;
-use gradlog::log::{BlockKind, Column};
-use gradlog::recorder::RecordError;
+use gradlog::RecordError;
+use gradlog_format::log::{BlockKind, Column};
 
 #[test]
 fn another_model_is_refused_by_name() {

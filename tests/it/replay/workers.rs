@@ -1,7 +1,7 @@
 //! A replay of a run that several workers recorded: it takes their checkpoints, adds to one part, and is read with all of them.
 
 use super::*;
-use gradlog::recorder::{OnFailure, RecordError, Reduction, Worker};
+use gradlog::{OnFailure, RecordError, Reduction, Worker};
 
 fn worker(rank: u32) -> Config {
     Config { worker: Some(Worker { rank, workers: 2, reduction: Reduction::Mean }), ..config() }
@@ -94,7 +94,7 @@ fn what_is_no_part_is_refused() {
     let mut replay = Replay::open(dir.path().join("worker-0000"), &later.taps, config).unwrap();
     assert_eq!(replay.checkpoints().iter().map(|c| c.step).collect::<Vec<_>>(), [0, 5, 9]);
     std::fs::remove_dir_all(dir.path()).unwrap();
-    replay.at(5, 1, 0.1).unwrap();
+    replay.set_weights_step(5, 1, 0.1).unwrap();
     let mut ask = || -> std::result::Result<(), RecordError> {
         let mut probe = replay.probe("asked later", &[0, 1, 2])?;
         probe.cross_entropy(&(later.forward)(&later.px, false)?, &later.py)?.backward()?;

@@ -90,6 +90,8 @@ struct Unrolled<'a> {
     set: Option<SetCurvature<'a>>,
     steps: u64,
     steps_without_record: u64,
+    steps_without_momentum: u64,
+    steps_without_weight_decay: u64,
     /// The largest momentum and weight decay of these.
     largest: (f32, f32),
     /// Of each probe the least squared length of `a` so far, and the largest ratio to one of them that was met.
@@ -126,9 +128,13 @@ impl Unrolled<'_> {
             }
         }
         self.steps += 1;
-        self.steps_without_record += u64::from(record.is_none());
         let rate = record.map_or(rate_of_visits, |record| record.learning_rate);
-        let decay = record.map_or(0.0, |record| record.weight_decay);
+        let told = (record.and_then(|record| record.momentum), record.and_then(|record| record.weight_decay));
+        self.steps_without_record += u64::from(told == (None, None));
+        self.steps_without_momentum += u64::from(told.0.is_none());
+        self.steps_without_weight_decay += u64::from(told.1.is_none());
+        // What was not told is taken as 0.
+        let (momentum, decay) = (told.0.unwrap_or(0.0), told.1.unwrap_or(0.0));
         let mut finite = rate.is_finite() && decay.is_finite();
         for (a, b) in self.a.iter_mut().zip(&mut self.b) {
             for (a, b) in a.iter_mut().zip(b) {
@@ -147,11 +153,9 @@ impl Unrolled<'_> {
                 self.squared_growth = self.squared_growth.max(squared / self.least[probe]);
             }
         }
-        if let Some(record) = record {
-            self.largest = (self.largest.0.max(record.momentum), self.largest.1.max(record.weight_decay));
-        }
+        self.largest = (self.largest.0.max(momentum), self.largest.1.max(decay));
         self.step = Some(step);
-        self.momentum = record.map_or(0.0, |record| record.momentum);
+        self.momentum = momentum;
         self.weight = 0.0;
         Ok(())
     }
@@ -240,6 +244,8 @@ pub(super) fn pass(
         set,
         steps: 0,
         steps_without_record: 0,
+        steps_without_momentum: 0,
+        steps_without_weight_decay: 0,
         largest: (0.0, 0.0),
         least: vec![0.0; count],
         squared_growth: 1.0,
@@ -299,6 +305,8 @@ pub(super) fn pass(
         curvature_rows,
         steps: state.steps,
         steps_without_record: state.steps_without_record,
+        steps_without_momentum: state.steps_without_momentum,
+        steps_without_weight_decay: state.steps_without_weight_decay,
         momentum: state.largest.0,
         weight_decay: state.largest.1,
         growth: state.squared_growth.sqrt(),

@@ -13,8 +13,9 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StepRecord {
     pub learning_rate: f32,
-    pub momentum: f32,
-    pub weight_decay: f32,
+    /// `None` where the optimizer did not tell it.
+    pub momentum: Option<f32>,
+    pub weight_decay: Option<f32>,
 }
 
 /// What the walk back needs to know beforehand: which blocks are sound, and what the optimizer did.
@@ -51,13 +52,12 @@ fn read(block: &Block) -> Result<StoryBlock, AnalysisError> {
             let rates = column::f32s(block, Column::LearningRate)?;
             let momenta = column::optional(block, Column::Momentum, column::f32s)?;
             let decays = column::optional(block, Column::WeightDecay, column::f32s)?;
+            let told = |values: &Option<Vec<f32>>, row: usize| {
+                values.as_ref().and_then(|values| values.get(row).copied()).filter(|value| !value.is_nan())
+            };
             let record = |(row, step): (usize, u64)| {
-                let record = StepRecord {
-                    learning_rate: rates[row],
-                    momentum: momenta.as_ref().map_or(0.0, |momenta| momenta[row]),
-                    weight_decay: decays.as_ref().map_or(0.0, |decays| decays[row]),
-                };
-                (step, record)
+                let (momentum, weight_decay) = (told(&momenta, row), told(&decays, row));
+                (step, StepRecord { learning_rate: rates[row], momentum, weight_decay })
             };
             Ok(StoryBlock::Steps(steps.into_iter().enumerate().map(record).collect()))
         }

@@ -70,7 +70,7 @@ impl Subject<'_> {
         })
     }
 
-    /// What is common to the answers of a self.
+    /// What is common to the answers of a question.
     pub(super) fn estimate(&self) -> Estimate {
         Estimate {
             method: self.asked.method,
@@ -85,6 +85,8 @@ impl Subject<'_> {
             epochs: 0,
             steps: 0,
             steps_without_record: 0,
+            steps_without_momentum: 0,
+            steps_without_weight_decay: 0,
             momentum: 0.0,
             weight_decay: 0.0,
             growth: 1.0,

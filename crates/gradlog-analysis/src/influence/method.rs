@@ -173,6 +173,10 @@ pub struct Estimate {
     pub steps: u64,
     /// Of these, steps without a record of momentum and weight decay, taken for 0.
     pub steps_without_record: u64,
+    /// Steps of which the optimizer did not tell the momentum: the adjoint takes it as 0.
+    pub steps_without_momentum: u64,
+    /// Steps of which the optimizer did not tell the weight decay: the adjoint takes it as 0.
+    pub steps_without_weight_decay: u64,
     /// The largest momentum that these steps were recorded with.
     pub momentum: f32,
     /// The largest weight decay.

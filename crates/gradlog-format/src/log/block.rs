@@ -328,6 +328,22 @@ impl BlockBuilder {
         buffer.extend(values.into_iter().flat_map(f32::to_le_bytes));
     }
 
+    /// Appends a number that not every row has, for the row that is being made. A row without one holds NaN; a block of which no row
+    /// has one lacks the column.
+    pub fn optional_f32(&mut self, column: Column, value: Option<f32>) {
+        let key = ColumnKey::from(column);
+        if value.is_none() && self.rows == 0 {
+            // The buffer of the block before.
+            self.columns.retain(|held| held.key != key);
+        }
+        if value.is_none() && self.columns.iter().all(|held| held.key != key) {
+            return;
+        }
+        let held = self.column(key, Cells::F32, 1).len() / 4;
+        let missing = (self.rows as usize).saturating_sub(held);
+        self.f32s(column, std::iter::repeat_n(f32::NAN, missing).chain([value.unwrap_or(f32::NAN)]));
+    }
+
     /// Declares that `rows` rows were appended to every column, all of this step and epoch.
     pub fn advance(&mut self, rows: u32, step: u64, epoch: u32) {
         self.rows += rows;

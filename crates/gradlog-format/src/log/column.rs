@@ -73,7 +73,7 @@ pub enum Column {
     BatchSize = 64,
     /// Milliseconds since the Unix epoch (u64), in step and gap blocks.
     WallClock = 65,
-    /// Momentum of the optimizer at a step (f32), in step blocks.
+    /// Momentum of the optimizer at a step (f32), in step blocks; absent or NaN where it was not told.
     Momentum = 66,
     /// Weight decay of the optimizer at a step (f32), in step blocks.
     WeightDecay = 67,

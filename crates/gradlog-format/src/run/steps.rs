@@ -63,10 +63,15 @@ impl StepSums {
         for (row, &number) in steps.iter().enumerate() {
             let told = Step {
                 rank,
-                epoch: at(&epochs, row).unwrap_or(0),
-                floats: std::array::from_fn(|i| at(&floats[i], row)),
-                wall_clock_ms: at(&clocks, row),
-                batch_size: at(&sizes, row),
+                epoch: value_in_row(&epochs, row).unwrap_or(0),
+                floats: std::array::from_fn(|i| {
+                    // NaN is how a block says that the optimizer of this step did not tell it.
+                    let untold =
+                        |value: &f32| value.is_nan() && matches!(FLOATS[i], Column::Momentum | Column::WeightDecay);
+                    value_in_row(&floats[i], row).filter(|value| !untold(value))
+                }),
+                wall_clock_ms: value_in_row(&clocks, row),
+                batch_size: value_in_row(&sizes, row),
             };
             let Some(step) = self.steps.get_mut(&number) else {
                 self.steps.insert(number, told);
@@ -153,6 +158,6 @@ fn optional<T>(block: &Block, column: Column, read: Read<T>) -> Result<Option<Ve
     }
 }
 
-fn at<T: Copy>(values: &Option<Vec<T>>, row: usize) -> Option<T> {
+fn value_in_row<T: Copy>(values: &Option<Vec<T>>, row: usize) -> Option<T> {
     values.as_ref().and_then(|values| values.get(row).copied())
 }

@@ -37,7 +37,20 @@ pub(super) fn answer_words(answers: &[Answer], sweep: Option<&DampingSweep>, pro
     let estimate = influence.estimate.as_ref();
     if let Some(adjoint) = estimate.filter(|estimate| estimate.method == Method::Adjoint) {
         let Estimate { momentum, weight_decay, growth, .. } = adjoint;
-        lines.push(format!("the steps were recorded with momentum {momentum} and weight decay {weight_decay} at most"));
+        let untold =
+            (adjoint.steps_without_momentum == adjoint.steps, adjoint.steps_without_weight_decay == adjoint.steps);
+        lines.push(match untold {
+            (false, false) => {
+                format!("the steps were recorded with momentum {momentum} and weight decay {weight_decay} at most")
+            }
+            (true, true) => "the optimizer's momentum and weight decay were not told: both are taken as 0".into(),
+            (true, false) => format!(
+                "the optimizer's momentum was not told and is taken as 0; the steps were recorded with weight decay {weight_decay} at most"
+            ),
+            (false, true) => format!(
+                "the steps were recorded with momentum {momentum} at most; the optimizer's weight decay was not told and is taken as 0"
+            ),
+        });
         if *growth > Estimate::GROWTH_MAX {
             lines.push(format!(
                 "warning: the derivatives grew {growth:.1}-fold on the way back, so these scores are mostly of what grew: the curvature \

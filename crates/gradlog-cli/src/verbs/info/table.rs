@@ -29,8 +29,8 @@ impl Contents<'_> {
             ("epochs", range_words(&summary.epochs)),
             ("steps", format!("{} ({} recorded)", range_words(&summary.steps), summary.recorded_steps)),
             ("learning rate", range_words(&summary.learning_rates)),
-            ("momentum", range_words(&summary.momentum)),
-            ("weight decay", range_words(&summary.weight_decay)),
+            ("momentum", told_words(&summary.momentum, summary.steps_without_momentum)),
+            ("weight decay", told_words(&summary.weight_decay, summary.steps_without_weight_decay)),
             ("duration", duration_words(&summary.wall_clock_ms)),
             (
                 "dropped",
@@ -129,6 +129,15 @@ fn write_section(out: &mut dyn Write, columns: &[&str], rows: impl Iterator<Item
 
 fn range_words<T: std::fmt::Display>(range: &Option<RangeInclusive<T>>) -> String {
     range.as_ref().map_or("-".into(), |range| format!("{} to {}", range.start(), range.end()))
+}
+
+/// What the optimizer told of its steps, and of how many it did not.
+fn told_words(range: &Option<RangeInclusive<f32>>, untold: u64) -> String {
+    match (range, untold) {
+        (_, 0) => range_words(range),
+        (None, _) => "not told".into(),
+        (Some(_), untold) => format!("{} (not told of {untold} steps)", range_words(range)),
+    }
 }
 
 fn sketch_words(manifest: &Manifest) -> String {

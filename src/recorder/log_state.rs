@@ -1,0 +1,238 @@
+//! The background thread's state: the writer, the rows that wait, and how a message becomes blocks.
+
+use super::config::Config;
+use super::error::RecordError;
+use super::message::{Batch, CheckpointRow, Gap, Message, PassKind, StepRow};
+use super::missed::Missed;
+use super::rows::RowMaker;
+use super::shared::Shared;
+use crate::step::StepInfo;
+use gradlog_format::log::{BlockBuilder, BlockKind, Cells, Column, LogWriter};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The thread's state.
+pub(super) struct LogState {
+    config: Config,
+    pub(super) writer: LogWriter,
+    rows: RowMaker,
+    visits: BlockBuilder,
+    probes: BlockBuilder,
+    sweeps: BlockBuilder,
+    steps: BlockBuilder,
+    /// Rows of the step that is not complete, which have no learning rate yet; one builder for each set of columns. Between steps an
+    /// empty one may wait here.
+    open: Vec<BlockBuilder>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) missed: Missed,
+    /// Since when there are rows that are not in the log.
+    waiting_since: Option<Instant>,
+    synced: Instant,
+}
+
+impl LogState {
+    pub(super) fn new(config: Config, writer: LogWriter, rows: RowMaker, shared: Arc<Shared>) -> Self {
+        Self {
+            config,
+            writer,
+            rows,
+            visits: BlockBuilder::new(BlockKind::Visits),
+            probes: BlockBuilder::new(BlockKind::Probes),
+            sweeps: BlockBuilder::new(BlockKind::Sweeps),
+            steps: BlockBuilder::new(BlockKind::Steps),
+            open: Vec::new(),
+            shared,
+            missed: Missed::default(),
+            waiting_since: None,
+            synced: Instant::now(),
+        }
+    }
+
+    /// Whether the log itself is in order, whatever else went wrong.
+    pub(super) fn can_write(&self) -> bool {
+        !matches!(self.shared.failure(), Some(RecordError::Log(_)))
+    }
+
+    /// How long to wait for a message before something is due.
+    pub(super) fn patience(&self) -> Duration {
+        let due = |since: Instant, limit: Duration| limit.saturating_sub(since.elapsed());
+        let flush = self.waiting_since.map(|since| due(since, self.config.flush_interval));
+        let sync = due(self.synced, self.config.sync_interval);
+        flush.unwrap_or(sync).min(sync).max(Duration::from_millis(1))
+    }
+
+    pub(super) fn take_message(&mut self, message: Message) -> Result<(), RecordError> {
+        match message {
+            Message::Pass { batch, step, gap, .. } => {
+                if let Some(gap) = gap {
+                    self.write_gap(gap)?;
+                }
+                if let Some(batch) = batch {
+                    self.add_batch(*batch)?;
+                }
+                if let Some(step) = step {
+                    self.add_step(step)?;
+                }
+                if self.visits.rows() + self.probes.rows() + self.steps.rows() + self.sweeps.rows() > 0 {
+                    self.waiting_since.get_or_insert_with(Instant::now);
+                }
+                if self.is_full() {
+                    self.write_all()?;
+                }
+                Ok(())
+            }
+            Message::ProbeSet { number, name } => {
+                let mut builder = BlockBuilder::new(BlockKind::ProbeSet);
+                builder.u32s(Column::ProbeSet, [number]);
+                builder.column(Column::Name, Cells::U8, name.len() as u32).extend(name.bytes());
+                builder.advance(1, 0, 0);
+                self.writer.append(&mut builder)?;
+                Ok(())
+            }
+            Message::Checkpoint(row) => self.write_checkpoint(row),
+            Message::Flush(_) => {
+                self.write_all()?;
+                Ok(self.writer.sync()?)
+            }
+            Message::Finish(_) => {
+                self.write_rest()?;
+                self.writer.append_end()?;
+                Ok(self.writer.finish()?)
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let builders = [&self.visits, &self.probes, &self.steps, &self.sweeps];
+        builders.iter().any(|builder| builder.rows() >= self.config.block_rows)
+            || builders.iter().map(|builder| builder.raw_bytes()).sum::<usize>() >= self.config.block_bytes
+    }
+
+    /// Does what is due by the clock.
+    pub(super) fn do_due_work(&mut self) -> Result<(), RecordError> {
+        if self.waiting_since.is_some_and(|since| since.elapsed() >= self.config.flush_interval) {
+            self.write_all()?;
+        }
+        if self.synced.elapsed() >= self.config.sync_interval {
+            self.writer.sync()?;
+            self.synced = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn add_batch(&mut self, batch: Batch) -> Result<(), RecordError> {
+        let keys = self.rows.keys(&batch);
+        if batch.kind == PassKind::Training {
+            let (rows, bytes) = self.count_waiting();
+            if rows > 0 && bytes >= self.config.step_bytes_max {
+                return Err(RecordError::Stopped(format!(
+                    "{rows} visits of step {}, {bytes} bytes, wait for its learning rate, and another pass came: end each step with \
+                     `commit`, or raise `step_bytes_max`",
+                    batch.step
+                )));
+            }
+            // The last builder, if its rows have the same columns; a block has one set of columns.
+            if !self.open.last_mut().is_some_and(|open| open.prepare(&keys)) {
+                let mut fresh = BlockBuilder::new(BlockKind::Visits);
+                fresh.prepare(&keys);
+                self.open.push(fresh);
+            }
+            if let Some(open) = self.open.last_mut() {
+                self.rows.push(batch, open)?;
+            }
+            return Ok(());
+        }
+        let sweep = batch.kind == PassKind::Sweep;
+        let builder = if sweep { &mut self.sweeps } else { &mut self.probes };
+        // A replay goes through its checkpoints in any order, and the rows of a block are in the order of their steps.
+        let elsewhere = batch.replayed.is_some() && builder.steps().is_some_and(|(_, last)| last != batch.step);
+        if elsewhere || !builder.prepare(&keys) {
+            self.write_all()?;
+        }
+        let builder = if sweep { &mut self.sweeps } else { &mut self.probes };
+        builder.prepare(&keys);
+        self.rows.push(batch, builder)?;
+        Ok(())
+    }
+
+    /// All that came before a checkpoint is in the log before it, and on the device as its file is.
+    fn write_checkpoint(&mut self, row: CheckpointRow) -> Result<(), RecordError> {
+        self.write_all()?;
+        let mut builder = BlockBuilder::new(BlockKind::Checkpoints);
+        builder.u64s(Column::Step, [row.step]);
+        builder.u32s(Column::Epoch, [row.epoch]);
+        builder.f32s(Column::LearningRate, [row.learning_rate]);
+        builder.u64s(Column::Bytes, [row.bytes]);
+        builder.u32s(Column::Checksum, [row.checksum]);
+        builder.advance(1, row.step, row.epoch);
+        self.writer.append(&mut builder)?;
+        Ok(self.writer.sync()?)
+    }
+
+    /// How many rows of the step that is not complete there are, and their bytes.
+    fn count_waiting(&self) -> (u64, usize) {
+        let counted = |(rows, bytes), open: &BlockBuilder| (rows + u64::from(open.rows()), bytes + open.raw_bytes());
+        self.open.iter().fold((0, 0), counted)
+    }
+
+    /// Gives the rows of the step that is complete now their learning rate, and lets them go to the log.
+    fn close_open_rows(&mut self, learning_rate: f32, clip: f32) -> Result<(), RecordError> {
+        let mut closing = std::mem::take(&mut self.open);
+        for open in closing.iter_mut().filter(|open| open.rows() > 0) {
+            let rows = open.rows() as usize;
+            open.f32s(Column::LearningRate, std::iter::repeat_n(learning_rate, rows));
+            open.f32s(Column::Clip, std::iter::repeat_n(clip, rows));
+            if !self.visits.absorb(open) {
+                self.write_all()?;
+                self.visits.absorb(open);
+            }
+        }
+        // The next step has the columns of this one, as a rule: one builder keeps its memory for it.
+        closing.truncate(1);
+        self.open = closing;
+        Ok(())
+    }
+
+    /// Writes all there is before the run ends. Rows whose step never came were part of no step: their learning rate is 0.
+    pub(super) fn write_rest(&mut self) -> Result<(), RecordError> {
+        self.close_open_rows(0.0, 1.0)?;
+        self.write_all()
+    }
+
+    fn add_step(&mut self, row: StepRow) -> Result<(), RecordError> {
+        let StepInfo { learning_rate, clip, momentum, weight_decay } = row.info;
+        self.close_open_rows(learning_rate as f32, clip)?;
+        let steps = &mut self.steps;
+        steps.u64s(Column::Step, [row.step]);
+        steps.u32s(Column::Epoch, [row.epoch]);
+        steps.f32s(Column::LearningRate, [learning_rate as f32]);
+        steps.f32s(Column::Clip, [clip]);
+        steps.optional_f32(Column::Momentum, momentum);
+        steps.optional_f32(Column::WeightDecay, weight_decay);
+        steps.u32s(Column::BatchSize, [row.batch_size]);
+        steps.u64s(Column::WallClock, [row.wall_clock_ms]);
+        steps.advance(1, row.step, row.epoch);
+        Ok(())
+    }
+
+    fn write_gap(&mut self, gap: Gap) -> Result<(), RecordError> {
+        Ok(self.writer.append_gap(gap.step, gap.epoch, gap.visits)?)
+    }
+
+    /// Commits all rows of complete steps, and probes. Probes go first: one at a step was taken before that step's visits.
+    fn write_all(&mut self) -> Result<(), RecordError> {
+        self.writer.append(&mut self.probes)?;
+        self.writer.append(&mut self.sweeps)?;
+        self.writer.append(&mut self.steps)?;
+        let before = self.writer.written_bytes();
+        let rows = u64::from(self.visits.rows());
+        self.writer.append(&mut self.visits)?;
+        self.waiting_since = None;
+        let mut progress = self.shared.lock_progress();
+        progress.visits += rows;
+        progress.visit_bytes += self.writer.written_bytes() - before;
+        drop(progress);
+        self.missed.count_written(rows);
+        Ok(())
+    }
+}

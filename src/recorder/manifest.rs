@@ -1,0 +1,100 @@
+//! The manifest of a run: made of the taps, and compared with that of a run that is there.
+
+use super::config::{Config, Worker};
+use super::error::RecordError;
+use super::state::now_ms;
+use crate::taps::Registry;
+use gradlog_format::log::{LayerRecord, Manifest, VariableRecord};
+use gradlog_format::sketch::{derive_seed, Side};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+
+/// The manifest of a run of these taps.
+pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Manifest, RecordError> {
+    let width = |n: usize, name: &str| {
+        u32::try_from(n).map_err(|_| RecordError::Taps(vec![format!("layer `{name}` is wider than 2^32")]))
+    };
+    let shape = |dims: &[usize]| dims.iter().map(|d| *d as u64).collect::<Vec<u64>>();
+    let mut layers = Vec::with_capacity(registry.layers.len());
+    for (number, layer) in registry.layers.iter().enumerate() {
+        let (inputs, outputs) = layer.spec.factors.unwrap_or((0, 0));
+        let seed = |side| derive_seed(config.seed, number as u32, side);
+        // Gradients of one tensor are one gradient: tied layers are folded by the same projection and so add up.
+        let folded_seed = derive_seed(config.seed, layer.tied.unwrap_or(number) as u32, Side::Folded);
+        layers.push(LayerRecord {
+            name: layer.name.clone(),
+            kind: layer.spec.kind.into(),
+            inputs: width(inputs, &layer.name)?,
+            outputs: width(outputs, &layer.name)?,
+            bias: layer.spec.bias,
+            parameters: layer.spec.elements() as u64,
+            shapes: layer.spec.parameters.iter().map(|p| (p.name.clone(), shape(p.shape.dims()))).collect(),
+            seed_input: seed(Side::Input),
+            seed_delta: seed(Side::Delta),
+            seed_folded: folded_seed,
+        });
+    }
+    let model = registry.model.as_deref().unwrap_or_default();
+    let mut covered = vec![false; model.len()];
+    for layer in &registry.layers {
+        for parameter in &layer.spec.parameters {
+            // A layer that hides its tensors (GroupNorm) or was only declared is recognized by its name, if that is the name of one.
+            let full = format!("{}.{}", layer.name, parameter.name);
+            let by_name = |name: &str| name == full || name.ends_with(&format!(".{full}"));
+            let matches: Vec<usize> = (0..model.len())
+                .filter(|&i| {
+                    let (name, shape, id) = &model[i];
+                    parameter.id.map_or_else(|| by_name(name) && *shape == parameter.shape, |own| own == *id)
+                })
+                .collect();
+            if let [one] = matches[..] {
+                covered[one] = true;
+            }
+        }
+    }
+    let untapped = model.iter().zip(&covered).filter(|(_, covered)| !**covered).map(|(variable, _)| variable);
+    let (random, clock) = (RandomState::new().build_hasher().finish(), RandomState::new().build_hasher().finish());
+    let mut run_id = [0u8; 16];
+    run_id[..8].copy_from_slice(&random.to_le_bytes());
+    run_id[8..].copy_from_slice(&(clock ^ now_ms()).to_le_bytes());
+    Ok(Manifest {
+        run_id,
+        created_ms: now_ms(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        seed: config.seed,
+        sketch: config.sketch.clone(),
+        layers,
+        untapped: untapped.map(|(name, s, _)| VariableRecord { name: name.clone(), shape: shape(s.dims()) }).collect(),
+        model_parameters: registry.model.as_ref().map(|all| all.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
+        notes: config.notes.clone(),
+        worker: config.worker.map(Worker::record),
+    })
+}
+
+/// What differs between a run and what is to be recorded into it.
+pub(super) fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
+    let mut found = Vec::new();
+    if run.seed != wanted.seed {
+        found.push(format!("the seed was {}, now it is {}", run.seed, wanted.seed));
+    }
+    if run.sketch != wanted.sketch {
+        found.push(format!("the sketches were {:?}, now they are {:?}", run.sketch, wanted.sketch));
+    }
+    if run.worker != wanted.worker {
+        let whose = |manifest: &Manifest| match manifest.worker {
+            Some(w) => format!("the part of worker {} of {} under the {}", w.rank, w.workers, w.reduction),
+            None => "a whole run".into(),
+        };
+        found.push(format!("it is {}, now it is to be {}", whose(run), whose(wanted)));
+    }
+    if run.layers.len() != wanted.layers.len() {
+        found.push(format!("it has {} layers, now there are {}", run.layers.len(), wanted.layers.len()));
+    }
+    for (old, new) in run.layers.iter().zip(&wanted.layers).filter(|(old, new)| old != new) {
+        found.push(match old.name == new.name && old.kind == new.kind {
+            false => format!("layer `{}` ({}) is now `{}` ({})", old.name, old.kind, new.name, new.kind),
+            true => format!("layer `{}` had the shapes {:?}, now {:?}", old.name, old.shapes, new.shapes),
+        });
+    }
+    found
+}

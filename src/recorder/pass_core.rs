@@ -1,0 +1,179 @@
+//! What all passes have in common: settings, the loss, and the way to the background thread.
+
+use super::error::RecordError;
+use super::handle::Recorder;
+use super::loss::{self, Kind, Recorded};
+use super::message::{LayerGradients, PassKind};
+use super::outputs::{Outputs, Weighing};
+use crate::step::StepInfo;
+use crate::taps::Upstream;
+use candle_core::{DType, Device, Tensor};
+use gradlog_format::log::PredictionScore;
+
+/// A pass of whatever kind. While it lives the taps are armed. Dropped without being handed over, it records nothing.
+pub(super) struct PassCore<'r> {
+    pub(super) recorder: &'r mut Recorder,
+    pub(super) number: u64,
+    pub(super) ids: Vec<u64>,
+    pub(super) kind: PassKind,
+    pub(super) weighing: Weighing,
+    pub(super) ignored: Option<i64>,
+    pub(super) mask: Option<Tensor>,
+    pub(super) features: Option<Tensor>,
+    pub(super) output_delta: Option<Tensor>,
+    /// A setting that was made after the loss.
+    pub(super) late: Option<&'static str>,
+    pub(super) outputs: Option<(Outputs, Vec<f32>)>,
+    pub(super) upstream: Upstream,
+    pub(super) per_example: Vec<LayerGradients>,
+    /// For rows of curvature, the weight of each.
+    pub(super) curvature: Option<Vec<f32>>,
+}
+
+impl<'r> PassCore<'r> {
+    /// Whether the taps are armed for it: not for a disabled recorder, nor for one that has failed and lets the training go on.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.number != 0
+    }
+
+    pub(super) fn new(recorder: &'r mut Recorder, number: u64, ids: &[u64], kind: PassKind) -> Self {
+        Self {
+            ids: if recorder.is_enabled() { ids.to_vec() } else { Vec::new() },
+            recorder,
+            number,
+            kind,
+            weighing: Weighing::default(),
+            ignored: None,
+            mask: None,
+            features: None,
+            output_delta: None,
+            late: None,
+            outputs: None,
+            upstream: Upstream::default(),
+            per_example: Vec::new(),
+            curvature: None,
+        }
+    }
+
+    /// Notes a setting that comes too late to have an effect; `commit` refuses it.
+    pub(super) fn check_setting(&mut self, setting: &'static str) {
+        if self.outputs.is_some() {
+            self.late.get_or_insert(setting);
+        }
+    }
+
+    pub(super) fn cross_entropy(&mut self, logits: &Tensor, targets: &Tensor) -> Result<Tensor, RecordError> {
+        let kind = Kind::CrossEntropy { ignored: self.ignored, mask: self.mask.clone() };
+        self.closed_form(&kind, logits, targets)
+    }
+
+    pub(super) fn mse(&mut self, outputs: &Tensor, targets: &Tensor) -> Result<Tensor, RecordError> {
+        self.check_positions("mse")?;
+        self.closed_form(&Kind::MeanSquaredError, outputs, targets)
+    }
+
+    pub(super) fn binary_cross_entropy_with_logits(
+        &mut self,
+        logits: &Tensor,
+        targets: &Tensor,
+    ) -> Result<Tensor, RecordError> {
+        self.check_positions("binary_cross_entropy_with_logits")?;
+        self.closed_form(&Kind::BinaryCrossEntropy, logits, targets)
+    }
+
+    pub(super) fn prediction_score(
+        &mut self,
+        logits: &Tensor,
+        score: PredictionScore,
+        classes: Option<&Tensor>,
+    ) -> Result<Tensor, RecordError> {
+        self.check_positions("prediction_score")?;
+        if self.recorder.is_enabled() && !matches!(self.kind, PassKind::Probe { .. }) {
+            return Err(self.error("a score of a prediction is a question to ask of probes: sweeps have losses"));
+        }
+        let predicted = Tensor::zeros(0, DType::U32, &Device::Cpu)?;
+        self.closed_form(&Kind::PredictionScore(score), logits, classes.unwrap_or(&predicted))
+    }
+
+    pub(super) fn losses(&mut self, losses: &Tensor) -> Result<Tensor, RecordError> {
+        self.check_first_loss()?;
+        self.check_positions("losses")?;
+        let recorded = loss::from_losses(losses, &self.weighing, &self.upstream)?;
+        self.keep_outputs(recorded)
+    }
+
+    fn closed_form(&mut self, kind: &Kind, output: &Tensor, target: &Tensor) -> Result<Tensor, RecordError> {
+        self.check_first_loss()?;
+        let keep_delta = self.is_recorded() && (self.features.is_some() || self.recorder.has_last_layer());
+        let recorded = loss::closed_form(kind, output, target, &self.weighing, &self.upstream, keep_delta)?;
+        self.keep_outputs(recorded)
+    }
+
+    fn check_positions(&self, loss: &str) -> Result<(), RecordError> {
+        if self.mask.is_some() || self.ignored.is_some() {
+            return Err(self.error(format!(
+                "`mask` and `ignore_index` are for cross entropy and have no effect on `{loss}`: leave them out, and weigh the losses \
+                 yourself with `pass.losses`"
+            )));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_first_loss(&self) -> Result<(), RecordError> {
+        if let Some(weights) =
+            self.weighing.weights.as_ref().filter(|w| self.recorder.is_enabled() && w.len() != self.ids.len())
+        {
+            return Err(self.error(format!("{} weights for {} ids", weights.len(), self.ids.len())));
+        }
+        match self.outputs {
+            Some(_) => Err(self.error(
+                "the pass has its loss already: add several terms up per example and hand the sum to `pass.losses`",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn keep_outputs(&mut self, recorded: Recorded) -> Result<Tensor, RecordError> {
+        let Recorded { loss, outputs, coefficients, delta } = recorded;
+        if self.is_recorded() {
+            outputs.check_batch(self.ids.len(), self.recorder.step())?;
+            self.output_delta = delta;
+            self.outputs = Some((outputs, coefficients));
+        }
+        Ok(loss)
+    }
+
+    pub(super) fn error(&self, what: impl Into<String>) -> RecordError {
+        RecordError::Pass { step: self.recorder.step(), what: what.into() }
+    }
+
+    pub(super) fn hand_over(&mut self, step: Option<StepInfo>) -> Result<(), RecordError> {
+        let visits = self.ids.len() as u32;
+        if !self.is_recorded() {
+            self.recorder.skip_pass(self.kind, visits, step);
+            return Ok(());
+        }
+        self.recorder.disarm();
+        match self.collect() {
+            Ok(batch) => self.recorder.send(batch, step),
+            Err(error) => {
+                // A pass that cannot be recorded still happened: its step counts, and its visits are missing.
+                self.recorder.lose_pass(self.kind, visits, step);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for PassCore<'_> {
+    fn drop(&mut self) {
+        if !self.is_recorded() {
+            return;
+        }
+        self.recorder.disarm();
+        // What an abandoned pass has caught is let go.
+        for layer in self.recorder.layers().iter() {
+            layer.slot.take(self.number);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Gradients by a backward pass for each example, for models that cannot be tapped.
+
+use super::error::RecordError;
+use super::message::{Gradients, LayerGradients};
+use super::outputs::Outputs;
+use super::pass_core::PassCore;
+use crate::taps::{host, FoldedGradients};
+use candle_core::{DType, Device, Tensor, Var};
+use gradlog_kernels::simd::squared_norm;
+
+impl PassCore<'_> {
+    pub(super) fn per_example(
+        &mut self,
+        mut loss: impl FnMut(usize) -> candle_core::Result<Tensor>,
+    ) -> Result<Tensor, RecordError> {
+        if !self.recorder.is_enabled() {
+            return Err(
+                self.error("`per_example` needs a recorder that records: skip it where the recorder is disabled")
+            );
+        }
+        if self.outputs.is_none() {
+            self.check_first_loss()?;
+        }
+        let batch = self.ids.len();
+        let layers = if self.is_recorded() { self.recorder.variable_layers() } else { Vec::new() };
+        if layers.is_empty() && self.is_recorded() {
+            return Err(self.error("`per_example` needs the model's variables: call `taps.variables(&varmap)` first"));
+        }
+        let parameters = || layers.iter().map(|(_, variable, _)| variable.elem_count() as u64).sum();
+        self.recorder.with_shared_fold(|shared| shared.decide(parameters));
+        let mut folded: Vec<FoldedGradients> = layers
+            .iter()
+            .map(|(_, _, fold)| FoldedGradients {
+                sketches: vec![0.0; batch * fold.get().outputs()],
+                squared_norms: vec![0.0; batch],
+            })
+            .collect();
+        let mut losses = Vec::with_capacity(batch);
+        for i in 0..batch {
+            let own = loss(i)?;
+            losses.push(own.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?.iter().sum::<f32>());
+            if layers.is_empty() {
+                continue;
+            }
+            let grads = own.backward()?;
+            for ((_, variable, fold), folded) in layers.iter().zip(&mut folded) {
+                let variable: &Var = variable;
+                let Some(grad) = grads.get(variable.as_tensor()) else {
+                    continue;
+                };
+                let (grad, fold) = (host(grad)?, fold.get());
+                let m = fold.outputs();
+                folded.squared_norms[i] = squared_norm(&grad);
+                fold.add(0, &grad, &mut folded.sketches[i * m..(i + 1) * m]);
+            }
+        }
+        self.per_example = layers
+            .iter()
+            .zip(folded)
+            .map(|((layer, _, _), folded)| LayerGradients {
+                layer: *layer,
+                weighted: false,
+                gradients: Gradients::Folded(folded),
+            })
+            .collect();
+        let tensor = Tensor::from_slice(&losses, batch, &Device::Cpu)?;
+        if self.outputs.is_none() {
+            let coefficients = self.weighing.coefficients(&vec![1; batch]);
+            self.outputs = Some((Outputs::from_losses(losses), coefficients));
+        }
+        Ok(tensor)
+    }
+}

@@ -1,0 +1,51 @@
+//! What the training and the background thread share besides the queue.
+
+use super::error::RecordError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What the two sides share besides the queue.
+#[derive(Default)]
+pub(super) struct Shared {
+    failure: Mutex<Option<RecordError>>,
+    progress: Mutex<Progress>,
+}
+
+/// What the background thread has done so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Progress {
+    pub visits: u64,
+    pub visit_bytes: u64,
+    pub bytes: u64,
+    pub worked: Duration,
+    /// The first step of which visits are missing because recording had failed, and how many are.
+    pub unrecorded: (Option<u64>, u64),
+}
+
+impl Shared {
+    /// The first failure, which stays.
+    pub(super) fn failure(&self) -> Option<RecordError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether there was one.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    pub(super) fn fail(&self, error: RecordError) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    pub(super) fn lock_progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        *self.lock_progress()
+    }
+
+    pub(super) fn set_unrecorded(&self, step: Option<u64>, visits: u64) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).unrecorded = (step, visits);
+    }
+}

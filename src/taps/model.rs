@@ -1,0 +1,204 @@
+//! The taps of one model: where layers are registered and passes are armed.
+
+use super::catch::Passes;
+use super::registry::{Presence, Registered, Registry};
+use super::slot::Slot;
+use super::spec::{LayerSpec, Parameter};
+use super::tap::Tap;
+use super::tapped::Tapped;
+use candle_core::Var;
+use candle_nn::VarMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The taps of one model: hand each layer to [`Taps::tap`] where it is built, and the whole to the recorder.
+///
+/// Cheap to clone; clones are the same taps.
+#[derive(Clone, Default)]
+pub struct Taps {
+    shared: Arc<Shared>,
+}
+
+/// The classifier of a model that is not tapped, for [`Taps::last_layer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LastLayer {
+    /// Width of the features that enter it.
+    pub inputs: usize,
+    /// Width of its output: the number of classes.
+    pub outputs: usize,
+    /// Whether it has a bias.
+    pub bias: bool,
+}
+
+impl LastLayer {
+    /// A linear layer with a bias.
+    pub fn new(inputs: usize, outputs: usize) -> Self {
+        Self { inputs, outputs, bias: true }
+    }
+
+    /// The same layer without a bias.
+    pub fn without_bias(self) -> Self {
+        Self { bias: false, ..self }
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Number of the pass that is armed, 0 for none. Passes are counted from 1 and never reused.
+    armed: AtomicU64,
+    /// How many passes there have been, over all recorders.
+    passes: AtomicU64,
+    /// Whether a recorder holds these taps: two at a time would catch each other's gradients.
+    held: AtomicBool,
+    registry: Mutex<Registry>,
+}
+
+impl Shared {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        // The registry is only ever appended to, so it is whole even if a thread died holding it.
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Passes for Shared {
+    fn armed(&self) -> u64 {
+        self.armed.load(Ordering::Acquire)
+    }
+
+    fn folded_parameters(&self, pass: u64) -> u64 {
+        let registry = self.registry();
+        let folds = |layer: &&Registered| {
+            let (reached, sums) = layer.slot.reached(pass);
+            reached > 0 && (sums || layer.tied.is_some() || layer.spec.factors.is_none())
+        };
+        registry.layers.iter().filter(folds).map(|layer| layer.spec.elements() as u64).sum()
+    }
+}
+
+impl std::fmt::Debug for Taps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let registry = self.registry();
+        let names: Vec<&str> = registry.layers.iter().map(|layer| layer.name.as_str()).collect();
+        f.debug_struct("Taps").field("layers", &names).finish_non_exhaustive()
+    }
+}
+
+impl Taps {
+    /// No taps yet. A recorder made with none records losses and predictions only.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Taps `layer` under `name` and gives it back, wrapped.
+    ///
+    /// A layer that cannot be recorded (`BatchNorm`) and a name that is taken are refused when the recorder is created,
+    /// so that this stays one expression in a model's constructor.
+    pub fn tap<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
+        self.register(name.into(), layer, Presence::Required)
+    }
+
+    /// As [`Taps::tap`], for a layer that a pass may leave out: its gradient is then zero.
+    /// Without this, a layer that a pass did not reach is an error.
+    ///
+    /// A linear layer of which the first pass makes no use is taken for one that sees one position an example. If it turns out to see
+    /// several, visits before its first use are in another form than those after it, and analyses leave them out and say so.
+    pub fn tap_optional<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
+        self.register(name.into(), layer, Presence::Optional)
+    }
+
+    /// Declares the classifier of a model that is not tapped: a linear layer of `layer.inputs` features and `layer.outputs` classes.
+    ///
+    /// Hand the features that enter it to [`Pass::features`](crate::Pass::features) in each pass. The gradient of its output follows
+    /// in closed form from the loss, so this records the last layer's gradients of any model.
+    ///
+    /// ```
+    /// use gradlog::taps::{LastLayer, Taps};
+    ///
+    /// let taps = Taps::new();
+    /// taps.last_layer("head", LastLayer::new(128, 10));
+    /// ```
+    pub fn last_layer(&self, name: impl Into<String>, layer: LastLayer) {
+        let LastLayer { inputs, outputs, bias } = layer;
+        let mut parameters = vec![Parameter::hidden("weight", (outputs, inputs))];
+        if bias {
+            parameters.push(Parameter::hidden("bias", outputs));
+        }
+        let spec = LayerSpec::factored("last layer", parameters, inputs, outputs);
+        let mut registry = self.registry();
+        if registry.layers.iter().any(|other| other.layer.is_none()) {
+            registry.problems.push("a model has one last layer: `last_layer` was called twice".into());
+        }
+        registry.add(name.into(), spec, Arc::new(Slot::default()), None, Presence::Required);
+    }
+
+    /// Declares all variables of the model, so that the run can say which of them it does not cover and how large they are.
+    pub fn model(&self, variables: &VarMap) {
+        let named = named_variables(variables);
+        self.registry().model = Some(named.iter().map(|(n, v)| (n.clone(), v.shape().clone(), v.id())).collect());
+    }
+
+    /// Declares the variables of a model that cannot be tapped: every one becomes a layer, which [`Pass::per_example`](crate::Pass::per_example) fills.
+    pub fn variables(&self, variables: &VarMap) {
+        let named = named_variables(variables);
+        let mut registry = self.registry();
+        registry.model = Some(named.iter().map(|(n, v)| (n.clone(), v.shape().clone(), v.id())).collect());
+        for (name, var) in named {
+            let parameters = vec![Parameter::new("value", var.as_tensor())];
+            let spec = LayerSpec::new("variable", parameters);
+            registry.add(name.clone(), spec, Arc::new(Slot::default()), None, Presence::Optional);
+            registry.variables.push((name, var));
+        }
+    }
+
+    fn register<L: Tap>(&self, name: String, layer: L, presence: Presence) -> Tapped<L> {
+        let layer = Arc::new(layer);
+        let slot = Arc::new(Slot::default());
+        let mut registry = self.registry();
+        match layer.spec() {
+            Ok(spec) => registry.add(name, spec, slot.clone(), Some(layer.clone()), presence),
+            Err(reason) => registry.problems.push(format!("layer `{name}`: {reason}")),
+        }
+        drop(registry);
+        Tapped::new(layer, self.shared.clone(), slot)
+    }
+
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.shared.registry()
+    }
+
+    /// Takes the taps for one recorder; `false` if another has them.
+    pub(crate) fn acquire(&self) -> bool {
+        !self.shared.held.swap(true, Ordering::AcqRel)
+    }
+
+    /// Lets another recorder have the taps.
+    pub(crate) fn release(&self) {
+        self.disarm();
+        self.shared.held.store(false, Ordering::Release);
+    }
+
+    /// Arms the taps for a pass with a number that no pass had before.
+    pub(crate) fn arm_next(&self) -> u64 {
+        let pass = self.shared.passes.fetch_add(1, Ordering::Relaxed) + 1;
+        self.shared.armed.store(pass, Ordering::Release);
+        pass
+    }
+
+    pub(crate) fn disarm(&self) {
+        self.shared.armed.store(0, Ordering::Release);
+    }
+}
+
+/// The map's variables by name, in the order of the names: a `VarMap` itself has none.
+pub(crate) fn named_variables(variables: &VarMap) -> Vec<(String, Var)> {
+    let data = variables.data().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut named: Vec<_> = data.iter().map(|(name, var)| (name.clone(), var.clone())).collect();
+    named.sort_by(|a, b| a.0.cmp(&b.0));
+    named
+}
+
+const _: () = {
+    const fn shareable<T: Send + Sync>() {}
+    shareable::<Taps>();
+};

@@ -1,0 +1,59 @@
+//! A layer that is tapped.
+
+use super::catch::{Catch, Passes};
+use super::slot::Slot;
+use super::tap::Tap;
+use candle_core::{Module, Result, Tensor};
+use std::sync::Arc;
+
+/// A tapped layer: a `Module` that computes what the plain layer computes.
+///
+/// The layer itself is at [`Tapped::inner`]. A forward pass through it is not recorded, which is why a tapped layer does not
+/// dereference to it.
+pub struct Tapped<L> {
+    layer: Arc<L>,
+    passes: Arc<dyn Passes>,
+    slot: Arc<Slot>,
+}
+
+impl<L> Tapped<L> {
+    pub(super) fn new(layer: Arc<L>, passes: Arc<dyn Passes>, slot: Arc<Slot>) -> Self {
+        Self { layer, passes, slot }
+    }
+
+    /// The layer without the tap: for its weights and settings.
+    pub fn inner(&self) -> &L {
+        &self.layer
+    }
+}
+
+impl<L> AsRef<L> for Tapped<L> {
+    fn as_ref(&self) -> &L {
+        self.inner()
+    }
+}
+
+impl<L> Clone for Tapped<L> {
+    fn clone(&self) -> Self {
+        Self { layer: self.layer.clone(), passes: self.passes.clone(), slot: self.slot.clone() }
+    }
+}
+
+/// Names the layer's type, so that a model of tapped layers can derive `Debug`.
+impl<L> std::fmt::Debug for Tapped<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Tapped").field(&format_args!("{}", std::any::type_name::<L>())).finish()
+    }
+}
+
+impl<L: Tap> Module for Tapped<L> {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let catch = Catch::new(self.passes.clone(), self.slot.clone());
+        self.layer.tapped_forward(x, &catch)
+    }
+}
+
+const _: () = {
+    const fn shareable<T: Send + Sync>() {}
+    shareable::<Tapped<candle_nn::Linear>>();
+};
