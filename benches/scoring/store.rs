@@ -24,6 +24,7 @@ impl Store {
             model_parameters: None,
             notes: Vec::new(),
             worker: None,
+            extensions: Vec::new(),
         };
         let options = WriterOptions { segment_bytes: 64 << 20, zstd_level: 1 };
         Ok(Self(LogWriter::create(dir, &manifest, options)?))

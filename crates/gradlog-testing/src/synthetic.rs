@@ -187,6 +187,7 @@ impl Synthetic {
             model_parameters: Some(52),
             notes: Vec::new(),
             worker,
+            extensions: Vec::new(),
         };
         let options = WriterOptions { segment_bytes: SEGMENT_BYTES, zstd_level: 1 };
         let writer = LogWriter::create(&folder, &manifest, options).unwrap();

@@ -19,10 +19,19 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, DecodeError> {
 }
 
 /// Decodes `bytes` whole; bytes left over are an error.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, read) = decode_front(bytes)?;
+    if read != bytes.len() {
+        return Err(DecodeError(format!("{} bytes left over", bytes.len() - read)));
+    }
+    Ok(value)
+}
+
+/// Decodes a value at the front of `bytes`; returns how many bytes it took, too.
 ///
 /// bincode allocates what a string claims to be long, up to its limit, before it looks whether so much is there. The
 /// limit is a constant, so there is one for each size of input, and no input makes it allocate 64 times its own size.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+pub fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
     if bytes.len() > DECODE_LIMIT_BYTES {
         return Err(DecodeError(format!("{} bytes, more than a header may have", bytes.len())));
     }
@@ -33,9 +42,5 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         0x4_0001..=0x100_0000 => bincode::serde::decode_from_slice(bytes, legacy.with_limit::<0x100_0000>()),
         _ => bincode::serde::decode_from_slice(bytes, legacy.with_limit::<DECODE_LIMIT_BYTES>()),
     };
-    let (value, read) = decoded.map_err(|e| DecodeError(e.to_string()))?;
-    if read != bytes.len() {
-        return Err(DecodeError(format!("{} bytes left over", bytes.len() - read)));
-    }
-    Ok(value)
+    decoded.map_err(|e| DecodeError(e.to_string()))
 }

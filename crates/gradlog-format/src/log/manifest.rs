@@ -1,6 +1,7 @@
 //! The manifest: what a run is, written once when it is created (FORMAT.md, "Manifest").
 
 use super::codec::{self, DecodeError};
+use super::extension::{self, Extension};
 use super::worker::{WorkerRecord, WORKERS_MAX};
 use crate::sketch::SketchConfig;
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,9 @@ pub struct Manifest {
     pub notes: Vec<(String, String)>,
     /// Whose part of a run this is, if several workers record it.
     pub worker: Option<WorkerRecord>,
+    /// Fields that this version does not know, or that are anyone's own, in ascending order of their tags.
+    #[serde(skip)]
+    pub extensions: Vec<Extension>,
 }
 
 impl Manifest {
@@ -95,7 +99,8 @@ impl Manifest {
 
     pub fn to_bytes(&self) -> Result<Vec<u8>, DecodeError> {
         self.check_limits()?;
-        let payload = codec::encode(self)?;
+        let mut payload = codec::encode(self)?;
+        extension::append(&mut payload, &self.extensions)?;
         let mut bytes = file_prefix(KIND_MANIFEST).to_vec();
         if bytes.len() + 8 + payload.len() > codec::DECODE_LIMIT_BYTES {
             return Err(DecodeError(format!("a manifest of {} bytes", payload.len())));
@@ -118,7 +123,8 @@ impl Manifest {
         if checksum(&bytes[..16], payload) != crc {
             return Err(DecodeError("the manifest's checksum does not match".into()));
         }
-        let manifest: Self = codec::decode(payload)?;
+        let (mut manifest, read) = codec::decode_front::<Self>(payload)?;
+        manifest.extensions = extension::parse(&payload[read..])?;
         manifest.check_limits()?;
         if let Some(WorkerRecord { rank, workers, .. }) = manifest.worker {
             if rank >= workers || workers > WORKERS_MAX {
@@ -144,8 +150,8 @@ fn checksum(head: &[u8], payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
-    let four = bytes.get(at..at + 4)?;
+fn read_u32(bytes: &[u8], offset: usize) -> Option<u32> {
+    let four = bytes.get(offset..offset + 4)?;
     Some(u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
 }
 

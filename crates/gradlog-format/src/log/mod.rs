@@ -7,6 +7,7 @@ mod block;
 mod codec;
 mod column;
 mod compress;
+mod extension;
 mod manifest;
 mod planes;
 mod segment;
@@ -20,6 +21,7 @@ pub use block::{
 };
 pub use column::{Cells, Column, ColumnKey, NO_LAYER};
 pub use compress::Compressor;
+pub use extension::{Extension, EXTENSIONS_MAX, PRIVATE_TAG_MIN};
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
 pub use segment::{checkpoint_path, segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
 pub use storage::{check_size_limit, make_folder, next_data, open_file, sync_folder, MmapStorage, Storage};

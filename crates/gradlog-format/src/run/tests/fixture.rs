@@ -47,6 +47,7 @@ fn fixture_manifest() -> Manifest {
         model_parameters: Some(3010),
         notes: vec![("host".into(), "größer".into()), (String::new(), String::new())],
         worker: Some(WorkerRecord { rank: 2, workers: 3, reduction: AllReduce::Sum }),
+        extensions: Vec::new(),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod allocations;
 mod damage;
+mod extensions;
 mod faults;
 mod fixture;
 mod forge;
@@ -88,6 +89,7 @@ fn manifest() -> Manifest {
         model_parameters: Some(37),
         notes: vec![("host".into(), "ü".into())],
         worker: None,
+        extensions: Vec::new(),
     }
 }
 

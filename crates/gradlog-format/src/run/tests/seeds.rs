@@ -69,6 +69,9 @@ fn make_the_fuzz_seeds() {
     let writer = write_sample(alive.path(), SAMPLE_BLOCKS - 1).unwrap();
     copy(alive.path(), killed.path());
     drop(writer);
+    let extended = Manifest { extensions: super::extensions::fields(), ..manifest() }.to_bytes().unwrap();
+    put("manifest", "extended-file", &[&[0], &extended[..]].concat());
+    put("manifest", "extended-payload", &[&[1], &extended[20..]].concat());
     for (name, dir) in [("fixture", fixture.as_path()), ("sample", sample.path()), ("killed", killed.path())] {
         let manifest = std::fs::read(dir.join("manifest")).unwrap();
         put("manifest", &format!("{name}-file"), &[&[0], &manifest[..]].concat());
