@@ -77,7 +77,7 @@ pub struct LogWriter {
     totals: Totals,
     dirty: bool,
     /// Held for as long as the writer lives; the operating system lets go of it when the process dies.
-    _lock: File,
+    lock: File,
 }
 
 /// What a run holds, rows that a resumption made void included.
@@ -161,7 +161,7 @@ impl LogWriter {
             written_bytes: 0,
             totals: Totals::default(),
             dirty: false,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -201,7 +201,7 @@ impl LogWriter {
             written_bytes: 0,
             totals: place.totals,
             dirty: false,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -391,6 +391,8 @@ impl Drop for LogWriter {
     /// Best effort: a writer dropped without `finish` leaves a readable run with a zero tail.
     fn drop(&mut self) {
         let _ = self.close_segment();
+        // A process that is just being spawned holds a copy of the file for an instant: closing it alone would not free the lock.
+        let _ = self.lock.unlock();
     }
 }
 
