@@ -7,9 +7,8 @@
 //! `benches/results`.
 
 use criterion::{criterion_group, criterion_main, Criterion, Throughput};
-use gradlog_format::log::{
-    BlockBuilder, BlockKind, Cells, Column, ColumnEntry, ColumnKey, Compressor, ENTRY_BYTES, HEADER_BYTES,
-};
+use gradlog_format::log::parts::{ColumnEntry, Compressor, ENTRY_BYTES, HEADER_BYTES};
+use gradlog_format::log::{BlockBuilder, BlockKind, Cells, Column, ColumnKey};
 use gradlog_format::sketch::{derive_seed, Encoding, Fold, Side};
 use std::hint::black_box;
 

@@ -57,9 +57,9 @@ fn read(run: &Run, visits: &[usize], probes: &[usize]) -> Result<Recorded> {
     let (mut bytes, mut sketches, mut norms) = (0, 0, HashMap::new());
     for block in run.scan().filter(|block| block.kind() == Some(BlockKind::Visits)) {
         bytes += block.bytes();
-        for (column, _, stored, _) in block.sizes() {
-            if Column::from_code(column).is_some_and(sketch) {
-                sketches += stored;
+        for size in block.sizes() {
+            if Column::from_code(size.column).is_some_and(sketch) {
+                sketches += size.stored_bytes;
             }
         }
         let ids = block.u64s(Column::Example)?;

@@ -45,9 +45,8 @@ const PLAIN: [Column; 8] = [
 ];
 
 fn bytes_of(run: &Run, counts: impl Fn(u16) -> bool) -> u64 {
-    let sizes = |block: &Block| {
-        block.sizes().filter(|(column, ..)| counts(*column)).map(|(_, _, stored, _)| stored).sum::<u64>()
-    };
+    let sizes =
+        |block: &Block| block.sizes().filter(|size| counts(size.column)).map(|size| size.stored_bytes).sum::<u64>();
     visit_blocks(run).iter().map(sizes).sum()
 }
 

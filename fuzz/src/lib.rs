@@ -120,10 +120,9 @@ pub fn segment_header() -> Vec<u8> {
 /// Asks a block for every column as every type.
 fn read_block(block: &Block) {
     let _ = block.check();
-    let columns: Vec<(u16, u16, u64, u64)> = block.sizes().collect();
-    for (code, layer, _, _) in columns {
-        let Some(column) = Column::from_code(code) else { continue };
-        let key = ColumnKey { column, layer };
+    for size in block.sizes() {
+        let Some(column) = Column::from_code(size.column) else { continue };
+        let key = ColumnKey { column, layer: size.layer };
         assert!(block.has(key) && block.width(key).is_some());
         for length in [
             block.u8s(key).map(|all| all.len()),

@@ -43,7 +43,7 @@ pub(super) fn lock_end(
             Err(LogError::Exists { .. }) => continue,
             Err(error) => return Err(RecordError::Start(Arc::new(error))),
         };
-        let run = Run::open_one(dir).map_err(refuse)?.locked_by_caller();
+        let run = Run::open_one(dir).map_err(refuse)?.with_lock_held();
         let mut scan = run.part_scan();
         scan.by_ref().for_each(drop);
         if scan.place() == end && scan.damage().map_err(refuse)?.is_none() {
@@ -63,7 +63,7 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
     for block in scan.by_ref() {
         // No reader reads what is written behind damage.
         block.check().map_err(advise_recovery)?;
-        let held = block.clone().whole();
+        let held = block.clone().with_superseded_rows();
         match held.kind() {
             Some(BlockKind::Visits) => totals.visits = totals.visits.saturating_add(held.rows() as u64),
             Some(BlockKind::Gaps) => {

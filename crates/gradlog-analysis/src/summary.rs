@@ -294,8 +294,8 @@ impl Summary {
                     examples.extend(ids);
                     summary.not_finite += not_finite.len() as u64;
                     summary.first_not_finite = not_finite.into_iter().chain(summary.first_not_finite).min();
-                    for (code, _, stored, _) in told.block.sizes() {
-                        *groups.entry(ColumnGroup::from_code(code)).or_default() += stored;
+                    for size in told.block.sizes() {
+                        *groups.entry(ColumnGroup::from_code(size.column)).or_default() += size.stored_bytes;
                     }
                     for layer in told.block.layers(Column::Input) {
                         let Some(form) = forms.get_mut(usize::from(layer)) else { continue };
@@ -339,7 +339,7 @@ impl Summary {
                 Read::End | Read::Other => {}
             }
             // A run that was finished and then resumed is finished again only by another end. A replay takes none away.
-            summary.finished = end || summary.finished && !told.block.goes_on();
+            summary.finished = end || summary.finished && !told.block.reopens_run();
             Ok(())
         };
         summary.damage = fold_each(run, progress, |_| true, Told::read, fold)?.0;

@@ -1,15 +1,40 @@
-//! What gradlog writes and reads back: sketches, the file format, its writer and its reader.
+//! Reads and writes runs: recordings of the gradient of every example that a training visited.
 //!
-//! | module | question |
+//! | module | holds |
 //! |---|---|
-//! | [`sketch`] | How does a short vector stand for a whole gradient? |
-//! | [`log`] | Which bytes? Specified in `FORMAT.md` |
-//! | [`run`] | What is in this folder, and how far can it be trusted? |
+//! | [`run`] | the reader: opens a run, checks it, iterates over its blocks, recovers it from damage |
+//! | [`log`] | the file format, specified in `FORMAT.md`, and its writer |
+//! | [`sketch`] | projections and encodings that turn a gradient into a short vector |
 //!
-//! Knows neither candle nor scores.
-
-#![warn(missing_docs)]
-#![deny(unsafe_op_in_unsafe_fn)]
+//! This crate depends neither on candle nor on the analysis. To read a run, it is all you need:
+//!
+//! ```
+//! use gradlog_format::log::{BlockKind, Column};
+//! use gradlog_format::run::Run;
+//!
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/v1");
+//! # let mut visits = 0;
+//! let run = Run::open(folder)?;
+//! println!("{} layers, seed {}", run.manifest().layers.len(), run.manifest().seed);
+//! let mut scan = run.scan();
+//! for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::Visits)) {
+//!     let examples = block.u64s(Column::Example)?;
+//!     let steps = block.u64s(Column::Step)?;
+//!     let losses = block.f32s(Column::Loss)?;
+//!     for row in 0..block.rows() {
+//!         println!("step {}: example {}, loss {}", steps[row], examples[row], losses[row]);
+//!     }
+//! #     visits += block.rows();
+//! }
+//! if let Some(damage) = scan.damage()? {
+//!     eprintln!("{damage}");
+//! }
+//! # assert!(visits > 0 && run.verify()?.visits == visits as u64);
+//! # Ok::<(), gradlog_format::run::ReadError>(())
+//! ```
+//!
+//! A *visit* is one example in one training pass. A *probe* is an example that questions are asked about. A *sweep* takes
+//! training examples through the model at a checkpoint. A *step* is one step of the optimizer.
 
 pub mod log;
 pub mod run;

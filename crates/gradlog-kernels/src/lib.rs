@@ -1,10 +1,14 @@
-//! The loops that gradlog spends its time in: vectorized sums, matrix products, products of 8-bit integers.
+//! The loops that gradlog spends its time in.
 //!
-//! Every crate of gradlog may use it; it uses none of them. Beside the memory map of `gradlog-format`, all unsafe code of
-//! gradlog is here, so that one crate is checked by Miri and the address sanitizer.
-
-#![warn(missing_docs)]
-#![deny(unsafe_op_in_unsafe_fn)]
+//! | module | holds |
+//! |---|---|
+//! | [`simd`] | loops compiled for the vector instructions of the machine, and sums of squares |
+//! | [`matmul`] | products of `f32` matrices that lie in slices |
+//! | [`int8`] | exact products of matrices of 8-bit integers |
+//!
+//! Every crate of gradlog may use this one. It uses none of them.
+//! All unsafe code of gradlog is here, except the memory map in `gradlog-format`.
+//! So Miri and the address sanitizer have one small crate to check.
 
 pub mod int8;
 pub mod matmul;

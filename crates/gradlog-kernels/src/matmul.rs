@@ -1,16 +1,24 @@
-//! Matrix products on slices: the one safe door to the `gemm` crate, which candle brings anyway.
+//! Matrix products on slices: a safe interface to the `gemm` crate, which candle depends on too.
 //!
-//! Used by the taps (weight and per-example gradients) and by the analysis (dot products of many pairs).
+//! The taps use it for weight gradients and per-example gradients, the analysis for dot products of many pairs.
 
 use gemm::Parallelism;
 
-/// A read-only matrix inside a slice, with a stride for each dimension, so that a transpose is free.
+/// A read-only matrix inside a slice. Each dimension has a stride, so a transpose copies nothing.
 ///
-/// Invariant, which the unsafe call below rests on: every element (r, c), with r below `rows` and c below `columns`, lies at
-/// `r·row_stride + c·column_stride < data.len()`; and where there is one, neither stride is more than some slice is long.
-/// [`Matrix::new`] has `rows·columns <= data.len()`, a row stride of `columns` and a column stride of 1; [`Matrix::t`] exchanges
-/// rows and columns with their strides; [`Matrix::rows`] leaves rows away and begins the slice at the first that stays. Nothing
-/// else makes one.
+/// ```
+/// use gradlog_kernels::matmul::{matmul, Matrix};
+/// let a = Matrix::new(&[1.0, 2.0, 3.0, 4.0], 2, 2); // [[1, 2], [3, 4]]
+/// let mut out = [0.0; 4];
+/// matmul(&mut out, a, a.t(), false, 1);
+/// assert_eq!(out, [5.0, 11.0, 11.0, 25.0]);
+/// ```
+// The unsafe call below relies on an invariant. Every element (r, c), with r below `rows` and c below `columns`, lies at
+// `r·row_stride + c·column_stride < data.len()`. Where there is an element, neither stride is longer than some slice.
+// Three functions make a matrix, and nothing else does:
+// - `Matrix::new` checks `rows·columns <= data.len()`; its row stride is `columns`, its column stride 1.
+// - `Matrix::t` exchanges rows and columns with their strides.
+// - `Matrix::rows` drops rows and begins the slice at the first row that stays.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
     data: &'a [f32],
@@ -21,32 +29,32 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// A matrix whose rows lie one after another.
+    /// A matrix of `rows` rows and `columns` columns. Its rows lie one after another at the start of `data`.
     ///
     /// # Panics
-    /// If the slice is too short, also where `rows·columns` is no `usize`.
+    /// If `data` has fewer than `rows·columns` numbers, or if that product overflows.
     pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
         assert!(rows.checked_mul(columns).is_some_and(|all| all <= data.len()), "a matrix longer than its slice");
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// Rows and columns.
+    /// The numbers of rows and columns.
     pub fn shape(&self) -> (usize, usize) {
         (self.rows, self.columns)
     }
 
-    /// `count` rows from row `first` on.
+    /// The `count` rows that begin with row `first`.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If `first + count` is more than the number of rows.
     pub fn rows(self, first: usize, count: usize) -> Self {
         assert!(first.checked_add(count).is_some_and(|end| end <= self.rows), "rows behind the last one");
-        // Of no rows, or of rows without numbers, the place does not matter, and it may be the end of the slice.
+        // A matrix without numbers may begin anywhere, so also at the end of the slice.
         let start = (first * self.row_stride).min(self.data.len());
         Self { data: &self.data[start..], rows: count, ..self }
     }
 
-    /// The same numbers with rows and columns exchanged.
+    /// The transpose: the same numbers, with rows and columns exchanged.
     pub fn t(self) -> Self {
         Self {
             rows: self.columns,
@@ -58,10 +66,13 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `out = a·b`, or `out += a·b` where `accumulate` is set; `out` is `[a.rows, b.columns]` with its rows one after another.
+/// Computes `out = a·b`, or `out += a·b` if `accumulate` is true.
+///
+/// `out` has the shape `[rows of a, columns of b]`, with its rows one after another.
+/// With `threads` above 1 the product runs on that many threads of rayon's pool.
 ///
 /// # Panics
-/// If the shapes do not fit.
+/// If `a` has another number of columns than `b` has rows, or `out` another length than the result.
 pub fn matmul(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, threads: usize) {
     let (m, k, n) = (a.rows, a.columns, b.columns);
     assert_eq!(k, b.rows, "the inner dimensions differ");
@@ -78,7 +89,7 @@ pub fn matmul(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, t
     let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
     // SAFETY: `gemm` reads lhs at `i·rs + l·cs` and rhs at `l·rs + j·cs`, and reads (if `accumulate`) and writes dst at
     // `i·rs + j·cs`, for i < m, l < k, j < n, and nothing else.
-    // - lhs is m x k and rhs is k x n by the first assertion, so all these places lie in their slices by `Matrix`'s invariant.
+    // - lhs is m x k and rhs is k x n by the first assertion. By `Matrix`'s invariant all these places lie in their slices.
     // - dst has rs = n and cs = 1, so its places are at most `(m - 1)·n + n - 1 = m·n - 1`, and `out` has m·n numbers by the
     //   second assertion.
     // - m, k and n are at least 1 here, so each stride is at most the length of a slice, which is below `isize::MAX`: the
@@ -117,12 +128,12 @@ mod tests {
         (0..n).map(|i| ((i * 7 + seed) % 11) as f32 - 5.0).collect()
     }
 
-    fn at(x: &Matrix<'_>, row: usize, column: usize) -> f32 {
+    fn element(x: &Matrix<'_>, row: usize, column: usize) -> f32 {
         x.data[row * x.row_stride + column * x.column_stride]
     }
 
-    /// Compares with the definition for every transpose. Every slice is as long as it must be and no longer, and in a heap block
-    /// of its own, so that Miri and the address sanitizer see a place outside.
+    /// Compares with the definition for every transpose. Every slice has exactly the length it needs, in a heap block of
+    /// its own. So Miri and the address sanitizer see every access outside.
     fn check(m: usize, k: usize, n: usize, threads: usize) {
         let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
         for left in [Matrix::new(&a, m, k), Matrix::new(&a, k, m).t(), Matrix::new(&a, m, k).t().t()] {
@@ -132,7 +143,7 @@ mod tests {
                     matmul(&mut out, left, right, accumulate, threads);
                     for (place, found) in out.iter().enumerate() {
                         let (i, j) = (place / n, place % n);
-                        let dot: f32 = (0..k).map(|l| at(&left, i, l) * at(&right, l, j)).sum();
+                        let dot: f32 = (0..k).map(|l| element(&left, i, l) * element(&right, l, j)).sum();
                         // Small whole numbers: every order of summing is exact.
                         assert_eq!(*found, dot + if accumulate { 2.0 } else { 0.0 }, "{m}x{k}x{n} at {i}, {j}");
                     }
@@ -162,7 +173,7 @@ mod tests {
         }
     }
 
-    /// A part of a longer slice: what stands behind it is not read, and NaN would show.
+    /// The matrix is a part of a longer slice. The rest of it holds NaN, which would show in the result.
     #[test]
     fn reads_no_more_than_the_matrix() {
         let (mut a, mut b) = (vec![f32::NAN; 40], vec![f32::NAN; 40]);
@@ -173,7 +184,7 @@ mod tests {
         assert!(out.iter().all(|x| x.is_finite()), "{out:?}");
     }
 
-    /// The rows of a product are the products of the rows, wherever these begin, also those of a transpose.
+    /// The rows of a product are the products of the rows, wherever they begin. This holds for a transpose too.
     #[test]
     fn rows_of_a_matrix_are_a_matrix() {
         let (m, k, n) = (7, 3, 4);
@@ -184,7 +195,7 @@ mod tests {
                 matmul(&mut out, left.rows(first, count), Matrix::new(&b, k, n), false, 1);
                 for (place, found) in out.iter().enumerate() {
                     let (i, j) = (first + place / n, place % n);
-                    let dot: f32 = (0..k).map(|l| at(&left, i, l) * b[l * n + j]).sum();
+                    let dot: f32 = (0..k).map(|l| element(&left, i, l) * b[l * n + j]).sum();
                     assert_eq!(*found, dot, "{count} rows from {first} at {i}, {j}");
                 }
             }

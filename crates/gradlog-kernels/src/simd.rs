@@ -2,11 +2,18 @@
 
 use num_traits::Float;
 
-/// Calls `loops`, compiled for the widest vectors that this machine has (on x86-64 AVX2 or AVX-512, detected once), where the
-/// crate itself is compiled for the least of its kind.
+/// Calls `loops` and returns its result. The loops in it are compiled for the widest vectors of this machine.
 ///
-/// What is to gain from it must be inlined into the closure. Results do not depend on the machine: the compiler neither
-/// reorders sums nor fuses products into them.
+/// On x86-64 these are AVX2 or AVX-512. They are detected once. The crate itself may be compiled for any older machine.
+///
+/// Only code that is inlined into the closure becomes faster. Results do not depend on the machine: the compiler neither
+/// reorders sums nor fuses a product with an addition.
+///
+/// ```
+/// let mut values = vec![1.0f32; 1000];
+/// gradlog_kernels::simd::vectorized(|| values.iter_mut().for_each(|v| *v *= 2.0));
+/// assert_eq!(values, vec![2.0; 1000]);
+/// ```
 #[inline(always)]
 pub fn vectorized<R>(loops: impl FnOnce() -> R) -> R {
     struct Loops<F>(F);
@@ -23,12 +30,14 @@ pub fn vectorized<R>(loops: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(Loops(loops))
 }
 
-/// `Σ v²` with 32 partial sums, so that it vectorizes and rounds less than one running sum.
+/// `Σ v²` in `f32`, 0 for an empty slice.
+///
+/// It has 32 partial sums: it vectorizes, and rounds less than one running sum.
 pub fn squared_norm(values: &[f32]) -> f32 {
     sum_of_squares(values)
 }
 
-/// The same in `f64`, for numbers that may be so small that no `f32` holds their squares.
+/// `Σ v²` in `f64`, for numbers whose squares may be too small or too large for an `f32`.
 pub fn squared_norm_f64(values: &[f32]) -> f64 {
     sum_of_squares(values)
 }

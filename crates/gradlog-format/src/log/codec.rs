@@ -1,19 +1,20 @@
-//! The only file that knows bincode: structs to little-endian, fixed-width bytes and back.
+//! Structs to little-endian, fixed-width bytes and back. No other file uses bincode.
 //!
 //! bincode is pinned at 2.0.1, whose `legacy` configuration writes every integer little-endian at its own width, a
 //! sequence as a `u64` count and then its elements, an enum as a `u32` index, an `Option` as one byte and then its value.
-//! FORMAT.md states that layout in full, so another serializer can take over here without a change of format.
+//! FORMAT.md specifies that layout in full, so another serializer can replace bincode without a change of format.
 
 use serde::{de::DeserializeOwned, Serialize};
 
-/// The largest manifest that is read or written: bytes that claim more are refused before anything is allocated.
+/// The largest manifest that is read or written. Longer ones are refused before anything is allocated.
 pub const DECODE_LIMIT_BYTES: usize = 64 << 20;
 
-/// Bytes that do not decode.
+/// Bytes that are not what the format says, or a struct that is too large for it. Displays what is wrong.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
-pub struct DecodeError(pub String);
+pub struct DecodeError(pub(crate) String);
 
+/// The bytes of `value` in the file.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, DecodeError> {
     bincode::serde::encode_to_vec(value, bincode::config::legacy()).map_err(|e| DecodeError(e.to_string()))
 }
@@ -29,8 +30,8 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 
 /// Decodes a value at the front of `bytes`; returns how many bytes it took, too.
 ///
-/// bincode allocates what a string claims to be long, up to its limit, before it looks whether so much is there. The
-/// limit is a constant, so there is one for each size of input, and no input makes it allocate 64 times its own size.
+/// bincode allocates the length that a string claims, up to a limit, before it reads the string. That limit is a constant
+/// in its type. So each size of input has a limit of its own here, and no input makes bincode allocate 64 times its size.
 pub fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
     if bytes.len() > DECODE_LIMIT_BYTES {
         return Err(DecodeError(format!("{} bytes, more than a header may have", bytes.len())));

@@ -1,4 +1,4 @@
-//! Columns: what a block holds of each row, and how wide it is.
+//! Columns: the values of each row, and the types of their numbers (FORMAT.md, "Columns").
 
 use crate::sketch::Encoding;
 use serde::{Deserialize, Serialize};
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 /// The layer number of columns that belong to no single layer.
 pub const NO_LAYER: u16 = u16::MAX;
 
-/// What a column says. The discriminants are the numbers in the file; numbers are only ever added.
+/// What the numbers of a column are. The discriminants are the numbers in the file. Numbers are added, and never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u16)]
 #[non_exhaustive]
 pub enum Column {
     /// Id of the example, as the caller gave it (u64).
     Example = 1,
-    /// Optimizer step, counted from 0 (u64). For a probe, the step before which it was taken.
+    /// Optimizer step, counted from 0 (u64). For a probe, the step that followed it.
     Step = 2,
     /// Epoch that the caller declared (u32).
     Epoch = 3,
@@ -25,13 +25,13 @@ pub enum Column {
     Coefficient = 6,
     /// The example's own loss `ℓ` (f32).
     Loss = 7,
-    /// `‖p − onehot(y)‖₂` (f32), see the definitions in `analysis`.
+    /// EL2N, `‖p − onehot(y)‖₂` with the predicted probabilities `p` and the label `y` (f32).
     El2n = 8,
     /// Logit of the label minus the largest other logit (f32).
     Margin = 9,
     /// Probability that the model gave to the label (f32).
     Confidence = 10,
-    /// Share of the example's predictions that are right: 0 or 1 where it has one (f32).
+    /// Share of the example's predictions that are right (f32). With one prediction it is 0 or 1.
     Correct = 11,
     /// Label (u32).
     Label = 12,
@@ -41,7 +41,7 @@ pub enum Column {
     Target = 14,
     /// Output of a regression with one output (f32).
     Output = 15,
-    /// How many predictions the example's loss is the mean of (u32); absent where it is always 1.
+    /// Number of predictions that the example's loss is the mean of (u32). Absent if it is always 1.
     Positions = 16,
     /// `‖g‖²`, the squared norm of the example's own gradient over all recorded layers (f32).
     SquaredNorm = 17,
@@ -49,13 +49,13 @@ pub enum Column {
     Flags = 18,
     /// Number of the probe set in the manifest's order of first use (u32), in probe blocks.
     ProbeSet = 19,
-    /// Whether a replayed row's model ran as in training or in evaluation (u8), see [`Mode`](super::Mode). Only replays write it.
+    /// How the model ran in a replay (u8), see [`Mode`](super::Mode). Only replays write it.
     Mode = 20,
-    /// Which score of a prediction the row's gradient is of (u8), see [`PredictionScore`](super::PredictionScore). Absent for a loss.
+    /// The score whose gradient the row holds (u8), see [`PredictionScore`](super::PredictionScore). Absent for a loss.
     PredictionScore = 21,
-    /// The class whose score that is (u32).
+    /// The class that the score is about (u32).
     ScoredClass = 22,
-    /// Weight of the row's gradient in the curvature `Σ w g gᵀ / Σ w` (f32), in probe blocks. A row that has one is no probe.
+    /// Weight `w` of the row's gradient `g` in the curvature `Σ w g gᵀ / Σ w` (f32), in probe blocks. Such rows are no probes.
     CurvatureWeight = 23,
     /// Input factor of a layer, possibly folded.
     Input = 32,
@@ -69,7 +69,7 @@ pub enum Column {
     Folded = 36,
     /// Scale of [`Column::Folded`] (bf16).
     FoldedScale = 37,
-    /// Batch size of a step: visits whose gradients it summed, over all passes (u32), in step blocks.
+    /// Batch size of a step (u32): the number of visits whose gradients it summed over all its passes. In step blocks.
     BatchSize = 64,
     /// Milliseconds since the Unix epoch (u64), in step and gap blocks.
     WallClock = 65,
@@ -79,25 +79,25 @@ pub enum Column {
     WeightDecay = 67,
     /// Visits that were dropped (u64), in gap blocks and the end block.
     Dropped = 68,
-    /// Name of a probe set, as bytes of UTF-8 (u8, as many to a row as the name has), in probe-set blocks.
+    /// Name of a probe set in UTF-8 (u8, one row of as many numbers as the name has bytes), in probe-set blocks.
     Name = 69,
     /// Training visits written (u64), in the end block.
     Visits = 70,
-    /// Bytes of a checkpoint's file (u64), in checkpoint blocks.
+    /// Length of a checkpoint's file in bytes (u64), in checkpoint blocks.
     Bytes = 71,
     /// CRC-32 of a checkpoint's file (u32), in checkpoint blocks.
     Checksum = 72,
 }
 
 impl Column {
-    /// Flag: the gradient, the loss or a prediction was NaN or infinite; the sketch holds zeros.
+    /// Flag: the gradient, the loss or a prediction was NaN or infinite. The sketch holds zeros.
     pub const FLAG_NOT_FINITE: u8 = 1;
     /// Flag: [`Column::SquaredNorm`] is estimated from a sketch, not exact.
     pub const FLAG_NORM_ESTIMATED: u8 = 2;
-    /// Flag: the example had no weight in the loss (`c = 0`), so its gradient could not be seen and is stored as zero.
+    /// Flag: the example had no weight in the loss (`c = 0`). Its gradient is not known and is stored as zero.
     pub const FLAG_NO_WEIGHT: u8 = 4;
 
-    /// In [`Column::Label`] and [`Column::Prediction`]: none, as of an example whose target is ignored.
+    /// In [`Column::Label`] and [`Column::Prediction`]: no class. Example: the target is ignored.
     pub const NO_CLASS: u32 = u32::MAX;
 
     const ALL: [Column; 38] = [
@@ -150,9 +150,9 @@ impl Column {
 /// Names one column of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ColumnKey {
-    /// What it says.
+    /// What its numbers are.
     pub column: Column,
-    /// Of which layer, or [`NO_LAYER`].
+    /// The layer's number in the manifest, or [`NO_LAYER`].
     pub layer: u16,
 }
 
@@ -162,18 +162,26 @@ impl From<Column> for ColumnKey {
     }
 }
 
-/// The type of the numbers in a column, as its code in the file.
+/// The type of the numbers in a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Cells {
+    /// Bytes.
     U8,
+    /// 32-bit unsigned integers, little-endian.
     U32,
+    /// 64-bit unsigned integers, little-endian.
     U64,
+    /// 32-bit IEEE floats, little-endian.
     F32,
+    /// The upper halves of 32-bit IEEE floats, little-endian.
     Bf16,
+    /// A vector in this encoding in each row. Its scale is in a column of its own.
     Vector(Encoding),
 }
 
 impl Cells {
+    /// The number of the type in the file.
     pub fn code(self) -> u8 {
         match self {
             Cells::U8 => 1,
@@ -189,6 +197,7 @@ impl Cells {
         }
     }
 
+    /// The type of a number in the file, or `None` for one that a newer version added.
     pub fn from_code(code: u8) -> Option<Self> {
         Some(match code {
             1 => Cells::U8,
@@ -205,7 +214,7 @@ impl Cells {
         })
     }
 
-    /// Bytes of one number where these can be told apart ([`super::planes`]); 1 for all others.
+    /// Bytes of one number if it can be split into planes ([`super::planes`]), else 1.
     pub(super) fn number_bytes(self) -> usize {
         match self {
             Cells::U8 | Cells::Vector(_) => 1,

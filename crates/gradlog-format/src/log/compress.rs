@@ -1,4 +1,4 @@
-//! How a column is squeezed: the only file that asks zstd to compress.
+//! Compresses columns. No other file calls zstd to compress.
 
 use super::column::Cells;
 use super::planes;
@@ -8,14 +8,14 @@ use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
 use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ParamSwitch, ResetDirective};
 use zstd::{bulk, zstd_safe};
 
-/// How the frame of a column holds it.
+/// How a column is stored in its frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
-    /// As it is.
+    /// Uncompressed.
     None,
-    /// In a zstd frame.
+    /// A zstd frame of the column.
     Zstd,
-    /// Its planes ([`planes`]) in a zstd frame.
+    /// A zstd frame of the column's planes ([`planes`]).
     Planes,
 }
 
@@ -33,27 +33,34 @@ impl Codec {
     }
 }
 
-/// A level at which zstd's search for matches skips almost everything, and leaves the entropy coder.
+/// A level at which zstd hardly searches for matches. Its entropy coder does the work.
 const HARDLY_SEARCHING: i32 = -1000;
 
-/// From so many numbers on, each plane has a block of its frame to itself: three bytes and a table of its own are less than what
-/// it costs to code bytes that are always the same and bytes that are random by one table.
+/// From this many numbers on, each plane has a block of the frame to itself. A block costs three bytes and a table. One
+/// table for constant bytes and random bytes together costs more.
 const APART_MIN: usize = 1024;
 
-/// Compresses columns, each by its kind.
+/// Compresses columns, each by its type.
 ///
-/// The numbers of a gradient are as good as random: what can be had is that some are rarer than others, above all that
-/// most are zero, and a search for matches finds the few by chance. On activations and gradients behind a ReLU the entropy
-/// coder alone is ten times as fast as level 1 and leaves 4 % fewer bytes (`benches/results`).
+/// The numbers of a gradient are nearly random. Some are more frequent than others, above all zero, and an entropy coder
+/// uses that. A search for matches finds only accidental ones. On activations and gradients behind a ReLU the entropy
+/// coder alone is ten times as fast as level 1, and the result is 4 % smaller (`benches/results`).
 pub struct Compressor {
     level: bulk::Compressor<'static>,
-    /// For vectors, unless a level was asked for that searches well.
+    /// For vectors, if the level is at most 1.
     entropy: Option<bulk::Compressor<'static>>,
     /// Kept for the planes of the next column.
     planes: Vec<u8>,
 }
 
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compressor").field("searches", &self.entropy.is_none()).finish_non_exhaustive()
+    }
+}
+
 impl Compressor {
+    /// A compressor of this zstd level. A level above 1 searches for matches in vectors too.
     pub fn new(level: i32) -> io::Result<Self> {
         let entropy = if level > 1 {
             None
@@ -65,16 +72,16 @@ impl Compressor {
         Ok(Self { level: bulk::Compressor::new(level)?, entropy, planes: Vec::new() })
     }
 
-    /// Appends the frame of a column of `cells` to `out`, if it is shorter than the column; else `out` is as it was.
+    /// Appends the frame of a column to `out` if it is shorter than the column. Else `out` does not change.
     pub fn compress(&mut self, cells: Cells, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<Codec> {
         let start = out.len();
         let (codec, written) = match (cells, &mut self.entropy) {
-            // Each sign is a coin's throw.
+            // Signs are random bits.
             (Cells::Vector(Encoding::Signs), _) => return Ok(Codec::None),
-            (Cells::Vector(_), Some(entropy)) => (Codec::Zstd, in_one_go(entropy, bytes, out)?),
-            (Cells::Vector(_) | Cells::U8, _) => (Codec::Zstd, in_one_go(&mut self.level, bytes, out)?),
+            (Cells::Vector(_), Some(entropy)) => (Codec::Zstd, compress_whole(entropy, bytes, out)?),
+            (Cells::Vector(_) | Cells::U8, _) => (Codec::Zstd, compress_whole(&mut self.level, bytes, out)?),
             (Cells::U32 | Cells::U64 | Cells::F32 | Cells::Bf16, _) => {
-                (Codec::Planes, self.by_planes(cells, bytes, out)?)
+                (Codec::Planes, self.compress_planes(cells, bytes, out)?)
             }
         };
         if written < bytes.len() {
@@ -84,22 +91,22 @@ impl Compressor {
         Ok(Codec::None)
     }
 
-    /// Returns how many bytes it wrote.
-    fn by_planes(&mut self, cells: Cells, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+    /// Appends a frame of the planes of `bytes` to `out` and returns its length.
+    fn compress_planes(&mut self, cells: Cells, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
         let size = cells.number_bytes();
         let numbers = bytes.len() / size;
         self.planes.resize(bytes.len(), 0);
         planes::split(size, bytes, &mut self.planes);
         if numbers < APART_MIN {
-            return in_one_go(&mut self.level, &self.planes, out);
+            return compress_whole(&mut self.level, &self.planes, out);
         }
-        let written = planes_apart(self.level.context_mut(), &self.planes, numbers, out);
+        let written = compress_planes_separately(self.level.context_mut(), &self.planes, numbers, out);
         written.map_err(|code| io::Error::other(zstd_safe::get_error_name(code)))
     }
 }
 
-/// One frame with a block for each plane, of `numbers` bytes; returns how many bytes it appended to `out`, or zstd's error.
-fn planes_apart(
+/// Appends one frame with a block for each plane of `numbers` bytes to `out`. Returns its length, or zstd's error.
+fn compress_planes_separately(
     zstd: &mut CCtx<'static>,
     planes: &[u8],
     numbers: usize,
@@ -108,7 +115,7 @@ fn planes_apart(
     let start = out.len();
     out.reserve(zstd_safe::compress_bound(planes.len()) + 64 * (planes.len() / numbers));
     zstd.reset(ResetDirective::SessionOnly)?;
-    // Told the length, zstd takes no more memory than it needs.
+    // With the length known, zstd takes no more memory than it needs.
     zstd.set_pledged_src_size(Some(planes.len() as u64))?;
     let mut place = OutBuffer::around_pos(out, start);
     let mut rest = planes.len();
@@ -116,15 +123,15 @@ fn planes_apart(
         rest -= plane.len();
         let end = if rest == 0 { ZSTD_EndDirective::ZSTD_e_end } else { ZSTD_EndDirective::ZSTD_e_flush };
         if zstd.compress_stream2(&mut place, &mut InBuffer::around(plane), end)? > 0 {
-            // Not for want of room, of which there is enough. The column is then stored as it is.
+            // Never happens for lack of room. If it happens, the column is stored uncompressed.
             return Ok(planes.len());
         }
     }
     Ok(place.pos() - start)
 }
 
-/// Returns how many bytes it appended to `out`.
-fn in_one_go(zstd: &mut bulk::Compressor<'static>, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+/// Appends a frame of `bytes` to `out` and returns its length.
+fn compress_whole(zstd: &mut bulk::Compressor<'static>, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
     let start = out.len();
     out.reserve(zstd_safe::compress_bound(bytes.len()));
     let mut place = io::Cursor::new(&mut *out);

@@ -1,4 +1,4 @@
-//! The manifest: what a run is, written once when it is created (FORMAT.md, "Manifest").
+//! The manifest describes a run. It is written once, when the run is created (FORMAT.md, "Manifest").
 
 use super::codec::{self, DecodeError};
 use super::extension::{self, Extension};
@@ -7,9 +7,9 @@ use crate::sketch::SketchConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// First bytes of every gradlog file. As with PNG, a transfer that mangles line ends or strips the eighth bit breaks them.
+/// First bytes of every gradlog file. As in PNG, a transfer that changes line ends or strips the eighth bit breaks them.
 pub const MAGIC: [u8; 8] = *b"\x89GLOG\r\n\x1a";
-/// The most layers that a run may have: their numbers take 16 bits, of which one value stands for none.
+/// The most layers that a run may have. Their numbers have 16 bits, and one value means "no layer".
 pub const LAYERS_MAX: usize = 65_535;
 /// File kind of the manifest.
 const KIND_MANIFEST: u16 = 1;
@@ -19,17 +19,17 @@ const KIND_MANIFEST: u16 = 1;
 pub struct LayerRecord {
     /// The name that the layer was tapped under.
     pub name: String,
-    /// What it is: `linear`, `conv2d`, ...
+    /// Its type: `linear`, `conv2d`, ...
     pub kind: String,
-    /// Width of its input factor, without the appended 1 of the bias; 0 where it is always folded.
+    /// Width of its input factor, without the 1 that is appended for the bias. 0 if its gradient is always folded.
     pub inputs: u32,
-    /// Width of its output-gradient factor; 0 where it is always folded.
+    /// Width of its output-gradient factor. 0 if its gradient is always folded.
     pub outputs: u32,
-    /// Whether it has a bias, the appended 1 of the input factor.
+    /// Whether it has a bias. Then its gradient is `δ ⊗ [a; 1]`.
     pub bias: bool,
     /// How many numbers its whole gradient has.
     pub parameters: u64,
-    /// Name and shape of each of its parameters, in the order in which they make up the gradient.
+    /// Name and shape of each of its parameters, in the order of the flattened gradient.
     pub shapes: Vec<(String, Vec<u64>)>,
     /// Seed of the fold of its input factor.
     pub seed_input: u64,
@@ -48,12 +48,12 @@ pub struct VariableRecord {
     pub shape: Vec<u64>,
 }
 
-/// What a run is: layers, seeds, scheme, versions.
+/// Describes a run: its layers, seeds and sketches, and who wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Random bytes that tie the segments of a run to it.
+    /// Random bytes that identify the run. Each of its segments repeats them.
     pub run_id: [u8; 16],
-    /// Milliseconds since the Unix epoch.
+    /// When the run was created, in milliseconds since the Unix epoch.
     pub created_ms: u64,
     /// The gradlog version that wrote it.
     pub version: String,
@@ -61,15 +61,15 @@ pub struct Manifest {
     pub seed: u64,
     /// Lengths and encodings of the sketches.
     pub sketch: SketchConfig,
-    /// The recorded layers, by number.
+    /// The recorded layers. A layer's number is its place here.
     pub layers: Vec<LayerRecord>,
-    /// Variables of the model that are in no recorded layer, if the model was declared.
+    /// Variables of the model that no recorded layer holds. Empty if the model was not declared.
     pub untapped: Vec<VariableRecord>,
-    /// How many parameters the declared model has.
+    /// How many parameters the model has, if it was declared.
     pub model_parameters: Option<u64>,
-    /// The caller's own words: name and value.
+    /// Notes of the program that recorded the run: name and value.
     pub notes: Vec<(String, String)>,
-    /// Whose part of a run this is, if several workers record it.
+    /// The worker that recorded this part, if several workers record the run.
     pub worker: Option<WorkerRecord>,
     /// Fields that this version does not know, or that are anyone's own, in ascending order of their tags.
     #[serde(skip)]
@@ -97,6 +97,10 @@ impl Manifest {
         self.model_parameters.map(|all| self.recorded_parameters() as f64 / (all as f64).max(1.0))
     }
 
+    /// The bytes of the manifest file.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the manifest is too large for the format.
     pub fn to_bytes(&self) -> Result<Vec<u8>, DecodeError> {
         self.check_limits()?;
         let mut payload = codec::encode(self)?;
@@ -111,6 +115,10 @@ impl Manifest {
         Ok(bytes)
     }
 
+    /// Reads the bytes of a manifest file.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the bytes are no manifest, are damaged, or are of a newer format version.
     pub fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
         let rest = check_prefix(bytes, KIND_MANIFEST)?;
         let (Some(length), Some(crc)) = (read_u32(rest, 0), read_u32(rest, 4)) else {
@@ -142,7 +150,7 @@ impl Manifest {
     }
 }
 
-/// CRC-32 of the 16 bytes before it and the payload behind it: the version is as well guarded as the rest.
+/// CRC-32 of the 16 bytes before the checksum and the payload behind it.
 fn checksum(head: &[u8], payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(head);
@@ -155,7 +163,7 @@ fn read_u32(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
 }
 
-/// The 12 bytes that every file begins with: magic, format version, file kind.
+/// The first 12 bytes of every file: magic, format version, file kind.
 pub fn file_prefix(kind: u16) -> [u8; 12] {
     let mut bytes = [0u8; 12];
     bytes[..8].copy_from_slice(&MAGIC);

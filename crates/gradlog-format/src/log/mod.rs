@@ -1,13 +1,17 @@
-//! The log: bytes <-> structs, and the writer that puts them into files. The specification is `FORMAT.md` beside this file.
+//! The log: the bytes of a run, and the writer that puts them into files.
 //!
-//! Owns the manifest, blocks, columns and segments. Knows neither candle nor scores nor threads: the writer is called
-//! by one thread at a time, and whoever calls it decides which. Readers go through [`crate::run`].
+//! The specification is `FORMAT.md` beside this file. [`LogWriter`] writes a run, [`BlockBuilder`] collects the rows of a
+//! block, and [`Manifest`] describes the run. To read a run, use [`crate::run`].
+//!
+//! Nothing here starts a thread. One thread at a time calls the writer.
 
 mod block;
+mod builder;
 mod codec;
 mod column;
 mod compress;
 mod extension;
+mod lock;
 mod manifest;
 mod planes;
 mod segment;
@@ -16,25 +20,36 @@ mod terms;
 mod worker;
 mod writer;
 
-pub use block::{
-    BlockBuilder, BlockHeader, BlockKind, ColumnEntry, BLOCK_MAGIC, BLOCK_RAW_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES,
-};
+pub use block::BlockKind;
+pub use builder::BlockBuilder;
+pub use codec::DecodeError;
 pub use column::{Cells, Column, ColumnKey, NO_LAYER};
-pub use compress::Compressor;
 pub use extension::{Extension, EXTENSIONS_MAX, PRIVATE_TAG_MIN};
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
-pub use segment::{checkpoint_path, segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
-pub use storage::{check_size_limit, make_folder, next_data, open_file, sync_folder, MmapStorage, Storage};
+pub use segment::{checkpoint_path, segment_path, SEGMENT_HEADER_BYTES};
+pub use storage::{check_size_limit, make_folder, sync_folder, MmapStorage, Storage};
 pub use terms::{Mode, PredictionScore};
 pub use worker::{worker_folder, worker_folders, AllReduce, WorkerRecord, WORKERS_MAX};
 pub use writer::{io_error, LogError, LogWriter, ResumePlace, Totals, WriterOptions};
 
-/// The version that this crate writes, and the newest that it reads.
+pub(crate) use block::{BlockHeader, ColumnEntry, BLOCK_MAGIC, BLOCK_RAW_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES};
+pub(crate) use compress::Compressor;
+pub(crate) use segment::SegmentHeader;
+pub(crate) use storage::{next_data, open_file};
+
+/// The parts of a block, for benchmarks that measure them one by one. No promises.
+#[doc(hidden)]
+pub mod parts {
+    pub use super::block::{ColumnEntry, ENTRY_BYTES, HEADER_BYTES};
+    pub use super::compress::Compressor;
+}
+
+/// The format version that this crate writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;
 
-/// Name of the manifest inside a run's folder.
+/// Name of the manifest in a run's folder.
 pub const MANIFEST_FILE: &str = "manifest";
-/// Name of the folder inside a run's folder that holds its checkpoints.
+/// Name of the folder in a run's folder that holds its checkpoints.
 pub const CHECKPOINT_FOLDER: &str = "checkpoints";
-/// Name of the file that a recorder holds locked while it writes.
+/// Name of the file in a run's folder that a recorder holds locked while it writes.
 pub const LOCK_FILE: &str = "lock";

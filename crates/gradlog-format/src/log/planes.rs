@@ -1,12 +1,11 @@
 //! Numbers byte by byte: the first bytes of all numbers, then all second bytes, and so on (FORMAT.md, "Compression").
 //!
-//! What the numbers of a column have in common stands in the same bytes of each, and the others are as good as random. Told
-//! apart, the former shrink to next to nothing and the latter are copied, where otherwise a match has to be found and followed
-//! in every number.
+//! The numbers of a column often agree in some bytes, and the other bytes are nearly random. In planes, the common bytes
+//! shrink to almost nothing and the random ones are copied. Otherwise zstd has to find a match in every number.
 
 use gradlog_kernels::simd::vectorized;
 
-/// The planes of `bytes`, which are numbers of `size` bytes each, one plane behind the other in `planes`, which is as long.
+/// Writes the planes of `bytes`, which are numbers of `size` bytes, into `planes`. Both have the same length.
 pub(super) fn split(size: usize, bytes: &[u8], planes: &mut [u8]) {
     match size {
         2 => split_by::<2>(bytes, planes),
@@ -36,7 +35,7 @@ fn split_by<const SIZE: usize>(bytes: &[u8], planes: &mut [u8]) {
     }
 }
 
-/// Numbers that are put together at a time, in registers
+/// Numbers that are joined at a time, in registers.
 const TOGETHER: usize = 64;
 
 fn join_by<const SIZE: usize>(planes: &[u8], bytes: &mut [u8]) {
@@ -46,7 +45,7 @@ fn join_by<const SIZE: usize>(planes: &[u8], bytes: &mut [u8]) {
         #[inline(always)]
         || {
             for (tile, numbers) in numbers.chunks_mut(TOGETHER).enumerate() {
-                // Bytes that are shifted into words are written by whole vectors, bytes with a step between them one by one.
+                // Shifting bytes into words compiles to vector instructions. Writing bytes with a stride does not.
                 let mut words = [0u64; TOGETHER];
                 for (place, plane) in planes.chunks_exact(count).enumerate() {
                     let plane = &plane[tile * TOGETHER..][..numbers.len()];

@@ -1,10 +1,10 @@
-//! Segments: the preallocated files that blocks are appended to (FORMAT.md, "Segment").
+//! Segments: preallocated files that blocks are appended to (FORMAT.md, "Segment").
 
 use super::codec::DecodeError;
 use super::manifest::{check_prefix, file_prefix};
 use std::path::{Path, PathBuf};
 
-/// Bytes of a segment's header; the first block follows at once.
+/// Bytes of a segment's header. The first block follows it.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
 /// File kind of a segment.
 const KIND_SEGMENT: u16 = 2;
@@ -19,18 +19,20 @@ pub fn checkpoint_path(dir: &Path, step: u64) -> PathBuf {
     dir.join(super::CHECKPOINT_FOLDER).join(format!("step-{step:08}.safetensors"))
 }
 
-/// What a segment says of itself.
+/// The header of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentHeader {
+    /// The run that the segment belongs to.
     pub run_id: [u8; 16],
+    /// Its number in the run, from 0.
     pub index: u32,
-    /// The step at which the training was taken up again, if this is the first segment after that.
+    /// The step at which the training resumed, in the first segment after that.
     pub resumed_step: Option<u64>,
 }
 
 impl SegmentHeader {
-    /// Layout: prefix (12), index u32, run id (16), zeros (4), resumed u32 (0 or 1), resumed step u64, zeros (12), CRC-32 of the
-    /// 60 bytes before it.
+    /// The bytes in the file: prefix (12), index u32, run id (16), zeros (4), resumed u32 (0 or 1), resumed step u64,
+    /// zeros (12), CRC-32 of the 60 bytes before it.
     pub fn to_bytes(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
         bytes[..12].copy_from_slice(&file_prefix(KIND_SEGMENT));
@@ -43,6 +45,7 @@ impl SegmentHeader {
         bytes
     }
 
+    /// Reads a header and checks its CRC.
     pub fn parse(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Result<Self, DecodeError> {
         check_prefix(bytes, KIND_SEGMENT)?;
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);

@@ -1,7 +1,6 @@
-//! Where segments live: the seam between the writer and the file system.
+//! The interface between the writer and the file system.
 //!
-//! The only file of the crate's offline side with unsafe code, which is the memory map itself.
-//! Runs on whichever thread owns the writer; nothing here is shared.
+//! The memory map is the only unsafe code of this crate. Everything here runs on the thread that owns the writer.
 
 use memmap2::MmapMut;
 use std::fs::{File, OpenOptions};
@@ -9,26 +8,29 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{fence, Ordering};
 
-/// One growing segment at a time. `open` ends the one before only if `close` was called.
+/// Holds the segment that is being written. Tests implement it to simulate full or failing disks.
+///
+/// One segment is open at a time. `close` ends it.
 pub trait Storage: Send {
     /// Creates `path` with `bytes` bytes reserved on disk, all zero. The file must not exist.
     fn open(&mut self, path: &Path, bytes: u64) -> io::Result<()>;
-    /// Puts `bytes` at `offset`.
+    /// Writes `bytes` at `offset`.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Puts `header` at `offset`, after everything that was written before: this is what commits a block.
+    /// Writes `header` at `offset`, after everything that was written before. This commits a block.
     fn commit(&mut self, offset: u64, header: &[u8]) -> io::Result<()>;
-    /// Returns when all that was written is on the device.
+    /// Returns when everything that was written is on the device.
     fn sync(&mut self) -> io::Result<()>;
-    /// Syncs, cuts the file to its first `used` bytes and lets go of it.
+    /// Syncs, cuts the file to its first `used` bytes and closes it.
     fn close(&mut self, used: u64) -> io::Result<()>;
 }
 
-/// Memory-mapped files. A write is a copy into the page cache, so it survives the process, whatever kills it.
-#[derive(Default)]
+/// Memory-mapped files. A write is a copy into the page cache. It survives the process, however that ends.
+#[derive(Debug, Default)]
 pub struct MmapStorage {
     current: Option<Mapped>,
 }
 
+#[derive(Debug)]
 struct Mapped {
     file: File,
     map: MmapMut,
@@ -40,21 +42,21 @@ impl Storage for MmapStorage {
         check_size_limit(bytes)?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         let mapped = reserve(&file, bytes).and_then(|()| {
-            // SAFETY: a file-backed map is undefined behaviour only if the file is cut short or changed under it.
-            // The file was made by this call, its space is reserved, the run's folder is locked by this recorder, and
-            // the map is write-only for us: no reference to its contents outlives a call. Somebody who truncates
-            // the file by hand gets a SIGBUS, which no user-space code can turn into an error.
+            // SAFETY: a file-backed map is undefined behavior only if the file is cut or changed by others meanwhile.
+            // This call created the file and reserved its space, and this recorder holds the lock of the run's folder.
+            // The map is only written: no reference to its contents outlives a call. A person who truncates the file by
+            // hand causes a SIGBUS, which no code in user space can turn into an error.
             unsafe { MmapMut::map_mut(&file) }
         });
         match mapped {
             Ok(map) => {
-                // A power cut must not take the file's name while it keeps its bytes.
+                // A power cut must not remove the file's name and keep its bytes.
                 sync_folder(path)?;
                 self.current = Some(Mapped { file, map, path: path.to_owned() });
                 Ok(())
             }
             Err(error) => {
-                // A full disk must not keep a segment that nothing will ever be written to.
+                // On a full disk, do not keep a segment that nothing will be written to.
                 let _ = std::fs::remove_file(path);
                 Err(error)
             }
@@ -67,7 +69,7 @@ impl Storage for MmapStorage {
     }
 
     fn commit(&mut self, offset: u64, header: &[u8]) -> io::Result<()> {
-        // Neither compiler nor processor may let the header become visible before the body it vouches for.
+        // Neither compiler nor processor may make the header visible before the body.
         fence(Ordering::SeqCst);
         self.write(offset, header)?;
         fence(Ordering::SeqCst);
@@ -104,13 +106,13 @@ impl MmapStorage {
     }
 }
 
-/// Reserves real disk blocks: without them a full disk shows as a SIGBUS at some later store into the map.
+/// Reserves real disk blocks. Without them, a full disk causes a SIGBUS at a later store into the map.
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     reserved(fs4::FileExt::allocate(file, bytes), file, bytes)
 }
 
-/// What came of asking for a reservation, or where the file system has none, zeros: they have the same effect, only slower.
-/// Some network and FUSE file systems, and ramfs, are such.
+/// Passes on the result of a reservation. If the file system has no reservations, writes zeros instead, which is slower.
+/// Some network and FUSE file systems have none, nor has ramfs.
 fn reserved(asked: io::Result<()>, mut file: &File, bytes: u64) -> io::Result<()> {
     match asked {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {
@@ -127,8 +129,11 @@ fn reserved(asked: io::Result<()>, mut file: &File, bytes: u64) -> io::Result<()
     }
 }
 
-/// An error if this process may not have a file of `bytes` bytes (`ulimit -f`). To find that out by asking for one would bring a
-/// signal, SIGXFSZ, which ends the training.
+/// Checks that this process may have a file of `bytes` bytes (`ulimit -f`). A write past that limit would raise the signal
+/// SIGXFSZ, which ends the training.
+///
+/// # Errors
+/// `FileTooLarge` if the limit is lower.
 pub fn check_size_limit(bytes: u64) -> io::Result<()> {
     #[cfg(unix)]
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
@@ -143,7 +148,7 @@ pub fn check_size_limit(bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// An error if the file was deleted: the map goes on taking what is written to it, and all of that ends with the process.
+/// An error if the file was deleted. The map still takes writes then, and they are lost when the process ends.
 fn has_name(file: &File) -> io::Result<()> {
     #[cfg(unix)]
     if std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) == 0 {
@@ -154,10 +159,10 @@ fn has_name(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a file for reading, whatever stands under its name: a pipe, which would wait for a writer, and a device are refused.
+/// Opens a file for reading. Refuses a pipe, which would wait for a writer, and a device.
 ///
 /// # Errors
-/// What the system says, and `InvalidData` for what is no file.
+/// The error of the file system, and `InvalidData` if it is no regular file.
 pub fn open_file(path: &Path) -> io::Result<File> {
     open_with(OpenOptions::new().read(true), path)
 }
@@ -174,8 +179,8 @@ pub fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     }
 }
 
-/// The first place at or after `from` that is not in a hole of the file, or `None` if nothing but a hole follows. Where the
-/// system does not tell, it is `from`. A file of holes can be as long as its maker likes, and reads as zeros for hours.
+/// The first place at or after `from` that is not in a hole of the file, or `None` if only a hole follows. If the system
+/// does not know, it is `from`. A file of holes can have any length and would read as zeros for hours.
 pub fn next_data(file: &File, from: u64) -> io::Result<Option<u64>> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {
@@ -190,8 +195,11 @@ pub fn next_data(file: &File, from: u64) -> io::Result<Option<u64>> {
 }
 
 /// Makes the entry of `path` in its folder durable.
+///
+/// # Errors
+/// The error of the file system.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
-    // Only Unix lets a folder be opened and synced; elsewhere the file system sees to it.
+    // Only Unix can open and sync a folder.
     match path.parent() {
         Some(folder) if cfg!(unix) => {
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -201,8 +209,10 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the folder `dir` and those above it that are missing, all of them durable: a power cut that took the name of one
-/// would take a synced run with it.
+/// Makes the folder `dir` and its missing parents, all durable: after a power cut a synced run still has its name.
+///
+/// # Errors
+/// The error of the file system.
 pub fn make_folder(dir: &Path) -> io::Result<()> {
     let missing: Vec<&Path> =
         dir.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();

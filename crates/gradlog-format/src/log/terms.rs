@@ -1,19 +1,20 @@
-//! Words that rows carry as small numbers (FORMAT.md, "Columns"). Numbers are only ever added.
+//! Terms that rows store as small numbers (FORMAT.md, "Columns"). Numbers are added, and never reused.
 
-/// How the model ran when a row was recorded by a replay: with dropout and the like, or without.
+/// How the model ran when a replay recorded a row: with dropout and similar layers active, or without.
 ///
-/// It is the caller's word: gradlog does not see which layers a model has besides the tapped ones.
+/// The program that replays declares it. gradlog does not check it, because it sees the tapped layers only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[non_exhaustive]
 pub enum Mode {
     /// As in training.
     Training,
-    /// As in evaluation: what the papers' sweeps over checkpoints use.
+    /// As in evaluation. Sweeps over checkpoints in the literature use this mode.
     #[default]
     Evaluation,
 }
 
 impl Mode {
+    /// The number of the mode in the file.
     pub fn code(self) -> u8 {
         match self {
             Mode::Training => 0,
@@ -36,9 +37,9 @@ impl std::fmt::Display for Mode {
     }
 }
 
-/// A number that says how much the model holds for class `c`, of logits `z` and probabilities `p = softmax(z)`.
+/// How strongly the model predicts class `c`, from logits `z` and probabilities `p = softmax(z)`.
 ///
-/// Influence can be asked on such a score instead of a loss, for examples that have no label.
+/// Influence can be computed on such a score instead of a loss. Then the example needs no label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum PredictionScore {
@@ -51,6 +52,7 @@ pub enum PredictionScore {
 }
 
 impl PredictionScore {
+    /// The number of the score in the file. 0 means a loss.
     pub fn code(self) -> u8 {
         match self {
             PredictionScore::Logit => 1,

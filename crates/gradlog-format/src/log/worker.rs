@@ -1,4 +1,4 @@
-//! One worker's part of a run that several record (FORMAT.md, "Several workers"): what the manifest says of it, and its folder.
+//! The parts of a run that several workers record (FORMAT.md, "Several workers"): their entry in the manifest, their folders.
 
 use super::{segment_path, MANIFEST_FILE};
 use serde::{Deserialize, Serialize};
@@ -8,21 +8,21 @@ use std::path::{Path, PathBuf};
 /// The most workers that a run may have.
 pub const WORKERS_MAX: u32 = 1 << 16;
 
-/// Whose part of a run this is.
+/// The worker that recorded a part of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerRecord {
     /// The worker's number, from 0.
     pub rank: u32,
-    /// How many workers there are.
+    /// How many workers record the run (the world size).
     pub workers: u32,
-    /// What the workers' gradients are made into before the step.
+    /// How the workers' gradients are combined before the step.
     pub reduction: AllReduce,
 }
 
-/// What an all-reduce makes of the workers' gradients.
+/// How an all-reduce combines the workers' gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AllReduce {
-    /// Their mean over all workers, as PyTorch's `DistributedDataParallel` has it.
+    /// Their mean over all workers, as in PyTorch's `DistributedDataParallel`.
     Mean,
     /// Their sum.
     Sum,
@@ -37,12 +37,15 @@ impl std::fmt::Display for AllReduce {
     }
 }
 
-/// The folder of a worker's part within the run's.
+/// The folder of a worker's part of the run in the folder `dir`.
 pub fn worker_folder(dir: &Path, rank: u32) -> PathBuf {
     dir.join(format!("worker-{rank:04}"))
 }
 
-/// The parts that stand in the folder `dir`: ranks and folders, by rank. A folder without a manifest is no part yet.
+/// The ranks and folders of the parts in the folder `dir`, sorted by rank. A folder without a manifest is no part yet.
+///
+/// # Errors
+/// The error of the file system if the folder cannot be listed. A folder that does not exist has no parts.
 pub fn worker_folders(dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
     let mut found = Vec::new();
     let entries = match std::fs::read_dir(dir) {
@@ -54,11 +57,11 @@ pub fn worker_folders(dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
         let path = entry?.path();
         let digits = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("worker-"));
         let Some(rank) = digits.and_then(|digits| digits.parse::<u32>().ok()) else { continue };
-        // Of all the ways to write a number only one is a worker's name. Where the system does not say whether a manifest is
-        // there, opening it will tell why: to take the part for missing would hide it.
+        // A rank has one spelling only. If the system refuses to look for the manifest, the folder counts as a part:
+        // opening it will report the error.
         let is_part = || match path.join(MANIFEST_FILE).metadata() {
             Ok(_) => true,
-            // A recorder writes the manifest before all else, so that it was lost where a segment is there.
+            // A recorder writes the manifest first. A segment without it means that the manifest was lost.
             Err(error) if error.kind() == io::ErrorKind::NotFound => segment_path(&path, 0).exists(),
             Err(error) => error.kind() != io::ErrorKind::NotADirectory,
         };

@@ -1,16 +1,16 @@
-//! The writer: rows become blocks, blocks go into segments. Single-threaded; the recorder's background thread owns it.
+//! The writer: turns rows into blocks and puts blocks into segments. The recorder's background thread owns it.
 
-use super::block::{BlockBuilder, BlockHeader, BlockKind, HEADER_BYTES};
+use super::block::{BlockHeader, BlockKind, HEADER_BYTES};
+use super::builder::BlockBuilder;
 use super::codec::DecodeError;
 use super::column::Column;
 use super::compress::Compressor;
+use super::lock::lock;
 use super::manifest::Manifest;
 use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
-use super::storage::{
-    check_size_limit, make_folder, next_data, open_file, open_with, sync_folder, MmapStorage, Storage,
-};
-use super::{LOCK_FILE, MANIFEST_FILE};
-use std::fs::{File, OpenOptions, TryLockError};
+use super::storage::{check_size_limit, make_folder, next_data, open_file, sync_folder, MmapStorage, Storage};
+use super::MANIFEST_FILE;
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ pub enum LogError {
         action: &'static str,
         /// To which file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
@@ -46,81 +46,109 @@ pub enum LogError {
     Encode(#[from] DecodeError),
 }
 
-/// The writer's limits.
+/// Settings of a [`LogWriter`].
 #[derive(Debug, Clone)]
 pub struct WriterOptions {
+    /// Length that is reserved for each segment. At least 64 KiB.
     pub segment_bytes: u64,
+    /// zstd's level for columns that are not vectors. Above 1 it holds for vectors too.
     pub zstd_level: i32,
 }
 
-/// Room for what is said last. A page: a file system gives and takes no less, so a segment that is cut by as much leaves room
-/// for another of this length.
+/// Room for the last blocks of a run on a full disk. It is a page: a segment that is cut by a page leaves room for another
+/// file of a page.
 const LAST_BYTES: u64 = 4096;
 
+/// Writes a run. It holds the run's lock as long as it exists.
+///
+/// A block survives the death of the process when [`LogWriter::append`] returns, and a power cut after
+/// [`LogWriter::sync`]. Call [`LogWriter::finish`] at the end. A writer that is dropped leaves a readable run.
 pub struct LogWriter {
     dir: PathBuf,
     run_id: [u8; 16],
     storage: Box<dyn Storage>,
     compressor: Compressor,
-    /// Room for the body of a block, kept from one to the next: fresh memory costs a page fault every 4 KiB.
+    /// The body of a block. It is kept for the next: fresh memory costs a page fault every 4 KiB.
     body: Vec<u8>,
     segment_bytes: u64,
     /// Bytes of each segment that ordinary blocks leave free.
     spare_bytes: u64,
     next_segment: u32,
-    /// Goes into the header of the next segment that is opened.
+    /// Is written to the header of the next segment.
     resumed_step: Option<u64>,
     open: Option<OpenSegment>,
     sequence: u64,
     written_bytes: u64,
-    /// What the run holds, with what was there before this writer.
+    /// Totals of the run, also of what was there before this writer.
     totals: Totals,
     dirty: bool,
-    /// Held for as long as the writer lives; the operating system lets go of it when the process dies.
+    /// Held for as long as the writer lives. The operating system releases it when the process dies.
     lock: File,
 }
 
-/// What a run holds, rows that a resumption made void included.
+/// Totals of a run. They include rows that a resumption superseded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Training visits.
     pub visits: u64,
-    /// Visits that its gaps say are missing.
+    /// Visits that were not recorded, according to the gaps.
     pub dropped: u64,
 }
 
-/// Where a run is taken up again.
+/// The place at which a run resumes.
 #[derive(Debug, Clone)]
 pub struct ResumePlace {
+    /// The run's id.
     pub run_id: [u8; 16],
+    /// Number of the next segment.
     pub next_segment: u32,
     /// Number of the next block.
     pub sequence: u64,
-    /// What was recorded at this step and later is superseded.
+    /// Rows of this step and later ones are superseded.
     pub step: u64,
-    /// What is there already.
+    /// Totals of the run so far.
     pub totals: Totals,
 }
 
+#[derive(Debug)]
 struct OpenSegment {
     path: PathBuf,
     used: u64,
     size: u64,
 }
 
+/// Makes a [`LogError::Io`] of an error of the file system: "cannot {action} {path}".
 pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
     let path = path.to_owned();
     move |source| LogError::Io { action, path, source }
 }
 
+impl std::fmt::Debug for LogWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogWriter")
+            .field("dir", &self.dir)
+            .field("open", &self.open)
+            .field("sequence", &self.sequence)
+            .field("totals", &self.totals)
+            .finish_non_exhaustive()
+    }
+}
+
 impl LogWriter {
-    /// Makes the folder and writes the manifest. A folder with a run in it is refused.
+    /// Creates a run: makes the folder `dir` and writes the manifest.
+    ///
+    /// # Errors
+    /// [`LogError::Exists`] if the folder holds a run, [`LogError::Locked`] if another recorder writes to it,
+    /// [`LogError::Io`] if the file system refuses.
     pub fn create(dir: &Path, manifest: &Manifest, options: WriterOptions) -> Result<Self, LogError> {
         let options = WriterOptions { segment_bytes: options.segment_bytes.max(1 << 16), ..options };
         Self::create_on(Box::new(MmapStorage::default()), dir, manifest, options)
     }
 
-    /// As [`LogWriter::create`], on any storage and with segments of any size: tests bring storage that fails.
+    /// As [`LogWriter::create`], on any storage and with segments of any size. Tests pass storage that fails.
+    ///
+    /// # Errors
+    /// As [`LogWriter::create`].
     pub fn create_on(
         storage: Box<dyn Storage>,
         dir: &Path,
@@ -130,7 +158,7 @@ impl LogWriter {
         make_folder(dir).map_err(io_error("create the folder", dir))?;
         let lock = lock(dir)?;
         let path = dir.join(MANIFEST_FILE);
-        // Without its manifest it cannot be read, and is still somebody's.
+        // A run that lost its manifest cannot be read, but it may still be wanted.
         if path.exists() || segment_path(dir, 0).exists() {
             return Err(LogError::Exists { path: dir.to_owned() });
         }
@@ -165,7 +193,11 @@ impl LogWriter {
         })
     }
 
-    /// Goes on with a run, in a new segment, from step `place.step` on. Nothing that is there is touched.
+    /// Resumes a run at step `place.step`, in a new segment. Existing files are not changed.
+    ///
+    /// # Errors
+    /// [`LogError::Locked`] if another recorder writes to the run, [`LogError::Exists`] if the segment is there already,
+    /// [`LogError::Io`] if the file system refuses.
     pub fn resume(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
         let step = place.step;
         let mut writer = Self::add_to(dir, place, options)?;
@@ -173,11 +205,14 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// Adds to a run, in a new segment, what makes nothing void: replays. `place.step` is of no account.
+    /// Adds rows to a run in a new segment and supersedes nothing: for replays. `place.step` is ignored.
+    ///
+    /// # Errors
+    /// As [`LogWriter::resume`].
     pub fn add_to(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
         let lock = lock(dir)?;
         let compressor = Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
-        // A recorder that was killed between making a segment and writing its header leaves a file of zeros under our name.
+        // A recorder that was killed before it wrote the segment's header left a file of zeros under this name.
         let path = segment_path(dir, place.next_segment);
         if path.exists() {
             let empty = open_file(&path).and_then(is_zero);
@@ -205,26 +240,26 @@ impl LogWriter {
         })
     }
 
-    /// Leaves so much of each segment free that there is room for the last words where the disk has none.
+    /// Keeps a page of each segment free for the last blocks, in case the disk is full then.
     pub fn spare_room(&mut self) {
         self.spare_bytes = LAST_BYTES;
     }
 
-    /// After a failure only a few bytes are still to come, the last words: they go into the room that other blocks left free, or
-    /// else into a segment as short as can be.
+    /// After a failure: writes the last blocks into the room that [`LogWriter::spare_room`] kept, or into a short segment.
     pub fn use_spare_room(&mut self) {
         self.spare_bytes = 0;
         self.segment_bytes = LAST_BYTES;
     }
 
-    /// Bytes of blocks and headers written so far.
+    /// Bytes of blocks and headers that this writer has written.
     pub fn written_bytes(&self) -> u64 {
         self.written_bytes
     }
 
-    /// Commits the rows of `builder` as one block and empties it; does nothing if there are none.
+    /// Commits the rows of `builder` as one block and removes them from it. Does nothing if there are no rows.
     ///
-    /// When this returns, the block survives the death of the process; after [`LogWriter::sync`], that of the machine.
+    /// # Errors
+    /// [`LogError::Encode`] if the block is too large for the format, [`LogError::Io`] if the file system refuses.
     pub fn append(&mut self, builder: &mut BlockBuilder) -> Result<(), LogError> {
         if builder.rows() == 0 {
             return Ok(());
@@ -240,7 +275,10 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Commits a gap of so many visits.
+    /// Commits a gap: `visits` visits were not recorded, from this step and epoch on.
+    ///
+    /// # Errors
+    /// As [`LogWriter::append`].
     pub fn append_gap(&mut self, step: u64, epoch: u32, visits: u64) -> Result<(), LogError> {
         let mut gap = BlockBuilder::new(BlockKind::Gaps);
         gap.u64s(Column::Step, [step]);
@@ -252,7 +290,10 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Commits the End block: the totals of all that is there.
+    /// Commits the End block with the totals of the run.
+    ///
+    /// # Errors
+    /// As [`LogWriter::append`].
     pub fn append_end(&mut self) -> Result<(), LogError> {
         let mut end = BlockBuilder::new(BlockKind::End);
         end.u64s(Column::Visits, [self.totals.visits]);
@@ -261,15 +302,15 @@ impl LogWriter {
         self.append(&mut end)
     }
 
-    /// Counts what a block that was sealed elsewhere holds.
-    pub fn count(&mut self, held: Totals) {
+    /// Adds a block from another run to the totals.
+    pub(crate) fn count(&mut self, held: Totals) {
         self.totals.visits = self.totals.visits.saturating_add(held.visits);
         self.totals.dropped = self.totals.dropped.saturating_add(held.dropped);
     }
 
-    /// Commits a block that was sealed elsewhere, under the next sequence number. `read` fills the bytes from an offset within
-    /// its body on; what it holds is not looked at, so kinds and columns of a newer version come through.
-    pub fn append_sealed(
+    /// Commits a block of another run, under the next sequence number. `read` reads from an offset within its body.
+    /// The body is copied unseen, so kinds and columns of a newer version survive.
+    pub(crate) fn append_sealed(
         &mut self,
         header: &BlockHeader,
         mut read: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
@@ -289,22 +330,22 @@ impl LogWriter {
         })
     }
 
-    /// Ends the segment at hand; the next block begins one whose header says that the run was resumed at `step`.
-    pub fn mark_resumed(&mut self, step: u64) -> Result<(), LogError> {
-        // Several resumptions without a block between them supersede what the earliest step does.
+    /// Ends the current segment. The next block begins a segment whose header says that the run resumed at `step`.
+    pub(crate) fn mark_resumed(&mut self, step: u64) -> Result<(), LogError> {
+        // Several resumptions without a block between them have the effect of that with the earliest step.
         self.resumed_step = Some(self.resumed_step.map_or(step, |earlier| earlier.min(step)));
         self.close_segment()
     }
 
-    /// Begins the segment that [`LogWriter::mark_resumed`] announced, if no block has.
-    pub fn begin_resumed(&mut self) -> Result<(), LogError> {
+    /// Begins the segment that [`LogWriter::mark_resumed`] announced, if no block did.
+    pub(crate) fn begin_resumed(&mut self) -> Result<(), LogError> {
         match self.resumed_step {
             Some(_) => self.open_segment(0),
             None => Ok(()),
         }
     }
 
-    /// Makes room for a block, lets `write_body` put its body at an offset, and commits it.
+    /// Makes room for a block, has `write_body` write its body at an offset, and commits it.
     fn place(
         &mut self,
         header: &[u8; HEADER_BYTES],
@@ -332,22 +373,25 @@ impl LogWriter {
         Ok(())
     }
 
-    /// An error if the run was deleted, or its manifest, without which nothing can be read of it.
-    fn still_there(&self) -> Result<(), LogError> {
+    /// An error if the run or its manifest was deleted. A run cannot be read without its manifest.
+    fn check_manifest(&self) -> Result<(), LogError> {
         let path = self.dir.join(MANIFEST_FILE);
         match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let gone = io::Error::new(error.kind(), "it was deleted while the run was being recorded");
                 Err(io_error("find", &path)(gone))
             }
-            // What else there may be says nothing of whether it is there.
+            // Other errors do not say that it was deleted.
             _ => Ok(()),
         }
     }
 
     /// Returns when every block is on the device.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] if the file system refuses or the run was deleted.
     pub fn sync(&mut self) -> Result<(), LogError> {
-        self.still_there()?;
+        self.check_manifest()?;
         if let (true, Some(segment)) = (self.dirty, &self.open) {
             self.storage.sync().map_err(io_error("flush", &segment.path))?;
         }
@@ -356,13 +400,16 @@ impl LogWriter {
     }
 
     /// Cuts the last segment to its length and makes everything durable.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] if the file system refuses or the run was deleted.
     pub fn finish(&mut self) -> Result<(), LogError> {
         self.close_segment()?;
-        self.still_there()
+        self.check_manifest()
     }
 
     fn open_segment(&mut self, first_block_bytes: u64) -> Result<(), LogError> {
-        self.still_there()?;
+        self.check_manifest()?;
         let path = segment_path(&self.dir, self.next_segment);
         let size = self.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + first_block_bytes + self.spare_bytes);
         let header = SegmentHeader { run_id: self.run_id, index: self.next_segment, resumed_step: self.resumed_step };
@@ -370,7 +417,7 @@ impl LogWriter {
             .open(&path, size)
             .and_then(|()| self.storage.commit(0, &header.to_bytes()))
             .map_err(io_error("reserve space for", &path))?;
-        // Only now: where there was no room, the segment of the last words has to say it.
+        // Not earlier: if there was no room, the segment of the last blocks has to say it.
         self.resumed_step = None;
         self.next_segment += 1;
         self.written_bytes += SEGMENT_HEADER_BYTES as u64;
@@ -388,7 +435,7 @@ impl LogWriter {
 }
 
 impl Drop for LogWriter {
-    /// Best effort: a writer dropped without `finish` leaves a readable run with a zero tail.
+    /// A writer that is dropped without `finish` leaves a readable run. Errors are ignored.
     fn drop(&mut self) {
         let _ = self.close_segment();
         // A process that is just being spawned holds a copy of the file for an instant: closing it alone would not free the lock.
@@ -396,7 +443,7 @@ impl Drop for LogWriter {
     }
 }
 
-/// Whether a file holds nothing but zeros. It may be as long as its maker liked.
+/// Whether a file holds only zeros. It may have any length.
 fn is_zero(mut file: File) -> io::Result<bool> {
     let mut chunk = vec![0u8; 1 << 16];
     loop {
@@ -408,27 +455,5 @@ fn is_zero(mut file: File) -> io::Result<bool> {
             read if chunk[..read].iter().any(|byte| *byte != 0) => return Ok(false),
             _ => {}
         }
-    }
-}
-
-fn lock(dir: &Path) -> Result<File, LogError> {
-    let path = dir.join(LOCK_FILE);
-    let mut options = OpenOptions::new();
-    let file = open_with(options.create(true).truncate(false).write(true), &path).map_err(io_error("create", &path))?;
-    let mut tried = file.try_lock();
-    for wait_ms in [1, 5, 20] {
-        // A reader that asks whether the run is being written holds the lock for a moment, another recorder for good.
-        if !matches!(tried, Err(TryLockError::WouldBlock)) {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(wait_ms));
-        tried = file.try_lock();
-    }
-    match tried {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LogError::Locked { path: dir.to_owned() }),
-        // File systems without locks (some network mounts) still take a run; two recorders there are on their own.
-        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
-        Err(TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
     }
 }

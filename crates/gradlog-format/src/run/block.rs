@@ -8,7 +8,7 @@ use crate::sketch::Encoding;
 use half::bf16;
 use std::sync::Arc;
 
-/// A block whose header and directory have been checked. Columns are read, checked and inflated when asked for.
+/// A block of rows, whose header and directory are intact. Columns are read, checked and inflated when they are asked for.
 #[derive(Debug, Clone)]
 pub struct Block {
     pub(super) segment: Arc<SegmentFile>,
@@ -17,7 +17,7 @@ pub struct Block {
     pub(super) directory: Arc<Directory>,
     /// How many of its rows count, where the rest is superseded.
     pub(super) kept: Option<usize>,
-    /// Its place in a run of several workers.
+    /// Its place in a run of several workers, if it is in one.
     pub(super) united: Option<United>,
 }
 
@@ -26,15 +26,29 @@ pub struct Block {
 pub(super) struct United {
     /// Number of the block in the whole run.
     pub sequence: u64,
-    /// Who wrote it, if one did.
+    /// The worker that wrote it, if one did.
     pub rank: Option<u32>,
-    /// Of each probe set of its part, the number in the whole run.
+    /// For each probe set of its part, the number in the whole run.
     pub sets: Arc<Vec<u32>>,
-    /// Directory and frames of a block that stands in no file.
+    /// Directory and frames of a block that is in no file.
     pub made: Option<Arc<Vec<u8>>>,
 }
 
-/// The vectors of one column, one per row, as they are stored.
+/// The size of one column of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ColumnSize {
+    /// The column's number in the file. [`Column::from_code`] gives its meaning.
+    pub column: u16,
+    /// The layer that the column belongs to, or [`NO_LAYER`](crate::log::NO_LAYER).
+    pub layer: u16,
+    /// Bytes on disk.
+    pub stored_bytes: u64,
+    /// Bytes once inflated.
+    pub inflated_bytes: u64,
+}
+
+/// The vectors of one column, one per row, in their stored encoding.
 #[derive(Debug, Clone)]
 pub struct Vectors {
     encoding: Encoding,
@@ -45,7 +59,7 @@ pub struct Vectors {
 }
 
 impl Vectors {
-    /// Encodes `rows`, each of `width` numbers, as a block would hold them.
+    /// Encodes `rows`, each of `width` numbers.
     pub fn from_rows(encoding: Encoding, width: usize, rows: &[Vec<f32>]) -> Self {
         let mut codes = Vec::new();
         let scales = rows.iter().map(|row| encoding.encode(row, &mut codes).scale).collect();
@@ -91,7 +105,7 @@ impl Block {
         BlockKind::from_code(self.header.kind)
     }
 
-    /// Whether the rows were recorded by a replay, after or between trainings: their steps say nothing of when they were written.
+    /// Whether a replay recorded the rows. Their steps are those of checkpoints, and do not rise from block to block.
     pub fn is_replayed(&self) -> bool {
         match self.kind() {
             Some(BlockKind::Sweeps) => true,
@@ -100,18 +114,18 @@ impl Block {
         }
     }
 
-    /// Whether the rows of a Probes block are rows of curvature, which are no probes.
+    /// Whether this is a block of kind Probes with rows of curvature, which are no probes.
     pub fn is_curvature(&self) -> bool {
         self.kind() == Some(BlockKind::Probes) && self.has(Column::CurvatureWeight)
     }
 
-    /// Whether the block, where it stands behind the End block of a run, says that a recorder went on with the run.
-    pub fn goes_on(&self) -> bool {
-        // The name of a probe set comes from either; rows of the one or the other follow it.
+    /// Whether a block like this after an End block means that a recorder resumed the run.
+    pub fn reopens_run(&self) -> bool {
+        // Recorders and replays both name probe sets. The rows that follow the name tell which it was.
         !matches!(self.kind(), Some(BlockKind::End | BlockKind::ProbeSet)) && !self.is_replayed()
     }
 
-    /// What tells the block from all others of the run while others are still written: whose it is, and its number there.
+    /// The worker that wrote the block and its number there. Unlike [`Block::sequence`] it never changes as the run grows.
     pub fn identity(&self) -> (Option<u32>, u64) {
         (self.worker(), self.header.sequence)
     }
@@ -121,28 +135,28 @@ impl Block {
         self.kept.unwrap_or(self.header.rows as usize)
     }
 
-    /// Number of the block in its run.
+    /// Number of the block in its run, from 0.
     pub fn sequence(&self) -> u64 {
         self.united.as_ref().map_or(self.header.sequence, |united| united.sequence)
     }
 
-    /// The rank of the worker whose rows these are, in a run that several recorded; `None` for rows that are put together from
-    /// those of all, as steps are.
+    /// The rank of the worker that wrote the rows, in a run of several workers. `None` for steps, which are merged from all,
+    /// and in a run of one recorder.
     pub fn worker(&self) -> Option<u32> {
         self.united.as_ref().and_then(|united| united.rank)
     }
 
-    /// Length on disk.
+    /// Length on disk in bytes.
     pub fn bytes(&self) -> u64 {
         self.header.bytes
     }
 
-    /// First and last step of the rows.
+    /// The least and the greatest step of the rows, superseded ones included.
     pub fn steps(&self) -> (u64, u64) {
         (self.header.first_step, self.header.last_step)
     }
 
-    /// The last step of the rows that count; `None` if none does.
+    /// The greatest step of the rows that count, or `None` if no row counts.
     ///
     /// # Errors
     /// As [`Block::u8s`].
@@ -154,7 +168,7 @@ impl Block {
         }
     }
 
-    /// First and last epoch of the rows.
+    /// The least and the greatest epoch of the rows, superseded ones included.
     pub fn epochs(&self) -> (u32, u32) {
         (self.header.first_epoch, self.header.last_epoch)
     }
@@ -164,26 +178,31 @@ impl Block {
         self.entry(key.into()).is_some()
     }
 
-    /// How many numbers a row of this column has, or `None` if the block lacks it.
+    /// How many numbers a row of this column has, or `None` if the block has no such column.
     pub fn width(&self, key: impl Into<ColumnKey>) -> Option<usize> {
         self.entry(key.into()).map(|(_, entry)| entry.width as usize)
     }
 
-    /// The layers of which the block has this column, ascending.
+    /// The numbers of the layers for which the block has this column, ascending.
     pub fn layers(&self, column: Column) -> impl Iterator<Item = u16> + '_ {
         self.directory.layers(column)
     }
 
-    /// The stored bytes of each column: number in the file, layer, compressed length, inflated length.
-    pub fn sizes(&self) -> impl Iterator<Item = (u16, u16, u64, u64)> + '_ {
-        self.directory.entries().iter().map(|e| (e.column, e.layer, u64::from(e.stored_bytes), u64::from(e.raw_bytes)))
+    /// The size of each column, in the order of the file.
+    pub fn sizes(&self) -> impl Iterator<Item = ColumnSize> + '_ {
+        self.directory.entries().iter().map(|entry| ColumnSize {
+            column: entry.column,
+            layer: entry.layer,
+            stored_bytes: u64::from(entry.stored_bytes),
+            inflated_bytes: u64::from(entry.raw_bytes),
+        })
     }
 
-    /// A column of bytes, one per row; of [`Column::Name`] the whole name.
+    /// A column of bytes, one per row. For [`Column::Name`] these are the bytes of the name.
     ///
     /// # Errors
-    /// [`ReadError::Absent`] if the block lacks the column, [`ReadError::Damaged`] if its bytes are not what was written;
-    /// so it is for all readers of columns.
+    /// [`ReadError::Absent`] if the block has no such column, [`ReadError::Damaged`] if its bytes are not what was written
+    /// or its numbers are of another type, [`ReadError::Io`] if the file system refuses.
     pub fn u8s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u8>, ReadError> {
         self.raw(key.into(), 1)
     }
@@ -197,7 +216,7 @@ impl Block {
         let raw = self.raw(key, 2)?;
         let numbers = raw.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         match &self.united {
-            // Each worker counts its probe sets for itself.
+            // Each worker numbers its probe sets itself.
             Some(united) if key.column == Column::ProbeSet => {
                 Ok(numbers.map(|set| united.sets.get(set as usize).copied().unwrap_or(u32::MAX)).collect())
             }
@@ -224,7 +243,7 @@ impl Block {
         Ok(raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
-    /// A column of vectors with the column of their scales.
+    /// A column of vectors, `values`, with the column of their scales, `scales`.
     ///
     /// # Errors
     /// As [`Block::u8s`].
@@ -244,10 +263,11 @@ impl Block {
         Ok(Vectors { encoding, width, row_bytes: encoding.bytes(width), codes, scales })
     }
 
-    /// Reads, checks and inflates every column that this version knows.
+    /// Reads, checks and inflates every column. Columns of a newer version are checked, too.
     ///
     /// # Errors
-    /// [`ReadError::Damaged`] for the first that is not what was written.
+    /// [`ReadError::Damaged`] for the first column that is not what was written, [`ReadError::Io`] if the file system
+    /// refuses.
     pub fn check(&self) -> Result<(), ReadError> {
         for index in 0..self.directory.entries().len() {
             self.inflate(index)?;
@@ -273,14 +293,13 @@ impl Block {
 
     fn inflate(&self, index: usize) -> Result<Vec<u8>, ReadError> {
         let entry = &self.directory.entries()[index];
-        // Whoever asks for plain numbers takes them for one to a row: of the columns of this version, only vectors and
-        // names are wider.
+        // Callers expect one plain number in each row. In this version only vectors and names are wider.
         let plain = matches!(entry.cells(), Some(cells) if !matches!(cells, Cells::Vector(_)));
         let one = plain && Column::from_code(entry.column).is_some_and(|column| column != Column::Name);
         if one && entry.width != 1 {
             return Err(self.damaged(format!("column {} has {} numbers to a row", entry.column, entry.width)));
         }
-        // The scan checked that the frames fit the block and the block fits the file, so this allocates no more than a file holds.
+        // The scan checked that the frames fit the block and the block fits the file. So this allocates at most the file.
         let mut stored = vec![0u8; entry.stored_bytes as usize];
         let start = self.directory.start(index);
         match self.united.as_ref().and_then(|united| united.made.as_deref()) {
@@ -300,7 +319,7 @@ impl Block {
             }
         }
         if entry.cells().is_none() && crc32fast::hash(&stored) == entry.crc {
-            return Ok(stored); // a type of a newer version: intact, and not for us
+            return Ok(stored); // intact, of a type that a newer version added
         }
         entry.inflate(stored, self.header.rows).map_err(|e| self.damaged(format!("column {}: {e}", entry.column)))
     }
@@ -309,16 +328,17 @@ impl Block {
         ReadError::Absent(format!("the run does not hold {:?}", key.column))
     }
 
-    /// The block with the rows that a later resumption made void.
-    pub fn whole(self) -> Self {
+    /// The block with the rows that a later resumption superseded.
+    pub fn with_superseded_rows(self) -> Self {
         Self { kept: None, ..self }
     }
 
-    /// Bytes of all its columns once they are inflated, as far as they say so.
+    /// Bytes of all its columns once inflated, according to the directory.
     pub fn inflated_bytes(&self) -> u64 {
         self.directory.entries().iter().map(|entry| u64::from(entry.raw_bytes)).sum()
     }
 
+    /// An error that says that this block is damaged. `what` says how.
     pub fn damaged(&self, what: String) -> ReadError {
         ReadError::Damaged(Damage {
             path: self.segment.path.clone(),

@@ -1,7 +1,7 @@
 //! Checkpoints of a run: weights that a recorder saved beside the log (FORMAT.md, "Checkpoints").
 //!
-//! The log says which there are, how long each file is and what its checksum is. The name of the file follows from the step, so that
-//! no text of a file is ever used as a path. What is inside is for candle to read: nothing here looks at it.
+//! The log lists them, with the length and the checksum of each file. The name of a file follows from its step, so no text
+//! from disk is ever used as a path. Nothing here reads the tensors in a file.
 
 use super::block::Block;
 use super::error::ReadError;
@@ -16,18 +16,18 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Checkpoint {
-    /// The optimizer step before which it was taken.
+    /// The optimizer step that followed it.
     pub step: u64,
-    /// The epoch that was declared then.
+    /// The epoch at that time.
     pub epoch: u32,
-    /// Learning rate of the step before it, or of the first step for a checkpoint before that; `None` if the run does not say.
-    /// It is the `η` of this checkpoint in TracInCP.
+    /// Learning rate of the step before it. For a checkpoint before the first step, the rate of the first step. `None` if
+    /// the run does not say. It is the `η` of this checkpoint in TracInCP.
     pub learning_rate: Option<f32>,
-    /// Length of its file.
+    /// Length of its file in bytes, according to the log.
     pub bytes: u64,
-    /// CRC-32 of its file.
+    /// CRC-32 of its file, according to the log.
     pub checksum: u32,
-    /// Where its file is, if it is still there.
+    /// The path of its file. The file may be lost.
     pub path: PathBuf,
 }
 
@@ -35,11 +35,11 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CheckpointFault {
-    /// It is not there.
+    /// The file does not exist.
     Lost,
-    /// It is not what was written.
+    /// The file is not what was written. The text says why.
     Damaged(String),
-    /// The file system refused.
+    /// The file system refused. The text is its error.
     Unreadable(String),
 }
 
@@ -57,18 +57,18 @@ impl std::fmt::Display for CheckpointFault {
 const CHUNK_BYTES: usize = 1 << 20;
 
 impl Checkpoint {
-    /// Whether a file of the right length is there, without reading it.
+    /// Checks that a file of the right length exists, without reading it.
     ///
     /// # Errors
-    /// What is wrong, if something is.
+    /// The fault, if there is one.
     pub fn look(&self) -> Result<(), CheckpointFault> {
         self.open().map(|_| ())
     }
 
-    /// Reads the file and compares it with what the log says of it.
+    /// Reads the file and compares its length and checksum with the log.
     ///
     /// # Errors
-    /// What is wrong, if something is.
+    /// The fault, if there is one.
     pub fn check(&self) -> Result<(), CheckpointFault> {
         let mut hasher = crc32fast::Hasher::new();
         let mut chunk = vec![0u8; CHUNK_BYTES.min(self.bytes as usize).max(1)];
@@ -88,10 +88,10 @@ impl Checkpoint {
         self.compare(read, hasher.finalize())
     }
 
-    /// The bytes of the file, if they are those that were written.
+    /// The bytes of the file, if they are what was written.
     ///
     /// # Errors
-    /// What is wrong, if something is.
+    /// The fault, if there is one.
     pub fn read(&self) -> Result<Vec<u8>, CheckpointFault> {
         let mut bytes = Vec::new();
         // One byte more than there should be is enough to see that a file is too long.

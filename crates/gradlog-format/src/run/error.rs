@@ -1,6 +1,6 @@
-//! What can be wrong with a run that is read.
+//! Errors of reading, and damage.
 
-use super::file::same;
+use super::file::clone_error;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,36 +16,36 @@ pub enum ReadError {
         /// What is missing or wrong.
         why: String,
     },
-    /// The parts of several workers do not make one run.
+    /// The parts of several workers do not fit together.
     #[error("{path} cannot be read as one run: {what}; each part can be read alone, by the name of its folder")]
     Workers {
         /// The folder.
         path: PathBuf,
-        /// What differs, and where.
+        /// What differs, and between which parts.
         what: String,
     },
-    /// The file system refused. This says nothing of the bytes: they may be intact.
+    /// The file system refused. The bytes may be intact.
     #[error("cannot read {path}: {source}{}", advice(source))]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Bytes are not what the format says.
+    /// Bytes are not what was written.
     #[error("{0}")]
     Damaged(Damage),
-    /// The run does not hold what was asked for.
+    /// The run does not hold what was asked for. The text says what that was.
     #[error("{0}")]
     Absent(String),
 }
 
-/// A place where a run stops being readable.
+/// A place where reading has to stop, because bytes are not what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
     /// The damaged file.
     pub path: PathBuf,
-    /// Byte at which the damaged block (or header) begins.
+    /// The byte of the file at which the damaged block (or header) begins.
     pub offset: u64,
     /// Number of the block in the run, if it is known.
     pub block: Option<u64>,
@@ -68,18 +68,18 @@ pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReadError {
     move |source| ReadError::Io { path, source }
 }
 
-/// What ended a scan before the end of the run.
+/// The reason why a scan ended before the end of the run.
 #[derive(Debug)]
 pub(super) enum Stopped {
-    /// What was met is not what was written.
+    /// Bytes are not what was written.
     Damage(Damage),
     /// The file system refused to read this file.
     Refused { path: PathBuf, source: io::Error },
 }
 
 impl Stopped {
-    /// By this error; `damage` makes a damage of what is neither a refusal nor damage yet.
-    pub(super) fn by(error: ReadError, damage: impl FnOnce(String) -> Damage) -> Self {
+    /// Converts an error of reading. `damage` converts the text of an error that is neither damage nor a refusal.
+    pub(super) fn from_error(error: ReadError, damage: impl FnOnce(String) -> Damage) -> Self {
         match error {
             ReadError::Io { path, source } => Stopped::Refused { path, source },
             ReadError::Damaged(found) => Stopped::Damage(found),
@@ -87,25 +87,25 @@ impl Stopped {
         }
     }
 
-    /// The same once more, of which block `sequence` is the first that is not there.
-    pub(super) fn at(&self, sequence: u64) -> Self {
+    /// A copy in which `sequence` is the number of the first block that cannot be read.
+    pub(super) fn with_block(&self, sequence: u64) -> Self {
         match self {
             Stopped::Damage(damage) => Stopped::Damage(Damage { block: Some(sequence), ..damage.clone() }),
-            Stopped::Refused { path, source } => Stopped::Refused { path: path.clone(), source: same(source) },
+            Stopped::Refused { path, source } => Stopped::Refused { path: path.clone(), source: clone_error(source) },
         }
     }
 
-    /// What a scan says of it, as often as it is asked.
-    pub(super) fn tell(stopped: Option<&Self>) -> Result<Option<&Damage>, ReadError> {
+    /// The damage, or a refusal as an error. Each call returns the same.
+    pub(super) fn report(stopped: Option<&Self>) -> Result<Option<&Damage>, ReadError> {
         match stopped {
             None => Ok(None),
             Some(Stopped::Damage(damage)) => Ok(Some(damage)),
-            Some(Stopped::Refused { path, source }) => Err(io_error(path)(same(source))),
+            Some(Stopped::Refused { path, source }) => Err(io_error(path)(clone_error(source))),
         }
     }
 }
 
-/// What to do about an error of the file system.
+/// What the reader can do about an error of the file system.
 fn advice(error: &io::Error) -> &'static str {
     #[cfg(unix)]
     {

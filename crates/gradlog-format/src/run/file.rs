@@ -1,8 +1,8 @@
-//! The segment files of a run: opened when they are read, and only a few at a time.
+//! The segment files of a run. They are opened when they are read, and only a few at a time.
 //!
-//! Blocks are kept by those who want to read them later, and many threads read at once. If each block held its file open, a
-//! run of some hundred segments would use up what a process may open (`ulimit -n`, often 256 or 1,024). So a file is looked
-//! up for each read, and the one that was used longest ago is let go of.
+//! Callers keep blocks to read them later, and many threads read at once. If each block held its file open, a run of some
+//! hundred segments would use up what a process may open (`ulimit -n`, often 256 or 1,024). So each read looks its file up,
+//! and the file that was not used for the longest time is closed.
 
 use crate::log::{next_data, open_file};
 use std::collections::VecDeque;
@@ -11,8 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many files of a run are kept open, of all its workers' parts together: there may be more workers than files that a process
-/// may open. Each thread that reads may hold one more for the length of a read.
+/// How many files of a run are kept open, over the parts of all workers: a run may have more workers than a process may open
+/// files. Each thread may hold one more while it reads.
 const OPEN_MAX: usize = 16;
 
 /// The files of one run that are open, the one used last at the back.
@@ -58,15 +58,15 @@ impl Files {
 /// A segment file.
 #[derive(Debug)]
 pub(super) struct SegmentFile {
-    pub path: PathBuf,
+    pub(super) path: PathBuf,
     files: Arc<Files>,
 }
 
 impl SegmentFile {
-    /// Opens the file, so that what is wrong with it shows here.
+    /// Opens the file once, to find errors early.
     ///
     /// # Errors
-    /// What the file system says, and `InvalidData` for a folder, a pipe or a device.
+    /// The error of the file system, and `InvalidData` for a folder, a pipe or a device.
     pub(super) fn open(files: &Arc<Files>, path: PathBuf) -> io::Result<Self> {
         files.open(&path)?;
         Ok(Self { path, files: files.clone() })
@@ -99,13 +99,13 @@ impl SegmentFile {
     }
 }
 
-/// Whether an error says that the file is not what was written, and not that the system refused to read it.
+/// Whether an error means that the file is not what was written. Other errors mean that the system refused to read it.
 pub(super) fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
 }
 
-/// Whether the bytes are lost for whoever reads them: the file is not what was written, or the device fails. Any other error
-/// may be gone the next time, so what it hides must not be given up for lost.
+/// Whether an error means that the bytes are lost: the file is not what was written, or the device fails. Any other error
+/// may not occur the next time, so its bytes must not be counted as lost.
 pub(super) fn is_lost(error: &io::Error) -> bool {
     #[cfg(unix)]
     if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO) {
@@ -114,8 +114,8 @@ pub(super) fn is_lost(error: &io::Error) -> bool {
     is_damage(error)
 }
 
-/// The same error once more; the system's own ones keep their number.
-pub(super) fn same(error: &io::Error) -> io::Error {
+/// A copy of an error. Errors of the system keep their number.
+pub(super) fn clone_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), error.to_string()),

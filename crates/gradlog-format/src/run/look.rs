@@ -19,7 +19,7 @@ pub(super) enum Found {
         /// The block's header, where that at least is sound and the file holds as much as it says.
         header: Option<BlockHeader>,
         /// Whether a block that is just being committed, or a segment that is just being closed, can look like this.
-        passing: bool,
+        transient: bool,
     },
     /// The system refused to read it.
     Refused {
@@ -31,18 +31,18 @@ pub(super) enum Found {
 
 impl Found {
     fn damage(what: impl Into<String>) -> Self {
-        Found::Damage { what: what.into(), header: None, passing: false }
+        Found::Damage { what: what.into(), header: None, transient: false }
     }
 
-    fn passing(what: impl Into<String>) -> Self {
-        Found::Damage { what: what.into(), header: None, passing: true }
+    fn transient(what: impl Into<String>) -> Self {
+        Found::Damage { what: what.into(), header: None, transient: true }
     }
 }
 
 /// Looks at `offset` of `segment`. The sequence number is for the caller to check.
 pub(super) fn look(segment: &Arc<SegmentFile>, offset: u64) -> Found {
     let unreadable = |error: io::Error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => Found::passing("the file ends here, and was longer a moment ago"),
+        io::ErrorKind::UnexpectedEof => Found::transient("the file ends here, and was longer a moment ago"),
         _ if is_damage(&error) => Found::damage(error.to_string()),
         _ => Found::Refused { error, header: None },
     };
@@ -67,7 +67,7 @@ pub(super) fn look(segment: &Arc<SegmentFile>, offset: u64) -> Found {
     }
     let header = match BlockHeader::parse(&bytes) {
         Ok(header) => header,
-        Err(error) => return Found::passing(error.0),
+        Err(error) => return Found::transient(error.0),
     };
     let smallest = (HEADER_BYTES + header.directory_bytes()) as u64;
     if header.bytes < smallest || header.bytes % 8 != 0 {
@@ -92,7 +92,7 @@ pub(super) fn look(segment: &Arc<SegmentFile>, offset: u64) -> Found {
             Err(what) => what,
         },
     };
-    Found::Damage { what, header: Some(header), passing: false }
+    Found::Damage { what, header: Some(header), transient: false }
 }
 
 /// How much is searched at a time, at most. It begins with a page: in a file where every other block is damaged the next one is near.

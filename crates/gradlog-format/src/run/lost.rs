@@ -1,16 +1,16 @@
-//! A stretch of a run that cannot be read, and what the blocks around it say of it.
+//! A stretch of a run that cannot be read, and its contents as far as the blocks around it show them.
 
 use super::error::Damage;
 use super::salvage::has_steps;
 use crate::log::{BlockHeader, BlockKind};
 
-/// What is missing between two blocks that can be read, or behind the last.
+/// What is missing between two readable blocks, or behind the last.
 ///
-/// A number is `None` where nothing tells. Nothing need be missing: a damaged segment header costs no block.
+/// A number is `None` if it is not known. Nothing may be missing at all: a damaged segment header costs no block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lost {
-    /// What was met first.
+    /// The first damage in the stretch.
     pub damage: Damage,
     /// Blocks that are missing.
     pub blocks: Option<u64>,
@@ -20,16 +20,16 @@ pub struct Lost {
     pub probes: Option<u64>,
     /// Rows of steps in them.
     pub steps: Option<u64>,
-    /// No row of an earlier step is missing, as far as the blocks around tell.
+    /// No row of an earlier step is missing, according to the blocks around.
     pub first_step: u64,
-    /// No row of a later step is missing; `None` if no later step can be read.
+    /// No row of a later step is missing. `None` if no later step can be read.
     pub last_step: Option<u64>,
-    /// Epoch in which the stretch begins, as far as the blocks around tell.
+    /// Epoch in which the stretch begins, according to the blocks around.
     pub first_epoch: u32,
 }
 
 impl Lost {
-    /// Whether nothing is missing, for all the damage.
+    /// Whether nothing is missing despite the damage.
     pub fn is_nothing(&self) -> bool {
         self.blocks == Some(0)
     }
@@ -60,9 +60,9 @@ impl std::fmt::Display for Lost {
     }
 }
 
-/// A stretch whose end has not come yet.
+/// A stretch whose end is not known yet.
 pub(super) struct Stretch {
-    pub damage: Damage,
+    pub(super) damage: Damage,
     /// Sequence number of the first block that can be missing.
     first: u64,
     /// And of the first whose header has not been met.
@@ -95,13 +95,13 @@ impl Stretch {
         }
     }
 
-    /// Something here cannot be counted, unless a later block says by its number how much was before it.
-    pub(super) fn cannot_be_counted(&mut self) {
+    /// Notes that something here cannot be counted, unless the number of a later block shows how much was before it.
+    pub(super) fn mark_uncounted(&mut self) {
         self.uncounted = true;
     }
 
-    /// A block of which only the header can be read.
-    pub(super) fn header(&mut self, header: &BlockHeader) {
+    /// Adds a block of which only the header can be read.
+    pub(super) fn add_header(&mut self, header: &BlockHeader) {
         if header.sequence < self.next {
             return;
         }
@@ -120,14 +120,14 @@ impl Stretch {
         }
     }
 
-    /// The stretch ends with the block of this header, which is not part of it.
+    /// Ends the stretch before the block of this header.
     pub(super) fn end(self, next: &BlockHeader) -> Lost {
         let missing = next.sequence.saturating_sub(self.first);
         let next_step = has_steps(next).then_some(next.first_step);
         self.close(Some(missing), next_step)
     }
 
-    /// Nothing that can be read comes after the stretch.
+    /// Ends the stretch at the end of the run.
     pub(super) fn end_of_run(self) -> Lost {
         let missing = (!self.uncounted).then_some(self.next - self.first);
         self.close(missing, None)

@@ -11,21 +11,21 @@ use super::steps::StepSums;
 use crate::log::{BlockBuilder, BlockKind, Column};
 use std::sync::Arc;
 
-/// An iterator over the blocks of a run. After its end, [`Scan::damage`] says whether it was the run's end: whoever sums over
-/// blocks must ask, for a scan also ends where the file system refuses to go on.
+/// An iterator over the blocks of a run. It ends at the end of the run, at the first damage, or where the file system
+/// refuses. Call [`Scan::damage`] after it to learn which it was.
 ///
-/// Of a run that several workers recorded:
+/// In a run of several workers:
 ///
-/// - Blocks of visits come in the order of their first steps. Rows of two workers' blocks may lie between each other in steps;
-///   those of one worker rise.
-/// - Steps are added up: one row a step, with the batch size of all workers, and all else as the lowest rank has it.
-/// - Probes, sweeps, checkpoints, probe sets and gaps come before the visits that their worker wrote after them. Sets of one name
-///   are one set.
-/// - There is an end if all workers are there and finished, with the totals of all.
-/// - While workers still record, the scan ends with the last step that all those have recorded in full: the visits of a step
-///   are all there or none is. A worker that records no more holds nobody up.
-/// - Damage in one part ends the whole scan, so that what came out is a prefix of the run. So does a file system that refuses
-///   to read one.
+/// - Blocks of visits come in the order of their first steps. Steps rise within one worker's rows. The rows of two
+///   workers' blocks may overlap in steps.
+/// - Steps are merged: one row a step, with the batch size of all workers. Other columns are those of the lowest rank.
+/// - Probes, sweeps, checkpoints, probe sets and gaps come before the visits that their worker wrote after them. Sets of
+///   the same name are one set.
+/// - There is an End block, with the totals of all, if all workers have a part and finished.
+/// - While workers still record, the scan ends with the last step that all of these have recorded completely. So all
+///   visits of a step are there, or none. Workers that record no more do not hold it up.
+/// - Damage in one part ends the whole scan, so its result is a prefix of the run. So does a file system that refuses to
+///   read one part.
 #[derive(Debug)]
 pub struct Scan<'run>(Kind<'run>);
 
@@ -43,24 +43,23 @@ impl<'run> Scan<'run> {
         Self(Kind::Several(Box::new(Merge::new(run))))
     }
 
-    /// Where the scan had to stop before the run's end, if it had to.
+    /// The damage at which the scan ended, or `None` if it ended at the end of the run.
     ///
     /// # Errors
-    /// [`ReadError::Io`] if it stopped because the file system refused: what came out of the scan is then part of the run, and
-    /// says nothing of whether the rest is intact.
+    /// [`ReadError::Io`] if the scan ended because the file system refused. The rest of the run may then be intact.
     pub fn damage(&self) -> Result<Option<&Damage>, ReadError> {
         match &self.0 {
             Kind::One(scan) => scan.damage(),
-            Kind::Several(merge) => Stopped::tell(merge.stopped.as_ref()),
+            Kind::Several(merge) => Stopped::report(merge.stopped.as_ref()),
         }
     }
 
-    /// Preallocated bytes behind the last block: not 0 while a run is being written, or if its recorder was killed.
+    /// Preallocated bytes behind the last block. Not 0 while a run is being written, and if its recorder was killed.
     pub fn zero_tail_bytes(&self) -> u64 {
         self.scans().map(PartScan::zero_tail_bytes).sum()
     }
 
-    /// Training visits that were left out because the training was taken up again at an earlier step.
+    /// Training visits that the scan left out because the training resumed at an earlier step.
     pub fn superseded_visits(&self) -> u64 {
         self.scans().map(PartScan::superseded_visits).sum()
     }
@@ -138,13 +137,13 @@ struct Part<'run> {
 impl<'run> Merge<'run> {
     fn new(run: &'run Run) -> Self {
         let nowhere = |what| Damage { path: run.dir().to_owned(), offset: 0, block: Some(0), what };
-        let (until, stopped) = match until(run) {
-            Ok(until) => (until, None),
-            Err(error) => (None, Some(Stopped::by(error, nowhere))),
+        let (limit, stopped) = match live_limit(run) {
+            Ok(limit) => (limit, None),
+            Err(error) => (None, Some(Stopped::from_error(error, nowhere))),
         };
         let part = |part: &'run Run| Part {
             rank: part.manifest().worker.map_or(0, |worker| worker.rank),
-            scan: part.part_scan().until(until),
+            scan: part.part_scan().ending_before(limit),
             head: None,
             sets: Arc::default(),
             end: None,
@@ -168,7 +167,7 @@ impl<'run> Merge<'run> {
         }
         let mut parts = 0..self.parts.len();
         while let (None, Some(number)) = (&self.stopped, parts.next()) {
-            self.stopped = self.fill(number).err().map(|stopped| stopped.at(self.sequence));
+            self.stopped = self.fill(number).err().map(|stopped| stopped.with_block(self.sequence));
         }
         if self.stopped.is_some() {
             // Of the rest only steps that all have told of: what else is held may lie behind what cannot be read.
@@ -205,18 +204,18 @@ impl<'run> Merge<'run> {
             let Some(block) = part.scan.next() else {
                 part.ended = true;
                 if let Some(stopped) = part.scan.stopped() {
-                    return Err(stopped.at(self.sequence));
+                    return Err(stopped.with_block(self.sequence));
                 }
-                self.steps.no_more(number);
+                self.steps.end_part(number);
                 return Ok(());
             };
             // What a replay adds behind the end of a training takes that end away from nobody.
-            if block.goes_on() {
+            if block.reopens_run() {
                 part.end = None;
             }
             let here = (block.segment.path.clone(), block.offset);
             let by = |error: ReadError| {
-                Stopped::by(error, |what| Damage { path: here.0, offset: here.1, block: None, what })
+                Stopped::from_error(error, |what| Damage { path: here.0, offset: here.1, block: None, what })
             };
             match block.kind() {
                 Some(BlockKind::Steps) => {
@@ -251,7 +250,7 @@ impl<'run> Merge<'run> {
 
     /// A block of the rows of steps that are complete, if there are at least `rows` of them.
     fn complete_steps(&mut self, rows: usize) -> Option<Block> {
-        let made = self.steps.block(rows)?;
+        let made = self.steps.take_block(rows)?;
         Some(self.adopt(made, None, Arc::default()))
     }
 
@@ -271,7 +270,7 @@ impl<'run> Merge<'run> {
         builder.u64s(Column::Dropped, [total(Column::Dropped)]);
         builder.advance(1, 0, 0);
         let bytes = ends.iter().map(Block::bytes).sum();
-        let made = super::steps::made(&mut builder, ends.first()?.segment.clone(), bytes)?;
+        let made = super::steps::unwritten_block(&mut builder, ends.first()?.segment.clone(), bytes)?;
         Some(self.adopt(made, None, Arc::default()))
     }
 
@@ -286,7 +285,7 @@ impl<'run> Merge<'run> {
 
 /// The step before which the scan of a run that is being written ends: the first that one of the workers who record has not
 /// recorded in full.
-fn until(run: &Run) -> Result<Option<u64>, ReadError> {
+fn live_limit(run: &Run) -> Result<Option<u64>, ReadError> {
     let mut until = None;
     for part in run.parts() {
         if part.lock_is_held()? {

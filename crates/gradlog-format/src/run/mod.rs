@@ -1,10 +1,11 @@
-//! A recorded run: the only door to what is on disk.
+//! Reads a recorded run: opening, checking, iterating, and recovery from damage.
 //!
-//! Owns opening, checking, iterating and salvaging. Knows neither candle nor scores. A scan reads one block at a time
-//! and of it only the columns that are asked for, so memory does not grow with the run. Files are read at positions
-//! (`pread`), not mapped: a file that is cut while it is read gives an error and never a SIGBUS, and nothing here is unsafe.
+//! [`Run::open`] opens a run, [`Run::scan`] iterates over its blocks, and a [`Block`] reads the columns that are asked for.
+//! A scan holds one block at a time, so memory does not grow with the run.
 //!
-//! Bytes from disk never panic: every length is checked before it is believed, every checksum before a number is used.
+//! Bytes from disk never cause a panic. Every length is checked before it is used, and every checksum before a number is
+//! used. Files are read at positions (`pread`) and not mapped. If a file is cut while it is read, that is an error and not a
+//! SIGBUS. Nothing here is unsafe.
 
 mod block;
 mod checkpoint;
@@ -27,7 +28,7 @@ mod tests;
 mod verify;
 mod workers;
 
-pub use block::{Block, Vectors};
+pub use block::{Block, ColumnSize, Vectors};
 pub use checkpoint::{Checkpoint, CheckpointFault};
 pub use error::{Damage, ReadError};
 pub use lost::Lost;

@@ -18,34 +18,33 @@ const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 /// The longest name of a probe set, in bytes, that is read.
 const NAME_BYTES_MAX: usize = 4096;
 
-/// A recorded run. Cheap to open: only the manifest is read.
+/// A recorded run. To open it is cheap: only the manifest is read.
 ///
-/// A run that is being written can be opened too; a scan then sees what had been committed when it came to its end. Where a training
-/// is taken up again at an earlier step after the first scan began, scans end before that, whatever follows: open the run again
-/// to see it.
+/// A run that is being written can be opened too. A scan sees what was committed when it reached the end. If the training
+/// resumes at an earlier step after the first scan began, scans end there. Open the run again to see what follows.
 ///
-/// A run that several workers recorded is one run: its parts are read as if one recorder had written them. A part is a run
-/// too, and can be opened alone by its own folder.
+/// A run of several workers reads like a run of one recorder. Each worker's part is a run too, and can be opened by its own
+/// folder.
 #[derive(Debug, Clone)]
 pub struct Run {
     dir: PathBuf,
     manifest: Manifest,
-    /// The parts of a run that several workers recorded, by rank; none for a run of one recorder, and for a part.
+    /// The parts of a run of several workers, by rank. Empty for a run of one recorder and for a part.
     parts: Vec<Run>,
-    /// Those of all parts, lest a run of many workers use up what a process may open.
+    /// Open files of all parts together: a run of many workers must not use up what a process may open.
     files: Arc<Files>,
-    /// As they were when the first scan began.
+    /// The resumptions that were there when the first scan began.
     resumptions: OnceLock<Resumptions>,
-    /// Whether it is the caller who holds the run's lock.
-    locked_by_caller: bool,
+    /// Whether the caller holds the run's lock.
+    caller_holds_lock: bool,
 }
 
 impl Run {
     /// Opens the run in the folder `dir`.
     ///
     /// # Errors
-    /// [`ReadError::NotARun`] if there is no readable manifest, [`ReadError::Workers`] if the parts of several workers do not
-    /// make one run, [`ReadError::Io`] if the file system refuses.
+    /// [`ReadError::NotARun`] if there is no readable manifest, [`ReadError::Workers`] if the parts of several workers do
+    /// not fit together, [`ReadError::Io`] if the file system refuses.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, ReadError> {
         let dir = dir.as_ref();
         if !dir.join(MANIFEST_FILE).exists() && dir.is_dir() {
@@ -60,11 +59,14 @@ impl Run {
     }
 
     /// Opens the run of one recorder, or one worker's part.
+    ///
+    /// # Errors
+    /// As [`Run::open`].
     pub fn open_one(dir: &Path) -> Result<Self, ReadError> {
         Self::open_among(dir, Arc::default())
     }
 
-    /// As [`Run::open_one`], with open files that are shared with the other parts.
+    /// As [`Run::open_one`], with open files shared with the other parts.
     pub(super) fn open_among(dir: &Path, files: Arc<Files>) -> Result<Self, ReadError> {
         let path = dir.join(MANIFEST_FILE);
         let not_a_run = |why: String| ReadError::NotARun { path: dir.to_owned(), why };
@@ -86,24 +88,24 @@ impl Run {
 
     fn new(dir: &Path, manifest: Manifest, parts: Vec<Run>, files: Arc<Files>) -> Self {
         let (dir, resumptions) = (dir.to_owned(), OnceLock::new());
-        Self { dir, manifest, parts, files, resumptions, locked_by_caller: false }
+        Self { dir, manifest, parts, files, resumptions, caller_holds_lock: false }
     }
 
-    /// As the run is, for who holds its lock: nobody writes to it, so that nothing in it may be half written.
-    pub fn locked_by_caller(self) -> Self {
-        Self { locked_by_caller: true, ..self }
+    /// The run, read by a caller that holds its lock. Nobody writes to it then, so a half-written block is damage.
+    pub fn with_lock_held(self) -> Self {
+        Self { caller_holds_lock: true, ..self }
     }
 
-    pub(super) fn is_locked_by_caller(&self) -> bool {
-        self.locked_by_caller
+    pub(super) fn caller_holds_lock(&self) -> bool {
+        self.caller_holds_lock
     }
 
-    /// The resumptions of a run of one recorder, as they were when they were first asked for.
+    /// The resumptions of a run of one recorder, as they were at the first call.
     pub(super) fn resumptions(&self) -> Result<&Resumptions, ReadError> {
         if let Some(known) = self.resumptions.get() {
             return Ok(known);
         }
-        let found = Resumptions::of(self)?;
+        let found = Resumptions::read(self)?;
         Ok(self.resumptions.get_or_init(|| found))
     }
 
@@ -112,24 +114,24 @@ impl Run {
         &self.dir
     }
 
-    /// What the run is: layers, seeds, scheme. Of a run of several workers it is that of the lowest rank, without the rank.
+    /// The run's layers, seeds and sketches. In a run of several workers it is that of the lowest rank, without the rank.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The parts of a run that several workers recorded, by rank, each a run of its own; none for a run of one recorder.
+    /// The parts of a run of several workers, by rank. Empty for a run of one recorder.
     pub fn parts(&self) -> &[Run] {
         &self.parts
     }
 
-    /// All committed blocks in the order in which they were written, up to the first damage.
+    /// Iterates over all committed blocks in the order in which they were written, up to the first damage.
     ///
-    /// Of a run of several workers, see [`Scan`] for the order.
+    /// [`Scan`] defines the order for a run of several workers. Ask [`Scan::damage`] at the end.
     pub fn scan(&self) -> Scan<'_> {
         Scan::new(self)
     }
 
-    /// As [`Run::scan`], of a run of one recorder or of a worker's part.
+    /// As [`Run::scan`], for a run of one recorder or for a worker's part.
     pub fn part_scan(&self) -> PartScan<'_> {
         PartScan::new(self)
     }
@@ -165,7 +167,7 @@ impl Run {
     }
 }
 
-/// Number and name of the probe set that a block tells.
+/// Number and name of the probe set in a block of kind ProbeSet.
 pub(super) fn probe_set(block: &Block) -> Result<(usize, String), ReadError> {
     if block.rows() != 1 || block.width(Column::Name).is_some_and(|bytes| bytes > NAME_BYTES_MAX) {
         return Err(block.damaged("not one probe set with a name of at most 4096 bytes".into()));

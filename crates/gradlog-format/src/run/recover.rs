@@ -112,7 +112,7 @@ impl Run {
         let partial = Partial::beside(to)?;
         if self.parts().is_empty() {
             let survey = self.survey_with(&mut progress)?;
-            let unnamed = Copier::of(self, &survey, &partial.path)?.copy_all(&mut progress)?;
+            let unnamed = Copier::new(self, &survey, &partial.path)?.copy_all(&mut progress)?;
             copy_checkpoints(&partial.path, self)?;
             let written = check(&partial.path, to, &survey)?;
             partial.name(to)?;
@@ -124,7 +124,7 @@ impl Run {
         for part in self.parts() {
             let survey = part.survey_with(&mut progress)?;
             let folder = worker_folder(&partial.path, part.manifest().worker.map_or(0, |worker| worker.rank));
-            unnamed += Copier::of(part, &survey, &folder)?.copy_all(&mut progress)?;
+            unnamed += Copier::new(part, &survey, &folder)?.copy_all(&mut progress)?;
             copy_checkpoints(&folder, part)?;
             check(&folder, to, &survey)?;
             whole.merge(survey);
@@ -183,7 +183,7 @@ struct Copier<'a> {
 }
 
 impl<'a> Copier<'a> {
-    fn of(run: &'a Run, survey: &'a Survey, dir: &Path) -> Result<Self, RecoverError> {
+    fn new(run: &'a Run, survey: &'a Survey, dir: &Path) -> Result<Self, RecoverError> {
         let mut manifest = run.manifest().clone();
         if !survey.is_whole() {
             let id: String = manifest.run_id.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -212,7 +212,7 @@ impl<'a> Copier<'a> {
     /// Copies everything and closes the new run; returns how many probe sets lost their names.
     fn copy_all(mut self, progress: &mut impl FnMut(u64)) -> Result<u32, RecoverError> {
         let mut place = 0;
-        for piece in Salvage::of(self.run)? {
+        for piece in Salvage::new(self.run)? {
             match piece? {
                 Piece::Block(block) => {
                     self.block(&block)?;

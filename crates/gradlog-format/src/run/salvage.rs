@@ -6,12 +6,12 @@
 use super::block::Block;
 use super::checkpoint;
 use super::error::{io_error, Damage, ReadError};
-use super::file::{is_lost, same, SegmentFile};
+use super::file::{clone_error, is_lost, SegmentFile};
 use super::look::{find_block, look, Found};
 use super::lost::{Lost, Stretch};
 use super::open::Run;
 use super::scan::MISSING;
-use super::superseded::left;
+use super::superseded::remaining_rows;
 use crate::log::{segment_path, BlockHeader, BlockKind, Column, SegmentHeader, HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -59,8 +59,8 @@ struct Segment {
 }
 
 impl<'run> Salvage<'run> {
-    pub(super) fn of(run: &'run Run) -> Result<Self, ReadError> {
-        let (segments, headers_damaged) = list(run)?;
+    pub(super) fn new(run: &'run Run) -> Result<Self, ReadError> {
+        let (segments, headers_damaged) = list_segments(run)?;
         Ok(Self {
             run,
             run_id: run.manifest().run_id,
@@ -100,7 +100,7 @@ impl<'run> Salvage<'run> {
         let file = match self.run.segment_file(path.clone()) {
             Ok(file) => Arc::new(file),
             Err(error) if is_lost(&error) => {
-                self.lost(&path, format!("the segment cannot be opened: {error}")).cannot_be_counted();
+                self.lost(&path, format!("the segment cannot be opened: {error}")).mark_uncounted();
                 self.ask_the_steps = true;
                 return Ok(());
             }
@@ -120,12 +120,12 @@ impl<'run> Salvage<'run> {
                 }
             }
             Ok(_) => {
-                self.lost(&path, "the segment belongs to another run").cannot_be_counted();
+                self.lost(&path, "the segment belongs to another run").mark_uncounted();
                 return Ok(());
             }
             // It says just what was written: it is of a newer version, or no segment.
             Err(error) if sealed => {
-                self.lost(&path, error.0).cannot_be_counted();
+                self.lost(&path, error.0).mark_uncounted();
                 return Ok(());
             }
             Err(error) if read.is_err() || bytes.iter().all(|b| *b == 0) => {
@@ -137,7 +137,7 @@ impl<'run> Salvage<'run> {
                         self.ask_the_steps = true;
                     } else if (1..SEGMENT_HEADER_BYTES as u64).contains(&file.bytes().map_err(io_error(&path))?) {
                         // A recorder makes a segment longer than this before it writes to it.
-                        self.lost(&path, "the segment ends within its header").cannot_be_counted();
+                        self.lost(&path, "the segment ends within its header").mark_uncounted();
                     }
                     return Ok(());
                 };
@@ -147,12 +147,12 @@ impl<'run> Salvage<'run> {
                 self.current = Some(file);
                 return Ok(());
             }
-            Err(error) if ours(&bytes, self.run_id) => {
+            Err(error) if belongs_to(&bytes, self.run_id) => {
                 self.lost(&path, error.0);
                 self.ask_the_steps = true;
             }
             Err(error) => {
-                self.lost(&path, format!("{error}; it does not even say that it is of this run")).cannot_be_counted();
+                self.lost(&path, format!("{error}; it does not even say that it is of this run")).mark_uncounted();
                 return Ok(());
             }
         }
@@ -179,7 +179,7 @@ impl<'run> Salvage<'run> {
             },
             Found::End => {
                 // A run that was resumed went on in a new segment; what stands behind its old end was never read.
-                let behind = if self.goes_on()? { None } else { search(self.offset)? };
+                let behind = if self.next_segment_continues()? { None } else { search(self.offset)? };
                 match behind {
                     Some(offset) => {
                         self.lost(path, "zeros stand where a block belongs, and blocks behind them");
@@ -195,7 +195,7 @@ impl<'run> Salvage<'run> {
         };
         match header {
             Some(header) => {
-                self.lost(path, what).header(&header);
+                self.lost(path, what).add_header(&header);
                 self.offset += header.bytes;
             }
             None => {
@@ -204,7 +204,7 @@ impl<'run> Salvage<'run> {
                 match next {
                     Some(offset) => self.offset = offset,
                     None => {
-                        lost.cannot_be_counted();
+                        lost.mark_uncounted();
                         self.current = None;
                     }
                 }
@@ -214,7 +214,7 @@ impl<'run> Salvage<'run> {
     }
 
     /// Whether the next segment begins with the very block that would come next.
-    fn goes_on(&self) -> Result<bool, ReadError> {
+    fn next_segment_continues(&self) -> Result<bool, ReadError> {
         let Some(next) = self.segments.as_slice().first() else { return Ok(false) };
         let mut bytes = [0u8; HEADER_BYTES];
         let read = self.run.segment_file(next.path.clone());
@@ -240,10 +240,10 @@ impl<'run> Salvage<'run> {
         // A later segment may make some of its rows void, and then its steps are asked for.
         let limits = self.segments.as_slice().iter().filter_map(|segment| segment.resumed_step);
         if let Some(limit) = limits.min() {
-            left(block, limit)?;
+            remaining_rows(block, limit)?;
         }
         if self.headers_damaged {
-            left(block, block.steps().0.saturating_add(1))?;
+            remaining_rows(block, block.steps().0.saturating_add(1))?;
         }
         Ok(())
     }
@@ -305,7 +305,7 @@ pub(super) fn has_steps(header: &BlockHeader) -> bool {
 }
 
 /// Whether a damaged segment header says that it is of the run `run_id`, or would if only its run id were damaged.
-fn ours(bytes: &[u8; SEGMENT_HEADER_BYTES], run_id: [u8; 16]) -> bool {
+fn belongs_to(bytes: &[u8; SEGMENT_HEADER_BYTES], run_id: [u8; 16]) -> bool {
     let mut mended = *bytes;
     mended[16..32].copy_from_slice(&run_id);
     bytes[16..32] == run_id || crc32fast::hash(&mended[..60]).to_le_bytes() == bytes[60..]
@@ -313,7 +313,7 @@ fn ours(bytes: &[u8; SEGMENT_HEADER_BYTES], run_id: [u8; 16]) -> bool {
 
 /// The segments of a run, however many numbers are missing, in the order that their headers give or else their names; and
 /// whether a header is damaged or missing.
-fn list(run: &Run) -> Result<(Vec<Segment>, bool), ReadError> {
+fn list_segments(run: &Run) -> Result<(Vec<Segment>, bool), ReadError> {
     let (mut segments, mut damaged) = (Vec::new(), false);
     for entry in std::fs::read_dir(run.dir()).map_err(io_error(run.dir()))? {
         let path = entry.map_err(io_error(run.dir()))?.path();
@@ -326,7 +326,7 @@ fn list(run: &Run) -> Result<(Vec<Segment>, bool), ReadError> {
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
         let read = run.segment_file(path.clone()).and_then(|segment| segment.read_at(&mut bytes, 0));
         if let Some(error) = read.as_ref().err().filter(|error| !is_lost(error)) {
-            return Err(io_error(&path)(same(error)));
+            return Err(io_error(&path)(clone_error(error)));
         }
         let header = read.ok().and_then(|()| SegmentHeader::parse(&bytes).ok());
         damaged |= header.is_none();

@@ -9,15 +9,15 @@ use super::error::{io_error, Damage, ReadError, Stopped};
 use super::file::{is_damage, SegmentFile};
 use super::look::{find_block, look, Found};
 use super::open::Run;
-use super::superseded::{left, Left, Resumptions};
+use super::superseded::{remaining_rows, Remaining, Resumptions};
 use crate::log::{BlockKind, SegmentHeader, SEGMENT_HEADER_BYTES};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An iterator over the blocks of a run of one recorder, or of one worker's part. After its end, [`PartScan::damage`] says whether
-/// it was the run's end: whoever sums over blocks must ask, for a scan also ends where the file system refuses to go on.
+/// An iterator over the blocks of a run of one recorder, or of one worker's part. It ends at the end of the run, at the first
+/// damage, or where the file system refuses. Call [`PartScan::damage`] after it to learn which it was.
 #[derive(Debug)]
 pub struct PartScan<'run> {
     run: &'run Run,
@@ -68,17 +68,16 @@ impl<'run> PartScan<'run> {
     }
 
     /// As the scan is, up to step `until`.
-    pub(super) fn until(self, until: Option<u64>) -> Self {
+    pub(super) fn ending_before(self, until: Option<u64>) -> Self {
         Self { until, ..self }
     }
 
-    /// Where the scan had to stop before the run's end, if it had to.
+    /// The damage at which the scan ended, or `None` if it ended at the end of the run.
     ///
     /// # Errors
-    /// [`ReadError::Io`] if it stopped because the file system refused: what came out of the scan is then part of the run, and
-    /// says nothing of whether the rest is intact.
+    /// [`ReadError::Io`] if the scan ended because the file system refused. The rest of the run may then be intact.
     pub fn damage(&self) -> Result<Option<&Damage>, ReadError> {
-        Stopped::tell(self.stopped.as_ref())
+        Stopped::report(self.stopped.as_ref())
     }
 
     /// What ended the scan before the run did, if something has.
@@ -91,12 +90,12 @@ impl<'run> PartScan<'run> {
         self.zero_tail_bytes
     }
 
-    /// As the scan is, but blocks of which every row is superseded come out too, as blocks of no rows.
+    /// The scan, with blocks of which every row is superseded. These have no rows.
     pub fn with_void_blocks(self) -> Self {
         Self { void_blocks: true, ..self }
     }
 
-    /// What there is to say if intact blocks stand behind the zeros at which the scan ended; looks at all bytes there.
+    /// Damage if intact blocks follow the zeros at which the scan ended. Reads all bytes there.
     ///
     /// # Errors
     /// [`ReadError::Io`] if the file system refuses.
@@ -107,7 +106,7 @@ impl<'run> PartScan<'run> {
         Ok(Some(Damage { path: segment.path.clone(), offset: self.offset, block: Some(self.next_sequence), what }))
     }
 
-    /// Where the next block would go: the number of the next segment, and of the next block.
+    /// Where the next block would be written: the numbers of the next segment and of the next block.
     pub fn place(&self) -> (u32, u64) {
         (self.next_segment, self.next_sequence)
     }
@@ -124,11 +123,11 @@ impl<'run> PartScan<'run> {
 
     /// How many steps are in the log with all their visits.
     ///
-    /// A recorder writes the rows of steps before the visits that it has of them, so those steps are complete behind which a
-    /// block of visits stands, or the end of the run.
+    /// A recorder writes the rows of steps before their visits. So steps are complete if a block of visits or the end of
+    /// the run follows them.
     ///
     /// # Errors
-    /// [`ReadError::Io`] if the file system refuses: more may then be complete.
+    /// [`ReadError::Io`] if the file system refuses. More steps may then be complete.
     pub fn complete_steps(mut self) -> Result<u64, ReadError> {
         let (mut begun, mut complete) = (0, 0);
         while let Some(block) = self.next() {
@@ -244,7 +243,7 @@ impl<'run> PartScan<'run> {
             self.stop(format!("this is segment {} under another name", header.index));
             return false;
         }
-        if header.resumed_step.is_some() && !self.resumptions.know(header.index) {
+        if header.resumed_step.is_some() && !self.resumptions.contains(header.index) {
             // The training was taken up again after the run was first read, and this may make void what was yielded before.
             self.ended = true;
             return false;
@@ -276,7 +275,7 @@ impl<'run> PartScan<'run> {
         let mut found = look(segment, self.offset);
         let mut live = true;
         for wait_ms in LOOK_AGAIN_MS {
-            if !live || !matches!(found, Found::Damage { passing: true, .. }) {
+            if !live || !matches!(found, Found::Damage { transient: true, .. }) {
                 break;
             }
             // Asked before looking: a recorder that ends in between has by then committed all that it ever will.
@@ -289,7 +288,7 @@ impl<'run> PartScan<'run> {
         Ok(match found {
             // The recorder was stopped within the header, and it lives: nothing is committed here yet. Blocks are committed
             // in order, so if one stands behind this place, this one was committed and has been damaged since.
-            Found::Damage { passing: true, .. }
+            Found::Damage { transient: true, .. }
                 if live
                     && !self.segment_exists(0)
                     && find_block(segment, self.offset + 8).map_err(io_error(&segment.path))?.is_none() =>
@@ -298,7 +297,7 @@ impl<'run> PartScan<'run> {
             }
             Found::Block(block) if block.header.sequence != self.next_sequence => {
                 let what = format!("block {} where block {} belongs", block.header.sequence, self.next_sequence);
-                Found::Damage { what, header: Some(block.header), passing: false }
+                Found::Damage { what, header: Some(block.header), transient: false }
             }
             Found::Refused { error, .. } => return Err(io_error(&segment.path)(error)),
             other => other,
@@ -340,10 +339,10 @@ impl<'run> PartScan<'run> {
 }
 
 fn cut_at(block: &mut Block, limit: u64) -> Result<(), ReadError> {
-    match left(block, limit)? {
-        Left::All => {}
-        Left::First(kept) => block.kept = Some(kept.min(block.rows())),
-        Left::Nothing => block.kept = Some(0),
+    match remaining_rows(block, limit)? {
+        Remaining::All => {}
+        Remaining::First(kept) => block.kept = Some(kept.min(block.rows())),
+        Remaining::Nothing => block.kept = Some(0),
     }
     Ok(())
 }

@@ -93,14 +93,14 @@ impl StepSums {
     }
 
     /// A part has ended.
-    pub(super) fn no_more(&mut self, part: usize) {
+    pub(super) fn end_part(&mut self, part: usize) {
         if let Some(next) = self.next.get_mut(part) {
             *next = None;
         }
     }
 
     /// A block of the steps that no part will tell more of, the first ones, if there are at least `rows`.
-    pub(super) fn block(&mut self, rows: usize) -> Option<Block> {
+    pub(super) fn take_block(&mut self, rows: usize) -> Option<Block> {
         let complete = self.next.iter().flatten().min().copied();
         let ready: Vec<u64> = match complete {
             Some(end) => self.steps.range(..end).map(|(step, _)| *step).take(Self::BLOCK_ROWS).collect(),
@@ -131,12 +131,12 @@ impl StepSums {
         for (number, step) in &steps {
             builder.advance(1, *number, step.epoch);
         }
-        made(&mut builder, self.segment.clone()?, std::mem::take(&mut self.bytes))
+        unwritten_block(&mut builder, self.segment.clone()?, std::mem::take(&mut self.bytes))
     }
 }
 
 /// A block that stands in no file, and for the `bytes` of blocks that do.
-pub(super) fn made(builder: &mut BlockBuilder, segment: Arc<SegmentFile>, bytes: u64) -> Option<Block> {
+pub(super) fn unwritten_block(builder: &mut BlockBuilder, segment: Arc<SegmentFile>, bytes: u64) -> Option<Block> {
     let mut compressor = Compressor::new(1).ok()?;
     let mut body = Vec::new();
     let header = builder.seal(0, &mut compressor, &mut body).ok()?;

@@ -23,7 +23,7 @@ impl Resumptions {
     ///
     /// # Errors
     /// [`ReadError::Io`] if the file system refuses: a resumption that is not known would count visits twice.
-    pub(super) fn of(run: &Run) -> Result<Self, ReadError> {
+    pub(super) fn read(run: &Run) -> Result<Self, ReadError> {
         let mut found = Vec::new();
         for index in 0.. {
             let path = run.segment_path(index);
@@ -47,7 +47,7 @@ impl Resumptions {
     }
 
     /// Whether the resumption that segment `index` begins with is among them.
-    pub(super) fn know(&self, index: u32) -> bool {
+    pub(super) fn contains(&self, index: u32) -> bool {
         self.0.binary_search_by_key(&index, |(segment, _)| *segment).is_ok()
     }
 
@@ -59,7 +59,7 @@ impl Resumptions {
 }
 
 /// What is left of a block.
-pub(super) enum Left {
+pub(super) enum Remaining {
     All,
     /// Its first so many rows.
     First(usize),
@@ -70,20 +70,20 @@ pub(super) enum Left {
 ///
 /// # Errors
 /// [`ReadError::Damaged`] or [`ReadError::Io`] if a block that is cut through cannot be read.
-pub(super) fn left(block: &Block, limit: u64) -> Result<Left, ReadError> {
+pub(super) fn remaining_rows(block: &Block, limit: u64) -> Result<Remaining, ReadError> {
     let limit = match block.kind() {
         Some(BlockKind::Visits | BlockKind::Steps | BlockKind::Gaps) => limit,
         Some(BlockKind::Probes | BlockKind::Sweeps | BlockKind::Checkpoints) => limit.saturating_add(1),
-        _ => return Ok(Left::All),
+        _ => return Ok(Remaining::All),
     };
     let (first, last) = block.steps();
     if last < limit {
-        return Ok(Left::All);
+        return Ok(Remaining::All);
     }
     if first >= limit {
-        return Ok(Left::Nothing);
+        return Ok(Remaining::Nothing);
     }
     // Rows are in the order of their steps.
     let steps = block.u64s(Column::Step)?;
-    Ok(Left::First(steps.iter().take_while(|step| **step < limit).count()))
+    Ok(Remaining::First(steps.iter().take_while(|step| **step < limit).count()))
 }

@@ -1,4 +1,4 @@
-//! What is left of a damaged run, all over it: before the damage, and behind it.
+//! Counts what is left of a damaged run, before the damage and behind it.
 
 use super::block::Block;
 use super::error::ReadError;
@@ -8,7 +8,7 @@ use super::salvage::{has_steps, Piece, Salvage};
 use super::verify::widen;
 use crate::log::{BlockKind, Column};
 
-/// Counts of intact blocks and of their rows, superseded ones among them.
+/// Counts of intact blocks and their rows, superseded rows included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tally {
@@ -16,7 +16,7 @@ pub struct Tally {
     pub blocks: u64,
     /// Training visits.
     pub visits: u64,
-    /// Probe visits, and rows of curvature: what is left of a damaged block may not tell them apart.
+    /// Probe visits and rows of curvature. A damaged block may not tell which it held.
     pub probes: u64,
     /// Steps.
     pub steps: u64,
@@ -56,24 +56,25 @@ impl Tally {
     }
 }
 
-/// All that can still be read of a run, and what cannot.
+/// The result of [`Run::survey`]: what can still be read of a run, and what is lost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Survey {
-    /// What stands before all damage: a reader sees this much.
+    /// What is before all damage. A scan yields this.
     pub before: Tally,
-    /// What stands behind the first damage: [`Run::recover`] saves this as well.
+    /// What is behind the first damage. [`Run::recover`] saves this too.
     pub behind: Tally,
-    /// The damaged places, in their order.
+    /// The damaged places, in the order of the file.
     pub lost: Vec<Lost>,
-    /// Lost training visits of the places that do not say how many they held, taken together; `None` if that is unknown too.
+    /// Lost training visits of those damaged places whose own count is not known, all together. `None` if the sum is not
+    /// known either.
     pub uncounted_visits: Option<u64>,
-    /// Bytes that were looked at.
+    /// Bytes of intact blocks.
     pub bytes: u64,
 }
 
 impl Survey {
-    /// Training visits that are lost, if it is known how many.
+    /// How many training visits are lost, if that is known.
     pub fn lost_visits(&self) -> Option<u64> {
         let counted = self.lost.iter().filter_map(|lost| lost.visits).fold(0, u64::saturating_add);
         Some(counted.saturating_add(self.uncounted_visits?))
@@ -89,7 +90,7 @@ impl Survey {
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
 
-    /// Whether nothing is lost: there may be damage all the same, such as that of a segment's header.
+    /// Whether nothing is lost. There may still be damage, for example of a segment's header.
     pub fn is_whole(&self) -> bool {
         self.lost.iter().all(Lost::is_nothing)
     }
@@ -101,22 +102,21 @@ impl Survey {
 }
 
 impl Run {
-    /// Reads all that can be read of the run, also behind damage, and says what cannot.
+    /// Reads everything that can be read of the run, also behind damage, and counts what is lost.
     ///
-    /// The parts of several workers are looked at one by one, and the counts are those of all: rows of steps are counted as each
-    /// worker wrote them, and what stands before or behind damage does so in its own part.
+    /// In a run of several workers the counts are sums over the parts. Steps are counted in each part, and "before" and
+    /// "behind" refer to the damage of the same part.
     ///
     /// # Errors
-    /// [`ReadError::Io`] if the file system refuses: what it does not let us read is not lost. What is damaged, or what the
-    /// device fails to give, is in the result.
+    /// [`ReadError::Io`] if the file system refuses. Damage and failures of the device are in the result.
     ///
     /// # Cost
-    /// Reads every byte; memory grows with the number of damaged places only.
+    /// Reads every byte. Memory grows with the number of damaged places only.
     pub fn survey(&self) -> Result<Survey, ReadError> {
         self.survey_with(|_| {})
     }
 
-    /// As [`Run::survey`], calling `progress` with the bytes of each intact block.
+    /// As [`Run::survey`]. Calls `progress` with the bytes of each intact block.
     ///
     /// # Errors
     /// As [`Run::survey`].
@@ -131,7 +131,7 @@ impl Run {
         }
         // The total of a finished run; worth nothing if more came after it.
         let mut total = None;
-        for piece in Salvage::of(self)? {
+        for piece in Salvage::new(self)? {
             match piece? {
                 Piece::Block(block) => {
                     let tally = if survey.lost.is_empty() { &mut survey.before } else { &mut survey.behind };
@@ -144,7 +144,7 @@ impl Run {
                     }
                     total = match block.kind() {
                         Some(BlockKind::End) => block.u64s(Column::Visits).ok().and_then(|t| t.first().copied()),
-                        _ if block.goes_on() => None,
+                        _ if block.reopens_run() => None,
                         _ => total,
                     };
                     survey.bytes += block.bytes();

@@ -6,11 +6,11 @@ use super::open::Run;
 use crate::log::{BlockKind, Column};
 use std::collections::BTreeMap;
 
-/// What a run holds, and whether all of it can be read.
+/// The result of [`Run::verify`]: the contents of a run, and whether all of it can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Blocks that are intact.
+    /// Intact blocks.
     pub blocks: u64,
     /// Training visits in them.
     pub visits: u64,
@@ -20,11 +20,11 @@ pub struct VerifyReport {
     pub curvature: u64,
     /// Steps in them.
     pub steps: u64,
-    /// Examples swept at checkpoints in them, counted once for each checkpoint.
+    /// Rows of sweeps in them: one for each example at each checkpoint.
     pub sweeps: u64,
-    /// Visits that are there but void, because the training was taken up again at an earlier step. Not among `visits`.
+    /// Visits that are there but superseded, because the training resumed at an earlier step. `visits` does not count them.
     pub superseded: u64,
-    /// Visits that the recorder says it dropped.
+    /// Visits that the recorder did not record, according to the gaps.
     pub dropped: u64,
     /// Bytes of the intact blocks.
     pub bytes: u64,
@@ -32,19 +32,18 @@ pub struct VerifyReport {
     pub visit_steps: Option<(u64, u64)>,
     /// First and last epoch of the training visits.
     pub visit_epochs: Option<(u32, u32)>,
-    /// Whether the recorder's `finish` returned: if not, visits after the last block may never have been written.
+    /// Whether the recorder's `finish` returned. If not, visits after the last block may be missing.
     pub finished: bool,
-    /// Checkpoints that the log names and the training has not gone back behind.
+    /// Checkpoints in the log that are not superseded.
     pub checkpoints: u64,
-    /// Steps of those among them whose file is lost or damaged. That costs what can be replayed, and nothing of the log.
+    /// Checkpoints whose file is lost or damaged, with their steps. Replays need these files; the log does not.
     pub checkpoint_faults: Vec<(u64, CheckpointFault)>,
-    /// Where reading had to stop, if it had to.
+    /// The damage at which reading stopped, if there is any.
     pub damage: Option<Damage>,
 }
 
 impl Run {
-    /// Reads the whole run and checks every checksum, those of its checkpoints among them. Stops at the first damage of the log,
-    /// which the report names.
+    /// Reads the whole run and checks every checksum, also those of its checkpoints. Stops at the first damage of the log.
     ///
     /// # Errors
     /// [`ReadError::Io`] if the file system refuses.
@@ -52,7 +51,7 @@ impl Run {
         self.verify_with(|_| {})
     }
 
-    /// As [`Run::verify`], calling `progress` with the bytes of each block that was checked.
+    /// As [`Run::verify`]. Calls `progress` with the bytes of each block that was checked.
     ///
     /// # Errors
     /// As [`Run::verify`].
@@ -108,7 +107,7 @@ impl Run {
             // A run that was finished and then resumed is finished again only by another end.
             match block.kind() {
                 Some(BlockKind::End) => report.finished = true,
-                Some(_) if block.goes_on() => report.finished = false,
+                Some(_) if block.reopens_run() => report.finished = false,
                 _ => {}
             }
             report.blocks += 1;

@@ -61,7 +61,7 @@ pub(super) fn unite(
     }
 }
 
-/// What differs between the parts of two workers that must be the same in all parts of a run, and in which way.
+/// The differences between the manifests of two parts that must agree in all parts of a run, in words. Empty if they fit.
 pub fn differences(one: &Manifest, other: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
     let name = |manifest: &Manifest| manifest.worker.map_or("a whole run".into(), |w| format!("worker {}", w.rank));
@@ -101,7 +101,7 @@ pub fn differences(one: &Manifest, other: &Manifest) -> Vec<String> {
 pub struct WorkerState {
     /// The worker's number, from 0.
     pub rank: u32,
-    /// The last step that its part holds.
+    /// The last step in its part, or `None` if it holds no step.
     pub last_step: Option<u64>,
     /// Whether its recorder's `finish` returned.
     pub finished: bool,
@@ -113,11 +113,11 @@ pub struct WorkerState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Workers {
-    /// How many there are, with those that are missing.
+    /// How many workers record the run, missing ones included.
     pub count: u32,
-    /// What their gradients are made into before the step.
+    /// How their gradients are combined before the step.
     pub reduction: AllReduce,
-    /// Those that have a part, by rank.
+    /// The workers that have a part, by rank.
     pub parts: Vec<WorkerState>,
 }
 
@@ -138,7 +138,8 @@ impl Workers {
         missing
     }
 
-    /// What whoever reads a result of this run should know of its workers; nothing if all are there and came equally far.
+    /// Notes for results of this run: missing workers, and workers that ended early or still record. Empty if all workers
+    /// are there and ended at the same step.
     pub fn notes(&self) -> Vec<String> {
         let count = self.count;
         let ranges = self.missing();
@@ -179,10 +180,10 @@ impl Workers {
 }
 
 impl Run {
-    /// How far the workers have come, of a run that several recorded; `None` for a run of one recorder.
+    /// How far each worker has come, or `None` for a run of one recorder.
     ///
     /// # Errors
-    /// [`ReadError::Io`] if the file system refuses: a worker must not be said to have ended where its part could not be read.
+    /// [`ReadError::Io`] if the file system refuses.
     ///
     /// # Cost
     /// Reads the headers of all blocks.
@@ -208,7 +209,7 @@ fn state(part: &Run) -> Result<WorkerState, ReadError> {
                 finished = false;
             }
             Some(BlockKind::End) => finished = true,
-            _ => finished = finished && !block.goes_on(),
+            _ => finished = finished && !block.reopens_run(),
         }
     }
     scan.damage()?;

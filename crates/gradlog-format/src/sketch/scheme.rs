@@ -1,16 +1,16 @@
-//! Which sketch a layer gets, and how long it is.
+//! The sketch of each layer: its form, its length, its encoding.
 
 use super::{row_bytes, Encoding};
 use serde::{Deserialize, Serialize};
 
-/// The two ways in which a layer's gradient is written down.
+/// How a layer's gradient is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Form {
-    /// The layer saw one position per example, so its gradient has rank one, `δ ⊗ [a; 1]`: both factors are kept,
-    /// each as it is or folded to its cap. A dot product of gradients is the product of two dot products.
+    /// The layer saw one position per example, so its gradient has rank one, `δ ⊗ [a; 1]`. Both factors are kept, each
+    /// whole or projected. A dot product of gradients is the product of two dot products.
     Factored,
-    /// The layer saw many positions, so its gradient is a sum: it is folded, with those of all such layers, into one
-    /// vector ([`SketchConfig::folded_width`]).
+    /// The layer saw several positions per example, so its gradient is a sum of such products. The gradients of all such
+    /// layers are folded into one vector ([`SketchConfig::folded_width`]).
     Folded,
 }
 
@@ -19,11 +19,11 @@ pub enum Form {
 /// The defaults were chosen by `benches/fidelity` (`benches/results`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SketchConfig {
-    /// Longest input factor that is kept whole; that of a wider layer is projected.
+    /// Longest input factor that is kept whole. Longer ones are projected.
     pub input_cap: u32,
-    /// Longest output-gradient factor that is kept whole.
+    /// Longest output-gradient factor that is kept whole. Longer ones are projected.
     pub delta_cap: u32,
-    /// Length of the projection of a factor that is not kept whole, at most; see [`SketchConfig::projected_width`].
+    /// Greatest length of a projected factor; see [`SketchConfig::projected_width`].
     pub projected: u32,
     /// Least length of the vector that all folded layers share.
     pub folded_min: u32,
@@ -50,8 +50,8 @@ impl Default for SketchConfig {
 }
 
 impl SketchConfig {
-    /// No caps and no rounding: every factored layer is exact, and so is a folded one of up to 4,096 parameters. For tests and small
-    /// models.
+    /// No caps and no rounding. Every factored layer is exact, and so is a folded one of up to 4,096 parameters. For tests and
+    /// small models.
     pub fn exact() -> Self {
         Self {
             input_cap: u32::MAX,
@@ -82,24 +82,27 @@ impl SketchConfig {
         }
     }
 
-    /// Length of the projection of a factor of `width` numbers: [`SketchConfig::projected`], or the next power of two where that is
-    /// less and a rotation keeps everything.
+    /// Length of the projection of a factor of `width` numbers: [`SketchConfig::projected`], or the next power of two from
+    /// `width` on if that is less. A rotation of that length is exact.
     pub fn projected_width(&self, width: u32) -> u32 {
         self.projected.min(width.checked_next_power_of_two().unwrap_or(u32::MAX))
     }
 
-    /// Length of the folded vector for layers of so many parameters together: one number for every 64, a multiple of 8, within
-    /// [`SketchConfig::folded_min`] and [`SketchConfig::folded_max`].
+    /// Length of the folded vector for layers of `parameters` parameters together: one number for every 64, a multiple of 8,
+    /// between [`SketchConfig::folded_min`] and [`SketchConfig::folded_max`].
     ///
-    /// What it must tell apart grows with the model: the shares at which recall was measured to be alike are of this size.
+    /// A larger model needs a longer vector. At this ratio recall was measured to be equal for models of different sizes.
     pub fn folded_width(&self, parameters: u64) -> u32 {
         let wanted = u32::try_from(parameters / 64 / 8 * 8).unwrap_or(u32::MAX);
         wanted.min(self.folded_max).max(self.folded_min.min(self.folded_max))
     }
 
-    /// How a vector of `width` numbers is stored: [`SketchConfig::encoding`], or [`SketchConfig::projected_encoding`] if it is
-    /// projected, but 8 bit where that would be less and the vector is short or a probe's. The few numbers of a classifier's output
-    /// gradient carry much of the answer, and probes are few: both are cheap to keep finer, and measured to pay (`benches/results`).
+    /// The encoding of a vector of `width` numbers: [`SketchConfig::projected_encoding`] if it is projected, else
+    /// [`SketchConfig::encoding`].
+    ///
+    /// Short vectors and those of probes get at least 8 bits. The few numbers of a classifier's output gradient carry much
+    /// of the answer, and probes are few. So finer numbers cost little there, and they were measured to pay
+    /// (`benches/results`).
     pub fn encoding_of(&self, width: u32, projected: bool, probe: bool) -> Encoding {
         match if projected { self.projected_encoding } else { self.encoding } {
             Encoding::Q4 | Encoding::Signs if probe || width <= SHORT => Encoding::Q8,

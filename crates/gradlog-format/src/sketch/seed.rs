@@ -1,12 +1,12 @@
-//! The one place where randomness comes from: a counter-based generator (SplitMix64, Steele, Lea and Flood 2014).
+//! The only source of randomness: a counter-based generator (SplitMix64, Steele, Lea and Flood 2014).
 //!
-//! A counter-based generator has no state to carry, so that sign `i` of a projection can be computed without
-//! the ones before it, in any order, in any language.
+//! It has no state. Sign `i` of a projection can be computed without the signs before it, in any order and any language.
 
 use serde::{Deserialize, Serialize};
 
-/// What a projection is applied to; each side of each layer has a seed of its own.
+/// The vector that a projection is applied to. Each side of each layer has a seed of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Side {
     /// The layer's input, the left factor of a factored gradient.
     Input = 0,
@@ -17,11 +17,11 @@ pub enum Side {
 }
 
 /// Weyl increment of SplitMix64: 2^64 divided by the golden ratio, made odd.
-pub const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The output function of SplitMix64: a bijection of 64 bits in which each input bit moves half of the output bits.
 #[inline]
-pub fn mix(mut z: u64) -> u64 {
+fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
@@ -40,7 +40,7 @@ pub fn draw(seed: u64, counter: u64) -> u64 {
 /// which also holds the resulting seeds, so a renamed layer still reads.
 ///
 /// ```
-/// use gradlog::sketch::{derive_seed, Side};
+/// use gradlog_format::sketch::{derive_seed, Side};
 /// assert_ne!(derive_seed(7, 0, Side::Input), derive_seed(7, 0, Side::Delta));
 /// assert_ne!(derive_seed(7, 0, Side::Input), derive_seed(7, 1, Side::Input));
 /// ```

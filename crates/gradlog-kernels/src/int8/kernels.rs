@@ -1,4 +1,4 @@
-//! The loops over bytes, one for each instruction set. What they may be called with, [`super::Isa`] checks.
+//! The loops over bytes, one for each instruction set. [`super::Isa`] checks their arguments.
 
 use super::{Tile, UsedQuads, Work, COLUMNS, LANES, ROWS};
 #[cfg(target_arch = "x86_64")]
@@ -16,7 +16,7 @@ pub(super) fn run_avx2<W: Work>(work: W) -> W::Output {
     work.run()
 }
 
-/// Spreads 32 bytes at a time; returns how many it did.
+/// Unpacks 4-bit codes, 32 bytes at a time. Returns the number of bytes that it unpacked.
 ///
 /// # Safety
 /// `bytes` must be readable for `count` bytes and `out` writable for twice as many; the CPU must have the features.
@@ -36,7 +36,7 @@ pub(super) unsafe fn spread_avx512(bytes: *const u8, count: usize, out: *mut i8)
     whole
 }
 
-/// The same, 16 bytes at a time.
+/// Unpacks 4-bit codes, 16 bytes at a time. Returns the number of bytes that it unpacked.
 ///
 /// # Safety
 /// As for [`spread_avx512`].

@@ -1,12 +1,15 @@
-//! Products of matrices of 8-bit integers, summed in 32 bits: how quantized gradients are multiplied as they are stored.
+//! Products of matrices of 8-bit integers, summed in 32 bits. Quantized gradients are multiplied with it as they are stored.
 //!
-//! The left side has rows of signed codes, the right side columns of signed codes, both with the summed dimension in
-//! groups of four ("quads"), padded with zeros. The right side is packed once into [`Panels`] as unsigned numbers, code +
-//! 128, because that is what the instructions take: `Σ (p + 128)·v = Σ p·v + 128·Σ v`, and the second sum is a number a
-//! row ([`offset`]). The results are exact, so every instruction set gives the same bits.
+//! The left side has rows of signed codes, the right side has columns of signed codes. The summed dimension is in groups
+//! of four ("quads"), padded with zeros. The right side is packed once into [`Panels`], as unsigned numbers `code + 128`:
+//! the instructions multiply a signed by an unsigned number. The result is then too large by a number that depends on the
+//! row alone ([`offset`]): `Σ (p + 128)·v = Σ p·v + 128·Σ v`. Results are exact, so every instruction set gives the same bits.
 //!
-//! Which kernel runs is decided when the program runs: AVX-512 VNNI (64 products an instruction), AVX2 (products of four bits
-//! by eight in 16 bits, widened before they can saturate), or plain Rust. All unsafe code of the analysis is in this folder.
+//! [`Isa::detect`] chooses the kernel when the program runs:
+//!
+//! - AVX-512 VNNI: 64 products an instruction.
+//! - AVX2: products of 4-bit by 8-bit codes are added in 16 bits and widened before they can saturate.
+//! - Plain Rust everywhere else.
 
 mod kernels;
 mod panels;
@@ -16,24 +19,29 @@ mod tests;
 use kernels::*;
 pub use panels::{offset, quads, Panels, UsedQuads};
 
-/// Rows of a tile.
+/// Rows of a [`Tile`].
 pub const ROWS: usize = 8;
 /// Columns that are multiplied by one AVX-512 instruction.
 const LANES: usize = 16;
-/// Columns of a tile: three vectors by eight rows are 24 sums, which leaves registers for what is multiplied.
+/// Columns of a [`Tile`]. Three vectors by eight rows are 24 sums, which leaves registers for the factors.
 pub const COLUMNS: usize = 3 * LANES;
 /// The most numbers in a row: `255·128·WIDTH_MAX` fits 31 bits.
 pub const WIDTH_MAX: usize = 1 << 16;
 /// Codes of at most this magnitude are *narrow*: all of 4 bits and fewer.
 pub const NARROW_MAX: i8 = 8;
 
-/// The results of a tile: `[ROWS, COLUMNS]`.
+/// The results of one call of [`Isa::multiply`]: [`ROWS`] rows of [`COLUMNS`] numbers, row after row.
 pub type Tile<T> = [T; ROWS * COLUMNS];
 
-/// Loops for [`Isa::run`]. To be compiled for an instruction set they have to be inlined: `run` and all that it calls
-/// should be `#[inline(always)]`.
+/// Loops for [`Isa::run`]. Closures implement it.
+///
+/// Loops must be inlined to be compiled for an instruction set. Mark `run` and all functions it calls
+/// `#[inline(always)]`.
 pub trait Work {
+    /// What the loops return.
     type Output;
+
+    /// Runs the loops.
     fn run(self) -> Self::Output;
 }
 
@@ -46,7 +54,9 @@ impl<R, F: FnOnce() -> R> Work for F {
     }
 }
 
-/// An instruction set that this machine has and that there is a kernel for. Nothing outside this file can make one up, so the kernels can rely on its features.
+/// An instruction set that this machine has and that a kernel exists for.
+///
+/// Only [`Isa::detect`] and [`Isa::available`] make one, so the kernels can rely on its features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Isa(Kernel);
 
@@ -63,12 +73,12 @@ enum Kernel {
 }
 
 impl Isa {
-    /// The fastest that this machine has.
+    /// The fastest instruction set of this machine.
     pub fn detect() -> Self {
         Self::available()[0]
     }
 
-    /// All that this machine has, the fastest first.
+    /// All instruction sets of this machine that a kernel exists for, the fastest first.
     pub fn available() -> Vec<Self> {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -89,8 +99,10 @@ impl Isa {
         all
     }
 
-    /// Does `work` with its loops compiled for this instruction set. The results are the same: no multiplication is fused
-    /// with an addition. A closure is enough where it is so short that the compiler inlines it anyway.
+    /// Runs `work`, with its loops compiled for this instruction set, and returns its result.
+    ///
+    /// Results do not depend on the instruction set: no multiplication is fused with an addition.
+    /// A closure will do if it is short enough that the compiler inlines it anyway.
     #[inline]
     pub fn run<W: Work>(self, work: W) -> W::Output {
         match self.0 {
@@ -104,7 +116,7 @@ impl Isa {
         }
     }
 
-    /// Writes 4-bit codes, two to a byte with the first in the low half, to a byte each.
+    /// Unpacks signed 4-bit codes to one byte each. A byte holds two codes, the first in its low half.
     ///
     /// # Panics
     /// If `bytes` is not half as long as `out`, rounded up.
@@ -112,8 +124,8 @@ impl Isa {
     pub fn spread(self, bytes: &[u8], out: &mut [i8]) {
         assert_eq!(bytes.len(), out.len().div_ceil(2), "codes of another number");
         let done = match self.0 {
-            // SAFETY: this value exists only where `available` found the features; `out` has room for two codes of each byte
-            // but the last, which `len / 2` leaves out where it has one.
+            // SAFETY: this value exists only where `available` found the features. `out` has room for two codes of each byte
+            // that is passed: `len / 2` leaves out a last byte that holds one code.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512 => unsafe { spread_avx512(bytes.as_ptr(), out.len() / 2, out.as_mut_ptr()) },
             // SAFETY: as above.
@@ -130,13 +142,15 @@ impl Isa {
         }
     }
 
-    /// Writes the products of [`ROWS`] rows with the columns of a panel into `out`, each too large by its row's
-    /// [`offset`]. Places of columns that the panel does not have hold anything.
+    /// Writes the products of [`ROWS`] rows with the columns of panel number `panel` into `out`.
     ///
-    /// `rows` is `[ROWS, 4·quads]`, and `used` is made of them. `narrow` says that every code in it is of at most [`NARROW_MAX`].
+    /// Each product is too large by the [`offset`] of its row. Columns that the panel does not have are left undefined.
+    ///
+    /// `rows` is `[ROWS, 4·quads]`, and `used` was computed from it. Set `narrow` if every code in it is at most
+    /// [`NARROW_MAX`] in magnitude: AVX2 is then faster.
     ///
     /// # Panics
-    /// If `rows` or `used` has another size.
+    /// If `rows` or `used` has another number of quads than `panels`, or if there is no such panel.
     #[inline]
     pub fn multiply(
         self,
@@ -153,8 +167,8 @@ impl Isa {
         assert_eq!(bytes.len(), quads * vectors * LANES * 4);
         debug_assert!(!narrow || rows.iter().all(|code| (-NARROW_MAX..=NARROW_MAX).contains(code)));
         match (self.0, vectors) {
-            // SAFETY: this value exists only where `available` found the features; the assertions above say that `rows` and
-            // `bytes` have the lengths that the kernels read, and that the quads in `used` are below `quads`.
+            // SAFETY: this value exists only where `available` found the features. The assertions above say that `rows` and
+            // `bytes` have the lengths that the kernels read. The quads in `used` are below `quads`.
             #[cfg(target_arch = "x86_64")]
             (Kernel::Avx512, 1) => unsafe { tile_avx512::<1>(rows.as_ptr(), bytes.as_ptr(), used, out) },
             // SAFETY: as above.

@@ -1,22 +1,22 @@
-//! Both sides of a product as the kernels take them: which quads of the rows are used, and the columns packed in panels.
+//! Both sides of a product in the layout of the kernels: the used quads of the rows, and the columns packed in panels.
 
 use super::{COLUMNS, LANES, ROWS, WIDTH_MAX};
 
-/// How many quads hold `width` numbers.
+/// The number of quads that hold `width` numbers: `⌈width / 4⌉`.
 pub fn quads(width: usize) -> usize {
     width.div_ceil(4)
 }
 
-/// What a row's products are too large by: `128·Σ codes`.
+/// The number that each product of this row is too large by: `128·Σ codes`.
 #[inline(always)]
 pub fn offset(codes: &[i8]) -> i32 {
-    // 16 bits hold 128 codes, and twice as many lanes as 32 do.
+    // 16 bits hold the sum of 128 codes, and a vector has twice as many lanes of 16 bits as of 32.
     let sum = |codes: &[i8]| i32::from(codes.iter().map(|&code| i16::from(code)).sum::<i16>());
     128 * codes.chunks(128).map(sum).sum::<i32>()
 }
 
-/// The quads of [`ROWS`] rows that are not zeros in all of them: borders of images and dead units are, and need no product.
-#[derive(Default)]
+/// The quads that are not zero in all of [`ROWS`] rows. Borders of images and dead units are zero and need no product.
+#[derive(Debug, Clone, Default)]
 pub struct UsedQuads {
     /// Ascending, each below `of`.
     pub(super) quads: Vec<u32>,
@@ -24,16 +24,16 @@ pub struct UsedQuads {
 }
 
 impl UsedQuads {
-    /// All, whatever they hold: where they are multiplied once, finding the zeros takes longer than multiplying them.
-    pub fn all(&mut self, rows: &[i8]) {
+    /// Takes all quads of `rows`, `[ROWS, 4·quads]`. If the rows are multiplied once, this is faster than looking for zeros.
+    pub fn take_all(&mut self, rows: &[i8]) {
         self.of = rows.len() / ROWS / 4;
         self.quads.clear();
         self.quads.extend(0..self.of as u32);
     }
 
-    /// Those of `rows`, `[ROWS, 4·quads]`. `scratch` is anything.
+    /// Takes the quads of `rows`, `[ROWS, 4·quads]`, that are not zero everywhere. The contents of `scratch` do not matter.
     #[inline(always)]
-    pub fn find(&mut self, rows: &[i8], scratch: &mut Vec<i8>) {
+    pub fn take_nonzero(&mut self, rows: &[i8], scratch: &mut Vec<i8>) {
         let row_bytes = rows.len() / ROWS;
         self.of = row_bytes / 4;
         scratch.clear();
@@ -41,7 +41,7 @@ impl UsedQuads {
         for row in rows.chunks_exact(row_bytes.max(1)) {
             scratch.iter_mut().zip(row).for_each(|(any, code)| *any |= code);
         }
-        // Each is written, and stays if it is used: a branch here would be guessed wrong too often.
+        // Each number is written, and stays if its quad is used. A branch here would be mispredicted too often.
         self.quads.resize(self.of, 0);
         let mut count = 0;
         for (number, quad) in scratch.chunks_exact(4).enumerate() {
@@ -52,7 +52,8 @@ impl UsedQuads {
     }
 }
 
-/// The right side: up to [`COLUMNS`] columns to a panel, `[quad, column, 4]`.
+/// The right side of a product, in panels of up to [`COLUMNS`] columns. A panel's layout is `[quad, column, 4]`.
+#[derive(Debug, Clone)]
 pub struct Panels {
     columns: usize,
     pub(super) quads: usize,
@@ -60,7 +61,7 @@ pub struct Panels {
 }
 
 impl Panels {
-    /// Columns of zeros.
+    /// `columns` columns of `width` zeros each.
     ///
     /// # Panics
     /// If `width` is above [`WIDTH_MAX`].
@@ -75,10 +76,10 @@ impl Panels {
         self.columns.div_ceil(COLUMNS)
     }
 
-    /// Sets one column.
+    /// Sets the first numbers of one column to `codes`.
     ///
     /// # Panics
-    /// If there is no such column or it has no room for so many codes.
+    /// If there is no such column, or if `codes` is longer than the column.
     pub fn set(&mut self, column: usize, codes: &[i8]) {
         assert!(column < self.columns && codes.len() <= 4 * self.quads, "a column of another size");
         let (panel, place) = (column / COLUMNS, column % COLUMNS);
@@ -92,7 +93,10 @@ impl Panels {
         }
     }
 
-    /// The codes of one column, which may have up to three zeros behind its last number.
+    /// The codes of one column. Up to three zeros may follow its last number.
+    ///
+    /// # Panics
+    /// If there is no such column.
     pub fn get(&self, column: usize) -> impl Iterator<Item = i8> + '_ {
         let (panel, place) = (column / COLUMNS, column % COLUMNS);
         let lanes = self.vectors(panel) * LANES;
@@ -105,7 +109,7 @@ impl Panels {
         (self.columns - panel * COLUMNS).min(COLUMNS).div_ceil(LANES)
     }
 
-    /// The bytes of one panel, and how many vectors of columns it has.
+    /// The bytes of one panel, and the number of its vectors of columns.
     pub(super) fn panel(&self, panel: usize) -> (&[u8], usize) {
         let (vectors, bytes) = (self.vectors(panel), 4 * self.quads);
         let first = panel * COLUMNS * bytes;

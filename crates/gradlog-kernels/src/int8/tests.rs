@@ -23,7 +23,7 @@ fn check(width: usize, columns: usize, left: &[i8], right: &[i8], narrow: bool) 
         row[..width].copy_from_slice(codes);
     }
     let mut used = UsedQuads::default();
-    used.find(&rows, &mut Vec::new());
+    used.take_nonzero(&rows, &mut Vec::new());
     let mut panels = Panels::new(width, columns);
     for column in 0..columns {
         panels.set(column, &right[column * width..(column + 1) * width]);
@@ -79,7 +79,7 @@ fn quads_of_zeros_are_left_out_and_no_others() {
         row[..width].copy_from_slice(codes);
     }
     let mut used = UsedQuads::default();
-    used.find(&rows, &mut vec![7; 100]);
+    used.take_nonzero(&rows, &mut vec![7; 100]);
     assert_eq!((used.of, used.quads.as_slice()), (13, &[2, 3, 4, 5, 6, 8, 9, 10][..]));
     check(width, 49, &left, &codes(49 * width, 99, 127), true);
 }

@@ -134,8 +134,8 @@ impl Work for Unpack<'_> {
         for (group, used) in part.used.iter_mut().enumerate() {
             let rows = &part.codes[group * ROWS * row_bytes..(group + 1) * ROWS * row_bytes];
             match panels {
-                1 => used.all(rows),
-                _ => used.find(rows, &mut scratch),
+                1 => used.take_all(rows),
+                _ => used.take_nonzero(rows, &mut scratch),
             }
         }
     }

@@ -183,7 +183,7 @@ fn a_flipped_bit_in_any_byte_is_found_or_harmless() {
         let whole = std::fs::read(&path).unwrap();
         let of_the_training =
             run.scan().any(|block| block.segment.path == path && block.kind() == Some(BlockKind::End));
-        let only_replayed = run.scan().filter(|block| block.segment.path == path).all(|block| !block.goes_on());
+        let only_replayed = run.scan().filter(|block| block.segment.path == path).all(|block| !block.reopens_run());
         for bit in (0..whole.len()).map(|byte| 8 * byte + byte % 8) {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);

@@ -1,0 +1,245 @@
+//! Builds the bytes of a block from its rows, column by column.
+
+use super::block::{
+    BlockHeader, BlockKind, ColumnEntry, BLOCK_MAGIC, BLOCK_RAW_BYTES_MAX, COLUMN_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES,
+    ROWS_MAX, WIDTH_MAX,
+};
+use super::codec::{self, DecodeError};
+use super::column::{Cells, Column, ColumnKey};
+use super::compress::{Codec, Compressor};
+
+#[derive(Debug)]
+struct Buffer {
+    key: ColumnKey,
+    cells: Cells,
+    width: u32,
+    bytes: Vec<u8>,
+}
+
+/// Collects rows column by column. [`LogWriter::append`](super::LogWriter::append) writes them as a block.
+///
+/// Append one value of each row to every column, then call [`BlockBuilder::advance`] for these rows.
+#[derive(Debug)]
+pub struct BlockBuilder {
+    kind: BlockKind,
+    columns: Vec<Buffer>,
+    rows: u32,
+    steps: Option<(u64, u64)>,
+    epochs: Option<(u32, u32)>,
+}
+
+impl BlockBuilder {
+    /// A block without rows.
+    pub fn new(kind: BlockKind) -> Self {
+        Self { kind, columns: Vec::new(), rows: 0, steps: None, epochs: None }
+    }
+
+    /// What the rows are.
+    pub fn kind(&self) -> BlockKind {
+        self.kind
+    }
+
+    /// How many rows were declared by [`BlockBuilder::advance`].
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// The least and the greatest step of the rows, or `None` if there are no rows.
+    pub fn steps(&self) -> Option<(u64, u64)> {
+        self.steps
+    }
+
+    /// Bytes held, before compression.
+    pub fn raw_bytes(&self) -> usize {
+        self.columns.iter().map(|column| column.bytes.len()).sum()
+    }
+
+    /// Prepares for rows with exactly these columns.
+    ///
+    /// Returns `false` if the block holds rows with other columns. Write them first.
+    pub fn prepare(&mut self, keys: &[(ColumnKey, Cells, u32)]) -> bool {
+        let same = keys.len() == self.columns.len()
+            && keys.iter().all(|&(key, cells, width)| {
+                self.columns.iter().any(|c| c.key == key && c.cells == cells && c.width == width)
+            });
+        if !same && self.rows == 0 {
+            let empty =
+                |&(key, cells, width): &(ColumnKey, Cells, u32)| Buffer { key, cells, width, bytes: Vec::new() };
+            self.columns = keys.iter().map(empty).collect();
+            return true;
+        }
+        same
+    }
+
+    /// Moves the rows of `other` to the end of this block.
+    ///
+    /// Returns `false`, and changes nothing, if the block holds rows with other columns.
+    pub fn absorb(&mut self, other: &mut BlockBuilder) -> bool {
+        let keys: Vec<(ColumnKey, Cells, u32)> = other.columns.iter().map(|c| (c.key, c.cells, c.width)).collect();
+        if !self.prepare(&keys) {
+            return false;
+        }
+        for column in &mut other.columns {
+            self.column(column.key, column.cells, column.width).append(&mut column.bytes);
+        }
+        self.rows += std::mem::take(&mut other.rows);
+        self.steps = hull(self.steps, other.steps.take());
+        self.epochs = hull(self.epochs, other.epochs.take());
+        true
+    }
+
+    /// The buffer of a column, made on first use. Append the bytes of `width` numbers of type `cells` for each row.
+    pub fn column(&mut self, key: impl Into<ColumnKey>, cells: Cells, width: u32) -> &mut Vec<u8> {
+        let key = key.into();
+        let found = self.columns.iter().position(|c| c.key == key);
+        let index = found.unwrap_or_else(|| {
+            self.columns.push(Buffer { key, cells, width, bytes: Vec::new() });
+            self.columns.len() - 1
+        });
+        &mut self.columns[index].bytes
+    }
+
+    /// Appends one number to a column for each row.
+    pub fn u32s(&mut self, column: Column, values: impl IntoIterator<Item = u32>) {
+        let buffer = self.column(column, Cells::U32, 1);
+        buffer.extend(values.into_iter().flat_map(u32::to_le_bytes));
+    }
+
+    /// Appends one number to a column for each row.
+    pub fn u64s(&mut self, column: Column, values: impl IntoIterator<Item = u64>) {
+        let buffer = self.column(column, Cells::U64, 1);
+        buffer.extend(values.into_iter().flat_map(u64::to_le_bytes));
+    }
+
+    /// Appends one number to a column for each row.
+    pub fn f32s(&mut self, column: Column, values: impl IntoIterator<Item = f32>) {
+        let buffer = self.column(column, Cells::F32, 1);
+        buffer.extend(values.into_iter().flat_map(f32::to_le_bytes));
+    }
+
+    /// Appends a number that not every row has, for the row that is being made. A row without one holds NaN. A block in
+    /// which no row has one lacks the column.
+    pub fn optional_f32(&mut self, column: Column, value: Option<f32>) {
+        let key = ColumnKey::from(column);
+        if value.is_none() && self.rows == 0 {
+            // The buffer of the block before.
+            self.columns.retain(|held| held.key != key);
+        }
+        if value.is_none() && self.columns.iter().all(|held| held.key != key) {
+            return;
+        }
+        let held = self.column(key, Cells::F32, 1).len() / 4;
+        let missing = (self.rows as usize).saturating_sub(held);
+        self.f32s(column, std::iter::repeat_n(f32::NAN, missing).chain([value.unwrap_or(f32::NAN)]));
+    }
+
+    /// Declares that `rows` rows of this step and epoch were appended to every column.
+    pub fn advance(&mut self, rows: u32, step: u64, epoch: u32) {
+        self.rows += rows;
+        let (first, last) = self.steps.unwrap_or((step, step));
+        self.steps = Some((first.min(step), last.max(step)));
+        let (first, last) = self.epochs.unwrap_or((epoch, epoch));
+        self.epochs = Some((first.min(epoch), last.max(epoch)));
+    }
+
+    /// Refuses a block that a reader would refuse, before anything is changed.
+    fn check_limits(&self) -> Result<(), DecodeError> {
+        if self.rows > ROWS_MAX {
+            return Err(DecodeError(format!("{} rows in one block", self.rows)));
+        }
+        let bytes: u64 = self.columns.iter().map(|column| column.bytes.len() as u64).sum();
+        if bytes > BLOCK_RAW_BYTES_MAX {
+            return Err(DecodeError(format!(
+                "{bytes} bytes in one block: one pass records too much, make it of fewer examples"
+            )));
+        }
+        for column in &self.columns {
+            if column.bytes.len() as u64 > COLUMN_BYTES_MAX || column.width > WIDTH_MAX {
+                return Err(DecodeError(format!(
+                    "{:?} with {} numbers a row and {} bytes in one block",
+                    column.key,
+                    column.width,
+                    column.bytes.len()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the block's header, replaces the contents of `body` by its body (directory, frames, padding), and removes
+    /// the rows from the builder.
+    ///
+    /// A column is stored compressed only if that is shorter.
+    #[doc(hidden)]
+    pub fn seal(
+        &mut self,
+        sequence: u64,
+        compressor: &mut Compressor,
+        body: &mut Vec<u8>,
+    ) -> Result<[u8; HEADER_BYTES], DecodeError> {
+        self.check_limits()?;
+        let directory_bytes = self.columns.len() * ENTRY_BYTES;
+        let mut directory = Vec::with_capacity(directory_bytes);
+        body.clear();
+        body.resize(directory_bytes, 0);
+        for column in &mut self.columns {
+            debug_assert_eq!(
+                column.bytes.len() as u64,
+                column.cells.row_bytes(column.width) * u64::from(self.rows),
+                "{:?}",
+                column.key
+            );
+            let start = body.len();
+            let codec = (compressor.compress(column.cells, &column.bytes, body))
+                .map_err(|e| DecodeError(format!("a column does not compress: {e}")))?;
+            if codec == Codec::None {
+                body.extend_from_slice(&column.bytes);
+            }
+            let stored = &body[start..];
+            let too_long = |_| DecodeError("a column of 4 GiB or more".into());
+            let entry = ColumnEntry {
+                column: column.key.column as u16,
+                layer: column.key.layer,
+                cells: column.cells.code(),
+                codec: codec.code(),
+                reserved: 0,
+                width: column.width,
+                stored_bytes: u32::try_from(stored.len()).map_err(too_long)?,
+                raw_bytes: u32::try_from(column.bytes.len()).map_err(too_long)?,
+                crc: crc32fast::hash(stored),
+            };
+            directory.extend(codec::encode(&entry)?);
+            column.bytes.clear();
+        }
+        body[..directory_bytes].copy_from_slice(&directory);
+        let directory_crc = crc32fast::hash(&directory);
+        body.resize((HEADER_BYTES + body.len()).next_multiple_of(8) - HEADER_BYTES, 0);
+        let (first_step, last_step) = self.steps.take().unwrap_or_default();
+        let (first_epoch, last_epoch) = self.epochs.take().unwrap_or_default();
+        let header = BlockHeader {
+            magic: BLOCK_MAGIC,
+            kind: self.kind as u16,
+            columns: u16::try_from(self.columns.len()).map_err(|_| DecodeError("65,536 columns or more".into()))?,
+            rows: std::mem::take(&mut self.rows),
+            reserved: 0,
+            bytes: (HEADER_BYTES + body.len()) as u64,
+            sequence,
+            first_step,
+            last_step,
+            first_epoch,
+            last_epoch,
+            directory_crc,
+            header_crc: 0,
+        };
+        // A column that the next rows have too keeps its memory.
+        header.to_bytes()
+    }
+}
+
+/// The range that spans both.
+fn hull<T: Ord>(a: Option<(T, T)>, b: Option<(T, T)>) -> Option<(T, T)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+        (a, b) => a.or(b),
+    }
+}
