@@ -1,4 +1,5 @@
-//! Tensors that are a part of something longer or that the loop fills anew: recorded are the numbers of the pass, and no more.
+//! Tensors that are a part of something longer or that the loop fills anew: recorded are the numbers of the pass, and
+//! no more.
 
 use crate::common::*;
 use candle_core::{CpuStorage, DType, Device, Module, Result, Storage, Tensor, Var};

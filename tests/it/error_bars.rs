@@ -1,4 +1,5 @@
-//! The stated errors of scores against the real ones: the same training on the shipped digits, recorded exactly and in sketches.
+//! The stated errors of scores against the real ones: the same training on the shipped digits, recorded exactly and in
+//! sketches.
 
 #[allow(dead_code)]
 #[path = "../../examples/mnist/data.rs"]
@@ -24,8 +25,8 @@ fn train(dir: &Path, sketch: SketchConfig, seed: u64) -> HashMap<(u64, u64), (f6
     let (taps, variables) = (Taps::new(), VarMap::new());
     let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
     let strided = Conv2dConfig { stride: 2, ..Conv2dConfig::default() };
-    // A folded layer (one, so that the exact recording folds nothing together), one with an input that is projected, and one that is
-    // kept whole.
+    // A folded layer (one, so that the exact recording folds nothing together), one with an input that is projected,
+    // and one that is kept whole.
     let conv = taps.tap("conv", conv2d(1, 16, 10, strided, vb.pp("conv")).unwrap());
     let fc1 = taps.tap("fc1", linear(16 * 100, 40, vb.pp("fc1")).unwrap());
     let fc2 = taps.tap("fc2", linear(40, 10, vb.pp("fc2")).unwrap());

@@ -103,7 +103,8 @@ fn what_fails_at_the_end_first_is_told_in_full() {
     }
 }
 
-/// A segment that a recorder begins in a folder that is being deleted makes the folder stay, without what makes it a run.
+/// A segment that a recorder begins in a folder that is being deleted makes the folder stay, without what makes it a
+/// run.
 #[test]
 fn a_run_without_its_manifest_is_not_called_done() {
     let dir = tempfile::tempdir().unwrap();

@@ -68,7 +68,8 @@ fn a_gradient_that_is_severed_is_named_with_its_cause() {
         loss.backward().unwrap();
         pass.commit(0.1)
     };
-    // candle-nn 0.11's LayerNorm has no backward. Should a later version gain one, this test says that the words can go.
+    // candle-nn 0.11's LayerNorm has no backward. Should a later version gain one, this test says that the words can
+    // go.
     let severing = LayerNorm::new(norm_weight.clone(), zero.clone(), 1e-5);
     let error = go(&|x| Module::forward(&severing, x).unwrap()).unwrap_err();
     assert!(matches!(&error, RecordError::Severed { layers, .. } if layers[..] == ["fc".to_owned()]), "{error}");
@@ -292,7 +293,8 @@ fn drops_are_counted_and_written_and_equal_what_is_missing() {
     assert_eq!(examples(dir.path()).len() as u64, summary.visits);
 }
 
-/// A step of two passes whose second found the queue full is complete all the same: what a flush promises is there, and counted.
+/// A step of two passes whose second found the queue full is complete all the same: what a flush promises is there, and
+/// counted.
 #[test]
 fn a_flush_is_of_drops_too() {
     let dir = tempfile::tempdir().unwrap();
@@ -322,7 +324,8 @@ fn a_flush_is_of_drops_too() {
     assert_eq!((flushed.visits, flushed.dropped), (2000, 1));
 }
 
-/// Visits wait for the learning rate of their step in memory: a loop that never ends one hears of it before it runs out.
+/// Visits wait for the learning rate of their step in memory: a loop that never ends one hears of it before it runs
+/// out.
 #[test]
 fn a_step_that_never_ends_is_an_error_before_the_memory_ends() {
     let dir = tempfile::tempdir().unwrap();

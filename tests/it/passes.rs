@@ -95,8 +95,8 @@ fn per_example_backward_is_the_tapped_gradient() {
     loss.backward().unwrap();
     pass.commit(0.1).unwrap();
     recorder.finish().unwrap();
-    // The folded vector is longer than each variable, so it holds each exactly; together they meet in it, which one seed in
-    // many does without a collision: the norms are exact whatever the seed.
+    // The folded vector is longer than each variable, so it holds each exactly; together they meet in it, which one
+    // seed in many does without a collision: the norms are exact whatever the seed.
     let mut recorder = Recorder::create(&b_dir, &untapped, exact()).unwrap();
     let mut pass = recorder.pass(&ids).unwrap();
     let losses = pass
@@ -275,7 +275,8 @@ fn tied_weights_are_one_gradient() {
     }
 }
 
-/// Whole layers' gradients are added where a weight is shared, and these have more than that, or other things, in common.
+/// Whole layers' gradients are added where a weight is shared, and these have more than that, or other things, in
+/// common.
 #[test]
 fn layers_that_share_some_of_their_parameters_are_refused() {
     let var = |seed, shape: &[usize]| candle_core::Var::from_tensor(&noise(seed, shape)).unwrap().into_inner();

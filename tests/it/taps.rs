@@ -22,8 +22,8 @@ fn var(seed: u64, shape: &[usize]) -> Var {
     Var::from_tensor(&(noise(seed, shape) * 0.5).unwrap()).unwrap()
 }
 
-/// Runs `layer` tapped on a batch and `plain` on each example alone, `uses` times over, and compares outputs, the gradients of
-/// parameters and input, every per-example gradient and every norm.
+/// Runs `layer` tapped on a batch and `plain` on each example alone, `uses` times over, and compares outputs, the
+/// gradients of parameters and input, every per-example gradient and every norm.
 fn check<L: Tap>(what: &str, layer: L, plain: Plain<'_>, parameters: &[&Var], x: &Tensor, uses: usize) {
     let dir = tempfile::tempdir().unwrap();
     let batch = x.dim(0).unwrap();
@@ -144,9 +144,10 @@ fn linear_takes_what_is_not_contiguous() {
     check("linear strided", layer, Box::new(move |x| Module::forward(&plain, x)), &[&w, &b], &x, 1);
 }
 
-/// A convolution from candle's index_select and matmul, whose backward can be trusted: candle-core 0.11.1's own gives a wrong gradient of
-/// the kernel for `conv1d` on the CPU (finite differences say so, and candle issue 3836 is its like), and refuses inputs that are not
-/// square under a stride for `conv2d`. `weight` is `[out, channels / groups, kh, kw]`, the input `[batch, channels, h, w]`.
+/// A convolution from candle's index_select and matmul, whose backward can be trusted: candle-core 0.11.1's own gives a
+/// wrong gradient of the kernel for `conv1d` on the CPU (finite differences say so, and candle issue 3836 is its like),
+/// and refuses inputs that are not square under a stride for `conv2d`. `weight` is `[out, channels / groups, kh, kw]`,
+/// the input `[batch, channels, h, w]`.
 fn reference_conv(
     x: &Tensor,
     weight: &Tensor,

@@ -52,7 +52,8 @@ fn train(dir: &std::path::Path, learning_rate: f64, steps: u64, seed: u64) -> Tr
     let before = probe_losses();
     let (mut scores, mut own) = (vec![vec![0.0; PROBES]; EXAMPLES], vec![0.0; EXAMPLES]);
     for step in 0..steps {
-        // Batches of 5, of a stride that does not divide 24, so that batches differ, an id repeats in some, and the last is short.
+        // Batches of 5, of a stride that does not divide 24, so that batches differ, an id repeats in some, and the
+        // last is short.
         let size = if step + 1 == steps { 2 } else { 5 };
         let mut ids: Vec<u64> = (0..size).map(|i| (step * 5 + i * 7) % EXAMPLES as u64).collect();
         if step % 3 == 0 {

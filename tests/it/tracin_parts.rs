@@ -1,4 +1,5 @@
-//! TracIn normalised, of some layers, of a group and in parts, from the log of a real run against candle's dense gradients.
+//! TracIn normalised, of some layers, of a group and in parts, from the log of a real run against candle's dense
+//! gradients.
 
 use crate::common::*;
 use candle_core::{DType, Device, Module, Result, Tensor, Var};

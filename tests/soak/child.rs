@@ -1,7 +1,7 @@
 //! The child that is killed: run after run, told to its parent line by line over a pipe.
 //!
-//! A line is one `write`, so that the pipe holds whole lines however the child ends. What a line says holds from when it is
-//! written: `flushed` and `finished` come after the call has returned, all others before what they announce.
+//! A line is one `write`, so that the pipe holds whole lines however the child ends. What a line says holds from when
+//! it is written: `flushed` and `finished` come after the call has returned, all others before what they announce.
 
 use crate::training::{mix, Training, BATCH};
 use anyhow::Result;

@@ -19,7 +19,8 @@ use std::process::{Child, Command, Stdio};
 const STEPS: u64 = 600;
 /// After this many steps the child lets its parent do the harm.
 const GATE: u64 = 40;
-/// The step whose batch is too large for a file under the limit, where there is one, and by how many times it is larger.
+/// The step whose batch is too large for a file under the limit, where there is one, and by how many times it is
+/// larger.
 const LARGE: (u64, u64) = (60, 64);
 /// Bytes of the small disk.
 const DISK_BYTES: u64 = 1 << 20;
@@ -83,7 +84,8 @@ pub fn child(dir: &Path, large: bool) -> Result<()> {
     say(format_args!("weights {:x}", weights(&training)?))
 }
 
-/// The child whose training goes on without recording: no call of a step may fail. With `leave`, it ends without `finish`.
+/// The child whose training goes on without recording: no call of a step may fail. With `leave`, it ends without
+/// `finish`.
 pub fn child_that_goes_on(dir: &Path, leave: bool) -> Result<()> {
     let mut training = Training::new()?;
     let config = Config {

@@ -1,9 +1,10 @@
 //! Killed at any instant: a child trains and is killed, and what it left is held against what it had been promised.
 //!
-//! The promise: after `flush` has returned, everything committed before it is in the log, and after `finish` everything;
-//! without either, a visit is in the log `flush_interval` after its commit, if the background thread is not waiting for the disk.
-//! Random moments alone would seldom hit the short dangerous ones, so most kills are aimed: at the making of a run, of a
-//! segment, at a flush, at a finish. Each comes a random moment after the child has announced that it is about to.
+//! The promise: after `flush` has returned, everything committed before it is in the log, and after `finish`
+//! everything; without either, a visit is in the log `flush_interval` after its commit, if the background thread is not
+//! waiting for the disk. Random moments alone would seldom hit the short dangerous ones, so most kills are aimed: at
+//! the making of a run, of a segment, at a flush, at a finish. Each comes a random moment after the child has announced
+//! that it is about to.
 
 use crate::child::{self, FLUSH_MS, STEPS_MAX};
 use crate::command;
@@ -18,7 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Longest time that anything here is waited for: a machine that is slower is taken to hang.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A visit that is older than `flush_interval` by this much must be in the log, also on a machine with more work than processors.
+/// A visit that is older than `flush_interval` by this much must be in the log, also on a machine with more work than
+/// processors.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What the child is aimed at.
@@ -54,8 +56,8 @@ pub struct Figures {
     pub oldest_lost_ms: f64,
     /// Kills by aim, in the order of `AIMS`.
     pub aims: [u64; 6],
-    /// What the kills left: no manifest yet, a segment without a header, a zero tail, a cut run without its end, a finished
-    /// run, a torn header that was reported as damage.
+    /// What the kills left: no manifest yet, a segment without a header, a zero tail, a cut run without its end, a
+    /// finished run, a torn header that was reported as damage.
     pub unmade: u64,
     pub headless_segment: u64,
     pub zero_tail: u64,
@@ -160,8 +162,8 @@ fn one(aim: Aim, seed: u64, expected: &[Row], figures: &mut Figures) -> Result<(
         .stdout(Stdio::piped())
         .spawn()?;
     let pipe = child.stdout.take().context("the child has no pipe")?;
-    // The parent must go on reading, or the child would wait for the pipe and not for the disk; what the pipe holds when the
-    // child dies was said before.
+    // The parent must go on reading, or the child would wait for the pipe and not for the disk; what the pipe holds
+    // when the child dies was said before.
     let (lines, said) = sync_channel(1 << 16);
     let reader = std::thread::Builder::new().name("pipe".into()).spawn(move || -> Result<()> {
         for line in BufReader::new(pipe).lines() {
@@ -303,7 +305,8 @@ fn judge(dir: &Path, seed: u64, told: &Told, killed: Instant, expected: &[Row], 
         );
     }
     if let Some(damage) = &reading.damage {
-        // A header may be torn, one instruction copying a part of it; whatever a header vouches for was there before it.
+        // A header may be torn, one instruction copying a part of it; whatever a header vouches for was there before
+        // it.
         ensure!(damage.contains("header"), "a block was committed before it was written: {damage}");
     }
     what_is_left(&folder, &reading, figures)?;

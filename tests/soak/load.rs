@@ -1,8 +1,8 @@
-//! Load: more visits than the disk keeps up with. Nothing is lost under `Block`; under `DropNewest` what is missing is what
-//! was counted; and memory stays inside its bound either way.
+//! Load: more visits than the disk keeps up with. Nothing is lost under `Block`; under `DropNewest` what is missing is
+//! what was counted; and memory stays inside its bound either way.
 //!
-//! The disk is slow in earnest: every pass is followed by a sync of the device, at a costly level of compression, so that
-//! the background thread is slower than the training, which has nothing to compute.
+//! The disk is slow in earnest: every pass is followed by a sync of the device, at a costly level of compression, so
+//! that the background thread is slower than the training, which has nothing to compute.
 
 use crate::memory;
 use crate::training::{mix, noise};
@@ -111,8 +111,9 @@ impl Shape {
         Self { overflow: Overflow::Block, batch, passes, queue_passes: 64, queue_bytes_max: 1 << 20 }
     }
 
-    /// The most that a recorder may hold: the passes that wait, one that is being handed over and one at work; the block
-    /// that fills up, its columns with room to grow; and the block as it is written. A pass makes a block here.
+    /// The most that a recorder may hold: the passes that wait, one that is being handed over and one at work; the
+    /// block that fills up, its columns with room to grow; and the block as it is written. A pass makes a block
+    /// here.
     fn bound_bytes(&self) -> u64 {
         // Id, coefficient, loss, four more numbers, label and prediction.
         let pass = self.batch * (8 + 4 + 5 * 4 + 2 * 4);

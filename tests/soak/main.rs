@@ -1,4 +1,5 @@
-//! The harnesses that harm: processes killed, disks full, queues flooded (FORMAT.md, "Recovery"; README, "What is promised").
+//! The harnesses that harm: processes killed, disks full, queues flooded (FORMAT.md, "Recovery"; README, "What is
+//! promised").
 //!
 //! ```text
 //! cargo test --release --test soak                                          a few seconds of each, as part of all tests

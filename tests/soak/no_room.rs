@@ -11,7 +11,8 @@ use gradlog_format::run::Run;
 /// Steps before each checkpoint and at the end.
 const STEPS: u64 = 8;
 
-/// Weights that fit the small disk, weights that do not, and weights that do again; visits before, between and behind them.
+/// Weights that fit the small disk, weights that do not, and weights that do again; visits before, between and behind
+/// them.
 pub fn checkpoint() -> Result<String> {
     let Some(disk) = Mounted::tmpfs()? else { return Ok("skipped: mounting is not permitted".into()) };
     let run = disk.0.path().join("run");

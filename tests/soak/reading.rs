@@ -144,8 +144,8 @@ impl Row {
     }
 }
 
-/// The run that nobody cut: `steps` steps, recorded into `dir` and read back, its rows checked against what the loop knows
-/// of them itself. Nothing that follows is worth more than this check.
+/// The run that nobody cut: `steps` steps, recorded into `dir` and read back, its rows checked against what the loop
+/// knows of them itself. Nothing that follows is worth more than this check.
 pub fn reference(dir: &Path, steps: u64) -> Result<Vec<Row>> {
     let mut training = training::Training::new()?;
     let config = Config { sketch: training::sketch(), ..Config::default() };
@@ -190,7 +190,8 @@ pub struct Verdict {
     pub invented: u64,
 }
 
-/// Compares, row by row, with the first rows of `reference`; rows from number `tried` on were never handed to the recorder.
+/// Compares, row by row, with the first rows of `reference`; rows from number `tried` on were never handed to the
+/// recorder.
 pub fn compare(reading: &Reading, reference: &[Row], tried: u64) -> Verdict {
     let mut verdict = Verdict::default();
     for (index, row) in reading.rows.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! The training that the harnesses run: a tiny tapped MLP whose every step is a function of the step's number.
 //!
-//! Inputs, labels and first weights are functions of ids and steps, and candle on one machine repeats itself bit for bit.
-//! So a run that was cut off anywhere holds the first rows of the run that nobody cut, and whatever else it holds was
-//! torn or invented.
+//! Inputs, labels and first weights are functions of ids and steps, and candle on one machine repeats itself bit for
+//! bit. So a run that was cut off anywhere holds the first rows of the run that nobody cut, and whatever else it holds
+//! was torn or invented.
 
 use candle_core::{Device, Module, Result, Tensor, Var};
 use candle_nn::{Linear, Optimizer, SGD};
@@ -90,7 +90,8 @@ impl Training {
         self.step
     }
 
-    /// One step over as many examples as `batches` batches have, recorded; the optimizer steps whatever the recorder says. Returns the loss.
+    /// One step over as many examples as `batches` batches have, recorded; the optimizer steps whatever the recorder
+    /// says. Returns the loss.
     pub fn step(
         &mut self,
         recorder: &mut Recorder,

@@ -33,8 +33,8 @@
 //! # Ok::<(), gradlog_format::run::ReadError>(())
 //! ```
 //!
-//! A *visit* is one example in one training pass. A *probe* is an example that questions are asked about. A *sweep* takes
-//! training examples through the model at a checkpoint. A *step* is one step of the optimizer.
+//! A *visit* is one example in one training pass. A *probe* is an example that questions are asked about. A *sweep*
+//! takes training examples through the model at a checkpoint. A *step* is one step of the optimizer.
 
 pub mod log;
 pub mod run;

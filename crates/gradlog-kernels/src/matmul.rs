@@ -13,9 +13,9 @@ use gemm::Parallelism;
 /// matmul(&mut out, a, a.t(), false, 1);
 /// assert_eq!(out, [5.0, 11.0, 11.0, 25.0]);
 /// ```
-// The unsafe call below relies on an invariant. Every element (r, c), with r below `rows` and c below `columns`, lies at
-// `r·row_stride + c·column_stride < data.len()`. Where there is an element, neither stride is longer than some slice.
-// Three functions make a matrix, and nothing else does:
+// The unsafe call below relies on an invariant. Every element (r, c), with r below `rows` and c below `columns`, lies
+// at `r·row_stride + c·column_stride < data.len()`. Where there is an element, neither stride is longer than some
+// slice. Three functions make a matrix, and nothing else does:
 // - `Matrix::new` checks `rows·columns <= data.len()`; its row stride is `columns`, its column stride 1.
 // - `Matrix::t` exchanges rows and columns with their strides.
 // - `Matrix::rows` drops rows and begins the slice at the first row that stays.
@@ -89,12 +89,14 @@ pub fn matmul(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, t
     let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
     // SAFETY: `gemm` reads lhs at `i·rs + l·cs` and rhs at `l·rs + j·cs`, and reads (if `accumulate`) and writes dst at
     // `i·rs + j·cs`, for i < m, l < k, j < n, and nothing else.
-    // - lhs is m x k and rhs is k x n by the first assertion. By `Matrix`'s invariant all these places lie in their slices.
-    // - dst has rs = n and cs = 1, so its places are at most `(m - 1)·n + n - 1 = m·n - 1`, and `out` has m·n numbers by the
-    //   second assertion.
-    // - m, k and n are at least 1 here, so each stride is at most the length of a slice, which is below `isize::MAX`: the
-    //   casts change no number. (An empty matrix may have any stride; it has returned above.)
-    // - `out` is borrowed exclusively, so it overlaps neither input; all three are initialized and aligned, being slices.
+    // - lhs is m x k and rhs is k x n by the first assertion. By `Matrix`'s invariant all these places lie in their
+    //   slices.
+    // - dst has rs = n and cs = 1, so its places are at most `(m - 1)·n + n - 1 = m·n - 1`, and `out` has m·n numbers
+    //   by the second assertion.
+    // - m, k and n are at least 1 here, so each stride is at most the length of a slice, which is below `isize::MAX`:
+    //   the casts change no number. (An empty matrix may have any stride; it has returned above.)
+    // - `out` is borrowed exclusively, so it overlaps neither input; all three are initialized and aligned, being
+    //   slices.
     unsafe {
         gemm::gemm(
             m,
@@ -132,8 +134,8 @@ mod tests {
         x.data[row * x.row_stride + column * x.column_stride]
     }
 
-    /// Compares with the definition for every transpose. Every slice has exactly the length it needs, in a heap block of
-    /// its own. So Miri and the address sanitizer see every access outside.
+    /// Compares with the definition for every transpose. Every slice has exactly the length it needs, in a heap block
+    /// of its own. So Miri and the address sanitizer see every access outside.
     fn check(m: usize, k: usize, n: usize, threads: usize) {
         let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
         for left in [Matrix::new(&a, m, k), Matrix::new(&a, k, m).t(), Matrix::new(&a, m, k).t().t()] {

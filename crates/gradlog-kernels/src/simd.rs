@@ -6,8 +6,8 @@ use num_traits::Float;
 ///
 /// On x86-64 these are AVX2 or AVX-512. They are detected once. The crate itself may be compiled for any older machine.
 ///
-/// Only code that is inlined into the closure becomes faster. Results do not depend on the machine: the compiler neither
-/// reorders sums nor fuses a product with an addition.
+/// Only code that is inlined into the closure becomes faster. Results do not depend on the machine: the compiler
+/// neither reorders sums nor fuses a product with an addition.
 ///
 /// ```
 /// let mut values = vec![1.0f32; 1000];

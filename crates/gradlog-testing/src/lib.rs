@@ -1,4 +1,5 @@
-//! What the tests of several crates share: runs made up with gradlog's own writer, and tests that start themselves again.
+//! What the tests of several crates share: runs made up with gradlog's own writer, and tests that start themselves
+//! again.
 //!
 //! For tests alone: everything here panics where something is not as it should be.
 

@@ -1,5 +1,6 @@
-//! Checkpoints, and questions asked afterwards: replays against candle's own backward at the same weights, and what becomes of a run
-//! that is replayed into. Here is what these tests share: two small models, their training, and brute force.
+//! Checkpoints, and questions asked afterwards: replays against candle's own backward at the same weights, and what
+//! becomes of a run that is replayed into. Here is what these tests share: two small models, their training, and brute
+//! force.
 
 mod checkpoint;
 mod exact;

@@ -58,7 +58,8 @@ fn influence_on_a_prediction_needs_no_label_and_says_what_raised_it() {
             assert!(relative_error(&got, &want) < 1e-3, "{measured} {probe}: {}", relative_error(&got, &want));
         }
     }
-    // The sign, by what happens: a small step on the strongest proponent raises the score, one on the strongest opponent lowers it.
+    // The sign, by what happens: a small step on the strongest proponent raises the score, one on the strongest
+    // opponent lowers it.
     let end = weights.last_key_value().unwrap().1;
     let at_end = Window { steps: Some(STEPS..STEPS + 1), ..Window::sweeps() };
     let question = Question { window: at_end, ..Question::all("log-odds") };

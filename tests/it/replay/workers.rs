@@ -1,4 +1,5 @@
-//! A replay of a run that several workers recorded: it takes their checkpoints, adds to one part, and is read with all of them.
+//! A replay of a run that several workers recorded: it takes their checkpoints, adds to one part, and is read with all
+//! of them.
 
 use super::*;
 use gradlog::{OnFailure, RecordError, Reduction, Worker};
@@ -89,7 +90,8 @@ fn what_is_no_part_is_refused() {
     let recorder = Recorder::resume_at(dir.path(), &again.taps, worker(0), 9).unwrap();
     assert!(matches!(refused(dir.path(), Config::default()), RecordError::Start(_)));
     recorder.finish().unwrap();
-    // A part that stands alone is a run of its own; and a replay that fails says so whatever the training was told to do.
+    // A part that stands alone is a run of its own; and a replay that fails says so whatever the training was told to
+    // do.
     let config = Config { on_failure: OnFailure::GoOn, ..Config::default() };
     let mut replay = Replay::open(dir.path().join("worker-0000"), &later.taps, config).unwrap();
     assert_eq!(replay.checkpoints().iter().map(|c| c.step).collect::<Vec<_>>(), [0, 5, 9]);

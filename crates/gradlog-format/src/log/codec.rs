@@ -1,8 +1,9 @@
 //! Structs to little-endian, fixed-width bytes and back. No other file uses bincode.
 //!
 //! bincode is pinned at 2.0.1, whose `legacy` configuration writes every integer little-endian at its own width, a
-//! sequence as a `u64` count and then its elements, an enum as a `u32` index, an `Option` as one byte and then its value.
-//! FORMAT.md specifies that layout in full, so another serializer can replace bincode without a change of format.
+//! sequence as a `u64` count and then its elements, an enum as a `u32` index, an `Option` as one byte and then its
+//! value. FORMAT.md specifies that layout in full, so another serializer can replace bincode without a change of
+//! format.
 
 use serde::{de::DeserializeOwned, Serialize};
 
@@ -30,8 +31,9 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 
 /// Decodes a value at the front of `bytes`; returns how many bytes it took, too.
 ///
-/// bincode allocates the length that a string claims, up to a limit, before it reads the string. That limit is a constant
-/// in its type. So each size of input has a limit of its own here, and no input makes bincode allocate 64 times its size.
+/// bincode allocates the length that a string claims, up to a limit, before it reads the string. That limit is a
+/// constant in its type. So each size of input has a limit of its own here, and no input makes bincode allocate 64
+/// times its size.
 pub fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
     if bytes.len() > DECODE_LIMIT_BYTES {
         return Err(DecodeError(format!("{} bytes, more than a header may have", bytes.len())));

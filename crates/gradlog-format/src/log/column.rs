@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 /// The layer number of columns that belong to no single layer.
 pub const NO_LAYER: u16 = u16::MAX;
 
-/// What the numbers of a column are. The discriminants are the numbers in the file. Numbers are added, and never reused.
+/// What the numbers of a column are. The discriminants are the numbers in the file. Numbers are added, and never
+/// reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u16)]
 #[non_exhaustive]
@@ -21,7 +22,8 @@ pub enum Column {
     LearningRate = 4,
     /// Factor by which the step's gradient was multiplied before the optimizer took it, e.g. by clipping (f32).
     Clip = 5,
-    /// `c = ∂L/∂ℓ`, the weight of this example's own loss in the loss that was differentiated (f32): `1/B` under a mean.
+    /// `c = ∂L/∂ℓ`, the weight of this example's own loss in the loss that was differentiated (f32): `1/B` under a
+    /// mean.
     Coefficient = 6,
     /// The example's own loss `ℓ` (f32).
     Loss = 7,
@@ -51,11 +53,13 @@ pub enum Column {
     ProbeSet = 19,
     /// How the model ran in a replay (u8), see [`Mode`](super::Mode). Only replays write it.
     Mode = 20,
-    /// The score whose gradient the row holds (u8), see [`PredictionScore`](super::PredictionScore). Absent for a loss.
+    /// The score whose gradient the row holds (u8), see [`PredictionScore`](super::PredictionScore). Absent for a
+    /// loss.
     PredictionScore = 21,
     /// The class that the score is about (u32).
     ScoredClass = 22,
-    /// Weight `w` of the row's gradient `g` in the curvature `Σ w g gᵀ / Σ w` (f32), in probe blocks. Such rows are no probes.
+    /// Weight `w` of the row's gradient `g` in the curvature `Σ w g gᵀ / Σ w` (f32), in probe blocks. Such rows are no
+    /// probes.
     CurvatureWeight = 23,
     /// Input factor of a layer, possibly folded.
     Input = 32,

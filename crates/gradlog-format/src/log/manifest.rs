@@ -7,7 +7,8 @@ use crate::sketch::SketchConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// First bytes of every gradlog file. As in PNG, a transfer that changes line ends or strips the eighth bit breaks them.
+/// First bytes of every gradlog file. As in PNG, a transfer that changes line ends or strips the eighth bit breaks
+/// them.
 pub const MAGIC: [u8; 8] = *b"\x89GLOG\r\n\x1a";
 /// The most layers that a run may have. Their numbers have 16 bits, and one value means "no layer".
 pub const LAYERS_MAX: usize = 65_535;

@@ -1,7 +1,7 @@
 //! Numbers byte by byte: the first bytes of all numbers, then all second bytes, and so on (FORMAT.md, "Compression").
 //!
-//! The numbers of a column often agree in some bytes, and the other bytes are nearly random. In planes, the common bytes
-//! shrink to almost nothing and the random ones are copied. Otherwise zstd has to find a match in every number.
+//! The numbers of a column often agree in some bytes, and the other bytes are nearly random. In planes, the common
+//! bytes shrink to almost nothing and the random ones are copied. Otherwise zstd has to find a match in every number.
 
 use gradlog_kernels::simd::vectorized;
 

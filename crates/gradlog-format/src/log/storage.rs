@@ -111,8 +111,8 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     reserved(fs4::FileExt::allocate(file, bytes), file, bytes)
 }
 
-/// Passes on the result of a reservation. If the file system has no reservations, writes zeros instead, which is slower.
-/// Some network and FUSE file systems have none, nor has ramfs.
+/// Passes on the result of a reservation. If the file system has no reservations, writes zeros instead, which is
+/// slower. Some network and FUSE file systems have none, nor has ramfs.
 fn reserved(asked: io::Result<()>, mut file: &File, bytes: u64) -> io::Result<()> {
     match asked {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {
@@ -129,8 +129,8 @@ fn reserved(asked: io::Result<()>, mut file: &File, bytes: u64) -> io::Result<()
     }
 }
 
-/// Checks that this process may have a file of `bytes` bytes (`ulimit -f`). A write past that limit would raise the signal
-/// SIGXFSZ, which ends the training.
+/// Checks that this process may have a file of `bytes` bytes (`ulimit -f`). A write past that limit would raise the
+/// signal SIGXFSZ, which ends the training.
 ///
 /// # Errors
 /// `FileTooLarge` if the limit is lower.
@@ -179,8 +179,8 @@ pub fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     }
 }
 
-/// The first place at or after `from` that is not in a hole of the file, or `None` if only a hole follows. If the system
-/// does not know, it is `from`. A file of holes can have any length and would read as zeros for hours.
+/// The first place at or after `from` that is not in a hole of the file, or `None` if only a hole follows. If the
+/// system does not know, it is `from`. A file of holes can have any length and would read as zeros for hours.
 pub fn next_data(file: &File, from: u64) -> io::Result<Option<u64>> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {

@@ -47,7 +47,8 @@ pub enum PredictionScore {
     Logit,
     /// `z_c − max_{k≠c} z_k`.
     Margin,
-    /// `log p_c/(1 − p_c) = z_c − log Σ_{k≠c} exp z_k` (Park et al. 2023, arXiv 2303.14186: the output that TRAK attributes).
+    /// `log p_c/(1 − p_c) = z_c − log Σ_{k≠c} exp z_k` (Park et al. 2023, arXiv 2303.14186: the output that TRAK
+    /// attributes).
     LogOdds,
 }
 

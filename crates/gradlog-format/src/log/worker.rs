@@ -1,4 +1,5 @@
-//! The parts of a run that several workers record (FORMAT.md, "Several workers"): their entry in the manifest, their folders.
+//! The parts of a run that several workers record (FORMAT.md, "Several workers"): their entry in the manifest, their
+//! folders.
 
 use super::{segment_path, MANIFEST_FILE};
 use serde::{Deserialize, Serialize};

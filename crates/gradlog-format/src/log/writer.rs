@@ -55,8 +55,8 @@ pub struct WriterOptions {
     pub zstd_level: i32,
 }
 
-/// Room for the last blocks of a run on a full disk. It is a page: a segment that is cut by a page leaves room for another
-/// file of a page.
+/// Room for the last blocks of a run on a full disk. It is a page: a segment that is cut by a page leaves room for
+/// another file of a page.
 const LAST_BYTES: u64 = 4096;
 
 /// Writes a run. It holds the run's lock as long as it exists.
@@ -196,8 +196,8 @@ impl LogWriter {
     /// Resumes a run at step `place.step`, in a new segment. Existing files are not changed.
     ///
     /// # Errors
-    /// [`LogError::Locked`] if another recorder writes to the run, [`LogError::Exists`] if the segment is there already,
-    /// [`LogError::Io`] if the file system refuses.
+    /// [`LogError::Locked`] if another recorder writes to the run, [`LogError::Exists`] if the segment is there
+    /// already, [`LogError::Io`] if the file system refuses.
     pub fn resume(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
         let step = place.step;
         let mut writer = Self::add_to(dir, place, options)?;
@@ -245,7 +245,8 @@ impl LogWriter {
         self.spare_bytes = LAST_BYTES;
     }
 
-    /// After a failure: writes the last blocks into the room that [`LogWriter::spare_room`] kept, or into a short segment.
+    /// After a failure: writes the last blocks into the room that [`LogWriter::spare_room`] kept, or into a short
+    /// segment.
     pub fn use_spare_room(&mut self) {
         self.spare_bytes = 0;
         self.segment_bytes = LAST_BYTES;

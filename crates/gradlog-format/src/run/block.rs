@@ -8,7 +8,8 @@ use crate::sketch::Encoding;
 use half::bf16;
 use std::sync::Arc;
 
-/// A block of rows, whose header and directory are intact. Columns are read, checked and inflated when they are asked for.
+/// A block of rows, whose header and directory are intact. Columns are read, checked and inflated when they are asked
+/// for.
 #[derive(Debug, Clone)]
 pub struct Block {
     pub(super) segment: Arc<SegmentFile>,
@@ -125,7 +126,8 @@ impl Block {
         !matches!(self.kind(), Some(BlockKind::End | BlockKind::ProbeSet)) && !self.is_replayed()
     }
 
-    /// The worker that wrote the block and its number there. Unlike [`Block::sequence`] it never changes as the run grows.
+    /// The worker that wrote the block and its number there. Unlike [`Block::sequence`] it never changes as the run
+    /// grows.
     pub fn identity(&self) -> (Option<u32>, u64) {
         (self.worker(), self.header.sequence)
     }
@@ -140,8 +142,8 @@ impl Block {
         self.united.as_ref().map_or(self.header.sequence, |united| united.sequence)
     }
 
-    /// The rank of the worker that wrote the rows, in a run of several workers. `None` for steps, which are merged from all,
-    /// and in a run of one recorder.
+    /// The rank of the worker that wrote the rows, in a run of several workers. `None` for steps, which are merged from
+    /// all, and in a run of one recorder.
     pub fn worker(&self) -> Option<u32> {
         self.united.as_ref().and_then(|united| united.rank)
     }
@@ -201,8 +203,8 @@ impl Block {
     /// A column of bytes, one per row. For [`Column::Name`] these are the bytes of the name.
     ///
     /// # Errors
-    /// [`ReadError::Absent`] if the block has no such column, [`ReadError::Damaged`] if its bytes are not what was written
-    /// or its numbers are of another type, [`ReadError::Io`] if the file system refuses.
+    /// [`ReadError::Absent`] if the block has no such column, [`ReadError::Damaged`] if its bytes are not what was
+    /// written or its numbers are of another type, [`ReadError::Io`] if the file system refuses.
     pub fn u8s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u8>, ReadError> {
         self.raw(key.into(), 1)
     }
@@ -299,7 +301,8 @@ impl Block {
         if one && entry.width != 1 {
             return Err(self.damaged(format!("column {} has {} numbers to a row", entry.column, entry.width)));
         }
-        // The scan checked that the frames fit the block and the block fits the file. So this allocates at most the file.
+        // The scan checked that the frames fit the block and the block fits the file. So this allocates at most the
+        // file.
         let mut stored = vec![0u8; entry.stored_bytes as usize];
         let start = self.directory.start(index);
         match self.united.as_ref().and_then(|united| united.made.as_deref()) {

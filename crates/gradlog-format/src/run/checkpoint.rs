@@ -1,7 +1,7 @@
 //! Checkpoints of a run: weights that a recorder saved beside the log (FORMAT.md, "Checkpoints").
 //!
-//! The log lists them, with the length and the checksum of each file. The name of a file follows from its step, so no text
-//! from disk is ever used as a path. Nothing here reads the tensors in a file.
+//! The log lists them, with the length and the checksum of each file. The name of a file follows from its step, so no
+//! text from disk is ever used as a path. Nothing here reads the tensors in a file.
 
 use super::block::Block;
 use super::error::ReadError;
@@ -20,8 +20,8 @@ pub struct Checkpoint {
     pub step: u64,
     /// The epoch at that time.
     pub epoch: u32,
-    /// Learning rate of the step before it. For a checkpoint before the first step, the rate of the first step. `None` if
-    /// the run does not say. It is the `η` of this checkpoint in TracInCP.
+    /// Learning rate of the step before it. For a checkpoint before the first step, the rate of the first step. `None`
+    /// if the run does not say. It is the `η` of this checkpoint in TracInCP.
     pub learning_rate: Option<f32>,
     /// Length of its file in bytes, according to the log.
     pub bytes: u64,
@@ -132,8 +132,8 @@ impl Checkpoint {
     }
 }
 
-/// The checkpoint of one block, with the learning rate that it says itself. Its file is in the folder of the run that the block is
-/// in, which of several workers is the part of the one that saved it.
+/// The checkpoint of one block, with the learning rate that it says itself. Its file is in the folder of the run that
+/// the block is in, which of several workers is the part of the one that saved it.
 pub(super) fn read(block: &Block) -> Result<Checkpoint, ReadError> {
     let number = |found: Option<u64>| found.ok_or_else(|| block.damaged("a checkpoint without a number".into()));
     if block.rows() != 1 {
@@ -156,14 +156,14 @@ pub(super) fn read(block: &Block) -> Result<Checkpoint, ReadError> {
 }
 
 impl Run {
-    /// The checkpoints that the log names, by step. Of several at one step the last counts: its file took the place of the others'.
-    /// Of those of several workers it is that of the lowest rank, for all have the same weights.
+    /// The checkpoints that the log names, by step. Of several at one step the last counts: its file took the place of
+    /// the others'. Of those of several workers it is that of the lowest rank, for all have the same weights.
     /// Those of a training that was taken up again at an earlier step are left out. The files are not looked at:
     /// [`Checkpoint::check`] does.
     ///
     /// # Errors
-    /// [`ReadError::Damaged`] or [`ReadError::Io`] if a block of checkpoints or of steps cannot be read. Of a run that is damaged
-    /// elsewhere, those before the damage.
+    /// [`ReadError::Damaged`] or [`ReadError::Io`] if a block of checkpoints or of steps cannot be read. Of a run that
+    /// is damaged elsewhere, those before the damage.
     pub fn checkpoints(&self) -> Result<Vec<Checkpoint>, ReadError> {
         let mut all: BTreeMap<(u64, Option<u32>), Checkpoint> = BTreeMap::new();
         for block in self.scan().filter(|block| block.kind() == Some(BlockKind::Checkpoints)) {

@@ -4,7 +4,8 @@ use crate::log::{Column, ColumnEntry, ColumnKey, BLOCK_RAW_BYTES_MAX, ENTRY_BYTE
 
 /// The directory of a block, checked.
 ///
-/// A block may have 65,535 columns and a run as many layers, so neither finding a column nor its place goes through all others.
+/// A block may have 65,535 columns and a run as many layers, so neither finding a column nor its place goes through all
+/// others.
 #[derive(Debug)]
 pub(super) struct Directory {
     entries: Vec<ColumnEntry>,

@@ -1,8 +1,8 @@
 //! The segment files of a run. They are opened when they are read, and only a few at a time.
 //!
-//! Callers keep blocks to read them later, and many threads read at once. If each block held its file open, a run of some
-//! hundred segments would use up what a process may open (`ulimit -n`, often 256 or 1,024). So each read looks its file up,
-//! and the file that was not used for the longest time is closed.
+//! Callers keep blocks to read them later, and many threads read at once. If each block held its file open, a run of
+//! some hundred segments would use up what a process may open (`ulimit -n`, often 256 or 1,024). So each read looks its
+//! file up, and the file that was not used for the longest time is closed.
 
 use crate::log::{next_data, open_file};
 use std::collections::VecDeque;
@@ -11,8 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many files of a run are kept open, over the parts of all workers: a run may have more workers than a process may open
-/// files. Each thread may hold one more while it reads.
+/// How many files of a run are kept open, over the parts of all workers: a run may have more workers than a process may
+/// open files. Each thread may hold one more while it reads.
 const OPEN_MAX: usize = 16;
 
 /// The files of one run that are open, the one used last at the back.
@@ -104,8 +104,8 @@ pub(super) fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
 }
 
-/// Whether an error means that the bytes are lost: the file is not what was written, or the device fails. Any other error
-/// may not occur the next time, so its bytes must not be counted as lost.
+/// Whether an error means that the bytes are lost: the file is not what was written, or the device fails. Any other
+/// error may not occur the next time, so its bytes must not be counted as lost.
 pub(super) fn is_lost(error: &io::Error) -> bool {
     #[cfg(unix)]
     if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO) {

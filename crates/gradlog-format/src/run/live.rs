@@ -9,8 +9,8 @@ use std::io;
 impl Run {
     /// Whether a recorder writes to the run now, according to the run's lock.
     ///
-    /// A run of several workers is being written while one of them writes. The answer is no on file systems without locks,
-    /// and for a folder that was copied while it was written.
+    /// A run of several workers is being written while one of them writes. The answer is no on file systems without
+    /// locks, and for a folder that was copied while it was written.
     pub fn is_being_written(&self) -> bool {
         self.lock_is_held().unwrap_or(false)
     }

@@ -95,7 +95,8 @@ pub(super) fn look(segment: &Arc<SegmentFile>, offset: u64) -> Found {
     Found::Damage { what, header: Some(header), transient: false }
 }
 
-/// How much is searched at a time, at most. It begins with a page: in a file where every other block is damaged the next one is near.
+/// How much is searched at a time, at most. It begins with a page: in a file where every other block is damaged the
+/// next one is near.
 const CHUNK_BYTES: usize = 1 << 20;
 /// A device that cannot read one of its pages can often read the next.
 const PAGE_BYTES: usize = 1 << 12;

@@ -1,7 +1,7 @@
 //! One stream of blocks out of the parts of several workers.
 //!
-//! Owns the order, the numbers of blocks and probe sets in the whole run, and where a run that is being written ends. The rows
-//! of steps are added up in [`super::steps`]; all others come out as their worker wrote them.
+//! Owns the order, the numbers of blocks and probe sets in the whole run, and where a run that is being written ends.
+//! The rows of steps are added up in [`super::steps`]; all others come out as their worker wrote them.
 
 use super::block::{Block, United};
 use super::error::{Damage, ReadError, Stopped};
@@ -19,13 +19,13 @@ use std::sync::Arc;
 /// - Blocks of visits come in the order of their first steps. Steps rise within one worker's rows. The rows of two
 ///   workers' blocks may overlap in steps.
 /// - Steps are merged: one row a step, with the batch size of all workers. Other columns are those of the lowest rank.
-/// - Probes, sweeps, checkpoints, probe sets and gaps come before the visits that their worker wrote after them. Sets of
-///   the same name are one set.
+/// - Probes, sweeps, checkpoints, probe sets and gaps come before the visits that their worker wrote after them. Sets
+///   of the same name are one set.
 /// - There is an End block, with the totals of all, if all workers have a part and finished.
 /// - While workers still record, the scan ends with the last step that all of these have recorded completely. So all
 ///   visits of a step are there, or none. Workers that record no more do not hold it up.
-/// - Damage in one part ends the whole scan, so its result is a prefix of the run. So does a file system that refuses to
-///   read one part.
+/// - Damage in one part ends the whole scan, so its result is a prefix of the run. So does a file system that refuses
+///   to read one part.
 #[derive(Debug)]
 pub struct Scan<'run>(Kind<'run>);
 
@@ -283,8 +283,8 @@ impl<'run> Merge<'run> {
     }
 }
 
-/// The step before which the scan of a run that is being written ends: the first that one of the workers who record has not
-/// recorded in full.
+/// The step before which the scan of a run that is being written ends: the first that one of the workers who record has
+/// not recorded in full.
 fn live_limit(run: &Run) -> Result<Option<u64>, ReadError> {
     let mut until = None;
     for part in run.parts() {

@@ -1,11 +1,11 @@
 //! Reads a recorded run: opening, checking, iterating, and recovery from damage.
 //!
-//! [`Run::open`] opens a run, [`Run::scan`] iterates over its blocks, and a [`Block`] reads the columns that are asked for.
-//! A scan holds one block at a time, so memory does not grow with the run.
+//! [`Run::open`] opens a run, [`Run::scan`] iterates over its blocks, and a [`Block`] reads the columns that are asked
+//! for. A scan holds one block at a time, so memory does not grow with the run.
 //!
-//! Bytes from disk never cause a panic. Every length is checked before it is used, and every checksum before a number is
-//! used. Files are read at positions (`pread`) and not mapped. If a file is cut while it is read, that is an error and not a
-//! SIGBUS. Nothing here is unsafe.
+//! Bytes from disk never cause a panic. Every length is checked before it is used, and every checksum before a number
+//! is used. Files are read at positions (`pread`) and not mapped. If a file is cut while it is read, that is an error
+//! and not a SIGBUS. Nothing here is unsafe.
 
 mod block;
 mod checkpoint;

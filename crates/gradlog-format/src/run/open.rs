@@ -20,11 +20,12 @@ const NAME_BYTES_MAX: usize = 4096;
 
 /// A recorded run. To open it is cheap: only the manifest is read.
 ///
-/// A run that is being written can be opened too. A scan sees what was committed when it reached the end. If the training
-/// resumes at an earlier step after the first scan began, scans end there. Open the run again to see what follows.
+/// A run that is being written can be opened too. A scan sees what was committed when it reached the end. If the
+/// training resumes at an earlier step after the first scan began, scans end there. Open the run again to see what
+/// follows.
 ///
-/// A run of several workers reads like a run of one recorder. Each worker's part is a run too, and can be opened by its own
-/// folder.
+/// A run of several workers reads like a run of one recorder. Each worker's part is a run too, and can be opened by its
+/// own folder.
 #[derive(Debug, Clone)]
 pub struct Run {
     dir: PathBuf,
@@ -43,8 +44,8 @@ impl Run {
     /// Opens the run in the folder `dir`.
     ///
     /// # Errors
-    /// [`ReadError::NotARun`] if there is no readable manifest, [`ReadError::Workers`] if the parts of several workers do
-    /// not fit together, [`ReadError::Io`] if the file system refuses.
+    /// [`ReadError::NotARun`] if there is no readable manifest, [`ReadError::Workers`] if the parts of several workers
+    /// do not fit together, [`ReadError::Io`] if the file system refuses.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, ReadError> {
         let dir = dir.as_ref();
         if !dir.join(MANIFEST_FILE).exists() && dir.is_dir() {
@@ -114,7 +115,8 @@ impl Run {
         &self.dir
     }
 
-    /// The run's layers, seeds and sketches. In a run of several workers it is that of the lowest rank, without the rank.
+    /// The run's layers, seeds and sketches. In a run of several workers it is that of the lowest rank, without the
+    /// rank.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }

@@ -1,7 +1,7 @@
 //! A sound run from a damaged one (FORMAT.md, "Salvage").
 //!
-//! Blocks are copied as they are, under new sequence numbers, so that what a newer version wrote into them comes through.
-//! The new run appears when it is whole, on the device, and has been read back.
+//! Blocks are copied as they are, under new sequence numbers, so that what a newer version wrote into them comes
+//! through. The new run appears when it is whole, on the device, and has been read back.
 
 use super::block::Block;
 use super::checkpoint::Checkpoint;
@@ -82,10 +82,11 @@ pub struct RecoverReport {
 }
 
 impl Run {
-    /// Writes all that can be read of this run, also behind damage, into a new run in the folder `to`, and reads that back.
+    /// Writes all that can be read of this run, also behind damage, into a new run in the folder `to`, and reads that
+    /// back.
     ///
-    /// A stretch that is lost is written as a gap where it is known how many visits it held, so that an analysis of the new
-    /// run says what is missing. `to` must not exist; it appears when the new run is whole.
+    /// A stretch that is lost is written as a gap where it is known how many visits it held, so that an analysis of the
+    /// new run says what is missing. `to` must not exist; it appears when the new run is whole.
     ///
     /// # Errors
     /// [`RecoverError`]; nothing is then left at `to`. That something was lost is not an error: the report says so.
@@ -93,7 +94,8 @@ impl Run {
         self.recover_with(to, |_| {})
     }
 
-    /// As [`Run::recover`], calling `progress` with the bytes of each block, twice: when it is found and when it is copied.
+    /// As [`Run::recover`], calling `progress` with the bytes of each block, twice: when it is found and when it is
+    /// copied.
     ///
     /// # Errors
     /// As [`Run::recover`].
@@ -135,7 +137,8 @@ impl Run {
     }
 }
 
-/// Copies the checkpoints that the new run names and whose files are what was written. The others are lost in both runs.
+/// Copies the checkpoints that the new run names and whose files are what was written. The others are lost in both
+/// runs.
 fn copy_checkpoints(written: &Path, from: &Run) -> Result<(), RecoverError> {
     for checkpoint in Run::open(written)?.checkpoints()? {
         let to = checkpoint.path.clone();

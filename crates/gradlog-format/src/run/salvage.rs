@@ -1,7 +1,7 @@
 //! Walking all that is left of a run: past damage, where a [`Scan`](super::Scan) stops (FORMAT.md, "Salvage").
 //!
-//! Every block that comes out of here has been checked in full, and they come in the order in which they were written, none
-//! twice: their sequence numbers rise. What is missing between two of them comes out as a [`Lost`].
+//! Every block that comes out of here has been checked in full, and they come in the order in which they were written,
+//! none twice: their sequence numbers rise. What is missing between two of them comes out as a [`Lost`].
 
 use super::block::Block;
 use super::checkpoint;
@@ -27,8 +27,8 @@ pub(super) enum Piece {
     Resumed(u64),
 }
 
-/// An iterator over all that is left of a run. An error is [`ReadError::Io`] and its last: what the system refuses to read is
-/// not lost, but for what the device fails to give.
+/// An iterator over all that is left of a run. An error is [`ReadError::Io`] and its last: what the system refuses to
+/// read is not lost, but for what the device fails to give.
 pub(super) struct Salvage<'run> {
     run: &'run Run,
     run_id: [u8; 16],
@@ -44,8 +44,8 @@ pub(super) struct Salvage<'run> {
     lost: Option<Stretch>,
     /// Last step and epoch of the block that came out last.
     last: Option<(u64, u32)>,
-    /// Whether the header of the segment at hand, or of one before it that holds nothing any more, is damaged or gone, so that it
-    /// cannot say whether the run was resumed there.
+    /// Whether the header of the segment at hand, or of one before it that holds nothing any more, is damaged or gone,
+    /// so that it cannot say whether the run was resumed there.
     ask_the_steps: bool,
     ready: VecDeque<Piece>,
 }
@@ -311,8 +311,8 @@ fn belongs_to(bytes: &[u8; SEGMENT_HEADER_BYTES], run_id: [u8; 16]) -> bool {
     bytes[16..32] == run_id || crc32fast::hash(&mended[..60]).to_le_bytes() == bytes[60..]
 }
 
-/// The segments of a run, however many numbers are missing, in the order that their headers give or else their names; and
-/// whether a header is damaged or missing.
+/// The segments of a run, however many numbers are missing, in the order that their headers give or else their names;
+/// and whether a header is damaged or missing.
 fn list_segments(run: &Run) -> Result<(Vec<Segment>, bool), ReadError> {
     let (mut segments, mut damaged) = (Vec::new(), false);
     for entry in std::fs::read_dir(run.dir()).map_err(io_error(run.dir()))? {

@@ -1,8 +1,8 @@
 //! Walking the blocks of a run in the order in which they were written.
 //!
-//! The recovery rule (FORMAT.md, "Recovery"): a scan yields blocks until a segment's tail is zero or ends, goes on in the
-//! next segment, and stops for good at the first thing that is neither a block nor an end. What it yields is therefore
-//! always a prefix of what was written.
+//! The recovery rule (FORMAT.md, "Recovery"): a scan yields blocks until a segment's tail is zero or ends, goes on in
+//! the next segment, and stops for good at the first thing that is neither a block nor an end. What it yields is
+//! therefore always a prefix of what was written.
 
 use super::block::Block;
 use super::error::{io_error, Damage, ReadError, Stopped};
@@ -16,8 +16,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An iterator over the blocks of a run of one recorder, or of one worker's part. It ends at the end of the run, at the first
-/// damage, or where the file system refuses. Call [`PartScan::damage`] after it to learn which it was.
+/// An iterator over the blocks of a run of one recorder, or of one worker's part. It ends at the end of the run, at the
+/// first damage, or where the file system refuses. Call [`PartScan::damage`] after it to learn which it was.
 #[derive(Debug)]
 pub struct PartScan<'run> {
     run: &'run Run,
@@ -123,8 +123,8 @@ impl<'run> PartScan<'run> {
 
     /// How many steps are in the log with all their visits.
     ///
-    /// A recorder writes the rows of steps before their visits. So steps are complete if a block of visits or the end of
-    /// the run follows them.
+    /// A recorder writes the rows of steps before their visits. So steps are complete if a block of visits or the end
+    /// of the run follows them.
     ///
     /// # Errors
     /// [`ReadError::Io`] if the file system refuses. More steps may then be complete.
@@ -244,7 +244,8 @@ impl<'run> PartScan<'run> {
             return false;
         }
         if header.resumed_step.is_some() && !self.resumptions.contains(header.index) {
-            // The training was taken up again after the run was first read, and this may make void what was yielded before.
+            // The training was taken up again after the run was first read, and this may make void what was yielded
+            // before.
             self.ended = true;
             return false;
         }
@@ -286,8 +287,9 @@ impl<'run> PartScan<'run> {
             found = look(segment, self.offset);
         }
         Ok(match found {
-            // The recorder was stopped within the header, and it lives: nothing is committed here yet. Blocks are committed
-            // in order, so if one stands behind this place, this one was committed and has been damaged since.
+            // The recorder was stopped within the header, and it lives: nothing is committed here yet. Blocks are
+            // committed in order, so if one stands behind this place, this one was committed and has been
+            // damaged since.
             Found::Damage { transient: true, .. }
                 if live
                     && !self.segment_exists(0)

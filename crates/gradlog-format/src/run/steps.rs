@@ -39,8 +39,9 @@ pub(super) struct StepSums {
 impl StepSums {
     /// Rows of a block.
     pub(super) const BLOCK_ROWS: usize = 4096;
-    /// The most steps that are held: a part that never tells of a step must not make memory grow without bound. It is as far
-    /// ahead as one worker's log can be of another's in steps, and still give each step's row all of its batch size.
+    /// The most steps that are held: a part that never tells of a step must not make memory grow without bound. It is
+    /// as far ahead as one worker's log can be of another's in steps, and still give each step's row all of its
+    /// batch size.
     const HELD_MAX: usize = 1 << 20;
 
     pub(super) fn new(parts: usize) -> Self {

@@ -1,8 +1,9 @@
 //! What a resumed training made void: visits that were recorded after the checkpoint it started again from.
 //!
-//! They stay in the file. A segment whose header says that the run was resumed at step `s` supersedes, in the segments before it,
-//! the rows of step `s` and later (of probes, sweeps and checkpoints: later than `s`, since a probe at step `s` was taken before that
-//! step, at the weights that the training came back to). A scan leaves such rows out, so that nothing behind it counts a visit twice.
+//! They stay in the file. A segment whose header says that the run was resumed at step `s` supersedes, in the segments
+//! before it, the rows of step `s` and later (of probes, sweeps and checkpoints: later than `s`, since a probe at step
+//! `s` was taken before that step, at the weights that the training came back to). A scan leaves such rows out, so that
+//! nothing behind it counts a visit twice.
 
 use super::block::Block;
 use super::error::{io_error, ReadError};
@@ -13,8 +14,8 @@ use std::io;
 
 /// The resumptions of a run: from which segment on, and at which step, or at which earlier one a later resumption was.
 ///
-/// Read once for a [`Run`]. Blocks may have been counted by then that a later resumption makes void, so all scans of the run end
-/// before it: what they yield is the run as it was.
+/// Read once for a [`Run`]. Blocks may have been counted by then that a later resumption makes void, so all scans of
+/// the run end before it: what they yield is the run as it was.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Resumptions(Vec<(u32, u64)>);
 

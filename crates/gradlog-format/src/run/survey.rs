@@ -66,8 +66,8 @@ pub struct Survey {
     pub behind: Tally,
     /// The damaged places, in the order of the file.
     pub lost: Vec<Lost>,
-    /// Lost training visits of those damaged places whose own count is not known, all together. `None` if the sum is not
-    /// known either.
+    /// Lost training visits of those damaged places whose own count is not known, all together. `None` if the sum is
+    /// not known either.
     pub uncounted_visits: Option<u64>,
     /// Bytes of intact blocks.
     pub bytes: u64,

@@ -22,7 +22,8 @@ pub struct VerifyReport {
     pub steps: u64,
     /// Rows of sweeps in them: one for each example at each checkpoint.
     pub sweeps: u64,
-    /// Visits that are there but superseded, because the training resumed at an earlier step. `visits` does not count them.
+    /// Visits that are there but superseded, because the training resumed at an earlier step. `visits` does not count
+    /// them.
     pub superseded: u64,
     /// Visits that the recorder did not record, according to the gaps.
     pub dropped: u64,
@@ -43,7 +44,8 @@ pub struct VerifyReport {
 }
 
 impl Run {
-    /// Reads the whole run and checks every checksum, also those of its checkpoints. Stops at the first damage of the log.
+    /// Reads the whole run and checks every checksum, also those of its checkpoints. Stops at the first damage of the
+    /// log.
     ///
     /// # Errors
     /// [`ReadError::Io`] if the file system refuses.
@@ -117,8 +119,8 @@ impl Run {
         if report.damage.is_none() {
             report.damage = scan.damage()?.cloned();
         }
-        // A page that was lost reads as zeros, which a scan takes for the end. A run that is being written is not asked:
-        // it may have grown since.
+        // A page that was lost reads as zeros, which a scan takes for the end. A run that is being written is not
+        // asked: it may have grown since.
         if report.damage.is_none() && !self.lock_is_held()? {
             report.damage = scan.blocks_behind_the_end()?;
         }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 /// All manifests of a run are held, so there is a limit on their bytes.
 const PART_MANIFESTS_BYTES_MAX: u64 = 1 << 28;
 
-/// Opens the parts in these folders and checks that they are of one run. Returns the manifest of the whole, and the parts, which
-/// share `files`.
+/// Opens the parts in these folders and checks that they are of one run. Returns the manifest of the whole, and the
+/// parts, which share `files`.
 pub(super) fn unite(
     dir: &Path,
     folders: &[(u32, PathBuf)],
@@ -61,7 +61,8 @@ pub(super) fn unite(
     }
 }
 
-/// The differences between the manifests of two parts that must agree in all parts of a run, in words. Empty if they fit.
+/// The differences between the manifests of two parts that must agree in all parts of a run, in words. Empty if they
+/// fit.
 pub fn differences(one: &Manifest, other: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
     let name = |manifest: &Manifest| manifest.worker.map_or("a whole run".into(), |w| format!("worker {}", w.rank));
@@ -138,8 +139,8 @@ impl Workers {
         missing
     }
 
-    /// Notes for results of this run: missing workers, and workers that ended early or still record. Empty if all workers
-    /// are there and ended at the same step.
+    /// Notes for results of this run: missing workers, and workers that ended early or still record. Empty if all
+    /// workers are there and ended at the same step.
     pub fn notes(&self) -> Vec<String> {
         let count = self.count;
         let ranges = self.missing();

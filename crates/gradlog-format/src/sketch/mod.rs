@@ -1,11 +1,11 @@
 //! Sketches: short vectors that stand for whole gradients.
 //!
-//! A [`Projection`] is a [`Fold`] followed by a rotation. An [`Encoding`] rounds its result. [`derive_seed`] gives every
-//! sketch its seed. Everything here is arithmetic on `&[f32]`, without files or threads.
+//! A [`Projection`] is a [`Fold`] followed by a rotation. An [`Encoding`] rounds its result. [`derive_seed`] gives
+//! every sketch its seed. Everything here is arithmetic on `&[f32]`, without files or threads.
 //!
-//! The invariant: for gradients `g` and `h` sketched with the same seed, `E⟨S g, S h⟩ = ⟨g, h⟩` over the seeds. [`Fold`]
-//! states the variance. `FORMAT.md` ("Sketches") has the same arithmetic with test vectors, so another language can
-//! recompute a record.
+//! The invariant: for gradients `g` and `h` sketched with the same seed, `E⟨S g, S h⟩ = ⟨g, h⟩` over the seeds.
+//! [`Fold`] states the variance. `FORMAT.md` ("Sketches") has the same arithmetic with test vectors, so another
+//! language can recompute a record.
 
 mod fold;
 mod project;

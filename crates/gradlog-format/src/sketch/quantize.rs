@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// How the numbers of one vector are stored.
 ///
-/// All but [`Encoding::F32`] have one scale per vector. The scale is rounded up to bf16 before numbers are divided by it,
-/// so storing it in two bytes costs no accuracy.
+/// All but [`Encoding::F32`] have one scale per vector. The scale is rounded up to bf16 before numbers are divided by
+/// it, so storing it in two bytes costs no accuracy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Encoding {
     /// 32-bit IEEE floats, as they are.
@@ -19,13 +19,14 @@ pub enum Encoding {
     F16,
     /// 8-bit integers `round(x / scale)` in -127..=127, `scale = max|x| / 127`. Error per number at most `scale / 2`.
     Q8,
-    /// 4-bit integers `round(x / scale)` in -7..=7, `scale = max|x| / 7`, two to a byte. Error per number at most `scale / 2`.
+    /// 4-bit integers `round(x / scale)` in -7..=7, `scale = max|x| / 7`, two to a byte. Error per number at most
+    /// `scale / 2`.
     Q4,
     /// One bit for each number, its sign, and `scale = Σx² / Σ|x|`. So `⟨x̂, x⟩ = ‖x‖²`.
     ///
     /// The dot product with another vector is unbiased if the numbers are evenly large, as in a rotated
-    /// [`Projection`](super::Projection). RaBitQ (Gao and Long 2024) does the same for vector search. The error is that of
-    /// a projection to 2/π as many numbers.
+    /// [`Projection`](super::Projection). RaBitQ (Gao and Long 2024) does the same for vector search. The error is
+    /// that of a projection to 2/π as many numbers.
     Signs,
 }
 
@@ -95,8 +96,8 @@ impl Encoding {
                 }
             }
             Encoding::Q4 => {
-                // By stretches that stay in the first cache: first the codes, then two to a byte. They are long, so that little
-                // of them is left over by the widest vectors.
+                // By stretches that stay in the first cache: first the codes, then two to a byte. They are long, so
+                // that little of them is left over by the widest vectors.
                 let mut codes = [0u8; 2 * ENCODED];
                 for (out, values) in out.chunks_mut(ENCODED).zip(values.chunks(2 * ENCODED)) {
                     for (code_, v) in codes.iter_mut().zip(values) {

@@ -9,8 +9,8 @@ pub enum Form {
     /// The layer saw one position per example, so its gradient has rank one, `δ ⊗ [a; 1]`. Both factors are kept, each
     /// whole or projected. A dot product of gradients is the product of two dot products.
     Factored,
-    /// The layer saw several positions per example, so its gradient is a sum of such products. The gradients of all such
-    /// layers are folded into one vector ([`SketchConfig::folded_width`]).
+    /// The layer saw several positions per example, so its gradient is a sum of such products. The gradients of all
+    /// such layers are folded into one vector ([`SketchConfig::folded_width`]).
     Folded,
 }
 
@@ -50,8 +50,8 @@ impl Default for SketchConfig {
 }
 
 impl SketchConfig {
-    /// No caps and no rounding. Every factored layer is exact, and so is a folded one of up to 4,096 parameters. For tests and
-    /// small models.
+    /// No caps and no rounding. Every factored layer is exact, and so is a folded one of up to 4,096 parameters. For
+    /// tests and small models.
     pub fn exact() -> Self {
         Self {
             input_cap: u32::MAX,
@@ -82,16 +82,17 @@ impl SketchConfig {
         }
     }
 
-    /// Length of the projection of a factor of `width` numbers: [`SketchConfig::projected`], or the next power of two from
-    /// `width` on if that is less. A rotation of that length is exact.
+    /// Length of the projection of a factor of `width` numbers: [`SketchConfig::projected`], or the next power of two
+    /// from `width` on if that is less. A rotation of that length is exact.
     pub fn projected_width(&self, width: u32) -> u32 {
         self.projected.min(width.checked_next_power_of_two().unwrap_or(u32::MAX))
     }
 
-    /// Length of the folded vector for layers of `parameters` parameters together: one number for every 64, a multiple of 8,
-    /// between [`SketchConfig::folded_min`] and [`SketchConfig::folded_max`].
+    /// Length of the folded vector for layers of `parameters` parameters together: one number for every 64, a multiple
+    /// of 8, between [`SketchConfig::folded_min`] and [`SketchConfig::folded_max`].
     ///
-    /// A larger model needs a longer vector. At this ratio recall was measured to be equal for models of different sizes.
+    /// A larger model needs a longer vector. At this ratio recall was measured to be equal for models of different
+    /// sizes.
     pub fn folded_width(&self, parameters: u64) -> u32 {
         let wanted = u32::try_from(parameters / 64 / 8 * 8).unwrap_or(u32::MAX);
         wanted.min(self.folded_max).max(self.folded_min.min(self.folded_max))
@@ -100,8 +101,8 @@ impl SketchConfig {
     /// The encoding of a vector of `width` numbers: [`SketchConfig::projected_encoding`] if it is projected, else
     /// [`SketchConfig::encoding`].
     ///
-    /// Short vectors and those of probes get at least 8 bits. The few numbers of a classifier's output gradient carry much
-    /// of the answer, and probes are few. So finer numbers cost little there, and they were measured to pay
+    /// Short vectors and those of probes get at least 8 bits. The few numbers of a classifier's output gradient carry
+    /// much of the answer, and probes are few. So finer numbers cost little there, and they were measured to pay
     /// (`benches/results`).
     pub fn encoding_of(&self, width: u32, projected: bool, probe: bool) -> Encoding {
         match if projected { self.projected_encoding } else { self.encoding } {

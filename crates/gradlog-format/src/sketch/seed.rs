@@ -1,6 +1,7 @@
 //! The only source of randomness: a counter-based generator (SplitMix64, Steele, Lea and Flood 2014).
 //!
-//! It has no state. Sign `i` of a projection can be computed without the signs before it, in any order and any language.
+//! It has no state. Sign `i` of a projection can be computed without the signs before it, in any order and any
+//! language.
 
 use serde::{Deserialize, Serialize};
 

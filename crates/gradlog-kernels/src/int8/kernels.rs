@@ -106,9 +106,9 @@ pub(super) unsafe fn tile_avx512<const V: usize>(
     }
 }
 
-/// Two products of neighbours are added in 16 bits, and some such pairs, before they are widened. With narrow codes a pair
-/// is at most `2·255·8`, and eight of them at most 32,640: they cannot saturate. Other codes are taken apart into `16·high +
-/// low` with `low` in 0..=15, of which four pairs are at most 30,600, and both halves are multiplied.
+/// Two products of neighbours are added in 16 bits, and some such pairs, before they are widened. With narrow codes a
+/// pair is at most `2·255·8`, and eight of them at most 32,640: they cannot saturate. Other codes are taken apart into
+/// `16·high + low` with `low` in 0..=15, of which four pairs are at most 30,600, and both halves are multiplied.
 ///
 /// # Safety
 /// `rows` must be readable for `ROWS·4·quads` bytes and `panel` for `quads·vectors·64`; the CPU must have AVX2.

@@ -1,9 +1,11 @@
-//! Products of matrices of 8-bit integers, summed in 32 bits. Quantized gradients are multiplied with it as they are stored.
+//! Products of matrices of 8-bit integers, summed in 32 bits. Quantized gradients are multiplied with it as they are
+//! stored.
 //!
-//! The left side has rows of signed codes, the right side has columns of signed codes. The summed dimension is in groups
-//! of four ("quads"), padded with zeros. The right side is packed once into [`Panels`], as unsigned numbers `code + 128`:
-//! the instructions multiply a signed by an unsigned number. The result is then too large by a number that depends on the
-//! row alone ([`offset`]): `Σ (p + 128)·v = Σ p·v + 128·Σ v`. Results are exact, so every instruction set gives the same bits.
+//! The left side has rows of signed codes, the right side has columns of signed codes. The summed dimension is in
+//! groups of four ("quads"), padded with zeros. The right side is packed once into [`Panels`], as unsigned numbers
+//! `code + 128`: the instructions multiply a signed by an unsigned number. The result is then too large by a number
+//! that depends on the row alone ([`offset`]): `Σ (p + 128)·v = Σ p·v + 128·Σ v`. Results are exact, so every
+//! instruction set gives the same bits.
 //!
 //! [`Isa::detect`] chooses the kernel when the program runs:
 //!
@@ -124,8 +126,8 @@ impl Isa {
     pub fn spread(self, bytes: &[u8], out: &mut [i8]) {
         assert_eq!(bytes.len(), out.len().div_ceil(2), "codes of another number");
         let done = match self.0 {
-            // SAFETY: this value exists only where `available` found the features. `out` has room for two codes of each byte
-            // that is passed: `len / 2` leaves out a last byte that holds one code.
+            // SAFETY: this value exists only where `available` found the features. `out` has room for two codes of each
+            // byte that is passed: `len / 2` leaves out a last byte that holds one code.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512 => unsafe { spread_avx512(bytes.as_ptr(), out.len() / 2, out.as_mut_ptr()) },
             // SAFETY: as above.
@@ -167,8 +169,8 @@ impl Isa {
         assert_eq!(bytes.len(), quads * vectors * LANES * 4);
         debug_assert!(!narrow || rows.iter().all(|code| (-NARROW_MAX..=NARROW_MAX).contains(code)));
         match (self.0, vectors) {
-            // SAFETY: this value exists only where `available` found the features. The assertions above say that `rows` and
-            // `bytes` have the lengths that the kernels read. The quads in `used` are below `quads`.
+            // SAFETY: this value exists only where `available` found the features. The assertions above say that `rows`
+            // and `bytes` have the lengths that the kernels read. The quads in `used` are below `quads`.
             #[cfg(target_arch = "x86_64")]
             (Kernel::Avx512, 1) => unsafe { tile_avx512::<1>(rows.as_ptr(), bytes.as_ptr(), used, out) },
             // SAFETY: as above.

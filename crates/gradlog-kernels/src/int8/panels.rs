@@ -24,14 +24,16 @@ pub struct UsedQuads {
 }
 
 impl UsedQuads {
-    /// Takes all quads of `rows`, `[ROWS, 4·quads]`. If the rows are multiplied once, this is faster than looking for zeros.
+    /// Takes all quads of `rows`, `[ROWS, 4·quads]`. If the rows are multiplied once, this is faster than looking for
+    /// zeros.
     pub fn take_all(&mut self, rows: &[i8]) {
         self.of = rows.len() / ROWS / 4;
         self.quads.clear();
         self.quads.extend(0..self.of as u32);
     }
 
-    /// Takes the quads of `rows`, `[ROWS, 4·quads]`, that are not zero everywhere. The contents of `scratch` do not matter.
+    /// Takes the quads of `rows`, `[ROWS, 4·quads]`, that are not zero everywhere. The contents of `scratch` do not
+    /// matter.
     #[inline(always)]
     pub fn take_nonzero(&mut self, rows: &[i8], scratch: &mut Vec<i8>) {
         let row_bytes = rows.len() / ROWS;

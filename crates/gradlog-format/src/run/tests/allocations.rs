@@ -1,4 +1,5 @@
-//! An allocator that remembers the largest request of each thread, so that a test can say that hostile bytes asked for little.
+//! An allocator that remembers the largest request of each thread, so that a test can say that hostile bytes asked for
+//! little.
 
 #![allow(unsafe_code)]
 

@@ -1,7 +1,9 @@
-//! A run of format version 1, made once and kept in `tests/data/v1`: whatever becomes of the code, it must be read like this.
+//! A run of format version 1, made once and kept in `tests/data/v1`: whatever becomes of the code, it must be read like
+//! this.
 //!
-//! Every number is a function of its place, below, so that nothing has to be written down twice. The generator is run by
-//! hand, once for each version of the format: `cargo test --no-default-features --lib -- --ignored make_the_fixture`.
+//! Every number is a function of its place, below, so that nothing has to be written down twice. The generator is run
+//! by hand, once for each version of the format: `cargo test --no-default-features --lib -- --ignored
+//! make_the_fixture`.
 
 use super::*;
 use crate::log::{AllReduce, WorkerRecord, FORMAT_VERSION};
@@ -51,7 +53,8 @@ fn fixture_manifest() -> Manifest {
     }
 }
 
-/// A number of `block`, `row` and `column` that a float of 16 bits holds exactly, in -4..4; rarely one that is not finite.
+/// A number of `block`, `row` and `column` that a float of 16 bits holds exactly, in -4..4; rarely one that is not
+/// finite.
 fn exact(block: u64, row: u32, column: u32) -> f32 {
     let any = number(block << 40 | u64::from(column), row);
     match any % 61 {

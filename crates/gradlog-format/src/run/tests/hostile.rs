@@ -193,8 +193,8 @@ fn probe_sets_with_impossible_names_or_numbers_are_refused() {
     }
 }
 
-/// Found by the fuzzer: a probe set of a high number behind a jump in the blocks' numbers made a recovery write a block for
-/// each number below.
+/// Found by the fuzzer: a probe set of a high number behind a jump in the blocks' numbers made a recovery write a block
+/// for each number below.
 #[test]
 fn numbers_that_jump_make_no_probe_sets_up() {
     let number = |n: u32| Forged::plain(Column::ProbeSet as u16, 2, n.to_le_bytes().to_vec());
@@ -207,8 +207,9 @@ fn numbers_that_jump_make_no_probe_sets_up() {
     }
 }
 
-/// Met by the fuzzer: where a segment's header is damaged, nobody knows whether the run was resumed there, and a block that
-/// spans several steps without saying which row is of which could not be cut. A recovery leaves it out and says so.
+/// Met by the fuzzer: where a segment's header is damaged, nobody knows whether the run was resumed there, and a block
+/// that spans several steps without saying which row is of which could not be cut. A recovery leaves it out and says
+/// so.
 #[test]
 fn a_block_without_its_steps_is_not_recovered_where_they_may_be_needed() {
     let visits = block_with(1, 0, 2, &[u64s(Column::Example, 2)], |header| header[40] = 9);

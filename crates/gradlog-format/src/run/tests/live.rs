@@ -132,7 +132,8 @@ fn a_segment_that_is_being_made_is_the_end_while_its_recorder_lives() {
     }
 }
 
-/// A recorder that fills segments as fast as it can, and a reader that scans all the while: always a prefix, never damage.
+/// A recorder that fills segments as fast as it can, and a reader that scans all the while: always a prefix, never
+/// damage.
 #[test]
 fn a_reader_never_takes_a_growing_run_for_a_damaged_one() {
     let dir = tempfile::tempdir().unwrap();

@@ -104,7 +104,8 @@ fn vectors(builder: &mut BlockBuilder, columns: (ColumnKey, ColumnKey), encoding
 /// How many blocks the sample run has.
 const SAMPLE_BLOCKS: u64 = 8;
 
-/// Block `index` of the sample run: a probe set, visits, a step, visits of other columns, probes, a gap, more visits, the end.
+/// Block `index` of the sample run: a probe set, visits, a step, visits of other columns, probes, a gap, more visits,
+/// the end.
 fn sample_block(index: u64) -> BlockBuilder {
     let kinds = [
         BlockKind::ProbeSet,
@@ -127,7 +128,8 @@ fn sample_block(index: u64) -> BlockBuilder {
         let stream = index << 32 | u64::from(row);
         match kind {
             BlockKind::Visits | BlockKind::Probes => {
-                // Columns with few different numbers, so that some are stored compressed, beside such as do not compress.
+                // Columns with few different numbers, so that some are stored compressed, beside such as do not
+                // compress.
                 builder.u64s(Column::Example, [number(stream, 0)]);
                 builder.u64s(Column::Step, [index]);
                 builder.u32s(Column::Label, [row % 2]);

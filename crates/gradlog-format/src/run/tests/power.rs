@@ -1,9 +1,9 @@
 //! The power is cut: at the N-th call, for every N, and what reached the device is the worst that may have.
 //!
-//! A disk is two images of each file, `live` (what the process sees) and `durable` (what is there after the cut). A sync that
-//! returned makes the one the other. What was written after it may be there or not, page by page, in any order, each page as
-//! it was after any of its writes; so may the file's new length, and the name of a file whose making had not returned.
-//! That is all that FORMAT.md, "What is assumed of the file system", lets a file system do.
+//! A disk is two images of each file, `live` (what the process sees) and `durable` (what is there after the cut). A
+//! sync that returned makes the one the other. What was written after it may be there or not, page by page, in any
+//! order, each page as it was after any of its writes; so may the file's new length, and the name of a file whose
+//! making had not returned. That is all that FORMAT.md, "What is assumed of the file system", lets a file system do.
 
 use super::*;
 use crate::log::{segment_path, Storage};

@@ -41,8 +41,8 @@ fn recover(dir: &Path) -> (RecoverReport, Reading) {
     (report, reading)
 }
 
-/// Says that `kept` holds the blocks of `written` but for those of `lost`, and beside them only gaps, names and an end that
-/// the recovery made up.
+/// Says that `kept` holds the blocks of `written` but for those of `lost`, and beside them only gaps, names and an end
+/// that the recovery made up.
 #[track_caller]
 fn assert_without(kept: &[Contents], written: &[Contents], lost: &[usize], what: &str) {
     let made_up = |b: &&Contents| {
@@ -240,8 +240,8 @@ fn a_segment_of_another_run_is_not_taken_in() {
     assert_without(&reading.blocks, &written, &in_second, "a stranger's damaged segment");
 }
 
-/// Every seventh byte of every segment, one bit, and every eleventh cut: what comes out is what went in, in order, less the
-/// blocks that were hit, and never less than a scan reads.
+/// Every seventh byte of every segment, one bit, and every eleventh cut: what comes out is what went in, in order, less
+/// the blocks that were hit, and never less than a scan reads.
 #[test]
 fn whatever_is_hit_the_rest_is_saved() {
     let (dir, written) = sample();
@@ -430,8 +430,8 @@ fn the_end_of_a_resumed_run_says_how_many_visits_are_lost() {
     assert_eq!(end(&new), (vec![17], vec![47]));
 }
 
-/// A block that a resumption cuts through must say which row is of which step. One whose steps are of another type cannot be
-/// cut, and is lost rather than taken in whole.
+/// A block that a resumption cuts through must say which row is of which step. One whose steps are of another type
+/// cannot be cut, and is lost rather than taken in whole.
 #[test]
 fn a_block_whose_steps_are_no_numbers_of_steps_is_lost_where_a_resumption_cuts_it() {
     use super::forge::{block_with, put, segment, Forged};

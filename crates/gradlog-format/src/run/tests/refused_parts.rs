@@ -111,7 +111,8 @@ fn without_permission_for_a_segment() {
     let Some(dir) = std::env::var_os(RUN) else { return };
     let (run, advice) = (Run::open(&dir).unwrap(), "permission");
     assert!(refused_or(scan(&run), &(0, None), advice));
-    // What is superseded in the part cannot be known, so not one of its rows comes out, and of the others none before these.
+    // What is superseded in the part cannot be known, so not one of its rows comes out, and of the others none before
+    // these.
     assert_eq!(run.scan().count(), 0);
     assert!(refused_or(run.verify(), &VerifyReport::default(), advice));
     assert!(refused_or(run.workers(), &None, advice));

@@ -1,6 +1,6 @@
 //! Kinds and columns that checkpoints and replays added to version 1, and what becomes of them: a run of their own in
-//! `tests/data/v1-replay`, made once by hand (`cargo test --no-default-features --lib -- --ignored make_the_replayed_fixture`),
-//! and the harm that other tests do to the first fixture.
+//! `tests/data/v1-replay`, made once by hand (`cargo test --no-default-features --lib -- --ignored
+//! make_the_replayed_fixture`), and the harm that other tests do to the first fixture.
 
 use super::*;
 use crate::log::{checkpoint_path, Mode, PredictionScore, ResumePlace, Totals};
@@ -169,7 +169,8 @@ fn a_resumption_takes_probes_sweeps_and_checkpoints_behind_its_step() {
     }
 }
 
-/// A bit of every byte of the segments that hold them: a prefix or a typed error, and nothing panics; the training is untouched by harm to a replay.
+/// A bit of every byte of the segments that hold them: a prefix or a typed error, and nothing panics; the training is
+/// untouched by harm to a replay.
 #[test]
 fn a_flipped_bit_in_any_byte_is_found_or_harmless() {
     let dir = tempfile::tempdir().unwrap();

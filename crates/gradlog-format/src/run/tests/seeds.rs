@@ -1,4 +1,5 @@
-//! The seed corpus of the fuzz targets, in `fuzz/seeds`: valid inputs made from the fixtures, the sample run and made-up ones.
+//! The seed corpus of the fuzz targets, in `fuzz/seeds`: valid inputs made from the fixtures, the sample run and
+//! made-up ones.
 
 use super::*;
 use gradlog_testing::{visits, Draws, Encoding, Synthetic, Visit};
@@ -12,7 +13,8 @@ fn put(target: &str, name: &str, bytes: &[u8]) {
     std::fs::write(dir.join(name), bytes).unwrap();
 }
 
-/// The files of a run, or of its workers, as one input of the target `run`; `sealed` asks it to make the checksums match.
+/// The files of a run, or of its workers, as one input of the target `run`; `sealed` asks it to make the checksums
+/// match.
 fn packed(dir: &Path, sealed: bool) -> Vec<u8> {
     let mut input = Vec::new();
     let workers = (0..3).map(|rank| crate::log::worker_folder(dir, rank));

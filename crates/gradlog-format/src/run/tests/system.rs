@@ -1,6 +1,7 @@
 //! What the file system refuses, and what stands under the name of a file and is none.
 //!
-//! A limit holds for a whole process, so these tests start themselves again as a child, under `ulimit -n` or as another user.
+//! A limit holds for a whole process, so these tests start themselves again as a child, under `ulimit -n` or as another
+//! user.
 
 use super::*;
 use crate::log::{segment_path, ResumePlace, Totals};

@@ -83,7 +83,8 @@ fn bytes_between_the_last_frame_and_the_end_of_a_block_are_room_to_grow() {
     assert!(!reading.complains() && reading.blocks.len() == 2 && reading.blocks.iter().all(only_examples));
 }
 
-/// What a recovery does not understand, it copies: the bytes of a block are the same but for its number and the checksum over it.
+/// What a recovery does not understand, it copies: the bytes of a block are the same but for its number and the
+/// checksum over it.
 #[test]
 fn a_recovery_brings_along_what_is_not_known() {
     let strange = Forged { width: 3, raw_bytes: 77, ..Forged::plain(998, 200, vec![1; 9]) };
