@@ -3,21 +3,17 @@
 
 use crate::common::*;
 use candle_core::{CpuStorage, DType, Device, Module, Result, Storage, Tensor, Var};
-use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::taps::{LastLayer, LayerSpec, Parameter, PerExample};
-use gradlog::{Config, Recorder, SketchConfig, Tap, Taps};
-use gradlog_analysis::{Score, Window};
+use candle_nn::{linear, Linear, Optimizer, VarMap, SGD};
 use gradlog_format::log::Column;
+use gradlog::{Config, Recorder};
+use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap, Taps};
+use gradlog_analysis::{Score, Window};
 use gradlog_format::run::Run;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 fn layer(variables: &VarMap, inputs: usize) -> Linear {
-    linear(inputs, 3, VarBuilder::from_varmap(variables, DType::F32, &Device::Cpu).pp("fc")).unwrap()
-}
-
-fn exact() -> Config {
-    Config { sketch: SketchConfig::exact(), ..Config::default() }
+    linear(inputs, 3, builder(variables).pp("fc")).unwrap()
 }
 
 /// A layer that notes how many numbers lie in the memory of the inputs that are kept for it.
@@ -29,7 +25,7 @@ struct Noting {
 impl Tap for Noting {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {
         let parameters = vec![Parameter::new("weight", self.layer.weight())];
-        Ok(LayerSpec::new("noting", parameters))
+        Ok(LayerSpec { kind: "noting", parameters, factors: None, bias: false })
     }
 
     fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -70,7 +66,7 @@ fn features_in_a_buffer(dir: &Path, buffered: bool) {
     for var in variables.all_vars() {
         var.set(&noise(7, var.dims())).unwrap();
     }
-    taps.last_layer("head", LastLayer::new(4, 3));
+    taps.last_layer("head", 4, 3, true);
     let buffer = Var::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
     let mut sgd = SGD::new(variables.all_vars(), 0.1).unwrap();
     let mut recorder = Recorder::create(dir, &taps, exact()).unwrap();

@@ -1,21 +1,16 @@
 //! The command as a user types it: what it prints, where, and how it exits.
 
 use crate::common::*;
-use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::{linear, VarBuilder, VarMap};
-use gradlog::{Config, Recorder, Taps};
+use candle_core::Module;
+use gradlog::{Config, Recorder};
 use std::path::Path;
-use std::process::{Command, Output};
 
-/// Three epochs over eight examples, with two probes before each.
-fn run(dir: &Path) {
-    let (taps, variables) = (Taps::new(), VarMap::new());
-    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
-    let layer = taps.tap("fc", linear(4, 3, vb.pp("fc")).unwrap());
+/// Three epochs over eight examples, with two probes before each. Returns the path of the run in `dir`.
+fn record(dir: &Path) -> String {
+    let run = dir.join("run");
+    let OneLayer { taps, layer, variables } = one_layer(3);
     taps.model(&variables);
-    let labels =
-        |n: usize| Tensor::from_vec((0..n as u32).map(|i| i % 3).collect::<Vec<_>>(), n, &Device::Cpu).unwrap();
-    let mut recorder = Recorder::create(dir, &taps, Config::default()).unwrap();
+    let mut recorder = Recorder::create(&run, &taps, Config::default()).unwrap();
     for epoch in 0..3 {
         recorder.set_epoch(epoch);
         let mut probe = recorder.probe("test", &[100, 101]).unwrap();
@@ -32,97 +27,106 @@ fn run(dir: &Path) {
         recorder.flush().unwrap();
     }
     recorder.finish().unwrap();
+    run.to_str().unwrap().to_owned()
 }
 
-fn gradlog(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gradlog-under-test")).args(arguments).output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+fn csv_rows(text: &str) -> Vec<csv::StringRecord> {
+    csv::Reader::from_reader(text.as_bytes()).records().map(|row| row.unwrap()).collect()
 }
 
 #[test]
-fn the_contract_of_every_verb() {
+fn info_and_verify_describe_a_run() {
     let dir = tempfile::tempdir().unwrap();
-    run(&dir.path().join("run"));
-    let path = dir.path().join("run");
-    let path = path.to_str().unwrap();
+    let run = record(dir.path());
+    assert_eq!(gradlog(&["info", &run, "--format", "json"]).json()["visits"], 24);
+    assert!(gradlog(&["info", &run]).out.contains("fc"));
+    assert_eq!(gradlog(&["verify", &run]).code, Some(0));
+}
 
-    let info = gradlog(&["info", path, "--format", "json"]);
-    assert_eq!(info.status.code(), Some(0), "{}", stderr(&info));
-    let info: serde_json::Value = serde_json::from_str(&stdout(&info)).unwrap();
-    assert_eq!(info["visits"], 24);
-    assert!(stdout(&gradlog(&["info", path])).contains("fc"));
-
-    let verify = gradlog(&["verify", path]);
-    assert_eq!(verify.status.code(), Some(0));
-
+#[test]
+fn every_score_is_a_csv_of_all_examples() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = record(dir.path());
     for score in
         ["self-influence", "grand", "el2n", "forgetting", "aum", "confidence", "variability", "correctness", "loss"]
     {
-        let csv = gradlog(&["scores", path, "--score", score, "--format", "csv"]);
-        assert_eq!(csv.status.code(), Some(0), "{score}: {}", stderr(&csv));
-        let text = stdout(&csv);
-        assert!(text.starts_with("example,visits,score"), "{score}: {text}");
-        let mut reader = csv::Reader::from_reader(text.as_bytes());
-        let rows: Vec<csv::StringRecord> = reader.records().map(|row| row.unwrap()).collect();
+        let said = gradlog(&["scores", &run, "--score", score, "--format", "csv"]);
+        assert_eq!(said.code, Some(0), "{score}: {}", said.err);
+        assert!(said.out.starts_with("example,visits,score"), "{score}: {}", said.out);
+        let rows = csv_rows(&said.out);
         assert_eq!(rows.len(), 8, "{score}");
-        assert!(rows.iter().all(|row| &row[1] == "3" && row[2].parse::<f64>().is_ok()), "{score}: {text}");
+        assert!(rows.iter().all(|row| &row[1] == "3" && row[2].parse::<f64>().is_ok()), "{score}: {}", said.out);
     }
-    let json = gradlog(&["scores", path, "--score", "el2n", "--epochs", "1..3", "--top", "2", "--format", "json"]);
-    let json: serde_json::Value = serde_json::from_str(&stdout(&json)).unwrap();
+}
+
+#[test]
+fn a_window_and_a_number_of_rows_narrow_a_score() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = record(dir.path());
+    let json =
+        gradlog(&["scores", &run, "--score", "el2n", "--epochs", "1..3", "--top", "2", "--format", "json"]).json();
     assert_eq!(json["visits"], 16);
     assert_eq!(json["rows"].as_array().unwrap().len(), 2);
+}
 
+#[test]
+fn influence_goes_to_a_file_strongest_proponent_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = record(dir.path());
     let out = dir.path().join("influence.csv");
-    let influence = gradlog(&["influence", path, "--probe", "test", "--id", "101", "--out", out.to_str().unwrap()]);
-    assert_eq!(influence.status.code(), Some(0), "{}", stderr(&influence));
-    assert!(stdout(&influence).is_empty(), "what goes to a file does not go to stdout");
+    let said = gradlog(&["influence", &run, "--probe", "test", "--id", "101", "--out", out.to_str().unwrap()]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(said.out.is_empty(), "what goes to a file does not go to stdout");
     let text = std::fs::read_to_string(&out).unwrap();
-    let scores: Vec<f64> =
-        csv::Reader::from_reader(text.as_bytes()).records().map(|r| r.unwrap()[2].parse().unwrap()).collect();
+    let scores: Vec<f64> = csv_rows(&text).iter().map(|row| row[2].parse().unwrap()).collect();
     assert_eq!(scores.len(), 8);
-    assert!(
-        scores.windows(2).all(|pair| pair[0] >= pair[1]),
-        "the strongest proponent first, the strongest opponent last"
-    );
-    let all = stdout(&gradlog(&["influence", path, "--probe", "test", "--all", "--format", "csv"]));
+    assert!(scores.windows(2).all(|pair| pair[0] >= pair[1]), "the strongest opponent comes last: {scores:?}");
+}
+
+#[test]
+fn influence_on_all_probes_has_a_row_for_each_pair() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = record(dir.path());
+    let all = gradlog(&["influence", &run, "--probe", "test", "--all", "--format", "csv"]).out;
     assert!(all.starts_with("example,probe,score") && all.lines().count() == 1 + 16, "{all}");
 }
 
 #[test]
-fn damage_and_nonsense_have_exit_codes_and_words() {
+fn what_is_not_there_is_exit_code_1_and_a_wrong_flag_is_2() {
     let dir = tempfile::tempdir().unwrap();
-    let whole = dir.path().join("run");
-    run(&whole);
+    let run = record(dir.path());
     let nothing = gradlog(&["info", dir.path().join("nowhere").to_str().unwrap()]);
-    assert_eq!(nothing.status.code(), Some(1));
-    assert!(stdout(&nothing).is_empty() && stderr(&nothing).contains("no such folder"), "{}", stderr(&nothing));
-    let path = whole.to_str().unwrap();
-    assert_eq!(gradlog(&["scores", path, "--score", "beauty"]).status.code(), Some(2));
-    assert_eq!(gradlog(&["scores", path]).status.code(), Some(2));
-    let unknown = gradlog(&["influence", path, "--probe", "dev", "--id", "1"]);
-    assert_eq!(unknown.status.code(), Some(1));
-    assert!(stderr(&unknown).contains("test"), "it says which sets there are: {}", stderr(&unknown));
-    assert_eq!(gradlog(&["influence", path, "--probe", "test", "--id", "7"]).status.code(), Some(1));
+    assert_eq!(nothing.code, Some(1));
+    assert!(nothing.out.is_empty() && nothing.err.contains("no such folder"), "{}", nothing.err);
+    assert_eq!(gradlog(&["scores", &run, "--score", "beauty"]).code, Some(2));
+    assert_eq!(gradlog(&["scores", &run]).code, Some(2));
+    let unknown = gradlog(&["influence", &run, "--probe", "dev", "--id", "1"]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(unknown.err.contains("test"), "it says which sets there are: {}", unknown.err);
+    assert_eq!(gradlog(&["influence", &run, "--probe", "test", "--id", "7"]).code, Some(1));
+}
 
-    // One byte near the end: what came before it is used, and the exit code says that something is missing.
-    let segment = whole.join("segment-00000.glog");
+#[test]
+fn damage_is_exit_code_3_with_what_was_read_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = record(dir.path());
+    let segment = Path::new(&run).join("segment-00000.glog");
     let mut bytes = std::fs::read(&segment).unwrap();
     let place = bytes.len() * 3 / 4;
     bytes[place] ^= 0x10;
     std::fs::write(&segment, &bytes).unwrap();
-    let verify = gradlog(&["verify", path]);
-    assert_eq!(verify.status.code(), Some(3), "{}{}", stdout(&verify), stderr(&verify));
-    // Cut short: so for every verb, with results from what is left.
+    let verify = gradlog(&["verify", &run]);
+    assert_eq!(verify.code, Some(3), "{}{}", verify.out, verify.err);
+    // Cut short, every verb has results from what is left.
     std::fs::write(&segment, &bytes[..place]).unwrap();
-    let scores = gradlog(&["scores", path, "--score", "loss", "--format", "csv"]);
-    assert!(scores.status.code() == Some(3) && stdout(&scores).lines().count() > 1, "{}", stderr(&scores));
-    std::fs::write(whole.join("manifest"), b"not a manifest").unwrap();
-    assert_eq!(gradlog(&["verify", path]).status.code(), Some(1));
+    let scores = gradlog(&["scores", &run, "--score", "loss", "--format", "csv"]);
+    assert!(scores.code == Some(3) && scores.out.lines().count() > 1, "{}", scores.err);
+}
+
+#[test]
+fn a_damaged_manifest_is_exit_code_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = record(dir.path());
+    std::fs::write(Path::new(&run).join("manifest"), b"not a manifest").unwrap();
+    assert_eq!(gradlog(&["verify", &run]).code, Some(1));
 }

@@ -2,10 +2,10 @@
 
 use crate::common::*;
 use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::{linear, VarBuilder, VarMap};
+use candle_nn::{linear, VarMap};
 use gradlog::connectivity::{error_barrier, interpolate, set_weights, weights, ConnectivityError, Weights};
 
-fn at(x: f64, y: f64) -> Weights {
+fn point(x: f64, y: f64) -> Weights {
     let scalar = |value: f64| Tensor::new(value, &Device::Cpu).unwrap();
     Weights::from([("x".to_string(), scalar(x)), ("y".to_string(), scalar(y))])
 }
@@ -18,7 +18,7 @@ fn value(weights: &Weights, name: &str) -> f64 {
 fn by_hand_with_ends_of_different_height() {
     // R = (x² − 1)² + y: the ends have the risks 3 and 1; α = 0.5 lies at x = 0, y = 2, with risk 3 above a chord of 2.
     let risk = |w: &Weights| Ok((value(w, "x").powi(2) - 1.0).powi(2) + value(w, "y"));
-    let barrier = error_barrier(&at(1.0, 3.0), &at(-1.0, 1.0), &[0.75, 0.25, 0.5, 0.5, 1.0], risk).unwrap();
+    let barrier = error_barrier(&point(1.0, 3.0), &point(-1.0, 1.0), &[0.75, 0.25, 0.5, 0.5, 1.0], risk).unwrap();
     assert_eq!((barrier.height, barrier.alpha), (1.0, 0.5));
     let path: Vec<(f64, f64, f64)> = barrier.path.iter().map(|p| (p.alpha, p.error, p.excess)).collect();
     // At α = 0.75: x = 0.5, y = 2.5, risk 0.5625 + 2.5.
@@ -27,25 +27,25 @@ fn by_hand_with_ends_of_different_height() {
         [(0.0, 1.0, 0.0), (0.25, 2.0625, 0.5625), (0.5, 3.0, 1.0), (0.75, 3.0625, 0.5625), (1.0, 3.0, 0.0)]
     );
     // Between two places of one valley there is none, and below the chord is not a hill.
-    let valley = error_barrier(&at(2.0, 0.0), &at(-1.0, 0.0), &[0.5], |w| Ok(value(w, "x").powi(2))).unwrap();
+    let valley = error_barrier(&point(2.0, 0.0), &point(-1.0, 0.0), &[0.5], |w| Ok(value(w, "x").powi(2))).unwrap();
     assert_eq!((valley.height, valley.path[1].excess), (0.0, 0.25 - 2.5));
 }
 
 #[test]
 fn the_ends_are_the_weights_themselves() {
-    let (a, b) = (at(f64::MAX, 1.0), at(f64::MIN, 0.1));
+    let (a, b) = (point(f64::MAX, 1.0), point(f64::MIN, 0.1));
     for (alpha, expected) in [(1.0, &a), (0.0, &b)] {
         let end = interpolate(&a, &b, alpha).unwrap();
         assert_eq!(value(&end, "x"), value(expected, "x"));
         assert_eq!(value(&end, "y"), value(expected, "y"));
     }
-    assert!((value(&interpolate(&at(1.0, 0.0), &at(3.0, 0.0), 0.25).unwrap(), "x") - 2.5).abs() < 1e-12);
+    assert!((value(&interpolate(&point(1.0, 0.0), &point(3.0, 0.0), 0.25).unwrap(), "x") - 2.5).abs() < 1e-12);
 }
 
 #[test]
 fn a_network_with_exchanged_units_is_the_same_function_behind_a_hill() {
     let variables = VarMap::new();
-    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    let vb = builder(&variables);
     let (fc1, fc2) = (linear(6, 16, vb.pp("fc1")).unwrap(), linear(16, 3, vb.pp("fc2")).unwrap());
     let fill = |seed: u64, shape: &[usize]| noise(seed, shape);
     let one = Weights::from([
@@ -86,19 +86,19 @@ fn a_network_with_exchanged_units_is_the_same_function_behind_a_hill() {
 #[test]
 fn weights_that_do_not_belong_together_are_refused() {
     let zero = |_: &Weights| Ok(0.0);
-    let (mut fewer, mut wider) = (at(1.0, 2.0), at(1.0, 2.0));
+    let (mut fewer, mut wider) = (point(1.0, 2.0), point(1.0, 2.0));
     fewer.remove("y");
     wider.insert("x".into(), Tensor::new(&[1.0f64, 2.0], &Device::Cpu).unwrap());
-    for (a, b) in [(&at(0.0, 0.0), &fewer), (&fewer, &at(0.0, 0.0))] {
+    for (a, b) in [(&point(0.0, 0.0), &fewer), (&fewer, &point(0.0, 0.0))] {
         let error = error_barrier(a, b, &[0.5], zero).unwrap_err();
         assert!(matches!(&error, ConnectivityError::Names { name } if name == "y"), "{error}");
     }
-    let error = error_barrier(&at(0.0, 0.0), &wider, &[0.5], zero).unwrap_err();
+    let error = error_barrier(&point(0.0, 0.0), &wider, &[0.5], zero).unwrap_err();
     assert!(matches!(&error, ConnectivityError::Shapes { name, .. } if name == "x"), "{error}");
     for alpha in [-0.1, 1.1, f64::NAN] {
-        let error = error_barrier(&at(0.0, 0.0), &at(1.0, 1.0), &[alpha], zero).unwrap_err();
+        let error = error_barrier(&point(0.0, 0.0), &point(1.0, 1.0), &[alpha], zero).unwrap_err();
         assert!(matches!(error, ConnectivityError::Alpha { .. }), "{error}");
     }
-    let error = error_barrier(&at(0.0, 0.0), &at(1.0, 1.0), &[0.5], |_| Ok(f64::NAN)).unwrap_err();
+    let error = error_barrier(&point(0.0, 0.0), &point(1.0, 1.0), &[0.5], |_| Ok(f64::NAN)).unwrap_err();
     assert!(matches!(error, ConnectivityError::NotFinite { .. }), "{error}");
 }

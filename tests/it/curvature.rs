@@ -1,10 +1,11 @@
 //! Recorded curvature against the Gauss-Newton matrix in closed form.
 
 use crate::common::*;
-use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::{linear, Linear, VarBuilder, VarMap};
-use gradlog::{Config, CurvatureRows, RecordError, Recorder, SketchConfig, Tapped, Taps};
+use candle_core::{Device, Module, Tensor};
+use candle_nn::{linear, Linear, VarMap};
 use gradlog_format::log::{BlockKind, Column, ColumnKey};
+use gradlog::{CurvatureRows, RecordError, Recorder};
+use gradlog::taps::{Tapped, Taps};
 use std::path::Path;
 
 const FEATURES: usize = 4;
@@ -20,7 +21,7 @@ struct Setting {
 impl Setting {
     fn new() -> Self {
         let (taps, variables) = (Taps::new(), VarMap::new());
-        let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+        let vb = builder(&variables);
         let model = taps.tap("fc", linear(FEATURES, CLASSES, vb.pp("fc")).unwrap());
         for (seed, variable) in variables.all_vars().iter().enumerate() {
             variable.set(&noise(seed as u64 + 1, variable.dims())).unwrap();
@@ -28,14 +29,13 @@ impl Setting {
         Self { taps, model, x: noise(9, &[EXAMPLES, FEATURES]) }
     }
 
-    fn of(&self, ids: &[u64]) -> Tensor {
+    fn inputs(&self, ids: &[u64]) -> Tensor {
         let places = Tensor::from_iter(ids.iter().map(|id| *id as u32 - 10), &Device::Cpu).unwrap();
         self.x.index_select(&places, 0).unwrap()
     }
 
     fn recorder(&self, dir: &Path) -> Recorder {
-        let config = Config { sketch: SketchConfig::exact(), ..Config::default() };
-        Recorder::create(dir, &self.taps, config).unwrap()
+        Recorder::create(dir, &self.taps, exact()).unwrap()
     }
 
     fn probabilities(&self) -> Vec<Vec<f32>> {
@@ -98,7 +98,7 @@ fn the_rows_of_all_classes_add_up_to_the_gauss_newton_matrix() {
     let run = dir.path().join("run");
     let mut recorder = setting.recorder(&run);
     let pass = recorder.curvature("curvature", &ids()).unwrap().min_probability(0.0);
-    let done = pass.cross_entropy(|_, ids| setting.model.forward(&setting.of(ids))).unwrap();
+    let done = pass.cross_entropy(|_, ids| setting.model.forward(&setting.inputs(ids))).unwrap();
     assert_eq!((done.examples, done.rows), (6, 18));
     assert!(done.mass_left_out < 1e-6);
     recorder.finish().unwrap();
@@ -113,7 +113,7 @@ fn classes_that_are_left_out_are_counted_by_their_mass() {
     let run = dir.path().join("run");
     let mut recorder = setting.recorder(&run);
     let pass = recorder.curvature("curvature", &ids()).unwrap().min_probability(0.3);
-    let done = pass.cross_entropy(|_, ids| setting.model.forward(&setting.of(ids))).unwrap();
+    let done = pass.cross_entropy(|_, ids| setting.model.forward(&setting.inputs(ids))).unwrap();
     recorder.finish().unwrap();
     let p: Vec<f32> = setting.probabilities().concat();
     let least = |p: &&f32| **p < 0.3;
@@ -134,7 +134,7 @@ fn drawn_labels_give_the_matrix_in_the_mean() {
     let run = dir.path().join("run");
     let mut recorder = setting.recorder(&run);
     let pass = recorder.curvature("curvature", &ids()).unwrap().draw_labels(400);
-    let done = pass.cross_entropy(|_, ids| setting.model.forward(&setting.of(ids))).unwrap();
+    let done = pass.cross_entropy(|_, ids| setting.model.forward(&setting.inputs(ids))).unwrap();
     assert_eq!(done.rows, 400 * EXAMPLES as u64);
     recorder.finish().unwrap();
     let (sum, total) = matrix(&run);
@@ -153,7 +153,7 @@ fn what_makes_no_curvature_is_refused_with_words() {
         assert!(said.contains(words), "{said}");
     };
     says(recorder.curvature("c", &[]).map(drop).unwrap_err(), "no examples");
-    let forward = |ids: &[u64]| setting.model.forward(&setting.of(ids));
+    let forward = |ids: &[u64]| setting.model.forward(&setting.inputs(ids));
     let none = recorder.curvature("c", &ids()).unwrap().draw_labels(0).cross_entropy(|_, ids| forward(ids));
     says(none.unwrap_err(), "at least one");
     let all = recorder.curvature("c", &ids()).unwrap().min_probability(1.0).cross_entropy(|_, ids| forward(ids));

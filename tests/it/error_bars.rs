@@ -5,9 +5,9 @@
 #[path = "../../examples/mnist/data.rs"]
 mod data;
 
-use crate::common::noise;
-use candle_core::{DType, Device, Module, Result, Tensor};
-use candle_nn::{conv2d, linear, Conv2dConfig, Optimizer, VarBuilder, VarMap, SGD};
+use crate::common::*;
+use candle_core::{Device, Module, Tensor};
+use candle_nn::{conv2d, linear, Conv2dConfig, VarMap};
 use data::Digits;
 use gradlog::taps::relu;
 use gradlog::{Config, Recorder, SketchConfig, Taps};
@@ -20,44 +20,42 @@ const EXAMPLES: u64 = 400;
 const PROBES: u64 = 20;
 const BATCH: u64 = 20;
 
-/// One epoch, with probes before each fifth step. Returns each pair's score with its error.
-fn train(dir: &Path, sketch: SketchConfig, seed: u64) -> HashMap<(u64, u64), (f64, f64)> {
+/// A CNN over the digits: a folded layer, a layer whose input is projected, and one that is kept whole.
+///
+/// It has one folded layer only, so the exact recording folds nothing together.
+fn network() -> Network {
     let (taps, variables) = (Taps::new(), VarMap::new());
-    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    let vb = builder(&variables);
     let strided = Conv2dConfig { stride: 2, ..Conv2dConfig::default() };
-    // A folded layer (one, so that the exact recording folds nothing together), one with an input that is projected,
-    // and one that is kept whole.
     let conv = taps.tap("conv", conv2d(1, 16, 10, strided, vb.pp("conv")).unwrap());
     let fc1 = taps.tap("fc1", linear(16 * 100, 40, vb.pp("fc1")).unwrap());
     let fc2 = taps.tap("fc2", linear(40, 10, vb.pp("fc2")).unwrap());
-    let model = |x: &Tensor| -> Result<Tensor> {
+    let forward = move |x: &Tensor, _| {
         let x = relu(&conv.forward(x)?)?;
         fc2.forward(&relu(&fc1.forward(&x.flatten_from(1)?)?)?)
     };
-    let vars = variables.all_vars();
-    for var in &vars {
-        let scale = 1.0 / (var.elem_count() as f64 / var.dims()[0] as f64).sqrt();
-        var.set(&(noise(var.elem_count() as u64, var.dims()) * scale).unwrap()).unwrap();
-    }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/mnist");
-    let (digits, test) = (Digits::load(&folder, "train").unwrap(), Digits::load(&folder, "t10k").unwrap());
-    let mut optimizer = SGD::new(vars, 0.05).unwrap();
-    let mut recorder = Recorder::create(dir, &taps, Config { sketch, seed, ..Config::default() }).unwrap();
-    for step in 0..EXAMPLES / BATCH {
-        if step % 5 == 0 {
-            let ids: Vec<u64> = (0..PROBES).collect();
-            let (x, y) = test.batch(&ids, &Device::Cpu).unwrap();
-            let mut probe = recorder.probe("test", &ids).unwrap();
-            probe.cross_entropy(&model(&x).unwrap(), &y).unwrap().backward().unwrap();
-            probe.commit().unwrap();
+    let load = |part: &str, count: u64| {
+        let ids: Vec<u64> = (0..count).collect();
+        let (x, y) = Digits::load(&folder, part).unwrap().batch(&ids, &Device::Cpu).unwrap();
+        Data { x, y }
+    };
+    let network = Network::new(taps, variables, forward, load("train", EXAMPLES), load("t10k", PROBES));
+    network.fill_with(0, |var| 1.0 / (var.elem_count() as f64 / var.dims()[0] as f64).sqrt())
+}
+
+/// One epoch, with probes before each fifth step. Returns each pair's score with its error.
+fn train(dir: &Path, sketch: SketchConfig, seed: u64) -> HashMap<(u64, u64), (f64, f64)> {
+    let model = network();
+    let probes: Vec<u64> = (0..PROBES).collect();
+    let mut recorder = Recorder::create(dir, &model.taps, Config { sketch, seed, ..Config::default() }).unwrap();
+    let ids = |step: u64| (step * BATCH..(step + 1) * BATCH).collect();
+    let schedule = (0..EXAMPLES / BATCH).map(|n| Step { number: n, epoch: 0, ids: ids(n), rate: 0.05 });
+    model.train(&mut recorder, schedule, |recorder, step| {
+        if step.number % 5 == 0 {
+            model.record_probes(recorder, "test", &probes);
         }
-        let ids: Vec<u64> = (step * BATCH..(step + 1) * BATCH).collect();
-        let (x, y) = digits.batch(&ids, &Device::Cpu).unwrap();
-        let mut pass = recorder.pass(&ids).unwrap();
-        let grads = pass.cross_entropy(&model(&x).unwrap(), &y).unwrap().backward().unwrap();
-        pass.commit(optimizer.learning_rate()).unwrap();
-        optimizer.step(&grads).unwrap();
-    }
+    });
     recorder.finish().unwrap();
     let run = Run::open(dir).unwrap();
     let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap().with_errors();

@@ -6,7 +6,6 @@ use gradlog::{Config, Pass, Recorder, Reduction, Taps};
 use gradlog_analysis::{suspects, Score, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
-use std::path::Path;
 
 /// Records one pass without taps; `f` makes the loss. Returns it and the run's folder.
 fn record(ids: &[u64], f: impl FnOnce(&mut Pass<'_>) -> Tensor) -> (Tensor, tempfile::TempDir) {
@@ -24,10 +23,6 @@ fn column(dir: &tempfile::TempDir, column: Column) -> Vec<f32> {
     f32s(&dir.path().join("run"), BlockKind::Visits, column)
 }
 
-fn integers(dir: &Path, column: Column) -> Vec<u32> {
-    blocks(dir, BlockKind::Visits).iter().flat_map(|b| b.u32s(column).unwrap()).collect()
-}
-
 fn close(a: f32, b: f32) -> bool {
     (a - b).abs() <= 1e-5 * b.abs().max(1.0)
 }
@@ -36,8 +31,8 @@ fn scalar(t: &Tensor) -> f32 {
     t.to_dtype(DType::F32).unwrap().to_scalar().unwrap()
 }
 
-fn gradient(loss: &Tensor, of: &Var) -> Vec<f32> {
-    numbers(&loss.backward().unwrap().get(of).unwrap().to_dtype(DType::F32).unwrap())
+fn gradient(loss: &Tensor, by: &Var) -> Vec<f32> {
+    numbers(&loss.backward().unwrap().get(by).unwrap().to_dtype(DType::F32).unwrap())
 }
 
 fn logits(shape: &[usize], dtype: DType) -> Var {
@@ -82,9 +77,8 @@ fn cross_entropy_says_of_each_example_what_the_definitions_say() {
         assert!(close(column(&dir, Column::Coefficient)[i], 0.2));
     }
     let run = dir.path().join("run");
-    assert_eq!(integers(&run, Column::Label), labels);
-    let ids: Vec<u64> = blocks(&run, BlockKind::Visits).iter().flat_map(|b| b.u64s(Column::Example).unwrap()).collect();
-    assert_eq!(ids, [7, 7, 8, 9, 10], "an id that occurs twice is two visits");
+    assert_eq!(u32s(&run, BlockKind::Visits, Column::Label), labels);
+    assert_eq!(visited(&run), [7, 7, 8, 9, 10], "an id that occurs twice is two visits");
 }
 
 #[test]
@@ -109,7 +103,7 @@ fn sequences_with_positions_that_do_not_count() {
         assert!(close(scalar(loss), scalar(&theirs)));
         assert!(relative_error(&gradient(loss, &z), &gradient(&theirs, &z)) < 1e-5);
     }
-    assert_eq!(integers(&dir.path().join("run"), Column::Positions), [4, 3, 0]);
+    assert_eq!(u32s(&dir.path().join("run"), BlockKind::Visits, Column::Positions), [4, 3, 0]);
     let coefficients = column(&dir, Column::Coefficient);
     assert!(close(coefficients[0], 4.0 / 7.0) && close(coefficients[1], 3.0 / 7.0) && coefficients[2] == 0.0);
     let losses = column(&dir, Column::Loss);

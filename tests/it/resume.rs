@@ -1,23 +1,23 @@
 //! Going on with a run: after the end, after a crash, from an earlier checkpoint, and not with another model.
 
 use crate::common::*;
-use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::{linear, Linear, VarBuilder, VarMap};
-use gradlog::{Config, RecordError, Recorder, SketchConfig, Tapped, Taps};
-use gradlog_analysis::{influence, Question, Score, Window};
+use candle_core::{Device, Module, Tensor};
+use candle_nn::Linear;
 use gradlog_format::log::{BlockKind, Column};
+use gradlog::{Config, RecordError, Recorder};
+use gradlog_format::sketch::SketchConfig;
+use gradlog::taps::{Tapped, Taps};
+use gradlog_analysis::{influence, Question, Score, Window};
 use gradlog_format::run::Run;
 use std::path::Path;
 
 fn model(outputs: usize) -> (Taps, Tapped<Linear>) {
-    let (taps, variables) = (Taps::new(), VarMap::new());
-    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
-    let layer = taps.tap("fc", linear(4, outputs, vb.pp("fc")).unwrap());
+    let OneLayer { taps, layer, .. } = one_layer(outputs);
     (taps, layer)
 }
 
 /// One step over two examples whose ids say when they were recorded.
-fn step(recorder: &mut Recorder, layer: &Tapped<Linear>, id: u64) {
+fn record_step(recorder: &mut Recorder, layer: &Tapped<Linear>, id: u64) {
     let y = Tensor::new(&[0u32, 1], &Device::Cpu).unwrap();
     let mut probe = recorder.probe("test", &[7]).unwrap();
     let loss = probe.cross_entropy(&layer.forward(&noise(3, &[1, 4])).unwrap(), &y.narrow(0, 0, 1).unwrap()).unwrap();
@@ -30,7 +30,7 @@ fn step(recorder: &mut Recorder, layer: &Tapped<Linear>, id: u64) {
 }
 
 /// Examples below 1000 with the step of each, in the order of the log.
-fn story(dir: &Path) -> Vec<(u64, u64)> {
+fn examples_by_step(dir: &Path) -> Vec<(u64, u64)> {
     let mut found = Vec::new();
     for block in blocks(dir, BlockKind::Visits) {
         let (ids, steps) = (block.u64s(Column::Example).unwrap(), block.u64s(Column::Step).unwrap());
@@ -45,13 +45,13 @@ fn a_finished_run_goes_on_at_the_next_step() {
     let dir = tempfile::tempdir().unwrap();
     let (taps, layer) = model(3);
     let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
-    (0..3).for_each(|id| step(&mut recorder, &layer, id));
+    (0..3).for_each(|id| record_step(&mut recorder, &layer, id));
     recorder.finish().unwrap();
     let mut recorder = Recorder::resume(dir.path(), &taps, Config::default()).unwrap();
     assert!(Run::open(dir.path()).unwrap().verify().unwrap().damage.is_none());
-    (3..5).for_each(|id| step(&mut recorder, &layer, id));
+    (3..5).for_each(|id| record_step(&mut recorder, &layer, id));
     recorder.finish().unwrap();
-    assert_eq!(story(dir.path()), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]);
+    assert_eq!(examples_by_step(dir.path()), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]);
     let run = Run::open(dir.path()).unwrap();
     let report = run.verify().unwrap();
     assert!(report.finished && report.damage.is_none());
@@ -65,18 +65,18 @@ fn what_came_after_the_checkpoint_is_superseded_not_counted_twice_and_not_delete
     let dir = tempfile::tempdir().unwrap();
     let (taps, layer) = model(3);
     let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
-    (0..6).for_each(|id| step(&mut recorder, &layer, id));
+    (0..6).for_each(|id| record_step(&mut recorder, &layer, id));
     recorder.finish().unwrap();
     let before = std::fs::read(dir.path().join("segment-00000.glog")).unwrap();
     // Back to the checkpoint before step 4, and then, after a second crash, to the one before step 2.
     let mut recorder = Recorder::resume_at(dir.path(), &taps, Config::default(), 4).unwrap();
-    (14..17).for_each(|id| step(&mut recorder, &layer, id));
+    (14..17).for_each(|id| record_step(&mut recorder, &layer, id));
     drop(recorder);
-    assert_eq!(story(dir.path()), [(0, 0), (1, 1), (2, 2), (3, 3), (14, 4), (15, 5), (16, 6)]);
+    assert_eq!(examples_by_step(dir.path()), [(0, 0), (1, 1), (2, 2), (3, 3), (14, 4), (15, 5), (16, 6)]);
     let mut recorder = Recorder::resume_at(dir.path(), &taps, Config::default(), 2).unwrap();
-    (22..24).for_each(|id| step(&mut recorder, &layer, id));
+    (22..24).for_each(|id| record_step(&mut recorder, &layer, id));
     recorder.finish().unwrap();
-    assert_eq!(story(dir.path()), [(0, 0), (1, 1), (22, 2), (23, 3)]);
+    assert_eq!(examples_by_step(dir.path()), [(0, 0), (1, 1), (22, 2), (23, 3)]);
     let run = Run::open(dir.path()).unwrap();
     let report = run.verify().unwrap();
     assert_eq!((report.visits, report.superseded, report.steps), (8, 14, 4));
@@ -89,8 +89,7 @@ fn what_came_after_the_checkpoint_is_superseded_not_counted_twice_and_not_delete
     assert_eq!((table.visits, table.rows.len()), (8, 8));
     assert_eq!(influence(&run, &Question::one("test", 7)).unwrap().visits, 8);
     // The probe before step 2 was taken at the weights that the training came back to, and stays beside the new one.
-    let probes: Vec<u64> =
-        blocks(dir.path(), BlockKind::Probes).iter().flat_map(|b| b.u64s(Column::Step).unwrap()).collect();
+    let probes = u64s(dir.path(), BlockKind::Probes, Column::Step);
     assert_eq!(probes, [0, 1, 2, 2, 3]);
 }
 
@@ -99,7 +98,7 @@ fn a_run_whose_recorder_died_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (taps, layer) = model(3);
     let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
-    (0..3).for_each(|id| step(&mut recorder, &layer, id));
+    (0..3).for_each(|id| record_step(&mut recorder, &layer, id));
     recorder.flush().unwrap();
     // What a killed process leaves: a segment with a tail of zeros, and one that was made and never written to.
     let copy = tempfile::tempdir().unwrap();
@@ -110,9 +109,9 @@ fn a_run_whose_recorder_died_goes_on() {
     recorder.finish().unwrap();
     std::fs::write(copy.path().join("segment-00001.glog"), vec![0u8; 1 << 16]).unwrap();
     let mut recorder = Recorder::resume(copy.path(), &taps, Config::default()).unwrap();
-    (3..5).for_each(|id| step(&mut recorder, &layer, id));
+    (3..5).for_each(|id| record_step(&mut recorder, &layer, id));
     recorder.finish().unwrap();
-    assert_eq!(story(copy.path()), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]);
+    assert_eq!(examples_by_step(copy.path()), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]);
 }
 
 #[test]
@@ -121,15 +120,15 @@ fn a_run_goes_on_behind_what_is_not_superseded() {
     let (taps, layer) = model(3);
     // One block holds all six steps.
     let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
-    (0..6).for_each(|id| step(&mut recorder, &layer, id));
+    (0..6).for_each(|id| record_step(&mut recorder, &layer, id));
     recorder.finish().unwrap();
     let mut recorder = Recorder::resume_at(dir.path(), &taps, Config::default(), 2).unwrap();
-    step(&mut recorder, &layer, 12);
+    record_step(&mut recorder, &layer, 12);
     recorder.finish().unwrap();
     let mut recorder = Recorder::resume(dir.path(), &taps, Config::default()).unwrap();
-    step(&mut recorder, &layer, 13);
+    record_step(&mut recorder, &layer, 13);
     recorder.finish().unwrap();
-    assert_eq!(story(dir.path()), [(0, 0), (1, 1), (12, 2), (13, 3)]);
+    assert_eq!(examples_by_step(dir.path()), [(0, 0), (1, 1), (12, 2), (13, 3)]);
 }
 
 #[test]
@@ -138,7 +137,7 @@ fn a_run_with_a_hole_of_zeros_is_not_gone_on_with() {
     let (taps, layer) = model(3);
     let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
     for id in 0..4 {
-        step(&mut recorder, &layer, id);
+        record_step(&mut recorder, &layer, id);
         recorder.flush().unwrap();
     }
     recorder.finish().unwrap();
@@ -164,7 +163,7 @@ fn another_model_another_scheme_a_damaged_run_and_no_run_are_refused() {
     };
     says(&taps, Config::default(), "no file `manifest`");
     let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
-    (0..3).for_each(|id| step(&mut recorder, &layer, id));
+    (0..3).for_each(|id| record_step(&mut recorder, &layer, id));
     recorder.finish().unwrap();
     says(&model(5).0, Config::default(), "layer `fc` had the shapes");
     says(&Taps::new(), Config::default(), "it has 1 layers, now there are 0");

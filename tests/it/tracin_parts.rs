@@ -2,13 +2,12 @@
 //! gradients.
 
 use crate::common::*;
-use candle_core::{DType, Device, Module, Result, Tensor, Var};
-use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::{Config, Recorder, SketchConfig, Taps};
+use gradlog::Recorder;
 use gradlog_analysis::{
     influence, Influence, InfluencePlan, Normalisation, Part, Probes, Question, Score, SplitBy, Window,
 };
 use gradlog_format::run::Run;
+use std::path::Path;
 
 const EXAMPLES: usize = 12;
 const PROBES: usize = 4;
@@ -26,68 +25,48 @@ struct Visit {
     probes: Vec<[(f64, f64); 2]>,
 }
 
-/// Trains an MLP of two layers with a probe before every step, and keeps the dense gradients' products.
-fn train(dir: &std::path::Path) -> Vec<Visit> {
-    let (taps, variables) = (Taps::new(), VarMap::new());
-    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
-    let fc1 = taps.tap("fc1", linear(6, 8, vb.pp("fc1")).unwrap());
-    let fc2 = taps.tap("fc2", linear(8, 3, vb.pp("fc2")).unwrap());
-    let model = |x: &Tensor| -> Result<Tensor> { fc2.forward(&fc1.forward(x)?.tanh()?) };
-    let labels =
-        |n: usize| Tensor::from_vec((0..n as u32).map(|i| i * 7 % 3).collect::<Vec<_>>(), n, &Device::Cpu).unwrap();
-    let (x, y) = (noise(1, &[EXAMPLES, 6]), labels(EXAMPLES));
-    let (px, py) = (noise(3, &[PROBES, 6]), labels(PROBES));
-    let vars = variables.all_vars();
-    for var in &vars {
-        var.set(&(noise(9 + var.elem_count() as u64, var.dims()) * 0.6).unwrap()).unwrap();
-    }
-    let named = |layer: &str| -> Vec<Var> {
-        let data = variables.data().lock().unwrap();
-        ["weight", "bias"].iter().map(|part| data[&format!("{layer}.{part}")].clone()).collect()
+/// The gradient of one example's loss by the parameters of each layer.
+fn gradients(model: &Network, data: &Data, i: usize) -> [Vec<f32>; 2] {
+    let logits = model.logits(&row(&data.x, i).unwrap()).unwrap();
+    let loss = candle_nn::loss::cross_entropy(&logits, &data.y.narrow(0, i, 1).unwrap()).unwrap();
+    let grads = loss.backward().unwrap();
+    let named = model.named();
+    LAYERS.map(|layer| {
+        let own = named.iter().filter(|(name, _)| name.starts_with(layer));
+        own.flat_map(|(_, var)| numbers(grads.get(var).unwrap())).collect()
+    })
+}
+
+/// Trains an MLP of two layers with a probe before every step, and keeps the products of dense gradients.
+fn train(dir: &Path) -> Vec<Visit> {
+    let mut model = Network::mlp(EXAMPLES, PROBES, false).fill(9, 0.6);
+    (model.examples.y, model.probes.y) = (labels(EXAMPLES), labels(PROBES));
+    let probe_ids: Vec<u64> = (0..PROBES as u64).collect();
+    // The last batch of an epoch is short, so that weights differ. Examples 10 and 11 miss an epoch each.
+    let batch = |epoch: usize, number: u64| -> Vec<u64> {
+        let all = (5 * number..EXAMPLES as u64).take(5);
+        all.filter(|id| *id < 10 || *id as usize - 10 != epoch).collect()
     };
-    let layers = LAYERS.map(named);
-    let gradient = |x: &Tensor, y: &Tensor, i: usize| -> [Vec<f32>; 2] {
-        let logits = model(&row(x, i).unwrap()).unwrap();
-        let grads = candle_nn::loss::cross_entropy(&logits, &y.narrow(0, i, 1).unwrap()).unwrap().backward().unwrap();
-        [0, 1].map(|layer| layers[layer].iter().flat_map(|var| numbers(grads.get(var).unwrap())).collect())
-    };
-    let mut optimizer = SGD::new(vars, 0.3).unwrap();
-    let config = Config { sketch: SketchConfig::exact(), ..Config::default() };
-    let mut recorder = Recorder::create(dir, &taps, config).unwrap();
+    let schedule = (0..EPOCHS).flat_map(|epoch| (0..3).map(move |number| (epoch, number))).map(|(epoch, number)| {
+        Step { number: 3 * epoch as u64 + number, epoch: epoch as u32, ids: batch(epoch, number), rate: 0.3 }
+    });
+    let mut recorder = Recorder::create(dir, &model.taps, exact()).unwrap();
     let mut visits = Vec::new();
-    for epoch in 0..EPOCHS {
-        recorder.set_epoch(epoch as u32);
-        for batch in 0..3 {
-            // The last batch of an epoch is short, so that weights differ; examples 10 and 11 miss an epoch each.
-            let ids: Vec<u64> = (5 * batch as u64..EXAMPLES as u64)
-                .take(5)
-                .filter(|id| *id < 10 || *id as usize - 10 != epoch)
-                .collect();
-            let probe_ids: Vec<u64> = (0..PROBES as u64).collect();
-            let mut probe = recorder.probe("test", &probe_ids).unwrap();
-            probe.cross_entropy(&model(&px).unwrap(), &py).unwrap().backward().unwrap();
-            probe.commit().unwrap();
-            let index: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
-            let index = Tensor::from_vec(index, ids.len(), &Device::Cpu).unwrap();
-            let mut pass = recorder.pass(&ids).unwrap();
-            let logits = model(&x.index_select(&index, 0).unwrap()).unwrap();
-            let grads = pass.cross_entropy(&logits, &y.index_select(&index, 0).unwrap()).unwrap().backward().unwrap();
-            pass.commit(optimizer.learning_rate()).unwrap();
-            let probes: Vec<[Vec<f32>; 2]> = (0..PROBES).map(|p| gradient(&px, &py, p)).collect();
-            for id in &ids {
-                let own = gradient(&x, &y, *id as usize);
-                let with = |other: &[Vec<f32>; 2]| [0, 1].map(|l| (dot(&own[l], &other[l]), dot(&other[l], &other[l])));
-                visits.push(Visit {
-                    example: *id as usize,
-                    epoch,
-                    weight: 0.3 / ids.len() as f64,
-                    squared_norms: [0, 1].map(|layer| dot(&own[layer], &own[layer])),
-                    probes: probes.iter().map(with).collect(),
-                });
-            }
-            optimizer.step(&grads).unwrap();
+    model.train(&mut recorder, schedule, |recorder, step| {
+        model.record_probes(recorder, "test", &probe_ids);
+        let probes: Vec<[Vec<f32>; 2]> = (0..PROBES).map(|p| gradients(&model, &model.probes, p)).collect();
+        for id in &step.ids {
+            let own = gradients(&model, &model.examples, *id as usize);
+            let with = |other: &[Vec<f32>; 2]| [0, 1].map(|l| (dot(&own[l], &other[l]), dot(&other[l], &other[l])));
+            visits.push(Visit {
+                example: *id as usize,
+                epoch: step.epoch as usize,
+                weight: step.rate / step.ids.len() as f64,
+                squared_norms: [0, 1].map(|layer| dot(&own[layer], &own[layer])),
+                probes: probes.iter().map(with).collect(),
+            });
         }
-    }
+    });
     recorder.finish().unwrap();
     visits
 }

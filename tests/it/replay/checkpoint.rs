@@ -9,7 +9,7 @@ use gradlog_format::run::CheckpointFault;
 fn a_checkpoint_holds_the_weights_and_what_the_run_says_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
-    let weights = model.train(dir.path());
+    let weights = train(&model, dir.path());
     let checkpoints = Run::open(dir.path()).unwrap().checkpoints().unwrap();
     assert_eq!(checkpoints.iter().map(|c| c.step).collect::<Vec<_>>(), SAVED);
     for checkpoint in &checkpoints {
@@ -41,12 +41,12 @@ fn a_checkpoint_holds_the_weights_and_what_the_run_says_of_it() {
 fn a_checkpoint_that_cannot_be_written_is_an_error_and_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
-    let mut recorder = Recorder::create(dir.path(), &model.taps, config()).unwrap();
+    let mut recorder = Recorder::create(dir.path(), &model.taps, exact()).unwrap();
     std::fs::write(dir.path().join("checkpoints"), "in the way").unwrap();
-    for step in 0..3 {
+    for number in 0..3 {
         let error = recorder.checkpoint(&model.variables).unwrap_err();
-        assert!(matches!(&error, RecordError::Checkpoint { step: at, .. } if *at == step), "{error}");
-        model.step(&mut recorder, step);
+        assert!(matches!(&error, RecordError::Checkpoint { step: at, .. } if *at == number), "{error}");
+        model.step(&mut recorder, &step(number));
     }
     std::fs::remove_file(dir.path().join("checkpoints")).unwrap();
     let twice = [("a".to_owned(), noise(1, &[2])), ("a".to_owned(), noise(2, &[2]))];
@@ -62,7 +62,7 @@ fn a_checkpoint_that_cannot_be_written_is_an_error_and_no_more() {
 fn a_lost_or_damaged_checkpoint_is_said_and_not_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
-    model.train(dir.path());
+    train(&model, dir.path());
     let checkpoints = Run::open(dir.path()).unwrap().checkpoints().unwrap();
     std::fs::remove_file(&checkpoints[0].path).unwrap();
     let mut bytes = std::fs::read(&checkpoints[1].path).unwrap();

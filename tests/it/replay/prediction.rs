@@ -20,21 +20,21 @@ fn influence_on_a_prediction_needs_no_label_and_says_what_raised_it() {
     let which = [PredictionScore::Logit, PredictionScore::Margin, PredictionScore::LogOdds];
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
-    let weights = model.train(dir.path());
+    let weights = train(&model, dir.path());
     let classes = [2u32, 0, 1];
     let mut replay = Replay::open(dir.path(), &model.taps, Config::default()).unwrap();
     for checkpoint in replay.checkpoints() {
         replay.load(&checkpoint, &model.variables).unwrap();
-        model.sweep(&mut replay);
+        sweep(&model, &mut replay);
         for score in which {
             let mut probe = replay.probe(&score.to_string(), &[0, 1, 2]).unwrap();
-            let logits = (model.forward)(&model.px, false).unwrap();
+            let logits = model.logits(&model.probes.x).unwrap();
             let classes = Tensor::new(&classes, &Device::Cpu).unwrap();
             probe.prediction_score(&logits, score, Some(&classes)).unwrap().backward().unwrap();
             probe.commit().unwrap();
         }
         let mut sweep = replay.sweep(&[1]).unwrap();
-        let logits = (model.forward)(&row(&model.x, 1).unwrap(), false).unwrap();
+        let logits = model.logits(&row(&model.examples.x, 1).unwrap()).unwrap();
         assert!(sweep.prediction_score(&logits, PredictionScore::Margin, None).is_err());
     }
     replay.finish().unwrap();
@@ -46,15 +46,15 @@ fn influence_on_a_prediction_needs_no_label_and_says_what_raised_it() {
             assert_eq!(result.probes[probe].label, None);
             let mut want = vec![0.0f32; EXAMPLES];
             for (step, weights) in &weights {
-                model.set(weights);
-                let g = model.gradient(&model.px, probe, |z| score(z, *class as usize, measured));
+                model.set_weights(weights);
+                let g = model.gradient(&model.probes.x, probe, |z| score(z, *class as usize, measured));
                 for (i, want) in want.iter_mut().enumerate() {
                     // A step goes down the example's loss: what it does to the score is minus the product.
-                    let z = model.loss_gradient(&model.x, &model.y, i);
+                    let z = model.loss_gradient(&model.examples, i);
                     *want -= (rate(step.saturating_sub(1)) * dot(&g, &z)) as f32;
                 }
             }
-            let got = column(&result, probe);
+            let got = influence_by_example(&result, probe, EXAMPLES);
             assert!(relative_error(&got, &want) < 1e-3, "{measured} {probe}: {}", relative_error(&got, &want));
         }
     }
@@ -66,15 +66,15 @@ fn influence_on_a_prediction_needs_no_label_and_says_what_raised_it() {
     let result = influence(&run, &question).unwrap();
     for (probe, class) in classes.iter().enumerate() {
         let value = || -> f32 {
-            let z = (model.forward)(&row(&model.px, probe).unwrap(), false).unwrap();
+            let z = model.logits(&row(&model.probes.x, probe).unwrap()).unwrap();
             score(&z, *class as usize, PredictionScore::LogOdds).to_scalar().unwrap()
         };
         let after = |rows: Vec<usize>| {
-            model.set(end);
+            model.set_weights(end);
             let before = value();
             let i = result.rows[rows[0]].example as usize;
-            let z = (model.forward)(&row(&model.x, i).unwrap(), false).unwrap();
-            let loss = candle_nn::loss::cross_entropy(&z, &model.y.narrow(0, i, 1).unwrap()).unwrap();
+            let z = model.logits(&row(&model.examples.x, i).unwrap()).unwrap();
+            let loss = candle_nn::loss::cross_entropy(&z, &model.examples.y.narrow(0, i, 1).unwrap()).unwrap();
             SGD::new(model.variables.all_vars(), 1e-2).unwrap().backward_step(&loss).unwrap();
             value() - before
         };
@@ -86,13 +86,13 @@ fn influence_on_a_prediction_needs_no_label_and_says_what_raised_it() {
 fn records_of_another_class_or_of_a_loss_are_left_out_of_a_score() {
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
-    model.train(dir.path());
+    train(&model, dir.path());
     let mut replay = Replay::open(dir.path(), &model.taps, Config::default()).unwrap();
     for (checkpoint, class) in replay.checkpoints().into_iter().zip([1u32, 2, 2, 2]) {
         replay.load(&checkpoint, &model.variables).unwrap();
         let logits = |probe: &[u64]| {
             let index = Tensor::new(probe.iter().map(|i| *i as u32).collect::<Vec<_>>(), &Device::Cpu).unwrap();
-            (model.forward)(&model.px.index_select(&index, 0).unwrap(), false).unwrap()
+            model.logits(&model.probes.x.index_select(&index, 0).unwrap()).unwrap()
         };
         let mut probe = replay.probe("mixed", &[0]).unwrap();
         let classes = Tensor::new(&[class], &Device::Cpu).unwrap();
@@ -100,7 +100,7 @@ fn records_of_another_class_or_of_a_loss_are_left_out_of_a_score() {
         loss.backward().unwrap();
         probe.commit().unwrap();
         let mut probe = replay.probe("mixed", &[1]).unwrap();
-        probe.cross_entropy(&logits(&[1]), &model.py.narrow(0, 1, 1).unwrap()).unwrap().backward().unwrap();
+        probe.cross_entropy(&logits(&[1]), &model.probes.y.narrow(0, 1, 1).unwrap()).unwrap().backward().unwrap();
         probe.commit().unwrap();
     }
     replay.finish().unwrap();

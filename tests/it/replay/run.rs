@@ -8,7 +8,7 @@ use gradlog_format::log::{BlockKind, Column};
 fn another_model_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
-    model.train(dir.path());
+    train(&model, dir.path());
     let before = Run::open(dir.path()).unwrap().verify().unwrap();
     let error = Replay::open(dir.path(), &cnn(1).taps, Config::default()).err().unwrap();
     assert!(matches!(error, RecordError::Replay(_)), "{error}");
@@ -32,17 +32,17 @@ fn another_model_is_refused_by_name() {
 fn a_run_that_is_being_recorded_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
-    let mut recorder = Recorder::create(dir.path(), &model.taps, config()).unwrap();
+    let mut recorder = Recorder::create(dir.path(), &model.taps, exact()).unwrap();
     recorder.checkpoint(&model.variables).unwrap();
     recorder.flush().unwrap();
     let other = mlp(11);
     let error = Replay::open(dir.path(), &other.taps, Config::default()).err().unwrap();
     assert!(matches!(error, RecordError::Start(_)) && error.to_string().contains("another recorder"), "{error}");
-    model.step(&mut recorder, 0);
+    model.step(&mut recorder, &step(0));
     recorder.finish().unwrap();
     let replay = Replay::open(dir.path(), &other.taps, Config::default()).unwrap();
     // Nor is a replayed run recorded into or replayed at the same time.
-    assert!(matches!(Recorder::resume(dir.path(), &model.taps, config()), Err(RecordError::Start(_))));
+    assert!(matches!(Recorder::resume(dir.path(), &model.taps, exact()), Err(RecordError::Start(_))));
     assert!(matches!(Replay::open(dir.path(), &model.taps, Config::default()), Err(RecordError::Start(_))));
     drop(replay);
     assert!(Replay::open(dir.path(), &model.taps, Config::default()).is_ok());
@@ -52,11 +52,12 @@ fn a_run_that_is_being_recorded_is_refused() {
 fn a_replay_made_again_is_united_and_counts_once() {
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
-    let weights = model.train(dir.path());
+    let weights = train(&model, dir.path());
     // The first time with the wrong labels, and not to the end.
-    let wrong = Setting { y: labels(99, EXAMPLES), py: labels(98, PROBES), ..mlp(11) };
-    wrong.replay(dir.path(), &[5, 9]);
-    model.replay(dir.path(), &SAVED);
+    let mut wrong = mlp(11);
+    (wrong.examples.y, wrong.probes.y) = (noisy_labels(99, EXAMPLES), noisy_labels(98, PROBES));
+    replay(&wrong, dir.path(), &[5, 9]);
+    replay(&model, dir.path(), &SAVED);
     let run = Run::open(dir.path()).unwrap();
     let sets = run.probe_sets().unwrap();
     assert_eq!(sets, ["asked later"]);
@@ -85,11 +86,11 @@ fn copy(from: &Path, to: &Path) {
 fn a_killed_replay_leaves_a_run_that_reads_as_before_and_can_be_replayed_again() {
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
-    let weights = model.train(dir.path());
+    let weights = train(&model, dir.path());
     let before = Score::El2n.compute(&Run::open(dir.path()).unwrap(), &Window::everything()).unwrap();
     let replayed = tempfile::tempdir().unwrap();
     copy(dir.path(), replayed.path());
-    model.replay(replayed.path(), &SAVED);
+    replay(&model, replayed.path(), &SAVED);
     let segment = Path::new("segment-00001.glog");
     let whole = std::fs::read(replayed.path().join(segment)).unwrap();
     let starts: Vec<usize> = (64..whole.len()).step_by(8).filter(|at| whole[*at..].starts_with(b"GBLK")).collect();
@@ -110,7 +111,7 @@ fn a_killed_replay_leaves_a_run_that_reads_as_before_and_can_be_replayed_again()
         assert!(report.damage.is_none() && report.finished, "{report:?}");
         assert_eq!((report.visits, report.steps, report.checkpoints), (48, STEPS, 4));
         assert_eq!(Score::El2n.compute(&run, &Window::everything()).unwrap(), before);
-        model.replay(killed.path(), &SAVED);
+        replay(&model, killed.path(), &SAVED);
         check(&model, killed.path(), &weights);
     }
 }
@@ -119,13 +120,13 @@ fn a_killed_replay_leaves_a_run_that_reads_as_before_and_can_be_replayed_again()
 fn a_training_that_goes_back_takes_later_checkpoints_and_replays_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
-    let weights = model.train(dir.path());
+    let weights = train(&model, dir.path());
     // In this order a block of several steps could not be cut where the training goes back.
-    model.replay(dir.path(), &[9, 0, 12, 5]);
-    model.set(&weights[&5]);
-    let mut recorder = Recorder::resume_at(dir.path(), &model.taps, config(), 5).unwrap();
-    for step in 5..8 {
-        model.step(&mut recorder, step);
+    replay(&model, dir.path(), &[9, 0, 12, 5]);
+    model.set_weights(&weights[&5]);
+    let mut recorder = Recorder::resume_at(dir.path(), &model.taps, exact(), 5).unwrap();
+    for number in 5..8 {
+        model.step(&mut recorder, &step(number));
     }
     // It does not know the step before its own first one; the run does.
     recorder.checkpoint(&model.variables).unwrap();
@@ -137,10 +138,10 @@ fn a_training_that_goes_back_takes_later_checkpoints_and_replays_with_it() {
     assert_eq!(swept.basis.to_string(), "sweeps at 2 checkpoints, steps 0 to 5, evaluation mode");
     assert_eq!(influence(&run, &Question::one("asked later", 1)).unwrap().probe_times, 2);
     // A replay is no training: going on after it begins at the step after the last.
-    model.replay(dir.path(), &[8]);
-    let mut recorder = Recorder::resume(dir.path(), &model.taps, config()).unwrap();
+    replay(&model, dir.path(), &[8]);
+    let mut recorder = Recorder::resume(dir.path(), &model.taps, exact()).unwrap();
     recorder.checkpoint(&model.variables).unwrap();
-    model.step(&mut recorder, 8);
+    model.step(&mut recorder, &step(8));
     recorder.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
     let steps: Vec<u64> =
@@ -156,8 +157,8 @@ fn a_training_that_goes_back_takes_later_checkpoints_and_replays_with_it() {
 fn a_replay_segment_with_a_damaged_header_makes_nothing_void_when_it_is_recovered() {
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
-    let weights = model.train(dir.path());
-    model.replay(dir.path(), &[9, 0, 12, 5]);
+    let weights = train(&model, dir.path());
+    replay(&model, dir.path(), &[9, 0, 12, 5]);
     let segment = dir.path().join("segment-00001.glog");
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[41] ^= 1;

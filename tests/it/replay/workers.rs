@@ -5,44 +5,48 @@ use super::*;
 use gradlog::{OnFailure, RecordError, Reduction, Worker};
 
 fn worker(rank: u32) -> Config {
-    Config { worker: Some(Worker { rank, workers: 2, reduction: Reduction::Mean }), ..config() }
+    Config { worker: Some(Worker { rank, workers: 2, reduction: Reduction::Mean }), ..exact() }
 }
 
-/// Two workers with the same weights at every step. The first saves the checkpoints, and both that of step 9.
-fn train(dir: &Path) -> BTreeMap<u64, Vec<Vec<f32>>> {
-    let models = [mlp(11), mlp(11)];
-    let mut recorders: Vec<Recorder> =
-        (0..2).map(|rank| Recorder::create(dir, &models[rank].taps, worker(rank as u32)).unwrap()).collect();
+/// Two workers with the same weights at every step. The first saves the checkpoints, and both save that of step 9.
+fn train_two(dir: &Path) -> Weights {
+    let (first, second) = (mlp(11), mlp(11));
+    let mut recorder = Recorder::create(dir, &first.taps, worker(0)).unwrap();
+    let mut other = Recorder::create(dir, &second.taps, worker(1)).unwrap();
     let mut weights = BTreeMap::new();
-    for step in 0..=STEPS {
-        if SAVED.contains(&step) {
-            for (recorder, model) in recorders.iter_mut().zip(&models).take(if step == 9 { 2 } else { 1 }) {
-                recorder.set_epoch((step / 5) as u32);
+    let mut save = |recorder: &mut Recorder, other: &mut Recorder, number: u64| {
+        if SAVED.contains(&number) {
+            for (recorder, model) in
+                [(recorder, &first), (other, &second)].into_iter().take(1 + usize::from(number == 9))
+            {
+                recorder.set_epoch((number / 5) as u32);
                 recorder.checkpoint(&model.variables).unwrap();
             }
-            weights.insert(step, models[0].weights());
+            weights.insert(number, first.weights());
         }
-        if step < STEPS {
-            recorders.iter_mut().zip(&models).for_each(|(recorder, model)| model.step(recorder, step));
-            models[1].set(&models[0].weights());
-        }
-    }
-    for recorder in recorders {
-        recorder.finish().unwrap();
-    }
+    };
+    first.train(&mut recorder, (0..STEPS).map(step), |recorder, step| {
+        second.set_weights(&first.weights());
+        save(recorder, &mut other, step.number);
+        second.step(&mut other, step);
+    });
+    second.set_weights(&first.weights());
+    save(&mut recorder, &mut other, STEPS);
+    recorder.finish().unwrap();
+    other.finish().unwrap();
     weights
 }
 
 #[test]
 fn a_replay_adds_to_one_part_and_is_read_with_all() {
     let dir = tempfile::tempdir().unwrap();
-    let weights = train(dir.path());
+    let weights = train_two(dir.path());
     let visits = |run: &Run| Score::Loss.compute(run, &Window::everything()).unwrap();
     let before = visits(&Run::open(dir.path()).unwrap());
     assert_eq!(before.visits, 2 * 4 * STEPS);
 
     let later = mlp(77);
-    later.replay(dir.path(), &[9, 0, 12, 5]);
+    replay(&later, dir.path(), &[9, 0, 12, 5]);
     check(&later, dir.path(), &weights);
     let run = Run::open(dir.path()).unwrap();
     assert_eq!(visits(&run), before);
@@ -58,7 +62,7 @@ fn a_replay_adds_to_one_part_and_is_read_with_all() {
     let mut again = Replay::open(dir.path(), &later.taps, worker(1)).unwrap();
     for checkpoint in again.checkpoints() {
         again.load(&checkpoint, &later.variables).unwrap();
-        later.sweep(&mut again);
+        sweep(&later, &mut again);
     }
     assert_eq!(again.finish().unwrap().sweeps, 80);
     let table = Score::Grand.compute(&Run::open(dir.path()).unwrap(), &Window::sweeps()).unwrap();
@@ -75,14 +79,14 @@ fn a_replay_adds_to_one_part_and_is_read_with_all() {
 #[test]
 fn what_is_no_part_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    train(dir.path());
+    train_two(dir.path());
     let later = mlp(77);
     let refused = |path: &Path, config: Config| Replay::open(path, &later.taps, config).err().unwrap();
     std::fs::remove_dir_all(dir.path().join("worker-0001")).unwrap();
     let error = refused(dir.path(), worker(1));
     assert!(matches!(error, RecordError::Replay(_)) && error.to_string().contains("worker 1 has no part"), "{error}");
     let alone = tempfile::tempdir().unwrap();
-    mlp(11).train(alone.path());
+    super::train(&mlp(11), alone.path());
     let error = refused(alone.path(), worker(1));
     assert!(error.to_string().contains("it is a whole run, now it is to be the part of worker 1"), "{error}");
     // While one worker records, nobody replays.
@@ -99,7 +103,7 @@ fn what_is_no_part_is_refused() {
     replay.set_weights_step(5, 1, 0.1).unwrap();
     let mut ask = || -> std::result::Result<(), RecordError> {
         let mut probe = replay.probe("asked later", &[0, 1, 2])?;
-        probe.cross_entropy(&(later.forward)(&later.px, false)?, &later.py)?.backward()?;
+        probe.cross_entropy(&later.logits(&later.probes.x)?, &later.probes.y)?.backward()?;
         probe.commit()
     };
     let error = ask().err().or_else(|| replay.finish().err()).unwrap();

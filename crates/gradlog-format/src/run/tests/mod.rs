@@ -9,23 +9,24 @@ mod extensions;
 mod faults;
 mod fixture;
 mod forge;
+mod growing;
 mod hostile;
 mod last_words;
-mod live;
-mod planes;
+
+mod plane_columns;
 mod power;
-mod recover;
+mod recovery;
 #[cfg(unix)]
 mod refused_parts;
 mod replayed;
 mod resealed;
 mod roundtrip;
 mod seeds;
+mod several_workers;
 mod spec;
 #[cfg(unix)]
 mod system;
 mod unknown;
-mod workers;
 
 use super::{Block, Damage, ReadError, Run, VerifyReport};
 use crate::log::{

@@ -1,7 +1,7 @@
 //! What the file system refuses of a run of several workers: an error, and never a worker that has ended.
 
+use super::several_workers::{part_manifest, run_of, steps, visits, writer};
 use super::system::{refused_or, scan};
-use super::workers::{part_manifest, run_of, steps, visits, writer};
 use super::*;
 use crate::log::{segment_path, worker_folder, AllReduce, WorkerRecord};
 use gradlog_testing::child::{play, RUN};

@@ -86,7 +86,7 @@ fn make_the_fuzz_seeds() {
         }
     }
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data");
-    let several = super::workers::run_of([4, 3, 4], true);
+    let several = super::several_workers::run_of([4, 3, 4], true);
     for (name, dir) in
         [("replay", &*data.join("v1-replay")), ("planes", &data.join("v1-planes")), ("workers", several.path())]
     {

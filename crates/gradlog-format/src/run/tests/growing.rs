@@ -4,7 +4,6 @@ use super::*;
 use crate::log::{segment_path, ResumePlace, Totals, HEADER_BYTES};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
-use std::time::Duration;
 
 /// A run as it is in the middle of committing its last block: the body is there and half of the header.
 fn half_committed() -> (tempfile::TempDir, std::path::PathBuf, u64, Vec<u8>) {
@@ -176,7 +175,7 @@ fn a_reader_never_takes_a_growing_run_for_a_damaged_one() {
 }
 
 #[test]
-fn a_reader_that_asks_is_not_taken_for_a_recorder() {
+fn a_lock_that_a_reader_holds_for_good_refuses_a_writer() {
     let dir = tempfile::tempdir().unwrap();
     write_sample(dir.path(), 2).unwrap().finish().unwrap();
     let place = || crate::log::ResumePlace {
@@ -188,22 +187,10 @@ fn a_reader_that_asks_is_not_taken_for_a_recorder() {
     };
     let asked = File::open(dir.path().join("lock")).unwrap();
     asked.lock_shared().unwrap();
-    // As long as it is held, and it is held for no longer than it takes to ask.
+    // A writer waits for some milliseconds, and a reader that asks holds it for less (`log/lock.rs` tests that).
     assert!(matches!(LogWriter::resume(dir.path(), place(), options()), Err(LogError::Locked { .. })));
     drop(asked);
-    // On a busy machine the one who asks may be held up while the lock is his.
-    let started = (0..50).any(|_| {
-        let asked = File::open(dir.path().join("lock")).unwrap();
-        asked.lock_shared().unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                std::thread::sleep(Duration::from_millis(3));
-                drop(asked);
-            });
-            LogWriter::resume(dir.path(), place(), options()).is_ok()
-        })
-    });
-    assert!(started);
+    assert!(LogWriter::resume(dir.path(), place(), options()).is_ok());
 }
 
 /// Rows that were yielded may be superseded by a training that is taken up again while the reader is under way.
