@@ -36,6 +36,9 @@
 //! A *visit* is one example in one training pass. A *probe* is an example that questions are asked about. A *sweep*
 //! takes training examples through the model at a checkpoint. A *step* is one step of the optimizer.
 
+// A log is read and written while others train: no panic but on a broken promise of this crate itself.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic))]
+
 pub mod log;
 pub mod run;
 pub mod sketch;
