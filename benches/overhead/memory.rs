@@ -19,7 +19,8 @@ pub fn peak() -> u64 {
 
 pub struct Counting<A>(pub A);
 
-// SAFETY: every call is passed on unchanged to an allocator that keeps the contract; counting touches no memory of the caller's.
+// SAFETY: every call is passed on unchanged to an allocator that keeps the contract; counting touches no memory of the
+// caller's.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());

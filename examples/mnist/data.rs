@@ -24,7 +24,8 @@ pub struct Digits {
 }
 
 impl Digits {
-    /// Reads `PART-images-idx3-ubyte` and `PART-labels-idx1-ubyte`, gzipped or not, with a `.` in place of the second `-` or not.
+    /// Reads `PART-images-idx3-ubyte` and `PART-labels-idx1-ubyte`, gzipped or not, with a `.` in place of the second
+    /// `-` or not.
     pub fn load(folder: &Path, part: &str) -> Result<Self> {
         let (shape, pixels) = idx(folder, &format!("{part}-images"), 3)?;
         let (count, labels) = idx(folder, &format!("{part}-labels"), 1)?;
@@ -73,7 +74,8 @@ impl Digits {
     }
 }
 
-/// Reads an idx file of bytes: a magic number with type 8 and the number of dimensions, each dimension as a big-endian u32, the bytes.
+/// Reads an idx file of bytes: a magic number with type 8 and the number of dimensions, each dimension as a big-endian
+/// u32, the bytes.
 fn idx(folder: &Path, name: &str, rank: usize) -> Result<(Vec<usize>, Vec<u8>)> {
     let names = ["-idx", ".idx"].map(|link| format!("{name}{link}{rank}-ubyte"));
     let paths = names.iter().flat_map(|name| [folder.join(name), folder.join(format!("{name}.gz"))]);

@@ -1,5 +1,5 @@
-//! A whole run folder, as for the target `run`, behind a byte that says what is asked of it: everything that the scores, which `run`
-//! computes, do not go through.
+//! A whole run folder, as for the target `run`, behind a byte that says what is asked of it: everything that the
+//! scores, which `run` computes, do not go through.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! A whole run folder, or one of several workers: the input is files, each a byte for its name and folder, two for its length and
-//! its bytes. It is read and recovered.
+//! A whole run folder, or one of several workers: the input is files, each a byte for its name and folder, two for its
+//! length and its bytes. It is read and recovered.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! The blocks of one segment, under the manifest of the fixture. The first byte says whether checksums are made to match.
+//! The blocks of one segment, under the manifest of the fixture. The first byte says whether checksums are made to
+//! match.
 
 #![no_main]
 

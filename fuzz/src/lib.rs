@@ -134,7 +134,7 @@ fn read_block(block: &Block) {
             assert!(length == block.rows() || column == Column::Name, "{column:?}: {length} for {} rows", block.rows());
         }
         for scale in [Column::InputScale, Column::DeltaScale, Column::FoldedScale] {
-            let Ok(vectors) = block.vectors(key, ColumnKey { column: scale, layer }) else { continue };
+            let Ok(vectors) = block.vectors(key, ColumnKey { column: scale, layer: size.layer }) else { continue };
             let mut numbers = vec![0.0; vectors.width()];
             for row in 0..vectors.rows() {
                 vectors.decode(row, &mut numbers);
@@ -173,8 +173,9 @@ pub fn read(run: &Run) {
 
 /// How many of the blocks that a scan reads a recovery must save, and how many visits are in them.
 ///
-/// If the run was resumed in a segment that only a recovery sees, or whose header is damaged, a block must have the steps that
-/// the format asks for, lest the new run cannot tell which of its rows are void. So one without them may be left out.
+/// If the run was resumed in a segment that only a recovery sees, or whose header is damaged, a block must have the
+/// steps that the format asks for, lest the new run cannot tell which of its rows are void. So one without them may be
+/// left out.
 fn sure(run: &Run, report: &VerifyReport) -> (u64, u64) {
     let has_no_steps = |block: &Block| {
         let kinds = [

@@ -2,7 +2,7 @@
 //! promised").
 //!
 //! ```text
-//! cargo test --release --test soak                                          a few seconds of each, as part of all tests
+//! cargo test --release --test soak                                          a few seconds of each
 //! cargo test --release --test soak -- --kills 500 --json kills.json         the kill harness alone
 //! cargo test --release --test soak -- --visits 10000000 --json load.json    the load alone
 //! cargo test --release --test soak -- disk                                  the parts whose name contains a word

@@ -15,26 +15,43 @@ use tempfile::TempDir;
 /// A row of a visit block, or with its `set` of a probe block.
 #[derive(Debug, Clone)]
 pub struct Visit {
+    /// Id of the example.
     pub example: u64,
+    /// Optimizer step.
     pub step: u64,
+    /// Epoch.
     pub epoch: u32,
+    /// Learning rate of the step.
     pub learning_rate: f32,
+    /// Factor of the step's gradient.
     pub clip: f32,
+    /// Weight of the example's loss in the loss of its batch.
     pub coefficient: f32,
+    /// Loss of the example.
     pub loss: f32,
+    /// EL2N score.
     pub el2n: f32,
+    /// Logit of the label minus the largest other logit.
     pub margin: f32,
+    /// Probability of the label.
     pub confidence: f32,
+    /// 1 if the prediction is right, else 0.
     pub correct: f32,
+    /// Label.
     pub label: u32,
+    /// Predicted class.
     pub prediction: u32,
+    /// Number of predictions.
     pub positions: u32,
+    /// Bit set, see `Column::FLAG_NOT_FINITE`.
     pub flags: u8,
+    /// Squared norm of the gradient.
     pub squared_norm: f32,
     /// Input and delta of `fc` (with bias), of `head` (without), and the folded vector of `conv`.
     pub parts: [Vec<f32>; 5],
+    /// Number of the probe set, for a probe.
     pub set: u32,
-    /// Of a row of curvature.
+    /// Weight in the curvature, for a row of curvature.
     pub curvature_weight: Option<f32>,
 }
 
@@ -48,9 +65,11 @@ type Reader<T> = (Column, fn(&Visit) -> T);
 pub const WIDTHS: [usize; 5] = [5, 3, 4, 2, 7];
 
 /// Numbers that look random and are the same each time.
+#[derive(Debug)]
 pub struct Draws(pub u64);
 
 impl Draws {
+    /// The next 64 bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -59,6 +78,7 @@ impl Draws {
         z ^ (z >> 31)
     }
 
+    /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.bits() % limit
     }
@@ -68,6 +88,7 @@ impl Draws {
         (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
+    /// A visit with random values.
     pub fn visit(&mut self, example: u64, step: u64, epoch: u32) -> Visit {
         let label = self.below(10) as u32;
         let correct = self.below(2) == 0;
@@ -121,9 +142,12 @@ pub fn visits(draws: &mut Draws, examples: u64, epochs: u32, batch: usize) -> Ve
 }
 
 /// A run that is being written.
+#[derive(Debug)]
 pub struct Synthetic {
+    /// The folder of the run.
     pub dir: Arc<TempDir>,
     writer: LogWriter,
+    /// The encoding of vectors.
     pub encoding: Encoding,
     /// Columns that are not written.
     pub without: Vec<Column>,
@@ -155,6 +179,7 @@ fn keys() -> [(ColumnKey, ColumnKey); 5] {
 }
 
 impl Synthetic {
+    /// A run in a temporary folder, whose vectors have this encoding.
     pub fn new(encoding: Encoding) -> Self {
         Self::with_seed(encoding, 3)
     }
@@ -268,6 +293,7 @@ impl Synthetic {
         self.rows(BlockKind::Sweeps, rows);
     }
 
+    /// One block that names a probe set.
     pub fn set(&mut self, number: u32, name: &str) {
         let mut b = BlockBuilder::new(BlockKind::ProbeSet);
         b.u32s(Column::ProbeSet, [number]);
@@ -276,6 +302,7 @@ impl Synthetic {
         self.append(b);
     }
 
+    /// One block of steps: number, epoch, learning rate, milliseconds of the clock.
     pub fn steps(&mut self, steps: &[(u64, u32, f32, u64)]) {
         let mut b = BlockBuilder::new(BlockKind::Steps);
         b.u64s(Column::Step, steps.iter().map(|s| s.0));
@@ -313,6 +340,7 @@ impl Synthetic {
         self.append(b);
     }
 
+    /// One gap of `count` visits.
     pub fn dropped(&mut self, count: u64) {
         let mut b = BlockBuilder::new(BlockKind::Gaps);
         b.u64s(Column::Dropped, [count]);
@@ -320,6 +348,7 @@ impl Synthetic {
         self.append(b);
     }
 
+    /// The End block.
     pub fn end(&mut self) {
         let mut b = BlockBuilder::new(BlockKind::End);
         b.u64s(Column::Visits, [0]);
@@ -335,12 +364,15 @@ impl Synthetic {
 }
 
 /// A run that is on disk.
+#[derive(Debug)]
 pub struct Written {
     dir: Arc<TempDir>,
+    /// Where each block begins in the first segment.
     pub offsets: Vec<u64>,
 }
 
 /// An open run whose folder lives as long as it does.
+#[derive(Debug)]
 pub struct Opened {
     run: Run,
     _dir: Arc<TempDir>,
@@ -355,10 +387,12 @@ impl std::ops::Deref for Opened {
 }
 
 impl Written {
+    /// The folder of the run.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
+    /// Opens the run.
     pub fn run(&self) -> Opened {
         Opened { run: Run::open(self.path()).unwrap(), _dir: self.dir.clone() }
     }

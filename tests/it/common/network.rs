@@ -98,7 +98,8 @@ impl Network {
         Self { taps, variables, examples, probes, forward: Box::new(forward) }
     }
 
-    /// Layers of 6, 8 and 3 numbers with a tanh between. With `dropout` it drops half of the hidden numbers in training.
+    /// Layers of 6, 8 and 3 numbers with a tanh between. With `dropout` it drops half of the hidden numbers in
+    /// training.
     pub fn mlp(examples: usize, probes: usize, dropout: bool) -> Self {
         let (taps, variables) = (Taps::new(), VarMap::new());
         let fc1 = taps.tap("fc1", linear(6, 8, builder(&variables).pp("fc1")).unwrap());

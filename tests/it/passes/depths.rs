@@ -1,4 +1,5 @@
-//! The depths of recording agree with each other: all layers, the last layer, one backward pass for each example, own layers.
+//! The depths of recording agree with each other: all layers, the last layer, one backward pass for each example, own
+//! layers.
 
 use super::*;
 use candle_core::{Device, Tensor, Var};

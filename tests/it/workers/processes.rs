@@ -1,7 +1,7 @@
 //! Several workers, each a process with a recorder of its own, train one model and record one run.
 //!
-//! The test binary is its own worker: [`a_worker`] is started again for each rank, and the gradients are averaged through
-//! files.
+//! The test binary is its own worker: [`a_worker`] is started again for each rank, and the gradients are averaged
+//! through files.
 
 use super::{config, model, EXAMPLES, PROBES, RATE};
 use crate::common::*;

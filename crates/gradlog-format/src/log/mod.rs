@@ -1,7 +1,7 @@
 //! The log: the bytes of a run, and the writer that puts them into files.
 //!
-//! The specification is `FORMAT.md` in the folder of this crate. [`LogWriter`] writes a run, [`BlockBuilder`] collects the rows of
-//! a block, and [`Manifest`] describes the run. To read a run, use [`crate::run`].
+//! The specification is `FORMAT.md` in the folder of this crate. [`LogWriter`] writes a run, [`BlockBuilder`] collects
+//! the rows of a block, and [`Manifest`] describes the run. To read a run, use [`crate::run`].
 //!
 //! Nothing here starts a thread. One thread at a time calls the writer.
 

@@ -66,6 +66,10 @@ fn dropped(contents: &Contents) -> Option<u64> {
     })
 }
 
+fn change_length(path: &Path, bytes: u64) {
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(bytes).unwrap();
+}
+
 #[test]
 fn a_sound_run_comes_back_as_it_was() {
     let (dir, written) = sample();

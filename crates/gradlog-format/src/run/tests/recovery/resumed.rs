@@ -170,10 +170,6 @@ fn a_block_whose_steps_are_no_numbers_of_steps_is_lost_where_a_resumption_cuts_i
     }
 }
 
-fn change_length(path: &Path, bytes: u64) {
-    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(bytes).unwrap();
-}
-
 /// What is left of the resumed training supersedes what was before it, although nothing says any more that it does.
 #[test]
 fn a_resumption_is_kept_also_if_its_segment_is_empty_or_gone() {
