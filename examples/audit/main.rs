@@ -35,7 +35,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about = "Audit every score against retraining")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder for the recorded runs; those that are there already are not overwritten
     #[arg(long, default_value = "runs/audit")]
     out: PathBuf,

@@ -26,7 +26,7 @@ pub use codec::DecodeError;
 pub use column::{Cells, Column, ColumnKey, NO_LAYER};
 pub use extension::{Extension, EXTENSIONS_MAX, PRIVATE_TAG_MIN};
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
-pub use segment::{checkpoint_path, segment_path, SEGMENT_HEADER_BYTES};
+pub use segment::{checkpoint_path, segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
 pub use storage::{check_size_limit, make_folder, sync_folder, MmapStorage, Storage};
 pub use terms::{Mode, PredictionScore};
 pub use worker::{worker_folder, worker_folders, AllReduce, WorkerRecord, WORKERS_MAX};
@@ -34,7 +34,6 @@ pub use writer::{io_error, LogError, LogWriter, ResumePlace, Totals, WriterOptio
 
 pub(crate) use block::{BlockHeader, ColumnEntry, BLOCK_MAGIC, BLOCK_RAW_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES};
 pub(crate) use compress::Compressor;
-pub(crate) use segment::SegmentHeader;
 pub(crate) use storage::{next_data, open_file};
 
 /// The parts of a block, for benchmarks that measure them one by one. No promises.
