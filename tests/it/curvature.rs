@@ -3,9 +3,9 @@
 use crate::common::*;
 use candle_core::{Device, Module, Tensor};
 use candle_nn::{linear, Linear, VarMap};
-use gradlog_format::log::{BlockKind, Column, ColumnKey};
-use gradlog::{CurvatureRows, RecordError, Recorder};
 use gradlog::taps::{Tapped, Taps};
+use gradlog::{CurvatureRows, RecordError, Recorder};
+use gradlog_format::log::{BlockKind, Column, ColumnKey};
 use std::path::Path;
 
 const FEATURES: usize = 4;

@@ -2,10 +2,11 @@
 
 use crate::common::*;
 use candle_nn::Module;
-use gradlog::{Config, Overflow, Recorder};
 use gradlog::taps::{Tapped, Taps};
+use gradlog::{Config, Overflow, Recorder};
 use gradlog_format::run::Run;
 use std::path::Path;
+use std::time::Duration;
 
 #[test]
 fn a_recorder_that_is_dropped_leaves_a_readable_run() {
@@ -67,8 +68,12 @@ fn drops_are_counted_and_written_and_equal_what_is_missing() {
 #[test]
 fn a_flush_covers_drops_too() {
     let dir = tempfile::tempdir().unwrap();
-    let config =
-        Config { overflow: Overflow::DropNewest, queue_bytes_max: 1, flush_interval: Duration::from_millis(3_600_000), ..Config::default() };
+    let config = Config {
+        overflow: Overflow::DropNewest,
+        queue_bytes_max: 1,
+        flush_interval: Duration::from_millis(3_600_000),
+        ..Config::default()
+    };
     let (mut recorder, layer, gate) = gated(dir.path(), config);
     let mut pass = recorder.pass(&[1, 2]).unwrap();
     pass.cross_entropy(&layer.forward(&noise(1, &[2, 4])).unwrap(), &labels(2)).unwrap().backward().unwrap();

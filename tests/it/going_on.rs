@@ -3,9 +3,9 @@
 use crate::common::*;
 use candle_core::{Device, Module, Tensor};
 use candle_nn::Linear;
-use gradlog_format::log::{BlockKind, Column};
-use gradlog::{Config, OnFailure, RecordError, Recorder};
 use gradlog::taps::{Tapped, Taps};
+use gradlog::{Config, OnFailure, RecordError, Recorder};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 /// A recorder whose folder was deleted after three steps.
 fn vanishing(dir: &Path, config: Config) -> (Recorder, Tapped<Linear>) {
     let OneLayer { taps, layer, .. } = one_layer(3);
-    let mut recorder = Recorder::create(dir, &taps, Config { flush_interval: Duration::from_millis(1), ..config }).unwrap();
+    let mut recorder =
+        Recorder::create(dir, &taps, Config { flush_interval: Duration::from_millis(1), ..config }).unwrap();
     for step in 0..3 {
         record_noise(&mut recorder, &layer, &[step, 10 + step]).unwrap();
     }
@@ -50,10 +51,10 @@ fn a_vanished_folder_fails_no_step_and_is_told_of_at_the_end() {
     let own = recorder.pass(&[6, 7]).unwrap().per_example(|i| Tensor::new(i as f32, &Device::Cpu)).unwrap();
     assert_eq!(numbers(&own), [0.0, 1.0]);
     for error in [recorder.flush().unwrap_err(), recorder.finish().unwrap_err()] {
-        let RecordError::Unrecorded { step, visits, source } = &error else { panic!("{error}") };
+        let RecordError::Unrecorded { step, visits, cause } = &error else { panic!("{error}") };
         // Steps 3 to 6: passes of 2, 3, 2 + 1 and 1; one was never committed.
         assert_eq!((*step, *visits), (3, 9), "{error}");
-        assert!(matches!(**source, RecordError::Log(_)));
+        assert!(matches!(**cause, RecordError::Log(_)));
         assert!(error.to_string().contains("from step 3 on") && error.to_string().contains("deleted"), "{error}");
     }
 }
@@ -64,7 +65,11 @@ fn what_fails_at_the_end_first_is_told_in_full() {
     for flushed in [false, true] {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("run");
-        let config = Config { on_failure: OnFailure::GoOn, flush_interval: Duration::from_millis(3_600_000), ..Config::default() };
+        let config = Config {
+            on_failure: OnFailure::GoOn,
+            flush_interval: Duration::from_millis(3_600_000),
+            ..Config::default()
+        };
         let OneLayer { taps, layer, .. } = one_layer(3);
         let mut recorder = Recorder::create(&dir, &taps, config).unwrap();
         for step in 0..3 {
@@ -108,8 +113,8 @@ fn a_disk_that_is_stuck_is_waited_for_once_and_what_it_misses_is_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let (taps, gate) = (Taps::new(), Gate::default());
     let layer = taps.tap("fc", Gated { layer: noise_linear(5, 3, 4), gate: gate.clone() });
-    let wait_ms_max = 200;
-    let config = Config { on_failure: OnFailure::GoOn, queue_passes: 1, wait_ms_max, ..Config::default() };
+    let wait_max = Duration::from_millis(200);
+    let config = Config { on_failure: OnFailure::GoOn, queue_passes: 1, wait_max, ..Config::default() };
     let mut recorder = Recorder::create(dir.path(), &taps, config).unwrap();
     // One is with the thread and one in the queue, the third waits in vain, and the others do not wait.
     let start = Instant::now();
@@ -121,7 +126,7 @@ fn a_disk_that_is_stuck_is_waited_for_once_and_what_it_misses_is_a_gap() {
         let _ = recorder.probe(&set.to_string(), &[7]).unwrap();
         recorder.checkpoint_tensors([("w".to_string(), noise(1, &[2]))]).unwrap();
     }
-    assert!(start.elapsed() < Duration::from_millis(10 * wait_ms_max), "{:?}", start.elapsed());
+    assert!(start.elapsed() < 10 * wait_max, "{:?}", start.elapsed());
     assert!(recorder.failure().is_none(), "it may still come round");
     gate.open();
     // It takes passes again. After a flush the queue is empty.

@@ -3,8 +3,8 @@
 use crate::common::*;
 use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::{layer_norm, linear, Conv1d, LayerNorm, VarMap};
-use gradlog::{Config, RecordError, Recorder};
 use gradlog::taps::Taps;
+use gradlog::{Config, RecordError, Recorder};
 use gradlog_analysis::{influence, Question};
 use gradlog_format::run::Run;
 
@@ -135,6 +135,6 @@ fn an_optional_layer_that_is_folded_has_the_gradient_zero_where_it_is_left_out()
         }
         recorder.finish().unwrap();
         let found = influence(&Run::open(dir.path()).unwrap(), &Question::one("test", 7)).unwrap();
-        assert_eq!((found.visits, found.other_layers, found.probe_records_left_out), (12, 0, 0), "{first}");
+        assert_eq!((found.visits, found.left_out.other_layers, found.left_out.probe_records), (12, 0, 0), "{first}");
     }
 }

@@ -4,9 +4,8 @@
 use candle_core::{Device, Module, Tensor, Var};
 use candle_nn::Linear;
 use gradlog::{Config, Recorder, SketchConfig, StepInfo, Taps};
-use gradlog_format::log::{
-    BlockHeader, Column, ColumnEntry, BLOCK_MAGIC, ENTRY_BYTES, HEADER_BYTES, SEGMENT_HEADER_BYTES,
-};
+use gradlog_format::log::parts::{BlockHeader, ColumnEntry, BLOCK_MAGIC, ENTRY_BYTES, HEADER_BYTES};
+use gradlog_format::log::{Column, SEGMENT_HEADER_BYTES};
 use std::path::Path;
 
 /// Over every column of every block: its entry and its numbers. The time of day is left out.

@@ -3,10 +3,10 @@
 use crate::common::*;
 use candle_core::Module;
 use candle_nn::{linear, Linear, VarMap};
-use gradlog::{Config, RecordError, Recorder};
-use gradlog_format::sketch::SketchConfig;
 use gradlog::taps::Taps;
+use gradlog::{Config, RecordError, Recorder};
 use gradlog_format::run::Run;
+use gradlog_format::sketch::SketchConfig;
 
 #[test]
 fn batch_norm_and_names_used_twice_are_refused_with_a_way_out() {

@@ -3,12 +3,12 @@
 use crate::common::*;
 use candle_core::{Device, Module, Tensor};
 use candle_nn::Linear;
-use gradlog_format::log::{BlockKind, Column};
-use gradlog::{Config, RecordError, Recorder};
-use gradlog_format::sketch::SketchConfig;
 use gradlog::taps::{Tapped, Taps};
+use gradlog::{Config, RecordError, Recorder};
 use gradlog_analysis::{influence, Question, Score, Window};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
+use gradlog_format::sketch::SketchConfig;
 use std::path::Path;
 
 fn model(outputs: usize) -> (Taps, Tapped<Linear>) {

@@ -2,9 +2,9 @@
 
 use crate::common::*;
 use candle_core::{Device, Module, Tensor, Var};
-use gradlog_format::log::{BlockKind, Column};
 use gradlog::{Config, Recorder};
 use gradlog_analysis::{Score, Window};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 
 #[test]

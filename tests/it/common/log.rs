@@ -1,7 +1,7 @@
 //! Readers of a log and of results.
 
-use gradlog_format::log::{BlockKind, Column, ColumnKey, NO_LAYER};
 use gradlog_analysis::{Influence, ScoreTable};
+use gradlog_format::log::{BlockKind, Column, ColumnKey, NO_LAYER};
 use gradlog_format::run::{Block, Run};
 use std::path::Path;
 

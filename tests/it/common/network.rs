@@ -4,8 +4,8 @@ use super::{noise, noisy_labels, numbers, row, rows};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Module, Result, Tensor, Var, D};
 use candle_nn::{conv2d, linear, Conv2dConfig, Linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::{RecordError, Recorder};
 use gradlog::taps::{Tapped, Taps};
+use gradlog::{RecordError, Recorder};
 use std::collections::BTreeMap;
 
 /// One tapped linear layer of four inputs, with random weights.

@@ -45,7 +45,7 @@ pub struct Gated {
 impl Tap for Gated {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {
         let parameters = vec![Parameter::new("weight", self.layer.weight())];
-        Ok(LayerSpec { kind: "gated", parameters, factors: None, bias: false })
+        Ok(LayerSpec::new("gated", parameters))
     }
 
     fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {

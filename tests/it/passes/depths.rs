@@ -4,9 +4,9 @@
 use super::*;
 use candle_core::{Device, Tensor, Var};
 use candle_nn::{Embedding, Optimizer, SGD};
-use gradlog_format::log::{BlockKind, Column};
-use gradlog::Recorder;
 use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap};
+use gradlog::Recorder;
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::path::Path;
 
@@ -27,7 +27,7 @@ fn last_layer_in_closed_form_is_the_tapped_last_layer() {
     let (taps, variables) = (Taps::new(), VarMap::new());
     let model = Mlp::new(&taps, &variables);
     let last = Taps::new();
-    last.last_layer("fc2", 5, 3, true);
+    last.last_layer("fc2", gradlog::taps::LastLayer::new(5, 3));
     let (x, y, ids) = (noise(1, &[4, 6]), labels(4), [0, 1, 2, 3]);
     let (all_dir, last_dir) = (dir.path().join("all"), dir.path().join("last"));
     for (taps, dir, tapped) in [(&taps, &all_dir, true), (&last, &last_dir, false)] {
@@ -161,7 +161,7 @@ struct Squared {
 impl Tap for Squared {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {
         let parameters = vec![Parameter::new("weight", self.weight.as_tensor())];
-        Ok(LayerSpec { kind: "squared", parameters, factors: None, bias: false })
+        Ok(LayerSpec::new("squared", parameters))
     }
 
     fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -3,9 +3,9 @@
 use super::*;
 use candle_core::{Device, Tensor};
 use candle_nn::Optimizer;
-use gradlog_format::log::{BlockKind, Column};
 use gradlog::optim::{Sgd, SgdConfig};
-use gradlog::{Recorder, StepInfo};
+use gradlog::{Recorder, StepInfo, StepReport};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::path::Path;
 

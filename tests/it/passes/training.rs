@@ -3,8 +3,8 @@
 use super::*;
 use candle_core::DType;
 use candle_nn::{Optimizer, SGD};
-use gradlog_format::log::{BlockKind, Column, ColumnKey};
 use gradlog::{Config, Recorder};
+use gradlog_format::log::{BlockKind, Column, ColumnKey};
 use gradlog_format::run::Run;
 
 #[test]
@@ -41,7 +41,7 @@ fn the_trained_weights_are_the_same_with_and_without_recording() {
     let (_, disabled, model) = copy();
     train(&mut Recorder::disabled(), &disabled, &|x| model.forward(x));
     let (_, plain, model) = copy();
-    let (fc1, fc2): (Linear, Linear) = ((*model.fc1).clone(), (*model.fc2).clone());
+    let (fc1, fc2): (Linear, Linear) = (model.fc1.inner().clone(), model.fc2.inner().clone());
     train(&mut Recorder::disabled(), &plain, &|x| Module::forward(&fc2, &Module::forward(&fc1, x)?.relu()?));
     assert_eq!(weights(&recorded), weights(&disabled), "recording changes not one bit of a tapped MLP");
     assert!(relative_error(&weights(&recorded), &weights(&plain)) < 1e-5, "tapping changes nothing but rounding");

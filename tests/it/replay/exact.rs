@@ -1,8 +1,8 @@
 //! What a replay says against candle's own backward at the same weights, and what it says that it is.
 
 use super::*;
-use gradlog_format::log::Mode;
 use gradlog_analysis::{Basis, Source};
+use gradlog_format::log::Mode;
 
 #[test]
 fn a_replay_of_an_mlp_is_exact_tracin_el2n_and_grand() {
@@ -26,7 +26,7 @@ fn a_replay_of_an_mlp_is_exact_tracin_el2n_and_grand() {
     // Visits can be asked about the later probes too: each counts at its checkpoint's step.
     let visits = influence(&run, &Question::one("asked later", 1)).unwrap();
     assert_eq!((visits.basis, visits.probe_times, visits.visits), (Basis::Visits, 4, 4 * STEPS));
-    assert_eq!((visits.before_first_probe, visits.visits_at_probe_times), (0, 4 * 3));
+    assert_eq!((visits.left_out.before_first_probe, visits.visits_at_probe_times), (0, 4 * 3));
     let report = run.verify().unwrap();
     assert!(report.finished && report.damage.is_none() && report.checkpoint_faults.is_empty(), "{report:?}");
     assert_eq!((report.visits, report.probes, report.sweeps, report.checkpoints), (48, 12, 80, 4));
@@ -48,9 +48,9 @@ fn weights_of_ones_own_and_training_mode() {
     let weights = train(&model, dir.path());
     let mut replay = Replay::open(dir.path(), &model.taps, Config::default()).unwrap();
     assert!(replay.sweep(&[1]).is_err(), "no weights were loaded");
-    assert!(replay.at(STEPS + 1, 0, 0.1).err().unwrap().to_string().contains("12 steps"));
+    assert!(replay.set_weights_step(STEPS + 1, 0, 0.1).err().unwrap().to_string().contains("12 steps"));
     model.set_weights(&weights[&9]);
-    replay.at(9, 1, 0.25).unwrap();
+    replay.set_weights_step(9, 1, 0.25).unwrap();
     replay.set_mode(Mode::Training);
     sweep(&model, &mut replay);
     replay.finish().unwrap();

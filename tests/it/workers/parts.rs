@@ -2,8 +2,8 @@
 
 use super::{config, model, RATE};
 use crate::common::*;
-use gradlog_format::log::{BlockKind, Column};
 use gradlog::{Config, RecordError, Recorder, Reduction, Worker};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Run, VerifyReport};
 use std::path::Path;
 

@@ -5,9 +5,9 @@
 
 use super::{config, model, EXAMPLES, PROBES, RATE};
 use crate::common::*;
-use gradlog_format::log::{BlockKind, Column};
 use gradlog::{Recorder, Reduction, Worker};
 use gradlog_analysis::{influence, Influence, Question, Score, Window};
+use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -36,10 +36,10 @@ pub(crate) use block::{BlockHeader, ColumnEntry, BLOCK_MAGIC, BLOCK_RAW_BYTES_MA
 pub(crate) use compress::Compressor;
 pub(crate) use storage::{next_data, open_file};
 
-/// The parts of a block, for benchmarks that measure them one by one. No promises.
+/// The parts of a block, for benchmarks that measure them one by one and tests that take blocks apart. No promises.
 #[doc(hidden)]
 pub mod parts {
-    pub use super::block::{ColumnEntry, ENTRY_BYTES, HEADER_BYTES};
+    pub use super::block::{BlockHeader, ColumnEntry, BLOCK_MAGIC, ENTRY_BYTES, HEADER_BYTES};
     pub use super::compress::Compressor;
 }
 
