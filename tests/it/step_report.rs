@@ -156,5 +156,5 @@ fn steps_that_tell_and_steps_that_do_not_share_a_block() {
     let report = Run::open(dir.path()).unwrap().verify().unwrap();
     assert_eq!((report.damage, report.finished), (None, true));
     let (_, info) = told(dir.path());
-    assert_eq!(info, ["0 to 0.5 (not told of 3 steps)", "0.125 to 0.125 (not told of 5 steps)"]);
+    assert_eq!(info, ["0 to 0.5, not told for 3 steps", "0.125 to 0.125, not told for 5 steps"]);
 }

@@ -136,7 +136,7 @@ fn told_words(range: &Option<RangeInclusive<f32>>, untold: u64) -> String {
     match (range, untold) {
         (_, 0) => range_words(range),
         (None, _) => "not told".into(),
-        (Some(_), untold) => format!("{} (not told of {untold} steps)", range_words(range)),
+        (Some(_), untold) => format!("{}, not told for {untold} steps", range_words(range)),
     }
 }
 
