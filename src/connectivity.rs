@@ -1,40 +1,43 @@
-//! Linear mode connectivity: is there a hill between two trained models? (Paul et al. 2021, arXiv 2107.07075, §5.2, after
-//! Frankle et al. 2020, arXiv 1912.05671, §2.)
+//! Linear mode connectivity: the error barrier between two trained models (Paul et al. 2021, arXiv 2107.07075, §5.2;
+//! Frankle et al. 2020, arXiv 1912.05671, §2).
 //!
-//! For weights `w`, `w'` and a risk `R_S`, such as the share of wrong answers on a set `S` of examples, the error barrier is
+//! For weights `w` and `w'` and an error `R_S` on a set `S` of examples, such as the share of wrong answers, the error
+//! barrier is
 //!
 //! ```text
 //! err(w, w'; S) = sup over α in [0, 1] of R_S(α·w + (1 − α)·w') − α·R_S(w) − (1 − α)·R_S(w')
 //! ```
 //!
-//! It is at least 0, for it is 0 at both ends; about 0 means that the two lie in one basin as seen from `S`. The papers
-//! spawn two children from the same weights `w_t*`, train both to the end in different batch orders, and call the
-//! smallest `t*` with a barrier of about 0 the onset of linear mode connectivity; it comes early for easy examples and late
-//! for hard ones. Take the expectation over several pairs; here is one. The supremum is over the given `α` alone; it mostly
-//! lies near one half.
+//! The barrier is at least 0, because it is 0 at both ends. A barrier of about 0 means that both models lie in one
+//! basin of the error on `S`.
 //!
-//! This needs weights and no log. A score of a recorded run says which examples are easy or hard. `examples/connectivity.rs` does it
-//! all.
+//! The papers train two children from the same weights `w_t*` to the end, in different batch orders. The smallest `t*`
+//! with a barrier of about 0 is the onset of linear mode connectivity. It comes early for easy examples and late for
+//! hard ones. The papers take the expectation over several pairs of children; this module computes one pair. It takes
+//! the supremum over the given values of `α`. The maximum usually lies near one half.
+//!
+//! This module needs weights and no log. A score of a recorded run tells easy examples from hard ones.
+//! `examples/connectivity.rs` combines the two.
 
 use candle_core::{Tensor, Var};
 use candle_nn::VarMap;
 use std::collections::BTreeMap;
 
-/// Weights by name.
+/// The weights of a model: its variables by name.
 pub type Weights = BTreeMap<String, Tensor>;
 
-/// Why there is no barrier.
+/// Why an error barrier could not be computed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectivityError {
     /// One of the models has a variable that the other lacks.
-    #[error("`{name}` is in only one of the two sets of weights: give two models of one architecture")]
+    #[error("`{name}` is in only one of the two sets of weights: compare two models of the same architecture")]
     Names {
         /// The variable.
         name: String,
     },
-    /// A variable has two shapes.
-    #[error("`{name}` has shape {first:?} in one set of weights and {second:?} in the other")]
+    /// A variable has different shapes in the two models.
+    #[error("`{name}` has shape {first:?} in one set of weights and {second:?} in the other: compare two models of the same architecture")]
     Shapes {
         /// The variable.
         name: String,
@@ -43,66 +46,67 @@ pub enum ConnectivityError {
         /// Its shape in the second.
         second: Vec<usize>,
     },
-    /// A place outside of the line between the two.
-    #[error("alpha is {alpha}: give places between 0 and 1")]
+    /// A value of `α` outside 0 to 1.
+    #[error("alpha is {alpha}: give values between 0 and 1")]
     Alpha {
-        /// What was given.
+        /// The value.
         alpha: f64,
     },
-    /// The risk is not a number.
-    #[error("the error at alpha {alpha} is {error}: a barrier needs numbers")]
+    /// The error is NaN or infinite.
+    #[error("the error at alpha {alpha} is {error}: return a finite number")]
     NotFinite {
-        /// Where.
+        /// The value of `α`.
         alpha: f64,
-        /// What it is.
+        /// The error there.
         error: f64,
     },
-    /// candle says no, in the model or in the caller's error.
+    /// candle failed, in this module or in the caller's error function.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
 
-/// The hill between two models.
+/// The error barrier between two models.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Barrier {
-    /// Its height, at least 0.
+    /// The largest [`PathPoint::excess`], at least 0.
     pub height: f64,
-    /// Where it is highest: 1 is `w`, 0 is `w'`.
+    /// The `α` of the largest excess: 1 is `w`, 0 is `w'`.
     pub alpha: f64,
-    /// The line between the two, ends included, ascending in `α`.
+    /// All points that were evaluated, both ends included, in ascending order of `α`.
     pub path: Vec<PathPoint>,
 }
 
-/// A place on the line.
+/// A point on the line between two models.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct PathPoint {
-    /// `α`.
+    /// The value of `α`.
     pub alpha: f64,
-    /// The risk there.
+    /// The error of the interpolated weights.
     pub error: f64,
-    /// How far it lies above the straight line between the risks at the ends.
+    /// The error minus the linear interpolation of the errors at the two ends.
     pub excess: f64,
 }
 
-/// A copy of all weights of a model, which later steps do not change.
+/// Copies all variables of a model. Later steps do not change the copy.
 ///
 /// # Errors
-/// What candle says.
+/// candle's error, if a copy fails.
 pub fn weights(variables: &VarMap) -> candle_core::Result<Weights> {
-    named_variables(variables)
+    list_variables(variables)
         .into_iter()
         .map(|(name, variable)| Ok((name, variable.as_tensor().detach().copy()?)))
         .collect()
 }
 
-/// Sets the weights of a model.
+/// Sets all variables of a model to `weights`.
 ///
 /// # Errors
-/// [`ConnectivityError::Names`] or [`ConnectivityError::Shapes`] if they are not of this model, before any is set.
+/// [`ConnectivityError::Names`] or [`ConnectivityError::Shapes`] if the weights do not fit the model; no variable is
+/// changed then. [`ConnectivityError::Candle`] if candle cannot set a variable.
 pub fn set_weights(variables: &VarMap, weights: &Weights) -> Result<(), ConnectivityError> {
-    let own = named_variables(variables);
+    let own = list_variables(variables);
     let in_model: Weights = own.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone())).collect();
     check_fit(&in_model, weights)?;
     for (name, variable) in &own {
@@ -113,17 +117,18 @@ pub fn set_weights(variables: &VarMap, weights: &Weights) -> Result<(), Connecti
     Ok(())
 }
 
-fn named_variables(variables: &VarMap) -> Vec<(String, Var)> {
-    // A poisoned lock means that another thread panicked while it held the map; the map itself is whole.
+fn list_variables(variables: &VarMap) -> Vec<(String, Var)> {
+    // A poisoned lock means that another thread panicked while it held the map. The map itself is intact.
     let data = variables.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     data.iter().map(|(name, variable)| (name.clone(), variable.clone())).collect()
 }
 
-/// `α·w + (1 − α)·w'`, variable by variable; at 1 and 0 the very numbers of `w` and `w'`.
+/// Interpolates two models: `α·w + (1 − α)·w'` for each variable, in the variable's dtype. At `α` = 1 the result is `w`
+/// bit for bit, at `α` = 0 it is `w'`.
 ///
 /// # Errors
-/// [`ConnectivityError::Names`] or [`ConnectivityError::Shapes`] if the two are not of one architecture,
-/// [`ConnectivityError::Alpha`] outside of 0 to 1.
+/// [`ConnectivityError::Names`] or [`ConnectivityError::Shapes`] if the two models differ in architecture,
+/// [`ConnectivityError::Alpha`] for an `alpha` outside 0 to 1, [`ConnectivityError::Candle`] if candle fails.
 pub fn interpolate(w: &Weights, other: &Weights, alpha: f64) -> Result<Weights, ConnectivityError> {
     if !(0.0..=1.0).contains(&alpha) {
         return Err(ConnectivityError::Alpha { alpha });
@@ -155,10 +160,11 @@ fn check_fit(w: &Weights, other: &Weights) -> Result<(), ConnectivityError> {
     Ok(())
 }
 
-/// The error barrier between two models at the places `alphas` of the line between them, and at its ends.
+/// Computes the error barrier between `w` and `other` at the values `alphas` of `α`, and at both ends. Paul et al.
+/// 2021, §5.2.
 ///
-/// `error` gives the risk of weights, such as the share of wrong answers on the hardest examples; it mostly calls
-/// [`set_weights`] on a model of its own and evaluates that.
+/// `error` returns the error of given weights, such as the share of wrong answers on the hardest examples. It usually
+/// calls [`set_weights`] on a model of its own and evaluates that model.
 ///
 /// ```
 /// use candle_core::{Device, Result, Tensor};
@@ -173,10 +179,11 @@ fn check_fit(w: &Weights, other: &Weights) -> Result<(), ConnectivityError> {
 /// ```
 ///
 /// # Errors
-/// As [`interpolate`]; [`ConnectivityError::NotFinite`] if a risk is NaN or infinite; what `error` returns.
+/// As [`interpolate`]; [`ConnectivityError::NotFinite`] if an error is NaN or infinite; [`ConnectivityError::Candle`]
+/// if `error` fails.
 ///
 /// # Cost
-/// One call of `error` for each place and two for the ends.
+/// One interpolation and one call of `error` for each value of `α`, and for each end.
 pub fn error_barrier(
     w: &Weights,
     other: &Weights,

@@ -1,10 +1,11 @@
-//! The flight recorder for gradient descent: gradlog writes down, for every example that SGD visits, a small sketch of that
-//! example's own gradient, its loss and the model's prediction. Afterwards, with no retraining, the log says which training
-//! examples taught the model what it does, which are mislabeled, and which are never learned.
+//! gradlog records each training example's own gradient, loss and prediction while a candle model trains.
 //!
-//! # Wrapping a loop
+//! Afterwards the log answers questions without retraining: which training examples taught the model an answer, which are
+//! mislabeled, and which are never learned. The gradients are kept as small sketches.
 //!
-//! One line for each layer, five in the loop:
+//! # Recording a loop
+//!
+//! Tap each layer once, and add five lines to the loop:
 //!
 //! ```
 //! use candle_core::{DType, Device, Module, Tensor};
@@ -23,31 +24,56 @@
 //! for (ids, x, y) in batches {
 //!     let mut pass = recorder.pass(&ids)?; // arms the taps for one forward and backward
 //!     let loss = pass.cross_entropy(&model.forward(&x)?, &y)?; // candle_nn's mean loss
-//!     pass.backward_step(&mut optimizer, &loss)?; // hands everything to the background thread, and takes the step
+//!     pass.backward_step(&mut optimizer, &loss)?; // backward, recording, optimizer step
 //! }
-//! recorder.finish()?; // the promise: everything committed is on disk
+//! recorder.finish()?; // when it returns, everything committed is on disk
 //! # std::fs::remove_dir_all(&dir)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! A loop that calls `loss.backward()` and `optimizer.step(&grads)` itself calls [`Pass::commit`] between the two.
 //!
-//! # Where to look
+//! # What is where
 //!
-//! | item | what it is for |
+//! | item | purpose |
 //! |---|---|
-//! | [`Taps`] | Registers the layers whose gradients are recorded. The module [`taps`] has the layers. |
-//! | [`Recorder`] | What the loop holds. Its page has the threads and the guarantees. |
-//! | [`Pass`], [`ProbePass`] | One forward and backward over training examples, or over probes. |
-//! | [`Replay`] | Takes examples through the checkpoints of a run, after the training. |
-//! | [`StepReport`] | What an optimizer reports about its steps. |
+//! | [`Taps`], [`Tapped`], [`Tap`] | Register layers, wrap them, and add layers of other kinds. |
+//! | [`taps`] | What a tap needs to know, and faster `relu` and max-pooling. |
+//! | [`Recorder`], [`Config`] | Record a run, and set its limits. |
+//! | [`Pass`], [`ProbePass`], [`CurvaturePass`] | One forward and backward over training examples, probes, or curvature examples. |
+//! | [`Replay`] | Runs examples through a run's checkpoints after the training. |
+//! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |
+//! | [`RecordError`] | Why something was not recorded. |
 //! | [`optim`] | SGD with momentum and weight decay, in place. |
 //! | [`connectivity`] | Error barriers between two sets of weights. |
 //!
-//! A *visit* is one example in one training pass. A *probe* is an example that one asks questions about; it is not trained on.
+//! A *step* is one optimizer step; it has one pass or several. A *visit* is one example in one training pass. A *probe* is an
+//! example to ask questions about; the model is not trained on it. A *sweep* takes training examples through a checkpoint.
 //!
-//! The crate `gradlog-analysis` reads the log and computes scores and influence; `gradlog-cli` is the command. The exact squared
-//! norm of each layer's gradient is not recorded: it would take 4 bytes a visit and layer, 54 to 108 in a small transformer.
+//! The crate `gradlog-analysis` reads the log and computes scores and influence. The crate `gradlog-cli` has the command
+//! `gradlog`. The log does not hold the exact squared norm of each layer's gradient. It would take 4 bytes for each visit and
+//! layer: 54 to 108 bytes a visit in a small transformer.
+//!
+//! # Threads
+//!
+//! The training thread makes passes and sends them to a bounded queue. One background thread, named `gradlog`, sketches,
+//! compresses and writes them in order. The two threads share the queue and a few counters. [`Taps`], [`Tapped`] layers and
+//! errors are `Send` and `Sync`; a [`Recorder`] and a [`Replay`] can move to another thread.
+//!
+//! # Guest manners
+//!
+//! - Recording changes no loss and no weight, except by rounding. One exception helps: a tapped `LayerNorm` or `RmsNorm` has
+//!   a gradient, which candle_nn 0.11's lacks.
+//! - Nothing here panics in the training thread.
+//! - A call waits at most [`Config::wait_max`] for the background thread.
+//! - At most [`Config::queue_bytes_max`] of tensors wait in the queue.
+//! - After a failure of the background thread, the next `commit` returns it, and so does every later call. Under
+//!   [`OnFailure::GoOn`] only `flush` and `finish` return it.
+//!
+//! # Shutdown
+//!
+//! When [`Recorder::finish`] returns `Ok`, everything committed is on disk. A recorder that is dropped instead writes what it
+//! has within [`Config::wait_max`], ignores errors, and leaves a readable run.
 
 #![warn(missing_docs)]
 #![warn(missing_debug_implementations)]
@@ -68,3 +94,22 @@ pub use recorder::{
 };
 pub use step::{StepInfo, StepReport};
 pub use taps::{Tap, Tapped, Taps};
+
+/// Compile-time checks: what can move between threads, and what threads can share.
+const _: () = {
+    const fn assert_send<T: Send>() {}
+    const fn assert_shareable<T: Send + Sync + 'static>() {}
+    assert_send::<Recorder>();
+    assert_send::<Replay>();
+    assert_send::<Pass<'_>>();
+    assert_send::<ProbePass<'_>>();
+    assert_send::<CurvaturePass<'_>>();
+    assert_send::<optim::Sgd>();
+    assert_shareable::<Config>();
+    assert_shareable::<RecordError>();
+    assert_shareable::<connectivity::ConnectivityError>();
+    assert_shareable::<Taps>();
+    assert_shareable::<Tapped<candle_nn::Linear>>();
+    assert_shareable::<taps::Catch>();
+    assert_shareable::<taps::PerExample>();
+};

@@ -1,7 +1,7 @@
 //! SGD with momentum and weight decay, in place.
 //!
-//! candle's own SGD has no momentum, and takes three passes over fresh memory. [`Sgd`] takes one pass in place. It reports momentum
-//! and weight decay to the recorder, which the analysis by the adjoint needs.
+//! candle's own SGD has no momentum and takes three passes over newly allocated memory. [`Sgd`] takes one pass in
+//! place. It also reports momentum and weight decay to the recorder. The adjoint estimate needs both.
 
 use crate::step::{StepInfo, StepReport};
 use crate::taps::{cpu_f32, parallel, slice};
@@ -10,46 +10,49 @@ use candle_core::{bail, CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tens
 use candle_nn::Optimizer;
 use gradlog_kernels::simd::vectorized;
 
-/// Numbers below which handing a part of them to another thread costs more than it saves.
+/// Below this many numbers, handing a part to another thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 15;
 
-/// Settings of [`Sgd`]. No number may be negative.
+/// Settings of [`Sgd`]. Each number must be finite and at least 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct SgdConfig {
-    /// η.
+    /// `η`, the learning rate.
     pub learning_rate: f64,
-    /// μ: the share of the last step's direction that this step keeps.
+    /// `μ`, the momentum: the share of the last step's velocity that this step keeps. Default 0.
     pub momentum: f64,
-    /// λ: the share of the weights that is added to their gradient.
+    /// `λ`, the weight decay: the share of the weights that is added to their gradient. Default 0.
     pub weight_decay: f64,
 }
 
 impl SgdConfig {
-    /// Plain SGD: without momentum and weight decay.
+    /// Plain SGD, without momentum and weight decay.
+    #[must_use]
     pub fn new(learning_rate: f64) -> Self {
         Self { learning_rate, momentum: 0.0, weight_decay: 0.0 }
     }
 
     /// Sets the momentum.
+    #[must_use]
     pub fn momentum(self, momentum: f64) -> Self {
         Self { momentum, ..self }
     }
 
     /// Sets the weight decay.
+    #[must_use]
     pub fn weight_decay(self, weight_decay: f64) -> Self {
         Self { weight_decay, ..self }
     }
 }
 
-/// SGD as in PyTorch's `torch.optim.SGD`, without dampening and without Nesterov: `v ← μ·v + (g + λ·w)`, from `v = 0`, and
-/// `w ← w − η·v`.
+/// SGD as in PyTorch's `torch.optim.SGD`, without dampening and without Nesterov momentum: `v ← μ·v + (g + λ·w)`,
+/// starting from `v = 0`, and `w ← w − η·v`.
 ///
-/// With neither momentum nor weight decay the weights are those of [`candle_nn::SGD`] to the last bit. On f32 in main memory a
-/// step writes into the weights and nothing else; other types and devices take candle's own ops.
+/// Without momentum and weight decay the weights equal those of [`candle_nn::SGD`] bit for bit. For f32 in main memory
+/// a step writes only into the weights and velocities. For other dtypes and devices it uses candle's ops.
 ///
-/// `pass.commit(optimizer.step_info())` and [`Pass::backward_step`](crate::Pass::backward_step) record momentum and weight decay,
-/// which the adjoint needs. `pass.commit(optimizer.learning_rate())` records the learning rate alone.
+/// `pass.commit(optimizer.step_info())` and [`Pass::backward_step`](crate::Pass::backward_step) record momentum and
+/// weight decay. `pass.commit(optimizer.learning_rate())` records the learning rate alone.
 ///
 /// ```
 /// # use candle_core::{Device, Tensor, Var};
@@ -66,12 +69,12 @@ impl SgdConfig {
 /// ```
 #[derive(Debug)]
 pub struct Sgd {
-    /// Each with its velocity, if there is momentum and a gradient has come.
+    /// Each variable with its velocity. The velocity is `None` without momentum and before the first gradient.
     variables: Vec<(Var, Option<Tensor>)>,
     config: SgdConfig,
 }
 
-/// Told in full: learning rate, momentum and weight decay.
+/// Reports learning rate, momentum and weight decay.
 impl StepReport for Sgd {
     fn step_info(&self) -> StepInfo {
         let SgdConfig { learning_rate, momentum, weight_decay } = self.config;
@@ -82,10 +85,10 @@ impl StepReport for Sgd {
 impl Optimizer for Sgd {
     type Config = SgdConfig;
 
-    /// An optimizer of those `variables` that hold floating-point numbers.
+    /// Makes an optimizer of those `variables` that hold floating-point numbers.
     ///
     /// # Errors
-    /// If a number in `config` is negative, infinite or NaN.
+    /// An error if a number in `config` is negative, infinite or NaN.
     fn new(variables: Vec<Var>, config: SgdConfig) -> Result<Self> {
         let SgdConfig { learning_rate, momentum, weight_decay } = config;
         for (what, value) in [("learning rate", learning_rate), ("momentum", momentum), ("weight decay", weight_decay)]
@@ -97,18 +100,18 @@ impl Optimizer for Sgd {
         Ok(Self { variables, config })
     }
 
-    /// One step. A variable without a gradient in `grads` stays as it is, and so does its velocity.
+    /// Takes one step. A variable without a gradient in `grads` keeps its value and its velocity.
     ///
     /// # Errors
-    /// If the learning rate is negative or not finite; if a gradient has another shape than its variable, or shares its memory. Variables
-    /// before that one have been updated.
+    /// An error if the learning rate is negative or not finite, or if a gradient has another shape than its variable or
+    /// shares its memory. Variables before the faulty one are already updated then.
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         let SgdConfig { learning_rate, momentum, weight_decay } = self.config;
         check_number("learning rate", learning_rate)?;
         for (variable, velocity) in &mut self.variables {
             let Some(gradient) = grads.get(variable) else { continue };
             if gradient.shape() != variable.shape() {
-                bail!("a gradient of shape {:?} for a variable of shape {:?}", gradient.shape(), variable.shape());
+                bail!("a gradient of shape {:?} does not fit a variable of shape {:?}", gradient.shape(), variable.shape());
             }
             if momentum == 0.0 {
                 descend_weights(variable, gradient, learning_rate, weight_decay)?;
@@ -135,7 +138,7 @@ impl Optimizer for Sgd {
 
 fn check_number(what: &str, value: f64) -> Result<()> {
     if !(value >= 0.0 && value.is_finite()) {
-        bail!("a {what} of {value}: it must be 0 or a positive number");
+        bail!("a {what} of {value} is not allowed: give 0 or a positive number");
     }
     Ok(())
 }
@@ -143,7 +146,7 @@ fn check_number(what: &str, value: f64) -> Result<()> {
 /// `w ← w − η·(d + λ·w)`.
 fn descend_weights(weights: &Var, direction: &Tensor, rate: f64, decay: f64) -> Result<()> {
     if cpu_f32(&[weights, direction]) {
-        return weights.inplace_op2(&direction.contiguous()?, &Descend { rate: rate as f32, decay: decay as f32 });
+        return weights.inplace_op2(&direction.contiguous()?, &DescendWeights { rate: rate as f32, decay: decay as f32 });
     }
     let before = weights.as_detached_tensor();
     let direction = if decay == 0.0 { direction.clone() } else { (direction + (&before * decay)?)? };
@@ -153,21 +156,21 @@ fn descend_weights(weights: &Var, direction: &Tensor, rate: f64, decay: f64) -> 
 /// `v ← μ·v + (g + λ·w)`.
 fn update_velocity(velocity: &mut Tensor, gradient: &Tensor, weights: &Var, momentum: f64, decay: f64) -> Result<()> {
     if cpu_f32(&[velocity, gradient, weights]) {
-        let op = Turn { momentum: momentum as f32, decay: decay as f32 };
+        let op = UpdateVelocity { momentum: momentum as f32, decay: decay as f32 };
         return velocity.inplace_op3(&gradient.contiguous()?, weights, &op);
     }
     let gradient = (gradient + (weights.as_detached_tensor() * decay)?)?;
-    // A gradient may remember what it was made of; kept, that would be all steps so far.
+    // A gradient can hold its graph. A velocity that kept it would keep the graphs of all steps so far.
     *velocity = (gradient + (&*velocity * momentum)?)?.detach();
     Ok(())
 }
 
-struct Descend {
+struct DescendWeights {
     rate: f32,
     decay: f32,
 }
 
-impl InplaceOp2 for Descend {
+impl InplaceOp2 for DescendWeights {
     fn name(&self) -> &'static str {
         "sgd"
     }
@@ -175,14 +178,14 @@ impl InplaceOp2 for Descend {
     fn cpu_fwd(&self, w: &mut CpuStorage, wl: &Layout, d: &CpuStorage, dl: &Layout) -> Result<()> {
         let direction = slice(d, dl)?;
         let Self { rate, decay } = *self;
-        for_parts(
+        share_numbers(
             w,
             wl,
             #[inline(always)]
             |weights, first| {
                 let pairs = weights.iter_mut().zip(&direction[first..]);
                 if decay == 0.0 {
-                    // The zero is candle's: it makes `+0` of `-0`.
+                    // candle adds this zero. It turns `-0` into `+0`.
                     pairs.for_each(|(w, d)| *w -= d * rate + 0.0);
                 } else {
                     pairs.for_each(|(w, d)| *w -= (d + *w * decay) * rate);
@@ -192,12 +195,12 @@ impl InplaceOp2 for Descend {
     }
 }
 
-struct Turn {
+struct UpdateVelocity {
     momentum: f32,
     decay: f32,
 }
 
-impl InplaceOp3 for Turn {
+impl InplaceOp3 for UpdateVelocity {
     fn name(&self) -> &'static str {
         "sgd-momentum"
     }
@@ -213,7 +216,7 @@ impl InplaceOp3 for Turn {
     ) -> Result<()> {
         let (gradient, weights) = (slice(g, gl)?, slice(w, wl)?);
         let Self { momentum, decay } = *self;
-        for_parts(
+        share_numbers(
             v,
             vl,
             #[inline(always)]
@@ -225,10 +228,11 @@ impl InplaceOp3 for Turn {
     }
 }
 
-/// Calls `work(part, first)` on the parts of a tensor that the threads share; `first` is the place of the part's first number.
-fn for_parts(storage: &mut CpuStorage, layout: &Layout, work: impl Fn(&mut [f32], usize) + Sync) -> Result<()> {
+/// Shares a tensor out to the threads: calls `work(part, first)` on each part. `first` is the offset of the part's
+/// first number.
+fn share_numbers(storage: &mut CpuStorage, layout: &Layout, work: impl Fn(&mut [f32], usize) + Sync) -> Result<()> {
     let (CpuStorage::F32(numbers), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
-        bail!("a variable in main memory that is not contiguous f32");
+        bail!("the step in place needs a variable that is contiguous f32 in main memory");
     };
     let numbers = &mut numbers[start..end];
     let work = |first: usize, part: &mut [f32]| {
@@ -251,7 +255,8 @@ mod tests {
     use candle_core::{DType, Device};
     use candle_nn::SGD;
 
-    /// Small and, above the bound, shared out; the last of them in f64, which has no op of its own. The first number is -0.
+    /// A small variable, one that is large enough to be shared out, and one in f64, which uses candle's ops. The first
+    /// number is -0.
     fn variables(seed: f32) -> Vec<Var> {
         let make = |rows: usize, columns: usize, dtype: DType| {
             let number = |i| if i == 0 { -0.0 } else { (i as f32 * 0.37 + seed).sin() };
@@ -262,7 +267,7 @@ mod tests {
         vec![make(3, 5, DType::F32), make(211, 307, DType::F32), make(7, 11, DType::F64)]
     }
 
-    /// Gradients that depend on the weights, and of the second variable one that is not contiguous.
+    /// Gradients that depend on the weights. That of the second variable is not contiguous.
     fn gradients(variables: &[Var]) -> GradStore {
         let mut losses = variables.iter().map(|v| v.sqr().unwrap().sum_all().unwrap().to_dtype(DType::F64).unwrap());
         let first = losses.next().unwrap();
@@ -283,11 +288,11 @@ mod tests {
     }
 
     #[test]
-    fn plain_sgd_is_candles_to_the_last_bit() {
+    fn plain_sgd_equals_candles_bit_for_bit() {
         let (ours, candles) = (variables(1.0), variables(1.0));
         let mut sgd = Sgd::new(ours.clone(), SgdConfig::new(0.03)).unwrap();
         let mut reference = SGD::new(candles.clone(), 0.03).unwrap();
-        // Of a weight of -0 a gradient of -0, which candle's own backward does not make.
+        // A weight of -0 with a gradient of -0, which candle's own backward does not make.
         let with_zero = |variables: &[Var]| {
             let mut grads = gradients(variables);
             grads.insert(&variables[0], variables[0].copy().unwrap());
@@ -303,9 +308,9 @@ mod tests {
         assert_eq!(sgd.learning_rate(), 0.01);
     }
 
-    /// Against the definition in f64.
+    /// Compares with the definition in f64.
     #[test]
-    fn momentum_and_decay_are_pytorchs() {
+    fn momentum_and_decay_follow_pytorchs_definition() {
         for (momentum, decay) in [(0.9, 0.0), (0.0, 0.1), (0.9, 0.1)] {
             let ours = variables(2.0);
             let config = SgdConfig::new(0.05).momentum(momentum).weight_decay(decay);
@@ -330,9 +335,9 @@ mod tests {
         }
     }
 
-    /// The velocity does not keep the graph of a gradient alive. A wrong shape is an error.
+    /// The velocity does not keep the graph of a gradient alive. A gradient of a wrong shape is an error.
     #[test]
-    fn velocities_forget_how_they_came_about() {
+    fn velocities_do_not_keep_graphs() {
         for dtype in [DType::F32, DType::F64] {
             let ones =
                 |rows, columns| Var::from_tensor(&Tensor::ones((rows, columns), dtype, &Device::Cpu).unwrap()).unwrap();
@@ -342,7 +347,7 @@ mod tests {
                 let hidden = Tensor::ones((5, 3), dtype, &Device::Cpu).unwrap().matmul(&layers[0]).unwrap();
                 let mut grads =
                     hidden.matmul(&layers[1]).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap();
-                assert!(grads.get(&layers[1]).unwrap().track_op(), "the test needs a gradient with a memory");
+                assert!(grads.get(&layers[1]).unwrap().track_op(), "the test needs a gradient with a graph");
                 sgd.step(&grads).unwrap();
                 assert!(sgd.variables.iter().all(|(_, velocity)| !velocity.as_ref().unwrap().track_op()), "{dtype:?}");
                 grads.insert(&layers[0], Tensor::ones((1, 4), dtype, &Device::Cpu).unwrap());
@@ -353,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_gradient_stays_and_numbers_that_are_none_are_refused() {
+    fn a_variable_without_gradient_stays_and_wrong_settings_are_refused() {
         let ours = variables(3.0);
         let before = numbers(&ours);
         let mut sgd = Sgd::new(ours.clone(), SgdConfig::new(0.1).momentum(0.9).weight_decay(0.1)).unwrap();

@@ -1,10 +1,11 @@
-//! What an optimizer reports about a step. Below both `optim` and the recorder, which do not know each other.
+//! What an optimizer reports about a step. Both `optim` and the recorder use this module; neither uses the other.
 
 use candle_nn::Optimizer;
 
 /// What a loop reports about an optimizer step. A bare learning rate is enough: `pass.commit(0.1)`.
 ///
-/// `None` means "not told". The log then holds no value, and `gradlog info` says "not told".
+/// `None` means that the loop did not report the value. The log then holds no value, and `gradlog info` says "not
+/// told".
 ///
 /// ```
 /// use gradlog::StepInfo;
@@ -15,34 +16,38 @@ use candle_nn::Optimizer;
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct StepInfo {
-    /// `η`, as the optimizer uses it at this step.
+    /// `η`, the learning rate of this step.
     pub learning_rate: f64,
-    /// What the summed gradient is multiplied by before the optimizer sees it: the factor of gradient clipping, or the inverse of
-    /// a loss scale. Default 1.
+    /// The factor that multiplies the summed gradient before the optimizer gets it: the factor of gradient clipping, or
+    /// the inverse of a loss scale. Default 1.
     pub clip: f32,
-    /// Momentum of the optimizer. Default: not told.
+    /// Momentum of the optimizer. Default `None`: not reported.
     pub momentum: Option<f32>,
-    /// Weight decay of the optimizer, as SGD has it: the share of the weights that is added to their gradient. Default: not told.
+    /// Weight decay as in SGD: the share of the weights that is added to their gradient. Default `None`: not reported.
     pub weight_decay: Option<f32>,
 }
 
 impl StepInfo {
-    /// A step of which only the learning rate is told.
+    /// A step that reports the learning rate alone.
+    #[must_use]
     pub fn new(learning_rate: f64) -> Self {
         Self { learning_rate, clip: 1.0, momentum: None, weight_decay: None }
     }
 
-    /// Sets the factor that the gradient is multiplied by.
+    /// Sets the factor that multiplies the gradient.
+    #[must_use]
     pub fn clip(self, clip: f32) -> Self {
         Self { clip, ..self }
     }
 
-    /// Tells the momentum.
+    /// Reports the momentum.
+    #[must_use]
     pub fn momentum(self, momentum: f32) -> Self {
         Self { momentum: Some(momentum), ..self }
     }
 
-    /// Tells the weight decay.
+    /// Reports the weight decay.
+    #[must_use]
     pub fn weight_decay(self, weight_decay: f32) -> Self {
         Self { weight_decay: Some(weight_decay), ..self }
     }
@@ -57,7 +62,8 @@ impl From<f64> for StepInfo {
 /// An optimizer that reports its next step, for [`Pass::backward_step`](crate::Pass::backward_step) and
 /// [`Pass::commit`](crate::Pass::commit).
 ///
-/// An optimizer of another crate needs one `impl`. A type from a third crate is wrapped first, as Rust demands.
+/// Implement it for your own optimizer. An optimizer from another crate needs a wrapper type, because of Rust's orphan
+/// rule:
 ///
 /// ```
 /// use candle_core::{backprop::GradStore, Result, Var};
@@ -76,19 +82,19 @@ impl From<f64> for StepInfo {
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub trait StepReport {
-    /// What the optimizer's next step does. Report only what is known: the rest stays "not told".
+    /// What the optimizer's next step does. Leave out what is not known: the log then holds no value.
     fn step_info(&self) -> StepInfo;
 }
 
-/// Told in full: candle's SGD has neither momentum nor weight decay.
+/// Reports momentum 0 and weight decay 0: candle's SGD has neither.
 impl StepReport for candle_nn::SGD {
     fn step_info(&self) -> StepInfo {
         StepInfo::new(self.learning_rate()).momentum(0.0).weight_decay(0.0)
     }
 }
 
-/// Only the learning rate is told. The moments of AdamW are no momentum of SGD, and its weight decay does not pass through the
-/// gradient.
+/// Reports the learning rate alone. AdamW's moments are not the momentum of SGD, and its weight decay does not go
+/// through the gradient.
 impl StepReport for candle_nn::AdamW {
     fn step_info(&self) -> StepInfo {
         StepInfo::new(self.learning_rate())

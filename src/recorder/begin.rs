@@ -1,4 +1,4 @@
-//! Beginning a pass: arming the taps, naming probe sets.
+//! Begins passes: arms the taps and numbers the probe sets.
 
 use super::curvature::CurvaturePass;
 use super::error::RecordError;
@@ -9,47 +9,50 @@ use super::pass_core::PassCore;
 use super::probe_pass::ProbePass;
 
 impl Recorder {
-    /// Begins a training pass over the examples `ids`, in the order of the batch, and arms the taps for it. An id may occur
-    /// several times; each occurrence is a visit of its own.
+    /// Begins a training pass over the examples `ids`, in the order of the batch, and arms the taps for it. An id may
+    /// occur several times; each occurrence is its own visit.
     ///
     /// # Errors
-    /// [`RecordError::Pass`] for a batch that is empty, and if layers were tapped after the recorder was created. A background thread
-    /// that has failed is reported by `commit`, so that the training can go on without recording.
+    /// [`RecordError::Pass`] for an empty batch, for more than 2^20 visits in one step, and if layers were tapped after
+    /// the recorder was created. `commit` reports a failed background thread, so that the training can go on without
+    /// recording.
     pub fn pass(&mut self, ids: &[u64]) -> Result<Pass<'_>, RecordError> {
         Ok(Pass::new(self.begin(ids, PassKind::Training)?))
     }
 
-    /// Begins a pass over probes, the examples that one asks questions about, in the set `set`. Sets are made when first named.
+    /// Begins a pass over probes, the examples to ask questions about, in the set `set`. A set is made when it is first
+    /// named; its name has 1 to 256 bytes.
     ///
     /// # Errors
-    /// As [`Recorder::pass`].
+    /// As [`Recorder::pass`]; also [`RecordError::Pass`] for a wrong name, and the failure of the background thread
+    /// when a set is first named.
     pub fn probe(&mut self, set: &str, ids: &[u64]) -> Result<ProbePass<'_>, RecordError> {
         match self.probe_set(set) {
             Ok(number) => Ok(ProbePass::new(self.begin(ids, PassKind::Probe { set: number })?)),
             Err(error) if self.state.as_mut().is_some_and(|state| state.goes_on_after(&error)) => {
-                // The set has no number in the log, so its probes cannot be there either.
+                // The set has no number in the log, so the log cannot hold its probes.
                 Ok(ProbePass::new(PassCore::new(self, 0, ids, PassKind::Probe { set: 0 })))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Begins to record curvature of some examples, at the weights of this moment, in the set `set`: the Gauss-Newton matrix of a
-    /// classifier. The analysis takes it as `Curvature::Set` in place of the visits' own gradients. It changes nothing in the training
-    /// and may be done at any step.
+    /// Begins to record curvature of the examples `ids` at the current weights, in the set `set`: the Gauss-Newton
+    /// matrix of a classifier. The analysis can use it as `Curvature::Set` in place of the visits' own gradients. It
+    /// does not change the training and may run at any step.
     ///
     /// ```ignore
     /// recorder.curvature("fisher", &ids)?.cross_entropy(|_, ids| model.forward(&images(ids)?))?;
     /// ```
     ///
-    /// Its rows are no probes: a question about the probes of the set skips them. The matrix is the mean over the examples of all such
-    /// passes at one step, so a thousand examples of a larger training set are enough.
+    /// The rows are not probes: a question about the probes of the set skips them. The matrix is the mean over the
+    /// examples of all curvature passes at one step. A thousand examples of a larger training set are enough.
     ///
     /// # Errors
-    /// [`RecordError::Pass`] without examples.
+    /// [`RecordError::Pass`] if `ids` is empty.
     pub fn curvature(&mut self, set: &str, ids: &[u64]) -> Result<CurvaturePass<'_>, RecordError> {
         if self.is_enabled() && ids.is_empty() {
-            return Err(RecordError::Pass { step: self.step(), what: "curvature of no examples".into() });
+            return Err(RecordError::Pass { step: self.step(), what: "the curvature pass has no examples: give at least one id".into() });
         }
         Ok(CurvaturePass::new(self, set, ids))
     }
@@ -65,11 +68,11 @@ impl Recorder {
                 return Ok(PassCore::new(self, 0, ids, kind));
             }
             if ids.is_empty() {
-                return Err(RecordError::Pass { step: state.step, what: "a pass over no examples".into() });
+                return Err(RecordError::Pass { step: state.step, what: "the pass has no examples: give at least one id".into() });
             }
             let visits = ids.len() + state.batch_size as usize;
             if visits > 1 << 20 {
-                let what = format!("a step over {visits} examples: at most 2^20 fit into one; `commit` ends a step");
+                let what = format!("the step has {visits} examples and may have 2^20: end it with `commit`, or use smaller batches");
                 return Err(RecordError::Pass { step: state.step, what });
             }
             number = state.taps.arm_next();
@@ -85,7 +88,7 @@ impl Recorder {
             return Ok(number as u32);
         }
         if name.is_empty() || name.len() > 256 {
-            let what = "a probe set's name has 1 to 256 bytes".into();
+            let what = format!("the probe set's name has {} bytes: give 1 to 256", name.len());
             return Err(RecordError::Pass { step: state.step, what });
         }
         let number = state.probe_sets.len() as u32;

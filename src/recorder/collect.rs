@@ -1,6 +1,7 @@
-//! What a pass has caught, put together at `commit`: either every tapped layer is in it, or an error says which is not and why.
+//! Collects at `commit` what a pass has caught. Either every tapped layer is in the result, or an error names the
+//! missing layer and the reason.
 
-use super::error::{quoted, RecordError};
+use super::error::{quote_names, RecordError};
 use super::loss;
 use super::message::{Batch, Gradients, LayerGradients};
 use super::pass_core::PassCore;
@@ -10,17 +11,17 @@ use gradlog_format::sketch::Form;
 use std::sync::Arc;
 
 impl PassCore<'_> {
-    /// The pass as it goes to the background thread.
+    /// Makes the batch that goes to the background thread.
     pub(super) fn collect(&mut self) -> Result<Batch, RecordError> {
         let Some((outputs, mut coefficients)) = self.outputs.take() else {
             return Err(self.error(
-                "the pass has no loss: take it from the pass (`pass.cross_entropy`, `mse`, `binary_cross_entropy_with_logits` or \
-                 `losses`)",
+                "the pass has no loss: compute it with `pass.cross_entropy`, `mse`, `binary_cross_entropy_with_logits` or \
+                 `losses`",
             ));
         };
         if let Some(setting) = self.late {
             return Err(
-                self.error(format!("`{setting}` was set after the loss, where it has no effect: set it before"))
+                self.error(format!("`{setting}` was set after the loss, where it has no effect: set it before the loss"))
             );
         }
         let upstream = self.upstream.get();
@@ -30,9 +31,9 @@ impl PassCore<'_> {
         if tapped && upstream.is_none() {
             let caught = registered.iter().map(|layer| layer.slot.take(self.number).caught.len()).sum::<usize>();
             return Err(self.error(if caught == 0 {
-                "no backward pass has come by: call `loss.backward()` before `commit`, on the loss that the pass returned"
+                "no backward pass was seen: call `loss.backward()` before `commit`, on the loss that the pass returned"
             } else {
-                "a backward pass came by, but not through the loss that the pass returned: differentiate that one"
+                "a backward pass was seen, but not through the loss that the pass returned: call `backward` on that loss"
             }));
         }
         let factor = upstream.unwrap_or(1.0) as f32;
@@ -59,20 +60,21 @@ impl PassCore<'_> {
                         severed.push(layer.name.clone());
                         continue;
                     }
-                    // Backward folds the gradients of a layer that was used once; a second gradient after that came unforeseen.
+                    // Backward folds the gradients of a layer that forward used once. A second gradient then comes from
+                    // a second backward.
                     let folded = taken.caught.iter().any(|captured| matches!(captured, Captured::Folded(_)));
                     if taken.caught.len() > taken.reached || folded && taken.caught.len() > 1 {
                         twice.push(layer.name.clone());
                         continue;
                     }
                     let caught = self.check_batch(layer, taken.caught)?;
-                    let gradients = self.gradients(number, layer, tap, caught)?;
+                    let gradients = self.layer_gradients(number, layer, tap, caught)?;
                     layers.push(LayerGradients { layer: number, weighted: true, gradients });
                 }
-                None if layer.spec.factors.is_some() => layers.push(self.last_layer(number, layer)?),
+                None if layer.spec.factors.is_some() => layers.push(self.last_layer_gradients(number, layer)?),
                 None if layers.iter().any(|part| part.layer == number) => {}
                 None => {
-                    return Err(self.error("the model's variables were declared, but `pass.per_example` was not called"))
+                    return Err(self.error("the model's variables were declared, but `pass.per_example` was not called: call it before `commit`"))
                 }
             }
         }
@@ -82,9 +84,9 @@ impl PassCore<'_> {
         }
         if !twice.is_empty() {
             return Err(self.error(format!(
-                "backward went through {} more than once: a pass is one forward and one backward, so add the losses up first, or take \
-                 a pass for each (`accumulate` on all but the last)",
-                quoted(&twice)
+                "backward went through {} more than once: a pass is one forward and one backward. Add the losses first, or use one \
+                 pass for each (`accumulate` on all but the last)",
+                quote_names(&twice)
             )));
         }
         if !unreached.is_empty() && unreached.len() == all {
@@ -95,11 +97,11 @@ impl PassCore<'_> {
         }
         if !unreached.is_empty() {
             return Err(self.error(format!(
-                "the forward pass did not reach {}: if a pass may leave a layer out, tap it by `taps.tap_optional`",
-                quoted(&unreached)
+                "the forward pass did not reach {}: if a pass may leave a layer out, tap it with `taps.tap_optional`",
+                quote_names(&unreached)
             )));
         }
-        // A fused op that folded has decided the length already; without one it is decided here.
+        // A fused op that folded has already decided the width. Otherwise it is decided here.
         let parameters = |number: usize| registered[number].spec.elements() as u64;
         let folded = layers.iter().filter(|part| part.form() == Form::Folded).map(|part| part.layer);
         let sums: Vec<usize> = folded.chain(left_out.iter().copied()).collect();
@@ -108,7 +110,7 @@ impl PassCore<'_> {
         }
         let sums = |shared: &SharedFold| {
             let taken = shared.take(self.number);
-            // The gradient of a layer that the pass left out is zero, and its column stays.
+            // A layer that the pass left out has a zero gradient. Its column stays.
             taken.or_else(|| (!left_out.is_empty()).then(|| vec![0.0; self.ids.len() * shared.buckets()]))
         };
         let folded = self.recorder.with_shared_fold(sums).flatten();
@@ -126,7 +128,7 @@ impl PassCore<'_> {
         })
     }
 
-    /// Whether every capture has this pass's batch as its first dimension.
+    /// Checks that every capture has this pass's batch as its first dimension.
     fn check_batch(&self, layer: &Registered, caught: Vec<Captured>) -> Result<Vec<Captured>, RecordError> {
         let batch = self.ids.len();
         for captured in &caught {
@@ -153,7 +155,7 @@ impl PassCore<'_> {
         Ok(caught)
     }
 
-    fn gradients(
+    fn layer_gradients(
         &mut self,
         number: usize,
         layer: &Registered,
@@ -167,7 +169,7 @@ impl PassCore<'_> {
             }
             _ => false,
         };
-        // Gradients of a tied parameter have to be added up, which factors cannot be.
+        // Gradients of a tied parameter are added, and factors cannot be added.
         let seen = if rank_one && layer.tied.is_none() { Form::Factored } else { Form::Folded };
         match self.recorder.decide_form(number, seen) {
             Form::Factored if !rank_one => Err(self.error(format!(
@@ -177,7 +179,7 @@ impl PassCore<'_> {
             ))),
             Form::Factored => match caught.pop() {
                 Some(Captured::Use { x, delta }) => Ok(Gradients::Factored { input: x, delta }),
-                _ => Err(self.error("a capture is gone")),
+                _ => Err(self.error("a captured gradient is missing: please report this as a bug in gradlog")),
             },
             Form::Folded => {
                 if let [Captured::Folded(_)] = &caught[..] {
@@ -199,10 +201,10 @@ impl PassCore<'_> {
         }
     }
 
-    fn last_layer(&mut self, number: usize, layer: &Registered) -> Result<LayerGradients, RecordError> {
+    fn last_layer_gradients(&mut self, number: usize, layer: &Registered) -> Result<LayerGradients, RecordError> {
         let (Some(features), Some((inputs, outputs))) = (self.features.take(), layer.spec.factors) else {
             return Err(self.error(format!(
-                "`{}` is recorded from its features: hand what enters it to `pass.features` before the loss",
+                "`{}` is recorded from its features: give its input to `pass.features` before the loss",
                 layer.name
             )));
         };
@@ -217,7 +219,7 @@ impl PassCore<'_> {
             features.elem_count() == batch * positions * inputs && delta.elem_count() == batch * positions * outputs;
         if !fits {
             return Err(self.error(format!(
-                "features of shape {:?} and outputs of shape {:?} do not belong to `{}`, which was declared with {inputs} inputs and \
+                "features of shape {:?} and outputs of shape {:?} do not fit `{}`, which was declared with {inputs} inputs and \
                  {outputs} outputs",
                 features.shape(),
                 delta.shape(),
@@ -225,7 +227,7 @@ impl PassCore<'_> {
             )));
         }
         let form = if positions == 1 { Form::Factored } else { Form::Folded };
-        // The background thread reads it later, and a buffer that the loop fills anew would have changed by then.
+        // The background thread reads the features later. A buffer that the loop refills would have changed by then.
         let features = features.force_contiguous()?;
         let gradients = match (self.recorder.decide_form(number, form), form) {
             (Form::Factored, Form::Factored) => Gradients::Factored { input: features, delta },
@@ -236,7 +238,11 @@ impl PassCore<'_> {
             }
             (Form::Factored, Form::Folded) => {
                 return Err(
-                    self.error(format!("`{}` had one position per example before and has several now", layer.name))
+                    self.error(format!(
+                        "`{}` had one position per example before and has several now: a run keeps one form, so give it one \
+                         position in every pass",
+                        layer.name
+                    ))
                 )
             }
         };

@@ -1,13 +1,14 @@
-//! What recording costs: said before (from the layers) and after (counted).
+//! The cost of recording: an estimate from the layers, and the counts after the run.
 
 use gradlog_format::log::{LayerRecord, Manifest};
 use gradlog_format::sketch::Form;
 use std::time::Duration;
 
-/// What a run will take on disk, before compression, by its layers.
+/// What a run will take on disk before compression, estimated from its layers.
 ///
-/// Before the first pass, every linear layer is assumed to see one position per example and to be kept as two factors. A layer that
-/// sees many is folded into the shared vector instead, which takes less. Ask again after the first pass, when this is known.
+/// Before the first pass, the estimate assumes one position per example for every linear layer, which is then kept as
+/// two factors. A layer with many positions is folded into the shared vector, which takes less. After the first pass
+/// [`Recorder::cost`](crate::Recorder::cost) knows which layers are folded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cost {
@@ -33,8 +34,8 @@ impl Cost {
         }
         let width = folded_width.or(parameters.map(|parameters| sketch.folded_width(parameters)));
         let folded = if parameters.is_some() { width.map_or(0, |width| sketch.folded_bytes(width)) } else { 0 };
-        // Example, step, epoch, learning rate, clip, coefficient and flags; loss, EL2N, margin, confidence, correctness, label,
-        // prediction and norm. Most of these compress to next to nothing.
+        // Example, step, epoch, learning rate, clip, coefficient and flags; loss, EL2N, margin, confidence,
+        // correctness, label, prediction and norm. Most of these compress well.
         Self { sketch_bytes_per_visit: factored + folded, output_bytes_per_visit: 33 + 32 }
     }
 
@@ -58,7 +59,7 @@ impl std::fmt::Display for Cost {
     }
 }
 
-/// What was recorded, and what it took.
+/// What was recorded, and what it cost.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct RecordingSummary {
@@ -66,13 +67,13 @@ pub struct RecordingSummary {
     pub visits: u64,
     /// Bytes in the run's segments.
     pub bytes: u64,
-    /// Bytes of a visit on disk, headers and all, without probes.
+    /// Bytes of a visit on disk, with its share of headers and without probes.
     pub bytes_per_visit: f64,
     /// Visits dropped by [`Overflow::DropNewest`](crate::Overflow::DropNewest).
     pub dropped: u64,
     /// Time that the training thread waited for the recorder while it handed over passes and steps.
     pub blocked: Duration,
-    /// Time that it waited for what it asked for: for `flush` and `finish`, until everything was on the device.
+    /// Time that the training thread waited in `flush` and `finish`, until everything was on the device.
     pub asked: Duration,
     /// Time that the background thread worked.
     pub background: Duration,
@@ -82,7 +83,8 @@ impl std::fmt::Display for RecordingSummary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} visits of {:.0} bytes each, {:.1} MB in all, {} dropped; training waited {:.2} s, and {:.2} s for flushes and the end; the background thread worked {:.2} s",
+            "{} visits of {:.0} bytes each, {:.1} MB in all, {} dropped; training waited {:.2} s, and {:.2} s \
+             for flushes and the end; the background thread worked {:.2} s",
             self.visits,
             self.bytes_per_visit,
             self.bytes as f64 / 1e6,

@@ -1,9 +1,10 @@
-//! Rows of curvature: gradients by labels of the model's own, weighted by what it holds of them.
+//! Rows of curvature: gradients for labels from the model's own prediction, each weighted by the label's probability.
 //!
-//! For a cross entropy over classes the Gauss-Newton matrix of an example is the Fisher matrix of its prediction,
-//! `Σ_c p_c·∇ℓ(x, c) ∇ℓ(x, c)ᵀ` (Martens 2020, "New insights and perspectives on the natural gradient method", §5 and §8). Drawing labels
-//! gives it in the mean, with much noise where the model is sure: the other labels are seldom drawn, and have large gradients.
-//! Here each class has a row of its own, weighted by its probability, so nothing is left to chance.
+//! For a cross entropy over classes the Gauss-Newton matrix of an example is the Fisher matrix of its prediction, `Σ_c
+//! p_c·∇ℓ(x, c) ∇ℓ(x, c)ᵀ` (Martens 2020, "New insights and perspectives on the natural gradient method", §5 and §8).
+//! Drawn labels estimate this matrix without bias. The estimate is noisy where the model is sure: the other labels are
+//! seldom drawn and have large gradients. Here each class has its own row, weighted by its probability, so there is no
+//! sampling noise.
 
 use super::error::RecordError;
 use super::handle::Recorder;
@@ -12,10 +13,9 @@ use super::probe_pass::ProbePass;
 use candle_core::{DType, Device, Tensor};
 use gradlog_format::sketch::draw;
 
-/// Records curvature of some examples: made by [`Recorder::curvature`](crate::Recorder::curvature) or [`Replay::curvature`](crate::Replay::curvature), ended by
-/// [`CurvaturePass::cross_entropy`].
-#[derive(Debug)]
-#[must_use = "no curvature is recorded until the model is called"]
+/// Records curvature of some examples. [`Recorder::curvature`](crate::Recorder::curvature) and
+/// [`Replay::curvature`](crate::Replay::curvature) make it; [`CurvaturePass::cross_entropy`] runs it.
+#[must_use = "a curvature pass records nothing until `cross_entropy` is called"]
 pub struct CurvaturePass<'r> {
     recorder: &'r mut Recorder,
     set: String,
@@ -23,28 +23,37 @@ pub struct CurvaturePass<'r> {
     labels: Labels,
 }
 
+impl std::fmt::Debug for CurvaturePass<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct("CurvaturePass");
+        out.field("set", &self.set).field("examples", &self.ids.len()).field("labels", &self.labels);
+        out.finish_non_exhaustive()
+    }
+}
+
 /// Which labels of an example have a row.
 #[derive(Debug, Clone, Copy)]
 enum Labels {
-    /// All that have at least this probability.
+    /// All labels with at least this probability.
     Likely(f64),
-    /// So many, drawn from the prediction.
+    /// This many labels, drawn from the prediction.
     Drawn(u32),
 }
 
-/// What a curvature pass has recorded.
+/// What a curvature pass recorded.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub struct CurvatureRows {
-    /// Examples.
+    /// Examples in the pass.
     pub examples: u64,
-    /// Rows, over all examples.
+    /// Rows recorded, over all examples.
     pub rows: u64,
-    /// The probability of the classes without a row, the mean over the examples. An example whose logits are not finite has none.
+    /// The probability of the classes without a row, as the mean over the examples. An example whose logits are not
+    /// finite has no row and counts as 1.
     pub mass_left_out: f64,
 }
 
-/// A forward and backward over some of the examples, each with a label and a weight.
+/// One forward and backward over some of the examples, each with a label and a weight.
 struct Batch {
     places: Vec<usize>,
     labels: Vec<u32>,
@@ -56,32 +65,35 @@ impl<'r> CurvaturePass<'r> {
         Self { recorder, set: set.into(), ids: ids.to_vec(), labels: Labels::Likely(1e-4) }
     }
 
-    /// Leaves out classes with a probability below `least`; default 0.0001. With 0, all that have any are there. The others' weights
-    /// stay as they are.
+    /// Leaves out classes with a probability below `least`. Default 0.0001. With 0, every class with a probability
+    /// above 0 has a row. The weights of the remaining classes do not change.
     pub fn min_probability(mut self, least: f64) -> Self {
         self.labels = Labels::Likely(least);
         self
     }
 
-    /// Draws `labels` labels for each example from the model's prediction, at equal weights, instead of taking each class: for
-    /// models with many classes. The draws follow from the run's seed, the step and the example's id.
+    /// Draws `labels` labels for each example from the model's prediction, with equal weights, in place of one row per
+    /// class. This is for models with many classes. The draws follow from the run's seed, the step and the example's
+    /// id.
     pub fn draw_labels(mut self, labels: u32) -> Self {
         self.labels = Labels::Drawn(labels);
         self
     }
 
-    /// Takes the examples through the model, and records for each class `c` of each example the gradient of its cross entropy
-    /// `−log p_c` with the weight `p_c`.
+    /// Runs the examples through the model. Records for each class `c` of each example the gradient of its cross
+    /// entropy `−log p_c`, with the weight `p_c`.
     ///
-    /// `forward` is handed ids of some of the examples and gives their logits, `[ids, classes]`. The pass that it is handed is there for
-    /// [`ProbePass::features`], which models with a declared last layer need; the loss is taken from the logits.
+    /// `forward` gets ids of some of the examples and returns their logits, `[ids, classes]`. It also gets the pass,
+    /// for [`ProbePass::features`] in a model with a declared last layer. It computes no loss.
     ///
     /// # Errors
-    /// [`RecordError::Pass`] for logits of another shape, no draws, or a least probability out of range; else as
-    /// [`Pass::commit`](crate::Pass::commit), and whatever `forward` fails with. What was recorded before stays.
+    /// [`RecordError::Pass`] for logits of another shape, for zero labels to draw, or for a least probability outside 0
+    /// to 1; otherwise as [`Pass::commit`](crate::Pass::commit), and the error of `forward`. Rows from before the error
+    /// stay.
     ///
     /// # Cost
-    /// A forward pass over all examples, and a forward and backward over those with a row for each class or draw.
+    /// One forward pass over all examples. Then, for each class or draw, one forward and backward over the examples
+    /// with a row.
     pub fn cross_entropy<F>(self, mut forward: F) -> Result<CurvatureRows, RecordError>
     where
         F: FnMut(&mut ProbePass<'_>, &[u64]) -> candle_core::Result<Tensor>,
@@ -98,10 +110,10 @@ impl<'r> CurvaturePass<'r> {
             Labels::Likely(least) => {
                 return Err(first
                     .core
-                    .error(format!("classes above a probability of {least}: give at least 0 and less than 1")))
+                    .error(format!("the least probability is {least}: give at least 0 and less than 1")))
             }
             Labels::Drawn(0) => {
-                return Err(first.core.error("no label is to be drawn for curvature: draw at least one"))
+                return Err(first.core.error("the number of labels to draw is 0: draw at least one"))
             }
             Labels::Drawn(count) => {
                 drawn_batches(&probabilities, count, |place| draw(draw(seed, step), self.ids[place]))
@@ -146,11 +158,11 @@ fn probabilities(logits: &Tensor, examples: usize) -> Result<Vec<Vec<f64>>, Stri
     Ok(rows.into_iter().map(softmax).collect())
 }
 
-/// For each class, the examples that hold it for likely.
+/// One batch for each class: the examples that give it at least the probability `least`.
 fn likely_batches(probabilities: &[Vec<f64>], least: f64) -> Vec<Batch> {
     let classes = probabilities.first().map_or(0, Vec::len);
     let batch = |class: usize| {
-        // A NaN is not at least anything; and a weight that is 0 in f32 says nothing.
+        // A NaN fails the comparison. A weight that is 0 in f32 has no effect.
         let has = |place: &usize| probabilities[*place][class] >= least && probabilities[*place][class] as f32 > 0.0;
         let places: Vec<usize> = (0..probabilities.len()).filter(has).collect();
         let weights = places.iter().map(|place| probabilities[*place][class] as f32).collect();
@@ -159,7 +171,7 @@ fn likely_batches(probabilities: &[Vec<f64>], least: f64) -> Vec<Batch> {
     (0..classes).map(batch).filter(|batch| !batch.places.is_empty()).collect()
 }
 
-/// So many labels for each example, drawn from its prediction, at equal weights.
+/// `count` labels for each example, drawn from its prediction, with equal weights.
 fn drawn_batches(probabilities: &[Vec<f64>], count: u32, seed: impl Fn(usize) -> u64) -> Vec<Batch> {
     let places: Vec<usize> =
         (0..probabilities.len()).filter(|place| probabilities[*place].iter().all(|p| p.is_finite())).collect();
@@ -170,7 +182,7 @@ fn drawn_batches(probabilities: &[Vec<f64>], count: u32, seed: impl Fn(usize) ->
             left -= p;
             left < 0.0
         });
-        // Rounding may leave a little of 1 behind the last class: that is the likeliest's.
+        // Rounding can leave the draw behind the last class. The likeliest class gets it.
         let likeliest = || (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap_or(0);
         class.unwrap_or_else(likeliest) as u32
     };

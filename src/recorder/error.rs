@@ -4,19 +4,19 @@ use gradlog_format::log::LogError;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why something was not recorded. None of these touches the training itself: a loop may log one and go on.
+/// Why something was not recorded. The training itself is not affected: a loop may report the error and go on.
 ///
 /// The text of an error includes its cause, so `source()` is always `None`.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// The taps cannot be recorded as they are: a refused layer, a name used twice.
+    /// The taps cannot be recorded as they are: a layer is refused, or a name is used twice.
     #[error("these taps cannot be recorded: {}", .0.join("; "))]
     Taps(Vec<String>),
     /// A setting is out of range.
-    #[error("config: {0}")]
+    #[error("the configuration cannot be used: {0}")]
     Config(String),
-    /// A pass did not get what it needs.
+    /// A pass lacks something, or got something that does not fit.
     #[error("step {step}: {what}")]
     Pass {
         /// The optimizer step that the pass belongs to.
@@ -24,14 +24,14 @@ pub enum RecordError {
         /// What is missing or wrong, and what to do.
         what: String,
     },
-    /// A layer was reached going forward and got no gradient going back.
+    /// The forward pass went through a layer, but backward brought no gradient to it.
     #[error(
-        "step {step}: no gradient came back to {}, although the forward pass went through. Either its output does not reach the loss (a \
-         second forward inside the pass, a head that is not used), or something behind it has no backward, and then it and all before it \
-         are not being trained. In candle-nn 0.11 `LayerNorm`, `RmsNorm`, `ops::softmax_last_dim` and \
-         the fused rotary embeddings stop gradients without a word (candle issues 2168, 3011, 3752): tap the norms, which makes \
-         them differentiable, and use `ops::softmax` and the `rope_slow` functions; a `detach` has the same effect",
-        quoted(layers)
+        "step {step}: no gradient came back to {}, although the forward pass went through. Either the output does not reach the loss \
+         (a second forward inside the pass, a head that is not used), or a later operation has no backward. In the second case that \
+         operation and all layers before it do not train. In candle-nn 0.11 `LayerNorm`, `RmsNorm`, `ops::softmax_last_dim` and \
+         the fused rotary embeddings have no backward (candle issues 2168, 3011, 3752): tap the norms, which makes them \
+         differentiable, and use `ops::softmax` and the `rope_slow` functions. A `detach` has the same effect",
+        quote_names(layers)
     )]
     Severed {
         /// The optimizer step that the pass belongs to.
@@ -39,17 +39,17 @@ pub enum RecordError {
         /// The layers' names.
         layers: Vec<String>,
     },
-    /// The background thread could not write; nothing more is recorded. Sticky: every later call returns it too.
-    #[error("recording has stopped: {0}; what the log holds already stays as it is")]
+    /// The background thread could not write and records no more. Every later call returns this error too.
+    #[error("recording has stopped: {0}; the log keeps what was written before")]
     Log(Arc<LogError>),
-    /// Nothing more could be recorded, and the training went on without ([`OnFailure::GoOn`](crate::OnFailure::GoOn)).
+    /// Recording failed, and the training went on without it ([`OnFailure::GoOn`](crate::OnFailure::GoOn)).
     #[error(
-        "nothing was recorded from step {step} on, {visits} visits in all, and the training went on without: {cause}"
+        "nothing was recorded from step {step} on ({visits} visits), and the training went on without it: {cause}"
     )]
     Unrecorded {
-        /// The first step of which visits are missing.
+        /// The first step with missing visits.
         step: u64,
-        /// Visits that are missing, from that step on.
+        /// Number of missing visits, from that step on.
         visits: u64,
         /// What went wrong.
         cause: Box<RecordError>,
@@ -57,32 +57,32 @@ pub enum RecordError {
     /// The run could not be started: its folder holds a run, is locked, or cannot be written.
     #[error("{0}")]
     Start(Arc<LogError>),
-    /// The run could not be taken up again.
+    /// The run could not be resumed.
     #[error("the run cannot be resumed: {0}")]
     Resume(String),
-    /// Nothing can be replayed into the run as it was asked.
+    /// The run could not be replayed.
     #[error("the run cannot be replayed: {0}")]
     Replay(String),
-    /// A checkpoint could not be saved. Not sticky: the recording goes on.
-    #[error("no checkpoint of step {step} was saved: {cause}; make room, or go on without: the recording is not touched by it")]
+    /// A checkpoint could not be saved. The recording goes on, and later calls do not return this error.
+    #[error("the checkpoint of step {step} was not saved: {cause}; free disk space, or go on without it: the recording continues")]
     Checkpoint {
-        /// The step before which it was to be taken.
+        /// The step that comes after the checkpoint.
         step: u64,
         /// What went wrong.
         cause: Arc<LogError>,
     },
-    /// This worker's part does not fit the parts of the others, or the folder.
+    /// This worker's part does not fit the other workers' parts, or the folder.
     #[error("this worker cannot record here: {0}")]
     Worker(String),
-    /// The background thread found something wrong, or died. Sticky.
+    /// The background thread found an error or ended. Every later call returns this error too.
     #[error("recording has stopped: {0}")]
     Stopped(String),
-    /// The queue stayed full for as long as [`Config::wait_max`](crate::Config::wait_max) allows.
+    /// The background thread did not answer within [`Config::wait_max`](crate::Config::wait_max).
     #[error(
-        "the recorder did not keep up for {0:?}: is the disk stuck? Raise `wait_max`, or use `Overflow::DropNewest`"
+        "the background thread did not keep up for {0:?}; the disk may be stuck: raise `wait_max`, or use `Overflow::DropNewest`"
     )]
     Timeout(Duration),
-    /// candle refused something that a pass asked of it.
+    /// candle failed in a loss, a backward pass or a step.
     #[error("candle: {0}")]
     Candle(Arc<candle_core::Error>),
 }
@@ -99,14 +99,14 @@ impl From<candle_core::Error> for RecordError {
     }
 }
 
-/// So that `?` works in a training loop that returns candle's own `Result`.
+/// Lets `?` work in a training loop that returns candle's own `Result`.
 impl From<RecordError> for candle_core::Error {
     fn from(error: RecordError) -> Self {
         candle_core::Error::wrap(error)
     }
 }
 
-pub(super) fn quoted(names: &[String]) -> String {
+pub(super) fn quote_names(names: &[String]) -> String {
     let all: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     all.join(", ")
 }

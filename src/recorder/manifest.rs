@@ -67,7 +67,7 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
         untapped: untapped.map(|(name, s, _)| VariableRecord { name: name.clone(), shape: shape(s.dims()) }).collect(),
         model_parameters: registry.model.as_ref().map(|all| all.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
         notes: config.notes.clone(),
-        worker: config.worker.map(Worker::record),
+        worker: config.worker.map(Worker::to_record),
         extensions: Vec::new(),
     })
 }

@@ -1,7 +1,8 @@
-//! The recorder: passes, losses, the queue and the background thread. Knows nothing of bytes on disk.
+//! The recorder: passes, losses, the queue and the background thread. `gradlog-format` knows the bytes on disk.
 //!
-//! From below: messages and the queue; the state on the training's side; passes on top of it. The background thread has rows,
-//! the log's state and the loop. No file imports this one: what is here are names for the crate's root.
+//! The lowest layer is messages and the queue. The state on the training's side uses them, and passes use the state.
+//! The background thread has the rows, the log's state and the loop. No file imports this one: it only re-exports names
+//! for the crate's root.
 
 mod begin;
 mod checkpoint;
