@@ -117,7 +117,7 @@ impl PassCore<'_> {
         Ok(Batch {
             folded,
             kind: self.kind,
-            replayed: self.recorder.replayed(),
+            replayed: self.recorder.replay_state(),
             ids: std::mem::take(&mut self.ids),
             step: self.recorder.step(),
             epoch: self.recorder.epoch(),
@@ -214,7 +214,7 @@ impl PassCore<'_> {
                  `binary_cross_entropy_with_logits`, or tap the layer",
             ));
         };
-        let (batch, positions) = (self.ids.len(), loss::positions(&features)?);
+        let (batch, positions) = (self.ids.len(), loss::count_positions(&features)?);
         let fits =
             features.elem_count() == batch * positions * inputs && delta.elem_count() == batch * positions * outputs;
         if !fits {

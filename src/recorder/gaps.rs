@@ -1,5 +1,5 @@
-//! Passes that are not recorded, as the training's side counts them: dropped, refused, or after a failure. The count goes into the
-//! log as a gap, with the next message that gets through.
+//! Counts passes that are not recorded, on the training's side: dropped, refused, or after a failure. The next message
+//! that is sent takes the count into the log as a gap.
 
 use super::config::OnFailure;
 use super::error::RecordError;
@@ -9,19 +9,20 @@ use super::state::State;
 use crate::step::StepInfo;
 
 impl State {
-    /// Whether nothing is recorded any more and the training goes on without.
+    /// Whether recording has failed and the training goes on without it.
     pub(super) fn has_gone_on(&self) -> bool {
         self.on_failure == OnFailure::GoOn && self.shared.has_failed()
     }
 
-    /// Whether the training goes on after this error of the queue or the background thread, without returning it.
+    /// Whether the training goes on after this error of the queue or the background thread. If so, the error is not
+    /// returned.
     pub(super) fn goes_on_after(&mut self, error: &RecordError) -> bool {
-        let of_recording = matches!(error, RecordError::Timeout(_) | RecordError::Stopped(_) | RecordError::Log(_));
-        if self.on_failure != OnFailure::GoOn || !of_recording {
+        let is_recording_error = matches!(error, RecordError::Timeout(_) | RecordError::Stopped(_) | RecordError::Log(_));
+        if self.on_failure != OnFailure::GoOn || !is_recording_error {
             return false;
         }
         match (error, &mut self.queue) {
-            // After one wait in vain, the training waits no more.
+            // After one wait without success, the training waits no more.
             (RecordError::Timeout(_), Some(queue)) => queue.hurried = true,
             (error, _) => self.shared.fail(error.clone()),
         }
@@ -43,13 +44,13 @@ impl State {
         }
     }
 
-    /// The failure as `flush` and `finish` return it where the training has gone on.
+    /// The failure as `flush` and `finish` return it after the training has gone on.
     pub(super) fn wrap_failure(&self, error: RecordError) -> RecordError {
         if !self.has_gone_on() {
             return error;
         }
         let (step, visits) = self.shared.progress().unrecorded;
-        // What has not reached the background thread is known only here.
+        // Only this side knows the visits that did not reach the background thread.
         let not_sent = self.gap.map_or(0, |gap| gap.visits);
         let step = step.or(self.gap.map(|gap| gap.step)).unwrap_or(self.step);
         RecordError::Unrecorded { step, visits: visits.saturating_add(not_sent), cause: Box::new(error) }
@@ -60,22 +61,22 @@ impl State {
         self.miss_pass(kind, visits, row);
     }
 
-    /// A training pass is missing in the log: it is counted, and written into the log with the next message that gets through.
+    /// Counts a training pass that is missing in the log. The next message that is sent takes the count along.
     pub(super) fn miss_pass(&mut self, kind: PassKind, visits: u32, row: Option<StepRow>) {
         if kind != PassKind::Training {
             return;
         }
         self.count_missing(kind, visits, row);
-        // Earlier passes of the same step may be in the log already, and they wait for its learning rate. What goes wrong here is
-        // what went wrong before, and is reported by the pass itself.
+        // Earlier passes of the same step may be in the log already and wait for its learning rate. An error here
+        // repeats an earlier one, which the pass itself reports.
         if self.unsent_step.is_none() {
             self.unsent_step = row.filter(|row| row.batch_size > visits);
             let _ = self.send_unsent_step(false);
         }
     }
 
-    /// Sends the end of a step whose last pass is missing. Nothing may be sent before it, or the rows that wait for its learning
-    /// rate would get that of a later step.
+    /// Sends the end of a step whose last pass is missing. Nothing may be sent before it. Otherwise the rows that wait
+    /// for its learning rate would get that of a later step.
     pub(super) fn send_unsent_step(&mut self, wait: bool) -> Result<Sent, RecordError> {
         let (Some(row), Some(queue)) = (self.unsent_step, self.queue.as_mut()) else { return Ok(Sent::Yes) };
         let message = Message::Pass { batch: None, step: Some(row), gap: None, bytes: 0 };

@@ -1,4 +1,4 @@
-//! The recorder: what a training loop holds.
+//! The recorder, which a training loop holds.
 
 use super::cost::{Cost, RecordingSummary};
 use super::error::RecordError;
@@ -11,22 +11,26 @@ use gradlog_format::sketch::Form;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Records a training run. The documentation of [the crate](crate) has the loop.
+/// Records a training run. [The crate's page](crate) has a loop, the threads, the limits on what recording may do to a
+/// training, and the shutdown.
 ///
-/// # Threads
-/// The training thread makes passes and sends them. One thread named `gradlog` sketches, compresses and writes them, in their order.
-/// The two share the queue and a few counters.
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use gradlog::{Config, Recorder, Taps};
 ///
-/// # Guest manners
-/// - Nothing here panics in the training thread.
-/// - A call waits at most [`Config::wait_max`](crate::Config::wait_max) for the background thread.
-/// - At most [`Config::queue_bytes_max`](crate::Config::queue_bytes_max) of tensors are held.
-/// - A failure of the background thread is returned by the next `commit`, by `finish`, and by every call after that. Under
-///   [`OnFailure::GoOn`](crate::OnFailure::GoOn) it is returned by `flush` and `finish` alone.
+/// # let dir = std::env::temp_dir().join(format!("gradlog-doc-recorder-{}", std::process::id()));
+/// // Without taps the log holds losses and predictions, and no gradients.
+/// let mut recorder = Recorder::create(&dir, &Taps::new(), Config::default())?;
+/// let mut pass = recorder.pass(&[7, 8])?;
+/// let logits = Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?;
+/// pass.cross_entropy(&logits, &Tensor::new(&[0u32, 2], &Device::Cpu)?)?;
+/// pass.commit(0.1)?; // the learning rate of the step
+/// assert_eq!(recorder.finish()?.visits, 2);
+/// # std::fs::remove_dir_all(&dir)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
-/// # Shutdown
-/// [`Recorder::finish`] is the promise that everything committed is on disk. A recorder that is dropped writes what it has, best
-/// effort, and leaves a readable run.
+/// A recorder that is dropped without [`Recorder::finish`] writes what it has, ignores errors, and leaves a readable run.
 pub struct Recorder {
     pub(super) state: Option<State>,
 }
@@ -40,8 +44,8 @@ impl std::fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    /// A recorder that records nothing: it makes no file and no thread, the taps stay unarmed, and nothing fails for reasons of
-    /// recording. Losses are computed as ever.
+    /// Makes a recorder that records nothing. It makes no file and no thread, the taps stay unarmed, and no call fails
+    /// for reasons of recording. Losses are computed as usual.
     pub fn disabled() -> Self {
         Self { state: None }
     }
@@ -51,12 +55,12 @@ impl Recorder {
         self.state.is_some()
     }
 
-    /// Why nothing is recorded any more, if that is so; `finish` will say it too.
+    /// Why recording has stopped; `None` while it works. `finish` returns the same error.
     pub fn failure(&self) -> Option<RecordError> {
         self.state.as_ref().and_then(|state| state.check_health().err())
     }
 
-    /// What the run will cost on disk, from its layers. See [`Cost`].
+    /// Estimates from the layers what the run will take on disk. See [`Cost`].
     pub fn cost(&self) -> Cost {
         self.state
             .as_ref()
@@ -64,20 +68,21 @@ impl Recorder {
             .unwrap_or_default()
     }
 
-    /// Declares that the passes that follow belong to `epoch`. Without it all belong to epoch 0.
+    /// Sets the epoch of the passes that follow. Default 0.
     pub fn set_epoch(&mut self, epoch: u32) {
         if let Some(state) = &mut self.state {
             state.epoch = epoch;
         }
     }
 
-    /// Returns when everything committed so far is on the device.
+    /// Waits until everything committed so far is on the device.
     ///
     /// # Errors
-    /// [`RecordError::Timeout`] after [`Config::wait_max`](crate::Config::wait_max), once for the question and once for the answer; the background thread's
-    /// failure, if it has failed, under [`OnFailure::GoOn`](crate::OnFailure::GoOn) within [`RecordError::Unrecorded`].
+    /// [`RecordError::Timeout`] after [`Config::wait_max`](crate::Config::wait_max), which counts once for sending the
+    /// request and once for the answer. Otherwise the failure of the background thread, if it has failed; under
+    /// [`OnFailure::GoOn`](crate::OnFailure::GoOn) inside [`RecordError::Unrecorded`].
     ///
-    /// Passes of a step that is not complete are not written yet: they wait for its learning rate.
+    /// Passes of an incomplete step are not written yet: they wait for its learning rate.
     pub fn flush(&mut self) -> Result<(), RecordError> {
         match &mut self.state {
             Some(state) => {
@@ -88,7 +93,7 @@ impl Recorder {
         }
     }
 
-    /// Ends the run. When it returns, everything committed is on disk.
+    /// Ends the run. When it returns `Ok`, everything committed is on disk.
     ///
     /// # Errors
     /// As [`Recorder::flush`].
@@ -112,7 +117,7 @@ impl Recorder {
         asked.map_err(|error| state.wrap_failure(error)).map(|()| summary)
     }
 
-    // What a pass asks of its recorder. A disabled recorder has neutral answers.
+    // What a pass needs from its recorder. A disabled recorder gives neutral answers.
 
     pub(super) fn step(&self) -> u64 {
         self.state.as_ref().map_or(0, |state| state.step)
@@ -126,7 +131,7 @@ impl Recorder {
         self.state.as_ref().map_or(0, |state| state.epoch)
     }
 
-    pub(super) fn replayed(&self) -> Option<Replayed> {
+    pub(super) fn replay_state(&self) -> Option<Replayed> {
         self.state.as_ref().and_then(|state| state.replayed)
     }
 
@@ -149,7 +154,7 @@ impl Recorder {
         }
     }
 
-    /// The form that layer `number` is recorded in: the first pass decides, by what it saw.
+    /// Decides the form that layer `number` is recorded in. The first pass decides, by what it saw.
     pub(super) fn decide_form(&mut self, number: usize, seen: Form) -> Form {
         match &mut self.state {
             Some(state) => *state.forms[number].get_or_insert(seen),
@@ -165,14 +170,14 @@ impl Recorder {
         self.state.as_ref().and_then(|state| state.forms[number])
     }
 
-    /// A pass could not be recorded.
+    /// Notes a pass that could not be recorded.
     pub(super) fn lose_pass(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
         if let Some(state) = &mut self.state {
             state.lose_pass(kind, visits, info);
         }
     }
 
-    /// A pass went by that was not armed, because nothing is recorded any more.
+    /// Notes a pass that was not armed, because recording has stopped.
     pub(super) fn skip_pass(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
         if let Some(state) = &mut self.state {
             state.skip_pass(kind, visits, info);
@@ -186,8 +191,3 @@ impl Recorder {
         }
     }
 }
-
-const _: () = {
-    const fn movable<T: Send>() {}
-    movable::<Recorder>();
-};

@@ -1,7 +1,7 @@
-//! After a failure, where the training goes on without recording: the last words in the log.
+//! Writes the last blocks of a log after a failure, while the training goes on without recording.
 //!
-//! Runs on the background thread. A full disk has no room for a block, so writers leave a page of each segment free where
-//! they may have to write this (FORMAT.md, "A failing disk").
+//! Runs on the background thread. A full disk has no room for a new block. So the writer keeps one page of each segment
+//! free for these blocks (FORMAT.md, "A failing disk").
 
 use super::log_state::LogState;
 
@@ -11,7 +11,7 @@ impl LogState {
         let missed = &mut self.missed;
         missed.failed = true;
         if self.can_write() {
-            // Only the pass at hand is lost, and those to come; what waits is written when the run ends.
+            // Only this pass and later ones are lost. Rows that wait are written when the run ends.
             self.missed.from = self.missed.last;
             return;
         }
@@ -19,16 +19,16 @@ impl LogState {
         self.write_missing();
     }
 
-    /// The training has ended: writes how many visits are missing in all, and the totals.
+    /// The training has ended: writes the number of missing visits, and the totals.
     pub(super) fn write_last_words(&mut self) {
         if self.write_missing() {
-            // What cannot be written now is what could not be written before.
+            // An error here repeats an earlier one.
             self.writer.use_spare_room();
             let _ = self.writer.append_end().and_then(|()| self.writer.finish());
         }
     }
 
-    /// Writes a gap of the missing visits that no gap counts yet; `false` if it cannot be written.
+    /// Writes a gap for the missing visits that no gap counts yet. Returns `false` if it cannot be written.
     fn write_missing(&mut self) -> bool {
         let visits = self.missed.visits().saturating_sub(self.missed.in_gaps);
         let Some((step, epoch)) = self.missed.from.filter(|_| visits > 0) else { return true };
@@ -36,13 +36,13 @@ impl LogState {
         let written = self.writer.append_gap(step, epoch, visits).is_ok();
         if written {
             self.missed.in_gaps += visits;
-            // Nobody will ask for a sync any more.
+            // No later request will sync the log.
             let _ = self.writer.sync();
         }
         written
     }
 
-    /// Shows the training's side what is missing.
+    /// Publishes to the training's side what is missing.
     pub(super) fn publish_missing(&self) {
         if self.missed.failed {
             self.shared.set_unrecorded(self.missed.from.map(|(step, _)| step), self.missed.visits());

@@ -1,4 +1,4 @@
-//! The background thread's state: the writer, the rows that wait, and how a message becomes blocks.
+//! The background thread's state: the writer and the rows that wait. Turns messages into blocks.
 
 use super::config::Config;
 use super::error::RecordError;
@@ -11,7 +11,7 @@ use gradlog_format::log::{BlockBuilder, BlockKind, Cells, Column, LogWriter};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The thread's state.
+/// The state of the background thread.
 pub(super) struct LogState {
     config: Config,
     pub(super) writer: LogWriter,
@@ -20,12 +20,12 @@ pub(super) struct LogState {
     probes: BlockBuilder,
     sweeps: BlockBuilder,
     steps: BlockBuilder,
-    /// Rows of the step that is not complete, which have no learning rate yet; one builder for each set of columns. Between steps an
-    /// empty one may wait here.
+    /// Rows of the incomplete step, which have no learning rate yet. There is one builder for each set of columns.
+    /// Between steps one empty builder may remain.
     open: Vec<BlockBuilder>,
     pub(super) shared: Arc<Shared>,
     pub(super) missed: Missed,
-    /// Since when there are rows that are not in the log.
+    /// Since when rows wait that are not in the log.
     waiting_since: Option<Instant>,
     synced: Instant,
 }
@@ -48,12 +48,12 @@ impl LogState {
         }
     }
 
-    /// Whether the log itself is in order, whatever else went wrong.
+    /// Whether the log can still be written, whatever else has failed.
     pub(super) fn can_write(&self) -> bool {
         !matches!(self.shared.failure(), Some(RecordError::Log(_)))
     }
 
-    /// How long to wait for a message before something is due.
+    /// How long to wait for a message before other work is due.
     pub(super) fn patience(&self) -> Duration {
         let due = |since: Instant, limit: Duration| limit.saturating_sub(since.elapsed());
         let flush = self.waiting_since.map(|since| due(since, self.config.flush_interval));
@@ -108,7 +108,7 @@ impl LogState {
             || builders.iter().map(|builder| builder.raw_bytes()).sum::<usize>() >= self.config.block_bytes
     }
 
-    /// Does what is due by the clock.
+    /// Does the work that the clock makes due: flush and sync.
     pub(super) fn do_due_work(&mut self) -> Result<(), RecordError> {
         if self.waiting_since.is_some_and(|since| since.elapsed() >= self.config.flush_interval) {
             self.write_all()?;
@@ -126,12 +126,12 @@ impl LogState {
             let (rows, bytes) = self.count_waiting();
             if rows > 0 && bytes >= self.config.step_bytes_max {
                 return Err(RecordError::Stopped(format!(
-                    "{rows} visits of step {}, {bytes} bytes, wait for its learning rate, and another pass came: end each step with \
+                    "{rows} visits of step {} ({bytes} bytes) wait for its learning rate, and another pass came: end each step with \
                      `commit`, or raise `step_bytes_max`",
                     batch.step
                 )));
             }
-            // The last builder, if its rows have the same columns; a block has one set of columns.
+            // Uses the last builder if its rows have the same columns: a block has one set of columns.
             if !self.open.last_mut().is_some_and(|open| open.prepare(&keys)) {
                 let mut fresh = BlockBuilder::new(BlockKind::Visits);
                 fresh.prepare(&keys);
@@ -144,9 +144,9 @@ impl LogState {
         }
         let sweep = batch.kind == PassKind::Sweep;
         let builder = if sweep { &mut self.sweeps } else { &mut self.probes };
-        // A replay goes through its checkpoints in any order, and the rows of a block are in the order of their steps.
-        let elsewhere = batch.replayed.is_some() && builder.steps().is_some_and(|(_, last)| last != batch.step);
-        if elsewhere || !builder.prepare(&keys) {
+        // A replay takes its checkpoints in any order, and the rows of a block are ordered by step.
+        let is_other_step = batch.replayed.is_some() && builder.steps().is_some_and(|(_, last)| last != batch.step);
+        if is_other_step || !builder.prepare(&keys) {
             self.write_all()?;
         }
         let builder = if sweep { &mut self.sweeps } else { &mut self.probes };
@@ -155,7 +155,8 @@ impl LogState {
         Ok(())
     }
 
-    /// All that came before a checkpoint is in the log before it, and on the device as its file is.
+    /// Writes a checkpoint's row. All earlier rows go to the log first, and the log is synced, as the checkpoint's file
+    /// is.
     fn write_checkpoint(&mut self, row: CheckpointRow) -> Result<(), RecordError> {
         self.write_all()?;
         let mut builder = BlockBuilder::new(BlockKind::Checkpoints);
@@ -169,13 +170,13 @@ impl LogState {
         Ok(self.writer.sync()?)
     }
 
-    /// How many rows of the step that is not complete there are, and their bytes.
+    /// Number of rows of the incomplete step, and their bytes.
     fn count_waiting(&self) -> (u64, usize) {
         let counted = |(rows, bytes), open: &BlockBuilder| (rows + u64::from(open.rows()), bytes + open.raw_bytes());
         self.open.iter().fold((0, 0), counted)
     }
 
-    /// Gives the rows of the step that is complete now their learning rate, and lets them go to the log.
+    /// Gives the rows of the completed step their learning rate, and lets them go to the log.
     fn close_open_rows(&mut self, learning_rate: f32, clip: f32) -> Result<(), RecordError> {
         let mut closing = std::mem::take(&mut self.open);
         for open in closing.iter_mut().filter(|open| open.rows() > 0) {
@@ -187,13 +188,13 @@ impl LogState {
                 self.visits.absorb(open);
             }
         }
-        // The next step has the columns of this one, as a rule: one builder keeps its memory for it.
+        // The next step usually has the same columns: one builder keeps its memory for it.
         closing.truncate(1);
         self.open = closing;
         Ok(())
     }
 
-    /// Writes all there is before the run ends. Rows whose step never came were part of no step: their learning rate is 0.
+    /// Writes all rows before the run ends. Rows of a step that was never completed get the learning rate 0.
     pub(super) fn write_rest(&mut self) -> Result<(), RecordError> {
         self.close_open_rows(0.0, 1.0)?;
         self.write_all()
@@ -219,7 +220,8 @@ impl LogState {
         Ok(self.writer.append_gap(gap.step, gap.epoch, gap.visits)?)
     }
 
-    /// Commits all rows of complete steps, and probes. Probes go first: one at a step was taken before that step's visits.
+    /// Appends all rows of complete steps, and probes. Probes go first: a probe at a step was taken before the step's
+    /// visits.
     fn write_all(&mut self) -> Result<(), RecordError> {
         self.writer.append(&mut self.probes)?;
         self.writer.append(&mut self.sweeps)?;

@@ -1,4 +1,4 @@
-//! Losses as tensors: the number that is differentiated, and on the way what it says of each example.
+//! Losses as tensors: the scalar to differentiate, and the output columns of each example.
 
 use super::outputs::{self, ClosedForm, Outputs, Weighing};
 use super::prediction;
@@ -8,32 +8,33 @@ use gradlog_format::log::PredictionScore;
 use num_traits::Float;
 use std::sync::Arc;
 
-/// A loss, and what a pass keeps of it.
+/// A loss, and what a pass keeps with it.
 pub(super) struct Recorded {
     pub loss: Tensor,
     pub outputs: Outputs,
     pub coefficients: Vec<f32>,
-    /// Each example's own `∂ℓ_i/∂output`, of the output's shape, in f32; kept only where it is asked for.
+    /// Each example's own `∂ℓ_i/∂output`, of the output's shape, in f32. Kept only where it is needed.
     pub delta: Option<Tensor>,
 }
 
-/// Which closed form.
+/// The closed form to compute.
 pub(super) enum Kind {
-    /// Targets are class numbers; the second is the number that marks a position without one.
+    /// Targets are class numbers. `ignored` is the number that marks a position without a target; `mask` is 0 there.
     CrossEntropy {
         ignored: Option<i64>,
         mask: Option<Tensor>,
     },
     MeanSquaredError,
     BinaryCrossEntropy,
-    /// Minus a score of the prediction. The target is the class; a tensor without elements means the predicted ones.
+    /// Minus a score of the prediction. The target is the class; an empty tensor means the predicted classes.
     PredictionScore(PredictionScore),
 }
 
-/// The loss of `output` against `target`, by closed form.
+/// Computes the loss of `output` against `target` in closed form.
 ///
-/// On f32 and f64 in main memory the loss is one op. Elsewhere the closed form is computed in f32 from a copy of the outputs, and
-/// the loss is `Σ output ∘ (c δ)` with its value put right, whose gradient by the output is the same `c δ`.
+/// For f32 and f64 in main memory the loss is one op. Otherwise the closed form is computed in f32 from a copy of the
+/// outputs. The loss is then `Σ output ∘ (c δ)` plus a constant that corrects its value; its gradient by the output is
+/// the same `c δ`.
 pub(super) fn closed_form(
     kind: &Kind,
     output: &Tensor,
@@ -47,7 +48,7 @@ pub(super) fn closed_form(
         (Device::Cpu, DType::F64) => cpu_loss::<f64>(kind, output, target, weighing, upstream, keep_delta),
         _ => {
             let host = output.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-            let form = compute::<f32>(kind, &host, target, weighing)?;
+            let form = compute_form::<f32>(kind, &host, target, weighing)?;
             let scaled = Tensor::from_vec(scale_deltas(&form, 1.0), host.shape(), &Device::Cpu)?;
             let scaled = scaled.to_dtype(output.dtype())?.to_device(output.device())?;
             let surrogate = (output * scaled)?.sum_all()?;
@@ -67,7 +68,7 @@ fn cpu_loss<T: Number>(
     upstream: &Upstream,
     keep_delta: bool,
 ) -> Result<Recorded> {
-    let form = Arc::new(compute::<T>(kind, output, target, weighing)?);
+    let form = Arc::new(compute_form::<T>(kind, output, target, weighing)?);
     let op = ClosedFormOp { form: form.clone(), upstream: upstream.clone() };
     let loss = output.contiguous()?.apply_op1(op)?;
     let outputs = form.outputs.clone();
@@ -99,17 +100,17 @@ fn scale_deltas<T: Number>(form: &ClosedForm<T>, factor: f64) -> Vec<T> {
     out
 }
 
-/// f32 and f64.
+/// The number types of closed forms: f32 and f64.
 trait Number: Float + WithDType + Send + Sync {}
 impl Number for f32 {}
 impl Number for f64 {}
 
-fn compute<T: Number>(kind: &Kind, output: &Tensor, target: &Tensor, weighing: &Weighing) -> Result<ClosedForm<T>> {
+fn compute_form<T: Number>(kind: &Kind, output: &Tensor, target: &Tensor, weighing: &Weighing) -> Result<ClosedForm<T>> {
     let Some(&batch) = output.dims().first() else {
-        bail!("the loss needs outputs with a batch dimension, not a scalar");
+        bail!("the loss needs outputs with the batch as first dimension, not a scalar");
     };
     if weighing.weights.as_ref().is_some_and(|w| w.len() != batch) {
-        bail!("{} weights for a batch of {batch}", weighing.weights.as_ref().map_or(0, Vec::len));
+        bail!("{} weights for a batch of {batch}: give one for each example", weighing.weights.as_ref().map_or(0, Vec::len));
     }
     let numbers = |t: &Tensor| -> Result<Vec<T>> {
         t.detach().to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1()
@@ -124,7 +125,7 @@ fn compute<T: Number>(kind: &Kind, output: &Tensor, target: &Tensor, weighing: &
                      [batch, positions], not {o:?} with {t:?}"
                 ),
             };
-            let labels = labels(target, *ignored, mask.as_ref())?;
+            let labels = read_labels(target, *ignored, mask.as_ref())?;
             let sequence = output.rank() == 3;
             let form = with_numbers::<T, _>(output, |logits| {
                 outputs::cross_entropy(logits, &labels, batch, classes, weighing, sequence)
@@ -138,8 +139,8 @@ fn compute<T: Number>(kind: &Kind, output: &Tensor, target: &Tensor, weighing: &
             };
             let given = match target.elem_count() {
                 0 => None,
-                _ if target.dims() == [batch] => Some(labels(target, None, None)?.into_iter().flatten().collect()),
-                _ => bail!("the classes are a tensor of shape [{batch}], not {:?}", target.shape()),
+                _ if target.dims() == [batch] => Some(read_labels(target, None, None)?.into_iter().flatten().collect()),
+                _ => bail!("the classes must be a tensor of shape [{batch}], not {:?}", target.shape()),
             };
             let given: Option<Vec<u32>> = given;
             with_numbers::<T, _>(output, |logits| {
@@ -171,19 +172,19 @@ fn with_numbers<T: Number, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Result<R>
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (candle_core::Storage::Cpu(cpu), Some((start, end))) => f(&cpu.as_slice::<T>()?[start..end]),
-        _ => bail!("the outputs are not in main memory"),
+        _ => bail!("the outputs must be contiguous in main memory"),
     }
 }
 
-/// Class numbers, `None` where nothing is to be predicted.
-fn labels(target: &Tensor, ignored: Option<i64>, mask: Option<&Tensor>) -> Result<Vec<Option<u32>>> {
+/// The class numbers; `None` at positions without a target.
+fn read_labels(target: &Tensor, ignored: Option<i64>, mask: Option<&Tensor>) -> Result<Vec<Option<u32>>> {
     if !target.dtype().is_int() {
-        bail!("class numbers are integers, not {:?}", target.dtype());
+        bail!("class numbers must be integers, not {:?}: convert the targets", target.dtype());
     }
     let numbers = target.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
     let counted: Option<Vec<f32>> = match mask {
         Some(mask) if mask.dims() != target.dims() => {
-            bail!("a mask of shape {:?} for targets of {:?}", mask.shape(), target.shape())
+            bail!("a mask of shape {:?} does not fit targets of shape {:?}", mask.shape(), target.shape())
         }
         Some(mask) => Some(mask.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?),
         None => None,
@@ -195,21 +196,21 @@ fn labels(target: &Tensor, ignored: Option<i64>, mask: Option<&Tensor>) -> Resul
         match u32::try_from(*number) {
             Ok(label) => Ok(Some(label)),
             Err(_) => {
-                bail!("label {number}: labels are counted from 0; mark positions without one by `pass.ignore_index`")
+                bail!("label {number} is no class number: labels count from 0; mark positions without one with `pass.ignore_index`")
             }
         }
     };
     numbers.iter().enumerate().map(label).collect()
 }
 
-/// `L = Σ c_i ℓ_i` from losses of the caller's own making, `[batch]`.
-pub(super) fn from_losses(losses: &Tensor, weighing: &Weighing, upstream: &Upstream) -> Result<Recorded> {
+/// The loss `L = Σ c_i ℓ_i` from the caller's own losses `ℓ`, `[batch]`.
+pub(super) fn weigh_losses(losses: &Tensor, weighing: &Weighing, upstream: &Upstream) -> Result<Recorded> {
     let batch = match *losses.dims() {
         [batch] => batch,
-        _ => bail!("per-example losses are a tensor of shape [batch], not {:?}", losses.shape()),
+        _ => bail!("per-example losses must be a tensor of shape [batch], not {:?}", losses.shape()),
     };
     if weighing.weights.as_ref().is_some_and(|w| w.len() != batch) {
-        bail!("{} weights for a batch of {batch}", weighing.weights.as_ref().map_or(0, Vec::len));
+        bail!("{} weights for a batch of {batch}: give one for each example", weighing.weights.as_ref().map_or(0, Vec::len));
     }
     let coefficients: Vec<f32> = weighing.coefficients(&vec![1; batch]);
     let weights =
@@ -219,7 +220,7 @@ pub(super) fn from_losses(losses: &Tensor, weighing: &Weighing, upstream: &Upstr
     Ok(Recorded { loss, outputs, coefficients, delta: None })
 }
 
-/// A loss whose value and gradient are known already.
+/// A loss with known value and gradient, as an op.
 struct ClosedFormOp<T> {
     form: Arc<ClosedForm<T>>,
     upstream: Upstream,
@@ -241,11 +242,11 @@ impl<T: Number> CustomOp1 for ClosedFormOp<T> {
     }
 }
 
-/// The numbers of features or deltas as `[batch, positions, width]` with positions 1 for two dimensions.
-pub(super) fn positions(tensor: &Tensor) -> Result<usize> {
+/// The number of positions of features: 1 for `[batch, width]`.
+pub(super) fn count_positions(tensor: &Tensor) -> Result<usize> {
     match *tensor.dims() {
         [_, _] => Ok(1),
         [_, positions, _] => Ok(positions),
-        _ => bail!("features are [batch, width] or [batch, positions, width], not {:?}", tensor.shape()),
+        _ => bail!("features must be [batch, width] or [batch, positions, width], not {:?}", tensor.shape()),
     }
 }

@@ -1,4 +1,4 @@
-//! The manifest of a run: made of the taps, and compared with that of a run that is there.
+//! The manifest of a run: makes it from the taps, and compares it with that of an existing run.
 
 use super::config::{Config, Worker};
 use super::error::RecordError;
@@ -9,7 +9,7 @@ use gradlog_format::sketch::{derive_seed, Side};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
-/// The manifest of a run of these taps.
+/// Makes the manifest of a run of these taps.
 pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Manifest, RecordError> {
     let width = |n: usize, name: &str| {
         u32::try_from(n).map_err(|_| RecordError::Taps(vec![format!("layer `{name}` is wider than 2^32")]))
@@ -19,7 +19,7 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
     for (number, layer) in registry.layers.iter().enumerate() {
         let (inputs, outputs) = layer.spec.factors.unwrap_or((0, 0));
         let seed = |side| derive_seed(config.seed, number as u32, side);
-        // Gradients of one tensor are one gradient: tied layers are folded by the same projection and so add up.
+        // Tied layers share one tensor, so their gradients add. One seed gives them one projection.
         let folded_seed = derive_seed(config.seed, layer.tied.unwrap_or(number) as u32, Side::Folded);
         layers.push(LayerRecord {
             name: layer.name.clone(),
@@ -38,7 +38,8 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
     let mut covered = vec![false; model.len()];
     for layer in &registry.layers {
         for parameter in &layer.spec.parameters {
-            // A layer that hides its tensors (GroupNorm) or was only declared is recognized by its name, if that is the name of one.
+            // A layer that hides its tensors (GroupNorm), or was only declared, is matched by name, if exactly one
+            // variable matches.
             let full = format!("{}.{}", layer.name, parameter.name);
             let by_name = |name: &str| name == full || name.ends_with(&format!(".{full}"));
             let matches: Vec<usize> = (0..model.len())
@@ -72,8 +73,8 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
     })
 }
 
-/// What differs between a run and what is to be recorded into it.
-pub(super) fn differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
+/// Lists what differs between a run and what is to be recorded into it.
+pub(super) fn list_differences(run: &Manifest, wanted: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
     if run.seed != wanted.seed {
         found.push(format!("the seed was {}, now it is {}", run.seed, wanted.seed));

@@ -1,4 +1,4 @@
-//! What the training hands to the background thread.
+//! The messages from the training to the background thread.
 
 use super::outputs::Outputs;
 use crate::step::StepInfo;
@@ -9,36 +9,36 @@ use gradlog_format::log::Mode;
 use gradlog_format::sketch::Form;
 use std::sync::Arc;
 
-/// One order for the background thread.
+/// One message to the background thread.
 pub(super) enum Message {
-    /// A pass, and the step that it completes, if it does.
+    /// A pass, and the step if the pass completes it.
     Pass { batch: Option<Box<Batch>>, step: Option<StepRow>, gap: Option<Gap>, bytes: usize },
     /// A probe set's name and number.
     ProbeSet { number: u32, name: String },
-    /// Weights that were saved to a file.
+    /// A checkpoint's row.
     Checkpoint(CheckpointRow),
-    /// Write and sync all there is, then answer.
+    /// Write and sync everything, then answer.
     Flush(Sender<()>),
-    /// Write all there is, with the totals, then answer.
+    /// Write everything and the totals, then answer.
     Finish(Sender<()>),
 }
 
-/// What the rows of a pass are.
+/// The kind of a pass's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PassKind {
     Training,
     Probe {
         set: u32,
     },
-    /// Examples that a replay takes through a checkpoint.
+    /// Training examples that a replay runs through a checkpoint.
     Sweep,
 }
 
-/// Under which circumstances a replay takes its passes.
+/// The mode and the learning rate of a replay's passes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Replayed {
     pub mode: Mode,
-    /// `η` of the checkpoint, NaN if it is not known.
+    /// `η` of the checkpoint; NaN if it is not known.
     pub learning_rate: f32,
 }
 
@@ -55,25 +55,25 @@ pub(super) struct CheckpointRow {
 /// The examples of one pass.
 pub(super) struct Batch {
     pub kind: PassKind,
-    /// Not `None` in a replay.
+    /// `Some` in a replay.
     pub replayed: Option<Replayed>,
     pub ids: Vec<u64>,
     pub step: u64,
     pub epoch: u32,
     pub outputs: Outputs,
-    /// `c_i`, with whatever the loss was multiplied by afterwards.
+    /// `c_i`, times what the loss was multiplied by before backward.
     pub coefficients: Vec<f32>,
     /// For rows of curvature, the weight of each.
     pub curvature: Option<Vec<f32>>,
     pub layers: Vec<LayerGradients>,
-    /// `[batch, buckets]`: `c_i` times the examples' own gradients by all layers that were folded as backward came by.
+    /// `[batch, buckets]`: `c_i` times each example's own gradient, over all layers that backward folded.
     pub folded: Option<Vec<f32>>,
 }
 
 /// The gradients of one layer for the examples of a pass.
 pub(super) struct LayerGradients {
     pub layer: usize,
-    /// Whether they are `c_i` times the examples' own, as backward gives them, or the examples' own.
+    /// Whether the gradients carry the factor `c_i`, as backward gives them.
     pub weighted: bool,
     pub gradients: Gradients,
 }
@@ -90,14 +90,14 @@ pub(super) enum Gradients {
         layer: Arc<dyn Tap>,
         uses: Vec<(Tensor, Tensor)>,
     },
-    /// A factored layer that the pass left out: its gradient is zero, and its columns stay.
+    /// A factored layer that the pass left out. Its gradient is zero; its columns stay.
     Zero,
     /// Per-example gradients that were taken before the step, to be folded on the background thread.
     Given(Vec<PerExample>),
 }
 
 impl Batch {
-    /// What it holds while it waits: a pass without gradients is not free, and a large one is large.
+    /// Bytes that the batch holds while it waits.
     pub(super) fn bytes(&self) -> usize {
         let layers: usize = self.layers.iter().map(LayerGradients::bytes).sum();
         let folded = self.folded.as_ref().map_or(0, Vec::len);
@@ -142,7 +142,7 @@ pub(super) struct StepRow {
     pub wall_clock_ms: u64,
 }
 
-/// Passes that were dropped since the last one that was not.
+/// Visits that were dropped since the last pass that was sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gap {
     pub step: u64,

@@ -1,18 +1,18 @@
-//! Counts of visits that are missing in the log: from which step, and how many. Kept by the background thread.
+//! Counts visits that are missing in the log: the first step, and the number. The background thread keeps the counts.
 
 use super::message::{Batch, Message, PassKind};
 
 /// A place in the training: step and epoch.
 pub(super) type Place = (u64, u32);
 
-/// Visits that were handed over, and which of them are in the log.
+/// Counts of visits that were handed over, and of those in the log.
 #[derive(Debug, Default)]
 pub(super) struct Missed {
     /// Visits that came off the queue.
     pub taken: u64,
-    /// Of these, visits in the log.
+    /// Visits of these that are in the log.
     pub written: u64,
-    /// Visits that were not even put into the queue, since the failure.
+    /// Visits since the failure that were not sent.
     pub not_sent: u64,
     /// Step and epoch of the first visit that is not in the log yet.
     pub first_unwritten: Option<Place>,
@@ -26,7 +26,7 @@ pub(super) struct Missed {
 }
 
 impl Missed {
-    /// A message came off the queue.
+    /// Counts a message that came off the queue.
     pub(super) fn count_message(&mut self, message: &Message) {
         let Message::Pass { batch, gap, .. } = message else { return };
         if let (Some(gap), true) = (gap, self.failed) {
@@ -43,14 +43,14 @@ impl Missed {
         }
     }
 
-    /// The visits of all complete steps are in the log, `rows` of them since the last time.
+    /// Counts `rows` more visits in the log. All complete steps are in the log then.
     pub(super) fn count_written(&mut self, rows: u64) {
         self.written += rows;
-        // What is not there yet is of the step that the last pass belongs to.
+        // Visits that are not there yet belong to the step of the last pass.
         self.first_unwritten = self.last.filter(|_| self.taken > self.written);
     }
 
-    /// Visits that are missing now.
+    /// Number of visits that are missing now.
     pub(super) fn visits(&self) -> u64 {
         self.taken.saturating_sub(self.written).saturating_add(self.not_sent)
     }

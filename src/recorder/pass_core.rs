@@ -98,7 +98,7 @@ impl<'r> PassCore<'r> {
     pub(super) fn losses(&mut self, losses: &Tensor) -> Result<Tensor, RecordError> {
         self.check_first_loss()?;
         self.check_positions("losses")?;
-        let recorded = loss::from_losses(losses, &self.weighing, &self.upstream)?;
+        let recorded = loss::weigh_losses(losses, &self.weighing, &self.upstream)?;
         self.keep_outputs(recorded)
     }
 

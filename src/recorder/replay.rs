@@ -8,7 +8,7 @@ use super::config::{Config, OnFailure, Overflow, Worker};
 use super::curvature::CurvaturePass;
 use super::error::RecordError;
 use super::handle::Recorder;
-use super::manifest::differences;
+use super::manifest::list_differences;
 use super::message::{PassKind, Replayed};
 use super::past::{lock_end, Past};
 use super::probe_pass::ProbePass;
@@ -118,7 +118,7 @@ impl Replay {
         let (overflow, on_failure) = (Overflow::Block, OnFailure::Stop);
         let config = Config { seed, sketch, overflow, on_failure, worker, ..config };
         let (wanted, held) = prepare_taps(taps, &config)?;
-        let differences = differences(&manifest, &wanted);
+        let differences = list_differences(&manifest, &wanted);
         if !differences.is_empty() {
             return Err(refuse(format!("it was recorded of another model: {}", differences.join("; "))));
         }

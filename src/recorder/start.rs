@@ -3,7 +3,7 @@
 use super::config::{Config, Worker};
 use super::error::RecordError;
 use super::handle::Recorder;
-use super::manifest::{differences, make_manifest};
+use super::manifest::{list_differences, make_manifest};
 use super::message::Message;
 use super::past::{lock_end, Past};
 use super::queue::{Gauge, Queue};
@@ -68,7 +68,7 @@ impl Recorder {
         let folder = part_folder(dir, &wanted)?;
         let refuse = |error: ReadError| RecordError::Resume(error.to_string());
         let manifest = Run::open_one(&folder).map_err(refuse)?.manifest().clone();
-        let differences = differences(&manifest, &wanted);
+        let differences = list_differences(&manifest, &wanted);
         if !differences.is_empty() {
             return Err(RecordError::Resume(format!(
                 "it was recorded with other settings: {}",
