@@ -71,7 +71,7 @@ impl Recorder {
         let learning_rate = state.learning_rate.map_or(f32::NAN, |rate| rate as f32);
         let row = CheckpointRow { step, epoch, learning_rate, bytes, checksum };
         // The end of the step must reach the log before its checkpoint.
-        let (wait, hurried) = state.queue().map(|queue| (queue.wait(), queue.hurried))?;
+        let (wait, hurried) = state.queue().map(|queue| (queue.wait_max(), queue.hurried))?;
         let sent = match state.send_unsent_step(!hurried) {
             Ok(Sent::Yes) => state.queue()?.send_unless_hurried(Message::Checkpoint(row), 0),
             Ok(Sent::Dropped) => Err(RecordError::Timeout(wait)),

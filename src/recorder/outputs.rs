@@ -1,4 +1,4 @@
-//! What the loss says of each example: computed once from logits and targets, in closed form.
+//! The outputs of each example, computed once from logits and targets in closed form.
 
 use super::error::RecordError;
 use gradlog_format::log::{Column, PredictionScore};
@@ -9,14 +9,14 @@ use rayon::prelude::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Reduction {
-    /// The mean over all counted predictions, as candle_nn's losses have it.
+    /// The mean over all counted predictions, as in candle_nn's losses.
     #[default]
     Mean,
     /// The sum.
     Sum,
 }
 
-/// The output columns of a pass; each has one entry per example, or is absent.
+/// The output columns of a pass. Each has one entry per example, or is absent.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Outputs {
     pub loss: Vec<f32>,
@@ -29,7 +29,7 @@ pub(super) struct Outputs {
     pub target: Option<Vec<f32>>,
     pub output: Option<Vec<f32>>,
     pub positions: Option<Vec<u32>>,
-    /// Which score of which classes the loss is minus of, where it is no loss.
+    /// The score and its classes, if the loss is minus a score of the prediction.
     pub scored: Option<(PredictionScore, Vec<u32>)>,
 }
 
@@ -73,7 +73,8 @@ struct Row<T> {
     prediction: u32,
 }
 
-/// Cross entropy of `[batch, positions, classes]` logits; `targets` is `[batch, positions]`, `None` where nothing is predicted.
+/// Cross entropy of `[batch, positions, classes]` logits. `targets` is `[batch, positions]`, `None` at positions
+/// without a target.
 ///
 /// `ℓ_i` is the mean over the example's counted positions of `−log p_y`.
 pub(super) fn cross_entropy<T: Float + Send + Sync>(
@@ -86,10 +87,10 @@ pub(super) fn cross_entropy<T: Float + Send + Sync>(
 ) -> Result<ClosedForm<T>, String> {
     let positions = targets.len() / batch.max(1);
     if let Some(bad) = targets.iter().flatten().find(|label| **label as usize >= classes) {
-        return Err(format!("label {bad} with {classes} classes: labels are counted from 0"));
+        return Err(format!("label {bad} with {classes} classes: labels count from 0"));
     }
     if classes == 0 {
-        return Err("logits with 0 classes".into());
+        return Err("the logits have 0 classes: give at least one".into());
     }
     let mut delta = vec![T::zero(); logits.len()];
     let row = |((logits, delta), target): ((&[T], &mut [T]), &Option<u32>)| {
@@ -128,7 +129,7 @@ pub(super) fn cross_entropy<T: Float + Send + Sync>(
         margin: Some(mean(|r| r.margin)),
         confidence: Some(mean(|r| r.confidence)),
         correct: Some(correct.collect()),
-        // A sequence has no one label; its positions' labels are the data itself.
+        // A sequence has no single label. The labels of its positions are the data itself.
         label: (!is_sequence).then(|| targets.iter().map(|t| t.unwrap_or(Column::NO_CLASS)).collect()),
         prediction: (!is_sequence)
             .then(|| rows.iter().map(|r| r.as_ref().map_or(Column::NO_CLASS, |r| r.prediction)).collect()),
@@ -138,7 +139,7 @@ pub(super) fn cross_entropy<T: Float + Send + Sync>(
     Ok(ClosedForm { outputs, delta, coefficients, value })
 }
 
-/// One position: writes `p − onehot(y)` into `delta`.
+/// Computes one position and writes `p − onehot(y)` into `delta`.
 fn softmax_row<T: Float>(logits: &[T], label: usize, delta: &mut [T]) -> Row<T> {
     let (mut largest, mut prediction, mut rival) = (T::neg_infinity(), 0, T::neg_infinity());
     for (k, z) in logits.iter().enumerate() {
@@ -149,7 +150,7 @@ fn softmax_row<T: Float>(logits: &[T], label: usize, delta: &mut [T]) -> Row<T> 
             rival = *z;
         }
     }
-    // Everything but the label is summed on its own: `p_y − 1` would cancel for an example that the model is sure of.
+    // The sum leaves out the label: `p_y − 1` would cancel for an example that the model is sure of.
     let mut others = T::zero();
     for (k, (d, z)) in delta.iter_mut().zip(logits).enumerate() {
         *d = (*z - largest).exp();
@@ -170,7 +171,7 @@ fn softmax_row<T: Float>(logits: &[T], label: usize, delta: &mut [T]) -> Row<T> 
     Row { loss, squared_error, margin: logits[label] - rival, confidence, prediction: prediction as u32 }
 }
 
-/// The mean over an example's counted predictions; NaN where it has none, which keeps it out of every score.
+/// The mean over an example's counted predictions. It is NaN without any, and scores leave NaN out.
 fn exact_mean<T: Float>(rows: &[Option<Row<T>>], value: impl Fn(&Row<T>) -> T) -> T {
     let (sum, count) = rows.iter().flatten().fold((T::zero(), 0usize), |(sum, n), row| (sum + value(row), n + 1));
     sum / T::from(count).unwrap_or_else(T::one)
@@ -192,7 +193,7 @@ pub(super) fn mean_squared_error<T: Float>(
     weighing: &Weighing,
 ) -> ClosedForm<T> {
     let two = T::one() + T::one();
-    let mut form = elementwise(outputs, targets, batch, weighing, |o, t| ((o - t) * (o - t), two * (o - t), o - t));
+    let mut form = elementwise_loss(outputs, targets, batch, weighing, |o, t| ((o - t) * (o - t), two * (o - t), o - t));
     if outputs.len() == batch {
         form.outputs.target = Some(targets.iter().map(|t| to_f32(*t)).collect());
         form.outputs.output = Some(outputs.iter().map(|o| to_f32(*o)).collect());
@@ -210,8 +211,8 @@ pub(super) fn binary_cross_entropy<T: Float>(
     let sigmoid = |z: T| T::one() / (T::one() + (-z).exp());
     let half = T::from(0.5).unwrap_or_else(T::zero);
     let width = logits.len() / batch.max(1);
-    let mut form = elementwise(logits, targets, batch, weighing, |z, t| {
-        // This form of softplus neither overflows for large z nor loses the tail for very negative ones.
+    let mut form = elementwise_loss(logits, targets, batch, weighing, |z, t| {
+        // This form of softplus does not overflow for large z and keeps the tail for very negative z.
         let loss = z.max(T::zero()) - z * t + (-z.abs()).exp().ln_1p();
         (loss, sigmoid(z) - t, sigmoid(z) - t)
     });
@@ -234,8 +235,8 @@ pub(super) fn binary_cross_entropy<T: Float>(
     form
 }
 
-/// A loss that is a mean over the example's outputs of `f(output, target) = (loss, ∂loss/∂output, error)`.
-fn elementwise<T: Float>(
+/// A loss that is the mean over an example's outputs. `f(output, target)` returns loss, `∂loss/∂output` and error.
+fn elementwise_loss<T: Float>(
     outputs: &[T],
     targets: &[T],
     batch: usize,
@@ -272,15 +273,15 @@ fn elementwise<T: Float>(
 }
 
 impl Outputs {
-    /// Columns for examples of which only the loss is known.
+    /// The columns if only the losses are known.
     pub(super) fn from_losses(loss: Vec<f32>) -> Self {
         Self { loss, ..Self::default() }
     }
 
-    /// Whether every number that was computed for example `i` is finite.
+    /// Whether every number of example `i` is finite.
     pub(super) fn is_finite(&self, i: usize) -> bool {
         if self.positions.as_ref().is_some_and(|positions| positions[i] == 0) {
-            return true; // nothing was predicted, and the NaN in its columns says just that
+            return true; // nothing was predicted, so NaN is the right value
         }
         let columns = [&self.el2n, &self.margin, &self.confidence, &self.output];
         self.loss[i].is_finite() && columns.into_iter().flatten().all(|column| column[i].is_finite())
@@ -295,19 +296,19 @@ impl Outputs {
         4 * (self.loss.len() + lengths.sum::<usize>() + scored)
     }
 
-    /// Refuses columns whose length is not the batch's.
+    /// Refuses columns whose length is not that of the batch.
     pub(super) fn check_batch(&self, batch: usize, step: u64) -> Result<(), RecordError> {
         if self.loss.len() == batch {
             return Ok(());
         }
         let what = format!(
-            "{} losses for {batch} ids: the batch is the first dimension of logits and targets",
+            "{} losses for {batch} ids: give logits and targets with the batch as first dimension",
             self.loss.len()
         );
         Err(RecordError::Pass { step, what })
     }
 
-    /// The columns of f32 numbers that there may be.
+    /// The f32 columns; `None` for those that are absent.
     pub(super) fn float_columns(&self) -> [(Column, Option<&Vec<f32>>); 7] {
         [
             (Column::Loss, Some(&self.loss)),
@@ -320,7 +321,7 @@ impl Outputs {
         ]
     }
 
-    /// The columns of integers that there may be.
+    /// The integer columns; `None` for those that are absent.
     pub(super) fn integer_columns(&self) -> [(Column, Option<&Vec<u32>>); 3] {
         [
             (Column::Label, self.label.as_ref()),

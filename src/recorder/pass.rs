@@ -8,10 +8,10 @@ use crate::step::{StepInfo, StepReport};
 use candle_core::Tensor;
 use candle_nn::Optimizer;
 
-/// One training pass: made by [`Recorder::pass`](crate::Recorder::pass), ended by [`Pass::commit`]. While it lives the taps are
-/// armed.
+/// One training pass. [`Recorder::pass`](crate::Recorder::pass) makes it, [`Pass::commit`] ends it. The taps are armed
+/// while it lives.
 ///
-/// Dropped without `commit`, it records nothing.
+/// A pass that is dropped without `commit` records nothing.
 #[must_use = "a pass records nothing until it is committed"]
 pub struct Pass<'r> {
     core: PassCore<'r>,
@@ -21,7 +21,7 @@ loss_methods!(Pass);
 
 impl std::fmt::Debug for Pass<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pass").field("ids", &self.core.ids).finish_non_exhaustive()
+        self.core.fmt_counts("Pass", f)
     }
 }
 
@@ -30,19 +30,25 @@ impl<'r> Pass<'r> {
         Self { core }
     }
 
-    /// Hands everything to the background thread and ends the optimizer step: `step` is the learning rate, or a [`StepInfo`].
-    /// Call it after `backward` and before the optimizer's step, so that the learning rate is the one in use.
+    /// Hands the pass to the background thread and ends the optimizer step. `step` is the learning rate or a
+    /// [`StepInfo`]. Call it after `backward` and before the optimizer's step, so that the learning rate is the one in
+    /// use.
     ///
     /// # Errors
-    /// [`RecordError::Pass`] if the pass has no loss, no backward pass came by, or a tapped layer was not reached;
-    /// [`RecordError::Severed`] if a layer got no gradient; the background thread's failure, if it has failed. Nothing of the pass
-    /// is recorded then; the training is untouched.
+    /// [`RecordError::Pass`] if the pass has no loss, if no backward pass was seen, or if the forward pass did not
+    /// reach a tapped layer. [`RecordError::Severed`] if a layer got no gradient. [`RecordError::Timeout`] if the queue
+    /// stays full. Otherwise the failure of the background thread, if it has failed. After an error the log holds
+    /// nothing of the pass; the training is not affected.
+    ///
+    /// # Cost
+    /// The gradients are copied or, for layers that are folded, already summed. If the queue is full, `commit` waits at
+    /// most [`Config::wait_max`](crate::Config::wait_max).
     pub fn commit(mut self, step: impl Into<StepInfo>) -> Result<(), RecordError> {
         self.core.hand_over(Some(step.into()))
     }
 
-    /// Hands everything to the background thread without ending the optimizer step: for gradient accumulation, on all passes of a
-    /// step but the last.
+    /// Hands the pass to the background thread without ending the optimizer step. This is for gradient accumulation:
+    /// call it on all passes of a step but the last.
     ///
     /// # Errors
     /// As [`Pass::commit`].
@@ -50,13 +56,13 @@ impl<'r> Pass<'r> {
         self.core.hand_over(None)
     }
 
-    /// Backward, `commit` with what the optimizer reports, and the optimizer's step: for loops written with candle's
+    /// Runs backward, `commit` with what the optimizer reports, and the optimizer's step. It replaces candle's
     /// `optimizer.backward_step(&loss)`. The step is taken whether or not recording succeeds.
     ///
     /// [`StepReport`] is implemented for [`Sgd`](crate::optim::Sgd) and for candle's `SGD` and `AdamW`.
     ///
     /// # Errors
-    /// [`RecordError::Candle`] if backward or the step fails; else as [`Pass::commit`].
+    /// [`RecordError::Candle`] if backward or the step fails; otherwise as [`Pass::commit`].
     pub fn backward_step<O: Optimizer + StepReport>(self, optimizer: &mut O, loss: &Tensor) -> Result<(), RecordError> {
         let grads = loss.backward()?;
         let recorded = self.commit(optimizer.step_info());

@@ -1,4 +1,4 @@
-//! What all passes have in common: settings, the loss, and the way to the background thread.
+//! What all passes share: the settings, the loss, and the way to the background thread.
 
 use super::error::RecordError;
 use super::handle::Recorder;
@@ -10,7 +10,8 @@ use crate::taps::Upstream;
 use candle_core::{DType, Device, Tensor};
 use gradlog_format::log::PredictionScore;
 
-/// A pass of whatever kind. While it lives the taps are armed. Dropped without being handed over, it records nothing.
+/// A pass of any kind. The taps are armed while it lives. It records nothing if it is dropped without being handed
+/// over.
 pub(super) struct PassCore<'r> {
     pub(super) recorder: &'r mut Recorder,
     pub(super) number: u64,
@@ -21,17 +22,18 @@ pub(super) struct PassCore<'r> {
     pub(super) mask: Option<Tensor>,
     pub(super) features: Option<Tensor>,
     pub(super) output_delta: Option<Tensor>,
-    /// A setting that was made after the loss.
+    /// The first setting that was made after the loss.
     pub(super) late: Option<&'static str>,
     pub(super) outputs: Option<(Outputs, Vec<f32>)>,
     pub(super) upstream: Upstream,
     pub(super) per_example: Vec<LayerGradients>,
-    /// For rows of curvature, the weight of each.
+    /// For curvature rows, the weight of each.
     pub(super) curvature: Option<Vec<f32>>,
 }
 
 impl<'r> PassCore<'r> {
-    /// Whether the taps are armed for it: not for a disabled recorder, nor for one that has failed and lets the training go on.
+    /// Whether the taps are armed for this pass. They are not for a disabled recorder, nor for one that has failed and
+    /// lets the training go on.
     pub(super) fn is_recorded(&self) -> bool {
         self.number != 0
     }
@@ -55,7 +57,7 @@ impl<'r> PassCore<'r> {
         }
     }
 
-    /// Notes a setting that comes too late to have an effect; `commit` refuses it.
+    /// Notes a setting that comes after the loss and has no effect; `commit` refuses it.
     pub(super) fn check_setting(&mut self, setting: &'static str) {
         if self.outputs.is_some() {
             self.late.get_or_insert(setting);
@@ -89,7 +91,7 @@ impl<'r> PassCore<'r> {
     ) -> Result<Tensor, RecordError> {
         self.check_positions("prediction_score")?;
         if self.recorder.is_enabled() && !matches!(self.kind, PassKind::Probe { .. }) {
-            return Err(self.error("a score of a prediction is a question to ask of probes: sweeps have losses"));
+            return Err(self.error("a sweep needs a loss: use `prediction_score` with probes only"));
         }
         let predicted = Tensor::zeros(0, DType::U32, &Device::Cpu)?;
         self.closed_form(&Kind::PredictionScore(score), logits, classes.unwrap_or(&predicted))
@@ -112,7 +114,7 @@ impl<'r> PassCore<'r> {
     fn check_positions(&self, loss: &str) -> Result<(), RecordError> {
         if self.mask.is_some() || self.ignored.is_some() {
             return Err(self.error(format!(
-                "`mask` and `ignore_index` are for cross entropy and have no effect on `{loss}`: leave them out, and weigh the losses \
+                "`mask` and `ignore_index` have no effect on `{loss}`, only on `cross_entropy`: leave them out, and weigh the losses \
                  yourself with `pass.losses`"
             )));
         }
@@ -123,11 +125,11 @@ impl<'r> PassCore<'r> {
         if let Some(weights) =
             self.weighing.weights.as_ref().filter(|w| self.recorder.is_enabled() && w.len() != self.ids.len())
         {
-            return Err(self.error(format!("{} weights for {} ids", weights.len(), self.ids.len())));
+            return Err(self.error(format!("{} weights for {} ids: give one for each id", weights.len(), self.ids.len())));
         }
         match self.outputs {
             Some(_) => Err(self.error(
-                "the pass has its loss already: add several terms up per example and hand the sum to `pass.losses`",
+                "the pass already has a loss: add several terms for each example and give the sums to `pass.losses`",
             )),
             None => Ok(()),
         }
@@ -141,6 +143,13 @@ impl<'r> PassCore<'r> {
             self.outputs = Some((outputs, coefficients));
         }
         Ok(loss)
+    }
+
+    /// Writes kind and counts for `Debug`, without ids or numbers of the training.
+    pub(super) fn fmt_counts(&self, name: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct(name);
+        out.field("kind", &self.kind).field("step", &self.recorder.step()).field("examples", &self.ids.len());
+        out.field("recorded", &self.is_recorded()).field("has_loss", &self.outputs.is_some()).finish_non_exhaustive()
     }
 
     pub(super) fn error(&self, what: impl Into<String>) -> RecordError {
@@ -171,7 +180,7 @@ impl Drop for PassCore<'_> {
             return;
         }
         self.recorder.disarm();
-        // What an abandoned pass has caught is let go.
+        // Drops what an abandoned pass has caught.
         for layer in self.recorder.layers().iter() {
             layer.slot.take(self.number);
         }

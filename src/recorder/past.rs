@@ -12,21 +12,22 @@ use std::sync::Arc;
 /// The past of a run that is resumed.
 #[derive(Default)]
 pub(super) struct Past {
-    /// The step at which it goes on.
+    /// The step at which the run goes on.
     pub step: u64,
-    /// The step after the last one in the log, with its visits or without.
+    /// The step after the last one in the log, whether or not its visits are there.
     pub steps: u64,
-    /// Steps before `step` whose visits are not in the log, as where a disk was full.
+    /// Steps before `step` whose visits are not in the log, for example after a full disk.
     pub gap: Option<Gap>,
     pub forms: Vec<Option<Form>>,
     pub probe_sets: Vec<String>,
     pub folded_width: Option<u32>,
 }
 
-/// How often the end of a run is looked for where others move it.
+/// Number of attempts to find the end of a run while others write to it.
 const TRIES: usize = 3;
 
-/// Reads a run and takes its lock, so that `open` writes behind what was read. Another recorder may have written in between.
+/// Reads a run and takes its lock, so that `open` writes after what was read. Another recorder may write in between;
+/// then it reads again.
 pub(super) fn lock_end(
     dir: &Path,
     step: Option<u64>,
@@ -39,7 +40,7 @@ pub(super) fn lock_end(
         let end = (place.next_segment, place.sequence);
         let writer = match open(dir, place, config.writer_options()) {
             Ok(writer) => writer,
-            // Another recorder has begun the segment that this one was to begin.
+            // Another recorder has already begun this segment.
             Err(LogError::Exists { .. }) => continue,
             Err(error) => return Err(RecordError::Start(Arc::new(error))),
         };
@@ -50,7 +51,7 @@ pub(super) fn lock_end(
             return Ok((past, writer));
         }
     }
-    Err(refuse(ReadError::Absent("it was written to while it was read: try again".into())))
+    Err(refuse(ReadError::Absent("another recorder wrote to it at the same time: try again".into())))
 }
 
 /// Reads where a run ends and how its layers were recorded.
@@ -58,21 +59,21 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
     let mut scan = run.part_scan().with_void_blocks();
     let mut totals = Totals::default();
     let mut past = Past { forms: vec![None; run.manifest().layers.len()], ..Past::default() };
-    // A recorder writes the rows of steps before the visits that it has of them, and may have come no further.
+    // A recorder writes the rows of steps before their visits. A crash in between leaves steps without visits.
     let mut orphans = Vec::new();
     for block in scan.by_ref() {
-        // No reader reads what is written behind damage.
+        // No reader reads beyond damage.
         block.check().map_err(advise_recovery)?;
-        let held = block.clone().with_superseded_rows();
-        match held.kind() {
-            Some(BlockKind::Visits) => totals.visits = totals.visits.saturating_add(held.rows() as u64),
+        let with_superseded = block.clone().with_superseded_rows();
+        match with_superseded.kind() {
+            Some(BlockKind::Visits) => totals.visits = totals.visits.saturating_add(with_superseded.rows() as u64),
             Some(BlockKind::Gaps) => {
-                let dropped = held.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add);
+                let dropped = with_superseded.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add);
                 totals.dropped = totals.dropped.saturating_add(dropped);
             }
             _ => {}
         }
-        // Superseded as a whole.
+        // All rows of the block are superseded.
         if block.rows() == 0 {
             continue;
         }
@@ -93,8 +94,8 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
                     if block.has(factors) {
                         *form = Some(Form::Factored);
                     } else if block.has(Column::Folded) {
-                        // A layer that this block's passes left out is in neither, and the next pass would decide; one that
-                        // is factored elsewhere in the run shows there.
+                        // A layer that this block's passes left out has no column here. The next pass would decide its
+                        // form. A layer that is factored elsewhere in the run shows there.
                         form.get_or_insert(Form::Folded);
                     }
                 }
@@ -102,7 +103,7 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
             _ => {}
         }
     }
-    // A lost page reads as zeros. A run resumed from there would hide the blocks behind it.
+    // A lost page reads as zeros. Resuming there would hide the blocks after it.
     let damage = match scan.damage()?.cloned() {
         None => scan.blocks_behind_the_end()?,
         found => found,
@@ -122,17 +123,17 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
     Ok((past, place))
 }
 
-/// Damage, with what can be done about it.
+/// Adds to a damage what the user can do about it.
 fn advise_recovery(error: ReadError) -> ReadError {
     match error {
         ReadError::Damaged(damage) => {
-            ReadError::Absent(format!("{damage}; `gradlog recover` makes a sound run of it, which can be resumed"))
+            ReadError::Absent(format!("{damage}; make a sound copy with `gradlog recover`, and resume that"))
         }
         other => other,
     }
 }
 
-/// What is missing if none of the visits of these steps is there.
+/// The gaps of these steps, if none of their visits is in the log.
 fn read_gaps(steps: &Block) -> Result<Vec<Gap>, ReadError> {
     let gap = |((step, epoch), visits): ((u64, u32), u32)| Gap { step, epoch, visits: u64::from(visits) };
     let (numbers, epochs) = (steps.u64s(Column::Step)?, steps.u32s(Column::Epoch)?);

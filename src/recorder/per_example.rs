@@ -1,4 +1,4 @@
-//! Gradients by a backward pass for each example, for models that cannot be tapped.
+//! Gradients from one backward pass for each example, for models that cannot be tapped.
 
 use super::error::RecordError;
 use super::message::{Gradients, LayerGradients};
@@ -15,7 +15,7 @@ impl PassCore<'_> {
     ) -> Result<Tensor, RecordError> {
         if !self.recorder.is_enabled() {
             return Err(
-                self.error("`per_example` needs a recorder that records: skip it where the recorder is disabled")
+                self.error("`per_example` needs an enabled recorder: skip the call if `recorder.is_enabled()` is false")
             );
         }
         if self.outputs.is_none() {

@@ -1,16 +1,16 @@
-//! Scores of a prediction in closed form: what a probe without a label is asked about.
+//! Scores of a prediction in closed form, for probes without a label.
 //!
-//! What is differentiated is minus the score, so that a step which lowers it, as a step lowers a loss, raises the score: positive
-//! influence means *helped* here too.
+//! The loss is minus the score. A step that lowers this loss raises the score, so positive influence means *helped*
+//! here too.
 
 use super::outputs::{to_f32, ClosedForm, Outputs, Weighing};
 use gradlog_format::log::PredictionScore;
 use num_traits::Float;
 
-/// `ℓ_i = −f(z_i, c_i)` of `[batch, classes]` logits. Where no class is given it is the predicted one.
+/// `ℓ_i = −f(z_i, c_i)` of `[batch, classes]` logits. Without given classes, each class is the predicted one.
 ///
-/// With `z` the logits and `c` the class, `∂f/∂z` is `e_c` for the logit; `e_c − e_r` for the margin, `r` the largest other; and
-/// `e_c − softmax over the others` for the log-odds `z_c − log Σ_{k≠c} exp z_k`.
+/// With `z` the logits and `c` the class, `∂f/∂z` is `e_c` for the logit. It is `e_c − e_r` for the margin, with `r`
+/// the largest other class. It is `e_c − softmax over the others` for the log-odds `z_c − log Σ_{k≠c} exp z_k`.
 pub(super) fn prediction_score<T: Float>(
     logits: &[T],
     given: Option<&[u32]>,
@@ -20,7 +20,7 @@ pub(super) fn prediction_score<T: Float>(
     weighing: &Weighing,
 ) -> Result<ClosedForm<T>, String> {
     if classes < 2 {
-        return Err(format!("{classes} classes: a score of a prediction needs one class and another"));
+        return Err(format!("the logits have {classes} classes: a score of a prediction needs one class and another"));
     }
     if given.is_some_and(|given| given.len() != batch) {
         return Err(format!("{} classes for a batch of {batch}", given.map_or(0, <[u32]>::len)));
@@ -31,10 +31,10 @@ pub(super) fn prediction_score<T: Float>(
         let prediction = largest(z, None);
         let class = given.map_or(prediction, |given| given[i] as usize);
         if class >= classes {
-            return Err(format!("class {class} with {classes} classes: classes are counted from 0"));
+            return Err(format!("class {class} with {classes} classes: classes count from 0"));
         }
         let value =
-            score_example(z, class, score, delta).ok_or_else(|| format!("{score}: no formula for this score here"))?;
+            score_example(z, class, score, delta).ok_or_else(|| format!("the score {score} has no formula here: use another score"))?;
         losses.push(-value);
         scored.push(class as u32);
         predicted.push(prediction as u32);
@@ -50,7 +50,7 @@ pub(super) fn prediction_score<T: Float>(
     Ok(ClosedForm { outputs, delta, coefficients, value })
 }
 
-/// The score of one example, or `None` for a score that has no formula here; writes minus its gradient into `delta`.
+/// The score of one example; `None` for a score without a formula here. Writes minus its gradient into `delta`.
 fn score_example<T: Float>(z: &[T], class: usize, score: PredictionScore, delta: &mut [T]) -> Option<T> {
     delta[class] = -T::one();
     Some(match score {
@@ -67,14 +67,14 @@ fn score_example<T: Float>(z: &[T], class: usize, score: PredictionScore, delta:
             for k in others() {
                 delta[k] = (z[k] - rival).exp() / sum;
             }
-            // Not by p and 1 − p: these cancel for an example that the model is sure of.
+            // p and 1 − p would cancel for an example that the model is sure of.
             z[class] - rival - sum.ln()
         }
         _ => return None,
     })
 }
 
-/// The place of the largest number, but for `without`; the first of equal ones.
+/// The index of the largest number other than `without`; the first of equal ones.
 fn largest<T: Float>(z: &[T], without: Option<usize>) -> usize {
     let mut found = usize::from(without == Some(0));
     for k in (0..z.len()).filter(|k| Some(*k) != without) {
@@ -91,7 +91,7 @@ mod tests {
 
     const LOGITS: [f64; 9] = [1.5, -0.5, 0.25, -3.0, 2.0, 1.75, 40.0, -2.0, 0.0];
 
-    /// By the definitions, in f64.
+    /// The definitions, in f64.
     fn score(z: &[f64], c: usize, which: PredictionScore) -> f64 {
         let others = || z.iter().enumerate().filter(|(k, _)| *k != c).map(|(_, z)| *z);
         match which {

@@ -1,8 +1,8 @@
 //! The queue between the training and the background thread: bounded in passes and in bytes.
 //!
-//! Waking a thread that sleeps costs about ten microseconds, and more where the woken thread takes the caller's core: per cent of a
-//! short step. So while passes keep coming, the background thread is not woken: it polls, a
-//! hundred times a second, and is woken only where the queue fills up or an answer is waited for.
+//! Waking a sleeping thread costs about ten microseconds, and more if it takes the caller's core. That is some percent
+//! of a short step. So the background thread is not woken while passes keep coming: it polls a hundred times a second.
+//! It is woken only if the queue fills up or a caller waits for an answer.
 
 use super::config::{Config, Overflow};
 use super::error::RecordError;
@@ -11,14 +11,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// How long the background thread sleeps at a time while passes keep coming.
+/// Time that the background thread sleeps between looks while passes keep coming.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// No wait is longer: an `Instant` cannot be moved by any duration.
+/// The longest wait: an `Instant` plus an arbitrary duration can overflow.
 const WAIT_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
-/// After so long without a message it sleeps until it is woken. Longer than most steps take.
+/// After this time without a message the thread sleeps until it is woken. Longer than most steps take.
 const ASLEEP_AFTER: Duration = Duration::from_secs(1);
 
-/// How many bytes are under way.
+/// Counts the bytes of the messages under way.
 #[derive(Default)]
 pub(super) struct Gauge {
     bytes: Mutex<usize>,
@@ -26,15 +26,15 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
-    /// Called by the background thread when it is done with a message.
+    /// Gives back the bytes of a message. The background thread calls this when it is done with it.
     pub(super) fn release(&self, bytes: usize) {
         let mut held = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         *held = held.saturating_sub(bytes);
         self.freed.notify_one();
     }
 
-    /// Takes `bytes` out of `limit`, waiting until `deadline`. A message larger than the whole limit passes when it is alone.
-    /// `nudge` is called where there is reason to make haste.
+    /// Takes `bytes` out of `limit`, and waits for them until `deadline`. A message larger than the whole limit passes
+    /// if it is alone. Calls `nudge` if the reader should start now.
     fn acquire(&self, bytes: usize, limit: usize, deadline: Instant, nudge: impl Fn()) -> bool {
         let mut held = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         if *held + bytes > limit / 2 {
@@ -52,7 +52,7 @@ impl Gauge {
     }
 }
 
-/// What became of a message.
+/// Whether a message was sent.
 pub(super) enum Sent {
     Yes,
     Dropped,
@@ -64,20 +64,20 @@ pub(super) struct Queue<T> {
     limit: usize,
     wait: Duration,
     overflow: Overflow,
-    /// Whether to drop what finds the queue full, whatever the policy, until it takes something.
+    /// Whether to drop messages that find the queue full, whatever the policy, until it takes one again.
     pub(super) hurried: bool,
-    /// Time that the training spent waiting.
+    /// Time that the training waited for the queue.
     pub(super) blocked: Duration,
-    /// Time that it spent waiting for answers to what it asked.
+    /// Time that it waited for answers.
     pub(super) asked: Duration,
-    /// The thread at the other end.
+    /// The background thread.
     reader: Option<Thread>,
 }
 
 /// The background thread's end of the queue.
 pub(super) struct Inbox<T> {
     receiver: Receiver<T>,
-    /// When the last message came.
+    /// Time of the last message.
     last: Instant,
 }
 
@@ -126,7 +126,7 @@ impl<T> Queue<T> {
         (queue, Inbox { receiver, last: Instant::now() }, gauge)
     }
 
-    /// Says which thread has the inbox. Until then it is never woken and looks for itself.
+    /// Sets the thread that reads the inbox. Without it the reader is never woken and only polls.
     pub(super) fn set_reader(&mut self, reader: &Thread) {
         self.reader = Some(reader.clone());
     }
@@ -138,14 +138,14 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Wakes the reader if it had better begin before the queue is full.
+    /// Wakes the reader if the queue is half full.
     fn nudge_if_half_full(&self) {
         if self.sender.capacity().is_none_or(|capacity| 2 * self.sender.len() >= capacity) {
             self.nudge();
         }
     }
 
-    /// Sends a message that holds `bytes`, by the overflow policy.
+    /// Sends a message that holds `bytes`, under the overflow policy.
     pub(super) fn send(&mut self, message: T, bytes: usize) -> Result<Sent, RecordError> {
         match self.overflow {
             Overflow::Block if !self.hurried => self.send_waiting(message, bytes).map(|()| Sent::Yes),
@@ -170,7 +170,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Sends a message that must arrive, whatever the policy, within the stated wait.
+    /// Sends a message that must arrive, whatever the policy, within the longest wait.
     pub(super) fn send_waiting(&mut self, message: T, bytes: usize) -> Result<(), RecordError> {
         let start = Instant::now();
         let deadline = start + self.wait;
@@ -191,7 +191,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// As [`Queue::send_waiting`], but at once or not at all where it has been waited for in vain.
+    /// As [`Queue::send_waiting`]; but after a wait without success it sends at once or not at all.
     pub(super) fn send_unless_hurried(&mut self, message: T, bytes: usize) -> Result<(), RecordError> {
         if !self.hurried {
             return self.send_waiting(message, bytes);
@@ -202,7 +202,7 @@ impl<T> Queue<T> {
         }
     }
 
-    pub(super) fn wait(&self) -> Duration {
+    pub(super) fn wait_max(&self) -> Duration {
         self.wait
     }
 }
@@ -226,9 +226,9 @@ mod tests {
         }
     }
 
-    /// Everything arrives, in order and once, and never more than the stated bytes are under way.
+    /// Everything arrives in order and once. Never more than the limit's bytes are under way.
     #[test]
-    fn what_is_sent_arrives_and_the_bound_holds() {
+    fn messages_arrive_in_order_and_the_bound_holds() {
         let messages = if cfg!(miri) { 40 } else { 4_000usize };
         let (mut queue, mut inbox, gauge) = Queue::<(usize, usize)>::new(&config(Overflow::Block, 60_000));
         let held = AtomicUsize::new(0);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_nobody_empties_is_an_error_in_time_or_drops() {
+    fn a_full_queue_times_out_or_drops() {
         let (mut queue, Inbox { receiver, .. }, gauge) = Queue::<u32>::new(&config(Overflow::Block, 50));
         (0..3).for_each(|i| assert!(matches!(queue.send(i, 10), Ok(Sent::Yes))));
         let start = Instant::now();
@@ -288,7 +288,8 @@ mod tests {
         assert!(matches!(queue.send(2, 1), Ok(Sent::Yes)));
         assert!(matches!(queue.send(3, 1_000), Ok(Sent::Dropped)));
     }
-    /// A reader that sleeps is woken by a queue that fills, by bytes or by messages, long before it would look for itself.
+
+    /// A queue that fills, by bytes or by messages, wakes a sleeping reader long before it would look by itself.
     #[test]
     fn a_queue_that_fills_wakes_its_reader() {
         for (count, bytes) in [(3, 0), (1, 60)] {
@@ -313,9 +314,9 @@ mod tests {
         }
     }
 
-    /// A message that comes while the reader waits is read, asleep or looking, and silence ends with the patience.
+    /// The inbox reads a message that comes while it waits, asleep or polling. Silence ends with the patience.
     #[test]
-    fn the_inbox_waits_as_long_as_it_is_told() {
+    fn the_inbox_waits_for_its_patience() {
         let (mut queue, mut inbox, _gauge) = Queue::<u32>::new(&config(Overflow::Block, 60_000));
         for asleep in [false, true] {
             let long_ago = Instant::now().checked_sub(2 * ASLEEP_AFTER);

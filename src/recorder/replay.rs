@@ -1,8 +1,8 @@
-//! Replays: questions asked after the training, at the checkpoints.
+//! Replays: records probes and sweeps at the checkpoints, after the training.
 //!
-//! A replay loads the checkpoints of a run into the model, one after another, and takes examples through it: probes, or a sweep over
-//! the training set. Passes, losses and the background thread are the recorder's own; only the step is that of the checkpoint, and
-//! what is written goes into new segments that make nothing void.
+//! A replay loads the checkpoints of a run into the model, one after another, and runs examples through it: probes, or
+//! a sweep over the training set. Passes, losses and the background thread are those of the recorder. Only the step is
+//! that of the checkpoint. New segments take the rows; they supersede nothing.
 
 use super::config::{Config, OnFailure, Overflow, Worker};
 use super::curvature::CurvaturePass;
@@ -21,41 +21,51 @@ use gradlog_format::run::{Checkpoint, Run};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Takes examples through the checkpoints of a recorded run, without training.
+/// Runs examples through the checkpoints of a recorded run, without training.
 ///
-/// ```ignore
+/// ```no_run
+/// # use candle_core::{Device, Module, Tensor};
+/// # use gradlog::{Config, Replay, Tapped, Taps};
+/// # fn run(
+/// #     taps: Taps,
+/// #     variables: candle_nn::VarMap,
+/// #     model: Tapped<candle_nn::Linear>,
+/// #     batches: Vec<(Vec<u64>, Tensor, Tensor)>,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut replay = Replay::open("runs/mnist", &taps, Config::default())?;
 /// for checkpoint in replay.checkpoints() {
 ///     replay.load(&checkpoint, &variables)?;
 ///     for (ids, x, y) in &batches {
-///         let mut pass = replay.probe("asked later", &ids)?; // or replay.sweep(&ids)
-///         pass.cross_entropy(&model.forward(&x)?, &y)?.backward()?;
+///         let mut pass = replay.probe("asked later", ids)?; // or replay.sweep(ids)
+///         pass.cross_entropy(&model.forward(x)?, y)?.backward()?;
 ///         pass.commit()?;
 ///     }
 /// }
 /// replay.finish()?;
+/// # Ok(())
+/// # }
 /// ```
 ///
 /// # What is recorded
-/// A probe belongs to the step of its checkpoint, as if it had been taken then, and `influence` finds it there. A sweep is a record of
-/// its own kind, which no score takes for a visit: the analysis reads it where it is asked for sweeps. Every row says in
-/// which [`Mode`] the model ran.
+/// A probe belongs to the step of its checkpoint, as if it had been taken during the training. Influence finds it
+/// there. A sweep is its own kind of record: no score counts it as a visit, and the analysis reads it only if it is
+/// asked for sweeps. Every row holds the [`Mode`] that the model ran in.
 ///
-/// A set that is there already is united with what is added. Of several records of one example at one step the last counts, and so it
-/// is with sweeps: a replay that was killed can simply be made again.
+/// New probes of an existing set extend the set. Of several records of one example at one step the last one counts; the
+/// same holds for sweeps. So a replay that was killed can simply be repeated.
 ///
 /// # Several workers
-/// One replay does for the run of several workers: it takes the checkpoints of all, and what it adds goes into one worker's part.
-/// Several processes at once are refused, for a run that is being written to is not replayed.
+/// One replay serves the run of several workers: it takes the checkpoints of all workers and adds to one worker's part.
+/// Several processes cannot replay at once, because a run that is being written to is refused.
 ///
 /// # Shutdown
-/// As with a [`Recorder`]: [`Replay::finish`] is the promise that everything is on disk, and whatever ends a replay before leaves
-/// a readable run, finished if it was. While a recorder writes to the run, it is refused.
+/// When [`Replay::finish`] returns `Ok`, everything is on disk. A replay that ends earlier leaves a readable run. If
+/// the run was finished, it stays finished. A replay of a run that a recorder is writing to is refused.
 pub struct Replay {
     recorder: Recorder,
     checkpoints: Vec<Checkpoint>,
     mode: Mode,
-    /// How many steps the run has.
+    /// Number of steps of the run.
     steps: u64,
 }
 
@@ -63,7 +73,7 @@ pub struct Replay {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplaySummary {
-    /// Probes.
+    /// Probes recorded, counted once for each checkpoint.
     pub probes: u64,
     /// Examples swept, counted once for each checkpoint.
     pub sweeps: u64,
@@ -78,32 +88,36 @@ impl std::fmt::Display for ReplaySummary {
     }
 }
 
-/// What a replay of `run` adds to: one worker's part, or the run itself.
+/// The part that a replay of `run` adds to: one worker's part, or the run itself.
 fn choose_part<'run>(run: &'run Run, config: &Config) -> Result<&'run Run, RecordError> {
     let Some(lowest) = run.parts().first() else { return Ok(run) };
     let Some(wanted) = config.worker.map(|worker| worker.rank) else { return Ok(lowest) };
     let rank = |part: &&Run| part.manifest().worker.map(|worker| worker.rank);
     run.parts().iter().find(|part| rank(part) == Some(wanted)).ok_or_else(|| {
-        RecordError::Replay(format!("worker {wanted} has no part in it: give one that has, or none for the lowest"))
+        RecordError::Replay(format!("worker {wanted} has no part in it: give a worker that has one, or none for the lowest rank"))
     })
 }
 
 impl std::fmt::Debug for Replay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Replay").field("recorder", &self.recorder).field("mode", &self.mode).finish_non_exhaustive()
+        let mut out = f.debug_struct("Replay");
+        out.field("recorder", &self.recorder).field("mode", &self.mode).field("steps", &self.steps);
+        out.field("checkpoints", &self.checkpoints.len()).finish_non_exhaustive()
     }
 }
 
 impl Replay {
-    /// Opens the run in the folder `dir` to add to it. The taps must be on a model like the one that was recorded.
+    /// Opens the run in the folder `dir` to add to it. The taps must be on a model like the recorded one.
     ///
-    /// Of `config`, the limits of queue and waiting and the sizes of blocks and segments count. Seed and sketches are the run's own, so
-    /// that what is added can be compared with what is there; nothing is ever dropped, and a failure is returned at once.
-    /// Of a run of several workers, `config.worker` says to whose part to add; without it, it is that of the lowest rank.
+    /// `config` sets the limits of queue and waiting, and the sizes of blocks and segments. Seed and sketches come from
+    /// the run, so that new rows can be compared with the old ones. Nothing is ever dropped, and a failure is returned
+    /// at once. For a run of several workers, `config.worker` selects the part to add to. Without it, the part of the
+    /// lowest rank is used.
     ///
     /// # Errors
-    /// [`RecordError::Replay`] if there is no run, if it is damaged, or if the layers are others, saying which; [`RecordError::Start`] if
-    /// a recorder writes to it or the folder cannot be written; else as [`Recorder::create`].
+    /// [`RecordError::Replay`] if there is no run, if it is damaged, or if the layers differ; the text says which.
+    /// [`RecordError::Start`] if a recorder writes to it or the folder cannot be written; otherwise as
+    /// [`Recorder::create`].
     pub fn open(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
         let dir = dir.as_ref();
         let refuse = |what: String| RecordError::Replay(what);
@@ -120,7 +134,7 @@ impl Replay {
         let (wanted, held) = prepare_taps(taps, &config)?;
         let differences = list_differences(&manifest, &wanted);
         if !differences.is_empty() {
-            return Err(refuse(format!("it was recorded of another model: {}", differences.join("; "))));
+            return Err(refuse(format!("it was recorded from another model: {}", differences.join("; "))));
         }
         let (past, writer) =
             lock_end(part.dir(), None, &config, LogWriter::add_to, |error| RecordError::Replay(error.to_string()))?;
@@ -130,14 +144,15 @@ impl Replay {
         Ok(Self { recorder, checkpoints, mode: Mode::default(), steps })
     }
 
-    /// The checkpoints of the run, by step. Whether a file is still there and sound is seen when it is loaded.
+    /// The checkpoints of the run, in the order of their steps. [`Replay::load`] checks that a file is there and sound.
+    /// The list is a copy, so that a loop over it can load.
     pub fn checkpoints(&self) -> Vec<Checkpoint> {
         self.checkpoints.clone()
     }
 
-    /// Sets how the model runs from here on; every row is marked with it. Default [`Mode::Evaluation`].
+    /// Sets the mode that the model runs in from here on. Every row holds it. Default [`Mode::Evaluation`].
     ///
-    /// The caller runs the model that way: `forward_t(x, false)`, dropout off.
+    /// The caller must run the model that way, for example by `forward_t(x, false)` with dropout off.
     pub fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
         if let Some(state) = &mut self.recorder.state {
@@ -145,13 +160,15 @@ impl Replay {
         }
     }
 
-    /// Sets the variables to the weights of a checkpoint. What is replayed from here on belongs to its step.
+    /// Sets the variables to the weights of a checkpoint. Everything replayed from here on belongs to its step.
     ///
-    /// The file is compared with the checksum in the log before a variable is touched. It may hold more than the variables do.
+    /// The file is compared with the checksum in the log before a variable changes. It may hold more than the
+    /// variables.
     ///
     /// # Errors
-    /// [`RecordError::Replay`] if the file is lost or damaged, or if a variable is not in it or has another shape or type there, by
-    /// name. No variable is changed then, but for an error of the device while they are set.
+    /// [`RecordError::Replay`] if the file is lost or damaged, or if it lacks a variable or has another shape or dtype
+    /// for it. The text names the variables, and no variable has changed. [`RecordError::Candle`] if the device fails
+    /// while variables are set; some may have changed then.
     pub fn load(&mut self, checkpoint: &Checkpoint, variables: &VarMap) -> Result<(), RecordError> {
         let step = checkpoint.step;
         let refuse =
@@ -181,14 +198,14 @@ impl Replay {
         Ok(())
     }
 
-    /// Declares that the model holds the weights before step `step` of epoch `epoch`, loaded by the caller. `learning_rate` is that of
-    /// the step before it: the `η` of this checkpoint in TracInCP.
+    /// Declares that the model holds the weights before step `step` of epoch `epoch`, which the caller has loaded.
+    /// `learning_rate` is that of the step before: the `η` of this checkpoint in TracInCP.
     ///
     /// # Errors
-    /// [`RecordError::Replay`] if the run has not come that far.
+    /// [`RecordError::Replay`] if the run has fewer steps.
     pub fn set_weights_step(&mut self, step: u64, epoch: u32, learning_rate: f64) -> Result<(), RecordError> {
         if step > self.steps {
-            let what = format!("step {step} is behind its end: it has {} steps", self.steps);
+            let what = format!("step {step} is after its end: the run has {} steps", self.steps);
             return Err(RecordError::Replay(what));
         }
         self.set_place(step, epoch, learning_rate as f32);
@@ -204,17 +221,16 @@ impl Replay {
         }
     }
 
-    /// Begins a pass over probes of the set `set`, as [`Recorder::probe`] does, at the step of the checkpoint.
+    /// Begins a pass over probes of the set `set` at the step of the checkpoint, as [`Recorder::probe`] does.
     ///
     /// # Errors
-    /// [`RecordError::Replay`] if no checkpoint was loaded; else as [`Recorder::probe`].
+    /// [`RecordError::Replay`] if no checkpoint was loaded; otherwise as [`Recorder::probe`].
     pub fn probe(&mut self, set: &str, ids: &[u64]) -> Result<ProbePass<'_>, RecordError> {
         self.check_loaded()?;
         self.recorder.probe(set, ids)
     }
 
-    /// Begins a pass over examples of the training set at the checkpoint: a part of a sweep. Their ids are those that they had in the
-    /// training.
+    /// Begins a pass over training examples at the checkpoint: a part of a sweep. The ids are those of the training.
     ///
     /// # Errors
     /// As [`Replay::probe`].
@@ -223,10 +239,10 @@ impl Replay {
         Ok(ProbePass::new(self.recorder.begin(ids, PassKind::Sweep)?))
     }
 
-    /// Begins to record curvature of some examples at the checkpoint, as [`Recorder::curvature`] does.
+    /// Begins to record curvature of the examples `ids` at the checkpoint, as [`Recorder::curvature`] does.
     ///
     /// # Errors
-    /// [`RecordError::Replay`] if no checkpoint was loaded; else as [`Recorder::curvature`].
+    /// [`RecordError::Replay`] if no checkpoint was loaded; otherwise as [`Recorder::curvature`].
     pub fn curvature(&mut self, set: &str, ids: &[u64]) -> Result<CurvaturePass<'_>, RecordError> {
         self.check_loaded()?;
         self.recorder.curvature(set, ids)
@@ -239,12 +255,12 @@ impl Replay {
         }
     }
 
-    /// Ends the replay. When it returns, everything committed is on disk.
+    /// Ends the replay. When it returns `Ok`, everything committed is on disk.
     ///
     /// # Errors
     /// As [`Recorder::flush`].
     pub fn finish(mut self) -> Result<ReplaySummary, RecordError> {
-        // A run has one end, that of its training: a replay writes none, and takes none away.
+        // A run has one end, that of its training. A replay neither writes nor removes it.
         self.recorder.flush()?;
         let mut summary = ReplaySummary::default();
         if let Some(mut state) = self.recorder.state.take() {

@@ -125,7 +125,7 @@ impl State {
     ) -> Result<(), RecordError> {
         let (reply, answer) = crossbeam_channel::bounded(1);
         let queue = self.queue()?;
-        let wait = queue.wait();
+        let wait = queue.wait_max();
         let start = Instant::now();
         let blocked = queue.blocked;
         let sent = queue.send_waiting(question(reply), 0);
