@@ -1,4 +1,5 @@
-//! From a pass to the rows of a block: undoing the batch's weights, folding, norms, quantizing. Runs on the background thread.
+//! Turns a pass into the rows of a block: undoes the batch's weights, folds, computes norms, and quantizes. Runs on the
+//! background thread.
 
 use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::sketcher::LayerSketcher;
@@ -11,9 +12,9 @@ use gradlog_kernels::simd::squared_norm;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The gradients of a layer in main memory.
-enum Ready {
-    /// Contiguous, in main memory and f32.
+/// The gradients of a layer, in main memory.
+enum HostGradients {
+    /// Both contiguous f32 in main memory.
     Factored {
         input: Tensor,
         delta: Tensor,
@@ -21,17 +22,17 @@ enum Ready {
     Folded(FoldedGradients),
 }
 
-/// Turns passes into rows. Holds the scratch space between them.
+/// Turns passes into rows. Keeps its scratch space between them.
 pub(super) struct RowMaker {
     layers: Vec<LayerSketcher>,
     sketch: SketchConfig,
     shared_fold: Arc<SharedFold>,
-    /// What a coefficient in this worker's loss is divided by to give that in the step that all make together.
+    /// The divisor from a coefficient in this worker's loss to the coefficient in the joint step.
     divisor: f32,
     scratch: Scratch,
 }
 
-/// Space that is used again from row to row.
+/// Buffers that are used again from row to row.
 #[derive(Default)]
 struct Scratch {
     unweighted: Vec<f32>,
@@ -39,7 +40,7 @@ struct Scratch {
     projected: Vec<f32>,
 }
 
-/// Whether the rows are few and asked about by name, and so worth a finer encoding; sweeps are as many as visits.
+/// Whether the rows are probes. They are few, so they get a finer encoding. Sweeps are as many as visits.
 fn is_probe(kind: PassKind) -> bool {
     matches!(kind, PassKind::Probe { .. })
 }
@@ -105,7 +106,7 @@ impl RowMaker {
             let own = &self.layers[gradients.layer];
             let layer = gradients.layer as u16;
             let mut side = |projection: &Option<Projection>, width, column, scale| {
-                let (encoding, width) = self.stored(projection, width, batch.kind);
+                let (encoding, width) = self.side_encoding(projection, width, batch.kind);
                 keys.push((ColumnKey { column, layer }, Cells::Vector(encoding), width));
                 keys.push((ColumnKey { column: scale, layer }, Cells::Bf16, 1));
             };
@@ -113,32 +114,32 @@ impl RowMaker {
             side(&own.delta, own.record.outputs, Column::Delta, Column::DeltaScale);
         }
         if folded {
-            let (encoding, width) = self.stored_folded(batch.kind);
+            let (encoding, width) = self.folded_encoding(batch.kind);
             keys.push((Column::Folded.into(), Cells::Vector(encoding), width));
             keys.push((Column::FoldedScale.into(), Cells::Bf16, 1));
         }
         keys
     }
 
-    /// How a side of a factored layer is stored, and how long.
-    fn stored(&self, projection: &Option<Projection>, width: u32, kind: PassKind) -> (Encoding, u32) {
+    /// Encoding and stored width of one side of a factored layer.
+    fn side_encoding(&self, projection: &Option<Projection>, width: u32, kind: PassKind) -> (Encoding, u32) {
         let stored = projection.as_ref().map_or(width, |projection| projection.kept() as u32);
         (self.sketch.encoding_of(stored, projection.is_some(), is_probe(kind)), stored)
     }
 
-    /// How the folded vector is stored, and how long it is.
-    fn stored_folded(&self, kind: PassKind) -> (Encoding, u32) {
+    /// Encoding and stored width of the folded vector.
+    fn folded_encoding(&self, kind: PassKind) -> (Encoding, u32) {
         let width = self.shared_fold.width() as u32;
         (self.sketch.encoding_of(width, true, is_probe(kind)), width)
     }
 
-    /// Appends the rows of `batch`, all but learning rate and clip, which are known when the step is.
+    /// Appends the rows of `batch`, without learning rate and clip, which are known when the step ends.
     pub(super) fn push(&mut self, batch: Batch, builder: &mut BlockBuilder) -> Result<()> {
         let rows = batch.ids.len();
         let Batch { kind, replayed, ids, step, epoch, outputs, coefficients, curvature, layers, folded } = batch;
-        // All that can fail comes before the first number is appended, so that a failure leaves whole rows behind.
+        // Everything that can fail comes before the first append, so a failure leaves whole rows.
         let ready = (layers.into_iter())
-            .map(|part| Ok((part.layer, part.weighted, self.ready(part.layer, part.gradients, rows)?)))
+            .map(|part| Ok((part.layer, part.weighted, self.load_gradients(part.layer, part.gradients, rows)?)))
             .collect::<Result<Vec<_>>>()?;
         builder.u64s(Column::Example, ids);
         builder.u64s(Column::Step, std::iter::repeat_n(step, rows));
@@ -175,17 +176,17 @@ impl RowMaker {
         let mut flags: Vec<u8> =
             (0..rows).map(|i| if outputs.is_finite(i) { 0 } else { Column::FLAG_NOT_FINITE }).collect();
         if !ready.is_empty() {
-            self.gradients(kind, ready, folded, &coefficients, &mut flags, builder)?;
+            self.append_gradients(kind, ready, folded, &coefficients, &mut flags, builder)?;
         }
         builder.column(Column::Flags, Cells::U8, 1).extend(&flags);
         builder.advance(rows as u32, step, epoch);
         Ok(())
     }
 
-    fn gradients(
+    fn append_gradients(
         &mut self,
         kind: PassKind,
-        layers: Vec<(usize, bool, Ready)>,
+        layers: Vec<(usize, bool, HostGradients)>,
         mut folded: Option<Vec<f32>>,
         coefficients: &[f32],
         flags: &mut [u8],
@@ -194,7 +195,7 @@ impl RowMaker {
         let rows = coefficients.len();
         let m = self.shared_fold.buckets();
         let mut norms = vec![0f64; rows];
-        // Backward gives c_i times the example's own gradient; where c_i is 0 there is nothing to be seen of it.
+        // Backward gives c_i times the example's own gradient. If c_i is 0, the gradient cannot be recovered.
         let undo = |i: usize, weighted: bool| match coefficients[i] {
             _ if !weighted => 1.0,
             0.0 => 0.0,
@@ -209,7 +210,7 @@ impl RowMaker {
         for (number, weighted, gradients) in layers {
             weightless |= weighted;
             match gradients {
-                Ready::Folded(gradients) => {
+                HostGradients::Folded(gradients) => {
                     let group = self.layers[number].tied;
                     if group.is_none() {
                         for (i, (norm, squared)) in norms.iter_mut().zip(&gradients.squared_norms).enumerate() {
@@ -226,16 +227,17 @@ impl RowMaker {
                         total.iter_mut().zip(own).for_each(|(total, s)| *total += s * factor);
                     }
                 }
-                Ready::Factored { input, delta } => with_slice(&input, |input| {
+                HostGradients::Factored { input, delta } => with_slice(&input, |input| {
                     let undo = |i| undo(i, weighted);
                     with_slice(&delta, |delta| {
-                        self.factors(kind, number, input, delta, undo, &mut norms, flags, builder);
+                        self.append_factors(kind, number, input, delta, undo, &mut norms, flags, builder);
                         Ok(())
                     })
                 })?,
             }
         }
-        // Of a tensor that several layers share, only the sum of their gradients is one; its norm is that of its sketch.
+        // For a tensor that several layers share, only the sum of their gradients is its gradient. Its norm is
+        // estimated by that of the sketch.
         for sum in tied.into_values() {
             let total = folded.get_or_insert_with(|| vec![0f32; rows * m]);
             for (i, (norm, flag)) in norms.iter_mut().zip(flags.iter_mut()).enumerate() {
@@ -246,7 +248,7 @@ impl RowMaker {
             }
         }
         if let Some(mut sums) = folded {
-            let (encoding, width) = self.stored_folded(kind);
+            let (encoding, width) = self.folded_encoding(kind);
             let rows = sums.chunks_exact_mut(m).map(|row| {
                 rotate(row, width as usize);
                 &row[..width as usize]
@@ -268,28 +270,28 @@ impl RowMaker {
         Ok(())
     }
 
-    fn ready(&self, number: usize, gradients: Gradients, rows: usize) -> Result<Ready> {
+    fn load_gradients(&self, number: usize, gradients: Gradients, rows: usize) -> Result<HostGradients> {
         let fold = || self.layers[number].fold.get();
         Ok(match gradients {
             Gradients::Factored { input, delta } => {
-                Ready::Factored { input: on_host(&input)?, delta: on_host(&delta)? }
+                HostGradients::Factored { input: on_host(&input)?, delta: on_host(&delta)? }
             }
-            Gradients::Folded(folded) => Ready::Folded(folded),
+            Gradients::Folded(folded) => HostGradients::Folded(folded),
             Gradients::Uses { layer, uses } => {
                 let uses: Vec<PerExample> = uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<_>>()?;
-                Ready::Folded(fold_uses(&uses, fold(), rows)?)
+                HostGradients::Folded(fold_uses(&uses, fold(), rows)?)
             }
             Gradients::Zero => {
                 let record = &self.layers[number].record;
                 let zeros = |width: u32| Tensor::zeros(rows * width as usize, candle_core::DType::F32, &Device::Cpu);
-                Ready::Factored { input: zeros(record.inputs)?, delta: zeros(record.outputs)? }
+                HostGradients::Factored { input: zeros(record.inputs)?, delta: zeros(record.outputs)? }
             }
-            Gradients::Given(given) => Ready::Folded(fold_uses(&given, fold(), rows)?),
+            Gradients::Given(given) => HostGradients::Folded(fold_uses(&given, fold(), rows)?),
         })
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn factors(
+    fn append_factors(
         &mut self,
         kind: PassKind,
         number: usize,
@@ -305,7 +307,7 @@ impl RowMaker {
         let (inputs, outputs) = (layer.record.inputs as usize, layer.record.outputs as usize);
         let bias = f64::from(u8::from(layer.record.bias));
         let side = |projection, width, column, scale, builder: &mut BlockBuilder| {
-            let (encoding, width) = self.stored(projection, width, kind);
+            let (encoding, width) = self.side_encoding(projection, width, kind);
             let key = |column| ColumnKey { column, layer: number as u16 };
             VectorRows::new(encoding, width, (key(column), key(scale)), builder)
         };
@@ -320,7 +322,7 @@ impl RowMaker {
             };
         let mut inputs_to = side(&layer.input, layer.record.inputs, Column::Input, Column::InputScale, builder);
         let mut deltas_to = side(&layer.delta, layer.record.outputs, Column::Delta, Column::DeltaScale, builder);
-        // Row by row, so that a row's numbers come from memory once.
+        // Goes row by row, so that a row's numbers are read from memory once.
         let rows = input.chunks_exact(inputs).zip(delta.chunks_exact(outputs));
         for (i, ((a, d), (norm, flag))) in rows.zip(norms.iter_mut().zip(flags)).enumerate() {
             let factor = undo(i);

@@ -4,7 +4,7 @@ use super::error::RecordError;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What the two sides share besides the queue.
+/// Failure and progress, which both sides read.
 #[derive(Default)]
 pub(super) struct Shared {
     failure: Mutex<Option<RecordError>>,
@@ -18,17 +18,17 @@ pub(super) struct Progress {
     pub visit_bytes: u64,
     pub bytes: u64,
     pub worked: Duration,
-    /// The first step of which visits are missing because recording had failed, and how many are.
+    /// The first step with visits that are missing because recording failed, and their number.
     pub unrecorded: (Option<u64>, u64),
 }
 
 impl Shared {
-    /// The first failure, which stays.
+    /// The first failure. Later ones do not replace it.
     pub(super) fn failure(&self) -> Option<RecordError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether there was one.
+    /// Whether there was a failure.
     pub(super) fn has_failed(&self) -> bool {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }

@@ -1,15 +1,15 @@
-//! What the background thread needs to sketch the gradients of one layer.
+//! The projections that the background thread needs for one layer.
 
 use crate::taps::LazyFold;
 use gradlog_format::log::LayerRecord;
 use gradlog_format::sketch::{Projection, SketchConfig};
 use std::sync::Arc;
 
-/// A layer as the background thread sees it.
+/// A layer on the background thread.
 pub(super) struct LayerSketcher {
     pub record: LayerRecord,
     pub fold: Arc<LazyFold>,
-    /// The first layer with the same weight, where there are several.
+    /// The first layer with the same weight, if there are several.
     pub tied: Option<usize>,
     pub input: Option<Projection>,
     pub delta: Option<Projection>,

@@ -1,4 +1,4 @@
-//! Starting a recorder: on a new run, or on one that is there.
+//! Starts a recorder, on a new run or on an existing one.
 
 use super::config::{Config, Worker};
 use super::error::RecordError;
@@ -11,7 +11,7 @@ use super::rows::RowMaker;
 use super::shared::Shared;
 use super::sketcher::LayerSketcher;
 use super::state::State;
-use super::thread;
+use super::thread::run_background;
 use super::workers::{check_same_end, part_folder};
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
 use gradlog_format::log::{LayerRecord, LogWriter, Manifest};
@@ -20,14 +20,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 impl Recorder {
-    /// Starts a run in the folder `dir`, which is made if need be and must not hold a run.
+    /// Starts a run in the folder `dir`. The folder is made if it does not exist, and must not hold a run.
     ///
-    /// One of several workers ([`Config::worker`]) starts its part of the run; the folder may hold the parts of others.
+    /// With [`Config::worker`] it starts that worker's part of the run. The folder may then hold the parts of other
+    /// workers.
     ///
     /// # Errors
-    /// [`RecordError::Taps`] for refused layers and names used twice, [`RecordError::Config`] for settings out of range,
-    /// [`RecordError::Start`] if the folder cannot be written or holds a run, [`RecordError::Worker`] if it holds parts of workers
-    /// with other layers, seeds or sketches.
+    /// [`RecordError::Taps`] for refused layers, for names used twice, and for taps that another recorder holds.
+    /// [`RecordError::Config`] for settings out of range. [`RecordError::Start`] if the folder cannot be written or
+    /// holds a run. [`RecordError::Worker`] if it holds parts of workers with other layers, seeds or sketches.
+    /// [`RecordError::Stopped`] if the background thread cannot be started.
     pub fn create(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
         let (manifest, held) = prepare_taps(taps, &config)?;
         let folder = part_folder(dir.as_ref(), &manifest)?;
@@ -38,24 +40,24 @@ impl Recorder {
 
     /// Resumes the run in the folder `dir`, at the step after the last one that was recorded with its visits.
     ///
-    /// The taps must be those that the run was recorded with, and seed and sketches the same. Nothing that is there is changed: what
-    /// follows goes into new segments.
+    /// The taps must be those of the run, with the same seed and sketches. Nothing that is there changes: new rows go
+    /// into new segments.
     ///
-    /// All that is there is read and checked first, because no reader reads what is written behind damage.
+    /// The run is read and checked first, because no reader reads beyond damage.
     ///
-    /// Each worker resumes its own part. All must go on at one step, so this is refused where the parts end at different steps, as
-    /// they do after a crash. Give the step then, by [`Recorder::resume_at`].
+    /// Each worker resumes its own part, and all must go on at one step. After a crash the parts may end at different
+    /// steps; this call then fails. Give the step with [`Recorder::resume_at`].
     ///
     /// # Errors
-    /// [`RecordError::Resume`] if there is no run, if it is damaged, or if layers, shapes, seeds or scheme differ, saying which;
-    /// else as [`Recorder::create`].
+    /// [`RecordError::Resume`] if there is no run, if it is damaged, or if layers, shapes, seeds or sketches differ;
+    /// the text says which. Otherwise as [`Recorder::create`].
     pub fn resume(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
         Self::open_again(dir.as_ref(), taps, config, None)
     }
 
-    /// As [`Recorder::resume`], at step `step`: for a training that starts again from an earlier checkpoint, taken before that step.
-    /// What was recorded at that step and later is superseded: it stays in the files and is counted no more. Visits of earlier steps
-    /// that the log should have and has not, as after a full disk, are counted as dropped.
+    /// As [`Recorder::resume`], at step `step`. Use it if the training starts again from an earlier checkpoint, taken
+    /// before that step. Rows of that step and later are superseded: they stay in the files and no longer count. Visits
+    /// of earlier steps that the log lacks, for example after a full disk, count as dropped.
     ///
     /// # Errors
     /// As [`Recorder::resume`].
@@ -86,13 +88,13 @@ impl Recorder {
     }
 }
 
-/// Checks taps and settings, and takes the taps.
-pub(super) fn prepare_taps(taps: &Taps, config: &Config) -> Result<(Manifest, HeldTaps), RecordError> {
+/// Checks taps and settings, and takes the taps for a recorder.
+pub(super) fn prepare_taps(taps: &Taps, config: &Config) -> Result<(Manifest, TapsGuard), RecordError> {
     config.check()?;
     let registry = taps.registry();
     let mut problems = registry.problems.clone();
     if !registry.variables.is_empty() && registry.layers.iter().any(|layer| layer.spec.kind != "variable") {
-        problems.push("layers are tapped and variables declared: a run is recorded one way or the other".into());
+        problems.push("layers are tapped and variables are declared: use either `taps.tap` or `taps.variables` in one run".into());
     }
     if !problems.is_empty() {
         return Err(RecordError::Taps(problems));
@@ -100,16 +102,16 @@ pub(super) fn prepare_taps(taps: &Taps, config: &Config) -> Result<(Manifest, He
     let manifest = make_manifest(&registry, config)?;
     drop(registry);
     if !taps.acquire() {
-        let what = "another recorder is recording with them: finish or drop it first, or give each its own `Taps`";
+        let what = "another recorder is recording with these taps: finish or drop it first, or give each recorder its own `Taps`";
         return Err(RecordError::Taps(vec![what.into()]));
     }
-    Ok((manifest, HeldTaps(Some(taps.clone()))))
+    Ok((manifest, TapsGuard(Some(taps.clone()))))
 }
 
 pub(super) fn start_recorder(
     dir: &Path,
     taps: &Taps,
-    held: HeldTaps,
+    held: TapsGuard,
     config: Config,
     manifest: Manifest,
     writer: LogWriter,
@@ -119,7 +121,7 @@ pub(super) fn start_recorder(
     let layers = registry.layers.clone();
     let variables = registry.variables.clone();
     drop(registry);
-    // A width from disk is believed within what the same settings could have made.
+    // A width from disk is used only if these settings could have made it.
     let known = past.folded_width.filter(|width| (1..=config.sketch.folded_max).contains(width));
     let shared_fold = Arc::new(SharedFold::new(config.sketch.clone(), known));
     let fold = |(record, layer): (&LayerRecord, &Registered)| {
@@ -143,7 +145,7 @@ pub(super) fn start_recorder(
         .name("gradlog".into())
         .spawn(move || {
             let (config, shared) = for_thread;
-            thread::run(config, writer, rows, inbox, gauge, shared);
+            run_background(config, writer, rows, inbox, gauge, shared);
         })
         .map_err(|e| RecordError::Stopped(format!("the background thread cannot be started: {e}")))?;
     queue.set_reader(thread.thread());
@@ -178,16 +180,16 @@ pub(super) fn start_recorder(
     Ok(Recorder { state: Some(state) })
 }
 
-/// Taps that were taken for a recorder; released if the recorder cannot be started.
-pub(super) struct HeldTaps(Option<Taps>);
+/// Taps that are taken for a recorder. They are released if the recorder cannot be started.
+pub(super) struct TapsGuard(Option<Taps>);
 
-impl HeldTaps {
+impl TapsGuard {
     fn keep_taps(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for HeldTaps {
+impl Drop for TapsGuard {
     fn drop(&mut self) {
         if let Some(taps) = &self.0 {
             taps.release();

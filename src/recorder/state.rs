@@ -1,4 +1,4 @@
-//! A recorder's state on the training's side, and what it does with a pass that is ready.
+//! A recorder's state on the training's side, and how it hands over passes.
 
 use super::config::OnFailure;
 use super::error::RecordError;
@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Bytes that a message is taken to hold besides its batch.
+/// Bytes that a message counts for besides its batch.
 const MESSAGE_BYTES: usize = 256;
 
-/// What a recorder that records holds.
+/// The state of an enabled recorder.
 pub(super) struct State {
     pub dir: PathBuf,
     pub taps: Taps,
@@ -36,17 +36,18 @@ pub(super) struct State {
     /// Examples of the open step so far, over all its passes.
     pub batch_size: u32,
     pub gap: Option<Gap>,
-    /// The end of a step whose last pass is missing, while it finds no room in the queue.
+    /// The end of a step whose last pass is missing, until the queue has room for it.
     pub unsent_step: Option<StepRow>,
     pub dropped: u64,
     pub visits: u64,
     pub probe_sets: Vec<String>,
-    /// Of the last step of this recorder.
+    /// The learning rate of this recorder's last step.
     pub learning_rate: Option<f64>,
-    /// In a replay, once weights were loaded.
+    /// Set in a replay once weights are loaded.
     pub replayed: Option<Replayed>,
-    /// Probes and swept examples that were handed over.
+    /// Probes that were handed over.
     pub probes: u64,
+    /// Swept examples that were handed over.
     pub sweeps: u64,
 }
 
@@ -68,8 +69,8 @@ impl State {
             return if self.on_failure == OnFailure::GoOn { Ok(()) } else { Err(error) };
         }
         let message = Message::Pass { batch: Some(Box::new(batch)), step: row, gap: self.gap, bytes };
-        // Probes are few and each is asked for by name, and a replay holds up no training: they wait for their turn whatever the
-        // policy.
+        // Probes are few and the user asked for each. A replay holds up no training. So both wait for their turn,
+        // whatever the policy.
         let queue = self.queue()?;
         let wait = kind != PassKind::Training && !queue.hurried;
         let sent = match self.send_unsent_step(wait) {
@@ -103,7 +104,7 @@ impl State {
         }
     }
 
-    /// Counts a pass, and the step if it is its last.
+    /// Counts a pass, and the step if this is its last pass.
     pub(super) fn end_pass(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) -> Option<StepRow> {
         if kind == PassKind::Training {
             self.batch_size = self.batch_size.saturating_add(visits);
@@ -118,28 +119,28 @@ impl State {
         row
     }
 
-    /// Sends a question and waits for the answer.
+    /// Sends a request and waits for the answer.
     pub(super) fn ask(
         &mut self,
-        question: impl FnOnce(crossbeam_channel::Sender<()>) -> Message,
+        request: impl FnOnce(crossbeam_channel::Sender<()>) -> Message,
     ) -> Result<(), RecordError> {
         let (reply, answer) = crossbeam_channel::bounded(1);
         let queue = self.queue()?;
         let wait = queue.wait_max();
         let start = Instant::now();
         let blocked = queue.blocked;
-        let sent = queue.send_waiting(question(reply), 0);
+        let sent = queue.send_waiting(request(reply), 0);
         queue.nudge();
         let answered = sent.and_then(|()| answer.recv_timeout(wait).map_err(|_| RecordError::Timeout(wait)));
-        // The caller has chosen to wait, so this does not count as being blocked.
+        // The caller chose to wait, so this time does not count as blocked.
         queue.blocked = blocked;
         queue.asked += start.elapsed();
-        // The thread's own words say more than a time-out that they caused.
+        // The thread's own failure says more than a time-out that it caused.
         self.check_health()?;
         answered
     }
 
-    /// Lets the background thread end; waits for it only if it has said that it is done.
+    /// Lets the background thread end. Waits for it only if it has answered that it is done.
     pub(super) fn close(&mut self, done: bool) {
         self.taps.release();
         for layer in self.layers.iter() {
@@ -154,7 +155,7 @@ impl State {
 }
 
 impl Drop for State {
-    /// Best effort: the thread is asked to write what it has and is given the stated time, and an error goes unseen.
+    /// Asks the thread to write what it has, within the longest wait. Errors are ignored.
     fn drop(&mut self) {
         if self.queue.is_some() {
             let _ = self.send_gap();

@@ -1,4 +1,5 @@
-//! The background thread: takes passes off the queue and hands them to the log. The only thread that touches the log's files.
+//! The background thread: takes passes off the queue and hands them to the log. It is the only thread that touches the
+//! log's files.
 
 use super::config::{Config, OnFailure};
 use super::error::RecordError;
@@ -13,9 +14,9 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Runs until it is asked to finish or the recorder is gone. Whatever goes wrong is kept in `shared`. Messages are then taken and
-/// dropped, so that a recorder that has failed never holds up the training.
-pub(super) fn run(
+/// Runs until it is asked to finish or the recorder is gone. `shared` keeps the first failure. After it, messages are
+/// taken and dropped, so that a recorder that has failed never blocks the training.
+pub(super) fn run_background(
     config: Config,
     writer: LogWriter,
     rows: RowMaker,
@@ -32,7 +33,7 @@ pub(super) fn run(
         let message = match inbox.next(log.patience()) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
-            // Dropped without `finish`: what is here is written, best effort, and no totals, since they were not asked for.
+            // Dropped without `finish`: writes what is here if it can, without totals.
             Err(RecvTimeoutError::Disconnected) => {
                 if log.can_write() {
                     let _ = run_guarded(&shared, || log.write_rest());
@@ -65,7 +66,7 @@ pub(super) fn run(
             }
         }
         if last && shared.has_failed() {
-            // What came before a pass that could not be recorded is written all the same.
+            // Rows from before the pass that failed are still written.
             if log.can_write() {
                 let _ = run_guarded(&shared, || log.write_rest());
             }
@@ -85,7 +86,8 @@ pub(super) fn run(
             progress.bytes = log.writer.written_bytes();
             progress.worked += start.elapsed();
         }
-        // Only now: the asker may read the log, and end the process. It may also have stopped waiting.
+        // The answer comes last, because the caller may then read the log or end the process. The caller may have
+        // stopped waiting.
         if let Some(asker) = asker {
             let _ = asker.send(());
         }
@@ -95,7 +97,7 @@ pub(super) fn run(
     }
 }
 
-/// Runs `f`; an error or a panic becomes the recorder's sticky failure.
+/// Runs `f`. An error or a panic becomes the recorder's failure, which stays.
 fn run_guarded(shared: &Shared, f: impl FnOnce() -> Result<(), RecordError>) -> Result<(), ()> {
     let outcome = catch_unwind(AssertUnwindSafe(f));
     let error = match outcome {

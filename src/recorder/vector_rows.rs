@@ -1,9 +1,10 @@
-//! Rows of vectors on their way into a block.
+//! Encodes rows of vectors into a block.
 
 use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey};
 use gradlog_format::sketch::Encoding;
 
-/// Rows of vectors on their way into a block: a column of codes and one of scales, taken out of the block while they grow.
+/// Encodes rows of vectors into a column of codes and a column of scales. Both are taken out of the block while they
+/// grow.
 pub(super) struct VectorRows {
     encoding: Encoding,
     width: u32,

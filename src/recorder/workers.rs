@@ -1,4 +1,4 @@
-//! One worker's part among those of the others: where it goes, and whether it fits them.
+//! One worker's part of a run: its folder, and whether it fits the other parts.
 
 use super::error::RecordError;
 use gradlog_format::log::{worker_folder, worker_folders, LogError, Manifest, MANIFEST_FILE};
@@ -6,10 +6,11 @@ use gradlog_format::run::{worker_differences, ReadError, Run};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The folder that is recorded into, for the run in `dir`: a worker's own, or `dir` itself.
+/// The folder to record into for the run in `dir`: a worker's own, or `dir` itself.
 ///
 /// # Errors
-/// [`RecordError::Worker`] if `dir` holds what this part cannot be read together with. Better now than after the training.
+/// [`RecordError::Worker`] if `dir` holds something that this part cannot be read together with. The check comes before
+/// the training, not after it.
 pub(super) fn part_folder(dir: &Path, manifest: &Manifest) -> Result<PathBuf, RecordError> {
     let others = other_parts(dir, manifest)?;
     let Some(worker) = manifest.worker else {
@@ -18,29 +19,29 @@ pub(super) fn part_folder(dir: &Path, manifest: &Manifest) -> Result<PathBuf, Re
         }
         let path = dir.display();
         return Err(RecordError::Worker(format!(
-            "{path} holds the parts of several workers: say by `Config::worker` which this one is, or give another folder"
+            "{path} holds the parts of several workers: set `Config::worker`, or give another folder"
         )));
     };
     if dir.join(MANIFEST_FILE).exists() {
         let path = dir.display();
         return Err(RecordError::Worker(format!(
-            "{path} holds a run of one recorder, or is itself the folder of one worker's part: give the folder of the whole run"
+            "{path} holds a run of one recorder, or is the folder of one worker's part: give the folder of the whole run"
         )));
     }
     for other in &others {
         let differences = worker_differences(other.manifest(), manifest);
         if !differences.is_empty() {
             let (path, what) = (dir.display(), differences.join("; "));
-            return Err(RecordError::Worker(format!("{what}; all parts of {path} are one run")));
+            return Err(RecordError::Worker(format!("{what}; all parts of {path} must agree: use the same settings, or give another folder")));
         }
     }
     Ok(worker_folder(dir, worker.rank))
 }
 
-/// An error if the part of another worker that does not record now ends elsewhere than before step `step`.
+/// Checks that the parts of other workers end before step `step`. A part that is being recorded is skipped.
 pub(super) fn check_same_end(dir: &Path, manifest: &Manifest, step: u64) -> Result<(), RecordError> {
     for other in other_parts(dir, manifest)? {
-        // One that records has been taken up again already, and may have gone on.
+        // A part that is being recorded was resumed already and may have gone on.
         let read = |error: ReadError| RecordError::Resume(error.to_string());
         if other.lock_is_held().map_err(read)? {
             continue;
@@ -49,8 +50,8 @@ pub(super) fn check_same_end(dir: &Path, manifest: &Manifest, step: u64) -> Resu
         if ended != step {
             let rank = other.manifest().worker.map_or(0, |worker| worker.rank);
             return Err(RecordError::Resume(format!(
-                "its log has {step} steps and that of worker {rank} has {ended}, but all workers go on at one step: say at which by \
-                 `resume_at`, the step before which the checkpoint was taken"
+                "its log has {step} steps and that of worker {rank} has {ended}, but all workers must go on at one step: give it with \
+                 `resume_at`, the step that comes after the checkpoint"
             )));
         }
     }
