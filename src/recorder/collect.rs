@@ -44,7 +44,7 @@ impl PassCore<'_> {
             match &layer.layer {
                 Some(tap) => {
                     let taken = layer.slot.take(self.number);
-                    if taken.reached == 0 {
+                    if taken.uses == 0 {
                         let is_folded =
                             layer.spec.factors.is_none() || self.recorder.known_form(number) == Some(Form::Folded);
                         if layer.presence == Presence::Required {
@@ -56,14 +56,14 @@ impl PassCore<'_> {
                         }
                         continue;
                     }
-                    if taken.caught.len() < taken.reached {
+                    if taken.caught.len() < taken.uses {
                         severed.push(layer.name.clone());
                         continue;
                     }
                     // Backward folds the gradients of a layer that forward used once. A second gradient then comes from
                     // a second backward.
                     let folded = taken.caught.iter().any(|captured| matches!(captured, Captured::Folded(_)));
-                    if taken.caught.len() > taken.reached || folded && taken.caught.len() > 1 {
+                    if taken.caught.len() > taken.uses || folded && taken.caught.len() > 1 {
                         twice.push(layer.name.clone());
                         continue;
                     }
@@ -106,7 +106,7 @@ impl PassCore<'_> {
         let folded = layers.iter().filter(|part| part.form() == Form::Folded).map(|part| part.layer);
         let sums: Vec<usize> = folded.chain(left_out.iter().copied()).collect();
         if !sums.is_empty() {
-            self.recorder.with_shared_fold(|shared| shared.decide(|| sums.into_iter().map(parameters).sum()));
+            self.recorder.with_shared_fold(|shared| shared.decide_width(|| sums.into_iter().map(parameters).sum()));
         }
         let sums = |shared: &SharedFold| {
             let taken = shared.take(self.number);

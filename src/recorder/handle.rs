@@ -64,7 +64,7 @@ impl Recorder {
     pub fn cost(&self) -> Cost {
         self.state
             .as_ref()
-            .map(|state| Cost::expected(&state.manifest, &state.forms, state.shared_fold.decided()))
+            .map(|state| Cost::expected(&state.manifest, &state.forms, state.shared_fold.known_width()))
             .unwrap_or_default()
     }
 

@@ -27,7 +27,7 @@ impl PassCore<'_> {
             return Err(self.error("`per_example` needs the model's variables: call `taps.variables(&varmap)` first"));
         }
         let parameters = || layers.iter().map(|(_, variable, _)| variable.elem_count() as u64).sum();
-        self.recorder.with_shared_fold(|shared| shared.decide(parameters));
+        self.recorder.with_shared_fold(|shared| shared.decide_width(parameters));
         let mut folded: Vec<FoldedGradients> = layers
             .iter()
             .map(|(_, _, fold)| FoldedGradients {

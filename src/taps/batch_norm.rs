@@ -1,4 +1,5 @@
-//! `BatchNorm` is refused: in training its statistics couple the examples of a batch, so no example has a gradient of its own.
+//! `BatchNorm` is refused. Its statistics in training couple the examples of a batch, so no example has its own
+//! gradient.
 
 use super::gradient::PerExample;
 use super::spec::LayerSpec;
@@ -7,8 +8,8 @@ use candle_core::{bail, Result, Tensor};
 use candle_nn::BatchNorm;
 
 const REFUSAL: &str = "BatchNorm has no per-example gradient, because each output depends on the whole batch: use GroupNorm, \
-                       LayerNorm or RmsNorm. Left untapped, it still mixes examples: in training mode only the layers behind it \
-                       have gradients that are each example's own";
+                       LayerNorm or RmsNorm. An untapped BatchNorm in training mode still mixes examples: then only the layers \
+                       after it have per-example gradients";
 
 impl Tap for BatchNorm {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {

@@ -1,21 +1,22 @@
-//! ReLU and max-pooling in one pass each way.
+//! ReLU and max-pooling with one pass forward and one pass backward.
 //!
-//! candle's backward of either is a chain of five to ten ops, each through a fresh tensor of the size of the input. In a
-//! convolutional network these cost more than the convolutions. Neither function has parameters or anything to record.
+//! candle's backward of each is a chain of five to ten ops. Each op writes a new tensor of the input's size. In a
+//! convolutional network these cost more than the convolutions. Neither function has parameters, so there is nothing to
+//! record.
 
 use super::fused::{cpu_f32, slice, with_slice};
 use super::parallel::for_rows;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-/// Numbers for which sharing out an element-wise pass is worth waking a thread.
+/// With this many numbers it pays to wake a thread for an element-wise pass.
 const STRETCH: usize = 1 << 12;
 
-/// `max(x, 0)`, of the shape of `x`: value and gradient are those of `x.relu()`, bit for bit.
+/// Computes `max(x, 0)`, of the shape of `x`. Value and gradient equal those of `x.relu()` bit for bit.
 ///
-/// f32 in main memory takes one pass each way; anything else goes to candle.
+/// For f32 in main memory it takes one pass forward and one backward. Other dtypes and devices use candle's `relu`.
 ///
 /// # Errors
-/// Whatever candle says.
+/// candle's error.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
     if !cpu_f32(&[x]) {
         return x.relu();
@@ -23,24 +24,28 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Relu)
 }
 
-/// The largest number of each window of `kernel` by `kernel`, windows side by side: `[batch, channels, height, width]` to
-/// `[batch, channels, height / kernel, width / kernel]`. What does not fill a window at the edges is left out.
+/// Computes the largest number of each window of `kernel` by `kernel`. The windows lie side by side: `[batch, channels,
+/// height, width]` becomes `[batch, channels, height / kernel, width / kernel]`. Rows and columns at the edge that fill
+/// no window are left out.
 ///
-/// The value is that of `x.max_pool2d(kernel)`. The gradient is the true one: it goes to the largest number of its window,
-/// in equal parts where several are equal. candle 0.11's own is smaller by `kernel²` (its average over the window, meant to share
-/// among equals, divides by all), so a training changes with this function, as if what lies before the pool had been learning
-/// at a rate `kernel²` times as small before. For a training that is to stay as it was there is [`max_pool2d_as_candle`].
+/// The value is that of `x.max_pool2d(kernel)`. The gradient is the true one: it goes to the largest number of its
+/// window, in equal parts if several are equal. The gradient of candle 0.11 is smaller by the factor `kernel²`: it
+/// divides by all numbers of the window in place of the equal ones. So a training changes with this function, as if the
+/// layers before the pool had had a learning rate `kernel²` times as small before. [`max_pool2d_as_candle`] keeps such
+/// a training as it was.
 ///
-/// f32 in main memory takes one pass each way; for other tensors the same is put together from candle's ops.
+/// For f32 in main memory it takes one pass forward and one backward. For other tensors it uses candle's ops.
 ///
 /// # Errors
-/// If `x` does not have four dimensions or `kernel` is 0 or larger than the image, or whatever candle says.
+/// An error if `x` does not have four dimensions, or if `kernel` is 0 or larger than the image; otherwise candle's
+/// error.
 pub fn max_pool2d(x: &Tensor, kernel: usize) -> Result<Tensor> {
     let windows = Windows::new(x, kernel)?;
     if cpu_f32(&[x]) {
         return x.contiguous()?.apply_op1(MaxPool { windows, gradient: Gradient::True });
     }
-    // As a maximum over the window's own dimension, whose gradient candle has right but for equals, all of which get the whole.
+    // Takes the maximum over the window's own dimension. candle has that gradient right, but gives the whole of it to
+    // each of several equal numbers.
     let (batch, channels, _, _) = x.dims4()?;
     let Windows { kernel: k, out_height: h, out_width: w, .. } = windows;
     let x = x.narrow(2, 0, h * k)?.narrow(3, 0, w * k)?.contiguous()?;
@@ -48,13 +53,14 @@ pub fn max_pool2d(x: &Tensor, kernel: usize) -> Result<Tensor> {
     x.reshape((batch, channels, h, w, k * k))?.max(4)
 }
 
-/// [`max_pool2d`] with candle 0.11's own gradient, bit for bit: `(n / kernel²)·g` to each of the `n` largest of a window.
+/// Computes [`max_pool2d`] with candle 0.11's gradient, bit for bit: `(n / kernel²)·g` for each of the `n` largest
+/// numbers of a window.
 ///
-/// For loops that must train as they did with `x.max_pool2d(kernel)`. Tensors other than f32 in main memory, and images whose
-/// sides `kernel` does not divide, go to candle.
+/// Use it for a training that must stay as it was with `x.max_pool2d(kernel)`. Tensors other than f32 in main memory,
+/// and images whose sides `kernel` does not divide, use candle's op.
 ///
 /// # Errors
-/// Those of [`max_pool2d`].
+/// As [`max_pool2d`].
 pub fn max_pool2d_as_candle(x: &Tensor, kernel: usize) -> Result<Tensor> {
     let windows = Windows::new(x, kernel)?;
     let divides = windows.height % kernel == 0 && windows.width % kernel == 0;
@@ -88,7 +94,7 @@ impl CustomOp1 for Relu {
                 for_rows(&mut out, STRETCH, |first, out| {
                     let from = first * STRETCH;
                     for ((out, x), g) in out.iter_mut().zip(&x[from..]).zip(&g[from..]) {
-                        // A product, as candle has it, so that a gradient that is not finite stays so.
+                        // A product, as in candle, so that a gradient that is not finite stays not finite.
                         *out = g * if *x >= 0.0 { 1.0 } else { 0.0 };
                     }
                 });
@@ -99,7 +105,7 @@ impl CustomOp1 for Relu {
     }
 }
 
-/// Images `[height, width]` one after the other, and their windows.
+/// The windows of images `[height, width]`.
 #[derive(Debug, Clone, Copy)]
 struct Windows {
     kernel: usize,
@@ -118,7 +124,7 @@ impl Windows {
         Ok(Self { kernel, height, width, out_height: height / kernel, out_width: width / kernel })
     }
 
-    /// Calls `f(window, image row of its first line, first column)` for each window.
+    /// Calls `f(window, offset)` for each window, with the offset of its first number in the image.
     fn for_each(&self, mut f: impl FnMut(usize, usize)) {
         for oy in 0..self.out_height {
             for ox in 0..self.out_width {
@@ -218,7 +224,7 @@ mod tests {
     use super::*;
     use candle_core::{DType, Device, Var};
 
-    /// Numbers with many equals among them, zeros of both signs included.
+    /// An image with many equal numbers, and zeros of both signs.
     fn image(shape: (usize, usize, usize, usize)) -> Var {
         let count = shape.0 * shape.1 * shape.2 * shape.3;
         let numbers = (0..count).map(|i| ((i * 7919 + 13) % 11) as f32 - 5.0).map(|x| if x == 1.0 { -0.0 } else { x });
@@ -229,20 +235,20 @@ mod tests {
         t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect()
     }
 
-    /// Value, and gradient of the sum of squares of the value, each as bits.
-    fn both(x: &Var, f: impl Fn(&Tensor) -> Result<Tensor>) -> (Vec<u32>, Vec<u32>) {
+    /// The value, and the gradient of the sum of its squares, as bits.
+    fn value_and_gradient(x: &Var, f: impl Fn(&Tensor) -> Result<Tensor>) -> (Vec<u32>, Vec<u32>) {
         let y = f(x).unwrap();
         let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         (bits(&y), bits(grads.get(x).unwrap()))
     }
 
     #[test]
-    fn relu_is_candles_bit_for_bit() {
+    fn relu_equals_candles_bit_for_bit() {
         for shape in [(1, 1, 1, 1), (2, 3, 5, 7), (4, 8, 32, 33)] {
             let x = image(shape);
-            assert_eq!(both(&x, relu), both(&x, Tensor::relu), "{shape:?}");
+            assert_eq!(value_and_gradient(&x, relu), value_and_gradient(&x, Tensor::relu), "{shape:?}");
             // Not contiguous, and in another type.
-            let turned = |f: fn(&Tensor) -> Result<Tensor>| both(&x, |x| f(&x.transpose(1, 3)?)?.transpose(1, 3));
+            let turned = |f: fn(&Tensor) -> Result<Tensor>| value_and_gradient(&x, |x| f(&x.transpose(1, 3)?)?.transpose(1, 3));
             assert_eq!(turned(relu), turned(Tensor::relu));
             let wide = x.to_dtype(DType::F64).unwrap();
             assert_eq!(relu(&wide).unwrap().dtype(), DType::F64);
@@ -250,11 +256,11 @@ mod tests {
     }
 
     #[test]
-    fn pooling_as_candle_is_candles_bit_for_bit() {
+    fn pooling_as_candle_equals_candles_bit_for_bit() {
         for (shape, kernel) in [((1, 1, 2, 2), 2), ((2, 3, 6, 4), 2), ((3, 5, 9, 12), 3), ((2, 2, 5, 7), 2)] {
             let x = image(shape);
-            let ours = both(&x, |x| max_pool2d_as_candle(x, kernel));
-            assert_eq!(ours, both(&x, |x| x.max_pool2d(kernel)), "{shape:?} {kernel}");
+            let ours = value_and_gradient(&x, |x| max_pool2d_as_candle(x, kernel));
+            assert_eq!(ours, value_and_gradient(&x, |x| x.max_pool2d(kernel)), "{shape:?} {kernel}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Catching the gradient of a tensor: candle hands it only to the backward function of a custom op.
+//! Catches the gradient of a tensor. candle hands it only to the backward function of a custom op.
 
 use super::gradient::FoldedGradients;
 use super::shared_fold::LazyFold;
@@ -8,16 +8,17 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Resu
 use gradlog_format::sketch::Fold;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a catch asks of the taps that it belongs to.
+/// What a catch needs from its taps.
 pub(super) trait Passes: Send + Sync {
-    /// Number of the pass that is armed, 0 for none.
-    fn armed(&self) -> u64;
+    /// Number of the armed pass, 0 for none.
+    fn armed_pass(&self) -> u64;
 
-    /// How many parameters those layers have together whose gradients `pass` will fold, as far as its forward pass has come.
+    /// Number of parameters of all layers whose gradients `pass` will fold, as far as forward has come.
     fn folded_parameters(&self, pass: u64) -> u64;
 }
 
-/// Catches the gradient of a tapped layer's output; the layer's forward pass is handed one.
+/// Catches the gradient of a tapped layer's output. [`Tap::tapped_forward`](super::Tap::tapped_forward) gets one for
+/// each forward pass.
 #[derive(Clone)]
 pub struct Catch {
     passes: Arc<dyn Passes>,
@@ -27,20 +28,20 @@ pub struct Catch {
 
 impl Catch {
     pub(super) fn new(passes: Arc<dyn Passes>, slot: Arc<Slot>) -> Self {
-        let pass = passes.armed();
+        let pass = passes.armed_pass();
         Self { passes, slot, pass }
     }
 
-    /// Whether a pass is armed. If not, there is nothing to catch and a layer should cost what it costs untapped.
+    /// Whether a pass is armed. If not, there is nothing to catch, and a layer should cost what it costs untapped.
     pub fn is_armed(&self) -> bool {
         self.pass != 0
     }
 
-    /// Gives `y`, the layer's output for the input `x`, back unchanged, and keeps `x` and the gradient of `y` when
-    /// `backward` comes by. Not armed, it is `y` itself.
+    /// Returns `y`, the layer's output for the input `x`, unchanged. It keeps `x`, and the gradient of `y` when
+    /// `backward` runs. If no pass is armed, it returns `y` itself.
     ///
     /// # Errors
-    /// Whatever candle says.
+    /// candle's error.
     ///
     /// # Cost
     /// One copy of `y` while a pass is armed.
@@ -48,48 +49,49 @@ impl Catch {
         if !self.is_armed() {
             return Ok(y);
         }
-        self.reach(x);
+        self.note_forward(x);
         let (catch, input) = (self.clone(), x.clone());
         observe(&y, move |delta| catch.keep_use(&input, delta))
     }
 
-    /// Notes that forward came by with the input `x`; a fused op says so before it runs.
-    pub(super) fn reach(&self, x: &Tensor) {
+    /// Notes a forward pass with the input `x`. A fused op calls this before it runs.
+    pub(super) fn note_forward(&self, x: &Tensor) {
         if self.is_armed() {
             let positions = match x.dims() {
                 [_, places @ .., _] => places.iter().product(),
                 _ => 1,
             };
-            self.slot.reach(self.pass, positions > 1);
+            self.slot.note_forward(self.pass, positions > 1);
         }
     }
 
-    /// Whether what backward brings is still wanted: the pass may have been dropped since.
+    /// Whether the pass is still armed when backward runs: it may have been dropped.
     fn is_wanted(&self) -> bool {
-        self.is_armed() && self.passes.armed() == self.pass
+        self.is_armed() && self.passes.armed_pass() == self.pass
     }
 
     pub(super) fn keep_use(&self, x: &Tensor, delta: &Tensor) {
         if self.is_wanted() {
-            // The background thread reads this later. A view of a variable, or of a buffer that the loop fills anew, would have changed
-            // by then, and nothing tells it from any other tensor. (candle's `copy` would copy all that a batch is a part of.)
+            // The background thread reads this later. A view of a variable, or of a buffer that the loop refills, would
+            // have changed by then, and it cannot be told from another tensor. (candle's `copy` would copy the whole
+            // tensor that a batch is a part of.)
             let x = x.force_contiguous().unwrap_or_else(|_| x.clone());
-            self.slot.catch(self.pass, Captured::Use { x: x.detach(), delta: delta.detach() });
+            self.slot.store(self.pass, Captured::Use { x: x.detach(), delta: delta.detach() });
         }
     }
 
     /// The projection, if a fused backward should fold the per-example gradients as it makes them.
-    pub(super) fn fold(&self) -> Option<Arc<LazyFold>> {
+    pub(super) fn find_fold(&self) -> Option<Arc<LazyFold>> {
         if !self.is_wanted() {
             return None;
         }
-        let fold = self.slot.fold_for(self.pass)?;
-        fold.shared().decide(|| self.passes.folded_parameters(self.pass));
+        let fold = self.slot.find_fold(self.pass)?;
+        fold.shared_fold().decide_width(|| self.passes.folded_parameters(self.pass));
         Some(fold)
     }
 
-    /// Keeps the per-example gradients of `batch` examples folded: `make` gets the projection and rows of its length to add
-    /// to, and returns the squared norms and whatever else it made.
+    /// Keeps the folded per-example gradients of `batch` examples. `make` gets the projection and the rows to add to;
+    /// it returns its result and the squared norms.
     pub(super) fn keep_folded<R>(
         &self,
         fold: &LazyFold,
@@ -108,7 +110,7 @@ impl Catch {
                 (made, FoldedGradients { sketches, squared_norms })
             }
         };
-        self.slot.catch(self.pass, Captured::Folded(folded));
+        self.slot.store(self.pass, Captured::Folded(folded));
         made
     }
 }
@@ -128,7 +130,7 @@ impl Upstream {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the gradient of a scalar. Losses differentiated twice over one graph add up, as their gradients do.
+    /// Keeps the gradient of a scalar. Gradients of a loss that is differentiated twice over one graph add.
     pub(crate) fn add(&self, grad: &Tensor) -> Result<()> {
         let value = grad.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?.iter().sum::<f64>();
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,21 +139,22 @@ impl Upstream {
     }
 }
 
-/// Gives the scalar `loss` back, and keeps its gradient in `upstream`: what it is multiplied by before it is differentiated.
+/// Returns the scalar `loss`, and keeps its gradient in `upstream`: the factor between the loss and what is
+/// differentiated.
 pub(crate) fn watch_scalar(loss: &Tensor, upstream: &Upstream) -> Result<Tensor> {
     let upstream = upstream.clone();
-    // A gradient that cannot be read leaves `upstream` empty, which `commit` reports.
+    // If the gradient cannot be read, `upstream` stays empty, and `commit` reports that.
     observe(loss, move |grad| {
         let _ = upstream.add(grad);
     })
 }
 
-/// `y`, with `see` called on its gradient.
+/// Returns `y`, and calls `see` on its gradient.
 fn observe(y: &Tensor, see: impl Fn(&Tensor) + Send + Sync + 'static) -> Result<Tensor> {
     y.force_contiguous()?.apply_op1(Observe(Box::new(see)))
 }
 
-/// The identity, whose backward looks at the gradient that passes through.
+/// The identity. Its backward calls a function on the gradient.
 struct Observe(Box<dyn Fn(&Tensor) + Send + Sync>);
 
 impl CustomOp1 for Observe {
@@ -159,7 +162,7 @@ impl CustomOp1 for Observe {
         "gradlog-observe"
     }
 
-    // The input was made contiguous from offset 0, so its storage is the whole of it.
+    // The input is contiguous from offset 0, so its storage is all of it.
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         Ok((storage.try_clone(layout)?, layout.shape().clone()))
     }
@@ -169,7 +172,7 @@ impl CustomOp1 for Observe {
     }
 
     fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
-        // Metal clones a storage by reference; nothing writes into either, so sharing it is the identity too.
+        // Metal clones a storage by reference. Nothing writes to either, so sharing is the identity too.
         Ok((storage.try_clone(layout)?, layout.shape().clone()))
     }
 

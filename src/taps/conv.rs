@@ -1,11 +1,11 @@
-//! `Conv1d` and `Conv2d` as one op each: patches times kernel, with the patches of one example at a time in cache.
+//! `Conv1d` and `Conv2d` as one op each: patches times kernel. The patches of one example at a time stay in cache.
 //!
-//! The gradient of the kernel is a matrix product of output gradients and patches for each example; summed they are the
-//! batch's weight gradient, and one by one they are the per-example gradients, so those come for the price of reading them.
-//! candle_nn's backward goes through transposed convolutions instead.
+//! For each example, the gradient of the kernel is a matrix product of output gradients and patches. The sum over
+//! examples is the batch's weight gradient. One by one they are the per-example gradients, which therefore cost little
+//! more. candle_nn's backward uses transposed convolutions instead.
 
 use super::catch::Catch;
-use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
+use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
 use super::gradient::PerExample;
 use super::gradient::{host, sum_and_fold};
 use super::parallel::for_rows;
@@ -16,7 +16,7 @@ use candle_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};
 
-/// A convolution over two dimensions; one over one dimension has height 1.
+/// A convolution over two dimensions. One over one dimension has height 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Geometry {
     batch: usize,
@@ -64,12 +64,12 @@ impl Geometry {
                 padding: (padding, padding),
                 dilation: (dilation, dilation),
             },
-            _ => bail!("a convolution of {weight:?} in {groups} groups does not take an input of {x:?}"),
+            _ => bail!("a convolution with a weight of {weight:?} in {groups} groups does not take an input of shape {x:?}"),
         };
         if made.kernel_span().0 > made.height + 2 * made.padding.0
             || made.kernel_span().1 > made.width + 2 * made.padding.1
         {
-            bail!("a kernel of {weight:?} with dilation {dilation} is larger than an input of {x:?}");
+            bail!("a kernel of {weight:?} with dilation {dilation} is larger than an input of shape {x:?}");
         }
         Ok(made)
     }
@@ -109,15 +109,16 @@ impl Geometry {
         self.outputs * self.patch()
     }
 
-    /// Calls `f(row, first, count, source)` for each stretch of patch-matrix row `row` whose positions
-    /// `first..first + count` lie inside the input, beginning at input number `source`, `stride.1` apart.
+    /// Calls `f(row, first, count, source)` for each stretch of patch-matrix row `row` that lies inside the input. The
+    /// stretch has the positions `first..first + count`. Its numbers begin at input offset `source` and lie `stride.1`
+    /// apart.
     fn stretches(&self, mut f: impl FnMut(usize, usize, usize, usize)) {
         let (out_height, out_width) = (self.out_height(), self.out_width());
         for row in 0..self.patch() {
             let kx = row % self.kernel_width;
             let ky = row / self.kernel_width % self.kernel_height;
             let channel = row / (self.kernel_width * self.kernel_height);
-            // The first and last output column whose input column lies within the image and not in its padding.
+            // The output columns whose input column lies inside the image, not in its padding.
             let shift = kx * self.dilation.1;
             let first = self.padding.1.saturating_sub(shift).div_ceil(self.stride.1);
             let past = (self.width + self.padding.1).saturating_sub(shift).div_ceil(self.stride.1).min(out_width);
@@ -135,8 +136,8 @@ impl Geometry {
         }
     }
 
-    /// The patch matrix `[patch, positions]` of one group of one example. `patches` must hold zeros where padding is, which
-    /// it does for ever once it was made with zeros: the same places are written each time.
+    /// Writes the patch matrix `[patch, positions]` of one group of one example. `patches` must hold zeros at the
+    /// padding. A buffer that starts with zeros keeps them, because each call writes the same places.
     fn unfold(&self, image: &[f32], patches: &mut [f32]) {
         let (positions, stride) = (self.positions(), self.stride.1);
         self.stretches(|row, first, count, source| {
@@ -151,7 +152,7 @@ impl Geometry {
         });
     }
 
-    /// The transpose of [`Geometry::unfold`]: adds each patch back to where it came from.
+    /// The transpose of [`Geometry::unfold`]: adds each patch back to its place.
     fn refold(&self, patches: &[f32], image: &mut [f32]) {
         let (positions, stride) = (self.positions(), self.stride.1);
         self.stretches(|row, first, count, source| {
@@ -224,7 +225,7 @@ impl Geometry {
     }
 }
 
-/// What the two kinds of convolution have in common.
+/// The settings that both kinds of convolution have.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     padding: usize,
@@ -258,7 +259,7 @@ macro_rules! convolution {
                 if !supported || x.elem_count() == 0 {
                     return catch.output(x, Module::forward(self, x)?);
                 }
-                fused(x, self.weight(), self.bias(), self.config().into(), catch)
+                fused_forward(x, self.weight(), self.bias(), self.config().into(), catch)
             }
 
             fn per_example_reads_parameters(&self) -> bool {
@@ -276,13 +277,13 @@ macro_rules! convolution {
 convolution!(Conv1d, Conv1dConfig, "conv1d");
 convolution!(Conv2d, Conv2dConfig, "conv2d");
 
-fn fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, settings: Settings, catch: &Catch) -> Result<Tensor> {
+fn fused_forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, settings: Settings, catch: &Catch) -> Result<Tensor> {
     let geometry = Geometry::new(x.dims(), weight.dims(), settings)?;
-    catch.reach(x);
-    apply(ConvOp { geometry, catch: catch.clone() }, x, weight, bias)
+    catch.note_forward(x);
+    apply_layer(ConvOp { geometry, catch: catch.clone() }, x, weight, bias)
 }
 
-/// Patches as positions.
+/// The per-example gradients, with patches as positions.
 fn per_example(geometry: Geometry, x: &Tensor, delta: &Tensor, bias: bool) -> Result<PerExample> {
     let (patch, positions) = (geometry.patch(), geometry.positions());
     let places = geometry.batch * geometry.groups;
@@ -327,7 +328,7 @@ impl FusedLayer for ConvOp {
     fn backward(&self, x: &Tensor, w: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let geometry = &self.geometry;
         let grad = grad.contiguous()?;
-        let fold = self.catch.fold();
+        let fold = self.catch.find_fold();
         if fold.is_none() {
             self.catch.keep_use(x, &grad);
         }
@@ -342,15 +343,15 @@ impl FusedLayer for ConvOp {
             };
             let parameters = size + if bias { channels } else { 0 };
             let mut sum = with_slice(x, |xs| {
-                let all = |fold: Option<(&Fold, &mut [f32])>| {
+                let sum_all = |fold: Option<(&Fold, &mut [f32])>| {
                     let patches = || vec![0f32; geometry.patch() * geometry.positions()];
                     sum_and_fold(geometry.batch, parameters, fold, patches, |patches, example, out| {
                         geometry.example_gradient(patches, xs, g, example, bias, out)
                     })
                 };
                 Ok(match &fold {
-                    Some(fold) => self.catch.keep_folded(fold, geometry.batch, |fold, rows| all(Some((fold, rows)))),
-                    None => all(None).0,
+                    Some(fold) => self.catch.keep_folded(fold, geometry.batch, |fold, rows| sum_all(Some((fold, rows)))),
+                    None => sum_all(None).0,
                 })
             })?;
             let b_grad = if bias { Some(Tensor::from_vec(sum.split_off(size), channels, x.device())?) } else { None };

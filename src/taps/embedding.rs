@@ -1,4 +1,4 @@
-//! `Embedding`: a linear layer of one-hot inputs. Its gradient touches only the rows that the example looked up.
+//! `Embedding`: a linear layer with one-hot inputs. Its gradient touches only the rows that the example looked up.
 
 use super::gradient::PerExample;
 use super::spec::{LayerSpec, Parameter};
@@ -23,7 +23,7 @@ impl Tap for Embedding {
     fn per_example(&self, ids: &Tensor, delta: &Tensor) -> Result<PerExample> {
         let (rows, width) = self.embeddings().dims2()?;
         let Some(&batch) = ids.dims().first() else {
-            bail!("an embedding's ids have the batch as their first dimension, not the shape {:?}", ids.shape());
+            bail!("an embedding's ids must have the batch as first dimension, not the shape {:?}", ids.shape());
         };
         let positions = ids.elem_count() / batch.max(1);
         Ok(PerExample::Rows {

@@ -1,11 +1,11 @@
-//! Where it is decided whether a layer runs as one fused op, and what such ops share.
+//! Decides whether a layer runs as one fused op, and has what such ops share.
 //!
-//! Fused ops exist for contiguous f32 tensors in main memory. Anything else takes candle's own ops with a
-//! [`super::Catch`] behind them: slower, with the same result to rounding, and recorded all the same.
+//! Fused ops exist for contiguous f32 tensors in main memory. Other tensors use candle's own ops with a
+//! [`super::Catch`] after them. That is slower, gives the same result to rounding, and is recorded as well.
 
 use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 
-/// Whether all of these tensors can go through a fused op.
+/// Whether a fused op can take all of these tensors.
 pub(crate) fn cpu_f32(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.dtype() == DType::F32 && matches!(t.device(), Device::Cpu))
 }
@@ -14,7 +14,7 @@ pub(crate) fn cpu_f32(tensors: &[&Tensor]) -> bool {
 pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => bail!("a fused op got a tensor that is not contiguous"),
+        None => bail!("a fused op needs a contiguous tensor"),
     }
 }
 
@@ -24,30 +24,30 @@ pub(crate) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         candle_core::Storage::Cpu(cpu) => f(slice(cpu, layout)?),
-        _ => bail!("a fused op got a tensor that is not in main memory"),
+        _ => bail!("a fused op needs a tensor in main memory"),
     }
 }
 
-/// Whether anything before `x` is to be trained, so that the gradient of `x` is worth computing.
+/// Whether `x` has a gradient, because it is trained or depends on something trained.
 pub(crate) fn needs_gradient(x: &Tensor) -> bool {
     x.is_variable() || x.track_op()
 }
 
-/// A tensor's numbers and how they lie.
+/// A tensor's storage and layout.
 pub(super) type Operand<'a> = (&'a CpuStorage, &'a Layout);
 
-/// A layer of an input, a weight and perhaps a bias, as one op with a backward of its own.
+/// A layer with an input, a weight and perhaps a bias, as one op with its own backward.
 pub(super) trait FusedLayer: Send + Sync + 'static {
     const NAME: &'static str;
 
     fn forward(&self, x: Operand<'_>, weight: Operand<'_>, bias: Option<Operand<'_>>) -> Result<(CpuStorage, Shape)>;
 
-    /// The gradients of input, weight and bias, the last if there is one, from the gradient of the output.
+    /// The gradients of input, weight and, if there is one, bias, from the gradient of the output.
     fn backward(&self, x: &Tensor, weight: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]>;
 }
 
-/// The output of `layer`.
-pub(super) fn apply<L: FusedLayer>(layer: L, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+/// Applies `layer`.
+pub(super) fn apply_layer<L: FusedLayer>(layer: L, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     match bias {
         Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Fused(layer)),

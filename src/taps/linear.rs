@@ -4,7 +4,7 @@
 //! as the weight, and a broadcast add for the bias. Here each gradient is made once, in its own layout.
 
 use super::catch::Catch;
-use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
+use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
 use super::gradient::PerExample;
 use super::gradient::{add_rows, sum_and_fold};
 use super::parallel;
@@ -33,8 +33,8 @@ impl Tap for Linear {
         if !fits || !supported {
             return catch.output(x, self.plain_forward(x)?);
         }
-        catch.reach(x);
-        apply(LinearOp { catch: catch.clone() }, x, weight, self.bias())
+        catch.note_forward(x);
+        apply_layer(LinearOp { catch: catch.clone() }, x, weight, self.bias())
     }
 
     fn per_example_reads_parameters(&self) -> bool {
@@ -82,7 +82,7 @@ impl FusedLayer for LinearOp {
         let device = x.device();
         let grad = grad.contiguous()?;
         // One position per example: the two factors are the gradient, and keeping them costs nothing.
-        let fold = if positions == 1 { None } else { self.catch.fold() };
+        let fold = if positions == 1 { None } else { self.catch.find_fold() };
         if fold.is_none() {
             self.catch.keep_use(x, &grad);
         }

@@ -1,10 +1,11 @@
-//! Taps: layers that show, in one ordinary backward pass, the gradient of each example of the batch.
+//! Taps: layers that give the gradient of each example of the batch, from one ordinary backward pass.
 //!
-//! A tapped layer computes what the plain layer computes. While a pass is armed it also keeps its input and, when `backward` comes
-//! by, the gradient of its output. Each example's own gradient follows from the two (see [`PerExample`]).
+//! A tapped layer computes what the plain layer computes. While a pass is armed it also keeps its input. When
+//! `backward` runs, it keeps the gradient of its output. Each example's own gradient follows from these two (see
+//! [`PerExample`]).
 //!
-//! There are only explicit handles, no globals and no thread-locals. candle may run a closure on its own thread pool, where a
-//! thread-local would silently record nothing.
+//! Taps are explicit handles, not globals and not thread-locals. candle may run a closure on its own thread pool, where
+//! a thread-local would record nothing without a warning.
 
 mod batch_norm;
 mod between;

@@ -62,15 +62,15 @@ impl Shared {
 }
 
 impl Passes for Shared {
-    fn armed(&self) -> u64 {
+    fn armed_pass(&self) -> u64 {
         self.armed.load(Ordering::Acquire)
     }
 
     fn folded_parameters(&self, pass: u64) -> u64 {
         let registry = self.registry();
         let folds = |layer: &&Registered| {
-            let (reached, sums) = layer.slot.reached(pass);
-            reached > 0 && (sums || layer.tied.is_some() || layer.spec.factors.is_none())
+            let (uses, sums) = layer.slot.count_uses(pass);
+            uses > 0 && (sums || layer.tied.is_some() || layer.spec.factors.is_none())
         };
         registry.layers.iter().filter(folds).map(|layer| layer.spec.elements() as u64).sum()
     }

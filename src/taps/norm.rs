@@ -1,11 +1,11 @@
 //! `LayerNorm` and `RmsNorm` as one differentiable op.
 //!
-//! candle_nn 0.11 computes both, on contiguous inputs, with ops that have no backward: the gradient ends there without a
-//! word and everything before the layer trains as if frozen (candle issues 2168, 3011, 3752). The tapped ones give the
-//! gradient. Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.
+//! candle_nn 0.11 computes both, on contiguous inputs, with ops that have no backward. The gradient ends there without
+//! a warning, and all layers before it stay frozen (candle issues 2168, 3011, 3752). The tapped layers have a gradient.
+//! Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.
 
 use super::catch::Catch;
-use super::fused::{apply, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
+use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
 use super::gradient::PerExample;
 use super::gradient::{host, sum_and_fold};
 use super::parallel::for_rows;
@@ -17,16 +17,16 @@ use gradlog_format::sketch::Fold;
 
 impl Tap for LayerNorm {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {
-        Ok(spec(if self.remove_mean() { "layer_norm" } else { "rms_norm" }, self.weight(), self.bias()))
+        Ok(make_spec(if self.remove_mean() { "layer_norm" } else { "rms_norm" }, self.weight(), self.bias()))
     }
 
-    /// The layer by candle's differentiable ops, not by candle_nn's kernel without a backward.
+    /// Uses candle's differentiable ops, not candle_nn's kernel without a backward.
     fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
-        composed(x, self.weight(), self.bias(), self.eps(), self.remove_mean())
+        composed_forward(x, self.weight(), self.bias(), self.eps(), self.remove_mean())
     }
 
     fn tapped_forward(&self, x: &Tensor, catch: &Catch) -> Result<Tensor> {
-        fused(x, self.weight(), self.bias(), Kernel { eps: self.eps() as f32, remove_mean: self.remove_mean() }, catch)
+        fused_forward(x, self.weight(), self.bias(), Kernel { eps: self.eps() as f32, remove_mean: self.remove_mean() }, catch)
     }
 
     fn per_example_reads_parameters(&self) -> bool {
@@ -41,16 +41,16 @@ impl Tap for LayerNorm {
 
 impl Tap for RmsNorm {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {
-        Ok(spec("rms_norm", self.weight(), None))
+        Ok(make_spec("rms_norm", self.weight(), None))
     }
 
-    /// The layer by candle's differentiable ops, not by candle_nn's kernel without a backward.
+    /// Uses candle's differentiable ops, not candle_nn's kernel without a backward.
     fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
-        composed(x, self.weight(), None, self.eps(), false)
+        composed_forward(x, self.weight(), None, self.eps(), false)
     }
 
     fn tapped_forward(&self, x: &Tensor, catch: &Catch) -> Result<Tensor> {
-        fused(x, self.weight(), None, Kernel { eps: self.eps() as f32, remove_mean: false }, catch)
+        fused_forward(x, self.weight(), None, Kernel { eps: self.eps() as f32, remove_mean: false }, catch)
     }
 
     fn per_example_reads_parameters(&self) -> bool {
@@ -62,14 +62,15 @@ impl Tap for RmsNorm {
     }
 }
 
-fn spec(kind: &'static str, weight: &Tensor, bias: Option<&Tensor>) -> LayerSpec {
+fn make_spec(kind: &'static str, weight: &Tensor, bias: Option<&Tensor>) -> LayerSpec {
     let mut parameters = vec![Parameter::new("weight", weight)];
     parameters.extend(bias.map(|bias| Parameter::new("bias", bias)));
     LayerSpec { kind, parameters, factors: None, bias: bias.is_some() }
 }
 
-/// The layer by candle's own differentiable ops, for other devices and dtypes. Half precision is computed in f32.
-fn composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64, remove_mean: bool) -> Result<Tensor> {
+/// Computes the layer with candle's differentiable ops, for other devices and dtypes. Half precision is computed in
+/// f32.
+fn composed_forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64, remove_mean: bool) -> Result<Tensor> {
     let dtype = x.dtype();
     let width = x.dim(D::Minus1)? as f64;
     let x = match dtype {
@@ -93,7 +94,7 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// `(mean, 1/sqrt(variance + eps))` of one row; the mean is 0 where it is not removed.
+    /// `(mean, 1/sqrt(variance + eps))` of one row. The mean is 0 for RmsNorm.
     fn moments(&self, row: &[f32]) -> (f32, f32) {
         let width = row.len() as f32;
         let mean = if self.remove_mean { row.iter().sum::<f32>() / width } else { 0.0 };
@@ -159,18 +160,18 @@ impl Kernel {
     }
 }
 
-fn fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kernel: Kernel, catch: &Catch) -> Result<Tensor> {
+fn fused_forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kernel: Kernel, catch: &Catch) -> Result<Tensor> {
     let fits = x.rank() >= 1 && x.dims().last() == weight.dims().last() && x.elem_count() > 0;
     if !fits || !cpu_f32(&[x, weight]) || !bias.is_none_or(|b| cpu_f32(&[b])) {
-        return catch.output(x, composed(x, weight, bias, f64::from(kernel.eps), kernel.remove_mean)?);
+        return catch.output(x, composed_forward(x, weight, bias, f64::from(kernel.eps), kernel.remove_mean)?);
     }
-    catch.reach(x);
-    apply(NormOp { kernel, catch: catch.clone() }, x, weight, bias)
+    catch.note_forward(x);
+    apply_layer(NormOp { kernel, catch: catch.clone() }, x, weight, bias)
 }
 
 fn per_example(x: &Tensor, delta: &Tensor, kernel: Kernel, bias: bool) -> Result<PerExample> {
     let &[batch, .., width] = x.dims() else {
-        bail!("a normalized tensor has the batch as its first dimension, not the shape {:?}", x.shape());
+        bail!("a norm's input must have the batch as its first dimension, not the shape {:?}", x.shape());
     };
     let parameters = width * (1 + usize::from(bias));
     let (xs, g) = (host(x)?, host(delta)?);
@@ -200,7 +201,7 @@ impl FusedLayer for NormOp {
     fn backward(&self, x: &Tensor, w: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let width = w.elem_count();
         let grad = grad.contiguous()?;
-        let fold = self.catch.fold();
+        let fold = self.catch.find_fold();
         if fold.is_none() {
             self.catch.keep_use(x, &grad);
         }
@@ -219,10 +220,10 @@ impl FusedLayer for NormOp {
                     let range = example * own..(example + 1) * own;
                     self.kernel.example_gradient(&xs[range.clone()], &g[range], width, out);
                 };
-                let all = |fold: Option<(&Fold, &mut [f32])>| sum_and_fold(batch, parameters, fold, || (), fill);
+                let sum_all = |fold: Option<(&Fold, &mut [f32])>| sum_and_fold(batch, parameters, fold, || (), fill);
                 let mut sum = match &fold {
-                    Some(fold) => self.catch.keep_folded(fold, batch, |fold, rows| all(Some((fold, rows)))),
-                    None => all(None).0,
+                    Some(fold) => self.catch.keep_folded(fold, batch, |fold, rows| sum_all(Some((fold, rows)))),
+                    None => sum_all(None).0,
                 };
                 let b_grad = if bias { Some(Tensor::from_vec(sum.split_off(width), width, x.device())?) } else { None };
                 Ok([x_grad, Some(Tensor::from_vec(sum, w.shape(), x.device())?), b_grad])

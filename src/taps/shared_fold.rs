@@ -1,12 +1,12 @@
-//! The one vector that all folded layers of a run share: how long it is, and its sums while backward comes by.
+//! The folded vector that all folded layers of a run share: its width, and its sums during backward.
 
 use gradlog_format::sketch::{Fold, SketchConfig};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// The folded vector of a run and, between backward and commit, of the pass in hand.
+/// The folded vector of a run. Between backward and `commit` it holds the sums of the current pass.
 ///
-/// Layers add their gradients up in here as they are made, so that a pass holds one vector for each example and not one for each
-/// example and layer.
+/// Layers add their gradients here as they are made. So a pass holds one vector per example, not one per example and
+/// layer.
 pub(crate) struct SharedFold {
     sketch: SketchConfig,
     width: OnceLock<u32>,
@@ -21,7 +21,7 @@ struct Sums {
     values: Vec<f32>,
 }
 
-/// The rows of one pass, to be added to.
+/// The rows of one pass, to add to.
 pub(super) struct Rows<'a>(MutexGuard<'a, Sums>);
 
 impl Rows<'_> {
@@ -31,7 +31,7 @@ impl Rows<'_> {
 }
 
 impl SharedFold {
-    /// For a run whose folded vector has `width` numbers, if that is known already.
+    /// Makes the vector of a run. `width` is its number of elements, if it is already known.
     pub(crate) fn new(sketch: SketchConfig, width: Option<u32>) -> Self {
         let known = OnceLock::new();
         if let Some(width) = width {
@@ -40,28 +40,30 @@ impl SharedFold {
         Self { sketch, width: known, sums: Mutex::default() }
     }
 
-    /// Decides on the length, by how many parameters the folded layers of the first pass have together. It stays for the run.
-    pub(crate) fn decide(&self, parameters: impl FnOnce() -> u64) {
+    /// Decides the width from the number of parameters that the folded layers of the first pass have. It stays for the
+    /// run.
+    pub(crate) fn decide_width(&self, parameters: impl FnOnce() -> u64) {
         self.width.get_or_init(|| self.sketch.folded_width(parameters()));
     }
 
-    /// The length, once it is decided.
-    pub(crate) fn decided(&self) -> Option<u32> {
+    /// The width, once it is decided.
+    pub(crate) fn known_width(&self) -> Option<u32> {
         self.width.get().copied()
     }
 
-    /// Numbers that are kept.
+    /// Number of elements that are kept.
     pub(crate) fn width(&self) -> usize {
-        self.decide(|| 0);
-        self.decided().unwrap_or(1) as usize
+        self.decide_width(|| 0);
+        self.known_width().unwrap_or(1) as usize
     }
 
-    /// Numbers before the rotation.
+    /// Number of elements before the rotation.
     pub(crate) fn buckets(&self) -> usize {
         self.width().next_power_of_two()
     }
 
-    /// The rows of `pass`, zero at first; `None` if another layer of this pass saw another batch, which `commit` reports.
+    /// The rows of `pass`, initially zero. `None` if another layer of this pass saw another batch; `commit` reports
+    /// that.
     pub(super) fn rows(&self, pass: u64, batch: usize) -> Option<Rows<'_>> {
         let length = batch * self.buckets();
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,19 +73,19 @@ impl SharedFold {
         (sums.batch == batch).then_some(Rows(sums))
     }
 
-    /// The sums of `pass`, `[batch, buckets]`, if there are any, and lets go of all others.
+    /// Takes the sums of `pass`, `[batch, buckets]`, if there are any. Drops the sums of other passes.
     pub(crate) fn take(&self, pass: u64) -> Option<Vec<f32>> {
         let sums = std::mem::take(&mut *self.sums.lock().unwrap_or_else(PoisonError::into_inner));
         (sums.pass == pass && !sums.values.is_empty()).then_some(sums.values)
     }
 }
 
-/// A layer's projection into the shared vector, made when it is first needed: a layer of one position per example never needs
-/// it, and it holds a byte for each parameter.
+/// A layer's projection into the shared vector, made at first use. It holds a byte for each parameter, and a layer with
+/// one position per example never needs it.
 pub(crate) struct LazyFold {
     seed: u64,
     parameters: usize,
-    /// Whether other layers have the same weight: the sum of their gradients has to be known by itself, for its norm.
+    /// Whether other layers have the same weight. Then the sum of their gradients is kept by itself, for its norm.
     tied: bool,
     shared: Arc<SharedFold>,
     made: OnceLock<Fold>,
@@ -98,11 +100,11 @@ impl LazyFold {
         self.made.get_or_init(|| Fold::new(self.seed, self.parameters, self.shared.buckets()))
     }
 
-    pub(super) fn shared(&self) -> &SharedFold {
+    pub(super) fn shared_fold(&self) -> &SharedFold {
         &self.shared
     }
 
-    /// The shared rows of `pass`, unless the layer's own have to be kept apart.
+    /// The shared rows of `pass`; `None` for a tied layer, whose rows are kept by themselves.
     pub(super) fn rows(&self, pass: u64, batch: usize) -> Option<Rows<'_>> {
         if self.tied {
             None
@@ -119,9 +121,9 @@ mod tests {
     #[test]
     fn sums_belong_to_their_pass() {
         let shared = SharedFold::new(SketchConfig::default(), None);
-        shared.decide(|| 64 * 1_000);
-        shared.decide(|| 64 * 2_000);
-        assert_eq!((shared.decided(), shared.buckets()), (Some(1_000), 1_024));
+        shared.decide_width(|| 64 * 1_000);
+        shared.decide_width(|| 64 * 2_000);
+        assert_eq!((shared.known_width(), shared.buckets()), (Some(1_000), 1_024));
         shared.rows(1, 2).unwrap().values()[0] = 1.0;
         assert!(shared.rows(1, 3).is_none(), "another batch in the same pass");
         assert_eq!(shared.rows(1, 2).unwrap().values()[0], 1.0);
