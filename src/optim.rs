@@ -244,7 +244,7 @@ fn share_numbers(storage: &mut CpuStorage, layout: &Layout, work: impl Fn(&mut [
     if numbers.len() < PARALLEL_FROM {
         work(0, numbers);
     } else {
-        parallel::for_rows(numbers, 1, work);
+        parallel::share_rows(numbers, 1, work);
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ macro_rules! loss_methods {
             }
 
             /// Sets a weight for each example's loss: `L = (1/N) Σ w_i ℓ_i` under a mean. Set it before the loss. The
-            /// mean divides by the number of predictions `N`, not by the sum of the weights. Default 1 each. `commit`
-            /// or the loss reports a wrong number of weights.
+            /// mean divides by the number of predictions `N`, not by the sum of the weights. Default 1 each. The loss
+            /// reports a wrong number of weights.
             pub fn weights(&mut self, weights: &[f32]) -> &mut Self {
                 self.core.check_setting("weights");
                 self.core.weighing.weights = Some(weights.to_vec());

@@ -4,7 +4,7 @@ use super::error::RecordError;
 use super::message::{Gradients, LayerGradients};
 use super::outputs::Outputs;
 use super::pass_core::PassCore;
-use crate::taps::{host, FoldedGradients};
+use crate::taps::{read_f32, FoldedGradients};
 use candle_core::{DType, Device, Tensor, Var};
 use gradlog_kernels::simd::squared_norm;
 
@@ -48,7 +48,7 @@ impl PassCore<'_> {
                 let Some(grad) = grads.get(variable.as_tensor()) else {
                     continue;
                 };
-                let (grad, fold) = (host(grad)?, fold.get());
+                let (grad, fold) = (read_f32(grad)?, fold.get());
                 let m = fold.outputs();
                 folded.squared_norms[i] = squared_norm(&grad);
                 fold.add(0, &grad, &mut folded.sketches[i * m..(i + 1) * m]);

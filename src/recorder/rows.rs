@@ -4,7 +4,7 @@
 use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::sketcher::LayerSketcher;
 use super::vector_rows::VectorRows;
-use crate::taps::{add, fold_uses, on_host, with_slice, FoldedGradients, PerExample, SharedFold};
+use crate::taps::{add, fold_uses, move_to_host, with_slice, FoldedGradients, PerExample, SharedFold};
 use candle_core::{Device, Result, Tensor};
 use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey};
 use gradlog_format::sketch::{rotate, Encoding, Form, Projection, SketchConfig};
@@ -274,7 +274,7 @@ impl RowMaker {
         let fold = || self.layers[number].fold.get();
         Ok(match gradients {
             Gradients::Factored { input, delta } => {
-                HostGradients::Factored { input: on_host(&input)?, delta: on_host(&delta)? }
+                HostGradients::Factored { input: move_to_host(&input)?, delta: move_to_host(&delta)? }
             }
             Gradients::Folded(folded) => HostGradients::Folded(folded),
             Gradients::Uses { layer, uses } => {

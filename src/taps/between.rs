@@ -5,7 +5,7 @@
 //! record.
 
 use super::fused::{cpu_f32, slice, with_slice};
-use super::parallel::for_rows;
+use super::parallel::share_rows;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 /// With this many numbers it pays to wake a thread for an element-wise pass.
@@ -80,7 +80,7 @@ impl CustomOp1 for Relu {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice(x, layout)?;
         let mut y = vec![0f32; x.len()];
-        for_rows(&mut y, STRETCH, |first, y| {
+        share_rows(&mut y, STRETCH, |first, y| {
             let x = &x[first * STRETCH..];
             y.iter_mut().zip(x).for_each(|(y, x)| *y = x.max(0.0));
         });
@@ -91,7 +91,7 @@ impl CustomOp1 for Relu {
         let mut out = vec![0f32; x.elem_count()];
         with_slice(grad, |g| {
             with_slice(x, |x| {
-                for_rows(&mut out, STRETCH, |first, out| {
+                share_rows(&mut out, STRETCH, |first, out| {
                     let from = first * STRETCH;
                     for ((out, x), g) in out.iter_mut().zip(&x[from..]).zip(&g[from..]) {
                         // A product, as in candle, so that a gradient that is not finite stays not finite.
@@ -175,7 +175,7 @@ impl CustomOp1 for MaxPool {
         let (batch, channels, _, _) = layout.shape().dims4()?;
         let x = slice(x, layout)?;
         let mut y = vec![0f32; batch * channels * windows.output_len()];
-        for_rows(&mut y, windows.output_len(), |first, y| {
+        share_rows(&mut y, windows.output_len(), |first, y| {
             let images = x[first * windows.input_len()..].chunks_exact(windows.input_len());
             for (y, image) in y.chunks_exact_mut(windows.output_len()).zip(images) {
                 windows.for_each(|window, from| y[window] = windows.largest(image, from));
@@ -189,7 +189,7 @@ impl CustomOp1 for MaxPool {
         let area = (windows.kernel * windows.kernel) as f32;
         let mut out = vec![0f32; x.elem_count()];
         with_slices([x, y, grad], |[x, y, g]| {
-            for_rows(&mut out, windows.input_len(), |first, out| {
+            share_rows(&mut out, windows.input_len(), |first, out| {
                 let images = x[first * windows.input_len()..].chunks_exact(windows.input_len());
                 let ys = y[first * windows.output_len()..].chunks_exact(windows.output_len());
                 let gs = g[first * windows.output_len()..].chunks_exact(windows.output_len());

@@ -7,8 +7,8 @@
 use super::catch::Catch;
 use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
 use super::gradient::PerExample;
-use super::gradient::{host, sum_and_fold};
-use super::parallel::for_rows;
+use super::gradient::{read_f32, sum_and_fold};
+use super::parallel::share_rows;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::Tap;
 use candle_core::{bail, CpuStorage, Device, Module, Result, Shape, Tensor};
@@ -172,7 +172,7 @@ impl Geometry {
     fn forward(&self, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
         let per_example = self.groups * self.group_output();
         let mut y = vec![0f32; self.batch * per_example];
-        for_rows(&mut y, per_example, |first, out| {
+        share_rows(&mut y, per_example, |first, out| {
             let mut patches = vec![0f32; self.patch() * self.positions()];
             for (offset, out) in out.chunks_exact_mut(self.group_output()).enumerate() {
                 let place = first * self.groups + offset;
@@ -193,7 +193,7 @@ impl Geometry {
     fn input_gradient(&self, w: &[f32], g: &[f32]) -> Vec<f32> {
         let per_example = self.groups * self.group_input();
         let mut out = vec![0f32; self.batch * per_example];
-        for_rows(&mut out, per_example, |first, out| {
+        share_rows(&mut out, per_example, |first, out| {
             let mut patches = vec![0f32; self.patch() * self.positions()];
             for (offset, image) in out.chunks_exact_mut(self.group_input()).enumerate() {
                 let place = first * self.groups + offset;
@@ -287,7 +287,7 @@ fn fused_forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, settings: S
 fn per_example(geometry: Geometry, x: &Tensor, delta: &Tensor, bias: bool) -> Result<PerExample> {
     let (patch, positions) = (geometry.patch(), geometry.positions());
     let places = geometry.batch * geometry.groups;
-    let image = host(x)?;
+    let image = read_f32(x)?;
     let mut patches = vec![0f32; places * patch * positions];
     for (image, patches) in image.chunks_exact(geometry.group_input()).zip(patches.chunks_exact_mut(patch * positions))
     {
@@ -295,7 +295,7 @@ fn per_example(geometry: Geometry, x: &Tensor, delta: &Tensor, bias: bool) -> Re
     }
     let inputs = Tensor::from_vec(patches, (geometry.batch, geometry.groups, patch, positions), &Device::Cpu)?;
     let deltas =
-        Tensor::from_vec(host(delta)?, (geometry.batch, geometry.groups, geometry.outputs, positions), &Device::Cpu)?;
+        Tensor::from_vec(read_f32(delta)?, (geometry.batch, geometry.groups, geometry.outputs, positions), &Device::Cpu)?;
     Ok(PerExample::Outer { inputs: inputs.transpose(2, 3)?, deltas: deltas.transpose(2, 3)?, bias })
 }
 

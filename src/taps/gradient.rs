@@ -1,59 +1,61 @@
-//! Per-example gradients: from (input, output gradient) to sums, norms and folded sketches.
+//! Per-example gradients: turns inputs and output gradients into sums, norms and folded sketches.
 
 use super::fused::with_slice;
-use super::parallel::{self, threads};
+use super::parallel::{self, count_threads};
 use candle_core::{bail, DType, Device, Result, Tensor};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use gradlog_kernels::simd::{squared_norm, vectorized};
 
-/// The gradient of each example's loss by the parameters of one layer.
+/// The gradient of each example's loss by the parameters of one layer. Tensors may have any float dtype and device; the
+/// recorder converts them to f32.
 ///
-/// Several uses of a layer in one pass add up.
+/// The gradients of several uses of a layer in one pass add.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum PerExample {
-    /// `G_i = Σ_t δ_it ⊗ a_it`, and `Σ_t δ_it` behind it where `bias` is set: linear layers, and convolutions with patches as
-    /// positions. Laid out `[groups, outputs, inputs]` row-major, then the bias.
+    /// `G_i = Σ_t δ_it ⊗ a_it`, followed by `Σ_t δ_it` if `bias` is set. For linear layers, and for convolutions with
+    /// patches as positions. The layout is `[groups, outputs, inputs]`, row-major, then the bias.
     Outer {
         /// `a`: `[batch, positions, inputs]`, or `[batch, groups, positions, inputs]`.
         inputs: Tensor,
         /// `δ`: `[batch, positions, outputs]`, or `[batch, groups, positions, outputs]`.
         deltas: Tensor,
-        /// Whether `Σ_t δ_it` follows.
+        /// Whether `Σ_t δ_it` follows as the bias's gradient.
         bias: bool,
     },
-    /// `δ_it` added to row `id_it` of a table: embeddings. Laid out `[rows, width]`.
+    /// `δ_it` is added to row `id_it` of a table. For embeddings. The layout is `[rows, width]`, row-major.
     Rows {
         /// `id`: `[batch, positions]`, integers.
         ids: Tensor,
         /// `δ`: `[batch, positions, width]`.
         deltas: Tensor,
-        /// Rows of the table.
+        /// Number of rows of the table.
         rows: usize,
     },
-    /// The gradient itself: `[batch, parameters]`.
+    /// The gradient itself: `[batch, parameters]`, in the order of
+    /// [`LayerSpec::parameters`](super::LayerSpec::parameters).
     Dense(Tensor),
 }
 
-/// The gradients of one layer for a batch, folded.
+/// The folded gradients of one layer for a batch.
 #[derive(Debug, Clone)]
 pub(crate) struct FoldedGradients {
-    /// `[batch, fold.outputs]`, or empty where they were added to the pass's shared rows.
+    /// `[batch, fold.outputs]`, or empty if they were added to the pass's shared rows.
     pub sketches: Vec<f32>,
     /// `‖G_i‖²`, exact.
     pub squared_norms: Vec<f32>,
 }
 
-/// Numbers of a gradient that are summed, squared and folded in one go: they stay in the first-level cache meanwhile.
+/// Number of elements that are summed, squared and folded at a time. They stay in the first-level cache.
 const PIECE: usize = 2048;
 
-/// Makes each example's gradient with `fill` and returns their sum and, with a `fold`, their squared norms; their sketches are
-/// added to the rows behind the `fold`.
+/// Makes each example's gradient with `fill`. Returns their sum and, with a `fold`, their squared norms. The sketches
+/// are added to the rows of `fold`.
 ///
-/// `fill(scratch, example, gradient)` writes the whole gradient of one example, `parameters` numbers. Examples are shared
-/// out in contiguous stretches to as many workers as there are threads, each with a `scratch` and a gradient that stay in
-/// its cache: the gradient is made once and read from there for the sum, the norm and the fold.
+/// `fill(scratch, example, gradient)` writes the whole gradient of one example, `parameters` elements. Each thread gets
+/// one contiguous stretch of the examples, a `scratch` and a gradient buffer that stay in its cache. So a gradient is
+/// made once, and sum, norm and fold read it from the cache.
 pub(super) fn sum_and_fold<S>(
     batch: usize,
     parameters: usize,
@@ -63,7 +65,7 @@ pub(super) fn sum_and_fold<S>(
 ) -> (Vec<f32>, Vec<f32>) {
     let (fold, mut rest) = fold.map_or((None, &mut [][..]), |(fold, rows)| (Some(fold), rows));
     let m = fold.map_or(0, Fold::outputs);
-    let stretch = batch.div_ceil(threads()).max(1);
+    let stretch = batch.div_ceil(count_threads()).max(1);
     let mut squared_norms = vec![0f32; batch];
     let work = |first: usize, sketches: &mut [f32], norms: &mut [f32]| {
         let mut sum = vec![0f32; parameters];
@@ -109,8 +111,8 @@ pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
     );
 }
 
-/// Folds the gradients of all uses of a layer in a pass. This is the way for everything that no fused op folded already:
-/// layers used several times, other devices and dtypes, layers of the user's own.
+/// Folds the gradients of all uses of a layer in a pass. This serves what no fused op has folded: layers that are used
+/// several times, other devices and dtypes, and the user's own layers.
 pub(crate) fn fold_uses(uses: &[PerExample], fold: &Fold, batch: usize) -> Result<FoldedGradients> {
     let parameters = fold.inputs();
     let mut sketches = vec![0f32; batch * fold.outputs()];
@@ -133,17 +135,17 @@ pub(crate) fn fold_uses(uses: &[PerExample], fold: &Fold, batch: usize) -> Resul
     Ok(FoldedGradients { sketches, squared_norms })
 }
 
-/// The f32 numbers of a tensor on any device.
-pub(crate) fn host(tensor: &Tensor) -> Result<Vec<f32>> {
-    with_slice(&on_host(tensor)?, |values| Ok(values.to_vec()))
+/// Copies the elements of a tensor on any device as f32.
+pub(crate) fn read_f32(tensor: &Tensor) -> Result<Vec<f32>> {
+    with_slice(&move_to_host(tensor)?, |values| Ok(values.to_vec()))
 }
 
-/// The tensor in main memory, contiguous and in f32: itself, if it is that already.
-pub(crate) fn on_host(tensor: &Tensor) -> Result<Tensor> {
+/// Moves the tensor to main memory, contiguous and as f32. It returns the tensor itself if it is that already.
+pub(crate) fn move_to_host(tensor: &Tensor) -> Result<Tensor> {
     tensor.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()
 }
 
-/// One use's gradients in main memory.
+/// The gradients of one use, in main memory.
 enum HostUse {
     Outer { a: Vec<f32>, d: Vec<f32>, groups: usize, positions: usize, inputs: usize, outputs: usize, bias: bool },
     Dense { values: Vec<f32>, parameters: usize },
@@ -153,22 +155,22 @@ impl HostUse {
     fn new(one: &PerExample, batch: usize, parameters: usize) -> Result<Self> {
         let made = match one {
             PerExample::Outer { inputs, deltas, bias } => {
-                let (ab, groups, positions, i) = with_groups(inputs)?;
-                let (db, dg, dp, o) = with_groups(deltas)?;
+                let (ab, groups, positions, i) = read_dimensions(inputs)?;
+                let (db, dg, dp, o) = read_dimensions(deltas)?;
                 if (ab, groups, positions) != (db, dg, dp) || ab != batch {
                     bail!(
-                        "per-example gradients of inputs {:?} and output gradients {:?} for a batch of {batch}",
+                        "per-example gradients with inputs {:?} and output gradients {:?} do not fit a batch of {batch}",
                         inputs.shape(),
                         deltas.shape()
                     );
                 }
                 let found = groups * o * (i + usize::from(*bias));
                 if found != parameters {
-                    bail!("per-example gradients of {found} numbers for a layer of {parameters}");
+                    bail!("per-example gradients of {found} elements do not fit a layer of {parameters} parameters");
                 }
                 Self::Outer {
-                    a: host(inputs)?,
-                    d: host(deltas)?,
+                    a: read_f32(inputs)?,
+                    d: read_f32(deltas)?,
                     groups,
                     positions,
                     inputs: i,
@@ -179,13 +181,13 @@ impl HostUse {
             PerExample::Dense(values) => {
                 if values.dims() != [batch, parameters] {
                     bail!(
-                        "per-example gradients of shape {:?} for a batch of {batch} and {parameters} parameters",
+                        "per-example gradients of shape {:?} do not fit a batch of {batch} and {parameters} parameters",
                         values.shape()
                     );
                 }
-                Self::Dense { values: host(values)?, parameters }
+                Self::Dense { values: read_f32(values)?, parameters }
             }
-            PerExample::Rows { .. } => bail!("a layer gives either rows or whole gradients, not both"),
+            PerExample::Rows { .. } => bail!("`per_example` must return either rows or whole gradients for all uses of a layer"),
         };
         Ok(made)
     }
@@ -219,32 +221,33 @@ pub(super) fn add_rows(values: &[f32], sum: &mut [f32]) {
     }
 }
 
-fn with_groups(tensor: &Tensor) -> Result<(usize, usize, usize, usize)> {
+fn read_dimensions(tensor: &Tensor) -> Result<(usize, usize, usize, usize)> {
     match *tensor.dims() {
         [batch, positions, width] => Ok((batch, 1, positions, width)),
         [batch, groups, positions, width] => Ok((batch, groups, positions, width)),
-        _ => bail!("per-example factors need 3 or 4 dimensions, not {:?}", tensor.shape()),
+        _ => bail!("per-example factors must have 3 or 4 dimensions, not the shape {:?}", tensor.shape()),
     }
 }
 
-/// Tables are long and an example touches few of their rows: the rows it touches are summed by id, and only they are folded.
+/// A table is long, and an example touches few of its rows. So the touched rows are summed by id, and only they are
+/// folded.
 fn fold_rows(uses: &[PerExample], fold: &Fold, sketches: &mut [f32], squared_norms: &mut [f32]) -> Result<()> {
     let m = fold.outputs();
     let batch = squared_norms.len();
     let mut parts = Vec::with_capacity(uses.len());
     for one in uses {
         let PerExample::Rows { ids, deltas, rows } = one else {
-            bail!("a layer gives either rows or whole gradients, not both");
+            bail!("`per_example` must return either rows or whole gradients for all uses of a layer");
         };
         let (found, positions, width) = deltas.dims3()?;
         if found != batch || ids.dims() != [batch, positions] || rows * width != fold.inputs() {
-            bail!("rows of shape {:?} at ids {:?} for a batch of {batch}", deltas.shape(), ids.shape());
+            bail!("rows of shape {:?} at ids of shape {:?} do not fit a batch of {batch}", deltas.shape(), ids.shape());
         }
         let ids = ids.to_device(&Device::Cpu)?.to_dtype(DType::U32)?.flatten_all()?.to_vec1::<u32>()?;
         if let Some(id) = ids.iter().find(|id| **id as usize >= *rows) {
-            bail!("row {id} of a table of {rows}");
+            bail!("row {id} is outside a table of {rows} rows");
         }
-        parts.push((ids, host(deltas)?, positions, width));
+        parts.push((ids, read_f32(deltas)?, positions, width));
     }
     for (example, (sketch, norm)) in sketches.chunks_exact_mut(m).zip(squared_norms).enumerate() {
         let mut touched: Vec<(u32, &[f32])> = Vec::new();

@@ -1,22 +1,22 @@
-//! `GroupNorm` by candle's own ops, which are differentiable. Wu and He 2018.
+//! `GroupNorm` with candle's own ops, which are differentiable. Wu and He 2018.
 
-use super::gradient::host;
+use super::gradient::read_f32;
 use super::gradient::PerExample;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::Tap;
 use candle_core::{bail, Device, Module, Result, Tensor};
 use candle_nn::GroupNorm;
 
-/// What a per-example gradient needs to know of the layer.
+/// The settings that a per-example gradient needs.
 struct Settings {
     eps: f64,
     channels: usize,
     groups: usize,
 }
 
-/// candle_nn 0.11 gives no access to a `GroupNorm`'s settings, but its `Debug` prints them. They are read from there once,
-/// when the layer is tapped; should the text ever change, that is an error then and not a wrong number later.
-fn settings(layer: &GroupNorm) -> std::result::Result<Settings, String> {
+/// candle_nn 0.11 gives no access to a `GroupNorm`'s settings, but its `Debug` prints them. They are read from there
+/// once, when the layer is tapped. If the text ever changes, tapping fails, and no wrong number follows.
+fn read_settings(layer: &GroupNorm) -> std::result::Result<Settings, String> {
     let text = format!("{layer:?}");
     let field = |name: &str| {
         let start = text.rfind(&format!("{name}: "))? + name.len() + 2;
@@ -30,15 +30,15 @@ fn settings(layer: &GroupNorm) -> std::result::Result<Settings, String> {
         })
     };
     read().ok_or_else(|| {
-        "this candle_nn does not say what a GroupNorm's settings are: leave the layer untapped, or implement gradlog's `Tap` \
-         for a wrapper that knows them"
+        "the settings of a GroupNorm cannot be read in this version of candle_nn: leave the layer untapped, or implement \
+         gradlog's `Tap` for a wrapper that has them"
             .into()
     })
 }
 
 impl Tap for GroupNorm {
     fn spec(&self) -> std::result::Result<LayerSpec, String> {
-        let channels = settings(self)?.channels;
+        let channels = read_settings(self)?.channels;
         let parameter = |name: &str| Parameter::hidden(name, channels);
         Ok(LayerSpec {
             kind: "group_norm",
@@ -58,11 +58,11 @@ impl Tap for GroupNorm {
 
     /// `Σ_t δ_ct x̂_ct` for each channel c, then `Σ_t δ_ct`.
     fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
-        let Settings { eps, channels, groups } = settings(self).map_err(candle_core::Error::msg)?;
+        let Settings { eps, channels, groups } = read_settings(self).map_err(candle_core::Error::msg)?;
         let Some(&batch) = x.dims().first() else {
-            bail!("a GroupNorm takes an input of three dimensions or more, not {:?}", x.shape());
+            bail!("a GroupNorm takes an input of three dimensions or more, not the shape {:?}", x.shape());
         };
-        let (xs, g) = (host(x)?, host(delta)?);
+        let (xs, g) = (read_f32(x)?, read_f32(delta)?);
         let positions = xs.len() / (batch * channels).max(1);
         let group = channels / groups * positions;
         let mut out = vec![0f32; batch * 2 * channels];

@@ -1,7 +1,7 @@
 //! `Linear` as one op, `(x, W, b) -> x Wᵀ + b`, with its own backward.
 //!
-//! candle_nn's takes a transposed view of the weight through matmul, whose backward then adds a strided gradient as large
-//! as the weight, and a broadcast add for the bias. Here each gradient is made once, in its own layout.
+//! candle_nn's `Linear` multiplies by a transposed view of the weight. Its backward then adds a strided gradient as
+//! large as the weight, and the bias takes a broadcast add. Here each gradient is made once, in its own layout.
 
 use super::catch::Catch;
 use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
@@ -45,7 +45,7 @@ impl Tap for Linear {
         let positions = |t: &Tensor| match *t.dims() {
             [batch, width] => t.reshape((batch, 1, width)),
             [batch, .., width] => t.contiguous()?.reshape((batch, (), width)),
-            _ => bail!("a linear layer's tensors have two dimensions or more, not {:?}", t.shape()),
+            _ => bail!("a linear layer's tensors must have two dimensions or more, not the shape {:?}", t.shape()),
         };
         Ok(PerExample::Outer { inputs: positions(x)?, deltas: positions(delta)?, bias: self.bias().is_some() })
     }
@@ -81,7 +81,7 @@ impl FusedLayer for LinearOp {
         let positions = rows / batch;
         let device = x.device();
         let grad = grad.contiguous()?;
-        // One position per example: the two factors are the gradient, and keeping them costs nothing.
+        // With one position per example the two factors are the gradient, and keeping them costs nothing.
         let fold = if positions == 1 { None } else { self.catch.find_fold() };
         if fold.is_none() {
             self.catch.keep_use(x, &grad);

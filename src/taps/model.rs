@@ -1,4 +1,4 @@
-//! The taps of one model: where layers are registered and passes are armed.
+//! The taps of one model: registers layers and arms passes.
 
 use super::catch::Passes;
 use super::registry::{Presence, Registered, Registry};
@@ -11,21 +11,21 @@ use candle_nn::VarMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The taps of one model: hand each layer to [`Taps::tap`] where it is built, and the whole to the recorder.
+/// The taps of one model. Give each layer to [`Taps::tap`] where it is built, and the taps to the recorder.
 ///
-/// Cheap to clone; clones are the same taps.
+/// Cloning is cheap. Clones are handles to the same taps. One recorder at a time can hold them.
 #[derive(Clone, Default)]
 pub struct Taps {
     shared: Arc<Shared>,
 }
 
-/// The classifier of a model that is not tapped, for [`Taps::last_layer`].
+/// The linear classifier of a model that is not tapped, for [`Taps::last_layer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LastLayer {
-    /// Width of the features that enter it.
+    /// Width of the input features.
     pub inputs: usize,
-    /// Width of its output: the number of classes.
+    /// Width of the output: the number of classes.
     pub outputs: usize,
     /// Whether it has a bias.
     pub bias: bool,
@@ -33,11 +33,13 @@ pub struct LastLayer {
 
 impl LastLayer {
     /// A linear layer with a bias.
+    #[must_use]
     pub fn new(inputs: usize, outputs: usize) -> Self {
         Self { inputs, outputs, bias: true }
     }
 
-    /// The same layer without a bias.
+    /// Removes the bias.
+    #[must_use]
     pub fn without_bias(self) -> Self {
         Self { bias: false, ..self }
     }
@@ -45,18 +47,18 @@ impl LastLayer {
 
 #[derive(Default)]
 struct Shared {
-    /// Number of the pass that is armed, 0 for none. Passes are counted from 1 and never reused.
+    /// Number of the armed pass, 0 for none. Numbers start at 1 and are never used again.
     armed: AtomicU64,
-    /// How many passes there have been, over all recorders.
+    /// Number of passes so far, over all recorders.
     passes: AtomicU64,
-    /// Whether a recorder holds these taps: two at a time would catch each other's gradients.
+    /// Whether a recorder holds these taps. Two at a time would catch each other's gradients.
     held: AtomicBool,
     registry: Mutex<Registry>,
 }
 
 impl Shared {
     fn registry(&self) -> MutexGuard<'_, Registry> {
-        // The registry is only ever appended to, so it is whole even if a thread died holding it.
+        // The registry only grows, so it is whole even if a thread panicked while it held the lock.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,32 +87,33 @@ impl std::fmt::Debug for Taps {
 }
 
 impl Taps {
-    /// No taps yet. A recorder made with none records losses and predictions only.
+    /// Makes an empty set of taps. A recorder with no taps records only losses and predictions.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Taps `layer` under `name` and gives it back, wrapped.
+    /// Taps `layer` under `name` and returns it, wrapped.
     ///
-    /// A layer that cannot be recorded (`BatchNorm`) and a name that is taken are refused when the recorder is created,
-    /// so that this stays one expression in a model's constructor.
+    /// [`Recorder::create`](crate::Recorder::create) reports a layer that cannot be recorded (`BatchNorm`) and a name
+    /// that is used twice. So this call cannot fail, and stays one expression in a model's constructor.
     pub fn tap<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
         self.register(name.into(), layer, Presence::Required)
     }
 
-    /// As [`Taps::tap`], for a layer that a pass may leave out: its gradient is then zero.
-    /// Without this, a layer that a pass did not reach is an error.
+    /// As [`Taps::tap`], for a layer that a pass may leave out. Its gradient is zero in such a pass. A layer tapped
+    /// with [`Taps::tap`] is an error if a pass does not reach it.
     ///
-    /// A linear layer of which the first pass makes no use is taken for one that sees one position an example. If it turns out to see
-    /// several, visits before its first use are in another form than those after it, and analyses leave them out and say so.
+    /// A linear layer that the first pass leaves out is assumed to have one position per example. If it later has
+    /// several, its earlier rows have another form than its later ones. The analysis leaves them out and says so.
     pub fn tap_optional<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
         self.register(name.into(), layer, Presence::Optional)
     }
 
-    /// Declares the classifier of a model that is not tapped: a linear layer of `layer.inputs` features and `layer.outputs` classes.
+    /// Declares the classifier of a model that is not tapped: a linear layer with `layer.inputs` features and
+    /// `layer.outputs` classes.
     ///
-    /// Hand the features that enter it to [`Pass::features`](crate::Pass::features) in each pass. The gradient of its output follows
-    /// in closed form from the loss, so this records the last layer's gradients of any model.
+    /// Give its input features to [`Pass::features`](crate::Pass::features) in each pass. The gradient of its output
+    /// follows in closed form from the loss. So this records the last layer's gradients of any model.
     ///
     /// ```
     /// use gradlog::taps::{LastLayer, Taps};
@@ -127,18 +130,20 @@ impl Taps {
         let spec = LayerSpec::factored("last layer", parameters, inputs, outputs);
         let mut registry = self.registry();
         if registry.layers.iter().any(|other| other.layer.is_none()) {
-            registry.problems.push("a model has one last layer: `last_layer` was called twice".into());
+            registry.problems.push("`last_layer` was called twice: declare one last layer".into());
         }
         registry.add(name.into(), spec, Arc::new(Slot::default()), None, Presence::Required);
     }
 
-    /// Declares all variables of the model, so that the run can say which of them it does not cover and how large they are.
+    /// Declares all variables of the model. The run then states which of them it does not cover, and how large they
+    /// are.
     pub fn model(&self, variables: &VarMap) {
         let named = named_variables(variables);
         self.registry().model = Some(named.iter().map(|(n, v)| (n.clone(), v.shape().clone(), v.id())).collect());
     }
 
-    /// Declares the variables of a model that cannot be tapped: every one becomes a layer, which [`Pass::per_example`](crate::Pass::per_example) fills.
+    /// Declares the variables of a model that cannot be tapped. Each variable becomes a layer, and
+    /// [`Pass::per_example`](crate::Pass::per_example) records its gradients.
     pub fn variables(&self, variables: &VarMap) {
         let named = named_variables(variables);
         let mut registry = self.registry();
@@ -167,18 +172,18 @@ impl Taps {
         self.shared.registry()
     }
 
-    /// Takes the taps for one recorder; `false` if another has them.
+    /// Takes the taps for one recorder. Returns `false` if another recorder holds them.
     pub(crate) fn acquire(&self) -> bool {
         !self.shared.held.swap(true, Ordering::AcqRel)
     }
 
-    /// Lets another recorder have the taps.
+    /// Releases the taps for another recorder.
     pub(crate) fn release(&self) {
         self.disarm();
         self.shared.held.store(false, Ordering::Release);
     }
 
-    /// Arms the taps for a pass with a number that no pass had before.
+    /// Arms the taps for a pass with a new number.
     pub(crate) fn arm_next(&self) -> u64 {
         let pass = self.shared.passes.fetch_add(1, Ordering::Relaxed) + 1;
         self.shared.armed.store(pass, Ordering::Release);
@@ -190,15 +195,10 @@ impl Taps {
     }
 }
 
-/// The map's variables by name, in the order of the names: a `VarMap` itself has none.
+/// The variables of the map, sorted by name: a `VarMap` has no order.
 pub(crate) fn named_variables(variables: &VarMap) -> Vec<(String, Var)> {
     let data = variables.data().lock().unwrap_or_else(PoisonError::into_inner);
     let mut named: Vec<_> = data.iter().map(|(name, var)| (name.clone(), var.clone())).collect();
     named.sort_by(|a, b| a.0.cmp(&b.0));
     named
 }
-
-const _: () = {
-    const fn shareable<T: Send + Sync>() {}
-    shareable::<Taps>();
-};

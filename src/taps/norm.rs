@@ -7,8 +7,8 @@
 use super::catch::Catch;
 use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
 use super::gradient::PerExample;
-use super::gradient::{host, sum_and_fold};
-use super::parallel::for_rows;
+use super::gradient::{read_f32, sum_and_fold};
+use super::parallel::share_rows;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::Tap;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor, D};
@@ -105,7 +105,7 @@ impl Kernel {
     fn forward(&self, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
         let width = w.len();
         let mut y = vec![0f32; x.len()];
-        for_rows(&mut y, width, |first, y| {
+        share_rows(&mut y, width, |first, y| {
             for (y, x) in y.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width)) {
                 let (mean, rstd) = self.moments(x);
                 for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
@@ -125,7 +125,7 @@ impl Kernel {
     fn input_gradient(&self, x: &[f32], w: &[f32], g: &[f32]) -> Vec<f32> {
         let width = w.len();
         let mut out = vec![0f32; x.len()];
-        for_rows(&mut out, width, |first, out| {
+        share_rows(&mut out, width, |first, out| {
             let (x, g) = (&x[first * width..], &g[first * width..]);
             for (out, (x, g)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width).zip(g.chunks_exact(width))) {
                 let (mean, rstd) = self.moments(x);
@@ -174,7 +174,7 @@ fn per_example(x: &Tensor, delta: &Tensor, kernel: Kernel, bias: bool) -> Result
         bail!("a norm's input must have the batch as its first dimension, not the shape {:?}", x.shape());
     };
     let parameters = width * (1 + usize::from(bias));
-    let (xs, g) = (host(x)?, host(delta)?);
+    let (xs, g) = (read_f32(x)?, read_f32(delta)?);
     let own = xs.len() / batch.max(1);
     let mut out = vec![0f32; batch * parameters];
     for (example, out) in out.chunks_exact_mut(parameters).enumerate() {

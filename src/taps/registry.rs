@@ -1,4 +1,4 @@
-//! The layers that the recorder knows of, and what is refused about them.
+//! The layers that the recorder knows, and the reasons to refuse some.
 
 use super::slot::Slot;
 use super::spec::{LayerSpec, Parameter};
@@ -15,17 +15,17 @@ pub(crate) struct Registry {
     pub problems: Vec<String>,
 }
 
-/// A layer that the recorder knows of.
+/// A layer that the recorder knows.
 #[derive(Clone)]
 pub(crate) struct Registered {
     pub name: String,
     pub spec: LayerSpec,
     pub slot: Arc<Slot>,
-    /// `None` for the last layer of a model that is not tapped: its factors come from the caller.
+    /// `None` for the last layer of a model that is not tapped. The caller gives its factors.
     pub layer: Option<Arc<dyn Tap>>,
     /// Whether a pass may leave the layer out.
     pub presence: Presence,
-    /// The first layer with the same weight, if two or more have it: this one's own number for the first.
+    /// The first layer with the same weight, if several have it. For the first one this is its own number.
     pub tied: Option<usize>,
 }
 
@@ -48,44 +48,44 @@ impl Registry {
     ) {
         if self.layers.iter().any(|other| other.name == name) {
             self.problems.push(format!(
-                "two layers are tapped as `{name}`: give each its own name (a layer that is used twice is tapped once)"
+                "two layers are tapped as `{name}`: give each its own name, and tap a layer that is used twice only once"
             ));
             return;
         }
         if self.layers.len() >= usize::from(u16::MAX) {
-            self.problems.push(format!("layer `{name}`: a run holds at most 65,535 layers"));
+            self.problems.push(format!("layer `{name}` is one too many: a run holds at most 65,535 layers"));
             return;
         }
         if let Some(frozen) = spec.parameters.iter().find(|parameter| !parameter.trained) {
             self.problems.push(format!(
-                "layer `{name}`: its {} is not a variable, so nothing trains it and it has no gradient: leave the layer untapped, or \
-                 tap a layer of your own that declares only what is trained",
+                "layer `{name}`: its {} is not a variable, so it is not trained and has no gradient: leave the layer untapped, or \
+                 tap your own layer that declares only trained parameters",
                 frozen.name
             ));
             return;
         }
-        if let Some((other, what)) = self.half_shared(&spec) {
+        if let Some((other, what)) = self.find_partial_sharing(&spec) {
             self.problems.push(format!(
-                "layers `{other}` and `{name}` share {what}: gradients of such layers cannot be told from each other; share all \
-                 parameters or the weight alone, with at most one bias, or leave one of the layers untapped"
+                "layers `{other}` and `{name}` share {what}, so their gradients cannot be separated: share all \
+                 parameters, or only the weight with at most one bias, or leave one of the layers untapped"
             ));
             return;
         }
-        self.tie(&spec);
+        self.mark_tied(&spec);
         let number = self.layers.len();
-        let tied = self.first_with(&spec).filter(|first| *first < number);
+        let tied = self.find_first(&spec).filter(|first| *first < number);
         self.layers.push(Registered { name, spec, slot, layer, presence, tied });
     }
 
-    /// The number of the first layer whose first parameter is that of `spec`.
-    fn first_with(&self, spec: &LayerSpec) -> Option<usize> {
+    /// The number of the first layer with the same first parameter as `spec`.
+    fn find_first(&self, spec: &LayerSpec) -> Option<usize> {
         let id = spec.parameters.first()?.id?;
         self.layers.iter().position(|layer| layer.spec.parameters.first().and_then(|p| p.id) == Some(id))
     }
 
-    /// An earlier layer that shares a parameter with `spec` in a way that a sum of whole layers' gradients does not describe, and
-    /// what it shares.
-    fn half_shared(&self, spec: &LayerSpec) -> Option<(&str, String)> {
+    /// Finds an earlier layer that shares a parameter with `spec` such that a sum of whole layers' gradients is not the
+    /// gradient. Returns its name and the shared parameter.
+    fn find_partial_sharing(&self, spec: &LayerSpec) -> Option<(&str, String)> {
         self.layers.iter().find_map(|layer| {
             let (ours, theirs) = (&spec.parameters, &layer.spec.parameters);
             let same = |a: &Parameter, b: &Parameter| a.id.is_some() && a.id == b.id;
@@ -98,10 +98,10 @@ impl Registry {
         })
     }
 
-    /// Marks an earlier layer with the same first parameter as tied. The two gradients are gradients of one tensor and have to
-    /// be added: they share a seed, and coordinates, since the shapes are one shape.
-    fn tie(&mut self, spec: &LayerSpec) {
-        if let Some(first) = self.first_with(spec) {
+    /// Marks an earlier layer with the same first parameter as tied. The two gradients belong to one tensor and are
+    /// added. They share a seed, and coordinates, because their shapes are equal.
+    fn mark_tied(&mut self, spec: &LayerSpec) {
+        if let Some(first) = self.find_first(spec) {
             self.layers[first].tied = Some(first);
         }
     }

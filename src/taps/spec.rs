@@ -1,35 +1,36 @@
-//! What a layer is: its kind, its parameters, the form of its gradient.
+//! The description of a layer: its kind, its parameters, and the form of its gradient.
 
 use candle_core::{Shape, Tensor, TensorId};
 
-/// What a layer is.
+/// The description of a layer, which [`Tap::spec`](super::Tap::spec) returns.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LayerSpec {
     /// The kind in one word: `linear`, `conv2d`, ...
     pub kind: &'static str,
-    /// The layer's parameters, in the order in which [`Tap::per_example`](super::Tap::per_example) lays out their gradients.
+    /// The layer's parameters. [`Tap::per_example`](super::Tap::per_example) lays out their gradients in this order.
     pub parameters: Vec<Parameter>,
-    /// Widths of the two factors of the gradient, `(inputs, outputs)`, where one position makes it a rank-one matrix.
+    /// The widths `(inputs, outputs)` of the two factors of the gradient, if the gradient for one position is their
+    /// outer product.
     pub factors: Option<(usize, usize)>,
-    /// Whether the input factor has a 1 appended, for a bias.
+    /// Whether the input factor gets a 1 appended, for a bias.
     pub bias: bool,
 }
 
 impl LayerSpec {
-    /// A layer whose gradient is recorded as a whole.
+    /// Describes a layer whose gradient is recorded as a whole.
     pub fn new(kind: &'static str, parameters: Vec<Parameter>) -> Self {
         Self { kind, parameters, factors: None, bias: false }
     }
 
-    /// A layer whose gradient is the outer product of an output gradient and an input, where an example has one position.
+    /// Describes a layer whose gradient for one position is the outer product of an output gradient and an input.
     ///
-    /// It has a bias if there is a parameter besides the weight.
+    /// The layer has a bias if `parameters` holds more than the weight.
     pub fn factored(kind: &'static str, parameters: Vec<Parameter>, inputs: usize, outputs: usize) -> Self {
         Self { kind, bias: parameters.len() > 1, parameters, factors: Some((inputs, outputs)) }
     }
 
-    /// How many numbers the layer's whole gradient has.
+    /// Number of elements of the layer's whole gradient.
     pub fn elements(&self) -> usize {
         self.parameters.iter().map(|p| p.shape.elem_count()).sum()
     }
@@ -39,23 +40,23 @@ impl LayerSpec {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Parameter {
-    /// Its name inside the layer: `weight`, `bias`, ...
+    /// The name inside the layer: `weight`, `bias`, ...
     pub name: String,
-    /// Its shape.
+    /// The shape.
     pub shape: Shape,
-    /// The tensor's identity, by which a variable of the model is recognized; `None` where the layer hides it.
+    /// The tensor's identity, which matches it to a variable of the model. `None` if the layer hides the tensor.
     pub id: Option<TensorId>,
-    /// Whether it is trained: a tensor that is no variable has no gradient.
+    /// Whether the parameter is trained. A tensor that is not a variable has no gradient.
     pub trained: bool,
 }
 
 impl Parameter {
-    /// The parameter that `tensor` holds.
+    /// Describes the parameter that `tensor` holds.
     pub fn new(name: &str, tensor: &Tensor) -> Self {
         Self { name: name.into(), shape: tensor.shape().clone(), id: Some(tensor.id()), trained: tensor.is_variable() }
     }
 
-    /// A parameter whose tensor cannot be reached.
+    /// Describes a trained parameter whose tensor cannot be reached.
     pub fn hidden(name: &str, shape: impl Into<Shape>) -> Self {
         Self { name: name.into(), shape: shape.into(), id: None, trained: true }
     }

@@ -1,4 +1,4 @@
-//! A layer that is tapped.
+//! A tapped layer.
 
 use super::catch::{Catch, Passes};
 use super::slot::Slot;
@@ -6,10 +6,10 @@ use super::tap::Tap;
 use candle_core::{Module, Result, Tensor};
 use std::sync::Arc;
 
-/// A tapped layer: a `Module` that computes what the plain layer computes.
+/// A tapped layer: a `Module` that computes what the plain layer computes. [`Taps::tap`](super::Taps::tap) makes it.
 ///
-/// The layer itself is at [`Tapped::inner`]. A forward pass through it is not recorded, which is why a tapped layer does not
-/// dereference to it.
+/// [`Tapped::inner`] has the layer itself. A forward pass through that is not recorded, so a tapped layer does not
+/// dereference to it. A clone shares layer and tap.
 pub struct Tapped<L> {
     layer: Arc<L>,
     passes: Arc<dyn Passes>,
@@ -21,7 +21,7 @@ impl<L> Tapped<L> {
         Self { layer, passes, slot }
     }
 
-    /// The layer without the tap: for its weights and settings.
+    /// The layer without the tap, for its weights and settings.
     pub fn inner(&self) -> &L {
         &self.layer
     }
@@ -39,7 +39,7 @@ impl<L> Clone for Tapped<L> {
     }
 }
 
-/// Names the layer's type, so that a model of tapped layers can derive `Debug`.
+/// Prints the layer's type, so that a model of tapped layers can derive `Debug`.
 impl<L> std::fmt::Debug for Tapped<L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Tapped").field(&format_args!("{}", std::any::type_name::<L>())).finish()
@@ -52,8 +52,3 @@ impl<L: Tap> Module for Tapped<L> {
         self.layer.tapped_forward(x, &catch)
     }
 }
-
-const _: () = {
-    const fn shareable<T: Send + Sync>() {}
-    shareable::<Tapped<candle_nn::Linear>>();
-};
