@@ -2,9 +2,9 @@
 //!
 //!     cargo run --release --example ask_later -- --out /tmp/later
 //!
-//! A small network learns handwritten digits, a tenth of them with a wrong label on purpose, and saves a checkpoint after each
-//! epoch. Then, as another program would: a new model of the same shape takes the test images, and all training images, through
-//! every checkpoint, and the run can be asked about both. Nothing is trained again.
+//! A small network learns handwritten digits, a tenth of them with a wrong label on purpose, and saves a checkpoint
+//! after each epoch. Then, as another program would: a new model of the same shape takes the test images, and all
+//! training images, through every checkpoint, and the run can be asked about both. Nothing is trained again.
 
 #[path = "mnist/data.rs"]
 #[allow(dead_code)]

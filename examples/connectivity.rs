@@ -1,7 +1,7 @@
-//! When does training settle into one basin, and for which examples? Two children are spawned from the same weights after some
-//! epochs and trained to the end in different batch orders; the error barrier between them says whether they still ended in
-//! one basin. It is measured on all digits, on the easiest and on the hardest, which EL2N picks from the parent's log
-//! (Paul et al. 2021, section 5.2).
+//! When does training settle into one basin, and for which examples? Two children are spawned from the same weights
+//! after some epochs and trained to the end in different batch orders; the error barrier between them says whether they
+//! still ended in one basin. It is measured on all digits, on the easiest and on the hardest, which EL2N picks from the
+//! parent's log (Paul et al. 2021, section 5.2).
 //!
 //!     cargo run --release --example connectivity -- --out /tmp/connectivity
 //!

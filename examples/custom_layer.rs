@@ -1,10 +1,11 @@
-//! A layer of one's own: a low-rank adapter (LoRA), made recordable by `impl Tap`, and checked against candle's own gradients.
+//! A layer of one's own: a low-rank adapter (LoRA), made recordable by `impl Tap`, and checked against candle's own
+//! gradients.
 //!
 //!     cargo run --release --example custom_layer -- --out /tmp/adapter
 //!
-//! A small network learns the handwritten digits 0 to 7 and is frozen. Then adapters of rank 4 teach it 8 and 9 as well, from
-//! images some of which have a wrong label. Only the adapters train, so only they are recorded, and their gradients are enough
-//! to find the wrong labels. The run lands in `OUT/run`.
+//! A small network learns the handwritten digits 0 to 7 and is frozen. Then adapters of rank 4 teach it 8 and 9 as
+//! well, from images some of which have a wrong label. Only the adapters train, so only they are recorded, and their
+//! gradients are enough to find the wrong labels. The run lands in `OUT/run`.
 
 #[path = "mnist/data.rs"]
 #[allow(dead_code)] // of what the mnist example needs, this one needs a part
@@ -31,7 +32,8 @@ const NEW: u8 = 8;
 
 // --- The layer ---
 
-/// `y = base(x) + x Aᵀ Bᵀ`: a frozen linear layer and a trained correction of low rank (Hu et al. 2021, arXiv 2106.09685, §4.1).
+/// `y = base(x) + x Aᵀ Bᵀ`: a frozen linear layer and a trained correction of low rank (Hu et al. 2021, arXiv
+/// 2106.09685, §4.1).
 struct Lora {
     base: Linear,
     /// `A`, `[rank, inputs]`.

@@ -10,7 +10,8 @@ use gradlog_format::run::Run;
 use rand::{rngs::StdRng, seq::SliceRandom, Rng, SeedableRng};
 
 fn main() -> Result<()> {
-    // 900 points in the plane around three centres; the centre is the class. Every 20th point gets the label of another one.
+    // 900 points in the plane around three centres; the centre is the class. Every 20th point gets the label of another
+    // one.
     let mut rng = StdRng::seed_from_u64(0);
     let is_wrong = |i: usize| i.is_multiple_of(20);
     let points: Vec<[f32; 2]> = (0..900)
@@ -25,7 +26,8 @@ fn main() -> Result<()> {
     let fc2 = taps.tap("fc2", linear(32, 3, vb.pp("fc2"))?);
     let mut optimizer = SGD::new(variables.all_vars(), 0.2)?;
 
-    // The usual loop. Each batch is a pass: it is told who is in the batch, gives the loss, and is committed before the step.
+    // The usual loop. Each batch is a pass: it is told who is in the batch, gives the loss, and is committed before the
+    // step.
     let fresh = || std::env::temp_dir().join(format!("gradlog-minimal-{}", std::process::id()));
     let folder = std::env::args_os().nth(1).map_or_else(fresh, std::path::PathBuf::from);
     anyhow::ensure!(!folder.to_string_lossy().starts_with('-'), "the only argument is a folder, which is to be made");

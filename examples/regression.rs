@@ -1,9 +1,10 @@
-//! Regression: predict what a penguin weighs, with some weights written down wrongly on purpose, and find those from the log.
+//! Regression: predict what a penguin weighs, with some weights written down wrongly on purpose, and find those from
+//! the log.
 //!
 //!     cargo run --release --example regression -- --out /tmp/penguins
 //!
-//! There are no classes here, so there are no margins and nothing is right or wrong: what is left are losses, errors and
-//! gradients, and they are enough. The run lands in `OUT/run`. An example's id is its line in
+//! There are no classes here, so there are no margins and nothing is right or wrong: what is left are losses, errors
+//! and gradients, and they are enough. The run lands in `OUT/run`. An example's id is its line in
 //! examples/data/penguins/penguins.csv.
 
 #[path = "support/mod.rs"]
@@ -140,7 +141,8 @@ impl Scale {
         Self { measured, mass: moments(&|p: &Penguin| p.body_mass_g) }
     }
 
-    /// Features `[batch, 12]`, standardized numbers and then one-hot species, island and sex; standardized masses `[batch, 1]`.
+    /// Features `[batch, 12]`, standardized numbers and then one-hot species, island and sex; standardized masses
+    /// `[batch, 1]`.
     fn batch(&self, penguins: &[&Penguin]) -> Result<(Tensor, Tensor)> {
         let mut x = Vec::with_capacity(penguins.len() * FEATURES);
         for penguin in penguins {

@@ -1,7 +1,7 @@
 //! gradlog records each training example's own gradient, loss and prediction while a candle model trains.
 //!
-//! Afterwards the log answers questions without retraining: which training examples taught the model an answer, which are
-//! mislabeled, and which are never learned. The gradients are kept as small sketches.
+//! Afterwards the log answers questions without retraining: which training examples taught the model an answer, which
+//! are mislabeled, and which are never learned. The gradients are kept as small sketches.
 //!
 //! # Recording a loop
 //!
@@ -47,23 +47,24 @@
 //! | [`optim`] | SGD with momentum and weight decay, in place. |
 //! | [`connectivity`] | Error barriers between two sets of weights. |
 //!
-//! A *step* is one optimizer step; it has one pass or several. A *visit* is one example in one training pass. A *probe* is an
-//! example to ask questions about; the model is not trained on it. A *sweep* takes training examples through a checkpoint.
+//! A *step* is one optimizer step; it has one pass or several. A *visit* is one example in one training pass. A *probe*
+//! is an example to ask questions about; the model is not trained on it. A *sweep* takes training examples through a
+//! checkpoint.
 //!
-//! The crate `gradlog-analysis` reads the log and computes scores and influence. The crate `gradlog-cli` has the command
-//! `gradlog`. The log does not hold the exact squared norm of each layer's gradient. It would take 4 bytes for each visit and
-//! layer: 54 to 108 bytes a visit in a small transformer.
+//! The crate `gradlog-analysis` reads the log and computes scores and influence. The crate `gradlog-cli` has the
+//! command `gradlog`. The log does not hold the exact squared norm of each layer's gradient. It would take 4 bytes for
+//! each visit and layer: 54 to 108 bytes a visit in a small transformer.
 //!
 //! # Threads
 //!
-//! The training thread makes passes and sends them to a bounded queue. One background thread, named `gradlog`, sketches,
-//! compresses and writes them in order. The two threads share the queue and a few counters. [`Taps`], [`Tapped`] layers and
-//! errors are `Send` and `Sync`; a [`Recorder`] and a [`Replay`] can move to another thread.
+//! The training thread makes passes and sends them to a bounded queue. One background thread, named `gradlog`,
+//! sketches, compresses and writes them in order. The two threads share the queue and a few counters. [`Taps`],
+//! [`Tapped`] layers and errors are `Send` and `Sync`; a [`Recorder`] and a [`Replay`] can move to another thread.
 //!
 //! # Guest manners
 //!
-//! - Recording changes no loss and no weight, except by rounding. One exception helps: a tapped `LayerNorm` or `RmsNorm` has
-//!   a gradient, which candle_nn 0.11's lacks.
+//! - Recording changes no loss and no weight, except by rounding. One exception helps: a tapped `LayerNorm` or
+//!   `RmsNorm` has a gradient, which candle_nn 0.11's lacks.
 //! - Nothing here panics in the training thread.
 //! - A call waits at most [`Config::wait_max`] for the background thread.
 //! - At most [`Config::queue_bytes_max`] of tensors wait in the queue.
@@ -72,8 +73,8 @@
 //!
 //! # Shutdown
 //!
-//! When [`Recorder::finish`] returns `Ok`, everything committed is on disk. A recorder that is dropped instead writes what it
-//! has within [`Config::wait_max`], ignores errors, and leaves a readable run.
+//! When [`Recorder::finish`] returns `Ok`, everything committed is on disk. A recorder that is dropped instead writes
+//! what it has within [`Config::wait_max`], ignores errors, and leaves a readable run.
 
 #![warn(missing_docs)]
 #![warn(missing_debug_implementations)]

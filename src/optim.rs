@@ -111,7 +111,11 @@ impl Optimizer for Sgd {
         for (variable, velocity) in &mut self.variables {
             let Some(gradient) = grads.get(variable) else { continue };
             if gradient.shape() != variable.shape() {
-                bail!("a gradient of shape {:?} does not fit a variable of shape {:?}", gradient.shape(), variable.shape());
+                bail!(
+                    "a gradient of shape {:?} does not fit a variable of shape {:?}",
+                    gradient.shape(),
+                    variable.shape()
+                );
             }
             if momentum == 0.0 {
                 descend_weights(variable, gradient, learning_rate, weight_decay)?;
@@ -146,7 +150,8 @@ fn check_number(what: &str, value: f64) -> Result<()> {
 /// `w ← w − η·(d + λ·w)`.
 fn descend_weights(weights: &Var, direction: &Tensor, rate: f64, decay: f64) -> Result<()> {
     if cpu_f32(&[weights, direction]) {
-        return weights.inplace_op2(&direction.contiguous()?, &DescendWeights { rate: rate as f32, decay: decay as f32 });
+        return weights
+            .inplace_op2(&direction.contiguous()?, &DescendWeights { rate: rate as f32, decay: decay as f32 });
     }
     let before = weights.as_detached_tensor();
     let direction = if decay == 0.0 { direction.clone() } else { (direction + (&before * decay)?)? };

@@ -18,8 +18,8 @@ use candle_nn::Optimizer;
 pub struct StepInfo {
     /// `η`, the learning rate of this step.
     pub learning_rate: f64,
-    /// The factor that multiplies the summed gradient before the optimizer gets it: the factor of gradient clipping, or
-    /// the inverse of a loss scale. Default 1.
+    /// The factor that multiplies the summed gradient before the optimizer gets it: the factor of gradient clipping,
+    /// or the inverse of a loss scale. Default 1.
     pub clip: f32,
     /// Momentum of the optimizer. Default `None`: not reported.
     pub momentum: Option<f32>,

@@ -22,8 +22,9 @@ impl Explained<'_> {
     /// Explains the run in the folder `run`, and what taught the model the held-out passages `asked`.
     pub fn from(&self, run: &Path, asked: &[u64]) -> Result<()> {
         let run = Run::open(run)?;
-        // In the first epoch the model learns what all of English shares, from whichever passage comes first, and by far larger
-        // gradients than ever after: with it, the passages of the first hundred steps would answer every question.
+        // In the first epoch the model learns what all of English shares, from whichever passage comes first, and by
+        // far larger gradients than ever after: with it, the passages of the first hundred steps would answer
+        // every question.
         let later = Window::epochs(1..u32::MAX);
         let window = if Score::Loss.compute(&run, &later)?.rows.is_empty() { Window::everything() } else { later };
         if window != Window::everything() {

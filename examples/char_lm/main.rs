@@ -1,10 +1,10 @@
-//! Train a small transformer on the characters of *Paradise Lost*, some passages scrambled, with every layer recorded; then ask
-//! the log which passages are odd, and which ones taught the model to read a passage that it has never seen.
+//! Train a small transformer on the characters of *Paradise Lost*, some passages scrambled, with every layer recorded;
+//! then ask the log which passages are odd, and which ones taught the model to read a passage that it has never seen.
 //!
 //!     cargo run --release --example char_lm -- --out /tmp/milton
 //!
-//! A training example is a passage of 64 characters; its id is its number. The twelfth book is held out. The optimizer is plain
-//! SGD, for that is what TracIn is about. The run lands in `OUT/run`.
+//! A training example is a passage of 64 characters; its id is its number. The twelfth book is held out. The optimizer
+//! is plain SGD, for that is what TracIn is about. The run lands in `OUT/run`.
 
 mod explain;
 mod model;

@@ -1,8 +1,8 @@
 //! The model: a decoder-only transformer over characters, every layer tapped.
 //!
-//! All tensors keep the batch as their first dimension through every tapped layer, for that is how a tap tells the examples
-//! apart. The two places where one usually would not: position ids are expanded to `[batch, positions]`, and the linear
-//! layers see `[batch, positions, width]`, not `[batch * positions, width]`.
+//! All tensors keep the batch as their first dimension through every tapped layer, for that is how a tap tells the
+//! examples apart. The two places where one usually would not: position ids are expanded to `[batch, positions]`, and
+//! the linear layers see `[batch, positions, width]`, not `[batch * positions, width]`.
 
 use candle_core::{Device, Module, Result, Tensor, D};
 use candle_nn::{embedding, layer_norm, linear, Embedding, LayerNorm, Linear, VarBuilder};

@@ -1,10 +1,11 @@
-//! Train a CNN on handwritten digits, some of them deliberately mislabelled, with every layer recorded; then explain the run from
-//! its log alone, with no model and no second pass over the data.
+//! Train a CNN on handwritten digits, some of them deliberately mislabelled, with every layer recorded; then explain
+//! the run from its log alone, with no model and no second pass over the data.
 //!
 //!     cargo run --release --example mnist -- --out /tmp/digits
 //!
-//! The run lands in `OUT/run`, the truth about the labels in `OUT/flipped.csv`. With `--data DIR` it trains on any folder of idx files,
-//! gzipped or not: MNIST, Fashion-MNIST (Debian's `dataset-fashion-mnist` puts it in /usr/share/datasets/fashion-mnist).
+//! The run lands in `OUT/run`, the truth about the labels in `OUT/flipped.csv`. With `--data DIR` it trains on any
+//! folder of idx files, gzipped or not: MNIST, Fashion-MNIST (Debian's `dataset-fashion-mnist` puts it in
+//! /usr/share/datasets/fashion-mnist).
 
 mod data;
 mod explain;
@@ -24,8 +25,8 @@ use model::Cnn;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// candle makes a fresh tensor for every result. glibc hands large ones back to the system each time and pays for every page again;
-/// this allocator keeps them, which shortens a step by about a third, recorded or not.
+/// candle makes a fresh tensor for every result. glibc hands large ones back to the system each time and pays for every
+/// page again; this allocator keeps them, which shortens a step by about a third, recorded or not.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -108,8 +109,8 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     support::seed_weights(&variables, arguments.seed)?;
     let mut optimizer = SGD::new(variables.all_vars(), LEARNING_RATE)?;
 
-    // The recorder sees the taps that it is given. The model's own stay unarmed at the lower depths, and are then nothing but
-    // faster layers.
+    // The recorder sees the taps that it is given. The model's own stay unarmed at the lower depths, and are then
+    // nothing but faster layers.
     let recorded = match arguments.depth {
         Depth::All => taps,
         Depth::Outputs => Taps::new(),

@@ -6,7 +6,8 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-/// Sets every matrix-like weight to normal numbers of variance 1 / (3 fan-in), as wide as PyTorch's default, and every bias to zero; scales of norms stay as they are.
+/// Sets every matrix-like weight to normal numbers of variance 1 / (3 fan-in), as wide as PyTorch's default, and every
+/// bias to zero; scales of norms stay as they are.
 ///
 /// candle's CPU generator cannot be seeded, so a reproducible run draws its weights here.
 pub fn seed_weights(variables: &VarMap, seed: u64) -> Result<()> {

@@ -52,7 +52,10 @@ impl Recorder {
     /// [`RecordError::Pass`] if `ids` is empty.
     pub fn curvature(&mut self, set: &str, ids: &[u64]) -> Result<CurvaturePass<'_>, RecordError> {
         if self.is_enabled() && ids.is_empty() {
-            return Err(RecordError::Pass { step: self.step(), what: "the curvature pass has no examples: give at least one id".into() });
+            return Err(RecordError::Pass {
+                step: self.step(),
+                what: "the curvature pass has no examples: give at least one id".into(),
+            });
         }
         Ok(CurvaturePass::new(self, set, ids))
     }
@@ -68,11 +71,16 @@ impl Recorder {
                 return Ok(PassCore::new(self, 0, ids, kind));
             }
             if ids.is_empty() {
-                return Err(RecordError::Pass { step: state.step, what: "the pass has no examples: give at least one id".into() });
+                return Err(RecordError::Pass {
+                    step: state.step,
+                    what: "the pass has no examples: give at least one id".into(),
+                });
             }
             let visits = ids.len() + state.batch_size as usize;
             if visits > 1 << 20 {
-                let what = format!("the step has {visits} examples and may have 2^20: end it with `commit`, or use smaller batches");
+                let what = format!(
+                    "the step has {visits} examples and may have 2^20: end it with `commit`, or use smaller batches"
+                );
                 return Err(RecordError::Pass { step: state.step, what });
             }
             number = state.taps.arm_next();

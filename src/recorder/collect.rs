@@ -20,9 +20,8 @@ impl PassCore<'_> {
             ));
         };
         if let Some(setting) = self.late {
-            return Err(
-                self.error(format!("`{setting}` was set after the loss, where it has no effect: set it before the loss"))
-            );
+            return Err(self
+                .error(format!("`{setting}` was set after the loss, where it has no effect: set it before the loss")));
         }
         let upstream = self.upstream.get();
         let mut layers = std::mem::take(&mut self.per_example);
@@ -237,13 +236,12 @@ impl PassCore<'_> {
                 Gradients::Given(vec![PerExample::Outer { inputs, deltas, bias: layer.spec.bias }])
             }
             (Form::Factored, Form::Folded) => {
-                return Err(
-                    self.error(format!(
-                        "`{}` had one position per example before and has several now: a run keeps one form, so give it one \
-                         position in every pass",
-                        layer.name
-                    ))
-                )
+                let what = format!(
+                    "`{}` had one position per example before and has several now: a run keeps one form, so give it one \
+                     position in every pass",
+                    layer.name
+                );
+                return Err(self.error(what));
             }
         };
         Ok(LayerGradients { layer: number, weighted: false, gradients })

@@ -24,8 +24,9 @@ pub enum OnFailure {
     /// Every later call returns the failure. A loop with `?` stops at the next `commit`.
     #[default]
     Stop,
-    /// The training goes on without recording. Passes and commits succeed and are only counted; no checkpoint is saved.
-    /// `flush` and `finish` return [`RecordError::Unrecorded`], with the first step that is missing and the reason.
+    /// The training goes on without recording. Passes and commits succeed and are only counted; no checkpoint is
+    /// saved. `flush` and `finish` return [`RecordError::Unrecorded`], with the first step that is missing and the
+    /// reason.
     ///
     /// The log gets a gap, if the disk still takes a few hundred bytes. On a stuck disk the training waits
     /// [`Config::wait_max`] once, and then no more until the disk takes data again. The visits in between are a gap as
@@ -46,8 +47,8 @@ pub struct Worker {
     pub rank: u32,
     /// Number of workers, 1 to 65,536.
     pub workers: u32,
-    /// How the workers' gradients are combined before the step. [`Reduction::Mean`] is the mean over the workers, as in
-    /// PyTorch's `DistributedDataParallel`, whatever the sizes of their batches. [`Reduction::Sum`] is the sum.
+    /// How the workers' gradients are combined before the step. [`Reduction::Mean`] is the mean over the workers, as
+    /// in PyTorch's `DistributedDataParallel`, whatever the sizes of their batches. [`Reduction::Sum`] is the sum.
     pub reduction: Reduction,
 }
 
@@ -108,8 +109,8 @@ pub struct Config {
     /// Longest time that `commit`, `flush` or `finish` waits for the background thread before it returns
     /// [`RecordError::Timeout`]. Default 60 s. More than a year counts as a year.
     pub wait_max: Duration,
-    /// Longest time that a committed visit stays out of the log while the background thread keeps up. A process that is
-    /// killed loses younger visits. Default 1 s; zero writes after every pass.
+    /// Longest time that a committed visit stays out of the log while the background thread keeps up. A process that
+    /// is killed loses younger visits. Default 1 s; zero writes after every pass.
     pub flush_interval: Duration,
     /// Longest time between two flushes to the device. A power cut loses at most this much. Default 30 s; zero flushes
     /// after every pass.
@@ -118,8 +119,8 @@ pub struct Config {
     pub block_rows: u32,
     /// Bytes before compression after which a block is closed, at most 64 MiB. Default 4 MiB.
     pub block_bytes: usize,
-    /// Disk space that is reserved at a time, at least 64 KiB. A run takes at least this much while it is recorded; the
-    /// end cuts it to its length. Default 32 MiB.
+    /// Disk space that is reserved at a time, at least 64 KiB. A run takes at least this much while it is recorded;
+    /// the end cuts it to its length. Default 32 MiB.
     pub segment_bytes: u64,
     /// zstd level, -7 to 22. At 1 and below, vectors are entropy-coded without a search for matches, which is faster
     /// and takes fewer bytes for gradients. Default 1.

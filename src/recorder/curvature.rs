@@ -112,9 +112,7 @@ impl<'r> CurvaturePass<'r> {
                     .core
                     .error(format!("the least probability is {least}: give at least 0 and less than 1")))
             }
-            Labels::Drawn(0) => {
-                return Err(first.core.error("the number of labels to draw is 0: draw at least one"))
-            }
+            Labels::Drawn(0) => return Err(first.core.error("the number of labels to draw is 0: draw at least one")),
             Labels::Drawn(count) => {
                 drawn_batches(&probabilities, count, |place| draw(draw(seed, step), self.ids[place]))
             }

@@ -17,7 +17,8 @@ impl State {
     /// Whether the training goes on after this error of the queue or the background thread. If so, the error is not
     /// returned.
     pub(super) fn goes_on_after(&mut self, error: &RecordError) -> bool {
-        let is_recording_error = matches!(error, RecordError::Timeout(_) | RecordError::Stopped(_) | RecordError::Log(_));
+        let is_recording_error =
+            matches!(error, RecordError::Timeout(_) | RecordError::Stopped(_) | RecordError::Log(_));
         if self.on_failure != OnFailure::GoOn || !is_recording_error {
             return false;
         }

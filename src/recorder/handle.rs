@@ -30,7 +30,8 @@ use std::time::Duration;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A recorder that is dropped without [`Recorder::finish`] writes what it has, ignores errors, and leaves a readable run.
+/// A recorder that is dropped without [`Recorder::finish`] writes what it has, ignores errors, and leaves a readable
+/// run.
 pub struct Recorder {
     pub(super) state: Option<State>,
 }

@@ -105,12 +105,20 @@ trait Number: Float + WithDType + Send + Sync {}
 impl Number for f32 {}
 impl Number for f64 {}
 
-fn compute_form<T: Number>(kind: &Kind, output: &Tensor, target: &Tensor, weighing: &Weighing) -> Result<ClosedForm<T>> {
+fn compute_form<T: Number>(
+    kind: &Kind,
+    output: &Tensor,
+    target: &Tensor,
+    weighing: &Weighing,
+) -> Result<ClosedForm<T>> {
     let Some(&batch) = output.dims().first() else {
         bail!("the loss needs outputs with the batch as first dimension, not a scalar");
     };
     if weighing.weights.as_ref().is_some_and(|w| w.len() != batch) {
-        bail!("{} weights for a batch of {batch}: give one for each example", weighing.weights.as_ref().map_or(0, Vec::len));
+        bail!(
+            "{} weights for a batch of {batch}: give one for each example",
+            weighing.weights.as_ref().map_or(0, Vec::len)
+        );
     }
     let numbers = |t: &Tensor| -> Result<Vec<T>> {
         t.detach().to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1()
@@ -210,7 +218,10 @@ pub(super) fn weigh_losses(losses: &Tensor, weighing: &Weighing, upstream: &Upst
         _ => bail!("per-example losses must be a tensor of shape [batch], not {:?}", losses.shape()),
     };
     if weighing.weights.as_ref().is_some_and(|w| w.len() != batch) {
-        bail!("{} weights for a batch of {batch}: give one for each example", weighing.weights.as_ref().map_or(0, Vec::len));
+        bail!(
+            "{} weights for a batch of {batch}: give one for each example",
+            weighing.weights.as_ref().map_or(0, Vec::len)
+        );
     }
     let coefficients: Vec<f32> = weighing.coefficients(&vec![1; batch]);
     let weights =

@@ -52,8 +52,8 @@ pub(super) struct Weighing {
 }
 
 impl Weighing {
-    /// `c_i` for examples whose loss is a mean over `counts[i]` predictions: `w_i n_i / N` under a mean over all `N = Σ n_i`
-    /// predictions, `w_i n_i` under a sum.
+    /// `c_i` for examples whose loss is a mean over `counts[i]` predictions: `w_i n_i / N` under a mean over all `N = Σ
+    /// n_i` predictions, `w_i n_i` under a sum.
     pub(super) fn coefficients<T: Float>(&self, counts: &[usize]) -> Vec<T> {
         let total = match self.reduction {
             Reduction::Mean => counts.iter().sum::<usize>().max(1) as f64,
@@ -193,7 +193,8 @@ pub(super) fn mean_squared_error<T: Float>(
     weighing: &Weighing,
 ) -> ClosedForm<T> {
     let two = T::one() + T::one();
-    let mut form = elementwise_loss(outputs, targets, batch, weighing, |o, t| ((o - t) * (o - t), two * (o - t), o - t));
+    let mut form =
+        elementwise_loss(outputs, targets, batch, weighing, |o, t| ((o - t) * (o - t), two * (o - t), o - t));
     if outputs.len() == batch {
         form.outputs.target = Some(targets.iter().map(|t| to_f32(*t)).collect());
         form.outputs.output = Some(outputs.iter().map(|o| to_f32(*o)).collect());

@@ -125,7 +125,11 @@ impl<'r> PassCore<'r> {
         if let Some(weights) =
             self.weighing.weights.as_ref().filter(|w| self.recorder.is_enabled() && w.len() != self.ids.len())
         {
-            return Err(self.error(format!("{} weights for {} ids: give one for each id", weights.len(), self.ids.len())));
+            return Err(self.error(format!(
+                "{} weights for {} ids: give one for each id",
+                weights.len(),
+                self.ids.len()
+            )));
         }
         match self.outputs {
             Some(_) => Err(self.error(

@@ -14,9 +14,8 @@ impl PassCore<'_> {
         mut loss: impl FnMut(usize) -> candle_core::Result<Tensor>,
     ) -> Result<Tensor, RecordError> {
         if !self.recorder.is_enabled() {
-            return Err(
-                self.error("`per_example` needs an enabled recorder: skip the call if `recorder.is_enabled()` is false")
-            );
+            return Err(self
+                .error("`per_example` needs an enabled recorder: skip the call if `recorder.is_enabled()` is false"));
         }
         if self.outputs.is_none() {
             self.check_first_loss()?;

@@ -33,8 +33,8 @@ pub(super) fn prediction_score<T: Float>(
         if class >= classes {
             return Err(format!("class {class} with {classes} classes: classes count from 0"));
         }
-        let value =
-            score_example(z, class, score, delta).ok_or_else(|| format!("the score {score} has no formula here: use another score"))?;
+        let value = score_example(z, class, score, delta)
+            .ok_or_else(|| format!("the score {score} has no formula here: use another score"))?;
         losses.push(-value);
         scored.push(class as u32);
         predicted.push(prediction as u32);

@@ -94,7 +94,9 @@ fn choose_part<'run>(run: &'run Run, config: &Config) -> Result<&'run Run, Recor
     let Some(wanted) = config.worker.map(|worker| worker.rank) else { return Ok(lowest) };
     let rank = |part: &&Run| part.manifest().worker.map(|worker| worker.rank);
     run.parts().iter().find(|part| rank(part) == Some(wanted)).ok_or_else(|| {
-        RecordError::Replay(format!("worker {wanted} has no part in it: give a worker that has one, or none for the lowest rank"))
+        RecordError::Replay(format!(
+            "worker {wanted} has no part in it: give a worker that has one, or none for the lowest rank"
+        ))
     })
 }
 

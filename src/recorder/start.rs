@@ -94,7 +94,9 @@ pub(super) fn prepare_taps(taps: &Taps, config: &Config) -> Result<(Manifest, Ta
     let registry = taps.registry();
     let mut problems = registry.problems.clone();
     if !registry.variables.is_empty() && registry.layers.iter().any(|layer| layer.spec.kind != "variable") {
-        problems.push("layers are tapped and variables are declared: use either `taps.tap` or `taps.variables` in one run".into());
+        problems.push(
+            "layers are tapped and variables are declared: use either `taps.tap` or `taps.variables` in one run".into(),
+        );
     }
     if !problems.is_empty() {
         return Err(RecordError::Taps(problems));

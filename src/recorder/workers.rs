@@ -32,7 +32,9 @@ pub(super) fn part_folder(dir: &Path, manifest: &Manifest) -> Result<PathBuf, Re
         let differences = worker_differences(other.manifest(), manifest);
         if !differences.is_empty() {
             let (path, what) = (dir.display(), differences.join("; "));
-            return Err(RecordError::Worker(format!("{what}; all parts of {path} must agree: use the same settings, or give another folder")));
+            return Err(RecordError::Worker(format!(
+                "{what}; all parts of {path} must agree: use the same settings, or give another folder"
+            )));
         }
     }
     Ok(worker_folder(dir, worker.rank))

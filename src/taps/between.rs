@@ -248,7 +248,8 @@ mod tests {
             let x = image(shape);
             assert_eq!(value_and_gradient(&x, relu), value_and_gradient(&x, Tensor::relu), "{shape:?}");
             // Not contiguous, and in another type.
-            let turned = |f: fn(&Tensor) -> Result<Tensor>| value_and_gradient(&x, |x| f(&x.transpose(1, 3)?)?.transpose(1, 3));
+            let turned =
+                |f: fn(&Tensor) -> Result<Tensor>| value_and_gradient(&x, |x| f(&x.transpose(1, 3)?)?.transpose(1, 3));
             assert_eq!(turned(relu), turned(Tensor::relu));
             let wide = x.to_dtype(DType::F64).unwrap();
             assert_eq!(relu(&wide).unwrap().dtype(), DType::F64);

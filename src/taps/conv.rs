@@ -64,7 +64,9 @@ impl Geometry {
                 padding: (padding, padding),
                 dilation: (dilation, dilation),
             },
-            _ => bail!("a convolution with a weight of {weight:?} in {groups} groups does not take an input of shape {x:?}"),
+            _ => bail!(
+                "a convolution with a weight of {weight:?} in {groups} groups does not take an input of shape {x:?}"
+            ),
         };
         if made.kernel_span().0 > made.height + 2 * made.padding.0
             || made.kernel_span().1 > made.width + 2 * made.padding.1
@@ -277,7 +279,13 @@ macro_rules! convolution {
 convolution!(Conv1d, Conv1dConfig, "conv1d");
 convolution!(Conv2d, Conv2dConfig, "conv2d");
 
-fn fused_forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, settings: Settings, catch: &Catch) -> Result<Tensor> {
+fn fused_forward(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    settings: Settings,
+    catch: &Catch,
+) -> Result<Tensor> {
     let geometry = Geometry::new(x.dims(), weight.dims(), settings)?;
     catch.note_forward(x);
     apply_layer(ConvOp { geometry, catch: catch.clone() }, x, weight, bias)
@@ -294,8 +302,11 @@ fn per_example(geometry: Geometry, x: &Tensor, delta: &Tensor, bias: bool) -> Re
         geometry.unfold(image, patches);
     }
     let inputs = Tensor::from_vec(patches, (geometry.batch, geometry.groups, patch, positions), &Device::Cpu)?;
-    let deltas =
-        Tensor::from_vec(read_f32(delta)?, (geometry.batch, geometry.groups, geometry.outputs, positions), &Device::Cpu)?;
+    let deltas = Tensor::from_vec(
+        read_f32(delta)?,
+        (geometry.batch, geometry.groups, geometry.outputs, positions),
+        &Device::Cpu,
+    )?;
     Ok(PerExample::Outer { inputs: inputs.transpose(2, 3)?, deltas: deltas.transpose(2, 3)?, bias })
 }
 
@@ -350,7 +361,9 @@ impl FusedLayer for ConvOp {
                     })
                 };
                 Ok(match &fold {
-                    Some(fold) => self.catch.keep_folded(fold, geometry.batch, |fold, rows| sum_all(Some((fold, rows)))),
+                    Some(fold) => {
+                        self.catch.keep_folded(fold, geometry.batch, |fold, rows| sum_all(Some((fold, rows))))
+                    }
                     None => sum_all(None).0,
                 })
             })?;

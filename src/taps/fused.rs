@@ -47,7 +47,12 @@ pub(super) trait FusedLayer: Send + Sync + 'static {
 }
 
 /// Applies `layer`.
-pub(super) fn apply_layer<L: FusedLayer>(layer: L, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub(super) fn apply_layer<L: FusedLayer>(
+    layer: L,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     match bias {
         Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Fused(layer)),

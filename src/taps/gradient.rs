@@ -187,7 +187,9 @@ impl HostUse {
                 }
                 Self::Dense { values: read_f32(values)?, parameters }
             }
-            PerExample::Rows { .. } => bail!("`per_example` must return either rows or whole gradients for all uses of a layer"),
+            PerExample::Rows { .. } => {
+                bail!("`per_example` must return either rows or whole gradients for all uses of a layer")
+            }
         };
         Ok(made)
     }

@@ -26,7 +26,13 @@ impl Tap for LayerNorm {
     }
 
     fn tapped_forward(&self, x: &Tensor, catch: &Catch) -> Result<Tensor> {
-        fused_forward(x, self.weight(), self.bias(), Kernel { eps: self.eps() as f32, remove_mean: self.remove_mean() }, catch)
+        fused_forward(
+            x,
+            self.weight(),
+            self.bias(),
+            Kernel { eps: self.eps() as f32, remove_mean: self.remove_mean() },
+            catch,
+        )
     }
 
     fn per_example_reads_parameters(&self) -> bool {

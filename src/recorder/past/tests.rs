@@ -1,4 +1,4 @@
-//! Taking a run up again where others have just written to it, and where a recorder was cut off in the middle of writing.
+//! Resumes runs that another recorder has just written to, and runs whose recorder stopped in the middle of writing.
 
 use super::*;
 use crate::taps::Taps;
@@ -14,7 +14,7 @@ fn step(recorder: &mut Recorder) {
     pass.commit(0.1).unwrap();
 }
 
-/// Records so many steps, from the beginning or on from where the run ends.
+/// Records `steps` steps, from the beginning or from where the run ends.
 fn record(dir: &Path, steps: u64) {
     let begin = if dir.join("manifest").exists() { Recorder::resume } else { Recorder::create };
     let mut recorder = begin(dir, &Taps::new(), Config::default()).unwrap();
@@ -26,8 +26,8 @@ fn refuse(error: ReadError) -> RecordError {
     RecordError::Resume(error.to_string())
 }
 
-/// Steps and visits of each step, as a reader sees them, and the visits that are missing.
-fn story(dir: &Path) -> (Vec<u64>, Vec<u64>, u64) {
+/// The steps, the step of each visit, and the number of missing visits, as a reader sees them.
+fn read_steps(dir: &Path) -> (Vec<u64>, Vec<u64>, u64) {
     let run = Run::open(dir).unwrap();
     let report = run.verify().unwrap();
     assert!(report.damage.is_none() && report.finished, "{report:?}");
@@ -39,18 +39,18 @@ fn story(dir: &Path) -> (Vec<u64>, Vec<u64>, u64) {
 }
 
 thread_local! {
-    /// One that ends between reading and locking.
+    /// A recorder that ends between reading and locking.
     static ENDING: RefCell<Option<Recorder>> = const { RefCell::new(None) };
 }
 
 #[test]
-fn what_another_recorder_wrote_a_moment_ago_is_not_written_over() {
+fn rows_of_another_recorder_are_not_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let mut other = Recorder::create(dir.path(), &Taps::new(), Config::default()).unwrap();
     (0..2).for_each(|_| step(&mut other));
     other.flush().unwrap();
     ENDING.set(Some(other));
-    // It ends within its segment, so that the next one is still free.
+    // It ends within its segment, so the next segment is still free.
     let overtaken = |dir: &Path, place: ResumePlace, options: WriterOptions| {
         if let Some(mut other) = ENDING.take() {
             (0..3).for_each(|_| step(&mut other));
@@ -61,7 +61,7 @@ fn what_another_recorder_wrote_a_moment_ago_is_not_written_over() {
     let (past, writer) = lock_end(dir.path(), None, &Config::default(), overtaken, refuse).unwrap();
     assert_eq!(past.step, 5);
     drop(writer);
-    // One that begins a segment and ends, each time.
+    // Each time, another recorder begins a segment and ends.
     let always = |dir: &Path, place: ResumePlace, options: WriterOptions| {
         record(dir, 1);
         LogWriter::resume(dir, place, options)
@@ -69,11 +69,11 @@ fn what_another_recorder_wrote_a_moment_ago_is_not_written_over() {
     let error = lock_end(dir.path(), None, &Config::default(), always, refuse).err().unwrap();
     assert!(error.to_string().contains("try again"), "{error}");
     record(dir.path(), 1);
-    assert_eq!(story(dir.path()).0, (0..9).collect::<Vec<u64>>());
+    assert_eq!(read_steps(dir.path()).0, (0..9).collect::<Vec<u64>>());
 }
 
-/// A run of two steps and the rows of two more, whose visits were not written any more.
-fn cut_off(dir: &Path) {
+/// A run of two steps, and the rows of two more steps whose visits were not written.
+fn record_unfinished_steps(dir: &Path) {
     record(dir, 2);
     let (_, place) = read_past(&Run::open(dir).unwrap(), None).unwrap();
     let mut writer = LogWriter::resume(dir, place, Config::default().writer_options()).unwrap();
@@ -90,25 +90,25 @@ fn cut_off(dir: &Path) {
 }
 
 #[test]
-fn steps_without_their_visits_are_taken_again() {
+fn steps_without_visits_are_recorded_again() {
     let dir = tempfile::tempdir().unwrap();
-    cut_off(dir.path());
+    record_unfinished_steps(dir.path());
     record(dir.path(), 3);
-    assert_eq!(story(dir.path()), (vec![0, 1, 2, 3, 4], vec![0, 0, 1, 1, 2, 2, 3, 3, 4, 4], 0));
+    assert_eq!(read_steps(dir.path()), (vec![0, 1, 2, 3, 4], vec![0, 0, 1, 1, 2, 2, 3, 3, 4, 4], 0));
 }
 
 #[test]
-fn steps_without_their_visits_are_a_gap_where_the_training_goes_on_behind_them() {
+fn steps_without_visits_are_a_gap_if_the_training_goes_on_after_them() {
     let dir = tempfile::tempdir().unwrap();
-    cut_off(dir.path());
+    record_unfinished_steps(dir.path());
     let mut recorder = Recorder::resume_at(dir.path(), &Taps::new(), Config::default(), 3).unwrap();
     step(&mut recorder);
     recorder.finish().unwrap();
-    assert_eq!(story(dir.path()), (vec![0, 1, 2, 3], vec![0, 0, 1, 1, 3, 3], 2));
+    assert_eq!(read_steps(dir.path()), (vec![0, 1, 2, 3], vec![0, 0, 1, 1, 3, 3], 2));
 }
 
 #[test]
-fn a_run_with_a_damaged_column_is_not_gone_on_with() {
+fn a_run_with_a_damaged_column_cannot_be_resumed() {
     let dir = tempfile::tempdir().unwrap();
     record(dir.path(), 20);
     let path = segment_path(dir.path(), 0);
@@ -119,7 +119,7 @@ fn a_run_with_a_damaged_column_is_not_gone_on_with() {
         kinds[..=last].iter().fold(SEGMENT_HEADER_BYTES, |sum, (_, bytes)| sum + *bytes as usize)
     };
     let mut bytes = std::fs::read(&path).unwrap();
-    // Behind it may be up to seven bytes that fill it up.
+    // Up to seven bytes of padding may follow.
     bytes[end_of_visits - 10] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let error = Recorder::resume(dir.path(), &Taps::new(), Config::default()).err().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! A disk that does not answer: the training waits as long as it was told to, and goes on.
+//! A disk that does not answer: the training waits for the stated time and goes on.
 
 use super::*;
 use candle_core::{Device, Tensor, Var};
@@ -7,14 +7,14 @@ use std::io;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Which call does not return.
+/// The call that does not return.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Call {
     Write,
     Sync,
 }
 
-/// Opened to let the call return.
+/// Opening the gate lets the call return.
 #[derive(Default)]
 struct Gate {
     open: Mutex<bool>,
@@ -75,7 +75,7 @@ impl Storage for Stuck {
 
 const WAIT_MS: u64 = 80;
 
-/// One step over two examples; outputs only.
+/// One step over two examples, outputs only.
 fn step(recorder: &mut Recorder, id: u64) -> Result<(), RecordError> {
     let logits = Var::from_tensor(&Tensor::new(&[[0.5f32, -0.5], [0.1, 0.2]], &Device::Cpu)?)?;
     let labels = Tensor::new(&[0u32, 1], &Device::Cpu)?;
@@ -85,10 +85,10 @@ fn step(recorder: &mut Recorder, id: u64) -> Result<(), RecordError> {
     pass.commit(0.1)
 }
 
-/// Says that `f` times out, after the stated wait and not much later: a step waits for room in the queue, and the last of a step
-/// of several passes once more.
+/// Checks that `f` times out after the stated wait and not much later. A step waits for room in the queue; the last
+/// pass of a step of several passes waits once more.
 #[track_caller]
-fn times_out<T>(what: &str, f: impl FnOnce() -> Result<T, RecordError>) {
+fn assert_times_out<T>(what: &str, f: impl FnOnce() -> Result<T, RecordError>) {
     let start = Instant::now();
     let result = f().map(|_| ());
     let waited = start.elapsed();
@@ -97,7 +97,7 @@ fn times_out<T>(what: &str, f: impl FnOnce() -> Result<T, RecordError>) {
         "{what}: {result:?}"
     );
     assert!(waited >= Duration::from_millis(WAIT_MS), "{what} gave up after {waited:?}");
-    // On a busy machine a thread may wake up late; without a bound it would not at all.
+    // On a busy machine a thread may wake up late. Without a bound it would not wake up at all.
     assert!(waited < Duration::from_millis(WAIT_MS) + Duration::from_secs(10), "{what} waited for {waited:?}");
 }
 
@@ -117,24 +117,24 @@ fn a_disk_that_does_not_answer_costs_the_stated_wait_and_no_more() {
         if call == Call::Sync {
             step(&mut recorder, 0).unwrap();
             taken += 2;
-            times_out("flush", || recorder.flush());
+            assert_times_out("flush", || recorder.flush());
         }
-        // The thread takes one message and hangs; then the queue fills.
+        // The thread takes one message and hangs. Then the queue fills.
         let mut refused = 0;
         for id in 0..20 {
             match step(&mut recorder, 100 + 2 * id) {
                 Ok(()) => taken += 2,
                 Err(_) if refused == 0 => {
-                    times_out("commit", || step(&mut recorder, 900));
+                    assert_times_out("commit", || step(&mut recorder, 900));
                     refused += 1;
                     break;
                 }
                 Err(error) => panic!("{error}"),
             }
         }
-        assert!(refused == 1 && taken <= 2 * 6, "{taken} visits were taken of a disk that does not answer");
-        times_out("flush", || recorder.flush());
-        times_out("finish", || recorder.finish());
+        assert!(refused == 1 && taken <= 2 * 6, "{taken} visits were taken although the disk does not answer");
+        assert_times_out("flush", || recorder.flush());
+        assert_times_out("finish", || recorder.finish());
         // The taps are free for another recorder, though the thread still hangs.
         assert!(Recorder::create(dir.path().join("other"), &taps, Config::default()).is_ok());
         gate.open();
@@ -145,6 +145,6 @@ fn a_disk_that_does_not_answer_costs_the_stated_wait_and_no_more() {
             std::thread::sleep(Duration::from_millis(2));
         }
         let report = run.verify().unwrap();
-        assert_eq!((report.visits, report.damage), (taken, None), "what was taken is in the log all the same");
+        assert_eq!((report.visits, report.damage), (taken, None), "everything taken is in the log");
     }
 }
