@@ -1,10 +1,11 @@
-//! Ask a finished run about examples that nobody thought of while it trained.
+//! Asks a finished run about examples that it did not record while it trained.
 //!
 //!     cargo run --release --example ask_later -- --out /tmp/later
 //!
-//! A small network learns handwritten digits, a tenth of them with a wrong label on purpose, and saves a checkpoint
-//! after each epoch. Then, as another program would: a new model of the same shape takes the test images, and all
-//! training images, through every checkpoint, and the run can be asked about both. Nothing is trained again.
+//! A small network learns handwritten digits, a tenth of them with a wrong label on purpose. It saves a checkpoint
+//! after each epoch. Then a new model of the same shape loads every checkpoint, as another program would. It runs the
+//! test images and all training images through each. The run then answers questions about both. Nothing is trained
+//! again.
 
 #[path = "mnist/data.rs"]
 #[allow(dead_code)]
@@ -25,11 +26,11 @@ use std::path::{Path, PathBuf};
 
 const BATCH: usize = 64;
 const LEARNING_RATE: f64 = 0.1;
-/// The test images that the questions are about.
+/// Number of test images to ask about.
 const ASKED: usize = 200;
 
 #[derive(Parser)]
-#[command(about = "Train with checkpoints, and ask the run afterwards")]
+#[command(about = "Train with checkpoints, and ask the run questions afterwards")]
 struct Arguments {
     /// Folder for the run
     #[arg(long, default_value = "runs/ask_later")]
@@ -79,10 +80,10 @@ fn main() -> Result<()> {
 
     train_with_checkpoints(&arguments, &train)?;
     ask_later(&arguments.out, &train, &test)?;
-    answers(&arguments.out, &train, &test, &truth)
+    print_answers(&arguments.out, &train, &test, &truth)
 }
 
-/// The usual loop, recorded, with one line for each checkpoint. Nothing is asked here.
+/// The usual loop, recorded, with one line for each checkpoint. It asks nothing.
 fn train_with_checkpoints(arguments: &Arguments, train: &Digits) -> Result<()> {
     let model = Model::new(0)?;
     let mut optimizer = SGD::new(model.variables.all_vars(), LEARNING_RATE)?;
@@ -103,13 +104,13 @@ fn train_with_checkpoints(arguments: &Arguments, train: &Digits) -> Result<()> {
     Ok(())
 }
 
-/// Another day: the test images, as probes with their label and without, and a sweep over the training images.
+/// Later: records the test images as probes, with their label and without, and sweeps the training images.
 fn ask_later(run: &Path, train: &Digits, test: &Digits) -> Result<()> {
     let model = Model::new(1)?; // its weights come from the checkpoints
     let mut replay = Replay::open(run, &model.taps, Config::default())?;
     let chunks =
         |count: usize| (0..count as u64).collect::<Vec<_>>().chunks(256).map(<[u64]>::to_vec).collect::<Vec<_>>();
-    // Without a label one asks about the class that the finished model predicts.
+    // Without a label, the question is about the class that the finished model predicts.
     let last = replay.checkpoints().pop().context("the run has no checkpoints")?;
     replay.load(&last, &model.variables)?;
     let (all, _) = test.batch(&(0..test.len() as u64).collect::<Vec<_>>(), &Device::Cpu)?;
@@ -138,11 +139,11 @@ fn ask_later(run: &Path, train: &Digits, test: &Digits) -> Result<()> {
     Ok(())
 }
 
-fn answers(dir: &Path, train: &Digits, test: &Digits, truth: &[u8]) -> Result<()> {
+fn print_answers(dir: &Path, train: &Digits, test: &Digits, truth: &[u8]) -> Result<()> {
     let run = Run::open(dir)?;
     let wrong = |example: u64| truth[example as usize] != train.labels[example as usize];
     let flipped = (0..train.len() as u64).filter(|e| wrong(*e)).count();
-    println!("of the {flipped} most suspicious, really wrong:");
+    println!("wrong labels among the {flipped} most suspicious examples:");
     let last = run.checkpoints()?.last().map_or(0, |checkpoint| checkpoint.step);
     for window in [Window::everything(), Window::sweeps(), Window::sweep_at(last)] {
         for score in [Score::El2n, Score::Grand, Score::SelfInfluence] {
@@ -151,8 +152,8 @@ fn answers(dir: &Path, train: &Digits, test: &Digits, truth: &[u8]) -> Result<()
             println!("{found:>5}   {:<15} {}", score.name(), table.basis);
         }
     }
-    // Wrong labels should be among those that hurt, far more often than by chance.
-    println!("\nof the ten that hurt a test image most, the share with a wrong label (by chance {:.2}):", {
+    // Wrong labels should be among the most harmful examples far more often than by chance.
+    println!("\nshare of wrong labels among the ten training images that hurt a test image most (by chance {:.2}):", {
         flipped as f64 / train.len() as f64
     });
     for question in [Question::all("asked later"), Question::all("asked later").at_checkpoints(), {

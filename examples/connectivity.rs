@@ -1,11 +1,11 @@
-//! When does training settle into one basin, and for which examples? Two children are spawned from the same weights
-//! after some epochs and trained to the end in different batch orders; the error barrier between them says whether they
-//! still ended in one basin. It is measured on all digits, on the easiest and on the hardest, which EL2N picks from the
+//! When does training settle into one basin, and for which examples? Two children start from the same weights after
+//! some epochs. They train to the end in different batch orders. The error barrier between them tells whether they
+//! ended in one basin. It is measured on all digits, on the easiest and on the hardest. EL2N picks these from the
 //! parent's log (Paul et al. 2021, section 5.2).
 //!
 //!     cargo run --release --example connectivity -- --out /tmp/connectivity
 //!
-//! Takes a minute or two. The parent's run stays in OUT/run.
+//! It takes a minute or two. The parent's run stays in OUT/run.
 
 #[allow(dead_code)]
 #[path = "mnist/data.rs"]
@@ -40,10 +40,10 @@ struct Arguments {
     /// Epochs from the first weights to the end
     #[arg(long, default_value_t = 8)]
     epochs: u32,
-    /// Epochs of the parent after which two children are spawned
+    /// Epochs of the parent after which two children start
     #[arg(long, value_delimiter = ',', default_value = "0,1,2,4")]
     spawn: Vec<u32>,
-    /// How many of the easiest and of the hardest digits
+    /// Number of the easiest and of the hardest digits to measure on
     #[arg(long, default_value_t = 500)]
     subset: usize,
     /// Use only the first N digits
@@ -73,13 +73,13 @@ impl Mlp {
     }
 
     /// Share of wrong answers on some digits.
-    fn error(&self, (x, y): &(Tensor, Tensor)) -> candle_core::Result<f64> {
+    fn wrong_share(&self, (x, y): &(Tensor, Tensor)) -> candle_core::Result<f64> {
         let right = self.forward(x)?.argmax(1)?.eq(y)?.to_dtype(DType::F32)?.mean_all()?;
         Ok(1.0 - f64::from(right.to_scalar::<f32>()?))
     }
 
-    /// One epoch of plain SGD in the order that a seed and the epoch decide.
-    fn epoch(&self, digits: &Digits, order: u64, epoch: u32, recorder: Option<&mut Recorder>) -> Result<()> {
+    /// Trains one epoch of plain SGD. `order` and the epoch decide the order of the digits.
+    fn train_epoch(&self, digits: &Digits, order: u64, epoch: u32, recorder: Option<&mut Recorder>) -> Result<()> {
         let mut optimizer = SGD::new(self.variables.all_vars(), LEARNING_RATE)?;
         let mut recorder = recorder;
         if let Some(recorder) = recorder.as_mut() {
@@ -108,9 +108,9 @@ fn main() -> Result<()> {
     let mut digits = Digits::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist"), "train")?;
     digits.truncate(arguments.limit.unwrap_or(usize::MAX));
     let run = arguments.out.join("run");
-    std::fs::create_dir_all(&arguments.out).with_context(|| format!("making {}", arguments.out.display()))?;
+    std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;
 
-    // The parent: recorded without taps, for losses and EL2N, and copied at each time of spawning.
+    // The parent: recorded without taps, for losses and EL2N, and copied where children start.
     let model = Mlp::new()?;
     support::seed_weights(&model.variables, arguments.seed)?;
     let mut recorder = Recorder::create(&run, &Taps::new(), Config::default())?;
@@ -119,11 +119,11 @@ fn main() -> Result<()> {
         if arguments.spawn.contains(&epoch) {
             spawned.push((epoch, weights(&model.variables)?));
         }
-        model.epoch(&digits, arguments.seed, epoch, Some(&mut recorder))?;
+        model.train_epoch(&digits, arguments.seed, epoch, Some(&mut recorder))?;
     }
     recorder.finish()?;
 
-    // Easy and hard as the parent's log says, over all of its epochs.
+    // Easy and hard, from EL2N over all epochs of the parent.
     let opened = Run::open(&run)?;
     let table = Score::El2n.compute_over(&[&opened], &Window::everything(), OverRuns::Mean, &|_| {})?;
     assert_eq!(Score::El2n.hard(), Order::HighestFirst);
@@ -134,9 +134,9 @@ fn main() -> Result<()> {
     let [all, easy, hard] = sets;
     let (all, easy, hard) = (all?, easy?, hard?);
 
-    println!("error barrier between two children, in points of error on the training digits");
+    println!("error barrier between two children, in percent of the training digits");
     println!(
-        "spawned after   all {}   easiest {count}   hardest {count}   error of a child on the hardest",
+        "started after   all {}   easiest {count}   hardest {count}   error of a child on the hardest",
         digits.len()
     );
     for (start, parent) in &spawned {
@@ -144,14 +144,14 @@ fn main() -> Result<()> {
         for child in 1..=2 {
             set_weights(&model.variables, parent)?;
             for epoch in *start..arguments.epochs {
-                model.epoch(&digits, arguments.seed.wrapping_add(1000 * child), epoch, None)?;
+                model.train_epoch(&digits, arguments.seed.wrapping_add(1000 * child), epoch, None)?;
             }
             children.push(weights(&model.variables)?);
         }
         let barrier = |set: &(Tensor, Tensor)| {
             error_barrier(&children[0], &children[1], &ALPHAS, |weights| {
                 set_weights(&model.variables, weights).map_err(candle_core::Error::wrap)?;
-                model.error(set)
+                model.wrong_share(set)
             })
         };
         let (on_all, on_easy, on_hard) = (barrier(&all)?, barrier(&easy)?, barrier(&hard)?);
@@ -163,6 +163,8 @@ fn main() -> Result<()> {
             100.0 * on_hard.path[0].error
         );
     }
-    println!("\nA barrier of about 0 means one basin. Watch when it gets there for the easy digits, and when for the hard ones.");
+    println!(
+        "\nA barrier of about 0 means one basin. Compare after how many epochs the easy and the hard digits reach it."
+    );
     Ok(())
 }

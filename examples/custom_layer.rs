@@ -1,14 +1,13 @@
-//! A layer of one's own: a low-rank adapter (LoRA), made recordable by `impl Tap`, and checked against candle's own
-//! gradients.
+//! Records a custom layer: a low-rank adapter (LoRA) with `impl Tap`, checked against candle's own gradients.
 //!
 //!     cargo run --release --example custom_layer -- --out /tmp/adapter
 //!
 //! A small network learns the handwritten digits 0 to 7 and is frozen. Then adapters of rank 4 teach it 8 and 9 as
-//! well, from images some of which have a wrong label. Only the adapters train, so only they are recorded, and their
-//! gradients are enough to find the wrong labels. The run lands in `OUT/run`.
+//! well, from images of which some have a wrong label. Only the adapters train, so only they are recorded. Their
+//! gradients are enough to find the wrong labels. The run is in `OUT/run`.
 
 #[path = "mnist/data.rs"]
-#[allow(dead_code)] // of what the mnist example needs, this one needs a part
+#[allow(dead_code)] // this example uses only a part of it
 mod data;
 #[path = "support/mod.rs"]
 mod support;
@@ -27,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 const BATCH: usize = 32;
 const RANK: usize = 4;
-/// The first digit that only the adapters get to see.
+/// The first digit that only the adapters learn.
 const NEW: u8 = 8;
 
 // --- The layer ---
@@ -53,10 +52,10 @@ impl Lora {
 }
 
 impl Tap for Lora {
-    /// What is trained, in the order in which `per_example` lays out the gradient.
+    /// The trained parameters, in the order in which `per_example` lays out the gradient.
     fn spec(&self) -> Result<LayerSpec, String> {
         let parameters = vec![Parameter::new("down", &self.down), Parameter::new("up", &self.up)];
-        // Two matrices share the layer, so its gradient is no single outer product: no `factors`.
+        // The layer has two matrices, so its gradient is not one outer product: no `factors`.
         Ok(LayerSpec::new("lora", parameters))
     }
 
@@ -64,11 +63,11 @@ impl Tap for Lora {
         self.base.forward(x)? + x.broadcast_matmul(&self.down.t()?)?.broadcast_matmul(&self.up.t()?)?
     }
 
-    /// With δ the gradient of the output, u = x Aᵀ and v = δ B, example i has `∂ℓ/∂A = Σ_t v_it ⊗ x_it` and
-    /// `∂ℓ/∂B = Σ_t δ_it ⊗ u_it`, summed over its positions t.
+    /// With δ the gradient of the output, u = x Aᵀ and v = δ B, example i has `∂ℓ/∂A = Σ_t v_it ⊗ x_it` and `∂ℓ/∂B =
+    /// Σ_t δ_it ⊗ u_it`, summed over its positions t.
     fn per_example(&self, x: &Tensor, delta: &Tensor) -> candle_core::Result<PerExample> {
         let batch = x.dim(0)?;
-        // `[batch, inputs]` and `[batch, positions, inputs]` alike become the latter.
+        // Both `[batch, inputs]` and `[batch, positions, inputs]` become the latter.
         let positions = |t: &Tensor, width: usize| t.contiguous()?.reshape((batch, (), width));
         let x = positions(x, self.down.dim(1)?)?;
         let delta = positions(delta, self.up.dim(0)?)?;
@@ -83,7 +82,7 @@ impl Tap for Lora {
 // --- The model and its training ---
 
 #[derive(Parser)]
-#[command(about = "Record a layer of one's own, check its gradients, and find wrong labels with them")]
+#[command(about = "Record a custom layer, check its gradients, and find wrong labels with them")]
 struct Arguments {
     /// Folder for the run
     #[arg(long, default_value = "runs/custom_layer")]
@@ -115,7 +114,7 @@ impl<L: Module> Module for Mlp<L> {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    ensure!((0.0..=1.0).contains(&arguments.flip), "--flip is a share between 0 and 1, not {}", arguments.flip);
+    ensure!((0.0..=1.0).contains(&arguments.flip), "--flip must be a share between 0 and 1, not {}", arguments.flip);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist");
     let mut train = Digits::load(&folder, "train").context("the training images")?;
     let test = Digits::load(&folder, "t10k").context("the test images")?;
@@ -128,11 +127,11 @@ fn main() -> Result<()> {
     let run = arguments.out.join("run");
     let checked = adapt(&arguments, &run, base, &train, &test)?;
     let run = Run::open(&run)?;
-    compare(&run, &checked)?;
+    check_gradients(&run, &checked)?;
     explain(&run, &truth, &train)
 }
 
-/// An ordinary network, trained on 0 to 7 in an ordinary loop, and frozen.
+/// Trains an ordinary network on 0 to 7 in an ordinary loop, and freezes it.
 fn train_base(digits: &Digits, seed: u64) -> Result<Mlp<Linear>> {
     let device = Device::Cpu;
     let variables = VarMap::new();
@@ -141,7 +140,7 @@ fn train_base(digits: &Digits, seed: u64) -> Result<Mlp<Linear>> {
     support::seed_weights(&variables, seed)?;
     let mut optimizer = SGD::new(variables.all_vars(), 0.1)?;
     let known: Vec<u64> = (0..digits.len() as u64).filter(|id| digits.labels[*id as usize] < NEW).collect();
-    ensure!(!known.is_empty(), "no digits to learn: check --limit");
+    ensure!(!known.is_empty(), "there are no digits to learn: raise --limit");
     for epoch in 0..3 {
         for places in support::batches(known.len(), BATCH, seed, epoch) {
             let ids: Vec<u64> = places.iter().map(|place| known[*place as usize]).collect();
@@ -154,7 +153,7 @@ fn train_base(digits: &Digits, seed: u64) -> Result<Mlp<Linear>> {
     Ok(Mlp { fc1: frozen(&model.fc1), fc2: frozen(&model.fc2) })
 }
 
-/// Gradient norms of single examples by candle's own backward, and the step before which they were taken.
+/// Gradient norms of single examples by candle's own backward, and the step that followed.
 struct Checked {
     step: u64,
     norms: HashMap<u64, f64>,
@@ -178,7 +177,7 @@ fn adapt(arguments: &Arguments, run: &Path, base: Mlp<Linear>, train: &Digits, t
         recorder.set_epoch(epoch);
         for (number, ids) in support::batches(train.len(), BATCH, arguments.seed, epoch).iter().enumerate() {
             if epoch + 1 == arguments.epochs && number == 0 {
-                // By now A and B have both moved. No pass is armed here, so the taps keep out of the way.
+                // By now both A and B have moved. No pass is armed here, so the taps do nothing.
                 checked.step = step;
                 for id in ids {
                     checked.norms.insert(*id, norm_by_candle(&model, &variables, train, *id)?);
@@ -210,7 +209,7 @@ fn norm_by_candle(model: &impl Module, variables: &VarMap, train: &Digits, id: u
     Ok(squared.sqrt())
 }
 
-/// Prints how many of the digits that it was trained on, and of the new ones, a model gets right.
+/// Prints the share of right answers of a model, on 0 to 7 and on 8 and 9.
 fn report(what: &str, model: &impl Module, digits: &Digits) -> Result<()> {
     let ids: Vec<u64> = (0..digits.len() as u64).collect();
     let (x, y) = digits.batch(&ids, &Device::Cpu)?;
@@ -232,15 +231,15 @@ fn report(what: &str, model: &impl Module, digits: &Digits) -> Result<()> {
 // --- What the log says ---
 
 /// Are the recorded gradients right? GraNd over a single step is the norm of each example's gradient at that step.
-fn compare(run: &Run, checked: &Checked) -> Result<()> {
+fn check_gradients(run: &Run, checked: &Checked) -> Result<()> {
     let table = Score::Grand.compute(run, &Window::steps(checked.step..checked.step + 1))?;
     ensure!(
         table.rows.len() == checked.norms.len(),
-        "the log holds {} of {} examples",
+        "the log has {} of {} examples",
         table.rows.len(),
         checked.norms.len()
     );
-    // Where the model is sure, p − 1 leaves little but rounding: a norm far below the others is held to their measure.
+    // Where the model is sure, p − 1 is mostly rounding. A norm far below the others is compared with a floor.
     let floor = checked.norms.values().fold(0.0, |largest: f64, norm| largest.max(*norm)) / 1000.0;
     let mut worst: f64 = 0.0;
     println!(
@@ -255,7 +254,7 @@ fn compare(run: &Run, checked: &Checked) -> Result<()> {
         }
     }
     println!("\n  largest relative error over {} examples: {worst:.1e}", table.rows.len());
-    ensure!(worst <= 1e-4, "the recorded gradients are not candle's");
+    ensure!(worst <= 1e-4, "the recorded gradients differ from candle's");
     Ok(())
 }
 

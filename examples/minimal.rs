@@ -1,36 +1,34 @@
-//! Give some training examples a wrong label, train, and find them again from the recording alone.
+//! Gives some training examples a wrong label, trains, and finds them again in the recording.
 //!
 //!     cargo run --release --example minimal -- [FOLDER]
 use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::{Config, Recorder, StepReport, Taps};
+use gradlog::{Config, Recorder, Taps};
 use gradlog_analysis::{Score, Window};
 use gradlog_format::run::Run;
 use rand::{rngs::StdRng, seq::SliceRandom, Rng, SeedableRng};
 
 fn main() -> Result<()> {
-    // 900 points in the plane around three centres; the centre is the class. Every 20th point gets the label of another
-    // one.
+    // 900 points in the plane around three centers. The center is the class. Every 20th point gets a wrong label.
     let mut rng = StdRng::seed_from_u64(0);
     let is_wrong = |i: usize| i.is_multiple_of(20);
     let points: Vec<[f32; 2]> = (0..900)
-        .map(|i| [[0.0, 1.0], [-1.0, -0.5], [1.0, -0.5]][i % 3].map(|centre| centre + rng.random_range(-0.75..0.75)))
+        .map(|i| [[0.0, 1.0], [-1.0, -0.5], [1.0, -0.5]][i % 3].map(|center| center + rng.random_range(-0.75..0.75)))
         .collect();
     let labels: Vec<u32> = (0..900).map(|i| ((i + usize::from(is_wrong(i))) % 3) as u32).collect();
 
-    // A small network. `taps.tap` is all that recording asks of it.
+    // A small network. Recording needs one `taps.tap` for each layer.
     let (device, variables, taps) = (Device::Cpu, VarMap::new(), Taps::new());
     let vb = VarBuilder::from_varmap(&variables, DType::F32, &device);
     let fc1 = taps.tap("fc1", linear(2, 32, vb.pp("fc1"))?);
     let fc2 = taps.tap("fc2", linear(32, 3, vb.pp("fc2"))?);
     let mut optimizer = SGD::new(variables.all_vars(), 0.2)?;
 
-    // The usual loop. Each batch is a pass: it is told who is in the batch, gives the loss, and is committed before the
-    // step.
+    // The usual training loop. Each batch is a pass: it gets the ids, computes the loss, and takes the step.
     let fresh = || std::env::temp_dir().join(format!("gradlog-minimal-{}", std::process::id()));
     let folder = std::env::args_os().nth(1).map_or_else(fresh, std::path::PathBuf::from);
-    anyhow::ensure!(!folder.to_string_lossy().starts_with('-'), "the only argument is a folder, which is to be made");
+    anyhow::ensure!(!folder.to_string_lossy().starts_with('-'), "give one argument: the folder of the new run");
     let mut recorder = Recorder::create(&folder, &taps, Config::default())?;
     let mut order: Vec<u64> = (0..900).collect();
     for epoch in 0..10 {
@@ -43,14 +41,12 @@ fn main() -> Result<()> {
             let mut pass = recorder.pass(ids)?;
             let logits = fc2.forward(&fc1.forward(&x)?.relu()?)?;
             let loss = pass.cross_entropy(&logits, &y)?;
-            let grads = loss.backward()?;
-            pass.commit(optimizer.step_info())?;
-            optimizer.step(&grads)?;
+            pass.backward_step(&mut optimizer, &loss)?;
         }
     }
     println!("recorded {}", recorder.finish()?);
 
-    // The model is done with. Which examples did the training struggle against? The most suspicious come first.
+    // Training is over. Which labels look wrong? The most suspicious examples come first.
     let run = Run::open(&folder)?;
     for score in [Score::SelfInfluence, Score::Aum] {
         let table = score.compute(&run, &Window::everything())?;

@@ -1,11 +1,9 @@
-//! Regression: predict what a penguin weighs, with some weights written down wrongly on purpose, and find those from
-//! the log.
+//! Regression: predicts the mass of a penguin. Some masses are wrong on purpose; the log finds them.
 //!
 //!     cargo run --release --example regression -- --out /tmp/penguins
 //!
-//! There are no classes here, so there are no margins and nothing is right or wrong: what is left are losses, errors
-//! and gradients, and they are enough. The run lands in `OUT/run`. An example's id is its line in
-//! examples/data/penguins/penguins.csv.
+//! There are no classes, so there are no margins and no right or wrong predictions. Losses, errors and gradients are
+//! enough. The run is in `OUT/run`. An example's id is its line in examples/data/penguins/penguins.csv.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -57,17 +55,17 @@ struct Penguin {
     body_mass_g: f32,
     sex: String,
     year: f32,
-    /// Its line in the file, counted from 1 as an editor does; the first holds the names of the columns.
+    /// The line in the file, counted from 1 as in an editor. The first line holds the column names.
     #[serde(skip)]
     line: u64,
 }
 
 impl Penguin {
-    fn measured(&self) -> [f32; 4] {
+    fn measurements(&self) -> [f32; 4] {
         [self.bill_length_mm, self.bill_depth_mm, self.flipper_length_mm, self.year]
     }
 
-    fn who(&self) -> String {
+    fn describe(&self) -> String {
         format!("{} {} of {}", self.species, self.sex, self.island)
     }
 }
@@ -76,50 +74,54 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     ensure!(
         (0.0..=1.0).contains(&arguments.corrupt),
-        "--corrupt is a share between 0 and 1, not {}",
+        "--corrupt must be a share between 0 and 1, not {}",
         arguments.corrupt
     );
     let penguins = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/penguins/penguins.csv"))?;
     let by_line: HashMap<u64, Penguin> = penguins.iter().map(|p| (p.line, p.clone())).collect();
 
-    // The file is sorted by species: shuffle, hold some out, and spoil some of the rest.
+    // The file is sorted by species: shuffle it, hold some out, and change some of the other masses.
     let mut rng = StdRng::seed_from_u64(arguments.seed ^ 0x9E06);
     let mut train = penguins;
     train.shuffle(&mut rng);
     let test = train.split_off(train.len() - HELD_OUT);
     train.truncate(arguments.limit.unwrap_or(usize::MAX));
-    ensure!(!train.is_empty(), "--limit 0 leaves nothing to train on");
-    let spoilt = (arguments.corrupt * train.len() as f64).round() as usize;
-    for penguin in &mut train[..spoilt] {
+    ensure!(!train.is_empty(), "--limit must be at least 1");
+    let changed = (arguments.corrupt * train.len() as f64).round() as usize;
+    for penguin in &mut train[..changed] {
         penguin.body_mass_g *= if rng.random() { 1.4 } else { 0.6 };
     }
     println!(
-        "{} penguins to train on, {spoilt} of them with a wrong mass on purpose; {} held out",
+        "{} penguins to train on, {changed} of them with a wrong mass on purpose; {} held out",
         train.len(),
         test.len()
     );
 
     let run = arguments.out.join("run");
-    let scale = Scale::of(&train);
+    let scale = Scale::from_penguins(&train);
     train_and_record(&arguments, &run, &scale, &train, &test)?;
 
-    // From here on: the log, and the true masses to check it against.
+    // From here on: the log, and the true masses to check the answers.
     let run = Run::open(&run)?;
     let truth = Truth { given: train.iter().map(|p| (p.line, p.body_mass_g)).collect(), by_line };
-    suspects(&run, &truth, &scale)?;
-    scores(&run, &truth)?;
-    harm(&run, &truth)
+    print_suspects(&run, &truth, &scale)?;
+    print_scores(&run, &truth)?;
+    print_harm(&run, &truth)
 }
 
 fn load(path: &Path) -> Result<Vec<Penguin>> {
-    let mut reader = csv::Reader::from_path(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut reader = csv::Reader::from_path(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut penguins: Vec<Penguin> =
-        reader.deserialize().collect::<Result<_, _>>().with_context(|| format!("reading {}", path.display()))?;
+        reader.deserialize().collect::<Result<_, _>>().with_context(|| format!("cannot read {}", path.display()))?;
     for (line, penguin) in (2..).zip(&mut penguins) {
         penguin.line = line;
     }
     if penguins.len() <= HELD_OUT {
-        bail!("{} holds {} penguins, and {HELD_OUT} are held out", path.display(), penguins.len());
+        bail!(
+            "{} has {} penguins, but more than {HELD_OUT} are needed, because {HELD_OUT} are held out",
+            path.display(),
+            penguins.len()
+        );
     }
     Ok(penguins)
 }
@@ -131,23 +133,23 @@ struct Scale {
 }
 
 impl Scale {
-    fn of(train: &[Penguin]) -> Self {
+    fn from_penguins(train: &[Penguin]) -> Self {
         let moments = |value: &dyn Fn(&Penguin) -> f32| {
             let mean = train.iter().map(value).sum::<f32>() / train.len() as f32;
             let variance = train.iter().map(|p| (value(p) - mean).powi(2)).sum::<f32>() / train.len() as f32;
             (mean, variance.sqrt().max(1e-6))
         };
-        let measured = [0, 1, 2, 3].map(|column| moments(&|p: &Penguin| p.measured()[column]));
+        let measured = [0, 1, 2, 3].map(|column| moments(&|p: &Penguin| p.measurements()[column]));
         Self { measured, mass: moments(&|p: &Penguin| p.body_mass_g) }
     }
 
-    /// Features `[batch, 12]`, standardized numbers and then one-hot species, island and sex; standardized masses
-    /// `[batch, 1]`.
+    /// Features `[batch, 12]`: standardized numbers, then one-hot species, island and sex. Standardized masses `[batch,
+    /// 1]`.
     fn batch(&self, penguins: &[&Penguin]) -> Result<(Tensor, Tensor)> {
         let mut x = Vec::with_capacity(penguins.len() * FEATURES);
         for penguin in penguins {
             x.extend(
-                penguin.measured().iter().zip(&self.measured).map(|(v, (mean, deviation))| (v - mean) / deviation),
+                penguin.measurements().iter().zip(&self.measured).map(|(v, (mean, deviation))| (v - mean) / deviation),
             );
             let one_hot =
                 |value: &str, names: &[&str]| names.iter().map(|n| f32::from(value == *n)).collect::<Vec<_>>();
@@ -221,7 +223,8 @@ fn train_and_record(
             pass.commit(optimizer.step_info())?;
             optimizer.step(&grads)?;
         }
-        // The held-out penguins are the probes: taken between epochs, they say how the steps after it bore on them.
+        // The held-out penguins are the probes. The influence of a step on them is measured with their gradients from
+        // before and after the epochs.
         after = probe(&mut recorder, &model, scale, test)?;
     }
     println!("held-out error: {before:.0} g before training, {after:.0} g after {} epochs", arguments.epochs);
@@ -229,7 +232,7 @@ fn train_and_record(
     Ok(())
 }
 
-/// Records the held-out penguins as the probe set `test`; returns the root of their mean squared error, in grams.
+/// Records the held-out penguins as the probe set `test`. Returns the root mean squared error in grams.
 fn probe(recorder: &mut Recorder, model: &Mlp, scale: &Scale, test: &[Penguin]) -> Result<f32> {
     let ids: Vec<u64> = test.iter().map(|penguin| penguin.line).collect();
     let (x, y) = scale.batch(&test.iter().collect::<Vec<_>>())?;
@@ -240,7 +243,7 @@ fn probe(recorder: &mut Recorder, model: &Mlp, scale: &Scale, test: &[Penguin]) 
     Ok(loss.to_scalar::<f32>()?.sqrt() * scale.mass.1)
 }
 
-/// What the log does not know.
+/// The truth, which the log does not know.
 struct Truth {
     /// The mass that the training was given, by line.
     given: HashMap<u64, f32>,
@@ -253,7 +256,7 @@ impl Truth {
         self.given.get(&line).is_some_and(|given| *given != self.by_line[&line].body_mass_g)
     }
 
-    fn wrong(&self) -> usize {
+    fn count_wrong(&self) -> usize {
         self.given.keys().filter(|line| self.is_wrong(**line)).count()
     }
 
@@ -266,9 +269,9 @@ impl Truth {
     }
 }
 
-/// Which masses look wrong? Those that the training had to fight for, and what the model had rather said.
-fn suspects(run: &Run, truth: &Truth, scale: &Scale) -> Result<()> {
-    // The log keeps the model's output at each visit: the last one of each penguin is what the model had come to think.
+/// Which masses look wrong? Those with large gradients, compared with what the model predicts.
+fn print_suspects(run: &Run, truth: &Truth, scale: &Scale) -> Result<()> {
+    // The log keeps the model's output at each visit. The last output of each penguin is the final prediction.
     let mut said: HashMap<u64, f32> = HashMap::new();
     for block in run.scan().filter(|block| block.kind() == Some(BlockKind::Visits)) {
         said.extend(block.u64s(Column::Example)?.into_iter().zip(block.f32s(Column::Output)?));
@@ -280,7 +283,7 @@ fn suspects(run: &Run, truth: &Truth, scale: &Scale) -> Result<()> {
         println!(
             "  {:>4}  {:<28} {:>5.0} g   {:>8.0} g  {:>14.3}  {}",
             row.example,
-            truth.by_line[&row.example].who(),
+            truth.by_line[&row.example].describe(),
             truth.given[&row.example],
             scale.grams(said[&row.example]),
             row.score,
@@ -290,10 +293,10 @@ fn suspects(run: &Run, truth: &Truth, scale: &Scale) -> Result<()> {
     Ok(())
 }
 
-/// Which scores are there without classes, and how well does each find the wrong masses?
-fn scores(run: &Run, truth: &Truth) -> Result<()> {
-    let wrong = truth.wrong();
-    println!("\nWhat does each score find? Of the {wrong} wrong masses, so many are in its top {wrong}:\n");
+/// Which scores work without classes, and how well does each find the wrong masses?
+fn print_scores(run: &Run, truth: &Truth) -> Result<()> {
+    let wrong = truth.count_wrong();
+    println!("\nWhat does each score find? Number of the {wrong} wrong masses in its top {wrong}:\n");
     let mut refused = Vec::new();
     for score in Score::ALL {
         match score.compute(run, &Window::everything()) {
@@ -304,7 +307,7 @@ fn scores(run: &Run, truth: &Truth) -> Result<()> {
             Err(error) => refused.push(error),
         }
     }
-    println!("\nThe other scores are made of predicted classes. What the library says when one asks for them:\n");
+    println!("\nThe other scores need predicted classes. The library refuses them:\n");
     for error in refused {
         println!("  {error}");
     }
@@ -312,26 +315,26 @@ fn scores(run: &Run, truth: &Truth) -> Result<()> {
 }
 
 /// Which training penguins made the predictions for the held-out ones worse?
-fn harm(run: &Run, truth: &Truth) -> Result<()> {
+fn print_harm(run: &Run, truth: &Truth) -> Result<()> {
     let answer = influence(run, &Question::all("test"))?;
     let mut total: Vec<(f64, u64)> = (answer.rows.iter().enumerate())
         .map(|(row, about)| ((0..answer.probes.len()).map(|probe| answer.score(row, probe)).sum(), about.example))
         .collect();
     total.sort_by(|a, b| a.0.total_cmp(&b.0));
     println!(
-        "\nWhich training penguins hurt the {} held-out predictions most, all in all? (TracIn)\n",
+        "\nWhich training penguins hurt the {} held-out predictions most in total? (TracIn)\n",
         answer.probes.len()
     );
     for (score, line) in total.iter().take(10) {
-        println!("  {line:>4}  {:<28} {score:>8.3}  {}", truth.by_line[line].who(), truth.verdict(*line));
+        println!("  {line:>4}  {:<28} {score:>8.3}  {}", truth.by_line[line].describe(), truth.verdict(*line));
     }
     let harmful: BTreeSet<u64> = total.iter().filter(|(score, _)| *score < 0.0).map(|(_, line)| *line).collect();
     let caught = harmful.iter().filter(|line| truth.is_wrong(**line)).count();
     println!(
-        "\n{} of {} did more harm than good; {caught} of the {} wrong ones are among them",
+        "\n{} of {} did more harm than good; {caught} of the {} wrong ones are among these",
         harmful.len(),
         total.len(),
-        truth.wrong()
+        truth.count_wrong()
     );
     Ok(())
 }

@@ -27,12 +27,12 @@ impl Bench<'_> {
         Ok((model, predictions))
     }
 
-    /// Logistic regression: leave-one-out against every method and against exact influence functions, and moving an input
-    /// against these.
+    /// Logistic regression: leave-one-out against every method and against exact influence functions, and moving an
+    /// input against these.
     pub fn logistic(&mut self) -> Result<()> {
         let arguments = self.arguments;
-        // Pixels and weight decay as Koh and Liang have them for their logistic regression. The rate falls to zero, so that the
-        // weights come to the minimum which the exact influence functions are about.
+        // Pixels and weight decay as Koh and Liang have them for their logistic regression. The rate falls to zero, so
+        // that the weights come to the minimum which the exact influence functions are about.
         let setting = Setting {
             architecture: Architecture::Dense(Vec::new()),
             epochs: arguments.logistic_epochs,
@@ -41,7 +41,8 @@ impl Bench<'_> {
             weight_decay: 0.01,
             cosine: true,
             probe_times: 1,
-            // So few rows that the adjoint takes them as they are: a matrix of 7,850 numbers a side takes as long as some thousand rows.
+            // So few rows that the adjoint takes them as they are: a matrix of 7,850 numbers a side takes as long as
+            // some thousand rows.
             curvature: (350, 5),
             exact: true,
             ..self.mlp_setting()
@@ -74,8 +75,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Leaves examples out of the run of one seed, and puts what came of it beside every method's prediction, and beside what half
-    /// of their weight does.
+    /// Leaves examples out of the run of one seed, and puts what came of it beside every method's prediction, and
+    /// beside what half of their weight does.
     fn leave_one_out(
         &self,
         setting: &Setting,

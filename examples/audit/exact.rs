@@ -1,5 +1,5 @@
-//! Logistic regression as `audit::ExactInfluence` asks for it, in f64 at the trained weights: the oracle beside what comes from
-//! the log.
+//! Logistic regression as `audit::ExactInfluence` asks for it, in f64 at the trained weights: the oracle beside what
+//! comes from the log.
 //!
 //! With `x` ending in a 1 for the bias, `p = softmax(W x)` and `e` the label as a vector: `∇_W ℓ = (p − e) xᵀ` and
 //! `∇_x ℓ = Wᵀ (p − e)`. The objective is `(1/n)·Σ ℓ_i + (λ/2)·‖W‖²`.
@@ -71,8 +71,8 @@ impl Regression {
         Ok(Self { weights, train: Inputs::of(train), probes: Inputs::of(probes), weight_decay })
     }
 
-    /// Influence functions of every training image on every probe, positive where it helped: what they follow from, probe by
-    /// probe, and the scores.
+    /// Influence functions of every training image on every probe, positive where it helped: what they follow from,
+    /// probe by probe, and the scores.
     pub fn influence_functions(&mut self, bar: &ProgressBar) -> Result<(Vec<ExactInfluence>, Prediction)> {
         let (examples, probes) = (self.train.labels.len(), self.probes.labels.len());
         let ids: Vec<u64> = (0..examples as u64).collect();

@@ -1,12 +1,13 @@
-//! Does the model change as the scores say, when it is trained again? Every method of gradlog against retraining, from one
-//! recorded run for each seed: leave-one-out, moving a training image, the linear datamodeling score, brittleness, wrong
-//! labels, cleaning, pruning.
+//! Does the model change as the scores say, when it is trained again? Every method of gradlog against retraining, from
+//! one recorded run for each seed: leave-one-out, moving a training image, the linear datamodeling score, brittleness,
+//! wrong labels, cleaning, pruning.
 //!
 //!     cargo run --release --example audit -- --json audit.json
 //!
-//! That is all five experiments (`--only` names them) with one seed. It takes about half an hour on two cores with the digits that
-//! come with gradlog, most of it for training again: `--left-out`, `--moved`, `--subsets` and `--brittle` say how often.
-//! The JSON is a list of `{setting, method, metric, value, low, high, seeds}`, with 95 % bootstrap intervals. The measures are `gradlog_analysis::audit`, for any model that a closure can train.
+//! That is all five experiments (`--only` names them) with one seed. It takes about half an hour on two cores with the
+//! digits that come with gradlog, most of it for training again: `--left-out`, `--moved`, `--subsets` and `--brittle`
+//! say how often. The JSON is a list of `{setting, method, metric, value, low, high, seeds}`, with 95 % bootstrap
+//! intervals. The measures are `gradlog_analysis::audit`, for any model that a closure can train.
 
 mod attribution;
 #[allow(dead_code)]
@@ -72,7 +73,8 @@ pub(crate) struct Arguments {
     /// Images of the logistic regression that are moved a little, one at a time, drawn at random; 0 leaves it out
     #[arg(long, default_value_t = 20)]
     moved: usize,
-    /// Learning rate of the MLP whose examples are left out: at larger ones training is not smooth, and nothing can predict it
+    /// Learning rate of the MLP whose examples are left out: at larger ones training is not smooth, and nothing can
+    /// predict it
     #[arg(long, default_value_t = 0.001)]
     loo_rate: f64,
     /// Its hidden layers
@@ -93,7 +95,8 @@ pub(crate) struct Arguments {
     /// Of the experiment with labels, draw the tenth from all ten classes, so that a tenth of it stays right
     #[arg(long)]
     any_class: bool,
-    /// Runs for each seed of the experiment with labels, on the same labels with other weights and orders: scores over several find more
+    /// Runs for each seed of the experiment with labels, on the same labels with other weights and orders: scores over
+    /// several find more
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
     /// Of the experiment with labels, only who finds the wrong ones: no training on what is left

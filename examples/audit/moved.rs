@@ -1,5 +1,5 @@
-//! Moving a training input (Koh and Liang 2017, §5.2): the pixels of one image a little along the sign of what raises a probe's
-//! loss, as their attacks do, against training with the moved image.
+//! Moving a training input (Koh and Liang 2017, §5.2): the pixels of one image a little along the sign of what raises a
+//! probe's loss, as their attacks do, against training with the moved image.
 
 use crate::exact::Regression;
 use crate::experiments::{bar, sample, Bench};
@@ -13,8 +13,8 @@ const STEP: f64 = 0.01;
 const PROBES: usize = 5;
 
 impl Bench<'_> {
-    /// For each of some images, drawn at random, the same run once more, same seed and same order, with the image moved against
-    /// one of the probes: what it changes for all of them, beside what `solved` says to first order.
+    /// For each of some images, drawn at random, the same run once more, same seed and same order, with the image moved
+    /// against one of the probes: what it changes for all of them, beside what `solved` says to first order.
     pub fn moved_inputs(
         &self,
         setting: &Setting,

@@ -146,8 +146,8 @@ impl Bench<'_> {
         self.accuracies(&name, "with half of the data", &setting, &data, &test, keeps.collect())
     }
 
-    /// Test accuracy of each way to choose, and by how much it is above that of random choice. `data` has one set of images for
-    /// each seed, or one for all.
+    /// Test accuracy of each way to choose, and by how much it is above that of random choice. `data` has one set of
+    /// images for each seed, or one for all.
     fn accuracies(
         &mut self,
         name: &str,

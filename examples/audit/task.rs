@@ -1,5 +1,5 @@
-//! The models that are audited, and the one loop that trains them: recorded the first time, unrecorded whenever they are
-//! trained again.
+//! The models that are audited, and the one loop that trains them: recorded the first time, unrecorded whenever they
+//! are trained again.
 
 use crate::data::{Digits, SIDE};
 use crate::mnist_model::Cnn;
@@ -226,8 +226,8 @@ pub fn probabilities(logits: &[f64]) -> Vec<f64> {
     powers.iter().map(|power| power / sum).collect()
 }
 
-/// Trains from the beginning. With `record`, a folder, the run is recorded there, with `probes` as the probe set `test` and
-/// curvature as the set `curvature`; the training is the same.
+/// Trains from the beginning. With `record`, a folder, the run is recorded there, with `probes` as the probe set `test`
+/// and curvature as the set `curvature`; the training is the same.
 pub fn train(
     setting: &Setting,
     images: &Images,

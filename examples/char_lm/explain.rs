@@ -1,4 +1,4 @@
-//! The run explained from its log: no model and no second pass over the text.
+//! Explains the run from its log, without the model and without another pass over the text.
 
 use super::text::{Passage, Text};
 use anyhow::{Context, Result};
@@ -6,10 +6,10 @@ use gradlog_analysis::{influence, Influence, Probes, Question, Score, Window};
 use gradlog_format::run::Run;
 use std::path::Path;
 
-/// Passages that are shown for each answer.
+/// Number of passages to show for each answer.
 const SHOWN: usize = 5;
 
-/// What the log does not know: the words.
+/// The text, which the log does not hold.
 pub struct Explained<'t> {
     pub text: &'t Text,
     pub train: &'t [Passage],
@@ -19,29 +19,29 @@ pub struct Explained<'t> {
 }
 
 impl Explained<'_> {
-    /// Explains the run in the folder `run`, and what taught the model the held-out passages `asked`.
-    pub fn from(&self, run: &Path, asked: &[u64]) -> Result<()> {
+    /// Prints an explanation of the run in the folder `run`, and what taught the model the held-out passages `asked`.
+    pub fn print(&self, run: &Path, asked: &[u64]) -> Result<()> {
         let run = Run::open(run)?;
-        // In the first epoch the model learns what all of English shares, from whichever passage comes first, and by
-        // far larger gradients than ever after: with it, the passages of the first hundred steps would answer
-        // every question.
+        // In the first epoch the model learns what all English text shares, from the first passages it sees, with by
+        // far the largest gradients. With that epoch, the passages of the first hundred steps would answer every
+        // question.
         let later = Window::epochs(1..u32::MAX);
         let window = if Score::Loss.compute(&run, &later)?.rows.is_empty() { Window::everything() } else { later };
         if window != Window::everything() {
-            println!("All that follows is about the epochs after the first. A / is the end of a line.\n");
+            println!("The answers below are about the epochs after the first. A / marks the end of a line.\n");
         }
-        self.odd(&run, &window)?;
+        self.print_odd(&run, &window)?;
         let probes = Probes::Ids(asked.to_vec());
         let answer = influence(&run, &Question { probes, window, ..Question::all(super::PROBE_SET) })?;
-        self.teachers(&answer)
+        self.print_teachers(&answer)
     }
 
     /// Which passages are not like the others?
-    fn odd(&self, run: &Run, window: &Window) -> Result<()> {
+    fn print_odd(&self, run: &Run, window: &Window) -> Result<()> {
         println!("Which training passages are odd?");
         for (score, words) in [
             (Score::Loss, "Highest mean loss: the model cannot read them"),
-            (Score::SelfInfluence, "Highest self-influence: the model had to bend to read them"),
+            (Score::SelfInfluence, "Highest self-influence: the model had to change most to read them"),
         ] {
             println!("\n{words}.");
             for row in score.compute(run, window)?.rows.iter().take(SHOWN) {
@@ -50,7 +50,7 @@ impl Explained<'_> {
         }
         let wrong = self.scrambled.iter().filter(|scrambled| **scrambled).count();
         println!(
-            "\nOf the {wrong} scrambled passages, so many are among the {wrong} most suspicious of {} by",
+            "\nNumber of the {wrong} scrambled passages among the {wrong} most suspicious of {}, by score",
             self.train.len()
         );
         for score in [Score::Loss, Score::Aum, Score::Confidence, Score::El2n, Score::Grand, Score::SelfInfluence] {
@@ -61,13 +61,13 @@ impl Explained<'_> {
         Ok(())
     }
 
-    /// Which training passages taught the model to read one that it has never seen, and which misled it?
-    fn teachers(&self, answer: &Influence) -> Result<()> {
+    /// Which training passages taught the model to read one that it has never seen, and which ones misled it?
+    fn print_teachers(&self, answer: &Influence) -> Result<()> {
         for (probe, about) in answer.probes.iter().enumerate() {
             let asked =
-                self.test.get(about.id as usize).context("the log holds a probe that is no held-out passage")?;
-            println!("\nWhat taught the model to read held-out passage {}, {}?\n", about.id, self.text.place(asked));
-            println!("                                        {}\n", asked.shown());
+                self.test.get(about.id as usize).context("the log has a probe that is not a held-out passage")?;
+            println!("\nWhat taught the model to read held-out passage {}, {}?\n", about.id, self.text.locate(asked));
+            println!("                                        {}\n", asked.to_line());
             println!("Helped most (TracIn).");
             for row in answer.proponents(probe, SHOWN) {
                 self.show(answer.rows[row].example, answer.score(row, probe));
@@ -84,6 +84,6 @@ impl Explained<'_> {
     fn show(&self, example: u64, score: f64) {
         let passage = &self.train[example as usize];
         let mark = if self.scrambled[example as usize] { "scrambled" } else { "" };
-        println!("  {score:>7.3}  {:<16}  {mark:<9}  {}", self.text.place(passage), passage.shown());
+        println!("  {score:>7.3}  {:<16}  {mark:<9}  {}", self.text.locate(passage), passage.to_line());
     }
 }

@@ -1,10 +1,11 @@
-//! Train a small transformer on the characters of *Paradise Lost*, some passages scrambled, with every layer recorded;
-//! then ask the log which passages are odd, and which ones taught the model to read a passage that it has never seen.
+//! Trains a small transformer on the characters of *Paradise Lost*, with every layer recorded. Some passages are
+//! scrambled. Then the log tells which passages are odd, and which ones taught the model to read a passage it has never
+//! seen.
 //!
 //!     cargo run --release --example char_lm -- --out /tmp/milton
 //!
 //! A training example is a passage of 64 characters; its id is its number. The twelfth book is held out. The optimizer
-//! is plain SGD, for that is what TracIn is about. The run lands in `OUT/run`.
+//! is plain SGD, because TracIn is defined for it. The run is in `OUT/run`.
 
 mod explain;
 mod model;
@@ -23,11 +24,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use text::{Passage, Text, LENGTH};
 
-/// Small, because plain SGD gets further by many small steps than by few large ones.
+/// Small, because many small steps of plain SGD get further than few large ones.
 const BATCH: usize = 8;
-/// Falls to zero over the run, in a straight line.
+/// The rate of the first step. It falls to zero linearly.
 const LEARNING_RATE: f64 = 0.7;
-/// Held-out passages that are asked about.
+/// Number of held-out passages to ask about.
 const PROBES: usize = 64;
 const PROBE_SET: &str = "held-out";
 
@@ -60,13 +61,13 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     ensure!(
         (0.0..=1.0).contains(&arguments.scramble),
-        "--scramble is a share between 0 and 1, not {}",
+        "--scramble must be a share between 0 and 1, not {}",
         arguments.scramble
     );
     let text = Text::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/text/paradise-lost.txt"))?;
     let (mut train, mut test) = text.split();
     train.truncate(arguments.limit.unwrap_or(usize::MAX));
-    ensure!(!train.is_empty(), "--limit 0 leaves nothing to train on");
+    ensure!(!train.is_empty(), "--limit must be at least 1");
     test.truncate(PROBES);
     if let Some(number) = arguments.ask.iter().find(|number| **number >= test.len() as u64) {
         bail!("--ask {number}: the held-out passages are numbered 0 to {}", test.len() - 1);
@@ -80,7 +81,7 @@ fn main() -> Result<()> {
     );
     let run = arguments.out.join("run");
     train_and_record(&arguments, &run, &text, &train, &test)?;
-    Explained { text: &text, train: &train, scrambled: &scrambled, test: &test }.from(&run, &arguments.ask)
+    Explained { text: &text, train: &train, scrambled: &scrambled, test: &test }.print(&run, &arguments.ask)
 }
 
 fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Passage], test: &[Passage]) -> Result<()> {
@@ -104,7 +105,8 @@ fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Pas
     let (mut step, steps) = (0, arguments.epochs as usize * train.len().div_ceil(BATCH));
     for epoch in 0..arguments.epochs {
         recorder.set_epoch(epoch);
-        // The held-out passages are the probes: recorded before each epoch, they say how its steps bore on them.
+        // The held-out passages are the probes. They are recorded before each epoch, to measure the influence of its
+        // steps.
         let held_out = probe(&mut recorder, &model, text, test, &device)?;
         println!("epoch {epoch}: held-out loss before it {held_out:.3}, {:.0} s", start.elapsed().as_secs_f64());
         for ids in support::batches(train.len(), BATCH, arguments.seed, epoch) {
@@ -119,12 +121,12 @@ fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Pas
         }
     }
     let held_out = probe(&mut recorder, &model, text, test, &device)?;
-    println!("held-out loss after the last: {held_out:.3} a character, {:.0} s", start.elapsed().as_secs_f64());
+    println!("held-out loss after the last epoch: {held_out:.3} per character, {:.0} s", start.elapsed().as_secs_f64());
     println!("recorded {}\n", recorder.finish()?);
     Ok(())
 }
 
-/// Records the held-out passages as probes and returns the mean loss of a character.
+/// Records the held-out passages as probes. Returns the mean loss per character.
 fn probe(recorder: &mut Recorder, model: &Transformer, text: &Text, test: &[Passage], device: &Device) -> Result<f64> {
     let ids: Vec<u64> = (0..test.len() as u64).collect();
     let mut sum = 0.0;

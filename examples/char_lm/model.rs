@@ -1,8 +1,8 @@
 //! The model: a decoder-only transformer over characters, every layer tapped.
 //!
-//! All tensors keep the batch as their first dimension through every tapped layer, for that is how a tap tells the
-//! examples apart. The two places where one usually would not: position ids are expanded to `[batch, positions]`, and
-//! the linear layers see `[batch, positions, width]`, not `[batch * positions, width]`.
+//! All tensors keep the batch as their first dimension through every tapped layer. A tap needs that to separate the
+//! examples. So position ids are expanded to `[batch, positions]`. And the linear layers get `[batch, positions,
+//! width]`, not `[batch * positions, width]`.
 
 use candle_core::{Device, Module, Result, Tensor, D};
 use candle_nn::{embedding, layer_norm, linear, Embedding, LayerNorm, Linear, VarBuilder};
@@ -59,7 +59,7 @@ impl Block {
     fn new(taps: &Taps, name: &str, vb: &VarBuilder<'_>) -> Result<Self> {
         let vb = vb.pp(name);
         let full = |part: &str| format!("{name}.{part}");
-        // candle_nn's own LayerNorm has no backward on contiguous inputs; a tapped one has.
+        // candle_nn's LayerNorm has no backward on contiguous inputs. A tapped one has.
         let norm =
             |part: &str| Ok::<_, candle_core::Error>(taps.tap(full(part), layer_norm(WIDTH, 1e-5, vb.pp(part))?));
         let layer = |part: &str, inputs, outputs| {
@@ -91,13 +91,13 @@ impl Block {
         let value = by_head(self.value.forward(x)?)?;
         let scale = 1.0 / ((WIDTH / HEADS) as f64).sqrt();
         let scores = (query.matmul(&key.t()?)? * scale)?.broadcast_add(mask)?;
-        // Not `softmax_last_dim`: it is faster and has no backward.
+        // `softmax_last_dim` is faster but has no backward.
         let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&value)?;
         self.mix.forward(&mixed.transpose(1, 2)?.contiguous()?.reshape((batch, positions, WIDTH))?)
     }
 }
 
-/// `[positions, positions]`: 0 where a position may look, minus infinity where it would see the future.
+/// `[positions, positions]`: 0 at the current and earlier positions, minus infinity at later ones.
 fn causal_mask(positions: usize, device: &Device) -> Result<Tensor> {
     let entry = |place: usize| if place % positions > place / positions { f32::NEG_INFINITY } else { 0.0 };
     Tensor::from_vec((0..positions * positions).map(entry).collect(), (positions, positions), device)

@@ -1,4 +1,4 @@
-//! The text, cut into passages of equal length, and some of them scrambled on purpose.
+//! The text, cut into passages of equal length. Some are scrambled on purpose.
 
 use anyhow::{ensure, Context, Result};
 use candle_core::{Device, Tensor};
@@ -7,10 +7,10 @@ use rand::seq::SliceRandom;
 use rand::SeedableRng;
 use std::path::Path;
 
-/// Characters that a passage predicts, each from those before it.
+/// Number of characters that a passage predicts, each from those before it.
 pub const LENGTH: usize = 64;
 
-/// A text and the alphabet that it is written in.
+/// A text and its alphabet.
 pub struct Text {
     /// One byte a character: the text is plain ASCII.
     bytes: Vec<u8>,
@@ -19,11 +19,11 @@ pub struct Text {
     alphabet: Vec<u8>,
 }
 
-/// A stretch of the text: `LENGTH + 1` characters, the first of which only serves to predict the second.
+/// A stretch of the text: `LENGTH + 1` characters. The first one only helps to predict the second.
 #[derive(Clone)]
 pub struct Passage {
     pub bytes: Vec<u8>,
-    /// Where it stands in the text.
+    /// Its offset in the text.
     pub start: usize,
 }
 
@@ -60,8 +60,8 @@ impl Text {
         starts.map(|start| Passage { bytes: self.bytes[start..=start + LENGTH].to_vec(), start }).collect()
     }
 
-    /// The book that a passage begins in, and its line there.
-    pub fn place(&self, passage: &Passage) -> String {
+    /// The book that a passage begins in, and its line in that book.
+    pub fn locate(&self, passage: &Passage) -> String {
         let Some((start, book)) = self.books.iter().rev().find(|(start, _)| *start <= passage.start) else {
             return "before the first book".into();
         };
@@ -84,11 +84,11 @@ impl Text {
 
 impl Passage {
     /// The passage in one line, as it can be printed.
-    pub fn shown(&self) -> String {
+    pub fn to_line(&self) -> String {
         String::from_utf8_lossy(&self.bytes).replace('\n', "/")
     }
 
-    /// Puts the letters of each word in another order; spaces, marks and the words' lengths stay.
+    /// Shuffles the letters of each word. Spaces, punctuation and the lengths of words stay.
     fn scramble(&mut self, rng: &mut StdRng) {
         for word in self.bytes.chunk_by_mut(|a, b| a.is_ascii_alphabetic() && b.is_ascii_alphabetic()) {
             word.shuffle(rng);
@@ -96,7 +96,7 @@ impl Passage {
     }
 }
 
-/// Scrambles a share of the passages, chosen at random. Returns which.
+/// Scrambles a share of the passages, chosen at random. Returns a flag for each passage.
 pub fn scramble(passages: &mut [Passage], share: f64, seed: u64) -> Vec<bool> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5C4A);
     let mut order: Vec<usize> = (0..passages.len()).collect();

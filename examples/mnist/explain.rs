@@ -1,4 +1,4 @@
-//! What the log says: suspects, forgetting, and who taught the model an answer. No model and no training from here on.
+//! Explains a run from its log: suspects, forgetting, and what taught the model an answer. No model and no training.
 
 use crate::data::{Digits, SIDE};
 use anyhow::{Context, Result};
@@ -6,16 +6,16 @@ use gradlog_analysis::{influence, Extra, Influence, Probes, Question, Score, Sco
 use gradlog_format::run::Run;
 use std::path::Path;
 
-/// How many test images the last part looks at.
+/// Number of test images in the last part.
 const PROBES: usize = 200;
 
-/// Reads the run in `run` and prints what it says. `truth` and the images are only there to check the answers by.
+/// Reads the run in `run` and prints the answers. `truth` and the images only serve to check them.
 pub fn explain(run: &Path, truth: &[u8], train: &Digits, test: &Digits, gradients: bool) -> Result<()> {
     let opened = Run::open(run)?;
-    suspects(&opened, truth, train, gradients)?;
-    forgetting(&opened, truth, train)?;
+    print_suspects(&opened, truth, train, gradients)?;
+    print_forgetting(&opened, truth, train)?;
     if gradients {
-        teachers(&opened, truth, train, test)?;
+        print_teachers(&opened, truth, train, test)?;
     }
     println!("\nAsk the run more:");
     println!("    gradlog info {}", run.display());
@@ -26,11 +26,11 @@ pub fn explain(run: &Path, truth: &[u8], train: &Digits, test: &Digits, gradient
     Ok(())
 }
 
-fn suspects(run: &Run, truth: &[u8], train: &Digits, gradients: bool) -> Result<()> {
+fn print_suspects(run: &Run, truth: &[u8], train: &Digits, gradients: bool) -> Result<()> {
     let wrong = |example: u64| truth[example as usize] != train.labels[example as usize];
     let flipped = (0..train.len() as u64).filter(|e| wrong(*e)).count();
     println!("== Which labels are wrong? ==");
-    println!("score           ROC-AUC   of the {flipped} first, really wrong");
+    println!("score           ROC-AUC   wrong labels in the first {flipped}");
     let mut scores = vec![Score::Aum, Score::Loss, Score::El2n, Score::Forgetting];
     if gradients {
         scores.extend([Score::SelfInfluence, Score::Grand]);
@@ -55,16 +55,16 @@ fn suspects(run: &Run, truth: &[u8], train: &Digits, gradients: bool) -> Result<
     Ok(())
 }
 
-fn forgetting(run: &Run, truth: &[u8], train: &Digits) -> Result<()> {
+fn print_forgetting(run: &Run, truth: &[u8], train: &Digits) -> Result<()> {
     let table = Score::Forgetting.compute(run, &Window::everything())?;
     let flag = |extras: &[Extra], name: &str| {
         let place = Score::Forgetting.extras().iter().position(|extra| *extra == name);
         place.is_some_and(|place| extras.get(place) == Some(&Extra::Flag(true)))
     };
     let never: Vec<u64> = table.rows.iter().filter(|r| flag(&r.extras, "never_learned")).map(|r| r.example).collect();
-    let mislabelled = never.iter().filter(|e| truth[**e as usize] != train.labels[**e as usize]).count();
-    println!("\n== What was forgotten, what never learned? ==");
-    println!("never learned: {} examples, {mislabelled} of them with a wrong label", never.len());
+    let mislabeled = never.iter().filter(|e| truth[**e as usize] != train.labels[**e as usize]).count();
+    println!("\n== What was forgotten, and what was never learned? ==");
+    println!("never learned: {} examples, {mislabeled} of them with a wrong label", never.len());
     for times in 0..4 {
         let count = table.rows.iter().filter(|row| row.score == f64::from(times)).count();
         println!("forgotten {times} times: {count}");
@@ -73,12 +73,12 @@ fn forgetting(run: &Run, truth: &[u8], train: &Digits) -> Result<()> {
     Ok(())
 }
 
-fn teachers(run: &Run, truth: &[u8], train: &Digits, test: &Digits) -> Result<()> {
-    // The matrix of all training images by all test images need not fit into memory; some test images will do.
+fn print_teachers(run: &Run, truth: &[u8], train: &Digits, test: &Digits) -> Result<()> {
+    // The matrix of all training images by all test images may not fit into memory, so it takes some test images.
     let asked: Vec<u64> = (0..test.len().min(PROBES) as u64).collect();
     let question = Question { probes: Probes::Ids(asked), ..Question::all("test") };
     let all = influence(run, &question)?;
-    // How often the examples that helped most are of the image's own class.
+    // The share of the most helpful examples that have the image's own class.
     let mut own_class = 0.0;
     for probe in 0..all.probes.len() {
         let label = test.labels[all.probes[probe].id as usize];
@@ -86,7 +86,7 @@ fn teachers(run: &Run, truth: &[u8], train: &Digits, test: &Digits) -> Result<()
         let same = helped.iter().filter(|row| train.labels[all.rows[**row].example as usize] == label).count();
         own_class += same as f64 / helped.len().max(1) as f64 / all.probes.len() as f64;
     }
-    println!("\n== Who taught the model? ==");
+    println!("\n== What taught the model? ==");
     println!(
         "{}; {} visits, {} left out",
         all.variant(),
@@ -96,18 +96,18 @@ fn teachers(run: &Run, truth: &[u8], train: &Digits, test: &Digits) -> Result<()
     println!("of a test image's ten strongest proponents, {:.1} share its class on average", 10.0 * own_class);
     println!("(over the first {} test images)", all.probes.len());
 
-    // The image to explain: the first that the model got wrong in the end, else the first.
+    // The image to explain: the first one that the model gets wrong at the end, or else the first.
     let missed = |probe: &usize| all.probes[*probe].prediction != all.probes[*probe].label;
     let probe = (0..all.probes.len()).find(missed).unwrap_or(0);
     let id = all.probes[probe].id as usize;
     let says = all.probes[probe].prediction.map_or("-".into(), |p| p.to_string());
     println!("\ntest image {id} is a {}; the trained model says {says}", test.labels[id]);
     let (helped, hurt) = (all.proponents(probe, 10), all.opponents(probe, 10));
-    list("the ten training images that helped most", &all, probe, &helped, truth, train);
-    list("the ten that hurt most", &all, probe, &hurt, truth, train);
-    let of = |rows: &[usize]| rows.first().map(|row| all.rows[*row].example as usize);
+    print_list("the ten training images that helped most", &all, probe, &helped, truth, train);
+    print_list("the ten that hurt most", &all, probe, &hurt, truth, train);
+    let first_example = |rows: &[usize]| rows.first().map(|row| all.rows[*row].example as usize);
     let mut pictures = vec![(format!("test image {id}"), &test.pixels[id * SIDE * SIDE..])];
-    for (title, example) in [("helped most", of(&helped)), ("hurt most", of(&hurt))] {
+    for (title, example) in [("helped most", first_example(&helped)), ("hurt most", first_example(&hurt))] {
         if let Some(example) = example {
             pictures.push((format!("{title}: {example}"), &train.pixels[example * SIDE * SIDE..]));
         }
@@ -116,7 +116,7 @@ fn teachers(run: &Run, truth: &[u8], train: &Digits, test: &Digits) -> Result<()
     Ok(())
 }
 
-fn list(title: &str, all: &Influence, probe: usize, rows: &[usize], truth: &[u8], train: &Digits) {
+fn print_list(title: &str, all: &Influence, probe: usize, rows: &[usize], truth: &[u8], train: &Digits) {
     println!("\n{title}:");
     println!("example   TracIn      label");
     for &row in rows {
@@ -127,7 +127,7 @@ fn list(title: &str, all: &Influence, probe: usize, rows: &[usize], truth: &[u8]
     }
 }
 
-/// Prints images side by side, two rows of pixels to a line.
+/// Prints images side by side. Each line of text shows two rows of pixels.
 fn draw(pictures: &[(String, &[u8])]) {
     let titles: String = pictures.iter().map(|(title, _)| format!("{title:<SIDE$}  ")).collect();
     println!("\n{}", titles.trim_end());
@@ -144,7 +144,7 @@ fn draw(pictures: &[(String, &[u8])]) {
     }
 }
 
-/// The chance that a wrong label stands before a right one in the ranking; `None` if there are none of either.
+/// The probability that a wrong label ranks before a right one; `None` if either kind is missing.
 fn roc_auc(ranking: &[bool]) -> Option<f64> {
     let wrong = ranking.iter().filter(|hit| **hit).count();
     let right = ranking.len() - wrong;

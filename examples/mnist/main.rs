@@ -1,10 +1,10 @@
-//! Train a CNN on handwritten digits, some of them deliberately mislabelled, with every layer recorded; then explain
-//! the run from its log alone, with no model and no second pass over the data.
+//! Trains a CNN on handwritten digits, with every layer recorded. Some labels are wrong on purpose. Then it explains
+//! the run from its log alone, without the model and without another pass over the data.
 //!
 //!     cargo run --release --example mnist -- --out /tmp/digits
 //!
-//! The run lands in `OUT/run`, the truth about the labels in `OUT/flipped.csv`. With `--data DIR` it trains on any
-//! folder of idx files, gzipped or not: MNIST, Fashion-MNIST (Debian's `dataset-fashion-mnist` puts it in
+//! The run is in `OUT/run`, the list of wrong labels in `OUT/flipped.csv`. With `--data DIR` it trains on any folder of
+//! idx files, gzipped or not: MNIST, or Fashion-MNIST (Debian's `dataset-fashion-mnist` puts it in
 //! /usr/share/datasets/fashion-mnist).
 
 mod data;
@@ -25,13 +25,13 @@ use model::Cnn;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// candle makes a fresh tensor for every result. glibc hands large ones back to the system each time and pays for every
-/// page again; this allocator keeps them, which shortens a step by about a third, recorded or not.
+/// candle allocates a new tensor for every result. glibc returns large ones to the system each time and pays for every
+/// page again. This allocator keeps them, which shortens a step by about a third, recorded or not.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BATCH: usize = 64;
-/// At the first step; it falls to zero by half a cosine.
+/// The rate of the first step. It falls to zero along half a cosine.
 const LEARNING_RATE: f64 = 0.1;
 
 #[derive(Parser)]
@@ -64,16 +64,16 @@ struct Arguments {
 enum Depth {
     /// Losses and predictions
     Outputs,
-    /// Those, and the gradients of the last layer
+    /// Losses, predictions, and the gradients of the last layer
     Last,
-    /// Those, and the gradients of all layers
+    /// Losses, predictions, and the gradients of all layers
     All,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if !(0.0..=1.0).contains(&arguments.flip) {
-        bail!("--flip is a share between 0 and 1, not {}", arguments.flip);
+        bail!("--flip must be a share between 0 and 1, not {}", arguments.flip);
     }
     let folder =
         arguments.data.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist"));
@@ -81,7 +81,7 @@ fn main() -> Result<()> {
     let test = Digits::load(&folder, "t10k").context("the test images")?;
     train.truncate(arguments.limit.unwrap_or(usize::MAX));
     if train.is_empty() || test.is_empty() {
-        bail!("no images to train on: check --data and --limit");
+        bail!("there are no images to train on: check --data and --limit");
     }
     let truth = train.labels.clone();
     train.flip(arguments.flip, TO_ANOTHER, arguments.seed);
@@ -97,7 +97,7 @@ fn main() -> Result<()> {
     train_and_record(&arguments, &run, &train, &test)?;
     data::write_flipped(&arguments.out.join("flipped.csv"), &truth, &train.labels)?;
 
-    // From here on: the log, and the truth about the labels to check it against.
+    // From here on: the log, and the true labels to check the answers.
     explain::explain(&run, &truth, &train, &test, arguments.depth != Depth::Outputs)
 }
 
@@ -109,8 +109,8 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     support::seed_weights(&variables, arguments.seed)?;
     let mut optimizer = SGD::new(variables.all_vars(), LEARNING_RATE)?;
 
-    // The recorder sees the taps that it is given. The model's own stay unarmed at the lower depths, and are then
-    // nothing but faster layers.
+    // The recorder gets only the taps to record. At the lower depths the model's own taps stay unarmed and are only
+    // faster layers.
     let recorded = match arguments.depth {
         Depth::All => taps,
         Depth::Outputs => Taps::new(),
@@ -140,7 +140,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
         (0..test.len() as u64).collect::<Vec<_>>().chunks(BATCH).map(<[u64]>::to_vec).collect();
     for epoch in 0..arguments.epochs {
         recorder.set_epoch(epoch);
-        // The test images are the probes: recorded before each epoch, they say how its steps bore on them.
+        // The test images are the probes. They are recorded before each epoch, to measure the influence of its steps.
         let accuracy = probe(&mut recorder, &model, test, &test_batches, &device)?;
         let mut loss_sum = 0.0;
         for ids in support::batches(train.len(), BATCH, arguments.seed, epoch) {
@@ -176,7 +176,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     Ok(())
 }
 
-/// Records the test images as the probe set `test` and returns the accuracy on them.
+/// Records the test images as the probe set `test`. Returns the accuracy on them.
 fn probe(recorder: &mut Recorder, model: &Cnn, test: &Digits, batches: &[Vec<u64>], device: &Device) -> Result<f64> {
     let mut right = 0.0;
     for ids in batches {

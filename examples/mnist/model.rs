@@ -1,11 +1,11 @@
-//! The model: an ordinary CNN, one `taps.tap` for each layer.
+//! The model: an ordinary CNN with one `taps.tap` for each layer.
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{conv2d, linear, Conv2d, Conv2dConfig, Linear, VarBuilder};
 use gradlog::taps::{max_pool2d, relu};
 use gradlog::{Tapped, Taps};
 
-/// Width of what enters the last layer.
+/// Number of features that enter the last layer.
 pub const FEATURES: usize = 128;
 pub const CLASSES: usize = 10;
 
@@ -27,7 +27,8 @@ impl Cnn {
         })
     }
 
-    /// Images `[batch, 1, 28, 28]` to what enters the last layer, `[batch, 128]`, and logits, `[batch, 10]`.
+    /// Maps images `[batch, 1, 28, 28]` to the features of the last layer, `[batch, 128]`, and the logits, `[batch,
+    /// 10]`.
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let x = relu(&self.conv1.forward(x)?)?;
         let x = max_pool2d(&relu(&self.conv2.forward(&x)?)?, 2)?;

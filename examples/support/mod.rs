@@ -1,4 +1,4 @@
-//! What several examples need: reproducible weights, and batches in a shuffled order.
+//! Shared by several examples: reproducible weights, and batches in a shuffled order.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarMap;
@@ -6,12 +6,12 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-/// Sets every matrix-like weight to normal numbers of variance 1 / (3 fan-in), as wide as PyTorch's default, and every
-/// bias to zero; scales of norms stay as they are.
+/// Sets every weight of two or more dimensions to normal numbers of variance 1 / (3 fan-in), as wide as PyTorch's
+/// default. Sets every bias to zero. Scales of norms stay as they are.
 ///
-/// candle's CPU generator cannot be seeded, so a reproducible run draws its weights here.
+/// candle's CPU generator has no seed, so a reproducible run draws its weights here.
 pub fn seed_weights(variables: &VarMap, seed: u64) -> Result<()> {
-    let data = variables.data().lock().unwrap();
+    let data = variables.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut named: Vec<_> = data.iter().collect();
     named.sort_by_key(|(name, _)| name.as_str());
     let mut rng = StdRng::seed_from_u64(seed);
@@ -35,7 +35,8 @@ pub fn normal(rng: &mut StdRng) -> f64 {
     (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
-/// The numbers `0..count` in an order that `seed` and `epoch` decide, in batches of `size`; the last may be short.
+/// The numbers `0..count` in batches of `size`, in an order that `seed` and `epoch` decide. The last batch may be
+/// short.
 pub fn batches(count: usize, size: usize, seed: u64, epoch: u32) -> Vec<Vec<u64>> {
     let mut order: Vec<u64> = (0..count as u64).collect();
     order.shuffle(&mut StdRng::seed_from_u64(seed.wrapping_mul(1_000_003) + u64::from(epoch)));

@@ -188,7 +188,7 @@ impl Config {
         if let Some(Worker { rank, workers, .. }) = self.worker {
             if rank >= workers || workers > WORKERS_MAX {
                 let what = format!(
-                    "`worker` has rank {rank} of {workers}: give a rank below the number of workers, which is at most {WORKERS_MAX}"
+                    "worker {rank} of {workers}: give a rank below the number of workers, and at most {WORKERS_MAX} workers"
                 );
                 return Err(RecordError::Config(what));
             }
