@@ -38,7 +38,7 @@
 //! | item | purpose |
 //! |---|---|
 //! | [`Taps`], [`Tapped`], [`Tap`] | Register layers, wrap them, and add layers of other kinds. |
-//! | [`taps`] | What a tap needs to know, and faster `relu` and max-pooling. |
+//! | [`taps`] | Descriptions of layers, and faster `relu` and max-pooling. |
 //! | [`Recorder`], [`Config`] | Record a run, and set its limits. |
 //! | [`Pass`], [`ProbePass`], [`CurvaturePass`] | One forward and backward over examples, probes, or for curvature. |
 //! | [`Replay`] | Runs examples through a run's checkpoints after the training. |

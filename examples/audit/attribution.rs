@@ -1,7 +1,8 @@
-//! Experiments on influence: what every method says of training examples and probes, against training without them.
+//! Experiments on influence: compares what every method predicts for training examples and probes with training without
+//! them.
 
 use crate::exact::Regression;
-use crate::experiments::{again, announce, bar, gather, put, sample, Bench, Lists, DRAWS};
+use crate::experiments::{add_to_list, announce, gather, make_bar, make_retraining, sample, Bench, Lists, DRAWS};
 use crate::methods;
 use crate::task::{train, Architecture, Images, Model, Pixels, Setting};
 use anyhow::Result;
@@ -12,8 +13,9 @@ const BRITTLE: [&str; 5] =
     ["TracIn", "influence functions, Gauss-Newton", "adjoint, Gauss-Newton", "TRAK, one run", "random"];
 
 impl Bench<'_> {
-    /// Trains and records the run of a seed in a folder: the model, and what every method says from the log.
-    fn recorded(
+    /// Trains and records the run of a seed in a folder. Returns the model, and every method's predictions from the
+    /// log.
+    fn record_run(
         &self,
         folder: &str,
         setting: &Setting,
@@ -27,12 +29,12 @@ impl Bench<'_> {
         Ok((model, predictions))
     }
 
-    /// Logistic regression: leave-one-out against every method and against exact influence functions, and moving an
-    /// input against these.
+    /// Logistic regression: leave-one-out compared with every method and with exact influence functions, and moved
+    /// inputs compared with the latter.
     pub fn logistic(&mut self) -> Result<()> {
         let arguments = self.arguments;
-        // Pixels and weight decay as Koh and Liang have them for their logistic regression. The rate falls to zero, so
-        // that the weights come to the minimum which the exact influence functions are about.
+        // Pixels and weight decay as in Koh and Liang's logistic regression. The rate falls to zero, so that the
+        // weights reach the minimum that exact influence functions describe.
         let setting = Setting {
             architecture: Architecture::Dense(Vec::new()),
             epochs: arguments.logistic_epochs,
@@ -41,20 +43,20 @@ impl Bench<'_> {
             weight_decay: 0.01,
             cosine: true,
             probe_times: 1,
-            // So few rows that the adjoint takes them as they are: a matrix of 7,850 numbers a side takes as long as
-            // some thousand rows.
+            // With so few rows the adjoint uses them directly: a matrix of 7,850 by 7,850 takes as long as some
+            // thousand rows.
             curvature: (350, 5),
             exact: true,
             ..self.mlp_setting()
         };
-        let images = Images::of(&self.limited(arguments.logistic_train), Pixels::Unit);
+        let images = Images::from_digits(&self.limit_train(arguments.logistic_train), Pixels::Unit);
         let probes = self.probes(arguments.probes, Pixels::Unit);
         let name = announce(setting.describe(images.len(), Pixels::Unit));
         let (mut pairs, mut moved) = (Vec::new(), Vec::new());
         for seed in self.seeds() {
-            let (model, mut predictions) = self.recorded("logistic", &setting, &images, &probes, seed)?;
-            let mut regression = Regression::of(&model, &images, &probes, setting.weight_decay)?;
-            let bar = bar("exact influence functions", 0);
+            let (model, mut predictions) = self.record_run("logistic", &setting, &images, &probes, seed)?;
+            let mut regression = Regression::from_model(&model, &images, &probes, setting.weight_decay)?;
+            let bar = make_bar("exact influence functions", 0);
             let (solved, exactly) = regression.influence_functions(&bar)?;
             bar.finish_and_clear();
             let residual = solved.iter().map(|solved| solved.residual).fold(0.0, f64::max);
@@ -67,7 +69,7 @@ impl Bench<'_> {
             self.leave_one_out(&setting, &images, &probes, seed, &predictions, &mut pairs)?;
             if arguments.moved > 0 {
                 let from = (&mut regression, solved.as_slice());
-                put(&mut moved, exact, self.moved_inputs(&setting, &images, (seed, &model), &probes, from)?);
+                add_to_list(&mut moved, exact, self.moved_inputs(&setting, &images, (seed, &model), &probes, from)?);
             }
         }
         self.correlations(&name, "leave-one-out", &pairs, true);
@@ -75,8 +77,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Leaves examples out of the run of one seed, and puts what came of it beside every method's prediction, and
-    /// beside what half of their weight does.
+    /// Leaves examples out of the run of one seed. Compares the result with every method's prediction, and with
+    /// removing half of their weight.
     fn leave_one_out(
         &self,
         setting: &Setting,
@@ -87,16 +89,16 @@ impl Bench<'_> {
         pairs: &mut Lists<Paired>,
     ) -> Result<()> {
         let left_out = sample(images.len(), self.arguments.left_out, seed);
-        let bar = bar("leaving out", 2 * left_out.len() as u64 + 2);
-        let truth = LeaveOneOut::measure(seed, &left_out, &mut again(setting, images, probes, &bar))?;
+        let bar = make_bar("leaving out", 2 * left_out.len() as u64 + 2);
+        let truth = LeaveOneOut::measure(seed, &left_out, &mut make_retraining(setting, images, probes, &bar))?;
         bar.finish_and_clear();
         println!("seed {seed}: rounding changes the losses by {:.1e} of what leaving one out does", truth.noise);
         gather(pairs, predictions, |prediction| Ok(truth.against(prediction)?))?;
-        put(pairs, "half of the weight", truth.ceiling());
+        add_to_list(pairs, "half of the weight", truth.ceiling());
         Ok(())
     }
 
-    /// An MLP that is trained smoothly enough for leave-one-out to be predictable.
+    /// An MLP whose training is smooth enough for leave-one-out to be predictable.
     pub fn loo(&mut self) -> Result<()> {
         let arguments = self.arguments;
         let setting = Setting {
@@ -104,14 +106,14 @@ impl Bench<'_> {
             learning_rate: arguments.loo_rate,
             ..self.mlp_setting()
         };
-        let images = Images::of(&self.limited(arguments.train), Pixels::Unit);
+        let images = Images::from_digits(&self.limit_train(arguments.train), Pixels::Unit);
         let probes = self.probes(arguments.probes, Pixels::Unit);
         let name = announce(setting.describe(images.len(), Pixels::Unit));
         let widths: Vec<String> = arguments.loo_hidden.iter().map(usize::to_string).collect();
         let folder = format!("loo-{}-{}", widths.join("-"), setting.learning_rate);
         let mut pairs = Vec::new();
         for seed in self.seeds() {
-            let (_, predictions) = self.recorded(&folder, &setting, &images, &probes, seed)?;
+            let (_, predictions) = self.record_run(&folder, &setting, &images, &probes, seed)?;
             self.leave_one_out(&setting, &images, &probes, seed, &predictions, &mut pairs)?;
         }
         self.correlations(&name, "leave-one-out", &pairs, true);
@@ -138,24 +140,30 @@ impl Bench<'_> {
     pub fn mlp(&mut self) -> Result<()> {
         let arguments = self.arguments;
         let setting = self.mlp_setting();
-        let images = Images::of(&self.limited(arguments.train), Pixels::Standardised);
-        let probes = self.probes(arguments.probes, Pixels::Standardised);
-        let name = announce(setting.describe(images.len(), Pixels::Standardised));
+        let images = Images::from_digits(&self.limit_train(arguments.train), Pixels::Standardized);
+        let probes = self.probes(arguments.probes, Pixels::Standardized);
+        let name = announce(setting.describe(images.len(), Pixels::Standardized));
         let all: Vec<u64> = (0..images.len() as u64).collect();
-        // The subsets' models have seeds of their own: what is asked is whether one run speaks for other trainings.
+        // The subsets' models have their own seeds: the question is whether one run predicts other trainings.
         let seeds: Vec<u64> = (1000..1000 + arguments.subset_seeds).collect();
-        let tick = bar("half subsets", (arguments.subsets as u64) * arguments.subset_seeds);
-        let halves =
-            Subsets::measure(&all, 0.5, arguments.subsets, 7, &seeds, &mut again(&setting, &images, &probes, &tick))?;
+        let tick = make_bar("half subsets", (arguments.subsets as u64) * arguments.subset_seeds);
+        let halves = Subsets::measure(
+            &all,
+            0.5,
+            arguments.subsets,
+            7,
+            &seeds,
+            &mut make_retraining(&setting, &images, &probes, &tick),
+        )?;
         tick.finish_and_clear();
         let counts = [images.len() / 100, images.len() / 30, images.len() / 10];
         let (mut half, mut brittle) = (Vec::new(), Vec::new());
         for seed in self.seeds() {
-            let (model, predictions) = self.recorded("mlp", &setting, &images, &probes, seed)?;
+            let (model, predictions) = self.record_run("mlp", &setting, &images, &probes, seed)?;
             gather(&mut half, &predictions, |prediction| Ok(halves.against(prediction)?))?;
             if arguments.brittle > 0 {
                 let parts = self.brittleness((&setting, seed), &model, &images, &probes, &counts, &predictions)?;
-                parts.into_iter().for_each(|(method, part)| put(&mut brittle, &method, part));
+                parts.into_iter().for_each(|(method, part)| add_to_list(&mut brittle, &method, part));
             }
         }
         self.correlations(&name, "linear datamodeling score", &half, false);
@@ -186,15 +194,15 @@ impl Bench<'_> {
         predictions: &[(String, Prediction)],
     ) -> Result<Vec<(String, Brittleness)>> {
         let base = &model.measure(probes)?;
-        // Those that the model is least sure of first: the others take most of a class.
+        // Takes those first that the model is least sure of. The others need most of a class to be removed.
         let mut asked: Vec<usize> = (0..probes.len()).filter(|probe| base.right[*probe]).collect();
         asked.sort_by(|a, b| base.losses[*b].total_cmp(&base.losses[*a]));
         asked.truncate(self.arguments.brittle);
         let all: Vec<u64> = (0..images.len() as u64).collect();
-        let bar = bar("removing proponents", (BRITTLE.len() * asked.len() * counts.len()) as u64);
+        let bar = make_bar("removing proponents", (BRITTLE.len() * asked.len() * counts.len()) as u64);
         let mut found = Vec::new();
         for (method, prediction) in predictions.iter().filter(|(method, _)| BRITTLE.contains(&method.as_str())) {
-            let mut retrain = again(setting, images, probes, &bar);
+            let mut retrain = make_retraining(setting, images, probes, &bar);
             let part = Brittleness::measure((seed, base), &all, &asked, counts, prediction, &mut retrain)?;
             found.push((method.clone(), part));
         }

@@ -1,5 +1,5 @@
-//! Logistic regression as `audit::ExactInfluence` asks for it, in f64 at the trained weights: the oracle beside what
-//! comes from the log.
+//! Logistic regression for `audit::ExactInfluence`, in f64 at the trained weights: the reference for what comes from
+//! the log.
 //!
 //! With `x` ending in a 1 for the bias, `p = softmax(W x)` and `e` the label as a vector: `∇_W ℓ = (p − e) xᵀ` and
 //! `∇_x ℓ = Wᵀ (p − e)`. The objective is `(1/n)·Σ ℓ_i + (λ/2)·‖W‖²`.
@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 
 const CLASSES: usize = 10;
 
-/// Images with a 1 behind the pixels of each, `[images, features]`, and their labels.
+/// Images with a 1 after the pixels of each, `[images, features]`, and their labels.
 struct Inputs {
     features: usize,
     x: Vec<f64>,
@@ -22,7 +22,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn of(images: &Images) -> Self {
+    fn from_images(images: &Images) -> Self {
         let row = |id: u64| images.pixels(id).iter().map(|x| f64::from(*x)).chain([1.0]);
         let x: Vec<f64> = (0..images.len() as u64).flat_map(row).collect();
         Self {
@@ -64,15 +64,15 @@ pub struct Regression {
 }
 
 impl Regression {
-    pub fn of(model: &Model, train: &Images, probes: &Images, weight_decay: f64) -> Result<Self> {
-        let (weights, bias) = (model.numbers("fc1.weight")?, model.numbers("fc1.bias")?);
+    pub fn from_model(model: &Model, train: &Images, probes: &Images, weight_decay: f64) -> Result<Self> {
+        let (weights, bias) = (model.read_variable("fc1.weight")?, model.read_variable("fc1.bias")?);
         let rows = weights.chunks(weights.len() / CLASSES).zip(&bias);
         let weights = rows.flat_map(|(row, bias)| row.iter().chain([bias]).map(|w| f64::from(*w))).collect();
-        Ok(Self { weights, train: Inputs::of(train), probes: Inputs::of(probes), weight_decay })
+        Ok(Self { weights, train: Inputs::from_images(train), probes: Inputs::from_images(probes), weight_decay })
     }
 
-    /// Influence functions of every training image on every probe, positive where it helped: what they follow from,
-    /// probe by probe, and the scores.
+    /// Influence functions of every training image on every probe, positive if it helped. Returns the intermediate
+    /// results of each probe, and the scores.
     pub fn influence_functions(&mut self, bar: &ProgressBar) -> Result<(Vec<ExactInfluence>, Prediction)> {
         let (examples, probes) = (self.train.labels.len(), self.probes.labels.len());
         let ids: Vec<u64> = (0..examples as u64).collect();
@@ -100,12 +100,12 @@ impl Differentiable for Regression {
         self.train.labels.len()
     }
 
-    /// For all images at once, by two products of matrices.
+    /// Computes all images at once, with two matrix products.
     fn objective(&mut self, weights: &[f64]) -> Result<Vec<f64>, TrainingError> {
         let (count, features) = (self.examples(), self.train.features);
         let x = MatRef::from_row_major_slice(&self.train.x, count, features);
         let w = MatRef::from_row_major_slice(weights, CLASSES, features);
-        // A column of logits for each image, so that those of one image stand together.
+        // One column of logits for each image, so that the logits of one image are contiguous.
         let mut errors: Mat<f64> = Mat::zeros(CLASSES, count);
         matmul(errors.rb_mut(), Accum::Replace, w, x.transpose(), 1.0, Par::rayon(0));
         for (image, label) in self.train.labels.iter().enumerate() {
@@ -128,7 +128,7 @@ impl Differentiable for Regression {
         self.probes.gradient(weights, probe)
     }
 
-    /// By the pixels alone: the 1 behind them is no part of the image.
+    /// The gradient by the pixels alone: the 1 after them is not part of the image.
     fn input(&mut self, weights: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
         let error = self.train.error(weights, example)?;
         let features = self.train.features;
@@ -137,7 +137,7 @@ impl Differentiable for Regression {
     }
 }
 
-/// In eight sums, so that the compiler may add several at a time.
+/// Uses eight sums, so that the compiler can add several at a time.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));

@@ -1,4 +1,4 @@
-//! What the experiments share: the bench with its table, and the closures and lists that are handed to the library.
+//! What the experiments share: the bench with its table, and the closures and lists for the library.
 
 use crate::data::Digits;
 use crate::task::{train, Images, Pixels, Setting};
@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::rngs::StdRng;
 use rand::SeedableRng;
 
-/// Draws of every bootstrap interval.
+/// Number of draws of every bootstrap interval.
 pub const DRAWS: u32 = 500;
 
 pub struct Bench<'a> {
@@ -24,7 +24,7 @@ impl Bench<'_> {
         (0..self.arguments.seeds).collect()
     }
 
-    pub fn limited(&self, count: usize) -> Digits {
+    pub fn limit_train(&self, count: usize) -> Digits {
         let mut digits = Digits { pixels: self.train.pixels.clone(), labels: self.train.labels.clone() };
         digits.truncate(count);
         digits
@@ -34,7 +34,7 @@ impl Bench<'_> {
     pub fn probes(&self, count: usize, pixels: Pixels) -> Images {
         let mut digits = Digits { pixels: self.test.pixels.clone(), labels: self.test.labels.clone() };
         digits.truncate(count);
-        Images::of(&digits, pixels)
+        Images::from_digits(&digits, pixels)
     }
 
     pub fn add(&mut self, finding: Finding) {
@@ -43,7 +43,7 @@ impl Bench<'_> {
         self.findings.push(finding);
     }
 
-    /// Correlations of every method with what training again gave, over all seeds.
+    /// Adds the correlations of every method with the results of retraining, over all seeds.
     pub fn correlations(&mut self, setting: &str, metric: &str, pairs: &Lists<Paired>, pearson: bool) {
         let seeds = self.seeds();
         for (method, parts) in pairs {
@@ -57,25 +57,25 @@ impl Bench<'_> {
     }
 }
 
-/// By method, in the order in which they came, something of each seed.
+/// For each method, in order of appearance, one entry per seed.
 pub type Lists<T> = Vec<(String, Vec<T>)>;
 
-/// Puts what another seed gave into the list of its method.
-pub fn put<T>(lists: &mut Lists<T>, method: &str, value: T) {
+/// Adds the result of another seed to the list of its method.
+pub fn add_to_list<T>(lists: &mut Lists<T>, method: &str, value: T) {
     match lists.iter_mut().find(|(name, _)| name == method) {
         Some((_, list)) => list.push(value),
         None => lists.push((method.into(), vec![value])),
     }
 }
 
-/// Prints what is about to be audited.
+/// Prints the name of the next audit.
 pub fn announce(name: String) -> String {
     println!("\n== {name} ==");
     name
 }
 
-/// The closure that the library asks for: train again, measure, move the bar on.
-pub fn again<'a>(
+/// Makes the closure that the library needs: it trains again, measures, and advances the bar.
+pub fn make_retraining<'a>(
     setting: &'a Setting,
     images: &'a Images,
     probes: &'a Images,
@@ -88,25 +88,25 @@ pub fn again<'a>(
     }
 }
 
-/// Puts what was measured beside every method's prediction.
+/// Pairs the measurements with every method's prediction.
 pub fn gather(
     pairs: &mut Lists<Paired>,
     predictions: &[(String, Prediction)],
     against: impl Fn(&Prediction) -> Result<Paired>,
 ) -> Result<()> {
     predictions.iter().try_for_each(|(method, prediction)| {
-        put(pairs, method, against(prediction)?);
+        add_to_list(pairs, method, against(prediction)?);
         Ok(())
     })
 }
 
-/// So many of the training examples, drawn at random.
+/// Draws `count` of the training examples at random.
 pub fn sample(examples: usize, count: usize, seed: u64) -> Vec<u64> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x100);
     rand::seq::index::sample(&mut rng, examples, count.min(examples)).into_iter().map(|id| id as u64).collect()
 }
 
-pub fn bar(what: &str, length: u64) -> ProgressBar {
+pub fn make_bar(what: &str, length: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:<26} {bar:40} {pos}/{len}, {eta} left");
     let bar = ProgressBar::new(length).with_message(what.to_string());
     style.map_or(bar.clone(), |style| bar.with_style(style))

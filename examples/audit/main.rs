@@ -1,13 +1,13 @@
-//! Does the model change as the scores say, when it is trained again? Every method of gradlog against retraining, from
-//! one recorded run for each seed: leave-one-out, moving a training image, the linear datamodeling score, brittleness,
-//! wrong labels, cleaning, pruning.
+//! Does the model change as the scores predict when it is trained again? Compares every method of gradlog with
+//! retraining, from one recorded run for each seed: leave-one-out, moving a training image, the linear datamodeling
+//! score, brittleness, wrong labels, cleaning, pruning.
 //!
 //!     cargo run --release --example audit -- --json audit.json
 //!
-//! That is all five experiments (`--only` names them) with one seed. It takes about half an hour on two cores with the
-//! digits that come with gradlog, most of it for training again: `--left-out`, `--moved`, `--subsets` and `--brittle`
-//! say how often. The JSON is a list of `{setting, method, metric, value, low, high, seeds}`, with 95 % bootstrap
-//! intervals. The measures are `gradlog_analysis::audit`, for any model that a closure can train.
+//! This runs all five experiments (`--only` selects some) with one seed. It takes about half an hour on two cores with
+//! the digits that come with gradlog. Most of the time is retraining: `--left-out`, `--moved`, `--subsets` and
+//! `--brittle` set how often. The JSON is a list of `{setting, method, metric, value, low, high, seeds}`, with 95 %
+//! bootstrap intervals. `gradlog_analysis::audit` has the measures, for any model that a closure can train.
 
 mod attribution;
 #[allow(dead_code)]
@@ -37,7 +37,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(about = "Audit every score against retraining")]
 pub(crate) struct Arguments {
-    /// Folder for the recorded runs; those that are there already are not overwritten
+    /// Folder for the recorded runs; existing runs are not overwritten
     #[arg(long, default_value = "runs/audit")]
     out: PathBuf,
     /// Write the table here as JSON
@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     /// Folder of idx files, gzipped or not, instead of the digits that come with gradlog
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Which experiments
+    /// Experiments to run
     #[arg(long, value_enum, value_delimiter = ',', default_value = "logistic,loo,mlp,labels,pruning")]
     only: Vec<Experiment>,
     /// Recorded runs of each experiment, with seeds from 0
@@ -55,66 +55,66 @@ pub(crate) struct Arguments {
     /// Training images of the MLPs and of the experiments with labels and pruning
     #[arg(long, default_value_t = 5000)]
     train: usize,
-    /// Their epochs
+    /// Epochs of these trainings
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: u32,
     /// Training images of the logistic regression
     #[arg(long, default_value_t = 1000)]
     logistic_train: usize,
-    /// Its epochs
+    /// Epochs of the logistic regression
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     logistic_epochs: u32,
     /// Test images whose losses are predicted
     #[arg(long, default_value_t = 50)]
     probes: usize,
-    /// Examples that are left out, one at a time, drawn at random
+    /// Examples to leave out, one at a time, drawn at random
     #[arg(long, default_value_t = 50)]
     left_out: usize,
-    /// Images of the logistic regression that are moved a little, one at a time, drawn at random; 0 leaves it out
+    /// Images of the logistic regression to move, one at a time, drawn at random; 0 skips this
     #[arg(long, default_value_t = 20)]
     moved: usize,
     /// Learning rate of the MLP whose examples are left out: at larger ones training is not smooth, and nothing can
-    /// predict it
+    /// predict the result
     #[arg(long, default_value_t = 0.001)]
     loo_rate: f64,
-    /// Its hidden layers
+    /// Hidden layers of that MLP
     #[arg(long, value_delimiter = ',', default_value = "128,64")]
     loo_hidden: Vec<usize>,
     /// Half subsets of the linear datamodeling score
     #[arg(long, default_value_t = 50)]
     subsets: usize,
-    /// Models trained on each
+    /// Models to train on each subset
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     subset_seeds: u64,
-    /// Test images whose prediction is to be flipped by removing their proponents, for each seed; 0 leaves it out
+    /// Test images whose prediction is flipped by removing proponents, for each seed; 0 skips this
     #[arg(long, default_value_t = 5)]
     brittle: usize,
-    /// Take the CNN of examples/mnist for labels and pruning, instead of the MLP
+    /// Use the CNN of examples/mnist for labels and pruning, instead of the MLP
     #[arg(long)]
     cnn: bool,
-    /// Of the experiment with labels, draw the tenth from all ten classes, so that a tenth of it stays right
+    /// In the experiment with labels, draw the new label from all ten classes, so that a tenth of them stays right
     #[arg(long)]
     any_class: bool,
     /// Runs for each seed of the experiment with labels, on the same labels with other weights and orders: scores over
-    /// several find more
+    /// several runs find more
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
-    /// Of the experiment with labels, only who finds the wrong ones: no training on what is left
+    /// In the experiment with labels, only detect the wrong ones: no training without them
     #[arg(long)]
     detection_only: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Experiment {
-    /// Logistic regression: leave-one-out, with exact influence functions beside, and moving an image
+    /// Logistic regression: leave-one-out with exact influence functions, and moving an image
     Logistic,
     /// MLP with pixels in 0 to 1 and a small learning rate: leave-one-out
     Loo,
     /// MLP 784-128-64-10: linear datamodeling score, brittleness
     Mlp,
-    /// A tenth of the labels flipped: detection, and training again on what is left
+    /// A tenth of the labels flipped: detection, and training again without the suspects
     Labels,
-    /// Half of the training set: accuracy against random and against all
+    /// Half of the training set: accuracy compared with random choice and with all
     Pruning,
 }
 
@@ -130,7 +130,7 @@ fn main() -> Result<()> {
             "at least 100 training images and a probe are needed: check --data, --train, --logistic-train and --probes"
         );
     }
-    std::fs::create_dir_all(&arguments.out).with_context(|| format!("making {}", arguments.out.display()))?;
+    std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;
     let mut bench = Bench { arguments: &arguments, train, test, findings: Vec::new() };
     for experiment in &arguments.only {
         match experiment {
@@ -140,10 +140,10 @@ fn main() -> Result<()> {
             Experiment::Labels => bench.labels(),
             Experiment::Pruning => bench.pruning(),
         }?;
-        // After each: an hour's work is not lost with the next.
+        // Writes after each experiment, so that a later failure does not lose it.
         if let Some(path) = &arguments.json {
             let write = || gradlog_analysis::audit::write_json(&bench.findings, &mut std::fs::File::create(path)?);
-            write().with_context(|| format!("writing {}", path.display()))?;
+            write().with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What every method says, from the log of one recorded run.
+//! The predictions of every method, from the log of one recorded run.
 
 use crate::task::{Architecture, Setting};
 use anyhow::Result;
@@ -10,12 +10,12 @@ use gradlog_analysis::{
 use gradlog_format::run::Run;
 use std::path::{Path, PathBuf};
 
-/// How long gradients may be where curvature is inverted.
+/// Longest gradient for the methods that invert curvature.
 const INVERTED_LENGTH: usize = 4096;
-/// The same for a model that has no more parameters than this: then they are not folded.
+/// The same for a model with at most this many parameters: its gradients are not folded.
 const INVERTED_LENGTH_EXACT: usize = 7850;
 
-/// Influence of every training example on the probes of the set `test`, which are `0..probes`, by every method.
+/// Influence of every training example on the probes `0..probes` of the set `test`, by every method.
 pub fn influences(
     folder: &Path,
     setting: &Setting,
@@ -31,14 +31,14 @@ pub fn influences(
     let steps = (examples.div_ceil(setting.batch) * setting.epochs as usize) as u64;
     let last = steps - steps / u64::from(setting.epochs);
     let last_epoch = Question { window: Window::steps(last..steps), ..question.clone() };
-    // Weight decay is part of what was minimized, and with it of the curvature.
+    // Weight decay is part of the objective, and so of its curvature.
     let damping = match setting.weight_decay {
         decay if decay > 0.0 => Damping::Absolute(decay),
         _ => Damping::Relative(0.1),
     };
     let logistic = setting.architecture == Architecture::Dense(Vec::new());
     let inverted = Shape::whole(if logistic { INVERTED_LENGTH_EXACT } else { INVERTED_LENGTH });
-    // The rows after the last step are the trained model's own, and many.
+    // The rows after the last step belong to the trained model, and there are many.
     let at_the_end = Question { window: Window::steps(last..steps + 1), ..question.clone() };
     let asked = |question: &Question, method, curvature| {
         let dampings = if method == Method::Adjoint { Vec::new() } else { vec![damping] };
@@ -82,7 +82,7 @@ pub fn influences(
     Ok(found)
 }
 
-/// The same from several runs on the same labels, by what finds the most.
+/// The same from several runs on the same labels, for the scores that find the most.
 pub fn suspicions_over(folders: &[PathBuf]) -> Result<Vec<(String, Vec<u64>)>> {
     let runs: Vec<Run> = folders.iter().map(Run::open).collect::<Result<_, _>>()?;
     let runs: Vec<&Run> = runs.iter().collect();
@@ -97,7 +97,7 @@ pub fn suspicions_over(folders: &[PathBuf]) -> Result<Vec<(String, Vec<u64>)>> {
     Ok(found)
 }
 
-/// All examples, the most suspicious first, by every score that may find wrong labels, and by the combined list.
+/// All examples, the most suspicious first, by every score that may find wrong labels and by the combined list.
 pub fn suspicions(folder: &Path, examples: usize, seed: u64) -> Result<Vec<(String, Vec<u64>)>> {
     let run = Run::open(folder)?;
     let everything = Window::everything();
@@ -109,7 +109,7 @@ pub fn suspicions(folder: &Path, examples: usize, seed: u64) -> Result<Vec<(Stri
     let at_checkpoints = Score::SelfInfluence.compute(&run, &Window::sweeps())?;
     found
         .push(("self-influence, five checkpoints".into(), at_checkpoints.rows.iter().map(|row| row.example).collect()));
-    // The tool puts equal counts in the order of their mean losses; alone, counts leave them in that of the ids.
+    // The command orders equal counts by mean loss. Counts alone leave them in the order of the ids.
     for (name, never) in [("forgetting, ties by id", f64::INFINITY), ("forgetting counts, ties by id", 0.0)] {
         let table = Score::Forgetting.compute(&run, &everything)?;
         let counted = |score: f64| if score.is_infinite() { never } else { score };

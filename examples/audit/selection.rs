@@ -1,7 +1,7 @@
 //! Experiments on which examples to keep: wrong labels are found and left out, and half of the data is pruned.
 
 use crate::data::TO_ANOTHER;
-use crate::experiments::{announce, bar, put, Bench, Lists, DRAWS};
+use crate::experiments::{add_to_list, announce, make_bar, Bench, Lists, DRAWS};
 use crate::methods;
 use crate::task::{sweep, train, Architecture, Images, Pixels, Setting};
 use anyhow::Result;
@@ -30,35 +30,35 @@ impl Bench<'_> {
             checkpoints: false,
             exact: false,
         };
-        let name = setting.describe(self.arguments.train.min(self.train.len()), Pixels::Standardised);
+        let name = setting.describe(self.arguments.train.min(self.train.len()), Pixels::Standardized);
         (setting, name)
     }
 
-    /// Labels that are wrong on purpose: who finds them, and what training without the suspects is worth.
+    /// Labels that are wrong on purpose: which scores find them, and what training without the suspects gains.
     pub fn labels(&mut self) -> Result<()> {
         let arguments = self.arguments;
         let (setting, name) = self.labels_setting();
         let setting = Setting { checkpoints: true, ..setting };
         let (by, how) = if arguments.any_class { (0..10, "drawn anew") } else { (TO_ANOTHER, "flipped") };
         let name = announce(format!("{name}, 10 % of labels {how}"));
-        let truth = self.limited(arguments.train);
-        let test = self.probes(usize::MAX, Pixels::Standardised);
+        let truth = self.limit_train(arguments.train);
+        let test = self.probes(usize::MAX, Pixels::Standardized);
         let seeds = self.seeds();
         let mut rankings: Lists<Vec<u64>> = Vec::new();
         let (mut data, mut wrong) = (Vec::new(), Vec::new());
-        let tick = bar("recording", seeds.len() as u64);
+        let tick = make_bar("recording", seeds.len() as u64);
         for seed in &seeds {
-            let mut digits = self.limited(arguments.train);
+            let mut digits = self.limit_train(arguments.train);
             digits.flip(FLIPPED, by.clone(), *seed);
             wrong.push(
                 digits.labels.iter().zip(&truth.labels).map(|(given, truth)| given != truth).collect::<Vec<bool>>(),
             );
-            let images = Images::of(&digits, Pixels::Standardised);
+            let images = Images::from_digits(&digits, Pixels::Standardized);
             let folder = arguments.out.join(format!("labels-{seed}"));
             train(&setting, &images, *seed, &Change::Nothing, Some((&folder, None)))?;
             sweep(&setting, &images, &folder)?;
             for (method, ranking) in methods::suspicions(&folder, images.len(), *seed)? {
-                put(&mut rankings, &method, ranking);
+                add_to_list(&mut rankings, &method, ranking);
             }
             let mut folders = vec![folder];
             for run in 1..arguments.runs {
@@ -68,7 +68,7 @@ impl Bench<'_> {
             }
             if folders.len() > 1 {
                 for (method, ranking) in methods::suspicions_over(&folders)? {
-                    put(&mut rankings, &method, ranking);
+                    add_to_list(&mut rankings, &method, ranking);
                 }
             }
             data.push(images);
@@ -89,7 +89,7 @@ impl Bench<'_> {
         if arguments.detection_only {
             return Ok(());
         }
-        // Trained again without the tenth that is most suspicious, by several lists; and without what is really wrong.
+        // Trains again without the most suspicious tenth, by several lists, and without the labels that are wrong.
         let first = |ranking: &[u64]| ranking[..(FLIPPED * ranking.len() as f64).round() as usize].to_vec();
         let mut removed: Vec<(String, Option<Vec<Vec<u64>>>)> = vec![("keep all".into(), None)];
         for name in ["random", "aum", "self-influence", "suspects"] {
@@ -108,31 +108,31 @@ impl Bench<'_> {
         self.accuracies(&name, "after cleaning", &setting, &data, &test, keeps.collect())
     }
 
-    /// Half of the training set, chosen by an early score, against half chosen at random and against all.
+    /// Half of the training set, chosen by an early score, compared with half chosen at random and with all.
     pub fn pruning(&mut self) -> Result<()> {
         let arguments = self.arguments;
         let (setting, name) = self.labels_setting();
         announce(format!("{name}, half of it kept"));
-        let images = Images::of(&self.limited(arguments.train), Pixels::Standardised);
-        let test = self.probes(usize::MAX, Pixels::Standardised);
+        let images = Images::from_digits(&self.limit_train(arguments.train), Pixels::Standardized);
+        let test = self.probes(usize::MAX, Pixels::Standardized);
         let early = setting.epochs.div_ceil(3).max(1);
         let mut lists: Lists<Option<Vec<u64>>> = Vec::new();
-        let tick = bar("recording", self.arguments.seeds);
+        let tick = make_bar("recording", self.arguments.seeds);
         for seed in self.seeds() {
             let folder = arguments.out.join(format!("pruning-{seed}"));
             train(&setting, &images, seed, &Change::Nothing, Some((&folder, None)))?;
             let run = Run::open(&folder)?;
-            put(&mut lists, "keep all", None);
+            add_to_list(&mut lists, "keep all", None);
             let rule = |skip_hardest, random| KeepRule { skip_hardest, random, ..KeepRule::hardest(0.5) };
             for (score, number) in [(Score::El2n, 0), (Score::Grand, 1)] {
                 let table = score.compute_over(&[&run], &Window::epochs(0..early), OverRuns::Mean, &|_| {})?;
                 let ids = |rule| anyhow::Ok(Some(table.keep(&rule)?.kept.iter().map(|kept| kept.example).collect()));
                 if number == 0 {
-                    put(&mut lists, "random", ids(rule(0.0, Some(seed)))?);
+                    add_to_list(&mut lists, "random", ids(rule(0.0, Some(seed)))?);
                 }
                 for skip in [0.0, 0.1, 0.2, 0.4] {
                     let method = format!("{score}, epochs 0..{early}, hardest {:.0} % skipped", 100.0 * skip);
-                    put(&mut lists, &method, ids(rule(skip, None))?);
+                    add_to_list(&mut lists, &method, ids(rule(skip, None))?);
                 }
             }
             tick.inc(1);
@@ -146,8 +146,8 @@ impl Bench<'_> {
         self.accuracies(&name, "with half of the data", &setting, &data, &test, keeps.collect())
     }
 
-    /// Test accuracy of each way to choose, and by how much it is above that of random choice. `data` has one set of
-    /// images for each seed, or one for all.
+    /// Test accuracy of each way to choose, and its gain over random choice. `data` has one set of images for each
+    /// seed, or one for all.
     fn accuracies(
         &mut self,
         name: &str,
@@ -158,9 +158,9 @@ impl Bench<'_> {
         keeps: Vec<(String, Keep)>,
     ) -> Result<()> {
         let seeds = self.seeds();
-        // The rate falls to zero: at a constant one the noise of the last steps is larger than the differences.
+        // The rate falls to zero: at a constant rate the noise of the last steps is larger than the differences.
         let setting = &Setting { cosine: true, ..setting.clone() };
-        let bar = bar("training again", (keeps.len() * seeds.len()) as u64);
+        let bar = make_bar("training again", (keeps.len() * seeds.len()) as u64);
         let mut found: Vec<(String, Accuracy)> = Vec::new();
         for (method, keep) in keeps {
             let mut retrain = |seed: u64, change: &Change<'_>| {

@@ -1,5 +1,4 @@
-//! The models that are audited, and the one loop that trains them: recorded the first time, unrecorded whenever they
-//! are trained again.
+//! The audited models, and the one loop that trains them. The first training is recorded; retraining is not.
 
 use crate::data::{Digits, SIDE};
 use crate::mnist_model::Cnn;
@@ -15,19 +14,19 @@ use rand::SeedableRng;
 use std::collections::HashSet;
 use std::path::Path;
 
-/// Of how many images curvature is recorded after the last step.
+/// Number of images whose curvature is recorded after the last step.
 const LAST_CURVATURE_IMAGES: usize = 1000;
-/// The least probability of a class whose curvature is recorded, while the training goes on and after it.
+/// The least probability of a class whose curvature is recorded, during the training and after it.
 const LEAST: [f64; 2] = [0.005, 0.0001];
-/// Checkpoints of a run that is to have them.
+/// Number of checkpoints of a run that has them.
 const CHECKPOINTS: u32 = 5;
 
 /// How pixels of 0 to 255 enter a model.
 #[derive(Clone, Copy)]
 pub enum Pixels {
     /// Shifted and scaled by MNIST's mean and deviation.
-    Standardised,
-    /// In 0 to 1: a tenth of the squared norm, and training is smoother by as much.
+    Standardized,
+    /// Scaled to 0 to 1: the squared norm is a tenth, and training is smoother by that much.
     Unit,
 }
 
@@ -39,9 +38,9 @@ pub struct Images {
 }
 
 impl Images {
-    pub fn of(digits: &Digits, pixels: Pixels) -> Self {
+    pub fn from_digits(digits: &Digits, pixels: Pixels) -> Self {
         let scaled = |p: &u8| match pixels {
-            Pixels::Standardised => (f32::from(*p) / 255.0 - 0.1307) / 0.3081,
+            Pixels::Standardized => (f32::from(*p) / 255.0 - 0.1307) / 0.3081,
             Pixels::Unit => f32::from(*p) / 255.0,
         };
         let pixels = digits.pixels.iter().map(scaled).collect();
@@ -57,7 +56,7 @@ impl Images {
     }
 
     /// The same with the pixels of one image moved.
-    pub fn with_moved(&self, id: u64, step: &[f64]) -> Self {
+    pub fn move_pixels(&self, id: u64, step: &[f64]) -> Self {
         let mut moved = self.clone();
         let pixels = &mut moved.pixels[id as usize * SIDE * SIDE..(id as usize + 1) * SIDE * SIDE];
         pixels.iter_mut().zip(step).for_each(|(pixel, step)| *pixel += *step as f32);
@@ -75,9 +74,9 @@ impl Images {
 
 #[derive(Clone, PartialEq, Eq)]
 pub enum Architecture {
-    /// 784, these hidden layers, 10; logistic regression without any.
+    /// Dense layers: 784, these hidden widths, 10; without any, logistic regression.
     Dense(Vec<usize>),
-    /// That of `examples/mnist`
+    /// The CNN of `examples/mnist`.
     Cnn,
 }
 
@@ -87,7 +86,7 @@ impl Architecture {
         Self::Dense(vec![128, 64])
     }
 
-    /// Of dense layers, the widths from the pixels to the classes.
+    /// The widths of the dense layers, from the pixels to the classes.
     fn widths(hidden: &[usize]) -> Vec<usize> {
         [&[SIDE * SIDE], hidden, &[10]].concat()
     }
@@ -102,7 +101,7 @@ impl std::fmt::Display for Architecture {
     }
 }
 
-/// How a model is trained: SGD with momentum and weight decay as PyTorch has them.
+/// How a model is trained: SGD with momentum and weight decay as in PyTorch.
 #[derive(Clone)]
 pub struct Setting {
     pub architecture: Architecture,
@@ -111,24 +110,24 @@ pub struct Setting {
     pub learning_rate: f64,
     pub momentum: f64,
     pub weight_decay: f64,
-    /// Whether the learning rate falls to zero by half a cosine.
+    /// Whether the learning rate falls to zero along half a cosine.
     pub cosine: bool,
-    /// Times in an epoch at which the probes are recorded.
+    /// Number of times per epoch that the probes are recorded.
     pub probe_times: usize,
-    /// Of how many images curvature is recorded beside them, every so many epochs.
+    /// Number of images whose curvature is recorded with the probes, and the number of epochs in between.
     pub curvature: (usize, u32),
-    /// Whether weights are saved five times, evenly over the epochs.
+    /// Whether checkpoints are saved five times, evenly over the epochs.
     pub checkpoints: bool,
-    /// Whether gradients are recorded without rounding; else as they are by default, in 4 bits a number.
+    /// Whether gradients are recorded without rounding. The default is 4 bits a number.
     pub exact: bool,
 }
 
 impl Setting {
-    /// What a finding says of the training.
+    /// The description of the training in a finding.
     pub fn describe(&self, images: usize, pixels: Pixels) -> String {
         let Setting { architecture, epochs, batch, learning_rate, .. } = self;
         let scale = match pixels {
-            Pixels::Standardised => "",
+            Pixels::Standardized => "",
             Pixels::Unit => " in 0..1",
         };
         let mut name = format!(
@@ -188,14 +187,14 @@ impl Model {
         }
     }
 
-    /// A variable's numbers.
-    pub fn numbers(&self, name: &str) -> Result<Vec<f32>> {
+    /// The elements of a variable.
+    pub fn read_variable(&self, name: &str) -> Result<Vec<f32>> {
         let data = self.variables.data().lock().unwrap();
         let variable = data.get(name).ok_or_else(|| anyhow::anyhow!("the model has no variable {name}"))?;
         Ok(variable.flatten_all()?.to_vec1()?)
     }
 
-    /// Losses in f64, from logits in f32: what leaving out one of thousands changes is small.
+    /// Losses in f64, from logits in f32: leaving out one of thousands changes little.
     pub fn measure(&self, images: &Images) -> Result<Trained> {
         let ids: Vec<u64> = (0..images.len() as u64).collect();
         let mut trained = Trained { losses: Vec::new(), right: Vec::new() };
@@ -206,7 +205,7 @@ impl Model {
                 let p = probabilities(&logits.iter().map(|z| f64::from(*z)).collect::<Vec<f64>>());
                 let largest = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
                 let others: f64 = p.iter().enumerate().filter(|(class, _)| *class != label).map(|(_, p)| p).sum();
-                // `-ln p` by way of the others' share keeps its digits where `p` is almost 1.
+                // `-ln p` from the others' share keeps its digits if `p` is almost 1.
                 trained.losses.push(if others < 0.5 {
                     -(-others).ln_1p()
                 } else {
@@ -227,7 +226,7 @@ pub fn probabilities(logits: &[f64]) -> Vec<f64> {
 }
 
 /// Trains from the beginning. With `record`, a folder, the run is recorded there, with `probes` as the probe set `test`
-/// and curvature as the set `curvature`; the training is the same.
+/// and curvature as the set `curvature`. The training is the same.
 pub fn train(
     setting: &Setting,
     images: &Images,
@@ -325,7 +324,7 @@ fn record_curvature(
     Ok(())
 }
 
-/// Takes all images through the checkpoints of a recorded run.
+/// Sweeps all images through the checkpoints of a recorded run.
 pub fn sweep(setting: &Setting, images: &Images, folder: &Path) -> Result<()> {
     let taps = Taps::new();
     let model = Model::new(&setting.architecture, &taps, 0)?;

@@ -40,7 +40,9 @@ impl std::fmt::Debug for Recorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Some(state) = &self.state else { return f.write_str("Recorder(disabled)") };
         let mut out = f.debug_struct("Recorder");
-        out.field("dir", &state.dir).field("step", &state.step).field("epoch", &state.epoch).finish_non_exhaustive()
+        out.field("dir", &state.dir).field("step", &state.step).field("epoch", &state.epoch);
+        out.field("layers", &state.layers.len()).field("visits", &state.visits).field("dropped", &state.dropped);
+        out.field("failed", &state.shared.has_failed()).finish_non_exhaustive()
     }
 }
 
@@ -76,14 +78,16 @@ impl Recorder {
         }
     }
 
-    /// Waits until everything committed so far is on the device.
+    /// Waits until everything committed so far is on the device. Passes of an incomplete step are not written yet: they
+    /// wait for its learning rate.
     ///
     /// # Errors
     /// [`RecordError::Timeout`] after [`Config::wait_max`](crate::Config::wait_max), which counts once for sending the
     /// request and once for the answer. Otherwise the failure of the background thread, if it has failed; under
     /// [`OnFailure::GoOn`](crate::OnFailure::GoOn) inside [`RecordError::Unrecorded`].
     ///
-    /// Passes of an incomplete step are not written yet: they wait for its learning rate.
+    /// # Cost
+    /// The training waits until the queue is empty and one sync of the log is done.
     pub fn flush(&mut self) -> Result<(), RecordError> {
         match &mut self.state {
             Some(state) => {
@@ -98,6 +102,9 @@ impl Recorder {
     ///
     /// # Errors
     /// As [`Recorder::flush`].
+    ///
+    /// # Cost
+    /// The training waits until the queue is empty and the log is synced.
     pub fn finish(mut self) -> Result<RecordingSummary, RecordError> {
         let Some(mut state) = self.state.take() else {
             return Ok(RecordingSummary::default());

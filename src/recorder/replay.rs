@@ -120,6 +120,9 @@ impl Replay {
     /// [`RecordError::Replay`] if there is no run, if it is damaged, or if the layers differ; the text says which.
     /// [`RecordError::Start`] if a recorder writes to it or the folder cannot be written; otherwise as
     /// [`Recorder::create`].
+    ///
+    /// # Cost
+    /// One read of the whole run.
     pub fn open(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
         let dir = dir.as_ref();
         let refuse = |what: String| RecordError::Replay(what);
@@ -171,6 +174,9 @@ impl Replay {
     /// [`RecordError::Replay`] if the file is lost or damaged, or if it lacks a variable or has another shape or dtype
     /// for it. The text names the variables, and no variable has changed. [`RecordError::Candle`] if the device fails
     /// while variables are set; some may have changed then.
+    ///
+    /// # Cost
+    /// One read of the file. It is in memory twice while the tensors are made: as bytes, and as tensors.
     pub fn load(&mut self, checkpoint: &Checkpoint, variables: &VarMap) -> Result<(), RecordError> {
         let step = checkpoint.step;
         let refuse =

@@ -51,6 +51,9 @@ impl Recorder {
     /// # Errors
     /// [`RecordError::Resume`] if there is no run, if it is damaged, or if layers, shapes, seeds or sketches differ;
     /// the text says which. Otherwise as [`Recorder::create`].
+    ///
+    /// # Cost
+    /// One read of the whole run.
     pub fn resume(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
         Self::open_again(dir.as_ref(), taps, config, None)
     }

@@ -62,7 +62,7 @@ pub(super) fn check_same_end(dir: &Path, manifest: &Manifest, step: u64) -> Resu
 
 /// The parts of the other workers.
 fn other_parts(dir: &Path, manifest: &Manifest) -> Result<Vec<Run>, RecordError> {
-    let action = if dir.is_dir() { "list the workers in" } else { "make a run of what is no folder," };
+    let action = if dir.is_dir() { "list the workers in" } else { "use as a folder" };
     let failed = |source| RecordError::Start(Arc::new(LogError::Io { action, path: dir.to_owned(), source }));
     let folders = worker_folders(dir).map_err(failed)?;
     let own = manifest.worker.map(|worker| worker.rank);
