@@ -66,7 +66,8 @@
 //! - Recording changes no loss and no weight, except by rounding. One exception helps: a tapped `LayerNorm` or
 //!   `RmsNorm` has a gradient, which candle_nn 0.11's lacks.
 //! - Nothing here panics in the training thread.
-//! - A call waits at most [`Config::wait_max`] for the background thread.
+//! - Each wait of a call for the background thread ends after [`Config::wait_max`]. `flush` and `finish` may wait
+//!   twice.
 //! - At most [`Config::queue_bytes_max`] of tensors wait in the queue.
 //! - After a failure of the background thread, the next `commit` returns it, and so does every later call. Under
 //!   [`OnFailure::GoOn`] only `flush` and `finish` return it.
