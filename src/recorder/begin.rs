@@ -41,8 +41,17 @@ impl Recorder {
     /// matrix of a classifier. The analysis can use it as `Curvature::Set` in place of the visits' own gradients. It
     /// does not change the training and may run at any step.
     ///
-    /// ```ignore
+    /// ```no_run
+    /// # use candle_core::{Module, Result, Tensor};
+    /// # fn run(
+    /// #     recorder: &mut gradlog::Recorder,
+    /// #     model: gradlog::Tapped<candle_nn::Linear>,
+    /// #     images: fn(&[u64]) -> Result<Tensor>,
+    /// #     ids: Vec<u64>,
+    /// # ) -> Result<()> {
     /// recorder.curvature("fisher", &ids)?.cross_entropy(|_, ids| model.forward(&images(ids)?))?;
+    /// # Ok(())
+    /// # }
     /// ```
     ///
     /// The rows are not probes: a question about the probes of the set skips them. The matrix is the mean over the

@@ -41,8 +41,9 @@ impl<'r> Pass<'r> {
     /// nothing of the pass; the training is not affected.
     ///
     /// # Cost
-    /// The gradients are copied or, for layers that are folded, already summed. If the queue is full, `commit` waits at
-    /// most [`Config::wait_max`](crate::Config::wait_max).
+    /// Captured tensors are moved, not copied, and the background thread sketches them. A [`Tap`](crate::Tap) that
+    /// reads its parameters computes its gradients here. If the queue is full, `commit` waits at most
+    /// [`Config::wait_max`](crate::Config::wait_max).
     pub fn commit(mut self, step: impl Into<StepInfo>) -> Result<(), RecordError> {
         self.core.hand_over(Some(step.into()))
     }

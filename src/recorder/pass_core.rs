@@ -114,7 +114,7 @@ impl<'r> PassCore<'r> {
     fn check_positions(&self, loss: &str) -> Result<(), RecordError> {
         if self.mask.is_some() || self.ignored.is_some() {
             return Err(self.error(format!(
-                "`mask` and `ignore_index` have no effect on `{loss}`, only on `cross_entropy`: leave them out, and weigh the losses \
+                "`mask` and `ignore_index` are for cross entropy and have no effect on `{loss}`: leave them out, and weigh the losses \
                  yourself with `pass.losses`"
             )));
         }
