@@ -1,8 +1,8 @@
 //! The lock of a run: one recorder writes to a folder at a time.
 
+use super::error::{io_error, LogError};
+use super::names::LOCK_FILE;
 use super::storage::open_with;
-use super::writer::{io_error, LogError};
-use super::LOCK_FILE;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::time::Duration;

@@ -2,14 +2,12 @@
 
 use super::codec::{self, DecodeError};
 use super::extension::{self, Extension};
+use super::prefix::{check_prefix, file_prefix};
 use super::worker::{WorkerRecord, WORKERS_MAX};
 use crate::sketch::SketchConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// First bytes of every gradlog file. As in PNG, a transfer that changes line ends or strips the eighth bit breaks
-/// them.
-pub const MAGIC: [u8; 8] = *b"\x89GLOG\r\n\x1a";
 /// The most layers that a run may have. Their numbers have 16 bits, and one value means "no layer".
 pub const LAYERS_MAX: usize = 65_535;
 /// File kind of the manifest.
@@ -162,32 +160,4 @@ fn checksum(head: &[u8], payload: &[u8]) -> u32 {
 fn read_u32(bytes: &[u8], offset: usize) -> Option<u32> {
     let four = bytes.get(offset..offset + 4)?;
     Some(u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-}
-
-/// The first 12 bytes of every file: magic, format version, file kind.
-pub fn file_prefix(kind: u16) -> [u8; 12] {
-    let mut bytes = [0u8; 12];
-    bytes[..8].copy_from_slice(&MAGIC);
-    bytes[8..10].copy_from_slice(&super::FORMAT_VERSION.to_le_bytes());
-    bytes[10..].copy_from_slice(&kind.to_le_bytes());
-    bytes
-}
-
-/// Checks the 12 bytes of [`file_prefix`] and returns what follows them.
-pub fn check_prefix(bytes: &[u8], kind: u16) -> Result<&[u8], DecodeError> {
-    if bytes.len() < 12 || bytes[..8] != MAGIC {
-        return Err(DecodeError("this is not a gradlog file".into()));
-    }
-    let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-    if version == 0 || version > super::FORMAT_VERSION {
-        return Err(DecodeError(format!(
-            "the file has format version {version}, this gradlog reads up to {}: install a newer one",
-            super::FORMAT_VERSION
-        )));
-    }
-    let found = u16::from_le_bytes([bytes[10], bytes[11]]);
-    if found != kind {
-        return Err(DecodeError(format!("file kind {found} where {kind} belongs")));
-    }
-    Ok(&bytes[12..])
 }

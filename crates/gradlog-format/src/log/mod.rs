@@ -10,11 +10,15 @@ mod builder;
 mod codec;
 mod column;
 mod compress;
+mod error;
 mod extension;
 mod lock;
 mod manifest;
+mod names;
 mod planes;
+mod prefix;
 mod segment;
+mod segment_writer;
 mod storage;
 mod terms;
 mod worker;
@@ -24,13 +28,18 @@ pub use block::BlockKind;
 pub use builder::BlockBuilder;
 pub use codec::DecodeError;
 pub use column::{Cells, Column, ColumnKey, NO_LAYER};
+pub use error::{io_error, LogError};
 pub use extension::{Extension, EXTENSIONS_MAX, PRIVATE_TAG_MIN};
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
-pub use segment::{checkpoint_path, segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
+pub use names::{
+    checkpoint_path, segment_path, worker_folder, worker_folders, CHECKPOINT_FOLDER, LOCK_FILE, MANIFEST_FILE,
+};
+pub use prefix::FORMAT_VERSION;
+pub use segment::{SegmentHeader, SEGMENT_HEADER_BYTES};
 pub use storage::{check_size_limit, make_folder, sync_folder, MmapStorage, Storage};
 pub use terms::{Mode, PredictionScore};
-pub use worker::{worker_folder, worker_folders, AllReduce, WorkerRecord, WORKERS_MAX};
-pub use writer::{io_error, LogError, LogWriter, ResumePlace, Totals, WriterOptions};
+pub use worker::{AllReduce, WorkerRecord, WORKERS_MAX};
+pub use writer::{LogWriter, ResumePlace, Totals, WriterOptions};
 
 pub(crate) use block::{BlockHeader, ColumnEntry, BLOCK_MAGIC, BLOCK_RAW_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES};
 pub(crate) use compress::Compressor;
@@ -42,13 +51,3 @@ pub mod parts {
     pub use super::block::{BlockHeader, ColumnEntry, BLOCK_MAGIC, ENTRY_BYTES, HEADER_BYTES};
     pub use super::compress::Compressor;
 }
-
-/// The format version that this crate writes, and the newest that it reads.
-pub const FORMAT_VERSION: u16 = 1;
-
-/// Name of the manifest in a run's folder.
-pub const MANIFEST_FILE: &str = "manifest";
-/// Name of the folder in a run's folder that holds its checkpoints.
-pub const CHECKPOINT_FOLDER: &str = "checkpoints";
-/// Name of the file in a run's folder that a recorder holds locked while it writes.
-pub const LOCK_FILE: &str = "lock";

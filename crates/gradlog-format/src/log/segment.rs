@@ -1,23 +1,12 @@
 //! Segments: preallocated files that blocks are appended to (FORMAT.md, "Segment").
 
 use super::codec::DecodeError;
-use super::manifest::{check_prefix, file_prefix};
-use std::path::{Path, PathBuf};
+use super::prefix::{check_prefix, file_prefix};
 
 /// Bytes of a segment's header. The first block follows it.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
 /// File kind of a segment.
 const KIND_SEGMENT: u16 = 2;
-
-/// The path of segment `index` of the run in `dir`.
-pub fn segment_path(dir: &Path, index: u32) -> PathBuf {
-    dir.join(format!("segment-{index:05}.glog"))
-}
-
-/// The path of the checkpoint taken before step `step` of the run in `dir`.
-pub fn checkpoint_path(dir: &Path, step: u64) -> PathBuf {
-    dir.join(super::CHECKPOINT_FOLDER).join(format!("step-{step:08}.safetensors"))
-}
 
 /// The header of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,49 +2,20 @@
 
 use super::block::{BlockHeader, BlockKind, HEADER_BYTES};
 use super::builder::BlockBuilder;
-use super::codec::DecodeError;
 use super::column::Column;
 use super::compress::Compressor;
+use super::error::{io_error, LogError};
 use super::lock::lock;
 use super::manifest::Manifest;
-use super::segment::{segment_path, SegmentHeader, SEGMENT_HEADER_BYTES};
+use super::names::{segment_path, MANIFEST_FILE};
+use super::segment_writer::SegmentWriter;
 use super::storage::{check_size_limit, make_folder, next_data, open_file, sync_folder, MmapStorage, Storage};
-use super::MANIFEST_FILE;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// What can go wrong while a log is written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LogError {
-    /// The file system refused.
-    #[error("cannot {action} {path}: {source}")]
-    Io {
-        /// What was being done.
-        action: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// The error of the system.
-        #[source]
-        source: io::Error,
-    },
-    /// The folder holds a run already.
-    #[error("{path} holds a run already: give another folder, or move this one away")]
-    Exists {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// Another recorder writes to the folder.
-    #[error("{path} is being written by another recorder: one run has one recorder")]
-    Locked {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// Something is too large for the format's fields.
-    #[error("cannot write the record: {0}")]
-    Encode(#[from] DecodeError),
-}
+/// Segments are at least this long.
+const SEGMENT_BYTES_MIN: u64 = 1 << 16;
 
 /// Settings of a [`LogWriter`].
 #[derive(Debug, Clone)]
@@ -55,33 +26,18 @@ pub struct WriterOptions {
     pub zstd_level: i32,
 }
 
-/// Room for the last blocks of a run on a full disk. It is a page: a segment that is cut by a page leaves room for
-/// another file of a page.
-const LAST_BYTES: u64 = 4096;
-
 /// Writes a run. It holds the run's lock as long as it exists.
 ///
 /// A block survives the death of the process when [`LogWriter::append`] returns, and a power cut after
 /// [`LogWriter::sync`]. Call [`LogWriter::finish`] at the end. A writer that is dropped leaves a readable run.
 pub struct LogWriter {
-    dir: PathBuf,
-    run_id: [u8; 16],
-    storage: Box<dyn Storage>,
+    segments: SegmentWriter,
     compressor: Compressor,
     /// The body of a block. It is kept for the next: fresh memory costs a page fault every 4 KiB.
     body: Vec<u8>,
-    segment_bytes: u64,
-    /// Bytes of each segment that ordinary blocks leave free.
-    spare_bytes: u64,
-    next_segment: u32,
-    /// Is written to the header of the next segment.
-    resumed_step: Option<u64>,
-    open: Option<OpenSegment>,
     sequence: u64,
-    written_bytes: u64,
-    /// Totals of the run, also of what was there before this writer.
+    /// Totals of the run, including what was there before this writer.
     totals: Totals,
-    dirty: bool,
     /// Held for as long as the writer lives. The operating system releases it when the process dies.
     lock: File,
 }
@@ -110,24 +66,10 @@ pub struct ResumePlace {
     pub totals: Totals,
 }
 
-#[derive(Debug)]
-struct OpenSegment {
-    path: PathBuf,
-    used: u64,
-    size: u64,
-}
-
-/// Makes a [`LogError::Io`] of an error of the file system: "cannot {action} {path}".
-pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
-    let path = path.to_owned();
-    move |source| LogError::Io { action, path, source }
-}
-
 impl std::fmt::Debug for LogWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LogWriter")
-            .field("dir", &self.dir)
-            .field("open", &self.open)
+            .field("segments", &self.segments)
             .field("sequence", &self.sequence)
             .field("totals", &self.totals)
             .finish_non_exhaustive()
@@ -141,7 +83,7 @@ impl LogWriter {
     /// [`LogError::Exists`] if the folder holds a run, [`LogError::Locked`] if another recorder writes to it,
     /// [`LogError::Io`] if the file system refuses.
     pub fn create(dir: &Path, manifest: &Manifest, options: WriterOptions) -> Result<Self, LogError> {
-        let options = WriterOptions { segment_bytes: options.segment_bytes.max(1 << 16), ..options };
+        let options = WriterOptions { segment_bytes: options.segment_bytes.max(SEGMENT_BYTES_MIN), ..options };
         Self::create_on(Box::new(MmapStorage::default()), dir, manifest, options)
     }
 
@@ -174,23 +116,8 @@ impl LogWriter {
         };
         write().map_err(io_error("write the manifest", &path))?;
         let compressor = Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            run_id: manifest.run_id,
-            storage,
-            compressor,
-            body: Vec::new(),
-            segment_bytes: options.segment_bytes,
-            spare_bytes: 0,
-            next_segment: 0,
-            resumed_step: None,
-            open: None,
-            sequence: 0,
-            written_bytes: 0,
-            totals: Totals::default(),
-            dirty: false,
-            lock,
-        })
+        let segments = SegmentWriter::new(dir.to_owned(), manifest.run_id, storage, options.segment_bytes, 0);
+        Ok(Self { segments, compressor, body: Vec::new(), sequence: 0, totals: Totals::default(), lock })
     }
 
     /// Resumes a run at step `place.step`, in a new segment. Existing files are not changed.
@@ -201,7 +128,7 @@ impl LogWriter {
     pub fn resume(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
         let step = place.step;
         let mut writer = Self::add_to(dir, place, options)?;
-        writer.resumed_step = Some(step);
+        writer.segments.set_resumed(step);
         Ok(writer)
     }
 
@@ -221,40 +148,27 @@ impl LogWriter {
             }
             std::fs::remove_file(&path).map_err(io_error("replace the empty segment", &path))?;
         }
-        Ok(Self {
-            dir: dir.to_owned(),
-            run_id: place.run_id,
-            storage: Box::new(MmapStorage::default()),
-            compressor,
-            body: Vec::new(),
-            segment_bytes: options.segment_bytes.max(1 << 16),
-            spare_bytes: 0,
-            next_segment: place.next_segment,
-            resumed_step: None,
-            open: None,
-            sequence: place.sequence,
-            written_bytes: 0,
-            totals: place.totals,
-            dirty: false,
-            lock,
-        })
+        let segment_bytes = options.segment_bytes.max(SEGMENT_BYTES_MIN);
+        let storage = Box::new(MmapStorage::default());
+        let segments = SegmentWriter::new(dir.to_owned(), place.run_id, storage, segment_bytes, place.next_segment);
+        let ResumePlace { sequence, totals, .. } = place;
+        Ok(Self { segments, compressor, body: Vec::new(), sequence, totals, lock })
     }
 
     /// Keeps a page of each segment free for the last blocks, in case the disk is full then.
     pub fn spare_room(&mut self) {
-        self.spare_bytes = LAST_BYTES;
+        self.segments.spare_room();
     }
 
     /// After a failure: writes the last blocks into the room that [`LogWriter::spare_room`] kept, or into a short
     /// segment.
     pub fn use_spare_room(&mut self) {
-        self.spare_bytes = 0;
-        self.segment_bytes = LAST_BYTES;
+        self.segments.use_spare_room();
     }
 
     /// Bytes of blocks and headers that this writer has written.
     pub fn written_bytes(&self) -> u64 {
-        self.written_bytes
+        self.segments.written_bytes()
     }
 
     /// Commits the rows of `builder` as one block and removes them from it. Does nothing if there are no rows.
@@ -268,7 +182,8 @@ impl LogWriter {
         let (kind, rows) = (builder.kind(), u64::from(builder.rows()));
         let mut body = std::mem::take(&mut self.body);
         let header = builder.seal(self.sequence, &mut self.compressor, &mut body)?;
-        self.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))?;
+        self.segments.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))?;
+        self.sequence += 1;
         self.body = body;
         if kind == BlockKind::Visits {
             self.totals.visits = self.totals.visits.saturating_add(rows);
@@ -318,7 +233,7 @@ impl LogWriter {
     ) -> Result<(), LogError> {
         let header = BlockHeader { sequence: self.sequence, ..header.clone() };
         let body_bytes = header.bytes.saturating_sub(HEADER_BYTES as u64);
-        self.place(&header.to_bytes()?, body_bytes, |storage, offset| {
+        self.segments.place(&header.to_bytes()?, body_bytes, |storage, offset| {
             let mut chunk = vec![0u8; body_bytes.min(1 << 20) as usize];
             let mut done = 0;
             while done < body_bytes {
@@ -328,63 +243,20 @@ impl LogWriter {
                 done += part.len() as u64;
             }
             Ok(())
-        })
+        })?;
+        self.sequence += 1;
+        Ok(())
     }
 
     /// Ends the current segment. The next block begins a segment whose header says that the run resumed at `step`.
     pub(crate) fn mark_resumed(&mut self, step: u64) -> Result<(), LogError> {
-        // Several resumptions without a block between them have the effect of that with the earliest step.
-        self.resumed_step = Some(self.resumed_step.map_or(step, |earlier| earlier.min(step)));
-        self.close_segment()
+        self.segments.set_resumed(step);
+        self.segments.close_segment()
     }
 
     /// Begins the segment that [`LogWriter::mark_resumed`] announced, if no block did.
     pub(crate) fn begin_resumed(&mut self) -> Result<(), LogError> {
-        match self.resumed_step {
-            Some(_) => self.open_segment(0),
-            None => Ok(()),
-        }
-    }
-
-    /// Makes room for a block, has `write_body` write its body at an offset, and commits it.
-    fn place(
-        &mut self,
-        header: &[u8; HEADER_BYTES],
-        body_bytes: u64,
-        write_body: impl FnOnce(&mut dyn Storage, u64) -> io::Result<()>,
-    ) -> Result<(), LogError> {
-        let bytes = HEADER_BYTES as u64 + body_bytes;
-        if self.open.as_ref().is_some_and(|segment| segment.size - segment.used < bytes + self.spare_bytes) {
-            self.close_segment()?;
-        }
-        if self.open.is_none() {
-            self.open_segment(bytes)?;
-        }
-        let Some(segment) = &mut self.open else {
-            return Ok(());
-        };
-        let path = segment.path.clone();
-        write_body(self.storage.as_mut(), segment.used + HEADER_BYTES as u64)
-            .and_then(|()| self.storage.commit(segment.used, header))
-            .map_err(io_error("write to", &path))?;
-        segment.used += bytes;
-        self.written_bytes += bytes;
-        self.sequence += 1;
-        self.dirty = true;
-        Ok(())
-    }
-
-    /// An error if the run or its manifest was deleted. A run cannot be read without its manifest.
-    fn check_manifest(&self) -> Result<(), LogError> {
-        let path = self.dir.join(MANIFEST_FILE);
-        match path.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let gone = io::Error::new(error.kind(), "it was deleted while the run was being recorded");
-                Err(io_error("find", &path)(gone))
-            }
-            // Other errors do not say that it was deleted.
-            _ => Ok(()),
-        }
+        self.segments.begin_resumed()
     }
 
     /// Returns when every block is on the device.
@@ -392,12 +264,7 @@ impl LogWriter {
     /// # Errors
     /// [`LogError::Io`] if the file system refuses or the run was deleted.
     pub fn sync(&mut self) -> Result<(), LogError> {
-        self.check_manifest()?;
-        if let (true, Some(segment)) = (self.dirty, &self.open) {
-            self.storage.sync().map_err(io_error("flush", &segment.path))?;
-        }
-        self.dirty = false;
-        Ok(())
+        self.segments.sync()
     }
 
     /// Cuts the last segment to its length and makes everything durable.
@@ -405,41 +272,17 @@ impl LogWriter {
     /// # Errors
     /// [`LogError::Io`] if the file system refuses or the run was deleted.
     pub fn finish(&mut self) -> Result<(), LogError> {
-        self.close_segment()?;
-        self.check_manifest()
-    }
-
-    fn open_segment(&mut self, first_block_bytes: u64) -> Result<(), LogError> {
-        self.check_manifest()?;
-        let path = segment_path(&self.dir, self.next_segment);
-        let size = self.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + first_block_bytes + self.spare_bytes);
-        let header = SegmentHeader { run_id: self.run_id, index: self.next_segment, resumed_step: self.resumed_step };
-        self.storage
-            .open(&path, size)
-            .and_then(|()| self.storage.commit(0, &header.to_bytes()))
-            .map_err(io_error("reserve space for", &path))?;
-        // Not earlier: if there was no room, the segment of the last blocks has to say it.
-        self.resumed_step = None;
-        self.next_segment += 1;
-        self.written_bytes += SEGMENT_HEADER_BYTES as u64;
-        self.open = Some(OpenSegment { path, used: SEGMENT_HEADER_BYTES as u64, size });
-        Ok(())
-    }
-
-    fn close_segment(&mut self) -> Result<(), LogError> {
-        let Some(segment) = self.open.take() else {
-            return Ok(());
-        };
-        self.dirty = false;
-        self.storage.close(segment.used).map_err(io_error("close", &segment.path))
+        self.segments.close_segment()?;
+        self.segments.check_manifest()
     }
 }
 
 impl Drop for LogWriter {
     /// A writer that is dropped without `finish` leaves a readable run. Errors are ignored.
     fn drop(&mut self) {
-        let _ = self.close_segment();
-        // A process that is just being spawned holds a copy of the file for an instant: closing it alone would not free the lock.
+        let _ = self.segments.close_segment();
+        // A process that is just being spawned holds a copy of the file for an instant. Closing ours alone would not free
+        // the lock.
         let _ = self.lock.unlock();
     }
 }

@@ -3,10 +3,13 @@
 use super::directory::Directory;
 use super::error::{io_error, Damage, ReadError};
 use super::file::{is_damage, SegmentFile};
+use super::vectors::Vectors;
 use crate::log::{BlockHeader, BlockKind, Cells, Column, ColumnEntry, ColumnKey, HEADER_BYTES};
-use crate::sketch::Encoding;
 use half::bf16;
 use std::sync::Arc;
+
+/// The longest name of a probe set, in bytes, that is read.
+const NAME_BYTES_MAX: usize = 4096;
 
 /// A block of rows, whose header and directory are intact. Columns are read, checked and inflated when they are asked
 /// for.
@@ -47,57 +50,6 @@ pub struct ColumnSize {
     pub stored_bytes: u64,
     /// Bytes once inflated.
     pub inflated_bytes: u64,
-}
-
-/// The vectors of one column, one per row, in their stored encoding.
-#[derive(Debug, Clone)]
-pub struct Vectors {
-    encoding: Encoding,
-    width: usize,
-    row_bytes: usize,
-    codes: Vec<u8>,
-    scales: Vec<bf16>,
-}
-
-impl Vectors {
-    /// Encodes `rows`, each of `width` numbers.
-    pub fn from_rows(encoding: Encoding, width: usize, rows: &[Vec<f32>]) -> Self {
-        let mut codes = Vec::new();
-        let scales = rows.iter().map(|row| encoding.encode(row, &mut codes).scale).collect();
-        Self { encoding, width, row_bytes: encoding.bytes(width), codes, scales }
-    }
-
-    /// Numbers in each vector.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// How the numbers are stored.
-    pub fn encoding(&self) -> Encoding {
-        self.encoding
-    }
-
-    /// How many vectors there are.
-    pub fn rows(&self) -> usize {
-        self.scales.len()
-    }
-
-    /// The stored bytes of the vector of `row`, and its scale.
-    ///
-    /// # Panics
-    /// If `row` is not below [`Vectors::rows`].
-    pub fn row(&self, row: usize) -> (&[u8], bf16) {
-        (&self.codes[row * self.row_bytes..(row + 1) * self.row_bytes], self.scales[row])
-    }
-
-    /// Writes the vector of `row` into `out`.
-    ///
-    /// # Panics
-    /// If `row` is not below [`Vectors::rows`] or `out` is not [`Vectors::width`] long.
-    pub fn decode(&self, row: usize, out: &mut [f32]) {
-        let (bytes, scale) = self.row(row);
-        self.encoding.decode(bytes, scale, out);
-    }
 }
 
 impl Block {
@@ -275,6 +227,16 @@ impl Block {
             self.inflate(index)?;
         }
         Ok(())
+    }
+
+    /// Number and name of the probe set, in a block of kind ProbeSet.
+    pub(super) fn probe_set(&self) -> Result<(usize, String), ReadError> {
+        if self.rows() != 1 || self.width(Column::Name).is_some_and(|bytes| bytes > NAME_BYTES_MAX) {
+            return Err(self.damaged("not one probe set with a name of at most 4096 bytes".into()));
+        }
+        let name = String::from_utf8_lossy(&self.u8s(Column::Name)?).into_owned();
+        let number = self.u32s(Column::ProbeSet)?.first().copied().unwrap_or(0) as usize;
+        Ok((number, name))
     }
 
     fn entry(&self, key: ColumnKey) -> Option<(usize, &ColumnEntry)> {

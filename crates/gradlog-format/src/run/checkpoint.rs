@@ -5,7 +5,7 @@
 
 use super::block::Block;
 use super::error::ReadError;
-use super::open::Run;
+use super::handle::Run;
 use crate::log::{checkpoint_path, BlockKind, Column};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -1,7 +1,7 @@
 //! Detects whether a run is being written.
 
 use super::error::{io_error, ReadError};
-use super::open::Run;
+use super::handle::Run;
 use crate::log::{open_file, LOCK_FILE};
 use std::fs::TryLockError;
 use std::io;

@@ -1,7 +1,6 @@
 //! A stretch of a run that cannot be read, and its contents as far as the blocks around it show them.
 
 use super::error::Damage;
-use super::salvage::has_steps;
 use crate::log::{BlockHeader, BlockKind};
 
 /// What is missing between two readable blocks, or behind the last.
@@ -152,4 +151,10 @@ impl Stretch {
             first_epoch,
         }
     }
+}
+
+/// Whether the rows of a block have steps, so that its header's are not 0 for want of any.
+pub(super) fn has_steps(header: &BlockHeader) -> bool {
+    let with = [BlockKind::Visits, BlockKind::Steps, BlockKind::Probes, BlockKind::Gaps];
+    with.iter().any(|kind| *kind as u16 == header.kind)
 }

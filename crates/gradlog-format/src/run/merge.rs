@@ -5,7 +5,7 @@
 
 use super::block::{Block, United};
 use super::error::{Damage, ReadError, Stopped};
-use super::open::{probe_set, Run};
+use super::handle::Run;
 use super::scan::PartScan;
 use super::steps::StepSums;
 use crate::log::{BlockBuilder, BlockKind, Column};
@@ -33,6 +33,15 @@ pub struct Scan<'run>(Kind<'run>);
 enum Kind<'run> {
     One(Box<PartScan<'run>>),
     Several(Box<Merge<'run>>),
+}
+
+impl Run {
+    /// Iterates over all committed blocks in the order in which they were written, up to the first damage.
+    ///
+    /// [`Scan`] defines the order for a run of several workers. Ask [`Scan::damage`] at the end.
+    pub fn scan(&self) -> Scan<'_> {
+        Scan::new(self)
+    }
 }
 
 impl<'run> Scan<'run> {
@@ -226,7 +235,7 @@ impl<'run> Merge<'run> {
                     part.end = Some(block);
                 }
                 Some(BlockKind::ProbeSet) => {
-                    let name = match probe_set(&block) {
+                    let name = match block.probe_set() {
                         Ok((set, name)) if set == part.sets.len() => name,
                         Ok((set, _)) => {
                             let what = format!("probe set {set} where {} belongs", part.sets.len());

@@ -6,8 +6,8 @@
 use super::block::Block;
 use super::checkpoint::Checkpoint;
 use super::error::{Damage, ReadError};
+use super::handle::Run;
 use super::lost::Lost;
-use super::open::Run;
 use super::salvage::{Piece, Salvage};
 use super::survey::Survey;
 use super::verify::VerifyReport;

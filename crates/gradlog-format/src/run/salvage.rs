@@ -7,9 +7,9 @@ use super::block::Block;
 use super::checkpoint;
 use super::error::{io_error, Damage, ReadError};
 use super::file::{clone_error, is_lost, SegmentFile};
+use super::handle::Run;
 use super::look::{find_block, look, Found};
-use super::lost::{Lost, Stretch};
-use super::open::Run;
+use super::lost::{has_steps, Lost, Stretch};
 use super::scan::MISSING;
 use super::superseded::remaining_rows;
 use crate::log::{segment_path, BlockHeader, BlockKind, Column, SegmentHeader, HEADER_BYTES, SEGMENT_HEADER_BYTES};
@@ -296,12 +296,6 @@ impl Iterator for Salvage<'_> {
             }
         }
     }
-}
-
-/// Whether the rows of a block have steps, so that its header's are not 0 for want of any.
-pub(super) fn has_steps(header: &BlockHeader) -> bool {
-    let with = [BlockKind::Visits, BlockKind::Steps, BlockKind::Probes, BlockKind::Gaps];
-    with.iter().any(|kind| *kind as u16 == header.kind)
 }
 
 /// Whether a damaged segment header says that it is of the run `run_id`, or would if only its run id were damaged.

@@ -7,14 +7,17 @@
 use super::block::Block;
 use super::error::{io_error, Damage, ReadError, Stopped};
 use super::file::{is_damage, SegmentFile};
+use super::half_written::{
+    later_segments, look_patiently, read_header, read_header_patiently, segment_exists, HeaderFault,
+};
+use super::handle::Run;
 use super::look::{find_block, look, Found};
-use super::open::Run;
-use super::superseded::{remaining_rows, Remaining, Resumptions};
-use crate::log::{BlockKind, SegmentHeader, SEGMENT_HEADER_BYTES};
+use super::resumptions::Resumptions;
+use super::superseded::{remaining_rows, Remaining};
+use crate::log::{BlockKind, SEGMENT_HEADER_BYTES};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// An iterator over the blocks of a run of one recorder, or of one worker's part. It ends at the end of the run, at the
 /// first damage, or where the file system refuses. Call [`PartScan::damage`] after it to learn which it was.
@@ -38,8 +41,12 @@ pub struct PartScan<'run> {
 /// Why a scan stops where a file is gone.
 pub(super) const MISSING: &str = "the segment is missing, but later ones are there";
 
-/// How long to wait before looking again at what may be half written, each time. Copying a header takes far less.
-const LOOK_AGAIN_MS: [u64; 4] = [0, 1, 5, 20];
+impl Run {
+    /// As [`Run::scan`], for a run of one recorder or for a worker's part.
+    pub fn part_scan(&self) -> PartScan<'_> {
+        PartScan::new(self)
+    }
+}
 
 impl<'run> PartScan<'run> {
     pub(super) fn new(run: &'run Run) -> Self {
@@ -180,9 +187,9 @@ impl<'run> PartScan<'run> {
         }
     }
 
-    /// Whether one of the next sixteen segments after the one at hand is there.
+    /// Whether one of the sixteen segments after the next one is there.
     fn later_segments(&self) -> bool {
-        (1..=16).any(|ahead| self.segment_exists(ahead))
+        later_segments(self.run, self.next_segment)
     }
 
     /// Opens the next segment; `false` if there is none or it cannot be read.
@@ -209,14 +216,14 @@ impl<'run> PartScan<'run> {
                 return false;
             }
         };
-        let header = match self.segment_header(&segment) {
+        let header = match read_header_patiently(self.run, &segment, self.next_segment) {
             // Killed between making the file and writing its header: nothing was ever committed to it, nor after it.
             Ok(None) => {
                 // Asked once more, for a recorder may have begun both this one and a later one since.
                 if self.later_segments() {
                     match read_header(&segment) {
                         Ok(None) => self.stop("the segment is empty, but later ones are there".into()),
-                        Err(Trouble::Refused(error)) => self.fail(error),
+                        Err(HeaderFault::Refused(error)) => self.fail(error),
                         _ => {}
                     }
                 }
@@ -226,11 +233,11 @@ impl<'run> PartScan<'run> {
                 return false;
             }
             Ok(Some(header)) => header,
-            Err(Trouble::Damage(what)) => {
+            Err(HeaderFault::Damage(what)) => {
                 self.stop(what);
                 return false;
             }
-            Err(Trouble::Refused(error)) => {
+            Err(HeaderFault::Refused(error)) => {
                 self.fail(error);
                 return false;
             }
@@ -255,60 +262,20 @@ impl<'run> PartScan<'run> {
         true
     }
 
-    /// Reads a segment's header, again if a recorder may be writing it; `None` if nothing was ever written there.
-    fn segment_header(&self, segment: &SegmentFile) -> Result<Option<SegmentHeader>, Trouble> {
-        let mut found = read_header(segment);
-        for wait_ms in LOOK_AGAIN_MS {
-            if !matches!(found, Err(Trouble::Damage(_))) || !self.run.lock_is_held()? {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(wait_ms));
-            found = read_header(segment);
-        }
-        match found {
-            Err(Trouble::Damage(_)) if self.run.lock_is_held()? && !self.later_segments() => Ok(None),
-            other => other,
-        }
+    /// Whether the segment is there that is `ahead` places behind the next one.
+    fn segment_exists(&self, ahead: u32) -> bool {
+        segment_exists(self.run, self.next_segment, ahead)
     }
 
-    /// What lies here, looked at again where a recorder may be writing it.
+    /// What lies at the place at hand. A block with another number than the next is damage.
     fn look(&self, segment: &Arc<SegmentFile>) -> Result<Found, ReadError> {
-        let mut found = look(segment, self.offset);
-        let mut live = true;
-        for wait_ms in LOOK_AGAIN_MS {
-            if !live || !matches!(found, Found::Damage { transient: true, .. }) {
-                break;
-            }
-            // Asked before looking: a recorder that ends in between has by then committed all that it ever will.
-            live = self.run.lock_is_held()?;
-            std::thread::sleep(Duration::from_millis(if live { wait_ms } else { 0 }));
-            #[cfg(test)]
-            super::tests::between_looks();
-            found = look(segment, self.offset);
-        }
-        Ok(match found {
-            // The recorder was stopped within the header, and it lives: nothing is committed here yet. Blocks are
-            // committed in order, so if one stands behind this place, this one was committed and has been
-            // damaged since.
-            Found::Damage { transient: true, .. }
-                if live
-                    && !self.segment_exists(0)
-                    && find_block(segment, self.offset + 8).map_err(io_error(&segment.path))?.is_none() =>
-            {
-                Found::End
-            }
+        Ok(match look_patiently(self.run, segment, self.offset, self.next_segment)? {
             Found::Block(block) if block.header.sequence != self.next_sequence => {
                 let what = format!("block {} where block {} belongs", block.header.sequence, self.next_sequence);
                 Found::Damage { what, header: Some(block.header), transient: false }
             }
-            Found::Refused { error, .. } => return Err(io_error(&segment.path)(error)),
             other => other,
         })
-    }
-
-    /// Whether the segment that is so many places behind the next one is there.
-    fn segment_exists(&self, ahead: u32) -> bool {
-        self.run.segment_path(self.next_segment.saturating_add(ahead)).exists()
     }
 
     /// Leaves the segment, at whose end we were a moment ago, if it is its end for good.
@@ -347,33 +314,6 @@ fn cut_at(block: &mut Block, limit: u64) -> Result<(), ReadError> {
         Remaining::Nothing => block.kept = Some(0),
     }
     Ok(())
-}
-
-/// Why a segment's header cannot be had.
-enum Trouble {
-    Damage(String),
-    Refused(ReadError),
-}
-
-impl From<ReadError> for Trouble {
-    fn from(error: ReadError) -> Self {
-        Trouble::Refused(error)
-    }
-}
-
-/// Reads the header of a segment; `None` if the file is empty or zeros stand there.
-fn read_header(segment: &SegmentFile) -> Result<Option<SegmentHeader>, Trouble> {
-    let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
-    let read = segment.bytes().and_then(|length| match length {
-        0 => Ok(()),
-        _ => segment.read_at(&mut bytes, 0),
-    });
-    match read {
-        Ok(()) if bytes.iter().all(|b| *b == 0) => Ok(None),
-        Ok(()) => SegmentHeader::parse(&bytes).map(Some).map_err(|e| Trouble::Damage(e.0)),
-        Err(error) if is_damage(&error) => Err(Trouble::Damage(error.to_string())),
-        Err(error) => Err(Trouble::Refused(io_error(&segment.path)(error))),
-    }
 }
 
 impl Iterator for PartScan<'_> {

@@ -8,28 +8,31 @@
 use super::block::Block;
 use super::error::{io_error, ReadError};
 use super::file::{is_damage, SegmentFile};
-use super::open::Run;
+use super::handle::Run;
+use super::resumptions::Resumptions;
 use crate::log::{BlockKind, Column, SegmentHeader, SEGMENT_HEADER_BYTES};
 use std::io;
 
-/// The resumptions of a run: from which segment on, and at which step, or at which earlier one a later resumption was.
-///
-/// Read once for a [`Run`]. Blocks may have been counted by then that a later resumption makes void, so all scans of
-/// the run end before it: what they yield is the run as it was.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Resumptions(Vec<(u32, u64)>);
+impl Run {
+    /// The resumptions of a run of one recorder, as they were at the first call.
+    pub(super) fn resumptions(&self) -> Result<&Resumptions, ReadError> {
+        if let Some(known) = self.resumptions.get() {
+            return Ok(known);
+        }
+        let found = self.read_resumptions()?;
+        Ok(self.resumptions.get_or_init(|| found))
+    }
 
-impl Resumptions {
     /// Reads the headers of all segments. One that is damaged is for the scan to report.
     ///
     /// # Errors
     /// [`ReadError::Io`] if the file system refuses: a resumption that is not known would count visits twice.
-    pub(super) fn read(run: &Run) -> Result<Self, ReadError> {
+    fn read_resumptions(&self) -> Result<Resumptions, ReadError> {
         let mut found = Vec::new();
         for index in 0.. {
-            let path = run.segment_path(index);
+            let path = self.segment_path(index);
             let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
-            let read = run.segment_file(path.clone()).and_then(|segment: SegmentFile| segment.read_at(&mut bytes, 0));
+            let read = self.segment_file(path.clone()).and_then(|segment: SegmentFile| segment.read_at(&mut bytes, 0));
             match read {
                 Ok(()) => {}
                 Err(error) if is_damage(&error) || error.kind() == io::ErrorKind::NotFound => break,
@@ -39,23 +42,7 @@ impl Resumptions {
                 found.push((index, step));
             }
         }
-        let mut least = u64::MAX;
-        for (_, step) in found.iter_mut().rev() {
-            least = least.min(*step);
-            *step = least;
-        }
-        Ok(Self(found))
-    }
-
-    /// Whether the resumption that segment `index` begins with is among them.
-    pub(super) fn contains(&self, index: u32) -> bool {
-        self.0.binary_search_by_key(&index, |(segment, _)| *segment).is_ok()
-    }
-
-    /// The first superseded step in segment `index`, if any is.
-    pub(super) fn limit(&self, index: u32) -> Option<u64> {
-        let later = self.0.partition_point(|(segment, _)| *segment <= index);
-        self.0.get(later).map(|(_, step)| *step)
+        Ok(Resumptions::new(found))
     }
 }
 

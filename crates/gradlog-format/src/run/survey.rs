@@ -2,9 +2,9 @@
 
 use super::block::Block;
 use super::error::ReadError;
-use super::lost::Lost;
-use super::open::Run;
-use super::salvage::{has_steps, Piece, Salvage};
+use super::handle::Run;
+use super::lost::{has_steps, Lost};
+use super::salvage::{Piece, Salvage};
 use super::verify::widen;
 use crate::log::{BlockKind, Column};
 

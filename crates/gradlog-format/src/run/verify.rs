@@ -2,7 +2,7 @@
 
 use super::checkpoint::{self, CheckpointFault};
 use super::error::{Damage, ReadError};
-use super::open::Run;
+use super::handle::Run;
 use crate::log::{BlockKind, Column};
 use std::collections::BTreeMap;
 

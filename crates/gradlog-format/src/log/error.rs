@@ -1,0 +1,43 @@
+//! Errors of writing.
+
+use super::codec::DecodeError;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What can go wrong while a log is written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The file system refused.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The error of the system.
+        #[source]
+        source: io::Error,
+    },
+    /// The folder holds a run already.
+    #[error("{path} holds a run already: give another folder, or move this one away")]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another recorder writes to the folder.
+    #[error("{path} is being written by another recorder: one run has one recorder")]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Something is too large for the format's fields.
+    #[error("cannot write the record: {0}")]
+    Encode(#[from] DecodeError),
+}
+
+/// Makes a [`LogError::Io`] of an error of the file system: "cannot {action} {path}".
+pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
+    let path = path.to_owned();
+    move |source| LogError::Io { action, path, source }
+}

@@ -1,0 +1,37 @@
+//! The first 12 bytes of every file: magic, version, kind of file (FORMAT.md, "File prefix").
+
+use super::codec::DecodeError;
+
+/// First bytes of every gradlog file. As in PNG, a transfer that changes line ends or strips the eighth bit breaks
+/// them.
+pub const MAGIC: [u8; 8] = *b"\x89GLOG\r\n\x1a";
+/// The format version that this crate writes, and the newest that it reads.
+pub const FORMAT_VERSION: u16 = 1;
+
+/// The first 12 bytes of every file: magic, format version, file kind.
+pub fn file_prefix(kind: u16) -> [u8; 12] {
+    let mut bytes = [0u8; 12];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes[10..].copy_from_slice(&kind.to_le_bytes());
+    bytes
+}
+
+/// Checks the 12 bytes of [`file_prefix`] and returns what follows them.
+pub fn check_prefix(bytes: &[u8], kind: u16) -> Result<&[u8], DecodeError> {
+    if bytes.len() < 12 || bytes[..8] != MAGIC {
+        return Err(DecodeError("this is not a gradlog file".into()));
+    }
+    let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+    if version == 0 || version > FORMAT_VERSION {
+        return Err(DecodeError(format!(
+            "the file has format version {version}, this gradlog reads up to {}: install a newer one",
+            FORMAT_VERSION
+        )));
+    }
+    let found = u16::from_le_bytes([bytes[10], bytes[11]]);
+    if found != kind {
+        return Err(DecodeError(format!("file kind {found} where {kind} belongs")));
+    }
+    Ok(&bytes[12..])
+}
