@@ -63,7 +63,7 @@ pub(super) fn check_same_end(dir: &Path, manifest: &Manifest, step: u64) -> Resu
 /// The parts of the other workers.
 fn other_parts(dir: &Path, manifest: &Manifest) -> Result<Vec<Run>, RecordError> {
     let action = if dir.is_dir() { "list the workers in" } else { "use as a folder" };
-    let failed = |source| RecordError::Start(Arc::new(LogError::Io { action, path: dir.to_owned(), source }));
+    let failed = |error| RecordError::Start(Arc::new(LogError::Io { action, path: dir.to_owned(), error }));
     let folders = worker_folders(dir).map_err(failed)?;
     let own = manifest.worker.map(|worker| worker.rank);
     let others = folders.into_iter().filter(|(rank, _)| Some(*rank) != own);

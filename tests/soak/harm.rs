@@ -137,7 +137,7 @@ fn words(error: &RecordError) -> String {
         _ => return format!("other: {error}"),
     };
     match &**log {
-        LogError::Io { source, .. } => format!("{class} {:?}: {error}", source.kind()),
+        LogError::Io { error: cause, .. } => format!("{class} {:?}: {error}", cause.kind()),
         _ => format!("{class}: {error}"),
     }
 }

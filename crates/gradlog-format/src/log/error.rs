@@ -5,19 +5,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// What can go wrong while a log is written.
+///
+/// The text of an error includes its cause, so `source()` is always `None`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
     /// The file system refused.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {error}")]
     Io {
         /// What was being done.
         action: &'static str,
         /// To which file.
         path: PathBuf,
         /// The error of the system.
-        #[source]
-        source: io::Error,
+        error: io::Error,
     },
     /// The folder holds a run already.
     #[error("{path} holds a run already: give another folder, or move this one away")]
@@ -33,11 +34,17 @@ pub enum LogError {
     },
     /// Something is too large for the format's fields.
     #[error("cannot write the record: {0}")]
-    Encode(#[from] DecodeError),
+    Encode(DecodeError),
+}
+
+impl From<DecodeError> for LogError {
+    fn from(error: DecodeError) -> Self {
+        LogError::Encode(error)
+    }
 }
 
 /// Makes a [`LogError::Io`] of an error of the file system: "cannot {action} {path}".
 pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
     let path = path.to_owned();
-    move |source| LogError::Io { action, path, source }
+    move |error| LogError::Io { action, path, error }
 }

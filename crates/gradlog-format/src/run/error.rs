@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Why a run, or a part of it, cannot be read.
+///
+/// The text of an error includes its cause, so `source()` is always `None`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -25,12 +27,12 @@ pub enum ReadError {
         what: String,
     },
     /// The file system refused. The bytes may be intact.
-    #[error("cannot read {path}: {source}{}", advice(source))]
+    #[error("cannot read {path}: {error}{}", advice(error))]
     Io {
         /// The file.
         path: PathBuf,
         /// The error of the system.
-        source: io::Error,
+        error: io::Error,
     },
     /// Bytes are not what was written.
     #[error("{0}")]
@@ -63,9 +65,10 @@ impl std::fmt::Display for Damage {
     }
 }
 
+/// Makes a [`ReadError::Io`] of an error of the file system.
 pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReadError {
     let path = path.to_owned();
-    move |source| ReadError::Io { path, source }
+    move |error| ReadError::Io { path, error }
 }
 
 /// The reason why a scan ended before the end of the run.
@@ -74,14 +77,14 @@ pub(super) enum Stopped {
     /// Bytes are not what was written.
     Damage(Damage),
     /// The file system refused to read this file.
-    Refused { path: PathBuf, source: io::Error },
+    Refused { path: PathBuf, error: io::Error },
 }
 
 impl Stopped {
     /// Converts an error of reading. `damage` converts the text of an error that is neither damage nor a refusal.
     pub(super) fn from_error(error: ReadError, damage: impl FnOnce(String) -> Damage) -> Self {
         match error {
-            ReadError::Io { path, source } => Stopped::Refused { path, source },
+            ReadError::Io { path, error } => Stopped::Refused { path, error },
             ReadError::Damaged(found) => Stopped::Damage(found),
             other => Stopped::Damage(damage(other.to_string())),
         }
@@ -91,7 +94,7 @@ impl Stopped {
     pub(super) fn with_block(&self, sequence: u64) -> Self {
         match self {
             Stopped::Damage(damage) => Stopped::Damage(Damage { block: Some(sequence), ..damage.clone() }),
-            Stopped::Refused { path, source } => Stopped::Refused { path: path.clone(), source: clone_error(source) },
+            Stopped::Refused { path, error } => Stopped::Refused { path: path.clone(), error: clone_error(error) },
         }
     }
 
@@ -100,7 +103,7 @@ impl Stopped {
         match stopped {
             None => Ok(None),
             Some(Stopped::Damage(damage)) => Ok(Some(damage)),
-            Some(Stopped::Refused { path, source }) => Err(io_error(path)(clone_error(source))),
+            Some(Stopped::Refused { path, error }) => Err(io_error(path)(clone_error(error))),
         }
     }
 }

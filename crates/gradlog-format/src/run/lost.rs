@@ -1,11 +1,11 @@
-//! A stretch of a run that cannot be read, and its contents as far as the blocks around it show them.
+//! A stretch of a run that cannot be read: what the blocks around it say of its contents.
 
 use super::error::Damage;
 use crate::log::{BlockHeader, BlockKind};
 
 /// What is missing between two readable blocks, or behind the last.
 ///
-/// A number is `None` if it is not known. Nothing may be missing at all: a damaged segment header costs no block.
+/// A number is `None` if it is not known. It may be that no block is missing: a damaged segment header costs none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lost {
@@ -64,17 +64,18 @@ pub(super) struct Stretch {
     pub(super) damage: Damage,
     /// Sequence number of the first block that can be missing.
     first: u64,
-    /// And of the first whose header has not been met.
+    /// Sequence number of the first block behind the headers that were read.
     next: u64,
-    /// Headers that can be read, of blocks that cannot.
+    /// Readable headers of unreadable blocks.
     headers: u64,
     visits: u64,
     probes: u64,
     steps: u64,
-    /// Steps and epoch of the rows under those headers.
+    /// First step, last step and first epoch in those headers.
     known: Option<(u64, u64, u32)>,
-    /// Last step and epoch before.
+    /// Last step and epoch before the stretch.
     before: Option<(u64, u32)>,
+    /// Whether there may be blocks here that nothing counts.
     uncounted: bool,
 }
 
@@ -94,7 +95,7 @@ impl Stretch {
         }
     }
 
-    /// Notes that something here cannot be counted, unless the number of a later block shows how much was before it.
+    /// Notes that blocks here cannot be counted. The number of a later block can still say how many there were.
     pub(super) fn mark_uncounted(&mut self) {
         self.uncounted = true;
     }
@@ -133,7 +134,7 @@ impl Stretch {
     }
 
     fn close(self, missing: Option<u64>, next_step: Option<u64>) -> Lost {
-        // What a block held is known if its header was met; so all is known if as many were met as are missing.
+        // A readable header says what its block held. So all is known if every missing block has one.
         let all = missing == Some(self.headers);
         let around = self.before.unwrap_or((0, 0));
         let (first_step, last_step, first_epoch) = match self.known {
@@ -153,7 +154,7 @@ impl Stretch {
     }
 }
 
-/// Whether the rows of a block have steps, so that its header's are not 0 for want of any.
+/// Whether the rows of a block have steps. Otherwise the steps in its header are 0 and say nothing.
 pub(super) fn has_steps(header: &BlockHeader) -> bool {
     let with = [BlockKind::Visits, BlockKind::Steps, BlockKind::Probes, BlockKind::Gaps];
     with.iter().any(|kind| *kind as u16 == header.kind)

@@ -1,7 +1,8 @@
-//! One stream of blocks out of the parts of several workers.
+//! Merges the parts of several workers into one stream of blocks.
 //!
-//! Owns the order, the numbers of blocks and probe sets in the whole run, and where a run that is being written ends.
-//! The rows of steps are added up in [`super::steps`]; all others come out as their worker wrote them.
+//! This file decides the order of the blocks, their numbers and those of the probe sets in the whole run. It also
+//! decides where a run ends that is being written. [`super::steps`] merges the rows of steps. All other rows stay as
+//! their worker wrote them.
 
 use super::block::{Block, United};
 use super::error::{Damage, ReadError, Stopped};
@@ -73,7 +74,7 @@ impl<'run> Scan<'run> {
         self.scans().map(PartScan::superseded_visits).sum()
     }
 
-    /// As the scan is, but blocks of which every row is superseded come out too, as blocks of no rows.
+    /// The scan, with blocks of which every row is superseded. These have no rows.
     pub(super) fn with_void_blocks(self) -> Self {
         Self(match self.0 {
             Kind::One(scan) => Kind::One(Box::new(scan.with_void_blocks())),
@@ -85,7 +86,7 @@ impl<'run> Scan<'run> {
         })
     }
 
-    /// What there is to say if intact blocks stand behind the zeros at which the scan ended; looks at all bytes there.
+    /// Damage if intact blocks follow the zeros at which the scan ended. Reads all bytes there.
     ///
     /// # Errors
     /// [`ReadError::Io`] if the file system refuses.
@@ -135,10 +136,11 @@ struct Merge<'run> {
 struct Part<'run> {
     rank: u32,
     scan: PartScan<'run>,
-    /// The block that comes out next of this part.
+    /// The next block of this part.
     head: Option<Block>,
+    /// For each of its probe sets, the number in the whole run.
     sets: Arc<Vec<u32>>,
-    /// The last block, if it was an end.
+    /// Its End block, if no later block reopened the run.
     end: Option<Block>,
     ended: bool,
 }
@@ -152,7 +154,7 @@ impl<'run> Merge<'run> {
         };
         let part = |part: &'run Run| Part {
             rank: part.manifest().worker.map_or(0, |worker| worker.rank),
-            scan: part.part_scan().ending_before(limit),
+            scan: part.part_scan().with_limit(limit),
             head: None,
             sets: Arc::default(),
             end: None,
@@ -179,7 +181,7 @@ impl<'run> Merge<'run> {
             self.stopped = self.fill(number).err().map(|stopped| stopped.with_block(self.sequence));
         }
         if self.stopped.is_some() {
-            // Of the rest only steps that all have told of: what else is held may lie behind what cannot be read.
+            // Yields the complete steps and nothing else: other blocks at hand may lie behind what cannot be read.
             let block = self.complete_steps(1);
             self.ended = block.is_none();
             return block;
@@ -187,7 +189,7 @@ impl<'run> Merge<'run> {
         if let Some(block) = self.complete_steps(StepSums::BLOCK_ROWS) {
             return Some(block);
         }
-        // Visits in the order of their steps; whatever else there is at once, for other blocks may be behind it.
+        // Visits come in the order of their steps. Other blocks come first, because visits may follow them.
         let key = |part: &Part<'_>| {
             let head = part.head.as_ref()?;
             Some((head.kind() == Some(BlockKind::Visits)).then(|| head.steps().0))
@@ -203,10 +205,10 @@ impl<'run> Merge<'run> {
             return Some(block);
         }
         self.ended = true;
-        self.end()
+        self.end_block()
     }
 
-    /// Sees to it that a part has a block ready, if there is one. Steps and ends are kept apart.
+    /// Reads the next block of a part, if none is ready. Collects the steps and End blocks that come before it.
     fn fill(&mut self, number: usize) -> Result<(), Stopped> {
         let part = &mut self.parts[number];
         while part.head.is_none() && !part.ended {
@@ -218,20 +220,20 @@ impl<'run> Merge<'run> {
                 self.steps.end_part(number);
                 return Ok(());
             };
-            // What a replay adds behind the end of a training takes that end away from nobody.
+            // A replay may follow the End block of a training. The run is finished all the same.
             if block.reopens_run() {
                 part.end = None;
             }
             let here = (block.segment.path.clone(), block.offset);
-            let by = |error: ReadError| {
+            let stopped = |error: ReadError| {
                 Stopped::from_error(error, |what| Damage { path: here.0, offset: here.1, block: None, what })
             };
             match block.kind() {
                 Some(BlockKind::Steps) => {
-                    self.steps.take(number, part.rank, &block).map_err(by)?;
+                    self.steps.add_rows(number, part.rank, &block).map_err(stopped)?;
                 }
                 Some(BlockKind::End) => {
-                    block.check().map_err(by)?;
+                    block.check().map_err(stopped)?;
                     part.end = Some(block);
                 }
                 Some(BlockKind::ProbeSet) => {
@@ -239,9 +241,9 @@ impl<'run> Merge<'run> {
                         Ok((set, name)) if set == part.sets.len() => name,
                         Ok((set, _)) => {
                             let what = format!("probe set {set} where {} belongs", part.sets.len());
-                            return Err(by(block.damaged(what)));
+                            return Err(stopped(block.damaged(what)));
                         }
-                        Err(error) => return Err(by(error)),
+                        Err(error) => return Err(stopped(error)),
                     };
                     let known = self.names.iter().position(|known| *known == name);
                     let united = known.unwrap_or_else(|| {
@@ -257,13 +259,14 @@ impl<'run> Merge<'run> {
         Ok(())
     }
 
-    /// A block of the rows of steps that are complete, if there are at least `rows` of them.
+    /// A block of complete steps, if there are at least `rows` of them.
     fn complete_steps(&mut self, rows: usize) -> Option<Block> {
         let made = self.steps.take_block(rows)?;
         Some(self.adopt(made, None, Arc::default()))
     }
 
-    fn end(&mut self) -> Option<Block> {
+    /// The End block of the whole run, if all workers have a part and finished.
+    fn end_block(&mut self) -> Option<Block> {
         let all = self.parts.iter().all(|part| part.end.is_some());
         if !all || self.missing {
             return None;
@@ -283,7 +286,7 @@ impl<'run> Merge<'run> {
         Some(self.adopt(made, None, Arc::default()))
     }
 
-    /// Gives a block its place in the whole run.
+    /// Numbers a block in the whole run.
     fn adopt(&mut self, block: Block, rank: Option<u32>, sets: Arc<Vec<u32>>) -> Block {
         let made = block.united.as_ref().and_then(|united| united.made.clone());
         let united = United { sequence: self.sequence, rank, sets, made };
@@ -292,8 +295,8 @@ impl<'run> Merge<'run> {
     }
 }
 
-/// The step before which the scan of a run that is being written ends: the first that one of the workers who record has
-/// not recorded in full.
+/// The step before which the scan of a run ends that is being written. It is the first step that one of the recording
+/// workers has not recorded in full.
 fn live_limit(run: &Run) -> Result<Option<u64>, ReadError> {
     let mut until = None;
     for part in run.parts() {

@@ -1,7 +1,7 @@
-//! A sound run from a damaged one (FORMAT.md, "Salvage").
+//! Writes a sound run from a damaged one (FORMAT.md, "Salvage").
 //!
-//! Blocks are copied as they are, under new sequence numbers, so that what a newer version wrote into them comes
-//! through. The new run appears when it is whole, on the device, and has been read back.
+//! Blocks are copied as they are, under new sequence numbers. So what a newer version wrote into them survives. The new
+//! run appears only when it is complete and synced, and has been read back.
 
 use super::block::Block;
 use super::checkpoint::Checkpoint;
@@ -20,24 +20,26 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Segments of the new run are as long as a recorder's, or as long as the run if that is shorter.
+/// The longest segment of the new run. It is shorter if the run is.
 const SEGMENT_BYTES_MAX: u64 = 32 << 20;
 
-/// More names of probe sets than this are not made up.
+/// The most names of probe sets that are made up.
 const MADE_UP_NAMES_MAX: u64 = 4096;
 
 /// Why no run was recovered. Nothing is left where the new run was to be.
+///
+/// The text of an error includes its cause, so `source()` is always `None`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecoverError {
     /// Something is in the way.
-    #[error("{path} is there already: give the name of a folder that is to be made")]
+    #[error("{path} is there already: give the name of a new folder")]
     Exists {
         /// Where the new run was to be.
         path: PathBuf,
     },
     /// A recorder writes to the damaged run.
-    #[error("{path} is being written by a recorder: recover it when that has ended; until then all that is committed can be read")]
+    #[error("{path} is being written by a recorder: recover it when the recorder has ended; until then all committed blocks can be read")]
     BeingWritten {
         /// The damaged run.
         path: PathBuf,
@@ -47,19 +49,18 @@ pub enum RecoverError {
     Read(#[from] ReadError),
     /// The new run cannot be written.
     #[error("{0}; nothing was left there: make room, or give another folder")]
-    Write(#[from] LogError),
+    Write(LogError),
     /// The new run cannot be written.
-    #[error("cannot {action} {path}: {source}; nothing was left there: make room, or give another folder")]
+    #[error("cannot {action} {path}: {error}; nothing was left there: make room, or give another folder")]
     Folder {
         /// What was being done.
         action: &'static str,
         /// To which folder.
         path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
+        /// The error of the system.
+        error: io::Error,
     },
-    /// What was written did not read back as it should.
+    /// The new run does not read back as it was written.
     #[error("what was written for {path} does not read back: {why}; nothing was left there. If the disk is sound, please report this")]
     Unsound {
         /// Where the new run was to be.
@@ -67,6 +68,12 @@ pub enum RecoverError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl From<LogError> for RecoverError {
+    fn from(error: LogError) -> Self {
+        RecoverError::Write(error)
+    }
 }
 
 /// What [`Run::recover`] did.
@@ -77,24 +84,24 @@ pub struct RecoverReport {
     pub survey: Survey,
     /// What the new run holds, as it was read back.
     pub written: VerifyReport,
-    /// Probe sets whose names are lost, and which are called `lost-name-N` now.
+    /// Probe sets whose names are lost. They are called `lost-name-N` now.
     pub unnamed_probe_sets: u32,
 }
 
 impl Run {
-    /// Writes all that can be read of this run, also behind damage, into a new run in the folder `to`, and reads that
-    /// back.
+    /// Writes all readable blocks of this run, also those behind damage, into a new run in the folder `to`. Reads the new
+    /// run back.
     ///
-    /// A stretch that is lost is written as a gap where it is known how many visits it held, so that an analysis of the
-    /// new run says what is missing. `to` must not exist; it appears when the new run is whole.
+    /// A lost stretch becomes a gap if its number of visits is known. So an analysis of the new run says what is
+    /// missing. `to` must not exist. It appears when the new run is complete.
     ///
     /// # Errors
-    /// [`RecoverError`]; nothing is then left at `to`. That something was lost is not an error: the report says so.
+    /// [`RecoverError`], and then nothing is left at `to`. A loss is not an error: the report says what is lost.
     pub fn recover(&self, to: impl AsRef<Path>) -> Result<RecoverReport, RecoverError> {
         self.recover_with(to, |_| {})
     }
 
-    /// As [`Run::recover`], calling `progress` with the bytes of each block, twice: when it is found and when it is
+    /// As [`Run::recover`]. Calls `progress` with the bytes of each block twice: when the block is found and when it is
     /// copied.
     ///
     /// # Errors
@@ -111,16 +118,16 @@ impl Run {
         if self.lock_is_held()? {
             return Err(RecoverError::BeingWritten { path: self.dir().to_owned() });
         }
-        let partial = Partial::beside(to)?;
+        let partial = Partial::create(to)?;
         if self.parts().is_empty() {
             let survey = self.survey_with(&mut progress)?;
             let unnamed = Copier::new(self, &survey, &partial.path)?.copy_all(&mut progress)?;
             copy_checkpoints(&partial.path, self)?;
-            let written = check(&partial.path, to, &survey)?;
-            partial.name(to)?;
+            let written = read_back(&partial.path, to, &survey)?;
+            partial.rename(to)?;
             return Ok(RecoverReport { survey, written, unnamed_probe_sets: unnamed });
         }
-        // Each worker's part is a run of its own, and none knows of the others.
+        // Each worker's part is recovered alone.
         let mut whole = Survey { uncounted_visits: Some(0), ..Survey::default() };
         let mut unnamed = 0;
         for part in self.parts() {
@@ -128,17 +135,16 @@ impl Run {
             let folder = worker_folder(&partial.path, part.manifest().worker.map_or(0, |worker| worker.rank));
             unnamed += Copier::new(part, &survey, &folder)?.copy_all(&mut progress)?;
             copy_checkpoints(&folder, part)?;
-            check(&folder, to, &survey)?;
+            read_back(&folder, to, &survey)?;
             whole.merge(survey);
         }
         let written = Run::open(&partial.path)?.verify()?;
-        partial.name(to)?;
+        partial.rename(to)?;
         Ok(RecoverReport { survey: whole, written, unnamed_probe_sets: unnamed })
     }
 }
 
-/// Copies the checkpoints that the new run names and whose files are what was written. The others are lost in both
-/// runs.
+/// Copies the checkpoints that the new run names and whose files match the log. The others are lost in both runs.
 fn copy_checkpoints(written: &Path, from: &Run) -> Result<(), RecoverError> {
     for checkpoint in Run::open(written)?.checkpoints()? {
         let to = checkpoint.path.clone();
@@ -151,13 +157,13 @@ fn copy_checkpoints(written: &Path, from: &Run) -> Result<(), RecoverError> {
             File::open(&to)?.sync_all()?;
             sync_folder(&to)
         };
-        copy().map_err(|source| RecoverError::Folder { action: "copy a checkpoint to", path: to.clone(), source })?;
+        copy().map_err(|error| RecoverError::Folder { action: "copy a checkpoint to", path: to.clone(), error })?;
     }
     Ok(())
 }
 
 /// Reads the new run back.
-fn check(written: &Path, to: &Path, survey: &Survey) -> Result<VerifyReport, RecoverError> {
+fn read_back(written: &Path, to: &Path, survey: &Survey) -> Result<VerifyReport, RecoverError> {
     let unsound = |why: String| RecoverError::Unsound { path: to.to_owned(), why };
     let report = Run::open(written)?.verify()?;
     if let Some(Damage { what, block, .. }) = &report.damage {
@@ -178,7 +184,7 @@ struct Copier<'a> {
     /// Number of the next probe set.
     probe_sets: u32,
     unnamed: u32,
-    /// Blocks that are lost so far; how many names of probe sets can be among them.
+    /// Blocks that are lost so far. At most this many names of probe sets are lost.
     lost_blocks: u64,
     damaged: bool,
     /// The first place that does not say how many visits it held.
@@ -196,7 +202,7 @@ impl<'a> Copier<'a> {
             let note = format!("from run {id} by gradlog {}: {visits} visits lost, in {places}", version());
             manifest.notes.push(("recovered".into(), note));
         }
-        // Segments of the two runs must not be taken for each other's: they number their blocks differently.
+        // The two runs number their blocks differently. A new id keeps their segments apart.
         manifest.run_id = new_id();
         let segment_bytes = survey.bytes.saturating_add(1 << 16).min(SEGMENT_BYTES_MAX);
         let writer = LogWriter::create(dir, &manifest, WriterOptions { segment_bytes, zstd_level: 1 })?;
@@ -212,17 +218,17 @@ impl<'a> Copier<'a> {
         })
     }
 
-    /// Copies everything and closes the new run; returns how many probe sets lost their names.
+    /// Copies everything and closes the new run. Returns how many probe sets lost their names.
     fn copy_all(mut self, progress: &mut impl FnMut(u64)) -> Result<u32, RecoverError> {
         let mut place = 0;
         for piece in Salvage::new(self.run)? {
             match piece? {
                 Piece::Block(block) => {
-                    self.block(&block)?;
+                    self.copy_block(&block)?;
                     progress(block.bytes());
                 }
                 Piece::Lost(lost) => {
-                    self.lost(place, &lost)?;
+                    self.write_gap(place, &lost)?;
                     place += 1;
                 }
                 Piece::Resumed(step) => self.writer.mark_resumed(step)?,
@@ -233,10 +239,11 @@ impl<'a> Copier<'a> {
         Ok(self.unnamed)
     }
 
-    fn lost(&mut self, place: usize, lost: &Lost) -> Result<(), RecoverError> {
+    /// Writes a gap for the lost stretch number `place`, if its number of visits is known.
+    fn write_gap(&mut self, place: usize, lost: &Lost) -> Result<(), RecoverError> {
         self.lost_blocks = self.lost_blocks.saturating_add(lost.blocks.unwrap_or(0));
         self.damaged |= !lost.is_nothing();
-        // Visits that are known to be missing, but not from which of the places, are put down at the first of these.
+        // A count that is known only for several stretches together goes to the first of them.
         let uncounted = (self.first_uncounted == Some(place)).then_some(self.survey.uncounted_visits);
         let visits = lost.visits.or(uncounted.flatten()).unwrap_or(0);
         if visits == 0 {
@@ -245,7 +252,8 @@ impl<'a> Copier<'a> {
         Ok(self.writer.append_gap(lost.first_step, lost.first_epoch, visits)?)
     }
 
-    fn block(&mut self, block: &Block) -> Result<(), RecoverError> {
+    /// Copies a block, after the names that its probe sets lack.
+    fn copy_block(&mut self, block: &Block) -> Result<(), RecoverError> {
         let mut held = Totals::default();
         match block.kind() {
             Some(BlockKind::Visits) => held.visits = block.rows() as u64,
@@ -261,7 +269,7 @@ impl<'a> Copier<'a> {
                 let last = block.u32s(Column::ProbeSet).ok().and_then(|numbers| numbers.into_iter().max());
                 self.name_sets(last.map_or(0, |last| last.saturating_add(1)))?;
             }
-            // The totals are those of what is here now.
+            // The old totals are wrong here: this End block is made anew from what was copied.
             Some(BlockKind::End) if self.damaged => return Ok(self.writer.append_end()?),
             _ => {}
         }
@@ -274,7 +282,7 @@ impl<'a> Copier<'a> {
             })
         });
         match unreadable {
-            Some(source) => Err(ReadError::Io { path: block.segment.path.clone(), source }.into()),
+            Some(error) => Err(ReadError::Io { path: block.segment.path.clone(), error }.into()),
             None => {
                 appended?;
                 self.writer.count(held);
@@ -283,9 +291,9 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// Makes up names for the probe sets below `below` that have none, if their names can be among what is lost.
+    /// Makes up names for the probe sets below number `below` that have none, if enough blocks are lost for that.
     fn name_sets(&mut self, below: u32) -> Result<(), RecoverError> {
-        // Each is in a block of its own, and no more of these can be missing than blocks are.
+        // Each name is in a block of its own, so at most as many names are lost as blocks.
         let unnamed = u64::from(self.unnamed);
         let left = self.lost_blocks.min(MADE_UP_NAMES_MAX).saturating_sub(unnamed);
         if u64::from(below.saturating_sub(self.probe_sets)) > left {
@@ -309,9 +317,9 @@ fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// A run id that no other run has.
+/// A random run id.
 fn new_id() -> [u8; 16] {
-    // Each has random keys of its own.
+    // Each `RandomState` has random keys of its own.
     let random = || RandomState::new().build_hasher().finish().to_le_bytes();
     let mut id = [0u8; 16];
     id[..8].copy_from_slice(&random());
@@ -319,38 +327,39 @@ fn new_id() -> [u8; 16] {
     id
 }
 
-/// A folder beside the one that is to appear, gone unless it is given its name.
+/// The folder of the new run under a temporary name, next to its final place. It is deleted unless it is renamed.
 struct Partial {
     path: PathBuf,
 }
 
 impl Partial {
-    fn beside(to: &Path) -> Result<Self, RecoverError> {
-        let failed = |path: &Path, source| RecoverError::Folder { action: "make", path: path.to_owned(), source };
+    fn create(to: &Path) -> Result<Self, RecoverError> {
+        let failed = |path: &Path, error| RecoverError::Folder { action: "make", path: path.to_owned(), error };
         let name = to.file_name().ok_or_else(|| failed(to, io::Error::other("this is not the name of a folder")))?;
         let mut partial = OsString::from(".");
         partial.push(name);
         partial.push(format!(".{}.partial", std::process::id()));
         let path = to.with_file_name(partial);
         if let Some(parent) = to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            std::fs::create_dir_all(parent).map_err(|source| failed(parent, source))?;
+            std::fs::create_dir_all(parent).map_err(|error| failed(parent, error))?;
         }
-        std::fs::create_dir(&path).map_err(|source| failed(&path, source))?;
+        std::fs::create_dir(&path).map_err(|error| failed(&path, error))?;
         Ok(Self { path })
     }
 
-    fn name(self, to: &Path) -> Result<(), RecoverError> {
+    /// Gives the folder its final name.
+    fn rename(self, to: &Path) -> Result<(), RecoverError> {
         if to.symlink_metadata().is_ok() {
             return Err(RecoverError::Exists { path: to.to_owned() });
         }
         let named = std::fs::rename(&self.path, to).and_then(|()| sync_folder(to));
-        named.map_err(|source| RecoverError::Folder { action: "make", path: to.to_owned(), source })
+        named.map_err(|error| RecoverError::Folder { action: "make", path: to.to_owned(), error })
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // After it was given its name there is nothing here any more.
+        // After a rename there is nothing under this name.
         let _ = std::fs::remove_dir_all(&self.path);
     }
 }

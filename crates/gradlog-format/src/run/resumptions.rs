@@ -1,14 +1,15 @@
-//! The resumptions of a run, as the headers of its segments tell them.
+//! The resumptions of a run, according to the headers of its segments.
 
-/// The resumptions of a run: from which segment on, and at which step, or at which earlier one a later resumption was.
+/// For each segment that begins with a resumption: its number, and the first step that is superseded before it. A later
+/// resumption at an earlier step lowers that step.
 ///
-/// Read once for a [`Run`]. Blocks may have been counted by then that a later resumption makes void, so all scans of
-/// the run end before it: what they yield is the run as it was.
+/// They are read once for a run. A later resumption may supersede rows that were counted by then. So all scans of the
+/// run end before it, and yield the run as it was.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Resumptions(Vec<(u32, u64)>);
 
 impl Resumptions {
-    /// From the segments that a resumption begins, ascending, with their steps.
+    /// `found` has the segments that begin with a resumption, ascending, and the steps in their headers.
     pub(super) fn new(mut found: Vec<(u32, u64)>) -> Self {
         let mut least = u64::MAX;
         for (_, step) in found.iter_mut().rev() {

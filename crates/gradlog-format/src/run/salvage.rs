@@ -1,7 +1,8 @@
-//! Walking all that is left of a run: past damage, where a [`Scan`](super::Scan) stops (FORMAT.md, "Salvage").
+//! Iterates over all readable blocks of a run, also behind damage, where a [`Scan`](super::Scan) stops (FORMAT.md,
+//! "Salvage").
 //!
-//! Every block that comes out of here has been checked in full, and they come in the order in which they were written,
-//! none twice: their sequence numbers rise. What is missing between two of them comes out as a [`Lost`].
+//! Every block was checked in full. Blocks come in the order in which they were written, and their sequence numbers
+//! rise. A [`Lost`] stands for what is missing between two of them.
 
 use super::block::Block;
 use super::checkpoint;
@@ -17,18 +18,18 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a walk meets.
+/// One item of a [`Salvage`].
 pub(super) enum Piece {
     /// A block, intact in all its columns.
     Block(Block),
     /// Something is missing or damaged here.
     Lost(Lost),
-    /// The segments from here on were written after the training was taken up again at this step.
+    /// The training resumed at this step. The segments from here on were written after that.
     Resumed(u64),
 }
 
-/// An iterator over all that is left of a run. An error is [`ReadError::Io`] and its last: what the system refuses to
-/// read is not lost, but for what the device fails to give.
+/// An iterator over what can be read of a run. An error is [`ReadError::Io`] and the last item: data that the system
+/// refuses to read is not lost. Only data that the device fails to deliver is.
 pub(super) struct Salvage<'run> {
     run: &'run Run,
     run_id: [u8; 16],
@@ -37,24 +38,25 @@ pub(super) struct Salvage<'run> {
     headers_damaged: bool,
     current: Option<Arc<SegmentFile>>,
     offset: u64,
-    /// Number of the segment that is at hand, or was last.
+    /// Number of the current segment, or of the last one.
     index: Option<u32>,
     /// Number of the next block, if none is missing.
     sequence: u64,
     lost: Option<Stretch>,
-    /// Last step and epoch of the block that came out last.
+    /// Last step and epoch of the last block.
     last: Option<(u64, u32)>,
-    /// Whether the header of the segment at hand, or of one before it that holds nothing any more, is damaged or gone,
-    /// so that it cannot say whether the run was resumed there.
-    ask_the_steps: bool,
+    /// Whether a header that could say that the run resumed here is damaged or missing. It is that of the current
+    /// segment, or of one before it without a readable block. Then the steps of the next block decide.
+    header_is_lost: bool,
     ready: VecDeque<Piece>,
 }
 
-/// A file that stands under the name of a segment.
+/// A file that has the name of a segment.
 struct Segment {
     index: u32,
     path: PathBuf,
     resumed_step: Option<u64>,
+    /// Whether no segment follows.
     last: bool,
 }
 
@@ -72,13 +74,13 @@ impl<'run> Salvage<'run> {
             sequence: 0,
             lost: None,
             last: None,
-            ask_the_steps: false,
+            header_is_lost: false,
             ready: VecDeque::new(),
         })
     }
 
-    /// The stretch that is lost here, which begins now if none was.
-    fn lost(&mut self, path: &Path, what: impl Into<String>) -> &mut Stretch {
+    /// The lost stretch at this place. Begins one if there is none.
+    fn lost_stretch(&mut self, path: &Path, what: impl Into<String>) -> &mut Stretch {
         let begins = || {
             let damage =
                 Damage { path: path.to_owned(), offset: self.offset, block: Some(self.sequence), what: what.into() };
@@ -93,15 +95,15 @@ impl<'run> Salvage<'run> {
         self.index = Some(segment.index);
         if segment.index > expected {
             let missing = segment.path.with_file_name(segment_path(Path::new(""), expected));
-            self.lost(&missing, MISSING);
-            self.ask_the_steps = true;
+            self.lost_stretch(&missing, MISSING);
+            self.header_is_lost = true;
         }
         let path = segment.path;
         let file = match self.run.segment_file(path.clone()) {
             Ok(file) => Arc::new(file),
             Err(error) if is_lost(&error) => {
-                self.lost(&path, format!("the segment cannot be opened: {error}")).mark_uncounted();
-                self.ask_the_steps = true;
+                self.lost_stretch(&path, format!("the segment cannot be opened: {error}")).mark_uncounted();
+                self.header_is_lost = true;
                 return Ok(());
             }
             Err(error) => return Err(io_error(&path)(error)),
@@ -115,44 +117,45 @@ impl<'run> Salvage<'run> {
         match SegmentHeader::parse(&bytes) {
             Ok(header) if header.run_id == self.run_id => {
                 if let Some(step) = header.resumed_step {
-                    self.ask_the_steps = false;
+                    self.header_is_lost = false;
                     self.ready.push_back(Piece::Resumed(step));
                 }
             }
             Ok(_) => {
-                self.lost(&path, "the segment belongs to another run").mark_uncounted();
+                self.lost_stretch(&path, "the segment belongs to another run").mark_uncounted();
                 return Ok(());
             }
-            // It says just what was written: it is of a newer version, or no segment.
+            // Its checksum matches, so it was written like this: by a newer version, or as another kind of file.
             Err(error) if sealed => {
-                self.lost(&path, error.0).mark_uncounted();
+                self.lost_stretch(&path, error.0).mark_uncounted();
                 return Ok(());
             }
             Err(error) if read.is_err() || bytes.iter().all(|b| *b == 0) => {
-                // Nothing was ever written to it, or its first page is lost; what stands behind that tells.
+                // Nothing was written to it, or its first page is lost. Blocks behind the header tell which.
                 let found = find_block(&file, SEGMENT_HEADER_BYTES as u64).map_err(io_error(&path))?;
                 let Some(offset) = found else {
                     if !segment.last {
-                        self.lost(&path, "the segment is empty, but later ones are there");
-                        self.ask_the_steps = true;
+                        self.lost_stretch(&path, "the segment is empty, but later ones are there");
+                        self.header_is_lost = true;
                     } else if (1..SEGMENT_HEADER_BYTES as u64).contains(&file.bytes().map_err(io_error(&path))?) {
-                        // A recorder makes a segment longer than this before it writes to it.
-                        self.lost(&path, "the segment ends within its header").mark_uncounted();
+                        // A recorder reserves a longer segment before it writes to it.
+                        self.lost_stretch(&path, "the segment ends within its header").mark_uncounted();
                     }
                     return Ok(());
                 };
-                self.lost(&path, error.0);
-                self.ask_the_steps = true;
+                self.lost_stretch(&path, error.0);
+                self.header_is_lost = true;
                 self.offset = offset;
                 self.current = Some(file);
                 return Ok(());
             }
             Err(error) if belongs_to(&bytes, self.run_id) => {
-                self.lost(&path, error.0);
-                self.ask_the_steps = true;
+                self.lost_stretch(&path, error.0);
+                self.header_is_lost = true;
             }
             Err(error) => {
-                self.lost(&path, format!("{error}; it does not even say that it is of this run")).mark_uncounted();
+                self.lost_stretch(&path, format!("{error}; it does not even say that it is of this run"))
+                    .mark_uncounted();
                 return Ok(());
             }
         }
@@ -161,12 +164,12 @@ impl<'run> Salvage<'run> {
         Ok(())
     }
 
-    /// Takes what lies at the place at hand, and goes on to the next.
-    fn step(&mut self, segment: &Arc<SegmentFile>) -> Result<(), ReadError> {
+    /// Reads what lies at the current place, and moves to the next.
+    fn advance(&mut self, segment: &Arc<SegmentFile>) -> Result<(), ReadError> {
         let path = &segment.path;
         let search = |from| find_block(segment, from).map_err(io_error(path));
         let (what, header) = match look(segment, self.offset) {
-            Found::Block(block) => match self.check(&block) {
+            Found::Block(block) => match self.check_block(&block) {
                 Ok(()) if block.sequence() >= self.sequence => {
                     self.offset += block.bytes();
                     self.accept(block);
@@ -174,15 +177,15 @@ impl<'run> Salvage<'run> {
                 }
                 Ok(()) => (format!("block {} stands here once more", block.sequence()), Some(block.header)),
                 Err(ReadError::Damaged(damage)) => (damage.what, Some(block.header)),
-                Err(ReadError::Io { path, source }) if !is_lost(&source) => return Err(ReadError::Io { path, source }),
+                Err(ReadError::Io { path, error }) if !is_lost(&error) => return Err(ReadError::Io { path, error }),
                 Err(other) => (other.to_string(), Some(block.header)),
             },
             Found::End => {
-                // A run that was resumed went on in a new segment; what stands behind its old end was never read.
+                // A resumed run continues in a new segment. Its recorder never saw blocks behind the zeros here.
                 let behind = if self.next_segment_continues()? { None } else { search(self.offset)? };
                 match behind {
                     Some(offset) => {
-                        self.lost(path, "zeros stand where a block belongs, and blocks behind them");
+                        self.lost_stretch(path, "zeros stand where a block belongs, and blocks behind them");
                         self.offset = offset;
                     }
                     None => self.current = None,
@@ -195,12 +198,12 @@ impl<'run> Salvage<'run> {
         };
         match header {
             Some(header) => {
-                self.lost(path, what).add_header(&header);
+                self.lost_stretch(path, what).add_header(&header);
                 self.offset += header.bytes;
             }
             None => {
                 let next = search(self.offset + 8)?;
-                let lost = self.lost(path, what);
+                let lost = self.lost_stretch(path, what);
                 match next {
                     Some(offset) => self.offset = offset,
                     None => {
@@ -225,8 +228,8 @@ impl<'run> Salvage<'run> {
         }
     }
 
-    /// Everything that a reader will want of the block in the new run.
-    fn check(&self, block: &Block) -> Result<(), ReadError> {
+    /// Checks everything that a reader of the new run needs of the block.
+    fn check_block(&self, block: &Block) -> Result<(), ReadError> {
         block.check()?;
         if block.kind() == Some(BlockKind::Gaps) {
             block.u64s(Column::Dropped)?;
@@ -235,9 +238,9 @@ impl<'run> Salvage<'run> {
             checkpoint::read(block)?;
         }
         if block.kind() == Some(BlockKind::Steps) && self.run.manifest().worker.is_some() {
-            block.u64s(Column::Step)?; // by which the steps of all workers become one
+            block.u64s(Column::Step)?; // merges the steps of all workers
         }
-        // A later segment may make some of its rows void, and then its steps are asked for.
+        // A later segment may supersede some of its rows. Then a reader needs its steps.
         let limits = self.segments.as_slice().iter().filter_map(|segment| segment.resumed_step);
         if let Some(limit) = limits.min() {
             remaining_rows(block, limit)?;
@@ -248,26 +251,27 @@ impl<'run> Salvage<'run> {
         Ok(())
     }
 
+    /// Yields a block that was checked, after what is lost before it.
     fn accept(&mut self, block: Block) {
         let header = &block.header;
         if header.sequence > self.sequence && self.lost.is_none() {
             let what = format!("block {} where block {} belongs", header.sequence, self.sequence);
-            self.lost(&block.segment.path, what).damage.offset = block.offset;
+            self.lost_stretch(&block.segment.path, what).damage.offset = block.offset;
         }
         if let Some(stretch) = self.lost.take() {
             self.ready.push_back(Piece::Lost(stretch.end(header)));
         }
         if block.is_replayed() {
-            // A replay goes back to its checkpoints and takes nothing up again, and its segments hold nothing else.
-            self.ask_the_steps = false;
+            // A replay is no resumption, although its steps go back. Its segments hold nothing else.
+            self.header_is_lost = false;
         } else if has_steps(header) {
-            // Otherwise steps only ever go back where a training is taken up again.
-            if let (true, Some((last, _))) = (self.ask_the_steps, self.last) {
+            // Otherwise steps go back only where a training resumed.
+            if let (true, Some((last, _))) = (self.header_is_lost, self.last) {
                 if header.first_step < last {
                     self.ready.push_back(Piece::Resumed(header.first_step));
                 }
             }
-            self.ask_the_steps = false;
+            self.header_is_lost = false;
             self.last = Some((header.last_step, header.last_epoch));
         }
         self.sequence = header.sequence.saturating_add(1);
@@ -283,14 +287,14 @@ impl Iterator for Salvage<'_> {
             if let Some(piece) = self.ready.pop_front() {
                 return Some(Ok(piece));
             }
-            let gone_on = if let Some(segment) = self.current.clone() {
-                self.step(&segment)
+            let moved = if let Some(segment) = self.current.clone() {
+                self.advance(&segment)
             } else if let Some(segment) = self.segments.next() {
                 self.open(segment)
             } else {
                 return self.lost.take().map(|stretch| Ok(Piece::Lost(stretch.end_of_run())));
             };
-            if let Err(error) = gone_on {
+            if let Err(error) = moved {
                 (self.current, self.segments, self.lost) = (None, Vec::new().into_iter(), None);
                 return Some(Err(error));
             }
@@ -298,15 +302,15 @@ impl Iterator for Salvage<'_> {
     }
 }
 
-/// Whether a damaged segment header says that it is of the run `run_id`, or would if only its run id were damaged.
+/// Whether a damaged segment header has the id `run_id`, or would check with this id in place of its own.
 fn belongs_to(bytes: &[u8; SEGMENT_HEADER_BYTES], run_id: [u8; 16]) -> bool {
     let mut mended = *bytes;
     mended[16..32].copy_from_slice(&run_id);
     bytes[16..32] == run_id || crc32fast::hash(&mended[..60]).to_le_bytes() == bytes[60..]
 }
 
-/// The segments of a run, however many numbers are missing, in the order that their headers give or else their names;
-/// and whether a header is damaged or missing.
+/// The segments of a run, in the order of the index in their headers, or in their names where a header is damaged. Also
+/// says whether a header is damaged or a segment missing.
 fn list_segments(run: &Run) -> Result<(Vec<Segment>, bool), ReadError> {
     let (mut segments, mut damaged) = (Vec::new(), false);
     for entry in std::fs::read_dir(run.dir()).map_err(io_error(run.dir()))? {

@@ -1,8 +1,8 @@
-//! Walking the blocks of a run in the order in which they were written.
+//! Iterates over the blocks of a run in the order in which they were written.
 //!
-//! The recovery rule (FORMAT.md, "Recovery"): a scan yields blocks until a segment's tail is zero or ends, goes on in
-//! the next segment, and stops for good at the first thing that is neither a block nor an end. What it yields is
-//! therefore always a prefix of what was written.
+//! The rule (FORMAT.md, "Recovery"): a scan yields the blocks of a segment up to zeros or its end, and continues in the
+//! next segment. It stops at the first bytes that are neither a block nor an end. So it always yields a prefix of what
+//! was written.
 
 use super::block::Block;
 use super::error::{io_error, Damage, ReadError, Stopped};
@@ -38,7 +38,7 @@ pub struct PartScan<'run> {
     until: Option<u64>,
 }
 
-/// Why a scan stops where a file is gone.
+/// Why a scan stops at a missing file.
 pub(super) const MISSING: &str = "the segment is missing, but later ones are there";
 
 impl Run {
@@ -74,8 +74,8 @@ impl<'run> PartScan<'run> {
         scan
     }
 
-    /// As the scan is, up to step `until`.
-    pub(super) fn ending_before(self, until: Option<u64>) -> Self {
+    /// The scan, without the rows of step `until` and later ones.
+    pub(super) fn with_limit(self, until: Option<u64>) -> Self {
         Self { until, ..self }
     }
 
@@ -87,7 +87,7 @@ impl<'run> PartScan<'run> {
         Stopped::report(self.stopped.as_ref())
     }
 
-    /// What ended the scan before the run did, if something has.
+    /// Why the scan ended before the run did. `None` if it did not.
     pub(super) fn stopped(&self) -> Option<&Stopped> {
         self.stopped.as_ref()
     }
@@ -118,7 +118,7 @@ impl<'run> PartScan<'run> {
         (self.next_segment, self.next_sequence)
     }
 
-    /// Training visits that were left out because the training was taken up again at an earlier step.
+    /// Training visits that were left out because the training resumed at an earlier step.
     pub(super) fn superseded_visits(&self) -> u64 {
         self.superseded_visits
     }
@@ -151,18 +151,19 @@ impl<'run> PartScan<'run> {
         Ok(complete)
     }
 
-    /// Leaves out the rows of a block that are superseded, or lie behind the step at which the scan is to end.
-    fn cut(&mut self, block: &mut Block) -> Result<(), ReadError> {
+    /// Leaves out the rows of a block that are superseded or behind the scan's limit.
+    fn cut_rows(&mut self, block: &mut Block) -> Result<(), ReadError> {
         let rows = block.rows();
         if let Some(limit) = self.superseded_from() {
-            cut_at(block, limit)?;
+            keep_rows_before(block, limit)?;
             if block.kind() == Some(BlockKind::Visits) {
                 self.superseded_visits += (rows - block.rows()) as u64;
             }
         }
-        self.until.map_or(Ok(()), |limit| cut_at(block, limit))
+        self.until.map_or(Ok(()), |limit| keep_rows_before(block, limit))
     }
 
+    /// Ends the scan with damage at the place at hand.
     fn stop(&mut self, what: String) {
         let path = match &self.segment {
             Some(segment) => segment.path.clone(),
@@ -173,16 +174,16 @@ impl<'run> PartScan<'run> {
         self.ended = true;
     }
 
-    /// Ends the scan where the system refuses.
+    /// Ends the scan because the file system refused.
     fn refuse(&mut self, path: &Path, error: io::Error) {
-        self.stopped = Some(Stopped::Refused { path: path.to_owned(), source: error });
+        self.stopped = Some(Stopped::Refused { path: path.to_owned(), error });
         self.ended = true;
     }
 
-    /// Ends the scan with an error: as damage, if it is that.
+    /// Ends the scan with an error. All errors but a refusal count as damage.
     fn fail(&mut self, error: ReadError) {
         match error {
-            ReadError::Io { path, source } => self.refuse(&path, source),
+            ReadError::Io { path, error } => self.refuse(&path, error),
             other => self.stop(other.to_string()),
         }
     }
@@ -192,7 +193,7 @@ impl<'run> PartScan<'run> {
         later_segments(self.run, self.next_segment)
     }
 
-    /// Opens the next segment; `false` if there is none or it cannot be read.
+    /// Opens the next segment. Returns `false` if there is none, or if it cannot be read.
     fn open_next(&mut self) -> bool {
         self.segment = None;
         self.offset = 0;
@@ -200,7 +201,7 @@ impl<'run> PartScan<'run> {
         let segment = match self.run.segment_file(path.clone()) {
             Ok(segment) => segment,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // A gap in the numbers means a lost file; no file with a higher number means the end.
+                // A gap in the numbers means a lost file. If no file has a higher number, this is the end.
                 if self.later_segments() {
                     self.stop(MISSING.into());
                 }
@@ -217,9 +218,9 @@ impl<'run> PartScan<'run> {
             }
         };
         let header = match read_header_patiently(self.run, &segment, self.next_segment) {
-            // Killed between making the file and writing its header: nothing was ever committed to it, nor after it.
+            // The recorder was killed between making the file and writing its header. Nothing was committed here or after.
             Ok(None) => {
-                // Asked once more, for a recorder may have begun both this one and a later one since.
+                // Reads it once more: a recorder may have begun this segment and a later one since.
                 if self.later_segments() {
                     match read_header(&segment) {
                         Ok(None) => self.stop("the segment is empty, but later ones are there".into()),
@@ -251,8 +252,7 @@ impl<'run> PartScan<'run> {
             return false;
         }
         if header.resumed_step.is_some() && !self.resumptions.contains(header.index) {
-            // The training was taken up again after the run was first read, and this may make void what was yielded
-            // before.
+            // The training resumed after the run was first read. Rows that were yielded before may be superseded now.
             self.ended = true;
             return false;
         }
@@ -278,11 +278,11 @@ impl<'run> PartScan<'run> {
         })
     }
 
-    /// Leaves the segment, at whose end we were a moment ago, if it is its end for good.
-    pub(super) fn leave(&mut self) {
+    /// Leaves the segment, whose end was reached a moment ago, if nothing can be written to it any more.
+    pub(super) fn leave_segment(&mut self) {
         let Some(segment) = self.segment.clone() else { return };
         if self.segment_exists(0) {
-            // A recorder may have gone on here and then begun the next segment since we looked; it never comes back.
+            // A recorder may have written here and then begun the next segment since the last look. It never returns.
             match look(&segment, self.offset) {
                 Found::End => self.segment = None,
                 Found::Refused { error, .. } => self.refuse(&segment.path, error),
@@ -291,7 +291,7 @@ impl<'run> PartScan<'run> {
             return;
         }
         if self.later_segments() {
-            // A gap in the numbers means a lost file, if it is not that a recorder was quick.
+            // A gap in the numbers means a lost file, unless a recorder has just made that file.
             if !self.segment_exists(0) {
                 self.segment = None;
                 self.offset = 0;
@@ -307,7 +307,7 @@ impl<'run> PartScan<'run> {
     }
 }
 
-fn cut_at(block: &mut Block, limit: u64) -> Result<(), ReadError> {
+fn keep_rows_before(block: &mut Block, limit: u64) -> Result<(), ReadError> {
     match remaining_rows(block, limit)? {
         Remaining::All => {}
         Remaining::First(kept) => block.kept = Some(kept.min(block.rows())),
@@ -328,7 +328,7 @@ impl Iterator for PartScan<'_> {
             match self.look(&segment) {
                 Ok(Found::Block(mut block)) => {
                     let bytes = block.header.bytes;
-                    if let Err(error) = self.cut(&mut block) {
+                    if let Err(error) = self.cut_rows(&mut block) {
                         self.fail(error);
                         continue;
                     }
@@ -338,7 +338,7 @@ impl Iterator for PartScan<'_> {
                         return Some(block);
                     }
                 }
-                Ok(Found::End) => self.leave(),
+                Ok(Found::End) => self.leave_segment(),
                 Ok(Found::Damage { what, .. }) => self.stop(what),
                 Ok(Found::Refused { error, .. }) => self.refuse(&segment.path, error),
                 Err(error) => self.fail(error),

@@ -1,4 +1,4 @@
-//! The steps of a run that several workers recorded: each wrote a row of its own for every step, and a reader sees one.
+//! The steps of a run of several workers. Each worker wrote a row for every step; a reader sees one row.
 
 use super::block::{Block, United};
 use super::directory::Directory;
@@ -8,15 +8,22 @@ use crate::log::{BlockBuilder, BlockHeader, BlockKind, Column, Compressor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What the columns of a step other than its batch size say, in the order of [`FLOATS`].
+/// The columns of a step that hold floats, with the number that stands for an absent one. For Clip that is 1. For the
+/// others NaN says that nothing was told.
+const FLOATS: [(Column, f32); 4] = [
+    (Column::LearningRate, f32::NAN),
+    (Column::Clip, 1.0),
+    (Column::Momentum, f32::NAN),
+    (Column::WeightDecay, f32::NAN),
+];
+
+/// The values of a step in the order of [`FLOATS`]. `None` was not told.
 type Floats = [Option<f32>; 4];
 
-const FLOATS: [Column; 4] = [Column::LearningRate, Column::Clip, Column::Momentum, Column::WeightDecay];
-
-/// A step as far as the workers have told of it.
+/// A step, made from the rows of the workers so far.
 #[derive(Debug, Clone)]
 struct Step {
-    /// The lowest rank that told of it, from which all but the batch size is.
+    /// The lowest rank that has a row of it. Everything but the batch size is from that row.
     rank: u32,
     epoch: u32,
     floats: Floats,
@@ -25,31 +32,32 @@ struct Step {
     batch_size: Option<u32>,
 }
 
-/// The steps while the workers' rows come in.
+/// Merges the workers' rows to one row a step.
 #[derive(Debug)]
 pub(super) struct StepSums {
     steps: BTreeMap<u64, Step>,
-    /// Of each part, the first step that it may still tell of; `None` if it has ended.
+    /// For each part, the first step of which it may still have a row. `None` if it has ended.
     next: Vec<Option<u64>>,
-    /// The segment that a row was last read from, and the bytes of the blocks that were read since a block was made.
+    /// The segment that a row was last read from.
     segment: Option<Arc<SegmentFile>>,
+    /// Bytes of the blocks that were read since the last merged block.
     bytes: u64,
 }
 
 impl StepSums {
-    /// Rows of a block.
+    /// Rows of a merged block.
     pub(super) const BLOCK_ROWS: usize = 4096;
-    /// The most steps that are held: a part that never tells of a step must not make memory grow without bound. It is
-    /// as far ahead as one worker's log can be of another's in steps, and still give each step's row all of its
-    /// batch size.
+    /// The most steps that are held. A part without steps must not make memory grow without bound.
+    ///
+    /// If one worker's log is more steps ahead of another's than this, batch sizes are not complete.
     const HELD_MAX: usize = 1 << 20;
 
     pub(super) fn new(parts: usize) -> Self {
         Self { steps: BTreeMap::new(), next: vec![Some(0); parts], segment: None, bytes: 0 }
     }
 
-    /// Takes a block of rows of steps, which is checked whole.
-    pub(super) fn take(&mut self, part: usize, rank: u32, block: &Block) -> Result<(), ReadError> {
+    /// Adds the rows of a Steps block. Checks the whole block first.
+    pub(super) fn add_rows(&mut self, part: usize, rank: u32, block: &Block) -> Result<(), ReadError> {
         block.check()?;
         self.segment = Some(block.segment.clone());
         self.bytes = self.bytes.saturating_add(block.bytes());
@@ -58,32 +66,31 @@ impl StepSums {
         let sizes = optional(block, Column::BatchSize, Block::u32s)?;
         let clocks = optional(block, Column::WallClock, Block::u64s)?;
         let mut floats = Vec::with_capacity(FLOATS.len());
-        for column in FLOATS {
+        for (column, _) in FLOATS {
             floats.push(optional(block, column, Block::f32s)?);
         }
         for (row, &number) in steps.iter().enumerate() {
-            let told = Step {
+            let new = Step {
                 rank,
                 epoch: value_in_row(&epochs, row).unwrap_or(0),
                 floats: std::array::from_fn(|i| {
-                    // NaN is how a block says that the optimizer of this step did not tell it.
-                    let untold =
-                        |value: &f32| value.is_nan() && matches!(FLOATS[i], Column::Momentum | Column::WeightDecay);
-                    value_in_row(&floats[i], row).filter(|value| !untold(value))
+                    // NaN says that the optimizer of this step did not tell its momentum or weight decay.
+                    let may_be_untold = matches!(FLOATS[i].0, Column::Momentum | Column::WeightDecay);
+                    value_in_row(&floats[i], row).filter(|value| !(may_be_untold && value.is_nan()))
                 }),
                 wall_clock_ms: value_in_row(&clocks, row),
                 batch_size: value_in_row(&sizes, row),
             };
             let Some(step) = self.steps.get_mut(&number) else {
-                self.steps.insert(number, told);
+                self.steps.insert(number, new);
                 continue;
             };
-            let batch_size = match (step.batch_size, told.batch_size) {
+            let batch_size = match (step.batch_size, new.batch_size) {
                 (Some(a), Some(b)) => Some(a.saturating_add(b)),
                 (a, b) => a.or(b),
             };
-            if told.rank < step.rank {
-                *step = told;
+            if new.rank < step.rank {
+                *step = new;
             }
             step.batch_size = batch_size;
         }
@@ -93,14 +100,15 @@ impl StepSums {
         Ok(())
     }
 
-    /// A part has ended.
+    /// Notes that a part has ended and has no more rows.
     pub(super) fn end_part(&mut self, part: usize) {
         if let Some(next) = self.next.get_mut(part) {
             *next = None;
         }
     }
 
-    /// A block of the steps that no part will tell more of, the first ones, if there are at least `rows`.
+    /// Makes a block of the first complete steps, if there are at least `rows` of them. A step is complete once no part
+    /// can have another row of it.
     pub(super) fn take_block(&mut self, rows: usize) -> Option<Block> {
         let complete = self.next.iter().flatten().min().copied();
         let ready: Vec<u64> = match complete {
@@ -118,9 +126,9 @@ impl StepSums {
         let mut builder = BlockBuilder::new(BlockKind::Steps);
         builder.u64s(Column::Step, steps.iter().map(|(number, _)| *number));
         builder.u32s(Column::Epoch, steps.iter().map(|(_, step)| step.epoch));
-        for (i, column) in FLOATS.into_iter().enumerate() {
+        for (i, (column, absent)) in FLOATS.into_iter().enumerate() {
             if steps.iter().any(|(_, step)| step.floats[i].is_some()) {
-                builder.f32s(column, steps.iter().map(|(_, step)| step.floats[i].unwrap_or(f32::NAN)));
+                builder.f32s(column, steps.iter().map(|(_, step)| step.floats[i].unwrap_or(absent)));
             }
         }
         if steps.iter().any(|(_, step)| step.batch_size.is_some()) {
@@ -136,7 +144,7 @@ impl StepSums {
     }
 }
 
-/// A block that stands in no file, and for the `bytes` of blocks that do.
+/// A block that is in no file. It replaces blocks of `bytes` bytes that are.
 pub(super) fn unwritten_block(builder: &mut BlockBuilder, segment: Arc<SegmentFile>, bytes: u64) -> Option<Block> {
     let mut compressor = Compressor::new(1).ok()?;
     let mut body = Vec::new();
@@ -150,10 +158,10 @@ pub(super) fn unwritten_block(builder: &mut BlockBuilder, segment: Arc<SegmentFi
 
 type Read<T> = fn(&Block, Column) -> Result<Vec<T>, ReadError>;
 
-/// A column of a block that has been checked whole.
+/// A column of a block whose checksums were checked. `None` if the block lacks it.
 fn optional<T>(block: &Block, column: Column, read: Read<T>) -> Result<Option<Vec<T>>, ReadError> {
     match block.has(column).then(|| read(block, column)).transpose() {
-        // Its bytes are what was written, so it is of a type that this version does not write, and as good as absent.
+        // Its bytes are intact, so its numbers are of a type that this version does not know. It counts as absent.
         Err(ReadError::Damaged(_)) => Ok(None),
         other => other,
     }

@@ -1,13 +1,11 @@
-//! What a resumed training made void: visits that were recorded after the checkpoint it started again from.
+//! Rows that a resumed training superseded: they were recorded after the checkpoint at which it resumed.
 //!
-//! They stay in the file. A segment whose header says that the run was resumed at step `s` supersedes, in the segments
-//! before it, the rows of step `s` and later (of probes, sweeps and checkpoints: later than `s`, since a probe at step
-//! `s` was taken before that step, at the weights that the training came back to). A scan leaves such rows out, so that
-//! nothing behind it counts a visit twice.
+//! They stay in the file, and a scan leaves them out, so that no visit counts twice. FORMAT.md, "Segment", says which
+//! rows they are.
 
 use super::block::Block;
 use super::error::{io_error, ReadError};
-use super::file::{is_damage, SegmentFile};
+use super::file::is_damage;
 use super::handle::Run;
 use super::resumptions::Resumptions;
 use crate::log::{BlockKind, Column, SegmentHeader, SEGMENT_HEADER_BYTES};
@@ -23,16 +21,16 @@ impl Run {
         Ok(self.resumptions.get_or_init(|| found))
     }
 
-    /// Reads the headers of all segments. One that is damaged is for the scan to report.
+    /// Reads the headers of all segments. Passes over a damaged one: the scan reports it.
     ///
     /// # Errors
-    /// [`ReadError::Io`] if the file system refuses: a resumption that is not known would count visits twice.
+    /// [`ReadError::Io`] if the file system refuses. Without a resumption, visits would count twice.
     fn read_resumptions(&self) -> Result<Resumptions, ReadError> {
         let mut found = Vec::new();
         for index in 0.. {
             let path = self.segment_path(index);
             let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
-            let read = self.segment_file(path.clone()).and_then(|segment: SegmentFile| segment.read_at(&mut bytes, 0));
+            let read = self.segment_file(path.clone()).and_then(|segment| segment.read_at(&mut bytes, 0));
             match read {
                 Ok(()) => {}
                 Err(error) if is_damage(&error) || error.kind() == io::ErrorKind::NotFound => break,
@@ -46,18 +44,20 @@ impl Run {
     }
 }
 
-/// What is left of a block.
+/// Which rows of a block remain.
 pub(super) enum Remaining {
+    /// All rows.
     All,
-    /// Its first so many rows.
+    /// The first rows: this is their number.
     First(usize),
+    /// No row.
     Nothing,
 }
 
-/// What is left of `block` where the rows from step `limit` on are superseded.
+/// Which rows of `block` remain if the rows of step `limit` and later ones are superseded.
 ///
 /// # Errors
-/// [`ReadError::Damaged`] or [`ReadError::Io`] if a block that is cut through cannot be read.
+/// [`ReadError::Damaged`] or [`ReadError::Io`] if the steps of a block are needed and cannot be read.
 pub(super) fn remaining_rows(block: &Block, limit: u64) -> Result<Remaining, ReadError> {
     let limit = match block.kind() {
         Some(BlockKind::Visits | BlockKind::Steps | BlockKind::Gaps) => limit,

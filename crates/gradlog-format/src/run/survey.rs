@@ -129,7 +129,7 @@ impl Run {
             }
             return Ok(survey);
         }
-        // The total of a finished run; worth nothing if more came after it.
+        // The total in the End block. It does not count if the run went on after it.
         let mut total = None;
         for piece in Salvage::new(self)? {
             match piece? {
@@ -137,7 +137,7 @@ impl Run {
                     let tally = if survey.lost.is_empty() { &mut survey.before } else { &mut survey.behind };
                     tally.add(&block);
                     if has_steps(&block.header) && !block.is_replayed() {
-                        // Stretches between which and this block no block had a step.
+                        // This is the first block with a step after these stretches.
                         for lost in survey.lost.iter_mut().rev().take_while(|lost| lost.last_step.is_none()) {
                             lost.last_step = Some(block.steps().0);
                         }

@@ -105,7 +105,7 @@ fn blocks_that_came_between_a_look_and_the_next_segment_are_not_passed_over() {
         writer.append(&mut sample_block(index)).unwrap();
     }
     assert!(files(dir.path()).len() >= 4);
-    scan.leave();
+    scan.leave_segment();
     let rest: Vec<u64> = scan.by_ref().map(|block| block.sequence()).collect();
     assert_eq!((rest, scan.damage().unwrap()), ((1..7).collect(), None));
 }
