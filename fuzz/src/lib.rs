@@ -39,7 +39,7 @@ const FILES: [&str; 8] = [
 /// The run's own folder and those of workers.
 const PARTS: [&str; 4] = ["", "worker-0000", "worker-0001", "worker-0002"];
 
-/// Makes the folder `dir` of files, each a byte for its name and folder, two for its length, and its bytes.
+/// Makes the folder `dir` of files. Each is a byte for its name and folder, two bytes for its length, and its bytes.
 pub fn unpack(input: &[u8], dir: &Path) {
     let _ = std::fs::remove_dir_all(dir);
     std::fs::create_dir(dir).expect("a folder to work in");
@@ -83,8 +83,8 @@ pub fn sealed_manifest(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Makes the checksums of a segment match what is there, as far as its fields stay inside of it: a fuzzer does not find
-/// them, and what is behind them is what it is to look at.
+/// Makes the checksums of a segment match what is there, as far as its fields stay inside it. A fuzzer does not find
+/// checksums by itself, and is to test what they guard.
 pub fn seal_segment(bytes: &mut [u8]) {
     seal(bytes, 0, 60, 60);
     let mut at = 64;
@@ -173,9 +173,8 @@ pub fn read(run: &Run) {
 
 /// How many of the blocks that a scan reads a recovery must save, and how many visits are in them.
 ///
-/// If the run was resumed in a segment that only a recovery sees, or whose header is damaged, a block must have the
-/// steps that the format asks for, lest the new run cannot tell which of its rows are void. So one without them may be
-/// left out.
+/// A run may have been resumed in a segment that only a recovery sees, or whose header is damaged. Then nothing but its
+/// steps says which rows of a block are superseded. So a recovery may leave out a block without steps.
 fn sure(run: &Run, report: &VerifyReport) -> (u64, u64) {
     let has_no_steps = |block: &Block| {
         let kinds = [

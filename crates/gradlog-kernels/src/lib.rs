@@ -6,7 +6,7 @@
 //! | [`matmul`] | products of `f32` matrices that lie in slices |
 //! | [`int8`] | exact products of matrices of 8-bit integers |
 //!
-//! Every crate of gradlog may use this one. It uses none of them.
+//! Every crate of gradlog may use this one. It uses no other crate of gradlog.
 //! All unsafe code of gradlog is here, except the memory map in `gradlog-format`.
 //! So Miri and the address sanitizer have one small crate to check.
 

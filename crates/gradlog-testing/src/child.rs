@@ -8,8 +8,8 @@ use std::process::Command;
 /// The environment variable that tells the child where its run is.
 pub const RUN: &str = "GRADLOG_TEST_RUN";
 
-/// Runs the ignored test `test` of this test binary in a child with at most `files` open files, as `user` if given;
-/// `false` if the child could not be started.
+/// Runs the ignored test `test` of this test binary in a child with at most `files` open files, as `user` if given.
+/// Returns `false` if the child could not be started.
 pub fn play(test: &str, files: u32, run: &Path, user: Option<u32>) -> bool {
     let script = format!("ulimit -n {files}; exec \"$0\" --exact {test} --ignored --nocapture");
     let mut command = Command::new("sh");

@@ -1,10 +1,11 @@
-//! What the tests of several crates share: runs made up with gradlog's own writer, and tests that start themselves
-//! again.
+//! What the tests of several crates share: made-up runs, and tests that start themselves again in a child.
 //!
-//! For tests alone: everything here panics where something is not as it should be.
+//! For tests alone: everything here panics if something is wrong.
 
 pub mod child;
 mod synthetic;
+mod visits;
 
 pub use gradlog_format::sketch::Encoding;
 pub use synthetic::*;
+pub use visits::*;

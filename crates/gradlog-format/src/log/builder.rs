@@ -166,8 +166,8 @@ impl BlockBuilder {
         Ok(())
     }
 
-    /// Returns the block's header, replaces the contents of `body` by its body (directory, frames, padding), and
-    /// removes the rows from the builder.
+    /// Returns the block's header. Replaces the contents of `body` by its body: directory, frames, padding. Removes the
+    /// rows from the builder.
     ///
     /// A column is stored compressed only if that is shorter.
     #[doc(hidden)]

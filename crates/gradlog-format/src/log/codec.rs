@@ -1,9 +1,7 @@
 //! Structs to little-endian, fixed-width bytes and back. No other file uses bincode.
 //!
-//! bincode is pinned at 2.0.1, whose `legacy` configuration writes every integer little-endian at its own width, a
-//! sequence as a `u64` count and then its elements, an enum as a `u32` index, an `Option` as one byte and then its
-//! value. FORMAT.md specifies that layout in full, so another serializer can replace bincode without a change of
-//! format.
+//! bincode is pinned at 2.0.1, in its `legacy` configuration. FORMAT.md, "Manifest", specifies that layout in full. So
+//! another serializer can replace bincode without a change of format.
 
 use serde::{de::DeserializeOwned, Serialize};
 
@@ -20,7 +18,7 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, DecodeError> {
     bincode::serde::encode_to_vec(value, bincode::config::legacy()).map_err(|e| DecodeError(e.to_string()))
 }
 
-/// Decodes `bytes` whole; bytes left over are an error.
+/// Decodes all of `bytes`. Bytes left over are an error.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let (value, read) = decode_front(bytes)?;
     if read != bytes.len() {
@@ -29,11 +27,10 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     Ok(value)
 }
 
-/// Decodes a value at the front of `bytes`; returns how many bytes it took, too.
+/// Decodes a value at the front of `bytes`. Also returns how many bytes it took.
 ///
 /// bincode allocates the length that a string claims, up to a limit, before it reads the string. That limit is a
-/// constant in its type. So each size of input has a limit of its own here, and no input makes bincode allocate 64
-/// times its size.
+/// constant in its type. So each size of input has its own limit here: bincode never allocates 64 times the input.
 pub fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
     if bytes.len() > DECODE_LIMIT_BYTES {
         return Err(DecodeError(format!("{} bytes, more than a header may have", bytes.len())));

@@ -83,7 +83,7 @@ pub enum Column {
     WeightDecay = 67,
     /// Visits that were dropped (u64), in gap blocks and the end block.
     Dropped = 68,
-    /// Name of a probe set in UTF-8 (u8, one row of as many numbers as the name has bytes), in probe-set blocks.
+    /// Name of a probe set in UTF-8, in probe-set blocks (u8, one row; its width is the length of the name).
     Name = 69,
     /// Training visits written (u64), in the end block.
     Visits = 70,

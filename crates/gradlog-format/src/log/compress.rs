@@ -44,7 +44,7 @@ const APART_MIN: usize = 1024;
 ///
 /// The numbers of a gradient are nearly random. Some are more frequent than others, above all zero, and an entropy
 /// coder uses that. A search for matches finds only accidental ones. On activations and gradients behind a ReLU the
-/// entropy coder alone is ten times as fast as level 1, and the result is 4 % smaller (`benches/results`).
+/// entropy coder alone is ten times as fast as level 1. Its result is 4 % smaller (`benches/results`).
 pub struct Compressor {
     level: bulk::Compressor<'static>,
     /// For vectors, if the level is at most 1.

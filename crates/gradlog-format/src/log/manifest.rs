@@ -70,7 +70,8 @@ pub struct Manifest {
     pub notes: Vec<(String, String)>,
     /// The worker that recorded this part, if several workers record the run.
     pub worker: Option<WorkerRecord>,
-    /// Fields that this version does not know, or that are anyone's own, in ascending order of their tags.
+    /// Fields that this version does not know, and private ones, in ascending order of their tags. To keep them is enough:
+    /// no number in the run depends on them.
     #[serde(skip)]
     pub extensions: Vec<Extension>,
 }
@@ -106,7 +107,8 @@ impl Manifest {
         extension::append(&mut payload, &self.extensions)?;
         let mut bytes = file_prefix(KIND_MANIFEST).to_vec();
         if bytes.len() + 8 + payload.len() > codec::DECODE_LIMIT_BYTES {
-            return Err(DecodeError(format!("a manifest of {} bytes", payload.len())));
+            let length = bytes.len() + 8 + payload.len();
+            return Err(DecodeError(format!("a manifest of {length} bytes, more than the format allows")));
         }
         bytes.extend((payload.len() as u32).to_le_bytes());
         bytes.extend(checksum(&bytes, &payload).to_le_bytes());
@@ -120,6 +122,9 @@ impl Manifest {
     /// [`DecodeError`] if the bytes are no manifest, are damaged, or are of a newer format version.
     pub fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
         let rest = check_prefix(bytes, KIND_MANIFEST)?;
+        if bytes.len() > codec::DECODE_LIMIT_BYTES {
+            return Err(DecodeError(format!("a manifest of {} bytes, more than the format allows", bytes.len())));
+        }
         let (Some(length), Some(crc)) = (read_u32(rest, 0), read_u32(rest, 4)) else {
             return Err(DecodeError("the manifest ends within its header".into()));
         };

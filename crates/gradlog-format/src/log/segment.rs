@@ -20,8 +20,7 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
-    /// The bytes in the file: prefix (12), index u32, run id (16), zeros (4), resumed u32 (0 or 1), resumed step u64,
-    /// zeros (12), CRC-32 of the 60 bytes before it.
+    /// The bytes in the file, as FORMAT.md, "Segment", lays them out.
     pub fn to_bytes(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
         bytes[..12].copy_from_slice(&file_prefix(KIND_SEGMENT));

@@ -44,8 +44,8 @@ impl Storage for MmapStorage {
         let mapped = reserve(&file, bytes).and_then(|()| {
             // SAFETY: a file-backed map is undefined behavior only if the file is cut or changed by others meanwhile.
             // This call created the file and reserved its space, and this recorder holds the lock of the run's folder.
-            // The map is only written: no reference to its contents outlives a call. A person who truncates the file by
-            // hand causes a SIGBUS, which no code in user space can turn into an error.
+            // The map is only written: no reference to its contents outlives a call. If a person truncates the file by
+            // hand, the process gets a SIGBUS. No code in user space can turn that into an error.
             unsafe { MmapMut::map_mut(&file) }
         });
         match mapped {
@@ -179,8 +179,8 @@ pub fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     }
 }
 
-/// The first place at or after `from` that is not in a hole of the file, or `None` if only a hole follows. If the
-/// system does not know, it is `from`. A file of holes can have any length and would read as zeros for hours.
+/// The first place at or after `from` that is not in a hole of the file. `None` if only a hole follows, `from` if the
+/// system does not know. A file of holes can have any length and would read as zeros for hours.
 pub fn next_data(file: &File, from: u64) -> io::Result<Option<u64>> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {
@@ -234,7 +234,7 @@ mod tests {
         let about = file.metadata().unwrap();
         assert_eq!(about.len(), bytes);
         assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
-        // A file that was only made longer is a hole, and a store into the map of one on a full disk is a SIGBUS.
+        // A file that was only made longer is a hole. On a full disk, a store into its map is a SIGBUS.
         #[cfg(unix)]
         {
             file.sync_all().unwrap();

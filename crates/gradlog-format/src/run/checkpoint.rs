@@ -132,8 +132,8 @@ impl Checkpoint {
     }
 }
 
-/// The checkpoint of one block, with the learning rate that it says itself. Its file is in the folder of the run that
-/// the block is in, which of several workers is the part of the one that saved it.
+/// The checkpoint of one block, with the learning rate that the block holds. Its file is in the folder of the block's
+/// run. In a run of several workers, that is the part of the worker that saved it.
 pub(super) fn read(block: &Block) -> Result<Checkpoint, ReadError> {
     let number = |found: Option<u64>| found.ok_or_else(|| block.damaged("a checkpoint without a number".into()));
     if block.rows() != 1 {
@@ -156,14 +156,14 @@ pub(super) fn read(block: &Block) -> Result<Checkpoint, ReadError> {
 }
 
 impl Run {
-    /// The checkpoints that the log names, by step. Of several at one step the last counts: its file took the place of
-    /// the others'. Of those of several workers it is that of the lowest rank, for all have the same weights.
-    /// Those of a training that was taken up again at an earlier step are left out. The files are not looked at:
-    /// [`Checkpoint::check`] does.
+    /// The checkpoints that the log names, by step.
+    ///
+    /// Of several at one step the last counts: its file replaced the others. Of several workers the lowest rank counts:
+    /// all have the same weights. Superseded checkpoints are left out. If the run is damaged, these are the checkpoints
+    /// before the damage. The files are not read: [`Checkpoint::check`] reads one.
     ///
     /// # Errors
-    /// [`ReadError::Damaged`] or [`ReadError::Io`] if a block of checkpoints or of steps cannot be read. Of a run that
-    /// is damaged elsewhere, those before the damage.
+    /// [`ReadError::Damaged`] or [`ReadError::Io`] if a block of checkpoints or of steps cannot be read.
     pub fn checkpoints(&self) -> Result<Vec<Checkpoint>, ReadError> {
         let mut all: BTreeMap<(u64, Option<u32>), Checkpoint> = BTreeMap::new();
         for block in self.scan().filter(|block| block.kind() == Some(BlockKind::Checkpoints)) {
@@ -187,12 +187,12 @@ impl Run {
         Ok(found.into_values().collect())
     }
 
-    /// For each of `steps` the learning rate of the step before it, or of the first step, where that is recorded.
+    /// The recorded learning rates of the steps before `steps`. For step 0 it is the rate of the first step.
     fn learning_rates_before(&self, steps: &BTreeSet<u64>) -> Result<BTreeMap<u64, f32>, ReadError> {
         let mut found = BTreeMap::new();
         for block in self.scan().filter(|block| block.kind() == Some(BlockKind::Steps)) {
             let (first, last) = block.steps();
-            // A block holds rates for the checkpoints right behind its steps, and for the one at step 0 the very first.
+            // A block has the rates for checkpoints right behind its steps. The first block also has that for step 0.
             let wanted = steps.range(first..).next().is_some_and(|wanted| *wanted <= last.saturating_add(1));
             if !wanted || !block.has(Column::LearningRate) {
                 continue;

@@ -4,8 +4,7 @@ use crate::log::{Column, ColumnEntry, ColumnKey, BLOCK_RAW_BYTES_MAX, ENTRY_BYTE
 
 /// The directory of a block, checked.
 ///
-/// A block may have 65,535 columns and a run as many layers, so neither finding a column nor its place goes through all
-/// others.
+/// A block may have 65,535 columns. So finding a column, or its place, takes no pass over all others.
 #[derive(Debug)]
 pub(super) struct Directory {
     entries: Vec<ColumnEntry>,

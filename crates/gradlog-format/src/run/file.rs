@@ -1,8 +1,8 @@
 //! The segment files of a run. They are opened when they are read, and only a few at a time.
 //!
-//! Callers keep blocks to read them later, and many threads read at once. If each block held its file open, a run of
-//! some hundred segments would use up what a process may open (`ulimit -n`, often 256 or 1,024). So each read looks its
-//! file up, and the file that was not used for the longest time is closed.
+//! Callers keep blocks to read them later, and many threads read at once. A process may open only a few files (`ulimit
+//! -n`, often 256 or 1,024), and a run may have more segments. So blocks hold no open file: each read looks its file up.
+//! The file that was not used for the longest time is closed.
 
 use crate::log::{next_data, open_file};
 use std::collections::VecDeque;
@@ -11,8 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many files of a run are kept open, over the parts of all workers: a run may have more workers than a process may
-/// open files. Each thread may hold one more while it reads.
+/// How many files of a run are kept open, over the parts of all workers. Each thread may hold one more while it reads.
 const OPEN_MAX: usize = 16;
 
 /// The files of one run that are open, the one used last at the back.

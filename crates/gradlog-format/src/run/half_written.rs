@@ -86,8 +86,7 @@ pub(super) fn look_patiently(
         if !live || !matches!(found, Found::Damage { transient: true, .. }) {
             break;
         }
-        // The lock is asked for before the look. If the recorder ends in between, it has committed all its blocks by
-        // then.
+        // Asks for the lock before it looks: if the recorder ends in between, all its blocks are committed.
         live = run.lock_is_held()?;
         std::thread::sleep(Duration::from_millis(if live { wait_ms } else { 0 }));
         #[cfg(test)]

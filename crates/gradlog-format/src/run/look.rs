@@ -13,18 +13,18 @@ pub(super) enum Found {
     Block(Block),
     /// The end of the file, or zeros.
     End,
-    /// Neither of the two.
+    /// Neither a block nor the end.
     Damage {
         what: String,
-        /// The block's header, where that at least is sound and the file holds as much as it says.
+        /// The block's header, if it is sound and the block fits the file.
         header: Option<BlockHeader>,
-        /// Whether a block that is just being committed, or a segment that is just being closed, can look like this.
+        /// Whether a block looks like this while it is committed, or a segment while it is closed.
         transient: bool,
     },
     /// The system refused to read it.
     Refused {
         error: io::Error,
-        /// As of a damage.
+        /// As in [`Found::Damage`].
         header: Option<BlockHeader>,
     },
 }
@@ -95,18 +95,17 @@ pub(super) fn look(segment: &Arc<SegmentFile>, offset: u64) -> Found {
     Found::Damage { what, header: Some(header), transient: false }
 }
 
-/// How much is searched at a time, at most. It begins with a page: in a file where every other block is damaged the
-/// next one is near.
+/// The most bytes that are searched at a time. A search begins with a page: the next block is often near.
 const CHUNK_BYTES: usize = 1 << 20;
 /// A device that cannot read one of its pages can often read the next.
 const PAGE_BYTES: usize = 1 << 12;
 
 /// The first place at or after `from` where a block header with a right checksum stands.
 ///
-/// Only multiples of 8 are looked at, for blocks begin nowhere else. What is lost on the device is passed over.
+/// Looks only at multiples of 8, because blocks begin nowhere else. Passes over what is lost on the device.
 ///
 /// # Errors
-/// What the system says if it refuses for another reason.
+/// The error of the system if it refuses for another reason.
 pub(super) fn find_block(segment: &SegmentFile, from: u64) -> io::Result<Option<u64>> {
     let end = segment.bytes()?;
     let Some(mut start) = from.checked_next_multiple_of(8) else { return Ok(None) };
@@ -122,7 +121,7 @@ pub(super) fn find_block(segment: &SegmentFile, from: u64) -> io::Result<Option<
         }
         chunk.resize((chunk.len() * 4).clamp(PAGE_BYTES, CHUNK_BYTES), 0);
         let have = (end - start).min(chunk.len() as u64) as usize;
-        read_what_can_be_read(segment, &mut chunk[..have], start)?;
+        read_lost_as_zeros(segment, &mut chunk[..have], start)?;
         for (at, header) in chunk[..have].windows(HEADER_BYTES).enumerate().step_by(8) {
             if header[..4] == BLOCK_MAGIC.to_le_bytes() && parses(header) {
                 return Ok(Some(start + at as u64));
@@ -138,7 +137,8 @@ fn parses(header: &[u8]) -> bool {
     <&[u8; HEADER_BYTES]>::try_from(header).is_ok_and(|header| BlockHeader::parse(header).is_ok())
 }
 
-fn read_what_can_be_read(segment: &SegmentFile, out: &mut [u8], offset: u64) -> io::Result<()> {
+/// Fills `out` from `offset`, with zeros in place of pages that are lost.
+fn read_lost_as_zeros(segment: &SegmentFile, out: &mut [u8], offset: u64) -> io::Result<()> {
     match segment.read_at(out, offset) {
         Err(error) if is_lost(&error) => {}
         read => return read,

@@ -181,7 +181,7 @@ impl<'run> Merge<'run> {
             self.stopped = self.fill(number).err().map(|stopped| stopped.with_block(self.sequence));
         }
         if self.stopped.is_some() {
-            // Yields the complete steps and nothing else: other blocks at hand may lie behind what cannot be read.
+            // Yields the complete steps and nothing else: other blocks may lie behind what cannot be read.
             let block = self.complete_steps(1);
             self.ended = block.is_none();
             return block;

@@ -123,7 +123,7 @@ impl<'run> PartScan<'run> {
         self.superseded_visits
     }
 
-    /// The first step of the segment at hand that is superseded, if any is.
+    /// The first superseded step of the current segment.
     fn superseded_from(&self) -> Option<u64> {
         self.resumptions.limit(self.next_segment.saturating_sub(1))
     }
@@ -163,7 +163,7 @@ impl<'run> PartScan<'run> {
         self.until.map_or(Ok(()), |limit| keep_rows_before(block, limit))
     }
 
-    /// Ends the scan with damage at the place at hand.
+    /// Ends the scan with damage at the current place.
     fn stop(&mut self, what: String) {
         let path = match &self.segment {
             Some(segment) => segment.path.clone(),
@@ -267,7 +267,7 @@ impl<'run> PartScan<'run> {
         segment_exists(self.run, self.next_segment, ahead)
     }
 
-    /// What lies at the place at hand. A block with another number than the next is damage.
+    /// Looks at the current place. A block with another number than the next is damage.
     fn look(&self, segment: &Arc<SegmentFile>) -> Result<Found, ReadError> {
         Ok(match look_patiently(self.run, segment, self.offset, self.next_segment)? {
             Found::Block(block) if block.header.sequence != self.next_sequence => {

@@ -99,14 +99,14 @@ impl Run {
     pub fn workers(&self) -> Result<Option<Workers>, ReadError> {
         let worker = self.parts().first().and_then(|part| part.manifest().worker);
         let Some(WorkerRecord { workers: count, reduction, .. }) = worker else { return Ok(None) };
-        let parts = self.parts().iter().map(state).collect::<Result<Vec<_>, _>>()?;
+        let parts = self.parts().iter().map(part_state).collect::<Result<Vec<_>, _>>()?;
         Ok(Some(Workers { count, reduction, parts }))
     }
 }
 
 /// How far the worker of this part has come.
-fn state(part: &Run) -> Result<WorkerState, ReadError> {
-    // Asked before the scan: a recorder that ends in between has by then committed all that it will.
+fn part_state(part: &Run) -> Result<WorkerState, ReadError> {
+    // Asks before it scans: if the recorder ends in between, all its blocks are committed.
     let recording = part.lock_is_held()?;
     let (mut last_step, mut finished) = (None, false);
     let mut scan = part.part_scan();

@@ -6,17 +6,17 @@ use gradlog_kernels::simd::vectorized;
 /// Keeps the sign stream apart from the shift stream of the same seed.
 const SIGN_STREAM: u64 = 0x5349_474E_5349_474E; // "SIGNSIGN"
 
-/// A sparse random projection `S: R^n -> R^m`, one ±1 in each column (a CountSketch, Charikar, Chen and
-/// Farach-Colton 2002, with a structured bucket function).
+/// A sparse random projection `S: R^n -> R^m`, with one ±1 in each column.
 ///
-/// Coordinate `i` lies in block `b = i / m` at place `r = i mod m`; it is added with sign `s_i` to bucket
-/// `(r + t_b) mod m`, where the shift `t_b` is drawn for each block and the sign for each coordinate:
+/// It is a CountSketch (Charikar, Chen and Farach-Colton 2002) with a structured bucket function.
+/// Coordinate `i` lies in block `b = i / m` at place `r = i mod m`. It is added with sign `s_i` to bucket
+/// `(r + t_b) mod m`. The shift `t_b` is drawn for each block, and the sign for each coordinate:
 ///
 /// * `t_b = (draw(seed, b) >> 32) · m >> 32`
 /// * `s_i = -1` where bit `i mod 64` of `draw(seed ^ 0x5349474E5349474E, i / 64)` is set, else `+1`.
 ///
-/// The signs are independent, so `E⟨S g, S h⟩ = ⟨g, h⟩` exactly. Two coordinates meet in a bucket with probability
-/// `1/m` if they are of different blocks and never if they are of the same one, so
+/// The signs are independent, so `E⟨S g, S h⟩ = ⟨g, h⟩` exactly. Two coordinates of different blocks share
+/// a bucket with probability `1/m`. Two of the same block never do. So
 ///
 /// `Var⟨S g, S h⟩ ≤ (‖g‖² ‖h‖² + ⟨g, h⟩²) / m`.
 ///

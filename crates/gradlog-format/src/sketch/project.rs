@@ -1,4 +1,4 @@
-//! The whole way from a long vector to a short one: a fold, then a rotation of which the first numbers are kept.
+//! The projection of a long vector to a short one: a fold, then a rotation, of which the first numbers are kept.
 
 use super::Fold;
 use gradlog_kernels::simd::vectorized;
@@ -10,10 +10,10 @@ use gradlog_kernels::simd::vectorized;
 /// `p_k = (1/√kept) Σ_j (-1)^{popcount(k & j)} z_j`, for `k` in `0..kept`,
 ///
 /// the first `kept` rows of a Walsh–Hadamard transform. For `kept = M` it is an orthonormal rotation. For fewer, dot
-/// products keep their mean, since a fold's signs are random, and have the variance of a projection to `kept` numbers.
+/// products keep their mean, because a fold's signs are random. Their variance is that of a projection to `kept` numbers.
 ///
-/// A fold leaves a heavy coordinate alone in its bucket. Evenly large numbers are what few bits keep well: of a vector
-/// on whose few numbers everything hangs, signs keep nothing.
+/// A fold leaves a heavy coordinate alone in its bucket. A few bits keep evenly large numbers well, and a vector with a
+/// few heavy numbers badly.
 ///
 /// # Panics
 /// If the length is not a power of two, or `kept` is not in `1..=M`.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// How the numbers of one vector are stored.
 ///
-/// All but [`Encoding::F32`] have one scale per vector. The scale is rounded up to bf16 before numbers are divided by
-/// it, so storing it in two bytes costs no accuracy.
+/// All but [`Encoding::F32`] have one scale per vector. It is rounded up to bf16 before numbers are divided by it.
+/// So storing it in two bytes costs no accuracy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Encoding {
     /// 32-bit IEEE floats, as they are.
@@ -24,8 +24,8 @@ pub enum Encoding {
     Q4,
     /// One bit for each number, its sign, and `scale = Σx² / Σ|x|`. So `⟨x̂, x⟩ = ‖x‖²`.
     ///
-    /// The dot product with another vector is unbiased if the numbers are evenly large, as in a rotated
-    /// [`Projection`](super::Projection). RaBitQ (Gao and Long 2024) does the same for vector search. The error is
+    /// If the numbers are evenly large, as in a rotated [`Projection`](super::Projection), the dot product with another
+    /// vector is unbiased. RaBitQ (Gao and Long 2024) does the same for vector search. The error is
     /// that of a projection to 2/π as many numbers.
     Signs,
 }
@@ -122,7 +122,7 @@ impl Encoding {
         Quantized { scale, finite }
     }
 
-    /// The largest magnitude that an integer code of this encoding can have in a file, or `None` if it stores floats.
+    /// The largest magnitude of an integer code of this encoding in a file. `None` if it stores floats.
     pub fn code_max(self) -> Option<i16> {
         match self {
             Encoding::F32 | Encoding::F16 => None,
@@ -276,10 +276,10 @@ fn scale_up(value: f32) -> bf16 {
     finite_or_below(bits.wrapping_add(0xFFFF), bits)
 }
 
-/// The bf16 next to `Σx² / Σ|x|`, and 0 where all numbers are.
+/// The bf16 nearest to `Σx² / Σ|x|`, or 0 if all numbers are 0.
 #[inline(always)]
 fn scale_of_signs(values: &[f32]) -> bf16 {
-    // In f64 no square of a float overflows or vanishes, and eight sums at a time keep the order the same everywhere.
+    // In f64 no square of a float overflows or vanishes. Always eight sums: the order is the same on every machine.
     let (mut squares, mut magnitudes) = ([0f64; 8], [0f64; 8]);
     for eight in values.chunks(8) {
         for ((square, magnitude), v) in squares.iter_mut().zip(&mut magnitudes).zip(eight) {
@@ -307,7 +307,7 @@ fn finite_or_below(rounded: u32, bits: u32) -> bf16 {
 /// `f32::round_ties_even` gives, in one addition that vectorizes on every target.
 #[inline(always)]
 fn code(value: f32, step: f32, levels: f32) -> u8 {
-    // Next to 1.5 · 2^23 floats are whole numbers apart, so the lowest bits of the sum are the number itself.
+    // Near 1.5 · 2^23 the floats are the whole numbers. So the lowest bits of the sum are the number itself.
     const SHIFT: f32 = 12_582_912.0;
     ((value / step).clamp(-levels, levels) + SHIFT).to_bits() as u8
 }

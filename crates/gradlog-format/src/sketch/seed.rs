@@ -37,8 +37,8 @@ pub fn draw(seed: u64, counter: u64) -> u64 {
 /// The seed of one side of one layer of a run.
 ///
 /// `seed(run, layer, side) = draw(draw(run, layer), side)`, where `draw(s, c) = mix(s + (c + 1)·0x9E3779B97F4A7C15)`
-/// is element `c` of the SplitMix64 sequence from `s`. Layers are counted from 0 in the order of the manifest,
-/// which also holds the resulting seeds, so a renamed layer still reads.
+/// is element `c` of the SplitMix64 sequence from `s`. Layers are counted from 0 in the order of the manifest.
+/// The manifest also holds the resulting seeds, so a renamed layer still reads.
 ///
 /// ```
 /// use gradlog_format::sketch::{derive_seed, Side};

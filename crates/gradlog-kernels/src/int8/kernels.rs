@@ -106,9 +106,10 @@ pub(super) unsafe fn tile_avx512<const V: usize>(
     }
 }
 
-/// Two products of neighbours are added in 16 bits, and some such pairs, before they are widened. With narrow codes a
-/// pair is at most `2·255·8`, and eight of them at most 32,640: they cannot saturate. Other codes are taken apart into
-/// `16·high + low` with `low` in 0..=15, of which four pairs are at most 30,600, and both halves are multiplied.
+/// Pairs of products are added in 16 bits, and some pairs are summed before they are widened to 32 bits.
+/// - Narrow codes: a pair is at most `2·255·8`, and eight pairs are at most 32,640. So they cannot saturate.
+/// - Other codes are split into `16·high + low`, with `low` in 0..=15, and both halves are multiplied. Four pairs of
+///   `low` are at most 30,600.
 ///
 /// # Safety
 /// `rows` must be readable for `ROWS·4·quads` bytes and `panel` for `quads·vectors·64`; the CPU must have AVX2.
@@ -122,12 +123,12 @@ pub(super) unsafe fn tile_avx2(
     narrow: bool,
     out: &mut Tile<i32>,
 ) {
-    const HALF: usize = 4; // rows at a time: eight sums, which with the rest fit sixteen registers
+    const HALF: usize = 4; // rows at a time: their eight sums and the factors fit sixteen registers
     out.fill(0);
     let low = |codes: i32| codes & 0x0F0F_0F0F;
     let high = |codes: i32| {
         let nibbles = (codes >> 4) & 0x0F0F_0F0F;
-        // Spreads the sign bit of each nibble over its byte; no byte carries into the next.
+        // Spreads the sign bit of each nibble over its byte. No byte carries into the next.
         nibbles | ((nibbles & 0x0808_0808) >> 3).wrapping_mul(0xF0)
     };
     for half in (0..ROWS).step_by(HALF) {

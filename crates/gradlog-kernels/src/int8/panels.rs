@@ -10,7 +10,7 @@ pub fn quads(width: usize) -> usize {
 /// The number that each product of this row is too large by: `128·Σ codes`.
 #[inline(always)]
 pub fn offset(codes: &[i8]) -> i32 {
-    // 16 bits hold the sum of 128 codes, and a vector has twice as many lanes of 16 bits as of 32.
+    // 16 bits hold the sum of 128 codes. A vector has twice as many lanes of 16 bits as of 32.
     let sum = |codes: &[i8]| i32::from(codes.iter().map(|&code| i16::from(code)).sum::<i16>());
     128 * codes.chunks(128).map(sum).sum::<i32>()
 }

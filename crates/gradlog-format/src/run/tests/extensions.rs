@@ -1,14 +1,14 @@
-//! Fields that a later version, or anyone, adds to the manifest (FORMAT.md, "Extension fields").
+//! Fields that a later version or another program adds to the manifest (FORMAT.md, "Extension fields").
 
 use super::forge::manifest_file;
 use super::*;
-use crate::log::{Extension, EXTENSIONS_MAX, PRIVATE_TAG_MIN};
+use crate::log::{worker_folder, AllReduce, Extension, WorkerRecord, EXTENSIONS_MAX, PRIVATE_TAG_MIN};
 
 fn field(tag: u16, bytes: &[u8]) -> Extension {
     Extension { tag, bytes: bytes.to_vec() }
 }
 
-/// One of a later version, an empty one, one that is anyone's own.
+/// One of a later version, an empty one, a private one.
 pub(super) fn fields() -> Vec<Extension> {
     vec![field(1, b"of a later version"), field(77, b""), field(PRIVATE_TAG_MIN, &[0, 1, 2, 255])]
 }
@@ -109,7 +109,7 @@ fn every_cut_and_every_flipped_bit_is_found() {
 fn fields_that_break_the_rules_are_refused() {
     let one = |tag: u16, length: u32, bytes: &[u8]| [&tag.to_le_bytes()[..], &length.to_le_bytes()[..], bytes].concat();
     let cases: [(&str, Vec<u8>, &str); 6] = [
-        ("tag 0", one(0, 0, &[]), "field 0 after field 0"),
+        ("tag 0", one(0, 0, &[]), "invalid tag 0"),
         ("twice", [one(5, 1, b"a"), one(5, 1, b"b")].concat(), "field 5 after field 5"),
         ("not ascending", [one(6, 0, &[]), one(5, 0, &[])].concat(), "field 5 after field 6"),
         ("too long", one(5, 9, b"short"), "field 5 has 5 bytes of 9"),
@@ -125,6 +125,74 @@ fn fields_that_break_the_rules_are_refused() {
     let many: Vec<Extension> = (1..=EXTENSIONS_MAX as u16 + 1).map(|tag| field(tag, &[])).collect();
     assert!(Manifest { extensions: many.clone(), ..manifest() }.to_bytes().is_err(), "nor are they written");
     let tail: Vec<u8> = many.iter().flat_map(|field| one(field.tag, 0, &[])).collect();
-    assert!(Manifest::parse(&with_tail(&tail)).unwrap_err().to_string().contains("1025 fields"));
+    assert!(Manifest::parse(&with_tail(&tail)).unwrap_err().to_string().contains("1025 extension fields"));
     assert!(Manifest { extensions: vec![field(2, &[]), field(1, &[])], ..manifest() }.to_bytes().is_err());
+}
+
+/// Whatever is parsed is written back byte for byte. So a recovery keeps what it does not know.
+#[test]
+fn a_payload_that_is_accepted_is_written_back_unchanged() {
+    let payload = extended().to_bytes().unwrap()[20..].to_vec();
+    let known = manifest().to_bytes().unwrap().len() - 20;
+    let (mut accepted, mut refused, mut fields_differ) = (0, 0, 0);
+    for seed in 0..20_000u64 {
+        let mut changed = payload.clone();
+        for change in 0..1 + number(seed, 0) as u32 % 2 {
+            // Half of the changes hit the extension fields.
+            let first = if number(seed, 10 + change) & 1 == 0 { known } else { 0 };
+            let place = first + number(seed, 20 + change) as usize % (changed.len() - first);
+            changed[place] =
+                [0, 1, 0x7F, 0x80, 0xFF, number(seed, 30 + change) as u8][number(seed, 40 + change) as usize % 6];
+        }
+        let bytes = manifest_file(1, &changed);
+        let (parsed, largest) = allocations::largest_allocation(|| Manifest::parse(&bytes));
+        assert!(largest < 1 << 16, "seed {seed}: asked for {largest} bytes");
+        match parsed {
+            Ok(parsed) => {
+                assert_eq!(parsed.to_bytes().unwrap(), bytes, "seed {seed}");
+                assert_eq!(parsed == extended(), changed == payload, "seed {seed}");
+                fields_differ += u32::from(parsed.extensions != fields());
+                accepted += 1;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(accepted > 2_000 && refused > 2_000 && fields_differ > 500, "{accepted} {refused} {fields_differ}");
+}
+
+#[test]
+fn manifests_of_the_largest_size_are_written_and_read_and_no_larger_ones() {
+    let plain = manifest().to_bytes().unwrap().len();
+    let room = (64 << 20) - plain - 6;
+    let with_value = |bytes: usize| Manifest { extensions: vec![field(1, &vec![7; bytes])], ..manifest() };
+    let largest = with_value(room);
+    let bytes = largest.to_bytes().unwrap();
+    assert_eq!(bytes.len(), 64 << 20);
+    assert!(Manifest::parse(&bytes).unwrap() == largest);
+    assert!(with_value(room + 1).to_bytes().is_err());
+    let longer = manifest_file(1, &[&bytes[20..], &[2, 0, 0, 0, 0, 0]].concat());
+    assert!(Manifest::parse(&longer).is_err());
+}
+
+/// Parts may differ in their fields. The whole run has those of the lowest rank, and a recovery keeps those of each.
+#[test]
+fn workers_may_have_different_fields() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = [vec![field(3, b"of worker 0")], fields()];
+    for (rank, extensions) in (0..).zip(own.clone()) {
+        let worker = Some(WorkerRecord { rank, workers: 2, reduction: AllReduce::Mean });
+        let manifest = Manifest { worker, extensions, ..manifest() };
+        let folder = worker_folder(dir.path(), rank);
+        let mut writer = LogWriter::create(&folder, &manifest, options()).unwrap();
+        writer.append_end().unwrap();
+        writer.finish().unwrap();
+    }
+    let run = Run::open(dir.path()).unwrap();
+    assert_eq!(run.manifest().extensions, own[0]);
+    let to = tempfile::tempdir().unwrap();
+    let new = to.path().join("new");
+    run.recover(&new).unwrap();
+    let recovered = Run::open(&new).unwrap();
+    let kept: Vec<_> = recovered.parts().iter().map(|part| part.manifest().extensions.clone()).collect();
+    assert_eq!(kept, own);
 }

@@ -1,5 +1,6 @@
 //! Several workers' parts read as one run (FORMAT.md, "Several workers").
 
+mod optimizer;
 mod parts;
 
 use super::*;
