@@ -150,7 +150,7 @@ pub struct ColumnEntry {
     pub layer: u16,
     /// The code of a [`Cells`].
     pub cells: u8,
-    /// The code of a [`Codec`].
+    /// The code of the compression.
     pub codec: u8,
     /// Zero.
     pub reserved: u16,
