@@ -91,10 +91,10 @@ pub fn matmul(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, t
     // `i·rs + j·cs`, for i < m, l < k, j < n, and nothing else.
     // - lhs is m x k and rhs is k x n by the first assertion. By `Matrix`'s invariant all these places lie in their
     //   slices.
-    // - dst has rs = n and cs = 1, so its places are at most `(m - 1)·n + n - 1 = m·n - 1`. By the second assertion `out`
-    //   has m·n numbers.
-    // - m, k and n are at least 1 here, so each stride is at most the length of a slice. That is below `isize::MAX`, and
-    //   the casts change no number. (An empty matrix may have any stride. It has returned above.)
+    // - dst has rs = n and cs = 1, so its places are at most `(m - 1)·n + n - 1 = m·n - 1`. By the second assertion
+    //   `out` has m·n numbers.
+    // - m, k and n are at least 1 here, so each stride is at most the length of a slice. That is below `isize::MAX`,
+    //   and the casts change no number. (An empty matrix may have any stride. It has returned above.)
     // - `out` is borrowed exclusively, so it overlaps neither input. All three are slices, so they are initialized and
     //   aligned.
     unsafe {

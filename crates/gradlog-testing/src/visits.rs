@@ -101,8 +101,8 @@ impl Draws {
     }
 }
 
-/// The visits of `epochs` epochs over `examples` examples in batches. The order changes from epoch to epoch. One example
-/// comes twice in a batch, and one is absent from odd epochs.
+/// The visits of `epochs` epochs over `examples` examples in batches. The order changes from epoch to epoch. One
+/// example comes twice in a batch, and one is absent from odd epochs.
 pub fn visits(draws: &mut Draws, examples: u64, epochs: u32, batch: usize) -> Vec<Visit> {
     let mut all = Vec::new();
     let mut step = 0;

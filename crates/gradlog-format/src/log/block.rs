@@ -25,8 +25,8 @@ pub const BLOCK_RAW_BYTES_MAX: u64 = 1 << 30;
 pub const ROWS_MAX: u32 = 1 << 25;
 /// The most numbers that one row of a column may have.
 pub const WIDTH_MAX: u32 = 1 << 24;
-/// No zstd frame inflates to more than this many times its length. The shortest block with output has 4 bytes, and makes
-/// at most 2^17 (RFC 8878, 3.1.1.2).
+/// No zstd frame inflates to more than this many times its length. The shortest block with output has 4 bytes, and
+/// makes at most 2^17 (RFC 8878, 3.1.1.2).
 const ZSTD_RATIO_MAX: u64 = 1 << 15;
 
 /// What the rows of a block are (FORMAT.md, "Kinds of block").

@@ -70,8 +70,8 @@ pub struct Manifest {
     pub notes: Vec<(String, String)>,
     /// The worker that recorded this part, if several workers record the run.
     pub worker: Option<WorkerRecord>,
-    /// Fields that this version does not know, and private ones, in ascending order of their tags. To keep them is enough:
-    /// no number in the run depends on them.
+    /// Fields that this version does not know, and private ones, in ascending order of their tags. To keep them is
+    /// enough: no number in the run depends on them.
     #[serde(skip)]
     pub extensions: Vec<Extension>,
 }

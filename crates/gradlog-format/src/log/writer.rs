@@ -281,8 +281,8 @@ impl Drop for LogWriter {
     /// A writer that is dropped without `finish` leaves a readable run. Errors are ignored.
     fn drop(&mut self) {
         let _ = self.segments.close_segment();
-        // A process that is just being spawned holds a copy of the file for an instant. Closing ours alone would not free
-        // the lock.
+        // A process that is just being spawned holds a copy of the file for an instant. Closing ours alone would not
+        // free the lock.
         let _ = self.lock.unlock();
     }
 }

@@ -1,8 +1,8 @@
 //! The segment files of a run. They are opened when they are read, and only a few at a time.
 //!
-//! Callers keep blocks to read them later, and many threads read at once. A process may open only a few files (`ulimit
-//! -n`, often 256 or 1,024), and a run may have more segments. So blocks hold no open file: each read looks its file up.
-//! The file that was not used for the longest time is closed.
+//! Callers keep blocks to read them later, and many threads read at once. A process may open only a few files, often
+//! 256 or 1,024 (`ulimit -n`), and a run may have more segments. So blocks hold no open file: each read looks its file
+//! up. The file that was not used for the longest time is closed.
 
 use crate::log::{next_data, open_file};
 use std::collections::VecDeque;

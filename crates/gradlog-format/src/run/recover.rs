@@ -89,8 +89,8 @@ pub struct RecoverReport {
 }
 
 impl Run {
-    /// Writes all readable blocks of this run, also those behind damage, into a new run in the folder `to`. Reads the new
-    /// run back.
+    /// Writes all readable blocks of this run, also those behind damage, into a new run in the folder `to`. Reads the
+    /// new run back.
     ///
     /// A lost stretch becomes a gap if its number of visits is known. So an analysis of the new run says what is
     /// missing. `to` must not exist. It appears when the new run is complete.

@@ -218,7 +218,8 @@ impl<'run> PartScan<'run> {
             }
         };
         let header = match read_header_patiently(self.run, &segment, self.next_segment) {
-            // The recorder was killed between making the file and writing its header. Nothing was committed here or after.
+            // The recorder was killed between making the file and writing its header. Nothing was committed here or
+            // after.
             Ok(None) => {
                 // Reads it once more: a recorder may have begun this segment and a later one since.
                 if self.later_segments() {

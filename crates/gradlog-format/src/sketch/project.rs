@@ -10,7 +10,8 @@ use gradlog_kernels::simd::vectorized;
 /// `p_k = (1/√kept) Σ_j (-1)^{popcount(k & j)} z_j`, for `k` in `0..kept`,
 ///
 /// the first `kept` rows of a Walsh–Hadamard transform. For `kept = M` it is an orthonormal rotation. For fewer, dot
-/// products keep their mean, because a fold's signs are random. Their variance is that of a projection to `kept` numbers.
+/// products keep their mean, because a fold's signs are random. Their variance is that of a projection to `kept`
+/// numbers.
 ///
 /// A fold leaves a heavy coordinate alone in its bucket. A few bits keep evenly large numbers well, and a vector with a
 /// few heavy numbers badly.

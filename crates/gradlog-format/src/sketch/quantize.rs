@@ -24,8 +24,8 @@ pub enum Encoding {
     Q4,
     /// One bit for each number, its sign, and `scale = Σx² / Σ|x|`. So `⟨x̂, x⟩ = ‖x‖²`.
     ///
-    /// If the numbers are evenly large, as in a rotated [`Projection`](super::Projection), the dot product with another
-    /// vector is unbiased. RaBitQ (Gao and Long 2024) does the same for vector search. The error is
+    /// If the numbers are evenly large, as in a rotated [`Projection`](super::Projection), the dot product with
+    /// another vector is unbiased. RaBitQ (Gao and Long 2024) does the same for vector search. The error is
     /// that of a projection to 2/π as many numbers.
     Signs,
 }
