@@ -20,7 +20,7 @@ use candle_nn::{linear, Dropout, Linear, ModuleT, Optimizer, VarBuilder, VarMap,
 use clap::Parser;
 use data::{Digits, SIDE, TO_ANOTHER};
 use gradlog::{Config, PredictionScore, Recorder, Replay, StepReport, Tapped, Taps};
-use gradlog_analysis::{influence, Question, Score, Window};
+use gradlog_analysis::{InfluenceQuestion, Score, ScoreQuestion, Window};
 use gradlog_format::run::Run;
 use std::path::{Path, PathBuf};
 
@@ -147,7 +147,7 @@ fn print_answers(dir: &Path, train: &Digits, test: &Digits, truth: &[u8]) -> Res
     let last = run.checkpoints()?.last().map_or(0, |checkpoint| checkpoint.step);
     for window in [Window::everything(), Window::sweeps(), Window::sweep_at(last)] {
         for score in [Score::El2n, Score::Grand, Score::SelfInfluence] {
-            let table = score.compute(&run, &window)?;
+            let table = ScoreQuestion::new(score).window(window.clone()).compute(&run)?;
             let found = table.rows.iter().take(flipped).filter(|row| wrong(row.example)).count();
             println!("{found:>5}   {:<15} {}", score.name(), table.basis);
         }
@@ -156,10 +156,10 @@ fn print_answers(dir: &Path, train: &Digits, test: &Digits, truth: &[u8]) -> Res
     println!("\nshare of wrong labels among the ten training images that hurt a test image most (by chance {:.2}):", {
         flipped as f64 / train.len() as f64
     });
-    for question in [Question::all("asked later"), Question::all("asked later").at_checkpoints(), {
-        Question::all("prediction").at_checkpoints()
+    for question in [InfluenceQuestion::new("asked later"), InfluenceQuestion::new("asked later").at_checkpoints(), {
+        InfluenceQuestion::new("prediction").at_checkpoints()
     }] {
-        let result = influence(&run, &question)?;
+        let result = question.compute(&run)?;
         let share = |probe: usize| {
             let hurt = result.opponents(probe, 10);
             let wrong = hurt.iter().filter(|row| wrong(result.rows[**row].example)).count();

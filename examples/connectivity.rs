@@ -20,7 +20,7 @@ use clap::Parser;
 use data::{Digits, SIDE};
 use gradlog::connectivity::{error_barrier, set_weights, weights, Weights};
 use gradlog::{Config, Recorder, Taps};
-use gradlog_analysis::{Order, OverRuns, Score, Window};
+use gradlog_analysis::{Order, Score, ScoreQuestion};
 use gradlog_format::run::Run;
 use std::path::{Path, PathBuf};
 
@@ -125,7 +125,7 @@ fn main() -> Result<()> {
 
     // Easy and hard, from EL2N over all epochs of the parent.
     let opened = Run::open(&run)?;
-    let table = Score::El2n.compute_over(&[&opened], &Window::everything(), OverRuns::Mean, &|_| {})?;
+    let table = ScoreQuestion::new(Score::El2n).compute_over(&[&opened])?;
     assert_eq!(Score::El2n.hard(), Order::HighestFirst);
     let by_difficulty: Vec<u64> = table.hardest_first().map(|row| row.example).collect();
     let count = arguments.subset.min(by_difficulty.len());

@@ -19,7 +19,7 @@ use clap::Parser;
 use data::{Digits, SIDE, TO_ANOTHER};
 use gradlog::taps::{LayerSpec, Parameter, PerExample};
 use gradlog::{Config, Recorder, StepReport, Tap, Tapped, Taps};
-use gradlog_analysis::{Score, Window};
+use gradlog_analysis::{Score, ScoreQuestion, Window};
 use gradlog_format::run::Run;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -232,7 +232,7 @@ fn report(what: &str, model: &impl Module, digits: &Digits) -> Result<()> {
 
 /// Are the recorded gradients right? GraNd over a single step is the norm of each example's gradient at that step.
 fn check_gradients(run: &Run, checked: &Checked) -> Result<()> {
-    let table = Score::Grand.compute(run, &Window::steps(checked.step..checked.step + 1))?;
+    let table = ScoreQuestion::new(Score::Grand).window(Window::steps(checked.step..checked.step + 1)).compute(run)?;
     ensure!(
         table.rows.len() == checked.norms.len(),
         "the log has {} of {} examples",
@@ -260,7 +260,7 @@ fn check_gradients(run: &Run, checked: &Checked) -> Result<()> {
 
 /// Which labels are wrong?
 fn explain(run: &Run, truth: &[u8], train: &Digits) -> Result<()> {
-    let table = Score::SelfInfluence.compute(run, &Window::everything())?;
+    let table = ScoreQuestion::new(Score::SelfInfluence).compute(run)?;
     let wrong = |example: u64| truth[example as usize] != train.labels[example as usize];
     println!("\nWhich labels are wrong? The ten highest self-influences, of the adapters alone:\n");
     println!("  image  given  model says  truth");

@@ -5,7 +5,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
 use gradlog::{Config, Recorder, Taps};
-use gradlog_analysis::{Score, Window};
+use gradlog_analysis::{Score, ScoreQuestion};
 use gradlog_format::run::Run;
 use rand::{rngs::StdRng, seq::SliceRandom, Rng, SeedableRng};
 
@@ -49,7 +49,7 @@ fn main() -> Result<()> {
     // Training is over. Which labels look wrong? The most suspicious examples come first.
     let run = Run::open(&folder)?;
     for score in [Score::SelfInfluence, Score::Aum] {
-        let table = score.compute(&run, &Window::everything())?;
+        let table = ScoreQuestion::new(score).compute(&run)?;
         let found = table.rows[..45].iter().filter(|row| is_wrong(row.example as usize)).count();
         println!("of the 45 wrong labels, {found} are among the 45 most suspicious by {score}");
     }

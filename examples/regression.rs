@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
 use gradlog::{Config, Recorder, StepReport, Tapped, Taps};
-use gradlog_analysis::{influence, Question, Score, Window};
+use gradlog_analysis::{InfluenceQuestion, Score, ScoreQuestion};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use rand::{rngs::StdRng, seq::SliceRandom, Rng, SeedableRng};
@@ -278,7 +278,7 @@ fn print_suspects(run: &Run, truth: &Truth, scale: &Scale) -> Result<()> {
     }
     println!("Which masses are wrong? The ten highest self-influences:\n");
     println!("  line  penguin                        given   model says  self-influence  in truth");
-    let table = Score::SelfInfluence.compute(run, &Window::everything())?;
+    let table = ScoreQuestion::new(Score::SelfInfluence).compute(run)?;
     for row in table.rows.iter().take(10) {
         println!(
             "  {:>4}  {:<28} {:>5.0} g   {:>8.0} g  {:>14.3}  {}",
@@ -299,7 +299,7 @@ fn print_scores(run: &Run, truth: &Truth) -> Result<()> {
     println!("\nWhat does each score find? Number of the {wrong} wrong masses in its top {wrong}:\n");
     let mut refused = Vec::new();
     for score in Score::ALL {
-        match score.compute(run, &Window::everything()) {
+        match ScoreQuestion::new(score).compute(run) {
             Ok(table) => {
                 let found = table.rows.iter().take(wrong).filter(|row| truth.is_wrong(row.example)).count();
                 println!("  {:<15} {found:>2}   {}", score.name(), score.about());
@@ -316,7 +316,7 @@ fn print_scores(run: &Run, truth: &Truth) -> Result<()> {
 
 /// Which training penguins made the predictions for the held-out ones worse?
 fn print_harm(run: &Run, truth: &Truth) -> Result<()> {
-    let answer = influence(run, &Question::all("test"))?;
+    let answer = InfluenceQuestion::new("test").compute(run)?;
     let mut total: Vec<(f64, u64)> = (answer.rows.iter().enumerate())
         .map(|(row, about)| ((0..answer.probes.len()).map(|probe| answer.score(row, probe)).sum(), about.example))
         .collect();

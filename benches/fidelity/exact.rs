@@ -66,9 +66,9 @@ fn of_layer(site: &Site, x: &Tensor, delta: &Tensor, batch: usize) -> Result<Gra
             whole(Tensor::from_vec(table, (batch, rows * outputs), &Device::Cpu)?, None)
         }
         Kind::Norm => {
-            let centred = x.broadcast_sub(&(x.sum_keepdim(D::Minus1)? / inputs as f64)?)?;
-            let variance = (centred.sqr()?.sum_keepdim(D::Minus1)? / inputs as f64)?;
-            let normed = centred.broadcast_div(&(variance + EPS)?.sqrt()?)?;
+            let centerd = x.broadcast_sub(&(x.sum_keepdim(D::Minus1)? / inputs as f64)?)?;
+            let variance = (centerd.sqr()?.sum_keepdim(D::Minus1)? / inputs as f64)?;
+            let normed = centerd.broadcast_div(&(variance + EPS)?.sqrt()?)?;
             whole((normed * delta)?.sum(1)?, Some(delta.sum(1)?))
         }
     }

@@ -4,7 +4,7 @@ use super::data::Examples;
 use super::model::{Model, Watch};
 use anyhow::{ensure, Context, Result};
 use gradlog::{Config, Recorder};
-use gradlog_analysis::{influence, Question};
+use gradlog_analysis::InfluenceQuestion;
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::collections::HashMap;
@@ -65,7 +65,7 @@ fn read(run: &Run, visits: &[usize], probes: &[usize]) -> Result<Recorded> {
         let ids = block.u64s(Column::Example)?;
         norms.extend(ids.into_iter().zip(block.f32s(Column::SquaredNorm)?));
     }
-    let all = influence(run, &Question::all("test"))?;
+    let all = InfluenceQuestion::new("test").compute(run)?;
     ensure!(all.rows.len() == visits.len() && all.probes.len() == probes.len(), "the run lost visits or probes");
     let place: HashMap<u64, usize> = all.rows.iter().enumerate().map(|(place, row)| (row.example, place)).collect();
     let column: HashMap<u64, usize> = all.probes.iter().enumerate().map(|(place, probe)| (probe.id, place)).collect();

@@ -45,7 +45,7 @@ pub struct Projected {
     pub kept: usize,
     pub store: Store,
     /// Whether the mean of the first 64 visits is taken off before, and its dot product with the input stored beside.
-    pub centred: bool,
+    pub centerd: bool,
 }
 
 const Q4: Store = Store::Crate(Encoding::Q4);
@@ -67,7 +67,7 @@ impl Sketch {
                 length: wide.next_power_of_two(),
                 kept: wide,
                 store: projected,
-                centred: false,
+                centerd: false,
             }),
             folded: kept.next_power_of_two(),
             folded_kept: kept,
@@ -94,8 +94,8 @@ pub fn schemes(all: bool) -> Vec<(&'static str, Scheme)> {
     };
     let eight = |cap, folded| Sketch { input: Q8, delta: Q8, folded_store: Q8, ..four(cap, folded) };
     let fine = |cap, folded| Sketch { fine: 128, fine_probes: true, ..four(cap, folded) };
-    let wide = |kept: usize, store, centred, folded_kept: usize| Sketch {
-        projected: Some(Projected { length: kept.next_power_of_two(), kept, store, centred }),
+    let wide = |kept: usize, store, centerd, folded_kept: usize| Sketch {
+        projected: Some(Projected { length: kept.next_power_of_two(), kept, store, centerd }),
         folded_kept,
         folded_store: signs(),
         ..fine(1024, folded_kept.next_power_of_two())
@@ -144,7 +144,7 @@ fn tried(four: Sketch, bits: Sketch) -> Vec<(&'static str, Scheme)> {
     };
     let seven = Grid::plain(7);
     let exact = Store::Crate(Encoding::F32);
-    let wide = |store, kept: usize| Projected { length: kept.next_power_of_two(), kept, store, centred: false };
+    let wide = |store, kept: usize| Projected { length: kept.next_power_of_two(), kept, store, centerd: false };
     let folded = |length, levels| Sketch {
         folded: length,
         folded_kept: length,
@@ -309,18 +309,18 @@ impl Projected {
     fn apply(self, rows: &[f32], width: usize, seed: u64, visits: usize) -> (Vec<f32>, Option<Vec<f64>>) {
         let mut mean = vec![0f32; width];
         let first = visits.min(64);
-        if self.centred {
+        if self.centerd {
             for row in rows.chunks(width).take(first) {
                 mean.iter_mut().zip(row).for_each(|(m, v)| *m += v / first as f32);
             }
         }
         let dot = |row: &[f32]| -> f64 { row.iter().zip(&mean).map(|(v, m)| f64::from(*v) * f64::from(*m)).sum() };
         let half = dot(&mean) / 2.0;
-        let offsets = self.centred.then(|| rows.chunks(width).map(|row| dot(row) - half).collect());
+        let offsets = self.centerd.then(|| rows.chunks(width).map(|row| dot(row) - half).collect());
         let fold = Fold::new(seed, width, self.length);
         let project = |row: &[f32]| {
-            let centred: Vec<f32> = row.iter().zip(&mean).map(|(v, m)| v - m).collect();
-            fold.apply(&centred)
+            let centerd: Vec<f32> = row.iter().zip(&mean).map(|(v, m)| v - m).collect();
+            fold.apply(&centerd)
         };
         let folded: Vec<f32> = rows.par_chunks(width).flat_map_iter(project).collect();
         (rotated(&folded, self.length, self.kept), offsets)

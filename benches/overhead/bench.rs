@@ -4,7 +4,7 @@
 //!     cargo bench --bench overhead_mimalloc -- ...       the same under mimalloc instead of glibc's allocator
 //!
 //! Machines are shared and noisy, so nothing is compared across processes: blocks of steps of each mode take turns, and the ratios
-//! of neighbouring blocks are summed up by median, 10th and 90th percentile. The modes:
+//! of neighboring blocks are summed up by median, 10th and 90th percentile. The modes:
 //!
 //! | mode | layers | recorder |
 //! |---|---|---|

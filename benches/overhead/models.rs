@@ -56,7 +56,7 @@ impl Workload {
         }
     }
 
-    /// A block lasts long enough to be timed and short enough that neighbours see the same machine.
+    /// A block lasts long enough to be timed and short enough that neighbors see the same machine.
     pub fn steps_in_block(self) -> u64 {
         match self {
             Self::Mlp64 => 20,

@@ -7,7 +7,7 @@
 //! gradlog, from 100 steps on; 1,000 test images are probes, of 8 bits. Every visit has an id of its own, as if each were another
 //! example; `--examples N` lets N examples come round again and again.
 //!
-//! A question is timed from `InfluencePlan::new` to the ten strongest proponents and opponents of each probe: reading, checking
+//! A question is timed from `InfluenceQuestion::plan` to the ten strongest proponents and opponents of each probe: reading, checking
 //! and inflating all columns that it needs, multiplying, ranking. Nothing is kept from one repetition to the next but the
 //! operating system's page cache; the first one is also timed without that. The floors are timed in the same process, in
 //! turn with it: an f32 GEMM (`gemm`, candle's) that does the same multiplications on decoded numbers, without reading, scaling or
@@ -27,7 +27,7 @@ mod store;
 
 use anyhow::{ensure, Result};
 use clap::Parser;
-use gradlog_analysis::{InfluencePlan, Probes, Question, Score, Window};
+use gradlog_analysis::{InfluenceQuestion, Score, ScoreQuestion};
 use gradlog_format::run::Run;
 use serde_json::{json, Value};
 use std::path::{Path, PathBuf};
@@ -120,16 +120,14 @@ fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, f64, u64, f64)> {
 }
 
 /// The ten strongest of each probe; the sum of the scores named, and the visits.
-fn strongest(run: &Run, question: &Question, errors: bool) -> Result<(f64, u64)> {
-    let mut plan = InfluencePlan::new(run, question, &|_| {})?.only_strongest();
-    if errors {
-        plan = plan.with_errors();
-    }
+fn strongest(run: &Run, question: &InfluenceQuestion, errors: bool) -> Result<(f64, u64)> {
+    let question = if errors { question.clone().errors() } else { question.clone() };
+    let plan = question.plan(run)?.keep_strongest();
     let (mut sum, mut visits) = (0.0, 0);
     for pass in 0..plan.passes() {
-        let found = plan.strongest(pass, TOP, &|_| {})?;
+        let found = plan.strongest(pass, TOP)?;
         sum += found.proponents.iter().chain(&found.opponents).flatten().map(|ranked| ranked.score.abs()).sum::<f64>();
-        visits = found.about.visits;
+        visits = found.influence.visits;
     }
     Ok((sum, visits))
 }
@@ -141,8 +139,7 @@ fn influence(path: &Path, repeats: usize, with_floors: bool) -> Result<Vec<Value
     let mut rows = Vec::new();
     println!("\n{visits} visits of {width} numbers, {:.1} MB of compressed columns", compressed as f64 / 1e6);
     for probes in [mlp::PROBES, 1] {
-        let ids = (0..probes as u64).collect();
-        let question = Question { probes: Probes::Ids(ids), ..Question::all("test") };
+        let question = InfluenceQuestion::new("test").ids(0..probes as u64);
         if with_floors {
             floors::forget(path);
             let ((_, counted), cold, ..) = timed(|| strongest(&run, &question, false))?;
@@ -222,7 +219,7 @@ fn columns(path: &Path, repeats: usize) -> Result<Vec<Value>> {
     for score in [Score::Forgetting, Score::El2n, Score::Aum] {
         let (mut seconds, mut cpus, mut copies, mut peak, mut visits) = (Vec::new(), Vec::new(), Vec::new(), 0, 0);
         for _ in 0..repeats {
-            let (table, of_score, of_peak, cpu) = timed(|| Ok(score.compute(&run, &Window::everything())?))?;
+            let (table, of_score, of_peak, cpu) = timed(|| Ok(ScoreQuestion::new(score).compute(&run)?))?;
             (visits, peak) = (table.visits, peak.max(of_peak));
             seconds.push(of_score);
             cpus.push(cpu);

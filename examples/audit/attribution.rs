@@ -93,7 +93,7 @@ impl Bench<'_> {
         let truth = LeaveOneOut::measure(seed, &left_out, &mut make_retraining(setting, images, probes, &bar))?;
         bar.finish_and_clear();
         println!("seed {seed}: rounding changes the losses by {:.1e} of what leaving one out does", truth.noise);
-        gather(pairs, predictions, |prediction| Ok(truth.against(prediction)?))?;
+        gather(pairs, predictions, |prediction| Ok(truth.pair_with(prediction)?))?;
         add_to_list(pairs, "half of the weight", truth.ceiling());
         Ok(())
     }
@@ -160,7 +160,7 @@ impl Bench<'_> {
         let (mut half, mut brittle) = (Vec::new(), Vec::new());
         for seed in self.seeds() {
             let (model, predictions) = self.record_run("mlp", &setting, &images, &probes, seed)?;
-            gather(&mut half, &predictions, |prediction| Ok(halves.against(prediction)?))?;
+            gather(&mut half, &predictions, |prediction| Ok(halves.pair_with(prediction)?))?;
             if arguments.brittle > 0 {
                 let parts = self.brittleness((&setting, seed), &model, &images, &probes, &counts, &predictions)?;
                 parts.into_iter().for_each(|(method, part)| add_to_list(&mut brittle, &method, part));

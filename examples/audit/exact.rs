@@ -80,9 +80,9 @@ impl Regression {
         let mut solved = Vec::with_capacity(probes);
         bar.set_length(probes as u64);
         for probe in 0..probes {
-            let influence = ExactInfluence::of(self, probe as u64, &Solver::default())?;
+            let influence = ExactInfluence::solve(self, probe as u64, &Solver::default())?;
             for id in &ids {
-                scores[*id as usize * probes + probe] = influence.of_example(self, *id)?;
+                scores[*id as usize * probes + probe] = influence.example_influence(self, *id)?;
             }
             solved.push(influence);
             bar.inc(1);

@@ -30,7 +30,7 @@ impl Bench<'_> {
         let (mut measured, mut predicted) = (Vec::new(), Vec::new());
         for (number, example) in chosen.into_iter().enumerate() {
             let slopes: Vec<Vec<f64>> =
-                solved.iter().map(|solved| solved.of_input(regression, example)).collect::<Result<_, _>>()?;
+                solved.iter().map(|solved| solved.input_influence(regression, example)).collect::<Result<_, _>>()?;
             let step: Vec<f64> = slopes[number % slopes.len()].iter().map(|slope| STEP * slope.signum()).collect();
             let along = |slope: &Vec<f64>| slope.iter().zip(&step).map(|(slope, step)| slope * step).sum::<f64>();
             predicted.extend(slopes.iter().map(along));

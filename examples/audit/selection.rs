@@ -6,7 +6,7 @@ use crate::methods;
 use crate::task::{sweep, train, Architecture, Images, Pixels, Setting};
 use anyhow::Result;
 use gradlog_analysis::audit::{Accuracy, Change, Detection, Finding, Trained, TrainingError};
-use gradlog_analysis::{KeepRule, OverRuns, Score, Window};
+use gradlog_analysis::{KeepRule, Score, ScoreQuestion, Window};
 use gradlog_format::run::Run;
 
 /// The share of labels that is made wrong.
@@ -123,16 +123,16 @@ impl Bench<'_> {
             train(&setting, &images, seed, &Change::Nothing, Some((&folder, None)))?;
             let run = Run::open(&folder)?;
             add_to_list(&mut lists, "keep all", None);
-            let rule = |skip_hardest, random| KeepRule { skip_hardest, random, ..KeepRule::hardest(0.5) };
+            let half = KeepRule::hardest(0.5);
             for (score, number) in [(Score::El2n, 0), (Score::Grand, 1)] {
-                let table = score.compute_over(&[&run], &Window::epochs(0..early), OverRuns::Mean, &|_| {})?;
+                let table = ScoreQuestion::new(score).window(Window::epochs(0..early)).compute_over(&[&run])?;
                 let ids = |rule| anyhow::Ok(Some(table.keep(&rule)?.kept.iter().map(|kept| kept.example).collect()));
                 if number == 0 {
-                    add_to_list(&mut lists, "random", ids(rule(0.0, Some(seed)))?);
+                    add_to_list(&mut lists, "random", ids(half.random(seed))?);
                 }
                 for skip in [0.0, 0.1, 0.2, 0.4] {
                     let method = format!("{score}, epochs 0..{early}, hardest {:.0} % skipped", 100.0 * skip);
-                    add_to_list(&mut lists, &method, ids(rule(skip, None))?);
+                    add_to_list(&mut lists, &method, ids(half.skip_hardest(skip))?);
                 }
             }
             tick.inc(1);
@@ -177,7 +177,7 @@ impl Bench<'_> {
             let (accurate, above) = (format!("accuracy {when}"), format!("above random {when}"));
             self.add(Finding::new(name, method, &accurate, accuracy.share(DRAWS, 0), &seeds));
             if let Some(random) = random.as_ref().filter(|_| method != "random") {
-                self.add(Finding::new(name, method, &above, accuracy.better_than(random, DRAWS, 0)?, &seeds));
+                self.add(Finding::new(name, method, &above, accuracy.gain_over(random, DRAWS, 0)?, &seeds));
             }
         }
         Ok(())

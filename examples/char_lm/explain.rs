@@ -2,7 +2,7 @@
 
 use super::text::{Passage, Text};
 use anyhow::{Context, Result};
-use gradlog_analysis::{influence, Influence, Probes, Question, Score, Window};
+use gradlog_analysis::{AnalysisError, Influence, InfluenceQuestion, Score, ScoreQuestion, Window};
 use gradlog_format::run::Run;
 use std::path::Path;
 
@@ -25,14 +25,18 @@ impl Explained<'_> {
         // In the first epoch the model learns what all English text shares, from the first passages it sees, with by
         // far the largest gradients. With that epoch, the passages of the first hundred steps would answer every
         // question.
-        let later = Window::epochs(1..u32::MAX);
-        let window = if Score::Loss.compute(&run, &later)?.rows.is_empty() { Window::everything() } else { later };
+        let later = ScoreQuestion::new(Score::Loss).epochs(1..).compute(&run);
+        let window = match later {
+            Err(AnalysisError::OutsideRun { .. }) => Window::everything(),
+            Err(error) => return Err(error.into()),
+            Ok(_) => Window::epochs(1..),
+        };
         if window != Window::everything() {
             println!("The answers below are about the epochs after the first. A / marks the end of a line.\n");
         }
         self.print_odd(&run, &window)?;
-        let probes = Probes::Ids(asked.to_vec());
-        let answer = influence(&run, &Question { probes, window, ..Question::all(super::PROBE_SET) })?;
+        let question = InfluenceQuestion::new(super::PROBE_SET).ids(asked.iter().copied()).window(window);
+        let answer = question.compute(&run)?;
         self.print_teachers(&answer)
     }
 
@@ -44,7 +48,7 @@ impl Explained<'_> {
             (Score::SelfInfluence, "Highest self-influence: the model had to change most to read them"),
         ] {
             println!("\n{words}.");
-            for row in score.compute(run, window)?.rows.iter().take(SHOWN) {
+            for row in ScoreQuestion::new(score).window(window.clone()).compute(run)?.rows.iter().take(SHOWN) {
                 self.show(row.example, row.score);
             }
         }
@@ -54,7 +58,7 @@ impl Explained<'_> {
             self.train.len()
         );
         for score in [Score::Loss, Score::Aum, Score::Confidence, Score::El2n, Score::Grand, Score::SelfInfluence] {
-            let table = score.compute(run, window)?;
+            let table = ScoreQuestion::new(score).window(window.clone()).compute(run)?;
             let found = table.rows.iter().take(wrong).filter(|row| self.scrambled[row.example as usize]).count();
             println!("  {:<14} {found:>4}", score.name());
         }

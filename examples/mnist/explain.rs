@@ -2,7 +2,7 @@
 
 use crate::data::{Digits, SIDE};
 use anyhow::{Context, Result};
-use gradlog_analysis::{influence, Extra, Influence, Probes, Question, Score, ScoreTable, Window};
+use gradlog_analysis::{Extra, Influence, InfluenceQuestion, Score, ScoreQuestion, ScoreRow, ScoreTable};
 use gradlog_format::run::Run;
 use std::path::Path;
 
@@ -37,7 +37,7 @@ fn print_suspects(run: &Run, truth: &[u8], train: &Digits, gradients: bool) -> R
     }
     let mut best: Option<ScoreTable> = None;
     for score in scores {
-        let table = score.compute(run, &Window::everything())?;
+        let table = ScoreQuestion::new(score).compute(run)?;
         let hits: Vec<bool> = table.rows.iter().map(|row| wrong(row.example)).collect();
         let found = hits.iter().take(flipped).filter(|hit| **hit).count();
         println!("{:<15} {:>7}   {found}", score.name(), roc_auc(&hits).map_or("-".into(), |auc| format!("{auc:.4}")));
@@ -56,12 +56,9 @@ fn print_suspects(run: &Run, truth: &[u8], train: &Digits, gradients: bool) -> R
 }
 
 fn print_forgetting(run: &Run, truth: &[u8], train: &Digits) -> Result<()> {
-    let table = Score::Forgetting.compute(run, &Window::everything())?;
-    let flag = |extras: &[Extra], name: &str| {
-        let place = Score::Forgetting.extras().iter().position(|extra| *extra == name);
-        place.is_some_and(|place| extras.get(place) == Some(&Extra::Flag(true)))
-    };
-    let never: Vec<u64> = table.rows.iter().filter(|r| flag(&r.extras, "never_learned")).map(|r| r.example).collect();
+    let table = ScoreQuestion::new(Score::Forgetting).compute(run)?;
+    let never_learned = |row: &&ScoreRow| row.extra("never_learned") == Some(Extra::Flag(true));
+    let never: Vec<u64> = table.rows.iter().filter(never_learned).map(|row| row.example).collect();
     let mislabeled = never.iter().filter(|e| truth[**e as usize] != train.labels[**e as usize]).count();
     println!("\n== What was forgotten, and what was never learned? ==");
     println!("never learned: {} examples, {mislabeled} of them with a wrong label", never.len());
@@ -76,8 +73,7 @@ fn print_forgetting(run: &Run, truth: &[u8], train: &Digits) -> Result<()> {
 fn print_teachers(run: &Run, truth: &[u8], train: &Digits, test: &Digits) -> Result<()> {
     // The matrix of all training images by all test images may not fit into memory, so it takes some test images.
     let asked: Vec<u64> = (0..test.len().min(PROBES) as u64).collect();
-    let question = Question { probes: Probes::Ids(asked), ..Question::all("test") };
-    let all = influence(run, &question)?;
+    let all = InfluenceQuestion::new("test").ids(asked).compute(run)?;
     // The share of the most helpful examples that have the image's own class.
     let mut own_class = 0.0;
     for probe in 0..all.probes.len() {

@@ -2,7 +2,7 @@
 
 pub mod analyses;
 
-use gradlog_analysis::{Score, Summary, Window};
+use gradlog_analysis::{Score, ScoreQuestion, SummaryQuestion};
 use gradlog_format::log::{BlockKind, Column, ColumnKey, NO_LAYER};
 use gradlog_format::run::{Block, RecoverError, Run, VerifyReport};
 use std::path::{Path, PathBuf};
@@ -164,10 +164,11 @@ pub fn read(run: &Run) {
     for checkpoint in run.checkpoints().unwrap_or_default() {
         let _ = checkpoint.check();
     }
-    let _ = Summary::of(run);
+    let _ = SummaryQuestion::new().compute(run);
     // One score for each input, for speed.
-    let _ = Score::ALL[survey.bytes as usize / 8 % Score::ALL.len()].compute(run, &Window::everything());
-    let _ = Score::ALL[survey.bytes as usize / 8 % Score::ALL.len()].compute(run, &Window::sweeps());
+    let question = ScoreQuestion::new(Score::ALL[survey.bytes as usize / 8 % Score::ALL.len()]);
+    let _ = question.compute(run);
+    let _ = question.sweeps().compute(run);
     let _ = (run.manifest().coverage(), run.manifest().recorded_parameters(), NO_LAYER);
 }
 

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, DType, Device, Module, Result, Storage, Tensor, Va
 use candle_nn::{linear, Linear, Optimizer, VarMap, SGD};
 use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap, Taps};
 use gradlog::{Config, Recorder};
-use gradlog_analysis::{Score, Window};
+use gradlog_analysis::{Score, ScoreQuestion};
 use gradlog_format::log::Column;
 use gradlog_format::run::Run;
 use std::path::Path;
@@ -89,7 +89,7 @@ fn features_in_a_buffer_are_recorded_as_they_were() {
     let [own, buffered] = [false, true].map(|buffered| {
         let dir = tempfile::tempdir().unwrap();
         features_in_a_buffer(dir.path(), buffered);
-        let table = Score::SelfInfluence.compute(&Run::open(dir.path()).unwrap(), &Window::everything()).unwrap();
+        let table = ScoreQuestion::new(Score::SelfInfluence).compute(&Run::open(dir.path()).unwrap()).unwrap();
         let scores: Vec<f64> = table.rows.iter().map(|row| row.score).collect();
         (scores, vectors(dir.path(), Column::Input, Column::InputScale, 0))
     });

@@ -11,7 +11,7 @@ use candle_nn::{conv2d, linear, Conv2dConfig, VarMap};
 use data::Digits;
 use gradlog::taps::relu;
 use gradlog::{Config, Recorder, SketchConfig, Taps};
-use gradlog_analysis::{InfluencePlan, Question};
+use gradlog_analysis::InfluenceQuestion;
 use gradlog_format::run::Run;
 use std::collections::HashMap;
 use std::path::Path;
@@ -58,9 +58,9 @@ fn train(dir: &Path, sketch: SketchConfig, seed: u64) -> HashMap<(u64, u64), (f6
     });
     recorder.finish().unwrap();
     let run = Run::open(dir).unwrap();
-    let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap().with_errors();
+    let plan = InfluenceQuestion::new("test").clone().errors().plan(&run).unwrap();
     assert_eq!(plan.passes(), 1);
-    let found = plan.pass(0, &|_| {}).unwrap();
+    let found = plan.pass(0).unwrap();
     let pair = |row: usize, probe: usize| {
         let ids = (found.rows[row].example, found.probes[probe].id);
         (ids, (found.score(row, probe), found.error(row, probe).unwrap()))

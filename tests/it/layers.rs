@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::{layer_norm, linear, Conv1d, LayerNorm, VarMap};
 use gradlog::taps::Taps;
 use gradlog::{Config, RecordError, Recorder};
-use gradlog_analysis::{influence, Question};
+use gradlog_analysis::InfluenceQuestion;
 use gradlog_format::run::Run;
 
 #[test]
@@ -134,7 +134,7 @@ fn an_optional_layer_that_is_folded_has_the_gradient_zero_where_it_is_left_out()
             pass.commit(0.1).unwrap();
         }
         recorder.finish().unwrap();
-        let found = influence(&Run::open(dir.path()).unwrap(), &Question::one("test", 7)).unwrap();
+        let found = InfluenceQuestion::new("test").id(7).compute(&Run::open(dir.path()).unwrap()).unwrap();
         assert_eq!((found.visits, found.left_out.other_layers, found.left_out.probe_records), (12, 0, 0), "{first}");
     }
 }

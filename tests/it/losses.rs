@@ -3,7 +3,7 @@
 use crate::common::*;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use gradlog::{Config, Pass, Recorder, Reduction, Taps};
-use gradlog_analysis::{suspects, Score, Window};
+use gradlog_analysis::{Score, ScoreQuestion, SuspectQuestion};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 
@@ -225,11 +225,11 @@ fn an_ignored_target_is_no_label() {
     pass.commit(0.1).unwrap();
     recorder.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
-    let table = Score::Loss.compute(&run, &Window::everything()).unwrap();
+    let table = ScoreQuestion::new(Score::Loss).compute(&run).unwrap();
     let mut labels: Vec<_> = table.rows.iter().map(|row| (row.example, row.label, row.prediction)).collect();
     assert_eq!((table.visits, table.left_out.unseen, table.left_out.not_finite), (3, 2, 0));
     labels.sort_unstable();
     assert_eq!(labels, [(10, Some(1), Some(0)), (11, Some(2), Some(1)), (12, None, None)]);
-    let list = suspects(&[&run], &Window::everything(), &|_| {}).unwrap();
+    let list = SuspectQuestion::new().compute(&run).unwrap();
     assert!(list.rows.iter().all(|row| row.label.is_none_or(|label| label < 3)));
 }

@@ -5,7 +5,7 @@ use candle_core::{Device, Module, Tensor};
 use candle_nn::Linear;
 use gradlog::taps::{Tapped, Taps};
 use gradlog::{Config, RecordError, Recorder};
-use gradlog_analysis::{influence, Question, Score, Window};
+use gradlog_analysis::{InfluenceQuestion, Score, ScoreQuestion};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use gradlog_format::sketch::SketchConfig;
@@ -57,7 +57,7 @@ fn a_finished_run_goes_on_at_the_next_step() {
     assert!(report.finished && report.damage.is_none());
     assert_eq!((report.visits, report.superseded, report.steps), (10, 0, 5));
     assert_eq!(run.probe_sets().unwrap(), ["test"], "the set keeps its number");
-    assert_eq!(influence(&run, &Question::one("test", 7)).unwrap().visits, 10);
+    assert_eq!(InfluenceQuestion::new("test").id(7).compute(&run).unwrap().visits, 10);
 }
 
 #[test]
@@ -85,9 +85,9 @@ fn what_came_after_the_checkpoint_is_superseded_not_counted_twice_and_not_delete
     // What was written in all sessions, superseded or not.
     let last = run.scan().last().unwrap();
     assert_eq!((last.kind(), last.u64s(Column::Visits).unwrap()), (Some(BlockKind::End), vec![22]));
-    let table = Score::Loss.compute(&run, &Window::everything()).unwrap();
+    let table = ScoreQuestion::new(Score::Loss).compute(&run).unwrap();
     assert_eq!((table.visits, table.rows.len()), (8, 8));
-    assert_eq!(influence(&run, &Question::one("test", 7)).unwrap().visits, 8);
+    assert_eq!(InfluenceQuestion::new("test").id(7).compute(&run).unwrap().visits, 8);
     // The probe before step 2 was taken at the weights that the training came back to, and stays beside the new one.
     let probes = u64s(dir.path(), BlockKind::Probes, Column::Step);
     assert_eq!(probes, [0, 1, 2, 2, 3]);

@@ -3,7 +3,7 @@
 use crate::common::*;
 use candle_core::Tensor;
 use gradlog::{Recorder, StepInfo};
-use gradlog_analysis::{influence, Question, Score, Window};
+use gradlog_analysis::{InfluenceQuestion, Score, ScoreQuestion};
 use gradlog_format::run::Run;
 use std::path::Path;
 
@@ -55,7 +55,7 @@ fn train(dir: &Path, rate: f64, steps: u64) -> Trained {
 
 /// TracIn of every example on one probe, from the log.
 fn from_log(run: &Run, probe: u64) -> Vec<f32> {
-    influence_by_example(&influence(run, &Question::one("test", probe)).unwrap(), 0, EXAMPLES)
+    influence_by_example(&InfluenceQuestion::new("test").id(probe).compute(run).unwrap(), 0, EXAMPLES)
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn equals_brute_force() {
         let want: Vec<f32> = truth.scores.iter().map(|s| s[probe] as f32).collect();
         assert!(relative_error(&got, &want) < 1e-3, "probe {probe}: {}", relative_error(&got, &want));
     }
-    let table = Score::SelfInfluence.compute(&run, &Window::everything()).unwrap();
+    let table = ScoreQuestion::new(Score::SelfInfluence).compute(&run).unwrap();
     for row in &table.rows {
         let want = truth.self_influence[row.example as usize];
         assert!((row.score - want).abs() < 1e-3 * want, "{row:?} {want}");
@@ -117,7 +117,7 @@ fn equals_brute_force_with_a_convolution_accumulation_weights_and_clipping() {
     recorder.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
     for probe in 0..2 {
-        let result = influence(&run, &Question::one("test", probe as u64)).unwrap();
+        let result = InfluenceQuestion::new("test").id(probe as u64).compute(&run).unwrap();
         let got = influence_by_example(&result, 0, 8);
         let want: Vec<f32> = truth.iter().map(|t| t[probe] as f32).collect();
         assert!(relative_error(&got, &want) < 1e-3, "{got:?} {want:?}");

@@ -1,11 +1,9 @@
-//! TracIn normalised, of some layers, of a group and in parts, from the log of a real run against candle's dense
+//! TracIn normalized, of some layers, of a group and in parts, from the log of a real run against candle's dense
 //! gradients.
 
 use crate::common::*;
 use gradlog::Recorder;
-use gradlog_analysis::{
-    influence, Influence, InfluencePlan, Normalisation, Part, Probes, Question, Score, SplitBy, Window,
-};
+use gradlog_analysis::{Influence, InfluenceQuestion, Normalization, Part, Score, ScoreQuestion, SplitBy};
 use gradlog_format::run::Run;
 use std::path::Path;
 
@@ -72,16 +70,16 @@ fn train(dir: &Path) -> Vec<Visit> {
 }
 
 /// By epoch and layer, what an example's score on a probe is made of: the definition.
-fn parts(visits: &[Visit], by: Normalisation, layers: &[usize], example: usize, probe: usize) -> [[f64; 2]; EPOCHS] {
+fn parts(visits: &[Visit], by: Normalization, layers: &[usize], example: usize, probe: usize) -> [[f64; 2]; EPOCHS] {
     let mut parts = [[0.0; 2]; EPOCHS];
     let norm = |visit: &Visit| layers.iter().map(|l| visit.squared_norms[*l]).sum::<f64>().sqrt();
     let own: f64 = visits.iter().filter(|v| v.example == example).map(|v| v.weight * norm(v).powi(2)).sum();
     for visit in visits.iter().filter(|visit| visit.example == example) {
         let of_probe = &visit.probes[probe];
         let divisor = match by {
-            Normalisation::None => 1.0,
-            Normalisation::Cosine => norm(visit) * layers.iter().map(|l| of_probe[*l].1).sum::<f64>().sqrt(),
-            Normalisation::Relatif => own.sqrt(),
+            Normalization::None => 1.0,
+            Normalization::Cosine => norm(visit) * layers.iter().map(|l| of_probe[*l].1).sum::<f64>().sqrt(),
+            _ => own.sqrt(),
         };
         layers.iter().for_each(|l| parts[visit.epoch][*l] += visit.weight * of_probe[*l].0 / divisor);
     }
@@ -99,45 +97,44 @@ fn scores_and_parts_equal_brute_force() {
     let visits = train(&dir.path().join("run"));
     let run = Run::open(dir.path().join("run")).unwrap();
     let example_of = |found: &Influence, row: usize| found.rows[row].example as usize;
-    for normalise in Normalisation::ALL {
+    for normalization in Normalization::ALL {
         for layers in [&[0, 1][..], &[1], &[0]] {
             let names = if layers.len() == 2 { Vec::new() } else { vec![LAYERS[layers[0]].to_owned()] };
-            let asked = Question { normalise, layers: names, ..Question::all("test") };
-            let plan = InfluencePlan::new(&run, &asked, &|_| {}).unwrap();
-            let found = plan.pass(0, &|_| {}).unwrap();
+            let asked = InfluenceQuestion::new("test").normalization(normalization).layers(names);
+            let plan = asked.plan(&run).unwrap();
+            let found = plan.pass(0).unwrap();
             assert_eq!((found.rows.len(), found.visits), (EXAMPLES, visits.len() as u64));
-            let want = |example, probe| parts(&visits, normalise, layers, example, probe);
+            let want = |example, probe| parts(&visits, normalization, layers, example, probe);
             for row in 0..EXAMPLES {
                 for probe in 0..PROBES {
                     let sum: f64 = want(example_of(&found, row), probe).iter().flatten().sum();
                     let got = found.score(row, probe);
-                    assert!(near(got, sum), "{normalise:?} {layers:?}: {got} {sum}");
+                    assert!(near(got, sum), "{normalization:?} {layers:?}: {got} {sum}");
                 }
             }
             let pairs: Vec<(u64, usize)> = (0..EXAMPLES).map(|example| (example as u64, example % PROBES)).collect();
-            let by_layer = plan.split(0, SplitBy::Layer, &pairs, &|_| {}).unwrap();
-            let by_epoch = plan.split(0, SplitBy::Epoch, &pairs, &|_| {}).unwrap();
+            let by_layer = plan.split(0, SplitBy::Layer, &pairs).unwrap();
+            let by_epoch = plan.split(0, SplitBy::Epoch, &pairs).unwrap();
             assert_eq!(by_layer.parts.len(), layers.len());
             assert_eq!(by_epoch.parts, [0, 1, 2].map(Part::Epoch));
             for (pair, &(example, probe)) in pairs.iter().enumerate() {
                 let want = want(example as usize, probe);
-                for (epoch, got) in by_epoch.of(pair).iter().enumerate() {
-                    assert!(near(*got, want[epoch].iter().sum()), "{normalise:?} {epoch}: {got} {want:?}");
+                for (epoch, got) in by_epoch.pair_scores(pair).iter().enumerate() {
+                    assert!(near(*got, want[epoch].iter().sum()), "{normalization:?} {epoch}: {got} {want:?}");
                 }
-                for (layer, got) in layers.iter().zip(by_layer.of(pair)) {
+                for (layer, got) in layers.iter().zip(by_layer.pair_scores(pair)) {
                     assert!(
                         near(*got, want.iter().map(|layers| layers[*layer]).sum()),
-                        "{normalise:?}: {got} {want:?}"
+                        "{normalization:?}: {got} {want:?}"
                     );
                 }
             }
             let members = [1usize, 3];
-            let probes = Probes::Ids(members.map(|id| id as u64).to_vec());
-            let group = influence(&run, &Question { probes, ..asked.clone() }.together()).unwrap();
+            let group = asked.clone().ids(members.map(|id| id as u64)).mean().compute(&run).unwrap();
             for row in 0..EXAMPLES {
                 let of = |probe| want(example_of(&group, row), probe).iter().flatten().sum::<f64>();
                 let mean = members.map(of).iter().sum::<f64>() / 2.0;
-                assert!(near(group.score(row, 0), mean), "{normalise:?}: {} {mean}", group.score(row, 0));
+                assert!(near(group.score(row, 0), mean), "{normalization:?}: {} {mean}", group.score(row, 0));
             }
         }
     }
@@ -149,9 +146,9 @@ fn relatif_divides_by_the_root_of_self_influence() {
     let dir = tempfile::tempdir().unwrap();
     train(&dir.path().join("run"));
     let run = Run::open(dir.path().join("run")).unwrap();
-    let own = Score::SelfInfluence.compute(&run, &Window::everything()).unwrap();
-    let plain = influence(&run, &Question::one("test", 2)).unwrap();
-    let relatif = influence(&run, &Question { normalise: Normalisation::Relatif, ..Question::one("test", 2) }).unwrap();
+    let own = ScoreQuestion::new(Score::SelfInfluence).compute(&run).unwrap();
+    let plain = InfluenceQuestion::new("test").id(2).compute(&run).unwrap();
+    let relatif = InfluenceQuestion::new("test").id(2).normalization(Normalization::Relatif).compute(&run).unwrap();
     for (row, about) in plain.rows.iter().enumerate() {
         let own = own.rows.iter().find(|row| row.example == about.example).unwrap().score;
         let want = plain.score(row, 0) / own.sqrt();

@@ -3,7 +3,7 @@
 use crate::common::*;
 use candle_core::{Device, Module, Tensor, Var};
 use gradlog::{Config, Recorder};
-use gradlog_analysis::{Score, Window};
+use gradlog_analysis::{Score, ScoreQuestion};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 
@@ -97,7 +97,7 @@ fn an_example_with_nothing_to_predict_is_not_a_suspect() {
     recorder.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
     for score in [Score::Confidence, Score::Aum, Score::Loss, Score::Correctness, Score::Grand] {
-        let table = score.compute(&run, &Window::everything()).unwrap();
+        let table = ScoreQuestion::new(score).compute(&run).unwrap();
         let last = table.rows.last().unwrap();
         assert!(last.example == 1 && last.score.is_nan(), "{score}: {last:?}");
     }

@@ -1,6 +1,7 @@
 //! Why a question has no answer.
 
 use gradlog_format::run::{Damage, ReadError};
+use std::ops::RangeInclusive;
 
 /// How to get gradients into a run that has none.
 pub(crate) const NO_GRADIENTS: &str =
@@ -33,6 +34,24 @@ pub enum AnalysisError {
         example: u64,
         /// How many it has.
         positions: u32,
+    },
+    /// The window on visits lies outside of the run.
+    #[error("no visit lies inside {asked}: there are visits of {there}")]
+    OutsideRun {
+        /// The window, in words.
+        asked: String,
+        /// Which epochs and steps there are.
+        there: String,
+    },
+    /// The run has no visit of this example inside the window.
+    #[error("{}", not_visited(*id, known.as_ref(), *count))]
+    NotVisited {
+        /// The id that was asked for.
+        id: u64,
+        /// The least and the greatest id of the examples that have visits; `None` if no example has any.
+        known: Option<RangeInclusive<u64>>,
+        /// How many examples have visits.
+        count: u64,
     },
     /// No example was swept inside the window.
     #[error("no example was swept there; {}", known_sweeps(known))]
@@ -131,7 +150,7 @@ pub enum AnalysisError {
     /// A run has no threshold samples, so that there is no cut.
     #[error(
         "run {run} has no threshold sample with an AUM: no visited example is {known}; train with an extra class, give it to \
-         the examples that `ThresholdSamples::pick` draws, and record those labels"
+         the examples that `ThresholdSamples::draw` draws, and record those labels"
     )]
     NoThreshold {
         /// Its folder.
@@ -263,6 +282,20 @@ fn no_such_layer(name: &str, known: &[String], folded: &[String]) -> String {
             list(folded),
             list(known)
         ),
+    }
+}
+
+fn not_visited(id: u64, known: Option<&RangeInclusive<u64>>, count: u64) -> String {
+    let examples = if count == 1 { "1 example" } else { &format!("{count} examples") };
+    match known {
+        None => format!("example {id} has no visit: there are no visits at all"),
+        Some(known) => {
+            format!(
+                "example {id} has no visit: there are visits of {examples}, with ids {} to {}",
+                known.start(),
+                known.end()
+            )
+        }
     }
 }
 

@@ -1,43 +1,89 @@
-//! Scores: what a recorded run says of its training examples. One file per score, pure over [`gradlog_format::run`].
+//! What a recorded run says about its training examples. Everything is computed from the log alone: no model, no data, no
+//! retraining.
 //!
-//! Owns formulas, signs and orders. Knows neither files nor candle nor tables. Everything is computed from the log alone:
-//! no model, no data, no retraining. Three questions can be asked:
+//! A question is a value: `XQuestion::new(what is required)`, options, then `.compute(&run)`, or `.compute_over(&[&a, &b])`
+//! where several runs are accepted.
 //!
-//! - *Which examples stand out?* [`Score`]: self-influence, GraNd, EL2N, forgetting, AUM, confidence, variability,
-//!   correctness, loss. One number per example, the most suspicious first.
-//! - *Which examples taught the model this answer?* [`influence()`]: TracIn of every example on recorded probes.
-//!   Positive means helped, everywhere. Normalised, of some layers, by layer or epoch, of a group of probes. [`estimate()`] answers the same by other methods: influence functions, DataInf,
-//!   TRAK's estimator and the adjoint of the recorded steps. [`Influence::concentration`] and [`influence_by_distance`] say
-//!   how few carry it, and whether from near or far; [`Influence::agreement`] sets two answers side by side.
-//! - *Which examples teach the same?* [`vectors()`] makes plain vectors of the gradients, and [`neighbours`],
-//!   [`near_duplicates`] and [`clusters`] work on their directions.
+//! ```
+//! use gradlog_analysis::{ExampleQuestion, InfluenceQuestion, Run, Score, ScoreQuestion};
 //!
-//! What is common to all:
+//! # let written = {
+//! #     let mut run = gradlog_testing::Synthetic::new(gradlog_format::sketch::Encoding::Q8);
+//! #     run.set(0, "test");
+//! #     run.probes(&[gradlog_testing::Draws(3).visit(3, 0, 0)]);
+//! #     run.visits(&gradlog_testing::visits(&mut gradlog_testing::Draws(1), 30, 3, 8));
+//! #     run.end();
+//! #     run.finish()
+//! # };
+//! # let folder = written.path();
+//! let run = Run::open(folder)?;
 //!
-//! - A [`Window`] of epochs or steps narrows the visits that count. Blocks outside it are not read.
-//! - Blocks are decoded in parallel, a bounded number at a time, and folded in the order in which they were written, so
-//!   results do not depend on the number of threads and memory does not grow with the run, only with its examples.
-//! - Damage ends the reading; what came before it is used, and the result carries the [`Damage`](gradlog_format::run::Damage).
+//! // Which examples stand out? The most suspicious come first.
+//! let table = ScoreQuestion::new(Score::Forgetting).compute(&run)?;
+//! let first = &table.rows[0];
+//! println!("example {}: {} events, learned: {:?}", first.example, first.score, first.extra("first_learned"));
+//!
+//! // How did this example go?
+//! for visit in ExampleQuestion::new(first.example).compute(&run)?.visits {
+//!     println!("step {}: loss {:?}, predicted {:?}", visit.step, visit.loss, visit.prediction);
+//! }
+//!
+//! // Which examples taught the model its answer to test example 3? Positive helped.
+//! let influence = InfluenceQuestion::new("test").id(3).epochs(1..).compute(&run)?;
+//! let strongest = influence.proponents(0, 1)[0];
+//! println!("example {}: {}", influence.rows[strongest].example, influence.score(strongest, 0));
+//! # Ok::<(), gradlog_analysis::AnalysisError>(())
+//! ```
+//!
+//! | you want to know | question | answer |
+//! |---|---|---|
+//! | what is in the run | [`SummaryQuestion`] | [`RunSummary`] |
+//! | how one example went, visit by visit | [`ExampleQuestion`] | [`ExampleHistory`] |
+//! | which examples stand out by one score | [`ScoreQuestion`] | [`ScoreTable`]; [`RunsTable`] over runs |
+//! | which labels are probably wrong, and why | [`SuspectQuestion`] | [`Suspects`] |
+//! | the same by threshold samples | [`ThresholdQuestion`] | [`Flagged`] |
+//! | which are easy, ambiguous, hard to learn | [`MapQuestion`] | [`DataMap`] |
+//! | which examples to keep | [`RunsTable::keep`] with a [`KeepRule`] | [`KeepList`] |
+//! | which examples taught the model an answer | [`InfluenceQuestion`] | [`Influence`] |
+//! | the same by influence functions, DataInf, TRAK, the adjoint | [`EstimateQuestion`] | [`Influence`] for each damping |
+//! | whether influence comes from near or far | [`DistanceQuestion`] | [`FeatureDistance`] |
+//! | which examples teach the same | [`VectorQuestion`], then [`UnitVectors`] | [`Neighbor`], [`Pair`], [`Clusters`] |
+//! | how fast a group's gradient kernel changes | [`VelocityQuestion`] | [`Velocity`] |
+//! | whether retraining agrees with a score | [`audit`] | [`audit::Measured`] |
+//!
+//! All questions follow the same rules:
+//!
+//! - `window`, `epochs` and `steps` narrow the visits that count. Blocks outside are not read. A window on visits that lies
+//!   outside of the run is an error ([`AnalysisError::OutsideRun`]).
+//! - Blocks are decoded in parallel, a bounded number at a time, and folded in the order in which they were written. Results do
+//!   not depend on the number of threads, and memory does not grow with the run, only with its examples.
+//! - Damage ends the reading. What came before it is used, and the result carries the [`Damage`].
 //! - A visit with a NaN or an infinity is left out. Every answer counts what it left out and says why: [`LeftOut`]. An example
 //!   with no usable visit scores NaN and comes last.
-//! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented; or,
-//!   where a replay swept the training set at checkpoints as most papers do, on these ([`Window::sweeps`]). The two are never
-//!   mixed, and each result says by its [`Basis`] which it is made of.
-//!   What says nothing without a training's sequence or its steps refuses sweeps ([`AnalysisError::OnlyVisits`]).
+//! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented. Where a
+//!   replay swept the training set at checkpoints, `sweeps` takes these instead. The two are never mixed, and each result says
+//!   by its [`Basis`] which it is made of. What needs a training's sequence or steps refuses sweeps
+//!   ([`AnalysisError::OnlyVisits`]).
 //! - A score of one run is one draw. Papers that average over seeds (GraNd, EL2N, forgetting) want several runs:
-//!   [`Score::compute_over`]. What is then kept of the training set is a [`KeepList`].
+//!   [`ScoreQuestion::compute_over`].
+//! - Positive influence means helped, everywhere.
+//! - `progress` is called with the bytes that were read; several questions can share one [`Progress`].
 
-// Imports between files go one way: there is no circle, not even of a type that returns what borrows it. `rows` is below
-// `scores`, that is below `lists` and `influence`, and `curvature` is above `influence` and `vectors`.
+// Imports between files go one way: there is no circle, but for questions that return what is computed from them. `rows` is
+// below `scores`, that is below `lists` and `influence`, and `curvature` is above `influence` and `vectors`.
 
 #![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
+
+#[macro_use]
+mod options;
 
 pub mod audit;
 mod correlation;
 #[cfg(feature = "curvature")]
 mod curvature;
 mod error;
+mod example;
 mod influence;
 mod lists;
 mod rows;
@@ -52,22 +98,26 @@ mod velocity;
 
 pub use correlation::{pearson, spearman};
 #[cfg(feature = "curvature")]
-pub use curvature::{estimate, EstimatePlan, EstimateQuestion};
+pub use curvature::{EstimatePlan, EstimateQuestion};
 pub use error::AnalysisError;
-pub use gradlog_format::run::Run;
+pub use example::{ExampleHistory, ExampleQuestion, ExampleVisit};
+pub use gradlog_format::log::{Mode, PredictionScore};
+pub use gradlog_format::run::{Damage, ReadError, Run};
 pub use influence::{
-    influence, influence_by_distance, Agreement, Comparison, Concentration, Curvature, Damping, Estimate,
-    FeatureDistance, Influence, InfluencePlan, InfluenceRow, Method, Normalisation, Part, Probe, ProbeTime, Probes,
-    Question, Ranked, Split, SplitBy, Strongest,
+    Agreement, Comparison, Concentration, Curvature, Damping, DistanceQuestion, Estimate, FeatureDistance, Influence,
+    InfluencePlan, InfluenceQuestion, InfluenceRow, Method, Normalization, Part, Probe, ProbeTime, Ranked, Split,
+    SplitBy, Strongest,
 };
 pub use lists::{
-    suspects, Flagged, FlaggedRow, KeepList, KeepRule, Kept, KeptOfLabel, Map, MapRow, Rival, SignalValue, Suspect,
-    Suspects, ThresholdIds, ThresholdRun, ThresholdSamples,
+    DataMap, DataMapRow, Flagged, FlaggedRow, KeepList, KeepRule, Kept, KeptOfLabel, MapQuestion, Rival, SignalValue,
+    Suspect, SuspectQuestion, Suspects, ThresholdIds, ThresholdQuestion, ThresholdRun, ThresholdSamples,
 };
 pub use rows::{Basis, LeftOut, Progress, Source, Window};
-pub use scores::{Extra, Order, OverRuns, RunPart, RunsRow, RunsTable, Score, ScoreRow, ScoreTable};
+pub use scores::{
+    Extra, Extras, Order, OverRuns, RunPart, RunsRow, RunsTable, Score, ScoreQuestion, ScoreRow, ScoreTable,
+};
 pub use significant::significant;
-pub use similarity::{clusters, near_duplicates, neighbours, Cluster, Clusters, Neighbour, Pair, UnitVectors};
-pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, Summary, SweepSummary};
-pub use vectors::{vectors, Combine, FlatVectors, Shape, VectorBlock, VectorQuestion};
-pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityStep};
+pub use similarity::{Cluster, Clusters, Neighbor, Pair, UnitVectors};
+pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, RunSummary, SummaryQuestion, SweepSummary};
+pub use vectors::{Combine, FlatVectors, VectorBlock, VectorQuestion};
+pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityQuestion, VelocityStep};

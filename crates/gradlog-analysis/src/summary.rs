@@ -6,11 +6,11 @@ mod tests;
 
 pub use column_group::ColumnGroup;
 
-use crate::rows::driver::{fold_each, Progress};
+use crate::rows::driver::fold_each;
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{AbsentNumber, RowRule, UnseenGradient, Verdict};
 use crate::rows::sweep::{self, Sweeps};
-use crate::{rows::column, AnalysisError, Window};
+use crate::{rows::column, AnalysisError, Progress, Window};
 use gradlog_format::log::{BlockKind, Column, ColumnKey, Mode};
 use gradlog_format::run::{Block, Damage, Run};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -19,7 +19,7 @@ use std::ops::RangeInclusive;
 /// What a run holds.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
-pub struct Summary {
+pub struct RunSummary {
     /// Training visits.
     pub visits: u64,
     /// Different examples among them.
@@ -76,7 +76,7 @@ pub struct Summary {
     pub damage: Option<Damage>,
 }
 
-impl Summary {
+impl RunSummary {
     /// Bytes on disk of one visit, the mean over the visit blocks; `None` without visits.
     pub fn bytes_per_visit(&self) -> Option<f64> {
         (self.visits > 0).then(|| self.visit_bytes as f64 / self.visits as f64)
@@ -111,6 +111,7 @@ pub struct SweepSummary {
 
 /// How a layer's gradients are held, as the visits show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LayerForm {
     /// As two factors of these stored lengths.
     Factored {
@@ -181,12 +182,13 @@ fn steps_not_finite(block: &Block) -> Result<Vec<u64>, AnalysisError> {
     Ok(wrong.into_iter().map(|row| steps[row]).collect())
 }
 
-struct Told {
+/// A block and what was read of it.
+struct BlockRead {
     read: Read,
     block: Block,
 }
 
-impl Told {
+impl BlockRead {
     fn read(block: &Block) -> Result<Self, AnalysisError> {
         let read = match block.kind() {
             Some(BlockKind::Visits) => Read::Visits {
@@ -230,18 +232,18 @@ impl Told {
 #[derive(Default)]
 struct Set {
     name: String,
-    probes: Taken,
-    curvature: Taken,
+    probes: Counted,
+    curvature: Counted,
 }
 
 #[derive(Default)]
-struct Taken {
+struct Counted {
     visits: u64,
     ids: BTreeSet<u64>,
     times: BTreeSet<u64>,
 }
 
-impl Taken {
+impl Counted {
     fn summary(self, name: &str) -> ProbeSummary {
         ProbeSummary {
             name: name.to_owned(),
@@ -252,7 +254,21 @@ impl Taken {
     }
 }
 
-impl Summary {
+/// Asks what a run holds: counts, layers, probes, bytes.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct SummaryQuestion {
+    progress: Progress,
+}
+
+progress_options!(SummaryQuestion);
+
+impl SummaryQuestion {
+    /// What the whole run holds.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// Reads what a summary needs of the whole run: no sketches.
     ///
     /// # Errors
@@ -260,21 +276,13 @@ impl Summary {
     ///
     /// # Cost
     /// Memory: about 50 bytes per example.
-    pub fn of(run: &Run) -> Result<Self, AnalysisError> {
-        Self::of_with(run, &|_| {})
-    }
-
-    /// As [`Summary::of`], telling `progress` of each block that has been dealt with.
-    ///
-    /// # Errors
-    /// As [`Summary::of`].
-    pub fn of_with(run: &Run, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+    pub fn compute(&self, run: &Run) -> Result<RunSummary, AnalysisError> {
         let manifest = run.manifest();
-        let mut summary = Summary {
+        let mut summary = RunSummary {
             recorded_parameters: manifest.recorded_parameters(),
             coverage: manifest.coverage(),
             untapped: manifest.untapped.iter().map(|variable| variable.name.clone()).collect(),
-            ..Summary::default()
+            ..RunSummary::default()
         };
         let mut examples: HashSet<u64> = HashSet::new();
         let mut sets: BTreeMap<u32, Set> = BTreeMap::new();
@@ -282,29 +290,29 @@ impl Summary {
         let mut groups: BTreeMap<ColumnGroup, u64> = BTreeMap::new();
         let mut forms = vec![LayerForm::Absent; manifest.layers.len()];
         let mut folded_width = None;
-        let fold = |told: Told| {
-            summary.bytes += told.block.bytes();
-            let end = matches!(told.read, Read::End);
-            match told.read {
+        let fold = |one: BlockRead| {
+            summary.bytes += one.block.bytes();
+            let end = matches!(one.read, Read::End);
+            match one.read {
                 Read::Visits { examples: ids, epochs, steps, not_finite } => {
                     summary.visits += ids.len() as u64;
-                    summary.visit_bytes += told.block.bytes();
+                    summary.visit_bytes += one.block.bytes();
                     summary.epochs = Some(widen(summary.epochs.take(), epochs.0, epochs.1));
                     summary.steps = Some(widen(summary.steps.take(), steps.0, steps.1));
                     examples.extend(ids);
                     summary.not_finite += not_finite.len() as u64;
                     summary.first_not_finite = not_finite.into_iter().chain(summary.first_not_finite).min();
-                    for size in told.block.sizes() {
+                    for size in one.block.sizes() {
                         *groups.entry(ColumnGroup::from_code(size.column)).or_default() += size.stored_bytes;
                     }
-                    for layer in told.block.layers(Column::Input) {
+                    for layer in one.block.layers(Column::Input) {
                         let Some(form) = forms.get_mut(usize::from(layer)) else { continue };
-                        let width = |column| told.block.width(ColumnKey { column, layer });
+                        let width = |column| one.block.width(ColumnKey { column, layer });
                         if let (Some(inputs), Some(outputs)) = (width(Column::Input), width(Column::Delta)) {
                             *form = LayerForm::Factored { inputs, outputs };
                         }
                     }
-                    folded_width = told.block.width(Column::Folded).or(folded_width);
+                    folded_width = one.block.width(Column::Folded).or(folded_width);
                 }
                 Read::Probes { are_curvature, sets: numbers, ids, steps } => {
                     for ((number, id), step) in numbers.into_iter().zip(ids).zip(steps) {
@@ -339,10 +347,10 @@ impl Summary {
                 Read::End | Read::Other => {}
             }
             // A run that was finished and then resumed is finished again only by another end. A replay takes none away.
-            summary.finished = end || summary.finished && !told.block.reopens_run();
+            summary.finished = end || summary.finished && !one.block.reopens_run();
             Ok(())
         };
-        summary.damage = fold_each(run, progress, |_| true, Told::read, fold)?.0;
+        summary.damage = fold_each(run, &self.progress, |_| true, BlockRead::read, fold)?.0;
         summary.examples = examples.len() as u64;
         summary.visit_bytes_by_group = groups.into_iter().collect();
         summary.sweeps = sweeps

@@ -19,9 +19,8 @@
 //! must hold training examples under their own ids.
 
 use crate::influence::plan::index::{Index, Record};
-use crate::rows::driver::Progress;
 use crate::rows::gradient::Gradients;
-use crate::{AnalysisError, LeftOut, Probes, Question, RunsTable};
+use crate::{AnalysisError, InfluenceQuestion, LeftOut, Progress, RunsTable};
 use gradlog_format::run::{Damage, ReadError, Run};
 use gradlog_kernels::matmul::{matmul, Matrix};
 use rayon::prelude::*;
@@ -32,6 +31,7 @@ const GROUP_MAX: usize = 4096;
 
 /// A named group of probes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VelocityGroup {
     /// What it is called in the result.
     pub name: String,
@@ -39,8 +39,16 @@ pub struct VelocityGroup {
     pub ids: Vec<u64>,
 }
 
+impl VelocityGroup {
+    /// A group of the probes with these ids.
+    pub fn new(name: impl Into<String>, ids: impl IntoIterator<Item = u64>) -> Self {
+        Self { name: name.into(), ids: ids.into_iter().collect() }
+    }
+}
+
 /// Which groups of a probe set.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum VelocityGroups<'a> {
     /// The whole set, as one group.
     Whole,
@@ -101,8 +109,42 @@ pub struct VelocityStep {
     pub velocity: f64,
 }
 
-impl Velocity {
-    /// Computes the velocity of groups of the probe set `set`.
+/// Asks how fast the gradient kernel of groups of probes changes from one probe time to the next (Paul et al. 2021, arXiv
+/// 2107.07075, §5.1).
+///
+/// With `K_t(S)_ij = ⟨g_i(w_t), g_j(w_t)⟩` the Gram matrix of the loss gradients of a group `S` at probe time `t`, and `t'` the
+/// next probe time,
+///
+/// ```text
+/// v_t(S) = 1 − ⟨K_t, K_t'⟩_F / (‖K_t‖_F ‖K_t'‖_F)
+/// ```
+///
+/// 0 means that the kernel stays the same, 1 that nothing of it is left. It is not the neural tangent kernel, whose gradients are
+/// those of the logits.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct VelocityQuestion<'a> {
+    set: String,
+    groups: VelocityGroups<'a>,
+    progress: Progress,
+}
+
+progress_options!(VelocityQuestion<'_>);
+
+impl<'a> VelocityQuestion<'a> {
+    /// The probe set `set` as one group.
+    pub fn new(set: impl Into<String>) -> Self {
+        Self { set: set.into(), groups: VelocityGroups::Whole, progress: Progress::default() }
+    }
+
+    /// Takes these groups of the set instead.
+    #[must_use]
+    pub fn groups(mut self, groups: VelocityGroups<'a>) -> Self {
+        self.groups = groups;
+        self
+    }
+
+    /// Computes the velocity of the groups.
     ///
     /// # Errors
     /// [`AnalysisError::NoSuchSet`]; [`AnalysisError::Missing`] or [`AnalysisError::NoProbeGradient`] if its probes hold no
@@ -113,9 +155,10 @@ impl Velocity {
     /// Reads each probe block once for each group that it holds examples of, twice where probes come and go. Time
     /// `n²·(numbers of a sketch)` for each group of `n` and probe time; memory two Gram matrices, `16·n²` bytes, and the group's
     /// decoded gradients.
-    pub fn of(run: &Run, set: &str, groups: VelocityGroups<'_>, progress: Progress<'_>) -> Result<Self, AnalysisError> {
-        let question = Question { probes: Probes::All, ..Question::all(set) };
-        let index = Index::build(run, &question, progress).map_err(|error| match error {
+    pub fn compute(&self, run: &Run) -> Result<Velocity, AnalysisError> {
+        let (set, groups) = (self.set.as_str(), self.groups);
+        let question = InfluenceQuestion::new(set);
+        let index = Index::build(run, &question, &self.progress).map_err(|error| match error {
             AnalysisError::Missing { what, how, .. } => AnalysisError::Missing { score: "kernel velocity", what, how },
             other => other,
         })?;
@@ -131,9 +174,9 @@ impl Velocity {
             VelocityGroups::Ranked { table, .. } => table.runs.iter().find_map(|part| part.damage.clone()),
             _ => None,
         };
-        let (groups, examples) = chosen(&index, set, groups)?;
+        let (groups, examples) = choose_groups(&index, set, groups)?;
         let groups = groups.into_iter().map(|group| group.velocity(&index, &times)).collect::<Result<_, _>>()?;
-        Ok(Self {
+        Ok(Velocity {
             set: set.into(),
             times: times.len() as u64,
             groups,
@@ -150,7 +193,7 @@ struct Chosen {
     mean_score: Option<f64>,
 }
 
-fn chosen(index: &Index, set: &str, groups: VelocityGroups<'_>) -> Result<(Vec<Chosen>, u64), AnalysisError> {
+fn choose_groups(index: &Index, set: &str, groups: VelocityGroups<'_>) -> Result<(Vec<Chosen>, u64), AnalysisError> {
     let refuse = |what: String| Err(AnalysisError::Rule { what });
     let mut left_out = 0;
     let chosen: Vec<Chosen> = match groups {

@@ -4,7 +4,7 @@
 
 #![cfg(unix)]
 
-use gradlog_analysis::{influence, Probes, Question, Run, Score, Summary, Window};
+use gradlog_analysis::{InfluenceQuestion, Run, Score, ScoreQuestion, SummaryQuestion};
 use gradlog_format::log::segment_path;
 use gradlog_testing::child::{play, RUN};
 use gradlog_testing::{visits, Draws, Encoding, Synthetic, Written};
@@ -46,15 +46,15 @@ fn with_many_segments() {
     let Some(dir) = std::env::var_os(RUN) else { return };
     let (run, whole) = (Run::open(&dir).unwrap(), Run::open(Path::new(&dir).join("whole")).unwrap());
     assert!(segment_path(Path::new(&dir), 3_000).exists() && !segment_path(&Path::new(&dir).join("whole"), 1).exists());
-    let question = Question { probes: Probes::All, ..Question::one("test", 3) };
-    let (found, expected) = (influence(&run, &question).unwrap(), influence(&whole, &question).unwrap());
+    let question = InfluenceQuestion::new("test");
+    let (found, expected) = (question.compute(&run).unwrap(), question.compute(&whole).unwrap());
     assert!(found.visits >= 1_500);
     assert_eq!(format!("{found:?}"), format!("{expected:?}"));
     for score in Score::ALL {
-        let of = |run: &Run| score.compute(run, &Window::everything()).unwrap();
+        let of = |run: &Run| ScoreQuestion::new(score).compute(run).unwrap();
         assert_eq!(format!("{:?}", of(&run)), format!("{:?}", of(&whole)));
     }
-    assert_eq!(Summary::of(&run).unwrap(), Summary::of(&whole).unwrap());
+    assert_eq!(SummaryQuestion::new().compute(&run).unwrap(), SummaryQuestion::new().compute(&whole).unwrap());
     assert_eq!(run.verify().unwrap().visits, whole.verify().unwrap().visits);
     let to = tempfile::tempdir().unwrap();
     assert!(run.recover(to.path().join("new")).unwrap().survey.is_whole());
@@ -69,13 +69,14 @@ fn too_many_open_files_are_an_error_of_the_analysis() {
 #[ignore = "the child of another test"]
 fn with_few_files() {
     let Some(dir) = std::env::var_os(RUN) else { return };
-    let summary = Summary::of(&Run::open(&dir).unwrap()).unwrap();
+    let summary = SummaryQuestion::new().compute(&Run::open(&dir).unwrap()).unwrap();
     let (mut refused, mut read) = (0, 0);
     for free in 0..24 {
         let mut held: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
         held.truncate(held.len() - free);
-        let result =
-            Run::open(&dir).map_err(|e| e.to_string()).and_then(|run| Summary::of(&run).map_err(|e| e.to_string()));
+        let result = Run::open(&dir)
+            .map_err(|e| e.to_string())
+            .and_then(|run| SummaryQuestion::new().compute(&run).map_err(|e| e.to_string()));
         drop(held);
         match result {
             Ok(found) => {
@@ -106,6 +107,6 @@ fn a_segment_that_may_not_be_read_is_an_error_of_the_analysis() {
 #[ignore = "the child of another test"]
 fn without_permission() {
     let Some(dir) = std::env::var_os(RUN) else { return };
-    let error = Summary::of(&Run::open(&dir).unwrap()).unwrap_err().to_string();
+    let error = SummaryQuestion::new().compute(&Run::open(&dir).unwrap()).unwrap_err().to_string();
     assert!(error.contains("permission") && error.contains("segment-00001"), "{error}");
 }

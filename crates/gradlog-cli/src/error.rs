@@ -21,8 +21,6 @@ pub(crate) enum CliError {
     /// Arguments that do not fit together.
     #[error("{0}")]
     Arguments(String),
-    #[error("no visit lies inside `{asked}`: there are visits of {there}")]
-    Outside { asked: String, there: String },
     #[error("{0}, so there is nothing to keep, and no list was written")]
     NothingToKeep(String),
     /// The output cannot be written; the frame knows where to.

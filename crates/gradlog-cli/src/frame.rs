@@ -30,8 +30,8 @@ pub(crate) trait Verb {
     fn runs(&self) -> &[PathBuf];
 
     /// Which rows of the runs count.
-    fn window(&self, _runs: &[&Run]) -> Result<Window, CliError> {
-        Ok(Window::everything())
+    fn window(&self) -> Window {
+        Window::everything()
     }
 
     /// Where the output goes.
@@ -84,26 +84,22 @@ impl<'run> Asked<'run> {
         &self,
         doing: &'static str,
         passes: usize,
-        question: impl FnOnce(Progress<'_>) -> Result<T, E>,
+        question: impl FnOnce(&Progress) -> Result<T, E>,
     ) -> Result<T, CliError> {
         self.watch.start(&self.runs, passes, doing);
-        let found = self.read_under_bar(question);
+        let found = question(&self.watch.progress()).map_err(Into::into);
         self.watch.clear();
         found
     }
 
-    /// Starts a bar for several calls of [`Asked::read_under_bar`]; the frame clears it.
-    pub(crate) fn start(&self, doing: &'static str, passes: usize) {
-        self.watch.start(&self.runs, passes, doing);
+    /// What moves the bar that is there.
+    pub(crate) fn progress(&self) -> Progress {
+        self.watch.progress()
     }
 
-    /// Reads under the bar that is there.
-    pub(crate) fn read_under_bar<T, E: Into<CliError>>(
-        &self,
-        question: impl FnOnce(Progress<'_>) -> Result<T, E>,
-    ) -> Result<T, CliError> {
-        let bar = self.watch.bar();
-        question(&|bytes| bar.inc(bytes)).map_err(Into::into)
+    /// Starts a bar for several calls; the frame clears it.
+    pub(crate) fn start(&self, doing: &'static str, passes: usize) {
+        self.watch.start(&self.runs, passes, doing);
     }
 
     /// The folder of a run and a colon, if there are several runs.
@@ -172,8 +168,7 @@ pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcom
     let opened: Result<Vec<Run>, ReadError> = verb.runs().iter().map(Run::open).collect();
     let opened = opened.map_err(|error| verb.explain_unopened(error))?;
     let runs: Vec<&Run> = opened.iter().collect();
-    let window = verb.window(&runs)?;
-    let asked = Asked { runs, window, watch: console.watch.clone() };
+    let asked = Asked { runs, window: verb.window(), watch: console.watch.clone() };
     let outcome = ask_and_show(verb, &asked, console);
     asked.watch.clear();
     outcome

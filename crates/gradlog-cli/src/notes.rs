@@ -1,7 +1,9 @@
 //! What a reader should know of an answer besides its numbers: what it leaves out, in the library's words, and what it
 //! estimates.
 
-use gradlog_analysis::{Flagged, FlatVectors, Influence, LeftOut, Map, RunPart, ScoreTable, Suspects, Velocity};
+use gradlog_analysis::{
+    DataMap, ExampleHistory, Flagged, FlatVectors, Influence, LeftOut, RunPart, ScoreTable, Suspects, Velocity,
+};
 
 /// Sentences about one answer.
 #[derive(Debug, Default)]
@@ -13,7 +15,7 @@ impl Notes {
     }
 
     /// Adds a sentence if `count` is not 0.
-    fn with(mut self, count: u64, what: &str) -> Self {
+    fn add_count(mut self, count: u64, what: &str) -> Self {
         if count > 0 {
             self.0.push(format!("{count} {what}"));
         }
@@ -21,8 +23,8 @@ impl Notes {
     }
 
     /// Adds examples whose gradient has no direction.
-    pub(crate) fn with_no_direction(self, examples: &[u64]) -> Self {
-        self.with(examples.len() as u64, "examples left out: their gradient is 0.")
+    pub(crate) fn add_directionless(self, examples: &[u64]) -> Self {
+        self.add_count(examples.len() as u64, "examples left out: their gradient is 0.")
     }
 }
 
@@ -36,13 +38,13 @@ impl From<&LeftOut> for Notes {
 
 impl From<&ScoreTable> for Notes {
     fn from(table: &ScoreTable) -> Self {
-        Self::from(&table.left_out).with(table.estimated_norms, ESTIMATED_NORMS)
+        Self::from(&table.left_out).add_count(table.estimated_norms, ESTIMATED_NORMS)
     }
 }
 
 impl From<&RunPart> for Notes {
     fn from(part: &RunPart) -> Self {
-        Self::from(&part.left_out).with(part.estimated_norms, ESTIMATED_NORMS)
+        Self::from(&part.left_out).add_count(part.estimated_norms, ESTIMATED_NORMS)
     }
 }
 
@@ -64,8 +66,8 @@ impl From<&Suspects> for Notes {
     }
 }
 
-impl From<&Map> for Notes {
-    fn from(map: &Map) -> Self {
+impl From<&DataMap> for Notes {
+    fn from(map: &DataMap) -> Self {
         Self::from(&map.left_out)
     }
 }
@@ -76,12 +78,18 @@ impl From<&Flagged> for Notes {
     }
 }
 
+impl From<&ExampleHistory> for Notes {
+    fn from(history: &ExampleHistory) -> Self {
+        Self::from(&history.left_out)
+    }
+}
+
 impl From<&Influence> for Notes {
     fn from(influence: &Influence) -> Self {
         let notes = Self::from(&influence.left_out);
         let Some(estimate) = &influence.estimate else { return notes };
         notes
-            .with(estimate.steps_without_record, "steps have no record of momentum and weight decay, taken for 0.")
-            .with(estimate.dropped, "visits were dropped while recording: their effect is not unrolled.")
+            .add_count(estimate.steps_without_record, "steps have no record of momentum and weight decay, taken for 0.")
+            .add_count(estimate.dropped, "visits were dropped while recording: their effect is not unrolled.")
     }
 }

@@ -2,13 +2,13 @@
 
 use crate::error::CliError;
 use crate::report::{printable, Format};
+use gradlog_analysis::Progress;
 use gradlog_format::run::Run;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a verb talks to.
 pub(crate) struct Console<'a> {
@@ -36,12 +36,12 @@ impl Console<'_> {
 pub(crate) struct Watch {
     /// Whether somebody watches the words being written.
     is_watched: bool,
-    bar: Rc<RefCell<ProgressBar>>,
+    bar: Arc<Mutex<ProgressBar>>,
 }
 
 impl Watch {
     pub(crate) fn new(is_watched: bool) -> Self {
-        Self { is_watched, bar: Rc::new(RefCell::new(ProgressBar::hidden())) }
+        Self { is_watched, bar: Arc::new(Mutex::new(ProgressBar::hidden())) }
     }
 
     /// Draws a bar for `passes` passes over the blocks of some runs.
@@ -58,17 +58,28 @@ impl Watch {
             bar.set_style(style);
         }
         bar.set_message(doing);
-        self.bar.replace(bar);
+        self.replace_bar(bar);
     }
 
     /// The bar that is there, or a hidden one.
     pub(crate) fn bar(&self) -> ProgressBar {
-        self.bar.borrow().clone()
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes the bar off the terminal.
     pub(crate) fn clear(&self) {
-        self.bar.replace(ProgressBar::hidden()).finish_and_clear();
+        self.replace_bar(ProgressBar::hidden()).finish_and_clear();
+    }
+
+    /// Moves the bar that is there at the time of each report.
+    pub(crate) fn progress(&self) -> Progress {
+        let watch = self.clone();
+        Progress::new(move |bytes| watch.bar().inc(bytes))
+    }
+
+    /// Puts another bar in the place of the one that is there, and returns the latter.
+    fn replace_bar(&self, bar: ProgressBar) -> ProgressBar {
+        std::mem::replace(&mut *self.bar.lock().unwrap_or_else(PoisonError::into_inner), bar)
     }
 }
 

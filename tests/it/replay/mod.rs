@@ -13,7 +13,7 @@ use crate::common::*;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{linear, Optimizer, VarBuilder, SGD};
 use gradlog::{Config, Recorder, Replay, ReplaySummary};
-use gradlog_analysis::{influence, Question, Score, Window};
+use gradlog_analysis::{InfluenceQuestion, Score, ScoreQuestion, Window};
 use gradlog_format::log::Mode;
 use gradlog_format::run::Run;
 use std::collections::BTreeMap;
@@ -115,13 +115,13 @@ fn check(model: &Network, dir: &Path, weights: &Weights) {
         let error = |i: usize| (0..3).map(|k| (p[i][k] - f32::from(k as u32 == y[i])).powi(2)).sum::<f32>().sqrt();
         let el2n: Vec<f32> = (0..EXAMPLES).map(error).collect();
         for (score, truth) in [(Score::Grand, &grand), (Score::El2n, &el2n)] {
-            let table = score.compute(&run, &Window::sweep_at(*step)).unwrap();
+            let table = ScoreQuestion::new(score).window(Window::sweep_at(*step)).compute(&run).unwrap();
             assert!(relative_error(&score_by_example(&table, EXAMPLES), truth) < 1e-3, "{score} at {step}");
             assert_eq!(table.basis.to_string(), format!("sweep at checkpoint step {step}, evaluation mode"));
             assert!(table.rows.iter().all(|row| row.visits == 1) && table.visits == EXAMPLES as u64);
         }
     }
-    let result = influence(&run, &Question::all("asked later").at_checkpoints()).unwrap();
+    let result = InfluenceQuestion::new("asked later").at_checkpoints().compute(&run).unwrap();
     assert_eq!((result.probe_times, result.probe_modes.as_slice()), (SAVED.len() as u64, &[Mode::Evaluation][..]));
     assert!(result
         .variant()
@@ -131,7 +131,7 @@ fn check(model: &Network, dir: &Path, weights: &Weights) {
         let got = influence_by_example(&result, probe, EXAMPLES);
         assert!(relative_error(&got, &want) < 1e-3, "probe {probe}: {}", relative_error(&got, &want));
     }
-    let table = Score::SelfInfluence.compute(&run, &Window::sweeps()).unwrap();
+    let table = ScoreQuestion::new(Score::SelfInfluence).window(Window::sweeps()).compute(&run).unwrap();
     let own: Vec<f32> = own.iter().map(|v| *v as f32).collect();
     assert!(relative_error(&score_by_example(&table, EXAMPLES), &own) < 1e-3);
     assert!(table.rows.iter().all(|row| row.visits == SAVED.len() as u64));

@@ -40,7 +40,7 @@ fn influence_on_a_prediction_needs_no_label_and_says_what_raised_it() {
     replay.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
     for measured in which {
-        let result = influence(&run, &Question::all(measured.to_string()).at_checkpoints()).unwrap();
+        let result = InfluenceQuestion::new(measured.to_string()).at_checkpoints().compute(&run).unwrap();
         for (probe, class) in classes.iter().enumerate() {
             assert_eq!(result.probes[probe].scored, Some((measured, *class)));
             assert_eq!(result.probes[probe].label, None);
@@ -61,9 +61,8 @@ fn influence_on_a_prediction_needs_no_label_and_says_what_raised_it() {
     // The sign, by what happens: a small step on the strongest proponent raises the score, one on the strongest
     // opponent lowers it.
     let end = weights.last_key_value().unwrap().1;
-    let at_end = Window { steps: Some(STEPS..STEPS + 1), ..Window::sweeps() };
-    let question = Question { window: at_end, ..Question::all("log-odds") };
-    let result = influence(&run, &question).unwrap();
+    let question = InfluenceQuestion::new("log-odds").sweeps().steps(STEPS..=STEPS);
+    let result = question.compute(&run).unwrap();
     for (probe, class) in classes.iter().enumerate() {
         let value = || -> f32 {
             let z = model.logits(&row(&model.probes.x, probe).unwrap()).unwrap();
@@ -105,11 +104,11 @@ fn records_of_another_class_or_of_a_loss_are_left_out_of_a_score() {
     }
     replay.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
-    let result = influence(&run, &Question::one("mixed", 0)).unwrap();
+    let result = InfluenceQuestion::new("mixed").id(0).compute(&run).unwrap();
     assert_eq!((result.probe_times, result.left_out.probe_records), (3, 1));
     assert_eq!(result.probes[0].scored, Some((PredictionScore::Margin, 2)));
-    let all = influence(&run, &Question::all("mixed")).unwrap();
+    let all = InfluenceQuestion::new("mixed").compute(&run).unwrap();
     assert_eq!((all.probes.len(), all.left_out.probe_records), (1, 5), "losses and scores are not added up");
-    let loss = influence(&run, &Question::one("mixed", 1)).unwrap();
+    let loss = InfluenceQuestion::new("mixed").id(1).compute(&run).unwrap();
     assert_eq!((loss.probe_times, loss.probes[0].scored), (4, None));
 }

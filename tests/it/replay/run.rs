@@ -61,11 +61,17 @@ fn a_replay_made_again_is_united_and_counts_once() {
     let run = Run::open(dir.path()).unwrap();
     let sets = run.probe_sets().unwrap();
     assert_eq!(sets, ["asked later"]);
-    let result = influence(&run, &Question::all("asked later").at_checkpoints()).unwrap();
+    let result = InfluenceQuestion::new("asked later").at_checkpoints().compute(&run).unwrap();
     assert_eq!(result.left_out.probe_records_replaced, 6);
     assert_eq!((result.left_out.replaced, result.visits), (40, 80));
-    assert_eq!(Score::El2n.compute(&run, &Window::sweep_at(9)).unwrap().left_out.replaced, 20);
-    assert_eq!(Score::El2n.compute(&run, &Window::sweep_at(12)).unwrap().left_out.replaced, 0);
+    assert_eq!(
+        ScoreQuestion::new(Score::El2n).window(Window::sweep_at(9)).compute(&run).unwrap().left_out.replaced,
+        20
+    );
+    assert_eq!(
+        ScoreQuestion::new(Score::El2n).window(Window::sweep_at(12)).compute(&run).unwrap().left_out.replaced,
+        0
+    );
     check(&model, dir.path(), &weights);
 }
 
@@ -87,7 +93,7 @@ fn a_killed_replay_leaves_a_run_that_reads_as_before_and_can_be_replayed_again()
     let dir = tempfile::tempdir().unwrap();
     let model = mlp(11);
     let weights = train(&model, dir.path());
-    let before = Score::El2n.compute(&Run::open(dir.path()).unwrap(), &Window::everything()).unwrap();
+    let before = ScoreQuestion::new(Score::El2n).compute(&Run::open(dir.path()).unwrap()).unwrap();
     let replayed = tempfile::tempdir().unwrap();
     copy(dir.path(), replayed.path());
     replay(&model, replayed.path(), &SAVED);
@@ -110,7 +116,7 @@ fn a_killed_replay_leaves_a_run_that_reads_as_before_and_can_be_replayed_again()
         let report = run.verify().unwrap();
         assert!(report.damage.is_none() && report.finished, "{report:?}");
         assert_eq!((report.visits, report.steps, report.checkpoints), (48, STEPS, 4));
-        assert_eq!(Score::El2n.compute(&run, &Window::everything()).unwrap(), before);
+        assert_eq!(ScoreQuestion::new(Score::El2n).compute(&run).unwrap(), before);
         replay(&model, killed.path(), &SAVED);
         check(&model, killed.path(), &weights);
     }
@@ -134,9 +140,9 @@ fn a_training_that_goes_back_takes_later_checkpoints_and_replays_with_it() {
     let run = Run::open(dir.path()).unwrap();
     let saved: Vec<_> = run.checkpoints().unwrap().into_iter().map(|c| (c.step, c.learning_rate)).collect();
     assert_eq!(saved, [(0, Some(rate(0) as f32)), (5, Some(rate(4) as f32)), (8, Some(rate(7) as f32))]);
-    let swept = Score::El2n.compute(&run, &Window::sweeps()).unwrap();
+    let swept = ScoreQuestion::new(Score::El2n).window(Window::sweeps()).compute(&run).unwrap();
     assert_eq!(swept.basis.to_string(), "sweeps at 2 checkpoints, steps 0 to 5, evaluation mode");
-    assert_eq!(influence(&run, &Question::one("asked later", 1)).unwrap().probe_times, 2);
+    assert_eq!(InfluenceQuestion::new("asked later").id(1).compute(&run).unwrap().probe_times, 2);
     // A replay is no training: going on after it begins at the step after the last.
     replay(&model, dir.path(), &[8]);
     let mut recorder = Recorder::resume(dir.path(), &model.taps, exact()).unwrap();
@@ -148,7 +154,7 @@ fn a_training_that_goes_back_takes_later_checkpoints_and_replays_with_it() {
         blocks(dir.path(), BlockKind::Steps).iter().flat_map(|b| b.u64s(Column::Step).unwrap()).collect();
     assert_eq!(steps, (0..9).collect::<Vec<_>>());
     // The weights before step 8 are those that the sweep at 8 saw, so it stays.
-    let swept = Score::El2n.compute(&run, &Window::sweeps()).unwrap();
+    let swept = ScoreQuestion::new(Score::El2n).window(Window::sweeps()).compute(&run).unwrap();
     assert_eq!(swept.basis.to_string(), "sweeps at 3 checkpoints, steps 0 to 8, evaluation mode");
     assert!(run.verify().unwrap().finished);
 }

@@ -41,7 +41,7 @@ fn train_two(dir: &Path) -> Weights {
 fn a_replay_adds_to_one_part_and_is_read_with_all() {
     let dir = tempfile::tempdir().unwrap();
     let weights = train_two(dir.path());
-    let visits = |run: &Run| Score::Loss.compute(run, &Window::everything()).unwrap();
+    let visits = |run: &Run| ScoreQuestion::new(Score::Loss).compute(run).unwrap();
     let before = visits(&Run::open(dir.path()).unwrap());
     assert_eq!(before.visits, 2 * 4 * STEPS);
 
@@ -65,7 +65,8 @@ fn a_replay_adds_to_one_part_and_is_read_with_all() {
         sweep(&later, &mut again);
     }
     assert_eq!(again.finish().unwrap().sweeps, 80);
-    let table = Score::Grand.compute(&Run::open(dir.path()).unwrap(), &Window::sweeps()).unwrap();
+    let table =
+        ScoreQuestion::new(Score::Grand).window(Window::sweeps()).compute(&Run::open(dir.path()).unwrap()).unwrap();
     assert_eq!(table.left_out.replaced, 80);
     check(&later, dir.path(), &weights);
 

@@ -6,7 +6,7 @@
 use super::{config, model, EXAMPLES, PROBES, RATE};
 use crate::common::*;
 use gradlog::{Recorder, Reduction, Worker};
-use gradlog_analysis::{influence, Influence, Question, Score, Window};
+use gradlog_analysis::{Influence, InfluenceQuestion, Score, ScoreQuestion};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
 use std::io::Read;
@@ -223,7 +223,7 @@ fn scores(result: &Influence, probe: usize) -> Vec<f32> {
 }
 
 fn self_influence(run: &Run) -> Vec<f32> {
-    score_by_example(&Score::SelfInfluence.compute(run, &Window::everything()).unwrap(), EXAMPLES as usize)
+    score_by_example(&ScoreQuestion::new(Score::SelfInfluence).compute(run).unwrap(), EXAMPLES as usize)
 }
 
 #[track_caller]
@@ -234,7 +234,7 @@ fn assert_near(found: &[f32], expected: &[f32]) {
 
 fn equals_brute_force(case: Case, run: &Run) {
     let (expected, own) = brute_force(case);
-    let result = influence(run, &Question::all("test")).unwrap();
+    let result = InfluenceQuestion::new("test").compute(run).unwrap();
     assert_eq!((result.probes.len() as u64, result.visits_at_probe_times), (PROBES, result.visits));
     for probe in 0..PROBES as usize {
         assert_near(&scores(&result, probe), &expected.iter().map(|row| row[probe]).collect::<Vec<_>>());
@@ -249,7 +249,7 @@ fn equals_one_process(case: Case) {
     alone(case, &dir.path().join("alone"));
     let one = Run::open(dir.path().join("alone")).unwrap();
     let (expected, found) =
-        (influence(&one, &Question::all("test")).unwrap(), influence(&run, &Question::all("test")).unwrap());
+        (InfluenceQuestion::new("test").compute(&one).unwrap(), InfluenceQuestion::new("test").compute(&run).unwrap());
     assert_eq!(found.visits, expected.visits);
     for probe in 0..PROBES as usize {
         assert_near(&scores(&found, probe), &scores(&expected, probe));
@@ -257,9 +257,11 @@ fn equals_one_process(case: Case) {
     assert_near(&self_influence(&run), &self_influence(&one));
     // An order by visits is that of the steps, whichever worker saw the example.
     let forgetting = |run: &Run| {
-        let mut rows = Score::Forgetting.compute(run, &Window::everything()).unwrap().rows;
+        let mut rows = ScoreQuestion::new(Score::Forgetting).compute(run).unwrap().rows;
         rows.sort_by_key(|row| row.example);
-        rows.into_iter().map(|row| (row.example, row.visits, row.score, row.extras[..5].to_vec())).collect::<Vec<_>>()
+        rows.into_iter()
+            .map(|row| (row.example, row.visits, row.score, row.extras.values()[..5].to_vec()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(forgetting(&run), forgetting(&one));
     let sizes = |run: &Run| u32s(run.dir(), BlockKind::Steps, Column::BatchSize);

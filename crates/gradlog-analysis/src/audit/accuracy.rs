@@ -46,7 +46,7 @@ impl Accuracy {
     ///
     /// # Errors
     /// [`AuditError::Probes`] if the two are not of the same probes and seeds.
-    pub fn better_than(&self, other: &Accuracy, draws: u32, seed: u64) -> Result<Measured, AuditError> {
+    pub fn gain_over(&self, other: &Accuracy, draws: u32, seed: u64) -> Result<Measured, AuditError> {
         let (given, expected) = (other.right.iter().map(Vec::len).sum(), self.right.iter().map(Vec::len).sum());
         if given != expected || self.seeds != other.seeds {
             return Err(AuditError::Probes { what: "the other accuracy, over all seeds,".into(), given, expected });
@@ -55,10 +55,10 @@ impl Accuracy {
         Ok(self.mean_of(draws, seed, |model, probe| one(self.right[model][probe]) - one(other.right[model][probe])))
     }
 
-    fn mean_of(&self, draws: u32, seed: u64, of: impl Fn(usize, usize) -> f64) -> Measured {
+    fn mean_of(&self, draws: u32, seed: u64, value: impl Fn(usize, usize) -> f64) -> Measured {
         let probes = self.right.first().map_or(0, Vec::len);
         bootstrap(&[self.right.len(), probes], draws, seed, |drawn| {
-            let pairs = drawn[0].iter().flat_map(|model| drawn[1].iter().map(|probe| of(*model, *probe)));
+            let pairs = drawn[0].iter().flat_map(|model| drawn[1].iter().map(|probe| value(*model, *probe)));
             pairs.sum::<f64>() / (drawn[0].len() * drawn[1].len()) as f64
         })
     }

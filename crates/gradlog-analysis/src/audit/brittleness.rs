@@ -1,7 +1,7 @@
 //! Brittleness: how few of its strongest proponents must go until a prediction changes (Ilyas et al. 2022, arXiv 2202.00622,
 //! §4.1, as the benchmarks of TRAK have it).
 
-use super::retrain::{train, without};
+use super::retrain::{leave_out, train};
 use super::statistics::{bootstrap, Measured};
 use super::{AuditError, Change, Prediction, Retrain, Trained};
 
@@ -48,7 +48,7 @@ impl Brittleness {
         for probe in &probes {
             let mut found = None;
             for count in &counts {
-                let kept = without(examples, &prediction.proponents(*probe, *count));
+                let kept = leave_out(examples, &prediction.proponents(*probe, *count));
                 if !train(retrain, seed, &Change::Only(&kept), Some(expected))?.right[*probe] {
                     found = Some(*count);
                     break;

@@ -4,6 +4,7 @@ use super::statistics::{bootstrap, mean, weighted_recall, weighted_roc_auc, Meas
 
 /// A ranking of examples, the most suspicious first, with the truth about each.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Detection {
     wrong: Vec<bool>,
 }
@@ -17,12 +18,12 @@ impl Detection {
     /// The chance that a wrong label stands before a right one, the mean over `parts`, which are mostly seeds. The interval draws
     /// the wrong and the right ones of each part again.
     pub fn roc_auc(parts: &[Detection], draws: u32, seed: u64) -> Measured {
-        over(parts, draws, seed, weighted_roc_auc)
+        pool_parts(parts, draws, seed, weighted_roc_auc)
     }
 
     /// Which share of the wrong labels is found when this share of all examples is inspected, likewise.
     pub fn recall(parts: &[Detection], share: f64, draws: u32, seed: u64) -> Measured {
-        over(parts, draws, seed, |wrong, times| weighted_recall(wrong, times, share))
+        pool_parts(parts, draws, seed, |wrong, times| weighted_recall(wrong, times, share))
     }
 
     fn places(&self, wrong: bool) -> Vec<usize> {
@@ -30,17 +31,17 @@ impl Detection {
     }
 }
 
-fn over(parts: &[Detection], draws: u32, seed: u64, statistic: impl Fn(&[bool], &[f64]) -> f64) -> Measured {
+fn pool_parts(parts: &[Detection], draws: u32, seed: u64, statistic: impl Fn(&[bool], &[f64]) -> f64) -> Measured {
     let places: Vec<Vec<usize>> = parts.iter().flat_map(|part| [part.places(true), part.places(false)]).collect();
     let sizes: Vec<usize> = places.iter().map(Vec::len).collect();
     bootstrap(&sizes, draws, seed, |drawn| {
-        let of = |number: usize, part: &Detection| {
+        let part_value = |number: usize, part: &Detection| {
             let mut times = vec![0.0; part.wrong.len()];
             for sample in 2 * number..2 * number + 2 {
                 drawn[sample].iter().for_each(|at| times[places[sample][*at]] += 1.0);
             }
             statistic(&part.wrong, &times)
         };
-        mean(parts.iter().enumerate().map(|(number, part)| of(number, part)))
+        mean(parts.iter().enumerate().map(|(number, part)| part_value(number, part)))
     })
 }

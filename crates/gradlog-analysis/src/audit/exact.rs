@@ -31,7 +31,7 @@ pub trait Differentiable {
     /// The model's own.
     fn probe(&mut self, weights: &[f64], probe: u64) -> Result<Vec<f64>, TrainingError>;
 
-    /// `∇_x ℓ(w, x_i)` of a training example, by its input; needed for [`ExactInfluence::of_input`] alone.
+    /// `∇_x ℓ(w, x_i)` of a training example, by its input; needed for [`ExactInfluence::input_influence`] alone.
     ///
     /// # Errors
     /// The model's own.
@@ -79,7 +79,7 @@ impl ExactInfluence {
     /// # Errors
     /// [`AuditError::Gradient`] where a gradient fails, is of another length than the weights or not finite;
     /// [`AuditError::Empty`] for a model without examples.
-    pub fn of(model: &mut impl Differentiable, probe: u64, solver: &Solver) -> Result<Self, AuditError> {
+    pub fn solve(model: &mut impl Differentiable, probe: u64, solver: &Solver) -> Result<Self, AuditError> {
         let weights = model.weights();
         let examples = model.examples();
         if examples == 0 {
@@ -89,14 +89,14 @@ impl ExactInfluence {
             });
         }
         let of_probe = model.probe(&weights, probe);
-        let gradient = checked(of_probe, Some(weights.len()), || format!("the gradient of probe {probe}"))?;
+        let gradient = check_gradient(of_probe, Some(weights.len()), || format!("the gradient of probe {probe}"))?;
         let step = solver.step * norm(&weights).max(1.0);
         let mut failure = None;
         let multiply = |v: &[f64]| {
             let mut gradient = |weights: &[f64]| {
-                checked(model.objective(weights), Some(weights.len()), || "the gradient of the objective".into())
+                check_gradient(model.objective(weights), Some(weights.len()), || "the gradient of the objective".into())
             };
-            match along(&weights, v, step, &mut gradient) {
+            match differentiate_along(&weights, v, step, &mut gradient) {
                 Ok(mut product) => {
                     product.iter_mut().zip(v).for_each(|(product, v)| *product += solver.damping * v);
                     product
@@ -119,9 +119,10 @@ impl ExactInfluence {
     ///
     /// # Errors
     /// [`AuditError::Gradient`].
-    pub fn of_example(&self, model: &mut impl Differentiable, example: u64) -> Result<f64, AuditError> {
+    pub fn example_influence(&self, model: &mut impl Differentiable, example: u64) -> Result<f64, AuditError> {
         let given = model.example(&self.weights, example);
-        let gradient = checked(given, Some(self.weights.len()), || format!("the gradient of example {example}"))?;
+        let gradient =
+            check_gradient(given, Some(self.weights.len()), || format!("the gradient of example {example}"))?;
         Ok(dot(&gradient, &self.solved) / self.examples as f64)
     }
 
@@ -132,19 +133,19 @@ impl ExactInfluence {
     ///
     /// # Errors
     /// [`AuditError::Gradient`].
-    pub fn of_input(&self, model: &mut impl Differentiable, example: u64) -> Result<Vec<f64>, AuditError> {
+    pub fn input_influence(&self, model: &mut impl Differentiable, example: u64) -> Result<Vec<f64>, AuditError> {
         let mut gradient = |weights: &[f64]| {
             let what = || format!("the gradient of example {example} by its input");
-            checked(model.input(weights, example), None, what)
+            check_gradient(model.input(weights, example), None, what)
         };
-        let mut found = along(&self.weights, &self.solved, self.step, &mut gradient)?;
+        let mut found = differentiate_along(&self.weights, &self.solved, self.step, &mut gradient)?;
         found.iter_mut().for_each(|value| *value /= -(self.examples as f64));
         Ok(found)
     }
 }
 
 /// The derivative of `gradient` at `weights` along `v`, by a central difference over `2·step`.
-fn along(
+fn differentiate_along(
     weights: &[f64],
     v: &[f64],
     step: f64,
@@ -161,7 +162,7 @@ fn along(
     Ok(above.iter().zip(&below).map(|(above, below)| (above - below) / (2.0 * scale)).collect())
 }
 
-fn checked(
+fn check_gradient(
     given: Result<Vec<f64>, TrainingError>,
     length: Option<usize>,
     what: impl Fn() -> String,
@@ -263,7 +264,7 @@ mod tests {
     #[test]
     fn leaving_out_and_moving_an_input_do_what_is_said() {
         let mut model = Logistic::new();
-        let exact = ExactInfluence::of(&mut model, 0, &Solver::default()).unwrap();
+        let exact = ExactInfluence::solve(&mut model, 0, &Solver::default()).unwrap();
         assert!(exact.residual <= 1e-6, "{}", exact.residual);
         let before = loss(&model.weights, &PROBE);
         for example in [0u64, 3, 11] {
@@ -271,9 +272,9 @@ mod tests {
             let mut lighter = model.clone();
             lighter.share[example as usize] = 0.999;
             let measured = (loss(&lighter.trained().weights, &PROBE) - before) / 0.001;
-            let said = exact.of_example(&mut model, example).unwrap();
+            let said = exact.example_influence(&mut model, example).unwrap();
             assert!((said - measured).abs() < 2e-3 * measured.abs() + 1e-7, "{example}: {said} {measured}");
-            let said = exact.of_input(&mut model, example).unwrap();
+            let said = exact.input_influence(&mut model, example).unwrap();
             for (place, said) in said.into_iter().enumerate() {
                 let mut moved = model.clone();
                 moved.data[example as usize].0[place] += 1e-3;
@@ -286,17 +287,17 @@ mod tests {
     #[test]
     fn damping_shrinks_and_what_fails_is_named() {
         let mut model = Logistic::new();
-        let exact = ExactInfluence::of(&mut model, 0, &Solver::default()).unwrap();
-        let damped = ExactInfluence::of(&mut model, 0, &Solver { damping: 10.0, ..Solver::default() }).unwrap();
+        let exact = ExactInfluence::solve(&mut model, 0, &Solver::default()).unwrap();
+        let damped = ExactInfluence::solve(&mut model, 0, &Solver { damping: 10.0, ..Solver::default() }).unwrap();
         assert!(norm(&damped.solved) < 0.2 * norm(&exact.solved));
-        let stopped = ExactInfluence::of(&mut model, 0, &Solver { products_max: 1, ..Solver::default() }).unwrap();
+        let stopped = ExactInfluence::solve(&mut model, 0, &Solver { products_max: 1, ..Solver::default() }).unwrap();
         assert!(stopped.residual > 1e-3, "it says that it is not there yet");
-        let said = exact.of_example(&mut model, 99).unwrap_err().to_string();
+        let said = exact.example_influence(&mut model, 99).unwrap_err().to_string();
         assert_eq!(said, "the gradient of example 99: there is no such example");
         model.data[0].0[0] = f64::NAN;
-        let error = ExactInfluence::of(&mut model, 0, &Solver::default()).unwrap_err();
+        let error = ExactInfluence::solve(&mut model, 0, &Solver::default()).unwrap_err();
         assert_eq!(error.to_string(), "the gradient of the objective: it is not finite");
         model.data.clear();
-        assert!(matches!(ExactInfluence::of(&mut model, 0, &Solver::default()), Err(AuditError::Empty { .. })));
+        assert!(matches!(ExactInfluence::solve(&mut model, 0, &Solver::default()), Err(AuditError::Empty { .. })));
     }
 }

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 
 /// What was measured, of which method, in which setting.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// Model, data and training.
     pub setting: String,

@@ -71,7 +71,7 @@ impl LeaveOneOut {
     ///
     /// # Errors
     /// [`AuditError::Probes`] if it knows another number of probes, [`AuditError::NoScore`] where it says nothing.
-    pub fn against(&self, prediction: &Prediction) -> Result<Paired, AuditError> {
+    pub fn pair_with(&self, prediction: &Prediction) -> Result<Paired, AuditError> {
         let probes = self.base.losses.len();
         if prediction.probes() != probes {
             return Err(AuditError::Probes {

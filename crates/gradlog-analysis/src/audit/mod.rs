@@ -30,7 +30,7 @@
 //! let truth = LeaveOneOut::measure(0, &[0, 1, 2, 3], &mut retrain)?;
 //! // Predicted to first order: the mean is 4, so what lies below it pulled it towards 3.
 //! let predicted = Prediction::new(&[0, 1, 2, 3], 1, data.iter().map(|x| 4.0 - x).collect())?;
-//! let found = agreement(&[truth.against(&predicted)?], Correlation::Spearman, 100, 0);
+//! let found = agreement(&[truth.pair_with(&predicted)?], Correlation::Spearman, 100, 0);
 //! assert!(found.value > 0.9);
 //! // Half of a weight changes the same in the same order: the mean is smooth in the weights.
 //! assert!(agreement(&[truth.ceiling()], Correlation::Spearman, 100, 0).value > 0.999);

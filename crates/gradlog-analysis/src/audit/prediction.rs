@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 /// Scores of examples on probes, positive where the example helps.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Prediction {
     rows: HashMap<u64, usize>,
     probes: usize,
@@ -31,7 +32,7 @@ impl Prediction {
     ///
     /// # Errors
     /// [`AuditError::NoSuchProbe`] if it does not have one of them.
-    pub fn of(influence: &Influence, probes: &[u64]) -> Result<Self, AuditError> {
+    pub fn from_influence(influence: &Influence, probes: &[u64]) -> Result<Self, AuditError> {
         let places: HashMap<u64, usize> =
             influence.probes.iter().enumerate().map(|(at, probe)| (probe.id, at)).collect();
         let place = |id: &u64| places.get(id).copied().ok_or(AuditError::NoSuchProbe { id: *id });
@@ -77,6 +78,7 @@ impl Prediction {
 
 /// What was measured and what was predicted, side by side: `[trainings, probes]`, row by row.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Paired {
     pub(super) probes: usize,
     pub(super) measured: Vec<f64>,
@@ -103,7 +105,7 @@ impl Paired {
     /// The mean over these probes of the correlation over these trainings. Where one side is constant it counts as 0: what
     /// makes no difference predicts nothing.
     fn correlation(&self, kind: Correlation, trainings: &[usize], probes: &[usize]) -> f64 {
-        let of = |probe: &usize| {
+        let correlate = |probe: &usize| {
             let column = |values: &[f64]| trainings.iter().map(|row| values[row * self.probes + probe]).collect();
             let (measured, predicted): (Vec<f64>, Vec<f64>) = (column(&self.measured), column(&self.predicted));
             let correlation = match kind {
@@ -116,12 +118,13 @@ impl Paired {
                 correlation
             }
         };
-        probes.iter().map(of).sum::<f64>() / probes.len() as f64
+        probes.iter().map(correlate).sum::<f64>() / probes.len() as f64
     }
 }
 
 /// Which correlation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Correlation {
     /// Of ranks.
     Spearman,

@@ -21,7 +21,7 @@ pub enum Change<'a> {
 
 impl<'a> Change<'a> {
     /// These examples have no weight in the loss.
-    pub fn left_out(examples: &'a [u64]) -> Self {
+    pub fn leave_out(examples: &'a [u64]) -> Self {
         Change::Weighted { examples, weight: 0.0 }
     }
 
@@ -187,7 +187,7 @@ pub(super) fn train(
 }
 
 /// All examples but some, in their order.
-pub(super) fn without(examples: &[u64], gone: &[u64]) -> Vec<u64> {
+pub(super) fn leave_out(examples: &[u64], gone: &[u64]) -> Vec<u64> {
     let gone: HashSet<u64> = gone.iter().copied().collect();
     examples.iter().copied().filter(|example| !gone.contains(example)).collect()
 }

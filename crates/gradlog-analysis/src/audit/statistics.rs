@@ -4,6 +4,7 @@ use gradlog_format::sketch::draw;
 
 /// A value and its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Measured {
     /// The value; NaN where it is not defined.
     pub value: f64,
@@ -60,7 +61,7 @@ pub fn bootstrap(sizes: &[usize], draws: u32, seed: u64, mut statistic: impl FnM
     for _ in 0..draws {
         for (positions, size) in positions.iter_mut().zip(sizes) {
             for position in positions.iter_mut() {
-                *position = below(seed, counter, *size);
+                *position = draw_below(seed, counter, *size);
                 counter += 1;
             }
         }
@@ -78,7 +79,7 @@ pub fn bootstrap(sizes: &[usize], draws: u32, seed: u64, mut statistic: impl FnM
 }
 
 /// A number below `bound`, evenly drawn; 0 for a bound of 0.
-pub(super) fn below(seed: u64, counter: u64, bound: usize) -> usize {
+pub(super) fn draw_below(seed: u64, counter: u64, bound: usize) -> usize {
     ((u128::from(draw(seed, counter)) * bound as u128) >> 64) as usize
 }
 
@@ -99,7 +100,7 @@ mod tests {
             let ranking: Vec<bool> = (0..20)
                 .map(|_| {
                     counter += 1;
-                    below(7, counter, 3) == 0
+                    draw_below(7, counter, 3) == 0
                 })
                 .collect();
             let (mut pairs, mut ordered) = (0.0, 0.0);
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn a_bootstrap_interval_is_that_of_the_normal_law_for_a_mean() {
         // 400 numbers of variance 1/12: the standard error is sqrt(1/12/400) = 0.0144.
-        let sample: Vec<f64> = (0..400).map(|i| below(3, i, 1 << 30) as f64 / (1u64 << 30) as f64).collect();
+        let sample: Vec<f64> = (0..400).map(|i| draw_below(3, i, 1 << 30) as f64 / (1u64 << 30) as f64).collect();
         let at = |places: &[Vec<usize>]| places[0].iter().map(|i| sample[*i]).sum::<f64>() / 400.0;
         let found = bootstrap(&[400], 2000, 5, at);
         let half = 1.96 * (1.0f64 / 12.0 / 400.0).sqrt();

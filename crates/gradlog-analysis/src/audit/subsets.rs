@@ -6,7 +6,7 @@
 //! output function, the log-odds of the label, gives the same number: it rises as the cross entropy falls.
 
 use super::retrain::train;
-use super::statistics::below;
+use super::statistics::draw_below;
 use super::{AuditError, Change, Paired, Prediction, Retrain};
 
 /// Random subsets and what came of training on each.
@@ -60,8 +60,8 @@ impl Subsets {
     /// Beside what a method predicts: the sum of its influences over each subset.
     ///
     /// # Errors
-    /// As [`LeaveOneOut::against`](super::LeaveOneOut::against).
-    pub fn against(&self, prediction: &Prediction) -> Result<Paired, AuditError> {
+    /// As [`LeaveOneOut::pair_with`](super::LeaveOneOut::pair_with).
+    pub fn pair_with(&self, prediction: &Prediction) -> Result<Paired, AuditError> {
         let probes = self.probes;
         if prediction.probes() != probes {
             return Err(AuditError::Probes {
@@ -84,7 +84,7 @@ impl Subsets {
 fn subset(examples: &[u64], size: usize, seed: u64, counter: &mut u64) -> Vec<u64> {
     let mut pool = examples.to_vec();
     for place in 0..size {
-        let other = place + below(seed, *counter, pool.len() - place);
+        let other = place + draw_below(seed, *counter, pool.len() - place);
         *counter += 1;
         pool.swap(place, other);
     }

@@ -25,12 +25,12 @@ fn leaving_one_out_is_the_loss_without_minus_that_with() {
     let found = LeaveOneOut::measure(3, &[3, 0], &mut sums).unwrap();
     assert_eq!(found.changes, [9.0, -9.0, 1.0, -1.0]);
     assert_eq!(found.base.losses, [-24.0, 24.0]);
-    let paired = LeaveOneOut::measure(3, &[0, 1, 2, 3, 4, 5], &mut sums).unwrap().against(&truth()).unwrap();
+    let paired = LeaveOneOut::measure(3, &[0, 1, 2, 3, 4, 5], &mut sums).unwrap().pair_with(&truth()).unwrap();
     let perfect = agreement(&[paired], Correlation::Pearson, 50, 0);
     assert!((perfect.value - 1.0).abs() < 1e-12 && perfect.high <= 1.0 + 1e-12);
     // A probe whose prediction has the wrong sign takes its whole part away.
     let half = Prediction::new(&[0, 1, 2, 3, 4, 5], 2, DATA.iter().flat_map(|x| [*x, *x]).collect()).unwrap();
-    let paired = LeaveOneOut::measure(3, &[0, 1, 2, 3, 4, 5], &mut sums).unwrap().against(&half).unwrap();
+    let paired = LeaveOneOut::measure(3, &[0, 1, 2, 3, 4, 5], &mut sums).unwrap().pair_with(&half).unwrap();
     assert!(agreement(&[paired], Correlation::Spearman, 0, 0).value.abs() < 1e-12);
 }
 
@@ -89,7 +89,7 @@ fn a_linear_model_has_a_datamodeling_score_of_one() {
     assert!(found.subsets.iter().all(|subset| subset.len() == 3));
     assert_eq!(found.losses[0], -found.subsets[0].iter().map(|id| DATA[*id as usize]).sum::<f64>());
     let score =
-        |prediction: &Prediction| agreement(&[found.against(prediction).unwrap()], Correlation::Spearman, 20, 0);
+        |prediction: &Prediction| agreement(&[found.pair_with(prediction).unwrap()], Correlation::Spearman, 20, 0);
     assert!((score(&truth()).value - 1.0).abs() < 1e-12);
     let upside_down = Prediction::new(&all, 2, DATA.iter().flat_map(|x| [-x, *x]).collect()).unwrap();
     assert!((score(&upside_down).value + 1.0).abs() < 1e-12);
@@ -143,13 +143,13 @@ fn accuracies_are_compared_probe_by_probe() {
     let of = |right: &[&[bool]]| Accuracy { seeds: vec![0, 1], right: right.iter().map(|r| r.to_vec()).collect() };
     let (a, b) = (of(&[&[true, true, false], &[true, true, true]]), of(&[&[true, false, false], &[true, false, true]]));
     assert!((a.share(0, 0).value - 5.0 / 6.0).abs() < 1e-12);
-    let better = a.better_than(&b, 100, 0).unwrap();
+    let better = a.gain_over(&b, 100, 0).unwrap();
     assert!((better.value - 1.0 / 3.0).abs() < 1e-12 && better.low >= 0.0);
     // Against itself the difference is 0 in every draw, however uncertain the accuracy is.
-    let same = a.better_than(&a, 100, 0).unwrap();
+    let same = a.gain_over(&a, 100, 0).unwrap();
     assert_eq!((same.value, same.low, same.high), (0.0, 0.0, 0.0));
     let other = Accuracy { seeds: vec![0, 2], ..b };
-    assert!(matches!(a.better_than(&other, 0, 0), Err(AuditError::Probes { .. })));
+    assert!(matches!(a.gain_over(&other, 0, 0), Err(AuditError::Probes { .. })));
 }
 
 #[test]
@@ -177,9 +177,9 @@ fn what_goes_wrong_is_named() {
 
     let truth = LeaveOneOut::measure(0, &[2], &mut sums).unwrap();
     let narrow = Prediction::new(&[2], 1, vec![0.0]).unwrap();
-    assert!(matches!(truth.against(&narrow), Err(AuditError::Probes { given: 1, expected: 2, .. })));
+    assert!(matches!(truth.pair_with(&narrow), Err(AuditError::Probes { given: 1, expected: 2, .. })));
     let unknown = Prediction::new(&[2], 2, vec![0.0, f64::NAN]).unwrap();
-    assert!(matches!(truth.against(&unknown), Err(AuditError::NoScore { example: 2, probe: 1 })));
+    assert!(matches!(truth.pair_with(&unknown), Err(AuditError::NoScore { example: 2, probe: 1 })));
     assert!(matches!(Prediction::new(&[2], 2, vec![0.0]), Err(AuditError::Scores { .. })));
     for (measured, predicted) in [(3, 4), (4, 3), (3, 3)] {
         let error = Paired::new(2, vec![0.0; measured], vec![0.0; predicted]).unwrap_err();

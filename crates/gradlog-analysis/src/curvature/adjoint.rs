@@ -13,9 +13,9 @@ use super::scores::{block_dots, Scores, Walking};
 use super::story::{SetRows, StepRecord, Story};
 use super::subject::Subject;
 use crate::influence::plan::index::Record;
-use crate::rows::driver::Progress;
 use crate::vectors::flatten::Flat;
 use crate::vectors::walk::Visit;
+use crate::Progress;
 use crate::{AnalysisError, Curvature, Estimate, Influence, LeftOut};
 use gradlog_format::run::Block;
 use gradlog_kernels::matmul::{matmul, Matrix};
@@ -218,7 +218,7 @@ pub(super) fn pass(
     subject: &Subject<'_>,
     story: &Story,
     ids: &[u64],
-    progress: Progress<'_>,
+    progress: &Progress,
 ) -> Result<Vec<Influence>, AnalysisError> {
     let count = ids.len();
     let probes = ProbeRows::load(&subject.index, &subject.flattener, ids, last)?;
@@ -290,7 +290,7 @@ pub(super) fn pass(
     };
     let reachable: Vec<Block> =
         story.blocks.iter().filter(|block| block_counts(subject, block, end)).cloned().collect();
-    let walked = subject.walk().backwards(&reachable, progress, each)?;
+    let walked = subject.walk().walk_backwards(&reachable, progress, each)?;
     walked.check("the adjoint")?;
     if state.steps == 0 {
         return Err(AnalysisError::NoProbeGradient {

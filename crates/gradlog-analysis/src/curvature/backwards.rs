@@ -1,10 +1,11 @@
 //! Walking the visits of a run backwards, step by step.
 
-use crate::rows::driver::{blocks_in_flight, Progress};
+use crate::rows::driver::blocks_in_flight;
 use crate::rows::gradient::Gradients;
 use crate::vectors::flatten::Flat;
 use crate::vectors::walk::{Rows, Visit, VisitDetail, Walk, Walked, TILE_ROWS};
 use crate::AnalysisError;
+use crate::Progress;
 use gradlog_format::run::{Block, ReadError};
 use rayon::prelude::*;
 
@@ -19,10 +20,10 @@ impl Walk<'_> {
     /// # Errors
     /// What `each` says; [`AnalysisError::Read`] if the file system refuses, if a block has changed since, or if the steps
     /// are not in order.
-    pub(super) fn backwards<D: VisitDetail>(
+    pub(super) fn walk_backwards<D: VisitDetail>(
         &self,
         blocks: &[Block],
-        progress: Progress<'_>,
+        progress: &Progress,
         mut each: impl FnMut(&[Visit], &[D], &Flat) -> Result<(), AnalysisError>,
     ) -> Result<Walked, AnalysisError> {
         let mut walked = Walked::default();
@@ -38,7 +39,7 @@ impl Walk<'_> {
                 .par_iter()
                 .map(|block| {
                     let rows = read_one(block);
-                    progress(block.bytes());
+                    progress.report(block.bytes());
                     rows
                 })
                 .collect();

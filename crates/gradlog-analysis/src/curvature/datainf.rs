@@ -4,26 +4,22 @@
 //! the trace that a relative damping goes by, one for the sum. A third gives the scores.
 
 use super::gram::lambda;
-use super::influence_function::{end_of, mean_scores};
+use super::influence_function::{find_end, mean_scores};
 use super::probes::{nearest, ProbeRows};
 use super::scores::block_dots;
 use super::subject::Subject;
-use crate::rows::driver::Progress;
 use crate::vectors::flatten::Flat;
+use crate::Progress;
 use crate::{AnalysisError, Estimate, Influence};
 use gradlog_kernels::matmul::{matmul, Matrix};
 
-pub(super) fn pass(
-    subject: &Subject<'_>,
-    ids: &[u64],
-    progress: Progress<'_>,
-) -> Result<Vec<Influence>, AnalysisError> {
-    let end = end_of(subject, &subject.asked.question.window, progress)?;
+pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> Result<Vec<Influence>, AnalysisError> {
+    let end = find_end(subject, &subject.asked.question.window, progress)?;
     let probes = ProbeRows::load(&subject.index, &subject.flattener, ids, |records| nearest(records, end))?;
     let blocks = &subject.flattener.blocks;
 
     let mut traces = vec![0f64; blocks.len()];
-    let walked = subject.walk().forwards(progress, |_, _: &[()], flat| {
+    let walked = subject.walk().walk_forwards(progress, |_, _: &[()], flat| {
         for (trace, values) in traces.iter_mut().zip(&flat.blocks) {
             *trace += values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
         }
@@ -51,7 +47,7 @@ pub(super) fn pass(
 
     let count = ids.len();
     let mut sums: Vec<Vec<f32>> = blocks.iter().map(|b| vec![0f32; lambdas.len() * count * b.width]).collect();
-    let _ = subject.walk().forwards(progress, |_, _: &[()], flat| {
+    let _ = subject.walk().walk_forwards(progress, |_, _: &[()], flat| {
         for (number, about) in blocks.iter().enumerate() {
             let lambdas: Vec<f64> = lambdas.iter().map(|lambdas| lambdas[number]).collect();
             add_rows(flat, number, about.width, &probes.flat.blocks[number], count, &lambdas, &mut sums[number]);

@@ -8,9 +8,10 @@ use super::scores::{dots, Scores, Walking};
 use super::set::{CurvatureRow, CurvatureSet};
 use super::subject::Subject;
 use crate::influence::plan::index::Record;
-use crate::rows::driver::{fold_each, Progress};
+use crate::rows::driver::fold_each;
 use crate::vectors::walk::Walked;
-use crate::{rows::column, AnalysisError, Curvature, Estimate, Influence, Normalisation, Window};
+use crate::Progress;
+use crate::{rows::column, AnalysisError, Curvature, Estimate, Influence, Normalization, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, Damage};
 
@@ -27,25 +28,21 @@ pub(super) struct Solver {
 }
 
 /// Gathers and inverts the curvature, and what goes with `examples` alone.
-pub(super) fn prepare(
-    subject: &Subject<'_>,
-    examples: &[u64],
-    progress: Progress<'_>,
-) -> Result<Solver, AnalysisError> {
+pub(super) fn prepare(subject: &Subject<'_>, examples: &[u64], progress: &Progress) -> Result<Solver, AnalysisError> {
     let (inverse, damage) = invert(subject, progress)?;
-    let own = match subject.asked.question.normalise {
-        Normalisation::Relatif => Some(SelfInfluence::compute(subject, &inverse, examples, progress)?),
+    let own = match subject.asked.question.normalization {
+        Normalization::Relatif => Some(SelfInfluence::compute(subject, &inverse, examples, progress)?),
         _ => None,
     };
     Ok(Solver { inverse, own, damage })
 }
 
-fn invert(subject: &Subject<'_>, progress: Progress<'_>) -> Result<(Inverse, Option<Damage>), AnalysisError> {
+fn invert(subject: &Subject<'_>, progress: &Progress) -> Result<(Inverse, Option<Damage>), AnalysisError> {
     let mut gram = Gram::new(&subject.flattener.blocks);
     let damage = match &subject.asked.curvature {
         Curvature::Set(name) => add_set(subject, name, &mut gram)?,
         Curvature::Visits | Curvature::Nothing => {
-            let walked = subject.walk().forwards(progress, |visits, _: &[()], flat| {
+            let walked = subject.walk().walk_forwards(progress, |visits, _: &[()], flat| {
                 if flat.rows > 0 {
                     gram.add(flat, &vec![1.0; visits.len()]);
                 }
@@ -60,7 +57,7 @@ fn invert(subject: &Subject<'_>, progress: Progress<'_>) -> Result<(Inverse, Opt
 
 /// Adds the rows of a probe set: all times inside the window of steps, or all there are if none lies inside.
 fn add_set(subject: &Subject<'_>, name: &str, gram: &mut Gram) -> Result<Option<Damage>, AnalysisError> {
-    let CurvatureSet { index, rows: all } = CurvatureSet::read(subject, name, &|_| {})?;
+    let CurvatureSet { index, rows: all } = CurvatureSet::read(subject, name, &Progress::default())?;
     let inside = |row: &CurvatureRow| subject.asked.question.window.has_step(row.time);
     let mut rows: Vec<_> = all.iter().filter(|row| inside(row)).copied().collect();
     if rows.is_empty() {
@@ -75,7 +72,7 @@ fn add_set(subject: &Subject<'_>, name: &str, gram: &mut Gram) -> Result<Option<
 }
 
 /// The step after the last visit of the window.
-pub(super) fn end_of(subject: &Subject<'_>, window: &Window, progress: Progress<'_>) -> Result<u64, AnalysisError> {
+pub(super) fn find_end(subject: &Subject<'_>, window: &Window, progress: &Progress) -> Result<u64, AnalysisError> {
     let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
     let read = |block: &Block| {
         let steps = column::u64s(block, Column::Step)?;
@@ -94,9 +91,9 @@ pub(super) fn pass(
     subject: &Subject<'_>,
     solver: &Solver,
     ids: &[u64],
-    progress: Progress<'_>,
+    progress: &Progress,
 ) -> Result<Vec<Influence>, AnalysisError> {
-    let end = end_of(subject, &subject.asked.question.window, progress)?;
+    let end = find_end(subject, &subject.asked.question.window, progress)?;
     let probes = ProbeRows::load(&subject.index, &subject.flattener, ids, |records| nearest(records, end))?;
     let solved = solver.inverse.solve(&probes.flat);
     let columns = ids.len() * subject.asked.dampings.len();
@@ -125,10 +122,10 @@ pub(super) fn mean_scores(
     subject: &Subject<'_>,
     solutions: &[Vec<f32>],
     columns: usize,
-    progress: Progress<'_>,
+    progress: &Progress,
 ) -> Result<(Scores, Walked), AnalysisError> {
     let mut scores = Scores::new(columns);
-    let walked = subject.walk().forwards(progress, |visits, outputs: &[Outputs], flat| {
+    let walked = subject.walk().walk_forwards(progress, |visits, outputs: &[Outputs], flat| {
         let dots = dots(flat, solutions, columns);
         let mut rows = dots.chunks(columns.max(1));
         for (visit, outputs) in visits.iter().zip(outputs) {

@@ -28,5 +28,5 @@ mod subject;
 mod tests;
 mod trak;
 
-pub use plan::{estimate, EstimatePlan};
+pub use plan::EstimatePlan;
 pub use question::EstimateQuestion;

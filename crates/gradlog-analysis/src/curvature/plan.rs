@@ -1,12 +1,10 @@
 //! A question by way of curvature, cut into passes over some probes each.
 
-use super::question::{check_method, EstimateQuestion};
+use super::question::EstimateQuestion;
 use super::story::Story;
 use super::subject::{Subject, CURVATURE_BYTES_MAX, PROBE_BYTES_MAX};
 use super::{adjoint, datainf, influence_function, trak};
 use crate::influence::plan::index::Index;
-use crate::rows::driver::Progress;
-use crate::vectors::check_shape;
 use crate::vectors::flatten::Flattener;
 use crate::{AnalysisError, Influence, Method};
 use gradlog_format::run::Run;
@@ -41,16 +39,9 @@ impl<'run> EstimatePlan<'run> {
     /// The most bytes that the curvature of all blocks takes, in f64.
     pub const CURVATURE_BYTES_MAX: u64 = CURVATURE_BYTES_MAX;
 
-    /// Finds the probes, gathers and inverts the curvature where the method has one for all probes, and plans the passes.
-    ///
-    /// # Errors
-    /// As [`influence`](crate::influence()) for what is asked about; [`AnalysisError::OutOfRange`] for a length, a damping
-    /// or a curvature that the method cannot use; [`AnalysisError::TooLarge`] if the curvature would pass
-    /// [`EstimatePlan::CURVATURE_BYTES_MAX`]; [`AnalysisError::Singular`] if it has no inverse.
-    pub fn new(run: &'run Run, asked: &EstimateQuestion, progress: Progress<'_>) -> Result<Self, AnalysisError> {
-        asked.question.window.only_visits(asked.method.name())?;
-        check_shape(asked.shape)?;
-        check_method(asked)?;
+    /// Looks `asked` up in the run; its settings have been checked.
+    pub(super) fn new(run: &'run Run, asked: &EstimateQuestion) -> Result<Self, AnalysisError> {
+        let progress = &asked.question.progress;
         if asked.method == Method::Adjoint && !run.parts().is_empty() {
             // It walks back from step to step, and one worker's blocks lie between those of another.
             let range = "the run of one recorder: the adjoint walks back from step to step, and those of workers lie between each other";
@@ -95,12 +86,13 @@ impl<'run> EstimatePlan<'run> {
     /// The scores of the probes of one pass: an answer for each damping, in their order.
     ///
     /// # Errors
-    /// As [`EstimatePlan::new`]; [`AnalysisError::Diverged`] if an adjoint grew past all numbers.
+    /// As [`EstimateQuestion::plan`]; [`AnalysisError::Diverged`] if an adjoint grew past all numbers.
     ///
     /// # Panics
     /// If `number` is not below [`EstimatePlan::passes`].
-    pub fn pass(&self, number: usize, progress: Progress<'_>) -> Result<Vec<Influence>, AnalysisError> {
+    pub fn pass(&self, number: usize) -> Result<Vec<Influence>, AnalysisError> {
         let (subject, ids) = (&self.subject, &self.passes[number]);
+        let progress = &subject.asked.question.progress;
         match (&self.prepared, subject.asked.method) {
             (Prepared::Solver(solver), _) => influence_function::pass(subject, solver, ids, progress),
             (Prepared::Story(story), _) => adjoint::pass(subject, story, ids, progress),
@@ -116,22 +108,13 @@ impl<'run> EstimatePlan<'run> {
     ///
     /// # Cost
     /// Memory: 8 bytes for each example, probe and damping.
-    pub fn whole(&self, progress: Progress<'_>) -> Result<Vec<Influence>, AnalysisError> {
-        let mut whole = self.pass(0, progress)?;
+    pub fn whole(&self) -> Result<Vec<Influence>, AnalysisError> {
+        let mut whole = self.pass(0)?;
         for number in 1..self.passes() {
-            for (whole, part) in whole.iter_mut().zip(self.pass(number, progress)?) {
+            for (whole, part) in whole.iter_mut().zip(self.pass(number)?) {
                 whole.merge(part);
             }
         }
         Ok(whole)
     }
-}
-
-/// Influence of every training example on the probes of a question, by one of the methods: an answer for each damping.
-///
-/// # Errors
-/// As [`EstimatePlan::new`] and [`EstimatePlan::pass`].
-pub fn estimate(run: &Run, asked: &EstimateQuestion) -> Result<Vec<Influence>, AnalysisError> {
-    let progress: Progress<'_> = &|_| {};
-    EstimatePlan::new(run, asked, progress)?.whole(progress)
 }

@@ -1,31 +1,52 @@
 //! What is asked of a method, and whether the method knows such a question.
 
+use super::plan::EstimatePlan;
+use crate::vectors::check_shape;
 use crate::vectors::flatten::Shape;
-use crate::{AnalysisError, Curvature, Damping, Method, Normalisation, Question};
+use crate::{AnalysisError, Curvature, Damping, Influence, InfluenceQuestion, Method, Normalization};
+use gradlog_format::run::Run;
 
-/// A question about influence, and how it is to be answered.
-#[derive(Debug, Clone, PartialEq)]
+/// Asks about influence by another method than TracIn: influence functions, DataInf, TRAK's estimator or the adjoint.
+/// [`Method`] has the formulas. There is an answer for each damping.
+///
+/// ```no_run
+/// use gradlog_analysis::{Damping, EstimateQuestion, InfluenceQuestion, Method, Run};
+///
+/// let question = InfluenceQuestion::new("test").id(3).epochs(9..);
+/// let estimate = EstimateQuestion::new(question, Method::InfluenceFunction).damping(Damping::Relative(0.1));
+/// let answers = estimate.compute(&Run::open("runs/mnist")?)?;
+/// println!("{}", answers[0].variant());
+/// # Ok::<(), gradlog_analysis::AnalysisError>(())
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct EstimateQuestion {
-    /// Which probes, and which visits count. [`Question::time`] has no part in it: each probe is taken at one time, said
-    /// at each [`Method`]. Of [`Question::normalise`] influence functions know [`Normalisation::Relatif`], the others none.
-    pub question: Question,
+    /// Which probes, and which visits count. Its probe time has no part in it: each probe is taken at one time, said at each
+    /// [`Method`]. Of its normalizations influence functions know [`Normalization::Relatif`], the others none.
+    pub(crate) question: InfluenceQuestion,
     /// By which method.
-    pub method: Method,
+    pub(crate) method: Method,
     /// How long the flat vectors are, and whether layers are taken to have no curvature in common.
-    pub shape: Shape,
-    /// What is added to the curvature before it is inverted: one answer for each. The adjoint inverts nothing and takes none.
-    pub dampings: Vec<Damping>,
-    /// Whose gradients make the curvature. DataInf and TRAK have it in their definitions and take [`Curvature::Visits`].
-    pub curvature: Curvature,
-    /// The soft threshold of TRAK's scores, in their unit ([`Method::Trak`]); `None` leaves them as they are. The other methods
-    /// take none.
-    pub soft_threshold: Option<f64>,
+    pub(crate) shape: Shape,
+    /// What is added to the curvature before it is inverted: one answer for each.
+    pub(crate) dampings: Vec<Damping>,
+    /// Whose gradients make the curvature.
+    pub(crate) curvature: Curvature,
+    /// The soft threshold of TRAK's scores.
+    pub(crate) soft_threshold: Option<f64>,
 }
 
+window_options!(EstimateQuestion, question);
+progress_options!(EstimateQuestion, question);
+
 impl EstimateQuestion {
-    /// `question` by `method`, with whole gradients of [`Method::default_length`], a damping of a tenth of the mean eigenvalue
-    /// where there is one to choose, and the visits' own gradients as curvature.
-    pub fn new(question: Question, method: Method) -> Self {
+    /// Answers `question` by `method`, with whole gradients of [`Method::default_length`], a damping of a tenth of the mean
+    /// eigenvalue where there is one to choose, and the visits' own gradients as curvature.
+    ///
+    /// The probe time of the question has no part in it: each probe is taken at one time, said at each [`Method`]. Of the
+    /// normalizations influence functions know [`Normalization::Relatif`], the other methods none. None of them has error bars,
+    /// layers or groups.
+    pub fn new(question: InfluenceQuestion, method: Method) -> Self {
         Self {
             question,
             method,
@@ -35,16 +56,84 @@ impl EstimateQuestion {
             soft_threshold: None,
         }
     }
+
+    /// What is added to the curvature before it is inverted. The adjoint inverts nothing and takes none.
+    #[must_use]
+    pub fn damping(self, damping: Damping) -> Self {
+        self.dampings([damping])
+    }
+
+    /// Several dampings: there is one answer for each, in their order.
+    #[must_use]
+    pub fn dampings(mut self, dampings: impl IntoIterator<Item = Damping>) -> Self {
+        self.dampings = dampings.into_iter().collect();
+        self
+    }
+
+    /// Whose gradients make the curvature. DataInf and TRAK have it in their definitions and take [`Curvature::Visits`].
+    #[must_use]
+    pub fn curvature(mut self, curvature: Curvature) -> Self {
+        self.curvature = curvature;
+        self
+    }
+
+    /// The most numbers of a gradient, or with [`by_layer`](Self::by_layer) of a layer's; a longer one is folded. 1 to
+    /// [`VectorQuestion::LENGTH_MAX`](crate::VectorQuestion::LENGTH_MAX).
+    #[must_use]
+    pub fn length(mut self, length: usize) -> Self {
+        self.shape.length = length;
+        self
+    }
+
+    /// Takes each layer by itself, as if layers had no curvature in common.
+    #[must_use]
+    pub fn by_layer(mut self) -> Self {
+        self.shape.by_layer = true;
+        self
+    }
+
+    /// The soft threshold of TRAK's scores, in their unit ([`Method::Trak`]). The other methods take none.
+    #[must_use]
+    pub fn soft_threshold(mut self, threshold: f64) -> Self {
+        self.soft_threshold = Some(threshold);
+        self
+    }
+
+    /// The influence of every training example on the probes, all passes in one: an answer for each damping, in their order.
+    ///
+    /// # Errors
+    /// As [`EstimateQuestion::plan`]; [`AnalysisError::Diverged`] if an adjoint grew past all numbers.
+    ///
+    /// # Cost
+    /// Memory: 8 bytes for each example, probe and damping, and what an [`EstimatePlan`] takes.
+    pub fn compute(&self, run: &Run) -> Result<Vec<Influence>, AnalysisError> {
+        self.plan(run)?.whole()
+    }
+
+    /// Finds the probes, gathers and inverts the curvature where the method has one for all probes, and plans the passes.
+    ///
+    /// # Errors
+    /// As [`InfluenceQuestion::compute`] for what is asked about; [`AnalysisError::OnlyVisits`] for a window on sweeps;
+    /// [`AnalysisError::OutOfRange`] for a length, a damping or a curvature that the method cannot use;
+    /// [`AnalysisError::TooLarge`] if the curvature would pass [`EstimatePlan::CURVATURE_BYTES_MAX`];
+    /// [`AnalysisError::Singular`] if it has no inverse.
+    pub fn plan<'run>(&self, run: &'run Run) -> Result<EstimatePlan<'run>, AnalysisError> {
+        self.question.window.refuse_sweeps(self.method.name())?;
+        check_shape(self.shape)?;
+        check_method(self)?;
+        self.question.window.refuse_outside(&[run])?;
+        EstimatePlan::new(run, self)
+    }
 }
 
 /// Checks that the method of a question knows all of its settings.
-pub(super) fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError> {
+fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError> {
     let wrong = |what, given: String, range: &str| Err(AnalysisError::OutOfRange { what, given, range: range.into() });
     let question = &asked.question;
-    let relatif = asked.method == Method::InfluenceFunction && question.normalise == Normalisation::Relatif;
-    if question.normalise != Normalisation::None && !relatif {
+    let relatif = asked.method == Method::InfluenceFunction && question.normalization == Normalization::Relatif;
+    if question.normalization != Normalization::None && !relatif {
         let range = "none, or relatif for influence functions: all others are defined for TracIn alone";
-        return wrong("the normalisation", question.normalise.name().into(), range);
+        return wrong("the normalization", question.normalization.name().into(), range);
     }
     if let Some(threshold) = asked.soft_threshold {
         if asked.method != Method::Trak {

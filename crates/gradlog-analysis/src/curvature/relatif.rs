@@ -6,9 +6,9 @@
 
 use super::gram::Inverse;
 use super::subject::{Subject, PROBE_BYTES_MAX};
-use crate::rows::driver::Progress;
 use crate::vectors::flatten::Flat;
 use crate::AnalysisError;
+use crate::Progress;
 use std::collections::HashMap;
 
 /// Mean gradients that are multiplied with the inverse at a time.
@@ -23,7 +23,7 @@ impl SelfInfluence {
         subject: &Subject<'_>,
         inverse: &Inverse,
         examples: &[u64],
-        progress: Progress<'_>,
+        progress: &Progress,
     ) -> Result<Self, AnalysisError> {
         let mut found = HashMap::new();
         let each = 4 * subject.flattener.length().max(1);
@@ -60,12 +60,12 @@ struct Means {
 }
 
 impl Means {
-    fn gather(subject: &Subject<'_>, examples: &[u64], progress: Progress<'_>) -> Result<Self, AnalysisError> {
+    fn gather(subject: &Subject<'_>, examples: &[u64], progress: &Progress) -> Result<Self, AnalysisError> {
         let slots: HashMap<u64, usize> = examples.iter().enumerate().map(|(slot, example)| (*example, slot)).collect();
         let about = &subject.flattener.blocks;
         let mut blocks: Vec<Vec<f32>> = about.iter().map(|block| vec![0f32; examples.len() * block.width]).collect();
         let mut visits = vec![0u64; examples.len()];
-        let _ = subject.walk().forwards(progress, |seen, _: &[()], flat| {
+        let _ = subject.walk().walk_forwards(progress, |seen, _: &[()], flat| {
             for (row, visit) in seen.iter().enumerate().take(flat.rows) {
                 let Some(&slot) = slots.get(&visit.example) else { continue };
                 visits[slot] += 1;

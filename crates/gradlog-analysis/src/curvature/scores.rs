@@ -132,7 +132,7 @@ impl Scores {
                 let mut influence = Influence::new(question.set.clone(), question.time);
                 influence.probes = ids.iter().filter_map(|id| subject.index.probes.get(id).cloned()).collect();
                 influence.probe_modes = subject.index.modes.iter().copied().collect();
-                influence.normalise = question.normalise;
+                influence.normalization = question.normalization;
                 influence.rows = self.rows.clone();
                 influence.scores = scores;
                 influence.visits = self.visits;

@@ -2,8 +2,9 @@
 
 use super::subject::Subject;
 use crate::influence::plan::index::{Index, Record};
-use crate::rows::driver::Progress;
-use crate::{AnalysisError, Probes, Question};
+use crate::influence::Probes;
+use crate::Progress;
+use crate::{AnalysisError, InfluenceQuestion};
 
 /// The rows of a set that is to be curvature: those that were recorded as such, and its probes.
 pub(super) struct CurvatureSet {
@@ -24,8 +25,8 @@ impl CurvatureSet {
     ///
     /// # Errors
     /// [`AnalysisError::OtherLayers`] if it was recorded in another form than the probes of the subject; those of an index.
-    pub(super) fn read(subject: &Subject<'_>, name: &str, progress: Progress<'_>) -> Result<Self, AnalysisError> {
-        let question = Question { set: name.into(), probes: Probes::All, ..subject.asked.question.clone() };
+    pub(super) fn read(subject: &Subject<'_>, name: &str, progress: &Progress) -> Result<Self, AnalysisError> {
+        let question = InfluenceQuestion { set: name.into(), probes: Probes::All, ..subject.asked.question.clone() };
         let mut weighted = Vec::new();
         let mut take = |time, record, weight| weighted.push(CurvatureRow { time, record, weight });
         let index = Index::read(subject.run, &question, Some(&mut take), progress)?;

@@ -3,7 +3,8 @@
 use super::set::{CurvatureRow, CurvatureSet};
 use super::subject::Subject;
 use crate::influence::plan::index::Index;
-use crate::rows::driver::{fold_each, Progress, ReadTo};
+use crate::rows::driver::{fold_each, ReadTo};
+use crate::Progress;
 use crate::{rows::column, AnalysisError, Curvature};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, Damage};
@@ -66,7 +67,7 @@ fn read(block: &Block) -> Result<StoryBlock, AnalysisError> {
 }
 
 impl Story {
-    pub(super) fn read(subject: &Subject<'_>, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+    pub(super) fn read(subject: &Subject<'_>, progress: &Progress) -> Result<Self, AnalysisError> {
         let run = subject.run;
         let mut story = Self { blocks: Vec::new(), steps: BTreeMap::new(), dropped: 0, damage: None, rows: None };
         let before = |block: &Block| {

@@ -3,9 +3,10 @@
 use super::gram::FACTORS_MAX;
 use super::question::EstimateQuestion;
 use crate::influence::plan::index::Index;
-use crate::rows::driver::{fold_each, Progress};
+use crate::rows::driver::fold_each;
 use crate::vectors::flatten::Flattener;
 use crate::vectors::walk::Walk;
+use crate::Progress;
 use crate::{rows::column, AnalysisError, Estimate, VectorBlock};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Run};
@@ -37,7 +38,7 @@ impl Subject<'_> {
     }
 
     /// The examples that have visits inside the window, ascending. No gradient is opened.
-    pub(super) fn examples(&self, progress: Progress<'_>) -> Result<Vec<u64>, AnalysisError> {
+    pub(super) fn examples(&self, progress: &Progress) -> Result<Vec<u64>, AnalysisError> {
         let window = &self.asked.question.window;
         let keep = |block: &Block| window.is_on(block) && window.touches(block);
         let read = |block: &Block| Ok(window.inside(block)?.select(column::u64s(block, Column::Example)?));

@@ -6,13 +6,14 @@
 
 use super::detail::Outputs;
 use super::gram::Gram;
-use super::influence_function::end_of;
+use super::influence_function::find_end;
 use super::probes::{nearest, ProbeRows};
 use super::scores::{dots, Scores, Walking};
 use super::subject::Subject;
-use crate::rows::driver::{fold_each, Progress, ReadTo};
+use crate::rows::driver::{fold_each, ReadTo};
 use crate::vectors::flatten::Flat;
 use crate::vectors::walk::{Walk, Walked};
+use crate::Progress;
 use crate::{rows::column, AnalysisError, Estimate, Influence, LeftOut, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Block;
@@ -37,11 +38,7 @@ fn not_cross_entropy() -> AnalysisError {
     }
 }
 
-pub(super) fn pass(
-    subject: &Subject<'_>,
-    ids: &[u64],
-    progress: Progress<'_>,
-) -> Result<Vec<Influence>, AnalysisError> {
+pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> Result<Vec<Influence>, AnalysisError> {
     let window = &subject.asked.question.window;
     let dampings = &subject.asked.dampings;
     let columns = ids.len() * dampings.len();
@@ -57,7 +54,7 @@ pub(super) fn pass(
         let window = Window { epochs: Some(epoch..epoch.saturating_add(1)), ..window.clone() };
         let walk = Walk { window: &window, before, ..subject.walk() };
         let mut gram = Gram::new(&subject.flattener.blocks);
-        let walked = walk.forwards(progress, |_, outputs: &[Outputs], flat| {
+        let walked = walk.walk_forwards(progress, |_, outputs: &[Outputs], flat| {
             if flat.rows > 0 {
                 let scale = |outputs: &Outputs| {
                     let doubt = doubt(outputs.loss, outputs.confidence).ok_or_else(not_cross_entropy)?;
@@ -80,11 +77,11 @@ pub(super) fn pass(
         for (number, sums) in lambdas.iter_mut().enumerate() {
             sums.iter_mut().zip(inverse.lambdas(number)).for_each(|(sum, lambda)| *sum += lambda);
         }
-        let end = end_of(subject, &window, progress)?;
+        let end = find_end(subject, &window, progress)?;
         let mut probes = ProbeRows::load(&subject.index, &subject.flattener, ids, |records| nearest(records, end))?;
         to_log_odds(&mut probes)?;
         let solved = inverse.solve(&probes.flat);
-        let walked = walk.forwards(progress, |visits, outputs: &[Outputs], flat| {
+        let walked = walk.walk_forwards(progress, |visits, outputs: &[Outputs], flat| {
             let dots = dots(flat, &solved, columns);
             let mut dots = dots.chunks(columns.max(1));
             for (visit, outputs) in visits.iter().zip(outputs) {
@@ -151,7 +148,7 @@ fn to_log_odds(probes: &mut ProbeRows) -> Result<(), AnalysisError> {
 }
 
 /// The epochs that have visits inside the window, as far as they can be read.
-fn find_epochs(subject: &Subject<'_>, progress: Progress<'_>) -> Result<(BTreeSet<u32>, ReadTo), AnalysisError> {
+fn find_epochs(subject: &Subject<'_>, progress: &Progress) -> Result<(BTreeSet<u32>, ReadTo), AnalysisError> {
     let mut epochs = BTreeSet::new();
     let window = &subject.asked.question.window;
     let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);

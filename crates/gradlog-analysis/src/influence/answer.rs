@@ -1,7 +1,7 @@
 //! The answer: the influence of training examples on probes.
 
 use super::method::Estimate;
-use super::question::{Normalisation, ProbeTime};
+use super::question::{Normalization, ProbeTime};
 use crate::scores::order::{suspicious_first, Order};
 use crate::{Basis, LeftOut};
 use gradlog_format::log::{Mode, PredictionScore};
@@ -50,7 +50,7 @@ pub struct Influence {
     /// Whether it is made of visits of the training or of sweeps at checkpoints, and which. "Visits" below are then rows of sweeps.
     pub basis: Basis,
     /// What the scores were divided by.
-    pub normalise: Normalisation,
+    pub normalization: Normalization,
     /// The layers whose gradients count, where not all do; those that are folded together as one, by the name `folded`.
     pub layers: Vec<String>,
     /// Ids of the probes that the one column is the mean of; empty where each probe has a column of its own.
@@ -64,7 +64,7 @@ pub struct Influence {
     /// `[rows, probes]`, row by row; NaN where an example has no usable visit.
     pub scores: Vec<f64>,
     /// One standard deviation of each score's sketch error, `[rows, probes]` as the scores are; empty unless they were asked
-    /// for with [`InfluencePlan::with_errors`]. An upper bound where an example has several visits. It covers projection and
+    /// for with [`InfluenceQuestion::errors`](crate::InfluenceQuestion::errors). An upper bound where an example has several visits. It covers projection and
     /// rounding of the gradients and nothing else: not layers that were not recorded, not that the probes were taken at other
     /// steps, not TracIn's first order.
     pub errors: Vec<f64>,
@@ -90,7 +90,7 @@ impl Influence {
             set,
             time,
             basis: Basis::default(),
-            normalise: Normalisation::None,
+            normalization: Normalization::None,
             layers: Vec::new(),
             group: Vec::new(),
             probe_modes: Vec::new(),
@@ -114,6 +114,22 @@ impl Influence {
     pub fn score(&self, row: usize, probe: usize) -> f64 {
         assert!(probe < self.probes.len(), "no such probe");
         self.scores[row * self.probes.len() + probe]
+    }
+
+    /// The position of the row of a training example; `None` if it has no visit inside the window. It goes through the rows.
+    pub fn row(&self, example: u64) -> Option<usize> {
+        self.rows.iter().position(|row| row.example == example)
+    }
+
+    /// The position of the probe with this id; `None` if there is none. It goes through the probes.
+    pub fn probe(&self, id: u64) -> Option<usize> {
+        self.probes.iter().position(|probe| probe.id == id)
+    }
+
+    /// The score of a training example on a probe, both by id; `None` where there is none. A NaN is a score of no usable visit.
+    pub fn score_of(&self, example: u64, probe: u64) -> Option<f64> {
+        let (row, probe) = (self.row(example)?, self.probe(probe)?);
+        self.scores.get(row * self.probes.len() + probe).copied()
     }
 
     /// One standard deviation of a score's sketch error, both by position, if errors were asked for.
@@ -165,10 +181,10 @@ impl Influence {
     /// Which variant of TracIn this is, or which other method, in words.
     pub fn variant(&self) -> String {
         let mut words = self.formula();
-        match self.normalise {
-            Normalisation::None => {}
-            Normalisation::Cosine => words.push_str("; cosine: each gradient at unit length"),
-            Normalisation::Relatif => words.push_str("; RelatIF: divided by the root of self-influence"),
+        match self.normalization {
+            Normalization::None => {}
+            Normalization::Cosine => words.push_str("; cosine: each gradient at unit length"),
+            Normalization::Relatif => words.push_str("; RelatIF: divided by the root of self-influence"),
         }
         if !self.layers.is_empty() {
             words.push_str(&format!("; of these layers alone: {}", self.layers.join(", ")));
@@ -226,7 +242,7 @@ impl Influence {
                 }
             }
         }
-        let beside = |mine: &[f64], others: &[f64]| {
+        let join = |mine: &[f64], others: &[f64]| {
             let mut all = Vec::with_capacity(source.len() * (old + new));
             for (row, from) in source.iter().enumerate() {
                 all.extend_from_slice(&mine[row * old..(row + 1) * old]);
@@ -237,9 +253,9 @@ impl Influence {
             }
             all
         };
-        self.scores = beside(&self.scores, &other.scores);
+        self.scores = join(&self.scores, &other.scores);
         if !self.errors.is_empty() {
-            self.errors = beside(&self.errors, &other.errors);
+            self.errors = join(&self.errors, &other.errors);
         }
         self.probes.extend(other.probes);
         self.probe_times = self.probe_times.max(other.probe_times);

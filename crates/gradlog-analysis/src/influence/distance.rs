@@ -5,12 +5,12 @@
 
 use super::answer::Influence;
 use super::plan::index::Index;
-use super::question::{Probes, Question};
-use crate::rows::driver::{fold_each, Progress, ReadTo};
+use super::question::InfluenceQuestion;
+use crate::rows::driver::{fold_each, ReadTo};
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{RowRule, UnseenGradient};
 use crate::rows::sweep::Sweeps;
-use crate::{rows::column, spearman, AnalysisError, LeftOut, Window};
+use crate::{rows::column, spearman, AnalysisError, LeftOut, Progress, Window};
 use gradlog_format::log::{Column, ColumnKey, LayerRecord};
 use gradlog_format::run::{Block, Damage, Run, Vectors};
 use std::collections::HashMap;
@@ -108,39 +108,71 @@ impl FeatureDistance {
     }
 }
 
-/// Sets the scores of `influence` against distance in the feature space of `layer`, or of the last layer that keeps its factors.
+/// Asks how an influence goes with distance in feature space: does a probe learn from what looks alike, or from elsewhere?
 ///
-/// # Errors
-/// [`AnalysisError::OnlyVisits`] or [`AnalysisError::OutOfRange`] if one of `influence` and `window` is on visits and the other
-/// on sweeps, [`AnalysisError::Missing`] if no such layer has factors, [`AnalysisError::NoSuchProbe`] and the like if the probes are not
-/// in the run, [`AnalysisError::Read`] if the file system refuses.
-///
-/// # Cost
-/// One pass over the inputs of one layer. Memory: 8 bytes for each example and probe.
-pub fn influence_by_distance(
-    run: &Run,
-    influence: &Influence,
-    window: &Window,
-    layer: Option<&str>,
-    progress: Progress<'_>,
-) -> Result<Vec<FeatureDistance>, AnalysisError> {
+/// The features of an example are the input of a layer at its last visit inside the window, and those of the probe the input at
+/// its last time. The distance is Euclidean (Koh and Liang 2017, arXiv 1703.04730, §5.1, set influence against it).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DistanceQuestion<'a> {
+    influence: &'a Influence,
+    layer: Option<String>,
+    window: Window,
+    progress: Progress,
+}
+
+window_options!(DistanceQuestion<'_>);
+source_options!(DistanceQuestion<'_>);
+progress_options!(DistanceQuestion<'_>);
+
+impl<'a> DistanceQuestion<'a> {
+    /// Compares the scores of `influence` with distances in the input of the last layer that keeps its factors: over all visits,
+    /// or over all sweeps if the influence is on sweeps.
+    pub fn new(influence: &'a Influence) -> Self {
+        let window = if influence.basis.is_sweeps() { Window::sweeps() } else { Window::everything() };
+        Self { influence, layer: None, window, progress: Progress::default() }
+    }
+
+    /// Takes the input of this layer instead.
+    #[must_use]
+    pub fn layer(mut self, layer: impl Into<String>) -> Self {
+        self.layer = Some(layer.into());
+        self
+    }
+
+    /// An answer for each probe of the influence, in their order.
+    ///
+    /// # Errors
+    /// [`AnalysisError::OnlyVisits`] or [`AnalysisError::OutOfRange`] if one of influence and window is on visits and the other
+    /// on sweeps, [`AnalysisError::Missing`] if no such layer has factors, [`AnalysisError::NoSuchProbe`] and the like if the
+    /// probes are not in the run, [`AnalysisError::OutsideRun`] for a window without visits, [`AnalysisError::Read`] if the
+    /// file system refuses.
+    ///
+    /// # Cost
+    /// One pass over the inputs of one layer. Memory: 8 bytes for each example and probe.
+    pub fn compute(&self, run: &Run) -> Result<Vec<FeatureDistance>, AnalysisError> {
+        self.window.refuse_outside(&[run])?;
+        measure_distances(run, self)
+    }
+}
+
+fn measure_distances(run: &Run, asked: &DistanceQuestion<'_>) -> Result<Vec<FeatureDistance>, AnalysisError> {
+    let DistanceQuestion { influence, layer, window, progress } = asked;
     if !influence.basis.is_sweeps() {
         // Scores of visits have no business with distances at checkpoints.
-        window.only_visits("the distance in feature space from an influence on visits")?;
+        window.refuse_sweeps("the distance in feature space from an influence on visits")?;
     } else if !window.is_on_sweeps() {
         let (what, given) = ("the window of distances beside an influence on sweeps", "on visits".into());
         return Err(AnalysisError::OutOfRange { what, given, range: "on sweeps, as the influence is".into() });
     }
     let sweeps = Sweeps::find(run, window)?;
-    let question = Question {
-        probes: Probes::Ids(influence.probes.iter().map(|probe| probe.id).collect()),
-        window: window.clone(),
-        time: influence.time,
-        ..Question::all(&influence.set)
-    };
+    let question = InfluenceQuestion::new(&influence.set)
+        .ids(influence.probes.iter().map(|probe| probe.id))
+        .window(window.clone())
+        .probe_time(influence.time);
     let index = Index::build(run, &question, progress)?;
     let layers = &run.manifest().layers;
-    let wanted = |record: &LayerRecord| layer.is_none_or(|name| record.name == name);
+    let wanted = |record: &LayerRecord| layer.as_ref().is_none_or(|name| record.name == *name);
     let found = index.layout.factored.iter().rfind(|f| layers.get(usize::from(f.layer)).is_some_and(wanted));
     let Some(factored) = found else {
         return Err(AnalysisError::Missing {

@@ -14,7 +14,7 @@ pub enum Method {
     /// paper's `H` is the Hessian at the minimum; with the visits' own gradients it is the empirical Fisher, which shrinks
     /// as the model fits.
     ///
-    /// With [`Normalisation::Relatif`](crate::Normalisation::Relatif) it is ℓ-RelatIF (Barshan et al. 2020, arXiv
+    /// With [`Normalization::Relatif`](crate::Normalization::Relatif) it is ℓ-RelatIF (Barshan et al. 2020, arXiv
     /// 2003.11630): the score divided by `√(ḡ_zᵀ (H + λI)⁻¹ ḡ_z)`, the root of the example's self-influence under the same
     /// inverse. The sign stays. An example whose gradients are 0 scores 0. A cosine in the metric of the inverse would divide by
     /// a number of the probe's besides, and leave the order of the examples as it is.
@@ -77,7 +77,7 @@ impl Method {
     }
 
     /// One line for a help text.
-    pub fn about(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         match self {
             Method::InfluenceFunction => {
                 "influence functions (Koh and Liang 2017): damped inverse of the curvature, at the visits of the window; take the last epoch"
@@ -123,6 +123,7 @@ impl fmt::Display for Damping {
 
 /// Whose gradients make the curvature `H`, as a mean of `g gᵀ`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Curvature {
     /// The visits' own: the empirical Fisher.
     #[default]

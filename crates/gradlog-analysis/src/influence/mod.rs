@@ -26,11 +26,11 @@
 //! A probe's gradient is that of its loss, or of a score of its prediction (`Pass::prediction_score`); positive then means that
 //! the step raised the score.
 //!
-//! Scores can be normalised ([`Normalisation`]), be those of some layers alone ([`Question::layers`]) or of a group of probes
-//! ([`Question::group`]), and be taken apart by layer or by epoch ([`InfluencePlan::split`]).
+//! Scores can be normalized ([`Normalization`]), be those of some layers alone ([`InfluenceQuestion::layers`]) or of a group of probes
+//! [`InfluenceQuestion::mean`], and be taken apart by layer or by epoch ([`InfluencePlan::split`]).
 //!
 //! Gradients are the recorded sketches: factored layers give `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩`, folded ones `⟨s,s'⟩`. What a sketch
-//! leaves open is said by a standard deviation beside each score, on request ([`InfluencePlan::with_errors`]).
+//! leaves open is said by a standard deviation beside each score, on request ([`InfluenceQuestion::errors`]).
 //!
 //! `question.rs` is what is asked and `answer.rs` what comes back. `plan/` looks the question up in the run: which probes,
 //! which layers, how many passes. `stream/` reads the visits by the plan and knows it; the plan knows nothing of the stream.
@@ -51,8 +51,9 @@ mod tests;
 pub use agreement::Agreement;
 pub use answer::{Influence, InfluenceRow, Probe};
 pub use concentration::Concentration;
-pub use distance::{influence_by_distance, Comparison, FeatureDistance};
+pub use distance::{Comparison, DistanceQuestion, FeatureDistance};
 pub use method::{Curvature, Damping, Estimate, Method};
 pub use plan::InfluencePlan;
-pub use question::{Normalisation, ProbeTime, Probes, Question};
-pub use stream::{influence, Part, Ranked, Split, SplitBy, Strongest};
+pub(crate) use question::Probes;
+pub use question::{InfluenceQuestion, Normalization, ProbeTime};
+pub use stream::{Part, Ranked, Split, SplitBy, Strongest};

@@ -1,9 +1,13 @@
 //! What is asked: which probes, which visits, which layers, and how loud examples are weighed.
 
-use crate::{Source, Window};
+use super::answer::Influence;
+use super::plan::InfluencePlan;
+use crate::{AnalysisError, Progress, Window};
+use gradlog_format::run::Run;
 
 /// Which probe time stands for a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum ProbeTime {
     /// The nearest that is not later. Visits before the first probe time are left out and counted.
     #[default]
@@ -14,7 +18,7 @@ pub enum ProbeTime {
 
 /// Which probes of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probes {
+pub(crate) enum Probes {
     /// All of them.
     All,
     /// Those with these ids. An id that is said twice counts once.
@@ -36,13 +40,14 @@ pub enum Probes {
 /// Norms are the recorded ones, which carry no sketch error, where all layers count; else those of the sketches, which are
 /// estimates where a layer was projected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Normalisation {
+#[non_exhaustive]
+pub enum Normalization {
     /// TracIn itself.
     #[default]
     None,
     /// Each gradient at unit length: of each visit, and of the probe at each of its times. A gradient of zero has no direction
     /// and adds nothing. What is left is agreement of direction alone, so self-influence says nothing any more: the cosine of a
-    /// gradient with itself is 1 for every example, the mislabelled ones with it.
+    /// gradient with itself is 1 for every example, the mislabeled ones with it.
     Cosine,
     /// Divided by the root of the example's own self-influence over the same visits: what it did to the probe for each unit
     /// that it did to itself. It is ℓ-RelatIF (Barshan et al. 2020, arXiv 2003.11630) in TracIn's metric, where a dot
@@ -52,28 +57,28 @@ pub enum Normalisation {
     Relatif,
 }
 
-impl Normalisation {
+impl Normalization {
     /// All of them.
-    pub const ALL: [Normalisation; 3] = [Normalisation::None, Normalisation::Cosine, Normalisation::Relatif];
+    pub const ALL: [Normalization; 3] = [Normalization::None, Normalization::Cosine, Normalization::Relatif];
 
     /// `none`, `cosine`, `relatif`.
     pub fn name(self) -> &'static str {
         match self {
-            Normalisation::None => "none",
-            Normalisation::Cosine => "cosine",
-            Normalisation::Relatif => "relatif",
+            Normalization::None => "none",
+            Normalization::Cosine => "cosine",
+            Normalization::Relatif => "relatif",
         }
     }
 
     /// What it does, in a line.
-    pub fn about(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         match self {
-            Normalisation::None => "the scores themselves: what the steps took off the probe's loss, to first order",
-            Normalisation::Cosine => {
+            Normalization::None => "the scores themselves: what the steps took off the probe's loss, to first order",
+            Normalization::Cosine => {
                 "each visit's and each probe's gradient at unit length: directions alone (the self-influence of every \
                  example is then the same)"
             }
-            Normalisation::Relatif => {
+            Normalization::Relatif => {
                 "divided by the root of the example's own self-influence, so that loud examples do not lead every list \
                  (Barshan et al. 2020)"
             }
@@ -81,54 +86,157 @@ impl Normalisation {
     }
 }
 
-/// What is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
+/// Asks which training examples taught the model its answer to probes: TracIn (Pruthi et al. 2020, arXiv 2002.08484, §3).
+///
+/// ```text
+/// TracIn(z, z') = Σ_t η_t·clip_t·c_t·⟨g_z(w_t), g_z'(w_c(t))⟩
+/// ```
+///
+/// over the visits `t` of the example `z` inside the window: `η_t` the learning rate of the step, `clip_t` the factor that the
+/// whole gradient was multiplied by, `c_t` the weight of `z` in the loss (`1/B` under a mean), `c(t)` the probe time that
+/// stands for step `t`. A positive score helped: the step lowered the probe's loss. The unit is that of the loss.
+///
+/// ```no_run
+/// use gradlog_analysis::{InfluenceQuestion, Run};
+///
+/// let run = Run::open("runs/mnist")?;
+/// let influence = InfluenceQuestion::new("test").id(3).errors().compute(&run)?;
+/// for row in influence.proponents(0, 10) {
+///     println!("{} {}", influence.rows[row].example, influence.score(row, 0));
+/// }
+/// # Ok::<(), gradlog_analysis::AnalysisError>(())
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct InfluenceQuestion {
     /// Name of the probe set.
-    pub set: String,
+    pub(crate) set: String,
     /// Which of its probes.
-    pub probes: Probes,
-    /// One column of scores for all these probes together: the mean of their scores, which is the influence on the mean of
-    /// their losses. With [`Normalisation::Cosine`] every probe has the same say in it, however steep its loss. Where a probe has
-    /// no time for a visit, the two add nothing to the mean.
-    pub group: bool,
+    pub(crate) probes: Probes,
+    /// Whether there is one column of scores for all these probes together.
+    pub(crate) group: bool,
     /// Which visits count, or which sweeps. Probes count whenever they were taken.
-    pub window: Window,
+    pub(crate) window: Window,
     /// Which probe time stands for a step.
-    pub time: ProbeTime,
+    pub(crate) time: ProbeTime,
     /// What the scores are divided by.
-    pub normalise: Normalisation,
-    /// Names of the layers whose gradients count; empty for all. Layers that are folded share one vector and can only be named
-    /// together, or by the name `folded`.
-    pub layers: Vec<String>,
+    pub(crate) normalization: Normalization,
+    /// Names of the layers whose gradients count; empty for all.
+    pub(crate) layers: Vec<String>,
+    /// Whether each score has an error bar.
+    pub(crate) errors: bool,
+    pub(crate) progress: Progress,
 }
 
-impl Question {
-    /// Who taught the model its answer to example `id` of the probe set, over the whole run.
-    pub fn one(set: impl Into<String>, id: u64) -> Self {
-        Self { probes: Probes::Ids(vec![id]), ..Self::all(set) }
-    }
+window_options!(InfluenceQuestion);
+source_options!(InfluenceQuestion);
+progress_options!(InfluenceQuestion);
 
-    /// The same over sweeps at checkpoints: TracInCP.
-    pub fn at_checkpoints(self) -> Self {
-        Self { window: Window { source: Source::Sweeps, ..self.window }, ..self }
-    }
-
-    /// The same of every probe in the set.
-    pub fn all(set: impl Into<String>) -> Self {
+impl InfluenceQuestion {
+    /// The influence on every probe of a set, over the whole run: a column of scores for each probe.
+    pub fn new(set: impl Into<String>) -> Self {
         Self {
             set: set.into(),
             probes: Probes::All,
             group: false,
             window: Window::everything(),
             time: ProbeTime::Earlier,
-            normalise: Normalisation::None,
+            normalization: Normalization::None,
             layers: Vec::new(),
+            errors: false,
+            progress: Progress::default(),
         }
     }
 
-    /// The same of all these probes together.
-    pub fn together(self) -> Self {
-        Self { group: true, ..self }
+    /// Asks about the probe with this id alone.
+    #[must_use]
+    pub fn id(self, id: u64) -> Self {
+        self.ids([id])
+    }
+
+    /// Asks about the probes with these ids. An id that is said twice counts once.
+    #[must_use]
+    pub fn ids(mut self, ids: impl IntoIterator<Item = u64>) -> Self {
+        self.probes = Probes::Ids(ids.into_iter().collect());
+        self
+    }
+
+    /// Asks about the probes with this label at the last time at which they were taken.
+    #[must_use]
+    pub fn label(mut self, label: u32) -> Self {
+        self.probes = Probes::Label(label);
+        self
+    }
+
+    /// Gives one column of scores for all these probes together: the mean of their scores, which is the influence on the mean of
+    /// their losses. With [`Normalization::Cosine`] every probe has the same say in it, however steep its loss. Where a probe
+    /// has no time for a visit, the two add nothing to the mean.
+    #[must_use]
+    pub fn mean(mut self) -> Self {
+        self.group = true;
+        self
+    }
+
+    /// Counts the gradients of these layers alone. Layers that are folded share one vector and can only be named together, or by
+    /// the name `folded`.
+    #[must_use]
+    pub fn layers<Name: Into<String>>(mut self, layers: impl IntoIterator<Item = Name>) -> Self {
+        self.layers = layers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What the scores are divided by.
+    #[must_use]
+    pub fn normalization(mut self, normalization: Normalization) -> Self {
+        self.normalization = normalization;
+        self
+    }
+
+    /// Which probe time stands for a step.
+    #[must_use]
+    pub fn probe_time(mut self, time: ProbeTime) -> Self {
+        self.time = time;
+        self
+    }
+
+    /// Gives an error bar for each score, which costs about as much again: [`Influence::errors`].
+    #[must_use]
+    pub fn errors(mut self) -> Self {
+        self.errors = true;
+        self
+    }
+
+    /// Takes the sweeps at checkpoints instead of the visits: TracInCP, `Σ_i η_i·⟨g_z(w_i), g_z'(w_i)⟩` over the checkpoints `i`
+    /// at which the probe has a record too. The same as [`sweeps`](Self::sweeps).
+    #[must_use]
+    pub fn at_checkpoints(self) -> Self {
+        self.sweeps()
+    }
+
+    /// The influence of every training example on the probes, all passes in one.
+    ///
+    /// # Errors
+    /// [`AnalysisError::NoSuchSet`] or [`AnalysisError::NoSuchProbe`], with what there is; [`AnalysisError::Missing`] if the
+    /// visits hold no gradients; [`AnalysisError::NoProbeGradient`] if the probes hold none; [`AnalysisError::OtherLayers`] if
+    /// the two have none in common; [`AnalysisError::NoSuchLayer`]; [`AnalysisError::OutsideRun`] for a window without visits,
+    /// [`AnalysisError::NoSuchSweep`] for one without sweeps; [`AnalysisError::Read`] if the file system refuses. Damage is
+    /// not an error, unless what was asked for is missing in front of it ([`AnalysisError::Cut`]).
+    ///
+    /// # Cost
+    /// One pass over the visits for each few thousand probes, `visits × probes × (numbers of a sketch)` multiplications, of
+    /// integers where both sides are stored as integers. Memory: 8 bytes for each pair of an example and a probe, at most
+    /// [`InfluencePlan::PROBE_BYTES_MAX`] of unpacked probes, and a few blocks. For more pairs than fit in memory take the
+    /// passes of a [plan](Self::plan) one by one, or only their [strongest](InfluencePlan::strongest).
+    pub fn compute(&self, run: &Run) -> Result<Influence, AnalysisError> {
+        self.plan(run)?.whole()
+    }
+
+    /// Finds the probes in the run and plans the passes. It reads the run once or twice.
+    ///
+    /// # Errors
+    /// As [`compute`](Self::compute), but for those that only the visits can show.
+    pub fn plan<'run>(&self, run: &'run Run) -> Result<InfluencePlan<'run>, AnalysisError> {
+        self.window.refuse_outside(&[run])?;
+        InfluencePlan::new(run, self)
     }
 }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 /// What to keep.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct KeepRule {
     /// Share of the scored examples that is kept, above 0 and at most 1.
     pub keep: f64,
@@ -29,6 +30,27 @@ impl KeepRule {
     /// The hardest `keep` of all examples.
     pub fn hardest(keep: f64) -> Self {
         Self { keep, skip_hardest: 0.0, balance: false, random: None }
+    }
+
+    /// Leaves this share of the examples out at the hard end, and keeps the next.
+    #[must_use]
+    pub fn skip_hardest(mut self, share: f64) -> Self {
+        self.skip_hardest = share;
+        self
+    }
+
+    /// Lets each recorded label keep its share.
+    #[must_use]
+    pub fn balance(mut self) -> Self {
+        self.balance = true;
+        self
+    }
+
+    /// Draws at random with this seed instead: the control.
+    #[must_use]
+    pub fn random(mut self, seed: u64) -> Self {
+        self.random = Some(seed);
+        self
     }
 
     fn check(&self) -> Result<(), AnalysisError> {

@@ -5,7 +5,7 @@ mod keep;
 mod suspects;
 mod threshold;
 
-pub use cartography::{Map, MapRow};
+pub use cartography::{DataMap, DataMapRow, MapQuestion};
 pub use keep::{KeepList, KeepRule, Kept, KeptOfLabel};
-pub use suspects::{suspects, Rival, SignalValue, Suspect, Suspects};
-pub use threshold::{Flagged, FlaggedRow, ThresholdIds, ThresholdRun, ThresholdSamples};
+pub use suspects::{Rival, SignalValue, Suspect, SuspectQuestion, Suspects};
+pub use threshold::{Flagged, FlaggedRow, ThresholdIds, ThresholdQuestion, ThresholdRun, ThresholdSamples};

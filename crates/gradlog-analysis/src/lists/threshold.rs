@@ -2,17 +2,16 @@
 //!
 //! AUM ranks examples; threshold samples say where in the ranking wrong labels end. Of `N` examples in `c` classes,
 //! `N/(c+1)` are given a label that nobody has, the extra class `c`, and the model is trained with `c + 1` outputs. They are
-//! mislabelled for certain, so the 99th percentile of their AUM is the cut: an example below it behaves like one with a
+//! mislabeled for certain, so the 99th percentile of their AUM is the cut: an example below it behaves like one with a
 //! wrong label. A threshold sample cannot be judged in its own run, so one trains twice with two disjoint sets.
 //!
 //! An example is flagged if it lies below the cut in every run that judges it, as in the authors' code (`runner.py` removes
 //! what has a mean verdict of one). The percentile interpolates between order statistics, as numpy does. The authors
 //! leave out the first epoch and stop before the first drop of the learning rate: give a window.
 
-use crate::rows::driver::Progress;
 use crate::scores::order::suspicious_first;
-use crate::scores::over_runs::{different, in_run, most_voted};
-use crate::{AnalysisError, Basis, LeftOut, Order, Score, ScoreTable, Window};
+use crate::scores::over_runs::{most_voted, name_run, refuse_same_run};
+use crate::{AnalysisError, Basis, LeftOut, Order, Progress, Score, ScoreTable, Window};
 use gradlog_format::run::{Damage, Run};
 use gradlog_format::sketch::draw;
 use std::collections::{BTreeMap, HashSet};
@@ -34,7 +33,7 @@ impl ThresholdSamples {
     /// use gradlog_analysis::ThresholdSamples;
     ///
     /// let ids: Vec<u64> = (0..110).collect();
-    /// let samples = ThresholdSamples::pick(&ids, 10, 7)?;
+    /// let samples = ThresholdSamples::draw(&ids, 10, 7)?;
     /// assert_eq!((samples.class, samples.sets[0].len(), samples.sets[1].len()), (10, 10, 10));
     /// let first = samples.sets[0][0];
     /// assert_eq!((samples.label(0, first, 3), samples.label(1, first, 3)), (10, 3));
@@ -43,7 +42,7 @@ impl ThresholdSamples {
     ///
     /// # Errors
     /// [`AnalysisError::Rule`] with fewer than `classes + 1` different examples, or without classes.
-    pub fn pick(examples: &[u64], classes: u32, seed: u64) -> Result<Self, AnalysisError> {
+    pub fn draw(examples: &[u64], classes: u32, seed: u64) -> Result<Self, AnalysisError> {
         let mut drawn = examples.to_vec();
         drawn.sort_unstable();
         drawn.dedup();
@@ -79,6 +78,7 @@ impl ThresholdSamples {
 
 /// How the threshold samples of a run are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ThresholdIds {
     /// By the label that they were recorded with: the extra class.
     Class(u32),
@@ -86,7 +86,66 @@ pub enum ThresholdIds {
     Sets(Vec<Vec<u64>>),
 }
 
-/// Which examples AUM finds mislabelled.
+/// Asks which labels AUM finds wrong, by threshold samples (Pleiss et al. 2020, arXiv 2001.10528, §3.2).
+///
+/// A run's cut is the percentile of its threshold samples' AUM, interpolated between order statistics as numpy does. An example
+/// is flagged if its AUM lies below the cut in every run that judges it; a run does not judge its own threshold samples.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ThresholdQuestion {
+    samples: ThresholdIds,
+    percentile: f64,
+    window: Window,
+    progress: Progress,
+}
+
+window_options!(ThresholdQuestion);
+source_options!(ThresholdQuestion);
+progress_options!(ThresholdQuestion);
+
+impl ThresholdQuestion {
+    /// The paper's percentile.
+    pub const PERCENTILE: f64 = 99.0;
+
+    /// With these threshold samples and the paper's percentile, over all visits.
+    pub fn new(samples: ThresholdIds) -> Self {
+        Self { samples, percentile: Self::PERCENTILE, window: Window::default(), progress: Progress::default() }
+    }
+
+    /// The percentile of the threshold samples' AUM that is the cut, 0 to 100.
+    #[must_use]
+    pub fn percentile(mut self, percentile: f64) -> Self {
+        self.percentile = percentile;
+        self
+    }
+
+    /// Judges the examples of one run, but for its own threshold samples.
+    ///
+    /// # Errors
+    /// As [`ThresholdQuestion::compute_over`].
+    ///
+    /// # Cost
+    /// As [`ThresholdQuestion::compute_over`].
+    pub fn compute(&self, run: &Run) -> Result<Flagged, AnalysisError> {
+        self.compute_over(&[run])
+    }
+
+    /// Judges every example of the runs against each run's threshold samples.
+    ///
+    /// # Errors
+    /// Those of [`ScoreQuestion::compute`](crate::ScoreQuestion::compute) with AUM, with the name of the run;
+    /// [`AnalysisError::SameRun`]; [`AnalysisError::NoThreshold`] if a run has no threshold sample with an AUM;
+    /// [`AnalysisError::Rule`] if the percentile is not between 0 and 100 or there is not one set for each run.
+    ///
+    /// # Cost
+    /// One pass over the margins of each run; memory about 300 bytes per example.
+    pub fn compute_over(&self, runs: &[&Run]) -> Result<Flagged, AnalysisError> {
+        self.window.refuse_outside(runs)?;
+        judge_examples(runs, self)
+    }
+}
+
+/// Which examples AUM finds mislabeled.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Flagged {
@@ -156,73 +215,55 @@ struct Judged {
 }
 
 impl Flagged {
-    /// The paper's percentile.
-    pub const PERCENTILE: f64 = 99.0;
-
-    /// Judges every example of the runs against each run's threshold samples.
-    ///
-    /// # Errors
-    /// Those of [`Score::compute`] with AUM, with the name of the run; [`AnalysisError::SameRun`];
-    /// [`AnalysisError::NoThreshold`] if a run has no threshold sample with an AUM; [`AnalysisError::Rule`] if the percentile is
-    /// not between 0 and 100 or there is not one set for each run.
-    ///
-    /// # Cost
-    /// One pass over the margins of each run; memory about 300 bytes per example.
-    pub fn of(
-        runs: &[&Run],
-        samples: &ThresholdIds,
-        percentile: f64,
-        window: &Window,
-        progress: Progress<'_>,
-    ) -> Result<Self, AnalysisError> {
-        different(runs)?;
-        if !(0.0..=100.0).contains(&percentile) {
-            return Err(AnalysisError::Rule { what: format!("cuts at percentile {percentile}: give 0 to 100") });
-        }
-        if let ThresholdIds::Sets(sets) = samples {
-            if sets.len() != runs.len() {
-                let (sets, runs) = (sets.len(), runs.len());
-                let what =
-                    format!("has {sets} sets of threshold samples for {runs} runs: give one for each, in their order");
-                return Err(AnalysisError::Rule { what });
-            }
-        }
-        let mut all: BTreeMap<u64, Judged> = BTreeMap::new();
-        let mut parts = Vec::with_capacity(runs.len());
-        let mut left_out = LeftOut::default();
-        for (number, run) in runs.iter().enumerate() {
-            let table = Score::Aum.compute_with(run, window, progress).map_err(in_run(runs, number))?;
-            let is_sample: Vec<bool> = match samples {
-                ThresholdIds::Class(class) => table.rows.iter().map(|row| row.label == Some(*class)).collect(),
-                ThresholdIds::Sets(sets) => {
-                    let set: HashSet<u64> = sets[number].iter().copied().collect();
-                    table.rows.iter().map(|row| set.contains(&row.example)).collect()
-                }
-            };
-            left_out.add(&table.left_out);
-            let part =
-                add_verdicts(&table, &is_sample, percentile, &mut all).ok_or_else(|| AnalysisError::NoThreshold {
-                    run: run.dir().display().to_string(),
-                    known: match samples {
-                        ThresholdIds::Class(class) => format!("recorded with label {class}"),
-                        ThresholdIds::Sets(_) => "of those handed in".into(),
-                    },
-                })?;
-            parts.push(part);
-        }
-        let unjudged: Vec<u64> = all.iter().filter(|(_, entry)| entry.runs == 0).map(|(example, _)| *example).collect();
-        let mut rows: Vec<FlaggedRow> = all.into_iter().filter(|(_, entry)| entry.runs > 0).map(row).collect();
-        rows.sort_by(|a, b| {
-            suspicious_first(Order::LowestFirst, a.above_cut, b.above_cut).then(a.example.cmp(&b.example))
-        });
-        left_out.examples += unjudged.len() as u64;
-        Ok(Self { percentile, runs: parts, rows, unjudged, left_out })
-    }
-
     /// How many examples are flagged.
-    pub fn flagged(&self) -> u64 {
+    pub fn count_flagged(&self) -> u64 {
         self.rows.iter().filter(|row| row.flagged).count() as u64
     }
+}
+
+fn judge_examples(runs: &[&Run], asked: &ThresholdQuestion) -> Result<Flagged, AnalysisError> {
+    let ThresholdQuestion { samples, percentile, window, progress } = asked;
+    let percentile = *percentile;
+    refuse_same_run(runs)?;
+    if !(0.0..=100.0).contains(&percentile) {
+        return Err(AnalysisError::Rule { what: format!("cuts at percentile {percentile}: give 0 to 100") });
+    }
+    if let ThresholdIds::Sets(sets) = samples {
+        if sets.len() != runs.len() {
+            let (sets, runs) = (sets.len(), runs.len());
+            let what =
+                format!("has {sets} sets of threshold samples for {runs} runs: give one for each, in their order");
+            return Err(AnalysisError::Rule { what });
+        }
+    }
+    let mut all: BTreeMap<u64, Judged> = BTreeMap::new();
+    let mut parts = Vec::with_capacity(runs.len());
+    let mut left_out = LeftOut::default();
+    for (number, run) in runs.iter().enumerate() {
+        let table = Score::Aum.compute_table(run, window, progress).map_err(name_run(runs, number))?;
+        let is_sample: Vec<bool> = match samples {
+            ThresholdIds::Class(class) => table.rows.iter().map(|row| row.label == Some(*class)).collect(),
+            ThresholdIds::Sets(sets) => {
+                let set: HashSet<u64> = sets[number].iter().copied().collect();
+                table.rows.iter().map(|row| set.contains(&row.example)).collect()
+            }
+        };
+        left_out.add(&table.left_out);
+        let part =
+            add_verdicts(&table, &is_sample, percentile, &mut all).ok_or_else(|| AnalysisError::NoThreshold {
+                run: run.dir().display().to_string(),
+                known: match samples {
+                    ThresholdIds::Class(class) => format!("recorded with label {class}"),
+                    ThresholdIds::Sets(_) => "of those handed in".into(),
+                },
+            })?;
+        parts.push(part);
+    }
+    let unjudged: Vec<u64> = all.iter().filter(|(_, entry)| entry.runs == 0).map(|(example, _)| *example).collect();
+    let mut rows: Vec<FlaggedRow> = all.into_iter().filter(|(_, entry)| entry.runs > 0).map(make_row).collect();
+    rows.sort_by(|a, b| suspicious_first(Order::LowestFirst, a.above_cut, b.above_cut).then(a.example.cmp(&b.example)));
+    left_out.examples += unjudged.len() as u64;
+    Ok(Flagged { percentile, runs: parts, rows, unjudged, left_out })
 }
 
 /// Adds the verdicts of one run; `None` if it has no threshold sample with an AUM.
@@ -261,7 +302,7 @@ fn add_verdicts(
     Some(ThresholdRun { basis, samples, judged, cut, left_out, damage })
 }
 
-fn row((example, entry): (u64, Judged)) -> FlaggedRow {
+fn make_row((example, entry): (u64, Judged)) -> FlaggedRow {
     let runs = entry.runs as f64;
     FlaggedRow {
         example,

@@ -3,15 +3,11 @@
 //! Invariants: at most as many decoded blocks as the caller allows are held at a time, and of large ones fewer; what is folded is a
 //! prefix of the chosen blocks; the order of folding does not depend on the number of threads.
 
-use crate::{rows::column, AnalysisError};
+use crate::{rows::column, AnalysisError, Progress};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Is called with the bytes of each block that has been dealt with, read or skipped. The bytes of one pass over a run
-/// add up to the bytes of its blocks.
-pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
 
 /// How many blocks are decoded at a time, unless they take next to no memory. A few per thread even out blocks of different length.
 pub(crate) fn blocks_in_flight() -> usize {
@@ -34,7 +30,7 @@ const GROUP_BYTES_MAX: u64 = 512 << 20;
 /// may itself use all threads.
 pub(crate) fn fold_groups<C: Send + Sync, T: Send>(
     run: &Run,
-    progress: Progress<'_>,
+    progress: &Progress,
     in_flight: usize,
     keep: impl Fn(&Block) -> bool + Send,
     prepare: impl FnMut(&[Block]) -> Result<C, AnalysisError> + Send,
@@ -47,7 +43,7 @@ pub(crate) fn fold_groups<C: Send + Sync, T: Send>(
 
 fn groups<C: Send + Sync, T: Send>(
     run: &Run,
-    progress: Progress<'_>,
+    progress: &Progress,
     in_flight: usize,
     keep: impl Fn(&Block) -> bool,
     mut prepare: impl FnMut(&[Block]) -> Result<C, AnalysisError>,
@@ -73,7 +69,7 @@ fn groups<C: Send + Sync, T: Send>(
                     break;
                 }
             } else {
-                progress(block.bytes());
+                progress.report(block.bytes());
             }
         }
         if group.is_empty() {
@@ -85,7 +81,7 @@ fn groups<C: Send + Sync, T: Send>(
         let lent = prepare(&group)?;
         let read_one = |block: &Block| {
             let result = read(&lent, block);
-            progress(block.bytes());
+            progress.report(block.bytes());
             result
         };
         let before = ready.take();
@@ -113,7 +109,7 @@ fn groups<C: Send + Sync, T: Send>(
 /// As [`fold_groups`] where nothing has to be prepared, block by block.
 pub(crate) fn fold_each<T: Send>(
     run: &Run,
-    progress: Progress<'_>,
+    progress: &Progress,
     keep: impl Fn(&Block) -> bool + Send,
     read: impl Fn(&Block) -> Result<T, AnalysisError> + Sync,
     mut fold: impl FnMut(T) -> Result<(), AnalysisError> + Send,
@@ -128,7 +124,7 @@ pub(crate) fn fold_each<T: Send>(
 /// be taken a step at a time from each, and of one step in the order of the ranks. At most two blocks of each worker are held.
 pub(crate) fn fold_in_step_order<T: Send>(
     run: &Run,
-    progress: Progress<'_>,
+    progress: &Progress,
     keep: impl Fn(&Block) -> bool + Send,
     read: impl Fn(&Block) -> Result<T, AnalysisError> + Sync,
     mut fold: impl FnMut(&T, Range<usize>) -> Result<(), AnalysisError> + Send,

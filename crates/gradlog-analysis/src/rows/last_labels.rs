@@ -4,7 +4,7 @@
 //! each example was last seen, and here the blocks of these places are read again. Of many epochs that is the last.
 
 use crate::rows::driver::fold_each;
-use crate::{rows::column, AnalysisError};
+use crate::{rows::column, AnalysisError, Progress};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, ReadError, Run};
 use std::collections::HashMap;
@@ -80,14 +80,14 @@ pub(crate) fn last_labels(run: &Run, blocks: &Blocks, places: &[Place]) -> Resul
         read?.into_iter().for_each(|(at, labels)| found[at] = labels);
         Ok(())
     };
-    let _ = fold_each(run, &|_| {}, |block| !wanted(block).is_empty(), read, fold)?;
+    let _ = fold_each(run, &Progress::default(), |block| !wanted(block).is_empty(), read, fold)?;
     Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Score, Window};
+    use crate::{Score, ScoreQuestion};
     use gradlog_format::sketch::Encoding;
     use gradlog_testing::{Draws, Synthetic, Visit};
 
@@ -113,7 +113,7 @@ mod tests {
             run.visits(block);
         }
         let written = run.finish();
-        let table = Score::Loss.compute(&written.run(), &Window::everything()).unwrap();
+        let table = ScoreQuestion::new(Score::Loss).compute(&written.run()).unwrap();
         for row in &table.rows {
             let last = blocks[2].iter().find(|visit| visit.example == row.example).unwrap();
             assert_eq!((row.label, row.prediction), (Some(last.label), Some(last.prediction)));
@@ -130,7 +130,7 @@ mod tests {
             run.finish()
         };
         let table =
-            |written: &gradlog_testing::Written| Score::Loss.compute(&written.run(), &Window::everything()).unwrap();
+            |written: &gradlog_testing::Written| ScoreQuestion::new(Score::Loss).compute(&written.run()).unwrap();
         let prefixes: Vec<_> = (0..=blocks.len()).map(|count| table(&write(count)).rows).collect();
         let offsets = write(blocks.len()).offsets;
         let mut cut_short = 0;

@@ -9,6 +9,7 @@ pub(crate) mod gradient;
 pub(crate) mod inside;
 pub(crate) mod last_labels;
 mod left_out;
+mod progress;
 pub(crate) mod reader;
 pub(crate) mod rule;
 pub(crate) mod sweep;
@@ -16,7 +17,7 @@ pub(crate) mod sweep;
 mod tests;
 pub(crate) mod window;
 
-pub use driver::Progress;
 pub use left_out::LeftOut;
+pub use progress::Progress;
 pub use sweep::Basis;
 pub use window::{Source, Window};

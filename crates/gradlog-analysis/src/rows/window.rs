@@ -4,10 +4,12 @@ use super::inside::Inside;
 use crate::{rows::column, AnalysisError};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, ReadError, Run};
-use std::ops::Range;
+use std::fmt;
+use std::ops::{Bound, Range, RangeBounds};
 
 /// Which rows a window is on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Source {
     /// The visits of the training.
     #[default]
@@ -20,7 +22,16 @@ pub enum Source {
 ///
 /// Both ranges are half open; a visit counts if it lies in each that is given. What is said of visits here holds for the rows of
 /// sweeps where [`Window::source`] says so; their steps and epochs are those of their checkpoints.
+///
+/// ```
+/// use gradlog_analysis::{Source, Window};
+///
+/// let window = Window::epochs(1..=3).with_steps(100..);
+/// assert_eq!((window.epochs, window.steps), (Some(1..4), Some(100..u64::MAX)));
+/// assert_eq!(Window::sweeps().with_epochs(5..6).source, Source::Sweeps);
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Window {
     /// Epochs that count, or all.
     pub epochs: Option<Range<u32>>,
@@ -37,13 +48,27 @@ impl Window {
     }
 
     /// Only these epochs.
-    pub fn epochs(epochs: Range<u32>) -> Self {
-        Self { epochs: Some(epochs), ..Self::default() }
+    pub fn epochs(epochs: impl RangeBounds<u32>) -> Self {
+        Self::default().with_epochs(epochs)
     }
 
     /// Only these optimizer steps.
-    pub fn steps(steps: Range<u64>) -> Self {
-        Self { steps: Some(steps), ..Self::default() }
+    pub fn steps(steps: impl RangeBounds<u64>) -> Self {
+        Self::default().with_steps(steps)
+    }
+
+    /// The same window, of these epochs only. `..` is all epochs.
+    #[must_use]
+    pub fn with_epochs(&self, epochs: impl RangeBounds<u32>) -> Self {
+        let after = |epoch: u32| epoch.saturating_add(1);
+        Self { epochs: half_open(&epochs, 0, u32::MAX, after), ..self.clone() }
+    }
+
+    /// The same window, of these optimizer steps only. `..` is all steps.
+    #[must_use]
+    pub fn with_steps(&self, steps: impl RangeBounds<u64>) -> Self {
+        let after = |step: u64| step.saturating_add(1);
+        Self { steps: half_open(&steps, 0, u64::MAX, after), ..self.clone() }
     }
 
     /// The sweeps at all checkpoints.
@@ -64,7 +89,7 @@ impl Window {
     ///
     /// # Errors
     /// [`AnalysisError::OnlyVisits`].
-    pub(crate) fn only_visits(&self, what: &'static str) -> Result<(), AnalysisError> {
+    pub(crate) fn refuse_sweeps(&self, what: &'static str) -> Result<(), AnalysisError> {
         if self.is_on_sweeps() {
             return Err(AnalysisError::OnlyVisits { what });
         }
@@ -89,11 +114,33 @@ impl Window {
         overlaps(&self.epochs, block.epochs()) && overlaps(&self.steps, block.steps())
     }
 
+    /// Refuses a window on visits that lies outside of all `runs`. A run without visits has nothing to compare with, and in
+    /// one that is damaged something may lie behind the damage: neither is refused.
+    ///
+    /// # Errors
+    /// [`AnalysisError::OutsideRun`], with the epochs and steps of which there are visits; [`AnalysisError::Read`] if the file
+    /// system refuses.
+    pub(crate) fn refuse_outside(&self, runs: &[&Run]) -> Result<(), AnalysisError> {
+        if *self == Window::everything() || self.is_on_sweeps() {
+            return Ok(());
+        }
+        for run in runs {
+            if !self.is_outside(run)? {
+                return Ok(());
+            }
+        }
+        let visits = runs.iter().flat_map(|run| run.scan()).filter(|block| self.is_on(block));
+        match visits.map(|block| Extent { epochs: block.epochs(), steps: block.steps() }).reduce(Extent::join) {
+            Some(there) => Err(AnalysisError::OutsideRun { asked: self.to_string(), there: there.to_string() }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether nothing of `run` lies inside, as far as it can be read; false if it is damaged, since something may lie behind.
     ///
     /// # Errors
     /// [`ReadError`] if the file system refuses.
-    pub fn is_beside(&self, run: &Run) -> Result<bool, ReadError> {
+    fn is_outside(&self, run: &Run) -> Result<bool, ReadError> {
         let mut scan = run.scan();
         for block in scan.by_ref().filter(|block| self.is_on(block) && self.touches(block)) {
             // A block that cannot be read is reported where its rows are needed.
@@ -121,6 +168,62 @@ impl Window {
             }
         }
         Ok(Inside::Marked(marks))
+    }
+}
+
+/// The ranges in words, such as `epochs 1..3 and steps 10..`; all visits where there is none.
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let epochs = self.epochs.as_ref().map(|range| range_words("epochs", range, u32::MAX));
+        let steps = self.steps.as_ref().map(|range| range_words("steps", range, u64::MAX));
+        let ranges: Vec<String> = epochs.into_iter().chain(steps).collect();
+        f.write_str(&if ranges.is_empty() { "the whole run".to_owned() } else { ranges.join(" and ") })
+    }
+}
+
+fn range_words<T: fmt::Display + PartialEq>(name: &str, range: &Range<T>, open_end: T) -> String {
+    if range.end == open_end {
+        return format!("{name} {}..", range.start);
+    }
+    format!("{name} {}..{}", range.start, range.end)
+}
+
+/// A range with both ends, the second not included; `None` for one without any. An open end is `max`.
+fn half_open<T: Copy>(range: &impl RangeBounds<T>, min: T, max: T, after: impl Fn(T) -> T) -> Option<Range<T>> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(start) => after(*start),
+        Bound::Unbounded => min,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(end) => after(*end),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => max,
+    };
+    let is_open = matches!((range.start_bound(), range.end_bound()), (Bound::Unbounded, Bound::Unbounded));
+    (!is_open).then_some(start..end)
+}
+
+/// First and last epoch and step of some visits.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    epochs: (u32, u32),
+    steps: (u64, u64),
+}
+
+impl Extent {
+    fn join(self, other: Self) -> Self {
+        Self {
+            epochs: (self.epochs.0.min(other.epochs.0), self.epochs.1.max(other.epochs.1)),
+            steps: (self.steps.0.min(other.steps.0), self.steps.1.max(other.steps.1)),
+        }
+    }
+}
+
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (epochs, steps) = (self.epochs, self.steps);
+        write!(f, "epochs {} to {} and steps {} to {}", epochs.0, epochs.1, steps.0, steps.1)
     }
 }
 

@@ -4,11 +4,11 @@ use super::score::Score;
 use super::score_examples::score_examples;
 use super::table::{ScoreRow, ScoreTable};
 use super::{aum, confidence, correctness, el2n, forgetting, grand, loss, self_influence, variability};
-use crate::rows::driver::Progress;
+use crate::Progress;
 use crate::{AnalysisError, Window};
 use gradlog_format::run::Run;
 
-type Compute = fn(&Run, Score, &Window, Progress<'_>) -> Result<ScoreTable, AnalysisError>;
+type Compute = fn(&Run, Score, &Window, &Progress) -> Result<ScoreTable, AnalysisError>;
 
 impl Score {
     fn formula(self) -> Compute {
@@ -33,24 +33,14 @@ impl Score {
         }
     }
 
-    /// Computes the score of every example with a visit inside the window.
-    ///
-    /// # Errors
-    /// [`AnalysisError::Missing`] if no visit has what the score is made of, [`AnalysisError::SeveralPredictions`] for
-    /// forgetting where it is not defined, [`AnalysisError::Read`] if the file system refuses. Damage is not an error:
-    /// the result says where it lies and is made of what came before.
-    ///
-    /// # Cost
-    /// Reads only the columns that the score is made of. Memory: about 150 bytes per example, and a few blocks of columns.
-    pub fn compute(self, run: &Run, window: &Window) -> Result<ScoreTable, AnalysisError> {
-        self.compute_with(run, window, &|_| {})
-    }
-
-    /// As [`Score::compute`], telling `progress` of each block that has been dealt with.
-    ///
-    /// # Errors
-    /// As [`Score::compute`].
-    pub fn compute_with(self, run: &Run, window: &Window, progress: Progress<'_>) -> Result<ScoreTable, AnalysisError> {
+    /// Computes the score of every example with a visit inside the window. [`ScoreQuestion`](crate::ScoreQuestion) has the
+    /// errors and the cost.
+    pub(crate) fn compute_table(
+        self,
+        run: &Run,
+        window: &Window,
+        progress: &Progress,
+    ) -> Result<ScoreTable, AnalysisError> {
         (self.formula())(run, self, window, progress)
     }
 }

@@ -1,7 +1,7 @@
 //! Confidence: the mean probability of the label over the visits (Swayamdipta et al. 2020, arXiv 2009.10795, §2).
 //!
 //! `μ = (1/T) Σ_t p_t(y)`. With the variability, its extra, it spans the paper's map: high and steady is easy,
-//! low and steady is hard to learn (often mislabelled), unsteady is ambiguous.
+//! low and steady is hard to learn (often mislabeled), unsteady is ambiguous.
 
 use crate::rows::rule::RowRule;
 use crate::scores::per_example::PerExample;

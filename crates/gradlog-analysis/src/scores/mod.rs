@@ -14,6 +14,7 @@ mod loss;
 pub(crate) mod order;
 pub(crate) mod over_runs;
 mod per_example;
+mod question;
 mod score;
 mod score_examples;
 mod self_influence;
@@ -23,5 +24,6 @@ mod variability;
 
 pub use order::Order;
 pub use over_runs::{OverRuns, RunPart, RunsRow, RunsTable};
+pub use question::ScoreQuestion;
 pub use score::Score;
-pub use table::{Extra, ScoreRow, ScoreTable};
+pub use table::{Extra, Extras, ScoreRow, ScoreTable};

@@ -1,7 +1,7 @@
 //! One score from several runs: means and sums over training runs that differ in their seeds.
 //!
 //! A score of one run is one draw: Paul et al. 2021 (arXiv 2107.07075, §2) define EL2N and GraNd as expectations over
-//! initialisations and orders and take ten runs, Toneva et al. 2019 (arXiv 1812.05159, §4) sum forgetting over five.
+//! initializations and orders and take ten runs, Toneva et al. 2019 (arXiv 1812.05159, §4) sum forgetting over five.
 //! With `s_r` the score of an example in run `r`, and `R` the runs that have one:
 //!
 //! - mean: `(1/R) Σ_r s_r`. For forgetting this is the definition of Paul et al.: an example that one run never learned
@@ -12,18 +12,19 @@
 //! The spread is the sample standard deviation over runs, `sqrt(Σ_r (s_r − mean)² / (R − 1))`; that of the mean itself
 //! is smaller by `√R`. Ties are broken by the mean rank over runs, which carries the score's own tie-break, then by id.
 
-use crate::rows::driver::Progress;
 use crate::scores::order::{suspicious_first, Order};
 use crate::scores::per_example::Mean;
 use crate::scores::score::Score;
-use crate::scores::table::{Extra, ScoreRow, ScoreTable};
+use crate::scores::table::{Extra, Extras, ScoreRow, ScoreTable};
 use crate::scores::variability::Spread;
+use crate::Progress;
 use crate::{AnalysisError, Basis, LeftOut, Window};
 use gradlog_format::run::{Damage, Run};
 use std::collections::HashMap;
 
 /// How the scores that an example has in several runs become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OverRuns {
     /// Their mean (Paul et al. 2021). Forgetting: infinite if any run never learned the example.
     #[default]
@@ -49,7 +50,7 @@ pub struct RunsTable {
     /// Which score it is.
     pub score: Score,
     /// How the runs were put together.
-    pub how: OverRuns,
+    pub over_runs: OverRuns,
     /// What each run gave, in the order in which they were handed in.
     pub runs: Vec<RunPart>,
     /// Examples without a score in at least one of the runs.
@@ -94,8 +95,8 @@ pub struct RunsRow {
     pub score: f64,
     /// Sample standard deviation over the runs; NaN with fewer than two, or where one of them is infinite.
     pub spread: f64,
-    /// In the order of [`Score::extras`]: of a number the mean over runs, of a yes or no the number of runs that say yes.
-    pub extras: Vec<Extra>,
+    /// What the score says beside its number: of a number the mean over runs, of a yes or no the number of runs that say yes.
+    pub extras: Extras,
     /// Visits left out because one of their numbers was NaN or infinite, in all runs.
     pub not_finite: u64,
     /// The label, if all runs that recorded one agree.
@@ -157,14 +158,14 @@ impl Gathering {
 }
 
 /// Sorted, so that a sum over runs is the same to the last bit in whichever order they are handed in: it decides ties.
-fn ascending(values: &mut [f64]) -> &[f64] {
+fn sort_ascending(values: &mut [f64]) -> &[f64] {
     values.sort_by(f64::total_cmp);
     values
 }
 
 impl Gathered {
     fn mean_rank(&mut self) -> f64 {
-        ascending(&mut self.ranks).iter().sum::<f64>() / self.runs as f64
+        sort_ascending(&mut self.ranks).iter().sum::<f64>() / self.runs as f64
     }
 
     fn add(&mut self, row: ScoreRow, rank: f64, term: f64) {
@@ -187,30 +188,30 @@ impl Gathered {
         self.terms.push(term);
         self.ranks.push(rank);
         self.infinite += u64::from(row.score.is_infinite());
-        self.extras.resize(row.extras.len(), Gathering::Nothing);
-        for (gathering, extra) in self.extras.iter_mut().zip(row.extras) {
-            gathering.add(extra);
+        self.extras.resize(row.extras.values().len(), Gathering::Nothing);
+        for (gathering, extra) in self.extras.iter_mut().zip(row.extras.values()) {
+            gathering.add(*extra);
         }
     }
 
-    fn row(mut self, example: u64, how: OverRuns, extras: usize) -> RunsRow {
+    fn row(mut self, example: u64, over_runs: OverRuns, names: &'static [&'static str]) -> RunsRow {
         let mut spread = Spread::default();
-        ascending(&mut self.scores).iter().for_each(|score| spread.add(*score));
-        let score = match how {
+        sort_ascending(&mut self.scores).iter().for_each(|score| spread.add(*score));
+        let score = match over_runs {
             _ if self.runs == 0 => f64::NAN,
-            OverRuns::Sum => ascending(&mut self.terms).iter().sum(),
+            OverRuns::Sum => sort_ascending(&mut self.terms).iter().sum(),
             OverRuns::Mean if self.infinite > 0 => f64::INFINITY,
             OverRuns::Mean => spread.mean(),
         };
         let known_spread = self.runs > 1 && self.infinite == 0;
-        self.extras.resize(extras, Gathering::Nothing);
+        self.extras.resize(names.len(), Gathering::Nothing);
         RunsRow {
             example,
             runs: self.runs,
             visits: self.visits,
             score,
             spread: if known_spread { spread.sample_deviation() } else { f64::NAN },
-            extras: self.extras.iter().map(|gathering| gathering.extra()).collect(),
+            extras: Extras::new(names, self.extras.iter().map(|gathering| gathering.extra()).collect()),
             not_finite: self.not_finite,
             label: self.label.filter(|_| !self.labels_differ),
             labels_differ: self.labels_differ,
@@ -225,7 +226,7 @@ pub(crate) fn most_voted(votes: &[(u32, u64)]) -> Option<u32> {
 }
 
 /// Names the run in which something failed, where there are several.
-pub(crate) fn in_run(runs: &[&Run], number: usize) -> impl Fn(AnalysisError) -> AnalysisError {
+pub(crate) fn name_run(runs: &[&Run], number: usize) -> impl Fn(AnalysisError) -> AnalysisError {
     let name = (runs.len() > 1).then(|| runs[number].dir().display().to_string());
     move |source| match &name {
         Some(run) => AnalysisError::InRun { run: run.clone(), source: Box::new(source) },
@@ -234,7 +235,7 @@ pub(crate) fn in_run(runs: &[&Run], number: usize) -> impl Fn(AnalysisError) -> 
 }
 
 /// Refuses a run that is handed in twice: it would count as two draws and is one.
-pub(crate) fn different(runs: &[&Run]) -> Result<(), AnalysisError> {
+pub(crate) fn refuse_same_run(runs: &[&Run]) -> Result<(), AnalysisError> {
     for (number, run) in runs.iter().enumerate() {
         if let Some(first) = runs[..number].iter().find(|first| first.manifest().run_id == run.manifest().run_id) {
             let name = |run: &Run| run.dir().display().to_string();
@@ -245,35 +246,26 @@ pub(crate) fn different(runs: &[&Run]) -> Result<(), AnalysisError> {
 }
 
 impl Score {
-    /// Computes the score of every example over several runs. One run is allowed: its rows are then made of one.
-    ///
-    /// Runs need not have the same examples; each row says on how many runs it stands, and
-    /// [`RunsTable::runs`] what each lacks. Labels that differ are counted, not refused: threshold samples differ on purpose.
-    ///
-    /// # Errors
-    /// As [`Score::compute`], with the name of the run; [`AnalysisError::SameRun`] if a run is handed in twice;
-    /// [`AnalysisError::NothingInCommon`] if a run has examples and shares none of them with any other.
-    ///
-    /// # Cost
-    /// One pass over each run, one after another. Memory: about 300 bytes per example, and one table of [`Score::compute`].
-    pub fn compute_over(
+    /// Computes the score of every example over several runs. [`ScoreQuestion`](crate::ScoreQuestion) has the errors and the
+    /// cost.
+    pub(crate) fn compute_over_runs(
         self,
         runs: &[&Run],
         window: &Window,
-        how: OverRuns,
-        progress: Progress<'_>,
+        over_runs: OverRuns,
+        progress: &Progress,
     ) -> Result<RunsTable, AnalysisError> {
-        different(runs)?;
+        refuse_same_run(runs)?;
         let mut gathered: HashMap<u64, Gathered> = HashMap::new();
         let mut parts = Vec::with_capacity(runs.len());
         let mut own = Vec::with_capacity(runs.len());
         for (number, run) in runs.iter().enumerate() {
-            let table = self.compute_with(run, window, progress).map_err(in_run(runs, number))?;
+            let table = self.compute_table(run, window, progress).map_err(name_run(runs, number))?;
             own.push(table.rows.iter().map(|row| row.example).collect::<Vec<u64>>());
             parts.push(RunPart::from_table(&table));
             let count = table.rows.len().max(1) as f64;
             for (rank, row) in table.rows.into_iter().enumerate() {
-                let term = if how == OverRuns::Sum { self.term_in_sum(&row) } else { row.score };
+                let term = if over_runs == OverRuns::Sum { self.term_in_sum(&row) } else { row.score };
                 gathered.entry(row.example).or_default().add(row, rank as f64 / count, term);
             }
         }
@@ -285,10 +277,10 @@ impl Score {
                 return Err(AnalysisError::NothingInCommon { run: runs[number].dir().display().to_string() });
             }
         }
-        let extras = self.extras().len();
+        let extras = self.extras();
         let mut keyed: Vec<(u64, f64, RunsRow)> = gathered
             .into_iter()
-            .map(|(example, mut entry)| (entry.infinite, entry.mean_rank(), entry.row(example, how, extras)))
+            .map(|(example, mut entry)| (entry.infinite, entry.mean_rank(), entry.row(example, over_runs, extras)))
             .collect();
         let order = self.order();
         keyed.sort_by(|(never_a, rank_a, a), (never_b, rank_b, b)| {
@@ -301,7 +293,7 @@ impl Score {
         let count = |what: &dyn Fn(&RunsRow) -> bool| rows.iter().filter(|row| what(row)).count() as u64;
         Ok(RunsTable {
             score: self,
-            how,
+            over_runs,
             partial: count(&|row| row.runs < runs.len() as u64),
             labels_differ: count(&|row| row.labels_differ),
             runs: parts,
@@ -324,10 +316,22 @@ impl RunPart {
     }
 }
 
+impl RunsRow {
+    /// What the score says beside its number, by its name in [`Score::extras`]; `None` for a name that the score does not have.
+    pub fn extra(&self, name: &str) -> Option<Extra> {
+        self.extras.find(name)
+    }
+}
+
 impl RunsTable {
+    /// The row of an example; `None` if no run visited it inside the window. It goes through the rows.
+    pub fn row(&self, example: u64) -> Option<&RunsRow> {
+        self.rows.iter().find(|row| row.example == example)
+    }
+
     /// What the scores are made of, in words, over all runs.
     pub fn basis(&self) -> String {
-        Basis::of_all(self.runs.iter().map(|part| &part.basis))
+        Basis::join(self.runs.iter().map(|part| &part.basis))
     }
 
     /// Whether they are made of sweeps: of several runs all are, or no run is.

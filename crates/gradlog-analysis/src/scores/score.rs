@@ -9,28 +9,28 @@ use super::order::Order;
 #[non_exhaustive]
 pub enum Score {
     /// `Σ_t η_t·clip_t·c_t·‖g(w_t)‖²`: what the example's own steps did to its own loss, to first order (Pruthi et al.
-    /// 2020, §4.1, in the form over visits). High: mislabelled or odd. Exact norms, no error of a sketch.
+    /// 2020, §4.1, in the form over visits). High: mislabeled or odd. Exact norms, no error of a sketch.
     SelfInfluence,
-    /// Mean over `t` of `‖g(w_t)‖₂`, not squared (GraNd; Paul et al. 2021, §2). High: hard or mislabelled.
-    /// The paper takes the mean over ten or more initialisations at one early epoch, in test mode. Its claim that the norm
-    /// *at initialisation* already tells what to prune did not replicate (Kirsch 2023, arXiv 2303.14753).
+    /// Mean over `t` of `‖g(w_t)‖₂`, not squared (GraNd; Paul et al. 2021, §2). High: hard or mislabeled.
+    /// The paper takes the mean over ten or more initializations at one early epoch, in test mode. Its claim that the norm
+    /// *at initialization* already tells what to prune did not replicate (Kirsch 2023, arXiv 2303.14753).
     Grand,
-    /// Mean over `t` of `‖p(w_t) − onehot(y)‖₂`, at most √2 (EL2N; Paul et al. 2021, §2). High: hard or mislabelled.
-    /// The paper takes one early epoch (10 to 20), in test mode, and the mean over initialisations.
+    /// Mean over `t` of `‖p(w_t) − onehot(y)‖₂`, at most √2 (EL2N; Paul et al. 2021, §2). High: hard or mislabeled.
+    /// The paper takes one early epoch (10 to 20), in test mode, and the mean over initializations.
     El2n,
     /// Times that the example was right at one presentation and wrong at the next (Toneva et al. 2019, §3).
-    /// Never learned counts as infinity. High: hard or mislabelled.
+    /// Never learned counts as infinity. High: hard or mislabeled.
     Forgetting,
     /// Area under the margin: mean over `t` of the label's logit minus the largest other (Pleiss et al. 2020, §3).
-    /// Low or negative: mislabelled.
+    /// Low or negative: mislabeled.
     Aum,
-    /// Mean over `t` of the probability of the label (Swayamdipta et al. 2020, §2). Low: hard or mislabelled.
+    /// Mean over `t` of the probability of the label (Swayamdipta et al. 2020, §2). Low: hard or mislabeled.
     Confidence,
     /// Population standard deviation over `t` of the probability of the label (Swayamdipta et al. 2020, §2). High: ambiguous.
     Variability,
-    /// Mean over `t` of the share of right predictions (Swayamdipta et al. 2020, §2). Low: hard or mislabelled.
+    /// Mean over `t` of the share of right predictions (Swayamdipta et al. 2020, §2). Low: hard or mislabeled.
     Correctness,
-    /// Mean over `t` of the loss. High: hard or mislabelled.
+    /// Mean over `t` of the loss. High: hard or mislabeled.
     Loss,
 }
 
@@ -78,21 +78,21 @@ impl Score {
                 HighestFirst,
                 HighestFirst,
                 &[],
-                "what the example's own steps did to its own loss, from exact gradient norms; highest first: mislabelled or odd",
+                "what the example's own steps did to its own loss, from exact gradient norms; highest first: mislabeled or odd",
             ),
             Score::Grand => row(
                 "grand",
                 HighestFirst,
                 HighestFirst,
                 &[],
-                "mean norm of the example's gradient (GraNd); highest first: hard or mislabelled",
+                "mean norm of the example's gradient (GraNd); highest first: hard or mislabeled",
             ),
             Score::El2n => row(
                 "el2n",
                 HighestFirst,
                 HighestFirst,
                 &[],
-                "mean norm of the error of the prediction, for classes of its probabilities (EL2N); highest first: hard or mislabelled",
+                "mean norm of the error of the prediction, for classes of its probabilities (EL2N); highest first: hard or mislabeled",
             ),
             Score::Forgetting => row(
                 "forgetting",
@@ -106,14 +106,14 @@ impl Score {
                 LowestFirst,
                 LowestFirst,
                 &[],
-                "mean margin of the label's logit (AUM); lowest first: mislabelled",
+                "mean margin of the label's logit (AUM); lowest first: mislabeled",
             ),
             Score::Confidence => row(
                 "confidence",
                 LowestFirst,
                 LowestFirst,
                 &["variability"],
-                "mean probability of the label; lowest first: hard or mislabelled",
+                "mean probability of the label; lowest first: hard or mislabeled",
             ),
             Score::Variability => row(
                 "variability",
@@ -127,14 +127,14 @@ impl Score {
                 LowestFirst,
                 LowestFirst,
                 &["correct"],
-                "share of right predictions over the visits; lowest first: hard or mislabelled",
+                "share of right predictions over the visits; lowest first: hard or mislabeled",
             ),
             Score::Loss => row(
                 "loss",
                 HighestFirst,
                 HighestFirst,
                 &[],
-                "mean loss over the visits; highest first: hard or mislabelled",
+                "mean loss over the visits; highest first: hard or mislabeled",
             ),
         }
     }
@@ -159,13 +159,13 @@ impl Score {
         self.facts().hard
     }
 
-    /// Names of [`ScoreRow::extras`](crate::ScoreRow::extras).
+    /// Names of what the score says beside its number: of [`ScoreRow::extra`](crate::ScoreRow::extra).
     pub fn extras(self) -> &'static [&'static str] {
         self.facts().extras
     }
 
     /// One line: what it is, and which end is suspicious.
-    pub fn about(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         self.facts().about
     }
 }

@@ -7,11 +7,12 @@ use super::order::{suspicious_first, Order};
 use super::per_example::PerExample;
 use super::score::Score;
 use super::shards::{Shard, Visits};
-use super::table::{ScoreRow, ScoreTable};
-use crate::rows::driver::{blocks_in_flight, fold_groups, fold_in_step_order, Progress, ReadTo};
+use super::table::{Extras, ScoreRow, ScoreTable};
+use crate::rows::driver::{blocks_in_flight, fold_groups, fold_in_step_order, ReadTo};
 use crate::rows::last_labels::{last_labels, Blocks, Labels, Place};
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::sweep::Sweeps;
+use crate::Progress;
 use crate::{error::NO_GRADIENTS, AnalysisError, Window};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Damage, ReadError, Run};
@@ -26,7 +27,7 @@ pub(crate) fn score_examples<A: PerExample>(
     run: &Run,
     score: Score,
     window: &Window,
-    progress: Progress<'_>,
+    progress: &Progress,
 ) -> Result<ScoreTable, AnalysisError> {
     if A::NEEDS_VISITS && window.is_on_sweeps() {
         return Err(AnalysisError::NotOnSweeps { score: score.name() });
@@ -36,7 +37,7 @@ pub(crate) fn score_examples<A: PerExample>(
         Scored::Table(table) => Ok(table),
         // Labels that cannot be read are damage like any other: nothing is made of their block, nor of what follows it.
         Scored::LabelsDamaged(damage) => {
-            match score_before::<A>(run, score, window, (&sweeps, Some(&damage)), &|_| {})? {
+            match score_before::<A>(run, score, window, (&sweeps, Some(&damage)), &Progress::default())? {
                 Scored::Table(table) => Ok(ScoreTable { damage: Some(damage), ..table }),
                 Scored::LabelsDamaged(damage) => Err(ReadError::Damaged(damage).into()),
             }
@@ -55,7 +56,7 @@ fn score_before<A: PerExample>(
     score: Score,
     window: &Window,
     (sweeps, before): (&Sweeps, Option<&Damage>),
-    progress: Progress<'_>,
+    progress: &Progress,
 ) -> Result<Scored, AnalysisError> {
     let mut shards = Shard::<A>::all();
     let bits = shards.len().trailing_zeros();
@@ -92,7 +93,7 @@ fn score_before<A: PerExample>(
 
     shards.iter().for_each(|shard| left_out.add(&shard.left_out));
     if left_out.missing > 0 && shards.iter().all(|shard| shard.gathered.is_empty()) {
-        return Err(missing(score, A::RULE.numbers));
+        return Err(missing_error(score, A::RULE.numbers));
     }
     let mut table = ScoreTable {
         score,
@@ -126,7 +127,7 @@ fn sort_into<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>, label
                 example,
                 visits,
                 score,
-                extras: entry.accumulator.extras(),
+                extras: Extras::new(table.score.extras(), entry.accumulator.extras()),
                 not_finite,
                 label: labels.label,
                 prediction: labels.prediction,
@@ -143,7 +144,7 @@ fn sort_into<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>, label
     table.rows = keyed.into_iter().map(|(_, row)| row).collect();
 }
 
-fn missing(score: Score, columns: &[Column]) -> AnalysisError {
+fn missing_error(score: Score, columns: &[Column]) -> AnalysisError {
     let (what, how) = if columns.contains(&Column::SquaredNorm) {
         ("gradients", NO_GRADIENTS)
     } else {

@@ -1,14 +1,14 @@
 //! Clusters of examples by the direction of their gradients: k-means on the sphere (Dhillon and Modha 2001).
 //!
-//! Each vector belongs to the centre with which it has the largest cosine, and each centre is the unit mean of its vectors.
-//! Centres begin as in k-means++ (Arthur and Vassilvitskii 2007), drawn by `1 − cosine`, from the given seed; the same seed
+//! Each vector belongs to the center with which it has the largest cosine, and each center is the unit mean of its vectors.
+//! Centers begin as in k-means++ (Arthur and Vassilvitskii 2007), drawn by `1 − cosine`, from the given seed; the same seed
 //! gives the same clusters whatever the number of threads.
 
 use super::unit_vectors::UnitVectors;
 use gradlog_format::sketch::{derive_seed, Side};
 use gradlog_kernels::matmul::{matmul, Matrix};
 
-/// Vectors that are compared with all centres at a time.
+/// Vectors that are compared with all centers at a time.
 const TILE: usize = 1024;
 
 /// One cluster.
@@ -17,9 +17,9 @@ const TILE: usize = 1024;
 pub struct Cluster {
     /// How many vectors it has.
     pub size: usize,
-    /// Mean cosine of its vectors with its centre: 1 where all point the same way.
+    /// Mean cosine of its vectors with its center: 1 where all point the same way.
     pub cohesion: f64,
-    /// Position of the vector nearest to its centre.
+    /// Position of the vector nearest to its center.
     pub example: usize,
     /// The commonest label of its vectors, and how many have it, if labels were recorded.
     pub label: Option<(u32, usize)>,
@@ -30,8 +30,8 @@ pub struct Cluster {
 #[non_exhaustive]
 pub struct Clusters {
     /// Of each vector, the number of its cluster.
-    pub of: Vec<usize>,
-    /// Of each vector, its cosine with the centre of its cluster.
+    pub assignments: Vec<usize>,
+    /// Of each vector, its cosine with the center of its cluster.
     pub cosines: Vec<f32>,
     /// The clusters, the largest first; none is empty.
     pub clusters: Vec<Cluster>,
@@ -41,24 +41,31 @@ pub struct Clusters {
     pub settled: bool,
 }
 
-/// Gathers the vectors into at most `count` clusters, in at most `rounds` rounds.
-///
-/// Fewer clusters come out where there are fewer different vectors; a `count` of 0 is taken for 1.
-///
-/// # Cost
-/// `rounds × vectors × count × length` multiplications. Memory: `count` vectors, and a few numbers for each vector.
-pub fn clusters(vectors: &UnitVectors, count: usize, rounds: usize, seed: u64) -> Clusters {
-    let mut centres = first_centres(vectors, count, seed);
+impl UnitVectors {
+    /// Gathers the vectors into at most `count` clusters, in at most `rounds` rounds, by k-means on the sphere (Dhillon and
+    /// Modha 2001). The same `seed` gives the same clusters.
+    ///
+    /// Fewer clusters come out where there are fewer different vectors; a `count` of 0 is taken for 1.
+    ///
+    /// # Cost
+    /// `rounds × vectors × count × length` multiplications. Memory: `count` vectors, and a few numbers for each vector.
+    pub fn clusters(&self, count: usize, rounds: usize, seed: u64) -> Clusters {
+        find_clusters(self, count, rounds, seed)
+    }
+}
+
+fn find_clusters(vectors: &UnitVectors, count: usize, rounds: usize, seed: u64) -> Clusters {
+    let mut centers = first_centers(vectors, count, seed);
     let (mut of, mut cosines) = (vec![usize::MAX; vectors.len()], vec![0f32; vectors.len()]);
     let (mut done, mut settled) = (0, vectors.is_empty());
     while !settled && done < rounds.max(1) {
         done += 1;
-        settled = assign(vectors, &centres, &mut of, &mut cosines) == 0;
+        settled = assign(vectors, &centers, &mut of, &mut cosines) == 0;
         if !settled {
-            centres = means(vectors, &of, centres);
+            centers = means(vectors, &of, centers);
         }
     }
-    sorted(vectors, of, cosines, done, settled)
+    sort_clusters(vectors, of, cosines, done, settled)
 }
 
 /// A number in 0..1 of the stream that `seed` names.
@@ -67,10 +74,10 @@ fn uniform(seed: u64, number: usize) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// k-means++: each next centre is drawn with a chance that goes by its distance from those there are.
-fn first_centres(vectors: &UnitVectors, count: usize, seed: u64) -> Vec<f32> {
+/// k-means++: each next center is drawn with a chance that goes by its distance from those there are.
+fn first_centers(vectors: &UnitVectors, count: usize, seed: u64) -> Vec<f32> {
     let (n, length) = (vectors.len(), vectors.length);
-    let mut centres: Vec<f32> = Vec::new();
+    let mut centers: Vec<f32> = Vec::new();
     // Half the squared distance of unit vectors is 1 − cosine.
     let mut far = vec![f64::INFINITY; n];
     let mut cosines = vec![0f32; n];
@@ -89,27 +96,27 @@ fn first_centres(vectors: &UnitVectors, count: usize, seed: u64) -> Vec<f32> {
             });
             found.unwrap_or(n - 1)
         };
-        let centre = vectors.vector(chosen);
-        centres.extend(centre);
-        let (left, right) = (Matrix::new(&vectors.values, n, length), Matrix::new(centre, 1, length));
+        let center = vectors.vector(chosen);
+        centers.extend(center);
+        let (left, right) = (Matrix::new(&vectors.values, n, length), Matrix::new(center, 1, length));
         matmul(&mut cosines, left, right.t(), false, rayon::current_num_threads());
         for (far, cosine) in far.iter_mut().zip(&cosines) {
             *far = far.min((1.0 - f64::from(*cosine)).max(0.0));
         }
     }
-    centres
+    centers
 }
 
-/// Gives each vector its nearest centre; says how many moved.
-fn assign(vectors: &UnitVectors, centres: &[f32], of: &mut [usize], best: &mut [f32]) -> usize {
+/// Gives each vector its nearest center; says how many moved.
+fn assign(vectors: &UnitVectors, centers: &[f32], of: &mut [usize], best: &mut [f32]) -> usize {
     let length = vectors.length.max(1);
-    let count = centres.len() / length;
+    let count = centers.len() / length;
     let mut moved = 0;
     let mut cosines = Vec::new();
     let tiles = vectors.values.chunks(TILE * length).zip(of.chunks_mut(TILE)).zip(best.chunks_mut(TILE));
     for ((values, of), best) in tiles {
         cosines.resize(of.len() * count, 0f32);
-        let (left, right) = (Matrix::new(values, of.len(), length), Matrix::new(centres, count, length));
+        let (left, right) = (Matrix::new(values, of.len(), length), Matrix::new(centers, count, length));
         matmul(&mut cosines, left, right.t(), false, rayon::current_num_threads());
         for ((of, best), cosines) in of.iter_mut().zip(best).zip(cosines.chunks(count.max(1))) {
             let nearest = cosines.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
@@ -122,7 +129,7 @@ fn assign(vectors: &UnitVectors, centres: &[f32], of: &mut [usize], best: &mut [
     moved
 }
 
-/// The unit mean of each cluster; a centre that nothing belongs to stays where it was.
+/// The unit mean of each cluster; a center that nothing belongs to stays where it was.
 fn means(vectors: &UnitVectors, of: &[usize], old: Vec<f32>) -> Vec<f32> {
     let length = vectors.length.max(1);
     let mut sums = vec![0f64; old.len()];
@@ -130,17 +137,23 @@ fn means(vectors: &UnitVectors, of: &[usize], old: Vec<f32>) -> Vec<f32> {
         let sum = &mut sums[of * length..(of + 1) * length];
         sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += f64::from(*value));
     }
-    let mut centres = old;
-    for (centre, sum) in centres.chunks_mut(length).zip(sums.chunks(length)) {
+    let mut centers = old;
+    for (center, sum) in centers.chunks_mut(length).zip(sums.chunks(length)) {
         let norm = sum.iter().map(|v| v * v).sum::<f64>().sqrt();
         if norm > 0.0 {
-            centre.iter_mut().zip(sum).for_each(|(value, sum)| *value = (sum / norm) as f32);
+            center.iter_mut().zip(sum).for_each(|(value, sum)| *value = (sum / norm) as f32);
         }
     }
-    centres
+    centers
 }
 
-fn sorted(vectors: &UnitVectors, mut of: Vec<usize>, cosines: Vec<f32>, rounds: usize, settled: bool) -> Clusters {
+fn sort_clusters(
+    vectors: &UnitVectors,
+    mut of: Vec<usize>,
+    cosines: Vec<f32>,
+    rounds: usize,
+    settled: bool,
+) -> Clusters {
     let count = of.iter().max().map_or(0, |last| last + 1);
     let mut members: Vec<Vec<usize>> = vec![Vec::new(); count];
     of.iter().enumerate().for_each(|(position, of)| members[*of].push(position));
@@ -161,5 +174,5 @@ fn sorted(vectors: &UnitVectors, mut of: Vec<usize>, cosines: Vec<f32>, rounds: 
             label: labels.into_iter().max_by_key(|(label, count)| (*count, std::cmp::Reverse(*label))),
         });
     }
-    Clusters { of, cosines, clusters, rounds, settled }
+    Clusters { assignments: of, cosines, clusters, rounds, settled }
 }

@@ -4,6 +4,7 @@ use gradlog_format::log::Column;
 
 /// What a column of a visit is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum ColumnGroup {
     /// Who, when and with which weight: example, step, epoch, learning rate, clip, coefficient.
     Visit,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::SummaryQuestion;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit};
 
@@ -21,11 +22,12 @@ fn counts_what_was_written() {
     run.dropped(6);
     run.end();
     let written = run.finish();
-    let told = std::sync::atomic::AtomicU64::new(0);
-    let count = |bytes| {
-        told.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+    let told = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counter = told.clone();
+    let count = move |bytes| {
+        counter.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
     };
-    let summary = Summary::of_with(&written.run(), &count).unwrap();
+    let summary = SummaryQuestion::new().progress(count).compute(&written.run()).unwrap();
     assert_eq!(summary.visits, all.len() as u64);
     assert_eq!(summary.examples, 10);
     assert_eq!(summary.epochs, Some(0..=2));
@@ -33,7 +35,7 @@ fn counts_what_was_written() {
     assert_eq!((summary.recorded_steps, summary.dropped, summary.finished), (2, 70, true));
     assert_eq!(summary.learning_rates, Some(0.25..=0.5));
     assert_eq!(summary.wall_clock_ms, Some(1000..=4500));
-    assert_eq!(summary.bytes, told.into_inner());
+    assert_eq!(summary.bytes, told.load(std::sync::atomic::Ordering::Relaxed));
     assert!(summary.visit_bytes < summary.bytes);
     assert_eq!(summary.probes.len(), 2);
     let test = &summary.probes[0];
@@ -64,7 +66,7 @@ fn what_is_no_number_is_counted_and_the_optimizer_told() {
     all.chunks(5).for_each(|rows| run.visits(rows));
     run.optimizer(&[(0, 0.1, 0.0, 0.25), (1, 0.1, 0.5, 0.0)]);
     run.end();
-    let summary = Summary::of(&run.finish().run()).unwrap();
+    let summary = SummaryQuestion::new().compute(&run.finish().run()).unwrap();
     assert_eq!((summary.not_finite, summary.first_not_finite), (2, Some(steps[6])));
     assert_eq!((summary.momentum, summary.weight_decay), (Some(0.0..=0.5), Some(0.0..=0.25)));
 }
@@ -77,11 +79,11 @@ fn an_unfinished_or_damaged_run_says_so() {
         all.chunks(5).for_each(|rows| run.visits(rows));
         run.finish()
     };
-    let summary = Summary::of(&write().run()).unwrap();
+    let summary = SummaryQuestion::new().compute(&write().run()).unwrap();
     assert!(!summary.finished && summary.damage.is_none());
     let written = write();
     written.damage(2, 30);
-    let summary = Summary::of(&written.run()).unwrap();
+    let summary = SummaryQuestion::new().compute(&written.run()).unwrap();
     assert_eq!(summary.visits, 10);
     assert_eq!(summary.damage.and_then(|damage| damage.block), Some(2));
 }

@@ -2,8 +2,8 @@
 //! with it every list that is made of scores. A score that is added to the table is in it.
 
 use crate::{
-    influence, influence_by_distance, suspects, vectors, AnalysisError, Basis, Flagged, KeepRule, Map, OverRuns,
-    Question, Score, ThresholdIds, VectorQuestion, Window,
+    AnalysisError, Basis, DistanceQuestion, InfluenceQuestion, KeepRule, MapQuestion, Score, ScoreQuestion,
+    SuspectQuestion, ThresholdIds, ThresholdQuestion, VectorQuestion, Window,
 };
 use gradlog_format::log::Column;
 use gradlog_format::run::Run;
@@ -36,37 +36,38 @@ fn subjects() -> Vec<Subject> {
         let order_free = score != Score::Forgetting;
         let doubled = if score == Score::SelfInfluence { 2.0 } else { 1.0 };
         let alone = move |runs: &[&Run]| {
-            let table = score.compute(runs[0], &everything())?;
+            let table = ScoreQuestion::new(score).window(everything()).compute(runs[0])?;
             Ok(table.rows.iter().map(|row| (row.example, row.score)).collect())
         };
         add(format!("{score}"), order_free, doubled, Box::new(alone));
         let mean = move |runs: &[&Run]| {
-            let table = score.compute_over(runs, &everything(), OverRuns::Mean, &|_| {})?;
+            let table = ScoreQuestion::new(score).window(everything()).compute_over(runs)?;
             Ok(table.rows.iter().map(|row| (row.example, row.score)).collect())
         };
         add(format!("mean of {score}"), order_free, doubled, Box::new(mean));
         let keep = move |runs: &[&Run]| {
-            let table = score.compute_over(runs, &everything(), OverRuns::Mean, &|_| {})?;
+            let table = ScoreQuestion::new(score).window(everything()).compute_over(runs)?;
             let list = table.keep(&KeepRule { skip_hardest: 0.2, ..KeepRule::hardest(0.5) })?;
             Ok(list.kept.iter().map(|kept| (kept.example, kept.score)).collect())
         };
         add(format!("keep-list by {score}"), order_free, doubled, Box::new(keep));
     }
     let list = move |runs: &[&Run]| {
-        let list = suspects(runs, &everything(), &|_| {})?;
+        let list = SuspectQuestion::new().window(everything()).compute_over(runs)?;
         Ok(list.rows.iter().map(|row| (row.example, row.suspicion)).collect())
     };
     add("suspects".into(), false, 1.0, Box::new(list));
     let map = move |runs: &[&Run]| {
-        let map = Map::of(runs, &everything(), 0.3, &|_| {})?;
-        let region =
-            |row: &crate::MapRow| f64::from(4 * u8::from(row.easy) + 2 * u8::from(row.ambiguous) + u8::from(row.hard));
+        let map = MapQuestion::new().window(everything()).share(0.3).compute_over(runs)?;
+        let region = |row: &crate::DataMapRow| {
+            f64::from(4 * u8::from(row.easy) + 2 * u8::from(row.ambiguous) + u8::from(row.hard))
+        };
         Ok(map.rows.iter().map(|row| (row.example, region(row))).collect())
     };
     add("map".into(), true, 1.0, Box::new(map));
     let flagged = move |runs: &[&Run]| {
         let sets = ThresholdIds::Sets(vec![vec![100, 107, 114, 3]; runs.len()]);
-        let verdict = Flagged::of(runs, &sets, 99.0, &everything(), &|_| {})?;
+        let verdict = ThresholdQuestion::new(sets.clone()).percentile(99.0).window(everything()).compute_over(runs)?;
         Ok(verdict.rows.iter().map(|row| (row.example, row.above_cut)).collect())
     };
     add("threshold samples".into(), true, 1.0, Box::new(flagged));
@@ -74,7 +75,7 @@ fn subjects() -> Vec<Subject> {
 }
 
 /// Visits in which each example has one label.
-fn labelled(seed: u64) -> Vec<Visit> {
+fn labeled(seed: u64) -> Vec<Visit> {
     let mut all = visits(&mut Draws(seed), 40, 4, 8);
     all.iter_mut().for_each(|visit| visit.label = visit.example as u32 % 5);
     all
@@ -94,7 +95,7 @@ fn opened(visits: &[Visit], rows: usize) -> Opened {
 
 #[test]
 fn visits_of_a_step_and_blocks_of_a_run_may_be_permuted() {
-    let all = labelled(1);
+    let all = labeled(1);
     let mut within_steps = all.clone();
     within_steps.sort_by_key(|v| (v.step, std::cmp::Reverse(v.example)));
     let mut blocks: Vec<&[Visit]> = all.chunks(7).collect();
@@ -141,7 +142,7 @@ fn an_empty_run_has_an_empty_answer_and_one_example_has_one_row() {
 
 #[test]
 fn rows_of_nan_and_infinity_change_nothing_for_the_others() {
-    let clean = labelled(4);
+    let clean = labeled(4);
     let mut dirty: Vec<Visit> = Vec::new();
     for (i, visit) in clean.iter().enumerate() {
         let mut bad = visit.clone();
@@ -163,7 +164,7 @@ fn rows_of_nan_and_infinity_change_nothing_for_the_others() {
         let mut answer = by_id(&(subject.ask)(&[&dirty]).unwrap());
         assert!(answer.remove(&3).is_none_or(f64::is_nan), "{}", subject.name);
         assert_eq!(answer.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{}", subject.name);
-        // The predictions of bad rows without the flag are in the log as any other; they are those of their neighbours.
+        // The predictions of bad rows without the flag are in the log as any other; they are those of their neighbors.
         let same = |(example, value): (&u64, &f64)| subject.name == "suspects" || close(*value, expected[example]);
         assert!(answer.iter().all(same), "{}", subject.name);
     }
@@ -171,7 +172,7 @@ fn rows_of_nan_and_infinity_change_nothing_for_the_others() {
 
 #[test]
 fn examples_that_come_twice_in_a_step_count_twice() {
-    let all = labelled(6);
+    let all = labeled(6);
     let twice: Vec<Visit> = all.iter().flat_map(|visit| [visit.clone(), visit.clone()]).collect();
     let (once, twice) = (opened(&all, 16), opened(&twice, 16));
     for subject in subjects() {
@@ -186,8 +187,8 @@ fn examples_that_come_twice_in_a_step_count_twice() {
 
 #[test]
 fn several_runs_cover_the_examples_of_each_in_any_order() {
-    let short: Vec<Visit> = labelled(8).into_iter().filter(|visit| visit.example < 300).collect();
-    let (a, b) = (opened(&labelled(7), 16), opened(&short, 16));
+    let short: Vec<Visit> = labeled(8).into_iter().filter(|visit| visit.example < 300).collect();
+    let (a, b) = (opened(&labeled(7), 16), opened(&short, 16));
     for subject in subjects() {
         let answer = |runs: &[&Run]| (subject.ask)(runs).unwrap();
         let (both, swapped) = (answer(&[&a, &b]), answer(&[&b, &a]));
@@ -218,7 +219,7 @@ fn run_with(rows: &[Visit], sweeps: &[Visit]) -> Opened {
     run.finish().run()
 }
 
-/// Two sweeps over the examples of `labelled`.
+/// Two sweeps over the examples of `labeled`.
 fn sweeps() -> Vec<Visit> {
     let mut draws = Draws(91);
     let mut all = Vec::new();
@@ -231,39 +232,41 @@ fn sweeps() -> Vec<Visit> {
 }
 
 #[cfg(feature = "curvature")]
-fn no_method_takes_sweeps_for_visits(plain: &Run, swept: &Run, question: &Question) {
-    use crate::{estimate, EstimateQuestion, Method};
+fn no_method_takes_sweeps_for_visits(plain: &Run, swept: &Run, question: &InfluenceQuestion) {
+    use crate::{EstimateQuestion, Method};
     for method in Method::ALL {
         let asked = EstimateQuestion::new(question.clone(), method);
-        let scores = |run: &Run| estimate(run, &asked).map(|answers| answers[0].scores.clone());
+        let scores = |run: &Run| asked.compute(run).map(|answers| answers[0].scores.clone());
         assert_eq!(format!("{:?}", scores(plain)), format!("{:?}", scores(swept)), "{method}");
         let asked = EstimateQuestion::new(question.clone().at_checkpoints(), method);
-        assert!(matches!(estimate(swept, &asked), Err(AnalysisError::OnlyVisits { .. })), "{method}");
+        assert!(matches!(asked.compute(swept), Err(AnalysisError::OnlyVisits { .. })), "{method}");
     }
 }
 
 #[test]
 fn nothing_takes_sweeps_for_visits() {
-    let rows = labelled(3);
+    let rows = labeled(3);
     let (plain, swept) = (run_with(&rows, &[]), run_with(&rows, &sweeps()));
     for Subject { name, ask, .. } in subjects() {
         assert_eq!(format!("{:?}", ask(&[&plain])), format!("{:?}", ask(&[&swept])), "{name}");
     }
-    let question = Question::one("test", 500);
-    let near =
-        |run: &Run| influence_by_distance(run, &influence(run, &question)?, &Window::everything(), None, &|_| {});
+    let question = InfluenceQuestion::new("test").id(500);
+    let near = |run: &Run| DistanceQuestion::new(&question.compute(run)?).window(Window::everything()).compute(run);
     assert_eq!(near(&plain).unwrap(), near(&swept).unwrap());
-    let means = VectorQuestion::means(16);
-    let flat = |run: &Run, question| vectors(run, question, &|_| {});
+    let means = VectorQuestion::new(16);
+    let flat = |run: &Run, question: &VectorQuestion| question.compute(run);
     assert_eq!(flat(&plain, &means).unwrap(), flat(&swept, &means).unwrap());
     #[cfg(feature = "curvature")]
     no_method_takes_sweeps_for_visits(&plain, &swept, &question);
     // What cannot be said of sweeps is refused, and not answered with visits.
-    let on_sweeps = VectorQuestion { window: Window::sweeps(), ..means };
+    let on_sweeps = means.window(Window::sweeps());
     assert!(matches!(flat(&swept, &on_sweeps), Err(AnalysisError::OnlyVisits { .. })));
-    assert!(matches!(suspects(&[&swept], &Window::sweeps(), &|_| {}), Err(AnalysisError::OnlyVisits { .. })));
-    let scores = influence(&swept, &question).unwrap();
-    let far = influence_by_distance(&swept, &scores, &Window::sweeps(), None, &|_| {}).unwrap_err();
+    assert!(matches!(
+        SuspectQuestion::new().window(Window::sweeps()).compute(&swept),
+        Err(AnalysisError::OnlyVisits { .. })
+    ));
+    let scores = question.compute(&swept).unwrap();
+    let far = DistanceQuestion::new(&scores).window(Window::sweeps()).compute(&swept).unwrap_err();
     assert!(
         matches!(far, AnalysisError::OnlyVisits { .. }) && far.to_string().contains("give a window on visits"),
         "{far}"
@@ -273,20 +276,21 @@ fn nothing_takes_sweeps_for_visits() {
 #[test]
 fn what_is_made_of_scores_stands_on_sweeps_where_it_is_asked_to_and_says_so() {
     let rows = sweeps();
-    let run = run_with(&labelled(3), &rows);
+    let run = run_with(&labeled(3), &rows);
     let mean = |id: u64, of: fn(&Visit) -> f32| {
         rows.iter().filter(|row| row.example == id).map(|row| f64::from(of(row))).sum::<f64>() / 2.0
     };
     let said = "sweeps at 2 checkpoints, steps 5 to 15, evaluation mode";
-    let map = Map::of(&[&run], &Window::sweeps(), 0.3, &|_| {}).unwrap();
-    assert_eq!((map.rows.len(), map.visits, Basis::of_all(&map.bases).as_str()), (40, 80, said));
+    let map = MapQuestion::new().window(Window::sweeps()).share(0.3).compute(&run).unwrap();
+    assert_eq!((map.rows.len(), map.visits, Basis::join(&map.bases).as_str()), (40, 80, said));
     assert!(map.rows.iter().all(|row| close(row.confidence, mean(row.example, |row| row.confidence))));
     let samples = ThresholdIds::Sets(vec![vec![100, 107, 114]]);
-    let verdict = Flagged::of(&[&run], &samples, 99.0, &Window::sweeps(), &|_| {}).unwrap();
-    assert_eq!(Basis::of_all(verdict.runs.iter().map(|part| &part.basis)), said);
+    let verdict =
+        ThresholdQuestion::new(samples.clone()).percentile(99.0).window(Window::sweeps()).compute(&run).unwrap();
+    assert_eq!(Basis::join(verdict.runs.iter().map(|part| &part.basis)), said);
     assert!(verdict.rows.iter().all(|row| close(row.aum, mean(row.example, |row| row.margin))));
-    let table = Score::El2n.compute_over(&[&run], &Window::sweep_at(15), OverRuns::Mean, &|_| {}).unwrap();
+    let table = ScoreQuestion::new(Score::El2n).window(Window::sweep_at(15)).compute_over(&[&run]).unwrap();
     assert_eq!((table.basis().as_str(), table.visits()), ("sweep at checkpoint step 15, evaluation mode", 40));
-    let visits = Score::El2n.compute_over(&[&run], &Window::everything(), OverRuns::Mean, &|_| {}).unwrap();
+    let visits = ScoreQuestion::new(Score::El2n).compute_over(&[&run]).unwrap();
     assert_eq!((visits.basis().as_str(), visits.is_on_sweeps()), ("visits, training mode", false));
 }

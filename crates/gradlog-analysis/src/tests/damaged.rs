@@ -1,8 +1,9 @@
 //! A bit that flips on disk changes no answer without a word: every analysis, with every part of a block damaged.
 
+use crate::vectors::Shape;
 use crate::{
-    influence, influence_by_distance, suspects, vectors, AnalysisError, InfluencePlan, Map, OverRuns, Question, Score,
-    SplitBy, VectorQuestion, Window,
+    AnalysisError, DistanceQuestion, InfluenceQuestion, MapQuestion, Score, ScoreQuestion, SplitBy, SuspectQuestion,
+    VectorQuestion, Window,
 };
 use gradlog_format::log::BlockKind;
 use gradlog_format::run::{Damage, Run};
@@ -16,40 +17,40 @@ type Ask = Box<dyn Fn(&Run) -> Told>;
 
 fn subjects() -> Vec<(String, Ask)> {
     let everything = Window::everything;
-    let question = || Question::one("test", 500);
+    let question = || InfluenceQuestion::new("test").id(500);
     let mut all: Vec<(String, Ask)> = Vec::new();
     let mut add = |name: &str, ask: Ask| all.push((name.into(), ask));
     for score in Score::ALL {
         let ask = move |run: &Run| {
-            let mut table = score.compute_over(&[run], &everything(), OverRuns::Mean, &|_| {})?;
+            let mut table = ScoreQuestion::new(score).window(everything()).compute_over(&[run])?;
             let damage = table.runs.iter_mut().find_map(|part| part.damage.take());
             Ok((format!("{table:?}"), damage))
         };
         add(score.name(), Box::new(ask));
     }
     let ask = move |run: &Run| {
-        let mut map = Map::of(&[run], &everything(), 0.3, &|_| {})?;
+        let mut map = MapQuestion::new().window(everything()).share(0.3).compute(run)?;
         let damage = map.damage.take();
         Ok((format!("{map:?}"), damage))
     };
     add("map", Box::new(ask));
     let ask = move |run: &Run| {
-        let mut list = suspects(&[run], &everything(), &|_| {})?;
+        let mut list = SuspectQuestion::new().window(everything()).compute(run)?;
         let damage = list.damage.take();
         Ok((format!("{list:?}"), damage))
     };
     add("suspects", Box::new(ask));
     let ask = |run: &Run| {
-        let mut flat = vectors(run, &VectorQuestion::means(16), &|_| {})?;
+        let mut flat = VectorQuestion::new(16).compute(run)?;
         let damage = flat.damage.take();
         Ok((format!("{flat:?}"), damage))
     };
     add("vectors", Box::new(ask));
     for layers in [&[][..], &["head"]] {
-        let asked = Question { layers: layers.iter().map(|name| (*name).to_string()).collect(), ..question() };
+        let asked = InfluenceQuestion { layers: layers.iter().map(|name| (*name).to_string()).collect(), ..question() };
         let of_layers = asked.clone();
         let ask = move |run: &Run| {
-            let mut found = influence(run, &of_layers)?;
+            let mut found = of_layers.compute(run)?;
             let damage = found.damage.take();
             Ok((format!("{found:?}"), damage))
         };
@@ -57,18 +58,17 @@ fn subjects() -> Vec<(String, Ask)> {
         for by in [SplitBy::Epoch, SplitBy::Layer] {
             let asked = asked.clone();
             let ask = move |run: &Run| {
-                let mut parts =
-                    InfluencePlan::new(run, &asked, &|_| {})?.split(0, by, &[(100, 0), (114, 0)], &|_| {})?;
+                let mut parts = asked.plan(run)?.split(0, by, &[(100, 0), (114, 0)])?;
                 let damage = parts.damage.take();
                 Ok((format!("{parts:?}"), damage))
             };
             add("influence in parts", Box::new(ask));
         }
         let ask = move |run: &Run| {
-            let mut scores = influence(run, &asked)?;
+            let mut scores = asked.compute(run)?;
             let damage = scores.damage.take();
             // Of another layer than may have been asked for.
-            let mut far = influence_by_distance(run, &scores, &everything(), Some("fc"), &|_| {})?;
+            let mut far = DistanceQuestion::new(&scores).window(everything()).layer("fc").compute(run)?;
             let damage = far.iter_mut().filter_map(|far| far.damage.take()).chain(damage).next();
             Ok((format!("{far:?}"), damage))
         };
@@ -80,8 +80,8 @@ fn subjects() -> Vec<(String, Ask)> {
 }
 
 #[cfg(feature = "curvature")]
-fn add_methods(question: &Question, add: &mut impl FnMut(&str, Ask)) {
-    use crate::{estimate, Curvature, Damping, EstimateQuestion, Method, Shape};
+fn add_methods(question: &InfluenceQuestion, add: &mut impl FnMut(&str, Ask)) {
+    use crate::{Curvature, Damping, EstimateQuestion, Method};
     for method in Method::ALL {
         for curvature in [Curvature::Visits, Curvature::Set("curvature".into())] {
             let asked = EstimateQuestion {
@@ -91,7 +91,7 @@ fn add_methods(question: &Question, add: &mut impl FnMut(&str, Ask)) {
                 ..EstimateQuestion::new(question.clone(), method)
             };
             let ask = move |run: &Run| {
-                let mut found = estimate(run, &asked)?.remove(0);
+                let mut found = asked.compute(run)?.remove(0);
                 let damage = found.damage.take();
                 Ok((format!("{found:?}"), damage))
             };

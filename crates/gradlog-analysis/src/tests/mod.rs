@@ -4,7 +4,7 @@ mod battery;
 mod damaged;
 mod workers;
 
-use crate::{influence, AnalysisError, Basis, Extra, Order, Question, Score, ScoreTable, Window};
+use crate::{AnalysisError, Basis, Extra, InfluenceQuestion, Order, Score, ScoreQuestion, ScoreTable, Window};
 use gradlog_format::log::Column;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, run_of, visits, Draws, Synthetic, Visit};
@@ -65,7 +65,7 @@ fn check(table: &ScoreTable, visits: &[Visit]) {
         assert_eq!(row.visits, own.len() as u64);
         assert_eq!(row.label, Some(own[own.len() - 1].label));
         assert_eq!(row.prediction, Some(own[own.len() - 1].prediction));
-        assert_eq!(row.extras.len(), table.score.extras().len());
+        assert_eq!(row.extras.values().len(), table.score.extras().len());
     }
     for pair in table.rows.windows(2) {
         let sorted = match table.score.order() {
@@ -97,7 +97,7 @@ fn every_score_equals_its_definition_in_every_window() {
             .collect();
         assert!(!inside.is_empty() && (inside.len() < all.len() || window == Window::everything()));
         for score in Score::ALL {
-            check(&score.compute(&run, &window).unwrap(), &inside);
+            check(&ScoreQuestion::new(score).window(window.clone()).compute(&run).unwrap(), &inside);
         }
     }
 }
@@ -114,9 +114,9 @@ fn the_order_of_examples_within_a_step_does_not_matter() {
     );
     let (a, b) = (run_of(&all, 7).run(), run_of(&permuted, 11).run());
     for score in Score::ALL {
-        let table = score.compute(&a, &Window::everything()).unwrap();
+        let table = ScoreQuestion::new(score).compute(&a).unwrap();
         check(&table, &all);
-        assert_eq!(table, score.compute(&b, &Window::everything()).unwrap());
+        assert_eq!(table, ScoreQuestion::new(score).compute(&b).unwrap());
     }
 }
 
@@ -126,11 +126,12 @@ fn an_empty_run_an_empty_window_and_one_example() {
     let visit = Draws(3).visit(u64::MAX, 5, 2);
     let one = run_of(std::slice::from_ref(&visit), 1).run();
     for score in Score::ALL {
-        let table = score.compute(&empty, &Window::everything()).unwrap();
+        let table = ScoreQuestion::new(score).compute(&empty).unwrap();
         assert!(table.rows.is_empty() && table.visits == 0 && table.damage.is_none());
-        let table = score.compute(&one, &Window::epochs(3..9)).unwrap();
-        assert!(table.rows.is_empty());
-        check(&score.compute(&one, &Window::everything()).unwrap(), std::slice::from_ref(&visit));
+        let error = ScoreQuestion::new(score).epochs(3..9).compute(&one).unwrap_err();
+        let there = "no visit lies inside epochs 3..9: there are visits of epochs 2 to 2 and steps 5 to 5";
+        assert_eq!(error.to_string(), there);
+        check(&ScoreQuestion::new(score).compute(&one).unwrap(), std::slice::from_ref(&visit));
     }
 }
 
@@ -159,8 +160,8 @@ fn what_is_not_finite_is_left_out_and_poisons_nobody() {
     dirty.push(hopeless);
     let (clean_run, dirty_run) = (run_of(&clean, 9).run(), run_of(&dirty, 9).run());
     for score in Score::ALL {
-        let expected = score.compute(&clean_run, &Window::everything()).unwrap();
-        let mut table = score.compute(&dirty_run, &Window::everything()).unwrap();
+        let expected = ScoreQuestion::new(score).compute(&clean_run).unwrap();
+        let mut table = ScoreQuestion::new(score).compute(&dirty_run).unwrap();
         let last = table.rows.pop().unwrap();
         assert!(last.example == 3 && last.score.is_nan() && last.visits == 0 && last.not_finite == 1, "{score}");
         assert_eq!(table.left_out.not_finite, 1 + clean.len() as u64);
@@ -182,7 +183,7 @@ fn a_missing_column_is_named_with_the_way_out() {
         let all = visits(&mut Draws(6), 5, 1, 2);
         run.visits(&all);
         let written = run.finish();
-        let error = score.compute(&written.run(), &Window::everything()).unwrap_err();
+        let error = ScoreQuestion::new(score).compute(&written.run()).unwrap_err();
         assert!(matches!(error, AnalysisError::Missing { .. }), "{error}");
         let words = error.to_string();
         let way_out = if matches!(score, Score::SelfInfluence | Score::Grand) { "Taps" } else { "pass.cross_entropy" };
@@ -199,7 +200,7 @@ fn blocks_without_the_column_are_counted_where_others_have_it() {
     run.visits(before);
     run.without.clear();
     run.visits(after);
-    let table = Score::Aum.compute(&run.finish().run(), &Window::everything()).unwrap();
+    let table = ScoreQuestion::new(Score::Aum).compute(&run.finish().run()).unwrap();
     assert_eq!(table.left_out.missing, 8);
     check(&table, after);
 }
@@ -211,10 +212,10 @@ fn an_unseen_gradient_counts_as_zero_or_not_at_all() {
     let mut unseen = Draws(9).visit(1, 1, 0);
     (unseen.flags, unseen.coefficient, unseen.squared_norm) = (Column::FLAG_NO_WEIGHT, 0.0, 0.0);
     let run = run_of(&[seen.clone(), unseen], 2).run();
-    let grand = Score::Grand.compute(&run, &Window::everything()).unwrap();
+    let grand = ScoreQuestion::new(Score::Grand).compute(&run).unwrap();
     assert_eq!((grand.visits, grand.left_out.unseen, grand.estimated_norms), (1, 1, 1));
     assert!(close(grand.rows[0].score, f64::from(seen.squared_norm).sqrt()));
-    let own = Score::SelfInfluence.compute(&run, &Window::everything()).unwrap();
+    let own = ScoreQuestion::new(Score::SelfInfluence).compute(&run).unwrap();
     assert_eq!((own.visits, own.left_out.unseen, own.estimated_norms), (2, 0, 1));
     assert!(close(own.rows[0].score, oracle(Score::SelfInfluence, &[&seen])));
 }
@@ -229,7 +230,7 @@ fn damage_leaves_the_scores_of_what_came_before() {
             let written = run_of(&all, rows);
             written.damage(block, distance);
             for score in Score::ALL {
-                let table = score.compute(&written.run(), &Window::everything()).unwrap();
+                let table = ScoreQuestion::new(score).compute(&written.run()).unwrap();
                 assert_eq!(table.damage.as_ref().and_then(|d| d.block), Some(block as u64), "{score} {distance}");
                 check(&table, &all[..block * rows]);
             }
@@ -249,7 +250,7 @@ fn forgetting_of(correct: &[u8]) -> ScoreTable {
         .enumerate()
         .map(|(j, right)| Visit { correct: f32::from(*right), ..Draws(11).visit(1, j as u64, j as u32 / 2) })
         .collect();
-    Score::Forgetting.compute(&run_of(&visits, 3).run(), &Window::everything()).unwrap()
+    ScoreQuestion::new(Score::Forgetting).compute(&run_of(&visits, 3).run()).unwrap()
 }
 
 #[test]
@@ -268,7 +269,7 @@ fn forgetting_by_hand() {
     for (correct, score, extras) in cases {
         let table = forgetting_of(correct);
         assert_eq!(table.rows[0].score, score, "{correct:?}");
-        assert_eq!(table.rows[0].extras[..5], extras, "{correct:?}");
+        assert_eq!(table.rows[0].extras.values()[..5], extras, "{correct:?}");
     }
 }
 
@@ -278,7 +279,7 @@ fn equally_forgotten_examples_come_by_loss() {
     for (example, loss, correct) in [(5, 1.0, 0.0), (4, 2.0, 0.0), (3, 1.0, 0.0), (2, 9.0, 1.0), (1, 9.0, 1.0)] {
         visits.push(Visit { loss, correct, ..Draws(12).visit(example, 0, 0) });
     }
-    let table = Score::Forgetting.compute(&run_of(&visits, 2).run(), &Window::everything()).unwrap();
+    let table = ScoreQuestion::new(Score::Forgetting).compute(&run_of(&visits, 2).run()).unwrap();
     assert_eq!(table.rows.iter().map(|row| row.example).collect::<Vec<_>>(), [4, 3, 5, 1, 2]);
 }
 
@@ -287,18 +288,18 @@ fn forgetting_refuses_several_predictions_inside_the_window() {
     let mut several = Draws(13).visit(8, 3, 1);
     several.positions = 16;
     let run = run_of(&[Draws(14).visit(7, 2, 0), several], 2).run();
-    let error = Score::Forgetting.compute(&run, &Window::everything()).unwrap_err();
+    let error = ScoreQuestion::new(Score::Forgetting).compute(&run).unwrap_err();
     assert!(matches!(error, AnalysisError::SeveralPredictions { example: 8, positions: 16 }));
     assert!(error.to_string().contains("correctness"));
-    assert_eq!(Score::Forgetting.compute(&run, &Window::epochs(0..1)).unwrap().rows.len(), 1);
-    assert_eq!(Score::Correctness.compute(&run, &Window::everything()).unwrap().rows.len(), 2);
+    assert_eq!(ScoreQuestion::new(Score::Forgetting).window(Window::epochs(0..1)).compute(&run).unwrap().rows.len(), 1);
+    assert_eq!(ScoreQuestion::new(Score::Correctness).compute(&run).unwrap().rows.len(), 2);
 }
 
 #[test]
 fn names_lead_back_and_tell_which_end_comes_first() {
     for score in Score::ALL {
         assert_eq!(Score::from_name(score.name()), Some(score));
-        assert!(score.about().contains(&score.order().to_string()));
+        assert!(score.description().contains(&score.order().to_string()));
     }
     assert_eq!(Score::from_name("tracin"), None);
 }
@@ -337,10 +338,13 @@ fn every_score_on_sweeps_equals_its_definition_and_counts_an_example_once_at_a_c
             .collect();
         for score in Score::ALL {
             if score == Score::Forgetting {
-                assert!(matches!(score.compute(&run, &window), Err(AnalysisError::NotOnSweeps { .. })));
+                assert!(matches!(
+                    ScoreQuestion::new(score).window(window.clone()).compute(&run),
+                    Err(AnalysisError::NotOnSweeps { .. })
+                ));
                 continue;
             }
-            let table = score.compute(&run, &window).unwrap();
+            let table = ScoreQuestion::new(score).window(window.clone()).compute(&run).unwrap();
             let groups = by_example(&inside);
             assert_eq!((table.rows.len(), table.visits), (groups.len(), inside.len() as u64));
             for row in &table.rows {
@@ -350,13 +354,13 @@ fn every_score_on_sweeps_equals_its_definition_and_counts_an_example_once_at_a_c
             assert_eq!(table.basis.to_string(), text);
         }
     }
-    let none = Score::Loss.compute(&run, &Window::sweep_at(5));
+    let none = ScoreQuestion::new(Score::Loss).window(Window::sweep_at(5)).compute(&run);
     assert!(matches!(none, Err(AnalysisError::NoSuchSweep { known }) if known == [0, 4, 9]));
     // A run without any, and visits beside sweeps: neither is ever taken for the other.
     let plain = run_of(&visits(&mut Draws(1), 5, 2, 3), 4).run();
-    let none = Score::Loss.compute(&plain, &Window::sweeps());
+    let none = ScoreQuestion::new(Score::Loss).window(Window::sweeps()).compute(&plain);
     assert!(matches!(none, Err(AnalysisError::NoSuchSweep { known }) if known.is_empty()));
-    let visited = Score::Loss.compute(&run, &Window::everything()).unwrap();
+    let visited = ScoreQuestion::new(Score::Loss).compute(&run).unwrap();
     assert_eq!((visited.basis, visited.visits), (Basis::Visits, visits(&mut Draws(8), 12, 3, 5).len() as u64));
 }
 
@@ -369,7 +373,7 @@ fn influence_on_sweeps_is_the_sum_over_the_checkpoints_that_the_probe_has_too() 
     run.probes(&probes);
     run.end();
     let run = run.finish().run();
-    let result = influence(&run, &Question::one("test", 77).at_checkpoints()).unwrap();
+    let result = InfluenceQuestion::new("test").id(77).at_checkpoints().compute(&run).unwrap();
     let mut truth: BTreeMap<u64, (f64, u64)> = BTreeMap::new();
     for row in &counting {
         let entry = truth.entry(row.example).or_default();

@@ -1,6 +1,6 @@
 //! Scores of a run that several workers recorded are those of the run that one would have recorded.
 
-use crate::{influence, InfluencePlan, Normalisation, Question, Score, SplitBy, Summary, Window};
+use crate::{InfluenceQuestion, Normalization, Score, ScoreQuestion, SplitBy, SummaryQuestion, Window};
 use gradlog_format::log::worker_folder;
 use gradlog_format::run::Run;
 use gradlog_format::sketch::Encoding;
@@ -51,7 +51,10 @@ fn every_score_is_that_of_one_recorder() {
     assert_eq!(several.parts().len(), 3);
     for score in Score::ALL {
         for window in [Window::everything(), Window::epochs(3..9), Window::steps(7..21)] {
-            let (expected, found) = (score.compute(&one, &window).unwrap(), score.compute(&several, &window).unwrap());
+            let (expected, found) = (
+                ScoreQuestion::new(score).window(window.clone()).compute(&one).unwrap(),
+                ScoreQuestion::new(score).window(window.clone()).compute(&several).unwrap(),
+            );
             // To the last bit: not only the same visits, but in the same order.
             assert_eq!(format!("{found:?}"), format!("{expected:?}"), "{score}");
         }
@@ -62,9 +65,9 @@ fn every_score_is_that_of_one_recorder() {
 fn influence_is_that_of_one_recorder() {
     let (one, dir) = both();
     let (one, several) = (one.run(), Run::open(dir.path()).unwrap());
-    for normalise in Normalisation::ALL {
-        let asked = Question { normalise, ..Question::all("test") };
-        let (expected, found) = (influence(&one, &asked).unwrap(), influence(&several, &asked).unwrap());
+    for normalization in Normalization::ALL {
+        let asked = InfluenceQuestion { normalization, ..InfluenceQuestion::new("test") };
+        let (expected, found) = (asked.compute(&one).unwrap(), asked.compute(&several).unwrap());
         assert_eq!((found.visits, found.rows.len(), found.probes.len()), (expected.visits, expected.rows.len(), 3));
         assert_eq!(found.probes, expected.probes);
         for (number, row) in expected.rows.iter().enumerate() {
@@ -78,8 +81,8 @@ fn influence_is_that_of_one_recorder() {
         }
         let pairs: Vec<(u64, usize)> = expected.rows.iter().map(|row| (row.example, 1)).collect();
         let [a, b] = [&*one, &several].map(|run| {
-            let plan = InfluencePlan::new(run, &asked, &|_| {}).unwrap();
-            plan.split(0, SplitBy::Epoch, &pairs, &|_| {}).unwrap()
+            let plan = asked.plan(run).unwrap();
+            plan.split(0, SplitBy::Epoch, &pairs).unwrap()
         });
         assert_eq!(a.parts, b.parts);
         assert!(a.scores.iter().zip(&b.scores).all(|(a, b)| (a - b).abs() <= 1e-9 * a.abs().max(1.0)));
@@ -89,7 +92,10 @@ fn influence_is_that_of_one_recorder() {
 #[test]
 fn a_summary_counts_a_worker_once() {
     let (one, dir) = both();
-    let (expected, found) = (Summary::of(&one.run()).unwrap(), Summary::of(&Run::open(dir.path()).unwrap()).unwrap());
+    let (expected, found) = (
+        SummaryQuestion::new().compute(&one.run()).unwrap(),
+        SummaryQuestion::new().compute(&Run::open(dir.path()).unwrap()).unwrap(),
+    );
     assert_eq!((found.visits, found.examples, found.finished), (expected.visits, expected.examples, true));
     assert_eq!((found.epochs, found.steps), (expected.epochs, expected.steps));
     assert_eq!(found.probes, expected.probes);
@@ -99,11 +105,11 @@ fn a_summary_counts_a_worker_once() {
 #[cfg(feature = "curvature")]
 #[test]
 fn the_adjoint_of_several_workers_is_refused_by_name() {
-    use crate::{EstimatePlan, EstimateQuestion, Method};
+    use crate::{EstimateQuestion, Method};
     let (one, dir) = both();
     let (one, several) = (one.run(), Run::open(dir.path()).unwrap());
-    let asked = EstimateQuestion::new(Question::all("test"), Method::Adjoint);
-    assert!(EstimatePlan::new(&one, &asked, &|_| ()).is_ok());
-    let error = EstimatePlan::new(&several, &asked, &|_| ()).err().unwrap().to_string();
+    let asked = EstimateQuestion::new(InfluenceQuestion::new("test"), Method::Adjoint);
+    assert!(asked.plan(&one).is_ok());
+    let error = asked.plan(&several).err().unwrap().to_string();
     assert!(error.contains("several workers"), "{error}");
 }

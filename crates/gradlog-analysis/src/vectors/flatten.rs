@@ -31,7 +31,7 @@ const ROWS_A_TASK: usize = 8;
 
 /// What flat vectors look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// The most numbers of a block. A gradient that has no more stays as it is; a longer one is folded to this many.
     pub length: usize,
     /// One block for each factored layer and one for all folded ones, instead of one for the whole gradient.
@@ -40,15 +40,16 @@ pub struct Shape {
 
 impl Shape {
     /// The longest block that can be asked for.
-    pub const LENGTH_MAX: usize = 1 << 16;
+    pub(crate) const LENGTH_MAX: usize = 1 << 16;
 
     /// The whole gradient in one vector of at most `length` numbers.
-    pub fn whole(length: usize) -> Self {
+    pub(crate) fn whole(length: usize) -> Self {
         Self { length, by_layer: false }
     }
 
     /// One vector of at most `length` numbers for each layer.
-    pub fn by_layer(length: usize) -> Self {
+    #[cfg(test)]
+    pub(crate) fn by_layer(length: usize) -> Self {
         Self { length, by_layer: true }
     }
 }

@@ -1,4 +1,4 @@
-//! Flat vectors: the gradients of a run as plain rows of f32, for whatever works on vectors: neighbours, clusters, a Fisher
+//! Flat vectors: the gradients of a run as plain rows of f32, for whatever works on vectors: neighbors, clusters, a Fisher
 //! matrix, other tools.
 //!
 //! A gradient is stored as factors of layers and as folded sketches, whose dot products are products of dot products. Here
@@ -11,11 +11,11 @@ mod tests;
 pub(crate) mod walk;
 
 use crate::error::NO_GRADIENTS;
-use crate::rows::driver::Progress;
 use crate::rows::gradient::Layout;
-use crate::{AnalysisError, LeftOut, Window};
+use crate::{AnalysisError, LeftOut, Progress, Window};
+pub(crate) use flatten::Shape;
+pub use flatten::VectorBlock;
 use flatten::{Flat, Flattener};
-pub use flatten::{Shape, VectorBlock};
 use gradlog_format::log::BlockKind;
 use gradlog_format::run::{Damage, Run};
 use std::collections::HashMap;
@@ -23,6 +23,7 @@ use walk::{Visit, Walk};
 
 /// What a vector stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Combine {
     /// Each visit has a vector of its own, its gradient `g(w_t)`.
     Visits,
@@ -33,23 +34,76 @@ pub enum Combine {
     Applied,
 }
 
-/// Which flat vectors are wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Asks for the gradients of a run as flat vectors `v` of f32, with `E⟨v, v'⟩ = ⟨g, g'⟩` over the seeds of the fold.
+///
+/// A gradient that has no more numbers than were asked for stays as it was recorded, and its dot products lose nothing. A longer
+/// one is folded.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct VectorQuestion {
-    /// Which visits count.
-    pub window: Window,
-    /// How long the vectors are.
-    pub shape: Shape,
-    /// What a vector stands for.
-    pub combine: Combine,
-    /// The most bytes that the vectors may take; more is an error.
-    pub bytes_max: u64,
+    pub(crate) shape: Shape,
+    pub(crate) combine: Combine,
+    pub(crate) bytes_max: u64,
+    pub(crate) window: Window,
+    progress: Progress,
 }
 
+window_options!(VectorQuestion);
+progress_options!(VectorQuestion);
+
 impl VectorQuestion {
-    /// The mean gradient of each example over the whole run, in at most `length` numbers and 4 GiB.
-    pub fn means(length: usize) -> Self {
-        Self { window: Window::everything(), shape: Shape::whole(length), combine: Combine::Mean, bytes_max: 4 << 30 }
+    /// The longest block that can be asked for.
+    pub const LENGTH_MAX: usize = Shape::LENGTH_MAX;
+
+    /// The mean gradient of each example over the whole run, in at most `length` numbers and 4 GiB for all of them.
+    pub fn new(length: usize) -> Self {
+        Self {
+            shape: Shape::whole(length),
+            combine: Combine::Mean,
+            bytes_max: 4 << 30,
+            window: Window::default(),
+            progress: Progress::default(),
+        }
+    }
+
+    /// One block of at most `length` numbers for each factored layer and one for all folded ones, instead of one for the whole
+    /// gradient.
+    #[must_use]
+    pub fn by_layer(mut self) -> Self {
+        self.shape.by_layer = true;
+        self
+    }
+
+    /// What a vector stands for; by default the mean over an example's visits.
+    #[must_use]
+    pub fn combine(mut self, combine: Combine) -> Self {
+        self.combine = combine;
+        self
+    }
+
+    /// The most bytes that the vectors may take; more is an error.
+    #[must_use]
+    pub fn bytes_max(mut self, bytes_max: u64) -> Self {
+        self.bytes_max = bytes_max;
+        self
+    }
+
+    /// Flat vectors of the examples or visits of a run, in the order of their first visits.
+    ///
+    /// # Errors
+    /// [`AnalysisError::Missing`] if no visit inside the window has a gradient that can be used; [`AnalysisError::TooLarge`] if
+    /// the vectors pass [`bytes_max`](Self::bytes_max); [`AnalysisError::OutOfRange`] if a block is to have 0 or too many
+    /// numbers; [`AnalysisError::OnlyVisits`] for a window on sweeps; [`AnalysisError::OutsideRun`] for one without visits;
+    /// [`AnalysisError::Read`] if the file system refuses. Damage is not an error.
+    ///
+    /// # Cost
+    /// One pass over the gradients. For each visit and factored layer one addition for each number of its outer product whose
+    /// `δ_j` is not 0. Memory: the result, `4·length` bytes a vector, and a few blocks.
+    pub fn compute(&self, run: &Run) -> Result<FlatVectors, AnalysisError> {
+        self.window.refuse_sweeps("a set of flat vectors")?;
+        check_shape(self.shape)?;
+        self.window.refuse_outside(&[run])?;
+        flatten_visits(run, self)
     }
 }
 
@@ -95,13 +149,13 @@ impl FlatVectors {
 
     /// What the vectors are, in words.
     pub fn variant(&self) -> String {
-        let of = match self.combine {
+        let what = match self.combine {
             Combine::Visits => "gradients of single visits",
             Combine::Mean => "mean gradients over the visits of each example",
             Combine::Applied => "what each example's own steps took off the weights, as plain SGD",
         };
         let how = if self.is_exact() { "as recorded" } else { "folded" };
-        format!("{of}, {} numbers, {how}", self.length)
+        format!("{what}, {} numbers, {how}", self.length)
     }
 }
 
@@ -125,19 +179,7 @@ pub(super) fn check_shape(shape: Shape) -> Result<(), AnalysisError> {
     })
 }
 
-/// Flat vectors of the examples or visits of a run, in the order of their first visits.
-///
-/// # Errors
-/// [`AnalysisError::Missing`] if no visit inside the window has a gradient that can be used; [`AnalysisError::TooLarge`] if
-/// the vectors pass `bytes_max`; [`AnalysisError::OutOfRange`] if a block is to have 0 or too many numbers;
-/// [`AnalysisError::Read`] if the file system refuses. Damage is not an error.
-///
-/// # Cost
-/// One pass over the gradients. For each visit and factored layer one addition for each number of its outer product whose
-/// `δ_j` is not 0. Memory: the result, `4·length` bytes a vector, and a few blocks.
-pub fn vectors(run: &Run, question: &VectorQuestion, progress: Progress<'_>) -> Result<FlatVectors, AnalysisError> {
-    question.window.only_visits("a set of flat vectors")?;
-    check_shape(question.shape)?;
+fn flatten_visits(run: &Run, question: &VectorQuestion) -> Result<FlatVectors, AnalysisError> {
     let layout = first_layout(run, &question.window).ok_or_else(|| AnalysisError::Missing {
         score: "flat vectors",
         what: "gradients inside the window",
@@ -202,7 +244,7 @@ pub fn vectors(run: &Run, question: &VectorQuestion, progress: Progress<'_>) -> 
         Ok(())
     };
     let walk = Walk { run, flattener: &flattener, window: &question.window, before: None };
-    let walked = walk.forwards(progress, each)?;
+    let walked = walk.walk_forwards(&question.progress, each)?;
     walked.check("flat vectors")?;
     if question.combine == Combine::Mean {
         for (vector, &visits) in out.values.chunks_mut(length.max(1)).zip(&out.visits) {

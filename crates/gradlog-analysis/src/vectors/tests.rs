@@ -1,6 +1,7 @@
 //! Flat vectors against outer products written out, and their dot products against the definition.
 
-use crate::{vectors, AnalysisError, Combine, Shape, VectorQuestion, Window};
+use crate::vectors::Shape;
+use crate::{AnalysisError, Combine, VectorQuestion, Window};
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, visits, Draws, Synthetic, Visit};
 use std::collections::BTreeMap;
@@ -41,8 +42,8 @@ fn long_enough_vectors_are_the_gradients_themselves() {
         let (all, written) = story(encoding);
         let usable: Vec<&Visit> = all.iter().filter(|visit| visit.flags == 0).collect();
         for shape in [Shape::whole(33), Shape::whole(4096), Shape::by_layer(18)] {
-            let question = VectorQuestion { shape, combine: Combine::Visits, ..VectorQuestion::means(1) };
-            let found = vectors(&written.run(), &question, &|_| {}).unwrap();
+            let question = VectorQuestion { shape, combine: Combine::Visits, ..VectorQuestion::new(1) };
+            let found = question.compute(&written.run()).unwrap();
             assert!(found.is_exact());
             assert_eq!((found.length, found.examples.len(), found.left_out.not_finite), (33, usable.len(), 1));
             let widths: Vec<usize> = found.blocks.iter().map(|block| block.width).collect();
@@ -60,8 +61,8 @@ fn long_enough_vectors_are_the_gradients_themselves() {
 fn means_and_applied_sums_of_a_window() {
     let (all, written) = story(Encoding::F32);
     for combine in [Combine::Mean, Combine::Applied] {
-        let question = VectorQuestion { window: Window::epochs(1..3), combine, ..VectorQuestion::means(100) };
-        let found = vectors(&written.run(), &question, &|_| {}).unwrap();
+        let question = VectorQuestion { window: Window::epochs(1..3), combine, ..VectorQuestion::new(100) };
+        let found = question.compute(&written.run()).unwrap();
         let mut expected: BTreeMap<u64, (u64, Vec<f64>)> = BTreeMap::new();
         for visit in all.iter().filter(|visit| visit.epoch >= 1 && visit.flags == 0) {
             let entry = expected.entry(visit.example).or_insert((0, vec![0.0; 33]));
@@ -100,8 +101,8 @@ fn short_vectors_are_unbiased() {
         run.visits(&pair);
         run.end();
         let question =
-            VectorQuestion { shape: Shape::whole(length), combine: Combine::Visits, ..VectorQuestion::means(1) };
-        let found = vectors(&run.finish().run(), &question, &|_| {}).unwrap();
+            VectorQuestion { shape: Shape::whole(length), combine: Combine::Visits, ..VectorQuestion::new(1) };
+        let found = question.compute(&run.finish().run()).unwrap();
         assert!(!found.is_exact());
         let estimate = dot(found.vector(0), found.vector(1));
         sum += estimate;
@@ -117,11 +118,11 @@ fn short_vectors_are_unbiased() {
 fn what_cannot_be_is_said() {
     let (_, written) = story(Encoding::F32);
     let run = written.run();
-    let ask = |question: &VectorQuestion| vectors(&run, question, &|_| {}).unwrap_err();
-    let small = VectorQuestion { bytes_max: 4 * 33 * 5, ..VectorQuestion::means(100) };
+    let ask = |question: &VectorQuestion| question.compute(&run).unwrap_err();
+    let small = VectorQuestion { bytes_max: 4 * 33 * 5, ..VectorQuestion::new(100) };
     assert!(matches!(ask(&small), AnalysisError::TooLarge { .. }));
-    assert!(matches!(ask(&VectorQuestion::means(0)), AnalysisError::OutOfRange { .. }));
-    assert!(matches!(ask(&VectorQuestion::means(usize::MAX)), AnalysisError::OutOfRange { .. }));
-    let nowhere = VectorQuestion { window: Window::epochs(9..10), ..VectorQuestion::means(100) };
-    assert!(matches!(ask(&nowhere), AnalysisError::Missing { .. }));
+    assert!(matches!(ask(&VectorQuestion::new(0)), AnalysisError::OutOfRange { .. }));
+    assert!(matches!(ask(&VectorQuestion::new(usize::MAX)), AnalysisError::OutOfRange { .. }));
+    let nowhere = VectorQuestion { window: Window::epochs(9..10), ..VectorQuestion::new(100) };
+    assert!(matches!(ask(&nowhere), AnalysisError::OutsideRun { .. }));
 }

@@ -3,11 +3,12 @@
 //! Memory: the inflated columns of a few blocks, and the flat vectors of one tile of [`TILE_ROWS`] rows.
 
 use super::flatten::{Flat, Flattener};
-use crate::rows::driver::{fold_each, Progress, ReadTo};
+use crate::rows::driver::{fold_each, ReadTo};
 use crate::rows::gradient::Gradients;
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{RowRule, UnseenGradient, Verdict};
 use crate::rows::sweep::Sweeps;
+use crate::Progress;
 use crate::{error::NO_GRADIENTS, rows::column, AnalysisError, LeftOut, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, Damage, ReadError, Run};
@@ -163,9 +164,9 @@ impl Walk<'_> {
     ///
     /// # Errors
     /// What `each` says, or [`AnalysisError::Read`] if the file system refuses.
-    pub(crate) fn forwards<D: VisitDetail>(
+    pub(crate) fn walk_forwards<D: VisitDetail>(
         &self,
-        progress: Progress<'_>,
+        progress: &Progress,
         mut each: impl FnMut(&[Visit], &[D], &Flat) -> Result<(), AnalysisError> + Send,
     ) -> Result<Walked, AnalysisError> {
         let mut walked = Walked::default();

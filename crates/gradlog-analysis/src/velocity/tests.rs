@@ -1,7 +1,7 @@
 //! Kernel velocity against whole gradients, written out.
 
 use super::*;
-use crate::{OverRuns, Score, Window};
+use crate::{Score, ScoreQuestion, VelocityQuestion};
 use gradlog_format::log::Column;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, visits, Draws, Opened, Synthetic, Visit};
@@ -65,7 +65,7 @@ fn naive(ids: &[u64], from: u64, to: u64, encoding: Encoding) -> f64 {
 }
 
 fn velocity(run: &Run, groups: VelocityGroups<'_>) -> Result<Velocity, AnalysisError> {
-    Velocity::of(run, "train", groups, &|_| {})
+    VelocityQuestion::new("train").groups(groups).compute(run)
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn it_is_that_of_the_whole_gradients() {
 #[test]
 fn groups_by_score_are_contiguous_ranks() {
     let run = run(Encoding::F32);
-    let table = Score::El2n.compute_over(&[&run], &Window::everything(), OverRuns::Mean, &|_| {}).unwrap();
+    let table = ScoreQuestion::new(Score::El2n).compute_over(&[&run]).unwrap();
     let result = velocity(&run, VelocityGroups::Ranked { table: &table, size: 5 }).unwrap();
     assert_eq!((result.groups.len(), result.left_out.examples), (2, 2));
     for (number, group) in result.groups.iter().enumerate() {
@@ -142,7 +142,7 @@ fn a_geometry_that_only_grows_stands_still_and_one_of_zeros_has_none() {
 #[test]
 fn questions_without_an_answer_say_why() {
     let run = run(Encoding::F32);
-    let error = Velocity::of(&run, "nope", VelocityGroups::Whole, &|_| {}).unwrap_err();
+    let error = VelocityQuestion::new("nope").groups(VelocityGroups::Whole).compute(&run).unwrap_err();
     assert!(matches!(error, AnalysisError::NoSuchSet { .. }), "{error}");
     let strangers = [VelocityGroup { name: "x".into(), ids: vec![1, 2] }];
     let error = velocity(&run, VelocityGroups::Given(&strangers)).unwrap_err();

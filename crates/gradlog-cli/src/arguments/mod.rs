@@ -40,9 +40,9 @@ pub(crate) struct VectorArguments {
 }
 
 impl VectorArguments {
-    pub(crate) fn question(&self, window: Window, combine: Combine) -> VectorQuestion {
+    pub(crate) fn question(&self, window: &Window, combine: Combine) -> VectorQuestion {
         let bytes_max = u64::from(self.memory) * 1_000_000_000;
-        VectorQuestion { window, combine, bytes_max, ..VectorQuestion::means(self.numbers) }
+        VectorQuestion::new(self.numbers).window(window.clone()).combine(combine).bytes_max(bytes_max)
     }
 }
 
@@ -116,6 +116,6 @@ impl Choice for Score {
     }
 
     fn help(&self) -> &'static str {
-        self.about()
+        self.description()
     }
 }

@@ -1,6 +1,6 @@
 //! Numbers on the command line, each with the range in which it makes sense.
 
-use gradlog_analysis::Shape;
+use gradlog_analysis::VectorQuestion;
 
 /// A share between 0 and 1.
 pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
@@ -45,8 +45,8 @@ pub(crate) fn parse_cosine(text: &str) -> Result<f32, String> {
 /// How many numbers a flat vector has.
 pub(crate) fn parse_length(text: &str) -> Result<usize, String> {
     match text.trim().parse::<usize>() {
-        Ok(length) if (1..=Shape::LENGTH_MAX).contains(&length) => Ok(length),
-        _ => Err(format!("`{text}` is not a length: a vector has 1 to {} numbers", Shape::LENGTH_MAX)),
+        Ok(length) if (1..=VectorQuestion::LENGTH_MAX).contains(&length) => Ok(length),
+        _ => Err(format!("`{text}` is not a length: a vector has 1 to {} numbers", VectorQuestion::LENGTH_MAX)),
     }
 }
 

@@ -1,11 +1,7 @@
 //! Which rows count: ranges of epochs and steps, visits or sweeps.
 
-use crate::error::CliError;
 use clap::Args;
 use gradlog_analysis::Window;
-use gradlog_format::log::BlockKind;
-use gradlog_format::run::Run;
-use std::fmt;
 use std::ops::Range;
 
 /// Which visits count.
@@ -38,82 +34,24 @@ impl WindowArguments {
         self.window() != Window::everything()
     }
 
-    /// The window, checked to hold visits of some run.
-    ///
-    /// # Errors
-    /// [`CliError::Outside`] if the runs have visits, but none where the window is; [`CliError::Read`] if the file system refuses.
-    pub(crate) fn find_window(&self, runs: &[&Run]) -> Result<Window, CliError> {
-        let window = self.window();
-        if window == Window::everything() || self.at != Counted::Visits {
-            return Ok(window);
-        }
-        for run in runs {
-            if !window.is_beside(run)? {
-                return Ok(window);
-            }
-        }
-        let visits = runs.iter().flat_map(|run| run.scan()).filter(|block| block.kind() == Some(BlockKind::Visits));
-        let extents = visits.map(|block| Extent { epochs: block.epochs(), steps: block.steps() });
-        match extents.reduce(Extent::join) {
-            Some(there) => Err(CliError::Outside { asked: window_words(&window), there: there.to_string() }),
-            None => Ok(window),
-        }
-    }
-
-    /// The window, whatever the run has.
+    /// The window. The library refuses one that lies outside of the runs.
     pub(crate) fn window(&self) -> Window {
-        let (epochs, steps) = (self.epochs.clone(), self.steps.clone());
-        match self.at {
-            Counted::Visits => Window { epochs, steps, ..Window::default() },
-            Counted::Sweeps => Window { epochs, steps, ..Window::sweeps() },
-            Counted::Sweep(step) => {
-                let one = Window { epochs, ..Window::sweep_at(step) };
-                // Outside the steps that were asked for there is nothing.
-                let nothing = steps.is_some_and(|steps| !steps.contains(&step));
-                if nothing {
-                    Window { steps: Some(step..step), ..one }
-                } else {
-                    one
-                }
-            }
+        let mut window = match self.at {
+            Counted::Visits => Window::everything(),
+            Counted::Sweeps => Window::sweeps(),
+            Counted::Sweep(step) => Window::sweep_at(step),
+        };
+        if let Some(epochs) = &self.epochs {
+            window = window.with_epochs(epochs.clone());
+        }
+        match (&self.steps, self.at) {
+            (None, _) => window,
+            // Outside the steps that were asked for there is nothing.
+            (Some(steps), Counted::Sweep(step)) if !steps.contains(&step) => window.with_steps(step..step),
+            (Some(_), Counted::Sweep(_)) => window,
+            (Some(steps), _) => window.with_steps(steps.clone()),
         }
     }
-}
-
-/// First and last epoch and step of some visits.
-#[derive(Debug, Clone, Copy)]
-struct Extent {
-    epochs: (u32, u32),
-    steps: (u64, u64),
-}
-
-impl Extent {
-    fn join(self, other: Self) -> Self {
-        Self {
-            epochs: (self.epochs.0.min(other.epochs.0), self.epochs.1.max(other.epochs.1)),
-            steps: (self.steps.0.min(other.steps.0), self.steps.1.max(other.steps.1)),
-        }
-    }
-}
-
-impl fmt::Display for Extent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (epochs, steps) = (self.epochs, self.steps);
-        write!(f, "epochs {} to {} and steps {} to {}", epochs.0, epochs.1, steps.0, steps.1)
-    }
-}
-
-/// A window in the words of its arguments.
-fn window_words(window: &Window) -> String {
-    let epochs = window.epochs.as_ref().map(|range| match range.end {
-        u32::MAX => format!("--epochs {}..", range.start),
-        end => format!("--epochs {}..{end}", range.start),
-    });
-    let steps = window.steps.as_ref().map(|range| match range.end {
-        u64::MAX => format!("--steps {}..", range.start),
-        end => format!("--steps {}..{end}", range.start),
-    });
-    epochs.into_iter().chain(steps).collect::<Vec<_>>().join(" ")
 }
 
 fn parse_epochs(text: &str) -> Result<Range<u32>, String> {

@@ -25,7 +25,7 @@ struct Runs {
 }
 
 /// Losses are cross entropies, labels belong to ids, and the first four examples have the extra class 10.
-fn labelled(mut all: Vec<Visit>) -> Vec<Visit> {
+fn labeled(mut all: Vec<Visit>) -> Vec<Visit> {
     for visit in &mut all {
         visit.loss = -visit.confidence.ln();
         visit.label = if visit.example < 128 { 10 } else { (visit.example % 3) as u32 };
@@ -36,7 +36,7 @@ fn labelled(mut all: Vec<Visit>) -> Vec<Visit> {
 
 fn rows_of_set(set: u32, mut rows: Vec<Visit>) -> Vec<Visit> {
     rows.iter_mut().for_each(|row| row.set = set);
-    labelled(rows)
+    labeled(rows)
 }
 
 const EXAMPLES: u64 = 14;
@@ -44,7 +44,7 @@ const EXAMPLES: u64 = 14;
 /// Everything that a recorder writes: probes, curvature, sweeps, checkpoints, steps, gaps, an end.
 fn full(seed: u64, examples: u64) -> Written {
     let mut draws = Draws(seed);
-    let mut all = labelled(visits(&mut draws, examples, 4, 5));
+    let mut all = labeled(visits(&mut draws, examples, 4, 5));
     let steps = all.last().unwrap().step + 1;
     all[9].loss = f32::NAN;
     all[9].margin = f32::NAN;
@@ -71,7 +71,7 @@ fn full(seed: u64, examples: u64) -> Written {
     for (step, epoch) in [(0, 0), (6, 2)] {
         run.checkpoint(step, epoch);
         let swept = (0..examples).map(|id| draws.visit(100 + 7 * id, step, epoch)).collect();
-        run.sweeps(&labelled(swept));
+        run.sweeps(&labeled(swept));
         // The probes once more, at the step of the checkpoint.
         run.probes(&rows_of_set(0, (3..6).map(|id| draws.visit(id, step, epoch)).collect()));
     }
@@ -83,7 +83,7 @@ fn full(seed: u64, examples: u64) -> Written {
 /// Three workers, of which the last has not finished.
 fn workers() -> Written {
     let dir = Arc::new(TempDir::new().unwrap());
-    let all = labelled(visits(&mut Draws(5), EXAMPLES, 3, 6));
+    let all = labeled(visits(&mut Draws(5), EXAMPLES, 3, 6));
     let part = |rank: u32| {
         let mut part = Synthetic::part(dir.clone(), Some((rank, 3)), Encoding::Q8);
         part.set(0, "test");

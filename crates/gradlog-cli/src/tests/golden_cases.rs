@@ -1,7 +1,22 @@
 //! The command lines whose output the golden files hold. `<NAME>` is a run and `{name}` a file.
 
 /// Verbs whose rows come in three forms, with their arguments.
-pub(super) const ROWS: [(&str, &[&str]); 9] = [
+pub(super) const ROWS: [(&str, &[&str]); 10] = [
+    (
+        "example",
+        &[
+            "<A> --id 100",
+            "<A> --id 163",
+            "<A> --id 107 --epochs 1..3",
+            "<A> --id 107 --steps 2..=6",
+            "<A> --id 107 --at sweep",
+            "<A> --id 107 --at sweep:6",
+            "<WORKERS> --id 107",
+            "<DAMAGED> --id 107",
+            "<DAMAGED> --id 5",
+            "<CUT> --id 100",
+        ],
+    ),
     (
         "scores",
         &[
@@ -138,7 +153,11 @@ pub(super) const PLAIN: [(&str, &[&str]); 4] = [
 ];
 
 /// Questions that are refused.
-pub(super) const REFUSED: [&str; 28] = [
+pub(super) const REFUSED: [&str; 32] = [
+    "example <A>",
+    "example <A> --id 5",
+    "example <A> --id -1",
+    "example <A> --id 107 --steps 900..",
     "scores",
     "scores <A>",
     "scores <A> --score nonsense",

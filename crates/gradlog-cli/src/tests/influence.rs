@@ -1,4 +1,4 @@
-//! `gradlog influence` beyond one probe's scores: normalised, of some layers, of groups, in parts, beside the nearest.
+//! `gradlog influence` beyond one probe's scores: normalized, of some layers, of groups, in parts, beside the nearest.
 
 use super::{gradlog, records, written};
 use serde_json::Value as Json;
@@ -25,12 +25,12 @@ fn near(a: f64, b: f64) -> bool {
 }
 
 #[test]
-fn normalised_and_of_some_layers() {
+fn normalized_and_of_some_layers() {
     let plain = scores(&["--id", "3"]);
     for by in ["cosine", "relatif"] {
-        let normalised = scores(&["--id", "3", "--normalize", by]);
-        assert_eq!(plain.len(), normalised.len());
-        assert!(plain.iter().all(|(example, score)| !near(*score, normalised[example])));
+        let normalized = scores(&["--id", "3", "--normalize", by]);
+        assert_eq!(plain.len(), normalized.len());
+        assert!(plain.iter().all(|(example, score)| !near(*score, normalized[example])));
         let (told, words) = json(&["--id", "3", "--normalize", by, "--layers", "fc,conv"]);
         assert_eq!((told["normalise"].as_str(), told["layers"].as_str()), (Some(by), Some("fc, conv")));
         assert!(words.contains("of these layers alone: fc, conv"), "{words}");

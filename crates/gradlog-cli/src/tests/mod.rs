@@ -59,7 +59,7 @@ fn the_arguments_fit_together() {
             .unwrap()
             .render_long_help()
             .to_string()
-            .contains(score.about()));
+            .contains(score.description()));
     }
 }
 

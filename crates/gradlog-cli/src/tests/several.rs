@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// A run whose examples have the labels of their ids, the first five the extra class 10.
-fn labelled(seed: u64, examples: u64) -> Written {
+fn labeled(seed: u64, examples: u64) -> Written {
     let mut all = visits(&mut Draws(seed), examples, 3, 8);
     for visit in &mut all {
         visit.label = if visit.example < 135 { 10 } else { visit.example as u32 % 5 };
@@ -63,7 +63,7 @@ fn assert_same_rows(csv: &str, json: &Json) {
 
 #[test]
 fn every_list_is_the_same_as_csv_and_as_json_and_cut_as_a_table() {
-    let (a, b) = (labelled(1, 30), labelled(2, 30));
+    let (a, b) = (labeled(1, 30), labeled(2, 30));
     let verbs: [(&str, &[&str]); 8] = [
         ("scores", &["--score", "forgetting"]),
         ("scores", &["--score", "grand", "--over-runs", "sum"]),
@@ -96,7 +96,7 @@ fn every_list_is_the_same_as_csv_and_as_json_and_cut_as_a_table() {
 
 #[test]
 fn scores_over_runs_say_on_what_they_stand() {
-    let (a, b) = (labelled(1, 30), labelled(2, 25));
+    let (a, b) = (labeled(1, 30), labeled(2, 25));
     let (code, csv, words) = run_verb(&[&a, &b], "scores", &["--score", "el2n", "--format", "csv"]);
     assert_eq!(code, 0, "{words}");
     let (header, rows) = records(&csv);
@@ -133,7 +133,7 @@ fn scores_over_runs_say_on_what_they_stand() {
 
 #[test]
 fn prune_says_what_it_keeps_and_refuses_nonsense() {
-    let run = labelled(1, 30);
+    let run = labeled(1, 30);
     let out = run.path().join("keep.txt");
     let path = out.to_str().unwrap();
     let (code, data, words) = gradlog(
@@ -158,7 +158,7 @@ fn prune_says_what_it_keeps_and_refuses_nonsense() {
 
 #[test]
 fn threshold_takes_a_class_or_files_and_says_the_cut() {
-    let (a, b) = (labelled(1, 30), labelled(2, 30));
+    let (a, b) = (labeled(1, 30), labeled(2, 30));
     let (code, csv, words) = run_verb(&[&a], "threshold", &["--class", "10", "--format", "csv"]);
     assert!(code == 0 && words.contains("5 threshold samples, cut at AUM"), "{words}");
     assert!(words.contains("5 examples left out"), "{words}");
@@ -180,7 +180,7 @@ fn threshold_takes_a_class_or_files_and_says_the_cut() {
 
 #[test]
 fn velocity_of_the_set_of_a_file_and_of_ranks() {
-    let run = labelled(1, 30);
+    let run = labeled(1, 30);
     let with = |arguments: &[&str]| gradlog(&run, "velocity", &[&["--set", "train"], arguments].concat());
     let (code, csv, words) = with(&["--format", "csv"]);
     assert!(code == 0 && words.contains("not the neural tangent kernel"), "{words}");
@@ -205,7 +205,7 @@ fn velocity_of_the_set_of_a_file_and_of_ranks() {
 
 #[test]
 fn suspects_give_reasons_and_name_what_is_missing() {
-    let run = labelled(1, 30);
+    let run = labeled(1, 30);
     let (code, csv, words) = gradlog(&run, "suspects", &["--format", "csv"]);
     assert_eq!(code, 0, "{words}");
     let (header, rows) = records(&csv);
@@ -223,7 +223,7 @@ fn suspects_give_reasons_and_name_what_is_missing() {
 
 #[test]
 fn damage_is_said_by_every_list() {
-    let run = labelled(1, 30);
+    let run = labeled(1, 30);
     run.damage(6, 30);
     let calls: [(&str, &[&str]); 6] = [
         ("suspects", &["--format", "json"]),
@@ -235,7 +235,7 @@ fn damage_is_said_by_every_list() {
     ];
     for (verb, arguments) in calls {
         let (code, out, words) = match verb {
-            "scores" => run_verb(&[&run, &labelled(2, 30)], verb, arguments),
+            "scores" => run_verb(&[&run, &labeled(2, 30)], verb, arguments),
             _ => gradlog(&run, verb, arguments),
         };
         assert_eq!(code, 3, "{verb}: {words}");

@@ -2,8 +2,8 @@
 
 use super::{gradlog, records, written};
 use gradlog_analysis::{
-    clusters, estimate, near_duplicates, neighbours, spearman, vectors, Combine, Curvature, Damping, EstimateQuestion,
-    Method, Normalisation, Question, Shape, UnitVectors, VectorQuestion,
+    spearman, Combine, Curvature, Damping, EstimateQuestion, InfluenceQuestion, Method, Normalization, UnitVectors,
+    VectorQuestion,
 };
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{Draws, Synthetic, Visit};
@@ -26,24 +26,27 @@ fn every_method_says_what_the_library_says() {
         (Method::Adjoint, &["--curvature", "none"]),
         (Method::Adjoint, &["--numbers", "20"]),
     ] {
-        let mut asked = EstimateQuestion::new(Question::one("test", 3), method);
+        let mut asked = EstimateQuestion::new(InfluenceQuestion::new("test").id(3), method);
         let given = |name: &str| flags.iter().position(|flag| *flag == name).map(|at| flags[at + 1]);
-        asked.shape = Shape {
-            length: given("--numbers").map_or(method.default_length(), |n| n.parse().unwrap()),
-            by_layer: flags.contains(&"--by-layer"),
-        };
+        let by_layer = flags.contains(&"--by-layer");
+        if let Some(numbers) = given("--numbers") {
+            asked = asked.length(numbers.parse().unwrap());
+        }
+        if by_layer {
+            asked = asked.by_layer();
+        }
         if let Some(factor) = given("--damping") {
-            asked.dampings = vec![Damping::Relative(factor.parse().unwrap())];
+            asked = asked.damping(Damping::Relative(factor.parse().unwrap()));
         }
         if let Some(lambda) = given("--damping-absolute") {
-            asked.dampings = vec![Damping::Absolute(lambda.parse().unwrap())];
+            asked = asked.damping(Damping::Absolute(lambda.parse().unwrap()));
         }
         match given("--curvature") {
-            Some("none") => asked.curvature = Curvature::Nothing,
-            Some(_) => asked.curvature = Curvature::Set("test".into()),
+            Some("none") => asked = asked.curvature(Curvature::Nothing),
+            Some(_) => asked = asked.curvature(Curvature::Set("test".into())),
             None => {}
         }
-        let expected = &estimate(&written.run(), &asked).unwrap()[0];
+        let expected = &asked.compute(&written.run()).unwrap()[0];
 
         let mut line = probe_line(&["--method", method.name(), "--format", "json"]);
         line.extend(flags);
@@ -53,7 +56,7 @@ fn every_method_says_what_the_library_says() {
         let json: Json = serde_json::from_str(&json).unwrap();
         assert_eq!(json["method"], method.name());
         assert_eq!(json["order"], "positive helps");
-        assert_eq!(json["by_layer"], asked.shape.by_layer);
+        assert_eq!(json["by_layer"], by_layer);
         assert!(json["carriers"].as_f64().unwrap() >= 1.0);
         let rows = json["rows"].as_array().unwrap();
         assert_eq!(rows.len(), expected.rows.len());
@@ -129,7 +132,7 @@ fn a_sweep_over_dampings_is_its_answers_one_after_another() {
         }
         assert_eq!(all["damping"][1], alone[1]["damping"]);
         assert!(all["variant"].as_str().unwrap().contains("dampings 0.01, 0.5, 20"), "{}", all["variant"]);
-        // Neighbours, by what the answers alone say.
+        // Neighbors, by what the answers alone say.
         let scores = |json: &Json| -> Vec<f64> {
             let mut rows = json["rows"].as_array().unwrap().clone();
             rows.sort_by_key(|row| row["example"].as_u64());
@@ -175,11 +178,11 @@ fn a_sweep_over_dampings_is_its_answers_one_after_another() {
 }
 
 #[test]
-fn influence_functions_are_normalised_by_relatif() {
+fn influence_functions_are_normalized_by_relatif() {
     let written = written(true);
-    let mut asked = EstimateQuestion::new(Question::one("test", 3), Method::InfluenceFunction);
-    asked.question.normalise = Normalisation::Relatif;
-    let expected = &estimate(&written.run(), &asked).unwrap()[0];
+    let question = InfluenceQuestion::new("test").id(3).normalization(Normalization::Relatif);
+    let asked = EstimateQuestion::new(question, Method::InfluenceFunction);
+    let expected = &asked.compute(&written.run()).unwrap()[0];
     let line = probe_line(&["--method", "if", "--normalize", "relatif", "--format", "csv"]);
     let (code, csv, words) = gradlog(&written, "influence", &line);
     assert!(code == 0 && words.contains("RelatIF"), "{words}");
@@ -226,7 +229,7 @@ fn settings_that_do_not_fit_are_refused() {
 #[test]
 fn similar_examples_and_pairs() {
     let written = written(true);
-    let unit = UnitVectors::new(vectors(&written.run(), &VectorQuestion::means(1024), &|_| {}).unwrap());
+    let unit = UnitVectors::new(VectorQuestion::new(1024).compute(&written.run()).unwrap());
     let id = unit.examples[4];
     let (code, csv, words) =
         gradlog(&written, "similar", &["--example", &id.to_string(), "--top", "6", "--format", "csv"]);
@@ -234,7 +237,7 @@ fn similar_examples_and_pairs() {
     assert!(words.contains("mean gradients") && words.contains("30 rows"), "{words}");
     let (header, rows) = records(&csv);
     assert_eq!(header, ["example", "cosine", "label"]);
-    let expected = neighbours(&unit, 4, 6);
+    let expected = unit.neighbors(4, 6);
     assert_eq!(rows.len(), 6);
     for (row, found) in rows.iter().zip(&expected) {
         assert_eq!(row[0], found.example.to_string());
@@ -243,7 +246,7 @@ fn similar_examples_and_pairs() {
     }
     let (_, json, _) = gradlog(&written, "similar", &["--duplicates", "0.1", "--format", "json", "--top", "400"]);
     let json: Json = serde_json::from_str(&json).unwrap();
-    assert_eq!(json["rows"].as_array().unwrap().len(), near_duplicates(&unit, 0.1, 400).len());
+    assert_eq!(json["rows"].as_array().unwrap().len(), unit.near_duplicates(0.1, 400).len());
     for (code, line, says) in [
         (1, &["--example", "31337"][..], "no gradient of example 31337"),
         (2, &[], "required"),
@@ -262,15 +265,18 @@ fn similar_examples_and_pairs() {
 #[test]
 fn clusters_by_row_and_by_example() {
     let written = written(true);
-    let unit = UnitVectors::new(vectors(&written.run(), &VectorQuestion::means(1024), &|_| {}).unwrap());
-    let expected = clusters(&unit, 4, 100, 9);
+    let unit = UnitVectors::new(VectorQuestion::new(1024).compute(&written.run()).unwrap());
+    let expected = unit.clusters(4, 100, 9);
     let line = ["--clusters", "4", "--seed", "9", "--format", "csv"];
     let (code, csv, words) = gradlog(&written, "cluster", &line);
     assert_eq!(code, 0, "{words}");
     let (header, rows) = records(&csv);
     assert_eq!((header[..3].to_vec(), rows.len()), (["example", "cluster", "cosine"].map(String::from).to_vec(), 30));
     for (position, row) in rows.iter().enumerate() {
-        assert_eq!((&row[0], &row[1]), (&unit.examples[position].to_string(), &expected.of[position].to_string()));
+        assert_eq!(
+            (&row[0], &row[1]),
+            (&unit.examples[position].to_string(), &expected.assignments[position].to_string())
+        );
     }
     let (_, table, _) = gradlog(&written, "cluster", &line[..4]);
     assert_eq!(table.lines().count(), 1 + expected.clusters.len());
@@ -285,9 +291,8 @@ fn export_is_the_vectors() {
         let (code, data, words) =
             gradlog(&written, "export", &["--out", path, "--rows", rows, "--numbers", "12", "--epochs", "1.."]);
         assert_eq!((code, data.as_str()), (0, ""), "{words}");
-        let window = gradlog_analysis::Window::epochs(1..u32::MAX);
-        let question = VectorQuestion { combine, window, ..VectorQuestion::means(12) };
-        let expected = vectors(&written.run(), &question, &|_| {}).unwrap();
+        let question = VectorQuestion::new(12).combine(combine).epochs(1..);
+        let expected = question.compute(&written.run()).unwrap();
         let bytes = std::fs::read(&out).unwrap();
         std::fs::remove_file(&out).unwrap();
         let read = SafeTensors::deserialize(&bytes).unwrap();

@@ -8,8 +8,7 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{Format, Value};
 use clap::Args;
-use gradlog_analysis::{clusters, vectors, Clusters, Combine, FlatVectors, UnitVectors, Window};
-use gradlog_format::run::Run;
+use gradlog_analysis::{Clusters, Combine, FlatVectors, UnitVectors, Window};
 use std::path::PathBuf;
 use std::slice;
 
@@ -48,8 +47,8 @@ impl Verb for Arguments {
         slice::from_ref(&self.run)
     }
 
-    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
-        self.window.find_window(runs)
+    fn window(&self) -> Window {
+        self.window.window()
     }
 
     fn destination(&self) -> Destination<'_> {
@@ -61,15 +60,15 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<FlatVectors, CliError> {
-        let question = self.vectors.question(asked.window.clone(), Combine::Mean);
-        asked.read("reading", 1, |progress| vectors(asked.run(), &question, progress))
+        let question = self.vectors.question(&asked.window, Combine::Mean);
+        asked.read("reading", 1, |progress| question.share_progress(progress).compute(asked.run()))
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, found: FlatVectors) -> Result<Shown<'run>, CliError> {
         let (mut words, left_out) = (vec![vector_words(&found)], Notes::from(&found));
         let (variant, damage) = (found.variant(), found.damage.clone());
         let unit = UnitVectors::new(found);
-        let found = clusters(&unit, self.clusters as usize, ROUNDS, self.seed); // at most 2^16
+        let found = unit.clusters(self.clusters as usize, ROUNDS, self.seed); // at most 2^16
         words.push(format!(
             "{} clusters of {} examples after {} rounds{}",
             found.clusters.len(),
@@ -77,7 +76,7 @@ impl Verb for Arguments {
             found.rounds,
             if found.settled { "" } else { ", when some examples still moved" }
         ));
-        let left_out = left_out.with_no_direction(&unit.without_direction);
+        let left_out = left_out.add_directionless(&unit.without_direction);
         let head = vec![
             ("variant", Value::from(variant)),
             ("examples", (unit.len() as u64).into()),
@@ -128,7 +127,7 @@ fn example_sheet<'a>(head: Head, unit: UnitVectors, found: Clusters) -> Sheet<'a
     let mut columns = vec!["example", "cluster", "cosine"];
     columns.extend(labels.then_some("label"));
     let values = move |position: usize| {
-        let (cluster, cosine) = (found.of[position] as u64, f64::from(found.cosines[position]));
+        let (cluster, cosine) = (found.assignments[position] as u64, f64::from(found.cosines[position]));
         let mut values = vec![Value::from(unit.examples[position]), cluster.into(), cosine.into()];
         values.extend(labels.then(|| unit.labels[position].into()));
         values

@@ -8,8 +8,7 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{write_npy, write_tensors, Numbers, Tensor};
 use clap::{Args, ValueEnum};
-use gradlog_analysis::{vectors, Combine, FlatVectors, Window};
-use gradlog_format::run::Run;
+use gradlog_analysis::{Combine, FlatVectors, Window};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::slice;
@@ -66,7 +65,7 @@ impl Choice for Combine {
         match self {
             Combine::Mean => "mean",
             Combine::Visits => "visits",
-            Combine::Applied => "applied",
+            _ => "applied",
         }
     }
 
@@ -74,7 +73,7 @@ impl Choice for Combine {
         match self {
             Combine::Mean => "an example: the mean of its gradients over its visits",
             Combine::Visits => "a visit: its gradient",
-            Combine::Applied => "an example: what its own steps took off the weights, as plain SGD",
+            _ => "an example: what its own steps took off the weights, as plain SGD",
         }
     }
 }
@@ -86,8 +85,8 @@ impl Verb for Arguments {
         slice::from_ref(&self.run)
     }
 
-    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
-        self.window.find_window(runs)
+    fn window(&self) -> Window {
+        self.window.window()
     }
 
     fn destination(&self) -> Destination<'_> {
@@ -99,8 +98,8 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<FlatVectors, CliError> {
-        let question = self.vectors.question(asked.window.clone(), self.rows);
-        asked.read("reading", 1, |progress| vectors(asked.run(), &question, progress))
+        let question = self.vectors.question(&asked.window, self.rows);
+        asked.read("reading", 1, |progress| question.share_progress(progress).compute(asked.run()))
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, found: FlatVectors) -> Result<Shown<'run>, CliError> {

@@ -7,8 +7,7 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::Value;
 use clap::Args;
-use gradlog_analysis::{Basis, Map, MapRow, Window};
-use gradlog_format::run::Run;
+use gradlog_analysis::{Basis, DataMap, DataMapRow, MapQuestion, Window};
 use std::path::PathBuf;
 
 /// Draw the map of the training set by confidence and variability (Swayamdipta et al. 2020)
@@ -24,7 +23,7 @@ pub(crate) struct Arguments {
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// Share of the examples that each region takes
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = Map::SHARE, value_parser = parse_share)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = MapQuestion::SHARE, value_parser = parse_share)]
     share: f64,
     /// Only the N least confident; by default 20 in a table, else all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -36,27 +35,30 @@ pub(crate) struct Arguments {
 }
 
 impl Verb for Arguments {
-    type Answer<'run> = Map;
+    type Answer<'run> = DataMap;
 
     fn runs(&self) -> &[PathBuf] {
         &self.runs
     }
 
-    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
-        self.window.find_window(runs)
+    fn window(&self) -> Window {
+        self.window.window()
     }
 
     fn destination(&self) -> Destination<'_> {
         self.output.destination_of_first(self.top)
     }
 
-    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Map, CliError> {
-        asked.read("reading", 2, |progress| Map::of(&asked.runs, &asked.window, self.share, progress))
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<DataMap, CliError> {
+        asked.read("reading", 2, |progress| {
+            let question = MapQuestion::new().share(self.share).window(asked.window.clone());
+            question.share_progress(progress).compute_over(&asked.runs)
+        })
     }
 
-    fn show<'run>(&'run self, _asked: &'run Asked<'run>, map: Map) -> Result<Shown<'run>, CliError> {
+    fn show<'run>(&'run self, _asked: &'run Asked<'run>, map: DataMap) -> Result<Shown<'run>, CliError> {
         let ([easy, ambiguous, hard], examples) = (map.counts(), map.rows.len());
-        let basis = Basis::of_all(&map.bases);
+        let basis = Basis::join(&map.bases);
         let mut words = vec![format!(
             "{examples} examples over {} visits in {} runs: {easy} easy, {ambiguous} ambiguous, {hard} hard to learn; \
              lowest confidence first",
@@ -82,7 +84,7 @@ impl Verb for Arguments {
             ("hard", hard.into()),
             ("damage", first_damage(&map.damage)),
         ];
-        let values = move |row: MapRow| {
+        let values = move |row: DataMapRow| {
             let mut values: Vec<Value> = vec![row.example.into(), row.runs.into(), row.visits.into()];
             values.extend([row.confidence, row.variability, row.correctness].map(Value::from));
             values.extend([row.easy, row.ambiguous, row.hard].map(Value::from));

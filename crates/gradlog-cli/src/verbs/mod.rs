@@ -1,6 +1,7 @@
 //! The verbs, a file each. A new one is a file here, its `mod` line and its line in the list below.
 
 mod cluster;
+mod example;
 mod export;
 mod ids;
 mod influence;
@@ -46,6 +47,7 @@ verbs! {
     Verify(verify::Arguments),
     Recover(recover::Arguments),
     Scores(scores::Arguments),
+    Example(example::Arguments),
     Suspects(suspects::Arguments),
     Threshold(threshold::Arguments),
     Map(map::Arguments),

@@ -8,8 +8,7 @@ use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::output::Destination;
 use crate::report::{Format, Value};
 use clap::Args;
-use gradlog_analysis::{KeepList, KeepRule, Kept, RunsTable, Score, Window};
-use gradlog_format::run::Run;
+use gradlog_analysis::{KeepList, KeepRule, Kept, RunsTable, Score, ScoreQuestion, Window};
 use std::path::PathBuf;
 
 /// Write a keep-list: the part of the training set that a score says to keep (Paul et al. 2021)
@@ -56,8 +55,8 @@ impl Verb for Arguments {
         &self.runs
     }
 
-    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
-        self.window.find_window(runs)
+    fn window(&self) -> Window {
+        self.window.window()
     }
 
     fn destination(&self) -> Destination<'_> {
@@ -69,11 +68,15 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Self::Answer<'run>, CliError> {
-        let Arguments { keep, skip_hardest, balance, random, .. } = *self;
-        let rule = KeepRule { keep, skip_hardest, balance, random };
-        let over_runs = self.over_runs.over_runs;
-        let table = asked
-            .read("reading", 1, |progress| self.score.compute_over(&asked.runs, &asked.window, over_runs, progress))?;
+        let mut rule = KeepRule::hardest(self.keep).skip_hardest(self.skip_hardest);
+        if self.balance {
+            rule = rule.balance();
+        }
+        if let Some(seed) = self.random {
+            rule = rule.random(seed);
+        }
+        let question = ScoreQuestion::new(self.score).window(asked.window.clone()).over_runs(self.over_runs.over_runs);
+        let table = asked.read("reading", 1, |progress| question.share_progress(progress).compute_over(&asked.runs))?;
         let list = table.keep(&rule)?;
         Ok((table, list))
     }

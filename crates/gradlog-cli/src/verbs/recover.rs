@@ -50,7 +50,7 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<RecoverReport, CliError> {
-        asked.read("recovering", 2, |progress| asked.run().recover_with(&self.out, progress))
+        asked.read("recovering", 2, |progress| asked.run().recover_with(&self.out, &|bytes| progress.report(bytes)))
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, recovered: RecoverReport) -> Result<Shown<'run>, CliError> {

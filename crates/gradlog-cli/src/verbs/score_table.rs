@@ -5,7 +5,7 @@ use crate::frame::{first_damage, Asked, Sheet};
 use crate::notes::Notes;
 use crate::report::Value;
 use clap::Args;
-use gradlog_analysis::{Extra, LeftOut, OverRuns, RunsRow, RunsTable, Score, ScoreRow, ScoreTable};
+use gradlog_analysis::{Extra, Extras, LeftOut, OverRuns, RunsRow, RunsTable, Score, ScoreRow, ScoreTable};
 use gradlog_format::run::Damage;
 
 /// How several runs become one score.
@@ -24,16 +24,14 @@ impl Choice for OverRuns {
     fn word(&self) -> &'static str {
         match self {
             OverRuns::Mean => "mean",
-            OverRuns::Sum => "sum",
+            _ => "sum",
         }
     }
 
     fn help(&self) -> &'static str {
         match self {
             OverRuns::Mean => "their mean (Paul et al. 2021); forgetting: infinite if any run never learned it",
-            OverRuns::Sum => {
-                "their sum (Toneva et al. 2019); forgetting: a run that never learned it adds its presentations"
-            }
+            _ => "their sum (Toneva et al. 2019); forgetting: a run that never learned it adds its presentations",
         }
     }
 }
@@ -100,7 +98,7 @@ impl From<&RunsTable> for Standing {
         };
         let differing = table.rows.iter().filter(|row| row.labels_differ).take(5);
         let over = Over {
-            how: table.how,
+            how: table.over_runs,
             partial: table.partial,
             labels_differ: table.labels_differ,
             first_differing: differing.map(|row| row.example).collect(),
@@ -194,7 +192,7 @@ impl Standing {
             values.extend(several.then(|| row.runs.into()));
             values.extend([row.visits.into(), row.score.into()]);
             values.extend(several.then(|| row.spread.into()));
-            values.extend(row.extras.iter().map(extra_value));
+            values.extend(row.extras.values().iter().map(extra_value));
             values.push(row.not_finite.into());
             values.extend(labels.then(|| row.label.into()));
             values.extend(predictions.then(|| row.prediction.into()));
@@ -235,7 +233,7 @@ pub(super) struct Row {
     visits: u64,
     score: f64,
     spread: f64,
-    extras: Vec<Extra>,
+    extras: Extras,
     not_finite: u64,
     label: Option<u32>,
     prediction: Option<u32>,
@@ -260,6 +258,6 @@ fn extra_value(extra: &Extra) -> Value {
         Extra::Count(count) => Value::Integer(count),
         Extra::Number(number) => Value::Number(number),
         Extra::Flag(flag) => Value::Flag(flag),
-        Extra::Nothing => Value::Nothing,
+        _ => Value::Nothing,
     }
 }

@@ -7,8 +7,7 @@ use crate::error::CliError;
 use crate::frame::{missing_workers, Asked, Content, Shown, Verb};
 use crate::output::Destination;
 use clap::Args;
-use gradlog_analysis::{RunsTable, Score, ScoreTable, Window};
-use gradlog_format::run::Run;
+use gradlog_analysis::{RunsTable, Score, ScoreQuestion, ScoreTable, Window};
 use std::path::PathBuf;
 
 /// Score every training example by its own visits, the most suspicious first
@@ -53,8 +52,8 @@ impl Verb for Arguments {
         &self.runs
     }
 
-    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
-        self.window.find_window(runs)
+    fn window(&self) -> Window {
+        self.window.window()
     }
 
     fn destination(&self) -> Destination<'_> {
@@ -66,10 +65,10 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Table, CliError> {
-        let (score, window) = (self.score, &asked.window);
+        let question = ScoreQuestion::new(self.score).window(asked.window.clone()).over_runs(self.over_runs.over_runs);
         asked.read("reading", 1, |progress| match asked.runs.as_slice() {
-            [run] => score.compute_with(run, window, progress).map(Table::One),
-            runs => score.compute_over(runs, window, self.over_runs.over_runs, progress).map(Table::Several),
+            [run] => question.share_progress(progress).compute(run).map(Table::One),
+            runs => question.share_progress(progress).compute_over(runs).map(Table::Several),
         })
     }
 

@@ -8,10 +8,7 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::Value;
 use clap::Args;
-use gradlog_analysis::{
-    near_duplicates, neighbours, vectors, AnalysisError, Combine, FlatVectors, Pair, UnitVectors, Window,
-};
-use gradlog_format::run::Run;
+use gradlog_analysis::{AnalysisError, Combine, FlatVectors, Pair, UnitVectors, Window};
 use std::path::PathBuf;
 use std::slice;
 
@@ -50,8 +47,8 @@ impl Verb for Arguments {
         slice::from_ref(&self.run)
     }
 
-    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
-        self.window.find_window(runs)
+    fn window(&self) -> Window {
+        self.window.window()
     }
 
     fn destination(&self) -> Destination<'_> {
@@ -63,15 +60,15 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<FlatVectors, CliError> {
-        let question = self.vectors.question(asked.window.clone(), Combine::Mean);
-        asked.read("reading", 1, |progress| vectors(asked.run(), &question, progress))
+        let question = self.vectors.question(&asked.window, Combine::Mean);
+        asked.read("reading", 1, |progress| question.share_progress(progress).compute(asked.run()))
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, found: FlatVectors) -> Result<Shown<'run>, CliError> {
         let (mut words, left_out) = (vec![vector_words(&found)], Notes::from(&found));
         let (variant, damage) = (found.variant(), found.damage.clone());
         let unit = UnitVectors::new(found);
-        let left_out = left_out.with_no_direction(&unit.without_direction);
+        let left_out = left_out.add_directionless(&unit.without_direction);
         let head = vec![
             ("variant", Value::from(variant)),
             ("examples", (unit.len() as u64).into()),
@@ -106,7 +103,7 @@ impl Arguments {
         let mut columns = vec!["example", "cosine"];
         columns.extend(labels.then_some("label"));
         let mut rows = Vec::new();
-        for found in neighbours(unit, position, self.count()) {
+        for found in unit.neighbors(position, self.count()) {
             let mut values = vec![Value::from(found.example), f64::from(found.cosine).into()];
             values.extend(labels.then(|| unit.labels[found.position].into()));
             rows.push(values);
@@ -117,7 +114,7 @@ impl Arguments {
     fn pairs_sheet<'a>(&self, unit: &UnitVectors, mut head: Head, words: &mut Vec<String>) -> Sheet<'a> {
         let threshold = self.duplicates.unwrap_or(1.0);
         head.insert(0, ("threshold", f64::from(threshold).into()));
-        let pairs = near_duplicates(unit, threshold, self.count());
+        let pairs = unit.near_duplicates(threshold, self.count());
         if pairs.len() == self.count() {
             words.push(format!("these are the {} most alike: there may be more, see them with --top N", self.top));
         }

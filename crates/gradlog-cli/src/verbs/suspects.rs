@@ -7,8 +7,7 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{Format, Value};
 use clap::Args;
-use gradlog_analysis::{suspects, Suspect, Suspects, Window};
-use gradlog_format::run::Run;
+use gradlog_analysis::{Suspect, SuspectQuestion, Suspects, Window};
 use std::path::PathBuf;
 
 /// How often the runs are read: once for each signal and once for the labels.
@@ -42,8 +41,8 @@ impl Verb for Arguments {
         &self.runs
     }
 
-    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
-        self.window.find_window(runs)
+    fn window(&self) -> Window {
+        self.window.window()
     }
 
     fn destination(&self) -> Destination<'_> {
@@ -51,7 +50,10 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Suspects, CliError> {
-        asked.read("reading", PASSES, |progress| suspects(&asked.runs, &asked.window, progress))
+        asked.read("reading", PASSES, |progress| {
+            let question = SuspectQuestion::new().window(asked.window.clone());
+            question.share_progress(progress).compute_over(&asked.runs)
+        })
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, list: Suspects) -> Result<Shown<'run>, CliError> {
@@ -59,7 +61,7 @@ impl Verb for Arguments {
         let signals = names.join(", ");
         let (count, runs) = (list.rows.len(), list.runs);
         let mut words = vec![format!("{count} examples in {runs} runs by the median rank of {signals}")];
-        words.extend(list.without.iter().map(|(signal, why)| format!("note: without {signal}: {why}")));
+        words.extend(list.missing_signals.iter().map(|(signal, why)| format!("note: without {signal}: {why}")));
         if list.labels_differ > 0 {
             let differ = list.labels_differ;
             words.push(format!("warning: the runs recorded different labels for {differ} examples, or none"));

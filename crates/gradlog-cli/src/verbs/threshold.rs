@@ -8,14 +8,13 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{printable, Value};
 use clap::Args;
-use gradlog_analysis::{significant, Basis, Flagged, FlaggedRow, ThresholdIds, Window};
-use gradlog_format::run::Run;
+use gradlog_analysis::{significant, Basis, Flagged, FlaggedRow, ThresholdIds, ThresholdQuestion, Window};
 use std::path::PathBuf;
 
 /// Flag mislabeled examples by AUM and threshold samples (Pleiss et al. 2020)
 ///
 /// The runs were trained with an extra class. Some examples, others in each run, were given this class on purpose: the
-/// threshold samples (`ThresholdSamples::pick` of the library draws them). The 99th percentile of their AUM is the
+/// threshold samples (`ThresholdSamples::draw` of the library draws them). The 99th percentile of their AUM is the
 /// run's cut. An example below it in every run that judges it is flagged. Rows are
 /// `example,flagged,judged,below,visits,aum,above_cut` (means over the runs that judge it, `above_cut` is AUM minus
 /// cut) and, where they were recorded, `label` and `prediction`, the most suspicious first.
@@ -32,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     samples: Vec<PathBuf>,
     /// Which percentile of the threshold samples' AUM is the cut
-    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = Flagged::PERCENTILE, value_parser = parse_percentile)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = ThresholdQuestion::PERCENTILE, value_parser = parse_percentile)]
     percentile: f64,
     /// Only the flagged ones
     #[arg(long)]
@@ -63,8 +62,8 @@ impl Verb for Arguments {
         &self.runs
     }
 
-    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
-        self.window.find_window(runs)
+    fn window(&self) -> Window {
+        self.window.window()
     }
 
     fn destination(&self) -> Destination<'_> {
@@ -72,14 +71,13 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Flagged, CliError> {
-        let samples = self.samples()?;
-        asked
-            .read("reading", 1, |progress| Flagged::of(&asked.runs, &samples, self.percentile, &asked.window, progress))
+        let question = ThresholdQuestion::new(self.samples()?).percentile(self.percentile).window(asked.window.clone());
+        asked.read("reading", 1, |progress| question.share_progress(progress).compute_over(&asked.runs))
     }
 
     fn show<'run>(&'run self, asked: &'run Asked<'run>, mut verdict: Flagged) -> Result<Shown<'run>, CliError> {
-        let basis = Basis::of_all(verdict.runs.iter().map(|part| &part.basis));
-        let flagged = verdict.flagged();
+        let basis = Basis::join(verdict.runs.iter().map(|part| &part.basis));
+        let flagged = verdict.count_flagged();
         let mut words = Vec::new();
         for (run, part) in asked.runs.iter().zip(&verdict.runs) {
             words.push(format!(

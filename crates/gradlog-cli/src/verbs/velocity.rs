@@ -9,8 +9,9 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{printable, Value};
 use clap::Args;
-use gradlog_analysis::{GroupVelocity, OverRuns, Score, Velocity, VelocityGroup, VelocityGroups, Window};
-use gradlog_format::run::Run;
+use gradlog_analysis::{
+    GroupVelocity, Score, ScoreQuestion, Velocity, VelocityGroup, VelocityGroups, VelocityQuestion, Window,
+};
 use std::path::PathBuf;
 use std::slice;
 
@@ -61,8 +62,8 @@ impl Verb for Arguments {
         Ok(())
     }
 
-    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
-        self.window.find_window(runs)
+    fn window(&self) -> Window {
+        self.window.window()
     }
 
     fn destination(&self) -> Destination<'_> {
@@ -77,14 +78,17 @@ impl Verb for Arguments {
         let (run, set) = (asked.run(), &self.set);
         if let Some(score) = self.by {
             return asked.read("reading", 2, |progress| {
-                let table = score.compute_over(&[run], &asked.window, OverRuns::Mean, progress)?;
+                let question = ScoreQuestion::new(score).window(asked.window.clone());
+                let table = question.share_progress(progress).compute_over(&[run])?;
                 let groups = VelocityGroups::Ranked { table: &table, size: self.group_size };
-                Velocity::of(run, set, groups, progress)
+                VelocityQuestion::new(set).groups(groups).share_progress(progress).compute(run)
             });
         }
         let given = self.groups.as_ref().map(|path| read_ids(path).map(into_groups)).transpose()?;
         let groups = given.as_ref().map_or(VelocityGroups::Whole, |groups| VelocityGroups::Given(groups));
-        asked.read("reading", 1, |progress| Velocity::of(run, set, groups, progress))
+        asked.read("reading", 1, |progress| {
+            VelocityQuestion::new(set).groups(groups).share_progress(progress).compute(run)
+        })
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, velocity: Velocity) -> Result<Shown<'run>, CliError> {
@@ -129,7 +133,7 @@ fn into_groups(rows: Vec<(u64, String)>) -> Vec<VelocityGroup> {
         let name = if name.is_empty() { "given".into() } else { name };
         match groups.iter_mut().find(|group| group.name == name) {
             Some(group) => group.ids.push(id),
-            None => groups.push(VelocityGroup { name, ids: vec![id] }),
+            None => groups.push(VelocityGroup::new(name, [id])),
         }
     }
     groups

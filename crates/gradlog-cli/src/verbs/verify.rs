@@ -39,7 +39,7 @@ impl Verb for Arguments {
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Self::Answer<'run>, CliError> {
         let run = asked.run();
-        let report = asked.read("checking", 1, |progress| run.verify_with(progress))?;
+        let report = asked.read("checking", 1, |progress| run.verify_with(&|bytes| progress.report(bytes)))?;
         // Where the scan stopped, the rest is surveyed too: a reader wants to know what can still be saved.
         let survey = if report.damage.is_some() && !run.is_being_written() { Some(run.survey()?) } else { None };
         Ok((report, survey))

@@ -2,8 +2,9 @@
 
 use super::softmax::{curvature_rows, delta, examples, gradient, loss, row, weighted_rows, Example, WEIGHTS};
 use super::{blocks, close, dot, one, score_of, WHOLE};
-use crate::{estimate, influence, AnalysisError, Curvature, EstimateQuestion, Method, Shape, Window};
+use crate::vectors::Shape;
 use crate::{pearson, spearman};
+use crate::{AnalysisError, Curvature, EstimateQuestion, Method, Window};
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit, Written};
 use std::collections::BTreeMap;
@@ -65,7 +66,7 @@ fn without_momentum_it_is_dvemb() {
     let written = run.finish();
     let usable: Vec<&Visit> = all.iter().filter(|visit| visit.flags == 0).collect();
     for by_layer in [false, true] {
-        let found = &estimate(&written.run(), &asked(3, by_layer, Curvature::Visits)).unwrap()[0];
+        let found = &asked(3, by_layer, Curvature::Visits).compute(&written.run()).unwrap()[0];
         let expected = dvemb(&usable, &probes[2], by_layer);
         assert_eq!(found.rows.len(), expected.len());
         for (example, expected) in expected {
@@ -79,8 +80,8 @@ fn without_momentum_it_is_dvemb() {
     // The window says whose scores are wanted; what the other visits did is unrolled all the same.
     let mut narrow = asked(3, false, Curvature::Visits);
     narrow.question.window = Window::epochs(1..2);
-    let found = &estimate(&written.run(), &narrow).unwrap()[0];
-    let whole = &estimate(&written.run(), &asked(3, false, Curvature::Visits)).unwrap()[0];
+    let found = &narrow.compute(&written.run()).unwrap()[0];
+    let whole = &asked(3, false, Curvature::Visits).compute(&written.run()).unwrap()[0];
     let mut some = 0;
     for row in &found.rows {
         let inside = usable.iter().filter(|visit| visit.epoch == 1 && visit.example == row.example).count() as u64;
@@ -89,7 +90,7 @@ fn without_momentum_it_is_dvemb() {
     }
     assert!(some > 0 && found.visits < whole.visits);
     // A probe that was taken before the first step has nothing to be unrolled.
-    let early = estimate(&written.run(), &asked(4, false, Curvature::Visits));
+    let early = asked(4, false, Curvature::Visits).compute(&written.run());
     assert!(matches!(early, Err(AnalysisError::NoProbeGradient { .. })));
 }
 
@@ -194,7 +195,7 @@ fn with_exact_curvature_it_is_the_derivative_of_the_final_loss() {
         for (length, set) in [(64, "curvature"), (18, "curvature"), (64, "weighted"), (18, "weighted")] {
             let asked =
                 EstimateQuestion { shape: Shape::by_layer(length), ..asked(7, true, Curvature::Set(set.into())) };
-            let found = &estimate(&written.run(), &asked).unwrap()[0];
+            let found = &asked.compute(&written.run()).unwrap()[0];
             for example in 0..training.all.len() {
                 let end = |factor: f64| loss(&training.run(example, factor, |_, _| {}), probe);
                 let expected = -(end(1.0 + 1e-4) - end(1.0 - 1e-4)) / 2e-4;
@@ -219,12 +220,12 @@ fn it_predicts_leaving_out_better_than_tracin() {
         let scores = |found: &crate::Influence| -> Vec<f64> {
             (0..truth.len()).map(|example| score_of(found, example as u64)).collect()
         };
-        let exact = &estimate(&run, &asked(7, false, Curvature::Set("curvature".into()))).unwrap()[0];
-        let empirical = &estimate(&run, &asked(7, false, Curvature::Visits)).unwrap()[0];
+        let exact = &asked(7, false, Curvature::Set("curvature".into())).compute(&run).unwrap()[0];
+        let empirical = &asked(7, false, Curvature::Visits).compute(&run).unwrap()[0];
         assert!(pearson(&scores(exact), &truth) > 0.95);
         adjoint += spearman(&scores(exact), &truth);
         fisher += spearman(&scores(empirical), &truth);
-        tracin += spearman(&scores(&influence(&run, &one(7)).unwrap()), &truth);
+        tracin += spearman(&scores(&one(7).compute(&run).unwrap()), &truth);
         count += 1.0;
     }
     let (adjoint, fisher, tracin) = (adjoint / count, fisher / count, tracin / count);
@@ -256,8 +257,8 @@ fn steps_whose_visits_were_dropped_are_unrolled_all_the_same() {
     run.visits(&kept);
     run.end();
     let nothing = asked(7, false, Curvature::Nothing);
-    let found = &estimate(&run.finish().run(), &nothing).unwrap()[0];
-    let whole = &estimate(&whole.run(), &nothing).unwrap()[0];
+    let found = &nothing.compute(&run.finish().run()).unwrap()[0];
+    let whole = &nothing.compute(&whole.run()).unwrap()[0];
     let about = found.estimate.as_ref().unwrap();
     assert_eq!((about.dropped, about.steps_without_record), (99, 0));
     // Without curvature the walk is the same whoever was there, so the visits that are left score what they did.
@@ -289,7 +290,7 @@ fn damage_cuts_the_story_and_steps_out_of_order_are_damage() {
     let run = written.run();
     let mut scan = run.scan();
     assert!(scan.by_ref().count() > 12 && scan.damage().unwrap().is_none());
-    let found = &estimate(&written.run(), &asked(7, false, Curvature::Visits)).unwrap()[0];
+    let found = &asked(7, false, Curvature::Visits).compute(&written.run()).unwrap()[0];
     assert_eq!(found.damage.as_ref().and_then(|damage| damage.block), Some(11));
     assert_eq!(found.visits, 4 * 11);
 
@@ -298,7 +299,7 @@ fn damage_cuts_the_story_and_steps_out_of_order_are_damage() {
     run.probes(&[Draws(1).visit(7, 30, 0)]);
     run.visits(&[Draws(2).visit(1, 9, 0), Draws(3).visit(2, 4, 0)]);
     run.end();
-    let error = estimate(&run.finish().run(), &asked(7, false, Curvature::Visits)).unwrap_err();
+    let error = asked(7, false, Curvature::Visits).compute(&run.finish().run()).unwrap_err();
     assert!(error.to_string().contains("step 9 stands before one of step 4"), "{error}");
 }
 
@@ -317,9 +318,9 @@ fn what_grows_past_all_numbers_is_said() {
     run.visits(&all);
     run.end();
     let written = run.finish();
-    let error = estimate(&written.run(), &asked(7, false, Curvature::Visits)).unwrap_err();
+    let error = asked(7, false, Curvature::Visits).compute(&written.run()).unwrap_err();
     assert!(matches!(error, AnalysisError::Diverged { .. }), "{error}");
-    let without = estimate(&written.run(), &asked(7, false, Curvature::Nothing)).unwrap();
+    let without = asked(7, false, Curvature::Nothing).compute(&written.run()).unwrap();
     assert_eq!(without[0].estimate.as_ref().unwrap().growth, 1.0);
 }
 
@@ -345,7 +346,7 @@ fn growth_is_that_of_the_derivative() {
             run.probes(&[probe]);
             run.visits(&visits);
             run.end();
-            let found = &estimate(&run.finish().run(), &asked(7, false, Curvature::Visits)).unwrap()[0];
+            let found = &asked(7, false, Curvature::Visits).compute(&run.finish().run()).unwrap()[0];
             let growth = found.estimate.as_ref().unwrap().growth;
             assert!((growth / expected - 1.0).abs() < 1e-3, "{factor}, {scale}: {growth} for {expected}");
         }

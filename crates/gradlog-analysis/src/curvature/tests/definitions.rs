@@ -1,10 +1,8 @@
 //! Influence functions, DataInf and TRAK's estimator against their formulas, written out in f64.
 
-use super::super::EstimatePlan;
 use super::{blocks, close, dot, one, score_of, solve, WHOLE};
-use crate::{
-    estimate, AnalysisError, Curvature, Damping, EstimateQuestion, Method, Normalisation, Question, Shape, Window,
-};
+use crate::vectors::Shape;
+use crate::{AnalysisError, Curvature, Damping, EstimateQuestion, InfluenceQuestion, Method, Normalization, Window};
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit, Written};
 use std::collections::BTreeMap;
@@ -88,12 +86,11 @@ fn influence_functions_are_their_formula() {
         for by_layer in [false, true] {
             // Many at once go by the eigenvalues, few by Cholesky.
             let many = DAMPINGS.repeat(4);
-            let sweep = estimate(&run, &asked(Method::InfluenceFunction, by_layer, &window, &many)).unwrap();
-            let few = estimate(&run, &asked(Method::InfluenceFunction, by_layer, &window, &DAMPINGS)).unwrap();
+            let sweep = asked(Method::InfluenceFunction, by_layer, &window, &many).compute(&run).unwrap();
+            let few = asked(Method::InfluenceFunction, by_layer, &window, &DAMPINGS).compute(&run).unwrap();
             assert_eq!((sweep.len(), few.len()), (12, 3));
             for (number, damping) in DAMPINGS.into_iter().enumerate() {
-                let alone =
-                    &estimate(&run, &asked(Method::InfluenceFunction, by_layer, &window, &[damping])).unwrap()[0];
+                let alone = &asked(Method::InfluenceFunction, by_layer, &window, &[damping]).compute(&run).unwrap()[0];
                 let mut expected: BTreeMap<u64, f64> = BTreeMap::new();
                 for block in 0..if by_layer { WHOLE.len() } else { 1 } {
                     let rows: Vec<Vec<f64>> = used.iter().map(|v| blocks(v, by_layer)[block].clone()).collect();
@@ -134,8 +131,8 @@ fn relatif_is_divided_by_the_root_of_self_influence_under_the_same_inverse() {
         for by_layer in [false, true] {
             let answer = |dampings: &[Damping]| {
                 let mut asked = asked(Method::InfluenceFunction, by_layer, &window, dampings);
-                asked.question.normalise = Normalisation::Relatif;
-                estimate(&run, &asked).unwrap()
+                asked.question.normalization = Normalization::Relatif;
+                asked.compute(&run).unwrap()
             };
             // By Cholesky, and by the eigenvalues.
             let (few, many) = (answer(&DAMPINGS), answer(&DAMPINGS.repeat(4)));
@@ -162,7 +159,7 @@ fn relatif_is_divided_by_the_root_of_self_influence_under_the_same_inverse() {
                         assert!(close(got, score / own.sqrt(), 1e-5), "{example}: {got} for {score} / √{own}");
                     }
                 }
-                assert_eq!(few[number].normalise, Normalisation::Relatif);
+                assert_eq!(few[number].normalization, Normalization::Relatif);
                 assert!(few[number].variant().contains("RelatIF"));
             }
         }
@@ -178,7 +175,7 @@ fn datainf_is_its_formula() {
     let used = last_epochs(&all, 2);
     let examples = by_example(&used);
     for by_layer in [false, true] {
-        let found = estimate(&run, &asked(Method::DataInf, by_layer, &window, &DAMPINGS)).unwrap();
+        let found = asked(Method::DataInf, by_layer, &window, &DAMPINGS).compute(&run).unwrap();
         for (found, damping) in found.iter().zip(DAMPINGS) {
             let mut expected: BTreeMap<u64, f64> = BTreeMap::new();
             for block in 0..if by_layer { WHOLE.len() } else { 1 } {
@@ -210,7 +207,7 @@ fn traks_estimator_is_its_formula() {
     let (all, probes, written) = story();
     let run = written.run();
     let damping = Damping::Relative(0.3);
-    let found = &estimate(&run, &asked(Method::Trak, false, &Window::everything(), &[damping])).unwrap()[0];
+    let found = &asked(Method::Trak, false, &Window::everything(), &[damping]).compute(&run).unwrap()[0];
     let log_odds = |visit: &Visit| -> (Vec<f64>, f64) {
         let doubt = 1.0 - (-f64::from(visit.loss)).exp();
         (blocks(visit, false)[0].iter().map(|g| g / doubt).collect(), doubt)
@@ -242,7 +239,7 @@ fn traks_estimator_is_its_formula() {
         soft_threshold: Some(threshold),
         ..asked(Method::Trak, false, &Window::everything(), &[damping])
     };
-    let sparse = &estimate(&run, &sparse).unwrap()[0];
+    let sparse = &sparse.compute(&run).unwrap()[0];
     for (score, left) in found.scores.iter().zip(&sparse.scores) {
         assert!((left - score.signum() * (score.abs() - threshold).max(0.0)).abs() < 1e-12, "{left} of {score}");
     }
@@ -256,7 +253,7 @@ fn traks_estimator_is_its_formula() {
     other.probes(&[Draws(3).visit(900, 0, 0)]);
     other.visits(&[Draws(4).visit(1, 0, 0)]);
     other.end();
-    let error = estimate(&other.finish().run(), &asked(Method::Trak, false, &Window::everything(), &[damping]));
+    let error = asked(Method::Trak, false, &Window::everything(), &[damping]).compute(&other.finish().run());
     assert!(matches!(error, Err(AnalysisError::Missing { .. })));
 }
 
@@ -269,9 +266,8 @@ fn a_sweep_of_dampings_is_each_of_them_alone() {
     let dampings: Vec<Damping> = dampings.collect();
     for method in Method::ALL.into_iter().filter(|method| *method != Method::Adjoint) {
         for by_layer in [false, true] {
-            let of = |dampings: &[Damping]| {
-                estimate(&run, &asked(method, by_layer, &Window::everything(), dampings)).unwrap()
-            };
+            let of =
+                |dampings: &[Damping]| asked(method, by_layer, &Window::everything(), dampings).compute(&run).unwrap();
             for count in [2, dampings.len()] {
                 let swept = of(&dampings[..count]);
                 assert_eq!(swept.len(), count);
@@ -309,7 +305,7 @@ fn curvature_can_come_from_a_probe_set_and_many_probes_take_several_passes() {
     let run = written.run();
     let mut asked = asked(Method::InfluenceFunction, false, &Window::everything(), &DAMPINGS[1..2]);
     asked.curvature = Curvature::Set("fisher".into());
-    let found = &estimate(&run, &asked).unwrap()[0];
+    let found = &asked.compute(&run).unwrap()[0];
     let probe = probes.iter().find(|probe| probe.example == 900 && probe.step == 12).unwrap();
     let rows: Vec<Vec<f64>> = rows.iter().map(|row| blocks(row, false)[0].clone()).collect();
     let u = solve(damped(second_moment(&rows), 0.02), blocks(probe, false)[0].clone());
@@ -321,20 +317,20 @@ fn curvature_can_come_from_a_probe_set_and_many_probes_take_several_passes() {
         assert!(close(score_of(found, *example), expected, 1e-5));
     }
     asked.curvature = Curvature::Set("nothing of the kind".into());
-    assert!(matches!(estimate(&run, &asked), Err(AnalysisError::NoSuchSet { .. })));
+    assert!(matches!(asked.compute(&run), Err(AnalysisError::NoSuchSet { .. })));
 
     // A plan in pieces says the same as each of its probes alone.
     for method in Method::ALL {
-        let mut asked = EstimateQuestion::new(Question::all("test"), method);
+        let mut asked = EstimateQuestion::new(InfluenceQuestion::new("test"), method);
         asked.question.window = Window::everything();
         if method == Method::Trak {
-            asked.question.probes = crate::Probes::Ids(vec![900, 901]);
+            asked.question.probes = crate::influence::Probes::Ids(vec![900, 901]);
         }
-        let mut plan = EstimatePlan::new(&run, &asked, &|_| {}).unwrap();
-        let whole = plan.whole(&|_| {}).unwrap();
+        let mut plan = asked.plan(&run).unwrap();
+        let whole = plan.whole().unwrap();
         let ids: Vec<u64> = plan.passes.concat();
         plan.passes = ids.chunks(3).map(<[u64]>::to_vec).collect();
-        let pieces = plan.whole(&|_| {}).unwrap();
+        let pieces = plan.whole().unwrap();
         for (whole, pieces) in whole.iter().zip(&pieces) {
             assert_eq!((&whole.rows, &whole.probes), (&pieces.rows, &pieces.probes));
             for (a, b) in whole.scores.iter().zip(&pieces.scores) {
@@ -349,7 +345,7 @@ fn settings_without_sense_are_refused() {
     let (_, _, written) = story();
     let run = written.run();
     let base = asked(Method::InfluenceFunction, false, &Window::everything(), &DAMPINGS);
-    let normalised = |normalise| Question { normalise, ..base.question.clone() };
+    let normalized = |normalization| InfluenceQuestion { normalization, ..base.question.clone() };
     let wrong = [
         EstimateQuestion { dampings: vec![], ..base.clone() },
         EstimateQuestion { dampings: vec![Damping::Absolute(0.0)], ..base.clone() },
@@ -361,15 +357,16 @@ fn settings_without_sense_are_refused() {
         EstimateQuestion { soft_threshold: Some(0.1), ..base.clone() },
         EstimateQuestion { soft_threshold: Some(-0.1), method: Method::Trak, ..base.clone() },
         EstimateQuestion { soft_threshold: Some(f64::INFINITY), method: Method::Trak, ..base.clone() },
-        EstimateQuestion { question: normalised(Normalisation::Cosine), ..base.clone() },
-        EstimateQuestion { question: normalised(Normalisation::Relatif), method: Method::DataInf, ..base.clone() },
+        EstimateQuestion { question: normalized(Normalization::Cosine), ..base.clone() },
+        EstimateQuestion { question: normalized(Normalization::Relatif), method: Method::DataInf, ..base.clone() },
     ];
     for asked in wrong {
-        let error = estimate(&run, &asked).unwrap_err();
+        let error = asked.compute(&run).unwrap_err();
         assert!(matches!(error, AnalysisError::OutOfRange { .. }), "{error}");
     }
-    let nowhere = EstimateQuestion { question: Question { window: Window::epochs(8..9), ..one(900) }, ..base.clone() };
-    assert!(matches!(estimate(&run, &nowhere), Err(AnalysisError::Missing { .. })));
+    let nowhere =
+        EstimateQuestion { question: InfluenceQuestion { window: Window::epochs(8..9), ..one(900) }, ..base.clone() };
+    assert!(matches!(nowhere.compute(&run), Err(AnalysisError::OutsideRun { .. })));
     let nobody = EstimateQuestion { question: one(1), ..base };
-    assert!(matches!(estimate(&run, &nobody), Err(AnalysisError::NoSuchProbe { .. })));
+    assert!(matches!(nobody.compute(&run), Err(AnalysisError::NoSuchProbe { .. })));
 }

@@ -5,7 +5,7 @@ mod definitions;
 mod regression;
 mod softmax;
 
-use crate::{Influence, Question};
+use crate::{Influence, InfluenceQuestion};
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, Visit, WIDTHS};
 
@@ -71,6 +71,6 @@ fn close(got: f64, expected: f64, tolerance: f64) -> bool {
     (got - expected).abs() <= tolerance * (1.0 + expected.abs())
 }
 
-fn one(id: u64) -> Question {
-    Question::one("test", id)
+fn one(id: u64) -> InfluenceQuestion {
+    InfluenceQuestion::new("test").id(id)
 }

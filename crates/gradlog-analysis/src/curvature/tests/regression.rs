@@ -3,7 +3,7 @@
 
 use super::softmax::{curvature_rows, delta, examples, gradient, hessian, loss, row, weighted_rows, Example, WEIGHTS};
 use super::{close, dot, one, score_of, solve};
-use crate::{estimate, influence, pearson, Curvature, Damping, EstimateQuestion, Method, Question};
+use crate::{pearson, Curvature, Damping, EstimateQuestion, InfluenceQuestion, Method};
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{Synthetic, Visit};
 
@@ -59,12 +59,12 @@ fn predict_what_training_without_an_example_does() {
     asked.dampings = vec![Damping::Absolute(RIDGE)];
     asked.curvature = Curvature::Set("curvature".into());
     let written = run.finish();
-    let found = &estimate(&written.run(), &asked).unwrap()[0];
+    let found = &asked.compute(&written.run()).unwrap()[0];
     asked.curvature = Curvature::Set("weighted".into());
-    let weighted = &estimate(&written.run(), &asked).unwrap()[0];
+    let weighted = &asked.compute(&written.run()).unwrap()[0];
     assert_eq!(weighted.estimate.as_ref().unwrap().curvature_rows, 3 * all.len() as u64);
     // Its rows are no probes.
-    let error = influence(&written.run(), &Question::all("weighted")).unwrap_err();
+    let error = InfluenceQuestion::new("weighted").compute(&written.run()).unwrap_err();
     assert!(error.to_string().contains("rows of curvature"), "{error}");
 
     let u = solve(total_hessian(&w, &everyone, n), gradient(&w, probe));

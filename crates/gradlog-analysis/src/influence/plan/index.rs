@@ -5,9 +5,10 @@
 
 use super::probe_rows::{read, FirstRecord, ProbeBlock};
 use crate::influence::answer::Probe;
-use crate::influence::question::{Probes, Question};
-use crate::rows::driver::{fold_each, Progress};
+use crate::influence::question::{InfluenceQuestion, Probes};
+use crate::rows::driver::fold_each;
 use crate::rows::gradient::Layout;
+use crate::Progress;
 use crate::{error::NO_GRADIENTS, AnalysisError, LeftOut};
 use gradlog_format::log::{BlockKind, Mode};
 use gradlog_format::run::{Block, Damage, Run};
@@ -37,7 +38,7 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    pub(crate) fn build(run: &Run, question: &Question, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+    pub(crate) fn build(run: &Run, question: &InfluenceQuestion, progress: &Progress) -> Result<Self, AnalysisError> {
         Self::read(run, question, None, progress)
     }
 
@@ -45,9 +46,9 @@ impl Index {
     /// these are passed over.
     pub(crate) fn read(
         run: &Run,
-        question: &Question,
+        question: &InfluenceQuestion,
         mut take_weighted: Option<&mut (dyn FnMut(u64, Record, f64) + Send)>,
-        progress: Progress<'_>,
+        progress: &Progress,
     ) -> Result<Self, AnalysisError> {
         let wanted: Option<BTreeSet<u64>> = match &question.probes {
             // Labels are known at the end alone.
@@ -192,7 +193,7 @@ struct Lookup {
 
 impl Lookup {
     /// Why the question has no answer, if it has none.
-    fn failure(self, index: &Index, question: &Question) -> Option<AnalysisError> {
+    fn failure(self, index: &Index, question: &InfluenceQuestion) -> Option<AnalysisError> {
         let set = question.set.clone();
         if !self.names.values().any(|name| *name == set) {
             return Some(AnalysisError::NoSuchSet { name: set, known: self.names.into_values().collect() });

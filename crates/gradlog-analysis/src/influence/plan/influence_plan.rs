@@ -6,8 +6,8 @@ use super::counts::Counts;
 use super::index::Index;
 use super::times::position;
 use crate::influence::products::Scheme;
-use crate::influence::question::Question;
-use crate::rows::driver::{blocks_in_flight, fold_each, Progress};
+use crate::influence::question::InfluenceQuestion;
+use crate::rows::driver::{blocks_in_flight, fold_each};
 use crate::rows::gradient::Layout;
 use crate::rows::sweep::Sweeps;
 use crate::{rows::column, AnalysisError};
@@ -26,7 +26,7 @@ const PROBES_MAX: usize = 4096;
 /// a matrix larger than memory can be written down pass by pass.
 pub struct InfluencePlan<'run> {
     pub(in crate::influence) run: &'run Run,
-    pub(in crate::influence) question: Question,
+    pub(in crate::influence) question: InfluenceQuestion,
     pub(in crate::influence) index: Index,
     /// The layers that count.
     pub(in crate::influence) layout: Layout,
@@ -36,7 +36,7 @@ pub struct InfluencePlan<'run> {
     /// Of each example, its visits inside the window, if there are enough probes for it to be worth counting.
     pub(in crate::influence) visits_of: Option<Counts>,
     /// Whether the scores of examples that are done are given up.
-    only_strongest: bool,
+    keeps_strongest: bool,
     /// The last block that was counted: what a recorder writes later belongs to no pass.
     last_block: Option<u64>,
     pub(in crate::influence) passes: Vec<Pass>,
@@ -61,15 +61,13 @@ impl<'run> InfluencePlan<'run> {
     /// The most bytes that the scores of one pass take, unless those of 16 probes take more.
     pub const SCORE_BYTES_MAX: usize = 512 << 20;
 
-    /// Finds the probes of `question` and plans the passes. `progress` gets the bytes of one or two passes over the run.
-    ///
-    /// # Errors
-    /// As [`influence`](crate::influence()), but for those that only the visits can show.
-    pub fn new(run: &'run Run, question: &Question, progress: Progress<'_>) -> Result<Self, AnalysisError> {
+    /// Finds the probes of `question` and plans the passes.
+    pub(in crate::influence) fn new(run: &'run Run, question: &InfluenceQuestion) -> Result<Self, AnalysisError> {
+        let progress = &question.progress;
         let sweeps = Sweeps::find(run, &question.window)?;
         let index = Index::build(run, question, progress)?;
         let layout = index.layout.select_layers(&question.layers, &run.manifest().layers)?;
-        let scheme = Scheme::new(&layout, &run.manifest().layers, false);
+        let scheme = Scheme::new(&layout, &run.manifest().layers, question.errors);
         let question = question.clone();
         let mut plan = Self {
             run,
@@ -79,32 +77,24 @@ impl<'run> InfluencePlan<'run> {
             sweeps,
             scheme,
             visits_of: None,
-            only_strongest: false,
+            keeps_strongest: false,
             last_block: run.scan().last().map(|block| block.sequence()),
             passes: Vec::new(),
         };
         // A group has one column, whatever the number of its probes.
         if plan.index.records.len() > 16 && !plan.question.group {
-            plan.visits_of = Some(plan.count_visits(progress)?);
+            plan.visits_of = Some(plan.count_visits()?);
         }
         plan.cut(PROBES_MAX, Self::SCORE_BYTES_MAX);
         Ok(plan)
-    }
-
-    /// The same with an error bar for each score, which costs about as much again.
-    #[must_use]
-    pub fn with_errors(mut self) -> Self {
-        self.scheme = Scheme::new(&self.layout, &self.run.manifest().layers, true);
-        self.cut(PROBES_MAX, Self::SCORE_BYTES_MAX);
-        self
     }
 
     /// The same for [`strongest`](Self::strongest) alone. It gives an example's scores up after its last visit, so that more
     /// probes fit a pass, whatever the number of examples; [`pass`](Self::pass) keeps them all, and may then take more than
     /// [`SCORE_BYTES_MAX`](Self::SCORE_BYTES_MAX).
     #[must_use]
-    pub fn only_strongest(mut self) -> Self {
-        self.only_strongest = true;
+    pub fn keep_strongest(mut self) -> Self {
+        self.keeps_strongest = true;
         self.cut(PROBES_MAX, Self::SCORE_BYTES_MAX);
         self
     }
@@ -116,7 +106,7 @@ impl<'run> InfluencePlan<'run> {
             groups.entry(records.keys().copied().collect()).or_default().push(id);
         }
         // Sums in f64; where all are kept, the scores that they become too, for a moment; as much again for the errors.
-        let (kept, examples) = match (&self.visits_of, self.only_strongest) {
+        let (kept, examples) = match (&self.visits_of, self.keeps_strongest) {
             (None, _) => (1, 0),
             (Some(visits), true) => (1, visits.open_at_most()),
             (Some(visits), false) => (2, visits.examples()),
@@ -153,7 +143,7 @@ impl<'run> InfluencePlan<'run> {
         self.layout.names(&self.index.layout, &self.run.manifest().layers)
     }
 
-    pub(in crate::influence) fn wants(&self, block: &Block) -> bool {
+    pub(in crate::influence) fn wants_block(&self, block: &Block) -> bool {
         let before_damage = |damage: &Damage| damage.block.is_none_or(|at| block.sequence() < at);
         self.question.window.is_on(block)
             && self.question.window.touches(block)
@@ -163,7 +153,7 @@ impl<'run> InfluencePlan<'run> {
     }
 
     /// How many visits each example has: when an example's last one is done, its scores are complete.
-    fn count_visits(&self, progress: Progress<'_>) -> Result<Counts, AnalysisError> {
+    fn count_visits(&self) -> Result<Counts, AnalysisError> {
         let mut visits = Counts::default();
         let read = |block: &Block| {
             let ids = column::u64s(block, Column::Example)?;
@@ -172,8 +162,8 @@ impl<'run> InfluencePlan<'run> {
         // The passes that follow meet the same damage.
         let _ = fold_each(
             self.run,
-            progress,
-            |block| self.wants(block),
+            &self.question.progress,
+            |block| self.wants_block(block),
             read,
             |ids: Vec<u64>| {
                 visits.block(ids.into_iter());
@@ -185,12 +175,12 @@ impl<'run> InfluencePlan<'run> {
 
     /// The most probe times that blocks in flight can need.
     fn times_in_flight(&self, times: &[u64]) -> usize {
-        let needed = self.run.scan().filter(|block| self.wants(block));
-        needed.map(|block| self.needed(times, &block).len()).max().unwrap_or(1).max(1) * blocks_in_flight()
+        let blocks = self.run.scan().filter(|block| self.wants_block(block));
+        blocks.map(|block| self.needed_times(times, &block).len()).max().unwrap_or(1).max(1) * blocks_in_flight()
     }
 
     /// The times, by position, that the visits of a block can need.
-    pub(in crate::influence) fn needed(&self, times: &[u64], block: &Block) -> Range<usize> {
+    pub(in crate::influence) fn needed_times(&self, times: &[u64], block: &Block) -> Range<usize> {
         let (mut first, mut last) = block.steps();
         if let Some(steps) = &self.question.window.steps {
             (first, last) = (first.max(steps.start), last.min(steps.end.saturating_sub(1)));
@@ -206,7 +196,7 @@ impl<'run> InfluencePlan<'run> {
     }
 
     /// The passes that make an answer.
-    pub(in crate::influence) fn passes_of(&self, number: usize) -> &[Pass] {
+    pub(in crate::influence) fn answer_passes(&self, number: usize) -> &[Pass] {
         if self.question.group {
             return &self.passes;
         }

@@ -224,7 +224,7 @@ pub(in crate::influence) fn dots(
     }
 }
 
-/// The maximal stretches of equal neighbours.
+/// The maximal stretches of equal neighbors.
 pub(in crate::influence) fn stretches(times: &[usize]) -> impl Iterator<Item = Range<usize>> + '_ {
     let mut start = 0;
     times.chunk_by(|a, b| a == b).map(move |stretch| {

@@ -14,6 +14,5 @@ mod split;
 mod strongest;
 mod sums;
 
-pub use passes::influence;
 pub use split::{Part, Split, SplitBy};
 pub use strongest::{Ranked, Strongest};

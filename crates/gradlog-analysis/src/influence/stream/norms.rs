@@ -1,4 +1,4 @@
-//! Norms of gradients, for scores that are divided by them ([`Normalisation`]).
+//! Norms of gradients, for scores that are divided by them ([`Normalization`]).
 //!
 //! A block with all its layers has exact norms beside its sketches. Of some layers alone, or where no norms were recorded,
 //! the norm is that of the sketch: `‖g‖² = Σ (‖a‖² + bias)·‖δ‖²` over factored layers, and `‖s‖²` of the folded ones.
@@ -6,7 +6,7 @@
 use super::block_visits::BlockVisits;
 use crate::influence::plan::InfluencePlan;
 use crate::influence::products::Stored;
-use crate::influence::question::Normalisation;
+use crate::influence::question::Normalization;
 use crate::rows::column;
 use crate::rows::gradient::{Gradients, Layout};
 use gradlog_format::log::Column;
@@ -73,13 +73,13 @@ impl InfluencePlan<'_> {
 }
 
 impl BlockVisits {
-    /// Makes the weights those of a normalised score, by the squared norms of the rows that count.
-    pub(super) fn normalize(&mut self, by: Normalisation, squared_norms: &[f64]) {
+    /// Makes the weights those of a normalized score, by the squared norms of the rows that count.
+    pub(super) fn normalize(&mut self, by: Normalization, squared_norms: &[f64]) {
         let rows = self.weights.iter_mut().zip(squared_norms);
         match by {
-            Normalisation::None => {}
-            Normalisation::Cosine => rows.for_each(|(weight, norm)| *weight *= to_unit(*norm)),
-            Normalisation::Relatif => {
+            Normalization::None => {}
+            Normalization::Cosine => rows.for_each(|(weight, norm)| *weight *= to_unit(*norm)),
+            Normalization::Relatif => {
                 self.self_influence = rows
                     .map(|(weight, norm)| {
                         let own = weight.abs() * norm;
@@ -122,11 +122,11 @@ mod tests {
         let block = || BlockVisits { weights: vec![-2.0, 2.0, 3.0], ..BlockVisits::default() };
         let norms = [4.0, f64::INFINITY, 0.0];
         let mut relatif = block();
-        relatif.normalize(Normalisation::Relatif, &norms);
+        relatif.normalize(Normalization::Relatif, &norms);
         assert_eq!(relatif.self_influence, [8.0, 0.0, 0.0]);
         assert!(relatif.weights[0] == -2.0 && relatif.weights[1].is_nan() && relatif.weights[2] == 3.0);
         let mut cosine = block();
-        cosine.normalize(Normalisation::Cosine, &norms);
+        cosine.normalize(Normalization::Cosine, &norms);
         assert!(cosine.weights[0] == -1.0 && cosine.weights[1].is_nan() && cosine.weights[2] == 0.0);
     }
 }

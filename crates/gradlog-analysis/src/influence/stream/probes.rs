@@ -8,8 +8,8 @@ use super::norms::make_unit;
 use crate::influence::plan::index::Record;
 use crate::influence::plan::{InfluencePlan, Pass};
 use crate::influence::products::{ProbeSide, Stored};
-use crate::influence::question::Normalisation;
-use crate::rows::driver::{blocks_in_flight, fold_groups, Progress, ReadTo};
+use crate::influence::question::Normalization;
+use crate::rows::driver::{blocks_in_flight, fold_groups, ReadTo};
 use crate::rows::gradient::Gradients;
 use crate::AnalysisError;
 use gradlog_format::run::{Block, ReadError};
@@ -22,19 +22,27 @@ impl InfluencePlan<'_> {
     pub(super) fn fold_visits<T: Send>(
         &self,
         pass: &Pass,
-        progress: Progress<'_>,
         read: impl Fn(&Lent, &Block) -> Result<T, AnalysisError> + Sync,
         fold: impl FnMut(&Lent, Vec<T>) -> Result<(), AnalysisError> + Send,
     ) -> Result<ReadTo, AnalysisError> {
         let mut held = Lent::new();
         let prepare = |blocks: &[Block]| {
-            let needed: BTreeSet<usize> = blocks.iter().flat_map(|block| self.needed(&pass.times, block)).collect();
+            let needed: BTreeSet<usize> =
+                blocks.iter().flat_map(|block| self.needed_times(&pass.times, block)).collect();
             held.retain(|time, _| needed.contains(time));
             let absent: Vec<usize> = needed.into_iter().filter(|time| !held.contains_key(time)).collect();
             held.extend(self.decode_probes(pass, &absent)?);
             Ok(held.clone())
         };
-        fold_groups(self.run, progress, blocks_in_flight(), |block| self.wants(block), prepare, read, fold)
+        fold_groups(
+            self.run,
+            &self.question.progress,
+            blocks_in_flight(),
+            |block| self.wants_block(block),
+            prepare,
+            read,
+            fold,
+        )
     }
 
     /// The gradients of the pass's probes at some times.
@@ -57,7 +65,7 @@ impl InfluencePlan<'_> {
                 let gradients = Gradients::read(&self.index.blocks[block], layout)?;
                 let parts_at = |row| (0..parts).map(|part| Stored::read(gradients.part(part), row)).collect();
                 let mut stored: Vec<Vec<Stored>> = wanted.iter().map(|&(_, _, row)| parts_at(row)).collect();
-                if self.question.normalise == Normalisation::Cosine {
+                if self.question.normalization == Normalization::Cosine {
                     let rows: Vec<usize> = wanted.iter().map(|&(_, _, row)| row).collect();
                     let norms = self.squared_norms(&self.index.blocks[block], &gradients, &rows)?;
                     stored.iter_mut().zip(norms).for_each(|(parts, norm)| make_unit(parts, layout, norm));

@@ -2,7 +2,7 @@
 
 use super::block_visits::{BlockVisits, Dots, Lent};
 use crate::influence::plan::{position, InfluencePlan, Pass};
-use crate::influence::question::Normalisation;
+use crate::influence::question::Normalization;
 use crate::rows::gradient::Gradients;
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{RowRule, UnseenGradient};
@@ -81,9 +81,9 @@ impl InfluencePlan<'_> {
             return Ok(());
         }
         let gradients = Gradients::read(block, &self.layout)?;
-        if self.question.normalise != Normalisation::None {
+        if self.question.normalization != Normalization::None {
             let norms = self.squared_norms(block, &gradients, &out.rows)?;
-            out.normalize(self.question.normalise, &norms);
+            out.normalize(self.question.normalization, &norms);
         }
         out.gradients = Some(gradients);
         Ok(())

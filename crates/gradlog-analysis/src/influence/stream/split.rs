@@ -1,13 +1,12 @@
 //! What a score is made of: its share by layer ("where?") or by epoch ("when did this example help?").
 //!
-//! TracIn is a sum over visits and layers, so its parts add up to it, normalised or not: the norms that a term is divided by
+//! TracIn is a sum over visits and layers, so its parts add up to it, normalized or not: the norms that a term is divided by
 //! are those of the whole. Only the visits of the examples that are asked about are multiplied.
 
 use super::block_visits::{BlockVisits, Lent};
 use super::norms::divisor;
 use crate::influence::plan::{InfluencePlan, Pass};
 use crate::influence::products::{panels_of, stretches, Floats, Products, Unpacked, NO_INTEGERS, TILE_ROWS};
-use crate::rows::driver::Progress;
 use crate::{rows::column, AnalysisError};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Damage};
@@ -17,6 +16,7 @@ use std::fmt;
 
 /// What scores are taken apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SplitBy {
     /// Layers. Those that were folded share one vector and one part, with the name `folded`.
     Layer,
@@ -26,6 +26,7 @@ pub enum SplitBy {
 
 /// A part of a score.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Part {
     /// That of a layer.
     Layer(String),
@@ -51,7 +52,7 @@ pub struct Split {
     /// `[pairs, parts]`, in the order in which the pairs were asked for; 0 where an example has no visit there.
     pub scores: Vec<f64>,
     /// One standard deviation of the sketch error of each, as `scores`; empty without
-    /// [`InfluencePlan::with_errors`](crate::InfluencePlan::with_errors).
+    /// [`InfluenceQuestion::errors`](crate::InfluenceQuestion::errors).
     pub errors: Vec<f64>,
     /// Where the run stopped being readable, if it did; the parts are then of what came before.
     pub damage: Option<Damage>,
@@ -62,7 +63,7 @@ impl Split {
     ///
     /// # Panics
     /// If there is no such pair.
-    pub fn of(&self, pair: usize) -> &[f64] {
+    pub fn pair_scores(&self, pair: usize) -> &[f64] {
         &self.scores[pair * self.parts.len()..(pair + 1) * self.parts.len()]
     }
 
@@ -70,7 +71,7 @@ impl Split {
     ///
     /// # Panics
     /// If there is no such pair.
-    pub fn errors_of(&self, pair: usize) -> Option<&[f64]> {
+    pub fn pair_errors(&self, pair: usize) -> Option<&[f64]> {
         (!self.errors.is_empty()).then(|| &self.errors[pair * self.parts.len()..(pair + 1) * self.parts.len()])
     }
 }
@@ -110,10 +111,10 @@ type Grown = BTreeMap<u32, Sums>;
 
 impl InfluencePlan<'_> {
     /// Takes some scores of an answer apart: each pair is an example and the position of a probe among those of
-    /// [`pass(number)`](InfluencePlan::pass), 0 for a group. `progress` gets the bytes of one pass over the run.
+    /// [`pass(number)`](InfluencePlan::pass), 0 for a group.
     ///
     /// # Errors
-    /// As [`influence`](crate::influence()).
+    /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute).
     ///
     /// # Panics
     /// If `number` is not below [`InfluencePlan::passes`].
@@ -121,13 +122,7 @@ impl InfluencePlan<'_> {
     /// # Cost
     /// Inflates the gradients of the blocks that hold a visit of one of the examples, and multiplies theirs alone. Memory: two
     /// numbers for each pair and part.
-    pub fn split(
-        &self,
-        number: usize,
-        by: SplitBy,
-        pairs: &[(u64, usize)],
-        progress: Progress<'_>,
-    ) -> Result<Split, AnalysisError> {
+    pub fn split(&self, number: usize, by: SplitBy, pairs: &[(u64, usize)]) -> Result<Split, AnalysisError> {
         let mut wanted = Wanted::new();
         for (pair, &(example, probe)) in pairs.iter().enumerate() {
             wanted.entry(example).or_default().push((pair, probe));
@@ -137,11 +132,11 @@ impl InfluencePlan<'_> {
         if by == SplitBy::Layer {
             whole.extend((0..names.len() as u32).map(|layer| (layer, self.zeros(pairs.len()))));
         }
-        for pass in self.passes_of(number) {
+        for pass in self.answer_passes(number) {
             let mut grown = Grown::new();
             let mut own: HashMap<u64, f64> = HashMap::new();
             let read = |lent: &Lent, block: &Block| self.read_split(pass, lent, block, by, &wanted);
-            let read_to = self.fold_visits(pass, progress, read, |_, blocks| {
+            let read_to = self.fold_visits(pass, read, |_, blocks| {
                 for Added { terms, epochs, own: more } in blocks {
                     for epoch in epochs {
                         whole.entry(epoch).or_insert_with(|| self.zeros(pairs.len()));

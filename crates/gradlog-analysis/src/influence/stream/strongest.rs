@@ -13,7 +13,7 @@ use std::cmp::Ordering;
 pub struct Strongest {
     /// What the scores are made of. Its `rows` are only the examples named below, in the order of their first visit, and its
     /// `scores` and `errors` are empty.
-    pub about: Influence,
+    pub influence: Influence,
     /// How many different examples have a visit inside the window.
     pub examples: u64,
     /// For each probe, those that helped most, the strongest first; ties by example id. Only positive scores.
@@ -132,22 +132,22 @@ impl Strongest {
         let (proponents, opponents) = (ranked(about.proponents(0, count)), ranked(about.opponents(0, count)));
         let examples = about.rows.len() as u64;
         (about.scores, about.errors) = (Vec::new(), Vec::new());
-        Self { about, examples, proponents: vec![proponents], opponents: vec![opponents] }.keep_named()
+        Self { influence: about, examples, proponents: vec![proponents], opponents: vec![opponents] }.keep_named()
     }
 
     /// Drops the rows that no list names.
     pub(super) fn keep_named(mut self) -> Self {
-        let mut position = vec![usize::MAX; self.about.rows.len()];
+        let mut position = vec![usize::MAX; self.influence.rows.len()];
         let lists = || self.proponents.iter().chain(&self.opponents).flatten();
         lists().for_each(|ranked| position[ranked.row] = 0);
         let mut kept = Vec::new();
-        for (old, row) in std::mem::take(&mut self.about.rows).into_iter().enumerate() {
+        for (old, row) in std::mem::take(&mut self.influence.rows).into_iter().enumerate() {
             if position[old] == 0 {
                 position[old] = kept.len();
                 kept.push(row);
             }
         }
-        self.about.rows = kept;
+        self.influence.rows = kept;
         for ranked in self.proponents.iter_mut().chain(&mut self.opponents).flatten() {
             ranked.row = position[ranked.row];
         }

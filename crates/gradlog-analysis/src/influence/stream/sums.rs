@@ -11,7 +11,7 @@ use super::strongest::{Ranks, Strongest};
 use crate::influence::answer::{Influence, InfluenceRow};
 use crate::influence::plan::{Counts, InfluencePlan, Pass};
 use crate::influence::products::{panels_of, Scheme, TILE_ROWS};
-use crate::influence::question::Normalisation;
+use crate::influence::question::Normalization;
 use crate::rows::gradient::Layout;
 use crate::rows::reader::BlockGap;
 use crate::{error::NO_GRADIENTS, AnalysisError, LeftOut};
@@ -51,7 +51,7 @@ impl<'plan> Sums<'plan> {
         let result = Influence {
             basis: plan.sweeps.basis(),
             probe_modes: plan.index.modes.iter().copied().collect(),
-            normalise: question.normalise,
+            normalization: question.normalization,
             layers,
             group: if question.group { plan.index.probes.keys().copied().collect() } else { Vec::new() },
             probes,
@@ -105,7 +105,7 @@ impl<'plan> Sums<'plan> {
     /// Gives the block's examples their rows and slots.
     fn place(&mut self, mut block: BlockVisits) -> Placed {
         let result = &mut self.result;
-        let divides = result.normalise == Normalisation::Relatif;
+        let divides = result.normalization == Normalization::Relatif;
         let mut done = vec![Vec::new(); block.rows.len().div_ceil(TILE_ROWS).max(1)];
         let (mut slots, mut examples) = (Vec::with_capacity(block.rows.len()), Vec::with_capacity(block.rows.len()));
         let (mut counted, mut freed) = (0, 0);
@@ -237,7 +237,7 @@ impl<'plan> Sums<'plan> {
         self.result.damage = damage.or_else(|| plan.index.damage.clone());
         Ok(Strongest {
             examples: self.result.rows.len() as u64,
-            about: self.result,
+            influence: self.result,
             proponents: proponents.into_iter().flatten().collect(),
             opponents: opponents.into_iter().flatten().collect(),
         }

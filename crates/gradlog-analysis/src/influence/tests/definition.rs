@@ -1,7 +1,8 @@
 //! Normalised scores, scores of some layers, of groups of probes and in parts, against their definitions.
 
-use super::super::{influence, Influence, InfluencePlan, Normalisation, Part, Probes, Question, SplitBy};
+use super::super::{Influence, InfluenceQuestion, Normalization, Part, SplitBy};
 use super::{story, Story, TEST};
+use crate::influence::Probes;
 use crate::Window;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, Visit};
@@ -29,7 +30,7 @@ pub(super) struct Term {
 
 impl Story {
     /// The terms of a question on one probe.
-    fn terms(&self, question: &Question, id: u64) -> Vec<Term> {
+    fn terms(&self, question: &InfluenceQuestion, id: u64) -> Vec<Term> {
         let counts = LAYERS.map(|name| question.layers.is_empty() || question.layers.iter().any(|l| l == name));
         let norm = |visit: &Visit| -> f64 {
             if counts == [true; 3] {
@@ -52,7 +53,7 @@ impl Story {
             }
             let step = if sweeps { 1.0 } else { f64::from(visit.clip) * f64::from(visit.coefficient) };
             let weight = f64::from(visit.learning_rate) * step;
-            let by = if question.normalise == Normalisation::Cosine { norm(visit) * norm(probe) } else { 1.0 };
+            let by = if question.normalization == Normalization::Cosine { norm(visit) * norm(probe) } else { 1.0 };
             let mut scores = dots(&decoded(visit, self.encoding), &decoded(probe, self.encoding));
             scores.iter_mut().zip(counts).for_each(|(s, counts)| *s *= if counts { weight / by } else { 0.0 });
             let own = weight * norm(visit).powi(2);
@@ -62,13 +63,13 @@ impl Story {
     }
 
     /// By example, by epoch and layer: the parts of the scores.
-    pub(super) fn parts(&self, question: &Question, id: u64) -> BTreeMap<u64, BTreeMap<u32, [f64; 3]>> {
+    pub(super) fn parts(&self, question: &InfluenceQuestion, id: u64) -> BTreeMap<u64, BTreeMap<u32, [f64; 3]>> {
         let terms = self.terms(question, id);
         let mut own: BTreeMap<u64, f64> = BTreeMap::new();
         terms.iter().for_each(|term| *own.entry(term.example).or_default() += term.own);
         let mut parts: BTreeMap<u64, BTreeMap<u32, [f64; 3]>> = BTreeMap::new();
         for term in terms {
-            let by = if question.normalise == Normalisation::Relatif { own[&term.example].sqrt() } else { 1.0 };
+            let by = if question.normalization == Normalization::Relatif { own[&term.example].sqrt() } else { 1.0 };
             let sums = parts.entry(term.example).or_default().entry(term.epoch).or_default();
             sums.iter_mut().zip(term.scores).for_each(|(sum, score)| *sum += score / by);
         }
@@ -76,7 +77,7 @@ impl Story {
     }
 
     /// By example, the score.
-    fn scores(&self, question: &Question, id: u64) -> BTreeMap<u64, f64> {
+    fn scores(&self, question: &InfluenceQuestion, id: u64) -> BTreeMap<u64, f64> {
         let sum = |epochs: BTreeMap<u32, [f64; 3]>| epochs.values().flatten().sum::<f64>();
         self.parts(question, id).into_iter().map(|(example, epochs)| (example, sum(epochs))).collect()
     }
@@ -86,14 +87,14 @@ pub(super) fn near(got: f64, want: f64) -> bool {
     (got - want).abs() < 2e-5 * (1.0 + want.abs())
 }
 
-pub(super) fn question(normalise: Normalisation, layers: &[&str]) -> Question {
+pub(super) fn question(normalization: Normalization, layers: &[&str]) -> InfluenceQuestion {
     let layers = layers.iter().map(|name| (*name).to_owned()).collect();
-    Question { normalise, layers, ..Question::all("test") }
+    InfluenceQuestion { normalization, layers, ..InfluenceQuestion::new("test") }
 }
 
 const SELECTIONS: [&[&str]; 4] = [&[], &["head"], &["conv", "fc"], &["conv"]];
 
-fn check(story: &Story, found: &Influence, question: &Question) {
+fn check(story: &Story, found: &Influence, question: &InfluenceQuestion) {
     for (column, probe) in found.probes.iter().enumerate() {
         let expected = story.scores(question, probe.id);
         for (row, about) in found.rows.iter().enumerate() {
@@ -108,21 +109,21 @@ fn check(story: &Story, found: &Influence, question: &Question) {
 }
 
 #[test]
-fn normalised_scores_of_any_layers_are_as_defined() {
+fn normalized_scores_of_any_layers_are_as_defined() {
     for encoding in [Encoding::F32, Encoding::Q8, Encoding::Q4] {
         let story = story(encoding, &[2, 9], &[5, 17]);
         let written = story.write();
         let run = written.run();
-        for normalise in Normalisation::ALL {
+        for normalization in Normalization::ALL {
             for layers in SELECTIONS {
-                let asked = question(normalise, layers);
-                let found = influence(&run, &asked).unwrap();
+                let asked = question(normalization, layers);
+                let found = asked.compute(&run).unwrap();
                 check(&story, &found, &asked);
-                assert_eq!((found.normalise, found.layers.len()), (normalise, layers.len()));
+                assert_eq!((found.normalization, found.layers.len()), (normalization, layers.len()));
                 let words = found.variant();
                 assert_eq!(words.contains("of these layers alone"), !layers.is_empty(), "{words}");
-                assert_eq!(words.contains("at unit length"), normalise == Normalisation::Cosine, "{words}");
-                assert_eq!(words.contains("RelatIF"), normalise == Normalisation::Relatif, "{words}");
+                assert_eq!(words.contains("at unit length"), normalization == Normalization::Cosine, "{words}");
+                assert_eq!(words.contains("RelatIF"), normalization == Normalization::Relatif, "{words}");
             }
         }
     }
@@ -142,18 +143,18 @@ fn on_sweeps_too() {
     story.visits.chunks(17).for_each(|rows| run.sweeps(rows));
     run.end();
     let written = run.finish();
-    for normalise in Normalisation::ALL {
+    for normalization in Normalization::ALL {
         for layers in SELECTIONS {
-            let asked = question(normalise, layers).at_checkpoints();
-            let found = influence(&written.run(), &asked).unwrap();
+            let asked = question(normalization, layers).at_checkpoints();
+            let found = asked.compute(&written.run()).unwrap();
             assert_eq!((found.visits, found.left_out.without_probe), (60, 30));
             check(&story, &found, &asked);
             let plan_of = written.run();
-            let plan = InfluencePlan::new(&plan_of, &asked, &|_| {}).unwrap();
-            let split = plan.split(0, SplitBy::Epoch, &[(7, 1)], &|_| {}).unwrap();
+            let plan = asked.plan(&plan_of).unwrap();
+            let split = plan.split(0, SplitBy::Epoch, &[(7, 1)]).unwrap();
             let want = &story.parts(&asked, 17)[&7];
             assert_eq!(split.parts, [0, 1, 2].map(Part::Epoch));
-            for (epoch, got) in split.of(0).iter().enumerate() {
+            for (epoch, got) in split.pair_scores(0).iter().enumerate() {
                 assert!(near(*got, want.get(&(epoch as u32)).map_or(0.0, |layers| layers.iter().sum())));
             }
         }
@@ -165,21 +166,21 @@ fn layers_add_up_and_all_of_them_are_no_choice() {
     let story = story(Encoding::Q8, &[0, 8], &[1, 2]);
     let written = story.write();
     let run = written.run();
-    let whole = influence(&run, &Question::all("test")).unwrap();
+    let whole = InfluenceQuestion::new("test").compute(&run).unwrap();
     let mut sums = vec![0.0; whole.scores.len()];
     for name in LAYERS {
-        let part = influence(&run, &question(Normalisation::None, &[name])).unwrap();
+        let part = question(Normalization::None, &[name]).compute(&run).unwrap();
         assert_eq!(part.layers, [name]);
         sums.iter_mut().zip(&part.scores).for_each(|(sum, score)| *sum += score);
     }
     assert!(sums.iter().zip(&whole.scores).all(|(sum, score)| near(*sum, *score)));
-    for normalise in Normalisation::ALL {
-        let whole = influence(&run, &question(normalise, &[])).unwrap();
+    for normalization in Normalization::ALL {
+        let whole = question(normalization, &[]).compute(&run).unwrap();
         for all in [["head", "fc", "conv"], ["fc", "head", "folded"]] {
-            assert_eq!(influence(&run, &question(normalise, &all)).unwrap().scores, whole.scores);
+            assert_eq!(question(normalization, &all).compute(&run).unwrap().scores, whole.scores);
         }
     }
-    let unknown = influence(&run, &question(Normalisation::None, &["fc", "fc9"])).unwrap_err().to_string();
+    let unknown = question(Normalization::None, &["fc", "fc9"]).compute(&run).unwrap_err().to_string();
     assert!(unknown.contains("`fc9`") && unknown.contains("`fc`, `head`, `conv`"), "{unknown}");
 }
 
@@ -197,8 +198,8 @@ fn a_visit_and_itself_have_a_cosine_of_one() {
         story.probes = vec![Visit { set: TEST, example: 1, step: 0, ..story.visits[3].clone() }];
         let written = story.write();
         for layers in SELECTIONS {
-            let asked = Question { probes: Probes::Ids(vec![1]), ..question(Normalisation::Cosine, layers) };
-            let found = influence(&written.run(), &asked).unwrap();
+            let asked = InfluenceQuestion { probes: Probes::Ids(vec![1]), ..question(Normalization::Cosine, layers) };
+            let found = asked.compute(&written.run()).unwrap();
             for (row, about) in found.rows.iter().enumerate() {
                 let score = found.score(row, 0);
                 assert!(score.abs() < 1.0 + 1e-5);
@@ -213,19 +214,17 @@ fn errors_are_divided_as_the_scores_are() {
     let story = story(Encoding::Q4, &[0], &[1, 2]);
     let written = story.write();
     let run = written.run();
-    let with_errors = |question: &Question| {
-        InfluencePlan::new(&run, question, &|_| {}).unwrap().with_errors().pass(0, &|_| {}).unwrap()
-    };
+    let with_errors = |question: &InfluenceQuestion| question.clone().errors().plan(&run).unwrap().pass(0).unwrap();
     for layers in SELECTIONS {
-        let whole = Normalisation::ALL.map(|normalise| with_errors(&question(normalise, layers)));
+        let whole = Normalization::ALL.map(|normalization| with_errors(&question(normalization, layers)));
         let [plain, cosine, relatif] = &whole;
         // Each visit's own error, and what its term is divided by.
         let mut sums = vec![0f64; cosine.errors.len()];
         for probe in 0..2 {
-            let terms = story.terms(&question(Normalisation::Cosine, layers), probe as u64 + 1);
+            let terms = story.terms(&question(Normalization::Cosine, layers), probe as u64 + 1);
             for (number, visit) in story.visits.iter().enumerate() {
                 let window = Window::steps(visit.step..visit.step + 1);
-                let step = with_errors(&Question { window, ..question(Normalisation::None, layers) });
+                let step = with_errors(&InfluenceQuestion { window, ..question(Normalization::None, layers) });
                 let row = step.rows.iter().position(|row| row.example == visit.example).unwrap();
                 let at = cosine.rows.iter().position(|row| row.example == visit.example).unwrap();
                 let error = step.error(row, probe).unwrap() / step.rows[row].visits as f64;
@@ -240,7 +239,7 @@ fn errors_are_divided_as_the_scores_are() {
             assert!(near || twice.contains(&cosine.rows[place / 2].example), "{sum} {error}");
         }
         for (place, (plain_error, error)) in plain.errors.iter().zip(&relatif.errors).enumerate() {
-            let terms = story.terms(&question(Normalisation::Relatif, layers), 1);
+            let terms = story.terms(&question(Normalization::Relatif, layers), 1);
             let example = relatif.rows[place / 2].example;
             let own: f64 = terms.iter().filter(|term| term.example == example).map(|term| term.own).sum();
             assert!((plain_error / own.sqrt() - error).abs() < 1e-5 * error);
@@ -254,16 +253,16 @@ fn streams_what_the_matrix_holds() {
     let story = story(Encoding::Q8, &[0, 9], &ids);
     let written = story.write();
     let run = written.run();
-    for normalise in Normalisation::ALL {
+    for normalization in Normalization::ALL {
         for layers in SELECTIONS {
-            let plan = InfluencePlan::new(&run, &question(normalise, layers), &|_| {}).unwrap().with_errors();
-            let (whole, found) = (plan.pass(0, &|_| {}).unwrap(), plan.strongest(0, 4, &|_| {}).unwrap());
+            let plan = question(normalization, layers).clone().errors().plan(&run).unwrap();
+            let (whole, found) = (plan.pass(0).unwrap(), plan.strongest(0, 4).unwrap());
             for probe in 0..ids.len() {
                 let ends =
                     [(&found.proponents, whole.proponents(probe, 4)), (&found.opponents, whole.opponents(probe, 4))];
                 for (list, rows) in ends {
                     let got: Vec<_> =
-                        list[probe].iter().map(|r| (found.about.rows[r.row].example, r.score, r.error)).collect();
+                        list[probe].iter().map(|r| (found.influence.rows[r.row].example, r.score, r.error)).collect();
                     let of = |&row: &usize| (whole.rows[row].example, whole.score(row, probe), whole.error(row, probe));
                     assert_eq!(got, rows.iter().map(of).collect::<Vec<_>>());
                 }

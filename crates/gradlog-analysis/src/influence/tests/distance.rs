@@ -1,7 +1,7 @@
 //! Distances in feature space against those of planted features.
 
-use crate::influence::{influence, influence_by_distance, Question};
-use crate::{AnalysisError, Window};
+use crate::influence::InfluenceQuestion;
+use crate::{AnalysisError, DistanceQuestion, Window};
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{Draws, Synthetic, Visit};
 
@@ -34,9 +34,9 @@ fn distances_are_those_of_the_last_visits_and_near_ones_carry_more() {
     run.end();
     let written = run.finish();
     let run = written.run();
-    let scores = influence(&run, &Question::one("test", 500)).unwrap();
+    let scores = InfluenceQuestion::new("test").id(500).compute(&run).unwrap();
     let window = Window::epochs(1..2);
-    let found = &influence_by_distance(&run, &scores, &window, None, &|_| {}).unwrap()[0];
+    let found = &DistanceQuestion::new(&scores).window(window.clone()).compute(&run).unwrap()[0];
     assert_eq!((found.layer.as_str(), found.width, found.examples), ("head", 4, 29));
     for (row, distance) in scores.rows.iter().zip(&found.distances) {
         if row.example == 5 {
@@ -77,15 +77,16 @@ fn distances_are_those_of_the_last_visits_and_near_ones_carry_more() {
     swept.sweeps(&visits[30..].iter().map(|visit| Visit { step: 9, ..visit.clone() }).collect::<Vec<_>>());
     swept.end();
     let swept = swept.finish();
-    let question = Question::one("test", 500).at_checkpoints();
-    let at_checkpoints = influence(&swept.run(), &question).unwrap();
-    let sweeps = &influence_by_distance(&swept.run(), &at_checkpoints, &question.window, None, &|_| {}).unwrap()[0];
+    let question = InfluenceQuestion::new("test").id(500).at_checkpoints();
+    let at_checkpoints = question.compute(&swept.run()).unwrap();
+    let sweeps =
+        &DistanceQuestion::new(&at_checkpoints).window(question.window.clone()).compute(&swept.run()).unwrap()[0];
     assert_eq!((sweeps.examples, format!("{:?}", sweeps.distances)), (29, format!("{:?}", found.distances)));
-    let mixed = influence_by_distance(&swept.run(), &at_checkpoints, &window, None, &|_| {}).unwrap_err();
+    let mixed = DistanceQuestion::new(&at_checkpoints).window(window.clone()).compute(&swept.run()).unwrap_err();
     assert!(matches!(mixed, AnalysisError::OutOfRange { .. }), "{mixed}");
-    let named = &influence_by_distance(&run, &scores, &window, Some("fc"), &|_| {}).unwrap()[0];
+    let named = &DistanceQuestion::new(&scores).window(window.clone()).layer("fc").compute(&run).unwrap()[0];
     assert_eq!((named.layer.as_str(), named.width), ("fc", 5));
     assert!(named.size.is_nan() || named.size.abs() <= 1.0);
-    let error = influence_by_distance(&run, &scores, &window, Some("conv"), &|_| {}).unwrap_err();
+    let error = DistanceQuestion::new(&scores).window(window.clone()).layer("conv").compute(&run).unwrap_err();
     assert!(matches!(error, AnalysisError::Missing { .. }));
 }

@@ -1,6 +1,7 @@
 //! Influence against a double loop over visits and probes.
 
-use super::{influence, Influence, InfluencePlan, ProbeTime, Probes, Question};
+use super::{Influence, InfluenceQuestion, ProbeTime};
+use crate::influence::Probes;
 use crate::tests::many_blocks;
 use crate::{AnalysisError, Window};
 use gradlog_format::log::{BlockKind, Column};
@@ -99,8 +100,8 @@ impl Story {
     }
 }
 
-fn ask(ids: &[u64], window: Window, time: ProbeTime) -> Question {
-    Question { probes: Probes::Ids(ids.to_vec()), window, time, ..Question::all("test") }
+fn ask(ids: &[u64], window: Window, time: ProbeTime) -> InfluenceQuestion {
+    InfluenceQuestion { probes: Probes::Ids(ids.to_vec()), window, time, ..InfluenceQuestion::new("test") }
 }
 
 #[test]
@@ -119,13 +120,14 @@ fn equals_a_double_loop() {
                         .filter(|v| window.steps.as_ref().is_none_or(|s| s.contains(&v.step)))
                         .cloned()
                         .collect();
-                    let found = influence(&run, &ask(&[900], window.clone(), time)).unwrap();
+                    let found = ask(&[900], window.clone(), time).compute(&run).unwrap();
                     story.check(&found, &inside);
                     let early =
                         inside.iter().filter(|v| time == ProbeTime::Earlier && v.step < times[0]).count() as u64;
                     assert_eq!(found.left_out.before_first_probe, early);
                     assert_eq!(found.visits, inside.len() as u64 - early);
-                    let all = influence(&run, &Question { probes: Probes::All, ..ask(&[], window, time) }).unwrap();
+                    let all =
+                        InfluenceQuestion { probes: Probes::All, ..ask(&[], window, time) }.compute(&run).unwrap();
                     assert_eq!(all.probes.iter().map(|p| p.id).collect::<Vec<_>>(), [5, 17, 900]);
                     story.check(&all, &inside);
                 }
@@ -140,7 +142,7 @@ fn says_which_variant_it_is() {
     let some_steps = [0, 7];
     let words = |times: &[u64], time| {
         let written = story(Encoding::F32, times, &[1]).write();
-        influence(&written.run(), &ask(&[1], Window::everything(), time)).unwrap().variant()
+        ask(&[1], Window::everything(), time).compute(&written.run()).unwrap().variant()
     };
     assert!(words(&every_step, ProbeTime::Earlier).contains("idealised TracIn"));
     assert_eq!(
@@ -170,14 +172,14 @@ fn probes_taken_at_different_times_keep_their_own() {
     story.probes.retain(|p| p.flags == 0);
     let run = written.run();
     for id in [1, 2, 3] {
-        let found = influence(&run, &ask(&[id], Window::everything(), ProbeTime::Earlier)).unwrap();
+        let found = ask(&[id], Window::everything(), ProbeTime::Earlier).compute(&run).unwrap();
         story.check(&found, &story.visits);
         assert_eq!(found.left_out.probe_records, if id == 3 { 2 } else { 0 });
     }
-    let question = Question::all("test");
-    let plan = InfluencePlan::new(&run, &question, &|_| {}).unwrap();
+    let question = InfluenceQuestion::new("test");
+    let plan = question.plan(&run).unwrap();
     assert_eq!((plan.passes(), plan.probes()), (3, 3));
-    let whole = influence(&run, &question).unwrap();
+    let whole = question.compute(&run).unwrap();
     for (column, probe) in whole.probes.iter().enumerate() {
         for (position, row) in whole.rows.iter().enumerate() {
             let (score, count) = story.oracle(&story.visits, probe.id, ProbeTime::Earlier)[&row.example];
@@ -195,7 +197,7 @@ fn the_last_record_of_a_probe_at_one_time_counts() {
     story.probes = first.iter().chain(&again).cloned().collect();
     let written = story.write();
     story.probes = again;
-    let found = influence(&written.run(), &Question::one("test", 1)).unwrap();
+    let found = InfluenceQuestion::new("test").id(1).compute(&written.run()).unwrap();
     assert_eq!(found.left_out.probe_records_replaced, 1);
     story.check(&found, &story.visits);
 }
@@ -223,7 +225,7 @@ fn what_is_not_finite_is_left_out_and_poisons_nobody() {
     dirty.push(hopeless);
     story.visits = dirty;
     let written = story.write();
-    let mut found = influence(&written.run(), &Question::one("test", 1)).unwrap();
+    let mut found = InfluenceQuestion::new("test").id(1).compute(&written.run()).unwrap();
     assert_eq!(found.left_out.not_finite, clean.len() as u64 + 1);
     let ranking = found.ranking(0);
     let last = ranking[ranking.len() - 1];
@@ -236,7 +238,7 @@ fn what_is_not_finite_is_left_out_and_poisons_nobody() {
 #[test]
 fn rankings_keep_to_their_sign() {
     let story = story(Encoding::F32, &[0], &[1]);
-    let found = influence(&story.write().run(), &Question::one("test", 1)).unwrap();
+    let found = InfluenceQuestion::new("test").id(1).compute(&story.write().run()).unwrap();
     let score = |row: &usize| found.score(*row, 0);
     let ranking: Vec<f64> = found.ranking(0).iter().map(score).collect();
     assert!(ranking.windows(2).all(|w| w[0] >= w[1]));
@@ -262,7 +264,7 @@ fn damage_leaves_the_scores_of_what_came_before() {
         for distance in [20, bytes - 24] {
             let written = story.write();
             written.damage(block, distance);
-            let found = influence(&written.run(), &Question::one("test", 1));
+            let found = InfluenceQuestion::new("test").id(1).compute(&written.run());
             if block == 2 {
                 // The first probes: without them there is nothing to be asked about.
                 let Err(AnalysisError::Cut { source, damage }) = found else { panic!("{found:?}") };
@@ -284,9 +286,9 @@ fn damage_leaves_the_scores_of_what_came_before() {
 #[test]
 fn unknown_sets_and_ids_are_answered_with_what_there_is() {
     let written = story(Encoding::F32, &[0], &[1, 5, 9, 12, 40, 41, 42]).write();
-    let error = influence(&written.run(), &Question::one("tset", 1)).unwrap_err().to_string();
+    let error = InfluenceQuestion::new("tset").id(1).compute(&written.run()).unwrap_err().to_string();
     assert!(error.contains("`other`, `test`"), "{error}");
-    let error = influence(&written.run(), &Question::one("test", 10)).unwrap_err();
+    let error = InfluenceQuestion::new("test").id(10).compute(&written.run()).unwrap_err();
     match &error {
         AnalysisError::NoSuchProbe { near, count, .. } => {
             assert_eq!((near.as_slice(), *count), (&[1, 5, 9, 12, 40][..], 7))
@@ -294,7 +296,7 @@ fn unknown_sets_and_ids_are_answered_with_what_there_is() {
         other => panic!("{other}"),
     }
     let empty = Synthetic::new(Encoding::F32).finish();
-    let error = influence(&empty.run(), &Question::one("test", 1)).unwrap_err().to_string();
+    let error = InfluenceQuestion::new("test").id(1).compute(&empty.run()).unwrap_err().to_string();
     assert!(error.contains("recorder.probe"), "{error}");
 }
 
@@ -313,7 +315,7 @@ fn visits_and_probes_need_gradients_of_the_same_layers() {
         run.without.clear();
         run
     };
-    let outcome = |run: Synthetic| influence(&run.finish().run(), &Question::one("test", 1));
+    let outcome = |run: Synthetic| InfluenceQuestion::new("test").id(1).compute(&run.finish().run());
 
     let outputs_only = outcome(write(&gradients, &gradients)).unwrap_err();
     assert!(matches!(outputs_only, AnalysisError::Missing { .. }), "{outputs_only}");

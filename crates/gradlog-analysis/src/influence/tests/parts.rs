@@ -1,10 +1,9 @@
 //! Groups of probes, and scores in parts, against their definitions.
 
-use super::super::{
-    influence, Influence, InfluencePlan, Normalisation, Part, ProbeTime, Probes, Question, Ranked, Split, SplitBy,
-};
+use super::super::{Influence, InfluenceQuestion, Normalization, Part, ProbeTime, Ranked, Split, SplitBy};
 use super::definition::{near, question, LAYERS};
 use super::story;
+use crate::influence::Probes;
 use crate::AnalysisError;
 use crate::Window;
 use gradlog_format::sketch::Encoding;
@@ -34,13 +33,13 @@ fn a_group_is_the_mean_of_its_probes() {
         }
         let written = story.write();
         let run = written.run();
-        for normalise in Normalisation::ALL {
-            let all = question(normalise, &[]);
+        for normalization in Normalization::ALL {
+            let all = question(normalization, &[]);
             let (mut whole, mut errors): (Option<Influence>, Option<Influence>) = (None, None);
-            let plan = InfluencePlan::new(&run, &all, &|_| {}).unwrap().with_errors();
+            let plan = all.clone().errors().plan(&run).unwrap();
             assert!(plan.passes() > 1 && plan.columns() == 130);
             for number in 0..plan.passes() {
-                let part = plan.pass(number, &|_| {}).unwrap();
+                let part = plan.pass(number).unwrap();
                 match &mut whole {
                     Some(whole) => whole.merge(part),
                     None => whole = Some(part),
@@ -54,10 +53,10 @@ fn a_group_is_the_mean_of_its_probes() {
                 (Probes::All, ids.clone()),
             ];
             for (probes, members) in groups {
-                let asked = Question { probes: probes.clone(), ..all.clone() }.together();
-                let plan = InfluencePlan::new(&run, &asked, &|_| {}).unwrap().with_errors();
+                let asked = InfluenceQuestion { probes: probes.clone(), ..all.clone() }.mean();
+                let plan = asked.clone().errors().plan(&run).unwrap();
                 assert_eq!((plan.passes(), plan.columns(), plan.probes()), (1, 1, members.len()));
-                let found = plan.pass(0, &|_| {}).unwrap();
+                let found = plan.pass(0).unwrap();
                 assert_eq!((&found.group, found.probes.len()), (&members, 1));
                 let label = if probes == Probes::Label(2) { Some(2) } else { None };
                 assert_eq!(found.probes[0].label, label.or(if members.len() == 4 { None } else { label }));
@@ -66,12 +65,12 @@ fn a_group_is_the_mean_of_its_probes() {
                 for (row, about) in found.rows.iter().enumerate() {
                     let (score, error) = (found.score(row, 0), found.error(row, 0).unwrap());
                     let (want, want_error) = (want[&about.example], want_errors[&about.example]);
-                    assert!(near(score, want) || score.is_nan() && want.is_nan(), "{normalise:?} {score} {want}");
+                    assert!(near(score, want) || score.is_nan() && want.is_nan(), "{normalization:?} {score} {want}");
                     assert!(near(error, want_error) || error.is_nan() && want_error.is_nan(), "{error} {want_error}");
                 }
-                let strongest = plan.strongest(0, 3, &|_| {}).unwrap();
+                let strongest = plan.strongest(0, 3).unwrap();
                 let rows = |list: &[Ranked]| -> Vec<(u64, f64)> {
-                    list.iter().map(|r| (strongest.about.rows[r.row].example, r.score)).collect()
+                    list.iter().map(|r| (strongest.influence.rows[r.row].example, r.score)).collect()
                 };
                 let of = |row: usize| (found.rows[row].example, found.score(row, 0));
                 let first: Vec<_> = found.proponents(0, 3).into_iter().map(of).collect();
@@ -88,15 +87,15 @@ fn a_group_is_the_mean_of_its_probes() {
                 }
             }
         }
-        let nobody = Question { probes: Probes::Label(9), ..Question::all("test") };
-        let error = influence(&run, &nobody).unwrap_err();
+        let nobody = InfluenceQuestion { probes: Probes::Label(9), ..InfluenceQuestion::new("test") };
+        let error = nobody.compute(&run).unwrap_err();
         assert!(matches!(error, AnalysisError::NoProbeGradient { .. }));
         assert!(error.to_string().contains("class 9 of `test`") && error.to_string().contains("0, 1, 2, 3"), "{error}");
     }
 }
 
 fn check_split(found: &Split, by: SplitBy, want: &BTreeMap<u32, [f64; 3]>, pair: usize, counted: &[&str]) {
-    for (part, got) in found.parts.iter().zip(found.of(pair)) {
+    for (part, got) in found.parts.iter().zip(found.pair_scores(pair)) {
         let want: f64 = match part {
             Part::Epoch(epoch) => want.get(epoch).map_or(0.0, |layers| layers.iter().sum()),
             Part::Layer(name) => {
@@ -119,36 +118,36 @@ fn parts_are_as_defined_and_add_up() {
         let story = story(encoding, &[0, 9], &ids);
         let written = story.write();
         let run = written.run();
-        for normalise in Normalisation::ALL {
+        for normalization in Normalization::ALL {
             for (layers, counted) in [(&[][..], &LAYERS[..]), (&["conv", "head"], &["head", "conv"])] {
-                let asked = Question { window: Window::epochs(1..4), ..question(normalise, layers) };
-                let plan = InfluencePlan::new(&run, &asked, &|_| {}).unwrap().with_errors();
-                let whole = plan.pass(0, &|_| {}).unwrap();
+                let asked = InfluenceQuestion { window: Window::epochs(1..4), ..question(normalization, layers) };
+                let plan = asked.clone().errors().plan(&run).unwrap();
+                let whole = plan.pass(0).unwrap();
                 // Probes of two panels, one example twice, one that has no visit.
                 let example = whole.rows[4].example;
                 let pairs = [(example, 3), (whole.rows[9].example, 55), (example, 55), (9999, 0)];
                 for by in [SplitBy::Layer, SplitBy::Epoch] {
-                    let found = plan.split(0, by, &pairs, &|_| {}).unwrap();
+                    let found = plan.split(0, by, &pairs).unwrap();
                     assert_eq!(found.parts.len(), if by == SplitBy::Epoch { 3 } else { counted.len() });
-                    assert!(found.of(3).iter().all(|part| *part == 0.0));
+                    assert!(found.pair_scores(3).iter().all(|part| *part == 0.0));
                     for (pair, &(example, probe)) in pairs.iter().enumerate().take(3) {
                         let want = &story.parts(&asked, probe as u64)[&example];
                         check_split(&found, by, want, pair, counted);
                         let row = whole.rows.iter().position(|row| row.example == example).unwrap();
-                        assert!(near(found.of(pair).iter().sum(), whole.score(row, probe)));
-                        let (errors, whole) = (found.errors_of(pair).unwrap(), whole.error(row, probe).unwrap());
+                        assert!(near(found.pair_scores(pair).iter().sum(), whole.score(row, probe)));
+                        let (errors, whole) = (found.pair_errors(pair).unwrap(), whole.error(row, probe).unwrap());
                         let sum: f64 = errors.iter().sum();
                         match by {
                             SplitBy::Epoch => assert!((sum - whole).abs() < 1e-5 * whole),
                             SplitBy::Layer => assert!(sum > (1.0 - 1e-5) * whole && sum < 1.8 * whole, "{sum} {whole}"),
                         }
                     }
-                    let group = InfluencePlan::new(&run, &asked.clone().together(), &|_| {}).unwrap();
-                    let scores = group.pass(0, &|_| {}).unwrap();
-                    let split = group.split(0, by, &[(example, 0)], &|_| {}).unwrap();
-                    assert!(split.errors.is_empty() && split.errors_of(0).is_none());
+                    let group = asked.clone().mean().plan(&run).unwrap();
+                    let scores = group.pass(0).unwrap();
+                    let split = group.split(0, by, &[(example, 0)]).unwrap();
+                    assert!(split.errors.is_empty() && split.pair_errors(0).is_none());
                     let row = scores.rows.iter().position(|row| row.example == example).unwrap();
-                    assert!(near(split.of(0).iter().sum(), scores.score(row, 0)));
+                    assert!(near(split.pair_scores(0).iter().sum(), scores.score(row, 0)));
                     let mut want: BTreeMap<u32, [f64; 3]> = BTreeMap::new();
                     for id in &ids {
                         for (epoch, layers) in &story.parts(&asked, *id)[&example] {
@@ -175,11 +174,11 @@ fn a_visit_whose_product_is_not_finite_is_in_no_part() {
     let written = story.write();
     let run = written.run();
     story.visits = clean;
-    let asked = Question { time: ProbeTime::Earlier, ..Question::one("test", 1) };
-    let plan = InfluencePlan::new(&run, &asked, &|_| {}).unwrap();
+    let asked = InfluenceQuestion { time: ProbeTime::Earlier, ..InfluenceQuestion::new("test").id(1) };
+    let plan = asked.plan(&run).unwrap();
     let want = &story.parts(&asked, 1)[&example];
     for by in [SplitBy::Layer, SplitBy::Epoch] {
-        let found = plan.split(0, by, &[(example, 0)], &|_| {}).unwrap();
+        let found = plan.split(0, by, &[(example, 0)]).unwrap();
         check_split(&found, by, want, 0, &LAYERS);
     }
 }

@@ -1,6 +1,6 @@
 //! A question in several passes, and the strongest of each probe found while visits stream by.
 
-use super::super::{influence, InfluencePlan, Question, Ranked, Strongest};
+use super::super::{InfluenceQuestion, Ranked, Strongest};
 use super::story;
 use crate::tests::many_blocks;
 use crate::Window;
@@ -14,16 +14,16 @@ fn many_probes_take_several_passes_and_add_up() {
     let story = story(Encoding::F32, &[0], &ids);
     let written = story.write();
     let run = written.run();
-    let mut plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap();
+    let mut plan = InfluenceQuestion::new("test").plan(&run).unwrap();
     assert_eq!(plan.passes(), 1);
     plan.cut(256, usize::MAX);
     assert_eq!(plan.passes(), 3);
-    let mut whole = plan.pass(0, &|_| {}).unwrap();
-    whole.merge(plan.pass(1, &|_| {}).unwrap());
-    whole.merge(plan.pass(2, &|_| {}).unwrap());
+    let mut whole = plan.pass(0).unwrap();
+    whole.merge(plan.pass(1).unwrap());
+    whole.merge(plan.pass(2).unwrap());
     assert_eq!(whole.probes.len(), 600);
     for id in [0, 255, 256, 599] {
-        let one = influence(&run, &Question::one("test", id)).unwrap();
+        let one = InfluenceQuestion::new("test").id(id).compute(&run).unwrap();
         for row in 0..one.rows.len() {
             let (a, b) = (one.score(row, 0), whole.score(row, id as usize));
             assert!((a - b).abs() < 1e-5, "{a} {b}");
@@ -45,16 +45,13 @@ fn scores_that_are_given_up_make_room_for_more_probes() {
     let run = written.run();
     let of_block = visits.div_ceil(many_blocks());
     let plan = |errors: bool| {
-        let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap();
-        if errors {
-            plan.with_errors()
-        } else {
-            plan
-        }
+        let question = InfluenceQuestion::new("test");
+        let question = if errors { question.errors() } else { question };
+        question.plan(&run).unwrap()
     };
     for (errors, pair_bytes) in [(false, 8), (true, 16)] {
         let enough = 100 * of_block * pair_bytes;
-        let (mut all, mut few) = (plan(errors), plan(errors).only_strongest());
+        let (mut all, mut few) = (plan(errors), plan(errors).keep_strongest());
         all.cut(4096, enough);
         few.cut(4096, enough);
         assert_eq!(few.passes(), 1);
@@ -63,26 +60,26 @@ fn scores_that_are_given_up_make_room_for_more_probes() {
         few.cut(4096, enough - 1);
         assert_eq!(few.passes(), 2, "a byte less is not enough");
         few.cut(4096, enough);
-        let found = few.strongest(0, 4, &|_| {}).unwrap();
+        let found = few.strongest(0, 4).unwrap();
         let named = |found: &Strongest, list: &[Vec<Ranked>], probe: usize| -> Vec<(u64, f64, Option<f64>)> {
-            list[probe].iter().map(|r| (found.about.rows[r.row].example, r.score, r.error)).collect()
+            list[probe].iter().map(|r| (found.influence.rows[r.row].example, r.score, r.error)).collect()
         };
         let mut first = 0;
         for pass in 0..all.passes() {
-            let part = all.strongest(pass, 4, &|_| {}).unwrap();
-            for probe in 0..part.about.probes.len() {
+            let part = all.strongest(pass, 4).unwrap();
+            for probe in 0..part.influence.probes.len() {
                 for lists in [(&found.proponents, &part.proponents), (&found.opponents, &part.opponents)] {
                     assert_eq!(named(&found, lists.0, first + probe), named(&part, lists.1, probe));
                 }
             }
-            first += part.about.probes.len();
+            first += part.influence.probes.len();
         }
         assert_eq!(first, 100);
     }
     // Examples that come back are under way all the while.
     let (_, written) = run_of(false);
     let run = written.run();
-    let mut plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap().only_strongest();
+    let mut plan = InfluenceQuestion::new("test").plan(&run).unwrap().keep_strongest();
     plan.cut(4096, 100 * of_block * 8);
     assert!(of_block < 25 && plan.passes() > 1);
 }
@@ -106,14 +103,14 @@ fn the_strongest_are_those_of_the_whole_matrix() {
             let written = run_of(encoding, ids);
             let run = written.run();
             for window in [Window::everything(), Window::epochs(1..3)] {
-                let question = Question { window, ..Question::all("test") };
-                let plan = InfluencePlan::new(&run, &question, &|_| {}).unwrap().with_errors();
-                let whole = plan.pass(0, &|_| {}).unwrap();
+                let question = InfluenceQuestion { window, ..InfluenceQuestion::new("test") };
+                let plan = question.clone().errors().plan(&run).unwrap();
+                let whole = plan.pass(0).unwrap();
                 for count in [1, 3, 1000] {
-                    let found = plan.strongest(0, count, &|_| {}).unwrap();
+                    let found = plan.strongest(0, count).unwrap();
                     assert_eq!(found.examples, whole.rows.len() as u64);
                     assert_eq!(
-                        (found.about.visits, found.about.left_out.not_finite),
+                        (found.influence.visits, found.influence.left_out.not_finite),
                         (whole.visits, whole.left_out.not_finite)
                     );
                     for probe in 0..ids as usize {
@@ -123,7 +120,7 @@ fn the_strongest_are_those_of_the_whole_matrix() {
                         ];
                         for (list, expected) in lists {
                             let list: Vec<_> =
-                                list.iter().map(|r| (&found.about.rows[r.row], r.score, r.error)).collect();
+                                list.iter().map(|r| (&found.influence.rows[r.row], r.score, r.error)).collect();
                             let expected: Vec<_> = expected
                                 .into_iter()
                                 .map(|row| (&whole.rows[row], whole.score(row, probe), whole.error(row, probe)))
@@ -132,7 +129,7 @@ fn the_strongest_are_those_of_the_whole_matrix() {
                         }
                     }
                     let named = found.proponents.iter().chain(&found.opponents).flatten().map(|ranked| ranked.row);
-                    assert_eq!(named.collect::<std::collections::BTreeSet<_>>().len(), found.about.rows.len());
+                    assert_eq!(named.collect::<std::collections::BTreeSet<_>>().len(), found.influence.rows.len());
                 }
             }
         }
@@ -144,16 +141,15 @@ fn errors_add_up_over_visits_and_are_only_there_when_asked_for() {
     let story = story(Encoding::Q4, &[0], &[1, 2]);
     let written = story.write();
     let run = written.run();
-    let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap();
-    let plain = plan.pass(0, &|_| {}).unwrap();
+    let plain = InfluenceQuestion::new("test").plan(&run).unwrap().pass(0).unwrap();
     assert!(plain.errors.is_empty() && plain.error(0, 0).is_none());
-    let whole = plan.with_errors().pass(0, &|_| {}).unwrap();
+    let whole = InfluenceQuestion::new("test").errors().plan(&run).unwrap().pass(0).unwrap();
     assert_eq!(whole.scores, plain.scores);
     // A window of one step has the error of one visit; those of an example's visits add up.
     let mut sums = vec![0f64; whole.errors.len()];
     for step in 0..=story.visits[story.visits.len() - 1].step {
-        let question = Question { window: Window::steps(step..step + 1), ..Question::all("test") };
-        let one = InfluencePlan::new(&run, &question, &|_| {}).unwrap().with_errors().pass(0, &|_| {}).unwrap();
+        let question = InfluenceQuestion { window: Window::steps(step..step + 1), ..InfluenceQuestion::new("test") };
+        let one = question.clone().errors().plan(&run).unwrap().pass(0).unwrap();
         for (row, about) in one.rows.iter().enumerate() {
             let at = whole.rows.iter().position(|other| other.example == about.example).unwrap();
             for probe in 0..2 {
@@ -170,8 +166,8 @@ fn errors_add_up_over_visits_and_are_only_there_when_asked_for() {
     doubled.visits.iter_mut().for_each(|visit| visit.learning_rate *= -2.0);
     let written = doubled.write();
     let run = written.run();
-    let plan = InfluencePlan::new(&run, &Question::all("test"), &|_| {}).unwrap().with_errors();
-    let found = plan.pass(0, &|_| {}).unwrap();
+    let plan = InfluenceQuestion::new("test").clone().errors().plan(&run).unwrap();
+    let found = plan.pass(0).unwrap();
     for (error, double) in whole.errors.iter().zip(&found.errors) {
         assert!((2.0 * error - double).abs() < 1e-9 * double, "{error} {double}");
     }

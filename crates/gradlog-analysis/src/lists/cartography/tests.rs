@@ -1,6 +1,7 @@
 //! The map against its definition.
 
 use super::*;
+use crate::MapQuestion;
 use gradlog_format::log::Column;
 use gradlog_testing::{run_of, visits, Draws, Visit};
 
@@ -10,7 +11,7 @@ fn regions_are_the_ends_of_the_two_axes() {
     all.push(Visit { flags: Column::FLAG_NOT_FINITE, ..Draws(2).visit(3, 90, 3) });
     let run = run_of(&all, 16).run();
     for share in [0.0, 0.33, 0.5, 1.0] {
-        let map = Map::of(&[&run], &Window::everything(), share, &|_| {}).unwrap();
+        let map = MapQuestion::new().share(share).compute(&run).unwrap();
         assert_eq!((map.rows.len(), map.left_out.examples, map.visits), (50, 1, all.len() as u64 - 1));
         let count = (share * 50.0f64).round() as usize;
         for row in &map.rows {
@@ -22,7 +23,7 @@ fn regions_are_the_ends_of_the_two_axes() {
             let right = all.iter().filter(|v| v.example == row.example && v.correct == 1.0).count();
             assert!((row.correctness - right as f64 / own.len() as f64).abs() < 1e-12);
             // How many lie nearer to each end; numbers are all different.
-            let beyond = |of: fn(&MapRow) -> f64, sign: f64| {
+            let beyond = |of: fn(&DataMapRow) -> f64, sign: f64| {
                 map.rows.iter().filter(|other| sign * of(other) > sign * of(row)).count()
             };
             assert_eq!(row.easy, beyond(|r| r.confidence, 1.0) < count);
@@ -33,6 +34,6 @@ fn regions_are_the_ends_of_the_two_axes() {
         assert!(map.rows.windows(2).all(|w| w[0].confidence <= w[1].confidence));
     }
     for share in [-0.1, 1.1, f64::NAN] {
-        assert!(matches!(Map::of(&[&run], &Window::everything(), share, &|_| {}), Err(AnalysisError::Rule { .. })));
+        assert!(matches!(MapQuestion::new().share(share).compute(&run), Err(AnalysisError::Rule { .. })));
     }
 }

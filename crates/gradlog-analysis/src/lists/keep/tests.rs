@@ -1,7 +1,7 @@
 //! Keep-lists against the sorted list itself.
 
 use super::*;
-use crate::{OverRuns, Window};
+use crate::ScoreQuestion;
 use gradlog_format::log::Column;
 use gradlog_testing::{run_of, visits, Draws, Opened, Visit};
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ fn run() -> Opened {
 }
 
 fn table(score: Score) -> RunsTable {
-    score.compute_over(&[&run()], &Window::everything(), OverRuns::Mean, &|_| {}).unwrap()
+    ScoreQuestion::new(score).compute_over(&[&run()]).unwrap()
 }
 
 fn ids(list: &KeepList) -> Vec<u64> {
@@ -56,7 +56,7 @@ fn the_hard_end_of_each_score_is_the_one_that_a_wrong_label_goes_to() {
     let all: Vec<Visit> = (0..4).flat_map(|step| [visit(1, step, true), visit(2, step, false)]).collect();
     let run = run_of(&all, 8).run();
     for score in Score::ALL {
-        let table = score.compute_over(&[&run], &Window::everything(), OverRuns::Mean, &|_| {}).unwrap();
+        let table = ScoreQuestion::new(score).compute_over(&[&run]).unwrap();
         assert_eq!(ids(&table.keep(&KeepRule::hardest(0.5)).unwrap()), [1], "{score}");
     }
 }
@@ -112,7 +112,7 @@ fn the_control_is_as_large_random_and_reproducible() {
 fn ties_are_broken_by_id() {
     let all: Vec<Visit> = [9, 4, 7, 1].into_iter().map(|id| Visit { el2n: 1.0, ..Draws(id).visit(id, 0, 0) }).collect();
     let run = run_of(&all, 2).run();
-    let table = Score::El2n.compute_over(&[&run], &Window::everything(), OverRuns::Mean, &|_| {}).unwrap();
+    let table = ScoreQuestion::new(Score::El2n).compute_over(&[&run]).unwrap();
     assert_eq!(ids(&table.keep(&KeepRule::hardest(0.5)).unwrap()), [1, 4]);
 }
 
@@ -124,12 +124,12 @@ fn shares_that_make_no_sense_and_labels_that_are_missing_are_refused() {
         let rule = KeepRule { skip_hardest: skip, ..KeepRule::hardest(keep) };
         assert!(matches!(table.keep(&rule), Err(AnalysisError::Rule { .. })), "{keep} {skip}");
     }
-    let mut unlabelled = table.clone();
-    unlabelled.rows[5].label = None;
+    let mut unlabeled = table.clone();
+    unlabeled.rows[5].label = None;
     let rule = KeepRule { balance: true, ..KeepRule::hardest(0.5) };
-    let error = unlabelled.keep(&rule).unwrap_err();
-    assert!(matches!(error, AnalysisError::NoLabel { example, .. } if example == unlabelled.rows[5].example));
-    assert!(unlabelled.keep(&KeepRule::hardest(0.5)).is_ok());
+    let error = unlabeled.keep(&rule).unwrap_err();
+    assert!(matches!(error, AnalysisError::NoLabel { example, .. } if example == unlabeled.rows[5].example));
+    assert!(unlabeled.keep(&KeepRule::hardest(0.5)).is_ok());
 }
 
 #[test]

@@ -20,7 +20,7 @@ impl Confusions {
         for ((_, entry), rival) in entries.iter().zip(rivals) {
             let median = entry.median();
             let (Some(label), Some(rival), false) = (entry.label, rival, median.is_nan()) else { continue };
-            let weight = rival.visits as f64 / rival.of as f64 * (1.0 - median);
+            let weight = rival.visits as f64 / rival.predicted_visits as f64 * (1.0 - median);
             *this.pairs.entry((label, rival.label)).or_default() += weight;
             *this.by_label.entry(label).or_default() += weight;
         }

@@ -3,14 +3,14 @@
 use crate::{LeftOut, Score};
 use gradlog_format::run::Damage;
 
-/// Training examples, the most probably mislabelled first.
+/// Training examples, the most probably mislabeled first.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Suspects {
     /// The signals that were put together.
     pub signals: Vec<Score>,
     /// The signals that these runs cannot give, and why.
-    pub without: Vec<(Score, String)>,
+    pub missing_signals: Vec<(Score, String)>,
     /// Runs that were read.
     pub runs: u64,
     /// One row per example, the most suspicious first; ties by id, examples without any signal (NaN) last.
@@ -66,5 +66,5 @@ pub struct Rival {
     /// Visits that predicted it.
     pub visits: u64,
     /// Visits with a prediction.
-    pub of: u64,
+    pub predicted_visits: u64,
 }

@@ -23,6 +23,7 @@
 mod confusions;
 mod gathered;
 mod list;
+mod question;
 mod rank;
 mod reasons;
 #[cfg(test)]
@@ -30,4 +31,4 @@ mod tests;
 mod votes;
 
 pub use list::{Rival, SignalValue, Suspect, Suspects};
-pub use rank::suspects;
+pub use question::SuspectQuestion;

@@ -5,9 +5,9 @@ use super::gathered::{Gathered, NOTHING};
 use super::list::{Rival, Suspect, Suspects};
 use super::reasons::{self, SIGNALS};
 use super::votes::Votes;
-use crate::rows::driver::Progress;
 use crate::scores::order::suspicious_first;
-use crate::scores::over_runs::{different, in_run};
+use crate::scores::over_runs::{name_run, refuse_same_run};
+use crate::Progress;
 use crate::{AnalysisError, LeftOut, Order, OverRuns, Score, Window};
 use gradlog_format::run::Run;
 use std::collections::HashMap;
@@ -22,26 +22,18 @@ const PRIOR_EXAMPLES_OF_WORDS: f64 = 10.0;
 const CONFUSION_WEIGHT: f64 = 0.5;
 
 /// Ranks the training examples of one or several runs by how probably their label is wrong.
-///
-/// # Errors
-/// Those of [`Score::compute_over`], but for signals that the runs do not hold: these are left out and named, unless none
-/// is left.
-///
-/// # Cost
-/// Six passes over the small columns of each run; memory about 600 bytes per example.
-pub fn suspects(runs: &[&Run], window: &Window, progress: Progress<'_>) -> Result<Suspects, AnalysisError> {
-    window.only_visits("the list of suspects")?;
-    different(runs)?;
+pub(super) fn rank_suspects(runs: &[&Run], window: &Window, progress: &Progress) -> Result<Suspects, AnalysisError> {
+    refuse_same_run(runs)?;
     let mut signals = Vec::new();
-    let mut without = Vec::new();
+    let mut missing_signals = Vec::new();
     let mut gathered: HashMap<u64, Gathered> = HashMap::new();
     let (mut damage, mut left_out) = (None, LeftOut::default());
     let mut failure = None;
     for (score, _) in SIGNALS {
-        let table = match score.compute_over(runs, window, OverRuns::Mean, progress) {
+        let table = match score.compute_over_runs(runs, window, OverRuns::Mean, progress) {
             Ok(table) => table,
             Err(error) if error.is_about_what_was_recorded() => {
-                without.push((score, error.with_sources()));
+                missing_signals.push((score, error.with_sources()));
                 failure = Some(error);
                 continue;
             }
@@ -64,7 +56,7 @@ pub fn suspects(runs: &[&Run], window: &Window, progress: Progress<'_>) -> Resul
     }
     let mut votes = Votes::default();
     for (number, run) in runs.iter().enumerate() {
-        let found = votes.read(run, window, progress).map_err(in_run(runs, number))?;
+        let found = votes.read(run, window, progress).map_err(name_run(runs, number))?;
         damage = damage.or(found);
     }
     left_out.take_larger(votes.left_out());
@@ -73,7 +65,7 @@ pub fn suspects(runs: &[&Run], window: &Window, progress: Progress<'_>) -> Resul
         suspicious_first(Order::HighestFirst, a.suspicion, b.suspicion).then(a.example.cmp(&b.example))
     });
     let labels_differ = rows.iter().filter(|row| row.label.is_none() && votes.has(row.example)).count() as u64;
-    Ok(Suspects { signals, without, runs: runs.len() as u64, rows, labels_differ, left_out, damage })
+    Ok(Suspects { signals, missing_signals, runs: runs.len() as u64, rows, labels_differ, left_out, damage })
 }
 
 fn assemble(signals: &[Score], gathered: HashMap<u64, Gathered>, votes: &Votes) -> Vec<Suspect> {

@@ -20,9 +20,8 @@ const REMARKABLE: f64 = 2.0;
 
 /// Of a row of forgetting over runs, how many runs never learned the example.
 pub(super) fn never_learned(row: &RunsRow) -> u64 {
-    let place = Score::Forgetting.extras().iter().position(|name| *name == "never_learned");
-    match place.and_then(|place| row.extras.get(place)) {
-        Some(Extra::Count(runs)) => *runs,
+    match row.extra("never_learned") {
+        Some(Extra::Count(runs)) => runs,
         _ => 0,
     }
 }
@@ -60,8 +59,8 @@ pub(super) fn reasons(
     by_rank.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     let mut reasons: Vec<String> = by_rank.into_iter().map(|(_, words)| words).collect();
     if let Some(rival) = suspect.rival {
-        if 2 * rival.visits >= rival.of {
-            let (visits, of, label) = (rival.visits, rival.of, rival.label);
+        if 2 * rival.visits >= rival.predicted_visits {
+            let (visits, of, label) = (rival.visits, rival.predicted_visits, rival.label);
             reasons.push(format!("another label predicted at {visits} of {of} visits: {label}"));
         }
         if let (Some(label), true) = (suspect.label, !reasons.is_empty()) {

@@ -2,7 +2,7 @@
 
 use super::reasons::SIGNALS;
 use super::*;
-use crate::{OverRuns, Score, Window};
+use crate::{Score, ScoreQuestion, SuspectQuestion};
 use gradlog_format::log::Column;
 use gradlog_format::run::Run;
 use gradlog_format::sketch::Encoding;
@@ -11,7 +11,7 @@ use gradlog_testing::{run_of, visits, Draws, Opened, Synthetic, Visit};
 const CLASSES: u32 = 10;
 
 fn list(runs: &[&Run]) -> Suspects {
-    suspects(runs, &Window::everything(), &|_| {}).unwrap()
+    SuspectQuestion::new().compute_over(runs).unwrap()
 }
 
 /// Six epochs over 600 examples, every tenth of which has a wrong label; hard ones of label 6 look like a 4.
@@ -79,7 +79,7 @@ fn it_finds_more_than_the_best_of_its_signals() {
         let ranking: Vec<u64> = found.rows.iter().map(|row| row.example).collect();
         let own = auc(&ranking, &wrong);
         let single = |score: Score| {
-            let table = score.compute(&run, &Window::everything()).unwrap();
+            let table = ScoreQuestion::new(score).compute(&run).unwrap();
             auc(&table.rows.iter().map(|row| row.example).collect::<Vec<_>>(), &wrong)
         };
         let best = SIGNALS.into_iter().map(|(score, _)| single(score)).fold(0.0, f64::max);
@@ -97,10 +97,8 @@ fn the_number_is_that_of_the_formula() {
     let run = run_of(&all, 300).run();
     let found = list(&[&run]);
     let n = found.rows.len() as f64;
-    let tables: Vec<_> = SIGNALS
-        .iter()
-        .map(|(score, _)| score.compute_over(&[&run], &Window::everything(), OverRuns::Mean, &|_| {}).unwrap())
-        .collect();
+    let tables: Vec<_> =
+        SIGNALS.iter().map(|(score, _)| ScoreQuestion::new(*score).compute_over(&[&run]).unwrap()).collect();
     let median = |example: u64| {
         let place = |t: &crate::RunsTable| t.rows.iter().position(|row| row.example == example).unwrap();
         let mut ranks: Vec<f64> = tables.iter().map(|t| (n - 0.5 - place(t) as f64) / n).collect();
@@ -123,7 +121,7 @@ fn the_number_is_that_of_the_formula() {
             let own: f64 = weights.iter().filter(|w| w.0 == y).map(|w| w.2).sum();
             expected += 0.5 * ((1.0 / 9.0) / ((pair + 200.0 / 9.0) / (own + 200.0))).ln();
             let said = row.rival.unwrap();
-            assert_eq!((said.label, said.visits as f64 / said.of as f64), (k, share));
+            assert_eq!((said.label, said.visits as f64 / said.predicted_visits as f64), (k, share));
         } else {
             assert_eq!(row.rival, None);
         }
@@ -139,7 +137,7 @@ fn the_reasons_are_words_with_numbers() {
     let first = &found.rows[0];
     assert!(wrong(first.example));
     let words = first.reasons.join("; ");
-    let aum = Score::Aum.compute(&run, &Window::everything()).unwrap();
+    let aum = ScoreQuestion::new(Score::Aum).compute(&run).unwrap();
     for (place, row) in aum.rows.iter().enumerate().take(60) {
         let percent = (100.0 * (place as f64 + 0.5) / 600.0).ceil();
         let words = found.rows.iter().find(|found| found.example == row.example).unwrap().reasons.join("; ");
@@ -166,10 +164,10 @@ fn signals_that_were_not_recorded_are_left_out_and_named() {
     let found = list(&[&run]);
     assert_eq!(found.signals, [Score::Aum, Score::Loss, Score::El2n]);
     assert_eq!(
-        found.without.iter().map(|(score, _)| *score).collect::<Vec<_>>(),
+        found.missing_signals.iter().map(|(score, _)| *score).collect::<Vec<_>>(),
         [Score::SelfInfluence, Score::Forgetting]
     );
-    assert!(found.without[0].1.contains("Taps"), "{:?}", found.without);
+    assert!(found.missing_signals[0].1.contains("Taps"), "{:?}", found.missing_signals);
     assert!(found.rows.iter().all(|row| row.values.len() == 3));
     // A regression has losses alone, and no label.
     let mut run = Synthetic::new(Encoding::F32);
@@ -179,7 +177,7 @@ fn signals_that_were_not_recorded_are_left_out_and_named() {
     run.visits(&all);
     let run = run.finish().run();
     let found = list(&[&run]);
-    let loss = Score::Loss.compute(&run, &Window::everything()).unwrap();
+    let loss = ScoreQuestion::new(Score::Loss).compute(&run).unwrap();
     let ids = |rows: Vec<u64>| rows;
     assert_eq!(ids(found.rows.iter().map(|r| r.example).collect()), ids(loss.rows.iter().map(|r| r.example).collect()));
     assert!(found.rows.iter().all(|row| row.rival.is_none() && row.proposed.is_none() && row.label.is_none()));

@@ -1,11 +1,12 @@
 //! What the model predicted at each visit, counted.
 
 use super::list::Rival;
-use crate::rows::driver::{fold_each, Progress};
+use crate::rows::driver::fold_each;
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{Predictions, RowRule};
 use crate::rows::sweep::Sweeps;
 use crate::scores::over_runs::most_voted;
+use crate::Progress;
 use crate::{rows::column, AnalysisError, LeftOut, Window};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Damage, Run};
@@ -39,7 +40,7 @@ impl Votes {
         &mut self,
         run: &Run,
         window: &Window,
-        progress: Progress<'_>,
+        progress: &Progress,
     ) -> Result<Option<Damage>, AnalysisError> {
         let (sweeps, layers) = (Sweeps::default(), &run.manifest().layers);
         let reader = RowReader { window, sweeps: &sweeps, layers, rule: RULE, gradient: WantedGradient::None };
@@ -78,7 +79,7 @@ impl Votes {
         let others: Vec<(u32, u64)> = votes.iter().filter(|(class, _)| *class != label).copied().collect();
         let rival = most_voted(&others)?;
         let visits = others.iter().filter(|(class, _)| *class == rival).map(|(_, count)| count).sum();
-        Some(Rival { label: rival, visits, of: votes.iter().map(|(_, count)| count).sum() })
+        Some(Rival { label: rival, visits, predicted_visits: votes.iter().map(|(_, count)| count).sum() })
     }
 
     /// Every class that was ever predicted.

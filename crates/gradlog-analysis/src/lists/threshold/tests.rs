@@ -1,6 +1,7 @@
 //! Threshold samples and verdicts against their definitions.
 
 use super::*;
+use crate::ThresholdQuestion;
 use gradlog_format::log::Column;
 use gradlog_testing::{run_of, visits, Draws, Opened, Visit};
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ fn ids() -> Vec<u64> {
 }
 
 fn samples() -> ThresholdSamples {
-    ThresholdSamples::pick(&ids(), CLASSES, 3).unwrap()
+    ThresholdSamples::draw(&ids(), CLASSES, 3).unwrap()
 }
 
 /// Run 0 or 1, trained with its threshold samples.
@@ -29,7 +30,7 @@ fn run(number: usize) -> Opened {
 }
 
 fn verdict(runs: &[&Run], samples: &ThresholdIds, percentile: f64) -> Result<Flagged, AnalysisError> {
-    Flagged::of(runs, samples, percentile, &Window::everything(), &|_| {})
+    ThresholdQuestion::new(samples.clone()).percentile(percentile).compute_over(runs)
 }
 
 #[test]
@@ -41,10 +42,10 @@ fn samples_are_disjoint_of_the_papers_size_and_the_same_for_a_seed() {
     let mut shuffled = ids();
     shuffled.reverse();
     shuffled.push(shuffled[3]);
-    assert_eq!(ThresholdSamples::pick(&shuffled, CLASSES, 3).unwrap(), samples);
-    assert_ne!(ThresholdSamples::pick(&ids(), CLASSES, 4).unwrap(), samples);
+    assert_eq!(ThresholdSamples::draw(&shuffled, CLASSES, 3).unwrap(), samples);
+    assert_ne!(ThresholdSamples::draw(&ids(), CLASSES, 4).unwrap(), samples);
     for (count, classes) in [(10usize, 10u32), (0, 3), (5, 0), (100, u32::MAX)] {
-        let error = ThresholdSamples::pick(&(0..count as u64).collect::<Vec<_>>(), classes, 1).unwrap_err();
+        let error = ThresholdSamples::draw(&(0..count as u64).collect::<Vec<_>>(), classes, 1).unwrap_err();
         assert!(matches!(error, AnalysisError::Rule { .. }), "{error}");
     }
 }
@@ -82,7 +83,7 @@ fn each_example_is_judged_where_it_is_no_threshold_sample() {
         let by_ids = verdict(&[&a, &b], &ThresholdIds::Sets(samples().sets.to_vec()), percentile).unwrap();
         assert_eq!(by_ids, result);
         // Both verdicts must occur, or this test says nothing.
-        let flagged = result.flagged();
+        let flagged = result.count_flagged();
         assert!(percentile == 0.0 || percentile == 100.0 || (0 < flagged && flagged < 60), "{flagged}");
     }
 }

@@ -1,13 +1,14 @@
 //! Several runs against one-line definitions over the tables of each.
 
 use super::*;
+use crate::ScoreQuestion;
 use gradlog_format::log::Column;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{run_of, visits, Draws, Opened, Synthetic, Visit};
 use std::collections::BTreeMap;
 
 /// Visits of one run; each example has the label of its id.
-fn labelled(seed: u64, examples: u64) -> Vec<Visit> {
+fn labeled(seed: u64, examples: u64) -> Vec<Visit> {
     let mut all = visits(&mut Draws(seed), examples, 4, 6);
     all.iter_mut().for_each(|visit| visit.label = visit.example as u32 % 5);
     all
@@ -19,7 +20,7 @@ fn close(a: f64, b: f64) -> bool {
 
 /// Three runs; the second lacks some examples of the others, the third has more visits of its own.
 fn three() -> [Opened; 3] {
-    [labelled(1, 30), labelled(2, 21), labelled(3, 33)].map(|all| run_of(&all, 16).run())
+    [labeled(1, 30), labeled(2, 21), labeled(3, 33)].map(|all| run_of(&all, 16).run())
 }
 
 #[test]
@@ -27,11 +28,11 @@ fn every_score_is_the_mean_or_the_sum_of_those_of_each_run() {
     let opened = three();
     let runs: Vec<&Run> = opened.iter().map(|run| &**run).collect();
     for score in Score::ALL {
-        let tables: Vec<ScoreTable> = runs.iter().map(|r| score.compute(r, &Window::everything()).unwrap()).collect();
+        let tables: Vec<ScoreTable> = runs.iter().map(|r| ScoreQuestion::new(score).compute(r).unwrap()).collect();
         let mut own: BTreeMap<u64, Vec<&ScoreRow>> = BTreeMap::new();
         tables.iter().flat_map(|table| &table.rows).for_each(|row| own.entry(row.example).or_default().push(row));
         for how in [OverRuns::Mean, OverRuns::Sum] {
-            let table = score.compute_over(&runs, &Window::everything(), how, &|_| {}).unwrap();
+            let table = ScoreQuestion::new(score).over_runs(how).compute_over(&runs).unwrap();
             assert_eq!(table.rows.len(), own.len());
             for row in &table.rows {
                 let own = &own[&row.example];
@@ -49,7 +50,7 @@ fn every_score_is_the_mean_or_the_sum_of_those_of_each_run() {
                 assert!(close(row.spread, spread), "{score}: {} for {spread}", row.spread);
                 assert_eq!((row.runs, row.visits), (own.len() as u64, own.iter().map(|r| r.visits).sum()));
                 assert_eq!((row.label, row.labels_differ), (Some(row.example as u32 % 5), false));
-                assert_eq!(row.extras.len(), score.extras().len());
+                assert_eq!(row.extras.values().len(), score.extras().len());
             }
             let sorted = |w: &[RunsRow]| suspicious_first(score.order(), w[0].score, w[1].score).is_le();
             assert!(table.rows.windows(2).all(sorted), "{score}");
@@ -63,10 +64,10 @@ fn every_score_is_the_mean_or_the_sum_of_those_of_each_run() {
 
 #[test]
 fn one_run_keeps_its_order_and_stands_on_one() {
-    let run = run_of(&labelled(4, 25), 9).run();
+    let run = run_of(&labeled(4, 25), 9).run();
     for score in Score::ALL {
-        let alone = score.compute(&run, &Window::everything()).unwrap();
-        let table = score.compute_over(&[&run], &Window::everything(), OverRuns::Mean, &|_| {}).unwrap();
+        let alone = ScoreQuestion::new(score).compute(&run).unwrap();
+        let table = ScoreQuestion::new(score).compute_over(&[&run]).unwrap();
         let ids = |rows: Vec<u64>| rows;
         assert_eq!(
             ids(table.rows.iter().map(|r| r.example).collect()),
@@ -92,26 +93,26 @@ fn forgetting_by_hand_as_toneva_sums_and_as_paul_averages() {
     // Example 1 is forgotten once and never learned in the other run, 2 is never learned, 3 is forgotten once in both.
     let a = presented(&[(1, &[1, 0, 1]), (2, &[0, 0, 0]), (3, &[1, 0, 0])]);
     let b = presented(&[(1, &[0, 0, 0, 0]), (2, &[0, 0, 0]), (3, &[1, 0, 1])]);
-    let over = |how| Score::Forgetting.compute_over(&[&a, &b], &Window::everything(), how, &|_| {}).unwrap();
+    let over = |how| ScoreQuestion::new(Score::Forgetting).over_runs(how).compute_over(&[&a, &b]).unwrap();
     let rows = |table: &RunsTable| table.rows.iter().map(|r| (r.example, r.score)).collect::<Vec<_>>();
     assert_eq!(rows(&over(OverRuns::Mean)), [(2, f64::INFINITY), (1, f64::INFINITY), (3, 1.0)]);
     assert_eq!(rows(&over(OverRuns::Sum)), [(2, 6.0), (1, 5.0), (3, 2.0)]);
     // Of a yes or no, the number of runs; of a number, the mean over those that have one.
     let table = over(OverRuns::Mean);
-    assert_eq!(table.rows[1].extras[0], Extra::Count(1), "never learned in one run");
-    assert_eq!(table.rows[1].extras[2], Extra::Number(1.0), "first learned, in the run that learned it");
+    assert_eq!(table.rows[1].extras.values()[0], Extra::Count(1), "never learned in one run");
+    assert_eq!(table.rows[1].extras.values()[2], Extra::Number(1.0), "first learned, in the run that learned it");
     assert!(table.rows[0].spread.is_nan() && table.rows[2].spread == 0.0);
 }
 
 #[test]
 fn a_row_without_a_number_in_one_run_stands_on_the_others() {
-    let good = labelled(6, 10);
-    let mut bad = labelled(7, 10);
+    let good = labeled(6, 10);
+    let mut bad = labeled(7, 10);
     let hopeless = bad[0].example;
     bad.iter_mut().filter(|v| v.example == hopeless).for_each(|v| v.flags = Column::FLAG_NOT_FINITE);
     let (a, b) = (run_of(&good, 8).run(), run_of(&bad, 8).run());
-    let alone = Score::El2n.compute(&a, &Window::everything()).unwrap();
-    let table = Score::El2n.compute_over(&[&a, &b], &Window::everything(), OverRuns::Mean, &|_| {}).unwrap();
+    let alone = ScoreQuestion::new(Score::El2n).compute(&a).unwrap();
+    let table = ScoreQuestion::new(Score::El2n).compute_over(&[&a, &b]).unwrap();
     let row = table.rows.iter().find(|row| row.example == hopeless).unwrap();
     let expected = alone.rows.iter().find(|row| row.example == hopeless).unwrap().score;
     assert_eq!((row.runs, row.score, table.partial), (1, expected, 1));
@@ -121,30 +122,30 @@ fn a_row_without_a_number_in_one_run_stands_on_the_others() {
 #[test]
 fn runs_that_do_not_match_are_told_apart_from_runs_that_do() {
     let everything = Window::everything();
-    let a = run_of(&labelled(8, 10), 8).run();
-    let mut other = labelled(9, 10);
+    let a = run_of(&labeled(8, 10), 8).run();
+    let mut other = labeled(9, 10);
     let changed = other[0].example;
     other.iter_mut().filter(|v| v.example == changed).for_each(|v| v.label += 1);
     let b = run_of(&other, 8).run();
-    let table = Score::Aum.compute_over(&[&a, &b], &everything, OverRuns::Mean, &|_| {}).unwrap();
+    let table = ScoreQuestion::new(Score::Aum).window(everything.clone()).compute_over(&[&a, &b]).unwrap();
     assert_eq!(table.labels_differ, 1);
     let differ: Vec<u64> = table.rows.iter().filter(|r| r.labels_differ).map(|r| r.example).collect();
     assert!(differ == [changed] && table.rows.iter().all(|r| r.label.is_none() == r.labels_differ));
 
-    let same = Score::Aum.compute_over(&[&a, &b, &a], &everything, OverRuns::Mean, &|_| {}).unwrap_err();
+    let same = ScoreQuestion::new(Score::Aum).window(everything.clone()).compute_over(&[&a, &b, &a]).unwrap_err();
     assert!(matches!(same, AnalysisError::SameRun { .. }), "{same}");
-    let mut strangers = labelled(10, 10);
+    let mut strangers = labeled(10, 10);
     strangers.iter_mut().for_each(|v| v.example += 1_000_000);
     let c = run_of(&strangers, 8).run();
-    let error = Score::Aum.compute_over(&[&a, &c, &b], &everything, OverRuns::Mean, &|_| {}).unwrap_err();
+    let error = ScoreQuestion::new(Score::Aum).window(everything.clone()).compute_over(&[&a, &c, &b]).unwrap_err();
     let AnalysisError::NothingInCommon { run } = &error else { panic!("{error}") };
     assert_eq!(*run, c.dir().display().to_string());
 
     let mut poor = Synthetic::new(Encoding::F32);
     poor.without = vec![Column::Margin];
-    poor.visits(&labelled(11, 4));
+    poor.visits(&labeled(11, 4));
     let poor = poor.finish().run();
-    let error = Score::Aum.compute_over(&[&a, &poor], &everything, OverRuns::Mean, &|_| {}).unwrap_err();
+    let error = ScoreQuestion::new(Score::Aum).window(everything.clone()).compute_over(&[&a, &poor]).unwrap_err();
     assert!(error.with_sources().starts_with(&format!("run {} cannot be used: aum", poor.dir().display())), "{error}");
 }
 
@@ -152,7 +153,7 @@ fn runs_that_do_not_match_are_told_apart_from_runs_that_do() {
 fn the_order_of_the_runs_does_not_matter() {
     let [a, b, c] = three();
     for score in Score::ALL {
-        let over = |runs: &[&Run]| score.compute_over(runs, &Window::everything(), OverRuns::Mean, &|_| {}).unwrap();
+        let over = |runs: &[&Run]| ScoreQuestion::new(score).compute_over(runs).unwrap();
         let (one, other) = (over(&[&a, &b, &c]), over(&[&c, &a, &b]));
         for (x, y) in one.rows.iter().zip(&other.rows) {
             assert_eq!(

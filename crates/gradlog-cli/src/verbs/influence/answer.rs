@@ -5,7 +5,7 @@ use super::method::Plan;
 use crate::error::CliError;
 use crate::report::Format;
 use gradlog_analysis::{
-    influence_by_distance, Comparison, Damping, FeatureDistance, Influence, Ranked, Split, SplitBy, Strongest, Window,
+    Comparison, Damping, DistanceQuestion, FeatureDistance, Influence, Ranked, Split, SplitBy, Strongest, Window,
 };
 use gradlog_format::run::Run;
 use std::collections::HashMap;
@@ -51,13 +51,8 @@ impl Wanted {
     }
 
     /// The answer for the probes of one pass, or one for each damping. All scores are held only if all are wanted.
-    pub(super) fn answer(
-        self,
-        plan: &Plan<'_>,
-        pass: usize,
-        progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<Vec<Answer>, CliError> {
-        let mut answers = self.scores(plan, pass, progress)?;
+    pub(super) fn answer(self, plan: &Plan<'_>, pass: usize) -> Result<Vec<Answer>, CliError> {
+        let mut answers = self.scores(plan, pass)?;
         if let (Plan::TracIn(plan), Some(by), [answer]) = (plan, self.by, answers.as_mut_slice()) {
             let mut pairs = Vec::new();
             let mut positions = HashMap::new();
@@ -68,16 +63,16 @@ impl Wanted {
                     pairs.push((answer.about.rows[line.row].example, probe));
                 }
             }
-            let split = plan.split(pass, by, &pairs, progress)?;
+            let split = plan.split(pass, by, &pairs)?;
             answer.about.damage = answer.about.damage.take().or_else(|| split.damage.clone());
             answer.parts = Some(Parts { split, positions });
         }
         Ok(answers)
     }
 
-    fn scores(self, plan: &Plan<'_>, pass: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<Vec<Answer>, CliError> {
+    fn scores(self, plan: &Plan<'_>, pass: usize) -> Result<Vec<Answer>, CliError> {
         if let (Plan::TracIn(plan), Some(top)) = (plan, self.streamed(plan)) {
-            let Strongest { about, examples, proponents, opponents, .. } = plan.strongest(pass, top, progress)?;
+            let Strongest { influence: about, examples, proponents, opponents, .. } = plan.strongest(pass, top)?;
             let line = |ranked: &Ranked| Line { row: ranked.row, score: ranked.score, error: ranked.error };
             let lines = |list: Vec<Ranked>| list.iter().map(line).collect();
             let ends = proponents.into_iter().zip(opponents).map(|(helped, hurt)| (lines(helped), lines(hurt)));
@@ -93,7 +88,7 @@ impl Wanted {
             let examples = about.rows.len() as u64;
             Answer { about, examples, lists: Lists::All(self.top), parts: None, nearest: None }
         };
-        Ok(plan.pass(pass, progress)?.into_iter().map(answer).collect())
+        Ok(plan.pass(pass)?.into_iter().map(answer).collect())
     }
 
     /// Compares the answer on one probe with the examples that are nearest to it.
@@ -103,11 +98,16 @@ impl Wanted {
         arguments: &Arguments,
         window: &Window,
         answer: &mut Answer,
-        progress: &(dyn Fn(u64) + Sync),
     ) -> Result<(), CliError> {
         let Some(count) = self.nearest else { return Ok(()) };
-        let layer = arguments.nearest_in.as_deref();
-        let mut found = influence_by_distance(run, &answer.about, window, layer, progress)?;
+        let mut question = DistanceQuestion::new(&answer.about).window(window.clone());
+        if arguments.checkpoints {
+            question = question.sweeps();
+        }
+        if let Some(layer) = &arguments.nearest_in {
+            question = question.layer(layer);
+        }
+        let mut found = question.compute(run)?;
         if let Some(distance) = found.pop() {
             answer.about.damage = answer.about.damage.take().or_else(|| distance.damage.clone());
             let comparison = distance.compare(&answer.about, count)?;
@@ -144,7 +144,7 @@ impl Parts {
     /// The parts of a line's score, and their errors.
     pub(super) fn find_line(&self, row: usize, probe: usize) -> (&[f64], Option<&[f64]>) {
         match self.positions.get(&(row, probe)) {
-            Some(&pair) => (self.split.of(pair), self.split.errors_of(pair)),
+            Some(&pair) => (self.split.pair_scores(pair), self.split.pair_errors(pair)),
             None => (&[], None),
         }
     }

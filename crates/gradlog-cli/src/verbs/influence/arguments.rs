@@ -4,7 +4,7 @@ use super::method::MethodArguments;
 use crate::arguments::{OutputArguments, WindowArguments, EXIT_CODES};
 use crate::choice::{choice, Choice};
 use clap::{ArgGroup, Args};
-use gradlog_analysis::{Normalisation, ProbeTime, Probes, Question, SplitBy, Window};
+use gradlog_analysis::{InfluenceQuestion, Normalization, ProbeTime, SplitBy, Window};
 use std::path::PathBuf;
 
 /// Find the training examples that taught the model its answer to a probe: TracIn, influence functions, the adjoint,
@@ -56,8 +56,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) top: Option<u64>,
     /// What scores are divided by (tracin; relatif also if)
-    #[arg(long, value_name = "BY", default_value = "none", value_parser = choice::<Normalisation>())]
-    pub(super) normalize: Normalisation,
+    #[arg(long, value_name = "BY", default_value = "none", value_parser = choice::<Normalization>())]
+    pub(super) normalize: Normalization,
     /// Count the gradients of these layers alone: the last one gives TracIn's last-layer form. Layers of several
     /// positions are folded into one vector and go by the name `folded` together (tracin)
     #[arg(long, value_name = "NAME,NAME,..", value_delimiter = ',')]
@@ -95,21 +95,21 @@ impl Choice for ProbeTime {
     fn word(&self) -> &'static str {
         match self {
             ProbeTime::Earlier => "earlier",
-            ProbeTime::Nearest => "nearest",
+            _ => "nearest",
         }
     }
 
     fn help(&self) -> &'static str {
         match self {
             ProbeTime::Earlier => "the last one taken up to the step; visits before the first are left out",
-            ProbeTime::Nearest => "the one taken nearest to the step, before or after",
+            _ => "the one taken nearest to the step, before or after",
         }
     }
 }
 
-impl Choice for Normalisation {
+impl Choice for Normalization {
     fn all() -> &'static [Self] {
-        &Normalisation::ALL
+        &Normalization::ALL
     }
 
     fn word(&self) -> &'static str {
@@ -117,7 +117,7 @@ impl Choice for Normalisation {
     }
 
     fn help(&self) -> &'static str {
-        self.about()
+        self.description()
     }
 }
 
@@ -129,39 +129,34 @@ impl Choice for SplitBy {
     fn word(&self) -> &'static str {
         match self {
             SplitBy::Layer => "layer",
-            SplitBy::Epoch => "epoch",
+            _ => "epoch",
         }
     }
 
     fn help(&self) -> &'static str {
         match self {
             SplitBy::Layer => "where the gradients agree; all folded layers are one part",
-            SplitBy::Epoch => "when the example helped",
+            _ => "when the example helped",
         }
     }
 }
 
 impl Arguments {
     /// The question to the run.
-    pub(super) fn question(&self, window: &Window) -> Question {
-        let probes = match (self.id, self.ids.as_slice(), self.class) {
-            (Some(id), _, _) => Probes::Ids(vec![id]),
-            (_, [_, ..], _) => Probes::Ids(self.ids.clone()),
-            (_, _, Some(label)) => Probes::Label(label),
-            _ => Probes::All,
-        };
-        let question = Question {
-            probes,
-            group: self.mean || self.class.is_some() || !self.ids.is_empty(),
-            window: window.clone(),
-            time: self.probe_time,
-            normalise: self.normalize,
-            layers: self.layers.clone(),
-            ..Question::all(&self.probe)
-        };
-        if self.checkpoints {
-            return question.at_checkpoints();
+    pub(super) fn question(&self, window: &Window) -> InfluenceQuestion {
+        let question = InfluenceQuestion::new(&self.probe)
+            .window(window.clone())
+            .probe_time(self.probe_time)
+            .normalization(self.normalize)
+            .layers(&self.layers)
+            .errors();
+        let question = if self.checkpoints { question.at_checkpoints() } else { question };
+        match (self.id, self.ids.as_slice(), self.class) {
+            (Some(id), _, _) => question.id(id),
+            (_, [_, ..], _) => question.ids(self.ids.iter().copied()).mean(),
+            (_, _, Some(label)) => question.label(label).mean(),
+            _ if self.mean => question.mean(),
+            _ => question,
         }
-        question
     }
 }

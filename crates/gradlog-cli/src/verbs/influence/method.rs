@@ -5,8 +5,8 @@ use crate::choice::Choice;
 use clap::builder::PossibleValue;
 use clap::{ArgAction, Args, ValueEnum};
 use gradlog_analysis::{
-    AnalysisError, Curvature, Damping, EstimatePlan, EstimateQuestion, Influence, InfluencePlan, Method, Progress,
-    Question, Shape,
+    AnalysisError, Curvature, Damping, EstimatePlan, EstimateQuestion, Influence, InfluencePlan, InfluenceQuestion,
+    Method,
 };
 use gradlog_format::run::Run;
 
@@ -62,7 +62,7 @@ impl ValueEnum for MethodChoice {
             MethodChoice::TracIn => {
                 PossibleValue::new("tracin").help("what each step did to the probe at that moment, to first order")
             }
-            MethodChoice::Estimate(method) => PossibleValue::new(method.name()).help(method.about()),
+            MethodChoice::Estimate(method) => PossibleValue::new(method.name()).help(method.description()),
         })
     }
 }
@@ -88,21 +88,25 @@ fn sort_dampings(dampings: &[f64]) -> Result<Vec<f64>, AnalysisError> {
 }
 
 impl MethodArguments {
-    fn estimate_question(&self, question: &Question) -> Result<Option<EstimateQuestion>, AnalysisError> {
+    fn estimate_question(&self, question: &InfluenceQuestion) -> Result<Option<EstimateQuestion>, AnalysisError> {
         let MethodChoice::Estimate(method) = self.method else { return Ok(None) };
         let mut asked = EstimateQuestion::new(question.clone(), method);
         let relative = sort_dampings(&self.damping)?.into_iter().map(Damping::Relative);
         let absolute = sort_dampings(&self.damping_absolute)?.into_iter().map(Damping::Absolute);
         let dampings: Vec<Damping> = relative.chain(absolute).collect();
         if !dampings.is_empty() {
-            asked.dampings = dampings;
+            asked = asked.dampings(dampings);
         }
-        asked.soft_threshold = self.soft_threshold;
+        if let Some(threshold) = self.soft_threshold {
+            asked = asked.soft_threshold(threshold);
+        }
         if let Some(curvature) = &self.curvature {
-            asked.curvature = curvature.clone();
+            asked = asked.curvature(curvature.clone());
         }
-        let length = self.numbers.unwrap_or(method.default_length());
-        asked.shape = Shape { length, by_layer: self.by_layer };
+        asked = asked.length(self.numbers.unwrap_or(method.default_length()));
+        if self.by_layer {
+            asked = asked.by_layer();
+        }
         Ok(Some(asked))
     }
 
@@ -130,20 +134,15 @@ impl MethodArguments {
     }
 
     /// Looks the question up in the run.
-    pub(super) fn plan<'run>(
-        &self,
-        run: &'run Run,
-        question: &Question,
-        progress: Progress<'_>,
-    ) -> Result<Plan<'run>, AnalysisError> {
+    pub(super) fn plan<'run>(&self, run: &'run Run, question: &InfluenceQuestion) -> Result<Plan<'run>, AnalysisError> {
         if let Some(asked) = self.estimate_question(question)? {
-            return Ok(Plan::Estimate(Box::new(EstimatePlan::new(run, &asked, progress)?)));
+            return Ok(Plan::Estimate(Box::new(asked.plan(run)?)));
         }
         if let Some(name) = self.find_unused() {
             let range = "left out with TracIn: it is a setting of another --method".into();
             return Err(AnalysisError::OutOfRange { what: name, given: "given".into(), range });
         }
-        Ok(Plan::TracIn(Box::new(InfluencePlan::new(run, question, progress)?)))
+        Ok(Plan::TracIn(Box::new(question.plan(run)?)))
     }
 }
 
@@ -154,18 +153,10 @@ pub(super) enum Plan<'run> {
 }
 
 impl Plan<'_> {
-    /// With an error bar for each score, where the method has one.
-    pub(super) fn with_errors(self) -> Self {
-        match self {
-            Plan::TracIn(plan) => Plan::TracIn(Box::new(plan.with_errors())),
-            estimate => estimate,
-        }
-    }
-
     /// For [`InfluencePlan::strongest`] alone, where the method has it.
-    pub(super) fn only_strongest(self) -> Self {
+    pub(super) fn keep_strongest(self) -> Self {
         match self {
-            Plan::TracIn(plan) => Plan::TracIn(Box::new(plan.only_strongest())),
+            Plan::TracIn(plan) => Plan::TracIn(Box::new(plan.keep_strongest())),
             estimate => estimate,
         }
     }
@@ -193,10 +184,10 @@ impl Plan<'_> {
     }
 
     /// One answer, or one for each damping.
-    pub(super) fn pass(&self, number: usize, progress: Progress<'_>) -> Result<Vec<Influence>, AnalysisError> {
+    pub(super) fn pass(&self, number: usize) -> Result<Vec<Influence>, AnalysisError> {
         match self {
-            Plan::TracIn(plan) => Ok(vec![plan.pass(number, progress)?]),
-            Plan::Estimate(plan) => plan.pass(number, progress),
+            Plan::TracIn(plan) => Ok(vec![plan.pass(number)?]),
+            Plan::Estimate(plan) => plan.pass(number),
         }
     }
 }

@@ -15,7 +15,6 @@ use answer::{Answer, Wanted};
 pub(crate) use arguments::Arguments;
 use damping_sweep::DampingSweep;
 use gradlog_analysis::Window;
-use gradlog_format::run::Run;
 use method::Plan;
 use rows::Writer;
 use std::path::PathBuf;
@@ -36,12 +35,8 @@ impl Verb for Arguments {
         slice::from_ref(&self.run)
     }
 
-    fn window(&self, runs: &[&Run]) -> Result<Window, CliError> {
-        // At checkpoints it is on sweeps, whatever the visits are.
-        if self.checkpoints {
-            return Ok(self.window.window());
-        }
-        self.window.find_window(runs)
+    fn window(&self) -> Window {
+        self.window.window()
     }
 
     fn destination(&self) -> Destination<'_> {
@@ -53,20 +48,19 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Asking<'run>, CliError> {
-        let question = self.question(&asked.window);
+        let question = self.question(&asked.window).share_progress(&asked.progress());
         if let Some(by) = self.by {
             self.method.check_tracin("--by", by)?;
         }
-        let plan = asked.read("finding probes", 1, |progress| self.method.plan(asked.run(), &question, progress))?;
+        let mut plan = asked.read("finding probes", 1, |_| self.method.plan(asked.run(), &question))?;
         let wanted = Wanted::new(self);
-        let mut plan = plan.with_errors();
         if wanted.streamed(&plan).is_some() {
-            plan = plan.only_strongest();
+            plan = plan.keep_strongest();
         }
         asked.start("multiplying", plan.passes() * wanted.passes());
-        let mut first = asked.read_under_bar(|progress| wanted.answer(&plan, 0, progress))?;
+        let mut first = wanted.answer(&plan, 0)?;
         for answer in &mut first {
-            wanted.compare(asked.run(), self, &question.window, answer, &|_| {})?;
+            wanted.compare(asked.run(), self, &asked.window, answer)?;
         }
         let sweep = DampingSweep::new(&first, wanted.compared())?;
         Ok(Asking { plan, wanted, first, sweep })
@@ -84,7 +78,7 @@ impl Verb for Arguments {
             writer.write(&first, &mut rows)?;
             drop(first);
             for number in 1..plan.passes() {
-                let part = asked.read_under_bar(|progress| wanted.answer(&plan, number, progress))?;
+                let part = wanted.answer(&plan, number)?;
                 writer.write(&part, &mut rows)?;
                 damage = damage.or_else(|| part.into_iter().find_map(|answer| answer.about.damage));
             }

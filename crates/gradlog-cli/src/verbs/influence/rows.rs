@@ -129,7 +129,7 @@ impl Writer {
         }
         let variant = part.variant();
         head.extend([
-            ("normalise", Value::from(part.normalise.name())),
+            ("normalise", Value::from(part.normalization.name())),
             ("layers", if part.layers.is_empty() { Value::Nothing } else { part.layers.join(", ").into() }),
             ("variant", sweep.map_or(variant.clone(), |sweep| sweep.variant(&variant)).into()),
             ("basis", part.basis.to_string().into()),
@@ -154,7 +154,7 @@ impl Writer {
         match (self.format, self.by) {
             (Format::Table, _) | (_, None) => None,
             (_, Some(SplitBy::Layer)) => Some("layer"),
-            (_, Some(SplitBy::Epoch)) => Some("epoch"),
+            (_, Some(_)) => Some("epoch"),
         }
     }
 
@@ -268,6 +268,7 @@ impl Writer {
             let part = match part {
                 Part::Layer(name) => name.as_str().into(),
                 Part::Epoch(epoch) => (*epoch).into(),
+                other => other.to_string().into(),
             };
             let error = errors.map(|errors| errors[number]);
             let values = start.iter().cloned();
@@ -294,6 +295,7 @@ fn columns_of_parts(answer: &Answer, by: Option<SplitBy>) -> Vec<(String, Range<
         (Part::Layer(name), _) => name.clone(),
         (Part::Epoch(epoch), true) => format!("epoch {epoch}"),
         (Part::Epoch(epoch), false) => format!("epochs {epoch}-{}", parts[last]),
+        (other, _) => other.to_string(),
     };
     let ranges = (0..parts.len()).step_by(together).map(|first| first..parts.len().min(first + together));
     ranges.map(|range| (name(range.start, range.end - 1), range)).collect()

@@ -24,7 +24,7 @@ impl Contents<'_> {
                 let (form, inputs, outputs, width) = match layer.form {
                     LayerForm::Factored { inputs, outputs } => ("factored", Some(inputs), Some(outputs), None),
                     LayerForm::Folded { width } => ("folded", None, None, Some(width)),
-                    LayerForm::Absent => ("absent", None, None, None),
+                    _ => ("absent", None, None, None),
                 };
                 json!({"name": layer.name, "kind": layer.kind, "parameters": layer.parameters, "form": form,
                        "inputs": inputs, "outputs": outputs, "width": width})

@@ -7,7 +7,7 @@ use crate::arguments::EXIT_CODES;
 use crate::error::CliError;
 use crate::frame::{Asked, Content, Ending, Shown, Verb};
 use clap::{Args, ValueEnum};
-use gradlog_analysis::{AnalysisError, Summary};
+use gradlog_analysis::{AnalysisError, RunSummary, SummaryQuestion};
 use gradlog_format::log::{Manifest, Mode};
 use gradlog_format::run::{Checkpoint, ReadError, WorkerState, Workers};
 use std::path::PathBuf;
@@ -41,7 +41,8 @@ impl Verb for Arguments {
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Contents<'run>, CliError> {
         let run = asked.run();
-        let summary = asked.read("reading", 1, |progress| Summary::of_with(run, progress))?;
+        let summary =
+            asked.read("reading", 1, |progress| SummaryQuestion::new().share_progress(progress).compute(run))?;
         // Where the log is damaged, the summary says so.
         let checkpoints = match run.checkpoints() {
             Err(ReadError::Damaged(_)) if summary.damage.is_some() => Vec::new(),
@@ -66,7 +67,7 @@ impl Verb for Arguments {
 /// What is said of a run, in either form.
 pub(crate) struct Contents<'a> {
     manifest: &'a Manifest,
-    summary: Summary,
+    summary: RunSummary,
     workers: Option<Workers>,
     /// The checkpoints that were saved.
     checkpoints: Vec<Checkpoint>,

@@ -15,7 +15,8 @@ const STRIP: usize = 4096;
 
 /// Another example, and how much its gradient points the same way.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Neighbour {
+#[non_exhaustive]
+pub struct Neighbor {
     /// Its position among the vectors.
     pub position: usize,
     /// The example.
@@ -26,6 +27,7 @@ pub struct Neighbour {
 
 /// Two examples that are almost the same.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Pair {
     /// The one that was visited first.
     pub first: u64,
@@ -35,12 +37,12 @@ pub struct Pair {
     pub cosine: f32,
 }
 
-fn nearest_first(a: &Neighbour, b: &Neighbour) -> std::cmp::Ordering {
+fn nearest_first(a: &Neighbor, b: &Neighbor) -> std::cmp::Ordering {
     b.cosine.total_cmp(&a.cosine).then(a.position.cmp(&b.position))
 }
 
 /// Keeps the `count` nearest, in order.
-fn keep(mut found: Vec<Neighbour>, count: usize) -> Vec<Neighbour> {
+fn keep(mut found: Vec<Neighbor>, count: usize) -> Vec<Neighbor> {
     if found.len() > count && count > 0 {
         found.select_nth_unstable_by(count - 1, nearest_first);
     }
@@ -49,16 +51,29 @@ fn keep(mut found: Vec<Neighbour>, count: usize) -> Vec<Neighbour> {
     found
 }
 
-/// The `count` vectors nearest to the one at `position`, the nearest first, itself left out.
-///
-/// # Panics
-/// If there is no such vector.
-pub fn neighbours(vectors: &UnitVectors, position: usize, count: usize) -> Vec<Neighbour> {
+impl UnitVectors {
+    /// The `count` vectors nearest to the one at `position`, the nearest first, itself left out.
+    ///
+    /// # Panics
+    /// If there is no such vector.
+    pub fn neighbors(&self, position: usize, count: usize) -> Vec<Neighbor> {
+        find_neighbors(self, position, count)
+    }
+
+    /// Pairs of examples whose gradients have a cosine of at least `threshold`, the most alike first.
+    ///
+    /// No more than `count`, which bounds memory: a set of `n` copies has `n²/2` pairs.
+    pub fn near_duplicates(&self, threshold: f32, count: usize) -> Vec<Pair> {
+        find_pairs(self, threshold, count)
+    }
+}
+
+fn find_neighbors(vectors: &UnitVectors, position: usize, count: usize) -> Vec<Neighbor> {
     let mut cosines = vec![0f32; vectors.len()];
     let one = Matrix::new(vectors.vector(position), 1, vectors.length);
     let all = Matrix::new(&vectors.values, vectors.len(), vectors.length);
     matmul(&mut cosines, one, all.t(), false, rayon::current_num_threads());
-    let other = |(other, cosine): (usize, &f32)| Neighbour {
+    let other = |(other, cosine): (usize, &f32)| Neighbor {
         position: other,
         example: vectors.examples[other],
         cosine: *cosine,
@@ -66,8 +81,13 @@ pub fn neighbours(vectors: &UnitVectors, position: usize, count: usize) -> Vec<N
     keep(cosines.iter().enumerate().map(other).filter(|found| found.position != position).collect(), count)
 }
 
-/// Tells `each` of the cosines of the vectors `rows` with those from `from` on: row, position, cosine.
-fn cosines(vectors: &UnitVectors, rows: std::ops::Range<usize>, from: usize, mut each: impl FnMut(usize, usize, f32)) {
+/// Gives `each` the cosines of the vectors `rows` with those from `from` on: row, position, cosine.
+fn visit_cosines(
+    vectors: &UnitVectors,
+    rows: std::ops::Range<usize>,
+    from: usize,
+    mut each: impl FnMut(usize, usize, f32),
+) {
     let length = vectors.length;
     let left = &vectors.values[rows.start * length..rows.end * length];
     let mut out = Vec::new();
@@ -84,16 +104,13 @@ fn cosines(vectors: &UnitVectors, rows: std::ops::Range<usize>, from: usize, mut
     }
 }
 
-/// Pairs of examples whose gradients have a cosine of at least `threshold`, the most alike first.
-///
-/// No more than `count`, which bounds memory: a set of `n` copies has `n²/2` pairs.
-pub fn near_duplicates(vectors: &UnitVectors, threshold: f32, count: usize) -> Vec<Pair> {
+fn find_pairs(vectors: &UnitVectors, threshold: f32, count: usize) -> Vec<Pair> {
     let tiles: Vec<usize> = (0..vectors.len()).step_by(TILE).collect();
     let alike = |a: &Pair, b: &Pair| b.cosine.total_cmp(&a.cosine).then((a.first, a.second).cmp(&(b.first, b.second)));
     let pairs_of_tile = |first: usize| {
         let last = (first + TILE).min(vectors.len());
         let mut pairs = Vec::new();
-        cosines(vectors, first..last, first, |row, position, cosine| {
+        visit_cosines(vectors, first..last, first, |row, position, cosine| {
             if position > first + row && cosine >= threshold {
                 pairs.push(Pair { first: vectors.examples[first + row], second: vectors.examples[position], cosine });
                 if pairs.len() >= 2 * count.max(512) {
