@@ -166,7 +166,7 @@ fn print_answers(dir: &Path, train: &Digits, test: &Digits, truth: &[u8]) -> Res
             wrong as f64 / hurt.len().max(1) as f64
         };
         let mean = (0..test.len()).map(share).sum::<f64>() / test.len() as f64;
-        println!("{mean:>8.2}   {}: {}", question.set, result.variant());
+        println!("{mean:>8.2}   {}: {}", result.set, result.variant());
     }
     println!("\nAsk it more:");
     println!("    gradlog info {}", dir.display());

@@ -302,7 +302,7 @@ fn print_scores(run: &Run, truth: &Truth) -> Result<()> {
         match ScoreQuestion::new(score).compute(run) {
             Ok(table) => {
                 let found = table.rows.iter().take(wrong).filter(|row| truth.is_wrong(row.example)).count();
-                println!("  {:<15} {found:>2}   {}", score.name(), score.about());
+                println!("  {:<15} {found:>2}   {}", score.name(), score.description());
             }
             Err(error) => refused.push(error),
         }

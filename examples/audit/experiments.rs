@@ -5,7 +5,6 @@ use crate::task::{train, Images, Pixels, Setting};
 use crate::Arguments;
 use anyhow::Result;
 use gradlog_analysis::audit::{agreement, Change, Correlation, Finding, Paired, Prediction, Trained, TrainingError};
-use gradlog_analysis::{pearson, spearman};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::rngs::StdRng;
 use rand::SeedableRng;
