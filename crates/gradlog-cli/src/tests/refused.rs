@@ -11,7 +11,7 @@ fn a_window_with_no_visit_in_it_is_an_error_that_says_what_there_is() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("keep.txt");
     let out = out.to_str().unwrap();
-    let verbs: [(&str, &[&str]); 9] = [
+    let verbs: [(&str, &[&str]); 10] = [
         ("scores", &["--score", "el2n"]),
         ("suspects", &[]),
         ("map", &[]),
@@ -21,14 +21,15 @@ fn a_window_with_no_visit_in_it_is_an_error_that_says_what_there_is() {
         ("similar", &["--example", "1"]),
         ("cluster", &[]),
         ("export", &["--out", out]),
+        ("example", &["--id", "100"]),
     ];
     for (verb, arguments) in verbs {
         for (window, asked) in [
-            (&["--epochs", "9..12"][..], "`--epochs 9..12`"),
-            (&["--epochs", "4.."], "`--epochs 4..`"),
-            (&["--steps", "1000..=1001"], "`--steps 1000..1002`"),
+            (&["--epochs", "9..12"][..], "epochs 9..12:"),
+            (&["--epochs", "4.."], "epochs 4..:"),
+            (&["--steps", "1000..=1001"], "steps 1000..1002:"),
             // Each of the two has visits in a block that has those of the other, too.
-            (&["--epochs", "0", "--steps", "4..5"], "`--epochs 0..1 --steps 4..5`"),
+            (&["--epochs", "0", "--steps", "4..5"], "epochs 0..1 and steps 4..5:"),
         ] {
             let (code, data, words) = gradlog(&run, verb, &[arguments, window].concat());
             let (has, says) = ("epochs 0 to 2 and steps 0 to 11", format!("no visit lies inside {asked}"));

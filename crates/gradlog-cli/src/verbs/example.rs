@@ -71,17 +71,24 @@ impl Verb for Arguments {
 
     fn show<'run>(&'run self, asked: &'run Asked<'run>, history: ExampleHistory) -> Result<Shown<'run>, CliError> {
         let visits = history.visits.len();
-        let rows = if history.basis.is_sweeps() { "rows" } else { "visits" };
+        let one = if visits == 1 { "" } else { "s" };
+        let basis = history.basis.to_string();
+        let words = match history.basis.is_sweeps() {
+            true => format!("example {}: {visits} row{one}, {basis}", history.example),
+            false => {
+                format!("example {}: {}", history.example, basis.replacen("visits", &format!("{visits} visit{one}"), 1))
+            }
+        };
         let head = vec![
             ("example", Value::from(history.example)),
-            ("basis", history.basis.to_string().into()),
+            ("basis", basis.into()),
             ("visits", (visits as u64).into()),
             ("replaced", history.left_out.replaced.into()),
             ("workers", missing_workers(asked.run())?.into()),
             ("damage", first_damage(&history.damage)),
         ];
         Ok(Shown {
-            words: vec![format!("example {}: {visits} {rows}, {}", history.example, history.basis)],
+            words: vec![words],
             left_out: vec![(String::new(), Notes::from(&history))],
             content: Content::Sheet(Sheet {
                 head,
