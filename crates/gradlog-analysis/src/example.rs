@@ -133,7 +133,7 @@ impl ExampleQuestion {
         if rows.is_empty() {
             return Ok(Found::default());
         }
-        let (inside, counted) = (self.window.inside(block)?, sweeps.inside(&self.window, block)?);
+        let (inside, counted) = (self.window.rows_inside(block)?, sweeps.rows_inside(&self.window, block)?);
         let columns = Columns::read(block)?;
         let replaced = rows.iter().filter(|row| inside.contains(**row) && !counted.contains(**row)).count() as u64;
         let visits = rows.into_iter().filter(|row| counted.contains(*row)).map(|row| (row, columns.visit(row)));
@@ -143,7 +143,7 @@ impl ExampleQuestion {
     /// The error of an example without visits: it says which examples have some inside the window.
     fn not_visited(&self, run: &Run) -> Result<AnalysisError, AnalysisError> {
         let keep = |block: &Block| self.window.is_on(block) && self.window.touches(block);
-        let read = |block: &Block| Ok(self.window.inside(block)?.select(column::u64s(block, Column::Example)?));
+        let read = |block: &Block| Ok(self.window.rows_inside(block)?.select(column::u64s(block, Column::Example)?));
         let mut ids: HashSet<u64> = HashSet::new();
         // The pass before this one met the same damage.
         let _ = fold_each(run, &Progress::default(), keep, read, |found| {

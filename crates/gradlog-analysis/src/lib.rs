@@ -69,7 +69,7 @@
 //! - Positive influence means helped, everywhere.
 //! - `progress` is called with the bytes that were read; several questions can share one [`Progress`].
 
-// Imports between files go one way: there is no circle, but for questions that return what is computed from them. `rows` is
+// Imports between files go one way: there is no circle. `rows` is
 // below `scores`, that is below `lists` and `influence`, and `curvature` is above `influence` and `vectors`.
 
 #![warn(missing_docs)]

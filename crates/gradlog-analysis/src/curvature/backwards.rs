@@ -49,7 +49,7 @@ impl Walk<'_> {
                 let Some(gradients) = gradients else { continue };
                 for stretch in rows.visits.chunk_by(|a, b| a.step == b.step).rev() {
                     if stretch[0].step > later {
-                        return Err(unordered(block, stretch[0].step, later).into());
+                        return Err(unordered_error(block, stretch[0].step, later).into());
                     }
                     later = stretch[0].step;
                 }
@@ -71,7 +71,7 @@ impl Walk<'_> {
     }
 }
 
-fn unordered(block: &Block, step: u64, later: u64) -> ReadError {
+fn unordered_error(block: &Block, step: u64, later: u64) -> ReadError {
     block.damaged(format!(
         "a visit of step {step} stands before one of step {later}, so steps cannot be walked backwards"
     ))

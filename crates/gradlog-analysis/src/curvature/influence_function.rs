@@ -76,7 +76,7 @@ pub(super) fn find_end(subject: &Subject<'_>, window: &Window, progress: &Progre
     let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
     let read = |block: &Block| {
         let steps = column::u64s(block, Column::Step)?;
-        Ok(window.inside(block)?.select(steps).into_iter().max())
+        Ok(window.rows_inside(block)?.select(steps).into_iter().max())
     };
     let mut end = 0;
     // Who walks the visits meets the same damage.

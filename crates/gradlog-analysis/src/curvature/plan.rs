@@ -1,10 +1,11 @@
 //! A question by way of curvature, cut into passes over some probes each.
 
-use super::question::EstimateQuestion;
+use super::question::{check_method, EstimateQuestion};
 use super::story::Story;
 use super::subject::{Subject, CURVATURE_BYTES_MAX, PROBE_BYTES_MAX};
 use super::{adjoint, datainf, influence_function, trak};
 use crate::influence::plan::index::Index;
+use crate::vectors::check_shape;
 use crate::vectors::flatten::Flattener;
 use crate::{AnalysisError, Influence, Method};
 use gradlog_format::run::Run;
@@ -28,6 +29,34 @@ impl fmt::Debug for EstimatePlan<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (question, passes) = (&self.subject.asked, self.passes());
         f.debug_struct("EstimatePlan").field("question", question).field("passes", &passes).finish_non_exhaustive()
+    }
+}
+
+impl EstimateQuestion {
+    /// The influence of every training example on the probes, all passes in one: an answer for each damping, in their order.
+    ///
+    /// # Errors
+    /// As [`EstimateQuestion::plan`]; [`AnalysisError::Diverged`] if an adjoint grew past all numbers.
+    ///
+    /// # Cost
+    /// Memory: 8 bytes for each example, probe and damping, and what an [`EstimatePlan`] takes.
+    pub fn compute(&self, run: &Run) -> Result<Vec<Influence>, AnalysisError> {
+        self.plan(run)?.whole()
+    }
+
+    /// Finds the probes, gathers and inverts the curvature where the method has one for all probes, and plans the passes.
+    ///
+    /// # Errors
+    /// As [`InfluenceQuestion::compute`] for what is asked about; [`AnalysisError::OnlyVisits`] for a window on sweeps;
+    /// [`AnalysisError::OutOfRange`] for a length, a damping or a curvature that the method cannot use;
+    /// [`AnalysisError::TooLarge`] if the curvature would pass [`EstimatePlan::CURVATURE_BYTES_MAX`];
+    /// [`AnalysisError::Singular`] if it has no inverse.
+    pub fn plan<'run>(&self, run: &'run Run) -> Result<EstimatePlan<'run>, AnalysisError> {
+        self.question.window.refuse_sweeps(self.method.name())?;
+        check_shape(self.shape)?;
+        check_method(self)?;
+        self.question.window.refuse_outside(&[run])?;
+        EstimatePlan::new(run, self)
     }
 }
 

@@ -1,10 +1,7 @@
 //! What is asked of a method, and whether the method knows such a question.
 
-use super::plan::EstimatePlan;
-use crate::vectors::check_shape;
 use crate::vectors::flatten::Shape;
-use crate::{AnalysisError, Curvature, Damping, Influence, InfluenceQuestion, Method, Normalization};
-use gradlog_format::run::Run;
+use crate::{AnalysisError, Curvature, Damping, InfluenceQuestion, Method, Normalization};
 
 /// Asks about influence by another method than TracIn: influence functions, DataInf, TRAK's estimator or the adjoint.
 /// [`Method`] has the formulas. There is an answer for each damping.
@@ -98,36 +95,10 @@ impl EstimateQuestion {
         self.soft_threshold = Some(threshold);
         self
     }
-
-    /// The influence of every training example on the probes, all passes in one: an answer for each damping, in their order.
-    ///
-    /// # Errors
-    /// As [`EstimateQuestion::plan`]; [`AnalysisError::Diverged`] if an adjoint grew past all numbers.
-    ///
-    /// # Cost
-    /// Memory: 8 bytes for each example, probe and damping, and what an [`EstimatePlan`] takes.
-    pub fn compute(&self, run: &Run) -> Result<Vec<Influence>, AnalysisError> {
-        self.plan(run)?.whole()
-    }
-
-    /// Finds the probes, gathers and inverts the curvature where the method has one for all probes, and plans the passes.
-    ///
-    /// # Errors
-    /// As [`InfluenceQuestion::compute`] for what is asked about; [`AnalysisError::OnlyVisits`] for a window on sweeps;
-    /// [`AnalysisError::OutOfRange`] for a length, a damping or a curvature that the method cannot use;
-    /// [`AnalysisError::TooLarge`] if the curvature would pass [`EstimatePlan::CURVATURE_BYTES_MAX`];
-    /// [`AnalysisError::Singular`] if it has no inverse.
-    pub fn plan<'run>(&self, run: &'run Run) -> Result<EstimatePlan<'run>, AnalysisError> {
-        self.question.window.refuse_sweeps(self.method.name())?;
-        check_shape(self.shape)?;
-        check_method(self)?;
-        self.question.window.refuse_outside(&[run])?;
-        EstimatePlan::new(run, self)
-    }
 }
 
 /// Checks that the method of a question knows all of its settings.
-fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError> {
+pub(super) fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError> {
     let wrong = |what, given: String, range: &str| Err(AnalysisError::OutOfRange { what, given, range: range.into() });
     let question = &asked.question;
     let relatif = asked.method == Method::InfluenceFunction && question.normalization == Normalization::Relatif;

@@ -41,7 +41,7 @@ impl Subject<'_> {
     pub(super) fn examples(&self, progress: &Progress) -> Result<Vec<u64>, AnalysisError> {
         let window = &self.asked.question.window;
         let keep = |block: &Block| window.is_on(block) && window.touches(block);
-        let read = |block: &Block| Ok(window.inside(block)?.select(column::u64s(block, Column::Example)?));
+        let read = |block: &Block| Ok(window.rows_inside(block)?.select(column::u64s(block, Column::Example)?));
         let mut examples = BTreeSet::new();
         // Who walks the visits meets the same damage.
         let _ = fold_each(self.run, progress, keep, read, |found: Vec<u64>| {

@@ -154,7 +154,7 @@ fn find_epochs(subject: &Subject<'_>, progress: &Progress) -> Result<(BTreeSet<u
     let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
     let read = |block: &Block| {
         let all = column::u32s(block, Column::Epoch)?;
-        Ok(window.inside(block)?.select(all).into_iter().collect::<BTreeSet<u32>>())
+        Ok(window.rows_inside(block)?.select(all).into_iter().collect::<BTreeSet<u32>>())
     };
     let read_to = fold_each(subject.run, progress, keep, read, |found| {
         epochs.extend(found);

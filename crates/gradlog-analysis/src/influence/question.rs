@@ -1,9 +1,6 @@
 //! What is asked: which probes, which visits, which layers, and how loud examples are weighed.
 
-use super::answer::Influence;
-use super::plan::InfluencePlan;
-use crate::{AnalysisError, Progress, Window};
-use gradlog_format::run::Run;
+use crate::{Progress, Window};
 
 /// Which probe time stands for a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -199,7 +196,7 @@ impl InfluenceQuestion {
         self
     }
 
-    /// Gives an error bar for each score, which costs about as much again: [`Influence::errors`].
+    /// Gives an error bar for each score, which costs about as much again: [`Influence::errors`](crate::Influence::errors).
     #[must_use]
     pub fn errors(mut self) -> Self {
         self.errors = true;
@@ -211,32 +208,5 @@ impl InfluenceQuestion {
     #[must_use]
     pub fn at_checkpoints(self) -> Self {
         self.sweeps()
-    }
-
-    /// The influence of every training example on the probes, all passes in one.
-    ///
-    /// # Errors
-    /// [`AnalysisError::NoSuchSet`] or [`AnalysisError::NoSuchProbe`], with what there is; [`AnalysisError::Missing`] if the
-    /// visits hold no gradients; [`AnalysisError::NoProbeGradient`] if the probes hold none; [`AnalysisError::OtherLayers`] if
-    /// the two have none in common; [`AnalysisError::NoSuchLayer`]; [`AnalysisError::OutsideRun`] for a window without visits,
-    /// [`AnalysisError::NoSuchSweep`] for one without sweeps; [`AnalysisError::Read`] if the file system refuses. Damage is
-    /// not an error, unless what was asked for is missing in front of it ([`AnalysisError::Cut`]).
-    ///
-    /// # Cost
-    /// One pass over the visits for each few thousand probes, `visits × probes × (numbers of a sketch)` multiplications, of
-    /// integers where both sides are stored as integers. Memory: 8 bytes for each pair of an example and a probe, at most
-    /// [`InfluencePlan::PROBE_BYTES_MAX`] of unpacked probes, and a few blocks. For more pairs than fit in memory take the
-    /// passes of a [plan](Self::plan) one by one, or only their [strongest](InfluencePlan::strongest).
-    pub fn compute(&self, run: &Run) -> Result<Influence, AnalysisError> {
-        self.plan(run)?.whole()
-    }
-
-    /// Finds the probes in the run and plans the passes. It reads the run once or twice.
-    ///
-    /// # Errors
-    /// As [`compute`](Self::compute), but for those that only the visits can show.
-    pub fn plan<'run>(&self, run: &'run Run) -> Result<InfluencePlan<'run>, AnalysisError> {
-        self.window.refuse_outside(&[run])?;
-        InfluencePlan::new(run, self)
     }
 }

@@ -3,7 +3,7 @@
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, ReadError};
 
-fn checked<T>(block: &Block, column: Column, values: Vec<T>) -> Result<Vec<T>, ReadError> {
+fn check_length<T>(block: &Block, column: Column, values: Vec<T>) -> Result<Vec<T>, ReadError> {
     if values.len() == block.rows() {
         Ok(values)
     } else {
@@ -12,19 +12,19 @@ fn checked<T>(block: &Block, column: Column, values: Vec<T>) -> Result<Vec<T>, R
 }
 
 pub(crate) fn u8s(block: &Block, column: Column) -> Result<Vec<u8>, ReadError> {
-    checked(block, column, block.u8s(column)?)
+    check_length(block, column, block.u8s(column)?)
 }
 
 pub(crate) fn u32s(block: &Block, column: Column) -> Result<Vec<u32>, ReadError> {
-    checked(block, column, block.u32s(column)?)
+    check_length(block, column, block.u32s(column)?)
 }
 
 pub(crate) fn u64s(block: &Block, column: Column) -> Result<Vec<u64>, ReadError> {
-    checked(block, column, block.u64s(column)?)
+    check_length(block, column, block.u64s(column)?)
 }
 
 pub(crate) fn f32s(block: &Block, column: Column) -> Result<Vec<f32>, ReadError> {
-    checked(block, column, block.f32s(column)?)
+    check_length(block, column, block.f32s(column)?)
 }
 
 /// The column if the block has it.

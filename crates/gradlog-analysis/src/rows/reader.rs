@@ -69,7 +69,7 @@ impl RowReader<'_> {
     /// [`AnalysisError::SeveralPredictions`] where the rule refuses them; [`AnalysisError::Read`].
     pub(crate) fn read(&self, block: &Block) -> Result<BlockRows, AnalysisError> {
         let mut rows = BlockRows {
-            inside: self.sweeps.inside(self.window, block)?,
+            inside: self.sweeps.rows_inside(self.window, block)?,
             gap: self.find_gap(block),
             numbers: Vec::new(),
             flags: None,

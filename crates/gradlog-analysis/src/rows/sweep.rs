@@ -112,7 +112,7 @@ impl Sweeps {
         let (mut steps, mut seen_modes): (BTreeSet<u64>, BTreeSet<Mode>) = Default::default();
         let mut scan = run.scan();
         for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::Sweeps)) {
-            let (swept, inside) = match Swept::read(&block).and_then(|swept| Ok((swept, window.inside(&block)?))) {
+            let (swept, inside) = match Swept::read(&block).and_then(|swept| Ok((swept, window.rows_inside(&block)?))) {
                 Ok(read) => read,
                 // The pass over the rows comes to the same place and says so.
                 Err(ReadError::Damaged(_)) => break,
@@ -162,8 +162,8 @@ impl Sweeps {
     }
 
     /// Which rows of the block lie inside the window and are not replaced by a later one.
-    pub(crate) fn inside(&self, window: &Window, block: &Block) -> Result<Inside, ReadError> {
-        let inside = window.inside(block)?;
+    pub(crate) fn rows_inside(&self, window: &Window, block: &Block) -> Result<Inside, ReadError> {
+        let inside = window.rows_inside(block)?;
         Ok(match self.counting.get(&block.identity()) {
             None => inside,
             Some(counting) => inside.intersect(counting),

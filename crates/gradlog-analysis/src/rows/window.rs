@@ -144,7 +144,7 @@ impl Window {
         let mut scan = run.scan();
         for block in scan.by_ref().filter(|block| self.is_on(block) && self.touches(block)) {
             // A block that cannot be read is reported where its rows are needed.
-            if self.inside(&block).map_or(true, |inside| !inside.is_empty()) {
+            if self.rows_inside(&block).map_or(true, |inside| !inside.is_empty()) {
                 return Ok(false);
             }
         }
@@ -152,7 +152,7 @@ impl Window {
     }
 
     /// Which rows of the block lie inside. Mostly all do, which needs no reading.
-    pub(crate) fn inside(&self, block: &Block) -> Result<Inside, ReadError> {
+    pub(crate) fn rows_inside(&self, block: &Block) -> Result<Inside, ReadError> {
         if encloses(&self.epochs, block.epochs()) && encloses(&self.steps, block.steps()) {
             return Ok(Inside::All(block.rows()));
         }

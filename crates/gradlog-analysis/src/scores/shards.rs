@@ -67,7 +67,7 @@ impl SortedRows {
     }
 
     /// The rows of a shard within a stretch of the block. They rise, so they lie together.
-    fn within(&self, shard: usize, stretch: Range<usize>) -> &[u32] {
+    fn stretch_rows(&self, shard: usize, stretch: Range<usize>) -> &[u32] {
         let own = &self.rows[self.starts[shard]..self.starts[shard + 1]];
         let first = own.partition_point(|row| (*row as usize) < stretch.start);
         let last = own.partition_point(|row| (*row as usize) < stretch.end);
@@ -149,7 +149,7 @@ impl<A: PerExample> Shard<A> {
         let uses_norm = A::RULE.numbers.contains(&Column::SquaredNorm);
         let mut values = [0f32; NUMBERS_MAX];
         let values = &mut values[..A::RULE.numbers.len()];
-        for &row in sorted.within(self.number, stretch) {
+        for &row in sorted.stretch_rows(self.number, stretch) {
             let place = Place { block: number, row };
             let row = row as usize;
             let slot = self.slot(sorted.examples[row]);

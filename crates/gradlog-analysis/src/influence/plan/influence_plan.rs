@@ -157,7 +157,7 @@ impl<'run> InfluencePlan<'run> {
         let mut visits = Counts::default();
         let read = |block: &Block| {
             let ids = column::u64s(block, Column::Example)?;
-            Ok(self.sweeps.inside(&self.question.window, block)?.select(ids))
+            Ok(self.sweeps.rows_inside(&self.question.window, block)?.select(ids))
         };
         // The passes that follow meet the same damage.
         let _ = fold_each(
