@@ -54,6 +54,7 @@ pub use concentration::Concentration;
 pub use distance::{Comparison, DistanceQuestion, FeatureDistance};
 pub use method::{Curvature, Damping, Estimate, Method};
 pub use plan::InfluencePlan;
+#[cfg(any(test, feature = "curvature"))]
 pub(crate) use question::Probes;
 pub use question::{InfluenceQuestion, Normalization, ProbeTime};
 pub use stream::{Part, Ranked, Split, SplitBy, Strongest};

@@ -1,6 +1,5 @@
 //! A bit that flips on disk changes no answer without a word: every analysis, with every part of a block damaged.
 
-use crate::vectors::Shape;
 use crate::{
     AnalysisError, DistanceQuestion, InfluenceQuestion, MapQuestion, Score, ScoreQuestion, SplitBy, SuspectQuestion,
     VectorQuestion, Window,
@@ -85,7 +84,7 @@ fn add_methods(question: &InfluenceQuestion, add: &mut impl FnMut(&str, Ask)) {
     for method in Method::ALL {
         for curvature in [Curvature::Visits, Curvature::Set("curvature".into())] {
             let asked = EstimateQuestion {
-                shape: Shape { length: 16, by_layer: false },
+                shape: crate::vectors::Shape { length: 16, by_layer: false },
                 dampings: if method == Method::Adjoint { Vec::new() } else { vec![Damping::Relative(0.1)] },
                 curvature: curvature.clone(),
                 ..EstimateQuestion::new(question.clone(), method)
