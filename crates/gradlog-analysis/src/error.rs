@@ -91,7 +91,7 @@ pub enum AnalysisError {
         /// How many ids the set has.
         count: usize,
     },
-    /// The probes were recorded, but no gradient of theirs can be used.
+    /// The probes were recorded, but none of their gradients can be used.
     #[error("no gradient of {which} can be used: {why}")]
     NoProbeGradient {
         /// Which probes.

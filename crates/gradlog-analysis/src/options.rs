@@ -1,4 +1,4 @@
-//! The options that questions have in common, written once: which visits count, and who is told of the progress.
+//! The options that questions have in common, written once: which visits count, and where progress is reported.
 //!
 //! A question has the fields `window` and `progress`, or a question inside it has them, whose field the macro is given.
 

@@ -20,7 +20,7 @@ pub struct Finding {
     pub low: f64,
     /// Upper end of it.
     pub high: f64,
-    /// The seeds of the recorded runs that it stands on.
+    /// The seeds of the recorded runs that it is computed from.
     pub seeds: Vec<u64>,
 }
 

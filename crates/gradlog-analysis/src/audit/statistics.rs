@@ -19,7 +19,7 @@ pub fn roc_auc(ranking: &[bool]) -> f64 {
     weighted_roc_auc(ranking, &vec![1.0; ranking.len()])
 }
 
-/// The same where each place counts so many times.
+/// The same, where `times` says how often each place counts.
 pub(super) fn weighted_roc_auc(ranking: &[bool], times: &[f64]) -> f64 {
     let (mut hits, mut misses, mut ahead) = (0.0, 0.0, 0.0);
     for (hit, times) in ranking.iter().zip(times) {
@@ -33,7 +33,7 @@ pub(super) fn weighted_roc_auc(ranking: &[bool], times: &[f64]) -> f64 {
     ahead / (hits * misses)
 }
 
-/// Which share of all hits stands in the first `share` of a ranking, each place counting so many times; NaN without hits.
+/// Which share of all hits stands in the first `share` of a ranking, each place counting as often as `times` says; NaN without hits.
 /// A place that the limit cuts counts in part.
 pub(super) fn weighted_recall(ranking: &[bool], times: &[f64], share: f64) -> f64 {
     let limit = share * times.iter().sum::<f64>();

@@ -47,7 +47,7 @@ impl EstimateQuestion {
     /// Finds the probes, gathers and inverts the curvature where the method has one for all probes, and plans the passes.
     ///
     /// # Errors
-    /// As [`InfluenceQuestion::compute`] for what is asked about; [`AnalysisError::OnlyVisits`] for a window on sweeps;
+    /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute) for what is asked about; [`AnalysisError::OnlyVisits`] for a window on sweeps;
     /// [`AnalysisError::OutOfRange`] for a length, a damping or a curvature that the method cannot use;
     /// [`AnalysisError::TooLarge`] if the curvature would pass [`EstimatePlan::CURVATURE_BYTES_MAX`];
     /// [`AnalysisError::Singular`] if it has no inverse.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Who is told how far the reading of a run is. The default tells nobody. All clones tell the same.
+/// Where a question reports how far the reading of a run is. The default reports nowhere. All clones report to the same place.
 ///
 /// A question reports the bytes of each block that it read or skipped. The bytes of one pass over a run add up to the bytes
 /// of its blocks; some questions take several passes.

@@ -397,3 +397,19 @@ fn influence_on_sweeps_is_the_sum_over_the_checkpoints_that_the_probe_has_too() 
 pub(crate) fn many_blocks() -> usize {
     2 * crate::rows::driver::blocks_in_flight() + 3
 }
+
+#[test]
+fn rows_are_found_by_id_and_extras_by_name() {
+    let run = run_of(&visits(&mut Draws(6), 9, 4, 3), 5).run();
+    let table = ScoreQuestion::new(Score::Forgetting).compute(&run).unwrap();
+    let over = ScoreQuestion::new(Score::Forgetting).compute_over(&[&run]).unwrap();
+    for row in &table.rows {
+        assert_eq!(table.row(row.example), Some(row));
+        assert_eq!(over.row(row.example).map(|other| other.score), Some(row.score));
+        for (name, value) in Score::Forgetting.extras().iter().zip(row.extras.values()) {
+            assert_eq!(row.extra(name), Some(*value));
+        }
+        assert_eq!(row.extra("no such name"), None);
+    }
+    assert!(table.row(u64::MAX).is_none() && over.row(u64::MAX).is_none());
+}
