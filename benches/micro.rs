@@ -2,9 +2,9 @@
 //!
 //!     cargo bench --bench micro -- [FILTER]
 //!
-//! `copy` is the floor of all: what one core copies, in bytes read and written. Criterion prints a rate (`thrpt`) of the bytes that a
-//! step has to read and write once, so that rate / (rate of `copy`) is the share of the floor that it reaches. What came out:
-//! `benches/results`.
+//! `copy` is the floor of all: what one core copies, in bytes read and written. Criterion prints a rate (`thrpt`) of
+//! the bytes that a step has to read and write once, so that rate / (rate of `copy`) is the share of the floor that it
+//! reaches. What came out: `benches/results`.
 
 use criterion::{criterion_group, criterion_main, Criterion, Throughput};
 use gradlog_format::log::parts::{ColumnEntry, Compressor, ENTRY_BYTES, HEADER_BYTES};
@@ -30,8 +30,8 @@ fn copy(c: &mut Criterion) {
     group.finish();
 }
 
-/// Floor: each number is read once, with a byte for its sign, and the sketch stays in the first-level cache; one flip of a
-/// sign and one addition a number, far below what a core adds. So `copy`, by 5 bytes a number.
+/// Floor: each number is read once, with a byte for its sign, and the sketch stays in the first-level cache; one flip
+/// of a sign and one addition a number, far below what a core adds. So `copy`, by 5 bytes a number.
 fn fold(c: &mut Criterion) {
     let mut group = c.benchmark_group("fold");
     for (inputs, outputs) in [(9216, 1024), (ROWS * WIDTH, 1024), (ROWS * WIDTH, 4096)] {
@@ -45,8 +45,9 @@ fn fold(c: &mut Criterion) {
     group.finish();
 }
 
-/// Floor: encoding reads 4 bytes a number twice (the largest magnitude, then the codes) and writes its bytes; decoding reads
-/// those and writes 4. A division, a rounding and a clamp a number go with the first, a multiplication with the second.
+/// Floor: encoding reads 4 bytes a number twice (the largest magnitude, then the codes) and writes its bytes; decoding
+/// reads those and writes 4. A division, a rounding and a clamp a number go with the first, a multiplication with the
+/// second.
 fn quantize(c: &mut Criterion) {
     let values = numbers(WIDTH);
     for (name, encoding) in [("f16", Encoding::F16), ("8 bit", Encoding::Q8), ("4 bit", Encoding::Q4)] {
@@ -88,8 +89,8 @@ fn block() -> BlockBuilder {
 }
 
 /// Floor of writing: zstd's entropy coder over the raw bytes; the rest (CRC-32 over the stored ones) moves them at the
-/// speed of `copy`. Floor of reading: inflating them again, beside which the CRC is small. Rates are of raw bytes. `zstd alone` is
-/// the first floor, measured.
+/// speed of `copy`. Floor of reading: inflating them again, beside which the CRC is small. Rates are of raw bytes.
+/// `zstd alone` is the first floor, measured.
 fn blocks(c: &mut Criterion) -> Result<(), Box<dyn std::error::Error>> {
     let mut compressor = Compressor::new(1)?;
     let raw = block().raw_bytes() as u64;

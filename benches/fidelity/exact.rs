@@ -261,7 +261,8 @@ impl Parts {
         Ok(Self { factors, folds, folders, last_fold, projections, kronecker: Vec::new(), shares })
     }
 
-    /// Adds the rows of a batch. Gives their squared norms, and appends their dot products with those asked about to the truth.
+    /// Adds the rows of a batch. Gives their squared norms, and appends their dot products with those asked about to
+    /// the truth.
     fn add(
         &mut self,
         taken: &[Gradients],

@@ -2,15 +2,16 @@
 //!
 //!     cargo bench --bench fidelity -- [--model mlp|cnn|transformer] [--quick] [--all] [--data DIR] [--json FILE]
 //!
-//! Three models are trained a little on real data, a tenth of it spoilt (wrong labels, shuffled windows). At the state reached, the exact
-//! dot products of whole gradients, visits x 100 test examples, are the truth. For each scheme: how many of the ten strongest
-//! proponents and opponents of a test example it finds (mean over test examples), Spearman's correlation over all pairs and
-//! of self-influence, and the bytes of a visit on disk, after compression, ids and losses included.
+//! Three models are trained a little on real data, a tenth of it spoilt (wrong labels, shuffled windows). At the state
+//! reached, the exact dot products of whole gradients, visits x 100 test examples, are the truth. For each scheme: how
+//! many of the ten strongest proponents and opponents of a test example it finds (mean over test examples), Spearman's
+//! correlation over all pairs and of self-influence, and the bytes of a visit on disk, after compression, ids and
+//! losses included.
 //!
-//! The row marked `default` is recorded: the recorder writes a run with the default configuration, the analysis reads the run
-//! back, and the bytes are those of its blocks. In the other rows the sketches are made, stored and compressed here, column by
-//! column and block by block as the crate does, and the rest of a visit (ids, losses, norm, headers) is taken from that run. For the
-//! default both ways are taken and compared.
+//! The row marked `default` is recorded: the recorder writes a run with the default configuration, the analysis reads
+//! the run back, and the bytes are those of its blocks. In the other rows the sketches are made, stored and compressed
+//! here, column by column and block by block as the crate does, and the rest of a visit (ids, losses, norm, headers) is
+//! taken from that run. For the default both ways are taken and compared.
 //!
 //! `--all` adds what was tried and did not pay. Notes and dated results: `benches/results`.
 
@@ -58,7 +59,8 @@ struct Arguments {
     /// Also what was tried and did not pay
     #[arg(long)]
     all: bool,
-    /// Folder of idx files for mlp and cnn (MNIST, Fashion-MNIST), gzipped or not, instead of the digits that come with gradlog
+    /// Folder of idx files for mlp and cnn (MNIST, Fashion-MNIST), gzipped or not, instead of the digits that come
+    /// with gradlog
     #[arg(long)]
     data: Option<PathBuf>,
     /// Write the table as JSON

@@ -31,8 +31,8 @@ pub struct Site {
     pub outputs: usize,
 }
 
-/// Sees each layer's input and the gradient of its output: by adding a variable that is zero to the output, whose gradient
-/// candle then gives. Slow, and independent of the crate's own taps.
+/// Sees each layer's input and the gradient of its output: by adding a variable that is zero to the output, whose
+/// gradient candle then gives. Slow, and independent of the crate's own taps.
 #[derive(Default)]
 pub struct Watch {
     seen: Option<RefCell<Vec<Seen>>>,
@@ -137,7 +137,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// `mlp` (784-512-256-10), `cnn` (that of examples/mnist) or `transformer` (decoder only, 4 layers, width 128, 4 heads).
+    /// `mlp` (784-512-256-10), `cnn` (that of examples/mnist) or `transformer` (decoder only, 4 layers, width 128, 4
+    /// heads).
     pub fn new(name: &str, seed: u64) -> Result<Self> {
         let (taps, variables) = (Taps::new(), VarMap::new());
         let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);

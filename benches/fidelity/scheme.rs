@@ -305,7 +305,8 @@ impl Sketch {
 }
 
 impl Projected {
-    /// The rows, and what each adds to its dot products: `⟨a, a'⟩ = ⟨a - μ, a' - μ⟩ + (⟨μ, a⟩ - ‖μ‖²/2) + (⟨μ, a'⟩ - ‖μ‖²/2)`.
+    /// The rows, and what each adds to its dot products: `⟨a, a'⟩ = ⟨a - μ, a' - μ⟩ + (⟨μ, a⟩ - ‖μ‖²/2) + (⟨μ, a'⟩ -
+    /// ‖μ‖²/2)`.
     fn apply(self, rows: &[f32], width: usize, seed: u64, visits: usize) -> (Vec<f32>, Option<Vec<f64>>) {
         let mut mean = vec![0f32; width];
         let first = visits.min(64);

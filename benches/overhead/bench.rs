@@ -1,10 +1,11 @@
 //! What recording costs: the step of a training loop, plain and recorded, in turn in one process.
 //!
-//!     cargo bench --bench overhead -- [--json FILE] [--pairs N] [--workload mlp|cnn|transformer] [--threads N] [--in-place-sgd]
-//!     cargo bench --bench overhead_mimalloc -- ...       the same under mimalloc instead of glibc's allocator
+//!     cargo bench --bench overhead -- [--json FILE] [--pairs N] [--workload mlp|cnn|transformer] [--threads N]
+//! [--in-place-sgd]     cargo bench --bench overhead_mimalloc -- ...       the same under mimalloc instead of glibc's
+//! allocator
 //!
-//! Machines are shared and noisy, so nothing is compared across processes: blocks of steps of each mode take turns, and the ratios
-//! of neighboring blocks are summed up by median, 10th and 90th percentile. The modes:
+//! Machines are shared and noisy, so nothing is compared across processes: blocks of steps of each mode take turns, and
+//! the ratios of neighboring blocks are summed up by median, 10th and 90th percentile. The modes:
 //!
 //! | mode | layers | recorder |
 //! |---|---|---|
@@ -14,9 +15,10 @@
 //! | last | tapped, unseen by the recorder | the last layer's gradients from its features |
 //! | recorded | tapped | everything, by the default configuration |
 //!
-//! The tapped loops also take ReLU and max-pooling from gradlog (`taps::relu`, `taps::max_pool2d_as_candle`), which compute what candle's do.
-//! With `--in-place-sgd` they step by `gradlog::optim::Sgd`, which gives the same weights, in place of candle_nn's SGD.
-//! `waited` is the training thread's time in handing over passes, without what it waits for at the end, when it asks for all to be on disk.
+//! The tapped loops also take ReLU and max-pooling from gradlog (`taps::relu`, `taps::max_pool2d_as_candle`), which
+//! compute what candle's do. With `--in-place-sgd` they step by `gradlog::optim::Sgd`, which gives the same weights, in
+//! place of candle_nn's SGD. `waited` is the training thread's time in handing over passes, without what it waits for
+//! at the end, when it asks for all to be on disk.
 //!
 //! Every mode starts from the same weights and sees the same batches; at the end their losses must agree.
 
@@ -107,7 +109,8 @@ pub fn run(allocator: &str) -> Result<()> {
             continue;
         }
         for threads in arguments.threads.map_or(vec![1, 2], |n| vec![n]) {
-            // candle's and rayon's pools are made once in a process, so each number of threads has a process of its own.
+            // candle's and rayon's pools are made once in a process, so each number of threads has a process of its
+            // own.
             let child = std::process::Command::new(std::env::current_exe()?)
                 .args(["--child", "--workload", workload.name(), "--threads", &threads.to_string()])
                 .args(["--pairs", &arguments.pairs.to_string()])

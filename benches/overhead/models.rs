@@ -81,7 +81,8 @@ type Forward = Box<dyn Fn(&Tensor) -> candle_core::Result<(Tensor, Tensor)>>;
 /// A model: from inputs to what enters the last layer, and logits.
 pub struct Model(Forward);
 
-/// candle_nn's LayerNorm by its differentiable ops: its own kernel has no backward, and a plain loop that used it would do less work.
+/// candle_nn's LayerNorm by its differentiable ops: its own kernel has no backward, and a plain loop that used it would
+/// do less work.
 struct SlowNorm(LayerNorm);
 
 impl Module for SlowNorm {
@@ -109,7 +110,8 @@ fn norm(taps: Option<&Taps>, name: &str, layer: LayerNorm) -> Layer {
 
 type Op = fn(&Tensor) -> candle_core::Result<Tensor>;
 
-/// ReLU and max-pooling: candle's own in the plain loop, and with taps those that compute the same in one pass each way.
+/// ReLU and max-pooling: candle's own in the plain loop, and with taps those that compute the same in one pass each
+/// way.
 fn between(taps: Option<&Taps>) -> (Op, Op) {
     match taps {
         Some(_) => (gradlog::taps::relu, |x| gradlog::taps::max_pool2d_as_candle(x, 2)),

@@ -2,20 +2,22 @@
 //!
 //!     cargo bench --bench scoring -- [--quick] [--json FILE]
 //!
-//! The log is written by the crate's own writer with the default configuration: an MLP 784-512-256-10, whose three layers are
-//! factored (2,330 numbers a visit, of 4 bits but for the last ten, of 8), trains on the handwritten digits that come with
-//! gradlog, from 100 steps on; 1,000 test images are probes, of 8 bits. Every visit has an id of its own, as if each were another
-//! example; `--examples N` lets N examples come round again and again.
+//! The log is written by the crate's own writer with the default configuration: an MLP 784-512-256-10, whose three
+//! layers are factored (2,330 numbers a visit, of 4 bits but for the last ten, of 8), trains on the handwritten digits
+//! that come with gradlog, from 100 steps on; 1,000 test images are probes, of 8 bits. Every visit has an id of its
+//! own, as if each were another example; `--examples N` lets N examples come round again and again.
 //!
-//! A question is timed from `InfluenceQuestion::plan` to the ten strongest proponents and opponents of each probe: reading, checking
-//! and inflating all columns that it needs, multiplying, ranking. Nothing is kept from one repetition to the next but the
-//! operating system's page cache; the first one is also timed without that. The floors are timed in the same process, in
-//! turn with it: an f32 GEMM (`gemm`, candle's) that does the same multiplications on decoded numbers, without reading, scaling or
-//! ranking; reading and inflating the same columns and nothing else; copying memory, in bytes read and written. Figures are
-//! medians over the repetitions, the ratio to the GEMM the median of the ratios. Beside the times stand the seconds that the threads
-//! spent on a CPU, which other work on the machine changes less.
+//! A question is timed from `InfluenceQuestion::plan` to the ten strongest proponents and opponents of each probe:
+//! reading, checking and inflating all columns that it needs, multiplying, ranking. Nothing is kept from one repetition
+//! to the next but the operating system's page cache; the first one is also timed without that. The floors are timed in
+//! the same process, in turn with it: an f32 GEMM (`gemm`, candle's) that does the same multiplications on decoded
+//! numbers, without reading, scaling or ranking; reading and inflating the same columns and nothing else; copying
+//! memory, in bytes read and written. Figures are medians over the repetitions, the ratio to the GEMM the median of the
+//! ratios. Beside the times stand the seconds that the threads spent on a CPU, which other work on the machine changes
+//! less.
 //!
-//! Column scores run over another log, of outputs alone: 50,000 examples visited 200 times. What came out: `benches/results`.
+//! Column scores run over another log, of outputs alone: 50,000 examples visited 200 times. What came out:
+//! `benches/results`.
 
 #[path = "../overhead/memory.rs"]
 mod memory;

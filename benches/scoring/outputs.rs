@@ -1,4 +1,5 @@
-//! A long run of outputs alone, made up: examples of different difficulty that are learned, and some forgotten, over the epochs.
+//! A long run of outputs alone, made up: examples of different difficulty that are learned, and some forgotten, over
+//! the epochs.
 
 use super::store::Store;
 use anyhow::Result;

@@ -1,5 +1,5 @@
-//! The bytes of the log, against a digest of what the first recorder wrote. All numbers of the run are exact in f32, so that the
-//! digest is the same on every machine.
+//! The bytes of the log, against a digest of what the first recorder wrote. All numbers of the run are exact in f32, so
+//! that the digest is the same on every machine.
 
 use candle_core::{Device, Module, Tensor, Var};
 use candle_nn::Linear;
@@ -16,7 +16,8 @@ fn tensor(numbers: impl Iterator<Item = i32>, shape: &[usize]) -> Tensor {
     Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
 }
 
-/// A run of a layer that sees one position and one that sees several, with probes, under an optimizer that tells everything.
+/// A run of a layer that sees one position and one that sees several, with probes, under an optimizer that tells
+/// everything.
 fn record(dir: &Path) {
     let variable = |shape: &[usize]| {
         let numbers = (0..shape.iter().product::<usize>() as i32).map(|i| (i * 5 + 1) % 7 - 3);

@@ -10,8 +10,8 @@ pub fn pearson(a: &[f64], b: &[f64]) -> f64 {
         aa += (a - mean_a).powi(2);
         bb += (b - mean_b).powi(2);
     }
-    // The roots are multiplied, not the sums: the losses of a well-trained model differ by so little that a product of two
-    // such sums of squares would be 0.
+    // The roots are multiplied, not the sums: the losses of a well-trained model differ by so little that a product of
+    // two such sums of squares would be 0.
     ab / (aa.sqrt() * bb.sqrt())
 }
 

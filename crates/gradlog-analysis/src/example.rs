@@ -39,7 +39,8 @@ progress_options!(ExampleQuestion);
 pub struct ExampleHistory {
     /// Its id.
     pub example: u64,
-    /// Whether the rows are visits of the training or sweeps at checkpoints, and which. "Visits" are then rows of sweeps.
+    /// Whether the rows are visits of the training or sweeps at checkpoints, and which. "Visits" are then rows of
+    /// sweeps.
     pub basis: Basis,
     /// Its visits inside the window, in the order of the steps. A visit with a NaN or an infinity is among them.
     pub visits: Vec<ExampleVisit>,
@@ -51,7 +52,8 @@ pub struct ExampleHistory {
 
 /// One visit of an example. A number is `None` where it was not recorded, and NaN where it was recorded as NaN.
 ///
-/// The numbers are those of the forward and the backward pass of the visit, so they belong to the weights just before the step.
+/// The numbers are those of the forward and the backward pass of the visit, so they belong to the weights just before
+/// the step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct ExampleVisit {
@@ -73,8 +75,8 @@ pub struct ExampleVisit {
     pub label: Option<u32>,
     /// The predicted class; of several predictions, the one that the log keeps.
     pub prediction: Option<u32>,
-    /// `‖g‖²` of the example's own gradient. `None` also where the loss gave the example no weight, so that its gradient was
-    /// not seen.
+    /// `‖g‖²` of the example's own gradient. `None` also where the loss gave the example no weight, so that its
+    /// gradient was not seen.
     pub squared_norm: Option<f32>,
     /// Whether the squared norm is an estimate from a sketch, and not exact.
     pub is_norm_estimated: bool,
@@ -94,13 +96,13 @@ impl ExampleQuestion {
     ///
     /// # Errors
     /// [`AnalysisError::NotVisited`] if the example has no visit inside the window, with the ids that have;
-    /// [`AnalysisError::OutsideRun`] for a window without visits, [`AnalysisError::NoSuchSweep`] for one without sweeps;
-    /// [`AnalysisError::Cut`] if the visits may lie behind damage; [`AnalysisError::Read`] if the file system refuses. Damage
-    /// behind visits of the example is not an error.
+    /// [`AnalysisError::OutsideRun`] for a window without visits, [`AnalysisError::NoSuchSweep`] for one without
+    /// sweeps; [`AnalysisError::Cut`] if the visits may lie behind damage; [`AnalysisError::Read`] if the file
+    /// system refuses. Damage behind visits of the example is not an error.
     ///
     /// # Cost
-    /// One pass over the ids, and over the small columns of the blocks that hold the example. Memory: 72 bytes for each of its
-    /// visits.
+    /// One pass over the ids, and over the small columns of the blocks that hold the example. Memory: 72 bytes for each
+    /// of its visits.
     pub fn compute(&self, run: &Run) -> Result<ExampleHistory, AnalysisError> {
         self.window.refuse_outside(&[run])?;
         let sweeps = Sweeps::find(run, &self.window)?;

@@ -1,8 +1,8 @@
-//! What a recorded run says about its training examples. Everything is computed from the log alone: no model, no data, no
-//! retraining.
+//! What a recorded run says about its training examples. Everything is computed from the log alone: no model, no data,
+//! no retraining.
 //!
-//! A question is a value: `XQuestion::new(what is required)`, options, then `.compute(&run)`, or `.compute_over(&[&a, &b])`
-//! where several runs are accepted.
+//! A question is a value: `XQuestion::new(what is required)`, options, then `.compute(&run)`, or `.compute_over(&[&a,
+//! &b])` where several runs are accepted.
 //!
 //! ```
 //! use gradlog_analysis::{ExampleQuestion, InfluenceQuestion, Run, Score, ScoreQuestion};
@@ -53,16 +53,16 @@
 //!
 //! All questions follow the same rules:
 //!
-//! - `window`, `epochs` and `steps` narrow the visits that count. Blocks outside are not read. A window on visits that lies
-//!   outside of the run is an error ([`AnalysisError::OutsideRun`]).
-//! - Blocks are decoded in parallel, a bounded number at a time, and folded in the order in which they were written. Results do
-//!   not depend on the number of threads, and memory does not grow with the run, only with its examples.
+//! - `window`, `epochs` and `steps` narrow the visits that count. Blocks outside are not read. A window on visits that
+//!   lies outside of the run is an error ([`AnalysisError::OutsideRun`]).
+//! - Blocks are decoded in parallel, a bounded number at a time, and folded in the order in which they were written.
+//!   Results do not depend on the number of threads, and memory does not grow with the run, only with its examples.
 //! - Damage ends the reading. What came before it is used, and the result carries the [`Damage`].
-//! - A visit with a NaN or an infinity is left out. Every answer counts what it left out and says why: [`LeftOut`]. An example
-//!   with no usable visit scores NaN and comes last.
-//! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented. Where a
-//!   replay swept the training set at checkpoints, `sweeps` takes these instead. The two are never mixed, and each result says
-//!   by its [`Basis`] which it is made of. What needs a training's sequence or steps refuses sweeps
+//! - A visit with a NaN or an infinity is left out. Every answer counts what it left out and says why: [`LeftOut`]. An
+//!   example with no usable visit scores NaN and comes last.
+//! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented.
+//!   Where a replay swept the training set at checkpoints, `sweeps` takes these instead. The two are never mixed, and
+//!   each result says by its [`Basis`] which it is made of. What needs a training's sequence or steps refuses sweeps
 //!   ([`AnalysisError::OnlyVisits`]).
 //! - A score of one run is one draw. Papers that average over seeds (GraNd, EL2N, forgetting) want several runs:
 //!   [`ScoreQuestion::compute_over`].

@@ -384,7 +384,8 @@ impl SummaryQuestion {
     }
 }
 
-/// Widens `range` by what the optimizer told for `count` steps. Returns for how many steps it told nothing; NaN stands for these.
+/// Widens `range` by what the optimizer told for `count` steps. Returns for how many steps it told nothing; NaN stands
+/// for these.
 fn widen_told(range: &mut Option<RangeInclusive<f32>>, count: usize, values: Vec<f32>) -> u64 {
     let mut untold = count;
     for value in values.into_iter().filter(|value| !value.is_nan()) {

@@ -1,7 +1,8 @@
 //! Kernel velocity: how fast the geometry of a group of examples still turns (Paul et al. 2021, arXiv 2107.07075, §5.1,
 //! after Fort et al. 2020, arXiv 2010.15110).
 //!
-//! For a group `S` of probes and a probe time `t`, the Gram matrix `K_t(S)_ij = ⟨g_i(w_t), g_j(w_t)⟩` of their gradients, and
+//! For a group `S` of probes and a probe time `t`, the Gram matrix `K_t(S)_ij = ⟨g_i(w_t), g_j(w_t)⟩` of their
+//! gradients, and
 //!
 //! ```text
 //! v_t(S) = 1 − ⟨K_t, K_t'⟩_F / (‖K_t‖_F ‖K_t'‖_F)
@@ -10,13 +11,13 @@
 //! for successive probe times `t` and `t'`: 0 if the geometry stands still, 1 if nothing of it is left.
 //!
 //! **This is the Gram matrix of loss gradients, not the neural tangent kernel.** The papers take the gradients of the
-//! logits; the log holds those of the loss, in which each logit's gradient is multiplied by its error `p − onehot(y)`. As an
-//! example is fitted its loss gradient shrinks and may turn without the tangent kernel turning. Scale does not
-//! matter (`v` does not change if all of a Gram matrix is multiplied), but an example that is fitted later than the others
-//! does. Gradients are the recorded sketches.
+//! logits; the log holds those of the loss, in which each logit's gradient is multiplied by its error `p − onehot(y)`.
+//! As an example is fitted its loss gradient shrinks and may turn without the tangent kernel turning. Scale does not
+//! matter (`v` does not change if all of a Gram matrix is multiplied), but an example that is fitted later than the
+//! others does. Gradients are the recorded sketches.
 //!
-//! The papers take groups of 100 examples with contiguous rank by EL2N: [`VelocityGroups::Ranked`]. For that the probe set
-//! must hold training examples under their own ids.
+//! The papers take groups of 100 examples with contiguous rank by EL2N: [`VelocityGroups::Ranked`]. For that the probe
+//! set must hold training examples under their own ids.
 
 use crate::influence::plan::index::{Index, Record};
 use crate::rows::gradient::Gradients;
@@ -54,8 +55,8 @@ pub enum VelocityGroups<'a> {
     Whole,
     /// These.
     Given(&'a [VelocityGroup]),
-    /// The set's examples in the order of difficulty by a score, hardest first, in groups of `size`; a last group of fewer
-    /// than `size` is left out, for a smaller Gram matrix turns more slowly or faster by its size alone.
+    /// The set's examples in the order of difficulty by a score, hardest first, in groups of `size`; a last group of
+    /// fewer than `size` is left out, for a smaller Gram matrix turns more slowly or faster by its size alone.
     Ranked {
         /// The score.
         table: &'a RunsTable,
@@ -74,8 +75,8 @@ pub struct Velocity {
     pub times: u64,
     /// The groups, in order.
     pub groups: Vec<GroupVelocity>,
-    /// What was left out, by the reason: probe records, and as examples the ids that were asked for and have no usable record
-    /// in the set, or no score, or are in the group left over.
+    /// What was left out, by the reason: probe records, and as examples the ids that were asked for and have no usable
+    /// record in the set, or no score, or are in the group left over.
     pub left_out: LeftOut,
     /// Where the run stopped being readable, if it did.
     pub damage: Option<Damage>,
@@ -109,18 +110,18 @@ pub struct VelocityStep {
     pub velocity: f64,
 }
 
-/// Asks how fast the gradient kernel of groups of probes changes from one probe time to the next (Paul et al. 2021, arXiv
-/// 2107.07075, §5.1).
+/// Asks how fast the gradient kernel of groups of probes changes from one probe time to the next (Paul et al. 2021,
+/// arXiv 2107.07075, §5.1).
 ///
-/// With `K_t(S)_ij = ⟨g_i(w_t), g_j(w_t)⟩` the Gram matrix of the loss gradients of a group `S` at probe time `t`, and `t'` the
-/// next probe time,
+/// With `K_t(S)_ij = ⟨g_i(w_t), g_j(w_t)⟩` the Gram matrix of the loss gradients of a group `S` at probe time `t`, and
+/// `t'` the next probe time,
 ///
 /// ```text
 /// v_t(S) = 1 − ⟨K_t, K_t'⟩_F / (‖K_t‖_F ‖K_t'‖_F)
 /// ```
 ///
-/// 0 means that the kernel stays the same, 1 that nothing of it is left. It is not the neural tangent kernel, whose gradients are
-/// those of the logits.
+/// 0 means that the kernel stays the same, 1 that nothing of it is left. It is not the neural tangent kernel, whose
+/// gradients are those of the logits.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct VelocityQuestion<'a> {
@@ -147,14 +148,14 @@ impl<'a> VelocityQuestion<'a> {
     /// Computes the velocity of the groups.
     ///
     /// # Errors
-    /// [`AnalysisError::NoSuchSet`]; [`AnalysisError::Missing`] or [`AnalysisError::NoProbeGradient`] if its probes hold no
-    /// gradient; [`AnalysisError::Rule`] if there are fewer than two probe times, a group has no example in the set or is
-    /// larger than 4,096, or groups of size 0 are asked for.
+    /// [`AnalysisError::NoSuchSet`]; [`AnalysisError::Missing`] or [`AnalysisError::NoProbeGradient`] if its probes
+    /// hold no gradient; [`AnalysisError::Rule`] if there are fewer than two probe times, a group has no example in
+    /// the set or is larger than 4,096, or groups of size 0 are asked for.
     ///
     /// # Cost
     /// Reads each probe block once for each group that it holds examples of, twice where probes come and go. Time
-    /// `n²·(numbers of a sketch)` for each group of `n` and probe time; memory two Gram matrices, `16·n²` bytes, and the group's
-    /// decoded gradients.
+    /// `n²·(numbers of a sketch)` for each group of `n` and probe time; memory two Gram matrices, `16·n²` bytes, and
+    /// the group's decoded gradients.
     pub fn compute(&self, run: &Run) -> Result<Velocity, AnalysisError> {
         let (set, groups) = (self.set.as_str(), self.groups);
         let question = InfluenceQuestion::new(set);

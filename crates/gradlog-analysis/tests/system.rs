@@ -1,6 +1,7 @@
 //! Analyses where the file system refuses: an error that says what to do, and never another answer.
 //!
-//! A limit holds for a whole process, so these tests start themselves again as a child, under `ulimit -n` or as another user.
+//! A limit holds for a whole process, so these tests start themselves again as a child, under `ulimit -n` or as another
+//! user.
 
 #![cfg(unix)]
 

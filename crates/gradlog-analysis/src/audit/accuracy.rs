@@ -18,7 +18,8 @@ impl Accuracy {
     /// Trains once with each seed on the examples that `keep` names for it; `None` is all of them.
     ///
     /// # Errors
-    /// [`AuditError::Empty`] without seeds; as [`LeaveOneOut::measure`](super::LeaveOneOut::measure) for a training that fails.
+    /// [`AuditError::Empty`] without seeds; as [`LeaveOneOut::measure`](super::LeaveOneOut::measure) for a training
+    /// that fails.
     pub fn measure(
         seeds: &[u64],
         mut keep: impl FnMut(u64) -> Option<Vec<u64>>,
@@ -41,8 +42,8 @@ impl Accuracy {
         self.mean_of(draws, seed, |model, probe| f64::from(u8::from(self.right[model][probe])))
     }
 
-    /// By how much this is better than another, with the same probes and seeds: drawn together, so that what is hard for both
-    /// does not widen the interval.
+    /// By how much this is better than another, with the same probes and seeds: drawn together, so that what is hard
+    /// for both does not widen the interval.
     ///
     /// # Errors
     /// [`AuditError::Probes`] if the two are not of the same probes and seeds.

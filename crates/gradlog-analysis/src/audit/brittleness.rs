@@ -1,5 +1,5 @@
-//! Brittleness: how few of its strongest proponents must go until a prediction changes (Ilyas et al. 2022, arXiv 2202.00622,
-//! §4.1, as the benchmarks of TRAK have it).
+//! Brittleness: how few of its strongest proponents must go until a prediction changes (Ilyas et al. 2022, arXiv
+//! 2202.00622, §4.1, as the benchmarks of TRAK have it).
 
 use super::retrain::{leave_out, train};
 use super::statistics::{bootstrap, Measured};
@@ -18,12 +18,13 @@ pub struct Brittleness {
 }
 
 impl Brittleness {
-    /// For each of the `probes` that `base` gets right, trains on all `examples` but its strongest proponents, with more and more
-    /// of them gone, until the model is wrong on it: at most `probes.len() × counts.len()` trainings.
+    /// For each of the `probes` that `base` gets right, trains on all `examples` but its strongest proponents, with
+    /// more and more of them gone, until the model is wrong on it: at most `probes.len() × counts.len()` trainings.
     ///
     /// # Errors
-    /// [`AuditError::Empty`] if `base` gets none of them right; [`AuditError::Probes`] if the prediction or a training knows
-    /// another number of probes than `base`; as [`LeaveOneOut::measure`](super::LeaveOneOut::measure) for a training that fails.
+    /// [`AuditError::Empty`] if `base` gets none of them right; [`AuditError::Probes`] if the prediction or a training
+    /// knows another number of probes than `base`; as [`LeaveOneOut::measure`](super::LeaveOneOut::measure) for a
+    /// training that fails.
     pub fn measure(
         (seed, base): (u64, &Trained),
         examples: &[u64],
@@ -59,8 +60,8 @@ impl Brittleness {
         Ok(Self { probes, counts, flipped_at })
     }
 
-    /// Which share of the probes of all `parts`, which are mostly seeds, had changed when `count` proponents were gone. Higher: the
-    /// method finds what matters. The interval draws the probes of each part again.
+    /// Which share of the probes of all `parts`, which are mostly seeds, had changed when `count` proponents were gone.
+    /// Higher: the method finds what matters. The interval draws the probes of each part again.
     pub fn share_flipped(parts: &[Brittleness], count: usize, draws: u32, seed: u64) -> Measured {
         let sizes: Vec<usize> = parts.iter().map(|part| part.probes.len()).collect();
         let all = sizes.iter().sum::<usize>() as f64;

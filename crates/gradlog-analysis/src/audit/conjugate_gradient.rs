@@ -1,8 +1,8 @@
 //! Conjugate gradients, for exact influence functions of models whose Hessian can be multiplied and not inverted.
 
-/// Solves `A·x = b` for symmetric positive definite `A`, given as `multiply(v) = A·v` (Hestenes and Stiefel 1952), until
-/// `‖b − A·x‖ ≤ tolerance·‖b‖` or for `steps_max` products. Returns `x` and the relative residual that was reached: look at it.
-/// A direction along which `A` is not positive ends the search.
+/// Solves `A·x = b` for symmetric positive definite `A`, given as `multiply(v) = A·v` (Hestenes and Stiefel 1952),
+/// until `‖b − A·x‖ ≤ tolerance·‖b‖` or for `steps_max` products. Returns `x` and the relative residual that was
+/// reached: look at it. A direction along which `A` is not positive ends the search.
 pub fn conjugate_gradient(
     mut multiply: impl FnMut(&[f64]) -> Vec<f64>,
     b: &[f64],

@@ -15,8 +15,8 @@ impl Detection {
         Self { wrong: ranking.into_iter().map(is_wrong).collect() }
     }
 
-    /// The chance that a wrong label stands before a right one, the mean over `parts`, which are mostly seeds. The interval draws
-    /// the wrong and the right ones of each part again.
+    /// The chance that a wrong label stands before a right one, the mean over `parts`, which are mostly seeds. The
+    /// interval draws the wrong and the right ones of each part again.
     pub fn roc_auc(parts: &[Detection], draws: u32, seed: u64) -> Measured {
         pool_parts(parts, draws, seed, weighted_roc_auc)
     }

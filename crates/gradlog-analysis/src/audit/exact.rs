@@ -1,5 +1,6 @@
-//! Influence functions themselves, for models small enough: the Hessian of the objective by finite differences of gradients,
-//! its inverse by conjugate gradients. And what changing a training input would do (Koh and Liang 2017, arXiv 1703.04730, §2).
+//! Influence functions themselves, for models small enough: the Hessian of the objective by finite differences of
+//! gradients, its inverse by conjugate gradients. And what changing a training input would do (Koh and Liang 2017,
+//! arXiv 1703.04730, §2).
 //!
 //! Nothing of it comes from a log: it is what answers from a log are held against.
 
@@ -48,8 +49,8 @@ pub struct Solver {
     pub tolerance: f64,
     /// Products with the Hessian at most, each of two gradients of the objective.
     pub products_max: usize,
-    /// How far the weights are moved for a difference, relative to `max(1, ‖ŵ‖)`. The error is of its square, plus what rounding
-    /// leaves divided by it: about 1e-4 for gradients in f64, 1e-2 in f32.
+    /// How far the weights are moved for a difference, relative to `max(1, ‖ŵ‖)`. The error is of its square, plus
+    /// what rounding leaves divided by it: about 1e-4 for gradients in f64, 1e-2 in f32.
     pub step: f64,
 }
 
@@ -65,8 +66,8 @@ impl Default for Solver {
 pub struct ExactInfluence {
     /// `s`, as long as the weights.
     pub solved: Vec<f64>,
-    /// The relative residual that was reached. Well above [`Solver::tolerance`] the answers are not exact: more products, or
-    /// more damping where the Hessian is not positive.
+    /// The relative residual that was reached. Well above [`Solver::tolerance`] the answers are not exact: more
+    /// products, or more damping where the Hessian is not positive.
     pub residual: f64,
     weights: Vec<f64>,
     examples: usize,
@@ -115,7 +116,8 @@ impl ExactInfluence {
         }
     }
 
-    /// What leaving the example out would add to the probe's loss, to first order: `(1/n)·⟨∇_w ℓ(ŵ, x_i), s⟩`. Positive: it helped.
+    /// What leaving the example out would add to the probe's loss, to first order: `(1/n)·⟨∇_w ℓ(ŵ, x_i), s⟩`.
+    /// Positive: it helped.
     ///
     /// # Errors
     /// [`AuditError::Gradient`].
@@ -126,8 +128,9 @@ impl ExactInfluence {
         Ok(dot(&gradient, &self.solved) / self.examples as f64)
     }
 
-    /// What moving each number of the example's input would add to the probe's loss, for each unit that it is moved by, to first
-    /// order: `−(1/n)·∇_x ⟨∇_w ℓ(ŵ, x_i), s⟩`, as long as the input. Koh and Liang's attacks step along its sign.
+    /// What moving each number of the example's input would add to the probe's loss, for each unit that it is moved by,
+    /// to first order: `−(1/n)·∇_x ⟨∇_w ℓ(ŵ, x_i), s⟩`, as long as the input. Koh and Liang's attacks step along
+    /// its sign.
     ///
     /// The derivative by the weights, along `s`, is a difference: `∇_x ℓ` at `ŵ + h·s` and at `ŵ − h·s`.
     ///

@@ -1,21 +1,22 @@
 //! The audit: does the model change as the scores say, when it is trained again?
 //!
 //! A score that names teachers or wrong labels can be believed as far as retraining agrees with it. Every measure here
-//! trains the user's own model again under some [`Change`] of its data, by a closure that the user writes, and compares what
-//! came of it with what was computed from the log of one recorded run:
+//! trains the user's own model again under some [`Change`] of its data, by a closure that the user writes, and compares
+//! what came of it with what was computed from the log of one recorded run:
 //!
-//! - [`LeaveOneOut`]: the same run once more, same seed and same batches, with one example's weight set to zero. Its truth is
-//!   by how much each probe's loss rises; half of the weight tells how far any method could predict it.
+//! - [`LeaveOneOut`]: the same run once more, same seed and same batches, with one example's weight set to zero. Its
+//!   truth is by how much each probe's loss rises; half of the weight tells how far any method could predict it.
 //! - [`Subsets`]: the linear datamodeling score over random subsets (Park et al. 2023, arXiv 2303.14186, §2).
 //! - [`Brittleness`]: how few of its strongest proponents must go until a prediction changes.
-//! - [`Detection`]: how well a ranking finds labels that were made wrong on purpose; ROC-AUC, and recall by share inspected.
+//! - [`Detection`]: how well a ranking finds labels that were made wrong on purpose; ROC-AUC, and recall by share
+//!   inspected.
 //! - [`Accuracy`]: what is left of the accuracy after pruning or cleaning, against another way to choose.
-//! - [`ExactInfluence`]: influence functions themselves, for models small enough, as an oracle; and what moving a training
-//!   input would do.
+//! - [`ExactInfluence`]: influence functions themselves, for models small enough, as an oracle; and what moving a
+//!   training input would do.
 //!
-//! Each answer is a [`Measured`]: a value with a bootstrap interval, reproducible from its seed; a [`Finding`] is its row in a
-//! table. Nothing here knows candle: what a training is, the closure says. `examples/audit` does all of it with candle, on
-//! digits.
+//! Each answer is a [`Measured`]: a value with a bootstrap interval, reproducible from its seed; a [`Finding`] is its
+//! row in a table. Nothing here knows candle: what a training is, the closure says. `examples/audit` does all of it
+//! with candle, on digits.
 //!
 //! ```
 //! use gradlog_analysis::audit::{agreement, Change, Correlation, LeaveOneOut, Prediction, Trained};

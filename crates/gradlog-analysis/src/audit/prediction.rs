@@ -86,8 +86,8 @@ pub struct Paired {
 }
 
 impl Paired {
-    /// Of trainings that were measured by some other way than those here: `measured` and `predicted` are `[trainings, probes]`,
-    /// row by row.
+    /// Of trainings that were measured by some other way than those here: `measured` and `predicted` are `[trainings,
+    /// probes]`, row by row.
     ///
     /// # Errors
     /// [`AuditError::Pairs`] if the two are not of one length, or that is no multiple of `probes`.
@@ -102,8 +102,8 @@ impl Paired {
         self.measured.len() / self.probes.max(1)
     }
 
-    /// The mean over these probes of the correlation over these trainings. Where one side is constant it counts as 0: what
-    /// makes no difference predicts nothing.
+    /// The mean over these probes of the correlation over these trainings. Where one side is constant it counts as 0:
+    /// what makes no difference predicts nothing.
     fn correlation(&self, kind: Correlation, trainings: &[usize], probes: &[usize]) -> f64 {
         let correlate = |probe: &usize| {
             let column = |values: &[f64]| trainings.iter().map(|row| values[row * self.probes + probe]).collect();
@@ -132,8 +132,8 @@ pub enum Correlation {
     Pearson,
 }
 
-/// How far predictions agree with trainings: for each probe the correlation over the trainings, the mean over probes, the
-/// mean over `parts`, which are mostly seeds. The interval draws trainings and probes of each part again.
+/// How far predictions agree with trainings: for each probe the correlation over the trainings, the mean over probes,
+/// the mean over `parts`, which are mostly seeds. The interval draws trainings and probes of each part again.
 pub fn agreement(parts: &[Paired], kind: Correlation, draws: u32, seed: u64) -> Measured {
     let sizes: Vec<usize> = parts.iter().flat_map(|part| [part.trainings(), part.probes]).collect();
     bootstrap(&sizes, draws, seed, |drawn| {

@@ -7,8 +7,9 @@ use std::collections::HashSet;
 pub enum Change<'a> {
     /// Nothing: the recorded run once more.
     Nothing,
-    /// The same weights to begin with, the same order, the same batches; the losses of these examples are multiplied by `weight`,
-    /// and 0 leaves them out. A mean still divides by the size of the whole batch, so that all others keep their weight.
+    /// The same weights to begin with, the same order, the same batches; the losses of these examples are multiplied
+    /// by `weight`, and 0 leaves them out. A mean still divides by the size of the whole batch, so that all others
+    /// keep their weight.
     Weighted {
         /// Which examples.
         examples: &'a [u64],
@@ -53,7 +54,8 @@ impl<'a> Change<'a> {
     }
 }
 
-/// What a trained model makes of the probes, in one order for all trainings: that of the predictions they are compared with.
+/// What a trained model makes of the probes, in one order for all trainings: that of the predictions they are compared
+/// with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trained {
     /// The loss of each probe. Differences between trainings are small: take them in f64 where you can.
@@ -67,7 +69,8 @@ pub type TrainingError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Trains a model from the beginning, with a seed for weights and order, under a change, and measures it on the probes.
 ///
-/// The same seed and the same change must give the same model: then the difference between two trainings is the change's.
+/// The same seed and the same change must give the same model: then the difference between two trainings is the
+/// change's.
 pub type Retrain<'a> = dyn FnMut(u64, &Change<'_>) -> Result<Trained, TrainingError> + 'a;
 
 /// Why there is no answer.

@@ -33,8 +33,8 @@ pub(super) fn weighted_roc_auc(ranking: &[bool], times: &[f64]) -> f64 {
     ahead / (hits * misses)
 }
 
-/// Which share of all hits stands in the first `share` of a ranking, each place counting as often as `times` says; NaN without hits.
-/// A place that the limit cuts counts in part.
+/// Which share of all hits stands in the first `share` of a ranking, each place counting as often as `times` says; NaN
+/// without hits. A place that the limit cuts counts in part.
 pub(super) fn weighted_recall(ranking: &[bool], times: &[f64], share: f64) -> f64 {
     let limit = share * times.iter().sum::<f64>();
     let (mut seen, mut found, mut hits) = (0.0, 0.0, 0.0);
@@ -51,8 +51,8 @@ pub(super) fn weighted_recall(ranking: &[bool], times: &[f64], share: f64) -> f6
 /// The value of a statistic and its 95 % percentile bootstrap interval (Efron 1979).
 ///
 /// `sizes` are those of the samples that it is made of; each is drawn again by itself, with replacement. `statistic` is
-/// given, for each sample, the positions drawn; first of all every position once, which gives the value. Draws without a
-/// number are left out. The same `seed` gives the same interval.
+/// given, for each sample, the positions drawn; first of all every position once, which gives the value. Draws without
+/// a number are left out. The same `seed` gives the same interval.
 pub fn bootstrap(sizes: &[usize], draws: u32, seed: u64, mut statistic: impl FnMut(&[Vec<usize>]) -> f64) -> Measured {
     let mut positions: Vec<Vec<usize>> = sizes.iter().map(|size| (0..*size).collect()).collect();
     let value = statistic(&positions);

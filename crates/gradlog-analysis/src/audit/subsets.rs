@@ -1,9 +1,10 @@
 //! The linear datamodeling score (Park et al. 2023, arXiv 2303.14186, §2, after Ilyas et al. 2022, arXiv 2202.00622).
 //!
-//! For random subsets `S_j` of the training set and a model trained on each, the score of a method with influences `τ` on a
-//! probe `z'` is Spearman's correlation over `j` of `Σ_{i in S_j} τ_i(z')` and `−ℓ(z'; θ(S_j))`, the mean loss over some seeds;
-//! then the mean over probes. Noise of the seeds sets a limit to it that no method passes. For one seed the paper's
-//! output function, the log-odds of the label, gives the same number: it rises as the cross entropy falls.
+//! For random subsets `S_j` of the training set and a model trained on each, the score of a method with influences `τ`
+//! on a probe `z'` is Spearman's correlation over `j` of `Σ_{i in S_j} τ_i(z')` and `−ℓ(z'; θ(S_j))`, the mean loss
+//! over some seeds; then the mean over probes. Noise of the seeds sets a limit to it that no method passes. For one
+//! seed the paper's output function, the log-odds of the label, gives the same number: it rises as the cross entropy
+//! falls.
 
 use super::retrain::train;
 use super::statistics::draw_below;

@@ -9,8 +9,8 @@ fn weights(change: &Change<'_>) -> Vec<f64> {
     (0..DATA.len() as u64).map(|id| change.weight(id)).collect()
 }
 
-/// Two probes: the loss of the first falls with the sum of what is kept, that of the second rises. The first is right while
-/// the sum is above 12.
+/// Two probes: the loss of the first falls with the sum of what is kept, that of the second rises. The first is right
+/// while the sum is above 12.
 fn sums(_seed: u64, change: &Change<'_>) -> Result<Trained, TrainingError> {
     let sum: f64 = weights(change).iter().zip(DATA).map(|(weight, x)| weight * x).sum();
     Ok(Trained { losses: vec![-sum, sum], right: vec![sum > 12.0, false] })

@@ -1,11 +1,12 @@
 //! The adjoint: the recorded steps walked from the last to the first, with the derivative of each probe's final loss.
 //!
-//! For each probe two vectors go along: `a`, the derivative of its final loss by the weights, and `b`, that by the momentum
-//! buffer. Whatever the steps in between would have made of a small change is in them when a visit is met, so one product of
-//! its gradient with `b` is the visit's score. [`Method::Adjoint`](crate::Method::Adjoint) has the recursion.
+//! For each probe two vectors go along: `a`, the derivative of its final loss by the weights, and `b`, that by the
+//! momentum buffer. Whatever the steps in between would have made of a small change is in them when a visit is met, so
+//! one product of its gradient with `b` is the visit's score. [`Method::Adjoint`](crate::Method::Adjoint) has the
+//! recursion.
 //!
-//! It is done in f32: with a true curvature the walk is as stable as the training was. With one that is too large it is not:
-//! [`Estimate::growth`] says how far it went astray, and [`AnalysisError::Diverged`] that it passed all numbers.
+//! It is done in f32: with a true curvature the walk is as stable as the training was. With one that is too large it is
+//! not: [`Estimate::growth`] says how far it went astray, and [`AnalysisError::Diverged`] that it passed all numbers.
 
 use super::detail::Outputs;
 use super::probes::{last, load, ProbeRows};

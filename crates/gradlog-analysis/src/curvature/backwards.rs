@@ -14,12 +14,12 @@ type ReadRows<D> = Result<(Rows<D>, Option<Gradients>), AnalysisError>;
 impl Walk<'_> {
     /// Hands over all usable visits, inside the window or not, from the last step to the first: tiles of one step each.
     ///
-    /// `blocks` are visit blocks in the order of the run, all of which are known to be sound. Counts only what lies inside
-    /// the window.
+    /// `blocks` are visit blocks in the order of the run, all of which are known to be sound. Counts only what lies
+    /// inside the window.
     ///
     /// # Errors
-    /// What `each` says; [`AnalysisError::Read`] if the file system refuses, if a block has changed since, or if the steps
-    /// are not in order.
+    /// What `each` says; [`AnalysisError::Read`] if the file system refuses, if a block has changed since, or if the
+    /// steps are not in order.
     pub(super) fn walk_backwards<D: VisitDetail>(
         &self,
         blocks: &[Block],

@@ -1,7 +1,7 @@
 //! DataInf (Kwon et al. 2024, eq. 5): the mean over the rows of the inverses of each alone, applied to the probes.
 //!
-//! `(λI + g gᵀ)⁻¹ v = (1/λ)·(v − (g·v)/(λ + ‖g‖²)·g)` (Sherman and Morrison), so two passes over the gradients do it: one for
-//! the trace that a relative damping goes by, one for the sum. A third gives the scores.
+//! `(λI + g gᵀ)⁻¹ v = (1/λ)·(v − (g·v)/(λ + ‖g‖²)·g)` (Sherman and Morrison), so two passes over the gradients do it:
+//! one for the trace that a relative damping goes by, one for the sum. A third gives the scores.
 
 use super::gram::lambda;
 use super::influence_function::{find_end, mean_scores};

@@ -1,4 +1,5 @@
-//! Influence functions (Koh and Liang 2017, §2.1): probes through the damped inverse, and their dot products with visits.
+//! Influence functions (Koh and Liang 2017, §2.1): probes through the damped inverse, and their dot products with
+//! visits.
 
 use super::detail::Outputs;
 use super::gram::{Gram, Inverse};

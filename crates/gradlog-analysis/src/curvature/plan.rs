@@ -18,7 +18,8 @@ enum Prepared {
     Nothing,
 }
 
-/// A question that has been looked up in the run, with its curvature inverted, and cut into passes over some probes each.
+/// A question that has been looked up in the run, with its curvature inverted, and cut into passes over some probes
+/// each.
 pub struct EstimatePlan<'run> {
     subject: Subject<'run>,
     pub(super) passes: Vec<Vec<u64>>,
@@ -33,7 +34,8 @@ impl fmt::Debug for EstimatePlan<'_> {
 }
 
 impl EstimateQuestion {
-    /// The influence of every training example on the probes, all passes in one: an answer for each damping, in their order.
+    /// The influence of every training example on the probes, all passes in one: an answer for each damping, in their
+    /// order.
     ///
     /// # Errors
     /// As [`EstimateQuestion::plan`]; [`AnalysisError::Diverged`] if an adjoint grew past all numbers.
@@ -44,13 +46,14 @@ impl EstimateQuestion {
         self.plan(run)?.whole()
     }
 
-    /// Finds the probes, gathers and inverts the curvature where the method has one for all probes, and plans the passes.
+    /// Finds the probes, gathers and inverts the curvature where the method has one for all probes, and plans the
+    /// passes.
     ///
     /// # Errors
-    /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute) for what is asked about; [`AnalysisError::OnlyVisits`] for a window on sweeps;
-    /// [`AnalysisError::OutOfRange`] for a length, a damping or a curvature that the method cannot use;
-    /// [`AnalysisError::TooLarge`] if the curvature would pass [`EstimatePlan::CURVATURE_BYTES_MAX`];
-    /// [`AnalysisError::Singular`] if it has no inverse.
+    /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute) for what is asked about;
+    /// [`AnalysisError::OnlyVisits`] for a window on sweeps; [`AnalysisError::OutOfRange`] for a length, a damping
+    /// or a curvature that the method cannot use; [`AnalysisError::TooLarge`] if the curvature would pass
+    /// [`EstimatePlan::CURVATURE_BYTES_MAX`]; [`AnalysisError::Singular`] if it has no inverse.
     pub fn plan<'run>(&self, run: &'run Run) -> Result<EstimatePlan<'run>, AnalysisError> {
         self.question.window.refuse_sweeps(self.method.name())?;
         check_shape(self.shape)?;

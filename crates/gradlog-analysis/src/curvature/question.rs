@@ -18,8 +18,9 @@ use crate::{AnalysisError, Curvature, Damping, InfluenceQuestion, Method, Normal
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EstimateQuestion {
-    /// Which probes, and which visits count. Its probe time has no part in it: each probe is taken at one time, said at each
-    /// [`Method`]. Of its normalizations influence functions know [`Normalization::Relatif`], the others none.
+    /// Which probes, and which visits count. Its probe time has no part in it: each probe is taken at one time, said
+    /// at each [`Method`]. Of its normalizations influence functions know [`Normalization::Relatif`], the others
+    /// none.
     pub(crate) question: InfluenceQuestion,
     /// By which method.
     pub(crate) method: Method,
@@ -37,12 +38,12 @@ window_options!(EstimateQuestion, question);
 progress_options!(EstimateQuestion, question);
 
 impl EstimateQuestion {
-    /// Answers `question` by `method`, with whole gradients of [`Method::default_length`], a damping of a tenth of the mean
-    /// eigenvalue where there is one to choose, and the visits' own gradients as curvature.
+    /// Answers `question` by `method`, with whole gradients of [`Method::default_length`], a damping of a tenth of the
+    /// mean eigenvalue where there is one to choose, and the visits' own gradients as curvature.
     ///
-    /// The probe time of the question has no part in it: each probe is taken at one time, said at each [`Method`]. Of the
-    /// normalizations influence functions know [`Normalization::Relatif`], the other methods none. None of them has error bars,
-    /// layers or groups.
+    /// The probe time of the question has no part in it: each probe is taken at one time, said at each [`Method`]. Of
+    /// the normalizations influence functions know [`Normalization::Relatif`], the other methods none. None of them
+    /// has error bars, layers or groups.
     pub fn new(question: InfluenceQuestion, method: Method) -> Self {
         Self {
             question,
@@ -67,7 +68,8 @@ impl EstimateQuestion {
         self
     }
 
-    /// Whose gradients make the curvature. DataInf and TRAK have it in their definitions and take [`Curvature::Visits`].
+    /// Whose gradients make the curvature. DataInf and TRAK have it in their definitions and take
+    /// [`Curvature::Visits`].
     #[must_use]
     pub fn curvature(mut self, curvature: Curvature) -> Self {
         self.curvature = curvature;

@@ -1,8 +1,8 @@
 //! ℓ-RelatIF (Barshan et al. 2020, arXiv 2003.11630): influence functions divided by the root of the example's own
 //! self-influence under the same damped inverse, `√(ḡ_zᵀ (H + λI)⁻¹ ḡ_z)`.
 //!
-//! The mean gradient of an example over its visits is needed as a whole, because its visits have products with each other.
-//! As many examples as fit are gathered in a walk, so memory goes by a bound and not by the run.
+//! The mean gradient of an example over its visits is needed as a whole, because its visits have products with each
+//! other. As many examples as fit are gathered in a walk, so memory goes by a bound and not by the run.
 
 use super::gram::Inverse;
 use super::subject::{Subject, PROBE_BYTES_MAX};
@@ -42,7 +42,8 @@ impl SelfInfluence {
         Ok(Self(found))
     }
 
-    /// What the scores of an example are divided by at a damping. An example whose gradients are 0 has the score 0 anyway.
+    /// What the scores of an example are divided by at a damping. An example whose gradients are 0 has the score 0
+    /// anyway.
     pub(super) fn divisor(&self, example: u64, damping: usize) -> f64 {
         match self.0.get(&example).map(|own| own[damping]) {
             Some(0.0) => 1.0,

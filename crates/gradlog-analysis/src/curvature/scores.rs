@@ -56,8 +56,8 @@ impl Scores {
         self.rows.len()
     }
 
-    /// The place of a visit's example, which is made if it is new. Label and prediction are those of its last visit: walking
-    /// backwards, the first that comes.
+    /// The place of a visit's example, which is made if it is new. Label and prediction are those of its last visit:
+    /// walking backwards, the first that comes.
     pub(super) fn slot(&mut self, visit: &Visit, prediction: Option<u32>, walking: Walking) -> usize {
         let fresh = self.rows.len();
         let slot = *self.slots.entry(visit.example).or_insert(fresh);

@@ -24,7 +24,8 @@ impl CurvatureSet {
     /// Reads the set `name`. Each probe has the weight 1.
     ///
     /// # Errors
-    /// [`AnalysisError::OtherLayers`] if it was recorded in another form than the probes of the subject; those of an index.
+    /// [`AnalysisError::OtherLayers`] if it was recorded in another form than the probes of the subject; those of an
+    /// index.
     pub(super) fn read(subject: &Subject<'_>, name: &str, progress: &Progress) -> Result<Self, AnalysisError> {
         let question = InfluenceQuestion { set: name.into(), probes: Probes::All, ..subject.asked.question.clone() };
         let mut weighted = Vec::new();

@@ -1,8 +1,8 @@
 //! TRAK's estimator (Park et al. 2023, §3.2) with the epochs of one run where the paper takes models.
 //!
-//! The gradient of the log-odds is had from that of the loss: `ℓ = −log p = log(1 + e⁻ᶠ)`, so `∇ℓ = −(1 − p)·∇f`. `1 − p` is
-//! taken from the loss, `1 − e⁻ˡ`, which keeps its digits where `p` is almost 1. A visit whose loss is so small that it has no
-//! gradient left counts with `1 − p = 0`, as it does in the paper's `Q`.
+//! The gradient of the log-odds is had from that of the loss: `ℓ = −log p = log(1 + e⁻ᶠ)`, so `∇ℓ = −(1 − p)·∇f`. `1 −
+//! p` is taken from the loss, `1 − e⁻ˡ`, which keeps its digits where `p` is almost 1. A visit whose loss is so small
+//! that it has no gradient left counts with `1 − p = 0`, as it does in the paper's `Q`.
 
 use super::detail::Outputs;
 use super::gram::Gram;

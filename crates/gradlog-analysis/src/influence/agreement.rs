@@ -21,8 +21,8 @@ pub struct Agreement {
 }
 
 impl Influence {
-    /// Sets this answer on a probe, by position, beside `other`, with up to `count` of the strongest of both ends. Probes and
-    /// examples are found by their ids.
+    /// Sets this answer on a probe, by position, beside `other`, with up to `count` of the strongest of both ends.
+    /// Probes and examples are found by their ids.
     ///
     /// # Errors
     /// [`AnalysisError::OutOfRange`] if `other` is not about this probe.

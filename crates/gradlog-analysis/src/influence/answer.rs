@@ -47,29 +47,32 @@ pub struct Influence {
     pub set: String,
     /// Which probe time stands for a step. It plays no part on sweeps.
     pub time: ProbeTime,
-    /// Whether it is made of visits of the training or of sweeps at checkpoints, and which. "Visits" below are then rows of sweeps.
+    /// Whether it is made of visits of the training or of sweeps at checkpoints, and which. "Visits" below are then
+    /// rows of sweeps.
     pub basis: Basis,
     /// What the scores were divided by.
     pub normalization: Normalization,
-    /// The layers whose gradients count, where not all do; those that are folded together as one, by the name `folded`.
+    /// The layers whose gradients count, where not all do; those that are folded together as one, by the name
+    /// `folded`.
     pub layers: Vec<String>,
     /// Ids of the probes that the one column is the mean of; empty where each probe has a column of its own.
     pub group: Vec<u64>,
     /// How the model ran when the probes were taken by a replay; empty for probes taken during the training.
     pub probe_modes: Vec<Mode>,
-    /// The probes: columns of the scores. Of a group there is one, with the first id, the most times, and what all have in common.
+    /// The probes: columns of the scores. Of a group there is one, with the first id, the most times, and what all
+    /// have in common.
     pub probes: Vec<Probe>,
     /// The training examples: rows of the scores, in the order of their first visit.
     pub rows: Vec<InfluenceRow>,
     /// `[rows, probes]`, row by row; NaN where an example has no usable visit.
     pub scores: Vec<f64>,
-    /// One standard deviation of each score's sketch error, `[rows, probes]` as the scores are; empty unless they were asked
-    /// for with [`InfluenceQuestion::errors`](crate::InfluenceQuestion::errors). An upper bound where an example has several visits. It covers projection and
-    /// rounding of the gradients and nothing else: not layers that were not recorded, not that the probes were taken at other
-    /// steps, not TracIn's first order.
+    /// One standard deviation of each score's sketch error, `[rows, probes]` as the scores are; empty unless they were
+    /// asked for with [`InfluenceQuestion::errors`](crate::InfluenceQuestion::errors). An upper bound where an
+    /// example has several visits. It covers projection and rounding of the gradients and nothing else: not layers
+    /// that were not recorded, not that the probes were taken at other steps, not TracIn's first order.
     pub errors: Vec<f64>,
-    /// Visits that the scores are made of. Where the probes were taken at different times, this and the counts below are
-    /// those of the first of them, and so are the counts of what was left out.
+    /// Visits that the scores are made of. Where the probes were taken at different times, this and the counts below
+    /// are those of the first of them, and so are the counts of what was left out.
     pub visits: u64,
     /// Of these, visits at a step before which the probes were taken: `c(t) = t`.
     pub visits_at_probe_times: u64,
@@ -116,7 +119,8 @@ impl Influence {
         self.scores[row * self.probes.len() + probe]
     }
 
-    /// The position of the row of a training example; `None` if it has no visit inside the window. It goes through the rows.
+    /// The position of the row of a training example; `None` if it has no visit inside the window. It goes through the
+    /// rows.
     pub fn row(&self, example: u64) -> Option<usize> {
         self.rows.iter().position(|row| row.example == example)
     }
@@ -126,7 +130,8 @@ impl Influence {
         self.probes.iter().position(|probe| probe.id == id)
     }
 
-    /// The score of a training example on a probe, both by id; `None` where there is none. A NaN is a score of no usable visit.
+    /// The score of a training example on a probe, both by id; `None` where there is none. A NaN is a score of no
+    /// usable visit.
     pub fn score_of(&self, example: u64, probe: u64) -> Option<f64> {
         let (row, probe) = (self.row(example)?, self.probe(probe)?);
         self.scores.get(row * self.probes.len() + probe).copied()
@@ -141,8 +146,8 @@ impl Influence {
         self.errors.get(row * self.probes.len() + probe).copied()
     }
 
-    /// Positions of all rows for a probe, the strongest proponent first and the strongest opponent last; ties by example
-    /// id, rows without a score (NaN) at the very end.
+    /// Positions of all rows for a probe, the strongest proponent first and the strongest opponent last; ties by
+    /// example id, rows without a score (NaN) at the very end.
     ///
     /// # Panics
     /// If there is no such probe.

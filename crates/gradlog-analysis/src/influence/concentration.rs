@@ -11,8 +11,8 @@ use super::answer::Influence;
 pub struct Concentration {
     /// Examples with a score.
     pub examples: usize,
-    /// Share of `Σ|s|` that the hundredth of the examples with the largest `|s|` carries (one example at least): 0.01 if all
-    /// are alike, 1 if no other counts.
+    /// Share of `Σ|s|` that the hundredth of the examples with the largest `|s|` carries (one example at least): 0.01
+    /// if all are alike, 1 if no other counts.
     pub top_hundredth: f64,
     /// `(Σ|s|)²/Σs²`: as many examples of one size would be as concentrated.
     pub carriers: f64,

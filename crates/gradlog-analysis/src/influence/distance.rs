@@ -1,7 +1,7 @@
 //! Influence against distance in feature space: does a probe learn from what looks alike, or from elsewhere?
 //!
-//! The features of an example are the input factor of a layer, by default of the last one that keeps its factors: what the
-//! network made of the example before its final step (Koh and Liang 2017, §5.1, set influence against distance so).
+//! The features of an example are the input factor of a layer, by default of the last one that keeps its factors: what
+//! the network made of the example before its final step (Koh and Liang 2017, §5.1, set influence against distance so).
 
 use super::answer::Influence;
 use super::plan::index::Index;
@@ -34,8 +34,8 @@ pub struct FeatureDistance {
     pub size: f64,
     /// Spearman's rank correlation of the score itself and distance. Negative: what is near helps, what is far hurts.
     pub score: f64,
-    /// Of each row of the influence, the Euclidean distance of its features at its last visit or sweep inside the window from the
-    /// probe's at its last time; NaN if it has none.
+    /// Of each row of the influence, the Euclidean distance of its features at its last visit or sweep inside the
+    /// window from the probe's at its last time; NaN if it has none.
     pub distances: Vec<f64>,
     /// What was left out, by the reason: visits without features, and probe records.
     pub left_out: LeftOut,
@@ -76,7 +76,8 @@ impl FeatureDistance {
         rows
     }
 
-    /// Sets the `count` nearest examples beside the `count` strongest of `influence`, which these distances were made of.
+    /// Sets the `count` nearest examples beside the `count` strongest of `influence`, which these distances were made
+    /// of.
     ///
     /// # Errors
     /// [`AnalysisError::OutOfRange`] if `influence` does not hold the probe or has another number of rows.
@@ -108,10 +109,12 @@ impl FeatureDistance {
     }
 }
 
-/// Asks how an influence goes with distance in feature space: does a probe learn from what looks alike, or from elsewhere?
+/// Asks how an influence goes with distance in feature space: does a probe learn from what looks alike, or from
+/// elsewhere?
 ///
-/// The features of an example are the input of a layer at its last visit inside the window, and those of the probe the input at
-/// its last time. The distance is Euclidean (Koh and Liang 2017, arXiv 1703.04730, §5.1, set influence against it).
+/// The features of an example are the input of a layer at its last visit inside the window, and those of the probe the
+/// input at its last time. The distance is Euclidean (Koh and Liang 2017, arXiv 1703.04730, §5.1, set influence against
+/// it).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DistanceQuestion<'a> {
@@ -126,8 +129,8 @@ source_options!(DistanceQuestion<'_>);
 progress_options!(DistanceQuestion<'_>);
 
 impl<'a> DistanceQuestion<'a> {
-    /// Compares the scores of `influence` with distances in the input of the last layer that keeps its factors: over all visits,
-    /// or over all sweeps if the influence is on sweeps.
+    /// Compares the scores of `influence` with distances in the input of the last layer that keeps its factors: over
+    /// all visits, or over all sweeps if the influence is on sweeps.
     pub fn new(influence: &'a Influence) -> Self {
         let window = if influence.basis.is_sweeps() { Window::sweeps() } else { Window::everything() };
         Self { influence, layer: None, window, progress: Progress::default() }
@@ -143,10 +146,10 @@ impl<'a> DistanceQuestion<'a> {
     /// An answer for each probe of the influence, in their order.
     ///
     /// # Errors
-    /// [`AnalysisError::OnlyVisits`] or [`AnalysisError::OutOfRange`] if one of influence and window is on visits and the other
-    /// on sweeps, [`AnalysisError::Missing`] if no such layer has factors, [`AnalysisError::NoSuchProbe`] and the like if the
-    /// probes are not in the run, [`AnalysisError::OutsideRun`] for a window without visits, [`AnalysisError::Read`] if the
-    /// file system refuses.
+    /// [`AnalysisError::OnlyVisits`] or [`AnalysisError::OutOfRange`] if one of influence and window is on visits and
+    /// the other on sweeps, [`AnalysisError::Missing`] if no such layer has factors, [`AnalysisError::NoSuchProbe`]
+    /// and the like if the probes are not in the run, [`AnalysisError::OutsideRun`] for a window without visits,
+    /// [`AnalysisError::Read`] if the file system refuses.
     ///
     /// # Cost
     /// One pass over the inputs of one layer. Memory: 8 bytes for each example and probe.

@@ -6,38 +6,39 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Method {
-    /// `(1/n)·g_z'ᵀ (H + λI)⁻¹ ḡ_z` (Koh and Liang 2017, arXiv 1703.04730, §2.1): by how much the probe's loss would rise, were
-    /// `z` not among the `n` examples and the model trained to its minimum again.
+    /// `(1/n)·g_z'ᵀ (H + λI)⁻¹ ḡ_z` (Koh and Liang 2017, arXiv 1703.04730, §2.1): by how much the probe's loss would
+    /// rise, were `z` not among the `n` examples and the model trained to its minimum again.
     ///
-    /// `ḡ_z` is the mean gradient of `z` over its visits inside the window (the last epoch is the natural one), `H` the mean
-    /// of `g gᵀ` over the rows of the chosen [`Curvature`], and `g_z'` the probe's gradient nearest to the window's end. The
-    /// paper's `H` is the Hessian at the minimum; with the visits' own gradients it is the empirical Fisher, which shrinks
-    /// as the model fits.
+    /// `ḡ_z` is the mean gradient of `z` over its visits inside the window (the last epoch is the natural one), `H`
+    /// the mean of `g gᵀ` over the rows of the chosen [`Curvature`], and `g_z'` the probe's gradient nearest to
+    /// the window's end. The paper's `H` is the Hessian at the minimum; with the visits' own gradients it is the
+    /// empirical Fisher, which shrinks as the model fits.
     ///
     /// With [`Normalization::Relatif`](crate::Normalization::Relatif) it is ℓ-RelatIF (Barshan et al. 2020, arXiv
-    /// 2003.11630): the score divided by `√(ḡ_zᵀ (H + λI)⁻¹ ḡ_z)`, the root of the example's self-influence under the same
-    /// inverse. The sign stays. An example whose gradients are 0 scores 0. A cosine in the metric of the inverse would divide by
-    /// a number of the probe's besides, and leave the order of the examples as it is.
+    /// 2003.11630): the score divided by `√(ḡ_zᵀ (H + λI)⁻¹ ḡ_z)`, the root of the example's self-influence under the
+    /// same inverse. The sign stays. An example whose gradients are 0 scores 0. A cosine in the metric of the
+    /// inverse would divide by a number of the probe's besides, and leave the order of the examples as it is.
     InfluenceFunction,
     /// As [`Method::InfluenceFunction`], with the mean and the inverse exchanged (DataInf; Kwon et al. 2024, arXiv
-    /// 2310.00902, eq. 5): `H⁻¹v ≈ (1/m)·Σ_i (λI + g_i g_iᵀ)⁻¹ v = (1/(λm))·Σ_i (v − (g_i·v)/(λ + ‖g_i‖²)·g_i)`. No matrix is
-    /// held or inverted. Meant for many layers, each by itself.
+    /// 2310.00902, eq. 5): `H⁻¹v ≈ (1/m)·Σ_i (λI + g_i g_iᵀ)⁻¹ v = (1/(λm))·Σ_i (v − (g_i·v)/(λ + ‖g_i‖²)·g_i)`. No
+    /// matrix is held or inverted. Meant for many layers, each by itself.
     DataInf,
-    /// TRAK's estimator (Park et al. 2023, arXiv 2303.14186, §3) over the epochs of one run where the paper takes models of
-    /// many: `[mean_m (1 − p_m(z))]·[mean_m φ_m(z')ᵀ (Φ_mᵀΦ_m + λI)⁻¹ φ_m(z)]`.
+    /// TRAK's estimator (Park et al. 2023, arXiv 2303.14186, §3) over the epochs of one run where the paper takes
+    /// models of many: `[mean_m (1 − p_m(z))]·[mean_m φ_m(z')ᵀ (Φ_mᵀΦ_m + λI)⁻¹ φ_m(z)]`.
     ///
-    /// `φ` is the gradient of the log-odds `f = log(p/(1 − p))` of the label, which is `−g/(1 − p)`, and `Φ_m` has those of the
-    /// visits of epoch `m`. It needs a cross entropy over classes. The score is by how much `z` raises the probe's `f`.
+    /// `φ` is the gradient of the log-odds `f = log(p/(1 − p))` of the label, which is `−g/(1 − p)`, and `Φ_m` has
+    /// those of the visits of epoch `m`. It needs a cross entropy over classes. The score is by how much `z`
+    /// raises the probe's `f`.
     ///
-    /// The paper's last step is a soft threshold λ on these scores, `sign(τ)·max(|τ| − λ, 0)`, with λ chosen on trained subsets:
-    /// the question's soft threshold, which is left out if nothing is said. It
+    /// The paper's last step is a soft threshold λ on these scores, `sign(τ)·max(|τ| − λ, 0)`, with λ chosen on
+    /// trained subsets: the question's soft threshold, which is left out if nothing is said. It
     /// makes 0 of what is small; nothing changes its place among the rest.
     Trak,
-    /// The recorded steps unrolled: to first order, by how much the probe's loss at the end would rise if `z` had been left
-    /// out of every step of this very run.
+    /// The recorded steps unrolled: to first order, by how much the probe's loss at the end would rise if `z` had been
+    /// left out of every step of this very run.
     ///
-    /// For SGD with momentum, `v ← μv + clip·Σ c_i g_i + λw`, `w ← w − ηv`, walked from the last step to the first, with
-    /// `a = g_z'(w_T)` and `b = 0` to begin with:
+    /// For SGD with momentum, `v ← μv + clip·Σ c_i g_i + λw`, `w ← w − ηv`, walked from the last step to the first,
+    /// with `a = g_z'(w_T)` and `b = 0` to begin with:
     ///
     /// ```text
     /// b ← b − η_t·a                                  b is the derivative of the final loss by v
@@ -46,8 +47,9 @@ pub enum Method {
     /// b ← μ_t·b
     /// ```
     ///
-    /// With `μ = 0` and the visits' own gradients as curvature it is DVEmb (Wang et al. 2024, arXiv 2412.09538). The probe is
-    /// taken at its last time, and visits from then on do not count. Nesterov momentum, dampening and Adam are not modelled.
+    /// With `μ = 0` and the visits' own gradients as curvature it is DVEmb (Wang et al. 2024, arXiv 2412.09538). The
+    /// probe is taken at its last time, and visits from then on do not count. Nesterov momentum, dampening and
+    /// Adam are not modelled.
     Adjoint,
 }
 
@@ -65,10 +67,10 @@ impl Method {
         }
     }
 
-    /// How long flat vectors are if nothing is said. An inverse costs the cube of it, the others go by its first power, and
-    /// the adjoint needs it: what a fold adds to the curvature is multiplied from step to step. [`Estimate::growth`]
-    /// of the CNN on the shipped digits (474 steps, a rate of 0.1) is 47 at 1,024 numbers, 3.3 at 16,384 and 5.3 at 65,536; 1.01
-    /// layer by layer.
+    /// How long flat vectors are if nothing is said. An inverse costs the cube of it, the others go by its first power,
+    /// and the adjoint needs it: what a fold adds to the curvature is multiplied from step to step.
+    /// [`Estimate::growth`] of the CNN on the shipped digits (474 steps, a rate of 0.1) is 47 at 1,024 numbers, 3.3
+    /// at 16,384 and 5.3 at 65,536; 1.01 layer by layer.
     pub fn default_length(self) -> usize {
         match self {
             Method::InfluenceFunction | Method::Trak => 2048,
@@ -105,8 +107,8 @@ impl fmt::Display for Method {
 /// What is added to each eigenvalue of a curvature before it is inverted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Damping {
-    /// So many times the mean eigenvalue of the block's curvature. For DataInf the mean is over all numbers of the recorded
-    /// gradient, as in its paper.
+    /// So many times the mean eigenvalue of the block's curvature. For DataInf the mean is over all numbers of the
+    /// recorded gradient, as in its paper.
     Relative(f64),
     /// So much.
     Absolute(f64),
@@ -128,9 +130,9 @@ pub enum Curvature {
     /// The visits' own: the empirical Fisher.
     #[default]
     Visits,
-    /// Those of a set: rows that were recorded to be curvature by `Recorder::curvature`, with the weights that they were
-    /// given, `H = Σ w g gᵀ / Σ w`: for a cross entropy the Gauss-Newton matrix. Probes of the set count with weight 1. The
-    /// adjoint takes for each step those of the nearest earlier time.
+    /// Those of a set: rows that were recorded to be curvature by `Recorder::curvature`, with the weights that they
+    /// were given, `H = Σ w g gᵀ / Σ w`: for a cross entropy the Gauss-Newton matrix. Probes of the set count with
+    /// weight 1. The adjoint takes for each step those of the nearest earlier time.
     Set(String),
     /// None: the adjoint then knows momentum and schedule alone.
     Nothing,
@@ -182,19 +184,20 @@ pub struct Estimate {
     pub momentum: f32,
     /// The largest weight decay.
     pub weight_decay: f32,
-    /// For the adjoint, how many times longer the derivative of a probe's final loss by the weights became on the way back than
-    /// it had been at some point before: the largest over probes and steps. Without curvature and weight decay it is 1, and with the
-    /// curvature of a training that was stable not much more. Beyond [`Estimate::GROWTH_MAX`] the scores are mostly of what grew:
-    /// the curvature is too large for the learning rate, as a Fisher matrix of few or of folded gradients is.
+    /// For the adjoint, how many times longer the derivative of a probe's final loss by the weights became on the way
+    /// back than it had been at some point before: the largest over probes and steps. Without curvature and weight
+    /// decay it is 1, and with the curvature of a training that was stable not much more. Beyond
+    /// [`Estimate::GROWTH_MAX`] the scores are mostly of what grew: the curvature is too large for the learning
+    /// rate, as a Fisher matrix of few or of folded gradients is.
     pub growth: f64,
     /// For the adjoint, visits of the run that were dropped while recording: what they did is not unrolled.
     pub dropped: u64,
 }
 
 impl Estimate {
-    /// Above this [`Estimate::growth`] the adjoint's scores are not to be believed. Where they agreed with retraining it was 1.0;
-    /// where a few directions drowned them, at least 1.8 (`benches/results`, the audit). Below it they may still be wrong: a training
-    /// that no derivative predicts had 1.1 to 1.5.
+    /// Above this [`Estimate::growth`] the adjoint's scores are not to be believed. Where they agreed with retraining
+    /// it was 1.0; where a few directions drowned them, at least 1.8 (`benches/results`, the audit). Below it they
+    /// may still be wrong: a training that no derivative predicts had 1.1 to 1.5.
     pub const GROWTH_MAX: f64 = 1.5;
 }
 

@@ -34,23 +34,23 @@ pub(crate) enum Probes {
 /// Relatif:  Σ_t w_t·⟨g_z(w_t), g_z'(w_c(t))⟩ / √(Σ_t |w_t|·‖g_z(w_t)‖²)
 /// ```
 ///
-/// Norms are the recorded ones, which carry no sketch error, where all layers count; else those of the sketches, which are
-/// estimates where a layer was projected.
+/// Norms are the recorded ones, which carry no sketch error, where all layers count; else those of the sketches, which
+/// are estimates where a layer was projected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Normalization {
     /// TracIn itself.
     #[default]
     None,
-    /// Each gradient at unit length: of each visit, and of the probe at each of its times. A gradient of zero has no direction
-    /// and adds nothing. What is left is agreement of direction alone, so self-influence says nothing any more: the cosine of a
-    /// gradient with itself is 1 for every example, the mislabeled ones with it.
+    /// Each gradient at unit length: of each visit, and of the probe at each of its times. A gradient of zero has no
+    /// direction and adds nothing. What is left is agreement of direction alone, so self-influence says nothing
+    /// any more: the cosine of a gradient with itself is 1 for every example, the mislabeled ones with it.
     Cosine,
-    /// Divided by the root of the example's own self-influence over the same visits: what it did to the probe for each unit
-    /// that it did to itself. It is ℓ-RelatIF (Barshan et al. 2020, arXiv 2003.11630) in TracIn's metric, where a dot
-    /// product of gradients stands in the place of the one with the inverse Hessian. Examples without any self-influence
-    /// score 0. Influence functions ([`Method::InfluenceFunction`](crate::Method)) have the inverse, and divide by
-    /// `√(ḡ_zᵀ (H + λI)⁻¹ ḡ_z)`, as the paper does.
+    /// Divided by the root of the example's own self-influence over the same visits: what it did to the probe for each
+    /// unit that it did to itself. It is ℓ-RelatIF (Barshan et al. 2020, arXiv 2003.11630) in TracIn's metric,
+    /// where a dot product of gradients stands in the place of the one with the inverse Hessian. Examples without
+    /// any self-influence score 0. Influence functions ([`Method::InfluenceFunction`](crate::Method)) have the
+    /// inverse, and divide by `√(ḡ_zᵀ (H + λI)⁻¹ ḡ_z)`, as the paper does.
     Relatif,
 }
 
@@ -83,15 +83,17 @@ impl Normalization {
     }
 }
 
-/// Asks which training examples taught the model its answer to probes: TracIn (Pruthi et al. 2020, arXiv 2002.08484, §3).
+/// Asks which training examples taught the model its answer to probes: TracIn (Pruthi et al. 2020, arXiv 2002.08484,
+/// §3).
 ///
 /// ```text
 /// TracIn(z, z') = Σ_t η_t·clip_t·c_t·⟨g_z(w_t), g_z'(w_c(t))⟩
 /// ```
 ///
-/// over the visits `t` of the example `z` inside the window: `η_t` the learning rate of the step, `clip_t` the factor that the
-/// whole gradient was multiplied by, `c_t` the weight of `z` in the loss (`1/B` under a mean), `c(t)` the probe time that
-/// stands for step `t`. A positive score helped: the step lowered the probe's loss. The unit is that of the loss.
+/// over the visits `t` of the example `z` inside the window: `η_t` the learning rate of the step, `clip_t` the factor
+/// that the whole gradient was multiplied by, `c_t` the weight of `z` in the loss (`1/B` under a mean), `c(t)` the
+/// probe time that stands for step `t`. A positive score helped: the step lowered the probe's loss. The unit is that of
+/// the loss.
 ///
 /// ```no_run
 /// use gradlog_analysis::{InfluenceQuestion, Run};
@@ -165,17 +167,17 @@ impl InfluenceQuestion {
         self
     }
 
-    /// Gives one column of scores for all these probes together: the mean of their scores, which is the influence on the mean of
-    /// their losses. With [`Normalization::Cosine`] every probe has the same say in it, however steep its loss. Where a probe
-    /// has no time for a visit, the two add nothing to the mean.
+    /// Gives one column of scores for all these probes together: the mean of their scores, which is the influence on
+    /// the mean of their losses. With [`Normalization::Cosine`] every probe has the same say in it, however steep
+    /// its loss. Where a probe has no time for a visit, the two add nothing to the mean.
     #[must_use]
     pub fn mean(mut self) -> Self {
         self.group = true;
         self
     }
 
-    /// Counts the gradients of these layers alone. Layers that are folded share one vector and can only be named together, or by
-    /// the name `folded`.
+    /// Counts the gradients of these layers alone. Layers that are folded share one vector and can only be named
+    /// together, or by the name `folded`.
     #[must_use]
     pub fn layers<Name: Into<String>>(mut self, layers: impl IntoIterator<Item = Name>) -> Self {
         self.layers = layers.into_iter().map(Into::into).collect();
@@ -196,15 +198,16 @@ impl InfluenceQuestion {
         self
     }
 
-    /// Gives an error bar for each score, which costs about as much again: [`Influence::errors`](crate::Influence::errors).
+    /// Gives an error bar for each score, which costs about as much again:
+    /// [`Influence::errors`](crate::Influence::errors).
     #[must_use]
     pub fn errors(mut self) -> Self {
         self.errors = true;
         self
     }
 
-    /// Takes the sweeps at checkpoints instead of the visits: TracInCP, `Σ_i η_i·⟨g_z(w_i), g_z'(w_i)⟩` over the checkpoints `i`
-    /// at which the probe has a record too. The same as [`sweeps`](Self::sweeps).
+    /// Takes the sweeps at checkpoints instead of the visits: TracInCP, `Σ_i η_i·⟨g_z(w_i), g_z'(w_i)⟩` over the
+    /// checkpoints `i` at which the probe has a record too. The same as [`sweeps`](Self::sweeps).
     #[must_use]
     pub fn at_checkpoints(self) -> Self {
         self.sweeps()

@@ -1,16 +1,17 @@
 //! Dataset cartography: the map of a training set by confidence and variability (Swayamdipta et al. 2020, arXiv
 //! 2009.10795, §2 and §3).
 //!
-//! With `p_t` the probability of the label at visit `t`: confidence `μ` is its mean, variability `σ` its population standard
-//! deviation, correctness the share of right predictions. The paper's three regions, each a third of the examples:
+//! With `p_t` the probability of the label at visit `t`: confidence `μ` is its mean, variability `σ` its population
+//! standard deviation, correctness the share of right predictions. The paper's three regions, each a third of the
+//! examples:
 //!
 //! - *easy to learn*: the highest confidence,
 //! - *ambiguous*: the highest variability; these help to generalize,
 //! - *hard to learn*: the lowest confidence; often mislabeled.
 //!
 //! The regions may overlap, as in the paper: an ambiguous example may have a low confidence too. The paper takes one
-//! number at the end of each epoch, in evaluation mode; here each visit gives one, in training mode, or on a window of sweeps
-//! each checkpoint, as in the paper. Over several runs the three numbers are means over runs.
+//! number at the end of each epoch, in evaluation mode; here each visit gives one, in training mode, or on a window of
+//! sweeps each checkpoint, as in the paper. Over several runs the three numbers are means over runs.
 
 use crate::scores::order::suspicious_first;
 use crate::{AnalysisError, Basis, Extra, LeftOut, Order, OverRuns, Progress, Score, Window};
@@ -19,9 +20,9 @@ use std::collections::HashMap;
 
 /// Asks for the data map of a training set: which examples are easy, ambiguous, hard to learn.
 ///
-/// With `p_t` the probability of the label at visit `t` of an example, its confidence is `μ = (1/T) Σ_t p_t`, its variability
-/// `σ = √((1/T) Σ_t (p_t − μ)²)`, and its correctness the share of right predictions (Swayamdipta et al. 2020, arXiv 2009.10795,
-/// §2). Over several runs the three are means over runs.
+/// With `p_t` the probability of the label at visit `t` of an example, its confidence is `μ = (1/T) Σ_t p_t`, its
+/// variability `σ = √((1/T) Σ_t (p_t − μ)²)`, and its correctness the share of right predictions (Swayamdipta et al.
+/// 2020, arXiv 2009.10795, §2). Over several runs the three are means over runs.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct MapQuestion {
@@ -59,8 +60,8 @@ impl MapQuestion {
     /// Draws the map of one run. Each region takes `round(share·N)` of the `N` examples; ties go to the lower id.
     ///
     /// # Errors
-    /// Those of [`ScoreQuestion::compute_over`](crate::ScoreQuestion::compute_over) with confidence; [`AnalysisError::Rule`]
-    /// if the share is not between 0 and 1.
+    /// Those of [`ScoreQuestion::compute_over`](crate::ScoreQuestion::compute_over) with confidence;
+    /// [`AnalysisError::Rule`] if the share is not between 0 and 1.
     ///
     /// # Cost
     /// Two passes over three small columns of the run; memory about 500 bytes per example.
@@ -85,7 +86,8 @@ impl MapQuestion {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DataMap {
-    /// Of each run, whether it is made of visits or of sweeps at checkpoints, and which. "Visits" are then rows of sweeps.
+    /// Of each run, whether it is made of visits or of sweeps at checkpoints, and which. "Visits" are then rows of
+    /// sweeps.
     pub bases: Vec<Basis>,
     /// The share of the examples that each region takes.
     pub share: f64,
@@ -93,7 +95,8 @@ pub struct DataMap {
     pub runs: u64,
     /// Visits that it is made of.
     pub visits: u64,
-    /// What was left out, by the reason: visits without a usable confidence, in all runs, and examples that have no others.
+    /// What was left out, by the reason: visits without a usable confidence, in all runs, and examples that have no
+    /// others.
     pub left_out: LeftOut,
     /// One row per example, the lowest confidence first; ties by id.
     pub rows: Vec<DataMapRow>,

@@ -1,8 +1,8 @@
 //! Keep-lists: which part of the training set to keep, by a score (Paul et al. 2021, arXiv 2107.07075, §3 and §4).
 //!
 //! Sort the `N` examples that have a score by difficulty, hardest first ([`Score::hard`] says which end that is). Leave
-//! out the first `round(skip·N)` and keep the next `round(keep·N)`: with `skip = 0` the hardest, with a larger one a window
-//! that slides towards the easy end. The paper finds that on noisy data a small `skip` is better than none. With
+//! out the first `round(skip·N)` and keep the next `round(keep·N)`: with `skip = 0` the hardest, with a larger one a
+//! window that slides towards the easy end. The paper finds that on noisy data a small `skip` is better than none. With
 //! balance each label has a window of its own, so that classes keep their shares. The control is as many examples drawn
 //! at random, of each label if balanced.
 
@@ -130,8 +130,8 @@ impl RunsTable {
     /// Equally hard examples come in the order of the table, so the list is the same each time.
     ///
     /// # Errors
-    /// [`AnalysisError::Rule`] if the shares make no sense, [`AnalysisError::NoLabel`] if balance is asked for and an example
-    /// has no label, or different ones in different runs.
+    /// [`AnalysisError::Rule`] if the shares make no sense, [`AnalysisError::NoLabel`] if balance is asked for and an
+    /// example has no label, or different ones in different runs.
     pub fn keep(&self, rule: &KeepRule) -> Result<KeepList, AnalysisError> {
         rule.check()?;
         let order: Vec<&RunsRow> = self.hardest_first().collect();

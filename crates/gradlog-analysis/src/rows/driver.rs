@@ -1,7 +1,7 @@
 //! The one loop under every score: blocks are decoded in parallel and folded in the order of the file.
 //!
-//! Invariants: at most as many decoded blocks as the caller allows are held at a time, and of large ones fewer; what is folded is a
-//! prefix of the chosen blocks; the order of folding does not depend on the number of threads.
+//! Invariants: at most as many decoded blocks as the caller allows are held at a time, and of large ones fewer; what is
+//! folded is a prefix of the chosen blocks; the order of folding does not depend on the number of threads.
 
 use crate::{rows::column, AnalysisError, Progress};
 use gradlog_format::log::Column;
@@ -9,7 +9,8 @@ use gradlog_format::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// How many blocks are decoded at a time, unless they take next to no memory. A few per thread even out blocks of different length.
+/// How many blocks are decoded at a time, unless they take next to no memory. A few per thread even out blocks of
+/// different length.
 pub(crate) fn blocks_in_flight() -> usize {
     4 * rayon::current_num_threads()
 }
@@ -19,15 +20,15 @@ pub(crate) fn blocks_in_flight() -> usize {
 #[must_use = "an answer must say where the part of the run that it is made of ends"]
 pub(crate) struct ReadTo(pub Option<Damage>);
 
-/// A group of blocks is closed when it says that it inflates to this much: a few kilobytes of a file can say 2^28 for every
-/// column, and honest blocks have some megabytes. A block that says more is decoded alone.
+/// A group of blocks is closed when it says that it inflates to this much: a few kilobytes of a file can say 2^28 for
+/// every column, and honest blocks have some megabytes. A block that says more is decoded alone.
 const GROUP_BYTES_MAX: u64 = 512 << 20;
 
 /// Folds the blocks that `keep` keeps, group by group: while one group is folded, the next is read.
 ///
-/// At most `in_flight` blocks are held, half of them folded and half read. For each group of blocks, `prepare` is called once and
-/// its result is lent to `read`, which runs in parallel on the blocks of the group; `fold` then takes what was read, in order, and
-/// may itself use all threads.
+/// At most `in_flight` blocks are held, half of them folded and half read. For each group of blocks, `prepare` is
+/// called once and its result is lent to `read`, which runs in parallel on the blocks of the group; `fold` then takes
+/// what was read, in order, and may itself use all threads.
 pub(crate) fn fold_groups<C: Send + Sync, T: Send>(
     run: &Run,
     progress: &Progress,
@@ -120,8 +121,9 @@ pub(crate) fn fold_each<T: Send>(
 
 /// As [`fold_each`], for what depends on the order of visits: `fold` gets rows in the order of their steps.
 ///
-/// A block of one recorder is in that order, and so are its blocks; all its rows come at once. Those of several workers have to
-/// be taken a step at a time from each, and of one step in the order of the ranks. At most two blocks of each worker are held.
+/// A block of one recorder is in that order, and so are its blocks; all its rows come at once. Those of several workers
+/// have to be taken a step at a time from each, and of one step in the order of the ranks. At most two blocks of each
+/// worker are held.
 pub(crate) fn fold_in_step_order<T: Send>(
     run: &Run,
     progress: &Progress,

@@ -86,8 +86,8 @@ impl Layout {
         parts.join(", ")
     }
 
-    /// Names of the blocks of a gradient that stand apart: each factored layer, then all folded ones together. One that is
-    /// folded alone has its own name. `whole` is the layout that this one is of.
+    /// Names of the blocks of a gradient that stand apart: each factored layer, then all folded ones together. One that
+    /// is folded alone has its own name. `whole` is the layout that this one is of.
     pub(crate) fn names(&self, whole: &Layout, layers: &[LayerRecord]) -> Vec<String> {
         let name = |f: &Factored| layers.get(usize::from(f.layer)).map_or_else(String::new, |layer| layer.name.clone());
         let mut names: Vec<String> = self.factored.iter().map(name).collect();
@@ -110,8 +110,8 @@ impl Layout {
     /// The same with the vectors of some layers alone, by name; of all if none is named.
     ///
     /// # Errors
-    /// [`AnalysisError::NoSuchLayer`] for a name that is not there, or that of a layer whose gradient shares a vector with those of
-    /// others that are not named.
+    /// [`AnalysisError::NoSuchLayer`] for a name that is not there, or that of a layer whose gradient shares a vector
+    /// with those of others that are not named.
     pub(crate) fn select_layers(&self, names: &[String], layers: &[LayerRecord]) -> Result<Self, AnalysisError> {
         if names.is_empty() {
             return Ok(self.clone());

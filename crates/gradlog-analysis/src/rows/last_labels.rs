@@ -1,7 +1,8 @@
 //! Labels and predictions at the last visits of examples.
 //!
-//! A score needs them once an example and a run holds them once a visit, so they are not read with the score: it notes where
-//! each example was last seen, and here the blocks of these places are read again. Of many epochs that is the last.
+//! A score needs them once an example and a run holds them once a visit, so they are not read with the score: it notes
+//! where each example was last seen, and here the blocks of these places are read again. Of many epochs that is the
+//! last.
 
 use crate::rows::driver::fold_each;
 use crate::{rows::column, AnalysisError, Progress};
@@ -52,7 +53,8 @@ pub(crate) struct Labels {
 /// Reads them at some places.
 ///
 /// # Errors
-/// [`AnalysisError::Read`], for damage too: the places were read before, so what is damaged lies before the end of the run.
+/// [`AnalysisError::Read`], for damage too: the places were read before, so what is damaged lies before the end of the
+/// run.
 pub(crate) fn last_labels(run: &Run, blocks: &Blocks, places: &[Place]) -> Result<Vec<Labels>, AnalysisError> {
     // Positions of places, block by block.
     let mut order: Vec<u32> = (0..places.len() as u32).filter(|at| places[*at as usize] != Place::NONE).collect();

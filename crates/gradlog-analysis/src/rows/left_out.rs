@@ -150,7 +150,8 @@ impl LeftOut {
         }
     }
 
-    /// Takes the larger count of each reason: for answers that are made of the same visits, which would else count twice.
+    /// Takes the larger count of each reason: for answers that are made of the same visits, which would else count
+    /// twice.
     pub(crate) fn take_larger(&mut self, other: &LeftOut) {
         for (mine, other) in self.counts_mut().into_iter().zip(other.counts()) {
             *mine = other.max(*mine);

@@ -1,7 +1,7 @@
 //! Reading a run row by row: which rows count, in which order they come, and what is read of them.
 //!
-//! Everything that computes something from a run reads it through this folder. `rule.rs` says which rows count, `reader.rs`
-//! applies it to a block, `driver.rs` walks the blocks, and `left_out.rs` counts the rest by the reason.
+//! Everything that computes something from a run reads it through this folder. `rule.rs` says which rows count,
+//! `reader.rs` applies it to a block, `driver.rs` walks the blocks, and `left_out.rs` counts the rest by the reason.
 
 pub(crate) mod column;
 pub(crate) mod driver;

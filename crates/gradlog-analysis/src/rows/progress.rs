@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a question reports how far the reading of a run is. The default reports nowhere. All clones report to the same place.
+/// Where a question reports how far the reading of a run is. The default reports nowhere. All clones report to the same
+/// place.
 ///
-/// A question reports the bytes of each block that it read or skipped. The bytes of one pass over a run add up to the bytes
-/// of its blocks; some questions take several passes.
+/// A question reports the bytes of each block that it read or skipped. The bytes of one pass over a run add up to the
+/// bytes of its blocks; some questions take several passes.
 ///
 /// ```
 /// use gradlog_analysis::{Progress, Score, ScoreQuestion, SummaryQuestion};

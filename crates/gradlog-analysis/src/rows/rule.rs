@@ -1,8 +1,9 @@
 //! Which rows count: the one rule, and the points in which scores differ on purpose.
 //!
-//! A row is a visit of the training, a row of a sweep, or a record of a probe. It counts if all numbers that the score is made
-//! of are finite, if its gradient was seen where the score needs it, and if it has as many predictions as the score is
-//! defined for. Everything else is a reason to leave it out, and [`LeftOut`](crate::LeftOut) counts the reasons.
+//! A row is a visit of the training, a row of a sweep, or a record of a probe. It counts if all numbers that the score
+//! is made of are finite, if its gradient was seen where the score needs it, and if it has as many predictions as the
+//! score is defined for. Everything else is a reason to leave it out, and [`LeftOut`](crate::LeftOut) counts the
+//! reasons.
 
 use gradlog_format::log::Column;
 
@@ -13,7 +14,8 @@ pub(crate) enum Verdict {
     Counts,
     /// One of its numbers is NaN or infinite.
     NotFinite,
-    /// The loss gave it no weight, so its gradient was not seen; or it ignored all its targets, so nothing was predicted.
+    /// The loss gave it no weight, so its gradient was not seen; or it ignored all its targets, so nothing was
+    /// predicted.
     Unseen,
     /// It has several predictions, and the log keeps one of them.
     SeveralPredictions,
@@ -24,11 +26,12 @@ pub(crate) enum Verdict {
 pub(crate) enum UnseenGradient {
     /// The score uses no gradient, so the row counts.
     NotUsed,
-    /// The score multiplies each visit by its coefficient, which is 0 here. The visit moved no weight and rightly adds zero.
-    /// TracIn and self-influence are such scores. A sweep takes no step, so no score multiplies its rows by a coefficient:
-    /// on sweeps the row is left out.
+    /// The score multiplies each visit by its coefficient, which is 0 here. The visit moved no weight and rightly adds
+    /// zero. TracIn and self-influence are such scores. A sweep takes no step, so no score multiplies its rows by
+    /// a coefficient: on sweeps the row is left out.
     ZeroByCoefficient,
-    /// The gradient counts by itself, and the zeros are not it: the row is left out. GraNd, flat vectors and probes are such.
+    /// The gradient counts by itself, and the zeros are not it: the row is left out. GraNd, flat vectors and probes
+    /// are such.
     LeftOut,
 }
 
@@ -37,8 +40,8 @@ pub(crate) enum UnseenGradient {
 pub(crate) enum Predictions {
     /// The score's numbers are not those of predictions. The counts of predictions are not read.
     NotUsed,
-    /// The score takes the mean over however many predictions a row has. A row without any has no number: it is unseen, and
-    /// not counted as not finite.
+    /// The score takes the mean over however many predictions a row has. A row without any has no number: it is
+    /// unseen, and not counted as not finite.
     AnyNumber,
     /// The score is not defined for several and refuses the run. Forgetting is such: a presentation is right or wrong.
     OneOrRefused,
@@ -58,9 +61,9 @@ pub(crate) enum AbsentNumber {
 /// What a row needs to count for a score.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RowRule {
-    /// The numbers that the score is made of, all f32. A block without [`Column::Clip`] has the clip factor 1, as the format
-    /// says. On sweeps the clip factor and the coefficient are 1: an example counts in full there, whatever the batch of the
-    /// replay was (Pruthi et al. 2020, TracInCP).
+    /// The numbers that the score is made of, all f32. A block without [`Column::Clip`] has the clip factor 1, as the
+    /// format says. On sweeps the clip factor and the coefficient are 1: an example counts in full there, whatever
+    /// the batch of the replay was (Pruthi et al. 2020, TracInCP).
     pub numbers: &'static [Column],
     pub absent: AbsentNumber,
     pub unseen: UnseenGradient,

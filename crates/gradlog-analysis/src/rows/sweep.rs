@@ -1,8 +1,8 @@
 //! Sweeps: examples that a replay took through the model at checkpoints, after the training.
 //!
-//! Owns what a result on sweeps is made of: which checkpoints, in which mode, and which rows count. An example counts once at a
-//! checkpoint, however often it was replayed there: the last record counts, as with probes. Sweeps are never mixed with visits:
-//! a [`Window`] is on the one or on the other.
+//! Owns what a result on sweeps is made of: which checkpoints, in which mode, and which rows count. An example counts
+//! once at a checkpoint, however often it was replayed there: the last record counts, as with probes. Sweeps are never
+//! mixed with visits: a [`Window`] is on the one or on the other.
 
 use super::inside::Inside;
 use super::left_out::LeftOut;

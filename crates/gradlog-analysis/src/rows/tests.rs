@@ -68,8 +68,8 @@ fn each_rule_leaves_out_what_it_says() {
     assert_eq!(ask(&visits, grand), (vec![0, 5, 6], left_out(2, 2)));
     let weighted = RowRule::gradients(&[Column::Clip, Column::Coefficient], UnseenGradient::ZeroByCoefficient);
     assert_eq!(ask(&visits, weighted), (vec![0, 2, 3, 4, 5], left_out(2, 0)));
-    // On sweeps clip factor and coefficient are 1, so no coefficient hides the gradient that was not seen. The replaced row
-    // is the one with the flag: it counts once.
+    // On sweeps clip factor and coefficient are 1, so no coefficient hides the gradient that was not seen. The replaced
+    // row is the one with the flag: it counts once.
     let on_sweeps = LeftOut { not_finite: 1, unseen: 1, replaced: 1, ..LeftOut::default() };
     assert_eq!(ask(&sweeps, weighted), (vec![0, 3, 4, 5, 6], on_sweeps));
     // Predicted classes.

@@ -20,8 +20,8 @@ pub enum Source {
 
 /// A window on a run: visits outside it do not count. The default is the whole training.
 ///
-/// Both ranges are half open; a visit counts if it lies in each that is given. What is said of visits here holds for the rows of
-/// sweeps where [`Window::source`] says so; their steps and epochs are those of their checkpoints.
+/// Both ranges are half open; a visit counts if it lies in each that is given. What is said of visits here holds for
+/// the rows of sweeps where [`Window::source`] says so; their steps and epochs are those of their checkpoints.
 ///
 /// ```
 /// use gradlog_analysis::{Source, Window};
@@ -114,12 +114,12 @@ impl Window {
         overlaps(&self.epochs, block.epochs()) && overlaps(&self.steps, block.steps())
     }
 
-    /// Refuses a window on visits that lies outside of all `runs`. A run without visits has nothing to compare with, and in
-    /// one that is damaged something may lie behind the damage: neither is refused.
+    /// Refuses a window on visits that lies outside of all `runs`. A run without visits has nothing to compare with,
+    /// and in one that is damaged something may lie behind the damage: neither is refused.
     ///
     /// # Errors
-    /// [`AnalysisError::OutsideRun`], with the epochs and steps of which there are visits; [`AnalysisError::Read`] if the file
-    /// system refuses.
+    /// [`AnalysisError::OutsideRun`], with the epochs and steps of which there are visits; [`AnalysisError::Read`] if
+    /// the file system refuses.
     pub(crate) fn refuse_outside(&self, runs: &[&Run]) -> Result<(), AnalysisError> {
         if *self == Window::everything() || self.is_on_sweeps() {
             return Ok(());
@@ -136,7 +136,8 @@ impl Window {
         }
     }
 
-    /// Whether nothing of `run` lies inside, as far as it can be read; false if it is damaged, since something may lie behind.
+    /// Whether nothing of `run` lies inside, as far as it can be read; false if it is damaged, since something may lie
+    /// behind.
     ///
     /// # Errors
     /// [`ReadError`] if the file system refuses.

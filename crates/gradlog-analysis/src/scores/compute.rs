@@ -33,8 +33,8 @@ impl Score {
         }
     }
 
-    /// Computes the score of every example with a visit inside the window. [`ScoreQuestion`](crate::ScoreQuestion) has the
-    /// errors and the cost.
+    /// Computes the score of every example with a visit inside the window. [`ScoreQuestion`](crate::ScoreQuestion) has
+    /// the errors and the cost.
     pub(crate) fn compute_table(
         self,
         run: &Run,

@@ -10,10 +10,11 @@
 //!   number of presentations, which sorts the same).
 //! - unforgettable: learned at least once and never forgotten.
 //! - `first_learned`: the first right presentation, counted from 1 (Toneva's code counts it from 0).
-//! - `presentations_needed_to_learn`: the last wrong presentation, counted from 1: how many it took until the example was
-//!   right for good; 0 if it was never wrong.
+//! - `presentations_needed_to_learn`: the last wrong presentation, counted from 1: how many it took until the example
+//!   was right for good; 0 if it was never wrong.
 //!
-//! Over several runs Toneva sums, and a run that never learned the example adds its number of presentations; Paul averages.
+//! Over several runs Toneva sums, and a run that never learned the example adds its number of presentations; Paul
+//! averages.
 //!
 //! A presentation with a NaN or an infinity tells nothing and is passed over. Among equal counts the higher mean loss
 //! comes first.
@@ -24,8 +25,8 @@ use crate::scores::score::FORGETTING_EXTRAS;
 use crate::scores::table::{Extra, ScoreRow};
 use gradlog_format::log::Column;
 
-/// What a run adds to the sum over runs (Toneva's `order_examples_by_forgetting.py`): if it never learned the example, as
-/// many as it had presentations, so that the sum stays finite.
+/// What a run adds to the sum over runs (Toneva's `order_examples_by_forgetting.py`): if it never learned the example,
+/// as many as it had presentations, so that the sum stays finite.
 pub(super) fn term_in_sum(row: &ScoreRow) -> f64 {
     if row.score.is_infinite() {
         row.visits as f64
@@ -34,8 +35,8 @@ pub(super) fn term_in_sum(row: &ScoreRow) -> f64 {
     }
 }
 
-/// What the rest follows from: every visit finds its example somewhere else in memory, so this is small. Counts stop at the most
-/// that 32 bits hold.
+/// What the rest follows from: every visit finds its example somewhere else in memory, so this is small. Counts stop at
+/// the most that 32 bits hold.
 #[derive(Default)]
 pub(super) struct Forgetting {
     /// Summed over all presentations.
@@ -58,7 +59,8 @@ impl Forgetting {
         self.first_right == 0
     }
 
-    /// Learning events: they and forgetting events take turns, so that the first and the last presentation say by how many they differ.
+    /// Learning events: they and forgetting events take turns, so that the first and the last presentation say by how
+    /// many they differ.
     fn learned(&self) -> u64 {
         u64::from(self.forgotten) + u64::from(self.is_right()) - u64::from(self.first_right == 1)
     }

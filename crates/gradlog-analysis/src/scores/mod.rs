@@ -1,7 +1,7 @@
 //! Scores: one number an example, one file a score.
 //!
-//! `score.rs` has their names and orders, `compute.rs` their formulas. `score_examples.rs` computes any of them over a run,
-//! `over_runs.rs` over several.
+//! `score.rs` has their names and orders, `compute.rs` their formulas. `score_examples.rs` computes any of them over a
+//! run, `over_runs.rs` over several.
 
 mod aum;
 mod compute;

@@ -95,7 +95,8 @@ pub struct RunsRow {
     pub score: f64,
     /// Sample standard deviation over the runs; NaN with fewer than two, or where one of them is infinite.
     pub spread: f64,
-    /// What the score says beside its number: of a number the mean over runs, of a yes or no the number of runs that say yes.
+    /// What the score says beside its number: of a number the mean over runs, of a yes or no the number of runs that
+    /// say yes.
     pub extras: Extras,
     /// Visits left out because one of their numbers was NaN or infinite, in all runs.
     pub not_finite: u64,
@@ -246,8 +247,8 @@ pub(crate) fn refuse_same_run(runs: &[&Run]) -> Result<(), AnalysisError> {
 }
 
 impl Score {
-    /// Computes the score of every example over several runs. [`ScoreQuestion`](crate::ScoreQuestion) has the errors and the
-    /// cost.
+    /// Computes the score of every example over several runs. [`ScoreQuestion`](crate::ScoreQuestion) has the errors
+    /// and the cost.
     pub(crate) fn compute_over_runs(
         self,
         runs: &[&Run],
@@ -317,7 +318,8 @@ impl RunPart {
 }
 
 impl RunsRow {
-    /// What the score says beside its number, by its name in [`Score::extras`]; `None` for a name that the score does not have.
+    /// What the score says beside its number, by its name in [`Score::extras`]; `None` for a name that the score does
+    /// not have.
     pub fn extra(&self, name: &str) -> Option<Extra> {
         self.extras.find(name)
     }

@@ -44,12 +44,13 @@ impl ScoreQuestion {
     ///
     /// # Errors
     /// [`AnalysisError::Missing`] if no visit has what the score is made of, [`AnalysisError::SeveralPredictions`] and
-    /// [`AnalysisError::NotOnSweeps`] for forgetting where it is not defined, [`AnalysisError::OutsideRun`] for a window
-    /// without visits, [`AnalysisError::NoSuchSweep`] for one without sweeps, [`AnalysisError::Read`] if the file system
-    /// refuses. Damage is not an error: the result says where it lies and is made of what came before.
+    /// [`AnalysisError::NotOnSweeps`] for forgetting where it is not defined, [`AnalysisError::OutsideRun`] for a
+    /// window without visits, [`AnalysisError::NoSuchSweep`] for one without sweeps, [`AnalysisError::Read`] if the
+    /// file system refuses. Damage is not an error: the result says where it lies and is made of what came before.
     ///
     /// # Cost
-    /// Reads only the columns that the score is made of. Memory: about 150 bytes per example, and a few blocks of columns.
+    /// Reads only the columns that the score is made of. Memory: about 150 bytes per example, and a few blocks of
+    /// columns.
     pub fn compute(&self, run: &Run) -> Result<ScoreTable, AnalysisError> {
         self.window.refuse_outside(&[run])?;
         self.score.compute_table(run, &self.window, &self.progress)
@@ -57,8 +58,8 @@ impl ScoreQuestion {
 
     /// The score of every example over several runs. One run is allowed: its rows are then made of one.
     ///
-    /// Runs need not have the same examples; each row says how many runs it is made of, and [`RunsTable::runs`] what each
-    /// lacks. Labels that differ are counted, not refused: threshold samples differ on purpose.
+    /// Runs need not have the same examples; each row says how many runs it is made of, and [`RunsTable::runs`] what
+    /// each lacks. Labels that differ are counted, not refused: threshold samples differ on purpose.
     ///
     /// # Errors
     /// As [`ScoreQuestion::compute`], with the name of the run; [`AnalysisError::SameRun`] if a run is handed in twice;

@@ -12,8 +12,8 @@ pub enum Score {
     /// 2020, §4.1, in the form over visits). High: mislabeled or odd. Exact norms, no error of a sketch.
     SelfInfluence,
     /// Mean over `t` of `‖g(w_t)‖₂`, not squared (GraNd; Paul et al. 2021, §2). High: hard or mislabeled.
-    /// The paper takes the mean over ten or more initializations at one early epoch, in test mode. Its claim that the norm
-    /// *at initialization* already tells what to prune did not replicate (Kirsch 2023, arXiv 2303.14753).
+    /// The paper takes the mean over ten or more initializations at one early epoch, in test mode. Its claim that the
+    /// norm *at initialization* already tells what to prune did not replicate (Kirsch 2023, arXiv 2303.14753).
     Grand,
     /// Mean over `t` of `‖p(w_t) − onehot(y)‖₂`, at most √2 (EL2N; Paul et al. 2021, §2). High: hard or mislabeled.
     /// The paper takes one early epoch (10 to 20), in test mode, and the mean over initializations.
@@ -26,7 +26,8 @@ pub enum Score {
     Aum,
     /// Mean over `t` of the probability of the label (Swayamdipta et al. 2020, §2). Low: hard or mislabeled.
     Confidence,
-    /// Population standard deviation over `t` of the probability of the label (Swayamdipta et al. 2020, §2). High: ambiguous.
+    /// Population standard deviation over `t` of the probability of the label (Swayamdipta et al. 2020, §2). High:
+    /// ambiguous.
     Variability,
     /// Mean over `t` of the share of right predictions (Swayamdipta et al. 2020, §2). Low: hard or mislabeled.
     Correctness,

@@ -1,7 +1,7 @@
 //! From visits to one number for each example: the driver of all scores that look at each visit on its own.
 //!
-//! A score is an accumulator, [`PerExample`]. This file reads the rows that count by its rule, keeps one accumulator for each
-//! example, and sorts. Labels are read afterwards ([`crate::rows::last_labels`]).
+//! A score is an accumulator, [`PerExample`]. This file reads the rows that count by its rule, keeps one accumulator
+//! for each example, and sorts. Labels are read afterwards ([`crate::rows::last_labels`]).
 
 use super::order::{suspicious_first, Order};
 use super::per_example::PerExample;
@@ -21,8 +21,8 @@ use std::ops::Range;
 
 /// Computes the score of all examples with a visit inside the window.
 ///
-/// Each thread takes some of the examples and sees their visits in the order of the file, so that sums do not depend on how
-/// many threads there are.
+/// Each thread takes some of the examples and sees their visits in the order of the file, so that sums do not depend on
+/// how many threads there are.
 pub(crate) fn score_examples<A: PerExample>(
     run: &Run,
     score: Score,
@@ -76,7 +76,8 @@ fn score_before<A: PerExample>(
             Ok(())
         };
         let read = |(): &(), block: &Block| Visits::read(&reader, block, bits);
-        // At each group all threads wait for the slowest, which tells where a block is read in a tenth of a millisecond.
+        // At each group all threads wait for the slowest, which tells where a block is read in a tenth of a
+        // millisecond.
         fold_groups(run, progress, 3 * blocks_in_flight(), keep, |_| Ok(()), read, fold)?
     } else {
         // Rows of several workers' blocks lie between each other in steps.

@@ -75,7 +75,8 @@ impl SortedRows {
     }
 }
 
-/// What is known of one example. Each visit finds it somewhere else in memory, so it is half a cache line and never in two.
+/// What is known of one example. Each visit finds it somewhere else in memory, so it is half a cache line and never in
+/// two.
 #[repr(align(32))]
 pub(super) struct Gathered<A> {
     pub accumulator: A,

@@ -87,7 +87,8 @@ impl Extras {
 }
 
 impl ScoreRow {
-    /// What the score says beside its number, by its name in [`Score::extras`]; `None` for a name that the score does not have.
+    /// What the score says beside its number, by its name in [`Score::extras`]; `None` for a name that the score does
+    /// not have.
     pub fn extra(&self, name: &str) -> Option<Extra> {
         self.extras.find(name)
     }

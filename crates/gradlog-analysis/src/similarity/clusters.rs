@@ -1,8 +1,8 @@
 //! Clusters of examples by the direction of their gradients: k-means on the sphere (Dhillon and Modha 2001).
 //!
-//! Each vector belongs to the center with which it has the largest cosine, and each center is the unit mean of its vectors.
-//! Centers begin as in k-means++ (Arthur and Vassilvitskii 2007), drawn by `1 − cosine`, from the given seed; the same seed
-//! gives the same clusters whatever the number of threads.
+//! Each vector belongs to the center with which it has the largest cosine, and each center is the unit mean of its
+//! vectors. Centers begin as in k-means++ (Arthur and Vassilvitskii 2007), drawn by `1 − cosine`, from the given seed;
+//! the same seed gives the same clusters whatever the number of threads.
 
 use super::unit_vectors::UnitVectors;
 use gradlog_format::sketch::{derive_seed, Side};
@@ -42,8 +42,8 @@ pub struct Clusters {
 }
 
 impl UnitVectors {
-    /// Gathers the vectors into at most `count` clusters, in at most `rounds` rounds, by k-means on the sphere (Dhillon and
-    /// Modha 2001). The same `seed` gives the same clusters.
+    /// Gathers the vectors into at most `count` clusters, in at most `rounds` rounds, by k-means on the sphere (Dhillon
+    /// and Modha 2001). The same `seed` gives the same clusters.
     ///
     /// Fewer clusters come out where there are fewer different vectors; a `count` of 0 is taken for 1.
     ///

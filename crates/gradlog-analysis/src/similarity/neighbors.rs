@@ -1,7 +1,7 @@
 //! The vectors nearest to one or to each, and pairs that are almost the same.
 //!
-//! Exact, by matrix products of tiles, so nothing is missed: for `N` vectors of `d` numbers `N²·d` multiplications, half a
-//! minute for 60,000 of 512 on two cores.
+//! Exact, by matrix products of tiles, so nothing is missed: for `N` vectors of `d` numbers `N²·d` multiplications,
+//! half a minute for 60,000 of 512 on two cores.
 
 use super::unit_vectors::UnitVectors;
 use gradlog_kernels::matmul::{matmul, Matrix};

@@ -1,13 +1,14 @@
-//! From a recorded gradient to one flat vector: the outer product of a layer's factors, row by row, exact where the whole
-//! gradient fits the asked length and folded where it does not.
+//! From a recorded gradient to one flat vector: the outer product of a layer's factors, row by row, exact where the
+//! whole gradient fits the asked length and folded where it does not.
 //!
-//! What must hold is `E⟨S g, S h⟩ = ⟨g, h⟩` over the seeds, so that any method that is made of dot products can be run on
-//! flat vectors. A layer's outer product is never held: each of its rows `δ_j·[a; 1]` is added into the vector by [`Fold`],
-//! and rows with `δ_j = 0`, of which ReLU makes many, are skipped.
+//! What must hold is `E⟨S g, S h⟩ = ⟨g, h⟩` over the seeds, so that any method that is made of dot products can be run
+//! on flat vectors. A layer's outer product is never held: each of its rows `δ_j·[a; 1]` is added into the vector by
+//! [`Fold`], and rows with `δ_j = 0`, of which ReLU makes many, are skipped.
 //!
-//! A TensorSketch (Pham and Pagh 2013), by FFT, was measured beside it on the shipped digits (CNN, one layer of 1,024 by 128,
-//! one of 128 by 10, 1,024 folded): relative errors of dot products 0.34, 0.26, 0.17, 0.12, 0.086 at 512, 1,024, ..., 8,192
-//! numbers, where the fold has 0.30, 0.23, 0.14, 0.10, 0.070 and takes 0.1 to 0.16 ms a visit on one busy core.
+//! A TensorSketch (Pham and Pagh 2013), by FFT, was measured beside it on the shipped digits (CNN, one layer of 1,024
+//! by 128, one of 128 by 10, 1,024 folded): relative errors of dot products 0.34, 0.26, 0.17, 0.12, 0.086 at 512,
+//! 1,024, ..., 8,192 numbers, where the fold has 0.30, 0.23, 0.14, 0.10, 0.070 and takes 0.1 to 0.16 ms a visit on one
+//! busy core.
 //!
 //! Two vectors are comparable if they come from runs with the same seed, the same layers and the same [`Shape`].
 
@@ -16,8 +17,8 @@ use gradlog_format::log::Manifest;
 use gradlog_format::sketch::{derive_seed, Fold, Side};
 use rayon::prelude::*;
 
-/// A side of a factored layer that is wider is first folded to this many numbers, so that the signs of its outer product
-/// stay within a megabyte whatever a file says of its widths.
+/// A side of a factored layer that is wider is first folded to this many numbers, so that the signs of its outer
+/// product stay within a megabyte whatever a file says of its widths.
 const SIDE_MAX: usize = 1024;
 
 /// Keeps the randomness of flat vectors apart from that of the recorded sketches.
@@ -102,8 +103,8 @@ enum Part {
 }
 
 impl Part {
-    /// How many coordinates the part has once its wide sides are folded; the numbers are bounded by `SIDE_MAX` and by the
-    /// format's limit on the width of a vector.
+    /// How many coordinates the part has once its wide sides are folded; the numbers are bounded by `SIDE_MAX` and by
+    /// the format's limit on the width of a vector.
     fn coordinates(&self) -> usize {
         match self {
             Part::Factored { layer, .. } => {

@@ -1,9 +1,9 @@
-//! Flat vectors: the gradients of a run as plain rows of f32, for whatever works on vectors: neighbors, clusters, a Fisher
-//! matrix, other tools.
+//! Flat vectors: the gradients of a run as plain rows of f32, for whatever works on vectors: neighbors, clusters, a
+//! Fisher matrix, other tools.
 //!
-//! A gradient is stored as factors of layers and as folded sketches, whose dot products are products of dot products. Here
-//! each becomes one vector of a chosen [`Shape`], with `E⟨v, v'⟩ = ⟨g, g'⟩`, and exactly so where the recorded gradient has
-//! no more numbers than were asked for.
+//! A gradient is stored as factors of layers and as folded sketches, whose dot products are products of dot products.
+//! Here each becomes one vector of a chosen [`Shape`], with `E⟨v, v'⟩ = ⟨g, g'⟩`, and exactly so where the recorded
+//! gradient has no more numbers than were asked for.
 
 pub(crate) mod flatten;
 #[cfg(test)]
@@ -36,8 +36,8 @@ pub enum Combine {
 
 /// Asks for the gradients of a run as flat vectors `v` of f32, with `E⟨v, v'⟩ = ⟨g, g'⟩` over the seeds of the fold.
 ///
-/// A gradient that has no more numbers than were asked for stays as it was recorded, and its dot products lose nothing. A longer
-/// one is folded.
+/// A gradient that has no more numbers than were asked for stays as it was recorded, and its dot products lose nothing.
+/// A longer one is folded.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct VectorQuestion {
@@ -66,8 +66,8 @@ impl VectorQuestion {
         }
     }
 
-    /// One block of at most `length` numbers for each factored layer and one for all folded ones, instead of one for the whole
-    /// gradient.
+    /// One block of at most `length` numbers for each factored layer and one for all folded ones, instead of one for
+    /// the whole gradient.
     #[must_use]
     pub fn by_layer(mut self) -> Self {
         self.shape.by_layer = true;
@@ -91,14 +91,15 @@ impl VectorQuestion {
     /// Flat vectors of the examples or visits of a run, in the order of their first visits.
     ///
     /// # Errors
-    /// [`AnalysisError::Missing`] if no visit inside the window has a gradient that can be used; [`AnalysisError::TooLarge`] if
-    /// the vectors pass [`bytes_max`](Self::bytes_max); [`AnalysisError::OutOfRange`] if a block is to have 0 or too many
-    /// numbers; [`AnalysisError::OnlyVisits`] for a window on sweeps; [`AnalysisError::OutsideRun`] for one without visits;
-    /// [`AnalysisError::Read`] if the file system refuses. Damage is not an error.
+    /// [`AnalysisError::Missing`] if no visit inside the window has a gradient that can be used;
+    /// [`AnalysisError::TooLarge`] if the vectors pass [`bytes_max`](Self::bytes_max);
+    /// [`AnalysisError::OutOfRange`] if a block is to have 0 or too many numbers; [`AnalysisError::OnlyVisits`] for
+    /// a window on sweeps; [`AnalysisError::OutsideRun`] for one without visits; [`AnalysisError::Read`] if the
+    /// file system refuses. Damage is not an error.
     ///
     /// # Cost
-    /// One pass over the gradients. For each visit and factored layer one addition for each number of its outer product whose
-    /// `δ_j` is not 0. Memory: the result, `4·length` bytes a vector, and a few blocks.
+    /// One pass over the gradients. For each visit and factored layer one addition for each number of its outer product
+    /// whose `δ_j` is not 0. Memory: the result, `4·length` bytes a vector, and a few blocks.
     pub fn compute(&self, run: &Run) -> Result<FlatVectors, AnalysisError> {
         self.window.refuse_sweeps("a set of flat vectors")?;
         check_shape(self.shape)?;

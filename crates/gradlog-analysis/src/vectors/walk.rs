@@ -16,8 +16,8 @@ use gradlog_format::run::{Block, Damage, ReadError, Run};
 /// Rows whose flat vectors are held at a time.
 pub(crate) const TILE_ROWS: usize = 256;
 
-/// Which visits have a flat vector. One without weight has none, even where vectors are multiplied by the coefficient: a
-/// vector of zeros would be taken for its gradient.
+/// Which visits have a flat vector. One without weight has none, even where vectors are multiplied by the coefficient:
+/// a vector of zeros would be taken for its gradient.
 const RULE: RowRule =
     RowRule::gradients(&[Column::LearningRate, Column::Clip, Column::Coefficient], UnseenGradient::LeftOut);
 
@@ -159,8 +159,8 @@ impl Walk<'_> {
         self.before.is_none_or(|damage| damage.block.is_none_or(|at| block.sequence() < at))
     }
 
-    /// Hands over all usable visits inside the window, in the order of the run, tile by tile: the visits, their details and
-    /// their flat vectors. Those of a block that cannot be used follow without flat vectors, `flat.rows = 0`.
+    /// Hands over all usable visits inside the window, in the order of the run, tile by tile: the visits, their details
+    /// and their flat vectors. Those of a block that cannot be used follow without flat vectors, `flat.rows = 0`.
     ///
     /// # Errors
     /// What `each` says, or [`AnalysisError::Read`] if the file system refuses.

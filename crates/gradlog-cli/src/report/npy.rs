@@ -21,7 +21,8 @@ fn invalid(what: impl Into<String>) -> io::Error {
 /// numbers]`.
 ///
 /// # Errors
-/// What `out` says, and [`io::ErrorKind::InvalidInput`] if a shape does not fit its numbers or the rows of another tensor.
+/// What `out` says, and [`io::ErrorKind::InvalidInput`] if a shape does not fit its numbers or the rows of another
+/// tensor.
 pub fn write_npy(out: &mut (impl Write + ?Sized), tensors: &[Tensor<'_>]) -> io::Result<()> {
     let rows = tensors.first().and_then(|tensor| tensor.shape.first()).copied().unwrap_or(0);
     for Tensor { name, shape, numbers } in tensors {

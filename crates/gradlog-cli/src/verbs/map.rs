@@ -14,8 +14,8 @@ use std::path::PathBuf;
 ///
 /// The most confident share of the examples is easy to learn, the least confident hard to learn, the most variable
 /// ambiguous. An example may be in two regions. Rows are
-/// `example,runs,visits,confidence,variability,correctness,easy,ambiguous,hard` and, where it was recorded, `label`, the
-/// least confident first. Over several runs the numbers are means.
+/// `example,runs,visits,confidence,variability,correctness,easy,ambiguous,hard` and, where it was recorded, `label`,
+/// the least confident first. Over several runs the numbers are means.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

@@ -324,8 +324,8 @@ fn what_grows_past_all_numbers_is_said() {
     assert_eq!(without[0].estimate.as_ref().unwrap().growth, 1.0);
 }
 
-/// One example and one probe with gradients along the same `g`: each step multiplies the derivative by `1 − η·c·|g|²`. Of
-/// a probe whose gradient is so small that no `f32` holds its square, too.
+/// One example and one probe with gradients along the same `g`: each step multiplies the derivative by `1 − η·c·|g|²`.
+/// Of a probe whose gradient is so small that no `f32` holds its square, too.
 #[test]
 fn growth_is_that_of_the_derivative() {
     let visit = Draws(1).visit(7, 6, 0);

@@ -7,7 +7,8 @@ use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit, Written};
 use std::collections::BTreeMap;
 
-/// Visits of four epochs, whose losses are cross entropies, and the probes 900 and 901 at three times, 20 being the end.
+/// Visits of four epochs, whose losses are cross entropies, and the probes 900 and 901 at three times, 20 being the
+/// end.
 fn story() -> (Vec<Visit>, Vec<Visit>, Written) {
     let mut draws = Draws(17);
     let mut all = visits(&mut draws, 12, 4, 5);

@@ -94,8 +94,8 @@ pub(super) fn curvature_rows(w: &[f64], examples: &[&Example], step: u64, set: u
     rows
 }
 
-/// The same as rows of curvature: the gradient by each class with the class's probability for weight, all under the id of
-/// their example.
+/// The same as rows of curvature: the gradient by each class with the class's probability for weight, all under the id
+/// of their example.
 pub(super) fn weighted_rows(w: &[f64], examples: &[&Example], step: u64, set: u32) -> Vec<Visit> {
     let mut rows = Vec::new();
     for (id, example) in examples.iter().enumerate() {

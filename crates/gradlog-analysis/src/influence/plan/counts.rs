@@ -1,6 +1,7 @@
 //! How often each example is visited, and how many examples are under way at a time.
 
-/// Counts by example. Of millions of examples, the standard hash function takes longer than all else that is done once for each.
+/// Counts by example. Of millions of examples, the standard hash function takes longer than all else that is done once
+/// for each.
 #[derive(Default)]
 pub(in crate::influence) struct Counts {
     by_example: foldhash::HashMap<u64, Seen>,

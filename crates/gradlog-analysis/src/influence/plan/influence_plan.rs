@@ -22,8 +22,8 @@ const PROBES_MAX: usize = 4096;
 
 /// A question that has been looked up in the run and cut into passes over the visits.
 ///
-/// Most questions take one pass. A matrix of many probes takes several; each gives the scores of its own probes, so that
-/// a matrix larger than memory can be written down pass by pass.
+/// Most questions take one pass. A matrix of many probes takes several; each gives the scores of its own probes, so
+/// that a matrix larger than memory can be written down pass by pass.
 pub struct InfluencePlan<'run> {
     pub(in crate::influence) run: &'run Run,
     pub(in crate::influence) question: InfluenceQuestion,
@@ -89,9 +89,9 @@ impl<'run> InfluencePlan<'run> {
         Ok(plan)
     }
 
-    /// The same for [`strongest`](Self::strongest) alone. It gives an example's scores up after its last visit, so that more
-    /// probes fit a pass, whatever the number of examples; [`pass`](Self::pass) keeps them all, and may then take more than
-    /// [`SCORE_BYTES_MAX`](Self::SCORE_BYTES_MAX).
+    /// The same for [`strongest`](Self::strongest) alone. It gives an example's scores up after its last visit, so that
+    /// more probes fit a pass, whatever the number of examples; [`pass`](Self::pass) keeps them all, and may then
+    /// take more than [`SCORE_BYTES_MAX`](Self::SCORE_BYTES_MAX).
     #[must_use]
     pub fn keep_strongest(mut self) -> Self {
         self.keeps_strongest = true;

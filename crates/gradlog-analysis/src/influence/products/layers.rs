@@ -17,8 +17,8 @@ pub(in crate::influence) struct Products<'a> {
     floats: &'a Floats,
 }
 
-/// Of each part that is multiplied in f32, its dot products with the panels: `[visits of the tile, columns of the panels]`; empty
-/// for the others. Its buffers are kept from tile to tile.
+/// Of each part that is multiplied in f32, its dot products with the panels: `[visits of the tile, columns of the
+/// panels]`; empty for the others. Its buffers are kept from tile to tile.
 #[derive(Default)]
 pub(in crate::influence) struct Floats(Vec<Vec<f32>>);
 
@@ -45,8 +45,8 @@ impl<'a> Products<'a> {
         Self { scheme, visits, probes, panels, floats }
     }
 
-    /// Adds what a layer says of the visits `ROWS·group..` and the probes of a panel to `sums`, and if errors are wanted the
-    /// variances of it to `variances`. Places behind the last visit or the last probe hold anything.
+    /// Adds what a layer says of the visits `ROWS·group..` and the probes of a panel to `sums`, and if errors are
+    /// wanted the variances of it to `variances`. Places behind the last visit or the last probe hold anything.
     #[inline]
     pub(in crate::influence) fn add(
         &self,
@@ -89,8 +89,8 @@ impl<'a> Products<'a> {
         });
     }
 
-    /// The products of a part's codes, each too large by its row's offset, and what makes numbers of them; `None` if the part is
-    /// multiplied in f32.
+    /// The products of a part's codes, each too large by its row's offset, and what makes numbers of them; `None` if
+    /// the part is multiplied in f32.
     #[inline]
     fn integers(&self, part: usize, (group, panel): (usize, usize), out: &mut Tile<i32>) -> Option<Scaling<'a>> {
         let (visits, other) = (&self.visits.parts[part], &self.probes.parts[part]);
@@ -145,7 +145,8 @@ impl<'a> Products<'a> {
     }
 }
 
-/// The integers of both sides of a layer. They are written before they are read, and kept so that nobody clears them each time.
+/// The integers of both sides of a layer. They are written before they are read, and kept so that nobody clears them
+/// each time.
 pub(in crate::influence) type Integers = [Tile<i32>; 2];
 
 pub(in crate::influence) const NO_INTEGERS: Integers = [[0; ROWS * COLUMNS]; 2];

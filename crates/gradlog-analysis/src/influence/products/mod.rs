@@ -1,9 +1,10 @@
 //! Products of many visits with many probes, layer by layer, from the numbers as they are stored.
 //!
-//! Vectors that are stored as integers on both sides are multiplied as integers ([`gradlog_kernels::int8`]) and scaled afterwards, so
-//! a dot product of codes is exact. All others are decoded and multiplied in f32. Visits come in tiles that stay in the
-//! cache; a tile's products with a panel of probes are added up layer by layer, `(⟨a,a'⟩ + bias)·⟨δ,δ'⟩` or `⟨s,s'⟩`, with
-//! their variances where asked for, so that what is made of them (a sum, for TracIn) is up to the caller.
+//! Vectors that are stored as integers on both sides are multiplied as integers ([`gradlog_kernels::int8`]) and scaled
+//! afterwards, so a dot product of codes is exact. All others are decoded and multiplied in f32. Visits come in tiles
+//! that stay in the cache; a tile's products with a panel of probes are added up layer by layer, `(⟨a,a'⟩ +
+//! bias)·⟨δ,δ'⟩` or `⟨s,s'⟩`, with their variances where asked for, so that what is made of them (a sum, for TracIn) is
+//! up to the caller.
 
 mod layers;
 mod probes;

@@ -1,7 +1,7 @@
 //! How far a sketched dot product may be from that of the gradients themselves: its standard deviation.
 //!
-//! Two things were lost between a vector `x` of the gradient and its stored numbers `x̂`: `x` may have been projected to `m`
-//! numbers, and these were rounded to multiples of a scale `Δ`.
+//! Two things were lost between a vector `x` of the gradient and its stored numbers `x̂`: `x` may have been projected to
+//! `m` numbers, and these were rounded to multiples of a scale `Δ`.
 //!
 //! ```text
 //! projection:  Var⟨Sx, Sy⟩ ≤ (‖x‖²‖y‖² + ⟨x,y⟩²) / m                     see `Fold`; over the seeds
@@ -12,13 +12,15 @@
 //! a score:     σ ≤ Σ_t |w_t|·σ_t                                         the errors of visits may have any correlation
 //! ```
 //!
-//! Norms and dot products are those of the stored numbers. A score's σ is an upper bound (Minkowski): the same example meets
-//! the same projection at every visit, and the same probe's rounding, so that errors of its visits add up and do not cancel.
+//! Norms and dot products are those of the stored numbers. A score's σ is an upper bound (Minkowski): the same example
+//! meets the same projection at every visit, and the same probe's rounding, so that errors of its visits add up and do
+//! not cancel.
 //!
-//! It covers the sketch and nothing else: not the layers that were not recorded, not the steps that a probe stands for though
-//! it was taken at another, not the first order of TracIn, nor the optimizer. Rounding is taken for random though it is not:
-//! numbers smaller than `Δ/2` all become zero, which biases the dot product of two like vectors, and exact zeros, of which
-//! ReLU makes many, carry no error, which makes σ too large. f16 (11 bits) and f32 count as exact.
+//! It covers the sketch and nothing else: not the layers that were not recorded, not the steps that a probe stands for
+//! though it was taken at another, not the first order of TracIn, nor the optimizer. Rounding is taken for random
+//! though it is not: numbers smaller than `Δ/2` all become zero, which biases the dot product of two like vectors, and
+//! exact zeros, of which ReLU makes many, carry no error, which makes σ too large. f16 (11 bits) and f32 count as
+//! exact.
 
 use gradlog_format::sketch::Encoding;
 use gradlog_kernels::int8::{Tile, COLUMNS};
@@ -39,8 +41,9 @@ impl Noise {
         f64::from(self.norm)
     }
 
-    /// Of a vector of `width` signs, which stand for numbers that are spread like normal ones: their mean magnitude is √(2/π) of
-    /// their standard deviation, so `‖x‖² = (2/π)·m·Δ²`, and what is lost of each number has the variance `(1 - 2/π)·Δ²`.
+    /// Of a vector of `width` signs, which stand for numbers that are spread like normal ones: their mean magnitude is
+    /// √(2/π) of their standard deviation, so `‖x‖² = (2/π)·m·Δ²`, and what is lost of each number has the variance
+    /// `(1 - 2/π)·Δ²`.
     #[inline(always)]
     pub(super) fn of_signs(width: usize, scale: f32) -> Self {
         let square = scale * scale;

@@ -25,7 +25,8 @@ pub(super) struct BlockVisits {
     pub rows: Vec<usize>,
     pub weights: Vec<f64>,
     pub times: Vec<usize>,
-    /// Of each row that counts, what it adds to the self-influence of its example; empty unless scores are divided by it.
+    /// Of each row that counts, what it adds to the self-influence of its example; empty unless scores are divided by
+    /// it.
     pub self_influence: Vec<f64>,
     pub gradients: Option<Gradients>,
     /// The dot products `[rows, probes]`, where the reader of the block computed them.

@@ -91,7 +91,8 @@ impl Columns {
         not_finite
     }
 
-    /// Adds the rows at some positions of a block. Returns the positions with products that are not finite, and how many.
+    /// Adds the rows at some positions of a block. Returns the positions with products that are not finite, and how
+    /// many.
     fn add_tile(
         &mut self,
         scheme: &Scheme,

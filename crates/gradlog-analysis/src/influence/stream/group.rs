@@ -1,7 +1,8 @@
 //! Several probes as one: the mean of their scores, without ever holding them apart.
 //!
-//! A dot product with the mean of some gradients is the mean of the dot products, so the reader of a block adds these up
-//! and hands on one number a row. (The mean itself cannot be stored as a probe is: a sum of outer products is no outer product.)
+//! A dot product with the mean of some gradients is the mean of the dot products, so the reader of a block adds these
+//! up and hands on one number a row. (The mean itself cannot be stored as a probe is: a sum of outer products is no
+//! outer product.)
 
 use super::block_visits::{BlockVisits, Dots, Lent};
 use crate::influence::answer::Influence;
@@ -9,7 +10,8 @@ use crate::influence::products::{panels_of, Floats, Scheme, Unpacked};
 use std::collections::HashMap;
 
 impl Dots {
-    /// `[rows, 1]`: the dot products with the `probes` of a pass, summed and divided by `count`, the probes of the whole group.
+    /// `[rows, 1]`: the dot products with the `probes` of a pass, summed and divided by `count`, the probes of the
+    /// whole group.
     pub(super) fn group_mean(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize, count: usize) -> Self {
         let rows = block.rows.len();
         let (mut sums, mut errors) = (vec![0f64; rows], vec![0f64; if scheme.errors() { rows } else { 0 }]);

@@ -1,7 +1,8 @@
 //! Norms of gradients, for scores that are divided by them ([`Normalization`]).
 //!
-//! A block with all its layers has exact norms beside its sketches. Of some layers alone, or where no norms were recorded,
-//! the norm is that of the sketch: `‖g‖² = Σ (‖a‖² + bias)·‖δ‖²` over factored layers, and `‖s‖²` of the folded ones.
+//! A block with all its layers has exact norms beside its sketches. Of some layers alone, or where no norms were
+//! recorded, the norm is that of the sketch: `‖g‖² = Σ (‖a‖² + bias)·‖δ‖²` over factored layers, and `‖s‖²` of the
+//! folded ones.
 
 use super::block_visits::BlockVisits;
 use crate::influence::plan::InfluencePlan;
@@ -12,7 +13,8 @@ use crate::rows::gradient::{Gradients, Layout};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, ReadError};
 
-/// The squared norms of the gradients of some rows, of the layers of `layout`; `exact` if these are all that were recorded.
+/// The squared norms of the gradients of some rows, of the layers of `layout`; `exact` if these are all that were
+/// recorded.
 fn squared_norms(
     block: &Block,
     layout: &Layout,

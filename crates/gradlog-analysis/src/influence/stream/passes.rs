@@ -13,17 +13,19 @@ impl InfluenceQuestion {
     /// The influence of every training example on the probes, all passes in one.
     ///
     /// # Errors
-    /// [`AnalysisError::NoSuchSet`] or [`AnalysisError::NoSuchProbe`], with what there is; [`AnalysisError::Missing`] if the
-    /// visits hold no gradients; [`AnalysisError::NoProbeGradient`] if the probes hold none; [`AnalysisError::OtherLayers`] if
-    /// the two have none in common; [`AnalysisError::NoSuchLayer`]; [`AnalysisError::OutsideRun`] for a window without visits,
-    /// [`AnalysisError::NoSuchSweep`] for one without sweeps; [`AnalysisError::Read`] if the file system refuses. Damage is
-    /// not an error, unless what was asked for is missing in front of it ([`AnalysisError::Cut`]).
+    /// [`AnalysisError::NoSuchSet`] or [`AnalysisError::NoSuchProbe`], with what there is; [`AnalysisError::Missing`]
+    /// if the visits hold no gradients; [`AnalysisError::NoProbeGradient`] if the probes hold none;
+    /// [`AnalysisError::OtherLayers`] if the two have none in common; [`AnalysisError::NoSuchLayer`];
+    /// [`AnalysisError::OutsideRun`] for a window without visits, [`AnalysisError::NoSuchSweep`] for one without
+    /// sweeps; [`AnalysisError::Read`] if the file system refuses. Damage is not an error, unless what was asked
+    /// for is missing in front of it ([`AnalysisError::Cut`]).
     ///
     /// # Cost
-    /// One pass over the visits for each few thousand probes, `visits × probes × (numbers of a sketch)` multiplications, of
-    /// integers where both sides are stored as integers. Memory: 8 bytes for each pair of an example and a probe, at most
-    /// [`InfluencePlan::PROBE_BYTES_MAX`] of unpacked probes, and a few blocks. For more pairs than fit in memory take the
-    /// passes of a [plan](Self::plan) one by one, or only their [strongest](InfluencePlan::strongest).
+    /// One pass over the visits for each few thousand probes, `visits × probes × (numbers of a sketch)`
+    /// multiplications, of integers where both sides are stored as integers. Memory: 8 bytes for each pair of an
+    /// example and a probe, at most [`InfluencePlan::PROBE_BYTES_MAX`] of unpacked probes, and a few blocks. For
+    /// more pairs than fit in memory take the passes of a [plan](Self::plan) one by one, or only their
+    /// [strongest](InfluencePlan::strongest).
     pub fn compute(&self, run: &Run) -> Result<Influence, AnalysisError> {
         self.plan(run)?.whole()
     }

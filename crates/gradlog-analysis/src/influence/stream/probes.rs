@@ -1,7 +1,7 @@
 //! The probes' side of a pass: their gradients at the times that the visits at hand need.
 //!
-//! They are decoded when the visits come to their time and dropped when the visits have moved on, so that memory does not
-//! grow with the number of probe times.
+//! They are decoded when the visits come to their time and dropped when the visits have moved on, so that memory does
+//! not grow with the number of probe times.
 
 use super::block_visits::Lent;
 use super::norms::make_unit;
@@ -18,7 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 impl InfluencePlan<'_> {
-    /// Hands all visit blocks to `read` and what it makes of them to `fold`, with the probes at the times that they need.
+    /// Hands all visit blocks to `read` and what it makes of them to `fold`, with the probes at the times that they
+    /// need.
     pub(super) fn fold_visits<T: Send>(
         &self,
         pass: &Pass,

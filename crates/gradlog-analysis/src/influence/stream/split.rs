@@ -1,7 +1,7 @@
 //! What a score is made of: its share by layer ("where?") or by epoch ("when did this example help?").
 //!
-//! TracIn is a sum over visits and layers, so its parts add up to it, normalized or not: the norms that a term is divided by
-//! are those of the whole. Only the visits of the examples that are asked about are multiplied.
+//! TracIn is a sum over visits and layers, so its parts add up to it, normalized or not: the norms that a term is
+//! divided by are those of the whole. Only the visits of the examples that are asked about are multiplied.
 
 use super::block_visits::{BlockVisits, Lent};
 use super::norms::divisor;
@@ -120,8 +120,8 @@ impl InfluencePlan<'_> {
     /// If `number` is not below [`InfluencePlan::passes`].
     ///
     /// # Cost
-    /// Inflates the gradients of the blocks that hold a visit of one of the examples, and multiplies theirs alone. Memory: two
-    /// numbers for each pair and part.
+    /// Inflates the gradients of the blocks that hold a visit of one of the examples, and multiplies theirs alone.
+    /// Memory: two numbers for each pair and part.
     pub fn split(&self, number: usize, by: SplitBy, pairs: &[(u64, usize)]) -> Result<Split, AnalysisError> {
         let mut wanted = Wanted::new();
         for (pair, &(example, probe)) in pairs.iter().enumerate() {
@@ -241,8 +241,8 @@ impl InfluencePlan<'_> {
         Ok(added)
     }
 
-    /// Hands the products of the rows with the probes of their pairs to `each`: the position of the row, the pair, and by layer
-    /// the products and their variances.
+    /// Hands the products of the rows with the probes of their pairs to `each`: the position of the row, the pair, and
+    /// by layer the products and their variances.
     fn each_product(
         &self,
         pass: &Pass,

@@ -1,7 +1,7 @@
 //! The strongest proponents and opponents of each probe, found while the visits stream by.
 //!
-//! An example is ranked when its last visit has been added, and its sums are then given up; the whole matrix of examples
-//! and probes is never held. What is kept of each probe are two short lists and the least that enters them.
+//! An example is ranked when its last visit has been added, and its sums are then given up; the whole matrix of
+//! examples and probes is never held. What is kept of each probe are two short lists and the least that enters them.
 
 use crate::influence::answer::{Influence, InfluenceRow};
 use gradlog_kernels::int8::Work;
@@ -11,8 +11,8 @@ use std::cmp::Ordering;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Strongest {
-    /// What the scores are made of. Its `rows` are only the examples named below, in the order of their first visit, and its
-    /// `scores` and `errors` are empty.
+    /// What the scores are made of. Its `rows` are only the examples named below, in the order of their first visit,
+    /// and its `scores` and `errors` are empty.
     pub influence: Influence,
     /// How many different examples have a visit inside the window.
     pub examples: u64,

@@ -1,8 +1,8 @@
 //! The scores of a pass while they grow: what the blocks add, example by example, in the order of the file.
 //!
-//! Each thread owns the sums of some probes and adds to them in the order of the file, so that a score does not depend on
-//! how many threads there are. An example takes a slot at its first visit. Where the strongest are all that is asked for,
-//! it is ranked after the tile of its last visit. Its slot is given to the next, while it is still in the cache.
+//! Each thread owns the sums of some probes and adds to them in the order of the file, so that a score does not depend
+//! on how many threads there are. An example takes a slot at its first visit. Where the strongest are all that is asked
+//! for, it is ranked after the tile of its last visit. Its slot is given to the next, while it is still in the cache.
 
 use super::block_visits::{BlockVisits, Dots, Lent};
 use super::columns::{Columns, Placed};
@@ -60,8 +60,8 @@ impl<'plan> Sums<'plan> {
             ..Influence::new(question.set.clone(), question.time)
         };
         let probes = result.probes.len();
-        // One for each thread, since every owner unpacks the visits for itself. (Unpacked once for all they were read from farther
-        // away, and that took longer.)
+        // One for each thread, since every owner unpacks the visits for itself. (Unpacked once for all they were read
+        // from farther away, and that took longer.)
         let owners = if Dots::fit(probes) { 1 } else { rayon::current_num_threads() };
         let owners = owners.min(panels_of(probes)).max(1);
         let begin = |owner: usize| panels_of(probes) * owner / owners;
@@ -140,7 +140,8 @@ impl<'plan> Sums<'plan> {
                 slots.push(self.slots[at]);
                 examples.push(at);
             }
-            // Several workers' blocks lie between each other in steps, so the last row to come need not be the last visit.
+            // Several workers' blocks lie between each other in steps, so the last row to come need not be the last
+            // visit.
             if block.steps[row] >= self.last_steps[at] {
                 self.last_steps[at] = block.steps[row];
                 let entry = &mut result.rows[at];

@@ -40,8 +40,9 @@ fn story(encoding: Encoding, times: &[u64], ids: &[u64]) -> Story {
 }
 
 impl Story {
-    /// Visit blocks that end anywhere, each after the probes taken up to its last step, as a recorder must seal them: were
-    /// it the other way round, a cut between the two would leave visits whose own probe is lost and nobody knows.
+    /// Visit blocks that end anywhere, each after the probes taken up to its last step, as a recorder must seal them:
+    /// were it the other way round, a cut between the two would leave visits whose own probe is lost and nobody
+    /// knows.
     fn write(&self) -> Written {
         let mut run = Synthetic::new(self.encoding);
         run.set(OTHER, "other");

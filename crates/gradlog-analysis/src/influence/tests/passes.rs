@@ -31,7 +31,8 @@ fn many_probes_take_several_passes_and_add_up() {
     }
 }
 
-/// Where each example is visited in one block only, its scores are given up there, and the memory for those of a block is enough.
+/// Where each example is visited in one block only, its scores are given up there, and the memory for those of a block
+/// is enough.
 #[test]
 fn scores_that_are_given_up_make_room_for_more_probes() {
     let run_of = |own_examples: bool| {

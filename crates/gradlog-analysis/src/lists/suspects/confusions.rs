@@ -27,7 +27,8 @@ impl Confusions {
         this
     }
 
-    /// `ln((1/(C−1)) / P(rival | label))` with `prior` examples of weight: positive where the confusion is rarer than chance.
+    /// `ln((1/(C−1)) / P(rival | label))` with `prior` examples of weight: positive where the confusion is rarer than
+    /// chance.
     pub(super) fn surprise(&self, label: u32, rival: u32, prior: f64) -> f64 {
         let chance = 1.0 / (self.labels - 1.0).max(1.0);
         let pair = self.pairs.get(&(label, rival)).copied().unwrap_or(0.0);

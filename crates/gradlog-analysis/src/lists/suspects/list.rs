@@ -17,7 +17,8 @@ pub struct Suspects {
     pub rows: Vec<Suspect>,
     /// Examples whose recorded labels differ between runs: they have no rival.
     pub labels_differ: u64,
-    /// What was left out, by the reason: of each the most that any signal left out, in all runs. Signals look at the same visits.
+    /// What was left out, by the reason: of each the most that any signal left out, in all runs. Signals look at the
+    /// same visits.
     pub left_out: LeftOut,
     /// Where the first damaged run stopped being readable, if one did.
     pub damage: Option<Damage>,
@@ -53,7 +54,8 @@ pub struct Suspect {
 pub struct SignalValue {
     /// The score, the mean over runs; NaN without a usable visit.
     pub value: f64,
-    /// The share of examples that it finds less suspicious, 0 to 1, half of the example itself included; NaN with the score.
+    /// The share of examples that it finds less suspicious, 0 to 1, half of the example itself included; NaN with the
+    /// score.
     pub rank: f64,
 }
 

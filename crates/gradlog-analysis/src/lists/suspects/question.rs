@@ -7,16 +7,16 @@ use gradlog_format::run::Run;
 
 /// Asks which training examples probably have a wrong label, and why.
 ///
-/// Five scores rank the examples: AUM, mean loss, mean EL2N, self-influence and forgetting, as far as the run holds what
-/// they are made of. With `r_s(z)` the share of examples that score `s` finds less suspicious than `z`,
+/// Five scores rank the examples: AUM, mean loss, mean EL2N, self-influence and forgetting, as far as the run holds
+/// what they are made of. With `r_s(z)` the share of examples that score `s` finds less suspicious than `z`,
 ///
 /// ```text
 /// m(z) = median over s of r_s(z)
 /// suspicion(z) = ln(m / (1 − m)) + ½·ln((1/(C−1)) / P(k | y))
 /// ```
 ///
-/// where `P(k | y)` is how often the model predicts the label `k` instead of the recorded `y`, and `C` the number of labels.
-/// The median of ranks is that of Dwork et al. 2001, "Rank aggregation methods for the web", §3.
+/// where `P(k | y)` is how often the model predicts the label `k` instead of the recorded `y`, and `C` the number of
+/// labels. The median of ranks is that of Dwork et al. 2001, "Rank aggregation methods for the web", §3.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct SuspectQuestion {
@@ -36,8 +36,8 @@ impl SuspectQuestion {
     /// Ranks the training examples of a run.
     ///
     /// # Errors
-    /// Those of [`ScoreQuestion::compute`](crate::ScoreQuestion::compute), but for signals that the run does not hold: these
-    /// are left out and named, unless none is left. [`AnalysisError::OnlyVisits`] for a window on sweeps.
+    /// Those of [`ScoreQuestion::compute`](crate::ScoreQuestion::compute), but for signals that the run does not hold:
+    /// these are left out and named, unless none is left. [`AnalysisError::OnlyVisits`] for a window on sweeps.
     ///
     /// # Cost
     /// Six passes over the small columns of the run; memory about 600 bytes per example.

@@ -44,7 +44,8 @@ pub(super) fn reasons(
             Order::HighestFirst => "highest",
             Order::LowestFirst => "lowest",
         };
-        // At least 1 %: of 50 examples the first is among the highest 2 %, and of a million never among the highest 0 %.
+        // At least 1 %: of 50 examples the first is among the highest 2 %, and of a million never among the highest 0
+        // %.
         let percent = (100.0 * (1.0 - value.rank)).ceil().max(1.0);
         let words = match (score, never_learned) {
             (Score::Forgetting, 0) => format!("forgotten {} times, {end} {percent} %", significant(value.value)),

@@ -122,7 +122,8 @@ fn exact_dot_products_lie_within_the_stated_errors_as_often_as_they_should() {
         encoding: Encoding::Q4,
     };
     let cases = [
-        // Projected on both sides, on one, and folded; at 8 bits, where the projection is nearly all of the error, and at 4.
+        // Projected on both sides, on one, and folded; at 8 bits, where the projection is nearly all of the error, and
+        // at 4.
         (Case { encoding: Encoding::Q8, folded: 0, ..all }, "both sides, 8 bit"),
         (Case { folded: 0, ..all }, "both sides, 4 bit"),
         (Case { delta_cap: 300, folded: 0, ..all }, "inputs, 4 bit"),
@@ -143,7 +144,8 @@ fn exact_dot_products_lie_within_the_stated_errors_as_often_as_they_should() {
     }
 }
 
-/// With nothing projected only rounding is left, and ReLU's exact zeros have none: the stated error is on the safe side.
+/// With nothing projected only rounding is left, and ReLU's exact zeros have none: the stated error is on the safe
+/// side.
 #[test]
 fn rounding_alone_is_stated_on_the_safe_side() {
     let whole =
