@@ -13,7 +13,8 @@
 //! use gradlog::{Config, Recorder, Taps};
 //!
 //! # let dir = std::env::temp_dir().join(format!("gradlog-doc-{}", std::process::id()));
-//! # let batches = vec![(vec![0u64, 1], Tensor::randn(0f32, 1., (2, 4), &Device::Cpu)?, Tensor::new(&[0u32, 2], &Device::Cpu)?)];
+//! # let (x, y) = (Tensor::randn(0f32, 1., (2, 4), &Device::Cpu)?, Tensor::new(&[0u32, 2], &Device::Cpu)?);
+//! # let batches = vec![(vec![0u64, 1], x, y)];
 //! let variables = VarMap::new();
 //! let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
 //! let taps = Taps::new();

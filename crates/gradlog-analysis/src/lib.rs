@@ -45,7 +45,7 @@
 //! | which are easy, ambiguous, hard to learn | [`MapQuestion`] | [`DataMap`] |
 //! | which examples to keep | [`RunsTable::keep`] with a [`KeepRule`] | [`KeepList`] |
 //! | which examples taught the model an answer | [`InfluenceQuestion`] | [`Influence`] |
-//! | the same by influence functions, DataInf, TRAK, the adjoint | [`EstimateQuestion`] | [`Influence`] for each damping |
+//! | the same by influence functions, DataInf, TRAK, adjoint | [`EstimateQuestion`] | one [`Influence`] a damping |
 //! | whether influence comes from near or far | [`DistanceQuestion`] | [`FeatureDistance`] |
 //! | which examples teach the same | [`VectorQuestion`], then [`UnitVectors`] | [`Neighbor`], [`Pair`], [`Clusters`] |
 //! | how fast a group's gradient kernel changes | [`VelocityQuestion`] | [`Velocity`] |

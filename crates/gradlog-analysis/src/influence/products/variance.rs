@@ -1,12 +1,12 @@
 //! How far a sketched dot product may be from that of the gradients themselves: its standard deviation.
 //!
-//! Two things were lost between a vector `x` of the gradient and its stored numbers `x̂`: `x` may have been projected to
-//! `m` numbers, and these were rounded to multiples of a scale `Δ`.
+//! Two things were lost between a vector `x` of the gradient and its stored numbers `x̂`: `x` may have been projected
+//! to `m` numbers, and these were rounded to multiples of a scale `Δ`.
 //!
 //! ```text
 //! projection:  Var⟨Sx, Sy⟩ ≤ (‖x‖²‖y‖² + ⟨x,y⟩²) / m                     see `Fold`; over the seeds
 //! rounding:    Var⟨x̂, ŷ⟩ = q_x·(‖y‖² + m·q_y) + ‖x‖²·q_y,   q = Δ²/12    errors uniform in ±Δ/2, of numbers apart
-//!              of signs q = (1 - 2/π)·Δ²                                 numbers of a rotated vector are near to normal
+//!              of signs q = (1 - 2/π)·Δ²                                 numbers of a rotated vector are near normal
 //! a layer:     Var(A·D) = A²·Var D + D²·Var A + Var A·Var D              A = ⟨a,a'⟩ + bias, D = ⟨δ,δ'⟩; two seeds
 //! a gradient:  the sum over layers, whose seeds differ
 //! a score:     σ ≤ Σ_t |w_t|·σ_t                                         the errors of visits may have any correlation
