@@ -22,7 +22,7 @@ struct Trained {
 fn batch(step: u64, steps: u64) -> Vec<u64> {
     let size = if step + 1 == steps { 2 } else { 5 };
     let mut ids: Vec<u64> = (0..size).map(|i| (step * 5 + i * 7) % EXAMPLES as u64).collect();
-    if step % 3 == 0 {
+    if step.is_multiple_of(3) {
         ids[1] = ids[0];
     }
     ids
