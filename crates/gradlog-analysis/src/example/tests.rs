@@ -62,7 +62,7 @@ fn a_number_that_is_not_finite_is_shown() {
     let id = all[0].example;
     all[0].loss = f32::NAN;
     let found = ExampleQuestion::new(id).compute(&run_of(&all, 2).run()).unwrap();
-    assert_eq!(found.visits.len(), 2);
+    assert_eq!(found.visits.len(), all.iter().filter(|visit| visit.example == id).count());
     assert!(found.visits[0].loss.is_some_and(f32::is_nan) && found.visits[0].margin == Some(all[0].margin));
 }
 
