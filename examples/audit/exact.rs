@@ -80,7 +80,7 @@ impl Regression {
         let mut solved = Vec::with_capacity(probes);
         bar.set_length(probes as u64);
         for probe in 0..probes {
-            let influence = ExactInfluence::solve(self, probe as u64, &Solver::default())?;
+            let influence = ExactInfluence::solve(self, probe as u64, &Solver::new())?;
             for id in &ids {
                 scores[*id as usize * probes + probe] = influence.example_influence(self, *id)?;
             }
@@ -96,13 +96,13 @@ impl Differentiable for Regression {
         self.weights.clone()
     }
 
-    fn examples(&self) -> usize {
+    fn example_count(&self) -> usize {
         self.train.labels.len()
     }
 
     /// Computes all images at once, with two matrix products.
-    fn objective(&mut self, weights: &[f64]) -> Result<Vec<f64>, TrainingError> {
-        let (count, features) = (self.examples(), self.train.features);
+    fn objective_gradient(&mut self, weights: &[f64]) -> Result<Vec<f64>, TrainingError> {
+        let (count, features) = (self.example_count(), self.train.features);
         let x = MatRef::from_row_major_slice(&self.train.x, count, features);
         let w = MatRef::from_row_major_slice(weights, CLASSES, features);
         // One column of logits for each image, so that the logits of one image are contiguous.
@@ -120,16 +120,16 @@ impl Differentiable for Regression {
         Ok(gradient)
     }
 
-    fn example(&mut self, weights: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
+    fn example_gradient(&mut self, weights: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
         self.train.gradient(weights, example)
     }
 
-    fn probe(&mut self, weights: &[f64], probe: u64) -> Result<Vec<f64>, TrainingError> {
+    fn probe_gradient(&mut self, weights: &[f64], probe: u64) -> Result<Vec<f64>, TrainingError> {
         self.probes.gradient(weights, probe)
     }
 
     /// The gradient by the pixels alone: the 1 after them is not part of the image.
-    fn input(&mut self, weights: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
+    fn input_gradient(&mut self, weights: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
         let error = self.train.error(weights, example)?;
         let features = self.train.features;
         let of = |pixel: usize| error.iter().enumerate().map(|(class, e)| e * weights[class * features + pixel]).sum();

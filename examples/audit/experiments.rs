@@ -4,7 +4,7 @@ use crate::data::Digits;
 use crate::task::{train, Images, Pixels, Setting};
 use crate::Arguments;
 use anyhow::Result;
-use gradlog_analysis::audit::{agreement, Change, Correlation, Finding, Paired, Prediction, Trained, TrainingError};
+use gradlog_analysis::audit::{correlate, Change, Correlation, Finding, Paired, Prediction, Trained, TrainingError};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::rngs::StdRng;
 use rand::SeedableRng;
@@ -47,10 +47,10 @@ impl Bench<'_> {
     pub fn correlations(&mut self, setting: &str, metric: &str, pairs: &Lists<Paired>, pearson: bool) {
         let seeds = self.seeds();
         for (method, parts) in pairs {
-            let spearman = agreement(parts, Correlation::Spearman, DRAWS, 0);
+            let spearman = correlate(parts, Correlation::Spearman, DRAWS, 0);
             self.add(Finding::new(setting, method, metric, spearman, &seeds));
             if pearson {
-                let found = agreement(parts, Correlation::Pearson, DRAWS, 0);
+                let found = correlate(parts, Correlation::Pearson, DRAWS, 0);
                 self.add(Finding::new(setting, method, &format!("{metric}, Pearson"), found, &seeds));
             }
         }

@@ -106,6 +106,6 @@ pub fn suspicions(folder: &Path, examples: usize, seed: u64) -> Result<Vec<(Stri
     let list = SuspectQuestion::new().compute(&run)?;
     found.push(("suspects".into(), list.rows.iter().map(|row| row.example).collect()));
     let all: Vec<u64> = (0..examples as u64).collect();
-    found.push(("random".into(), Prediction::random(&all, 1, seed).proponents(0, examples)));
+    found.push(("random".into(), Prediction::random(&all, 1, seed).proponent_ids(0, examples)));
     Ok(found)
 }

@@ -251,6 +251,7 @@ pub fn train(
         Change::Nothing => (&all, HashSet::new()),
         Change::Weighted { examples, .. } => (&all, examples.iter().copied().collect()),
         Change::Only(ids) => (ids, HashSet::new()),
+        other => anyhow::bail!("this training cannot apply the change {other:?}"),
     };
     let steps_per_epoch = order.len().div_ceil(setting.batch);
     let steps = steps_per_epoch * setting.epochs as usize;

@@ -49,7 +49,7 @@ impl Brittleness {
         for probe in &probes {
             let mut found = None;
             for count in &counts {
-                let kept = leave_out(examples, &prediction.proponents(*probe, *count));
+                let kept = leave_out(examples, &prediction.proponent_ids(*probe, *count));
                 if !train(retrain, seed, &Change::Only(&kept), Some(expected))?.right[*probe] {
                     found = Some(*count);
                     break;

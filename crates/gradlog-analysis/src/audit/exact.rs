@@ -12,31 +12,35 @@ pub trait Differentiable {
     fn weights(&self) -> Vec<f64>;
 
     /// Training examples `n` that the objective is the mean over.
-    fn examples(&self) -> usize;
+    fn example_count(&self) -> usize;
 
     /// `∇_w L(w)` of what was minimized: `L(w) = (1/n)·Σ_i ℓ(w, x_i)` and what was added to it, as weight decay.
     ///
     /// # Errors
     /// The model's own.
-    fn objective(&mut self, weights: &[f64]) -> Result<Vec<f64>, TrainingError>;
+    fn objective_gradient(&mut self, weights: &[f64]) -> Result<Vec<f64>, TrainingError>;
 
     /// `∇_w ℓ(w, x_i)` of a training example.
     ///
     /// # Errors
     /// The model's own.
-    fn example(&mut self, weights: &[f64], example: u64) -> Result<Vec<f64>, TrainingError>;
+    fn example_gradient(&mut self, weights: &[f64], example: u64) -> Result<Vec<f64>, TrainingError>;
 
     /// `∇_w ℓ(w, x')` of a probe.
     ///
     /// # Errors
     /// The model's own.
-    fn probe(&mut self, weights: &[f64], probe: u64) -> Result<Vec<f64>, TrainingError>;
+    fn probe_gradient(&mut self, weights: &[f64], probe: u64) -> Result<Vec<f64>, TrainingError>;
 
-    /// `∇_x ℓ(w, x_i)` of a training example, by its input; needed for [`ExactInfluence::input_influence`] alone.
+    /// `∇_x ℓ(w, x_i)` of a training example, by its input. Only [`ExactInfluence::input_influence`] needs it; the
+    /// default returns an error.
     ///
     /// # Errors
     /// The model's own.
-    fn input(&mut self, weights: &[f64], example: u64) -> Result<Vec<f64>, TrainingError>;
+    fn input_gradient(&mut self, weights: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
+        let _ = (weights, example);
+        Err("the model does not define `Differentiable::input_gradient`".into())
+    }
 }
 
 /// How the inverse is found.
@@ -54,9 +58,45 @@ pub struct Solver {
     pub step: f64,
 }
 
+impl Solver {
+    /// No damping, a tolerance of 1e-6, at most 1,000 products, and a step of 1e-4.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { damping: 0.0, tolerance: 1e-6, products_max: 1000, step: 1e-4 }
+    }
+
+    /// Sets [`Solver::damping`].
+    #[must_use]
+    pub fn damping(mut self, damping: f64) -> Self {
+        self.damping = damping;
+        self
+    }
+
+    /// Sets [`Solver::tolerance`].
+    #[must_use]
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.tolerance = tolerance;
+        self
+    }
+
+    /// Sets [`Solver::products_max`].
+    #[must_use]
+    pub fn products_max(mut self, products_max: usize) -> Self {
+        self.products_max = products_max;
+        self
+    }
+
+    /// Sets [`Solver::step`].
+    #[must_use]
+    pub fn step(mut self, step: f64) -> Self {
+        self.step = step;
+        self
+    }
+}
+
 impl Default for Solver {
     fn default() -> Self {
-        Self { damping: 0.0, tolerance: 1e-6, products_max: 1000, step: 1e-4 }
+        Self::new()
     }
 }
 
@@ -82,20 +122,22 @@ impl ExactInfluence {
     /// [`AuditError::Empty`] for a model without examples.
     pub fn solve(model: &mut impl Differentiable, probe: u64, solver: &Solver) -> Result<Self, AuditError> {
         let weights = model.weights();
-        let examples = model.examples();
+        let examples = model.example_count();
         if examples == 0 {
             return Err(AuditError::Empty {
                 what: "the model has no training examples",
                 how: "say how many there were",
             });
         }
-        let of_probe = model.probe(&weights, probe);
+        let of_probe = model.probe_gradient(&weights, probe);
         let gradient = check_gradient(of_probe, Some(weights.len()), || format!("the gradient of probe {probe}"))?;
         let step = solver.step * norm(&weights).max(1.0);
         let mut failure = None;
         let multiply = |v: &[f64]| {
             let mut gradient = |weights: &[f64]| {
-                check_gradient(model.objective(weights), Some(weights.len()), || "the gradient of the objective".into())
+                check_gradient(model.objective_gradient(weights), Some(weights.len()), || {
+                    "the gradient of the objective".into()
+                })
             };
             match differentiate_along(&weights, v, step, &mut gradient) {
                 Ok(mut product) => {
@@ -122,7 +164,7 @@ impl ExactInfluence {
     /// # Errors
     /// [`AuditError::Gradient`].
     pub fn example_influence(&self, model: &mut impl Differentiable, example: u64) -> Result<f64, AuditError> {
-        let given = model.example(&self.weights, example);
+        let given = model.example_gradient(&self.weights, example);
         let gradient =
             check_gradient(given, Some(self.weights.len()), || format!("the gradient of example {example}"))?;
         Ok(dot(&gradient, &self.solved) / self.examples as f64)
@@ -139,7 +181,7 @@ impl ExactInfluence {
     pub fn input_influence(&self, model: &mut impl Differentiable, example: u64) -> Result<Vec<f64>, AuditError> {
         let mut gradient = |weights: &[f64]| {
             let what = || format!("the gradient of example {example} by its input");
-            check_gradient(model.input(weights, example), None, what)
+            check_gradient(model.input_gradient(weights, example), None, what)
         };
         let mut found = differentiate_along(&self.weights, &self.solved, self.step, &mut gradient)?;
         found.iter_mut().for_each(|value| *value /= -(self.examples as f64));
@@ -170,7 +212,7 @@ fn check_gradient(
     length: Option<usize>,
     what: impl Fn() -> String,
 ) -> Result<Vec<f64>, AuditError> {
-    let failed = |source: TrainingError| AuditError::Gradient { what: what(), source };
+    let failed = |cause: TrainingError| AuditError::Gradient { what: what(), cause };
     let gradient = given.map_err(failed)?;
     match length {
         Some(length) if length != gradient.len() => {
@@ -224,7 +266,7 @@ mod tests {
         /// To the minimum, by plain descent: the objective is strongly convex.
         fn trained(mut self) -> Self {
             for _ in 0..20_000 {
-                let gradient = self.objective(&self.weights.clone()).unwrap();
+                let gradient = self.objective_gradient(&self.weights.clone()).unwrap();
                 self.weights.iter_mut().zip(gradient).for_each(|(w, g)| *w -= 0.5 * g);
             }
             self
@@ -236,11 +278,11 @@ mod tests {
             self.weights.clone()
         }
 
-        fn examples(&self) -> usize {
+        fn example_count(&self) -> usize {
             self.data.len()
         }
 
-        fn objective(&mut self, w: &[f64]) -> Result<Vec<f64>, TrainingError> {
+        fn objective_gradient(&mut self, w: &[f64]) -> Result<Vec<f64>, TrainingError> {
             let mut sum: Vec<f64> = w.iter().map(|w| DECAY * w).collect();
             for (point, share) in self.data.iter().zip(&self.share) {
                 let slope = share * slope(w, point) / self.data.len() as f64;
@@ -249,16 +291,16 @@ mod tests {
             Ok(sum)
         }
 
-        fn example(&mut self, w: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
+        fn example_gradient(&mut self, w: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
             let point = self.data.get(example as usize).ok_or("there is no such example")?;
             Ok(point.0.iter().map(|x| slope(w, point) * x).collect())
         }
 
-        fn probe(&mut self, w: &[f64], _: u64) -> Result<Vec<f64>, TrainingError> {
+        fn probe_gradient(&mut self, w: &[f64], _: u64) -> Result<Vec<f64>, TrainingError> {
             Ok(PROBE.0.iter().map(|x| slope(w, &PROBE) * x).collect())
         }
 
-        fn input(&mut self, w: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
+        fn input_gradient(&mut self, w: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
             let slope = slope(w, &self.data[example as usize]);
             Ok(w.iter().map(|w| slope * w).collect())
         }
@@ -267,7 +309,7 @@ mod tests {
     #[test]
     fn leaving_out_and_moving_an_input_do_what_is_said() {
         let mut model = Logistic::new();
-        let exact = ExactInfluence::solve(&mut model, 0, &Solver::default()).unwrap();
+        let exact = ExactInfluence::solve(&mut model, 0, &Solver::new()).unwrap();
         assert!(exact.residual <= 1e-6, "{}", exact.residual);
         let before = loss(&model.weights, &PROBE);
         for example in [0u64, 3, 11] {
@@ -290,17 +332,17 @@ mod tests {
     #[test]
     fn damping_shrinks_and_what_fails_is_named() {
         let mut model = Logistic::new();
-        let exact = ExactInfluence::solve(&mut model, 0, &Solver::default()).unwrap();
-        let damped = ExactInfluence::solve(&mut model, 0, &Solver { damping: 10.0, ..Solver::default() }).unwrap();
+        let exact = ExactInfluence::solve(&mut model, 0, &Solver::new()).unwrap();
+        let damped = ExactInfluence::solve(&mut model, 0, &Solver::new().damping(10.0)).unwrap();
         assert!(norm(&damped.solved) < 0.2 * norm(&exact.solved));
-        let stopped = ExactInfluence::solve(&mut model, 0, &Solver { products_max: 1, ..Solver::default() }).unwrap();
+        let stopped = ExactInfluence::solve(&mut model, 0, &Solver::new().products_max(1)).unwrap();
         assert!(stopped.residual > 1e-3, "it says that it is not there yet");
         let said = exact.example_influence(&mut model, 99).unwrap_err().to_string();
         assert_eq!(said, "the gradient of example 99: there is no such example");
         model.data[0].0[0] = f64::NAN;
-        let error = ExactInfluence::solve(&mut model, 0, &Solver::default()).unwrap_err();
+        let error = ExactInfluence::solve(&mut model, 0, &Solver::new()).unwrap_err();
         assert_eq!(error.to_string(), "the gradient of the objective: it is not finite");
         model.data.clear();
-        assert!(matches!(ExactInfluence::solve(&mut model, 0, &Solver::default()), Err(AuditError::Empty { .. })));
+        assert!(matches!(ExactInfluence::solve(&mut model, 0, &Solver::new()), Err(AuditError::Empty { .. })));
     }
 }

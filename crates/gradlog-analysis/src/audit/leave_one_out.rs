@@ -59,8 +59,10 @@ impl LeaveOneOut {
         Ok(Self { seed, examples: examples.to_vec(), base, noise, changes, half_changes })
     }
 
-    /// What half of each example's weight changes, beside what all of it changes. Their [`agreement`](super::agreement)
-    /// is about what a method can reach that goes by derivatives: to first order, one is half of the other.
+    /// What half of each example's weight changes, beside what all of it changes.
+    ///
+    /// [`correlate`](super::correlate) of the two is about what a method can reach that goes by derivatives: to first
+    /// order, one is half of the other.
     ///
     /// It is a mark and no bound. Where training scatters what each of the two does, the derivative agrees with each
     /// better than they with one another, if it is known without such scatter: by up to the root of their agreement

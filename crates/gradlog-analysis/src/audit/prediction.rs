@@ -68,7 +68,7 @@ impl Prediction {
     }
 
     /// The examples that help a probe most, the strongest first; ties by id, examples without a number left out.
-    pub fn proponents(&self, probe: usize, count: usize) -> Vec<u64> {
+    pub fn proponent_ids(&self, probe: usize, count: usize) -> Vec<u64> {
         let mut found: Vec<(f64, u64)> =
             self.rows.keys().filter_map(|example| Some((self.score(*example, probe).ok()?, *example))).collect();
         found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
@@ -105,7 +105,7 @@ impl Paired {
     /// The mean over these probes of the correlation over these trainings. Where one side is constant it counts as 0:
     /// what makes no difference predicts nothing.
     fn correlation(&self, kind: Correlation, trainings: &[usize], probes: &[usize]) -> f64 {
-        let correlate = |probe: &usize| {
+        let probe_correlation = |probe: &usize| {
             let column = |values: &[f64]| trainings.iter().map(|row| values[row * self.probes + probe]).collect();
             let (measured, predicted): (Vec<f64>, Vec<f64>) = (column(&self.measured), column(&self.predicted));
             let correlation = match kind {
@@ -118,7 +118,7 @@ impl Paired {
                 correlation
             }
         };
-        probes.iter().map(correlate).sum::<f64>() / probes.len() as f64
+        probes.iter().map(probe_correlation).sum::<f64>() / probes.len() as f64
     }
 }
 
@@ -132,9 +132,9 @@ pub enum Correlation {
     Pearson,
 }
 
-/// How far predictions agree with trainings: for each probe the correlation over the trainings, the mean over probes,
+/// How predictions correlate with trainings: for each probe the correlation over the trainings, the mean over probes,
 /// the mean over `parts`, which are mostly seeds. The interval draws trainings and probes of each part again.
-pub fn agreement(parts: &[Paired], kind: Correlation, draws: u32, seed: u64) -> Measured {
+pub fn correlate(parts: &[Paired], kind: Correlation, draws: u32, seed: u64) -> Measured {
     let sizes: Vec<usize> = parts.iter().flat_map(|part| [part.trainings(), part.probes]).collect();
     bootstrap(&sizes, draws, seed, |drawn| {
         let each = parts.iter().zip(drawn.chunks(2));

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 /// What a training does otherwise than the recorded one.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Change<'a> {
     /// Nothing: the recorded run once more.
     Nothing,
@@ -73,27 +74,27 @@ pub type TrainingError = Box<dyn std::error::Error + Send + Sync>;
 /// change's.
 pub type Retrain<'a> = dyn FnMut(u64, &Change<'_>) -> Result<Trained, TrainingError> + 'a;
 
-/// Why there is no answer.
+/// Why there is no answer. The text includes the cause, so `source()` is `None`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuditError {
     /// The closure failed.
-    #[error("training with seed {seed} and {change} failed: {source}")]
+    #[error("training with seed {seed} and {change} failed: {cause}")]
     Training {
         /// Its seed.
         seed: u64,
         /// What was changed.
         change: String,
         /// What it failed with.
-        source: TrainingError,
+        cause: TrainingError,
     },
     /// A gradient of the model's could not be had.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Gradient {
         /// Which.
         what: String,
         /// Why not.
-        source: TrainingError,
+        cause: TrainingError,
     },
     /// A loss is not a number.
     #[error(
@@ -175,7 +176,7 @@ pub(super) fn train(
     change: &Change<'_>,
     probes: Option<usize>,
 ) -> Result<Trained, AuditError> {
-    let failed = |source| AuditError::Training { seed, change: change.words(), source };
+    let failed = |cause| AuditError::Training { seed, change: change.words(), cause };
     let trained = retrain(seed, change).map_err(failed)?;
     let expected = probes.unwrap_or(trained.losses.len());
     for given in [trained.losses.len(), trained.right.len()] {

@@ -26,12 +26,12 @@ fn leaving_one_out_is_the_loss_without_minus_that_with() {
     assert_eq!(found.changes, [9.0, -9.0, 1.0, -1.0]);
     assert_eq!(found.base.losses, [-24.0, 24.0]);
     let paired = LeaveOneOut::measure(3, &[0, 1, 2, 3, 4, 5], &mut sums).unwrap().pair_with(&truth()).unwrap();
-    let perfect = agreement(&[paired], Correlation::Pearson, 50, 0);
+    let perfect = correlate(&[paired], Correlation::Pearson, 50, 0);
     assert!((perfect.value - 1.0).abs() < 1e-12 && perfect.high <= 1.0 + 1e-12);
     // A probe whose prediction has the wrong sign takes its whole part away.
     let half = Prediction::new(&[0, 1, 2, 3, 4, 5], 2, DATA.iter().flat_map(|x| [*x, *x]).collect()).unwrap();
     let paired = LeaveOneOut::measure(3, &[0, 1, 2, 3, 4, 5], &mut sums).unwrap().pair_with(&half).unwrap();
-    assert!(agreement(&[paired], Correlation::Spearman, 0, 0).value.abs() < 1e-12);
+    assert!(correlate(&[paired], Correlation::Spearman, 0, 0).value.abs() < 1e-12);
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn the_ceiling_is_how_far_half_of_the_weight_changes_the_same() {
     let all = [0, 1, 2, 3, 4, 5];
     let found = LeaveOneOut::measure(3, &all, &mut sums).unwrap();
     assert_eq!((found.changes[6], found.half_changes[6]), (9.0, 4.5));
-    assert_eq!(agreement(&[found.ceiling()], Correlation::Spearman, 0, 0).value, 1.0);
+    assert_eq!(correlate(&[found.ceiling()], Correlation::Spearman, 0, 0).value, 1.0);
     // Half of the weight does the opposite of all of it: a training that no derivative describes.
     let mut bends = |seed: u64, change: &Change<'_>| {
         let mut trained = sums(seed, change)?;
@@ -48,7 +48,7 @@ fn the_ceiling_is_how_far_half_of_the_weight_changes_the_same() {
         Ok(trained)
     };
     let found = LeaveOneOut::measure(3, &all, &mut bends).unwrap();
-    assert_eq!(agreement(&[found.ceiling()], Correlation::Spearman, 0, 0).value, -1.0);
+    assert_eq!(correlate(&[found.ceiling()], Correlation::Spearman, 0, 0).value, -1.0);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_linear_model_has_a_datamodeling_score_of_one() {
     assert!(found.subsets.iter().all(|subset| subset.len() == 3));
     assert_eq!(found.losses[0], -found.subsets[0].iter().map(|id| DATA[*id as usize]).sum::<f64>());
     let score =
-        |prediction: &Prediction| agreement(&[found.pair_with(prediction).unwrap()], Correlation::Spearman, 20, 0);
+        |prediction: &Prediction| correlate(&[found.pair_with(prediction).unwrap()], Correlation::Spearman, 20, 0);
     assert!((score(&truth()).value - 1.0).abs() < 1e-12);
     let upside_down = Prediction::new(&all, 2, DATA.iter().flat_map(|x| [-x, *x]).collect()).unwrap();
     assert!((score(&upside_down).value + 1.0).abs() < 1e-12);
@@ -158,8 +158,10 @@ fn what_goes_wrong_is_named() {
         Change::Nothing => sums(0, change),
         _ => Err("no memory".into()),
     };
-    let said = LeaveOneOut::measure(5, &[2], &mut fails).unwrap_err().to_string();
-    assert_eq!(said, "training with seed 5 and example 2 left out failed: no memory");
+    let error = LeaveOneOut::measure(5, &[2], &mut fails).unwrap_err();
+    // The text includes the cause: a reporter that walks the sources must not print it twice.
+    assert!(std::error::Error::source(&error).is_none());
+    assert_eq!(error.to_string(), "training with seed 5 and example 2 left out failed: no memory");
     let half = Change::Weighted { examples: &[2, 3], weight: 0.5 };
     assert_eq!(half.words(), "2 examples at 0.5 of the weight");
     let mut diverges = |_: u64, _: &Change<'_>| Ok(Trained { losses: vec![0.0, f64::NAN], right: vec![true; 2] });
