@@ -2,7 +2,9 @@
 //! them.
 
 use crate::exact::Regression;
-use crate::experiments::{add_to_list, announce, gather, make_bar, make_retraining, sample, Bench, Lists, DRAWS};
+use crate::experiments::{
+    add_to_list, announce, gather, make_bar, make_bootstrap, make_retraining, sample, Bench, Lists,
+};
 use crate::methods;
 use crate::task::{train, Architecture, Images, Model, Pixels, Setting};
 use anyhow::Result;
@@ -175,7 +177,7 @@ impl Bench<'_> {
                     &name,
                     method,
                     &metric,
-                    Brittleness::share_flipped(parts, count, DRAWS, 0),
+                    Brittleness::share_flipped(parts, count, make_bootstrap()),
                     &seeds,
                 ));
             }

@@ -4,13 +4,15 @@ use crate::data::Digits;
 use crate::task::{train, Images, Pixels, Setting};
 use crate::Arguments;
 use anyhow::Result;
-use gradlog_analysis::audit::{correlate, Change, Correlation, Finding, Paired, Prediction, Trained, TrainingError};
+use gradlog_analysis::audit::{
+    correlate, Bootstrap, Change, Correlation, Finding, Paired, Prediction, Trained, TrainingError,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::rngs::StdRng;
 use rand::SeedableRng;
 
 /// Number of draws of every bootstrap interval.
-pub const DRAWS: u32 = 500;
+const DRAWS: u32 = 500;
 
 pub struct Bench<'a> {
     pub arguments: &'a Arguments,
@@ -45,16 +47,21 @@ impl Bench<'_> {
 
     /// Adds the correlations of every method with the results of retraining, over all seeds.
     pub fn correlations(&mut self, setting: &str, metric: &str, pairs: &Lists<Paired>, pearson: bool) {
-        let seeds = self.seeds();
+        let (seeds, bootstrap) = (self.seeds(), make_bootstrap());
         for (method, parts) in pairs {
-            let spearman = correlate(parts, Correlation::Spearman, DRAWS, 0);
+            let spearman = correlate(parts, Correlation::Spearman, bootstrap);
             self.add(Finding::new(setting, method, metric, spearman, &seeds));
             if pearson {
-                let found = correlate(parts, Correlation::Pearson, DRAWS, 0);
+                let found = correlate(parts, Correlation::Pearson, bootstrap);
                 self.add(Finding::new(setting, method, &format!("{metric}, Pearson"), found, &seeds));
             }
         }
     }
+}
+
+/// Makes the bootstrap of every interval.
+pub fn make_bootstrap() -> Bootstrap {
+    Bootstrap::new(DRAWS)
 }
 
 /// For each method, in order of appearance, one entry per seed.

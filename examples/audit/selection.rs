@@ -1,7 +1,7 @@
 //! Experiments on which examples to keep: wrong labels are found and left out, and half of the data is pruned.
 
 use crate::data::TO_ANOTHER;
-use crate::experiments::{add_to_list, announce, make_bar, Bench, Lists, DRAWS};
+use crate::experiments::{add_to_list, announce, make_bar, make_bootstrap, Bench, Lists};
 use crate::methods;
 use crate::task::{sweep, train, Architecture, Images, Pixels, Setting};
 use anyhow::Result;
@@ -80,9 +80,9 @@ impl Bench<'_> {
             let parts: Vec<Detection> = found
                 .map(|(ranking, wrong)| Detection::new(ranking.iter().copied(), |id| wrong[id as usize]))
                 .collect();
-            self.add(Finding::new(&name, method, "ROC-AUC", Detection::roc_auc(&parts, DRAWS, 0), &seeds));
+            self.add(Finding::new(&name, method, "ROC-AUC", Detection::roc_auc(&parts, make_bootstrap()), &seeds));
             for percent in [5, 10, 20, 30] {
-                let recall = Detection::recall(&parts, f64::from(percent) / 100.0, DRAWS, 0);
+                let recall = Detection::recall(&parts, f64::from(percent) / 100.0, make_bootstrap());
                 self.add(Finding::new(&name, method, &format!("recall at {percent} %"), recall, &seeds));
             }
         }
@@ -175,9 +175,9 @@ impl Bench<'_> {
         let random = found.iter().find(|(method, _)| method == "random").map(|(_, accuracy)| accuracy.clone());
         for (method, accuracy) in &found {
             let (accurate, above) = (format!("accuracy {when}"), format!("above random {when}"));
-            self.add(Finding::new(name, method, &accurate, accuracy.share(DRAWS, 0), &seeds));
+            self.add(Finding::new(name, method, &accurate, accuracy.share(make_bootstrap()), &seeds));
             if let Some(random) = random.as_ref().filter(|_| method != "random") {
-                self.add(Finding::new(name, method, &above, accuracy.gain_over(random, DRAWS, 0)?, &seeds));
+                self.add(Finding::new(name, method, &above, accuracy.gain_over(random, make_bootstrap())?, &seeds));
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Accuracy after pruning or cleaning: is what was trained on a part as good as what was trained on all?
 
 use super::retrain::train;
-use super::statistics::{bootstrap, Measured};
+use super::statistics::{Bootstrap, Measured};
 use super::{AuditError, Change, Retrain};
 
 /// Which probes the models of several seeds got right.
@@ -38,8 +38,8 @@ impl Accuracy {
     }
 
     /// The share of probes that the models get right, mean over seeds. The interval draws probes and seeds again.
-    pub fn share(&self, draws: u32, seed: u64) -> Measured {
-        self.mean_of(draws, seed, |model, probe| f64::from(u8::from(self.right[model][probe])))
+    pub fn share(&self, bootstrap: Bootstrap) -> Measured {
+        self.mean_over(bootstrap, |model, probe| f64::from(u8::from(self.right[model][probe])))
     }
 
     /// By how much this is better than another, with the same probes and seeds: drawn together, so that what is hard
@@ -47,18 +47,18 @@ impl Accuracy {
     ///
     /// # Errors
     /// [`AuditError::Probes`] if the two are not of the same probes and seeds.
-    pub fn gain_over(&self, other: &Accuracy, draws: u32, seed: u64) -> Result<Measured, AuditError> {
+    pub fn gain_over(&self, other: &Accuracy, bootstrap: Bootstrap) -> Result<Measured, AuditError> {
         let (given, expected) = (other.right.iter().map(Vec::len).sum(), self.right.iter().map(Vec::len).sum());
         if given != expected || self.seeds != other.seeds {
             return Err(AuditError::Probes { what: "the other accuracy, over all seeds,".into(), given, expected });
         }
         let one = |right: bool| f64::from(u8::from(right));
-        Ok(self.mean_of(draws, seed, |model, probe| one(self.right[model][probe]) - one(other.right[model][probe])))
+        Ok(self.mean_over(bootstrap, |model, probe| one(self.right[model][probe]) - one(other.right[model][probe])))
     }
 
-    fn mean_of(&self, draws: u32, seed: u64, value: impl Fn(usize, usize) -> f64) -> Measured {
+    fn mean_over(&self, bootstrap: Bootstrap, value: impl Fn(usize, usize) -> f64) -> Measured {
         let probes = self.right.first().map_or(0, Vec::len);
-        bootstrap(&[self.right.len(), probes], draws, seed, |drawn| {
+        bootstrap.measure(&[self.right.len(), probes], |drawn| {
             let pairs = drawn[0].iter().flat_map(|model| drawn[1].iter().map(|probe| value(*model, *probe)));
             pairs.sum::<f64>() / (drawn[0].len() * drawn[1].len()) as f64
         })

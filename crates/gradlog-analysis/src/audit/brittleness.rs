@@ -2,7 +2,7 @@
 //! 2202.00622, §4.1, as the benchmarks of TRAK have it).
 
 use super::retrain::{leave_out, train};
-use super::statistics::{bootstrap, Measured};
+use super::statistics::{Bootstrap, Measured};
 use super::{AuditError, Change, Prediction, Retrain, Trained};
 
 /// For some probes that the model gets right, after how many removed proponents it no longer does.
@@ -62,10 +62,10 @@ impl Brittleness {
 
     /// Which share of the probes of all `parts`, which are mostly seeds, had changed when `count` proponents were gone.
     /// Higher: the method finds what matters. The interval draws the probes of each part again.
-    pub fn share_flipped(parts: &[Brittleness], count: usize, draws: u32, seed: u64) -> Measured {
+    pub fn share_flipped(parts: &[Brittleness], count: usize, bootstrap: Bootstrap) -> Measured {
         let sizes: Vec<usize> = parts.iter().map(|part| part.probes.len()).collect();
         let all = sizes.iter().sum::<usize>() as f64;
-        bootstrap(&sizes, draws, seed, |drawn| {
+        bootstrap.measure(&sizes, |drawn| {
             let flipped = |part: &Brittleness, drawn: &[usize]| {
                 drawn.iter().filter(|probe| part.flipped_at[**probe].is_some_and(|at| at <= count)).count()
             };

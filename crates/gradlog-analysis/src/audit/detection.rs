@@ -1,6 +1,6 @@
 //! Mislabel detection: how well a ranking finds labels that are known to be wrong.
 
-use super::statistics::{bootstrap, mean, weighted_recall, weighted_roc_auc, Measured};
+use super::statistics::{mean, weighted_recall, weighted_roc_auc, Bootstrap, Measured};
 
 /// A ranking of examples, the most suspicious first, with the truth about each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,13 +17,13 @@ impl Detection {
 
     /// The chance that a wrong label stands before a right one, the mean over `parts`, which are mostly seeds. The
     /// interval draws the wrong and the right ones of each part again.
-    pub fn roc_auc(parts: &[Detection], draws: u32, seed: u64) -> Measured {
-        pool_parts(parts, draws, seed, weighted_roc_auc)
+    pub fn roc_auc(parts: &[Detection], bootstrap: Bootstrap) -> Measured {
+        pool_parts(parts, bootstrap, weighted_roc_auc)
     }
 
     /// Which share of the wrong labels is found when this share of all examples is inspected, likewise.
-    pub fn recall(parts: &[Detection], share: f64, draws: u32, seed: u64) -> Measured {
-        pool_parts(parts, draws, seed, |wrong, times| weighted_recall(wrong, times, share))
+    pub fn recall(parts: &[Detection], share: f64, bootstrap: Bootstrap) -> Measured {
+        pool_parts(parts, bootstrap, |wrong, times| weighted_recall(wrong, times, share))
     }
 
     fn places(&self, wrong: bool) -> Vec<usize> {
@@ -31,10 +31,10 @@ impl Detection {
     }
 }
 
-fn pool_parts(parts: &[Detection], draws: u32, seed: u64, statistic: impl Fn(&[bool], &[f64]) -> f64) -> Measured {
+fn pool_parts(parts: &[Detection], bootstrap: Bootstrap, statistic: impl Fn(&[bool], &[f64]) -> f64) -> Measured {
     let places: Vec<Vec<usize>> = parts.iter().flat_map(|part| [part.places(true), part.places(false)]).collect();
     let sizes: Vec<usize> = places.iter().map(Vec::len).collect();
-    bootstrap(&sizes, draws, seed, |drawn| {
+    bootstrap.measure(&sizes, |drawn| {
         let part_value = |number: usize, part: &Detection| {
             let mut times = vec![0.0; part.wrong.len()];
             for sample in 2 * number..2 * number + 2 {

@@ -14,12 +14,12 @@
 //! - [`ExactInfluence`]: influence functions themselves, for models small enough, as an oracle; and what moving a
 //!   training input would do.
 //!
-//! Each answer is a [`Measured`]: a value with a bootstrap interval, reproducible from its seed; a [`Finding`] is its
-//! row in a table. Nothing here knows candle: what a training is, the closure says. `examples/audit` does all of it
+//! Each answer is a [`Measured`]: a value with a [`Bootstrap`] interval, reproducible from its seed. A [`Finding`] is
+//! its row in a table. Nothing here knows candle: what a training is, the closure says. `examples/audit` does all of it
 //! with candle, on digits.
 //!
 //! ```
-//! use gradlog_analysis::audit::{correlate, Change, Correlation, LeaveOneOut, Prediction, Trained};
+//! use gradlog_analysis::audit::{correlate, Bootstrap, Change, Correlation, LeaveOneOut, Prediction, Trained};
 //!
 //! // A model whose only weight is the mean of its examples, asked about the squared distance to 3.
 //! let data = [1.0, 2.0, 4.0, 9.0];
@@ -31,10 +31,10 @@
 //! let truth = LeaveOneOut::measure(0, &[0, 1, 2, 3], &mut retrain)?;
 //! // Predicted to first order: the mean is 4, so what lies below it pulled it towards 3.
 //! let predicted = Prediction::new(&[0, 1, 2, 3], 1, data.iter().map(|x| 4.0 - x).collect())?;
-//! let found = correlate(&[truth.pair_with(&predicted)?], Correlation::Spearman, 100, 0);
+//! let found = correlate(&[truth.pair_with(&predicted)?], Correlation::Spearman, Bootstrap::new(100));
 //! assert!(found.value > 0.9);
 //! // Half of a weight changes the same in the same order: the mean is smooth in the weights.
-//! assert!(correlate(&[truth.ceiling()], Correlation::Spearman, 100, 0).value > 0.999);
+//! assert!(correlate(&[truth.ceiling()], Correlation::Spearman, Bootstrap::new(100)).value > 0.999);
 //! # Ok::<(), gradlog_analysis::audit::AuditError>(())
 //! ```
 
@@ -62,5 +62,5 @@ pub use finding::{write_json, Finding};
 pub use leave_one_out::LeaveOneOut;
 pub use prediction::{correlate, Correlation, Paired, Prediction};
 pub use retrain::{AuditError, Change, Retrain, Trained, TrainingError};
-pub use statistics::{bootstrap, roc_auc, Measured};
+pub use statistics::{roc_auc, Bootstrap, Measured};
 pub use subsets::Subsets;

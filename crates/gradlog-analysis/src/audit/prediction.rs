@@ -1,6 +1,6 @@
 //! What a method predicts of each example and probe, and how far that agrees with what was measured.
 
-use super::statistics::{bootstrap, Measured};
+use super::statistics::{Bootstrap, Measured};
 use super::AuditError;
 use crate::{pearson, spearman, Influence};
 use gradlog_format::sketch::draw;
@@ -134,9 +134,9 @@ pub enum Correlation {
 
 /// How predictions correlate with trainings: for each probe the correlation over the trainings, the mean over probes,
 /// the mean over `parts`, which are mostly seeds. The interval draws trainings and probes of each part again.
-pub fn correlate(parts: &[Paired], kind: Correlation, draws: u32, seed: u64) -> Measured {
+pub fn correlate(parts: &[Paired], kind: Correlation, bootstrap: Bootstrap) -> Measured {
     let sizes: Vec<usize> = parts.iter().flat_map(|part| [part.trainings(), part.probes]).collect();
-    bootstrap(&sizes, draws, seed, |drawn| {
+    bootstrap.measure(&sizes, |drawn| {
         let each = parts.iter().zip(drawn.chunks(2));
         each.map(|(part, drawn)| part.correlation(kind, &drawn[0], &drawn[1])).sum::<f64>() / parts.len() as f64
     })

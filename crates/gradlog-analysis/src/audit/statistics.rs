@@ -48,34 +48,59 @@ pub(super) fn weighted_recall(ranking: &[bool], times: &[f64], share: f64) -> f6
     found / hits
 }
 
-/// The value of a statistic and its 95 % percentile bootstrap interval (Efron 1979).
-///
-/// `sizes` are those of the samples that it is made of; each is drawn again by itself, with replacement. `statistic` is
-/// given, for each sample, the positions drawn; first of all every position once, which gives the value. Draws without
-/// a number are left out. The same `seed` gives the same interval.
-pub fn bootstrap(sizes: &[usize], draws: u32, seed: u64, mut statistic: impl FnMut(&[Vec<usize>]) -> f64) -> Measured {
-    let mut positions: Vec<Vec<usize>> = sizes.iter().map(|size| (0..*size).collect()).collect();
-    let value = statistic(&positions);
-    let mut counter = 0;
-    let mut values = Vec::with_capacity(draws as usize);
-    for _ in 0..draws {
-        for (positions, size) in positions.iter_mut().zip(sizes) {
-            for position in positions.iter_mut() {
-                *position = draw_below(seed, counter, *size);
-                counter += 1;
+/// How often, and with which seed, samples are drawn again for a 95 % interval (Efron 1979).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Bootstrap {
+    /// Number of draws. Without any, the ends of the interval are NaN.
+    pub draws: u32,
+    /// Seed of the draws. The same seed gives the same interval.
+    pub seed: u64,
+}
+
+impl Bootstrap {
+    /// So many draws, with seed 0.
+    #[must_use]
+    pub fn new(draws: u32) -> Self {
+        Self { draws, seed: 0 }
+    }
+
+    /// Sets [`Bootstrap::seed`].
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// The value of a statistic and its percentile interval.
+    ///
+    /// `sizes` are those of the samples that it is made of. Each is drawn again by itself, with replacement.
+    /// `statistic` is given, for each sample, the positions drawn. The first call has every position once and gives
+    /// the value. Draws without a number are left out.
+    pub fn measure(&self, sizes: &[usize], mut statistic: impl FnMut(&[Vec<usize>]) -> f64) -> Measured {
+        let mut positions: Vec<Vec<usize>> = sizes.iter().map(|size| (0..*size).collect()).collect();
+        let value = statistic(&positions);
+        let mut counter = 0;
+        let mut values = Vec::with_capacity(self.draws as usize);
+        for _ in 0..self.draws {
+            for (positions, size) in positions.iter_mut().zip(sizes) {
+                for position in positions.iter_mut() {
+                    *position = draw_below(self.seed, counter, *size);
+                    counter += 1;
+                }
+            }
+            let drawn = statistic(&positions);
+            if !drawn.is_nan() {
+                values.push(drawn);
             }
         }
-        let drawn = statistic(&positions);
-        if !drawn.is_nan() {
-            values.push(drawn);
-        }
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| match values.len() {
+            0 => f64::NAN,
+            count => values[((count - 1) as f64 * share).round() as usize],
+        };
+        Measured { value, low: at(0.025), high: at(0.975) }
     }
-    values.sort_by(f64::total_cmp);
-    let at = |share: f64| match values.len() {
-        0 => f64::NAN,
-        count => values[((count - 1) as f64 * share).round() as usize],
-    };
-    Measured { value, low: at(0.025), high: at(0.975) }
 }
 
 /// A number below `bound`, evenly drawn; 0 for a bound of 0.
@@ -131,18 +156,18 @@ mod tests {
         // 400 numbers of variance 1/12: the standard error is sqrt(1/12/400) = 0.0144.
         let sample: Vec<f64> = (0..400).map(|i| draw_below(3, i, 1 << 30) as f64 / (1u64 << 30) as f64).collect();
         let at = |places: &[Vec<usize>]| places[0].iter().map(|i| sample[*i]).sum::<f64>() / 400.0;
-        let found = bootstrap(&[400], 2000, 5, at);
+        let found = Bootstrap::new(2000).seed(5).measure(&[400], at);
         let half = 1.96 * (1.0f64 / 12.0 / 400.0).sqrt();
         assert!((found.value - 0.5).abs() < 0.05);
         assert!((found.high - found.value - half).abs() < 0.15 * half, "{found:?}");
         assert!((found.value - found.low - half).abs() < 0.15 * half, "{found:?}");
-        assert_eq!(found, bootstrap(&[400], 2000, 5, at));
-        assert_ne!(found, bootstrap(&[400], 2000, 6, at));
+        assert_eq!(found, Bootstrap::new(2000).seed(5).measure(&[400], at));
+        assert_ne!(found, Bootstrap::new(2000).seed(6).measure(&[400], at));
     }
 
     #[test]
     fn an_interval_of_nothing_is_no_number() {
-        let found = bootstrap(&[0], 10, 0, |places| mean(places[0].iter().map(|_| 1.0)));
+        let found = Bootstrap::new(10).measure(&[0], |places| mean(places[0].iter().map(|_| 1.0)));
         assert!(found.value.is_nan() && found.low.is_nan() && found.high.is_nan());
     }
 }

@@ -26,12 +26,12 @@ fn leaving_one_out_is_the_loss_without_minus_that_with() {
     assert_eq!(found.changes, [9.0, -9.0, 1.0, -1.0]);
     assert_eq!(found.base.losses, [-24.0, 24.0]);
     let paired = LeaveOneOut::measure(3, &[0, 1, 2, 3, 4, 5], &mut sums).unwrap().pair_with(&truth()).unwrap();
-    let perfect = correlate(&[paired], Correlation::Pearson, 50, 0);
+    let perfect = correlate(&[paired], Correlation::Pearson, Bootstrap::new(50));
     assert!((perfect.value - 1.0).abs() < 1e-12 && perfect.high <= 1.0 + 1e-12);
     // A probe whose prediction has the wrong sign takes its whole part away.
     let half = Prediction::new(&[0, 1, 2, 3, 4, 5], 2, DATA.iter().flat_map(|x| [*x, *x]).collect()).unwrap();
     let paired = LeaveOneOut::measure(3, &[0, 1, 2, 3, 4, 5], &mut sums).unwrap().pair_with(&half).unwrap();
-    assert!(correlate(&[paired], Correlation::Spearman, 0, 0).value.abs() < 1e-12);
+    assert!(correlate(&[paired], Correlation::Spearman, Bootstrap::new(0)).value.abs() < 1e-12);
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn the_ceiling_is_how_far_half_of_the_weight_changes_the_same() {
     let all = [0, 1, 2, 3, 4, 5];
     let found = LeaveOneOut::measure(3, &all, &mut sums).unwrap();
     assert_eq!((found.changes[6], found.half_changes[6]), (9.0, 4.5));
-    assert_eq!(correlate(&[found.ceiling()], Correlation::Spearman, 0, 0).value, 1.0);
+    assert_eq!(correlate(&[found.ceiling()], Correlation::Spearman, Bootstrap::new(0)).value, 1.0);
     // Half of the weight does the opposite of all of it: a training that no derivative describes.
     let mut bends = |seed: u64, change: &Change<'_>| {
         let mut trained = sums(seed, change)?;
@@ -48,7 +48,7 @@ fn the_ceiling_is_how_far_half_of_the_weight_changes_the_same() {
         Ok(trained)
     };
     let found = LeaveOneOut::measure(3, &all, &mut bends).unwrap();
-    assert_eq!(correlate(&[found.ceiling()], Correlation::Spearman, 0, 0).value, -1.0);
+    assert_eq!(correlate(&[found.ceiling()], Correlation::Spearman, Bootstrap::new(0)).value, -1.0);
 }
 
 #[test]
@@ -88,8 +88,9 @@ fn a_linear_model_has_a_datamodeling_score_of_one() {
     let found = Subsets::measure(&all, 0.5, 12, 4, &[0, 1], &mut sums).unwrap();
     assert!(found.subsets.iter().all(|subset| subset.len() == 3));
     assert_eq!(found.losses[0], -found.subsets[0].iter().map(|id| DATA[*id as usize]).sum::<f64>());
-    let score =
-        |prediction: &Prediction| correlate(&[found.pair_with(prediction).unwrap()], Correlation::Spearman, 20, 0);
+    let score = |prediction: &Prediction| {
+        correlate(&[found.pair_with(prediction).unwrap()], Correlation::Spearman, Bootstrap::new(20))
+    };
     assert!((score(&truth()).value - 1.0).abs() < 1e-12);
     let upside_down = Prediction::new(&all, 2, DATA.iter().flat_map(|x| [-x, *x]).collect()).unwrap();
     assert!((score(&upside_down).value + 1.0).abs() < 1e-12);
@@ -105,17 +106,20 @@ fn brittleness_counts_how_many_proponents_must_go() {
     let found = Brittleness::measure((0, &base), &all, &[0, 1], &[4, 1, 2], &truth(), &mut sums).unwrap();
     assert_eq!((found.probes.as_slice(), found.flipped_at.as_slice()), (&[0][..], &[Some(2)][..]));
     let part = std::slice::from_ref(&found);
-    assert_eq!([1, 2, 4].map(|count| Brittleness::share_flipped(part, count, 10, 0).value), [0.0, 1.0, 1.0]);
+    assert_eq!(
+        [1, 2, 4].map(|count| Brittleness::share_flipped(part, count, Bootstrap::new(10)).value),
+        [0.0, 1.0, 1.0]
+    );
     let upside_down = Prediction::new(&all, 2, DATA.iter().flat_map(|x| [-x, *x]).collect()).unwrap();
     let found = Brittleness::measure((0, &base), &all, &[0], &[1, 2], &upside_down, &mut sums).unwrap();
     assert_eq!(found.flipped_at, [None]);
     // Over seeds every probe counts as much, however many a seed has.
     let several = Brittleness { probes: vec![0, 1, 2], flipped_at: vec![Some(1), None, None], ..found.clone() };
-    let pooled = Brittleness::share_flipped(&[several.clone(), found.clone()], 2, 200, 0);
+    let pooled = Brittleness::share_flipped(&[several.clone(), found.clone()], 2, Bootstrap::new(200));
     assert_eq!(pooled.value, 0.25);
     // Only the probes of the first differ among each other: of its three at most all are drawn as the one that flips.
     assert!(pooled.low == 0.0 && pooled.high == 0.75, "{pooled:?}");
-    assert!(Brittleness::share_flipped(&[], 2, 10, 0).value.is_nan());
+    assert!(Brittleness::share_flipped(&[], 2, Bootstrap::new(10)).value.is_nan());
     let error = Brittleness::measure((0, &base), &all, &[1], &[1], &truth(), &mut sums).unwrap_err();
     assert!(matches!(error, AuditError::Empty { .. }));
 }
@@ -125,16 +129,16 @@ fn detection_is_the_mean_over_seeds_of_area_and_recall() {
     let good = Detection::new([7, 2, 5, 1], |id| id == 7);
     let bad = Detection::new([7, 2, 5, 1], |id| id == 1);
     let both = [good.clone(), bad];
-    assert_eq!(Detection::roc_auc(&both, 0, 0).value, 0.5);
-    assert_eq!(Detection::recall(&both, 0.25, 0, 0).value, 0.5);
-    assert_eq!(Detection::recall(&both, 1.0, 0, 0).value, 1.0);
+    assert_eq!(Detection::roc_auc(&both, Bootstrap::new(0)).value, 0.5);
+    assert_eq!(Detection::recall(&both, 0.25, Bootstrap::new(0)).value, 0.5);
+    assert_eq!(Detection::recall(&both, 1.0, Bootstrap::new(0)).value, 1.0);
     // Each part has places of its own: here half of the area, and 1 from the shorter one.
     let long = Detection::new(0..8, |id| id == 0 || id == 7);
-    assert_eq!(Detection::roc_auc(&[good.clone(), long], 0, 0).value, 0.75);
+    assert_eq!(Detection::roc_auc(&[good.clone(), long], Bootstrap::new(0)).value, 0.75);
     // Every draw of a perfect ranking is perfect; of a ranking with both, not.
-    let perfect = Detection::roc_auc(&[good], 50, 1);
+    let perfect = Detection::roc_auc(&[good], Bootstrap::new(50).seed(1));
     assert_eq!((perfect.low, perfect.high), (1.0, 1.0));
-    let mixed = Detection::roc_auc(&[Detection::new(0..40, |id| id % 3 == 0)], 200, 1);
+    let mixed = Detection::roc_auc(&[Detection::new(0..40, |id| id % 3 == 0)], Bootstrap::new(200).seed(1));
     assert!(mixed.low < mixed.value - 0.05 && mixed.high > mixed.value + 0.05, "{mixed:?}");
 }
 
@@ -142,14 +146,14 @@ fn detection_is_the_mean_over_seeds_of_area_and_recall() {
 fn accuracies_are_compared_probe_by_probe() {
     let of = |right: &[&[bool]]| Accuracy { seeds: vec![0, 1], right: right.iter().map(|r| r.to_vec()).collect() };
     let (a, b) = (of(&[&[true, true, false], &[true, true, true]]), of(&[&[true, false, false], &[true, false, true]]));
-    assert!((a.share(0, 0).value - 5.0 / 6.0).abs() < 1e-12);
-    let better = a.gain_over(&b, 100, 0).unwrap();
+    assert!((a.share(Bootstrap::new(0)).value - 5.0 / 6.0).abs() < 1e-12);
+    let better = a.gain_over(&b, Bootstrap::new(100)).unwrap();
     assert!((better.value - 1.0 / 3.0).abs() < 1e-12 && better.low >= 0.0);
     // Against itself the difference is 0 in every draw, however uncertain the accuracy is.
-    let same = a.gain_over(&a, 100, 0).unwrap();
+    let same = a.gain_over(&a, Bootstrap::new(100)).unwrap();
     assert_eq!((same.value, same.low, same.high), (0.0, 0.0, 0.0));
     let other = Accuracy { seeds: vec![0, 2], ..b };
-    assert!(matches!(a.gain_over(&other, 0, 0), Err(AuditError::Probes { .. })));
+    assert!(matches!(a.gain_over(&other, Bootstrap::new(0)), Err(AuditError::Probes { .. })));
 }
 
 #[test]
