@@ -8,7 +8,9 @@ use crate::experiments::{
 use crate::methods;
 use crate::task::{train, Architecture, Images, Model, Pixels, Setting};
 use anyhow::Result;
-use gradlog_analysis::audit::{Brittleness, Change, Finding, LeaveOneOut, Paired, Prediction, Subsets};
+use gradlog_analysis::audit::{
+    Brittleness, BrittlenessPlan, Change, Finding, LeaveOneOut, Paired, Prediction, SubsetsPlan,
+};
 
 /// The methods whose proponents are removed.
 const BRITTLE: [&str; 5] =
@@ -149,14 +151,8 @@ impl Bench<'_> {
         // The subsets' models have their own seeds: the question is whether one run predicts other trainings.
         let seeds: Vec<u64> = (1000..1000 + arguments.subset_seeds).collect();
         let tick = make_bar("half subsets", (arguments.subsets as u64) * arguments.subset_seeds);
-        let halves = Subsets::measure(
-            &all,
-            0.5,
-            arguments.subsets,
-            7,
-            &seeds,
-            &mut make_retraining(&setting, &images, &probes, &tick),
-        )?;
+        let plan = SubsetsPlan::new(&all, arguments.subsets).draw_seed(7).seeds(&seeds);
+        let halves = plan.measure(&mut make_retraining(&setting, &images, &probes, &tick))?;
         tick.finish_and_clear();
         let counts = [images.len() / 100, images.len() / 30, images.len() / 10];
         let (mut half, mut brittle) = (Vec::new(), Vec::new());
@@ -202,10 +198,11 @@ impl Bench<'_> {
         asked.truncate(self.arguments.brittle);
         let all: Vec<u64> = (0..images.len() as u64).collect();
         let bar = make_bar("removing proponents", (BRITTLE.len() * asked.len() * counts.len()) as u64);
+        let plan = BrittlenessPlan::new(seed, base, &all, counts).probes(&asked);
         let mut found = Vec::new();
         for (method, prediction) in predictions.iter().filter(|(method, _)| BRITTLE.contains(&method.as_str())) {
             let mut retrain = make_retraining(setting, images, probes, &bar);
-            let part = Brittleness::measure((seed, base), &all, &asked, counts, prediction, &mut retrain)?;
+            let part = plan.measure(prediction, &mut retrain)?;
             found.push((method.clone(), part));
         }
         bar.finish_and_clear();

@@ -345,4 +345,38 @@ mod tests {
         model.data.clear();
         assert!(matches!(ExactInfluence::solve(&mut model, 0, &Solver::new()), Err(AuditError::Empty { .. })));
     }
+
+    /// A model that leaves out what influences of examples do not need.
+    struct WithoutInputs(Logistic);
+
+    impl Differentiable for WithoutInputs {
+        fn weights(&self) -> Vec<f64> {
+            self.0.weights()
+        }
+
+        fn example_count(&self) -> usize {
+            self.0.example_count()
+        }
+
+        fn objective_gradient(&mut self, w: &[f64]) -> Result<Vec<f64>, TrainingError> {
+            self.0.objective_gradient(w)
+        }
+
+        fn example_gradient(&mut self, w: &[f64], example: u64) -> Result<Vec<f64>, TrainingError> {
+            self.0.example_gradient(w, example)
+        }
+
+        fn probe_gradient(&mut self, w: &[f64], probe: u64) -> Result<Vec<f64>, TrainingError> {
+            self.0.probe_gradient(w, probe)
+        }
+    }
+
+    #[test]
+    fn a_model_without_input_gradients_answers_for_examples_only() {
+        let mut model = WithoutInputs(Logistic::new());
+        let exact = ExactInfluence::solve(&mut model, 0, &Solver::new()).unwrap();
+        assert!(exact.example_influence(&mut model, 0).unwrap().is_finite());
+        let error = exact.input_influence(&mut model, 0).unwrap_err().to_string();
+        assert!(error.ends_with("the model does not define `Differentiable::input_gradient`"), "{error}");
+    }
 }

@@ -54,7 +54,7 @@ mod tests;
 
 pub use crate::{pearson, spearman};
 pub use accuracy::Accuracy;
-pub use brittleness::Brittleness;
+pub use brittleness::{Brittleness, BrittlenessPlan};
 pub use conjugate_gradient::conjugate_gradient;
 pub use detection::Detection;
 pub use exact::{Differentiable, ExactInfluence, Solver};
@@ -63,4 +63,4 @@ pub use leave_one_out::LeaveOneOut;
 pub use prediction::{correlate, Correlation, Paired, Prediction};
 pub use retrain::{AuditError, Change, Retrain, Trained, TrainingError};
 pub use statistics::{roc_auc, Bootstrap, Measured};
-pub use subsets::Subsets;
+pub use subsets::{Subsets, SubsetsPlan};

@@ -10,7 +10,7 @@ use super::retrain::train;
 use super::statistics::draw_below;
 use super::{AuditError, Change, Paired, Prediction, Retrain};
 
-/// Random subsets and what came of training on each.
+/// Random subsets and what came of training on each. [`SubsetsPlan::measure`] makes it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Subsets {
@@ -23,20 +23,52 @@ pub struct Subsets {
     probes: usize,
 }
 
-impl Subsets {
-    /// Draws `count` subsets with a `share` of the examples each, rounded, and trains on each with every seed.
+/// Which random subsets to draw, and with which seeds to train on each.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct SubsetsPlan<'a> {
+    examples: &'a [u64],
+    count: usize,
+    share: f64,
+    draw_seed: u64,
+    seeds: &'a [u64],
+}
+
+impl<'a> SubsetsPlan<'a> {
+    /// Draws `count` subsets of `examples`. Unless set otherwise, each holds half of them and is trained on once.
+    #[must_use]
+    pub fn new(examples: &'a [u64], count: usize) -> Self {
+        Self { examples, count, share: 0.5, draw_seed: 0, seeds: &[0] }
+    }
+
+    /// Sets the share of the examples in each subset, from 0 to 1; their number is rounded. The default is 0.5.
+    #[must_use]
+    pub fn share(mut self, share: f64) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// Sets the seed that the subsets are drawn with. The default is 0.
+    #[must_use]
+    pub fn draw_seed(mut self, seed: u64) -> Self {
+        self.draw_seed = seed;
+        self
+    }
+
+    /// Sets the seeds of the trainings on each subset. The default is seed 0 alone.
+    #[must_use]
+    pub fn seeds(mut self, seeds: &'a [u64]) -> Self {
+        self.seeds = seeds;
+        self
+    }
+
+    /// Trains on each subset with every seed: `count × seeds` trainings.
     ///
     /// # Errors
     /// [`AuditError::Empty`] if there is no subset, no seed, or nothing in a subset; as
     /// [`LeaveOneOut::measure`](super::LeaveOneOut::measure) for a training that fails.
-    pub fn measure(
-        examples: &[u64],
-        share: f64,
-        count: usize,
-        draw_seed: u64,
-        seeds: &[u64],
-        retrain: &mut Retrain<'_>,
-    ) -> Result<Self, AuditError> {
+    pub fn measure(&self, retrain: &mut Retrain<'_>) -> Result<Subsets, AuditError> {
+        let Self { examples, count, share, draw_seed, seeds } = *self;
         let size = (share.clamp(0.0, 1.0) * examples.len() as f64).round() as usize;
         if count == 0 || size == 0 || seeds.is_empty() {
             let how = "ask for at least one subset, one seed, and a share that leaves an example";
@@ -55,9 +87,11 @@ impl Subsets {
             }
             losses.append(&mut sums);
         }
-        Ok(Self { subsets, seeds: seeds.to_vec(), losses, probes: probes.unwrap_or(0) })
+        Ok(Subsets { subsets, seeds: seeds.to_vec(), losses, probes: probes.unwrap_or(0) })
     }
+}
 
+impl Subsets {
     /// Beside what a method predicts: the sum of its influences over each subset.
     ///
     /// # Errors

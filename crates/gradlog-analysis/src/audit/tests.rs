@@ -85,7 +85,7 @@ fn every_training_has_the_seed_of_the_run_and_the_change_asked_for() {
 #[test]
 fn a_linear_model_has_a_datamodeling_score_of_one() {
     let all = [0, 1, 2, 3, 4, 5];
-    let found = Subsets::measure(&all, 0.5, 12, 4, &[0, 1], &mut sums).unwrap();
+    let found = SubsetsPlan::new(&all, 12).draw_seed(4).seeds(&[0, 1]).measure(&mut sums).unwrap();
     assert!(found.subsets.iter().all(|subset| subset.len() == 3));
     assert_eq!(found.losses[0], -found.subsets[0].iter().map(|id| DATA[*id as usize]).sum::<f64>());
     let score = |prediction: &Prediction| {
@@ -103,7 +103,7 @@ fn brittleness_counts_how_many_proponents_must_go() {
     let base = sums(0, &Change::Nothing).unwrap();
     let all = [0, 1, 2, 3, 4, 5];
     // Of 24 in all: without 9 it is 15, without 9 and 5 it is 10, at most 12.
-    let found = Brittleness::measure((0, &base), &all, &[0, 1], &[4, 1, 2], &truth(), &mut sums).unwrap();
+    let found = BrittlenessPlan::new(0, &base, &all, &[4, 1, 2]).measure(&truth(), &mut sums).unwrap();
     assert_eq!((found.probes.as_slice(), found.flipped_at.as_slice()), (&[0][..], &[Some(2)][..]));
     let part = std::slice::from_ref(&found);
     assert_eq!(
@@ -111,7 +111,7 @@ fn brittleness_counts_how_many_proponents_must_go() {
         [0.0, 1.0, 1.0]
     );
     let upside_down = Prediction::new(&all, 2, DATA.iter().flat_map(|x| [-x, *x]).collect()).unwrap();
-    let found = Brittleness::measure((0, &base), &all, &[0], &[1, 2], &upside_down, &mut sums).unwrap();
+    let found = BrittlenessPlan::new(0, &base, &all, &[1, 2]).probes(&[0]).measure(&upside_down, &mut sums).unwrap();
     assert_eq!(found.flipped_at, [None]);
     // Over seeds every probe counts as much, however many a seed has.
     let several = Brittleness { probes: vec![0, 1, 2], flipped_at: vec![Some(1), None, None], ..found.clone() };
@@ -120,7 +120,7 @@ fn brittleness_counts_how_many_proponents_must_go() {
     // Only the probes of the first differ among each other: of its three at most all are drawn as the one that flips.
     assert!(pooled.low == 0.0 && pooled.high == 0.75, "{pooled:?}");
     assert!(Brittleness::share_flipped(&[], 2, Bootstrap::new(10)).value.is_nan());
-    let error = Brittleness::measure((0, &base), &all, &[1], &[1], &truth(), &mut sums).unwrap_err();
+    let error = BrittlenessPlan::new(0, &base, &all, &[1]).probes(&[1]).measure(&truth(), &mut sums).unwrap_err();
     assert!(matches!(error, AuditError::Empty { .. }));
 }
 
@@ -179,7 +179,7 @@ fn what_goes_wrong_is_named() {
     let error = LeaveOneOut::measure(0, &[2], &mut shrinks).unwrap_err();
     assert!(matches!(error, AuditError::Probes { given: 1, expected: 2, .. }), "{error}");
     assert!(matches!(LeaveOneOut::measure(0, &[], &mut sums), Err(AuditError::Empty { .. })));
-    assert!(matches!(Subsets::measure(&[0], 0.4, 3, 0, &[0], &mut sums), Err(AuditError::Empty { .. })));
+    assert!(matches!(SubsetsPlan::new(&[0], 3).share(0.4).measure(&mut sums), Err(AuditError::Empty { .. })));
 
     let truth = LeaveOneOut::measure(0, &[2], &mut sums).unwrap();
     let narrow = Prediction::new(&[2], 1, vec![0.0]).unwrap();
