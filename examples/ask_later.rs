@@ -57,7 +57,7 @@ impl Model {
         let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
         let fc1 = taps.tap("fc1", linear(SIDE * SIDE, 64, vb.pp("fc1"))?);
         let fc2 = taps.tap("fc2", linear(64, 10, vb.pp("fc2"))?);
-        taps.model(&variables);
+        taps.declare_model(&variables);
         support::seed_weights(&variables, seed)?;
         Ok(Self { fc1, dropout: Dropout::new(0.2), fc2, variables, taps })
     }

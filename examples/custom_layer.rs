@@ -17,7 +17,7 @@ use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Init, Linear, Optimizer, VarBuilder, VarMap, SGD};
 use clap::Parser;
 use data::{Digits, SIDE, TO_ANOTHER};
-use gradlog::taps::{LayerSpec, Parameter, PerExample};
+use gradlog::taps::{LayerSpec, Parameter, PerExample, TapError};
 use gradlog::{Config, Recorder, StepReport, Tap, Tapped, Taps};
 use gradlog_analysis::{Score, ScoreQuestion, Window};
 use gradlog_format::run::Run;
@@ -53,7 +53,7 @@ impl Lora {
 
 impl Tap for Lora {
     /// The trained parameters, in the order in which `per_example` lays out the gradient.
-    fn spec(&self) -> Result<LayerSpec, String> {
+    fn spec(&self) -> Result<LayerSpec, TapError> {
         let parameters = vec![Parameter::new("down", &self.down), Parameter::new("up", &self.up)];
         // The layer has two matrices, so its gradient is not one outer product: no `factors`.
         Ok(LayerSpec::new("lora", parameters))
@@ -168,7 +168,7 @@ fn adapt(arguments: &Arguments, run: &Path, base: Mlp<Linear>, train: &Digits, t
     let lora = |name: &str, layer| Ok::<_, candle_core::Error>(taps.tap(name, Lora::new(layer, RANK, vb.pp(name))?));
     let model: Mlp<Tapped<Lora>> = Mlp { fc1: lora("fc1", base.fc1)?, fc2: lora("fc2", base.fc2)? };
     let mut optimizer = SGD::new(variables.all_vars(), 0.05)?;
-    taps.model(&variables);
+    taps.declare_model(&variables);
     let mut recorder = Recorder::create(run, &taps, Config { seed: arguments.seed, ..Config::default() })?;
 
     let mut checked = Checked { step: 0, norms: HashMap::new() };

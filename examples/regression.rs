@@ -201,7 +201,7 @@ fn train_and_record(
     let model = Mlp::new(&taps, VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu))?;
     support::seed_weights(&variables, arguments.seed)?;
     let mut optimizer = SGD::new(variables.all_vars(), LEARNING_RATE)?;
-    taps.model(&variables);
+    taps.declare_model(&variables);
     let notes = vec![
         ("model".into(), "12-32-1".into()),
         ("optimizer".into(), format!("SGD, learning rate {LEARNING_RATE}, batch {BATCH}")),

@@ -39,7 +39,8 @@
 //! | item | purpose |
 //! |---|---|
 //! | [`Taps`], [`Tapped`], [`Tap`] | Register layers, wrap them, and add layers of other kinds. |
-//! | [`taps`] | Descriptions of layers, and faster `relu` and max-pooling. |
+//! | [`taps`] | Descriptions of layers. |
+//! | [`ops`] | Faster `relu` and max-pooling. |
 //! | [`Recorder`], [`Config`] | Record a run, and set its limits. |
 //! | [`Pass`], [`ProbePass`], [`CurvaturePass`] | One forward and backward over examples, probes, or for curvature. |
 //! | [`Replay`] | Runs examples through a run's checkpoints after the training. |
@@ -47,6 +48,7 @@
 //! | [`RecordError`] | Why something was not recorded. |
 //! | [`optim`] | SGD with momentum and weight decay, in place. |
 //! | [`connectivity`] | Error barriers between two sets of weights. |
+//! | [`format`](mod@format) | The crate `gradlog-format`: the types of the log that this interface shows. |
 //!
 //! A *step* is one optimizer step; it has one pass or several. A *visit* is one example in one training pass. A *probe*
 //! is an example to ask questions about; the model is not trained on it. A *sweep* takes training examples through a
@@ -83,11 +85,13 @@
 #![forbid(unsafe_code)]
 
 pub mod connectivity;
+pub mod ops;
 pub mod optim;
 mod recorder;
 mod step;
 pub mod taps;
 
+pub use gradlog_format as format;
 pub use gradlog_format::log::{LogError, Mode, PredictionScore};
 pub use gradlog_format::run::Checkpoint;
 pub use gradlog_format::sketch::{Encoding, Form, SketchConfig};
@@ -110,6 +114,7 @@ const _: () = {
     assert_send::<optim::Sgd>();
     assert_shareable::<Config>();
     assert_shareable::<RecordError>();
+    assert_shareable::<taps::TapError>();
     assert_shareable::<connectivity::ConnectivityError>();
     assert_shareable::<Taps>();
     assert_shareable::<Tapped<candle_nn::Linear>>();

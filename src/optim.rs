@@ -85,7 +85,7 @@ impl std::fmt::Debug for Sgd {
 impl StepReport for Sgd {
     fn step_info(&self) -> StepInfo {
         let SgdConfig { learning_rate, momentum, weight_decay } = self.config;
-        StepInfo::new(learning_rate).momentum(momentum as f32).weight_decay(weight_decay as f32)
+        StepInfo::new(learning_rate).momentum(momentum).weight_decay(weight_decay)
     }
 }
 
@@ -343,10 +343,7 @@ mod tests {
                 assert!((got - expected).abs() < 1e-5, "{momentum}, {decay}: {got} for {expected}");
             }
             let info = sgd.step_info();
-            assert_eq!(
-                (info.learning_rate, info.momentum, info.weight_decay),
-                (0.05, Some(momentum as f32), Some(decay as f32))
-            );
+            assert_eq!((info.learning_rate, info.momentum, info.weight_decay), (0.05, Some(momentum), Some(decay)));
         }
     }
 

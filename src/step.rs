@@ -4,8 +4,7 @@ use candle_nn::Optimizer;
 
 /// What a loop reports about an optimizer step. A bare learning rate is enough: `pass.commit(0.1)`.
 ///
-/// `None` means that the loop did not report the value. The log then holds no value, and `gradlog info` says "not
-/// told".
+/// `None` means that the loop did not report the value. The log then holds no value. The log stores all values as `f32`.
 ///
 /// ```
 /// use gradlog::StepInfo;
@@ -20,11 +19,11 @@ pub struct StepInfo {
     pub learning_rate: f64,
     /// The factor that multiplies the summed gradient before the optimizer gets it: the factor of gradient clipping,
     /// or the inverse of a loss scale. Default 1.
-    pub clip: f32,
+    pub clip: f64,
     /// Momentum of the optimizer. Default `None`: not reported.
-    pub momentum: Option<f32>,
+    pub momentum: Option<f64>,
     /// Weight decay as in SGD: the share of the weights that is added to their gradient. Default `None`: not reported.
-    pub weight_decay: Option<f32>,
+    pub weight_decay: Option<f64>,
 }
 
 impl StepInfo {
@@ -36,19 +35,19 @@ impl StepInfo {
 
     /// Sets the factor that multiplies the gradient.
     #[must_use]
-    pub fn clip(self, clip: f32) -> Self {
+    pub fn clip(self, clip: f64) -> Self {
         Self { clip, ..self }
     }
 
     /// Reports the momentum.
     #[must_use]
-    pub fn momentum(self, momentum: f32) -> Self {
+    pub fn momentum(self, momentum: f64) -> Self {
         Self { momentum: Some(momentum), ..self }
     }
 
     /// Reports the weight decay.
     #[must_use]
-    pub fn weight_decay(self, weight_decay: f32) -> Self {
+    pub fn weight_decay(self, weight_decay: f64) -> Self {
         Self { weight_decay: Some(weight_decay), ..self }
     }
 }

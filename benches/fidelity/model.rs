@@ -3,7 +3,7 @@
 use super::data::LENGTH;
 use candle_core::{DType, Device, Module, Result, Tensor, Var, D};
 use candle_nn::{conv2d, embedding, layer_norm, linear, ops, Conv2d, Embedding, LayerNorm, Linear, VarBuilder, VarMap};
-use gradlog::taps::max_pool2d;
+use gradlog::ops::max_pool2d;
 use gradlog::{Tap, Tapped, Taps};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -165,7 +165,7 @@ impl Model {
         };
         let sites = make.sites;
         seed_weights(&variables, seed)?;
-        taps.model(&variables);
+        taps.declare_model(&variables);
         Ok(Self { net, sites, taps, variables })
     }
 

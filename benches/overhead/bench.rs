@@ -15,7 +15,7 @@
 //! | last | tapped, unseen by the recorder | the last layer's gradients from its features |
 //! | recorded | tapped | everything, by the default configuration |
 //!
-//! The tapped loops also take ReLU and max-pooling from gradlog (`taps::relu`, `taps::max_pool2d_as_candle`), which
+//! The tapped loops also take ReLU and max-pooling from gradlog (`ops::relu`, `ops::max_pool2d_as_candle`), which
 //! compute what candle's do. With `--in-place-sgd` they step by `gradlog::optim::Sgd`, which gives the same weights, in
 //! place of candle_nn's SGD. `waited` is the training thread's time in handing over passes, without what it waits for
 //! at the end, when it asks for all to be on disk.
@@ -174,7 +174,7 @@ impl Lane {
             "last" => {
                 let last = Taps::new();
                 let (inputs, outputs) = workload.head();
-                last.last_layer("head", gradlog::taps::LastLayer::new(inputs, outputs));
+                last.declare_last_layer("head", gradlog::taps::LastLayer::new(inputs, outputs));
                 Recorder::create(dir.join(mode), &last, Config::default())?
             }
             _ => Recorder::create(dir.join(mode), &taps, Config::default())?,

@@ -114,7 +114,7 @@ type Op = fn(&Tensor) -> candle_core::Result<Tensor>;
 /// way.
 fn between(taps: Option<&Taps>) -> (Op, Op) {
     match taps {
-        Some(_) => (gradlog::taps::relu, |x| gradlog::taps::max_pool2d_as_candle(x, 2)),
+        Some(_) => (gradlog::ops::relu, |x| gradlog::ops::max_pool2d_as_candle(x, 2)),
         None => (Tensor::relu, |x| x.max_pool2d(2)),
     }
 }

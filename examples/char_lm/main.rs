@@ -92,7 +92,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Pas
     let model = Transformer::new(&taps, text.alphabet(), LENGTH, vb)?;
     support::seed_weights(&variables, arguments.seed)?;
     let mut optimizer = SGD::new(variables.all_vars(), LEARNING_RATE)?;
-    taps.model(&variables);
+    taps.declare_model(&variables);
 
     let notes = vec![
         ("model".into(), format!("transformer, {} blocks of width {}", model::BLOCKS, model::WIDTH)),

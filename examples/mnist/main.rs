@@ -116,11 +116,11 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
         Depth::Outputs => Taps::new(),
         Depth::Last => {
             let last = Taps::new();
-            last.last_layer("fc2", gradlog::taps::LastLayer::new(model::FEATURES, model::CLASSES));
+            last.declare_last_layer("fc2", gradlog::taps::LastLayer::new(model::FEATURES, model::CLASSES));
             last
         }
     };
-    recorded.model(&variables);
+    recorded.declare_model(&variables);
     let notes = vec![
         ("model".into(), "conv32-conv64-pool-fc128-fc10".into()),
         ("optimizer".into(), format!("SGD, learning rate {LEARNING_RATE} with cosine decay, batch {BATCH}")),

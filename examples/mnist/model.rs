@@ -2,7 +2,7 @@
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{conv2d, linear, Conv2d, Conv2dConfig, Linear, VarBuilder};
-use gradlog::taps::{max_pool2d, relu};
+use gradlog::ops::{max_pool2d, relu};
 use gradlog::{Tapped, Taps};
 
 /// Number of features that enter the last layer.

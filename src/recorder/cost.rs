@@ -74,7 +74,7 @@ pub struct RecordingSummary {
     /// Time that the training thread waited for the recorder while it handed over passes and steps.
     pub blocked: Duration,
     /// Time that the training thread waited in `flush` and `finish`, until everything was on the device.
-    pub asked: Duration,
+    pub flush_wait: Duration,
     /// Time that the background thread worked.
     pub background: Duration,
 }
@@ -90,7 +90,7 @@ impl std::fmt::Display for RecordingSummary {
             self.bytes as f64 / 1e6,
             self.dropped,
             self.blocked.as_secs_f64(),
-            self.asked.as_secs_f64(),
+            self.flush_wait.as_secs_f64(),
             self.background.as_secs_f64()
         )
     }

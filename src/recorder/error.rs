@@ -1,6 +1,8 @@
 //! What can go wrong while a training run is recorded.
 
-use gradlog_format::log::LogError;
+use gradlog_format::log::{segment_path, LogError, MANIFEST_FILE};
+use gradlog_format::run::ReadError;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +59,18 @@ pub enum RecordError {
     /// The run could not be started: its folder holds a run, is locked, or cannot be written.
     #[error("{0}")]
     Start(Arc<LogError>),
+    /// There is no run to resume or to replay.
+    #[error("there is no run in {path}: start one with `Recorder::create`, or give another folder")]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The run was recorded with other layers or settings, so it can be neither resumed nor replayed with these.
+    #[error("the run was recorded with other layers or settings: {}", .what.join("; "))]
+    Differs {
+        /// The differences, one sentence each.
+        what: Vec<String>,
+    },
     /// The run could not be resumed.
     #[error("the run cannot be resumed: {0}")]
     Resume(String),
@@ -87,10 +101,18 @@ pub enum RecordError {
     Candle(Arc<candle_core::Error>),
 }
 
-impl From<LogError> for RecordError {
-    fn from(error: LogError) -> Self {
-        Self::Log(Arc::new(error))
-    }
+/// Makes a [`RecordError::Log`]: the background thread could not write.
+pub(super) fn wrap_log_error(error: LogError) -> RecordError {
+    RecordError::Log(Arc::new(error))
+}
+
+/// Makes a [`RecordError::NoRun`] of `error` if the folder `path` holds no run. Returns `None` for other errors: a run
+/// that cannot be read, or lost its manifest, is not absent.
+pub(super) fn find_no_run(path: &Path, error: &ReadError) -> Option<RecordError> {
+    let absent = matches!(error, ReadError::NotARun { .. })
+        && !path.join(MANIFEST_FILE).exists()
+        && !segment_path(path, 0).exists();
+    absent.then(|| RecordError::NoRun { path: path.to_owned() })
 }
 
 impl From<candle_core::Error> for RecordError {

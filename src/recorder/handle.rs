@@ -114,7 +114,7 @@ impl Recorder {
             visits: state.visits,
             dropped: state.dropped,
             blocked: state.queue.as_ref().map_or(Duration::ZERO, |queue| queue.blocked),
-            asked: state.queue.as_ref().map_or(Duration::ZERO, |queue| queue.asked),
+            flush_wait: state.queue.as_ref().map_or(Duration::ZERO, |queue| queue.flush_wait),
             ..RecordingSummary::default()
         };
         state.close(asked.is_ok());

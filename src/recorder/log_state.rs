@@ -1,7 +1,7 @@
 //! The background thread's state: the writer and the rows that wait. Turns messages into blocks.
 
 use super::config::Config;
-use super::error::RecordError;
+use super::error::{wrap_log_error, RecordError};
 use super::message::{Batch, CheckpointRow, Gap, Message, PassKind, StepRow};
 use super::missed::Missed;
 use super::rows::RowMaker;
@@ -86,18 +86,18 @@ impl LogState {
                 builder.u32s(Column::ProbeSet, [number]);
                 builder.column(Column::Name, Cells::U8, name.len() as u32).extend(name.bytes());
                 builder.advance(1, 0, 0);
-                self.writer.append(&mut builder)?;
+                self.writer.append(&mut builder).map_err(wrap_log_error)?;
                 Ok(())
             }
             Message::Checkpoint(row) => self.write_checkpoint(row),
             Message::Flush(_) => {
                 self.write_all()?;
-                Ok(self.writer.sync()?)
+                self.writer.sync().map_err(wrap_log_error)
             }
             Message::Finish(_) => {
                 self.write_rest()?;
-                self.writer.append_end()?;
-                Ok(self.writer.finish()?)
+                self.writer.append_end().map_err(wrap_log_error)?;
+                self.writer.finish().map_err(wrap_log_error)
             }
         }
     }
@@ -114,7 +114,7 @@ impl LogState {
             self.write_all()?;
         }
         if self.synced.elapsed() >= self.config.sync_interval {
-            self.writer.sync()?;
+            self.writer.sync().map_err(wrap_log_error)?;
             self.synced = Instant::now();
         }
         Ok(())
@@ -166,8 +166,8 @@ impl LogState {
         builder.u64s(Column::Bytes, [row.bytes]);
         builder.u32s(Column::Checksum, [row.checksum]);
         builder.advance(1, row.step, row.epoch);
-        self.writer.append(&mut builder)?;
-        Ok(self.writer.sync()?)
+        self.writer.append(&mut builder).map_err(wrap_log_error)?;
+        self.writer.sync().map_err(wrap_log_error)
     }
 
     /// Number of rows of the incomplete step, and their bytes.
@@ -202,14 +202,14 @@ impl LogState {
 
     fn add_step(&mut self, row: StepRow) -> Result<(), RecordError> {
         let StepInfo { learning_rate, clip, momentum, weight_decay } = row.info;
-        self.close_open_rows(learning_rate as f32, clip)?;
+        self.close_open_rows(learning_rate as f32, clip as f32)?;
         let steps = &mut self.steps;
         steps.u64s(Column::Step, [row.step]);
         steps.u32s(Column::Epoch, [row.epoch]);
         steps.f32s(Column::LearningRate, [learning_rate as f32]);
-        steps.f32s(Column::Clip, [clip]);
-        steps.optional_f32(Column::Momentum, momentum);
-        steps.optional_f32(Column::WeightDecay, weight_decay);
+        steps.f32s(Column::Clip, [clip as f32]);
+        steps.optional_f32(Column::Momentum, momentum.map(|momentum| momentum as f32));
+        steps.optional_f32(Column::WeightDecay, weight_decay.map(|decay| decay as f32));
         steps.u32s(Column::BatchSize, [row.batch_size]);
         steps.u64s(Column::WallClock, [row.wall_clock_ms]);
         steps.advance(1, row.step, row.epoch);
@@ -217,18 +217,18 @@ impl LogState {
     }
 
     fn write_gap(&mut self, gap: Gap) -> Result<(), RecordError> {
-        Ok(self.writer.append_gap(gap.step, gap.epoch, gap.visits)?)
+        self.writer.append_gap(gap.step, gap.epoch, gap.visits).map_err(wrap_log_error)
     }
 
     /// Appends all rows of complete steps, and probes. Probes go first: a probe at a step was taken before the step's
     /// visits.
     fn write_all(&mut self) -> Result<(), RecordError> {
-        self.writer.append(&mut self.probes)?;
-        self.writer.append(&mut self.sweeps)?;
-        self.writer.append(&mut self.steps)?;
+        self.writer.append(&mut self.probes).map_err(wrap_log_error)?;
+        self.writer.append(&mut self.sweeps).map_err(wrap_log_error)?;
+        self.writer.append(&mut self.steps).map_err(wrap_log_error)?;
         let before = self.writer.written_bytes();
         let rows = u64::from(self.visits.rows());
-        self.writer.append(&mut self.visits)?;
+        self.writer.append(&mut self.visits).map_err(wrap_log_error)?;
         self.waiting_since = None;
         let mut progress = self.shared.lock_progress();
         progress.visits += rows;

@@ -36,7 +36,7 @@ macro_rules! loss_methods {
             }
 
             /// Sets the features that enter the last layer, `[batch, width]` or `[batch, positions, width]`. For a
-            /// model whose last layer was declared with [`crate::Taps::last_layer`]. Set it before the loss.
+            /// model whose last layer was declared with [`crate::Taps::declare_last_layer`]. Set it before the loss.
             pub fn features(&mut self, features: &Tensor) -> &mut Self {
                 self.core.features = Some(features.detach());
                 self

@@ -23,7 +23,9 @@ impl PassCore<'_> {
         let batch = self.ids.len();
         let layers = if self.is_recorded() { self.recorder.variable_layers() } else { Vec::new() };
         if layers.is_empty() && self.is_recorded() {
-            return Err(self.error("`per_example` needs the model's variables: call `taps.variables(&varmap)` first"));
+            return Err(
+                self.error("`per_example` needs the model's variables: call `taps.declare_variables(&varmap)` first")
+            );
         }
         let parameters = || layers.iter().map(|(_, variable, _)| variable.elem_count() as u64).sum();
         self.recorder.with_shared_fold(|shared| shared.decide_width(parameters));

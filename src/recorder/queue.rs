@@ -69,7 +69,7 @@ pub(super) struct Queue<T> {
     /// Time that the training waited for the queue.
     pub(super) blocked: Duration,
     /// Time that it waited for answers.
-    pub(super) asked: Duration,
+    pub(super) flush_wait: Duration,
     /// The background thread.
     reader: Option<Thread>,
 }
@@ -120,7 +120,7 @@ impl<T> Queue<T> {
             overflow: config.overflow,
             hurried: false,
             blocked: Duration::ZERO,
-            asked: Duration::ZERO,
+            flush_wait: Duration::ZERO,
             reader: None,
         };
         (queue, Inbox { receiver, last: Instant::now() }, gauge)

@@ -6,7 +6,7 @@
 
 use super::config::{Config, OnFailure, Overflow, Worker};
 use super::curvature::CurvaturePass;
-use super::error::RecordError;
+use super::error::{find_no_run, RecordError};
 use super::handle::Recorder;
 use super::manifest::list_differences;
 use super::message::{PassKind, Replayed};
@@ -17,7 +17,7 @@ use crate::taps::{named_variables, Taps};
 use candle_core::{Device, Tensor};
 use candle_nn::VarMap;
 use gradlog_format::log::{LogError, LogWriter, Mode};
-use gradlog_format::run::{Checkpoint, Run};
+use gradlog_format::run::{Checkpoint, ReadError, Run};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -76,7 +76,7 @@ pub struct ReplaySummary {
     /// Probes recorded, counted once for each checkpoint.
     pub probes: u64,
     /// Examples swept, counted once for each checkpoint.
-    pub sweeps: u64,
+    pub swept_examples: u64,
     /// Bytes in the new segments.
     pub bytes: u64,
 }
@@ -84,7 +84,7 @@ pub struct ReplaySummary {
 impl std::fmt::Display for ReplaySummary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let megabytes = self.bytes as f64 / 1e6;
-        write!(f, "{} probes and {} swept examples in {megabytes:.1} MB", self.probes, self.sweeps)
+        write!(f, "{} probes and {} swept examples in {megabytes:.1} MB", self.probes, self.swept_examples)
     }
 }
 
@@ -117,16 +117,16 @@ impl Replay {
     /// lowest rank is used.
     ///
     /// # Errors
-    /// [`RecordError::Replay`] if there is no run, if it is damaged, or if the layers differ; the text says which.
-    /// [`RecordError::Start`] if a recorder writes to it or the folder cannot be written; otherwise as
+    /// [`RecordError::NoRun`] if there is no run. [`RecordError::Differs`] if the layers differ. [`RecordError::Replay`]
+    /// if the run is damaged. [`RecordError::Start`] if a recorder writes to it or the folder cannot be written; otherwise as
     /// [`Recorder::create`].
     ///
     /// # Cost
     /// One read of the whole run.
     pub fn open(dir: impl AsRef<Path>, taps: &Taps, config: Config) -> Result<Self, RecordError> {
         let dir = dir.as_ref();
-        let refuse = |what: String| RecordError::Replay(what);
-        let run = Run::open(dir).map_err(|e| refuse(e.to_string()))?;
+        let refuse = |error: ReadError| RecordError::Replay(error.to_string());
+        let run = Run::open(dir).map_err(|error| find_no_run(dir, &error).unwrap_or_else(|| refuse(error)))?;
         if run.is_being_written() {
             return Err(RecordError::Start(Arc::new(LogError::Locked { path: dir.to_owned() })));
         }
@@ -139,11 +139,10 @@ impl Replay {
         let (wanted, held) = prepare_taps(taps, &config)?;
         let differences = list_differences(&manifest, &wanted);
         if !differences.is_empty() {
-            return Err(refuse(format!("it was recorded from another model: {}", differences.join("; "))));
+            return Err(RecordError::Differs { what: differences });
         }
-        let (past, writer) =
-            lock_end(part.dir(), None, &config, LogWriter::add_to, |error| RecordError::Replay(error.to_string()))?;
-        let checkpoints = run.checkpoints().map_err(|e| refuse(e.to_string()))?;
+        let (past, writer) = lock_end(part.dir(), None, &config, LogWriter::add_to, refuse)?;
+        let checkpoints = run.checkpoints().map_err(refuse)?;
         let steps = past.steps;
         let recorder = start_recorder(part.dir(), taps, held, config, manifest, writer, Past { step: 0, ..past })?;
         Ok(Self { recorder, checkpoints, mode: Mode::default(), steps })
@@ -272,7 +271,7 @@ impl Replay {
         self.recorder.flush()?;
         let mut summary = ReplaySummary::default();
         if let Some(mut state) = self.recorder.state.take() {
-            (summary.probes, summary.sweeps) = (state.probes, state.sweeps);
+            (summary.probes, summary.swept_examples) = (state.probes, state.sweeps);
             summary.bytes = state.shared.progress().bytes;
             state.close(true);
         }

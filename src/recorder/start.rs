@@ -1,7 +1,7 @@
 //! Starts a recorder, on a new run or on an existing one.
 
 use super::config::{Config, Worker};
-use super::error::RecordError;
+use super::error::{find_no_run, RecordError};
 use super::handle::Recorder;
 use super::manifest::{list_differences, make_manifest};
 use super::message::Message;
@@ -49,8 +49,9 @@ impl Recorder {
     /// steps; this call then fails. Give the step with [`Recorder::resume_at`].
     ///
     /// # Errors
-    /// [`RecordError::Resume`] if there is no run, if it is damaged, or if layers, shapes, seeds or sketches differ;
-    /// the text says which. Otherwise as [`Recorder::create`].
+    /// [`RecordError::NoRun`] if there is no run: call [`Recorder::create`] then. [`RecordError::Differs`] if layers,
+    /// shapes, seeds or sketches differ. [`RecordError::Resume`] if the run is damaged, or if the workers' parts end at
+    /// different steps. Otherwise as [`Recorder::create`].
     ///
     /// # Cost
     /// One read of the whole run.
@@ -72,13 +73,13 @@ impl Recorder {
         let (wanted, held) = prepare_taps(taps, &config)?;
         let folder = part_folder(dir, &wanted)?;
         let refuse = |error: ReadError| RecordError::Resume(error.to_string());
-        let manifest = Run::open_one(&folder).map_err(refuse)?.manifest().clone();
+        let run =
+            Run::open_one(&folder).map_err(|error| find_no_run(&folder, &error).unwrap_or_else(|| refuse(error)))?;
+        let manifest = run.manifest().clone();
+        drop(run);
         let differences = list_differences(&manifest, &wanted);
         if !differences.is_empty() {
-            return Err(RecordError::Resume(format!(
-                "it was recorded with other settings: {}",
-                differences.join("; ")
-            )));
+            return Err(RecordError::Differs { what: differences });
         }
         let (past, mut writer) = lock_end(&folder, step, &config, LogWriter::resume, refuse)?;
         if step.is_none() && config.worker.is_some() {
@@ -96,9 +97,9 @@ pub(super) fn prepare_taps(taps: &Taps, config: &Config) -> Result<(Manifest, Ta
     config.check()?;
     let registry = taps.registry();
     let mut problems = registry.problems.clone();
-    if !registry.variables.is_empty() && registry.layers.iter().any(|layer| layer.spec.kind != "variable") {
+    if !registry.variables.is_empty() && registry.layers.iter().any(|layer| !layer.is_variable()) {
         problems.push(
-            "layers are tapped and variables are declared: use either `taps.tap` or `taps.variables` in one run".into(),
+            "layers are tapped and variables are declared: use either `taps.tap` or `taps.declare_variables` in one run".into(),
         );
     }
     if !problems.is_empty() {

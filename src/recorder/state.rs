@@ -134,7 +134,7 @@ impl State {
         let answered = sent.and_then(|()| answer.recv_timeout(wait).map_err(|_| RecordError::Timeout(wait)));
         // The caller chose to wait, so this time does not count as blocked.
         queue.blocked = blocked;
-        queue.asked += start.elapsed();
+        queue.flush_wait += start.elapsed();
         // The thread's own failure says more than a time-out that it caused.
         self.check_health()?;
         answered

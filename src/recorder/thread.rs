@@ -2,7 +2,7 @@
 //! log's files.
 
 use super::config::{Config, OnFailure};
-use super::error::RecordError;
+use super::error::{wrap_log_error, RecordError};
 use super::log_state::LogState;
 use super::message::Message;
 use super::queue::{Gauge, Inbox};
@@ -74,7 +74,7 @@ pub(super) fn run_background(
                 log.write_last_words();
             }
             if log.can_write() {
-                let _ = run_guarded(&shared, || Ok(log.writer.finish()?));
+                let _ = run_guarded(&shared, || log.writer.finish().map_err(wrap_log_error));
             }
         }
         if goes_on {

@@ -3,7 +3,7 @@
 
 use super::gradient::PerExample;
 use super::spec::LayerSpec;
-use super::tap::Tap;
+use super::tap::{Tap, TapError};
 use candle_core::{bail, Result, Tensor};
 use candle_nn::BatchNorm;
 
@@ -12,8 +12,8 @@ const REFUSAL: &str = "BatchNorm has no per-example gradient, because each outpu
                        after it have per-example gradients";
 
 impl Tap for BatchNorm {
-    fn spec(&self) -> std::result::Result<LayerSpec, String> {
-        Err(REFUSAL.into())
+    fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
+        Err(TapError::new(REFUSAL))
     }
 
     fn plain_forward(&self, _x: &Tensor) -> Result<Tensor> {

@@ -10,7 +10,7 @@ use super::gradient::PerExample;
 use super::gradient::{read_f32, sum_and_fold};
 use super::parallel::share_rows;
 use super::spec::{LayerSpec, Parameter};
-use super::tap::Tap;
+use super::tap::{Tap, TapError};
 use candle_core::{bail, CpuStorage, Device, Module, Result, Shape, Tensor};
 use candle_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
 use gradlog_format::sketch::Fold;
@@ -246,7 +246,7 @@ macro_rules! convolution {
         }
 
         impl Tap for $layer {
-            fn spec(&self) -> std::result::Result<LayerSpec, String> {
+            fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
                 let mut parameters = vec![Parameter::new("weight", self.weight())];
                 parameters.extend(self.bias().map(|bias| Parameter::new("bias", bias)));
                 Ok(LayerSpec { kind: $kind, parameters, factors: None, bias: self.bias().is_some() })

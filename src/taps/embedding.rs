@@ -2,12 +2,12 @@
 
 use super::gradient::PerExample;
 use super::spec::{LayerSpec, Parameter};
-use super::tap::Tap;
+use super::tap::{Tap, TapError};
 use candle_core::{bail, Module, Result, Tensor};
 use candle_nn::Embedding;
 
 impl Tap for Embedding {
-    fn spec(&self) -> std::result::Result<LayerSpec, String> {
+    fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
         let parameters = vec![Parameter::new("weight", self.embeddings())];
         Ok(LayerSpec { kind: "embedding", parameters, factors: None, bias: false })
     }

@@ -3,7 +3,7 @@
 use super::gradient::read_f32;
 use super::gradient::PerExample;
 use super::spec::{LayerSpec, Parameter};
-use super::tap::Tap;
+use super::tap::{Tap, TapError};
 use candle_core::{bail, Device, Module, Result, Tensor};
 use candle_nn::GroupNorm;
 
@@ -37,8 +37,8 @@ fn read_settings(layer: &GroupNorm) -> std::result::Result<Settings, String> {
 }
 
 impl Tap for GroupNorm {
-    fn spec(&self) -> std::result::Result<LayerSpec, String> {
-        let channels = read_settings(self)?.channels;
+    fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
+        let channels = read_settings(self).map_err(TapError::new)?.channels;
         let parameter = |name: &str| Parameter::hidden(name, channels);
         Ok(LayerSpec {
             kind: "group_norm",

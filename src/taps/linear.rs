@@ -9,14 +9,14 @@ use super::gradient::PerExample;
 use super::gradient::{add_rows, sum_and_fold};
 use super::parallel;
 use super::spec::{LayerSpec, Parameter};
-use super::tap::Tap;
+use super::tap::{Tap, TapError};
 use candle_core::{bail, CpuStorage, Module, Result, Shape, Tensor};
 use candle_nn::Linear;
 use gradlog_kernels::matmul::{matmul, Matrix};
 
 impl Tap for Linear {
-    fn spec(&self) -> std::result::Result<LayerSpec, String> {
-        let (outputs, inputs) = self.weight().dims2().map_err(|e| e.to_string())?;
+    fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
+        let (outputs, inputs) = self.weight().dims2().map_err(|e| TapError::new(e.to_string()))?;
         let mut parameters = vec![Parameter::new("weight", self.weight())];
         parameters.extend(self.bias().map(|bias| Parameter::new("bias", bias)));
         Ok(LayerSpec { kind: "linear", parameters, factors: Some((inputs, outputs)), bias: self.bias().is_some() })

@@ -8,7 +8,6 @@
 //! a thread-local would record nothing without a warning.
 
 mod batch_norm;
-mod between;
 mod catch;
 mod conv;
 mod embedding;
@@ -26,12 +25,11 @@ mod spec;
 mod tap;
 mod tapped;
 
-pub use between::{max_pool2d, max_pool2d_as_candle, relu};
 pub use catch::Catch;
 pub use gradient::PerExample;
 pub use model::{LastLayer, Taps};
 pub use spec::{LayerSpec, Parameter};
-pub use tap::Tap;
+pub use tap::{Tap, TapError};
 pub use tapped::Tapped;
 
 pub(crate) use catch::{watch_scalar, Upstream};

@@ -19,7 +19,7 @@ pub struct Taps {
     shared: Arc<Shared>,
 }
 
-/// The linear classifier of a model that is not tapped, for [`Taps::last_layer`].
+/// The linear classifier of a model that is not tapped, for [`Taps::declare_last_layer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LastLayer {
@@ -96,6 +96,7 @@ impl Taps {
     ///
     /// [`Recorder::create`](crate::Recorder::create) reports a layer that cannot be recorded (`BatchNorm`) and a name
     /// that is used twice. So this call cannot fail, and stays one expression in a model's constructor.
+    #[must_use = "a forward pass through the returned layer is what is recorded"]
     pub fn tap<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
         self.register(name.into(), layer, Presence::Required)
     }
@@ -105,6 +106,7 @@ impl Taps {
     ///
     /// A linear layer that the first pass leaves out is assumed to have one position per example. If it later has
     /// several, its earlier rows have another form than its later ones. The analysis leaves them out and says so.
+    #[must_use = "a forward pass through the returned layer is what is recorded"]
     pub fn tap_optional<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
         self.register(name.into(), layer, Presence::Optional)
     }
@@ -119,9 +121,9 @@ impl Taps {
     /// use gradlog::taps::{LastLayer, Taps};
     ///
     /// let taps = Taps::new();
-    /// taps.last_layer("head", LastLayer::new(128, 10));
+    /// taps.declare_last_layer("head", LastLayer::new(128, 10));
     /// ```
-    pub fn last_layer(&self, name: impl Into<String>, layer: LastLayer) {
+    pub fn declare_last_layer(&self, name: impl Into<String>, layer: LastLayer) {
         let LastLayer { inputs, outputs, bias } = layer;
         let mut parameters = vec![Parameter::hidden("weight", (outputs, inputs))];
         if bias {
@@ -129,22 +131,22 @@ impl Taps {
         }
         let spec = LayerSpec::factored("last layer", parameters, inputs, outputs);
         let mut registry = self.registry();
-        if registry.layers.iter().any(|other| other.layer.is_none()) {
-            registry.problems.push("`last_layer` was called twice: declare one last layer".into());
+        if registry.layers.iter().any(|other| other.layer.is_none() && !other.is_variable()) {
+            registry.problems.push("`declare_last_layer` was called twice: declare one last layer".into());
         }
         registry.add(name.into(), spec, Arc::new(Slot::default()), None, Presence::Required);
     }
 
     /// Declares all variables of the model. The run then states which of them it does not cover, and how large they
     /// are.
-    pub fn model(&self, variables: &VarMap) {
+    pub fn declare_model(&self, variables: &VarMap) {
         let named = named_variables(variables);
         self.registry().model = Some(named.iter().map(|(n, v)| (n.clone(), v.shape().clone(), v.id())).collect());
     }
 
     /// Declares the variables of a model that cannot be tapped. Each variable becomes a layer, and
     /// [`Pass::per_example`](crate::Pass::per_example) records its gradients.
-    pub fn variables(&self, variables: &VarMap) {
+    pub fn declare_variables(&self, variables: &VarMap) {
         let named = named_variables(variables);
         let mut registry = self.registry();
         registry.model = Some(named.iter().map(|(n, v)| (n.clone(), v.shape().clone(), v.id())).collect());

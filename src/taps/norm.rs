@@ -10,13 +10,13 @@ use super::gradient::PerExample;
 use super::gradient::{read_f32, sum_and_fold};
 use super::parallel::share_rows;
 use super::spec::{LayerSpec, Parameter};
-use super::tap::Tap;
+use super::tap::{Tap, TapError};
 use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor, D};
 use candle_nn::{LayerNorm, RmsNorm};
 use gradlog_format::sketch::Fold;
 
 impl Tap for LayerNorm {
-    fn spec(&self) -> std::result::Result<LayerSpec, String> {
+    fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
         Ok(make_spec(if self.remove_mean() { "layer_norm" } else { "rms_norm" }, self.weight(), self.bias()))
     }
 
@@ -46,7 +46,7 @@ impl Tap for LayerNorm {
 }
 
 impl Tap for RmsNorm {
-    fn spec(&self) -> std::result::Result<LayerSpec, String> {
+    fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
         Ok(make_spec("rms_norm", self.weight(), None))
     }
 

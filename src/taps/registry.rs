@@ -21,7 +21,8 @@ pub(crate) struct Registered {
     pub name: String,
     pub spec: LayerSpec,
     pub slot: Arc<Slot>,
-    /// `None` for the last layer of a model that is not tapped. The caller gives its factors.
+    /// `None` for the last layer of a model that is not tapped, and for a declared variable. The caller gives the
+    /// factors or the gradients.
     pub layer: Option<Arc<dyn Tap>>,
     /// Whether a pass may leave the layer out.
     pub presence: Presence,
@@ -35,6 +36,13 @@ pub(crate) enum Presence {
     Required,
     /// Its gradient is then zero.
     Optional,
+}
+
+impl Registered {
+    /// Whether this is a declared variable. A tapped layer has a [`Tap`], whatever its kind is called.
+    pub(crate) fn is_variable(&self) -> bool {
+        self.layer.is_none() && self.spec.factors.is_none()
+    }
 }
 
 impl Registry {

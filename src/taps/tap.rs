@@ -5,6 +5,29 @@ use super::gradient::PerExample;
 use super::spec::LayerSpec;
 use candle_core::{Result, Tensor};
 
+/// Why a layer cannot be tapped.
+///
+/// [`Recorder::create`](crate::Recorder::create) returns the text, after the layer's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapError {
+    reason: String,
+}
+
+impl TapError {
+    /// Makes an error with a sentence for the user. The sentence gives the reason and names an alternative.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+impl std::fmt::Display for TapError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for TapError {}
+
 /// A layer whose per-example gradients can be recorded.
 ///
 /// Implemented for candle_nn's `Linear`, `Conv1d`, `Conv2d`, `Embedding`, `LayerNorm`, `RmsNorm` and `GroupNorm`.
@@ -18,8 +41,8 @@ pub trait Tap: Send + Sync + 'static {
     /// Describes the layer: its kind and its parameters.
     ///
     /// # Errors
-    /// A sentence for the user, if the layer has no per-example gradient. It names an alternative.
-    fn spec(&self) -> std::result::Result<LayerSpec, String>;
+    /// [`TapError`] if the layer has no per-example gradient.
+    fn spec(&self) -> std::result::Result<LayerSpec, TapError>;
 
     /// Computes the layer's output for the input `x`, as the layer does when it is not tapped.
     ///

@@ -4,7 +4,7 @@
 use crate::common::*;
 use candle_core::{CpuStorage, DType, Device, Module, Result, Storage, Tensor, Var};
 use candle_nn::{linear, Linear, Optimizer, VarMap, SGD};
-use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap, Taps};
+use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap, TapError, Taps};
 use gradlog::{Config, Recorder};
 use gradlog_analysis::{Score, ScoreQuestion};
 use gradlog_format::log::Column;
@@ -23,7 +23,7 @@ struct Noting {
 }
 
 impl Tap for Noting {
-    fn spec(&self) -> std::result::Result<LayerSpec, String> {
+    fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
         let parameters = vec![Parameter::new("weight", self.layer.weight())];
         Ok(LayerSpec::new("noting", parameters))
     }
@@ -66,7 +66,7 @@ fn features_in_a_buffer(dir: &Path, buffered: bool) {
     for var in variables.all_vars() {
         var.set(&noise(7, var.dims())).unwrap();
     }
-    taps.last_layer("head", gradlog::taps::LastLayer::new(4, 3));
+    taps.declare_last_layer("head", gradlog::taps::LastLayer::new(4, 3));
     let buffer = Var::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
     let mut sgd = SGD::new(variables.all_vars(), 0.1).unwrap();
     let mut recorder = Recorder::create(dir, &taps, exact()).unwrap();

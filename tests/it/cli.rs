@@ -9,7 +9,7 @@ use std::path::Path;
 fn record(dir: &Path) -> String {
     let run = dir.join("run");
     let OneLayer { taps, layer, variables } = one_layer(3);
-    taps.model(&variables);
+    taps.declare_model(&variables);
     let mut recorder = Recorder::create(&run, &taps, Config::default()).unwrap();
     for epoch in 0..3 {
         recorder.set_epoch(epoch);

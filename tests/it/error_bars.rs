@@ -9,7 +9,7 @@ use crate::common::*;
 use candle_core::{Device, Module, Tensor};
 use candle_nn::{conv2d, linear, Conv2dConfig, VarMap};
 use data::Digits;
-use gradlog::taps::relu;
+use gradlog::ops::relu;
 use gradlog::{Config, Recorder, SketchConfig, Taps};
 use gradlog_analysis::InfluenceQuestion;
 use gradlog_format::run::Run;

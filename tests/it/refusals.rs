@@ -13,9 +13,9 @@ fn batch_norm_and_names_used_twice_are_refused_with_a_way_out() {
     let dir = tempfile::tempdir().unwrap();
     let (taps, variables) = (Taps::new(), VarMap::new());
     let vb = builder(&variables);
-    taps.tap("bn", candle_nn::batch_norm(3, 1e-5, vb.pp("bn")).unwrap());
-    taps.tap("fc", linear(4, 3, vb.pp("a")).unwrap());
-    taps.tap("fc", linear(4, 3, vb.pp("b")).unwrap());
+    let _ = taps.tap("bn", candle_nn::batch_norm(3, 1e-5, vb.pp("bn")).unwrap());
+    let _ = taps.tap("fc", linear(4, 3, vb.pp("a")).unwrap());
+    let _ = taps.tap("fc", linear(4, 3, vb.pp("b")).unwrap());
     let error = Recorder::create(dir.path().join("run"), &taps, Config::default()).err().unwrap().to_string();
     assert!(error.contains("`bn`") && error.contains("GroupNorm"), "{error}");
     assert!(error.contains("two layers are tapped as `fc`"), "{error}");
@@ -131,7 +131,7 @@ fn settings_that_would_do_nothing_are_refused() {
     says(pass.cross_entropy(&model.layer.forward(&x).unwrap(), &labels(3)).unwrap_err(), "2 weights for 3 ids");
     drop(pass);
     let frozen = Taps::new();
-    frozen.tap("frozen", Linear::new(noise(3, &[3, 4]), None));
+    let _ = frozen.tap("frozen", Linear::new(noise(3, &[3, 4]), None));
     let error = Recorder::create(dir.path().join("b"), &frozen, Config::default()).err().unwrap();
     says(error, "is not a variable");
 }

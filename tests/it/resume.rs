@@ -159,19 +159,30 @@ fn another_model_another_scheme_a_damaged_run_and_no_run_are_refused() {
     let (taps, layer) = model(3);
     let says = |taps: &Taps, config: Config, words: &str| {
         let error = Recorder::resume(dir.path(), taps, config).err().unwrap();
-        assert!(matches!(error, RecordError::Resume(_)) && error.to_string().contains(words), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+        error
     };
-    says(&taps, Config::default(), "no file `manifest`");
+    let differs = |taps: &Taps, config: Config, words: &str| {
+        assert!(matches!(says(taps, config, words), RecordError::Differs { .. }), "{words}");
+    };
+    let none = says(&taps, Config::default(), "there is no run in");
+    assert!(matches!(none, RecordError::NoRun { path } if path == dir.path()));
+    let nowhere = dir.path().join("nowhere");
+    let none = Recorder::resume_at(&nowhere, &taps, Config::default(), 1).err().unwrap();
+    assert!(matches!(none, RecordError::NoRun { path } if path == nowhere));
     let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
     (0..3).for_each(|id| record_step(&mut recorder, &layer, id));
     recorder.finish().unwrap();
-    says(&model(5).0, Config::default(), "layer `fc` had the shapes");
-    says(&Taps::new(), Config::default(), "it has 1 layers, now there are 0");
-    says(&taps, Config { seed: 5, ..Config::default() }, "the seed was 0, now it is 5");
-    says(&taps, Config { sketch: SketchConfig::exact(), ..Config::default() }, "the sketches were");
+    differs(&model(5).0, Config::default(), "layer `fc` had the shapes");
+    differs(&Taps::new(), Config::default(), "it has 1 layers, now there are 0");
+    differs(&taps, Config { seed: 5, ..Config::default() }, "the seed was 0, now it is 5");
+    differs(&taps, Config { sketch: SketchConfig::exact(), ..Config::default() }, "the sketches were");
     let path = dir.path().join("segment-00000.glog");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[100] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    says(&taps, Config::default(), "gradlog recover");
+    assert!(matches!(says(&taps, Config::default(), "gradlog recover"), RecordError::Resume(_)));
+    // A run that lost its manifest is damaged, not absent.
+    std::fs::remove_file(dir.path().join("manifest")).unwrap();
+    assert!(matches!(says(&taps, Config::default(), "no file `manifest`"), RecordError::Resume(_)));
 }

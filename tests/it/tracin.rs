@@ -106,12 +106,12 @@ fn equals_brute_force_with_a_convolution_accumulation_weights_and_clipping() {
             for (place, id) in ids.iter().enumerate() {
                 let g = model.loss_gradient(&model.examples, *id as usize);
                 for (score, probe) in truth[*id as usize].iter_mut().zip(&probes) {
-                    *score += rate * f64::from(clip) * f64::from(weights[place]) / 8.0 * dot(&g, probe);
+                    *score += rate * clip * f64::from(weights[place]) / 8.0 * dot(&g, probe);
                 }
             }
         }
         for (sum, var) in sums.iter().zip(variables.values()) {
-            var.set(&(var.as_tensor() - (sum * (rate * f64::from(clip))).unwrap()).unwrap()).unwrap();
+            var.set(&(var.as_tensor() - (sum * (rate * clip)).unwrap()).unwrap()).unwrap();
         }
     }
     recorder.finish().unwrap();

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Linear, Module};
-use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap};
+use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap, TapError};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ pub struct Gated {
 }
 
 impl Tap for Gated {
-    fn spec(&self) -> std::result::Result<LayerSpec, String> {
+    fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
         let parameters = vec![Parameter::new("weight", self.layer.weight())];
         Ok(LayerSpec::new("gated", parameters))
     }

@@ -4,7 +4,7 @@
 use super::*;
 use candle_core::{Device, Tensor, Var};
 use candle_nn::{Embedding, Optimizer, SGD};
-use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap};
+use gradlog::taps::{LayerSpec, Parameter, PerExample, Tap, TapError};
 use gradlog::Recorder;
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
@@ -27,7 +27,7 @@ fn last_layer_in_closed_form_is_the_tapped_last_layer() {
     let (taps, variables) = (Taps::new(), VarMap::new());
     let model = Mlp::new(&taps, &variables);
     let last = Taps::new();
-    last.last_layer("fc2", gradlog::taps::LastLayer::new(5, 3));
+    last.declare_last_layer("fc2", gradlog::taps::LastLayer::new(5, 3));
     let (x, y, ids) = (noise(1, &[4, 6]), labels(4), [0, 1, 2, 3]);
     let (all_dir, last_dir) = (dir.path().join("all"), dir.path().join("last"));
     for (taps, dir, tapped) in [(&taps, &all_dir, true), (&last, &last_dir, false)] {
@@ -56,7 +56,7 @@ fn per_example_backward_is_the_tapped_gradient() {
     let (taps, variables) = (Taps::new(), VarMap::new());
     let model = Mlp::new(&taps, &variables);
     let untapped = Taps::new();
-    untapped.variables(&variables);
+    untapped.declare_variables(&variables);
     let (x, y, ids) = (noise(1, &[4, 6]), labels(4), [0, 1, 2, 3]);
     let (a_dir, b_dir) = (dir.path().join("tapped"), dir.path().join("looped"));
     let mut recorder = Recorder::create(&a_dir, &taps, exact()).unwrap();
@@ -159,7 +159,7 @@ struct Squared {
 }
 
 impl Tap for Squared {
-    fn spec(&self) -> std::result::Result<LayerSpec, String> {
+    fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
         let parameters = vec![Parameter::new("weight", self.weight.as_tensor())];
         Ok(LayerSpec::new("squared", parameters))
     }

@@ -53,10 +53,10 @@ fn coverage_names_what_is_not_tapped() {
     let dir = tempfile::tempdir().unwrap();
     let (taps, variables) = (Taps::new(), VarMap::new());
     let vb = builder(&variables);
-    taps.tap("fc1", linear(6, 5, vb.pp("fc1")).unwrap());
+    let _ = taps.tap("fc1", linear(6, 5, vb.pp("fc1")).unwrap());
     linear(5, 3, vb.pp("fc2")).unwrap();
-    taps.tap("norm", candle_nn::group_norm(1, 4, 1e-5, vb.pp("model.norm")).unwrap());
-    taps.model(&variables);
+    let _ = taps.tap("norm", candle_nn::group_norm(1, 4, 1e-5, vb.pp("model.norm")).unwrap());
+    taps.declare_model(&variables);
     let run = dir.path().join("run");
     Recorder::create(&run, &taps, Config::default()).unwrap().finish().unwrap();
     let manifest = Run::open(&run).unwrap().manifest().clone();

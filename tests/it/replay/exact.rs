@@ -13,7 +13,7 @@ fn a_replay_of_an_mlp_is_exact_tracin_el2n_and_grand() {
     // Another program, with a model of the same shape and other weights; and the checkpoints in no order.
     let later = mlp(77);
     let summary = replay(&later, dir.path(), &[9, 0, 12, 5]);
-    assert_eq!((summary.probes, summary.sweeps), (12, 80));
+    assert_eq!((summary.probes, summary.swept_examples), (12, 80));
     check(&later, dir.path(), &weights);
     let of_epoch = Window::sweeps().with_epochs(1..2);
     let table =

@@ -11,7 +11,7 @@ fn another_model_is_refused_by_name() {
     train(&model, dir.path());
     let before = Run::open(dir.path()).unwrap().verify().unwrap();
     let error = Replay::open(dir.path(), &cnn(1).taps, Config::default()).err().unwrap();
-    assert!(matches!(error, RecordError::Replay(_)), "{error}");
+    assert!(matches!(error, RecordError::Differs { .. }), "{error}");
     let error = error.to_string();
     assert!(error.contains("layer `fc1` (linear) is now `conv` (conv2d)"), "{error}");
     // The layers agree, and the variables do not: seen when weights are loaded, and none is changed.

@@ -64,7 +64,7 @@ fn a_replay_adds_to_one_part_and_is_read_with_all() {
         again.load(&checkpoint, &later.variables).unwrap();
         sweep(&later, &mut again);
     }
-    assert_eq!(again.finish().unwrap().sweeps, 80);
+    assert_eq!(again.finish().unwrap().swept_examples, 80);
     let table =
         ScoreQuestion::new(Score::Grand).window(Window::sweeps()).compute(&Run::open(dir.path()).unwrap()).unwrap();
     assert_eq!(table.left_out.replaced, 80);

@@ -4,8 +4,8 @@
 //! convolutional network these cost more than the convolutions. Neither function has parameters, so there is nothing to
 //! record.
 
-use super::fused::{cpu_f32, slice, with_slice};
-use super::parallel::share_rows;
+use crate::taps::parallel::share_rows;
+use crate::taps::{cpu_f32, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 /// With this many numbers it pays to wake a thread for an element-wise pass.
