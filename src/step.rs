@@ -4,7 +4,8 @@ use candle_nn::Optimizer;
 
 /// What a loop reports about an optimizer step. A bare learning rate is enough: `pass.commit(0.1)`.
 ///
-/// `None` means that the loop did not report the value. The log then holds no value. The log stores all values as `f32`.
+/// `None` means that the loop did not report the value. The log then holds no value. The log stores every value as an
+/// `f32`.
 ///
 /// ```
 /// use gradlog::StepInfo;

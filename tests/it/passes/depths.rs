@@ -156,12 +156,13 @@ struct Squared {
     weight: Var,
     /// The thread that trains.
     training: std::thread::ThreadId,
+    kind: &'static str,
 }
 
 impl Tap for Squared {
     fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
         let parameters = vec![Parameter::new("weight", self.weight.as_tensor())];
-        Ok(LayerSpec::new("squared", parameters))
+        Ok(LayerSpec::new(self.kind, parameters))
     }
 
     fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -177,11 +178,35 @@ impl Tap for Squared {
 }
 
 #[test]
+fn declared_variables_exclude_taps_of_any_kind_and_a_last_layer() {
+    let variables = VarMap::new();
+    let _ = linear(4, 3, builder(&variables)).unwrap();
+    let refused = |taps: &Taps| {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Recorder::create(dir.path(), taps, exact()).err().unwrap().to_string();
+        assert!(error.contains("use either `taps.tap` or `taps.declare_variables`"), "{error}");
+        error
+    };
+    let tapped = Taps::new();
+    let weight = Var::from_tensor(&noise(1, &[5])).unwrap();
+    // The kind is a user's word: it does not make a declared variable of a tap.
+    let _ = tapped.tap("own", Squared { weight, training: std::thread::current().id(), kind: "variable" });
+    tapped.declare_variables(&variables);
+    refused(&tapped);
+    let with_last = Taps::new();
+    with_last.declare_variables(&variables);
+    with_last.declare_last_layer("head", gradlog::taps::LastLayer::new(5, 3));
+    let error = refused(&with_last);
+    assert!(!error.contains("twice"), "{error}");
+}
+
+#[test]
 fn a_layer_of_ones_own_is_recorded_at_the_weights_before_the_step() {
     let dir = tempfile::tempdir().unwrap();
     let weight = Var::from_tensor(&noise(1, &[5])).unwrap();
     let taps = Taps::new();
-    let layer = taps.tap("own", Squared { weight: weight.clone(), training: std::thread::current().id() });
+    let layer =
+        taps.tap("own", Squared { weight: weight.clone(), training: std::thread::current().id(), kind: "squared" });
     let mut recorder = Recorder::create(dir.path(), &taps, exact()).unwrap();
     let mut optimizer = SGD::new(vec![weight.clone()], 1.0).unwrap();
     let mut oracle = Vec::new();
