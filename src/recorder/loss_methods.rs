@@ -97,8 +97,8 @@ macro_rules! loss_methods {
             }
 
             /// Takes each example's gradient from its own backward pass. For a model that cannot be tapped but whose
-            /// variables were declared with [`crate::Taps::declare_variables`]. `loss(i)` builds the loss of example `i`
-            /// alone. Returns the losses, `[batch]`, detached.
+            /// variables were declared with [`crate::Taps::declare_variables`]. `loss(i)` builds the loss of example
+            /// `i` alone. Returns the losses, `[batch]`, detached.
             ///
             /// # Errors
             /// [`RecordError::Candle`] if `loss` or its backward fails; [`RecordError::Pass`] if no variables were

@@ -117,9 +117,9 @@ impl Replay {
     /// lowest rank is used.
     ///
     /// # Errors
-    /// [`RecordError::NoRun`] if there is no run. [`RecordError::Differs`] if the layers differ. [`RecordError::Replay`]
-    /// if the run is damaged. [`RecordError::Start`] if a recorder writes to it or the folder cannot be written; otherwise as
-    /// [`Recorder::create`].
+    /// [`RecordError::NoRun`] if there is no run. [`RecordError::Differs`] if the layers differ.
+    /// [`RecordError::Replay`] if the run is damaged. [`RecordError::Start`] if a recorder writes to it or the folder
+    /// cannot be written; otherwise as [`Recorder::create`].
     ///
     /// # Cost
     /// One read of the whole run.
