@@ -156,8 +156,8 @@ fn print_answers(dir: &Path, train: &Digits, test: &Digits, truth: &[u8]) -> Res
     println!("\nshare of wrong labels among the ten training images that hurt a test image most (by chance {:.2}):", {
         flipped as f64 / train.len() as f64
     });
-    for question in [InfluenceQuestion::new("asked later"), InfluenceQuestion::new("asked later").at_checkpoints(), {
-        InfluenceQuestion::new("prediction").at_checkpoints()
+    for question in [InfluenceQuestion::new("asked later"), InfluenceQuestion::new("asked later").sweeps(), {
+        InfluenceQuestion::new("prediction").sweeps()
     }] {
         let result = question.compute(&run)?;
         let share = |probe: usize| {

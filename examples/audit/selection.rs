@@ -128,7 +128,7 @@ impl Bench<'_> {
                 let table = ScoreQuestion::new(score).window(Window::epochs(0..early)).compute_over(&[&run])?;
                 let ids = |rule| anyhow::Ok(Some(table.keep(&rule)?.kept.iter().map(|kept| kept.example).collect()));
                 if number == 0 {
-                    add_to_list(&mut lists, "random", ids(half.random(seed))?);
+                    add_to_list(&mut lists, "random", ids(KeepRule::random(0.5, seed))?);
                 }
                 for skip in [0.0, 0.1, 0.2, 0.4] {
                     let method = format!("{score}, epochs 0..{early}, hardest {:.0} % skipped", 100.0 * skip);

@@ -20,7 +20,7 @@ pub fn ask(run: &Run, which: u8) {
             strongest(run, &all.normalization(normalization))
         }
         2 => strongest(run, &all.mean()),
-        3 => strongest(run, &all.at_checkpoints()),
+        3 => strongest(run, &all.sweeps()),
         4 => split(run, &all, SplitBy::Layer),
         5 => split(run, &all, SplitBy::Epoch),
         6 => estimates(run, all, Method::InfluenceFunction, variant, &sets),

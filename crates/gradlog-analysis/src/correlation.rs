@@ -1,7 +1,10 @@
 //! Correlations of two lists of numbers: of their values (Pearson) and of their ranks (Spearman). Pure arithmetic.
 
-/// Pearson's correlation; NaN if one side is constant or shorter than two. The two are taken to be of one length.
+/// Pearson's correlation; NaN if one side is constant or shorter than two, or if the two differ in length.
 pub fn pearson(a: &[f64], b: &[f64]) -> f64 {
+    if a.len() != b.len() {
+        return f64::NAN;
+    }
     let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
     let (mean_a, mean_b) = (mean(a), mean(b));
     let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
@@ -15,7 +18,8 @@ pub fn pearson(a: &[f64], b: &[f64]) -> f64 {
     ab / (aa.sqrt() * bb.sqrt())
 }
 
-/// Spearman's rank correlation, ties sharing their mean rank; NaN if one side is constant or shorter than two.
+/// Spearman's rank correlation, ties sharing their mean rank; NaN if one side is constant or shorter than two, or if
+/// the two differ in length.
 pub fn spearman(a: &[f64], b: &[f64]) -> f64 {
     pearson(&ranks(a), &ranks(b))
 }
@@ -46,6 +50,7 @@ mod tests {
         // Ties share their mean rank: ranks 0.5 0.5 2 and 0 1 2 give 1.5 / sqrt(1.5·2).
         assert!((spearman(&[1.0, 1.0, 7.0], &[1.0, 2.0, 3.0]) - 1.5 / 3f64.sqrt()).abs() < 1e-12);
         assert!(spearman(&[1.0, 1.0], &[1.0, 2.0]).is_nan());
+        assert!(spearman(&[1.0, 2.0], &[1.0, 2.0, 3.0]).is_nan());
         assert!((pearson(&[0.0, 1.0, 5.0], &[1.0, -1.0, -9.0]) + 1.0).abs() < 1e-12);
         // As small as the losses of a well-trained model.
         assert!((pearson(&[0.0, 1e-100, 2e-100], &[0.0, 1e-100, 2e-100]) - 1.0).abs() < 1e-9);

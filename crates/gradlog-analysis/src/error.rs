@@ -232,6 +232,11 @@ pub enum AnalysisError {
 }
 
 impl AnalysisError {
+    /// A plan has fewer passes.
+    pub(crate) fn no_such_pass(number: usize, passes: usize) -> Self {
+        Self::OutOfRange { what: "the pass", given: number.to_string(), range: format!("below {passes}") }
+    }
+
     /// The error and what caused it, for a result that holds it as text.
     pub(crate) fn with_sources(&self) -> String {
         match self {

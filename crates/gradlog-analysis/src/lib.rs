@@ -101,12 +101,13 @@ pub use correlation::{pearson, spearman};
 pub use curvature::{EstimatePlan, EstimateQuestion};
 pub use error::AnalysisError;
 pub use example::{ExampleHistory, ExampleQuestion, ExampleVisit};
+pub use gradlog_format as format;
 pub use gradlog_format::log::{Mode, PredictionScore};
 pub use gradlog_format::run::{Damage, ReadError, Run};
 pub use influence::{
-    Agreement, Comparison, Concentration, Curvature, Damping, DistanceQuestion, Estimate, FeatureDistance, Influence,
-    InfluencePlan, InfluenceQuestion, InfluenceRow, Method, Normalization, Part, Probe, ProbeTime, Ranked, Split,
-    SplitBy, Strongest,
+    Agreement, Comparison, Concentration, Curvature, Damping, DistanceQuestion, EstimateDetails, FeatureDistance,
+    Influence, InfluencePlan, InfluenceQuestion, InfluenceRow, Method, Normalization, Part, Probe, ProbeTime, Ranked,
+    Split, SplitBy, Strongest,
 };
 pub use lists::{
     DataMap, DataMapRow, Flagged, FlaggedRow, KeepList, KeepRule, Kept, KeptOfLabel, MapQuestion, Rival, SignalValue,
@@ -116,8 +117,35 @@ pub use rows::{Basis, LeftOut, Progress, Source, Window};
 pub use scores::{
     Extra, Extras, Order, OverRuns, RunPart, RunsRow, RunsTable, Score, ScoreQuestion, ScoreRow, ScoreTable,
 };
+#[doc(hidden)]
 pub use significant::significant;
 pub use similarity::{Cluster, Clusters, Neighbor, Pair, UnitVectors};
 pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, RunSummary, SummaryQuestion, SweepSummary};
 pub use vectors::{Combine, FlatVectors, VectorBlock, VectorQuestion};
 pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityQuestion, VelocityStep};
+
+/// What a program may send to another thread, or share with it. A type that stops being so fails to compile here.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<Run>();
+    assert_send_sync::<AnalysisError>();
+    assert_send_sync::<ReadError>();
+    assert_send_sync::<Progress>();
+    assert_send_sync::<SummaryQuestion>();
+    assert_send_sync::<ExampleQuestion>();
+    assert_send_sync::<ScoreQuestion>();
+    assert_send_sync::<SuspectQuestion>();
+    assert_send_sync::<ThresholdQuestion>();
+    assert_send_sync::<MapQuestion>();
+    assert_send_sync::<InfluenceQuestion>();
+    assert_send_sync::<InfluencePlan<'static>>();
+    assert_send_sync::<Influence>();
+    assert_send_sync::<DistanceQuestion<'static>>();
+    assert_send_sync::<VectorQuestion>();
+    assert_send_sync::<UnitVectors>();
+    assert_send_sync::<VelocityQuestion<'static>>();
+    #[cfg(feature = "curvature")]
+    assert_send_sync::<EstimateQuestion>();
+    #[cfg(feature = "curvature")]
+    assert_send_sync::<EstimatePlan<'static>>();
+};

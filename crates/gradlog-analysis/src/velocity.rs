@@ -149,7 +149,7 @@ impl<'a> VelocityQuestion<'a> {
     ///
     /// # Errors
     /// [`AnalysisError::NoSuchSet`]; [`AnalysisError::Missing`] or [`AnalysisError::NoProbeGradient`] if its probes
-    /// hold no gradient; [`AnalysisError::Rule`] if there are fewer than two probe times, a group has no example in
+    /// hold no gradient; [`AnalysisError::OutOfRange`] if there are fewer than two probe times, a group has no example in
     /// the set or is larger than 4,096, or groups of size 0 are asked for.
     ///
     /// # Cost
@@ -167,8 +167,11 @@ impl<'a> VelocityQuestion<'a> {
             index.records.values().flat_map(BTreeMap::keys).copied().collect::<BTreeSet<u64>>().into_iter().collect();
         if times.len() < 2 {
             let count = times.len();
-            return Err(AnalysisError::Rule {
-                what: format!("compares probes of `{set}` at successive times, and there is {count}: record them at the end of each epoch"),
+            let range = format!("at least 2: record probes of `{set}` at the end of each epoch");
+            return Err(AnalysisError::OutOfRange {
+                what: "the number of probe times",
+                given: count.to_string(),
+                range,
             });
         }
         let damage_of_table = match groups {
@@ -195,7 +198,7 @@ struct Chosen {
 }
 
 fn choose_groups(index: &Index, set: &str, groups: VelocityGroups<'_>) -> Result<(Vec<Chosen>, u64), AnalysisError> {
-    let refuse = |what: String| Err(AnalysisError::Rule { what });
+    let refuse = |given: String, range| Err(AnalysisError::OutOfRange { what: "the size of a group", given, range });
     let mut left_out = 0;
     let chosen: Vec<Chosen> = match groups {
         VelocityGroups::Whole => {
@@ -213,7 +216,7 @@ fn choose_groups(index: &Index, set: &str, groups: VelocityGroups<'_>) -> Result
                 Chosen { name: group.name.clone(), ids, mean_score: None }
             })
             .collect(),
-        VelocityGroups::Ranked { size: 0, .. } => return refuse("makes groups of 0 examples: give 1 or more".into()),
+        VelocityGroups::Ranked { size: 0, .. } => return refuse("0".into(), "at least 1".into()),
         VelocityGroups::Ranked { table, size } => {
             let mut scored: Vec<(u64, f64)> = table.hardest_first().map(|row| (row.example, row.score)).collect();
             scored.retain(|(id, _)| index.records.contains_key(id));
@@ -221,11 +224,12 @@ fn choose_groups(index: &Index, set: &str, groups: VelocityGroups<'_>) -> Result
             left_out = (index.records.len() - groups * size) as u64;
             if groups == 0 {
                 let count = scored.len();
-                return refuse(format!(
-                    "makes groups of {size} by {}, and {count} examples of `{set}` have that score: record training examples \
-                     as probes under their own ids, or give smaller groups",
+                let range = format!(
+                    "at most {count}, as many as examples of `{set}` have a score by {}: record training examples as \
+                     probes under their own ids, or give smaller groups",
                     table.score
-                ));
+                );
+                return refuse(size.to_string(), range);
             }
             let group = |(number, part): (usize, &[(u64, f64)])| {
                 let mut ids: Vec<u64> = part.iter().map(|(id, _)| *id).collect();
@@ -243,12 +247,11 @@ fn choose_groups(index: &Index, set: &str, groups: VelocityGroups<'_>) -> Result
     for group in &chosen {
         let (name, count) = (&group.name, group.ids.len());
         if count == 0 {
-            return refuse(format!(
-                "has a group `{name}` of which no example has a usable record in probe set `{set}`"
-            ));
+            let range = format!("at least 1: none of its examples has a usable record in probe set `{set}`");
+            return refuse(format!("0 (group `{name}`)"), range);
         }
         if count > GROUP_MAX {
-            return refuse(format!("has a group `{name}` of {count} examples: the largest is {GROUP_MAX}"));
+            return refuse(format!("{count} (group `{name}`)"), format!("at most {GROUP_MAX}"));
         }
     }
     Ok((chosen, left_out))

@@ -121,7 +121,7 @@ fn check(model: &Network, dir: &Path, weights: &Weights) {
             assert!(table.rows.iter().all(|row| row.visits == 1) && table.visits == EXAMPLES as u64);
         }
     }
-    let result = InfluenceQuestion::new("asked later").at_checkpoints().compute(&run).unwrap();
+    let result = InfluenceQuestion::new("asked later").sweeps().compute(&run).unwrap();
     assert_eq!((result.probe_times, result.probe_modes.as_slice()), (SAVED.len() as u64, &[Mode::Evaluation][..]));
     assert!(result
         .variant()

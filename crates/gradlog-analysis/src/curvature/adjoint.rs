@@ -6,7 +6,8 @@
 //! recursion.
 //!
 //! It is done in f32: with a true curvature the walk is as stable as the training was. With one that is too large it is
-//! not: [`Estimate::growth`] says how far it went astray, and [`AnalysisError::Diverged`] that it passed all numbers.
+//! not: [`EstimateDetails::growth`] says how far it went astray, and [`AnalysisError::Diverged`] that it passed all
+//! numbers.
 
 use super::detail::Outputs;
 use super::probes::{last, load, ProbeRows};
@@ -17,7 +18,7 @@ use crate::influence::plan::index::Record;
 use crate::vectors::flatten::Flat;
 use crate::vectors::walk::Visit;
 use crate::Progress;
-use crate::{AnalysisError, Curvature, Estimate, Influence, LeftOut};
+use crate::{AnalysisError, Curvature, EstimateDetails, Influence, LeftOut};
 use gradlog_format::run::Block;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use gradlog_kernels::simd::squared_norm_f64;
@@ -302,7 +303,7 @@ pub(super) fn pass(
     if let Some(set) = &state.set {
         curvature_rows = set.count;
     }
-    let estimate = Estimate {
+    let estimate = EstimateDetails {
         curvature_rows,
         steps: state.steps,
         steps_without_record: state.steps_without_record,

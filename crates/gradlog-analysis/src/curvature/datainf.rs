@@ -10,7 +10,7 @@ use super::scores::block_dots;
 use super::subject::Subject;
 use crate::vectors::flatten::Flat;
 use crate::Progress;
-use crate::{AnalysisError, Estimate, Influence};
+use crate::{AnalysisError, EstimateDetails, Influence};
 use gradlog_kernels::matmul::{matmul, Matrix};
 
 pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> Result<Vec<Influence>, AnalysisError> {
@@ -68,7 +68,7 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
         .dampings
         .iter()
         .zip(lambdas)
-        .map(|(damping, lambdas)| Estimate {
+        .map(|(damping, lambdas)| EstimateDetails {
             curvature_rows: rows,
             damping: Some(*damping),
             lambdas,

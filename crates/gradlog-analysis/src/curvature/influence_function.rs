@@ -12,7 +12,7 @@ use crate::influence::plan::index::Record;
 use crate::rows::driver::fold_each;
 use crate::vectors::walk::Walked;
 use crate::Progress;
-use crate::{rows::column, AnalysisError, Curvature, Estimate, Influence, Normalization, Window};
+use crate::{rows::column, AnalysisError, Curvature, EstimateDetails, Influence, Normalization, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, Damage};
 
@@ -108,7 +108,7 @@ pub(super) fn pass(
         .dampings
         .iter()
         .enumerate()
-        .map(|(number, damping)| Estimate {
+        .map(|(number, damping)| EstimateDetails {
             curvature_rows: solver.inverse.rows,
             damping: Some(*damping),
             lambdas: solver.inverse.lambdas(number),

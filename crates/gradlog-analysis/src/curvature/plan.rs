@@ -51,8 +51,8 @@ impl EstimateQuestion {
     ///
     /// # Errors
     /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute) for what is asked about;
-    /// [`AnalysisError::OnlyVisits`] for a window on sweeps; [`AnalysisError::OutOfRange`] for a length, a damping
-    /// or a curvature that the method cannot use; [`AnalysisError::TooLarge`] if the curvature would pass
+    /// [`AnalysisError::OnlyVisits`] for a window on sweeps; [`AnalysisError::OutOfRange`] for a length, a damping,
+    /// a curvature or an option of TracIn that the method cannot use; [`AnalysisError::TooLarge`] if the curvature would pass
     /// [`EstimatePlan::CURVATURE_BYTES_MAX`]; [`AnalysisError::Singular`] if it has no inverse.
     pub fn plan<'run>(&self, run: &'run Run) -> Result<EstimatePlan<'run>, AnalysisError> {
         self.question.window.refuse_sweeps(self.method.name())?;
@@ -118,12 +118,11 @@ impl<'run> EstimatePlan<'run> {
     /// The scores of the probes of one pass: an answer for each damping, in their order.
     ///
     /// # Errors
-    /// As [`EstimateQuestion::plan`]; [`AnalysisError::Diverged`] if an adjoint grew past all numbers.
-    ///
-    /// # Panics
-    /// If `number` is not below [`EstimatePlan::passes`].
+    /// As [`EstimateQuestion::plan`]; [`AnalysisError::Diverged`] if an adjoint grew past all numbers;
+    /// [`AnalysisError::OutOfRange`] if `number` is not below [`EstimatePlan::passes`].
     pub fn pass(&self, number: usize) -> Result<Vec<Influence>, AnalysisError> {
-        let (subject, ids) = (&self.subject, &self.passes[number]);
+        let subject = &self.subject;
+        let ids = self.passes.get(number).ok_or_else(|| AnalysisError::no_such_pass(number, self.passes()))?;
         let progress = &subject.asked.question.progress;
         match (&self.prepared, subject.asked.method) {
             (Prepared::Solver(solver), _) => influence_function::pass(subject, solver, ids, progress),

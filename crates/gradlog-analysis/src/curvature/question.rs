@@ -1,7 +1,7 @@
 //! What is asked of a method, and whether the method knows such a question.
 
 use crate::vectors::flatten::Shape;
-use crate::{AnalysisError, Curvature, Damping, InfluenceQuestion, Method, Normalization};
+use crate::{AnalysisError, Curvature, Damping, InfluenceQuestion, Method, Normalization, ProbeTime};
 
 /// Asks about influence by another method than TracIn: influence functions, DataInf, TRAK's estimator or the adjoint.
 /// [`Method`] has the formulas. There is an answer for each damping.
@@ -18,7 +18,7 @@ use crate::{AnalysisError, Curvature, Damping, InfluenceQuestion, Method, Normal
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EstimateQuestion {
-    /// Which probes, and which visits count. Its probe time has no part in it: each probe is taken at one time, said
+    /// Which probes, and which visits count. It chooses no probe time: each probe is taken at one time, said
     /// at each [`Method`]. Of its normalizations influence functions know [`Normalization::Relatif`], the others
     /// none.
     pub(crate) question: InfluenceQuestion,
@@ -41,9 +41,9 @@ impl EstimateQuestion {
     /// Answers `question` by `method`, with whole gradients of [`Method::default_length`], a damping of a tenth of the
     /// mean eigenvalue where there is one to choose, and the visits' own gradients as curvature.
     ///
-    /// The probe time of the question has no part in it: each probe is taken at one time, said at each [`Method`]. Of
-    /// the normalizations influence functions know [`Normalization::Relatif`], the other methods none. None of them
-    /// has error bars, layers or groups.
+    /// Each probe is taken at one time, said at each [`Method`]. Of the normalizations influence functions know
+    /// [`Normalization::Relatif`], the other methods none. A question with another probe time, error bars, layers or
+    /// a group is refused.
     pub fn new(question: InfluenceQuestion, method: Method) -> Self {
         Self {
             question,
@@ -116,6 +116,13 @@ pub(super) fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError
             return wrong("the soft threshold", threshold.to_string(), "at least 0 and finite");
         }
     }
+    if question.errors {
+        return wrong("the sketch errors", "asked for".into(), "left out: only TracIn has error bars");
+    }
+    if question.time != ProbeTime::default() {
+        let range = "left out: only TracIn chooses a probe time for each step";
+        return wrong("the probe time", format!("{:?}", question.time).to_lowercase(), range);
+    }
     if !question.layers.is_empty() {
         return wrong(
             "the choice of layers",
@@ -137,7 +144,7 @@ pub(super) fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError
         _ => {}
     }
     for damping in &asked.dampings {
-        let (Damping::Relative(value) | Damping::Absolute(value)) = *damping;
+        let value = damping.value();
         if !(value.is_finite() && value > 0.0) {
             return wrong("the damping", value.to_string(), "above 0 and finite");
         }

@@ -3,7 +3,7 @@
 use super::subject::Subject;
 use crate::vectors::flatten::Flat;
 use crate::vectors::walk::Visit;
-use crate::{Estimate, Influence, InfluenceRow, LeftOut};
+use crate::{EstimateDetails, Influence, InfluenceRow, LeftOut};
 use gradlog_format::run::Damage;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use std::collections::HashMap;
@@ -114,7 +114,7 @@ impl Scores {
         ids: &[u64],
         mut left_out: LeftOut,
         damage: Option<Damage>,
-        estimates: Vec<Estimate>,
+        estimates: Vec<EstimateDetails>,
     ) -> Vec<Influence> {
         let probes = ids.len();
         let question = &subject.asked.question;

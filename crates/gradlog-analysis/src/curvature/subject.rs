@@ -7,7 +7,7 @@ use crate::rows::driver::fold_each;
 use crate::vectors::flatten::Flattener;
 use crate::vectors::walk::Walk;
 use crate::Progress;
-use crate::{rows::column, AnalysisError, Estimate, VectorBlock};
+use crate::{rows::column, AnalysisError, EstimateDetails, VectorBlock};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Run};
 use std::collections::BTreeSet;
@@ -72,8 +72,8 @@ impl Subject<'_> {
     }
 
     /// What is common to the answers of a question.
-    pub(super) fn estimate(&self) -> Estimate {
-        Estimate {
+    pub(super) fn estimate(&self) -> EstimateDetails {
+        EstimateDetails {
             method: self.asked.method,
             curvature: self.asked.curvature.clone(),
             curvature_rows: 0,

@@ -14,7 +14,7 @@ use crate::rows::driver::{fold_each, ReadTo};
 use crate::vectors::flatten::Flat;
 use crate::vectors::walk::{Walk, Walked};
 use crate::Progress;
-use crate::{rows::column, AnalysisError, Estimate, Influence, LeftOut, Window};
+use crate::{rows::column, AnalysisError, EstimateDetails, Influence, LeftOut, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Block;
 use std::collections::BTreeSet;
@@ -113,7 +113,7 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
     let estimates = dampings
         .iter()
         .zip(lambdas)
-        .map(|(damping, lambdas)| Estimate {
+        .map(|(damping, lambdas)| EstimateDetails {
             curvature_rows: rows,
             damping: Some(*damping),
             lambdas: lambdas.iter().map(|sum| sum / epochs.max(1) as f64).collect(),

@@ -25,12 +25,12 @@ impl Influence {
     /// Probes and examples are found by their ids.
     ///
     /// # Errors
-    /// [`AnalysisError::OutOfRange`] if `other` is not about this probe.
-    ///
-    /// # Panics
-    /// If there is no such probe.
+    /// [`AnalysisError::OutOfRange`] if there is no such probe, or `other` is not about it.
     pub fn agreement(&self, other: &Influence, probe: usize, count: usize) -> Result<Agreement, AnalysisError> {
-        let id = self.probes[probe].id;
+        let Some(id) = self.probes.get(probe).map(|probe| probe.id) else {
+            let (what, range) = ("the position of a probe", format!("below {}", self.probes.len()));
+            return Err(AnalysisError::OutOfRange { what, given: probe.to_string(), range });
+        };
         let Some(there) = other.probes.iter().position(|probe| probe.id == id) else {
             let (what, range) = ("the answer to compare with", format!("about probe {id}"));
             return Err(AnalysisError::OutOfRange { what, given: "about other probes".into(), range });
@@ -86,6 +86,7 @@ mod tests {
         // On the other probe only two helped.
         let found = one.agreement(&other, 0, 9).unwrap();
         assert_eq!((found.proponents, found.proponents_kept, found.opponents_kept), (2, 2, 3));
+        assert!(matches!(one.agreement(&other, 2, 9), Err(AnalysisError::OutOfRange { .. })));
         other.probes[1].id = 99;
         assert!(matches!(one.agreement(&other, 0, 2), Err(AnalysisError::OutOfRange { .. })));
     }

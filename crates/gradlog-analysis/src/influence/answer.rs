@@ -1,6 +1,6 @@
 //! The answer: the influence of training examples on probes.
 
-use super::method::Estimate;
+use super::method::EstimateDetails;
 use super::question::{Normalization, ProbeTime};
 use crate::scores::order::{suspicious_first, Order};
 use crate::{Basis, LeftOut};
@@ -81,7 +81,7 @@ pub struct Influence {
     /// What was left out, by the reason.
     pub left_out: LeftOut,
     /// By which method, if it is not TracIn, and what that is made of.
-    pub estimate: Option<Estimate>,
+    pub estimate: Option<EstimateDetails>,
     /// Where the run stopped being readable, if it did; the scores are then those of what came before.
     pub damage: Option<Damage>,
 }
@@ -121,19 +121,19 @@ impl Influence {
 
     /// The position of the row of a training example; `None` if it has no visit inside the window. It goes through the
     /// rows.
-    pub fn row(&self, example: u64) -> Option<usize> {
+    pub fn row_position(&self, example: u64) -> Option<usize> {
         self.rows.iter().position(|row| row.example == example)
     }
 
     /// The position of the probe with this id; `None` if there is none. It goes through the probes.
-    pub fn probe(&self, id: u64) -> Option<usize> {
+    pub fn probe_position(&self, id: u64) -> Option<usize> {
         self.probes.iter().position(|probe| probe.id == id)
     }
 
     /// The score of a training example on a probe, both by id; `None` where there is none. A NaN is a score of no
     /// usable visit.
     pub fn score_of(&self, example: u64, probe: u64) -> Option<f64> {
-        let (row, probe) = (self.row(example)?, self.probe(probe)?);
+        let (row, probe) = (self.row_position(example)?, self.probe_position(probe)?);
         self.scores.get(row * self.probes.len() + probe).copied()
     }
 

@@ -181,7 +181,7 @@ fn measure_distances(run: &Run, asked: &DistanceQuestion<'_>) -> Result<Vec<Feat
         return Err(AnalysisError::Missing {
             score: "distance in feature space",
             what: "inputs of such a layer for these probes",
-            how: "name a layer that sees one position per example: `gradlog info` lists their forms",
+            how: "name a layer that sees one position per example: `SummaryQuestion` lists their forms",
         });
     };
     let (number, width) = (factored.layer, factored.inputs);

@@ -57,7 +57,7 @@ impl Method {
     /// Every method.
     pub const ALL: [Method; 4] = [Method::InfluenceFunction, Method::DataInf, Method::Trak, Method::Adjoint];
 
-    /// Its name on the command line and in files.
+    /// Its short name, which `FromStr` reads.
     pub fn name(self) -> &'static str {
         match self {
             Method::InfluenceFunction => "if",
@@ -69,8 +69,8 @@ impl Method {
 
     /// How long flat vectors are if nothing is said. An inverse costs the cube of it, the others go by its first power,
     /// and the adjoint needs it: what a fold adds to the curvature is multiplied from step to step.
-    /// [`Estimate::growth`] of the CNN on the shipped digits (474 steps, a rate of 0.1) is 47 at 1,024 numbers, 3.3
-    /// at 16,384 and 5.3 at 65,536; 1.01 layer by layer.
+    /// [`EstimateDetails::growth`] of the CNN on the shipped digits (474 steps, a rate of 0.1) is 47 at 1,024 numbers,
+    /// 3.3 at 16,384 and 5.3 at 65,536; 1.01 layer by layer.
     pub fn default_length(self) -> usize {
         match self {
             Method::InfluenceFunction | Method::Trak => 2048,
@@ -78,7 +78,7 @@ impl Method {
         }
     }
 
-    /// One line for a help text.
+    /// One line: what it is.
     pub fn description(self) -> &'static str {
         match self {
             Method::InfluenceFunction => {
@@ -106,12 +106,22 @@ impl fmt::Display for Method {
 
 /// What is added to each eigenvalue of a curvature before it is inverted.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Damping {
     /// So many times the mean eigenvalue of the block's curvature. For DataInf the mean is over all numbers of the
     /// recorded gradient, as in its paper.
     Relative(f64),
     /// So much.
     Absolute(f64),
+}
+
+impl Damping {
+    /// The number that was given.
+    pub fn value(self) -> f64 {
+        match self {
+            Damping::Relative(value) | Damping::Absolute(value) => value,
+        }
+    }
 }
 
 impl fmt::Display for Damping {
@@ -151,7 +161,7 @@ impl fmt::Display for Curvature {
 /// What an answer is made of.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct Estimate {
+pub struct EstimateDetails {
     /// By which method.
     pub method: Method,
     /// Whose gradients made the curvature.
@@ -187,21 +197,21 @@ pub struct Estimate {
     /// For the adjoint, how many times longer the derivative of a probe's final loss by the weights became on the way
     /// back than it had been at some point before: the largest over probes and steps. Without curvature and weight
     /// decay it is 1, and with the curvature of a training that was stable not much more. Beyond
-    /// [`Estimate::GROWTH_MAX`] the scores are mostly of what grew: the curvature is too large for the learning
+    /// [`EstimateDetails::GROWTH_MAX`] the scores are mostly of what grew: the curvature is too large for the learning
     /// rate, as a Fisher matrix of few or of folded gradients is.
     pub growth: f64,
     /// For the adjoint, visits of the run that were dropped while recording: what they did is not unrolled.
     pub dropped: u64,
 }
 
-impl Estimate {
-    /// Above this [`Estimate::growth`] the adjoint's scores are not to be believed. Where they agreed with retraining
-    /// it was 1.0; where a few directions drowned them, at least 1.8 (`benches/results`, the audit). Below it they
+impl EstimateDetails {
+    /// Above this [`EstimateDetails::growth`] the adjoint's scores are not to be believed. Where they agreed with
+    /// retraining it was 1.0; where a few directions drowned them, at least 1.8 (`benches/results`, the audit). Below it they
     /// may still be wrong: a training that no derivative predicts had 1.1 to 1.5.
     pub const GROWTH_MAX: f64 = 1.5;
 }
 
-impl fmt::Display for Estimate {
+impl fmt::Display for EstimateDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let how = if self.exact { "as recorded" } else { "folded" };
         let blocks = if self.by_layer { ", layer by layer" } else { "" };

@@ -95,6 +95,9 @@ impl Normalization {
 /// probe time that stands for step `t`. A positive score helped: the step lowered the probe's loss. The unit is that of
 /// the loss.
 ///
+/// [`sweeps`](Self::sweeps) takes the sweeps at checkpoints instead of the visits: TracInCP,
+/// `Σ_i η_i·⟨g_z(w_i), g_z'(w_i)⟩` over the checkpoints `i` at which the probe has a record too.
+///
 /// ```no_run
 /// use gradlog_analysis::{InfluenceQuestion, Run};
 ///
@@ -147,20 +150,22 @@ impl InfluenceQuestion {
         }
     }
 
-    /// Asks about the probe with this id alone.
+    /// Asks about the probe with this id alone. Of `id`, `ids` and `label` the last call counts.
     #[must_use]
     pub fn id(self, id: u64) -> Self {
         self.ids([id])
     }
 
-    /// Asks about the probes with these ids. An id that is said twice counts once.
+    /// Asks about the probes with these ids. An id that is said twice counts once. Of `id`, `ids` and `label` the last
+    /// call counts.
     #[must_use]
     pub fn ids(mut self, ids: impl IntoIterator<Item = u64>) -> Self {
         self.probes = Probes::Ids(ids.into_iter().collect());
         self
     }
 
-    /// Asks about the probes with this label at the last time at which they were taken.
+    /// Asks about the probes with this label at the last time at which they were taken. Of `id`, `ids` and `label` the
+    /// last call counts.
     #[must_use]
     pub fn label(mut self, label: u32) -> Self {
         self.probes = Probes::Label(label);
@@ -204,12 +209,5 @@ impl InfluenceQuestion {
     pub fn errors(mut self) -> Self {
         self.errors = true;
         self
-    }
-
-    /// Takes the sweeps at checkpoints instead of the visits: TracInCP, `Σ_i η_i·⟨g_z(w_i), g_z'(w_i)⟩` over the
-    /// checkpoints `i` at which the probe has a record too. The same as [`sweeps`](Self::sweeps).
-    #[must_use]
-    pub fn at_checkpoints(self) -> Self {
-        self.sweeps()
     }
 }

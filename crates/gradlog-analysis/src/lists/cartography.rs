@@ -61,7 +61,7 @@ impl MapQuestion {
     ///
     /// # Errors
     /// Those of [`ScoreQuestion::compute_over`](crate::ScoreQuestion::compute_over) with confidence;
-    /// [`AnalysisError::Rule`] if the share is not between 0 and 1.
+    /// [`AnalysisError::OutOfRange`] if the share is not between 0 and 1.
     ///
     /// # Cost
     /// Two passes over three small columns of the run; memory about 500 bytes per example.
@@ -142,7 +142,8 @@ fn draw_map(runs: &[&Run], asked: &MapQuestion) -> Result<DataMap, AnalysisError
     let MapQuestion { share, window, progress } = asked;
     let share = *share;
     if !(0.0..=1.0).contains(&share) {
-        return Err(AnalysisError::Rule { what: format!("gives each region a share of {share}: give 0 to 1") });
+        let (given, range) = (share.to_string(), "between 0 and 1".into());
+        return Err(AnalysisError::OutOfRange { what: "the share of each region", given, range });
     }
     let confidence = Score::Confidence.compute_over_runs(runs, window, OverRuns::Mean, progress)?;
     let correct = match Score::Correctness.compute_over_runs(runs, window, OverRuns::Mean, progress) {

@@ -18,11 +18,11 @@ use std::collections::BTreeMap;
 pub struct KeepRule {
     /// Share of the scored examples that is kept, above 0 and at most 1.
     pub keep: f64,
-    /// Share that is left out at the hard end, from 0; with `keep` at most 1. The random control does not look at it.
+    /// Share that is left out at the hard end, from 0; with `keep` at most 1. 0 for the random control.
     pub skip_hardest: f64,
     /// Whether each recorded label keeps its share.
     pub balance: bool,
-    /// Draw at random with this seed instead: the control.
+    /// The seed of a random draw: the control. `None` for a choice by difficulty.
     pub random: Option<u64>,
 }
 
@@ -32,7 +32,12 @@ impl KeepRule {
         Self { keep, skip_hardest: 0.0, balance: false, random: None }
     }
 
-    /// Leaves this share of the examples out at the hard end, and keeps the next.
+    /// As many examples, drawn at random with this seed: the control.
+    pub fn random(keep: f64, seed: u64) -> Self {
+        Self { keep, skip_hardest: 0.0, balance: false, random: Some(seed) }
+    }
+
+    /// Leaves this share of the examples out at the hard end, and keeps the next. A random draw refuses it.
     #[must_use]
     pub fn skip_hardest(mut self, share: f64) -> Self {
         self.skip_hardest = share;
@@ -46,13 +51,6 @@ impl KeepRule {
         self
     }
 
-    /// Draws at random with this seed instead: the control.
-    #[must_use]
-    pub fn random(mut self, seed: u64) -> Self {
-        self.random = Some(seed);
-        self
-    }
-
     fn check(&self) -> Result<(), AnalysisError> {
         let bad = |what: String| Err(AnalysisError::Rule { what });
         if !(self.keep > 0.0 && self.keep <= 1.0) {
@@ -63,6 +61,10 @@ impl KeepRule {
             return bad(format!(
                 "skips {skip} and keeps {keep}: the two are shares of the same examples, at most 1 together"
             ));
+        }
+        if self.random.is_some() && self.skip_hardest > 0.0 {
+            let skip = self.skip_hardest;
+            return bad(format!("skips {skip} and draws at random: a random draw has no hard end to skip"));
         }
         Ok(())
     }
@@ -130,8 +132,9 @@ impl RunsTable {
     /// Equally hard examples come in the order of the table, so the list is the same each time.
     ///
     /// # Errors
-    /// [`AnalysisError::Rule`] if the shares make no sense, [`AnalysisError::NoLabel`] if balance is asked for and an
-    /// example has no label, or different ones in different runs.
+    /// [`AnalysisError::Rule`] if the shares make no sense, or if a random draw skips the hardest;
+    /// [`AnalysisError::NoLabel`] if balance is asked for and an example has no label, or different ones in different
+    /// runs.
     pub fn keep(&self, rule: &KeepRule) -> Result<KeepList, AnalysisError> {
         rule.check()?;
         let order: Vec<&RunsRow> = self.hardest_first().collect();

@@ -37,12 +37,12 @@ impl ThresholdSamples {
     /// let samples = ThresholdSamples::draw(&ids, 10, 7)?;
     /// assert_eq!((samples.class, samples.sets[0].len(), samples.sets[1].len()), (10, 10, 10));
     /// let first = samples.sets[0][0];
-    /// assert_eq!((samples.label(0, first, 3), samples.label(1, first, 3)), (10, 3));
+    /// assert_eq!((samples.label(0, first, 3), samples.label(1, first, 3)), (Some(10), Some(3)));
     /// # Ok::<(), gradlog_analysis::AnalysisError>(())
     /// ```
     ///
     /// # Errors
-    /// [`AnalysisError::Rule`] with fewer than `classes + 1` different examples, or without classes.
+    /// [`AnalysisError::OutOfRange`] with fewer than `classes + 1` different examples, or without classes.
     pub fn draw(examples: &[u64], classes: u32, seed: u64) -> Result<Self, AnalysisError> {
         let mut drawn = examples.to_vec();
         drawn.sort_unstable();
@@ -50,10 +50,11 @@ impl ThresholdSamples {
         let count = (drawn.len() as u64 / (u64::from(classes) + 1)) as usize;
         if classes == 0 || count == 0 {
             let (examples, least) = (drawn.len(), u64::from(classes) + 1);
-            let what = format!(
-                "takes threshold samples of {examples} examples in {classes} classes: it needs {least} or more"
-            );
-            return Err(AnalysisError::Rule { what });
+            let (what, given, range) = match classes {
+                0 => ("the number of classes", 0, "at least 1".into()),
+                _ => ("the number of examples", examples, format!("at least {least} for {classes} classes")),
+            };
+            return Err(AnalysisError::OutOfRange { what, given: given.to_string(), range });
         }
         drawn.sort_by_key(|&example| (draw(seed, example), example));
         let set = |from: usize| {
@@ -65,15 +66,10 @@ impl ThresholdSamples {
     }
 
     /// The label to train with in run `run`, 0 or 1: the extra class for its threshold samples, else `label`.
-    ///
-    /// # Panics
-    /// If `run` is neither 0 nor 1.
-    pub fn label(&self, run: usize, example: u64, label: u32) -> u32 {
-        if self.sets[run].binary_search(&example).is_ok() {
-            self.class
-        } else {
-            label
-        }
+    /// `None` if `run` is neither 0 nor 1.
+    pub fn label(&self, run: usize, example: u64, label: u32) -> Option<u32> {
+        let set = self.sets.get(run)?;
+        Some(if set.binary_search(&example).is_ok() { self.class } else { label })
     }
 }
 
@@ -85,6 +81,13 @@ pub enum ThresholdIds {
     Class(u32),
     /// By their ids, a set for each run.
     Sets(Vec<Vec<u64>>),
+}
+
+impl From<ThresholdSamples> for ThresholdIds {
+    /// A set for each of the two runs, in the order in which they were drawn.
+    fn from(samples: ThresholdSamples) -> Self {
+        Self::Sets(samples.sets.into())
+    }
 }
 
 /// Asks which labels AUM finds wrong, by threshold samples (Pleiss et al. 2020, arXiv 2001.10528, §3.2).
@@ -110,8 +113,13 @@ impl ThresholdQuestion {
     pub const PERCENTILE: f64 = 99.0;
 
     /// With these threshold samples and the paper's percentile, over all visits.
-    pub fn new(samples: ThresholdIds) -> Self {
-        Self { samples, percentile: Self::PERCENTILE, window: Window::default(), progress: Progress::default() }
+    pub fn new(samples: impl Into<ThresholdIds>) -> Self {
+        Self {
+            samples: samples.into(),
+            percentile: Self::PERCENTILE,
+            window: Window::default(),
+            progress: Progress::default(),
+        }
     }
 
     /// The percentile of the threshold samples' AUM that is the cut, 0 to 100.
@@ -137,7 +145,7 @@ impl ThresholdQuestion {
     /// # Errors
     /// Those of [`ScoreQuestion::compute`](crate::ScoreQuestion::compute) with AUM, with the name of the run;
     /// [`AnalysisError::SameRun`]; [`AnalysisError::NoThreshold`] if a run has no threshold sample with an AUM;
-    /// [`AnalysisError::Rule`] if the percentile is not between 0 and 100 or there is not one set for each run.
+    /// [`AnalysisError::OutOfRange`] if the percentile is not between 0 and 100 or there is not one set for each run.
     ///
     /// # Cost
     /// One pass over the margins of each run; memory about 300 bytes per example.
@@ -228,14 +236,14 @@ fn judge_examples(runs: &[&Run], asked: &ThresholdQuestion) -> Result<Flagged, A
     let percentile = *percentile;
     refuse_same_run(runs)?;
     if !(0.0..=100.0).contains(&percentile) {
-        return Err(AnalysisError::Rule { what: format!("cuts at percentile {percentile}: give 0 to 100") });
+        let (given, range) = (percentile.to_string(), "between 0 and 100".into());
+        return Err(AnalysisError::OutOfRange { what: "the percentile", given, range });
     }
     if let ThresholdIds::Sets(sets) = samples {
         if sets.len() != runs.len() {
             let (sets, runs) = (sets.len(), runs.len());
-            let what =
-                format!("has {sets} sets of threshold samples for {runs} runs: give one for each, in their order");
-            return Err(AnalysisError::Rule { what });
+            let (given, range) = (sets.to_string(), format!("{runs}, one for each run, in their order"));
+            return Err(AnalysisError::OutOfRange { what: "the number of sets of threshold samples", given, range });
         }
     }
     let mut all: BTreeMap<u64, Judged> = BTreeMap::new();

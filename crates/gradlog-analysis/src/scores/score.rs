@@ -42,7 +42,7 @@ struct Facts {
     /// Which end pruning calls hard.
     hard: Order,
     extras: &'static [&'static str],
-    /// One line for a help text: what it is, and which end is suspicious.
+    /// One line: what it is, and which end is suspicious.
     about: &'static str,
 }
 
@@ -140,7 +140,7 @@ impl Score {
         }
     }
 
-    /// Its name on the command line and in files.
+    /// Its name, which `FromStr` reads.
     pub fn name(self) -> &'static str {
         self.facts().name
     }

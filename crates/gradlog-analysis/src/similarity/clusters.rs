@@ -20,7 +20,9 @@ pub struct Cluster {
     /// Mean cosine of its vectors with its center: 1 where all point the same way.
     pub cohesion: f64,
     /// Position of the vector nearest to its center.
-    pub example: usize,
+    pub position: usize,
+    /// Id of that vector's example.
+    pub example: u64,
     /// The commonest label of its vectors, and how many have it, if labels were recorded.
     pub label: Option<(u32, usize)>,
 }
@@ -167,10 +169,12 @@ fn sort_clusters(
         for label in members.iter().filter_map(|position| vectors.labels[*position]) {
             *labels.entry(label).or_default() += 1;
         }
+        let position = nearest.unwrap_or(members[0]);
         clusters.push(Cluster {
             size: members.len(),
             cohesion: members.iter().map(|position| f64::from(cosines[*position])).sum::<f64>() / members.len() as f64,
-            example: nearest.unwrap_or(0),
+            position,
+            example: vectors.examples[position],
             label: labels.into_iter().max_by_key(|(label, count)| (*count, std::cmp::Reverse(*label))),
         });
     }

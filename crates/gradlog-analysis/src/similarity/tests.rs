@@ -75,11 +75,11 @@ fn clusters_are_the_planted_ones_and_the_same_each_time() {
     for (number, cluster) in found.clusters.iter().enumerate() {
         assert_eq!(cluster.size, 500);
         assert_eq!(cluster.label.unwrap().1, 500);
-        assert_eq!(found.assignments[cluster.example], number);
+        assert_eq!(found.assignments[cluster.position], number);
         assert!(cluster.cohesion > 0.9);
         let nearest =
             (0..2500).filter(|i| found.assignments[*i] == number).map(|i| found.cosines[i]).fold(-1.0, f32::max);
-        assert_eq!(found.cosines[cluster.example], nearest);
+        assert_eq!(found.cosines[cluster.position], nearest);
     }
     assert_eq!(found, vectors.clusters(5, 100, 4));
     // No cluster gains by a move: each vector is nearest to its own center.

@@ -238,7 +238,7 @@ fn no_method_takes_sweeps_for_visits(plain: &Run, swept: &Run, question: &Influe
         let asked = EstimateQuestion::new(question.clone(), method);
         let scores = |run: &Run| asked.compute(run).map(|answers| answers[0].scores.clone());
         assert_eq!(format!("{:?}", scores(plain)), format!("{:?}", scores(swept)), "{method}");
-        let asked = EstimateQuestion::new(question.clone().at_checkpoints(), method);
+        let asked = EstimateQuestion::new(question.clone().sweeps(), method);
         assert!(matches!(asked.compute(swept), Err(AnalysisError::OnlyVisits { .. })), "{method}");
     }
 }

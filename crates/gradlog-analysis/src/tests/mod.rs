@@ -373,7 +373,7 @@ fn influence_on_sweeps_is_the_sum_over_the_checkpoints_that_the_probe_has_too() 
     run.probes(&probes);
     run.end();
     let run = run.finish().run();
-    let result = InfluenceQuestion::new("test").id(77).at_checkpoints().compute(&run).unwrap();
+    let result = InfluenceQuestion::new("test").id(77).sweeps().compute(&run).unwrap();
     let mut truth: BTreeMap<u64, (f64, u64)> = BTreeMap::new();
     for row in &counting {
         let entry = truth.entry(row.example).or_default();

@@ -95,7 +95,7 @@ impl Walked {
         let how = if self.left_out.without_gradient > 0 {
             NO_GRADIENTS
         } else {
-            "`gradlog info` lists epochs, steps and layers"
+            "`SummaryQuestion` lists epochs, steps and layers"
         };
         Err(AnalysisError::Missing { score, what, how })
     }

@@ -114,7 +114,7 @@ fn groups_by_score_are_contiguous_ranks() {
     assert_eq!(result.groups[1].name, "el2n 5 to 9");
     for size in [0, 13] {
         let error = velocity(&run, VelocityGroups::Ranked { table: &table, size }).unwrap_err();
-        assert!(matches!(error, AnalysisError::Rule { .. }), "{error}");
+        assert!(matches!(error, AnalysisError::OutOfRange { .. }), "{error}");
     }
 }
 

@@ -87,7 +87,7 @@ impl Verb for Arguments {
             ("damage", first_damage(&damage)),
         ];
         let sheet = match self.output.format() {
-            Format::Table => cluster_sheet(head, &unit, &found),
+            Format::Table => cluster_sheet(head, &found),
             _ => example_sheet(head, unit, found),
         };
         Ok(Shown {
@@ -103,7 +103,7 @@ impl Verb for Arguments {
 type Head = Vec<(&'static str, Value)>;
 
 /// A row for each cluster.
-fn cluster_sheet<'a>(head: Head, unit: &UnitVectors, found: &Clusters) -> Sheet<'a> {
+fn cluster_sheet<'a>(head: Head, found: &Clusters) -> Sheet<'a> {
     let columns = vec!["cluster", "size", "cohesion", "label", "share", "example"];
     let mut rows = Vec::new();
     for (number, cluster) in found.clusters.iter().enumerate() {
@@ -114,7 +114,7 @@ fn cluster_sheet<'a>(head: Head, unit: &UnitVectors, found: &Clusters) -> Sheet<
             cluster.cohesion.into(),
             cluster.label.map(|(label, _)| label).into(),
             share.into(),
-            unit.examples[cluster.example].into(),
+            cluster.example.into(),
         ]);
     }
     Sheet { head, columns, rows: Box::new(rows.into_iter()) }

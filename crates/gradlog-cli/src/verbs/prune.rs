@@ -68,12 +68,12 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Self::Answer<'run>, CliError> {
-        let mut rule = KeepRule::hardest(self.keep).skip_hardest(self.skip_hardest);
+        let mut rule = match self.random {
+            Some(seed) => KeepRule::random(self.keep, seed),
+            None => KeepRule::hardest(self.keep).skip_hardest(self.skip_hardest),
+        };
         if self.balance {
             rule = rule.balance();
-        }
-        if let Some(seed) = self.random {
-            rule = rule.random(seed);
         }
         let question = ScoreQuestion::new(self.score).window(asked.window.clone()).over_runs(self.over_runs.over_runs);
         let table = asked.read("reading", 1, |progress| question.share_progress(progress).compute_over(&asked.runs))?;

@@ -44,6 +44,7 @@ pub enum ReadError {
 
 /// A place where reading has to stop, because bytes are not what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Damage {
     /// The damaged file.
     pub path: PathBuf,

@@ -196,11 +196,15 @@ impl<'run> InfluencePlan<'run> {
     }
 
     /// The passes that make an answer.
-    pub(in crate::influence) fn answer_passes(&self, number: usize) -> &[Pass] {
+    pub(in crate::influence) fn answer_passes(&self, number: usize) -> Result<&[Pass], AnalysisError> {
         if self.question.group {
-            return &self.passes;
+            return match number {
+                0 => Ok(&self.passes),
+                _ => Err(AnalysisError::no_such_pass(number, 1)),
+            };
         }
-        std::slice::from_ref(&self.passes[number])
+        let pass = self.passes.get(number).ok_or_else(|| AnalysisError::no_such_pass(number, self.passes.len()))?;
+        Ok(std::slice::from_ref(pass))
     }
 
     /// How many columns of scores there are: one for each probe, or one for the group.

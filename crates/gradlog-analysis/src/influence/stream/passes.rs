@@ -56,13 +56,11 @@ impl InfluencePlan<'_> {
     /// The scores of the probes of one pass. It reads the run once.
     ///
     /// # Errors
-    /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute).
-    ///
-    /// # Panics
-    /// If `number` is not below [`InfluencePlan::passes`].
+    /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute); [`AnalysisError::OutOfRange`] if `number`
+    /// is not below [`InfluencePlan::passes`].
     pub fn pass(&self, number: usize) -> Result<Influence, AnalysisError> {
         let mut whole: Option<Influence> = None;
-        for pass in self.answer_passes(number) {
+        for pass in self.answer_passes(number)? {
             let mut sums = Sums::new(self, pass, None);
             let damage = self.add_visits(pass, &mut sums)?;
             let part = sums.finish(self, damage)?;
@@ -79,17 +77,18 @@ impl InfluencePlan<'_> {
     /// holding the whole matrix: an example's scores are given up when its last visit has been added.
     ///
     /// # Errors
-    /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute).
-    ///
-    /// # Panics
-    /// If `number` is not below [`InfluencePlan::passes`], or `count` is 0.
+    /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute); [`AnalysisError::OutOfRange`] if `number`
+    /// is not below [`InfluencePlan::passes`], or `count` is 0.
     pub fn strongest(&self, number: usize, count: usize) -> Result<Strongest, AnalysisError> {
-        assert!(count > 0, "no strongest was asked for");
+        if count == 0 {
+            let (what, range) = ("the number of strongest examples", "at least 1".into());
+            return Err(AnalysisError::OutOfRange { what, given: "0".into(), range });
+        }
         if self.question.group {
             // One column is held whole: its passes must all be added up before any is ranked.
             return Ok(Strongest::rank_column(self.pass(number)?, count));
         }
-        let pass = &self.passes[number];
+        let pass = self.passes.get(number).ok_or_else(|| AnalysisError::no_such_pass(number, self.passes()))?;
         let mut sums = Sums::new(self, pass, Some(count));
         let damage = self.add_visits(pass, &mut sums)?;
         sums.finish_strongest(self, damage)

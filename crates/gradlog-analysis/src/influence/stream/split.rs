@@ -114,15 +114,19 @@ impl InfluencePlan<'_> {
     /// [`pass(number)`](InfluencePlan::pass), 0 for a group.
     ///
     /// # Errors
-    /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute).
-    ///
-    /// # Panics
-    /// If `number` is not below [`InfluencePlan::passes`].
+    /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute); [`AnalysisError::OutOfRange`] if `number`
+    /// is not below [`InfluencePlan::passes`], or the pass has no probe at a position that a pair names.
     ///
     /// # Cost
     /// Inflates the gradients of the blocks that hold a visit of one of the examples, and multiplies theirs alone.
     /// Memory: two numbers for each pair and part.
     pub fn split(&self, number: usize, by: SplitBy, pairs: &[(u64, usize)]) -> Result<Split, AnalysisError> {
+        let passes = self.answer_passes(number)?;
+        let columns = if self.question.group { 1 } else { passes.iter().map(|pass| pass.ids.len()).sum() };
+        if let Some((_, probe)) = pairs.iter().find(|(_, probe)| *probe >= columns) {
+            let (what, range) = ("the position of a probe", format!("below {columns}"));
+            return Err(AnalysisError::OutOfRange { what, given: probe.to_string(), range });
+        }
         let mut wanted = Wanted::new();
         for (pair, &(example, probe)) in pairs.iter().enumerate() {
             wanted.entry(example).or_default().push((pair, probe));
@@ -132,7 +136,7 @@ impl InfluencePlan<'_> {
         if by == SplitBy::Layer {
             whole.extend((0..names.len() as u32).map(|layer| (layer, self.zeros(pairs.len()))));
         }
-        for pass in self.answer_passes(number) {
+        for pass in passes {
             let mut grown = Grown::new();
             let mut own: HashMap<u64, f64> = HashMap::new();
             let read = |lent: &Lent, block: &Block| self.read_split(pass, lent, block, by, &wanted);

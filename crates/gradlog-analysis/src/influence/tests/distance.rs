@@ -77,7 +77,7 @@ fn distances_are_those_of_the_last_visits_and_near_ones_carry_more() {
     swept.sweeps(&visits[30..].iter().map(|visit| Visit { step: 9, ..visit.clone() }).collect::<Vec<_>>());
     swept.end();
     let swept = swept.finish();
-    let question = InfluenceQuestion::new("test").id(500).at_checkpoints();
+    let question = InfluenceQuestion::new("test").id(500).sweeps();
     let at_checkpoints = question.compute(&swept.run()).unwrap();
     let sweeps =
         &DistanceQuestion::new(&at_checkpoints).window(question.window.clone()).compute(&swept.run()).unwrap()[0];

@@ -343,12 +343,15 @@ fn rows_and_probes_are_found_by_their_ids() {
     let written = story(Encoding::F32, &[0], &[1, 2]).write();
     let found = InfluenceQuestion::new("test").compute(&written.run()).unwrap();
     for (position, row) in found.rows.iter().enumerate() {
-        assert_eq!(found.row(row.example), Some(position));
+        assert_eq!(found.row_position(row.example), Some(position));
         for (probe, about) in found.probes.iter().enumerate() {
-            assert_eq!(found.probe(about.id), Some(probe));
+            assert_eq!(found.probe_position(about.id), Some(probe));
             let score = found.score_of(row.example, about.id).unwrap();
             assert_eq!(score.to_bits(), found.score(position, probe).to_bits());
         }
     }
-    assert_eq!((found.row(u64::MAX), found.probe(9), found.score_of(u64::MAX, 1)), (None, None, None));
+    assert_eq!(
+        (found.row_position(u64::MAX), found.probe_position(9), found.score_of(u64::MAX, 1)),
+        (None, None, None)
+    );
 }

@@ -34,6 +34,6 @@ fn regions_are_the_ends_of_the_two_axes() {
         assert!(map.rows.windows(2).all(|w| w[0].confidence <= w[1].confidence));
     }
     for share in [-0.1, 1.1, f64::NAN] {
-        assert!(matches!(MapQuestion::new().share(share).compute(&run), Err(AnalysisError::Rule { .. })));
+        assert!(matches!(MapQuestion::new().share(share).compute(&run), Err(AnalysisError::OutOfRange { .. })));
     }
 }

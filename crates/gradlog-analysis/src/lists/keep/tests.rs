@@ -84,7 +84,7 @@ fn balance_keeps_the_hardest_of_each_label_in_its_share() {
 #[test]
 fn the_control_is_as_large_random_and_reproducible() {
     let (el2n, aum) = (table(Score::El2n), table(Score::Aum));
-    let rule = |seed, balance| KeepRule { random: Some(seed), balance, ..KeepRule::hardest(0.5) };
+    let rule = |seed, balance| KeepRule { balance, ..KeepRule::random(0.5, seed) };
     let set = |list: &KeepList| ids(list).into_iter().collect::<BTreeSet<u64>>();
     for balance in [false, true] {
         let list = el2n.keep(&rule(1, balance)).unwrap();
@@ -124,6 +124,8 @@ fn shares_that_make_no_sense_and_labels_that_are_missing_are_refused() {
         let rule = KeepRule { skip_hardest: skip, ..KeepRule::hardest(keep) };
         assert!(matches!(table.keep(&rule), Err(AnalysisError::Rule { .. })), "{keep} {skip}");
     }
+    let both = KeepRule::random(0.5, 1).skip_hardest(0.1);
+    assert!(matches!(table.keep(&both), Err(AnalysisError::Rule { .. })));
     let mut unlabeled = table.clone();
     unlabeled.rows[5].label = None;
     let rule = KeepRule { balance: true, ..KeepRule::hardest(0.5) };

@@ -21,7 +21,8 @@ fn samples() -> ThresholdSamples {
 fn visits_of(run: usize) -> Vec<Visit> {
     let samples = samples();
     let mut all = visits(&mut Draws(run as u64), 60, 3, 8);
-    all.iter_mut().for_each(|visit| visit.label = samples.label(run, visit.example, visit.example as u32 % CLASSES));
+    all.iter_mut()
+        .for_each(|visit| visit.label = samples.label(run, visit.example, visit.example as u32 % CLASSES).unwrap());
     all
 }
 
@@ -46,7 +47,7 @@ fn samples_are_disjoint_of_the_papers_size_and_the_same_for_a_seed() {
     assert_ne!(ThresholdSamples::draw(&ids(), CLASSES, 4).unwrap(), samples);
     for (count, classes) in [(10usize, 10u32), (0, 3), (5, 0), (100, u32::MAX)] {
         let error = ThresholdSamples::draw(&(0..count as u64).collect::<Vec<_>>(), classes, 1).unwrap_err();
-        assert!(matches!(error, AnalysisError::Rule { .. }), "{error}");
+        assert!(matches!(error, AnalysisError::OutOfRange { .. }), "{error}");
     }
 }
 
@@ -80,7 +81,7 @@ fn each_example_is_judged_where_it_is_no_threshold_sample() {
         }
         assert!(result.rows.windows(2).all(|w| w[0].above_cut <= w[1].above_cut));
         assert!(result.runs.iter().all(|part| (part.samples, part.judged) == (5, 55)));
-        let by_ids = verdict(&[&a, &b], &ThresholdIds::Sets(samples().sets.to_vec()), percentile).unwrap();
+        let by_ids = verdict(&[&a, &b], &samples().into(), percentile).unwrap();
         assert_eq!(by_ids, result);
         // Both verdicts must occur, or this test says nothing.
         let flagged = result.count_flagged();
@@ -101,8 +102,8 @@ fn what_cannot_be_judged_says_so() {
     let error = verdict(&[&a, &b], &ThresholdIds::Class(77), 99.0).unwrap_err();
     assert!(matches!(&error, AnalysisError::NoThreshold { .. }) && error.to_string().contains("label 77"), "{error}");
     let sets = ThresholdIds::Sets(vec![samples().sets[0].clone()]);
-    assert!(matches!(verdict(&[&a, &b], &sets, 99.0), Err(AnalysisError::Rule { .. })));
-    assert!(matches!(verdict(&[&a], &ThresholdIds::Class(CLASSES), f64::NAN), Err(AnalysisError::Rule { .. })));
+    assert!(matches!(verdict(&[&a, &b], &sets, 99.0), Err(AnalysisError::OutOfRange { .. })));
+    assert!(matches!(verdict(&[&a], &ThresholdIds::Class(CLASSES), f64::NAN), Err(AnalysisError::OutOfRange { .. })));
     assert!(matches!(verdict(&[&a, &a], &ThresholdIds::Class(CLASSES), 99.0), Err(AnalysisError::SameRun { .. })));
 }
 

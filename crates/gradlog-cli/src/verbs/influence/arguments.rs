@@ -148,9 +148,9 @@ impl Arguments {
             .window(window.clone())
             .probe_time(self.probe_time)
             .normalization(self.normalize)
-            .layers(&self.layers)
-            .errors();
-        let question = if self.checkpoints { question.at_checkpoints() } else { question };
+            .layers(&self.layers);
+        let question = if self.method.is_tracin() { question.errors() } else { question };
+        let question = if self.checkpoints { question.sweeps() } else { question };
         match (self.id, self.ids.as_slice(), self.class) {
             (Some(id), _, _) => question.id(id),
             (_, [_, ..], _) => question.ids(self.ids.iter().copied()).mean(),

@@ -106,7 +106,5 @@ fn count_kept(each: &Agreement) -> usize {
 
 /// The number that is written for a damping in rows.
 pub(super) fn damping_value(damping: Damping) -> f64 {
-    match damping {
-        Damping::Relative(value) | Damping::Absolute(value) => value,
-    }
+    damping.value()
 }

@@ -110,9 +110,14 @@ impl MethodArguments {
         Ok(Some(asked))
     }
 
+    /// Whether it is TracIn, which alone has error bars.
+    pub(super) fn is_tracin(&self) -> bool {
+        self.method == MethodChoice::TracIn
+    }
+
     /// Refuses a setting that only TracIn has a use for, where another method was chosen.
     pub(super) fn check_tracin(&self, what: &'static str, given: impl Choice) -> Result<(), AnalysisError> {
-        if self.method == MethodChoice::TracIn {
+        if self.is_tracin() {
             return Ok(());
         }
         let given = given.word().to_owned();

@@ -2,7 +2,7 @@
 
 use super::answer::{Answer, Nearest};
 use super::damping_sweep::{damping_value, DampingSweep};
-use gradlog_analysis::{Basis, Concentration, Estimate, Influence, Method, Probe};
+use gradlog_analysis::{Basis, Concentration, EstimateDetails, Influence, Method, Probe};
 
 /// What the `answers` are made of and what they come to. There is at least one.
 pub(super) fn answer_words(answers: &[Answer], sweep: Option<&DampingSweep>, probes: usize) -> Vec<String> {
@@ -36,7 +36,7 @@ pub(super) fn answer_words(answers: &[Answer], sweep: Option<&DampingSweep>, pro
     lines.extend(sweep.iter().flat_map(|sweep| sweep.words()));
     let estimate = influence.estimate.as_ref();
     if let Some(adjoint) = estimate.filter(|estimate| estimate.method == Method::Adjoint) {
-        let Estimate { momentum, weight_decay, growth, .. } = adjoint;
+        let EstimateDetails { momentum, weight_decay, growth, .. } = adjoint;
         let untold =
             (adjoint.steps_without_momentum == adjoint.steps, adjoint.steps_without_weight_decay == adjoint.steps);
         lines.push(match untold {
@@ -51,7 +51,7 @@ pub(super) fn answer_words(answers: &[Answer], sweep: Option<&DampingSweep>, pro
                 "the steps were recorded with momentum {momentum} at most; the optimizer's weight decay was not told and is taken as 0"
             ),
         });
-        if *growth > Estimate::GROWTH_MAX {
+        if *growth > EstimateDetails::GROWTH_MAX {
             lines.push(format!(
                 "warning: the derivatives grew {growth:.1}-fold on the way back, so these scores are mostly of what grew: the curvature \
                  is too large for the learning rate; use --by-layer, --curvature none, --curvature set:NAME of recorded curvature, or \
