@@ -123,7 +123,7 @@ fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, f64, u64, f64)> {
 
 /// The ten strongest of each probe; the sum of the scores named, and the visits.
 fn strongest(run: &Run, question: &InfluenceQuestion, errors: bool) -> Result<(f64, u64)> {
-    let question = if errors { question.clone().errors() } else { question.clone() };
+    let question = if errors { question.clone().sketch_errors() } else { question.clone() };
     let plan = question.plan(run)?.keep_strongest();
     let (mut sum, mut visits) = (0.0, 0);
     for pass in 0..plan.passes() {

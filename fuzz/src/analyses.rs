@@ -47,7 +47,7 @@ pub fn ask(run: &Run, which: u8) {
 
 /// What is found while visits stream by is what the whole matrix says.
 fn strongest(run: &Run, question: &InfluenceQuestion) {
-    let plan = || question.clone().errors().plan(run);
+    let plan = || question.clone().sketch_errors().plan(run);
     let (Ok(whole), Ok(streamed)) = (plan(), plan()) else { return };
     let streamed = streamed.keep_strongest();
     if whole.passes() != 1 || streamed.passes() != 1 {

@@ -58,12 +58,12 @@ fn train(dir: &Path, sketch: SketchConfig, seed: u64) -> HashMap<(u64, u64), (f6
     });
     recorder.finish().unwrap();
     let run = Run::open(dir).unwrap();
-    let plan = InfluenceQuestion::new("test").clone().errors().plan(&run).unwrap();
+    let plan = InfluenceQuestion::new("test").clone().sketch_errors().plan(&run).unwrap();
     assert_eq!(plan.passes(), 1);
     let found = plan.pass(0).unwrap();
     let pair = |row: usize, probe: usize| {
         let ids = (found.rows[row].example, found.probes[probe].id);
-        (ids, (found.score(row, probe), found.error(row, probe).unwrap()))
+        (ids, (found.score(row, probe), found.sketch_error(row, probe).unwrap()))
     };
     (0..found.rows.len()).flat_map(|row| (0..found.probes.len()).map(move |probe| pair(row, probe))).collect()
 }

@@ -76,6 +76,8 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 #[macro_use]
+mod names;
+#[macro_use]
 mod options;
 
 pub mod audit;

@@ -149,8 +149,8 @@ impl<'a> VelocityQuestion<'a> {
     ///
     /// # Errors
     /// [`AnalysisError::NoSuchSet`]; [`AnalysisError::Missing`] or [`AnalysisError::NoProbeGradient`] if its probes
-    /// hold no gradient; [`AnalysisError::OutOfRange`] if there are fewer than two probe times, a group has no example in
-    /// the set or is larger than 4,096, or groups of size 0 are asked for.
+    /// hold no gradient; [`AnalysisError::OutOfRange`] if there are fewer than two probe times, a group has no example
+    /// in the set or is larger than 4,096, or groups of size 0 are asked for.
     ///
     /// # Cost
     /// Reads each probe block once for each group that it holds examples of, twice where probes come and go. Time

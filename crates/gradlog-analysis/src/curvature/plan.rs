@@ -52,8 +52,8 @@ impl EstimateQuestion {
     /// # Errors
     /// As [`InfluenceQuestion::compute`](crate::InfluenceQuestion::compute) for what is asked about;
     /// [`AnalysisError::OnlyVisits`] for a window on sweeps; [`AnalysisError::OutOfRange`] for a length, a damping,
-    /// a curvature or an option of TracIn that the method cannot use; [`AnalysisError::TooLarge`] if the curvature would pass
-    /// [`EstimatePlan::CURVATURE_BYTES_MAX`]; [`AnalysisError::Singular`] if it has no inverse.
+    /// a curvature or an option of TracIn that the method cannot use; [`AnalysisError::TooLarge`] if the curvature
+    /// would pass [`EstimatePlan::CURVATURE_BYTES_MAX`]; [`AnalysisError::Singular`] if it has no inverse.
     pub fn plan<'run>(&self, run: &'run Run) -> Result<EstimatePlan<'run>, AnalysisError> {
         self.question.window.refuse_sweeps(self.method.name())?;
         check_shape(self.shape)?;

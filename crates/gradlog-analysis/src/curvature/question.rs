@@ -116,7 +116,7 @@ pub(super) fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError
             return wrong("the soft threshold", threshold.to_string(), "at least 0 and finite");
         }
     }
-    if question.errors {
+    if question.sketch_errors {
         return wrong("the sketch errors", "asked for".into(), "left out: only TracIn has error bars");
     }
     if question.time != ProbeTime::default() {

@@ -67,10 +67,10 @@ pub struct Influence {
     /// `[rows, probes]`, row by row; NaN where an example has no usable visit.
     pub scores: Vec<f64>,
     /// One standard deviation of each score's sketch error, `[rows, probes]` as the scores are; empty unless they were
-    /// asked for with [`InfluenceQuestion::errors`](crate::InfluenceQuestion::errors). An upper bound where an
+    /// asked for with [`InfluenceQuestion::sketch_errors`](crate::InfluenceQuestion::sketch_errors). An upper bound where an
     /// example has several visits. It covers projection and rounding of the gradients and nothing else: not layers
     /// that were not recorded, not that the probes were taken at other steps, not TracIn's first order.
-    pub errors: Vec<f64>,
+    pub sketch_errors: Vec<f64>,
     /// Visits that the scores are made of. Where the probes were taken at different times, this and the counts below
     /// are those of the first of them, and so are the counts of what was left out.
     pub visits: u64,
@@ -104,7 +104,7 @@ impl Influence {
             visits_at_probe_times: 0,
             probe_times: 0,
             left_out: LeftOut::default(),
-            errors: Vec::new(),
+            sketch_errors: Vec::new(),
             estimate: None,
             damage: None,
         }
@@ -141,9 +141,9 @@ impl Influence {
     ///
     /// # Panics
     /// If there is no such row or probe.
-    pub fn error(&self, row: usize, probe: usize) -> Option<f64> {
+    pub fn sketch_error(&self, row: usize, probe: usize) -> Option<f64> {
         assert!(probe < self.probes.len() && row < self.rows.len(), "no such row or probe");
-        self.errors.get(row * self.probes.len() + probe).copied()
+        self.sketch_errors.get(row * self.probes.len() + probe).copied()
     }
 
     /// Positions of all rows for a probe, the strongest proponent first and the strongest opponent last; ties by
@@ -240,8 +240,8 @@ impl Influence {
                 None => {
                     self.rows.push(row);
                     self.scores.extend(std::iter::repeat_n(f64::NAN, old));
-                    if !self.errors.is_empty() {
-                        self.errors.extend(std::iter::repeat_n(f64::NAN, old));
+                    if !self.sketch_errors.is_empty() {
+                        self.sketch_errors.extend(std::iter::repeat_n(f64::NAN, old));
                     }
                     source.push(Some(from));
                 }
@@ -259,8 +259,8 @@ impl Influence {
             all
         };
         self.scores = join(&self.scores, &other.scores);
-        if !self.errors.is_empty() {
-            self.errors = join(&self.errors, &other.errors);
+        if !self.sketch_errors.is_empty() {
+            self.sketch_errors = join(&self.sketch_errors, &other.sketch_errors);
         }
         self.probes.extend(other.probes);
         self.probe_times = self.probe_times.max(other.probe_times);

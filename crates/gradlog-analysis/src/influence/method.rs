@@ -67,6 +67,16 @@ impl Method {
         }
     }
 
+    /// Its full name, with its source.
+    pub fn title(self) -> &'static str {
+        match self {
+            Method::InfluenceFunction => "influence functions (Koh and Liang 2017)",
+            Method::DataInf => "DataInf (Kwon et al. 2024)",
+            Method::Trak => "TRAK's estimator (Park et al. 2023), one run",
+            Method::Adjoint => "adjoint of the recorded steps",
+        }
+    }
+
     /// How long flat vectors are if nothing is said. An inverse costs the cube of it, the others go by its first power,
     /// and the adjoint needs it: what a fold adds to the curvature is multiplied from step to step.
     /// [`EstimateDetails::growth`] of the CNN on the shipped digits (474 steps, a rate of 0.1) is 47 at 1,024 numbers,
@@ -93,16 +103,7 @@ impl Method {
     }
 }
 
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Method::InfluenceFunction => "influence functions (Koh and Liang 2017)",
-            Method::DataInf => "DataInf (Kwon et al. 2024)",
-            Method::Trak => "TRAK's estimator (Park et al. 2023), one run",
-            Method::Adjoint => "adjoint of the recorded steps",
-        })
-    }
-}
+named!(Method, "the method");
 
 /// What is added to each eigenvalue of a curvature before it is inverted.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -206,8 +207,8 @@ pub struct EstimateDetails {
 
 impl EstimateDetails {
     /// Above this [`EstimateDetails::growth`] the adjoint's scores are not to be believed. Where they agreed with
-    /// retraining it was 1.0; where a few directions drowned them, at least 1.8 (`benches/results`, the audit). Below it they
-    /// may still be wrong: a training that no derivative predicts had 1.1 to 1.5.
+    /// retraining it was 1.0; where a few directions drowned them, at least 1.8 (`benches/results`, the audit). Below it
+    /// they may still be wrong: a training that no derivative predicts had 1.1 to 1.5.
     pub const GROWTH_MAX: f64 = 1.5;
 }
 
@@ -215,7 +216,7 @@ impl fmt::Display for EstimateDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let how = if self.exact { "as recorded" } else { "folded" };
         let blocks = if self.by_layer { ", layer by layer" } else { "" };
-        write!(f, "{}, {}", self.method, self.curvature)?;
+        write!(f, "{}, {}", self.method.title(), self.curvature)?;
         match self.method {
             Method::Adjoint => write!(f, " over {} steps", self.steps)?,
             Method::Trak => write!(f, " of {} epochs, {} rows", self.epochs, self.curvature_rows)?,

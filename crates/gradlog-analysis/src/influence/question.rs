@@ -83,6 +83,8 @@ impl Normalization {
     }
 }
 
+named!(Normalization, "the normalization");
+
 /// Asks which training examples taught the model its answer to probes: TracIn (Pruthi et al. 2020, arXiv 2002.08484,
 /// §3).
 ///
@@ -102,7 +104,7 @@ impl Normalization {
 /// use gradlog_analysis::{InfluenceQuestion, Run};
 ///
 /// let run = Run::open("runs/mnist")?;
-/// let influence = InfluenceQuestion::new("test").id(3).errors().compute(&run)?;
+/// let influence = InfluenceQuestion::new("test").id(3).sketch_errors().compute(&run)?;
 /// for row in influence.proponents(0, 10) {
 ///     println!("{} {}", influence.rows[row].example, influence.score(row, 0));
 /// }
@@ -126,7 +128,7 @@ pub struct InfluenceQuestion {
     /// Names of the layers whose gradients count; empty for all.
     pub(crate) layers: Vec<String>,
     /// Whether each score has an error bar.
-    pub(crate) errors: bool,
+    pub(crate) sketch_errors: bool,
     pub(crate) progress: Progress,
 }
 
@@ -145,7 +147,7 @@ impl InfluenceQuestion {
             time: ProbeTime::Earlier,
             normalization: Normalization::None,
             layers: Vec::new(),
-            errors: false,
+            sketch_errors: false,
             progress: Progress::default(),
         }
     }
@@ -204,10 +206,10 @@ impl InfluenceQuestion {
     }
 
     /// Gives an error bar for each score, which costs about as much again:
-    /// [`Influence::errors`](crate::Influence::errors).
+    /// [`Influence::sketch_errors`](crate::Influence::sketch_errors).
     #[must_use]
-    pub fn errors(mut self) -> Self {
-        self.errors = true;
+    pub fn sketch_errors(mut self) -> Self {
+        self.sketch_errors = true;
         self
     }
 }

@@ -35,7 +35,7 @@ impl Basis {
     }
 
     /// What the parts of a result are made of, such as several runs, each thing said once.
-    pub fn join<'a>(parts: impl IntoIterator<Item = &'a Basis>) -> String {
+    pub fn describe_all<'a>(parts: impl IntoIterator<Item = &'a Basis>) -> String {
         let mut said: Vec<String> = Vec::new();
         for words in parts.into_iter().map(Basis::to_string) {
             if !said.contains(&words) {

@@ -34,14 +34,20 @@ pub enum OverRuns {
     Sum,
 }
 
-impl std::fmt::Display for OverRuns {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl OverRuns {
+    /// Both.
+    pub const ALL: [OverRuns; 2] = [OverRuns::Mean, OverRuns::Sum];
+
+    /// `mean`, `sum`.
+    pub fn name(self) -> &'static str {
+        match self {
             OverRuns::Mean => "mean",
             OverRuns::Sum => "sum",
-        })
+        }
     }
 }
+
+named!(OverRuns, "the way to join runs");
 
 /// One score of all examples over several runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -332,8 +338,8 @@ impl RunsTable {
     }
 
     /// What the scores are made of, in words, over all runs.
-    pub fn basis(&self) -> String {
-        Basis::join(self.runs.iter().map(|part| &part.basis))
+    pub fn basis_words(&self) -> String {
+        Basis::describe_all(self.runs.iter().map(|part| &part.basis))
     }
 
     /// Whether they are made of sweeps: of several runs all are, or no run is.

@@ -145,11 +145,6 @@ impl Score {
         self.facts().name
     }
 
-    /// The score of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|score| score.name() == name)
-    }
-
     /// Which end comes first.
     pub fn order(self) -> Order {
         self.facts().order
@@ -171,8 +166,4 @@ impl Score {
     }
 }
 
-impl std::fmt::Display for Score {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
+named!(Score, "the score");

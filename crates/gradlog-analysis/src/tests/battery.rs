@@ -282,15 +282,15 @@ fn what_is_made_of_scores_stands_on_sweeps_where_it_is_asked_to_and_says_so() {
     };
     let said = "sweeps at 2 checkpoints, steps 5 to 15, evaluation mode";
     let map = MapQuestion::new().window(Window::sweeps()).share(0.3).compute(&run).unwrap();
-    assert_eq!((map.rows.len(), map.visits, Basis::join(&map.bases).as_str()), (40, 80, said));
+    assert_eq!((map.rows.len(), map.visits, Basis::describe_all(&map.bases).as_str()), (40, 80, said));
     assert!(map.rows.iter().all(|row| close(row.confidence, mean(row.example, |row| row.confidence))));
     let samples = ThresholdIds::Sets(vec![vec![100, 107, 114]]);
     let verdict =
         ThresholdQuestion::new(samples.clone()).percentile(99.0).window(Window::sweeps()).compute(&run).unwrap();
-    assert_eq!(Basis::join(verdict.runs.iter().map(|part| &part.basis)), said);
+    assert_eq!(Basis::describe_all(verdict.runs.iter().map(|part| &part.basis)), said);
     assert!(verdict.rows.iter().all(|row| close(row.aum, mean(row.example, |row| row.margin))));
     let table = ScoreQuestion::new(Score::El2n).window(Window::sweep_at(15)).compute_over(&[&run]).unwrap();
-    assert_eq!((table.basis().as_str(), table.visits()), ("sweep at checkpoint step 15, evaluation mode", 40));
+    assert_eq!((table.basis_words().as_str(), table.visits()), ("sweep at checkpoint step 15, evaluation mode", 40));
     let visits = ScoreQuestion::new(Score::El2n).compute_over(&[&run]).unwrap();
-    assert_eq!((visits.basis().as_str(), visits.is_on_sweeps()), ("visits, training mode", false));
+    assert_eq!((visits.basis_words().as_str(), visits.is_on_sweeps()), ("visits, training mode", false));
 }

@@ -4,7 +4,10 @@ mod battery;
 mod damaged;
 mod workers;
 
-use crate::{AnalysisError, Basis, Extra, InfluenceQuestion, Order, Score, ScoreQuestion, ScoreTable, Window};
+use crate::{
+    AnalysisError, Basis, Extra, InfluenceQuestion, Method, Normalization, Order, OverRuns, Score, ScoreQuestion,
+    ScoreTable, Window,
+};
 use gradlog_format::log::Column;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, run_of, visits, Draws, Synthetic, Visit};
@@ -298,10 +301,20 @@ fn forgetting_refuses_several_predictions_inside_the_window() {
 #[test]
 fn names_lead_back_and_tell_which_end_comes_first() {
     for score in Score::ALL {
-        assert_eq!(Score::from_name(score.name()), Some(score));
+        assert_eq!(score.to_string().parse::<Score>().unwrap(), score);
         assert!(score.description().contains(&score.order().to_string()));
     }
-    assert_eq!(Score::from_name("tracin"), None);
+    let error = "tracin".parse::<Score>().unwrap_err().to_string();
+    assert!(error.starts_with("the score is tracin, but must be one of self-influence, grand, "), "{error}");
+    for method in Method::ALL {
+        assert_eq!(method.to_string().parse::<Method>().unwrap(), method);
+    }
+    for normalization in Normalization::ALL {
+        assert_eq!(normalization.to_string().parse::<Normalization>().unwrap(), normalization);
+    }
+    for over_runs in OverRuns::ALL {
+        assert_eq!(over_runs.to_string().parse::<OverRuns>().unwrap(), over_runs);
+    }
 }
 
 /// Sweeps of 12 examples at three checkpoints among the visits, in no order, with rows that a later sweep replaces.

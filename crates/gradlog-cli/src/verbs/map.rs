@@ -58,7 +58,7 @@ impl Verb for Arguments {
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, map: DataMap) -> Result<Shown<'run>, CliError> {
         let ([easy, ambiguous, hard], examples) = (map.counts(), map.rows.len());
-        let basis = Basis::join(&map.bases);
+        let basis = Basis::describe_all(&map.bases);
         let mut words = vec![format!(
             "{examples} examples over {} visits in {} runs: {easy} easy, {ambiguous} ambiguous, {hard} hard to learn; \
              lowest confidence first",

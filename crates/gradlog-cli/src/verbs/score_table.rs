@@ -18,14 +18,11 @@ pub(super) struct OverRunsArguments {
 
 impl Choice for OverRuns {
     fn all() -> &'static [Self] {
-        &[OverRuns::Mean, OverRuns::Sum]
+        &OverRuns::ALL
     }
 
     fn word(&self) -> &'static str {
-        match self {
-            OverRuns::Mean => "mean",
-            _ => "sum",
-        }
+        self.name()
     }
 
     fn help(&self) -> &'static str {
@@ -105,7 +102,7 @@ impl From<&RunsTable> for Standing {
         };
         Self {
             score: table.score,
-            basis: table.basis(),
+            basis: table.basis_words(),
             examples: table.rows.len(),
             over: Some(over),
             is_on_sweeps: table.is_on_sweeps(),

@@ -76,7 +76,7 @@ impl Verb for Arguments {
     }
 
     fn show<'run>(&'run self, asked: &'run Asked<'run>, mut verdict: Flagged) -> Result<Shown<'run>, CliError> {
-        let basis = Basis::join(verdict.runs.iter().map(|part| &part.basis));
+        let basis = Basis::describe_all(verdict.runs.iter().map(|part| &part.basis));
         let flagged = verdict.count_flagged();
         let mut words = Vec::new();
         for (run, part) in asked.runs.iter().zip(&verdict.runs) {

@@ -45,7 +45,7 @@ impl Influence {
             let Some(&to) = positions.get(&row.example) else { continue };
             self.rows[to].visits = self.rows[to].visits.max(row.visits);
             add(&mut self.scores[to], other.scores[from]);
-            if let (Some(sum), Some(more)) = (self.errors.get_mut(to), other.errors.get(from)) {
+            if let (Some(sum), Some(more)) = (self.sketch_errors.get_mut(to), other.sketch_errors.get(from)) {
                 add(sum, *more);
             }
         }

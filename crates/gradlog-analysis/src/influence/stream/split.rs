@@ -52,7 +52,7 @@ pub struct Split {
     /// `[pairs, parts]`, in the order in which the pairs were asked for; 0 where an example has no visit there.
     pub scores: Vec<f64>,
     /// One standard deviation of the sketch error of each, as `scores`; empty without
-    /// [`InfluenceQuestion::errors`](crate::InfluenceQuestion::errors).
+    /// [`InfluenceQuestion::sketch_errors`](crate::InfluenceQuestion::sketch_errors).
     pub errors: Vec<f64>,
     /// Where the run stopped being readable, if it did; the parts are then of what came before.
     pub damage: Option<Damage>,

@@ -12,7 +12,7 @@ use std::cmp::Ordering;
 #[non_exhaustive]
 pub struct Strongest {
     /// What the scores are made of. Its `rows` are only the examples named below, in the order of their first visit,
-    /// and its `scores` and `errors` are empty.
+    /// and its `scores` and `sketch_errors` are empty.
     pub influence: Influence,
     /// How many different examples have a visit inside the window.
     pub examples: u64,
@@ -126,12 +126,12 @@ impl Strongest {
     /// The strongest of an answer with one column.
     pub(super) fn rank_column(mut about: Influence, count: usize) -> Self {
         let ranked = |rows: Vec<usize>| {
-            let rank = |row| Ranked { row, score: about.score(row, 0), error: about.error(row, 0) };
+            let rank = |row| Ranked { row, score: about.score(row, 0), error: about.sketch_error(row, 0) };
             rows.into_iter().map(rank).collect::<Vec<_>>()
         };
         let (proponents, opponents) = (ranked(about.proponents(0, count)), ranked(about.opponents(0, count)));
         let examples = about.rows.len() as u64;
-        (about.scores, about.errors) = (Vec::new(), Vec::new());
+        (about.scores, about.sketch_errors) = (Vec::new(), Vec::new());
         Self { influence: about, examples, proponents: vec![proponents], opponents: vec![opponents] }.keep_named()
     }
 

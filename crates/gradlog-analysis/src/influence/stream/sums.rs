@@ -213,7 +213,7 @@ impl<'plan> Sums<'plan> {
         };
         result.scores = gather(|columns| std::mem::take(&mut columns.sums), &mut self.columns);
         if self.scheme.errors() {
-            result.errors = gather(|columns| std::mem::take(&mut columns.errors), &mut self.columns);
+            result.sketch_errors = gather(|columns| std::mem::take(&mut columns.errors), &mut self.columns);
         }
         result.damage = damage.or_else(|| plan.index.damage.clone());
         Ok(result)

@@ -214,12 +214,13 @@ fn errors_are_divided_as_the_scores_are() {
     let story = story(Encoding::Q4, &[0], &[1, 2]);
     let written = story.write();
     let run = written.run();
-    let with_errors = |question: &InfluenceQuestion| question.clone().errors().plan(&run).unwrap().pass(0).unwrap();
+    let with_errors =
+        |question: &InfluenceQuestion| question.clone().sketch_errors().plan(&run).unwrap().pass(0).unwrap();
     for layers in SELECTIONS {
         let whole = Normalization::ALL.map(|normalization| with_errors(&question(normalization, layers)));
         let [plain, cosine, relatif] = &whole;
         // Each visit's own error, and what its term is divided by.
-        let mut sums = vec![0f64; cosine.errors.len()];
+        let mut sums = vec![0f64; cosine.sketch_errors.len()];
         for probe in 0..2 {
             let terms = story.terms(&question(Normalization::Cosine, layers), probe as u64 + 1);
             for (number, visit) in story.visits.iter().enumerate() {
@@ -227,18 +228,18 @@ fn errors_are_divided_as_the_scores_are() {
                 let step = with_errors(&InfluenceQuestion { window, ..question(Normalization::None, layers) });
                 let row = step.rows.iter().position(|row| row.example == visit.example).unwrap();
                 let at = cosine.rows.iter().position(|row| row.example == visit.example).unwrap();
-                let error = step.error(row, probe).unwrap() / step.rows[row].visits as f64;
+                let error = step.sketch_error(row, probe).unwrap() / step.rows[row].visits as f64;
                 sums[at * 2 + probe] += error / terms[number].by;
             }
         }
         // Two visits of one step share its error by halves above, though theirs differ.
         let twice: Vec<u64> =
             story.visits.windows(2).filter(|w| w[0].example == w[1].example).map(|w| w[0].example).collect();
-        for (place, (sum, error)) in sums.iter().zip(&cosine.errors).enumerate() {
+        for (place, (sum, error)) in sums.iter().zip(&cosine.sketch_errors).enumerate() {
             let near = (sum - error).abs() < 1e-5 * error;
             assert!(near || twice.contains(&cosine.rows[place / 2].example), "{sum} {error}");
         }
-        for (place, (plain_error, error)) in plain.errors.iter().zip(&relatif.errors).enumerate() {
+        for (place, (plain_error, error)) in plain.sketch_errors.iter().zip(&relatif.sketch_errors).enumerate() {
             let terms = story.terms(&question(Normalization::Relatif, layers), 1);
             let example = relatif.rows[place / 2].example;
             let own: f64 = terms.iter().filter(|term| term.example == example).map(|term| term.own).sum();
@@ -255,7 +256,7 @@ fn streams_what_the_matrix_holds() {
     let run = written.run();
     for normalization in Normalization::ALL {
         for layers in SELECTIONS {
-            let plan = question(normalization, layers).clone().errors().plan(&run).unwrap();
+            let plan = question(normalization, layers).clone().sketch_errors().plan(&run).unwrap();
             let (whole, found) = (plan.pass(0).unwrap(), plan.strongest(0, 4).unwrap());
             for probe in 0..ids.len() {
                 let ends =
@@ -263,7 +264,9 @@ fn streams_what_the_matrix_holds() {
                 for (list, rows) in ends {
                     let got: Vec<_> =
                         list[probe].iter().map(|r| (found.influence.rows[r.row].example, r.score, r.error)).collect();
-                    let of = |&row: &usize| (whole.rows[row].example, whole.score(row, probe), whole.error(row, probe));
+                    let of = |&row: &usize| {
+                        (whole.rows[row].example, whole.score(row, probe), whole.sketch_error(row, probe))
+                    };
                     assert_eq!(got, rows.iter().map(of).collect::<Vec<_>>());
                 }
             }

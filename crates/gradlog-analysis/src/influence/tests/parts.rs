@@ -36,7 +36,7 @@ fn a_group_is_the_mean_of_its_probes() {
         for normalization in Normalization::ALL {
             let all = question(normalization, &[]);
             let (mut whole, mut errors): (Option<Influence>, Option<Influence>) = (None, None);
-            let plan = all.clone().errors().plan(&run).unwrap();
+            let plan = all.clone().sketch_errors().plan(&run).unwrap();
             assert!(plan.passes() > 1 && plan.columns() == 130);
             for number in 0..plan.passes() {
                 let part = plan.pass(number).unwrap();
@@ -54,16 +54,16 @@ fn a_group_is_the_mean_of_its_probes() {
             ];
             for (probes, members) in groups {
                 let asked = InfluenceQuestion { probes: probes.clone(), ..all.clone() }.mean();
-                let plan = asked.clone().errors().plan(&run).unwrap();
+                let plan = asked.clone().sketch_errors().plan(&run).unwrap();
                 assert_eq!((plan.passes(), plan.columns(), plan.probes()), (1, 1, members.len()));
                 let found = plan.pass(0).unwrap();
                 assert_eq!((&found.group, found.probes.len()), (&members, 1));
                 let label = if probes == Probes::Label(2) { Some(2) } else { None };
                 assert_eq!(found.probes[0].label, label.or(if members.len() == 4 { None } else { label }));
                 let want = mean(&whole, &members, |row, column| whole.score(row, column));
-                let want_errors = mean(&whole, &members, |row, column| whole.error(row, column).unwrap());
+                let want_errors = mean(&whole, &members, |row, column| whole.sketch_error(row, column).unwrap());
                 for (row, about) in found.rows.iter().enumerate() {
-                    let (score, error) = (found.score(row, 0), found.error(row, 0).unwrap());
+                    let (score, error) = (found.score(row, 0), found.sketch_error(row, 0).unwrap());
                     let (want, want_error) = (want[&about.example], want_errors[&about.example]);
                     assert!(near(score, want) || score.is_nan() && want.is_nan(), "{normalization:?} {score} {want}");
                     assert!(near(error, want_error) || error.is_nan() && want_error.is_nan(), "{error} {want_error}");
@@ -121,7 +121,7 @@ fn parts_are_as_defined_and_add_up() {
         for normalization in Normalization::ALL {
             for (layers, counted) in [(&[][..], &LAYERS[..]), (&["conv", "head"], &["head", "conv"])] {
                 let asked = InfluenceQuestion { window: Window::epochs(1..4), ..question(normalization, layers) };
-                let plan = asked.clone().errors().plan(&run).unwrap();
+                let plan = asked.clone().sketch_errors().plan(&run).unwrap();
                 let whole = plan.pass(0).unwrap();
                 // Probes of two panels, one example twice, one that has no visit.
                 let example = whole.rows[4].example;
@@ -135,7 +135,8 @@ fn parts_are_as_defined_and_add_up() {
                         check_split(&found, by, want, pair, counted);
                         let row = whole.rows.iter().position(|row| row.example == example).unwrap();
                         assert!(near(found.pair_scores(pair).iter().sum(), whole.score(row, probe)));
-                        let (errors, whole) = (found.pair_errors(pair).unwrap(), whole.error(row, probe).unwrap());
+                        let (errors, whole) =
+                            (found.pair_errors(pair).unwrap(), whole.sketch_error(row, probe).unwrap());
                         let sum: f64 = errors.iter().sum();
                         match by {
                             SplitBy::Epoch => assert!((sum - whole).abs() < 1e-5 * whole),

@@ -47,7 +47,7 @@ fn scores_that_are_given_up_make_room_for_more_probes() {
     let of_block = visits.div_ceil(many_blocks());
     let plan = |errors: bool| {
         let question = InfluenceQuestion::new("test");
-        let question = if errors { question.errors() } else { question };
+        let question = if errors { question.sketch_errors() } else { question };
         question.plan(&run).unwrap()
     };
     for (errors, pair_bytes) in [(false, 8), (true, 16)] {
@@ -105,7 +105,7 @@ fn the_strongest_are_those_of_the_whole_matrix() {
             let run = written.run();
             for window in [Window::everything(), Window::epochs(1..3)] {
                 let question = InfluenceQuestion { window, ..InfluenceQuestion::new("test") };
-                let plan = question.clone().errors().plan(&run).unwrap();
+                let plan = question.clone().sketch_errors().plan(&run).unwrap();
                 let whole = plan.pass(0).unwrap();
                 for count in [1, 3, 1000] {
                     let found = plan.strongest(0, count).unwrap();
@@ -124,7 +124,7 @@ fn the_strongest_are_those_of_the_whole_matrix() {
                                 list.iter().map(|r| (&found.influence.rows[r.row], r.score, r.error)).collect();
                             let expected: Vec<_> = expected
                                 .into_iter()
-                                .map(|row| (&whole.rows[row], whole.score(row, probe), whole.error(row, probe)))
+                                .map(|row| (&whole.rows[row], whole.score(row, probe), whole.sketch_error(row, probe)))
                                 .collect();
                             assert_eq!(list, expected, "{encoding:?}, {ids} probes, {count} strongest");
                         }
@@ -143,23 +143,23 @@ fn errors_add_up_over_visits_and_are_only_there_when_asked_for() {
     let written = story.write();
     let run = written.run();
     let plain = InfluenceQuestion::new("test").plan(&run).unwrap().pass(0).unwrap();
-    assert!(plain.errors.is_empty() && plain.error(0, 0).is_none());
-    let whole = InfluenceQuestion::new("test").errors().plan(&run).unwrap().pass(0).unwrap();
+    assert!(plain.sketch_errors.is_empty() && plain.sketch_error(0, 0).is_none());
+    let whole = InfluenceQuestion::new("test").sketch_errors().plan(&run).unwrap().pass(0).unwrap();
     assert_eq!(whole.scores, plain.scores);
     // A window of one step has the error of one visit; those of an example's visits add up.
-    let mut sums = vec![0f64; whole.errors.len()];
+    let mut sums = vec![0f64; whole.sketch_errors.len()];
     for step in 0..=story.visits[story.visits.len() - 1].step {
         let question = InfluenceQuestion { window: Window::steps(step..step + 1), ..InfluenceQuestion::new("test") };
-        let one = question.clone().errors().plan(&run).unwrap().pass(0).unwrap();
+        let one = question.clone().sketch_errors().plan(&run).unwrap().pass(0).unwrap();
         for (row, about) in one.rows.iter().enumerate() {
             let at = whole.rows.iter().position(|other| other.example == about.example).unwrap();
             for probe in 0..2 {
-                assert!(one.error(row, probe).unwrap() > 0.0);
-                sums[at * 2 + probe] += one.error(row, probe).unwrap();
+                assert!(one.sketch_error(row, probe).unwrap() > 0.0);
+                sums[at * 2 + probe] += one.sketch_error(row, probe).unwrap();
             }
         }
     }
-    for (sum, error) in sums.iter().zip(&whole.errors) {
+    for (sum, error) in sums.iter().zip(&whole.sketch_errors) {
         assert!((sum - error).abs() < 1e-9 * error, "{sum} {error}");
     }
     // Twice the steps move the scores twice as far, and their errors with them, also when they go uphill.
@@ -167,9 +167,9 @@ fn errors_add_up_over_visits_and_are_only_there_when_asked_for() {
     doubled.visits.iter_mut().for_each(|visit| visit.learning_rate *= -2.0);
     let written = doubled.write();
     let run = written.run();
-    let plan = InfluenceQuestion::new("test").clone().errors().plan(&run).unwrap();
+    let plan = InfluenceQuestion::new("test").clone().sketch_errors().plan(&run).unwrap();
     let found = plan.pass(0).unwrap();
-    for (error, double) in whole.errors.iter().zip(&found.errors) {
+    for (error, double) in whole.sketch_errors.iter().zip(&found.sketch_errors) {
         assert!((2.0 * error - double).abs() < 1e-9 * double, "{error} {double}");
     }
 }

@@ -170,7 +170,7 @@ impl Answer {
     }
 
     pub(super) fn lines(&self, probe: usize, rows: Vec<usize>) -> Vec<Line> {
-        let (score, error) = (|row| self.about.score(row, probe), |row| self.about.error(row, probe));
+        let (score, error) = (|row| self.about.score(row, probe), |row| self.about.sketch_error(row, probe));
         rows.into_iter().map(|row| Line { row, score: score(row), error: error(row) }).collect()
     }
 

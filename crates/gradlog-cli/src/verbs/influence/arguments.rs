@@ -149,7 +149,7 @@ impl Arguments {
             .probe_time(self.probe_time)
             .normalization(self.normalize)
             .layers(&self.layers);
-        let question = if self.method.is_tracin() { question.errors() } else { question };
+        let question = if self.method.is_tracin() { question.sketch_errors() } else { question };
         let question = if self.checkpoints { question.sweeps() } else { question };
         match (self.id, self.ids.as_slice(), self.class) {
             (Some(id), _, _) => question.id(id),
