@@ -12,7 +12,7 @@ macro_rules! named {
         impl std::str::FromStr for $type {
             type Err = $crate::AnalysisError;
 
-            /// The value of this name; [`OutOfRange`](crate::AnalysisError::OutOfRange) with all names if there is none.
+            /// The value of this name, or else [`OutOfRange`](crate::AnalysisError::OutOfRange) with all names.
             fn from_str(name: &str) -> Result<Self, Self::Err> {
                 Self::ALL.into_iter().find(|value| value.name() == name).ok_or_else(|| {
                     let names = Self::ALL.map(Self::name).join(", ");

@@ -67,9 +67,9 @@ pub struct Influence {
     /// `[rows, probes]`, row by row; NaN where an example has no usable visit.
     pub scores: Vec<f64>,
     /// One standard deviation of each score's sketch error, `[rows, probes]` as the scores are; empty unless they were
-    /// asked for with [`InfluenceQuestion::sketch_errors`](crate::InfluenceQuestion::sketch_errors). An upper bound where an
-    /// example has several visits. It covers projection and rounding of the gradients and nothing else: not layers
-    /// that were not recorded, not that the probes were taken at other steps, not TracIn's first order.
+    /// asked for with [`InfluenceQuestion::sketch_errors`](crate::InfluenceQuestion::sketch_errors). An upper bound
+    /// where an example has several visits. It covers projection and rounding of the gradients and nothing else: not
+    /// layers that were not recorded, not that the probes were taken at other steps, not TracIn's first order.
     pub sketch_errors: Vec<f64>,
     /// Visits that the scores are made of. Where the probes were taken at different times, this and the counts below
     /// are those of the first of them, and so are the counts of what was left out.

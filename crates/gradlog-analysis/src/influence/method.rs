@@ -207,8 +207,8 @@ pub struct EstimateDetails {
 
 impl EstimateDetails {
     /// Above this [`EstimateDetails::growth`] the adjoint's scores are not to be believed. Where they agreed with
-    /// retraining it was 1.0; where a few directions drowned them, at least 1.8 (`benches/results`, the audit). Below it
-    /// they may still be wrong: a training that no derivative predicts had 1.1 to 1.5.
+    /// retraining it was 1.0; where a few directions drowned them, at least 1.8 (`benches/results`, the audit). Below
+    /// it they may still be wrong: a training that no derivative predicts had 1.1 to 1.5.
     pub const GROWTH_MAX: f64 = 1.5;
 }
 

@@ -2,7 +2,9 @@
 
 use super::{blocks, close, dot, one, score_of, solve, WHOLE};
 use crate::vectors::Shape;
-use crate::{AnalysisError, Curvature, Damping, EstimateQuestion, InfluenceQuestion, Method, Normalization, Window};
+use crate::{
+    AnalysisError, Curvature, Damping, EstimateQuestion, InfluenceQuestion, Method, Normalization, ProbeTime, Window,
+};
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit, Written};
 use std::collections::BTreeMap;
@@ -358,6 +360,8 @@ fn settings_without_sense_are_refused() {
         EstimateQuestion { soft_threshold: Some(0.1), ..base.clone() },
         EstimateQuestion { soft_threshold: Some(-0.1), method: Method::Trak, ..base.clone() },
         EstimateQuestion { soft_threshold: Some(f64::INFINITY), method: Method::Trak, ..base.clone() },
+        EstimateQuestion { question: base.question.clone().sketch_errors(), ..base.clone() },
+        EstimateQuestion { question: base.question.clone().probe_time(ProbeTime::Nearest), ..base.clone() },
         EstimateQuestion { question: normalized(Normalization::Cosine), ..base.clone() },
         EstimateQuestion { question: normalized(Normalization::Relatif), method: Method::DataInf, ..base.clone() },
     ];
@@ -368,6 +372,8 @@ fn settings_without_sense_are_refused() {
     let nowhere =
         EstimateQuestion { question: InfluenceQuestion { window: Window::epochs(8..9), ..one(900) }, ..base.clone() };
     assert!(matches!(nowhere.compute(&run), Err(AnalysisError::OutsideRun { .. })));
+    let plan = base.plan(&run).unwrap();
+    assert!(matches!(plan.pass(plan.passes()), Err(AnalysisError::OutOfRange { .. })));
     let nobody = EstimateQuestion { question: one(1), ..base };
     assert!(matches!(nobody.compute(&run), Err(AnalysisError::NoSuchProbe { .. })));
 }

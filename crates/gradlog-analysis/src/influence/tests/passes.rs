@@ -3,7 +3,7 @@
 use super::super::{InfluenceQuestion, Ranked, Strongest};
 use super::story;
 use crate::tests::many_blocks;
-use crate::Window;
+use crate::{AnalysisError, SplitBy, Window};
 use gradlog_format::log::Column;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::Visit;
@@ -144,6 +144,15 @@ fn errors_add_up_over_visits_and_are_only_there_when_asked_for() {
     let run = written.run();
     let plain = InfluenceQuestion::new("test").plan(&run).unwrap().pass(0).unwrap();
     assert!(plain.sketch_errors.is_empty() && plain.sketch_error(0, 0).is_none());
+    for plan in [InfluenceQuestion::new("test"), InfluenceQuestion::new("test").mean()].map(|asked| asked.plan(&run)) {
+        let (plan, by) = (plan.unwrap(), SplitBy::Layer);
+        let refused = |error| assert!(matches!(error, Some(AnalysisError::OutOfRange { .. })), "{error:?}");
+        refused(plan.pass(plan.passes()).err());
+        refused(plan.strongest(plan.passes(), 1).err());
+        refused(plan.strongest(0, 0).err());
+        refused(plan.split(plan.passes(), by, &[(0, 0)]).err());
+        refused(plan.split(0, by, &[(0, plan.columns())]).err());
+    }
     let whole = InfluenceQuestion::new("test").sketch_errors().plan(&run).unwrap().pass(0).unwrap();
     assert_eq!(whole.scores, plain.scores);
     // A window of one step has the error of one visit; those of an example's visits add up.
