@@ -152,7 +152,7 @@ fn questions_without_an_answer_say_why() {
     once.probes(&probes()[..5]);
     let once = once.finish().run();
     let error = velocity(&once, VelocityGroups::Whole).unwrap_err();
-    assert!(error.to_string().contains("there is 1"), "{error}");
+    assert!(error.to_string().contains("is 1, but must be at least 2"), "{error}");
     let mut bare = Synthetic::new(Encoding::F32);
     bare.without = vec![Column::Input, Column::Delta, Column::Folded];
     bare.set(0, "train");
