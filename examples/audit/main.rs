@@ -120,7 +120,7 @@ enum Experiment {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let shipped = || Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/mnist");
+    let shipped = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/mnist");
     let folder = arguments.data.clone().unwrap_or_else(shipped);
     let train = Digits::load(&folder, "train").context("the training images")?;
     let test = Digits::load(&folder, "t10k").context("the test images")?;
