@@ -59,7 +59,7 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
     match result {
         Ok(Outcome::Done) => 0,
         Ok(Outcome::Loss) => 3,
-        // Whoever read our output has seen enough, as `head` does.
+        // The reader of our output closed it, as `head` does.
         Err(CliError::Stdout(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             console.say(format_args!("error: {}", explain(&error)));

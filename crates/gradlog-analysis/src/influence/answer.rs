@@ -125,7 +125,7 @@ impl Influence {
         self.rows.iter().position(|row| row.example == example)
     }
 
-    /// The position of the probe with this id; `None` if there is none. It goes through the probes.
+    /// The position of the probe with this id, if the answer has it. It goes through the probes.
     pub fn probe_position(&self, id: u64) -> Option<usize> {
         self.probes.iter().position(|probe| probe.id == id)
     }

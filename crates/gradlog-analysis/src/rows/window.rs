@@ -172,7 +172,7 @@ impl Window {
     }
 }
 
-/// The ranges in words, such as `epochs 1..3 and steps 10..`; all visits where there is none.
+/// The ranges in words, such as `epochs 1..3 and steps 10..`; all visits for an open window.
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let epochs = self.epochs.as_ref().map(|range| range_words("epochs", range, u32::MAX));

@@ -79,7 +79,7 @@ impl<'run> Salvage<'run> {
         })
     }
 
-    /// The lost stretch at this place. Begins one if there is none.
+    /// The lost stretch at this place. Begins one if needed.
     fn lost_stretch(&mut self, path: &Path, what: impl Into<String>) -> &mut Stretch {
         let begins = || {
             let damage =

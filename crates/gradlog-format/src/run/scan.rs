@@ -193,7 +193,7 @@ impl<'run> PartScan<'run> {
         later_segments(self.run, self.next_segment)
     }
 
-    /// Opens the next segment. Returns `false` if there is none, or if it cannot be read.
+    /// Opens the next segment. Returns `false` if it is missing or cannot be read.
     fn open_next(&mut self) -> bool {
         self.segment = None;
         self.offset = 0;
