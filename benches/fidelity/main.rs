@@ -171,6 +171,13 @@ fn run(name: Name, arguments: &Arguments) -> Result<Vec<Value>> {
         truth.compare(&recorded.scores),
         spearman(own, &recorded.norms),
     );
+    // The scores are times the learning rate and 1/B.
+    let factor = 0.1 / name.batch() as f64;
+    let sigmas: Vec<f64> = (recorded.scores.iter().zip(&material.truth).zip(&recorded.deviations))
+        .map(|((score, truth), deviation)| (score - factor * truth).abs() / deviation)
+        .collect();
+    let within = |limit: f64| sigmas.iter().filter(|sigma| **sigma <= limit).count() as f64 / sigmas.len() as f64;
+    println!("within two stated deviations {:.3}, within three {:.3}", within(2.0), within(3.0));
     table.row("default, as computed here", false, recorded.rest + default.bytes, truth.compare(&default.scores), 1.0);
     let mut seen = HashSet::new();
     for (label, scheme) in scheme::schemes(arguments.all) {

@@ -18,6 +18,8 @@ pub struct Recorded {
     pub bytes: f64,
     /// Of these, all but the columns of the sketches.
     pub rest: f64,
+    /// Of the scores, in their order, one stated standard deviation.
+    pub deviations: Vec<f64>,
 }
 
 /// Records the probes and then the visits at the weights that the model has, with the default configuration.
@@ -50,10 +52,8 @@ pub fn record(
 }
 
 fn read(run: &Run, visits: &[usize], probes: &[usize]) -> Result<Recorded> {
-    let sketch = |column: Column| {
-        use Column::{Delta, DeltaScale, Folded, FoldedScale, Input, InputScale};
-        matches!(column, Input | InputScale | Delta | DeltaScale | Folded | FoldedScale)
-    };
+    // Vectors, their scales, numbers kept apart, and what rounding left open.
+    let sketch = |column: Column| (Column::Input as u16..=Column::FoldedRounding as u16).contains(&(column as u16));
     let (mut bytes, mut sketches, mut norms) = (0, 0, HashMap::new());
     for block in run.scan().filter(|block| block.kind() == Some(BlockKind::Visits)) {
         bytes += block.bytes();
@@ -65,14 +65,16 @@ fn read(run: &Run, visits: &[usize], probes: &[usize]) -> Result<Recorded> {
         let ids = block.u64s(Column::Example)?;
         norms.extend(ids.into_iter().zip(block.f32s(Column::SquaredNorm)?));
     }
-    let all = InfluenceQuestion::new("test").compute(run)?;
+    let all = InfluenceQuestion::new("test").sketch_errors().compute(run)?;
     ensure!(all.rows.len() == visits.len() && all.probes.len() == probes.len(), "the run lost visits or probes");
     let place: HashMap<u64, usize> = all.rows.iter().enumerate().map(|(place, row)| (row.example, place)).collect();
     let column: HashMap<u64, usize> = all.probes.iter().enumerate().map(|(place, probe)| (probe.id, place)).collect();
-    let score = |visit: &usize, probe: &usize| all.score(place[&(*visit as u64)], column[&(*probe as u64)]);
+    let at = |visit: &usize, probe: &usize| (place[&(*visit as u64)], column[&(*probe as u64)]);
+    let pairs = || visits.iter().flat_map(|visit| probes.iter().map(move |probe| at(visit, probe)));
     let count = visits.len() as f64;
     Ok(Recorded {
-        scores: visits.iter().flat_map(|visit| probes.iter().map(move |probe| score(visit, probe))).collect(),
+        scores: pairs().map(|(row, probe)| all.score(row, probe)).collect(),
+        deviations: pairs().map(|(row, probe)| all.sketch_error(row, probe).unwrap_or(f64::NAN)).collect(),
         norms: visits.iter().map(|visit| f64::from(norms[&(*visit as u64)])).collect(),
         bytes: bytes as f64 / count,
         rest: (bytes - sketches) as f64 / count,

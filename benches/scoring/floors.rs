@@ -3,7 +3,7 @@
 use anyhow::Result;
 use gradlog_analysis::Score;
 use gradlog_format::log::{BlockKind, Column, ColumnKey, NO_LAYER};
-use gradlog_format::run::{Block, Run};
+use gradlog_format::run::{Block, Origin, Run};
 use gradlog_kernels::matmul::{matmul, Matrix};
 use rayon::prelude::*;
 use std::path::Path;
@@ -13,22 +13,17 @@ fn visit_blocks(run: &Run) -> Vec<Block> {
     run.scan().filter(|block| block.kind() == Some(BlockKind::Visits)).collect()
 }
 
-fn layers(run: &Run) -> Vec<(ColumnKey, ColumnKey)> {
+fn layers(run: &Run) -> Vec<ColumnKey> {
     let key = |column, layer| ColumnKey { column, layer };
     let layers = (0..NO_LAYER).zip(&run.manifest().layers);
-    let sides = |layer| {
-        [
-            (key(Column::Input, layer), key(Column::InputScale, layer)),
-            (key(Column::Delta, layer), key(Column::DeltaScale, layer)),
-        ]
-    };
+    let sides = |layer| [key(Column::Input, layer), key(Column::Delta, layer)];
     layers.flat_map(|(layer, _)| sides(layer)).collect()
 }
 
 /// Visits, and numbers in the vectors of one.
 pub fn shape(run: &Run) -> (usize, usize) {
     let blocks = visit_blocks(run);
-    let width = layers(run).iter().filter_map(|(values, _)| blocks[0].width(*values)).sum();
+    let width = layers(run).iter().filter_map(|values| blocks[0].width(*values)).sum();
     (blocks.iter().map(Block::rows).sum(), width)
 }
 
@@ -79,8 +74,8 @@ pub fn inflate(run: &Run) -> Result<()> {
                 _ => drop(block.f32s(column)?),
             }
         }
-        for (values, scales) in &keys {
-            drop(block.vectors(*values, *scales)?);
+        for values in &keys {
+            drop(block.vectors(*values, Origin::Whole)?);
         }
         Ok(())
     })

@@ -4,7 +4,7 @@ pub mod analyses;
 
 use gradlog_analysis::{Score, ScoreQuestion, SummaryQuestion};
 use gradlog_format::log::{BlockKind, Column, ColumnKey, NO_LAYER};
-use gradlog_format::run::{Block, RecoverError, Run, VerifyReport};
+use gradlog_format::run::{Block, Origin, RecoverError, Run, VerifyReport};
 use std::path::{Path, PathBuf};
 
 /// The manifest under which the target `segment` reads: that of the fixture.
@@ -131,10 +131,10 @@ fn read_block(block: &Block) {
             block.f32s(key).map(|all| all.len()),
         ] {
             let length = length.unwrap_or(block.rows());
-            assert!(length == block.rows() || column == Column::Name, "{column:?}: {length} for {} rows", block.rows());
+            assert!(length == block.rows() || column.is_wide(), "{column:?}: {length} for {} rows", block.rows());
         }
-        for scale in [Column::InputScale, Column::DeltaScale, Column::FoldedScale] {
-            let Ok(vectors) = block.vectors(key, ColumnKey { column: scale, layer: size.layer }) else { continue };
+        for origin in [Origin::Whole, Origin::Rotated, Origin::Projected { seed: 1, inputs: 5_000 }] {
+            let Ok(vectors) = block.vectors(key, origin) else { continue };
             let mut numbers = vec![0.0; vectors.width()];
             for row in 0..vectors.rows() {
                 vectors.decode(row, &mut numbers);

@@ -34,6 +34,17 @@ pub(super) enum PassKind {
     Sweep,
 }
 
+impl PassKind {
+    /// A number for each kind and probe set. Equal examples of different passes are rounded independently.
+    pub(super) fn number(self) -> u64 {
+        match self {
+            PassKind::Training => 0,
+            PassKind::Sweep => 1,
+            PassKind::Probe { set } => 2 + u64::from(set),
+        }
+    }
+}
+
 /// The mode and the learning rate of a replay's passes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Replayed {

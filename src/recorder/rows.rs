@@ -3,11 +3,11 @@
 
 use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::sketcher::LayerSketcher;
-use super::vector_rows::VectorRows;
+use super::vector_rows::{RowScratch, VectorColumn, VectorRows};
 use crate::taps::{add, fold_uses, move_to_host, with_slice, FoldedGradients, PerExample, SharedFold};
 use candle_core::{Device, Result, Tensor};
-use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey};
-use gradlog_format::sketch::{rotate, Encoding, Form, Projection, SketchConfig};
+use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey, NO_LAYER};
+use gradlog_format::sketch::{draw, Form, SketchConfig};
 use gradlog_kernels::simd::squared_norm;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,9 +36,13 @@ pub(super) struct RowMaker {
 #[derive(Default)]
 struct Scratch {
     unweighted: Vec<f32>,
-    folded: Vec<f32>,
-    projected: Vec<f32>,
+    row: RowScratch,
+    /// For each row, the seed of its roundings.
+    seeds: Vec<u64>,
 }
+
+/// Keeps the seeds of roundings apart from those of projections.
+const ROUNDING_STREAM: u64 = 0x524F_554E_4449_4E47; // "ROUNDING"
 
 /// Whether the rows are probes. They are few, so they get a finer encoding. Sweeps are as many as visits.
 fn is_probe(kind: PassKind) -> bool {
@@ -105,32 +109,30 @@ impl RowMaker {
             }
             let own = &self.layers[gradients.layer];
             let layer = gradients.layer as u16;
-            let mut side = |projection: &Option<Projection>, width, column, scale| {
-                let (encoding, width) = self.side_encoding(projection, width, batch.kind);
-                keys.push((ColumnKey { column, layer }, Cells::Vector(encoding), width));
-                keys.push((ColumnKey { column: scale, layer }, Cells::Bf16, 1));
-            };
-            side(&own.input, own.record.inputs, Column::Input, Column::InputScale);
-            side(&own.delta, own.record.outputs, Column::Delta, Column::DeltaScale);
+            keys.extend(self.side_column(own, layer, Column::Input, batch.kind).keys());
+            keys.extend(self.side_column(own, layer, Column::Delta, batch.kind).keys());
         }
         if folded {
-            let (encoding, width) = self.folded_encoding(batch.kind);
-            keys.push((Column::Folded.into(), Cells::Vector(encoding), width));
-            keys.push((Column::FoldedScale.into(), Cells::Bf16, 1));
+            keys.extend(self.folded_column(batch.kind).keys());
         }
         keys
     }
 
-    /// Encoding and stored width of one side of a factored layer.
-    fn side_encoding(&self, projection: &Option<Projection>, width: u32, kind: PassKind) -> (Encoding, u32) {
+    /// How one side of a factored layer is stored.
+    fn side_column(&self, layer: &LayerSketcher, number: u16, column: Column, kind: PassKind) -> VectorColumn {
+        let (projection, width) = match column {
+            Column::Input => (&layer.input, layer.record.inputs),
+            _ => (&layer.delta, layer.record.outputs),
+        };
         let stored = projection.as_ref().map_or(width, |projection| projection.kept() as u32);
-        (self.sketch.encoding_of(stored, projection.is_some(), is_probe(kind)), stored)
+        let encoding = self.sketch.encoding_of(stored, projection.is_some(), is_probe(kind));
+        VectorColumn::new(column, number, (encoding, stored))
     }
 
-    /// Encoding and stored width of the folded vector.
-    fn folded_encoding(&self, kind: PassKind) -> (Encoding, u32) {
+    /// How the folded vector is stored.
+    fn folded_column(&self, kind: PassKind) -> VectorColumn {
         let width = self.shared_fold.width() as u32;
-        (self.sketch.encoding_of(width, true, is_probe(kind)), width)
+        VectorColumn::new(Column::Folded, NO_LAYER, (self.sketch.encoding_of(width, true, is_probe(kind)), width))
     }
 
     /// Appends the rows of `batch`, without learning rate and clip, which are known when the step ends.
@@ -141,6 +143,9 @@ impl RowMaker {
         let ready = (layers.into_iter())
             .map(|part| Ok((part.layer, part.weighted, self.load_gradients(part.layer, part.gradients, rows)?)))
             .collect::<Result<Vec<_>>>()?;
+        let row_seed = |id: &u64| draw(draw(ROUNDING_STREAM ^ kind.number(), *id), step);
+        self.scratch.seeds.clear();
+        self.scratch.seeds.extend(ids.iter().map(row_seed));
         builder.u64s(Column::Example, ids);
         builder.u64s(Column::Step, std::iter::repeat_n(step, rows));
         builder.u32s(Column::Epoch, std::iter::repeat_n(epoch, rows));
@@ -248,14 +253,10 @@ impl RowMaker {
             }
         }
         if let Some(mut sums) = folded {
-            let (encoding, width) = self.folded_encoding(kind);
-            let rows = sums.chunks_exact_mut(m).map(|row| {
-                rotate(row, width as usize);
-                &row[..width as usize]
-            });
-            let keys = (Column::Folded.into(), Column::FoldedScale.into());
-            let mut into = VectorRows::new(encoding, width, keys, builder);
-            rows.zip(flags.iter_mut()).for_each(|(row, flag)| into.push(row, flag));
+            let mut into = VectorRows::new(self.folded_column(kind), builder);
+            for (row, flag) in sums.chunks_exact_mut(m).zip(flags.iter_mut()) {
+                mark_finite(flag, into.push_folded(row, &mut self.scratch.row, builder));
+            }
             into.finish(builder);
         }
         for ((flag, norm), c) in flags.iter_mut().zip(&norms).zip(coefficients) {
@@ -302,38 +303,35 @@ impl RowMaker {
         flags: &mut [u8],
         builder: &mut BlockBuilder,
     ) {
-        let Scratch { mut unweighted, mut folded, mut projected } = std::mem::take(&mut self.scratch);
+        let Scratch { mut unweighted, row: mut scratch, seeds } = std::mem::take(&mut self.scratch);
         let layer = &self.layers[number];
         let (inputs, outputs) = (layer.record.inputs as usize, layer.record.outputs as usize);
         let bias = f64::from(u8::from(layer.record.bias));
-        let side = |projection, width, column, scale, builder: &mut BlockBuilder| {
-            let (encoding, width) = self.side_encoding(projection, width, kind);
-            let key = |column| ColumnKey { column, layer: number as u16 };
-            VectorRows::new(encoding, width, (key(column), key(scale)), builder)
-        };
-        let mut push =
-            |into: &mut VectorRows, row: &[f32], projection: &Option<Projection>, flag: &mut u8| match projection {
-                None => into.push(row, flag),
-                Some(projection) => {
-                    projected.clear();
-                    projection.apply(row, &mut folded, &mut projected);
-                    into.push(&projected, flag);
-                }
-            };
-        let mut inputs_to = side(&layer.input, layer.record.inputs, Column::Input, Column::InputScale, builder);
-        let mut deltas_to = side(&layer.delta, layer.record.outputs, Column::Delta, Column::DeltaScale, builder);
+        let column = |column| self.side_column(layer, number as u16, column, kind);
+        let mut inputs_to = VectorRows::new(column(Column::Input), builder);
+        let mut deltas_to = VectorRows::new(column(Column::Delta), builder);
         // Goes row by row, so that a row's numbers are read from memory once.
         let rows = input.chunks_exact(inputs).zip(delta.chunks_exact(outputs));
-        for (i, ((a, d), (norm, flag))) in rows.zip(norms.iter_mut().zip(flags)).enumerate() {
+        for (i, (((a, d), (norm, flag)), seed)) in rows.zip(norms.iter_mut().zip(flags)).zip(&seeds).enumerate() {
             let factor = undo(i);
             unweighted.clear();
             unweighted.extend(d.iter().map(|d| d * factor));
             *norm += f64::from(squared_norm(&unweighted)) * (f64::from(squared_norm(a)) + bias);
-            push(&mut inputs_to, a, &layer.input, flag);
-            push(&mut deltas_to, &unweighted, &layer.delta, flag);
+            let seed_of = |record_seed: u64| draw(record_seed, *seed);
+            let of_input = seed_of(layer.record.seed_input);
+            mark_finite(flag, inputs_to.push(a, layer.input.as_ref(), of_input, &mut scratch, builder));
+            let of_delta = seed_of(layer.record.seed_delta);
+            mark_finite(flag, deltas_to.push(&unweighted, layer.delta.as_ref(), of_delta, &mut scratch, builder));
         }
         inputs_to.finish(builder);
         deltas_to.finish(builder);
-        self.scratch = Scratch { unweighted, folded, projected };
+        self.scratch = Scratch { unweighted, row: scratch, seeds };
+    }
+}
+
+/// Flags a row with a vector that was not finite.
+fn mark_finite(flag: &mut u8, finite: bool) {
+    if !finite {
+        *flag |= Column::FLAG_NOT_FINITE;
     }
 }

@@ -1,40 +1,151 @@
 //! Encodes rows of vectors into a block.
 
 use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey};
-use gradlog_format::sketch::Encoding;
+use gradlog_format::sketch::{choose_apart, rotate, Apart, Encoding, Projection, Rest, Rounding};
 
-/// Encodes rows of vectors into a column of codes and a column of scales. Both are taken out of the block while they
-/// grow.
+/// How the vectors of one column are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct VectorColumn {
+    pub values: ColumnKey,
+    pub scales: ColumnKey,
+    pub encoding: Encoding,
+    pub width: u32,
+}
+
+impl VectorColumn {
+    /// Of a column of layer `layer`; [`gradlog_format::log::NO_LAYER`] for the folded one.
+    pub(super) fn new(column: Column, layer: u16, (encoding, width): (Encoding, u32)) -> Self {
+        let scale = match column {
+            Column::Input => Column::InputScale,
+            Column::Delta => Column::DeltaScale,
+            _ => Column::FoldedScale,
+        };
+        let key = |column| ColumnKey { column, layer };
+        Self { values: key(column), scales: key(scale), encoding, width }
+    }
+
+    /// The columns that it takes, without those of numbers kept apart.
+    pub(super) fn keys(self) -> impl Iterator<Item = (ColumnKey, Cells, u32)> {
+        let rounding = self.rounding().map(|key| (key, Cells::U8, 2));
+        [(self.values, Cells::Vector(self.encoding), self.width), (self.scales, Cells::Bf16, 1)]
+            .into_iter()
+            .chain(rounding)
+    }
+
+    /// Where it is stored what rounding at random left open.
+    fn rounding(self) -> Option<ColumnKey> {
+        let rounds = matches!(self.encoding, Encoding::Q8 | Encoding::Q4);
+        let column = self.values.column.rounding().filter(|_| rounds)?;
+        Some(ColumnKey { column, ..self.values })
+    }
+}
+
+/// Buffers that are used again from row to row.
+#[derive(Debug, Default)]
+pub(super) struct RowScratch {
+    apart: Vec<Apart>,
+    rest: Vec<f32>,
+    folded: Vec<f32>,
+    projected: Vec<f32>,
+}
+
+/// Encodes rows of vectors into columns of codes, of scales and of what rounding left open. They are taken out of the
+/// block while they grow. Numbers to be kept apart go to the block at once.
 pub(super) struct VectorRows {
-    encoding: Encoding,
-    width: u32,
-    keys: (ColumnKey, ColumnKey),
+    column: VectorColumn,
+    row: u32,
     codes: Vec<u8>,
     scales: Vec<u8>,
+    rounding: Vec<u8>,
 }
 
 impl VectorRows {
-    pub(super) fn new(
-        encoding: Encoding,
-        width: u32,
-        keys: (ColumnKey, ColumnKey),
-        builder: &mut BlockBuilder,
-    ) -> Self {
-        let codes = std::mem::take(builder.column(keys.0, Cells::Vector(encoding), width));
-        let scales = std::mem::take(builder.column(keys.1, Cells::Bf16, 1));
-        Self { encoding, width, keys, codes, scales }
+    pub(super) fn new(column: VectorColumn, builder: &mut BlockBuilder) -> Self {
+        let codes = std::mem::take(builder.column(column.values, Cells::Vector(column.encoding), column.width));
+        let scales = std::mem::take(builder.column(column.scales, Cells::Bf16, 1));
+        let rounding = column.rounding().map(|key| std::mem::take(builder.column(key, Cells::U8, 2)));
+        Self { column, row: 0, codes, scales, rounding: rounding.unwrap_or_default() }
     }
 
-    pub(super) fn push(&mut self, row: &[f32], flag: &mut u8) {
-        let quantized = self.encoding.encode(row, &mut self.codes);
-        self.scales.extend(quantized.scale.to_le_bytes());
-        if !quantized.finite {
-            *flag |= Column::FLAG_NOT_FINITE;
+    /// Appends a vector, or its projection. `seed` decides the roundings.
+    pub(super) fn push(
+        &mut self,
+        row: &[f32],
+        projection: Option<&Projection>,
+        seed: u64,
+        scratch: &mut RowScratch,
+        builder: &mut BlockBuilder,
+    ) -> bool {
+        let RowScratch { apart, rest, folded, projected } = scratch;
+        let kind = if projection.is_some() { Rest::Rotated } else { Rest::Rounded };
+        let row = self.take_apart(row, kind, (apart, rest), builder);
+        match projection {
+            None => self.encode(row, seed),
+            Some(projection) => {
+                projected.clear();
+                projection.apply(row, folded, projected);
+                self.encode(projected, seed)
+            }
         }
     }
 
+    /// Rotates a folded vector and appends it. Its numbers may change.
+    pub(super) fn push_folded(&mut self, row: &mut [f32], scratch: &mut RowScratch, builder: &mut BlockBuilder) -> bool {
+        if self.keeps_apart() {
+            choose_apart(row, Rest::Rotated, &mut scratch.apart);
+            scratch.apart.iter().for_each(|apart| row[apart.place as usize] = 0.0);
+            builder.keep_apart(self.column.values, self.row, &scratch.apart);
+        }
+        let width = self.column.width as usize;
+        rotate(row, width);
+        self.encode(&row[..width], 0)
+    }
+
+    /// Floats need no exact copies of large numbers: their rounding is relative.
+    fn keeps_apart(&self) -> bool {
+        !matches!(self.column.encoding, Encoding::F32 | Encoding::F16)
+    }
+
+    /// Keeps large numbers apart. Returns the rest.
+    fn take_apart<'a>(
+        &self,
+        row: &'a [f32],
+        kind: Rest,
+        (apart, rest): (&mut Vec<Apart>, &'a mut Vec<f32>),
+        builder: &mut BlockBuilder,
+    ) -> &'a [f32] {
+        apart.clear();
+        if self.keeps_apart() {
+            choose_apart(row, kind, apart);
+        }
+        if apart.is_empty() {
+            return row;
+        }
+        rest.clear();
+        rest.extend_from_slice(row);
+        apart.iter().for_each(|apart| rest[apart.place as usize] = 0.0);
+        builder.keep_apart(self.column.values, self.row, apart);
+        rest
+    }
+
+    /// Appends a vector of the column's width. Returns whether it was finite.
+    fn encode(&mut self, row: &[f32], seed: u64) -> bool {
+        let quantized = self.column.encoding.encode_stochastic(row, seed, &mut self.codes);
+        self.scales.extend(quantized.scale.to_le_bytes());
+        if self.column.rounding().is_some() {
+            let Rounding { spread, nonzero } = quantized.rounding;
+            self.rounding.extend([spread, nonzero]);
+        }
+        self.row += 1;
+        quantized.finite
+    }
+
     pub(super) fn finish(self, builder: &mut BlockBuilder) {
-        *builder.column(self.keys.0, Cells::Vector(self.encoding), self.width) = self.codes;
-        *builder.column(self.keys.1, Cells::Bf16, 1) = self.scales;
+        let column = self.column;
+        *builder.column(column.values, Cells::Vector(column.encoding), column.width) = self.codes;
+        *builder.column(column.scales, Cells::Bf16, 1) = self.scales;
+        if let Some(key) = column.rounding() {
+            *builder.column(key, Cells::U8, 2) = self.rounding;
+        }
     }
 }

@@ -91,7 +91,7 @@ fn features_in_a_buffer_are_recorded_as_they_were() {
         features_in_a_buffer(dir.path(), buffered);
         let table = ScoreQuestion::new(Score::SelfInfluence).compute(&Run::open(dir.path()).unwrap()).unwrap();
         let scores: Vec<f64> = table.rows.iter().map(|row| row.score).collect();
-        (scores, vectors(dir.path(), Column::Input, Column::InputScale, 0))
+        (scores, vectors(dir.path(), Column::Input, 0))
     });
     assert_eq!(own, buffered);
 }

@@ -6,6 +6,7 @@ use candle_nn::{linear, Linear, VarMap};
 use gradlog::taps::{Tapped, Taps};
 use gradlog::{CurvatureRows, RecordError, Recorder};
 use gradlog_format::log::{BlockKind, Column, ColumnKey};
+use gradlog_format::run::Origin;
 use std::path::Path;
 
 const FEATURES: usize = 4;
@@ -54,8 +55,8 @@ fn matrix(dir: &Path) -> (Vec<f64>, f64) {
     let (mut sum, mut total) = (vec![0.0; n * n], 0.0);
     for block in blocks(dir, BlockKind::Probes) {
         let key = |column| ColumnKey { column, layer: 0 };
-        let inputs = block.vectors(key(Column::Input), key(Column::InputScale)).unwrap();
-        let deltas = block.vectors(key(Column::Delta), key(Column::DeltaScale)).unwrap();
+        let inputs = block.vectors(key(Column::Input), Origin::Whole).unwrap();
+        let deltas = block.vectors(key(Column::Delta), Origin::Whole).unwrap();
         for (row, w) in block.f32s(Column::CurvatureWeight).unwrap().into_iter().enumerate() {
             let (mut a, mut d) = (vec![0.0; FEATURES], vec![0.0; CLASSES]);
             inputs.decode(row, &mut a);

@@ -80,8 +80,8 @@ fn check<L: Tap>(what: &str, layer: L, plain: Plain<'_>, parameters: &[&Var], x:
     );
     let (a, d, f) = if factored {
         (
-            vectors(&run, Column::Input, Column::InputScale, 0),
-            vectors(&run, Column::Delta, Column::DeltaScale, 0),
+            vectors(&run, Column::Input, 0),
+            vectors(&run, Column::Delta, 0),
             vec![],
         )
     } else {

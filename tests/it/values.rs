@@ -78,7 +78,7 @@ fn the_input_is_recorded_as_it_was_even_if_it_is_a_view_of_a_variable() {
         table.set(&(table.as_tensor() * 1.01).unwrap()).unwrap();
     }
     recorder.finish().unwrap();
-    assert_eq!(vectors(&run, Column::Input, Column::InputScale, 0), inputs);
+    assert_eq!(vectors(&run, Column::Input, 0), inputs);
 }
 
 #[test]

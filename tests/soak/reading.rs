@@ -4,7 +4,7 @@ use crate::training;
 use anyhow::{ensure, Context, Result};
 use gradlog::{Config, Recorder};
 use gradlog_format::log::{BlockKind, Column, ColumnKey};
-use gradlog_format::run::{Block, ReadError, Run};
+use gradlog_format::run::{Block, Origin, ReadError, Run};
 use std::path::Path;
 
 /// One visit: every number that the run holds of it, as bits.
@@ -113,13 +113,8 @@ fn rows(block: &Block) -> Result<Vec<Row>, ReadError> {
         add(&mut block.f32s(column)?.into_iter().map(f32::to_bits));
     }
     add(&mut block.u8s(Column::Flags)?.into_iter().map(u32::from));
-    for (layer, column, scale) in [
-        (0, Column::Input, Column::InputScale),
-        (0, Column::Delta, Column::DeltaScale),
-        (1, Column::Input, Column::InputScale),
-        (1, Column::Delta, Column::DeltaScale),
-    ] {
-        let vectors = block.vectors(ColumnKey { column, layer }, ColumnKey { column: scale, layer })?;
+    for (layer, column) in [(0, Column::Input), (0, Column::Delta), (1, Column::Input), (1, Column::Delta)] {
+        let vectors = block.vectors(ColumnKey { column, layer }, Origin::Whole)?;
         let mut numbers = vec![0.0; vectors.width()];
         for (index, row) in rows.iter_mut().enumerate() {
             vectors.decode(index, &mut numbers);

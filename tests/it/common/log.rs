@@ -2,7 +2,7 @@
 
 use gradlog_analysis::{Influence, ScoreTable};
 use gradlog_format::log::{BlockKind, Column, ColumnKey, NO_LAYER};
-use gradlog_format::run::{Block, Run};
+use gradlog_format::run::{Block, Origin, Run};
 use std::path::Path;
 
 /// The blocks of a kind, in order.
@@ -11,11 +11,17 @@ pub fn blocks(dir: &Path, kind: BlockKind) -> Vec<Block> {
 }
 
 /// All vectors of a column over the visit blocks of a run, in order.
-pub fn vectors(dir: &Path, column: Column, scale: Column, layer: u16) -> Vec<Vec<f32>> {
-    let key = |column| ColumnKey { column, layer };
+pub fn vectors(dir: &Path, column: Column, layer: u16) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
+    let run = Run::open(dir).unwrap();
     for block in blocks(dir, BlockKind::Visits) {
-        let vectors = block.vectors(key(column), key(scale)).unwrap();
+        let width = block.width(ColumnKey { column, layer }).unwrap();
+        let origin = match (column, run.manifest().layers.get(usize::from(layer))) {
+            (Column::Input, Some(record)) => Origin::of_input(record, width),
+            (Column::Delta, Some(record)) => Origin::of_delta(record, width),
+            _ => Origin::Rotated,
+        };
+        let vectors = block.vectors(ColumnKey { column, layer }, origin).unwrap();
         for i in 0..vectors.rows() {
             let mut out = vec![0.0; vectors.width()];
             vectors.decode(i, &mut out);
@@ -26,7 +32,7 @@ pub fn vectors(dir: &Path, column: Column, scale: Column, layer: u16) -> Vec<Vec
 }
 
 pub fn folded(dir: &Path) -> Vec<Vec<f32>> {
-    vectors(dir, Column::Folded, Column::FoldedScale, NO_LAYER)
+    vectors(dir, Column::Folded, NO_LAYER)
 }
 
 pub fn u8s(dir: &Path, kind: BlockKind, column: Column) -> Vec<u8> {

@@ -16,8 +16,8 @@ fn dots(a: &[Vec<f32>]) -> Vec<f32> {
 
 /// All dot products of the gradients of one layer, from its factors.
 fn factored_dots(run: &Path, layer: u16, bias: bool) -> Vec<f32> {
-    let a = dots(&vectors(run, Column::Input, Column::InputScale, layer));
-    let d = dots(&vectors(run, Column::Delta, Column::DeltaScale, layer));
+    let a = dots(&vectors(run, Column::Input, layer));
+    let d = dots(&vectors(run, Column::Delta, layer));
     a.iter().zip(&d).map(|(a, d)| (a + f32::from(bias)) * d).collect()
 }
 

@@ -184,10 +184,9 @@ fn measure_distances(run: &Run, asked: &DistanceQuestion<'_>) -> Result<Vec<Feat
             how: "name a layer that sees one position per example: `SummaryQuestion` lists their forms",
         });
     };
-    let (number, width) = (factored.layer, factored.inputs);
+    let (number, width, origin) = (factored.layer, factored.inputs, factored.input_origin);
     let inputs = |block: &Block| -> Result<Vectors, AnalysisError> {
-        let key = |column| ColumnKey { column, layer: number };
-        Ok(block.vectors(key(Column::Input), key(Column::InputScale))?)
+        Ok(block.vectors(ColumnKey { column: Column::Input, layer: number }, origin)?)
     };
     let mut features: Vec<Vec<f32>> = Vec::new();
     for probe in &influence.probes {

@@ -2,7 +2,7 @@
 
 use crate::AnalysisError;
 use gradlog_format::log::{Column, ColumnKey, LayerRecord};
-use gradlog_format::run::{Block, ReadError, Vectors};
+use gradlog_format::run::{Block, Origin, ReadError, Vectors};
 
 /// A layer whose gradient is kept as two factors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub(crate) struct Factored {
     pub inputs: usize,
     pub outputs: usize,
     pub bias: bool,
+    pub input_origin: Origin,
+    pub delta_origin: Origin,
 }
 
 /// The name of all folded layers together.
@@ -33,7 +35,8 @@ impl Layout {
             let Some(record) = layers.get(usize::from(layer)) else { continue };
             let width = |column| block.width(ColumnKey { column, layer });
             if let (Some(inputs), Some(outputs)) = (width(Column::Input), width(Column::Delta)) {
-                factored.push(Factored { layer, inputs, outputs, bias: record.bias });
+                let (input_origin, delta_origin) = (Origin::of_input(record, inputs), Origin::of_delta(record, outputs));
+                factored.push(Factored { layer, inputs, outputs, bias: record.bias, input_origin, delta_origin });
             }
         }
         Self { factored, folded: block.width(Column::Folded) }
@@ -137,12 +140,12 @@ impl Layout {
         Ok(Self { factored, folded: self.folded.filter(|_| whole) })
     }
 
-    fn keys(&self) -> impl Iterator<Item = (ColumnKey, ColumnKey)> + '_ {
+    fn keys(&self) -> impl Iterator<Item = (ColumnKey, Origin)> + '_ {
         let factored = self.factored.iter().flat_map(|f| {
             let key = |column| ColumnKey { column, layer: f.layer };
-            [(key(Column::Input), key(Column::InputScale)), (key(Column::Delta), key(Column::DeltaScale))]
+            [(key(Column::Input), f.input_origin), (key(Column::Delta), f.delta_origin)]
         });
-        factored.chain(self.folded.map(|_| (Column::Folded.into(), Column::FoldedScale.into())))
+        factored.chain(self.folded.map(|_| (Column::Folded.into(), Origin::Rotated)))
     }
 }
 
@@ -154,7 +157,7 @@ pub(crate) struct Gradients {
 impl Gradients {
     /// Reads the vectors of a block whose layout is `layout`.
     pub(crate) fn read(block: &Block, layout: &Layout) -> Result<Self, ReadError> {
-        let parts = layout.keys().map(|(values, scales)| block.vectors(values, scales)).collect::<Result<_, _>>()?;
+        let parts = layout.keys().map(|(values, origin)| block.vectors(values, origin)).collect::<Result<_, _>>()?;
         Ok(Self { parts })
     }
 

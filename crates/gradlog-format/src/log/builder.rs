@@ -7,6 +7,7 @@ use super::block::{
 use super::codec::{self, DecodeError};
 use super::column::{Cells, Column, ColumnKey};
 use super::compress::{Codec, Compressor};
+use crate::sketch::{Apart, APART_MAX};
 
 #[derive(Debug)]
 struct Buffer {
@@ -16,6 +17,15 @@ struct Buffer {
     bytes: Vec<u8>,
 }
 
+/// A number of one row of a column of vectors that is kept apart.
+#[derive(Debug, Clone, Copy)]
+struct ApartRow {
+    /// The column of vectors.
+    key: ColumnKey,
+    row: u32,
+    apart: Apart,
+}
+
 /// Collects rows column by column. [`LogWriter::append`](super::LogWriter::append) writes them as a block.
 ///
 /// Append one value of each row to every column, then call [`BlockBuilder::advance`] for these rows.
@@ -23,6 +33,8 @@ struct Buffer {
 pub struct BlockBuilder {
     kind: BlockKind,
     columns: Vec<Buffer>,
+    /// In the order of rows within each column.
+    apart: Vec<ApartRow>,
     rows: u32,
     steps: Option<(u64, u64)>,
     epochs: Option<(u32, u32)>,
@@ -31,7 +43,7 @@ pub struct BlockBuilder {
 impl BlockBuilder {
     /// A block without rows.
     pub fn new(kind: BlockKind) -> Self {
-        Self { kind, columns: Vec::new(), rows: 0, steps: None, epochs: None }
+        Self { kind, columns: Vec::new(), apart: Vec::new(), rows: 0, steps: None, epochs: None }
     }
 
     /// What the rows are.
@@ -51,7 +63,8 @@ impl BlockBuilder {
 
     /// Bytes held, before compression.
     pub fn raw_bytes(&self) -> usize {
-        self.columns.iter().map(|column| column.bytes.len()).sum()
+        let apart = self.apart.len() * std::mem::size_of::<ApartRow>();
+        self.columns.iter().map(|column| column.bytes.len()).sum::<usize>() + apart
     }
 
     /// Prepares for rows with exactly these columns.
@@ -82,6 +95,8 @@ impl BlockBuilder {
         for column in &mut other.columns {
             self.column(column.key, column.cells, column.width).append(&mut column.bytes);
         }
+        let rows = self.rows;
+        self.apart.extend(other.apart.drain(..).map(|kept| ApartRow { row: kept.row + rows, ..kept }));
         self.rows += std::mem::take(&mut other.rows);
         self.steps = hull(self.steps, other.steps.take());
         self.epochs = hull(self.epochs, other.epochs.take());
@@ -97,6 +112,52 @@ impl BlockBuilder {
             self.columns.len() - 1
         });
         &mut self.columns[index].bytes
+    }
+
+    /// Keeps numbers of a row apart, for the column `key` of vectors. `row` counts from the first row that
+    /// [`BlockBuilder::advance`] has not declared yet. Of more than [`APART_MAX`] numbers the rest is left out.
+    pub fn keep_apart(&mut self, key: impl Into<ColumnKey>, row: u32, numbers: &[Apart]) {
+        let (key, row) = (key.into(), self.rows + row);
+        self.apart.extend(numbers.iter().take(APART_MAX).map(|&apart| ApartRow { key, row, apart }));
+    }
+
+    /// Makes columns of the numbers kept apart: as many to a row as the row with most of them has.
+    fn fill_apart_columns(&mut self) -> Vec<Buffer> {
+        let kept = std::mem::take(&mut self.apart);
+        let mut keys: Vec<ColumnKey> = Vec::new();
+        for one in &kept {
+            if !keys.contains(&one.key) {
+                keys.push(one.key);
+            }
+        }
+        let rows = self.rows as usize;
+        let mut columns = Vec::with_capacity(2 * keys.len());
+        for key in keys {
+            let Some((places, values)) = key.column.apart() else { continue };
+            let own = || kept.iter().filter(|one| one.key == key && (one.row as usize) < rows);
+            let mut counts = vec![0usize; rows];
+            own().for_each(|one| counts[one.row as usize] += 1);
+            let width = counts.iter().copied().max().unwrap_or(0);
+            let empty = vec![0u8; 4 * width * rows];
+            let (mut places_bytes, mut values_bytes) = (empty.clone(), empty);
+            counts.fill(0);
+            for one in own() {
+                let slot = &mut counts[one.row as usize];
+                let at = 4 * (one.row as usize * width + *slot);
+                places_bytes[at..at + 4].copy_from_slice(&one.apart.place.to_le_bytes());
+                values_bytes[at..at + 4].copy_from_slice(&one.apart.value.to_le_bytes());
+                *slot += 1;
+            }
+            let made = |column, cells, bytes| Buffer {
+                key: ColumnKey { column, ..key },
+                cells,
+                width: width as u32,
+                bytes,
+            };
+            columns.push(made(places, Cells::U32, places_bytes));
+            columns.push(made(values, Cells::F32, values_bytes));
+        }
+        columns
     }
 
     /// Appends one number to a column for each row.
@@ -178,11 +239,13 @@ impl BlockBuilder {
         body: &mut Vec<u8>,
     ) -> Result<[u8; HEADER_BYTES], DecodeError> {
         self.check_limits()?;
-        let directory_bytes = self.columns.len() * ENTRY_BYTES;
+        let mut apart = self.fill_apart_columns();
+        let columns = self.columns.len() + apart.len();
+        let directory_bytes = columns * ENTRY_BYTES;
         let mut directory = Vec::with_capacity(directory_bytes);
         body.clear();
         body.resize(directory_bytes, 0);
-        for column in &mut self.columns {
+        for column in self.columns.iter_mut().chain(&mut apart) {
             debug_assert_eq!(
                 column.bytes.len() as u64,
                 column.cells.row_bytes(column.width) * u64::from(self.rows),
@@ -219,7 +282,7 @@ impl BlockBuilder {
         let header = BlockHeader {
             magic: BLOCK_MAGIC,
             kind: self.kind as u16,
-            columns: u16::try_from(self.columns.len()).map_err(|_| DecodeError("65,536 columns or more".into()))?,
+            columns: u16::try_from(columns).map_err(|_| DecodeError("65,536 columns or more".into()))?,
             rows: std::mem::take(&mut self.rows),
             reserved: 0,
             bytes: (HEADER_BYTES + body.len()) as u64,

@@ -73,6 +73,25 @@ pub enum Column {
     Folded = 36,
     /// Scale of [`Column::Folded`] (bf16).
     FoldedScale = 37,
+    /// Places of the numbers of [`Column::Input`] that are kept apart (u32, as many to a row as one row needs).
+    InputPlaces = 38,
+    /// These numbers themselves (f32); 0 where a row needs fewer.
+    InputApart = 39,
+    /// As [`Column::InputPlaces`], of [`Column::Delta`].
+    DeltaPlaces = 40,
+    /// As [`Column::InputApart`], of [`Column::Delta`].
+    DeltaApart = 41,
+    /// As [`Column::InputPlaces`], of [`Column::Folded`] before its rotation.
+    FoldedPlaces = 42,
+    /// As [`Column::InputApart`], of [`Column::Folded`] before its rotation.
+    FoldedApart = 43,
+    /// What rounding at random left open of [`Column::Input`] (two u8 to a row), see
+    /// [`Rounding`](crate::sketch::Rounding).
+    InputRounding = 44,
+    /// As [`Column::InputRounding`], of [`Column::Delta`].
+    DeltaRounding = 45,
+    /// As [`Column::InputRounding`], of [`Column::Folded`].
+    FoldedRounding = 46,
     /// Batch size of a step (u32): the number of visits whose gradients it summed over all its passes. In step blocks.
     BatchSize = 64,
     /// Milliseconds since the Unix epoch (u64), in step and gap blocks.
@@ -104,7 +123,7 @@ impl Column {
     /// In [`Column::Label`] and [`Column::Prediction`]: no class. Example: the target is ignored.
     pub const NO_CLASS: u32 = u32::MAX;
 
-    const ALL: [Column; 38] = [
+    const ALL: [Column; 47] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -134,6 +153,15 @@ impl Column {
         Column::DeltaScale,
         Column::Folded,
         Column::FoldedScale,
+        Column::InputPlaces,
+        Column::InputApart,
+        Column::DeltaPlaces,
+        Column::DeltaApart,
+        Column::FoldedPlaces,
+        Column::FoldedApart,
+        Column::InputRounding,
+        Column::DeltaRounding,
+        Column::FoldedRounding,
         Column::BatchSize,
         Column::WallClock,
         Column::Momentum,
@@ -144,6 +172,53 @@ impl Column {
         Column::Bytes,
         Column::Checksum,
     ];
+
+    /// The scales of a column of vectors.
+    pub fn scale(self) -> Option<Column> {
+        match self {
+            Column::Input => Some(Column::InputScale),
+            Column::Delta => Some(Column::DeltaScale),
+            Column::Folded => Some(Column::FoldedScale),
+            _ => None,
+        }
+    }
+
+    /// Where the numbers kept apart of a column of vectors are: their places and their values.
+    pub fn apart(self) -> Option<(Column, Column)> {
+        match self {
+            Column::Input => Some((Column::InputPlaces, Column::InputApart)),
+            Column::Delta => Some((Column::DeltaPlaces, Column::DeltaApart)),
+            Column::Folded => Some((Column::FoldedPlaces, Column::FoldedApart)),
+            _ => None,
+        }
+    }
+
+    /// What rounding left open of a column of vectors, where it is stored.
+    pub fn rounding(self) -> Option<Column> {
+        match self {
+            Column::Input => Some(Column::InputRounding),
+            Column::Delta => Some(Column::DeltaRounding),
+            Column::Folded => Some(Column::FoldedRounding),
+            _ => None,
+        }
+    }
+
+    /// Whether a row of plain numbers of this column may have several.
+    pub fn is_wide(self) -> bool {
+        matches!(
+            self,
+            Column::Name
+                | Column::InputPlaces
+                | Column::InputApart
+                | Column::DeltaPlaces
+                | Column::DeltaApart
+                | Column::FoldedPlaces
+                | Column::FoldedApart
+                | Column::InputRounding
+                | Column::DeltaRounding
+                | Column::FoldedRounding
+        )
+    }
 
     /// The column of a number in the file, or `None` for one that a newer version added.
     pub fn from_code(code: u16) -> Option<Self> {

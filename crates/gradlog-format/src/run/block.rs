@@ -3,7 +3,7 @@
 use super::directory::Directory;
 use super::error::{io_error, Damage, ReadError};
 use super::file::{is_damage, SegmentFile};
-use super::vectors::Vectors;
+use super::vectors::{Origin, Vectors};
 use crate::log::{BlockHeader, BlockKind, Cells, Column, ColumnEntry, ColumnKey, HEADER_BYTES};
 use half::bf16;
 use std::sync::Arc;
@@ -197,16 +197,21 @@ impl Block {
         Ok(raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
-    /// A column of vectors, `values`, with the column of their scales, `scales`.
+    /// A column of vectors with their scales, the numbers that are kept apart, and what rounding left open. `origin`
+    /// says what the vectors are made of.
     ///
     /// # Errors
     /// As [`Block::u8s`].
-    pub fn vectors(&self, values: ColumnKey, scales: ColumnKey) -> Result<Vectors, ReadError> {
+    pub fn vectors(&self, values: ColumnKey, origin: Origin) -> Result<Vectors, ReadError> {
         let (_, entry) = self.entry(values).ok_or_else(|| self.absent(values))?;
         let encoding = match entry.cells() {
             Some(Cells::Vector(encoding)) => encoding,
             _ => return Err(self.damaged(format!("column {} holds no vectors", entry.column))),
         };
+        let Some(column) = values.column.scale() else {
+            return Err(self.damaged(format!("column {} is not one of vectors", entry.column)));
+        };
+        let scales = ColumnKey { column, ..values };
         let width = entry.width as usize;
         let codes = self.raw(values, entry.cells)?;
         let raw_scales = self.raw(scales, 5)?;
@@ -214,7 +219,21 @@ impl Block {
         if scales.len() != self.rows() {
             return Err(self.damaged(format!("{} scales for {} rows", scales.len(), self.rows())));
         }
-        Ok(Vectors { encoding, width, row_bytes: encoding.bytes(width), codes, scales })
+        let mut vectors = Vectors::new(encoding, width, codes, scales, origin);
+        if let Some((places, numbers)) = values.column.apart() {
+            let (places, numbers) = (ColumnKey { column: places, ..values }, ColumnKey { column: numbers, ..values });
+            if self.has(places) || self.has(numbers) {
+                let kept = vectors.keep_apart(self.u32s(places)?, self.f32s(numbers)?);
+                kept.map_err(|what| self.damaged(format!("column {}: {what}", values.column as u16)))?;
+            }
+        }
+        if let Some(rounding) = values.column.rounding().map(|column| ColumnKey { column, ..values }) {
+            if self.has(rounding) {
+                let kept = vectors.keep_rounding(self.u8s(rounding)?);
+                kept.map_err(|what| self.damaged(format!("column {}: {what}", rounding.column as u16)))?;
+            }
+        }
+        Ok(vectors)
     }
 
     /// Reads, checks and inflates every column. Columns of a newer version are checked, too.
@@ -257,9 +276,9 @@ impl Block {
 
     fn inflate(&self, index: usize) -> Result<Vec<u8>, ReadError> {
         let entry = &self.directory.entries()[index];
-        // Callers expect one plain number in each row. In this version only vectors and names are wider.
+        // Callers expect one plain number in each row, but of a few columns.
         let plain = matches!(entry.cells(), Some(cells) if !matches!(cells, Cells::Vector(_)));
-        let one = plain && Column::from_code(entry.column).is_some_and(|column| column != Column::Name);
+        let one = plain && Column::from_code(entry.column).is_some_and(|column| !column.is_wide());
         if one && entry.width != 1 {
             return Err(self.damaged(format!("column {} has {} numbers to a row", entry.column, entry.width)));
         }

@@ -44,6 +44,6 @@ pub use recover::{RecoverError, RecoverReport};
 pub use scan::PartScan;
 pub use survey::{Survey, Tally};
 pub use unite::differences as worker_differences;
-pub use vectors::Vectors;
+pub use vectors::{Origin, Vectors};
 pub use verify::VerifyReport;
 pub use workers::{WorkerState, Workers};

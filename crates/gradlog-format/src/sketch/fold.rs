@@ -6,6 +6,17 @@ use gradlog_kernels::simd::vectorized;
 /// Keeps the sign stream apart from the shift stream of the same seed.
 const SIGN_STREAM: u64 = 0x5349_474E_5349_474E; // "SIGNSIGN"
 
+/// Bucket and sign of coordinate `place` in the fold of `seed` into `outputs` buckets, as [`Fold`] has it.
+///
+/// # Panics
+/// If `outputs` is 0.
+pub fn locate(seed: u64, outputs: usize, place: u32) -> (usize, f32) {
+    let place = place as usize;
+    let shift = ((draw(seed, (place / outputs) as u64) >> 32) * outputs as u64) >> 32;
+    let negative = draw(seed ^ SIGN_STREAM, (place / 64) as u64) >> (place % 64) & 1 == 1;
+    ((place % outputs + shift as usize) % outputs, if negative { -1.0 } else { 1.0 })
+}
+
 /// A sparse random projection `S: R^n -> R^m`, with one ±1 in each column.
 ///
 /// It is a CountSketch (Charikar, Chen and Farach-Colton 2002) with a structured bucket function.

@@ -7,14 +7,16 @@
 //! [`Fold`] states the variance. `FORMAT.md` ("Sketches") has the same arithmetic with test vectors, so another
 //! language can recompute a record.
 
+mod apart;
 mod fold;
 mod project;
 mod quantize;
 mod scheme;
 mod seed;
 
-pub use fold::Fold;
-pub use project::{rotate, Projection};
-pub use quantize::{row_bytes, Encoding, Quantized};
+pub use apart::{choose_apart, Apart, Rest, APART_MAX};
+pub use fold::{locate, Fold};
+pub use project::{read_rotated, rotate, rotate_back, Projection};
+pub use quantize::{row_bytes, Encoding, Quantized, Rounding};
 pub use scheme::{Form, SketchConfig};
 pub use seed::{derive_seed, draw, Side};

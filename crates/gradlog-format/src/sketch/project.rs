@@ -29,6 +29,32 @@ pub fn rotate(folded: &mut [f32], kept: usize) {
     folded[..kept].iter_mut().for_each(|v| *v *= factor);
 }
 
+/// Adds to `rotated` what `value` in number `bucket` of a folded vector contributes to the numbers that [`rotate`]
+/// keeps: `value·(-1)^{popcount(k & bucket)} / √kept`, with `kept = rotated.len()`.
+pub fn read_rotated(bucket: usize, value: f32, rotated: &mut [f32]) {
+    let value = value / (rotated.len() as f32).sqrt();
+    for (k, number) in rotated.iter_mut().enumerate() {
+        *number += if (k & bucket).count_ones() % 2 == 1 { -value } else { value };
+    }
+}
+
+/// The transpose of [`rotate`]: turns `kept` numbers into `kept.next_power_of_two()`, with the same factor `1/√kept`.
+///
+/// Number `j` of the result is the dot product of `kept` with what [`rotate`] makes of the unit vector `j`. So it
+/// estimates number `j` of the vector before the rotation, without bias over the seeds of the fold.
+pub fn rotate_back(kept: &mut Vec<f32>) {
+    if kept.is_empty() {
+        return;
+    }
+    let factor = 1.0 / (kept.len() as f32).sqrt();
+    kept.resize(kept.len().next_power_of_two(), 0.0);
+    vectorized(
+        #[inline(always)]
+        || transform(kept),
+    );
+    kept.iter_mut().for_each(|v| *v *= factor);
+}
+
 /// Sums and differences over all distances 1, 2, 4, ...; those within 16 numbers first, where they stay in registers.
 #[inline(always)]
 fn transform(values: &mut [f32]) {

@@ -1,7 +1,10 @@
 //! Quantizers: the encodings of a sketch's numbers.
 
+mod stochastic;
 #[cfg(test)]
 mod tests;
+
+pub use stochastic::Rounding;
 
 use gradlog_kernels::simd::vectorized;
 use half::{bf16, f16};
@@ -17,10 +20,10 @@ pub enum Encoding {
     F32,
     /// 16-bit IEEE floats of `x / scale`, `scale = max|x|`: no overflow and no underflow however small the gradient.
     F16,
-    /// 8-bit integers `round(x / scale)` in -127..=127, `scale = max|x| / 127`. Error per number at most `scale / 2`.
+    /// 8-bit integers of `x / scale` in -127..=127, `scale = max|x| / 127`. Rounded to the nearest, or up or down at
+    /// random so that the mean is `x`.
     Q8,
-    /// 4-bit integers `round(x / scale)` in -7..=7, `scale = max|x| / 7`, two to a byte. Error per number at most
-    /// `scale / 2`.
+    /// 4-bit integers of `x / scale` in -7..=7, `scale = max|x| / 7`, two to a byte. Rounded as [`Encoding::Q8`].
     Q4,
     /// One bit for each number, its sign, and `scale = Σx² / Σ|x|`. So `⟨x̂, x⟩ = ‖x‖²`.
     ///
@@ -30,7 +33,7 @@ pub enum Encoding {
     Signs,
 }
 
-/// The result of [`Encoding::encode`].
+/// The result of [`Encoding::encode`] and [`Encoding::encode_stochastic`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Quantized {
@@ -38,6 +41,8 @@ pub struct Quantized {
     pub scale: bf16,
     /// Whether every number of the vector was finite. If not, the vector is stored as zeros.
     pub finite: bool,
+    /// What rounding at random left open; [`Rounding::NONE`] for other roundings.
+    pub rounding: Rounding,
 }
 
 impl Encoding {
@@ -52,7 +57,8 @@ impl Encoding {
         }
     }
 
-    /// Appends `values` to `out` and returns the scale. A vector with a NaN or an infinity is stored as zeros.
+    /// Appends `values` to `out`, each rounded to the nearest, and returns the scale. A vector with a NaN or an infinity
+    /// is stored as zeros.
     pub fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Quantized {
         let start = out.len();
         out.resize(start + self.bytes(values.len()), 0);
@@ -77,7 +83,7 @@ impl Encoding {
         };
         let step = scale.to_f32();
         if step == 0.0 {
-            return Quantized { scale: bf16::ZERO, finite };
+            return Quantized { scale: bf16::ZERO, finite, rounding: Rounding::NONE };
         }
         match self {
             Encoding::F32 => {
@@ -119,7 +125,7 @@ impl Encoding {
                 }
             }
         }
-        Quantized { scale, finite }
+        Quantized { scale, finite, rounding: Rounding::NONE }
     }
 
     /// The largest magnitude of an integer code of this encoding in a file. `None` if it stores floats.

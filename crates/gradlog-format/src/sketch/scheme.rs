@@ -101,33 +101,45 @@ impl SketchConfig {
     /// The encoding of a vector of `width` numbers: [`SketchConfig::projected_encoding`] if it is projected, else
     /// [`SketchConfig::encoding`].
     ///
-    /// Short vectors and those of probes get at least 8 bits. The few numbers of a classifier's output gradient carry
-    /// much of the answer, and probes are few. So finer numbers cost little there, and they were measured to pay
-    /// (`benches/results`).
+    /// Vectors of up to 128 numbers and those of probes get at least 8 bits, vectors of up to 16 numbers f16. The few
+    /// numbers of a classifier's output gradient carry much of the answer, and probes are few. So finer numbers cost
+    /// little there, and they were measured to pay (`benches/results`).
     pub fn encoding_of(&self, width: u32, projected: bool, probe: bool) -> Encoding {
         match if projected { self.projected_encoding } else { self.encoding } {
+            Encoding::Q8 | Encoding::Q4 | Encoding::Signs if width <= SHORTEST => Encoding::F16,
             Encoding::Q4 | Encoding::Signs if probe || width <= SHORT => Encoding::Q8,
             other => other,
         }
     }
 
-    /// Bytes of one visit's factors for a layer of these widths, scales included, before compression.
+    /// Bytes of one visit's factors for a layer of these widths, before compression: numbers, scales and what rounding
+    /// left open. Numbers kept apart come on top, eight bytes each.
     pub fn factored_bytes(&self, inputs: u32, outputs: u32) -> u64 {
         let side = |width: u32, cap: u32| {
             let stored = self.side_width(width, cap);
-            row_bytes(self.encoding_of(stored, width > cap, false), stored as usize) as u64
+            vector_bytes(self.encoding_of(stored, width > cap, false), stored)
         };
         side(inputs, self.input_cap) + side(outputs, self.delta_cap)
     }
 
-    /// Bytes of one visit's folded vector of `width` numbers, scale included, before compression.
+    /// Bytes of one visit's folded vector of `width` numbers, before compression, as
+    /// [`SketchConfig::factored_bytes`].
     pub fn folded_bytes(&self, width: u32) -> u64 {
-        row_bytes(self.encoding_of(width, true, false), width as usize) as u64
+        vector_bytes(self.encoding_of(width, true, false), width)
     }
+}
+
+/// Bytes of a vector with its scale and what rounding left open.
+fn vector_bytes(encoding: Encoding, width: u32) -> u64 {
+    let rounding = if matches!(encoding, Encoding::Q8 | Encoding::Q4) { 2 } else { 0 };
+    row_bytes(encoding, width as usize) as u64 + rounding
 }
 
 /// Vectors up to this length are stored with 8 bits where others have fewer.
 const SHORT: u32 = 128;
+
+/// Vectors up to this length are stored as f16: numbers kept apart would cost as much.
+const SHORTEST: u32 = 16;
 
 #[cfg(test)]
 mod tests {
@@ -144,11 +156,12 @@ mod tests {
         let folded = [0, 18_816, 64 * 1_003, 10_000_000, u64::MAX].map(|p| sketch.folded_width(p));
         assert_eq!(folded, [768, 768, 1_000, 7_680, 7_680]);
         assert_eq!(SketchConfig::exact().folded_width(17), 4_096);
-        assert_eq!(sketch.encoding_of(10, false, false), Encoding::Q8);
+        assert_eq!(sketch.encoding_of(16, false, false), Encoding::F16);
+        assert_eq!(sketch.encoding_of(17, false, false), Encoding::Q8);
         assert_eq!(sketch.encoding_of(512, false, true), Encoding::Q8);
         assert_eq!(sketch.encoding_of(512, true, false), Encoding::Signs);
         assert_eq!(sketch.encoding_of(512, true, true), Encoding::Q8);
-        // 784 numbers of 4 bits and 10 of 8, each with a scale.
-        assert_eq!(sketch.factored_bytes(784, 10), 784 / 2 + 2 + 10 + 2);
+        // 784 numbers of 4 bits with a scale and their rounding, and 10 of 16 bits with a scale.
+        assert_eq!(sketch.factored_bytes(784, 10), 784 / 2 + 2 + 2 + 20 + 2);
     }
 }

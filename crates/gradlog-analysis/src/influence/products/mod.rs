@@ -6,6 +6,7 @@
 //! bias)·⟨δ,δ'⟩` or `⟨s,s'⟩`, with their variances where asked for, so that what is made of them (a sum, for TracIn) is
 //! up to the caller.
 
+mod apart;
 mod layers;
 mod probes;
 mod scheme;
@@ -14,7 +15,8 @@ mod tests;
 mod variance;
 mod visits;
 
-pub(super) use layers::{dots, stretches, Floats, Products, NO_INTEGERS};
+pub(super) use layers::{dots, stretches, Floats, Products, Variances, NO_INTEGERS};
 pub(super) use probes::{ProbeSide, Stored};
 pub(super) use scheme::{panels_of, Scheme, TILE_ROWS};
+pub(super) use variance::{Error, ErrorSum};
 pub(super) use visits::Unpacked;

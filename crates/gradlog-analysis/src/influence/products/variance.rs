@@ -1,38 +1,75 @@
-//! How far a sketched dot product may be from that of the gradients themselves: its standard deviation.
+//! How far a sketched dot product may be from that of the gradients themselves.
 //!
-//! Two things were lost between a vector `x` of the gradient and its stored numbers `x̂`: `x` may have been projected
-//! to `m` numbers, and these were rounded to multiples of a scale `Δ`.
+//! Two things were lost between a vector `x` of the gradient and its stored numbers `x̂`. `x` may have been projected
+//! to `m` numbers, and these were rounded to multiples of a scale `Δ`. Numbers that are kept apart lost nothing.
 //!
 //! ```text
-//! projection:  Var⟨Sx, Sy⟩ ≤ (‖x‖²‖y‖² + ⟨x,y⟩²) / m                     see `Fold`; over the seeds
-//! rounding:    Var⟨x̂, ŷ⟩ = q_x·(‖y‖² + m·q_y) + ‖x‖²·q_y,   q = Δ²/12    errors uniform in ±Δ/2, of numbers apart
-//!              of signs q = (1 - 2/π)·Δ²                                 numbers of a rotated vector are near normal
-//! a layer:     Var(A·D) = A²·Var D + D²·Var A + Var A·Var D              A = ⟨a,a'⟩ + bias, D = ⟨δ,δ'⟩; two seeds
-//! a gradient:  the sum over layers, whose seeds differ
-//! a score:     σ ≤ Σ_t |w_t|·σ_t                                         the errors of visits may have any correlation
+//! projection:   Var⟨Sx, Sy⟩ ≤ (‖x‖²‖y‖² − ‖x°‖²‖y°‖² + ⟨Sx', Sy'⟩²) / m   x° kept apart, x' the rest; over the seeds
+//! rounding:     Var⟨x̂, ŷ⟩ = Σ_j v_j ŷ_j² + Σ_j w_j x̂_j² + Σ_j v_j w_j     v_j of x, w_j of y
+//!   at random:  v = ν·Δ², ν the recorded mean of f(1 − f)                  numbers that are zero have none
+//!   to nearest: v = Δ²/12                                                  errors uniform in ±Δ/2 (older runs)
+//!   signs:      v = (1 − 2/π)·Δ²                                           numbers of a rotated vector are near normal
+//! a layer:      Var(A·D) = A²·Var D + D²·Var A + Var A·Var D               A = ⟨a,a'⟩ + bias, D = ⟨δ,δ'⟩; two seeds
+//! a gradient:   the sum over layers, whose seeds differ
+//! a score:      σ² = (Σ_t |w_t|·σ_t)² + Σ_t w_t²·ς_t²
 //! ```
 //!
-//! Norms and dot products are those of the stored numbers. A score's σ is an upper bound (Minkowski): the same example
-//! meets the same projection at every visit, and the same probe's rounding, so that errors of its visits add up and do
-//! not cancel.
+//! `ς` is the rounding of the visits at random: each visit has its own. `σ` is all else. The same example meets the
+//! same projection at every visit, and the same probe's rounding. So these errors add up and do not cancel, and their
+//! sum is an upper bound (Minkowski).
 //!
-//! It covers the sketch and nothing else: not the layers that were not recorded, not the steps that a probe stands for
-//! though it was taken at another, not the first order of TracIn, nor the optimizer. Rounding is taken for random
-//! though it is not: numbers smaller than `Δ/2` all become zero, which biases the dot product of two like vectors, and
-//! exact zeros, of which ReLU makes many, carry no error, which makes σ too large. f16 (11 bits) and f32 count as
-//! exact.
+//! Which numbers are exactly zero is not stored. A code that is not zero belongs to a number that is not. Of the codes
+//! that are zero, the recorded share is taken for numbers that were not.
+//!
+//! Norms and dot products are those of the stored numbers. The error covers the sketch and nothing else: not the layers
+//! that were not recorded, not the steps that a probe stands for though it was taken at another, not the first order of
+//! TracIn, nor the optimizer. f16 (11 bits) and f32 count as exact.
 
-use gradlog_format::sketch::Encoding;
+use gradlog_format::sketch::{Encoding, Rounding};
 use gradlog_kernels::int8::{Tile, COLUMNS};
 use std::f32::consts::FRAC_2_PI;
+
+/// The error of one dot product.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(in crate::influence) struct Error {
+    /// `σ`: the standard deviation of what other visits of the example share.
+    pub shared: f32,
+    /// `ς²`: the variance of what is the visit's own.
+    pub own: f32,
+}
+
+/// The error of a weighted sum of dot products.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(in crate::influence) struct ErrorSum {
+    shared: f64,
+    own: f64,
+}
+
+impl ErrorSum {
+    pub(in crate::influence) fn add(&mut self, weight: f64, error: Error) {
+        self.shared += weight.abs() * f64::from(error.shared);
+        self.own += weight * weight * f64::from(error.own);
+    }
+
+    /// One standard deviation.
+    pub(in crate::influence) fn deviation(&self) -> f64 {
+        (self.shared * self.shared + self.own).sqrt()
+    }
+}
 
 /// What the error of a stored vector depends on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Noise {
-    /// `‖x̂‖²`.
+    /// `‖x̂‖²`, with the numbers that are kept apart.
     norm: f32,
-    /// `q = Δ²/12`, the variance of one number's rounding.
-    rounding: f32,
+    /// `‖x°‖²`: of the numbers that are kept apart.
+    apart: f32,
+    /// The variance of one number that was rounded at random.
+    random: f32,
+    /// The variance of one number that was rounded to the nearest, or to a sign.
+    fixed: f32,
+    /// The share of `random` that a number has whose code is zero.
+    zeros: f32,
 }
 
 impl Noise {
@@ -41,33 +78,63 @@ impl Noise {
         f64::from(self.norm)
     }
 
+    fn exact(norm: f32) -> Self {
+        Self { norm, apart: 0.0, random: 0.0, fixed: 0.0, zeros: 1.0 }
+    }
+
     /// Of a vector of `width` signs, which stand for numbers that are spread like normal ones: their mean magnitude is
     /// √(2/π) of their standard deviation, so `‖x‖² = (2/π)·m·Δ²`, and what is lost of each number has the variance
     /// `(1 - 2/π)·Δ²`.
     #[inline(always)]
     pub(super) fn of_signs(width: usize, scale: f32) -> Self {
         let square = scale * scale;
-        Self { norm: FRAC_2_PI * width as f32 * square, rounding: (1.0 - FRAC_2_PI) * square }
+        Self { fixed: (1.0 - FRAC_2_PI) * square, ..Self::exact(FRAC_2_PI * width as f32 * square) }
     }
 
     #[inline(always)]
-    pub(super) fn of_codes(codes: &[i8], scale: f32) -> Self {
+    pub(super) fn of_codes(codes: &[i8], scale: f32, rounding: Option<Rounding>) -> Self {
         // At most 2^14 each, so that 2^16 of them fit.
         let squares: i32 = codes.iter().map(|&code| i32::from(code) * i32::from(code)).sum();
-        Self { norm: squares as f32 * (scale * scale), rounding: scale * scale / 12.0 }
+        let exact = Self::exact(squares as f32 * (scale * scale));
+        let Some(rounding) = rounding else {
+            return Self { fixed: scale * scale / 12.0, ..exact };
+        };
+        let used = codes.iter().filter(|code| **code != 0).count() as f32;
+        let width = codes.len() as f32;
+        // Of the numbers whose codes are zero, the share that was not.
+        let zeros = ((rounding.nonzero_share() * width - used) / (width - used).max(1.0)).clamp(0.0, 1.0);
+        Self { random: rounding.variance() * scale * scale, zeros, ..exact }
     }
 
     pub(super) fn of_numbers(numbers: &[f32]) -> Self {
-        Self { norm: numbers.iter().map(|x| x * x).sum(), rounding: 0.0 }
+        Self::exact(numbers.iter().map(|x| x * x).sum())
     }
 
     /// Of a vector of `encoding` that was decoded to `numbers`.
-    pub(super) fn of_decoded(encoding: Encoding, numbers: &[f32], scale: f32) -> Self {
-        let step = if encoding.code_max().is_some() { scale } else { 0.0 };
-        match encoding {
-            Encoding::Signs => Self::of_signs(numbers.len(), scale),
-            _ => Self { rounding: step * step / 12.0, ..Self::of_numbers(numbers) },
+    pub(super) fn of_decoded(
+        encoding: Encoding,
+        numbers: &[f32],
+        scale: f32,
+        rounding: Option<Rounding>,
+    ) -> Self {
+        let exact = Self::of_numbers(numbers);
+        match (encoding, rounding) {
+            (Encoding::Signs, _) => Self::of_signs(numbers.len(), scale),
+            (Encoding::F32 | Encoding::F16, _) => exact,
+            // An upper bound: as if no number were exactly zero.
+            (_, Some(rounding)) => Self { random: rounding.variance() * scale * scale, ..exact },
+            (_, None) => Self { fixed: scale * scale / 12.0, ..exact },
         }
+    }
+
+    /// The same with some numbers kept apart, whose squares add up to `squares`.
+    pub(super) fn with_apart(self, squares: f32) -> Self {
+        Self { norm: self.norm + squares, apart: self.apart + squares, ..self }
+    }
+
+    /// Whether much of the vector is exactly zero, so that it matters which numbers are.
+    pub(super) fn is_sparse(&self) -> bool {
+        self.random > 0.0 && self.zeros < 0.9
     }
 }
 
@@ -79,36 +146,76 @@ pub(super) struct PartVariance {
     projection: f32,
 }
 
+/// What the variances of a tile are made of.
+pub(super) struct Parts<'a> {
+    pub visits: &'a [Noise],
+    pub probes: &'a [Noise],
+    /// Dot products without the numbers that are kept apart.
+    pub dots: &'a Tile<f32>,
+    /// What [`Parts::probes`] and [`Parts::visits`] have at places that the other side keeps apart: such a number meets
+    /// no rounding there. `None` if nothing is kept apart.
+    pub hidden: Option<&'a Hidden>,
+    /// `Σ_j ŷ_j²` over the places where the visit's code is not zero. `None` if no visit is sparse.
+    pub met: Option<&'a Tile<f32>>,
+}
+
+/// Squares that meet no rounding, for each pair of a tile.
+pub(super) struct Hidden {
+    /// Of the probe, at places that the visit keeps apart.
+    pub of_probes: Tile<f32>,
+    /// Of the visit, at places that the probe keeps apart.
+    pub of_visits: Tile<f32>,
+}
+
 impl PartVariance {
     pub(super) fn new(width: usize, projected: bool) -> Self {
         Self { width: width as f32, projection: if projected { 1.0 / width.max(1) as f32 } else { 0.0 } }
     }
 
-    /// Writes the variances of the dot products of a tile into `out`.
+    /// Writes the variances of the dot products of a tile: what visits share, and what is each visit's own.
     #[inline(always)]
-    pub(super) fn fill(&self, visits: &[Noise], probes: &[Noise], dots: &Tile<f32>, out: &mut Tile<f32>) {
-        let tile = out.chunks_exact_mut(COLUMNS).zip(dots.chunks_exact(COLUMNS));
-        for ((out, dots), visit) in tile.zip(visits) {
-            for ((out, dot), probe) in out.iter_mut().zip(dots).zip(probes) {
-                let rounding =
-                    visit.rounding * (probe.norm + self.width * probe.rounding) + visit.norm * probe.rounding;
-                *out = rounding + self.projection * (visit.norm * probe.norm + dot * dot);
+    pub(super) fn fill(&self, parts: &Parts<'_>, shared: &mut Tile<f32>, own: &mut Tile<f32>) {
+        for (row, visit) in parts.visits.iter().enumerate().take(shared.len() / COLUMNS) {
+            for (column, probe) in parts.probes.iter().enumerate().take(COLUMNS) {
+                let at = row * COLUMNS + column;
+                let dot = parts.dots[at];
+                let (probe_norm, visit_norm) = match parts.hidden {
+                    None => (probe.norm, visit.norm),
+                    Some(hidden) => (
+                        (probe.norm - hidden.of_probes[at]).max(0.0),
+                        (visit.norm - hidden.of_visits[at]).max(0.0),
+                    ),
+                };
+                let met = match parts.met {
+                    Some(met) if visit.is_sparse() => {
+                        let met = met[at].min(probe_norm);
+                        met + visit.zeros * (probe_norm - met)
+                    }
+                    _ => probe_norm,
+                };
+                let of_probe = probe.random + probe.fixed;
+                own[at] = visit.random * (met + self.width * of_probe);
+                shared[at] = visit.fixed * (probe_norm + self.width * of_probe)
+                    + visit_norm * of_probe
+                    + self.projection
+                        * ((visit.norm * probe.norm - visit.apart * probe.apart).max(0.0) + dot * dot);
             }
         }
     }
 }
 
-/// The variance of `(left + bias)·right`, into `right_variance`.
+/// The variances of `(left + bias)·right`, into those of `right`.
 #[inline(always)]
 pub(super) fn layer_variance(
-    left: &Tile<f32>,
-    bias: f32,
-    left_variance: &Tile<f32>,
-    right: &Tile<f32>,
-    right_variance: &mut Tile<f32>,
+    (left, bias, right): (&Tile<f32>, f32, &Tile<f32>),
+    (left_shared, left_own): (&Tile<f32>, &Tile<f32>),
+    (right_shared, right_own): (&mut Tile<f32>, &mut Tile<f32>),
 ) {
-    for (((a, var_a), d), var_d) in left.iter().zip(left_variance).zip(right).zip(right_variance) {
-        let a = a + bias;
-        *var_d = a * a * *var_d + d * d * var_a + var_a * *var_d;
+    for at in 0..left.len() {
+        let (a, d) = (left[at] + bias, right[at]);
+        let (of_a, own_a) = (left_shared[at], left_own[at]);
+        let (of_d, own_d) = (right_shared[at], right_own[at]);
+        right_shared[at] = a * a * of_d + d * d * of_a + of_a * of_d;
+        right_own[at] = a * a * own_d + d * d * own_a + own_a * (of_d + own_d) + of_a * own_d;
     }
 }

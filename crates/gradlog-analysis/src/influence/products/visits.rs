@@ -1,5 +1,6 @@
 //! The visits' side of products: rows of a block, taken apart into codes of a byte.
 
+use super::apart::ApartNumbers;
 use super::probes::ProbeSide;
 use super::scheme::Scheme;
 use super::variance::Noise;
@@ -29,6 +30,20 @@ pub(super) struct UnpackedPart {
     /// `[rows, width]`, if the part is multiplied in f32.
     pub(super) numbers: Vec<f32>,
     pub(super) noise: Vec<Noise>,
+    /// Which codes are not zero, if errors are wanted and a row has many numbers that are.
+    pub(super) used_places: Option<UsedPlaces>,
+    pub(super) apart: ApartNumbers,
+    /// `[rows, buckets]`: the numbers without those that are kept apart, rotated back; empty unless a probe keeps
+    /// numbers apart.
+    pub(super) rests: Vec<f32>,
+}
+
+/// The codes of some rows, with 1 for each that is not zero.
+#[derive(Default)]
+pub(super) struct UsedPlaces {
+    pub(super) codes: Vec<i8>,
+    pub(super) used: Vec<UsedQuads>,
+    pub(super) offsets: Vec<i32>,
 }
 
 impl Unpacked {
@@ -45,7 +60,14 @@ impl Unpacked {
         for (number, part) in self.parts.iter_mut().enumerate() {
             let vectors = visits.part(number);
             let errors = scheme.errors();
-            match vectors.encoding().code_max().filter(|_| probes.parts[number].codes.is_some()) {
+            let other = &probes.parts[number];
+            part.apart.load(vectors, rows);
+            part.used_places = None;
+            part.rests.clear();
+            if !other.apart.is_empty() {
+                part.rotate_back(vectors, rows);
+            }
+            match vectors.encoding().code_max().filter(|_| other.codes.is_some()) {
                 Some(code_max) => {
                     part.numbers.clear();
                     part.narrow = code_max <= i16::from(NARROW_MAX);
@@ -53,6 +75,14 @@ impl Unpacked {
                     isa.run(Unpack { isa, part, vectors, rows, errors, panels });
                 }
                 None => part.decode(vectors, rows, errors),
+            }
+            if errors && !part.apart.is_empty() {
+                for (row, noise) in part.noise.iter_mut().enumerate() {
+                    *noise = noise.with_apart(part.apart.squares(row));
+                }
+            }
+            if part.noise.iter().any(Noise::is_sparse) && part.has_codes() {
+                part.mark_used_places(quads(vectors.width()));
             }
         }
     }
@@ -64,6 +94,32 @@ impl UnpackedPart {
         !self.offsets.is_empty()
     }
 
+    /// Fills [`UnpackedPart::rests`].
+    fn rotate_back(&mut self, vectors: &Vectors, rows: &[usize]) {
+        let mut numbers = Vec::new();
+        for &row in rows {
+            numbers.clear();
+            numbers.resize(vectors.width(), 0.0);
+            vectors.decode_rest(row, &mut numbers);
+            vectors.rotate_back(&mut numbers);
+            self.rests.extend_from_slice(&numbers);
+        }
+    }
+
+    /// Fills [`UnpackedPart::used_places`] from the codes of `quads` quads a row.
+    fn mark_used_places(&mut self, quads: usize) {
+        let row_bytes = 4 * quads;
+        let codes: Vec<i8> = self.codes.iter().map(|code| i8::from(*code != 0)).collect();
+        let offsets = codes.chunks_exact(row_bytes.max(1)).map(offset).collect();
+        let used = codes.chunks_exact((ROWS * row_bytes).max(1)).map(|rows| {
+            let mut used = UsedQuads::default();
+            used.take_all(rows);
+            used
+        });
+        let used = used.collect();
+        self.used_places = Some(UsedPlaces { codes, used, offsets });
+    }
+
     fn decode(&mut self, vectors: &Vectors, rows: &[usize], errors: bool) {
         self.codes.clear();
         self.offsets.clear();
@@ -71,14 +127,14 @@ impl UnpackedPart {
         self.numbers.resize(rows.len() * width, 0.0);
         if width > 0 {
             for (row, vector) in rows.iter().zip(self.numbers.chunks_exact_mut(width)) {
-                vectors.decode(*row, vector);
+                vectors.decode_rest(*row, vector);
             }
         }
         self.noise.clear();
         if errors {
             let scale = |i: usize| vectors.row(rows[i]).1.to_f32();
             let vector = |i: usize| &self.numbers[i * width..(i + 1) * width];
-            let noise = |i| Noise::of_decoded(vectors.encoding(), vector(i), scale(i));
+            let noise = |i| Noise::of_decoded(vectors.encoding(), vector(i), scale(i), vectors.rounding(rows[i]));
             self.noise.extend((0..rows.len()).map(noise));
         }
     }
@@ -123,7 +179,7 @@ impl Work for Unpack<'_> {
             if errors {
                 part.noise.push(match encoding {
                     Encoding::Signs => Noise::of_signs(width, scale.to_f32()),
-                    _ => Noise::of_codes(codes, scale.to_f32()),
+                    _ => Noise::of_codes(codes, scale.to_f32(), vectors.rounding(row)),
                 });
             }
         }

@@ -1,6 +1,8 @@
 //! What a pass reads of a block of visits, and the dot products of its rows.
 
-use crate::influence::products::{dots, panels_of, stretches, Floats, ProbeSide, Scheme, Unpacked, TILE_ROWS};
+use crate::influence::products::{
+    dots, panels_of, stretches, Error, Floats, ProbeSide, Scheme, Unpacked, TILE_ROWS,
+};
 use crate::rows::gradient::Gradients;
 use crate::rows::reader::BlockGap;
 use crate::LeftOut;
@@ -38,10 +40,10 @@ pub(super) struct BlockVisits {
     pub gap: Option<BlockGap>,
 }
 
-/// Dot products with their standard deviations, which are empty if they are not wanted.
+/// Dot products with their errors, which are empty if they are not wanted.
 pub(super) struct Dots {
     pub values: Vec<f32>,
-    pub errors: Vec<f32>,
+    pub errors: Vec<Error>,
 }
 
 impl Dots {
@@ -52,7 +54,8 @@ impl Dots {
 
     pub(super) fn multiply(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize) -> Self {
         let count = block.rows.len() * probes;
-        let mut all = Self { values: vec![0.0; count], errors: vec![0.0; if scheme.errors() { count } else { 0 }] };
+        let errors = vec![Error::default(); if scheme.errors() { count } else { 0 }];
+        let mut all = Self { values: vec![0.0; count], errors };
         let (mut tile, mut floats) = (Unpacked::default(), Floats::default());
         let (rows, panels, kept) = (0..block.rows.len(), 0..panels_of(probes), (&mut tile, &mut floats));
         block.each_dots(scheme, lent, rows, panels, kept, |position, first, dots, errors| {
@@ -86,7 +89,7 @@ impl BlockVisits {
         positions: Range<usize>,
         panels: Range<usize>,
         (tile, floats): (&mut Unpacked, &mut Floats),
-        mut each: impl FnMut(usize, usize, &[f32], Option<&[f32]>),
+        mut each: impl FnMut(usize, usize, &[f32], Option<&[Error]>),
     ) {
         let Some(gradients) = &self.gradients else { return };
         for stretch in stretches(&self.times[positions.clone()]) {

@@ -4,7 +4,7 @@ use super::block_visits::{BlockVisits, Lent};
 use super::norms::divisor;
 use super::strongest::{Ranking, Ranks};
 use crate::influence::answer::Influence;
-use crate::influence::products::{Floats, Scheme, Unpacked, TILE_ROWS};
+use crate::influence::products::{Error, ErrorSum, Floats, Scheme, Unpacked, TILE_ROWS};
 use gradlog_kernels::int8::COLUMNS;
 use std::ops::Range;
 
@@ -40,7 +40,7 @@ pub(super) struct Columns {
     /// `[slots, probes]`.
     pub sums: Vec<f64>,
     /// As `sums`, or empty.
-    pub errors: Vec<f64>,
+    pub errors: Vec<ErrorSum>,
     pub ranks: Option<Ranks>,
     tile: Unpacked,
     floats: Floats,
@@ -74,7 +74,7 @@ impl Columns {
         let width = self.probes.len();
         self.sums.resize(slots.max(self.sums.len() / width) * width, 0.0);
         if scheme.errors() {
-            self.errors.resize(self.sums.len(), 0.0);
+            self.errors.resize(self.sums.len(), ErrorSum::default());
         }
         let mut not_finite = Vec::new();
         let mut kept = (std::mem::take(&mut self.tile), std::mem::take(&mut self.floats));
@@ -103,7 +103,7 @@ impl Columns {
     ) -> Vec<[usize; 2]> {
         let (panels, width, first) = (self.panels.clone(), self.probes.len(), self.probes.start);
         let mut not_finite = Vec::new();
-        let mut take = |position: usize, from: usize, dots: &[f32], errors: Option<&[f32]>| {
+        let mut take = |position: usize, from: usize, dots: &[f32], errors: Option<&[Error]>| {
             let start = slots[position] * width + from - first;
             let place = start..start + dots.len();
             let weight = block.weights[position];
@@ -127,7 +127,9 @@ impl Columns {
             }
             if let Some(errors) = errors {
                 for ((sum, error), dot) in self.errors[place].iter_mut().zip(errors).zip(dots) {
-                    *sum += if dot.is_finite() { weight.abs() * f64::from(*error) } else { 0.0 };
+                    if dot.is_finite() {
+                        sum.add(weight, *error);
+                    }
                 }
             }
         };
@@ -149,17 +151,17 @@ impl Columns {
         let width = self.probes.len();
         let place = slot * width..(slot + 1) * width;
         let Some(ranks) = &mut self.ranks else { return };
-        if let Some(by) = divisors.get(row).map(|own| divisor(*own)) {
+        let by = divisors.get(row).map(|own| divisor(*own));
+        if let Some(by) = by {
             self.sums[place.clone()].iter_mut().for_each(|sum| *sum /= by);
-            if !self.errors.is_empty() {
-                self.errors[place.clone()].iter_mut().for_each(|error| *error /= by);
-            }
         }
-        let errors = if self.errors.is_empty() { &[][..] } else { &self.errors[place.clone()] };
+        let deviation = |error: &ErrorSum| error.deviation() / by.unwrap_or(1.0);
+        let errors: Vec<f64> = self.errors.get(place.clone()).unwrap_or_default().iter().map(deviation).collect();
+        let errors = errors.as_slice();
         scheme.isa.run(Ranking { ranks, rows: &about.rows, row, scores: &self.sums[place.clone()], errors });
         self.sums[place.clone()].fill(0.0);
         if !self.errors.is_empty() {
-            self.errors[place].fill(0.0);
+            self.errors[place].fill(ErrorSum::default());
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::block_visits::{BlockVisits, Dots, Lent};
 use crate::influence::answer::Influence;
-use crate::influence::products::{panels_of, Floats, Scheme, Unpacked};
+use crate::influence::products::{panels_of, Error, Floats, Scheme, Unpacked};
 use std::collections::HashMap;
 
 impl Dots {
@@ -14,18 +14,23 @@ impl Dots {
     /// whole group.
     pub(super) fn group_mean(scheme: &Scheme, block: &BlockVisits, lent: &Lent, probes: usize, count: usize) -> Self {
         let rows = block.rows.len();
-        let (mut sums, mut errors) = (vec![0f64; rows], vec![0f64; if scheme.errors() { rows } else { 0 }]);
+        let mut sums = vec![0f64; rows];
+        // Of each row, the sums of the shared and of the own deviations.
+        let mut errors = vec![[0f64; 2]; if scheme.errors() { rows } else { 0 }];
         let (mut tile, mut floats) = (Unpacked::default(), Floats::default());
         let (all, panels, kept) = (0..rows, 0..panels_of(probes), (&mut tile, &mut floats));
-        block.each_dots(scheme, lent, all, panels, kept, |position, _, dots, deviations| {
+        block.each_dots(scheme, lent, all, panels, kept, |position, _, dots, found| {
             sums[position] += dots.iter().map(|dot| f64::from(*dot)).sum::<f64>();
-            if let Some(deviations) = deviations {
+            for error in found.into_iter().flatten() {
                 // The sketch of the visit is in all of them, so their errors go together.
-                errors[position] += deviations.iter().map(|deviation| f64::from(*deviation)).sum::<f64>();
+                let [shared, own] = &mut errors[position];
+                *shared += f64::from(error.shared);
+                *own += f64::from(error.own).sqrt();
             }
         });
-        let mean = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / count as f64) as f32).collect();
-        Self { values: mean(sums), errors: mean(errors) }
+        let mean = |sum: f64| (sum / count as f64) as f32;
+        let error = |[shared, own]: [f64; 2]| Error { shared: mean(shared), own: mean(own).powi(2) };
+        Self { values: sums.into_iter().map(mean).collect(), errors: errors.into_iter().map(error).collect() }
     }
 }
 

@@ -6,7 +6,9 @@
 use super::block_visits::{BlockVisits, Lent};
 use super::norms::divisor;
 use crate::influence::plan::{InfluencePlan, Pass};
-use crate::influence::products::{panels_of, stretches, Floats, Products, Unpacked, NO_INTEGERS, TILE_ROWS};
+use crate::influence::products::{
+    panels_of, stretches, Floats, Products, Unpacked, Variances, NO_INTEGERS, TILE_ROWS,
+};
 use crate::{rows::column, AnalysisError};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Damage};
@@ -261,7 +263,8 @@ impl InfluencePlan<'_> {
         let (mut tile, mut floats) = (Unpacked::default(), Floats::default());
         let mut kept = NO_INTEGERS;
         let zeros: Tile<f32> = [0.0; ROWS * COLUMNS];
-        let mut layers = vec![(zeros, zeros); scheme.layers()];
+        let mut layers: Vec<(Tile<f32>, Variances)> =
+            (0..scheme.layers()).map(|_| (zeros, Variances::default())).collect();
         for stretch in stretches(&rows.times) {
             let Some(probes) = lent.get(&rows.times[stretch.start]) else { continue };
             for panel in 0..panels_of(pass.ids.len()) {
@@ -275,14 +278,15 @@ impl InfluencePlan<'_> {
                     let products = Products::new(scheme, &tile, (probes, panel..panel + 1), &mut floats);
                     for (number, positions) in positions.chunks(ROWS).enumerate() {
                         for (layer, (sums, variances)) in layers.iter_mut().enumerate() {
-                            (*sums, *variances) = (zeros, zeros);
+                            (*sums, *variances) = (zeros, Variances::default());
                             products.add(layer, (number, panel), &mut kept, sums, variances);
                         }
                         for (row, &position) in positions.iter().enumerate() {
                             let mut hand = |pair: usize, probe: usize| {
                                 let at = row * COLUMNS + probe - columns.start;
                                 let values: Vec<f64> = layers.iter().map(|layer| f64::from(layer.0[at])).collect();
-                                let variances: Vec<f64> = layers.iter().map(|layer| f64::from(layer.1[at])).collect();
+                                let both = |layer: &(Tile<f32>, Variances)| f64::from(layer.1.shared[at] + layer.1.own[at]);
+                                let variances: Vec<f64> = layers.iter().map(both).collect();
                                 each(position, pair, &values, scheme.errors().then_some(&variances));
                             };
                             for &(pair, probe) in pairs_of(position) {

@@ -10,7 +10,7 @@ use super::norms::divisor;
 use super::strongest::{Ranks, Strongest};
 use crate::influence::answer::{Influence, InfluenceRow};
 use crate::influence::plan::{Counts, InfluencePlan, Pass};
-use crate::influence::products::{panels_of, Scheme, TILE_ROWS};
+use crate::influence::products::{panels_of, ErrorSum, Scheme, TILE_ROWS};
 use crate::influence::question::Normalization;
 use crate::rows::gradient::Layout;
 use crate::rows::reader::BlockGap;
@@ -213,7 +213,10 @@ impl<'plan> Sums<'plan> {
         };
         result.scores = gather(|columns| std::mem::take(&mut columns.sums), &mut self.columns);
         if self.scheme.errors() {
-            result.sketch_errors = gather(|columns| std::mem::take(&mut columns.errors), &mut self.columns);
+            let deviations = |columns: &mut Columns| {
+                std::mem::take(&mut columns.errors).iter().map(ErrorSum::deviation).collect()
+            };
+            result.sketch_errors = gather(deviations, &mut self.columns);
         }
         result.damage = damage.or_else(|| plan.index.damage.clone());
         Ok(result)

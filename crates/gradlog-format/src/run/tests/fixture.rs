@@ -257,7 +257,7 @@ fn the_vectors_of_the_fixture_are_the_numbers_that_went_in() {
     let mut seen = Vec::new();
     for block in run.scan().filter(|b| matches!(b.kind(), Some(BlockKind::Visits | BlockKind::Probes))) {
         let key = ColumnKey { column: Column::Input, layer: 2 };
-        let vectors = block.vectors(key, ColumnKey { column: Column::InputScale, layer: 2 }).unwrap();
+        let vectors = block.vectors(key, Origin::Whole).unwrap();
         let stream = block.sequence() << 40 | 2 << 8 | Column::Input as u64;
         let error_max = match vectors.encoding() {
             Encoding::F32 => 0.0,
@@ -275,7 +275,7 @@ fn the_vectors_of_the_fixture_are_the_numbers_that_went_in() {
         }
         seen.push(vectors.encoding());
         if block.sequence() == SIGNS {
-            let vectors = block.vectors(Column::Folded.into(), Column::FoldedScale.into()).unwrap();
+            let vectors = block.vectors(Column::Folded.into(), Origin::Rotated).unwrap();
             assert_eq!(vectors.encoding(), Encoding::Signs);
             let stream = SIGNS << 40 | u64::from(crate::log::NO_LAYER) << 8 | Column::Folded as u64;
             let mut numbers = vec![0.0; vectors.width()];

@@ -159,8 +159,8 @@ fn columns_of_the_wrong_type_are_errors_and_not_numbers() {
     let blocks: Vec<Block> = run.scan().collect();
     assert_eq!(blocks.len(), 4);
     assert!(matches!(blocks[0].u64s(Column::Example), Err(ReadError::Damaged(_))));
-    assert!(matches!(blocks[0].vectors(Column::Example.into(), Column::Loss.into()), Err(ReadError::Damaged(_))));
-    assert!(matches!(blocks[1].vectors(Column::Folded.into(), Column::FoldedScale.into()), Err(ReadError::Absent(_))));
+    assert!(matches!(blocks[0].vectors(Column::Example.into(), Origin::Whole), Err(ReadError::Damaged(_))));
+    assert!(matches!(blocks[1].vectors(Column::Folded.into(), Origin::Rotated), Err(ReadError::Absent(_))));
     assert!(matches!(blocks[1].u32s(Column::Label), Err(ReadError::Absent(_))));
     assert!(matches!(run.probe_sets(), Err(ReadError::Absent(_))), "a name without its number");
     // A gap that does not say how much was dropped is damage, and not the end of `verify`.

@@ -28,7 +28,7 @@ mod spec;
 mod system;
 mod unknown;
 
-use super::{Block, Damage, ReadError, Run, VerifyReport};
+use super::{Block, Damage, Origin, ReadError, Run, VerifyReport};
 use crate::log::{
     BlockBuilder, BlockKind, Cells, Column, ColumnKey, LayerRecord, LogError, LogWriter, Manifest, MmapStorage,
     VariableRecord, WriterOptions,
@@ -208,18 +208,13 @@ fn contents(block: &Block) -> Result<Contents, ReadError> {
     for entry in block.directory.entries() {
         let Some(column) = Column::from_code(entry.column) else { continue };
         let key = ColumnKey { column, layer: entry.layer };
-        let scales = match column {
-            Column::Input => Column::InputScale,
-            Column::Delta => Column::DeltaScale,
-            _ => Column::FoldedScale,
-        };
         let values = match entry.cells() {
             Some(Cells::U8) => Values::Bytes(block.u8s(key)?),
             Some(Cells::U32) => Values::U32(block.u32s(key)?),
             Some(Cells::U64) => Values::U64(block.u64s(key)?),
             Some(Cells::F32) => Values::F32(block.f32s(key)?),
             Some(Cells::Vector(_)) => {
-                let vectors = block.vectors(key, ColumnKey { column: scales, ..key })?;
+                let vectors = block.vectors(key, Origin::Whole)?;
                 let mut numbers = vec![0.0; vectors.width()];
                 let row = |row| {
                     vectors.decode(row, &mut numbers);

@@ -75,7 +75,7 @@ fn check(dir: &Path) {
         let bits = |losses: Vec<f32>| losses.into_iter().map(f32::to_bits).collect::<Vec<_>>();
         assert_eq!(bits(block.f32s(Column::Loss).unwrap()), bits((0..rows).map(loss).collect()));
         assert_eq!(block.u32s(Column::Label).unwrap(), (0..rows).map(label).collect::<Vec<_>>());
-        let vectors = block.vectors(CODES, SCALES).unwrap();
+        let vectors = block.vectors(CODES, Origin::Whole).unwrap();
         assert!((0..rows).all(|row| vectors.row(row as usize) == (&[row as u8][..], scale(row))));
         for number in 0..4 {
             let entry = &file[at + HEADER_BYTES + number * ENTRY_BYTES..][..ENTRY_BYTES];

@@ -80,7 +80,7 @@ fn the_run_in_the_specification_is_read() {
     assert_eq!(visits.u64s(Column::Example).unwrap(), [10]);
     let of = |column| ColumnKey { column, layer: 0 };
     let mut input = [0.0; 2];
-    visits.vectors(of(Column::Input), of(Column::InputScale)).unwrap().decode(0, &mut input);
+    visits.vectors(of(Column::Input), Origin::Whole).unwrap().decode(0, &mut input);
     // The scale is 147/1024, as bf16 0x3e13 says.
     assert_eq!(input, [3.0 * 147.0 / 1024.0, -7.0 * 147.0 / 1024.0]);
 }

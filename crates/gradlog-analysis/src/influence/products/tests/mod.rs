@@ -6,7 +6,7 @@ use super::scheme::Scheme;
 use super::variance::PartVariance;
 use super::*;
 use crate::rows::gradient::{Factored, Gradients, Layout};
-use gradlog_format::run::Vectors;
+use gradlog_format::run::{Origin, Vectors};
 use gradlog_format::sketch::{draw, Encoding};
 use gradlog_kernels::int8::Isa;
 
@@ -36,7 +36,14 @@ fn parts(seed: u64, count: usize, encodings: [Encoding; 5]) -> Gradients {
 }
 
 fn scheme(isa: Isa) -> Scheme {
-    let layer = |layer, inputs, outputs, bias| Factored { layer, inputs, outputs, bias };
+    let layer = |layer, inputs, outputs, bias| Factored {
+        layer,
+        inputs,
+        outputs,
+        bias,
+        input_origin: Origin::Whole,
+        delta_origin: Origin::Whole,
+    };
     let layout = Layout {
         factored: vec![layer(0, WIDTHS[0], WIDTHS[1], true), layer(1, WIDTHS[2], WIDTHS[3], false)],
         folded: Some(WIDTHS[4]),
@@ -59,7 +66,8 @@ fn all(scheme: &Scheme, visits: &Gradients, probes: &Gradients) -> (Vec<f32>, Ve
         dots(scheme, &unpacked, (&side, panel..panel + 1), &mut floats, |position, first, dots, errors| {
             let place = rows[position] * PROBES + first..rows[position] * PROBES + first + dots.len();
             dots_out[place.clone()].copy_from_slice(dots);
-            errors_out[place].copy_from_slice(errors.unwrap());
+            let deviations = errors.unwrap().iter().map(|error| (error.shared * error.shared + error.own).sqrt());
+            errors_out[place].iter_mut().zip(deviations).for_each(|(out, deviation)| *out = deviation);
         });
     }
     (dots_out, errors_out)

@@ -3,7 +3,7 @@
 use super::super::{dots, panels_of, Floats, ProbeSide, Scheme, Stored, Unpacked};
 use crate::rows::gradient::{Factored, Gradients, Layout};
 use gradlog_format::log::LayerRecord;
-use gradlog_format::run::Vectors;
+use gradlog_format::run::{Origin, Vectors};
 use gradlog_format::sketch::{draw, Encoding, Projection};
 
 const VISITS: usize = 60;
@@ -49,7 +49,14 @@ fn coverage(case: &Case) -> [f64; 3] {
     let sides = [(11, VISITS, case.encoding), (12, PROBES, Encoding::Q8)];
     let of = |part: u64, width, relu| sides.map(|(seed, count, _)| vectors(seed + 100 * part, count, width, relu));
     let parts = [of(1, case.inputs, true), of(2, case.outputs, false), of(3, case.whole, false)];
-    let layer = Factored { layer: 0, inputs: case.input_cap, outputs: case.delta_cap, bias: true };
+    let layer = Factored {
+        layer: 0,
+        inputs: case.input_cap,
+        outputs: case.delta_cap,
+        bias: true,
+        input_origin: Origin::Whole,
+        delta_origin: Origin::Whole,
+    };
     let layout = Layout { factored: vec![layer], folded: (case.folded > 0).then_some(case.folded) };
     let record = LayerRecord {
         name: "fc".into(),
@@ -98,7 +105,7 @@ fn coverage(case: &Case) -> [f64; 3] {
                 let [input, delta, whole] =
                     [0, 1, 2].map(|part: usize| dot(&parts[part][0][visit], &parts[part][1][probe]));
                 let exact = (input + 1.0) * delta + if case.folded > 0 { whole } else { 0.0 };
-                let sigmas = (f64::from(*found) - exact).abs() / f64::from(*error);
+                let sigmas = (f64::from(*found) - exact).abs() / f64::from((error.shared * error.shared + error.own).sqrt());
                 within[0] += u64::from(sigmas <= 1.0);
                 within[1] += u64::from(sigmas <= 2.0);
                 squares += sigmas * sigmas;

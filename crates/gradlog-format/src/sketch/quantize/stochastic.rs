@@ -1,0 +1,139 @@
+//! Rounding at random, so that the mean of the stored numbers is the vector itself.
+
+use super::{largest_magnitude, scale_up, Encoding, Quantized};
+use gradlog_kernels::simd::vectorized;
+use half::bf16;
+
+/// What rounding at random leaves open: the variance of a stored number. It is stored in two bytes.
+///
+/// A number `x` lies at `f = x/Δ − ⌊x/Δ⌋` between two multiples of the step `Δ`. It becomes the upper one with
+/// probability `f`, so its mean is `x` and its variance `f(1 − f)·Δ²`. Numbers that are exactly zero have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rounding {
+    /// `⌈510·√ν⌉`, where `ν` is the mean of `f(1 − f)` over the numbers that are not zero. At most 1/4, so at most 255.
+    pub spread: u8,
+    /// `⌈255·(share of numbers that are not zero)⌉`.
+    pub nonzero: u8,
+}
+
+impl Rounding {
+    /// Nothing was left open.
+    pub const NONE: Self = Self { spread: 0, nonzero: 0 };
+
+    fn new(sum: f64, nonzero: usize, width: usize) -> Self {
+        if nonzero == 0 || width == 0 {
+            return Self::NONE;
+        }
+        let spread = (510.0 * (sum / nonzero as f64).max(0.0).sqrt()).ceil().min(255.0) as u8;
+        let share = (255.0 * nonzero as f64 / width as f64).ceil().min(255.0) as u8;
+        Self { spread, nonzero: share }
+    }
+
+    /// `ν`: the mean variance of a number that is not zero, in units of the squared step.
+    pub fn variance(self) -> f32 {
+        (f32::from(self.spread) / 510.0).powi(2)
+    }
+
+    /// The share of numbers that are not exactly zero.
+    pub fn nonzero_share(self) -> f32 {
+        f32::from(self.nonzero) / 255.0
+    }
+}
+
+/// Numbers that are rounded at a time: their random bits and codes stay in the first-level cache.
+const STRETCH: usize = 1024;
+
+impl Encoding {
+    /// Appends `values` to `out` as [`Encoding::encode`] does, but rounds codes up or down at random: the mean over
+    /// seeds of each stored number is the number itself. So a dot product with any other vector is unbiased. `seed`
+    /// decides the roundings. Encodings without codes, and signs, are as [`Encoding::encode`] writes them.
+    ///
+    /// The random numbers are those of `draw32(seed, i)` for place `i` (FORMAT.md, "Rounding").
+    pub fn encode_stochastic(self, values: &[f32], seed: u64, out: &mut Vec<u8>) -> Quantized {
+        let levels = match self {
+            Encoding::Q8 => 127.0,
+            Encoding::Q4 => 7.0,
+            Encoding::F32 | Encoding::F16 | Encoding::Signs => return self.encode(values, out),
+        };
+        let start = out.len();
+        out.resize(start + self.bytes(values.len()), 0);
+        let out = &mut out[start..];
+        let seed = (seed ^ (seed >> 32)) as u32;
+        vectorized(
+            #[inline(always)]
+            || {
+                let (largest, finite) = largest_magnitude(values);
+                let scale = if finite { scale_up(largest / levels) } else { bf16::ZERO };
+                let step = scale.to_f32();
+                if step == 0.0 {
+                    return Quantized { scale: bf16::ZERO, finite, rounding: Rounding::NONE };
+                }
+                let (mut sum, mut nonzero) = (0f64, 0usize);
+                let mut codes = [0u8; STRETCH];
+                for (number, values) in values.chunks(STRETCH).enumerate() {
+                    let (own_sum, own_nonzero) = round(values, (step, levels), seed, number * STRETCH, &mut codes);
+                    sum += f64::from(own_sum);
+                    nonzero += own_nonzero;
+                    if self == Encoding::Q8 {
+                        out[number * STRETCH..][..values.len()].copy_from_slice(&codes[..values.len()]);
+                        continue;
+                    }
+                    if let Some(after) = codes.get_mut(values.len()) {
+                        *after = 0;
+                    }
+                    let bytes = values.len().div_ceil(2);
+                    let out = &mut out[number * (STRETCH / 2)..][..bytes];
+                    for (raw, pair) in out.iter_mut().zip(codes.chunks_exact(2)) {
+                        let word = u16::from_le_bytes([pair[0], pair[1]]);
+                        *raw = ((word & 0x0F) | (word >> 4 & 0xF0)) as u8;
+                    }
+                }
+                Quantized { scale, finite, rounding: Rounding::new(sum, nonzero, values.len()) }
+            },
+        )
+    }
+}
+
+/// Random number `place` of the stream that `seed` names: the finalizer of a 32-bit hash with two rounds (Wellons 2018,
+/// "lowbias32").
+#[inline(always)]
+pub(super) fn draw32(seed: u32, place: u32) -> u32 {
+    let mut x = seed.wrapping_add(place.wrapping_mul(0x9E37_79B9));
+    x = (x ^ (x >> 16)).wrapping_mul(0x7FEB_352D);
+    x = (x ^ (x >> 15)).wrapping_mul(0x846C_A68B);
+    x ^ (x >> 16)
+}
+
+/// Writes the codes of at most [`STRETCH`] numbers. Returns the sum of `f(1 − f)` and the count of nonzero numbers.
+#[inline(always)]
+fn round(
+    values: &[f32],
+    (step, levels): (f32, f32),
+    seed: u32,
+    first: usize,
+    codes: &mut [u8; STRETCH],
+) -> (f32, usize) {
+    // Near 2^23 the floats are the whole numbers: adding and subtracting rounds to one of them, without a branch.
+    const SHIFT: f32 = 12_582_912.0;
+    const LANES: usize = 16;
+    let mut sums = [0f32; LANES];
+    let mut counts = [0u32; LANES];
+    let mut place = first as u32;
+    for (codes, values) in codes.chunks_mut(LANES).zip(values.chunks(LANES)) {
+        let lanes = sums.iter_mut().zip(&mut counts).zip(codes).zip(values);
+        for (lane, (((sum, count), code), value)) in lanes.enumerate() {
+            let x = (value / step).clamp(-levels, levels);
+            let nearest = (x + SHIFT) - SHIFT;
+            let floor = if nearest > x { nearest - 1.0 } else { nearest };
+            let fraction = x - floor;
+            // 24 random bits as a number in 0..1.
+            let random = (draw32(seed, place.wrapping_add(lane as u32)) >> 8) as f32 * (1.0 / 16_777_216.0);
+            let rounded = if random < fraction { floor + 1.0 } else { floor };
+            *sum += fraction * (1.0 - fraction);
+            *count += u32::from(*value != 0.0);
+            *code = (rounded + SHIFT).to_bits() as u8;
+        }
+        place = place.wrapping_add(LANES as u32);
+    }
+    (sums.iter().sum(), counts.iter().map(|&count| count as usize).sum())
+}
