@@ -90,7 +90,12 @@ impl VectorRows {
     }
 
     /// Rotates a folded vector and appends it. Its numbers may change.
-    pub(super) fn push_folded(&mut self, row: &mut [f32], scratch: &mut RowScratch, builder: &mut BlockBuilder) -> bool {
+    pub(super) fn push_folded(
+        &mut self,
+        row: &mut [f32],
+        scratch: &mut RowScratch,
+        builder: &mut BlockBuilder,
+    ) -> bool {
         if self.keeps_apart() {
             choose_apart(row, Rest::Rotated, &mut scratch.apart);
             scratch.apart.iter().for_each(|apart| row[apart.place as usize] = 0.0);

@@ -79,11 +79,7 @@ fn check<L: Tap>(what: &str, layer: L, plain: Plain<'_>, parameters: &[&Var], x:
         "{what}: form"
     );
     let (a, d, f) = if factored {
-        (
-            vectors(&run, Column::Input, 0),
-            vectors(&run, Column::Delta, 0),
-            vec![],
-        )
+        (vectors(&run, Column::Input, 0), vectors(&run, Column::Delta, 0), vec![])
     } else {
         (vec![], vec![], folded(&run))
     };

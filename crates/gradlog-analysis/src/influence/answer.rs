@@ -38,6 +38,18 @@ pub struct InfluenceRow {
     pub prediction: Option<u32>,
 }
 
+/// The sum of a probe's scores over all training examples. For TracIn it is, to first order, by how much the training
+/// lowered the probe's loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Total {
+    /// The sum.
+    pub score: f64,
+    /// One standard deviation of its sketch error: an upper bound, as for single scores. Rounding of visits at random
+    /// cancels in the sum. Projections and the probe's own rounding are taken not to.
+    pub sketch_error: f64,
+}
+
 /// Influence of every training example on some probes: TracIn, or another [`Method`](crate::Method). Positive helped,
 /// negative hurt.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +83,9 @@ pub struct Influence {
     /// where an example has several visits. It covers projection and rounding of the gradients and nothing else: not
     /// layers that were not recorded, not that the probes were taken at other steps, not TracIn's first order.
     pub sketch_errors: Vec<f64>,
+    /// For each probe, the sum of its scores over all examples; empty unless errors were asked for, and where scores
+    /// are divided by something of each example.
+    pub totals: Vec<Total>,
     /// Visits that the scores are made of. Where the probes were taken at different times, this and the counts below
     /// are those of the first of them, and so are the counts of what was left out.
     pub visits: u64,
@@ -105,6 +120,7 @@ impl Influence {
             probe_times: 0,
             left_out: LeftOut::default(),
             sketch_errors: Vec::new(),
+            totals: Vec::new(),
             estimate: None,
             damage: None,
         }
@@ -262,6 +278,7 @@ impl Influence {
         if !self.sketch_errors.is_empty() {
             self.sketch_errors = join(&self.sketch_errors, &other.sketch_errors);
         }
+        self.totals.extend(other.totals);
         self.probes.extend(other.probes);
         self.probe_times = self.probe_times.max(other.probe_times);
         self.damage = self.damage.take().or(other.damage);

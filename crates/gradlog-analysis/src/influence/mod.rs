@@ -50,7 +50,7 @@ mod stream;
 mod tests;
 
 pub use agreement::Agreement;
-pub use answer::{Influence, InfluenceRow, Probe};
+pub use answer::{Influence, InfluenceRow, Probe, Total};
 pub use concentration::Concentration;
 pub use distance::{Comparison, DistanceQuestion, FeatureDistance};
 pub use method::{Curvature, Damping, EstimateDetails, Method};

@@ -35,7 +35,8 @@ impl Layout {
             let Some(record) = layers.get(usize::from(layer)) else { continue };
             let width = |column| block.width(ColumnKey { column, layer });
             if let (Some(inputs), Some(outputs)) = (width(Column::Input), width(Column::Delta)) {
-                let (input_origin, delta_origin) = (Origin::of_input(record, inputs), Origin::of_delta(record, outputs));
+                let (input_origin, delta_origin) =
+                    (Origin::of_input(record, inputs), Origin::of_delta(record, outputs));
                 factored.push(Factored { layer, inputs, outputs, bias: record.bias, input_origin, delta_origin });
             }
         }

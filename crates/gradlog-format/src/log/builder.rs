@@ -148,12 +148,8 @@ impl BlockBuilder {
                 values_bytes[at..at + 4].copy_from_slice(&one.apart.value.to_le_bytes());
                 *slot += 1;
             }
-            let made = |column, cells, bytes| Buffer {
-                key: ColumnKey { column, ..key },
-                cells,
-                width: width as u32,
-                bytes,
-            };
+            let made =
+                |column, cells, bytes| Buffer { key: ColumnKey { column, ..key }, cells, width: width as u32, bytes };
             columns.push(made(places, Cells::U32, places_bytes));
             columns.push(made(values, Cells::F32, values_bytes));
         }

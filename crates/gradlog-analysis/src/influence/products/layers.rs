@@ -155,17 +155,10 @@ impl<'a> Products<'a> {
     }
 
     /// Adds what the numbers that are kept apart add to the dot products of a part.
-    fn add_apart(
-        &self,
-        part: usize,
-        (group, panel): (usize, usize),
-        out: &mut Tile<f32>,
-        hidden: Option<&mut Hidden>,
-    ) {
+    fn add_apart(&self, part: usize, (group, panel): (usize, usize), out: &mut Tile<f32>, hidden: Option<&mut Hidden>) {
         let (visits, probes) = (&self.visits.parts[part], &self.probes.parts[part]);
         let padded = self.probes.padded();
-        let probe_rests =
-            if visits.apart.is_empty() { &[][..] } else { probes.rests(self.probes.probes, padded) };
+        let probe_rests = if visits.apart.is_empty() { &[][..] } else { probes.rests(self.probes.probes, padded) };
         let tile = ApartTile {
             visits: &visits.apart,
             visit_rests: &visits.rests,
@@ -180,7 +173,7 @@ impl<'a> Products<'a> {
         tile.add(rows, columns, out, hidden);
     }
 
-    /// The squares of the probes over the places where a visit's code is not zero, where some visit is sparse.
+    /// The squares of the probes over the places where a visit's code is not zero, where that matters for some visit.
     fn count_met(&self, part: usize, (group, panel): (usize, usize), integers: &mut Tile<i32>) -> Option<Tile<f32>> {
         let used = self.visits.parts[part].used_places.as_ref()?;
         let other = &self.probes.parts[part];

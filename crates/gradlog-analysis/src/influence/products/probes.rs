@@ -19,6 +19,8 @@ pub(in crate::influence) struct Stored {
     rest: Rest,
     apart: Vec<Placed>,
     whole: bool,
+    /// Whether the numbers were stored as f16.
+    half: bool,
 }
 
 impl Stored {
@@ -30,11 +32,11 @@ impl Stored {
             vectors.encoding().codes(bytes, &mut codes);
             let signs = vectors.encoding() == Encoding::Signs;
             let rest = Rest::Codes { codes, scale: scale.to_f32(), signs, rounding: vectors.rounding(row) };
-            return Self { rest, apart, whole };
+            return Self { rest, apart, whole, half: false };
         }
         let mut numbers = vec![0f32; vectors.width()];
         vectors.decode_rest(row, &mut numbers);
-        Self { rest: Rest::Numbers(numbers), apart, whole }
+        Self { rest: Rest::Numbers(numbers), apart, whole, half: vectors.encoding() == Encoding::F16 }
     }
 
     /// The numbers without those that are kept apart.
@@ -64,6 +66,7 @@ impl Stored {
         let rest = match &self.rest {
             Rest::Codes { codes, scale, signs: true, .. } => Noise::of_signs(codes.len(), *scale),
             Rest::Codes { codes, scale, rounding, .. } => Noise::of_codes(codes, *scale, *rounding),
+            Rest::Numbers(numbers) if self.half => Noise::of_decoded(Encoding::F16, numbers, 0.0, None),
             Rest::Numbers(numbers) => Noise::of_numbers(numbers),
         };
         rest.with_apart(self.apart.iter().map(Placed::square).sum())

@@ -6,9 +6,10 @@
 //! ```text
 //! projection:   Var⟨Sx, Sy⟩ ≤ (‖x‖²‖y‖² − ‖x°‖²‖y°‖² + ⟨Sx', Sy'⟩²) / m   x° kept apart, x' the rest; over the seeds
 //! rounding:     Var⟨x̂, ŷ⟩ = Σ_j v_j ŷ_j² + Σ_j w_j x̂_j² + Σ_j v_j w_j     v_j of x, w_j of y
-//!   at random:  v = ν·Δ², ν the recorded mean of f(1 − f)                  numbers that are zero have none
+//!   at random:  Σ_j v_j = n·ν·Δ², ν the recorded mean of f(1 − f)          over the n numbers that are not zero
 //!   to nearest: v = Δ²/12                                                  errors uniform in ±Δ/2 (older runs)
 //!   signs:      v = (1 − 2/π)·Δ²                                           numbers of a rotated vector are near normal
+//!   f16:        u²·(‖x‖²‖y‖²/m + ⟨x,y⟩²), u² = 2⁻²¹/12                     relative to each number
 //! a layer:      Var(A·D) = A²·Var D + D²·Var A + Var A·Var D               A = ⟨a,a'⟩ + bias, D = ⟨δ,δ'⟩; two seeds
 //! a gradient:   the sum over layers, whose seeds differ
 //! a score:      σ² = (Σ_t |w_t|·σ_t)² + Σ_t w_t²·ς_t²
@@ -18,12 +19,14 @@
 //! same projection at every visit, and the same probe's rounding. So these errors add up and do not cancel, and their
 //! sum is an upper bound (Minkowski).
 //!
-//! Which numbers are exactly zero is not stored. A code that is not zero belongs to a number that is not. Of the codes
-//! that are zero, the recorded share is taken for numbers that were not.
+//! Of rounding at random the sum of the variances is recorded, and not which number has which. A number whose code is
+//! not zero lies anywhere between two multiples of `Δ`, so it has `Δ²/6` on average. What is left of the sum belongs to
+//! the numbers whose codes are zero. So exact zeros, of which ReLU makes many, and the many small numbers beside a few
+//! large ones are both stated as they are.
 //!
 //! Norms and dot products are those of the stored numbers. The error covers the sketch and nothing else: not the layers
 //! that were not recorded, not the steps that a probe stands for though it was taken at another, not the first order of
-//! TracIn, nor the optimizer. f16 (11 bits) and f32 count as exact.
+//! TracIn, nor the optimizer. f32 counts as exact.
 
 use gradlog_format::sketch::{Encoding, Rounding};
 use gradlog_kernels::int8::{Tile, COLUMNS};
@@ -64,13 +67,22 @@ pub(super) struct Noise {
     norm: f32,
     /// `‖x°‖²`: of the numbers that are kept apart.
     apart: f32,
-    /// The variance of one number that was rounded at random.
+    /// The variance of one number that was rounded at random, if its code is not zero.
+    used: f32,
+    /// The same if its code is zero.
+    unused: f32,
+    /// The mean of both over all numbers.
     random: f32,
     /// The variance of one number that was rounded to the nearest, or to a sign.
     fixed: f32,
-    /// The share of `random` that a number has whose code is zero.
-    zeros: f32,
+    /// The variance of a number over its square, of f16.
+    relative: f32,
 }
+
+/// The mean of `f(1 − f)` over numbers that lie anywhere between two multiples of the step.
+const SIXTH: f32 = 1.0 / 6.0;
+/// The mean of the squared relative error of f16: units in the last place are 2⁻¹⁰ to 2⁻¹¹ of a number.
+const OF_F16: f32 = 1.0 / 12.0 / 2_097_152.0;
 
 impl Noise {
     /// `‖x̂‖²`.
@@ -79,7 +91,7 @@ impl Noise {
     }
 
     fn exact(norm: f32) -> Self {
-        Self { norm, apart: 0.0, random: 0.0, fixed: 0.0, zeros: 1.0 }
+        Self { norm, apart: 0.0, used: 0.0, unused: 0.0, random: 0.0, fixed: 0.0, relative: 0.0 }
     }
 
     /// Of a vector of `width` signs, which stand for numbers that are spread like normal ones: their mean magnitude is
@@ -99,11 +111,8 @@ impl Noise {
         let Some(rounding) = rounding else {
             return Self { fixed: scale * scale / 12.0, ..exact };
         };
-        let used = codes.iter().filter(|code| **code != 0).count() as f32;
-        let width = codes.len() as f32;
-        // Of the numbers whose codes are zero, the share that was not.
-        let zeros = ((rounding.nonzero_share() * width - used) / (width - used).max(1.0)).clamp(0.0, 1.0);
-        Self { random: rounding.variance() * scale * scale, zeros, ..exact }
+        let count = codes.iter().filter(|code| **code != 0).count() as f32;
+        exact.with_rounding(rounding, count, codes.len() as f32, scale)
     }
 
     pub(super) fn of_numbers(numbers: &[f32]) -> Self {
@@ -111,20 +120,28 @@ impl Noise {
     }
 
     /// Of a vector of `encoding` that was decoded to `numbers`.
-    pub(super) fn of_decoded(
-        encoding: Encoding,
-        numbers: &[f32],
-        scale: f32,
-        rounding: Option<Rounding>,
-    ) -> Self {
+    pub(super) fn of_decoded(encoding: Encoding, numbers: &[f32], scale: f32, rounding: Option<Rounding>) -> Self {
         let exact = Self::of_numbers(numbers);
         match (encoding, rounding) {
             (Encoding::Signs, _) => Self::of_signs(numbers.len(), scale),
-            (Encoding::F32 | Encoding::F16, _) => exact,
-            // An upper bound: as if no number were exactly zero.
-            (_, Some(rounding)) => Self { random: rounding.variance() * scale * scale, ..exact },
+            (Encoding::F32, _) => exact,
+            (Encoding::F16, _) => Self { relative: OF_F16, ..exact },
+            (_, Some(rounding)) => {
+                let count = numbers.iter().filter(|number| **number != 0.0).count() as f32;
+                exact.with_rounding(rounding, count, numbers.len() as f32, scale)
+            }
             (_, None) => Self { fixed: scale * scale / 12.0, ..exact },
         }
+    }
+
+    /// The same after rounding at random. `used` of `width` codes are not zero.
+    #[inline(always)]
+    fn with_rounding(self, rounding: Rounding, used: f32, width: f32, scale: f32) -> Self {
+        let square = scale * scale;
+        let sum = rounding.variance() * rounding.nonzero_share() * width;
+        let of_used = if used > 0.0 { (sum / used).min(SIXTH) } else { 0.0 };
+        let of_unused = (sum - of_used * used).max(0.0) / (width - used).max(1.0);
+        Self { used: of_used * square, unused: of_unused * square, random: sum / width.max(1.0) * square, ..self }
     }
 
     /// The same with some numbers kept apart, whose squares add up to `squares`.
@@ -132,9 +149,9 @@ impl Noise {
         Self { norm: self.norm + squares, apart: self.apart + squares, ..self }
     }
 
-    /// Whether much of the vector is exactly zero, so that it matters which numbers are.
-    pub(super) fn is_sparse(&self) -> bool {
-        self.random > 0.0 && self.zeros < 0.9
+    /// Whether it matters which codes are zero.
+    pub(super) fn is_uneven(&self) -> bool {
+        (self.used - self.unused).abs() > 0.1 * self.random
     }
 }
 
@@ -155,7 +172,7 @@ pub(super) struct Parts<'a> {
     /// What [`Parts::probes`] and [`Parts::visits`] have at places that the other side keeps apart: such a number meets
     /// no rounding there. `None` if nothing is kept apart.
     pub hidden: Option<&'a Hidden>,
-    /// `Σ_j ŷ_j²` over the places where the visit's code is not zero. `None` if no visit is sparse.
+    /// `Σ_j ŷ_j²` over the places where the visit's code is not zero. `None` if that matters for no visit.
     pub met: Option<&'a Tile<f32>>,
 }
 
@@ -169,7 +186,7 @@ pub(super) struct Hidden {
 
 impl PartVariance {
     pub(super) fn new(width: usize, projected: bool) -> Self {
-        Self { width: width as f32, projection: if projected { 1.0 / width.max(1) as f32 } else { 0.0 } }
+        Self { width: width.max(1) as f32, projection: if projected { 1.0 / width.max(1) as f32 } else { 0.0 } }
     }
 
     /// Writes the variances of the dot products of a tile: what visits share, and what is each visit's own.
@@ -181,24 +198,23 @@ impl PartVariance {
                 let dot = parts.dots[at];
                 let (probe_norm, visit_norm) = match parts.hidden {
                     None => (probe.norm, visit.norm),
-                    Some(hidden) => (
-                        (probe.norm - hidden.of_probes[at]).max(0.0),
-                        (visit.norm - hidden.of_visits[at]).max(0.0),
-                    ),
-                };
-                let met = match parts.met {
-                    Some(met) if visit.is_sparse() => {
-                        let met = met[at].min(probe_norm);
-                        met + visit.zeros * (probe_norm - met)
+                    Some(hidden) => {
+                        ((probe.norm - hidden.of_probes[at]).max(0.0), (visit.norm - hidden.of_visits[at]).max(0.0))
                     }
-                    _ => probe_norm,
                 };
-                let of_probe = probe.random + probe.fixed;
-                own[at] = visit.random * (met + self.width * of_probe);
-                shared[at] = visit.fixed * (probe_norm + self.width * of_probe)
-                    + visit_norm * of_probe
-                    + self.projection
-                        * ((visit.norm * probe.norm - visit.apart * probe.apart).max(0.0) + dot * dot);
+                let own_of_probe = probe.random + probe.fixed;
+                let rounding = match parts.met {
+                    Some(met) if visit.is_uneven() => {
+                        let met = met[at].min(probe_norm);
+                        visit.used * met + visit.unused * (probe_norm - met)
+                    }
+                    _ => visit.random * probe_norm,
+                };
+                own[at] = rounding + self.width * visit.random * own_of_probe;
+                shared[at] = visit.fixed * (probe_norm + self.width * own_of_probe)
+                    + visit_norm * own_of_probe
+                    + (visit.relative + probe.relative) * (visit.norm * probe.norm / self.width + dot * dot)
+                    + self.projection * ((visit.norm * probe.norm - visit.apart * probe.apart).max(0.0) + dot * dot);
             }
         }
     }

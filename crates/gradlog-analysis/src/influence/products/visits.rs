@@ -81,7 +81,7 @@ impl Unpacked {
                     *noise = noise.with_apart(part.apart.squares(row));
                 }
             }
-            if part.noise.iter().any(Noise::is_sparse) && part.has_codes() {
+            if part.noise.iter().any(Noise::is_uneven) && part.has_codes() {
                 part.mark_used_places(quads(vectors.width()));
             }
         }

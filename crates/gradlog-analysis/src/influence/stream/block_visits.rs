@@ -1,8 +1,6 @@
 //! What a pass reads of a block of visits, and the dot products of its rows.
 
-use crate::influence::products::{
-    dots, panels_of, stretches, Error, Floats, ProbeSide, Scheme, Unpacked, TILE_ROWS,
-};
+use crate::influence::products::{dots, panels_of, stretches, Error, Floats, ProbeSide, Scheme, Unpacked, TILE_ROWS};
 use crate::rows::gradient::Gradients;
 use crate::rows::reader::BlockGap;
 use crate::LeftOut;

@@ -41,6 +41,8 @@ pub(super) struct Columns {
     pub sums: Vec<f64>,
     /// As `sums`, or empty.
     pub errors: Vec<ErrorSum>,
+    /// For each probe the sum over all examples, with its error; empty without errors.
+    pub totals: Vec<(f64, ErrorSum)>,
     pub ranks: Option<Ranks>,
     tile: Unpacked,
     floats: Floats,
@@ -56,6 +58,7 @@ impl Columns {
             probes,
             sums: Vec::new(),
             errors: Vec::new(),
+            totals: Vec::new(),
             ranks,
             tile: Unpacked::default(),
             floats: Floats::default(),
@@ -75,6 +78,7 @@ impl Columns {
         self.sums.resize(slots.max(self.sums.len() / width) * width, 0.0);
         if scheme.errors() {
             self.errors.resize(self.sums.len(), ErrorSum::default());
+            self.totals.resize(width, (0.0, ErrorSum::default()));
         }
         let mut not_finite = Vec::new();
         let mut kept = (std::mem::take(&mut self.tile), std::mem::take(&mut self.floats));
@@ -126,9 +130,14 @@ impl Columns {
                 not_finite.push([position, lost]);
             }
             if let Some(errors) = errors {
-                for ((sum, error), dot) in self.errors[place].iter_mut().zip(errors).zip(dots) {
+                let totals = self.totals[from - first..].iter_mut();
+                for (((sum, error), dot), (total, of_total)) in
+                    self.errors[place].iter_mut().zip(errors).zip(dots).zip(totals)
+                {
                     if dot.is_finite() {
                         sum.add(weight, *error);
+                        of_total.add(weight, *error);
+                        *total += weight * f64::from(*dot);
                     }
                 }
             }

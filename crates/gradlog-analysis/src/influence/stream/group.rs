@@ -54,6 +54,10 @@ impl Influence {
                 add(sum, *more);
             }
         }
+        for (total, more) in self.totals.iter_mut().zip(&other.totals) {
+            total.score += more.score;
+            total.sketch_error += more.sketch_error;
+        }
         self.probe_times = self.probe_times.max(other.probe_times);
         self.damage = self.damage.take().or(other.damage);
     }

@@ -6,9 +6,7 @@
 use super::block_visits::{BlockVisits, Lent};
 use super::norms::divisor;
 use crate::influence::plan::{InfluencePlan, Pass};
-use crate::influence::products::{
-    panels_of, stretches, Floats, Products, Unpacked, Variances, NO_INTEGERS, TILE_ROWS,
-};
+use crate::influence::products::{panels_of, stretches, Floats, Products, Unpacked, Variances, NO_INTEGERS, TILE_ROWS};
 use crate::{rows::column, AnalysisError};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Damage};
@@ -285,7 +283,8 @@ impl InfluencePlan<'_> {
                             let mut hand = |pair: usize, probe: usize| {
                                 let at = row * COLUMNS + probe - columns.start;
                                 let values: Vec<f64> = layers.iter().map(|layer| f64::from(layer.0[at])).collect();
-                                let both = |layer: &(Tile<f32>, Variances)| f64::from(layer.1.shared[at] + layer.1.own[at]);
+                                let both =
+                                    |layer: &(Tile<f32>, Variances)| f64::from(layer.1.shared[at] + layer.1.own[at]);
                                 let variances: Vec<f64> = layers.iter().map(both).collect();
                                 each(position, pair, &values, scheme.errors().then_some(&variances));
                             };

@@ -8,7 +8,7 @@ use super::block_visits::{BlockVisits, Dots, Lent};
 use super::columns::{Columns, Placed};
 use super::norms::divisor;
 use super::strongest::{Ranks, Strongest};
-use crate::influence::answer::{Influence, InfluenceRow};
+use crate::influence::answer::{Influence, InfluenceRow, Total};
 use crate::influence::plan::{Counts, InfluencePlan, Pass};
 use crate::influence::products::{panels_of, ErrorSum, Scheme, TILE_ROWS};
 use crate::influence::question::Normalization;
@@ -213,10 +213,13 @@ impl<'plan> Sums<'plan> {
         };
         result.scores = gather(|columns| std::mem::take(&mut columns.sums), &mut self.columns);
         if self.scheme.errors() {
-            let deviations = |columns: &mut Columns| {
-                std::mem::take(&mut columns.errors).iter().map(ErrorSum::deviation).collect()
-            };
+            let deviations =
+                |columns: &mut Columns| std::mem::take(&mut columns.errors).iter().map(ErrorSum::deviation).collect();
             result.sketch_errors = gather(deviations, &mut self.columns);
+        }
+        if result.normalization != Normalization::Relatif {
+            let total = |&(score, error): &(f64, ErrorSum)| Total { score, sketch_error: error.deviation() };
+            result.totals = self.columns.iter().flat_map(|columns| columns.totals.iter().map(total)).collect();
         }
         result.damage = damage.or_else(|| plan.index.damage.clone());
         Ok(result)

@@ -105,7 +105,8 @@ fn coverage(case: &Case) -> [f64; 3] {
                 let [input, delta, whole] =
                     [0, 1, 2].map(|part: usize| dot(&parts[part][0][visit], &parts[part][1][probe]));
                 let exact = (input + 1.0) * delta + if case.folded > 0 { whole } else { 0.0 };
-                let sigmas = (f64::from(*found) - exact).abs() / f64::from((error.shared * error.shared + error.own).sqrt());
+                let sigmas =
+                    (f64::from(*found) - exact).abs() / f64::from((error.shared * error.shared + error.own).sqrt());
                 within[0] += u64::from(sigmas <= 1.0);
                 within[1] += u64::from(sigmas <= 2.0);
                 squares += sigmas * sigmas;
