@@ -172,7 +172,7 @@ const RULE: RowRule =
 /// The steps of the visits that have a NaN or an infinity: once for each visit.
 fn steps_not_finite(block: &Block) -> Result<Vec<u64>, AnalysisError> {
     let (window, sweeps) = (&Window::everything(), &Sweeps::default());
-    let reader = RowReader { window, sweeps, layers: &[], rule: RULE, gradient: WantedGradient::None };
+    let reader = RowReader { window, sweeps, rule: RULE, gradient: WantedGradient::None };
     let rows = reader.read(block)?;
     let wrong: Vec<usize> = rows.inside.rows().filter(|row| rows.verdict(*row) == Verdict::NotFinite).collect();
     if wrong.is_empty() {

@@ -15,10 +15,9 @@ pub fn vectors(dir: &Path, column: Column, layer: u16) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
     let run = Run::open(dir).unwrap();
     for block in blocks(dir, BlockKind::Visits) {
-        let width = block.width(ColumnKey { column, layer }).unwrap();
         let origin = match (column, run.manifest().layers.get(usize::from(layer))) {
-            (Column::Input, Some(record)) => Origin::of_input(record, width),
-            (Column::Delta, Some(record)) => Origin::of_delta(record, width),
+            (Column::Input, Some(record)) => Origin::of_input(record, &run.manifest().sketch),
+            (Column::Delta, Some(record)) => Origin::of_delta(record, &run.manifest().sketch),
             _ => Origin::Rotated,
         };
         let vectors = block.vectors(ColumnKey { column, layer }, origin).unwrap();

@@ -200,8 +200,8 @@ fn measure_distances(run: &Run, asked: &DistanceQuestion<'_>) -> Result<Vec<Feat
     let rows: HashMap<u64, usize> = influence.rows.iter().enumerate().map(|(i, row)| (row.example, i)).collect();
     let mut distances = vec![vec![f64::NAN; influence.rows.len()]; features.len()];
     let keep = |block: &Block| window.is_on(block) && window.touches(block);
-    let gradient = WantedGradient::Input { layer: number, width };
-    let reader = RowReader { window, sweeps: &sweeps, layers, rule: RULE, gradient };
+    let gradient = WantedGradient::Input { layer: number, width, manifest: run.manifest() };
+    let reader = RowReader { window, sweeps: &sweeps, rule: RULE, gradient };
     let mut left_out = sweeps.left_out();
     left_out.add(&index.left_out);
     let read = |block: &Block| {

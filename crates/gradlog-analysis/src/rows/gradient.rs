@@ -1,7 +1,7 @@
 //! Gradients as a block holds them: which layers, in which form, and their vectors.
 
 use crate::AnalysisError;
-use gradlog_format::log::{Column, ColumnKey, LayerRecord};
+use gradlog_format::log::{Column, ColumnKey, LayerRecord, Manifest};
 use gradlog_format::run::{Block, Origin, ReadError, Vectors};
 
 /// A layer whose gradient is kept as two factors.
@@ -29,14 +29,14 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// The layout of a block, empty if it holds no gradients.
-    pub(crate) fn read(block: &Block, layers: &[LayerRecord]) -> Self {
+    pub(crate) fn read(block: &Block, manifest: &Manifest) -> Self {
         let mut factored = Vec::new();
         for layer in block.layers(Column::Input) {
-            let Some(record) = layers.get(usize::from(layer)) else { continue };
+            let Some(record) = manifest.layers.get(usize::from(layer)) else { continue };
             let width = |column| block.width(ColumnKey { column, layer });
             if let (Some(inputs), Some(outputs)) = (width(Column::Input), width(Column::Delta)) {
-                let (input_origin, delta_origin) =
-                    (Origin::of_input(record, inputs), Origin::of_delta(record, outputs));
+                let input_origin = Origin::of_input(record, &manifest.sketch);
+                let delta_origin = Origin::of_delta(record, &manifest.sketch);
                 factored.push(Factored { layer, inputs, outputs, bias: record.bias, input_origin, delta_origin });
             }
         }
@@ -57,12 +57,15 @@ impl Layout {
         self.widths().iter().fold(0usize, |sum, width| sum.saturating_add(width.saturating_mul(4)))
     }
 
-    /// Of each part, whether it is a random projection of a longer vector and not the vector itself.
+    /// Of each part, whether it is a random projection of a longer vector, and so has lost something.
     pub(crate) fn projected(&self, layers: &[LayerRecord]) -> Vec<bool> {
-        let sides = self.factored.iter().flat_map(|f| {
-            let whole = layers.get(usize::from(f.layer)).map_or((0, 0), |layer| (layer.inputs, layer.outputs));
-            [whole.0 as usize > f.inputs, whole.1 as usize > f.outputs]
-        });
+        let loses = |origin: Origin, width: usize| match origin {
+            // A rotation of the next power of two is exact.
+            Origin::Projected { inputs, .. } => inputs as usize > width || !width.is_power_of_two(),
+            _ => false,
+        };
+        let sides =
+            self.factored.iter().flat_map(|f| [loses(f.input_origin, f.inputs), loses(f.delta_origin, f.outputs)]);
         // One layer that fits is moved round and loses nothing; two meet each other.
         let folded = |width: usize| {
             let is_factored = |number: usize| self.factored.iter().any(|f| usize::from(f.layer) == number);

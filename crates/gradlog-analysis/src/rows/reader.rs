@@ -7,7 +7,7 @@ use super::rule::{verdict, AbsentNumber, Predictions, RowRule, Verdict};
 use super::sweep::Sweeps;
 use super::window::Window;
 use crate::{rows::column, AnalysisError};
-use gradlog_format::log::{Column, LayerRecord};
+use gradlog_format::log::{Column, Manifest};
 use gradlog_format::run::{Block, ReadError};
 
 /// Which gradient a block must hold.
@@ -15,10 +15,10 @@ use gradlog_format::run::{Block, ReadError};
 pub(crate) enum WantedGradient<'a> {
     /// None: the score is made of numbers alone.
     None,
-    /// That of exactly these layers, in this form.
-    Whole(&'a Layout),
+    /// That of exactly these layers, in this form, in a run with this manifest.
+    Whole(&'a Layout, &'a Manifest),
     /// The input factor of one layer, of this length.
-    Input { layer: u16, width: usize },
+    Input { layer: u16, width: usize, manifest: &'a Manifest },
 }
 
 /// Reads which rows count, block by block.
@@ -27,8 +27,6 @@ pub(crate) struct RowReader<'a> {
     pub window: &'a Window,
     /// The sweeps inside the window; those of a window on visits say nothing.
     pub sweeps: &'a Sweeps,
-    /// The layers of the run.
-    pub layers: &'a [LayerRecord],
     pub rule: RowRule,
     pub gradient: WantedGradient<'a>,
 }
@@ -94,16 +92,16 @@ impl RowReader<'_> {
     }
 
     fn find_gap(&self, block: &Block) -> Option<BlockGap> {
-        let fits = match self.gradient {
-            WantedGradient::None => true,
-            WantedGradient::Whole(layout) => Layout::read(block, self.layers) == *layout,
-            WantedGradient::Input { layer, width } => {
-                let layout = Layout::read(block, self.layers);
-                layout.factored.iter().any(|factored| factored.layer == layer && factored.inputs == width)
+        let found = match self.gradient {
+            WantedGradient::None => None,
+            WantedGradient::Whole(layout, manifest) => {
+                Some(Layout::read(block, manifest)).filter(|found| found != layout)
             }
+            WantedGradient::Input { layer, width, manifest } => Some(Layout::read(block, manifest)).filter(|found| {
+                !found.factored.iter().any(|factored| factored.layer == layer && factored.inputs == width)
+            }),
         };
-        if !fits {
-            let layout = Layout::read(block, self.layers);
+        if let Some(layout) = found {
             return Some(if layout.is_empty() { BlockGap::WithoutGradient } else { BlockGap::OtherLayers(layout) });
         }
         let lacks = |column: &Column| !self.is_one(*column) && *column != Column::Clip && !block.has(*column);

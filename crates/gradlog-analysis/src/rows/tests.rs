@@ -42,7 +42,7 @@ fn read(
     gradient: WantedGradient<'_>,
 ) -> Result<(BlockRows, Vec<usize>, LeftOut), AnalysisError> {
     let sweeps = Sweeps::find(run, window)?;
-    let reader = RowReader { window, sweeps: &sweeps, layers: &run.manifest().layers, rule, gradient };
+    let reader = RowReader { window, sweeps: &sweeps, rule, gradient };
     let block: Block = run.scan().find(|block| window.is_on(block)).unwrap();
     let mut left_out = sweeps.left_out();
     let rows = reader.read(&block)?;
@@ -96,17 +96,25 @@ fn a_block_that_lacks_something_is_left_out_as_a_whole() {
 
     let plain = RowRule::gradients(&[], UnseenGradient::NotUsed);
     let block = run.scan().find(|block| block.kind() == Some(BlockKind::Visits)).unwrap();
-    let layout = Layout::read(&block, &run.manifest().layers);
+    let layout = Layout::read(&block, run.manifest());
     let other = Layout { folded: None, ..layout.clone() };
     let of_form = |run: &Run, gradient| read(run, &Window::steps(0..5), plain, gradient).unwrap();
-    assert_eq!(of_form(&run, WantedGradient::Whole(&layout)).1.len(), 4);
+    assert_eq!(of_form(&run, WantedGradient::Whole(&layout, run.manifest())).1.len(), 4);
     let other_layers = LeftOut { other_layers: 5, ..LeftOut::default() };
-    assert_eq!(of_form(&run, WantedGradient::Whole(&other)).2, other_layers);
+    assert_eq!(of_form(&run, WantedGradient::Whole(&other, run.manifest())).2, other_layers);
     let Some(head) = layout.factored.last() else { panic!("no factors") };
-    assert_eq!(of_form(&run, WantedGradient::Input { layer: head.layer, width: head.inputs }).1.len(), 4);
-    assert_eq!(of_form(&run, WantedGradient::Input { layer: head.layer, width: head.inputs + 1 }).2, other_layers);
+    assert_eq!(
+        of_form(&run, WantedGradient::Input { layer: head.layer, width: head.inputs, manifest: run.manifest() })
+            .1
+            .len(),
+        4
+    );
+    assert_eq!(
+        of_form(&run, WantedGradient::Input { layer: head.layer, width: head.inputs + 1, manifest: run.manifest() }).2,
+        other_layers
+    );
     let bare = write(&[Column::Input, Column::Delta, Column::Folded]);
-    let (rows, _, left_out) = of_form(&bare, WantedGradient::Whole(&layout));
+    let (rows, _, left_out) = of_form(&bare, WantedGradient::Whole(&layout, run.manifest()));
     assert_eq!(left_out, LeftOut { without_gradient: 5, ..LeftOut::default() });
     assert_eq!(rows.inside, Inside::Marked([vec![true; 5], vec![false; 2]].concat()));
 }
@@ -121,7 +129,7 @@ fn a_clip_factor_that_was_not_written_is_one() {
     assert!(!block.has(Column::Clip));
     let rule = RowRule::outputs(&[Column::Clip]);
     let (window, sweeps) = (&Window::everything(), &Sweeps::default());
-    let reader = RowReader { window, sweeps, layers: &[], rule, gradient: WantedGradient::None };
+    let reader = RowReader { window, sweeps, rule, gradient: WantedGradient::None };
     let rows = reader.read(&block).unwrap();
     assert_eq!((rows.numbers.as_slice(), rows.verdict(0)), (&[vec![1.0]][..], Verdict::Counts));
 }

@@ -61,8 +61,7 @@ fn score_before<A: PerExample>(
     let mut shards = Shard::<A>::all();
     let bits = shards.len().trailing_zeros();
     let mut left_out = sweeps.left_out();
-    let layers = &run.manifest().layers;
-    let reader = RowReader { window, sweeps, layers, rule: A::RULE, gradient: WantedGradient::None };
+    let reader = RowReader { window, sweeps, rule: A::RULE, gradient: WantedGradient::None };
     let end = before.and_then(|damage| damage.block).unwrap_or(u64::MAX);
     let keep = |block: &Block| window.is_on(block) && window.touches(block) && block.sequence() < end;
     let mut numbers = Blocks::default();

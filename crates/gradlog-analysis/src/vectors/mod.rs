@@ -164,7 +164,7 @@ impl FlatVectors {
 pub(super) fn first_layout(run: &Run, window: &Window) -> Option<Layout> {
     run.scan()
         .filter(|block| block.kind() == Some(BlockKind::Visits) && window.touches(block))
-        .map(|block| Layout::read(&block, &run.manifest().layers))
+        .map(|block| Layout::read(&block, run.manifest()))
         .find(|layout| !layout.is_empty())
 }
 

@@ -121,9 +121,8 @@ impl Walk<'_> {
         let reader = RowReader {
             window: self.window,
             sweeps: &Sweeps::default(),
-            layers: &self.run.manifest().layers,
             rule: RULE,
-            gradient: WantedGradient::Whole(&self.flattener.layout),
+            gradient: WantedGradient::Whole(&self.flattener.layout, self.run.manifest()),
         };
         let rows = reader.read(block)?;
         let examples = column::u64s(block, Column::Example)?;

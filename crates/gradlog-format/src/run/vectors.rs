@@ -1,7 +1,7 @@
 //! The vectors of one column, decoded on demand.
 
 use crate::log::LayerRecord;
-use crate::sketch::{locate, read_rotated, rotate_back, Apart, Encoding, Rounding};
+use crate::sketch::{locate, read_rotated, rotate_back, Apart, Encoding, Rounding, SketchConfig};
 use half::bf16;
 
 /// What the vectors of a column are made of. It says where a number that is kept apart belongs.
@@ -22,18 +22,19 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// What the stored inputs of `layer` are made of, if they have `width` numbers.
-    pub fn of_input(layer: &LayerRecord, width: usize) -> Self {
-        Self::of_side(layer.inputs, layer.seed_input, width)
+    /// What the stored inputs of `layer` are made of, in a run with these sketches.
+    pub fn of_input(layer: &LayerRecord, sketch: &SketchConfig) -> Self {
+        Self::of_side(layer.inputs, sketch.input_cap, layer.seed_input)
     }
 
-    /// What the stored output gradients of `layer` are made of, if they have `width` numbers.
-    pub fn of_delta(layer: &LayerRecord, width: usize) -> Self {
-        Self::of_side(layer.outputs, layer.seed_delta, width)
+    /// What the stored output gradients of `layer` are made of.
+    pub fn of_delta(layer: &LayerRecord, sketch: &SketchConfig) -> Self {
+        Self::of_side(layer.outputs, sketch.delta_cap, layer.seed_delta)
     }
 
-    fn of_side(inputs: u32, seed: u64, width: usize) -> Self {
-        if inputs as usize > width {
+    fn of_side(inputs: u32, cap: u32, seed: u64) -> Self {
+        // The stored length does not tell: a projection may be as long as its input.
+        if inputs > cap {
             Origin::Projected { seed, inputs }
         } else {
             Origin::Whole

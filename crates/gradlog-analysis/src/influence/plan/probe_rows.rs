@@ -88,7 +88,7 @@ pub(super) fn read(run: &Run, block: &Block) -> Result<ProbeBlock, AnalysisError
         return Ok(ProbeBlock::Name { number, name });
     }
     block.check()?;
-    let layout = Layout::read(block, &run.manifest().layers);
+    let layout = Layout::read(block, run.manifest());
     // Matrices of this size are made of it, and a few kilobytes of zstd can claim any.
     if layout.decoded_bytes() > GRADIENT_BYTES_MAX {
         let what = format!("a gradient of {} bytes, more than any recorder writes", layout.decoded_bytes());

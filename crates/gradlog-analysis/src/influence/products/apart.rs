@@ -4,7 +4,7 @@
 //! `⟨x, y⟩ = ⟨x', y'⟩ + Σ_j x°_j y'_j + Σ_j y°_j x'_j + Σ_j x°_j y°_j`. The first term is multiplied as all vectors are.
 //! Of a projected vector, `y'_j` is its estimate ([`Vectors::rotate_back`]), and the last term is exact.
 
-use super::variance::Hidden;
+use super::variance::{Hidden, Noise};
 use gradlog_format::run::Vectors;
 use gradlog_kernels::int8::{Tile, COLUMNS, ROWS};
 
@@ -99,6 +99,8 @@ pub(super) struct ApartTile<'a> {
     /// Numbers in a vector that is rotated back.
     pub buckets: usize,
     pub padded: usize,
+    /// Of the probes; empty if no errors are wanted.
+    pub noise: &'a [Noise],
     /// Whether a bucket is a place: then squares there meet no rounding.
     pub whole: bool,
 }
@@ -121,7 +123,12 @@ impl ApartTile<'_> {
                 for (column, (dot, rest)) in dots.iter_mut().zip(rests).enumerate() {
                     *dot += number.signed * rest;
                     if let (true, Some(hidden)) = (self.whole, &mut hidden) {
-                        hidden.of_probes[row * COLUMNS + column] += rest * rest;
+                        let at = row * COLUMNS + column;
+                        hidden.of_probes[at] += rest * rest;
+                        hidden.of_visits[at] += number.square();
+                        let variance = |noise: &Noise| noise.variance_at(*rest != 0.0);
+                        hidden.lost[at] +=
+                            number.square() * self.noise.get(first_column + column).map_or(0.0, variance);
                     }
                 }
             }
@@ -138,8 +145,12 @@ impl ApartTile<'_> {
                     *dot += same.map_or(0.0, |other| other.value * number.value);
                     if let (true, Some(hidden)) = (self.whole, &mut hidden) {
                         let at = row * COLUMNS + column;
-                        hidden.of_visits[at] += rest * rest + same.map_or(0.0, Placed::square);
-                        hidden.of_probes[at] += same.map_or(0.0, |_| number.square());
+                        hidden.of_visits[at] += rest * rest;
+                        if let Some(same) = same {
+                            hidden.of_probes[at] += number.square();
+                            let noise = self.noise.get(first_column + column);
+                            hidden.lost[at] -= same.square() * noise.map_or(0.0, |noise| noise.variance_at(false));
+                        }
                     }
                 }
             }

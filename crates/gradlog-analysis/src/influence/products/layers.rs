@@ -140,7 +140,7 @@ impl<'a> Products<'a> {
         let dots = if errors { *out } else { [0f32; ROWS * COLUMNS] };
         let mut hidden = None;
         if self.keeps_apart(part) {
-            hidden = errors.then(|| Hidden { of_probes: [0.0; ROWS * COLUMNS], of_visits: [0.0; ROWS * COLUMNS] });
+            hidden = errors.then(Hidden::default);
             self.add_apart(part, (group, panel), out, hidden.as_mut());
         }
         if errors {
@@ -166,6 +166,7 @@ impl<'a> Products<'a> {
             probe_rests,
             buckets: probes.buckets(),
             padded,
+            noise: &probes.noise,
             whole: probes.whole,
         };
         let rows = (group * ROWS, self.visits.rows.saturating_sub(group * ROWS));

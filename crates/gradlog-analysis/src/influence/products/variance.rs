@@ -29,7 +29,7 @@
 //! TracIn, nor the optimizer. f32 counts as exact.
 
 use gradlog_format::sketch::{Encoding, Rounding};
-use gradlog_kernels::int8::{Tile, COLUMNS};
+use gradlog_kernels::int8::{Tile, COLUMNS, ROWS};
 use std::f32::consts::FRAC_2_PI;
 
 /// The error of one dot product.
@@ -149,6 +149,11 @@ impl Noise {
         Self { norm: self.norm + squares, apart: self.apart + squares, ..self }
     }
 
+    /// The variance of one number, by whether its code is zero.
+    pub(super) fn variance_at(&self, used: bool) -> f32 {
+        self.fixed + if used { self.used } else { self.unused }
+    }
+
     /// Whether it matters which codes are zero.
     pub(super) fn is_uneven(&self) -> bool {
         (self.used - self.unused).abs() > 0.1 * self.random
@@ -180,8 +185,17 @@ pub(super) struct Parts<'a> {
 pub(super) struct Hidden {
     /// Of the probe, at places that the visit keeps apart.
     pub of_probes: Tile<f32>,
-    /// Of the visit, at places that the probe keeps apart.
+    /// Of the visit, at places that either side keeps apart.
     pub of_visits: Tile<f32>,
+    /// What the probe's rounding does at places that the visit keeps apart: a variance.
+    pub lost: Tile<f32>,
+}
+
+impl Default for Hidden {
+    fn default() -> Self {
+        let zeros = [0.0; ROWS * COLUMNS];
+        Self { of_probes: zeros, of_visits: zeros, lost: zeros }
+    }
 }
 
 impl PartVariance {
@@ -196,11 +210,13 @@ impl PartVariance {
             for (column, probe) in parts.probes.iter().enumerate().take(COLUMNS) {
                 let at = row * COLUMNS + column;
                 let dot = parts.dots[at];
-                let (probe_norm, visit_norm) = match parts.hidden {
-                    None => (probe.norm, visit.norm),
-                    Some(hidden) => {
-                        ((probe.norm - hidden.of_probes[at]).max(0.0), (visit.norm - hidden.of_visits[at]).max(0.0))
-                    }
+                let (probe_norm, visit_norm, lost) = match parts.hidden {
+                    None => (probe.norm, visit.norm, 0.0),
+                    Some(hidden) => (
+                        (probe.norm - hidden.of_probes[at]).max(0.0),
+                        (visit.norm - hidden.of_visits[at]).max(0.0),
+                        hidden.lost[at].max(0.0),
+                    ),
                 };
                 let own_of_probe = probe.random + probe.fixed;
                 let rounding = match parts.met {
@@ -213,6 +229,7 @@ impl PartVariance {
                 own[at] = rounding + self.width * visit.random * own_of_probe;
                 shared[at] = visit.fixed * (probe_norm + self.width * own_of_probe)
                     + visit_norm * own_of_probe
+                    + lost
                     + (visit.relative + probe.relative) * (visit.norm * probe.norm / self.width + dot * dot)
                     + self.projection * ((visit.norm * probe.norm - visit.apart * probe.apart).max(0.0) + dot * dot);
             }

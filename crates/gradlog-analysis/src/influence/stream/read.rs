@@ -39,9 +39,8 @@ impl InfluencePlan<'_> {
         let reader = RowReader {
             window: &self.question.window,
             sweeps: &self.sweeps,
-            layers: &self.run.manifest().layers,
             rule: RULE,
-            gradient: WantedGradient::Whole(&self.index.layout),
+            gradient: WantedGradient::Whole(&self.index.layout, self.run.manifest()),
         };
         let rows = reader.read(block)?;
         let mut out = BlockVisits {

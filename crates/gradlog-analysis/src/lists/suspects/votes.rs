@@ -42,8 +42,8 @@ impl Votes {
         window: &Window,
         progress: &Progress,
     ) -> Result<Option<Damage>, AnalysisError> {
-        let (sweeps, layers) = (Sweeps::default(), &run.manifest().layers);
-        let reader = RowReader { window, sweeps: &sweeps, layers, rule: RULE, gradient: WantedGradient::None };
+        let sweeps = Sweeps::default();
+        let reader = RowReader { window, sweeps: &sweeps, rule: RULE, gradient: WantedGradient::None };
         let keep = |block: &Block| window.is_on(block) && window.touches(block);
         let fold = |(votes, left_out): (Vec<Vote>, LeftOut)| {
             self.left_out.add(&left_out);
