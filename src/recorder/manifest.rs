@@ -69,7 +69,7 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
         model_parameters: registry.model.as_ref().map(|all| all.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
         notes: config.notes.clone(),
         worker: config.worker.map(Worker::to_record),
-        extensions: Vec::new(),
+        extensions: vec![Manifest::fold_places_field()],
     })
 }
 

@@ -129,12 +129,14 @@ pub(super) fn start_recorder(
     drop(registry);
     // A width from disk is used only if these settings could have made it.
     let known = past.folded_width.filter(|width| (1..=config.sketch.folded_max).contains(width));
-    let shared_fold = Arc::new(SharedFold::new(config.sketch.clone(), known));
-    let fold = |(record, layer): (&LayerRecord, &Registered)| {
-        let parameters = record.parameters as usize;
-        Arc::new(LazyFold::new(record.seed_folded, parameters, layer.tied.is_some(), shared_fold.clone()))
+    let always_folded = manifest.layers.iter().filter(|layer| layer.inputs == 0).map(|layer| layer.parameters).sum();
+    let shared_fold = Arc::new(SharedFold::new(config.sketch.clone(), known, always_folded));
+    let places = manifest.fold_places();
+    let fold = |(number, (record, layer)): (usize, (&LayerRecord, &Registered))| {
+        let placing = (layer.tied.is_some(), places.get(number).copied());
+        Arc::new(LazyFold::new(record.seed_folded, record.parameters as usize, placing, shared_fold.clone()))
     };
-    let folds: Vec<Arc<LazyFold>> = manifest.layers.iter().zip(&layers).map(fold).collect();
+    let folds: Vec<Arc<LazyFold>> = manifest.layers.iter().zip(&layers).enumerate().map(fold).collect();
     for (layer, fold) in layers.iter().zip(&folds) {
         layer.slot.set_fold(Some(fold.clone()));
     }

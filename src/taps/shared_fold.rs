@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 pub(crate) struct SharedFold {
     sketch: SketchConfig,
     width: OnceLock<u32>,
+    /// Parameters of the layers that are always folded, whether or not the first pass uses them.
+    always_folded: u64,
     sums: Mutex<Sums>,
 }
 
@@ -31,19 +33,20 @@ impl Rows<'_> {
 }
 
 impl SharedFold {
-    /// Makes the vector of a run. `width` is its number of elements, if it is already known.
-    pub(crate) fn new(sketch: SketchConfig, width: Option<u32>) -> Self {
+    /// Makes the vector of a run. `width` is its number of elements, if it is already known. `always_folded` counts the
+    /// parameters of layers that are never factored.
+    pub(crate) fn new(sketch: SketchConfig, width: Option<u32>, always_folded: u64) -> Self {
         let known = OnceLock::new();
         if let Some(width) = width {
             known.get_or_init(|| width);
         }
-        Self { sketch, width: known, sums: Mutex::default() }
+        Self { sketch, width: known, always_folded, sums: Mutex::default() }
     }
 
     /// Decides the width from the number of parameters that the folded layers of the first pass have. It stays for the
     /// run.
     pub(crate) fn decide_width(&self, parameters: impl FnOnce() -> u64) {
-        self.width.get_or_init(|| self.sketch.folded_width(parameters()));
+        self.width.get_or_init(|| self.sketch.folded_width(parameters().max(self.always_folded)));
     }
 
     /// The width, once it is decided.
@@ -51,9 +54,8 @@ impl SharedFold {
         self.width.get().copied()
     }
 
-    /// Number of elements that are kept.
+    /// Number of elements that are kept; 1 before it is decided.
     pub(crate) fn width(&self) -> usize {
-        self.decide_width(|| 0);
         self.known_width().unwrap_or(1) as usize
     }
 
@@ -87,17 +89,31 @@ pub(crate) struct LazyFold {
     parameters: usize,
     /// Whether other layers have the same weight. Then the sum of their gradients is kept by itself, for its norm.
     tied: bool,
+    /// Where the layer lies in the shared vector if it fits there; `None` in a run that places no layers.
+    place: Option<u64>,
     shared: Arc<SharedFold>,
     made: OnceLock<Fold>,
 }
 
 impl LazyFold {
-    pub(crate) fn new(seed: u64, parameters: usize, tied: bool, shared: Arc<SharedFold>) -> Self {
-        Self { seed, parameters, tied, shared, made: OnceLock::new() }
+    pub(crate) fn new(
+        seed: u64,
+        parameters: usize,
+        (tied, place): (bool, Option<u64>),
+        shared: Arc<SharedFold>,
+    ) -> Self {
+        Self { seed, parameters, tied, place, shared, made: OnceLock::new() }
     }
 
     pub(crate) fn get(&self) -> &Fold {
-        self.made.get_or_init(|| Fold::new(self.seed, self.parameters, self.shared.buckets()))
+        self.made.get_or_init(|| {
+            let buckets = self.shared.buckets();
+            let fits = |place: &usize| place.checked_add(self.parameters).is_some_and(|end| end <= buckets);
+            match self.place.and_then(|place| usize::try_from(place).ok()).filter(fits) {
+                Some(place) => Fold::placed(self.seed, self.parameters, buckets, place),
+                None => Fold::new(self.seed, self.parameters, buckets),
+            }
+        })
     }
 
     pub(super) fn shared_fold(&self) -> &SharedFold {
@@ -120,7 +136,7 @@ mod tests {
 
     #[test]
     fn sums_belong_to_their_pass() {
-        let shared = SharedFold::new(SketchConfig::default(), None);
+        let shared = SharedFold::new(SketchConfig::default(), None, 0);
         shared.decide_width(|| 64 * 1_000);
         shared.decide_width(|| 64 * 2_000);
         assert_eq!((shared.known_width(), shared.buckets()), (Some(1_000), 1_024));

@@ -15,6 +15,7 @@ mod passes;
 mod refusals;
 mod replay;
 mod resume;
+mod sketches;
 mod step_report;
 mod taps;
 mod tracin;

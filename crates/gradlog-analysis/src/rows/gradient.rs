@@ -58,7 +58,9 @@ impl Layout {
     }
 
     /// Of each part, whether it is a random projection of a longer vector, and so has lost something.
-    pub(crate) fn projected(&self, layers: &[LayerRecord]) -> Vec<bool> {
+    ///
+    /// `places` are those of the layers in the folded vector ([`Manifest::fold_places`]).
+    pub(crate) fn projected(&self, layers: &[LayerRecord], places: &[u64]) -> Vec<bool> {
         let loses = |origin: Origin, width: usize| match origin {
             // A rotation of the next power of two is exact.
             Origin::Projected { inputs, .. } => inputs as usize > width || !width.is_power_of_two(),
@@ -66,12 +68,17 @@ impl Layout {
         };
         let sides =
             self.factored.iter().flat_map(|f| [loses(f.input_origin, f.inputs), loses(f.delta_origin, f.outputs)]);
-        // One layer that fits is moved round and loses nothing; two meet each other.
         let folded = |width: usize| {
             let is_factored = |number: usize| self.factored.iter().any(|f| usize::from(f.layer) == number);
-            let mut others = layers.iter().enumerate().filter(|(number, _)| !is_factored(*number));
-            let only = others.next().filter(|_| others.next().is_none());
-            only.is_none_or(|(_, layer)| layer.parameters > width as u64)
+            let others = layers.iter().enumerate().filter(|(number, _)| !is_factored(*number));
+            let others: Vec<(usize, &LayerRecord)> = others.collect();
+            // Layers that are placed side by side and fit lose nothing, and so does one that fits alone.
+            let fits = |number: usize, layer: &LayerRecord| match (places.get(number), others.len()) {
+                (Some(place), _) => place.saturating_add(layer.parameters) <= width as u64,
+                (None, 1) => layer.parameters <= width as u64,
+                (None, _) => false,
+            };
+            others.is_empty() || !width.is_power_of_two() || !others.iter().all(|(number, layer)| fits(*number, layer))
         };
         sides.chain(self.folded.map(folded)).collect()
     }

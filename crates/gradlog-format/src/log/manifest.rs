@@ -38,6 +38,9 @@ pub struct LayerRecord {
     pub seed_folded: u64,
 }
 
+/// Tag of the extension field that says that layers are placed side by side in the folded vector.
+const TAG_FOLD_PLACES: u16 = 2;
+
 /// A variable of the model that no tapped layer holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VariableRecord {
@@ -90,6 +93,39 @@ impl Manifest {
             sum = sum.saturating_add(layer.parameters.saturating_sub(shared));
         }
         sum
+    }
+
+    /// Where each layer's gradient lies in the folded vector if it is placed there: the layers side by side, in the
+    /// order of [`Manifest::fold_order`]. In the order of the layers; empty if the run places none (FORMAT.md,
+    /// "Folded").
+    pub fn fold_places(&self) -> Vec<u64> {
+        if self.extensions.iter().all(|field| field.tag != TAG_FOLD_PLACES) {
+            return Vec::new();
+        }
+        let mut places = vec![0u64; self.layers.len()];
+        let mut next = 0u64;
+        let mut first_of_seed = std::collections::HashMap::new();
+        for number in self.fold_order() {
+            let layer = &self.layers[number];
+            // Tied layers have one gradient, which is the sum of theirs.
+            places[number] = *first_of_seed.entry(layer.seed_folded).or_insert(next);
+            if places[number] == next {
+                next = next.saturating_add(layer.parameters);
+            }
+        }
+        places
+    }
+
+    /// The numbers of the layers: first those that are never factored, then the others.
+    fn fold_order(&self) -> impl Iterator<Item = usize> + '_ {
+        let never = |number: &usize| self.layers[*number].inputs == 0;
+        let all = || 0..self.layers.len();
+        all().filter(never).chain(all().filter(move |number| !never(number)))
+    }
+
+    /// The extension field that says that the layers of a run are placed side by side in the folded vector.
+    pub fn fold_places_field() -> Extension {
+        Extension { tag: TAG_FOLD_PLACES, bytes: Vec::new() }
     }
 
     /// The share of the model's parameters that is recorded, if the model was declared.

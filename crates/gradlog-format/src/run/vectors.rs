@@ -74,6 +74,11 @@ impl Vectors {
         Self::new(encoding, width, codes, scales, Origin::Whole)
     }
 
+    /// The same, made of something else.
+    pub fn with_origin(self, origin: Origin) -> Self {
+        Self { origin, ..self }
+    }
+
     /// Sets the numbers that are kept apart: `[rows, slots]` places and values. An error says what does not fit.
     pub fn keep_apart(&mut self, places: Vec<u32>, values: Vec<f32>) -> Result<(), String> {
         if places.len() != values.len() || !places.len().is_multiple_of(self.rows().max(1)) {

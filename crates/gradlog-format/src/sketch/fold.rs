@@ -65,6 +65,18 @@ impl Fold {
         Self { inputs, outputs, shifts, signs }
     }
 
+    /// The same, but placed: coordinate `i` is added to bucket `first + i`, with its sign. No two coordinates share a
+    /// bucket.
+    ///
+    /// # Panics
+    /// If the coordinates do not fit: `first + inputs > outputs`.
+    pub fn placed(seed: u64, inputs: usize, outputs: usize, first: usize) -> Self {
+        assert!(first + inputs <= outputs, "the coordinates do not fit");
+        let mut fold = Self::new(seed, inputs, outputs);
+        fold.shifts.fill(first as u32);
+        fold
+    }
+
     /// How many coordinates go in.
     pub fn inputs(&self) -> usize {
         self.inputs
@@ -153,6 +165,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn placed_coordinates_meet_no_others() {
+        let (a, b) = (Fold::placed(1, 5, 16, 0), Fold::placed(2, 11, 16, 5));
+        let (x, y) = (vector(1, 5), vector(2, 11));
+        let mut sketch = a.apply(&x);
+        b.add(0, &y, &mut sketch);
+        let magnitudes: Vec<f32> = sketch.iter().map(|v| v.abs()).collect();
+        assert_eq!(magnitudes, x.iter().chain(&y).map(|v| v.abs()).collect::<Vec<f32>>());
     }
 
     #[test]

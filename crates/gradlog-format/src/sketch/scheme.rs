@@ -50,15 +50,23 @@ impl Default for SketchConfig {
 }
 
 impl SketchConfig {
-    /// No caps and no rounding. Every factored layer is exact, and so is a folded one of up to 4,096 parameters. For
-    /// tests and small models.
+    /// Nothing is projected and nothing is rounded: dot products are those of the gradients, up to f32 arithmetic.
+    ///
+    /// Factored layers are kept whole. Folded layers lie side by side in one vector, as long as they have parameters
+    /// together (rounded up to a power of two). This holds for up to 2^20 (1,048,576) parameters in folded layers.
+    /// Beyond that number, layers that do not fit are hashed onto the others.
+    ///
+    /// # Cost
+    /// A visit takes 4 bytes for each input and output of a factored layer, and 4 for each parameter of a folded one:
+    /// 4 MiB for 2^20 parameters. A layer that could be factored takes its place behind those that cannot. So a model
+    /// with many parameters in both kinds may need more room than its folded layers have.
     pub fn exact() -> Self {
         Self {
             input_cap: u32::MAX,
             delta_cap: u32::MAX,
             projected: 4096,
-            folded_min: 4096,
-            folded_max: 4096,
+            folded_min: 1 << 20,
+            folded_max: 1 << 20,
             encoding: Encoding::F32,
             projected_encoding: Encoding::F32,
         }
@@ -89,13 +97,16 @@ impl SketchConfig {
     }
 
     /// Length of the folded vector for layers of `parameters` parameters together: one number for every 64, a multiple
-    /// of 8, between [`SketchConfig::folded_min`] and [`SketchConfig::folded_max`].
+    /// of 8, between [`SketchConfig::folded_min`] and [`SketchConfig::folded_max`], but never longer than the next
+    /// power of two from `parameters` on: that length is exact.
     ///
     /// A larger model needs a longer vector. At this ratio recall was measured to be equal for models of different
     /// sizes.
     pub fn folded_width(&self, parameters: u64) -> u32 {
         let wanted = u32::try_from(parameters / 64 / 8 * 8).unwrap_or(u32::MAX);
-        wanted.min(self.folded_max).max(self.folded_min.min(self.folded_max))
+        let power = parameters.max(1).checked_next_power_of_two();
+        let exact = power.and_then(|power| u32::try_from(power).ok()).unwrap_or(u32::MAX);
+        wanted.min(self.folded_max).max(self.folded_min.min(self.folded_max)).min(exact)
     }
 
     /// The encoding of a vector of `width` numbers: [`SketchConfig::projected_encoding`] if it is projected, else
@@ -154,8 +165,8 @@ mod tests {
             (2048, 2816, 2816)
         );
         let folded = [0, 18_816, 64 * 1_003, 10_000_000, u64::MAX].map(|p| sketch.folded_width(p));
-        assert_eq!(folded, [768, 768, 1_000, 7_680, 7_680]);
-        assert_eq!(SketchConfig::exact().folded_width(17), 4_096);
+        assert_eq!(folded, [1, 768, 1_000, 7_680, 7_680]);
+        assert_eq!([0, 17, 18_816].map(|p| SketchConfig::exact().folded_width(p)), [1, 32, 32_768]);
         assert_eq!(sketch.encoding_of(16, false, false), Encoding::F16);
         assert_eq!(sketch.encoding_of(17, false, false), Encoding::Q8);
         assert_eq!(sketch.encoding_of(512, false, true), Encoding::Q8);

@@ -67,7 +67,8 @@ impl<'run> InfluencePlan<'run> {
         let sweeps = Sweeps::find(run, &question.window)?;
         let index = Index::build(run, question, progress)?;
         let layout = index.layout.select_layers(&question.layers, &run.manifest().layers)?;
-        let scheme = Scheme::new(&layout, &run.manifest().layers, question.sketch_errors);
+        let scheme =
+            Scheme::new(&layout, &run.manifest().layers, &run.manifest().fold_places(), question.sketch_errors);
         let question = question.clone();
         let mut plan = Self {
             run,

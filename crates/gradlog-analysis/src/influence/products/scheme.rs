@@ -18,9 +18,9 @@ pub(in crate::influence) struct Scheme {
 }
 
 impl Scheme {
-    pub(in crate::influence) fn new(layout: &Layout, layers: &[LayerRecord], errors: bool) -> Self {
+    pub(in crate::influence) fn new(layout: &Layout, layers: &[LayerRecord], places: &[u64], errors: bool) -> Self {
         let widths = layout.widths();
-        let parts = widths.iter().zip(layout.projected(layers));
+        let parts = widths.iter().zip(layout.projected(layers, places));
         let variances = parts.map(|(&width, projected)| PartVariance::new(width, projected));
         let variances = if errors { variances.collect() } else { Vec::new() };
         Self { layout: layout.clone(), isa: Isa::detect(), widths, variances }

@@ -9,7 +9,7 @@
 //!   at random:  Σ_j v_j = n·ν·Δ², ν the recorded mean of f(1 − f)          over the n numbers that are not zero
 //!   to nearest: v = Δ²/12                                                  errors uniform in ±Δ/2 (older runs)
 //!   signs:      v = (1 − 2/π)·Δ²                                           numbers of a rotated vector are near normal
-//!   f16:        u²·(‖x‖²‖y‖²/m + ⟨x,y⟩²), u² = 2⁻²¹/12                     relative to each number
+//!   f16:        u²·(‖x‖²‖y‖²/m + ⟨x,y⟩²), u² = 2⁻²¹/6                      at random, relative to each number
 //! a layer:      Var(A·D) = A²·Var D + D²·Var A + Var A·Var D               A = ⟨a,a'⟩ + bias, D = ⟨δ,δ'⟩; two seeds
 //! a gradient:   the sum over layers, whose seeds differ
 //! a score:      σ² = (Σ_t |w_t|·σ_t)² + Σ_t w_t²·ς_t²
@@ -82,7 +82,7 @@ pub(super) struct Noise {
 /// The mean of `f(1 − f)` over numbers that lie anywhere between two multiples of the step.
 const SIXTH: f32 = 1.0 / 6.0;
 /// The mean of the squared relative error of f16: units in the last place are 2⁻¹⁰ to 2⁻¹¹ of a number.
-const OF_F16: f32 = 1.0 / 12.0 / 2_097_152.0;
+const OF_F16: f32 = 1.0 / 6.0 / 2_097_152.0;
 
 impl Noise {
     /// `‖x̂‖²`.
@@ -226,11 +226,12 @@ impl PartVariance {
                     }
                     _ => visit.random * probe_norm,
                 };
-                own[at] = rounding + self.width * visit.random * own_of_probe;
+                let relative = visit.norm * probe.norm / self.width + dot * dot;
+                own[at] = rounding + self.width * visit.random * own_of_probe + visit.relative * relative;
                 shared[at] = visit.fixed * (probe_norm + self.width * own_of_probe)
                     + visit_norm * own_of_probe
                     + lost
-                    + (visit.relative + probe.relative) * (visit.norm * probe.norm / self.width + dot * dot)
+                    + probe.relative * relative
                     + self.projection * ((visit.norm * probe.norm - visit.apart * probe.apart).max(0.0) + dot * dot);
             }
         }

@@ -2,7 +2,7 @@
 
 use super::{largest_magnitude, scale_up, Encoding, Quantized};
 use gradlog_kernels::simd::vectorized;
-use half::bf16;
+use half::{bf16, f16};
 
 /// What rounding at random leaves open: the variance of a stored number. It is stored in two bytes.
 ///
@@ -46,19 +46,21 @@ const STRETCH: usize = 1024;
 impl Encoding {
     /// Appends `values` to `out` as [`Encoding::encode`] does, but rounds codes up or down at random: the mean over
     /// seeds of each stored number is the number itself. So a dot product with any other vector is unbiased. `seed`
-    /// decides the roundings. Encodings without codes, and signs, are as [`Encoding::encode`] writes them.
+    /// decides the roundings. F32 and signs are as [`Encoding::encode`] writes them. F16 is rounded to one of the two f16
+    /// beside the number.
     ///
     /// The random numbers are those of `draw32(seed, i)` for place `i` (FORMAT.md, "Rounding").
     pub fn encode_stochastic(self, values: &[f32], seed: u64, out: &mut Vec<u8>) -> Quantized {
         let levels = match self {
             Encoding::Q8 => 127.0,
             Encoding::Q4 => 7.0,
-            Encoding::F32 | Encoding::F16 | Encoding::Signs => return self.encode(values, out),
+            Encoding::F16 => return encode_half(values, seed, out),
+            Encoding::F32 | Encoding::Signs => return self.encode(values, out),
         };
         let start = out.len();
         out.resize(start + self.bytes(values.len()), 0);
         let out = &mut out[start..];
-        let seed = (seed ^ (seed >> 32)) as u32;
+        let seed = fold_seed(seed);
         vectorized(
             #[inline(always)]
             || {
@@ -92,6 +94,42 @@ impl Encoding {
             },
         )
     }
+}
+
+/// The halves of a seed, combined.
+fn fold_seed(seed: u64) -> u32 {
+    (seed ^ (seed >> 32)) as u32
+}
+
+/// [`Encoding::F16`], rounded at random.
+fn encode_half(values: &[f32], seed: u64, out: &mut Vec<u8>) -> Quantized {
+    let (largest, finite) = largest_magnitude(values);
+    let scale = if finite { scale_up(largest) } else { bf16::ZERO };
+    let step = scale.to_f32();
+    let start = out.len();
+    out.resize(start + 2 * values.len(), 0);
+    if step > 0.0 {
+        let seed = fold_seed(seed);
+        for ((place, value), raw) in values.iter().enumerate().zip(out[start..].chunks_exact_mut(2)) {
+            let random = draw32(seed, place as u32);
+            raw.copy_from_slice(&round_half(value / step, random).to_le_bytes());
+        }
+    }
+    Quantized { scale, finite, rounding: Rounding::NONE }
+}
+
+/// One of the two f16 beside `x`, which is at most 1 in magnitude.
+fn round_half(x: f32, random: u32) -> f16 {
+    // The least normal f16. Below it f16 are the multiples of 2^-24.
+    const NORMAL: f32 = 1.0 / 16_384.0;
+    const UNIT: f32 = 1.0 / 16_777_216.0;
+    if x.abs() < NORMAL {
+        let random = (random >> 8) as f32 * UNIT;
+        return f16::from_f32((x.abs() / UNIT + random).floor() * UNIT * x.signum());
+    }
+    // An f16 has 13 bits fewer. A random number in their place carries with the probability of what they say.
+    let bits = x.to_bits() + (random & 0x1FFF);
+    f16::from_f32(f32::from_bits(bits & !0x1FFF))
 }
 
 /// Random number `place` of the stream that `seed` names: the finalizer of a 32-bit hash with two rounds (Wellons 2018,
@@ -136,4 +174,82 @@ fn round(
         place = place.wrapping_add(LANES as u32);
     }
     (sums.iter().sum(), counts.iter().map(|&count| count as usize).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::draw;
+    use super::*;
+
+    fn decode(encoding: Encoding, values: &[f32], seed: u64) -> (Vec<f32>, Quantized) {
+        let (mut bytes, mut out) = (Vec::new(), vec![0f32; values.len()]);
+        let made = encoding.encode_stochastic(values, seed, &mut bytes);
+        assert_eq!(bytes.len(), encoding.bytes(values.len()));
+        encoding.decode(&bytes, made.scale, &mut out);
+        (out, made)
+    }
+
+    fn numbers(count: usize) -> Vec<f32> {
+        // Many magnitudes, both signs, and zeros.
+        let draw = |i: usize| draw(5, i as u64) as f32 / u64::MAX as f32 - 0.5;
+        (0..count).map(|i| if i % 7 == 0 { 0.0 } else { draw(i) * 10f32.powi(-((i % 5) as i32)) }).collect()
+    }
+
+    #[test]
+    fn the_mean_over_seeds_is_the_number_and_the_variance_is_stated() {
+        const SEEDS: u64 = 4_000;
+        let values = numbers(75);
+        for encoding in [Encoding::Q4, Encoding::Q8, Encoding::F16] {
+            let (mut sums, mut squares) = (vec![0f64; values.len()], vec![0f64; values.len()]);
+            let (mut stated, mut step) = (0.0, 0.0);
+            for seed in 0..SEEDS {
+                let (back, made) = decode(encoding, &values, draw(9, seed));
+                for ((sum, square), (b, v)) in sums.iter_mut().zip(&mut squares).zip(back.iter().zip(&values)) {
+                    *sum += f64::from(b - v);
+                    *square += f64::from(b - v).powi(2);
+                }
+                step = f64::from(made.scale.to_f32());
+                let share = f64::from(made.rounding.nonzero_share() * made.rounding.variance());
+                stated = share * values.len() as f64 * step * step;
+            }
+            for (i, (sum, square)) in sums.iter().zip(&squares).enumerate() {
+                // Five standard errors: false alarms are rarer than one in a million for each number.
+                // A small number is rarely rounded up.
+                let rare = SEEDS as f64 * f64::from(values[i].abs()) * step;
+                assert!(sum.abs() <= 5.0 * (square + rare).sqrt() + 1e-12, "{encoding:?} {i}: {sum} {square}");
+                assert!(values[i] != 0.0 || *square == 0.0, "{encoding:?}: a zero was rounded");
+            }
+            if encoding != Encoding::F16 {
+                let found = squares.iter().sum::<f64>() / SEEDS as f64;
+                assert!((0.93..1.0).contains(&(found / stated)), "{encoding:?}: {found} {stated}");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_stay_within_the_levels_and_edges_are_kept() {
+        for encoding in [Encoding::Q4, Encoding::Q8, Encoding::F16] {
+            for values in [vec![1.0f32, -1.0, 0.0], vec![3.0e38, -3.3e38, 1e30], vec![1e-40, -1e-39, 0.0]] {
+                for seed in 0..50 {
+                    let (back, made) = decode(encoding, &values, seed);
+                    let bound = made.scale.to_f32();
+                    for (b, v) in back.iter().zip(&values) {
+                        assert!((b - v).abs() <= bound && b.is_finite(), "{encoding:?}: {v} came back as {b}");
+                    }
+                }
+            }
+            assert_eq!(decode(encoding, &[0.0; 5], 1).0, [0.0; 5]);
+            assert!(decode(encoding, &[], 1).0.is_empty());
+            let (back, made) = decode(encoding, &[1.0, f32::NAN], 1);
+            assert!(!made.finite && back == [0.0, 0.0]);
+        }
+    }
+
+    #[test]
+    fn random_numbers_are_those_of_the_specification() {
+        assert_eq!([draw32(0, 0), draw32(0, 1), draw32(12_345, 678)], DRAWS);
+    }
+
+    /// By an independent program (Python, from the page).
+    const DRAWS: [u32; 3] = [0, 33350994, 3681741318];
 }

@@ -1,5 +1,6 @@
 //! Dot products and their errors against the definitions in f64, on every instruction set.
 
+mod apart;
 mod variance;
 
 use super::scheme::Scheme;
@@ -49,7 +50,7 @@ fn scheme(isa: Isa) -> Scheme {
         folded: Some(WIDTHS[4]),
     };
     // Only the second layer's input was wider.
-    let mut scheme = Scheme { isa, ..Scheme::new(&layout, &[], true) };
+    let mut scheme = Scheme { isa, ..Scheme::new(&layout, &[], &[], true) };
     scheme.variances[2] = PartVariance::new(WIDTHS[2], true);
     scheme
 }

@@ -49,13 +49,17 @@ fn coverage(case: &Case) -> [f64; 3] {
     let sides = [(11, VISITS, case.encoding), (12, PROBES, Encoding::Q8)];
     let of = |part: u64, width, relu| sides.map(|(seed, count, _)| vectors(seed + 100 * part, count, width, relu));
     let parts = [of(1, case.inputs, true), of(2, case.outputs, false), of(3, case.whole, false)];
+    let origin = |width: usize, cap: usize| match width > cap {
+        true => Origin::Projected { seed: 0, inputs: width as u32 },
+        false => Origin::Whole,
+    };
     let layer = Factored {
         layer: 0,
         inputs: case.input_cap,
         outputs: case.delta_cap,
         bias: true,
-        input_origin: Origin::Whole,
-        delta_origin: Origin::Whole,
+        input_origin: origin(case.inputs, case.input_cap),
+        delta_origin: origin(case.outputs, case.delta_cap),
     };
     let layout = Layout { factored: vec![layer], folded: (case.folded > 0).then_some(case.folded) };
     let record = LayerRecord {
@@ -70,7 +74,7 @@ fn coverage(case: &Case) -> [f64; 3] {
         seed_delta: 0,
         seed_folded: 0,
     };
-    let scheme = Scheme::new(&layout, &[record], true);
+    let scheme = Scheme::new(&layout, &[record], &[], true);
     let (mut within, mut squares, mut count) = ([0u64; 2], 0f64, 0u64);
     for seed in 0..16u64 {
         let caps = [case.input_cap, case.delta_cap, case.folded];
