@@ -212,7 +212,7 @@ impl BlockRead {
             },
             Some(BlockKind::ProbeSet) => Read::Set {
                 number: column::u32s(block, Column::ProbeSet)?.first().copied().unwrap_or(0),
-                name: String::from_utf8_lossy(&block.u8s(Column::Name)?).into_owned(),
+                name: block.probe_set()?.1,
             },
             Some(BlockKind::Gaps) => {
                 let dropped = column::u64s(block, Column::Dropped)?;
@@ -244,6 +244,12 @@ struct Counted {
 }
 
 impl Counted {
+    fn add(&mut self, other: Self) {
+        self.visits += other.visits;
+        self.ids.extend(other.ids);
+        self.times.extend(other.times);
+    }
+
     fn summary(self, name: &str) -> ProbeSummary {
         ProbeSummary {
             name: name.to_owned(),
@@ -252,6 +258,22 @@ impl Counted {
             times: self.times.into_iter().collect(),
         }
     }
+}
+
+/// Sets of one name are one set. They come in the order of their first numbers.
+fn unite_by_name(sets: BTreeMap<u32, Set>) -> Vec<Set> {
+    let mut united: Vec<Set> = Vec::new();
+    for set in sets.into_values() {
+        // A set whose name is lost has none to share.
+        match united.iter_mut().find(|other| other.name == set.name && !set.name.is_empty()) {
+            Some(other) => {
+                other.probes.add(set.probes);
+                other.curvature.add(set.curvature);
+            }
+            None => united.push(set),
+        }
+    }
+    united
 }
 
 /// Asks what a run holds: counts, layers, probes, bytes.
@@ -357,7 +379,7 @@ impl SummaryQuestion {
             .into_iter()
             .map(|(step, (rows, modes))| SweepSummary { step, rows, modes: modes.into_iter().flatten().collect() })
             .collect();
-        for set in sets.into_values() {
+        for set in unite_by_name(sets) {
             // A name without any row is a probe set that was never taken.
             if set.probes.visits > 0 || set.curvature.visits == 0 {
                 summary.probes.push(set.probes.summary(&set.name));

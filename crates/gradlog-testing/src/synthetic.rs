@@ -110,8 +110,12 @@ impl Synthetic {
         b.u64s(Column::Step, rows.iter().map(|r| r.step));
         b.u32s(Column::Epoch, rows.iter().map(|r| r.epoch));
         if kind == BlockKind::Visits {
-            b.f32s(Column::LearningRate, rows.iter().map(|r| r.learning_rate));
-            b.f32s(Column::Clip, rows.iter().map(|r| r.clip));
+            if has(Column::LearningRate) {
+                b.f32s(Column::LearningRate, rows.iter().map(|r| r.learning_rate));
+            }
+            if has(Column::Clip) {
+                b.f32s(Column::Clip, rows.iter().map(|r| r.clip));
+            }
         } else if kind == BlockKind::Sweeps {
             b.f32s(Column::LearningRate, rows.iter().map(|r| r.learning_rate));
             b.column(Column::Mode, Cells::U8, 1).extend(rows.iter().map(|_| Mode::Evaluation.code()));
@@ -121,9 +125,9 @@ impl Synthetic {
                 b.f32s(Column::CurvatureWeight, rows.iter().filter_map(|r| r.curvature_weight));
             }
         }
-        b.f32s(Column::Coefficient, rows.iter().map(|r| r.coefficient));
-        b.f32s(Column::Loss, rows.iter().map(|r| r.loss));
-        let floats: [Reader<f32>; 5] = [
+        let floats: [Reader<f32>; 7] = [
+            (Column::Coefficient, |r| r.coefficient),
+            (Column::Loss, |r| r.loss),
             (Column::El2n, |r| r.el2n),
             (Column::Margin, |r| r.margin),
             (Column::Confidence, |r| r.confidence),
@@ -196,6 +200,7 @@ impl Synthetic {
     pub fn optimizer(&mut self, steps: &[(u64, f32, f32, f32)]) {
         let mut b = BlockBuilder::new(BlockKind::Steps);
         b.u64s(Column::Step, steps.iter().map(|s| s.0));
+        b.u32s(Column::Epoch, steps.iter().map(|_| 0));
         b.f32s(Column::LearningRate, steps.iter().map(|s| s.1));
         b.f32s(Column::Momentum, steps.iter().map(|s| s.2));
         b.f32s(Column::WeightDecay, steps.iter().map(|s| s.3));
@@ -220,6 +225,8 @@ impl Synthetic {
     /// One gap of `count` visits.
     pub fn dropped(&mut self, count: u64) {
         let mut b = BlockBuilder::new(BlockKind::Gaps);
+        b.u64s(Column::Step, [0]);
+        b.u32s(Column::Epoch, [0]);
         b.u64s(Column::Dropped, [count]);
         b.advance(1, 0, 0);
         self.append(b);
@@ -229,6 +236,7 @@ impl Synthetic {
     pub fn end(&mut self) {
         let mut b = BlockBuilder::new(BlockKind::End);
         b.u64s(Column::Visits, [0]);
+        b.u64s(Column::Dropped, [0]);
         b.advance(1, 0, 0);
         self.append(b);
     }

@@ -136,6 +136,8 @@ impl Sweeps {
         let mut counting = HashMap::new();
         let mut replaced = 0u64;
         let mut taken: BTreeMap<u64, HashSet<u64>> = BTreeMap::new();
+        // The last row counts. Of several workers, it is the last of the highest rank.
+        blocks.sort_by_key(|block| block.identity.0);
         for block in blocks.iter().rev() {
             let mut counts = vec![true; block.rows.len()];
             // From the last row to the first: the one that comes first here counts.

@@ -93,7 +93,7 @@ fn score_before<A: PerExample>(
 
     shards.iter().for_each(|shard| left_out.add(&shard.left_out));
     if left_out.missing > 0 && shards.iter().all(|shard| shard.gathered.is_empty()) {
-        return Err(missing_error(score, A::RULE.numbers));
+        return Err(missing_error(score, &lacking(run, window, A::RULE.numbers)));
     }
     let mut table = ScoreTable {
         score,
@@ -144,18 +144,31 @@ fn sort_into<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>, label
     table.rows = keyed.into_iter().map(|(_, row)| row).collect();
 }
 
-fn missing_error(score: Score, columns: &[Column]) -> AnalysisError {
-    let (what, how) = if columns.contains(&Column::SquaredNorm) {
-        ("gradients", NO_GRADIENTS)
-    } else {
-        let what = match columns {
-            [Column::Margin, ..] => "margins",
-            [Column::El2n, ..] => "error norms",
-            [Column::Confidence, ..] => "confidences",
-            [Column::Correct, ..] => "record of which predictions were right",
-            _ => "losses",
-        };
-        (what, "they come with a classification loss: record it with `pass.cross_entropy`")
+/// Of these columns, those that a block of the window lacks.
+fn lacking(run: &Run, window: &Window, columns: &[Column]) -> Vec<Column> {
+    let mut blocks = run.scan().filter(|block| window.is_on(block) && window.touches(block));
+    let lacks = |block: &Block| {
+        let given = |column: Column| column == Column::Clip || window.is_on_sweeps() && column == Column::Coefficient;
+        columns.iter().copied().filter(|column| !given(*column) && !block.has(*column)).collect::<Vec<_>>()
+    };
+    blocks.find_map(|block| Some(lacks(&block)).filter(|lacking| !lacking.is_empty())).unwrap_or_default()
+}
+
+fn missing_error(score: Score, lacking: &[Column]) -> AnalysisError {
+    let (what, how) = match lacking {
+        [Column::SquaredNorm, ..] => ("gradients", NO_GRADIENTS),
+        [Column::LearningRate, ..] => ("learning rates of its visits", NOT_GRADLOG),
+        [Column::Coefficient, ..] => ("weights of its visits in the loss", NOT_GRADLOG),
+        [Column::Margin, ..] => ("margins", CLASSES),
+        [Column::El2n, ..] => ("error norms", CLASSES),
+        [Column::Confidence, ..] => ("confidences", CLASSES),
+        [Column::Correct, ..] => ("record of which predictions were right", CLASSES),
+        _ => ("losses", CLASSES),
     };
     AnalysisError::Missing { score: score.name(), what, how }
 }
+
+/// What comes with a classification loss alone.
+const CLASSES: &str = "they come with a classification loss: record it with `pass.cross_entropy`";
+/// What every recorder of gradlog writes.
+const NOT_GRADLOG: &str = "every recorder of gradlog writes them, so another program wrote this run";

@@ -2,6 +2,7 @@
 
 mod battery;
 mod damaged;
+mod edges;
 mod workers;
 
 use crate::{

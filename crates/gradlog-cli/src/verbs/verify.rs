@@ -60,6 +60,13 @@ impl Verb for Arguments {
                  them, or a recovery could not save them"
             ));
         }
+        if report.newer_columns > 0 {
+            before.push(format!(
+                "note: {} columns were written by a newer gradlog: their checksums match, and this one cannot read their \
+                 numbers; install a newer gradlog for the verbs that need them",
+                report.newer_columns
+            ));
+        }
         if report.damage.is_some() {
             let after = self.damage_words(run, &report, survey.as_ref());
             let damage = report.damage.into_iter().collect();

@@ -7,6 +7,7 @@ use super::planes;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::io;
+use zstd::zstd_safe::find_frame_compressed_size;
 
 /// Bytes of a block's header.
 pub const HEADER_BYTES: usize = 64;
@@ -25,6 +26,10 @@ pub const BLOCK_RAW_BYTES_MAX: u64 = 1 << 30;
 pub const ROWS_MAX: u32 = 1 << 25;
 /// The most numbers that one row of a column may have.
 pub const WIDTH_MAX: u32 = 1 << 24;
+/// In [`ColumnEntry::amends`]: the column amends all vectors of the block, with their scales.
+pub const AMENDS_VECTORS: u16 = 0xFFFE;
+/// In [`ColumnEntry::amends`]: the column amends all others of the block.
+pub const AMENDS_ALL: u16 = 0xFFFF;
 /// No zstd frame inflates to more than this many times its length. The shortest block with output has 4 bytes, and
 /// makes at most 2^17 (RFC 8878, 3.1.1.2).
 const ZSTD_RATIO_MAX: u64 = 1 << 15;
@@ -152,8 +157,8 @@ pub struct ColumnEntry {
     pub cells: u8,
     /// The code of the compression.
     pub codec: u8,
-    /// Zero.
-    pub reserved: u16,
+    /// 0, or the column that this one amends: see [`AMENDS_VECTORS`] and FORMAT.md, "Columns that amend others".
+    pub amends: u16,
     /// Numbers in one row.
     pub width: u32,
     /// Length of the frame in the file.
@@ -173,6 +178,9 @@ impl ColumnEntry {
                 "no column is number {} with {} numbers a row",
                 entry.column, entry.width
             )));
+        }
+        if entry.cells == 0 {
+            return Err(DecodeError(format!("column {} has numbers of type 0, which is none", entry.column)));
         }
         // A column is never stored longer than it is. This bounds the allocation before a checksum can be checked.
         if u64::from(entry.stored_bytes) > COLUMN_BYTES_MAX {
@@ -231,8 +239,15 @@ impl ColumnEntry {
 
 /// The contents of a zstd frame, if they are `raw_bytes` bytes.
 ///
-/// The frame's own size field is ignored. The buffer is exactly as long as the number of rows requires.
+/// The frame's own size field is ignored. The buffer is exactly as long as the number of rows requires. zstd itself
+/// would take several frames for one, and pass over frames that it is told to skip. Other decoders read the first only.
 fn unpack(stored: &[u8], raw_bytes: usize) -> Result<Vec<u8>, DecodeError> {
+    if window_bytes(stored).is_some_and(|bytes| bytes > COLUMN_BYTES_MAX) {
+        return Err(DecodeError("the column's zstd frame has a larger window than the format allows".into()));
+    }
+    if find_frame_compressed_size(stored).is_ok_and(|bytes| bytes != stored.len()) {
+        return Err(DecodeError("more follows the column's zstd frame".into()));
+    }
     let mut raw = Vec::with_capacity(raw_bytes);
     let written =
         inflate_into(stored, &mut raw).map_err(|e| DecodeError(format!("the column does not inflate: {e}")))?;
@@ -240,6 +255,13 @@ fn unpack(stored: &[u8], raw_bytes: usize) -> Result<Vec<u8>, DecodeError> {
         return Err(DecodeError(format!("{written} bytes where {raw_bytes} belong")));
     }
     Ok(raw)
+}
+
+/// The window that a zstd frame asks for, if it does (RFC 8878, 3.1.1.1.2). Otherwise its content is the window.
+fn window_bytes(frame: &[u8]) -> Option<u64> {
+    let (descriptor, window) = (*frame.get(4)?, *frame.get(5)?);
+    let base = 1u64 << (10 + (window >> 3));
+    (descriptor & 0x20 == 0).then_some(base + base / 8 * u64::from(window & 7))
 }
 
 thread_local! {

@@ -261,7 +261,7 @@ impl BlockBuilder {
                 layer: column.key.layer,
                 cells: column.cells.code(),
                 codec: codec.code(),
-                reserved: 0,
+                amends: column.key.column.amends(),
                 width: column.width,
                 stored_bytes: u32::try_from(stored.len()).map_err(too_long)?,
                 raw_bytes: u32::try_from(column.bytes.len()).map_err(too_long)?,

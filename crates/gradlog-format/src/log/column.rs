@@ -173,16 +173,6 @@ impl Column {
         Column::Checksum,
     ];
 
-    /// The scales of a column of vectors.
-    pub fn scale(self) -> Option<Column> {
-        match self {
-            Column::Input => Some(Column::InputScale),
-            Column::Delta => Some(Column::DeltaScale),
-            Column::Folded => Some(Column::FoldedScale),
-            _ => None,
-        }
-    }
-
     /// Where the numbers kept apart of a column of vectors are: their places and their values.
     pub fn apart(self) -> Option<(Column, Column)> {
         match self {
@@ -223,6 +213,98 @@ impl Column {
     /// The column of a number in the file, or `None` for one that a newer version added.
     pub fn from_code(code: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|column| *column as u16 == code)
+    }
+
+    /// What the column's entry says in [`ColumnEntry::amends`](super::parts::ColumnEntry): the number of the column whose
+    /// meaning it changes, or 0. A reader that does not know this column then refuses that one, and no other.
+    pub fn amends(self) -> u16 {
+        match self {
+            Column::InputPlaces | Column::InputApart => Column::Input as u16,
+            Column::DeltaPlaces | Column::DeltaApart => Column::Delta as u16,
+            Column::FoldedPlaces | Column::FoldedApart => Column::Folded as u16,
+            _ => 0,
+        }
+    }
+
+    /// Whether the column belongs to one layer, whose number it carries.
+    pub fn is_of_layer(self) -> bool {
+        matches!(
+            self,
+            Column::Input
+                | Column::InputScale
+                | Column::InputPlaces
+                | Column::InputApart
+                | Column::InputRounding
+                | Column::Delta
+                | Column::DeltaScale
+                | Column::DeltaPlaces
+                | Column::DeltaApart
+                | Column::DeltaRounding
+        )
+    }
+
+    /// Whether it holds vectors or what belongs to them.
+    pub fn is_of_gradient(self) -> bool {
+        let folded = Column::Folded as u16..=Column::FoldedScale as u16;
+        let beside = Column::FoldedPlaces as u16..=Column::FoldedApart as u16;
+        let code = self as u16;
+        self.is_of_layer() || folded.contains(&code) || beside.contains(&code) || self == Column::FoldedRounding
+    }
+
+    /// The scales of a column of vectors. `None` for any other column.
+    pub fn scales(self) -> Option<Column> {
+        match self {
+            Column::Input => Some(Column::InputScale),
+            Column::Delta => Some(Column::DeltaScale),
+            Column::Folded => Some(Column::FoldedScale),
+            _ => None,
+        }
+    }
+
+    /// Whether its numbers may be of this type (FORMAT.md, "Columns"). Any type of vector will do for vectors.
+    pub fn takes(self, cells: Cells) -> bool {
+        match self {
+            Column::Flags
+            | Column::Mode
+            | Column::PredictionScore
+            | Column::Name
+            | Column::InputRounding
+            | Column::DeltaRounding
+            | Column::FoldedRounding => cells == Cells::U8,
+            Column::Epoch
+            | Column::Label
+            | Column::Prediction
+            | Column::Positions
+            | Column::ProbeSet
+            | Column::ScoredClass
+            | Column::BatchSize
+            | Column::InputPlaces
+            | Column::DeltaPlaces
+            | Column::FoldedPlaces
+            | Column::Checksum => cells == Cells::U32,
+            Column::Example | Column::Step | Column::WallClock | Column::Dropped | Column::Visits | Column::Bytes => {
+                cells == Cells::U64
+            }
+            Column::InputScale | Column::DeltaScale | Column::FoldedScale => cells == Cells::Bf16,
+            Column::Input | Column::Delta | Column::Folded => matches!(cells, Cells::Vector(_)),
+            Column::LearningRate
+            | Column::Clip
+            | Column::Coefficient
+            | Column::Loss
+            | Column::El2n
+            | Column::Margin
+            | Column::Confidence
+            | Column::Correct
+            | Column::Target
+            | Column::Output
+            | Column::SquaredNorm
+            | Column::InputApart
+            | Column::DeltaApart
+            | Column::FoldedApart
+            | Column::CurvatureWeight
+            | Column::Momentum
+            | Column::WeightDecay => cells == Cells::F32,
+        }
     }
 }
 

@@ -70,6 +70,22 @@ mod tests {
         }
     }
 
+    /// FORMAT.md, "The lock": other programs must know which of the system's locks it is.
+    #[cfg(unix)]
+    #[test]
+    fn the_lock_is_that_of_flock() {
+        use rustix::fs::{flock, FlockOperation};
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        let other = File::open(dir.path().join(LOCK_FILE)).unwrap();
+        for asked in [FlockOperation::NonBlockingLockShared, FlockOperation::NonBlockingLockExclusive] {
+            assert_eq!(flock(&other, asked), Err(rustix::io::Errno::WOULDBLOCK));
+        }
+        drop(held);
+        flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(matches!(lock_with(dir.path(), |_| {}), Err(LogError::Locked { .. })));
+    }
+
     #[test]
     fn a_lock_that_is_held_for_good_is_refused_after_a_bounded_wait() {
         let dir = tempfile::tempdir().unwrap();

@@ -41,8 +41,11 @@ pub use terms::{Mode, PredictionScore};
 pub use worker::{AllReduce, WorkerRecord, WORKERS_MAX};
 pub use writer::{LogWriter, ResumePlace, Totals, WriterOptions};
 
-pub(crate) use block::{BlockHeader, ColumnEntry, BLOCK_MAGIC, BLOCK_RAW_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES};
+pub(crate) use block::{
+    BlockHeader, ColumnEntry, AMENDS_ALL, AMENDS_VECTORS, BLOCK_MAGIC, BLOCK_RAW_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES,
+};
 pub(crate) use compress::Compressor;
+pub(crate) use prefix::newer_version;
 pub(crate) use storage::{next_data, open_file};
 
 /// The parts of a block, for benchmarks that measure them one by one and tests that take blocks apart. No promises.

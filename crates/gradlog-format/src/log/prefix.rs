@@ -17,6 +17,13 @@ pub fn file_prefix(kind: u16) -> [u8; 12] {
     bytes
 }
 
+/// The version of a file that begins with the magic of gradlog, if this crate does not read it because it is newer.
+pub fn newer_version(bytes: &[u8]) -> Option<u16> {
+    let (magic, version) = (bytes.get(..8)?, bytes.get(8..10)?);
+    let version = u16::from_le_bytes([version[0], version[1]]);
+    (*magic == MAGIC && version > FORMAT_VERSION).then_some(version)
+}
+
 /// Checks the 12 bytes of [`file_prefix`] and returns what follows them.
 pub fn check_prefix(bytes: &[u8], kind: u16) -> Result<&[u8], DecodeError> {
     if bytes.len() < 12 || bytes[..8] != MAGIC {

@@ -1,15 +1,12 @@
 //! One block of a run, and its columns on demand.
 
 use super::directory::Directory;
-use super::error::{io_error, Damage, ReadError};
+use super::error::{io_error, Damage, Newer, ReadError};
 use super::file::{is_damage, SegmentFile};
 use super::vectors::{Origin, Vectors};
 use crate::log::{BlockHeader, BlockKind, Cells, Column, ColumnEntry, ColumnKey, HEADER_BYTES};
 use half::bf16;
 use std::sync::Arc;
-
-/// The longest name of a probe set, in bytes, that is read.
-const NAME_BYTES_MAX: usize = 4096;
 
 /// A block of rows, whose header and directory are intact. Columns are read, checked and inflated when they are asked
 /// for.
@@ -74,8 +71,9 @@ impl Block {
 
     /// Whether a block like this after an End block means that a recorder resumed the run.
     pub fn reopens_run(&self) -> bool {
-        // Recorders and replays both name probe sets. The rows that follow the name tell which it was.
-        !matches!(self.kind(), Some(BlockKind::End | BlockKind::ProbeSet)) && !self.is_replayed()
+        // Recorders and replays both name probe sets. The rows that follow the name tell which it was. A kind that this
+        // version does not know says nothing of the training: a tool may have added it.
+        !matches!(self.kind(), None | Some(BlockKind::End | BlockKind::ProbeSet)) && !self.is_replayed()
     }
 
     /// The worker that wrote the block and its number there. Unlike [`Block::sequence`] it never changes as the run
@@ -156,7 +154,8 @@ impl Block {
     ///
     /// # Errors
     /// [`ReadError::Absent`] if the block has no such column, [`ReadError::Damaged`] if its bytes are not what was
-    /// written or its numbers are of another type, [`ReadError::Io`] if the file system refuses.
+    /// written, [`ReadError::Newer`] if a newer version wrote its numbers in a way that this one does not know,
+    /// [`ReadError::Io`] if the file system refuses.
     pub fn u8s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u8>, ReadError> {
         self.raw(key.into(), 1)
     }
@@ -183,9 +182,7 @@ impl Block {
     /// # Errors
     /// As [`Block::u8s`].
     pub fn u64s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u64>, ReadError> {
-        let raw = self.raw(key.into(), 3)?;
-        let word = |b: &[u8]| u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
-        Ok(raw.chunks_exact(8).map(word).collect())
+        Ok(words(&self.raw(key.into(), 3)?).collect())
     }
 
     /// A column of floats.
@@ -206,9 +203,10 @@ impl Block {
         let (_, entry) = self.entry(values).ok_or_else(|| self.absent(values))?;
         let encoding = match entry.cells() {
             Some(Cells::Vector(encoding)) => encoding,
-            _ => return Err(self.damaged(format!("column {} holds no vectors", entry.column))),
+            Some(_) => return Err(self.damaged(format!("column {} holds no vectors", entry.column))),
+            None => return Err(self.newer(entry)),
         };
-        let Some(column) = values.column.scale() else {
+        let Some(column) = values.column.scales() else {
             return Err(self.damaged(format!("column {} is not one of vectors", entry.column)));
         };
         let scales = ColumnKey { column, ..values };
@@ -242,20 +240,56 @@ impl Block {
     /// [`ReadError::Damaged`] for the first column that is not what was written, [`ReadError::Io`] if the file system
     /// refuses.
     pub fn check(&self) -> Result<(), ReadError> {
-        for index in 0..self.directory.entries().len() {
-            self.inflate(index)?;
+        for (index, entry) in self.directory.entries().iter().enumerate() {
+            let bytes = self.inflate(index)?;
+            if self.kind().is_some() && self.unreadable(entry).is_none() {
+                self.check_range(entry, &bytes)?;
+            }
         }
         Ok(())
     }
 
-    /// Number and name of the probe set, in a block of kind ProbeSet.
-    pub(super) fn probe_set(&self) -> Result<(usize, String), ReadError> {
-        if self.rows() != 1 || self.width(Column::Name).is_some_and(|bytes| bytes > NAME_BYTES_MAX) {
-            return Err(self.damaged("not one probe set with a name of at most 4096 bytes".into()));
+    /// Checks that steps and epochs are those of the header, and that steps do not fall from row to row. A reader skips
+    /// blocks by their headers.
+    fn check_range(&self, entry: &ColumnEntry, bytes: &[u8]) -> Result<(), ReadError> {
+        let (name, (first, last), numbers): (_, _, Vec<u64>) = match Column::from_code(entry.column) {
+            Some(Column::Step) => ("step", self.steps(), words(bytes).collect()),
+            Some(Column::Epoch) => {
+                let (first, last) = self.epochs();
+                let numbers = bytes.chunks_exact(4).map(|b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+                ("epoch", (u64::from(first), u64::from(last)), numbers.collect())
+            }
+            _ => return Ok(()),
+        };
+        if let Some(outside) = numbers.iter().find(|number| !(first..=last).contains(number)) {
+            return Err(self.damaged(format!("a row of {name} {outside} in a block of {name}s {first} to {last}")));
         }
-        let name = String::from_utf8_lossy(&self.u8s(Column::Name)?).into_owned();
-        let number = self.u32s(Column::ProbeSet)?.first().copied().unwrap_or(0) as usize;
-        Ok((number, name))
+        if name == "step" && !numbers.is_sorted() {
+            return Err(self.damaged("steps that fall from row to row".into()));
+        }
+        Ok(())
+    }
+
+    /// Of how many columns a newer version wrote the numbers in a way that this one does not know. Columns that this
+    /// version does not know at all do not count, unless they change others.
+    pub fn newer_columns(&self) -> u64 {
+        let known = self.directory.entries().iter().filter(|entry| Column::from_code(entry.column).is_some());
+        known.filter(|entry| self.unreadable(entry).is_some()).count() as u64
+    }
+
+    /// Number and name of the probe set, in a block of kind ProbeSet. In a run of several workers, it is the number in
+    /// the worker's part.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`]. A name that is no UTF-8 is damage.
+    pub fn probe_set(&self) -> Result<(u32, String), ReadError> {
+        let name = String::from_utf8(self.u8s(Column::Name)?);
+        let name = name.map_err(|_| self.damaged("the name of a probe set is no UTF-8".into()))?;
+        let raw = self.raw(Column::ProbeSet.into(), 2)?;
+        match raw.as_chunks::<4>().0 {
+            [number] => Ok((u32::from_le_bytes(*number), name)),
+            numbers => Err(self.damaged(format!("{} probe sets in one block", numbers.len()))),
+        }
     }
 
     fn entry(&self, key: ColumnKey) -> Option<(usize, &ColumnEntry)> {
@@ -264,6 +298,9 @@ impl Block {
 
     fn raw(&self, key: ColumnKey, cells: u8) -> Result<Vec<u8>, ReadError> {
         let (index, entry) = self.entry(key).ok_or_else(|| self.absent(key))?;
+        if self.unreadable(entry).is_some() {
+            return Err(self.newer(entry));
+        }
         if entry.cells != cells {
             return Err(self.damaged(format!("column {} has numbers of type {}", entry.column, entry.cells)));
         }
@@ -276,12 +313,6 @@ impl Block {
 
     fn inflate(&self, index: usize) -> Result<Vec<u8>, ReadError> {
         let entry = &self.directory.entries()[index];
-        // Callers expect one plain number in each row, but of a few columns.
-        let plain = matches!(entry.cells(), Some(cells) if !matches!(cells, Cells::Vector(_)));
-        let one = plain && Column::from_code(entry.column).is_some_and(|column| !column.is_wide());
-        if one && entry.width != 1 {
-            return Err(self.damaged(format!("column {} has {} numbers to a row", entry.column, entry.width)));
-        }
         // The scan checked that the frames fit the block and the block fits the file. So this allocates at most the
         // file.
         let mut stored = vec![0u8; entry.stored_bytes as usize];
@@ -308,6 +339,22 @@ impl Block {
         entry.inflate(stored, self.header.rows).map_err(|e| self.damaged(format!("column {}: {e}", entry.column)))
     }
 
+    /// Why this version cannot know what the numbers of a column mean, if it cannot.
+    fn unreadable(&self, entry: &ColumnEntry) -> Option<String> {
+        if entry.cells().is_none() {
+            return Some(format!("numbers of type {}", entry.cells));
+        }
+        let amending = self.directory.unknown_amendment(entry)?;
+        Some(format!("column {amending}, which changes what it means"))
+    }
+
+    fn newer(&self, entry: &ColumnEntry) -> ReadError {
+        let name = Column::from_code(entry.column).map_or(entry.column.to_string(), |column| format!("{column:?}"));
+        let what = self.unreadable(entry).unwrap_or_default();
+        let path = self.segment.path.clone();
+        ReadError::Newer(Newer { path, block: Some(self.sequence()), what: format!("its column {name} has {what}") })
+    }
+
     fn absent(&self, key: ColumnKey) -> ReadError {
         ReadError::Absent(format!("the run does not hold {:?}", key.column))
     }
@@ -331,4 +378,9 @@ impl Block {
             what,
         })
     }
+}
+
+/// 64-bit integers.
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
 }

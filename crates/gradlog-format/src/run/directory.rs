@@ -1,6 +1,8 @@
 //! A block's columns: which there are, and where each lies.
 
-use crate::log::{Column, ColumnEntry, ColumnKey, BLOCK_RAW_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES};
+use crate::log::{
+    Column, ColumnEntry, ColumnKey, AMENDS_ALL, AMENDS_VECTORS, BLOCK_RAW_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES,
+};
 
 /// The directory of a block, checked.
 ///
@@ -12,6 +14,8 @@ pub(super) struct Directory {
     starts: Vec<u64>,
     /// Positions of the entries in the order of column and layer; of equal ones the first stands first.
     sorted: Vec<u16>,
+    /// Positions of the columns that this version does not know and that amend others. Mostly none.
+    amending: Vec<u16>,
 }
 
 impl Directory {
@@ -37,7 +41,22 @@ impl Directory {
         // The header counts them in 16 bits.
         let mut sorted: Vec<u16> = (0..entries.len()).map(|position| position as u16).collect();
         sorted.sort_by_key(|&position| key(&entries[usize::from(position)]));
-        Ok(Self { entries, starts, sorted })
+        let unknown = |entry: &ColumnEntry| entry.amends != 0 && Column::from_code(entry.column).is_none();
+        let amending = (0..entries.len()).filter(|&position| unknown(&entries[position]));
+        let amending = amending.map(|position| position as u16).collect();
+        Ok(Self { entries, starts, sorted, amending })
+    }
+
+    /// The first column that this version does not know and that amends this one.
+    pub(super) fn unknown_amendment(&self, entry: &ColumnEntry) -> Option<u16> {
+        let column = Column::from_code(entry.column);
+        let amends = |other: &&ColumnEntry| match other.amends {
+            AMENDS_ALL => true,
+            AMENDS_VECTORS => column.is_some_and(Column::is_of_gradient),
+            column => (column, other.layer) == key(entry),
+        };
+        let amending = self.amending.iter().map(|&position| &self.entries[usize::from(position)]);
+        amending.filter(|other| key(other) != key(entry)).find(amends).map(|other| other.column)
     }
 
     pub(super) fn entries(&self) -> &[ColumnEntry] {

@@ -40,6 +40,35 @@ pub enum ReadError {
     /// The run does not hold what was asked for. The text says what that was.
     #[error("{0}")]
     Absent(String),
+    /// A newer version of gradlog wrote what was asked for. Nothing is damaged, and this version cannot read it.
+    #[error("{0}")]
+    Newer(Newer),
+}
+
+/// What only a newer version of gradlog can read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Newer {
+    /// The file that holds it.
+    pub path: PathBuf,
+    /// Number of the block in the run. `None` if a whole file is newer.
+    pub block: Option<u64>,
+    /// What this version does not know.
+    pub what: String,
+}
+
+impl std::fmt::Display for Newer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some(block) = self.block {
+            write!(f, " (block {block})")?;
+        }
+        write!(
+            f,
+            " was written by a newer gradlog: {}; it is not damaged: install a newer gradlog to read it",
+            self.what
+        )
+    }
 }
 
 /// A place where reading has to stop, because bytes are not what was written.
@@ -79,14 +108,17 @@ pub(super) enum Stopped {
     Damage(Damage),
     /// The file system refused to read this file.
     Refused { path: PathBuf, error: io::Error },
+    /// Only a newer version can read on.
+    Newer(Newer),
 }
 
 impl Stopped {
-    /// Converts an error of reading. `damage` converts the text of an error that is neither damage nor a refusal.
+    /// Converts an error of reading. `damage` converts the text of an error that none of the variants is for.
     pub(super) fn from_error(error: ReadError, damage: impl FnOnce(String) -> Damage) -> Self {
         match error {
             ReadError::Io { path, error } => Stopped::Refused { path, error },
             ReadError::Damaged(found) => Stopped::Damage(found),
+            ReadError::Newer(newer) => Stopped::Newer(newer),
             other => Stopped::Damage(damage(other.to_string())),
         }
     }
@@ -96,15 +128,17 @@ impl Stopped {
         match self {
             Stopped::Damage(damage) => Stopped::Damage(Damage { block: Some(sequence), ..damage.clone() }),
             Stopped::Refused { path, error } => Stopped::Refused { path: path.clone(), error: clone_error(error) },
+            Stopped::Newer(newer) => Stopped::Newer(Newer { block: newer.block.map(|_| sequence), ..newer.clone() }),
         }
     }
 
-    /// The damage, or a refusal as an error. Each call returns the same.
+    /// The damage, or anything else as an error. Each call returns the same.
     pub(super) fn report(stopped: Option<&Self>) -> Result<Option<&Damage>, ReadError> {
         match stopped {
             None => Ok(None),
             Some(Stopped::Damage(damage)) => Ok(Some(damage)),
             Some(Stopped::Refused { path, error }) => Err(io_error(path)(clone_error(error))),
+            Some(Stopped::Newer(newer)) => Err(ReadError::Newer(newer.clone())),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Reading where a recorder may be writing at that moment: what does not check is looked at again.
 
-use super::error::{io_error, ReadError};
+use super::error::{io_error, Newer, ReadError};
 use super::file::{is_damage, SegmentFile};
 use super::handle::Run;
 use super::look::{find_block, look, Found};
-use crate::log::{SegmentHeader, SEGMENT_HEADER_BYTES};
+use crate::log::{newer_version, SegmentHeader, FORMAT_VERSION, SEGMENT_HEADER_BYTES};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const WAITS_MS: [u64; 4] = [0, 1, 5, 20];
 pub(super) enum HeaderFault {
     /// Bytes are not what was written. The text says how.
     Damage(String),
-    /// The file system refused.
+    /// The file system refused, or a newer version wrote it.
     Refused(ReadError),
 }
 
@@ -44,10 +44,22 @@ pub(super) fn read_header(segment: &SegmentFile) -> Result<Option<SegmentHeader>
     });
     match read {
         Ok(()) if bytes.iter().all(|b| *b == 0) => Ok(None),
-        Ok(()) => SegmentHeader::parse(&bytes).map(Some).map_err(|e| HeaderFault::Damage(e.0)),
+        Ok(()) => match newer_segment(&bytes) {
+            Some(what) => {
+                Err(HeaderFault::Refused(ReadError::Newer(Newer { path: segment.path.clone(), block: None, what })))
+            }
+            None => SegmentHeader::parse(&bytes).map(Some).map_err(|e| HeaderFault::Damage(e.0)),
+        },
         Err(error) if is_damage(&error) => Err(HeaderFault::Damage(error.to_string())),
         Err(error) => Err(HeaderFault::Refused(io_error(&segment.path)(error))),
     }
+}
+
+/// What is newer about a segment whose checksum matches, if its version is. A damaged header is not newer.
+pub(super) fn newer_segment(header: &[u8; SEGMENT_HEADER_BYTES]) -> Option<String> {
+    let (sealed, crc) = header.split_at(SEGMENT_HEADER_BYTES - 4);
+    let version = newer_version(header).filter(|_| *crc == crc32fast::hash(sealed).to_le_bytes())?;
+    Some(format!("it has format version {version}, and this gradlog reads up to {FORMAT_VERSION}"))
 }
 
 /// As [`read_header`], for segment `index` of a run that a recorder may be writing. Reads again what does not check.

@@ -56,7 +56,8 @@ impl<'run> Scan<'run> {
     /// The damage at which the scan ended, or `None` if it ended at the end of the run.
     ///
     /// # Errors
-    /// [`ReadError::Io`] if the scan ended because the file system refused. The rest of the run may then be intact.
+    /// [`ReadError::Io`] if the scan ended because the file system refused, and [`ReadError::Newer`] if only a newer
+    /// version can read on. The rest of the run may then be intact.
     pub fn damage(&self) -> Result<Option<&Damage>, ReadError> {
         match &self.0 {
             Kind::One(scan) => scan.damage(),
@@ -238,7 +239,7 @@ impl<'run> Merge<'run> {
                 }
                 Some(BlockKind::ProbeSet) => {
                     let name = match block.probe_set() {
-                        Ok((set, name)) if set == part.sets.len() => name,
+                        Ok((set, name)) if set as usize == part.sets.len() => name,
                         Ok((set, _)) => {
                             let what = format!("probe set {set} where {} belongs", part.sets.len());
                             return Err(stopped(block.damaged(what)));

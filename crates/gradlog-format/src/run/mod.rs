@@ -25,6 +25,7 @@ mod resumptions;
 mod salvage;
 mod scan;
 mod steps;
+mod structure;
 mod superseded;
 mod survey;
 #[cfg(test)]
@@ -36,7 +37,7 @@ mod workers;
 
 pub use block::{Block, ColumnSize};
 pub use checkpoint::{Checkpoint, CheckpointFault};
-pub use error::{Damage, ReadError};
+pub use error::{Damage, Newer, ReadError};
 pub use handle::Run;
 pub use lost::Lost;
 pub use merge::Scan;

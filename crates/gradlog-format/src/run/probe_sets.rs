@@ -1,11 +1,11 @@
-//! The names of a run's probe sets.
+//! The names and the numbers of a run's probe sets.
 
 use super::error::ReadError;
 use super::handle::Run;
-use crate::log::BlockKind;
+use crate::log::{BlockKind, Column};
 
 impl Run {
-    /// The names of the probe sets, by number.
+    /// The names of the probe sets, by number. Sets of one name are one set: rows of all their numbers belong to it.
     ///
     /// # Errors
     /// [`ReadError::Damaged`] or [`ReadError::Io`] if a name cannot be read.
@@ -14,6 +14,8 @@ impl Run {
         let mut scan = self.scan();
         for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::ProbeSet)) {
             let (number, name) = block.probe_set()?;
+            // In a run of several workers, the number in the whole run.
+            let number = block.u32s(Column::ProbeSet)?.first().copied().unwrap_or(number) as usize;
             // Several workers may each have recorded a share of one set.
             if names.get(number) == Some(&name) && !self.parts().is_empty() {
                 continue;
@@ -25,5 +27,32 @@ impl Run {
         }
         scan.damage()?;
         Ok(names)
+    }
+}
+
+/// The most names of probe sets that a recovery makes up.
+const MADE_UP_NAMES_MAX: u64 = 4096;
+
+/// The numbers of the probe sets of a run that is recovered. Names may be lost. Each is in a block of its own, so at
+/// most as many names are lost as blocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SetNumbers {
+    /// The number of the next set.
+    pub(super) next: u32,
+    made_up: u64,
+}
+
+impl SetNumbers {
+    /// Makes up names for all sets below `below` that have none. Returns the numbers of these, or `None`, and changes
+    /// nothing, if fewer blocks are lost.
+    pub(super) fn make_up(&mut self, below: u32, lost_blocks: u64) -> Option<std::ops::Range<u32>> {
+        let needed = u64::from(below.saturating_sub(self.next));
+        if needed > lost_blocks.min(MADE_UP_NAMES_MAX).saturating_sub(self.made_up) {
+            return None;
+        }
+        let unnamed = self.next..below.max(self.next);
+        self.made_up += needed;
+        self.next = unnamed.end;
+        Some(unnamed)
     }
 }

@@ -8,7 +8,8 @@ use super::checkpoint::Checkpoint;
 use super::error::{Damage, ReadError};
 use super::handle::Run;
 use super::lost::Lost;
-use super::salvage::{Piece, Salvage};
+use super::probe_sets::SetNumbers;
+use super::salvage::{sets_needed, Piece, Salvage};
 use super::survey::Survey;
 use super::verify::VerifyReport;
 use crate::log::{check_size_limit, checkpoint_path, make_folder, sync_folder, worker_folder};
@@ -22,9 +23,6 @@ use std::path::{Path, PathBuf};
 
 /// The longest segment of the new run. It is shorter if the run is.
 const SEGMENT_BYTES_MAX: u64 = 32 << 20;
-
-/// The most names of probe sets that are made up.
-const MADE_UP_NAMES_MAX: u64 = 4096;
 
 /// Why no run was recovered. Nothing is left where the new run was to be.
 ///
@@ -181,8 +179,7 @@ struct Copier<'a> {
     run: &'a Run,
     survey: &'a Survey,
     writer: LogWriter,
-    /// Number of the next probe set.
-    probe_sets: u32,
+    sets: SetNumbers,
     unnamed: u32,
     /// Blocks that are lost so far. At most this many names of probe sets are lost.
     lost_blocks: u64,
@@ -210,7 +207,7 @@ impl<'a> Copier<'a> {
             run,
             survey,
             writer,
-            probe_sets: 0,
+            sets: SetNumbers::default(),
             unnamed: 0,
             lost_blocks: 0,
             damaged: false,
@@ -255,19 +252,14 @@ impl<'a> Copier<'a> {
     /// Copies a block, after the names that its probe sets lack.
     fn copy_block(&mut self, block: &Block) -> Result<(), RecoverError> {
         let mut held = Totals::default();
+        if let Some(below) = sets_needed(block) {
+            self.name_sets(below)?;
+            self.sets.next += u32::from(block.kind() == Some(BlockKind::ProbeSet));
+        }
         match block.kind() {
             Some(BlockKind::Visits) => held.visits = block.rows() as u64,
             Some(BlockKind::Gaps) => {
                 held.dropped = block.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add)
-            }
-            Some(BlockKind::ProbeSet) => {
-                let number = block.u32s(Column::ProbeSet).ok().and_then(|numbers| numbers.first().copied());
-                self.name_sets(number.unwrap_or(0))?;
-                self.probe_sets = self.probe_sets.saturating_add(1);
-            }
-            Some(BlockKind::Probes) => {
-                let last = block.u32s(Column::ProbeSet).ok().and_then(|numbers| numbers.into_iter().max());
-                self.name_sets(last.map_or(0, |last| last.saturating_add(1)))?;
             }
             // The old totals are wrong here: this End block is made anew from what was copied.
             Some(BlockKind::End) if self.damaged => return Ok(self.writer.append_end()?),
@@ -293,20 +285,13 @@ impl<'a> Copier<'a> {
 
     /// Makes up names for the probe sets below number `below` that have none, if enough blocks are lost for that.
     fn name_sets(&mut self, below: u32) -> Result<(), RecoverError> {
-        // Each name is in a block of its own, so at most as many names are lost as blocks.
-        let unnamed = u64::from(self.unnamed);
-        let left = self.lost_blocks.min(MADE_UP_NAMES_MAX).saturating_sub(unnamed);
-        if u64::from(below.saturating_sub(self.probe_sets)) > left {
-            return Ok(());
-        }
-        while self.probe_sets < below {
-            let name = format!("lost-name-{}", self.probe_sets);
+        for number in self.sets.make_up(below, self.lost_blocks).unwrap_or_default() {
+            let name = format!("lost-name-{number}");
             let mut set = BlockBuilder::new(BlockKind::ProbeSet);
-            set.u32s(Column::ProbeSet, [self.probe_sets]);
+            set.u32s(Column::ProbeSet, [number]);
             set.column(Column::Name, Cells::U8, name.len() as u32).extend(name.bytes());
             set.advance(1, 0, 0);
             self.writer.append(&mut set)?;
-            self.probe_sets += 1;
             self.unnamed += 1;
         }
         Ok(())

@@ -6,12 +6,15 @@
 
 use super::block::Block;
 use super::checkpoint;
-use super::error::{io_error, Damage, ReadError};
+use super::error::{io_error, Damage, Newer, ReadError};
 use super::file::{clone_error, is_lost, SegmentFile};
+use super::half_written::newer_segment;
 use super::handle::Run;
 use super::look::{find_block, look, Found};
 use super::lost::{has_steps, Lost, Stretch};
+use super::probe_sets::SetNumbers;
 use super::scan::MISSING;
+use super::structure;
 use super::superseded::remaining_rows;
 use crate::log::{segment_path, BlockHeader, BlockKind, Column, SegmentHeader, HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use std::collections::VecDeque;
@@ -28,8 +31,9 @@ pub(super) enum Piece {
     Resumed(u64),
 }
 
-/// An iterator over what can be read of a run. An error is [`ReadError::Io`] and the last item: data that the system
-/// refuses to read is not lost. Only data that the device fails to deliver is.
+/// An iterator over what can be read of a run. An error is the last item. It is [`ReadError::Io`] or
+/// [`ReadError::Newer`]: data that the system refuses to read is not lost, and neither is what a newer version wrote.
+/// Only data that the device fails to deliver is.
 pub(super) struct Salvage<'run> {
     run: &'run Run,
     run_id: [u8; 16],
@@ -43,6 +47,9 @@ pub(super) struct Salvage<'run> {
     /// Number of the next block, if none is missing.
     sequence: u64,
     lost: Option<Stretch>,
+    /// Blocks that were yielded.
+    accepted: u64,
+    sets: SetNumbers,
     /// Last step and epoch of the last block.
     last: Option<(u64, u32)>,
     /// Whether a header that could say that the run resumed here is damaged or missing. It is that of the current
@@ -73,6 +80,8 @@ impl<'run> Salvage<'run> {
             index: None,
             sequence: 0,
             lost: None,
+            accepted: 0,
+            sets: SetNumbers::default(),
             last: None,
             header_is_lost: false,
             ready: VecDeque::new(),
@@ -125,7 +134,11 @@ impl<'run> Salvage<'run> {
                 self.lost_stretch(&path, "the segment belongs to another run").mark_uncounted();
                 return Ok(());
             }
-            // Its checksum matches, so it was written like this: by a newer version, or as another kind of file.
+            // Its checksum matches, so it was written like this.
+            Err(_) if newer_segment(&bytes).is_some() => {
+                let what = newer_segment(&bytes).unwrap_or_default();
+                return Err(ReadError::Newer(Newer { path, block: None, what }));
+            }
             Err(error) if sealed => {
                 self.lost_stretch(&path, error.0).mark_uncounted();
                 return Ok(());
@@ -178,6 +191,8 @@ impl<'run> Salvage<'run> {
                 Ok(()) => (format!("block {} stands here once more", block.sequence()), Some(block.header)),
                 Err(ReadError::Damaged(damage)) => (damage.what, Some(block.header)),
                 Err(ReadError::Io { path, error }) if !is_lost(&error) => return Err(ReadError::Io { path, error }),
+                // What is not understood is not lost.
+                Err(ReadError::Newer(newer)) => return Err(ReadError::Newer(newer)),
                 Err(other) => (other.to_string(), Some(block.header)),
             },
             Found::End => {
@@ -230,7 +245,15 @@ impl<'run> Salvage<'run> {
 
     /// Checks everything that a reader of the new run needs of the block.
     fn check_block(&self, block: &Block) -> Result<(), ReadError> {
+        structure::check(block, self.run.manifest().layers.len()).map_err(|what| block.damaged(what))?;
         block.check()?;
+        if block.kind() == Some(BlockKind::ProbeSet) {
+            let (number, _) = block.probe_set()?;
+            let mut sets = self.sets;
+            if sets.make_up(number, self.lost_before(block)).is_none() || sets.next != number {
+                return Err(block.damaged(format!("probe set {number} where {} belongs", self.sets.next)));
+            }
+        }
         if block.kind() == Some(BlockKind::Gaps) {
             block.u64s(Column::Dropped)?;
         }
@@ -251,8 +274,19 @@ impl<'run> Salvage<'run> {
         Ok(())
     }
 
+    /// How many blocks before this one are lost.
+    fn lost_before(&self, block: &Block) -> u64 {
+        block.sequence().saturating_sub(self.accepted)
+    }
+
     /// Yields a block that was checked, after what is lost before it.
     fn accept(&mut self, block: Block) {
+        let lost_before = self.lost_before(&block);
+        if let Some(below) = sets_needed(&block) {
+            self.sets.make_up(below, lost_before);
+            self.sets.next += u32::from(block.kind() == Some(BlockKind::ProbeSet));
+        }
+        self.accepted += 1;
         let header = &block.header;
         if header.sequence > self.sequence && self.lost.is_none() {
             let what = format!("block {} where block {} belongs", header.sequence, self.sequence);
@@ -299,6 +333,16 @@ impl Iterator for Salvage<'_> {
                 return Some(Err(error));
             }
         }
+    }
+}
+
+/// The number below which all probe sets must have names before a block is written. `None` if it needs none.
+pub(super) fn sets_needed(block: &Block) -> Option<u32> {
+    let numbers = || block.u32s(Column::ProbeSet).ok();
+    match block.kind() {
+        Some(BlockKind::ProbeSet) => numbers()?.first().copied(),
+        Some(BlockKind::Probes) => numbers()?.into_iter().max().map(|last| last.saturating_add(1)),
+        _ => None,
     }
 }
 

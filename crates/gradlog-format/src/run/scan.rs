@@ -13,6 +13,7 @@ use super::half_written::{
 use super::handle::Run;
 use super::look::{find_block, look, Found};
 use super::resumptions::Resumptions;
+use super::structure;
 use super::superseded::{remaining_rows, Remaining};
 use crate::log::{BlockKind, SEGMENT_HEADER_BYTES};
 use std::io;
@@ -82,7 +83,8 @@ impl<'run> PartScan<'run> {
     /// The damage at which the scan ended, or `None` if it ended at the end of the run.
     ///
     /// # Errors
-    /// [`ReadError::Io`] if the scan ended because the file system refused. The rest of the run may then be intact.
+    /// [`ReadError::Io`] if the scan ended because the file system refused, and [`ReadError::Newer`] if only a newer
+    /// version can read on. The rest of the run may then be intact.
     pub fn damage(&self) -> Result<Option<&Damage>, ReadError> {
         Stopped::report(self.stopped.as_ref())
     }
@@ -180,10 +182,15 @@ impl<'run> PartScan<'run> {
         self.ended = true;
     }
 
-    /// Ends the scan with an error. All errors but a refusal count as damage.
+    /// Ends the scan with an error. Errors are damage, unless the file system refused or a newer version wrote this.
     fn fail(&mut self, error: ReadError) {
         match error {
             ReadError::Io { path, error } => self.refuse(&path, error),
+            ReadError::Newer(newer) => {
+                self.stopped = Some(Stopped::Newer(newer));
+                self.ended = true;
+            }
+            ReadError::Damaged(damage) => self.stop(damage.what),
             other => self.stop(other.to_string()),
         }
     }
@@ -268,13 +275,18 @@ impl<'run> PartScan<'run> {
         segment_exists(self.run, self.next_segment, ahead)
     }
 
-    /// Looks at the current place. A block with another number than the next is damage.
+    /// Looks at the current place. A block with another number than the next is damage, and so is one that its kind
+    /// cannot be.
     fn look(&self, segment: &Arc<SegmentFile>) -> Result<Found, ReadError> {
         Ok(match look_patiently(self.run, segment, self.offset, self.next_segment)? {
             Found::Block(block) if block.header.sequence != self.next_sequence => {
                 let what = format!("block {} where block {} belongs", block.header.sequence, self.next_sequence);
                 Found::Damage { what, header: Some(block.header), transient: false }
             }
+            Found::Block(block) => match structure::check(&block, self.run.manifest().layers.len()) {
+                Ok(()) => Found::Block(block),
+                Err(what) => Found::Damage { what, header: Some(block.header), transient: false },
+            },
             other => other,
         })
     }

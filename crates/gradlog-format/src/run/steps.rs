@@ -158,13 +158,10 @@ pub(super) fn unwritten_block(builder: &mut BlockBuilder, segment: Arc<SegmentFi
 
 type Read<T> = fn(&Block, Column) -> Result<Vec<T>, ReadError>;
 
-/// A column of a block whose checksums were checked. `None` if the block lacks it.
+/// A column of a block. `None` if the block lacks it. One of a newer version is an error: absent would mean that nothing
+/// was told.
 fn optional<T>(block: &Block, column: Column, read: Read<T>) -> Result<Option<Vec<T>>, ReadError> {
-    match block.has(column).then(|| read(block, column)).transpose() {
-        // Its bytes are intact, so its numbers are of a type that this version does not know. It counts as absent.
-        Err(ReadError::Damaged(_)) => Ok(None),
-        other => other,
-    }
+    block.has(column).then(|| read(block, column)).transpose()
 }
 
 fn value_in_row<T: Copy>(values: &Option<Vec<T>>, row: usize) -> Option<T> {

@@ -39,6 +39,9 @@ pub struct VerifyReport {
     pub checkpoints: u64,
     /// Checkpoints whose file is lost or damaged, with their steps. Replays need these files; the log does not.
     pub checkpoint_faults: Vec<(u64, CheckpointFault)>,
+    /// Columns of which a newer version of gradlog wrote the numbers in a way that this one does not know. Their
+    /// checksums match: they are not damaged.
+    pub newer_columns: u64,
     /// The damage at which reading stopped, if there is any.
     pub damage: Option<Damage>,
 }
@@ -48,7 +51,8 @@ impl Run {
     /// log.
     ///
     /// # Errors
-    /// [`ReadError::Io`] if the file system refuses.
+    /// [`ReadError::Io`] if the file system refuses. [`ReadError::Newer`] if only a newer version can say which rows
+    /// there are.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
         self.verify_with(|_| {})
     }
@@ -61,6 +65,7 @@ impl Run {
         let mut report = VerifyReport::default();
         let mut scan = self.scan().with_void_blocks();
         let mut checkpoints = BTreeMap::new();
+        let mut sets = 0u32;
         for block in scan.by_ref() {
             let rows = block.rows() as u64;
             let counted = block.check().and_then(|()| match block.kind() {
@@ -72,23 +77,27 @@ impl Run {
                     checkpoints.insert((checkpoint.step, block.worker()), checkpoint);
                     Ok(0)
                 }
+                // Of several workers, the scan has checked the numbers in each part.
+                Some(BlockKind::ProbeSet) => match block.probe_set()? {
+                    (number, _) if self.parts().is_empty() && number != sets => {
+                        Err(block.damaged(format!("probe set {number} where {sets} belongs")))
+                    }
+                    _ => Ok(0),
+                },
                 _ => Ok(0),
             });
+            sets += u32::from(block.kind() == Some(BlockKind::ProbeSet));
             match counted {
                 Ok(dropped) => report.dropped = report.dropped.saturating_add(dropped),
                 Err(ReadError::Damaged(damage)) => {
                     report.damage = Some(damage);
                     break;
                 }
-                Err(ReadError::Absent(what)) => {
-                    report.damage = match block.damaged(what) {
-                        ReadError::Damaged(damage) => Some(damage),
-                        _ => None,
-                    };
-                    break;
-                }
+                // It is intact, and counted below.
+                Err(ReadError::Newer(_)) => {}
                 Err(other) => return Err(other),
             }
+            report.newer_columns += block.newer_columns();
             progress(block.bytes());
             // Superseded as a whole: it must be intact, but it counts for nothing.
             if rows == 0 {

@@ -9,9 +9,9 @@ use crate::influence::question::{InfluenceQuestion, Probes};
 use crate::rows::driver::fold_each;
 use crate::rows::gradient::Layout;
 use crate::Progress;
-use crate::{error::NO_GRADIENTS, AnalysisError, LeftOut};
-use gradlog_format::log::{BlockKind, Mode};
-use gradlog_format::run::{Block, Damage, Run};
+use crate::{error::NO_GRADIENTS, rows::column, AnalysisError, LeftOut};
+use gradlog_format::log::{BlockKind, Column, Mode};
+use gradlog_format::run::{Block, Damage, ReadError, Run};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One record of a probe: a row of a block.
@@ -71,10 +71,19 @@ impl Index {
             damage: None,
         };
         let mut passed_over = 0;
+        let mut misnumbered = None;
         let fold = |read: ProbeBlock| {
+            if misnumbered.is_some() {
+                return Ok(());
+            }
             let rows = match read {
-                ProbeBlock::Name { number, name } => {
-                    names.insert(number, name);
+                ProbeBlock::Name { block, number, name } => {
+                    // Of several workers, the scan has checked the numbers in each part.
+                    if run.parts().is_empty() && number as usize != names.len() {
+                        misnumbered = Some(block.damaged(format!("probe set {number} where {} belongs", names.len())));
+                        return Ok(());
+                    }
+                    names.insert(column::u32s(&block, Column::ProbeSet)?.first().copied().unwrap_or(number), name);
                     return Ok(());
                 }
                 ProbeBlock::Rows(rows) => rows,
@@ -107,13 +116,21 @@ impl Index {
                     (weighted, used) = (weighted + 1, true);
                     continue;
                 }
+                // The last record counts. Of several workers, it is the last of the highest rank.
+                let records = index.records.entry(id).or_default();
+                let worker = |at: &Record| index.blocks.get(at.block).unwrap_or(&rows.block).worker();
+                if let Some(before) = records.get(&rows.steps[row]) {
+                    index.left_out.probe_records_replaced += 1;
+                    if worker(before) > rows.block.worker() {
+                        continue;
+                    }
+                }
+                records.insert(rows.steps[row], record);
                 let scored = rows.scored(row);
                 if let Some((_, class)) = scored {
                     classes.insert((id, rows.steps[row]), class);
                 }
                 index.modes.extend(rows.mode(row));
-                let replaced = index.records.entry(id).or_default().insert(rows.steps[row], record);
-                index.left_out.probe_records_replaced += u64::from(replaced.is_some());
                 let probe = Probe {
                     id,
                     times: 0,
@@ -130,7 +147,11 @@ impl Index {
             Ok(())
         };
         let keep = |block: &Block| matches!(block.kind(), Some(BlockKind::ProbeSet | BlockKind::Probes));
-        index.damage = fold_each(run, progress, keep, |block| read(run, block), fold)?.0;
+        let damage = fold_each(run, progress, keep, |block| read(run, block), fold)?.0;
+        index.damage = match misnumbered {
+            Some(ReadError::Damaged(damage)) => Some(damage),
+            _ => damage,
+        };
         for (id, records) in &mut index.records {
             // A score is asked of one class: that of the last time. Records of another one are of another score.
             if let Some(class) = records.keys().last().and_then(|time| classes.get(&(*id, *time)).copied()) {

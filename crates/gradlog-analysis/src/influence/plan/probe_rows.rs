@@ -12,7 +12,7 @@ const GRADIENT_BYTES_MAX: usize = 1 << 30;
 /// What one block of a probe set says.
 pub(super) enum ProbeBlock {
     /// A set's name.
-    Name { number: u32, name: String },
+    Name { block: Block, number: u32, name: String },
     /// Rows of one set or several.
     Rows(Box<ProbeRows>),
 }
@@ -83,9 +83,8 @@ impl ProbeRows {
 /// Reads a block, and checks it whole: what is decoded later is then known to be sound.
 pub(super) fn read(run: &Run, block: &Block) -> Result<ProbeBlock, AnalysisError> {
     if block.kind() == Some(BlockKind::ProbeSet) {
-        let name = String::from_utf8_lossy(&block.u8s(Column::Name)?).into_owned();
-        let number = column::u32s(block, Column::ProbeSet)?.first().copied().unwrap_or(0);
-        return Ok(ProbeBlock::Name { number, name });
+        let (number, name) = block.probe_set()?;
+        return Ok(ProbeBlock::Name { block: block.clone(), number, name });
     }
     block.check()?;
     let layout = Layout::read(block, run.manifest());

@@ -47,6 +47,8 @@ impl Storage for SmallDisk {
 fn block(rows: u32, number_of: u64) -> BlockBuilder {
     let mut block = BlockBuilder::new(BlockKind::Visits);
     block.u64s(Column::Example, (0..rows).map(|row| number(number_of, row)));
+    block.u64s(Column::Step, (0..rows).map(|_| number_of));
+    block.u32s(Column::Epoch, (0..rows).map(|_| 0));
     block.advance(rows, number_of, 0);
     block
 }
@@ -67,6 +69,13 @@ fn last_words(dir: &Path, rows: u32, spare: bool) -> bool {
     let said = [BlockKind::Gaps, BlockKind::Gaps, BlockKind::End].into_iter().all(|kind| {
         let mut last = BlockBuilder::new(kind);
         last.u64s(Column::Dropped, [u64::from(rows)]);
+        match kind {
+            BlockKind::End => last.u64s(Column::Visits, [0]),
+            _ => {
+                last.u64s(Column::Step, [blocks]);
+                last.u32s(Column::Epoch, [0]);
+            }
+        }
         last.advance(1, blocks, 0);
         writer.append(&mut last).is_ok()
     });

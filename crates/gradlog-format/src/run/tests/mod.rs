@@ -5,6 +5,7 @@
 
 mod allocations;
 mod damage;
+mod edges;
 mod extensions;
 mod faults;
 mod fixture;
@@ -133,6 +134,7 @@ fn sample_block(index: u64) -> BlockBuilder {
                 // compress.
                 builder.u64s(Column::Example, [number(stream, 0)]);
                 builder.u64s(Column::Step, [index]);
+                builder.u32s(Column::Epoch, [index as u32 / 2]);
                 builder.u32s(Column::Label, [row % 2]);
                 builder.f32s(Column::Loss, [float(stream, 1)]);
                 builder.column(Column::Flags, Cells::U8, 1).push(row as u8);
@@ -148,19 +150,28 @@ fn sample_block(index: u64) -> BlockBuilder {
                     vectors(&mut builder, delta, Encoding::Q8, 3, stream + 3);
                 } else {
                     vectors(&mut builder, input, Encoding::F32, 2, stream + 2);
+                    vectors(&mut builder, delta, Encoding::F16, 3, stream + 3);
                     vectors(&mut builder, folded, Encoding::F16, 4, stream + 4);
                 }
             }
             BlockKind::Steps => {
-                builder.u64s(Column::Step, [1]);
+                builder.u64s(Column::Step, [index]);
+                builder.u32s(Column::Epoch, [index as u32 / 2]);
                 builder.f32s(Column::LearningRate, [0.1]);
             }
-            BlockKind::Gaps => builder.u64s(Column::Dropped, [9]),
+            BlockKind::Gaps => {
+                builder.u64s(Column::Step, [index]);
+                builder.u32s(Column::Epoch, [index as u32 / 2]);
+                builder.u64s(Column::Dropped, [9]);
+            }
             BlockKind::ProbeSet => {
                 builder.u32s(Column::ProbeSet, [0]);
                 builder.column(Column::Name, Cells::U8, 4).extend(b"test");
             }
-            _ => builder.u64s(Column::Visits, [22]),
+            _ => {
+                builder.u64s(Column::Visits, [22]);
+                builder.u64s(Column::Dropped, [9]);
+            }
         }
         builder.advance(1, index, index as u32 / 2);
     }

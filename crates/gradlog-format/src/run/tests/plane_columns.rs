@@ -34,6 +34,8 @@ fn scale(row: u32) -> bf16 {
 
 const CODES: ColumnKey = ColumnKey { column: Column::Input, layer: 0 };
 const SCALES: ColumnKey = ColumnKey { column: Column::InputScale, layer: 0 };
+const DELTAS: ColumnKey = ColumnKey { column: Column::Delta, layer: 0 };
+const DELTA_SCALES: ColumnKey = ColumnKey { column: Column::DeltaScale, layer: 0 };
 
 fn visits(rows: u32) -> BlockBuilder {
     let mut builder = BlockBuilder::new(BlockKind::Visits);
@@ -42,6 +44,10 @@ fn visits(rows: u32) -> BlockBuilder {
     builder.u32s(Column::Label, (0..rows).map(label));
     builder.column(SCALES, Cells::Bf16, 1).extend((0..rows).flat_map(|row| scale(row).to_le_bytes()));
     builder.column(CODES, Cells::Vector(Encoding::Q8), 1).extend((0..rows).map(|row| row as u8));
+    builder.column(DELTAS, Cells::Vector(Encoding::Q8), 1).extend((0..rows).map(|row| !row as u8));
+    builder.column(DELTA_SCALES, Cells::Bf16, 1).extend((0..rows).flat_map(|row| scale(row).to_le_bytes()));
+    builder.u64s(Column::Step, std::iter::repeat_n(0, rows as usize));
+    builder.u32s(Column::Epoch, std::iter::repeat_n(0, rows as usize));
     builder.advance(rows, 0, 0);
     builder
 }

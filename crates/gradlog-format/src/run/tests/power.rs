@@ -190,6 +190,13 @@ fn block(index: u64, scale: Scale) -> BlockBuilder {
     let rows = if kind == BlockKind::End { 1 } else { 1 + number(index, 0) % scale.rows_max };
     for row in 0..rows {
         let stream = index << 32 | row;
+        if kind == BlockKind::End {
+            builder.u64s(Column::Visits, [0]);
+            builder.u64s(Column::Dropped, [0]);
+        } else {
+            builder.u64s(Column::Step, [index]);
+            builder.u32s(Column::Epoch, [0]);
+        }
         builder.u64s(Column::Example, [number(stream, 1)]);
         builder.f32s(Column::Loss, [float(stream, 2)]);
         builder.u32s(Column::Label, [(number(stream, 3) % 3) as u32]);

@@ -2,12 +2,17 @@
 
 use super::*;
 
-/// Appends one row to `builder`, and the same numbers to `expected`.
-fn put(builder: &mut BlockBuilder, expected: &mut [(ColumnKey, Values)], stream: u64) {
+/// Appends one row of a step to `builder`, and the same numbers to `expected`.
+fn put(builder: &mut BlockBuilder, expected: &mut [(ColumnKey, Values)], stream: u64, step: u64) {
     for (place, (key, values)) in expected.iter_mut().enumerate() {
         let any = number(stream, place as u32);
         // Half of the columns hold numbers that compress.
-        let any = if place % 2 == 0 { any } else { any % 3 };
+        let any = match key.column {
+            Column::Step => step,
+            Column::Epoch => step / 9,
+            _ if place % 2 == 0 => any,
+            _ => any % 3,
+        };
         match values {
             Values::Bytes(all) => {
                 builder.column(*key, Cells::U8, 1).push(any as u8);
@@ -31,7 +36,7 @@ fn put(builder: &mut BlockBuilder, expected: &mut [(ColumnKey, Values)], stream:
                 let mut codes = Vec::new();
                 let scale = encoding.encode(&numbers, &mut codes).scale;
                 builder.column(*key, Cells::Vector(*encoding), *width as u32).extend(&codes);
-                let scales = ColumnKey { column: Column::InputScale, ..*key };
+                let scales = ColumnKey { column: key.column.scales().unwrap(), ..*key };
                 builder.column(scales, Cells::Bf16, 1).extend(scale.to_le_bytes());
                 all.push((codes, scale.to_bits()));
             }
@@ -42,22 +47,27 @@ fn put(builder: &mut BlockBuilder, expected: &mut [(ColumnKey, Values)], stream:
 /// A set of columns: some plain ones, and the vectors of some layers.
 fn columns(stream: u64) -> Vec<(ColumnKey, Values)> {
     let encodings = [Encoding::F32, Encoding::F16, Encoding::Q8, Encoding::Q4, Encoding::Signs];
-    let mut columns = vec![(ColumnKey::from(Column::Example), Values::U64(vec![]))];
+    let mut columns = vec![
+        (ColumnKey::from(Column::Example), Values::U64(vec![])),
+        (ColumnKey::from(Column::Step), Values::U64(vec![])),
+        (ColumnKey::from(Column::Epoch), Values::U32(vec![])),
+    ];
     let optional = [
-        (Column::Epoch, Values::U32(vec![])),
+        (Column::Label, Values::U32(vec![])),
         (Column::Loss, Values::F32(vec![])),
         (Column::Flags, Values::Bytes(vec![])),
-        (Column::Step, Values::U64(vec![])),
+        (Column::Margin, Values::F32(vec![])),
     ];
     for (place, (column, values)) in optional.into_iter().enumerate() {
         if number(stream, place as u32) & 1 == 0 {
             columns.push((column.into(), values));
         }
     }
-    for layer in 0..(number(stream, 10) % 4) as u16 {
-        let encoding = encodings[number(stream, 20 + u32::from(layer)) as usize % 4];
-        let width = number(stream, 30 + u32::from(layer)) as usize % 40;
-        columns.push((ColumnKey { column: Column::Input, layer }, Values::Vectors(encoding, width, vec![])));
+    for part in 0..(number(stream, 10) % 3) as u16 * 2 {
+        let encoding = encodings[number(stream, 20 + u32::from(part)) as usize % 5];
+        let width = number(stream, 30 + u32::from(part)) as usize % 40;
+        let column = [Column::Input, Column::Delta][usize::from(part) % 2];
+        columns.push((ColumnKey { column, layer: part / 2 }, Values::Vectors(encoding, width, vec![])));
     }
     columns
 }
@@ -80,8 +90,8 @@ fn blocks_of_many_shapes_come_back_as_they_were() {
             let rows = 1 + number(stream, 3) % 300;
             let (mut steps, mut epochs) = ((u64::MAX, 0), (u32::MAX, 0));
             for row in 0..rows {
-                put(&mut builder, &mut expected, stream + row + 100);
-                let step = number(stream + row, 4) % 1000;
+                let step = number(stream, 4) % 1000 + row / 3;
+                put(&mut builder, &mut expected, stream + row + 100, step);
                 steps = (steps.0.min(step), steps.1.max(step));
                 epochs = (epochs.0.min(step as u32 / 9), epochs.1.max(step as u32 / 9));
                 builder.advance(1, step, step as u32 / 9);
@@ -115,7 +125,7 @@ fn shape(key: ColumnKey, values: &Values) -> Vec<(ColumnKey, Cells, u32)> {
         Values::U64(_) => vec![(key, Cells::U64, 1)],
         Values::F32(_) => vec![(key, Cells::F32, 1)],
         Values::Vectors(encoding, width, _) => {
-            let scales = ColumnKey { column: Column::InputScale, ..key };
+            let scales = ColumnKey { column: key.column.scales().unwrap(), ..key };
             vec![(key, Cells::Vector(*encoding), *width as u32), (scales, Cells::Bf16, 1)]
         }
     }

@@ -40,6 +40,7 @@ fn example_manifest() -> Manifest {
     manifest.untapped.clear();
     manifest.notes.clear();
     manifest.model_parameters = Some(6);
+    (manifest.sketch.encoding, manifest.sketch.projected_encoding) = (Encoding::F32, Encoding::F32);
     manifest
 }
 
@@ -51,12 +52,18 @@ fn the_run_in_the_specification_is_what_the_writer_writes() {
     visits.u64s(Column::Example, [10]);
     visits.u64s(Column::Step, [3]);
     visits.u32s(Column::Epoch, [1]);
+    visits.f32s(Column::Coefficient, [1.0]);
+    visits.column(Column::Flags, Cells::U8, 1).push(0);
+    visits.f32s(Column::LearningRate, [0.5]);
+    visits.f32s(Column::Clip, [1.0]);
     visits.f32s(Column::Loss, [0.25]);
+    // (0.75² + 0.75²)·(0.5² + 1² + 1), the 1 for the bias.
+    visits.f32s(Column::SquaredNorm, [2.53125]);
     let of = |column| ColumnKey { column, layer: 0 };
     for (values, scales, numbers) in
         [(Column::Input, Column::InputScale, [0.5, -1.0]), (Column::Delta, Column::DeltaScale, [0.75, -0.75])]
     {
-        let scale = Encoding::Q4.encode(&numbers, visits.column(of(values), Cells::Vector(Encoding::Q4), 2)).scale;
+        let scale = Encoding::F32.encode(&numbers, visits.column(of(values), Cells::Vector(Encoding::F32), 2)).scale;
         visits.column(of(scales), Cells::Bf16, 1).extend(scale.to_le_bytes());
     }
     visits.advance(1, 3, 1);
@@ -81,8 +88,7 @@ fn the_run_in_the_specification_is_read() {
     let of = |column| ColumnKey { column, layer: 0 };
     let mut input = [0.0; 2];
     visits.vectors(of(Column::Input), Origin::Whole).unwrap().decode(0, &mut input);
-    // The scale is 147/1024, as bf16 0x3e13 says.
-    assert_eq!(input, [3.0 * 147.0 / 1024.0, -7.0 * 147.0 / 1024.0]);
+    assert_eq!(input, [0.5, -1.0]);
 }
 
 #[test]

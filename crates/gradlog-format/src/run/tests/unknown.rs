@@ -2,13 +2,17 @@
 
 use super::forge::{block, manifest_file, put, run, segment, Forged};
 use super::*;
+use crate::run::RecoverError;
 
 fn examples() -> Forged {
     Forged::plain(Column::Example as u16, 3, [5u64.to_le_bytes(), 6u64.to_le_bytes()].concat())
 }
 
+/// Whether a block holds these examples, the columns that every block of its kind has, and nothing else that is known.
 fn only_examples(contents: &Contents) -> bool {
-    contents.columns == [(Column::Example.into(), Values::U64(vec![5, 6]))]
+    let place = [Column::Step, Column::Epoch].map(ColumnKey::from);
+    let columns: Vec<_> = contents.columns.iter().filter(|(key, _)| !place.contains(key)).collect();
+    columns == [&(Column::Example.into(), Values::U64(vec![5, 6]))]
 }
 
 #[test]
@@ -30,15 +34,19 @@ fn kinds_columns_and_types_that_are_not_known_are_stepped_over() {
     assert_eq!(reading.blocks[1].kind, None);
     assert!(only_examples(&reading.blocks[2]) && only_examples(&reading.blocks[3]));
     assert_eq!((reading.report.blocks, reading.report.visits), (4, 4));
+    assert_eq!(reading.report.newer_columns, 1, "of a column that is not known, nobody misses the numbers");
     // Asked for by name, a known column of an unknown type is an error and no number.
     let run = Run::open(dir.path()).unwrap();
     let visits = run.scan().nth(2).unwrap();
-    assert!(matches!(visits.f32s(Column::Loss), Err(ReadError::Damaged(_))));
+    let error = visits.f32s(Column::Loss).unwrap_err();
+    assert!(matches!(&error, ReadError::Newer(newer) if newer.block == Some(2)), "{error}");
+    assert!(error.to_string().contains("column Loss has numbers of type 201"), "{error}");
+    assert!(error.to_string().contains("not damaged: install a newer gradlog"), "{error}");
 }
 
 #[test]
 fn bytes_of_an_unknown_type_are_still_checked() {
-    let mut lie = block(1, 0, 1, &[Forged { raw_bytes: 8, ..Forged::plain(998, 200, vec![1; 8]) }]);
+    let mut lie = block(7, 0, 1, &[Forged { raw_bytes: 8, ..Forged::plain(998, 200, vec![1; 8]) }]);
     *lie.last_mut().unwrap() ^= 1;
     let reading = read(run(&[lie]).path()).unwrap();
     assert!(reading.blocks.is_empty() && reading.report.damage.is_some());
@@ -59,9 +67,19 @@ fn an_unknown_compression_hides_its_column_and_no_other() {
 #[test]
 fn a_newer_format_is_refused_with_the_way_out() {
     let dir = tempfile::tempdir().unwrap();
-    put(dir.path(), &segment(2, &[block(1, 0, 2, &[examples()])]));
-    let damage = read(dir.path()).unwrap().damage.unwrap();
-    assert!(damage.what.contains("version 2") && damage.what.contains("install a newer one"), "{damage}");
+    let newer = segment(2, &[block(1, 0, 2, &[examples()])]);
+    put(dir.path(), &newer);
+    let error = read(dir.path()).unwrap_err();
+    assert!(matches!(error, ReadError::Newer(_)), "{error}");
+    assert!(error.to_string().contains("version 2") && error.to_string().contains("install a newer"), "{error}");
+    let to = tempfile::tempdir().unwrap();
+    let error = Run::open(dir.path()).unwrap().recover(to.path().join("new")).unwrap_err();
+    assert!(matches!(error, RecoverError::Read(ReadError::Newer(_))), "{error}");
+    // A version that no checksum vouches for is a damaged byte.
+    let mut hurt = segment(1, &[block(1, 0, 2, &[examples()])]);
+    hurt[8] = 2;
+    put(dir.path(), &hurt);
+    assert!(read(dir.path()).unwrap().damage.is_some());
     let whole = manifest().to_bytes().unwrap();
     std::fs::write(dir.path().join("manifest"), manifest_file(2, &whole[20..])).unwrap();
     let error = read(dir.path()).unwrap_err().to_string();

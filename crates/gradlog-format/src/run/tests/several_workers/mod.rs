@@ -31,6 +31,7 @@ pub(super) fn visits(rank: u32, steps: std::ops::Range<u64>) -> BlockBuilder {
     for step in steps {
         block.u64s(Column::Example, (0..2).map(|i| u64::from(rank) * 1000 + 2 * step + i));
         block.u64s(Column::Step, [step; 2]);
+        block.u32s(Column::Epoch, [step as u32 / 10; 2]);
         block.advance(2, step, step as u32 / 10);
     }
     block
@@ -53,6 +54,7 @@ fn probes(set: u32, ids: &[u64], step: u64) -> BlockBuilder {
     let mut block = BlockBuilder::new(BlockKind::Probes);
     block.u64s(Column::Example, ids.iter().copied());
     block.u64s(Column::Step, ids.iter().map(|_| step));
+    block.u32s(Column::Epoch, ids.iter().map(|_| 0));
     block.u32s(Column::ProbeSet, ids.iter().map(|_| set));
     block.advance(ids.len() as u32, step, 0);
     block

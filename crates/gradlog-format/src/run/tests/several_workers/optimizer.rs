@@ -6,6 +6,7 @@ use super::*;
 fn steps(rows: &[(u64, Option<f32>, f32)]) -> BlockBuilder {
     let mut block = BlockBuilder::new(BlockKind::Steps);
     block.u64s(Column::Step, rows.iter().map(|row| row.0));
+    block.u32s(Column::Epoch, rows.iter().map(|_| 0));
     block.f32s(Column::LearningRate, rows.iter().map(|_| 0.5));
     if rows.iter().any(|row| row.1.is_some()) {
         block.f32s(Column::Clip, rows.iter().filter_map(|row| row.1));
