@@ -16,6 +16,7 @@ mod refusals;
 mod replay;
 mod resume;
 mod sketches;
+mod second_reader;
 mod step_report;
 mod taps;
 mod tracin;
