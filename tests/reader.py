@@ -52,13 +52,16 @@ COLUMNS = {
     16: ("Positions", U32), 17: ("SquaredNorm", F32), 18: ("Flags", U8), 19: ("ProbeSet", U32), 20: ("Mode", U8),
     21: ("PredictionScore", U8), 22: ("ScoredClass", U32), 23: ("CurvatureWeight", F32), 32: ("Input", VECTOR),
     33: ("InputScale", BF16), 34: ("Delta", VECTOR), 35: ("DeltaScale", BF16), 36: ("Folded", VECTOR),
-    37: ("FoldedScale", BF16), 64: ("BatchSize", U32), 65: ("WallClock", U64), 66: ("Momentum", F32),
+    37: ("FoldedScale", BF16), 38: ("InputPlaces", U32), 39: ("InputApart", F32), 40: ("DeltaPlaces", U32),
+    41: ("DeltaApart", F32), 42: ("FoldedPlaces", U32), 43: ("FoldedApart", F32), 44: ("InputRounding", U8),
+    45: ("DeltaRounding", U8), 46: ("FoldedRounding", U8), 64: ("BatchSize", U32), 65: ("WallClock", U64), 66: ("Momentum", F32),
     67: ("WeightDecay", F32), 68: ("Dropped", U64), 69: ("Name", U8), 70: ("Visits", U64), 71: ("Bytes", U64),
     72: ("Checksum", U32),
 }
 NUMBERS = {name: number for number, (name, _) in COLUMNS.items()}
-OF_LAYER = {"Input", "InputScale", "Delta", "DeltaScale"}
-OF_GRADIENT = OF_LAYER | {"Folded", "FoldedScale"}
+PARTS = ("", "Scale", "Places", "Apart", "Rounding")
+OF_LAYER = {side + part for side in ("Input", "Delta") for part in PARTS}
+OF_GRADIENT = OF_LAYER | {"Folded" + part for part in PARTS}
 
 
 class NotARun(Exception):
@@ -265,7 +268,7 @@ class Block:
             if entry.name == "Name":
                 if entry.width > 4096:
                     raise Damage("a long name")
-            elif not is_vector and entry.width != 1:
+            elif not is_vector and entry.width != 1 and not entry.name.endswith(("Places", "Apart", "Rounding")):
                 vectors = self.find(entry.name[:-5], entry.layer) if entry.name.endswith("Scale") else None
                 if vectors is None or row_bytes(vectors.cells, 1) is not None:
                     raise Damage(f"{entry.name} with {entry.width} numbers to a row")
@@ -375,7 +378,50 @@ def decode_vectors(block, name, layer):
         codes = 1 - 2 * bits.astype("i1")
     bf16 = np.frombuffer(block.inflate(scales), "<u2").astype("<u4") << 16
     numbers = codes.astype("f4") * bf16.view("<f4")[:, None]
+    add_apart(block, name, layer, numbers)
     return numbers[: block.kept]
+
+
+def add_apart(block, name, layer, numbers):
+    """Adds the numbers that are kept apart to the vectors."""
+    places, values = block.find(name + "Places", layer), block.find(name + "Apart", layer)
+    if places is None or values is None:
+        return
+    slots = lambda entry, type: np.frombuffer(block.inflate(entry), type).reshape(block.rows, -1)
+    manifest, width = block.part.manifest, numbers.shape[1]
+    whole, seed = False, None
+    if name != "Folded":
+        record = manifest["layers"][layer]
+        length, cap = (record["inputs"], "input_cap") if name == "Input" else (record["outputs"], "delta_cap")
+        whole, seed = length <= manifest["sketch"][cap], record["seeds"][0 if name == "Input" else 1]
+    power = 1 << (width - 1).bit_length()
+    index = np.arange(width, dtype="u8")
+    for row, (own_places, own_values) in enumerate(zip(slots(places, "<u4"), slots(values, "<f4"))):
+        for place, value in zip(own_places.tolist(), own_values.tolist()):
+            if value == 0.0:
+                continue
+            if whole:
+                numbers[row, place] += np.float32(value)
+                continue
+            bucket, sign = (place, 1) if seed is None else locate(seed, power, place)
+            parity = np.array([bin(k & bucket).count("1") & 1 for k in index.tolist()])
+            numbers[row] += (sign * value * (1 - 2 * parity) / np.sqrt(width)).astype("f4")
+
+
+def locate(seed, buckets, place):
+    """Bucket and sign of a coordinate in a fold."""
+    bucket = (place % buckets + ((draw(seed, place // buckets) >> 32) * buckets >> 32)) % buckets
+    negative = draw(seed ^ 0x5349474E5349474E, place // 64) >> (place % 64) & 1
+    return bucket, -1 if negative else 1
+
+
+def draw(seed, counter):
+    """Number `counter` of the SplitMix64 stream of `seed`."""
+    mask = (1 << 64) - 1
+    z = (seed + (counter + 1) * 0x9E3779B97F4A7C15) & mask
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+    return z ^ z >> 31
 
 
 # --- Runs -----------------------------------------------------------------------------------------------------------

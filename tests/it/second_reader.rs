@@ -6,7 +6,7 @@
 use crate::common::*;
 use gradlog::{Config, Recorder, Reduction, Replay, Worker};
 use gradlog_format::log::{BlockKind, Column, ColumnKey, NO_LAYER};
-use gradlog_format::run::{Block, Run};
+use gradlog_format::run::{Block, Origin, Run};
 use serde_json::{json, Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -322,8 +322,8 @@ fn number(value: f64) -> Value {
 /// The numbers of a column. `None` for scales, which are in the numbers of their vectors.
 fn values(block: &Block, column: Column, layer: u16) -> Option<Value> {
     let key = ColumnKey { column, layer };
-    if let Some(scales) = column.scales() {
-        let vectors = block.vectors(key, ColumnKey { column: scales, layer }).unwrap();
+    if column.scales().is_some() {
+        let vectors = block.vectors(key, Origin::Whole).unwrap();
         let row = |row| {
             let mut out = vec![0.0; vectors.width()];
             vectors.decode(row, &mut out);
