@@ -12,7 +12,7 @@ use crate::rows::rule::{AbsentNumber, RowRule, UnseenGradient, Verdict};
 use crate::rows::sweep::{self, Sweeps};
 use crate::{rows::column, AnalysisError, Progress, Window};
 use gradlog_format::log::{BlockKind, Column, ColumnKey, Mode};
-use gradlog_format::run::{Block, Damage, Run};
+use gradlog_format::run::{Block, Damage, GapCounts, Run};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::RangeInclusive;
 
@@ -70,6 +70,10 @@ pub struct RunSummary {
     pub dropped: u64,
     /// The first step of which it says so.
     pub first_gap: Option<u64>,
+    /// Visits of steps that were never taken: the loop abandoned them, or they were not finite.
+    pub abandoned: u64,
+    /// Steps of which the log knows nothing, because the training resumed behind the end of the log.
+    pub unknown_steps: u64,
     /// Whether the recorder's `finish` returned.
     pub finished: bool,
     /// Where the run stopped being readable, if it did; all counts are of what came before.
@@ -159,7 +163,7 @@ enum Read {
     Probes { are_curvature: bool, sets: Vec<u32>, ids: Vec<u64>, steps: Vec<u64> },
     Steps { count: usize, learning_rates: Vec<f32>, momenta: Vec<f32>, decays: Vec<f32>, wall_clock: Vec<u64> },
     Set { number: u32, name: String },
-    Dropped { visits: u64, first_step: u64 },
+    Gaps { counts: GapCounts, first_step: u64 },
     End,
     Sweeps { step: u64, rows: u64, modes: BTreeSet<Option<Mode>> },
     Other,
@@ -214,11 +218,7 @@ impl BlockRead {
                 number: column::u32s(block, Column::ProbeSet)?.first().copied().unwrap_or(0),
                 name: block.probe_set()?.1,
             },
-            Some(BlockKind::Gaps) => {
-                let dropped = column::u64s(block, Column::Dropped)?;
-                let visits = dropped.iter().fold(0u64, |sum, d| sum.saturating_add(*d));
-                Read::Dropped { visits, first_step: block.steps().0 }
-            }
+            Some(BlockKind::Gaps) => Read::Gaps { counts: GapCounts::read(block)?, first_step: block.steps().0 },
             Some(BlockKind::End) => Read::End,
             Some(BlockKind::Sweeps) => {
                 Read::Sweeps { step: block.steps().0, rows: block.rows() as u64, modes: sweep::modes(block)? }
@@ -357,9 +357,14 @@ impl SummaryQuestion {
                     }
                 }
                 Read::Set { number, name } => sets.entry(number).or_default().name = name,
-                Read::Dropped { visits, first_step } => {
-                    summary.dropped = summary.dropped.saturating_add(visits);
-                    summary.first_gap = Some(summary.first_gap.map_or(first_step, |first| first.min(first_step)));
+                Read::Gaps { counts, first_step } => {
+                    summary.dropped = summary.dropped.saturating_add(counts.dropped);
+                    summary.abandoned = summary.abandoned.saturating_add(counts.abandoned);
+                    summary.unknown_steps = summary.unknown_steps.saturating_add(counts.unknown_steps);
+                    // Nothing is missing where visits were only abandoned.
+                    if counts.dropped > 0 || counts.unknown_steps > 0 || counts.abandoned == 0 {
+                        summary.first_gap = Some(summary.first_gap.map_or(first_step, |first| first.min(first_step)));
+                    }
                 }
                 Read::Sweeps { step, rows, modes } => {
                     let sweep = sweeps.entry(step).or_default();

@@ -67,6 +67,12 @@ impl Verb for Arguments {
                 report.newer_columns
             ));
         }
+        if report.unknown_steps > 0 {
+            let steps = report.unknown_steps;
+            before.push(format!(
+                "note: the run knows nothing of {steps} steps: the training was resumed behind the end of the log"
+            ));
+        }
         if report.damage.is_some() {
             let after = self.damage_words(run, &report, survey.as_ref());
             let damage = report.damage.into_iter().collect();
@@ -159,6 +165,12 @@ fn pairs(run: &Run, report: &VerifyReport, survey: Option<&Survey>) -> Vec<(&'st
         ("steps", report.steps.to_string()),
         ("dropped", report.dropped.to_string()),
     ];
+    if report.abandoned > 0 {
+        pairs.push(("abandoned", report.abandoned.to_string()));
+    }
+    if report.unknown_steps > 0 {
+        pairs.push(("unknown steps", report.unknown_steps.to_string()));
+    }
     if report.curvature > 0 {
         pairs.push(("rows of curvature", report.curvature.to_string()));
     }

@@ -110,6 +110,10 @@ pub enum Column {
     Bytes = 71,
     /// CRC-32 of a checkpoint's file (u32), in checkpoint blocks.
     Checksum = 72,
+    /// Visits of steps that were never taken (u64), in gap blocks: the loop abandoned them, or they were not finite.
+    Abandoned = 73,
+    /// Steps of which the log knows nothing (u64), in gap blocks: the training resumed behind the end of the log.
+    UnknownSteps = 74,
 }
 
 impl Column {
@@ -123,7 +127,7 @@ impl Column {
     /// In [`Column::Label`] and [`Column::Prediction`]: no class. Example: the target is ignored.
     pub const NO_CLASS: u32 = u32::MAX;
 
-    const ALL: [Column; 47] = [
+    const ALL: [Column; 49] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -171,6 +175,8 @@ impl Column {
         Column::Visits,
         Column::Bytes,
         Column::Checksum,
+        Column::Abandoned,
+        Column::UnknownSteps,
     ];
 
     /// Where the numbers kept apart of a column of vectors are: their places and their values.
@@ -282,9 +288,14 @@ impl Column {
             | Column::DeltaPlaces
             | Column::FoldedPlaces
             | Column::Checksum => cells == Cells::U32,
-            Column::Example | Column::Step | Column::WallClock | Column::Dropped | Column::Visits | Column::Bytes => {
-                cells == Cells::U64
-            }
+            Column::Example
+            | Column::Step
+            | Column::WallClock
+            | Column::Dropped
+            | Column::Abandoned
+            | Column::UnknownSteps
+            | Column::Visits
+            | Column::Bytes => cells == Cells::U64,
             Column::InputScale | Column::DeltaScale | Column::FoldedScale => cells == Cells::Bf16,
             Column::Input | Column::Delta | Column::Folded => matches!(cells, Cells::Vector(_)),
             Column::LearningRate

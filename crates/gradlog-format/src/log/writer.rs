@@ -206,6 +206,34 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Commits the number of visits whose step was never taken: the loop abandoned it, or it was not finite. Nothing of
+    /// them is missing in a sum over the training.
+    ///
+    /// # Errors
+    /// As [`LogWriter::append`].
+    pub fn append_abandoned(&mut self, step: u64, epoch: u32, visits: u64) -> Result<(), LogError> {
+        self.append_stretch(step, epoch, Column::Abandoned, visits)
+    }
+
+    /// Commits the number of steps, from `step` on, of which this log knows nothing.
+    ///
+    /// # Errors
+    /// As [`LogWriter::append`].
+    pub fn append_unknown_steps(&mut self, step: u64, epoch: u32, steps: u64) -> Result<(), LogError> {
+        self.append_stretch(step, epoch, Column::UnknownSteps, steps)
+    }
+
+    /// Commits a gap that drops no visits and has `count` in `column`.
+    fn append_stretch(&mut self, step: u64, epoch: u32, column: Column, count: u64) -> Result<(), LogError> {
+        let mut gap = BlockBuilder::new(BlockKind::Gaps);
+        gap.u64s(Column::Step, [step]);
+        gap.u32s(Column::Epoch, [epoch]);
+        gap.u64s(Column::Dropped, [0]);
+        gap.u64s(column, [count]);
+        gap.advance(1, step, epoch);
+        self.append(&mut gap)
+    }
+
     /// Commits the End block with the totals of the run.
     ///
     /// # Errors

@@ -46,5 +46,5 @@ pub use scan::PartScan;
 pub use survey::{Survey, Tally};
 pub use unite::differences as worker_differences;
 pub use vectors::{Origin, Vectors};
-pub use verify::VerifyReport;
+pub use verify::{GapCounts, VerifyReport};
 pub use workers::{WorkerState, Workers};

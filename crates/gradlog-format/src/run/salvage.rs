@@ -16,6 +16,7 @@ use super::probe_sets::SetNumbers;
 use super::scan::MISSING;
 use super::structure;
 use super::superseded::remaining_rows;
+use super::verify::GapCounts;
 use crate::log::{segment_path, BlockHeader, BlockKind, Column, SegmentHeader, HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -255,7 +256,7 @@ impl<'run> Salvage<'run> {
             }
         }
         if block.kind() == Some(BlockKind::Gaps) {
-            block.u64s(Column::Dropped)?;
+            GapCounts::read(block)?;
         }
         if block.kind() == Some(BlockKind::Checkpoints) {
             checkpoint::read(block)?;

@@ -1,5 +1,6 @@
 //! Checking every byte of a run.
 
+use super::block::Block;
 use super::checkpoint::{self, CheckpointFault};
 use super::error::{Damage, ReadError};
 use super::handle::Run;
@@ -27,6 +28,10 @@ pub struct VerifyReport {
     pub superseded: u64,
     /// Visits that the recorder did not record, according to the gaps.
     pub dropped: u64,
+    /// Visits of steps that were never taken: the loop abandoned them, or they were not finite.
+    pub abandoned: u64,
+    /// Steps of which the log knows nothing, because the training resumed behind the end of the log.
+    pub unknown_steps: u64,
     /// Bytes of the intact blocks.
     pub bytes: u64,
     /// First and last step of the training visits.
@@ -44,6 +49,36 @@ pub struct VerifyReport {
     pub newer_columns: u64,
     /// The damage at which reading stopped, if there is any.
     pub damage: Option<Damage>,
+}
+
+/// The counts of a Gaps block.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GapCounts {
+    /// Visits that were not recorded.
+    pub dropped: u64,
+    /// Visits of steps that were never taken.
+    pub abandoned: u64,
+    /// Steps of which the log knows nothing.
+    pub unknown_steps: u64,
+}
+
+impl GapCounts {
+    /// Sums the rows of a Gaps block.
+    ///
+    /// # Errors
+    /// As [`Block::u64s`].
+    pub fn read(block: &Block) -> Result<Self, ReadError> {
+        let sum = |column: Column| -> Result<u64, ReadError> {
+            Ok(block.u64s(column)?.into_iter().fold(0, u64::saturating_add))
+        };
+        let optional = |column: Column| if block.has(column) { sum(column) } else { Ok(0) };
+        Ok(Self {
+            dropped: sum(Column::Dropped)?,
+            abandoned: optional(Column::Abandoned)?,
+            unknown_steps: optional(Column::UnknownSteps)?,
+        })
+    }
 }
 
 impl Run {
@@ -69,26 +104,28 @@ impl Run {
         for block in scan.by_ref() {
             let rows = block.rows() as u64;
             let counted = block.check().and_then(|()| match block.kind() {
-                Some(BlockKind::Gaps) if rows > 0 => {
-                    Ok(block.u64s(Column::Dropped)?.iter().fold(0, |a: u64, b| a.saturating_add(*b)))
-                }
+                Some(BlockKind::Gaps) if rows > 0 => GapCounts::read(&block),
                 Some(BlockKind::Checkpoints) if rows > 0 => {
                     let checkpoint = checkpoint::read(&block)?;
                     checkpoints.insert((checkpoint.step, block.worker()), checkpoint);
-                    Ok(0)
+                    Ok(GapCounts::default())
                 }
                 // Of several workers, the scan has checked the numbers in each part.
                 Some(BlockKind::ProbeSet) => match block.probe_set()? {
                     (number, _) if self.parts().is_empty() && number != sets => {
                         Err(block.damaged(format!("probe set {number} where {sets} belongs")))
                     }
-                    _ => Ok(0),
+                    _ => Ok(GapCounts::default()),
                 },
-                _ => Ok(0),
+                _ => Ok(GapCounts::default()),
             });
             sets += u32::from(block.kind() == Some(BlockKind::ProbeSet));
             match counted {
-                Ok(dropped) => report.dropped = report.dropped.saturating_add(dropped),
+                Ok(gaps) => {
+                    report.dropped = report.dropped.saturating_add(gaps.dropped);
+                    report.abandoned = report.abandoned.saturating_add(gaps.abandoned);
+                    report.unknown_steps = report.unknown_steps.saturating_add(gaps.unknown_steps);
+                }
                 Err(ReadError::Damaged(damage)) => {
                     report.damage = Some(damage);
                     break;

@@ -66,6 +66,8 @@ impl Contents<'_> {
             "wall_clock_ms": range_value(&summary.wall_clock_ms),
             "dropped": summary.dropped,
             "first_gap": summary.first_gap,
+            "abandoned": summary.abandoned,
+            "unknown_steps": summary.unknown_steps,
             "bytes": summary.bytes,
             "visit_bytes": summary.visit_bytes,
             "bytes_per_visit": summary.bytes_per_visit(),

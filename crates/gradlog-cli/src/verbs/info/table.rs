@@ -51,6 +51,17 @@ impl Contents<'_> {
             ("parameters", coverage),
             ("sketch", sketch_words(manifest)),
         ];
+        let place = |name: &str| pairs.iter().position(|(label, _)| *label == name).map_or(0, |place| place + 1);
+        let behind = place("dropped");
+        if summary.unknown_steps > 0 {
+            pairs.insert(
+                behind,
+                ("unknown steps", format!("{}, of which the log knows nothing", summary.unknown_steps)),
+            );
+        }
+        if summary.abandoned > 0 {
+            pairs.insert(behind, ("abandoned", format!("{} visits of steps that were not taken", summary.abandoned)));
+        }
         if let Some(workers) = workers {
             let (parts, count) = (workers.parts.len(), workers.count);
             pairs.insert(

@@ -10,6 +10,7 @@ mod extensions;
 mod faults;
 mod fixture;
 mod forge;
+mod gap_columns;
 mod growing;
 mod hostile;
 mod last_words;
