@@ -96,8 +96,8 @@ pub use gradlog_format::log::{LogError, Mode, PredictionScore};
 pub use gradlog_format::run::Checkpoint;
 pub use gradlog_format::sketch::{Encoding, Form, SketchConfig};
 pub use recorder::{
-    Config, Cost, CurvaturePass, CurvatureRows, OnFailure, Overflow, Pass, ProbePass, RecordError, Recorder,
-    RecordingSummary, Reduction, Replay, ReplaySummary, Worker,
+    Config, Cost, CurvaturePass, CurvatureRows, OnFailure, OnNonFinite, Overflow, Pass, ProbePass, RecordError,
+    Recorder, RecordingSummary, Reduction, Replay, ReplaySummary, Reproduction, Worker,
 };
 pub use step::{StepInfo, StepReport};
 pub use taps::{Tap, Tapped, Taps};

@@ -53,6 +53,23 @@ impl StepInfo {
     }
 }
 
+impl StepInfo {
+    /// What no optimizer step can have, if there is such a value.
+    pub(crate) fn find_fault(&self) -> Option<String> {
+        let Self { learning_rate, clip, momentum, weight_decay } = *self;
+        // The log holds each value as an f32.
+        let refused = |value: &f64, least: f64| !(*value >= least && (*value as f32).is_finite());
+        let factors = [("learning rate", Some(learning_rate)), ("clip factor", Some(clip))];
+        let told = [("momentum", momentum), ("weight decay", weight_decay)];
+        let (factors, told) = (factors.map(|named| (named, 0.0)), told.map(|named| (named, f64::MIN)));
+        factors.into_iter().chain(told).find_map(|((name, value), least)| {
+            let value = value.filter(|value| refused(value, least))?;
+            let needed = if least == 0.0 { "0 or a positive number" } else { "a finite number" };
+            Some(format!("the {name} is {value} and must be {needed}"))
+        })
+    }
+}
+
 impl From<f64> for StepInfo {
     fn from(learning_rate: f64) -> Self {
         Self::new(learning_rate)

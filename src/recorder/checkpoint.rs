@@ -72,7 +72,7 @@ impl Recorder {
         let row = CheckpointRow { step, epoch, learning_rate, bytes, checksum };
         // The end of the step must reach the log before its checkpoint.
         let (wait, hurried) = state.queue().map(|queue| (queue.wait_max(), queue.hurried))?;
-        let sent = match state.send_unsent_step(!hurried) {
+        let sent = match state.send_unsent_end(!hurried) {
             Ok(Sent::Yes) => state.queue()?.send_unless_hurried(Message::Checkpoint(row), 0),
             Ok(Sent::Dropped) => Err(RecordError::Timeout(wait)),
             Err(error) => Err(error),

@@ -94,6 +94,7 @@ impl PassCore<'_> {
                  the tapped layers",
             ));
         }
+        self.check_strays(&registered)?;
         if !unreached.is_empty() {
             return Err(self.error(format!(
                 "the forward pass did not reach {}: if a pass may leave a layer out, tap it with `taps.tap_optional`",
@@ -125,6 +126,22 @@ impl PassCore<'_> {
             curvature: self.curvature.take(),
             layers,
         })
+    }
+
+    /// Refuses a backward pass that went on into a forward pass made before this pass. Its gradients belong to this
+    /// pass's examples and would be missing.
+    fn check_strays(&self, registered: &[Registered]) -> Result<(), RecordError> {
+        let strayed = registered.iter().filter(|layer| layer.slot.has_strayed(self.number));
+        let names: Vec<String> = strayed.map(|layer| layer.name.clone()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        Err(self.error(format!(
+            "backward went on through {} into a forward pass that was made before this pass, and that part of the gradients \
+             cannot be recorded: `detach` the state that is carried over (as in truncated backpropagation through time), or run \
+             all forward passes of one backward inside one pass",
+            quote_names(&names)
+        )))
     }
 
     /// Checks that every capture has this pass's batch as its first dimension.

@@ -34,6 +34,43 @@ pub enum OnFailure {
     GoOn,
 }
 
+/// What happens to a step with a loss or a gradient that is NaN or infinite.
+///
+/// Looked at are the losses of examples with a weight, and the gradients that the taps caught.
+/// [`Pass::backward_step`](crate::Pass::backward_step) looks at all gradients of the backward pass. Gradients of untapped
+/// layers are seen by it alone. Once recording has failed under [`OnFailure::GoOn`], `commit` sees losses alone.
+///
+/// Under [`OnNonFinite::Skip`] and [`OnNonFinite::Stop`] the step is abandoned, as by
+/// [`Recorder::abandon_step`](crate::Recorder::abandon_step). This includes the passes that were accumulated for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnNonFinite {
+    /// The step is recorded, and taken. Each visit with a number that is not finite is flagged: scores leave it out and
+    /// count it. Costs nothing in the training thread.
+    #[default]
+    Record,
+    /// The step is neither recorded nor taken, and the training goes on. `backward_step` leaves out the optimizer's step
+    /// and returns `Ok`. `commit` and `accumulate` return [`RecordError::NotFinite`], so that the loop leaves it out. It
+    /// is refused for one of several workers, because all must skip together.
+    ///
+    /// ```
+    /// # use gradlog::{Pass, RecordError};
+    /// # fn step(pass: Pass<'_>, take: impl FnOnce()) -> Result<(), RecordError> {
+    /// match pass.commit(0.1) {
+    ///     Err(error) if error.is_skipped_step() => {} // the optimizer takes no step
+    ///     recorded => {
+    ///         recorded?;
+    ///         take();
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    Skip,
+    /// As [`OnNonFinite::Skip`], but `backward_step` returns the error as well, so that a loop with `?` ends.
+    Stop,
+}
+
 /// One of several workers that train one model together. Each worker is a process with its own recorder and trains on
 /// its share of every batch. The gradients are combined before the step. All recorders get the same folder.
 ///
@@ -97,6 +134,8 @@ pub struct Config {
     pub overflow: Overflow,
     /// What happens when nothing more can be recorded. Default [`OnFailure::Stop`].
     pub on_failure: OnFailure,
+    /// What happens to a step that is not finite. Default [`OnNonFinite::Record`]: it is recorded and flagged.
+    pub on_nonfinite: OnNonFinite,
     /// Passes that may wait for the background thread, at least 1. Default 16.
     pub queue_passes: usize,
     /// Bytes of gradients, ids and outputs that may wait for the background thread. A single larger pass may wait
@@ -138,6 +177,7 @@ impl Default for Config {
             sketch: SketchConfig::default(),
             overflow: Overflow::default(),
             on_failure: OnFailure::default(),
+            on_nonfinite: OnNonFinite::default(),
             queue_passes: 16,
             queue_bytes_max: 32 << 20,
             step_bytes_max: 256 << 20,
@@ -191,6 +231,12 @@ impl Config {
                     "worker {rank} of {workers}: give a rank below the number of workers, and at most {WORKERS_MAX} workers"
                 );
                 return Err(RecordError::Config(what));
+            }
+            if self.on_nonfinite == OnNonFinite::Skip {
+                return wrong(
+                    "a worker that skips a step alone would give other numbers to its later steps than the others: use \
+                     `OnNonFinite::Record` or `Stop`, and call `abandon_step` on all workers to skip a step",
+                );
             }
         }
         Ok(())

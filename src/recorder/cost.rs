@@ -69,8 +69,15 @@ pub struct RecordingSummary {
     pub bytes: u64,
     /// Bytes of a visit on disk, with its share of headers and without probes.
     pub bytes_per_visit: f64,
-    /// Visits dropped by [`Overflow::DropNewest`](crate::Overflow::DropNewest).
+    /// Visits that took part in their steps and are not in the log: the queue was full
+    /// ([`Overflow::DropNewest`](crate::Overflow::DropNewest)), or their pass could not be recorded.
     pub dropped: u64,
+    /// Probes that were committed and are not in the log.
+    pub dropped_probes: u64,
+    /// Steps that the loop abandoned, or that were skipped because they are not finite.
+    pub abandoned_steps: u64,
+    /// Visits of these steps. They are not in the log, and no sum over the training lacks them.
+    pub abandoned: u64,
     /// Time that the training thread waited for the recorder while it handed over passes and steps.
     pub blocked: Duration,
     /// Time that the training thread waited in `flush` and `finish`, until everything was on the device.
@@ -92,6 +99,13 @@ impl std::fmt::Display for RecordingSummary {
             self.blocked.as_secs_f64(),
             self.flush_wait.as_secs_f64(),
             self.background.as_secs_f64()
-        )
+        )?;
+        if self.dropped_probes > 0 {
+            write!(f, "; {} probes dropped", self.dropped_probes)?;
+        }
+        if self.abandoned_steps > 0 {
+            write!(f, "; {} steps of {} visits abandoned", self.abandoned_steps, self.abandoned)?;
+        }
+        Ok(())
     }
 }

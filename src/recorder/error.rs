@@ -46,15 +46,31 @@ pub enum RecordError {
     Log(Arc<LogError>),
     /// Recording failed, and the training went on without it ([`OnFailure::GoOn`](crate::OnFailure::GoOn)).
     #[error(
-        "nothing was recorded from step {step} on ({visits} visits), and the training went on without it: {cause}"
+        "from step {step} on, {visits} visits and {probes} probes are not in the log, and the training went on without it: {cause}"
     )]
     Unrecorded {
         /// The first step with missing visits.
         step: u64,
         /// Number of missing visits, from that step on.
         visits: u64,
+        /// Number of missing probes, from the whole recording.
+        probes: u64,
         /// What went wrong.
         cause: Box<RecordError>,
+    },
+    /// A loss or a gradient of the pass is NaN or infinite, and [`Config::on_nonfinite`](crate::Config::on_nonfinite)
+    /// does not record such steps. The step was abandoned: no visit of it is recorded, and the next step has its number.
+    #[error(
+        "step {step} is not finite and was left out: {what}. Do not take the optimizer's step, and drop the gradients that were \
+         accumulated for it"
+    )]
+    NotFinite {
+        /// The optimizer step.
+        step: u64,
+        /// What is not finite.
+        what: String,
+        /// Whether the loop should go on with the next step ([`OnNonFinite::Skip`](crate::OnNonFinite::Skip)).
+        skipped: bool,
     },
     /// The run could not be started: its folder holds a run, is locked, or cannot be written.
     #[error("{0}")]
@@ -99,6 +115,14 @@ pub enum RecordError {
     /// candle failed in a loss, a backward pass or a step.
     #[error("candle: {0}")]
     Candle(Arc<candle_core::Error>),
+}
+
+impl RecordError {
+    /// Whether this says that the step was skipped because it is not finite. The loop then leaves out the optimizer's
+    /// step and goes on.
+    pub fn is_skipped_step(&self) -> bool {
+        matches!(self, RecordError::NotFinite { skipped: true, .. })
+    }
 }
 
 /// Makes a [`RecordError::Log`]: the background thread could not write.

@@ -1,9 +1,9 @@
-//! Counts passes that are not recorded, on the training's side: dropped, refused, or after a failure. The next message
-//! that is sent takes the count into the log as a gap.
+//! Counts passes that are not recorded, on the training's side: dropped, refused, abandoned, or after a failure. The
+//! next message that is sent takes the count into the log as a gap.
 
 use super::config::OnFailure;
 use super::error::RecordError;
-use super::message::{Gap, Message, PassKind, StepRow};
+use super::message::{Gap, Message, PassKind, StepEnd, StepRow};
 use super::queue::Sent;
 use super::state::State;
 use crate::step::StepInfo;
@@ -35,26 +35,42 @@ impl State {
         self.count_missing(kind, visits, row);
     }
 
-    /// Counts a training pass that is missing in the log.
+    /// The counts that the next message takes along. `step` and `epoch` are those of the first one.
+    pub(super) fn gap_from(&mut self, step: u64, epoch: u32) -> &mut Gap {
+        self.gap.get_or_insert(Gap { step, epoch, ..Gap::default() })
+    }
+
+    /// Counts a pass that is missing in the log.
     pub(super) fn count_missing(&mut self, kind: PassKind, visits: u32, row: Option<StepRow>) {
-        if kind == PassKind::Training {
-            let (step, epoch) = row.map_or((self.step, self.epoch), |row| (row.step, row.epoch));
-            let gap = self.gap.get_or_insert(Gap { step, epoch, visits: 0 });
-            gap.visits += u64::from(visits);
-            self.dropped += u64::from(visits);
+        let visits = u64::from(visits);
+        if kind != PassKind::Training {
+            self.dropped_probes += visits;
+            return;
         }
+        let (step, epoch) = row.map_or((self.step, self.epoch), |row| (row.step, row.epoch));
+        self.gap_from(step, epoch).visits += visits;
+        self.dropped += visits;
     }
 
     /// The failure as `flush` and `finish` return it after the training has gone on.
     pub(super) fn wrap_failure(&self, error: RecordError) -> RecordError {
-        if !self.has_gone_on() {
+        let is_stuck = matches!(error, RecordError::Timeout(_)) && self.on_failure == OnFailure::GoOn;
+        if !self.has_gone_on() && !is_stuck {
             return error;
         }
-        let (step, visits) = self.shared.progress().unrecorded;
+        let progress = self.shared.progress();
+        let (mut from, mut visits) = progress.unrecorded;
+        if !self.has_gone_on() {
+            // The background thread is stuck. What it was given and has not written counts as missing.
+            from = progress.first_unwritten;
+            visits = self.visits.saturating_sub(progress.visits);
+        }
         // Only this side knows the visits that did not reach the background thread.
-        let not_sent = self.gap.map_or(0, |gap| gap.visits);
-        let step = step.or(self.gap.map(|gap| gap.step)).unwrap_or(self.step);
-        RecordError::Unrecorded { step, visits: visits.saturating_add(not_sent), cause: Box::new(error) }
+        let gap = self.gap.filter(|gap| gap.visits > 0);
+        let step = from.or(gap.map(|gap| gap.step)).unwrap_or(self.step);
+        let visits = visits.saturating_add(gap.map_or(0, |gap| gap.visits));
+        let probes = self.dropped_probes + self.probes.saturating_sub(progress.probes);
+        RecordError::Unrecorded { step, visits, probes, cause: Box::new(error) }
     }
 
     pub(super) fn lose_pass(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
@@ -62,40 +78,40 @@ impl State {
         self.miss_pass(kind, visits, row);
     }
 
-    /// Counts a training pass that is missing in the log. The next message that is sent takes the count along.
+    /// Counts a pass that is missing in the log. The next message that is sent takes the count along.
     pub(super) fn miss_pass(&mut self, kind: PassKind, visits: u32, row: Option<StepRow>) {
+        self.count_missing(kind, visits, row);
         if kind != PassKind::Training {
             return;
         }
-        self.count_missing(kind, visits, row);
         // Earlier passes of the same step may be in the log already and wait for its learning rate. An error here
         // repeats an earlier one, which the pass itself reports.
-        if self.unsent_step.is_none() {
-            self.unsent_step = row.filter(|row| row.batch_size > visits);
-            let _ = self.send_unsent_step(false);
+        if self.unsent_end.is_none() {
+            self.unsent_end = row.filter(|row| row.batch_size > visits).map(StepEnd::Taken);
+            let _ = self.send_unsent_end(false);
         }
     }
 
     /// Sends the end of a step whose last pass is missing. Nothing may be sent before it. Otherwise the rows that wait
     /// for its learning rate would get that of a later step.
-    pub(super) fn send_unsent_step(&mut self, wait: bool) -> Result<Sent, RecordError> {
-        let (Some(row), Some(queue)) = (self.unsent_step, self.queue.as_mut()) else { return Ok(Sent::Yes) };
-        let message = Message::Pass { batch: None, step: Some(row), gap: None, bytes: 0 };
+    pub(super) fn send_unsent_end(&mut self, wait: bool) -> Result<Sent, RecordError> {
+        let (Some(end), Some(queue)) = (self.unsent_end, self.queue.as_mut()) else { return Ok(Sent::Yes) };
+        let message = Message::Pass { batch: None, end: Some(end), gap: None, bytes: 0 };
         let sent = match wait {
             true => queue.send_waiting(message, 0).map(|()| Sent::Yes),
             false => queue.send(message, 0),
         };
         if matches!(sent, Ok(Sent::Yes)) {
-            self.unsent_step = None;
+            self.unsent_end = None;
         }
         sent
     }
 
     pub(super) fn send_gap(&mut self) -> Result<(), RecordError> {
-        self.send_unsent_step(true)?;
+        self.send_unsent_end(true)?;
         match self.gap.take() {
             Some(gap) => {
-                let message = Message::Pass { batch: None, step: None, gap: Some(gap), bytes: 0 };
+                let message = Message::Pass { batch: None, end: None, gap: Some(gap), bytes: 0 };
                 let sent = self.queue().and_then(|queue| queue.send_waiting(message, 0));
                 if sent.is_err() {
                     self.gap = Some(gap);

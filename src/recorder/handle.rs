@@ -1,5 +1,6 @@
 //! The recorder, which a training loop holds.
 
+use super::config::OnNonFinite;
 use super::cost::{Cost, RecordingSummary};
 use super::error::RecordError;
 use super::message::{Batch, Message, PassKind, Replayed};
@@ -78,6 +79,38 @@ impl Recorder {
         }
     }
 
+    /// Ends the open step without an optimizer step. Call it when the loop drops the gradients that it has accumulated,
+    /// for example because a later pass is NaN. Otherwise the first passes would be credited to the next step.
+    ///
+    /// Visits that were accumulated are not recorded. The log counts them as abandoned, which is not a loss: they changed
+    /// no weight. The next step has the same number. A pass that is still open is ended first, by
+    /// [`Pass::abandon`](crate::Pass::abandon). Without accumulated passes nothing happens. Several workers abandon a step
+    /// together, so that their steps keep the same numbers.
+    ///
+    /// ```no_run
+    /// # use gradlog::{Pass, Recorder, RecordError};
+    /// # fn half(_: &mut Recorder, _: usize) -> Result<bool, RecordError> { Ok(true) }
+    /// # fn run(mut recorder: Recorder) -> Result<(), RecordError> {
+    /// // `half` runs a pass and accumulates it, or abandons it and returns false.
+    /// if !half(&mut recorder, 0)? || !half(&mut recorder, 1)? {
+    ///     recorder.abandon_step()?; // and drop the gradients
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RecordError::Timeout`] if the queue stays full. Otherwise the failure of the background thread, if it has
+    /// failed. The step is abandoned all the same.
+    pub fn abandon_step(&mut self) -> Result<(), RecordError> {
+        self.state.as_mut().map_or(Ok(()), |state| state.abandon_step(0))
+    }
+
+    /// Number of steps so far that were abandoned, by the loop or because they are not finite.
+    pub fn abandoned_steps(&self) -> u64 {
+        self.state.as_ref().map_or(0, |state| state.abandoned.steps)
+    }
+
     /// Waits until everything committed so far is on the device. Passes of an incomplete step are not written yet: they
     /// wait for its learning rate.
     ///
@@ -113,6 +146,9 @@ impl Recorder {
         let mut summary = RecordingSummary {
             visits: state.visits,
             dropped: state.dropped,
+            dropped_probes: state.dropped_probes,
+            abandoned_steps: state.abandoned.steps,
+            abandoned: state.abandoned.visits,
             blocked: state.queue.as_ref().map_or(Duration::ZERO, |queue| queue.blocked),
             flush_wait: state.queue.as_ref().map_or(Duration::ZERO, |queue| queue.flush_wait),
             ..RecordingSummary::default()
@@ -183,6 +219,21 @@ impl Recorder {
         if let Some(state) = &mut self.state {
             state.lose_pass(kind, visits, info);
         }
+    }
+
+    /// What happens to a step that is not finite.
+    pub(super) fn on_nonfinite(&self) -> OnNonFinite {
+        self.state.as_ref().map(|state| state.on_nonfinite).unwrap_or_default()
+    }
+
+    /// Abandons the open step with a last pass of `visits`, which was not handed over.
+    pub(super) fn abandon_with(&mut self, visits: u32) -> Result<(), RecordError> {
+        self.state.as_mut().map_or(Ok(()), |state| state.abandon_step(visits))
+    }
+
+    /// Counts the open step, with a last pass of `visits`, as missing.
+    pub(super) fn lose_step(&mut self, visits: u32) -> Result<(), RecordError> {
+        self.state.as_mut().map_or(Ok(()), |state| state.lose_step(visits))
     }
 
     /// Notes a pass that was not armed, because recording has stopped.

@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::error::{wrap_log_error, RecordError};
-use super::message::{Batch, CheckpointRow, Gap, Message, PassKind, StepRow};
+use super::message::{Batch, CheckpointRow, Gap, Message, PassKind, StepEnd, StepRow};
 use super::missed::Missed;
 use super::rows::RowMaker;
 use super::shared::Shared;
@@ -63,15 +63,17 @@ impl LogState {
 
     pub(super) fn take_message(&mut self, message: Message) -> Result<(), RecordError> {
         match message {
-            Message::Pass { batch, step, gap, .. } => {
+            Message::Pass { batch, end, gap, .. } => {
                 if let Some(gap) = gap {
                     self.write_gap(gap)?;
                 }
                 if let Some(batch) = batch {
                     self.add_batch(*batch)?;
                 }
-                if let Some(step) = step {
-                    self.add_step(step)?;
+                match end {
+                    Some(StepEnd::Taken(step)) => self.add_step(step)?,
+                    Some(StepEnd::Void) => self.drop_open_rows(),
+                    None => {}
                 }
                 if self.visits.rows() + self.probes.rows() + self.steps.rows() + self.sweeps.rows() > 0 {
                     self.waiting_since.get_or_insert_with(Instant::now);
@@ -194,6 +196,13 @@ impl LogState {
         Ok(())
     }
 
+    /// Drops the rows of a step that was not taken. The training's side has counted them.
+    fn drop_open_rows(&mut self) {
+        let (rows, _) = self.count_waiting();
+        self.open.clear();
+        self.missed.count_void(rows, self.visits.rows() > 0);
+    }
+
     /// Writes all rows before the run ends. Rows of a step that was never completed get the learning rate 0.
     pub(super) fn write_rest(&mut self) -> Result<(), RecordError> {
         self.close_open_rows(0.0, 1.0)?;
@@ -217,13 +226,22 @@ impl LogState {
     }
 
     fn write_gap(&mut self, gap: Gap) -> Result<(), RecordError> {
-        self.writer.append_gap(gap.step, gap.epoch, gap.visits).map_err(wrap_log_error)
+        let Gap { step, epoch, visits, abandoned } = gap;
+        if visits > 0 {
+            self.writer.append_gap(step, epoch, visits).map_err(wrap_log_error)?;
+        }
+        if abandoned > 0 {
+            self.writer.append_abandoned(step, epoch, abandoned).map_err(wrap_log_error)?;
+        }
+        Ok(())
     }
 
     /// Appends all rows of complete steps, and probes. Probes go first: a probe at a step was taken before the step's
     /// visits.
     fn write_all(&mut self) -> Result<(), RecordError> {
+        let probes = u64::from(self.probes.rows());
         self.writer.append(&mut self.probes).map_err(wrap_log_error)?;
+        self.shared.lock_progress().probes += probes;
         self.writer.append(&mut self.sweeps).map_err(wrap_log_error)?;
         self.writer.append(&mut self.steps).map_err(wrap_log_error)?;
         let before = self.writer.written_bytes();

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 /// One message to the background thread.
 pub(super) enum Message {
-    /// A pass, and the step if the pass completes it.
-    Pass { batch: Option<Box<Batch>>, step: Option<StepRow>, gap: Option<Gap>, bytes: usize },
+    /// A pass, and the end of the step if it is the last one.
+    Pass { batch: Option<Box<Batch>>, end: Option<StepEnd>, gap: Option<Gap>, bytes: usize },
     /// A probe set's name and number.
     ProbeSet { number: u32, name: String },
     /// A checkpoint's row.
@@ -153,10 +153,22 @@ pub(super) struct StepRow {
     pub wall_clock_ms: u64,
 }
 
-/// Visits that were dropped since the last pass that was sent.
+/// How a step ends.
 #[derive(Debug, Clone, Copy)]
+pub(super) enum StepEnd {
+    /// The optimizer takes it.
+    Taken(StepRow),
+    /// Nobody takes it, or nobody knows its learning rate: its visits are not recorded.
+    Void,
+}
+
+/// Visits that are not in the log, since the last pass that was sent.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Gap {
     pub step: u64,
     pub epoch: u32,
+    /// Visits that were dropped.
     pub visits: u64,
+    /// Visits of steps that were never taken.
+    pub abandoned: u64,
 }

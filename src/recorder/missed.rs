@@ -29,7 +29,7 @@ impl Missed {
     /// Counts a message that came off the queue.
     pub(super) fn count_message(&mut self, message: &Message) {
         let Message::Pass { batch, gap, .. } = message else { return };
-        if let (Some(gap), true) = (gap, self.failed) {
+        if let (Some(gap), true) = (gap.filter(|gap| gap.visits > 0), self.failed) {
             self.not_sent += gap.visits;
             self.from.get_or_insert((gap.step, gap.epoch));
         }
@@ -48,6 +48,15 @@ impl Missed {
         self.written += rows;
         // Visits that are not there yet belong to the step of the last pass.
         self.first_unwritten = self.last.filter(|_| self.taken > self.written);
+    }
+
+    /// Counts `rows` visits that came off the queue and belong to a step that was not taken. `others_wait` says whether
+    /// rows of earlier steps are still to be written.
+    pub(super) fn count_void(&mut self, rows: u64, others_wait: bool) {
+        self.taken = self.taken.saturating_sub(rows);
+        if !others_wait {
+            self.first_unwritten = None;
+        }
     }
 
     /// Number of visits that are missing now.

@@ -11,7 +11,8 @@ use candle_nn::Optimizer;
 /// One training pass. [`Recorder::pass`](crate::Recorder::pass) makes it, [`Pass::commit`] ends it. The taps are armed
 /// while it lives.
 ///
-/// A pass that is dropped without `commit` records nothing.
+/// A pass that is dropped without `commit` records nothing, as after [`Pass::abandon`]. The step stays open: passes that
+/// were accumulated before belong to it. [`Recorder::abandon_step`](crate::Recorder::abandon_step) ends it.
 #[must_use = "a pass records nothing until it is committed"]
 pub struct Pass<'r> {
     core: PassCore<'r>,
@@ -36,9 +37,12 @@ impl<'r> Pass<'r> {
     ///
     /// # Errors
     /// [`RecordError::Pass`] if the pass has no loss, if no backward pass was seen, or if the forward pass did not
-    /// reach a tapped layer. [`RecordError::Severed`] if a layer got no gradient. [`RecordError::Timeout`] if the queue
-    /// stays full. Otherwise the failure of the background thread, if it has failed. After an error the log holds
-    /// nothing of the pass; the training is not affected.
+    /// reach a tapped layer; also for a learning rate or a clip factor that is NaN, infinite or negative, and for a
+    /// momentum or a weight decay that is not finite. [`RecordError::Severed`] if a layer got no gradient.
+    /// [`RecordError::NotFinite`] as [`Config::on_nonfinite`](crate::Config::on_nonfinite) says.
+    /// [`RecordError::Timeout`] if the queue stays full. Otherwise the failure of the background thread, if it has
+    /// failed. After an error the log holds nothing of the pass; the training is not affected. Without a learning rate
+    /// it holds nothing of the step, and counts its visits as dropped.
     ///
     /// # Cost
     /// Captured tensors are moved, not copied, and the background thread sketches them. A [`Tap`](crate::Tap) that
@@ -57,17 +61,35 @@ impl<'r> Pass<'r> {
         self.core.hand_over(None)
     }
 
+    /// Ends the pass without recording it, as if it had never been. Its gradients must not enter a step.
+    pub fn abandon(self) {
+        drop(self);
+    }
+
     /// Runs backward, `commit` with what the optimizer reports, and the optimizer's step. It replaces candle's
-    /// `optimizer.backward_step(&loss)`. The step is taken whether or not recording succeeds.
+    /// `optimizer.backward_step(&loss)`. The step is taken whether or not recording succeeds. One exception: a step that
+    /// is not finite is left out if [`Config::on_nonfinite`](crate::Config::on_nonfinite) says so. Under
+    /// [`OnNonFinite::Skip`](crate::OnNonFinite::Skip) this returns `Ok`;
+    /// [`Recorder::abandoned_steps`](crate::Recorder::abandoned_steps) counts it.
     ///
     /// [`StepReport`] is implemented for [`Sgd`](crate::optim::Sgd) and for candle's `SGD` and `AdamW`.
     ///
     /// # Errors
     /// [`RecordError::Candle`] if backward or the step fails; otherwise as [`Pass::commit`].
-    pub fn backward_step<O: Optimizer + StepReport>(self, optimizer: &mut O, loss: &Tensor) -> Result<(), RecordError> {
+    pub fn backward_step<O: Optimizer + StepReport>(
+        mut self,
+        optimizer: &mut O,
+        loss: &Tensor,
+    ) -> Result<(), RecordError> {
         let grads = loss.backward()?;
-        let recorded = self.commit(optimizer.step_info());
-        optimizer.step(&grads)?;
-        recorded
+        self.core.check_gradients(&grads)?;
+        match self.commit(optimizer.step_info()) {
+            Err(error) if error.is_skipped_step() => Ok(()),
+            Err(error @ RecordError::NotFinite { .. }) => Err(error),
+            recorded => {
+                optimizer.step(&grads)?;
+                recorded
+            }
+        }
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct PassCore<'r> {
     pub(super) per_example: Vec<LayerGradients>,
     /// For curvature rows, the weight of each.
     pub(super) curvature: Option<Vec<f32>>,
+    /// What is not finite, if such steps are not recorded.
+    pub(super) not_finite: Option<String>,
 }
 
 impl<'r> PassCore<'r> {
@@ -54,6 +56,7 @@ impl<'r> PassCore<'r> {
             upstream: Upstream::default(),
             per_example: Vec::new(),
             curvature: None,
+            not_finite: None,
         }
     }
 
@@ -141,6 +144,7 @@ impl<'r> PassCore<'r> {
 
     fn keep_outputs(&mut self, recorded: Recorded) -> Result<Tensor, RecordError> {
         let Recorded { loss, outputs, coefficients, delta } = recorded;
+        self.check_losses(&outputs, &coefficients);
         if self.is_recorded() {
             outputs.check_batch(self.ids.len(), self.recorder.step())?;
             self.output_delta = delta;
@@ -162,12 +166,30 @@ impl<'r> PassCore<'r> {
 
     pub(super) fn hand_over(&mut self, step: Option<StepInfo>) -> Result<(), RecordError> {
         let visits = self.ids.len() as u32;
+        let refused = step.and_then(|step| step.find_fault());
+        if let Some(fault) = refused.filter(|_| self.recorder.is_enabled()) {
+            let error = self.error(format!("{fault}, so the step cannot be recorded: its visits count as dropped"));
+            self.recorder.disarm();
+            // An error here repeats an earlier one, which every later call returns.
+            let _ = self.recorder.lose_step(visits);
+            return Err(error);
+        }
         if !self.is_recorded() {
+            if self.not_finite.is_some() {
+                return self.leave_out_step(visits);
+            }
             self.recorder.skip_pass(self.kind, visits, step);
             return Ok(());
         }
         self.recorder.disarm();
-        match self.collect() {
+        let collected = self.collect();
+        if let Ok(batch) = &collected {
+            self.check_caught(batch);
+        }
+        if self.not_finite.is_some() {
+            return self.leave_out_step(visits);
+        }
+        match collected {
             Ok(batch) => self.recorder.send(batch, step),
             Err(error) => {
                 // A pass that cannot be recorded still happened: its step counts, and its visits are missing.

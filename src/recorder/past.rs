@@ -16,6 +16,8 @@ pub(super) struct Past {
     pub step: u64,
     /// The step after the last one in the log, whether or not its visits are there.
     pub steps: u64,
+    /// Steps before `step` that are not in the log at all: from which step and epoch on, and how many.
+    pub unknown: Option<(u64, u32, u64)>,
     /// Steps before `step` whose visits are not in the log, for example after a full disk.
     pub gap: Option<Gap>,
     pub forms: Vec<Option<Form>>,
@@ -59,6 +61,7 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
     let mut scan = run.part_scan().with_void_blocks();
     let mut totals = Totals::default();
     let mut past = Past { forms: vec![None; run.manifest().layers.len()], ..Past::default() };
+    let mut last_epoch = 0;
     // A recorder writes the rows of steps before their visits. A crash in between leaves steps without visits.
     let mut orphans = Vec::new();
     for block in scan.by_ref() {
@@ -80,6 +83,7 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
         match block.kind() {
             Some(BlockKind::Steps) => {
                 past.steps = past.steps.max(block.last_step()?.map_or(0, |last| last.saturating_add(1)));
+                last_epoch = block.epochs().1;
                 orphans.extend(read_gaps(&block)?);
             }
             Some(BlockKind::End) => orphans.clear(),
@@ -114,6 +118,8 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
     let (next_segment, sequence) = scan.place();
     past.probe_sets = run.probe_sets()?;
     past.step = step.or(orphans.first().map(|gap| gap.step)).unwrap_or(past.steps);
+    let unknown = past.step.saturating_sub(past.steps);
+    past.unknown = (unknown > 0).then_some((past.steps, last_epoch, unknown));
     past.gap = orphans
         .into_iter()
         .filter(|gap| gap.step < past.step)
@@ -135,7 +141,7 @@ fn advise_recovery(error: ReadError) -> ReadError {
 
 /// The gaps of these steps, if none of their visits is in the log.
 fn read_gaps(steps: &Block) -> Result<Vec<Gap>, ReadError> {
-    let gap = |((step, epoch), visits): ((u64, u32), u32)| Gap { step, epoch, visits: u64::from(visits) };
+    let gap = |((step, epoch), visits): ((u64, u32), u32)| Gap { step, epoch, visits: u64::from(visits), abandoned: 0 };
     let (numbers, epochs) = (steps.u64s(Column::Step)?, steps.u32s(Column::Epoch)?);
     Ok(numbers.into_iter().zip(epochs).zip(steps.u32s(Column::BatchSize)?).map(gap).collect())
 }

@@ -67,7 +67,9 @@ impl PassCore<'_> {
         let tensor = Tensor::from_slice(&losses, batch, &Device::Cpu)?;
         if self.outputs.is_none() {
             let coefficients = self.weighing.coefficients(&vec![1; batch]);
-            self.outputs = Some((Outputs::from_losses(losses), coefficients));
+            let outputs = Outputs::from_losses(losses);
+            self.check_losses(&outputs, &coefficients);
+            self.outputs = Some((outputs, coefficients));
         }
         Ok(tensor)
     }

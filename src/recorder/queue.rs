@@ -72,6 +72,8 @@ pub(super) struct Queue<T> {
     pub(super) flush_wait: Duration,
     /// The background thread.
     reader: Option<Thread>,
+    /// No wait goes on after it.
+    last_instant: Option<Instant>,
 }
 
 /// The background thread's end of the queue.
@@ -122,6 +124,7 @@ impl<T> Queue<T> {
             blocked: Duration::ZERO,
             flush_wait: Duration::ZERO,
             reader: None,
+            last_instant: None,
         };
         (queue, Inbox { receiver, last: Instant::now() }, gauge)
     }
@@ -173,7 +176,7 @@ impl<T> Queue<T> {
     /// Sends a message that must arrive, whatever the policy, within the longest wait.
     pub(super) fn send_waiting(&mut self, message: T, bytes: usize) -> Result<(), RecordError> {
         let start = Instant::now();
-        let deadline = start + self.wait;
+        let deadline = self.last_instant.map_or(start + self.wait, |last| last.min(start + self.wait));
         let fits = self.gauge.acquire(bytes, self.limit, deadline, || self.nudge());
         let sent = if fits { self.sender.send_deadline(message, deadline).map_err(Some) } else { Err(None) };
         self.nudge_if_half_full();
@@ -204,6 +207,16 @@ impl<T> Queue<T> {
 
     pub(super) fn wait_max(&self) -> Duration {
         self.wait
+    }
+
+    /// Lets all waits from now on take at most the longest wait together.
+    pub(super) fn limit_all_waits(&mut self) {
+        self.last_instant = Some(Instant::now() + self.wait);
+    }
+
+    /// The instant after which no wait goes on, if there is one.
+    pub(super) fn last_instant(&self) -> Option<Instant> {
+        self.last_instant
     }
 }
 

@@ -12,6 +12,8 @@ use super::manifest::list_differences;
 use super::message::{PassKind, Replayed};
 use super::past::{lock_end, Past};
 use super::probe_pass::ProbePass;
+use super::replayed_weights::{find_foreign_variables, find_unused_tensors};
+use super::reproduction::{RecordedLosses, Reproduction};
 use super::start::{prepare_taps, start_recorder};
 use crate::taps::{named_variables, Taps};
 use candle_core::{Device, Tensor};
@@ -54,6 +56,11 @@ use std::sync::Arc;
 /// New probes of an existing set extend the set. Of several records of one example at one step the last one counts; the
 /// same holds for sweeps. So a replay that was killed can simply be repeated.
 ///
+/// # Proof
+/// [`Replay::load`] accepts the variables of the tapped model only, all of them, and checkpoints of this run only. It
+/// compares the file's checksum with the log. In training mode, on the batch of the step that follows the checkpoint, a
+/// sweep must give the losses that the training recorded. [`ReplaySummary::reproduction`] says whether it did.
+///
 /// # Several workers
 /// One replay serves the run of several workers: it takes the checkpoints of all workers and adds to one worker's part.
 /// Several processes cannot replay at once, because a run that is being written to is refused.
@@ -67,10 +74,14 @@ pub struct Replay {
     mode: Mode,
     /// Number of steps of the run.
     steps: u64,
+    /// The run as it was when the replay began.
+    run: Run,
+    /// Beginnings of names of tensors that are no weights.
+    ignored: Vec<String>,
 }
 
 /// What a replay added to its run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ReplaySummary {
     /// Probes recorded, counted once for each checkpoint.
@@ -79,12 +90,18 @@ pub struct ReplaySummary {
     pub swept_examples: u64,
     /// Bytes in the new segments.
     pub bytes: u64,
+    /// How many of the recorded losses the sweeps reproduced.
+    pub reproduction: Reproduction,
 }
 
 impl std::fmt::Display for ReplaySummary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let megabytes = self.bytes as f64 / 1e6;
-        write!(f, "{} probes and {} swept examples in {megabytes:.1} MB", self.probes, self.swept_examples)
+        write!(f, "{} probes and {} swept examples in {megabytes:.1} MB", self.probes, self.swept_examples)?;
+        if self.swept_examples > 0 {
+            write!(f, "; {}", self.reproduction)?;
+        }
+        Ok(())
     }
 }
 
@@ -145,7 +162,7 @@ impl Replay {
         let checkpoints = run.checkpoints().map_err(refuse)?;
         let steps = past.steps;
         let recorder = start_recorder(part.dir(), taps, held, config, manifest, writer, Past { step: 0, ..past })?;
-        Ok(Self { recorder, checkpoints, mode: Mode::default(), steps })
+        Ok(Self { recorder, checkpoints, mode: Mode::default(), steps, run, ignored: Vec::new() })
     }
 
     /// The checkpoints of the run, in the order of their steps. [`Replay::load`] checks that a file is there and sound.
@@ -164,15 +181,28 @@ impl Replay {
         }
     }
 
+    /// Declares tensors of checkpoints that are no weights, by the beginning of their names. An example is the state of
+    /// an optimizer that was saved by [`Recorder::checkpoint_tensors`] under `optimizer.`.
+    pub fn ignore_tensors(&mut self, prefix: impl Into<String>) -> &mut Self {
+        self.ignored.push(prefix.into());
+        self
+    }
+
     /// Sets the variables to the weights of a checkpoint. Everything replayed from here on belongs to its step.
     ///
-    /// The file is compared with the checksum in the log before a variable changes. It may hold more than the
-    /// variables.
+    /// `variables` holds the variables of the tapped model, all of them. The file is compared with the checksum in the
+    /// log before a variable changes.
     ///
     /// # Errors
-    /// [`RecordError::Replay`] if the file is lost or damaged, or if it lacks a variable or has another shape or dtype
-    /// for it. The text names the variables, and no variable has changed. [`RecordError::Candle`] if the device fails
-    /// while variables are set; some may have changed then.
+    /// [`RecordError::Replay`] in these cases. The text gives names, and no variable has changed.
+    ///
+    /// - The checkpoint is not one of this run.
+    /// - The file is lost or damaged.
+    /// - A parameter of a tapped layer, or a variable of the declared model, is not among the variables.
+    /// - The file lacks a variable, or has another shape or dtype for it.
+    /// - The file holds a tensor that no variable takes, unless [`Replay::ignore_tensors`] named it.
+    ///
+    /// [`RecordError::Candle`] if the device fails while variables are set; some may have changed then.
     ///
     /// # Cost
     /// One read of the file. It is in memory twice while the tensors are made: as bytes, and as tensors.
@@ -180,10 +210,18 @@ impl Replay {
         let step = checkpoint.step;
         let refuse =
             |what: String| RecordError::Replay(format!("the checkpoint of step {step} cannot be loaded: {what}"));
+        let identity = |checkpoint: &Checkpoint| (checkpoint.step, checkpoint.bytes, checkpoint.checksum);
+        if !self.checkpoints.iter().any(|own| identity(own) == identity(checkpoint)) {
+            return Err(refuse("it is not a checkpoint of this run: take one from `Replay::checkpoints`".into()));
+        }
+        let named = named_variables(variables);
+        let foreign = self.recorder.state.as_ref().and_then(|s| find_foreign_variables(&s.taps.registry(), &named));
+        if let Some(what) = foreign {
+            return Err(refuse(what));
+        }
         let bytes = checkpoint.read().map_err(|fault| refuse(format!("{fault} ({})", checkpoint.path.display())))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| refuse(e.to_string()))?;
         drop(bytes);
-        let named = named_variables(variables);
         let (mut wrong, mut values) = (Vec::new(), Vec::<Tensor>::new());
         for (name, variable) in &named {
             match tensors.get(name) {
@@ -195,6 +233,7 @@ impl Replay {
                 Some(value) => values.push(value.clone()),
             }
         }
+        wrong.extend(find_unused_tensors(&tensors, &named, &self.ignored));
         if !wrong.is_empty() {
             return Err(refuse(wrong.join("; ")));
         }
@@ -206,11 +245,17 @@ impl Replay {
     }
 
     /// Declares that the model holds the weights before step `step` of epoch `epoch`, which the caller has loaded.
-    /// `learning_rate` is that of the step before: the `η` of this checkpoint in TracInCP.
+    /// `learning_rate` is that of the step before: the `η` of this checkpoint in TracInCP. NaN if it is not known.
+    ///
+    /// Nothing checks the weights here. [`ReplaySummary::reproduction`] shows whether they gave the recorded losses.
     ///
     /// # Errors
-    /// [`RecordError::Replay`] if the run has fewer steps.
+    /// [`RecordError::Replay`] if the run has fewer steps, or if the learning rate is negative or infinite.
     pub fn set_weights_step(&mut self, step: u64, epoch: u32, learning_rate: f64) -> Result<(), RecordError> {
+        if learning_rate < 0.0 || (learning_rate as f32).is_infinite() {
+            let what = format!("a learning rate of {learning_rate} is not possible: give the rate of the step before");
+            return Err(RecordError::Replay(what));
+        }
         if step > self.steps {
             let what = format!("step {step} is after its end: the run has {} steps", self.steps);
             return Err(RecordError::Replay(what));
@@ -240,9 +285,19 @@ impl Replay {
     /// Begins a pass over training examples at the checkpoint: a part of a sweep. The ids are those of the training.
     ///
     /// # Errors
-    /// As [`Replay::probe`].
+    /// As [`Replay::probe`]; also [`RecordError::Replay`] if the recorded losses of this step cannot be read.
+    ///
+    /// # Cost
+    /// The first sweep at a step reads the visits of that step.
     pub fn sweep(&mut self, ids: &[u64]) -> Result<ProbePass<'_>, RecordError> {
         self.check_loaded()?;
+        if let Some(state) = &mut self.recorder.state {
+            let step = state.step;
+            if state.recorded_losses.as_ref().is_none_or(|losses| losses.step != step) {
+                let refuse = |error: ReadError| RecordError::Replay(error.to_string());
+                state.recorded_losses = Some(RecordedLosses::read(&self.run, step).map_err(refuse)?);
+            }
+        }
         Ok(ProbePass::new(self.recorder.begin(ids, PassKind::Sweep)?))
     }
 
@@ -273,6 +328,7 @@ impl Replay {
         if let Some(mut state) = self.recorder.state.take() {
             (summary.probes, summary.swept_examples) = (state.probes, state.sweeps);
             summary.bytes = state.shared.progress().bytes;
+            summary.reproduction = state.reproduction;
             state.close(true);
         }
         Ok(summary)

@@ -15,11 +15,15 @@ pub(super) struct Shared {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Progress {
     pub visits: u64,
+    /// Probes in the log.
+    pub probes: u64,
     pub visit_bytes: u64,
     pub bytes: u64,
     pub worked: Duration,
     /// The first step with visits that are missing because recording failed, and their number.
     pub unrecorded: (Option<u64>, u64),
+    /// The first step with visits that came off the queue and are not in the log yet.
+    pub first_unwritten: Option<u64>,
 }
 
 impl Shared {

@@ -7,10 +7,11 @@ use super::manifest::{list_differences, make_manifest};
 use super::message::Message;
 use super::past::{lock_end, Past};
 use super::queue::{Gauge, Queue};
+use super::reproduction::Reproduction;
 use super::rows::RowMaker;
 use super::shared::Shared;
 use super::sketcher::LayerSketcher;
-use super::state::State;
+use super::state::{Abandoned, State};
 use super::thread::run_background;
 use super::workers::{check_same_end, part_folder};
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
@@ -61,7 +62,8 @@ impl Recorder {
 
     /// As [`Recorder::resume`], at step `step`. Use it if the training starts again from an earlier checkpoint, taken
     /// before that step. Rows of that step and later are superseded: they stay in the files and no longer count. Visits
-    /// of earlier steps that the log lacks, for example after a full disk, count as dropped.
+    /// of earlier steps that the log lacks, for example after a full disk, count as dropped. If the log ends before `step`,
+    /// it says how many steps it knows nothing of.
     ///
     /// # Errors
     /// As [`Recorder::resume`].
@@ -87,6 +89,9 @@ impl Recorder {
         }
         if let Some(gap) = past.gap {
             writer.append_gap(gap.step, gap.epoch, gap.visits).map_err(|e| RecordError::Start(Arc::new(e)))?;
+        }
+        if let Some((step, epoch, steps)) = past.unknown {
+            writer.append_unknown_steps(step, epoch, steps).map_err(|e| RecordError::Start(Arc::new(e)))?;
         }
         start_recorder(&folder, taps, held, config, manifest, writer, past)
     }
@@ -147,7 +152,7 @@ pub(super) fn start_recorder(
     let shared = Arc::new(Shared::default());
     let divisor = config.worker.map_or(1.0, Worker::divisor);
     let rows = RowMaker::new(sketchers, config.sketch.clone(), shared_fold.clone(), divisor);
-    let on_failure = config.on_failure;
+    let (on_failure, on_nonfinite) = (config.on_failure, config.on_nonfinite);
     let for_thread = (config, shared.clone());
     let thread = std::thread::Builder::new()
         .name("gradlog".into())
@@ -171,16 +176,22 @@ pub(super) fn start_recorder(
         thread: Some(thread),
         shared,
         on_failure,
+        on_nonfinite,
         step: past.step,
         epoch: 0,
         batch_size: 0,
+        sent_in_step: 0,
         gap: None,
-        unsent_step: None,
+        unsent_end: None,
         dropped: 0,
+        dropped_probes: 0,
+        abandoned: Abandoned::default(),
         visits: 0,
         probe_sets: past.probe_sets,
         learning_rate: None,
         replayed: None,
+        recorded_losses: None,
+        reproduction: Reproduction::default(),
         probes: 0,
         sweeps: 0,
     };

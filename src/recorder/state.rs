@@ -1,9 +1,10 @@
 //! A recorder's state on the training's side, and how it hands over passes.
 
-use super::config::OnFailure;
+use super::config::{OnFailure, OnNonFinite};
 use super::error::RecordError;
-use super::message::{Batch, Gap, Message, PassKind, Replayed, StepRow};
+use super::message::{Batch, Gap, Message, PassKind, Replayed, StepEnd, StepRow};
 use super::queue::{Queue, Sent};
+use super::reproduction::{RecordedLosses, Reproduction};
 use super::shared::Shared;
 use crate::step::StepInfo;
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
@@ -18,6 +19,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// Bytes that a message counts for besides its batch.
 const MESSAGE_BYTES: usize = 256;
 
+/// Steps that were never taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Abandoned {
+    pub steps: u64,
+    pub visits: u64,
+}
+
 /// The state of an enabled recorder.
 pub(super) struct State {
     pub dir: PathBuf,
@@ -31,20 +39,29 @@ pub(super) struct State {
     pub thread: Option<JoinHandle<()>>,
     pub shared: Arc<Shared>,
     pub on_failure: OnFailure,
+    pub on_nonfinite: OnNonFinite,
     pub step: u64,
     pub epoch: u32,
     /// Examples of the open step so far, over all its passes.
     pub batch_size: u32,
+    /// Of these, the visits that were handed over.
+    pub sent_in_step: u32,
     pub gap: Option<Gap>,
     /// The end of a step whose last pass is missing, until the queue has room for it.
-    pub unsent_step: Option<StepRow>,
+    pub unsent_end: Option<StepEnd>,
     pub dropped: u64,
+    /// Probes and swept examples that were not handed over, although they were committed.
+    pub dropped_probes: u64,
+    pub abandoned: Abandoned,
     pub visits: u64,
     pub probe_sets: Vec<String>,
     /// The learning rate of this recorder's last step.
     pub learning_rate: Option<f64>,
     /// Set in a replay once weights are loaded.
     pub replayed: Option<Replayed>,
+    /// In a replay, the losses that the training recorded at the step of the weights.
+    pub recorded_losses: Option<RecordedLosses>,
+    pub reproduction: Reproduction,
     /// Probes that were handed over.
     pub probes: u64,
     /// Swept examples that were handed over.
@@ -68,12 +85,14 @@ impl State {
             self.count_missing(kind, visits, row);
             return if self.on_failure == OnFailure::GoOn { Ok(()) } else { Err(error) };
         }
-        let message = Message::Pass { batch: Some(Box::new(batch)), step: row, gap: self.gap, bytes };
+        let losses = self.take_losses_to_compare(&batch);
+        let end = row.map(StepEnd::Taken);
+        let message = Message::Pass { batch: Some(Box::new(batch)), end, gap: self.gap, bytes };
         // Probes are few and the user asked for each. A replay holds up no training. So both wait for their turn,
         // whatever the policy.
         let queue = self.queue()?;
         let wait = kind != PassKind::Training && !queue.hurried;
-        let sent = match self.send_unsent_step(wait) {
+        let sent = match self.send_unsent_end(wait) {
             Ok(Sent::Yes) if wait => self.queue()?.send_waiting(message, bytes).map(|()| Sent::Yes),
             Ok(Sent::Yes) => self.queue()?.send(message, bytes),
             other => other,
@@ -81,6 +100,12 @@ impl State {
         match sent {
             Ok(Sent::Yes) => {
                 self.gap = None;
+                if kind == PassKind::Training && row.is_none() {
+                    self.sent_in_step = self.sent_in_step.saturating_add(visits);
+                }
+                if let Some((ids, losses)) = losses {
+                    self.compare_losses(&ids, &losses);
+                }
                 *match kind {
                     PassKind::Training => &mut self.visits,
                     PassKind::Probe { .. } => &mut self.probes,
@@ -115,8 +140,52 @@ impl State {
             self.learning_rate = Some(info.learning_rate);
             self.step += 1;
             self.batch_size = 0;
+            self.sent_in_step = 0;
         }
         row
+    }
+
+    /// Ends the open step without an optimizer step: nobody takes it. Its visits are counted and not recorded, with
+    /// `unsent` visits that were not handed over. The next step has the same number.
+    pub(super) fn abandon_step(&mut self, unsent: u32) -> Result<(), RecordError> {
+        let visits = u64::from(self.sent_in_step) + u64::from(unsent);
+        if visits == 0 && self.batch_size == 0 {
+            return Ok(());
+        }
+        self.abandoned.steps += 1;
+        self.abandoned.visits += visits;
+        self.gap_from(self.step, self.epoch).abandoned += visits;
+        self.void_step()
+    }
+
+    /// Ends the open step with visits that are missing: it was taken, and nobody knows its learning rate.
+    pub(super) fn lose_step(&mut self, unsent: u32) -> Result<(), RecordError> {
+        let visits = u64::from(self.sent_in_step) + u64::from(unsent);
+        self.dropped += visits;
+        self.gap_from(self.step, self.epoch).visits += visits;
+        let voided = self.void_step();
+        self.step += 1;
+        voided
+    }
+
+    /// Takes back what was handed over of the open step.
+    fn void_step(&mut self) -> Result<(), RecordError> {
+        let sent = std::mem::take(&mut self.sent_in_step);
+        self.batch_size = 0;
+        self.visits = self.visits.saturating_sub(u64::from(sent));
+        if sent == 0 {
+            // The next message takes the count along.
+            return Ok(());
+        }
+        // While an earlier end waits, nothing is sent. So nothing of this step was, and there is no other end.
+        self.unsent_end = Some(StepEnd::Void);
+        if let Err(error) = self.check_health() {
+            return if self.on_failure == OnFailure::GoOn { Ok(()) } else { Err(error) };
+        }
+        match self.send_unsent_end(false) {
+            Err(error) if !self.goes_on_after(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Sends a request and waits for the answer.
@@ -128,10 +197,12 @@ impl State {
         let queue = self.queue()?;
         let wait = queue.wait_max();
         let start = Instant::now();
+        let limit = queue.last_instant();
         let blocked = queue.blocked;
         let sent = queue.send_waiting(request(reply), 0);
         queue.nudge();
-        let answered = sent.and_then(|()| answer.recv_timeout(wait).map_err(|_| RecordError::Timeout(wait)));
+        let patience = limit.map_or(wait, |limit| wait.min(limit.saturating_duration_since(Instant::now())));
+        let answered = sent.and_then(|()| answer.recv_timeout(patience).map_err(|_| RecordError::Timeout(wait)));
         // The caller chose to wait, so this time does not count as blocked.
         queue.blocked = blocked;
         queue.flush_wait += start.elapsed();
@@ -155,9 +226,10 @@ impl State {
 }
 
 impl Drop for State {
-    /// Asks the thread to write what it has, within the longest wait. Errors are ignored.
+    /// Asks the thread to write what it has. All waits together end after the longest wait. Errors are ignored.
     fn drop(&mut self) {
-        if self.queue.is_some() {
+        if let Some(queue) = &mut self.queue {
+            queue.limit_all_waits();
             let _ = self.send_gap();
             let done = self.ask(Message::Flush).is_ok();
             self.close(done);

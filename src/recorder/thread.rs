@@ -53,6 +53,10 @@ pub(super) fn run_background(
         };
         if let Some(message) = &message {
             log.missed.count_message(message);
+            if goes_on {
+                // The work below may hang on a stuck disk. The training's side then says what is missing.
+                shared.lock_progress().first_unwritten = log.missed.first_unwritten.map(|(step, _)| step);
+            }
         }
         if !shared.has_failed() {
             let outcome = run_guarded(&shared, || {

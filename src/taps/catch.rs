@@ -70,7 +70,13 @@ impl Catch {
         self.is_armed() && self.passes.armed_pass() == self.pass
     }
 
+    /// Keeps the gradient of one use of the layer. A gradient of a forward pass that was made outside the armed pass is
+    /// noted, because it belongs to the armed pass's examples and cannot be recorded there.
     pub(super) fn keep_use(&self, x: &Tensor, delta: &Tensor) {
+        let armed = self.passes.armed_pass();
+        if armed != 0 && armed != self.pass {
+            self.slot.note_stray(armed);
+        }
         if self.is_wanted() {
             // The background thread reads this later. A view of a variable, or of a buffer that the loop refills, would
             // have changed by then, and it cannot be told from another tensor. (candle's `copy` would copy the whole

@@ -28,6 +28,8 @@ struct State {
     many: bool,
     caught: Vec<Captured>,
     fold: Option<Arc<LazyFold>>,
+    /// The last pass whose backward reached a forward pass made outside it.
+    strayed: u64,
 }
 
 /// What [`Slot::take`] returns.
@@ -83,6 +85,16 @@ impl Slot {
         if state.pass == pass {
             state.caught.push(captured);
         }
+    }
+
+    /// Notes that backward of `pass` reached a use of this layer that forward made outside the pass.
+    pub(crate) fn note_stray(&self, pass: u64) {
+        self.state().strayed = pass;
+    }
+
+    /// Whether backward of `pass` reached a use of this layer that forward made outside the pass.
+    pub(crate) fn has_strayed(&self, pass: u64) -> bool {
+        self.state().strayed == pass
     }
 
     /// Takes everything that `pass` has caught.

@@ -51,9 +51,9 @@ fn a_vanished_folder_fails_no_step_and_is_told_of_at_the_end() {
     let own = recorder.pass(&[6, 7]).unwrap().per_example(|i| Tensor::new(i as f32, &Device::Cpu)).unwrap();
     assert_eq!(numbers(&own), [0.0, 1.0]);
     for error in [recorder.flush().unwrap_err(), recorder.finish().unwrap_err()] {
-        let RecordError::Unrecorded { step, visits, cause } = &error else { panic!("{error}") };
-        // Steps 3 to 6: passes of 2, 3, 2 + 1 and 1; one was never committed.
-        assert_eq!((*step, *visits), (3, 9), "{error}");
+        let RecordError::Unrecorded { step, visits, probes, cause } = &error else { panic!("{error}") };
+        // Steps 3 to 6: passes of 2, 3, 2 + 1 and 1; one was never committed. And two probes.
+        assert_eq!((*step, *visits, *probes), (3, 9, 2), "{error}");
         assert!(matches!(**cause, RecordError::Log(_)));
         assert!(error.to_string().contains("from step 3 on") && error.to_string().contains("deleted"), "{error}");
     }

@@ -1,6 +1,8 @@
 //! Integration tests: gradlog as its users see it, against candle itself and against one-line oracles.
 
+mod abandoned;
 mod borrowed;
+mod carried;
 mod cli;
 mod common;
 mod connectivity;

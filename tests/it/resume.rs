@@ -186,3 +186,33 @@ fn another_model_another_scheme_a_damaged_run_and_no_run_are_refused() {
     std::fs::remove_file(dir.path().join("manifest")).unwrap();
     assert!(matches!(says(&taps, Config::default(), "no file `manifest`"), RecordError::Resume(_)));
 }
+
+/// The training ran on without its log, and its checkpoint is later than the log's end.
+#[test]
+fn steps_behind_the_end_of_the_log_are_called_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, layer) = model(3);
+    let mut recorder = Recorder::create(dir.path(), &taps, Config::default()).unwrap();
+    recorder.set_epoch(4);
+    (0..3).for_each(|id| record_step(&mut recorder, &layer, id));
+    recorder.finish().unwrap();
+    let mut recorder = Recorder::resume_at(dir.path(), &taps, Config::default(), 10).unwrap();
+    record_step(&mut recorder, &layer, 10);
+    recorder.finish().unwrap();
+    assert_eq!(examples_by_step(dir.path()), [(0, 0), (1, 1), (2, 2), (10, 10)]);
+    let run = Run::open(dir.path()).unwrap();
+    let report = run.verify().unwrap();
+    assert_eq!((report.unknown_steps, report.dropped, report.damage), (7, 0, None));
+    let gaps = blocks(dir.path(), BlockKind::Gaps);
+    assert_eq!((gaps[0].steps(), gaps[0].epochs()), ((3, 3), (4, 4)));
+    let summary = gradlog_analysis::SummaryQuestion::new().compute(&run).unwrap();
+    assert_eq!((summary.unknown_steps, summary.first_gap), (7, Some(3)));
+    let said = gradlog(&["verify", dir.path().to_str().unwrap()]);
+    assert!(said.err.contains("knows nothing of 7 steps"), "{}", said.err);
+    // Resumed at the end, or before it, there is nothing unknown.
+    let recorder = Recorder::resume_at(dir.path(), &taps, Config::default(), 11).unwrap();
+    recorder.finish().unwrap();
+    assert_eq!(run.verify().unwrap().unknown_steps, 7);
+    Recorder::resume_at(dir.path(), &taps, Config::default(), 2).unwrap().finish().unwrap();
+    assert_eq!(Run::open(dir.path()).unwrap().verify().unwrap().unknown_steps, 0, "superseded");
+}

@@ -119,7 +119,7 @@ pub fn child_that_goes_on(dir: &Path, leave: bool) -> Result<()> {
     match (leave, recorder) {
         (true, recorder) => drop(recorder),
         (false, recorder) => match recorder.finish() {
-            Err(RecordError::Unrecorded { step, visits, cause }) => {
+            Err(RecordError::Unrecorded { step, visits, cause, .. }) => {
                 say(format_args!("unrecorded {step} {visits}"))?;
                 say(format_args!("finish {}", words(&cause)))?;
             }

@@ -142,6 +142,11 @@ impl Network {
         (self.forward)(x, false)
     }
 
+    /// The logits in training mode.
+    pub fn training_logits(&self, x: &Tensor) -> Result<Tensor> {
+        (self.forward)(x, true)
+    }
+
     /// The variables by name.
     pub fn named(&self) -> BTreeMap<String, Var> {
         self.variables.data().lock().unwrap().iter().map(|(name, var)| (name.clone(), var.clone())).collect()

@@ -6,6 +6,7 @@ mod checkpoint;
 mod command;
 mod exact;
 mod prediction;
+mod proof;
 mod run;
 mod workers;
 
