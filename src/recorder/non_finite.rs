@@ -70,7 +70,10 @@ impl PassCore<'_> {
     /// Abandons the step, and says so.
     pub(super) fn leave_out_step(&mut self, visits: u32) -> std::result::Result<(), RecordError> {
         let (step, what) = (self.recorder.step(), self.not_finite.take().unwrap_or_default());
-        self.recorder.abandon_with(visits)?;
+        self.recorder.disarm();
+        // This error comes first, because the loop must not take the step. The news waits until it can be sent, and the
+        // next call returns a failure.
+        let _ = self.recorder.abandon_with(visits);
         Err(RecordError::NotFinite { step, what, skipped: self.recorder.on_nonfinite() == OnNonFinite::Skip })
     }
 

@@ -166,6 +166,9 @@ impl<'r> PassCore<'r> {
 
     pub(super) fn hand_over(&mut self, step: Option<StepInfo>) -> Result<(), RecordError> {
         let visits = self.ids.len() as u32;
+        if self.not_finite.is_some() {
+            return self.leave_out_step(visits);
+        }
         let refused = step.and_then(|step| step.find_fault());
         if let Some(fault) = refused.filter(|_| self.recorder.is_enabled()) {
             let error = self.error(format!("{fault}, so the step cannot be recorded: its visits count as dropped"));
@@ -175,9 +178,6 @@ impl<'r> PassCore<'r> {
             return Err(error);
         }
         if !self.is_recorded() {
-            if self.not_finite.is_some() {
-                return self.leave_out_step(visits);
-            }
             self.recorder.skip_pass(self.kind, visits, step);
             return Ok(());
         }

@@ -283,6 +283,31 @@ fn gradients_that_are_not_finite_are_seen_beside_finite_losses() {
     assert_eq!((summary.visits, summary.abandoned, summary.abandoned_steps), (2, 6, 3));
 }
 
+/// A queue that is stuck does not hide that the step must not be taken.
+#[test]
+fn a_skipped_step_is_said_before_a_queue_that_is_stuck() {
+    let dir = tempfile::tempdir().unwrap();
+    let (taps, gate) = (Taps::new(), Gate::default());
+    let layer = taps.tap("fc", Gated { layer: noise_linear(5, 3, 4), gate: gate.clone() });
+    let wait_max = Duration::from_millis(200);
+    let config = Config { on_nonfinite: OnNonFinite::Skip, queue_passes: 1, wait_max, ..Config::default() };
+    let mut recorder = Recorder::create(dir.path(), &taps, config).unwrap();
+    // One is with the thread, which hangs, and one is in the queue.
+    (0..2).for_each(|id| accumulate(&mut recorder, &layer, &[2 * id, 2 * id + 1]).unwrap());
+    assert!(matches!(recorder.flush(), Err(RecordError::Timeout(_))));
+    let mut pass = recorder.pass(&ids(2)).unwrap();
+    let loss = pass.cross_entropy(&layer.forward(&inputs(2)).unwrap(), &labels(3)).unwrap();
+    loss.backward().unwrap();
+    assert!(pass.commit(f64::NAN).unwrap_err().is_skipped_step());
+    gate.open();
+    assert!((0..300).any(|_| recorder.flush().is_ok()), "the queue takes messages again");
+    record_noise(&mut recorder, &layer, &[30, 31]).unwrap();
+    let summary = recorder.finish().unwrap();
+    assert_eq!((summary.visits, summary.dropped, summary.abandoned), (2, 0, 7));
+    assert_eq!(u64s(dir.path(), BlockKind::Visits, Column::Example), [30, 31]);
+    assert_eq!(abandoned(dir.path()), [(0, 7)]);
+}
+
 #[test]
 fn a_worker_does_not_skip_alone() {
     let dir = tempfile::tempdir().unwrap();
