@@ -5,7 +5,7 @@ use super::error::{quote_names, RecordError};
 use super::loss;
 use super::message::{Batch, Gradients, LayerGradients};
 use super::pass_core::PassCore;
-use crate::taps::{Captured, PerExample, Presence, Registered, SharedFold, Tap};
+use crate::taps::{Captured, PerExample, Presence, Registered, SharedFold, Taken, Tap};
 use candle_core::Tensor;
 use gradlog_format::sketch::Form;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 impl PassCore<'_> {
     /// Makes the batch that goes to the background thread.
     pub(super) fn collect(&mut self) -> Result<Batch, RecordError> {
-        let Some((outputs, mut coefficients)) = self.outputs.take() else {
+        let Some((mut outputs, mut coefficients)) = self.outputs.take() else {
             return Err(self.error(
                 "the pass has no loss: compute it with `pass.cross_entropy`, `mse`, `binary_cross_entropy_with_logits` or \
                  `losses`",
@@ -23,14 +23,29 @@ impl PassCore<'_> {
             return Err(self
                 .error(format!("`{setting}` was set after the loss, where it has no effect: set it before the loss")));
         }
+        self.check_positions_used()?;
+        if let Some(described) = self.described.take() {
+            outputs.take_prediction(described);
+        }
+        if self.features.is_some() && !self.recorder.has_last_layer() {
+            return Err(self.error(
+                "`pass.features` was called, but no last layer is declared, so nothing is recorded from the features: call \
+                 `taps.declare_last_layer` before the recorder is made, or leave `pass.features` out",
+            ));
+        }
         let upstream = self.upstream.get();
         let mut layers = std::mem::take(&mut self.per_example);
         let registered = self.recorder.layers();
         let tapped = registered.iter().any(|layer| layer.layer.is_some());
         if tapped && upstream.is_none() {
             let caught = registered.iter().map(|layer| layer.slot.take(self.number).caught.len()).sum::<usize>();
-            return Err(self.error(if caught == 0 {
-                "no backward pass was seen: call `loss.backward()` before `commit`, on the loss that the pass returned"
+            return Err(self.error(if !self.has_graph {
+                "the loss depends on no variable, so it has no gradient: compute it from the model's output, and do not detach \
+                 it or read it out before"
+            } else if caught == 0 {
+                "no backward pass reached the loss: call `backward` before `commit`, on the loss that the pass returned or on a \
+                 multiple of it. candle runs no backward through a product with the number 0: for a pass that shall not count, \
+                 drop the pass, or set `pass.weights` to zeros before the loss"
             } else {
                 "a backward pass was seen, but not through the loss that the pass returned: call `backward` on that loss"
             }));
@@ -38,25 +53,27 @@ impl PassCore<'_> {
         let factor = upstream.unwrap_or(1.0) as f32;
         coefficients.iter_mut().for_each(|c| *c *= factor);
         let (mut unreached, mut severed, mut twice) = (Vec::new(), Vec::new(), Vec::new());
-        let mut left_out = Vec::new();
+        let (mut left_out, mut no_gradient) = (Vec::new(), false);
         for (number, layer) in registered.iter().enumerate() {
             match &layer.layer {
                 Some(tap) => {
                     let taken = layer.slot.take(self.number);
-                    if taken.uses == 0 {
-                        let is_folded =
-                            layer.spec.factors.is_none() || self.recorder.known_form(number) == Some(Form::Folded);
-                        if layer.presence == Presence::Required {
-                            unreached.push(layer.name.clone());
-                        } else if is_folded {
+                    let is_optional = layer.presence == Presence::Optional;
+                    if taken.uses == 0 && !is_optional {
+                        unreached.push(layer.name.clone());
+                        continue;
+                    }
+                    if taken.caught.len() < taken.uses && !is_optional {
+                        severed.push(layer.name.clone());
+                        continue;
+                    }
+                    if taken.caught.is_empty() {
+                        no_gradient |= taken.uses > 0;
+                        if self.zero_form(number, layer, &taken) == Form::Folded {
                             left_out.push(number);
                         } else {
                             layers.push(LayerGradients { layer: number, weighted: false, gradients: Gradients::Zero });
                         }
-                        continue;
-                    }
-                    if taken.caught.len() < taken.uses {
-                        severed.push(layer.name.clone());
                         continue;
                     }
                     // Backward folds the gradients of a layer that forward used once. A second gradient then comes from
@@ -125,6 +142,7 @@ impl PassCore<'_> {
             coefficients,
             curvature: self.curvature.take(),
             layers,
+            no_gradient,
         })
     }
 
@@ -144,6 +162,17 @@ impl PassCore<'_> {
         )))
     }
 
+    /// The form of an optional layer that got no gradient in this pass. A layer that ran shows its form; one that did
+    /// not run leaves it open.
+    fn zero_form(&mut self, number: usize, layer: &Registered, taken: &Taken) -> Form {
+        let is_sum = layer.spec.factors.is_none() || layer.folded || layer.tied.is_some() || taken.sums;
+        let seen = if is_sum { Form::Folded } else { Form::Factored };
+        if taken.uses > 0 {
+            return self.recorder.decide_form(number, seen);
+        }
+        self.recorder.known_form(number).unwrap_or(seen)
+    }
+
     /// Checks that every capture has this pass's batch as its first dimension.
     fn check_batch(&self, layer: &Registered, caught: Vec<Captured>) -> Result<Vec<Captured>, RecordError> {
         let batch = self.ids.len();
@@ -161,10 +190,10 @@ impl PassCore<'_> {
             };
             if found != batch {
                 return Err(self.error(format!(
-                    "layer `{}` saw {what} whose first dimension is {found} in a pass over {batch} ids: keep the batch as the first \
-                     dimension through every tapped layer (`[batch, positions, width]`, not `[batch * positions, width]`; expand \
-                     position ids to `[batch, positions]`)",
-                    layer.name
+                    "layer `{}` saw {what} whose first dimension is {found} in a pass over {batch} ids, so its rows belong to no \
+                     known example. {}",
+                    layer.name,
+                    advise_on_rows(found, batch)
                 )));
             }
         }
@@ -186,11 +215,12 @@ impl PassCore<'_> {
             _ => false,
         };
         // Gradients of a tied parameter are added, and factors cannot be added.
-        let seen = if rank_one && layer.tied.is_none() { Form::Factored } else { Form::Folded };
+        let is_factored = rank_one && layer.tied.is_none() && !layer.folded;
+        let seen = if is_factored { Form::Factored } else { Form::Folded };
         match self.recorder.decide_form(number, seen) {
             Form::Factored if !rank_one => Err(self.error(format!(
-                "layer `{}` saw one position per example before and sees several now: a run keeps one form, so use the layer in one \
-                 way, or tap two layers that share the weight",
+                "layer `{}` saw one position per example before and sees several now, and a run keeps one form: tap the layer with \
+                 `taps.tap_folded`, which records sums over positions from the first pass on, and start a new run",
                 layer.name
             ))),
             Form::Factored => match caught.pop() {
@@ -226,8 +256,8 @@ impl PassCore<'_> {
         };
         let Some(delta) = self.output_delta.take() else {
             return Err(self.error(
-                "the last layer's output gradient follows from a loss in closed form: use `pass.cross_entropy`, `mse` or \
-                 `binary_cross_entropy_with_logits`, or tap the layer",
+                "the last layer's output gradient follows from a loss in closed form: use `pass.cross_entropy` (which takes soft \
+                 targets, too), `mse` or `binary_cross_entropy_with_logits`, or tap the layer, which takes any loss",
             ));
         };
         let (batch, positions) = (self.ids.len(), loss::count_positions(&features)?);
@@ -242,7 +272,7 @@ impl PassCore<'_> {
                 layer.name
             )));
         }
-        let form = if positions == 1 { Form::Factored } else { Form::Folded };
+        let form = if positions == 1 && !layer.folded { Form::Factored } else { Form::Folded };
         // The background thread reads the features later. A buffer that the loop refills would have changed by then.
         let features = features.force_contiguous()?;
         let gradients = match (self.recorder.decide_form(number, form), form) {
@@ -254,8 +284,8 @@ impl PassCore<'_> {
             }
             (Form::Factored, Form::Folded) => {
                 let what = format!(
-                    "`{}` had one position per example before and has several now: a run keeps one form, so give it one \
-                     position in every pass",
+                    "`{}` had one position per example before and has several now, and a run keeps one form: declare it with \
+                     `LastLayer::folded`, and start a new run",
                     layer.name
                 );
                 return Err(self.error(what));
@@ -263,4 +293,27 @@ impl PassCore<'_> {
         };
         Ok(LayerGradients { layer: number, weighted: false, gradients })
     }
+}
+
+/// What to do about a layer that saw `found` rows in a pass over `batch` ids.
+fn advise_on_rows(found: usize, batch: usize) -> String {
+    if found > batch && found.is_multiple_of(batch) {
+        let times = found / batch;
+        return format!(
+            "If each example has {times} positions, keep them in a dimension of their own, `[batch, positions, width]` and not \
+             `[batch * positions, width]`. If each example has {times} views (augmentations, pairs), give `recorder.pass` an id for \
+             each row, in the order of the rows, and a loss for each row: an id may occur several times, and its views are then \
+             visits whose scores add up"
+        );
+    }
+    if found < batch {
+        return format!(
+            "If the layer takes a part of the batch (an expert, a head for some of the examples), run it on all {batch} rows and \
+             multiply its output by 0 where it does not apply: the other examples then get the gradient zero. If it takes one \
+             input for the whole batch (position ids), expand that to `[batch, ...]`. A layer that a pass leaves out altogether \
+             is tapped with `taps.tap_optional`"
+        );
+    }
+    "Keep the batch as the first dimension of every tapped layer, with other dimensions behind it: `[batch, positions, width]`"
+        .into()
 }

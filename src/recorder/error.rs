@@ -28,11 +28,12 @@ pub enum RecordError {
     },
     /// The forward pass went through a layer, but backward brought no gradient to it.
     #[error(
-        "step {step}: no gradient came back to {}, although the forward pass went through. Either the output does not reach the loss \
-         (a second forward inside the pass, a head that is not used), or a later operation has no backward. In the second case that \
-         operation and all layers before it do not train. In candle-nn 0.11 `LayerNorm`, `RmsNorm`, `ops::softmax_last_dim` and \
-         the fused rotary embeddings have no backward (candle issues 2168, 3011, 3752): tap the norms, which makes them \
-         differentiable, and use `ops::softmax` and the `rope_slow` functions. A `detach` has the same effect",
+        "step {step}: no gradient came back to {}, although the forward pass went through. There are three causes. (1) A second \
+         forward inside the pass, of a teacher or an evaluation: run it before `recorder.pass`. (2) An output that is detached or \
+         does not reach the loss, of a frozen part or an unused head: tap these layers with `taps.tap_optional`, which records the \
+         gradient zero then. (3) A later operation without a backward, so that it and all layers before it do not train: in \
+         candle-nn 0.11 `LayerNorm`, `RmsNorm`, `ops::softmax_last_dim` and the fused rotary embeddings (candle issues 2168, 3011, \
+         3752). Tap the norms, which makes them differentiable, and use `ops::softmax` and the `rope_slow` functions",
         quote_names(layers)
     )]
     Severed {

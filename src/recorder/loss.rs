@@ -1,5 +1,6 @@
 //! Losses as tensors: the scalar to differentiate, and the output columns of each example.
 
+use super::classifier::{self, Sizes, Targets};
 use super::outputs::{self, ClosedForm, Outputs, Weighing};
 use super::prediction;
 use crate::taps::{watch_scalar, Upstream};
@@ -19,7 +20,8 @@ pub(super) struct Recorded {
 
 /// The closed form to compute.
 pub(super) enum Kind {
-    /// Targets are class numbers. `ignored` is the number that marks a position without a target; `mask` is 0 there.
+    /// Targets are class numbers, or probabilities of the classes. `ignored` is the number that marks a position without
+    /// a target; `mask` is 0 there.
     CrossEntropy {
         ignored: Option<i64>,
         mask: Option<Tensor>,
@@ -120,26 +122,12 @@ fn compute_form<T: Number>(
             weighing.weights.as_ref().map_or(0, Vec::len)
         );
     }
-    let numbers = |t: &Tensor| -> Result<Vec<T>> {
-        t.detach().to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1()
-    };
     match kind {
         Kind::CrossEntropy { ignored, mask } => {
-            let classes = match (output.dims(), target.dims()) {
-                (&[b, c], &[tb]) if b == tb => c,
-                (&[b, t, c], &[tb, tt]) if (b, t) == (tb, tt) => c,
-                (o, t) => bail!(
-                    "cross entropy takes logits [batch, classes] with targets [batch], or [batch, positions, classes] with \
-                     [batch, positions], not {o:?} with {t:?}"
-                ),
-            };
-            let labels = read_labels(target, *ignored, mask.as_ref())?;
-            let sequence = output.rank() == 3;
-            let form = with_numbers::<T, _>(output, |logits| {
-                outputs::cross_entropy(logits, &labels, batch, classes, weighing, sequence)
-                    .map_err(candle_core::Error::msg)
-            })?;
-            Ok(form)
+            let (targets, sizes) = read_targets::<T>(output, target, *ignored, mask.as_ref())?;
+            with_numbers::<T, _>(output, |logits| {
+                classifier::cross_entropy(logits, &targets, sizes, weighing).map_err(candle_core::Error::msg)
+            })
         }
         Kind::PredictionScore(score) => {
             let &[_, classes] = output.dims() else {
@@ -164,7 +152,15 @@ fn compute_form<T: Number>(
                     target.shape()
                 );
             }
-            let targets = numbers(target)?;
+            let targets = read_numbers::<T>(target)?;
+            let is_probability = |t: &T| *t >= T::zero() && *t <= T::one();
+            if let (Kind::BinaryCrossEntropy, Some(bad)) = (kind, targets.iter().find(|t| !is_probability(t))) {
+                bail!(
+                    "a target is {}, and binary cross entropy takes targets of 0 to 1: convert them, or give your own losses to \
+                     `pass.losses`",
+                    outputs::to_f32(*bad)
+                );
+            }
             with_numbers::<T, _>(output, |values| {
                 Ok(match kind {
                     Kind::MeanSquaredError => outputs::mean_squared_error(values, &targets, batch, weighing),
@@ -181,6 +177,72 @@ fn with_numbers<T: Number, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Result<R>
     match (&*storage, layout.contiguous_offsets()) {
         (candle_core::Storage::Cpu(cpu), Some((start, end))) => f(&cpu.as_slice::<T>()?[start..end]),
         _ => bail!("the outputs must be contiguous in main memory"),
+    }
+}
+
+fn read_numbers<T: Number>(tensor: &Tensor) -> Result<Vec<T>> {
+    tensor.detach().to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1()
+}
+
+/// Reads the targets of logits: class numbers, or probabilities in the logits' shape.
+fn read_targets<T: Number>(
+    logits: &Tensor,
+    target: &Tensor,
+    ignored: Option<i64>,
+    mask: Option<&Tensor>,
+) -> Result<(Targets<T>, Sizes)> {
+    let is_soft = target.dtype().is_float() && matches!(target.rank(), 2 | 3);
+    let sizes = match (logits.dims(), target.dims()) {
+        (&[b, c], &[tb]) if b == tb => Sizes { batch: b, positions: 1, classes: c, is_sequence: false },
+        (&[b, t, c], &[tb, tt]) if (b, t) == (tb, tt) => Sizes { batch: b, positions: t, classes: c, is_sequence: true },
+        (&[b, c], own) if is_soft && own == [b, c] => {
+            Sizes { batch: b, positions: 1, classes: c, is_sequence: false }
+        }
+        (&[b, t, c], own) if is_soft && own == [b, t, c] => {
+            Sizes { batch: b, positions: t, classes: c, is_sequence: true }
+        }
+        (z, t) => bail!(
+            "logits [batch, classes] take class numbers [batch] or probabilities [batch, classes], and logits [batch, positions, \
+             classes] take [batch, positions] or [batch, positions, classes], not {z:?} with {t:?} {:?}: probabilities are floats, \
+             class numbers are integers; for another loss give its values to `pass.losses`, and logits with such targets to \
+             `pass.logits`",
+            target.dtype()
+        ),
+    };
+    if target.rank() < logits.rank() {
+        return Ok((Targets::Classes(read_labels(target, ignored, mask)?), sizes));
+    }
+    if ignored.is_some() {
+        bail!("`pass.ignore_index` marks class numbers, and these targets are probabilities: use `pass.mask`");
+    }
+    let counted = match mask {
+        Some(mask) if mask.dims() != &logits.dims()[..logits.rank() - 1] => bail!(
+            "a mask of shape {:?} does not fit logits of shape {:?}: give a number for each prediction",
+            mask.shape(),
+            logits.shape()
+        ),
+        Some(mask) => Some(read_numbers::<f32>(mask)?.into_iter().map(|counts| counts != 0.0).collect()),
+        None => None,
+    };
+    Ok((Targets::Shares { shares: read_numbers(target)?, counted }, sizes))
+}
+
+/// What logits say of each example, without a loss. Other types than f32 and f64 are converted to f32.
+pub(super) fn describe_logits(
+    logits: &Tensor,
+    target: &Tensor,
+    ignored: Option<i64>,
+    mask: Option<&Tensor>,
+) -> Result<Outputs> {
+    fn describe<T: Number>(logits: &Tensor, (targets, sizes): (Targets<T>, Sizes)) -> Result<Outputs> {
+        with_numbers::<T, _>(logits, |logits| {
+            classifier::describe_logits(logits, &targets, sizes).map_err(candle_core::Error::msg)
+        })
+    }
+    let host = logits.detach().to_device(&Device::Cpu)?;
+    match host.dtype() {
+        DType::F64 => describe::<f64>(&host, read_targets(logits, target, ignored, mask)?),
+        _ => describe::<f32>(&host.to_dtype(DType::F32)?, read_targets(logits, target, ignored, mask)?),
     }
 }
 
@@ -215,8 +277,15 @@ fn read_labels(target: &Tensor, ignored: Option<i64>, mask: Option<&Tensor>) -> 
 pub(super) fn weigh_losses(losses: &Tensor, weighing: &Weighing, upstream: &Upstream) -> Result<Recorded> {
     let batch = match *losses.dims() {
         [batch] => batch,
-        _ => bail!("per-example losses must be a tensor of shape [batch], not {:?}", losses.shape()),
+        _ => bail!(
+            "per-example losses must be a tensor of shape [batch], not {:?}: take each example's mean or sum over its other \
+             dimensions",
+            losses.shape()
+        ),
     };
+    if !losses.dtype().is_float() {
+        bail!("per-example losses must be floats, not {:?}: they have no gradient", losses.dtype());
+    }
     if weighing.weights.as_ref().is_some_and(|w| w.len() != batch) {
         bail!(
             "{} weights for a batch of {batch}: give one for each example",

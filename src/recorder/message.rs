@@ -77,6 +77,8 @@ pub(super) struct Batch {
     /// For rows of curvature, the weight of each.
     pub curvature: Option<Vec<f32>>,
     pub layers: Vec<LayerGradients>,
+    /// Whether a layer ran in the pass and got no gradient, which its tap allows.
+    pub no_gradient: bool,
     /// `[batch, buckets]`: `c_i` times each example's own gradient, over all layers that backward folded.
     pub folded: Option<Vec<f32>>,
 }
@@ -137,7 +139,7 @@ impl LayerGradients {
                 })
                 .sum(),
             Gradients::Zero => 0,
-            Gradients::Folded(folded) => 4 * (folded.sketches.len() + folded.squared_norms.len()),
+            Gradients::Folded(folded) => 4 * folded.sketches.len() + 8 * folded.squared_norms.len(),
             Gradients::Uses { uses, .. } => uses.iter().map(|(x, d)| tensor(x) + tensor(d)).sum(),
         }
     }

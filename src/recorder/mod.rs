@@ -6,6 +6,7 @@
 
 mod begin;
 mod checkpoint;
+mod classifier;
 mod collect;
 mod config;
 mod cost;
@@ -15,6 +16,7 @@ mod gaps;
 mod handle;
 mod last_words;
 mod log_state;
+mod logits;
 mod loss;
 mod loss_methods;
 mod manifest;

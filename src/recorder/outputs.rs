@@ -3,7 +3,6 @@
 use super::error::RecordError;
 use gradlog_format::log::{Column, PredictionScore};
 use num_traits::Float;
-use rayon::prelude::*;
 
 /// How the examples' losses become the one that is differentiated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,122 +64,6 @@ impl Weighing {
     }
 }
 
-struct Row<T> {
-    loss: T,
-    squared_error: T,
-    margin: T,
-    confidence: T,
-    prediction: u32,
-}
-
-/// Cross entropy of `[batch, positions, classes]` logits. `targets` is `[batch, positions]`, `None` at positions
-/// without a target.
-///
-/// `ℓ_i` is the mean over the example's counted positions of `−log p_y`.
-pub(super) fn cross_entropy<T: Float + Send + Sync>(
-    logits: &[T],
-    targets: &[Option<u32>],
-    batch: usize,
-    classes: usize,
-    weighing: &Weighing,
-    is_sequence: bool,
-) -> Result<ClosedForm<T>, String> {
-    let positions = targets.len() / batch.max(1);
-    if let Some(bad) = targets.iter().flatten().find(|label| **label as usize >= classes) {
-        return Err(format!("label {bad} with {classes} classes: labels count from 0"));
-    }
-    if classes == 0 {
-        return Err("the logits have 0 classes: give at least one".into());
-    }
-    let mut delta = vec![T::zero(); logits.len()];
-    let row = |((logits, delta), target): ((&[T], &mut [T]), &Option<u32>)| {
-        target.map(|label| softmax_row(logits, label as usize, delta))
-    };
-    let rows: Vec<Option<Row<T>>> = if logits.len() > 1 << 15 {
-        logits.par_chunks(classes).zip(delta.par_chunks_mut(classes)).zip(targets).map(row).collect()
-    } else {
-        logits.chunks(classes).zip(delta.chunks_mut(classes)).zip(targets).map(row).collect()
-    };
-    let own: Vec<&[Option<Row<T>>]> = rows.chunks(positions.max(1)).collect();
-    let counts: Vec<usize> = own.iter().map(|rows| rows.iter().flatten().count()).collect();
-    for (delta, count) in delta.chunks_mut((positions * classes).max(1)).zip(&counts) {
-        if *count > 1 {
-            let share = T::one() / T::from(*count).unwrap_or_else(T::one);
-            delta.iter_mut().for_each(|d| *d = *d * share);
-        }
-    }
-    let mean = |value: fn(&Row<T>) -> T| -> Vec<f32> { own.iter().map(|rows| rounded_mean(rows, value)).collect() };
-    let losses: Vec<T> = own.iter().map(|rows| exact_mean(rows, |r| r.loss)).collect();
-    let coefficients: Vec<T> = weighing.coefficients(&counts);
-    let value = coefficients
-        .iter()
-        .zip(&losses)
-        .fold(T::zero(), |sum, (c, l)| if *c == T::zero() { sum } else { sum + *c * *l });
-    let correct = own.iter().enumerate().map(|(i, rows)| {
-        let hits = rows
-            .iter()
-            .zip(&targets[i * positions..])
-            .filter(|(r, t)| r.as_ref().map(|r| r.prediction) == **t && t.is_some());
-        hits.count() as f32 / counts[i] as f32
-    });
-    let outputs = Outputs {
-        loss: losses.iter().map(|l| to_f32(*l)).collect(),
-        el2n: Some(mean(|r| r.squared_error.sqrt())),
-        margin: Some(mean(|r| r.margin)),
-        confidence: Some(mean(|r| r.confidence)),
-        correct: Some(correct.collect()),
-        // A sequence has no single label. The labels of its positions are the data itself.
-        label: (!is_sequence).then(|| targets.iter().map(|t| t.unwrap_or(Column::NO_CLASS)).collect()),
-        prediction: (!is_sequence)
-            .then(|| rows.iter().map(|r| r.as_ref().map_or(Column::NO_CLASS, |r| r.prediction)).collect()),
-        positions: (is_sequence || counts.iter().any(|n| *n != 1)).then(|| counts.iter().map(|n| *n as u32).collect()),
-        ..Outputs::default()
-    };
-    Ok(ClosedForm { outputs, delta, coefficients, value })
-}
-
-/// Computes one position and writes `p − onehot(y)` into `delta`.
-fn softmax_row<T: Float>(logits: &[T], label: usize, delta: &mut [T]) -> Row<T> {
-    let (mut largest, mut prediction, mut rival) = (T::neg_infinity(), 0, T::neg_infinity());
-    for (k, z) in logits.iter().enumerate() {
-        if *z > largest {
-            (largest, prediction) = (*z, k);
-        }
-        if k != label && *z > rival {
-            rival = *z;
-        }
-    }
-    // The sum leaves out the label: `p_y − 1` would cancel for an example that the model is sure of.
-    let mut others = T::zero();
-    for (k, (d, z)) in delta.iter_mut().zip(logits).enumerate() {
-        *d = (*z - largest).exp();
-        if k != label {
-            others = others + *d;
-        }
-    }
-    let own = delta[label];
-    let sum = own + others;
-    delta[label] = -others;
-    let mut squared_error = T::zero();
-    for d in delta.iter_mut() {
-        *d = *d / sum;
-        squared_error = squared_error + *d * *d;
-    }
-    let confidence = own / sum;
-    let loss = if prediction == label { others.ln_1p() } else { sum.ln() + largest - logits[label] };
-    Row { loss, squared_error, margin: logits[label] - rival, confidence, prediction: prediction as u32 }
-}
-
-/// The mean over an example's counted predictions. It is NaN without any, and scores leave NaN out.
-fn exact_mean<T: Float>(rows: &[Option<Row<T>>], value: impl Fn(&Row<T>) -> T) -> T {
-    let (sum, count) = rows.iter().flatten().fold((T::zero(), 0usize), |(sum, n), row| (sum + value(row), n + 1));
-    sum / T::from(count).unwrap_or_else(T::one)
-}
-
-fn rounded_mean<T: Float>(rows: &[Option<Row<T>>], value: impl Fn(&Row<T>) -> T) -> f32 {
-    to_f32(exact_mean(rows, value))
-}
-
 pub(super) fn to_f32<T: Float>(value: T) -> f32 {
     value.to_f32().unwrap_or(f32::NAN)
 }
@@ -203,19 +86,30 @@ pub(super) fn mean_squared_error<T: Float>(
 }
 
 /// Binary cross entropy of `[batch, width]` logits: `ℓ_i = mean_d softplus(z) − t z`.
+///
+/// The residual `σ(z) − t` is computed as `(1 − t) σ(z) − t σ(−z)`, which does not cancel for an example that the model
+/// is sure of.
 pub(super) fn binary_cross_entropy<T: Float>(
     logits: &[T],
     targets: &[T],
     batch: usize,
     weighing: &Weighing,
 ) -> ClosedForm<T> {
-    let sigmoid = |z: T| T::one() / (T::one() + (-z).exp());
+    let sigmoid = |z: T| {
+        let small = (-z.abs()).exp();
+        if z >= T::zero() {
+            T::one() / (T::one() + small)
+        } else {
+            small / (T::one() + small)
+        }
+    };
     let half = T::from(0.5).unwrap_or_else(T::zero);
     let width = logits.len() / batch.max(1);
     let mut form = elementwise_loss(logits, targets, batch, weighing, |z, t| {
         // This form of softplus does not overflow for large z and keeps the tail for very negative z.
         let loss = z.max(T::zero()) - z * t + (-z.abs()).exp().ln_1p();
-        (loss, sigmoid(z) - t, sigmoid(z) - t)
+        let error = (T::one() - t) * sigmoid(z) - t * sigmoid(-z);
+        (loss, error, error)
     });
     let signed = |z: T, t: T| if t >= half { z } else { -z };
     let mean = |value: &dyn Fn(T, T) -> T| -> Vec<f32> {
@@ -249,15 +143,16 @@ fn elementwise_loss<T: Float>(
     let mut delta = Vec::with_capacity(outputs.len());
     let (mut losses, mut el2n) = (Vec::with_capacity(batch), Vec::with_capacity(batch));
     for (o, t) in outputs.chunks(width.max(1)).zip(targets.chunks(width.max(1))) {
-        let (mut loss, mut squared) = (T::zero(), T::zero());
+        // Squares of small errors underflow in f32.
+        let (mut loss, mut squared) = (T::zero(), 0f64);
         for (o, t) in o.iter().zip(t) {
             let (l, d, e) = f(*o, *t);
             loss = loss + l;
-            squared = squared + e * e;
+            squared += e.to_f64().unwrap_or(f64::NAN).powi(2);
             delta.push(d * share);
         }
         losses.push(loss * share);
-        el2n.push(to_f32(squared.sqrt()));
+        el2n.push(squared.sqrt() as f32);
     }
     let coefficients: Vec<T> = weighing.coefficients(&vec![width; losses.len()]);
     let value = coefficients
@@ -279,13 +174,27 @@ impl Outputs {
         Self { loss, ..Self::default() }
     }
 
-    /// Whether every number of example `i` is finite.
+    /// Whether these columns say how the model predicts a class.
+    pub(super) fn describe_a_prediction(&self) -> bool {
+        self.margin.is_some() || self.scored.is_some()
+    }
+
+    /// Takes the columns of the prediction from `described`, and keeps the loss.
+    pub(super) fn take_prediction(&mut self, described: Outputs) {
+        let Outputs { el2n, margin, confidence, correct, label, prediction, positions, .. } = described;
+        (self.el2n, self.margin, self.confidence, self.correct) = (el2n, margin, confidence, correct);
+        (self.label, self.prediction, self.positions) = (label, prediction, positions);
+    }
+
+    /// Whether every number of example `i` is finite. A margin of +∞ is right where all other classes have the logit
+    /// −∞: then only the scores made of margins leave the example out.
     pub(super) fn is_finite(&self, i: usize) -> bool {
         if self.positions.as_ref().is_some_and(|positions| positions[i] == 0) {
             return true; // nothing was predicted, so NaN is the right value
         }
-        let columns = [&self.el2n, &self.margin, &self.confidence, &self.output];
-        self.loss[i].is_finite() && columns.into_iter().flatten().all(|column| column[i].is_finite())
+        let columns = [&self.el2n, &self.confidence, &self.output];
+        let has_margin = self.margin.as_ref().is_none_or(|m| m[i].is_finite() || m[i] == f32::INFINITY);
+        self.loss[i].is_finite() && has_margin && columns.into_iter().flatten().all(|column| column[i].is_finite())
     }
 
     /// Bytes of all columns.

@@ -18,7 +18,7 @@ pub struct Pass<'r> {
     core: PassCore<'r>,
 }
 
-loss_methods!(Pass);
+loss_methods!(Pass, " let mut pass = recorder.pass(&[7, 8])?;", " pass.commit(0.1)?;");
 
 impl std::fmt::Debug for Pass<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -20,12 +20,18 @@ pub(super) struct PassCore<'r> {
     pub(super) weighing: Weighing,
     pub(super) ignored: Option<i64>,
     pub(super) mask: Option<Tensor>,
+    /// Whether a loss or `logits` has read `ignored` and `mask`.
+    pub(super) positions_used: bool,
+    /// What `logits` says of each example, beside a loss that does not know it.
+    pub(super) described: Option<Outputs>,
     pub(super) features: Option<Tensor>,
     pub(super) output_delta: Option<Tensor>,
     /// The first setting that was made after the loss.
     pub(super) late: Option<&'static str>,
     pub(super) outputs: Option<(Outputs, Vec<f32>)>,
     pub(super) upstream: Upstream,
+    /// Whether the loss depends on a variable.
+    pub(super) has_graph: bool,
     pub(super) per_example: Vec<LayerGradients>,
     /// For curvature rows, the weight of each.
     pub(super) curvature: Option<Vec<f32>>,
@@ -49,11 +55,14 @@ impl<'r> PassCore<'r> {
             weighing: Weighing::default(),
             ignored: None,
             mask: None,
+            positions_used: false,
+            described: None,
             features: None,
             output_delta: None,
             late: None,
             outputs: None,
             upstream: Upstream::default(),
+            has_graph: false,
             per_example: Vec::new(),
             curvature: None,
             not_finite: None,
@@ -67,8 +76,16 @@ impl<'r> PassCore<'r> {
         }
     }
 
+    /// As [`Self::check_setting`], for what `logits` may still read after the loss.
+    pub(super) fn check_position_setting(&mut self, setting: &'static str) {
+        if self.positions_used {
+            self.late.get_or_insert(setting);
+        }
+    }
+
     pub(super) fn cross_entropy(&mut self, logits: &Tensor, targets: &Tensor) -> Result<Tensor, RecordError> {
         let kind = Kind::CrossEntropy { ignored: self.ignored, mask: self.mask.clone() };
+        self.positions_used = true;
         self.closed_form(&kind, logits, targets)
     }
 
@@ -102,7 +119,6 @@ impl<'r> PassCore<'r> {
 
     pub(super) fn losses(&mut self, losses: &Tensor) -> Result<Tensor, RecordError> {
         self.check_first_loss()?;
-        self.check_positions("losses")?;
         let recorded = loss::weigh_losses(losses, &self.weighing, &self.upstream)?;
         self.keep_outputs(recorded)
     }
@@ -115,7 +131,7 @@ impl<'r> PassCore<'r> {
     }
 
     fn check_positions(&self, loss: &str) -> Result<(), RecordError> {
-        if self.mask.is_some() || self.ignored.is_some() {
+        if (self.mask.is_some() || self.ignored.is_some()) && !self.positions_used {
             return Err(self.error(format!(
                 "`mask` and `ignore_index` are for cross entropy and have no effect on `{loss}`: leave them out, and weigh the losses \
                  yourself with `pass.losses`"
@@ -147,6 +163,8 @@ impl<'r> PassCore<'r> {
         self.check_losses(&outputs, &coefficients);
         if self.is_recorded() {
             outputs.check_batch(self.ids.len(), self.recorder.step())?;
+            self.check_prediction(self.described.is_some() && outputs.describe_a_prediction())?;
+            self.has_graph = loss.track_op();
             self.output_delta = delta;
             self.outputs = Some((outputs, coefficients));
         }

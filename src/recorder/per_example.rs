@@ -4,9 +4,8 @@ use super::error::RecordError;
 use super::message::{Gradients, LayerGradients};
 use super::outputs::Outputs;
 use super::pass_core::PassCore;
-use crate::taps::{read_f32, FoldedGradients};
+use crate::taps::{read_f32, wide_squared_norm, FoldedGradients};
 use candle_core::{DType, Device, Tensor, Var};
-use gradlog_kernels::simd::squared_norm;
 
 impl PassCore<'_> {
     pub(super) fn per_example(
@@ -51,7 +50,7 @@ impl PassCore<'_> {
                 };
                 let (grad, fold) = (read_f32(grad)?, fold.get());
                 let m = fold.outputs();
-                folded.squared_norms[i] = squared_norm(&grad);
+                folded.squared_norms[i] = wide_squared_norm(&grad);
                 fold.add(0, &grad, &mut folded.sketches[i * m..(i + 1) * m]);
             }
         }

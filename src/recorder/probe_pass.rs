@@ -17,7 +17,7 @@ pub struct ProbePass<'r> {
     pub(super) core: PassCore<'r>,
 }
 
-loss_methods!(ProbePass);
+loss_methods!(ProbePass, " let mut pass = recorder.probe(\"test\", &[7, 8])?;", " pass.commit()?;");
 
 impl std::fmt::Debug for ProbePass<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -4,11 +4,12 @@
 use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::sketcher::LayerSketcher;
 use super::vector_rows::{RowScratch, VectorColumn, VectorRows};
-use crate::taps::{add, fold_uses, move_to_host, with_slice, FoldedGradients, PerExample, SharedFold};
+use crate::taps::{add, fold_uses, move_to_host, wide_squared_norm, with_slice};
+use crate::taps::{FoldedGradients, PerExample, SharedFold};
 use candle_core::{Device, Result, Tensor};
 use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey, NO_LAYER};
 use gradlog_format::sketch::{draw, Form, SketchConfig};
-use gradlog_kernels::simd::squared_norm;
+use gradlog_kernels::simd::{squared_norm, squared_norm_f64};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -138,7 +139,8 @@ impl RowMaker {
     /// Appends the rows of `batch`, without learning rate and clip, which are known when the step ends.
     pub(super) fn push(&mut self, batch: Batch, builder: &mut BlockBuilder) -> Result<()> {
         let rows = batch.ids.len();
-        let Batch { kind, replayed, ids, step, epoch, outputs, coefficients, curvature, layers, folded } = batch;
+        let Batch { kind, replayed, ids, step, epoch, outputs, coefficients, curvature, layers, folded, no_gradient } =
+            batch;
         // Everything that can fail comes before the first append, so a failure leaves whole rows.
         let ready = (layers.into_iter())
             .map(|part| Ok((part.layer, part.weighted, self.load_gradients(part.layer, part.gradients, rows)?)))
@@ -178,8 +180,9 @@ impl RowMaker {
                 builder.u32s(column, values.iter().copied());
             }
         }
+        let all = if no_gradient { Column::FLAG_NO_GRADIENT } else { 0 };
         let mut flags: Vec<u8> =
-            (0..rows).map(|i| if outputs.is_finite(i) { 0 } else { Column::FLAG_NOT_FINITE }).collect();
+            (0..rows).map(|i| if outputs.is_finite(i) { all } else { all | Column::FLAG_NOT_FINITE }).collect();
         if !ready.is_empty() {
             self.append_gradients(kind, ready, folded, &coefficients, &mut flags, builder)?;
         }
@@ -219,7 +222,7 @@ impl RowMaker {
                     let group = self.layers[number].tied;
                     if group.is_none() {
                         for (i, (norm, squared)) in norms.iter_mut().zip(&gradients.squared_norms).enumerate() {
-                            *norm += f64::from(*squared) * f64::from(undo(i, weighted)).powi(2);
+                            *norm += *squared * f64::from(undo(i, weighted)).powi(2);
                         }
                     }
                     let sum = match group {
@@ -247,7 +250,7 @@ impl RowMaker {
             let total = folded.get_or_insert_with(|| vec![0f32; rows * m]);
             for (i, (norm, flag)) in norms.iter_mut().zip(flags.iter_mut()).enumerate() {
                 let own = &sum[i * m..(i + 1) * m];
-                *norm += f64::from(squared_norm(own));
+                *norm += squared_norm_f64(own);
                 *flag |= Column::FLAG_NORM_ESTIMATED;
                 add(&mut total[i * m..(i + 1) * m], own);
             }
@@ -267,7 +270,7 @@ impl RowMaker {
                 *flag |= Column::FLAG_NO_WEIGHT;
             }
         }
-        builder.f32s(Column::SquaredNorm, norms.iter().map(|n| *n as f32));
+        builder.f32s(Column::SquaredNorm, norms.iter().map(|n| Column::encode_squared_norm(*n)));
         Ok(())
     }
 
@@ -316,7 +319,7 @@ impl RowMaker {
             let factor = undo(i);
             unweighted.clear();
             unweighted.extend(d.iter().map(|d| d * factor));
-            *norm += f64::from(squared_norm(&unweighted)) * (f64::from(squared_norm(a)) + bias);
+            *norm += wide_squared_norm(&unweighted) * (f64::from(squared_norm(a)) + bias);
             let seed_of = |record_seed: u64| draw(record_seed, *seed);
             let of_input = seed_of(layer.record.seed_input);
             mark_finite(flag, inputs_to.push(a, layer.input.as_ref(), of_input, &mut scratch, builder));

@@ -17,6 +17,7 @@ use super::workers::{check_same_end, part_folder};
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
 use gradlog_format::log::{LayerRecord, LogWriter, Manifest};
 use gradlog_format::run::{ReadError, Run};
+use gradlog_format::sketch::Form;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -163,7 +164,11 @@ pub(super) fn start_recorder(
         .map_err(|e| RecordError::Stopped(format!("the background thread cannot be started: {e}")))?;
     queue.set_reader(thread.thread());
     let variables = variables.into_iter().zip(&folds).enumerate();
-    let forms = if past.forms.is_empty() { vec![None; layers.len()] } else { past.forms };
+    let mut forms = if past.forms.is_empty() { vec![None; layers.len()] } else { past.forms };
+    for (form, layer) in forms.iter_mut().zip(&layers) {
+        // A run that was begun with factors keeps them.
+        *form = form.or(layer.folded.then_some(Form::Folded));
+    }
     let state = State {
         dir: dir.to_owned(),
         taps: taps.clone(),

@@ -102,7 +102,7 @@ impl Catch {
         &self,
         fold: &LazyFold,
         batch: usize,
-        make: impl FnOnce(&Fold, &mut [f32]) -> (R, Vec<f32>),
+        make: impl FnOnce(&Fold, &mut [f32]) -> (R, Vec<f64>),
     ) -> R {
         let projection = fold.get();
         let (made, folded) = match fold.rows(self.pass, batch) {

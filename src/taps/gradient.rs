@@ -5,7 +5,7 @@ use super::parallel::{self, count_threads};
 use candle_core::{bail, DType, Device, Result, Tensor};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};
-use gradlog_kernels::simd::{squared_norm, vectorized};
+use gradlog_kernels::simd::{squared_norm, squared_norm_f64, vectorized};
 
 /// The gradient of each example's loss by the parameters of one layer. Tensors may have any float dtype and device; the
 /// recorder converts them to f32.
@@ -43,8 +43,8 @@ pub enum PerExample {
 pub(crate) struct FoldedGradients {
     /// `[batch, fold.outputs]`, or empty if they were added to the pass's shared rows.
     pub sketches: Vec<f32>,
-    /// `‖G_i‖²`, exact.
-    pub squared_norms: Vec<f32>,
+    /// `‖G_i‖²`, exact. In f32 the squares of small gradients would be 0.
+    pub squared_norms: Vec<f64>,
 }
 
 /// Number of elements that are summed, squared and folded at a time. They stay in the first-level cache.
@@ -62,12 +62,12 @@ pub(super) fn sum_and_fold<S>(
     fold: Option<(&Fold, &mut [f32])>,
     scratch: impl Fn() -> S + Sync,
     fill: impl Fn(&mut S, usize, &mut [f32]) + Sync,
-) -> (Vec<f32>, Vec<f32>) {
+) -> (Vec<f32>, Vec<f64>) {
     let (fold, mut rest) = fold.map_or((None, &mut [][..]), |(fold, rows)| (Some(fold), rows));
     let m = fold.map_or(0, Fold::outputs);
     let stretch = batch.div_ceil(count_threads()).max(1);
-    let mut squared_norms = vec![0f32; batch];
-    let work = |first: usize, sketches: &mut [f32], norms: &mut [f32]| {
+    let mut squared_norms = vec![0f64; batch];
+    let work = |first: usize, sketches: &mut [f32], norms: &mut [f64]| {
         let mut sum = vec![0f32; parameters];
         let mut gradient = vec![0f32; parameters];
         let mut scratch = scratch();
@@ -81,10 +81,10 @@ pub(super) fn sum_and_fold<S>(
             let mut square = 0f64;
             for (number, (sum, piece)) in sum.chunks_mut(PIECE).zip(gradient.chunks(PIECE)).enumerate() {
                 add(sum, piece);
-                square += f64::from(squared_norm(piece));
+                square += wide_squared_norm(piece);
                 fold.add(number * PIECE, piece, sketch);
             }
-            *norm = square as f32;
+            *norm = square;
         }
         sum
     };
@@ -103,6 +103,16 @@ pub(super) fn sum_and_fold<S>(
     (sum, squared_norms)
 }
 
+/// `Σ v²`. It is as exact as in f64 where the squares underflow in f32, and as fast as in f32 elsewhere.
+pub(crate) fn wide_squared_norm(values: &[f32]) -> f64 {
+    // Squares that f32 loses are below 1e-45 each, so they do not count beside a sum above this.
+    const LEAST: f32 = 1e-30;
+    match squared_norm(values) {
+        small if small < LEAST => squared_norm_f64(values),
+        other => f64::from(other),
+    }
+}
+
 /// `sum += values`.
 pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
     vectorized(
@@ -116,7 +126,7 @@ pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
 pub(crate) fn fold_uses(uses: &[PerExample], fold: &Fold, batch: usize) -> Result<FoldedGradients> {
     let parameters = fold.inputs();
     let mut sketches = vec![0f32; batch * fold.outputs()];
-    let mut squared_norms = vec![0f32; batch];
+    let mut squared_norms = vec![0f64; batch];
     if let [PerExample::Rows { .. }, ..] = uses {
         fold_rows(uses, fold, &mut sketches, &mut squared_norms)?;
         return Ok(FoldedGradients { sketches, squared_norms });
@@ -129,7 +139,7 @@ pub(crate) fn fold_uses(uses: &[PerExample], fold: &Fold, batch: usize) -> Resul
         for one in &uses {
             one.add(example, &mut gradient);
         }
-        *norm = squared_norm(&gradient);
+        *norm = wide_squared_norm(&gradient);
         fold.add(0, &gradient, sketch);
     }
     Ok(FoldedGradients { sketches, squared_norms })
@@ -233,7 +243,7 @@ fn read_dimensions(tensor: &Tensor) -> Result<(usize, usize, usize, usize)> {
 
 /// A table is long, and an example touches few of its rows. So the touched rows are summed by id, and only they are
 /// folded.
-fn fold_rows(uses: &[PerExample], fold: &Fold, sketches: &mut [f32], squared_norms: &mut [f32]) -> Result<()> {
+fn fold_rows(uses: &[PerExample], fold: &Fold, sketches: &mut [f32], squared_norms: &mut [f64]) -> Result<()> {
     let m = fold.outputs();
     let batch = squared_norms.len();
     let mut parts = Vec::with_capacity(uses.len());
@@ -265,7 +275,7 @@ fn fold_rows(uses: &[PerExample], fold: &Fold, sketches: &mut [f32], squared_nor
             for (_, more) in &same[1..] {
                 add(&mut row, more);
             }
-            *norm += squared_norm(&row);
+            *norm += wide_squared_norm(&row);
             fold.add(same[0].0 as usize * row.len(), &row, sketch);
         }
     }

@@ -10,16 +10,36 @@ use super::gradient::{add_rows, sum_and_fold};
 use super::parallel;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
-use candle_core::{bail, CpuStorage, Module, Result, Shape, Tensor};
+use candle_core::{bail, CpuStorage, DType, Module, Result, Shape, Tensor};
 use candle_nn::Linear;
 use gradlog_kernels::matmul::{matmul, Matrix};
 
+/// What of a layer is trained, and so recorded. Weight or bias alone may be frozen.
+struct Trained {
+    weight: bool,
+    bias: bool,
+}
+
+impl Trained {
+    /// A frozen tensor is no variable and computed from none. One that is computed from variables is refused elsewhere.
+    fn of(layer: &Linear) -> Self {
+        let bias = layer.bias().is_some_and(needs_gradient);
+        Self { weight: !bias || needs_gradient(layer.weight()), bias }
+    }
+}
+
+/// A layer of which only the weight or only the bias is trained is recorded by that parameter.
 impl Tap for Linear {
     fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
         let (outputs, inputs) = self.weight().dims2().map_err(|e| TapError::new(e.to_string()))?;
-        let mut parameters = vec![Parameter::new("weight", self.weight())];
-        parameters.extend(self.bias().map(|bias| Parameter::new("bias", bias)));
-        Ok(LayerSpec { kind: "linear", parameters, factors: Some((inputs, outputs)), bias: self.bias().is_some() })
+        let trained = Trained::of(self);
+        let mut parameters = Vec::new();
+        if trained.weight {
+            parameters.push(Parameter::new("weight", self.weight()));
+        }
+        parameters.extend(self.bias().filter(|_| trained.bias).map(|bias| Parameter::new("bias", bias)));
+        let factors = trained.weight.then_some((inputs, outputs));
+        Ok(LayerSpec { kind: "linear", parameters, factors, bias: trained.weight && trained.bias })
     }
 
     fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -30,7 +50,8 @@ impl Tap for Linear {
         let weight = self.weight();
         let fits = x.rank() >= 2 && x.dims().last() == weight.dims().last() && x.elem_count() * weight.elem_count() > 0;
         let supported = cpu_f32(&[x, weight]) && self.bias().is_none_or(|b| cpu_f32(&[b]));
-        if !fits || !supported {
+        let whole = self.bias().is_none_or(|bias| needs_gradient(bias) == needs_gradient(weight));
+        if !fits || !supported || !whole {
             return catch.output(x, self.plain_forward(x)?);
         }
         catch.note_forward(x);
@@ -47,7 +68,11 @@ impl Tap for Linear {
             [batch, .., width] => t.contiguous()?.reshape((batch, (), width)),
             _ => bail!("a linear layer's tensors must have two dimensions or more, not the shape {:?}", t.shape()),
         };
-        Ok(PerExample::Outer { inputs: positions(x)?, deltas: positions(delta)?, bias: self.bias().is_some() })
+        let trained = Trained::of(self);
+        if !trained.weight {
+            return Ok(PerExample::Dense(positions(&delta.to_dtype(DType::F32)?)?.sum(1)?));
+        }
+        Ok(PerExample::Outer { inputs: positions(x)?, deltas: positions(delta)?, bias: trained.bias })
     }
 }
 

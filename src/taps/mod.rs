@@ -34,8 +34,8 @@ pub use tapped::Tapped;
 
 pub(crate) use catch::{watch_scalar, Upstream};
 pub(crate) use fused::{cpu_f32, slice, with_slice};
-pub(crate) use gradient::{add, fold_uses, move_to_host, read_f32, FoldedGradients};
+pub(crate) use gradient::{add, fold_uses, move_to_host, read_f32, wide_squared_norm, FoldedGradients};
 pub(crate) use model::named_variables;
 pub(crate) use registry::{Presence, Registered, Registry};
 pub(crate) use shared_fold::{LazyFold, SharedFold};
-pub(crate) use slot::Captured;
+pub(crate) use slot::{Captured, Taken};

@@ -1,7 +1,7 @@
 //! The taps of one model: registers layers and arms passes.
 
 use super::catch::Passes;
-use super::registry::{Presence, Registered, Registry};
+use super::registry::{Recording, Registered, Registry};
 use super::slot::Slot;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::Tap;
@@ -29,19 +29,27 @@ pub struct LastLayer {
     pub outputs: usize,
     /// Whether it has a bias.
     pub bias: bool,
+    /// Whether its gradients are sums over positions, whatever the first pass has.
+    pub folded: bool,
 }
 
 impl LastLayer {
     /// A linear layer with a bias.
     #[must_use]
     pub fn new(inputs: usize, outputs: usize) -> Self {
-        Self { inputs, outputs, bias: true }
+        Self { inputs, outputs, bias: true, folded: false }
     }
 
     /// Removes the bias.
     #[must_use]
     pub fn without_bias(self) -> Self {
         Self { bias: false, ..self }
+    }
+
+    /// Records sums over positions, even if the first pass has one position per example. As [`Taps::tap_folded`].
+    #[must_use]
+    pub fn folded(self) -> Self {
+        Self { folded: true, ..self }
     }
 }
 
@@ -72,7 +80,7 @@ impl Passes for Shared {
         let registry = self.registry();
         let folds = |layer: &&Registered| {
             let (uses, sums) = layer.slot.count_uses(pass);
-            uses > 0 && (sums || layer.tied.is_some() || layer.spec.factors.is_none())
+            uses > 0 && (sums || layer.folded || layer.tied.is_some() || layer.spec.factors.is_none())
         };
         registry.layers.iter().filter(folds).map(|layer| layer.spec.elements() as u64).sum()
     }
@@ -98,17 +106,40 @@ impl Taps {
     /// that is used twice. So this call cannot fail, and stays one expression in a model's constructor.
     #[must_use = "a forward pass through the returned layer is what is recorded"]
     pub fn tap<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
-        self.register(name.into(), layer, Presence::Required)
+        self.register(name.into(), layer, Recording::REQUIRED)
     }
 
-    /// As [`Taps::tap`], for a layer that a pass may leave out. Its gradient is zero in such a pass. A layer tapped
-    /// with [`Taps::tap`] is an error if a pass does not reach it.
+    /// As [`Taps::tap`], for a layer that a pass may leave out: an expert, a head, a part that is frozen for a while.
+    /// A layer tapped with [`Taps::tap`] is an error then.
     ///
-    /// A linear layer that the first pass leaves out is assumed to have one position per example. If it later has
+    /// The gradient is zero in a pass that does not use the layer. It is also zero if the layer runs but backward
+    /// brings it no gradient, because its output is detached or does not reach the loss. The visits of such a pass have
+    /// the flag [`FLAG_NO_GRADIENT`](gradlog_format::log::Column::FLAG_NO_GRADIENT).
+    ///
+    /// A linear layer that the first pass does not use is assumed to have one position per example. If it later has
     /// several, its earlier rows have another form than its later ones. The analysis leaves them out and says so.
+    /// [`Taps::tap_optional_folded`] avoids that.
     #[must_use = "a forward pass through the returned layer is what is recorded"]
     pub fn tap_optional<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
-        self.register(name.into(), layer, Presence::Optional)
+        self.register(name.into(), layer, Recording::OPTIONAL)
+    }
+
+    /// As [`Taps::tap`], for a linear layer whose examples may have several positions, though those of the first pass
+    /// may have one.
+    ///
+    /// The first pass decides how a layer is recorded, and a run keeps that form: two factors for one position per
+    /// example, or a sum over positions. A layer that is recorded by factors cannot take several positions later. A
+    /// language model whose first batch has sequences of one token is such a case. This call decides for the sum.
+    /// Layers other than linear ones are always recorded as sums.
+    #[must_use = "a forward pass through the returned layer is what is recorded"]
+    pub fn tap_folded<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
+        self.register(name.into(), layer, Recording::REQUIRED.folded(true))
+    }
+
+    /// As [`Taps::tap_folded`], for a layer that a pass may leave out as with [`Taps::tap_optional`].
+    #[must_use = "a forward pass through the returned layer is what is recorded"]
+    pub fn tap_optional_folded<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
+        self.register(name.into(), layer, Recording::OPTIONAL.folded(true))
     }
 
     /// Declares the classifier of a model that is not tapped: a linear layer with `layer.inputs` features and
@@ -124,7 +155,7 @@ impl Taps {
     /// taps.declare_last_layer("head", LastLayer::new(128, 10));
     /// ```
     pub fn declare_last_layer(&self, name: impl Into<String>, layer: LastLayer) {
-        let LastLayer { inputs, outputs, bias } = layer;
+        let LastLayer { inputs, outputs, bias, folded } = layer;
         let mut parameters = vec![Parameter::hidden("weight", (outputs, inputs))];
         if bias {
             parameters.push(Parameter::hidden("bias", outputs));
@@ -134,7 +165,7 @@ impl Taps {
         if registry.layers.iter().any(|other| other.layer.is_none() && !other.is_variable()) {
             registry.problems.push("`declare_last_layer` was called twice: declare one last layer".into());
         }
-        registry.add(name.into(), spec, Arc::new(Slot::default()), None, Presence::Required);
+        registry.add(name.into(), spec, Arc::new(Slot::default()), None, Recording::REQUIRED.folded(folded));
     }
 
     /// Declares all variables of the model. The run then states which of them it does not cover, and how large they
@@ -153,17 +184,17 @@ impl Taps {
         for (name, var) in named {
             let parameters = vec![Parameter::new("value", var.as_tensor())];
             let spec = LayerSpec::new("variable", parameters);
-            registry.add(name.clone(), spec, Arc::new(Slot::default()), None, Presence::Optional);
+            registry.add(name.clone(), spec, Arc::new(Slot::default()), None, Recording::OPTIONAL);
             registry.variables.push((name, var));
         }
     }
 
-    fn register<L: Tap>(&self, name: String, layer: L, presence: Presence) -> Tapped<L> {
+    fn register<L: Tap>(&self, name: String, layer: L, recording: Recording) -> Tapped<L> {
         let layer = Arc::new(layer);
         let slot = Arc::new(Slot::default());
         let mut registry = self.registry();
         match layer.spec() {
-            Ok(spec) => registry.add(name, spec, slot.clone(), Some(layer.clone()), presence),
+            Ok(spec) => registry.add(name, spec, slot.clone(), Some(layer.clone()), recording),
             Err(reason) => registry.problems.push(format!("layer `{name}`: {reason}")),
         }
         drop(registry);

@@ -26,6 +26,8 @@ pub(crate) struct Registered {
     pub layer: Option<Arc<dyn Tap>>,
     /// Whether a pass may leave the layer out.
     pub presence: Presence,
+    /// Whether the layer is folded even if its first pass has one position per example.
+    pub folded: bool,
     /// The first layer with the same weight, if several have it. For the first one this is its own number.
     pub tied: Option<usize>,
 }
@@ -36,6 +38,22 @@ pub(crate) enum Presence {
     Required,
     /// Its gradient is then zero.
     Optional,
+}
+
+/// How a layer is recorded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recording {
+    pub presence: Presence,
+    pub folded: bool,
+}
+
+impl Recording {
+    pub(super) const REQUIRED: Self = Self { presence: Presence::Required, folded: false };
+    pub(super) const OPTIONAL: Self = Self { presence: Presence::Optional, folded: false };
+
+    pub(super) fn folded(self, folded: bool) -> Self {
+        Self { folded, ..self }
+    }
 }
 
 impl Registered {
@@ -52,7 +70,7 @@ impl Registry {
         spec: LayerSpec,
         slot: Arc<Slot>,
         layer: Option<Arc<dyn Tap>>,
-        presence: Presence,
+        Recording { presence, folded }: Recording,
     ) {
         if self.layers.iter().any(|other| other.name == name) {
             self.problems.push(format!(
@@ -64,12 +82,8 @@ impl Registry {
             self.problems.push(format!("layer `{name}` is one too many: a run holds at most 65,535 layers"));
             return;
         }
-        if let Some(frozen) = spec.parameters.iter().find(|parameter| !parameter.trained) {
-            self.problems.push(format!(
-                "layer `{name}`: its {} is not a variable, so it is not trained and has no gradient: leave the layer untapped, or \
-                 tap your own layer that declares only trained parameters",
-                frozen.name
-            ));
+        if let Some(untrained) = spec.parameters.iter().find(|parameter| !parameter.trained) {
+            self.problems.push(describe_untrained(&name, &spec, untrained));
             return;
         }
         if let Some((other, what)) = self.find_partial_sharing(&spec) {
@@ -82,7 +96,7 @@ impl Registry {
         self.mark_tied(&spec);
         let number = self.layers.len();
         let tied = self.find_first(&spec).filter(|first| *first < number);
-        self.layers.push(Registered { name, spec, slot, layer, presence, tied });
+        self.layers.push(Registered { name, spec, slot, layer, presence, folded, tied });
     }
 
     /// The number of the first layer with the same first parameter as `spec`.
@@ -113,4 +127,27 @@ impl Registry {
             self.layers[first].tied = Some(first);
         }
     }
+}
+
+/// Why a layer is refused whose parameter `untrained` is not a variable, and what to do.
+fn describe_untrained(name: &str, spec: &LayerSpec, untrained: &Parameter) -> String {
+    let what = &untrained.name;
+    if untrained.derived {
+        return format!(
+            "layer `{name}`: its {what} is computed from variables (by a weight norm, a transpose, a sum), so its own gradient is \
+             not theirs: leave the layer untapped, or implement `Tap` for a layer that holds these variables and declares them \
+             (`examples/custom_layer.rs`), or record all variables with `taps.declare_variables`"
+        );
+    }
+    let others: Vec<&str> = spec.parameters.iter().filter(|p| p.trained).map(|p| p.name.as_str()).collect();
+    if others.is_empty() {
+        return format!(
+            "layer `{name}`: its {what} is not a variable, and nothing else in it is trained, so it has no gradient: leave it untapped"
+        );
+    }
+    format!(
+        "layer `{name}`: its {what} is not a variable, so it is not trained and has no gradient, but its {} is trained: make \
+         both variables, or implement `Tap` for a layer that declares only what is trained (`examples/custom_layer.rs`)",
+        others.join(" and ")
+    )
 }

@@ -35,6 +35,8 @@ struct State {
 /// What [`Slot::take`] returns.
 pub(crate) struct Taken {
     pub uses: usize,
+    /// Whether an example's gradient is a sum over positions or uses.
+    pub sums: bool,
     pub caught: Vec<Captured>,
 }
 
@@ -101,9 +103,10 @@ impl Slot {
     pub(crate) fn take(&self, pass: u64) -> Taken {
         let mut state = self.state();
         if state.pass != pass {
-            return Taken { uses: 0, caught: Vec::new() };
+            return Taken { uses: 0, sums: false, caught: Vec::new() };
         }
         state.pass = 0;
-        Taken { uses: std::mem::take(&mut state.uses), caught: std::mem::take(&mut state.caught) }
+        let uses = std::mem::take(&mut state.uses);
+        Taken { uses, sums: state.many || uses > 1, caught: std::mem::take(&mut state.caught) }
     }
 }

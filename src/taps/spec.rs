@@ -48,16 +48,21 @@ pub struct Parameter {
     pub id: Option<TensorId>,
     /// Whether the parameter is trained. A tensor that is not a variable has no gradient.
     pub trained: bool,
+    /// Whether the tensor is computed from variables: a weight with a norm of its own, the transposed weight of another
+    /// layer. The variables are trained, and this tensor is made anew in each pass.
+    pub derived: bool,
 }
 
 impl Parameter {
     /// Describes the parameter that `tensor` holds.
     pub fn new(name: &str, tensor: &Tensor) -> Self {
-        Self { name: name.into(), shape: tensor.shape().clone(), id: Some(tensor.id()), trained: tensor.is_variable() }
+        let trained = tensor.is_variable();
+        let derived = !trained && tensor.track_op();
+        Self { name: name.into(), shape: tensor.shape().clone(), id: Some(tensor.id()), trained, derived }
     }
 
     /// Describes a trained parameter whose tensor cannot be reached.
     pub fn hidden(name: &str, shape: impl Into<Shape>) -> Self {
-        Self { name: name.into(), shape: shape.into(), id: None, trained: true }
+        Self { name: name.into(), shape: shape.into(), id: None, trained: true, derived: false }
     }
 }

@@ -77,7 +77,7 @@ pub struct ExampleVisit {
     pub prediction: Option<u32>,
     /// `‖g‖²` of the example's own gradient. `None` also where the loss gave the example no weight, so that its
     /// gradient was not seen.
-    pub squared_norm: Option<f32>,
+    pub squared_norm: Option<f64>,
     /// Whether the squared norm is an estimate from a sketch, and not exact.
     pub is_norm_estimated: bool,
     /// The learning rate of the step.
@@ -218,7 +218,7 @@ impl Columns {
             correct: number(&self.corrects),
             label: class(&self.labels),
             prediction: class(&self.predictions),
-            squared_norm,
+            squared_norm: squared_norm.map(Column::decode_squared_norm),
             is_norm_estimated: squared_norm.is_some() && flags & Column::FLAG_NORM_ESTIMATED != 0,
             learning_rate: number(&self.learning_rates),
             coefficient: number(&self.coefficients),

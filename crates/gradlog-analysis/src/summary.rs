@@ -44,6 +44,9 @@ pub struct RunSummary {
     pub not_finite: u64,
     /// The first step that has such a visit.
     pub first_not_finite: Option<u64>,
+    /// Visits in whose pass a layer ran and got no gradient, for example because its output was detached. That layer's
+    /// part of their gradients is zero.
+    pub detached: u64,
     /// Milliseconds since the Unix epoch of the first and the last recorded step.
     pub wall_clock_ms: Option<RangeInclusive<u64>>,
     /// The probe sets, by number.
@@ -159,7 +162,7 @@ pub struct LayerSummary {
 
 /// What is read of one block.
 enum Read {
-    Visits { examples: Vec<u64>, epochs: (u32, u32), steps: (u64, u64), not_finite: Vec<u64> },
+    Visits { examples: Vec<u64>, epochs: (u32, u32), steps: (u64, u64), not_finite: Vec<u64>, detached: u64 },
     Probes { are_curvature: bool, sets: Vec<u32>, ids: Vec<u64>, steps: Vec<u64> },
     Steps { count: usize, learning_rates: Vec<f32>, momenta: Vec<f32>, decays: Vec<f32>, wall_clock: Vec<u64> },
     Set { number: u32, name: String },
@@ -186,6 +189,12 @@ fn steps_not_finite(block: &Block) -> Result<Vec<u64>, AnalysisError> {
     Ok(wrong.into_iter().map(|row| steps[row]).collect())
 }
 
+/// The visits in whose pass a layer got no gradient.
+fn count_detached(block: &Block) -> Result<u64, AnalysisError> {
+    let flags = column::optional(block, Column::Flags, column::u8s)?.unwrap_or_default();
+    Ok(flags.iter().filter(|flags| **flags & Column::FLAG_NO_GRADIENT != 0).count() as u64)
+}
+
 /// A block and what was read of it.
 struct BlockRead {
     read: Read,
@@ -200,6 +209,7 @@ impl BlockRead {
                 epochs: block.epochs(),
                 steps: block.steps(),
                 not_finite: steps_not_finite(block)?,
+                detached: count_detached(block)?,
             },
             Some(BlockKind::Probes) => Read::Probes {
                 are_curvature: block.is_curvature(),
@@ -316,7 +326,8 @@ impl SummaryQuestion {
             summary.bytes += one.block.bytes();
             let end = matches!(one.read, Read::End);
             match one.read {
-                Read::Visits { examples: ids, epochs, steps, not_finite } => {
+                Read::Visits { examples: ids, epochs, steps, not_finite, detached } => {
+                    summary.detached += detached;
                     summary.visits += ids.len() as u64;
                     summary.visit_bytes += one.block.bytes();
                     summary.epochs = Some(widen(summary.epochs.take(), epochs.0, epochs.1));

@@ -19,15 +19,20 @@ use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Block;
 use std::collections::BTreeSet;
 
-/// How far `e⁻ˡ` may be from the recorded probability of the label, if the loss is a cross entropy.
-const CONFIDENCE_TOLERANCE: f64 = 1e-3;
+/// How far `1 − e⁻ˡ` may be from that of the recorded probability of the label, if the loss is a cross entropy: a share
+/// of the larger, and what f32 rounds of a probability. A focal loss agrees better where the model is sure, so a share.
+const CONFIDENCE_TOLERANCE: (f64, f64) = (1e-3, 1e-6);
 
 /// `1 − p` of the label, if the loss is the cross entropy of one prediction.
 fn doubt(loss: f32, confidence: Option<f32>) -> Option<f64> {
     let loss = f64::from(loss);
-    let fits =
-        confidence.is_some_and(|confidence| ((-loss).exp() - f64::from(confidence)).abs() < CONFIDENCE_TOLERANCE);
-    fits.then(|| -(-loss).exp_m1())
+    let doubt = -(-loss).exp_m1();
+    let fits = |confidence: f32| {
+        let recorded = 1.0 - f64::from(confidence);
+        let (share, rounding) = CONFIDENCE_TOLERANCE;
+        (doubt - recorded).abs() < share * doubt.max(recorded) + rounding
+    };
+    confidence.is_some_and(fits).then_some(doubt)
 }
 
 fn not_cross_entropy() -> AnalysisError {
@@ -161,4 +166,21 @@ fn find_epochs(subject: &Subject<'_>, progress: &Progress) -> Result<(BTreeSet<u
         Ok(())
     })?;
     Ok((epochs, read_to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A loss beside logits need not be their cross entropy, and a focal loss is nearly zero where the model is sure.
+    #[test]
+    fn a_loss_that_is_not_a_cross_entropy_is_told_by_the_probability() {
+        for p in [0.3f64, 0.9, 0.9999, 1.0 - 1e-6] {
+            let own = doubt(-p.ln() as f32, Some(p as f32)).unwrap();
+            assert!((own - (1.0 - p)).abs() < 1e-6 + 1e-6 * own, "{p}: {own}");
+            let focal = -(1.0 - p).powi(2) * p.ln();
+            assert!(doubt(focal as f32, Some(p as f32)).is_none() || 1.0 - p < 1e-5, "{p}");
+        }
+        assert_eq!(doubt(0.5, None), None);
+    }
 }

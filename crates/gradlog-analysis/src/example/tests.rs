@@ -16,7 +16,7 @@ fn expected(visit: &Visit) -> ExampleVisit {
         correct: Some(visit.correct),
         label: Some(visit.label),
         prediction: Some(visit.prediction),
-        squared_norm: Some(visit.squared_norm),
+        squared_norm: Some(visit.squared_norm.into()),
         is_norm_estimated: false,
         learning_rate: Some(visit.learning_rate),
         coefficient: Some(visit.coefficient),

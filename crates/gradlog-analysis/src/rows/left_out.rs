@@ -50,7 +50,7 @@ const WORDS: [Words; REASONS] = [
     (
         VISITS,
         "recorded without the numbers of this score",
-        "Record the loss with `pass.cross_entropy`, and wrap the layers with `Taps::tap`.",
+        "Record the loss with `pass.cross_entropy` or the logits with `pass.logits`, and wrap the layers with `Taps::tap`.",
     ),
     (VISITS, "recorded without gradients", "Wrap the model's layers with `Taps::tap`."),
     (

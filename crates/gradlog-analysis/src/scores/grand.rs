@@ -22,7 +22,7 @@ impl PerExample for Grand {
     const RULE: RowRule = RowRule { unseen: UnseenGradient::LeftOut, ..RowRule::outputs(&[Column::SquaredNorm]) };
 
     fn add(&mut self, values: &[f32]) {
-        self.mean.add(f64::from(values[0]).max(0.0).sqrt());
+        self.mean.add(Column::decode_squared_norm(values[0]).sqrt());
     }
 
     fn visits(&self) -> u64 {

@@ -25,7 +25,8 @@ impl PerExample for SelfInfluence {
     };
 
     fn add(&mut self, values: &[f32]) {
-        self.terms.add(values.iter().map(|value| f64::from(*value)).product());
+        let factors = values[1..].iter().map(|value| f64::from(*value));
+        self.terms.add(factors.fold(Column::decode_squared_norm(values[0]), |product, factor| product * factor));
     }
 
     fn visits(&self) -> u64 {

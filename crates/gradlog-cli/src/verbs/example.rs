@@ -112,11 +112,19 @@ fn visit_values(visit: ExampleVisit) -> Vec<Value> {
         number_value(visit.correct),
         visit.label.into(),
         visit.prediction.into(),
-        number_value(visit.squared_norm),
+        square_value(visit.squared_norm),
         visit.squared_norm.map(|_| visit.is_norm_estimated).into(),
         number_value(visit.learning_rate),
         number_value(visit.coefficient),
     ]
+}
+
+/// A square, which may be smaller than an f32 holds.
+fn square_value(square: Option<f64>) -> Value {
+    match square {
+        Some(small) if small != 0.0 && small < f64::from(f32::MIN_POSITIVE) => Some(small).into(),
+        other => number_value(other.map(|square| square as f32)),
+    }
 }
 
 /// A recorded number with as many digits as an f32 needs: 0.1, and not 0.10000000149011612.

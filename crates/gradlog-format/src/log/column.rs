@@ -27,7 +27,8 @@ pub enum Column {
     Coefficient = 6,
     /// The example's own loss `ℓ` (f32).
     Loss = 7,
-    /// EL2N, `‖p − onehot(y)‖₂` with the predicted probabilities `p` and the label `y` (f32).
+    /// EL2N, `‖p − onehot(y)‖₂` with the predicted probabilities `p` and the label `y` (f32). For a soft target `t`,
+    /// `‖p − t‖₂`.
     El2n = 8,
     /// Logit of the label minus the largest other logit (f32).
     Margin = 9,
@@ -45,7 +46,8 @@ pub enum Column {
     Output = 15,
     /// Number of predictions that the example's loss is the mean of (u32). Absent if it is always 1.
     Positions = 16,
-    /// `‖g‖²`, the squared norm of the example's own gradient over all recorded layers (f32).
+    /// `‖g‖²`, the squared norm of the example's own gradient over all recorded layers (f32). Where it is less than
+    /// 2^−126, the column holds `−‖g‖`: see [`Column::decode_squared_norm`].
     SquaredNorm = 17,
     /// Bit set (u8), see [`Column::FLAG_NOT_FINITE`] and the others.
     Flags = 18,
@@ -123,6 +125,10 @@ impl Column {
     pub const FLAG_NORM_ESTIMATED: u8 = 2;
     /// Flag: the example had no weight in the loss (`c = 0`). Its gradient is not known and is stored as zero.
     pub const FLAG_NO_WEIGHT: u8 = 4;
+
+    /// Flag: a layer ran in the example's pass and backward brought it no gradient, for example because its output was
+    /// detached. Its part of the gradient is zero.
+    pub const FLAG_NO_GRADIENT: u8 = 8;
 
     /// In [`Column::Label`] and [`Column::Prediction`]: no class. Example: the target is ignored.
     pub const NO_CLASS: u32 = u32::MAX;
@@ -214,6 +220,27 @@ impl Column {
                 | Column::DeltaRounding
                 | Column::FoldedRounding
         )
+    }
+
+    /// The number that [`Column::SquaredNorm`] holds for `‖g‖²`.
+    ///
+    /// f32 has no squares of norms below 1e-23, such as those of an example whose logit leads by 51. So `−‖g‖` stands
+    /// for a square below 2^−126, the least number that f32 holds with all its digits.
+    pub fn encode_squared_norm(squared_norm: f64) -> f32 {
+        if squared_norm > 0.0 && squared_norm < f64::from(f32::MIN_POSITIVE) {
+            return -(squared_norm.sqrt() as f32);
+        }
+        squared_norm as f32
+    }
+
+    /// `‖g‖²` from a number of [`Column::SquaredNorm`].
+    pub fn decode_squared_norm(stored: f32) -> f64 {
+        let wide = f64::from(stored);
+        if wide < 0.0 {
+            wide * wide
+        } else {
+            wide
+        }
     }
 
     /// The column of a number in the file, or `None` for one that a newer version added.
@@ -412,6 +439,22 @@ impl Cells {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn squared_norms_below_the_range_of_f32_keep_their_digits() {
+        for exponent in -80..40 {
+            let squared = 3.7 * 10f64.powi(exponent);
+            let back = Column::decode_squared_norm(Column::encode_squared_norm(squared));
+            // A norm below 1e-38 has fewer digits, and one below 1e-45 is 0.
+            let tolerance = if exponent < -75 { 0.1 } else { 3e-7 };
+            assert!((back / squared - 1.0).abs() < tolerance || exponent > 37, "{squared} {back}");
+        }
+        for same in [0.0, 1.0, f64::INFINITY, f64::from(f32::MIN_POSITIVE)] {
+            assert_eq!(f64::from(Column::encode_squared_norm(same)), same);
+        }
+        assert!(Column::encode_squared_norm(f64::NAN).is_nan() && Column::decode_squared_norm(f32::NAN).is_nan());
+        assert_eq!(Column::encode_squared_norm(1e-100), 0.0);
+    }
 
     #[test]
     fn codes_are_unique_and_lead_back() {

@@ -24,7 +24,7 @@ fn squared_norms(
 ) -> Result<Vec<f64>, ReadError> {
     if exact {
         if let Some(norms) = column::optional(block, Column::SquaredNorm, column::f32s)? {
-            return Ok(rows.iter().map(|&row| f64::from(norms[row])).collect());
+            return Ok(rows.iter().map(|&row| Column::decode_squared_norm(norms[row])).collect());
         }
     }
     let part = |number: usize, row: usize| Stored::read(gradients.part(number), row).squared_norm();

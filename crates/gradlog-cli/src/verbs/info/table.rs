@@ -69,6 +69,10 @@ impl Contents<'_> {
                 ("workers", format!("{parts} of {count}, steps under the {} of their gradients", workers.reduction)),
             );
         }
+        if summary.detached > 0 {
+            let what = format!("a layer had no gradient in {} visits, where it counts as zero", summary.detached);
+            pairs.push(("detached", what));
+        }
         if !summary.untapped.is_empty() {
             pairs.push(("not recorded", summary.untapped.join(", ")));
         }
