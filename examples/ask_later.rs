@@ -41,6 +41,9 @@ struct Arguments {
     /// Use only the first N training images
     #[arg(long)]
     limit: Option<usize>,
+    /// First check on a few examples that the recorded gradients are each example's own
+    #[arg(long)]
+    check: bool,
 }
 
 struct Model {
@@ -62,9 +65,9 @@ impl Model {
         Ok(Self { fc1, dropout: Dropout::new(0.2), fc2, variables, taps })
     }
 
-    fn logits(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+    fn logits(&self, x: &Tensor, train: bool) -> candle_core::Result<Tensor> {
         let h = self.fc1.forward(&x.flatten_from(1)?)?.relu()?;
-        Ok(self.fc2.forward(&self.dropout.forward_t(&h, train)?)?)
+        self.fc2.forward(&self.dropout.forward_t(&h, train)?)
     }
 }
 
@@ -88,6 +91,16 @@ fn train_with_checkpoints(arguments: &Arguments, train: &Digits) -> Result<()> {
     let model = Model::new(0)?;
     let mut optimizer = SGD::new(model.variables.all_vars(), LEARNING_RATE)?;
     let mut recorder = Recorder::create(&arguments.out, &model.taps, Config::default())?;
+    if arguments.check {
+        let ids: Vec<u64> = (0..train.len().min(8) as u64).collect();
+        let (x, y) = train.batch(&ids, &Device::Cpu)?;
+        // Without dropout: with it two runs differ, and couplings cannot be looked for.
+        let verdict = recorder.check_gradients(&model.variables, &ids, |pass, rows| {
+            pass.cross_entropy(&model.logits(&rows.of(&x)?, false)?, &rows.of(&y)?)
+        })?;
+        println!("{verdict}\n");
+        anyhow::ensure!(verdict.agrees(), "the check failed, so nothing was trained");
+    }
     for epoch in 0..arguments.epochs {
         recorder.set_epoch(epoch);
         for ids in support::batches(train.len(), BATCH, 0, epoch) {

@@ -52,6 +52,9 @@ struct Arguments {
     /// Seed of weights and orders
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// First check on a few examples that the recorded gradients are each example's own
+    #[arg(long)]
+    check: bool,
 }
 
 struct Mlp {
@@ -114,6 +117,15 @@ fn main() -> Result<()> {
     let model = Mlp::new()?;
     support::seed_weights(&model.variables, arguments.seed)?;
     let mut recorder = Recorder::create(&run, &Taps::new(), Config::default())?;
+    if arguments.check {
+        let ids: Vec<u64> = (0..digits.len().min(8) as u64).collect();
+        let (x, y) = digits.batch(&ids, &Device::Cpu)?;
+        let verdict = recorder.check_gradients(&model.variables, &ids, |pass, rows| {
+            pass.cross_entropy(&model.forward(&rows.of(&x)?)?, &rows.of(&y)?)
+        })?;
+        println!("{verdict}\n");
+        anyhow::ensure!(verdict.agrees(), "the check failed, so nothing was trained");
+    }
     let mut spawned: Vec<(u32, Weights)> = Vec::new();
     for epoch in 0..arguments.epochs {
         if arguments.spawn.contains(&epoch) {

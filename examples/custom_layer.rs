@@ -99,6 +99,9 @@ struct Arguments {
     /// Use only the first N images
     #[arg(long)]
     limit: Option<usize>,
+    /// First check on a few examples that the recorded gradients are each example's own
+    #[arg(long)]
+    check: bool,
 }
 
 struct Mlp<L> {
@@ -170,6 +173,16 @@ fn adapt(arguments: &Arguments, run: &Path, base: Mlp<Linear>, train: &Digits, t
     let mut optimizer = SGD::new(variables.all_vars(), 0.05)?;
     taps.declare_model(&variables);
     let mut recorder = Recorder::create(run, &taps, Config { seed: arguments.seed, ..Config::default() })?;
+
+    if arguments.check {
+        let ids: Vec<u64> = (0..train.len().min(8) as u64).collect();
+        let (x, y) = train.batch(&ids, &device)?;
+        let verdict = recorder.check_gradients(&variables, &ids, |pass, rows| {
+            pass.cross_entropy(&model.forward(&rows.of(&x)?)?, &rows.of(&y)?)
+        })?;
+        println!("{verdict}\n");
+        ensure!(verdict.agrees(), "the check failed, so nothing was trained");
+    }
 
     let mut checked = Checked { step: 0, norms: HashMap::new() };
     let mut step = 0;

@@ -1,6 +1,6 @@
 //! Gives some training examples a wrong label, trains, and finds them again in the recording.
 //!
-//!     cargo run --release --example minimal -- [FOLDER]
+//!     cargo run --release --example minimal -- [FOLDER] [--check]
 use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
@@ -26,21 +26,37 @@ fn main() -> Result<()> {
     let mut optimizer = SGD::new(variables.all_vars(), 0.2)?;
 
     // The usual training loop. Each batch is a pass: it gets the ids, computes the loss, and takes the step.
+    let (check, arguments): (Vec<_>, Vec<_>) = std::env::args_os().skip(1).partition(|argument| argument == "--check");
     let fresh = || std::env::temp_dir().join(format!("gradlog-minimal-{}", std::process::id()));
-    let folder = std::env::args_os().nth(1).map_or_else(fresh, std::path::PathBuf::from);
-    anyhow::ensure!(!folder.to_string_lossy().starts_with('-'), "give one argument: the folder of the new run");
+    let folder = arguments.first().map_or_else(fresh, std::path::PathBuf::from);
+    anyhow::ensure!(
+        !folder.to_string_lossy().starts_with('-'),
+        "give the folder of the new run, and --check to check the gradients"
+    );
     let mut recorder = Recorder::create(&folder, &taps, Config::default())?;
     let mut order: Vec<u64> = (0..900).collect();
+    let batch = |ids: &[u64]| -> candle_core::Result<(Tensor, Tensor)> {
+        let x: Vec<f32> = ids.iter().flat_map(|i| points[*i as usize]).collect();
+        let y: Vec<u32> = ids.iter().map(|i| labels[*i as usize]).collect();
+        Ok((Tensor::from_vec(x, (ids.len(), 2), &device)?, Tensor::from_vec(y, ids.len(), &device)?))
+    };
+    let forward = |x: &Tensor| fc2.forward(&fc1.forward(x)?.relu()?);
+    if !check.is_empty() {
+        // Is every recorded gradient the example's own? The closure runs the batch, and each example alone.
+        let (x, y) = batch(&order[..8])?;
+        let verdict = recorder.check_gradients(&variables, &order[..8], |pass, rows| {
+            pass.cross_entropy(&forward(&rows.of(&x)?)?, &rows.of(&y)?)
+        })?;
+        println!("{verdict}");
+        anyhow::ensure!(verdict.agrees(), "the check failed, so nothing was trained");
+    }
     for epoch in 0..10 {
         recorder.set_epoch(epoch);
         order.shuffle(&mut rng);
         for ids in order.chunks(30) {
-            let x: Vec<f32> = ids.iter().flat_map(|i| points[*i as usize]).collect();
-            let y: Vec<u32> = ids.iter().map(|i| labels[*i as usize]).collect();
-            let (x, y) = (Tensor::from_vec(x, (ids.len(), 2), &device)?, Tensor::from_vec(y, ids.len(), &device)?);
+            let (x, y) = batch(ids)?;
             let mut pass = recorder.pass(ids)?;
-            let logits = fc2.forward(&fc1.forward(&x)?.relu()?)?;
-            let loss = pass.cross_entropy(&logits, &y)?;
+            let loss = pass.cross_entropy(&forward(&x)?, &y)?;
             pass.backward_step(&mut optimizer, &loss)?;
         }
     }

@@ -43,6 +43,9 @@ struct Arguments {
     /// Train on only N penguins
     #[arg(long)]
     limit: Option<usize>,
+    /// First check on a few examples that the recorded gradients are each example's own
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(Clone, serde::Deserialize)]
@@ -208,6 +211,16 @@ fn train_and_record(
         ("corrupted".into(), arguments.corrupt.to_string()),
     ];
     let mut recorder = Recorder::create(run, &taps, Config { seed: arguments.seed, notes, ..Config::default() })?;
+
+    if arguments.check {
+        let batch: Vec<&Penguin> = train.iter().take(8).collect();
+        let ids: Vec<u64> = batch.iter().map(|penguin| penguin.line).collect();
+        let (x, y) = scale.batch(&batch)?;
+        let verdict = recorder
+            .check_gradients(&variables, &ids, |pass, rows| pass.mse(&model.forward(&rows.of(&x)?)?, &rows.of(&y)?))?;
+        println!("{verdict}\n");
+        ensure!(verdict.agrees(), "the check failed, so nothing was trained");
+    }
 
     let before = probe(&mut recorder, &model, scale, test)?;
     let mut after = before;

@@ -32,6 +32,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! On a new model, call [`Recorder::check_gradients`] on one batch first: it compares what is recorded with each
+//! example alone, and says in words what does not fit.
+//!
 //! A loop that calls `loss.backward()` and `optimizer.step(&grads)` itself calls [`Pass::commit`] between the two.
 //!
 //! # What is where
@@ -42,6 +45,7 @@
 //! | [`taps`] | Descriptions of layers. |
 //! | [`ops`] | Faster `relu` and max-pooling. |
 //! | [`Recorder`], [`Config`] | Record a run, and set its limits. |
+//! | [`GradientCheck`], [`BatchRows`] | The verdict on one batch: are the recorded gradients each example's own? |
 //! | [`Pass`], [`ProbePass`], [`CurvaturePass`] | One forward and backward over examples, probes, or for curvature. |
 //! | [`Replay`] | Runs examples through a run's checkpoints after the training. |
 //! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |
@@ -92,12 +96,13 @@ mod step;
 pub mod taps;
 
 pub use gradlog_format as format;
-pub use gradlog_format::log::{LogError, Mode, PredictionScore};
+pub use gradlog_format::log::{Coupling, CouplingKind, FindingKind, LogError, Mode, PredictionScore};
 pub use gradlog_format::run::Checkpoint;
 pub use gradlog_format::sketch::{Encoding, Form, SketchConfig};
 pub use recorder::{
-    Config, Cost, CurvaturePass, CurvatureRows, OnFailure, OnNonFinite, Overflow, Pass, ProbePass, RecordError,
-    Recorder, RecordingSummary, Reduction, Replay, ReplaySummary, Reproduction, Worker,
+    BatchRows, Config, Cost, CurvaturePass, CurvatureRows, Finding, GradientCheck, OnBatchNorm, OnFailure, OnNonFinite,
+    Overflow, Pass, ProbePass, RecordError, Recorder, RecordingSummary, Reduction, Replay, ReplaySummary, Reproduction,
+    Worker,
 };
 pub use step::{StepInfo, StepReport};
 pub use taps::{Tap, Tapped, Taps};

@@ -102,6 +102,9 @@ pub(crate) struct Arguments {
     /// In the experiment with labels, only detect the wrong ones: no training without them
     #[arg(long)]
     detection_only: bool,
+    /// First check on a few images that the recorded gradients of all models are each image's own
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,6 +134,9 @@ fn main() -> Result<()> {
         );
     }
     std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;
+    if arguments.check {
+        task::check_gradients(&arguments.out, &task::Images::from_digits(&train, task::Pixels::Standardized))?;
+    }
     let mut bench = Bench { arguments: &arguments, train, test, findings: Vec::new() };
     for experiment in &arguments.only {
         match experiment {

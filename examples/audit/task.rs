@@ -295,6 +295,26 @@ pub fn train(
     Ok(model)
 }
 
+/// Checks for each architecture that the recorded gradients are each image's own. Prints the verdicts.
+pub fn check_gradients(folder: &Path, images: &Images) -> Result<()> {
+    let ids: Vec<u64> = (0..images.len().min(8) as u64).collect();
+    let (x, y) = images.batch(&ids)?;
+    for (number, architecture) in
+        [Architecture::Dense(Vec::new()), Architecture::mlp(), Architecture::Cnn].iter().enumerate()
+    {
+        let taps = Taps::new();
+        let model = Model::new(architecture, &taps, 0)?;
+        let mut recorder = Recorder::create(folder.join(format!("check-{number}")), &taps, Config::default())?;
+        let verdict = recorder.check_gradients(&model.variables, &ids, |pass, rows| {
+            pass.cross_entropy(&model.forward(&rows.of(&x)?)?, &rows.of(&y)?)
+        })?;
+        println!("{architecture}: {verdict}");
+        anyhow::ensure!(verdict.agrees(), "the check failed, so nothing was trained");
+        recorder.finish()?;
+    }
+    Ok(())
+}
+
 fn record_probes(recorder: &mut Recorder, model: &Model, probes: &Images) -> Result<()> {
     let ids: Vec<u64> = (0..probes.len() as u64).collect();
     for ids in ids.chunks(256) {

@@ -55,6 +55,9 @@ struct Arguments {
     /// Held-out passages, by number, to explain at the end
     #[arg(long, num_args = 1.., default_values_t = [0, 8])]
     ask: Vec<u64>,
+    /// First check on a few examples that the recorded gradients are each example's own
+    #[arg(long)]
+    check: bool,
 }
 
 fn main() -> Result<()> {
@@ -100,6 +103,16 @@ fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Pas
         ("scrambled".into(), arguments.scramble.to_string()),
     ];
     let mut recorder = Recorder::create(run, &taps, Config { seed: arguments.seed, notes, ..Config::default() })?;
+
+    if arguments.check {
+        let ids: Vec<u64> = (0..train.len().min(4) as u64).collect();
+        let (x, y) = text.batch(ids.iter().map(|id| &train[*id as usize]), &device)?;
+        let verdict = recorder.check_gradients(&variables, &ids, |pass, rows| {
+            pass.cross_entropy(&model.forward(&rows.of(&x)?)?, &rows.of(&y)?)
+        })?;
+        println!("{verdict}\n");
+        ensure!(verdict.agrees(), "the check failed, so nothing was trained");
+    }
 
     let start = Instant::now();
     let (mut step, steps) = (0, arguments.epochs as usize * train.len().div_ceil(BATCH));

@@ -58,6 +58,9 @@ struct Arguments {
     /// Folder of idx files, gzipped or not, instead of the 6,000 digits that come with gradlog
     #[arg(long)]
     data: Option<PathBuf>,
+    /// First check on a few examples that the recorded gradients are each example's own
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,6 +134,20 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     let cost = recorder.cost();
     let total = cost.total_bytes(train.len() as u64, u64::from(arguments.epochs)) as f64 / 1e6;
     println!("recording: {cost}, {total:.1} MB for the training visits of this run\n");
+
+    if arguments.check {
+        let ids: Vec<u64> = (0..train.len().min(8) as u64).collect();
+        let (x, y) = train.batch(&ids, &device)?;
+        let verdict = recorder.check_gradients(&variables, &ids, |pass, rows| {
+            let (features, logits) = model.forward(&rows.of(&x)?)?;
+            if arguments.depth == Depth::Last {
+                pass.features(&features);
+            }
+            pass.cross_entropy(&logits, &rows.of(&y)?)
+        })?;
+        println!("{verdict}\n");
+        anyhow::ensure!(verdict.agrees(), "the check failed, so nothing was trained");
+    }
 
     let start = Instant::now();
     let steps = u64::from(arguments.epochs) * train.len().div_ceil(BATCH) as u64;

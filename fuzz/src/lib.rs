@@ -185,6 +185,7 @@ fn sure(run: &Run, report: &VerifyReport) -> (u64, u64) {
             BlockKind::Gaps,
             BlockKind::Sweeps,
             BlockKind::Checkpoints,
+            BlockKind::Checks,
         ];
         !block.kind().is_some_and(|kind| kinds.contains(&kind))
     };

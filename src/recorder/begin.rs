@@ -92,6 +92,7 @@ impl Recorder {
                 );
                 return Err(RecordError::Pass { step: state.step, what });
             }
+            state.frozen.look_before()?;
             number = state.taps.arm_next();
         }
         Ok(PassCore::new(self, number, ids, kind))

@@ -71,6 +71,28 @@ pub enum OnNonFinite {
     Stop,
 }
 
+/// What happens if the declared model has a `BatchNorm` that may run in training mode.
+///
+/// In training mode a `BatchNorm` couples the examples of a batch, so no example has a gradient of its own. The
+/// recorder sees it by the statistics among the variables of [`Taps::declare_model`](crate::Taps::declare_model). A
+/// [`FrozenBatchNorm`](crate::taps::FrozenBatchNorm) that is tapped couples nothing, and none of this concerns it. Nor
+/// does it concern a run without layers: such a run records losses and predictions as they are in the batch, and its
+/// results say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnBatchNorm {
+    /// [`Recorder::create`](crate::Recorder::create) returns an error that names the layers.
+    #[default]
+    Refuse,
+    /// Each row holds the example's share of the batch gradient: the part that flows through its own activations,
+    /// divided by its coefficient. Times their coefficients the shares add up to the batch gradient. They depend on the
+    /// other examples of the batch. Every result of the run says so.
+    RecordShare,
+    /// The model runs every `BatchNorm` in evaluation mode, with frozen statistics, so examples are not coupled. If a
+    /// pass changes the statistics, `commit` returns an error. This is looked at in the passes 1, 2, 4, 8 and so on.
+    Frozen,
+}
+
 /// One of several workers that train one model together. Each worker is a process with its own recorder and trains on
 /// its share of every batch. The gradients are combined before the step. All recorders get the same folder.
 ///
@@ -136,6 +158,8 @@ pub struct Config {
     pub on_failure: OnFailure,
     /// What happens to a step that is not finite. Default [`OnNonFinite::Record`]: it is recorded and flagged.
     pub on_nonfinite: OnNonFinite,
+    /// What happens if the declared model has a `BatchNorm` in training mode. Default [`OnBatchNorm::Refuse`].
+    pub on_batch_norm: OnBatchNorm,
     /// Passes that may wait for the background thread, at least 1. Default 16.
     pub queue_passes: usize,
     /// Bytes of gradients, ids and outputs that may wait for the background thread. A single larger pass may wait
@@ -178,6 +202,7 @@ impl Default for Config {
             overflow: Overflow::default(),
             on_failure: OnFailure::default(),
             on_nonfinite: OnNonFinite::default(),
+            on_batch_norm: OnBatchNorm::default(),
             queue_passes: 16,
             queue_bytes_max: 32 << 20,
             step_bytes_max: 256 << 20,

@@ -8,6 +8,7 @@ use super::state::State;
 use crate::step::StepInfo;
 use crate::taps::{LazyFold, Registered, SharedFold};
 use candle_core::Var;
+use gradlog_format::log::Coupling;
 use gradlog_format::sketch::Form;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +71,12 @@ impl Recorder {
             .as_ref()
             .map(|state| Cost::expected(&state.manifest, &state.forms, state.shared_fold.known_width()))
             .unwrap_or_default()
+    }
+
+    /// What couples the examples of a batch, as far as the declared model shows it: BatchNorm in training mode. Rows
+    /// then hold [shares](crate::OnBatchNorm::RecordShare). Empty if nothing is known to couple them.
+    pub fn couplings(&self) -> Vec<Coupling> {
+        self.state.as_ref().map(|state| state.manifest.couplings()).unwrap_or_default()
     }
 
     /// Sets the epoch of the passes that follow. Default 0.
@@ -177,6 +184,14 @@ impl Recorder {
 
     pub(super) fn replay_state(&self) -> Option<Replayed> {
         self.state.as_ref().and_then(|state| state.replayed)
+    }
+
+    /// Checks that the pass changed no statistics that are said to be frozen.
+    pub(super) fn check_frozen_statistics(&mut self) -> Result<(), RecordError> {
+        match &mut self.state {
+            Some(state) => state.frozen.look_after(state.step),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn layers(&self) -> Arc<Vec<Registered>> {

@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::error::{wrap_log_error, RecordError};
-use super::message::{Batch, CheckpointRow, Gap, Message, PassKind, StepEnd, StepRow};
+use super::message::{Batch, CheckRow, CheckpointRow, Gap, Message, PassKind, StepEnd, StepRow};
 use super::missed::Missed;
 use super::rows::RowMaker;
 use super::shared::Shared;
@@ -92,6 +92,7 @@ impl LogState {
                 Ok(())
             }
             Message::Checkpoint(row) => self.write_checkpoint(row),
+            Message::Check(row) => self.write_check(row),
             Message::Flush(_) => {
                 self.write_all()?;
                 self.writer.sync().map_err(wrap_log_error)
@@ -170,6 +171,18 @@ impl LogState {
         builder.advance(1, row.step, row.epoch);
         self.writer.append(&mut builder).map_err(wrap_log_error)?;
         self.writer.sync().map_err(wrap_log_error)
+    }
+
+    /// Writes the verdict of a check. It stands before the rows that wait.
+    fn write_check(&mut self, row: CheckRow) -> Result<(), RecordError> {
+        let mut builder = BlockBuilder::new(BlockKind::Checks);
+        builder.u64s(Column::Step, [row.step]);
+        builder.u32s(Column::Epoch, [row.epoch]);
+        builder.u32s(Column::Checked, [row.examples]);
+        builder.u32s(Column::Findings, [row.findings]);
+        builder.column(Column::Text, Cells::U8, row.text.len() as u32).extend(row.text.bytes());
+        builder.advance(1, row.step, row.epoch);
+        self.writer.append(&mut builder).map_err(wrap_log_error)
     }
 
     /// Number of rows of the incomplete step, and their bytes.

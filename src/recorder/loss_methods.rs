@@ -103,6 +103,13 @@ macro_rules! loss_methods {
             /// has no gradient of its own. The recorded one is then the share of the batch's gradient that flows
             /// through row `i` of the layer.
             ///
+            /// The loss of an example should depend on no other example. Contrastive losses (InfoNCE, triplets) do.
+            /// Then no example has a gradient of its own, and a row holds its share of the batch gradient: `(1/c_i)
+            /// ∂L/∂W` through the activations of example `i` alone, where `L = Σ c_j ℓ_j`. The shares, times their
+            /// `c_i`, add up to the batch gradient, and depend on the other examples.
+            /// [`Recorder::check_gradients`](crate::Recorder::check_gradients) finds it, and `gradlog info` then says
+            /// so.
+            ///
             /// # Errors
             /// [`RecordError::Candle`] for another shape, and for losses that are no floats; [`RecordError::Pass`] for a
             /// second loss, and for losses or weights whose number is not that of the ids. `commit` reports losses

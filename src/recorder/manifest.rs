@@ -1,10 +1,10 @@
 //! The manifest of a run: makes it from the taps, and compares it with that of an existing run.
 
-use super::config::{Config, Worker};
+use super::config::{Config, OnBatchNorm, Worker};
 use super::error::RecordError;
 use super::state::now_ms;
-use crate::taps::Registry;
-use gradlog_format::log::{LayerRecord, Manifest, VariableRecord};
+use crate::taps::{is_statistic, matching_variables, Registry};
+use gradlog_format::log::{BatchNormHandling, BatchNormRecord, LayerRecord, Manifest, VariableRecord};
 use gradlog_format::sketch::{derive_seed, Side};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -34,20 +34,15 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
             seed_folded: folded_seed,
         });
     }
-    let model = registry.model.as_deref().unwrap_or_default();
+    let batch_norms = registry.batch_norms();
+    // Statistics are not trained, so they are no parameters.
+    let declared = registry.model.iter().flatten().filter(|(name, ..)| !is_statistic(name, &batch_norms));
+    let model: Vec<_> = declared.collect();
     let mut covered = vec![false; model.len()];
     for layer in &registry.layers {
         for parameter in &layer.spec.parameters {
-            // A layer that hides its tensors (GroupNorm), or was only declared, is matched by name, if exactly one
-            // variable matches.
-            let full = format!("{}.{}", layer.name, parameter.name);
-            let by_name = |name: &str| name == full || name.ends_with(&format!(".{full}"));
-            let matches: Vec<usize> = (0..model.len())
-                .filter(|&i| {
-                    let (name, shape, id) = &model[i];
-                    parameter.id.map_or_else(|| by_name(name) && *shape == parameter.shape, |own| own == *id)
-                })
-                .collect();
+            let variables = model.iter().map(|(name, shape, id)| (name.as_str(), shape, *id));
+            let matches = matching_variables(&layer.name, parameter, variables);
             if let [one] = matches[..] {
                 covered[one] = true;
             }
@@ -66,11 +61,42 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
         sketch: config.sketch.clone(),
         layers,
         untapped: untapped.map(|(name, s, _)| VariableRecord { name: name.clone(), shape: shape(s.dims()) }).collect(),
-        model_parameters: registry.model.as_ref().map(|all| all.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
+        model_parameters: registry.model.as_ref().map(|_| model.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
         notes: config.notes.clone(),
         worker: config.worker.map(Worker::to_record),
-        extensions: vec![Manifest::fold_places_field()],
+        extensions: batch_norm_record(registry, config)
+            .map(|record| record.to_extension())
+            .transpose()
+            .map_err(|error| RecordError::Taps(vec![error.to_string()]))?
+            .into_iter()
+            .chain([Manifest::fold_places_field()])
+            .collect(),
     })
+}
+
+/// What the manifest says about BatchNorm layers that may run in training mode.
+fn batch_norm_record(registry: &Registry, config: &Config) -> Option<BatchNormRecord> {
+    let layers = registry.untapped_batch_norms();
+    let handling = match config.on_batch_norm {
+        OnBatchNorm::Frozen => BatchNormHandling::Frozen,
+        OnBatchNorm::Refuse | OnBatchNorm::RecordShare => BatchNormHandling::Share,
+    };
+    (!layers.is_empty()).then_some(BatchNormRecord { handling, layers })
+}
+
+/// The difference in what is recorded for BatchNorm, between a run and what is to be recorded into it.
+pub(super) fn find_batch_norm_difference(run: &Manifest, wanted: &Manifest) -> Option<String> {
+    let words = |manifest: &Manifest| match manifest.batch_norm() {
+        None => "no BatchNorm in training mode".to_owned(),
+        Some(record) => {
+            let how = match record.handling {
+                BatchNormHandling::Frozen => "frozen BatchNorm",
+                _ => "BatchNorm in training mode",
+            };
+            format!("{how} ({})", record.layers.join(", "))
+        }
+    };
+    (run.batch_norm() != wanted.batch_norm()).then(|| format!("it has {}, now there is {}", words(run), words(wanted)))
 }
 
 /// Lists what differs between a run and what is to be recorded into it.

@@ -17,6 +17,8 @@ pub(super) enum Message {
     ProbeSet { number: u32, name: String },
     /// A checkpoint's row.
     Checkpoint(CheckpointRow),
+    /// The verdict of a check.
+    Check(CheckRow),
     /// Write and sync everything, then answer.
     Flush(Sender<()>),
     /// Write everything and the totals, then answer.
@@ -61,6 +63,17 @@ pub(super) struct CheckpointRow {
     pub learning_rate: f32,
     pub bytes: u64,
     pub checksum: u32,
+}
+
+/// The verdict of a check of the gradients.
+#[derive(Debug, Clone)]
+pub(super) struct CheckRow {
+    pub step: u64,
+    pub epoch: u32,
+    pub examples: u32,
+    /// One bit for each kind of finding.
+    pub findings: u32,
+    pub text: String,
 }
 
 /// The examples of one pass.

@@ -5,6 +5,7 @@
 //! for the crate's root.
 
 mod begin;
+mod check;
 mod checkpoint;
 mod classifier;
 mod collect;
@@ -39,11 +40,13 @@ mod shared;
 mod sketcher;
 mod start;
 mod state;
+mod statistics;
 mod thread;
 mod vector_rows;
 mod workers;
 
-pub use config::{Config, OnFailure, OnNonFinite, Overflow, Worker};
+pub use check::{BatchRows, Finding, GradientCheck};
+pub use config::{Config, OnBatchNorm, OnFailure, OnNonFinite, Overflow, Worker};
 pub use cost::{Cost, RecordingSummary};
 pub use curvature::{CurvaturePass, CurvatureRows};
 pub use error::RecordError;

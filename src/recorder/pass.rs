@@ -15,7 +15,7 @@ use candle_nn::Optimizer;
 /// were accumulated before belong to it. [`Recorder::abandon_step`](crate::Recorder::abandon_step) ends it.
 #[must_use = "a pass records nothing until it is committed"]
 pub struct Pass<'r> {
-    core: PassCore<'r>,
+    pub(super) core: PassCore<'r>,
 }
 
 loss_methods!(Pass, " let mut pass = recorder.pass(&[7, 8])?;", " pass.commit(0.1)?;");

@@ -37,6 +37,8 @@ pub(super) struct PassCore<'r> {
     pub(super) curvature: Option<Vec<f32>>,
     /// What is not finite, if such steps are not recorded.
     pub(super) not_finite: Option<String>,
+    /// Whether a check runs the pass. It is not handed over.
+    pub(super) is_check: bool,
 }
 
 impl<'r> PassCore<'r> {
@@ -66,6 +68,7 @@ impl<'r> PassCore<'r> {
             per_example: Vec::new(),
             curvature: None,
             not_finite: None,
+            is_check: false,
         }
     }
 
@@ -200,7 +203,8 @@ impl<'r> PassCore<'r> {
             return Ok(());
         }
         self.recorder.disarm();
-        let collected = self.collect();
+        let frozen = self.recorder.check_frozen_statistics();
+        let collected = frozen.and_then(|()| self.collect());
         if let Ok(batch) = &collected {
             self.check_caught(batch);
         }

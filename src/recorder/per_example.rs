@@ -16,6 +16,11 @@ impl PassCore<'_> {
             return Err(self
                 .error("`per_example` needs an enabled recorder: skip the call if `recorder.is_enabled()` is false"));
         }
+        if self.is_check {
+            return Err(self.error(
+                "`per_example` takes each gradient from one example alone, so there is nothing to check: check models                  with tapped layers, or without recorded gradients",
+            ));
+        }
         if self.outputs.is_none() {
             self.check_first_loss()?;
         }

@@ -4,7 +4,7 @@
 //! a sweep over the training set. Passes, losses and the background thread are those of the recorder. Only the step is
 //! that of the checkpoint. New segments take the rows; they supersede nothing.
 
-use super::config::{Config, OnFailure, Overflow, Worker};
+use super::config::{Config, OnBatchNorm, OnFailure, Overflow, Worker};
 use super::curvature::CurvaturePass;
 use super::error::{find_no_run, RecordError};
 use super::handle::Recorder;
@@ -152,7 +152,9 @@ impl Replay {
         let (seed, sketch) = (manifest.seed, manifest.sketch.clone());
         let worker = config.worker.or(manifest.worker.map(Worker::from_record));
         let (overflow, on_failure) = (Overflow::Block, OnFailure::Stop);
-        let config = Config { seed, sketch, overflow, on_failure, worker, ..config };
+        // A replay adds to a run that says how it treats BatchNorm.
+        let on_batch_norm = OnBatchNorm::RecordShare;
+        let config = Config { seed, sketch, overflow, on_failure, on_batch_norm, worker, ..config };
         let (wanted, held) = prepare_taps(taps, &config)?;
         let differences = list_differences(&manifest, &wanted);
         if !differences.is_empty() {

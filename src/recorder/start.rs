@@ -1,9 +1,9 @@
 //! Starts a recorder, on a new run or on an existing one.
 
-use super::config::{Config, Worker};
-use super::error::{find_no_run, RecordError};
+use super::config::{Config, OnBatchNorm, Worker};
+use super::error::{find_no_run, quote_names, RecordError};
 use super::handle::Recorder;
-use super::manifest::{list_differences, make_manifest};
+use super::manifest::{find_batch_norm_difference, list_differences, make_manifest};
 use super::message::Message;
 use super::past::{lock_end, Past};
 use super::queue::{Gauge, Queue};
@@ -12,6 +12,7 @@ use super::rows::RowMaker;
 use super::shared::Shared;
 use super::sketcher::LayerSketcher;
 use super::state::{Abandoned, State};
+use super::statistics::FrozenStatistics;
 use super::thread::run_background;
 use super::workers::{check_same_end, part_folder};
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
@@ -28,7 +29,8 @@ impl Recorder {
     /// workers.
     ///
     /// # Errors
-    /// [`RecordError::Taps`] for refused layers, for names used twice, and for taps that another recorder holds.
+    /// [`RecordError::Taps`] for refused layers, for names used twice, for taps that another recorder holds, and for a
+    /// declared model with BatchNorm under [`OnBatchNorm::Refuse`](crate::OnBatchNorm::Refuse).
     /// [`RecordError::Config`] for settings out of range. [`RecordError::Start`] if the folder cannot be written or
     /// holds a run. [`RecordError::Worker`] if it holds parts of workers with other layers, seeds or sketches.
     /// [`RecordError::Stopped`] if the background thread cannot be started.
@@ -80,7 +82,8 @@ impl Recorder {
             Run::open_one(&folder).map_err(|error| find_no_run(&folder, &error).unwrap_or_else(|| refuse(error)))?;
         let manifest = run.manifest().clone();
         drop(run);
-        let differences = list_differences(&manifest, &wanted);
+        let mut differences = list_differences(&manifest, &wanted);
+        differences.extend(find_batch_norm_difference(&manifest, &wanted));
         if !differences.is_empty() {
             return Err(RecordError::Differs { what: differences });
         }
@@ -108,6 +111,13 @@ pub(super) fn prepare_taps(taps: &Taps, config: &Config) -> Result<(Manifest, Ta
             "layers are tapped and variables are declared: use either `taps.tap` or `taps.declare_variables` in one run".into(),
         );
     }
+    let batch_norms = registry.untapped_batch_norms();
+    if config.on_batch_norm == OnBatchNorm::Refuse && !batch_norms.is_empty() && !registry.layers.is_empty() {
+        problems.push(format!(
+            "the model has BatchNorm ({}), which couples the examples of a batch in training mode, so that no example              has a gradient of its own: use GroupNorm, LayerNorm or RmsNorm; or run it with frozen statistics, and tap              `taps::FrozenBatchNorm` or set `Config::on_batch_norm` to `OnBatchNorm::Frozen`; or record each example's              share of the batch gradient with `OnBatchNorm::RecordShare`",
+            quote_names(&batch_norms)
+        ));
+    }
     if !problems.is_empty() {
         return Err(RecordError::Taps(problems));
     }
@@ -132,6 +142,7 @@ pub(super) fn start_recorder(
     let registry = taps.registry();
     let layers = registry.layers.clone();
     let variables = registry.variables.clone();
+    let frozen = FrozenStatistics::new(&registry, &config);
     drop(registry);
     // A width from disk is used only if these settings could have made it.
     let known = past.folded_width.filter(|width| (1..=config.sketch.folded_max).contains(width));
@@ -199,6 +210,7 @@ pub(super) fn start_recorder(
         reproduction: Reproduction::default(),
         probes: 0,
         sweeps: 0,
+        frozen,
     };
     held.keep_taps();
     Ok(Recorder { state: Some(state) })

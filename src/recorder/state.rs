@@ -6,6 +6,7 @@ use super::message::{Batch, Gap, Message, PassKind, Replayed, StepEnd, StepRow};
 use super::queue::{Queue, Sent};
 use super::reproduction::{RecordedLosses, Reproduction};
 use super::shared::Shared;
+use super::statistics::FrozenStatistics;
 use crate::step::StepInfo;
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
 use candle_core::Var;
@@ -66,6 +67,8 @@ pub(super) struct State {
     pub probes: u64,
     /// Swept examples that were handed over.
     pub sweeps: u64,
+    /// Statistics that must not change.
+    pub frozen: FrozenStatistics,
 }
 
 impl State {

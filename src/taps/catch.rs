@@ -3,6 +3,7 @@
 use super::gradient::FoldedGradients;
 use super::shared_fold::LazyFold;
 use super::slot::{Captured, Slot};
+use super::watch::Watch;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Tensor};
 use gradlog_format::sketch::Fold;
@@ -15,6 +16,9 @@ pub(super) trait Passes: Send + Sync {
 
     /// Number of parameters of all layers whose gradients `pass` will fold, as far as forward has come.
     fn folded_parameters(&self, pass: u64) -> u64;
+
+    /// What a check watches; `None` for the usual case that no check runs.
+    fn watch(&self) -> Option<&Watch>;
 }
 
 /// Catches the gradient of a tapped layer's output. [`Tap::tapped_forward`](super::Tap::tapped_forward) gets one for
@@ -62,6 +66,9 @@ impl Catch {
                 _ => 1,
             };
             self.slot.note_forward(self.pass, positions > 1);
+            if let Some(watch) = self.passes.watch() {
+                watch.note_input(&self.slot, x);
+            }
         }
     }
 

@@ -156,13 +156,13 @@ pub(crate) fn move_to_host(tensor: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradients of one use, in main memory.
-enum HostUse {
+pub(super) enum HostUse {
     Outer { a: Vec<f32>, d: Vec<f32>, groups: usize, positions: usize, inputs: usize, outputs: usize, bias: bool },
     Dense { values: Vec<f32>, parameters: usize },
 }
 
 impl HostUse {
-    fn new(one: &PerExample, batch: usize, parameters: usize) -> Result<Self> {
+    pub(super) fn new(one: &PerExample, batch: usize, parameters: usize) -> Result<Self> {
         let made = match one {
             PerExample::Outer { inputs, deltas, bias } => {
                 let (ab, groups, positions, i) = read_dimensions(inputs)?;
@@ -204,7 +204,7 @@ impl HostUse {
         Ok(made)
     }
 
-    fn add(&self, example: usize, gradient: &mut [f32]) {
+    pub(super) fn add(&self, example: usize, gradient: &mut [f32]) {
         match self {
             Self::Dense { values, parameters } => {
                 add(gradient, &values[example * parameters..(example + 1) * parameters]);

@@ -1,11 +1,13 @@
 //! The taps of one model: registers layers and arms passes.
 
-use super::catch::Passes;
+use super::catch::{Catch, Passes};
+use super::names::is_statistic;
 use super::registry::{Recording, Registered, Registry};
 use super::slot::Slot;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::Tap;
 use super::tapped::Tapped;
+use super::watch::{Seen, Watch};
 use candle_core::Var;
 use candle_nn::VarMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,6 +63,8 @@ struct Shared {
     passes: AtomicU64,
     /// Whether a recorder holds these taps. Two at a time would catch each other's gradients.
     held: AtomicBool,
+    /// What a check watches.
+    watch: Watch,
     registry: Mutex<Registry>,
 }
 
@@ -84,6 +88,10 @@ impl Passes for Shared {
         };
         registry.layers.iter().filter(folds).map(|layer| layer.spec.elements() as u64).sum()
     }
+
+    fn watch(&self) -> Option<&Watch> {
+        Some(&self.watch).filter(|watch| watch.is_on())
+    }
 }
 
 impl std::fmt::Debug for Taps {
@@ -102,8 +110,8 @@ impl Taps {
 
     /// Taps `layer` under `name` and returns it, wrapped.
     ///
-    /// [`Recorder::create`](crate::Recorder::create) reports a layer that cannot be recorded (`BatchNorm`) and a name
-    /// that is used twice. So this call cannot fail, and stays one expression in a model's constructor.
+    /// [`Recorder::create`](crate::Recorder::create) reports a layer that cannot be recorded (`BatchNorm` in training
+    /// mode) and a name that is used twice. So this call cannot fail, and stays one expression in a model's constructor.
     #[must_use = "a forward pass through the returned layer is what is recorded"]
     pub fn tap<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
         self.register(name.into(), layer, Recording::REQUIRED)
@@ -169,10 +177,10 @@ impl Taps {
     }
 
     /// Declares all variables of the model. The run then states which of them it does not cover, and how large they
-    /// are.
+    /// are. It also knows the model's BatchNorm layers by their statistics; see
+    /// [`OnBatchNorm`](crate::OnBatchNorm).
     pub fn declare_model(&self, variables: &VarMap) {
-        let named = named_variables(variables);
-        self.registry().model = Some(named.iter().map(|(n, v)| (n.clone(), v.shape().clone(), v.id())).collect());
+        self.registry().declare(&named_variables(variables));
     }
 
     /// Declares the variables of a model that cannot be tapped. Each variable becomes a layer, and
@@ -180,8 +188,10 @@ impl Taps {
     pub fn declare_variables(&self, variables: &VarMap) {
         let named = named_variables(variables);
         let mut registry = self.registry();
-        registry.model = Some(named.iter().map(|(n, v)| (n.clone(), v.shape().clone(), v.id())).collect());
-        for (name, var) in named {
+        registry.declare(&named);
+        let batch_norms = registry.batch_norms();
+        // Statistics are not trained, so they are no parameters.
+        for (name, var) in named.into_iter().filter(|(name, _)| !is_statistic(name, &batch_norms)) {
             let parameters = vec![Parameter::new("value", var.as_tensor())];
             let spec = LayerSpec::new("variable", parameters);
             registry.add(name.clone(), spec, Arc::new(Slot::default()), None, Recording::OPTIONAL);
@@ -221,6 +231,22 @@ impl Taps {
         let pass = self.shared.passes.fetch_add(1, Ordering::Relaxed) + 1;
         self.shared.armed.store(pass, Ordering::Release);
         pass
+    }
+
+    /// Begins to watch the forward passes of a check. With `plain`, tapped layers run candle's own ops.
+    pub(crate) fn begin_watch(&self, plain: bool) {
+        self.shared.watch.begin(plain);
+    }
+
+    /// A catch for a forward pass outside of any pass. It catches nothing.
+    pub(crate) fn unarmed_catch(&self) -> Catch {
+        self.disarm();
+        Catch::new(self.shared.clone(), Arc::new(Slot::default()))
+    }
+
+    /// Ends the watch. Returns the inputs of all tapped layers in the order of the forward pass.
+    pub(crate) fn end_watch(&self) -> Vec<Seen> {
+        self.shared.watch.end()
     }
 
     pub(crate) fn disarm(&self) {

@@ -1,5 +1,7 @@
 //! The layers that the recorder knows, and the reasons to refuse some.
 
+use super::batch_norm::KIND as BATCH_NORM;
+use super::names::{find_batch_norms, mean_of, weight_of};
 use super::slot::Slot;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::Tap;
@@ -12,6 +14,8 @@ pub(crate) struct Registry {
     pub layers: Vec<Registered>,
     pub model: Option<Vec<(String, Shape, TensorId)>>,
     pub variables: Vec<(String, Var)>,
+    /// Running means of the declared model's BatchNorm layers, by the layer's name.
+    pub running_means: Vec<(String, Var)>,
     pub problems: Vec<String>,
 }
 
@@ -64,6 +68,36 @@ impl Registered {
 }
 
 impl Registry {
+    /// Declares all variables of the model.
+    pub(super) fn declare(&mut self, named: &[(String, Var)]) {
+        self.model = Some(named.iter().map(|(n, v)| (n.clone(), v.shape().clone(), v.id())).collect());
+        let batch_norms = self.batch_norms();
+        let mean = |layer: &String| {
+            let name = mean_of(layer);
+            let (_, var) = named.iter().find(|(other, _)| *other == name)?;
+            Some((layer.clone(), var.clone()))
+        };
+        self.running_means = batch_norms.iter().filter_map(mean).collect();
+    }
+
+    /// The names of the declared model's BatchNorm layers.
+    pub(crate) fn batch_norms(&self) -> Vec<String> {
+        let model = self.model.as_deref().unwrap_or_default();
+        find_batch_norms(model.iter().map(|(name, shape, _)| (name.as_str(), shape)))
+    }
+
+    /// The BatchNorm layers that may run in training mode: those that are not tapped with frozen statistics.
+    pub(crate) fn untapped_batch_norms(&self) -> Vec<String> {
+        let model = self.model.as_deref().unwrap_or_default();
+        let tapped = self.layers.iter().filter(|layer| layer.spec.kind == BATCH_NORM);
+        let tapped: Vec<TensorId> = tapped.flat_map(|layer| &layer.spec.parameters).filter_map(|p| p.id).collect();
+        let is_tapped = |layer: &String| {
+            let weight = weight_of(layer);
+            model.iter().any(|(name, _, id)| *name == weight && tapped.contains(id))
+        };
+        self.batch_norms().into_iter().filter(|layer| !is_tapped(layer)).collect()
+    }
+
     pub(super) fn add(
         &mut self,
         name: String,

@@ -51,6 +51,11 @@ impl Slot {
         self.state().fold = fold;
     }
 
+    /// Sets another projection, for a check. Returns the one before.
+    pub(crate) fn replace_fold(&self, fold: Option<Arc<LazyFold>>) -> Option<Arc<LazyFold>> {
+        std::mem::replace(&mut self.state().fold, fold)
+    }
+
     /// Notes a forward pass in `pass`, with one position per example or with many.
     pub(crate) fn note_forward(&self, pass: u64, many: bool) {
         let mut state = self.state();

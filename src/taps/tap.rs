@@ -35,8 +35,8 @@ impl std::error::Error for TapError {}
 ///
 /// The batch is the first dimension of the layer's input and output.
 ///
-/// To check an implementation, record a step. Then compare `Score::Grand` of that step, the norm of each example's
-/// gradient, with candle's own backward on batches of one.
+/// To check an implementation, call [`Recorder::check_gradients`](crate::Recorder::check_gradients) on one batch. It
+/// compares [`Tap::per_example`] with candle's backward through [`Tap::plain_forward`].
 pub trait Tap: Send + Sync + 'static {
     /// Describes the layer: its kind and its parameters.
     ///

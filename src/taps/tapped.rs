@@ -3,6 +3,7 @@
 use super::catch::{Catch, Passes};
 use super::slot::Slot;
 use super::tap::Tap;
+use super::watch::Watch;
 use candle_core::{Module, Result, Tensor};
 use std::sync::Arc;
 
@@ -46,9 +47,18 @@ impl<L> std::fmt::Debug for Tapped<L> {
     }
 }
 
+/// Whether candle's own ops give the layer's gradient. Those of a convolution do not: some are wrong, some are an error
+/// (docs/candle-faults.md, 4 to 6).
+pub(crate) fn has_sound_backward(layer: &dyn Tap) -> bool {
+    !layer.spec().is_ok_and(|spec| matches!(spec.kind, "conv1d" | "conv2d"))
+}
+
 impl<L: Tap> Module for Tapped<L> {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let catch = Catch::new(self.passes.clone(), self.slot.clone());
+        if self.passes.watch().is_some_and(Watch::is_plain) && has_sound_backward(&*self.layer) {
+            return catch.output(x, self.layer.plain_forward(x)?);
+        }
         self.layer.tapped_forward(x, &catch)
     }
 }

@@ -1,8 +1,10 @@
 //! Integration tests: gradlog as its users see it, against candle itself and against one-line oracles.
 
 mod abandoned;
+mod batch_norm;
 mod borrowed;
 mod carried;
+mod check;
 mod cli;
 mod common;
 mod connectivity;

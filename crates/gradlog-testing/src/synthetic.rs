@@ -2,8 +2,8 @@
 
 use crate::visits::{Visit, WIDTHS};
 use gradlog_format::log::{
-    segment_path, worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, LayerRecord, LogWriter,
-    Manifest, Mode, SegmentHeader, WorkerRecord, WriterOptions, NO_LAYER,
+    segment_path, worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, FindingKind,
+    LayerRecord, LogWriter, Manifest, Mode, SegmentHeader, WorkerRecord, WriterOptions, NO_LAYER,
 };
 use gradlog_format::run::Run;
 use gradlog_format::sketch::{Encoding, SketchConfig};
@@ -219,6 +219,18 @@ impl Synthetic {
         b.u64s(Column::Bytes, [64]);
         b.u32s(Column::Checksum, [1]);
         b.advance(1, step, epoch);
+        self.append(b);
+    }
+
+    /// A check of the gradients of four examples, with its findings and its text.
+    pub fn check(&mut self, step: u64, findings: &[FindingKind], text: &str) {
+        let mut b = BlockBuilder::new(BlockKind::Checks);
+        b.u64s(Column::Step, [step]);
+        b.u32s(Column::Epoch, [0]);
+        b.u32s(Column::Checked, [4]);
+        b.u32s(Column::Findings, [findings.iter().fold(0, |bits, kind| bits | kind.bit())]);
+        b.column(Column::Text, Cells::U8, text.len() as u32).extend(text.bytes());
+        b.advance(1, step, 0);
         self.append(b);
     }
 

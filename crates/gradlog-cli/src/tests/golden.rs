@@ -9,6 +9,7 @@
 
 use super::golden_cases::{PLAIN, REFUSED, ROWS};
 use super::typed;
+use gradlog_format::log::FindingKind;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit, Written};
 use std::fmt::Write as _;
@@ -89,6 +90,7 @@ fn workers() -> Written {
         part.set(0, "test");
         if rank == 0 {
             part.probes(&rows_of_set(0, (3..5).map(|id| Draws(id).visit(id, 0, 0)).collect()));
+            part.check(0, &[FindingKind::UncoveredVariable], "check passed: a verdict\n- no tap covers `x`");
         }
         let own: Vec<Visit> = all.iter().skip(rank as usize).step_by(3).cloned().collect();
         own.chunks(5).for_each(|rows| part.visits(rows));
@@ -107,6 +109,7 @@ fn cut() -> Written {
     let mut run = Synthetic::new(Encoding::Q8);
     run.set(0, "test");
     run.probes(&rows_of_set(0, vec![Draws(3).visit(3, 0, 0)]));
+    run.check(0, &[FindingKind::CoupledLosses], "check failed: a verdict\n- the loss of an example depends on others");
     run.finish()
 }
 

@@ -58,12 +58,14 @@ pub enum BlockKind {
     Checkpoints = 8,
     /// One row for each training example that a replay took through the model at a checkpoint.
     Sweeps = 9,
+    /// One row for each check of recorded gradients.
+    Checks = 11,
 }
 
 impl BlockKind {
     /// The kind of a number in the file, or `None` for one that a newer version added.
     pub fn from_code(code: u16) -> Option<Self> {
-        const ALL: [BlockKind; 8] = [
+        const ALL: [BlockKind; 9] = [
             BlockKind::Visits,
             BlockKind::Steps,
             BlockKind::Probes,
@@ -72,6 +74,7 @@ impl BlockKind {
             BlockKind::End,
             BlockKind::Checkpoints,
             BlockKind::Sweeps,
+            BlockKind::Checks,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == code)
     }

@@ -116,6 +116,12 @@ pub enum Column {
     Abandoned = 73,
     /// Steps of which the log knows nothing (u64), in gap blocks: the training resumed behind the end of the log.
     UnknownSteps = 74,
+    /// Number of examples that a check compared (u32), in check blocks.
+    Checked = 80,
+    /// What a check found (u32), one bit for each [`FindingKind`](super::FindingKind), in check blocks.
+    Findings = 81,
+    /// Verdict of a check in UTF-8 (u8, one row; its width is the length of the text), in check blocks.
+    Text = 82,
 }
 
 impl Column {
@@ -133,7 +139,7 @@ impl Column {
     /// In [`Column::Label`] and [`Column::Prediction`]: no class. Example: the target is ignored.
     pub const NO_CLASS: u32 = u32::MAX;
 
-    const ALL: [Column; 49] = [
+    const ALL: [Column; 52] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -183,6 +189,9 @@ impl Column {
         Column::Checksum,
         Column::Abandoned,
         Column::UnknownSteps,
+        Column::Checked,
+        Column::Findings,
+        Column::Text,
     ];
 
     /// Where the numbers kept apart of a column of vectors are: their places and their values.
@@ -210,6 +219,7 @@ impl Column {
         matches!(
             self,
             Column::Name
+                | Column::Text
                 | Column::InputPlaces
                 | Column::InputApart
                 | Column::DeltaPlaces
@@ -301,6 +311,7 @@ impl Column {
             | Column::Mode
             | Column::PredictionScore
             | Column::Name
+            | Column::Text
             | Column::InputRounding
             | Column::DeltaRounding
             | Column::FoldedRounding => cells == Cells::U8,
@@ -314,6 +325,8 @@ impl Column {
             | Column::InputPlaces
             | Column::DeltaPlaces
             | Column::FoldedPlaces
+            | Column::Checked
+            | Column::Findings
             | Column::Checksum => cells == Cells::U32,
             Column::Example
             | Column::Step

@@ -10,8 +10,10 @@ mod builder;
 mod codec;
 mod column;
 mod compress;
+mod coupling;
 mod error;
 mod extension;
+mod finding;
 mod lock;
 mod manifest;
 mod names;
@@ -28,8 +30,10 @@ pub use block::BlockKind;
 pub use builder::BlockBuilder;
 pub use codec::DecodeError;
 pub use column::{Cells, Column, ColumnKey, NO_LAYER};
+pub use coupling::{BatchNormHandling, BatchNormRecord, Coupling, CouplingKind};
 pub use error::{io_error, LogError};
 pub use extension::{Extension, EXTENSIONS_MAX, PRIVATE_TAG_MIN};
+pub use finding::FindingKind;
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
 pub use names::{
     checkpoint_path, segment_path, worker_folder, worker_folders, CHECKPOINT_FOLDER, LOCK_FILE, MANIFEST_FILE,

@@ -150,7 +150,7 @@ impl Block {
         })
     }
 
-    /// A column of bytes, one per row. For [`Column::Name`] these are the bytes of the name.
+    /// A column of bytes, one per row. For [`Column::Name`] and [`Column::Text`] these are the bytes of the text.
     ///
     /// # Errors
     /// [`ReadError::Absent`] if the block has no such column, [`ReadError::Damaged`] if its bytes are not what was

@@ -9,6 +9,7 @@
 
 mod block;
 mod checkpoint;
+mod checks;
 mod directory;
 mod error;
 mod file;
@@ -37,6 +38,7 @@ mod workers;
 
 pub use block::{Block, ColumnSize};
 pub use checkpoint::{Checkpoint, CheckpointFault};
+pub use checks::CheckRecord;
 pub use error::{Damage, Newer, ReadError};
 pub use handle::Run;
 pub use lost::Lost;

@@ -6,6 +6,7 @@
 
 use super::block::Block;
 use super::checkpoint;
+use super::checks;
 use super::error::{io_error, Damage, Newer, ReadError};
 use super::file::{clone_error, is_lost, SegmentFile};
 use super::half_written::newer_segment;
@@ -260,6 +261,9 @@ impl<'run> Salvage<'run> {
         }
         if block.kind() == Some(BlockKind::Checkpoints) {
             checkpoint::read(block)?;
+        }
+        if block.kind() == Some(BlockKind::Checks) {
+            checks::read(block)?;
         }
         if block.kind() == Some(BlockKind::Steps) && self.run.manifest().worker.is_some() {
             block.u64s(Column::Step)?; // merges the steps of all workers

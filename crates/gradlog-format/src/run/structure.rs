@@ -18,6 +18,7 @@ fn required(kind: BlockKind) -> &'static [Column] {
         BlockKind::End => &[Column::Visits, Column::Dropped],
         BlockKind::Checkpoints => &[Column::Step, Column::Epoch, Column::Bytes, Column::Checksum],
         BlockKind::Sweeps => &[Column::Example, Column::Step, Column::Epoch, Column::Mode],
+        BlockKind::Checks => &[Column::Step, Column::Epoch, Column::Checked, Column::Findings, Column::Text],
     }
 }
 
@@ -31,7 +32,7 @@ pub(super) fn check(block: &Block, layers: usize) -> Result<(), String> {
     if let Some(lacking) = required(kind).iter().find(|column| !block.has(**column)) {
         return Err(format!("a block of {kind:?} without {lacking:?}"));
     }
-    let one_row = matches!(kind, BlockKind::ProbeSet | BlockKind::End | BlockKind::Checkpoints);
+    let one_row = matches!(kind, BlockKind::ProbeSet | BlockKind::End | BlockKind::Checkpoints | BlockKind::Checks);
     if one_row && block.header.rows != 1 {
         return Err(format!("a block of {kind:?} with {} rows, where one belongs", block.header.rows));
     }

@@ -61,7 +61,9 @@ pub(super) enum Remaining {
 pub(super) fn remaining_rows(block: &Block, limit: u64) -> Result<Remaining, ReadError> {
     let limit = match block.kind() {
         Some(BlockKind::Visits | BlockKind::Steps | BlockKind::Gaps) => limit,
-        Some(BlockKind::Probes | BlockKind::Sweeps | BlockKind::Checkpoints) => limit.saturating_add(1),
+        Some(BlockKind::Probes | BlockKind::Sweeps | BlockKind::Checkpoints | BlockKind::Checks) => {
+            limit.saturating_add(1)
+        }
         _ => return Ok(Remaining::All),
     };
     let (first, last) = block.steps();

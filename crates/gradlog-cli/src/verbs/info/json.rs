@@ -3,6 +3,7 @@
 use super::{file_state, mode_names, worker_state, Contents};
 use crate::report;
 use gradlog_analysis::{LayerForm, ProbeSummary};
+use gradlog_format::log::FindingKind;
 use gradlog_format::run::WorkerState;
 use serde_json::json;
 use std::io::{self, Write};
@@ -10,7 +11,7 @@ use std::ops::RangeInclusive;
 
 impl Contents<'_> {
     pub(super) fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Contents { manifest, summary, workers, checkpoints } = self;
+        let Contents { manifest, summary, workers, checkpoints, checks, couplings } = self;
         let part = |worker: &WorkerState| json!({"rank": worker.rank, "last_step": worker.last_step, "state": worker_state(worker)});
         let workers = workers.as_ref().map(|workers| {
             let parts: Vec<_> = workers.parts.iter().map(part).collect();
@@ -41,6 +42,16 @@ impl Contents<'_> {
                        "bytes": checkpoint.bytes, "path": checkpoint.path.display().to_string(), "file": file_state(checkpoint)})
             })
             .collect();
+        let checks: Vec<_> = checks
+            .iter()
+            .map(|check| {
+                let findings: Vec<_> =
+                    FindingKind::from_bits(check.findings).into_iter().map(FindingKind::name).collect();
+                json!({"step": check.step, "epoch": check.epoch, "examples": check.examples, "agrees": check.agrees(),
+                       "findings": findings, "text": check.text})
+            })
+            .collect();
+        let couplings: Vec<_> = couplings.iter().map(ToString::to_string).collect();
         let sweeps: Vec<_> = summary
             .sweeps
             .iter()
@@ -79,6 +90,9 @@ impl Contents<'_> {
             "layers": layers,
             "probes": sets(&summary.probes, "visits"),
             "curvature": sets(&summary.curvature, "rows"),
+            "gradients": self.gradient_words(),
+            "couplings": couplings,
+            "checks": checks,
             "checkpoints": checkpoints,
             "sweeps": sweeps,
             "notes": manifest.notes,

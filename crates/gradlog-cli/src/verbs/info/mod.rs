@@ -8,8 +8,8 @@ use crate::error::CliError;
 use crate::frame::{Asked, Content, Ending, Shown, Verb};
 use clap::{Args, ValueEnum};
 use gradlog_analysis::{AnalysisError, RunSummary, SummaryQuestion};
-use gradlog_format::log::{Manifest, Mode};
-use gradlog_format::run::{Checkpoint, ReadError, WorkerState, Workers};
+use gradlog_format::log::{Coupling, Manifest, Mode};
+use gradlog_format::run::{CheckRecord, Checkpoint, ReadError, WorkerState, Workers};
 use std::path::PathBuf;
 use std::slice;
 
@@ -43,12 +43,10 @@ impl Verb for Arguments {
         let run = asked.run();
         let summary =
             asked.read("reading", 1, |progress| SummaryQuestion::new().share_progress(progress).compute(run))?;
-        // Where the log is damaged, the summary says so.
-        let checkpoints = match run.checkpoints() {
-            Err(ReadError::Damaged(_)) if summary.damage.is_some() => Vec::new(),
-            other => other.map_err(AnalysisError::from)?,
-        };
-        Ok(Contents { manifest: run.manifest(), summary, workers: run.workers()?, checkpoints })
+        let checkpoints = before_damage(&summary, run.checkpoints())?;
+        let checks = before_damage(&summary, run.checks())?;
+        let couplings = before_damage(&summary, run.couplings())?;
+        Ok(Contents { manifest: run.manifest(), summary, workers: run.workers()?, checkpoints, checks, couplings })
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, contents: Contents<'run>) -> Result<Shown<'run>, CliError> {
@@ -71,6 +69,35 @@ pub(crate) struct Contents<'a> {
     workers: Option<Workers>,
     /// The checkpoints that were saved.
     checkpoints: Vec<Checkpoint>,
+    /// The checks of recorded gradients.
+    checks: Vec<CheckRecord>,
+    /// What couples the examples of a batch.
+    couplings: Vec<Coupling>,
+}
+
+/// A list from the log. Where the log is damaged, the summary says so, and the list may be empty.
+fn before_damage<T>(summary: &RunSummary, list: Result<Vec<T>, ReadError>) -> Result<Vec<T>, CliError> {
+    match list {
+        Err(ReadError::Damaged(_)) if summary.damage.is_some() => Ok(Vec::new()),
+        other => Ok(other.map_err(AnalysisError::from)?),
+    }
+}
+
+impl Contents<'_> {
+    /// What the recorded gradients are: each example's own, or shares.
+    fn gradient_words(&self) -> String {
+        if self.manifest.layers.is_empty() {
+            return "none".into();
+        }
+        match (self.checks.last(), self.couplings.is_empty()) {
+            (_, false) => "shares of the batch gradient, because examples are coupled".into(),
+            (None, true) => "each example's own, if its loss depends on no other example; never checked".into(),
+            (Some(check), true) if check.agrees() => {
+                format!("each example's own: a check at step {} agrees", check.step)
+            }
+            (Some(check), true) => format!("not each example's own: a check at step {} disagrees", check.step),
+        }
+    }
 }
 
 /// What can be seen of the file without reading it.

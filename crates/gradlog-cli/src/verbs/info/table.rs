@@ -8,9 +8,12 @@ use gradlog_format::run::{Checkpoint, WorkerState};
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 
+/// More checks than this are not shown, only the last ones.
+const CHECKS_MAX: usize = 3;
+
 impl Contents<'_> {
     pub(super) fn write_tables(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Contents { manifest, summary, workers, checkpoints } = self;
+        let Contents { manifest, summary, workers, checkpoints, checks, couplings } = self;
         let state = match (&summary.damage, summary.finished) {
             (Some(_), _) => "damaged: what follows is of the part before the damage",
             (None, true) => "finished",
@@ -50,6 +53,7 @@ impl Contents<'_> {
             ("bytes per visit", per_visit.map_or("-".into(), |bytes| format!("{bytes:.1}"))),
             ("parameters", coverage),
             ("sketch", sketch_words(manifest)),
+            ("gradients", self.gradient_words()),
         ];
         let place = |name: &str| pairs.iter().position(|(label, _)| *label == name).map_or(0, |place| place + 1);
         let behind = place("dropped");
@@ -61,6 +65,12 @@ impl Contents<'_> {
         }
         if summary.abandoned > 0 {
             pairs.insert(behind, ("abandoned", format!("{} visits of steps that were not taken", summary.abandoned)));
+        }
+        pairs.extend(couplings.iter().map(|coupling| ("coupling", coupling.to_string())));
+        for check in checks.iter().rev().take(CHECKS_MAX).rev() {
+            let mut lines = check.text.lines();
+            pairs.push(("check", format!("step {}: {}", check.step, lines.next().unwrap_or_default())));
+            pairs.extend(lines.map(|line| ("", line.to_owned())));
         }
         if let Some(workers) = workers {
             let (parts, count) = (workers.parts.len(), workers.count);

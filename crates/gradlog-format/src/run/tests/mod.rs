@@ -4,6 +4,7 @@
 //! One file per kind of harm.
 
 mod allocations;
+mod checks;
 mod damage;
 mod edges;
 mod extensions;
