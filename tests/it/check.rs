@@ -427,7 +427,7 @@ fn a_check_changes_neither_the_training_nor_the_rows() {
         let steps =
             (0..6).map(|number| Step { number, epoch: 0, ids: (0..6).map(|i| (number + i) % 12).collect(), rate: 0.1 });
         let check = |recorder: &mut Recorder, step: &Step| {
-            if checked && step.number % 2 == 0 {
+            if checked && step.number.is_multiple_of(2) {
                 let data = network.examples.select(&[0, 1, 2, 3]);
                 let run = |pass: &mut Pass<'_>, rows: &BatchRows| {
                     pass.cross_entropy(&network.logits(&rows.of(&data.x)?)?, &rows.of(&data.y)?)

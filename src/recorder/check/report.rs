@@ -113,7 +113,7 @@ impl std::fmt::Display for GradientCheck {
 pub(super) fn percent(relative: f64) -> String {
     match relative {
         infinite if !infinite.is_finite() => "not finite".into(),
-        zero if zero == 0.0 => "0".into(),
+        0.0 => "0".into(),
         small if small < 1e-3 => format!("{small:.0e}"),
         other => format!("{:.1} %", 100.0 * other),
     }

@@ -77,7 +77,7 @@ fn the_fixture_and_a_new_run_are_read() {
     read_checks(dir.path());
     // A recovery keeps both.
     let saved = tempfile::tempdir().unwrap();
-    Run::open(dir.path()).unwrap().recover(&saved.path().join("run")).unwrap();
+    Run::open(dir.path()).unwrap().recover(saved.path().join("run")).unwrap();
     read_checks(&saved.path().join("run"));
 }
 
