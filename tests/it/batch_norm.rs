@@ -67,8 +67,8 @@ fn batch_norm_in_the_model_is_refused_with_three_ways_out() {
 
 /// The factored gradients of a layer's visits, as `[examples][outputs * inputs]`.
 fn weight_gradients(dir: &Path, layer: u16) -> Vec<Vec<f32>> {
-    let a = vectors(dir, Column::Input, Column::InputScale, layer);
-    let d = vectors(dir, Column::Delta, Column::DeltaScale, layer);
+    let a = vectors(dir, Column::Input, layer);
+    let d = vectors(dir, Column::Delta, layer);
     let outer = |(a, d): (&Vec<f32>, &Vec<f32>)| d.iter().flat_map(|d| a.iter().map(move |a| d * a)).collect();
     a.iter().zip(&d).map(outer).collect()
 }
