@@ -46,9 +46,12 @@ struct Arguments {
     /// Share of the training labels that is replaced by a wrong one
     #[arg(long, default_value_t = 0.1)]
     flip: f64,
-    /// Seed of weights, order, wrong labels and sketches
+    /// Seed of weights, order, sketches and, without --flip-seed, of the wrong labels
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Seed of the wrong labels alone: several runs with one --flip-seed have the same training set
+    #[arg(long)]
+    flip_seed: Option<u64>,
     /// Use only the first N training images
     #[arg(long)]
     limit: Option<usize>,
@@ -87,7 +90,7 @@ fn main() -> Result<()> {
         bail!("there are no images to train on: check --data and --limit");
     }
     let truth = train.labels.clone();
-    train.flip(arguments.flip, TO_ANOTHER, arguments.seed);
+    train.flip(arguments.flip, TO_ANOTHER, arguments.flip_seed.unwrap_or(arguments.seed));
     let flipped = truth.iter().zip(&train.labels).filter(|(t, g)| t != g).count();
     println!(
         "{} training images, {flipped} of them with a wrong label on purpose; {} test images",

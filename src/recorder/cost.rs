@@ -1,6 +1,6 @@
 //! The cost of recording: an estimate from the layers, and the counts after the run.
 
-use gradlog_format::log::{LayerRecord, Manifest};
+use gradlog_format::log::{Column, LayerRecord, Manifest};
 use gradlog_format::sketch::Form;
 use std::time::Duration;
 
@@ -18,6 +18,25 @@ pub struct Cost {
     pub output_bytes_per_visit: u64,
 }
 
+/// The numbers of a visit beside its gradient, with a classification loss: other losses have fewer.
+const VISIT_COLUMNS: [Column; 15] = [
+    Column::Example,
+    Column::Step,
+    Column::Epoch,
+    Column::LearningRate,
+    Column::Clip,
+    Column::Coefficient,
+    Column::Flags,
+    Column::Loss,
+    Column::El2n,
+    Column::Margin,
+    Column::Confidence,
+    Column::Correct,
+    Column::Label,
+    Column::Prediction,
+    Column::SquaredNorm,
+];
+
 impl Cost {
     pub(super) fn expected(manifest: &Manifest, forms: &[Option<Form>], folded_width: Option<u32>) -> Self {
         let sketch = &manifest.sketch;
@@ -34,9 +53,9 @@ impl Cost {
         }
         let width = folded_width.or(parameters.map(|parameters| sketch.folded_width(parameters)));
         let folded = if parameters.is_some() { width.map_or(0, |width| sketch.folded_bytes(width)) } else { 0 };
-        // Example, step, epoch, learning rate, clip, coefficient and flags; loss, EL2N, margin, confidence,
-        // correctness, label, prediction and norm. Most of these compress well.
-        Self { sketch_bytes_per_visit: factored + folded, output_bytes_per_visit: 33 + 32 }
+        // Most of these compress well.
+        let numbers = VISIT_COLUMNS.iter().filter_map(|column| column.cells()).map(|cells| cells.row_bytes(1));
+        Self { sketch_bytes_per_visit: factored + folded, output_bytes_per_visit: numbers.sum() }
     }
 
     /// Bytes in a visit.

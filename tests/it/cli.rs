@@ -31,7 +31,12 @@ fn record(dir: &Path) -> String {
 }
 
 fn csv_rows(text: &str) -> Vec<csv::StringRecord> {
-    csv::Reader::from_reader(text.as_bytes()).records().map(|row| row.unwrap()).collect()
+    csv::ReaderBuilder::new()
+        .comment(Some(b'#'))
+        .from_reader(text.as_bytes())
+        .records()
+        .map(|row| row.unwrap())
+        .collect()
 }
 
 #[test]
@@ -52,7 +57,9 @@ fn every_score_is_a_csv_of_all_examples() {
     {
         let said = gradlog(&["scores", &run, "--score", score, "--format", "csv"]);
         assert_eq!(said.code, Some(0), "{score}: {}", said.err);
-        assert!(said.out.starts_with("example,visits,score"), "{score}: {}", said.out);
+        let (basis, rest) = said.out.split_once('\n').unwrap();
+        assert!(basis.starts_with("# visits, training mode"), "{score}: {basis}");
+        assert!(rest.starts_with("example,visits,score"), "{score}: {}", said.out);
         let rows = csv_rows(&said.out);
         assert_eq!(rows.len(), 8, "{score}");
         assert!(rows.iter().all(|row| &row[1] == "3" && row[2].parse::<f64>().is_ok()), "{score}: {}", said.out);
@@ -88,7 +95,9 @@ fn influence_on_all_probes_has_a_row_for_each_pair() {
     let dir = tempfile::tempdir().unwrap();
     let run = record(dir.path());
     let all = gradlog(&["influence", &run, "--probe", "test", "--all", "--format", "csv"]).out;
-    assert!(all.starts_with("example,probe,score") && all.lines().count() == 1 + 16, "{all}");
+    let (basis, rest) = all.split_once('\n').unwrap();
+    assert!(basis.contains("plain SGD") && rest.starts_with("example,probe,score"), "{all}");
+    assert_eq!(rest.lines().count(), 1 + 16, "{all}");
 }
 
 #[test]

@@ -35,6 +35,12 @@ pub enum AnalysisError {
         /// How many it has.
         positions: u32,
     },
+    /// No run that was handed in has any visit.
+    #[error(
+        "there are no visits at all: the recorder ended before it wrote the first, or has not written it yet; record \
+         training passes with `recorder.pass`, and ask once `flush` or `finish` has returned"
+    )]
+    NoVisits,
     /// The window on visits lies outside of the run.
     #[error("no visit lies inside {asked}: there are visits of {there}")]
     OutsideRun {
@@ -146,6 +152,21 @@ pub enum AnalysisError {
     NothingInCommon {
         /// Its folder.
         run: String,
+    },
+    /// A probe set does not hold the training examples whose scores group it.
+    #[error(
+        "probe set `{set}` does not hold the training examples: {differ} of {compared} probes have another label than the \
+         training example of the same id, such as {id}; record training examples as probes under their own ids"
+    )]
+    OtherExamples {
+        /// The set.
+        set: String,
+        /// Probes whose label differs.
+        differ: u64,
+        /// Probes with a label whose id is that of a training example with a label.
+        compared: u64,
+        /// The first id with different labels.
+        id: u64,
     },
     /// A run has no threshold samples, so that there is no cut.
     #[error(

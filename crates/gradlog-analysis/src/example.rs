@@ -1,8 +1,9 @@
 //! The curve of one example: what was recorded of it, visit by visit.
 
+use crate::rows::basis::Uses;
 use crate::rows::column;
 use crate::rows::driver::{fold_each, fold_in_step_order, ReadTo};
-use crate::rows::sweep::Sweeps;
+use crate::rows::sweep::{Sweeps, Untrained};
 use crate::{AnalysisError, Basis, LeftOut, Progress, Window};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Damage, ReadError, Run};
@@ -39,8 +40,7 @@ progress_options!(ExampleQuestion);
 pub struct ExampleHistory {
     /// Its id.
     pub example: u64,
-    /// Whether the rows are visits of the training or sweeps at checkpoints, and which. "Visits" are then rows of
-    /// sweeps.
+    /// What it rests on. If it is sweeps, "visits" below are rows of these.
     pub basis: Basis,
     /// Its visits inside the window, in the order of the steps. A visit with a NaN or an infinity is among them.
     pub visits: Vec<ExampleVisit>,
@@ -105,7 +105,7 @@ impl ExampleQuestion {
     /// of its visits.
     pub fn compute(&self, run: &Run) -> Result<ExampleHistory, AnalysisError> {
         self.window.refuse_outside(&[run])?;
-        let sweeps = Sweeps::find(run, &self.window)?;
+        let sweeps = Sweeps::find(run, &self.window, Untrained::Counts)?;
         let mut visits = Vec::new();
         let mut left_out = LeftOut::default();
         let keep = |block: &Block| self.window.is_on(block) && self.window.touches(block);
@@ -126,7 +126,10 @@ impl ExampleQuestion {
                 (error, Some(damage)) => AnalysisError::Cut { source: Box::new(error), damage },
             });
         }
-        Ok(ExampleHistory { example: self.example, basis: sweeps.basis(), visits, left_out, damage })
+        let has_gradients = visits.iter().any(|visit: &ExampleVisit| visit.squared_norm.is_some());
+        let uses = if has_gradients { Uses::Gradients } else { Uses::Outputs };
+        let basis = Basis::of(run, &self.window, sweeps.rows(), uses)?.with_left_out(&left_out);
+        Ok(ExampleHistory { example: self.example, basis, visits, left_out, damage })
     }
 
     fn read_block(&self, sweeps: &Sweeps, block: &Block) -> Result<Found, AnalysisError> {

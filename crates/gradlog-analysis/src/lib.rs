@@ -115,7 +115,7 @@ pub use lists::{
     DataMap, DataMapRow, Flagged, FlaggedRow, KeepList, KeepRule, Kept, KeptOfLabel, MapQuestion, Rival, SignalValue,
     Suspect, SuspectQuestion, Suspects, ThresholdIds, ThresholdQuestion, ThresholdRun, ThresholdSamples,
 };
-pub use rows::{Basis, LeftOut, Progress, Source, Window};
+pub use rows::{Basis, BasisRows, GradientCoverage, LeftOut, OptimizerModel, Progress, Source, Window};
 pub use scores::{
     Extra, Extras, Order, OverRuns, RunPart, RunsRow, RunsTable, Score, ScoreQuestion, ScoreRow, ScoreTable,
 };

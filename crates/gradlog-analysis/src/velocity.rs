@@ -20,8 +20,9 @@
 //! set must hold training examples under their own ids.
 
 use crate::influence::plan::index::{Index, Record};
+use crate::rows::basis::Uses;
 use crate::rows::gradient::Gradients;
-use crate::{AnalysisError, InfluenceQuestion, LeftOut, Progress, RunsTable};
+use crate::{AnalysisError, Basis, BasisRows, InfluenceQuestion, LeftOut, Progress, RunsTable, Window};
 use gradlog_format::run::{Damage, ReadError, Run};
 use gradlog_kernels::matmul::{matmul, Matrix};
 use rayon::prelude::*;
@@ -73,6 +74,12 @@ pub struct Velocity {
     pub set: String,
     /// Times at which it was recorded.
     pub times: u64,
+    /// What it rests on: records of probes.
+    pub basis: Basis,
+    /// What the scores rest on that groups were made by; empty where no score made them.
+    pub score_bases: Vec<Basis>,
+    /// Where a score made the groups, probes whose label is not that of the training example of the same id.
+    pub labels_differ: u64,
     /// The groups, in order.
     pub groups: Vec<GroupVelocity>,
     /// What was left out, by the reason: probe records, and as examples the ids that were asked for and have no usable
@@ -150,7 +157,8 @@ impl<'a> VelocityQuestion<'a> {
     /// # Errors
     /// [`AnalysisError::NoSuchSet`]; [`AnalysisError::Missing`] or [`AnalysisError::NoProbeGradient`] if its probes
     /// hold no gradient; [`AnalysisError::OutOfRange`] if there are fewer than two probe times, a group has no example
-    /// in the set or is larger than 4,096, or groups of size 0 are asked for.
+    /// in the set or is larger than 4,096, or groups of size 0 are asked for; [`AnalysisError::OtherExamples`] if groups
+    /// are made by a score and most labels of the probes are not those of the training examples of the same ids.
     ///
     /// # Cost
     /// Reads each probe block once for each group that it holds examples of, twice where probes come and go. Time
@@ -174,19 +182,48 @@ impl<'a> VelocityQuestion<'a> {
                 range,
             });
         }
-        let damage_of_table = match groups {
-            VelocityGroups::Ranked { table, .. } => table.runs.iter().find_map(|part| part.damage.clone()),
-            _ => None,
-        };
+        let (mut damage_of_table, mut score_bases, mut labels_differ) = (None, Vec::new(), 0);
+        if let VelocityGroups::Ranked { table, .. } = groups {
+            damage_of_table = table.runs.iter().find_map(|part| part.damage.clone());
+            score_bases = table.runs.iter().map(|part| part.basis.clone()).collect();
+            labels_differ = count_other_labels(&index, set, table)?;
+        }
+        let rows = BasisRows::Probes { times: times.clone(), modes: index.modes.iter().copied().collect() };
+        let basis = Basis::of(run, &Window::everything(), rows, Uses::Gradients)?;
+        let basis = basis.of_layers(run.manifest(), &index.layout.layer_numbers(&index.layout, &run.manifest().layers));
         let (groups, examples) = choose_groups(&index, set, groups)?;
         let groups = groups.into_iter().map(|group| group.velocity(&index, &times)).collect::<Result<_, _>>()?;
+        let left_out = LeftOut { examples, ..index.left_out };
         Ok(Velocity {
             set: set.into(),
             times: times.len() as u64,
+            // Visits that were dropped are no probes.
+            basis: Basis { dropped: 0, ..basis.with_left_out(&left_out) },
+            score_bases,
+            labels_differ,
             groups,
-            left_out: LeftOut { examples, ..index.left_out },
+            left_out,
             damage: index.damage.or(damage_of_table),
         })
+    }
+}
+
+/// How many probes have another label than the training example of the same id. Some may: a probe can be recorded with
+/// the true label of an example whose training label is wrong.
+///
+/// # Errors
+/// [`AnalysisError::OtherExamples`] if more than half of them do. A set of other examples that happens to use the ids of
+/// the training would be grouped by scores that are not its own.
+fn count_other_labels(index: &Index, set: &str, table: &RunsTable) -> Result<u64, AnalysisError> {
+    let labels: HashMap<u64, u32> = table.rows.iter().filter_map(|row| Some((row.example, row.label?))).collect();
+    let both = index.probes.values().filter_map(|probe| Some((probe.id, probe.label?, *labels.get(&probe.id)?)));
+    let both: Vec<(u64, bool)> = both.map(|(id, own, other)| (id, own != other)).collect();
+    let differ = both.iter().filter(|(_, differ)| *differ).count() as u64;
+    match both.iter().find(|(_, differ)| *differ) {
+        Some(&(id, _)) if 2 * differ > both.len() as u64 => {
+            Err(AnalysisError::OtherExamples { set: set.into(), differ, compared: both.len() as u64, id })
+        }
+        _ => Ok(differ),
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) enum CliError {
     /// Arguments that do not fit together.
     #[error("{0}")]
     Arguments(String),
+    /// An answer without rows, and why.
+    #[error("the answer has no rows: {}", if .0.is_empty() { "nothing in the run counts for it" } else { .0.trim_end_matches('.') })]
+    NoRows(String),
     #[error("{0}, so there is nothing to keep, and no list was written")]
     NothingToKeep(String),
     /// The output cannot be written; the frame knows where to.
@@ -37,6 +40,32 @@ pub(crate) enum CliError {
 }
 
 impl CliError {
+    /// Whether the arguments alone are wrong, whatever the run holds.
+    pub(crate) fn is_about_arguments(&self) -> bool {
+        fn analysis(error: &AnalysisError) -> bool {
+            match error {
+                AnalysisError::NotOnSweeps { .. } | AnalysisError::OnlyVisits { .. } | AnalysisError::Rule { .. } => {
+                    true
+                }
+                AnalysisError::InRun { source, .. } => analysis(source),
+                _ => false,
+            }
+        }
+        match self {
+            CliError::Arguments(_) => true,
+            CliError::Analysis(error) => analysis(error),
+            _ => false,
+        }
+    }
+
+    /// An error of a question that was checked before any run was opened, which is about the arguments.
+    pub(crate) fn of_check(error: AnalysisError) -> Self {
+        match error {
+            AnalysisError::OutOfRange { .. } => CliError::Arguments(error.to_string()),
+            other => CliError::Analysis(other),
+        }
+    }
+
     /// What to do about it, in words of the command line.
     fn advice(&self) -> Option<&'static str> {
         match self {
@@ -45,6 +74,7 @@ impl CliError {
                  from a copy of the run",
             ),
             CliError::Analysis(error) => analysis_advice(error),
+            CliError::NoRows(_) => Some("`gradlog info` says what the run holds"),
             CliError::Out { .. } => Some("nothing was left there: give another --out, or make room"),
             CliError::NotAnId { .. } => Some("a line is `id`, or `id,` and what belongs to it"),
             _ => None,

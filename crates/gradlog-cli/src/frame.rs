@@ -39,11 +39,6 @@ pub(crate) trait Verb {
         Destination::stdout()
     }
 
-    /// Whether the answer is made of gradients, so that the layers without one matter.
-    fn uses_gradients(&self) -> bool {
-        false
-    }
-
     /// Whether the frame names missing workers.
     fn names_workers(&self) -> bool {
         true
@@ -114,11 +109,15 @@ impl<'run> Asked<'run> {
 /// What an answer comes to: words for people, content for everybody.
 #[derive(Default)]
 pub(crate) struct Shown<'a> {
-    /// What the answer is computed from and what it says; before the content.
+    /// What the answer says; before the content.
     pub words: Vec<String>,
+    /// What the answer rests on, in the library's line: with the rows, or where content has no place for it, in words.
+    pub basis: Option<String>,
     /// What the answer leaves out, with the name of the run that it is about where there are several.
     pub left_out: Vec<(String, Notes)>,
     pub content: Content<'a>,
+    /// Why there may rightly be no rows, and what to do to get some. Without it an answer without rows is a failure.
+    pub if_empty: Option<String>,
     /// What is said behind the content.
     pub after: Vec<String>,
     pub damage: Vec<Damage>,
@@ -140,12 +139,29 @@ pub(crate) enum Content<'a> {
     Numbers(Vec<u64>),
     /// Names and what they are.
     Pairs(Vec<(&'static str, String)>),
+    /// Rows that the verb writes one after another, headed by what they rest on.
+    Streamed(Streaming<'a>),
     /// Anything else, written by the verb.
     Written(Writing<'a>),
 }
 
+impl Content<'_> {
+    /// Whether it is rows and there are none, as far as that is known before they are written.
+    fn has_no_rows(&self) -> bool {
+        matches!(self, Content::Sheet(sheet) if sheet.rows.len() == 0)
+    }
+
+    /// Whether it says itself what it rests on.
+    fn holds_basis(&self) -> bool {
+        matches!(self, Content::Sheet(_) | Content::Streamed(_))
+    }
+}
+
 /// Writes content and says how it ended.
 pub(crate) type Writing<'a> = Box<dyn FnOnce(&mut dyn Write) -> Result<Ending, CliError> + 'a>;
+
+/// Writes rows behind what they rest on.
+pub(crate) type Streaming<'a> = Box<dyn FnOnce(&mut dyn Write, Option<&str>) -> Result<Ending, CliError> + 'a>;
 
 /// How the writing of content ended.
 #[derive(Default)]
@@ -180,20 +196,33 @@ fn ask_and_show<'run, V: Verb>(
     console: &mut Console<'_>,
 ) -> Result<Outcome, CliError> {
     let answer = verb.ask(asked)?;
-    let Shown { words, left_out, content, after, mut damage, last, loss, failure } = verb.show(asked, answer)?;
+    let Shown { words, basis, left_out, mut content, if_empty, after, mut damage, last, loss, mut failure } =
+        verb.show(asked, answer)?;
     words.iter().for_each(|line| console.say(line));
-    for (prefix, left_out) in &left_out {
-        left_out.iter().for_each(|note| console.say(format_args!("note: {prefix}{note}")));
+    let notes = left_out.iter().flat_map(|(prefix, notes)| notes.iter().map(move |note| format!("{prefix}{note}")));
+    match (content.has_no_rows(), &if_empty) {
+        // The notes are the reason.
+        (true, None) => {
+            failure = failure.or(Some(no_rows(notes.collect(), &damage)));
+            content = Content::Nothing;
+        }
+        (true, Some(reason)) => {
+            notes.for_each(|note| console.say(format_args!("note: {note}")));
+            console.say(format_args!("note: there are no rows: {reason}"));
+        }
+        (false, _) => notes.for_each(|note| console.say(format_args!("note: {note}"))),
+    }
+    if let (Some(basis), false, None) = (&basis, content.holds_basis(), &failure) {
+        console.say(format_args!("basis: {basis}"));
     }
     for run in &asked.runs {
-        say_coverage(verb, asked, run, console);
         if verb.names_workers() {
             for note in worker_notes(run)? {
                 console.say(format_args!("note: {}{note}", asked.prefix(run)));
             }
         }
     }
-    let ending = write(content, &verb.destination(), console)?;
+    let ending = write(content, basis.as_deref(), &verb.destination(), console)?;
     asked.watch.clear();
     after.into_iter().chain(ending.words).for_each(|line| console.say(line));
     damage.extend(ending.damage.filter(|_| damage.is_empty()));
@@ -205,21 +234,12 @@ fn ask_and_show<'run, V: Verb>(
     Ok(if loss || !damage.is_empty() { Outcome::Loss } else { Outcome::Done })
 }
 
-/// Says which part of the model's gradient was recorded, so that a part is not taken for the whole.
-fn say_coverage<V: Verb>(verb: &V, asked: &Asked<'_>, run: &Run, console: &mut Console<'_>) {
-    if !verb.uses_gradients() {
-        return;
+/// The error of an answer without rows: what was left out is the reason, or the damage.
+pub(crate) fn no_rows(mut reasons: Vec<String>, damage: &[Damage]) -> CliError {
+    if !damage.is_empty() {
+        reasons.push("what was asked for may lie behind the damage.".into());
     }
-    let prefix = asked.prefix(run);
-    match run.manifest().coverage() {
-        Some(share) if share < 0.9995 => console.say(format_args!(
-            "note: {prefix}the gradients are those of {:.1} % of the model's parameters; `gradlog info` lists the layers",
-            100.0 * share
-        )),
-        Some(_) => {}
-        None => console
-            .say(format_args!("note: {prefix}the gradients are those of the recorded layers; `gradlog info` lists them")),
-    }
+    CliError::NoRows(reasons.join(" "))
 }
 
 /// What a reader of the result should know of the workers that recorded the run, if several did.
@@ -244,12 +264,17 @@ pub(crate) fn first_damage<'a>(damage: impl IntoIterator<Item = &'a Damage>) -> 
     damage.into_iter().next().map(ToString::to_string).into()
 }
 
-fn write(content: Content<'_>, to: &Destination<'_>, console: &mut Console<'_>) -> Result<Ending, CliError> {
+fn write(
+    content: Content<'_>,
+    basis: Option<&str>,
+    to: &Destination<'_>,
+    console: &mut Console<'_>,
+) -> Result<Ending, CliError> {
     if matches!(content, Content::Nothing) {
         return Ok(Ending::default());
     }
     let mut target = Target::open(to.out, console.out).map_err(|error| to.explain(error))?;
-    let written = write_content(content, to, &mut target);
+    let written = write_content(content, basis, to, &mut target);
     written
         .and_then(|ending| {
             target.finish()?;
@@ -261,10 +286,15 @@ fn write(content: Content<'_>, to: &Destination<'_>, console: &mut Console<'_>) 
         })
 }
 
-fn write_content(content: Content<'_>, to: &Destination<'_>, target: &mut Target<'_>) -> Result<Ending, CliError> {
+fn write_content(
+    content: Content<'_>,
+    basis: Option<&str>,
+    to: &Destination<'_>,
+    target: &mut Target<'_>,
+) -> Result<Ending, CliError> {
     match content {
         Content::Nothing => Ok(Ending::default()),
-        Content::Sheet(sheet) => Ok(write_sheet(sheet, to, target)?),
+        Content::Sheet(sheet) => Ok(write_sheet(sheet, basis, to, target)?),
         Content::Numbers(numbers) => {
             numbers.iter().try_for_each(|number| writeln!(target, "{number}"))?;
             Ok(Ending::default())
@@ -273,13 +303,19 @@ fn write_content(content: Content<'_>, to: &Destination<'_>, target: &mut Target
             report::write_pairs(target, &pairs)?;
             Ok(Ending::default())
         }
+        Content::Streamed(writing) => writing(target, basis),
         Content::Written(writing) => writing(target),
     }
 }
 
-fn write_sheet(sheet: Sheet<'_>, to: &Destination<'_>, target: &mut Target<'_>) -> io::Result<Ending> {
+fn write_sheet(
+    sheet: Sheet<'_>,
+    basis: Option<&str>,
+    to: &Destination<'_>,
+    target: &mut Target<'_>,
+) -> io::Result<Ending> {
     let (count, limit) = (sheet.rows.len(), to.rows_max.unwrap_or(usize::MAX));
-    let mut rows = Rows::begin(to.format, target, &sheet.head, &sheet.columns)?;
+    let mut rows = Rows::begin(to.format, target, basis, &sheet.head, &sheet.columns)?;
     for row in sheet.rows.take(limit) {
         rows.row(&row)?;
     }

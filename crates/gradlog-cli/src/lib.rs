@@ -63,7 +63,7 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
         Err(CliError::Stdout(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             console.say(format_args!("error: {}", explain(&error)));
-            if matches!(error, CliError::Arguments(_)) {
+            if error.is_about_arguments() {
                 2
             } else {
                 1

@@ -56,7 +56,8 @@ impl From<&FlatVectors> for Notes {
 
 impl From<&Velocity> for Notes {
     fn from(velocity: &Velocity) -> Self {
-        Self::from(&velocity.left_out)
+        let other = "probes have another label than the training example of the same id: are they the same examples?";
+        Self::from(&velocity.left_out).add_count(velocity.labels_differ, other)
     }
 }
 

@@ -36,13 +36,14 @@ fn sweeps_that_are_not_there_are_named_with_what_makes_them() {
 fn scores_say_whether_they_are_of_visits_or_of_sweeps() {
     let (_dir, path) = replayed();
     let visits = gradlog(&["scores", &path, "--score", "el2n", "--format", "csv"]);
-    assert!(visits.out.starts_with("example,visits,score"), "{}", visits.out);
+    assert!(visits.out.starts_with("# visits, training mode\nexample,visits,score"), "{}", visits.out);
     assert!(visits.err.contains("48 visits, training mode"), "{}", visits.err);
     let swept = gradlog(&["scores", &path, "--score", "el2n", "--at", "sweep:9", "--format", "csv"]);
-    assert!(swept.code == Some(0) && swept.out.starts_with("example,checkpoints,score"), "{}", swept.out);
+    assert!(swept.code == Some(0) && swept.out.contains("\nexample,checkpoints,score"), "{}", swept.out);
     assert!(swept.err.contains("sweep at checkpoint step 9, evaluation mode"), "{}", swept.err);
     let json = gradlog(&["scores", &path, "--score", "grand", "--at", "sweep", "--format", "json"]).json();
-    assert_eq!(json["basis"], "sweeps at 4 checkpoints, steps 0 to 12, evaluation mode");
+    let basis = json["basis"].as_str().unwrap();
+    assert!(basis.starts_with("sweeps at 4 checkpoints, steps 0 to 12, evaluation mode; gradients of "), "{basis}");
     assert_eq!(json["rows"][0]["checkpoints"], 4);
 }
 
@@ -62,9 +63,14 @@ fn influence_at_checkpoints_is_tracincp() {
     let (by_flag, by_rows) = (json(&["--checkpoints"]), json(&["--at", "sweep"]));
     assert_eq!(by_flag, by_rows);
     assert!(by_flag["variant"].as_str().unwrap().contains("TracInCP (Pruthi et al. 2020)"), "{by_flag}");
-    assert_eq!((&by_flag["visits"], &by_flag["rows"][0]["checkpoints"]), (&80.into(), &4.into()));
+    // The sweep at step 0 joins the sum only if it is asked for.
+    assert_eq!((&by_flag["visits"], &by_flag["rows"][0]["checkpoints"]), (&60.into(), &3.into()));
+    assert!(by_flag["basis"].as_str().unwrap().contains("20 rows of sweeps (the sweep at step 0"), "{by_flag}");
+    let all = json(&["--at", "sweep", "--steps", "0.."]);
+    assert_eq!((&all["visits"], &all["rows"][0]["checkpoints"]), (&80.into(), &4.into()));
     let visits = json(&[]);
-    assert_eq!((&visits["basis"], &visits["visits"]), (&"visits, training mode".into(), &48.into()));
+    assert!(visits["basis"].as_str().unwrap().starts_with("visits, training mode; plain SGD"), "{visits}");
+    assert_eq!(visits["visits"], 48);
     assert_ne!(visits["rows"], by_flag["rows"]);
 }
 

@@ -1,7 +1,7 @@
 //! What a replay says against candle's own backward at the same weights, and what it says that it is.
 
 use super::*;
-use gradlog_analysis::{Basis, InfluenceQuestion, Score, ScoreQuestion, Source, Window};
+use gradlog_analysis::{BasisRows, InfluenceQuestion, Score, ScoreQuestion, Source, Window};
 use gradlog_format::log::Mode;
 
 #[test]
@@ -26,7 +26,7 @@ fn a_replay_of_an_mlp_is_exact_tracin_el2n_and_grand() {
     assert_eq!((after.basis.to_string().as_str(), after.visits), ("visits, training mode", 4 * STEPS));
     // Visits can be asked about the later probes too: each counts at its checkpoint's step.
     let visits = InfluenceQuestion::new("asked later").id(1).compute(&run).unwrap();
-    assert_eq!((visits.basis, visits.probe_times, visits.visits), (Basis::Visits, 4, 4 * STEPS));
+    assert_eq!((visits.basis.rows, visits.probe_times, visits.visits), (BasisRows::Visits, 4, 4 * STEPS));
     assert_eq!((visits.left_out.before_first_probe, visits.visits_at_probe_times), (0, 4 * 3));
     let report = run.verify().unwrap();
     assert!(report.finished && report.damage.is_none() && report.checkpoint_faults.is_empty(), "{report:?}");
@@ -57,7 +57,7 @@ fn weights_of_ones_own_and_training_mode() {
     replay.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
     let table = ScoreQuestion::new(Score::SelfInfluence).window(Window::sweeps()).compute(&run).unwrap();
-    assert_eq!(table.basis.to_string(), "sweep at checkpoint step 9, training mode");
+    assert_eq!(table.basis.rows.to_string(), "sweep at checkpoint step 9, training mode");
     let g = model.loss_gradient(&model.examples, 3);
     assert!((f64::from(score_by_example(&table, EXAMPLES)[3]) - 0.25 * dot(&g, &g)).abs() < 1e-4 * dot(&g, &g));
     // What is not there is said with what there is.

@@ -122,7 +122,9 @@ fn check(model: &Network, dir: &Path, weights: &Weights) {
             assert!(table.rows.iter().all(|row| row.visits == 1) && table.visits == EXAMPLES as u64);
         }
     }
-    let result = InfluenceQuestion::new("asked later").sweeps().compute(&run).unwrap();
+    let trained = InfluenceQuestion::new("asked later").sweeps().compute(&run).unwrap();
+    assert_eq!((trained.left_out.untrained, trained.basis.left_out.untrained), (EXAMPLES as u64, EXAMPLES as u64));
+    let result = InfluenceQuestion::new("asked later").sweeps().steps(0..).compute(&run).unwrap();
     assert_eq!((result.probe_times, result.probe_modes.as_slice()), (SAVED.len() as u64, &[Mode::Evaluation][..]));
     assert!(result
         .variant()
@@ -132,7 +134,8 @@ fn check(model: &Network, dir: &Path, weights: &Weights) {
         let got = influence_by_example(&result, probe, EXAMPLES);
         assert!(relative_error(&got, &want) < 1e-3, "probe {probe}: {}", relative_error(&got, &want));
     }
-    let table = ScoreQuestion::new(Score::SelfInfluence).window(Window::sweeps()).compute(&run).unwrap();
+    let everything = Window::sweeps().with_steps(0..);
+    let table = ScoreQuestion::new(Score::SelfInfluence).window(everything).compute(&run).unwrap();
     let own: Vec<f32> = own.iter().map(|v| *v as f32).collect();
     assert!(relative_error(&score_by_example(&table, EXAMPLES), &own) < 1e-3);
     assert!(table.rows.iter().all(|row| row.visits == SAVED.len() as u64));

@@ -40,7 +40,7 @@ fn influence_on_a_prediction_needs_no_label_and_says_what_raised_it() {
     replay.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
     for measured in which {
-        let result = InfluenceQuestion::new(measured.to_string()).sweeps().compute(&run).unwrap();
+        let result = InfluenceQuestion::new(measured.to_string()).sweeps().steps(0..).compute(&run).unwrap();
         for (probe, class) in classes.iter().enumerate() {
             assert_eq!(result.probes[probe].scored, Some((measured, *class)));
             assert_eq!(result.probes[probe].label, None);

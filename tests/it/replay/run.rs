@@ -61,7 +61,7 @@ fn a_replay_made_again_is_united_and_counts_once() {
     let run = Run::open(dir.path()).unwrap();
     let sets = run.probe_sets().unwrap();
     assert_eq!(sets, ["asked later"]);
-    let result = InfluenceQuestion::new("asked later").sweeps().compute(&run).unwrap();
+    let result = InfluenceQuestion::new("asked later").sweeps().steps(0..).compute(&run).unwrap();
     assert_eq!(result.left_out.probe_records_replaced, 6);
     assert_eq!((result.left_out.replaced, result.visits), (40, 80));
     assert_eq!(

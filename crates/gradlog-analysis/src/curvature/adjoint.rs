@@ -316,7 +316,7 @@ pub(super) fn pass(
         ..subject.estimate()
     };
     let left_out = LeftOut { after_probes, ..walked.left_out };
-    Ok(scores.finish(subject, ids, left_out, story.damage.clone(), vec![estimate]))
+    scores.finish(subject, ids, left_out, story.damage.clone(), vec![estimate])
 }
 
 /// Whether a block has a step before `end`, or visits to be counted as coming after it.

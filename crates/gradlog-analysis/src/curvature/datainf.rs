@@ -75,7 +75,7 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
             ..subject.estimate()
         })
         .collect();
-    Ok(scores.finish(subject, ids, walked.left_out, walked.damage, estimates))
+    scores.finish(subject, ids, walked.left_out, walked.damage, estimates)
 }
 
 /// Adds `Σ_r (g_r·v)/(λ + ‖g_r‖²)·g_r` of one block of a tile to the sums `[lambdas · probes, width]`.

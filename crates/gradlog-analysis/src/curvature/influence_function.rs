@@ -115,7 +115,7 @@ pub(super) fn pass(
             ..subject.estimate()
         })
         .collect();
-    Ok(scores.finish(subject, ids, walked.left_out, walked.damage.or_else(|| solver.damage.clone()), estimates))
+    scores.finish(subject, ids, walked.left_out, walked.damage.or_else(|| solver.damage.clone()), estimates)
 }
 
 /// `(1/n)·⟨ḡ_z, u⟩` of each of the `n` examples `z` with each solution `u`.

@@ -46,6 +46,17 @@ impl EstimateQuestion {
         self.plan(run)?.whole()
     }
 
+    /// Checks that the settings fit the method and each other, whatever a run holds.
+    ///
+    /// # Errors
+    /// [`AnalysisError::OnlyVisits`] for a window on sweeps; [`AnalysisError::OutOfRange`] for a length, a damping, a
+    /// curvature or an option of TracIn that the method cannot use.
+    pub fn check(&self) -> Result<(), AnalysisError> {
+        self.question.window.refuse_sweeps(self.method.name())?;
+        check_shape(self.shape)?;
+        check_method(self)
+    }
+
     /// Finds the probes, gathers and inverts the curvature where the method has one for all probes, and plans the
     /// passes.
     ///
@@ -55,9 +66,7 @@ impl EstimateQuestion {
     /// a curvature or an option of TracIn that the method cannot use; [`AnalysisError::TooLarge`] if the curvature
     /// would pass [`EstimatePlan::CURVATURE_BYTES_MAX`]; [`AnalysisError::Singular`] if it has no inverse.
     pub fn plan<'run>(&self, run: &'run Run) -> Result<EstimatePlan<'run>, AnalysisError> {
-        self.question.window.refuse_sweeps(self.method.name())?;
-        check_shape(self.shape)?;
-        check_method(self)?;
+        self.check()?;
         self.question.window.refuse_outside(&[run])?;
         EstimatePlan::new(run, self)
     }

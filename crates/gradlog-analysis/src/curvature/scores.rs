@@ -3,7 +3,7 @@
 use super::subject::Subject;
 use crate::vectors::flatten::Flat;
 use crate::vectors::walk::Visit;
-use crate::{EstimateDetails, Influence, InfluenceRow, LeftOut};
+use crate::{AnalysisError, EstimateDetails, Influence, InfluenceRow, LeftOut};
 use gradlog_format::run::Damage;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use std::collections::HashMap;
@@ -115,7 +115,7 @@ impl Scores {
         mut left_out: LeftOut,
         damage: Option<Damage>,
         estimates: Vec<EstimateDetails>,
-    ) -> Vec<Influence> {
+    ) -> Result<Vec<Influence>, AnalysisError> {
         let probes = ids.len();
         let question = &subject.asked.question;
         left_out.not_finite += self.not_finite;
@@ -130,6 +130,7 @@ impl Scores {
                     scores.extend(part.iter().map(|sum| if row.visits > 0 { *sum } else { f64::NAN }));
                 }
                 let mut influence = Influence::new(question.set.clone(), question.time);
+                influence.basis = subject.basis(&estimate)?.with_left_out(&left_out);
                 influence.probes = ids.iter().filter_map(|id| subject.index.probes.get(id).cloned()).collect();
                 influence.probe_modes = subject.index.modes.iter().copied().collect();
                 influence.normalization = question.normalization;
@@ -140,7 +141,7 @@ impl Scores {
                 influence.left_out = left_out.clone();
                 influence.estimate = Some(estimate);
                 influence.damage = damage.clone();
-                influence
+                Ok(influence)
             })
             .collect()
     }

@@ -3,11 +3,12 @@
 use super::gram::FACTORS_MAX;
 use super::question::EstimateQuestion;
 use crate::influence::plan::index::Index;
+use crate::rows::basis::Uses;
 use crate::rows::driver::fold_each;
 use crate::vectors::flatten::Flattener;
 use crate::vectors::walk::Walk;
 use crate::Progress;
-use crate::{rows::column, AnalysisError, EstimateDetails, VectorBlock};
+use crate::{rows::column, AnalysisError, Basis, BasisRows, EstimateDetails, Method, OptimizerModel, VectorBlock};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Run};
 use std::collections::BTreeSet;
@@ -69,6 +70,23 @@ impl Subject<'_> {
             limit: CURVATURE_BYTES_MAX,
             how: "ask for shorter vectors",
         })
+    }
+
+    /// What an answer by the method rests on.
+    pub(super) fn basis(&self, estimate: &EstimateDetails) -> Result<Basis, AnalysisError> {
+        let window = &self.asked.question.window;
+        let uses = if estimate.method == Method::Adjoint { Uses::Steps } else { Uses::Gradients };
+        let mut basis = Basis::of(self.run, window, BasisRows::Visits, uses)?;
+        // The adjoint walks back over all steps, whatever the window of the visits.
+        basis.optimizer = basis.optimizer.map(|_| OptimizerModel {
+            models_momentum: true,
+            steps: estimate.steps,
+            steps_without_momentum: estimate.steps_without_momentum,
+            steps_without_weight_decay: estimate.steps_without_weight_decay,
+            momentum: estimate.momentum,
+            weight_decay: estimate.weight_decay,
+        });
+        Ok(basis)
     }
 
     /// What is common to the answers of a question.

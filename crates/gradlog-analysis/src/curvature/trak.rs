@@ -126,7 +126,7 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
             ..subject.estimate()
         })
         .collect();
-    Ok(scores.finish(subject, ids, left_out, damage, estimates))
+    scores.finish(subject, ids, left_out, damage, estimates)
 }
 
 /// `sign(τ)·max(|τ| − λ, 0)`, the last step of the paper's estimator and the one that it may leave out.

@@ -59,8 +59,7 @@ pub struct Influence {
     pub set: String,
     /// Which probe time stands for a step. It plays no part on sweeps.
     pub time: ProbeTime,
-    /// Whether it is made of visits of the training or of sweeps at checkpoints, and which. "Visits" below are then
-    /// rows of sweeps.
+    /// What it rests on. If it is sweeps, "visits" below are rows of these.
     pub basis: Basis,
     /// What the scores were divided by.
     pub normalization: Normalization,
@@ -223,11 +222,11 @@ impl Influence {
             return format!("{estimate}{modes}");
         }
         if self.visits == 0 {
-            return "no visit has a probe time".into();
+            return "no visit counts".into();
         }
-        if let Basis::Sweeps { .. } = &self.basis {
-            let basis = &self.basis;
-            return format!("{basis}{modes}: TracInCP (Pruthi et al. 2020), steps taken as plain SGD");
+        if self.basis.is_sweeps() {
+            let rows = &self.basis.rows;
+            return format!("{rows}{modes}: TracInCP (Pruthi et al. 2020), steps taken as plain SGD");
         }
         if self.visits == self.visits_at_probe_times {
             return format!(

@@ -6,11 +6,12 @@
 use super::answer::Influence;
 use super::plan::index::Index;
 use super::question::InfluenceQuestion;
+use crate::rows::basis::Uses;
 use crate::rows::driver::{fold_each, ReadTo};
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{RowRule, UnseenGradient};
-use crate::rows::sweep::Sweeps;
-use crate::{rows::column, spearman, AnalysisError, LeftOut, Progress, Window};
+use crate::rows::sweep::{Sweeps, Untrained};
+use crate::{rows::column, spearman, AnalysisError, Basis, LeftOut, Progress, Window};
 use gradlog_format::log::{Column, ColumnKey, LayerRecord};
 use gradlog_format::run::{Block, Damage, Run, Vectors};
 use std::collections::HashMap;
@@ -34,6 +35,8 @@ pub struct FeatureDistance {
     pub size: f64,
     /// Spearman's rank correlation of the score itself and distance. Negative: what is near helps, what is far hurts.
     pub score: f64,
+    /// What the distances rest on: the inputs of the one layer.
+    pub basis: Basis,
     /// Of each row of the influence, the Euclidean distance of its features at its last visit or sweep inside the
     /// window from the probe's at its last time; NaN if it has none.
     pub distances: Vec<f64>,
@@ -168,7 +171,7 @@ fn measure_distances(run: &Run, asked: &DistanceQuestion<'_>) -> Result<Vec<Feat
         let (what, given) = ("the window of distances beside an influence on sweeps", "on visits".into());
         return Err(AnalysisError::OutOfRange { what, given, range: "on sweeps, as the influence is".into() });
     }
-    let sweeps = Sweeps::find(run, window)?;
+    let sweeps = Sweeps::find(run, window, Untrained::Counts)?;
     let question = InfluenceQuestion::new(&influence.set)
         .ids(influence.probes.iter().map(|probe| probe.id))
         .window(window.clone())
@@ -228,6 +231,7 @@ fn measure_distances(run: &Run, asked: &DistanceQuestion<'_>) -> Result<Vec<Feat
         Ok(())
     })?;
 
+    let basis = Basis::of(run, window, sweeps.rows(), Uses::Outputs)?.with_left_out(&left_out);
     let name = layers.get(usize::from(number)).map_or_else(String::new, |layer| layer.name.clone());
     let correlate = |(probe, distances): (usize, Vec<f64>)| {
         let both = (0..influence.rows.len()).map(|row| (influence.score(row, probe), distances[row]));
@@ -241,6 +245,7 @@ fn measure_distances(run: &Run, asked: &DistanceQuestion<'_>) -> Result<Vec<Feat
             size: spearman(&sizes, &far),
             score: spearman(&scores, &far),
             distances,
+            basis: basis.clone(),
             left_out: left_out.clone(),
             damage: damage.clone().or_else(|| index.damage.clone()),
         }

@@ -86,8 +86,7 @@ impl MapQuestion {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DataMap {
-    /// Of each run, whether it is made of visits or of sweeps at checkpoints, and which. "Visits" are then rows of
-    /// sweeps.
+    /// What it rests on, of each run. If it is sweeps, "visits" below are rows of these.
     pub bases: Vec<Basis>,
     /// The share of the examples that each region takes.
     pub share: f64,
@@ -156,7 +155,7 @@ fn draw_map(runs: &[&Run], asked: &MapQuestion) -> Result<DataMap, AnalysisError
     let examples = confidence.rows.len();
     let visits = confidence.visits();
     let mut left_out = confidence.left_out();
-    let bases: Vec<Basis> = confidence.runs.iter().map(|part| part.basis.clone()).collect();
+    let mut bases: Vec<Basis> = confidence.runs.iter().map(|part| part.basis.clone()).collect();
     let parts = confidence.runs.iter().chain(correct.iter().flat_map(|table| &table.runs));
     let damage = parts.into_iter().find_map(|part| part.damage.clone());
     let mut rows: Vec<DataMapRow> = confidence
@@ -184,7 +183,12 @@ fn draw_map(runs: &[&Run], asked: &MapQuestion) -> Result<DataMap, AnalysisError
     mark(&mut rows, count, Order::HighestFirst, |row| row.confidence, |row| row.easy = true);
     mark(&mut rows, count, Order::LowestFirst, |row| row.confidence, |row| row.hard = true);
     mark(&mut rows, count, Order::HighestFirst, |row| row.variability, |row| row.ambiguous = true);
-    left_out.examples += (examples - rows.len()) as u64;
+    let unscored = (examples - rows.len()) as u64;
+    left_out.examples += unscored;
+    // An example without a score has none in any run.
+    if let Some(first) = bases.first_mut() {
+        first.left_out.examples += unscored;
+    }
     Ok(DataMap { bases, share, runs: runs.len() as u64, visits, left_out, rows, damage })
 }
 

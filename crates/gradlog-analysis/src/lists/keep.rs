@@ -8,7 +8,7 @@
 
 use crate::scores::order::suspicious_first;
 use crate::scores::over_runs::{RunsRow, RunsTable};
-use crate::{AnalysisError, Score};
+use crate::{AnalysisError, Basis, Score};
 use gradlog_format::sketch::draw;
 use std::collections::BTreeMap;
 
@@ -51,7 +51,11 @@ impl KeepRule {
         self
     }
 
-    fn check(&self) -> Result<(), AnalysisError> {
+    /// Checks that the shares make sense.
+    ///
+    /// # Errors
+    /// [`AnalysisError::Rule`] if they do not, or if a random draw skips the hardest.
+    pub fn check(&self) -> Result<(), AnalysisError> {
         let bad = |what: String| Err(AnalysisError::Rule { what });
         if !(self.keep > 0.0 && self.keep <= 1.0) {
             return bad(format!("keeps a share of {}: give one above 0 and at most 1", self.keep));
@@ -106,6 +110,8 @@ pub struct KeepList {
     pub score: Score,
     /// By which rule.
     pub rule: KeepRule,
+    /// What the scores rest on, of each run.
+    pub bases: Vec<Basis>,
     /// Those to keep, the hardest first.
     pub kept: Vec<Kept>,
     /// Examples that have a score.
@@ -176,6 +182,7 @@ impl RunsTable {
         Ok(KeepList {
             score: self.score,
             rule: *rule,
+            bases: self.runs.iter().map(|part| part.basis.clone()).collect(),
             kept: kept.collect(),
             scored: order.len() as u64,
             unscored,

@@ -175,7 +175,7 @@ pub struct Flagged {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ThresholdRun {
-    /// Whether its AUM is made of visits or of sweeps at checkpoints, and which. "Visits" are then rows of sweeps.
+    /// What its AUM rests on. If it is sweeps, "visits" are rows of these.
     pub basis: Basis,
     /// Its threshold samples with an AUM.
     pub samples: u64,
@@ -273,6 +273,10 @@ fn judge_examples(runs: &[&Run], asked: &ThresholdQuestion) -> Result<Flagged, A
     let mut rows: Vec<FlaggedRow> = all.into_iter().filter(|(_, entry)| entry.runs > 0).map(make_row).collect();
     rows.sort_by(|a, b| suspicious_first(Order::LowestFirst, a.above_cut, b.above_cut).then(a.example.cmp(&b.example)));
     left_out.examples += unjudged.len() as u64;
+    // No run judges them.
+    if let Some(first) = parts.first_mut() {
+        first.basis.left_out.examples += unjudged.len() as u64;
+    }
     Ok(Flagged { percentile, runs: parts, rows, unjudged, left_out })
 }
 

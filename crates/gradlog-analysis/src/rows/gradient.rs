@@ -121,6 +121,13 @@ impl Layout {
         folded.map(|(_, layer)| layer.name.as_str()).collect()
     }
 
+    /// Numbers of the layers whose gradients are in it. `whole` is the layout that this one is of.
+    pub(crate) fn layer_numbers(&self, whole: &Layout, layers: &[LayerRecord]) -> Vec<usize> {
+        let own = |number: usize| self.factored.iter().any(|f| usize::from(f.layer) == number);
+        let factored = |number: usize| whole.factored.iter().any(|f| usize::from(f.layer) == number);
+        (0..layers.len()).filter(|number| own(*number) || self.folded.is_some() && !factored(*number)).collect()
+    }
+
     /// The same with the vectors of some layers alone, by name; of all if none is named.
     ///
     /// # Errors

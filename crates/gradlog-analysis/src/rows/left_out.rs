@@ -28,6 +28,9 @@ pub struct LeftOut {
     pub several_predictions: u64,
     /// Rows of sweeps that a later row of the same example and checkpoint replaces.
     pub replaced: u64,
+    /// Rows of the sweep at step 0, of weights before any training, which joins a sum over checkpoints only if a window
+    /// of steps names it.
+    pub untrained: u64,
     /// Probe records that are not finite, had no weight in the loss, or differ from the first in form, loss or class.
     pub probe_records: u64,
     /// Probe records that a later record of the same id and time replaces.
@@ -37,7 +40,7 @@ pub struct LeftOut {
 }
 
 /// How many reasons there are.
-const REASONS: usize = 13;
+const REASONS: usize = 14;
 
 /// Of a reason what was left out (one and many), why, and what helps; in the order of the fields.
 type Words = ([&'static str; 2], &'static str, &'static str);
@@ -72,6 +75,11 @@ const WORDS: [Words; REASONS] = [
     (VISITS, "they have several predictions, and the log keeps one", ""),
     (["row of a sweep replaced", "rows of sweeps replaced"], "a later row is of the same example and checkpoint", ""),
     (
+        ["row of a sweep left out", "rows of sweeps left out"],
+        "the sweep at step 0 is of weights before any training",
+        "Give a window of steps that holds 0 to count it.",
+    ),
+    (
         ["probe record left out", "probe records left out"],
         "not finite, without weight in the loss, or of another form, loss or class than the first",
         "",
@@ -98,12 +106,25 @@ impl LeftOut {
     /// assert!(left_out.notes()[0].starts_with("2 visits left out: a number was NaN or infinite."));
     /// ```
     pub fn notes(&self) -> Vec<String> {
-        let found = self.counts().into_iter().zip(WORDS).filter(|(count, _)| *count > 0);
         let note = |(count, ([one, many], why, help)): (u64, Words)| {
             let what = if count == 1 { one } else { many };
             format!("{count} {what}: {why}. {help}").trim_end().to_owned()
         };
-        found.map(note).collect()
+        self.found().map(note).collect()
+    }
+
+    /// The same in a few words each, such as `2 visits (a number was NaN or infinite)`.
+    pub(super) fn short_notes(&self) -> Vec<String> {
+        let note = |(count, ([one, many], why, _)): (u64, Words)| {
+            let what = if count == 1 { one } else { many };
+            format!("{count} {} ({why})", what.trim_end_matches(" left out"))
+        };
+        self.found().map(note).collect()
+    }
+
+    /// The counts above 0 with their words.
+    fn found(&self) -> impl Iterator<Item = (u64, Words)> {
+        self.counts().into_iter().zip(WORDS).filter(|(count, _)| *count > 0)
     }
 
     fn counts(&self) -> [u64; REASONS] {
@@ -118,6 +139,7 @@ impl LeftOut {
             self.after_probes,
             self.several_predictions,
             self.replaced,
+            self.untrained,
             self.probe_records,
             self.probe_records_replaced,
             self.examples,
@@ -136,6 +158,7 @@ impl LeftOut {
             &mut self.after_probes,
             &mut self.several_predictions,
             &mut self.replaced,
+            &mut self.untrained,
             &mut self.probe_records,
             &mut self.probe_records_replaced,
             &mut self.examples,
@@ -186,7 +209,7 @@ mod tests {
             assert!(note.starts_with(&format!("{number} ")) && note.contains(": ") && note.ends_with('.'), "{note}");
         }
         assert!(notes[0].starts_with("1 visit left out: "), "{}", notes[0]);
-        assert!(notes[12].starts_with("13 examples left out: "), "{}", notes[12]);
+        assert!(notes[13].starts_with("14 examples left out: "), "{}", notes[13]);
     }
 
     #[test]

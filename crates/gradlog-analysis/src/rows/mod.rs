@@ -3,6 +3,7 @@
 //! Everything that computes something from a run reads it through this folder. `rule.rs` says which rows count,
 //! `reader.rs` applies it to a block, `driver.rs` walks the blocks, and `left_out.rs` counts the rest by the reason.
 
+pub(crate) mod basis;
 pub(crate) mod column;
 pub(crate) mod driver;
 pub(crate) mod gradient;
@@ -17,7 +18,7 @@ pub(crate) mod sweep;
 mod tests;
 pub(crate) mod window;
 
+pub use basis::{Basis, BasisRows, GradientCoverage, OptimizerModel};
 pub use left_out::LeftOut;
 pub use progress::Progress;
-pub use sweep::Basis;
 pub use window::{Source, Window};

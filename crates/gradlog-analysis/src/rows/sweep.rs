@@ -4,6 +4,7 @@
 //! once at a checkpoint, however often it was replayed there: the last record counts, as with probes. Sweeps are never
 //! mixed with visits: a [`Window`] is on the one or on the other.
 
+use super::basis::BasisRows;
 use super::inside::Inside;
 use super::left_out::LeftOut;
 use super::window::Window;
@@ -12,56 +13,13 @@ use gradlog_format::log::{BlockKind, Column, Mode};
 use gradlog_format::run::{Block, ReadError, Run};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// What kind of rows a result is made of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Basis {
-    /// Visits of the training: in training mode, at the weights just before each step.
-    #[default]
-    Visits,
-    /// Sweeps of the examples at checkpoints.
-    Sweeps {
-        /// The steps before which the checkpoints were taken, ascending.
-        steps: Vec<u64>,
-        /// How the model ran. More than one if replays differed.
-        modes: Vec<Mode>,
-    },
-}
-
-impl Basis {
-    /// Whether it is sweeps and not visits.
-    pub fn is_sweeps(&self) -> bool {
-        matches!(self, Basis::Sweeps { .. })
-    }
-
-    /// What the parts of a result are made of, such as several runs, each thing said once.
-    pub fn describe_all<'a>(parts: impl IntoIterator<Item = &'a Basis>) -> String {
-        let mut said: Vec<String> = Vec::new();
-        for words in parts.into_iter().map(Basis::to_string) {
-            if !said.contains(&words) {
-                said.push(words);
-            }
-        }
-        said.join("; ")
-    }
-}
-
-impl std::fmt::Display for Basis {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Basis::Sweeps { steps, modes, .. } = self else {
-            return f.write_str("visits, training mode");
-        };
-        match steps.as_slice() {
-            [] => f.write_str("no sweep")?,
-            [step] => write!(f, "sweep at checkpoint step {step}")?,
-            [first, .., last] => write!(f, "sweeps at {} checkpoints, steps {first} to {last}", steps.len())?,
-        }
-        match modes.as_slice() {
-            [] => f.write_str(", in a mode that is not known"),
-            [mode] => write!(f, ", {mode}"),
-            _ => f.write_str(", partly in training and partly in evaluation mode"),
-        }
-    }
+/// Whether the sweep at step 0, of weights before any training, counts among others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Untrained {
+    /// It counts as each other does.
+    Counts,
+    /// It joins a sum only if the window names steps that hold 0, or if there is no other.
+    JoinsIfNamed,
 }
 
 /// The modes of the rows of a block, `None` for one that a newer version added.
@@ -73,9 +31,11 @@ pub(crate) fn modes(block: &Block) -> Result<BTreeSet<Option<Mode>>, ReadError> 
 /// The sweeps inside a window.
 #[derive(Debug, Default)]
 pub(crate) struct Sweeps {
-    basis: Basis,
+    rows: BasisRows,
     /// Rows inside the window that a later row of the same example and checkpoint replaces.
     replaced: u64,
+    /// Rows of the sweep at step 0 that do not join a sum.
+    untrained: u64,
     /// Of blocks with rows that do not count, which do, by the block's identity.
     counting: HashMap<(Option<u32>, u64), Vec<bool>>,
 }
@@ -103,7 +63,7 @@ impl Sweeps {
     ///
     /// # Cost
     /// About 40 bytes for each pair of an example and a checkpoint, while it looks for repetitions.
-    pub(crate) fn find(run: &Run, window: &Window) -> Result<Self, AnalysisError> {
+    pub(crate) fn find(run: &Run, window: &Window, untrained: Untrained) -> Result<Self, AnalysisError> {
         if !window.is_on_sweeps() {
             return Ok(Self::default());
         }
@@ -133,8 +93,10 @@ impl Sweeps {
                 None => error,
             });
         }
+        let names_steps = window.steps.is_some();
+        let without_0 = untrained == Untrained::JoinsIfNamed && !names_steps && steps.len() > 1 && steps.remove(&0);
         let mut counting = HashMap::new();
-        let mut replaced = 0u64;
+        let (mut replaced, mut not_joined) = (0u64, 0u64);
         let mut taken: BTreeMap<u64, HashSet<u64>> = BTreeMap::new();
         // The last row counts. Of several workers, it is the last of the highest rank.
         blocks.sort_by_key(|block| block.identity.0);
@@ -144,23 +106,26 @@ impl Sweeps {
             for (counts, (example, step)) in counts.iter_mut().zip(&block.rows).rev() {
                 *counts = taken.entry(*step).or_default().insert(*example);
                 replaced += u64::from(!*counts && window.has_step(*step));
+                if without_0 && *step == 0 {
+                    not_joined += u64::from(std::mem::take(counts));
+                }
             }
             if counts.contains(&false) {
                 counting.insert(block.identity, counts);
             }
         }
-        let basis = Basis::Sweeps { steps: steps.into_iter().collect(), modes: seen_modes.into_iter().collect() };
-        Ok(Self { basis, replaced, counting })
+        let rows = BasisRows::Sweeps { steps: steps.into_iter().collect(), modes: seen_modes.into_iter().collect() };
+        Ok(Self { rows, replaced, untrained: not_joined, counting })
     }
 
-    /// What a result on these rows is made of.
-    pub(crate) fn basis(&self) -> Basis {
-        self.basis.clone()
+    /// The rows that a result is made of; visits, if the window is on these.
+    pub(crate) fn rows(&self) -> BasisRows {
+        self.rows.clone()
     }
 
-    /// The rows that later ones replace.
+    /// The rows that later ones replace, and those of the sweep at step 0 that do not join a sum.
     pub(crate) fn left_out(&self) -> LeftOut {
-        LeftOut { replaced: self.replaced, ..LeftOut::default() }
+        LeftOut { replaced: self.replaced, untrained: self.untrained, ..LeftOut::default() }
     }
 
     /// Which rows of the block lie inside the window and are not replaced by a later one.

@@ -41,7 +41,7 @@ fn read(
     rule: RowRule,
     gradient: WantedGradient<'_>,
 ) -> Result<(BlockRows, Vec<usize>, LeftOut), AnalysisError> {
-    let sweeps = Sweeps::find(run, window)?;
+    let sweeps = Sweeps::find(run, window, crate::rows::sweep::Untrained::Counts)?;
     let reader = RowReader { window, sweeps: &sweeps, rule, gradient };
     let block: Block = run.scan().find(|block| window.is_on(block)).unwrap();
     let mut left_out = sweeps.left_out();

@@ -109,19 +109,28 @@ impl Window {
         self.steps.as_ref().is_none_or(|steps| steps.contains(&step))
     }
 
+    pub(crate) fn has_epoch(&self, epoch: u32) -> bool {
+        self.epochs.as_ref().is_none_or(|epochs| epochs.contains(&epoch))
+    }
+
     /// Whether a row of the block can lie inside, by its header alone.
     pub(crate) fn touches(&self, block: &Block) -> bool {
         overlaps(&self.epochs, block.epochs()) && overlaps(&self.steps, block.steps())
     }
 
-    /// Refuses a window on visits that lies outside of all `runs`. A run without visits has nothing to compare with,
-    /// and in one that is damaged something may lie behind the damage: neither is refused.
+    /// Refuses a window on visits that lies outside of all `runs`, and runs without any visit. What lies behind damage
+    /// is not known, so a window that may lie there is not refused.
     ///
     /// # Errors
+    /// [`AnalysisError::NoVisits`], inside [`AnalysisError::Cut`] if a run is damaged before its first visit;
     /// [`AnalysisError::OutsideRun`], with the epochs and steps of which there are visits; [`AnalysisError::Read`] if
     /// the file system refuses.
     pub(crate) fn refuse_outside(&self, runs: &[&Run]) -> Result<(), AnalysisError> {
-        if *self == Window::everything() || self.is_on_sweeps() {
+        if self.is_on_sweeps() {
+            return Ok(());
+        }
+        refuse_no_visits(runs)?;
+        if *self == Window::everything() {
             return Ok(());
         }
         for run in runs {
@@ -180,6 +189,23 @@ impl fmt::Display for Window {
         let ranges: Vec<String> = epochs.into_iter().chain(steps).collect();
         f.write_str(&if ranges.is_empty() { "the whole run".to_owned() } else { ranges.join(" and ") })
     }
+}
+
+/// Refuses runs none of which has a visit.
+fn refuse_no_visits(runs: &[&Run]) -> Result<(), AnalysisError> {
+    let mut damage = None;
+    for run in runs {
+        let mut scan = run.scan();
+        if scan.by_ref().any(|block| block.kind() == Some(BlockKind::Visits)) {
+            return Ok(());
+        }
+        damage = damage.or(scan.damage()?.cloned());
+    }
+    let error = AnalysisError::NoVisits;
+    Err(match damage {
+        Some(damage) => AnalysisError::Cut { source: Box::new(error), damage },
+        None => error,
+    })
 }
 
 fn range_words<T: fmt::Display + PartialEq>(name: &str, range: &Range<T>, open_end: T) -> String {

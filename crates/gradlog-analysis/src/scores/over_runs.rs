@@ -71,7 +71,7 @@ pub struct RunsTable {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RunPart {
-    /// Whether its scores are made of visits or of sweeps, and which. "Visits" below are then rows of sweeps.
+    /// What its scores rest on. If it is sweeps, "visits" below are rows of these.
     pub basis: Basis,
     /// Examples with a score.
     pub scored: u64,
@@ -337,7 +337,7 @@ impl RunsTable {
         self.rows.iter().find(|row| row.example == example)
     }
 
-    /// What the scores are made of, in words, over all runs.
+    /// What the scores rest on, over all runs, in one line.
     pub fn basis_words(&self) -> String {
         Basis::describe_all(self.runs.iter().map(|part| &part.basis))
     }

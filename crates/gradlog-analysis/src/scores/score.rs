@@ -41,6 +41,8 @@ struct Facts {
     order: Order,
     /// Which end pruning calls hard.
     hard: Order,
+    /// What a run must hold, in words.
+    made_of: &'static str,
     extras: &'static [&'static str],
     /// One line: what it is, and which end is suspicious.
     about: &'static str,
@@ -71,13 +73,14 @@ impl Score {
     ];
 
     fn facts(self) -> Facts {
-        let row = |name, order, hard, extras, about| Facts { name, order, hard, extras, about };
+        let row = |name, order, hard, made_of, extras, about| Facts { name, order, hard, made_of, extras, about };
         use Order::{HighestFirst, LowestFirst};
         match self {
             Score::SelfInfluence => row(
                 "self-influence",
                 HighestFirst,
                 HighestFirst,
+                "gradients",
                 &[],
                 "what the example's own steps did to its own loss, from exact gradient norms; highest first: mislabeled or odd",
             ),
@@ -85,6 +88,7 @@ impl Score {
                 "grand",
                 HighestFirst,
                 HighestFirst,
+                "gradients",
                 &[],
                 "mean norm of the example's gradient (GraNd); highest first: hard or mislabeled",
             ),
@@ -92,6 +96,7 @@ impl Score {
                 "el2n",
                 HighestFirst,
                 HighestFirst,
+                "error norms",
                 &[],
                 "mean norm of the error of the prediction, for classes of its probabilities (EL2N); highest first: hard or mislabeled",
             ),
@@ -99,6 +104,7 @@ impl Score {
                 "forgetting",
                 HighestFirst,
                 HighestFirst,
+                "record of which predictions were right",
                 FORGETTING_EXTRAS,
                 "times it went from right to wrong, infinite if never right; highest first: never learned, then most often forgotten",
             ),
@@ -106,6 +112,7 @@ impl Score {
                 "aum",
                 LowestFirst,
                 LowestFirst,
+                "margins",
                 &[],
                 "mean margin of the label's logit (AUM); lowest first: mislabeled",
             ),
@@ -113,6 +120,7 @@ impl Score {
                 "confidence",
                 LowestFirst,
                 LowestFirst,
+                "confidences",
                 &["variability"],
                 "mean probability of the label; lowest first: hard or mislabeled",
             ),
@@ -120,6 +128,7 @@ impl Score {
                 "variability",
                 HighestFirst,
                 HighestFirst,
+                "confidences",
                 &["confidence"],
                 "standard deviation of the label's probability over the visits; highest first: ambiguous",
             ),
@@ -127,6 +136,7 @@ impl Score {
                 "correctness",
                 LowestFirst,
                 LowestFirst,
+                "record of which predictions were right",
                 &["correct"],
                 "share of right predictions over the visits; lowest first: hard or mislabeled",
             ),
@@ -134,6 +144,7 @@ impl Score {
                 "loss",
                 HighestFirst,
                 HighestFirst,
+                "losses",
                 &[],
                 "mean loss over the visits; highest first: hard or mislabeled",
             ),
@@ -158,6 +169,11 @@ impl Score {
     /// Names of what the score says beside its number: of [`ScoreRow::extra`](crate::ScoreRow::extra).
     pub fn extras(self) -> &'static [&'static str] {
         self.facts().extras
+    }
+
+    /// What a run must hold for it, in words.
+    pub(crate) fn made_of(self) -> &'static str {
+        self.facts().made_of
     }
 
     /// One line: what it is, and which end is suspicious.

@@ -8,12 +8,14 @@ use super::per_example::PerExample;
 use super::score::Score;
 use super::shards::{Shard, Visits};
 use super::table::{Extras, ScoreRow, ScoreTable};
+use crate::rows::basis::Uses;
 use crate::rows::driver::{blocks_in_flight, fold_groups, fold_in_step_order, ReadTo};
 use crate::rows::last_labels::{last_labels, Blocks, Labels, Place};
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::sweep::Sweeps;
+use crate::rows::sweep::Untrained::{Counts, JoinsIfNamed};
 use crate::Progress;
-use crate::{error::NO_GRADIENTS, AnalysisError, Window};
+use crate::{error::NO_GRADIENTS, AnalysisError, Basis, Window};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
@@ -32,12 +34,16 @@ pub(crate) fn score_examples<A: PerExample>(
     if A::NEEDS_VISITS && window.is_on_sweeps() {
         return Err(AnalysisError::NotOnSweeps { score: score.name() });
     }
-    let sweeps = Sweeps::find(run, window)?;
-    match score_before::<A>(run, score, window, (&sweeps, None), progress)? {
+    let uses = Uses::of_rule(&A::RULE);
+    // A sum over checkpoints is a sum over steps; a mean takes each checkpoint for itself.
+    let sweeps = Sweeps::find(run, window, if uses == Uses::Steps { JoinsIfNamed } else { Counts })?;
+    let basis = Basis::of(run, window, sweeps.rows(), uses)?;
+    match score_before::<A>(run, (score, &basis), window, (&sweeps, None), progress)? {
         Scored::Table(table) => Ok(table),
         // Labels that cannot be read are damage like any other: nothing is made of their block, nor of what follows it.
         Scored::LabelsDamaged(damage) => {
-            match score_before::<A>(run, score, window, (&sweeps, Some(&damage)), &Progress::default())? {
+            let before = (&sweeps, Some(&damage));
+            match score_before::<A>(run, (score, &basis), window, before, &Progress::default())? {
                 Scored::Table(table) => Ok(ScoreTable { damage: Some(damage), ..table }),
                 Scored::LabelsDamaged(damage) => Err(ReadError::Damaged(damage).into()),
             }
@@ -53,7 +59,7 @@ enum Scored {
 /// The scores, of blocks before some damage.
 fn score_before<A: PerExample>(
     run: &Run,
-    score: Score,
+    (score, basis): (Score, &Basis),
     window: &Window,
     (sweeps, before): (&Sweeps, Option<&Damage>),
     progress: &Progress,
@@ -93,11 +99,12 @@ fn score_before<A: PerExample>(
 
     shards.iter().for_each(|shard| left_out.add(&shard.left_out));
     if left_out.missing > 0 && shards.iter().all(|shard| shard.gathered.is_empty()) {
-        return Err(missing_error(score, &lacking(run, window, A::RULE.numbers)));
+        let lacking = lacking(run, window, A::RULE.numbers);
+        return Err(missing_error(score, Uses::of_rule(&A::RULE), &lacking));
     }
     let mut table = ScoreTable {
         score,
-        basis: sweeps.basis(),
+        basis: basis.clone().with_left_out(&left_out),
         visits: shards.iter().map(|shard| shard.visits).sum(),
         left_out,
         estimated_norms: shards.iter().map(|shard| shard.estimated_norms).sum(),
@@ -154,21 +161,18 @@ fn lacking(run: &Run, window: &Window, columns: &[Column]) -> Vec<Column> {
     blocks.find_map(|block| Some(lacks(&block)).filter(|lacking| !lacking.is_empty())).unwrap_or_default()
 }
 
-fn missing_error(score: Score, lacking: &[Column]) -> AnalysisError {
-    let (what, how) = match lacking {
-        [Column::SquaredNorm, ..] => ("gradients", NO_GRADIENTS),
-        [Column::LearningRate, ..] => ("learning rates of its visits", NOT_GRADLOG),
-        [Column::Coefficient, ..] => ("weights of its visits in the loss", NOT_GRADLOG),
-        [Column::Margin, ..] => ("margins", CLASSES),
-        [Column::El2n, ..] => ("error norms", CLASSES),
-        [Column::Confidence, ..] => ("confidences", CLASSES),
-        [Column::Correct, ..] => ("record of which predictions were right", CLASSES),
-        _ => ("losses", CLASSES),
+fn missing_error(score: Score, uses: Uses, lacking: &[Column]) -> AnalysisError {
+    let (what, how) = match (lacking, uses) {
+        ([Column::LearningRate, ..], _) => ("learning rates of its visits", NOT_GRADLOG),
+        ([Column::Coefficient, ..], _) => ("weights of its visits in the loss", NOT_GRADLOG),
+        (_, Uses::Gradients | Uses::Steps) => (score.made_of(), NO_GRADIENTS),
+        (_, Uses::Outputs) => (score.made_of(), CLASSES),
     };
     AnalysisError::Missing { score: score.name(), what, how }
 }
 
 /// What comes with a classification loss alone.
-const CLASSES: &str = "they come with a classification loss: record it with `pass.cross_entropy`";
+const CLASSES: &str =
+    "they come with a classification loss: record it with `pass.cross_entropy`, or give the logits to `pass.logits`";
 /// What every recorder of gradlog writes.
 const NOT_GRADLOG: &str = "every recorder of gradlog writes them, so another program wrote this run";

@@ -9,7 +9,7 @@ use gradlog_format::run::Damage;
 pub struct ScoreTable {
     /// Which score it is.
     pub score: Score,
-    /// Whether it is made of visits of the training or of sweeps at checkpoints, and which.
+    /// What it rests on.
     pub basis: Basis,
     /// Visits that it is made of.
     pub visits: u64,

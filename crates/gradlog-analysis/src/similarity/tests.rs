@@ -1,6 +1,6 @@
 //! Neighbors and pairs against double loops, clusters against planted ones.
 
-use crate::{UnitVectors, VectorQuestion};
+use crate::{Basis, UnitVectors, VectorQuestion};
 use gradlog_testing::Draws;
 use gradlog_testing::{run_of, visits};
 
@@ -19,6 +19,7 @@ fn around(count: usize, length: usize, centers: usize, spread: f32) -> UnitVecto
         labels: (0..count).map(|i| Some((i % centers) as u32)).collect(),
         length,
         values,
+        basis: Basis::default(),
         without_direction: Vec::new(),
     }
 }

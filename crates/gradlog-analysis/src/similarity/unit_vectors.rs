@@ -1,6 +1,6 @@
 //! Flat vectors of length one.
 
-use crate::FlatVectors;
+use crate::{Basis, FlatVectors};
 
 /// Flat vectors of length one.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +14,8 @@ pub struct UnitVectors {
     pub length: usize,
     /// `[vectors, length]`, row by row.
     pub values: Vec<f32>,
+    /// What the flat vectors rest on.
+    pub basis: Basis,
     /// Examples whose gradient is 0, so that it has no direction: they are in nothing that follows.
     pub without_direction: Vec<u64>,
 }
@@ -21,12 +23,13 @@ pub struct UnitVectors {
 impl UnitVectors {
     /// Divides each vector by its norm, in place.
     pub fn new(vectors: FlatVectors) -> Self {
-        let FlatVectors { examples, labels, length, mut values, .. } = vectors;
+        let FlatVectors { examples, labels, length, mut values, basis, .. } = vectors;
         let mut out = Self {
             examples: Vec::with_capacity(examples.len()),
             labels: Vec::with_capacity(examples.len()),
             length,
             values: Vec::new(),
+            basis,
             without_direction: Vec::new(),
         };
         for (position, (example, label)) in examples.into_iter().zip(labels).enumerate() {

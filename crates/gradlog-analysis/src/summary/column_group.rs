@@ -1,6 +1,6 @@
 //! Columns by what they are for.
 
-use gradlog_format::log::Column;
+use gradlog_format::log::{Column, ColumnRole};
 
 /// What a column of a visit is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,21 +24,15 @@ pub enum ColumnGroup {
 
 impl ColumnGroup {
     pub(super) fn from_code(code: u16) -> Self {
-        match Column::from_code(code) {
-            Some(
-                Column::Example
-                | Column::Step
-                | Column::Epoch
-                | Column::LearningRate
-                | Column::Clip
-                | Column::Coefficient,
-            ) => ColumnGroup::Visit,
-            Some(Column::SquaredNorm | Column::Flags) => ColumnGroup::Norms,
-            Some(Column::Input | Column::InputScale) => ColumnGroup::Inputs,
-            Some(Column::Delta | Column::DeltaScale) => ColumnGroup::Deltas,
-            Some(Column::Folded | Column::FoldedScale) => ColumnGroup::Folded,
-            Some(_) => ColumnGroup::Outputs,
-            None => ColumnGroup::Unknown,
+        match Column::from_code(code).map(Column::role) {
+            Some(ColumnRole::Visit) => ColumnGroup::Visit,
+            Some(ColumnRole::Outputs | ColumnRole::Probe) => ColumnGroup::Outputs,
+            Some(ColumnRole::Norms) => ColumnGroup::Norms,
+            Some(ColumnRole::Inputs) => ColumnGroup::Inputs,
+            Some(ColumnRole::Deltas) => ColumnGroup::Deltas,
+            Some(ColumnRole::Folded) => ColumnGroup::Folded,
+            // The format gives each of its columns a role, and a visit has none of the others.
+            _ => ColumnGroup::Unknown,
         }
     }
 

@@ -11,8 +11,9 @@ mod tests;
 pub(crate) mod walk;
 
 use crate::error::NO_GRADIENTS;
+use crate::rows::basis::Uses;
 use crate::rows::gradient::Layout;
-use crate::{AnalysisError, LeftOut, Progress, Window};
+use crate::{AnalysisError, Basis, BasisRows, LeftOut, Progress, Window};
 pub(crate) use flatten::Shape;
 pub use flatten::VectorBlock;
 use flatten::{Flat, Flattener};
@@ -128,6 +129,8 @@ pub struct FlatVectors {
     pub length: usize,
     /// `[vectors, length]`, row by row.
     pub values: Vec<f32>,
+    /// What they rest on.
+    pub basis: Basis,
     /// What was left out, by the reason. The form of the layers is that of the first visits.
     pub left_out: LeftOut,
     /// Where the run stopped being readable, if it did; the vectors are then those of what came before.
@@ -200,6 +203,7 @@ fn flatten_visits(run: &Run, question: &VectorQuestion) -> Result<FlatVectors, A
         labels: Vec::new(),
         length,
         values: Vec::new(),
+        basis: Basis::default(),
         left_out: LeftOut::default(),
         damage: None,
     };
@@ -252,5 +256,7 @@ fn flatten_visits(run: &Run, question: &VectorQuestion) -> Result<FlatVectors, A
             vector.iter_mut().for_each(|value| *value /= visits as f32);
         }
     }
-    Ok(FlatVectors { left_out: walked.left_out, damage: walked.damage, ..out })
+    let uses = if question.combine == Combine::Applied { Uses::Steps } else { Uses::Gradients };
+    let basis = Basis::of(run, &question.window, BasisRows::Visits, uses)?.with_left_out(&walked.left_out);
+    Ok(FlatVectors { basis, left_out: walked.left_out, damage: walked.damage, ..out })
 }

@@ -99,8 +99,8 @@ impl ValueEnum for Format {
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self {
             Format::Table => "aligned columns for the eye, five significant digits",
-            Format::Csv => "comma-separated with a header, numbers in full, NaN and inf in words",
-            Format::Json => "one object with the rows under `rows`, numbers in full, NaN and inf as null",
+            Format::Csv => "comma-separated: a line `# ...` that says what the answer rests on, a header, numbers in full, NaN and inf in words",
+            Format::Json => "one object with the rows under `rows`, numbers in full, NaN as null, infinities as \"inf\" and \"-inf\"",
         };
         Some(PossibleValue::new(format_name(*self)).help(help))
     }

@@ -50,7 +50,7 @@ mod tests {
     fn reads_back_as_it_was() {
         let words = ["plain", "a,b", "say \"no\"", "two\nlines", "cr\r", ""];
         let numbers = [0.1 + 0.2, 1e-300, -1.7976931348623157e308, f64::INFINITY, 5e-324, 3.0];
-        let mut rows = Rows::begin(Format::Csv, Vec::new(), &[], &["na,me", "number", "none", "list"]).unwrap();
+        let mut rows = Rows::begin(Format::Csv, Vec::new(), None, &[], &["na,me", "number", "none", "list"]).unwrap();
         for (word, number) in words.iter().zip(numbers) {
             rows.row(&[(*word).into(), number.into(), Value::Nothing, vec![1u64, 2].into()]).unwrap();
         }
@@ -64,5 +64,14 @@ mod tests {
             assert_eq!(record[1].parse::<f64>().unwrap().to_bits(), number.to_bits());
             assert_eq!((&record[2], &record[3]), ("", "1, 2"));
         }
+    }
+
+    #[test]
+    fn what_an_answer_rests_on_is_one_comment_before_the_header() {
+        let basis = Some("visits, training mode\nexample,score");
+        let mut rows = Rows::begin(Format::Csv, Vec::new(), basis, &[], &["example"]).unwrap();
+        rows.row(&[Value::Integer(7)]).unwrap();
+        let text = String::from_utf8(rows.end().unwrap()).unwrap();
+        assert_eq!(text, "# visits, training mode\u{FFFD}example,score\nexample\n7\n");
     }
 }

@@ -7,7 +7,9 @@ use std::io::{self, Write};
 fn json(value: &Value) -> Json {
     match value {
         Value::Integer(value) => Json::from(*value),
-        // JSON has neither NaN nor infinity: null.
+        // JSON has neither. An infinite score is a result, such as that of an example that was never learned, and a NaN
+        // is none.
+        Value::Number(value) if value.is_infinite() => Json::from(if *value > 0.0 { "inf" } else { "-inf" }),
         Value::Number(value) => Json::from(*value),
         Value::Text(text) => Json::from(text.as_str()),
         Value::Flag(value) => Json::from(*value),
@@ -43,8 +45,12 @@ fn escaped(text: String) -> String {
     out
 }
 
-pub(super) fn begin(out: &mut impl Write, head: &[(&str, Value)]) -> io::Result<()> {
+pub(super) fn begin(out: &mut impl Write, basis: Option<&str>, head: &[(&str, Value)]) -> io::Result<()> {
     out.write_all(b"{")?;
+    if let Some(basis) = basis {
+        pair(out, "basis", &basis.into())?;
+        out.write_all(b",\n")?;
+    }
     for (name, value) in head {
         pair(out, name, value)?;
         out.write_all(b",\n")?;
@@ -80,17 +86,20 @@ mod tests {
     fn is_one_object_with_its_rows() {
         let list = Value::from(vec![0.5, f64::NAN]);
         let head = [("score", Value::from("a\"b")), ("damage", Value::Nothing), ("list", list)];
-        let mut rows = Rows::begin(Format::Json, Vec::new(), &head, &["example", "x", "ok"]).unwrap();
+        let mut rows = Rows::begin(Format::Json, Vec::new(), Some("visits"), &head, &["example", "x", "ok"]).unwrap();
         rows.row(&[u64::MAX.into(), (0.1 + 0.2).into(), true.into()]).unwrap();
         rows.row(&[1u64.into(), f64::NAN.into(), false.into()]).unwrap();
-        let expected = json!({"score": "a\"b", "damage": null, "list": [0.5, null], "rows": [
-            {"example": u64::MAX, "x": 0.1 + 0.2, "ok": true}, {"example": 1, "x": null, "ok": false}]});
+        rows.row(&[2u64.into(), f64::INFINITY.into(), true.into()]).unwrap();
+        rows.row(&[3u64.into(), f64::NEG_INFINITY.into(), true.into()]).unwrap();
+        let expected = json!({"basis": "visits", "score": "a\"b", "damage": null, "list": [0.5, null], "rows": [
+            {"example": u64::MAX, "x": 0.1 + 0.2, "ok": true}, {"example": 1, "x": null, "ok": false},
+            {"example": 2, "x": "inf", "ok": true}, {"example": 3, "x": "-inf", "ok": true}]});
         assert_eq!(parse(&rows.end().unwrap()), expected);
     }
 
     #[test]
     fn no_rows_and_no_head() {
-        let rows = Rows::begin(Format::Json, Vec::new(), &[], &["example"]).unwrap();
+        let rows = Rows::begin(Format::Json, Vec::new(), None, &[], &["example"]).unwrap();
         assert_eq!(parse(&rows.end().unwrap()), json!({"rows": []}));
     }
 }

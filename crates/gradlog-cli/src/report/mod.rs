@@ -22,13 +22,14 @@ use std::io::{self, Write};
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// Aligned columns for the eye; numbers to five significant digits.
+    /// Aligned columns for the eye; numbers to five significant digits. The first line says what the answer rests on.
     #[default]
     Table,
     /// Comma-separated values (RFC 4180, but lines end in a line feed) with a header; numbers read back to the same
-    /// f64.
+    /// f64. Before the header is a comment: `# ` and what the answer rests on.
     Csv,
-    /// One JSON object with the rows under `rows`; numbers read back to the same f64; NaN and infinities are null.
+    /// One JSON object with the rows under `rows` and what the answer rests on under `basis`; numbers read back to the
+    /// same f64; NaN is null, infinities are the texts `inf` and `-inf`.
     Json,
 }
 
@@ -43,15 +44,27 @@ pub struct Rows<W> {
 }
 
 impl<W: Write> Rows<W> {
-    /// Starts the output. `head` holds the keys of a JSON object before its rows; the other formats leave it out.
+    /// Starts the output with what the answer rests on, if it is an answer: a line behind `# `, in JSON the key `basis`.
+    /// `head` holds the other keys of a JSON object before its rows; the other formats leave it out.
     ///
     /// # Errors
     /// What `out` says; so it is for all of these.
-    pub fn begin(format: Format, mut out: W, head: &[(&str, Value)], columns: &[&str]) -> io::Result<Self> {
+    pub fn begin(
+        format: Format,
+        mut out: W,
+        basis: Option<&str>,
+        head: &[(&str, Value)],
+        columns: &[&str],
+    ) -> io::Result<Self> {
+        // Names of layers may be in it.
+        let basis = basis.map(printable);
+        if let (Format::Table | Format::Csv, Some(basis)) = (format, &basis) {
+            writeln!(out, "# {basis}")?;
+        }
         match format {
             Format::Table => {}
             Format::Csv => csv::header(&mut out, columns)?,
-            Format::Json => json::begin(&mut out, head)?,
+            Format::Json => json::begin(&mut out, basis.as_deref(), head)?,
         }
         let columns = columns.iter().map(|name| (*name).to_owned()).collect();
         Ok(Self { format, out, columns, waiting: Vec::new(), written: 0 })
@@ -70,6 +83,11 @@ impl<W: Write> Rows<W> {
         }
         self.written += 1;
         Ok(())
+    }
+
+    /// How many rows there are so far.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// Ends the output and gives the writer back, unflushed.

@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn numbers_stand_to_the_right_and_words_to_the_left() {
-        let mut rows = Rows::begin(Format::Table, Vec::new(), &[], &["example", "la\x1byer", "score"]).unwrap();
+        let mut rows = Rows::begin(Format::Table, Vec::new(), None, &[], &["example", "la\x1byer", "score"]).unwrap();
         rows.row(&[Value::Integer(7), "fc\n1".into(), 0.5.into()]).unwrap();
         rows.row(&[Value::Integer(12345678), "convolution".into(), f64::INFINITY.into()]).unwrap();
         rows.row(&[Value::Integer(3), vec!["x", "y"].into(), Value::Nothing]).unwrap();
@@ -89,7 +89,7 @@ mod tests {
     /// A wide character takes two cells of a terminal, a combining one none.
     #[test]
     fn columns_are_as_wide_as_a_terminal_shows_them() {
-        let mut rows = Rows::begin(Format::Table, Vec::new(), &[], &["層", "layer", "n"]).unwrap();
+        let mut rows = Rows::begin(Format::Table, Vec::new(), None, &[], &["層", "layer", "n"]).unwrap();
         rows.row(&["畳み込み".into(), "fc".into(), 7u64.into()]).unwrap();
         rows.row(&["e\u{301}te\u{301}".into(), "日".into(), 12u64.into()]).unwrap();
         let text = String::from_utf8(rows.end().unwrap()).unwrap();

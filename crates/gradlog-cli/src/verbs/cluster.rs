@@ -55,10 +55,6 @@ impl Verb for Arguments {
         self.output.destination()
     }
 
-    fn uses_gradients(&self) -> bool {
-        true
-    }
-
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<FlatVectors, CliError> {
         let question = self.vectors.question(&asked.window, Combine::Mean);
         asked.read("reading", 1, |progress| question.share_progress(progress).compute(asked.run()))
@@ -66,7 +62,7 @@ impl Verb for Arguments {
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, found: FlatVectors) -> Result<Shown<'run>, CliError> {
         let (mut words, left_out) = (vec![vector_words(&found)], Notes::from(&found));
-        let (variant, damage) = (found.variant(), found.damage.clone());
+        let (variant, damage, basis) = (found.variant(), found.damage.clone(), found.basis.to_string());
         let unit = UnitVectors::new(found);
         let found = unit.clusters(self.clusters as usize, ROUNDS, self.seed); // at most 2^16
         words.push(format!(
@@ -92,6 +88,7 @@ impl Verb for Arguments {
         };
         Ok(Shown {
             words,
+            basis: Some(basis),
             left_out: vec![(String::new(), left_out)],
             content: Content::Sheet(sheet),
             damage: damage.into_iter().collect(),

@@ -72,16 +72,15 @@ impl Verb for Arguments {
     fn show<'run>(&'run self, asked: &'run Asked<'run>, history: ExampleHistory) -> Result<Shown<'run>, CliError> {
         let visits = history.visits.len();
         let one = if visits == 1 { "" } else { "s" };
-        let basis = history.basis.to_string();
+        let rows = history.basis.rows.to_string();
         let words = match history.basis.is_sweeps() {
-            true => format!("example {}: {visits} row{one}, {basis}", history.example),
+            true => format!("example {}: {visits} row{one}, {rows}", history.example),
             false => {
-                format!("example {}: {}", history.example, basis.replacen("visits", &format!("{visits} visit{one}"), 1))
+                format!("example {}: {}", history.example, rows.replacen("visits", &format!("{visits} visit{one}"), 1))
             }
         };
         let head = vec![
             ("example", Value::from(history.example)),
-            ("basis", basis.into()),
             ("visits", (visits as u64).into()),
             ("replaced", history.left_out.replaced.into()),
             ("workers", missing_workers(asked.run())?.into()),
@@ -89,6 +88,7 @@ impl Verb for Arguments {
         ];
         Ok(Shown {
             words: vec![words],
+            basis: Some(history.basis.to_string()),
             left_out: vec![(String::new(), Notes::from(&history))],
             content: Content::Sheet(Sheet {
                 head,

@@ -93,10 +93,6 @@ impl Verb for Arguments {
         Destination { out: Some(&self.out), ..Destination::stdout() }
     }
 
-    fn uses_gradients(&self) -> bool {
-        true
-    }
-
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<FlatVectors, CliError> {
         let question = self.vectors.question(&asked.window, self.rows);
         asked.read("reading", 1, |progress| question.share_progress(progress).compute(asked.run()))
@@ -106,6 +102,7 @@ impl Verb for Arguments {
         let format = self.format();
         Ok(Shown {
             words: vec![vector_words(&found)],
+            basis: Some(found.basis.to_string()),
             left_out: vec![(String::new(), Notes::from(&found))],
             damage: found.damage.iter().cloned().collect(),
             content: Content::Written(Box::new(move |target| {
@@ -135,7 +132,8 @@ fn write_vectors(found: &FlatVectors, format: TensorFormat, target: &mut dyn Wri
         return write_npy(target, &tensors);
     }
     let blocks: Vec<String> = found.blocks.iter().map(|block| format!("{} {}", block.width, block.name)).collect();
-    write_tensors(target, &[("variant", found.variant()), ("blocks", blocks.join("; "))], &tensors)
+    let about = [("variant", found.variant()), ("basis", found.basis.to_string()), ("blocks", blocks.join("; "))];
+    write_tensors(target, &about, &tensors)
 }
 
 /// What the vectors are.

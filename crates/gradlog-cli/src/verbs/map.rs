@@ -65,7 +65,7 @@ impl Verb for Arguments {
             map.visits, map.runs
         )];
         if map.bases.iter().any(Basis::is_sweeps) {
-            words.push(format!("on {basis}; \"visits\" are rows of these"));
+            words.push("\"visits\" are rows of sweeps".into());
         }
         let labels = map.rows.iter().any(|row| row.label.is_some());
         let mut columns =
@@ -73,7 +73,6 @@ impl Verb for Arguments {
         columns.extend(labels.then_some("label"));
         let head = vec![
             ("map", Value::from("confidence, variability")),
-            ("basis", basis.into()),
             ("share", map.share.into()),
             ("runs", map.runs.into()),
             ("visits", map.visits.into()),
@@ -93,6 +92,7 @@ impl Verb for Arguments {
         };
         Ok(Shown {
             words,
+            basis: Some(basis),
             left_out: vec![(String::new(), Notes::from(&map))],
             content: Content::Sheet(Sheet { head, columns, rows: Box::new(map.rows.into_iter().map(values)) }),
             damage: map.damage.into_iter().collect(),

@@ -63,21 +63,14 @@ impl Verb for Arguments {
         self.output.destination()
     }
 
-    fn uses_gradients(&self) -> bool {
-        matches!(self.score, Score::SelfInfluence | Score::Grand)
+    fn check(&self) -> Result<(), CliError> {
+        Ok(self.rule().check()?)
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Self::Answer<'run>, CliError> {
-        let mut rule = match self.random {
-            Some(seed) => KeepRule::random(self.keep, seed),
-            None => KeepRule::hardest(self.keep).skip_hardest(self.skip_hardest),
-        };
-        if self.balance {
-            rule = rule.balance();
-        }
         let question = ScoreQuestion::new(self.score).window(asked.window.clone()).over_runs(self.over_runs.over_runs);
         let table = asked.read("reading", 1, |progress| question.share_progress(progress).compute_over(&asked.runs))?;
-        let list = table.keep(&rule)?;
+        let list = table.keep(&self.rule())?;
         Ok((table, list))
     }
 
@@ -96,6 +89,7 @@ impl Verb for Arguments {
         };
         Ok(Shown {
             words,
+            basis: Some(standing.basis.clone()),
             left_out: standing.take_left_out(asked),
             damage: standing.damage(),
             failure: list.kept.is_empty().then(|| CliError::NothingToKeep(why_empty(&list))),
@@ -141,6 +135,18 @@ fn list_words(list: &KeepList) -> Vec<String> {
 }
 
 impl Arguments {
+    fn rule(&self) -> KeepRule {
+        let rule = match self.random {
+            Some(seed) => KeepRule::random(self.keep, seed),
+            None => KeepRule::hardest(self.keep).skip_hardest(self.skip_hardest),
+        };
+        if self.balance {
+            rule.balance()
+        } else {
+            rule
+        }
+    }
+
     fn content<'a>(&self, standing: &Standing, table: &RunsTable, list: &KeepList) -> Content<'a> {
         if self.output.format() == Format::Table {
             let mut ids: Vec<u64> = list.kept.iter().map(|kept| kept.example).collect();
@@ -157,7 +163,6 @@ impl Arguments {
             ("skip_hardest", list.rule.skip_hardest.into()),
             ("balance", list.rule.balance.into()),
             ("random", list.rule.random.into()),
-            ("basis", standing.basis.as_str().into()),
             ("runs", (table.runs.len() as u64).into()),
             ("scored", list.scored.into()),
             ("unscored", (list.unscored.len() as u64).into()),

@@ -36,7 +36,10 @@ impl Choice for OverRuns {
 /// A score, without its rows.
 pub(super) struct Standing {
     pub score: Score,
+    /// What it rests on, in the library's line.
     pub basis: String,
+    /// Of one run, which rows that is.
+    rows: String,
     pub examples: usize,
     /// Several runs: how they became one, and where they differ.
     over: Option<Over>,
@@ -75,6 +78,7 @@ impl From<&ScoreTable> for Standing {
         Self {
             score: table.score,
             basis: table.basis.to_string(),
+            rows: table.basis.rows.to_string(),
             examples: table.rows.len(),
             over: None,
             is_on_sweeps: table.basis.is_sweeps(),
@@ -103,6 +107,7 @@ impl From<&RunsTable> for Standing {
         Self {
             score: table.score,
             basis: table.basis_words(),
+            rows: table.runs.first().map_or_else(String::new, |part| part.basis.rows.to_string()),
             examples: table.rows.len(),
             over: Some(over),
             is_on_sweeps: table.is_on_sweeps(),
@@ -118,7 +123,7 @@ impl Standing {
 
     /// What the score is computed from, and where runs differ.
     pub(super) fn words(&self, asked: &Asked<'_>) -> Vec<String> {
-        let Self { score, basis, examples, .. } = self;
+        let Self { score, rows, examples, .. } = self;
         let (visits, order, runs) = (self.sum(|part| part.visits), score.order(), self.parts.len());
         let mut lines = Vec::new();
         match (&self.over, self.is_on_sweeps) {
@@ -128,12 +133,11 @@ impl Standing {
                 lines.push(format!(
                     "{score} of {examples} examples over {visits} {counted} in {runs} runs ({how} over runs), {order}"
                 ));
-                lines.extend(on_sweeps.then(|| format!("on {basis}")));
             }
-            (_, true) => lines.push(format!("{score} of {examples} examples, {basis}: {visits} rows, {order}")),
+            (_, true) => lines.push(format!("{score} of {examples} examples, {rows}: {visits} rows, {order}")),
             (_, false) => {
-                let basis = basis.replacen("visits", &format!("{visits} visits"), 1);
-                lines.push(format!("{score} of {examples} examples over {basis}, {order}"));
+                let rows = rows.replacen("visits", &format!("{visits} visits"), 1);
+                lines.push(format!("{score} of {examples} examples over {rows}, {order}"));
             }
         }
         for (run, part) in asked.runs.iter().zip(&self.parts).filter(|(_, part)| part.absent > 0) {
@@ -199,11 +203,8 @@ impl Standing {
     }
 
     fn head(&self, workers: Option<String>) -> Vec<(&'static str, Value)> {
-        let mut head = vec![
-            ("score", Value::from(self.score.name())),
-            ("order", self.score.order().to_string().into()),
-            ("basis", self.basis.as_str().into()),
-        ];
+        let mut head =
+            vec![("score", Value::from(self.score.name())), ("order", self.score.order().to_string().into())];
         if let Some(over) = &self.over {
             head.extend([("over_runs", over.how.to_string().into()), ("runs", (self.parts.len() as u64).into())]);
         }

@@ -60,10 +60,6 @@ impl Verb for Arguments {
         self.output.destination_of_first(self.top)
     }
 
-    fn uses_gradients(&self) -> bool {
-        matches!(self.score, Score::SelfInfluence | Score::Grand)
-    }
-
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Table, CliError> {
         let question = ScoreQuestion::new(self.score).window(asked.window.clone()).over_runs(self.over_runs.over_runs);
         asked.read("reading", 1, |progress| match asked.runs.as_slice() {
@@ -86,6 +82,7 @@ impl Verb for Arguments {
         };
         Ok(Shown {
             words: standing.words(asked),
+            basis: Some(standing.basis.clone()),
             left_out: standing.take_left_out(asked),
             content: Content::Sheet(standing.sheet(rows, workers)),
             damage: standing.damage(),

@@ -55,10 +55,6 @@ impl Verb for Arguments {
         self.output.destination()
     }
 
-    fn uses_gradients(&self) -> bool {
-        true
-    }
-
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<FlatVectors, CliError> {
         let question = self.vectors.question(&asked.window, Combine::Mean);
         asked.read("reading", 1, |progress| question.share_progress(progress).compute(asked.run()))
@@ -66,7 +62,7 @@ impl Verb for Arguments {
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, found: FlatVectors) -> Result<Shown<'run>, CliError> {
         let (mut words, left_out) = (vec![vector_words(&found)], Notes::from(&found));
-        let (variant, damage) = (found.variant(), found.damage.clone());
+        let (variant, damage, basis) = (found.variant(), found.damage.clone(), found.basis.to_string());
         let unit = UnitVectors::new(found);
         let left_out = left_out.add_directionless(&unit.without_direction);
         let head = vec![
@@ -75,12 +71,19 @@ impl Verb for Arguments {
             ("without_direction", (unit.without_direction.len() as u64).into()),
             ("damage", first_damage(&damage)),
         ];
+        let if_empty = Some(match self.duplicates {
+            _ if unit.len() < 2 => "there are no two examples with a gradient; record more of them".to_owned(),
+            Some(cosine) => format!("no two examples have a cosine of at least {cosine}; ask for a lower one"),
+            None => "no other example has a gradient; record more of them".to_owned(),
+        });
         let sheet = match self.example {
             Some(example) => self.neighbors_sheet(&unit, example, head)?,
             None => self.pairs_sheet(&unit, head, &mut words),
         };
         Ok(Shown {
             words,
+            basis: Some(basis),
+            if_empty,
             left_out: vec![(String::new(), left_out)],
             content: Content::Sheet(sheet),
             damage: damage.into_iter().collect(),

@@ -7,7 +7,7 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{Format, Value};
 use clap::Args;
-use gradlog_analysis::{Suspect, SuspectQuestion, Suspects, Window};
+use gradlog_analysis::{Basis, Suspect, SuspectQuestion, Suspects, Window};
 use std::path::PathBuf;
 
 /// How often the runs are read: once for each signal and once for the labels.
@@ -93,6 +93,7 @@ impl Verb for Arguments {
         };
         Ok(Shown {
             words,
+            basis: Some(Basis::describe_all(&list.bases)),
             left_out: vec![(String::new(), Notes::from(&list))],
             content: Content::Sheet(Sheet { head, columns, rows: Box::new(list.rows.into_iter().map(values)) }),
             damage: list.damage.into_iter().collect(),

@@ -62,6 +62,15 @@ impl Verb for Arguments {
         &self.runs
     }
 
+    fn check(&self) -> Result<(), CliError> {
+        let (sets, runs) = (self.samples.len(), self.runs.len());
+        if self.class.is_none() && sets != runs {
+            let why = format!("{sets} files of --samples for {runs} runs: give one for each run, in their order");
+            return Err(CliError::Arguments(why));
+        }
+        Ok(())
+    }
+
     fn window(&self) -> Window {
         self.window.window()
     }
@@ -89,7 +98,7 @@ impl Verb for Arguments {
             ));
         }
         if verdict.runs.iter().any(|part| part.basis.is_sweeps()) {
-            words.push(format!("on {basis}; \"visits\" are rows of these"));
+            words.push("\"visits\" are rows of sweeps".into());
         }
         words.push(format!("{flagged} of {} examples are flagged", verdict.rows.len()));
         let unjudged = verdict.unjudged.len() as u64;
@@ -98,7 +107,6 @@ impl Verb for Arguments {
         let samples: Vec<String> = verdict.runs.iter().map(|part| part.samples.to_string()).collect();
         let head = vec![
             ("score", Value::from("aum")),
-            ("basis", basis.into()),
             ("percentile", verdict.percentile.into()),
             ("runs", (verdict.runs.len() as u64).into()),
             ("cuts", cuts.join(", ").into()),
@@ -113,7 +121,6 @@ impl Verb for Arguments {
         let mut columns = vec!["example", "flagged", "judged", "below", "visits", "aum", "above_cut"];
         columns.extend(labels.then_some("label"));
         columns.extend(predictions.then_some("prediction"));
-        verdict.rows.retain(|row| row.flagged || !self.flagged);
         let values = move |row: FlaggedRow| {
             let mut values: Vec<Value> =
                 vec![row.example.into(), row.flagged.into(), row.judged.into(), row.below.into()];
@@ -122,8 +129,14 @@ impl Verb for Arguments {
             values.extend(predictions.then(|| row.prediction.into()));
             values
         };
+        let if_empty = (self.flagged && !verdict.rows.is_empty()).then(|| {
+            "no example lies below the cut in every run that judges it; leave out --flagged to see them all".to_owned()
+        });
+        verdict.rows.retain(|row| row.flagged || !self.flagged);
         Ok(Shown {
             words,
+            basis: Some(basis),
+            if_empty,
             left_out: vec![(String::new(), Notes::from(&verdict))],
             content: Content::Sheet(Sheet { head, columns, rows: Box::new(verdict.rows.into_iter().map(values)) }),
             damage,

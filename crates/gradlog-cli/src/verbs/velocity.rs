@@ -10,7 +10,7 @@ use crate::output::Destination;
 use crate::report::{printable, Value};
 use clap::Args;
 use gradlog_analysis::{
-    GroupVelocity, Score, ScoreQuestion, Velocity, VelocityGroup, VelocityGroups, VelocityQuestion, Window,
+    Basis, GroupVelocity, Score, ScoreQuestion, Velocity, VelocityGroup, VelocityGroups, VelocityQuestion, Window,
 };
 use std::path::PathBuf;
 use std::slice;
@@ -70,10 +70,6 @@ impl Verb for Arguments {
         self.output.destination()
     }
 
-    fn uses_gradients(&self) -> bool {
-        true
-    }
-
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Velocity, CliError> {
         let (run, set) = (asked.run(), &self.set);
         if let Some(score) = self.by {
@@ -93,6 +89,7 @@ impl Verb for Arguments {
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, velocity: Velocity) -> Result<Shown<'run>, CliError> {
         let (groups, times, set) = (velocity.groups.len(), velocity.times, printable(&velocity.set));
+        let basis = Basis::describe_all(std::iter::once(&velocity.basis).chain(&velocity.score_bases));
         let scores = velocity.groups.iter().any(|group| group.mean_score.is_some());
         let mut columns = vec!["group", "from_step", "to_step", "examples", "velocity"];
         columns.extend(scores.then_some("mean_score"));
@@ -103,12 +100,14 @@ impl Verb for Arguments {
             ("probe_times", times.into()),
             ("groups", (groups as u64).into()),
             ("left_out", velocity.left_out.examples.into()),
+            ("labels_differ", velocity.labels_differ.into()),
             ("records_left_out", velocity.left_out.probe_records.into()),
             ("damage", first_damage(&velocity.damage)),
         ];
         let rows: Vec<Vec<Value>> = velocity.groups.iter().flat_map(|group| group_rows(group, scores)).collect();
         Ok(Shown {
             words: vec![format!("{groups} groups of `{set}` at {times} probe times; {KERNEL}")],
+            basis: Some(basis),
             left_out: vec![(String::new(), Notes::from(&velocity))],
             content: Content::Sheet(Sheet { head, columns, rows: Box::new(rows.into_iter()) }),
             damage: velocity.damage.into_iter().collect(),

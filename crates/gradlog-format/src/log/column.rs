@@ -253,6 +253,113 @@ impl Column {
         }
     }
 
+    /// What it is for.
+    pub fn role(self) -> ColumnRole {
+        match self {
+            Column::Example
+            | Column::Step
+            | Column::Epoch
+            | Column::LearningRate
+            | Column::Clip
+            | Column::Coefficient => ColumnRole::Visit,
+            Column::Loss
+            | Column::El2n
+            | Column::Margin
+            | Column::Confidence
+            | Column::Correct
+            | Column::Label
+            | Column::Prediction
+            | Column::Target
+            | Column::Output
+            | Column::Positions => ColumnRole::Outputs,
+            Column::SquaredNorm | Column::Flags => ColumnRole::Norms,
+            Column::ProbeSet
+            | Column::Mode
+            | Column::PredictionScore
+            | Column::ScoredClass
+            | Column::CurvatureWeight => ColumnRole::Probe,
+            Column::Input | Column::InputScale | Column::InputPlaces | Column::InputApart | Column::InputRounding => {
+                ColumnRole::Inputs
+            }
+            Column::Delta | Column::DeltaScale | Column::DeltaPlaces | Column::DeltaApart | Column::DeltaRounding => {
+                ColumnRole::Deltas
+            }
+            Column::Folded
+            | Column::FoldedScale
+            | Column::FoldedPlaces
+            | Column::FoldedApart
+            | Column::FoldedRounding => ColumnRole::Folded,
+            Column::BatchSize
+            | Column::WallClock
+            | Column::Momentum
+            | Column::WeightDecay
+            | Column::Dropped
+            | Column::Name
+            | Column::Visits
+            | Column::Bytes
+            | Column::Checksum
+            | Column::Abandoned
+            | Column::UnknownSteps
+            | Column::Checked
+            | Column::Findings
+            | Column::Text => ColumnRole::Run,
+        }
+    }
+
+    /// The type of its numbers; `None` for vectors, whose encoding the run chooses.
+    pub fn cells(self) -> Option<Cells> {
+        match self {
+            Column::Flags
+            | Column::Mode
+            | Column::PredictionScore
+            | Column::Name
+            | Column::Text
+            | Column::InputRounding
+            | Column::DeltaRounding
+            | Column::FoldedRounding => Some(Cells::U8),
+            Column::Epoch
+            | Column::Label
+            | Column::Prediction
+            | Column::Positions
+            | Column::ProbeSet
+            | Column::ScoredClass
+            | Column::BatchSize
+            | Column::InputPlaces
+            | Column::DeltaPlaces
+            | Column::FoldedPlaces
+            | Column::Checked
+            | Column::Findings
+            | Column::Checksum => Some(Cells::U32),
+            Column::Example
+            | Column::Step
+            | Column::WallClock
+            | Column::Dropped
+            | Column::Abandoned
+            | Column::UnknownSteps
+            | Column::Visits
+            | Column::Bytes => Some(Cells::U64),
+            Column::LearningRate
+            | Column::Clip
+            | Column::Coefficient
+            | Column::Loss
+            | Column::El2n
+            | Column::Margin
+            | Column::Confidence
+            | Column::Correct
+            | Column::Target
+            | Column::Output
+            | Column::SquaredNorm
+            | Column::InputApart
+            | Column::DeltaApart
+            | Column::FoldedApart
+            | Column::CurvatureWeight
+            | Column::Momentum
+            | Column::WeightDecay => Some(Cells::F32),
+            Column::InputScale | Column::DeltaScale | Column::FoldedScale => Some(Cells::Bf16),
+            Column::Input | Column::Delta | Column::Folded => None,
+        }
+    }
+
     /// The column of a number in the file, or `None` for one that a newer version added.
     pub fn from_code(code: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|column| *column as u16 == code)
@@ -306,57 +413,33 @@ impl Column {
 
     /// Whether its numbers may be of this type (FORMAT.md, "Columns"). Any type of vector will do for vectors.
     pub fn takes(self, cells: Cells) -> bool {
-        match self {
-            Column::Flags
-            | Column::Mode
-            | Column::PredictionScore
-            | Column::Name
-            | Column::Text
-            | Column::InputRounding
-            | Column::DeltaRounding
-            | Column::FoldedRounding => cells == Cells::U8,
-            Column::Epoch
-            | Column::Label
-            | Column::Prediction
-            | Column::Positions
-            | Column::ProbeSet
-            | Column::ScoredClass
-            | Column::BatchSize
-            | Column::InputPlaces
-            | Column::DeltaPlaces
-            | Column::FoldedPlaces
-            | Column::Checked
-            | Column::Findings
-            | Column::Checksum => cells == Cells::U32,
-            Column::Example
-            | Column::Step
-            | Column::WallClock
-            | Column::Dropped
-            | Column::Abandoned
-            | Column::UnknownSteps
-            | Column::Visits
-            | Column::Bytes => cells == Cells::U64,
-            Column::InputScale | Column::DeltaScale | Column::FoldedScale => cells == Cells::Bf16,
-            Column::Input | Column::Delta | Column::Folded => matches!(cells, Cells::Vector(_)),
-            Column::LearningRate
-            | Column::Clip
-            | Column::Coefficient
-            | Column::Loss
-            | Column::El2n
-            | Column::Margin
-            | Column::Confidence
-            | Column::Correct
-            | Column::Target
-            | Column::Output
-            | Column::SquaredNorm
-            | Column::InputApart
-            | Column::DeltaApart
-            | Column::FoldedApart
-            | Column::CurvatureWeight
-            | Column::Momentum
-            | Column::WeightDecay => cells == Cells::F32,
+        match self.cells() {
+            Some(own) => cells == own,
+            None => matches!(cells, Cells::Vector(_)),
         }
     }
+}
+
+/// What a column is for. Each column has one role, so that whoever counts bytes by role misses none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ColumnRole {
+    /// Who, when and with which weight: example, step, epoch, learning rate, clip, coefficient.
+    Visit,
+    /// What the model thought of it: loss, margin, prediction and the like.
+    Outputs,
+    /// Squared norm and flags.
+    Norms,
+    /// Input factors of the factored layers.
+    Inputs,
+    /// Output-gradient factors of the factored layers.
+    Deltas,
+    /// The folded vector of the other layers.
+    Folded,
+    /// What a probe or a replay says of a row: its set, mode, score, curvature weight.
+    Probe,
+    /// Of a step, a gap, a probe set, a checkpoint or the end: no column of a visit.
+    Run,
 }
 
 /// Names one column of a block.

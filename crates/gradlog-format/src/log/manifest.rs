@@ -2,7 +2,7 @@
 
 use super::codec::{self, DecodeError};
 use super::extension::{self, Extension};
-use super::prefix::{check_prefix, file_prefix};
+use super::prefix::{check_prefix, file_prefix, Prefix, FORMAT_VERSION};
 use super::worker::{WorkerRecord, WORKERS_MAX};
 use crate::sketch::SketchConfig;
 use serde::{Deserialize, Serialize};
@@ -157,7 +157,9 @@ impl Manifest {
     /// # Errors
     /// [`DecodeError`] if the bytes are no manifest, are damaged, or are of a newer format version.
     pub fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let rest = check_prefix(bytes, KIND_MANIFEST)?;
+        // Version 1 is the only one. Of a later one, the prefix says which layout follows.
+        const { assert!(FORMAT_VERSION == 1, "read the manifest by the version of its prefix") };
+        let Prefix { rest, .. } = check_prefix(bytes, KIND_MANIFEST)?;
         if bytes.len() > codec::DECODE_LIMIT_BYTES {
             return Err(DecodeError(format!("a manifest of {} bytes, more than the format allows", bytes.len())));
         }

@@ -29,7 +29,7 @@ mod writer;
 pub use block::BlockKind;
 pub use builder::BlockBuilder;
 pub use codec::DecodeError;
-pub use column::{Cells, Column, ColumnKey, NO_LAYER};
+pub use column::{Cells, Column, ColumnKey, ColumnRole, NO_LAYER};
 pub use coupling::{BatchNormHandling, BatchNormRecord, Coupling, CouplingKind};
 pub use error::{io_error, LogError};
 pub use extension::{Extension, EXTENSIONS_MAX, PRIVATE_TAG_MIN};

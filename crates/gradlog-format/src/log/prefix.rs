@@ -24,8 +24,17 @@ pub fn newer_version(bytes: &[u8]) -> Option<u16> {
     (*magic == MAGIC && version > FORMAT_VERSION).then_some(version)
 }
 
-/// Checks the 12 bytes of [`file_prefix`] and returns what follows them.
-pub fn check_prefix(bytes: &[u8], kind: u16) -> Result<&[u8], DecodeError> {
+/// What stands in front of a file, and what follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix<'a> {
+    /// The format version of the file. Whoever reads the rest chooses its layout by it.
+    pub version: u16,
+    /// The bytes behind the prefix.
+    pub rest: &'a [u8],
+}
+
+/// Checks the 12 bytes of [`file_prefix`].
+pub fn check_prefix(bytes: &[u8], kind: u16) -> Result<Prefix<'_>, DecodeError> {
     if bytes.len() < 12 || bytes[..8] != MAGIC {
         return Err(DecodeError("this is not a gradlog file".into()));
     }
@@ -40,5 +49,19 @@ pub fn check_prefix(bytes: &[u8], kind: u16) -> Result<&[u8], DecodeError> {
     if found != kind {
         return Err(DecodeError(format!("file kind {found} where {kind} belongs")));
     }
-    Ok(&bytes[12..])
+    Ok(Prefix { version, rest: &bytes[12..] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_says_its_version_and_what_follows() {
+        let bytes = [&file_prefix(7)[..], b"rest"].concat();
+        assert_eq!(check_prefix(&bytes, 7).unwrap(), Prefix { version: FORMAT_VERSION, rest: b"rest" });
+        let newer = [&bytes[..8], &(FORMAT_VERSION + 1).to_le_bytes(), &bytes[10..]].concat();
+        assert!(check_prefix(&newer, 7).is_err_and(|error| error.to_string().contains("install a newer one")));
+        assert!(check_prefix(&bytes, 8).is_err() && check_prefix(&bytes[..11], 7).is_err());
+    }
 }

@@ -1,7 +1,7 @@
 //! Segments: preallocated files that blocks are appended to (FORMAT.md, "Segment").
 
 use super::codec::DecodeError;
-use super::prefix::{check_prefix, file_prefix};
+use super::prefix::{check_prefix, file_prefix, FORMAT_VERSION};
 
 /// Bytes of a segment's header. The first block follows it.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
@@ -35,6 +35,7 @@ impl SegmentHeader {
 
     /// Reads a header and checks its CRC.
     pub fn parse(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Result<Self, DecodeError> {
+        const { assert!(FORMAT_VERSION == 1, "read the header by the version of its prefix") };
         check_prefix(bytes, KIND_SEGMENT)?;
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         if word(60) != crc32fast::hash(&bytes[..60]) {

@@ -7,10 +7,11 @@ use super::index::Index;
 use super::times::position;
 use crate::influence::products::Scheme;
 use crate::influence::question::InfluenceQuestion;
+use crate::rows::basis::Uses;
 use crate::rows::driver::{blocks_in_flight, fold_each};
 use crate::rows::gradient::Layout;
-use crate::rows::sweep::Sweeps;
-use crate::{rows::column, AnalysisError};
+use crate::rows::sweep::{Sweeps, Untrained};
+use crate::{rows::column, AnalysisError, Basis};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Damage, Run};
 use std::collections::BTreeMap;
@@ -32,6 +33,8 @@ pub struct InfluencePlan<'run> {
     pub(in crate::influence) layout: Layout,
     /// What is known of the sweeps, if the question is on these.
     pub(in crate::influence) sweeps: Sweeps,
+    /// What the answer rests on, but for what it leaves out.
+    pub(in crate::influence) basis: Basis,
     pub(in crate::influence) scheme: Scheme,
     /// Of each example, its visits inside the window, if there are enough probes for it to be worth counting.
     pub(in crate::influence) visits_of: Option<Counts>,
@@ -64,11 +67,13 @@ impl<'run> InfluencePlan<'run> {
     /// Finds the probes of `question` and plans the passes.
     pub(in crate::influence) fn new(run: &'run Run, question: &InfluenceQuestion) -> Result<Self, AnalysisError> {
         let progress = &question.progress;
-        let sweeps = Sweeps::find(run, &question.window)?;
+        let sweeps = Sweeps::find(run, &question.window, Untrained::JoinsIfNamed)?;
         let index = Index::build(run, question, progress)?;
         let layout = index.layout.select_layers(&question.layers, &run.manifest().layers)?;
-        let scheme =
-            Scheme::new(&layout, &run.manifest().layers, &run.manifest().fold_places(), question.sketch_errors);
+        let layers = &run.manifest().layers;
+        let basis = Basis::of(run, &question.window, sweeps.rows(), Uses::Steps)?;
+        let basis = basis.of_layers(run.manifest(), &layout.layer_numbers(&index.layout, layers));
+        let scheme = Scheme::new(&layout, layers, &run.manifest().fold_places(), question.sketch_errors);
         let question = question.clone();
         let mut plan = Self {
             run,
@@ -76,6 +81,7 @@ impl<'run> InfluencePlan<'run> {
             index,
             layout,
             sweeps,
+            basis,
             scheme,
             visits_of: None,
             keeps_strongest: false,

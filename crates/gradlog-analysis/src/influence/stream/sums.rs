@@ -49,7 +49,7 @@ impl<'plan> Sums<'plan> {
         let mut left_out = plan.sweeps.left_out();
         left_out.add(&plan.index.left_out);
         let result = Influence {
-            basis: plan.sweeps.basis(),
+            basis: plan.basis.clone(),
             probe_modes: plan.index.modes.iter().copied().collect(),
             normalization: question.normalization,
             layers,
@@ -222,6 +222,7 @@ impl<'plan> Sums<'plan> {
             result.totals = self.columns.iter().flat_map(|columns| columns.totals.iter().map(total)).collect();
         }
         result.damage = damage.or_else(|| plan.index.damage.clone());
+        result.basis.left_out = result.left_out.clone();
         Ok(result)
     }
 
@@ -242,6 +243,7 @@ impl<'plan> Sums<'plan> {
         let ranks = self.columns.into_iter().filter_map(|columns| columns.ranks).map(Ranks::take);
         let (proponents, opponents): (Vec<_>, Vec<_>) = ranks.unzip();
         self.result.damage = damage.or_else(|| plan.index.damage.clone());
+        self.result.basis.left_out = self.result.left_out.clone();
         Ok(Strongest {
             examples: self.result.rows.len() as u64,
             influence: self.result,

@@ -1,6 +1,6 @@
 //! The list of suspects, and what it says of each.
 
-use crate::{LeftOut, Score};
+use crate::{Basis, LeftOut, Score};
 use gradlog_format::run::Damage;
 
 /// Training examples, the most probably mislabeled first.
@@ -11,6 +11,8 @@ pub struct Suspects {
     pub signals: Vec<Score>,
     /// The signals that these runs cannot give, and why.
     pub missing_signals: Vec<(Score, String)>,
+    /// What it rests on, of each run.
+    pub bases: Vec<Basis>,
     /// Runs that were read.
     pub runs: u64,
     /// One row per example, the most suspicious first; ties by id, examples without any signal (NaN) last.

@@ -5,10 +5,11 @@ use super::gathered::{Gathered, NOTHING};
 use super::list::{Rival, Suspect, Suspects};
 use super::reasons::{self, SIGNALS};
 use super::votes::Votes;
+use crate::rows::basis::Uses;
 use crate::scores::order::suspicious_first;
 use crate::scores::over_runs::{name_run, refuse_same_run};
 use crate::Progress;
-use crate::{AnalysisError, LeftOut, Order, OverRuns, Score, Window};
+use crate::{AnalysisError, Basis, BasisRows, LeftOut, Order, OverRuns, Score, Window};
 use gradlog_format::run::Run;
 use std::collections::HashMap;
 
@@ -64,8 +65,16 @@ pub(super) fn rank_suspects(runs: &[&Run], window: &Window, progress: &Progress)
     rows.sort_by(|a, b| {
         suspicious_first(Order::HighestFirst, a.suspicion, b.suspicion).then(a.example.cmp(&b.example))
     });
+    let uses = if signals.contains(&Score::SelfInfluence) { Uses::Steps } else { Uses::Outputs };
+    let basis = |run: &&Run| Basis::of(run, window, BasisRows::Visits, uses);
+    let mut bases = runs.iter().map(basis).collect::<Result<Vec<Basis>, AnalysisError>>()?;
+    // Signals and runs look at the same visits, so their counts cannot be told apart by run.
+    if let Some(first) = bases.first_mut() {
+        first.left_out = left_out.clone();
+    }
     let labels_differ = rows.iter().filter(|row| row.label.is_none() && votes.has(row.example)).count() as u64;
-    Ok(Suspects { signals, missing_signals, runs: runs.len() as u64, rows, labels_differ, left_out, damage })
+    let runs = runs.len() as u64;
+    Ok(Suspects { signals, missing_signals, bases, runs, rows, labels_differ, left_out, damage })
 }
 
 fn assemble(signals: &[Score], gathered: HashMap<u64, Gathered>, votes: &Votes) -> Vec<Suspect> {

@@ -2,6 +2,7 @@
 
 use crate::arguments::{parse_length, parse_not_negative, parse_positive};
 use crate::choice::Choice;
+use crate::error::CliError;
 use clap::builder::PossibleValue;
 use clap::{ArgAction, Args, ValueEnum};
 use gradlog_analysis::{
@@ -77,22 +78,18 @@ fn parse_curvature(text: &str) -> Result<Curvature, String> {
 }
 
 /// Dampings from the smallest to the largest; neighbors in this order are compared.
-fn sort_dampings(dampings: &[f64]) -> Result<Vec<f64>, AnalysisError> {
+fn sort_dampings(dampings: &[f64]) -> Vec<f64> {
     let mut sorted = dampings.to_vec();
     sorted.sort_by(f64::total_cmp);
-    if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        let (given, range) = (format!("{} twice", pair[0]), "another one at each place of the list".into());
-        return Err(AnalysisError::OutOfRange { what: "the damping", given, range });
-    }
-    Ok(sorted)
+    sorted
 }
 
 impl MethodArguments {
-    fn estimate_question(&self, question: &InfluenceQuestion) -> Result<Option<EstimateQuestion>, AnalysisError> {
-        let MethodChoice::Estimate(method) = self.method else { return Ok(None) };
+    fn estimate_question(&self, question: &InfluenceQuestion) -> Option<EstimateQuestion> {
+        let MethodChoice::Estimate(method) = self.method else { return None };
         let mut asked = EstimateQuestion::new(question.clone(), method);
-        let relative = sort_dampings(&self.damping)?.into_iter().map(Damping::Relative);
-        let absolute = sort_dampings(&self.damping_absolute)?.into_iter().map(Damping::Absolute);
+        let relative = sort_dampings(&self.damping).into_iter().map(Damping::Relative);
+        let absolute = sort_dampings(&self.damping_absolute).into_iter().map(Damping::Absolute);
         let dampings: Vec<Damping> = relative.chain(absolute).collect();
         if !dampings.is_empty() {
             asked = asked.dampings(dampings);
@@ -107,7 +104,7 @@ impl MethodArguments {
         if self.by_layer {
             asked = asked.by_layer();
         }
-        Ok(Some(asked))
+        Some(asked)
     }
 
     /// Whether it is TracIn, which alone has error bars.
@@ -116,13 +113,28 @@ impl MethodArguments {
     }
 
     /// Refuses a setting that only TracIn has a use for, where another method was chosen.
-    pub(super) fn check_tracin(&self, what: &'static str, given: impl Choice) -> Result<(), AnalysisError> {
+    pub(super) fn check_tracin(&self, what: &'static str, given: impl Choice) -> Result<(), CliError> {
         if self.is_tracin() {
             return Ok(());
         }
-        let given = given.word().to_owned();
-        let range = "left out with this --method: only TracIn is a sum over layers and epochs".into();
-        Err(AnalysisError::OutOfRange { what, given, range })
+        let given = given.word();
+        let why = format!("{what} {given} does not fit this --method: only TracIn is a sum over layers and epochs");
+        Err(CliError::Arguments(why))
+    }
+
+    /// Refuses settings that do not fit together, whatever the run holds.
+    pub(super) fn check(&self, question: &InfluenceQuestion) -> Result<(), CliError> {
+        let dampings = if self.damping.is_empty() { &self.damping_absolute } else { &self.damping };
+        if let Some(pair) = sort_dampings(dampings).windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(CliError::Arguments(format!("the damping {} is given twice", pair[0])));
+        }
+        match (self.estimate_question(question), self.find_unused()) {
+            (Some(asked), _) => asked.check().map_err(CliError::of_check),
+            (None, Some(name)) => {
+                Err(CliError::Arguments(format!("{name} is a setting of another --method than TracIn: leave it out")))
+            }
+            (None, None) => Ok(()),
+        }
     }
 
     /// The setting that TracIn has no use for, if one was given.
@@ -140,12 +152,8 @@ impl MethodArguments {
 
     /// Looks the question up in the run.
     pub(super) fn plan<'run>(&self, run: &'run Run, question: &InfluenceQuestion) -> Result<Plan<'run>, AnalysisError> {
-        if let Some(asked) = self.estimate_question(question)? {
+        if let Some(asked) = self.estimate_question(question) {
             return Ok(Plan::Estimate(Box::new(asked.plan(run)?)));
-        }
-        if let Some(name) = self.find_unused() {
-            let range = "left out with TracIn: it is a setting of another --method".into();
-            return Err(AnalysisError::OutOfRange { what: name, given: "given".into(), range });
         }
         Ok(Plan::TracIn(Box::new(question.plan(run)?)))
     }

@@ -8,7 +8,7 @@ mod rows;
 mod words;
 
 use crate::error::CliError;
-use crate::frame::{missing_workers, Asked, Content, Ending, Shown, Verb};
+use crate::frame::{missing_workers, no_rows, Asked, Content, Ending, Shown, Verb};
 use crate::notes::Notes;
 use crate::output::Destination;
 use answer::{Answer, Wanted};
@@ -43,15 +43,15 @@ impl Verb for Arguments {
         self.output.destination()
     }
 
-    fn uses_gradients(&self) -> bool {
-        true
+    fn check(&self) -> Result<(), CliError> {
+        if let Some(by) = self.by {
+            self.method.check_tracin("--by", by)?;
+        }
+        self.method.check(&self.question(&self.window()))
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Asking<'run>, CliError> {
         let question = self.question(&asked.window).share_progress(&asked.progress());
-        if let Some(by) = self.by {
-            self.method.check_tracin("--by", by)?;
-        }
         let mut plan = asked.read("finding probes", 1, |_| self.method.plan(asked.run(), &question))?;
         let wanted = Wanted::new(self);
         if wanted.streamed(&plan).is_some() {
@@ -71,10 +71,16 @@ impl Verb for Arguments {
         let words = words::answer_words(&first, sweep.as_ref(), plan.probes());
         let left_out = Notes::from(&first[0].about);
         let workers = missing_workers(asked.run())?;
-        let content = Content::Written(Box::new(move |target| {
+        let basis = first[0].about.basis.to_string();
+        if plan.passes() == 1 && first.iter().all(|answer| answer.about.visits == 0) {
+            let damage: Vec<_> = first.into_iter().find_map(|answer| answer.about.damage).into_iter().collect();
+            let failure = Some(no_rows(left_out.iter().cloned().collect(), &damage));
+            return Ok(Shown { failure, damage, ..Shown::default() });
+        }
+        let content = Content::Streamed(Box::new(move |target, basis| {
             let mut damage = first.iter().find_map(|answer| answer.about.damage.clone());
             let mut writer = Writer::new(self, wanted, &first);
-            let mut rows = writer.begin(&first, sweep.as_ref(), workers, target)?;
+            let mut rows = writer.begin(&first, sweep.as_ref(), (workers, basis), target)?;
             writer.write(&first, &mut rows)?;
             drop(first);
             for number in 1..plan.passes() {
@@ -82,9 +88,12 @@ impl Verb for Arguments {
                 writer.write(&part, &mut rows)?;
                 damage = damage.or_else(|| part.into_iter().find_map(|answer| answer.about.damage));
             }
+            let none = "no example helped or hurt: every score is 0; `gradlog info` says whether learning rates and gradients are";
+            let words = if rows.written() == 0 { Some(none.to_owned()) } else { writer.hint() };
             rows.end()?;
-            Ok(Ending { words: writer.hint(), damage })
+            Ok(Ending { words, damage })
         }));
-        Ok(Shown { words, left_out: vec![(String::new(), left_out)], content, ..Shown::default() })
+        let left_out = vec![(String::new(), left_out)];
+        Ok(Shown { words, basis: Some(basis), left_out, content, ..Shown::default() })
     }
 }

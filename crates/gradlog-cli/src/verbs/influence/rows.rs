@@ -5,7 +5,7 @@ use super::arguments::Arguments;
 use super::damping_sweep::{damping_value, DampingSweep};
 use super::words::first_concentration;
 use crate::report::{Format, Rows, Value};
-use gradlog_analysis::{Basis, Concentration, Influence, Part, SplitBy};
+use gradlog_analysis::{Concentration, Influence, Part, SplitBy};
 use std::io::{self, Write};
 use std::ops::Range;
 
@@ -43,7 +43,7 @@ impl Writer {
             asked: wanted.asked,
             labels: first.about.rows.iter().any(|row| row.label.is_some()),
             predictions: first.about.rows.iter().any(|row| row.prediction.is_some()),
-            on_sweeps: matches!(first.about.basis, Basis::Sweeps { .. }),
+            on_sweeps: first.about.basis.is_sweeps(),
             cut: false,
             errors: arguments.output.format() != Format::Table || first.about.estimate.is_none(),
             by: arguments.by,
@@ -57,7 +57,7 @@ impl Writer {
         &self,
         answers: &[Answer],
         sweep: Option<&DampingSweep>,
-        workers: Option<String>,
+        (workers, basis): (Option<String>, Option<&str>),
         target: &'a mut dyn Write,
     ) -> io::Result<Sink<'a>> {
         let answer = &answers[0];
@@ -132,7 +132,6 @@ impl Writer {
             ("normalise", Value::from(part.normalization.name())),
             ("layers", if part.layers.is_empty() { Value::Nothing } else { part.layers.join(", ").into() }),
             ("variant", sweep.map_or(variant.clone(), |sweep| sweep.variant(&variant)).into()),
-            ("basis", part.basis.to_string().into()),
             ("examples", answer.examples.into()),
             ("visits", part.visits.into()),
             ("probe_times", part.probe_times.into()),
@@ -146,7 +145,7 @@ impl Writer {
             ("damage", part.damage.as_ref().map(ToString::to_string).into()),
         ]);
         let columns = self.columns();
-        Rows::begin(self.format, target, &head, &columns.iter().map(String::as_str).collect::<Vec<_>>())
+        Rows::begin(self.format, target, basis, &head, &columns.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Whether a part has a row of its own.

@@ -2,7 +2,7 @@
 
 use super::answer::{Answer, Nearest};
 use super::damping_sweep::{damping_value, DampingSweep};
-use gradlog_analysis::{Basis, Concentration, EstimateDetails, Influence, Method, Probe};
+use gradlog_analysis::{Concentration, EstimateDetails, Influence, Method, Probe};
 
 /// What the `answers` are made of and what they come to. There is at least one.
 pub(super) fn answer_words(answers: &[Answer], sweep: Option<&DampingSweep>, probes: usize) -> Vec<String> {
@@ -20,7 +20,7 @@ pub(super) fn answer_words(answers: &[Answer], sweep: Option<&DampingSweep>, pro
         _ => format!("{probes} probes of `{set}`"),
     };
     let (visits, examples) = (influence.visits, answer.examples);
-    let on_sweeps = matches!(influence.basis, Basis::Sweeps { .. });
+    let on_sweeps = influence.basis.is_sweeps();
     let rows = if on_sweeps { "rows" } else { "visits" };
     let mut lines = vec![format!("{about}: {variant}; {visits} {rows} of {examples} examples")];
     if let Some((score, _)) = influence.probes.iter().find_map(|probe| probe.scored) {
@@ -36,22 +36,8 @@ pub(super) fn answer_words(answers: &[Answer], sweep: Option<&DampingSweep>, pro
     lines.extend(sweep.iter().flat_map(|sweep| sweep.words()));
     let estimate = influence.estimate.as_ref();
     if let Some(adjoint) = estimate.filter(|estimate| estimate.method == Method::Adjoint) {
-        let EstimateDetails { momentum, weight_decay, growth, .. } = adjoint;
-        let untold =
-            (adjoint.steps_without_momentum == adjoint.steps, adjoint.steps_without_weight_decay == adjoint.steps);
-        lines.push(match untold {
-            (false, false) => {
-                format!("the steps were recorded with momentum {momentum} and weight decay {weight_decay} at most")
-            }
-            (true, true) => "the optimizer's momentum and weight decay were not told: both are taken as 0".into(),
-            (true, false) => format!(
-                "the optimizer's momentum was not told and is taken as 0; the steps were recorded with weight decay {weight_decay} at most"
-            ),
-            (false, true) => format!(
-                "the steps were recorded with momentum {momentum} at most; the optimizer's weight decay was not told and is taken as 0"
-            ),
-        });
-        if *growth > EstimateDetails::GROWTH_MAX {
+        let growth = adjoint.growth;
+        if growth > EstimateDetails::GROWTH_MAX {
             lines.push(format!(
                 "warning: the derivatives grew {growth:.1}-fold on the way back, so these scores are mostly of what grew: the curvature \
                  is too large for the learning rate; use --by-layer, --curvature none, --curvature set:NAME of recorded curvature, or \

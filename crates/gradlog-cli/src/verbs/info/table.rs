@@ -147,7 +147,7 @@ fn write_section(out: &mut dyn Write, columns: &[&str], rows: impl Iterator<Item
         return Ok(());
     }
     writeln!(out)?;
-    let mut table = Rows::begin(Format::Table, out, &[], columns)?;
+    let mut table = Rows::begin(Format::Table, out, None, &[], columns)?;
     rows.try_for_each(|row| table.row(&row))?;
     table.end().map(|_| ())
 }

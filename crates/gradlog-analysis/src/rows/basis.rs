@@ -1,0 +1,445 @@
+//! What an answer rests on, in one line. Every answer carries a [`Basis`], and all of them are made here.
+
+use super::left_out::LeftOut;
+use super::rule::RowRule;
+use super::window::Window;
+use crate::{rows::column, AnalysisError};
+use gradlog_format::log::{BlockKind, Column, Manifest, Mode};
+use gradlog_format::run::{Block, ReadError, Run};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What an answer rests on. Every answer has one, and its `Display` is the line that the command prints.
+///
+/// The line has these clauses, as far as they apply, with `; ` between them: the rows and the mode of the model, the
+/// optimizer that is modeled, the layers whose gradients count, couplings between examples, and what was left out.
+///
+/// ```
+/// use gradlog_analysis::{Basis, BasisRows};
+///
+/// let mut basis = Basis::default();
+/// assert_eq!(basis.to_string(), "visits, training mode");
+/// basis.left_out.not_finite = 2;
+/// assert_eq!(basis.to_string(), "visits, training mode; left out: 2 visits (a number was NaN or infinite)");
+/// assert_eq!(basis.rows, BasisRows::Visits);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Basis {
+    /// Which rows it is made of, and how the model ran.
+    pub rows: BasisRows,
+    /// What is taken for the optimizer; `None` where no step plays a part, as in a mean over visits.
+    pub optimizer: Option<OptimizerModel>,
+    /// Whose gradients count; `None` where the answer is made of outputs alone.
+    pub gradients: Option<GradientCoverage>,
+    /// What makes the gradient of an example depend on others of its batch, if the run says so.
+    pub coupling: Option<String>,
+    /// Visits inside the window that the recorder dropped, so that the log does not hold them.
+    pub dropped: u64,
+    /// What was left out, by the reason. It is that of the answer.
+    pub left_out: LeftOut,
+}
+
+/// Which rows an answer is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BasisRows {
+    /// Visits of the training: in training mode, at the weights just before each step.
+    #[default]
+    Visits,
+    /// Sweeps of the examples at checkpoints.
+    Sweeps {
+        /// The steps before which the checkpoints were taken, ascending.
+        steps: Vec<u64>,
+        /// How the model ran. More than one if replays differed.
+        modes: Vec<Mode>,
+    },
+    /// Records of probes.
+    Probes {
+        /// The steps before which they were taken, ascending.
+        times: Vec<u64>,
+        /// How the model ran where a replay took them; empty for probes of the training.
+        modes: Vec<Mode>,
+    },
+}
+
+/// What an answer takes for the optimizer, and what the run says of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct OptimizerModel {
+    /// Whether momentum and weight decay are modeled. If not, each step is taken as one of plain SGD.
+    pub models_momentum: bool,
+    /// Recorded steps inside the window.
+    pub steps: u64,
+    /// Of these, steps of which the optimizer did not tell the momentum.
+    pub steps_without_momentum: u64,
+    /// Of these, steps of which the optimizer did not tell the weight decay.
+    pub steps_without_weight_decay: u64,
+    /// The largest momentum that the optimizer told; 0 if it told none.
+    pub momentum: f32,
+    /// The largest weight decay that it told; 0 if it told none.
+    pub weight_decay: f32,
+}
+
+/// Whose gradients an answer is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GradientCoverage {
+    /// Recorded layers whose gradients count.
+    pub layers: u64,
+    /// Recorded layers.
+    pub recorded_layers: u64,
+    /// Parameters of the layers that count. A tensor that several layers share counts once.
+    pub parameters: u64,
+    /// Parameters of the model, if it was declared.
+    pub model_parameters: Option<u64>,
+}
+
+/// What an answer is made of besides its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Uses {
+    /// Outputs: losses, margins and the like.
+    Outputs,
+    /// Gradients, each for itself.
+    Gradients,
+    /// Gradients, weighted by the steps that they took part in.
+    Steps,
+}
+
+impl Uses {
+    /// What a score uses by the numbers that it is made of.
+    pub(crate) fn of_rule(rule: &RowRule) -> Self {
+        if rule.numbers.contains(&Column::LearningRate) {
+            Uses::Steps
+        } else if rule.numbers.contains(&Column::SquaredNorm) {
+            Uses::Gradients
+        } else {
+            Uses::Outputs
+        }
+    }
+}
+
+impl Basis {
+    /// What an answer rests on that is made of `rows` inside `window`.
+    ///
+    /// # Errors
+    /// [`AnalysisError::Read`] if the file system refuses. A damaged block ends the reading: the answer itself meets
+    /// the same damage.
+    ///
+    /// # Cost
+    /// One pass over the headers of the run, and over the blocks of steps where these play a part.
+    pub(crate) fn of(run: &Run, window: &Window, rows: BasisRows, uses: Uses) -> Result<Self, AnalysisError> {
+        let mut basis = Self { rows, coupling: coupling(run.manifest()), ..Self::default() };
+        let mut told = BTreeMap::new();
+        for block in run.scan() {
+            match block.kind() {
+                // A sweep takes the rates of its checkpoints, which are those of steps before them.
+                Some(BlockKind::Steps) if uses == Uses::Steps => read_steps(&block, window, &mut told)?,
+                Some(BlockKind::Gaps) if !window.is_on_sweeps() => basis.dropped += dropped(&block, window)?,
+                _ => {}
+            }
+        }
+        basis.optimizer = (uses == Uses::Steps).then(|| OptimizerModel::of(&told));
+        basis.gradients = (uses != Uses::Outputs).then(|| GradientCoverage::of(run.manifest(), None));
+        Ok(basis)
+    }
+
+    /// The same, of these layers alone, by their numbers.
+    #[must_use]
+    pub(crate) fn of_layers(mut self, manifest: &Manifest, numbers: &[usize]) -> Self {
+        self.gradients = Some(GradientCoverage::of(manifest, Some(numbers)));
+        self
+    }
+
+    /// The same, with what the answer left out.
+    #[must_use]
+    pub(crate) fn with_left_out(mut self, left_out: &LeftOut) -> Self {
+        self.left_out = left_out.clone();
+        self
+    }
+
+    /// Whether it is sweeps and not visits.
+    pub fn is_sweeps(&self) -> bool {
+        matches!(self.rows, BasisRows::Sweeps { .. })
+    }
+
+    /// The line of an answer over several parts, such as runs. Each clause is said once, and counts are added.
+    pub fn describe_all<'a>(parts: impl IntoIterator<Item = &'a Basis>) -> String {
+        let mut clauses: [Vec<String>; 4] = Default::default();
+        let (mut left_out, mut dropped) = (LeftOut::default(), 0u64);
+        for part in parts {
+            for (said, clause) in clauses.iter_mut().zip(part.clauses()) {
+                if let Some(clause) = clause.filter(|clause| !said.contains(clause)) {
+                    said.push(clause);
+                }
+            }
+            left_out.add(&part.left_out);
+            dropped = dropped.saturating_add(part.dropped);
+        }
+        let said = clauses.into_iter().filter(|said| !said.is_empty()).map(|said| said.join(" and "));
+        said.chain(left_out_clause(&left_out, dropped)).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The clauses but for what was left out.
+    fn clauses(&self) -> [Option<String>; 4] {
+        let text = |part: Option<&dyn fmt::Display>| part.map(ToString::to_string);
+        let (optimizer, gradients) = (self.optimizer.as_ref(), self.gradients.as_ref());
+        [
+            text(Some(&self.rows)),
+            text(optimizer.map(|model| model as &dyn fmt::Display)),
+            text(gradients.map(|coverage| coverage as &dyn fmt::Display)),
+            self.coupling.clone(),
+        ]
+    }
+}
+
+impl fmt::Display for Basis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&Basis::describe_all([self]))
+    }
+}
+
+/// What makes the gradient of an example depend on others of its batch, as the manifest says.
+fn coupling(_manifest: &Manifest) -> Option<String> {
+    None
+}
+
+fn left_out_clause(left_out: &LeftOut, dropped: u64) -> Option<String> {
+    let one = if dropped == 1 { "visit" } else { "visits" };
+    let lost = (dropped > 0).then(|| format!("{dropped} {one} (dropped while recording)"));
+    let all: Vec<String> = lost.into_iter().chain(left_out.short_notes()).collect();
+    (!all.is_empty()).then(|| format!("left out: {}", all.join(", ")))
+}
+
+impl fmt::Display for BasisRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BasisRows::Visits => f.write_str("visits, training mode"),
+            BasisRows::Sweeps { steps, modes } => {
+                match steps.as_slice() {
+                    [] => f.write_str("no sweep")?,
+                    [step] => write!(f, "sweep at checkpoint step {step}")?,
+                    [first, .., last] => write!(f, "sweeps at {} checkpoints, steps {first} to {last}", steps.len())?,
+                }
+                match modes.as_slice() {
+                    [] => f.write_str(", in a mode that is not known"),
+                    modes => write!(f, ", {}", mode_words(modes)),
+                }
+            }
+            BasisRows::Probes { times, modes } => {
+                match times.as_slice() {
+                    [] => f.write_str("no probe")?,
+                    [time] => write!(f, "probes at step {time}")?,
+                    [first, .., last] => write!(f, "probes at {} times, steps {first} to {last}", times.len())?,
+                }
+                match modes.as_slice() {
+                    [] => Ok(()),
+                    modes => write!(f, ", {}", mode_words(modes)),
+                }
+            }
+        }
+    }
+}
+
+fn mode_words(modes: &[Mode]) -> String {
+    match modes {
+        [mode] => mode.to_string(),
+        _ => "partly in training and partly in evaluation mode".into(),
+    }
+}
+
+impl fmt::Display for OptimizerModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { momentum, weight_decay, steps, .. } = *self;
+        let untold = self.steps_without_momentum.max(self.steps_without_weight_decay);
+        let (no_momentum, no_decay) = (self.steps_without_momentum == steps, self.steps_without_weight_decay == steps);
+        if self.models_momentum {
+            return match (no_momentum, no_decay) {
+                (true, true) => {
+                    f.write_str("SGD, the optimizer's momentum and weight decay were not told: both are taken as 0")
+                }
+                (true, false) => {
+                    write!(f, "SGD with weight decay up to {weight_decay}, the momentum was not told: it is taken as 0")
+                }
+                (false, true) => {
+                    write!(f, "SGD with momentum up to {momentum}, the weight decay was not told: it is taken as 0")
+                }
+                (false, false) => write!(f, "SGD with momentum up to {momentum} and weight decay up to {weight_decay}"),
+            };
+        }
+        if steps == 0 || no_momentum && no_decay {
+            return f.write_str("plain SGD: the optimizer told nothing of momentum and weight decay");
+        }
+        let missed = [(momentum, "momentum"), (weight_decay, "weight decay")];
+        let missed: Vec<String> = missed
+            .into_iter()
+            .filter(|(value, _)| *value != 0.0)
+            .map(|(value, name)| format!("{name} up to {value}"))
+            .collect();
+        match missed.as_slice() {
+            [] => f.write_str("plain SGD: the optimizer told of no momentum and no weight decay")?,
+            missed => write!(f, "plain SGD: {} not modeled", missed.join(" and "))?,
+        }
+        match untold {
+            0 => Ok(()),
+            untold => write!(f, " (not told for {untold} of {steps} steps)"),
+        }
+    }
+}
+
+/// Momentum and weight decay of a step, as far as the optimizer told them.
+type Told = (Option<f32>, Option<f32>);
+
+impl OptimizerModel {
+    /// Plain SGD, beside what the optimizer told of each step.
+    fn of(told: &BTreeMap<u64, Told>) -> Self {
+        let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, f32::max);
+        let untold = |is_told: fn(&Told) -> bool| told.values().filter(|told| !is_told(told)).count() as u64;
+        Self {
+            models_momentum: false,
+            steps: told.len() as u64,
+            steps_without_momentum: untold(|told| told.0.is_some()),
+            steps_without_weight_decay: untold(|told| told.1.is_some()),
+            momentum: largest(&mut told.values().filter_map(|told| told.0)),
+            weight_decay: largest(&mut told.values().filter_map(|told| told.1)),
+        }
+    }
+}
+
+/// Reads what the optimizer told of the steps of a block, as far as they lie inside the window of visits. Sweeps take
+/// the rates of their checkpoints, which are those of any step.
+fn read_steps(block: &Block, window: &Window, told: &mut BTreeMap<u64, Told>) -> Result<(), AnalysisError> {
+    if !window.is_on_sweeps() && !window.touches(block) {
+        return Ok(());
+    }
+    let read = |block: &Block| -> Result<_, ReadError> {
+        let optional = |column| column::optional(block, column, column::f32s);
+        let epochs = column::optional(block, Column::Epoch, column::u32s)?;
+        let (momenta, decays) = (optional(Column::Momentum)?, optional(Column::WeightDecay)?);
+        Ok((column::u64s(block, Column::Step)?, epochs, momenta, decays))
+    };
+    let (steps, epochs, momenta, decays) = match read(block) {
+        Ok(read) => read,
+        // Nothing is known of these steps.
+        Err(ReadError::Damaged(_)) => {
+            let (first, last) = block.steps();
+            told.extend((first..=last).take(block.rows()).map(|step| (step, (None, None))));
+            return Ok(());
+        }
+        Err(other) => return Err(other.into()),
+    };
+    let value = |values: &Option<Vec<f32>>, row: usize| {
+        values.as_ref().and_then(|values| values.get(row).copied()).filter(|value| !value.is_nan())
+    };
+    for (row, step) in steps.into_iter().enumerate() {
+        let epoch = epochs.as_ref().and_then(|epochs| epochs.get(row).copied());
+        let inside = window.has_step(step) && epoch.is_none_or(|epoch| window.has_epoch(epoch));
+        if inside || window.is_on_sweeps() {
+            told.insert(step, (value(&momenta, row), value(&decays, row)));
+        }
+    }
+    Ok(())
+}
+
+/// Visits that a block of gaps says were dropped, as far as it lies inside the window.
+fn dropped(block: &Block, window: &Window) -> Result<u64, AnalysisError> {
+    if !window.touches(block) {
+        return Ok(0);
+    }
+    match column::u64s(block, Column::Dropped) {
+        Ok(counts) => Ok(counts.into_iter().fold(0, u64::saturating_add)),
+        Err(ReadError::Damaged(_)) => Ok(0),
+        Err(other) => Err(other.into()),
+    }
+}
+
+impl GradientCoverage {
+    /// Of all recorded layers, or of those with these numbers.
+    fn of(manifest: &Manifest, numbers: Option<&[usize]>) -> Self {
+        let mut part = manifest.clone();
+        if let Some(numbers) = numbers {
+            let mut number = 0..;
+            part.layers.retain(|_| number.next().is_some_and(|number| numbers.contains(&number)));
+        }
+        Self {
+            layers: part.layers.len() as u64,
+            recorded_layers: manifest.layers.len() as u64,
+            parameters: part.recorded_parameters(),
+            model_parameters: manifest.model_parameters,
+        }
+    }
+
+    /// The share of the model's parameters, if the model was declared.
+    pub fn share(&self) -> Option<f64> {
+        self.model_parameters.map(|all| self.parameters as f64 / (all as f64).max(1.0))
+    }
+}
+
+impl fmt::Display for GradientCoverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { layers, recorded_layers, parameters, model_parameters } = *self;
+        let plural = if recorded_layers == 1 { "layer" } else { "layers" };
+        match layers == recorded_layers {
+            true => write!(f, "gradients of {layers} {plural}")?,
+            false => write!(f, "gradients of {layers} of {recorded_layers} recorded {plural}")?,
+        }
+        match model_parameters {
+            None => f.write_str(" (the model was not declared, so their share of it is not known)"),
+            Some(all) if parameters >= all => f.write_str(", all of the model's parameters"),
+            // A part is never rounded to the whole.
+            Some(all) => {
+                let percent = (100.0 * parameters as f64 / all as f64).min(99.9);
+                write!(f, ", {percent:.1} % of the model's parameters")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_optimizer_in_words() {
+        let told = |momentum, weight_decay| OptimizerModel { steps: 4, momentum, weight_decay, ..Default::default() };
+        let silent = OptimizerModel { steps_without_momentum: 4, steps_without_weight_decay: 4, ..told(0.0, 0.0) };
+        let half = OptimizerModel { steps_without_momentum: 2, ..told(0.9, 0.0) };
+        let modeled = |model: &OptimizerModel| OptimizerModel { models_momentum: true, ..model.clone() };
+        for (model, said) in [
+            (OptimizerModel::default(), "plain SGD: the optimizer told nothing of momentum and weight decay"),
+            (silent.clone(), "plain SGD: the optimizer told nothing of momentum and weight decay"),
+            (told(0.0, 0.0), "plain SGD: the optimizer told of no momentum and no weight decay"),
+            (told(0.9, 0.0), "plain SGD: momentum up to 0.9 not modeled"),
+            (told(0.9, 0.5), "plain SGD: momentum up to 0.9 and weight decay up to 0.5 not modeled"),
+            (half.clone(), "plain SGD: momentum up to 0.9 not modeled (not told for 2 of 4 steps)"),
+            (modeled(&told(0.9, 0.5)), "SGD with momentum up to 0.9 and weight decay up to 0.5"),
+            (modeled(&silent), "SGD, the optimizer's momentum and weight decay were not told: both are taken as 0"),
+        ] {
+            assert_eq!(model.to_string(), said);
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_model_is_never_called_the_whole() {
+        let of = |layers, parameters, model_parameters| {
+            GradientCoverage { layers, recorded_layers: 3, parameters, model_parameters }.to_string()
+        };
+        assert_eq!(of(3, 1000, Some(1000)), "gradients of 3 layers, all of the model's parameters");
+        assert_eq!(of(3, 99_999, Some(100_000)), "gradients of 3 layers, 99.9 % of the model's parameters");
+        assert_eq!(of(1, 250, Some(1000)), "gradients of 1 of 3 recorded layers, 25.0 % of the model's parameters");
+        assert!(of(3, 250, None).contains("not known"));
+    }
+
+    #[test]
+    fn several_parts_say_each_clause_once_and_add_counts() {
+        let left_out = LeftOut { not_finite: 1, ..LeftOut::default() };
+        let one = Basis { dropped: 3, ..Basis::default() }.with_left_out(&left_out);
+        let other = Basis::default().with_left_out(&left_out);
+        assert_eq!(
+            Basis::describe_all([&one, &other]),
+            "visits, training mode; left out: 3 visits (dropped while recording), 2 visits (a number was NaN or infinite)"
+        );
+        let coupled = Basis { coupling: Some("BatchNorm couples examples".into()), ..Basis::default() };
+        assert_eq!(coupled.to_string(), "visits, training mode; BatchNorm couples examples");
+    }
+}
