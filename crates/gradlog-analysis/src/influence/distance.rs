@@ -157,7 +157,7 @@ impl<'a> DistanceQuestion<'a> {
     /// # Cost
     /// One pass over the inputs of one layer. Memory: 8 bytes for each example and probe.
     pub fn compute(&self, run: &Run) -> Result<Vec<FeatureDistance>, AnalysisError> {
-        self.window.refuse_outside(&[run])?;
+        self.window.refuse_beside(&[run])?;
         measure_distances(run, self)
     }
 }

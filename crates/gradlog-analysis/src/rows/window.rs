@@ -118,19 +118,23 @@ impl Window {
         overlaps(&self.epochs, block.epochs()) && overlaps(&self.steps, block.steps())
     }
 
-    /// Refuses a window on visits that lies outside of all `runs`, and runs without any visit. What lies behind damage
-    /// is not known, so a window that may lie there is not refused.
+    /// Refuses runs without any visit, for a window on visits, and a window that lies outside of all `runs`.
     ///
     /// # Errors
-    /// [`AnalysisError::NoVisits`], inside [`AnalysisError::Cut`] if a run is damaged before its first visit;
+    /// Those of [`refuse_no_visits`](Self::refuse_no_visits) and [`refuse_beside`](Self::refuse_beside).
+    pub(crate) fn refuse_outside(&self, runs: &[&Run]) -> Result<(), AnalysisError> {
+        self.refuse_no_visits(runs)?;
+        self.refuse_beside(runs)
+    }
+
+    /// Refuses a window on visits that lies outside of all `runs`. A run without visits has nothing to compare with,
+    /// and in one that is damaged something may lie behind the damage: neither is refused.
+    ///
+    /// # Errors
     /// [`AnalysisError::OutsideRun`], with the epochs and steps of which there are visits; [`AnalysisError::Read`] if
     /// the file system refuses.
-    pub(crate) fn refuse_outside(&self, runs: &[&Run]) -> Result<(), AnalysisError> {
-        if self.is_on_sweeps() {
-            return Ok(());
-        }
-        refuse_no_visits(runs)?;
-        if *self == Window::everything() {
+    pub(crate) fn refuse_beside(&self, runs: &[&Run]) -> Result<(), AnalysisError> {
+        if *self == Window::everything() || self.is_on_sweeps() {
             return Ok(());
         }
         for run in runs {
@@ -143,6 +147,29 @@ impl Window {
             Some(there) => Err(AnalysisError::OutsideRun { asked: self.to_string(), there: there.to_string() }),
             None => Ok(()),
         }
+    }
+
+    /// Refuses runs none of which has a visit, if the window is on visits.
+    ///
+    /// # Errors
+    /// [`AnalysisError::NoVisits`], inside [`AnalysisError::Cut`] if a run is damaged before its first visit;
+    /// [`AnalysisError::Read`] if the file system refuses.
+    pub(crate) fn refuse_no_visits(&self, runs: &[&Run]) -> Result<(), AnalysisError> {
+        if self.is_on_sweeps() {
+            return Ok(());
+        }
+        let mut damage = None;
+        for run in runs {
+            let mut scan = run.scan();
+            if scan.by_ref().any(|block| self.is_on(&block)) {
+                return Ok(());
+            }
+            damage = damage.or(scan.damage()?.cloned());
+        }
+        Err(match damage {
+            Some(damage) => AnalysisError::Cut { source: Box::new(AnalysisError::NoVisits), damage },
+            None => AnalysisError::NoVisits,
+        })
     }
 
     /// Whether nothing of `run` lies inside, as far as it can be read; false if it is damaged, since something may lie
@@ -189,23 +216,6 @@ impl fmt::Display for Window {
         let ranges: Vec<String> = epochs.into_iter().chain(steps).collect();
         f.write_str(&if ranges.is_empty() { "the whole run".to_owned() } else { ranges.join(" and ") })
     }
-}
-
-/// Refuses runs none of which has a visit.
-fn refuse_no_visits(runs: &[&Run]) -> Result<(), AnalysisError> {
-    let mut damage = None;
-    for run in runs {
-        let mut scan = run.scan();
-        if scan.by_ref().any(|block| block.kind() == Some(BlockKind::Visits)) {
-            return Ok(());
-        }
-        damage = damage.or(scan.damage()?.cloned());
-    }
-    let error = AnalysisError::NoVisits;
-    Err(match damage {
-        Some(damage) => AnalysisError::Cut { source: Box::new(error), damage },
-        None => error,
-    })
 }
 
 fn range_words<T: fmt::Display + PartialEq>(name: &str, range: &Range<T>, open_end: T) -> String {

@@ -15,6 +15,7 @@ fn probes() -> Vec<Visit> {
     for step in TIMES {
         for id in 0..12 {
             let mut probe = draws.visit(100 + 7 * id, step, 0);
+            probe.label = probe.example as u32 % 5;
             if id == 4 && step == 5 {
                 probe.flags = Column::FLAG_NOT_FINITE;
             }
@@ -30,7 +31,8 @@ fn run(encoding: Encoding) -> Opened {
     let mut run = Synthetic::new(encoding);
     run.set(0, "train");
     probes().chunks(5).for_each(|block| run.probes(block));
-    run.visits(&visits(&mut Draws(8), 12, 2, 4));
+    let labeled = |visit: Visit| Visit { label: visit.example as u32 % 5, ..visit };
+    run.visits(&visits(&mut Draws(8), 12, 2, 4).into_iter().map(labeled).collect::<Vec<_>>());
     run.end();
     run.finish().run()
 }

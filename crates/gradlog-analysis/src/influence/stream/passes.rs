@@ -16,7 +16,7 @@ impl InfluenceQuestion {
     /// [`AnalysisError::NoSuchSet`] or [`AnalysisError::NoSuchProbe`], with what there is; [`AnalysisError::Missing`]
     /// if the visits hold no gradients; [`AnalysisError::NoProbeGradient`] if the probes hold none;
     /// [`AnalysisError::OtherLayers`] if the two have none in common; [`AnalysisError::NoSuchLayer`];
-    /// [`AnalysisError::OutsideRun`] for a window without visits, [`AnalysisError::NoSuchSweep`] for one without
+    /// [`AnalysisError::NoVisits`] for a run without any, [`AnalysisError::OutsideRun`] for a window without visits, [`AnalysisError::NoSuchSweep`] for one without
     /// sweeps; [`AnalysisError::Read`] if the file system refuses. Damage is not an error, unless what was asked
     /// for is missing in front of it ([`AnalysisError::Cut`]).
     ///
@@ -35,8 +35,11 @@ impl InfluenceQuestion {
     /// # Errors
     /// As [`compute`](Self::compute), but for those that only the visits can show.
     pub fn plan<'run>(&self, run: &'run Run) -> Result<InfluencePlan<'run>, AnalysisError> {
-        self.window.refuse_outside(&[run])?;
-        InfluencePlan::new(run, self)
+        self.window.refuse_beside(&[run])?;
+        let plan = InfluencePlan::new(run, self)?;
+        // An unknown probe set is the better answer where both are wrong.
+        self.window.refuse_no_visits(&[run])?;
+        Ok(plan)
     }
 }
 

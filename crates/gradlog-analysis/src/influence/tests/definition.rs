@@ -145,7 +145,7 @@ fn on_sweeps_too() {
     let written = run.finish();
     for normalization in Normalization::ALL {
         for layers in SELECTIONS {
-            let asked = question(normalization, layers).sweeps();
+            let asked = question(normalization, layers).sweeps().steps(0..);
             let found = asked.compute(&written.run()).unwrap();
             assert_eq!((found.visits, found.left_out.without_probe), (60, 30));
             check(&story, &found, &asked);
