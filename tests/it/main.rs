@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod common;
 mod connectivity;
+mod cost;
 mod curvature;
 mod delivery;
 mod error_bars;

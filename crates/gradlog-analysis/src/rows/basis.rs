@@ -129,7 +129,7 @@ impl Basis {
     /// # Cost
     /// One pass over the headers of the run, and over the blocks of steps where these play a part.
     pub(crate) fn of(run: &Run, window: &Window, rows: BasisRows, uses: Uses) -> Result<Self, AnalysisError> {
-        let mut basis = Self { rows, coupling: coupling(run.manifest()), ..Self::default() };
+        let mut basis = Self { rows, coupling: coupling(run)?, ..Self::default() };
         let mut told = BTreeMap::new();
         for block in run.scan() {
             match block.kind() {
@@ -199,9 +199,10 @@ impl fmt::Display for Basis {
     }
 }
 
-/// What makes the gradient of an example depend on others of its batch, as the manifest says.
-fn coupling(_manifest: &Manifest) -> Option<String> {
-    None
+/// What makes the gradient of an example depend on others of its batch, as the run says. The format has no record of it
+/// yet.
+fn coupling(_run: &Run) -> Result<Option<String>, AnalysisError> {
+    Ok(None)
 }
 
 fn left_out_clause(left_out: &LeftOut, dropped: u64) -> Option<String> {

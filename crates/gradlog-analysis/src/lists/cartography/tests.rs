@@ -1,7 +1,7 @@
 //! The map against its definition.
 
 use super::*;
-use crate::MapQuestion;
+use crate::{AnalysisError, MapQuestion};
 use gradlog_format::log::Column;
 use gradlog_testing::{run_of, visits, Draws, Visit};
 

@@ -1,8 +1,9 @@
 //! Threshold samples and verdicts against their definitions.
 
 use super::*;
-use crate::ThresholdQuestion;
+use crate::{AnalysisError, ThresholdQuestion};
 use gradlog_format::log::Column;
+use gradlog_format::run::Run;
 use gradlog_testing::{run_of, visits, Draws, Opened, Visit};
 use std::collections::BTreeSet;
 
