@@ -52,7 +52,6 @@ mod subsets;
 #[cfg(test)]
 mod tests;
 
-pub use crate::{pearson, spearman};
 pub use accuracy::Accuracy;
 pub use brittleness::{Brittleness, BrittlenessPlan};
 pub use conjugate_gradient::conjugate_gradient;

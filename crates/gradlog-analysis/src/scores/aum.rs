@@ -4,8 +4,7 @@
 //! what the others of their true class teach pulls against the label. The paper stops before the first drop of the
 //! learning rate: give a window.
 
-use crate::rows::rule::RowRule;
-use crate::scores::per_example::{Mean, PerExample};
+use crate::scores::per_example::{gathers_one_number, Mean, PerExample};
 use gradlog_format::log::Column;
 
 #[derive(Default)]
@@ -14,15 +13,7 @@ pub(super) struct Aum {
 }
 
 impl PerExample for Aum {
-    const RULE: RowRule = RowRule::outputs(&[Column::Margin]);
-
-    fn add(&mut self, values: &[f32]) {
-        self.mean.add(f64::from(values[0]));
-    }
-
-    fn visits(&self) -> u64 {
-        self.mean.count()
-    }
+    gathers_one_number!(mean, Column::Margin);
 
     fn score(&self) -> f64 {
         self.mean.mean()

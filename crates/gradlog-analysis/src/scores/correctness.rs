@@ -3,8 +3,7 @@
 //! `(1/T) Σ_t 1[argmax z = y]`; the paper's own number is the sum, an extra of the score. An example with several
 //! predictions a visit (a sequence) adds the share of them that is right.
 
-use crate::rows::rule::RowRule;
-use crate::scores::per_example::{Mean, PerExample};
+use crate::scores::per_example::{gathers_one_number, Mean, PerExample};
 use crate::scores::table::Extra;
 use gradlog_format::log::Column;
 
@@ -14,15 +13,7 @@ pub(super) struct Correctness {
 }
 
 impl PerExample for Correctness {
-    const RULE: RowRule = RowRule::outputs(&[Column::Correct]);
-
-    fn add(&mut self, values: &[f32]) {
-        self.mean.add(f64::from(values[0]));
-    }
-
-    fn visits(&self) -> u64 {
-        self.mean.count()
-    }
+    gathers_one_number!(mean, Column::Correct);
 
     fn score(&self) -> f64 {
         self.mean.mean()

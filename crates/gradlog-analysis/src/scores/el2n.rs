@@ -5,8 +5,7 @@
 //! sweeps inside it ([`Window::sweep_at`](crate::Window::sweep_at)): at one checkpoint, in evaluation mode, one term of
 //! the paper's mean.
 
-use crate::rows::rule::RowRule;
-use crate::scores::per_example::{Mean, PerExample};
+use crate::scores::per_example::{gathers_one_number, Mean, PerExample};
 use gradlog_format::log::Column;
 
 #[derive(Default)]
@@ -15,15 +14,7 @@ pub(super) struct El2n {
 }
 
 impl PerExample for El2n {
-    const RULE: RowRule = RowRule::outputs(&[Column::El2n]);
-
-    fn add(&mut self, values: &[f32]) {
-        self.mean.add(f64::from(values[0]));
-    }
-
-    fn visits(&self) -> u64 {
-        self.mean.count()
-    }
+    gathers_one_number!(mean, Column::El2n);
 
     fn score(&self) -> f64 {
         self.mean.mean()

@@ -30,6 +30,23 @@ pub(crate) trait PerExample: Default + Send {
     }
 }
 
+/// The rule of a score that gathers one number of each visit, `$column`, in its field `$field`; part of an
+/// `impl PerExample`.
+macro_rules! gathers_one_number {
+    ($field:ident, $column:expr) => {
+        const RULE: $crate::rows::rule::RowRule = $crate::rows::rule::RowRule::outputs(&[$column]);
+
+        fn add(&mut self, values: &[f32]) {
+            self.$field.add(f64::from(values[0]));
+        }
+
+        fn visits(&self) -> u64 {
+            self.$field.count()
+        }
+    };
+}
+pub(crate) use gathers_one_number;
+
 /// The mean of one number a visit, summed in f64.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Mean {

@@ -3,8 +3,7 @@
 //! `sqrt((1/T) Σ_t (p_t(y) − μ)²)`, the population form as in the paper's code. High means ambiguous: the model changes
 //! its mind. The paper takes one number per epoch, at the epoch's end; here each visit gives one.
 
-use crate::rows::rule::RowRule;
-use crate::scores::per_example::PerExample;
+use crate::scores::per_example::{gathers_one_number, PerExample};
 use crate::scores::table::Extra;
 use gradlog_format::log::Column;
 
@@ -56,15 +55,7 @@ pub(super) struct Variability {
 }
 
 impl PerExample for Variability {
-    const RULE: RowRule = RowRule::outputs(&[Column::Confidence]);
-
-    fn add(&mut self, values: &[f32]) {
-        self.spread.add(f64::from(values[0]));
-    }
-
-    fn visits(&self) -> u64 {
-        self.spread.count()
-    }
+    gathers_one_number!(spread, Column::Confidence);
 
     fn score(&self) -> f64 {
         self.spread.deviation()

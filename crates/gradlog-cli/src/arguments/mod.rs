@@ -46,6 +46,35 @@ impl VectorArguments {
     }
 }
 
+/// Several runs, which part of them counts, and how many of the first rows go where.
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    /// Folder of the run, or of several runs on the same training set
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Only the first N rows; by default 20 in a table, else all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    top: Option<u64>,
+    #[command(flatten)]
+    window: WindowArguments,
+    #[command(flatten)]
+    pub output: OutputArguments,
+}
+
+impl ListArguments {
+    pub(crate) fn runs(&self) -> &[PathBuf] {
+        &self.runs
+    }
+
+    pub(crate) fn window(&self) -> Window {
+        self.window.window()
+    }
+
+    pub(crate) fn destination(&self) -> Destination<'_> {
+        self.output.destination_of_first(self.top)
+    }
+}
+
 /// Where the rows go, and how they look.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArguments {

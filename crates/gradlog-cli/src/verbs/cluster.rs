@@ -1,16 +1,16 @@
 //! `gradlog cluster`: which kinds of example are there, as the gradients see them?
 
 use super::export::vector_words;
-use crate::arguments::{OutputArguments, VectorArguments, WindowArguments, EXIT_CODES};
+use super::mean_vectors::MeanVectorArguments;
+use crate::arguments::EXIT_CODES;
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{Format, Value};
 use clap::Args;
-use gradlog_analysis::{Clusters, Combine, FlatVectors, UnitVectors, Window};
+use gradlog_analysis::{Clusters, FlatVectors, UnitVectors, Window};
 use std::path::PathBuf;
-use std::slice;
 
 /// Rounds of k-means that are allowed.
 const ROUNDS: usize = 100;
@@ -24,40 +24,33 @@ const ROUNDS: usize = 100;
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// Folder of the run
-    run: PathBuf,
+    #[command(flatten)]
+    of: MeanVectorArguments,
     /// How many clusters
     #[arg(long, value_name = "K", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1 << 16))]
     clusters: u64,
     /// Where the draws begin; the same seed gives the same clusters
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    #[command(flatten)]
-    vectors: VectorArguments,
-    #[command(flatten)]
-    window: WindowArguments,
-    #[command(flatten)]
-    output: OutputArguments,
 }
 
 impl Verb for Arguments {
     type Answer<'run> = FlatVectors;
 
     fn runs(&self) -> &[PathBuf] {
-        slice::from_ref(&self.run)
+        self.of.runs()
     }
 
     fn window(&self) -> Window {
-        self.window.window()
+        self.of.window()
     }
 
     fn destination(&self) -> Destination<'_> {
-        self.output.destination()
+        self.of.output.destination()
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<FlatVectors, CliError> {
-        let question = self.vectors.question(&asked.window, Combine::Mean);
-        asked.read("reading", 1, |progress| question.share_progress(progress).compute(asked.run()))
+        self.of.ask(asked)
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, found: FlatVectors) -> Result<Shown<'run>, CliError> {
@@ -82,7 +75,7 @@ impl Verb for Arguments {
             ("without_direction", (unit.without_direction.len() as u64).into()),
             ("damage", first_damage(&damage)),
         ];
-        let sheet = match self.output.format() {
+        let sheet = match self.of.output.format() {
             Format::Table => cluster_sheet(head, &found),
             _ => example_sheet(head, unit, found),
         };

@@ -1,6 +1,6 @@
 //! `gradlog map`: which examples are easy, ambiguous, hard to learn?
 
-use crate::arguments::{parse_share, OutputArguments, WindowArguments, EXIT_CODES};
+use crate::arguments::{parse_share, ListArguments, EXIT_CODES};
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::notes::Notes;
@@ -19,34 +19,26 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// Folder of the run, or of several runs on the same training set
-    #[arg(required = true, value_name = "RUN")]
-    runs: Vec<PathBuf>,
+    #[command(flatten)]
+    list: ListArguments,
     /// Share of the examples that each region takes
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = MapQuestion::SHARE, value_parser = parse_share)]
     share: f64,
-    /// Only the N least confident; by default 20 in a table, else all
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    top: Option<u64>,
-    #[command(flatten)]
-    window: WindowArguments,
-    #[command(flatten)]
-    output: OutputArguments,
 }
 
 impl Verb for Arguments {
     type Answer<'run> = DataMap;
 
     fn runs(&self) -> &[PathBuf] {
-        &self.runs
+        self.list.runs()
     }
 
     fn window(&self) -> Window {
-        self.window.window()
+        self.list.window()
     }
 
     fn destination(&self) -> Destination<'_> {
-        self.output.destination_of_first(self.top)
+        self.list.destination()
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<DataMap, CliError> {

@@ -7,6 +7,7 @@ mod ids;
 mod influence;
 mod info;
 mod map;
+mod mean_vectors;
 mod prune;
 mod recover;
 mod score_table;

@@ -1,16 +1,16 @@
 //! `gradlog similar`: which examples teach the model the same thing as this one, and which are almost the same?
 
 use super::export::vector_words;
-use crate::arguments::{parse_cosine, OutputArguments, VectorArguments, WindowArguments, EXIT_CODES};
+use super::mean_vectors::MeanVectorArguments;
+use crate::arguments::{parse_cosine, EXIT_CODES};
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::Value;
 use clap::Args;
-use gradlog_analysis::{AnalysisError, Combine, FlatVectors, Pair, UnitVectors, Window};
+use gradlog_analysis::{AnalysisError, FlatVectors, Pair, UnitVectors, Window};
 use std::path::PathBuf;
-use std::slice;
 
 /// Find examples whose gradients point the same way
 ///
@@ -21,8 +21,8 @@ use std::slice;
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// Folder of the run
-    run: PathBuf,
+    #[command(flatten)]
+    of: MeanVectorArguments,
     /// Id of the example
     #[arg(long, value_name = "ID", required_unless_present = "duplicates", conflicts_with = "duplicates")]
     example: Option<u64>,
@@ -32,32 +32,25 @@ pub(crate) struct Arguments {
     /// How many neighbors or pairs, at most
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
     top: u64,
-    #[command(flatten)]
-    vectors: VectorArguments,
-    #[command(flatten)]
-    window: WindowArguments,
-    #[command(flatten)]
-    output: OutputArguments,
 }
 
 impl Verb for Arguments {
     type Answer<'run> = FlatVectors;
 
     fn runs(&self) -> &[PathBuf] {
-        slice::from_ref(&self.run)
+        self.of.runs()
     }
 
     fn window(&self) -> Window {
-        self.window.window()
+        self.of.window()
     }
 
     fn destination(&self) -> Destination<'_> {
-        self.output.destination()
+        self.of.output.destination()
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<FlatVectors, CliError> {
-        let question = self.vectors.question(&asked.window, Combine::Mean);
-        asked.read("reading", 1, |progress| question.share_progress(progress).compute(asked.run()))
+        self.of.ask(asked)
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, found: FlatVectors) -> Result<Shown<'run>, CliError> {

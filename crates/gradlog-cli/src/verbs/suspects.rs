@@ -1,6 +1,6 @@
 //! `gradlog suspects`: which labels are probably wrong, and why?
 
-use crate::arguments::{OutputArguments, WindowArguments, EXIT_CODES};
+use crate::arguments::{ListArguments, EXIT_CODES};
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::notes::Notes;
@@ -22,31 +22,23 @@ const PASSES: usize = 6;
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// Folder of the run, or of several runs on the same training set
-    #[arg(required = true, value_name = "RUN")]
-    runs: Vec<PathBuf>,
-    /// Only the N most suspicious; by default 20 in a table, else all
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    top: Option<u64>,
     #[command(flatten)]
-    window: WindowArguments,
-    #[command(flatten)]
-    output: OutputArguments,
+    list: ListArguments,
 }
 
 impl Verb for Arguments {
     type Answer<'run> = Suspects;
 
     fn runs(&self) -> &[PathBuf] {
-        &self.runs
+        self.list.runs()
     }
 
     fn window(&self) -> Window {
-        self.window.window()
+        self.list.window()
     }
 
     fn destination(&self) -> Destination<'_> {
-        self.output.destination_of_first(self.top)
+        self.list.destination()
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Suspects, CliError> {
@@ -75,7 +67,7 @@ impl Verb for Arguments {
             ("labels_differ", list.labels_differ.into()),
             ("damage", first_damage(&list.damage)),
         ];
-        let with_values = self.output.format() != Format::Table;
+        let with_values = self.list.output.format() != Format::Table;
         let mut columns = vec!["example", "suspicion", "runs", "visits", "label", "proposed"];
         if with_values {
             columns.extend(list.signals.iter().map(|signal| signal.name()));
