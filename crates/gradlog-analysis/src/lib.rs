@@ -61,9 +61,11 @@
 //! - A visit with a NaN or an infinity is left out. Every answer counts what it left out and says why: [`LeftOut`]. An
 //!   example with no usable visit scores NaN and comes last.
 //! - Scores are taken at the visits: in training mode, at the weights just before the step, on the data as augmented.
-//!   Where a replay swept the training set at checkpoints, `sweeps` takes these instead. The two are never mixed, and
-//!   each result says by its [`Basis`] which it is made of. What needs a training's sequence or steps refuses sweeps
-//!   ([`AnalysisError::OnlyVisits`]).
+//!   Where a replay swept the training set at checkpoints, `sweeps` takes these instead. The two are never mixed. What
+//!   needs a training's sequence or steps refuses sweeps ([`AnalysisError::OnlyVisits`]).
+//! - A sum over sweeps leaves out the sweep at step 0, whose weights are untrained, unless `steps` names it.
+//! - Every answer carries a [`Basis`], whose `Display` is one line: rows and mode, optimizer, layers, left out.
+//! - A run without visits is an error ([`AnalysisError::NoVisits`]), not an empty answer.
 //! - A score of one run is one draw. Papers that average over seeds (GraNd, EL2N, forgetting) want several runs:
 //!   [`ScoreQuestion::compute_over`].
 //! - Positive influence means helped, everywhere.

@@ -14,7 +14,7 @@ pub struct Measured {
     pub high: f64,
 }
 
-/// The chance that a hit stands before a miss in a ranking; NaN if there are none of either.
+/// The chance that a hit comes before a miss in a ranking; NaN if one of the two is missing.
 pub fn roc_auc(ranking: &[bool]) -> f64 {
     weighted_roc_auc(ranking, &vec![1.0; ranking.len()])
 }

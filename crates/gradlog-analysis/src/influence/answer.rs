@@ -145,8 +145,8 @@ impl Influence {
         self.probes.iter().position(|probe| probe.id == id)
     }
 
-    /// The score of a training example on a probe, both by id; `None` where there is none. A NaN is a score of no
-    /// usable visit.
+    /// The score of a training example on a probe, both by id; `None` for an unknown id. A NaN means that no visit
+    /// is usable.
     pub fn score_of(&self, example: u64, probe: u64) -> Option<f64> {
         let (row, probe) = (self.row_position(example)?, self.probe_position(probe)?);
         self.scores.get(row * self.probes.len() + probe).copied()

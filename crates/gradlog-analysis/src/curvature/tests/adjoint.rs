@@ -261,7 +261,7 @@ fn steps_whose_visits_were_dropped_are_unrolled_all_the_same() {
     let whole = &nothing.compute(&whole.run()).unwrap()[0];
     let about = found.estimate.as_ref().unwrap();
     assert_eq!((about.dropped, about.steps_without_record), (99, 0));
-    // Without curvature the walk is the same whoever was there, so the visits that are left score what they did.
+    // Without curvature the walk does not depend on the other visits, so those that are left keep their scores.
     let mut expected: BTreeMap<u64, f64> = BTreeMap::new();
     let (mut a, mut b) = (gradient(&w, probe), vec![0.0; WEIGHTS]);
     for step in (0..training.batches.len()).rev() {
@@ -286,7 +286,7 @@ fn damage_cuts_the_story_and_steps_out_of_order_are_damage() {
     let written = training.record(probe);
     // Blocks 0 to 6 are sets, probes, curvature of two kinds and steps; visits follow.
     written.damage(11, 900);
-    // The damage is in a column, where only whoever opens it meets it: a walk back would meet it too late.
+    // The damage is in a column, which a reader meets when it opens the column: a walk back would meet it too late.
     let run = written.run();
     let mut scan = run.scan();
     assert!(scan.by_ref().count() > 12 && scan.damage().unwrap().is_none());

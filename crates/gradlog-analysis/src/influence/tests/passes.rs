@@ -98,7 +98,7 @@ fn the_strongest_are_those_of_the_whole_matrix() {
         story.visits.push(Visit { example: 4, step: 101, coefficient: 0.0, ..twins[0].clone() });
         story.write()
     };
-    // Few probes, of which no visits are counted; so many that examples are given up; so many that threads share them.
+    // Few probes, of which no visits are counted; enough that examples are given up; enough that threads share them.
     for ids in [3, 40, 260] {
         for encoding in [Encoding::F32, Encoding::Q4] {
             let written = run_of(encoding, ids);
