@@ -39,12 +39,12 @@ pub(crate) fn score_examples<A: PerExample>(
     let sweeps = Sweeps::find(run, window, if uses == Uses::Steps { JoinsIfNamed } else { Counts })?;
     let basis = Basis::of(run, window, sweeps.rows(), uses)?;
     match score_before::<A>(run, (score, &basis), window, (&sweeps, None), progress)? {
-        Scored::Table(table) => Ok(table),
+        Scored::Table(table) => Ok(*table),
         // Labels that cannot be read are damage like any other: nothing is made of their block, nor of what follows it.
         Scored::LabelsDamaged(damage) => {
             let before = (&sweeps, Some(&damage));
             match score_before::<A>(run, (score, &basis), window, before, &Progress::default())? {
-                Scored::Table(table) => Ok(ScoreTable { damage: Some(damage), ..table }),
+                Scored::Table(table) => Ok(ScoreTable { damage: Some(damage), ..*table }),
                 Scored::LabelsDamaged(damage) => Err(ReadError::Damaged(damage).into()),
             }
         }
@@ -52,7 +52,7 @@ pub(crate) fn score_examples<A: PerExample>(
 }
 
 enum Scored {
-    Table(ScoreTable),
+    Table(Box<ScoreTable>),
     LabelsDamaged(Damage),
 }
 
@@ -117,7 +117,7 @@ fn score_before<A: PerExample>(
         Err(AnalysisError::Read(ReadError::Damaged(damage))) => return Ok(Scored::LabelsDamaged(damage)),
         Err(other) => return Err(other),
     }
-    Ok(Scored::Table(table))
+    Ok(Scored::Table(Box::new(table)))
 }
 
 fn sort_into<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>, labels: Vec<Labels>) {

@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 
 /// The table of one run or of several.
 pub(crate) enum Table {
-    One(ScoreTable),
+    One(Box<ScoreTable>),
     Several(RunsTable),
 }
 
@@ -63,7 +63,7 @@ impl Verb for Arguments {
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Table, CliError> {
         let question = ScoreQuestion::new(self.score).window(asked.window.clone()).over_runs(self.over_runs.over_runs);
         asked.read("reading", 1, |progress| match asked.runs.as_slice() {
-            [run] => question.share_progress(progress).compute(run).map(Table::One),
+            [run] => question.share_progress(progress).compute(run).map(|table| Table::One(Box::new(table))),
             runs => question.share_progress(progress).compute_over(runs).map(Table::Several),
         })
     }
@@ -71,7 +71,7 @@ impl Verb for Arguments {
     fn show<'run>(&'run self, asked: &'run Asked<'run>, table: Table) -> Result<Shown<'run>, CliError> {
         let (mut standing, rows, workers) = match table {
             Table::One(table) => {
-                let standing = Standing::from(&table);
+                let standing = Standing::from(table.as_ref());
                 let rows: Vec<Row> = table.rows.into_iter().map(Row::from).collect();
                 (standing, rows, missing_workers(asked.run())?)
             }
