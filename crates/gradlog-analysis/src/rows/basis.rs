@@ -199,10 +199,15 @@ impl fmt::Display for Basis {
     }
 }
 
-/// What makes the gradient of an example depend on others of its batch, as the run says. The format has no record of it
-/// yet.
-fn coupling(_run: &Run) -> Result<Option<String>, AnalysisError> {
-    Ok(None)
+/// What makes the gradient of an example depend on others of its batch, as the run says: its BatchNorm, and what its
+/// checks found. In a damaged run, what the manifest says.
+fn coupling(run: &Run) -> Result<Option<String>, AnalysisError> {
+    let found = match run.couplings() {
+        Err(ReadError::Damaged(_)) => run.manifest().couplings(),
+        found => found?,
+    };
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    Ok((!found.is_empty()).then(|| found.join(" and ")))
 }
 
 fn left_out_clause(left_out: &LeftOut, dropped: u64) -> Option<String> {
