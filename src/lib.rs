@@ -47,7 +47,8 @@
 //! | [`Recorder`], [`Config`] | Record a run, and set its limits. |
 //! | [`GradientCheck`], [`BatchRows`] | The verdict on one batch: are the recorded gradients each example's own? |
 //! | [`Pass`], [`ProbePass`], [`CurvaturePass`] | One forward and backward over examples, probes, or for curvature. |
-//! | [`Replay`] | Runs examples through a run's checkpoints after the training. |
+//! | [`Replay`] | Runs examples through a run's checkpoints after the training, or through checkpoints from elsewhere. |
+//! | [`CheckpointInfo`] | What is known of a checkpoint from elsewhere. |
 //! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |
 //! | [`RecordError`] | Why something was not recorded. |
 //! | [`optim`] | SGD with momentum and weight decay, in place. |
@@ -100,9 +101,9 @@ pub use gradlog_format::log::{Coupling, CouplingKind, FindingKind, LogError, Mod
 pub use gradlog_format::run::Checkpoint;
 pub use gradlog_format::sketch::{Encoding, Form, SketchConfig};
 pub use recorder::{
-    BatchRows, Config, Cost, CurvaturePass, CurvatureRows, Finding, GradientCheck, OnBatchNorm, OnFailure, OnNonFinite,
-    Overflow, Pass, ProbePass, RecordError, Recorder, RecordingSummary, Reduction, Replay, ReplaySummary, Reproduction,
-    Worker,
+    BatchRows, CheckpointInfo, Config, Cost, CurvaturePass, CurvatureRows, Finding, GradientCheck, OnBatchNorm,
+    OnFailure, OnNonFinite, Overflow, Pass, ProbePass, RecordError, Recorder, RecordingSummary, Reduction, Replay,
+    ReplaySummary, Reproduction, Worker,
 };
 pub use step::{StepInfo, StepReport};
 pub use taps::{Tap, Tapped, Taps};

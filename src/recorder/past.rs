@@ -23,6 +23,17 @@ pub(super) struct Past {
     pub forms: Vec<Option<Form>>,
     pub probe_sets: Vec<String>,
     pub folded_width: Option<u32>,
+    /// Whether the run holds anything that only a training writes.
+    pub has_training: bool,
+    /// Whether the run holds rows of a replay.
+    pub has_replay: bool,
+}
+
+impl Past {
+    /// Whether the run is a replay of checkpoints from elsewhere, and no training was recorded into it.
+    pub(super) fn is_without_training(&self) -> bool {
+        self.has_replay && !self.has_training
+    }
 }
 
 /// Number of attempts to find the end of a run while others write to it.
@@ -74,6 +85,14 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
                 let dropped = with_superseded.u64s(Column::Dropped)?.into_iter().fold(0, u64::saturating_add);
                 totals.dropped = totals.dropped.saturating_add(dropped);
             }
+            _ => {}
+        }
+        match with_superseded.kind() {
+            Some(BlockKind::Sweeps) => past.has_replay = true,
+            Some(BlockKind::Probes) if with_superseded.has(Column::Mode) => past.has_replay = true,
+            Some(
+                BlockKind::Visits | BlockKind::Steps | BlockKind::Probes | BlockKind::Gaps | BlockKind::Checkpoints,
+            ) => past.has_training = true,
             _ => {}
         }
         // All rows of the block are superseded.

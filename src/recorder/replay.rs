@@ -9,7 +9,7 @@ use super::curvature::CurvaturePass;
 use super::error::{find_no_run, RecordError};
 use super::handle::Recorder;
 use super::manifest::list_differences;
-use super::message::{PassKind, Replayed};
+use super::message::{Message, PassKind, Replayed};
 use super::past::{lock_end, Past};
 use super::probe_pass::ProbePass;
 use super::replayed_weights::{find_foreign_variables, find_unused_tensors};
@@ -20,6 +20,7 @@ use candle_core::{Device, Tensor};
 use candle_nn::VarMap;
 use gradlog_format::log::{LogError, LogWriter, Mode};
 use gradlog_format::run::{Checkpoint, ReadError, Run};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -61,6 +62,9 @@ use std::sync::Arc;
 /// compares the file's checksum with the log. In training mode, on the batch of the step that follows the checkpoint, a
 /// sweep must give the losses that the training recorded. [`ReplaySummary::reproduction`] says whether it did.
 ///
+/// # Checkpoints from elsewhere
+/// [`Replay::create`] starts a run without a training, for checkpoints that no recorder saved, such as PyTorch's.
+///
 /// # Several workers
 /// One replay serves the run of several workers: it takes the checkpoints of all workers and adds to one worker's part.
 /// Several processes cannot replay at once, because a run that is being written to is refused.
@@ -69,15 +73,17 @@ use std::sync::Arc;
 /// When [`Replay::finish`] returns `Ok`, everything is on disk. A replay that ends earlier leaves a readable run. If
 /// the run was finished, it stays finished. A replay of a run that a recorder is writing to is refused.
 pub struct Replay {
-    recorder: Recorder,
-    checkpoints: Vec<Checkpoint>,
-    mode: Mode,
-    /// Number of steps of the run.
-    steps: u64,
+    pub(super) recorder: Recorder,
+    pub(super) checkpoints: Vec<Checkpoint>,
+    pub(super) mode: Mode,
+    /// Number of steps of the run. `None` for a run without a training, whose checkpoints come from elsewhere.
+    pub(super) steps: Option<u64>,
     /// The run as it was when the replay began.
-    run: Run,
+    pub(super) run: Run,
     /// Beginnings of names of tensors that are no weights.
-    ignored: Vec<String>,
+    pub(super) ignored: Vec<String>,
+    /// A checksum of the weights from elsewhere that were loaded at each step.
+    pub(super) loaded: BTreeMap<u64, u32>,
 }
 
 /// What a replay added to its run.
@@ -162,9 +168,10 @@ impl Replay {
         }
         let (past, writer) = lock_end(part.dir(), None, &config, LogWriter::add_to, refuse)?;
         let checkpoints = run.checkpoints().map_err(refuse)?;
-        let steps = past.steps;
+        let steps = (!past.is_without_training()).then_some(past.steps);
         let recorder = start_recorder(part.dir(), taps, held, config, manifest, writer, Past { step: 0, ..past })?;
-        Ok(Self { recorder, checkpoints, mode: Mode::default(), steps, run, ignored: Vec::new() })
+        let (ignored, loaded) = (Vec::new(), BTreeMap::new());
+        Ok(Self { recorder, checkpoints, mode: Mode::default(), steps, run, ignored, loaded })
     }
 
     /// The checkpoints of the run, in the order of their steps. [`Replay::load`] checks that a file is there and sound.
@@ -216,14 +223,39 @@ impl Replay {
         if !self.checkpoints.iter().any(|own| identity(own) == identity(checkpoint)) {
             return Err(refuse("it is not a checkpoint of this run: take one from `Replay::checkpoints`".into()));
         }
-        let named = named_variables(variables);
-        let foreign = self.recorder.state.as_ref().and_then(|s| find_foreign_variables(&s.taps.registry(), &named));
-        if let Some(what) = foreign {
-            return Err(refuse(what));
-        }
+        self.check_variables(variables, refuse)?;
         let bytes = checkpoint.read().map_err(|fault| refuse(format!("{fault} ({})", checkpoint.path.display())))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| refuse(e.to_string()))?;
         drop(bytes);
+        let unused = find_unused_tensors(&tensors, &named_variables(variables), &self.ignored);
+        self.set_variables(&tensors, variables, unused, refuse)?;
+        self.set_place(step, checkpoint.epoch, checkpoint.learning_rate.unwrap_or(f32::NAN));
+        Ok(())
+    }
+
+    /// Refuses variables that are not those of the tapped model.
+    pub(super) fn check_variables(
+        &self,
+        variables: &VarMap,
+        refuse: impl Fn(String) -> RecordError,
+    ) -> Result<(), RecordError> {
+        let named = named_variables(variables);
+        let registry = self.recorder.state.as_ref().map(|state| state.taps.registry());
+        match registry.and_then(|registry| find_foreign_variables(&registry, &named)) {
+            Some(what) => Err(refuse(what)),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets the variables to the tensors of their names. Changes none if one does not fit, or if `also` is wrong.
+    pub(super) fn set_variables(
+        &self,
+        tensors: &HashMap<String, Tensor>,
+        variables: &VarMap,
+        also: Option<String>,
+        refuse: impl Fn(String) -> RecordError,
+    ) -> Result<(), RecordError> {
+        let named = named_variables(variables);
         let (mut wrong, mut values) = (Vec::new(), Vec::<Tensor>::new());
         for (name, variable) in &named {
             match tensors.get(name) {
@@ -235,14 +267,13 @@ impl Replay {
                 Some(value) => values.push(value.clone()),
             }
         }
-        wrong.extend(find_unused_tensors(&tensors, &named, &self.ignored));
+        wrong.extend(also);
         if !wrong.is_empty() {
             return Err(refuse(wrong.join("; ")));
         }
         for ((_, variable), value) in named.iter().zip(values) {
             variable.set(&value.to_device(variable.device())?)?;
         }
-        self.set_place(step, checkpoint.epoch, checkpoint.learning_rate.unwrap_or(f32::NAN));
         Ok(())
     }
 
@@ -252,21 +283,28 @@ impl Replay {
     /// Nothing checks the weights here. [`ReplaySummary::reproduction`] shows whether they gave the recorded losses.
     ///
     /// # Errors
-    /// [`RecordError::Replay`] if the run has fewer steps, or if the learning rate is negative or infinite.
+    /// [`RecordError::Replay`] if the run has fewer steps, or if the learning rate is negative or infinite. A run
+    /// without a training takes any step.
     pub fn set_weights_step(&mut self, step: u64, epoch: u32, learning_rate: f64) -> Result<(), RecordError> {
         if learning_rate < 0.0 || (learning_rate as f32).is_infinite() {
             let what = format!("a learning rate of {learning_rate} is not possible: give the rate of the step before");
             return Err(RecordError::Replay(what));
         }
-        if step > self.steps {
-            let what = format!("step {step} is after its end: the run has {} steps", self.steps);
-            return Err(RecordError::Replay(what));
-        }
+        self.check_step(step)?;
         self.set_place(step, epoch, learning_rate as f32);
         Ok(())
     }
 
-    fn set_place(&mut self, step: u64, epoch: u32, learning_rate: f32) {
+    pub(super) fn check_step(&self, step: u64) -> Result<(), RecordError> {
+        match self.steps {
+            Some(steps) if step > steps => {
+                Err(RecordError::Replay(format!("step {step} is after its end: the run has {steps} steps")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn set_place(&mut self, step: u64, epoch: u32, learning_rate: f32) {
         let mode = self.mode;
         if let Some(state) = &mut self.recorder.state {
             state.step = step;
@@ -315,7 +353,9 @@ impl Replay {
     fn check_loaded(&self) -> Result<(), RecordError> {
         match self.recorder.state.as_ref().and_then(|state| state.replayed) {
             Some(_) => Ok(()),
-            None => Err(RecordError::Replay("no weights were loaded: call `load` or `set_weights_step` first".into())),
+            None => Err(RecordError::Replay(
+                "no weights were loaded: call `load`, `load_file` or `set_weights_step` first".into(),
+            )),
         }
     }
 
@@ -324,10 +364,12 @@ impl Replay {
     /// # Errors
     /// As [`Recorder::flush`].
     pub fn finish(mut self) -> Result<ReplaySummary, RecordError> {
-        // A run has one end, that of its training. A replay neither writes nor removes it.
-        self.recorder.flush()?;
+        // A run has one end, that of its training. A replay neither writes nor removes it. A run without a training
+        // ends with its replay.
+        let request = if self.steps.is_some() { Message::Flush } else { Message::Finish };
         let mut summary = ReplaySummary::default();
         if let Some(mut state) = self.recorder.state.take() {
+            state.send_gap().and_then(|()| state.ask(request))?;
             (summary.probes, summary.swept_examples) = (state.probes, state.sweeps);
             summary.bytes = state.shared.progress().bytes;
             summary.reproduction = state.reproduction;

@@ -88,6 +88,11 @@ impl Recorder {
             return Err(RecordError::Differs { what: differences });
         }
         let (past, mut writer) = lock_end(&folder, step, &config, LogWriter::resume, refuse)?;
+        if past.is_without_training() {
+            let what = "it holds sweeps of checkpoints from elsewhere and no training: record a training into another \
+                        folder, or add to this run with `Replay::open`";
+            return Err(RecordError::Resume(what.into()));
+        }
         if step.is_none() && config.worker.is_some() {
             check_same_end(dir, &wanted, past.step)?;
         }

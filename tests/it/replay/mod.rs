@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod command;
+mod elsewhere;
 mod exact;
 mod prediction;
 mod proof;
