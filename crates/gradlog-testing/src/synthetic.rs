@@ -3,7 +3,8 @@
 use crate::visits::{Visit, WIDTHS};
 use gradlog_format::log::{
     segment_path, worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, FindingKind,
-    LayerRecord, LogWriter, Manifest, Mode, SegmentHeader, WorkerRecord, WriterOptions, NO_LAYER,
+    LayerRecord, LogError, LogWriter, Manifest, Mode, ResumePlace, SegmentHeader, Totals, WorkerRecord, WriterOptions,
+    NO_LAYER,
 };
 use gradlog_format::run::Run;
 use gradlog_format::sketch::{Encoding, SketchConfig};
@@ -15,6 +16,10 @@ use tempfile::TempDir;
 /// Room for every run made up here in one segment.
 const SEGMENT_BYTES: u64 = 16 << 20;
 
+fn options() -> WriterOptions {
+    WriterOptions { segment_bytes: SEGMENT_BYTES, zstd_level: 1 }
+}
+
 /// A column and where its numbers are.
 type Reader<T> = (Column, fn(&Visit) -> T);
 
@@ -24,6 +29,8 @@ pub struct Synthetic {
     /// The folder of the run.
     pub dir: Arc<TempDir>,
     writer: LogWriter,
+    /// The folder that the writer writes to: that of the run or of a worker.
+    folder: PathBuf,
     /// The encoding of vectors.
     pub encoding: Encoding,
     /// Columns that are not written.
@@ -91,9 +98,32 @@ impl Synthetic {
             worker,
             extensions: Vec::new(),
         };
-        let options = WriterOptions { segment_bytes: SEGMENT_BYTES, zstd_level: 1 };
-        let writer = LogWriter::create(&folder, &manifest, options).unwrap();
-        Self { dir, writer, encoding, without: Vec::new(), offsets: Vec::new() }
+        let writer = LogWriter::create(&folder, &manifest, options()).unwrap();
+        Self { dir, writer, folder, encoding, without: Vec::new(), offsets: Vec::new() }
+    }
+
+    /// Ends the segment and resumes the run at `step` in a new one: rows of that step and later are superseded.
+    pub fn resume(self, step: u64) -> Self {
+        self.reopen(step, LogWriter::resume)
+    }
+
+    /// Ends the segment and begins one of a replay, which supersedes nothing.
+    pub fn replay(self) -> Self {
+        self.reopen(0, LogWriter::add_to)
+    }
+
+    fn reopen(mut self, step: u64, open: fn(&Path, ResumePlace, WriterOptions) -> Result<LogWriter, LogError>) -> Self {
+        self.writer.finish().unwrap();
+        let Self { dir, writer, folder, encoding, without, offsets } = self;
+        drop(writer);
+        let run = Run::open_one(&folder).unwrap();
+        let mut scan = run.part_scan();
+        scan.by_ref().for_each(drop);
+        let (next_segment, sequence) = scan.place();
+        let run_id = run.manifest().run_id;
+        let place = ResumePlace { run_id, next_segment, sequence, step, totals: Totals::default() };
+        let writer = open(&folder, place, options()).unwrap();
+        Self { dir, writer, folder, encoding, without, offsets }
     }
 
     fn append(&mut self, mut builder: BlockBuilder) {

@@ -60,6 +60,41 @@ fn with_gradients(encoding: Encoding, workers: u32) -> Arc<TempDir> {
     dir
 }
 
+/// A life with every kind of block: a training with a checkpoint and a gap, resumed at an earlier step, and a replay
+/// behind its end. With workers, each has such a life.
+fn resumed(encoding: Encoding, workers: u32) -> Arc<TempDir> {
+    let dir = Arc::new(TempDir::new().unwrap());
+    for rank in 0..workers.max(1) {
+        let mut run = Synthetic::part(dir.clone(), (workers > 0).then_some((rank, workers)), encoding);
+        let mut draws = Draws(70 + u64::from(rank));
+        let all = visits(&mut draws, 4, 3, 2);
+        let last = all.last().map_or(0, |visit| visit.step);
+        let steps: Vec<(u64, f32, f32, f32)> = (0..=last).map(|step| (step, 0.1, 0.9, 0.01)).collect();
+        run.set(0, "test");
+        run.probes(&[1, 2].map(|id| draws.visit(id, 0, 0)));
+        run.checkpoint(0, 0);
+        run.optimizer(&steps);
+        run.visits(&all);
+        run.dropped(2);
+        let again = last / 2;
+        let mut run = run.resume(again);
+        run.set(1, "more");
+        run.optimizer(&steps[again as usize..]);
+        run.visits(&all.iter().filter(|visit| visit.step >= again).cloned().collect::<Vec<_>>());
+        run.checkpoint(last + 1, 2);
+        run.probes(&[1, 2].map(|id| Visit { set: 1, ..draws.visit(id, last + 1, 2) }));
+        run.end();
+        if workers == 0 {
+            run = run.replay();
+            run.set(2, "asked later");
+            run.probes(&[8, 9].map(|id| Visit { set: 2, ..draws.visit(id, 0, 0) }));
+            run.sweeps(&[1, 2, 3].map(|id| draws.visit(id, 0, 0)));
+        }
+        run.finish();
+    }
+    dir
+}
+
 #[test]
 #[ignore = "writes fuzz/seeds; run by hand when the fixture or the targets change"]
 fn make_the_fuzz_seeds() {
@@ -103,6 +138,19 @@ fn make_the_fuzz_seeds() {
         let dir = with_gradients(encoding, workers);
         for question in questions {
             put("analysis", &format!("{name}-{question}"), &[&[question], &packed(dir.path(), true)[..]].concat());
+        }
+    }
+    for (name, workers) in [("resumed", 0), ("resumed-workers", 2)] {
+        let dir = resumed(Encoding::Q8, workers);
+        for mode in [0, 1] {
+            put("run", &format!("{name}-{mode}"), &packed(dir.path(), mode == 1));
+        }
+        for question in [0, 3, 5, 9, 10, 14] {
+            put("analysis", &format!("{name}-{question}"), &[&[question], &packed(dir.path(), true)[..]].concat());
+        }
+        if workers == 0 {
+            let blocks = std::fs::read(dir.path().join("segment-00000.glog")).unwrap();
+            put("segment", "resumed-1", &[&[1], &blocks[64..]].concat());
         }
     }
     // Damaged in the middle, and without its second segment, so that recovery has something to look for.
