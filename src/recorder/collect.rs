@@ -261,8 +261,14 @@ impl PassCore<'_> {
             ));
         };
         let (batch, positions) = (self.ids.len(), loss::count_positions(&features)?);
-        let fits =
-            features.elem_count() == batch * positions * inputs && delta.elem_count() == batch * positions * outputs;
+        // A transposed tensor has as many numbers, so each dimension is compared.
+        let has_width = |dims: &[usize], width: usize| {
+            dims == [batch, positions, width] || positions == 1 && dims == [batch, width]
+        };
+        // A loss of one output for each example also takes outputs without that dimension.
+        let is_narrow =
+            outputs == 1 && (delta.dims() == [batch, positions] || positions == 1 && delta.dims() == [batch]);
+        let fits = has_width(features.dims(), inputs) && (has_width(delta.dims(), outputs) || is_narrow);
         if !fits {
             return Err(self.error(format!(
                 "features of shape {:?} and outputs of shape {:?} do not fit `{}`, which was declared with {inputs} inputs and \

@@ -50,6 +50,31 @@ fn last_layer_in_closed_form_is_the_tapped_last_layer() {
     }
 }
 
+/// A transposed tensor has as many numbers as the right one.
+#[test]
+fn features_of_another_shape_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let last = Taps::new();
+    last.declare_last_layer("fc2", gradlog::taps::LastLayer::new(4, 3));
+    let mut recorder = Recorder::create(dir.path(), &last, exact()).unwrap();
+    let (features, logits, ids) = (noise(1, &[6, 4]), noise(2, &[6, 3]), [0, 1, 2, 3, 4, 5]);
+    for (given, fits) in [
+        (features.clone(), true),
+        (features.reshape((6, 1, 4)).unwrap(), true),
+        (features.t().unwrap(), false),
+        (features.reshape((3, 8)).unwrap(), false),
+        (features.reshape((4, 1, 6)).unwrap(), false),
+        (features.reshape((6, 4, 1)).unwrap(), false),
+    ] {
+        let mut pass = recorder.pass(&ids).unwrap();
+        pass.features(&given);
+        pass.cross_entropy(&logits, &labels(6)).unwrap();
+        let said = pass.commit(0.1).map_err(|error| error.to_string());
+        assert_eq!(said.is_ok(), fits, "{:?}: {said:?}", given.shape());
+        assert!(fits || said.unwrap_err().contains("do not fit `fc2`"));
+    }
+}
+
 #[test]
 fn per_example_backward_is_the_tapped_gradient() {
     let dir = tempfile::tempdir().unwrap();
