@@ -6,6 +6,9 @@ use gradlog_format::log::{AllReduce, WorkerRecord, WriterOptions, WORKERS_MAX};
 use gradlog_format::sketch::SketchConfig;
 use std::time::Duration;
 
+/// The most passes that may wait. A pass that waits holds its batch, so a longer queue has no use.
+const QUEUE_PASSES_MAX: usize = 1 << 16;
+
 /// What happens to a pass that finds the queue full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -160,7 +163,7 @@ pub struct Config {
     pub on_nonfinite: OnNonFinite,
     /// What happens if the declared model has a `BatchNorm` in training mode. Default [`OnBatchNorm::Refuse`].
     pub on_batch_norm: OnBatchNorm,
-    /// Passes that may wait for the background thread, at least 1. Default 16.
+    /// Passes that may wait for the background thread, 1 to 65,536. Default 16.
     pub queue_passes: usize,
     /// Bytes of gradients, ids and outputs that may wait for the background thread. A single larger pass may wait
     /// alone. Default 32 MiB.
@@ -238,8 +241,9 @@ impl Config {
         if sketch.folded_min > sketch.folded_max {
             return wrong("`folded_min` is larger than `folded_max`: lower one or raise the other");
         }
-        if self.queue_passes == 0 {
-            return wrong("`queue_passes` is 0: give at least 1");
+        // The queue is allocated at once, whatever its length.
+        if self.queue_passes == 0 || self.queue_passes > QUEUE_PASSES_MAX {
+            return wrong(&format!("`queue_passes` is {}: give 1 to 65,536", self.queue_passes));
         }
         if self.block_rows == 0 || self.block_rows > 1 << 20 {
             return wrong(&format!("`block_rows` is {}: give 1 to 2^20", self.block_rows));

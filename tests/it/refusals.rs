@@ -92,6 +92,8 @@ fn settings_out_of_range_are_refused() {
         Config { sketch: SketchConfig { folded_min: 9_000, ..SketchConfig::default() }, ..Config::default() },
         Config { sketch: SketchConfig { projected: 0, ..SketchConfig::default() }, ..Config::default() },
         Config { queue_passes: 0, ..Config::default() },
+        Config { queue_passes: 1 << 40, ..Config::default() },
+        Config { queue_passes: usize::MAX, ..Config::default() },
         Config { block_rows: 0, ..Config::default() },
         Config { zstd_level: 99, ..Config::default() },
     ] {
