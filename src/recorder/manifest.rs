@@ -118,11 +118,28 @@ pub(super) fn list_differences(run: &Manifest, wanted: &Manifest) -> Vec<String>
     if run.layers.len() != wanted.layers.len() {
         found.push(format!("it has {} layers, now there are {}", run.layers.len(), wanted.layers.len()));
     }
-    for (old, new) in run.layers.iter().zip(&wanted.layers).filter(|(old, new)| old != new) {
-        found.push(match old.name == new.name && old.kind == new.kind {
-            false => format!("layer `{}` ({}) is now `{}` ({})", old.name, old.kind, new.name, new.kind),
-            true => format!("layer `{}` had the shapes {:?}, now {:?}", old.name, old.shapes, new.shapes),
-        });
+    for (old, new) in run.layers.iter().zip(&wanted.layers) {
+        let seeds = |layer: &LayerRecord| [layer.seed_input, layer.seed_delta, layer.seed_folded];
+        if old.name != new.name || old.kind != new.kind {
+            found.push(format!("layer `{}` ({}) is now `{}` ({})", old.name, old.kind, new.name, new.kind));
+        } else if old.shapes != new.shapes {
+            let (before, now) = (shape_words(old), shape_words(new));
+            found.push(format!("layer `{}` had {before}, now it has {now}", old.name));
+        } else if seeds(old) != seeds(new) && run.seed == wanted.seed {
+            // Another seed of the run changes all of these, and is named above.
+            found.push(format!("layer `{}` shares its weight with other layers than before", old.name));
+        } else if (old.inputs, old.outputs, old.bias, old.parameters)
+            != (new.inputs, new.outputs, new.bias, new.parameters)
+        {
+            let sizes = |layer: &LayerRecord| format!("{} inputs and {} outputs", layer.inputs, layer.outputs);
+            found.push(format!("layer `{}` had {}, now it has {}", old.name, sizes(old), sizes(new)));
+        }
     }
     found
+}
+
+/// The shapes of a layer's parameters: `weight [7, 6], bias [7]`.
+fn shape_words(layer: &LayerRecord) -> String {
+    let words: Vec<String> = layer.shapes.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
+    words.join(", ")
 }
