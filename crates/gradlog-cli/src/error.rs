@@ -1,10 +1,11 @@
 //! Why a verb failed, and what to do about it.
 
 use gradlog_analysis::AnalysisError;
+use gradlog_format::log::MANIFEST_FILE;
 use gradlog_format::run::{ReadError, RecoverError};
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a verb failed. An error that has a source does not print it: [`explain`] does.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +68,14 @@ impl CliError {
     }
 
     /// What to do about it, in words of the command line.
-    fn advice(&self) -> Option<&'static str> {
+    fn advice(&self) -> Option<String> {
+        if let CliError::Read(ReadError::NotARun { path, .. }) = self {
+            return find_runs_inside(path);
+        }
+        self.fixed_advice().map(Into::into)
+    }
+
+    fn fixed_advice(&self) -> Option<&'static str> {
         match self {
             CliError::Manifest(_) => Some(
                 "the manifest alone says what layers, seeds and encodings the numbers belong to: put back `manifest` \
@@ -80,6 +88,19 @@ impl CliError {
             _ => None,
         }
     }
+}
+
+/// The most folders that are looked into for a run.
+const FOLDERS_MAX: usize = 1000;
+
+/// Names the runs in a folder that is none itself: a program may write its run beside other files.
+fn find_runs_inside(folder: &Path) -> Option<String> {
+    let inside = std::fs::read_dir(folder).ok()?.take(FOLDERS_MAX).filter_map(|entry| Some(entry.ok()?.path()));
+    let mut runs: Vec<PathBuf> = inside.filter(|path| path.join(MANIFEST_FILE).is_file()).collect();
+    runs.sort();
+    let names: Vec<String> = runs.iter().take(3).map(|path| path.display().to_string()).collect();
+    let more = if runs.len() > names.len() { ", .." } else { "" };
+    (!names.is_empty()).then(|| format!("there is a run in {}{more}", names.join(", ")))
 }
 
 /// What the command can do about an error of the library, which knows no flags.
@@ -108,7 +129,7 @@ pub(crate) fn explain(error: &CliError) -> String {
     }
     if let Some(advice) = error.advice() {
         text.push_str("; ");
-        text.push_str(advice);
+        text.push_str(&advice);
     }
     text
 }

@@ -16,7 +16,7 @@ mod tests;
 mod verbs;
 
 use arguments::EXIT_CODES;
-use clap::Parser;
+use clap::{Command, CommandFactory, FromArgMatches, Parser};
 use error::{explain, CliError};
 use output::{Console, Watch};
 use std::ffi::OsString;
@@ -41,9 +41,21 @@ pub fn run() -> ExitCode {
     ExitCode::from(execute(std::env::args_os(), &mut console))
 }
 
+/// The command line as clap reads it. A value such as `-1` reaches its option, which says what is wrong with it.
+fn command() -> Command {
+    Cli::command().mut_subcommands(|verb| {
+        verb.mut_args(|argument| match argument.get_id().as_str() {
+            "epochs" | "steps" => argument.allow_hyphen_values(true),
+            _ if argument.get_action().takes_values() => argument.allow_negative_numbers(true),
+            _ => argument,
+        })
+    })
+}
+
 /// Runs one command line, the program's name included, and returns the exit code.
 fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> u8 {
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = command().try_get_matches_from(arguments).and_then(|found| Cli::from_arg_matches(&found));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are data; whatever else clap says is words. If nobody listens, the code still tells.

@@ -100,12 +100,13 @@ impl OutputArguments {
         Destination { out: self.out.as_deref(), format: self.format(), rows_max: None, is_cut_by_default: false }
     }
 
-    /// Where the first rows go: those of `--top N`, in a table 20 without it, else all.
+    /// Where the first rows go: those of `--top N`, without it 20 in a table on stdout, else all.
     pub(crate) fn destination_of_first(&self, top: Option<u64>) -> Destination<'_> {
         let whole = self.destination();
         let rows_max = match (top, whole.format) {
             (Some(top), _) => Some(usize::try_from(top).unwrap_or(usize::MAX)),
-            (None, Format::Table) => Some(TABLE_ROWS),
+            // Nobody sees that a file is cut.
+            (None, Format::Table) if whole.out.is_none() => Some(TABLE_ROWS),
             (None, _) => None,
         };
         Destination { rows_max, is_cut_by_default: top.is_none(), ..whole }

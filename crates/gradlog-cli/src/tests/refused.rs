@@ -47,6 +47,40 @@ fn a_window_with_no_visit_in_it_is_an_error_that_says_what_there_is() {
     assert!(code == 1 && words.contains("no visit lies inside"), "{words}");
 }
 
+/// The folder around a run is a likely slip, and a number below zero reaches the option that it was meant for.
+#[test]
+fn slips_are_answered_with_what_was_meant() {
+    let run = written(true);
+    let around = tempfile::tempdir().unwrap();
+    std::fs::create_dir(around.path().join("run")).unwrap();
+    std::fs::copy(run.path().join("manifest"), around.path().join("run/manifest")).unwrap();
+    let (code, data, words) = super::execute_line(&["info".as_ref(), around.path().as_os_str()]);
+    let inside = around.path().join("run").display().to_string();
+    assert!(code == 1 && data.is_empty() && words.contains(&format!("there is a run in {inside}")), "{words}");
+    for (verb, arguments, says) in [
+        ("scores", &["--score", "aum", "--top", "-1"][..], "'-1' for '--top <N>'"),
+        ("scores", &["--score", "aum", "--epochs", "-1..2"], "`-1` is not a whole number"),
+        ("example", &["--id", "-1"], "'-1' for '--id <N>'"),
+        ("influence", &["--probe", "test", "--ids", "-1"], "'-1' for '--ids"),
+    ] {
+        let (code, _, words) = gradlog(&run, verb, arguments);
+        assert!(code == 2 && words.contains(says) && !words.contains("-- -1"), "{verb}: {words}");
+    }
+}
+
+/// A file is not cut to the rows that a terminal shows, whatever its name ends in.
+#[test]
+fn a_table_in_a_file_is_whole() {
+    let run = written(true);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("scores.txt");
+    let (code, data, words) = gradlog(&run, "scores", &["--score", "aum", "--out", out.to_str().unwrap()]);
+    assert!(code == 0 && data.is_empty() && !words.contains("more:"), "{words}");
+    let (_, whole, _) = gradlog(&run, "scores", &["--score", "aum", "--top", "1000000"]);
+    assert_eq!(std::fs::read_to_string(out).unwrap(), whole);
+    assert!(whole.lines().count() > 21, "more rows than a table shows");
+}
+
 /// What lies behind damage is not called absent, and no keep-list is written of it.
 #[test]
 fn a_window_behind_damage_is_told_of_as_damage() {

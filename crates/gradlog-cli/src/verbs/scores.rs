@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// Which score
     #[arg(long, value_name = "NAME", value_parser = choice::<Score>())]
     score: Score,
-    /// Only the N most suspicious; by default 20 in a table, else all
+    /// Only the N most suspicious; by default 20 in a table on stdout, else all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     top: Option<u64>,
     #[command(flatten)]

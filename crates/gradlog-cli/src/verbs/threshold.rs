@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// Only the flagged ones
     #[arg(long)]
     flagged: bool,
-    /// Only the N most suspicious; by default 20 in a table, else all
+    /// Only the N most suspicious; by default 20 in a table on stdout, else all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     top: Option<u64>,
     #[command(flatten)]
