@@ -127,9 +127,7 @@ fn tied_weights_are_one_gradient() {
     let model = |ids: &Tensor| head.forward(&tokens.forward(ids)?.mean(1)?);
     let ids = Tensor::new(&[[0u32, 3, 3], [6, 1, 0], [2, 2, 5]], &Device::Cpu).unwrap();
     let y = labels(3);
-    let config = exact();
-    let length = config.sketch.folded_max as usize;
-    let mut recorder = Recorder::create(&run, &taps, config).unwrap();
+    let mut recorder = Recorder::create(&run, &taps, exact()).unwrap();
     let mut pass = recorder.pass(&[0, 1, 2]).unwrap();
     pass.cross_entropy(&model(&ids).unwrap(), &y).unwrap().backward().unwrap();
     pass.commit(0.1).unwrap();
@@ -138,7 +136,8 @@ fn tied_weights_are_one_gradient() {
     let [first, second] = &manifest.layers[..] else { panic!("two layers") };
     assert_eq!(first.seed_folded, second.seed_folded);
     assert_eq!(manifest.recorded_parameters(), 35, "the shared weight counts once");
-    let fold = gradlog_format::sketch::Fold::new(second.seed_folded, 35, length);
+    let length = folded(&run)[0].len();
+    let fold = gradlog_format::sketch::Fold::placed(second.seed_folded, 35, length, 0);
     let (sketches, norms) = (folded(&run), f32s(&run, BlockKind::Visits, Column::SquaredNorm));
     let flags: Vec<u8> = blocks(&run, BlockKind::Visits).iter().flat_map(|b| b.u8s(Column::Flags).unwrap()).collect();
     for i in 0..3 {

@@ -26,7 +26,7 @@ impl Walk<'_> {
         progress: &Progress,
         mut each: impl FnMut(&[Visit], &[D], &Flat) -> Result<(), AnalysisError>,
     ) -> Result<Walked, AnalysisError> {
-        let mut walked = Walked::default();
+        let mut walked = Walked { damage: self.before.cloned(), ..Walked::default() };
         let mut later = u64::MAX;
         for group in blocks.rchunks(blocks_in_flight()) {
             let read_one = |block: &Block| -> ReadRows<D> {

@@ -80,7 +80,7 @@ impl Walked {
     /// The error of a walk that could use no visit.
     ///
     /// # Errors
-    /// [`AnalysisError::Missing`] or [`AnalysisError::OtherLayers`].
+    /// [`AnalysisError::Missing`], inside [`AnalysisError::Cut`] if damage ended the walk.
     pub(crate) fn check(&self, score: &'static str) -> Result<(), AnalysisError> {
         if self.visits > 0 {
             return Ok(());
@@ -97,7 +97,12 @@ impl Walked {
         } else {
             "`SummaryQuestion` lists epochs, steps and layers"
         };
-        Err(AnalysisError::Missing { score, what, how })
+        let error = AnalysisError::Missing { score, what, how };
+        Err(match &self.damage {
+            // What lies behind it is not what the recording lacks.
+            Some(damage) => AnalysisError::Cut { source: Box::new(error), damage: damage.clone() },
+            None => error,
+        })
     }
 }
 

@@ -102,16 +102,22 @@ impl Manifest {
         if self.extensions.iter().all(|field| field.tag != TAG_FOLD_PLACES) {
             return Vec::new();
         }
+        // Tied layers have one gradient, which is the sum of theirs. One may have a bias that the other lacks.
+        let mut longest = std::collections::HashMap::new();
+        for layer in &self.layers {
+            let length = longest.entry(layer.seed_folded).or_insert(0);
+            *length = layer.parameters.max(*length);
+        }
         let mut places = vec![0u64; self.layers.len()];
         let mut next = 0u64;
-        let mut first_of_seed = std::collections::HashMap::new();
+        let mut of_seed = std::collections::HashMap::new();
         for number in self.fold_order() {
-            let layer = &self.layers[number];
-            // Tied layers have one gradient, which is the sum of theirs.
-            places[number] = *first_of_seed.entry(layer.seed_folded).or_insert(next);
-            if places[number] == next {
-                next = next.saturating_add(layer.parameters);
-            }
+            let seed = self.layers[number].seed_folded;
+            places[number] = *of_seed.entry(seed).or_insert_with(|| {
+                let place = next;
+                next = next.saturating_add(longest.get(&seed).copied().unwrap_or(0));
+                place
+            });
         }
         places
     }
