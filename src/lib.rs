@@ -47,7 +47,7 @@
 //! | [`Recorder`], [`Config`] | Record a run, and set its limits. |
 //! | [`GradientCheck`], [`BatchRows`] | The verdict on one batch: are the recorded gradients each example's own? |
 //! | [`Pass`], [`ProbePass`], [`CurvaturePass`] | One forward and backward over examples, probes, or for curvature. |
-//! | [`Replay`] | Runs examples through a run's checkpoints after the training, or through checkpoints from elsewhere. |
+//! | [`Replay`] | Runs examples through checkpoints after the training: those of a run, or from elsewhere. |
 //! | [`CheckpointInfo`] | What is known of a checkpoint from elsewhere. |
 //! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |
 //! | [`RecordError`] | Why something was not recorded. |

@@ -12,7 +12,7 @@
 //! | at | gradlog | candle 0.11 | PyTorch |
 //! |---|---|---|---|
 //! | `relu`, slope at `x = 0` (and `x = -0`) | 1 | 1 | 0 |
-//! | pool, `n` equal largest numbers in a window | `1 / n` each | `n / kernel²` each | all of it to the first in row-major order |
+//! | pool, `n` equal largest numbers in a window | `1 / n` each | `n / kernel²` each | all to the first, row-major |
 //! | pool, one largest number | 1 | `1 / kernel²` | 1 |
 //!
 //! Equal numbers are common behind a ReLU, where many are 0. `x.mul(&x.gt(0.0)?.to_dtype(x.dtype())?)` is a ReLU with

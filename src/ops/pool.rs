@@ -83,7 +83,8 @@ impl Module for MaxPool2d {
 /// layers before the pool had had a learning rate `kernel²` times as small before. [`max_pool2d_as_candle`] keeps such
 /// a training as it was.
 ///
-/// PyTorch gives the whole gradient to the first of equal numbers. See [the module's page](super#where-pytorch-differs).
+/// PyTorch gives the whole gradient to the first of equal numbers. See [the module's
+/// page](super#where-pytorch-differs).
 ///
 /// # Errors
 /// As [`MaxPool2d::forward`].

@@ -40,21 +40,22 @@ pub enum OnFailure {
 /// What happens to a step with a loss or a gradient that is NaN or infinite.
 ///
 /// Looked at are the losses of examples with a weight, and the gradients that the taps caught.
-/// [`Pass::backward_step`](crate::Pass::backward_step) looks at all gradients of the backward pass. Gradients of untapped
-/// layers are seen by it alone. Once recording has failed under [`OnFailure::GoOn`], `commit` sees losses alone.
+/// [`Pass::backward_step`](crate::Pass::backward_step) looks at all gradients of the backward pass. Gradients of
+/// untapped layers are seen by it alone. Once recording has failed under [`OnFailure::GoOn`], `commit` sees losses
+/// alone.
 ///
 /// Under [`OnNonFinite::Skip`] and [`OnNonFinite::Stop`] the step is abandoned, as by
 /// [`Recorder::abandon_step`](crate::Recorder::abandon_step). This includes the passes that were accumulated for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnNonFinite {
-    /// The step is recorded, and taken. Each visit with a number that is not finite is flagged: scores leave it out and
-    /// count it. Costs nothing in the training thread.
+    /// The step is recorded, and taken. Each visit with a number that is not finite is flagged: scores leave it out
+    /// and count it. Costs nothing in the training thread.
     #[default]
     Record,
-    /// The step is neither recorded nor taken, and the training goes on. `backward_step` leaves out the optimizer's step
-    /// and returns `Ok`. `commit` and `accumulate` return [`RecordError::NotFinite`], so that the loop leaves it out. It
-    /// is refused for one of several workers, because all must skip together.
+    /// The step is neither recorded nor taken, and the training goes on. `backward_step` leaves out the optimizer's
+    /// step and returns `Ok`. `commit` and `accumulate` return [`RecordError::NotFinite`], so that the loop leaves
+    /// it out. It is refused for one of several workers, because all must skip together.
     ///
     /// ```
     /// # use gradlog::{Pass, RecordError};
@@ -88,8 +89,8 @@ pub enum OnBatchNorm {
     #[default]
     Refuse,
     /// Each row holds the example's share of the batch gradient: the part that flows through its own activations,
-    /// divided by its coefficient. Times their coefficients the shares add up to the batch gradient. They depend on the
-    /// other examples of the batch. Every result of the run says so.
+    /// divided by its coefficient. Times their coefficients the shares add up to the batch gradient. They depend on
+    /// the other examples of the batch. Every result of the run says so.
     RecordShare,
     /// The model runs every `BatchNorm` in evaluation mode, with frozen statistics, so examples are not coupled. If a
     /// pass changes the statistics, `commit` returns an error. This is looked at in the passes 1, 2, 4, 8 and so on.

@@ -60,7 +60,8 @@ pub enum RecordError {
         cause: Box<RecordError>,
     },
     /// A loss or a gradient of the pass is NaN or infinite, and [`Config::on_nonfinite`](crate::Config::on_nonfinite)
-    /// does not record such steps. The step was abandoned: no visit of it is recorded, and the next step has its number.
+    /// does not record such steps. The step was abandoned: no visit of it is recorded, and the next step has its
+    /// number.
     #[error(
         "step {step} is not finite and was left out: {what}. Do not take the optimizer's step, and drop the gradients that were \
          accumulated for it"

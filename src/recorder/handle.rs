@@ -89,10 +89,10 @@ impl Recorder {
     /// Ends the open step without an optimizer step. Call it when the loop drops the gradients that it has accumulated,
     /// for example because a later pass is NaN. Otherwise the first passes would be credited to the next step.
     ///
-    /// Visits that were accumulated are not recorded. The log counts them as abandoned, which is not a loss: they changed
-    /// no weight. The next step has the same number. A pass that is still open is ended first, by
-    /// [`Pass::abandon`](crate::Pass::abandon). Without accumulated passes nothing happens. Several workers abandon a step
-    /// together, so that their steps keep the same numbers.
+    /// Visits that were accumulated are not recorded. The log counts them as abandoned, which is not a loss: they
+    /// changed no weight. The next step has the same number. A pass that is still open is ended first, by
+    /// [`Pass::abandon`](crate::Pass::abandon). Without accumulated passes nothing happens. Several workers abandon a
+    /// step together, so that their steps keep the same numbers.
     ///
     /// ```no_run
     /// # use gradlog::{Pass, Recorder, RecordError};

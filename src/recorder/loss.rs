@@ -20,8 +20,8 @@ pub(super) struct Recorded {
 
 /// The closed form to compute.
 pub(super) enum Kind {
-    /// Targets are class numbers, or probabilities of the classes. `ignored` is the number that marks a position without
-    /// a target; `mask` is 0 there.
+    /// Targets are class numbers, or probabilities of the classes. `ignored` is the number that marks a position
+    /// without a target; `mask` is 0 there.
     CrossEntropy {
         ignored: Option<i64>,
         mask: Option<Tensor>,

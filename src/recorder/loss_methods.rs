@@ -61,9 +61,9 @@ macro_rules! loss_methods {
             /// but not in the loss column. Make such a term part of each example's loss and use [`Self::losses`].
             ///
             /// # Errors
-            /// [`RecordError::Candle`] for shapes that do not fit, for labels that are no class, and for soft targets that
-            /// are no probabilities; [`RecordError::Pass`] for a second loss, and for outputs or weights whose number is
-            /// not that of the ids.
+            /// [`RecordError::Candle`] for shapes that do not fit, for labels that are no class, and for soft targets
+            /// that are no probabilities; [`RecordError::Pass`] for a second loss, and for outputs or weights whose
+            /// number is not that of the ids.
             pub fn cross_entropy(&mut self, logits: &Tensor, targets: &Tensor) -> Result<Tensor, RecordError> {
                 self.core.cross_entropy(logits, targets)
             }
@@ -81,7 +81,8 @@ macro_rules! loss_methods {
             /// Computes the binary cross entropy of logits, `L = mean_i mean_d softplus(z_id) − t_id z_id`. Targets lie
             /// in 0..=1 and have the logits' shape, `[batch, ...]`. It stays finite for large logits; candle_nn's does
             /// not, because it takes the logarithm of a rounded sigmoid. Records loss, EL2N `‖σ(z) − t‖₂`, margin `±z`,
-            /// confidence and correctness; for one output also label and prediction. The label is 1 for `t ≥ ½`, else 0.
+            /// confidence and correctness; for one output also label and prediction. The label is 1 for `t ≥ ½`, else
+            /// 0.
             ///
             /// # Errors
             /// As [`Self::cross_entropy`]; [`RecordError::Candle`] also for targets outside 0..=1.
@@ -111,8 +112,8 @@ macro_rules! loss_methods {
             /// so.
             ///
             /// # Errors
-            /// [`RecordError::Candle`] for another shape, and for losses that are no floats; [`RecordError::Pass`] for a
-            /// second loss, and for losses or weights whose number is not that of the ids. `commit` reports losses
+            /// [`RecordError::Candle`] for another shape, and for losses that are no floats; [`RecordError::Pass`] for
+            /// a second loss, and for losses or weights whose number is not that of the ids. `commit` reports losses
             /// that depend on no variable.
             pub fn losses(&mut self, losses: &Tensor) -> Result<Tensor, RecordError> {
                 self.core.losses(losses)
@@ -162,9 +163,9 @@ macro_rules! loss_methods {
             /// ```
             ///
             /// # Errors
-            /// [`RecordError::Candle`] for shapes that do not fit, for labels that are no class, and for soft targets that
-            /// are no probabilities; [`RecordError::Pass`] for a second call, for logits whose number is not that of the
-            /// ids, and beside a loss that has its own logits ([`Self::cross_entropy`],
+            /// [`RecordError::Candle`] for shapes that do not fit, for labels that are no class, and for soft targets
+            /// that are no probabilities; [`RecordError::Pass`] for a second call, for logits whose number is not that
+            /// of the ids, and beside a loss that has its own logits ([`Self::cross_entropy`],
             /// [`Self::binary_cross_entropy_with_logits`]).
             pub fn logits(&mut self, logits: &Tensor, targets: &Tensor) -> Result<&mut Self, RecordError> {
                 self.core.logits(logits, targets)?;

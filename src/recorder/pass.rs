@@ -11,8 +11,8 @@ use candle_nn::Optimizer;
 /// One training pass. [`Recorder::pass`](crate::Recorder::pass) makes it, [`Pass::commit`] ends it. The taps are armed
 /// while it lives.
 ///
-/// A pass that is dropped without `commit` records nothing, as after [`Pass::abandon`]. The step stays open: passes that
-/// were accumulated before belong to it. [`Recorder::abandon_step`](crate::Recorder::abandon_step) ends it.
+/// A pass that is dropped without `commit` records nothing, as after [`Pass::abandon`]. The step stays open: passes
+/// that were accumulated before belong to it. [`Recorder::abandon_step`](crate::Recorder::abandon_step) ends it.
 #[must_use = "a pass records nothing until it is committed"]
 pub struct Pass<'r> {
     pub(super) core: PassCore<'r>,
@@ -67,8 +67,8 @@ impl<'r> Pass<'r> {
     }
 
     /// Runs backward, `commit` with what the optimizer reports, and the optimizer's step. It replaces candle's
-    /// `optimizer.backward_step(&loss)`. The step is taken whether or not recording succeeds. One exception: a step that
-    /// is not finite is left out if [`Config::on_nonfinite`](crate::Config::on_nonfinite) says so. Under
+    /// `optimizer.backward_step(&loss)`. The step is taken whether or not recording succeeds. One exception: a step
+    /// that is not finite is left out if [`Config::on_nonfinite`](crate::Config::on_nonfinite) says so. Under
     /// [`OnNonFinite::Skip`](crate::OnNonFinite::Skip) this returns `Ok`;
     /// [`Recorder::abandoned_steps`](crate::Recorder::abandoned_steps) counts it.
     ///

@@ -31,8 +31,8 @@ pub struct Reproduction {
 }
 
 impl Reproduction {
-    /// Whether the replay reproduces the recorded losses. `None` if the log cannot tell: no swept example was visited at
-    /// the step of the weights, or losses differ in evaluation mode alone.
+    /// Whether the replay reproduces the recorded losses. `None` if the log cannot tell: no swept example was visited
+    /// at the step of the weights, or losses differ in evaluation mode alone.
     ///
     /// In training mode, random dropout and another batch under `BatchNorm` change losses as well.
     pub fn reproduces(&self) -> Option<bool> {

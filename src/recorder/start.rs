@@ -65,8 +65,8 @@ impl Recorder {
 
     /// As [`Recorder::resume`], at step `step`. Use it if the training starts again from an earlier checkpoint, taken
     /// before that step. Rows of that step and later are superseded: they stay in the files and no longer count. Visits
-    /// of earlier steps that the log lacks, for example after a full disk, count as dropped. If the log ends before `step`,
-    /// it says how many steps it knows nothing of.
+    /// of earlier steps that the log lacks, for example after a full disk, count as dropped. If the log ends before
+    /// `step`, it says how many steps it knows nothing of.
     ///
     /// # Errors
     /// As [`Recorder::resume`].

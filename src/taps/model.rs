@@ -111,7 +111,8 @@ impl Taps {
     /// Taps `layer` under `name` and returns it, wrapped.
     ///
     /// [`Recorder::create`](crate::Recorder::create) reports a layer that cannot be recorded (`BatchNorm` in training
-    /// mode) and a name that is used twice. So this call cannot fail, and stays one expression in a model's constructor.
+    /// mode) and a name that is used twice. So this call cannot fail, and stays one expression in a model's
+    /// constructor.
     #[must_use = "a forward pass through the returned layer is what is recorded"]
     pub fn tap<L: Tap>(&self, name: impl Into<String>, layer: L) -> Tapped<L> {
         self.register(name.into(), layer, Recording::REQUIRED)

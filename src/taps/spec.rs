@@ -48,8 +48,8 @@ pub struct Parameter {
     pub id: Option<TensorId>,
     /// Whether the parameter is trained. A tensor that is not a variable has no gradient.
     pub trained: bool,
-    /// Whether the tensor is computed from variables: a weight with a norm of its own, the transposed weight of another
-    /// layer. The variables are trained, and this tensor is made anew in each pass.
+    /// Whether the tensor is computed from variables: a weight with a norm of its own, the transposed weight of
+    /// another layer. The variables are trained, and this tensor is made anew in each pass.
     pub derived: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The bytes of the log, against a digest of what the recorder wrote when the format last changed. All numbers of the run are exact in f32, so
-//! that the digest is the same on every machine.
+//! The bytes of the log, against a digest of what the recorder wrote when the format last changed. All numbers of the
+//! run are exact in f32, so that the digest is the same on every machine.
 
 use candle_core::{Device, Module, Tensor, Var};
 use candle_nn::Linear;

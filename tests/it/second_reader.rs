@@ -187,7 +187,7 @@ fn both_stop_at_the_same_damage() {
     resumed(&mlp(), &sound, &Config { block_rows: 10, ..Config::default() });
     let (mut hurt, mut stopped) = (0, 0);
     for path in std::fs::read_dir(&sound).unwrap().map(|entry| entry.unwrap().path()) {
-        if !path.extension().is_some_and(|end| end == "glog") {
+        if path.extension().is_none_or(|end| end != "glog") {
             continue;
         }
         let bytes = std::fs::read(&path).unwrap();

@@ -157,8 +157,9 @@ impl<'a> VelocityQuestion<'a> {
     /// # Errors
     /// [`AnalysisError::NoSuchSet`]; [`AnalysisError::Missing`] or [`AnalysisError::NoProbeGradient`] if its probes
     /// hold no gradient; [`AnalysisError::OutOfRange`] if there are fewer than two probe times, a group has no example
-    /// in the set or is larger than 4,096, or groups of size 0 are asked for; [`AnalysisError::OtherExamples`] if groups
-    /// are made by a score and most labels of the probes are not those of the training examples of the same ids.
+    /// in the set or is larger than 4,096, or groups of size 0 are asked for; [`AnalysisError::OtherExamples`] if
+    /// groups are made by a score and most labels of the probes are not those of the training examples of the same
+    /// ids.
     ///
     /// # Cost
     /// Reads each probe block once for each group that it holds examples of, twice where probes come and go. Time
@@ -212,8 +213,8 @@ impl<'a> VelocityQuestion<'a> {
 /// the true label of an example whose training label is wrong.
 ///
 /// # Errors
-/// [`AnalysisError::OtherExamples`] if more than half of them do. A set of other examples that happens to use the ids of
-/// the training would be grouped by scores that are not its own.
+/// [`AnalysisError::OtherExamples`] if more than half of them do. A set of other examples that happens to use the ids
+/// of the training would be grouped by scores that are not its own.
 fn count_other_labels(index: &Index, set: &str, table: &RunsTable) -> Result<u64, AnalysisError> {
     let labels: HashMap<u64, u32> = table.rows.iter().filter_map(|row| Some((row.example, row.label?))).collect();
     let both = index.probes.values().filter_map(|probe| Some((probe.id, probe.label?, *labels.get(&probe.id)?)));

@@ -81,8 +81,8 @@ impl Recorder {
     /// # Errors
     /// [`RecordError::Pass`] for fewer than two ids, for a closure that returns another tensor than its pass's loss,
     /// and if the closure calls `per_example`, whose gradients are those of examples alone. The closure's own error,
-    /// with the example that was run alone. Otherwise the failure of the background thread, if it has failed. A disagreement
-    /// is no error.
+    /// with the example that was run alone. Otherwise the failure of the background thread, if it has failed. A
+    /// disagreement is no error.
     ///
     /// # Cost
     /// Two runs of the batch, and two of each example alone. Memory: a copy of all variables, and what a recorded pass

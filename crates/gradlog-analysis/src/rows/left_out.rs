@@ -28,8 +28,8 @@ pub struct LeftOut {
     pub several_predictions: u64,
     /// Rows of sweeps that a later row of the same example and checkpoint replaces.
     pub replaced: u64,
-    /// Rows of the sweep at step 0, of weights before any training, which joins a sum over checkpoints only if a window
-    /// of steps names it.
+    /// Rows of the sweep at step 0, of weights before any training, which joins a sum over checkpoints only if a
+    /// window of steps names it.
     pub untrained: u64,
     /// Probe records that are not finite, had no weight in the loss, or differ from the first in form, loss or class.
     pub probe_records: u64,

@@ -44,8 +44,8 @@ pub struct Rows<W> {
 }
 
 impl<W: Write> Rows<W> {
-    /// Starts the output with what the answer rests on, if it is an answer: a line behind `# `, in JSON the key `basis`.
-    /// `head` holds the other keys of a JSON object before its rows; the other formats leave it out.
+    /// Starts the output with what the answer rests on, if it is an answer: a line behind `# `, in JSON the key
+    /// `basis`. `head` holds the other keys of a JSON object before its rows; the other formats leave it out.
     ///
     /// # Errors
     /// What `out` says; so it is for all of these.

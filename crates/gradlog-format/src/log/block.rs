@@ -160,7 +160,7 @@ pub struct ColumnEntry {
     pub cells: u8,
     /// The code of the compression.
     pub codec: u8,
-    /// 0, or the column that this one amends: see [`AMENDS_VECTORS`] and FORMAT.md, "Columns that amend others".
+    /// 0, or the column that this one amends: see `AMENDS_VECTORS` and FORMAT.md, "Columns that amend others".
     pub amends: u16,
     /// Numbers in one row.
     pub width: u32,

@@ -96,7 +96,7 @@ impl Manifest {
     }
 
     /// Where each layer's gradient lies in the folded vector if it is placed there: the layers side by side, in the
-    /// order of [`Manifest::fold_order`]. In the order of the layers; empty if the run places none (FORMAT.md,
+    /// order of FORMAT.md. In the order of the layers; empty if the run places none (FORMAT.md,
     /// "Folded").
     pub fn fold_places(&self) -> Vec<u64> {
         if self.extensions.iter().all(|field| field.tag != TAG_FOLD_PLACES) {

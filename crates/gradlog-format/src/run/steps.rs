@@ -158,8 +158,8 @@ pub(super) fn unwritten_block(builder: &mut BlockBuilder, segment: Arc<SegmentFi
 
 type Read<T> = fn(&Block, Column) -> Result<Vec<T>, ReadError>;
 
-/// A column of a block. `None` if the block lacks it. One of a newer version is an error: absent would mean that nothing
-/// was told.
+/// A column of a block. `None` if the block lacks it. One of a newer version is an error: absent would mean that
+/// nothing was told.
 fn optional<T>(block: &Block, column: Column, read: Read<T>) -> Result<Option<Vec<T>>, ReadError> {
     block.has(column).then(|| read(block, column)).transpose()
 }

@@ -57,8 +57,8 @@ impl Encoding {
         }
     }
 
-    /// Appends `values` to `out`, each rounded to the nearest, and returns the scale. A vector with a NaN or an infinity
-    /// is stored as zeros.
+    /// Appends `values` to `out`, each rounded to the nearest, and returns the scale. A vector with a NaN or an
+    /// infinity is stored as zeros.
     pub fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Quantized {
         let start = out.len();
         out.resize(start + self.bytes(values.len()), 0);

@@ -1,8 +1,8 @@
 //! What the numbers that are kept apart add to dot products.
 //!
 //! A vector is `x = x' + x°`: the rest, and some numbers kept apart. So
-//! `⟨x, y⟩ = ⟨x', y'⟩ + Σ_j x°_j y'_j + Σ_j y°_j x'_j + Σ_j x°_j y°_j`. The first term is multiplied as all vectors are.
-//! Of a projected vector, `y'_j` is its estimate ([`Vectors::rotate_back`]), and the last term is exact.
+//! `⟨x, y⟩ = ⟨x', y'⟩ + Σ_j x°_j y'_j + Σ_j y°_j x'_j + Σ_j x°_j y°_j`. The first term is multiplied as all vectors
+//! are. Of a projected vector, `y'_j` is its estimate ([`Vectors::rotate_back`]), and the last term is exact.
 
 use super::variance::{Hidden, Noise};
 use gradlog_format::run::Vectors;

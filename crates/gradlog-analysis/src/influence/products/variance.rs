@@ -174,8 +174,8 @@ pub(super) struct Parts<'a> {
     pub probes: &'a [Noise],
     /// Dot products without the numbers that are kept apart.
     pub dots: &'a Tile<f32>,
-    /// What [`Parts::probes`] and [`Parts::visits`] have at places that the other side keeps apart: such a number meets
-    /// no rounding there. `None` if nothing is kept apart.
+    /// What [`Parts::probes`] and [`Parts::visits`] have at places that the other side keeps apart: such a number
+    /// meets no rounding there. `None` if nothing is kept apart.
     pub hidden: Option<&'a Hidden>,
     /// `Σ_j ŷ_j²` over the places where the visit's code is not zero. `None` if that matters for no visit.
     pub met: Option<&'a Tile<f32>>,

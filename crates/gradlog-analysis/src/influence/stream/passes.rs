@@ -16,9 +16,9 @@ impl InfluenceQuestion {
     /// [`AnalysisError::NoSuchSet`] or [`AnalysisError::NoSuchProbe`], with what there is; [`AnalysisError::Missing`]
     /// if the visits hold no gradients; [`AnalysisError::NoProbeGradient`] if the probes hold none;
     /// [`AnalysisError::OtherLayers`] if the two have none in common; [`AnalysisError::NoSuchLayer`];
-    /// [`AnalysisError::NoVisits`] for a run without any, [`AnalysisError::OutsideRun`] for a window without visits, [`AnalysisError::NoSuchSweep`] for one without
-    /// sweeps; [`AnalysisError::Read`] if the file system refuses. Damage is not an error, unless what was asked
-    /// for is missing in front of it ([`AnalysisError::Cut`]).
+    /// [`AnalysisError::NoVisits`] for a run without any, [`AnalysisError::OutsideRun`] for a window without visits,
+    /// [`AnalysisError::NoSuchSweep`] for one without sweeps; [`AnalysisError::Read`] if the file system refuses.
+    /// Damage is not an error, unless what was asked for is missing in front of it ([`AnalysisError::Cut`]).
     ///
     /// # Cost
     /// One pass over the visits for each few thousand probes, `visits × probes × (numbers of a sketch)`

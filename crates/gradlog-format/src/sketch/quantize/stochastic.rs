@@ -10,7 +10,8 @@ use half::{bf16, f16};
 /// probability `f`, so its mean is `x` and its variance `f(1 − f)·Δ²`. Numbers that are exactly zero have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rounding {
-    /// `⌈510·√ν⌉`, where `ν` is the mean of `f(1 − f)` over the numbers that are not zero. At most 1/4, so at most 255.
+    /// `⌈510·√ν⌉`, where `ν` is the mean of `f(1 − f)` over the numbers that are not zero. At most 1/4, so at most
+    /// 255.
     pub spread: u8,
     /// `⌈255·(share of numbers that are not zero)⌉`.
     pub nonzero: u8,
@@ -46,8 +47,8 @@ const STRETCH: usize = 1024;
 impl Encoding {
     /// Appends `values` to `out` as [`Encoding::encode`] does, but rounds codes up or down at random: the mean over
     /// seeds of each stored number is the number itself. So a dot product with any other vector is unbiased. `seed`
-    /// decides the roundings. F32 and signs are as [`Encoding::encode`] writes them. F16 is rounded to one of the two f16
-    /// beside the number.
+    /// decides the roundings. F32 and signs are as [`Encoding::encode`] writes them. F16 is rounded to one of the two
+    /// f16 beside the number.
     ///
     /// The random numbers are those of `draw32(seed, i)` for place `i` (FORMAT.md, "Rounding").
     pub fn encode_stochastic(self, values: &[f32], seed: u64, out: &mut Vec<u8>) -> Quantized {
