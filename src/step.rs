@@ -13,7 +13,15 @@ use candle_nn::Optimizer;
 /// let step = StepInfo::new(0.1).momentum(0.9).weight_decay(1e-4);
 /// assert_eq!((step.momentum, StepInfo::new(0.1).momentum), (Some(0.9), None));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// With parameter groups, the learning rate of a layer may differ from that of the step:
+///
+/// ```
+/// use gradlog::StepInfo;
+///
+/// let step = StepInfo::new(0.1).layer_rate("conv", 0.001);
+/// assert_eq!(step.layer_rates, [("conv".to_string(), 0.001)]);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct StepInfo {
     /// `η`, the learning rate of this step.
@@ -25,13 +33,15 @@ pub struct StepInfo {
     pub momentum: Option<f64>,
     /// Weight decay as in SGD: the share of the weights that is added to their gradient. Default `None`: not reported.
     pub weight_decay: Option<f64>,
+    /// Learning rates of layers that differ from [`StepInfo::learning_rate`], by the name of the layer.
+    pub layer_rates: Vec<(String, f64)>,
 }
 
 impl StepInfo {
     /// A step that reports the learning rate alone.
     #[must_use]
     pub fn new(learning_rate: f64) -> Self {
-        Self { learning_rate, clip: 1.0, momentum: None, weight_decay: None }
+        Self { learning_rate, clip: 1.0, momentum: None, weight_decay: None, layer_rates: Vec::new() }
     }
 
     /// Sets the factor that multiplies the gradient.
@@ -51,12 +61,27 @@ impl StepInfo {
     pub fn weight_decay(self, weight_decay: f64) -> Self {
         Self { weight_decay: Some(weight_decay), ..self }
     }
+
+    /// Sets the learning rate of one tapped layer, where parameter groups have rates of their own. All parameters of
+    /// the layer have this rate; 0 means that the step does not train it. Say it in each step: a layer that is not
+    /// named has the rate of the step.
+    ///
+    /// Scores that multiply by the learning rate use it. Layers with several positions per example share one folded
+    /// vector, so they need one rate, or these scores are refused.
+    ///
+    /// The log holds the ratio to the rate of the step, in a row for each change. So the rate of the step itself must
+    /// be above 0: give that of the largest group.
+    #[must_use]
+    pub fn layer_rate(mut self, layer: impl Into<String>, learning_rate: f64) -> Self {
+        self.layer_rates.push((layer.into(), learning_rate));
+        self
+    }
 }
 
 impl StepInfo {
     /// What no optimizer step can have, if there is such a value.
     pub(crate) fn find_fault(&self) -> Option<String> {
-        let Self { learning_rate, clip, momentum, weight_decay } = *self;
+        let Self { learning_rate, clip, momentum, weight_decay, .. } = *self;
         // The log holds each value as an f32.
         let refused = |value: &f64, least: f64| !(*value >= least && (*value as f32).is_finite());
         let factors = [("learning rate", Some(learning_rate)), ("clip factor", Some(clip))];

@@ -31,7 +31,8 @@ NO_LAYER = 0xFFFF
 AMENDS_VECTORS, AMENDS_ALL = 0xFFFE, 0xFFFF
 NO_WEIGHT, NOT_FINITE = 4, 1
 
-KINDS = {1: "Visits", 2: "Steps", 3: "Probes", 4: "Gaps", 5: "ProbeSet", 6: "End", 8: "Checkpoints", 9: "Sweeps"}
+KINDS = {1: "Visits", 2: "Steps", 3: "Probes", 4: "Gaps", 5: "ProbeSet", 6: "End", 8: "Checkpoints", 9: "Sweeps",
+         10: "LayerRates", 11: "Checks"}
 REQUIRED = {
     "Visits": ["Example", "Step", "Epoch"],
     "Steps": ["Step", "Epoch"],
@@ -41,6 +42,8 @@ REQUIRED = {
     "End": ["Visits", "Dropped"],
     "Checkpoints": ["Step", "Epoch", "Bytes", "Checksum"],
     "Sweeps": ["Example", "Step", "Epoch", "Mode"],
+    "LayerRates": ["Step", "Layer"],
+    "Checks": ["Step", "Epoch", "Checked", "Findings", "Text"],
 }
 # Plain types: numpy's type. Vector types are in `decode_vectors`.
 PLAIN = {1: "u1", 2: "<u4", 3: "<u8", 4: "<f4", 5: "<u2"}
@@ -56,7 +59,9 @@ COLUMNS = {
     41: ("DeltaApart", F32), 42: ("FoldedPlaces", U32), 43: ("FoldedApart", F32), 44: ("InputRounding", U8),
     45: ("DeltaRounding", U8), 46: ("FoldedRounding", U8), 64: ("BatchSize", U32), 65: ("WallClock", U64), 66: ("Momentum", F32),
     67: ("WeightDecay", F32), 68: ("Dropped", U64), 69: ("Name", U8), 70: ("Visits", U64), 71: ("Bytes", U64),
-    72: ("Checksum", U32),
+    72: ("Checksum", U32), 73: ("Abandoned", U64), 74: ("UnknownSteps", U64),
+    76: ("Layer", U32), 77: ("RateFactor", F32), 78: ("Trained", U8), 80: ("Checked", U32), 81: ("Findings", U32),
+    82: ("Text", U8),
 }
 NUMBERS = {name: number for number, (name, _) in COLUMNS.items()}
 PARTS = ("", "Scale", "Places", "Apart", "Rounding")
@@ -247,7 +252,7 @@ class Block:
         for name in REQUIRED[self.kind]:
             if not self.has(name):
                 raise Damage(f"{self.kind} without {name}")
-        if self.kind in ("ProbeSet", "End", "Checkpoints") and self.rows != 1:
+        if self.kind in ("ProbeSet", "End", "Checkpoints", "Checks") and self.rows != 1:
             raise Damage(f"{self.rows} rows of {self.kind}")
         layers = len(self.part.manifest["layers"])
         for entry in self.entries:
@@ -268,7 +273,7 @@ class Block:
             if entry.name == "Name":
                 if entry.width > 4096:
                     raise Damage("a long name")
-            elif not is_vector and entry.width != 1 and not entry.name.endswith(("Places", "Apart", "Rounding")):
+            elif not is_vector and entry.width != 1 and not entry.name.endswith(("Text", "Places", "Apart", "Rounding")):
                 vectors = self.find(entry.name[:-5], entry.layer) if entry.name.endswith("Scale") else None
                 if vectors is None or row_bytes(vectors.cells, 1) is not None:
                     raise Damage(f"{entry.name} with {entry.width} numbers to a row")
@@ -533,7 +538,7 @@ class Part:
         """Leaves out the rows that a later resumption superseded."""
         if limit is None or block.kind in (None, "ProbeSet", "End"):
             return
-        if block.kind in ("Probes", "Sweeps", "Checkpoints"):
+        if block.kind in ("Probes", "Sweeps", "Checkpoints", "Checks"):
             limit += 1
         if block.first_step >= limit:
             block.kept = 0

@@ -186,6 +186,7 @@ fn sure(run: &Run, report: &VerifyReport) -> (u64, u64) {
             BlockKind::Sweeps,
             BlockKind::Checkpoints,
             BlockKind::Checks,
+            BlockKind::LayerRates,
         ];
         !block.kind().is_some_and(|kind| kinds.contains(&kind))
     };

@@ -93,6 +93,9 @@ impl Recorder {
                 return Err(RecordError::Pass { step: state.step, what });
             }
             state.frozen.look_before()?;
+            if kind == PassKind::Training && state.batch_size == 0 {
+                state.look_at_layers();
+            }
             number = state.taps.arm_next();
         }
         Ok(PassCore::new(self, number, ids, kind))

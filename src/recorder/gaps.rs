@@ -32,7 +32,7 @@ impl State {
 
     pub(super) fn skip_pass(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) {
         let row = self.end_pass(kind, visits, info);
-        self.count_missing(kind, visits, row);
+        self.count_missing(kind, visits, row.as_ref());
     }
 
     /// The counts that the next message takes along. `step` and `epoch` are those of the first one.
@@ -41,7 +41,7 @@ impl State {
     }
 
     /// Counts a pass that is missing in the log.
-    pub(super) fn count_missing(&mut self, kind: PassKind, visits: u32, row: Option<StepRow>) {
+    pub(super) fn count_missing(&mut self, kind: PassKind, visits: u32, row: Option<&StepRow>) {
         let visits = u64::from(visits);
         if kind != PassKind::Training {
             self.dropped_probes += visits;
@@ -80,7 +80,7 @@ impl State {
 
     /// Counts a pass that is missing in the log. The next message that is sent takes the count along.
     pub(super) fn miss_pass(&mut self, kind: PassKind, visits: u32, row: Option<StepRow>) {
-        self.count_missing(kind, visits, row);
+        self.count_missing(kind, visits, row.as_ref());
         if kind != PassKind::Training {
             return;
         }
@@ -95,7 +95,7 @@ impl State {
     /// Sends the end of a step whose last pass is missing. Nothing may be sent before it. Otherwise the rows that wait
     /// for its learning rate would get that of a later step.
     pub(super) fn send_unsent_end(&mut self, wait: bool) -> Result<Sent, RecordError> {
-        let (Some(end), Some(queue)) = (self.unsent_end, self.queue.as_mut()) else { return Ok(Sent::Yes) };
+        let (Some(end), Some(queue)) = (self.unsent_end.clone(), self.queue.as_mut()) else { return Ok(Sent::Yes) };
         let message = Message::Pass { batch: None, end: Some(end), gap: None, bytes: 0 };
         let sent = match wait {
             true => queue.send_waiting(message, 0).map(|()| Sent::Yes),

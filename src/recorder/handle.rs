@@ -149,6 +149,7 @@ impl Recorder {
         let Some(mut state) = self.state.take() else {
             return Ok(RecordingSummary::default());
         };
+        state.look_at_layers_at_end();
         let asked = state.send_gap().and_then(|()| state.ask(Message::Finish));
         let mut summary = RecordingSummary {
             visits: state.visits,

@@ -2,6 +2,7 @@
 
 use super::config::Config;
 use super::error::{wrap_log_error, RecordError};
+use super::layer_rates::{seen_rows, RatesTold};
 use super::message::{Batch, CheckRow, CheckpointRow, Gap, Message, PassKind, StepEnd, StepRow};
 use super::missed::Missed;
 use super::rows::RowMaker;
@@ -16,6 +17,7 @@ pub(super) struct LogState {
     config: Config,
     pub(super) writer: LogWriter,
     rows: RowMaker,
+    rates_told: RatesTold,
     visits: BlockBuilder,
     probes: BlockBuilder,
     sweeps: BlockBuilder,
@@ -31,11 +33,17 @@ pub(super) struct LogState {
 }
 
 impl LogState {
-    pub(super) fn new(config: Config, writer: LogWriter, rows: RowMaker, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        writer: LogWriter,
+        (rows, rates_told): (RowMaker, RatesTold),
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
             config,
             writer,
             rows,
+            rates_told,
             visits: BlockBuilder::new(BlockKind::Visits),
             probes: BlockBuilder::new(BlockKind::Probes),
             sweeps: BlockBuilder::new(BlockKind::Sweeps),
@@ -91,6 +99,7 @@ impl LogState {
                 self.writer.append(&mut builder).map_err(wrap_log_error)?;
                 Ok(())
             }
+            Message::LayersSeen(seen) => self.writer.append(&mut seen_rows(&seen)).map_err(wrap_log_error).map(drop),
             Message::Checkpoint(row) => self.write_checkpoint(row),
             Message::Check(row) => self.write_check(row),
             Message::Flush(_) => {
@@ -223,7 +232,10 @@ impl LogState {
     }
 
     fn add_step(&mut self, row: StepRow) -> Result<(), RecordError> {
-        let StepInfo { learning_rate, clip, momentum, weight_decay } = row.info;
+        let StepInfo { learning_rate, clip, momentum, weight_decay, .. } = row.info;
+        if let Some(mut rates) = self.rates_told.take_changes(row.step, &row.factors) {
+            self.writer.append(&mut rates).map_err(wrap_log_error)?;
+        }
         self.close_open_rows(learning_rate as f32, clip as f32)?;
         let steps = &mut self.steps;
         steps.u64s(Column::Step, [row.step]);

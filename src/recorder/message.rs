@@ -1,6 +1,7 @@
 //! The messages from the training to the background thread.
 
 use super::outputs::Outputs;
+use super::watch::Seen;
 use crate::step::StepInfo;
 use crate::taps::{FoldedGradients, PerExample, Tap};
 use candle_core::Tensor;
@@ -15,6 +16,8 @@ pub(super) enum Message {
     Pass { batch: Option<Box<Batch>>, end: Option<StepEnd>, gap: Option<Gap>, bytes: usize },
     /// A probe set's name and number.
     ProbeSet { number: u32, name: String },
+    /// Layers of which it is known now whether steps change them.
+    LayersSeen(Vec<Seen>),
     /// A checkpoint's row.
     Checkpoint(CheckpointRow),
     /// The verdict of a check.
@@ -159,17 +162,19 @@ impl LayerGradients {
 }
 
 /// One optimizer step.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct StepRow {
     pub step: u64,
     pub epoch: u32,
     pub info: StepInfo,
+    /// Layers whose learning rate differs from that of the step: number, and ratio of the two.
+    pub factors: Vec<(u32, f32)>,
     pub batch_size: u32,
     pub wall_clock_ms: u64,
 }
 
 /// How a step ends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum StepEnd {
     /// The optimizer takes it.
     Taken(StepRow),

@@ -17,6 +17,7 @@ mod error;
 mod gaps;
 mod handle;
 mod last_words;
+mod layer_rates;
 mod log_state;
 mod logits;
 mod loss;
@@ -44,6 +45,7 @@ mod state;
 mod statistics;
 mod thread;
 mod vector_rows;
+mod watch;
 mod workers;
 
 pub use check::{BatchRows, Finding, GradientCheck};

@@ -2,6 +2,7 @@
 
 use super::error::RecordError;
 use super::handle::Recorder;
+use super::layer_rates::rate_factors;
 use super::loss::{self, Kind, Recorded};
 use super::message::{LayerGradients, PassKind};
 use super::outputs::{Outputs, Weighing};
@@ -185,12 +186,17 @@ impl<'r> PassCore<'r> {
         RecordError::Pass { step: self.recorder.step(), what: what.into() }
     }
 
+    fn check_layer_rates(&self, step: Option<&StepInfo>) -> Result<(), RecordError> {
+        let Some(info) = step else { return Ok(()) };
+        rate_factors(&self.recorder.layers(), info).map(drop).map_err(|what| self.error(what))
+    }
+
     pub(super) fn hand_over(&mut self, step: Option<StepInfo>) -> Result<(), RecordError> {
         let visits = self.ids.len() as u32;
         if self.not_finite.is_some() {
             return self.leave_out_step(visits);
         }
-        let refused = step.and_then(|step| step.find_fault());
+        let refused = step.as_ref().and_then(StepInfo::find_fault);
         if let Some(fault) = refused.filter(|_| self.recorder.is_enabled()) {
             let error = self.error(format!("{fault}, so the step cannot be recorded: its visits count as dropped"));
             self.recorder.disarm();
@@ -204,7 +210,8 @@ impl<'r> PassCore<'r> {
         }
         self.recorder.disarm();
         let frozen = self.recorder.check_frozen_statistics();
-        let collected = frozen.and_then(|()| self.collect());
+        let told = frozen.and_then(|()| self.check_layer_rates(step.as_ref()));
+        let collected = told.and_then(|()| self.collect());
         if let Ok(batch) = &collected {
             self.check_caught(batch);
         }

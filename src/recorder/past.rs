@@ -27,6 +27,8 @@ pub(super) struct Past {
     pub has_training: bool,
     /// Whether the run holds rows of a replay.
     pub has_replay: bool,
+    /// Whether the log says of layers how they are trained.
+    pub has_layer_rates: bool,
 }
 
 impl Past {
@@ -91,7 +93,12 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
             Some(BlockKind::Sweeps) => past.has_replay = true,
             Some(BlockKind::Probes) if with_superseded.has(Column::Mode) => past.has_replay = true,
             Some(
-                BlockKind::Visits | BlockKind::Steps | BlockKind::Probes | BlockKind::Gaps | BlockKind::Checkpoints,
+                BlockKind::Visits
+                | BlockKind::Steps
+                | BlockKind::Probes
+                | BlockKind::Gaps
+                | BlockKind::Checkpoints
+                | BlockKind::LayerRates,
             ) => past.has_training = true,
             _ => {}
         }
@@ -106,6 +113,7 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
                 orphans.extend(read_gaps(&block)?);
             }
             Some(BlockKind::End) => orphans.clear(),
+            Some(BlockKind::LayerRates) => past.has_layer_rates = true,
             Some(BlockKind::Visits | BlockKind::Probes | BlockKind::Sweeps) => {
                 if block.kind() == Some(BlockKind::Visits) {
                     orphans.clear();

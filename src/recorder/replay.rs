@@ -169,7 +169,9 @@ impl Replay {
         let (past, writer) = lock_end(part.dir(), None, &config, LogWriter::add_to, refuse)?;
         let checkpoints = run.checkpoints().map_err(refuse)?;
         let steps = (!past.is_without_training()).then_some(past.steps);
-        let recorder = start_recorder(part.dir(), taps, held, config, manifest, writer, Past { step: 0, ..past })?;
+        // The rates of layers are those of the training.
+        let past = Past { step: 0, has_layer_rates: false, ..past };
+        let recorder = start_recorder(part.dir(), taps, held, config, manifest, writer, past)?;
         let (ignored, loaded) = (Vec::new(), BTreeMap::new());
         Ok(Self { recorder, checkpoints, mode: Mode::default(), steps, run, ignored, loaded })
     }

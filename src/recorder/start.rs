@@ -3,6 +3,7 @@
 use super::config::{Config, OnBatchNorm, Worker};
 use super::error::{find_no_run, quote_names, RecordError};
 use super::handle::Recorder;
+use super::layer_rates::RatesTold;
 use super::manifest::{find_batch_norm_difference, list_differences, make_manifest};
 use super::message::Message;
 use super::past::{lock_end, Past};
@@ -14,6 +15,7 @@ use super::sketcher::LayerSketcher;
 use super::state::{Abandoned, State};
 use super::statistics::FrozenStatistics;
 use super::thread::run_background;
+use super::watch::{Seen, Watch};
 use super::workers::{check_same_end, part_folder};
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
 use gradlog_format::log::{LayerRecord, LogWriter, Manifest};
@@ -170,12 +172,16 @@ pub(super) fn start_recorder(
     let divisor = config.worker.map_or(1.0, Worker::divisor);
     let rows = RowMaker::new(sketchers, config.sketch.clone(), shared_fold.clone(), divisor);
     let (on_failure, on_nonfinite) = (config.on_failure, config.on_nonfinite);
-    let for_thread = (config, shared.clone());
+    // What an earlier session said of layers must not be taken for this one.
+    let all = if past.has_layer_rates { layers.len() as u32 } else { 0 };
+    let unsent_layers = (0..all).map(|layer| Seen { step: past.step, layer, trained: true }).collect();
+    let told = RatesTold::new(all);
+    let for_thread = (config, shared.clone(), told);
     let thread = std::thread::Builder::new()
         .name("gradlog".into())
         .spawn(move || {
-            let (config, shared) = for_thread;
-            run_background(config, writer, rows, inbox, gauge, shared);
+            let (config, shared, told) = for_thread;
+            run_background(config, writer, (rows, told), inbox, gauge, shared);
         })
         .map_err(|e| RecordError::Stopped(format!("the background thread cannot be started: {e}")))?;
     queue.set_reader(thread.thread());
@@ -216,6 +222,8 @@ pub(super) fn start_recorder(
         probes: 0,
         sweeps: 0,
         frozen,
+        watch: Watch::default(),
+        unsent_layers,
     };
     held.keep_taps();
     Ok(Recorder { state: Some(state) })

@@ -2,11 +2,13 @@
 
 use super::config::{OnFailure, OnNonFinite};
 use super::error::RecordError;
+use super::layer_rates::rate_factors;
 use super::message::{Batch, Gap, Message, PassKind, Replayed, StepEnd, StepRow};
 use super::queue::{Queue, Sent};
 use super::reproduction::{RecordedLosses, Reproduction};
 use super::shared::Shared;
 use super::statistics::FrozenStatistics;
+use super::watch::{Seen, Watch};
 use crate::step::StepInfo;
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
 use candle_core::Var;
@@ -69,6 +71,10 @@ pub(super) struct State {
     pub sweeps: u64,
     /// Statistics that must not change.
     pub frozen: FrozenStatistics,
+    /// Which layers no step changes.
+    pub watch: Watch,
+    /// What was seen of layers, until the queue has room for it.
+    pub unsent_layers: Vec<Seen>,
 }
 
 impl State {
@@ -85,11 +91,11 @@ impl State {
         let bytes = MESSAGE_BYTES + batch.bytes();
         let row = self.end_pass(kind, visits, info);
         if let Err(error) = self.check_health() {
-            self.count_missing(kind, visits, row);
+            self.count_missing(kind, visits, row.as_ref());
             return if self.on_failure == OnFailure::GoOn { Ok(()) } else { Err(error) };
         }
         let losses = self.take_losses_to_compare(&batch);
-        let end = row.map(StepEnd::Taken);
+        let end = row.clone().map(StepEnd::Taken);
         let message = Message::Pass { batch: Some(Box::new(batch)), end, gap: self.gap, bytes };
         // Probes are few and the user asked for each. A replay holds up no training. So both wait for their turn,
         // whatever the policy.
@@ -138,9 +144,12 @@ impl State {
             self.batch_size = self.batch_size.saturating_add(visits);
         }
         let (step, epoch, batch_size) = (self.step, self.epoch, self.batch_size);
-        let row = info.map(|info| StepRow { step, epoch, info, batch_size, wall_clock_ms: now_ms() });
-        if let Some(info) = info {
-            self.learning_rate = Some(info.learning_rate);
+        let row = info.map(|info| {
+            let factors = rate_factors(&self.layers, &info).unwrap_or_default();
+            StepRow { step, epoch, info, factors, batch_size, wall_clock_ms: now_ms() }
+        });
+        if let Some(row) = &row {
+            self.learning_rate = Some(row.info.learning_rate);
             self.step += 1;
             self.batch_size = 0;
             self.sent_in_step = 0;

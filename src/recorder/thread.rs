@@ -3,6 +3,7 @@
 
 use super::config::{Config, OnFailure};
 use super::error::{wrap_log_error, RecordError};
+use super::layer_rates::RatesTold;
 use super::log_state::LogState;
 use super::message::Message;
 use super::queue::{Gauge, Inbox};
@@ -19,7 +20,7 @@ use std::time::Instant;
 pub(super) fn run_background(
     config: Config,
     writer: LogWriter,
-    rows: RowMaker,
+    rows: (RowMaker, RatesTold),
     mut inbox: Inbox<Message>,
     gauge: Arc<Gauge>,
     shared: Arc<Shared>,

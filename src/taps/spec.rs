@@ -51,6 +51,8 @@ pub struct Parameter {
     /// Whether the tensor is computed from variables: a weight with a norm of its own, the transposed weight of
     /// another layer. The variables are trained, and this tensor is made anew in each pass.
     pub derived: bool,
+    /// A handle to the tensor, whose numbers the optimizer changes. `None` if the layer hides it.
+    pub(crate) tensor: Option<Tensor>,
 }
 
 impl Parameter {
@@ -58,11 +60,12 @@ impl Parameter {
     pub fn new(name: &str, tensor: &Tensor) -> Self {
         let trained = tensor.is_variable();
         let derived = !trained && tensor.track_op();
-        Self { name: name.into(), shape: tensor.shape().clone(), id: Some(tensor.id()), trained, derived }
+        let (shape, id) = (tensor.shape().clone(), Some(tensor.id()));
+        Self { name: name.into(), shape, id, trained, derived, tensor: Some(tensor.clone()) }
     }
 
     /// Describes a trained parameter whose tensor cannot be reached.
     pub fn hidden(name: &str, shape: impl Into<Shape>) -> Self {
-        Self { name: name.into(), shape: shape.into(), id: None, trained: true, derived: false }
+        Self { name: name.into(), shape: shape.into(), id: None, trained: true, derived: false, tensor: None }
     }
 }

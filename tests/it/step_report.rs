@@ -136,14 +136,14 @@ fn steps_that_tell_and_steps_that_do_not_share_a_block() {
         pass.mse(&noise(1, &[1, 1]), &noise(2, &[1, 1])).unwrap();
         pass.commit(step).unwrap();
     };
-    let plain = StepInfo::new(0.1);
-    for step in [plain, plain.momentum(0.5), plain, plain.momentum(0.25).weight_decay(0.125)] {
+    let plain = || StepInfo::new(0.1);
+    for step in [plain(), plain().momentum(0.5), plain(), plain().momentum(0.25).weight_decay(0.125)] {
         commit(&mut recorder, step);
     }
     recorder.flush().unwrap();
-    commit(&mut recorder, plain);
+    commit(&mut recorder, plain());
     recorder.flush().unwrap();
-    commit(&mut recorder, plain.momentum(0.0));
+    commit(&mut recorder, plain().momentum(0.0));
     recorder.finish().unwrap();
     let steps = blocks(dir.path(), BlockKind::Steps);
     let shown = |block: usize, column: Column| {

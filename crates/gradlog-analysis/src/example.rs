@@ -3,6 +3,8 @@
 use crate::rows::basis::Uses;
 use crate::rows::column;
 use crate::rows::driver::{fold_each, fold_in_step_order, ReadTo};
+use crate::rows::layer_norms::LayerNorms;
+use crate::rows::layer_rates::LayerRates;
 use crate::rows::sweep::{Sweeps, Untrained};
 use crate::{AnalysisError, Basis, LeftOut, Progress, Window};
 use gradlog_format::log::Column;
@@ -75,7 +77,7 @@ pub struct ExampleVisit {
     pub label: Option<u32>,
     /// The predicted class; of several predictions, the one that the log keeps.
     pub prediction: Option<u32>,
-    /// `‖g‖²` of the example's own gradient. `None` also where the loss gave the example no weight, so that its
+    /// `‖g‖²` of the example's own gradient, of the layers that are trained. `None` also where the loss gave the example no weight, so that its
     /// gradient was not seen.
     pub squared_norm: Option<f64>,
     /// Whether the squared norm is an estimate from a sketch, and not exact.
@@ -109,7 +111,10 @@ impl ExampleQuestion {
         let mut visits = Vec::new();
         let mut left_out = LeftOut::default();
         let keep = |block: &Block| self.window.is_on(block) && self.window.touches(block);
-        let read = |block: &Block| self.read_block(&sweeps, block);
+        let rates = LayerRates::read(run)?;
+        let on_sweeps = self.window.is_on_sweeps();
+        let norms = LayerNorms { rates: &rates, manifest: run.manifest(), uses_rates: false, on_sweeps };
+        let read = |block: &Block| self.read_block(&sweeps, &norms, block);
         let fold = |found: &Found, rows: std::ops::Range<usize>| {
             if rows.start == 0 {
                 left_out.replaced += found.replaced;
@@ -132,14 +137,17 @@ impl ExampleQuestion {
         Ok(ExampleHistory { example: self.example, basis, visits, left_out, damage })
     }
 
-    fn read_block(&self, sweeps: &Sweeps, block: &Block) -> Result<Found, AnalysisError> {
+    fn read_block(&self, sweeps: &Sweeps, norms: &LayerNorms<'_>, block: &Block) -> Result<Found, AnalysisError> {
         let examples = column::u64s(block, Column::Example)?;
         let rows: Vec<usize> = (0..examples.len()).filter(|row| examples[*row] == self.example).collect();
         if rows.is_empty() {
             return Ok(Found::default());
         }
         let (inside, counted) = (self.window.rows_inside(block)?, sweeps.rows_inside(&self.window, block)?);
-        let columns = Columns::read(block)?;
+        let mut columns = Columns::read(block)?;
+        if let Some(squared_norms) = &mut columns.squared_norms {
+            norms.correct(block, squared_norms)?;
+        }
         let replaced = rows.iter().filter(|row| inside.contains(**row) && !counted.contains(**row)).count() as u64;
         let visits = rows.into_iter().filter(|row| counted.contains(*row)).map(|row| (row, columns.visit(row)));
         Ok(Found { visits: visits.collect(), replaced })

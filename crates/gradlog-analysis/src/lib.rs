@@ -117,7 +117,9 @@ pub use lists::{
     DataMap, DataMapRow, Flagged, FlaggedRow, KeepList, KeepRule, Kept, KeptOfLabel, MapQuestion, Rival, SignalValue,
     Suspect, SuspectQuestion, Suspects, ThresholdIds, ThresholdQuestion, ThresholdRun, ThresholdSamples,
 };
-pub use rows::{Basis, BasisRows, GradientCoverage, LeftOut, OptimizerModel, Progress, Source, Window};
+pub use rows::{
+    Basis, BasisRows, GradientCoverage, LeftOut, OptimizerModel, Progress, Source, UntrainedLayers, Window,
+};
 pub use scores::{
     Extra, Extras, Order, OverRuns, RunPart, RunsRow, RunsTable, Score, ScoreQuestion, ScoreRow, ScoreTable,
 };

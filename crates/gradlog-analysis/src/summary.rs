@@ -7,6 +7,7 @@ mod tests;
 pub use column_group::ColumnGroup;
 
 use crate::rows::driver::fold_each;
+use crate::rows::layer_rates::LayerRates;
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{AbsentNumber, RowRule, UnseenGradient, Verdict};
 use crate::rows::sweep::{self, Sweeps};
@@ -61,6 +62,9 @@ pub struct RunSummary {
     pub recorded_parameters: u64,
     /// Share of the model's parameters that is recorded, if the model was declared.
     pub coverage: Option<f64>,
+    /// Recorded layers that no step changed, as of the last step: they are not in the optimizer, and scores leave them
+    /// out.
+    pub untrained_layers: Vec<String>,
     /// Variables of the model that are in no recorded layer, if the model was declared.
     pub untapped: Vec<String>,
     /// Bytes of all blocks.
@@ -389,6 +393,11 @@ impl SummaryQuestion {
             Ok(())
         };
         summary.damage = fold_each(run, &self.progress, |_| true, BlockRead::read, fold)?.0;
+        let rates = LayerRates::read(run)?;
+        let last = summary.steps.as_ref().map_or(0, |steps| *steps.end());
+        let named = manifest.layers.iter().zip(0u16..);
+        let untrained = named.filter(|(_, number)| rates.factor(*number, last) == 0.0);
+        summary.untrained_layers = untrained.map(|(layer, _)| layer.name.clone()).collect();
         summary.examples = examples.len() as u64;
         summary.visit_bytes_by_group = groups.into_iter().collect();
         summary.sweeps = sweeps

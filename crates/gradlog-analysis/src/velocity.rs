@@ -14,7 +14,7 @@
 //! logits; the log holds those of the loss, in which each logit's gradient is multiplied by its error `p − onehot(y)`.
 //! As an example is fitted its loss gradient shrinks and may turn without the tangent kernel turning. Scale does not
 //! matter (`v` does not change if all of a Gram matrix is multiplied), but an example that is fitted later than the
-//! others does. Gradients are the recorded sketches.
+//! others does. Gradients are the recorded sketches. Those of probes are never signs, so their lengths are right.
 //!
 //! The papers take groups of 100 examples with contiguous rank by EL2N: [`VelocityGroups::Ranked`]. For that the probe
 //! set must hold training examples under their own ids.

@@ -15,13 +15,14 @@ use super::scores::{block_dots, Scores, Walking};
 use super::story::{SetRows, StepRecord, Story};
 use super::subject::Subject;
 use crate::influence::plan::index::Record;
-use crate::vectors::flatten::Flat;
+use crate::vectors::flatten::{Flat, Region};
 use crate::vectors::walk::Visit;
 use crate::Progress;
 use crate::{AnalysisError, Curvature, EstimateDetails, Influence, LeftOut};
 use gradlog_format::run::Block;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use gradlog_kernels::simd::squared_norm_f64;
+use std::ops::Range;
 
 /// The curvature rows of one time.
 enum Rows {
@@ -79,6 +80,8 @@ impl SetCurvature<'_> {
 struct Unrolled<'a> {
     story: &'a Story,
     widths: Vec<usize>,
+    /// Of each block, what multiplies the learning rate.
+    factors: Vec<f32>,
     probes: &'a ProbeRows,
     started: Vec<bool>,
     /// Derivative of the final loss by the weights before the step at hand.
@@ -138,7 +141,8 @@ impl Unrolled<'_> {
         // What was not told is taken as 0.
         let (momentum, decay) = (told.0.unwrap_or(0.0), told.1.unwrap_or(0.0));
         let mut finite = rate.is_finite() && decay.is_finite();
-        for (a, b) in self.a.iter_mut().zip(&mut self.b) {
+        for (number, (a, b)) in self.a.iter_mut().zip(&mut self.b).enumerate() {
+            let rate = rate * self.factors[number];
             for (a, b) in a.iter_mut().zip(b) {
                 *b -= rate * *a;
                 *a += decay * *b;
@@ -216,6 +220,25 @@ fn add_curvature(
     dots
 }
 
+/// Of each region of a block, what `Σ_r weight_r·g_r g_rᵀ` has too much on the diagonal, because rows are signs.
+fn weighted_excess(subject: &Subject<'_>, flat: &Flat, block: usize, weights: &[f64]) -> Vec<(Range<usize>, f32)> {
+    let own = subject.flattener.regions.iter().enumerate().filter(|(_, region)| region.block == block);
+    let sum = |(number, region): (usize, &Region)| {
+        let sum = weights.iter().enumerate().map(|(row, weight)| weight * flat.excess(number, row)).sum::<f64>();
+        (region.places.clone(), region.share(sum) as f32)
+    };
+    own.map(sum).filter(|(_, excess)| *excess != 0.0).collect()
+}
+
+/// `a −= excess·b` for each probe in each region.
+fn take_off(a: &mut [f32], b: &[f32], width: usize, excess: &[(Range<usize>, f32)]) {
+    for (a, b) in a.chunks_mut(width.max(1)).zip(b.chunks(width.max(1))) {
+        for (places, excess) in excess {
+            a[places.clone()].iter_mut().zip(&b[places.clone()]).for_each(|(a, b)| *a -= excess * b);
+        }
+    }
+}
+
 pub(super) fn pass(
     subject: &Subject<'_>,
     story: &Story,
@@ -236,6 +259,10 @@ pub(super) fn pass(
     let mut state = Unrolled {
         story,
         widths: widths.clone(),
+        factors: match subject.asked.shape.by_layer {
+            true => subject.factors.clone(),
+            false => vec![1.0; widths.len()],
+        },
         probes: &probes,
         started: vec![false; count],
         a: zeros(),
@@ -274,7 +301,10 @@ pub(super) fn pass(
             let dots = match subject.asked.curvature {
                 Curvature::Visits => {
                     let (a, b) = (&mut state.a[number], &state.b[number]);
-                    add_curvature(a, b, rows, flat.rows, count, widths[number], &weights)
+                    let excess = weighted_excess(subject, flat, number, &weights);
+                    let dots = add_curvature(a, b, rows, flat.rows, count, widths[number], &weights);
+                    take_off(a, b, widths[number], &excess);
+                    dots
                 }
                 _ => block_dots(rows, flat.rows, &state.b[number], count),
             };

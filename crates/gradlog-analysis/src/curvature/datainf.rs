@@ -8,7 +8,6 @@ use super::influence_function::{find_end, mean_scores};
 use super::probes::{nearest, ProbeRows};
 use super::scores::block_dots;
 use super::subject::Subject;
-use crate::vectors::flatten::Flat;
 use crate::Progress;
 use crate::{AnalysisError, EstimateDetails, Influence};
 use gradlog_kernels::matmul::{matmul, Matrix};
@@ -20,8 +19,8 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
 
     let mut traces = vec![0f64; blocks.len()];
     let walked = subject.walk().walk_forwards(progress, |_, _: &[()], flat| {
-        for (trace, values) in traces.iter_mut().zip(&flat.blocks) {
-            *trace += values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+        for (number, (trace, about)) in traces.iter_mut().zip(blocks).enumerate() {
+            *trace += subject.flattener.squared_norms(flat, number, about.width).iter().sum::<f64>();
         }
         Ok(())
     })?;
@@ -50,7 +49,9 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
     let _ = subject.walk().walk_forwards(progress, |_, _: &[()], flat| {
         for (number, about) in blocks.iter().enumerate() {
             let lambdas: Vec<f64> = lambdas.iter().map(|lambdas| lambdas[number]).collect();
-            add_rows(flat, number, about.width, &probes.flat.blocks[number], count, &lambdas, &mut sums[number]);
+            let norms = subject.flattener.squared_norms(flat, number, about.width);
+            let block = (&flat.blocks[number][..], about.width, &norms[..]);
+            add_rows(block, &probes.flat.blocks[number], count, &lambdas, &mut sums[number]);
         }
         Ok(())
     })?;
@@ -78,20 +79,20 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
     scores.finish(subject, ids, walked.left_out, walked.damage, estimates)
 }
 
-/// Adds `Σ_r (g_r·v)/(λ + ‖g_r‖²)·g_r` of one block of a tile to the sums `[lambdas · probes, width]`.
-fn add_rows(flat: &Flat, block: usize, width: usize, probes: &[f32], count: usize, lambdas: &[f64], sums: &mut [f32]) {
-    let values = &flat.blocks[block];
-    let dots = block_dots(values, flat.rows, probes, count);
-    let norms: Vec<f64> =
-        values.chunks(width.max(1)).map(|row| row.iter().map(|v| f64::from(*v).powi(2)).sum()).collect();
+/// Adds `Σ_r (g_r·v)/(λ + ‖g_r‖²)·g_r` of one block of a tile, its values, width and squared norms, to the sums
+/// `[lambdas · probes, width]`.
+fn add_rows(block: (&[f32], usize, &[f64]), probes: &[f32], count: usize, lambdas: &[f64], sums: &mut [f32]) {
+    let (values, width, norms) = block;
+    let rows = norms.len();
+    let dots = block_dots(values, rows, probes, count);
     let mut weighted = vec![0f32; dots.len()];
     for (sums, lambda) in sums.chunks_mut((count * width).max(1)).zip(lambdas) {
-        for ((out, dots), norm) in weighted.chunks_mut(count.max(1)).zip(dots.chunks(count.max(1))).zip(&norms) {
+        for ((out, dots), norm) in weighted.chunks_mut(count.max(1)).zip(dots.chunks(count.max(1))).zip(norms) {
             for (out, dot) in out.iter_mut().zip(dots) {
                 *out = (f64::from(*dot) / (lambda + norm)) as f32;
             }
         }
-        let left = Matrix::new(&weighted, flat.rows, count).t();
-        matmul(sums, left, Matrix::new(values, flat.rows, width), true, rayon::current_num_threads());
+        let left = Matrix::new(&weighted, rows, count).t();
+        matmul(sums, left, Matrix::new(values, rows, width), true, rayon::current_num_threads());
     }
 }

@@ -3,8 +3,12 @@
 //! A damping costs a Cholesky factorization. Many share one eigendecomposition `H = V S Vᵀ`, from which
 //! `(H + λI)⁻¹ v = V (S + λI)⁻¹ Vᵀ v` for every λ at the price of a product. It takes as long as some twelve of the
 //! former: 4.1 s against 0.37 s for 2,048 numbers, on a busy machine of two cores.
+//!
+//! Visits whose folded layers are signs add `(1 − 2/π)·s²` to each of these numbers on the diagonal of `g gᵀ`, which
+//! would damp like a relative damping of 0.57. It is taken off again. What that leaves below 0 is 0, so such a matrix
+//! always has an eigendecomposition.
 
-use crate::vectors::flatten::Flat;
+use crate::vectors::flatten::{Flat, Flattener, Region};
 use crate::{AnalysisError, Damping, VectorBlock};
 use faer::linalg::matmul::{self, triangular, triangular::BlockStructure};
 use faer::linalg::solvers::Solve;
@@ -25,7 +29,10 @@ pub(super) fn lambda(damping: Damping, trace: f64, numbers: f64) -> f64 {
 /// Sums of outer products, block by block. Only the lower triangles are kept up.
 pub(super) struct Gram {
     blocks: Vec<VectorBlock>,
+    regions: Vec<Region>,
     sums: Vec<Mat<f64>>,
+    /// Of each region, what the traces have too much, because its numbers are signs.
+    excess: Vec<f64>,
     rows: u64,
     /// What the sums are divided by.
     weight: f64,
@@ -33,9 +40,11 @@ pub(super) struct Gram {
 }
 
 impl Gram {
-    pub(super) fn new(blocks: &[VectorBlock]) -> Self {
+    pub(super) fn new(flattener: &Flattener) -> Self {
+        let (blocks, regions) = (flattener.blocks.clone(), flattener.regions.clone());
         let sums = blocks.iter().map(|block| Mat::zeros(block.width, block.width)).collect();
-        Self { blocks: blocks.to_vec(), sums, rows: 0, weight: 0.0, wide: Vec::new() }
+        let excess = vec![0.0; regions.len()];
+        Self { blocks, regions, sums, excess, rows: 0, weight: 0.0, wide: Vec::new() }
     }
 
     /// How many rows have been added.
@@ -76,6 +85,9 @@ impl Gram {
                 threads(),
             );
         }
+        for (region, sum) in self.excess.iter_mut().enumerate() {
+            *sum += scales.iter().enumerate().map(|(row, scale)| scale * scale * flat.excess(region, row)).sum::<f64>();
+        }
         self.rows += scales.iter().filter(|scale| **scale != 0.0).count() as u64;
     }
 
@@ -86,9 +98,17 @@ impl Gram {
     pub(super) fn invert(self, dampings: &[Damping]) -> Result<Inverse, AnalysisError> {
         let (rows, weight) = (self.rows, self.weight);
         let mut blocks = Vec::with_capacity(self.sums.len());
-        for (mut matrix, about) in self.sums.into_iter().zip(self.blocks) {
-            // All weights may be 0 in a log that somebody made up: the matrix is then 0, and said to be singular.
-            matrix *= faer::Scale(if weight > 0.0 { 1.0 / weight } else { 0.0 });
+        // All weights may be 0 in a log that somebody made up: the matrix is then 0, and said to be singular.
+        let to_mean = if weight > 0.0 { 1.0 / weight } else { 0.0 };
+        let signs: Vec<(&Region, f64)> =
+            self.regions.iter().zip(&self.excess).map(|(region, excess)| (region, excess * to_mean)).collect();
+        for (number, (mut matrix, about)) in self.sums.into_iter().zip(self.blocks).enumerate() {
+            matrix *= faer::Scale(to_mean);
+            let mut is_signs = false;
+            for (region, excess) in signs.iter().filter(|(region, excess)| region.block == number && *excess > 0.0) {
+                is_signs = true;
+                region.places.clone().for_each(|i| matrix[(i, i)] -= region.share(*excess));
+            }
             let trace: f64 = (0..about.width).map(|i| matrix[(i, i)]).sum();
             let lambdas: Vec<f64> =
                 dampings.iter().map(|damping| lambda(*damping, trace, about.width as f64)).collect();
@@ -104,7 +124,7 @@ impl Gram {
             if smallest <= 0.0 && about.width > 0 {
                 return Err(singular(smallest, "all of its gradients are 0"));
             }
-            let factor = if lambdas.len() <= FACTORS_MAX {
+            let factor = if lambdas.len() <= FACTORS_MAX && !is_signs {
                 let mut factors = Vec::with_capacity(lambdas.len());
                 let mut added = 0.0;
                 for &lambda in &lambdas {
@@ -123,9 +143,14 @@ impl Gram {
                 let values = (0..about.width).map(|i| eigen.S()[i].max(0.0)).collect();
                 Factor::Eigen { vectors: eigen.U().to_owned(), values }
             };
-            blocks.push(InvertedBlock { width: about.width, lambdas, factor });
+            let mut block = InvertedBlock { width: about.width, lambdas, factor, traces: Vec::new() };
+            if is_signs {
+                let own = self.regions.iter().enumerate().filter(|(_, region)| region.block == number);
+                block.traces = own.map(|(at, region)| (at, block.traces_of(region))).collect();
+            }
+            blocks.push(block);
         }
-        Ok(Inverse { blocks, rows })
+        Ok(Inverse { blocks, regions: self.regions, rows })
     }
 }
 
@@ -142,11 +167,15 @@ struct InvertedBlock {
     width: usize,
     lambdas: Vec<f64>,
     factor: Factor,
+    /// Of each region of the block, by its number, the traces of `(H + λI)⁻¹` over its places, one for each damping;
+    /// only where there are signs.
+    traces: Vec<(usize, Vec<f64>)>,
 }
 
 /// `(H + λI)⁻¹` of each block, for each damping.
 pub(super) struct Inverse {
     blocks: Vec<InvertedBlock>,
+    regions: Vec<Region>,
     pub rows: u64,
 }
 
@@ -176,6 +205,9 @@ impl Inverse {
     }
 
     /// `vᵀ (H + λI)⁻¹ v` of each of the vectors, summed over the blocks: `[dampings, vectors]`, damping after damping.
+    ///
+    /// With `v̂` signs it is `v̂ᵀ (H + λI)⁻¹ v̂` less the excess of each number times the trace of the inverse. What is
+    /// left of that by chance is at least a twentieth.
     pub(super) fn quadratic(&self, vectors: &Flat) -> Vec<f64> {
         let columns = vectors.rows;
         let dampings = self.blocks.first().map_or(0, |block| block.lambdas.len());
@@ -183,9 +215,17 @@ impl Inverse {
         for (block, values) in self.blocks.iter().zip(&vectors.blocks) {
             let right = block.columns(values, columns);
             let mut of_damping = sums.chunks_mut(columns.max(1));
+            let mut number = 0;
             block.each_solution(&right, |solved| {
+                let damping = number;
+                number += 1;
                 for (column, sum) in of_damping.next().into_iter().flatten().enumerate() {
-                    *sum += (0..block.width).map(|row| right[(row, column)] * solved[(row, column)]).sum::<f64>();
+                    let own = (0..block.width).map(|row| right[(row, column)] * solved[(row, column)]).sum::<f64>();
+                    let of_region = |(region, traces): &(usize, Vec<f64>)| {
+                        self.regions[*region].share(vectors.excess(*region, column)) * traces[damping]
+                    };
+                    let excess: f64 = block.traces.iter().map(of_region).sum();
+                    *sum += if excess > 0.0 { (own - excess).max(own / 20.0) } else { own };
                 }
             });
         }
@@ -197,6 +237,17 @@ impl InvertedBlock {
     /// Vectors `[columns, width]` as the columns of a matrix.
     fn columns(&self, values: &[f32], columns: usize) -> Mat<f64> {
         Mat::from_fn(self.width, columns, |i, j| f64::from(values[j * self.width + i]))
+    }
+
+    /// The traces of `(H + λI)⁻¹` over the places of a region, one for each damping.
+    fn traces_of(&self, region: &Region) -> Vec<f64> {
+        let Factor::Eigen { vectors, values } = &self.factor else { return vec![0.0; self.lambdas.len()] };
+        let mut weights = vec![0f64; self.width];
+        for (k, weight) in weights.iter_mut().enumerate() {
+            *weight = region.places.clone().map(|i| vectors[(i, k)].powi(2)).sum();
+        }
+        let trace = |lambda: &f64| weights.iter().zip(values).map(|(weight, value)| weight / (value + lambda)).sum();
+        self.lambdas.iter().map(trace).collect()
     }
 
     /// Tells `each` of `(H + λI)⁻¹ R` of the columns of `right`, damping after damping.

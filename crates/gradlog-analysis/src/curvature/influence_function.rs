@@ -39,7 +39,7 @@ pub(super) fn prepare(subject: &Subject<'_>, examples: &[u64], progress: &Progre
 }
 
 fn invert(subject: &Subject<'_>, progress: &Progress) -> Result<(Inverse, Option<Damage>), AnalysisError> {
-    let mut gram = Gram::new(&subject.flattener.blocks);
+    let mut gram = Gram::new(&subject.flattener);
     let damage = match &subject.asked.curvature {
         Curvature::Set(name) => add_set(subject, name, &mut gram)?,
         Curvature::Visits | Curvature::Nothing => {

@@ -5,6 +5,7 @@ use super::story::Story;
 use super::subject::{Subject, CURVATURE_BYTES_MAX, PROBE_BYTES_MAX};
 use super::{adjoint, datainf, influence_function, trak};
 use crate::influence::plan::index::Index;
+use crate::rows::layer_rates::LayerRates;
 use crate::vectors::check_shape;
 use crate::vectors::flatten::Flattener;
 use crate::{AnalysisError, Influence, Method};
@@ -90,8 +91,19 @@ impl<'run> EstimatePlan<'run> {
             return Err(AnalysisError::OutOfRange { what: "what is asked", given, range: range.into() });
         }
         let index = Index::build(run, &asked.question, progress)?;
-        let flattener = Flattener::new(&index.layout, run.manifest(), asked.shape);
-        let subject = Subject { run, asked: asked.clone(), index, flattener };
+        let uses_rates = asked.method == Method::Adjoint;
+        let factors = LayerRates::read(run)?.in_window(run, &asked.question.window, &index.layout, uses_rates)?;
+        let trained = factors.trained(&index.layout, "influence")?;
+        let factors = factors.of(&trained);
+        if factors.iter().any(|factor| *factor != 1.0) && !asked.shape.by_layer {
+            return Err(AnalysisError::OutOfRange {
+                what: "the learning rates of the layers",
+                given: "several in one step".into(),
+                range: "one for the whole gradient: take the adjoint layer by layer".into(),
+            });
+        }
+        let flattener = Flattener::new(&trained, run.manifest(), asked.shape).of_rows(&index.layout, None);
+        let subject = Subject { run, asked: asked.clone(), index, flattener, factors };
         let examples = subject.examples(progress)?;
         let each = 8 * examples.len().max(1) * asked.dampings.len().max(1);
         // The adjoint holds two vectors for each probe, the others the probe and its solutions.

@@ -55,6 +55,9 @@ pub(super) fn load(index: &Index, flattener: &Flattener, records: &[Record]) -> 
     let mut flat = Flat {
         rows: records.len(),
         blocks: flattener.blocks.iter().map(|block| vec![0f32; records.len() * block.width]).collect(),
+        // Probes are never recorded as signs.
+        excess: Vec::new(),
+        apart: Vec::new(),
     };
     let (mut losses, mut confidences) = (vec![0f32; records.len()], vec![None; records.len()]);
     for (number, positions) in by_block {

@@ -57,6 +57,8 @@ impl SelfInfluence {
 struct Means {
     /// Of each block `[examples, width]`.
     blocks: Vec<Vec<f32>>,
+    /// As [`Flat::excess`].
+    excess: Vec<Vec<f32>>,
     visits: Vec<u64>,
 }
 
@@ -66,10 +68,14 @@ impl Means {
         let about = &subject.flattener.blocks;
         let mut blocks: Vec<Vec<f32>> = about.iter().map(|block| vec![0f32; examples.len() * block.width]).collect();
         let mut visits = vec![0u64; examples.len()];
+        let mut excess = vec![vec![0f32; examples.len()]; subject.flattener.regions.len()];
         let _ = subject.walk().walk_forwards(progress, |seen, _: &[()], flat| {
             for (row, visit) in seen.iter().enumerate().take(flat.rows) {
                 let Some(&slot) = slots.get(&visit.example) else { continue };
                 visits[slot] += 1;
+                for (region, sums) in excess.iter_mut().enumerate() {
+                    sums[slot] += flat.excess(region, row) as f32;
+                }
                 for ((sums, values), about) in blocks.iter_mut().zip(&flat.blocks).zip(about) {
                     let width = about.width;
                     let values = &values[row * width..(row + 1) * width];
@@ -86,12 +92,20 @@ impl Means {
                 sums.iter_mut().for_each(|sum| *sum /= (*count).max(1) as f32);
             }
         }
-        Ok(Self { blocks, visits })
+        for sums in &mut excess {
+            sums.iter_mut().zip(&visits).for_each(|(sum, count)| *sum /= (*count).max(1).pow(2) as f32);
+        }
+        Ok(Self { blocks, excess, visits })
     }
 
     fn rows(&self, subject: &Subject<'_>, rows: std::ops::Range<usize>) -> Flat {
         let part = |(values, width): (&Vec<f32>, usize)| values[rows.start * width..rows.end * width].to_vec();
         let widths = subject.flattener.blocks.iter().map(|block| block.width);
-        Flat { rows: rows.len(), blocks: self.blocks.iter().zip(widths).map(part).collect() }
+        Flat {
+            rows: rows.len(),
+            blocks: self.blocks.iter().zip(widths).map(part).collect(),
+            excess: self.excess.iter().map(|region| region[rows.clone()].to_vec()).collect(),
+            apart: Vec::new(),
+        }
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Subject<'run> {
     pub asked: EstimateQuestion,
     pub index: Index,
     pub flattener: Flattener,
+    /// What multiplies the learning rate of each layer; of each block, where vectors are taken layer by layer.
+    pub factors: Vec<f32>,
 }
 
 impl Subject<'_> {

@@ -58,7 +58,7 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
     for epoch in found {
         let window = Window { epochs: Some(epoch..epoch.saturating_add(1)), ..window.clone() };
         let walk = Walk { window: &window, before, ..subject.walk() };
-        let mut gram = Gram::new(&subject.flattener.blocks);
+        let mut gram = Gram::new(&subject.flattener);
         let walked = walk.walk_forwards(progress, |_, outputs: &[Outputs], flat| {
             if flat.rows > 0 {
                 let scale = |outputs: &Outputs| {
@@ -140,7 +140,7 @@ fn soft_thresholded(score: f64, threshold: f64) -> f64 {
 
 /// From gradients of the loss to gradients of the log-odds, but for the sign, which the visits leave out as well.
 fn to_log_odds(probes: &mut ProbeRows) -> Result<(), AnalysisError> {
-    let Flat { rows, blocks } = &mut probes.flat;
+    let Flat { rows, blocks, .. } = &mut probes.flat;
     for row in 0..*rows {
         let doubt = doubt(probes.losses[row], probes.confidences[row]).ok_or_else(not_cross_entropy)?;
         let scale = if doubt > 0.0 { (1.0 / doubt) as f32 } else { 0.0 };

@@ -11,9 +11,11 @@ use crate::rows::driver::{fold_each, ReadTo};
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{RowRule, UnseenGradient};
 use crate::rows::sweep::{Sweeps, Untrained};
+use crate::vectors::lengths::excess_of_signs;
 use crate::{rows::column, spearman, AnalysisError, Basis, LeftOut, Progress, Window};
 use gradlog_format::log::{Column, ColumnKey, LayerRecord};
 use gradlog_format::run::{Block, Damage, Run, Vectors};
+use gradlog_format::sketch::Encoding;
 use std::collections::HashMap;
 
 /// Features are the input factor of the gradient, and the zeros of a visit without weight are not its features.
@@ -216,7 +218,11 @@ fn measure_distances(run: &Run, asked: &DistanceQuestion<'_>) -> Result<Vec<Feat
             let mut feature = vec![0f32; width];
             for row in counting {
                 inputs.decode(row, &mut feature);
-                let from_probes: Vec<f64> = features.iter().map(|probe| distance(probe, &feature)).collect();
+                let excess = match inputs.encoding() {
+                    Encoding::Signs => excess_of_signs(width, inputs.row(row).1.to_f32()),
+                    _ => 0.0,
+                };
+                let from_probes: Vec<f64> = features.iter().map(|probe| distance(probe, &feature, excess)).collect();
                 found.push((examples[row], from_probes));
             }
         }
@@ -253,6 +259,8 @@ fn measure_distances(run: &Run, asked: &DistanceQuestion<'_>) -> Result<Vec<Feat
     Ok(distances.into_iter().enumerate().map(correlate).collect())
 }
 
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
+/// `‖a − b‖`, of which the square of `b` is too large by `excess`.
+fn distance(a: &[f32], b: &[f32], excess: f64) -> f64 {
+    let square = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
+    (square - excess).max(0.0).sqrt()
 }

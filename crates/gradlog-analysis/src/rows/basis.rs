@@ -1,5 +1,6 @@
 //! What an answer rests on, in one line. Every answer carries a [`Basis`], and all of them are made here.
 
+use super::layer_rates::UntrainedLayers;
 use super::left_out::LeftOut;
 use super::rule::RowRule;
 use super::window::Window;
@@ -12,7 +13,8 @@ use std::fmt;
 /// What an answer rests on. Every answer has one, and its `Display` is the line that the command prints.
 ///
 /// The line has these clauses, as far as they apply, with `; ` between them: the rows and the mode of the model, the
-/// optimizer that is modeled, the layers whose gradients count, couplings between examples, and what was left out.
+/// optimizer that is modeled, the layers whose gradients count, layers that are not trained, couplings between
+/// examples, and what was left out.
 ///
 /// ```
 /// use gradlog_analysis::{Basis, BasisRows};
@@ -32,6 +34,8 @@ pub struct Basis {
     pub optimizer: Option<OptimizerModel>,
     /// Whose gradients count; `None` where the answer is made of outputs alone.
     pub gradients: Option<GradientCoverage>,
+    /// Recorded layers that no step changed; none where the answer is made of outputs or of probes alone.
+    pub untrained: UntrainedLayers,
     /// What makes the gradient of an example depend on others of its batch, if the run says so.
     pub coupling: Option<String>,
     /// Visits inside the window that the recorder dropped, so that the log does not hold them.
@@ -140,7 +144,15 @@ impl Basis {
             }
         }
         basis.optimizer = (uses == Uses::Steps).then(|| OptimizerModel::of(&told));
-        basis.gradients = (uses != Uses::Outputs).then(|| GradientCoverage::of(run.manifest(), None));
+        if uses == Uses::Outputs {
+            return Ok(basis);
+        }
+        if !matches!(basis.rows, BasisRows::Probes { .. }) {
+            basis.untrained = UntrainedLayers::find(run, window)?;
+        }
+        let (layers, left_out) = (&run.manifest().layers, &basis.untrained.left_out);
+        let counting: Vec<usize> = (0..layers.len()).filter(|at| !left_out.contains(&layers[*at].name)).collect();
+        basis.gradients = Some(GradientCoverage::of(run.manifest(), Some(&counting)));
         Ok(basis)
     }
 
@@ -165,7 +177,7 @@ impl Basis {
 
     /// The line of an answer over several parts, such as runs. Each clause is said once, and counts are added.
     pub fn describe_all<'a>(parts: impl IntoIterator<Item = &'a Basis>) -> String {
-        let mut clauses: [Vec<String>; 4] = Default::default();
+        let mut clauses: [Vec<String>; 5] = Default::default();
         let (mut left_out, mut dropped) = (LeftOut::default(), 0u64);
         for part in parts {
             for (said, clause) in clauses.iter_mut().zip(part.clauses()) {
@@ -181,13 +193,14 @@ impl Basis {
     }
 
     /// The clauses but for what was left out.
-    fn clauses(&self) -> [Option<String>; 4] {
+    fn clauses(&self) -> [Option<String>; 5] {
         let text = |part: Option<&dyn fmt::Display>| part.map(ToString::to_string);
         let (optimizer, gradients) = (self.optimizer.as_ref(), self.gradients.as_ref());
         [
             text(Some(&self.rows)),
             text(optimizer.map(|model| model as &dyn fmt::Display)),
             text(gradients.map(|coverage| coverage as &dyn fmt::Display)),
+            untrained_clause(&self.untrained),
             self.coupling.clone(),
         ]
     }
@@ -208,6 +221,18 @@ fn coupling(run: &Run) -> Result<Option<String>, AnalysisError> {
     };
     let found: Vec<String> = found.iter().map(ToString::to_string).collect();
     Ok((!found.is_empty()).then(|| found.join(" and ")))
+}
+
+fn untrained_clause(layers: &UntrainedLayers) -> Option<String> {
+    let parts = [
+        (&layers.left_out, "not trained"),
+        (&layers.counted, "not trained, but counted with layers that share their vector"),
+        (&layers.partly, "not trained in all steps"),
+    ];
+    let names = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let parts = parts.into_iter().filter(|(layers, _)| !layers.is_empty());
+    let said: Vec<String> = parts.map(|(layers, what)| format!("{what}: {}", names(layers))).collect();
+    (!said.is_empty()).then(|| said.join(", "))
 }
 
 fn left_out_clause(left_out: &LeftOut, dropped: u64) -> Option<String> {
@@ -445,6 +470,10 @@ mod tests {
             Basis::describe_all([&one, &other]),
             "visits, training mode; left out: 3 visits (dropped while recording), 2 visits (a number was NaN or infinite)"
         );
+        let name = |name: &str| vec![name.to_owned()];
+        let untrained = UntrainedLayers { left_out: name("fc2"), partly: name("fc1"), ..UntrainedLayers::default() };
+        let untrained = Basis { untrained, ..Basis::default() };
+        assert_eq!(untrained.to_string(), "visits, training mode; not trained: `fc2`, not trained in all steps: `fc1`");
         let coupled = Basis { coupling: Some("BatchNorm couples examples".into()), ..Basis::default() };
         assert_eq!(coupled.to_string(), "visits, training mode; BatchNorm couples examples");
     }

@@ -9,6 +9,8 @@ pub(crate) mod driver;
 pub(crate) mod gradient;
 pub(crate) mod inside;
 pub(crate) mod last_labels;
+pub(crate) mod layer_norms;
+pub(crate) mod layer_rates;
 mod left_out;
 mod progress;
 pub(crate) mod reader;
@@ -19,6 +21,7 @@ mod tests;
 pub(crate) mod window;
 
 pub use basis::{Basis, BasisRows, GradientCoverage, OptimizerModel};
+pub use layer_rates::UntrainedLayers;
 pub use left_out::LeftOut;
 pub use progress::Progress;
 pub use window::{Source, Window};

@@ -11,6 +11,8 @@ use super::table::{Extras, ScoreRow, ScoreTable};
 use crate::rows::basis::Uses;
 use crate::rows::driver::{blocks_in_flight, fold_groups, fold_in_step_order, ReadTo};
 use crate::rows::last_labels::{last_labels, Blocks, Labels, Place};
+use crate::rows::layer_norms::LayerNorms;
+use crate::rows::layer_rates::LayerRates;
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::sweep::Sweeps;
 use crate::rows::sweep::Untrained::{Counts, JoinsIfNamed};
@@ -68,6 +70,12 @@ fn score_before<A: PerExample>(
     let bits = shards.len().trailing_zeros();
     let mut left_out = sweeps.left_out();
     let reader = RowReader { window, sweeps, rule: A::RULE, gradient: WantedGradient::None };
+    let rates = match A::RULE.numbers.contains(&Column::SquaredNorm) {
+        true => LayerRates::read(run)?,
+        false => LayerRates::default(),
+    };
+    let uses_rates = A::RULE.numbers.contains(&Column::LearningRate);
+    let norms = LayerNorms { rates: &rates, manifest: run.manifest(), uses_rates, on_sweeps: window.is_on_sweeps() };
     let end = before.and_then(|damage| damage.block).unwrap_or(u64::MAX);
     let keep = |block: &Block| window.is_on(block) && window.touches(block) && block.sequence() < end;
     let mut numbers = Blocks::default();
@@ -80,7 +88,7 @@ fn score_before<A: PerExample>(
             shards.par_iter_mut().for_each(add);
             Ok(())
         };
-        let read = |(): &(), block: &Block| Visits::read(&reader, block, bits);
+        let read = |(): &(), block: &Block| Visits::read(&reader, &norms, block, bits);
         // At each group all threads wait for the slowest, which tells where a block is read in a tenth of a
         // millisecond.
         fold_groups(run, progress, 3 * blocks_in_flight(), keep, |_| Ok(()), read, fold)?
@@ -94,7 +102,7 @@ fn score_before<A: PerExample>(
             shards.iter_mut().for_each(|shard| shard.add(visits, number, rows.clone()));
             Ok(())
         };
-        fold_in_step_order(run, progress, keep, |block| Visits::read(&reader, block, bits), fold)?
+        fold_in_step_order(run, progress, keep, |block| Visits::read(&reader, &norms, block, bits), fold)?
     };
 
     shards.iter().for_each(|shard| left_out.add(&shard.left_out));

@@ -4,6 +4,7 @@ use super::per_example::PerExample;
 use crate::rows::column;
 use crate::rows::inside::Inside;
 use crate::rows::last_labels::{Identity, Place};
+use crate::rows::layer_norms::LayerNorms;
 
 use crate::rows::reader::{BlockRows, RowReader};
 use crate::rows::rule::{verdict, Verdict};
@@ -36,8 +37,17 @@ struct SortedRows {
 }
 
 impl Visits {
-    pub(super) fn read(reader: &RowReader<'_>, block: &Block, bits: u32) -> Result<Self, AnalysisError> {
-        let rows = reader.read(block)?;
+    pub(super) fn read(
+        reader: &RowReader<'_>,
+        norms: &LayerNorms<'_>,
+        block: &Block,
+        bits: u32,
+    ) -> Result<Self, AnalysisError> {
+        let mut rows = reader.read(block)?;
+        let numbers = reader.rule.numbers.iter().zip(&mut rows.numbers);
+        for (_, values) in numbers.filter(|(column, _)| **column == Column::SquaredNorm) {
+            norms.correct(block, values)?;
+        }
         let sorted = match rows.gap {
             Some(_) => None,
             None => Some(SortedRows::new(column::u64s(block, Column::Example)?, &rows.inside, bits)),

@@ -1,7 +1,9 @@
 //! Clusters of examples by the direction of their gradients: k-means on the sphere (Dhillon and Modha 2001).
 //!
 //! Each vector belongs to the center with which it has the largest cosine, and each center is the unit mean of its
-//! vectors. Centers begin as in k-means++ (Arthur and Vassilvitskii 2007), drawn by `1 − cosine`, from the given seed;
+//! vectors. A vector that is made of signs has a product with itself that is too large. That of a vector with its own
+//! center leaves it out, and so does the length of the center. Its products with others in the cluster are right up to a
+//! cosine of about 0.5, and up to π/2 times too large beyond, so a cluster of near-duplicates looks denser than it is. Centers begin as in k-means++ (Arthur and Vassilvitskii 2007), drawn by `1 − cosine`, from the given seed;
 //! the same seed gives the same clusters whatever the number of threads.
 
 use super::unit_vectors::UnitVectors;
@@ -57,7 +59,7 @@ impl UnitVectors {
 }
 
 fn find_clusters(vectors: &UnitVectors, count: usize, rounds: usize, seed: u64) -> Clusters {
-    let mut centers = first_centers(vectors, count, seed);
+    let mut centers = Centers { values: first_centers(vectors, count, seed), norms: Vec::new() };
     let (mut of, mut cosines) = (vec![usize::MAX; vectors.len()], vec![0f32; vectors.len()]);
     let (mut done, mut settled) = (0, vectors.is_empty());
     while !settled && done < rounds.max(1) {
@@ -78,11 +80,11 @@ fn uniform(seed: u64, number: usize) -> f64 {
 
 /// k-means++: each next center is drawn with a chance that goes by its distance from those there are.
 fn first_centers(vectors: &UnitVectors, count: usize, seed: u64) -> Vec<f32> {
-    let (n, length) = (vectors.len(), vectors.length);
+    let n = vectors.len();
     let mut centers: Vec<f32> = Vec::new();
     // Half the squared distance of unit vectors is 1 − cosine.
     let mut far = vec![f64::INFINITY; n];
-    let mut cosines = vec![0f32; n];
+    let (mut cosines, mut scratch) = (Vec::new(), Vec::new());
     for number in 0..count.max(1).min(n) {
         let total: f64 = far.iter().sum();
         let chosen = if number == 0 {
@@ -98,10 +100,9 @@ fn first_centers(vectors: &UnitVectors, count: usize, seed: u64) -> Vec<f32> {
             });
             found.unwrap_or(n - 1)
         };
-        let center = vectors.vector(chosen);
-        centers.extend(center);
-        let (left, right) = (Matrix::new(&vectors.values, n, length), Matrix::new(center, 1, length));
-        matmul(&mut cosines, left, right.t(), false, rayon::current_num_threads());
+        centers.extend(vectors.vector(chosen));
+        let threads = rayon::current_num_threads();
+        vectors.write_cosines(chosen..chosen + 1, 0..n, &mut cosines, &mut scratch, threads);
         for (far, cosine) in far.iter_mut().zip(&cosines) {
             *far = far.min((1.0 - f64::from(*cosine)).max(0.0));
         }
@@ -109,22 +110,36 @@ fn first_centers(vectors: &UnitVectors, count: usize, seed: u64) -> Vec<f32> {
     centers
 }
 
+/// The centers of clusters.
+struct Centers {
+    /// `[centers, length]`, of length one.
+    values: Vec<f32>,
+    /// Of each, the length of the sum of its vectors. None yet for those that begin.
+    norms: Vec<f64>,
+}
+
 /// Gives each vector its nearest center; says how many moved.
-fn assign(vectors: &UnitVectors, centers: &[f32], of: &mut [usize], best: &mut [f32]) -> usize {
+fn assign(vectors: &UnitVectors, centers: &Centers, of: &mut [usize], best: &mut [f32]) -> usize {
     let length = vectors.length.max(1);
-    let count = centers.len() / length;
-    let mut moved = 0;
+    let count = centers.values.len() / length;
+    let (mut moved, mut position) = (0, 0);
     let mut cosines = Vec::new();
     let tiles = vectors.values.chunks(TILE * length).zip(of.chunks_mut(TILE)).zip(best.chunks_mut(TILE));
     for ((values, of), best) in tiles {
         cosines.resize(of.len() * count, 0f32);
-        let (left, right) = (Matrix::new(values, of.len(), length), Matrix::new(centers, count, length));
+        let (left, right) = (Matrix::new(values, of.len(), length), Matrix::new(&centers.values, count, length));
         matmul(&mut cosines, left, right.t(), false, rayon::current_num_threads());
-        for ((of, best), cosines) in of.iter_mut().zip(best).zip(cosines.chunks(count.max(1))) {
+        for ((of, best), cosines) in of.iter_mut().zip(best).zip(cosines.chunks_mut(count.max(1))) {
+            // What the vector has too much of itself in its own center.
+            let own = centers.norms.get(*of).filter(|norm| **norm > 0.0);
+            if let (Some(cosine), Some(norm)) = (cosines.get_mut(*of), own) {
+                *cosine -= (vectors.excess(position) / norm) as f32;
+            }
+            position += 1;
             let nearest = cosines.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
             if let Some((nearest, cosine)) = nearest {
                 moved += usize::from(*of != nearest);
-                (*of, *best) = (nearest, *cosine);
+                (*of, *best) = (nearest, cosine.min(1.0));
             }
         }
     }
@@ -132,17 +147,22 @@ fn assign(vectors: &UnitVectors, centers: &[f32], of: &mut [usize], best: &mut [
 }
 
 /// The unit mean of each cluster; a center that nothing belongs to stays where it was.
-fn means(vectors: &UnitVectors, of: &[usize], old: Vec<f32>) -> Vec<f32> {
+fn means(vectors: &UnitVectors, of: &[usize], old: Centers) -> Centers {
     let length = vectors.length.max(1);
-    let mut sums = vec![0f64; old.len()];
-    for (vector, of) in vectors.values.chunks(length).zip(of) {
+    let mut sums = vec![0f64; old.values.len()];
+    let mut excess = vec![0f64; old.values.len() / length];
+    for (position, (vector, of)) in vectors.values.chunks(length).zip(of).enumerate() {
+        excess[*of] += vectors.excess(position);
         let sum = &mut sums[of * length..(of + 1) * length];
         sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += f64::from(*value));
     }
     let mut centers = old;
-    for (center, sum) in centers.chunks_mut(length).zip(sums.chunks(length)) {
-        let norm = sum.iter().map(|v| v * v).sum::<f64>().sqrt();
-        if norm > 0.0 {
+    centers.norms = vec![0.0; excess.len()];
+    let sums = sums.chunks(length).zip(excess);
+    for ((center, norm), (sum, excess)) in centers.values.chunks_mut(length).zip(&mut centers.norms).zip(sums) {
+        *norm = (sum.iter().map(|v| v * v).sum::<f64>() - excess).max(0.0).sqrt();
+        if *norm > 0.0 {
+            let norm = *norm;
             center.iter_mut().zip(sum).for_each(|(value, sum)| *value = (sum / norm) as f32);
         }
     }

@@ -4,7 +4,6 @@
 //! half a minute for 60,000 of 512 on two cores.
 
 use super::unit_vectors::UnitVectors;
-use gradlog_kernels::matmul::{matmul, Matrix};
 use rayon::prelude::*;
 
 /// Vectors of a tile: its products with all others are a few megabytes.
@@ -69,10 +68,9 @@ impl UnitVectors {
 }
 
 fn find_neighbors(vectors: &UnitVectors, position: usize, count: usize) -> Vec<Neighbor> {
-    let mut cosines = vec![0f32; vectors.len()];
-    let one = Matrix::new(vectors.vector(position), 1, vectors.length);
-    let all = Matrix::new(&vectors.values, vectors.len(), vectors.length);
-    matmul(&mut cosines, one, all.t(), false, rayon::current_num_threads());
+    let mut cosines = Vec::new();
+    let threads = rayon::current_num_threads();
+    vectors.write_cosines(position..position + 1, 0..vectors.len(), &mut cosines, &mut Vec::new(), threads);
     let other = |(other, cosine): (usize, &f32)| Neighbor {
         position: other,
         example: vectors.examples[other],
@@ -88,14 +86,10 @@ fn visit_cosines(
     from: usize,
     mut each: impl FnMut(usize, usize, f32),
 ) {
-    let length = vectors.length;
-    let left = &vectors.values[rows.start * length..rows.end * length];
-    let mut out = Vec::new();
+    let (mut out, mut scratch) = (Vec::new(), Vec::new());
     for first in (from..vectors.len()).step_by(STRIP) {
         let last = (first + STRIP).min(vectors.len());
-        out.resize(rows.len() * (last - first), 0f32);
-        let right = Matrix::new(&vectors.values[first * length..last * length], last - first, length);
-        matmul(&mut out, Matrix::new(left, rows.len(), length), right.t(), false, 1);
+        vectors.write_cosines(rows.clone(), first..last, &mut out, &mut scratch, 1);
         for (row, cosines) in out.chunks(last - first).enumerate() {
             for (column, cosine) in cosines.iter().enumerate() {
                 each(row, first + column, *cosine);

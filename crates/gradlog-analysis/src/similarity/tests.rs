@@ -20,6 +20,7 @@ fn around(count: usize, length: usize, centers: usize, spread: f32) -> UnitVecto
         length,
         values,
         basis: Basis::default(),
+        signs: None,
         without_direction: Vec::new(),
     }
 }

@@ -11,11 +11,18 @@
 //! busy core.
 //!
 //! Two vectors are comparable if they come from runs with the same seed, the same layers and the same [`Shape`].
+//!
+//! Folded layers keep a [`Region`] of their own in every block. A visit's are stored as signs, whose lengths and angles
+//! are not those of the gradients (`lengths.rs`). [`Flat::excess`] says by how much.
 
+use super::lengths::excess_of_signs;
 use crate::rows::gradient::{Factored, Gradients, Layout};
 use gradlog_format::log::Manifest;
-use gradlog_format::sketch::{derive_seed, Fold, Side};
+use gradlog_format::run::Vectors;
+use gradlog_format::sketch::{derive_seed, read_rotated, Encoding, Fold, Side};
+use gradlog_kernels::simd::squared_norm_f64;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// A side of a factored layer that is wider is first folded to this many numbers, so that the signs of its outer
 /// product stay within a megabyte whatever a file says of its widths.
@@ -78,8 +85,8 @@ impl VectorBlock {
 enum Place {
     /// To these places, as they are.
     At(usize),
-    /// Folded over the whole block.
-    Fold(Fold),
+    /// Folded over the places from here on.
+    Fold(usize, Fold),
 }
 
 impl Place {
@@ -91,7 +98,7 @@ impl Place {
                     *slot += value;
                 }
             }
-            Place::Fold(fold) => fold.add(first, values, block),
+            Place::Fold(from, fold) => fold.add(first, values, &mut block[*from..from + fold.outputs()]),
         }
     }
 }
@@ -129,6 +136,32 @@ impl Part {
         }
     }
 
+    fn is_folded(&self) -> bool {
+        matches!(self, Part::Folded { .. })
+    }
+
+    /// How much larger the squared norm of the stored numbers of a row is than that of the gradient: 0 unless they are
+    /// signs.
+    fn excess(&self, gradients: &Gradients, row: usize, scratch: &mut Scratch) -> f64 {
+        match self {
+            Part::Folded { number, .. } => excess_of(gradients.part(*number), row),
+            Part::Factored { number, layer, .. } => {
+                let (input, delta) = (gradients.part(2 * number), gradients.part(2 * number + 1));
+                let (of_input, of_delta) = (excess_of(input, row), excess_of(delta, row));
+                if of_input + of_delta == 0.0 {
+                    return 0.0;
+                }
+                let mut norm = |vectors: &Vectors| {
+                    scratch.side.resize(vectors.width(), 0.0);
+                    vectors.decode(row, &mut scratch.side);
+                    squared_norm_f64(&scratch.side)
+                };
+                let (a, d, bias) = (norm(input), norm(delta), f64::from(u8::from(layer.bias)));
+                d * (a + bias) - (d - of_delta) * (a - of_input + bias)
+            }
+        }
+    }
+
     fn set_place(&mut self, to: Place) {
         match self {
             Part::Factored { place, .. } | Part::Folded { place, .. } => *place = to,
@@ -146,11 +179,14 @@ struct Scratch {
 }
 
 impl Part {
-    fn add(&self, gradients: &Gradients, row: usize, scratch: &mut Scratch, block: &mut [f32]) {
+    fn add(&self, (gradients, row): (&Gradients, usize), factor: f32, scratch: &mut Scratch, block: &mut [f32]) {
         match self {
             Part::Folded { number, width, place } => {
                 scratch.row.resize(*width, 0.0);
                 gradients.part(*number).decode(row, &mut scratch.row);
+                if factor != 1.0 {
+                    scratch.row.iter_mut().for_each(|value| *value *= factor);
+                }
                 place.add(0, &scratch.row, block);
             }
             Part::Factored { number, layer, input, delta, place } => {
@@ -165,6 +201,7 @@ impl Part {
                     if scale == 0.0 {
                         continue;
                     }
+                    let scale = factor * scale;
                     for (slot, value) in product.iter_mut().zip(a.iter()) {
                         *slot = scale * value;
                     }
@@ -172,6 +209,13 @@ impl Part {
                 }
             }
         }
+    }
+}
+
+fn excess_of(vectors: &Vectors, row: usize) -> f64 {
+    match vectors.encoding() {
+        Encoding::Signs => excess_of_signs(vectors.width(), vectors.row(row).1.to_f32()),
+        _ => 0.0,
     }
 }
 
@@ -200,11 +244,35 @@ fn decode(
     }
 }
 
+/// A stretch of a block: the numbers of its factored layers, or those of the folded ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Region {
+    pub block: usize,
+    /// Places in the block.
+    pub places: Range<usize>,
+    pub is_folded: bool,
+}
+
+impl Region {
+    /// The excess of each of its numbers where all of them together have `excess`.
+    #[cfg(any(test, feature = "curvature"))]
+    pub(crate) fn share(&self, excess: f64) -> f64 {
+        excess / self.places.len().max(1) as f64
+    }
+}
+
 /// Makes flat vectors out of the gradients of one layout.
 pub(crate) struct Flattener {
+    /// The layers that are in the vectors.
     pub layout: Layout,
+    /// All layers of the rows.
+    pub whole: Layout,
     pub blocks: Vec<VectorBlock>,
+    /// All places of all blocks, in order.
+    pub regions: Vec<Region>,
     parts: Vec<Vec<Part>>,
+    /// What each layer is multiplied by, if not by 1: the factored ones, then the folded vector.
+    factors: Option<Vec<f32>>,
 }
 
 /// Flat gradients of some rows: of each block a matrix `[rows, width]`.
@@ -212,6 +280,28 @@ pub(crate) struct Flattener {
 pub(crate) struct Flat {
     pub rows: usize,
     pub blocks: Vec<Vec<f32>>,
+    /// Of each region and row, how much larger the squared norm is than that of the gradient, where that was stored as
+    /// signs; empty if none was.
+    pub excess: Vec<Vec<f32>>,
+    /// `[rows, width]` of the folded layers' region: what numbers kept apart add to signs there; empty if none are.
+    pub apart: Vec<f32>,
+}
+
+impl Flat {
+    /// The excess of a row in a region.
+    pub(crate) fn excess(&self, region: usize, row: usize) -> f64 {
+        self.excess.get(region).and_then(|rows| rows.get(row)).map_or(0.0, |excess| f64::from(*excess))
+    }
+}
+
+/// How many of at most `length` numbers the factored layers and the folded ones of a block get: as many as they have,
+/// if that many are there, and else none fewer than half, so that neither is folded for the other's sake.
+fn share_length(factored: usize, folded: usize, length: usize) -> (usize, usize) {
+    if factored.saturating_add(folded) <= length {
+        return (factored, folded);
+    }
+    let of_folded = folded.min((length / 2).max(length.saturating_sub(factored)));
+    (factored.min(length - of_folded), of_folded)
 }
 
 impl Flattener {
@@ -242,25 +332,63 @@ impl Flattener {
         } else {
             vec![("whole gradient".into(), named.into_iter().map(|(_, part)| part).collect())]
         };
-        let (mut blocks, mut parts) = (Vec::new(), Vec::new());
+        let (mut blocks, mut parts, mut regions) = (Vec::new(), Vec::new(), Vec::new());
         for (name, mut group) in groups {
-            let total = group.iter().map(Part::coordinates).fold(0usize, usize::saturating_add);
+            let count = |is_folded: bool| {
+                let of = group.iter().filter(|part| part.is_folded() == is_folded).map(Part::coordinates);
+                of.fold(0usize, usize::saturating_add)
+            };
+            let counts = [count(false), count(true)];
+            let (of_factored, of_folded) = share_length(counts[0], counts[1], shape.length);
             let recorded = group.iter().map(Part::recorded).fold(0u64, u64::saturating_add);
-            let width = total.min(shape.length);
-            let mut offset = 0;
             for part in &mut group {
                 let count = part.coordinates();
-                if total <= shape.length {
-                    part.set_place(Place::At(offset));
-                    offset += count;
+                // Of a single number there is nothing to share: both are folded to it.
+                let apart = part.is_folded() && of_folded > 0;
+                let (first, width) = if apart { (of_factored, of_folded) } else { (0, of_factored) };
+                if counts[usize::from(part.is_folded())] > width {
+                    let fold = Fold::new(seed(part.seed_number(), Side::Folded), count, width.max(1));
+                    part.set_place(Place::Fold(first, fold));
                 } else {
-                    part.set_place(Place::Fold(Fold::new(seed(part.seed_number(), Side::Folded), count, width)));
+                    part.set_place(Place::At(first));
                 }
             }
-            blocks.push(VectorBlock { name, width, coordinates: recorded });
+            let mut offset = 0;
+            for part in &mut group {
+                if let Part::Factored { place: Place::At(at), .. } = part {
+                    *at = offset;
+                    offset += part.coordinates();
+                }
+            }
+            let block = blocks.len();
+            let places = [(0..of_factored, false), (of_factored..of_factored + of_folded, true)];
+            let filled = places.into_iter().filter(|(places, _)| !places.is_empty());
+            regions.extend(filled.map(|(places, is_folded)| Region { block, places, is_folded }));
+            blocks.push(VectorBlock { name, width: of_factored + of_folded, coordinates: recorded });
             parts.push(group);
         }
-        Self { layout: layout.clone(), blocks, parts }
+        Self { layout: layout.clone(), whole: layout.clone(), blocks, regions, parts, factors: None }
+    }
+
+    /// Where the numbers of the folded layers are in a whole vector, if there are any.
+    pub(crate) fn folded_places(&self) -> Option<Range<usize>> {
+        let region = self.regions.iter().find(|region| region.is_folded)?;
+        let before: usize = self.blocks[..region.block].iter().map(|block| block.width).sum();
+        Some(before + region.places.start..before + region.places.end)
+    }
+
+    /// The same for rows that have the layers `whole`, each multiplied by its factor.
+    pub(crate) fn of_rows(self, whole: &Layout, factors: Option<Vec<f32>>) -> Self {
+        Self { whole: whole.clone(), factors, ..self }
+    }
+
+    /// What a part is multiplied by.
+    fn factor(&self, part: &Part) -> f32 {
+        let number = match part {
+            Part::Factored { number, .. } => *number,
+            Part::Folded { .. } => self.layout.factored.len(),
+        };
+        self.factors.as_ref().and_then(|factors| factors.get(number)).copied().unwrap_or(1.0)
     }
 
     /// Numbers in all blocks of one vector.
@@ -281,7 +409,7 @@ impl Flattener {
                         let mut scratch = Scratch::default();
                         for (vector, &row) in out.chunks_mut(about.width.max(1)).zip(rows) {
                             for part in parts {
-                                part.add(gradients, row, &mut scratch, vector);
+                                part.add((gradients, row), self.factor(part), &mut scratch, vector);
                             }
                         }
                     },
@@ -289,6 +417,61 @@ impl Flattener {
                 out
             })
             .collect();
-        Flat { rows: rows.len(), blocks }
+        Flat { rows: rows.len(), blocks, excess: self.excess(gradients, rows), apart: self.apart(gradients, rows) }
+    }
+
+    /// See [`Flat::apart`].
+    fn apart(&self, gradients: &Gradients, rows: &[usize]) -> Vec<f32> {
+        let Some(region) = self.regions.iter().find(|region| region.is_folded) else { return Vec::new() };
+        let folded = self.parts[region.block].iter().find(|part| part.is_folded());
+        let Some(part @ Part::Folded { number, width, place }) = folded else { return Vec::new() };
+        let vectors = gradients.part(*number);
+        if vectors.encoding() != Encoding::Signs || !vectors.has_apart() {
+            return Vec::new();
+        }
+        let mut out = vec![0f32; rows.len() * region.places.len()];
+        out.par_chunks_mut(region.places.len()).zip(rows).for_each(|(out, &row)| {
+            if vectors.apart(row).next().is_none() {
+                return;
+            }
+            let (mut own, mut block) = (vec![0f32; *width], vec![0f32; self.blocks[region.block].width]);
+            vectors.apart(row).for_each(|apart| read_rotated(apart.place as usize, apart.value, &mut own));
+            own.iter_mut().for_each(|value| *value *= self.factor(part));
+            place.add(0, &own, &mut block);
+            out.copy_from_slice(&block[region.places.clone()]);
+        });
+        out
+    }
+
+    /// The squared norms of the gradients of some rows in a block of this width.
+    #[cfg(feature = "curvature")]
+    pub(crate) fn squared_norms(&self, flat: &Flat, block: usize, width: usize) -> Vec<f64> {
+        let regions: Vec<usize> = (0..self.regions.len()).filter(|at| self.regions[*at].block == block).collect();
+        let norm = |row: usize| {
+            let stored = squared_norm_f64(&flat.blocks[block][row * width..(row + 1) * width]);
+            let excess: f64 = regions.iter().map(|region| flat.excess(*region, row)).sum();
+            (stored - excess).max(0.0)
+        };
+        (0..flat.rows).map(norm).collect()
+    }
+
+    /// See [`Flat::excess`].
+    fn excess(&self, gradients: &Gradients, rows: &[usize]) -> Vec<Vec<f32>> {
+        let parts = 2 * self.layout.factored.len() + usize::from(self.layout.folded.is_some());
+        if (0..parts).all(|number| gradients.part(number).encoding() != Encoding::Signs) {
+            return Vec::new();
+        }
+        let mut scratch = Scratch::default();
+        let mut of_region = |region: &Region| {
+            let alone = self.regions.iter().filter(|other| other.block == region.block).count() == 1;
+            let of_region = |part: &&Part| alone || part.is_folded() == region.is_folded;
+            let parts: Vec<&Part> = self.parts[region.block].iter().filter(of_region).collect();
+            let own = |part: &&Part, row: usize, scratch: &mut Scratch| {
+                f64::from(self.factor(part)).powi(2) * part.excess(gradients, row, scratch)
+            };
+            let sum = |row: &usize| parts.iter().map(|part| own(part, *row, &mut scratch)).sum::<f64>();
+            rows.iter().map(sum).map(|excess| excess as f32).collect()
+        };
+        self.regions.iter().map(&mut of_region).collect()
     }
 }

@@ -1,8 +1,11 @@
 //! Flat vectors against outer products written out, and their dot products against the definition.
 
+use super::{norm, row, Flattener, Lengths, Signs};
+use crate::rows::gradient::{Gradients, Layout};
 use crate::vectors::Shape;
-use crate::{AnalysisError, Combine, VectorQuestion, Window};
-use gradlog_format::sketch::Encoding;
+use crate::{AnalysisError, Basis, Combine, FlatVectors, LeftOut, UnitVectors, VectorQuestion, Window};
+use gradlog_format::run::{Origin, Vectors};
+use gradlog_format::sketch::{read_rotated, Encoding};
 use gradlog_testing::{decoded, visits, Draws, Synthetic, Visit};
 use std::collections::BTreeMap;
 
@@ -125,4 +128,70 @@ fn what_cannot_be_is_said() {
     assert!(matches!(ask(&VectorQuestion::new(usize::MAX)), AnalysisError::OutOfRange { .. }));
     let nowhere = VectorQuestion { window: Window::epochs(9..10), ..VectorQuestion::new(100) };
     assert!(matches!(ask(&nowhere), AnalysisError::OutsideRun { .. }));
+}
+
+/// Vectors of signs beside one large number that is kept apart: lengths and cosines against the numbers before rounding.
+#[test]
+fn numbers_kept_apart_are_no_signs() {
+    const WIDTH: usize = 4096;
+    let mut draws = Draws(11);
+    let mut normal = || (0..12).map(|_| draws.number()).sum::<f32>();
+    let shared: Vec<f32> = (0..WIDTH).map(|_| normal()).collect();
+    let size = dot(&shared, &shared).sqrt() as f32;
+    // The large number in units of the length of the others, and what the others share with the first vector.
+    let planted = [(2.0, 1.0), (2.0, 1.0), (-1.0, 0.9), (1.0, 0.0), (0.0, 0.9)];
+    let rest = planted.map(|(_, common): (f32, f32)| {
+        let own = (1.0 - common * common).sqrt();
+        shared.iter().map(|value| common * value + own * normal()).collect::<Vec<f32>>()
+    });
+    let mut exact = rest.clone();
+    exact.iter_mut().zip(planted).for_each(|(all, (large, _))| read_rotated(17, large * size, all));
+    let mut vectors = Vectors::from_rows(Encoding::Signs, WIDTH, &rest).with_origin(Origin::Rotated);
+    vectors.keep_apart(vec![17; planted.len()], planted.map(|(large, _)| large * size).to_vec()).unwrap();
+
+    let layout = Layout { factored: Vec::new(), folded: Some(WIDTH) };
+    let (_, written) = story(Encoding::F32);
+    let flattener = Flattener::new(&layout, written.run().manifest(), Shape::whole(WIDTH));
+    let rows: Vec<usize> = (0..planted.len()).collect();
+    let flat = flattener.flatten(&Gradients::made(vec![vectors]), &rows);
+    let lengths = rows.iter().map(|at| {
+        let mut lengths = Lengths::default();
+        lengths.add(1.0, flat.excess(0, *at), 0.0);
+        lengths
+    });
+    let lengths: Vec<Lengths> = lengths.collect();
+    let places = flattener.folded_places().unwrap();
+    let values = flat.blocks[0].clone();
+    let norms: Vec<f64> = values
+        .chunks(WIDTH)
+        .zip(&lengths)
+        .enumerate()
+        .map(|(at, (vector, lengths))| norm(vector, &places, row(&flat.apart, WIDTH, at), lengths))
+        .collect();
+    for (found, exact) in norms.iter().zip(&exact) {
+        assert!((found / dot(exact, exact).sqrt() - 1.0).abs() < 0.03, "{found} for {}", dot(exact, exact).sqrt());
+    }
+    let signs = Signs { places, norms: lengths.iter().map(|lengths| lengths.norms).collect(), apart: flat.apart };
+    let unit = UnitVectors::new(FlatVectors {
+        combine: Combine::Visits,
+        blocks: flattener.blocks.clone(),
+        examples: rows.iter().map(|row| *row as u64).collect(),
+        steps: vec![0; rows.len()],
+        visits: vec![1; rows.len()],
+        labels: vec![None; rows.len()],
+        length: WIDTH,
+        values,
+        basis: Basis::default(),
+        norms,
+        signs: Some(signs),
+        left_out: LeftOut::default(),
+        damage: None,
+    });
+    for position in rows {
+        for other in unit.neighbors(position, unit.len()) {
+            let (x, y) = (&exact[position], &exact[other.position]);
+            let cosine = dot(x, y) / (dot(x, x) * dot(y, y)).sqrt();
+            assert!((f64::from(other.cosine) - cosine).abs() < 0.04, "{position}: {other:?} for {cosine}");
+        }
+    }
 }

@@ -127,7 +127,7 @@ impl Walk<'_> {
             window: self.window,
             sweeps: &Sweeps::default(),
             rule: RULE,
-            gradient: WantedGradient::Whole(&self.flattener.layout, self.run.manifest()),
+            gradient: WantedGradient::Whole(&self.flattener.whole, self.run.manifest()),
         };
         let rows = reader.read(block)?;
         let examples = column::u64s(block, Column::Example)?;
@@ -196,7 +196,7 @@ impl Walk<'_> {
             if unusable.is_empty() {
                 return Ok(());
             }
-            let nothing = Flat { rows: 0, blocks: vec![Vec::new(); self.flattener.blocks.len()] };
+            let nothing = Flat { blocks: vec![Vec::new(); self.flattener.blocks.len()], ..Flat::default() };
             let (visits, details) = rows.select(&unusable);
             each(&visits, &details, &nothing)
         };

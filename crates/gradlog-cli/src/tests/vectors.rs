@@ -306,6 +306,9 @@ fn export_is_the_vectors() {
             examples.data().chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap())).collect();
         assert_eq!(ids, expected.examples);
         assert!(read.tensor("label").is_ok());
+        let norms = read.tensor("norm").unwrap();
+        let norms = norms.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        assert!(norms.zip(&expected.norms).all(|(found, norm)| found == *norm as f32));
     }
     let (code, _, words) = gradlog(&written, "export", &["--out", path, "--numbers", "0"]);
     assert_eq!((code, out.exists()), (2, false), "{words}");
@@ -325,12 +328,12 @@ fn export_to_numpy_holds_the_same() {
     let other = std::fs::read(&tensors).unwrap();
     let other = SafeTensors::deserialize(&other).unwrap();
     let rows = other.tensor("vectors").unwrap().shape()[0];
-    let names = ["example", "step", "visits", "label", "vectors"];
+    let names = ["example", "step", "visits", "label", "norm", "vectors"];
     let header = String::from_utf8_lossy(&bytes[10..10 + usize::from(bytes[8]) + 256 * usize::from(bytes[9])]);
     assert!(header.contains(&format!("'shape': ({rows}, )")), "{header}");
     let places: Vec<usize> = names.iter().map(|name| header.find(&format!("('{name}', ")).unwrap()).collect();
     assert!(places.is_sorted(), "{header}");
-    let record = 4 * 8 + 12 * 4;
+    let record = 4 * 8 + 4 + 12 * 4;
     for (row, bytes) in bytes[bytes.len() - rows * record..].chunks_exact(record).enumerate() {
         let mut at = 0;
         for name in names.iter() {

@@ -58,6 +58,9 @@ pub enum BlockKind {
     Checkpoints = 8,
     /// One row for each training example that a replay took through the model at a checkpoint.
     Sweeps = 9,
+    /// One row for each change of what trains a layer: its learning rate relative to the step's, or whether its
+    /// parameters change at all.
+    LayerRates = 10,
     /// One row for each check of recorded gradients.
     Checks = 11,
 }
@@ -65,7 +68,7 @@ pub enum BlockKind {
 impl BlockKind {
     /// The kind of a number in the file, or `None` for one that a newer version added.
     pub fn from_code(code: u16) -> Option<Self> {
-        const ALL: [BlockKind; 9] = [
+        const ALL: [BlockKind; 10] = [
             BlockKind::Visits,
             BlockKind::Steps,
             BlockKind::Probes,
@@ -74,6 +77,7 @@ impl BlockKind {
             BlockKind::End,
             BlockKind::Checkpoints,
             BlockKind::Sweeps,
+            BlockKind::LayerRates,
             BlockKind::Checks,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == code)

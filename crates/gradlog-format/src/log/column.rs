@@ -116,6 +116,12 @@ pub enum Column {
     Abandoned = 73,
     /// Steps of which the log knows nothing (u64), in gap blocks: the training resumed behind the end of the log.
     UnknownSteps = 74,
+    /// Number of a layer in the manifest (u32), in layer-rate blocks.
+    Layer = 76,
+    /// A layer's learning rate divided by that of the step, from the row's step on (f32), in layer-rate blocks.
+    RateFactor = 77,
+    /// Whether a layer's parameters change, from the row's step on (u8, 0 or 1), in layer-rate blocks.
+    Trained = 78,
     /// Number of examples that a check compared (u32), in check blocks.
     Checked = 80,
     /// What a check found (u32), one bit for each [`FindingKind`](super::FindingKind), in check blocks.
@@ -139,7 +145,7 @@ impl Column {
     /// In [`Column::Label`] and [`Column::Prediction`]: no class. Example: the target is ignored.
     pub const NO_CLASS: u32 = u32::MAX;
 
-    const ALL: [Column; 52] = [
+    const ALL: [Column; 55] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -189,6 +195,9 @@ impl Column {
         Column::Checksum,
         Column::Abandoned,
         Column::UnknownSteps,
+        Column::Layer,
+        Column::RateFactor,
+        Column::Trained,
         Column::Checked,
         Column::Findings,
         Column::Text,
@@ -300,6 +309,9 @@ impl Column {
             | Column::Checksum
             | Column::Abandoned
             | Column::UnknownSteps
+            | Column::Layer
+            | Column::RateFactor
+            | Column::Trained
             | Column::Checked
             | Column::Findings
             | Column::Text => ColumnRole::Run,
@@ -314,6 +326,7 @@ impl Column {
             | Column::PredictionScore
             | Column::Name
             | Column::Text
+            | Column::Trained
             | Column::InputRounding
             | Column::DeltaRounding
             | Column::FoldedRounding => Some(Cells::U8),
@@ -327,6 +340,7 @@ impl Column {
             | Column::InputPlaces
             | Column::DeltaPlaces
             | Column::FoldedPlaces
+            | Column::Layer
             | Column::Checked
             | Column::Findings
             | Column::Checksum => Some(Cells::U32),
@@ -354,7 +368,8 @@ impl Column {
             | Column::FoldedApart
             | Column::CurvatureWeight
             | Column::Momentum
-            | Column::WeightDecay => Some(Cells::F32),
+            | Column::WeightDecay
+            | Column::RateFactor => Some(Cells::F32),
             Column::InputScale | Column::DeltaScale | Column::FoldedScale => Some(Cells::Bf16),
             Column::Input | Column::Delta | Column::Folded => None,
         }

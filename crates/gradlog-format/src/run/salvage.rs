@@ -303,7 +303,8 @@ impl<'run> Salvage<'run> {
         if block.is_replayed() {
             // A replay is no resumption, although its steps go back. Its segments hold nothing else.
             self.header_is_lost = false;
-        } else if has_steps(header) {
+        } else if has_steps(header) && block.kind() != Some(BlockKind::LayerRates) {
+            // Layer rates are said of earlier steps, once they are seen.
             // Otherwise steps go back only where a training resumed.
             if let (true, Some((last, _))) = (self.header_is_lost, self.last) {
                 if header.first_step < last {

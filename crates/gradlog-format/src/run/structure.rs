@@ -18,6 +18,7 @@ fn required(kind: BlockKind) -> &'static [Column] {
         BlockKind::End => &[Column::Visits, Column::Dropped],
         BlockKind::Checkpoints => &[Column::Step, Column::Epoch, Column::Bytes, Column::Checksum],
         BlockKind::Sweeps => &[Column::Example, Column::Step, Column::Epoch, Column::Mode],
+        BlockKind::LayerRates => &[Column::Step, Column::Layer],
         BlockKind::Checks => &[Column::Step, Column::Epoch, Column::Checked, Column::Findings, Column::Text],
     }
 }

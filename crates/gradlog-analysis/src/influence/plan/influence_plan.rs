@@ -10,6 +10,7 @@ use crate::influence::question::InfluenceQuestion;
 use crate::rows::basis::Uses;
 use crate::rows::driver::{blocks_in_flight, fold_each};
 use crate::rows::gradient::Layout;
+use crate::rows::layer_rates::LayerRates;
 use crate::rows::sweep::{Sweeps, Untrained};
 use crate::{rows::column, AnalysisError, Basis};
 use gradlog_format::log::Column;
@@ -31,6 +32,8 @@ pub struct InfluencePlan<'run> {
     pub(in crate::influence) index: Index,
     /// The layers that count.
     pub(in crate::influence) layout: Layout,
+    /// What multiplies the learning rate of each of them: of the factored ones, then of the folded vector.
+    pub(in crate::influence) factors: Vec<f32>,
     /// What is known of the sweeps, if the question is on these.
     pub(in crate::influence) sweeps: Sweeps,
     /// What the answer rests on, but for what it leaves out.
@@ -71,6 +74,9 @@ impl<'run> InfluencePlan<'run> {
         let index = Index::build(run, question, progress)?;
         let layout = index.layout.select_layers(&question.layers, &run.manifest().layers)?;
         let layers = &run.manifest().layers;
+        let factors = LayerRates::read(run)?.in_window(run, &question.window, &index.layout, true)?;
+        let layout = factors.trained(&layout, "influence")?;
+        let factors = factors.of(&layout);
         let basis = Basis::of(run, &question.window, sweeps.rows(), Uses::Steps)?;
         let basis = basis.of_layers(run.manifest(), &layout.layer_numbers(&index.layout, layers));
         let scheme = Scheme::new(&layout, layers, &run.manifest().fold_places(), question.sketch_errors);
@@ -80,6 +86,7 @@ impl<'run> InfluencePlan<'run> {
             question,
             index,
             layout,
+            factors,
             sweeps,
             basis,
             scheme,

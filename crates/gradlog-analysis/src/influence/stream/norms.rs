@@ -18,7 +18,7 @@ use gradlog_format::run::{Block, ReadError};
 fn squared_norms(
     block: &Block,
     layout: &Layout,
-    exact: bool,
+    (exact, factors): (bool, &[f32]),
     gradients: &Gradients,
     rows: &[usize],
 ) -> Result<Vec<f64>, ReadError> {
@@ -31,9 +31,10 @@ fn squared_norms(
     let row_norm = |&row: &usize| {
         let layers = layout.factored.iter().enumerate().map(|(number, layer)| {
             let bias = if layer.bias { 1.0 } else { 0.0 };
-            (part(2 * number, row) + bias) * part(2 * number + 1, row)
+            f64::from(factors[number]) * (part(2 * number, row) + bias) * part(2 * number + 1, row)
         });
-        layers.sum::<f64>() + layout.folded.map_or(0.0, |_| part(2 * layout.factored.len(), row))
+        let count = layout.factored.len();
+        layers.sum::<f64>() + layout.folded.map_or(0.0, |_| f64::from(factors[count]) * part(2 * count, row))
     };
     Ok(rows.iter().map(row_norm).collect())
 }
@@ -52,12 +53,19 @@ fn to_unit(squared_norm: f64) -> f64 {
     }
 }
 
-/// Brings the stored parts of a probe's gradient to unit length. One factor of each layer is enough.
+/// Brings the stored parts of a probe's gradient to unit length.
 pub(super) fn make_unit(parts: &mut [Stored], layout: &Layout, squared_norm: f64) {
-    let factor = to_unit(squared_norm) as f32;
-    for (number, part) in parts.iter_mut().enumerate() {
-        if number % 2 == 1 || number == 2 * layout.factored.len() {
-            part.scale(factor);
+    let layers = layout.factored.len() + usize::from(layout.folded.is_some());
+    scale_layers(parts, layout, &vec![to_unit(squared_norm) as f32; layers]);
+}
+
+/// Multiplies the layers of a probe's gradient by `factors`: the factored ones, then the folded vector. One of the two
+/// vectors of a factored layer is enough.
+pub(super) fn scale_layers(parts: &mut [Stored], layout: &Layout, factors: &[f32]) {
+    for (number, factor) in factors.iter().enumerate().filter(|(_, factor)| **factor != 1.0) {
+        let part = if number < layout.factored.len() { 2 * number + 1 } else { 2 * number };
+        if let Some(part) = parts.get_mut(part) {
+            part.scale(*factor);
         }
     }
 }
@@ -70,7 +78,11 @@ impl InfluencePlan<'_> {
         gradients: &Gradients,
         rows: &[usize],
     ) -> Result<Vec<f64>, ReadError> {
-        squared_norms(block, &self.layout, self.layout == self.index.layout, gradients, rows)
+        // A cosine goes by the gradients alone, a self-influence by their learning rates too.
+        let ones = vec![1.0; self.factors.len()];
+        let factors = if self.question.normalization == Normalization::Relatif { &self.factors } else { &ones };
+        let exact = self.layout == self.index.layout && factors.iter().all(|factor| *factor == 1.0);
+        squared_norms(block, &self.layout, (exact, factors), gradients, rows)
     }
 }
 

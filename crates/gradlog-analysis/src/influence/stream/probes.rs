@@ -4,7 +4,7 @@
 //! not grow with the number of probe times.
 
 use super::block_visits::Lent;
-use super::norms::make_unit;
+use super::norms::{make_unit, scale_layers};
 use crate::influence::plan::index::Record;
 use crate::influence::plan::{InfluencePlan, Pass};
 use crate::influence::products::{ProbeSide, Stored};
@@ -70,6 +70,9 @@ impl InfluencePlan<'_> {
                     let rows: Vec<usize> = wanted.iter().map(|&(_, _, row)| row).collect();
                     let norms = self.squared_norms(&self.index.blocks[block], &gradients, &rows)?;
                     stored.iter_mut().zip(norms).for_each(|(parts, norm)| make_unit(parts, layout, norm));
+                }
+                for parts in &mut stored {
+                    scale_layers(parts, layout, &self.factors);
                 }
                 Ok(stored)
             })

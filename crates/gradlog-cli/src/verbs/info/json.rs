@@ -86,6 +86,7 @@ impl Contents<'_> {
             "recorded_parameters": summary.recorded_parameters,
             "model_parameters": manifest.model_parameters,
             "coverage": summary.coverage,
+            "untrained_layers": summary.untrained_layers,
             "untapped": summary.untapped,
             "layers": layers,
             "probes": sets(&summary.probes, "visits"),

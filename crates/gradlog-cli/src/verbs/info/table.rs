@@ -83,6 +83,9 @@ impl Contents<'_> {
             let what = format!("a layer had no gradient in {} visits, where it counts as zero", summary.detached);
             pairs.push(("detached", what));
         }
+        if !summary.untrained_layers.is_empty() {
+            pairs.push(("not trained", summary.untrained_layers.join(", ")));
+        }
         if !summary.untapped.is_empty() {
             pairs.push(("not recorded", summary.untapped.join(", ")));
         }

@@ -1,0 +1,123 @@
+//! Learning rates of single layers, as the loop tells them, and layers that no step changes, as they are seen: from
+//! there into blocks of kind LayerRates (FORMAT.md, "Layer rates").
+
+use super::message::Message;
+use super::queue::Sent;
+use super::state::State;
+use super::watch::Seen;
+use crate::step::StepInfo;
+use crate::taps::Registered;
+use gradlog_format::log::{BlockBuilder, BlockKind, Cells, Column};
+use std::collections::BTreeMap;
+
+/// Factors that differ by less are the same: a schedule divides two rates anew in each step.
+const TOLERANCE: f32 = 1e-5;
+
+/// Of each layer whose rate is told, its number and its rate divided by that of the step.
+///
+/// # Errors
+/// In words, for a layer that is not tapped, a rate that is no rate, and a step whose own rate is 0.
+pub(super) fn rate_factors(layers: &[Registered], info: &StepInfo) -> Result<Vec<(u32, f32)>, String> {
+    let factor = |(name, rate): &(String, f64)| {
+        let Some(number) = layers.iter().position(|layer| layer.name == *name) else {
+            let known: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+            return Err(format!(
+                "a learning rate was given for layer `{name}`, but the tapped layers are {}",
+                known.join(", ")
+            ));
+        };
+        if !(rate.is_finite() && *rate >= 0.0) {
+            return Err(format!(
+                "a learning rate of {rate} for layer `{name}` is not allowed: give 0 or a positive number"
+            ));
+        }
+        let factor = (rate / info.learning_rate) as f32;
+        if !(factor.is_finite() && info.learning_rate > 0.0) {
+            return Err(format!(
+                "layer `{name}` has a learning rate of its own, so the step's must be above 0: give that of the largest group"
+            ));
+        }
+        Ok((number as u32, factor))
+    };
+    info.layer_rates.iter().map(factor).collect()
+}
+
+/// The factors that the log holds.
+#[derive(Debug, Default)]
+pub(super) struct RatesTold(BTreeMap<u32, f32>);
+
+impl RatesTold {
+    /// The log says something of the first `layers` layers that is out of date.
+    pub(super) fn new(layers: u32) -> Self {
+        Self((0..layers).map(|layer| (layer, f32::NAN)).collect())
+    }
+
+    /// The rows for what has changed at `step`, if anything has. A layer that is not among `factors` has the factor 1.
+    pub(super) fn take_changes(&mut self, step: u64, factors: &[(u32, f32)]) -> Option<BlockBuilder> {
+        if factors.is_empty() && self.0.is_empty() {
+            return None;
+        }
+        let mut now: BTreeMap<u32, f32> = self.0.keys().map(|layer| (*layer, 1.0)).collect();
+        now.extend(factors.iter().copied());
+        let is_same = |layer: &u32, factor: f32| {
+            let before = self.0.get(layer).copied().unwrap_or(1.0);
+            (before - factor).abs() <= TOLERANCE * factor
+        };
+        let changes: Vec<(u32, f32)> = now.into_iter().filter(|(layer, factor)| !is_same(layer, *factor)).collect();
+        if changes.is_empty() {
+            return None;
+        }
+        self.0.extend(changes.iter().copied());
+        let mut rows = BlockBuilder::new(BlockKind::LayerRates);
+        rows.u64s(Column::Step, changes.iter().map(|_| step));
+        rows.u32s(Column::Layer, changes.iter().map(|(layer, _)| *layer));
+        rows.f32s(Column::RateFactor, changes.iter().map(|(_, factor)| *factor));
+        rows.advance(changes.len() as u32, step, 0);
+        Some(rows)
+    }
+}
+
+/// The rows for layers that were looked at.
+pub(super) fn seen_rows(seen: &[Seen]) -> BlockBuilder {
+    let mut rows = BlockBuilder::new(BlockKind::LayerRates);
+    rows.u64s(Column::Step, seen.iter().map(|seen| seen.step));
+    rows.u32s(Column::Layer, seen.iter().map(|seen| seen.layer));
+    rows.column(Column::Trained, Cells::U8, 1).extend(seen.iter().map(|seen| u8::from(seen.trained)));
+    seen.iter().for_each(|seen| rows.advance(1, seen.step, 0));
+    rows
+}
+
+impl State {
+    /// Looks at the layers' parameters before a training step, and hands over what is new.
+    pub(super) fn look_at_layers(&mut self) {
+        let seen = self.watch.look_before(self.step, &self.layers);
+        self.send_seen(seen, false);
+    }
+
+    /// Looks once more when the training has ended.
+    pub(super) fn look_at_layers_at_end(&mut self) {
+        if self.replayed.is_none() {
+            let seen = self.watch.look_at_end(self.step);
+            self.send_seen(seen, true);
+        }
+    }
+
+    /// What the queue has no room for waits for the next look. An error shows at the next pass.
+    fn send_seen(&mut self, seen: Vec<Seen>, wait: bool) {
+        self.unsent_layers.extend(seen);
+        // Rows of a block are in the order of their steps.
+        self.unsent_layers.sort_by_key(|seen| seen.step);
+        if self.unsent_layers.is_empty() {
+            return;
+        }
+        let (unsent, Some(queue)) = (self.unsent_layers.clone(), &mut self.queue) else { return };
+        let message = Message::LayersSeen(unsent);
+        let sent = match wait {
+            true => queue.send_unless_hurried(message, 0).map(|()| Sent::Yes),
+            false => queue.send(message, 0),
+        };
+        if matches!(sent, Ok(Sent::Yes)) {
+            self.unsent_layers.clear();
+        }
+    }
+}
