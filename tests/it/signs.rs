@@ -105,8 +105,8 @@ fn lengths_cosines_and_clusters_are_those_of_the_gradients() {
         let error = (squares / f64::from(count)).sqrt();
         assert!(error < 0.07, "{combine:?}: {error}");
         assert!(worst_equal > 0.999, "{combine:?}: {worst_equal}");
-        // One cluster of all: its center is the mean of the unit gradients. Each has one that is equal to it, and nearly
-        // parallel ones at its other visits, whose products with it are too large in a sum.
+        // One cluster of all: its center is the mean of the unit gradients. Each has one that is equal to it, and
+        // nearly parallel ones at its other visits, whose products with it are too large in a sum.
         let units: Vec<Vec<f32>> = truth.iter().map(|g| g.iter().map(|v| v / norm(g) as f32).collect()).collect();
         let cohesion = norm(&mean(&units));
         let found = unit.clusters(1, 10, 0).clusters[0].cohesion;

@@ -77,8 +77,8 @@ pub struct ExampleVisit {
     pub label: Option<u32>,
     /// The predicted class; of several predictions, the one that the log keeps.
     pub prediction: Option<u32>,
-    /// `‖g‖²` of the example's own gradient, of the layers that are trained. `None` also where the loss gave the example no weight, so that its
-    /// gradient was not seen.
+    /// `‖g‖²` of the example's own gradient, of the layers that are trained. `None` also where the loss gave the
+    /// example no weight, so that its gradient was not seen.
     pub squared_norm: Option<f64>,
     /// Whether the squared norm is an estimate from a sketch, and not exact.
     pub is_norm_estimated: bool,

@@ -28,7 +28,8 @@ impl LayerNorms<'_> {
     /// Corrects the squared norms of the rows of a block, as [`Column::SquaredNorm`] holds them.
     ///
     /// # Errors
-    /// [`AnalysisError::OutOfRange`] if layers that share the folded vector have several rates; [`AnalysisError::Read`].
+    /// [`AnalysisError::OutOfRange`] if layers that share the folded vector have several rates;
+    /// [`AnalysisError::Read`].
     pub(crate) fn correct(&self, block: &Block, norms: &mut [f32]) -> Result<(), AnalysisError> {
         let layout = Layout::read(block, self.manifest);
         if self.rates.is_empty() || layout.is_empty() {

@@ -2,8 +2,9 @@
 //!
 //! Each vector belongs to the center with which it has the largest cosine, and each center is the unit mean of its
 //! vectors. A vector that is made of signs has a product with itself that is too large. That of a vector with its own
-//! center leaves it out, and so does the length of the center. Its products with others in the cluster are right up to a
-//! cosine of about 0.5, and up to π/2 times too large beyond, so a cluster of near-duplicates looks denser than it is. Centers begin as in k-means++ (Arthur and Vassilvitskii 2007), drawn by `1 − cosine`, from the given seed;
+//! center leaves it out, and so does the length of the center. Its products with others in the cluster are right up to
+//! a cosine of about 0.5, and up to π/2 times too large beyond, so a cluster of near-duplicates looks denser than it
+//! is. Centers begin as in k-means++ (Arthur and Vassilvitskii 2007), drawn by `1 − cosine`, from the given seed;
 //! the same seed gives the same clusters whatever the number of threads.
 
 use super::unit_vectors::UnitVectors;

@@ -12,8 +12,8 @@
 //! A mean `Σ w_t x̂_t` of several visits has `⟨·,·⟩ = Σ w_t w_u ‖x_t‖‖x_u‖·arcsin ρ_tu`. [`Lengths`] keeps what splits
 //! its squared length into the terms of one visit with itself, where `ρ = 1`, and those of different visits, of which
 //! it takes the sine of the mean arcsine. For one visit this is exact in expectation. `probes` are never stored as
-//! signs, so products of a visit with a probe need none of this. Numbers that are kept apart are no signs, so `x` is here
-//! without them, and what they add to a vector is known apart.
+//! signs, so products of a visit with a probe need none of this. Numbers that are kept apart are no signs, so `x` is
+//! here without them, and what they add to a vector is known apart.
 
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
 

@@ -51,8 +51,8 @@ pub enum Combine {
 ///
 /// * `⟨v, v'⟩` of two rows is `‖g‖‖g'‖·arcsin ρ` in the folded layers, `ρ` the cosine of the two gradients there. That
 ///   is within 5 % of the dot product up to `ρ = 0.5`, and 57 % too large at `ρ = 1`.
-/// * `‖v‖²` of a single visit is π/2 times too large in the folded layers. [`FlatVectors::norms`] has the lengths of the
-///   gradients, so the cosine of two rows is `⟨v, v'⟩ / (norm·norm')`.
+/// * `‖v‖²` of a single visit is π/2 times too large in the folded layers. [`FlatVectors::norms`] has the lengths of
+///   the gradients, so the cosine of two rows is `⟨v, v'⟩ / (norm·norm')`.
 ///
 /// [`UnitVectors`](crate::UnitVectors) corrects both. Exact and 8-bit sketches need no correction.
 #[derive(Debug, Clone)]

@@ -130,7 +130,8 @@ fn what_cannot_be_is_said() {
     assert!(matches!(ask(&nowhere), AnalysisError::OutsideRun { .. }));
 }
 
-/// Vectors of signs beside one large number that is kept apart: lengths and cosines against the numbers before rounding.
+/// Vectors of signs beside one large number that is kept apart: lengths and cosines against the numbers before
+/// rounding.
 #[test]
 fn numbers_kept_apart_are_no_signs() {
     const WIDTH: usize = 4096;

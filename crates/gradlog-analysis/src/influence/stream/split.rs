@@ -51,8 +51,8 @@ pub struct Split {
     pub parts: Vec<Part>,
     /// `[pairs, parts]`, in the order in which the pairs were asked for; 0 where an example has no visit there.
     pub scores: Vec<f64>,
-    /// One standard deviation of the sketch error of each, as `scores`. Errors by layer add up to more than that of the
-    /// score, because independent errors add by their squares. Empty without
+    /// One standard deviation of the sketch error of each, as `scores`. Errors by layer add up to more than that of
+    /// the score, because independent errors add by their squares. Empty without
     /// [`InfluenceQuestion::sketch_errors`](crate::InfluenceQuestion::sketch_errors).
     pub errors: Vec<f64>,
     /// Where the run stopped being readable, if it did; the parts are then of what came before.
