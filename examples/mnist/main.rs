@@ -161,7 +161,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     for epoch in 0..arguments.epochs {
         recorder.set_epoch(epoch);
         // The test images are the probes. They are recorded before each epoch, to measure the influence of its steps.
-        let accuracy = probe(&mut recorder, &model, test, &test_batches, &device)?;
+        let accuracy = probe(&mut recorder, (&model, arguments.depth), test, &test_batches, &device)?;
         let mut loss_sum = 0.0;
         for ids in support::batches(train.len(), BATCH, arguments.seed, epoch) {
             let progress = step as f64 / steps as f64;
@@ -189,7 +189,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
             start.elapsed().as_secs_f64()
         );
     }
-    let accuracy = probe(&mut recorder, &model, test, &test_batches, &device)?;
+    let accuracy = probe(&mut recorder, (&model, arguments.depth), test, &test_batches, &device)?;
     let summary = recorder.finish()?;
     println!("\ntest accuracy after the last epoch: {:.1} %", 100.0 * accuracy);
     println!("recorded {summary}\n");
@@ -197,13 +197,21 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
 }
 
 /// Records the test images as the probe set `test`. Returns the accuracy on them.
-fn probe(recorder: &mut Recorder, model: &Cnn, test: &Digits, batches: &[Vec<u64>], device: &Device) -> Result<f64> {
+fn probe(
+    recorder: &mut Recorder,
+    (model, depth): (&Cnn, Depth),
+    test: &Digits,
+    batches: &[Vec<u64>],
+    device: &Device,
+) -> Result<f64> {
     let mut right = 0.0;
     for ids in batches {
         let (x, y) = test.batch(ids, device)?;
         let mut pass = recorder.probe("test", ids)?;
         let (features, logits) = model.forward(&x)?;
-        pass.features(&features);
+        if depth == Depth::Last {
+            pass.features(&features);
+        }
         let loss = pass.cross_entropy(&logits, &y)?;
         loss.backward()?;
         pass.commit()?;
