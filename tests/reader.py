@@ -665,6 +665,10 @@ def numbers_of(block, names):
     if any(name != "Clip" and not block.has(name) for name in names):
         return None, np.zeros(block.kept, bool)
     numbers = np.array([block.optional(name, 1.0) for name in names], "f8").reshape(len(names), block.kept)
+    if "SquaredNorm" in names:
+        # A negative number v stands for the square v².
+        norms = numbers[names.index("SquaredNorm")]
+        numbers[names.index("SquaredNorm")] = np.where(norms < 0, norms * norms, norms)
     flags = block.optional("Flags", 0).astype("u1")
     return numbers, np.isfinite(numbers).all(axis=0) & (flags & NOT_FINITE == 0)
 
@@ -675,13 +679,14 @@ def in_order(run, rows):
 
 
 def scores(run, name):
-    columns = FORMULAS[name]
+    columns, had = FORMULAS[name], []
 
     def read(block):
         if block.kind != "Visits":
             return []
         ids, steps = block.column("Example").tolist(), block.column("Step").tolist()
         numbers, counts = numbers_of(block, columns)
+        had.append(numbers is not None)
         if name == "grand":
             counts = counts & (block.optional("Flags", 0).astype("u1") & NO_WEIGHT == 0)
         if name == "forgetting" and (block.optional("Positions", 1) > 1).any():
@@ -695,6 +700,10 @@ def scores(run, name):
     for _, _, example, values in in_order(run, [row for rows in blocks for row in rows]):
         by_example[example].extend([] if values is None else [values])
     rows = [{"example": e, "visits": len(v), "score": score_of(name, v)} for e, v in sorted(by_example.items())]
+    if damage and not rows:
+        raise NotARun(f"damaged before the first visit: {damage}")
+    if had and not any(had):
+        raise NotARun(f"the run was recorded without {columns}")
     return {"score": name, "rows": rows, "damage": damage}
 
 
