@@ -1,6 +1,6 @@
 //! The few numbers of a vector that are kept exactly, beside the rounded rest.
 
-use gradlog_kernels::simd::vectorized;
+use gradlog_kernels::simd::{squared_norm_f64, vectorized};
 
 /// The most numbers of one vector that are kept apart.
 pub const APART_MAX: usize = 8;
@@ -53,7 +53,8 @@ const FLOOR: f32 = 0.01;
 /// One pass over `values`, and a second one for those with a large number.
 pub fn choose_apart(values: &[f32], rest: Rest, chosen: &mut Vec<Apart>) {
     chosen.clear();
-    let (largest, squares) = measure(values);
+    let (lanes, squares) = measure(values);
+    let largest = f32::from_bits(lanes.into_iter().max().unwrap_or(0));
     if !largest.is_finite() || largest == 0.0 || values.len() >= u32::MAX as usize {
         return;
     }
@@ -65,7 +66,16 @@ pub fn choose_apart(values: &[f32], rest: Rest, chosen: &mut Vec<Apart>) {
     if !worth_a_look {
         return;
     }
-    let (top, nonzero) = find_largest(values, largest * FLOOR);
+    let high = highest(lanes);
+    if rest == Rest::Rounded && !may_save_bits(&high, values.len()) {
+        return;
+    }
+    // All that enter are at least as large as the last of `high`.
+    let floor = (largest * FLOOR).max(high[APART_MAX].next_down());
+    let (top, nonzero) = vectorized(
+        #[inline(always)]
+        || find_largest(values, floor),
+    );
     // The largest magnitude that is left without the first `k`, over the largest of all.
     let left_over = |k: usize| match top.get(k) {
         Some(apart) => apart.value.abs() / largest,
@@ -92,38 +102,81 @@ pub fn choose_apart(values: &[f32], rest: Rest, chosen: &mut Vec<Apart>) {
     chosen.extend(top.into_iter().take(count));
 }
 
-/// The largest magnitude (NaN or infinity if any number is) and the sum of squares.
-fn measure(values: &[f32]) -> (f32, f64) {
-    vectorized(
+/// Numbers that are looked at in one go.
+const LANES: usize = 32;
+
+/// The largest numbers of [`APART_MAX`]` + 1` different lanes, largest first. The `k`-th of them is at most the `k`-th
+/// largest magnitude of all.
+type High = [f32; APART_MAX + 1];
+
+fn highest(mut lanes: [u32; LANES]) -> High {
+    lanes.sort_unstable_by(|a, b| b.cmp(a));
+    let mut high = [0f32; APART_MAX + 1];
+    high.iter_mut().zip(lanes).for_each(|(high, bits)| *high = f32::from_bits(bits));
+    high
+}
+
+/// Whether keeping some of `n` numbers apart may save bits. A vector with zeros has fewer that count, and saves less.
+fn may_save_bits(high: &High, n: usize) -> bool {
+    (1..=APART_MAX).any(|k| (n as f32) * (high[k] / high[0]).log2() + BITS * (k as f32) < 0.0)
+}
+
+/// The largest magnitude of each lane as bits, whose order is that of the magnitudes and then of infinity and NaN, and
+/// the sum of all squares.
+fn measure(values: &[f32]) -> ([u32; LANES], f64) {
+    let (lanes, squares) = vectorized(
         #[inline(always)]
         || {
-            let mut bits = 0u32;
-            let mut squares = [0f64; 16];
-            for chunk in values.chunks(16) {
-                for (square, value) in squares.iter_mut().zip(chunk) {
-                    bits = bits.max(value.to_bits() & 0x7FFF_FFFF);
-                    *square += f64::from(*value) * f64::from(*value);
-                }
+            let (mut bits, mut squares) = ([0u32; LANES], [0f32; LANES]);
+            let chunks = values.chunks_exact(LANES);
+            let rest = chunks.remainder();
+            let mut add = |lane: usize, value: f32| {
+                bits[lane] = bits[lane].max(value.to_bits() & 0x7FFF_FFFF);
+                squares[lane] += value * value;
+            };
+            for chunk in chunks {
+                (0..LANES).for_each(|lane| add(lane, chunk[lane]));
             }
-            (f32::from_bits(bits), squares.iter().sum())
+            rest.iter().enumerate().for_each(|(lane, value)| add(lane, *value));
+            (bits, squares.iter().sum::<f32>())
         },
-    )
+    );
+    let squares = f64::from(squares);
+    // Squares of tiny and of huge numbers need more room than an f32 has.
+    if (1e-30..1e30).contains(&squares) {
+        (lanes, squares)
+    } else {
+        (lanes, squared_norm_f64(values))
+    }
 }
 
 /// The [`APART_MAX`]` + 1` largest numbers whose magnitude is above `floor`, largest first, and the count of nonzero
 /// numbers.
+#[inline(always)]
 fn find_largest(values: &[f32], floor: f32) -> (Vec<Apart>, usize) {
     let mut top: Vec<Apart> = Vec::with_capacity(APART_MAX + 2);
     let mut least = floor;
     let mut nonzero = 0;
-    for (place, &value) in values.iter().enumerate() {
-        nonzero += usize::from(value != 0.0);
-        if value.abs() > least {
-            let at = top.partition_point(|other| other.value.abs() >= value.abs());
-            top.insert(at, Apart { place: place as u32, value });
-            top.truncate(APART_MAX + 1);
-            if let Some(last) = top.get(APART_MAX) {
-                least = last.value.abs();
+    for (number, chunk) in values.chunks(LANES).enumerate() {
+        // Most chunks have no number that enters, and these two loops have no branch.
+        let mut largest = 0f32;
+        let mut used = 0u32;
+        for value in chunk {
+            largest = largest.max(value.abs());
+            used += u32::from(*value != 0.0);
+        }
+        nonzero += used as usize;
+        if largest <= least {
+            continue;
+        }
+        for (place, &value) in (number * LANES..).zip(chunk) {
+            if value.abs() > least {
+                let at = top.partition_point(|other| other.value.abs() >= value.abs());
+                top.insert(at, Apart { place: place as u32, value });
+                top.truncate(APART_MAX + 1);
+                if let Some(last) = top.get(APART_MAX) {
+                    least = last.value.abs();
+                }
             }
         }
     }

@@ -133,15 +133,36 @@ fn round_half(x: f32, random: u32) -> f16 {
     f16::from_f32(f32::from_bits(bits & !0x1FFF))
 }
 
+/// What a place adds to the seed: 2^32 divided by the golden ratio, made odd.
+const GOLDEN: u32 = 0x9E37_79B9;
+
 /// Random number `place` of the stream that `seed` names: the finalizer of a 32-bit hash with two rounds (Wellons 2018,
 /// "lowbias32").
 #[inline(always)]
-pub(super) fn draw32(seed: u32, place: u32) -> u32 {
-    let mut x = seed.wrapping_add(place.wrapping_mul(0x9E37_79B9));
-    x = (x ^ (x >> 16)).wrapping_mul(0x7FEB_352D);
-    x = (x ^ (x >> 15)).wrapping_mul(0x846C_A68B);
+fn draw32(seed: u32, place: u32) -> u32 {
+    mix32(seed.wrapping_add(place.wrapping_mul(GOLDEN)))
+}
+
+#[inline(always)]
+fn mix32(x: u32) -> u32 {
+    let x = (x ^ (x >> 16)).wrapping_mul(0x7FEB_352D);
+    let x = (x ^ (x >> 15)).wrapping_mul(0x846C_A68B);
     x ^ (x >> 16)
 }
+
+/// What the places of one go add to the seed, after its first.
+const LANE_STEPS: [u32; LANES] = {
+    let mut steps = [0u32; LANES];
+    let mut lane = 1;
+    while lane < LANES {
+        steps[lane] = steps[lane - 1].wrapping_add(GOLDEN);
+        lane += 1;
+    }
+    steps
+};
+
+/// Numbers that are rounded in one go.
+const LANES: usize = 16;
 
 /// Writes the codes of at most [`STRETCH`] numbers. Returns the sum of `f(1 − f)` and the count of nonzero numbers.
 #[inline(always)]
@@ -152,29 +173,53 @@ fn round(
     first: usize,
     codes: &mut [u8; STRETCH],
 ) -> (f32, usize) {
-    // Near 2^23 the floats are the whole numbers: adding and subtracting rounds to one of them, without a branch.
-    const SHIFT: f32 = 12_582_912.0;
-    const LANES: usize = 16;
-    let mut sums = [0f32; LANES];
-    let mut counts = [0u32; LANES];
-    let mut place = first as u32;
-    for (codes, values) in codes.chunks_mut(LANES).zip(values.chunks(LANES)) {
-        let lanes = sums.iter_mut().zip(&mut counts).zip(codes).zip(values);
-        for (lane, (((sum, count), code), value)) in lanes.enumerate() {
-            let x = (value / step).clamp(-levels, levels);
-            let nearest = (x + SHIFT) - SHIFT;
-            let floor = if nearest > x { nearest - 1.0 } else { nearest };
-            let fraction = x - floor;
-            // 24 random bits as a number in 0..1.
-            let random = (draw32(seed, place.wrapping_add(lane as u32)) >> 8) as f32 * (1.0 / 16_777_216.0);
-            let rounded = if random < fraction { floor + 1.0 } else { floor };
-            *sum += fraction * (1.0 - fraction);
-            *count += u32::from(*value != 0.0);
-            *code = (rounded + SHIFT).to_bits() as u8;
-        }
-        place = place.wrapping_add(LANES as u32);
+    let (mut sums, mut counts) = ([0f32; LANES], [0u32; LANES]);
+    let whole = values.len() / LANES * LANES;
+    let (chunks, rest) = values.split_at(whole);
+    // The seed of the first place of a go: `draw32` in parts.
+    let mut seed = seed.wrapping_add((first as u32).wrapping_mul(GOLDEN));
+    let next = GOLDEN.wrapping_mul(LANES as u32);
+    for (codes, values) in codes.chunks_exact_mut(LANES).zip(chunks.chunks_exact(LANES)) {
+        let mut lanes = [0f32; LANES];
+        lanes.copy_from_slice(values);
+        codes.copy_from_slice(&round_lanes(&lanes, (step, levels), seed, &mut sums, &mut counts));
+        seed = seed.wrapping_add(next);
+    }
+    if !rest.is_empty() {
+        // Zeros stay zeros and count for nothing.
+        let mut lanes = [0f32; LANES];
+        lanes[..rest.len()].copy_from_slice(rest);
+        let made = round_lanes(&lanes, (step, levels), seed, &mut sums, &mut counts);
+        codes[whole..whole + rest.len()].copy_from_slice(&made[..rest.len()]);
     }
     (sums.iter().sum(), counts.iter().map(|&count| count as usize).sum())
+}
+
+/// Fixed lengths, so that the loop becomes vectors.
+#[inline(always)]
+fn round_lanes(
+    values: &[f32; LANES],
+    (step, levels): (f32, f32),
+    seed: u32,
+    sums: &mut [f32; LANES],
+    counts: &mut [u32; LANES],
+) -> [u8; LANES] {
+    // Near 1.5 · 2^23 the floats are the whole numbers: adding and subtracting rounds to one of them, without a branch.
+    const SHIFT: f32 = 12_582_912.0;
+    let mut rounded = [0u32; LANES];
+    for lane in 0..LANES {
+        let x = (values[lane] / step).clamp(-levels, levels);
+        let nearest = (x + SHIFT) - SHIFT;
+        let floor = if nearest > x { nearest - 1.0 } else { nearest };
+        let fraction = x - floor;
+        // 24 random bits as a number in 0..1. As a signed integer it converts in one instruction.
+        let random = (mix32(seed.wrapping_add(LANE_STEPS[lane])) >> 8) as i32 as f32 * (1.0 / 16_777_216.0);
+        let up = if random < fraction { 1.0 } else { 0.0 };
+        sums[lane] += fraction * (1.0 - fraction);
+        counts[lane] += u32::from(values[lane] != 0.0);
+        rounded[lane] = (floor + up + SHIFT).to_bits();
+    }
+    rounded.map(|bits| bits as u8)
 }
 
 #[cfg(test)]
