@@ -93,7 +93,7 @@ impl CliError {
 /// The most folders that are looked into for a run.
 const FOLDERS_MAX: usize = 1000;
 
-/// Names the runs in a folder that is none itself: a program may write its run beside other files.
+/// Names the runs in a folder that is not a run: a program may write its run beside other files.
 fn find_runs_inside(folder: &Path) -> Option<String> {
     let inside = std::fs::read_dir(folder).ok()?.take(FOLDERS_MAX).filter_map(|entry| Some(entry.ok()?.path()));
     let mut runs: Vec<PathBuf> = inside.filter(|path| path.join(MANIFEST_FILE).is_file()).collect();

@@ -146,7 +146,7 @@ pub(crate) enum Content<'a> {
 }
 
 impl Content<'_> {
-    /// Whether it is rows and there are none, as far as that is known before they are written.
+    /// Whether it is a list without rows, as far as that is known before they are written.
     fn has_no_rows(&self) -> bool {
         matches!(self, Content::Sheet(sheet) if sheet.rows.len() == 0)
     }

@@ -308,7 +308,7 @@ impl fmt::Display for OptimizerModel {
             .map(|(value, name)| format!("{name} up to {value}"))
             .collect();
         match missed.as_slice() {
-            [] => f.write_str("plain SGD: the optimizer told of no momentum and no weight decay")?,
+            [] => f.write_str("plain SGD, momentum 0 and weight decay 0")?,
             missed => write!(f, "plain SGD: {} not modeled", missed.join(" and "))?,
         }
         match untold {
@@ -439,7 +439,7 @@ mod tests {
         for (model, said) in [
             (OptimizerModel::default(), "plain SGD: the optimizer told nothing of momentum and weight decay"),
             (silent.clone(), "plain SGD: the optimizer told nothing of momentum and weight decay"),
-            (told(0.0, 0.0), "plain SGD: the optimizer told of no momentum and no weight decay"),
+            (told(0.0, 0.0), "plain SGD, momentum 0 and weight decay 0"),
             (told(0.9, 0.0), "plain SGD: momentum up to 0.9 not modeled"),
             (told(0.9, 0.5), "plain SGD: momentum up to 0.9 and weight decay up to 0.5 not modeled"),
             (half.clone(), "plain SGD: momentum up to 0.9 not modeled (not told for 2 of 4 steps)"),

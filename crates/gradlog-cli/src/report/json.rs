@@ -8,7 +8,7 @@ fn json(value: &Value) -> Json {
     match value {
         Value::Integer(value) => Json::from(*value),
         // JSON has neither. An infinite score is a result, such as that of an example that was never learned, and a NaN
-        // is none.
+        // is not.
         Value::Number(value) if value.is_infinite() => Json::from(if *value > 0.0 { "inf" } else { "-inf" }),
         Value::Number(value) => Json::from(*value),
         Value::Text(text) => Json::from(text.as_str()),

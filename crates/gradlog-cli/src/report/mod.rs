@@ -3,6 +3,7 @@
 //! Owns words and digits. Knows nothing of runs or scores: it is handed names and values. Rows stream, but for the
 //! aligned table, whose widths depend on all of them.
 
+mod count;
 mod csv;
 mod json;
 mod npy;
@@ -10,6 +11,7 @@ mod table;
 mod tensors;
 mod value;
 
+pub(crate) use count::count;
 pub use npy::write_npy;
 pub use table::{printable, write_pairs};
 pub use tensors::{write_tensors, Numbers, Tensor};

@@ -7,7 +7,7 @@ use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::notes::Notes;
 use crate::output::Destination;
-use crate::report::{Format, Value};
+use crate::report::{count, Format, Value};
 use clap::Args;
 use gradlog_analysis::{Clusters, FlatVectors, UnitVectors, Window};
 use std::path::PathBuf;
@@ -59,8 +59,8 @@ impl Verb for Arguments {
         let unit = UnitVectors::new(found);
         let found = unit.clusters(self.clusters as usize, ROUNDS, self.seed); // at most 2^16
         words.push(format!(
-            "{} clusters of {} examples after {} rounds{}",
-            found.clusters.len(),
+            "{} of {} examples after {} rounds{}",
+            count(found.clusters.len(), "cluster"),
             unit.len(),
             found.rounds,
             if found.settled { "" } else { ", when some examples still moved" }

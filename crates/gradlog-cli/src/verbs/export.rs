@@ -17,7 +17,7 @@ use std::slice;
 ///
 /// The file has the tensors (in npy the fields of one structured array) `vectors` (f32, [rows, numbers]), `example`,
 /// `step` and `visits` (u64, [rows]), `norm` (f32, [rows]) and, where they were recorded, `label` (i64, [rows], -1
-/// where there is none).
+/// without one).
 /// Python reads it with `safetensors.numpy.load_file(FILE)` or `numpy.load(FILE)`, and `["vectors"]` is the matrix.
 /// The dot product of two rows is that of the two gradients. It is exact where the recorded gradient has at most N
 /// numbers. A longer gradient is folded to N, and the product is then right on the mean.

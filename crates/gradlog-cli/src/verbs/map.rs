@@ -5,7 +5,7 @@ use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::notes::Notes;
 use crate::output::Destination;
-use crate::report::Value;
+use crate::report::{count, Value};
 use clap::Args;
 use gradlog_analysis::{Basis, DataMap, DataMapRow, MapQuestion, Window};
 use std::path::PathBuf;
@@ -52,9 +52,10 @@ impl Verb for Arguments {
         let ([easy, ambiguous, hard], examples) = (map.counts(), map.rows.len());
         let basis = Basis::describe_all(&map.bases);
         let mut words = vec![format!(
-            "{examples} examples over {} visits in {} runs: {easy} easy, {ambiguous} ambiguous, {hard} hard to learn; \
+            "{examples} examples over {} visits in {}: {easy} easy, {ambiguous} ambiguous, {hard} hard to learn; \
              lowest confidence first",
-            map.visits, map.runs
+            map.visits,
+            count(map.runs as usize, "run")
         )];
         if map.bases.iter().any(Basis::is_sweeps) {
             words.push("\"visits\" are rows of sweeps".into());

@@ -5,7 +5,7 @@ use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::notes::Notes;
 use crate::output::Destination;
-use crate::report::{Format, Value};
+use crate::report::{count, Format, Value};
 use clap::Args;
 use gradlog_analysis::{Basis, Suspect, SuspectQuestion, Suspects, Window};
 use std::path::PathBuf;
@@ -51,8 +51,9 @@ impl Verb for Arguments {
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, list: Suspects) -> Result<Shown<'run>, CliError> {
         let names: Vec<&str> = list.signals.iter().map(|signal| signal.name()).collect();
         let signals = names.join(", ");
-        let (count, runs) = (list.rows.len(), list.runs);
-        let mut words = vec![format!("{count} examples in {runs} runs by the median rank of {signals}")];
+        let (examples, runs) = (list.rows.len(), list.runs);
+        let (of_examples, of_runs) = (count(examples, "example"), count(runs as usize, "run"));
+        let mut words = vec![format!("{of_examples} in {of_runs} by the median rank of {signals}")];
         words.extend(list.missing_signals.iter().map(|(signal, why)| format!("note: without {signal}: {why}")));
         if list.labels_differ > 0 {
             let differ = list.labels_differ;
@@ -63,7 +64,7 @@ impl Verb for Arguments {
             ("order", "highest first".into()),
             ("signals", signals.into()),
             ("runs", runs.into()),
-            ("examples", (count as u64).into()),
+            ("examples", (examples as u64).into()),
             ("labels_differ", list.labels_differ.into()),
             ("damage", first_damage(&list.damage)),
         ];

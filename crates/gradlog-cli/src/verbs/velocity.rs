@@ -7,7 +7,7 @@ use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::notes::Notes;
 use crate::output::Destination;
-use crate::report::{printable, Value};
+use crate::report::{count, printable, Value};
 use clap::Args;
 use gradlog_analysis::{
     Basis, GroupVelocity, Score, ScoreQuestion, Velocity, VelocityGroup, VelocityGroups, VelocityQuestion, Window,
@@ -106,7 +106,7 @@ impl Verb for Arguments {
         ];
         let rows: Vec<Vec<Value>> = velocity.groups.iter().flat_map(|group| group_rows(group, scores)).collect();
         Ok(Shown {
-            words: vec![format!("{groups} groups of `{set}` at {times} probe times; {KERNEL}")],
+            words: vec![format!("{} of `{set}` at {times} probe times; {KERNEL}", count(groups, "group"))],
             basis: Some(basis),
             left_out: vec![(String::new(), Notes::from(&velocity))],
             content: Content::Sheet(Sheet { head, columns, rows: Box::new(rows.into_iter()) }),

@@ -2,6 +2,7 @@
 
 use super::answer::{Answer, Nearest};
 use super::damping_sweep::{damping_value, DampingSweep};
+use crate::report::count;
 use gradlog_analysis::{Concentration, EstimateDetails, Influence, Method, Probe};
 
 /// What the `answers` are made of and what they come to. There is at least one.
@@ -14,7 +15,7 @@ pub(super) fn answer_words(answers: &[Answer], sweep: Option<&DampingSweep>, pro
     let about = match influence.probes.as_slice() {
         [probe] if !influence.group.is_empty() => {
             let of = probe.label.map_or_else(String::new, |label| format!(", all of label {label}"));
-            format!("the mean of {} probes of `{set}`{of}", influence.group.len())
+            format!("the mean of {} of `{set}`{of}", count(influence.group.len(), "probe"))
         }
         [probe] if probes == 1 => format!("probe {} of `{set}`{}", probe.id, label_words(probe)),
         _ => format!("{probes} probes of `{set}`"),
