@@ -31,6 +31,7 @@ impl Recorder {
     /// keeps its length and checksum. A second checkpoint at the same step replaces the first.
     ///
     /// # Errors
+    /// [`RecordError::Pass`] if there are no variables: an empty file would replace a good one.
     /// [`RecordError::Checkpoint`] if the file cannot be written, for example on a full disk. Recording and training
     /// can go on. Otherwise the failure of the background thread, if it has failed. Under
     /// [`OnFailure::GoOn`](crate::OnFailure::GoOn) a recorder that has failed saves no checkpoint and returns no error.
@@ -43,6 +44,11 @@ impl Recorder {
             return Ok(());
         }
         let named = named_variables(variables);
+        if named.is_empty() {
+            let step = self.step();
+            let what = "`checkpoint` was given a `VarMap` without variables: give the one that the model was made with";
+            return Err(RecordError::Pass { step, what: what.into() });
+        }
         self.checkpoint_tensors(named.into_iter().map(|(name, variable)| (name, variable.as_detached_tensor())))
     }
 

@@ -18,7 +18,8 @@ impl PassCore<'_> {
         }
         if self.is_check {
             return Err(self.error(
-                "`per_example` takes each gradient from one example alone, so there is nothing to check: check models                  with tapped layers, or without recorded gradients",
+                "`per_example` takes each gradient from one example alone, so there is nothing to check: check models \
+                 with tapped layers, or without recorded gradients",
             ));
         }
         if self.outputs.is_none() {

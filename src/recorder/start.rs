@@ -24,6 +24,9 @@ use gradlog_format::sketch::Form;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The last step at which a run can be taken up again: behind it there is room for all steps that a training can take.
+const STEP_MAX: u64 = 1 << 62;
+
 impl Recorder {
     /// Starts a run in the folder `dir`. The folder is made if it does not exist, and must not hold a run.
     ///
@@ -71,12 +74,16 @@ impl Recorder {
     /// `step`, it says how many steps it knows nothing of.
     ///
     /// # Errors
-    /// As [`Recorder::resume`].
+    /// As [`Recorder::resume`]; also for a step above 2^62.
     pub fn resume_at(dir: impl AsRef<Path>, taps: &Taps, config: Config, step: u64) -> Result<Self, RecordError> {
         Self::open_again(dir.as_ref(), taps, config, Some(step))
     }
 
     fn open_again(dir: &Path, taps: &Taps, config: Config, step: Option<u64>) -> Result<Self, RecordError> {
+        if let Some(step) = step.filter(|step| *step > STEP_MAX) {
+            let what = format!("step {step} is not possible: give the number of steps before it, at most 2^62");
+            return Err(RecordError::Resume(what));
+        }
         let (wanted, held) = prepare_taps(taps, &config)?;
         let folder = part_folder(dir, &wanted)?;
         let refuse = |error: ReadError| RecordError::Resume(error.to_string());
@@ -121,7 +128,10 @@ pub(super) fn prepare_taps(taps: &Taps, config: &Config) -> Result<(Manifest, Ta
     let batch_norms = registry.untapped_batch_norms();
     if config.on_batch_norm == OnBatchNorm::Refuse && !batch_norms.is_empty() && !registry.layers.is_empty() {
         problems.push(format!(
-            "the model has BatchNorm ({}), which couples the examples of a batch in training mode, so that no example              has a gradient of its own: use GroupNorm, LayerNorm or RmsNorm; or run it with frozen statistics, and tap              `taps::FrozenBatchNorm` or set `Config::on_batch_norm` to `OnBatchNorm::Frozen`; or record each example's              share of the batch gradient with `OnBatchNorm::RecordShare`",
+            "the model has BatchNorm ({}), which couples the examples of a batch in training mode, so that no example \
+             has a gradient of its own: use GroupNorm, LayerNorm or RmsNorm; or run it with frozen statistics, and tap \
+             `taps::FrozenBatchNorm` or set `Config::on_batch_norm` to `OnBatchNorm::Frozen`; or record each example's \
+             share of the batch gradient with `OnBatchNorm::RecordShare`",
             quote_names(&batch_norms)
         ));
     }

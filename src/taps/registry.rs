@@ -67,6 +67,9 @@ impl Registered {
     }
 }
 
+/// What results call the layers that share one vector (FORMAT.md, "Folded").
+const FOLDED: &str = "folded";
+
 impl Registry {
     /// Declares all variables of the model.
     pub(super) fn declare(&mut self, named: &[(String, Var)]) {
@@ -109,6 +112,12 @@ impl Registry {
         if self.layers.iter().any(|other| other.name == name) {
             self.problems.push(format!(
                 "two layers are tapped as `{name}`: give each its own name, and tap a layer that is used twice only once"
+            ));
+            return;
+        }
+        if name == FOLDED {
+            self.problems.push(format!(
+                "a layer is tapped as `{name}`, which is the name of all folded layers together: give it another name"
             ));
             return;
         }

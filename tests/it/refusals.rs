@@ -16,9 +16,11 @@ fn batch_norm_and_names_used_twice_are_refused_with_a_way_out() {
     let _ = taps.tap("bn", candle_nn::batch_norm(3, 1e-5, vb.pp("bn")).unwrap());
     let _ = taps.tap("fc", linear(4, 3, vb.pp("a")).unwrap());
     let _ = taps.tap("fc", linear(4, 3, vb.pp("b")).unwrap());
+    let _ = taps.tap("folded", linear(4, 3, vb.pp("c")).unwrap());
     let error = Recorder::create(dir.path().join("run"), &taps, Config::default()).err().unwrap().to_string();
     assert!(error.contains("`bn`") && error.contains("GroupNorm"), "{error}");
     assert!(error.contains("two layers are tapped as `fc`"), "{error}");
+    assert!(error.contains("`folded`, which is the name of all folded layers together"), "{error}");
     assert!(!dir.path().join("run").exists(), "nothing was made");
 }
 

@@ -215,6 +215,9 @@ fn steps_behind_the_end_of_the_log_are_called_unknown() {
     let recorder = Recorder::resume_at(dir.path(), &taps, Config::default(), 11).unwrap();
     recorder.finish().unwrap();
     assert_eq!(run.verify().unwrap().unknown_steps, 7);
+    // Steps behind the last number cannot be counted.
+    let error = Recorder::resume_at(dir.path(), &taps, Config::default(), u64::MAX).err().unwrap().to_string();
+    assert!(error.contains("2^62"), "{error}");
     Recorder::resume_at(dir.path(), &taps, Config::default(), 2).unwrap().finish().unwrap();
     assert_eq!(Run::open(dir.path()).unwrap().verify().unwrap().unknown_steps, 0, "superseded");
 }

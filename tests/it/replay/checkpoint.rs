@@ -53,6 +53,9 @@ fn a_checkpoint_that_cannot_be_written_is_an_error_and_no_more() {
     let error = recorder.checkpoint_tensors(twice).unwrap_err().to_string();
     assert!(error.contains("two tensors are called `a`"), "{error}");
     recorder.checkpoint(&model.variables).unwrap();
+    // An empty map would replace the good file.
+    let error = recorder.checkpoint(&candle_nn::VarMap::new()).unwrap_err();
+    assert!(matches!(&error, RecordError::Pass { step: 3, what } if what.contains("without variables")), "{error}");
     recorder.finish().unwrap();
     let report = Run::open(dir.path()).unwrap().verify().unwrap();
     assert_eq!((report.visits, report.checkpoints, report.finished), (12, 1, true));
