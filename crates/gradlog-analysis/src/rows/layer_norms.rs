@@ -2,7 +2,7 @@
 //!
 //! A row has the squared norm of its whole gradient. That of a factored layer is had from its two vectors, that of the
 //! folded ones is what is left. So with weights `w_l` it is `w_f·‖g‖² + Σ_l (w_l − w_f)·‖g_l‖²` over the factored
-//! layers, `w_f` the weight of the folded ones. Where there are none, `w_f` is 0 or 1, whichever leaves less to the
+//! layers, `w_f` the weight of the folded ones. Without folded layers `w_f` is 0 or 1, whichever leaves less to the
 //! sketches.
 
 use super::gradient::{Gradients, Layout};

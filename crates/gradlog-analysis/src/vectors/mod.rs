@@ -166,7 +166,7 @@ pub(crate) struct Signs {
     /// Of each vector, `Σ |w_t|·‖x_t‖` over the visits that it is made of: the length that products of two are divided
     /// by to have an angle. 0 for one that is not made of signs.
     pub norms: Vec<f64>,
-    /// `[vectors, places]`: what the numbers kept apart add, which are no signs. Empty if there are none.
+    /// `[vectors, places]`: what the numbers kept apart add, which are no signs. Empty if no number is kept apart.
     pub apart: Vec<f32>,
 }
 

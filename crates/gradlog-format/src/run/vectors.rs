@@ -53,7 +53,7 @@ pub struct Vectors {
     codes: Vec<u8>,
     scales: Vec<bf16>,
     origin: Origin,
-    /// Numbers kept apart in each row; 0 if there are none.
+    /// Numbers kept apart in each row, 0 if no row has any.
     slots: usize,
     /// `[rows, slots]`; a value of 0 is an empty slot.
     apart: Vec<Apart>,
