@@ -42,6 +42,7 @@
 //! | item | purpose |
 //! |---|---|
 //! | [`Taps`], [`Tapped`], [`Tap`] | Register layers, wrap them, and add layers of other kinds. |
+//! | [`nn`] | candle_nn's layers, which record themselves. |
 //! | [`taps`] | Descriptions of layers. |
 //! | [`ops`] | Faster `relu` and max-pooling. |
 //! | [`Recorder`], [`Config`] | Record a run, and set its limits. |
@@ -90,6 +91,7 @@
 #![forbid(unsafe_code)]
 
 pub mod connectivity;
+pub mod nn;
 pub mod ops;
 pub mod optim;
 mod recorder;

@@ -118,7 +118,8 @@ impl Recorder {
 /// Checks taps and settings, and takes the taps for a recorder.
 pub(super) fn prepare_taps(taps: &Taps, config: &Config) -> Result<(Manifest, TapsGuard), RecordError> {
     config.check()?;
-    let registry = taps.registry();
+    let mut registry = taps.registry();
+    registry.name_by_variables();
     let mut problems = registry.problems.clone();
     if !registry.variables.is_empty() && registry.layers.iter().any(|layer| !layer.is_variable()) {
         problems.push(

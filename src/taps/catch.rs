@@ -1,5 +1,6 @@
 //! Catches the gradient of a tensor. candle hands it only to the backward function of a custom op.
 
+use super::collected::never_armed;
 use super::gradient::FoldedGradients;
 use super::shared_fold::LazyFold;
 use super::slot::{Captured, Slot};
@@ -34,6 +35,11 @@ impl Catch {
     pub(super) fn new(passes: Arc<dyn Passes>, slot: Arc<Slot>) -> Self {
         let pass = passes.armed_pass();
         Self { passes, slot, pass }
+    }
+
+    /// A catch of no taps, for an op that is never recorded.
+    pub(super) fn unarmed() -> Self {
+        Self { passes: never_armed(), slot: Arc::new(Slot::default()), pass: 0 }
     }
 
     /// Whether a pass is armed. If not, there is nothing to catch, and a layer should cost what it costs untapped.

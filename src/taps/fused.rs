@@ -3,7 +3,10 @@
 //! Fused ops exist for contiguous f32 tensors in main memory. Other tensors use candle's own ops with a
 //! [`super::Catch`] after them. That is slower, gives the same result to rounding, and is recorded as well.
 
-use candle_core::{bail, CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    bail, CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape, Tensor,
+};
 
 /// Whether a fused op can take all of these tensors.
 pub(crate) fn cpu_f32(tensors: &[&Tensor]) -> bool {
@@ -31,6 +34,52 @@ pub(crate) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>
 /// Whether `x` has a gradient, because it is trained or depends on something trained.
 pub(crate) fn needs_gradient(x: &Tensor) -> bool {
     x.is_variable() || x.track_op()
+}
+
+/// Returns `y`, which was computed from `x` without a graph, with `backward` as its gradient by `x`.
+///
+/// # Cost
+/// One copy of `y`.
+pub(crate) fn attach_backward(
+    x: &Tensor,
+    y: &Tensor,
+    backward: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
+) -> Result<Tensor> {
+    let y = y.detach();
+    // Cloning a storage clones all of it, so the tensor must be all of its storage.
+    let y = if y.is_contiguous() && y.layout().start_offset() == 0 { y } else { y.force_contiguous()? };
+    x.contiguous()?.apply_op2(&y, Attached(Box::new(backward)))
+}
+
+/// Returns its second argument. The gradient goes to the first.
+struct Attached(Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>);
+
+impl CustomOp2 for Attached {
+    fn name(&self) -> &'static str {
+        "gradlog-attached"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, y: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((y.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, y: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        Ok((y.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        y: &MetalStorage,
+        layout: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        Ok((y.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn bwd(&self, _x: &Tensor, _y: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some((self.0)(&grad.contiguous()?)?), None))
+    }
 }
 
 /// A tensor's storage and layout.

@@ -56,32 +56,83 @@ impl Tap for GroupNorm {
         false
     }
 
-    /// `Σ_t δ_ct x̂_ct` for each channel c, then `Σ_t δ_ct`.
     fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
-        let Settings { eps, channels, groups } = read_settings(self).map_err(candle_core::Error::msg)?;
-        let Some(&batch) = x.dims().first() else {
-            bail!("a GroupNorm takes an input of three dimensions or more, not the shape {:?}", x.shape());
-        };
-        let (xs, g) = (read_f32(x)?, read_f32(delta)?);
-        let positions = xs.len() / (batch * channels).max(1);
-        let group = channels / groups * positions;
-        let mut out = vec![0f32; batch * 2 * channels];
-        for (example, out) in out.chunks_exact_mut(2 * channels).enumerate() {
-            let (weights, biases) = out.split_at_mut(channels);
-            for number in 0..groups {
-                let start = (example * groups + number) * group;
-                let x = &xs[start..start + group];
-                let mean = x.iter().sum::<f32>() / group as f32;
-                let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / group as f32;
-                let rstd = 1.0 / (variance + eps as f32).sqrt();
-                let rows = x.chunks_exact(positions).zip(g[start..start + group].chunks_exact(positions));
-                for (offset, (x, g)) in rows.enumerate() {
-                    let channel = number * (channels / groups) + offset;
-                    weights[channel] = x.iter().zip(g).map(|(x, g)| (x - mean) * rstd * g).sum();
-                    biases[channel] = g.iter().sum();
-                }
+        per_example(&read_settings(self).map_err(candle_core::Error::msg)?, x, delta)
+    }
+}
+
+/// `Σ_t δ_ct x̂_ct` for each channel c, then `Σ_t δ_ct`.
+fn per_example(settings: &Settings, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
+    let &Settings { eps, channels, groups } = settings;
+    let Some(&batch) = x.dims().first() else {
+        bail!("a GroupNorm takes an input of three dimensions or more, not the shape {:?}", x.shape());
+    };
+    let (xs, g) = (read_f32(x)?, read_f32(delta)?);
+    let positions = xs.len() / (batch * channels).max(1);
+    let group = channels / groups * positions;
+    let mut out = vec![0f32; batch * 2 * channels];
+    for (example, out) in out.chunks_exact_mut(2 * channels).enumerate() {
+        let (weights, biases) = out.split_at_mut(channels);
+        for number in 0..groups {
+            let start = (example * groups + number) * group;
+            let x = &xs[start..start + group];
+            let mean = x.iter().sum::<f32>() / group as f32;
+            let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / group as f32;
+            let rstd = 1.0 / (variance + eps as f32).sqrt();
+            let rows = x.chunks_exact(positions).zip(g[start..start + group].chunks_exact(positions));
+            for (offset, (x, g)) in rows.enumerate() {
+                let channel = number * (channels / groups) + offset;
+                weights[channel] = x.iter().zip(g).map(|(x, g)| (x - mean) * rstd * g).sum();
+                biases[channel] = g.iter().sum();
             }
         }
-        Ok(PerExample::Dense(Tensor::from_vec(out, (batch, 2 * channels), &Device::Cpu)?))
+    }
+    Ok(PerExample::Dense(Tensor::from_vec(out, (batch, 2 * channels), &Device::Cpu)?))
+}
+
+/// A `GroupNorm` whose weight, bias and settings are known, as `gradlog::nn` builds it.
+#[derive(Debug, Clone)]
+pub struct KnownGroupNorm {
+    layer: GroupNorm,
+    weight: Tensor,
+    bias: Tensor,
+    channels: usize,
+    groups: usize,
+    eps: f64,
+}
+
+impl KnownGroupNorm {
+    /// Makes a layer of weight and bias, `[channels]` each.
+    pub(crate) fn new(weight: Tensor, bias: Tensor, channels: usize, groups: usize, eps: f64) -> Result<Self> {
+        if groups == 0 {
+            bail!("a GroupNorm needs at least one group");
+        }
+        let layer = GroupNorm::new(weight.clone(), bias.clone(), channels, groups, eps)?;
+        Ok(Self { layer, weight, bias, channels, groups, eps })
+    }
+
+    /// The layer as candle_nn has it.
+    pub(crate) fn layer(&self) -> &GroupNorm {
+        &self.layer
+    }
+}
+
+impl Tap for KnownGroupNorm {
+    fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
+        let parameters = vec![Parameter::new("weight", &self.weight), Parameter::new("bias", &self.bias)];
+        Ok(LayerSpec { kind: "group_norm", parameters, factors: None, bias: true })
+    }
+
+    fn plain_forward(&self, x: &Tensor) -> Result<Tensor> {
+        Module::forward(&self.layer, x)
+    }
+
+    fn per_example_reads_parameters(&self) -> bool {
+        false
+    }
+
+    fn per_example(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
+        let settings = Settings { eps: self.eps, channels: self.channels, groups: self.groups };
+        per_example(&settings, x, delta)
     }
 }

@@ -9,6 +9,7 @@
 
 mod batch_norm;
 mod catch;
+mod collected;
 mod conv;
 mod embedding;
 mod exact;
@@ -20,6 +21,7 @@ mod model;
 mod names;
 mod norm;
 pub(crate) mod parallel;
+mod prelu;
 mod registry;
 mod shared_fold;
 mod slot;
@@ -37,11 +39,14 @@ pub use tap::{Tap, TapError};
 pub use tapped::Tapped;
 
 pub(crate) use catch::{watch_scalar, Upstream};
+pub(crate) use collected::{collecting, tap_built};
 pub(crate) use exact::{read_row, ExactGradients};
-pub(crate) use fused::{cpu_f32, slice, with_slice};
+pub(crate) use fused::{attach_backward, cpu_f32, slice, with_slice};
 pub(crate) use gradient::{add, fold_uses, move_to_host, read_f32, wide_squared_norm, FoldedGradients};
+pub(crate) use group_norm::KnownGroupNorm;
 pub(crate) use model::named_variables;
 pub(crate) use names::{find_batch_norms, is_statistic, matching_variables};
+pub(crate) use norm::{layer_norm, rms_norm};
 pub(crate) use registry::{Presence, Registered, Registry};
 pub(crate) use shared_fold::{LazyFold, SharedFold};
 pub(crate) use slot::{Captured, Taken};

@@ -1,6 +1,7 @@
 //! The taps of one model: registers layers and arms passes.
 
 use super::catch::{Catch, Passes};
+use super::collected::untapped;
 use super::names::is_statistic;
 use super::registry::{Recording, Registered, Registry};
 use super::slot::Slot;
@@ -198,6 +199,23 @@ impl Taps {
             registry.add(name.clone(), spec, Arc::new(Slot::default()), None, Recording::OPTIONAL);
             registry.variables.push((name, var));
         }
+    }
+
+    /// Taps a layer of `gradlog::nn`. One without a trained variable is left alone.
+    pub(super) fn register_built<L: Tap>(&self, name: &str, layer: L) -> Tapped<L> {
+        let spec = match layer.spec() {
+            Ok(spec) => spec,
+            Err(reason) => {
+                self.registry().problems.push(format!("layer `{name}`: {reason}"));
+                return untapped(Arc::new(layer));
+            }
+        };
+        if spec.parameters.iter().all(|parameter| !parameter.trained && !parameter.derived) {
+            return untapped(Arc::new(layer));
+        }
+        let (layer, slot) = (Arc::new(layer), Arc::new(Slot::default()));
+        self.registry().add_built(name, spec, slot.clone(), layer.clone());
+        Tapped::new(layer, self.shared.clone(), slot)
     }
 
     fn register<L: Tap>(&self, name: String, layer: L, recording: Recording) -> Tapped<L> {

@@ -175,6 +175,16 @@ fn fused_forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kernel: Ker
     apply_layer(NormOp { kernel, catch: catch.clone() }, x, weight, bias)
 }
 
+/// The layer norm as a function, with a backward. It is never recorded.
+pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+    fused_forward(x, weight, Some(bias), Kernel { eps, remove_mean: true }, &Catch::unarmed())
+}
+
+/// The RMS norm as a function, with a backward. It is never recorded.
+pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    fused_forward(x, weight, None, Kernel { eps, remove_mean: false }, &Catch::unarmed())
+}
+
 fn per_example(x: &Tensor, delta: &Tensor, kernel: Kernel, bias: bool) -> Result<PerExample> {
     let &[batch, .., width] = x.dims() else {
         bail!("a norm's input must have the batch as its first dimension, not the shape {:?}", x.shape());

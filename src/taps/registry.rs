@@ -14,6 +14,8 @@ pub(crate) struct Registry {
     pub layers: Vec<Registered>,
     pub model: Option<Vec<(String, Shape, TensorId)>>,
     pub variables: Vec<(String, Var)>,
+    /// BatchNorm layers of `gradlog::nn`, by name. They are tapped, and run in both modes.
+    pub built_batch_norms: Vec<String>,
     /// Running means of the declared model's BatchNorm layers, by the layer's name.
     pub running_means: Vec<(String, Var)>,
     pub problems: Vec<String>,
@@ -34,6 +36,8 @@ pub(crate) struct Registered {
     pub folded: bool,
     /// The first layer with the same weight, if several have it. For the first one this is its own number.
     pub tied: Option<usize>,
+    /// Whether the name is only the layer's kind, because the layer was built without a path.
+    pub unnamed: bool,
 }
 
 /// Whether a pass may leave a layer out.
@@ -80,13 +84,20 @@ impl Registry {
             let (_, var) = named.iter().find(|(other, _)| *other == name)?;
             Some((layer.clone(), var.clone()))
         };
-        self.running_means = batch_norms.iter().filter_map(mean).collect();
+        let built = self.running_means.iter().filter(|(layer, _)| self.built_batch_norms.contains(layer)).cloned();
+        self.running_means = batch_norms.iter().filter_map(mean).chain(built.collect::<Vec<_>>()).collect();
     }
 
     /// The names of the declared model's BatchNorm layers.
     pub(crate) fn batch_norms(&self) -> Vec<String> {
         let model = self.model.as_deref().unwrap_or_default();
         find_batch_norms(model.iter().map(|(name, shape, _)| (name.as_str(), shape)))
+    }
+
+    /// Notes a BatchNorm of `gradlog::nn`, which may run in training mode.
+    pub(crate) fn note_batch_norm(&mut self, name: &str, running_mean: Var) {
+        self.built_batch_norms.push(name.to_owned());
+        self.running_means.push((name.to_owned(), running_mean));
     }
 
     /// The BatchNorm layers that may run in training mode: those that are not tapped with frozen statistics.
@@ -98,7 +109,9 @@ impl Registry {
             let weight = weight_of(layer);
             model.iter().any(|(name, _, id)| *name == weight && tapped.contains(id))
         };
-        self.batch_norms().into_iter().filter(|layer| !is_tapped(layer)).collect()
+        let mut found: Vec<String> = self.batch_norms().into_iter().filter(|layer| !is_tapped(layer)).collect();
+        found.extend(self.built_batch_norms.iter().filter(|name| !found.contains(name)).cloned().collect::<Vec<_>>());
+        found
     }
 
     pub(super) fn add(
@@ -139,7 +152,46 @@ impl Registry {
         self.mark_tied(&spec);
         let number = self.layers.len();
         let tied = self.find_first(&spec).filter(|first| *first < number);
-        self.layers.push(Registered { name, spec, slot, layer, presence, folded, tied });
+        self.layers.push(Registered { name, spec, slot, layer, presence, folded, tied, unnamed: false });
+    }
+
+    /// Adds a layer that was built under the path `name`, or without one.
+    pub(super) fn add_built(&mut self, name: &str, spec: LayerSpec, slot: Arc<Slot>, layer: Arc<dyn Tap>) {
+        let unnamed = name.is_empty();
+        let name = self.free_name(if unnamed { spec.kind } else { name });
+        let layers = self.layers.len();
+        // A BatchNorm is tapped for evaluation mode, and a training may run it in the other one.
+        let presence = if spec.kind == BATCH_NORM { Presence::Optional } else { Presence::Required };
+        self.add(name, spec, slot, Some(layer), Recording { presence, folded: false });
+        if let Some(added) = self.layers.get_mut(layers) {
+            added.unnamed = unnamed;
+        }
+    }
+
+    /// `name`, with a number if it is taken.
+    fn free_name(&self, name: &str) -> String {
+        let is_taken = |name: &str| name == FOLDED || self.layers.iter().any(|layer| layer.name == name);
+        let mut free = name.to_owned();
+        let mut number = 1;
+        while is_taken(&free) {
+            free = format!("{name}.{number}");
+            number += 1;
+        }
+        free
+    }
+
+    /// Names layers that were built without a path after their first variable: `head.weight` gives `head`.
+    pub(crate) fn name_by_variables(&mut self) {
+        for number in 0..self.layers.len() {
+            let layer = &self.layers[number];
+            let Some(first) = layer.spec.parameters.first().filter(|_| layer.unnamed) else { continue };
+            let model = self.model.as_deref().unwrap_or_default();
+            let Some((variable, ..)) = model.iter().find(|(_, _, id)| Some(*id) == first.id) else { continue };
+            let path = variable.strip_suffix(&format!(".{}", first.name)).unwrap_or(variable);
+            let name = self.free_name(path);
+            self.layers[number].name = name;
+            self.layers[number].unnamed = false;
+        }
     }
 
     /// The number of the first layer with the same first parameter as `spec`.
