@@ -187,6 +187,10 @@ impl Registry {
             let Some(first) = layer.spec.parameters.first().filter(|_| layer.unnamed) else { continue };
             let model = self.model.as_deref().unwrap_or_default();
             let Some((variable, ..)) = model.iter().find(|(_, _, id)| Some(*id) == first.id) else { continue };
+            // A variable without a path has the name that the parameter has in every layer.
+            if *variable == first.name {
+                continue;
+            }
             let path = variable.strip_suffix(&format!(".{}", first.name)).unwrap_or(variable);
             let name = self.free_name(path);
             self.layers[number].name = name;

@@ -20,6 +20,7 @@ mod layers;
 mod log_bytes;
 mod logits;
 mod losses;
+mod nn;
 mod passes;
 mod refusals;
 mod replay;

@@ -1,0 +1,161 @@
+//! `Taps::collect`: which layers are tapped, and what they are called.
+
+use super::built::{llama::Llama, mlp::Mlp};
+use crate::common::*;
+use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_nn::{ModuleT, VarBuilder, VarMap};
+use gradlog::nn::{self, linear, BatchNorm, Linear};
+use gradlog::{Config, OnBatchNorm, Recorder, Taps};
+use gradlog_format::run::Run;
+use std::collections::HashMap;
+
+fn names(taps: &Taps, config: Config) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    Recorder::create(dir.path(), taps, config).unwrap().finish().unwrap();
+    Run::open(dir.path()).unwrap().manifest().layers.iter().map(|layer| layer.name.clone()).collect()
+}
+
+#[test]
+fn layers_are_named_by_their_path_or_their_variable() {
+    let variables = VarMap::new();
+    let (_, taps) = Taps::collect(|| Llama::load(builder(&variables))).unwrap();
+    let undeclared = names(&taps, exact());
+    assert!(undeclared.contains(&"model.layers.1.self_attn.q_proj".to_owned()), "{undeclared:?}");
+    assert_eq!(undeclared[1], "linear", "the head has no path, and no variable is known");
+    taps.declare_model(&variables);
+    assert_eq!(names(&taps, exact())[1], "model.embed_tokens.1", "the head shares the embedding's variable");
+    // A path that is used twice gives two names, and the weight is shared.
+    let variables = VarMap::new();
+    let vb = builder(&variables);
+    let two = || Result::Ok((linear(4, 3, vb.pp("fc"))?, linear(4, 3, vb.pp("fc"))?));
+    let ((one, other), taps) = Taps::collect(two).unwrap();
+    assert_eq!(names(&taps, exact()), ["fc", "fc.1"]);
+    assert_eq!(one.weight().id(), other.weight().id());
+    // A layer from tensors is named by its variable.
+    let make = || Result::Ok(Linear::new(vb.get((3, 4), "head.weight")?, None));
+    let (_, taps) = Taps::collect(make).unwrap();
+    taps.declare_model(&variables);
+    assert_eq!(names(&taps, exact()), ["head"]);
+    let root = || linear(4, 3, vb.clone());
+    let (_, taps) = Taps::collect(root).unwrap();
+    assert_eq!(names(&taps, exact()), ["linear"]);
+    taps.declare_model(&variables);
+    assert_eq!(names(&taps, exact()), ["linear"], "the variable `weight` has no path");
+}
+
+#[test]
+fn what_is_built_elsewhere_is_not_tapped() {
+    let variables = VarMap::new();
+    let vb = builder(&variables);
+    let outside = linear(4, 3, vb.pp("outside")).unwrap();
+    let collected = Taps::collect(|| {
+        // Nested: a part with taps of its own.
+        let (_, inner) = Taps::collect(|| linear(4, 3, vb.pp("inner")))?;
+        assert_eq!(names(&inner, exact()), ["inner"]);
+        let elsewhere = vb.pp("elsewhere");
+        std::thread::spawn(move || linear(4, 3, elsewhere).map(drop)).join().unwrap()?;
+        linear(4, 3, vb.pp("outer"))
+    });
+    assert_eq!(names(&collected.unwrap().1, exact()), ["outer"]);
+    // A constructor that fails or panics ends the collection.
+    assert!(Taps::collect(|| linear(4, 3, vb.pp("outside")).and_then(|_| linear(9, 9, vb.pp("outside")))).is_err());
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        Taps::collect(|| -> Result<()> { std::panic::panic_any("a constructor") })
+    }));
+    assert!(panicked.is_err());
+    let taps = Taps::new();
+    linear(4, 3, vb.pp("after")).unwrap();
+    assert!(names(&taps, exact()).is_empty());
+    let x = noise(1, &[2, 4]);
+    let plain = candle_nn::Linear::new(outside.weight().clone(), outside.bias().cloned());
+    assert!(relative_error(&numbers(&outside.forward(&x).unwrap()), &numbers(&plain.forward(&x).unwrap())) < 1e-6);
+    // Parts can be added to the same taps.
+    taps.collect_more(|| linear(4, 3, vb.pp("more"))).unwrap();
+    taps.collect_more(|| linear(4, 3, vb.pp("again"))).unwrap();
+    assert_eq!(names(&taps, exact()), ["more", "again"]);
+}
+
+/// A base of plain tensors, as a file of weights gives it, under a head that is trained.
+#[test]
+fn frozen_layers_are_not_tapped_and_pass_the_gradient_on() {
+    let tensors = HashMap::from([("weight".to_owned(), noise(2, &[4, 4])), ("bias".to_owned(), noise(3, &[4]))]);
+    let frozen = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let variables = VarMap::new();
+    let vb = builder(&variables);
+    let make = || Result::Ok((linear(4, 4, vb.pp("first"))?, linear(4, 4, frozen)?, linear(4, 3, vb.pp("head"))?));
+    let ((first, base, head), taps) = Taps::collect(make).unwrap();
+    assert_eq!(names(&taps, exact()), ["first", "head"]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(dir.path(), &taps, exact()).unwrap();
+    let (x, y) = (noise(1, &[5, 4]), labels(5));
+    let forward = |x: &Tensor| head.forward(&base.forward(&first.forward(x)?)?);
+    let check = recorder
+        .check_gradients(&variables, &[1, 2, 3, 4, 5], |pass, rows| {
+            pass.cross_entropy(&forward(&rows.of(&x)?)?, &rows.of(&y)?)
+        })
+        .unwrap();
+    assert!(check.agrees() && check.findings.is_empty(), "{check}");
+    recorder.finish().unwrap();
+}
+
+/// `bn` between two layers, in the mode that `forward` is told.
+struct Normed {
+    fc1: Linear,
+    bn: BatchNorm,
+    fc2: Linear,
+}
+
+impl Normed {
+    fn new(vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            fc1: linear(4, 5, vb.pp("fc1"))?,
+            bn: nn::batch_norm(5, 1e-5, vb.pp("bn"))?,
+            fc2: linear(5, 3, vb.pp("fc2"))?,
+        })
+    }
+}
+
+impl ModuleT for Normed {
+    fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        self.fc2.forward(&self.bn.forward_t(&self.fc1.forward(x)?, train)?)
+    }
+}
+
+#[test]
+fn a_batch_norm_is_known_without_a_declaration() {
+    let variables = VarMap::new();
+    let (model, taps) = Taps::collect(|| Normed::new(builder(&variables))).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let refused = Recorder::create(dir.path().join("a"), &taps, exact()).unwrap_err().to_string();
+    assert!(refused.contains("`bn`") && refused.contains("OnBatchNorm::Frozen"), "{refused}");
+    let frozen = Config { on_batch_norm: OnBatchNorm::Frozen, ..exact() };
+    assert_eq!(names(&taps, frozen.clone()), ["fc1", "bn", "fc2"]);
+    let mut recorder = Recorder::create(dir.path().join("b"), &taps, frozen).unwrap();
+    let (x, y) = (noise(1, &[5, 4]), labels(5));
+    let check = recorder
+        .check_gradients(&variables, &[1, 2, 3, 4, 5], |pass, rows| {
+            pass.cross_entropy(&model.forward_t(&rows.of(&x)?, false)?, &rows.of(&y)?)
+        })
+        .unwrap();
+    assert!(check.agrees() && check.findings.is_empty(), "{check}");
+    let mut pass = recorder.pass(&[1, 2, 3, 4, 5]).unwrap();
+    let loss = pass.cross_entropy(&model.forward_t(&x, true).unwrap(), &y).unwrap();
+    loss.backward().unwrap();
+    let error = pass.commit(0.1).unwrap_err().to_string();
+    assert!(error.contains("bn"), "statistics moved: {error}");
+    recorder.finish().unwrap();
+    // Its training mode is candle's.
+    let plain = model.bn.inner().clone();
+    let h = model.fc1.forward(&x).unwrap();
+    let [made, right] = [model.bn.forward_t(&h, true).unwrap(), plain.forward_t(&h, true).unwrap()];
+    assert_eq!(numbers(&made), numbers(&right));
+}
+
+#[test]
+fn an_mlp_built_without_taps_has_the_gradients_of_candle() {
+    let variables = VarMap::new();
+    let model = Mlp::new(builder(&variables)).unwrap();
+    let loss = model.forward_t(&noise(1, &[3, 6]), false).unwrap().sqr().unwrap().sum_all().unwrap();
+    let gradients = loss.backward().unwrap();
+    assert!(variables.all_vars().iter().all(|var| gradients.get(var).is_some()));
+}

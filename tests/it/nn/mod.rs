@@ -1,0 +1,8 @@
+//! `gradlog::nn` in the place of candle_nn: public shapes of models, each compiled once with each import.
+
+mod built;
+mod collect;
+mod differentiable;
+mod functions;
+mod plain;
+mod same;
