@@ -5,11 +5,11 @@
 //!
 //! # Recording a loop
 //!
-//! Tap each layer once, and add five lines to the loop:
+//! Build the model of [`nn`] layers inside [`Taps::collect`], and add five lines to the loop:
 //!
 //! ```
 //! use candle_core::{DType, Device, Module, Tensor};
-//! use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
+//! use gradlog::nn::{linear, Optimizer, VarBuilder, VarMap, SGD}; // was candle_nn
 //! use gradlog::{Config, Recorder, Taps};
 //!
 //! # let dir = std::env::temp_dir().join(format!("gradlog-doc-{}", std::process::id()));
@@ -17,8 +17,7 @@
 //! # let batches = vec![(vec![0u64, 1], x, y)];
 //! let variables = VarMap::new();
 //! let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
-//! let taps = Taps::new();
-//! let model = taps.tap("fc", linear(4, 3, vb.pp("fc"))?);
+//! let (model, taps) = Taps::collect(|| linear(4, 3, vb.pp("fc")))?;
 //! let mut optimizer = SGD::new(variables.all_vars(), 0.1)?;
 //!
 //! let mut recorder = Recorder::create(&dir, &taps, Config::default())?;
@@ -31,6 +30,8 @@
 //! # std::fs::remove_dir_all(&dir)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! [`Taps::tap`] taps one layer that you choose, under a name that you choose.
 //!
 //! On a new model, call [`Recorder::check_gradients`] on one batch first: it compares what is recorded with each
 //! example alone, and says in words what does not fit.
@@ -126,6 +127,8 @@ const _: () = {
     assert_shareable::<connectivity::ConnectivityError>();
     assert_shareable::<Taps>();
     assert_shareable::<Tapped<candle_nn::Linear>>();
+    assert_shareable::<nn::Linear>();
+    assert_shareable::<nn::BatchNorm>();
     assert_shareable::<taps::Catch>();
     assert_shareable::<taps::PerExample>();
 };

@@ -34,6 +34,13 @@ macro_rules! built_layer {
             }
         }
 
+        /// A layer that was tapped by hand, for a model of this module's types.
+        impl From<$crate::taps::Tapped<$inner>> for $name {
+            fn from(layer: $crate::taps::Tapped<$inner>) -> Self {
+                Self(layer)
+            }
+        }
+
         /// Taps the layer if taps are collecting.
         impl From<$inner> for $name {
             fn from(layer: $inner) -> Self {

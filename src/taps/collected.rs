@@ -5,6 +5,7 @@
 
 use super::catch::Passes;
 use super::model::Taps;
+use super::registry::{Presence, Registered};
 use super::slot::Slot;
 use super::tap::Tap;
 use super::tapped::Tapped;
@@ -74,6 +75,38 @@ impl Taps {
         COLLECTING.with_borrow_mut(|collecting| collecting.push(self.clone()));
         let _collecting = Collecting;
         build()
+    }
+
+    /// Lets a pass leave out the layer `path` and all layers below it, as [`Taps::tap_optional`] does for one layer.
+    ///
+    /// `path` is that of a `VarBuilder`: `decoder` means `decoder` itself and `decoder.fc`, not `decoder2`. An empty
+    /// path means all layers. [`Recorder::create`](crate::Recorder::create) refuses a path without layers.
+    pub fn make_optional(&self, path: &str) {
+        self.change_below(path, |layer| layer.presence = Presence::Optional);
+    }
+
+    /// Records the layer `path` and all layers below it as sums over positions, as [`Taps::tap_folded`] does for one
+    /// layer. Only linear layers can be recorded otherwise.
+    pub fn make_folded(&self, path: &str) {
+        self.change_below(path, |layer| layer.folded = true);
+    }
+
+    fn change_below(&self, path: &str, change: impl Fn(&mut Registered)) {
+        let mut registry = self.registry();
+        let below = |name: &str| match name.strip_prefix(path) {
+            Some(rest) => path.is_empty() || rest.is_empty() || rest.starts_with('.'),
+            None => false,
+        };
+        let mut changed = 0;
+        for layer in registry.layers.iter_mut().filter(|layer| below(&layer.name)) {
+            change(layer);
+            changed += 1;
+        }
+        if changed == 0 {
+            let names: Vec<String> = registry.layers.iter().map(|layer| format!("`{}`", layer.name)).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            registry.problems.push(format!("no layer is at the path `{path}`; the tapped layers are: {names}"));
+        }
     }
 }
 

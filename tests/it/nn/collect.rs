@@ -159,3 +159,61 @@ fn an_mlp_built_without_taps_has_the_gradients_of_candle() {
     let gradients = loss.backward().unwrap();
     assert!(variables.all_vars().iter().all(|var| gradients.get(var).is_some()));
 }
+
+#[test]
+fn layers_below_a_path_can_be_left_out_or_folded() {
+    let variables = VarMap::new();
+    let vb = builder(&variables);
+    let make = || {
+        let part = |path: &str| linear(4, 3, vb.pp(path));
+        Result::Ok([part("head")?, part("heads.a")?, part("heads.b.fc")?, part("heads2")?])
+    };
+    let ([head, first, _, other], taps) = Taps::collect(make).unwrap();
+    taps.make_optional("heads");
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(dir.path().join("a"), &taps, exact()).unwrap();
+    let mut step = |layers: &[&Linear]| {
+        let mut pass = recorder.pass(&[1, 2]).unwrap();
+        let x = noise(1, &[2, 4]);
+        let mut logits = layers[0].forward(&x).unwrap();
+        for layer in &layers[1..] {
+            logits = (logits + layer.forward(&x).unwrap()).unwrap();
+        }
+        pass.cross_entropy(&logits, &labels(2)).unwrap().backward().unwrap();
+        pass.commit(0.1).map_err(|error| error.to_string())
+    };
+    step(&[&head, &other]).unwrap();
+    step(&[&head, &first, &other]).unwrap();
+    let error = step(&[&head, &first]).unwrap_err();
+    assert!(error.contains("`heads2`"), "{error}");
+    recorder.finish().unwrap();
+    taps.make_optional("tail");
+    let error = Recorder::create(dir.path().join("b"), &taps, exact()).unwrap_err().to_string();
+    assert!(error.contains("`tail`") && error.contains("`heads.b.fc`"), "{error}");
+    // One position in the first pass, and three in the second.
+    let (fc, taps) = Taps::collect(|| linear(4, 3, vb.pp("fc"))).unwrap();
+    taps.make_folded("");
+    let mut recorder = Recorder::create(dir.path().join("c"), &taps, exact()).unwrap();
+    for positions in [1, 3] {
+        let mut pass = recorder.pass(&[1, 2]).unwrap();
+        let logits = fc.forward(&noise(2, &[2, positions, 4])).unwrap().mean(1).unwrap();
+        pass.cross_entropy(&logits, &labels(2)).unwrap().backward().unwrap();
+        pass.commit(0.1).unwrap();
+    }
+    assert_eq!(recorder.finish().unwrap().visits, 4);
+}
+
+#[test]
+fn a_layer_tapped_by_hand_fits_a_model_of_these_types() {
+    let variables = VarMap::new();
+    let taps = Taps::new();
+    let plain = candle_nn::linear(4, 3, builder(&variables).pp("fc")).unwrap();
+    let named: Linear = taps.tap("by hand", plain.clone()).into();
+    let (collected, others) = Taps::collect(|| Result::Ok(Linear::from(plain.clone()))).unwrap();
+    others.declare_model(&variables);
+    assert_eq!([names(&taps, exact()), names(&others, exact())], [["by hand"], ["fc"]]);
+    for layer in [named, collected] {
+        assert_eq!(layer.inner().weight().id(), plain.weight().id());
+        assert_eq!(format!("{layer:?}"), "Linear { .. }");
+    }
+}

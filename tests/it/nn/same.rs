@@ -57,11 +57,13 @@ fn batch(shape: usize, seed: u64, n: usize) -> Tensor {
     }
 }
 
-/// Variables of noise, so that no gradient is zero by its start.
+/// Sets all variables to numbers that do not depend on chance.
 fn stir(variables: &VarMap) {
     for (seed, (_, var)) in sorted(variables).into_iter().enumerate() {
-        let change = (noise(seed as u64 + 90, var.dims()) * 0.1).unwrap();
-        var.set(&(var.as_detached_tensor() + change).unwrap()).unwrap();
+        let middle = if var.rank() == 1 { 1.0 } else { 0.0 };
+        let width = *var.dims().last().unwrap() as f64;
+        let scale = if var.rank() == 1 { 0.2 } else { 1.5 / width.sqrt() };
+        var.set(&noise(seed as u64 + 90, var.dims()).affine(scale, middle).unwrap()).unwrap();
     }
 }
 
@@ -159,6 +161,7 @@ fn a_recorded_training_is_that_of_candle() {
         assert!(relative_error(&made, &right) < 1e-4, "{}: {}", NAMES[shape], relative_error(&made, &right));
         assert!((right[0] - right[11]).abs() > 1e-3, "{}: the loss moves", NAMES[shape]);
         let alone = train(shape, &unrecorded.0, &unrecorded.1, None);
-        assert!(relative_error(&made, &alone) < 1e-5, "{}: recording changes nothing", NAMES[shape]);
+        // Sums over positions are made in another order.
+        assert!(relative_error(&made, &alone) < 1e-5, "{}: {}", NAMES[shape], relative_error(&made, &alone));
     }
 }
