@@ -51,8 +51,11 @@ pub(crate) fn attach_backward(
     x.contiguous()?.apply_op2(&y, Attached(Box::new(backward)))
 }
 
+/// The gradient of an input by the gradient of the output.
+type Backward = dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync;
+
 /// Returns its second argument. The gradient goes to the first.
-struct Attached(Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>);
+struct Attached(Box<Backward>);
 
 impl CustomOp2 for Attached {
     fn name(&self) -> &'static str {

@@ -53,7 +53,7 @@ fn what_is_built_elsewhere_is_not_tapped() {
         let (_, inner) = Taps::collect(|| linear(4, 3, vb.pp("inner")))?;
         assert_eq!(names(&inner, exact()), ["inner"]);
         let elsewhere = vb.pp("elsewhere");
-        std::thread::spawn(move || linear(4, 3, elsewhere).map(drop)).join().unwrap()?;
+        std::thread::scope(|scope| scope.spawn(move || linear(4, 3, elsewhere).map(drop)).join().unwrap())?;
         linear(4, 3, vb.pp("outer"))
     });
     assert_eq!(names(&collected.unwrap().1, exact()), ["outer"]);
