@@ -1,5 +1,6 @@
 //! What an optimizer reports about a step. Both `optim` and the recorder use this module; neither uses the other.
 
+use candle_core::TensorId;
 use candle_nn::Optimizer;
 
 /// What a loop reports about an optimizer step. A bare learning rate is enough: `pass.commit(0.1)`.
@@ -35,13 +36,22 @@ pub struct StepInfo {
     pub weight_decay: Option<f64>,
     /// Learning rates of layers that differ from [`StepInfo::learning_rate`], by the name of the layer.
     pub layer_rates: Vec<(String, f64)>,
+    /// Learning rates of single variables, as an optimizer of this crate knows them.
+    pub(crate) variable_rates: Vec<(TensorId, f64)>,
 }
 
 impl StepInfo {
     /// A step that reports the learning rate alone.
     #[must_use]
     pub fn new(learning_rate: f64) -> Self {
-        Self { learning_rate, clip: 1.0, momentum: None, weight_decay: None, layer_rates: Vec::new() }
+        Self {
+            learning_rate,
+            clip: 1.0,
+            momentum: None,
+            weight_decay: None,
+            layer_rates: Vec::new(),
+            variable_rates: Vec::new(),
+        }
     }
 
     /// Sets the factor that multiplies the gradient.
@@ -79,6 +89,11 @@ impl StepInfo {
 }
 
 impl StepInfo {
+    /// Reports rates by variable. The recorder finds the layers that have them.
+    pub(crate) fn variable_rates(self, variable_rates: Vec<(TensorId, f64)>) -> Self {
+        Self { variable_rates, ..self }
+    }
+
     /// What no optimizer step can have, if there is such a value.
     pub(crate) fn find_fault(&self) -> Option<String> {
         let Self { learning_rate, clip, momentum, weight_decay, .. } = *self;

@@ -39,7 +39,37 @@ pub(super) fn rate_factors(layers: &[Registered], info: &StepInfo) -> Result<Vec
         }
         Ok((number as u32, factor))
     };
-    info.layer_rates.iter().map(factor).collect()
+    let by_variable = rates_by_variable(layers, info)?;
+    // What the loop says of a layer counts, whatever the optimizer says.
+    let unsaid = by_variable.iter().filter(|(name, _)| !info.layer_rates.iter().any(|(said, _)| said == name));
+    info.layer_rates.iter().chain(unsaid).map(factor).collect()
+}
+
+/// The layers whose variables have a rate of their own.
+fn rates_by_variable(layers: &[Registered], info: &StepInfo) -> Result<Vec<(String, f64)>, String> {
+    if info.variable_rates.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for layer in layers {
+        let own = layer.spec.parameters.iter().map(|parameter| {
+            let own = info.variable_rates.iter().find(|(id, _)| Some(*id) == parameter.id);
+            own.map_or(info.learning_rate, |(_, rate)| *rate)
+        });
+        let rates: Vec<f64> = own.collect();
+        let Some(first) = rates.first().copied() else { continue };
+        if rates.iter().any(|rate| *rate != first) {
+            return Err(format!(
+                "the parameters of layer `{}` have different learning rates ({rates:?}), and the log has one for each layer: \
+                 put them into one parameter group",
+                layer.name
+            ));
+        }
+        if first != info.learning_rate {
+            found.push((layer.name.clone(), first));
+        }
+    }
+    Ok(found)
 }
 
 /// The factors that the log holds.

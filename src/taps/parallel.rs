@@ -12,12 +12,12 @@ use std::sync::{Mutex, PoisonError};
 const PARALLEL_FROM: usize = 1 << 19;
 
 /// Number of threads that share work, with the calling one.
-pub(super) fn count_threads() -> usize {
+pub(crate) fn count_threads() -> usize {
     barrier_pool().n_workers() + 1
 }
 
 /// Calls `work` on each part and returns the results in order. No part waits for another one.
-pub(super) fn map<P: Send, R: Send>(parts: Vec<P>, work: impl Fn(P) -> R + Sync) -> Vec<R> {
+pub(crate) fn map<P: Send, R: Send>(parts: Vec<P>, work: impl Fn(P) -> R + Sync) -> Vec<R> {
     if parts.len() <= 1 {
         return parts.into_iter().map(work).collect();
     }

@@ -1,6 +1,8 @@
 //! Layers with learning rates of their own, and layers that no step changes, against sums by candle's own backward.
 
 use crate::common::*;
+use candle_nn::Optimizer;
+use gradlog::optim::{ParameterGroup, Sgd, SgdConfig};
 use gradlog::{Recorder, StepInfo};
 use gradlog_analysis::{
     AnalysisError, Combine, EstimateQuestion, InfluenceQuestion, Method, Normalization, Score, ScoreQuestion,
@@ -245,4 +247,60 @@ fn rates_that_fit_no_layer_are_refused() {
         let error = pass.commit(info).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
+}
+
+/// Parameter groups of an optimizer of ours are what the loop would have told of its layers.
+#[test]
+fn parameter_groups_tell_their_rates() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |name: &str, by_hand: bool| {
+        let model = Network::mlp(EXAMPLES, 1, false);
+        for (seed, var) in model.named().values().enumerate() {
+            var.set(&noise(seed as u64 + 20, var.dims())).unwrap();
+        }
+        let named = model.named();
+        let layer = |prefix: &str| -> Vec<candle_core::Var> {
+            named.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, var)| var.clone()).collect()
+        };
+        let groups = vec![ParameterGroup::new(layer("fc1")).rate_factor(0.01), ParameterGroup::new(layer("fc2"))];
+        let mut optimizer = Sgd::with_groups(groups, SgdConfig::new(0.2)).unwrap();
+        let mut recorder = Recorder::create(dir.path().join(name), &model.taps, exact()).unwrap();
+        for step in 0..4 {
+            model.record_probes(&mut recorder, "test", &[0]);
+            optimizer.set_learning_rate(0.2 / (step + 1) as f64);
+            let ids = [2 * step % 8, 2 * step % 8 + 1];
+            let batch = model.examples.select(&ids);
+            let mut pass = recorder.pass(&ids).unwrap();
+            let loss = pass.cross_entropy(&model.logits(&batch.x).unwrap(), &batch.y).unwrap();
+            if by_hand {
+                let grads = loss.backward().unwrap();
+                let rate = optimizer.learning_rate();
+                let info = StepInfo::new(rate).momentum(0.0).weight_decay(0.0).layer_rate("fc1", 0.01 * rate);
+                pass.commit(info).unwrap();
+                optimizer.step(&grads).unwrap();
+            } else {
+                pass.backward_step(&mut optimizer, &loss).unwrap();
+            }
+        }
+        recorder.finish().unwrap();
+        let run = Run::open(dir.path().join(name)).unwrap();
+        let self_influence = ScoreQuestion::new(Score::SelfInfluence).compute(&run).unwrap();
+        self_influence.rows.iter().map(|row| row.score).collect::<Vec<_>>()
+    };
+    let (told, by_hand) = (record("groups", false), record("by hand", true));
+    assert_eq!(told, by_hand);
+    assert!(told.iter().all(|score| *score > 0.0));
+    // A layer whose weight and bias are in different groups has no rate of its own.
+    let model = Network::mlp(EXAMPLES, 1, false);
+    let groups = model
+        .named()
+        .into_iter()
+        .map(|(name, var)| ParameterGroup::new(vec![var]).rate_factor(if name == "fc1.bias" { 0.5 } else { 1.0 }));
+    let mut optimizer = Sgd::with_groups(groups.collect(), SgdConfig::new(0.2)).unwrap();
+    let mut recorder = Recorder::create(dir.path().join("split"), &model.taps, exact()).unwrap();
+    let batch = model.examples.select(&[1, 2]);
+    let mut pass = recorder.pass(&[1, 2]).unwrap();
+    let loss = pass.cross_entropy(&model.logits(&batch.x).unwrap(), &batch.y).unwrap();
+    let error = pass.backward_step(&mut optimizer, &loss).unwrap_err().to_string();
+    assert!(error.contains("`fc1` have different learning rates"), "{error}");
 }
