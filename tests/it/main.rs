@@ -34,4 +34,5 @@ mod tracin;
 mod tracin_parts;
 mod underflow;
 mod values;
+mod weightless;
 mod workers;
