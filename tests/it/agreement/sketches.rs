@@ -50,20 +50,21 @@ fn shares(name: &str, sketch: &SketchConfig) -> (f64, f64) {
 
 #[test]
 fn default_sketches_agree_within_their_stated_errors() {
-    // Layers that are kept whole are rounded to 4 bits.
+    // Layers that are kept whole are rounded to 4 bits. Measured: 0.968 and 0.997 (MLP), 0.999 and 1 (CNN).
     for name in ["mlp", "cnn"] {
         let (two, three) = shares(name, &SketchConfig::default());
-        assert!(two > 0.85 && three > 0.95, "{name}: {two} {three}");
+        assert!(two > 0.93 && three > 0.985, "{name}: {two} {three}");
     }
 }
 
 #[test]
 fn short_sketches_agree_within_their_stated_errors() {
-    // Every layer but the last is projected, or folded far below its length.
+    // Every layer but the last is projected, or folded far below its length. Measured: 0.998 and 1 (MLP), 0.989 and 1
+    // (CNN).
     let short =
         SketchConfig { input_cap: 20, projected: 128, folded_min: 128, folded_max: 128, ..SketchConfig::default() };
     for name in ["mlp", "cnn"] {
         let (two, three) = shares(name, &short);
-        assert!(two > 0.9 && three > 0.97, "{name}: {two} {three}");
+        assert!(two > 0.95 && three > 0.99, "{name}: {two} {three}");
     }
 }

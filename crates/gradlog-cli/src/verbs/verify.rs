@@ -21,7 +21,7 @@ Data goes to stdout, words to stderr.";
 ///
 /// Exits with 0 if the run is sound, 1 if it cannot be read at all, 3 if it can be read up to a damaged place. It
 /// names that place, what is readable, what lies behind the damage, and the command that saves it. A run may be sound
-/// and not finished: its recorder was killed or still writes, or its end was lost before `recover`.
+/// and not finished: its recorder was killed, was dropped without `finish` or still writes, or its end was lost before `recover`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -83,7 +83,7 @@ impl Verb for Arguments {
                 true => "note: a recorder writes to this run; this is what had been committed",
                 false => {
                     "note: the run was not finished: its recorder was killed, and visits that were still in memory are \
-                     not here; or it was recovered from a run whose end was lost"
+                     not here; or its recorder was dropped without `finish`; or the run was recovered and its end was lost"
                 }
             };
             before.push(why.into());

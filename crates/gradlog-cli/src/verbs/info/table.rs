@@ -17,8 +17,8 @@ impl Contents<'_> {
         let state = match (&summary.damage, summary.finished) {
             (Some(_), _) => "damaged: what follows is of the part before the damage",
             (None, true) => "finished",
-            (None, false) if workers.is_some() => "not finished: workers are missing, were killed or still write",
-            (None, false) => "not finished: its recorder was killed or still writes, or `recover` found no end",
+            (None, false) if workers.is_some() => "not finished: workers are missing, were killed, ended without `finish` or still write",
+            (None, false) => "not finished: its recorder was killed, was dropped without `finish` or still writes, or `recover` found no end",
         };
         let coverage = match summary.coverage {
             Some(share) => format!("{} ({:.1} % of the model)", summary.recorded_parameters, 100.0 * share),
