@@ -5,7 +5,7 @@
 //! more. candle_nn's backward uses transposed convolutions instead.
 
 use super::catch::Catch;
-use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
+use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Held, Operand};
 use super::gradient::PerExample;
 use super::gradient::{read_f32, sum_and_fold};
 use super::parallel::share_rows;
@@ -336,7 +336,7 @@ impl FusedLayer for ConvOp {
         Ok((CpuStorage::F32(y), self.out_shape(x.1.dims().len())))
     }
 
-    fn backward(&self, x: &Tensor, w: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(&self, x: &Tensor, w: &Tensor, held: Held, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let geometry = &self.geometry;
         let grad = grad.contiguous()?;
         let fold = self.catch.find_fold();
@@ -352,6 +352,10 @@ impl FusedLayer for ConvOp {
             } else {
                 None
             };
+            if !held.trained {
+                return Ok([x_grad, None, None]);
+            }
+            let Held { bias, .. } = held;
             let parameters = size + if bias { channels } else { 0 };
             let mut sum = with_slice(x, |xs| {
                 let sum_all = |fold: Option<(&Fold, &mut [f32])>| {

@@ -95,7 +95,16 @@ pub(super) trait FusedLayer: Send + Sync + 'static {
     fn forward(&self, x: Operand<'_>, weight: Operand<'_>, bias: Option<Operand<'_>>) -> Result<(CpuStorage, Shape)>;
 
     /// The gradients of input, weight and, if there is one, bias, from the gradient of the output.
-    fn backward(&self, x: &Tensor, weight: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]>;
+    fn backward(&self, x: &Tensor, weight: &Tensor, held: Held, grad: &Tensor) -> Result<[Option<Tensor>; 3]>;
+}
+
+/// What a layer holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    /// Whether it has a bias.
+    pub bias: bool,
+    /// Whether weight or bias is trained. If not, backward makes the gradient of the input alone.
+    pub trained: bool,
 }
 
 /// Applies `layer`.
@@ -135,11 +144,12 @@ impl<L: FusedLayer> CustomOp3 for Fused<L> {
         &self,
         x: &Tensor,
         w: &Tensor,
-        _b: &Tensor,
+        b: &Tensor,
         _y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [x, w, b] = self.0.backward(x, w, true, grad)?;
+        let held = Held { bias: true, trained: needs_gradient(w) || needs_gradient(b) };
+        let [x, w, b] = self.0.backward(x, w, held, grad)?;
         Ok((x, w, b))
     }
 }
@@ -154,7 +164,8 @@ impl<L: FusedLayer> CustomOp2 for Fused<L> {
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [x, w, _] = self.0.backward(x, w, false, grad)?;
+        let held = Held { bias: false, trained: needs_gradient(w) };
+        let [x, w, _] = self.0.backward(x, w, held, grad)?;
         Ok((x, w))
     }
 }

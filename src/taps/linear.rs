@@ -4,7 +4,7 @@
 //! large as the weight, and the bias takes a broadcast add. Here each gradient is made once, in its own layout.
 
 use super::catch::Catch;
-use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
+use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Held, Operand};
 use super::gradient::PerExample;
 use super::gradient::{add_rows, sum_and_fold};
 use super::parallel;
@@ -99,7 +99,8 @@ impl FusedLayer for LinearOp {
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
 
-    fn backward(&self, x: &Tensor, w: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(&self, x: &Tensor, w: &Tensor, held: Held, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let Held { bias, .. } = held;
         let (outputs, inputs) = w.dims2()?;
         let batch = x.dim(0)?;
         let rows = x.elem_count() / inputs;
@@ -123,6 +124,9 @@ impl FusedLayer for LinearOp {
             } else {
                 None
             };
+            if !held.trained {
+                return Ok([x_grad, None, None]);
+            }
             let size = outputs * inputs;
             let (mut w_grad, b_grad) = with_slice(x, |xs| {
                 if let Some(fold) = &fold {

@@ -5,7 +5,7 @@
 //! Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.
 
 use super::catch::Catch;
-use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Operand};
+use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Held, Operand};
 use super::gradient::PerExample;
 use super::gradient::{read_f32, sum_and_fold};
 use super::parallel::share_rows;
@@ -214,7 +214,7 @@ impl FusedLayer for NormOp {
         Ok((CpuStorage::F32(y), x.1.shape().clone()))
     }
 
-    fn backward(&self, x: &Tensor, w: &Tensor, bias: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(&self, x: &Tensor, w: &Tensor, held: Held, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let width = w.elem_count();
         let grad = grad.contiguous()?;
         let fold = self.catch.find_fold();
@@ -231,6 +231,10 @@ impl FusedLayer for NormOp {
                 } else {
                     None
                 };
+                if !held.trained {
+                    return Ok([x_grad, None, None]);
+                }
+                let Held { bias, .. } = held;
                 let parameters = width * (1 + usize::from(bias));
                 let fill = |(): &mut (), example: usize, out: &mut [f32]| {
                     let range = example * own..(example + 1) * own;

@@ -217,3 +217,21 @@ fn a_layer_tapped_by_hand_fits_a_model_of_these_types() {
         assert_eq!(format!("{layer:?}"), "Linear { .. }");
     }
 }
+
+/// Backward of a frozen layer makes no gradient of its weight: candle keeps none for it.
+#[test]
+fn a_frozen_layer_has_no_gradient_of_its_own() {
+    let x = candle_core::Var::from_tensor(&noise(1, &[2, 4])).unwrap();
+    let weight = noise(2, &[3, 4]);
+    let layer = Linear::new(weight.clone(), Some(noise(3, &[3])));
+    let norm = nn::LayerNorm::new(noise(4, &[3]), noise(5, &[3]), 1e-5);
+    let y = norm.forward(&layer.forward(&x).unwrap()).unwrap();
+    let grads = (y * noise(6, &[2, 3])).unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(grads.get(&x).is_some());
+    assert!(grads.get(&weight).is_none() && grads.get(norm.weight()).is_none());
+    // A frozen weight beside a trained bias.
+    let bias = candle_core::Var::from_tensor(&noise(7, &[3])).unwrap();
+    let norm = nn::LayerNorm::new(noise(4, &[3]), bias.as_tensor().clone(), 1e-5);
+    let grads = norm.forward(&noise(8, &[2, 3])).unwrap().sum_all().unwrap().backward().unwrap();
+    assert_eq!(numbers(grads.get(&bias).unwrap()), [2.0; 3]);
+}
