@@ -53,6 +53,7 @@ pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
 pub mod ops;
+pub mod rnn;
 pub mod rotary_emb;
 
 pub use activation::{prelu, Activation, PReLU};
@@ -67,3 +68,4 @@ pub use embedding::{embedding, Embedding};
 pub use group_norm::{group_norm, GroupNorm};
 pub use layer_norm::{layer_norm, layer_norm_no_bias, rms_norm, LayerNorm, LayerNormConfig, RmsNorm};
 pub use linear::{linear, linear_b, linear_no_bias, Linear};
+pub use rnn::{elman, gru, lstm, Elman, ElmanConfig, GRUConfig, LSTMConfig, GRU, LSTM, RNN};

@@ -100,64 +100,81 @@ impl FusedLayer for LinearOp {
     }
 
     fn backward(&self, x: &Tensor, w: &Tensor, held: Held, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        let Held { bias, .. } = held;
+        let Held { bias, trained } = held;
         let (outputs, inputs) = w.dims2()?;
-        let batch = x.dim(0)?;
         let rows = x.elem_count() / inputs;
-        let positions = rows / batch;
         let device = x.device();
         let grad = grad.contiguous()?;
-        // With one position per example the two factors are the gradient, and keeping them costs nothing.
-        let fold = if positions == 1 { None } else { self.catch.find_fold() };
-        if fold.is_none() {
-            self.catch.keep_use(x, &grad);
-        }
-        with_slice(&grad, |g| {
-            let grads = Matrix::new(g, rows, outputs);
-            let x_grad = if needs_gradient(x) {
-                let mut out = vec![0f32; rows * inputs];
+        let x_grad = if needs_gradient(x) {
+            let mut out = vec![0f32; rows * inputs];
+            with_slice(&grad, |g| {
                 with_slice(w, |w| {
+                    let grads = Matrix::new(g, rows, outputs);
                     parallel::matmul(&mut out, grads, Matrix::new(w, outputs, inputs), false);
                     Ok(())
-                })?;
-                Some(Tensor::from_vec(out, x.shape(), device)?)
-            } else {
-                None
-            };
-            if !held.trained {
-                return Ok([x_grad, None, None]);
-            }
-            let size = outputs * inputs;
-            let (mut w_grad, b_grad) = with_slice(x, |xs| {
-                if let Some(fold) = &fold {
-                    let parameters = size + if bias { outputs } else { 0 };
-                    let fill = |(): &mut (), example: usize, gradient: &mut [f32]| {
-                        let d = &g[example * positions * outputs..(example + 1) * positions * outputs];
-                        let a = Matrix::new(&xs[example * positions * inputs..], positions, inputs);
-                        let (weights, biases) = gradient.split_at_mut(size);
-                        matmul(weights, Matrix::new(d, positions, outputs).t(), a, false, 1);
-                        if bias {
-                            biases.fill(0.0);
-                            add_rows(d, biases);
-                        }
-                    };
-                    let mut sum = self.catch.keep_folded(fold, batch, |fold, rows| {
-                        sum_and_fold(batch, parameters, Some((fold, rows)), || (), fill)
-                    });
-                    let b_grad = sum.split_off(size);
-                    return Ok((sum, b_grad));
-                }
-                let mut w_grad = vec![0f32; size];
-                parallel::matmul(&mut w_grad, grads.t(), Matrix::new(xs, rows, inputs), false);
-                let mut b_grad = vec![0f32; if bias { outputs } else { 0 }];
-                if bias {
-                    add_rows(g, &mut b_grad);
-                }
-                Ok((w_grad, b_grad))
+                })
             })?;
-            w_grad.truncate(size);
-            let b_grad = if bias { Some(Tensor::from_vec(b_grad, outputs, device)?) } else { None };
-            Ok([x_grad, Some(Tensor::from_vec(w_grad, (outputs, inputs), device)?), b_grad])
-        })
+            Some(Tensor::from_vec(out, x.shape(), device)?)
+        } else {
+            None
+        };
+        if !trained {
+            return Ok([x_grad, None, None]);
+        }
+        let (w_grad, b_grad) = weight_gradients(&self.catch, x, &grad, (outputs, inputs), bias)?;
+        let b_grad = b_grad.map(|b_grad| Tensor::from_vec(b_grad, outputs, device)).transpose()?;
+        Ok([x_grad, Some(Tensor::from_vec(w_grad, (outputs, inputs), device)?), b_grad])
     }
+}
+
+/// The gradients of weight, `[outputs, inputs]`, and, with `bias`, bias of a batch. `x` is the input and `grad` the
+/// gradient of the output, `[batch, .., width]` each and contiguous. Each example's own gradient goes to `catch`.
+pub(super) fn weight_gradients(
+    catch: &Catch,
+    x: &Tensor,
+    grad: &Tensor,
+    (outputs, inputs): (usize, usize),
+    bias: bool,
+) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
+    let batch = x.dim(0)?;
+    let rows = x.elem_count() / inputs;
+    let positions = rows / batch;
+    // With one position per example the two factors are the gradient, and keeping them costs nothing.
+    let fold = if positions == 1 { None } else { catch.find_fold() };
+    if fold.is_none() {
+        catch.keep_use(x, grad);
+    }
+    let size = outputs * inputs;
+    with_slice(grad, |g| {
+        with_slice(x, |xs| {
+            if let Some(fold) = &fold {
+                let parameters = size + if bias { outputs } else { 0 };
+                let fill = |(): &mut (), example: usize, gradient: &mut [f32]| {
+                    let d = &g[example * positions * outputs..(example + 1) * positions * outputs];
+                    let a = Matrix::new(&xs[example * positions * inputs..], positions, inputs);
+                    let (weights, biases) = gradient.split_at_mut(size);
+                    matmul(weights, Matrix::new(d, positions, outputs).t(), a, false, 1);
+                    if bias {
+                        biases.fill(0.0);
+                        add_rows(d, biases);
+                    }
+                };
+                let mut sum = catch.keep_folded(fold, batch, |fold, rows| {
+                    sum_and_fold(batch, parameters, Some((fold, rows)), || (), fill)
+                });
+                let b_grad = bias.then(|| sum.split_off(size));
+                sum.truncate(size);
+                return Ok((sum, b_grad));
+            }
+            let mut w_grad = vec![0f32; size];
+            let grads = Matrix::new(g, rows, outputs);
+            parallel::matmul(&mut w_grad, grads.t(), Matrix::new(xs, rows, inputs), false);
+            let b_grad = bias.then(|| {
+                let mut b_grad = vec![0f32; outputs];
+                add_rows(g, &mut b_grad);
+                b_grad
+            });
+            Ok((w_grad, b_grad))
+        })
+    })
 }

@@ -22,6 +22,16 @@ impl<L> Tapped<L> {
         Self { layer, passes, slot }
     }
 
+    /// Catches one use of the layer, for an op that does more than the layer.
+    pub(super) fn catch(&self) -> Catch {
+        Catch::new(self.passes.clone(), self.slot.clone())
+    }
+
+    /// Whether a check wants candle's own ops.
+    pub(super) fn runs_plain(&self) -> bool {
+        self.passes.watch().is_some_and(Watch::is_plain)
+    }
+
     /// The layer without the tap, for its weights and settings.
     pub fn inner(&self) -> &L {
         &self.layer
@@ -55,8 +65,8 @@ pub(crate) fn has_sound_backward(layer: &dyn Tap) -> bool {
 
 impl<L: Tap> Module for Tapped<L> {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let catch = Catch::new(self.passes.clone(), self.slot.clone());
-        if self.passes.watch().is_some_and(Watch::is_plain) && has_sound_backward(&*self.layer) {
+        let catch = self.catch();
+        if self.runs_plain() && has_sound_backward(&*self.layer) {
             return catch.output(x, self.layer.plain_forward(x)?);
         }
         self.layer.tapped_forward(x, &catch)
