@@ -48,7 +48,7 @@ pub(crate) use group_norm::KnownGroupNorm;
 pub(crate) use model::named_variables;
 pub(crate) use names::{find_batch_norms, is_statistic, matching_variables};
 pub(crate) use norm::{layer_norm, rms_norm};
-pub(crate) use recurrent::{Cell, ElmanCell, GruCell, LstmCell, Recurrent};
+pub(crate) use recurrent::{Cell, ElmanCell, GruCell, LstmCell, Product, Recurrent};
 pub(crate) use registry::{Presence, Registered, Registry};
 pub(crate) use shared_fold::{LazyFold, SharedFold};
 pub(crate) use slot::{Captured, Taken};

@@ -22,6 +22,7 @@ mod logits;
 mod losses;
 mod nn;
 mod passes;
+mod recurrent;
 mod refusals;
 mod replay;
 mod resume;

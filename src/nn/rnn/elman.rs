@@ -112,10 +112,8 @@ impl Elman {
             ElmanActivation::Tanh => ElmanCell::Tanh,
             ElmanActivation::Relu => ElmanCell::Relu,
         };
-        let inits = Inits {
-            weights: (config.w_ih_init, config.w_hh_init),
-            biases: (config.b_ih_init, config.b_hh_init),
-        };
+        let inits =
+            Inits { weights: (config.w_ih_init, config.w_hh_init), biases: (config.b_ih_init, config.b_hh_init) };
         let suffix = format!("l{}{direction}", config.layer_idx);
         Ok(Self { core: Core::new(cell, (in_dim, hidden_dim), inits, &suffix, &vb)?, config })
     }

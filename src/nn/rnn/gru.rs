@@ -32,10 +32,8 @@ impl GRU {
     /// # Errors
     /// candle's error.
     pub fn new(in_dim: usize, hidden_dim: usize, config: GRUConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let inits = Inits {
-            weights: (config.w_ih_init, config.w_hh_init),
-            biases: (config.b_ih_init, config.b_hh_init),
-        };
+        let inits =
+            Inits { weights: (config.w_ih_init, config.w_hh_init), biases: (config.b_ih_init, config.b_hh_init) };
         Ok(Self { core: Core::new(GruCell, (in_dim, hidden_dim), inits, "l0", &vb)?, config })
     }
 

@@ -56,9 +56,9 @@ pub use elman::{elman, Elman, ElmanActivation, ElmanConfig, ElmanState};
 pub use gru::{gru, GRU};
 pub use lstm::{lstm, LSTM};
 
-use crate::taps::{tap_built, Cell, Recurrent};
+use crate::taps::{tap_built, Cell, Product, Recurrent};
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{Init, Linear, VarBuilder};
+use candle_nn::{Init, VarBuilder};
 
 /// What all recurrent layers have: weights, and where zeros for their first state are made.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ impl<C: Cell> Core<C> {
         let b_ih = bias(inits.biases.0, "bias_ih")?;
         let b_hh = bias(inits.biases.1, "bias_hh")?;
         let tap = |name: &str, weight, bias| {
-            tap_built(&vb.pp(format!("{name}_{suffix}")).prefix(), Linear::new(weight, bias))
+            tap_built(&vb.pp(format!("{name}_{suffix}")).prefix(), Product::new(C::KIND, weight, bias))
         };
         let (input, state) = (tap("ih", w_ih, b_ih), tap("hh", w_hh, b_hh));
         Ok(Self { layer: Recurrent { cell, input, state }, hidden, device: vb.device().clone(), dtype: vb.dtype() })

@@ -8,6 +8,8 @@ use candle_core::{Result, Tensor, D};
 
 /// A recurrent cell of `n` hidden units.
 pub(crate) trait Cell: std::fmt::Debug + Copy + Send + Sync + 'static {
+    /// The kind of the layer in a run.
+    const KIND: &'static str;
     /// Each product is `GATES · n` wide.
     const GATES: usize;
     /// Backward needs `KEPT · n` numbers of each step.
@@ -49,6 +51,7 @@ pub(crate) struct Before<'a> {
 pub(crate) struct LstmCell;
 
 impl Cell for LstmCell {
+    const KIND: &'static str = "lstm";
     const GATES: usize = 4;
     /// `i`, `f`, `g`, `o`.
     const KEPT: usize = 4;
@@ -120,6 +123,7 @@ fn quarters(kept: &[f32], n: usize) -> (&[f32], &[f32], &[f32], &[f32]) {
 pub(crate) struct GruCell;
 
 impl Cell for GruCell {
+    const KIND: &'static str = "gru";
     const GATES: usize = 3;
     /// `r`, `z`, `n`, and the third part of `s`.
     const KEPT: usize = 4;
@@ -185,6 +189,7 @@ pub(crate) enum ElmanCell {
 }
 
 impl Cell for ElmanCell {
+    const KIND: &'static str = "rnn";
     const GATES: usize = 1;
     /// The argument of the activation.
     const KEPT: usize = 1;

@@ -7,16 +7,18 @@
 mod activation;
 mod cell;
 mod nodes;
+mod product;
 mod unrolled;
 
 use super::catch::Catch;
 use super::fused::{cpu_f32, needs_gradient, with_slice};
 use super::linear::weight_gradients;
+use super::tap::Tap;
 use super::tapped::Tapped;
 use candle_core::{CpuStorage, CustomOp3, IndexOp, Layout, Module, Result, Shape, Tensor};
-use candle_nn::Linear;
 pub(crate) use cell::{Cell, ElmanCell, GruCell, LstmCell};
 use nodes::{Bundle, Deposits, ResultOp};
+pub(crate) use product::Product;
 use std::sync::{Arc, Mutex};
 use unrolled::{Sizes, StateGradients, Trace, Weights};
 
@@ -25,9 +27,9 @@ use unrolled::{Sizes, StateGradients, Trace, Weights};
 pub(crate) struct Recurrent<C> {
     pub cell: C,
     /// From the input to the gates.
-    pub input: Tapped<Linear>,
+    pub input: Tapped<Product>,
     /// From the state to the gates.
-    pub state: Tapped<Linear>,
+    pub state: Tapped<Product>,
 }
 
 impl<C: Cell> Recurrent<C> {
@@ -110,7 +112,7 @@ impl<C: Cell> Recurrent<C> {
             let product = match noted {
                 Some(_) => {
                     before.push(state[0].detach());
-                    self.state.inner().forward(&state[0])?
+                    self.state.inner().plain_forward(&state[0])?
                 }
                 None => self.state.forward(&state[0])?,
             };

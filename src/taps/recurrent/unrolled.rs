@@ -55,7 +55,7 @@ pub(super) struct Weights<'a> {
 
 /// Runs `cell` over `x`, `[batch, steps, gates · hidden]`, from the state `h`, `c`, `[batch, hidden]`.
 pub(super) fn forward<C: Cell>(cell: &C, sizes: Sizes, x: &[f32], weights: Weights<'_>, h: &[f32], c: &[f32]) -> Trace {
-    let Sizes { batch, steps, hidden } = sizes;
+    let Sizes { steps, hidden, .. } = sizes;
     let (width, stretch) = (C::GATES * hidden, sizes.stretch::<C>());
     let cells = usize::from(C::HAS_CELL);
     let mut trace = Trace {
