@@ -1,6 +1,6 @@
 //! What recording costs: the step of a training loop, plain and recorded, in turn in one process.
 //!
-//!     cargo bench --bench overhead -- [--json FILE] [--pairs N] [--workload mlp|cnn|transformer] [--threads N]
+//!     cargo bench --bench overhead -- [--json FILE] [--pairs N] [--workload mlp|cnn|transformer|lstm] [--threads N]
 //! [--in-place-sgd]     cargo bench --bench overhead_mimalloc -- ...       the same under mimalloc instead of glibc's
 //! allocator
 //!

@@ -1,9 +1,9 @@
-//! The three workloads, each in one text for plain and tapped layers.
+//! The four workloads, each in one text for plain and tapped layers.
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{conv2d, embedding, layer_norm, linear, VarBuilder, VarMap};
-use candle_nn::{Conv2dConfig, LayerNorm};
+use candle_nn::{Conv2dConfig, LSTMConfig, LayerNorm, RNN};
 use gradlog::{Tap, Taps};
 use std::path::Path;
 
@@ -17,6 +17,7 @@ pub enum Workload {
     Mlp256,
     Cnn,
     Transformer,
+    Lstm,
 }
 
 const LENGTH: usize = 64;
@@ -26,7 +27,7 @@ const BLOCKS: usize = 4;
 const SYMBOLS: usize = 256;
 
 impl Workload {
-    pub const ALL: [Self; 4] = [Self::Mlp64, Self::Mlp256, Self::Cnn, Self::Transformer];
+    pub const ALL: [Self; 5] = [Self::Mlp64, Self::Mlp256, Self::Cnn, Self::Transformer, Self::Lstm];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -34,6 +35,7 @@ impl Workload {
             Self::Mlp256 => "mlp256",
             Self::Cnn => "cnn",
             Self::Transformer => "transformer",
+            Self::Lstm => "lstm",
         }
     }
 
@@ -53,6 +55,7 @@ impl Workload {
             Self::Mlp64 | Self::Cnn => 64,
             Self::Mlp256 => 256,
             Self::Transformer => 16,
+            Self::Lstm => 32,
         }
     }
 
@@ -61,7 +64,7 @@ impl Workload {
         match self {
             Self::Mlp64 => 20,
             Self::Mlp256 => 10,
-            Self::Cnn | Self::Transformer => 2,
+            Self::Cnn | Self::Transformer | Self::Lstm => 2,
         }
     }
 
@@ -70,7 +73,7 @@ impl Workload {
         match self {
             Self::Mlp64 | Self::Mlp256 => (256, 10),
             Self::Cnn => (128, 10),
-            Self::Transformer => (WIDTH, SYMBOLS),
+            Self::Transformer | Self::Lstm => (WIDTH, SYMBOLS),
         }
     }
 }
@@ -148,6 +151,7 @@ impl Model {
                 })
             }
             Workload::Transformer => transformer(&vb, taps)?,
+            Workload::Lstm => lstm(&vb, taps)?,
         };
         Ok(Self(forward))
     }
@@ -204,6 +208,34 @@ fn transformer(vb: &VarBuilder<'_>, taps: Option<&Taps>) -> Result<Forward> {
     }))
 }
 
+/// A model of characters: an embedding, two LSTM layers and a classifier at each position.
+fn lstm(vb: &VarBuilder<'_>, taps: Option<&Taps>) -> Result<Forward> {
+    let tokens = layer(taps, "tokens", embedding(SYMBOLS, WIDTH, vb.pp("tokens"))?);
+    let head = layer(taps, "head", linear(WIDTH, SYMBOLS, vb.pp("head"))?);
+    let config = LSTMConfig::default();
+    Ok(match taps {
+        Some(taps) => {
+            let layer = |name: &str| gradlog::nn::lstm(WIDTH, WIDTH, config, vb.pp(name));
+            unroll(tokens, taps.collect_more(|| candle_core::Result::Ok([layer("lstm1")?, layer("lstm2")?]))?, head)
+        }
+        None => {
+            let layer = |name: &str| candle_nn::lstm(WIDTH, WIDTH, config, vb.pp(name));
+            unroll(tokens, [layer("lstm1")?, layer("lstm2")?], head)
+        }
+    })
+}
+
+fn unroll<R: RNN + 'static>(tokens: Layer, layers: [R; 2], head: Layer) -> Forward {
+    Box::new(move |ids| {
+        let mut x = tokens.forward(ids)?;
+        for layer in &layers {
+            x = layer.states_to_tensor(&layer.seq(&x)?)?;
+        }
+        let logits = head.forward(&x)?;
+        Ok((x, logits))
+    })
+}
+
 /// candle_nn's loss, over all positions of a sequence.
 pub fn plain_loss(logits: &Tensor, y: &Tensor) -> Result<Tensor> {
     Ok(candle_nn::loss::cross_entropy(&logits.flatten_to(logits.rank() - 2)?, &y.flatten_all()?)?)
@@ -217,7 +249,7 @@ impl Data {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data");
         let batch = workload.batch();
         let mut batches = Vec::new();
-        if workload == Workload::Transformer {
+        if matches!(workload, Workload::Transformer | Workload::Lstm) {
             let text =
                 std::fs::read(data.join("text/paradise-lost.txt")).context("the text that ships with gradlog")?;
             let windows: Vec<&[u8]> = text.windows(LENGTH + 1).step_by(LENGTH).take(64 * batch).collect();
