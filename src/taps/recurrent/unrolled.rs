@@ -9,6 +9,9 @@ use gradlog_kernels::simd::vectorized;
 /// Below this many multiplications, one thread is faster.
 const PARALLEL_FROM: usize = 1 << 19;
 
+/// With this many steps it pays to transpose the weight once, so that products read it in order.
+const TRANSPOSE_FROM: usize = 8;
+
 /// The sizes of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sizes {
@@ -65,8 +68,11 @@ pub(super) fn forward<C: Cell>(cell: &C, sizes: Sizes, x: &[f32], weights: Weigh
         last_h: h.to_vec(),
         last_c: c.to_vec(),
     };
-    let turned = transpose(weights.weight, width, hidden);
-    let turned = Matrix::new(&turned, hidden, width);
+    let transposed = (steps >= TRANSPOSE_FROM).then(|| transpose(weights.weight, width, hidden));
+    let weight = match &transposed {
+        Some(weight) => Matrix::new(weight, hidden, width),
+        None => Matrix::new(weights.weight, width, hidden).t(),
+    };
     let mut c_rest = (&mut trace.c[..], &mut trace.last_c[..]);
     let parts = (trace.kept.chunks_mut(stretch * steps * C::KEPT * hidden))
         .zip(trace.h.chunks_mut(stretch * steps * hidden))
@@ -84,7 +90,7 @@ pub(super) fn forward<C: Cell>(cell: &C, sizes: Sizes, x: &[f32], weights: Weigh
             if let Some(bias) = weights.bias {
                 products.chunks_exact_mut(width).for_each(|row| row.copy_from_slice(bias));
             }
-            matmul(&mut products, Matrix::new(h, rows, hidden), turned, weights.bias.is_some(), 1);
+            matmul(&mut products, Matrix::new(h, rows, hidden), weight, weights.bias.is_some(), 1);
             vectorized(
                 #[inline(always)]
                 || {
@@ -209,7 +215,7 @@ fn add_rows(sum: &mut [f32], rows: &Option<Vec<f32>>, start: usize) {
     }
 }
 
-/// The transpose of `[rows, columns]`. A product reads it in order, which pays over many steps.
+/// The transpose of `[rows, columns]`.
 fn transpose(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let mut out = vec![0f32; rows * columns];
     // In square tiles, so that both sides stay in the cache.

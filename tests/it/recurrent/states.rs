@@ -8,6 +8,8 @@ use gradlog::nn::rnn::{gru, lstm, GRUConfig, LSTMConfig, LSTMState, LSTM, RNN};
 use gradlog::nn::{linear, Linear};
 use gradlog::{BatchRows, FindingKind, Pass, Recorder, Taps};
 use gradlog_format::log::{BlockKind, Column};
+use gradlog_format::run::Run;
+use std::collections::HashMap;
 
 /// A tagger of sequences: an LSTM and a head on its last state.
 struct Tagger {
@@ -229,11 +231,49 @@ fn names_states_and_errors_are_candles() {
     assert!(layer.step(&x, &states).is_err());
 }
 
-/// A frozen layer is not recorded and lets gradients through. A layer of which only a bias is trained is recorded.
+/// A layer of which only weights or only biases are trained is recorded by these.
 #[test]
-fn frozen_parts_have_no_gradient() {
+fn a_layer_that_is_trained_in_part_is_recorded_in_part() {
+    let parts = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"];
+    for (trained, layers) in [("bias", 2), ("weight", 2), ("_hh_", 1), ("bias_hh", 1), ("weight_ih", 1)] {
+        let mut variables = Vec::new();
+        let tensor = |(seed, name): (u64, &str)| {
+            let columns = if name.contains("ih") { INPUTS } else { HIDDEN };
+            let shape = [4 * HIDDEN, columns];
+            let values = noise(seed, if name.starts_with("bias") { &shape[..1] } else { &shape });
+            let variable = Var::from_tensor(&values).unwrap();
+            variables.extend(name.contains(trained).then(|| variable.clone()));
+            (name.to_owned(), if name.contains(trained) { variable.into_inner() } else { values })
+        };
+        let tensors: HashMap<String, Tensor> = (1..).zip(parts).map(tensor).collect();
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        let (layer, taps) = Taps::collect(|| lstm(INPUTS, HIDDEN, LSTMConfig::default(), vb.clone())).unwrap();
+        let plain = candle_nn::lstm(INPUTS, HIDDEN, LSTMConfig::default(), vb).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut recorder = Recorder::create(dir.path(), &taps, exact()).unwrap();
+        let mut pass = recorder.pass(&[0, 1]).unwrap();
+        let losses = |states: &[LSTMState]| {
+            let y = plain.states_to_tensor(states).unwrap();
+            y.sqr().unwrap().flatten_from(1).unwrap().sum(1).unwrap()
+        };
+        pass.losses(&losses(&layer.seq(&x(1)).unwrap())).unwrap().backward().unwrap();
+        pass.commit(0.1).unwrap();
+        recorder.finish().unwrap();
+        assert_eq!(Run::open(dir.path()).unwrap().manifest().layers.len(), layers, "{trained}");
+        let norms = f32s(dir.path(), BlockKind::Visits, Column::SquaredNorm);
+        for i in 0..2 {
+            let own = losses(&plain.seq(&row(&x(1), i).unwrap()).unwrap()).sum_all().unwrap().backward().unwrap();
+            let truth: f64 = variables.iter().map(|var| numbers(own.get(var).unwrap())).map(|g| dot(&g, &g)).sum();
+            assert!((f64::from(norms[i]) - truth).abs() < 2e-4 * truth, "{trained} {i}: {} {truth}", norms[i]);
+        }
+    }
+}
+
+/// A frozen layer is not recorded and lets gradients through.
+#[test]
+fn a_frozen_layer_lets_gradients_through() {
     let variables = VarMap::new();
-    let frozen: std::collections::HashMap<String, Tensor> = [
+    let frozen: HashMap<String, Tensor> = [
         ("rnn.weight_ih_l0", noise(1, &[4 * HIDDEN, INPUTS])),
         ("rnn.weight_hh_l0", noise(2, &[4 * HIDDEN, HIDDEN])),
         ("rnn.bias_ih_l0", noise(3, &[4 * HIDDEN])),
