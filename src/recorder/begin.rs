@@ -72,7 +72,7 @@ impl Recorder {
     pub(super) fn begin(&mut self, ids: &[u64], kind: PassKind) -> Result<PassCore<'_>, RecordError> {
         let mut number = 0;
         if let Some(state) = &mut self.state {
-            if state.taps.registry().layers.len() != state.layers.len() {
+            if state.taps.registry().layers.len() != state.registered {
                 let what = "layers were tapped after the recorder was created: build the whole model first";
                 return Err(RecordError::Pass { step: state.step, what: what.into() });
             }

@@ -2,6 +2,7 @@
 //! missing layer and the reason.
 
 use super::error::{quote_names, RecordError};
+use super::flow::{Flow, Inputs};
 use super::loss;
 use super::message::{Batch, Gradients, LayerGradients};
 use super::pass_core::PassCore;
@@ -54,10 +55,14 @@ impl PassCore<'_> {
         coefficients.iter_mut().for_each(|c| *c *= factor);
         let (mut unreached, mut severed, mut twice) = (Vec::new(), Vec::new(), Vec::new());
         let (mut left_out, mut no_gradient) = (Vec::new(), false);
+        let mut flow = Flow::default();
+        let mut inputs = Inputs::default();
         for (number, layer) in registered.iter().enumerate() {
             match &layer.layer {
                 Some(tap) => {
                     let taken = layer.slot.take(self.number);
+                    flow.note(&layer.name, &taken);
+                    inputs.note(&layer.name, &taken, self.ids.len());
                     let is_optional = layer.presence == Presence::Optional;
                     if taken.uses == 0 && !is_optional {
                         unreached.push(layer.name.clone());
@@ -96,7 +101,7 @@ impl PassCore<'_> {
         }
         let all = registered.iter().filter(|layer| layer.layer.is_some()).count();
         if !severed.is_empty() {
-            return Err(RecordError::Severed { step: self.recorder.step(), layers: severed });
+            return Err(RecordError::Severed { step: self.recorder.step(), layers: severed, why: flow.explain() });
         }
         if !twice.is_empty() {
             return Err(self.error(format!(
@@ -108,16 +113,18 @@ impl PassCore<'_> {
         if !unreached.is_empty() && unreached.len() == all {
             return Err(self.error(
                 "the forward pass went through no tapped layer: call `model.forward` after `recorder.pass`, on the model that holds \
-                 the tapped layers",
+                 the tapped layers, and not under `taps.pause()`",
             ));
         }
         self.check_strays(&registered)?;
         if !unreached.is_empty() {
             return Err(self.error(format!(
-                "the forward pass did not reach {}: if a pass may leave a layer out, tap it with `taps.tap_optional`",
+                "the forward pass did not reach {}: if a pass may leave a layer out, tap it with `taps.tap_optional`. A layer that \
+                 ran through `tapped.inner()` or under `taps.pause()` was not seen: call the tapped layer itself",
                 quote_names(&unreached)
             )));
         }
+        inputs.check_position_ids(self.ids.len()).map_err(|what| self.error(what))?;
         // A fused op that folded has already decided the width. Otherwise it is decided here.
         let parameters = |number: usize| registered[number].spec.elements() as u64;
         let folded = layers.iter().filter(|part| part.form() == Form::Folded).map(|part| part.layer);
@@ -155,9 +162,9 @@ impl PassCore<'_> {
             return Ok(());
         }
         Err(self.error(format!(
-            "backward went on through {} into a forward pass that was made before this pass, and that part of the gradients \
-             cannot be recorded: `detach` the state that is carried over (as in truncated backpropagation through time), or run \
-             all forward passes of one backward inside one pass",
+            "backward went on through {} into a forward pass that was made before this pass or under `taps.pause()`, and that part \
+             of the gradients cannot be recorded: `detach` the state that is carried over (as in truncated backpropagation through \
+             time) and what a paused forward gives to the loss, or run all forward passes of one backward inside one pass",
             quote_names(&names)
         )))
     }
@@ -309,7 +316,7 @@ fn advise_on_rows(found: usize, batch: usize) -> String {
             "If each example has {times} positions, keep them in a dimension of their own, `[batch, positions, width]` and not \
              `[batch * positions, width]`. If each example has {times} views (augmentations, pairs), give `recorder.pass` an id for \
              each row, in the order of the rows, and a loss for each row: an id may occur several times, and its views are then \
-             visits whose scores add up"
+             visits whose scores add up. If it takes one input for the whole batch (position ids), expand that to `[batch, ...]`"
         );
     }
     if found < batch {
@@ -320,6 +327,7 @@ fn advise_on_rows(found: usize, batch: usize) -> String {
              is tapped with `taps.tap_optional`"
         );
     }
-    "Keep the batch as the first dimension of every tapped layer, with other dimensions behind it: `[batch, positions, width]`"
+    "Keep the batch as the first dimension of every tapped layer, with other dimensions behind it: `[batch, positions, width]`. \
+     Expand an input that all examples share, such as position ids, to `[batch, ...]`"
         .into()
 }

@@ -28,12 +28,7 @@ pub enum RecordError {
     },
     /// The forward pass went through a layer, but backward brought no gradient to it.
     #[error(
-        "step {step}: no gradient came back to {}, although the forward pass went through. There are three causes. (1) A second \
-         forward inside the pass, of a teacher or an evaluation: run it before `recorder.pass`. (2) An output that is detached or \
-         does not reach the loss, of a frozen part or an unused head: tap these layers with `taps.tap_optional`, which records the \
-         gradient zero then. (3) A later operation without a backward, so that it and all layers before it do not train: in \
-         candle-nn 0.11 `LayerNorm`, `RmsNorm`, `ops::softmax_last_dim` and the fused rotary embeddings (candle issues 2168, 3011, \
-         3752). Tap the norms, which makes them differentiable, and use `ops::softmax` and the `rope_slow` functions",
+        "step {step}: no gradient came back to {}, although the forward pass went through. {why}",
         quote_names(layers)
     )]
     Severed {
@@ -41,6 +36,8 @@ pub enum RecordError {
         step: u64,
         /// The layers' names.
         layers: Vec<String>,
+        /// The possible causes, the likeliest first, and what to do about each.
+        why: String,
     },
     /// The background thread could not write and records no more. Every later call returns this error too.
     #[error("recording has stopped: {0}; the log keeps what was written before")]

@@ -7,7 +7,7 @@ use super::message::{Batch, Message, PassKind, Replayed};
 use super::state::State;
 use crate::step::StepInfo;
 use crate::taps::{LazyFold, Registered, SharedFold};
-use candle_core::Var;
+use candle_core::{TensorId, Var};
 use gradlog_format::log::Coupling;
 use gradlog_format::sketch::Form;
 use std::sync::Arc;
@@ -212,6 +212,11 @@ impl Recorder {
         if let Some(state) = &self.state {
             state.taps.disarm();
         }
+    }
+
+    /// Says what is wrong if declared variables have got no gradient yet.
+    pub(super) fn look_at_reach(&mut self, is_reached: impl Fn(TensorId) -> bool) -> Option<String> {
+        self.state.as_mut().and_then(|state| state.reach.look(is_reached))
     }
 
     /// Decides the form that layer `number` is recorded in. The first pass decides, by what it saw.

@@ -2,11 +2,12 @@
 
 use super::config::{Config, OnBatchNorm, Worker};
 use super::error::RecordError;
+use super::reach::list_names;
 use super::state::now_ms;
-use crate::taps::{is_statistic, matching_variables, Registry};
+use crate::taps::{matching_variables, Registry};
 use gradlog_format::log::{BatchNormHandling, BatchNormRecord, LayerRecord, Manifest, VariableRecord};
 use gradlog_format::sketch::{derive_seed, Side};
-use std::collections::hash_map::RandomState;
+use std::collections::hash_map::{HashMap, RandomState};
 use std::hash::{BuildHasher, Hasher};
 
 /// Makes the manifest of a run of these taps.
@@ -16,7 +17,8 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
     };
     let shape = |dims: &[usize]| dims.iter().map(|d| *d as u64).collect::<Vec<u64>>();
     let mut layers = Vec::with_capacity(registry.layers.len());
-    for (number, layer) in registry.layers.iter().enumerate() {
+    let recorded = registry.recorded_layers();
+    for (number, layer) in recorded.iter().enumerate() {
         let (inputs, outputs) = layer.spec.factors.unwrap_or((0, 0));
         let seed = |side| derive_seed(config.seed, number as u32, side);
         // Tied layers share one tensor, so their gradients add. One seed gives them one projection.
@@ -34,17 +36,19 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
             seed_folded: folded_seed,
         });
     }
-    let batch_norms = registry.batch_norms();
-    // Statistics are not trained, so they are no parameters.
-    let declared = registry.model.iter().flatten().filter(|(name, ..)| !is_statistic(name, &batch_norms));
-    let model: Vec<_> = declared.collect();
+    // Statistics are not trained, so they are no parameters. Neither are frozen variables.
+    let model = registry.trained_variables();
     let mut covered = vec![false; model.len()];
-    for layer in &registry.layers {
+    // Numbers of recorded tensors that the declared map lacks. They are of the model as well.
+    let mut outside = HashMap::new();
+    for layer in &recorded {
         for parameter in &layer.spec.parameters {
             let variables = model.iter().map(|(name, shape, id)| (name.as_str(), shape, *id));
             let matches = matching_variables(&layer.name, parameter, variables);
             if let [one] = matches[..] {
                 covered[one] = true;
+            } else if let Some(id) = parameter.id {
+                outside.insert(id, parameter.shape.elem_count() as u64);
             }
         }
     }
@@ -61,8 +65,11 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
         sketch: config.sketch.clone(),
         layers,
         untapped: untapped.map(|(name, s, _)| VariableRecord { name: name.clone(), shape: shape(s.dims()) }).collect(),
-        model_parameters: registry.model.as_ref().map(|_| model.iter().map(|(_, s, _)| s.elem_count() as u64).sum()),
-        notes: config.notes.clone(),
+        model_parameters: registry.model.as_ref().map(|_| {
+            let declared: u64 = model.iter().map(|(_, s, _)| s.elem_count() as u64).sum();
+            declared + outside.values().sum::<u64>()
+        }),
+        notes: config.notes.iter().cloned().chain(frozen_note(registry)).collect(),
         worker: config.worker.map(Worker::to_record),
         extensions: batch_norm_record(registry, config)
             .map(|record| record.to_extension())
@@ -72,6 +79,12 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
             .chain([Manifest::fold_places_field()])
             .collect(),
     })
+}
+
+/// What the run says of frozen layers and variables.
+fn frozen_note(registry: &Registry) -> Option<(String, String)> {
+    let frozen = registry.frozen_names();
+    (!frozen.is_empty()).then(|| ("frozen".into(), format!("{} (not recorded)", list_names(&frozen).replace('`', ""))))
 }
 
 /// What the manifest says about BatchNorm layers that may run in training mode.

@@ -44,6 +44,9 @@ impl<'r> Pass<'r> {
     /// failed. After an error the log holds nothing of the pass; the training is not affected. Without a learning rate
     /// it holds nothing of the step, and counts its visits as dropped.
     ///
+    /// It sees the tapped layers alone. A variable of no tapped layer that gets no gradient escapes it;
+    /// [`Pass::backward_step`] sees that too.
+    ///
     /// # Cost
     /// Captured tensors are moved, not copied, and the background thread sketches them. A [`Tap`](crate::Tap) that
     /// reads its parameters computes its gradients here. If the queue is full, `commit` waits at most
@@ -72,6 +75,9 @@ impl<'r> Pass<'r> {
     /// [`OnNonFinite::Skip`](crate::OnNonFinite::Skip) this returns `Ok`;
     /// [`Recorder::abandoned_steps`](crate::Recorder::abandoned_steps) counts it.
     ///
+    /// It sees the gradients of all variables. So it also reports a declared variable that gets none
+    /// ([`Taps::declare_model`](crate::Taps::declare_model)), and a layer that ran without its tap.
+    ///
     /// [`StepReport`] is implemented for [`Sgd`](crate::optim::Sgd) and for candle's `SGD` and `AdamW`.
     ///
     /// # Errors
@@ -83,6 +89,7 @@ impl<'r> Pass<'r> {
     ) -> Result<(), RecordError> {
         let grads = loss.backward()?;
         self.core.check_gradients(&grads)?;
+        self.core.look_at_reach(&grads);
         match self.commit(optimizer.step_info()) {
             Err(error) if error.is_skipped_step() => Ok(()),
             Err(error @ RecordError::NotFinite { .. }) => Err(error),

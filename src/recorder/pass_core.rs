@@ -34,6 +34,10 @@ pub(super) struct PassCore<'r> {
     /// Whether the loss depends on a variable.
     pub(super) has_graph: bool,
     pub(super) per_example: Vec<LayerGradients>,
+    /// Tapped layers that backward reached, although no tap saw a forward pass.
+    pub(super) around_tap: Vec<String>,
+    /// What is wrong with declared variables that got no gradient.
+    pub(super) unreached_variables: Option<String>,
     /// For curvature rows, the weight of each.
     pub(super) curvature: Option<Vec<f32>>,
     /// What is not finite, if such steps are not recorded.
@@ -67,6 +71,8 @@ impl<'r> PassCore<'r> {
             upstream: Upstream::default(),
             has_graph: false,
             per_example: Vec::new(),
+            around_tap: Vec::new(),
+            unreached_variables: None,
             curvature: None,
             not_finite: None,
             is_check: false,
@@ -211,7 +217,8 @@ impl<'r> PassCore<'r> {
         self.recorder.disarm();
         let frozen = self.recorder.check_frozen_statistics();
         let told = frozen.and_then(|()| self.check_layer_rates(step.as_ref()));
-        let collected = told.and_then(|()| self.collect());
+        let collected = told.and_then(|()| self.check_taps_ran()).and_then(|()| self.collect());
+        let collected = collected.and_then(|batch| self.check_variables_reached().map(|()| batch));
         if let Ok(batch) = &collected {
             self.check_caught(batch);
         }

@@ -1,11 +1,14 @@
 //! Gradients from one backward pass for each example, for models that cannot be tapped.
 
-use super::error::RecordError;
+use super::error::{quote_names, RecordError};
+use super::held::HeldVariables;
 use super::message::{Gradients, LayerGradients};
 use super::outputs::Outputs;
 use super::pass_core::PassCore;
-use crate::taps::{read_f32, wide_squared_norm, FoldedGradients};
-use candle_core::{DType, Device, Tensor, Var};
+use crate::taps::{read_f32, wide_squared_norm, FoldedGradients, LazyFold};
+use candle_core::{DType, Device, Tensor, TensorId, Var};
+use std::collections::HashSet;
+use std::sync::Arc;
 
 impl PassCore<'_> {
     pub(super) fn per_example(
@@ -42,8 +45,16 @@ impl PassCore<'_> {
             })
             .collect();
         let mut losses = Vec::with_capacity(batch);
+        let mut reached = HashSet::new();
+        let held = self.hold_variables(&layers)?;
         for i in 0..batch {
-            let own = loss(i)?;
+            let own = loss(i);
+            // What the forward pass changed is set back before anything else, an error of its own included.
+            let changed = held.restore()?;
+            if !changed.is_empty() {
+                return Err(self.describe_changed(&changed));
+            }
+            let own = own?;
             losses.push(own.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?.iter().sum::<f32>());
             if layers.is_empty() {
                 continue;
@@ -54,10 +65,17 @@ impl PassCore<'_> {
                 let Some(grad) = grads.get(variable.as_tensor()) else {
                     continue;
                 };
+                reached.insert(variable.id());
                 let (grad, fold) = (read_f32(grad)?, fold.get());
                 let m = fold.outputs();
                 folded.squared_norms[i] = wide_squared_norm(&grad);
                 fold.add(0, &grad, &mut folded.sketches[i * m..(i + 1) * m]);
+            }
+        }
+        if !layers.is_empty() {
+            let is_reached = |id: TensorId| reached.contains(&id);
+            if let Some(what) = self.recorder.look_at_reach(is_reached) {
+                return Err(self.error(what));
             }
         }
         self.per_example = layers
@@ -77,5 +95,26 @@ impl PassCore<'_> {
             self.outputs = Some((outputs, coefficients));
         }
         Ok(tensor)
+    }
+
+    /// Copies of what `loss` must not change: all variables in the first pass, and later the statistics alone.
+    fn hold_variables(&mut self, layers: &[(usize, Var, Arc<LazyFold>)]) -> Result<HeldVariables, RecordError> {
+        let names = self.recorder.layers();
+        let Some(state) = &mut self.recorder.state else { return Ok(HeldVariables::hold_named(Vec::new())?) };
+        let mut named = state.statistics.clone();
+        if !std::mem::replace(&mut state.held_all, true) {
+            let name = |layer: &usize| names.get(*layer).map_or_else(String::new, |layer| layer.name.clone());
+            named.extend(layers.iter().map(|(layer, variable, _)| (name(layer), variable.clone())));
+        }
+        Ok(HeldVariables::hold_named(named)?)
+    }
+
+    fn describe_changed(&self, changed: &[String]) -> RecordError {
+        self.error(format!(
+            "the forward pass of one example changes {}, which are set back. A BatchNorm in training mode takes its statistics from \
+             the batch, and a batch of one makes them NaN: run it in evaluation mode, `forward_t(x, false)`. Other variables may \
+             change only between passes",
+            quote_names(changed)
+        ))
     }
 }

@@ -21,7 +21,8 @@ pub(super) fn find_foreign_variables(registry: &Registry, named: &[(String, Var)
         for parameter in &layer.spec.parameters {
             let Some(id) = parameter.id else { continue };
             own.insert(id);
-            if !given.contains(&id) && seen.insert(id) {
+            // The optimizer never changes a frozen layer, so its weights are those that the model has.
+            if !given.contains(&id) && !layer.frozen && seen.insert(id) {
                 lacking.push(match layer.is_variable() {
                     true => layer.name.clone(),
                     false => format!("{}.{}", layer.name, parameter.name),
@@ -31,7 +32,7 @@ pub(super) fn find_foreign_variables(registry: &Registry, named: &[(String, Var)
     }
     for (name, _, id) in registry.model.iter().flatten() {
         own.insert(*id);
-        if !given.contains(id) && seen.insert(*id) {
+        if !given.contains(id) && registry.declared.is_trained(*id) && seen.insert(*id) {
             lacking.push(name.clone());
         }
     }

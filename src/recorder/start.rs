@@ -8,6 +8,7 @@ use super::manifest::{find_batch_norm_difference, list_differences, make_manifes
 use super::message::Message;
 use super::past::{lock_end, Past};
 use super::queue::{Gauge, Queue};
+use super::reach::Reach;
 use super::reproduction::Reproduction;
 use super::rows::RowMaker;
 use super::shared::Shared;
@@ -119,8 +120,7 @@ impl Recorder {
 pub(super) fn prepare_taps(taps: &Taps, config: &Config) -> Result<(Manifest, TapsGuard), RecordError> {
     config.check()?;
     let mut registry = taps.registry();
-    registry.name_by_variables();
-    let mut problems = registry.problems.clone();
+    let mut problems = registry.prepare();
     if !registry.variables.is_empty() && registry.layers.iter().any(|layer| !layer.is_variable()) {
         problems.push(
             "layers are tapped and variables are declared: use either `taps.tap` or `taps.declare_variables` in one run".into(),
@@ -158,8 +158,11 @@ pub(super) fn start_recorder(
     past: Past,
 ) -> Result<Recorder, RecordError> {
     let registry = taps.registry();
-    let layers = registry.layers.clone();
-    let variables = registry.variables.clone();
+    let layers = registry.recorded_layers();
+    let variables = registry.recorded_variables(&layers);
+    let registered = registry.layers.len();
+    let reach = Reach::new(&registry);
+    let statistics = registry.statistics.clone();
     let frozen = FrozenStatistics::new(&registry, &config);
     drop(registry);
     // A width from disk is used only if these settings could have made it.
@@ -196,7 +199,6 @@ pub(super) fn start_recorder(
         })
         .map_err(|e| RecordError::Stopped(format!("the background thread cannot be started: {e}")))?;
     queue.set_reader(thread.thread());
-    let variables = variables.into_iter().zip(&folds).enumerate();
     let mut forms = if past.forms.is_empty() { vec![None; layers.len()] } else { past.forms };
     for (form, layer) in forms.iter_mut().zip(&layers) {
         // A run that was begun with factors keeps them.
@@ -206,7 +208,11 @@ pub(super) fn start_recorder(
         dir: dir.to_owned(),
         taps: taps.clone(),
         forms,
-        variables: variables.map(|(i, ((_, var), fold))| (i, var, fold.clone())).collect(),
+        variables: variables.into_iter().map(|(number, var)| (number, var, folds[number].clone())).collect(),
+        registered,
+        reach,
+        statistics,
+        held_all: false,
         shared_fold,
         manifest,
         layers: Arc::new(layers),

@@ -5,6 +5,7 @@ use super::error::RecordError;
 use super::layer_rates::rate_factors;
 use super::message::{Batch, Gap, Message, PassKind, Replayed, StepEnd, StepRow};
 use super::queue::{Queue, Sent};
+use super::reach::Reach;
 use super::reproduction::{RecordedLosses, Reproduction};
 use super::shared::Shared;
 use super::statistics::FrozenStatistics;
@@ -36,6 +37,14 @@ pub(super) struct State {
     pub layers: Arc<Vec<Registered>>,
     pub forms: Vec<Option<Form>>,
     pub variables: Vec<(usize, Var, Arc<LazyFold>)>,
+    /// Number of layers that the taps had when the recorder was made, frozen ones among them.
+    pub registered: usize,
+    /// Declared variables that no gradient has reached yet.
+    pub reach: Reach,
+    /// Statistics of declared BatchNorm layers, which `per_example` must not change.
+    pub statistics: Vec<(String, Var)>,
+    /// Whether `per_example` has looked at all variables once.
+    pub held_all: bool,
     pub shared_fold: Arc<SharedFold>,
     pub manifest: Manifest,
     pub queue: Option<Queue<Message>>,

@@ -15,6 +15,9 @@ pub(super) trait Passes: Send + Sync {
     /// Number of the armed pass, 0 for none.
     fn armed_pass(&self) -> u64;
 
+    /// Whether forward passes are not recorded for a while, although a pass is armed.
+    fn is_paused(&self) -> bool;
+
     /// Number of parameters of all layers whose gradients `pass` will fold, as far as forward has come.
     fn folded_parameters(&self, pass: u64) -> u64;
 
@@ -33,7 +36,7 @@ pub struct Catch {
 
 impl Catch {
     pub(super) fn new(passes: Arc<dyn Passes>, slot: Arc<Slot>) -> Self {
-        let pass = passes.armed_pass();
+        let pass = if slot.is_off() || passes.is_paused() { 0 } else { passes.armed_pass() };
         Self { passes, slot, pass }
     }
 
@@ -56,7 +59,8 @@ impl Catch {
     /// # Cost
     /// One copy of `y` while a pass is armed.
     pub fn output(&self, x: &Tensor, y: Tensor) -> Result<Tensor> {
-        if !self.is_armed() {
+        // Under a pause only a backward pass is noticed, which must not come here.
+        if !self.is_armed() && !self.passes.is_paused() {
             return Ok(y);
         }
         self.note_forward(x);
@@ -71,7 +75,7 @@ impl Catch {
                 [_, places @ .., _] => places.iter().product(),
                 _ => 1,
             };
-            self.slot.note_forward(self.pass, positions > 1);
+            self.slot.note_forward(self.pass, positions > 1, x);
             if let Some(watch) = self.passes.watch() {
                 watch.note_input(&self.slot, x);
             }

@@ -143,6 +143,10 @@ impl Passes for Never {
         0
     }
 
+    fn is_paused(&self) -> bool {
+        false
+    }
+
     fn folded_parameters(&self, _pass: u64) -> u64 {
         0
     }

@@ -150,6 +150,11 @@ pub(crate) fn read_f32(tensor: &Tensor) -> Result<Vec<f32>> {
     with_slice(&move_to_host(tensor)?, |values| Ok(values.to_vec()))
 }
 
+/// The integers of a tensor.
+pub(crate) fn read_i64(tensor: &Tensor) -> Result<Vec<i64>> {
+    tensor.detach().to_device(&Device::Cpu)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1()
+}
+
 /// Moves the tensor to main memory, contiguous and as f32. It returns the tensor itself if it is that already.
 pub(crate) fn move_to_host(tensor: &Tensor) -> Result<Tensor> {
     tensor.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()

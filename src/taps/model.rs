@@ -2,7 +2,6 @@
 
 use super::catch::{Catch, Passes};
 use super::collected::untapped;
-use super::names::is_statistic;
 use super::registry::{Recording, Registered, Registry};
 use super::slot::Slot;
 use super::spec::{LayerSpec, Parameter};
@@ -11,7 +10,7 @@ use super::tapped::Tapped;
 use super::watch::{Seen, Watch};
 use candle_core::Var;
 use candle_nn::VarMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The taps of one model. Give each layer to [`Taps::tap`] where it is built, and the taps to the recorder.
@@ -56,6 +55,24 @@ impl LastLayer {
     }
 }
 
+/// Stops recording while it lives. [`Taps::pause`] makes it.
+#[must_use = "recording goes on when the guard is dropped"]
+pub struct Paused {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.shared.paused.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl std::fmt::Debug for Paused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Paused")
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     /// Number of the armed pass, 0 for none. Numbers start at 1 and are never used again.
@@ -64,6 +81,8 @@ struct Shared {
     passes: AtomicU64,
     /// Whether a recorder holds these taps. Two at a time would catch each other's gradients.
     held: AtomicBool,
+    /// Number of guards that stop recording.
+    paused: AtomicUsize,
     /// What a check watches.
     watch: Watch,
     registry: Mutex<Registry>,
@@ -79,6 +98,10 @@ impl Shared {
 impl Passes for Shared {
     fn armed_pass(&self) -> u64 {
         self.armed.load(Ordering::Acquire)
+    }
+
+    fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire) > 0
     }
 
     fn folded_parameters(&self, pass: u64) -> u64 {
@@ -181,24 +204,97 @@ impl Taps {
     /// Declares all variables of the model. The run then states which of them it does not cover, and how large they
     /// are. It also knows the model's BatchNorm layers by their statistics; see
     /// [`OnBatchNorm`](crate::OnBatchNorm).
+    ///
+    /// The map is read when the recorder is created, so it may still be empty here. A second map is added to the first.
+    ///
+    /// [`Pass::backward_step`](crate::Pass::backward_step) then sees every variable: one that gets no gradient in the
+    /// first pass is an error that names it. [`Taps::trained`] and [`Taps::allow_no_gradient`] say which need none.
     pub fn declare_model(&self, variables: &VarMap) {
-        self.registry().declare(&named_variables(variables));
+        let mut registry = self.registry();
+        registry.declared.add_map(variables, false);
+        registry.read_maps();
     }
 
     /// Declares the variables of a model that cannot be tapped. Each variable becomes a layer, and
-    /// [`Pass::per_example`](crate::Pass::per_example) records its gradients.
+    /// [`Pass::per_example`](crate::Pass::per_example) records its gradients. As in [`Taps::declare_model`], the map is
+    /// read when the recorder is created, and a variable without a gradient is an error.
     pub fn declare_variables(&self, variables: &VarMap) {
-        let named = named_variables(variables);
         let mut registry = self.registry();
-        registry.declare(&named);
-        let batch_norms = registry.batch_norms();
-        // Statistics are not trained, so they are no parameters.
-        for (name, var) in named.into_iter().filter(|(name, _)| !is_statistic(name, &batch_norms)) {
-            let parameters = vec![Parameter::new("value", var.as_tensor())];
-            let spec = LayerSpec::new("variable", parameters);
-            registry.add(name.clone(), spec, Arc::new(Slot::default()), None, Recording::OPTIONAL);
-            registry.variables.push((name, var));
-        }
+        registry.declared.add_map(variables, true);
+        registry.read_maps();
+    }
+
+    /// Says which variables are trained: those that the optimizer has. Without this call all of them are.
+    ///
+    /// A layer without a trained parameter is frozen. It is not recorded, takes no part in influence, self-influence
+    /// and coverage, and needs no gradient. The run names the frozen layers in its notes. A layer that is trained in
+    /// part is refused by [`Recorder::create`](crate::Recorder::create), which says what to do.
+    ///
+    /// Call it before the recorder is created. A second call adds variables.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use candle_nn::{linear, VarBuilder, VarMap};
+    /// use gradlog::Taps;
+    ///
+    /// let variables = VarMap::new();
+    /// let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    /// let taps = Taps::new();
+    /// let base = taps.tap("base", linear(4, 8, vb.pp("base"))?);
+    /// let head = taps.tap("head", linear(8, 3, vb.pp("head"))?);
+    /// // Only the head is trained.
+    /// let named = variables.data().lock().unwrap();
+    /// let trained: Vec<_> = named.iter().filter(|(name, _)| name.starts_with("head")).map(|(_, v)| v.clone()).collect();
+    /// taps.trained(&trained);
+    /// // let optimizer = AdamW::new(trained, params)?;
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    pub fn trained(&self, variables: &[Var]) {
+        self.registry().declared.add_trained(variables);
+    }
+
+    /// Says that variables may stay without a gradient, although the optimizer has them: a head or an expert that few
+    /// passes use, a pooler that no loss uses. `name` is the name of a variable, or the path of a part: `"pooler"`
+    /// stands for `pooler.dense.weight` as well.
+    ///
+    /// Parameters of a layer that is tapped with [`Taps::tap_optional`] need no such call.
+    pub fn allow_no_gradient(&self, name: impl Into<String>) {
+        self.registry().declared.allow(name.into());
+    }
+
+    /// Stops recording until the guard is dropped: forward passes meanwhile are not recorded. Use it inside a pass for
+    /// a forward that takes no part in its loss: a metric, a target, a teacher.
+    ///
+    /// Without it, a second forward inside a pass is an error at `commit`, because it gets no gradient. Detach what such
+    /// a forward gives to the loss: a gradient that goes into it is an error too.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Module, Tensor};
+    /// # use candle_nn::{linear, VarBuilder, VarMap};
+    /// # use gradlog::{Config, Recorder, Taps};
+    /// # let dir = std::env::temp_dir().join(format!("gradlog-doc-pause-{}", std::process::id()));
+    /// # let variables = VarMap::new();
+    /// # let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    /// # let taps = Taps::new();
+    /// # let model = taps.tap("fc", linear(4, 3, vb.pp("fc"))?);
+    /// # let (x, y) = (Tensor::zeros((2, 4), DType::F32, &Device::Cpu)?, Tensor::new(&[0u32, 2], &Device::Cpu)?);
+    /// # let mut recorder = Recorder::create(&dir, &taps, Config::default())?;
+    /// let mut pass = recorder.pass(&[7, 8])?;
+    /// let target = {
+    ///     let _paused = taps.pause();
+    ///     model.forward(&x)?.detach()
+    /// };
+    /// let losses = (model.forward(&x)? - target)?.sqr()?.sum(1)?;
+    /// pass.losses(&losses)?.backward()?;
+    /// pass.commit(0.1)?;
+    /// # drop(recorder);
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use = "recording goes on when the guard is dropped"]
+    pub fn pause(&self) -> Paused {
+        self.shared.paused.fetch_add(1, Ordering::AcqRel);
+        Paused { shared: self.shared.clone() }
     }
 
     /// Taps a layer of `gradlog::nn`. One without a trained variable is left alone.
@@ -271,12 +367,4 @@ impl Taps {
     pub(crate) fn disarm(&self) {
         self.shared.armed.store(0, Ordering::Release);
     }
-}
-
-/// The variables of the map, sorted by name: a `VarMap` has no order.
-pub(crate) fn named_variables(variables: &VarMap) -> Vec<(String, Var)> {
-    let data = variables.data().lock().unwrap_or_else(PoisonError::into_inner);
-    let mut named: Vec<_> = data.iter().map(|(name, var)| (name.clone(), var.clone())).collect();
-    named.sort_by(|a, b| a.0.cmp(&b.0));
-    named
 }

@@ -1,6 +1,7 @@
 //! The layers that the recorder knows, and the reasons to refuse some.
 
 use super::batch_norm::KIND as BATCH_NORM;
+use super::declared::Declared;
 use super::names::{find_batch_norms, mean_of, weight_of};
 use super::slot::Slot;
 use super::spec::{LayerSpec, Parameter};
@@ -14,6 +15,9 @@ pub(crate) struct Registry {
     pub layers: Vec<Registered>,
     pub model: Option<Vec<(String, Shape, TensorId)>>,
     pub variables: Vec<(String, Var)>,
+    /// Statistics of the declared model's BatchNorm layers.
+    pub statistics: Vec<(String, Var)>,
+    pub declared: Declared,
     /// BatchNorm layers of `gradlog::nn`, by name. They are tapped, and run in both modes.
     pub built_batch_norms: Vec<String>,
     /// Running means of the declared model's BatchNorm layers, by the layer's name.
@@ -36,6 +40,8 @@ pub(crate) struct Registered {
     pub folded: bool,
     /// The first layer with the same weight, if several have it. For the first one this is its own number.
     pub tied: Option<usize>,
+    /// Whether the optimizer has none of its parameters, so that it is not recorded.
+    pub frozen: bool,
     /// Whether the name is only the layer's kind, because the layer was built without a path.
     pub unnamed: bool,
 }
@@ -84,7 +90,8 @@ impl Registry {
             let (_, var) = named.iter().find(|(other, _)| *other == name)?;
             Some((layer.clone(), var.clone()))
         };
-        let built = self.running_means.iter().filter(|(layer, _)| self.built_batch_norms.contains(layer)).cloned();
+        let is_built = |layer: &String| self.built_batch_norms.contains(layer) && !batch_norms.contains(layer);
+        let built = self.running_means.iter().filter(|(layer, _)| is_built(layer)).cloned();
         self.running_means = batch_norms.iter().filter_map(mean).chain(built.collect::<Vec<_>>()).collect();
     }
 
@@ -152,7 +159,7 @@ impl Registry {
         self.mark_tied(&spec);
         let number = self.layers.len();
         let tied = self.find_first(&spec).filter(|first| *first < number);
-        self.layers.push(Registered { name, spec, slot, layer, presence, folded, tied, unnamed: false });
+        self.layers.push(Registered { name, spec, slot, layer, presence, folded, tied, frozen: false, unnamed: false });
     }
 
     /// Adds a layer that was built under the path `name`, or without one.

@@ -3,7 +3,11 @@
 use super::gradient::FoldedGradients;
 use super::shared_fold::LazyFold;
 use candle_core::Tensor;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Numbers all uses of all layers, so that layers can be put in the order of the forward pass.
+static USES: AtomicU64 = AtomicU64::new(1);
 
 /// What one use of a layer in a pass leaves.
 pub(crate) enum Captured {
@@ -17,6 +21,8 @@ pub(crate) enum Captured {
 #[derive(Default)]
 pub(crate) struct Slot {
     state: Mutex<State>,
+    /// Whether the layer is frozen, so that nothing is caught.
+    off: AtomicBool,
 }
 
 #[derive(Default)]
@@ -26,6 +32,12 @@ struct State {
     uses: usize,
     /// Whether the examples of this pass have several positions.
     many: bool,
+    /// The number of the last use.
+    order: u64,
+    /// Inputs without dimensions behind the first, which may be positions and no examples.
+    flat: Vec<Tensor>,
+    /// The second dimension of inputs that have one for positions.
+    positions: Option<usize>,
     caught: Vec<Captured>,
     fold: Option<Arc<LazyFold>>,
     /// The last pass whose backward reached a forward pass made outside it.
@@ -33,10 +45,17 @@ struct State {
 }
 
 /// What [`Slot::take`] returns.
+#[derive(Default)]
 pub(crate) struct Taken {
     pub uses: usize,
     /// Whether an example's gradient is a sum over positions or uses.
     pub sums: bool,
+    /// The place of its last use in the order of the forward pass.
+    pub order: u64,
+    /// Inputs of one dimension that hold integers.
+    pub flat: Vec<Tensor>,
+    /// The second dimension of an input with positions.
+    pub positions: Option<usize>,
     pub caught: Vec<Captured>,
 }
 
@@ -56,17 +75,35 @@ impl Slot {
         std::mem::replace(&mut self.state().fold, fold)
     }
 
-    /// Notes a forward pass in `pass`, with one position per example or with many.
-    pub(crate) fn note_forward(&self, pass: u64, many: bool) {
+    /// Says whether the layer is frozen. Nothing is caught of a frozen layer.
+    pub(crate) fn set_off(&self, off: bool) {
+        self.off.store(off, Ordering::Release);
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        self.off.load(Ordering::Acquire)
+    }
+
+    /// Notes a forward pass in `pass` with the input `x`, of one position per example or of many.
+    pub(crate) fn note_forward(&self, pass: u64, many: bool, x: &Tensor) {
         let mut state = self.state();
         if state.pass != pass {
             state.pass = pass;
             state.uses = 0;
             state.many = false;
+            state.flat.clear();
+            state.positions = None;
             state.caught.clear();
         }
         state.uses += 1;
         state.many |= many;
+        state.order = USES.fetch_add(1, Ordering::Relaxed);
+        match *x.dims() {
+            [_] if x.dtype().is_int() => state.flat.push(x.detach()),
+            [_, positions] if x.dtype().is_int() => state.positions = Some(positions),
+            [_, positions, _] => state.positions = Some(positions),
+            _ => {}
+        }
     }
 
     /// Number of uses in `pass`, and whether this layer's gradients are sums over positions or uses.
@@ -108,10 +145,17 @@ impl Slot {
     pub(crate) fn take(&self, pass: u64) -> Taken {
         let mut state = self.state();
         if state.pass != pass {
-            return Taken { uses: 0, sums: false, caught: Vec::new() };
+            return Taken::default();
         }
         state.pass = 0;
         let uses = std::mem::take(&mut state.uses);
-        Taken { uses, sums: state.many || uses > 1, caught: std::mem::take(&mut state.caught) }
+        Taken {
+            uses,
+            sums: state.many || uses > 1,
+            order: state.order,
+            flat: std::mem::take(&mut state.flat),
+            positions: state.positions,
+            caught: std::mem::take(&mut state.caught),
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::rows::layer_rates::LayerRates;
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{AbsentNumber, RowRule, UnseenGradient, Verdict};
 use crate::rows::sweep::{self, Sweeps};
-use crate::{rows::column, AnalysisError, Progress, Window};
+use crate::{rows::column, AnalysisError, GradientCoverage, Progress, Window};
 use gradlog_format::log::{BlockKind, Column, ColumnKey, Mode};
 use gradlog_format::run::{Block, Damage, GapCounts, Run};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -58,9 +58,9 @@ pub struct RunSummary {
     pub sweeps: Vec<SweepSummary>,
     /// The recorded layers, by number.
     pub layers: Vec<LayerSummary>,
-    /// Parameters of the recorded layers.
+    /// Parameters of the recorded layers that are trained.
     pub recorded_parameters: u64,
-    /// Share of the model's parameters that is recorded, if the model was declared.
+    /// Their share of the model's parameters, if the model was declared.
     pub coverage: Option<f64>,
     /// Recorded layers that no step changed, as of the last step: they are not in the optimizer, and scores leave them
     /// out.
@@ -315,8 +315,6 @@ impl SummaryQuestion {
     pub fn compute(&self, run: &Run) -> Result<RunSummary, AnalysisError> {
         let manifest = run.manifest();
         let mut summary = RunSummary {
-            recorded_parameters: manifest.recorded_parameters(),
-            coverage: manifest.coverage(),
             untapped: manifest.untapped.iter().map(|variable| variable.name.clone()).collect(),
             ..RunSummary::default()
         };
@@ -396,8 +394,12 @@ impl SummaryQuestion {
         let rates = LayerRates::read(run)?;
         let last = summary.steps.as_ref().map_or(0, |steps| *steps.end());
         let named = manifest.layers.iter().zip(0u16..);
-        let untrained = named.filter(|(_, number)| rates.factor(*number, last) == 0.0);
-        summary.untrained_layers = untrained.map(|(layer, _)| layer.name.clone()).collect();
+        let (untrained, trained): (Vec<_>, Vec<_>) = named.partition(|(_, number)| rates.factor(*number, last) == 0.0);
+        summary.untrained_layers = untrained.iter().map(|(layer, _)| layer.name.clone()).collect();
+        // A layer that no step changes is no part of what is recorded of the training.
+        let trained: Vec<usize> = trained.into_iter().map(|(_, number)| usize::from(number)).collect();
+        let counting = GradientCoverage::of(manifest, Some(&trained));
+        (summary.recorded_parameters, summary.coverage) = (counting.parameters, counting.share());
         summary.examples = examples.len() as u64;
         summary.visit_bytes_by_group = groups.into_iter().collect();
         summary.sweeps = sweeps

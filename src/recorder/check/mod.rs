@@ -10,7 +10,6 @@
 mod alone;
 mod batch_rows;
 mod evidence;
-mod held;
 mod measure;
 mod observe;
 mod parameters;
@@ -29,7 +28,7 @@ use crate::taps::find_batch_norms;
 use candle_core::Tensor;
 use candle_nn::VarMap;
 use evidence::Evidence;
-use held::{HeldFolds, HeldVariables};
+use super::held::{HeldFolds, HeldVariables};
 use observe::observe;
 use parameters::Parameters;
 

@@ -1,7 +1,7 @@
 //! One run of the user's closure, and what the taps saw of it.
 
 use super::batch_rows::BatchRows;
-use super::held::Watching;
+use crate::recorder::held::Watching;
 use crate::recorder::error::RecordError;
 use crate::recorder::handle::Recorder;
 use crate::recorder::message::PassKind;

@@ -386,7 +386,7 @@ fn dropped(block: &Block, window: &Window) -> Result<u64, AnalysisError> {
 
 impl GradientCoverage {
     /// Of all recorded layers, or of those with these numbers.
-    fn of(manifest: &Manifest, numbers: Option<&[usize]>) -> Self {
+    pub(crate) fn of(manifest: &Manifest, numbers: Option<&[usize]>) -> Self {
         let mut part = manifest.clone();
         if let Some(numbers) = numbers {
             let mut number = 0..;
@@ -402,7 +402,7 @@ impl GradientCoverage {
 
     /// The share of the model's parameters, if the model was declared.
     pub fn share(&self) -> Option<f64> {
-        self.model_parameters.map(|all| self.parameters as f64 / (all as f64).max(1.0))
+        self.model_parameters.map(|all| (self.parameters as f64 / (all as f64).max(1.0)).min(1.0))
     }
 }
 

@@ -136,7 +136,7 @@ impl Manifest {
 
     /// The share of the model's parameters that is recorded, if the model was declared.
     pub fn coverage(&self) -> Option<f64> {
-        self.model_parameters.map(|all| self.recorded_parameters() as f64 / (all as f64).max(1.0))
+        self.model_parameters.map(|all| (self.recorded_parameters() as f64 / (all as f64).max(1.0)).min(1.0))
     }
 
     /// The bytes of the manifest file.

@@ -1,4 +1,4 @@
-//! What a check borrows and gives back: the values of the variables, and the layers' projections.
+//! What a check and `per_example` borrow and give back: the values of the variables, and the layers' projections.
 
 use crate::taps::{named_variables, LazyFold, Registered, SharedFold, Taps};
 use candle_core::{DType, Result, Tensor, Var};
@@ -15,7 +15,10 @@ pub(super) struct HeldVariables {
 
 impl HeldVariables {
     pub(super) fn hold(variables: &VarMap) -> Result<Self> {
-        let named = named_variables(variables);
+        Self::hold_named(named_variables(variables))
+    }
+
+    pub(super) fn hold_named(named: Vec<(String, Var)>) -> Result<Self> {
         let copies = named.iter().map(|(_, var)| var.as_tensor().copy().map(|copy| copy.detach()));
         let copies = copies.collect::<Result<_>>()?;
         Ok(Self { named, copies })
@@ -25,15 +28,23 @@ impl HeldVariables {
     pub(super) fn restore(&self) -> Result<Vec<String>> {
         let mut changed = Vec::new();
         for ((name, var), copy) in self.named.iter().zip(&self.copies) {
-            // A NaN is unlike every number, itself too, so it is set back as well.
-            let unequal = var.as_detached_tensor().ne(copy)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
-            if unequal != 0.0 {
+            if differs(&var.as_detached_tensor(), copy)? {
                 var.set(copy)?;
                 changed.push(name.clone());
             }
         }
         Ok(changed)
     }
+}
+
+/// Whether two tensors differ. A NaN equals another NaN.
+fn differs(a: &Tensor, b: &Tensor) -> Result<bool> {
+    let count = |mask: Tensor| mask.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>();
+    if count(a.ne(b)?)? == 0.0 {
+        return Ok(false);
+    }
+    let both_nan = (a.ne(a)? * b.ne(b)?)?;
+    Ok(count((a.ne(b)? - both_nan)?)? != 0.0)
 }
 
 impl Drop for HeldVariables {
