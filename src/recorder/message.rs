@@ -147,13 +147,7 @@ impl LayerGradients {
         let tensor = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
         match &self.gradients {
             Gradients::Factored { input, delta } => tensor(input) + tensor(delta),
-            Gradients::Given(given) => (given.iter())
-                .map(|one| match one {
-                    PerExample::Outer { inputs, deltas, .. } => tensor(inputs) + tensor(deltas),
-                    PerExample::Rows { ids, deltas, .. } => tensor(ids) + tensor(deltas),
-                    PerExample::Dense(values) => tensor(values),
-                })
-                .sum(),
+            Gradients::Given(given) => given.iter().flat_map(PerExample::tensors).map(tensor).sum(),
             Gradients::Zero => 0,
             Gradients::Folded(folded) => 4 * folded.sketches.len() + 8 * folded.squared_norms.len(),
             Gradients::Uses { uses, .. } => uses.iter().map(|(x, d)| tensor(x) + tensor(d)).sum(),

@@ -8,7 +8,7 @@ use super::error::RecordError;
 use super::message::{Batch, Gradients, LayerGradients, PassKind};
 use super::outputs::Outputs;
 use super::pass_core::PassCore;
-use crate::taps::{cpu_f32, with_slice, PerExample};
+use crate::taps::{cpu_f32, with_slice};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor};
 
@@ -97,11 +97,7 @@ fn is_finite_part(part: &LayerGradients) -> bool {
         Gradients::Folded(folded) => folded.squared_norms.iter().all(|norm| norm.is_finite()),
         Gradients::Uses { uses, .. } => uses.iter().all(|(x, delta)| all(&[x, delta])),
         Gradients::Zero => true,
-        Gradients::Given(given) => given.iter().all(|one| match one {
-            PerExample::Outer { inputs, deltas, .. } => all(&[inputs, deltas]),
-            PerExample::Rows { deltas, .. } => all(&[deltas]),
-            PerExample::Dense(values) => all(&[values]),
-        }),
+        Gradients::Given(given) => given.iter().all(|one| all(&one.tensors())),
     }
 }
 

@@ -36,6 +36,34 @@ pub enum PerExample {
     /// The gradient itself: `[batch, parameters]`, in the order of
     /// [`LayerSpec::parameters`](super::LayerSpec::parameters).
     Dense(Tensor),
+    /// The gradients of several stretches of the parameters, one after another. Neither `Rows` nor `Joined` can be a
+    /// part.
+    Joined(Vec<PerExample>),
+}
+
+impl PerExample {
+    /// The tensors that hold the gradient.
+    pub(crate) fn tensors(&self) -> Vec<&Tensor> {
+        match self {
+            Self::Outer { inputs, deltas, .. } => vec![inputs, deltas],
+            Self::Rows { ids, deltas, .. } => vec![ids, deltas],
+            Self::Dense(values) => vec![values],
+            Self::Joined(parts) => parts.iter().flat_map(Self::tensors).collect(),
+        }
+    }
+
+    /// Number of elements of the gradient of one example.
+    fn elements(&self) -> Result<usize> {
+        match self {
+            Self::Outer { inputs, deltas, bias } => {
+                let ((_, groups, _, i), (_, _, _, o)) = (read_dimensions(inputs)?, read_dimensions(deltas)?);
+                Ok(groups * o * (i + usize::from(*bias)))
+            }
+            Self::Rows { deltas, rows, .. } => Ok(rows * deltas.dims3()?.2),
+            Self::Dense(values) => Ok(values.dims2()?.1),
+            Self::Joined(parts) => parts.iter().map(Self::elements).sum(),
+        }
+    }
 }
 
 /// The folded gradients of one layer for a batch.
@@ -162,8 +190,21 @@ pub(crate) fn move_to_host(tensor: &Tensor) -> Result<Tensor> {
 
 /// The gradients of one use, in main memory.
 pub(super) enum HostUse {
-    Outer { a: Vec<f32>, d: Vec<f32>, groups: usize, positions: usize, inputs: usize, outputs: usize, bias: bool },
-    Dense { values: Vec<f32>, parameters: usize },
+    Outer {
+        a: Vec<f32>,
+        d: Vec<f32>,
+        groups: usize,
+        positions: usize,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+    },
+    Dense {
+        values: Vec<f32>,
+        parameters: usize,
+    },
+    /// Each part with its number of parameters.
+    Joined(Vec<(usize, HostUse)>),
 }
 
 impl HostUse {
@@ -179,7 +220,7 @@ impl HostUse {
                         deltas.shape()
                     );
                 }
-                let found = groups * o * (i + usize::from(*bias));
+                let found = one.elements()?;
                 if found != parameters {
                     bail!("per-example gradients of {found} elements do not fit a layer of {parameters} parameters");
                 }
@@ -202,6 +243,20 @@ impl HostUse {
                 }
                 Self::Dense { values: read_f32(values)?, parameters }
             }
+            PerExample::Joined(parts) => {
+                let found = one.elements()?;
+                if found != parameters {
+                    bail!("per-example gradients of {found} elements do not fit a layer of {parameters} parameters");
+                }
+                let parts = parts.iter().map(|part| {
+                    if matches!(part, PerExample::Joined(_)) {
+                        bail!("a part of `PerExample::Joined` cannot be joined itself");
+                    }
+                    let own = part.elements()?;
+                    Ok((own, Self::new(part, batch, own)?))
+                });
+                Self::Joined(parts.collect::<Result<_>>()?)
+            }
             PerExample::Rows { .. } => {
                 bail!("`per_example` must return either rows or whole gradients for all uses of a layer")
             }
@@ -213,6 +268,14 @@ impl HostUse {
         match self {
             Self::Dense { values, parameters } => {
                 add(gradient, &values[example * parameters..(example + 1) * parameters]);
+            }
+            Self::Joined(parts) => {
+                let mut rest = gradient;
+                for (own, part) in parts {
+                    let (own, others) = rest.split_at_mut(*own);
+                    part.add(example, own);
+                    rest = others;
+                }
             }
             Self::Outer { a, d, groups, positions, inputs, outputs, bias } => {
                 let (weights, biases) = gradient.split_at_mut(groups * outputs * inputs);

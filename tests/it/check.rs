@@ -18,7 +18,7 @@ fn recorder(dir: &Path, taps: &Taps) -> Recorder {
 }
 
 /// Checks with a cross entropy over labels of three classes.
-fn check_logits(
+pub(crate) fn check_logits(
     taps: &Taps,
     variables: &VarMap,
     x: &Tensor,
@@ -39,7 +39,7 @@ fn kinds(check: &GradientCheck) -> Vec<FindingKind> {
 }
 
 #[track_caller]
-fn assert_clean(check: &GradientCheck, layers: usize) {
+pub(crate) fn assert_clean(check: &GradientCheck, layers: usize) {
     assert!(check.agrees() && check.findings.is_empty(), "{check}");
     assert_eq!((check.examples, check.layers), (IDS.len(), layers), "{check}");
     assert!(check.largest_difference.unwrap() < 1e-4, "{check}");

@@ -9,6 +9,7 @@ mod check;
 mod cli;
 mod common;
 mod connectivity;
+mod conv_transpose;
 mod cost;
 mod curvature;
 mod delivery;

@@ -11,20 +11,20 @@ use gradlog_format::sketch::{rotate, Fold};
 /// The bar of the per-example gradients: relative error in f32.
 const TOLERANCE: f64 = 1e-4;
 
-type Plain<'a> = Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>;
+pub(crate) type Plain<'a> = Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>;
 
 /// A loss for each example, `Σ r y²`, so that gradients depend on outputs and differ between examples.
-fn losses(y: &Tensor, weights: &Tensor) -> Result<Tensor> {
+pub(crate) fn losses(y: &Tensor, weights: &Tensor) -> Result<Tensor> {
     (y.sqr()? * weights)?.flatten_from(1)?.sum(1)
 }
 
-fn var(seed: u64, shape: &[usize]) -> Var {
+pub(crate) fn var(seed: u64, shape: &[usize]) -> Var {
     Var::from_tensor(&(noise(seed, shape) * 0.5).unwrap()).unwrap()
 }
 
 /// Runs `layer` tapped on a batch and `plain` on each example alone, `uses` times over, and compares outputs, the
 /// gradients of parameters and input, every per-example gradient and every norm.
-fn check<L: Tap>(what: &str, layer: L, plain: Plain<'_>, parameters: &[&Var], x: &Tensor, uses: usize) {
+pub(crate) fn check<L: Tap>(what: &str, layer: L, plain: Plain<'_>, parameters: &[&Var], x: &Tensor, uses: usize) {
     let dir = tempfile::tempdir().unwrap();
     let batch = x.dim(0).unwrap();
     let ids: Vec<u64> = (0..batch as u64).collect();
@@ -259,7 +259,7 @@ fn conv2d() {
 }
 
 /// The output of a layer that is tapped and not armed.
-fn tapped_output<L: Tap + Clone>(layer: &L, x: &Tensor) -> Tensor {
+pub(crate) fn tapped_output<L: Tap + Clone>(layer: &L, x: &Tensor) -> Tensor {
     Module::forward(&Taps::new().tap("layer", layer.clone()), x).unwrap()
 }
 
