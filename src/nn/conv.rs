@@ -4,7 +4,7 @@ use super::batch_norm::BatchNorm;
 use super::built::built_layer;
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-pub use candle_nn::{Conv1dConfig, Conv2dConfig};
+pub use candle_nn::{Conv1dConfig, Conv2dConfig, ConvTranspose1dConfig, ConvTranspose2dConfig};
 
 built_layer! {
     /// A convolution over `[batch, channels, length]`. `candle_nn::Conv1d`, recorded.
@@ -14,6 +14,17 @@ built_layer! {
 built_layer! {
     /// A convolution over `[batch, channels, height, width]`. `candle_nn::Conv2d`, recorded.
     Conv2d(candle_nn::Conv2d)
+}
+
+built_layer! {
+    /// A transposed convolution over `[batch, channels, length]`. `candle_nn::ConvTranspose1d`, recorded and with a
+    /// backward.
+    ConvTranspose1d(candle_nn::ConvTranspose1d)
+}
+
+built_layer! {
+    /// A transposed convolution over `[batch, channels, height, width]`. `candle_nn::ConvTranspose2d`, recorded.
+    ConvTranspose2d(candle_nn::ConvTranspose2d)
 }
 
 /// Constructor from tensors, and access to settings.
@@ -30,7 +41,7 @@ macro_rules! convolution {
                 self.inner().config()
             }
 
-            /// The kernel, with the output channels first.
+            /// The kernel, with the output channels first; a transposed one with the input channels first.
             pub fn weight(&self) -> &Tensor {
                 self.inner().weight()
             }
@@ -45,6 +56,8 @@ macro_rules! convolution {
 
 convolution!(Conv1d, Conv1dConfig);
 convolution!(Conv2d, Conv2dConfig);
+convolution!(ConvTranspose1d, ConvTranspose1dConfig);
+convolution!(ConvTranspose2d, ConvTranspose2dConfig);
 
 impl Conv2d {
     /// The convolution followed by `bn` in evaluation mode, as one convolution. Its kernel is computed and not trained.
@@ -93,4 +106,20 @@ constructor! {
 constructor! {
     /// A convolution over two dimensions, without a bias.
     conv2d_no_bias -> Conv2d(Conv2dConfig)
+}
+constructor! {
+    /// A transposed convolution over one dimension, with a bias.
+    conv_transpose1d -> ConvTranspose1d(ConvTranspose1dConfig)
+}
+constructor! {
+    /// A transposed convolution over one dimension, without a bias.
+    conv_transpose1d_no_bias -> ConvTranspose1d(ConvTranspose1dConfig)
+}
+constructor! {
+    /// A transposed convolution over two dimensions, with a bias.
+    conv_transpose2d -> ConvTranspose2d(ConvTranspose2dConfig)
+}
+constructor! {
+    /// A transposed convolution over two dimensions, without a bias.
+    conv_transpose2d_no_bias -> ConvTranspose2d(ConvTranspose2dConfig)
 }

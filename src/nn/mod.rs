@@ -32,6 +32,7 @@
 //! * Layers run as one op with its own backward, on the CPU in f32, whether or not anything records.
 //! * [`LayerNorm`], [`RmsNorm`], [`ops::softmax_last_dim`], [`ops::layer_norm`], [`ops::rms_norm`] and
 //!   [`rotary_emb`] have a backward. In candle_nn the gradient ends there without a warning.
+//! * [`ConvTranspose1d`] has a backward, and the right output for several examples. candle_nn's has neither.
 //! * `Debug` of a layer prints its kind and not its numbers.
 //! * [`BatchNorm`] in training mode is candle's. [`Config::on_batch_norm`](crate::Config::on_batch_norm) decides
 //!   whether it is refused. In evaluation mode its weight and bias are recorded.
@@ -63,7 +64,11 @@ pub use candle_nn::{
     sequential, var_builder, var_map, varlen_attention, AdamW, Dropout, Func, FuncT, Init, Module, ModuleT, Optimizer,
     ParamsAdamW, Sequential, VarBuilder, VarMap, SGD,
 };
-pub use conv::{conv1d, conv1d_no_bias, conv2d, conv2d_no_bias, Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
+pub use conv::{
+    conv1d, conv1d_no_bias, conv2d, conv2d_no_bias, conv_transpose1d, conv_transpose1d_no_bias, conv_transpose2d,
+    conv_transpose2d_no_bias, Conv1d, Conv1dConfig, Conv2d, Conv2dConfig, ConvTranspose1d, ConvTranspose1dConfig,
+    ConvTranspose2d, ConvTranspose2dConfig,
+};
 pub use embedding::{embedding, Embedding};
 pub use group_norm::{group_norm, GroupNorm};
 pub use layer_norm::{layer_norm, layer_norm_no_bias, rms_norm, LayerNorm, LayerNormConfig, RmsNorm};

@@ -58,7 +58,7 @@ impl<L> std::fmt::Debug for Tapped<L> {
 }
 
 /// Whether candle's own ops give the layer's gradient. Those of a convolution do not: some are wrong, some are an error
-/// (docs/candle-faults.md, 4 to 6).
+/// (docs/candle-faults.md, 4 to 6). Transposed convolutions are composed of sound ops where candle's own are not.
 pub(crate) fn has_sound_backward(layer: &dyn Tap) -> bool {
     !layer.spec().is_ok_and(|spec| matches!(spec.kind, "conv1d" | "conv2d"))
 }
