@@ -1,7 +1,7 @@
 //! A convolution, plain or transposed, as one op with its own backward.
 //!
-//! A transposed convolution is the transpose of a plain one: its output is the image, and its input has a number for each
-//! window. So its forward is the other's input gradient, and the other way around.
+//! A transposed convolution is the transpose of a plain one: its output is the image, and its input has a number for
+//! each window. So its forward is the other's input gradient, and the other way around.
 
 use super::windows::Geometry;
 use crate::taps::catch::Catch;

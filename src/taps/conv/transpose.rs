@@ -1,6 +1,6 @@
 //! `ConvTranspose1d` and `ConvTranspose2d`: the transpose of a convolution, by the same windows.
 //!
-//! candle's `conv_transpose1d` has no backward, and a wrong forward for several examples (docs/candle-faults.md, 8 and 9).
+//! candle's `conv_transpose1d` has no backward, and a wrong forward for several examples (docs/candle-faults.md, 8, 9).
 //! Its `conv_transpose2d` has a backward, except where the output padding reaches the stride (10). So what is not fused
 //! is made of those of candle's ops that are right.
 

@@ -96,7 +96,10 @@ impl Geometry {
     fn without_windows(image: &[usize], weight: &[usize], settings: Settings) -> Result<Self> {
         let Settings { padding, stride, dilation, groups } = settings;
         if stride == 0 || dilation == 0 || weight.contains(&0) {
-            bail!("a convolution needs a stride, a dilation and a weight of at least 1, not {stride}, {dilation} and {weight:?}");
+            bail!(
+                "a convolution needs a stride, a dilation and sides of its weight of at least 1, not {stride}, \
+                 {dilation} and {weight:?}"
+            );
         }
         let (batch, c, height, width) = match *image {
             [batch, c, width] => (batch, c, 1, width),
@@ -240,8 +243,8 @@ impl Geometry {
         y
     }
 
-    /// The transpose of [`Geometry::forward`]: the gradient by the image, from one number for each window. It is added to
-    /// the bias of the image's channel, if there is one.
+    /// The transpose of [`Geometry::forward`]: the gradient by the image, from one number for each window. It is added
+    /// to the bias of the image's channel, if there is one.
     pub(super) fn transposed_forward(&self, w: &[f32], g: &[f32], b: Option<&[f32]>) -> Vec<f32> {
         let per_example = self.groups * self.group_input();
         let mut out = vec![0f32; self.batch * per_example];
