@@ -33,6 +33,7 @@
 //! * [`LayerNorm`], [`RmsNorm`], [`ops::softmax_last_dim`], [`ops::layer_norm`], [`ops::rms_norm`] and
 //!   [`rotary_emb`] have a backward. In candle_nn the gradient ends there without a warning.
 //! * [`ConvTranspose1d`] has a backward, and the right output for several examples. candle_nn's has neither.
+//! * [`LSTM`] and [`GRU`] run all steps as one op. [`Elman`] is a plain recurrent layer, which candle_nn lacks.
 //! * `Debug` of a layer prints its kind and not its numbers.
 //! * [`BatchNorm`] in training mode is candle's. [`Config::on_batch_norm`](crate::Config::on_batch_norm) decides
 //!   whether it is refused. In evaluation mode its weight and bias are recorded.

@@ -31,8 +31,8 @@ impl std::error::Error for TapError {}
 /// A layer whose per-example gradients can be recorded.
 ///
 /// Implemented for candle_nn's `Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d`, `ConvTranspose2d`, `Embedding`,
-/// `LayerNorm`, `RmsNorm`, `GroupNorm` and `PReLU`. Implement it to record your own layer: `examples/custom_layer.rs`
-/// does.
+/// `LayerNorm`, `RmsNorm`, `GroupNorm` and `PReLU`. Recurrent layers are in [`nn::rnn`](crate::nn::rnn), because each
+/// has two weights. Implement it to record your own layer: `examples/custom_layer.rs` does.
 ///
 /// The batch is the first dimension of the layer's input and output.
 ///
