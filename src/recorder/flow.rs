@@ -30,7 +30,8 @@ impl Flow {
     /// Why layers got no gradient: the causes, the likeliest first.
     pub(super) fn explain(mut self) -> String {
         self.uses.sort_by_key(|layer| layer.order);
-        let second = "A second forward inside the pass, of a teacher, a target or a metric: run it before `recorder.pass`, or \
+        let second =
+            "A second forward inside the pass, of a teacher, a target or a metric: run it before `recorder.pass`, or \
                       under `let _paused = taps.pause();`";
         let detached = "An output that is detached or does not reach the loss, of a frozen part or an unused head: tap these \
                         layers with `taps.tap_optional`, which records the gradient zero then; if the optimizer has not got \

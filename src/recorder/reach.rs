@@ -31,7 +31,9 @@ impl Reach {
     pub(super) fn new(registry: &Registry) -> Self {
         let is_optional = |layer: &&Registered| layer.presence == Presence::Optional && !layer.is_variable();
         let optional: HashSet<TensorId> = (registry.layers.iter().filter(is_optional))
-            .flat_map(|layer| layer.spec.parameters.iter().filter_map(|parameter| registry.variable_of(layer, parameter)))
+            .flat_map(|layer| {
+                layer.spec.parameters.iter().filter_map(|parameter| registry.variable_of(layer, parameter))
+            })
             .collect();
         let variables = registry.trained_variables();
         let awaited: Vec<_> = (variables.into_iter())

@@ -54,7 +54,10 @@ fn backward_step_names_untapped_variables_that_get_no_gradient() {
     let mut recorder = Recorder::create(dir.path().join("a"), &model.taps, exact()).unwrap();
     let before = numbers(model.head.inner().weight());
     let error = model.step(&mut recorder).unwrap_err();
-    says(error, &["`body.bias`, `body.weight`, `norm.bias`, `norm.weight`", "66.0 %", "(1) An operation without a backward"]);
+    says(
+        error,
+        &["`body.bias`, `body.weight`, `norm.bias`, `norm.weight`", "66.0 %", "(1) An operation without a backward"],
+    );
     assert_ne!(numbers(model.head.inner().weight()), before, "the step is taken all the same");
     assert!(model.step(&mut recorder).is_err(), "it stays an error");
     drop(recorder);
@@ -190,7 +193,10 @@ fn a_paused_forward_is_not_recorded_and_must_not_get_a_gradient() {
             let _inner = taps.pause();
             layer.forward(&x).unwrap().affine(0.5, 0.1).unwrap()
         };
-        says(pass(&|| layer.forward(&x).unwrap().detach()).unwrap_err(), &["Some uses of `fc`", "`let _paused = taps.pause();`"]);
+        says(
+            pass(&|| layer.forward(&x).unwrap().detach()).unwrap_err(),
+            &["Some uses of `fc`", "`let _paused = taps.pause();`"],
+        );
         says(pass(&paused).unwrap_err(), &["`fc` into a forward pass", "under `taps.pause()`"]);
         pass(&|| paused().detach()).unwrap();
         recorder.finish().unwrap();
@@ -239,7 +245,8 @@ fn a_frozen_layer_is_not_recorded_and_needs_no_gradient() {
     for (visit, norm) in norms.iter().enumerate() {
         let i = visit % 2;
         let y = head.inner().forward(&base.inner().forward(&row(&x, i).unwrap()).unwrap()).unwrap();
-        let grads = candle_nn::loss::cross_entropy(&y, &labels(2).narrow(0, i, 1).unwrap()).unwrap().backward().unwrap();
+        let grads =
+            candle_nn::loss::cross_entropy(&y, &labels(2).narrow(0, i, 1).unwrap()).unwrap().backward().unwrap();
         let truth: f64 = trained.iter().map(|v| numbers(grads.get(v).unwrap())).map(|g| dot(&g, &g)).sum();
         assert!((f64::from(*norm) - truth).abs() < 1e-4 * truth, "{visit}: {norm} {truth}");
     }
@@ -249,7 +256,10 @@ fn a_frozen_layer_is_not_recorded_and_needs_no_gradient() {
     // Of a layer that the optimizer has in part, no exact gradient is known.
     let part = one_layer(3);
     part.taps.trained(&part.variables.all_vars()[..1]);
-    says(Recorder::create(dir.path().join("c"), &part.taps, exact()).unwrap_err(), &["among the trained variables", "detached"]);
+    says(
+        Recorder::create(dir.path().join("c"), &part.taps, exact()).unwrap_err(),
+        &["among the trained variables", "detached"],
+    );
 }
 
 /// The second statistic of a batch of one is 0/0.

@@ -22,13 +22,13 @@ pub use report::{Finding, GradientCheck};
 
 use super::error::RecordError;
 use super::handle::Recorder;
+use super::held::{HeldFolds, HeldVariables};
 use super::message::{CheckRow, Message};
 use super::pass::Pass;
 use crate::taps::find_batch_norms;
 use candle_core::Tensor;
 use candle_nn::VarMap;
 use evidence::Evidence;
-use super::held::{HeldFolds, HeldVariables};
 use observe::observe;
 use parameters::Parameters;
 

@@ -1,9 +1,9 @@
 //! One run of the user's closure, and what the taps saw of it.
 
 use super::batch_rows::BatchRows;
-use crate::recorder::held::Watching;
 use crate::recorder::error::RecordError;
 use crate::recorder::handle::Recorder;
+use crate::recorder::held::Watching;
 use crate::recorder::message::PassKind;
 use crate::recorder::pass::Pass;
 use crate::taps::{Captured, Registered};

@@ -15,10 +15,13 @@ use std::thread::ThreadId;
 /// Gradients that ops lay aside for the op before them. candle runs a backward pass on one thread, so each thread has
 /// its own.
 #[derive(Debug, Default)]
-pub(super) struct Deposits(Mutex<Vec<(ThreadId, Vec<Option<Vec<f32>>>)>>);
+pub(super) struct Deposits(Mutex<Vec<(ThreadId, Gradients)>>);
+
+/// By number of the op. `None` where none was laid aside.
+type Gradients = Vec<Option<Vec<f32>>>;
 
 impl Deposits {
-    fn all(&self) -> MutexGuard<'_, Vec<(ThreadId, Vec<Option<Vec<f32>>>)>> {
+    fn all(&self) -> MutexGuard<'_, Vec<(ThreadId, Gradients)>> {
         // Each change is one assignment, so a poisoned list is still whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -36,7 +39,7 @@ impl Deposits {
     }
 
     /// Takes the gradients of `numbers` ops, of which `grad` counts those that laid one aside.
-    pub(super) fn take(&self, numbers: usize, grad: &Tensor) -> Result<Vec<Option<Vec<f32>>>> {
+    pub(super) fn take(&self, numbers: usize, grad: &Tensor) -> Result<Gradients> {
         let counted = with_slice(grad, |values| Ok(values.iter().sum::<f32>()))?;
         let (thread, mut all) = (std::thread::current().id(), self.all());
         let place = all.iter().position(|(other, _)| *other == thread);
