@@ -53,6 +53,7 @@
 //! | [`CheckpointInfo`] | What is known of a checkpoint from elsewhere. |
 //! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |
 //! | [`RecordError`] | Why something was not recorded. |
+//! | [`ids`] | Ids of examples: what gives them, and ids from content. |
 //! | [`optim`] | SGD with momentum and weight decay, in place. |
 //! | [`connectivity`] | Error barriers between two sets of weights. |
 //! | [`format`](mod@format) | The crate `gradlog-format`: the types of the log that this interface shows. |
@@ -92,6 +93,7 @@
 #![forbid(unsafe_code)]
 
 pub mod connectivity;
+pub mod ids;
 pub mod nn;
 pub mod ops;
 pub mod optim;

@@ -7,16 +7,19 @@ use super::message::{Message, PassKind};
 use super::pass::Pass;
 use super::pass_core::PassCore;
 use super::probe_pass::ProbePass;
+use crate::ids::IntoIds;
 
 impl Recorder {
     /// Begins a training pass over the examples `ids`, in the order of the batch, and arms the taps for it. An id may
-    /// occur several times; each occurrence is its own visit.
+    /// occur several times; each occurrence is its own visit. [`ids`](crate::ids) has patterns for common data
+    /// pipelines.
     ///
     /// # Errors
-    /// [`RecordError::Pass`] for an empty batch, for more than 2^20 visits in one step, and if layers were tapped after
+    /// [`RecordError::Pass`] for an empty batch, for what gives no ids, for more than 2^20 visits in one step, and if layers were tapped after
     /// the recorder was created. `commit` reports a failed background thread, so that the training can go on without
     /// recording.
-    pub fn pass(&mut self, ids: &[u64]) -> Result<Pass<'_>, RecordError> {
+    pub fn pass(&mut self, ids: impl IntoIds) -> Result<Pass<'_>, RecordError> {
+        let ids = self.read_ids(ids)?;
         Ok(Pass::new(self.begin(ids, PassKind::Training)?))
     }
 
@@ -26,7 +29,8 @@ impl Recorder {
     /// # Errors
     /// As [`Recorder::pass`]; also [`RecordError::Pass`] for a wrong name, and the failure of the background thread
     /// when a set is first named.
-    pub fn probe(&mut self, set: &str, ids: &[u64]) -> Result<ProbePass<'_>, RecordError> {
+    pub fn probe(&mut self, set: &str, ids: impl IntoIds) -> Result<ProbePass<'_>, RecordError> {
+        let ids = self.read_ids(ids)?;
         match self.probe_set(set) {
             Ok(number) => Ok(ProbePass::new(self.begin(ids, PassKind::Probe { set: number })?)),
             Err(error) if self.state.as_mut().is_some_and(|state| state.goes_on_after(&error)) => {
@@ -59,7 +63,8 @@ impl Recorder {
     ///
     /// # Errors
     /// [`RecordError::Pass`] if `ids` is empty.
-    pub fn curvature(&mut self, set: &str, ids: &[u64]) -> Result<CurvaturePass<'_>, RecordError> {
+    pub fn curvature(&mut self, set: &str, ids: impl IntoIds) -> Result<CurvaturePass<'_>, RecordError> {
+        let ids = self.read_ids(ids)?;
         if self.is_enabled() && ids.is_empty() {
             return Err(RecordError::Pass {
                 step: self.step(),
@@ -69,7 +74,7 @@ impl Recorder {
         Ok(CurvaturePass::new(self, set, ids))
     }
 
-    pub(super) fn begin(&mut self, ids: &[u64], kind: PassKind) -> Result<PassCore<'_>, RecordError> {
+    pub(super) fn begin(&mut self, ids: Vec<u64>, kind: PassKind) -> Result<PassCore<'_>, RecordError> {
         let mut number = 0;
         if let Some(state) = &mut self.state {
             if state.taps.registry().layers.len() != state.registered {

@@ -61,8 +61,8 @@ struct Batch {
 }
 
 impl<'r> CurvaturePass<'r> {
-    pub(super) fn new(recorder: &'r mut Recorder, set: &str, ids: &[u64]) -> Self {
-        Self { recorder, set: set.into(), ids: ids.to_vec(), labels: Labels::Likely(1e-4) }
+    pub(super) fn new(recorder: &'r mut Recorder, set: &str, ids: Vec<u64>) -> Self {
+        Self { recorder, set: set.into(), ids, labels: Labels::Likely(1e-4) }
     }
 
     /// Leaves out classes with a probability below `least`. Default 0.0001. With 0, every class with a probability

@@ -41,6 +41,7 @@ mod replay;
 mod replayed_weights;
 mod reproduction;
 mod rows;
+mod saved_ids;
 mod shared;
 mod sketcher;
 mod start;

@@ -53,9 +53,9 @@ impl<'r> PassCore<'r> {
         self.number != 0
     }
 
-    pub(super) fn new(recorder: &'r mut Recorder, number: u64, ids: &[u64], kind: PassKind) -> Self {
+    pub(super) fn new(recorder: &'r mut Recorder, number: u64, ids: Vec<u64>, kind: PassKind) -> Self {
         Self {
-            ids: if recorder.is_enabled() { ids.to_vec() } else { Vec::new() },
+            ids,
             recorder,
             number,
             kind,

@@ -15,6 +15,7 @@ use super::probe_pass::ProbePass;
 use super::replayed_weights::{find_foreign_variables, find_unused_tensors};
 use super::reproduction::{RecordedLosses, Reproduction};
 use super::start::{prepare_taps, start_recorder};
+use crate::ids::IntoIds;
 use crate::taps::{named_variables, Taps};
 use candle_core::{Device, Tensor};
 use candle_nn::VarMap;
@@ -319,7 +320,7 @@ impl Replay {
     ///
     /// # Errors
     /// [`RecordError::Replay`] if no checkpoint was loaded; otherwise as [`Recorder::probe`].
-    pub fn probe(&mut self, set: &str, ids: &[u64]) -> Result<ProbePass<'_>, RecordError> {
+    pub fn probe(&mut self, set: &str, ids: impl IntoIds) -> Result<ProbePass<'_>, RecordError> {
         self.check_loaded()?;
         self.recorder.probe(set, ids)
     }
@@ -331,7 +332,7 @@ impl Replay {
     ///
     /// # Cost
     /// The first sweep at a step reads the visits of that step.
-    pub fn sweep(&mut self, ids: &[u64]) -> Result<ProbePass<'_>, RecordError> {
+    pub fn sweep(&mut self, ids: impl IntoIds) -> Result<ProbePass<'_>, RecordError> {
         self.check_loaded()?;
         if let Some(state) = &mut self.recorder.state {
             let step = state.step;
@@ -340,6 +341,7 @@ impl Replay {
                 state.recorded_losses = Some(RecordedLosses::read(&self.run, step).map_err(refuse)?);
             }
         }
+        let ids = self.recorder.read_ids(ids)?;
         Ok(ProbePass::new(self.recorder.begin(ids, PassKind::Sweep)?))
     }
 
@@ -347,7 +349,7 @@ impl Replay {
     ///
     /// # Errors
     /// [`RecordError::Replay`] if no checkpoint was loaded; otherwise as [`Recorder::curvature`].
-    pub fn curvature(&mut self, set: &str, ids: &[u64]) -> Result<CurvaturePass<'_>, RecordError> {
+    pub fn curvature(&mut self, set: &str, ids: impl IntoIds) -> Result<CurvaturePass<'_>, RecordError> {
         self.check_loaded()?;
         self.recorder.curvature(set, ids)
     }

@@ -153,7 +153,7 @@ fn what_makes_no_curvature_is_refused_with_words() {
         let said = error.to_string();
         assert!(said.contains(words), "{said}");
     };
-    says(recorder.curvature("c", &[]).map(drop).unwrap_err(), "no examples");
+    says(recorder.curvature("c", &[0u64; 0]).map(drop).unwrap_err(), "no examples");
     let forward = |ids: &[u64]| setting.model.forward(&setting.inputs(ids));
     let none = recorder.curvature("c", &ids()).unwrap().draw_labels(0).cross_entropy(|_, ids| forward(ids));
     says(none.unwrap_err(), "at least one");

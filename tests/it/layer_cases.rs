@@ -393,3 +393,69 @@ fn a_loss_without_a_gradient_says_why() {
     recorder.finish().unwrap();
     assert_eq!(flags(dir.path()), [Column::FLAG_NO_WEIGHT; 2]);
 }
+
+/// Gradient checkpointing: the first forward keeps no graph, and each part runs forward again before its backward.
+#[test]
+fn a_part_that_is_computed_again_before_its_backward_has_the_whole_gradient() {
+    for positions in [1, 3] {
+        let dir = tempfile::tempdir().unwrap();
+        let (taps, variables) = (Taps::new(), candle_nn::VarMap::new());
+        let first = taps.tap("first", linear(4, 5, builder(&variables).pp("first")).unwrap());
+        let second = taps.tap("second", linear(5, 3, builder(&variables).pp("second")).unwrap());
+        let start = |x: &Tensor| first.forward(x).unwrap().tanh().unwrap();
+        let mut recorder = Recorder::create(dir.path(), &taps, exact()).unwrap();
+        let x = noise(1, &[2, positions, 4]);
+        let mut pass = recorder.pass(&[0, 1]).unwrap();
+        let h = {
+            let _paused = taps.pause();
+            Var::from_tensor(&start(&x).detach()).unwrap()
+        };
+        let loss = pass.losses(&cubes(&second.forward(&h).unwrap())).unwrap();
+        let grads = loss.backward().unwrap();
+        let by_h = grads.get(&h).unwrap().detach();
+        (start(&x) * by_h).unwrap().sum_all().unwrap().backward().unwrap();
+        pass.commit(0.1).unwrap();
+        recorder.finish().unwrap();
+        let all = variables.all_vars();
+        let whole = |i| cubes(&second.forward(&start(&row(&x, i).unwrap())).unwrap());
+        let right = squared_norms(2, &all.iter().collect::<Vec<_>>(), whole);
+        let got = norms(dir.path());
+        assert!(relative_error(&got, &right) < 1e-4, "{positions}: {got:?} {right:?}");
+    }
+}
+
+/// Threads that train replicas of one model: each has its own taps and records its own part.
+#[test]
+fn threads_with_replicas_record_a_part_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = one_layer(3);
+    let weights = [model.layer.inner().weight(), model.layer.inner().bias().unwrap()];
+    let taken: Vec<f32> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2u32)
+            .map(|rank| {
+                let folder = dir.path();
+                scope.spawn(move || {
+                    let copy = |t: &Tensor| Var::from_tensor(&t.detach().copy().unwrap()).unwrap().into_inner();
+                    let taps = Taps::new();
+                    let replica = taps.tap("fc", Linear::new(copy(weights[0]), Some(copy(weights[1]))));
+                    let worker = gradlog::Worker { rank, workers: 2, reduction: gradlog::Reduction::Mean };
+                    let mut recorder = Recorder::create(folder, &taps, Config { worker: Some(worker), ..exact() }).unwrap();
+                    let mut pass = recorder.pass(2 * u64::from(rank)..2 * u64::from(rank) + 2).unwrap();
+                    let losses = cubes(&replica.forward(&noise(u64::from(rank), &[2, 4])).unwrap());
+                    pass.losses(&losses).unwrap().backward().unwrap();
+                    pass.commit(0.1).unwrap();
+                    recorder.finish().unwrap();
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        norms(dir.path())
+    });
+    let all = model.variables.all_vars();
+    let right = |rank| {
+        let loss = |i| cubes(&model.layer.forward(&row(&noise(rank, &[2, 4]), i).unwrap()).unwrap());
+        squared_norms(2, &all.iter().collect::<Vec<_>>(), loss)
+    };
+    assert!(relative_error(&taken, &[right(0), right(1)].concat()) < 1e-4);
+    assert_eq!(visited(dir.path()), [0, 1, 2, 3]);
+}

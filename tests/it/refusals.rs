@@ -32,7 +32,7 @@ fn a_pass_that_lacks_something_says_what() {
     let mut recorder = Recorder::create(dir.path().join("run"), &model.taps, Config::default()).unwrap();
     let x = noise(1, &[3, 4]);
     let says = |error: RecordError, words: &str| assert!(error.to_string().contains(words), "{error}");
-    says(recorder.pass(&[]).err().unwrap(), "no examples");
+    says(recorder.pass(&[0u64; 0]).err().unwrap(), "no examples");
     says(recorder.pass(&[1, 2, 3]).unwrap().commit(0.1).unwrap_err(), "no loss");
     let mut pass = recorder.pass(&[1, 2, 3]).unwrap();
     pass.cross_entropy(&model.layer.forward(&x).unwrap(), &labels(3)).unwrap();

@@ -25,6 +25,7 @@ use super::handle::Recorder;
 use super::held::{HeldFolds, HeldVariables};
 use super::message::{CheckRow, Message};
 use super::pass::Pass;
+use crate::ids::IntoIds;
 use crate::taps::find_batch_norms;
 use candle_core::Tensor;
 use candle_nn::VarMap;
@@ -89,7 +90,7 @@ impl Recorder {
     pub fn check_gradients<F>(
         &mut self,
         variables: &VarMap,
-        ids: &[u64],
+        ids: impl IntoIds,
         mut run: F,
     ) -> Result<GradientCheck, RecordError>
     where
@@ -102,6 +103,7 @@ impl Recorder {
             return Ok(GradientCheck::nothing("recording has stopped"));
         }
         state.check_health()?;
+        let ids = &self.read_ids(ids)?[..];
         if ids.len() < 2 {
             let what = format!("a check compares the examples of a batch: give at least two ids, not {}", ids.len());
             return Err(RecordError::Pass { step: state.step, what });

@@ -46,7 +46,7 @@ where
 {
     let Some(taps) = recorder.state.as_ref().map(|state| state.taps.clone()) else { return Ok(None) };
     let _watching = Watching::begin(&taps, plain);
-    let mut pass = Pass::new(recorder.begin(rows.ids(), PassKind::Training)?);
+    let mut pass = Pass::new(recorder.begin(rows.ids().to_vec(), PassKind::Training)?);
     if !pass.core.is_recorded() {
         return Ok(None);
     }

@@ -144,7 +144,13 @@ impl Window {
         }
         let visits = runs.iter().flat_map(|run| run.scan()).filter(|block| self.is_on(block));
         match visits.map(|block| Extent { epochs: block.epochs(), steps: block.steps() }).reduce(Extent::join) {
-            Some(there) => Err(AnalysisError::OutsideRun { asked: self.to_string(), there: there.to_string() }),
+            Some(there) => {
+                let unset = match self.epochs.is_some() && there.epochs == (0, 0) {
+                    true => ". If the training had several epochs, its loop did not say so: call `recorder.set_epoch(epoch)` in it",
+                    false => "",
+                };
+                Err(AnalysisError::OutsideRun { asked: self.to_string(), there: format!("{there}{unset}") })
+            }
             None => Ok(()),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{file_state, mode_names, worker_state, Contents};
 use crate::report::{self, Format, Rows, Value};
-use gradlog_analysis::{significant, ColumnGroup, LayerSummary, ProbeSummary, SweepSummary};
+use gradlog_analysis::{significant, ColumnGroup, LayerSummary, ProbeSummary, RunSummary, SweepSummary};
 use gradlog_format::log::Manifest;
 use gradlog_format::run::{Checkpoint, WorkerState};
 use std::io::{self, Write};
@@ -29,7 +29,7 @@ impl Contents<'_> {
             ("written by", format!("gradlog {}", manifest.version)),
             ("state", state.into()),
             ("visits", format!("{} of {} examples", summary.visits, summary.examples)),
-            ("epochs", range_words(&summary.epochs)),
+            ("epochs", epoch_words(summary)),
             ("steps", format!("{} ({} recorded)", range_words(&summary.steps), summary.recorded_steps)),
             ("learning rate", range_words(&summary.learning_rates)),
             ("momentum", told_words(&summary.momentum, summary.steps_without_momentum)),
@@ -153,6 +153,15 @@ fn write_section(out: &mut dyn Write, columns: &[&str], rows: impl Iterator<Item
     let mut table = Rows::begin(Format::Table, out, None, &[], columns)?;
     rows.try_for_each(|row| table.row(&row))?;
     table.end().map(|_| ())
+}
+
+/// The epochs. A run that visits examples again in epoch 0 was probably not told its epochs.
+fn epoch_words(summary: &RunSummary) -> String {
+    let words = range_words(&summary.epochs);
+    match summary.epochs == Some(0..=0) && summary.visits > summary.examples {
+        true => format!("{words}, though examples were visited again: call `recorder.set_epoch(epoch)` in the loop"),
+        false => words,
+    }
 }
 
 fn range_words<T: std::fmt::Display>(range: &Option<RangeInclusive<T>>) -> String {
