@@ -5,7 +5,7 @@
 //!
 //! # Recording a loop
 //!
-//! Build the model of [`nn`] layers inside [`Taps::collect`], and add five lines to the loop:
+//! Build the model of [`nn`] layers inside [`Taps::collect`], and add six lines to the loop:
 //!
 //! ```
 //! use candle_core::{DType, Device, Module, Tensor};
@@ -21,10 +21,13 @@
 //! let mut optimizer = SGD::new(variables.all_vars(), 0.1)?;
 //!
 //! let mut recorder = Recorder::create(&dir, &taps, Config::default())?;
-//! for (ids, x, y) in batches {
-//!     let mut pass = recorder.pass(&ids)?; // arms the taps for one forward and backward
-//!     let loss = pass.cross_entropy(&model.forward(&x)?, &y)?; // candle_nn's mean loss
-//!     pass.backward_step(&mut optimizer, &loss)?; // backward, recording, optimizer step
+//! for epoch in 0..2 {
+//!     recorder.set_epoch(epoch);
+//!     for (ids, x, y) in &batches {
+//!         let mut pass = recorder.pass(ids)?; // arms the taps for one forward and backward
+//!         let loss = pass.cross_entropy(&model.forward(x)?, y)?; // candle_nn's mean loss
+//!         pass.backward_step(&mut optimizer, &loss)?; // backward, recording, optimizer step
+//!     }
 //! }
 //! recorder.finish()?; // when it returns, everything committed is on disk
 //! # std::fs::remove_dir_all(&dir)?;

@@ -1,6 +1,10 @@
 //! What an optimizer reports about a step. Both `optim` and the recorder use this module; neither uses the other.
 
+<<<<<<< HEAD
 use candle_core::TensorId;
+=======
+use candle_core::Var;
+>>>>>>> cdf5efc (The guide says how to name examples and epochs; an optimizer that shows its variables says which layers it has)
 use candle_nn::Optimizer;
 
 /// What a loop reports about an optimizer step. A bare learning rate is enough: `pass.commit(0.1)`.
@@ -141,6 +145,14 @@ impl From<f64> for StepInfo {
 pub trait StepReport {
     /// What the optimizer's next step does. Leave out what is not known: the log then holds no value.
     fn step_info(&self) -> StepInfo;
+
+    /// The variables that the optimizer changes, if it shows them. Default `None`.
+    ///
+    /// [`Pass::backward_step`](crate::Pass::backward_step) then knows which variables need no gradient, and refuses a
+    /// layer of which the optimizer has only a part.
+    fn variables(&self) -> Option<Vec<Var>> {
+        None
+    }
 }
 
 /// Reports momentum 0 and weight decay 0: candle's SGD has neither.

@@ -77,6 +77,10 @@ macro_rules! optimizer {
                 let rate = self.0.config.learning_rate;
                 StepInfo::new(rate).variable_rates(own_rates(&self.0.parameters, rate))
             }
+
+            fn variables(&self) -> Option<Vec<Var>> {
+                Some(self.0.parameters.iter().map(|parameter| parameter.variable.clone()).collect())
+            }
         }
 
         /// Prints the settings and the number of variables, not their values.

@@ -115,6 +115,10 @@ impl StepReport for Sgd {
         info.momentum = (!nesterov && dampening == 0.0).then_some(momentum);
         info
     }
+
+    fn variables(&self) -> Option<Vec<Var>> {
+        Some(self.parameters.iter().map(|parameter| parameter.variable.clone()).collect())
+    }
 }
 
 impl Sgd {

@@ -89,6 +89,7 @@ impl<'r> Pass<'r> {
     ) -> Result<(), RecordError> {
         let grads = loss.backward()?;
         self.core.check_gradients(&grads)?;
+        self.core.look_at_optimizer(|| optimizer.variables());
         self.core.look_at_reach(&grads);
         match self.commit(optimizer.step_info()) {
             Err(error) if error.is_skipped_step() => Ok(()),

@@ -36,6 +36,8 @@ pub(super) struct PassCore<'r> {
     pub(super) per_example: Vec<LayerGradients>,
     /// Tapped layers that backward reached, although no tap saw a forward pass.
     pub(super) around_tap: Vec<String>,
+    /// What is wrong with layers that the optimizer has in part.
+    pub(super) partly_trained: Option<String>,
     /// What is wrong with declared variables that got no gradient.
     pub(super) unreached_variables: Option<String>,
     /// For curvature rows, the weight of each.
@@ -72,6 +74,7 @@ impl<'r> PassCore<'r> {
             has_graph: false,
             per_example: Vec::new(),
             around_tap: Vec::new(),
+            partly_trained: None,
             unreached_variables: None,
             curvature: None,
             not_finite: None,

@@ -7,7 +7,7 @@ use super::error::RecordError;
 use super::pass_core::PassCore;
 use crate::taps::{Presence, Registered, Registry, BATCH_NORM};
 use candle_core::backprop::GradStore;
-use candle_core::TensorId;
+use candle_core::{TensorId, Var};
 use std::collections::HashSet;
 
 /// Names that an error lists.
@@ -42,6 +42,12 @@ impl Reach {
             .collect();
         let numbers = awaited.iter().map(|(.., numbers)| numbers).sum();
         Self { awaited, numbers }
+    }
+
+    /// Takes out the variables that the optimizer lacks: they need no gradient.
+    fn keep_trained(&mut self, trained: &HashSet<TensorId>) {
+        self.awaited.retain(|(_, id, _)| trained.contains(id));
+        self.numbers = self.awaited.iter().map(|(.., numbers)| numbers).sum();
     }
 
     /// Notes which variables a backward pass reached. Says what is wrong if there are some that none has reached yet.
@@ -99,6 +105,30 @@ pub(super) fn list_names(names: &[&str]) -> String {
 }
 
 impl PassCore<'_> {
+    /// Learns in the first step from an optimizer that shows its variables which of them are trained.
+    pub(super) fn look_at_optimizer(&mut self, variables: impl FnOnce() -> Option<Vec<Var>>) {
+        let Some(state) = &mut self.recorder.state else { return };
+        if std::mem::replace(&mut state.optimizer_asked, true) {
+            return;
+        }
+        let Some(variables) = variables() else { return };
+        let trained: HashSet<TensorId> = variables.iter().map(|variable| variable.id()).collect();
+        state.reach.keep_trained(&trained);
+        let part = state.layers.iter().find_map(|layer| {
+            let parameters = layer.spec.parameters.iter().filter(|parameter| parameter.id.is_some());
+            let (has, lacks): (Vec<_>, Vec<_>) =
+                parameters.partition(|parameter| parameter.id.is_some_and(|id| trained.contains(&id)));
+            Some((&layer.name, &has.first()?.name, &lacks.first()?.name))
+        });
+        self.partly_trained = part.map(|(layer, has, lacks)| {
+            format!(
+                "the optimizer has the {has} of layer `{layer}` and not its {lacks}, so its whole gradient is not what is trained:                  build the layer with the {lacks} detached (`Linear::new(weight, Some(bias.detach()))`), which records the {has}                  alone, or give the optimizer both"
+            )
+        });
+        // It is looked at again in the next step, until it is right.
+        state.optimizer_asked = self.partly_trained.is_none();
+    }
+
     /// Looks at the gradients of a whole backward pass: which variables and layers they reached.
     pub(super) fn look_at_reach(&mut self, grads: &GradStore) {
         if !self.is_recorded() {
@@ -124,7 +154,10 @@ impl PassCore<'_> {
     }
 
     /// Refuses layers that ran without their taps.
-    pub(super) fn check_taps_ran(&self) -> Result<(), RecordError> {
+    pub(super) fn check_taps_ran(&mut self) -> Result<(), RecordError> {
+        if let Some(what) = self.partly_trained.take() {
+            return Err(self.error(what));
+        }
         if !self.around_tap.is_empty() {
             let names: Vec<&str> = self.around_tap.iter().map(String::as_str).collect();
             return Err(self.error(format!(

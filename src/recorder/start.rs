@@ -211,6 +211,7 @@ pub(super) fn start_recorder(
         variables: variables.into_iter().map(|(number, var)| (number, var, folds[number].clone())).collect(),
         registered,
         reach,
+        optimizer_asked: false,
         statistics,
         held_all: false,
         shared_fold,

@@ -41,6 +41,8 @@ pub(super) struct State {
     pub registered: usize,
     /// Declared variables that no gradient has reached yet.
     pub reach: Reach,
+    /// Whether an optimizer was asked for its variables.
+    pub optimizer_asked: bool,
     /// Statistics of declared BatchNorm layers, which `per_example` must not change.
     pub statistics: Vec<(String, Var)>,
     /// Whether `per_example` has looked at all variables once.

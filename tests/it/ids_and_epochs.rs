@@ -27,7 +27,7 @@ fn a_pass_takes_ids_as_the_loop_has_them() {
     let content = ids::content_ids(&rows).unwrap();
     record!(&content);
     let error = recorder.pass(&[1, -1]).unwrap_err().to_string();
-    assert!(error.contains("step 6") && error.contains("the id -1 is negative"), "{error}");
+    assert!(error.contains("step 7") && error.contains("the id -1 is negative"), "{error}");
     recorder.save_ids(&content).unwrap();
     recorder.finish().unwrap();
     let mut expected = vec![3, 0, 2, 1, 3, 0, 7, 8, 9, 10, 11, 12];
