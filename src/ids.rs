@@ -220,7 +220,9 @@ fn mix(v: &mut [u64; 4]) {
 /// # Errors
 /// candle's error, and an error for a scalar or for a type without numbers of whole bytes.
 pub fn content_ids(rows: &Tensor) -> candle_core::Result<Vec<u64>> {
-    let Some(&batch) = rows.dims().first() else { candle_core::bail!("content ids are those of rows: give `[batch, ...]`") };
+    let Some(&batch) = rows.dims().first() else {
+        candle_core::bail!("content ids are those of rows: give `[batch, ...]`")
+    };
     let rows = rows.detach().to_device(&Device::Cpu)?.reshape((batch, ()))?;
     macro_rules! hash {
         ($number:ty) => {{
@@ -268,7 +270,10 @@ mod tests {
         let bytes: Vec<u8> = [0.5f32, 3.0].iter().flat_map(|x| x.to_le_bytes()).collect();
         assert_eq!(content_ids(&rows).unwrap()[1], content_id(&bytes));
         // A view is read in its own order.
-        assert_eq!(content_ids(&rows.t().unwrap().contiguous().unwrap()).unwrap(), content_ids(&rows.t().unwrap()).unwrap());
+        assert_eq!(
+            content_ids(&rows.t().unwrap().contiguous().unwrap()).unwrap(),
+            content_ids(&rows.t().unwrap()).unwrap()
+        );
         let text = Tensor::new(&[*b"abcdefgh"], &Device::Cpu).unwrap();
         assert_eq!(content_ids(&text).unwrap(), [content_id(b"abcdefgh")]);
     }

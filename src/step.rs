@@ -1,10 +1,6 @@
 //! What an optimizer reports about a step. Both `optim` and the recorder use this module; neither uses the other.
 
-<<<<<<< HEAD
-use candle_core::TensorId;
-=======
-use candle_core::Var;
->>>>>>> cdf5efc (The guide says how to name examples and epochs; an optimizer that shows its variables says which layers it has)
+use candle_core::{TensorId, Var};
 use candle_nn::Optimizer;
 
 /// What a loop reports about an optimizer step. A bare learning rate is enough: `pass.commit(0.1)`.

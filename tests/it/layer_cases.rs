@@ -439,7 +439,8 @@ fn threads_with_replicas_record_a_part_each() {
                     let taps = Taps::new();
                     let replica = taps.tap("fc", Linear::new(copy(weights[0]), Some(copy(weights[1]))));
                     let worker = gradlog::Worker { rank, workers: 2, reduction: gradlog::Reduction::Mean };
-                    let mut recorder = Recorder::create(folder, &taps, Config { worker: Some(worker), ..exact() }).unwrap();
+                    let mut recorder =
+                        Recorder::create(folder, &taps, Config { worker: Some(worker), ..exact() }).unwrap();
                     let mut pass = recorder.pass(2 * u64::from(rank)..2 * u64::from(rank) + 2).unwrap();
                     let losses = cubes(&replica.forward(&noise(u64::from(rank), &[2, 4])).unwrap());
                     pass.losses(&losses).unwrap().backward().unwrap();

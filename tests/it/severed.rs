@@ -296,3 +296,24 @@ fn per_example_does_not_change_a_batch_norm() {
     pass.per_example(|i| loss(i, false)).unwrap();
     pass.commit(0.1).unwrap();
 }
+
+/// An optimizer of this crate shows its variables: others need no gradient, and no layer is trained in part.
+#[test]
+fn backward_step_learns_from_the_optimizer_what_is_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Cut::new();
+    let variables = |part: &str| -> Vec<Var> {
+        let named = model.variables.data().lock().unwrap();
+        named.iter().filter(|(name, _)| name.starts_with(part)).map(|(_, var)| var.clone()).collect()
+    };
+    let step = |name: &str, variables: Vec<Var>| {
+        let mut optimizer = gradlog::optim::Sgd::new(variables, gradlog::optim::SgdConfig::new(0.1)).unwrap();
+        let mut recorder = Recorder::create(dir.path().join(name), &model.taps, exact()).unwrap();
+        let mut pass = recorder.pass(&[0, 1]).unwrap();
+        let loss = pass.cross_entropy(&model.logits(&noise(1, &[2, 4])), &labels(2)).unwrap();
+        pass.backward_step(&mut optimizer, &loss)
+    };
+    step("head", variables("head")).unwrap();
+    says(step("all", model.variables.all_vars()).unwrap_err(), &["`body.bias`", "66.0 %"]);
+    says(step("part", variables("head.weight")).unwrap_err(), &["has the weight of layer `head` and not its bias"]);
+}
