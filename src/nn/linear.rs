@@ -28,6 +28,20 @@ impl Linear {
     }
 }
 
+/// candle_nn's layer, with the same weights.
+impl From<Linear> for candle_nn::Linear {
+    fn from(layer: Linear) -> Self {
+        layer.inner().clone()
+    }
+}
+
+/// candle_nn's layer, with the same weights.
+impl From<&Linear> for candle_nn::Linear {
+    fn from(layer: &Linear) -> Self {
+        layer.inner().clone()
+    }
+}
+
 /// A linear layer with the variables `weight` and `bias` of `vb`.
 ///
 /// # Errors

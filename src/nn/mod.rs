@@ -38,6 +38,8 @@
 //! * [`BatchNorm`] in training mode is candle's. [`Config::on_batch_norm`](crate::Config::on_batch_norm) decides
 //!   whether it is refused. In evaluation mode its weight and bias are recorded.
 //!
+//! [`lora`] has what candle_nn lacks: a frozen layer with a small trained correction.
+//!
 //! All else is candle_nn's own item: activations, losses, optimizers, `VarBuilder`, caches.
 //!
 //! # Which layers are recorded
@@ -54,6 +56,7 @@ pub mod embedding;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
+pub mod lora;
 pub mod ops;
 pub mod rnn;
 pub mod rotary_emb;
@@ -74,4 +77,5 @@ pub use embedding::{embedding, Embedding};
 pub use group_norm::{group_norm, GroupNorm};
 pub use layer_norm::{layer_norm, layer_norm_no_bias, rms_norm, LayerNorm, LayerNormConfig, RmsNorm};
 pub use linear::{linear, linear_b, linear_no_bias, Linear};
+pub use lora::{lora_linear, lora_linear_no_bias, LoraConfig, LoraLinear};
 pub use rnn::{elman, gru, lstm, Elman, ElmanConfig, GRUConfig, LSTMConfig, GRU, LSTM, RNN};

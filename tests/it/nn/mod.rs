@@ -7,5 +7,6 @@ mod built;
 mod collect;
 mod differentiable;
 mod functions;
+mod lora;
 mod plain;
 mod same;
