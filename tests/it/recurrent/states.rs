@@ -261,10 +261,10 @@ fn a_layer_that_is_trained_in_part_is_recorded_in_part() {
         recorder.finish().unwrap();
         assert_eq!(Run::open(dir.path()).unwrap().manifest().layers.len(), layers, "{trained}");
         let norms = f32s(dir.path(), BlockKind::Visits, Column::SquaredNorm);
-        for i in 0..2 {
+        for (i, norm) in norms.iter().enumerate() {
             let own = losses(&plain.seq(&row(&x(1), i).unwrap()).unwrap()).sum_all().unwrap().backward().unwrap();
             let truth: f64 = variables.iter().map(|var| numbers(own.get(var).unwrap())).map(|g| dot(&g, &g)).sum();
-            assert!((f64::from(norms[i]) - truth).abs() < 2e-4 * truth, "{trained} {i}: {} {truth}", norms[i]);
+            assert!((f64::from(*norm) - truth).abs() < 2e-4 * truth, "{trained} {i}: {norm} {truth}");
         }
     }
 }
@@ -312,9 +312,9 @@ fn a_frozen_layer_lets_gradients_through() {
     };
     let ours: Vec<f32> = vars.iter().flat_map(|var| numbers(grads.get(var).unwrap())).collect();
     assert!(relative_error(&ours, &gradient(&x(1), &labels(2))) < 1e-5);
-    for i in 0..2 {
+    for (i, norm) in norms.iter().enumerate() {
         let own = gradient(&row(&x(1), i).unwrap(), &labels(2).narrow(0, i, 1).unwrap());
         let truth = dot(&own, &own);
-        assert!((f64::from(norms[i]) - truth).abs() < 2e-4 * truth, "{i}: {} {truth}", norms[i]);
+        assert!((f64::from(*norm) - truth).abs() < 2e-4 * truth, "{i}: {norm} {truth}");
     }
 }
