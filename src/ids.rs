@@ -69,8 +69,8 @@ impl std::error::Error for IdError {}
 
 /// What gives the ids of a batch: one for each example, in the order of the batch.
 ///
-/// Slices, arrays and `Vec`s of `u8`, `u16`, `u32`, `u64`, `usize`, `i32` and `i64`; ranges of them; and tensors
-/// `[batch]` of integers. For an iterator, collect it into a `Vec`.
+/// References to slices, arrays and `Vec`s of `u8`, `u16`, `u32`, `u64`, `usize`, `i32` and `i64`; ranges of them; and
+/// references to tensors `[batch]` of integers. For an iterator, collect it into a `Vec`.
 pub trait IntoIds {
     /// The ids.
     ///
@@ -98,19 +98,7 @@ macro_rules! ids_of {
             }
         }
 
-        impl<const N: usize> IntoIds for [$number; N] {
-            fn into_ids(self) -> Result<Vec<u64>, IdError> {
-                self.as_slice().into_ids()
-            }
-        }
-
         impl IntoIds for &Vec<$number> {
-            fn into_ids(self) -> Result<Vec<u64>, IdError> {
-                self.as_slice().into_ids()
-            }
-        }
-
-        impl IntoIds for Vec<$number> {
             fn into_ids(self) -> Result<Vec<u64>, IdError> {
                 self.as_slice().into_ids()
             }
@@ -148,13 +136,7 @@ impl IntoIds for &Tensor {
             )));
         }
         let read = || self.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.to_vec1::<i64>();
-        read().map_err(|error| IdError::new(error.to_string()))?.into_ids()
-    }
-}
-
-impl IntoIds for Tensor {
-    fn into_ids(self) -> Result<Vec<u64>, IdError> {
-        (&self).into_ids()
+        read().map_err(|error| IdError::new(error.to_string()))?.as_slice().into_ids()
     }
 }
 

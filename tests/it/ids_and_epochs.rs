@@ -22,7 +22,7 @@ fn a_pass_takes_ids_as_the_loop_has_them() {
     record!(&Tensor::new(&order[..2], &Device::Cpu).unwrap());
     record!(&[7usize, 8]);
     record!(9..11u64);
-    record!((11..13u32).map(u64::from).collect::<Vec<_>>());
+    record!(&(11..13u32).map(u64::from).collect::<Vec<_>>());
     let rows = noise(1, &[2, 4]);
     let content = ids::content_ids(&rows).unwrap();
     record!(&content);

@@ -7,6 +7,10 @@ use gradlog_kernels::matmul::{matmul, Matrix};
 use gradlog_kernels::simd::squared_norm_f64;
 use std::ops::Range;
 
+/// The largest squared length of a vector that was divided by its gradient's length. Signs alone make a vector longer
+/// than 1, and by a small factor.
+const SQUARED_MAX: f64 = 1e6;
+
 /// Flat vectors divided by the lengths of their gradients.
 ///
 /// A vector has length one, unless it is made of signs, which are too long ([`VectorQuestion`](crate::VectorQuestion)).
@@ -26,7 +30,8 @@ pub struct UnitVectors {
     pub basis: Basis,
     /// What is made of signs, if anything is.
     pub(crate) signs: Option<SignAngles>,
-    /// Examples whose gradient is 0, so that it has no direction: they are in nothing that follows.
+    /// Examples whose gradient is 0, so that it has no direction, and those whose numbers do not fit the recorded norm,
+    /// as in a damaged log: they are in nothing that follows.
     pub without_direction: Vec<u64>,
 }
 
@@ -57,12 +62,17 @@ impl UnitVectors {
             for place in 0..length {
                 values[to + place] = (f64::from(values[from + place]) / norm) as f32;
             }
+            let squared = squared_norm_f64(&values[to..to + length]);
+            if !(squared < SQUARED_MAX) {
+                out.without_direction.push(example);
+                continue;
+            }
             if let (Some(angles), Some(signs)) = (&mut out.signs, &signs) {
                 let vector = &values[to..to + length];
                 let apart: Option<Vec<f32>> =
                     signs.apart(position).map(|apart| apart.iter().map(|v| (f64::from(*v) / norm) as f32).collect());
                 let alone = Signs::alone(&vector[signs.places.clone()], apart.as_deref());
-                angles.push(&alone, signs.norms[position] / norm, squared_norm_f64(vector));
+                angles.push(&alone, signs.norms[position] / norm, squared);
             }
             out.examples.push(example);
             out.labels.push(label);
@@ -90,7 +100,10 @@ impl UnitVectors {
             matmul(out, part(&rows), part(&columns).t(), false, threads);
         };
         multiply(&self.values, self.length, out);
-        let Some(signs) = &self.signs else { return };
+        let Some(signs) = &self.signs else {
+            out.iter_mut().for_each(|cosine| *cosine = cosine.clamp(-1.0, 1.0));
+            return;
+        };
         multiply(&signs.values, signs.length, scratch);
         let angles = scratch.chunks(columns.len().max(1)).zip(&signs.shares[rows.clone()]);
         for (cosines, (angles, share)) in out.chunks_mut(columns.len().max(1)).zip(angles) {
