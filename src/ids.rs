@@ -270,8 +270,8 @@ mod tests {
             (&vec![7usize, 8]).into_ids(),
             (7..9).into_ids(),
             (&tensor(&[7, 8])).into_ids(),
-            tensor(&[7, 8]).to_dtype(DType::U8).unwrap().into_ids(),
-            (7..9u16).map(u64::from).collect::<Vec<_>>().into_ids(),
+            (&tensor(&[7, 8]).to_dtype(DType::U8).unwrap()).into_ids(),
+            (&(7..9u16).map(u64::from).collect::<Vec<_>>()).into_ids(),
         ];
         for ids in given {
             assert_eq!(ids.unwrap(), [7, 8]);
