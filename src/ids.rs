@@ -20,9 +20,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! **A batcher of examples**, such as `candle_datasets::Batcher`, keeps the order of its iterator. So chunk the ids in the
-//! same way, or let the ids travel with the labels as one more column. A text model that draws windows at random offsets
-//! uses the offset as id: one offset is one window.
+//! **A batcher of examples**, such as `candle_datasets::Batcher`, keeps the order of its iterator. So chunk the ids in
+//! the same way, or let the ids travel with the labels as one more column. A text model that draws windows at random
+//! offsets uses the offset as id: one offset is one window.
 //!
 //! ```
 //! # use candle_core::{Device, Tensor};

@@ -1,7 +1,7 @@
 //! What all layers of this module have in common.
 
-/// Makes a layer that taps itself out of candle_nn's: clones and prints as that does, is a `Module`, and gives the layer
-/// itself.
+/// Makes a layer that taps itself out of candle_nn's: clones and prints as that does, is a `Module`, and gives the
+/// layer itself.
 macro_rules! built_layer {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*

@@ -105,8 +105,8 @@ impl std::fmt::Debug for Sgd {
     }
 }
 
-/// Reports learning rate, momentum, weight decay, and the rates of parameter groups. Nesterov momentum and dampening are
-/// not SGD's plain momentum, so the momentum counts as not told then.
+/// Reports learning rate, momentum, weight decay, and the rates of parameter groups. Nesterov momentum and dampening
+/// are not SGD's plain momentum, so the momentum counts as not told then.
 impl StepReport for Sgd {
     fn step_info(&self) -> StepInfo {
         let SgdConfig { learning_rate, momentum, weight_decay, dampening, nesterov } = self.config;

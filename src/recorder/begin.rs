@@ -15,9 +15,9 @@ impl Recorder {
     /// pipelines.
     ///
     /// # Errors
-    /// [`RecordError::Pass`] for an empty batch, for what gives no ids, for more than 2^20 visits in one step, and if layers were tapped after
-    /// the recorder was created. `commit` reports a failed background thread, so that the training can go on without
-    /// recording.
+    /// [`RecordError::Pass`] for an empty batch, for what gives no ids, for more than 2^20 visits in one step, and if
+    /// layers were tapped after the recorder was created. `commit` reports a failed background thread, so that the
+    /// training can go on without recording.
     pub fn pass(&mut self, ids: impl IntoIds) -> Result<Pass<'_>, RecordError> {
         let ids = self.read_ids(ids)?;
         Ok(Pass::new(self.begin(ids, PassKind::Training)?))

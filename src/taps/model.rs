@@ -244,7 +244,8 @@ impl Taps {
     /// let head = taps.tap("head", linear(8, 3, vb.pp("head"))?);
     /// // Only the head is trained.
     /// let named = variables.data().lock().unwrap();
-    /// let trained: Vec<_> = named.iter().filter(|(name, _)| name.starts_with("head")).map(|(_, v)| v.clone()).collect();
+    /// let trained = named.iter().filter(|(name, _)| name.starts_with("head")).map(|(_, v)| v.clone());
+    /// let trained: Vec<_> = trained.collect();
     /// taps.trained(&trained);
     /// // let optimizer = AdamW::new(trained, params)?;
     /// # Ok::<(), candle_core::Error>(())
@@ -265,8 +266,8 @@ impl Taps {
     /// Stops recording until the guard is dropped: forward passes meanwhile are not recorded. Use it inside a pass for
     /// a forward that takes no part in its loss: a metric, a target, a teacher.
     ///
-    /// Without it, a second forward inside a pass is an error at `commit`, because it gets no gradient. Detach what such
-    /// a forward gives to the loss: a gradient that goes into it is an error too.
+    /// Without it, a second forward inside a pass is an error at `commit`, because it gets no gradient. Detach what
+    /// such a forward gives to the loss: a gradient that goes into it is an error too.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Module, Tensor};

@@ -63,7 +63,7 @@ impl UnitVectors {
                 values[to + place] = (f64::from(values[from + place]) / norm) as f32;
             }
             let squared = squared_norm_f64(&values[to..to + length]);
-            if !(squared < SQUARED_MAX) {
+            if squared.is_nan() || squared >= SQUARED_MAX {
                 out.without_direction.push(example);
                 continue;
             }

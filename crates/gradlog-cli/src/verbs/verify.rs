@@ -21,7 +21,8 @@ Data goes to stdout, words to stderr.";
 ///
 /// Exits with 0 if the run is sound, 1 if it cannot be read at all, 3 if it can be read up to a damaged place. It
 /// names that place, what is readable, what lies behind the damage, and the command that saves it. A run may be sound
-/// and not finished: its recorder was killed, was dropped without `finish` or still writes, or its end was lost before `recover`.
+/// and not finished: its recorder was killed, was dropped without `finish` or still writes, or its end was lost before
+/// `recover`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

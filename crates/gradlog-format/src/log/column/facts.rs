@@ -197,8 +197,9 @@ impl Column {
         }
     }
 
-    /// What the column's entry says in [`ColumnEntry::amends`](crate::log::parts::ColumnEntry): the number of the column
-    /// whose meaning it changes, or 0. A reader that does not know this column then refuses that one, and no other.
+    /// What the column's entry says in [`ColumnEntry::amends`](crate::log::parts::ColumnEntry): the number of the
+    /// column whose meaning it changes, or 0. A reader that does not know this column then refuses that one, and no
+    /// other.
     pub fn amends(self) -> u16 {
         match self {
             Column::InputPlaces | Column::InputApart => Column::Input as u16,
