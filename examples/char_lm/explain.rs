@@ -1,6 +1,7 @@
 //! Explains the run from its log, without the model and without another pass over the text.
 
 use super::text::{Passage, Text};
+use crate::extremes::print_extremes;
 use anyhow::{Context, Result};
 use gradlog_analysis::{AnalysisError, Influence, InfluenceQuestion, Score, ScoreQuestion, Window};
 use gradlog_format::run::Run;
@@ -72,14 +73,7 @@ impl Explained<'_> {
                 self.test.get(about.id as usize).context("the log has a probe that is not a held-out passage")?;
             println!("\nWhat taught the model to read held-out passage {}, {}?\n", about.id, self.text.locate(asked));
             println!("                                        {}\n", asked.to_line());
-            println!("Helped most (TracIn).");
-            for row in answer.proponents(probe, SHOWN) {
-                self.show(answer.rows[row].example, answer.score(row, probe));
-            }
-            println!("Hurt most.");
-            for row in answer.opponents(probe, SHOWN) {
-                self.show(answer.rows[row].example, answer.score(row, probe));
-            }
+            print_extremes(&answer, probe, SHOWN, |example, score| self.show(example, score));
         }
         println!("\n({}, over {} visits)", answer.variant(), answer.visits);
         Ok(())

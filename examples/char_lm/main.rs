@@ -8,6 +8,8 @@
 //! is plain SGD, because TracIn is defined for it. The run is in `OUT/run`.
 
 mod explain;
+#[path = "../support/extremes.rs"]
+mod extremes;
 mod model;
 #[path = "../support/mod.rs"]
 mod support;

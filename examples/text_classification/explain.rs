@@ -1,6 +1,7 @@
 //! Explains the run from its log: which labels are wrong, and which texts taught the model an answer.
 
 use super::data::Review;
+use crate::extremes::print_extremes;
 use anyhow::Result;
 use gradlog_analysis::{InfluenceQuestion, Score, ScoreQuestion};
 use gradlog_format::run::Run;
@@ -38,14 +39,8 @@ impl Explained<'_> {
         for (probe, about) in answer.probes.iter().enumerate() {
             let review = &self.test[about.id as usize];
             println!("\nWhat taught the model that test text {} is {}?", about.id, describe(review.label));
-            println!("    {}\nHelped most (TracIn).", review.text);
-            for row in answer.proponents(probe, SHOWN) {
-                self.show(answer.rows[row].example, answer.score(row, probe));
-            }
-            println!("Hurt most.");
-            for row in answer.opponents(probe, SHOWN) {
-                self.show(answer.rows[row].example, answer.score(row, probe));
-            }
+            println!("    {}", review.text);
+            print_extremes(&answer, probe, SHOWN, |example, score| self.show(example, score));
         }
         println!("\n({}, over {} visits)", answer.variant(), answer.visits);
         Ok(())

@@ -7,6 +7,8 @@
 
 mod data;
 mod explain;
+#[path = "../support/extremes.rs"]
+mod extremes;
 mod model;
 #[path = "../support/mod.rs"]
 mod support;

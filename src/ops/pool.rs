@@ -2,11 +2,8 @@
 
 use super::windows::Windows;
 use crate::taps::parallel::share_rows;
-use crate::taps::{cpu_f32, slice, with_slice};
-use candle_core::backend::BackendStorage;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Device, Layout, MetalStorage, Module, Result, Shape, Tensor,
-};
+use crate::taps::{attach_backward, cpu_f32, slice, with_slice};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Module, Result, Shape, Tensor};
 
 /// Max-pooling over windows of `kernel` by `kernel`, with a stride and a padding.
 ///
@@ -63,7 +60,8 @@ impl MaxPool2d {
             return x.apply_op1(MaxPool { windows, gradient: Gradient::True });
         }
         let largest = largest_of_windows(&x.detach(), &windows)?;
-        x.apply_op2(&largest, PoolGradient { windows })
+        let (input, output) = (x.detach(), largest.clone());
+        attach_backward(&x, &largest, move |grad| share_gradient(&input, &output, &windows, grad))
     }
 }
 
@@ -216,76 +214,46 @@ fn largest_of_windows(x: &Tensor, windows: &Windows) -> Result<Tensor> {
     }
 }
 
-/// Returns its second argument, the largest numbers of the windows of the first one. Its backward gives the gradient
-/// to the first one: equal numbers of a window share it.
+/// The gradient of `x` by the gradient of `y`, the largest numbers of its windows: equal numbers of a window share it.
 ///
 /// candle's `max` would give the whole gradient to each of several equal numbers.
-struct PoolGradient {
-    windows: Windows,
-}
-
-impl CustomOp2 for PoolGradient {
-    fn name(&self) -> &'static str {
-        "gradlog-max-pool2d-gradient"
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, y: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok((y.try_clone(layout)?, layout.shape().clone()))
-    }
-
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, y: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        Ok((y.try_clone(layout)?, layout.shape().clone()))
-    }
-
-    fn metal_fwd(
-        &self,
-        _: &MetalStorage,
-        _: &Layout,
-        y: &MetalStorage,
-        layout: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        Ok((y.try_clone(layout)?, layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, y: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (windows, kernel, device) = (&self.windows, self.windows.kernel(), x.device());
-        let (x, y) = (x.detach(), y.detach());
-        // Half-precision shares of many windows would lose bits where they are added up.
-        let sums = match x.dtype() {
-            DType::F16 | DType::BF16 => DType::F32,
-            other => other,
-        };
-        let places = |at: &dyn Fn(usize) -> Vec<(u32, bool)>| -> Result<Vec<Places>> {
-            (0..kernel).map(|offset| Places::new(at(offset), device)).collect()
-        };
-        let (rows, columns) = (places(&|i| windows.rows_at(i))?, places(&|i| windows.columns_at(i))?);
-        let mut equal = Vec::with_capacity(kernel * kernel);
-        for row in &rows {
-            let lines = x.index_select(&row.indices, 2)?;
-            for column in &columns {
-                let mut same = lines.index_select(&column.indices, 3)?.eq(&y)?;
-                if windows.is_padded() {
-                    same = same.broadcast_mul(&row.inside.reshape((1, 1, (), 1))?)?;
-                    same = same.broadcast_mul(&column.inside.reshape((1, 1, 1, ()))?)?;
-                }
-                equal.push(same);
+fn share_gradient(x: &Tensor, y: &Tensor, windows: &Windows, grad: &Tensor) -> Result<Tensor> {
+    let (kernel, device) = (windows.kernel(), x.device());
+    // Half-precision shares of many windows would lose bits where they are added up.
+    let sums = match x.dtype() {
+        DType::F16 | DType::BF16 => DType::F32,
+        other => other,
+    };
+    let places = |at: &dyn Fn(usize) -> Vec<(u32, bool)>| -> Result<Vec<Places>> {
+        (0..kernel).map(|offset| Places::new(at(offset), device)).collect()
+    };
+    let (rows, columns) = (places(&|i| windows.rows_at(i))?, places(&|i| windows.columns_at(i))?);
+    let mut equal = Vec::with_capacity(kernel * kernel);
+    for row in &rows {
+        let lines = x.index_select(&row.indices, 2)?;
+        for column in &columns {
+            let mut same = lines.index_select(&column.indices, 3)?.eq(y)?;
+            if windows.is_padded() {
+                same = same.broadcast_mul(&row.inside.reshape((1, 1, (), 1))?)?;
+                same = same.broadcast_mul(&column.inside.reshape((1, 1, 1, ()))?)?;
             }
+            equal.push(same);
         }
-        let mut count = Tensor::zeros(y.shape(), sums, device)?;
-        for same in &equal {
-            count = (count + same.to_dtype(sums)?)?;
-        }
-        // A window whose largest number is NaN equals nothing.
-        let share = (grad.detach().to_dtype(sums)? / count.maximum(&count.ones_like()?)?)?;
-        let (batch, channels, height, width) = x.dims4()?;
-        let mut out = Tensor::zeros((batch, channels, height, width), sums, device)?;
-        for (row, equal) in rows.iter().zip(equal.chunks(kernel)) {
-            let mut lines = Tensor::zeros((batch, channels, windows.out_height, width), sums, device)?;
-            for (column, same) in columns.iter().zip(equal) {
-                lines = lines.index_add(&column.indices, &(&share * same.to_dtype(sums)?)?, 3)?;
-            }
-            out = out.index_add(&row.indices, &lines, 2)?;
-        }
-        Ok((Some(out.to_dtype(x.dtype())?), None))
     }
+    let mut count = Tensor::zeros(y.shape(), sums, device)?;
+    for same in &equal {
+        count = (count + same.to_dtype(sums)?)?;
+    }
+    // A window whose largest number is NaN equals nothing.
+    let share = (grad.detach().to_dtype(sums)? / count.maximum(&count.ones_like()?)?)?;
+    let (batch, channels, height, width) = x.dims4()?;
+    let mut out = Tensor::zeros((batch, channels, height, width), sums, device)?;
+    for (row, equal) in rows.iter().zip(equal.chunks(kernel)) {
+        let mut lines = Tensor::zeros((batch, channels, windows.out_height, width), sums, device)?;
+        for (column, same) in columns.iter().zip(equal) {
+            lines = lines.index_add(&column.indices, &(&share * same.to_dtype(sums)?)?, 3)?;
+        }
+        out = out.index_add(&row.indices, &lines, 2)?;
+    }
+    out.to_dtype(x.dtype())
 }

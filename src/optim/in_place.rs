@@ -39,8 +39,9 @@ impl<const N: usize, F: Fn(&mut [f32], &[f32], [&mut [f32]; N]) + Sync> InplaceO
         };
         let (weights, gradient) = (&mut weights[start..end], slice(g, gl)?);
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(kept) = kept.filter(|kept| kept.iter().all(|own| own.len() == weights.len())) else {
-            bail!("the optimizer's state does not fit the variable");
+        let fits = |kept: &[&mut [f32]; N]| kept.iter().all(|own| own.len() == weights.len());
+        let Some(kept) = kept.filter(|kept| fits(kept) && gradient.len() == weights.len()) else {
+            bail!("the gradient or the optimizer's state does not fit the variable");
         };
         let parts = if weights.len() < PARALLEL_FROM { 1 } else { parallel::count_threads() };
         parallel::map(split(weights, gradient, kept, parts), |(weights, gradient, kept)| {

@@ -98,7 +98,7 @@ fn frozen_layers_are_not_tapped_and_pass_the_gradient_on() {
     recorder.finish().unwrap();
 }
 
-/// `bn` between two layers, in the mode that `forward` is told.
+/// Two linear layers with a BatchNorm between them. `forward_t` gets the mode of the BatchNorm.
 struct Normed {
     fc1: Linear,
     bn: BatchNorm,

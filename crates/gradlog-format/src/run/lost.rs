@@ -47,6 +47,7 @@ impl std::fmt::Display for Lost {
                 (Some(visits), Some(probes), Some(steps)) => {
                     write!(f, " with {visits} visits, {probes} probe visits and {steps} steps")?;
                 }
+                (Some(visits), ..) => write!(f, " with {visits} visits")?,
                 _ => f.write_str(", with how many visits is not known")?,
             }
             match self.last_step {

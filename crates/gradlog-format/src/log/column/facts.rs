@@ -2,7 +2,7 @@
 
 use super::{Cells, Column};
 
-/// What a column is for. Each column has one role, so that whoever counts bytes by role misses none.
+/// What a column is for. Every column has exactly one role. So the bytes of all roles add up to the bytes of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ColumnRole {
