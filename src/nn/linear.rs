@@ -17,6 +17,11 @@ impl Linear {
         candle_nn::Linear::new(weight, bias).into()
     }
 
+    /// The same as [`Linear::new`], as `candle_transformers::models::with_tracing` calls it.
+    pub fn from_weights(weights: Tensor, bias: Option<Tensor>) -> Self {
+        Self::new(weights, bias)
+    }
+
     /// The weight, `[outputs, inputs]`.
     pub fn weight(&self) -> &Tensor {
         self.inner().weight()

@@ -60,6 +60,7 @@ pub mod lora;
 pub mod ops;
 pub mod rnn;
 pub mod rotary_emb;
+pub mod with_tracing;
 
 pub use activation::{prelu, Activation, PReLU};
 pub use batch_norm::{batch_norm, BatchNorm, BatchNormConfig};

@@ -235,3 +235,40 @@ fn a_frozen_layer_has_no_gradient_of_its_own() {
     let grads = norm.forward(&noise(8, &[2, 3])).unwrap().sum_all().unwrap().backward().unwrap();
     assert_eq!(numbers(grads.get(&bias).unwrap()), [2.0; 3]);
 }
+
+/// The constructors of `candle_transformers::models::with_tracing`.
+#[test]
+fn layers_with_tracing_are_those_of_candle_transformers() {
+    use gradlog::nn::with_tracing::{conv2d, layer_norm, linear_b, Embedding, LayerNorm, Linear, RmsNorm};
+    let variables = VarMap::new();
+    let vb = builder(&variables);
+    let make = || {
+        let table = vb.get((7, 4), "table.weight")?;
+        Result::Ok((
+            Embedding::new(7, 4, vb.pp("words"))?,
+            Embedding::from_weights(table)?,
+            RmsNorm::new(4, 1e-5, vb.pp("rms"))?,
+            layer_norm(4, 1e-5, vb.pp("norm"))?,
+            LayerNorm::new(vb.get(4, "made.weight")?, vb.get(4, "made.bias")?, 1e-5),
+            linear_b(4, 3, false, vb.pp("head"))?,
+            Linear::from_weights(vb.get((3, 4), "other.weight")?, None),
+            conv2d(1, 2, 3, Default::default(), vb.pp("conv"))?,
+        ))
+    };
+    let ((words, table, rms, norm, made, head, other, _), taps) = Taps::collect(make).unwrap();
+    taps.declare_model(&variables);
+    let expected = ["words", "table", "rms", "norm", "made", "head", "other", "conv"];
+    assert_eq!(names(&taps, exact()), expected);
+    assert_eq!((words.embeddings().dims(), table.embeddings().dims()), (&[7, 4][..], &[7, 4][..]));
+    let ids = Tensor::new(&[[0u32, 3], [6, 1]], &Device::Cpu).unwrap();
+    let h = (words.forward(&ids).unwrap() + table.forward(&ids).unwrap()).unwrap();
+    let (a, b) = (rms.forward(&h).unwrap(), rms.forward_diff(&h).unwrap());
+    assert_eq!(numbers(&a), numbers(&b));
+    let y = (head.forward(&norm.forward(&a).unwrap()).unwrap() + other.forward(&made.forward(&h).unwrap()).unwrap())
+        .unwrap();
+    let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    let data = variables.data().lock().unwrap();
+    let reached = |name: &str| grads.get(&data[name]).is_some();
+    assert!(["words.weight", "table.weight", "rms.weight", "norm.bias", "made.weight"].into_iter().all(reached));
+    assert!(Embedding::from_weights(noise(1, &[3])).is_err());
+}
