@@ -73,7 +73,7 @@ impl Explained<'_> {
                 self.test.get(about.id as usize).context("the log has a probe that is not a held-out passage")?;
             println!("\nWhat taught the model to read held-out passage {}, {}?\n", about.id, self.text.locate(asked));
             println!("                                        {}\n", asked.to_line());
-            print_extremes(&answer, probe, SHOWN, |example, score| self.show(example, score));
+            print_extremes(answer, probe, SHOWN, |example, score| self.show(example, score));
         }
         println!("\n({}, over {} visits)", answer.variant(), answer.visits);
         Ok(())
