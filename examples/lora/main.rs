@@ -1,5 +1,5 @@
-//! Pretrains a character model on *Paradise Lost*, then fine-tunes it on film reviews by low-rank adaptation (LoRA), and
-//! asks the log of the fine-tuning which reviews taught the model to read one that it has never seen.
+//! Pretrains a character model on *Paradise Lost*, then fine-tunes it on film reviews by low-rank adaptation (LoRA),
+//! and asks the log of the fine-tuning which reviews taught the model to read one that it has never seen.
 //!
 //!     cargo run --release --example lora -- --out /tmp/lora
 //!
