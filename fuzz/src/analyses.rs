@@ -1,6 +1,10 @@
 //! Questions about a run beyond its scores: each must end in an answer or an error, whatever the bytes say.
 
-use gradlog_analysis::{Combine, Curvature, Damping, DistanceQuestion, EstimateQuestion, InfluenceQuestion, MapQuestion, Method, Normalization, Score, ScoreQuestion, SplitBy, SuspectQuestion, UnitVectors, VectorQuestion, VelocityGroups, VelocityQuestion, Window};
+use gradlog_analysis::{
+    Combine, Curvature, Damping, DistanceQuestion, EstimateQuestion, InfluenceQuestion, MapQuestion, Method,
+    Normalization, Score, ScoreQuestion, SplitBy, SuspectQuestion, UnitVectors, VectorQuestion, VelocityGroups,
+    VelocityQuestion, Window,
+};
 use gradlog_format::run::Run;
 
 /// Numbers of a flat vector: more would only be slower.

@@ -143,6 +143,18 @@ fn read_block(block: &Block) {
     }
 }
 
+/// What a reader found. `None` for a run of a newer version, which is refused and not called damaged.
+///
+/// # Panics
+/// For any other error: damage is a finding, and no error.
+fn unless_newer<T>(found: Result<T, ReadError>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(ReadError::Newer(_)) => None,
+        Err(error) => panic!("damage is no error: {error:?}"),
+    }
+}
+
 /// Reads everything in every way.
 pub fn read(run: &Run) {
     let mut scan = run.scan();
@@ -153,17 +165,13 @@ pub fn read(run: &Run) {
         blocks += 1;
         read_block(&block);
     }
-    let damaged = scan.damage().expect("damage is no error").is_some();
-    let report = match run.verify() {
-        Ok(report) => report,
-        // A run of a newer version is refused, and not called damaged.
-        Err(ReadError::Newer(_)) => return,
-        Err(error) => panic!("damage is no error: {error:?}"),
-    };
+    let Some(damage) = unless_newer(scan.damage()) else { return };
+    let damaged = damage.is_some();
+    let Some(report) = unless_newer(run.verify()) else { return };
     // A scan leaves out blocks that a resumption superseded as a whole.
     let counted = report.blocks <= blocks || report.superseded > 0;
     assert!(counted && (!damaged || report.damage.is_some()), "{} of {blocks}", report.blocks);
-    let survey = run.survey().expect("damage is no error");
+    let Some(survey) = unless_newer(run.survey()) else { return };
     let saved = survey.before.blocks + survey.behind.blocks;
     assert!(saved >= sure(run, &report).0, "recovery sees less than a scan");
     let _ = run.probe_sets();
@@ -210,7 +218,10 @@ fn sure(run: &Run, report: &VerifyReport) -> (u64, u64) {
 /// Recovers the run and holds the result to its promise.
 pub fn recover(run: &Run, to: &Path) {
     let _ = std::fs::remove_dir_all(to);
-    let before = run.verify().expect("damage is no error");
+    let Some(before) = unless_newer(run.verify()) else {
+        let _ = (run.recover(to), std::fs::remove_dir_all(to));
+        return;
+    };
     match run.recover(to) {
         Ok(report) => {
             let after = Run::open(to).expect("a recovered run opens").verify().expect("and reads");
