@@ -23,14 +23,18 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
         let seed = |side| derive_seed(config.seed, number as u32, side);
         // Tied layers share one tensor, so their gradients add. One seed gives them one projection.
         let folded_seed = derive_seed(config.seed, layer.tied.unwrap_or(number) as u32, Side::Folded);
+        let own = layer.spec.parameters.iter().map(|p| (p.name.clone(), shape(p.shape.dims())));
+        let mut shapes: Vec<_> = own.collect();
+        let skipped = layer.skipped.iter().map(|(name, skipped)| (name.clone(), shape(skipped.dims())));
+        shapes.splice(shapes.len().min(1)..shapes.len().min(1), skipped);
         layers.push(LayerRecord {
             name: layer.name.clone(),
             kind: layer.spec.kind.into(),
             inputs: width(inputs, &layer.name)?,
             outputs: width(outputs, &layer.name)?,
             bias: layer.spec.bias,
-            parameters: layer.spec.elements() as u64,
-            shapes: layer.spec.parameters.iter().map(|p| (p.name.clone(), shape(p.shape.dims()))).collect(),
+            parameters: (layer.spec.elements() + layer.skipped_elements()) as u64,
+            shapes,
             seed_input: seed(Side::Input),
             seed_delta: seed(Side::Delta),
             seed_folded: folded_seed,

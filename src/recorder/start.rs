@@ -172,7 +172,9 @@ pub(super) fn start_recorder(
     let places = manifest.fold_places();
     let fold = |(number, (record, layer)): (usize, (&LayerRecord, &Registered))| {
         let placing = (layer.tied.is_some(), places.get(number).copied());
-        Arc::new(LazyFold::new(record.seed_folded, record.parameters as usize, placing, shared_fold.clone()))
+        let fold = LazyFold::new(record.seed_folded, record.parameters as usize, placing, shared_fold.clone());
+        let first = layer.spec.parameters.first().map_or(0, |first| first.shape.elem_count());
+        Arc::new(fold.with_gap(first, layer.skipped_elements()))
     };
     let folds: Vec<Arc<LazyFold>> = manifest.layers.iter().zip(&layers).enumerate().map(fold).collect();
     for (layer, fold) in layers.iter().zip(&folds) {

@@ -40,6 +40,9 @@ pub(crate) struct Registered {
     pub folded: bool,
     /// The first layer with the same weight, if several have it. For the first one this is its own number.
     pub tied: Option<usize>,
+    /// The other parameters of layers with the same weight, which this layer has not. They lie between its weight and
+    /// its own other parameters in the tensors' one gradient.
+    pub skipped: Vec<(String, Shape)>,
     /// Whether the optimizer has none of its parameters, so that it is not recorded.
     pub frozen: bool,
     /// Whether the name is only the layer's kind, because the layer was built without a path.
@@ -74,6 +77,18 @@ impl Registered {
     /// Whether this is a declared variable. A tapped layer has a [`Tap`], whatever its kind is called.
     pub(crate) fn is_variable(&self) -> bool {
         self.layer.is_none() && self.spec.factors.is_none()
+    }
+}
+
+impl Registered {
+    /// How many numbers of the tied layers' gradient this layer has no part in, between its weight and its bias.
+    pub(crate) fn skipped_elements(&self) -> usize {
+        self.skipped.iter().map(|(_, shape)| shape.elem_count()).sum()
+    }
+
+    /// The parameters after the first.
+    fn others(&self) -> &[Parameter] {
+        self.spec.parameters.get(1..).unwrap_or_default()
     }
 }
 
@@ -152,14 +167,26 @@ impl Registry {
         if let Some((other, what)) = self.find_partial_sharing(&spec) {
             self.problems.push(format!(
                 "layers `{other}` and `{name}` share {what}, so their gradients cannot be separated: share all \
-                 parameters, or only the weight with at most one bias, or leave one of the layers untapped"
+                 parameters, or only the first, or leave one of the layers untapped"
             ));
             return;
         }
         self.mark_tied(&spec);
+        let skipped = self.find_skipped(&spec);
         let number = self.layers.len();
         let tied = self.find_first(&spec).filter(|first| *first < number);
-        self.layers.push(Registered { name, spec, slot, layer, presence, folded, tied, frozen: false, unnamed: false });
+        self.layers.push(Registered {
+            name,
+            spec,
+            slot,
+            layer,
+            presence,
+            folded,
+            tied,
+            skipped,
+            frozen: false,
+            unnamed: false,
+        });
     }
 
     /// Adds a layer that was built under the path `name`, or without one.
@@ -213,17 +240,47 @@ impl Registry {
 
     /// Finds an earlier layer that shares a parameter with `spec` such that a sum of whole layers' gradients is not the
     /// gradient. Returns its name and the shared parameter.
+    ///
+    /// Layers may share their first parameter. The others are then the same, or none is shared.
     fn find_partial_sharing(&self, spec: &LayerSpec) -> Option<(&str, String)> {
+        let ours = &spec.parameters;
+        let has_apart = self
+            .layers
+            .iter()
+            .any(|layer| is_tied(layer, spec) && !agree(layer.others(), ours.get(1..).unwrap_or_default()));
         self.layers.iter().find_map(|layer| {
-            let (ours, theirs) = (&spec.parameters, &layer.spec.parameters);
-            let same = |a: &Parameter, b: &Parameter| a.id.is_some() && a.id == b.id;
-            if ours.first().zip(theirs.first()).is_some_and(|(a, b)| same(a, b)) {
-                let apart = ours.iter().zip(theirs).find(|(a, b)| !same(a, b))?;
-                return Some((&*layer.name, format!("`{}` and not `{}`", ours[0].name, apart.0.name)));
+            let theirs = &layer.spec.parameters;
+            if is_tied(layer, spec) {
+                let (ours, theirs) = (&ours[1..], layer.others());
+                let apart = ours.iter().zip(theirs).find(|(a, b)| !same(a, b)).map(|(a, _)| a);
+                let is_shared = |a: &Parameter| a.id.is_none() || theirs.iter().any(|b| same(a, b) || b.id.is_none());
+                let refused = match apart {
+                    Some(_) => apart.filter(|_| ours.iter().any(is_shared)),
+                    // A longer layer would reach into the places of another.
+                    None => ours.get(theirs.len()).filter(|_| has_apart && !theirs.is_empty()),
+                };
+                return refused.map(|a| (&*layer.name, format!("`{}` and not `{}`", spec.parameters[0].name, a.name)));
             }
             let shared = ours.iter().find(|a| theirs.iter().any(|b| same(a, b)))?;
             Some((&*layer.name, format!("`{}` and not all before it", shared.name)))
         })
+    }
+
+    /// The parameters of layers with the same first parameter that lie before the others of `spec` in their one
+    /// gradient.
+    fn find_skipped(&self, spec: &LayerSpec) -> Vec<(String, Shape)> {
+        let ours = spec.parameters.get(1..).unwrap_or_default();
+        let with_others = || self.layers.iter().filter(|layer| is_tied(layer, spec) && !layer.others().is_empty());
+        if ours.is_empty() {
+            return Vec::new();
+        }
+        if let Some(equal) = with_others().find(|layer| agree(layer.others(), ours)) {
+            return equal.skipped.clone();
+        }
+        let length = |layer: &&Registered| layer.spec.elements() + layer.skipped_elements();
+        let Some(last) = with_others().max_by_key(length) else { return Vec::new() };
+        let theirs = last.others().iter().map(|p| (format!("{}.{}", last.name, p.name), p.shape.clone()));
+        last.skipped.iter().cloned().chain(theirs).collect()
     }
 
     /// Marks an earlier layer with the same first parameter as tied. The two gradients belong to one tensor and are
@@ -233,6 +290,21 @@ impl Registry {
             self.layers[first].tied = Some(first);
         }
     }
+}
+
+/// Whether both are one tensor.
+fn same(a: &Parameter, b: &Parameter) -> bool {
+    a.id.is_some() && a.id == b.id
+}
+
+/// Whether the first parameter of both is one tensor.
+fn is_tied(layer: &Registered, spec: &LayerSpec) -> bool {
+    spec.parameters.first().zip(layer.spec.parameters.first()).is_some_and(|(a, b)| same(a, b))
+}
+
+/// Whether each parameter is the other's at its place, as far as both go.
+fn agree(a: &[Parameter], b: &[Parameter]) -> bool {
+    a.iter().zip(b).all(|(a, b)| same(a, b))
 }
 
 /// Why a layer is refused whose parameter `untrained` is not a variable, and what to do.

@@ -91,6 +91,8 @@ pub(crate) struct LazyFold {
     tied: bool,
     /// Where the layer lies in the shared vector if it fits there; `None` in a run that places no layers.
     place: Option<u64>,
+    /// Where the layer has none of the coordinates, and how many: those of other layers with the same weight.
+    gap: (usize, usize),
     shared: Arc<SharedFold>,
     made: OnceLock<Fold>,
 }
@@ -102,17 +104,23 @@ impl LazyFold {
         (tied, place): (bool, Option<u64>),
         shared: Arc<SharedFold>,
     ) -> Self {
-        Self { seed, parameters, tied, place, shared, made: OnceLock::new() }
+        Self { seed, parameters, tied, place, gap: (0, 0), shared, made: OnceLock::new() }
+    }
+
+    /// The same, for a layer that has none of the `length` coordinates from `at` on.
+    pub(crate) fn with_gap(self, at: usize, length: usize) -> Self {
+        Self { gap: (at, length), ..self }
     }
 
     pub(crate) fn get(&self) -> &Fold {
         self.made.get_or_init(|| {
             let buckets = self.shared.buckets();
             let fits = |place: &usize| place.checked_add(self.parameters).is_some_and(|end| end <= buckets);
-            match self.place.and_then(|place| usize::try_from(place).ok()).filter(fits) {
+            let fold = match self.place.and_then(|place| usize::try_from(place).ok()).filter(fits) {
                 Some(place) => Fold::placed(self.seed, self.parameters, buckets, place),
                 None => Fold::new(self.seed, self.parameters, buckets),
-            }
+            };
+            fold.with_gap(self.gap.0, self.gap.1)
         })
     }
 

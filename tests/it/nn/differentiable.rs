@@ -70,6 +70,8 @@ pub mod nn {
     }
 }
 
+#[path = "shapes/autoencoder.rs"]
+pub mod autoencoder;
 #[path = "shapes/cnn.rs"]
 pub mod cnn;
 #[path = "shapes/llama.rs"]
@@ -80,3 +82,5 @@ pub mod mlp;
 pub mod nanogpt;
 #[path = "shapes/sequence.rs"]
 pub mod sequence;
+#[path = "shapes/tagger.rs"]
+pub mod tagger;

@@ -2,6 +2,8 @@
 
 pub use candle_nn as nn;
 
+#[path = "shapes/autoencoder.rs"]
+pub mod autoencoder;
 #[path = "shapes/cnn.rs"]
 pub mod cnn;
 #[path = "shapes/llama.rs"]
@@ -12,3 +14,5 @@ pub mod mlp;
 pub mod nanogpt;
 #[path = "shapes/sequence.rs"]
 pub mod sequence;
+#[path = "shapes/tagger.rs"]
+pub mod tagger;

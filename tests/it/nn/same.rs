@@ -37,19 +37,29 @@ macro_rules! builders {
                 let model = $import::llama::Llama::load(vb)?;
                 Ok(Box::new(move |x: &Tensor| model.clone().forward(x)))
             },
+            |vb| {
+                let model = $import::tagger::Tagger::new(vb)?;
+                assert!(format!("{:?}", model.clone()).contains("lstms"));
+                Ok(Box::new(move |x: &Tensor| model.forward(x)))
+            },
+            |vb| {
+                let model = $import::autoencoder::Autoencoder::new(vb)?;
+                assert!(format!("{:?}", model.clone()).contains("up1"));
+                Ok(Box::new(move |x: &Tensor| model.forward(x)))
+            },
         ]
     };
 }
 
-const NAMES: [&str; 5] = ["mlp", "cnn", "sequence", "nanogpt", "llama"];
-const PLAIN: [Build; 5] = builders!(plain);
-const DIFFERENTIABLE: [Build; 5] = builders!(differentiable);
-const BUILT: [Build; 5] = builders!(built);
+const NAMES: [&str; 7] = ["mlp", "cnn", "sequence", "nanogpt", "llama", "tagger", "autoencoder"];
+const PLAIN: [Build; 7] = builders!(plain);
+const DIFFERENTIABLE: [Build; 7] = builders!(differentiable);
+const BUILT: [Build; 7] = builders!(built);
 
 fn batch(shape: usize, seed: u64, n: usize) -> Tensor {
     match shape {
         0 => noise(seed, &[n, 6]),
-        1 => noise(seed, &[n, 64]),
+        1 | 6 => noise(seed, &[n, 64]),
         _ => {
             let ids: Vec<u32> = (0..4 * n as u64).map(|i| ((i * 7 + i / 5 + seed) % 11) as u32).collect();
             Tensor::from_vec(ids, (n, 4), &Device::Cpu).unwrap()

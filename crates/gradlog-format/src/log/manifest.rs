@@ -6,7 +6,7 @@ use super::prefix::{check_prefix, file_prefix, Prefix, FORMAT_VERSION};
 use super::worker::{WorkerRecord, WORKERS_MAX};
 use crate::sketch::SketchConfig;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 /// The most layers that a run may have. Their numbers have 16 bits, and one value means "no layer".
 pub const LAYERS_MAX: usize = 65_535;
@@ -83,14 +83,16 @@ impl Manifest {
     /// How many parameters the recorded layers have. A tensor that several layers share counts once.
     pub fn recorded_parameters(&self) -> u64 {
         let mut sum = 0u64;
-        let mut seeds = HashSet::new();
+        // Tied layers lie in one vector, which the longest of them fills.
+        let mut longest = HashMap::new();
         for layer in &self.layers {
-            let tied = !seeds.insert(layer.seed_folded);
-            let shared = match layer.shapes.first() {
-                Some((_, dims)) if tied => dims.iter().fold(1u64, |n, d| n.saturating_mul(*d)),
-                _ => 0,
-            };
-            sum = sum.saturating_add(layer.parameters.saturating_sub(shared));
+            if layer.shapes.is_empty() {
+                sum = sum.saturating_add(layer.parameters);
+                continue;
+            }
+            let counted = longest.entry(layer.seed_folded).or_insert(0u64);
+            sum = sum.saturating_add(layer.parameters.saturating_sub(*counted));
+            *counted = layer.parameters.max(*counted);
         }
         sum
     }
@@ -103,14 +105,14 @@ impl Manifest {
             return Vec::new();
         }
         // Tied layers have one gradient, which is the sum of theirs. One may have a bias that the other lacks.
-        let mut longest = std::collections::HashMap::new();
+        let mut longest = HashMap::new();
         for layer in &self.layers {
             let length = longest.entry(layer.seed_folded).or_insert(0);
             *length = layer.parameters.max(*length);
         }
         let mut places = vec![0u64; self.layers.len()];
         let mut next = 0u64;
-        let mut of_seed = std::collections::HashMap::new();
+        let mut of_seed = HashMap::new();
         for number in self.fold_order() {
             let seed = self.layers[number].seed_folded;
             places[number] = *of_seed.entry(seed).or_insert_with(|| {

@@ -36,6 +36,8 @@ pub fn locate(seed: u64, outputs: usize, place: u32) -> (usize, f32) {
 #[derive(Debug, Clone)]
 pub struct Fold {
     inputs: usize,
+    /// Where coordinates are left out, and how many: see [`Fold::with_gap`].
+    gap: (usize, usize),
     outputs: usize,
     shifts: Vec<u32>,
     /// Sign bit of each coordinate, as the top byte of an f32: 0x00 or 0x80.
@@ -62,7 +64,7 @@ impl Fold {
                 *sign = (((bits >> place) & 1) as u8) << 7;
             }
         }
-        Self { inputs, outputs, shifts, signs }
+        Self { inputs, gap: (inputs, 0), outputs, shifts, signs }
     }
 
     /// The same, but placed: coordinate `i` is added to bucket `first + i`, with its sign. No two coordinates share a
@@ -75,6 +77,18 @@ impl Fold {
         let mut fold = Self::new(seed, inputs, outputs);
         fold.shifts.fill(first as u32);
         fold
+    }
+
+    /// The same, for a vector that lacks the `length` coordinates from `at` on, which are 0. `at` and the later numbers
+    /// of the vector are the coordinates from `at + length` on. [`Fold::inputs`] no longer counts those it lacks.
+    ///
+    /// # Panics
+    /// If the fold has no such coordinates.
+    pub fn with_gap(mut self, at: usize, length: usize) -> Self {
+        assert!(at + length <= self.inputs, "the gap passes the end of the gradient");
+        self.inputs -= length;
+        self.gap = (at, length);
+        self
     }
 
     /// How many coordinates go in.
@@ -96,6 +110,14 @@ impl Fold {
     pub fn add(&self, first: usize, values: &[f32], sketch: &mut [f32]) {
         assert_eq!(sketch.len(), self.outputs, "the sketch has another length than the fold");
         assert!(first + values.len() <= self.inputs, "the run passes the end of the gradient");
+        let (at, length) = self.gap;
+        let (before, after) = values.split_at(at.saturating_sub(first).min(values.len()));
+        self.add_run(first, before, sketch);
+        self.add_run(first + before.len() + length, after, sketch);
+    }
+
+    /// Adds values whose coordinates follow each other.
+    fn add_run(&self, first: usize, values: &[f32], sketch: &mut [f32]) {
         let m = self.outputs;
         let mut done = 0;
         while done < values.len() {
