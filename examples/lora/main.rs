@@ -64,6 +64,8 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    let run = arguments.out.join("run");
+    ensure!(!run.exists(), "{} exists: give another folder, or move it away", run.display());
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
     let (milton, reviews) = (data.join("text/paradise-lost.txt"), data.join("reviews/reviews.tsv"));
     let milton = std::fs::read(&milton).with_context(|| format!("reading {}", milton.display()))?;
@@ -74,7 +76,6 @@ fn main() -> Result<()> {
     let test = train.split_off(train.len() - PROBES as usize);
 
     let frozen = pretrain(&milton, arguments.pretrain, arguments.seed)?;
-    let run = arguments.out.join("run");
     fine_tune(&arguments, &run, frozen, &train, &test)?;
 
     let run = Run::open(run)?;

@@ -13,7 +13,7 @@ pub const LENGTH: usize = 40;
 /// Words seen less often than this share one number.
 const RARE: usize = 2;
 /// The numbers of what fills up a text, and of rare words.
-const FILL: u32 = 0;
+pub const FILL: u32 = 0;
 const UNKNOWN: u32 = 1;
 
 /// A text and what its label says: 1 for praise, 0 for blame.

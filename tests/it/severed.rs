@@ -237,6 +237,11 @@ fn a_frozen_layer_is_not_recorded_and_needs_no_gradient() {
         let loss = pass.cross_entropy(&head.forward(&h).unwrap(), &labels(2)).unwrap();
         pass.backward_step(&mut SGD::new(trained.clone(), 0.0).unwrap(), &loss).unwrap();
     }
+    let check = recorder.check_gradients(&variables, &[0, 1], |pass, rows| {
+        let h = base.forward(&rows.of(&x)?)?;
+        pass.cross_entropy(&head.forward(&h)?, &rows.of(&labels(2))?)
+    });
+    assert!(check.as_ref().unwrap().findings.is_empty(), "{}", check.unwrap());
     recorder.finish().unwrap();
     let manifest = Run::open(&run).unwrap().manifest().clone();
     assert_eq!(manifest.layers.iter().map(|layer| layer.name.as_str()).collect::<Vec<_>>(), ["head"]);

@@ -123,12 +123,19 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// Finds variables that are trained and that no tap covers.
-    pub(super) fn find_uncovered(&mut self, named: &[(String, Var)], batch: &Observed) -> Result<()> {
+    /// Finds variables, of those that are trained, that no tap covers.
+    pub(super) fn find_uncovered<'v>(
+        &mut self,
+        trained: impl Iterator<Item = &'v (String, Var)>,
+        batch: &Observed,
+    ) -> Result<()> {
         if self.layers.is_empty() {
             return Ok(());
         }
-        for (name, var) in named.iter().filter(|(_, var)| !self.parameters.covers(var.id())) {
+        for (name, var) in trained {
+            if self.parameters.covers(var.id()) {
+                continue;
+            }
             let Some(grad) = batch.grads.get(var.as_tensor()) else { continue };
             if read_f32(grad)?.iter().any(|v| *v != 0.0) {
                 self.uncovered.push((name.clone(), var.elem_count()));

@@ -135,7 +135,8 @@ impl Recorder {
         }
         taps_alone::compare_with_plain_layers(&layers, &taps, &parameters, &batch, &recorded, &mut evidence)?;
         taps_alone::compare_sums(&parameters, &batch, &recorded, &mut evidence)?;
-        evidence.find_uncovered(&held.named, &batch)?;
+        let trained = held.named.iter().filter(|(_, var)| taps.registry().declared.is_trained(var.id()));
+        evidence.find_uncovered(trained, &batch)?;
         if !evidence.is_random() {
             for position in 0..ids.len() {
                 let rows = BatchRows::one(ids, position);
