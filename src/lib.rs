@@ -113,7 +113,7 @@ pub use recorder::{
     OnFailure, OnNonFinite, Overflow, Pass, ProbePass, RecordError, Recorder, RecordingSummary, Reduction, Replay,
     ReplaySummary, Reproduction, Worker,
 };
-pub use step::{StepInfo, StepReport};
+pub use step::{AdamStep, SecondMoments, StepInfo, StepReport, StepRule};
 pub use taps::{Tap, Tapped, Taps};
 
 /// Compile-time checks: what can move between threads, and what threads can share.

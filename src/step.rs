@@ -1,7 +1,9 @@
 //! What an optimizer reports about a step. Both `optim` and the recorder use this module; neither uses the other.
 
-use candle_core::{TensorId, Var};
+use candle_core::{Result, Tensor, TensorId, Var};
 use candle_nn::Optimizer;
+use gradlog_format::log::UpdateRule;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a loop reports about an optimizer step. A bare learning rate is enough: `pass.commit(0.1)`.
 ///
@@ -34,6 +36,8 @@ pub struct StepInfo {
     pub momentum: Option<f64>,
     /// Weight decay as in SGD: the share of the weights that is added to their gradient. Default `None`: not reported.
     pub weight_decay: Option<f64>,
+    /// The rule of the step. Default `None`: not reported, and scores take the step as one of plain SGD.
+    pub rule: Option<StepRule>,
     /// Learning rates of layers that differ from [`StepInfo::learning_rate`], by the name of the layer.
     pub layer_rates: Vec<(String, f64)>,
     /// Learning rates of single variables, as an optimizer of this crate knows them.
@@ -49,6 +53,7 @@ impl StepInfo {
             clip: 1.0,
             momentum: None,
             weight_decay: None,
+            rule: None,
             layer_rates: Vec::new(),
             variable_rates: Vec::new(),
         }
@@ -72,6 +77,12 @@ impl StepInfo {
         Self { weight_decay: Some(weight_decay), ..self }
     }
 
+    /// Reports the rule of the step.
+    #[must_use]
+    pub fn rule(self, rule: StepRule) -> Self {
+        Self { rule: Some(rule), ..self }
+    }
+
     /// Sets the learning rate of one tapped layer, where parameter groups have rates of their own. All parameters of
     /// the layer have this rate; 0 means that the step does not train it. Say it in each step: a layer that is not
     /// named has the rate of the step.
@@ -88,6 +99,105 @@ impl StepInfo {
     }
 }
 
+/// The rule by which an optimizer takes a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum StepRule {
+    /// SGD as in PyTorch, without dampening: `v ← μv + g + λw`, `w ← w − ηv`.
+    Sgd,
+    /// The same with Nesterov momentum: `w ← w − η(g + λw + μv)`.
+    NesterovSgd,
+    /// Adam, with the weight decay in the gradient.
+    Adam(AdamStep),
+    /// AdamW, with the weight decay on the weights.
+    AdamW(AdamStep),
+}
+
+impl StepRule {
+    pub(crate) fn in_log(self) -> UpdateRule {
+        match self {
+            StepRule::Sgd => UpdateRule::Sgd,
+            StepRule::NesterovSgd => UpdateRule::NesterovSgd,
+            StepRule::Adam(_) => UpdateRule::Adam,
+            StepRule::AdamW(_) => UpdateRule::AdamW,
+        }
+    }
+
+    /// The numbers of Adam.
+    pub(crate) fn adam(self) -> Option<AdamStep> {
+        match self {
+            StepRule::Adam(step) | StepRule::AdamW(step) => Some(step),
+            StepRule::Sgd | StepRule::NesterovSgd => None,
+        }
+    }
+}
+
+/// The numbers of a step of Adam.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct AdamStep {
+    /// `β₁`, the share of the first moment that a step keeps.
+    pub beta1: f64,
+    /// `β₂`, the share of the second moment that a step keeps.
+    pub beta2: f64,
+    /// `ε`, which is added to the root of the second moment.
+    pub epsilon: f64,
+    /// `t` of the bias corrections: how many steps the optimizer has taken, this one included. 0 if it is not known.
+    pub steps_taken: u64,
+}
+
+impl AdamStep {
+    /// A step, the `steps_taken`th of the optimizer, counted from 1; 0 if the count is not known.
+    #[must_use]
+    pub fn new((beta1, beta2): (f64, f64), epsilon: f64, steps_taken: u64) -> Self {
+        Self { beta1, beta2, epsilon, steps_taken }
+    }
+}
+
+/// The second moments `v` of Adam, by variable, for [`StepReport::second_moments`]. They are read when a probe is
+/// recorded, and not before.
+#[derive(Debug, Clone, Default)]
+pub struct SecondMoments {
+    by_variable: Vec<(TensorId, Moment)>,
+}
+
+/// Numbers that an optimizer of this crate updates in place.
+pub(crate) type SharedNumbers = Arc<Mutex<Vec<f32>>>;
+
+#[derive(Debug, Clone)]
+enum Moment {
+    Tensor(Tensor),
+    Shared(SharedNumbers),
+}
+
+impl SecondMoments {
+    /// No moments yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the second moment of a variable: `v` without bias correction, of the variable's shape.
+    pub fn push(&mut self, variable: &Var, moment: Tensor) {
+        self.by_variable.push((variable.id(), Moment::Tensor(moment)));
+    }
+
+    pub(crate) fn push_shared(&mut self, variable: &Var, moment: SharedNumbers) {
+        self.by_variable.push((variable.id(), Moment::Shared(moment)));
+    }
+
+    /// The moments of a variable as numbers, in the order of its elements.
+    pub(crate) fn read(&self, variable: TensorId) -> Result<Option<Vec<f32>>> {
+        match self.by_variable.iter().find(|(id, _)| *id == variable) {
+            Some((_, Moment::Tensor(tensor))) => crate::taps::read_f32(tensor).map(Some),
+            Some((_, Moment::Shared(numbers))) => {
+                Ok(Some(numbers.lock().unwrap_or_else(PoisonError::into_inner).clone()))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
 impl StepInfo {
     /// Reports rates by variable. The recorder finds the layers that have them.
     pub(crate) fn variable_rates(self, variable_rates: Vec<(TensorId, f64)>) -> Self {
@@ -101,6 +211,15 @@ impl StepInfo {
         let refused = |value: &f64, least: f64| !(*value >= least && (*value as f32).is_finite());
         let factors = [("learning rate", Some(learning_rate)), ("clip factor", Some(clip))];
         let told = [("momentum", momentum), ("weight decay", weight_decay)];
+        if let Some(AdamStep { beta1, beta2, epsilon, .. }) = self.rule.and_then(StepRule::adam) {
+            let shares = [("beta1", beta1), ("beta2", beta2)];
+            if let Some((name, value)) = shares.into_iter().find(|(_, beta)| !(0.0..1.0).contains(beta)) {
+                return Some(format!("{name} is {value} and must be at least 0 and below 1"));
+            }
+            if !(epsilon >= 0.0 && (epsilon as f32).is_finite()) {
+                return Some(format!("epsilon is {epsilon} and must be 0 or a positive number"));
+            }
+        }
         let (factors, told) = (factors.map(|named| (named, 0.0)), told.map(|named| (named, f64::MIN)));
         factors.into_iter().chain(told).find_map(|((name, value), least)| {
             let value = value.filter(|value| refused(value, least))?;
@@ -149,19 +268,29 @@ pub trait StepReport {
     fn variables(&self) -> Option<Vec<Var>> {
         None
     }
+
+    /// The second moments of Adam after the last step, if the optimizer shows them. Default `None`.
+    ///
+    /// With them, probes are recorded a second time, multiplied by `1/(√v̂ + ε)`. TracIn then follows the steps that Adam
+    /// took. [`StepInfo::rule`] must say that it is Adam.
+    fn second_moments(&self) -> Option<SecondMoments> {
+        None
+    }
 }
 
 /// Reports momentum 0 and weight decay 0: candle's SGD has neither.
 impl StepReport for candle_nn::SGD {
     fn step_info(&self) -> StepInfo {
-        StepInfo::new(self.learning_rate()).momentum(0.0).weight_decay(0.0)
+        StepInfo::new(self.learning_rate()).momentum(0.0).weight_decay(0.0).rule(StepRule::Sgd)
     }
 }
 
-/// Reports the learning rate alone. AdamW's moments are not the momentum of SGD, and its weight decay does not go
-/// through the gradient.
+/// Reports the rule. candle hides the moments and the count of steps, so scores take the steps as plain SGD:
+/// [`optim::AdamW`](crate::optim::AdamW) shows them.
 impl StepReport for candle_nn::AdamW {
     fn step_info(&self) -> StepInfo {
-        StepInfo::new(self.learning_rate())
+        let params = self.params();
+        let step = AdamStep::new((params.beta1, params.beta2), params.eps, 0);
+        StepInfo::new(self.learning_rate()).weight_decay(params.weight_decay).rule(StepRule::AdamW(step))
     }
 }

@@ -53,15 +53,17 @@ COLUMNS = {
     6: ("Coefficient", F32), 7: ("Loss", F32), 8: ("El2n", F32), 9: ("Margin", F32), 10: ("Confidence", F32),
     11: ("Correct", F32), 12: ("Label", U32), 13: ("Prediction", U32), 14: ("Target", F32), 15: ("Output", F32),
     16: ("Positions", U32), 17: ("SquaredNorm", F32), 18: ("Flags", U8), 19: ("ProbeSet", U32), 20: ("Mode", U8),
-    21: ("PredictionScore", U8), 22: ("ScoredClass", U32), 23: ("CurvatureWeight", F32), 32: ("Input", VECTOR),
+    21: ("PredictionScore", U8), 22: ("ScoredClass", U32), 23: ("CurvatureWeight", F32),
+    24: ("Preconditioner", U8), 32: ("Input", VECTOR),
     33: ("InputScale", BF16), 34: ("Delta", VECTOR), 35: ("DeltaScale", BF16), 36: ("Folded", VECTOR),
     37: ("FoldedScale", BF16), 38: ("InputPlaces", U32), 39: ("InputApart", F32), 40: ("DeltaPlaces", U32),
     41: ("DeltaApart", F32), 42: ("FoldedPlaces", U32), 43: ("FoldedApart", F32), 44: ("InputRounding", U8),
     45: ("DeltaRounding", U8), 46: ("FoldedRounding", U8), 64: ("BatchSize", U32), 65: ("WallClock", U64), 66: ("Momentum", F32),
     67: ("WeightDecay", F32), 68: ("Dropped", U64), 69: ("Name", U8), 70: ("Visits", U64), 71: ("Bytes", U64),
     72: ("Checksum", U32), 73: ("Abandoned", U64), 74: ("UnknownSteps", U64),
-    76: ("Layer", U32), 77: ("RateFactor", F32), 78: ("Trained", U8), 80: ("Checked", U32), 81: ("Findings", U32),
-    82: ("Text", U8),
+    75: ("UpdateRule", U8), 76: ("Layer", U32), 77: ("RateFactor", F32), 78: ("Trained", U8), 79: ("Beta1", F32),
+    80: ("Checked", U32), 81: ("Findings", U32), 82: ("Text", U8), 83: ("Beta2", F32), 84: ("Epsilon", F32),
+    85: ("StepsTaken", U64),
 }
 NUMBERS = {name: number for number, (name, _) in COLUMNS.items()}
 PARTS = ("", "Scale", "Places", "Apart", "Rounding")
@@ -631,7 +633,7 @@ def verify(run):
                     if run.united:
                         steps.update(block.column("Step").tolist())
                     report["step_rows"] += block.kept
-                elif block.kind == "Probes":
+                elif block.kind == "Probes" and not block.has("Preconditioner"):
                     report["curvature" if block.has("CurvatureWeight") else "probes"] += block.kept
                 elif block.kind in ("Visits", "Sweeps"):
                     report[block.kind.lower()] += block.kept
@@ -746,7 +748,7 @@ def influence(run, set_name, wanted):
         if block.kind == "ProbeSet":
             number, name = block.probe_set()
             names[block.part.rank][number] = name
-        if block.kind != "Probes" or block.has("CurvatureWeight"):
+        if block.kind != "Probes" or block.has("CurvatureWeight") or block.has("Preconditioner"):
             continue
         flags, sets = block.optional("Flags", 0).astype("u1"), block.column("ProbeSet")
         measures = block.optional("PredictionScore", 0)

@@ -1,8 +1,8 @@
 //! Adam and AdamW.
 
-use super::group::{own_rates, ParameterGroup};
+use super::group::ParameterGroup;
 use super::moments::{AdamConfig, Core, Decay};
-use crate::step::{StepInfo, StepReport};
+use crate::step::{SecondMoments, StepInfo, StepReport};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Var};
 use candle_nn::Optimizer;
@@ -70,12 +70,15 @@ macro_rules! optimizer {
             }
         }
 
-        /// Reports the learning rate, and those of parameter groups. The moments are not the momentum of SGD, so that
-        /// counts as not told.
+        /// Reports the rule with its numbers, the learning rates of parameter groups, and the second moments. The weight
+        /// decay is reported if all groups have the same.
         impl StepReport for $name {
             fn step_info(&self) -> StepInfo {
-                let rate = self.0.config.learning_rate;
-                StepInfo::new(rate).variable_rates(own_rates(&self.0.parameters, rate))
+                self.0.step_info()
+            }
+
+            fn second_moments(&self) -> Option<SecondMoments> {
+                Some(self.0.second_moments())
             }
 
             fn variables(&self) -> Option<Vec<Var>> {

@@ -1,8 +1,9 @@
 //! What Adam and AdamW share: two moments of the gradient for each variable, and the step that they give.
 
-use super::buffer::Buffer;
-use super::group::{list_parameters, Parameter, ParameterGroup};
+use super::buffer::{lock, Buffer};
+use super::group::{common_decay, list_parameters, own_rates, Parameter, ParameterGroup};
 use super::{check_number, check_shape, check_share, in_place};
+use crate::step::{AdamStep, SecondMoments, StepInfo, StepRule};
 use crate::taps::cpu_f32;
 use candle_core::backprop::GradStore;
 use candle_core::{bail, Result, Tensor, Var};
@@ -98,6 +99,30 @@ impl Core {
         Ok(Self { parameters: list_parameters(groups, weight_decay)?, config, decay })
     }
 
+    /// What the next step does.
+    pub(super) fn step_info(&self) -> StepInfo {
+        let AdamConfig { learning_rate, beta1, beta2, epsilon, weight_decay } = self.config;
+        let taken = self.parameters.iter().filter_map(|parameter| parameter.state.as_ref()).map(|own| own.steps).max();
+        let step = AdamStep::new((beta1, beta2), epsilon, taken.unwrap_or(0) + 1);
+        let rule = if self.decay == Decay::Weights { StepRule::AdamW(step) } else { StepRule::Adam(step) };
+        let mut info = StepInfo::new(learning_rate).rule(rule);
+        info.weight_decay = common_decay(&self.parameters, weight_decay.unwrap_or(0.0));
+        info.variable_rates(own_rates(&self.parameters, learning_rate))
+    }
+
+    /// The second moments after the last step. A variable that never had a gradient has none.
+    pub(super) fn second_moments(&self) -> SecondMoments {
+        let mut moments = SecondMoments::new();
+        for parameter in &self.parameters {
+            match parameter.state.as_ref().map(|state| &state.second) {
+                Some(Buffer::Numbers(numbers)) => moments.push_shared(&parameter.variable, numbers.clone()),
+                Some(Buffer::Tensor(tensor)) => moments.push(&parameter.variable, tensor.clone()),
+                None => {}
+            }
+        }
+        moments
+    }
+
     pub(super) fn step(&mut self, grads: &GradStore) -> Result<()> {
         check_number("learning rate", self.config.learning_rate)?;
         for parameter in &mut self.parameters {
@@ -157,7 +182,7 @@ impl Rule {
     fn step(&self, variable: &Var, gradient: &Tensor, moments: &mut Moments) -> Result<()> {
         match (&mut moments.first, &mut moments.second) {
             (Buffer::Numbers(first), Buffer::Numbers(second)) if cpu_f32(&[variable, gradient]) => {
-                self.step_in_place(variable, gradient, [first, second])
+                self.step_in_place(variable, gradient, [&mut lock(first), &mut lock(second)])
             }
             (Buffer::Tensor(first), Buffer::Tensor(second)) => self.step_by_ops(variable, gradient, [first, second]),
             _ => bail!("the optimizer's state does not fit the variable"),

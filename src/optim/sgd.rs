@@ -1,9 +1,9 @@
 //! SGD with momentum, dampening, Nesterov momentum and weight decay, in place.
 
-use super::buffer::Buffer;
+use super::buffer::{lock, Buffer};
 use super::group::{common_decay, list_parameters, own_rates, Parameter, ParameterGroup};
 use super::{check_number, check_shape, in_place};
-use crate::step::{StepInfo, StepReport};
+use crate::step::{StepInfo, StepReport, StepRule};
 use candle_core::backprop::GradStore;
 use candle_core::{bail, Result, Tensor, Var};
 use candle_nn::Optimizer;
@@ -113,6 +113,7 @@ impl StepReport for Sgd {
         let mut info = StepInfo::new(learning_rate).variable_rates(own_rates(&self.parameters, learning_rate));
         info.weight_decay = common_decay(&self.parameters, weight_decay);
         info.momentum = (!nesterov && dampening == 0.0).then_some(momentum);
+        info.rule = (dampening == 0.0).then_some(if nesterov { StepRule::NesterovSgd } else { StepRule::Sgd });
         info
     }
 
@@ -246,7 +247,7 @@ impl Rule {
         in_place::update(
             variable,
             gradient,
-            [velocity],
+            [&mut lock(velocity)],
             #[inline(always)]
             |weights, gradient, [velocity]| {
                 for ((w, g), v) in weights.iter_mut().zip(gradient).zip(velocity) {

@@ -32,7 +32,11 @@ impl Recorder {
     pub fn probe(&mut self, set: &str, ids: impl IntoIds) -> Result<ProbePass<'_>, RecordError> {
         let ids = self.read_ids(ids)?;
         match self.probe_set(set) {
-            Ok(number) => Ok(ProbePass::new(self.begin(ids, PassKind::Probe { set: number })?)),
+            Ok(number) => {
+                let mut core = self.begin(ids, PassKind::Probe { set: number })?;
+                core.precondition()?;
+                Ok(ProbePass::new(core))
+            }
             Err(error) if self.state.as_mut().is_some_and(|state| state.goes_on_after(&error)) => {
                 // The set has no number in the log, so the log cannot hold its probes.
                 Ok(ProbePass::new(PassCore::new(self, 0, ids, PassKind::Probe { set: 0 })))

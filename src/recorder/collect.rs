@@ -6,6 +6,7 @@ use super::flow::{Flow, Inputs};
 use super::loss;
 use super::message::{Batch, Gradients, LayerGradients};
 use super::pass_core::PassCore;
+use super::preconditioner::Preconditioning;
 use crate::taps::{Captured, PerExample, Presence, Registered, SharedFold, Taken, Tap};
 use candle_core::Tensor;
 use gradlog_format::sketch::Form;
@@ -130,16 +131,21 @@ impl PassCore<'_> {
         let folded = layers.iter().filter(|part| part.form() == Form::Folded).map(|part| part.layer);
         let sums: Vec<usize> = folded.chain(left_out.iter().copied()).collect();
         if !sums.is_empty() {
-            self.recorder.with_shared_fold(|shared| shared.decide_width(|| sums.into_iter().map(parameters).sum()));
+            self.with_shared_fold(|shared| shared.decide_width(|| sums.into_iter().map(parameters).sum()));
         }
         let sums = |shared: &SharedFold| {
             let taken = shared.take(self.number);
             // A layer that the pass left out has a zero gradient. Its column stays.
-            taken.or_else(|| (!left_out.is_empty()).then(|| vec![0.0; self.ids.len() * shared.buckets()]))
+            taken.or_else(|| (!left_out.is_empty()).then(|| vec![0.0; self.ids.len() * shared.row_length()]))
         };
-        let folded = self.recorder.with_shared_fold(sums).flatten();
+        let folded = self.with_shared_fold(sums).flatten();
+        let preconditioning = match self.preconditioner.clone() {
+            Some(preconditioner) => Preconditioning::Wanted(preconditioner),
+            None => Preconditioning::None,
+        };
         Ok(Batch {
             folded,
+            preconditioning,
             kind: self.kind,
             replayed: self.recorder.replay_state(),
             ids: std::mem::take(&mut self.ids),

@@ -7,7 +7,7 @@ use super::message::{Batch, CheckRow, CheckpointRow, Gap, Message, PassKind, Ste
 use super::missed::Missed;
 use super::rows::RowMaker;
 use super::shared::Shared;
-use crate::step::StepInfo;
+use crate::step::{StepInfo, StepRule};
 use gradlog_format::log::{BlockBuilder, BlockKind, Cells, Column, LogWriter};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ pub(super) struct LogState {
     rates_told: RatesTold,
     visits: BlockBuilder,
     probes: BlockBuilder,
+    /// The same probes once more, preconditioned.
+    preconditioned: BlockBuilder,
     sweeps: BlockBuilder,
     steps: BlockBuilder,
     /// Rows of the incomplete step, which have no learning rate yet. There is one builder for each set of columns.
@@ -46,6 +48,7 @@ impl LogState {
             rates_told,
             visits: BlockBuilder::new(BlockKind::Visits),
             probes: BlockBuilder::new(BlockKind::Probes),
+            preconditioned: BlockBuilder::new(BlockKind::Probes),
             sweeps: BlockBuilder::new(BlockKind::Sweeps),
             steps: BlockBuilder::new(BlockKind::Steps),
             open: Vec::new(),
@@ -115,7 +118,7 @@ impl LogState {
     }
 
     fn is_full(&self) -> bool {
-        let builders = [&self.visits, &self.probes, &self.steps, &self.sweeps];
+        let builders = [&self.visits, &self.probes, &self.preconditioned, &self.steps, &self.sweeps];
         builders.iter().any(|builder| builder.rows() >= self.config.block_rows)
             || builders.iter().map(|builder| builder.raw_bytes()).sum::<usize>() >= self.config.block_bytes
     }
@@ -132,7 +135,13 @@ impl LogState {
         Ok(())
     }
 
-    fn add_batch(&mut self, batch: Batch) -> Result<(), RecordError> {
+    fn add_batch(&mut self, mut batch: Batch) -> Result<(), RecordError> {
+        let again = batch.take_preconditioned()?;
+        self.add_rows(batch)?;
+        again.map_or(Ok(()), |again| self.add_rows(again))
+    }
+
+    fn add_rows(&mut self, batch: Batch) -> Result<(), RecordError> {
         let keys = self.rows.keys(&batch);
         if batch.kind == PassKind::Training {
             let (rows, bytes) = self.count_waiting();
@@ -154,17 +163,28 @@ impl LogState {
             }
             return Ok(());
         }
-        let sweep = batch.kind == PassKind::Sweep;
-        let builder = if sweep { &mut self.sweeps } else { &mut self.probes };
+        let builder = self.builder_of(&batch);
         // A replay takes its checkpoints in any order, and the rows of a block are ordered by step.
         let is_other_step = batch.replayed.is_some() && builder.steps().is_some_and(|(_, last)| last != batch.step);
         if is_other_step || !builder.prepare(&keys) {
             self.write_all()?;
         }
-        let builder = if sweep { &mut self.sweeps } else { &mut self.probes };
+        let builder = match batch.kind {
+            PassKind::Sweep => &mut self.sweeps,
+            _ if batch.is_preconditioned() => &mut self.preconditioned,
+            _ => &mut self.probes,
+        };
         builder.prepare(&keys);
         self.rows.push(batch, builder)?;
         Ok(())
+    }
+
+    fn builder_of(&mut self, batch: &Batch) -> &mut BlockBuilder {
+        match batch.kind {
+            PassKind::Sweep => &mut self.sweeps,
+            _ if batch.is_preconditioned() => &mut self.preconditioned,
+            _ => &mut self.probes,
+        }
     }
 
     /// Writes a checkpoint's row. All earlier rows go to the log first, and the log is synced, as the checkpoint's file
@@ -232,7 +252,7 @@ impl LogState {
     }
 
     fn add_step(&mut self, row: StepRow) -> Result<(), RecordError> {
-        let StepInfo { learning_rate, clip, momentum, weight_decay, .. } = row.info;
+        let StepInfo { learning_rate, clip, momentum, weight_decay, rule, .. } = row.info;
         if let Some(mut rates) = self.rates_told.take_changes(row.step, &row.factors) {
             self.writer.append(&mut rates).map_err(wrap_log_error)?;
         }
@@ -244,6 +264,12 @@ impl LogState {
         steps.f32s(Column::Clip, [clip as f32]);
         steps.optional_f32(Column::Momentum, momentum.map(|momentum| momentum as f32));
         steps.optional_f32(Column::WeightDecay, weight_decay.map(|decay| decay as f32));
+        steps.told_u8(Column::UpdateRule, rule.map(|rule| rule.in_log().code()));
+        let adam = rule.and_then(StepRule::adam);
+        steps.optional_f32(Column::Beta1, adam.map(|adam| adam.beta1 as f32));
+        steps.optional_f32(Column::Beta2, adam.map(|adam| adam.beta2 as f32));
+        steps.optional_f32(Column::Epsilon, adam.map(|adam| adam.epsilon as f32));
+        steps.told_u64(Column::StepsTaken, adam.map(|adam| adam.steps_taken));
         steps.u32s(Column::BatchSize, [row.batch_size]);
         steps.u64s(Column::WallClock, [row.wall_clock_ms]);
         steps.advance(1, row.step, row.epoch);
@@ -267,6 +293,7 @@ impl LogState {
         let probes = u64::from(self.probes.rows());
         self.writer.append(&mut self.probes).map_err(wrap_log_error)?;
         self.shared.lock_progress().probes += probes;
+        self.writer.append(&mut self.preconditioned).map_err(wrap_log_error)?;
         self.writer.append(&mut self.sweeps).map_err(wrap_log_error)?;
         self.writer.append(&mut self.steps).map_err(wrap_log_error)?;
         let before = self.writer.written_bytes();

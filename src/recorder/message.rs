@@ -1,6 +1,7 @@
 //! The messages from the training to the background thread.
 
 use super::outputs::Outputs;
+use super::preconditioner::Preconditioning;
 use super::watch::Seen;
 use crate::step::StepInfo;
 use crate::taps::{FoldedGradients, PerExample, Tap};
@@ -97,6 +98,7 @@ pub(super) struct Batch {
     pub no_gradient: bool,
     /// `[batch, buckets]`: `c_i` times each example's own gradient, over all layers that backward folded.
     pub folded: Option<Vec<f32>>,
+    pub preconditioning: Preconditioning,
 }
 
 /// The gradients of one layer for the examples of a pass.

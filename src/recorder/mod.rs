@@ -33,6 +33,7 @@ mod pass;
 mod pass_core;
 mod past;
 mod per_example;
+mod preconditioner;
 mod prediction;
 mod probe_pass;
 mod queue;

@@ -91,11 +91,12 @@ impl<'r> Pass<'r> {
         self.core.check_gradients(&grads)?;
         self.core.look_at_optimizer(|| optimizer.variables());
         self.core.look_at_reach(&grads);
-        match self.commit(optimizer.step_info()) {
+        match self.core.hand_over(Some(optimizer.step_info())) {
             Err(error) if error.is_skipped_step() => Ok(()),
             Err(error @ RecordError::NotFinite { .. }) => Err(error),
             recorded => {
                 optimizer.step(&grads)?;
+                self.core.recorder.read_moments(optimizer);
                 recorded
             }
         }

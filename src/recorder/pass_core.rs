@@ -6,10 +6,12 @@ use super::layer_rates::rate_factors;
 use super::loss::{self, Kind, Recorded};
 use super::message::{LayerGradients, PassKind};
 use super::outputs::{Outputs, Weighing};
+use super::preconditioner::Preconditioner;
 use crate::step::StepInfo;
-use crate::taps::Upstream;
+use crate::taps::{SharedFold, Upstream};
 use candle_core::{DType, Device, Tensor};
 use gradlog_format::log::PredictionScore;
+use std::sync::Arc;
 
 /// A pass of any kind. The taps are armed while it lives. It records nothing if it is dropped without being handed
 /// over.
@@ -46,6 +48,8 @@ pub(super) struct PassCore<'r> {
     pub(super) not_finite: Option<String>,
     /// Whether a check runs the pass. It is not handed over.
     pub(super) is_check: bool,
+    /// What a second record of the same examples is multiplied by.
+    pub(super) preconditioner: Option<Arc<Preconditioner>>,
 }
 
 impl<'r> PassCore<'r> {
@@ -79,6 +83,15 @@ impl<'r> PassCore<'r> {
             curvature: None,
             not_finite: None,
             is_check: false,
+            preconditioner: None,
+        }
+    }
+
+    /// The folded vector that the layers of this pass share.
+    pub(super) fn with_shared_fold<R>(&self, f: impl FnOnce(&SharedFold) -> R) -> Option<R> {
+        match &self.preconditioner {
+            Some(preconditioner) => Some(f(&preconditioner.shared)),
+            None => self.recorder.with_shared_fold(f),
         }
     }
 
@@ -245,6 +258,9 @@ impl Drop for PassCore<'_> {
             return;
         }
         self.recorder.disarm();
+        if self.preconditioner.is_some() {
+            self.recorder.set_own_folds();
+        }
         // Drops what an abandoned pass has caught.
         for layer in self.recorder.layers().iter() {
             layer.slot.take(self.number);

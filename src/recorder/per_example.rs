@@ -29,14 +29,17 @@ impl PassCore<'_> {
             self.check_first_loss()?;
         }
         let batch = self.ids.len();
-        let layers = if self.is_recorded() { self.recorder.variable_layers() } else { Vec::new() };
+        let mut layers = if self.is_recorded() { self.recorder.variable_layers() } else { Vec::new() };
+        if let Some(preconditioner) = &self.preconditioner {
+            layers.iter_mut().for_each(|(layer, _, fold)| *fold = preconditioner.folds[*layer].clone());
+        }
         if layers.is_empty() && self.is_recorded() {
             return Err(
                 self.error("`per_example` needs the model's variables: call `taps.declare_variables(&varmap)` first")
             );
         }
         let parameters = || layers.iter().map(|(_, variable, _)| variable.elem_count() as u64).sum();
-        self.recorder.with_shared_fold(|shared| shared.decide_width(parameters));
+        self.with_shared_fold(|shared| shared.decide_width(parameters));
         let mut folded: Vec<FoldedGradients> = layers
             .iter()
             .map(|(_, _, fold)| FoldedGradients {

@@ -7,7 +7,7 @@ use super::vector_rows::{RowScratch, VectorColumn, VectorRows};
 use crate::taps::{add, fold_uses, move_to_host, wide_squared_norm, with_slice};
 use crate::taps::{FoldedGradients, PerExample, SharedFold};
 use candle_core::{Device, Result, Tensor};
-use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey, NO_LAYER};
+use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey, Preconditioner, NO_LAYER};
 use gradlog_format::sketch::{draw, Form, SketchConfig};
 use gradlog_kernels::simd::{squared_norm, squared_norm_f64};
 use std::collections::BTreeMap;
@@ -79,6 +79,9 @@ impl RowMaker {
             PassKind::Probe { .. } => plain(Column::ProbeSet, Cells::U32),
             PassKind::Sweep => plain(Column::LearningRate, Cells::F32),
         }
+        if batch.is_preconditioned() {
+            plain(Column::Preconditioner, Cells::U8);
+        }
         if batch.curvature.is_some() {
             plain(Column::CurvatureWeight, Cells::F32);
         }
@@ -139,8 +142,21 @@ impl RowMaker {
     /// Appends the rows of `batch`, without learning rate and clip, which are known when the step ends.
     pub(super) fn push(&mut self, batch: Batch, builder: &mut BlockBuilder) -> Result<()> {
         let rows = batch.ids.len();
-        let Batch { kind, replayed, ids, step, epoch, outputs, coefficients, curvature, layers, folded, no_gradient } =
-            batch;
+        let is_preconditioned = batch.is_preconditioned();
+        let Batch {
+            kind,
+            replayed,
+            ids,
+            step,
+            epoch,
+            outputs,
+            coefficients,
+            curvature,
+            layers,
+            folded,
+            no_gradient,
+            ..
+        } = batch;
         // Everything that can fail comes before the first append, so a failure leaves whole rows.
         let ready = (layers.into_iter())
             .map(|part| Ok((part.layer, part.weighted, self.load_gradients(part.layer, part.gradients, rows)?)))
@@ -156,6 +172,10 @@ impl RowMaker {
         builder.f32s(Column::Coefficient, coefficients.iter().map(|c| c / divisor));
         if let PassKind::Probe { set } = kind {
             builder.u32s(Column::ProbeSet, std::iter::repeat_n(set, rows));
+        }
+        if is_preconditioned {
+            let code = Preconditioner::SecondMoments.code();
+            builder.column(Column::Preconditioner, Cells::U8, 1).extend(std::iter::repeat_n(code, rows));
         }
         if let Some(weights) = curvature {
             builder.f32s(Column::CurvatureWeight, weights);
@@ -184,7 +204,7 @@ impl RowMaker {
         let mut flags: Vec<u8> =
             (0..rows).map(|i| if outputs.is_finite(i) { all } else { all | Column::FLAG_NOT_FINITE }).collect();
         if !ready.is_empty() {
-            self.append_gradients(kind, ready, folded, &coefficients, &mut flags, builder)?;
+            self.append_gradients((kind, is_preconditioned), ready, folded, &coefficients, &mut flags, builder)?;
         }
         builder.column(Column::Flags, Cells::U8, 1).extend(&flags);
         builder.advance(rows as u32, step, epoch);
@@ -193,7 +213,7 @@ impl RowMaker {
 
     fn append_gradients(
         &mut self,
-        kind: PassKind,
+        (kind, is_preconditioned): (PassKind, bool),
         layers: Vec<(usize, bool, HostGradients)>,
         mut folded: Option<Vec<f32>>,
         coefficients: &[f32],
@@ -250,13 +270,22 @@ impl RowMaker {
             let total = folded.get_or_insert_with(|| vec![0f32; rows * m]);
             for (i, (norm, flag)) in norms.iter_mut().zip(flags.iter_mut()).enumerate() {
                 let own = &sum[i * m..(i + 1) * m];
-                *norm += squared_norm_f64(own);
-                *flag |= Column::FLAG_NORM_ESTIMATED;
+                if !is_preconditioned {
+                    *norm += squared_norm_f64(own);
+                    *flag |= Column::FLAG_NORM_ESTIMATED;
+                }
                 add(&mut total[i * m..(i + 1) * m], own);
             }
         }
         if let Some(mut sums) = folded {
             let mut into = VectorRows::new(self.folded_column(kind), builder);
+            if is_preconditioned {
+                // Of a gradient times D, only the sketch is known.
+                for ((row, norm), flag) in sums.chunks_exact(m).zip(&mut norms).zip(flags.iter_mut()) {
+                    *norm += squared_norm_f64(row);
+                    *flag |= Column::FLAG_NORM_ESTIMATED;
+                }
+            }
             for (row, flag) in sums.chunks_exact_mut(m).zip(flags.iter_mut()) {
                 mark_finite(flag, into.push_folded(row, &mut self.scratch.row, builder));
             }

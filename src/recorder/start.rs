@@ -211,6 +211,8 @@ pub(super) fn start_recorder(
         taps: taps.clone(),
         forms,
         variables: variables.into_iter().map(|(number, var)| (number, var, folds[number].clone())).collect(),
+        folds,
+        moments: None,
         registered,
         reach,
         optimizer_asked: false,

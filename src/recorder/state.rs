@@ -4,6 +4,7 @@ use super::config::{OnFailure, OnNonFinite};
 use super::error::RecordError;
 use super::layer_rates::rate_factors;
 use super::message::{Batch, Gap, Message, PassKind, Replayed, StepEnd, StepRow};
+use super::preconditioner::Moments;
 use super::queue::{Queue, Sent};
 use super::reach::Reach;
 use super::reproduction::{RecordedLosses, Reproduction};
@@ -37,6 +38,10 @@ pub(super) struct State {
     pub layers: Arc<Vec<Registered>>,
     pub forms: Vec<Option<Form>>,
     pub variables: Vec<(usize, Var, Arc<LazyFold>)>,
+    /// The layers' projections.
+    pub folds: Vec<Arc<LazyFold>>,
+    /// What the optimizer shows of Adam, after its last step.
+    pub moments: Option<Moments>,
     /// Number of layers that the taps had when the recorder was made, frozen ones among them.
     pub registered: usize,
     /// Declared variables that no gradient has reached yet.

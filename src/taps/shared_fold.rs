@@ -12,6 +12,8 @@ pub(crate) struct SharedFold {
     width: OnceLock<u32>,
     /// Parameters of the layers that are always folded, whether or not the first pass uses them.
     always_folded: u64,
+    /// Sketches in a row: the gradient's, and that of the preconditioned gradient if the pass has one.
+    copies: usize,
     sums: Mutex<Sums>,
 }
 
@@ -19,7 +21,7 @@ pub(crate) struct SharedFold {
 struct Sums {
     pass: u64,
     batch: usize,
-    /// `[batch, buckets]`.
+    /// `[batch, row_length]`.
     values: Vec<f32>,
 }
 
@@ -40,7 +42,13 @@ impl SharedFold {
         if let Some(width) = width {
             known.get_or_init(|| width);
         }
-        Self { sketch, width: known, always_folded, sums: Mutex::default() }
+        Self { sketch, width: known, always_folded, copies: 1, sums: Mutex::default() }
+    }
+
+    /// The vector of passes whose rows also have the preconditioned gradient. The width must be known, if it ever is.
+    pub(crate) fn with_preconditioned(&self) -> Self {
+        let fresh = Self::new(self.sketch.clone(), self.known_width(), self.always_folded);
+        Self { copies: 2, ..fresh }
     }
 
     /// Decides the width from the number of parameters that the folded layers of the first pass have. It stays for the
@@ -59,6 +67,11 @@ impl SharedFold {
         self.known_width().unwrap_or(1) as usize
     }
 
+    /// Length of a row of [`SharedFold::take`].
+    pub(crate) fn row_length(&self) -> usize {
+        self.copies * self.buckets()
+    }
+
     /// Number of elements before the rotation.
     pub(crate) fn buckets(&self) -> usize {
         self.width().next_power_of_two()
@@ -67,7 +80,7 @@ impl SharedFold {
     /// The rows of `pass`, initially zero. `None` if another layer of this pass saw another batch; `commit` reports
     /// that.
     pub(super) fn rows(&self, pass: u64, batch: usize) -> Option<Rows<'_>> {
-        let length = batch * self.buckets();
+        let length = batch * self.row_length();
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         if sums.pass != pass {
             *sums = Sums { pass, batch, values: vec![0.0; length] };
@@ -75,7 +88,7 @@ impl SharedFold {
         (sums.batch == batch).then_some(Rows(sums))
     }
 
-    /// Takes the sums of `pass`, `[batch, buckets]`, if there are any. Drops the sums of other passes.
+    /// Takes the sums of `pass`, `[batch, row_length]`, if there are any. Drops the sums of other passes.
     pub(crate) fn take(&self, pass: u64) -> Option<Vec<f32>> {
         let sums = std::mem::take(&mut *self.sums.lock().unwrap_or_else(PoisonError::into_inner));
         (sums.pass == pass && !sums.values.is_empty()).then_some(sums.values)
@@ -93,6 +106,8 @@ pub(crate) struct LazyFold {
     place: Option<u64>,
     /// Where the layer has none of the coordinates, and how many: those of other layers with the same weight.
     gap: (usize, usize),
+    /// What the preconditioned gradient is the gradient times.
+    weights: Option<Arc<[f32]>>,
     shared: Arc<SharedFold>,
     made: OnceLock<Fold>,
 }
@@ -104,7 +119,13 @@ impl LazyFold {
         (tied, place): (bool, Option<u64>),
         shared: Arc<SharedFold>,
     ) -> Self {
-        Self { seed, parameters, tied, place, gap: (0, 0), shared, made: OnceLock::new() }
+        Self { seed, parameters, tied, place, gap: (0, 0), weights: None, shared, made: OnceLock::new() }
+    }
+
+    /// The same, and behind each sketch that of the gradient times `weights`.
+    pub(crate) fn with_preconditioned(&self, weights: Arc<[f32]>, shared: Arc<SharedFold>) -> Self {
+        let Self { seed, parameters, tied, place, gap, .. } = *self;
+        Self { seed, parameters, tied, place, gap, weights: Some(weights), shared, made: OnceLock::new() }
     }
 
     /// The same, for a layer that has none of the `length` coordinates from `at` on.
@@ -120,7 +141,11 @@ impl LazyFold {
                 Some(place) => Fold::placed(self.seed, self.parameters, buckets, place),
                 None => Fold::new(self.seed, self.parameters, buckets),
             };
-            fold.with_gap(self.gap.0, self.gap.1)
+            let fold = fold.with_gap(self.gap.0, self.gap.1);
+            match &self.weights {
+                Some(weights) => fold.with_weights(weights.clone()),
+                None => fold,
+            }
         })
     }
 

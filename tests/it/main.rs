@@ -1,6 +1,7 @@
 //! Integration tests: gradlog as its users see it, against candle itself and against one-line oracles.
 
 mod abandoned;
+mod adam;
 mod agreement;
 mod batch_norm;
 mod borrowed;

@@ -122,7 +122,8 @@ fn what_an_optimizer_does_not_tell_is_not_zero() {
     assert!(words.contains("SGD with momentum up to 0 and weight decay up to 0"), "{words}");
 
     record(&run("adam"), |variables| step_by(AdamW::new(variables, ParamsAdamW::default()).unwrap()));
-    assert_eq!(told(&run("adam")), ([None, None], ["not told".to_owned(), "not told".to_owned()]));
+    // Its decay acts on the weights, as the rule says. Its moments are no momentum.
+    assert_eq!(told(&run("adam")), ([None, some(0.01)], ["not told".to_owned(), "0.01 to 0.01".to_owned()]));
     assert_eq!(f32s(&run("adam"), BlockKind::Steps, Column::LearningRate), [0.001; 3]);
 }
 

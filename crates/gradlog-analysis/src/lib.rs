@@ -110,8 +110,8 @@ pub use gradlog_format::log::{Mode, PredictionScore};
 pub use gradlog_format::run::{Damage, ReadError, Run};
 pub use influence::{
     Agreement, Comparison, Concentration, Curvature, Damping, DistanceQuestion, EstimateDetails, FeatureDistance,
-    Influence, InfluencePlan, InfluenceQuestion, InfluenceRow, Method, Normalization, Part, Probe, ProbeTime, Ranked,
-    Split, SplitBy, Strongest, Total,
+    Influence, InfluencePlan, InfluenceQuestion, InfluenceRow, Method, Normalization, OptimizerChoice, Part, Probe,
+    ProbeTime, Ranked, Split, SplitBy, Strongest, Total,
 };
 pub use lists::{
     DataMap, DataMapRow, Flagged, FlaggedRow, KeepList, KeepRule, Kept, KeptOfLabel, MapQuestion, Rival, SignalValue,

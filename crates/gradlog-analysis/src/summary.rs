@@ -12,7 +12,7 @@ use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{AbsentNumber, RowRule, UnseenGradient, Verdict};
 use crate::rows::sweep::{self, Sweeps};
 use crate::{rows::column, AnalysisError, GradientCoverage, Progress, Window};
-use gradlog_format::log::{BlockKind, Column, ColumnKey, Mode};
+use gradlog_format::log::{BlockKind, Column, ColumnKey, Mode, UpdateRule};
 use gradlog_format::run::{Block, Damage, GapCounts, Run};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::RangeInclusive;
@@ -33,6 +33,8 @@ pub struct RunSummary {
     pub recorded_steps: u64,
     /// Least and greatest learning rate of the recorded steps.
     pub learning_rates: Option<RangeInclusive<f32>>,
+    /// Rules of the recorded steps, as far as the optimizer told them.
+    pub optimizers: BTreeSet<UpdateRule>,
     /// Least and greatest momentum of the recorded steps, as far as the optimizer told it; `None` if it never did.
     pub momentum: Option<RangeInclusive<f32>>,
     /// Recorded steps of which the momentum was not told.
@@ -166,13 +168,41 @@ pub struct LayerSummary {
 
 /// What is read of one block.
 enum Read {
-    Visits { examples: Vec<u64>, epochs: (u32, u32), steps: (u64, u64), not_finite: Vec<u64>, detached: u64 },
-    Probes { are_curvature: bool, sets: Vec<u32>, ids: Vec<u64>, steps: Vec<u64> },
-    Steps { count: usize, learning_rates: Vec<f32>, momenta: Vec<f32>, decays: Vec<f32>, wall_clock: Vec<u64> },
-    Set { number: u32, name: String },
-    Gaps { counts: GapCounts, first_step: u64 },
+    Visits {
+        examples: Vec<u64>,
+        epochs: (u32, u32),
+        steps: (u64, u64),
+        not_finite: Vec<u64>,
+        detached: u64,
+    },
+    Probes {
+        are_curvature: bool,
+        sets: Vec<u32>,
+        ids: Vec<u64>,
+        steps: Vec<u64>,
+    },
+    Steps {
+        count: usize,
+        learning_rates: Vec<f32>,
+        rules: Vec<u8>,
+        momenta: Vec<f32>,
+        decays: Vec<f32>,
+        wall_clock: Vec<u64>,
+    },
+    Set {
+        number: u32,
+        name: String,
+    },
+    Gaps {
+        counts: GapCounts,
+        first_step: u64,
+    },
     End,
-    Sweeps { step: u64, rows: u64, modes: BTreeSet<Option<Mode>> },
+    Sweeps {
+        step: u64,
+        rows: u64,
+        modes: BTreeSet<Option<Mode>>,
+    },
     Other,
 }
 
@@ -215,6 +245,8 @@ impl BlockRead {
                 not_finite: steps_not_finite(block)?,
                 detached: count_detached(block)?,
             },
+            // The same probes once more.
+            Some(BlockKind::Probes) if block.is_preconditioned() => Read::Other,
             Some(BlockKind::Probes) => Read::Probes {
                 are_curvature: block.is_curvature(),
                 sets: column::u32s(block, Column::ProbeSet)?,
@@ -224,6 +256,7 @@ impl BlockRead {
             Some(BlockKind::Steps) => Read::Steps {
                 count: column::u64s(block, Column::Step)?.len(),
                 learning_rates: column::optional(block, Column::LearningRate, column::f32s)?.unwrap_or_default(),
+                rules: column::optional(block, Column::UpdateRule, column::u8s)?.unwrap_or_default(),
                 momenta: column::optional(block, Column::Momentum, column::f32s)?.unwrap_or_default(),
                 decays: column::optional(block, Column::WeightDecay, column::f32s)?.unwrap_or_default(),
                 wall_clock: column::optional(block, Column::WallClock, column::u64s)?.unwrap_or_default(),
@@ -358,7 +391,8 @@ impl SummaryQuestion {
                         taken.times.insert(step);
                     }
                 }
-                Read::Steps { count, learning_rates, momenta, decays, wall_clock } => {
+                Read::Steps { count, learning_rates, rules, momenta, decays, wall_clock } => {
+                    summary.optimizers.extend(rules.into_iter().filter_map(UpdateRule::from_code));
                     summary.recorded_steps += count as u64;
                     for rate in learning_rates.into_iter().filter(|rate| rate.is_finite()) {
                         summary.learning_rates = Some(widen(summary.learning_rates.take(), rate, rate));

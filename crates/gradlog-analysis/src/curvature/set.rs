@@ -1,7 +1,7 @@
 //! Curvature that was recorded as rows of a probe set, and probes that serve as such.
 
 use super::subject::Subject;
-use crate::influence::plan::index::{Index, Record};
+use crate::influence::plan::index::{Index, Record, Rows};
 use crate::influence::Probes;
 use crate::Progress;
 use crate::{AnalysisError, InfluenceQuestion};
@@ -30,7 +30,7 @@ impl CurvatureSet {
         let question = InfluenceQuestion { set: name.into(), probes: Probes::All, ..subject.asked.question.clone() };
         let mut weighted = Vec::new();
         let mut take = |time, record, weight| weighted.push(CurvatureRow { time, record, weight });
-        let index = Index::read(subject.run, &question, Some(&mut take), progress)?;
+        let index = Index::read(subject.run, &question, Rows::Weighted(&mut take), progress)?;
         if index.layout != subject.index.layout {
             let layers = &subject.run.manifest().layers;
             let (visits, probes) = (index.layout.describe(layers), subject.index.layout.describe(layers));

@@ -6,7 +6,7 @@ use crate::influence::plan::index::Index;
 use crate::rows::driver::{fold_each, ReadTo};
 use crate::Progress;
 use crate::{rows::column, AnalysisError, Curvature};
-use gradlog_format::log::{BlockKind, Column};
+use gradlog_format::log::{BlockKind, Column, UpdateRule};
 use gradlog_format::run::{Block, Damage};
 use std::collections::BTreeMap;
 
@@ -17,6 +17,8 @@ pub(super) struct StepRecord {
     /// `None` where the optimizer did not tell it.
     pub momentum: Option<f32>,
     pub weight_decay: Option<f32>,
+    /// `None` where the optimizer did not tell it.
+    pub rule: Option<UpdateRule>,
 }
 
 /// What the walk back needs to know beforehand: which blocks are sound, and what the optimizer did.
@@ -53,12 +55,14 @@ fn read(block: &Block) -> Result<StoryBlock, AnalysisError> {
             let rates = column::f32s(block, Column::LearningRate)?;
             let momenta = column::optional(block, Column::Momentum, column::f32s)?;
             let decays = column::optional(block, Column::WeightDecay, column::f32s)?;
+            let rules = column::optional(block, Column::UpdateRule, column::u8s)?;
             let told = |values: &Option<Vec<f32>>, row: usize| {
                 values.as_ref().and_then(|values| values.get(row).copied()).filter(|value| !value.is_nan())
             };
             let record = |(row, step): (usize, u64)| {
                 let (momentum, weight_decay) = (told(&momenta, row), told(&decays, row));
-                (step, StepRecord { learning_rate: rates[row], momentum, weight_decay })
+                let rule = rules.as_ref().and_then(|rules| UpdateRule::from_code(*rules.get(row)?));
+                (step, StepRecord { learning_rate: rates[row], momentum, weight_decay, rule })
             };
             Ok(StoryBlock::Steps(steps.into_iter().enumerate().map(record).collect()))
         }
@@ -85,6 +89,14 @@ impl Story {
             Ok(())
         })?;
         story.damage = damage.or_else(|| subject.index.damage.clone());
+        let other = |rule: &UpdateRule| *rule != UpdateRule::Sgd;
+        if let Some(rule) = story.steps.values().filter_map(|step| step.rule).find(other) {
+            return Err(AnalysisError::OutOfRange {
+                what: "the optimizer",
+                given: rule.to_string(),
+                range: "SGD with or without momentum and weight decay, which the adjoint models".into(),
+            });
+        }
         if let Curvature::Set(name) = &subject.asked.curvature {
             let CurvatureSet { index, rows } = CurvatureSet::read(subject, name, progress)?;
             story.damage = story.damage.or_else(|| index.damage.clone());

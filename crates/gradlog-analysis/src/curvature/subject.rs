@@ -87,6 +87,8 @@ impl Subject<'_> {
             steps_without_weight_decay: estimate.steps_without_weight_decay,
             momentum: estimate.momentum,
             weight_decay: estimate.weight_decay,
+            rule: None,
+            models_moments: false,
         });
         Ok(basis)
     }

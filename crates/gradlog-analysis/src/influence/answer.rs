@@ -224,13 +224,17 @@ impl Influence {
         if self.visits == 0 {
             return "no visit counts".into();
         }
+        let steps = match &self.basis.optimizer {
+            Some(model) if model.models_moments => format!("steps of {model}"),
+            _ => "steps taken as plain SGD".into(),
+        };
         if self.basis.is_sweeps() {
             let rows = &self.basis.rows;
-            return format!("{rows}{modes}: TracInCP (Pruthi et al. 2020), steps taken as plain SGD");
+            return format!("{rows}{modes}: TracInCP (Pruthi et al. 2020), {steps}");
         }
         if self.visits == self.visits_at_probe_times {
             return format!(
-                "one probe pass per step{modes}: idealised TracIn (Pruthi et al. 2020 s3.1, first order, steps taken as plain SGD)"
+                "one probe pass per step{modes}: idealised TracIn (Pruthi et al. 2020 s3.1, first order, {steps})"
             );
         }
         let rule = match self.time {
@@ -238,7 +242,7 @@ impl Influence {
             ProbeTime::Nearest => "nearest",
         };
         let times = if self.probe_times == 1 { "1 time".into() } else { format!("{} times", self.probe_times) };
-        format!("probes at {times}, {rule}{modes}: TracInCP on visited gradients, steps taken as plain SGD")
+        format!("probes at {times}, {rule}{modes}: TracInCP on visited gradients, {steps}")
     }
 
     /// Adds the columns of `other`, which answers the same question on other probes.

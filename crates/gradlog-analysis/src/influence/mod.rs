@@ -57,5 +57,5 @@ pub use method::{Curvature, Damping, EstimateDetails, Method};
 pub use plan::InfluencePlan;
 #[cfg(any(test, feature = "curvature"))]
 pub(crate) use question::Probes;
-pub use question::{InfluenceQuestion, Normalization, ProbeTime};
+pub use question::{InfluenceQuestion, Normalization, OptimizerChoice, ProbeTime};
 pub use stream::{Part, Ranked, Split, SplitBy, Strongest};

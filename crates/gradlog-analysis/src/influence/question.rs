@@ -24,6 +24,33 @@ pub(crate) enum Probes {
     Label(u32),
 }
 
+/// What the steps are taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OptimizerChoice {
+    /// As the optimizer told them, as far as TracIn can follow: steps of Adam and AdamW if the probes were recorded with
+    /// its second moments. Other steps as plain SGD.
+    #[default]
+    Recorded,
+    /// As steps of plain SGD.
+    PlainSgd,
+}
+
+impl OptimizerChoice {
+    /// All of them.
+    pub const ALL: [OptimizerChoice; 2] = [OptimizerChoice::Recorded, OptimizerChoice::PlainSgd];
+
+    /// `recorded`, `sgd`.
+    pub fn name(self) -> &'static str {
+        match self {
+            OptimizerChoice::Recorded => "recorded",
+            OptimizerChoice::PlainSgd => "sgd",
+        }
+    }
+}
+
+named!(OptimizerChoice, "the optimizer");
+
 /// What a score is divided by, so that the examples with the largest gradients do not lead every list.
 ///
 /// With `w_t = η_t·clip_t·c_t` (on sweeps `η_t`), and norms those of the layers that count:
@@ -97,6 +124,17 @@ named!(Normalization, "the normalization");
 /// probe time that stands for step `t`. A positive score helped: the step lowered the probe's loss. The unit is that of
 /// the loss.
 ///
+/// **Adam.** If all steps were those of Adam or AdamW and the probes were recorded with its second moments, the metric is
+/// Adam's, and the rate is that at which a gradient acts through the first moment:
+///
+/// ```text
+/// TracIn(z, z') = Σ_t η_eff(t)·clip_t·c_t·⟨g_z(w_t), D_c g_z'(w_c(t))⟩,   D_c = 1/(√v̂_c + ε)
+/// η_eff(t) = Σ_{s≥t} η_s (1−β₁) β₁^(s−t) / (1−β₁^s)
+/// ```
+///
+/// `v̂_c` is that of the probe's time, which stands for the one of the step: it forgets in `1/(1−β₂)` steps. Visits before
+/// the first moments take the first. [`optimizer`](Self::optimizer) chooses plain SGD instead.
+///
 /// [`sweeps`](Self::sweeps) takes the sweeps at checkpoints instead of the visits: TracInCP,
 /// `Σ_i η_i·⟨g_z(w_i), g_z'(w_i)⟩` over the checkpoints `i` at which the probe has a record too.
 ///
@@ -123,6 +161,8 @@ pub struct InfluenceQuestion {
     pub(crate) window: Window,
     /// Which probe time stands for a step.
     pub(crate) time: ProbeTime,
+    /// What the steps are taken for.
+    pub(crate) optimizer: OptimizerChoice,
     /// What the scores are divided by.
     pub(crate) normalization: Normalization,
     /// Names of the layers whose gradients count; empty for all.
@@ -145,6 +185,7 @@ impl InfluenceQuestion {
             group: false,
             window: Window::everything(),
             time: ProbeTime::Earlier,
+            optimizer: OptimizerChoice::Recorded,
             normalization: Normalization::None,
             layers: Vec::new(),
             sketch_errors: false,
@@ -195,6 +236,13 @@ impl InfluenceQuestion {
     #[must_use]
     pub fn normalization(mut self, normalization: Normalization) -> Self {
         self.normalization = normalization;
+        self
+    }
+
+    /// What the steps are taken for.
+    #[must_use]
+    pub fn optimizer(mut self, optimizer: OptimizerChoice) -> Self {
+        self.optimizer = optimizer;
         self
     }
 

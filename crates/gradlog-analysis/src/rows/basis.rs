@@ -5,7 +5,7 @@ use super::left_out::LeftOut;
 use super::rule::RowRule;
 use super::window::Window;
 use crate::{rows::column, AnalysisError};
-use gradlog_format::log::{BlockKind, Column, Manifest, Mode};
+use gradlog_format::log::{BlockKind, Column, Manifest, Mode, UpdateRule};
 use gradlog_format::run::{Block, ReadError, Run};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -83,6 +83,11 @@ pub struct OptimizerModel {
     pub momentum: f32,
     /// The largest weight decay that it told; 0 if it told none.
     pub weight_decay: f32,
+    /// Rule of the steps, if the optimizer told it and all have the same.
+    pub rule: Option<UpdateRule>,
+    /// Whether probes are multiplied by `1/(√v̂ + ε)` of Adam's second moments at their times, and rates are those at
+    /// which a gradient acts through the first moment.
+    pub models_moments: bool,
 }
 
 /// Whose gradients an answer is made of.
@@ -167,6 +172,13 @@ impl Basis {
     #[must_use]
     pub(crate) fn with_left_out(mut self, left_out: &LeftOut) -> Self {
         self.left_out = left_out.clone();
+        self
+    }
+
+    /// The same, of probes that are multiplied by Adam's second moments.
+    #[must_use]
+    pub(crate) fn with_moments(mut self) -> Self {
+        self.optimizer = self.optimizer.map(|model| OptimizerModel { models_moments: true, ..model });
         self
     }
 
@@ -282,6 +294,12 @@ fn mode_words(modes: &[Mode]) -> String {
 impl fmt::Display for OptimizerModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { momentum, weight_decay, steps, .. } = *self;
+        if let Some(rule) = self.rule.filter(|rule| rule.has_moments()) {
+            return match self.models_moments {
+                true => write!(f, "{rule}, second moments of the probe's time"),
+                false => write!(f, "plain SGD: {rule} not modeled"),
+            };
+        }
         let untold = self.steps_without_momentum.max(self.steps_without_weight_decay);
         let (no_momentum, no_decay) = (self.steps_without_momentum == steps, self.steps_without_weight_decay == steps);
         if self.models_momentum {
@@ -318,21 +336,29 @@ impl fmt::Display for OptimizerModel {
     }
 }
 
-/// Momentum and weight decay of a step, as far as the optimizer told them.
-type Told = (Option<f32>, Option<f32>);
+/// What the optimizer told of a step.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    momentum: Option<f32>,
+    weight_decay: Option<f32>,
+    rule: Option<UpdateRule>,
+}
 
 impl OptimizerModel {
     /// Plain SGD, beside what the optimizer told of each step.
     fn of(told: &BTreeMap<u64, Told>) -> Self {
         let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, f32::max);
         let untold = |is_told: fn(&Told) -> bool| told.values().filter(|told| !is_told(told)).count() as u64;
+        let first = told.values().next().and_then(|told| told.rule);
         Self {
             models_momentum: false,
             steps: told.len() as u64,
-            steps_without_momentum: untold(|told| told.0.is_some()),
-            steps_without_weight_decay: untold(|told| told.1.is_some()),
-            momentum: largest(&mut told.values().filter_map(|told| told.0)),
-            weight_decay: largest(&mut told.values().filter_map(|told| told.1)),
+            steps_without_momentum: untold(|told| told.momentum.is_some()),
+            steps_without_weight_decay: untold(|told| told.weight_decay.is_some()),
+            momentum: largest(&mut told.values().filter_map(|told| told.momentum)),
+            weight_decay: largest(&mut told.values().filter_map(|told| told.weight_decay)),
+            rule: first.filter(|_| told.values().all(|told| told.rule == first)),
+            models_moments: false,
         }
     }
 }
@@ -347,14 +373,15 @@ fn read_steps(block: &Block, window: &Window, told: &mut BTreeMap<u64, Told>) ->
         let optional = |column| column::optional(block, column, column::f32s);
         let epochs = column::optional(block, Column::Epoch, column::u32s)?;
         let (momenta, decays) = (optional(Column::Momentum)?, optional(Column::WeightDecay)?);
-        Ok((column::u64s(block, Column::Step)?, epochs, momenta, decays))
+        let rules = column::optional(block, Column::UpdateRule, column::u8s)?;
+        Ok((column::u64s(block, Column::Step)?, epochs, momenta, decays, rules))
     };
-    let (steps, epochs, momenta, decays) = match read(block) {
+    let (steps, epochs, momenta, decays, rules) = match read(block) {
         Ok(read) => read,
         // Nothing is known of these steps.
         Err(ReadError::Damaged(_)) => {
             let (first, last) = block.steps();
-            told.extend((first..=last).take(block.rows()).map(|step| (step, (None, None))));
+            told.extend((first..=last).take(block.rows()).map(|step| (step, Told::default())));
             return Ok(());
         }
         Err(other) => return Err(other.into()),
@@ -366,7 +393,9 @@ fn read_steps(block: &Block, window: &Window, told: &mut BTreeMap<u64, Told>) ->
         let epoch = epochs.as_ref().and_then(|epochs| epochs.get(row).copied());
         let inside = window.has_step(step) && epoch.is_none_or(|epoch| window.has_epoch(epoch));
         if inside || window.is_on_sweeps() {
-            told.insert(step, (value(&momenta, row), value(&decays, row)));
+            let rule = rules.as_ref().and_then(|rules| UpdateRule::from_code(*rules.get(row)?));
+            let (momentum, weight_decay) = (value(&momenta, row), value(&decays, row));
+            told.insert(step, Told { momentum, weight_decay, rule });
         }
     }
     Ok(())
@@ -436,6 +465,11 @@ mod tests {
         let silent = OptimizerModel { steps_without_momentum: 4, steps_without_weight_decay: 4, ..told(0.0, 0.0) };
         let half = OptimizerModel { steps_without_momentum: 2, ..told(0.9, 0.0) };
         let modeled = |model: &OptimizerModel| OptimizerModel { models_momentum: true, ..model.clone() };
+        let adam = |model: &OptimizerModel, models_moments| OptimizerModel {
+            rule: Some(UpdateRule::AdamW),
+            models_moments,
+            ..model.clone()
+        };
         for (model, said) in [
             (OptimizerModel::default(), "plain SGD: the optimizer told nothing of momentum and weight decay"),
             (silent.clone(), "plain SGD: the optimizer told nothing of momentum and weight decay"),
@@ -444,6 +478,8 @@ mod tests {
             (told(0.9, 0.5), "plain SGD: momentum up to 0.9 and weight decay up to 0.5 not modeled"),
             (half.clone(), "plain SGD: momentum up to 0.9 not modeled (not told for 2 of 4 steps)"),
             (modeled(&told(0.9, 0.5)), "SGD with momentum up to 0.9 and weight decay up to 0.5"),
+            (adam(&silent, false), "plain SGD: AdamW not modeled"),
+            (adam(&silent, true), "AdamW, second moments of the probe's time"),
             (modeled(&silent), "SGD, the optimizer's momentum and weight decay were not told: both are taken as 0"),
         ] {
             assert_eq!(model.to_string(), said);

@@ -177,17 +177,38 @@ impl BlockBuilder {
     /// Appends a number that not every row has, for the row that is being made. A row without one holds NaN. A block in
     /// which no row has one lacks the column.
     pub fn optional_f32(&mut self, column: Column, value: Option<f32>) {
+        if let Some(missing) = self.missing(column, Cells::F32, value.is_none()) {
+            self.f32s(column, std::iter::repeat_n(f32::NAN, missing).chain([value.unwrap_or(f32::NAN)]));
+        }
+    }
+
+    /// Appends a number to a column whose rows may lack it: `None` is 0, and a column of nothing else is left out.
+    pub fn told_u8(&mut self, column: Column, value: Option<u8>) {
+        if let Some(missing) = self.missing(column, Cells::U8, value.is_none()) {
+            let numbers = std::iter::repeat_n(0, missing).chain([value.unwrap_or(0)]);
+            self.column(column, Cells::U8, 1).extend(numbers);
+        }
+    }
+
+    /// As [`BlockBuilder::told_u8`].
+    pub fn told_u64(&mut self, column: Column, value: Option<u64>) {
+        if let Some(missing) = self.missing(column, Cells::U64, value.is_none()) {
+            self.u64s(column, std::iter::repeat_n(0, missing).chain([value.unwrap_or(0)]));
+        }
+    }
+
+    /// How many rows of an optional column are missing before the next one. `None` if the column is not needed yet.
+    fn missing(&mut self, column: Column, cells: Cells, is_none: bool) -> Option<usize> {
         let key = ColumnKey::from(column);
-        if value.is_none() && self.rows == 0 {
+        if is_none && self.rows == 0 {
             // The buffer of the block before.
             self.columns.retain(|held| held.key != key);
         }
-        if value.is_none() && self.columns.iter().all(|held| held.key != key) {
-            return;
+        if is_none && self.columns.iter().all(|held| held.key != key) {
+            return None;
         }
-        let held = self.column(key, Cells::F32, 1).len() / 4;
-        let missing = (self.rows as usize).saturating_sub(held);
-        self.f32s(column, std::iter::repeat_n(f32::NAN, missing).chain([value.unwrap_or(f32::NAN)]));
+        let held = self.column(key, cells, 1).len() / cells.row_bytes(1).max(1) as usize;
+        Some((self.rows as usize).saturating_sub(held))
     }
 
     /// Declares that `rows` rows of this step and epoch were appended to every column.

@@ -66,6 +66,9 @@ pub enum Column {
     /// Weight `w` of the row's gradient `g` in the curvature `Σ w g gᵀ / Σ w` (f32), in probe blocks. Such rows are no
     /// probes.
     CurvatureWeight = 23,
+    /// What the row's vectors are multiplied by (u8), see [`Preconditioner`](super::Preconditioner), in probe blocks.
+    /// Such rows are the same probes once more.
+    Preconditioner = 24,
     /// Input factor of a layer, possibly folded.
     Input = 32,
     /// Scale of [`Column::Input`] (bf16).
@@ -119,18 +122,29 @@ pub enum Column {
     Abandoned = 73,
     /// Steps of which the log knows nothing (u64), in gap blocks: the training resumed behind the end of the log.
     UnknownSteps = 74,
+    /// The rule by which the optimizer takes the step (u8), see [`UpdateRule`](super::UpdateRule), in step blocks; absent
+    /// or 0 where it was not told.
+    UpdateRule = 75,
     /// Number of a layer in the manifest (u32), in layer-rate blocks.
     Layer = 76,
     /// A layer's learning rate divided by that of the step, from the row's step on (f32), in layer-rate blocks.
     RateFactor = 77,
     /// Whether a layer's parameters change, from the row's step on (u8, 0 or 1), in layer-rate blocks.
     Trained = 78,
+    /// Of Adam, the share `β₁` of the first moment that a step keeps (f32), in step blocks; NaN for other rules.
+    Beta1 = 79,
     /// Number of examples that a check compared (u32), in check blocks.
     Checked = 80,
     /// What a check found (u32), one bit for each [`FindingKind`](super::FindingKind), in check blocks.
     Findings = 81,
     /// Verdict of a check in UTF-8 (u8, one row; its width is the length of the text), in check blocks.
     Text = 82,
+    /// Of Adam, the share `β₂` of the second moment that a step keeps (f32), in step blocks; NaN for other rules.
+    Beta2 = 83,
+    /// Of Adam, `ε`, which is added to the root of the second moment (f32), in step blocks; NaN for other rules.
+    Epsilon = 84,
+    /// Of Adam, how many steps it has taken after this one (u64), in step blocks: `t` of the bias corrections.
+    StepsTaken = 85,
 }
 
 impl Column {
@@ -148,7 +162,7 @@ impl Column {
     /// In [`Column::Label`] and [`Column::Prediction`]: no class. Example: the target is ignored.
     pub const NO_CLASS: u32 = u32::MAX;
 
-    const ALL: [Column; 55] = [
+    const ALL: [Column; 61] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -172,6 +186,7 @@ impl Column {
         Column::PredictionScore,
         Column::ScoredClass,
         Column::CurvatureWeight,
+        Column::Preconditioner,
         Column::Input,
         Column::InputScale,
         Column::Delta,
@@ -198,12 +213,17 @@ impl Column {
         Column::Checksum,
         Column::Abandoned,
         Column::UnknownSteps,
+        Column::UpdateRule,
         Column::Layer,
         Column::RateFactor,
         Column::Trained,
+        Column::Beta1,
         Column::Checked,
         Column::Findings,
         Column::Text,
+        Column::Beta2,
+        Column::Epsilon,
+        Column::StepsTaken,
     ];
 
     /// The column of a number in the file, or `None` for one that a newer version added.

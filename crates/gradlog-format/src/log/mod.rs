@@ -41,7 +41,7 @@ pub use names::{
 pub use prefix::FORMAT_VERSION;
 pub use segment::{SegmentHeader, SEGMENT_HEADER_BYTES};
 pub use storage::{check_size_limit, make_folder, sync_folder, MmapStorage, Storage};
-pub use terms::{Mode, PredictionScore};
+pub use terms::{Mode, Preconditioner, PredictionScore, UpdateRule};
 pub use worker::{AllReduce, WorkerRecord, WORKERS_MAX};
 pub use writer::{LogWriter, ResumePlace, Totals, WriterOptions};
 

@@ -79,6 +79,76 @@ impl std::fmt::Display for PredictionScore {
     }
 }
 
+/// The rule by which an optimizer takes a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum UpdateRule {
+    /// `v ← μv + g + λw`, `w ← w − ηv`.
+    Sgd,
+    /// The same `v`, and `w ← w − η(g + λw + μv)`.
+    NesterovSgd,
+    /// Adam (Kingma and Ba 2015), with the weight decay in the gradient.
+    Adam,
+    /// AdamW (Loshchilov and Hutter 2019), with the weight decay on the weights.
+    AdamW,
+}
+
+impl UpdateRule {
+    /// The number of the rule in the file. 0 means that the optimizer did not tell it.
+    pub fn code(self) -> u8 {
+        match self {
+            UpdateRule::Sgd => 1,
+            UpdateRule::NesterovSgd => 2,
+            UpdateRule::Adam => 3,
+            UpdateRule::AdamW => 4,
+        }
+    }
+
+    /// The rule of a number in the file, or `None` for one that a newer version added.
+    pub fn from_code(code: u8) -> Option<Self> {
+        use UpdateRule::{Adam, AdamW, NesterovSgd, Sgd};
+        [Sgd, NesterovSgd, Adam, AdamW].into_iter().find(|rule| rule.code() == code)
+    }
+
+    /// Whether it has moments, as [`UpdateRule::Adam`] has.
+    pub fn has_moments(self) -> bool {
+        matches!(self, UpdateRule::Adam | UpdateRule::AdamW)
+    }
+}
+
+impl std::fmt::Display for UpdateRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            UpdateRule::Sgd => "SGD",
+            UpdateRule::NesterovSgd => "SGD with Nesterov momentum",
+            UpdateRule::Adam => "Adam",
+            UpdateRule::AdamW => "AdamW",
+        })
+    }
+}
+
+/// What a probe's gradient is multiplied by before it is sketched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Preconditioner {
+    /// `D = 1/(√v̂ + ε)` of Adam's second moments at the time of the probe, element by element. In factored layers `v̂`
+    /// is replaced by the product of its row means and its column means, divided by its mean (Shazeer and Stern 2018,
+    /// arXiv 1804.04235). `D` is 0 where `v̂` is 0.
+    SecondMoments,
+}
+
+impl Preconditioner {
+    /// The number in the file. 0 means none.
+    pub fn code(self) -> u8 {
+        1
+    }
+
+    /// The preconditioner of a number in the file, or `None` for one that a newer version added.
+    pub fn from_code(code: u8) -> Option<Self> {
+        (code == 1).then_some(Self::SecondMoments)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,9 +163,20 @@ mod tests {
                 assert_eq!(score.code(), code);
             }
         }
+        for code in 0..=u8::MAX {
+            if let Some(rule) = UpdateRule::from_code(code) {
+                assert_eq!(rule.code(), code);
+            }
+            if let Some(preconditioner) = Preconditioner::from_code(code) {
+                assert_eq!(preconditioner.code(), code);
+            }
+        }
         let known = |f: fn(u8) -> bool| (0..=u8::MAX).filter(|code| f(*code)).count();
         assert_eq!(known(|code| Mode::from_code(code).is_some()), 2);
         assert_eq!(known(|code| PredictionScore::from_code(code).is_some()), 3);
+        assert_eq!(known(|code| UpdateRule::from_code(code).is_some()), 4);
+        assert_eq!(known(|code| Preconditioner::from_code(code).is_some()), 1);
         assert_eq!(PredictionScore::from_code(0), None, "0 means a loss");
+        assert_eq!(UpdateRule::from_code(0), None, "0 means that nothing was told");
     }
 }

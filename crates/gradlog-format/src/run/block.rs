@@ -69,6 +69,12 @@ impl Block {
         self.kind() == Some(BlockKind::Probes) && self.has(Column::CurvatureWeight)
     }
 
+    /// Whether this is a block of kind Probes whose gradients are multiplied by a preconditioner. They are those of other
+    /// rows once more.
+    pub fn is_preconditioned(&self) -> bool {
+        self.kind() == Some(BlockKind::Probes) && self.has(Column::Preconditioner)
+    }
+
     /// Whether a block like this after an End block means that a recorder resumed the run.
     pub fn reopens_run(&self) -> bool {
         // Recorders and replays both name probe sets. The rows that follow the name tell which it was. A kind that this

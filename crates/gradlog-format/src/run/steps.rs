@@ -4,21 +4,24 @@ use super::block::{Block, United};
 use super::directory::Directory;
 use super::error::ReadError;
 use super::file::SegmentFile;
-use crate::log::{BlockBuilder, BlockHeader, BlockKind, Column, Compressor};
+use crate::log::{BlockBuilder, BlockHeader, BlockKind, Cells, Column, Compressor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The columns of a step that hold floats, with the number that stands for an absent one. For Clip that is 1. For the
 /// others NaN says that nothing was told.
-const FLOATS: [(Column, f32); 4] = [
+const FLOATS: [(Column, f32); 7] = [
     (Column::LearningRate, f32::NAN),
     (Column::Clip, 1.0),
     (Column::Momentum, f32::NAN),
     (Column::WeightDecay, f32::NAN),
+    (Column::Beta1, f32::NAN),
+    (Column::Beta2, f32::NAN),
+    (Column::Epsilon, f32::NAN),
 ];
 
 /// The values of a step in the order of [`FLOATS`]. `None` was not told.
-type Floats = [Option<f32>; 4];
+type Floats = [Option<f32>; 7];
 
 /// A step, made from the rows of the workers so far.
 #[derive(Debug, Clone)]
@@ -28,6 +31,9 @@ struct Step {
     epoch: u32,
     floats: Floats,
     wall_clock_ms: Option<u64>,
+    /// Rule of the optimizer, and its count of steps.
+    rule: Option<u8>,
+    taken: Option<u64>,
     /// Visits whose gradients the step summed, over all workers.
     batch_size: Option<u32>,
 }
@@ -65,6 +71,8 @@ impl StepSums {
         let epochs = optional(block, Column::Epoch, Block::u32s)?;
         let sizes = optional(block, Column::BatchSize, Block::u32s)?;
         let clocks = optional(block, Column::WallClock, Block::u64s)?;
+        let rules = optional(block, Column::UpdateRule, Block::u8s)?;
+        let taken = optional(block, Column::StepsTaken, Block::u64s)?;
         let mut floats = Vec::with_capacity(FLOATS.len());
         for (column, _) in FLOATS {
             floats.push(optional(block, column, Block::f32s)?);
@@ -74,11 +82,13 @@ impl StepSums {
                 rank,
                 epoch: value_in_row(&epochs, row).unwrap_or(0),
                 floats: std::array::from_fn(|i| {
-                    // NaN says that the optimizer of this step did not tell its momentum or weight decay.
-                    let may_be_untold = matches!(FLOATS[i].0, Column::Momentum | Column::WeightDecay);
+                    // NaN says that the optimizer of this step did not tell the number.
+                    let may_be_untold = !matches!(FLOATS[i].0, Column::LearningRate | Column::Clip);
                     value_in_row(&floats[i], row).filter(|value| !(may_be_untold && value.is_nan()))
                 }),
                 wall_clock_ms: value_in_row(&clocks, row),
+                rule: value_in_row(&rules, row).filter(|rule| *rule != 0),
+                taken: value_in_row(&taken, row),
                 batch_size: value_in_row(&sizes, row),
             };
             let Some(step) = self.steps.get_mut(&number) else {
@@ -130,6 +140,13 @@ impl StepSums {
             if steps.iter().any(|(_, step)| step.floats[i].is_some()) {
                 builder.f32s(column, steps.iter().map(|(_, step)| step.floats[i].unwrap_or(absent)));
             }
+        }
+        if steps.iter().any(|(_, step)| step.rule.is_some()) {
+            let rules = steps.iter().map(|(_, step)| step.rule.unwrap_or(0));
+            builder.column(Column::UpdateRule, Cells::U8, 1).extend(rules);
+        }
+        if steps.iter().any(|(_, step)| step.taken.is_some()) {
+            builder.u64s(Column::StepsTaken, steps.iter().map(|(_, step)| step.taken.unwrap_or(0)));
         }
         if steps.iter().any(|(_, step)| step.batch_size.is_some()) {
             builder.u32s(Column::BatchSize, steps.iter().map(|(_, step)| step.batch_size.unwrap_or(0)));

@@ -149,6 +149,8 @@ impl Run {
                     report.visit_epochs = widen(report.visit_epochs, block.epochs());
                 }
                 Some(BlockKind::Probes) if block.is_curvature() => report.curvature += rows,
+                // The same probes once more.
+                Some(BlockKind::Probes) if block.is_preconditioned() => {}
                 Some(BlockKind::Probes) => report.probes += rows,
                 Some(BlockKind::Steps) => report.steps += rows,
                 Some(BlockKind::Sweeps) => report.sweeps += rows,

@@ -2,6 +2,7 @@
 
 use super::seed::draw;
 use gradlog_kernels::simd::vectorized;
+use std::sync::Arc;
 
 /// Keeps the sign stream apart from the shift stream of the same seed.
 const SIGN_STREAM: u64 = 0x5349_474E_5349_474E; // "SIGNSIGN"
@@ -39,6 +40,8 @@ pub struct Fold {
     /// Where coordinates are left out, and how many: see [`Fold::with_gap`].
     gap: (usize, usize),
     outputs: usize,
+    /// What a second sketch behind the first is weighted by: see [`Fold::with_weights`].
+    weights: Option<Arc<[f32]>>,
     shifts: Vec<u32>,
     /// Sign bit of each coordinate, as the top byte of an f32: 0x00 or 0x80.
     signs: Vec<u8>,
@@ -64,7 +67,7 @@ impl Fold {
                 *sign = (((bits >> place) & 1) as u8) << 7;
             }
         }
-        Self { inputs, gap: (inputs, 0), outputs, shifts, signs }
+        Self { inputs, gap: (inputs, 0), outputs, weights: None, shifts, signs }
     }
 
     /// The same, but placed: coordinate `i` is added to bucket `first + i`, with its sign. No two coordinates share a
@@ -91,6 +94,17 @@ impl Fold {
         self
     }
 
+    /// The same, with a second sketch behind the first: that of the vector whose numbers are multiplied by `weights`. So
+    /// [`Fold::outputs`] is twice as many.
+    ///
+    /// # Panics
+    /// If there are not as many weights as coordinates go in.
+    pub fn with_weights(mut self, weights: Arc<[f32]>) -> Self {
+        assert_eq!(weights.len(), self.inputs, "a weight for each coordinate");
+        self.weights = Some(weights);
+        self
+    }
+
     /// How many coordinates go in.
     pub fn inputs(&self) -> usize {
         self.inputs
@@ -98,7 +112,7 @@ impl Fold {
 
     /// How many buckets come out.
     pub fn outputs(&self) -> usize {
-        self.outputs
+        self.outputs * (1 + usize::from(self.weights.is_some()))
     }
 
     /// Adds `S` applied to the coordinates `first..first + values.len()` of a vector into `sketch`.
@@ -108,8 +122,21 @@ impl Fold {
     /// # Panics
     /// If the run passes the last input coordinate or `sketch` is not `outputs` long.
     pub fn add(&self, first: usize, values: &[f32], sketch: &mut [f32]) {
-        assert_eq!(sketch.len(), self.outputs, "the sketch has another length than the fold");
+        assert_eq!(sketch.len(), self.outputs(), "the sketch has another length than the fold");
         assert!(first + values.len() <= self.inputs, "the run passes the end of the gradient");
+        let (plain, weighted) = sketch.split_at_mut(self.outputs);
+        self.add_values(first, values, plain);
+        let Some(weights) = &self.weights else { return };
+        let mut products = [0f32; 512];
+        let weights = weights[first..first + values.len()].chunks(products.len());
+        for (number, (values, weights)) in values.chunks(products.len()).zip(weights).enumerate() {
+            let products = &mut products[..values.len()];
+            products.iter_mut().zip(values.iter().zip(weights)).for_each(|(product, (v, w))| *product = v * w);
+            self.add_values(first + number * 512, products, weighted);
+        }
+    }
+
+    fn add_values(&self, first: usize, values: &[f32], sketch: &mut [f32]) {
         let (at, length) = self.gap;
         let (before, after) = values.split_at(at.saturating_sub(first).min(values.len()));
         self.add_run(first, before, sketch);
@@ -146,7 +173,7 @@ impl Fold {
     /// # Panics
     /// If `values` is longer than the fold's input.
     pub fn apply(&self, values: &[f32]) -> Vec<f32> {
-        let mut sketch = vec![0.0; self.outputs];
+        let mut sketch = vec![0.0; self.outputs()];
         self.add(0, values, &mut sketch);
         sketch
     }

@@ -22,6 +22,16 @@ pub(crate) struct Record {
     pub row: usize,
 }
 
+/// Which rows of probe blocks are read.
+pub(crate) enum Rows<'t> {
+    /// Those of probes.
+    Probes,
+    /// Those of probes that are multiplied by a preconditioner.
+    Preconditioned,
+    /// Those of probes, and rows of curvature: time, record and weight.
+    Weighted(&'t mut (dyn FnMut(u64, Record, f64) + Send)),
+}
+
 /// The wanted probes of one set.
 pub(crate) struct Index {
     pub blocks: Vec<Block>,
@@ -39,17 +49,38 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn build(run: &Run, question: &InfluenceQuestion, progress: &Progress) -> Result<Self, AnalysisError> {
-        Self::read(run, question, None, progress)
+        Self::read(run, question, Rows::Probes, progress)
     }
 
-    /// As [`Index::build`]; `take_weighted` gets the rows of curvature in the set: time, record and weight. Without it
+    /// The same, of the records that are multiplied by a preconditioner. `None` if the run has none of these probes.
+    pub(crate) fn build_preconditioned(
+        run: &Run,
+        question: &InfluenceQuestion,
+        progress: &Progress,
+    ) -> Result<Option<Self>, AnalysisError> {
+        if !run.scan().any(|block| block.is_preconditioned()) {
+            return Ok(None);
+        }
+        match Self::read(run, question, Rows::Preconditioned, progress) {
+            Ok(index) => Ok(Some(index)),
+            Err(AnalysisError::NoSuchProbe { .. } | AnalysisError::NoProbeGradient { .. }) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// As [`Index::build`], of these rows; `take_weighted` gets the rows of curvature in the set: time, record and weight. Without it
     /// these are passed over.
     pub(crate) fn read(
         run: &Run,
         question: &InfluenceQuestion,
-        mut take_weighted: Option<&mut (dyn FnMut(u64, Record, f64) + Send)>,
+        which: Rows<'_>,
         progress: &Progress,
     ) -> Result<Self, AnalysisError> {
+        let wants_preconditioned = matches!(which, Rows::Preconditioned);
+        let mut take_weighted = match which {
+            Rows::Weighted(take) => Some(take),
+            Rows::Probes | Rows::Preconditioned => None,
+        };
         let wanted: Option<BTreeSet<u64>> = match &question.probes {
             // Labels are known at the end alone.
             Probes::All | Probes::Label(_) => None,
@@ -146,7 +177,11 @@ impl Index {
             }
             Ok(())
         };
-        let keep = |block: &Block| matches!(block.kind(), Some(BlockKind::ProbeSet | BlockKind::Probes));
+        let keep = |block: &Block| match block.kind() {
+            Some(BlockKind::ProbeSet) => true,
+            Some(BlockKind::Probes) => block.is_preconditioned() == wants_preconditioned,
+            _ => false,
+        };
         let damage = fold_each(run, progress, keep, |block| read(run, block), fold)?.0;
         index.damage = match misnumbered {
             Some(ReadError::Damaged(damage)) => Some(damage),

@@ -6,7 +6,8 @@ use super::counts::Counts;
 use super::index::Index;
 use super::times::position;
 use crate::influence::products::Scheme;
-use crate::influence::question::InfluenceQuestion;
+use crate::influence::question::{InfluenceQuestion, OptimizerChoice};
+use crate::rows::adam_steps::AdamRates;
 use crate::rows::basis::Uses;
 use crate::rows::driver::{blocks_in_flight, fold_each};
 use crate::rows::gradient::Layout;
@@ -34,6 +35,8 @@ pub struct InfluencePlan<'run> {
     pub(in crate::influence) layout: Layout,
     /// What multiplies the learning rate of each of them: of the factored ones, then of the folded vector.
     pub(in crate::influence) factors: Vec<f32>,
+    /// The rates at which gradients act, if the steps are taken as those of Adam.
+    pub(in crate::influence) adam: Option<AdamRates>,
     /// What is known of the sweeps, if the question is on these.
     pub(in crate::influence) sweeps: Sweeps,
     /// What the answer rests on, but for what it leaves out.
@@ -71,13 +74,26 @@ impl<'run> InfluencePlan<'run> {
     pub(in crate::influence) fn new(run: &'run Run, question: &InfluenceQuestion) -> Result<Self, AnalysisError> {
         let progress = &question.progress;
         let sweeps = Sweeps::find(run, &question.window, Untrained::JoinsIfNamed)?;
-        let index = Index::build(run, question, progress)?;
+        let adam = match question.optimizer {
+            OptimizerChoice::Recorded => AdamRates::read(run)?,
+            OptimizerChoice::PlainSgd => None,
+        };
+        let preconditioned = match &adam {
+            Some(_) => Index::build_preconditioned(run, question, progress)?,
+            None => None,
+        };
+        let adam = adam.filter(|_| preconditioned.is_some());
+        let index = match preconditioned {
+            Some(index) => index,
+            None => Index::build(run, question, progress)?,
+        };
         let layout = index.layout.select_layers(&question.layers, &run.manifest().layers)?;
         let layers = &run.manifest().layers;
         let factors = LayerRates::read(run)?.in_window(run, &question.window, &index.layout, true)?;
         let layout = factors.trained(&layout, "influence")?;
         let factors = factors.of(&layout);
         let basis = Basis::of(run, &question.window, sweeps.rows(), Uses::Steps)?;
+        let basis = if adam.is_some() { basis.with_moments() } else { basis };
         let basis = basis.of_layers(run.manifest(), &layout.layer_numbers(&index.layout, layers));
         let scheme = Scheme::new(&layout, layers, &run.manifest().fold_places(), question.sketch_errors);
         let question = question.clone();
@@ -87,6 +103,7 @@ impl<'run> InfluencePlan<'run> {
             index,
             layout,
             factors,
+            adam,
             sweeps,
             basis,
             scheme,
@@ -193,6 +210,13 @@ impl<'run> InfluencePlan<'run> {
         blocks.map(|block| self.needed_times(times, &block).len()).max().unwrap_or(1).max(1) * blocks_in_flight()
     }
 
+    /// The position of the time that stands for a step.
+    pub(in crate::influence) fn time_of(&self, times: &[u64], step: u64) -> Option<usize> {
+        let first = self.adam.is_some() && !times.is_empty();
+        // Before the first moments there are no others.
+        position(times, step, self.question.time).or(first.then_some(0))
+    }
+
     /// The times, by position, that the visits of a block can need.
     pub(in crate::influence) fn needed_times(&self, times: &[u64], block: &Block) -> Range<usize> {
         let (mut first, mut last) = block.steps();
@@ -202,9 +226,8 @@ impl<'run> InfluencePlan<'run> {
         if self.question.window.is_on_sweeps() {
             return times.partition_point(|time| *time < first)..times.partition_point(|time| *time <= last);
         }
-        let time_at = |step| position(times, step, self.question.time);
-        match time_at(last) {
-            Some(to) if first <= last => time_at(first).unwrap_or(0)..to + 1,
+        match self.time_of(times, last) {
+            Some(to) if first <= last => self.time_of(times, first).unwrap_or(0)..to + 1,
             _ => 0..0,
         }
     }

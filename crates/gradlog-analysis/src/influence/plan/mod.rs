@@ -11,4 +11,3 @@ mod times;
 pub(in crate::influence) use counts::Counts;
 pub use influence_plan::InfluencePlan;
 pub(in crate::influence) use influence_plan::Pass;
-pub(in crate::influence) use times::position;

@@ -1,7 +1,7 @@
 //! What is read of a block of visits: which rows count, their weights, their gradients and their products.
 
 use super::block_visits::{BlockVisits, Dots, Lent};
-use crate::influence::plan::{position, InfluencePlan, Pass};
+use crate::influence::plan::{InfluencePlan, Pass};
 use crate::influence::question::Normalization;
 use crate::rows::gradient::Gradients;
 use crate::rows::reader::{RowReader, WantedGradient};
@@ -53,13 +53,21 @@ impl InfluencePlan<'_> {
         };
         let time_at = |step: u64| match on_sweeps {
             true => pass.times.binary_search(&step).ok(),
-            false => position(&pass.times, step, self.question.time),
+            false => self.time_of(&pass.times, step),
         };
         for row in rows.counting(&mut out.left_out) {
             match time_at(out.steps[row]) {
                 Some(time) => {
                     out.rows.push(row);
-                    out.weights.push(rows.numbers.iter().map(|factor| f64::from(factor[row])).product());
+                    let weight: f64 = rows.numbers.iter().map(|factor| f64::from(factor[row])).product();
+                    out.weights.push(match &self.adam {
+                        // All factors but the first, which is the learning rate.
+                        Some(rates) if !on_sweeps => {
+                            let others: f64 = rows.numbers[1..].iter().map(|factor| f64::from(factor[row])).product();
+                            rates.at(out.steps[row]) * others
+                        }
+                        _ => weight,
+                    });
                     out.times.push(time);
                     out.at_probe_times += u64::from(pass.times[time] == out.steps[row]);
                 }

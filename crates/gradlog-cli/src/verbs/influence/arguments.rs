@@ -4,7 +4,7 @@ use super::method::MethodArguments;
 use crate::arguments::{OutputArguments, WindowArguments, EXIT_CODES};
 use crate::choice::{choice, Choice};
 use clap::{ArgGroup, Args};
-use gradlog_analysis::{InfluenceQuestion, Normalization, ProbeTime, SplitBy, Window};
+use gradlog_analysis::{InfluenceQuestion, Normalization, OptimizerChoice, ProbeTime, SplitBy, Window};
 use std::path::PathBuf;
 
 /// Find the training examples that taught the model its answer to a probe: TracIn, influence functions, the adjoint,
@@ -76,6 +76,9 @@ pub(crate) struct Arguments {
     /// Which of a probe's records is taken for a step (tracin)
     #[arg(long, value_name = "RULE", default_value = "earlier", value_parser = choice::<ProbeTime>())]
     pub(super) probe_time: ProbeTime,
+    /// What the steps are taken for (tracin)
+    #[arg(long, value_name = "STEPS", default_value = "recorded", value_parser = choice::<OptimizerChoice>())]
+    pub(super) optimizer: OptimizerChoice,
     /// TracInCP: take the sweeps at checkpoints instead of the visits; short for `--at sweep`
     #[arg(long, conflicts_with = "at")]
     pub(super) checkpoints: bool,
@@ -103,6 +106,25 @@ impl Choice for ProbeTime {
         match self {
             ProbeTime::Earlier => "the last one taken up to the step; visits before the first are left out",
             _ => "the one taken nearest to the step, before or after",
+        }
+    }
+}
+
+impl Choice for OptimizerChoice {
+    fn all() -> &'static [Self] {
+        &OptimizerChoice::ALL
+    }
+
+    fn word(&self) -> &'static str {
+        self.name()
+    }
+
+    fn help(&self) -> &'static str {
+        match self {
+            OptimizerChoice::Recorded => {
+                "those of Adam and AdamW, if probes were recorded with their second moments; else plain SGD"
+            }
+            _ => "steps of plain SGD",
         }
     }
 }
@@ -147,6 +169,7 @@ impl Arguments {
         let question = InfluenceQuestion::new(&self.probe)
             .window(window.clone())
             .probe_time(self.probe_time)
+            .optimizer(self.optimizer)
             .normalization(self.normalize)
             .layers(&self.layers);
         let question = if self.method.is_tracin() { question.sketch_errors() } else { question };

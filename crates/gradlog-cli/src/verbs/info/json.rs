@@ -70,6 +70,7 @@ impl Contents<'_> {
             "steps": range_value(&summary.steps),
             "recorded_steps": summary.recorded_steps,
             "learning_rates": range_value(&summary.learning_rates),
+            "optimizers": summary.optimizers.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "momentum": range_value(&summary.momentum),
             "weight_decay": range_value(&summary.weight_decay),
             "not_finite": summary.not_finite,

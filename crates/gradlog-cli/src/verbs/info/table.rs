@@ -32,6 +32,7 @@ impl Contents<'_> {
             ("epochs", epoch_words(summary)),
             ("steps", format!("{} ({} recorded)", range_words(&summary.steps), summary.recorded_steps)),
             ("learning rate", range_words(&summary.learning_rates)),
+            ("optimizer", optimizer_words(summary)),
             ("momentum", told_words(&summary.momentum, summary.steps_without_momentum)),
             ("weight decay", told_words(&summary.weight_decay, summary.steps_without_weight_decay)),
             ("duration", duration_words(&summary.wall_clock_ms)),
@@ -166,6 +167,16 @@ fn epoch_words(summary: &RunSummary) -> String {
 
 fn range_words<T: std::fmt::Display>(range: &Option<RangeInclusive<T>>) -> String {
     range.as_ref().map_or("-".into(), |range| format!("{} to {}", range.start(), range.end()))
+}
+
+/// The rules of the steps.
+fn optimizer_words(summary: &RunSummary) -> String {
+    let rules: Vec<String> = summary.optimizers.iter().map(ToString::to_string).collect();
+    if rules.is_empty() {
+        "not told".into()
+    } else {
+        rules.join(", ")
+    }
 }
 
 /// What the optimizer told of its steps, and of how many it did not.

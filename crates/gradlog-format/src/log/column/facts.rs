@@ -1,6 +1,7 @@
 //! What is known of each column: its role, its type, and the columns that belong to it.
 
 use super::{Cells, Column};
+use crate::log::AMENDS_VECTORS;
 
 /// What a column is for. Every column has exactly one role. So the bytes of all roles add up to the bytes of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,7 +109,8 @@ impl Column {
             | Column::Mode
             | Column::PredictionScore
             | Column::ScoredClass
-            | Column::CurvatureWeight => ColumnRole::Probe,
+            | Column::CurvatureWeight
+            | Column::Preconditioner => ColumnRole::Probe,
             Column::Input | Column::InputScale | Column::InputPlaces | Column::InputApart | Column::InputRounding => {
                 ColumnRole::Inputs
             }
@@ -136,7 +138,12 @@ impl Column {
             | Column::Trained
             | Column::Checked
             | Column::Findings
-            | Column::Text => ColumnRole::Run,
+            | Column::Text
+            | Column::UpdateRule
+            | Column::Beta1
+            | Column::Beta2
+            | Column::Epsilon
+            | Column::StepsTaken => ColumnRole::Run,
         }
     }
 
@@ -149,6 +156,8 @@ impl Column {
             | Column::Name
             | Column::Text
             | Column::Trained
+            | Column::UpdateRule
+            | Column::Preconditioner
             | Column::InputRounding
             | Column::DeltaRounding
             | Column::FoldedRounding => Some(Cells::U8),
@@ -173,6 +182,7 @@ impl Column {
             | Column::Abandoned
             | Column::UnknownSteps
             | Column::Visits
+            | Column::StepsTaken
             | Column::Bytes => Some(Cells::U64),
             Column::LearningRate
             | Column::Clip
@@ -191,7 +201,10 @@ impl Column {
             | Column::CurvatureWeight
             | Column::Momentum
             | Column::WeightDecay
-            | Column::RateFactor => Some(Cells::F32),
+            | Column::RateFactor
+            | Column::Beta1
+            | Column::Beta2
+            | Column::Epsilon => Some(Cells::F32),
             Column::InputScale | Column::DeltaScale | Column::FoldedScale => Some(Cells::Bf16),
             Column::Input | Column::Delta | Column::Folded => None,
         }
@@ -205,6 +218,7 @@ impl Column {
             Column::InputPlaces | Column::InputApart => Column::Input as u16,
             Column::DeltaPlaces | Column::DeltaApart => Column::Delta as u16,
             Column::FoldedPlaces | Column::FoldedApart => Column::Folded as u16,
+            Column::Preconditioner => AMENDS_VECTORS,
             _ => 0,
         }
     }

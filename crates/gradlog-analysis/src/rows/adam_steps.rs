@@ -1,0 +1,117 @@
+//! The steps of a run whose optimizer told that it is Adam: at which rate a gradient acts in the end.
+
+use crate::{rows::column, AnalysisError};
+use gradlog_format::log::{BlockKind, Column, UpdateRule};
+use gradlog_format::run::{Block, ReadError, Run};
+use std::collections::BTreeMap;
+
+/// What a step told.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct AdamStep {
+    learning_rate: f64,
+    beta1: f64,
+    /// `t` of the bias correction.
+    taken: u64,
+}
+
+/// Of each step, the rate at which its gradient acts.
+///
+/// The gradient of step `t` enters the first moment, and acts through it at `t` and at the steps after it:
+///
+/// ```text
+/// η_eff(t) = Σ_{s≥t} η_s (1−β₁) β₁^(s−t) / (1−β₁^s)
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct AdamRates(BTreeMap<u64, f64>);
+
+impl AdamRates {
+    /// Reads the steps of a run. `None` unless all of them were steps of Adam or AdamW.
+    pub(crate) fn read(run: &Run) -> Result<Option<Self>, AnalysisError> {
+        let mut steps: BTreeMap<u64, AdamStep> = BTreeMap::new();
+        for block in run.scan().filter(|block| block.kind() == Some(BlockKind::Steps)) {
+            match read_block(&block, &mut steps) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                // Who reads the visits meets the same damage.
+                Err(ReadError::Damaged(_)) => break,
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Ok((!steps.is_empty()).then(|| Self::of(&steps)))
+    }
+
+    fn of(steps: &BTreeMap<u64, AdamStep>) -> Self {
+        let mut rates = BTreeMap::new();
+        // What a unit of the first moment at the later step moves from then on.
+        let mut later: Option<(u64, AdamStep, f64)> = None;
+        for (&number, step) in steps.iter().rev() {
+            let taken = i32::try_from(step.taken).unwrap_or(i32::MAX);
+            let now = step.learning_rate / (1.0 - step.beta1.powi(taken));
+            let kept = match &later {
+                // A count that begins anew is another optimizer, with moments of its own.
+                Some((at, next, moved)) if next.taken > step.taken => {
+                    next.beta1.powi(i32::try_from(at - number).unwrap_or(i32::MAX)) * moved
+                }
+                _ => 0.0,
+            };
+            let moved = now + kept;
+            rates.insert(number, (1.0 - step.beta1) * moved);
+            later = Some((number, *step, moved));
+        }
+        Self(rates)
+    }
+
+    /// `η_eff` of a step; 0 for one whose row is missing.
+    pub(crate) fn at(&self, step: u64) -> f64 {
+        self.0.get(&step).copied().unwrap_or(0.0)
+    }
+}
+
+/// Adds the steps of a block. Returns whether all of them were of Adam.
+fn read_block(block: &Block, steps: &mut BTreeMap<u64, AdamStep>) -> Result<bool, ReadError> {
+    let Some(rules) = column::optional(block, Column::UpdateRule, column::u8s)? else { return Ok(block.rows() == 0) };
+    if !rules.iter().all(|rule| UpdateRule::from_code(*rule).is_some_and(UpdateRule::has_moments)) {
+        return Ok(false);
+    }
+    let numbers = column::u64s(block, Column::Step)?;
+    let rates = column::f32s(block, Column::LearningRate)?;
+    let (Some(betas), Some(taken)) = (
+        column::optional(block, Column::Beta1, column::f32s)?,
+        column::optional(block, Column::StepsTaken, column::u64s)?,
+    ) else {
+        return Ok(false);
+    };
+    for (row, number) in numbers.into_iter().enumerate() {
+        let step = AdamStep { learning_rate: f64::from(rates[row]), beta1: f64::from(betas[row]), taken: taken[row] };
+        if !((0.0..1.0).contains(&step.beta1) && step.taken > 0 && step.learning_rate.is_finite()) {
+            return Ok(false);
+        }
+        steps.insert(number, step);
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(learning_rate: f64, taken: u64) -> AdamStep {
+        AdamStep { learning_rate, beta1: 0.9, taken }
+    }
+
+    #[test]
+    fn a_gradient_acts_at_all_later_steps() {
+        let rate = |t: u64| 0.1 / t as f64;
+        let steps: BTreeMap<u64, AdamStep> = (1..=6).map(|t| (t + 10, step(rate(t), t))).collect();
+        let rates = AdamRates::of(&steps);
+        for t in 1..=6u64 {
+            let right: f64 =
+                (t..=6).map(|s| rate(s) * 0.1 * 0.9f64.powi((s - t) as i32) / (1.0 - 0.9f64.powi(s as i32))).sum();
+            assert!((rates.at(t + 10) - right).abs() < 1e-15, "{t}: {} {right}", rates.at(t + 10));
+        }
+        assert_eq!(rates.at(3), 0.0);
+        // The moments begin anew.
+        let both: BTreeMap<u64, AdamStep> = [(0, step(0.5, 1)), (1, step(0.5, 1))].into();
+        assert!((AdamRates::of(&both).at(0) - 0.5).abs() < 1e-15);
+    }
+}
