@@ -20,10 +20,17 @@ mod methods;
 #[path = "../mnist/model.rs"]
 mod mnist_model;
 mod moved;
+mod one_step;
 mod selection;
 #[path = "../support/mod.rs"]
 mod support;
 mod task;
+#[allow(dead_code)]
+#[path = "../char_lm/text.rs"]
+mod text;
+#[allow(dead_code)]
+#[path = "../char_lm/model.rs"]
+mod transformer;
 
 use anyhow::{bail, Context, Result};
 use clap::{Parser, ValueEnum};
@@ -61,6 +68,9 @@ pub(crate) struct Arguments {
     /// Training images of the logistic regression
     #[arg(long, default_value_t = 1000)]
     logistic_train: usize,
+    /// Steps of the trainings with AdamW of which ten are done again
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(20..))]
+    steps: u64,
     /// Epochs of the logistic regression
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     logistic_epochs: u32,
@@ -119,6 +129,8 @@ enum Experiment {
     Labels,
     /// Half of the training set: accuracy compared with random choice and with all
     Pruning,
+    /// One step of AdamW done again without each example of its batch: MLP, CNN and transformer
+    Optimizers,
 }
 
 fn main() -> Result<()> {
@@ -145,6 +157,7 @@ fn main() -> Result<()> {
             Experiment::Mlp => bench.mlp(),
             Experiment::Labels => bench.labels(),
             Experiment::Pruning => bench.pruning(),
+            Experiment::Optimizers => bench.optimizers(),
         }?;
         // Writes after each experiment, so that a later failure does not lose it.
         if let Some(path) = &arguments.json {

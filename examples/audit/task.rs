@@ -64,7 +64,7 @@ impl Images {
     }
 
     /// Images `[batch, 784]` and labels `[batch]`.
-    fn batch(&self, ids: &[u64]) -> candle_core::Result<(Tensor, Tensor)> {
+    pub fn batch(&self, ids: &[u64]) -> candle_core::Result<(Tensor, Tensor)> {
         let x: Vec<f32> = ids.iter().flat_map(|id| self.pixels(*id)).copied().collect();
         let y: Vec<u32> = ids.iter().map(|id| self.labels[*id as usize]).collect();
         let x = Tensor::from_vec(x, (ids.len(), SIDE * SIDE), &Device::Cpu)?;

@@ -81,7 +81,7 @@ impl Block {
         let key = by_head(self.key.forward(x)?)?;
         let value = by_head(self.value.forward(x)?)?;
         let scale = 1.0 / ((WIDTH / HEADS) as f64).sqrt();
-        let scores = (query.matmul(&key.t()?)? * scale)?.broadcast_add(mask)?;
+        let scores = (query.matmul(&key.t()?)? * scale)?.broadcast_add(&mask.to_dtype(x.dtype())?)?;
         // This one has a backward. That of candle_nn has none.
         let mixed = ops::softmax_last_dim(&scores)?.matmul(&value)?;
         self.mix.forward(&mixed.transpose(1, 2)?.contiguous()?.reshape((batch, positions, WIDTH))?)

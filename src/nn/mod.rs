@@ -55,6 +55,7 @@ pub mod conv;
 pub mod embedding;
 pub mod group_norm;
 pub mod layer_norm;
+pub mod learned_tensor;
 pub mod linear;
 pub mod lora;
 pub mod ops;
@@ -77,6 +78,7 @@ pub use conv::{
 pub use embedding::{embedding, Embedding};
 pub use group_norm::{group_norm, GroupNorm};
 pub use layer_norm::{layer_norm, layer_norm_no_bias, rms_norm, LayerNorm, LayerNormConfig, RmsNorm};
+pub use learned_tensor::{learned_tensor, LearnedTensor};
 pub use linear::{linear, linear_b, linear_no_bias, Linear};
 pub use lora::{lora_linear, lora_linear_no_bias, LoraConfig, LoraLinear};
 pub use rnn::{elman, gru, lstm, Elman, ElmanConfig, GRUConfig, LSTMConfig, GRU, LSTM, RNN};

@@ -70,7 +70,7 @@ macro_rules! loss_methods {
 
             /// Computes candle_nn's mean squared error, `L = mean_i mean_d (o_id − t_id)²`. Outputs and targets have
             /// one shape, `[batch, ...]`. Records the loss and the error norm `‖o − t‖₂` (in the EL2N column); for one
-            /// output also target and output.
+            /// output also target and output. Targets are constants: those with a gradient are refused.
             ///
             /// # Errors
             /// As [`Self::cross_entropy`].

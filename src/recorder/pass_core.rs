@@ -151,9 +151,22 @@ impl<'r> PassCore<'r> {
 
     fn closed_form(&mut self, kind: &Kind, output: &Tensor, target: &Tensor) -> Result<Tensor, RecordError> {
         self.check_first_loss()?;
+        self.check_target(target)?;
         let keep_delta = self.is_recorded() && (self.features.is_some() || self.recorder.has_last_layer());
         let recorded = loss::closed_form(kind, output, target, &self.weighing, &self.upstream, keep_delta)?;
         self.keep_outputs(recorded)
+    }
+
+    /// Refuses a target with a gradient. These losses have none by their target, and candle_nn's have.
+    fn check_target(&self, target: &Tensor) -> Result<(), RecordError> {
+        if !target.track_op() {
+            return Ok(());
+        }
+        Err(self.error(
+            "the targets depend on a variable, so candle_nn's loss would have a gradient by them, and this one has none: if they \
+             are meant as constants, give `targets.detach()` (and compute them before the pass, or under `taps.pause()`); else \
+             compute each example's loss yourself, and give the losses to `pass.losses`",
+        ))
     }
 
     fn check_positions(&self, loss: &str) -> Result<(), RecordError> {

@@ -63,6 +63,7 @@ impl Taps {
     /// The error of `build`.
     pub fn collect<M, E>(build: impl FnOnce() -> Result<M, E>) -> Result<(M, Self), E> {
         let taps = Self::new();
+        taps.registry().collected = true;
         let model = taps.collect_more(build)?;
         Ok((model, taps))
     }

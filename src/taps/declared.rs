@@ -94,9 +94,21 @@ impl Registry {
         self.read_maps();
         self.name_by_variables();
         let mut problems = self.problems.clone();
+        problems.extend(self.find_empty_collection());
         problems.extend(self.find_wrong_map());
         problems.extend(self.mark_frozen());
         problems
+    }
+
+    /// What is wrong if `Taps::collect` found no layer and nothing else is recorded.
+    fn find_empty_collection(&self) -> Option<String> {
+        let is_empty = self.layers.is_empty() && self.built_batch_norms.is_empty() && self.problems.is_empty();
+        (self.collected && is_empty).then(|| {
+            "no layer was built inside `Taps::collect`, so no gradient would be recorded: build the model there, by the \
+             types of `gradlog::nn`. For a model of bare tensors use `nn::learned_tensor`, `taps.tap` with a `Tap` of your \
+             own, or `taps.declare_variables` with `pass.per_example`. `Taps::new()` records outputs alone"
+                .into()
+        })
     }
 
     /// What is wrong with the declared map, if it cannot be the model's.

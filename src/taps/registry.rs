@@ -22,6 +22,8 @@ pub(crate) struct Registry {
     pub built_batch_norms: Vec<String>,
     /// Running means of the declared model's BatchNorm layers, by the layer's name.
     pub running_means: Vec<(String, Var)>,
+    /// Whether [`Taps::collect`](super::Taps::collect) made these taps, so that layers are expected.
+    pub collected: bool,
     pub problems: Vec<String>,
 }
 

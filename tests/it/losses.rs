@@ -233,3 +233,22 @@ fn an_ignored_target_is_no_label() {
     let list = SuspectQuestion::new().compute(&run).unwrap();
     assert!(list.rows.iter().all(|row| row.label.is_none_or(|label| label < 3)));
 }
+
+/// candle_nn's losses have a gradient by their targets. One that is left out would change the training.
+#[test]
+fn a_target_with_a_gradient_is_refused() {
+    let mut recorder = Recorder::disabled();
+    let (z, target) = (logits(&[2, 3], DType::F32), logits(&[2, 3], DType::F32));
+    let probabilities = candle_nn::ops::softmax(target.as_tensor(), 1).unwrap();
+    type Loss = fn(&mut gradlog::Pass<'_>, &Tensor, &Tensor) -> std::result::Result<Tensor, gradlog::RecordError>;
+    let all: [Loss; 3] = [
+        |pass, z, t| pass.mse(z, t),
+        |pass, z, t| pass.cross_entropy(z, t),
+        |pass, z, t| pass.binary_cross_entropy_with_logits(z, t),
+    ];
+    for loss in all {
+        let error = loss(&mut recorder.pass(&[0, 1]).unwrap(), z.as_tensor(), &probabilities).unwrap_err().to_string();
+        assert!(error.contains("targets.detach()"), "{error}");
+        loss(&mut recorder.pass(&[0, 1]).unwrap(), z.as_tensor(), &probabilities.detach()).unwrap();
+    }
+}

@@ -184,8 +184,9 @@ impl Evidence<'_> {
         let worst = self.runs.iter().filter_map(|runs| self.worst(runs)).map(|one| one.relative).fold(0.0, f64::max);
         let text = format!(
             "two equal runs of the batch differ by up to {}: something in the model or the loss is random, such as \
-             dropout. Couplings could not be looked for. Run the check without it: `forward_t(x, false)`, or a drop \
-             rate of 0",
+             dropout or noise that is drawn inside. Couplings could not be looked for. Run the check without it: \
+             `forward_t(x, false)`, a drop rate of 0, or noise that is drawn before the check and given by \
+             `rows.of(&noise)`",
             percent(worst)
         );
         findings.push(Finding::new(FindingKind::Random, Vec::new(), text).with_difference(worst));

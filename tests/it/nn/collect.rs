@@ -272,3 +272,47 @@ fn layers_with_tracing_are_those_of_candle_transformers() {
     assert!(["words.weight", "table.weight", "rms.weight", "norm.bias", "made.weight"].into_iter().all(reached));
     assert!(Embedding::from_weights(noise(1, &[3])).is_err());
 }
+
+#[test]
+fn a_collection_without_layers_is_refused() {
+    let variables = VarMap::new();
+    let build = || builder(&variables).get((2, 3), "weight");
+    let (_, taps) = Taps::collect(build).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let error = Recorder::create(dir.path(), &taps, Config::default()).unwrap_err().to_string();
+    assert!(error.contains("nn::learned_tensor"), "{error}");
+    taps.declare_variables(&variables);
+    Recorder::create(dir.path(), &taps, Config::default()).unwrap().finish().unwrap();
+}
+
+/// A class token beside the words of each example, and positions that are added to all of them.
+#[test]
+fn learned_tensors_are_recorded() {
+    let (variables, dir) = (VarMap::new(), tempfile::tempdir().unwrap());
+    let vb = builder(&variables);
+    let randn = nn::Init::Randn { mean: 0.0, stdev: 1.0 };
+    let ((token, places, head), taps) = Taps::collect(|| -> Result<_> {
+        let token = nn::learned_tensor((1, 4), "cls_token", randn, vb.pp("embed"))?;
+        let places = nn::learned_tensor((4, 4), "positions", randn, vb.pp("embed"))?;
+        Ok((token, places, nn::linear(4, 3, vb.pp("head"))?))
+    })
+    .unwrap();
+    taps.declare_model(&variables);
+    assert!(variables.data().lock().unwrap().contains_key("embed.cls_token"));
+    let forward = |x: &Tensor| {
+        let x = (Tensor::cat(&[&token.forward(x)?, x], 1)? + places.forward(x)?)?.tanh()?;
+        head.forward(&x.sqr()?.mean(1)?)
+    };
+    let mut recorder = Recorder::create(dir.path(), &taps, exact()).unwrap();
+    let (x, y) = (noise(1, &[5, 3, 4]), labels(5));
+    let check = recorder.check_gradients(&variables, &[1, 2, 3, 4, 5], |pass, rows| {
+        pass.cross_entropy(&forward(&rows.of(&x)?)?, &rows.of(&y)?)
+    });
+    let check = check.unwrap();
+    assert!(check.agrees() && check.findings.is_empty(), "{check}");
+    recorder.finish().unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    let names: Vec<&str> = run.manifest().layers.iter().map(|layer| layer.name.as_str()).collect();
+    assert_eq!(names, ["embed.cls_token", "embed.positions", "head"]);
+    assert_eq!(run.manifest().coverage(), Some(1.0));
+}

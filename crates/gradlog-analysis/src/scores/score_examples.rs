@@ -181,6 +181,7 @@ fn missing_error(score: Score, uses: Uses, lacking: &[Column]) -> AnalysisError 
 
 /// What comes with a classification loss alone.
 const CLASSES: &str =
-    "they come with a classification loss: record it with `pass.cross_entropy`, or give the logits to `pass.logits`";
+    "they come with a classification loss: record it with `pass.cross_entropy`, or give the logits to `pass.logits` (error \
+     norms of a regression come with `pass.mse`)";
 /// What every recorder of gradlog writes.
 const NOT_GRADLOG: &str = "every recorder of gradlog writes them, so another program wrote this run";

@@ -21,7 +21,11 @@ impl Contents<'_> {
             (None, false) => "not finished: its recorder was killed, was dropped without `finish` or still writes, or `recover` found no end",
         };
         let coverage = match summary.coverage {
-            Some(share) => format!("{} ({:.1} % of the model)", summary.recorded_parameters, 100.0 * share),
+            // A part is never rounded to the whole.
+            Some(share) if share < 1.0 => {
+                format!("{} ({:.1} % of the model)", summary.recorded_parameters, (100.0 * share).min(99.9))
+            }
+            Some(_) => format!("{} (100.0 % of the model)", summary.recorded_parameters),
             None => format!("{} (the model was not declared)", summary.recorded_parameters),
         };
         let per_visit = summary.bytes_per_visit();
