@@ -16,6 +16,7 @@ use super::replayed_weights::{find_foreign_variables, find_unused_tensors};
 use super::reproduction::{RecordedLosses, Reproduction};
 use super::start::{prepare_taps, start_recorder};
 use crate::ids::IntoIds;
+use crate::step::StepReport;
 use crate::taps::{named_variables, Taps};
 use candle_core::{Device, Tensor};
 use candle_nn::VarMap;
@@ -313,6 +314,8 @@ impl Replay {
             state.step = step;
             state.epoch = epoch;
             state.replayed = Some(Replayed { mode, learning_rate });
+            // Those of other weights.
+            state.moments = None;
         }
     }
 
@@ -323,6 +326,13 @@ impl Replay {
     pub fn probe(&mut self, set: &str, ids: impl IntoIds) -> Result<ProbePass<'_>, RecordError> {
         self.check_loaded()?;
         self.recorder.probe(set, ids)
+    }
+
+    /// Reads the second moments of Adam at the checkpoint: call it after [`Replay::load`], with an optimizer that took up
+    /// the state that was saved beside the checkpoint ([`AdamW::load_state`](crate::optim::AdamW::load_state)). Probes of
+    /// this checkpoint are then also recorded multiplied by `1/(√v̂ + ε)`, as in [`Recorder::read_moments`].
+    pub fn read_moments(&mut self, optimizer: &impl StepReport) {
+        self.recorder.read_moments(optimizer);
     }
 
     /// Begins a pass over training examples at the checkpoint: a part of a sweep. The ids are those of the training.

@@ -3,7 +3,7 @@
 use crate::common::*;
 use candle_nn::Optimizer;
 use gradlog::optim::{AdamConfig, AdamW};
-use gradlog::{Config, Recorder};
+use gradlog::{Config, Recorder, Replay};
 use gradlog_analysis::{InfluenceQuestion, OptimizerChoice, ProbeTime};
 use gradlog_format::run::Run;
 use std::collections::BTreeMap;
@@ -205,4 +205,69 @@ fn probes_without_moments_are_taken_as_plain_sgd() {
     recorder.finish().unwrap();
     let answer = InfluenceQuestion::new("test").compute(&Run::open(dir.path()).unwrap()).unwrap();
     assert!(answer.basis.to_string().contains("plain SGD: AdamW not modeled"), "{}", answer.basis);
+}
+
+/// TracInCP after the fact: the optimizer's state is saved beside each checkpoint.
+#[test]
+fn sweeps_at_checkpoints_use_the_moments_that_were_saved_beside_them() {
+    let (dir, states) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let state = |step: u64| states.path().join(format!("{step}.safetensors"));
+    let model = model();
+    let mut recorder = Recorder::create(dir.path(), &model.taps, exact()).unwrap();
+    let mut optimizer = AdamW::new_lr(model.variables.all_vars(), 0.01).unwrap();
+    let (rate, saved) = (|step: u64| 0.01 / (1.0 + step as f64), [3u64, 6]);
+    for step in 0..6 {
+        if saved.contains(&step) {
+            recorder.checkpoint(&model.variables).unwrap();
+            optimizer.save_state(&model.variables, state(step)).unwrap();
+        }
+        optimizer.set_learning_rate(rate(step));
+        let ids = [step, step + 3, step + 6];
+        let data = model.examples.select(&ids);
+        let mut pass = recorder.pass(&ids).unwrap();
+        let loss = pass.cross_entropy(&model.logits(&data.x).unwrap(), &data.y).unwrap();
+        pass.backward_step(&mut optimizer, &loss).unwrap();
+    }
+    recorder.checkpoint(&model.variables).unwrap();
+    optimizer.save_state(&model.variables, state(6)).unwrap();
+    recorder.finish().unwrap();
+
+    let ids: Vec<u64> = (0..EXAMPLES as u64).collect();
+    let mut truth = vec![vec![0.0; PROBES]; EXAMPLES];
+    let mut replay = Replay::open(dir.path(), &model.taps, exact()).unwrap();
+    for (checkpoint, step) in replay.checkpoints().iter().zip(saved) {
+        replay.load(checkpoint, &model.variables).unwrap();
+        let mut optimizer = AdamW::new_lr(model.variables.all_vars(), 0.01).unwrap();
+        optimizer.load_state(&model.variables, state(step)).unwrap();
+        replay.read_moments(&optimizer);
+        let mut pass = replay.probe("test", &[0, 1]).unwrap();
+        pass.cross_entropy(&model.logits(&model.probes.x).unwrap(), &model.probes.y).unwrap().backward().unwrap();
+        pass.commit().unwrap();
+        let mut pass = replay.sweep(&ids).unwrap();
+        pass.cross_entropy(&model.logits(&model.examples.x).unwrap(), &model.examples.y).unwrap().backward().unwrap();
+        pass.commit().unwrap();
+        let tensors = candle_core::safetensors::load(state(step), &candle_core::Device::Cpu).unwrap();
+        let names: Vec<String> = model.named().into_keys().collect();
+        let second = names.iter().map(|name| {
+            let v = numbers(&tensors[&format!("second_moment/{name}")]);
+            // The correction of β₂ = 0.999 in the place of the other test's.
+            let correction = (1.0 - BETAS.1.powi(step as i32)) / (1.0 - 0.999f64.powi(step as i32));
+            (name.clone(), v.into_iter().map(|v| f64::from(v) * correction).collect())
+        });
+        let metric = preconditioner(&second.collect(), step);
+        for probe in 0..PROBES {
+            let own = gradient(&model, &model.probes, probe);
+            for (id, scores) in truth.iter_mut().enumerate() {
+                scores[probe] += rate(step - 1) * product(&gradient(&model, &model.examples, id), Some(&metric), &own);
+            }
+        }
+    }
+    replay.finish().unwrap();
+    let answer = InfluenceQuestion::new("test").sweeps().compute(&Run::open(dir.path()).unwrap()).unwrap();
+    assert!(answer.variant().contains("AdamW, second moments of the probe's time"), "{}", answer.variant());
+    for probe in 0..PROBES {
+        let got = influence_by_example(&answer, probe, EXAMPLES);
+        let want: Vec<f32> = truth.iter().map(|scores| scores[probe] as f32).collect();
+        assert!(relative_error(&got, &want) < 1e-3, "{probe}: {}", relative_error(&got, &want));
+    }
 }
