@@ -19,10 +19,7 @@ pub(super) struct LogState {
     rows: RowMaker,
     rates_told: RatesTold,
     visits: BlockBuilder,
-    probes: BlockBuilder,
-    /// The same probes once more, preconditioned.
-    preconditioned: BlockBuilder,
-    sweeps: BlockBuilder,
+    asked: AskedRows,
     steps: BlockBuilder,
     /// Rows of the incomplete step, which have no learning rate yet. There is one builder for each set of columns.
     /// Between steps one empty builder may remain.
@@ -32,6 +29,29 @@ pub(super) struct LogState {
     /// Since when rows wait that are not in the log.
     waiting_since: Option<Instant>,
     synced: Instant,
+}
+
+/// Rows that wait and take part in no step.
+struct AskedRows {
+    probes: BlockBuilder,
+    /// The same probes once more, preconditioned.
+    preconditioned: BlockBuilder,
+    sweeps: BlockBuilder,
+}
+
+impl AskedRows {
+    fn new() -> Self {
+        let [probes, preconditioned] = [BlockKind::Probes; 2].map(BlockBuilder::new);
+        Self { probes, preconditioned, sweeps: BlockBuilder::new(BlockKind::Sweeps) }
+    }
+
+    fn builder_of(&mut self, batch: &Batch) -> &mut BlockBuilder {
+        match batch.kind {
+            PassKind::Sweep => &mut self.sweeps,
+            _ if batch.is_preconditioned() => &mut self.preconditioned,
+            _ => &mut self.probes,
+        }
+    }
 }
 
 impl LogState {
@@ -47,9 +67,7 @@ impl LogState {
             rows,
             rates_told,
             visits: BlockBuilder::new(BlockKind::Visits),
-            probes: BlockBuilder::new(BlockKind::Probes),
-            preconditioned: BlockBuilder::new(BlockKind::Probes),
-            sweeps: BlockBuilder::new(BlockKind::Sweeps),
+            asked: AskedRows::new(),
             steps: BlockBuilder::new(BlockKind::Steps),
             open: Vec::new(),
             shared,
@@ -86,7 +104,7 @@ impl LogState {
                     Some(StepEnd::Void) => self.drop_open_rows(),
                     None => {}
                 }
-                if self.visits.rows() + self.probes.rows() + self.steps.rows() + self.sweeps.rows() > 0 {
+                if self.visits.rows() + self.asked.probes.rows() + self.steps.rows() + self.asked.sweeps.rows() > 0 {
                     self.waiting_since.get_or_insert_with(Instant::now);
                 }
                 if self.is_full() {
@@ -118,7 +136,7 @@ impl LogState {
     }
 
     fn is_full(&self) -> bool {
-        let builders = [&self.visits, &self.probes, &self.preconditioned, &self.steps, &self.sweeps];
+        let builders = [&self.visits, &self.asked.probes, &self.asked.preconditioned, &self.steps, &self.asked.sweeps];
         builders.iter().any(|builder| builder.rows() >= self.config.block_rows)
             || builders.iter().map(|builder| builder.raw_bytes()).sum::<usize>() >= self.config.block_bytes
     }
@@ -163,28 +181,16 @@ impl LogState {
             }
             return Ok(());
         }
-        let builder = self.builder_of(&batch);
+        let builder = self.asked.builder_of(&batch);
         // A replay takes its checkpoints in any order, and the rows of a block are ordered by step.
         let is_other_step = batch.replayed.is_some() && builder.steps().is_some_and(|(_, last)| last != batch.step);
         if is_other_step || !builder.prepare(&keys) {
             self.write_all()?;
         }
-        let builder = match batch.kind {
-            PassKind::Sweep => &mut self.sweeps,
-            _ if batch.is_preconditioned() => &mut self.preconditioned,
-            _ => &mut self.probes,
-        };
+        let builder = self.asked.builder_of(&batch);
         builder.prepare(&keys);
         self.rows.push(batch, builder)?;
         Ok(())
-    }
-
-    fn builder_of(&mut self, batch: &Batch) -> &mut BlockBuilder {
-        match batch.kind {
-            PassKind::Sweep => &mut self.sweeps,
-            _ if batch.is_preconditioned() => &mut self.preconditioned,
-            _ => &mut self.probes,
-        }
     }
 
     /// Writes a checkpoint's row. All earlier rows go to the log first, and the log is synced, as the checkpoint's file
@@ -290,11 +296,11 @@ impl LogState {
     /// Appends all rows of complete steps, and probes. Probes go first: a probe at a step was taken before the step's
     /// visits.
     fn write_all(&mut self) -> Result<(), RecordError> {
-        let probes = u64::from(self.probes.rows());
-        self.writer.append(&mut self.probes).map_err(wrap_log_error)?;
+        let probes = u64::from(self.asked.probes.rows());
+        self.writer.append(&mut self.asked.probes).map_err(wrap_log_error)?;
         self.shared.lock_progress().probes += probes;
-        self.writer.append(&mut self.preconditioned).map_err(wrap_log_error)?;
-        self.writer.append(&mut self.sweeps).map_err(wrap_log_error)?;
+        self.writer.append(&mut self.asked.preconditioned).map_err(wrap_log_error)?;
+        self.writer.append(&mut self.asked.sweeps).map_err(wrap_log_error)?;
         self.writer.append(&mut self.steps).map_err(wrap_log_error)?;
         let before = self.writer.written_bytes();
         let rows = u64::from(self.visits.rows());
