@@ -30,13 +30,16 @@ impl Recorder {
     /// As [`Recorder::pass`]; also [`RecordError::Pass`] for a wrong name, and the failure of the background thread
     /// when a set is first named.
     pub fn probe(&mut self, set: &str, ids: impl IntoIds) -> Result<ProbePass<'_>, RecordError> {
+        let mut pass = self.plain_probe(set, ids)?;
+        pass.core.precondition()?;
+        Ok(pass)
+    }
+
+    /// The same, without a second record in Adam's metric.
+    pub(super) fn plain_probe(&mut self, set: &str, ids: impl IntoIds) -> Result<ProbePass<'_>, RecordError> {
         let ids = self.read_ids(ids)?;
         match self.probe_set(set) {
-            Ok(number) => {
-                let mut core = self.begin(ids, PassKind::Probe { set: number })?;
-                core.precondition()?;
-                Ok(ProbePass::new(core))
-            }
+            Ok(number) => Ok(ProbePass::new(self.begin(ids, PassKind::Probe { set: number })?)),
             Err(error) if self.state.as_mut().is_some_and(|state| state.goes_on_after(&error)) => {
                 // The set has no number in the log, so the log cannot hold its probes.
                 Ok(ProbePass::new(PassCore::new(self, 0, ids, PassKind::Probe { set: 0 })))

@@ -102,7 +102,7 @@ impl<'r> CurvaturePass<'r> {
             return Ok(CurvatureRows::default());
         }
         let (seed, step) = (self.recorder.seed(), self.recorder.step());
-        let mut first = self.recorder.probe(&self.set, &self.ids)?;
+        let mut first = self.recorder.plain_probe(&self.set, &self.ids)?;
         let logits = forward(&mut first, &self.ids)?;
         let probabilities = probabilities(&logits, self.ids.len()).map_err(|what| first.core.error(what))?;
         let batches = match self.labels {
@@ -122,7 +122,7 @@ impl<'r> CurvaturePass<'r> {
         let mut mass = 0.0;
         for batch in batches {
             let ids: Vec<u64> = batch.places.iter().map(|place| self.ids[*place]).collect();
-            let mut pass = self.recorder.probe(&self.set, &ids)?;
+            let mut pass = self.recorder.plain_probe(&self.set, &ids)?;
             pass.reduction(Reduction::Sum);
             let logits = forward(&mut pass, &ids)?;
             let labels = Tensor::from_vec(batch.labels, ids.len(), logits.device())?;

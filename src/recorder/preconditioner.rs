@@ -58,8 +58,12 @@ impl Recorder {
     /// probe is recorded.
     ///
     /// It does nothing for an optimizer without second moments ([`StepReport::second_moments`]).
+    ///
+    /// # Cost
+    /// A handle to each moment. While probes are recorded, 5 bytes for each parameter of the layers that are recorded as
+    /// sums over positions, and for a moment 8 for each of the largest layer.
     pub fn read_moments(&mut self, optimizer: &impl StepReport) {
-        let Some(state) = &mut self.state else { return };
+        let Some(state) = self.state.as_mut().filter(|state| !state.layers.is_empty()) else { return };
         state.moments = Moments::of(optimizer);
     }
 
@@ -126,6 +130,11 @@ impl Preconditioner {
             let Some(moments) = read_layer(state, layer, second, step)? else { return Ok(None) };
             factors
                 .push(layer.spec.factors.map(|(inputs, outputs)| FactorScales::new(&moments, inputs, outputs, step)));
+            // A layer that is recorded by factors stays so, and needs no weights.
+            if state.forms[folds.len()] == Some(Form::Factored) {
+                folds.push(fold.clone());
+                continue;
+            }
             let weights = moments.iter().map(|v| inverse_root(*v, step.epsilon)).collect::<Vec<f32>>();
             folds.push(Arc::new(fold.with_preconditioned(weights.into(), shared.clone())));
         }
@@ -134,10 +143,14 @@ impl Preconditioner {
 
     /// Takes the preconditioned record out of a batch: what is left in it is the plain one.
     fn split(&self, batch: &mut Batch) -> Result<Batch> {
-        let rows = batch.ids.len();
+        let (rows, buckets) = (batch.ids.len(), self.shared.buckets());
         let mut layers = Vec::with_capacity(batch.layers.len());
         for own in &mut batch.layers {
-            let fold = self.folds[own.layer].get();
+            let fold = || match self.folds[own.layer].get() {
+                fold if fold.outputs() == 2 * buckets => Ok(fold),
+                // Recorded by factors before, which a run keeps.
+                _ => candle_core::bail!("a factored layer gave sums: please report this as a bug in gradlog"),
+            };
             let taken = std::mem::replace(&mut own.gradients, Gradients::Zero);
             let (plain, scaled) = match taken {
                 Gradients::Factored { input, delta } => {
@@ -149,13 +162,13 @@ impl Preconditioner {
                     (Gradients::Factored { input, delta }, scaled)
                 }
                 Gradients::Zero => (Gradients::Zero, Gradients::Zero),
-                Gradients::Folded(folded) => split_sketches(folded, fold.outputs() / 2),
+                Gradients::Folded(folded) => fold().map(|_| split_sketches(folded, buckets))?,
                 Gradients::Uses { layer, uses } => {
                     let uses =
                         uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<Vec<PerExample>>>()?;
-                    split_sketches(fold_uses(&uses, fold, rows)?, fold.outputs() / 2)
+                    split_sketches(fold_uses(&uses, fold()?, rows)?, buckets)
                 }
-                Gradients::Given(given) => split_sketches(fold_uses(&given, fold, rows)?, fold.outputs() / 2),
+                Gradients::Given(given) => split_sketches(fold_uses(&given, fold()?, rows)?, buckets),
             };
             own.gradients = plain;
             layers.push(LayerGradients { layer: own.layer, weighted: own.weighted, gradients: scaled });

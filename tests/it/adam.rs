@@ -5,7 +5,8 @@ use candle_nn::Optimizer;
 use gradlog::optim::{AdamConfig, AdamW};
 use gradlog::{Config, Recorder, Replay};
 use gradlog_analysis::{InfluenceQuestion, OptimizerChoice, ProbeTime};
-use gradlog_format::run::Run;
+use gradlog_format::log::BlockKind;
+use gradlog_format::run::{Block, Run};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -186,6 +187,28 @@ fn a_run_of_adamw_says_so_in_the_command_and_the_adjoint_is_refused() {
     assert!(info.out.contains("AdamW"), "{}", info.out);
     let verified = gradlog(&["verify", run]);
     assert!(verified.out.contains("probe visits  10"), "{}", verified.out);
+}
+
+/// Rows of curvature are no probes, and have no second record.
+#[test]
+fn curvature_is_not_recorded_in_the_metric_of_adam() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model();
+    let mut optimizer = AdamW::new_lr(model.variables.all_vars(), 0.01).unwrap();
+    let mut recorder = Recorder::create(dir.path(), &model.taps, exact()).unwrap();
+    let data = model.examples.select(&[0, 1]);
+    let mut pass = recorder.pass(&[0, 1]).unwrap();
+    let loss = pass.cross_entropy(&model.logits(&data.x).unwrap(), &data.y).unwrap();
+    pass.backward_step(&mut optimizer, &loss).unwrap();
+    model.record_probes(&mut recorder, "test", &[0, 1]);
+    let curvature = recorder.curvature("fisher", &[3, 4]).unwrap();
+    curvature.cross_entropy(|_, ids| model.logits(&model.examples.select(ids).x)).unwrap();
+    recorder.finish().unwrap();
+    let probes = blocks(dir.path(), BlockKind::Probes);
+    let rows = |want: fn(&Block) -> bool| probes.iter().filter(|block| want(block)).map(Block::rows).sum::<usize>();
+    assert_eq!(rows(|block| block.is_preconditioned() && !block.is_curvature()), 2);
+    assert_eq!(rows(|block| block.is_preconditioned() && block.is_curvature()), 0);
+    assert!(rows(|block| block.is_curvature()) >= 2);
 }
 
 /// Without the moments there is no metric: the answer says that it takes the steps as plain SGD.

@@ -204,7 +204,12 @@ impl Influence {
         match self.normalization {
             Normalization::None => {}
             Normalization::Cosine => words.push_str("; cosine: each gradient at unit length"),
-            Normalization::Relatif => words.push_str("; RelatIF: divided by the root of self-influence"),
+            Normalization::Relatif => {
+                words.push_str("; RelatIF: divided by the root of self-influence");
+                if self.basis.optimizer.as_ref().is_some_and(|model| model.models_moments) {
+                    words.push_str(" in the metric of plain SGD");
+                }
+            }
         }
         if !self.layers.is_empty() {
             words.push_str(&format!("; of these layers alone: {}", self.layers.join(", ")));

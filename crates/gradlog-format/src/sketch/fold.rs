@@ -183,6 +183,23 @@ impl Fold {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_second_sketch_is_that_of_the_weighted_vector() {
+        let values: Vec<f32> = (0..1500).map(|i| (i as f32 * 0.7).sin()).collect();
+        let weights: Vec<f32> = (0..1500).map(|i| (i % 7) as f32).collect();
+        let products: Vec<f32> = values.iter().zip(&weights).map(|(v, w)| v * w).collect();
+        let plain = Fold::new(5, 1600, 64).with_gap(700, 100);
+        let both = plain.clone().with_weights(weights.into());
+        assert_eq!((both.inputs(), both.outputs()), (1500, 128));
+        let mut sketch = vec![0.0; 128];
+        for (number, piece) in values.chunks(400).enumerate() {
+            both.add(number * 400, piece, &mut sketch);
+        }
+        for (made, right) in sketch.iter().zip(plain.apply(&values).iter().chain(&plain.apply(&products))) {
+            assert!((made - right).abs() < 1e-4, "{made} {right}");
+        }
+    }
+
     /// The definition, one coordinate at a time.
     fn naive(seed: u64, values: &[f32], m: usize) -> Vec<f32> {
         let mut out = vec![0.0; m];
