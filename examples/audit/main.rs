@@ -68,9 +68,12 @@ pub(crate) struct Arguments {
     /// Training images of the logistic regression
     #[arg(long, default_value_t = 1000)]
     logistic_train: usize,
-    /// Steps of the trainings with AdamW of which ten are done again
+    /// Steps of the trainings with AdamW
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(20..))]
     steps: u64,
+    /// How many of these steps are done again, spread over the training
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    measured: u64,
     /// Epochs of the logistic regression
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     logistic_epochs: u32,

@@ -16,9 +16,7 @@ use gradlog_format::run::Run;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Steps that are done again, spread over the training.
-const MEASURED: usize = 10;
-/// Steps before the first of them: the second moments of the very first steps are those of one batch.
+/// Steps before the first that is done again: the second moments of the very first steps are those of one batch.
 const FIRST: usize = 5;
 const PROBES: usize = 20;
 const LEARNING_RATE: f64 = 1e-3;
@@ -37,6 +35,8 @@ struct Subject<'a> {
     examples: usize,
     batch_size: usize,
     steps: usize,
+    /// How many of them are done again.
+    measured: usize,
     train: &'a Batch<'a>,
     probes: &'a Batch<'a>,
 }
@@ -49,21 +49,22 @@ impl Bench<'_> {
         let text =
             text::Text::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/text/paradise-lost.txt"))?;
         let (passages, held_out) = text.split();
+        let (steps, measured) = (self.arguments.steps as usize, self.arguments.measured as usize);
         let batch_of = |ids: &[u64]| Ok(images.batch(ids)?);
         let probes_of = |ids: &[u64]| Ok(probes.batch(ids)?);
-        let subject = |name, build, batch_size, steps| Subject {
+        let subject = |name, build| Subject {
             name,
             build,
             classes: 10,
             examples: images.len(),
-            batch_size,
+            batch_size: 64,
             steps,
+            measured,
             train: &batch_of,
             probes: &probes_of,
         };
-        let steps = self.arguments.steps as usize;
-        self.one_step(&subject("adamw-step-mlp", build_mlp, 64, steps))?;
-        self.one_step(&subject("adamw-step-cnn", build_cnn, 64, steps))?;
+        self.one_step(&subject("adamw-step-mlp", build_mlp))?;
+        self.one_step(&subject("adamw-step-cnn", build_cnn))?;
         self.one_step(&Subject {
             name: "adamw-step-transformer",
             build: build_transformer,
@@ -71,6 +72,7 @@ impl Bench<'_> {
             examples: passages.len(),
             batch_size: 32,
             steps,
+            measured,
             train: &|ids| text.batch(ids.iter().map(|id| &passages[*id as usize]), &Device::Cpu),
             probes: &|ids| text.batch(ids.iter().map(|id| &held_out[*id as usize]), &Device::Cpu),
         })
@@ -167,8 +169,8 @@ fn train(subject: &Subject<'_>, seed: u64, folder: &Path) -> Result<Vec<Redone>>
     let mut recorder = Recorder::create(folder.join("run"), &taps, Config { seed, ..Config::default() })?;
     let double = Double::new(subject)?;
     let state = folder.join("optimizer.safetensors");
-    let measured: Vec<usize> =
-        (0..MEASURED).map(|n| FIRST + n * (subject.steps.saturating_sub(FIRST + 1)) / (MEASURED - 1)).collect();
+    let place = |n: usize| FIRST + n * (subject.steps - FIRST - 1) / (subject.measured - 1).max(1);
+    let measured: Vec<usize> = (0..subject.measured).map(place).collect();
     let mut redone = Vec::new();
     let bar = make_bar(subject.name, measured.len() as u64);
     let batches = (0..).flat_map(|epoch| support::batches(subject.examples, subject.batch_size, seed, epoch));
