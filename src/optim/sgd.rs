@@ -105,14 +105,14 @@ impl std::fmt::Debug for Sgd {
     }
 }
 
-/// Reports learning rate, momentum, weight decay, and the rates of parameter groups. Nesterov momentum and dampening
-/// are not SGD's plain momentum, so the momentum counts as not told then.
+/// Reports the rule, learning rate, momentum, weight decay, and the rates of parameter groups. With dampening, rule and
+/// momentum count as not told.
 impl StepReport for Sgd {
     fn step_info(&self) -> StepInfo {
         let SgdConfig { learning_rate, momentum, weight_decay, dampening, nesterov } = self.config;
         let mut info = StepInfo::new(learning_rate).variable_rates(own_rates(&self.parameters, learning_rate));
         info.weight_decay = common_decay(&self.parameters, weight_decay);
-        info.momentum = (!nesterov && dampening == 0.0).then_some(momentum);
+        info.momentum = (dampening == 0.0).then_some(momentum);
         info.rule = (dampening == 0.0).then_some(if nesterov { StepRule::NesterovSgd } else { StepRule::Sgd });
         info
     }

@@ -3,8 +3,8 @@
 use crate::visits::{Visit, WIDTHS};
 use gradlog_format::log::{
     segment_path, worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, FindingKind,
-    LayerRecord, LogError, LogWriter, Manifest, Mode, ResumePlace, SegmentHeader, Totals, WorkerRecord, WriterOptions,
-    NO_LAYER,
+    LayerRecord, LogError, LogWriter, Manifest, Mode, ResumePlace, SegmentHeader, Totals, UpdateRule, WorkerRecord,
+    WriterOptions, NO_LAYER,
 };
 use gradlog_format::run::Run;
 use gradlog_format::sketch::{Encoding, SketchConfig};
@@ -228,12 +228,20 @@ impl Synthetic {
 
     /// Optimizer steps: number, learning rate, momentum, weight decay.
     pub fn optimizer(&mut self, steps: &[(u64, f32, f32, f32)]) {
+        self.optimizer_of(steps, None);
+    }
+
+    /// The same, with the rule of the steps.
+    pub fn optimizer_of(&mut self, steps: &[(u64, f32, f32, f32)], rule: Option<UpdateRule>) {
         let mut b = BlockBuilder::new(BlockKind::Steps);
         b.u64s(Column::Step, steps.iter().map(|s| s.0));
         b.u32s(Column::Epoch, steps.iter().map(|_| 0));
         b.f32s(Column::LearningRate, steps.iter().map(|s| s.1));
         b.f32s(Column::Momentum, steps.iter().map(|s| s.2));
         b.f32s(Column::WeightDecay, steps.iter().map(|s| s.3));
+        if let Some(rule) = rule {
+            b.column(Column::UpdateRule, Cells::U8, 1).extend(steps.iter().map(|_| rule.code()));
+        }
         for step in steps {
             b.advance(1, step.0, 0);
         }

@@ -19,6 +19,7 @@ use crate::vectors::flatten::{Flat, Region};
 use crate::vectors::walk::Visit;
 use crate::Progress;
 use crate::{AnalysisError, Curvature, EstimateDetails, Influence, LeftOut};
+use gradlog_format::log::UpdateRule;
 use gradlog_format::run::Block;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use gradlog_kernels::simd::squared_norm_f64;
@@ -86,8 +87,11 @@ struct Unrolled<'a> {
     started: Vec<bool>,
     /// Derivative of the final loss by the weights before the step at hand.
     a: Vec<Vec<f32>>,
-    /// Derivative of the final loss by the momentum buffer after it.
+    /// Derivative of the final loss by the momentum buffer after it. During a step, that by the step's gradient: it is the
+    /// same, unless Nesterov's step also takes the gradient itself.
     b: Vec<Vec<f32>>,
+    /// In a step with Nesterov momentum, what the gradient's derivative has beyond that of the buffer, negated.
+    direct: Vec<Vec<f32>>,
     /// The step at hand, its momentum, and the summed weight of its visits.
     step: Option<u64>,
     momentum: f32,
@@ -140,11 +144,19 @@ impl Unrolled<'_> {
         self.steps_without_weight_decay += u64::from(told.1.is_none());
         // What was not told is taken as 0.
         let (momentum, decay) = (told.0.unwrap_or(0.0), told.1.unwrap_or(0.0));
+        let is_nesterov = record.and_then(|record| record.rule) == Some(UpdateRule::NesterovSgd);
         let mut finite = rate.is_finite() && decay.is_finite();
+        self.direct.clear();
         for (number, (a, b)) in self.a.iter_mut().zip(&mut self.b).enumerate() {
             let rate = rate * self.factors[number];
+            // `w ← w − η(d + μv)` in the place of `w ← w − ηv`.
+            let of_buffer = if is_nesterov { rate * momentum } else { rate };
+            if is_nesterov {
+                self.direct.push(a.iter().map(|a| rate * a).collect());
+            }
+            let direct = if is_nesterov { rate } else { 0.0 };
             for (a, b) in a.iter_mut().zip(b) {
-                *b -= rate * *a;
+                *b -= (of_buffer + direct) * *a;
                 *a += decay * *b;
                 finite &= a.is_finite() && b.is_finite();
             }
@@ -193,6 +205,11 @@ impl Unrolled<'_> {
                 }
             }
         }
+        // The buffer of the step before has a part in this one, the gradient has none.
+        for (b, direct) in self.b.iter_mut().zip(&self.direct) {
+            b.iter_mut().zip(direct).for_each(|(b, direct)| *b += direct);
+        }
+        self.direct.clear();
         let momentum = self.momentum;
         self.b.iter_mut().flatten().for_each(|b| *b *= momentum);
         Ok(())
@@ -267,6 +284,7 @@ pub(super) fn pass(
         started: vec![false; count],
         a: zeros(),
         b: zeros(),
+        direct: Vec::new(),
         step: None,
         momentum: 0.0,
         weight: 0.0,

@@ -89,12 +89,13 @@ impl Story {
             Ok(())
         })?;
         story.damage = damage.or_else(|| subject.index.damage.clone());
-        let other = |rule: &UpdateRule| *rule != UpdateRule::Sgd;
+        let other = |rule: &UpdateRule| !matches!(rule, UpdateRule::Sgd | UpdateRule::NesterovSgd);
         if let Some(rule) = story.steps.values().filter_map(|step| step.rule).find(other) {
             return Err(AnalysisError::OutOfRange {
                 what: "the optimizer",
                 given: rule.to_string(),
-                range: "SGD with or without momentum and weight decay, which the adjoint models".into(),
+                range: "SGD with or without momentum, Nesterov momentum and weight decay, which the adjoint models"
+                    .into(),
             });
         }
         if let Curvature::Set(name) = &subject.asked.curvature {

@@ -80,14 +80,14 @@ impl Subject<'_> {
         let uses = if estimate.method == Method::Adjoint { Uses::Steps } else { Uses::Gradients };
         let mut basis = Basis::of(self.run, window, BasisRows::Visits, uses)?;
         // The adjoint walks back over all steps, whatever the window of the visits.
-        basis.optimizer = basis.optimizer.map(|_| OptimizerModel {
+        basis.optimizer = basis.optimizer.map(|model| OptimizerModel {
             models_momentum: true,
             steps: estimate.steps,
             steps_without_momentum: estimate.steps_without_momentum,
             steps_without_weight_decay: estimate.steps_without_weight_decay,
             momentum: estimate.momentum,
             weight_decay: estimate.weight_decay,
-            rule: None,
+            rule: model.rule,
             models_moments: false,
         });
         Ok(basis)

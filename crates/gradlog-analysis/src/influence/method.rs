@@ -48,8 +48,11 @@ pub enum Method {
     /// ```
     ///
     /// With `μ = 0` and the visits' own gradients as curvature it is DVEmb (Wang et al. 2024, arXiv 2412.09538). The
-    /// probe is taken at its last time, and visits from then on do not count. Nesterov momentum, dampening and
-    /// Adam are not modelled.
+    /// probe is taken at its last time, and visits from then on do not count.
+    ///
+    /// With Nesterov momentum, `w ← w − η(d + μv)` with `d = clip·Σ c_i g_i + λw`: then `b ← b − η_t μ_t·a`, and
+    /// `b − η_t·a` stands for `b` in the two lines of the score and of `a`. Adam is refused, and dampening is not
+    /// modeled.
     Adjoint,
 }
 

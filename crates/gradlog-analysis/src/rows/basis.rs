@@ -302,6 +302,7 @@ impl fmt::Display for OptimizerModel {
         }
         let untold = self.steps_without_momentum.max(self.steps_without_weight_decay);
         let (no_momentum, no_decay) = (self.steps_without_momentum == steps, self.steps_without_weight_decay == steps);
+        let nesterov = if self.rule == Some(UpdateRule::NesterovSgd) { "Nesterov " } else { "" };
         if self.models_momentum {
             return match (no_momentum, no_decay) {
                 (true, true) => {
@@ -311,9 +312,14 @@ impl fmt::Display for OptimizerModel {
                     write!(f, "SGD with weight decay up to {weight_decay}, the momentum was not told: it is taken as 0")
                 }
                 (false, true) => {
-                    write!(f, "SGD with momentum up to {momentum}, the weight decay was not told: it is taken as 0")
+                    write!(
+                        f,
+                        "SGD with {nesterov}momentum up to {momentum}, the weight decay was not told: it is taken as 0"
+                    )
                 }
-                (false, false) => write!(f, "SGD with momentum up to {momentum} and weight decay up to {weight_decay}"),
+                (false, false) => {
+                    write!(f, "SGD with {nesterov}momentum up to {momentum} and weight decay up to {weight_decay}")
+                }
             };
         }
         if steps == 0 || no_momentum && no_decay {

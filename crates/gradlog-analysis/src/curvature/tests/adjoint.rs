@@ -5,6 +5,7 @@ use super::{blocks, close, dot, one, score_of, WHOLE};
 use crate::vectors::Shape;
 use crate::{pearson, spearman};
 use crate::{AnalysisError, Curvature, EstimateQuestion, Method, Window};
+use gradlog_format::log::UpdateRule;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit, Written};
 use std::collections::BTreeMap;
@@ -99,6 +100,7 @@ struct Training {
     all: Vec<Example>,
     batches: Vec<Vec<usize>>,
     momentum: f64,
+    nesterov: bool,
 }
 
 const DECAY: f64 = 0.01;
@@ -127,7 +129,7 @@ impl Training {
             }
             batches.extend(order.chunks(4).map(<[usize]>::to_vec));
         }
-        Self { all, batches, momentum }
+        Self { all, batches, momentum, nesterov: false }
     }
 
     /// Trains with the loss of one example multiplied by `factor`, telling `each` of the weights before every step.
@@ -143,7 +145,9 @@ impl Training {
                 update.iter_mut().zip(gradient(&w, &self.all[i])).for_each(|(u, g)| *u += weight * g);
             }
             v.iter_mut().zip(&update).for_each(|(v, u)| *v = self.momentum * *v + u);
-            w.iter_mut().zip(&v).for_each(|(w, v)| *w -= rate(step) * v);
+            for ((w, v), u) in w.iter_mut().zip(&v).zip(&update) {
+                *w -= rate(step) * if self.nesterov { u + self.momentum * v } else { *v };
+            }
         }
         w
     }
@@ -176,7 +180,7 @@ impl Training {
         run.probes(&probes);
         run.probes(&curvature);
         run.probes(&weighted);
-        run.optimizer(&steps);
+        run.optimizer_of(&steps, self.nesterov.then_some(UpdateRule::NesterovSgd));
         for rows in visits.chunks(11) {
             run.visits(rows);
         }
@@ -187,8 +191,8 @@ impl Training {
 
 #[test]
 fn with_exact_curvature_it_is_the_derivative_of_the_final_loss() {
-    for momentum in [0.0, 0.9] {
-        let training = Training::new(momentum);
+    for (momentum, nesterov) in [(0.0, false), (0.9, false), (0.8, true)] {
+        let training = Training { nesterov, ..Training::new(momentum) };
         let probe = &examples(100, 77)[98];
         let written = training.record(probe);
         // Short batches have few rows and long ones many: both ways of applying the curvature are taken.
