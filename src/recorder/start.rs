@@ -16,7 +16,7 @@ use super::sketcher::LayerSketcher;
 use super::state::{Abandoned, State};
 use super::statistics::FrozenStatistics;
 use super::thread::run_background;
-use super::watch::{Seen, Watch};
+use super::watch::{Seen, Trained, Watch};
 use super::workers::{check_same_end, part_folder};
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
 use gradlog_format::log::{LayerRecord, LogWriter, Manifest};
@@ -190,7 +190,7 @@ pub(super) fn start_recorder(
     let (on_failure, on_nonfinite) = (config.on_failure, config.on_nonfinite);
     // What an earlier session said of layers must not be taken for this one.
     let all = if past.has_layer_rates { layers.len() as u32 } else { 0 };
-    let unsent_layers = (0..all).map(|layer| Seen { step: past.step, layer, trained: true }).collect();
+    let unsent_layers = (0..all).map(|layer| Seen { step: past.step, layer, trained: Trained::Whole }).collect();
     let told = RatesTold::new(all);
     let for_thread = (config, shared.clone(), told);
     let thread = std::thread::Builder::new()
