@@ -3,6 +3,7 @@
 use super::config::{Config, OnBatchNorm, Worker};
 use super::error::{find_no_run, quote_names, RecordError};
 use super::handle::Recorder;
+use super::head::Head;
 use super::layer_rates::RatesTold;
 use super::manifest::{find_batch_norm_difference, list_differences, make_manifest};
 use super::message::Message;
@@ -164,6 +165,7 @@ pub(super) fn start_recorder(
     let reach = Reach::new(&registry);
     let statistics = registry.statistics.clone();
     let frozen = FrozenStatistics::new(&registry, &config);
+    let head = registry.head().map(|(name, weight, bias)| Head::new(name, weight, bias));
     drop(registry);
     // A width from disk is used only if these settings could have made it.
     let known = past.folded_width.filter(|width| (1..=config.sketch.folded_max).contains(width));
@@ -215,6 +217,8 @@ pub(super) fn start_recorder(
         reach,
         optimizer_asked: false,
         statistics,
+        own_losses: Default::default(),
+        head,
         held_all: false,
         shared_fold,
         manifest,

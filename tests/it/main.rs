@@ -41,3 +41,5 @@ mod underflow;
 mod values;
 mod weightless;
 mod workers;
+mod wrong_heads;
+mod wrong_loops;
