@@ -276,6 +276,15 @@ pub trait StepReport {
     fn second_moments(&self) -> Option<SecondMoments> {
         None
     }
+
+    /// Whether the optimizer itself adds up the gradients of the passes since its last step, as PyTorch's `.grad` does.
+    /// Default `false`: the optimizers of candle and of gradlog step with the gradients of one call alone.
+    ///
+    /// Only then does [`Pass::backward_step`](crate::Pass::backward_step) end a step whose earlier passes went through
+    /// [`Pass::accumulate`](crate::Pass::accumulate).
+    fn accumulates(&self) -> bool {
+        false
+    }
 }
 
 /// Reports momentum 0 and weight decay 0: candle's SGD has neither.

@@ -38,6 +38,7 @@ struct Row {
     margin: f64,
     confidence: f64,
     label: u32,
+    /// [`Column::NO_CLASS`] if a logit is NaN.
     prediction: u32,
 }
 
@@ -153,7 +154,10 @@ fn summarize(rows: &[Option<Row>], sizes: Sizes) -> (Outputs, Vec<usize>) {
         el2n: mean(|row| row.el2n),
         margin: mean(|row| row.margin),
         confidence: mean(|row| row.confidence),
-        correct: mean(|row| f64::from(u8::from(row.prediction == row.label))),
+        correct: mean(|row| match row.prediction {
+            Column::NO_CLASS => f64::NAN,
+            prediction => f64::from(u8::from(prediction == row.label)),
+        }),
         label: class(|row| row.label),
         prediction: class(|row| row.prediction),
         positions: (is_sequence || counts.iter().any(|n| *n != 1)).then(|| counts.iter().map(|n| *n as u32).collect()),
@@ -178,7 +182,9 @@ fn read_row<T: Float>(logits: &[T], target: Target<'_, T>, delta: &mut [T]) -> R
         Target::Shares(shares) => largest_share(shares),
     };
     let (mut largest, mut prediction, mut rival) = (T::neg_infinity(), 0, T::neg_infinity());
+    let mut has_nan = false;
     for (k, z) in logits.iter().enumerate() {
+        has_nan |= z.is_nan();
         if *z > largest {
             (largest, prediction) = (*z, k);
         }
@@ -233,7 +239,8 @@ fn read_row<T: Float>(logits: &[T], target: Target<'_, T>, delta: &mut [T]) -> R
         margin: wide(logits[label]) - wide(rival),
         confidence: own / sum,
         label: label as u32,
-        prediction: prediction as u32,
+        // Nothing is larger than NaN, and NaN is larger than nothing.
+        prediction: if has_nan { Column::NO_CLASS } else { prediction as u32 },
     }
 }
 

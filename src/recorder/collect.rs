@@ -111,6 +111,14 @@ impl PassCore<'_> {
                 quote_names(&twice)
             )));
         }
+        // Gradients from features, from `per_example` and the coefficients would count each of the passes.
+        if self.upstream.count() > 1 {
+            return Err(self.error(format!(
+                "backward went through the loss {} times: a pass is one forward and one backward, and more than once it would \
+                 count as a larger step. Add the losses first, or use one pass for each (`accumulate` on all but the last)",
+                self.upstream.count()
+            )));
+        }
         if !unreached.is_empty() && unreached.len() == all {
             return Err(self.error(
                 "the forward pass went through no tapped layer: call `model.forward` after `recorder.pass`, on the model that holds \

@@ -80,6 +80,9 @@ impl Recorder {
     }
 
     /// Sets the epoch of the passes that follow. Default 0.
+    ///
+    /// A step that is open goes on: passes that were accumulated before belong to it, with their own epoch. If your
+    /// loop drops their gradients at the end of an epoch, call [`Recorder::abandon_step`].
     pub fn set_epoch(&mut self, epoch: u32) {
         if let Some(state) = &mut self.state {
             state.epoch = epoch;
@@ -138,7 +141,8 @@ impl Recorder {
         }
     }
 
-    /// Ends the run. When it returns `Ok`, everything committed is on disk.
+    /// Ends the run. When it returns `Ok`, everything committed is on disk. A step that is still open is abandoned: no
+    /// optimizer took it, so its visits are counted and not recorded.
     ///
     /// # Errors
     /// As [`Recorder::flush`].
@@ -150,6 +154,8 @@ impl Recorder {
             return Ok(RecordingSummary::default());
         };
         state.look_at_layers_at_end();
+        // An error here repeats an earlier one, which the answer to `Finish` has too.
+        let _ = state.abandon_step(0);
         let asked = state.send_gap().and_then(|()| state.ask(Message::Finish));
         let mut summary = RecordingSummary {
             visits: state.visits,

@@ -112,7 +112,7 @@ pub(super) fn seen_rows(seen: &[Seen]) -> BlockBuilder {
     let mut rows = BlockBuilder::new(BlockKind::LayerRates);
     rows.u64s(Column::Step, seen.iter().map(|seen| seen.step));
     rows.u32s(Column::Layer, seen.iter().map(|seen| seen.layer));
-    rows.column(Column::Trained, Cells::U8, 1).extend(seen.iter().map(|seen| u8::from(seen.trained)));
+    rows.column(Column::Trained, Cells::U8, 1).extend(seen.iter().map(|seen| seen.trained as u8));
     seen.iter().for_each(|seen| rows.advance(1, seen.step, 0));
     rows
 }

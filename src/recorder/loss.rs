@@ -221,7 +221,7 @@ fn read_targets<T: Number>(
             mask.shape(),
             logits.shape()
         ),
-        Some(mask) => Some(read_numbers::<f32>(mask)?.into_iter().map(|counts| counts != 0.0).collect()),
+        Some(mask) => Some(read_mask(mask)?),
         None => None,
     };
     Ok((Targets::Shares { shares: read_numbers(target)?, counted }, sizes))
@@ -246,21 +246,33 @@ pub(super) fn describe_logits(
     }
 }
 
+/// Which positions count.
+fn read_mask(mask: &Tensor) -> Result<Vec<bool>> {
+    let numbers = read_numbers::<f32>(mask)?;
+    if let Some(bad) = numbers.iter().find(|number| !matches!(**number, 0.0 | 1.0)) {
+        bail!(
+            "a number of the mask is {bad}, and a mask has 0 for what does not count and 1 for what does: weigh examples with \
+             `pass.weights`, and positions by losses of your own with `pass.losses`"
+        );
+    }
+    Ok(numbers.into_iter().map(|number| number == 1.0).collect())
+}
+
 /// The class numbers; `None` at positions without a target.
 fn read_labels(target: &Tensor, ignored: Option<i64>, mask: Option<&Tensor>) -> Result<Vec<Option<u32>>> {
     if !target.dtype().is_int() {
         bail!("class numbers must be integers, not {:?}: convert the targets", target.dtype());
     }
     let numbers = target.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
-    let counted: Option<Vec<f32>> = match mask {
+    let counted: Option<Vec<bool>> = match mask {
         Some(mask) if mask.dims() != target.dims() => {
             bail!("a mask of shape {:?} does not fit targets of shape {:?}", mask.shape(), target.shape())
         }
-        Some(mask) => Some(mask.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?),
+        Some(mask) => Some(read_mask(mask)?),
         None => None,
     };
     let label = |(place, number): (usize, &i64)| {
-        if Some(*number) == ignored || counted.as_ref().is_some_and(|mask| mask[place] == 0.0) {
+        if Some(*number) == ignored || counted.as_ref().is_some_and(|counted| !counted[place]) {
             return Ok(None);
         }
         match u32::try_from(*number) {

@@ -28,8 +28,8 @@ macro_rules! loss_methods {
             }
 
             /// Sets which positions count, for [`Self::cross_entropy`] and [`Self::logits`]: a tensor with a number for
-            /// each prediction, `[batch]` or `[batch, positions]`, 0 at those that do not count. Set it before them.
-            /// Default all.
+            /// each prediction, `[batch]` or `[batch, positions]`, 0 at those that do not count and 1 at the others. Set
+            /// it before them. The loss reports other numbers. Default all.
             pub fn mask(&mut self, mask: &Tensor) -> &mut Self {
                 self.core.check_position_setting("mask");
                 self.core.mask = Some(mask.clone());
@@ -39,6 +39,11 @@ macro_rules! loss_methods {
             /// Sets the features that enter the last layer, `[batch, width]` or `[batch, positions, width]`. For a
             /// model whose last layer was declared with [`crate::Taps::declare_last_layer`]; `commit` reports features
             /// without one. Set it before the loss.
+            ///
+            /// The logits of the loss must be this layer's output. If the model is declared
+            /// ([`crate::Taps::declare_model`]) and has the layer's variables by name and shape, the product `features ·
+            /// Wᵀ + b` is compared with them, on 64 rows of the first pass and of the 16th, 32nd, 64th, ... `commit`
+            /// reports another output. A constant added to a class is none.
             pub fn features(&mut self, features: &Tensor) -> &mut Self {
                 self.core.features = Some(features.detach());
                 self
@@ -176,9 +181,14 @@ macro_rules! loss_methods {
             /// variables were declared with [`crate::Taps::declare_variables`]. `loss(i)` builds the loss of example
             /// `i` alone. Returns the losses, `[batch]`, detached.
             ///
+            /// If the pass has a loss, `loss(i)` must be its part `ℓ_i`, without the pass's weights. The first 16
+            /// examples are compared. Their losses are refused if all differ by one factor, more than 5 % from 1. They
+            /// are also refused if the median of the factors of at least eight is above 2 or below ½, in a model
+            /// without BatchNorm. Dropout does neither.
+            ///
             /// # Errors
             /// [`RecordError::Candle`] if `loss` or its backward fails; [`RecordError::Pass`] if no variables were
-            /// declared, or if the recorder is disabled.
+            /// declared, if the losses are not those of the pass, or if the recorder is disabled.
             ///
             /// # Cost
             /// One forward and one backward pass for each example.

@@ -122,10 +122,16 @@ pub(super) fn binary_cross_entropy<T: Float>(
     };
     form.outputs.margin = Some(mean(&signed));
     form.outputs.confidence = Some(mean(&|z, t| sigmoid(signed(z, t))));
-    form.outputs.correct = Some(mean(&|z, t| if (z > T::zero()) == (t >= half) { T::one() } else { T::zero() }));
+    // A logit that is NaN predicts nothing.
+    form.outputs.correct = Some(mean(&|z, t| match (z.is_nan(), (z > T::zero()) == (t >= half)) {
+        (true, _) => T::nan(),
+        (_, true) => T::one(),
+        _ => T::zero(),
+    }));
     if width == 1 {
         form.outputs.label = Some(targets.iter().map(|t| u32::from(*t >= half)).collect());
-        form.outputs.prediction = Some(logits.iter().map(|z| u32::from(*z > T::zero())).collect());
+        let prediction = |z: &T| if z.is_nan() { Column::NO_CLASS } else { u32::from(*z > T::zero()) };
+        form.outputs.prediction = Some(logits.iter().map(prediction).collect());
     }
     form
 }

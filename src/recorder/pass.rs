@@ -56,7 +56,52 @@ impl<'r> Pass<'r> {
     }
 
     /// Hands the pass to the background thread without ending the optimizer step. This is for gradient accumulation:
-    /// call it on all passes of a step but the last.
+    /// call it on all passes of a step but the last, and [`Pass::commit`] on the last one.
+    ///
+    /// candle's optimizers keep no gradients between calls. So add the gradients of the passes yourself, and step with
+    /// the sum:
+    ///
+    /// ```
+    /// # use candle_core::{backprop::GradStore, DType, Device, Module, Result, Tensor};
+    /// # use candle_nn::{linear, Optimizer, VarBuilder, VarMap, SGD};
+    /// # use gradlog::{Config, Recorder, StepReport, Taps};
+    /// # let dir = std::env::temp_dir().join(format!("gradlog-doc-accumulate-{}", std::process::id()));
+    /// # let variables = VarMap::new();
+    /// # let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    /// # let taps = Taps::new();
+    /// # let model = taps.tap("fc", linear(4, 3, vb.pp("fc"))?);
+    /// # let mut recorder = Recorder::create(&dir, &taps, Config::default())?;
+    /// # let mut optimizer = SGD::new(variables.all_vars(), 0.1)?;
+    /// # let part = |ids: [u64; 2]| -> Result<_> {
+    /// #     Ok((ids, Tensor::randn(0f32, 1., (2, 4), &Device::Cpu)?, Tensor::new(&[0u32, 2], &Device::Cpu)?))
+    /// # };
+    /// # let parts = [part([1, 2])?, part([3, 4])?];
+    /// let mut sum: Option<GradStore> = None;
+    /// for (number, (ids, x, y)) in parts.iter().enumerate() {
+    ///     let mut pass = recorder.pass(ids)?;
+    ///     let loss = (pass.cross_entropy(&model.forward(x)?, y)? / parts.len() as f64)?;
+    ///     let mut grads = loss.backward()?;
+    ///     for (variable, earlier) in variables.all_vars().iter().filter_map(|v| Some((v, sum.as_ref()?.get(v)?))) {
+    ///         let total = grads.get(variable).map_or_else(|| Ok(earlier.clone()), |own| own + earlier)?;
+    ///         grads.insert(variable, total);
+    ///     }
+    ///     sum = Some(grads);
+    ///     if number + 1 < parts.len() {
+    ///         pass.accumulate()?;
+    ///     } else {
+    ///         pass.commit(optimizer.step_info())?;
+    ///     }
+    /// }
+    /// if let Some(sum) = sum {
+    ///     optimizer.step(&sum)?;
+    /// }
+    /// # recorder.finish()?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`Pass::backward_step`] steps with the gradients of its own pass. After `accumulate` it is refused, unless
+    /// [`StepReport::accumulates`] says that the optimizer adds up the gradients itself.
     ///
     /// # Errors
     /// As [`Pass::commit`].
@@ -70,10 +115,14 @@ impl<'r> Pass<'r> {
     }
 
     /// Runs backward, `commit` with what the optimizer reports, and the optimizer's step. It replaces candle's
-    /// `optimizer.backward_step(&loss)`. The step is taken whether or not recording succeeds. One exception: a step
-    /// that is not finite is left out if [`Config::on_nonfinite`](crate::Config::on_nonfinite) says so. Under
-    /// [`OnNonFinite::Skip`](crate::OnNonFinite::Skip) this returns `Ok`;
-    /// [`Recorder::abandoned_steps`](crate::Recorder::abandoned_steps) counts it.
+    /// `optimizer.backward_step(&loss)`. The step is taken whether or not recording succeeds, with two exceptions.
+    ///
+    /// - A step that is not finite is left out if [`Config::on_nonfinite`](crate::Config::on_nonfinite) says so. Under
+    ///   [`OnNonFinite::Skip`](crate::OnNonFinite::Skip) this returns `Ok`;
+    ///   [`Recorder::abandoned_steps`](crate::Recorder::abandoned_steps) counts it.
+    /// - After [`Pass::accumulate`] in the same step this is an error before backward and before the optimizer steps,
+    ///   unless [`StepReport::accumulates`]. The optimizer would step without the gradients of the passes before. The
+    ///   step counts as abandoned.
     ///
     /// It sees the gradients of all variables. So it also reports a declared variable that gets none
     /// ([`Taps::declare_model`](crate::Taps::declare_model)), and a layer that ran without its tap.
@@ -81,16 +130,19 @@ impl<'r> Pass<'r> {
     /// [`StepReport`] is implemented for [`Sgd`](crate::optim::Sgd) and for candle's `SGD` and `AdamW`.
     ///
     /// # Errors
-    /// [`RecordError::Candle`] if backward or the step fails; otherwise as [`Pass::commit`].
+    /// [`RecordError::Candle`] if backward or the step fails; [`RecordError::Pass`] after `accumulate`; otherwise as
+    /// [`Pass::commit`].
     pub fn backward_step<O: Optimizer + StepReport>(
         mut self,
         optimizer: &mut O,
         loss: &Tensor,
     ) -> Result<(), RecordError> {
+        self.core.check_one_pass(optimizer.accumulates())?;
         let grads = loss.backward()?;
         self.core.check_gradients(&grads)?;
         self.core.look_at_optimizer(|| optimizer.variables());
         self.core.look_at_reach(&grads);
+        self.core.compare_head_gradient(&grads);
         match self.core.hand_over(Some(optimizer.step_info())) {
             Err(error) if error.is_skipped_step() => Ok(()),
             Err(error @ RecordError::NotFinite { .. }) => Err(error),

@@ -40,6 +40,8 @@ pub(super) struct PassCore<'r> {
     pub(super) around_tap: Vec<String>,
     /// What is wrong with layers that the optimizer has in part.
     pub(super) partly_trained: Option<String>,
+    /// What is wrong with the declared last layer, if it does not make the logits.
+    pub(super) unlike_head: Option<String>,
     /// What is wrong with declared variables that got no gradient.
     pub(super) unreached_variables: Option<String>,
     /// For curvature rows, the weight of each.
@@ -79,6 +81,7 @@ impl<'r> PassCore<'r> {
             per_example: Vec::new(),
             around_tap: Vec::new(),
             partly_trained: None,
+            unlike_head: None,
             unreached_variables: None,
             curvature: None,
             not_finite: None,
@@ -154,6 +157,7 @@ impl<'r> PassCore<'r> {
         self.check_target(target)?;
         let keep_delta = self.is_recorded() && (self.features.is_some() || self.recorder.has_last_layer());
         let recorded = loss::closed_form(kind, output, target, &self.weighing, &self.upstream, keep_delta)?;
+        self.look_at_head(output);
         self.keep_outputs(recorded)
     }
 
@@ -219,6 +223,25 @@ impl<'r> PassCore<'r> {
 
     pub(super) fn error(&self, what: impl Into<String>) -> RecordError {
         RecordError::Pass { step: self.recorder.step(), what: what.into() }
+    }
+
+    /// Refuses a step with one pass's gradients if other passes were accumulated for it. Nobody takes that step.
+    pub(super) fn check_one_pass(&mut self, accumulates: bool) -> Result<(), RecordError> {
+        let earlier = self.recorder.state.as_ref().map_or(0, |state| state.batch_size);
+        if accumulates || earlier == 0 || !self.is_recorded() {
+            return Ok(());
+        }
+        let error = self.error(format!(
+            "`backward_step` steps with the gradients of its own pass alone, and {earlier} visits of earlier passes were \
+             accumulated for this step: they would be credited with a step that they have no part in. No step was taken, and all \
+             its visits count as abandoned. Add the gradients of the passes yourself, step with the sum, and end the last pass \
+             with `commit` (`Pass::accumulate` shows the loop); or use one larger batch; or implement \
+             `StepReport::accumulates` if your optimizer adds them up"
+        ));
+        self.recorder.disarm();
+        // An error here repeats an earlier one, which every later call returns.
+        let _ = self.recorder.abandon_with(self.ids.len() as u32);
+        Err(error)
     }
 
     fn check_layer_rates(&self, step: Option<&StepInfo>) -> Result<(), RecordError> {

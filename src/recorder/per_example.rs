@@ -2,7 +2,7 @@
 
 use super::error::{quote_names, RecordError};
 use super::held::HeldVariables;
-use super::message::{Gradients, LayerGradients};
+use super::message::{Gradients, LayerGradients, PassKind};
 use super::outputs::Outputs;
 use super::pass_core::PassCore;
 use crate::taps::{read_f32, wide_squared_norm, FoldedGradients, LazyFold};
@@ -90,6 +90,7 @@ impl PassCore<'_> {
                 gradients: Gradients::Folded(folded),
             })
             .collect();
+        self.compare_losses(&losses)?;
         let tensor = Tensor::from_slice(&losses, batch, &Device::Cpu)?;
         if self.outputs.is_none() {
             let coefficients = self.weighing.coefficients(&vec![1; batch]);
@@ -98,6 +99,15 @@ impl PassCore<'_> {
             self.outputs = Some((outputs, coefficients));
         }
         Ok(tensor)
+    }
+
+    /// Refuses losses that are not those of the pass.
+    fn compare_losses(&mut self, own: &[f32]) -> Result<(), RecordError> {
+        let (true, Some((outputs, _))) = (self.is_recorded(), &self.outputs) else { return Ok(()) };
+        let Some(state) = &mut self.recorder.state else { return Ok(()) };
+        let compared = &mut state.own_losses[usize::from(self.kind != PassKind::Training)];
+        let what = compared.compare(&self.ids, own, &outputs.loss, !state.statistics.is_empty());
+        what.map_or(Ok(()), |what| Err(self.error(what)))
     }
 
     /// Copies of what `loss` must not change: all variables in the first pass, and later the statistics alone.

@@ -4,7 +4,7 @@
 //! here too.
 
 use super::outputs::{to_f32, ClosedForm, Outputs, Weighing};
-use gradlog_format::log::PredictionScore;
+use gradlog_format::log::{Column, PredictionScore};
 use num_traits::Float;
 
 /// `ℓ_i = −f(z_i, c_i)` of `[batch, classes]` logits. Without given classes, each class is the predicted one.
@@ -37,7 +37,7 @@ pub(super) fn prediction_score<T: Float>(
             .ok_or_else(|| format!("the score {score} has no formula here: use another score"))?;
         losses.push(-value);
         scored.push(class as u32);
-        predicted.push(prediction as u32);
+        predicted.push(if z.iter().any(|z| z.is_nan()) { Column::NO_CLASS } else { prediction as u32 });
     }
     let coefficients: Vec<T> = weighing.coefficients(&vec![1; batch]);
     let value = coefficients.iter().zip(&losses).fold(T::zero(), |sum, (c, l)| sum + *c * *l);

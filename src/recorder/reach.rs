@@ -122,7 +122,9 @@ impl PassCore<'_> {
         });
         self.partly_trained = part.map(|(layer, has, lacks)| {
             format!(
-                "the optimizer has the {has} of layer `{layer}` and not its {lacks}, so its whole gradient is not what is trained:                  build the layer with the {lacks} detached (`Linear::new(weight, Some(bias.detach()))`), which records the {has}                  alone, or give the optimizer both"
+                "the optimizer has the {has} of layer `{layer}` and not its {lacks}, so its whole gradient is not what is trained: \
+                 build the layer with the {lacks} detached (`Linear::new(weight, Some(bias.detach()))`), which records the {has} \
+                 alone, or give the optimizer both"
             )
         });
         // It is looked at again in the next step, until it is right.
@@ -153,9 +155,9 @@ impl PassCore<'_> {
         self.unreached_variables = self.recorder.look_at_reach(|id| grads.get_id(id).is_some());
     }
 
-    /// Refuses layers that ran without their taps.
+    /// Refuses layers that ran without their taps, that are trained in part, or that do not make the logits.
     pub(super) fn check_taps_ran(&mut self) -> Result<(), RecordError> {
-        if let Some(what) = self.partly_trained.take() {
+        if let Some(what) = self.partly_trained.take().or_else(|| self.unlike_head.take()) {
             return Err(self.error(what));
         }
         if !self.around_tap.is_empty() {

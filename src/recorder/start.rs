@@ -3,6 +3,7 @@
 use super::config::{Config, OnBatchNorm, Worker};
 use super::error::{find_no_run, quote_names, RecordError};
 use super::handle::Recorder;
+use super::head::Head;
 use super::layer_rates::RatesTold;
 use super::manifest::{find_batch_norm_difference, list_differences, make_manifest};
 use super::message::Message;
@@ -16,7 +17,7 @@ use super::sketcher::LayerSketcher;
 use super::state::{Abandoned, State};
 use super::statistics::FrozenStatistics;
 use super::thread::run_background;
-use super::watch::{Seen, Watch};
+use super::watch::{Seen, Trained, Watch};
 use super::workers::{check_same_end, part_folder};
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
 use gradlog_format::log::{LayerRecord, LogWriter, Manifest};
@@ -164,6 +165,7 @@ pub(super) fn start_recorder(
     let reach = Reach::new(&registry);
     let statistics = registry.statistics.clone();
     let frozen = FrozenStatistics::new(&registry, &config);
+    let head = registry.head().map(|(name, weight, bias)| Head::new(name, weight, bias));
     drop(registry);
     // A width from disk is used only if these settings could have made it.
     let known = past.folded_width.filter(|width| (1..=config.sketch.folded_max).contains(width));
@@ -190,7 +192,7 @@ pub(super) fn start_recorder(
     let (on_failure, on_nonfinite) = (config.on_failure, config.on_nonfinite);
     // What an earlier session said of layers must not be taken for this one.
     let all = if past.has_layer_rates { layers.len() as u32 } else { 0 };
-    let unsent_layers = (0..all).map(|layer| Seen { step: past.step, layer, trained: true }).collect();
+    let unsent_layers = (0..all).map(|layer| Seen { step: past.step, layer, trained: Trained::Whole }).collect();
     let told = RatesTold::new(all);
     let for_thread = (config, shared.clone(), told);
     let thread = std::thread::Builder::new()
@@ -217,6 +219,8 @@ pub(super) fn start_recorder(
         reach,
         optimizer_asked: false,
         statistics,
+        own_losses: Default::default(),
+        head,
         held_all: false,
         shared_fold,
         manifest,

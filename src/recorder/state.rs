@@ -2,8 +2,10 @@
 
 use super::config::{OnFailure, OnNonFinite};
 use super::error::RecordError;
+use super::head::Head;
 use super::layer_rates::rate_factors;
 use super::message::{Batch, Gap, Message, PassKind, Replayed, StepEnd, StepRow};
+use super::own_losses::OwnLosses;
 use super::preconditioner::Moments;
 use super::queue::{Queue, Sent};
 use super::reach::Reach;
@@ -50,6 +52,10 @@ pub(super) struct State {
     pub optimizer_asked: bool,
     /// Statistics of declared BatchNorm layers, which `per_example` must not change.
     pub statistics: Vec<(String, Var)>,
+    /// How losses of `per_example` compare with those of their passes: of a training, and others.
+    pub own_losses: [OwnLosses; 2],
+    /// The declared last layer, if the declared model shows its variables.
+    pub head: Option<Head>,
     /// Whether `per_example` has looked at all variables once.
     pub held_all: bool,
     pub shared_fold: Arc<SharedFold>,
@@ -254,10 +260,11 @@ impl State {
 }
 
 impl Drop for State {
-    /// Asks the thread to write what it has. All waits together end after the longest wait. Errors are ignored.
+    /// Abandons an open step, and asks the thread to write what it has. All waits together end after the longest wait. Errors are ignored.
     fn drop(&mut self) {
         if let Some(queue) = &mut self.queue {
             queue.limit_all_waits();
+            let _ = self.abandon_step(0);
             let _ = self.send_gap();
             let done = self.ask(Message::Flush).is_ok();
             self.close(done);

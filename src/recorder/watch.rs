@@ -1,8 +1,9 @@
 //! Which tapped layers no step changes: those that are not in the optimizer.
 //!
 //! candle's optimizers do not show their variables. So the parameters of each layer are compared with what they were
-//! before the first step. A layer of which a number has changed counts as trained from then on. One that has not, while
-//! another has, is not trained.
+//! before the first step. A parameter of which a number has changed counts as trained from then on. A layer is trained
+//! if all its parameters are. One that has none that is, while another layer has, is not trained. One that has some is
+//! trained in part: its gradient counts whole, because a log has no gradients of single parameters, and answers say so.
 //!
 //! # Cost
 //! One pass over all parameters before the first step, and one over those that have not changed after 16, 32, 64, ...
@@ -13,7 +14,8 @@
 //! # Bound
 //! A layer that begins to train late is noticed at most 16 steps later, and counts as trained from 16 steps before that
 //! at the earliest. A layer whose optimizer changes only some rows, such as an embedding, is noticed at 16, 32, 64, ...
-//! steps. A run of fewer than 16 steps that does not reach `finish` knows nothing.
+//! steps. A run of fewer than 16 steps that does not reach `finish` knows nothing. A parameter whose steps are all lost
+//! to rounding does not change, and counts as one that the optimizer lacks.
 
 use crate::taps::Registered;
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
@@ -25,15 +27,23 @@ const SAMPLE: usize = 1024;
 /// The longest parameter on another device that is watched.
 const DEVICE_NUMBERS_MAX: usize = 1 << 20;
 
-/// What was seen of a layer: whether its parameters change, from a step on.
+/// Which parameters of a layer steps change. The numbers are those of FORMAT.md, "Layer rates".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trained {
+    Nothing = 0,
+    Whole = 1,
+    InPart = 2,
+}
+
+/// What was seen of a layer, from a step on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
     pub step: u64,
     pub layer: u32,
-    pub trained: bool,
+    pub trained: Trained,
 }
 
-/// The layers whose parameters have not changed yet.
+/// The layers of which a parameter has not changed yet.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     layers: Vec<Watched>,
@@ -48,12 +58,20 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct Watched {
     layer: u32,
-    /// Each parameter with the hashes of some of its numbers and of all.
-    parameters: Vec<(Tensor, u64, u64)>,
-    /// The last step before which the layer was seen unchanged.
+    parameters: Vec<WatchedParameter>,
+    /// The last step before which the rest of the layer was seen unchanged.
     unchanged: u64,
-    /// Whether it was said that it is not trained.
-    told: bool,
+    /// What was said of it.
+    told: Option<Trained>,
+}
+
+#[derive(Debug)]
+struct WatchedParameter {
+    tensor: Tensor,
+    /// The hashes of some of its numbers and of all.
+    some: u64,
+    all: u64,
+    changed: bool,
 }
 
 impl Watch {
@@ -83,31 +101,31 @@ impl Watch {
     fn look(&mut self, step: u64, whole: bool) -> Vec<Seen> {
         let start = self.start.unwrap_or(step);
         let mut seen = Vec::new();
-        self.layers.retain_mut(|layer| match layer.has_changed(whole) {
-            Some(true) => {
-                if layer.told {
-                    seen.push(Seen { step: layer.unchanged, layer: layer.layer, trained: true });
-                }
-                self.any_trained = true;
-                false
+        self.layers.retain_mut(|layer| {
+            // A layer that cannot be read any more is left out: nothing is known of it.
+            let Some(trained) = layer.look(whole) else { return false };
+            self.any_trained |= trained != Trained::Nothing;
+            // A quick look may miss what changes. It is sure of a layer that was looked at whole before.
+            let is_new = trained != Trained::Nothing && layer.told != Some(trained);
+            if is_new && layer.told.map_or(whole && trained == Trained::InPart, |_| true) {
+                let from = if layer.told.is_some() { layer.unchanged } else { start };
+                seen.push(Seen { step: from, layer: layer.layer, trained });
+                layer.told = Some(trained);
             }
-            Some(false) => {
-                layer.unchanged = step;
-                true
-            }
-            // It cannot be read any more, so nothing is known of it.
-            None => false,
+            layer.unchanged = step;
+            trained != Trained::Whole
         });
         if self.any_trained && whole {
-            for layer in self.layers.iter_mut().filter(|layer| !layer.told) {
-                layer.told = true;
-                seen.push(Seen { step: start, layer: layer.layer, trained: false });
+            for layer in self.layers.iter_mut().filter(|layer| layer.told.is_none()) {
+                layer.told = Some(Trained::Nothing);
+                seen.push(Seen { step: start, layer: layer.layer, trained: Trained::Nothing });
             }
         }
         if whole {
             self.next_whole = step.saturating_add(step - start);
         }
-        let quick = if self.layers.iter().any(|layer| layer.told) { step.saturating_add(STEPS) } else { u64::MAX };
+        let quick =
+            if self.layers.iter().any(|layer| layer.told.is_some()) { step.saturating_add(STEPS) } else { u64::MAX };
         self.next = self.next_whole.min(quick);
         seen
     }
@@ -119,19 +137,31 @@ impl Watched {
         let hashed = |parameter: &crate::taps::Parameter| {
             let tensor = parameter.tensor.clone()?;
             let (some, all) = (hash(&tensor, false)?, hash(&tensor, true)?);
-            Some((tensor, some, all))
+            Some(WatchedParameter { tensor, some, all, changed: false })
         };
         let parameters = registered.spec.parameters.iter().map(hashed).collect::<Option<Vec<_>>>()?;
-        (!parameters.is_empty()).then_some(Self { layer, parameters, unchanged: step, told: false })
+        (!parameters.is_empty()).then_some(Self { layer, parameters, unchanged: step, told: None })
     }
 
-    fn has_changed(&self, whole: bool) -> Option<bool> {
-        for (tensor, some, all) in &self.parameters {
-            if hash(tensor, false)? != *some || whole && hash(tensor, true)? != *all {
-                return Some(true);
+    /// Looks at the parameters that have not changed. If a quick look finds a change, it looks at every number of the
+    /// others, so that they are not missed.
+    fn look(&mut self, whole: bool) -> Option<Trained> {
+        let mut found = false;
+        for parameter in self.parameters.iter_mut().filter(|parameter| !parameter.changed) {
+            parameter.changed = hash(&parameter.tensor, false)? != parameter.some;
+            found |= parameter.changed;
+        }
+        if whole || found {
+            for parameter in self.parameters.iter_mut().filter(|parameter| !parameter.changed) {
+                parameter.changed = hash(&parameter.tensor, true)? != parameter.all;
             }
         }
-        Some(false)
+        let changed = self.parameters.iter().filter(|parameter| parameter.changed).count();
+        Some(match changed {
+            0 => Trained::Nothing,
+            all if all == self.parameters.len() => Trained::Whole,
+            _ => Trained::InPart,
+        })
     }
 }
 

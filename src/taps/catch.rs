@@ -144,20 +144,27 @@ impl std::fmt::Debug for Catch {
     }
 }
 
-/// The first gradient that [`watch_scalar`] saw.
+/// The gradients that a scalar got, see [`watch_scalar`]: their sum, and their number.
 #[derive(Clone, Default)]
-pub(crate) struct Upstream(Arc<Mutex<Option<f64>>>);
+pub(crate) struct Upstream(Arc<Mutex<(f64, usize)>>);
 
 impl Upstream {
     pub(crate) fn get(&self) -> Option<f64> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let (sum, passes) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (passes > 0).then_some(sum)
     }
 
-    /// Keeps the gradient of a scalar. Gradients of a loss that is differentiated twice over one graph add.
+    /// Number of backward passes that went through the scalar. Each brings one gradient, however often the scalar
+    /// occurs in what is differentiated.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    /// Keeps the gradient of a scalar.
     pub(crate) fn add(&self, grad: &Tensor) -> Result<()> {
         let value = grad.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?.iter().sum::<f64>();
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *held = Some(held.unwrap_or(0.0) + value);
+        *held = (held.0 + value, held.1 + 1);
         Ok(())
     }
 }

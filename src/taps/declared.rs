@@ -88,6 +88,36 @@ impl Registry {
         }
     }
 
+    /// Name, weight and bias of the declared last layer, if the declared model has them by name and shape. A bias that
+    /// the layer was declared with and the model has not is a problem of [`Self::prepare`].
+    pub(crate) fn head(&self) -> Option<(String, Var, Option<Var>)> {
+        let layer = self.layers.iter().find(|layer| layer.is_last_layer())?;
+        let named = self.declared.named();
+        let weight = find_variable(layer, layer.spec.parameters.first()?, &named)?;
+        let bias = match layer.spec.parameters.get(1) {
+            Some(bias) => Some(find_variable(layer, bias, &named)?),
+            None => None,
+        };
+        Some((layer.name.clone(), weight, bias))
+    }
+
+    /// What is wrong if the last layer was declared with a bias and the model shows that it has none.
+    fn find_missing_bias(&self) -> Option<String> {
+        let layer = self.layers.iter().find(|layer| layer.is_last_layer())?;
+        let (weight, bias) = (layer.spec.parameters.first()?, layer.spec.parameters.get(1)?);
+        let named = self.declared.named();
+        find_variable(layer, weight, &named)?;
+        let variables = named.iter().map(|(name, variable)| (name.as_str(), variable.shape(), variable.id()));
+        matching_variables(&layer.name, bias, variables).is_empty().then(|| {
+            format!(
+                "the last layer `{0}` was declared with a bias, and the declared model has `{0}.weight` and no `{0}.bias` of {1} \
+                 numbers: declare it with `LastLayer::without_bias`",
+                layer.name,
+                bias.shape.elem_count()
+            )
+        })
+    }
+
     /// Makes the registry ready for a recorder: reads what was declared, and finds layers that are not trained. Returns
     /// what is wrong.
     pub(crate) fn prepare(&mut self) -> Vec<String> {
@@ -96,6 +126,7 @@ impl Registry {
         let mut problems = self.problems.clone();
         problems.extend(self.find_empty_collection());
         problems.extend(self.find_wrong_map());
+        problems.extend(self.find_missing_bias());
         problems.extend(self.mark_frozen());
         problems
     }
@@ -208,6 +239,15 @@ impl Registry {
     pub(crate) fn recorded_variables(&self, recorded: &[Registered]) -> Vec<(usize, Var)> {
         let number = |name: &String| recorded.iter().position(|layer| layer.is_variable() && layer.name == *name);
         self.variables.iter().filter_map(|(name, variable)| Some((number(name)?, variable.clone()))).collect()
+    }
+}
+
+/// The one variable that the parameter can be.
+fn find_variable(layer: &Registered, parameter: &Parameter, named: &[(String, Var)]) -> Option<Var> {
+    let variables = named.iter().map(|(name, variable)| (name.as_str(), variable.shape(), variable.id()));
+    match matching_variables(&layer.name, parameter, variables)[..] {
+        [one] => Some(named[one].1.clone()),
+        _ => None,
     }
 }
 

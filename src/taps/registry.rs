@@ -83,6 +83,11 @@ impl Registered {
 }
 
 impl Registered {
+    /// Whether this is the declared last layer of a model that is not tapped.
+    pub(crate) fn is_last_layer(&self) -> bool {
+        self.layer.is_none() && self.spec.factors.is_some()
+    }
+
     /// How many numbers of the tied layers' gradient this layer has no part in, between its weight and its bias.
     pub(crate) fn skipped_elements(&self) -> usize {
         self.skipped.iter().map(|(_, shape)| shape.elem_count()).sum()

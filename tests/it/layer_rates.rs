@@ -188,6 +188,40 @@ fn a_model_that_is_trained_as_a_whole_or_not_at_all_has_no_untrained_layers() {
     }
 }
 
+/// The steps change the bias of one layer and not its weight, and nobody tells: the layer counts whole, and every
+/// answer says so. Its other layer is trained as a whole.
+#[test]
+fn a_layer_of_which_steps_change_a_part_is_labeled() {
+    let dir = tempfile::tempdir().unwrap();
+    for (number, steps) in [3, 40].into_iter().enumerate() {
+        let (dir, model) = (dir.path().join(number.to_string()), Network::mlp(EXAMPLES, 1, false).fill(5, 0.5));
+        train(&dir, &model, steps, |name, _| if name == "fc1.weight" { 0.0 } else { 0.1 }, |_| 0.1.into());
+        let run = Run::open(&dir).unwrap();
+        let found = UntrainedLayers::find(&run, &Window::everything()).unwrap();
+        assert_eq!(found.in_part, ["fc1"], "{found:?}");
+        assert!(found.left_out.is_empty() && found.partly.is_empty(), "{found:?}");
+        let what = "trained in part, but counted whole: `fc1`";
+        let influence = InfluenceQuestion::new("test").compute(&run).unwrap().basis.to_string();
+        let own = ScoreQuestion::new(Score::SelfInfluence).compute(&run).unwrap().basis.to_string();
+        assert!(influence.contains(what) && own.contains(what), "{influence}; {own}");
+        let info = gradlog(&["info", dir.to_str().unwrap()]).out;
+        assert!(info.contains("fc1") && info.contains("trained in part"), "{info}");
+    }
+}
+
+/// The rest of a layer that begins to train at step 20 ends the label.
+#[test]
+fn a_layer_that_begins_to_train_as_a_whole_loses_its_label() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Network::mlp(EXAMPLES, 1, false).fill(5, 0.5);
+    let late: Rates = |name, step| if name == "fc1.weight" && step < 20 { 0.0 } else { 0.1 };
+    let run_dir = dir.path().join("run");
+    train(&run_dir, &model, 64, late, |_| 0.1.into());
+    let run = Run::open(&run_dir).unwrap();
+    let in_part = |steps| UntrainedLayers::find(&run, &Window::steps(steps)).unwrap().in_part;
+    assert_eq!((in_part(0..16), in_part(32..64)), (vec!["fc1".to_owned()], Vec::new()));
+}
+
 /// A layer that begins to train at step 20 is left out before step 16 and counts from there on. The scores of single
 /// visits go by their step; products with probes want a window in which nothing changes.
 #[test]

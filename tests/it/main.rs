@@ -42,3 +42,5 @@ mod underflow;
 mod values;
 mod weightless;
 mod workers;
+mod wrong_heads;
+mod wrong_loops;

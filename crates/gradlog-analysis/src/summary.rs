@@ -67,6 +67,9 @@ pub struct RunSummary {
     /// Recorded layers that no step changed, as of the last step: they are not in the optimizer, and scores leave them
     /// out.
     pub untrained_layers: Vec<String>,
+    /// Recorded layers of which steps changed some parameters and not others, as of the last step. Their gradients
+    /// count whole, so scores of them are wrong by what the other parameters add.
+    pub partly_trained_layers: Vec<String>,
     /// Variables of the model that are in no recorded layer, if the model was declared.
     pub untapped: Vec<String>,
     /// Bytes of all blocks.
@@ -428,6 +431,8 @@ impl SummaryQuestion {
         let rates = LayerRates::read(run)?;
         let last = summary.steps.as_ref().map_or(0, |steps| *steps.end());
         let named = manifest.layers.iter().zip(0u16..);
+        let in_part = named.clone().filter(|(_, number)| rates.is_in_part(*number, &(last..=last)));
+        summary.partly_trained_layers = in_part.map(|(layer, _)| layer.name.clone()).collect();
         let (untrained, trained): (Vec<_>, Vec<_>) = named.partition(|(_, number)| rates.factor(*number, last) == 0.0);
         summary.untrained_layers = untrained.iter().map(|(layer, _)| layer.name.clone()).collect();
         // A layer that no step changes is no part of what is recorded of the training.

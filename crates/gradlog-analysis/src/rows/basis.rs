@@ -240,6 +240,7 @@ fn untrained_clause(layers: &UntrainedLayers) -> Option<String> {
         (&layers.left_out, "not trained"),
         (&layers.counted, "not trained, but counted with layers that share their vector"),
         (&layers.partly, "not trained in all steps"),
+        (&layers.in_part, "trained in part, but counted whole"),
     ];
     let names = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let parts = parts.into_iter().filter(|(layers, _)| !layers.is_empty());

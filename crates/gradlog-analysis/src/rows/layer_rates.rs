@@ -15,7 +15,12 @@ pub(crate) struct LayerRates {
     told: BTreeMap<u16, BTreeMap<u64, f32>>,
     /// Whether its parameters change, likewise.
     trained: BTreeMap<u16, BTreeMap<u64, bool>>,
+    /// Whether only some of its parameters change, likewise.
+    in_part: BTreeMap<u16, BTreeMap<u64, bool>>,
 }
+
+/// The value of [`Column::Trained`] for a layer of which steps change some parameters and not others.
+const IN_PART: u8 = 2;
 
 /// The first and the last step of the blocks that the window takes rows of.
 fn steps_inside(run: &Run, window: &Window) -> Option<RangeInclusive<u64>> {
@@ -73,6 +78,7 @@ impl LayerRates {
             }
             if let Some(&trained) = trained.as_ref().and_then(|trained| trained.get(row)) {
                 insert(self.trained.entry(layer).or_default(), step, trained != 0);
+                insert(self.in_part.entry(layer).or_default(), step, trained == IN_PART);
             }
         }
         Ok(())
@@ -90,6 +96,13 @@ impl LayerRates {
         } else {
             0.0
         }
+    }
+
+    /// Whether steps change only some parameters of `layer` somewhere in `steps`.
+    pub(crate) fn is_in_part(&self, layer: u16, steps: &RangeInclusive<u64>) -> bool {
+        let changes = self.in_part.get(&layer);
+        at(changes, *steps.start(), false)
+            || changes.is_some_and(|changes| changes.range(steps.clone()).any(|(_, in_part)| *in_part))
     }
 
     /// The factor of a layer in all of these steps.
@@ -218,6 +231,9 @@ pub struct UntrainedLayers {
     /// Names of layers that were trained in a part of the window only. Scores of single visits leave them out where
     /// they were not trained. Questions with probes and flat vectors refuse such a window.
     pub partly: Vec<String>,
+    /// Names of layers of which steps change some parameters and not others. Nothing told which, so the gradients of
+    /// the whole layers count, and scores of them are wrong by what the other parameters add.
+    pub in_part: Vec<String>,
 }
 
 impl UntrainedLayers {
@@ -237,6 +253,9 @@ impl UntrainedLayers {
         let states: Vec<Result<f32, u64>> = numbers().map(|layer| rates.constant(layer, &steps, false)).collect();
         let any_folded = numbers().zip(&states).any(|(layer, state)| is_folded(layer) && *state != Ok(0.0));
         for ((layer, state), number) in layers.iter().zip(states).zip(numbers()) {
+            if state != Ok(0.0) && rates.is_in_part(number, &steps) {
+                found.in_part.push(layer.name.clone());
+            }
             let to = match state {
                 Err(_) => &mut found.partly,
                 Ok(0.0) if is_folded(number) && any_folded => &mut found.counted,
@@ -261,6 +280,7 @@ impl std::fmt::Display for UntrainedLayers {
             (&self.left_out, "layers that no step changed are left out"),
             (&self.counted, "layers that no step changed, but that share the folded vector, count"),
             (&self.partly, "layers that were not trained in all steps"),
+            (&self.in_part, "layers that were trained in part, and count whole"),
         ];
         let mut and = "";
         for (names, what) in parts.into_iter().filter(|(names, _)| !names.is_empty()) {

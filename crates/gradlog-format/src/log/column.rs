@@ -129,7 +129,7 @@ pub enum Column {
     Layer = 76,
     /// A layer's learning rate divided by that of the step, from the row's step on (f32), in layer-rate blocks.
     RateFactor = 77,
-    /// Whether a layer's parameters change, from the row's step on (u8, 0 or 1), in layer-rate blocks.
+    /// Whether a layer's parameters change, from the row's step on (u8: 0 none, 1 all, 2 some), in layer-rate blocks.
     Trained = 78,
     /// Of Adam, the share `β₁` of the first moment that a step keeps (f32), in step blocks; NaN for other rules.
     Beta1 = 79,

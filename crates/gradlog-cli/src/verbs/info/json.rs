@@ -88,6 +88,7 @@ impl Contents<'_> {
             "model_parameters": manifest.model_parameters,
             "coverage": summary.coverage,
             "untrained_layers": summary.untrained_layers,
+            "partly_trained_layers": summary.partly_trained_layers,
             "untapped": summary.untapped,
             "layers": layers,
             "probes": sets(&summary.probes, "visits"),

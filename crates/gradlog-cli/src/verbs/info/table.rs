@@ -91,6 +91,13 @@ impl Contents<'_> {
         if !summary.untrained_layers.is_empty() {
             pairs.push(("not trained", summary.untrained_layers.join(", ")));
         }
+        if !summary.partly_trained_layers.is_empty() {
+            let names = summary.partly_trained_layers.join(", ");
+            pairs.push((
+                "trained in part",
+                format!("{names}: steps change some of its parameters, and it counts whole"),
+            ));
+        }
         if !summary.untapped.is_empty() {
             pairs.push(("not recorded", summary.untapped.join(", ")));
         }
