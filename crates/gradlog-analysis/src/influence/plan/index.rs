@@ -42,12 +42,12 @@ impl Index {
         Self::read(run, question, None, progress)
     }
 
-    /// As [`Index::build`]; `take_weighted` gets the rows of curvature in the set: time, record and weight. Without it
+    /// As [`Index::build`]; `take_weighted` gets the rows of curvature in the set: id, time, record and weight. Without it
     /// these are passed over.
     pub(crate) fn read(
         run: &Run,
         question: &InfluenceQuestion,
-        mut take_weighted: Option<&mut (dyn FnMut(u64, Record, f64) + Send)>,
+        mut take_weighted: Option<&mut (dyn FnMut(u64, u64, Record, f64) + Send)>,
         progress: &Progress,
     ) -> Result<Self, AnalysisError> {
         let wanted: Option<BTreeSet<u64>> = match &question.probes {
@@ -112,7 +112,7 @@ impl Index {
                 }
                 let record = Record { block: index.blocks.len(), row };
                 if let (Some(weight), Some(take)) = (weight, take_weighted.as_mut()) {
-                    take(rows.steps[row], record, f64::from(weight));
+                    take(id, rows.steps[row], record, f64::from(weight));
                     (weighted, used) = (weighted + 1, true);
                     continue;
                 }
