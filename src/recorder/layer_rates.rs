@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 /// Factors that differ by less are the same: a schedule divides two rates anew in each step.
 const TOLERANCE: f32 = 1e-5;
 
-/// Of each layer whose rate is told, its number and its rate divided by that of the step.
+/// Of each layer whose rate is told, its number and its rate divided by that of the step. Where both are 0, as in the
+/// first step of a warm-up, there is no such ratio, and nothing is said.
 ///
 /// # Errors
 /// In words, for a layer that is not tapped, a rate that is no rate, and a step whose own rate is 0.
@@ -41,8 +42,9 @@ pub(super) fn rate_factors(layers: &[Registered], info: &StepInfo) -> Result<Vec
     };
     let by_variable = rates_by_variable(layers, info)?;
     // What the loop says of a layer counts, whatever the optimizer says.
+    let is_still = |(_, rate): &&(String, f64)| info.learning_rate == 0.0 && *rate == 0.0;
     let unsaid = by_variable.iter().filter(|(name, _)| !info.layer_rates.iter().any(|(said, _)| said == name));
-    info.layer_rates.iter().chain(unsaid).map(factor).collect()
+    info.layer_rates.iter().chain(unsaid).filter(|rate| !is_still(rate)).map(factor).collect()
 }
 
 /// The layers whose variables have a rate of their own.

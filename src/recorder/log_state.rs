@@ -259,7 +259,9 @@ impl LogState {
 
     fn add_step(&mut self, row: StepRow) -> Result<(), RecordError> {
         let StepInfo { learning_rate, clip, momentum, weight_decay, rule, .. } = row.info;
-        if let Some(mut rates) = self.rates_told.take_changes(row.step, &row.factors) {
+        // A step at the rate 0 moves nothing, so the layers keep the factors that they had.
+        let changes = (learning_rate != 0.0).then(|| self.rates_told.take_changes(row.step, &row.factors)).flatten();
+        if let Some(mut rates) = changes {
             self.writer.append(&mut rates).map_err(wrap_log_error)?;
         }
         self.close_open_rows(learning_rate as f32, clip as f32)?;

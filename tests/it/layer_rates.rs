@@ -265,6 +265,34 @@ fn a_resumed_run_begins_with_layers_that_are_trained_at_the_rate_of_the_step() {
     close("resumed", &score_by_example(&own, EXAMPLES), &truth.self_influence);
 }
 
+/// Steps at the rate 0 move nothing, so no layer has a ratio to the step's rate there.
+fn warm_up(name: &str, step: u64) -> f64 {
+    let rate = if step == 3 { 0.0 } else { 0.02 * step as f64 };
+    if name.starts_with("fc1") {
+        0.1 * rate
+    } else {
+        rate
+    }
+}
+
+#[test]
+fn a_warm_up_from_the_rate_0_changes_no_ratio() {
+    let dir = tempfile::tempdir().unwrap();
+    let rate = |step| warm_up("fc2", step);
+    type Told<'a> = &'a dyn Fn(u64) -> StepInfo;
+    // Parameter groups say nothing of layers at the rate 0, a loop may say 0 of them.
+    let groups = |step| match rate(step) {
+        0.0 => StepInfo::new(0.0),
+        rate => StepInfo::new(rate).layer_rate("fc1", 0.1 * rate),
+    };
+    let by_hand = |step| StepInfo::new(rate(step)).layer_rate("fc1", 0.1 * rate(step));
+    for (name, told) in [("groups", &groups as Told<'_>), ("by hand", &by_hand)] {
+        let model = Network::mlp(EXAMPLES, 1, false).fill(5, 0.5);
+        let truth = train(&dir.path().join(name), &model, 6, warm_up, told);
+        check(&Run::open(dir.path().join(name)).unwrap(), &truth);
+    }
+}
+
 #[test]
 fn rates_that_fit_no_layer_are_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -118,7 +118,8 @@ pub use lists::{
     Suspect, SuspectQuestion, Suspects, ThresholdIds, ThresholdQuestion, ThresholdRun, ThresholdSamples,
 };
 pub use rows::{
-    Basis, BasisRows, GradientCoverage, LeftOut, OptimizerModel, Progress, Source, UntrainedLayers, Window,
+    Basis, BasisRows, EpochsBack, GradientCoverage, LabelChanges, LeftOut, OptimizerModel, Progress, Source,
+    UntrainedLayers, Window,
 };
 pub use scores::{
     Extra, Extras, Order, OverRuns, RunPart, RunsRow, RunsTable, Score, ScoreQuestion, ScoreRow, ScoreTable,

@@ -11,6 +11,7 @@ use crate::rows::layer_rates::LayerRates;
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{AbsentNumber, RowRule, UnseenGradient, Verdict};
 use crate::rows::sweep::{self, Sweeps};
+use crate::rows::wiring::{EpochsBack, LabelChanges};
 use crate::{rows::column, AnalysisError, GradientCoverage, Progress, Window};
 use gradlog_format::log::{BlockKind, Column, ColumnKey, Mode, UpdateRule};
 use gradlog_format::run::{Block, Damage, GapCounts, Run};
@@ -25,6 +26,10 @@ pub struct RunSummary {
     pub visits: u64,
     /// Different examples among them.
     pub examples: u64,
+    /// Examples with several labels, if there are any: ids that are positions in the batch, or corrected labels.
+    pub label_changes: Option<LabelChanges>,
+    /// Where epochs go backwards, if they do: a resumption that did not set its epoch.
+    pub epochs_back: Option<EpochsBack>,
     /// First and last epoch of the visits.
     pub epochs: Option<RangeInclusive<u32>>,
     /// First and last optimizer step of the visits.
@@ -347,7 +352,7 @@ impl SummaryQuestion {
     /// [`AnalysisError::Read`] if the file system refuses. Damage is not an error: the summary is of what came before.
     ///
     /// # Cost
-    /// Memory: about 50 bytes per example.
+    /// Memory: about 80 bytes per example.
     pub fn compute(&self, run: &Run) -> Result<RunSummary, AnalysisError> {
         let manifest = run.manifest();
         let mut summary = RunSummary {
@@ -428,6 +433,7 @@ impl SummaryQuestion {
             Ok(())
         };
         summary.damage = fold_each(run, &self.progress, |_| true, BlockRead::read, fold)?.0;
+        (summary.label_changes, summary.epochs_back) = (LabelChanges::find(run, u64::MAX)?, EpochsBack::find(run)?);
         let rates = LayerRates::read(run)?;
         let last = summary.steps.as_ref().map_or(0, |steps| *steps.end());
         let named = manifest.layers.iter().zip(0u16..);

@@ -1,4 +1,5 @@
 //! DataInf (Kwon et al. 2024, eq. 5): the mean over the rows of the inverses of each alone, applied to the probes.
+//! A row counts in this mean as its visit does in the objective ([`Weights`](super::weights::Weights)).
 //!
 //! `(λI + g gᵀ)⁻¹ v = (1/λ)·(v − (g·v)/(λ + ‖g‖²)·g)` (Sherman and Morrison), so two passes over the gradients do it:
 //! one for the trace that a relative damping goes by, one for the sum. A third gives the scores.
@@ -18,22 +19,25 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
     let blocks = &subject.flattener.blocks;
 
     let mut traces = vec![0f64; blocks.len()];
-    let walked = subject.walk().walk_forwards(progress, |_, _: &[()], flat| {
+    let mut total = 0.0;
+    let walked = subject.walk().walk_forwards(progress, |visits, _: &[()], flat| {
+        let weights = subject.weights.of_rows(&visits[..flat.rows]);
+        total += weights.iter().sum::<f64>();
         for (number, (trace, about)) in traces.iter_mut().zip(blocks).enumerate() {
-            *trace += subject.flattener.squared_norms(flat, number, about.width).iter().sum::<f64>();
+            let norms = subject.flattener.squared_norms(flat, number, about.width);
+            *trace += norms.iter().zip(&weights).map(|(norm, weight)| norm * weight).sum::<f64>();
         }
         Ok(())
     })?;
     walked.check("influence")?;
-    let rows = walked.visits;
+    let (rows, total) = (walked.visits, if total > 0.0 { total } else { 1.0 });
     let lambdas: Vec<Vec<f64>> = subject
         .asked
         .dampings
         .iter()
         .map(|damping| {
-            let of_block = |(trace, about): (&f64, &crate::VectorBlock)| {
-                lambda(*damping, trace / rows as f64, about.coordinates as f64)
-            };
+            let of_block =
+                |(trace, about): (&f64, &crate::VectorBlock)| lambda(*damping, trace / total, about.coordinates as f64);
             traces.iter().zip(blocks).map(of_block).collect()
         })
         .collect();
@@ -46,11 +50,12 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
 
     let count = ids.len();
     let mut sums: Vec<Vec<f32>> = blocks.iter().map(|b| vec![0f32; lambdas.len() * count * b.width]).collect();
-    let _ = subject.walk().walk_forwards(progress, |_, _: &[()], flat| {
+    let _ = subject.walk().walk_forwards(progress, |visits, _: &[()], flat| {
+        let weights = subject.weights.of_rows(&visits[..flat.rows]);
         for (number, about) in blocks.iter().enumerate() {
             let lambdas: Vec<f64> = lambdas.iter().map(|lambdas| lambdas[number]).collect();
             let norms = subject.flattener.squared_norms(flat, number, about.width);
-            let block = (&flat.blocks[number][..], about.width, &norms[..]);
+            let block = (&flat.blocks[number][..], about.width, &norms[..], &weights[..]);
             add_rows(block, &probes.flat.blocks[number], count, &lambdas, &mut sums[number]);
         }
         Ok(())
@@ -59,7 +64,7 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
         let each = (count * blocks[number].width).max(1);
         for (sums, lambdas) in sums.chunks_mut(each).zip(&lambdas) {
             for (sum, value) in sums.iter_mut().zip(&probes.flat.blocks[number]) {
-                *sum = ((f64::from(*value) - f64::from(*sum) / rows as f64) / lambdas[number]) as f32;
+                *sum = ((f64::from(*value) - f64::from(*sum) / total) / lambdas[number]) as f32;
             }
         }
     }
@@ -79,17 +84,18 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
     scores.finish(subject, ids, walked.left_out, walked.damage, estimates)
 }
 
-/// Adds `Σ_r (g_r·v)/(λ + ‖g_r‖²)·g_r` of one block of a tile, its values, width and squared norms, to the sums
-/// `[lambdas · probes, width]`.
-fn add_rows(block: (&[f32], usize, &[f64]), probes: &[f32], count: usize, lambdas: &[f64], sums: &mut [f32]) {
-    let (values, width, norms) = block;
+/// Adds `Σ_r κ_r·(g_r·v)/(λ + ‖g_r‖²)·g_r` of one block of a tile, its values, width, squared norms and weights, to the
+/// sums `[lambdas · probes, width]`.
+fn add_rows(block: (&[f32], usize, &[f64], &[f64]), probes: &[f32], count: usize, lambdas: &[f64], sums: &mut [f32]) {
+    let (values, width, norms, weights) = block;
     let rows = norms.len();
     let dots = block_dots(values, rows, probes, count);
     let mut weighted = vec![0f32; dots.len()];
     for (sums, lambda) in sums.chunks_mut((count * width).max(1)).zip(lambdas) {
-        for ((out, dots), norm) in weighted.chunks_mut(count.max(1)).zip(dots.chunks(count.max(1))).zip(norms) {
+        let pairs = weighted.chunks_mut(count.max(1)).zip(dots.chunks(count.max(1)));
+        for ((out, dots), (norm, weight)) in pairs.zip(norms.iter().zip(weights)) {
             for (out, dot) in out.iter_mut().zip(dots) {
-                *out = (f64::from(*dot) / (lambda + norm)) as f32;
+                *out = (weight * f64::from(*dot) / (lambda + norm)) as f32;
             }
         }
         let left = Matrix::new(&weighted, rows, count).t();

@@ -47,21 +47,28 @@ impl Gram {
         Self { blocks, regions, sums, excess, rows: 0, weight: 0.0, wide: Vec::new() }
     }
 
+    /// What the rows that have been added weigh together.
+    pub(super) fn weight(&self) -> f64 {
+        self.weight
+    }
+
     /// How many rows have been added.
     pub(super) fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Adds `scale_r²·g_r g_rᵀ` of the rows of a tile, each of which counts as one in the mean; rows of scale 0 do not
-    /// count.
-    pub(super) fn add(&mut self, flat: &Flat, scales: &[f64]) {
-        self.sum_up(flat, scales);
-        self.weight += scales.iter().filter(|scale| **scale != 0.0).count() as f64;
+    /// Adds `w_r·s_r²·g_r g_rᵀ` of the rows of a tile with the weights `w` and the scales `s`. Each counts as `w_r` in
+    /// the mean, one of scale 0 as a row of zeros.
+    pub(super) fn add(&mut self, flat: &Flat, weights: &[f64], scales: &[f64]) {
+        self.sum_up(flat, &weights.iter().zip(scales).map(|(w, scale)| w.sqrt() * scale).collect::<Vec<f64>>());
+        self.rows += flat.rows as u64;
+        self.weight += weights.iter().sum::<f64>();
     }
 
     /// Adds `w_r·g_r g_rᵀ` of the rows of a tile, each of which counts as `w_r` in the mean.
     pub(super) fn add_weighted(&mut self, flat: &Flat, weights: &[f64]) {
         self.sum_up(flat, &weights.iter().map(|weight| weight.sqrt()).collect::<Vec<f64>>());
+        self.rows += weights.iter().filter(|weight| **weight != 0.0).count() as u64;
         self.weight += weights.iter().sum::<f64>();
     }
 
@@ -88,7 +95,6 @@ impl Gram {
         for (region, sum) in self.excess.iter_mut().enumerate() {
             *sum += scales.iter().enumerate().map(|(row, scale)| scale * scale * flat.excess(region, row)).sum::<f64>();
         }
-        self.rows += scales.iter().filter(|scale| **scale != 0.0).count() as u64;
     }
 
     /// The mean of what was added, made ready for all `dampings`.

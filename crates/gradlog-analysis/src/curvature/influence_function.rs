@@ -45,7 +45,7 @@ fn invert(subject: &Subject<'_>, progress: &Progress) -> Result<(Inverse, Option
         Curvature::Visits | Curvature::Nothing => {
             let walked = subject.walk().walk_forwards(progress, |visits, _: &[()], flat| {
                 if flat.rows > 0 {
-                    gram.add(flat, &vec![1.0; visits.len()]);
+                    gram.add_weighted(flat, &subject.weights.of_rows(visits));
                 }
                 Ok(())
             })?;
@@ -118,7 +118,8 @@ pub(super) fn pass(
     scores.finish(subject, ids, walked.left_out, walked.damage.or_else(|| solver.damage.clone()), estimates)
 }
 
-/// `(1/n)·⟨ḡ_z, u⟩` of each of the `n` examples `z` with each solution `u`.
+/// `Σ_v κ_v·⟨g_v, u⟩ / Σ κ`, over the visits of each example `z` and over all, with each solution `u`: `(w_z/N)·⟨ḡ_z, u⟩`
+/// ([`Weights`](super::weights::Weights)).
 pub(super) fn mean_scores(
     subject: &Subject<'_>,
     solutions: &[Vec<f32>],
@@ -126,19 +127,21 @@ pub(super) fn mean_scores(
     progress: &Progress,
 ) -> Result<(Scores, Walked), AnalysisError> {
     let mut scores = Scores::new(columns);
+    let mut total = 0.0;
     let walked = subject.walk().walk_forwards(progress, |visits, outputs: &[Outputs], flat| {
         let dots = dots(flat, solutions, columns);
         let mut rows = dots.chunks(columns.max(1));
         for (visit, outputs) in visits.iter().zip(outputs) {
             let slot = scores.slot(visit, outputs.prediction, Walking::Forwards);
             if let (true, Some(dots)) = (visit.usable, rows.next()) {
-                scores.add(slot, 1.0, dots);
+                let weight = subject.weights.of(visit);
+                total += weight.abs();
+                scores.add(slot, weight, dots);
             }
         }
         Ok(())
     })?;
     walked.check("influence")?;
-    let examples = scores.examples() as f64;
-    scores.scale(|_, visits| 1.0 / (examples * visits.max(1) as f64));
+    scores.scale(|_, _| if total > 0.0 { 1.0 / total } else { 0.0 });
     Ok((scores, walked))
 }

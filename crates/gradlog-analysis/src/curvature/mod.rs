@@ -28,6 +28,7 @@ mod subject;
 #[cfg(test)]
 mod tests;
 mod trak;
+mod weights;
 
 pub use plan::EstimatePlan;
 pub use question::EstimateQuestion;

@@ -3,6 +3,7 @@
 use super::question::{check_method, EstimateQuestion};
 use super::story::Story;
 use super::subject::{Subject, CURVATURE_BYTES_MAX, PROBE_BYTES_MAX};
+use super::weights::Weights;
 use super::{adjoint, datainf, influence_function, trak};
 use crate::influence::plan::index::Index;
 use crate::rows::layer_rates::LayerRates;
@@ -11,6 +12,7 @@ use crate::vectors::flatten::Flattener;
 use crate::{AnalysisError, Influence, Method};
 use gradlog_format::run::Run;
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 
 /// What a method keeps between passes.
 enum Prepared {
@@ -103,7 +105,10 @@ impl<'run> EstimatePlan<'run> {
             });
         }
         let flattener = Flattener::new(&trained, run.manifest(), asked.shape).of_rows(&index.layout, None);
-        let subject = Subject { run, asked: asked.clone(), index, flattener, factors };
+        let weights = Weights::read(run, &asked.question.window, progress)?;
+        let (asked, set_is_weighted) = (asked.clone(), AtomicBool::new(false));
+        let subject = Subject { run, asked, index, flattener, factors, weights, set_is_weighted };
+        let asked = &subject.asked;
         let examples = subject.examples(progress)?;
         let each = 8 * examples.len().max(1) * asked.dampings.len().max(1);
         // The adjoint holds two vectors for each probe, the others the probe and its solutions.

@@ -2,7 +2,9 @@
 //! self-influence under the same damped inverse, `√(ḡ_zᵀ (H + λI)⁻¹ ḡ_z)`.
 //!
 //! The mean gradient of an example over its visits is needed as a whole, because its visits have products with each
-//! other. As many examples as fit are gathered in a walk, so memory goes by a bound and not by the run.
+//! other. It is weighted as in the score ([`Weights`](super::weights::Weights)), so a weight that all visits of an
+//! example have in common cancels out. As many examples as fit are gathered in a walk, so memory goes by a bound and
+//! not by the run.
 
 use super::gram::Inverse;
 use super::subject::{Subject, PROBE_BYTES_MAX};
@@ -27,8 +29,9 @@ impl SelfInfluence {
     ) -> Result<Self, AnalysisError> {
         let mut found = HashMap::new();
         let each = 4 * subject.flattener.length().max(1);
+        let all = examples.len();
         for examples in examples.chunks((PROBE_BYTES_MAX / each).max(16)) {
-            let means = Means::gather(subject, examples, progress)?;
+            let means = Means::gather(subject, examples, all, progress)?;
             for first in (0..examples.len()).step_by(MULTIPLIED_ROWS) {
                 let rows = first..examples.len().min(first + MULTIPLIED_ROWS);
                 let products = inverse.quadratic(&means.rows(subject, rows.clone()));
@@ -53,7 +56,7 @@ impl SelfInfluence {
     }
 }
 
-/// Mean gradients of some examples over their usable visits inside the window.
+/// Mean gradients of some examples over their usable visits inside the window, by the weights of the visits.
 struct Means {
     /// Of each block `[examples, width]`.
     blocks: Vec<Vec<f32>>,
@@ -63,18 +66,22 @@ struct Means {
 }
 
 impl Means {
-    fn gather(subject: &Subject<'_>, examples: &[u64], progress: &Progress) -> Result<Self, AnalysisError> {
+    /// Of `examples`, some of `all`.
+    fn gather(subject: &Subject<'_>, examples: &[u64], all: usize, progress: &Progress) -> Result<Self, AnalysisError> {
         let slots: HashMap<u64, usize> = examples.iter().enumerate().map(|(slot, example)| (*example, slot)).collect();
         let about = &subject.flattener.blocks;
         let mut blocks: Vec<Vec<f32>> = about.iter().map(|block| vec![0f32; examples.len() * block.width]).collect();
         let mut visits = vec![0u64; examples.len()];
+        let mut total = 0.0;
         let mut excess = vec![vec![0f32; examples.len()]; subject.flattener.regions.len()];
         let _ = subject.walk().walk_forwards(progress, |seen, _: &[()], flat| {
             for (row, visit) in seen.iter().enumerate().take(flat.rows) {
+                let weight = subject.weights.of(visit);
+                total += weight.abs();
                 let Some(&slot) = slots.get(&visit.example) else { continue };
                 visits[slot] += 1;
                 for (region, sums) in excess.iter_mut().enumerate() {
-                    sums[slot] += flat.excess(region, row) as f32;
+                    sums[slot] += (weight * weight * flat.excess(region, row)) as f32;
                 }
                 for ((sums, values), about) in blocks.iter_mut().zip(&flat.blocks).zip(about) {
                     let width = about.width;
@@ -82,19 +89,15 @@ impl Means {
                     sums[slot * width..(slot + 1) * width]
                         .iter_mut()
                         .zip(values)
-                        .for_each(|(sum, value)| *sum += value);
+                        .for_each(|(sum, value)| *sum += weight as f32 * value);
                 }
             }
             Ok(())
         })?;
-        for (sums, about) in blocks.iter_mut().zip(about) {
-            for (sums, count) in sums.chunks_mut(about.width.max(1)).zip(&visits) {
-                sums.iter_mut().for_each(|sum| *sum /= (*count).max(1) as f32);
-            }
-        }
-        for sums in &mut excess {
-            sums.iter_mut().zip(&visits).for_each(|(sum, count)| *sum /= (*count).max(1).pow(2) as f32);
-        }
+        // What an example weighs in all of its visits, if it weighs as much as the mean.
+        let mean = if total > 0.0 { (total / all as f64) as f32 } else { 1.0 };
+        blocks.iter_mut().flatten().for_each(|sum| *sum /= mean);
+        excess.iter_mut().flatten().for_each(|sum| *sum /= mean * mean);
         Ok(Self { blocks, excess, visits })
     }
 

@@ -2,16 +2,20 @@
 
 use super::gram::FACTORS_MAX;
 use super::question::EstimateQuestion;
+use super::weights::Weights;
 use crate::influence::plan::index::Index;
 use crate::rows::basis::Uses;
 use crate::rows::driver::fold_each;
 use crate::vectors::flatten::Flattener;
 use crate::vectors::walk::Walk;
 use crate::Progress;
-use crate::{rows::column, AnalysisError, Basis, BasisRows, EstimateDetails, Method, OptimizerModel, VectorBlock};
+use crate::{
+    rows::column, AnalysisError, Basis, BasisRows, Curvature, EstimateDetails, Method, OptimizerModel, VectorBlock,
+};
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Run};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The most bytes that the flat vectors of a pass's probes take, unless those of 16 probes take more.
 pub(super) const PROBE_BYTES_MAX: usize = 256 << 20;
@@ -27,6 +31,10 @@ pub(super) struct Subject<'run> {
     pub flattener: Flattener,
     /// What multiplies the learning rate of each layer; of each block, where vectors are taken layer by layer.
     pub factors: Vec<f32>,
+    /// What each visit weighs in the objective.
+    pub weights: Weights,
+    /// Whether the rows of the curvature set, once it has been read, are weighted as their examples are.
+    pub set_is_weighted: AtomicBool,
 }
 
 impl Subject<'_> {
@@ -79,6 +87,7 @@ impl Subject<'_> {
         let window = &self.asked.question.window;
         let uses = if estimate.method == Method::Adjoint { Uses::Steps } else { Uses::Gradients };
         let mut basis = Basis::of(self.run, window, BasisRows::Visits, uses)?;
+        basis.weighting = self.weighting(estimate.method);
         // The adjoint walks back over all steps, whatever the window of the visits.
         basis.optimizer = basis.optimizer.map(|model| OptimizerModel {
             models_momentum: true,
@@ -91,6 +100,30 @@ impl Subject<'_> {
             models_moments: false,
         });
         Ok(basis)
+    }
+
+    /// By what examples count, and what does not count by it.
+    fn weighting(&self, method: Method) -> Option<String> {
+        // The adjoint takes each visit with its coefficient, and says nothing of a mean.
+        let counts = self.weights.describe().filter(|_| method != Method::Adjoint);
+        let set = match &self.asked.curvature {
+            Curvature::Set(name) => self.set_weighting(name, method),
+            Curvature::Visits | Curvature::Nothing => None,
+        };
+        let parts: Vec<String> = counts.into_iter().chain(set).collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+
+    fn set_weighting(&self, name: &str, method: Method) -> Option<String> {
+        let of_loss = !self.weights.are_equal() && !self.set_is_weighted.load(Ordering::Relaxed);
+        let of_visits = method != Method::Adjoint && self.weights.visits_differ();
+        let what = match (of_loss, of_visits) {
+            (false, false) => return None,
+            (true, false) => "without the weights of the loss",
+            (false, true) => "as often as it was recorded, and not as often as it was visited",
+            (true, true) => "as often as it was recorded, without the weights of the loss",
+        };
+        Some(format!("the curvature `{name}` takes each example {what}"))
     }
 
     /// What is common to the answers of a question.

@@ -2,7 +2,13 @@
 //!
 //! The gradient of the log-odds is had from that of the loss: `ℓ = −log p = log(1 + e⁻ᶠ)`, so `∇ℓ = −(1 − p)·∇f`. `1 −
 //! p` is taken from the loss, `1 − e⁻ˡ`, which keeps its digits where `p` is almost 1. A visit whose loss is so small
-//! that it has no gradient left counts with `1 − p = 0`, as it does in the paper's `Q`.
+//! that f32 has no gradient of it left (a margin of 70 and more) has a gradient of the log-odds all the same, which is
+//! not known. It is a row of zeros, its own score is 0 as by the paper's `Q`, and it is counted in
+//! [`LeftOut::without_log_odds`].
+//!
+//! The paper has no weights of examples. Its estimator is a Newton step of a logistic regression in `φ`, of which the
+//! diagonal `p·(1 − p)` is dropped. With the weights of the visits in the objective ([`Weights`](super::weights::Weights))
+//! the same steps give `ΦᵀWΦ` for `ΦᵀΦ`, and `w·(1 − p)` for `1 − p` in `Q`.
 
 use super::detail::Outputs;
 use super::gram::Gram;
@@ -22,6 +28,18 @@ use std::collections::BTreeSet;
 /// How far `1 − e⁻ˡ` may be from that of the recorded probability of the label, if the loss is a cross entropy: a share
 /// of the larger, and what f32 rounds of a probability. A focal loss agrees better where the model is sure, so a share.
 const CONFIDENCE_TOLERANCE: (f64, f64) = (1e-3, 1e-6);
+
+/// Below this `1 − p`, gradients are too small for the digits of f32, or are 0.
+const DOUBT_MIN: f64 = 1e-30;
+
+/// What makes a gradient of the log-odds of one of the loss, but for the sign; 0 if it is not known.
+fn to_scale(doubt: f64) -> f64 {
+    if doubt >= DOUBT_MIN {
+        1.0 / doubt
+    } else {
+        0.0
+    }
+}
 
 /// `1 − p` of the label, if the loss is the cross entropy of one prediction.
 fn doubt(loss: f32, confidence: Option<f32>) -> Option<f64> {
@@ -53,30 +71,33 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
     let (found, ReadTo(cut)) = find_epochs(subject, progress)?;
     let before = subject.walk().before.into_iter().chain(&cut).min_by_key(|damage| damage.block.unwrap_or(u64::MAX));
     let mut damage = cut.clone();
-    let (mut rows, mut epochs) = (0, 0);
+    let (mut rows, mut epochs, mut probes_without_log_odds) = (0, 0, 0);
     let mut lambdas = vec![vec![0f64; subject.flattener.blocks.len()]; dampings.len()];
     for epoch in found {
         let window = Window { epochs: Some(epoch..epoch.saturating_add(1)), ..window.clone() };
         let walk = Walk { window: &window, before, ..subject.walk() };
         let mut gram = Gram::new(&subject.flattener);
-        let walked = walk.walk_forwards(progress, |_, outputs: &[Outputs], flat| {
+        let mut without_log_odds = 0;
+        let walked = walk.walk_forwards(progress, |visits, outputs: &[Outputs], flat| {
             if flat.rows > 0 {
-                let scale = |outputs: &Outputs| {
+                let mut scale = |outputs: &Outputs| {
                     let doubt = doubt(outputs.loss, outputs.confidence).ok_or_else(not_cross_entropy)?;
-                    Ok(if doubt > 0.0 { 1.0 / doubt } else { 0.0 })
+                    without_log_odds += u64::from(doubt < DOUBT_MIN);
+                    Ok(to_scale(doubt))
                 };
-                let scales: Vec<f64> = outputs.iter().map(scale).collect::<Result<_, AnalysisError>>()?;
-                gram.add(flat, &scales);
+                let scales: Vec<f64> = outputs.iter().map(&mut scale).collect::<Result<_, AnalysisError>>()?;
+                gram.add(flat, &subject.weights.of_rows(visits), &scales);
             }
             Ok(())
         })?;
         damage = damage.or(walked.damage);
+        left_out.without_log_odds += without_log_odds;
         if walked.visits == 0 || gram.rows() == 0 {
             left_out.add(&walked.left_out);
             continue;
         }
-        let count = gram.rows();
-        rows += count;
+        let total = gram.weight().max(f64::MIN_POSITIVE);
+        rows += gram.rows();
         epochs += 1;
         let inverse = gram.invert(dampings)?;
         for (number, sums) in lambdas.iter_mut().enumerate() {
@@ -84,7 +105,7 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
         }
         let end = find_end(subject, &window, progress)?;
         let mut probes = ProbeRows::load(&subject.index, &subject.flattener, ids, |records| nearest(records, end))?;
-        to_log_odds(&mut probes)?;
+        probes_without_log_odds = probes_without_log_odds.max(to_log_odds(&mut probes)?);
         let solved = inverse.solve(&probes.flat);
         let walked = walk.walk_forwards(progress, |visits, outputs: &[Outputs], flat| {
             let dots = dots(flat, &solved, columns);
@@ -95,22 +116,19 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
                 let (true, Some(dots)) = (visit.usable, dots.next()) else { continue };
                 let doubt = doubt(outputs.loss, outputs.confidence).ok_or_else(not_cross_entropy)?;
                 doubts[slot] = (doubts[slot].0 + doubt, doubts[slot].1 + 1);
-                if doubt > 0.0 {
-                    scores.add(slot, 1.0 / (doubt * count as f64), dots);
-                } else {
-                    scores.add(slot, 0.0, dots);
-                }
+                scores.add(slot, subject.weights.of(visit) * to_scale(doubt) / total, dots);
             }
             Ok(())
         })?;
         left_out.add(&walked.left_out);
     }
+    left_out.without_log_odds += probes_without_log_odds;
     if epochs == 0 {
         Walked { visits: 0, left_out: left_out.clone(), damage: None }.check("TRAK's estimator")?;
     }
-    scores.scale(|slot, visits| {
+    scores.scale(|slot, _| {
         let (sum, count) = doubts[slot];
-        sum / count.max(1) as f64 / visits.max(1) as f64
+        sum / count.max(1) as f64 / epochs as f64
     });
     if let Some(threshold) = subject.asked.soft_threshold {
         scores.map(|_, _, score| soft_thresholded(score, threshold));
@@ -139,17 +157,20 @@ fn soft_thresholded(score: f64, threshold: f64) -> f64 {
 }
 
 /// From gradients of the loss to gradients of the log-odds, but for the sign, which the visits leave out as well.
-fn to_log_odds(probes: &mut ProbeRows) -> Result<(), AnalysisError> {
+/// How many of them are not known.
+fn to_log_odds(probes: &mut ProbeRows) -> Result<u64, AnalysisError> {
+    let mut without = 0;
     let Flat { rows, blocks, .. } = &mut probes.flat;
     for row in 0..*rows {
         let doubt = doubt(probes.losses[row], probes.confidences[row]).ok_or_else(not_cross_entropy)?;
-        let scale = if doubt > 0.0 { (1.0 / doubt) as f32 } else { 0.0 };
+        let scale = to_scale(doubt) as f32;
+        without += u64::from(doubt < DOUBT_MIN);
         for values in blocks.iter_mut() {
             let width = values.len() / *rows;
             values[row * width..(row + 1) * width].iter_mut().for_each(|value| *value *= scale);
         }
     }
-    Ok(())
+    Ok(without)
 }
 
 /// The epochs that have visits inside the window, as far as they can be read.

@@ -6,12 +6,22 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Method {
-    /// `(1/n)·g_z'ᵀ (H + λI)⁻¹ ḡ_z` (Koh and Liang 2017, arXiv 1703.04730, §2.1): by how much the probe's loss would
-    /// rise, were `z` not among the `n` examples and the model trained to its minimum again.
+    /// `(w_z/N)·g_z'ᵀ (H + λI)⁻¹ ḡ_z` (Koh and Liang 2017, arXiv 1703.04730, §2.1): by how much the probe's loss would
+    /// rise, were `z` not among the `N` examples and the model trained to its minimum again.
     ///
     /// `ḡ_z` is the mean gradient of `z` over its visits inside the window (the last epoch is the natural one), `H`
     /// the mean of `g gᵀ` over the rows of the chosen [`Curvature`], and `g_z'` the probe's gradient nearest to
-    /// the window's end. The paper's `H` is the Hessian at the minimum; with the visits' own gradients it is the
+    /// the window's end.
+    ///
+    /// The objective is `(1/N) Σ_i w_i ℓ_i`, with a mean of 1 over the weights. Each visit weighs `κ = c·B`, its
+    /// coefficient in the loss times the visits of its step, and `κ = c` if the loss is a sum over its batch. So
+    /// weights of classes and numbers of tokens count, and a short last batch does not. `w_i` is the sum of `κ` over
+    /// the visits of `i`, relative to the mean: an example that is drawn three times as often weighs three times as
+    /// much. All means are over visits by `κ`: the score is `Σ_v κ_v·g_z'ᵀ (H + λI)⁻¹ g_v / Σ κ`, with the visits `v`
+    /// of `z` above and all below, and `H = Σ κ g gᵀ / Σ κ`. An absolute `λ` is the weight of `½‖w‖²` beside this
+    /// objective, so relative to the mean weight of the loss. Of visits of a negative weight the curvature knows
+    /// nothing.
+    /// The paper's `H` is the Hessian at the minimum; with the visits' own gradients it is the
     /// empirical Fisher, which shrinks as the model fits.
     ///
     /// With [`Normalization::Relatif`](crate::Normalization::Relatif) it is ℓ-RelatIF (Barshan et al. 2020, arXiv
@@ -21,7 +31,7 @@ pub enum Method {
     InfluenceFunction,
     /// As [`Method::InfluenceFunction`], with the mean and the inverse exchanged (DataInf; Kwon et al. 2024, arXiv
     /// 2310.00902, eq. 5): `H⁻¹v ≈ (1/m)·Σ_i (λI + g_i g_iᵀ)⁻¹ v = (1/(λm))·Σ_i (v − (g_i·v)/(λ + ‖g_i‖²)·g_i)`. No
-    /// matrix is held or inverted. Meant for many layers, each by itself.
+    /// matrix is held or inverted. Meant for many layers, each by itself. The mean is by `κ`, as that of `H`.
     DataInf,
     /// TRAK's estimator (Park et al. 2023, arXiv 2303.14186, §3) over the epochs of one run where the paper takes
     /// models of many: `[mean_m (1 − p_m(z))]·[mean_m φ_m(z')ᵀ (Φ_mᵀΦ_m + λI)⁻¹ φ_m(z)]`.
@@ -29,6 +39,10 @@ pub enum Method {
     /// `φ` is the gradient of the log-odds `f = log(p/(1 − p))` of the label, which is `−g/(1 − p)`, and `Φ_m` has
     /// those of the visits of epoch `m`. It needs a cross entropy over classes. The score is by how much `z`
     /// raises the probe's `f`.
+    ///
+    /// The paper has no weights of examples. Its Newton step with those of [`Method::InfluenceFunction`] has
+    /// `Φ_mᵀWΦ_m`, and in each epoch the sum of `κ·φ` over the visits of `z`. Where `p` rounds to 1 the gradient of the
+    /// log-odds is not known: it counts as 0, in [`LeftOut::without_log_odds`](crate::LeftOut::without_log_odds).
     ///
     /// The paper's last step is a soft threshold λ on these scores, `sign(τ)·max(|τ| − λ, 0)`, with λ chosen on
     /// trained subsets: the question's soft threshold, which is left out if nothing is said. It
@@ -145,8 +159,9 @@ pub enum Curvature {
     #[default]
     Visits,
     /// Those of a set: rows that were recorded to be curvature by `Recorder::curvature`, with the weights that they
-    /// were given, `H = Σ w g gᵀ / Σ w`: for a cross entropy the Gauss-Newton matrix. Probes of the set count with
-    /// weight 1. The adjoint takes for each step those of the nearest earlier time.
+    /// were given, `H = Σ w g gᵀ / Σ w`: for a cross entropy the Gauss-Newton matrix. If they are of training examples,
+    /// each has the weight of its example in the loss besides, but not its number of visits. The basis of an answer says where
+    /// weights are left out. Probes of the set count with weight 1. The adjoint takes for each step those of the nearest earlier time.
     Set(String),
     /// None: the adjoint then knows momentum and schedule alone.
     Nothing,

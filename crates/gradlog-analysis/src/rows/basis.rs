@@ -4,6 +4,7 @@ use super::layer_rates::UntrainedLayers;
 use super::left_out::LeftOut;
 use super::rule::RowRule;
 use super::window::Window;
+use super::wiring::{EpochsBack, LabelChanges, SEVERAL_LABELS, VISITS_LOOKED_AT};
 use crate::{rows::column, AnalysisError};
 use gradlog_format::log::{BlockKind, Column, Manifest, Mode, UpdateRule};
 use gradlog_format::run::{Block, ReadError, Run};
@@ -13,8 +14,8 @@ use std::fmt;
 /// What an answer rests on. Every answer has one, and its `Display` is the line that the command prints.
 ///
 /// The line has these clauses, as far as they apply, with `; ` between them: the rows and the mode of the model, the
-/// optimizer that is modeled, the layers whose gradients count, layers that are not trained, couplings between
-/// examples, and what was left out.
+/// optimizer that is modeled, the layers whose gradients count, layers that are not trained, weights of examples,
+/// couplings between examples, ids with several labels, epochs that go backwards, and what was left out.
 ///
 /// ```
 /// use gradlog_analysis::{Basis, BasisRows};
@@ -36,6 +37,13 @@ pub struct Basis {
     pub gradients: Option<GradientCoverage>,
     /// Recorded layers that no step changed; none where the answer is made of outputs or of probes alone.
     pub untrained: UntrainedLayers,
+    /// By what examples count in an objective that is more than their plain mean, for methods that have an objective;
+    /// and which curvature does not go by it.
+    pub weighting: Option<String>,
+    /// Whether examples among the first 65,536 visits have several labels.
+    pub several_labels: bool,
+    /// Where epochs go backwards, if they do.
+    pub epochs_back: Option<EpochsBack>,
     /// What makes the gradient of an example depend on others of its batch, if the run says so.
     pub coupling: Option<String>,
     /// Visits inside the window that the recorder dropped, so that the log does not hold them.
@@ -148,6 +156,10 @@ impl Basis {
                 _ => {}
             }
         }
+        if !matches!(basis.rows, BasisRows::Probes { .. }) {
+            basis.several_labels = LabelChanges::find(run, VISITS_LOOKED_AT)?.is_some();
+            basis.epochs_back = EpochsBack::find(run)?;
+        }
         basis.optimizer = (uses == Uses::Steps).then(|| OptimizerModel::of(&told));
         if uses == Uses::Outputs {
             return Ok(basis);
@@ -189,7 +201,7 @@ impl Basis {
 
     /// The line of an answer over several parts, such as runs. Each clause is said once, and counts are added.
     pub fn describe_all<'a>(parts: impl IntoIterator<Item = &'a Basis>) -> String {
-        let mut clauses: [Vec<String>; 5] = Default::default();
+        let mut clauses: [Vec<String>; 8] = Default::default();
         let (mut left_out, mut dropped) = (LeftOut::default(), 0u64);
         for part in parts {
             for (said, clause) in clauses.iter_mut().zip(part.clauses()) {
@@ -205,7 +217,7 @@ impl Basis {
     }
 
     /// The clauses but for what was left out.
-    fn clauses(&self) -> [Option<String>; 5] {
+    fn clauses(&self) -> [Option<String>; 8] {
         let text = |part: Option<&dyn fmt::Display>| part.map(ToString::to_string);
         let (optimizer, gradients) = (self.optimizer.as_ref(), self.gradients.as_ref());
         [
@@ -213,7 +225,10 @@ impl Basis {
             text(optimizer.map(|model| model as &dyn fmt::Display)),
             text(gradients.map(|coverage| coverage as &dyn fmt::Display)),
             untrained_clause(&self.untrained),
+            self.weighting.clone(),
             self.coupling.clone(),
+            self.several_labels.then(|| SEVERAL_LABELS.to_owned()),
+            self.epochs_back.map(|found| found.to_string()),
         ]
     }
 }

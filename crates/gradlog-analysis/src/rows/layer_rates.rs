@@ -5,7 +5,7 @@ use super::window::Window;
 use crate::{rows::column, AnalysisError};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, ReadError, Run};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 /// What multiplies the learning rate of each layer, from which step on.
@@ -17,6 +17,8 @@ pub(crate) struct LayerRates {
     trained: BTreeMap<u16, BTreeMap<u64, bool>>,
     /// Whether only some of its parameters change, likewise.
     in_part: BTreeMap<u16, BTreeMap<u64, bool>>,
+    /// Steps at the rate 0. They move nothing, so no layer has a ratio there.
+    still: BTreeSet<u64>,
 }
 
 /// The value of [`Column::Trained`] for a layer of which steps change some parameters and not others.
@@ -52,8 +54,13 @@ impl LayerRates {
     /// Reads all of a run, as far as it can be read: who reads its rows meets the same damage.
     pub(crate) fn read(run: &Run) -> Result<Self, AnalysisError> {
         let mut rates = Self::default();
-        for block in run.scan().filter(|block| block.kind() == Some(BlockKind::LayerRates)) {
-            match rates.add(&block) {
+        let is_read = |block: &Block| matches!(block.kind(), Some(BlockKind::LayerRates | BlockKind::Steps));
+        for block in run.scan().filter(is_read) {
+            let added = match block.kind() {
+                Some(BlockKind::Steps) => rates.add_still(&block),
+                _ => rates.add(&block),
+            };
+            match added {
                 Ok(()) => {}
                 Err(ReadError::Damaged(_)) => break,
                 Err(other) => return Err(other.into()),
@@ -84,6 +91,15 @@ impl LayerRates {
         Ok(())
     }
 
+    fn add_still(&mut self, block: &Block) -> Result<(), ReadError> {
+        let Some(rates) = column::optional(block, Column::LearningRate, column::f32s)? else { return Ok(()) };
+        if rates.contains(&0.0) {
+            let steps = column::u64s(block, Column::Step)?.into_iter().zip(rates);
+            self.still.extend(steps.filter(|(_, rate)| *rate == 0.0).map(|(step, _)| step));
+        }
+        Ok(())
+    }
+
     /// Whether all layers are trained at the rate of the step.
     pub(crate) fn is_empty(&self) -> bool {
         self.told.is_empty() && self.trained.is_empty()
@@ -105,12 +121,14 @@ impl LayerRates {
             || changes.is_some_and(|changes| changes.range(steps.clone()).any(|(_, in_part)| *in_part))
     }
 
-    /// The factor of a layer in all of these steps.
+    /// The factor of a layer in all of these steps but those at the rate 0.
     ///
     /// # Errors
     /// The first step at which it is another.
     fn constant(&self, layer: u16, steps: &RangeInclusive<u64>, uses_rates: bool) -> Result<f32, u64> {
-        let (first, last) = (*steps.start(), *steps.end());
+        let last = *steps.end();
+        let moving = |from: u64| (from..=last).find(|step| !self.still.contains(step));
+        let first = moving(*steps.start()).unwrap_or(*steps.start());
         let factor_at = |step: u64| match self.factor(layer, step) {
             factor if uses_rates || factor == 0.0 => factor,
             _ => 1.0,
@@ -120,7 +138,7 @@ impl LayerRates {
         let changes = told.chain(self.trained.get(&layer).into_iter().flat_map(BTreeMap::keys));
         let mut changes: Vec<u64> = changes.copied().filter(|step| (first..=last).contains(step)).collect();
         changes.sort_unstable();
-        changes.into_iter().find(|step| factor_at(*step) != factor).map_or(Ok(factor), Err)
+        changes.into_iter().filter_map(moving).find(|step| factor_at(*step) != factor).map_or(Ok(factor), Err)
     }
 
     /// The factors of the layers in a window. Without `uses_rates`, 1 for every layer that is trained.
@@ -144,8 +162,8 @@ impl LayerRates {
         let constant = |layer: u16| {
             self.constant(layer, &steps, uses_rates).map_err(|step| AnalysisError::OutOfRange {
                 what: "the learning rate of a layer inside the window",
-                given: format!("the ratio of layer `{}` to the step's rate changes at step {step}", name(layer)),
-                range: "one ratio throughout: ask for the steps before and after it apart".into(),
+                given: format!("another multiple of the step's rate from step {step} on (layer `{}`)", name(layer)),
+                range: "the same multiple throughout: ask for the steps before and after it apart".into(),
             })
         };
         let mut factors = Factors::default();
@@ -312,6 +330,23 @@ mod tests {
         assert_eq!(rates.constant(1, &(6..=100), false), Ok(1.0));
         assert_eq!(rates.constant(1, &(0..=5), true), Ok(0.0));
         assert_eq!(rates.constant(1, &(5..=100), false), Err(6));
+    }
+
+    /// A warm-up starts at the rate 0, where a layer has no ratio to the step's rate.
+    #[test]
+    fn steps_at_the_rate_0_are_no_change() {
+        let mut rates = LayerRates { still: BTreeSet::from([0, 1, 5, 6]), ..LayerRates::default() };
+        insert(rates.told.entry(1).or_default(), 2, 0.1);
+        assert_eq!(rates.constant(1, &(0..=9), true), Ok(0.1));
+        // What is told for steps that move nothing, and taken back.
+        insert(rates.told.entry(1).or_default(), 5, 1.0);
+        insert(rates.told.entry(1).or_default(), 7, 0.1);
+        assert_eq!(rates.constant(1, &(0..=9), true), Ok(0.1));
+        insert(rates.told.entry(1).or_default(), 8, 0.2);
+        assert_eq!(rates.constant(1, &(0..=9), true), Err(8));
+        // A change at a step that moves nothing holds from the next one that does.
+        insert(rates.told.entry(1).or_default(), 5, 0.5);
+        assert_eq!(rates.constant(1, &(0..=9), true), Err(7));
     }
 
     #[test]

@@ -37,10 +37,13 @@ pub struct LeftOut {
     pub probe_records_replaced: u64,
     /// Examples of which no visit or record counts, that no group holds, or that are threshold samples in every run.
     pub examples: u64,
+    /// Visits and probes of which the probability of the label rounds to 1, so that the gradient of their log-odds, of
+    /// which TRAK's estimator is made, is not known.
+    pub without_log_odds: u64,
 }
 
 /// How many reasons there are.
-const REASONS: usize = 14;
+const REASONS: usize = 15;
 
 /// Of a reason what was left out (one and many), why, and what helps; in the order of the fields.
 type Words = ([&'static str; 2], &'static str, &'static str);
@@ -89,6 +92,11 @@ const WORDS: [Words; REASONS] = [
         ["example left out", "examples left out"],
         "no usable visit or record, no score, in no whole group, or a threshold sample in every run",
         "",
+    ),
+    (
+        ["gradient of log-odds left out", "gradients of log-odds left out"],
+        "the probability of the label rounds to 1",
+        "Take the epochs before the model is so sure.",
     ),
 ];
 
@@ -143,6 +151,7 @@ impl LeftOut {
             self.probe_records,
             self.probe_records_replaced,
             self.examples,
+            self.without_log_odds,
         ]
     }
 
@@ -162,6 +171,7 @@ impl LeftOut {
             &mut self.probe_records,
             &mut self.probe_records_replaced,
             &mut self.examples,
+            &mut self.without_log_odds,
         ]
     }
 
@@ -209,6 +219,7 @@ mod tests {
             assert!(note.starts_with(&format!("{number} ")) && note.contains(": ") && note.ends_with('.'), "{note}");
         }
         assert!(notes[0].starts_with("1 visit left out: "), "{}", notes[0]);
+        assert!(notes[14].starts_with("15 gradients of log-odds left out: "), "{}", notes[14]);
         assert!(notes[13].starts_with("14 examples left out: "), "{}", notes[13]);
     }
 

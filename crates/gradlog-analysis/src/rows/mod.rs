@@ -20,9 +20,11 @@ pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;
 pub(crate) mod window;
+pub(crate) mod wiring;
 
 pub use basis::{Basis, BasisRows, GradientCoverage, OptimizerModel};
 pub use layer_rates::UntrainedLayers;
 pub use left_out::LeftOut;
 pub use progress::Progress;
 pub use window::{Source, Window};
+pub use wiring::{EpochsBack, LabelChanges};

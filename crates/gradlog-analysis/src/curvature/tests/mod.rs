@@ -4,6 +4,7 @@ mod adjoint;
 mod definitions;
 mod regression;
 mod softmax;
+mod weights;
 
 use crate::{Influence, InfluenceQuestion};
 use gradlog_format::sketch::Encoding;

@@ -28,8 +28,8 @@ pub(crate) enum Rows<'t> {
     Probes,
     /// Those of probes that are multiplied by a preconditioner.
     Preconditioned,
-    /// Those of probes, and rows of curvature: time, record and weight.
-    Weighted(&'t mut (dyn FnMut(u64, Record, f64) + Send)),
+    /// Those of probes, and rows of curvature: id, time, record and weight.
+    Weighted(&'t mut (dyn FnMut(u64, u64, Record, f64) + Send)),
 }
 
 /// The wanted probes of one set.
@@ -68,8 +68,7 @@ impl Index {
         }
     }
 
-    /// As [`Index::build`], of these rows; `take_weighted` gets the rows of curvature in the set: time, record and weight. Without it
-    /// these are passed over.
+    /// As [`Index::build`], of these rows.
     pub(crate) fn read(
         run: &Run,
         question: &InfluenceQuestion,
@@ -143,7 +142,7 @@ impl Index {
                 }
                 let record = Record { block: index.blocks.len(), row };
                 if let (Some(weight), Some(take)) = (weight, take_weighted.as_mut()) {
-                    take(rows.steps[row], record, f64::from(weight));
+                    take(id, rows.steps[row], record, f64::from(weight));
                     (weighted, used) = (weighted + 1, true);
                     continue;
                 }

@@ -63,11 +63,22 @@ pub(super) fn draw_map(runs: &[&Run], asked: &MapQuestion) -> Result<DataMap, An
     Ok(DataMap { bases, share, runs: runs.len() as u64, visits, left_out, rows, damage })
 }
 
-/// Marks the first `count` rows in an order.
+/// Marks the first `count` rows in an order. Equal ones go together: they are marked if more than half of them are
+/// among these.
 fn mark(rows: &mut [DataMapRow], count: usize, order: Order, value: fn(&DataMapRow) -> f64, mark: fn(&mut DataMapRow)) {
     let mut sorted: Vec<usize> = (0..rows.len()).collect();
     sorted.sort_by(|&a, &b| {
         suspicious_first(order, value(&rows[a]), value(&rows[b])).then(rows[a].example.cmp(&rows[b].example))
     });
-    sorted.into_iter().take(count).for_each(|row| mark(&mut rows[row]));
+    let mut first = 0;
+    while let Some(&row) = sorted.get(first) {
+        let own = value(&rows[row]);
+        // Adding zero makes -0 and 0 the same.
+        let is_equal = |other: &&usize| (value(&rows[**other]) + 0.0).to_bits() == (own + 0.0).to_bits();
+        let end = first + sorted[first..].iter().take_while(is_equal).count().max(1);
+        if (first + end) as f64 / 2.0 < count as f64 {
+            sorted[first..end].iter().for_each(|row| mark(&mut rows[*row]));
+        }
+        first = end;
+    }
 }

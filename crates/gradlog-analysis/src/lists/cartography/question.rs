@@ -44,7 +44,8 @@ impl MapQuestion {
         self
     }
 
-    /// Draws the map of one run. Each region takes `round(share·N)` of the `N` examples; ties go to the lower id.
+    /// Draws the map of one run. Each region takes `round(share·N)` of the `N` examples. Examples with equal numbers go
+    /// together: into a region if more than half of them fit in.
     ///
     /// # Errors
     /// Those of [`ScoreQuestion::compute_over`](crate::ScoreQuestion::compute_over) with confidence;

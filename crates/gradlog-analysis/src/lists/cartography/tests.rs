@@ -37,3 +37,22 @@ fn regions_are_the_ends_of_the_two_axes() {
         assert!(matches!(MapQuestion::new().share(share).compute(&run), Err(AnalysisError::OutOfRange { .. })));
     }
 }
+
+/// Examples with equal numbers are in the same regions, whatever their ids.
+#[test]
+fn equal_examples_go_together() {
+    let mut all: Vec<Visit> = (0..20u64).map(|example| Visit { example, ..Draws(7).visit(0, 0, 0) }).collect();
+    for (share, expected) in [(0.0, 0), (0.33, 0), (0.5, 0), (0.55, 20), (1.0, 20)] {
+        let map = MapQuestion::new().share(share).compute(&run_of(&all, 7).run()).unwrap();
+        assert_eq!(map.counts(), [expected; 3], "{share}");
+    }
+    // Four that the model is surest of, and six whose middle is behind the border of 7.
+    all[..4].iter_mut().for_each(|visit| visit.confidence = 0.99);
+    all[4..10].iter_mut().for_each(|visit| visit.confidence = 0.98);
+    all[10..].iter_mut().for_each(|visit| visit.confidence = 0.1);
+    for (share, easy) in [(0.35, 4), (0.4, 10), (0.5, 10)] {
+        let map = MapQuestion::new().share(share).compute(&run_of(&all, 7).run()).unwrap();
+        assert_eq!(map.counts()[0], easy, "{share}");
+        assert!(map.rows.iter().filter(|row| row.easy).all(|row| row.example < easy));
+    }
+}

@@ -56,8 +56,8 @@ pub struct Suspect {
 pub struct SignalValue {
     /// The score, the mean over runs; NaN without a usable visit.
     pub value: f64,
-    /// The share of examples that it finds less suspicious, 0 to 1, half of the example itself included; NaN with the
-    /// score.
+    /// The share of examples that it finds less suspicious, 0 to 1, half of the example itself and of those with the
+    /// same score included; NaN with the score.
     pub rank: f64,
 }
 

@@ -9,7 +9,7 @@ use crate::rows::basis::Uses;
 use crate::scores::order::suspicious_first;
 use crate::scores::over_runs::{name_run, refuse_same_run};
 use crate::Progress;
-use crate::{AnalysisError, Basis, BasisRows, LeftOut, Order, OverRuns, Score, Window};
+use crate::{AnalysisError, Basis, BasisRows, Extra, LeftOut, Order, OverRuns, RunsRow, Score, Window};
 use gradlog_format::run::Run;
 use std::collections::HashMap;
 
@@ -43,9 +43,9 @@ pub(super) fn rank_suspects(runs: &[&Run], window: &Window, progress: &Progress)
         left_out.take_larger(&table.left_out());
         damage = damage.or_else(|| table.runs.iter().find_map(|part| part.damage.clone()));
         let scored = table.rows.iter().filter(|row| !row.score.is_nan()).count() as f64;
-        for (place, row) in table.rows.iter().enumerate() {
+        for (place, row) in middle_places(&table.rows).into_iter().zip(&table.rows) {
             let entry = gathered.entry(row.example).or_insert_with(|| Gathered::new(row));
-            entry.add(signals.len(), row, 1.0 - (place as f64 + 0.5) / scored);
+            entry.add(signals.len(), row, 1.0 - (place + 0.5) / scored);
             if score == Score::Forgetting {
                 entry.never_learned = reasons::never_learned(row);
             }
@@ -75,6 +75,24 @@ pub(super) fn rank_suspects(runs: &[&Run], window: &Window, progress: &Progress)
     let labels_differ = rows.iter().filter(|row| row.label.is_none() && votes.has(row.example)).count() as u64;
     let runs = runs.len() as u64;
     Ok(Suspects { signals, missing_signals, bases, runs, rows, labels_differ, left_out, damage })
+}
+
+/// The place of each row, from 0: of equal ones the middle of their places, so that no id decides.
+fn middle_places(rows: &[RunsRow]) -> Vec<f64> {
+    // Forgetting has what else its order goes by beside it. Adding zero makes -0 and 0 the same.
+    let key = |row: &RunsRow| {
+        let loss = match row.extra("mean_loss") {
+            Some(Extra::Number(loss)) => loss,
+            _ => f64::NAN,
+        };
+        ((row.score + 0.0).to_bits(), reasons::never_learned(row), loss.to_bits())
+    };
+    let mut places = Vec::with_capacity(rows.len());
+    for equal in rows.chunk_by(|a, b| key(a) == key(b)) {
+        let middle = places.len() as f64 + (equal.len() - 1) as f64 / 2.0;
+        places.extend(equal.iter().map(|_| middle));
+    }
+    places
 }
 
 fn assemble(signals: &[Score], gathered: HashMap<u64, Gathered>, votes: &Votes) -> Vec<Suspect> {

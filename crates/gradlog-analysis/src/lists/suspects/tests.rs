@@ -209,3 +209,34 @@ fn an_example_without_any_number_comes_last() {
     assert!(last.example == 3 && last.suspicion.is_nan() && last.visits == 0);
     assert!(found.rows[..20].iter().all(|row| row.suspicion.is_finite()));
 }
+
+/// Every example has the same visits as all others, so no id may stand out.
+#[test]
+fn equal_examples_are_equally_suspicious() {
+    let mut all = Vec::new();
+    for epoch in 0..3u32 {
+        for example in 0..20u64 {
+            let visit = Draws(u64::from(epoch)).visit(0, u64::from(epoch), epoch);
+            all.push(Visit { example, label: 1, prediction: 1, ..visit });
+        }
+    }
+    let found = list(&[&run_of(&all, 7).run()]);
+    assert_eq!((found.rows.len(), found.signals.len()), (20, 5));
+    for row in &found.rows {
+        assert_eq!(row.suspicion, 0.0, "{}", row.example);
+        assert!(row.values.iter().all(|value| value.rank == 0.5) && row.reasons.is_empty(), "{row:?}");
+    }
+
+    // Ranks by brute force: the share below, and half of the share that is equal.
+    all.iter_mut().filter(|visit| visit.example < 8).for_each(|visit| visit.loss += 1.0);
+    let found = list(&[&run_of(&all, 7).run()]);
+    let at = found.signals.iter().position(|signal| *signal == Score::Loss).unwrap();
+    for row in &found.rows {
+        let share = |is: fn(f64, f64) -> bool| {
+            let others = found.rows.iter().filter(|other| is(other.values[at].value, row.values[at].value));
+            others.count() as f64 / 20.0
+        };
+        let expected = share(|other, own| other < own) + 0.5 * share(|other, own| other == own);
+        assert!((row.values[at].rank - expected).abs() < 1e-12, "{row:?} for {expected}");
+    }
+}

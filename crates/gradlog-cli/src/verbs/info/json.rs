@@ -73,6 +73,8 @@ impl Contents<'_> {
             "optimizers": summary.optimizers.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "momentum": range_value(&summary.momentum),
             "weight_decay": range_value(&summary.weight_decay),
+            "examples_with_several_labels": summary.label_changes.map_or(0, |found| found.several),
+            "epochs_backwards_at_step": summary.epochs_back.map(|found| found.step),
             "not_finite": summary.not_finite,
             "first_not_finite": summary.first_not_finite,
             "wall_clock_ms": range_value(&summary.wall_clock_ms),

@@ -71,6 +71,8 @@ impl Contents<'_> {
         if summary.abandoned > 0 {
             pairs.insert(behind, ("abandoned", format!("{} visits of steps that were not taken", summary.abandoned)));
         }
+        pairs.extend(summary.label_changes.iter().map(|found| ("labels", found.to_string())));
+        pairs.extend(summary.epochs_back.iter().map(|found| ("epochs", found.to_string())));
         pairs.extend(couplings.iter().map(|coupling| ("coupling", coupling.to_string())));
         for check in checks.iter().rev().take(CHECKS_MAX).rev() {
             let mut lines = check.text.lines();
