@@ -3,7 +3,9 @@
 //! A step of Adam moves the weights by `η · D m̂` with `D = 1/(√v̂ + ε)`, element by element. So an example's gradient `g`
 //! lowers the loss of a probe `z'` by about `η ⟨g, D g'⟩`. Only the probe is multiplied by `D`: visits stay as they are.
 //!
-//! The sum over positions of a folded layer is multiplied before it is folded, which is exact. In a factored layer the
+//! The sum over positions of a folded layer is multiplied before it is folded. Elements with a small `v̂` are multiplied by
+//! much, and what a fold of `m` numbers adds in noise grows with them. So `ε` is raised to what the fold resolves, see
+//! [`RESOLVED`]; where no two parameters share a number, it stays. In a factored layer the
 //! product of a gradient `δ aᵀ` with a matrix is no outer product. There `v̂` is replaced by `r cᵀ / mean(v̂)`, of its row
 //! means `r` and its column means `c` (Shazeer and Stern 2018, arXiv 1804.04235), which scales the two factors.
 
@@ -17,6 +19,11 @@ use crate::taps::{fold_uses, move_to_host, FoldedGradients, LazyFold, PerExample
 use candle_core::{Device, Result, Tensor};
 use gradlog_format::sketch::Form;
 use std::sync::Arc;
+
+/// In folded layers `ε` is raised by `√(RESOLVED · Σ v̂ / m)`: the sum is over all folded parameters, `m` is the length of
+/// the folded vector. Without it, scores of a transformer with default sketches are worse than those of plain SGD; from
+/// 0.02 to 2 they are better, and those of a CNN are the better the less it is (`benches/results/2026-11-29-optimizers.md`).
+const RESOLVED: f64 = 0.02;
 
 /// What the optimizer shows of Adam, after its last step.
 pub(super) struct Moments {
@@ -126,6 +133,7 @@ impl Preconditioner {
     fn new(state: &State, second: &SecondMoments, step: &AdamStep) -> Result<Option<Self>> {
         let shared = Arc::new(state.shared_fold.with_preconditioned());
         let (mut folds, mut factors) = (Vec::new(), Vec::new());
+        let Some(raised) = raised_epsilon(state, second, step)? else { return Ok(None) };
         for (layer, fold) in state.layers.iter().zip(&state.folds) {
             let Some(moments) = read_layer(state, layer, second, step)? else { return Ok(None) };
             factors
@@ -135,7 +143,7 @@ impl Preconditioner {
                 folds.push(fold.clone());
                 continue;
             }
-            let weights = moments.iter().map(|v| inverse_root(*v, step.epsilon)).collect::<Vec<f32>>();
+            let weights = moments.iter().map(|v| inverse_root(*v, raised)).collect::<Vec<f32>>();
             folds.push(Arc::new(fold.with_preconditioned(weights.into(), shared.clone())));
         }
         Ok(Some(Self { shared, folds, factors }))
@@ -256,6 +264,21 @@ fn inverse_root(v: f64, epsilon: f64) -> f32 {
     } else {
         0.0
     }
+}
+
+/// `ε` of the folded layers. `None` if a variable of theirs is not known.
+fn raised_epsilon(state: &State, second: &SecondMoments, step: &AdamStep) -> Result<Option<f64>> {
+    let (mut total, mut parameters) = (0.0, 0);
+    for (layer, form) in state.layers.iter().zip(&state.forms) {
+        if form != &Some(Form::Factored) {
+            let Some(moments) = read_layer(state, layer, second, step)? else { return Ok(None) };
+            total += moments.iter().sum::<f64>();
+            parameters += moments.len();
+        }
+    }
+    let buckets = state.shared_fold.buckets();
+    let noise = if parameters <= buckets { 0.0 } else { RESOLVED * total / buckets as f64 };
+    Ok(Some(step.epsilon + noise.sqrt()))
 }
 
 /// `v̂` of all parameters of a layer, in their order. `None` if a variable of the layer is not known.

@@ -65,7 +65,9 @@ fn go_on(
                 truth.self_influence[at] += 0.25 * rate * own * own;
                 truth.applied[at][number] += 0.25 * rate * own;
             }
-            let moving = |(g, rate): (&f32, &f64)| if *rate > 0.0 { f64::from(*g).powi(2) } else { 0.0 };
+            // A step at the rate 0 moves nothing, but no layer is frozen in it.
+            let is_still = of_numbers.iter().all(|rate| *rate == 0.0);
+            let moving = |(g, rate): (&f32, &f64)| if *rate > 0.0 || is_still { f64::from(*g).powi(2) } else { 0.0 };
             truth.norm[at] += g.iter().zip(&of_numbers).map(moving).sum::<f64>().sqrt();
             visits[at] += 1.0;
         }

@@ -133,7 +133,8 @@ impl std::fmt::Display for UpdateRule {
 pub enum Preconditioner {
     /// `D = 1/(√v̂ + ε)` of Adam's second moments at the time of the probe, element by element. In factored layers `v̂`
     /// is replaced by the product of its row means and its column means, divided by its mean (Shazeer and Stern 2018,
-    /// arXiv 1804.04235). `D` is 0 where `v̂` is 0.
+    /// arXiv 1804.04235). In folded layers `ε` may be
+    /// raised to what the fold resolves. `D` is 0 where `v̂` is 0.
     SecondMoments,
 }
 

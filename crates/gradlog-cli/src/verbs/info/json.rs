@@ -59,7 +59,7 @@ impl Contents<'_> {
             .collect();
         let groups: serde_json::Map<String, serde_json::Value> =
             summary.visit_bytes_by_group.iter().map(|(group, bytes)| (group.name().to_owned(), json!(bytes))).collect();
-        let object = json!({
+        let mut object = json!({
             "version": manifest.version,
             "created_ms": manifest.created_ms,
             "finished": summary.finished,
@@ -70,11 +70,8 @@ impl Contents<'_> {
             "steps": range_value(&summary.steps),
             "recorded_steps": summary.recorded_steps,
             "learning_rates": range_value(&summary.learning_rates),
-            "optimizers": summary.optimizers.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "momentum": range_value(&summary.momentum),
             "weight_decay": range_value(&summary.weight_decay),
-            "examples_with_several_labels": summary.label_changes.map_or(0, |found| found.several),
-            "epochs_backwards_at_step": summary.epochs_back.map(|found| found.step),
             "not_finite": summary.not_finite,
             "first_not_finite": summary.first_not_finite,
             "wall_clock_ms": range_value(&summary.wall_clock_ms),
@@ -90,7 +87,6 @@ impl Contents<'_> {
             "model_parameters": manifest.model_parameters,
             "coverage": summary.coverage,
             "untrained_layers": summary.untrained_layers,
-            "partly_trained_layers": summary.partly_trained_layers,
             "untapped": summary.untapped,
             "layers": layers,
             "probes": sets(&summary.probes, "visits"),
@@ -104,6 +100,11 @@ impl Contents<'_> {
             "workers": workers,
             "worker": worker,
         });
+        // A macro call has a limit.
+        object["optimizers"] = summary.optimizers.iter().map(ToString::to_string).collect();
+        object["examples_with_several_labels"] = summary.label_changes.map_or(0, |found| found.several).into();
+        object["epochs_backwards_at_step"] = summary.epochs_back.map(|found| found.step).into();
+        object["partly_trained_layers"] = json!(summary.partly_trained_layers);
         writeln!(out, "{}", report::pretty(&object)?)
     }
 }
