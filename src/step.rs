@@ -271,8 +271,8 @@ pub trait StepReport {
 
     /// The second moments of Adam after the last step, if the optimizer shows them. Default `None`.
     ///
-    /// With them, probes are recorded a second time, multiplied by `1/(√v̂ + ε)`. TracIn then follows the steps that Adam
-    /// took. [`StepInfo::rule`] must say that it is Adam.
+    /// With them, probes are recorded a second time, multiplied by `1/(√v̂ + ε)`. TracIn then follows the steps that
+    /// Adam took. [`StepInfo::rule`] must say that it is Adam.
     fn second_moments(&self) -> Option<SecondMoments> {
         None
     }

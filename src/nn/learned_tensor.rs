@@ -22,7 +22,8 @@ impl LearnedTensor {
     }
 }
 
-/// The variable `name` of `vb`, in the place of `vb.get_with_hints(shape, name, init)` and its broadcast over the batch.
+/// The variable `name` of `vb`, in the place of `vb.get_with_hints(shape, name, init)` and its broadcast over the
+/// batch.
 ///
 /// # Errors
 /// candle's error.

@@ -30,8 +30,8 @@
 //! # What differs from candle_nn 0.11
 //!
 //! * Layers run as one op with its own backward, on the CPU in f32, whether or not anything records.
-//! * [`LayerNorm`], [`RmsNorm`], [`ops::softmax_last_dim`], [`ops::layer_norm`], [`ops::rms_norm`] and
-//!   [`rotary_emb`] have a backward. In candle_nn the gradient ends there without a warning.
+//! * [`LayerNorm`], [`RmsNorm`], [`ops::softmax_last_dim`], [`ops::layer_norm`], [`ops::rms_norm`] and [`rotary_emb`]
+//!   have a backward. In candle_nn the gradient ends there without a warning.
 //! * [`ConvTranspose1d`] has a backward, and the right output for several examples. candle_nn's has neither.
 //! * [`LSTM`] and [`GRU`] run all steps as one op. [`Elman`] is a plain recurrent layer, which candle_nn lacks.
 //! * `Debug` of a layer prints its kind and not its numbers.

@@ -5,9 +5,9 @@
 //! shows the layer's variables, the product is computed and compared, on some rows of the first pass and of the 16th,
 //! 32nd, 64th, ...
 //!
-//! A number that is added to a class of all examples changes no gradient, so each class may be off by a constant. Logits
-//! that are put out of reach (−∞, −1e9) are not compared. `backward_step` sees the variables' gradients, too: if they are
-//! those that are recorded, all is right, whatever was added to the logits.
+//! A number that is added to a class of all examples changes no gradient, so each class may be off by a constant.
+//! Logits that are put out of reach (−∞, −1e9) are not compared. `backward_step` sees the variables' gradients, too: if
+//! they are those that are recorded, all is right, whatever was added to the logits.
 
 use super::message::PassKind;
 use super::pass_core::PassCore;
@@ -93,7 +93,8 @@ fn agree(made: &[f32], logits: &[f32], classes: usize, (tolerance, spacing): (f6
         }
     }
     // NaN is no difference: losses say it.
-    !(error.sqrt() > tolerance * spread.sqrt())
+    let (error, allowed) = (error.sqrt(), tolerance * spread.sqrt());
+    error <= allowed || error.is_nan() || allowed.is_nan()
 }
 
 impl PassCore<'_> {

@@ -28,8 +28,8 @@ macro_rules! loss_methods {
             }
 
             /// Sets which positions count, for [`Self::cross_entropy`] and [`Self::logits`]: a tensor with a number for
-            /// each prediction, `[batch]` or `[batch, positions]`, 0 at those that do not count and 1 at the others. Set
-            /// it before them. The loss reports other numbers. Default all.
+            /// each prediction, `[batch]` or `[batch, positions]`, 0 at those that do not count and 1 at the others.
+            /// Set it before them. The loss reports other numbers. Default all.
             pub fn mask(&mut self, mask: &Tensor) -> &mut Self {
                 self.core.check_position_setting("mask");
                 self.core.mask = Some(mask.clone());
@@ -41,9 +41,9 @@ macro_rules! loss_methods {
             /// without one. Set it before the loss.
             ///
             /// The logits of the loss must be this layer's output. If the model is declared
-            /// ([`crate::Taps::declare_model`]) and has the layer's variables by name and shape, the product `features ·
-            /// Wᵀ + b` is compared with them, on 64 rows of the first pass and of the 16th, 32nd, 64th, ... `commit`
-            /// reports another output. A constant added to a class is none.
+            /// ([`crate::Taps::declare_model`]) and has the layer's variables by name and shape, they are compared with
+            /// `features · Wᵀ + b`, on 64 rows of the first pass and of the 16th, 32nd, 64th, ... `commit` reports
+            /// another output. A constant added to a class is none.
             pub fn features(&mut self, features: &Tensor) -> &mut Self {
                 self.core.features = Some(features.detach());
                 self

@@ -5,8 +5,8 @@
 //! examples are compared together, over several passes if need be. Let `r_i` be the loss from `per_example` divided by
 //! that of the pass. They are refused if
 //!
-//! - all `r_i` are one factor, within 1 % (0.1 % as long as there are fewer than four), and it is off 1 by more than
-//!   5 %;
+//! - all `r_i` are one factor, within 1 % (0.1 % as long as there are fewer than four), and it is off 1 by more than 5
+//!   %;
 //! - or their median, over at least eight, is above 2 or below ½. A model with BatchNorm is exempt: `per_example` runs
 //!   it in evaluation mode.
 

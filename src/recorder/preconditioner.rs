@@ -1,13 +1,16 @@
 //! Adam's metric: what a probe's gradient is multiplied by, so that TracIn follows the steps that Adam took.
 //!
-//! A step of Adam moves the weights by `η · D m̂` with `D = 1/(√v̂ + ε)`, element by element. So an example's gradient `g`
-//! lowers the loss of a probe `z'` by about `η ⟨g, D g'⟩`. Only the probe is multiplied by `D`: visits stay as they are.
+//! A step of Adam moves the weights by `η · D m̂` with `D = 1/(√v̂ + ε)`, element by element. So an example's gradient
+//! `g` lowers the loss of a probe `z'` by about `η ⟨g, D g'⟩`. Only the probe is multiplied by `D`: visits stay as they
+//! are.
 //!
-//! The sum over positions of a folded layer is multiplied before it is folded. Elements with a small `v̂` are multiplied by
-//! much, and what a fold of `m` numbers adds in noise grows with them. So `ε` is raised to what the fold resolves, see
-//! [`RESOLVED`]; where no two parameters share a number, it stays. In a factored layer the
-//! product of a gradient `δ aᵀ` with a matrix is no outer product. There `v̂` is replaced by `r cᵀ / mean(v̂)`, of its row
-//! means `r` and its column means `c` (Shazeer and Stern 2018, arXiv 1804.04235), which scales the two factors.
+//! The sum over positions of a folded layer is multiplied before it is folded. Where `v̂` is small it is multiplied by
+//! much, and what a fold of `m` numbers adds in noise grows with it. So `ε` is raised to what the fold resolves, see
+//! [`RESOLVED`]; where no two parameters share a number, it stays.
+//!
+//! In a factored layer the product of a gradient `δ aᵀ` with a matrix is no outer product. There `v̂` is replaced by
+//! `r cᵀ / mean(v̂)`, of its row means `r` and its column means `c` (Shazeer and Stern 2018, arXiv 1804.04235), which
+//! scales the two factors.
 
 use super::error::RecordError;
 use super::handle::Recorder;
@@ -20,9 +23,10 @@ use candle_core::{Device, Result, Tensor};
 use gradlog_format::sketch::Form;
 use std::sync::Arc;
 
-/// In folded layers `ε` is raised by `√(RESOLVED · Σ v̂ / m)`: the sum is over all folded parameters, `m` is the length of
-/// the folded vector. Without it, scores of a transformer with default sketches are worse than those of plain SGD; from
-/// 0.02 to 2 they are better, and those of a CNN are the better the less it is (`benches/results/2026-11-29-optimizers.md`).
+/// In folded layers `ε` is raised by `√(RESOLVED · Σ v̂ / m)`: the sum is over all folded parameters, `m` is the length
+/// of the folded vector. Without it, scores of a transformer with default sketches are worse than those of plain SGD;
+/// from 0.02 to 2 they are better, and those of a CNN are the better the less it is
+/// (`benches/results/2026-11-29-optimizers.md`).
 const RESOLVED: f64 = 0.02;
 
 /// What the optimizer shows of Adam, after its last step.
@@ -61,14 +65,14 @@ pub(super) enum Preconditioning {
 impl Recorder {
     /// Reads what the optimizer shows of Adam: call it after the optimizer's step, in a loop that calls `commit` and
     /// `step` itself. [`Pass::backward_step`](crate::Pass::backward_step) does it by itself. Later probes are then also
-    /// recorded multiplied by `1/(√v̂ + ε)`, so that TracIn follows the steps that Adam took. The numbers are read when a
-    /// probe is recorded.
+    /// recorded multiplied by `1/(√v̂ + ε)`, so that TracIn follows the steps that Adam took. The numbers are read when
+    /// a probe is recorded.
     ///
     /// It does nothing for an optimizer without second moments ([`StepReport::second_moments`]).
     ///
     /// # Cost
-    /// A handle to each moment. While probes are recorded, 5 bytes for each parameter of the layers that are recorded as
-    /// sums over positions, and for a moment 8 for each of the largest layer.
+    /// A handle to each moment. While probes are recorded, 5 bytes for each parameter of the layers that are recorded
+    /// as sums over positions, and for a moment 8 for each of the largest layer.
     pub fn read_moments(&mut self, optimizer: &impl StepReport) {
         let Some(state) = self.state.as_mut().filter(|state| !state.layers.is_empty()) else { return };
         state.moments = Moments::of(optimizer);

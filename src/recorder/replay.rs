@@ -328,9 +328,10 @@ impl Replay {
         self.recorder.probe(set, ids)
     }
 
-    /// Reads the second moments of Adam at the checkpoint: call it after [`Replay::load`], with an optimizer that took up
-    /// the state that was saved beside the checkpoint ([`AdamW::load_state`](crate::optim::AdamW::load_state)). Probes of
-    /// this checkpoint are then also recorded multiplied by `1/(√v̂ + ε)`, as in [`Recorder::read_moments`].
+    /// Reads the second moments of Adam at the checkpoint: call it after [`Replay::load`], with an optimizer that took
+    /// up the state that was saved beside the checkpoint ([`AdamW::load_state`](crate::optim::AdamW::load_state)).
+    /// Probes of this checkpoint are then also recorded multiplied by `1/(√v̂ + ε)`, as in
+    /// [`Recorder::read_moments`].
     pub fn read_moments(&mut self, optimizer: &impl StepReport) {
         self.recorder.read_moments(optimizer);
     }

@@ -260,7 +260,8 @@ impl State {
 }
 
 impl Drop for State {
-    /// Abandons an open step, and asks the thread to write what it has. All waits together end after the longest wait. Errors are ignored.
+    /// Abandons an open step, and asks the thread to write what it has. All waits together end after the longest wait.
+    /// Errors are ignored.
     fn drop(&mut self) {
         if let Some(queue) = &mut self.queue {
             queue.limit_all_waits();

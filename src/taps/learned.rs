@@ -5,10 +5,10 @@ use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
 use candle_core::{Module, Result, Tensor};
 
-/// A trained tensor that every example gets: a class token, learned positions, a scale. A [`Module`] whose output is the
-/// tensor `[batch, ..]`, once for each example of its input; it looks at nothing else of the input.
+/// A trained tensor that every example gets: a class token, learned positions, a scale. A [`Module`] whose output is
+/// the tensor `[batch, ..]`, once for each example of its input; it looks at nothing else of the input.
 ///
-/// [`nn::learned_tensor`](crate::nn::learned_tensor) makes one from a `VarBuilder`.
+/// [`nn::learned_tensor`](crate::nn::learned_tensor()) makes one from a `VarBuilder`.
 ///
 /// ```
 /// use candle_core::{Device, Module, Tensor, Var};

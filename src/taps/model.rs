@@ -182,8 +182,8 @@ impl Taps {
     /// follows in closed form from the loss. So this records the last layer's gradients of any model.
     ///
     /// The layer's output must be what the loss gets, with nothing between. Declare the model, too
-    /// ([`Taps::declare_model`]): then it is compared, and a bias that the model has not is refused when the recorder is
-    /// made. The variables are found by `name`.
+    /// ([`Taps::declare_model`]): then it is compared, and a bias that the model has not is refused when the recorder
+    /// is made. The variables are found by `name`.
     ///
     /// ```
     /// use gradlog::taps::{LastLayer, Taps};

@@ -306,7 +306,7 @@ fn logits_that_are_nan_have_no_prediction() {
     recorder.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
     for id in 0..6 {
-        let visit = gradlog_analysis::ExampleQuestion::new(id).compute(&run).unwrap().visits[0].clone();
+        let visit = gradlog_analysis::ExampleQuestion::new(id).compute(&run).unwrap().visits[0];
         let right = matches!(id, 0 | 4);
         assert_eq!(visit.prediction.is_some(), right, "{id}: {visit:?}");
         assert_eq!(visit.correct.unwrap().is_nan(), !right, "{id}: {visit:?}");

@@ -1,11 +1,12 @@
-//! Fine-tunes DistilBERT, by a model file of candle-transformers with swapped imports, on movie reviews. Some labels are
-//! wrong on purpose. Then the log tells which labels are suspicious, and which sentences taught the model an answer.
+//! Fine-tunes DistilBERT, by a model file of candle-transformers with swapped imports, on movie reviews. Some labels
+//! are wrong on purpose. Then the log tells which labels are suspicious, and which sentences taught the model an
+//! answer.
 //!
 //!     cargo run --release -p finetune -- --out /tmp/finetune
 //!
-//! A pretrained model would have to be downloaded. So this program first pretrains a small one, on the words of the same
-//! sentences without their labels (masked language modeling, Devlin et al. 2019). The run is in `OUT/run`. An example's id
-//! is its line in `examples/data/reviews`.
+//! A pretrained model would have to be downloaded. So this program first pretrains a small one, on the words of the
+//! same sentences without their labels (masked language modeling, Devlin et al. 2019). The run is in `OUT/run`. An
+//! example's id is its line in `examples/data/reviews`.
 
 #[path = "../../text_classification/data.rs"]
 mod data;

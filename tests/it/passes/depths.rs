@@ -189,13 +189,13 @@ fn tied_weights_with_a_bias_each_are_one_gradient() {
             true => gradlog_format::sketch::Fold::placed(seed, 63, buckets, 0),
             false => gradlog_format::sketch::Fold::new(seed, 63, buckets),
         };
-        for i in 0..3 {
+        for (i, sketch) in sketches.iter().enumerate() {
             let own = model(&row(&ids, i).unwrap()).unwrap();
             let grads = candle_nn::loss::cross_entropy(&own, &y.narrow(0, i, 1).unwrap()).unwrap().backward().unwrap();
             let oracle: Vec<f32> = [&weight, &one, &two].iter().flat_map(|v| numbers(grads.get(v).unwrap())).collect();
             let mut expected = fold.apply(&oracle);
             gradlog_format::sketch::rotate(&mut expected, length);
-            let error = relative_error(&sketches[i], &expected);
+            let error = relative_error(sketch, &expected);
             assert!(error < 1e-4, "example {i}, {buckets} buckets: {error}");
         }
     }

@@ -87,8 +87,8 @@ struct Unrolled<'a> {
     started: Vec<bool>,
     /// Derivative of the final loss by the weights before the step at hand.
     a: Vec<Vec<f32>>,
-    /// Derivative of the final loss by the momentum buffer after it. During a step, that by the step's gradient: it is the
-    /// same, unless Nesterov's step also takes the gradient itself.
+    /// Derivative of the final loss by the momentum buffer after it. During a step, that by the step's gradient: it is
+    /// the same, unless Nesterov's step also takes the gradient itself.
     b: Vec<Vec<f32>>,
     /// In a step with Nesterov momentum, what the gradient's derivative has beyond that of the buffer, negated.
     direct: Vec<Vec<f32>>,

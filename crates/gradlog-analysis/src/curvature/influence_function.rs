@@ -118,8 +118,8 @@ pub(super) fn pass(
     scores.finish(subject, ids, walked.left_out, walked.damage.or_else(|| solver.damage.clone()), estimates)
 }
 
-/// `Σ_v κ_v·⟨g_v, u⟩ / Σ κ`, over the visits of each example `z` and over all, with each solution `u`: `(w_z/N)·⟨ḡ_z, u⟩`
-/// ([`Weights`](super::weights::Weights)).
+/// `Σ_v κ_v·⟨g_v, u⟩ / Σ κ`, over the visits of each example `z` and over all, with each solution `u`: `(w_z/N)·⟨ḡ_z,
+/// u⟩` ([`Weights`](super::weights::Weights)).
 pub(super) fn mean_scores(
     subject: &Subject<'_>,
     solutions: &[Vec<f32>],

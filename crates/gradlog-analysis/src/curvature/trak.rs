@@ -7,8 +7,8 @@
 //! [`LeftOut::without_log_odds`].
 //!
 //! The paper has no weights of examples. Its estimator is a Newton step of a logistic regression in `φ`, of which the
-//! diagonal `p·(1 − p)` is dropped. With the weights of the visits in the objective ([`Weights`](super::weights::Weights))
-//! the same steps give `ΦᵀWΦ` for `ΦᵀΦ`, and `w·(1 − p)` for `1 − p` in `Q`.
+//! diagonal `p·(1 − p)` is dropped. With the weights of the visits in the objective
+//! ([`Weights`](super::weights::Weights)) the same steps give `ΦᵀWΦ` for `ΦᵀΦ`, and `w·(1 − p)` for `1 − p` in `Q`.
 
 use super::detail::Outputs;
 use super::gram::Gram;

@@ -6,8 +6,8 @@
 //! the mean of these sums: it counts the weights of the loss, and how often an example was drawn.
 //!
 //! Of a loss that is a sum over its batch, `κ = c`. It is told by coefficients that are all equal though batches are
-//! not, or by an example's own: those of a mean fall with `1/B`, so over the visits of one example the slope of `ln |c|`
-//! over `ln B` is −1. Where all batches are as large, it makes no difference. What cannot be told
+//! not, or by an example's own: those of a mean fall with `1/B`, so over the visits of one example the slope of `ln
+//! |c|` over `ln B` is −1. Where all batches are as large, it makes no difference. What cannot be told
 //! is taken for a mean.
 
 use crate::rows::driver::fold_each;
@@ -28,7 +28,8 @@ pub(super) struct Weights {
     batches: HashMap<u64, f64>,
     /// The least and the largest `κ` of a visit, relative to the mean; `None` if all weigh the same.
     range: Option<(f64, f64)>,
-    /// Of each example, the mean of `κ` over its visits, relative to that over all visits; empty if all weigh the same.
+    /// Of each example, the mean of `κ` over its visits, relative to that over all visits; empty if all weigh the
+    /// same.
     examples: HashMap<u64, f64>,
     /// The fewest and the most visits of an example.
     visits: (u64, u64),

@@ -41,8 +41,9 @@ pub enum Method {
     /// raises the probe's `f`.
     ///
     /// The paper has no weights of examples. Its Newton step with those of [`Method::InfluenceFunction`] has
-    /// `Φ_mᵀWΦ_m`, and in each epoch the sum of `κ·φ` over the visits of `z`. Where `p` rounds to 1 the gradient of the
-    /// log-odds is not known: it counts as 0, in [`LeftOut::without_log_odds`](crate::LeftOut::without_log_odds).
+    /// `Φ_mᵀWΦ_m`, and in each epoch the sum of `κ·φ` over the visits of `z`. Where `p` rounds to 1 the gradient of
+    /// the log-odds is not known: it counts as 0, in
+    /// [`LeftOut::without_log_odds`](crate::LeftOut::without_log_odds).
     ///
     /// The paper's last step is a soft threshold λ on these scores, `sign(τ)·max(|τ| − λ, 0)`, with λ chosen on
     /// trained subsets: the question's soft threshold, which is left out if nothing is said. It
@@ -159,9 +160,10 @@ pub enum Curvature {
     #[default]
     Visits,
     /// Those of a set: rows that were recorded to be curvature by `Recorder::curvature`, with the weights that they
-    /// were given, `H = Σ w g gᵀ / Σ w`: for a cross entropy the Gauss-Newton matrix. If they are of training examples,
-    /// each has the weight of its example in the loss besides, but not its number of visits. The basis of an answer says where
-    /// weights are left out. Probes of the set count with weight 1. The adjoint takes for each step those of the nearest earlier time.
+    /// were given, `H = Σ w g gᵀ / Σ w`: for a cross entropy the Gauss-Newton matrix. If they are of training
+    /// examples, each has the weight of its example in the loss besides, but not its number of visits. The basis
+    /// of an answer says where weights are left out. Probes of the set count with weight 1. The adjoint takes for
+    /// each step those of the nearest earlier time.
     Set(String),
     /// None: the adjoint then knows momentum and schedule alone.
     Nothing,

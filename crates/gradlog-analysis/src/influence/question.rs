@@ -28,8 +28,8 @@ pub(crate) enum Probes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OptimizerChoice {
-    /// As the optimizer told them, as far as TracIn can follow: steps of Adam and AdamW if the probes were recorded with
-    /// its second moments. Other steps as plain SGD.
+    /// As the optimizer told them, as far as TracIn can follow: steps of Adam and AdamW if the probes were recorded
+    /// with its second moments. Other steps as plain SGD.
     #[default]
     Recorded,
     /// As steps of plain SGD.
@@ -124,16 +124,16 @@ named!(Normalization, "the normalization");
 /// probe time that stands for step `t`. A positive score helped: the step lowered the probe's loss. The unit is that of
 /// the loss.
 ///
-/// **Adam.** If all steps were those of Adam or AdamW and the probes were recorded with its second moments, the metric is
-/// Adam's, and the rate is that at which a gradient acts through the first moment:
+/// **Adam.** If all steps were those of Adam or AdamW and the probes were recorded with its second moments, the metric
+/// is Adam's, and the rate is that at which a gradient acts through the first moment:
 ///
 /// ```text
 /// TracIn(z, z') = Σ_t η_eff(t)·clip_t·c_t·⟨g_z(w_t), D_c g_z'(w_c(t))⟩,   D_c = 1/(√v̂_c + ε)
 /// η_eff(t) = Σ_{s≥t} η_s (1−β₁) β₁^(s−t) / (1−β₁^s)
 /// ```
 ///
-/// `v̂_c` is that of the probe's time, which stands for the one of the step: it forgets in `1/(1−β₂)` steps. Visits before
-/// the first moments take the first. [`optimizer`](Self::optimizer) chooses plain SGD instead.
+/// `v̂_c` is that of the probe's time, which stands for the one of the step: it forgets in `1/(1−β₂)` steps. Visits
+/// before the first moments take the first. [`optimizer`](Self::optimizer) chooses plain SGD instead.
 ///
 /// [`sweeps`](Self::sweeps) takes the sweeps at checkpoints instead of the visits: TracInCP,
 /// `Σ_i η_i·⟨g_z(w_i), g_z'(w_i)⟩` over the checkpoints `i` at which the probe has a record too.

@@ -44,8 +44,8 @@ impl LabelChanges {
     /// Those of the first `limit` visits of a run or some more; `None` if no label changes.
     ///
     /// # Errors
-    /// [`AnalysisError::Read`] if the file system refuses. Labels that are damaged are passed over: who reads them meets
-    /// the damage.
+    /// [`AnalysisError::Read`] if the file system refuses. Labels that are damaged are passed over: who reads them
+    /// meets the damage.
     pub(crate) fn find(run: &Run, limit: u64) -> Result<Option<Self>, AnalysisError> {
         let mut labels: HashMap<u64, (u32, bool)> = HashMap::new();
         let left = Cell::new(limit);

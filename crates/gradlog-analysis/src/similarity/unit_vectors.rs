@@ -30,8 +30,8 @@ pub struct UnitVectors {
     pub basis: Basis,
     /// What is made of signs, if anything is.
     pub(crate) signs: Option<SignAngles>,
-    /// Examples whose gradient is 0, so that it has no direction, and those whose numbers do not fit the recorded norm,
-    /// as in a damaged log: they are in nothing that follows.
+    /// Examples whose gradient is 0, so that it has no direction, and those whose numbers do not fit the recorded
+    /// norm, as in a damaged log: they are in nothing that follows.
     pub without_direction: Vec<u64>,
 }
 

@@ -105,7 +105,7 @@ impl Place {
 
 /// One part of a gradient on its way into a block.
 enum Part {
-    Factored { number: usize, layer: Factored, input: Option<Fold>, delta: Option<Fold>, place: Place },
+    Factored { number: usize, layer: Factored, input: Option<Box<Fold>>, delta: Option<Box<Fold>>, place: Place },
     Folded { number: usize, width: usize, place: Place },
 }
 
@@ -191,8 +191,8 @@ impl Part {
             }
             Part::Factored { number, layer, input, delta, place } => {
                 let Scratch { side, input: a, delta: d, row: product } = scratch;
-                decode(gradients, 2 * number, row, layer.inputs, input.as_ref(), side, a);
-                decode(gradients, 2 * number + 1, row, layer.outputs, delta.as_ref(), side, d);
+                decode(gradients, 2 * number, row, layer.inputs, input.as_deref(), side, a);
+                decode(gradients, 2 * number + 1, row, layer.outputs, delta.as_deref(), side, d);
                 if layer.bias {
                     a.push(1.0);
                 }
@@ -309,7 +309,7 @@ impl Flattener {
     pub(crate) fn new(layout: &Layout, manifest: &Manifest, shape: Shape) -> Self {
         let seed = |part: u32, side| derive_seed(manifest.seed ^ STREAM, part, side);
         let side = |width: usize, layer: u16, side| {
-            (width > SIDE_MAX).then(|| Fold::new(seed(u32::from(layer), side), width, SIDE_MAX))
+            (width > SIDE_MAX).then(|| Box::new(Fold::new(seed(u32::from(layer), side), width, SIDE_MAX)))
         };
         let mut named: Vec<(String, Part)> = Vec::new();
         for (number, layer) in layout.factored.iter().enumerate() {

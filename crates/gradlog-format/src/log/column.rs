@@ -122,8 +122,8 @@ pub enum Column {
     Abandoned = 73,
     /// Steps of which the log knows nothing (u64), in gap blocks: the training resumed behind the end of the log.
     UnknownSteps = 74,
-    /// The rule by which the optimizer takes the step (u8), see [`UpdateRule`](super::UpdateRule), in step blocks; absent
-    /// or 0 where it was not told.
+    /// The rule by which the optimizer takes the step (u8), see [`UpdateRule`](super::UpdateRule), in step blocks;
+    /// absent or 0 where it was not told.
     UpdateRule = 75,
     /// Number of a layer in the manifest (u32), in layer-rate blocks.
     Layer = 76,

@@ -69,8 +69,8 @@ impl Block {
         self.kind() == Some(BlockKind::Probes) && self.has(Column::CurvatureWeight)
     }
 
-    /// Whether this is a block of kind Probes whose gradients are multiplied by a preconditioner. They are those of other
-    /// rows once more.
+    /// Whether this is a block of kind Probes whose gradients are multiplied by a preconditioner. They are those of
+    /// other rows once more.
     pub fn is_preconditioned(&self) -> bool {
         self.kind() == Some(BlockKind::Probes) && self.has(Column::Preconditioner)
     }

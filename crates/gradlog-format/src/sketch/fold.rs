@@ -94,8 +94,8 @@ impl Fold {
         self
     }
 
-    /// The same, with a second sketch behind the first: that of the vector whose numbers are multiplied by `weights`. So
-    /// [`Fold::outputs`] is twice as many.
+    /// The same, with a second sketch behind the first: that of the vector whose numbers are multiplied by `weights`.
+    /// So [`Fold::outputs`] is twice as many.
     ///
     /// # Panics
     /// If there are not as many weights as coordinates go in.
