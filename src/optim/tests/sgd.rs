@@ -3,7 +3,7 @@
 use super::{bits, gradients, numbers, variables};
 use crate::optim::buffer::Buffer;
 use crate::optim::{ParameterGroup, Sgd, SgdConfig};
-use crate::step::StepReport;
+use crate::step::{StepReport, StepRule};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Optimizer, SGD};
 
@@ -111,8 +111,9 @@ fn dampening_and_nesterov_follow_pytorchs_definition() {
         for (got, expected) in numbers(&ours).iter().flatten().zip(weights.iter().flatten()) {
             assert!((got - expected).abs() < 1e-5, "{dampening}, {nesterov}: {got} for {expected}");
         }
-        // A log that knows plain momentum only is not told of another.
-        assert_eq!(sgd.step_info().momentum, None);
+        // The log knows no dampening.
+        let told = sgd.step_info();
+        assert_eq!((told.momentum, told.rule), (nesterov.then_some(0.9), nesterov.then_some(StepRule::NesterovSgd)));
     }
     assert!(Sgd::new(vec![], SgdConfig::new(0.1).nesterov()).is_err());
     assert!(Sgd::new(vec![], SgdConfig::new(0.1).momentum(0.9).dampening(0.1).nesterov()).is_err());
