@@ -71,6 +71,9 @@ pub(crate) struct Arguments {
     /// Steps of the trainings with AdamW
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(20..))]
     steps: u64,
+    /// Record them without rounding and hashing
+    #[arg(long)]
+    exact: bool,
     /// How many of these steps are done again, spread over the training
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     measured: u64,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Module, Tensor, Var, D};
 use gradlog::nn::{linear, Optimizer, VarBuilder, VarMap};
 use gradlog::optim::{AdamConfig, AdamW};
-use gradlog::{Config, Recorder, Taps};
+use gradlog::{Config, Recorder, SketchConfig, Taps};
 use gradlog_analysis::audit::Finding;
 use gradlog_analysis::{spearman, InfluenceQuestion, OptimizerChoice};
 use gradlog_format::run::Run;
@@ -79,11 +79,13 @@ impl Bench<'_> {
     }
 
     fn one_step(&mut self, subject: &Subject<'_>) -> Result<()> {
-        let setting = announce(subject.name.into());
+        let setting =
+            announce(format!("{}{}", subject.name, if self.arguments.exact { ", exact sketches" } else { "" }));
         let mut lists: Lists<f64> = Vec::new();
         for seed in self.seeds() {
             let folder = self.arguments.out.join(format!("{}-{seed}", subject.name));
-            let redone = train(subject, seed, &folder)?;
+            let sketch = if self.arguments.exact { SketchConfig::exact() } else { SketchConfig::default() };
+            let redone = train(subject, seed, sketch, &folder)?;
             let run = Run::open(folder.join("run"))?;
             for step in &redone {
                 for (method, predicted) in step.predictions(&run)? {
@@ -155,8 +157,8 @@ impl Redone {
     }
 }
 
-/// Trains with AdamW, recorded with default sketches, and does some steps again.
-fn train(subject: &Subject<'_>, seed: u64, folder: &Path) -> Result<Vec<Redone>> {
+/// Trains with AdamW, recorded, and does some steps again.
+fn train(subject: &Subject<'_>, seed: u64, sketch: SketchConfig, folder: &Path) -> Result<Vec<Redone>> {
     let device = Device::Cpu;
     let variables = VarMap::new();
     let vb = VarBuilder::from_varmap(&variables, DType::F32, &device);
@@ -166,7 +168,7 @@ fn train(subject: &Subject<'_>, seed: u64, folder: &Path) -> Result<Vec<Redone>>
     let config = AdamConfig::new(LEARNING_RATE).weight_decay(WEIGHT_DECAY);
     let mut optimizer = AdamW::new(variables.all_vars(), config)?;
     std::fs::create_dir_all(folder)?;
-    let mut recorder = Recorder::create(folder.join("run"), &taps, Config { seed, ..Config::default() })?;
+    let mut recorder = Recorder::create(folder.join("run"), &taps, Config { seed, sketch, ..Config::default() })?;
     let double = Double::new(subject)?;
     let state = folder.join("optimizer.safetensors");
     let place = |n: usize| FIRST + n * (subject.steps - FIRST - 1) / (subject.measured - 1).max(1);

@@ -23,10 +23,10 @@ use candle_core::{Device, Result, Tensor};
 use gradlog_format::sketch::Form;
 use std::sync::Arc;
 
-/// In folded layers `ε` is raised by `√(RESOLVED · Σ v̂ / m)`: the sum is over all folded parameters, `m` is the length
-/// of the folded vector. Without it, scores of a transformer with default sketches are worse than those of plain SGD;
-/// from 0.02 to 2 they are better, and those of a CNN are the better the less it is
-/// (`benches/results/2026-11-29-optimizers.md`).
+/// In folded layers `ε` is raised by `√(RESOLVED · s · Σ v̂ / m)`: the sum is over all folded parameters, `s` is its
+/// share of the sum over all parameters, and `m` is the length of the folded vector. So it is raised little where most
+/// of the gradient is in factored layers. Without it, scores of a transformer with default sketches are worse than
+/// those of plain SGD; from 0.02 to 2 they are better (`benches/results/2026-11-29-optimizers.md`).
 const RESOLVED: f64 = 0.02;
 
 /// What the optimizer shows of Adam, after its last step.
@@ -272,16 +272,20 @@ fn inverse_root(v: f64, epsilon: f64) -> f32 {
 
 /// `ε` of the folded layers. `None` if a variable of theirs is not known.
 fn raised_epsilon(state: &State, second: &SecondMoments, step: &AdamStep) -> Result<Option<f64>> {
-    let (mut total, mut parameters) = (0.0, 0);
+    let (mut all, mut folded, mut parameters) = (0.0, 0.0, 0);
     for (layer, form) in state.layers.iter().zip(&state.forms) {
+        let Some(moments) = read_layer(state, layer, second, step)? else { return Ok(None) };
+        let sum = moments.iter().sum::<f64>();
+        all += sum;
         if form != &Some(Form::Factored) {
-            let Some(moments) = read_layer(state, layer, second, step)? else { return Ok(None) };
-            total += moments.iter().sum::<f64>();
+            folded += sum;
             parameters += moments.len();
         }
     }
     let buckets = state.shared_fold.buckets();
-    let noise = if parameters <= buckets { 0.0 } else { RESOLVED * total / buckets as f64 };
+    // Where no two parameters share a number, there is no noise.
+    let is_hashed = parameters > buckets && all > 0.0;
+    let noise = if is_hashed { RESOLVED * folded * (folded / all) / buckets as f64 } else { 0.0 };
     Ok(Some(step.epsilon + noise.sqrt()))
 }
 
