@@ -1,7 +1,7 @@
 //! Curvature that was recorded as rows of a probe set, and probes that serve as such.
 
 use super::subject::Subject;
-use crate::influence::plan::index::{Index, Record, Rows};
+use crate::influence::plan::index::{Index, Metric, Record};
 use crate::influence::Probes;
 use crate::Progress;
 use crate::{AnalysisError, InfluenceQuestion};
@@ -35,7 +35,7 @@ impl CurvatureSet {
             ids.push(id);
             weighted.push(CurvatureRow { time, record, weight });
         };
-        let index = Index::read(subject.run, &question, Rows::Weighted(&mut take), progress)?;
+        let index = Index::read(subject.run, &question, Metric::Plain, Some(&mut take), progress)?;
         if index.layout != subject.index.layout {
             let layers = &subject.run.manifest().layers;
             let (visits, probes) = (index.layout.describe(layers), subject.index.layout.describe(layers));

@@ -22,14 +22,13 @@ pub(crate) struct Record {
     pub row: usize,
 }
 
-/// Which rows of probe blocks are read.
-pub(crate) enum Rows<'t> {
-    /// Those of probes.
-    Probes,
-    /// Those of probes that are multiplied by a preconditioner.
+/// In which metric the records of probes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Metric {
+    /// Their gradients themselves.
+    Plain,
+    /// Multiplied by a preconditioner.
     Preconditioned,
-    /// Those of probes, and rows of curvature: id, time, record and weight.
-    Weighted(&'t mut (dyn FnMut(u64, u64, Record, f64) + Send)),
 }
 
 /// The wanted probes of one set.
@@ -49,7 +48,7 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn build(run: &Run, question: &InfluenceQuestion, progress: &Progress) -> Result<Self, AnalysisError> {
-        Self::read(run, question, Rows::Probes, progress)
+        Self::read(run, question, Metric::Plain, None, progress)
     }
 
     /// The same, of the records that are multiplied by a preconditioner. `None` if the run has none of these probes.
@@ -61,25 +60,22 @@ impl Index {
         if !run.scan().any(|block| block.is_preconditioned()) {
             return Ok(None);
         }
-        match Self::read(run, question, Rows::Preconditioned, progress) {
+        match Self::read(run, question, Metric::Preconditioned, None, progress) {
             Ok(index) => Ok(Some(index)),
             Err(AnalysisError::NoSuchProbe { .. } | AnalysisError::NoProbeGradient { .. }) => Ok(None),
             Err(other) => Err(other),
         }
     }
 
-    /// As [`Index::build`], of these rows.
+    /// As [`Index::build`], in this metric; `take_weighted` gets the rows of curvature in the set: id, time, record and
+    /// weight. Without it these are passed over.
     pub(crate) fn read(
         run: &Run,
         question: &InfluenceQuestion,
-        which: Rows<'_>,
+        metric: Metric,
+        mut take_weighted: Option<&mut (dyn FnMut(u64, u64, Record, f64) + Send)>,
         progress: &Progress,
     ) -> Result<Self, AnalysisError> {
-        let wants_preconditioned = matches!(which, Rows::Preconditioned);
-        let mut take_weighted = match which {
-            Rows::Weighted(take) => Some(take),
-            Rows::Probes | Rows::Preconditioned => None,
-        };
         let wanted: Option<BTreeSet<u64>> = match &question.probes {
             // Labels are known at the end alone.
             Probes::All | Probes::Label(_) => None,
@@ -178,7 +174,7 @@ impl Index {
         };
         let keep = |block: &Block| match block.kind() {
             Some(BlockKind::ProbeSet) => true,
-            Some(BlockKind::Probes) => block.is_preconditioned() == wants_preconditioned,
+            Some(BlockKind::Probes) => block.is_preconditioned() == (metric == Metric::Preconditioned),
             _ => false,
         };
         let damage = fold_each(run, progress, keep, |block| read(run, block), fold)?.0;
