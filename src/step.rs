@@ -158,11 +158,19 @@ impl AdamStep {
 /// recorded, and not before.
 #[derive(Debug, Clone, Default)]
 pub struct SecondMoments {
-    by_variable: Vec<(TensorId, Moment)>,
+    by_variable: Vec<Entry>,
 }
 
 /// Numbers that an optimizer of this crate updates in place.
 pub(crate) type SharedNumbers = Arc<Mutex<Vec<f32>>>;
+
+#[derive(Debug, Clone)]
+struct Entry {
+    variable: TensorId,
+    moment: Moment,
+    /// Steps in which the variable had a gradient; `None` if that is all steps.
+    steps: Option<u64>,
+}
 
 #[derive(Debug, Clone)]
 enum Moment {
@@ -177,24 +185,30 @@ impl SecondMoments {
         Self::default()
     }
 
-    /// Adds the second moment of a variable: `v` without bias correction, of the variable's shape.
+    /// Adds the second moment of a variable: `v` without bias correction, of the variable's shape. The correction is
+    /// that of [`AdamStep::steps_taken`], unless [`SecondMoments::push_of`] says in how many steps it had a gradient.
     pub fn push(&mut self, variable: &Var, moment: Tensor) {
-        self.by_variable.push((variable.id(), Moment::Tensor(moment)));
+        self.by_variable.push(Entry { variable: variable.id(), moment: Moment::Tensor(moment), steps: None });
     }
 
-    pub(crate) fn push_shared(&mut self, variable: &Var, moment: SharedNumbers) {
-        self.by_variable.push((variable.id(), Moment::Shared(moment)));
+    /// As [`SecondMoments::push`], of a variable that had a gradient in `steps` steps alone: a layer that is trained
+    /// from later on.
+    pub fn push_of(&mut self, variable: &Var, moment: Tensor, steps: u64) {
+        self.by_variable.push(Entry { variable: variable.id(), moment: Moment::Tensor(moment), steps: Some(steps) });
     }
 
-    /// The moments of a variable as numbers, in the order of its elements.
-    pub(crate) fn read(&self, variable: TensorId) -> Result<Option<Vec<f32>>> {
-        match self.by_variable.iter().find(|(id, _)| *id == variable) {
-            Some((_, Moment::Tensor(tensor))) => crate::taps::read_f32(tensor).map(Some),
-            Some((_, Moment::Shared(numbers))) => {
-                Ok(Some(numbers.lock().unwrap_or_else(PoisonError::into_inner).clone()))
-            }
-            None => Ok(None),
-        }
+    pub(crate) fn push_shared(&mut self, variable: &Var, moment: SharedNumbers, steps: u64) {
+        self.by_variable.push(Entry { variable: variable.id(), moment: Moment::Shared(moment), steps: Some(steps) });
+    }
+
+    /// The moments of a variable as numbers, in the order of its elements, and in how many steps it had a gradient.
+    pub(crate) fn read(&self, variable: TensorId) -> Result<Option<(Vec<f32>, Option<u64>)>> {
+        let Some(entry) = self.by_variable.iter().find(|entry| entry.variable == variable) else { return Ok(None) };
+        let numbers = match &entry.moment {
+            Moment::Tensor(tensor) => crate::taps::read_f32(tensor)?,
+            Moment::Shared(numbers) => numbers.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
+        Ok(Some((numbers, entry.steps)))
     }
 }
 

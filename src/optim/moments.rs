@@ -114,10 +114,10 @@ impl Core {
     pub(super) fn second_moments(&self) -> SecondMoments {
         let mut moments = SecondMoments::new();
         for parameter in &self.parameters {
-            match parameter.state.as_ref().map(|state| &state.second) {
-                Some(Buffer::Numbers(numbers)) => moments.push_shared(&parameter.variable, numbers.clone()),
-                Some(Buffer::Tensor(tensor)) => moments.push(&parameter.variable, tensor.clone()),
-                None => {}
+            let Some(Moments { second, steps, .. }) = &parameter.state else { continue };
+            match second {
+                Buffer::Numbers(numbers) => moments.push_shared(&parameter.variable, numbers.clone(), *steps),
+                Buffer::Tensor(tensor) => moments.push_of(&parameter.variable, tensor.clone(), *steps),
             }
         }
         moments

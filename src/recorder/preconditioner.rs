@@ -270,7 +270,7 @@ fn inverse_root(v: f64, epsilon: f64) -> f32 {
     }
 }
 
-/// `ε` of the folded layers. `None` if a variable of theirs is not known.
+/// The raised `ε` of the folded layers. `None` if one of their variables is not known.
 fn raised_epsilon(state: &State, second: &SecondMoments, step: &AdamStep) -> Result<Option<f64>> {
     let (mut all, mut folded, mut parameters) = (0.0, 0.0, 0);
     for (layer, form) in state.layers.iter().zip(&state.forms) {
@@ -291,14 +291,14 @@ fn raised_epsilon(state: &State, second: &SecondMoments, step: &AdamStep) -> Res
 
 /// `v̂` of all parameters of a layer, in their order. `None` if a variable of the layer is not known.
 fn read_layer(state: &State, layer: &Registered, second: &SecondMoments, step: &AdamStep) -> Result<Option<Vec<f64>>> {
-    let steps = i32::try_from(step.steps_taken).unwrap_or(i32::MAX);
-    let correction = 1.0 - step.beta2.powi(steps);
     let mut all = Vec::new();
     for parameter in &layer.spec.parameters {
         let Some(variable) = state.taps.registry().variable_of(layer, parameter) else { return Ok(None) };
         let count = parameter.shape.elem_count();
         match second.read(variable)? {
-            Some(moments) if moments.len() == count => {
+            Some((moments, steps)) if moments.len() == count => {
+                let steps = i32::try_from(steps.unwrap_or(step.steps_taken)).unwrap_or(i32::MAX);
+                let correction = 1.0 - step.beta2.powi(steps.max(1));
                 all.extend(moments.iter().map(|v| f64::from(*v) / correction));
             }
             Some(_) => return Ok(None),

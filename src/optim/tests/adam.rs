@@ -3,7 +3,7 @@
 use super::{bits, gradients, numbers, variables};
 use crate::optim::{Adam, AdamConfig, AdamW, ParameterGroup};
 use crate::step::StepReport;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Optimizer, ParamsAdamW};
 
 #[test]
@@ -129,4 +129,26 @@ fn moments_do_not_keep_graphs() {
             assert!(!buffer.to_tensor(&parameter.variable).unwrap().track_op());
         }
     }
+}
+
+/// A variable that is trained from later on has a count of steps of its own, which its bias correction uses.
+#[test]
+fn second_moments_come_with_the_steps_of_each_variable() {
+    let early = Var::new(&[1f32, 2.0], &Device::Cpu).unwrap();
+    let late = Var::new(&[3f64], &Device::Cpu).unwrap();
+    let mut adamw = AdamW::new_lr(vec![early.clone(), late.clone()], 0.0).unwrap();
+    for step in 0..4 {
+        let mut loss = early.sqr().unwrap().sum_all().unwrap();
+        if step == 3 {
+            let other = late.sqr().unwrap().sum_all().unwrap().to_dtype(DType::F32).unwrap();
+            loss = (loss + other).unwrap();
+        }
+        adamw.step(&loss.backward().unwrap()).unwrap();
+    }
+    let moments = adamw.second_moments().unwrap();
+    let (v, steps) = moments.read(early.id()).unwrap().unwrap();
+    let decayed = 1.0 - 0.999f32.powi(4);
+    assert!(steps == Some(4) && (v[0] - 4.0 * decayed).abs() < 1e-6 && (v[1] - 16.0 * decayed).abs() < 1e-5, "{v:?}");
+    let (v, steps) = moments.read(late.id()).unwrap().unwrap();
+    assert!(steps == Some(1) && (v[0] - 36.0 * 0.001).abs() < 1e-6, "{v:?} {steps:?}");
 }

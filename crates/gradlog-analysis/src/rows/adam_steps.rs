@@ -25,7 +25,8 @@ struct AdamStep {
 pub(crate) struct AdamRates(BTreeMap<u64, f64>);
 
 impl AdamRates {
-    /// Reads the steps of a run. `None` unless all of them were steps of Adam or AdamW.
+    /// Reads the steps of a run. `None` unless all of them were steps of one optimizer, Adam or AdamW, which may have
+    /// begun anew.
     pub(crate) fn read(run: &Run) -> Result<Option<Self>, AnalysisError> {
         let mut steps: BTreeMap<u64, AdamStep> = BTreeMap::new();
         for block in run.scan().filter(|block| block.kind() == Some(BlockKind::Steps)) {
@@ -37,7 +38,7 @@ impl AdamRates {
                 Err(other) => return Err(other.into()),
             }
         }
-        Ok((!steps.is_empty()).then(|| Self::of(&steps)))
+        Ok((!steps.is_empty() && are_of_one_optimizer(&steps)).then(|| Self::of(&steps)))
     }
 
     fn of(steps: &BTreeMap<u64, AdamStep>) -> Self {
@@ -65,6 +66,15 @@ impl AdamRates {
     pub(crate) fn at(&self, step: u64) -> f64 {
         self.0.get(&step).copied().unwrap_or(0.0)
     }
+}
+
+/// Whether the count of steps grows by 1 with each step, or falls because the optimizer began anew or took up an older
+/// state. Two optimizers that take turns have counts that stay or jump: each has moments of its own, and no step of one is
+/// carried on by the other.
+fn are_of_one_optimizer(steps: &BTreeMap<u64, AdamStep>) -> bool {
+    steps.iter().zip(steps.iter().skip(1)).all(|((at, step), (later, next))| {
+        next.taken == 1 || next.taken < step.taken || next.taken - step.taken == later - at
+    })
 }
 
 /// Adds the steps of a block. Returns whether all of them were of Adam.
@@ -110,6 +120,13 @@ mod tests {
             assert!((rates.at(t + 10) - right).abs() < 1e-15, "{t}: {} {right}", rates.at(t + 10));
         }
         assert_eq!(rates.at(3), 0.0);
+        assert!(are_of_one_optimizer(&steps));
+        let counts = |counts: &[u64]| {
+            let steps = (0..).zip(counts).map(|(number, taken)| (number, step(0.1, *taken))).collect();
+            are_of_one_optimizer(&steps)
+        };
+        assert!(counts(&[1, 2, 3, 1, 2]) && counts(&[7, 8, 5, 6]), "begun anew, and an older state");
+        assert!(!counts(&[1, 1, 2, 2]) && !counts(&[4, 5, 1, 6, 2]), "two optimizers in turn");
         // The moments begin anew.
         let both: BTreeMap<u64, AdamStep> = [(0, step(0.5, 1)), (1, step(0.5, 1))].into();
         assert!((AdamRates::of(&both).at(0) - 0.5).abs() < 1e-15);
