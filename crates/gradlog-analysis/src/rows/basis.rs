@@ -2,11 +2,12 @@
 
 use super::layer_rates::UntrainedLayers;
 use super::left_out::LeftOut;
+use super::optimizer_model::{read_steps, OptimizerModel};
 use super::rule::RowRule;
 use super::window::Window;
 use super::wiring::{EpochsBack, LabelChanges, SEVERAL_LABELS, VISITS_LOOKED_AT};
 use crate::{rows::column, AnalysisError};
-use gradlog_format::log::{BlockKind, Column, Manifest, Mode, UpdateRule};
+use gradlog_format::log::{BlockKind, Column, Manifest, Mode};
 use gradlog_format::run::{Block, ReadError, Run};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,7 +41,7 @@ pub struct Basis {
     /// By what examples count in an objective that is more than their plain mean, for methods that have an objective;
     /// and which curvature does not go by it.
     pub weighting: Option<String>,
-    /// Whether examples among the first 65,536 visits have several labels.
+    /// Whether examples among the first 16,384 visits have several labels. `gradlog info` looks at all visits.
     pub several_labels: bool,
     /// Where epochs go backwards, if they do.
     pub epochs_back: Option<EpochsBack>,
@@ -73,29 +74,6 @@ pub enum BasisRows {
         /// How the model ran where a replay took them; empty for probes of the training.
         modes: Vec<Mode>,
     },
-}
-
-/// What an answer takes for the optimizer, and what the run says of it.
-#[derive(Debug, Clone, Default, PartialEq)]
-#[non_exhaustive]
-pub struct OptimizerModel {
-    /// Whether momentum and weight decay are modeled. If not, each step is taken as one of plain SGD.
-    pub models_momentum: bool,
-    /// Recorded steps inside the window.
-    pub steps: u64,
-    /// Of these, steps of which the optimizer did not tell the momentum.
-    pub steps_without_momentum: u64,
-    /// Of these, steps of which the optimizer did not tell the weight decay.
-    pub steps_without_weight_decay: u64,
-    /// The largest momentum that the optimizer told; 0 if it told none.
-    pub momentum: f32,
-    /// The largest weight decay that it told; 0 if it told none.
-    pub weight_decay: f32,
-    /// Rule of the steps, if the optimizer told it and all have the same.
-    pub rule: Option<UpdateRule>,
-    /// Whether probes are multiplied by `1/(√v̂ + ε)` of Adam's second moments at their times, and rates are those at
-    /// which a gradient acts through the first moment.
-    pub models_moments: bool,
 }
 
 /// Whose gradients an answer is made of.
@@ -307,122 +285,6 @@ fn mode_words(modes: &[Mode]) -> String {
     }
 }
 
-impl fmt::Display for OptimizerModel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { momentum, weight_decay, steps, .. } = *self;
-        if let Some(rule) = self.rule.filter(|rule| rule.has_moments()) {
-            return match self.models_moments {
-                true => write!(f, "{rule}, second moments of the probe's time"),
-                false => write!(f, "plain SGD: {rule} not modeled"),
-            };
-        }
-        let untold = self.steps_without_momentum.max(self.steps_without_weight_decay);
-        let (no_momentum, no_decay) = (self.steps_without_momentum == steps, self.steps_without_weight_decay == steps);
-        let nesterov = if self.rule == Some(UpdateRule::NesterovSgd) { "Nesterov " } else { "" };
-        if self.models_momentum {
-            return match (no_momentum, no_decay) {
-                (true, true) => {
-                    f.write_str("SGD, the optimizer's momentum and weight decay were not told: both are taken as 0")
-                }
-                (true, false) => {
-                    write!(f, "SGD with weight decay up to {weight_decay}, the momentum was not told: it is taken as 0")
-                }
-                (false, true) => {
-                    write!(
-                        f,
-                        "SGD with {nesterov}momentum up to {momentum}, the weight decay was not told: it is taken as 0"
-                    )
-                }
-                (false, false) => {
-                    write!(f, "SGD with {nesterov}momentum up to {momentum} and weight decay up to {weight_decay}")
-                }
-            };
-        }
-        if steps == 0 || no_momentum && no_decay {
-            return f.write_str("plain SGD: the optimizer told nothing of momentum and weight decay");
-        }
-        let missed = [(momentum, "momentum"), (weight_decay, "weight decay")];
-        let missed: Vec<String> = missed
-            .into_iter()
-            .filter(|(value, _)| *value != 0.0)
-            .map(|(value, name)| format!("{name} up to {value}"))
-            .collect();
-        match missed.as_slice() {
-            [] => f.write_str("plain SGD, momentum 0 and weight decay 0")?,
-            missed => write!(f, "plain SGD: {} not modeled", missed.join(" and "))?,
-        }
-        match untold {
-            0 => Ok(()),
-            untold => write!(f, " (not told for {untold} of {steps} steps)"),
-        }
-    }
-}
-
-/// What the optimizer told of a step.
-#[derive(Debug, Clone, Copy, Default)]
-struct Told {
-    momentum: Option<f32>,
-    weight_decay: Option<f32>,
-    rule: Option<UpdateRule>,
-}
-
-impl OptimizerModel {
-    /// Plain SGD, beside what the optimizer told of each step.
-    fn of(told: &BTreeMap<u64, Told>) -> Self {
-        let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, f32::max);
-        let untold = |is_told: fn(&Told) -> bool| told.values().filter(|told| !is_told(told)).count() as u64;
-        let first = told.values().next().and_then(|told| told.rule);
-        Self {
-            models_momentum: false,
-            steps: told.len() as u64,
-            steps_without_momentum: untold(|told| told.momentum.is_some()),
-            steps_without_weight_decay: untold(|told| told.weight_decay.is_some()),
-            momentum: largest(&mut told.values().filter_map(|told| told.momentum)),
-            weight_decay: largest(&mut told.values().filter_map(|told| told.weight_decay)),
-            rule: first.filter(|_| told.values().all(|told| told.rule == first)),
-            models_moments: false,
-        }
-    }
-}
-
-/// Reads what the optimizer told of the steps of a block, as far as they lie inside the window of visits. Sweeps take
-/// the rates of their checkpoints, which are those of any step.
-fn read_steps(block: &Block, window: &Window, told: &mut BTreeMap<u64, Told>) -> Result<(), AnalysisError> {
-    if !window.is_on_sweeps() && !window.touches(block) {
-        return Ok(());
-    }
-    let read = |block: &Block| -> Result<_, ReadError> {
-        let optional = |column| column::optional(block, column, column::f32s);
-        let epochs = column::optional(block, Column::Epoch, column::u32s)?;
-        let (momenta, decays) = (optional(Column::Momentum)?, optional(Column::WeightDecay)?);
-        let rules = column::optional(block, Column::UpdateRule, column::u8s)?;
-        Ok((column::u64s(block, Column::Step)?, epochs, momenta, decays, rules))
-    };
-    let (steps, epochs, momenta, decays, rules) = match read(block) {
-        Ok(read) => read,
-        // Nothing is known of these steps.
-        Err(ReadError::Damaged(_)) => {
-            let (first, last) = block.steps();
-            told.extend((first..=last).take(block.rows()).map(|step| (step, Told::default())));
-            return Ok(());
-        }
-        Err(other) => return Err(other.into()),
-    };
-    let value = |values: &Option<Vec<f32>>, row: usize| {
-        values.as_ref().and_then(|values| values.get(row).copied()).filter(|value| !value.is_nan())
-    };
-    for (row, step) in steps.into_iter().enumerate() {
-        let epoch = epochs.as_ref().and_then(|epochs| epochs.get(row).copied());
-        let inside = window.has_step(step) && epoch.is_none_or(|epoch| window.has_epoch(epoch));
-        if inside || window.is_on_sweeps() {
-            let rule = rules.as_ref().and_then(|rules| UpdateRule::from_code(*rules.get(row)?));
-            let (momentum, weight_decay) = (value(&momenta, row), value(&decays, row));
-            told.insert(step, Told { momentum, weight_decay, rule });
-        }
-    }
-    Ok(())
-}
-
 /// Visits that a block of gaps says were dropped, as far as it lies inside the window.
 fn dropped(block: &Block, window: &Window) -> Result<u64, AnalysisError> {
     if !window.touches(block) {
@@ -480,33 +342,6 @@ impl fmt::Display for GradientCoverage {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_optimizer_in_words() {
-        let told = |momentum, weight_decay| OptimizerModel { steps: 4, momentum, weight_decay, ..Default::default() };
-        let silent = OptimizerModel { steps_without_momentum: 4, steps_without_weight_decay: 4, ..told(0.0, 0.0) };
-        let half = OptimizerModel { steps_without_momentum: 2, ..told(0.9, 0.0) };
-        let modeled = |model: &OptimizerModel| OptimizerModel { models_momentum: true, ..model.clone() };
-        let adam = |model: &OptimizerModel, models_moments| OptimizerModel {
-            rule: Some(UpdateRule::AdamW),
-            models_moments,
-            ..model.clone()
-        };
-        for (model, said) in [
-            (OptimizerModel::default(), "plain SGD: the optimizer told nothing of momentum and weight decay"),
-            (silent.clone(), "plain SGD: the optimizer told nothing of momentum and weight decay"),
-            (told(0.0, 0.0), "plain SGD, momentum 0 and weight decay 0"),
-            (told(0.9, 0.0), "plain SGD: momentum up to 0.9 not modeled"),
-            (told(0.9, 0.5), "plain SGD: momentum up to 0.9 and weight decay up to 0.5 not modeled"),
-            (half.clone(), "plain SGD: momentum up to 0.9 not modeled (not told for 2 of 4 steps)"),
-            (modeled(&told(0.9, 0.5)), "SGD with momentum up to 0.9 and weight decay up to 0.5"),
-            (adam(&silent, false), "plain SGD: AdamW not modeled"),
-            (adam(&silent, true), "AdamW, second moments of the probe's time"),
-            (modeled(&silent), "SGD, the optimizer's momentum and weight decay were not told: both are taken as 0"),
-        ] {
-            assert_eq!(model.to_string(), said);
-        }
-    }
 
     #[test]
     fn a_part_of_the_model_is_never_called_the_whole() {

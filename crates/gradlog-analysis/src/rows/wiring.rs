@@ -6,11 +6,11 @@ use crate::{rows::column, AnalysisError, Progress};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, ReadError, Run};
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Visits that an answer looks at. Ids that are positions in the batch come again in each step, so these are enough.
-pub(crate) const VISITS_LOOKED_AT: u64 = 1 << 16;
+pub(crate) const VISITS_LOOKED_AT: u64 = 1 << 14;
 
 /// What an answer says if labels change. `gradlog info` counts the examples: how many there are may be hidden by damage
 /// that an answer without labels does not meet.
@@ -47,7 +47,7 @@ impl LabelChanges {
     /// [`AnalysisError::Read`] if the file system refuses. Labels that are damaged are passed over: who reads them
     /// meets the damage.
     pub(crate) fn find(run: &Run, limit: u64) -> Result<Option<Self>, AnalysisError> {
-        let mut labels: HashMap<u64, (u32, bool)> = HashMap::new();
+        let mut labels: foldhash::HashMap<u64, (u32, bool)> = foldhash::HashMap::default();
         let left = Cell::new(limit);
         let keep = move |block: &Block| {
             let looked_at = block.kind() == Some(BlockKind::Visits) && left.get() > 0;
