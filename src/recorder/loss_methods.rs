@@ -43,7 +43,7 @@ macro_rules! loss_methods {
             /// The logits of the loss must be this layer's output. If the model is declared
             /// ([`crate::Taps::declare_model`]) and has the layer's variables by name and shape, they are compared with
             /// `features · Wᵀ + b`, on 64 rows of the first pass and of the 16th, 32nd, 64th, ... `commit` reports
-            /// another output. A constant added to a class is none.
+            /// another output. A constant that is added to a class changes no gradient, and is not reported.
             pub fn features(&mut self, features: &Tensor) -> &mut Self {
                 self.core.features = Some(features.detach());
                 self

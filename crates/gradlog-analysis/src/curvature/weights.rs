@@ -5,10 +5,10 @@
 //! larger `1/B`, weighs no more than others. The weight `w_i` is the sum of `κ` over the visits of `i`, relative to
 //! the mean of these sums: it counts the weights of the loss, and how often an example was drawn.
 //!
-//! Of a loss that is a sum over its batch, `κ = c`. It is told by coefficients that are all equal though batches are
-//! not, or by an example's own: those of a mean fall with `1/B`, so over the visits of one example the slope of `ln
-//! |c|` over `ln B` is −1. Where all batches are as large, it makes no difference. What cannot be told
-//! is taken for a mean.
+//! For a loss that is a sum over its batch, `κ = c`. Two signs show such a loss: all coefficients are equal, although
+//! batch sizes differ; or the coefficients of one example do not fall with `1/B`, so that the slope of `ln |c|` over
+//! `ln B` is not −1. If all batches have one size, both rules give the same weights. Without a sign, the loss counts as
+//! a mean.
 
 use crate::rows::driver::fold_each;
 use crate::vectors::walk::Visit;

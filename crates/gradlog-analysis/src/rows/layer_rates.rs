@@ -338,7 +338,7 @@ mod tests {
         let mut rates = LayerRates { still: BTreeSet::from([0, 1, 5, 6]), ..LayerRates::default() };
         insert(rates.told.entry(1).or_default(), 2, 0.1);
         assert_eq!(rates.constant(1, &(0..=9), true), Ok(0.1));
-        // What is told for steps that move nothing, and taken back.
+        // A rate that is reported and then taken back, both in steps that move nothing.
         insert(rates.told.entry(1).or_default(), 5, 1.0);
         insert(rates.told.entry(1).or_default(), 7, 0.1);
         assert_eq!(rates.constant(1, &(0..=9), true), Ok(0.1));
