@@ -1,10 +1,9 @@
-//! The four workloads, each in one text for plain and tapped layers.
+//! The workloads, each in one text for candle's layers and for those of `gradlog::nn`.
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::{conv2d, embedding, layer_norm, linear, VarBuilder, VarMap};
-use candle_nn::{Conv2dConfig, LSTMConfig, LayerNorm, RNN};
-use gradlog::{Tap, Taps};
+use candle_nn::{Conv2dConfig, LSTMConfig, LayerNorm, VarBuilder, VarMap, RNN};
+use gradlog::Taps;
 use std::path::Path;
 
 #[path = "../../examples/mnist/data.rs"]
@@ -97,17 +96,40 @@ impl Module for SlowNorm {
     }
 }
 
-fn layer<L: Tap + Module>(taps: Option<&Taps>, name: &str, layer: L) -> Layer {
-    match taps {
-        Some(taps) => Box::new(taps.tap(name, layer)),
-        None => Box::new(layer),
-    }
+/// Builds layers under a path: candle's own in the plain loop, and with taps those of `gradlog::nn`.
+struct Builder<'a> {
+    vb: &'a VarBuilder<'a>,
+    taps: Option<&'a Taps>,
 }
 
-fn norm(taps: Option<&Taps>, name: &str, layer: LayerNorm) -> Layer {
-    match taps {
-        Some(taps) => Box::new(taps.tap(name, layer)),
-        None => Box::new(SlowNorm(layer)),
+macro_rules! build {
+    ($builder:expr, $name:expr, $make:ident($($argument:expr),*)) => {{
+        let vb = $builder.vb.pp($name);
+        Ok(match $builder.taps {
+            Some(taps) => Box::new(taps.collect_more(|| gradlog::nn::$make($($argument,)* vb))?) as Layer,
+            None => Box::new(candle_nn::$make($($argument,)* vb)?),
+        })
+    }};
+}
+
+impl Builder<'_> {
+    fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Layer> {
+        build!(self, name, linear(inputs, outputs))
+    }
+
+    fn conv2d(&self, name: &str, inputs: usize, outputs: usize) -> Result<Layer> {
+        build!(self, name, conv2d(inputs, outputs, 3, Conv2dConfig::default()))
+    }
+
+    fn embedding(&self, name: &str, rows: usize) -> Result<Layer> {
+        build!(self, name, embedding(rows, WIDTH))
+    }
+
+    fn norm(&self, name: &str) -> Result<Layer> {
+        match self.taps {
+            Some(_) => build!(self, name, layer_norm(WIDTH, 1e-5)),
+            None => Ok(Box::new(SlowNorm(candle_nn::layer_norm(WIDTH, 1e-5, self.vb.pp(name))?))),
+        }
     }
 }
 
@@ -125,9 +147,8 @@ fn between(taps: Option<&Taps>) -> (Op, Op) {
 impl Model {
     pub fn new(workload: Workload, variables: &VarMap, taps: Option<&Taps>) -> Result<Self> {
         let vb = VarBuilder::from_varmap(variables, DType::F32, &Device::Cpu);
-        let fc = |name: &str, inputs, outputs| -> Result<Layer> {
-            Ok(layer(taps, name, linear(inputs, outputs, vb.pp(name))?))
-        };
+        let build = Builder { vb: &vb, taps };
+        let fc = |name: &str, inputs, outputs| build.linear(name, inputs, outputs);
         let (relu, pool) = between(taps);
         let forward: Forward = match workload {
             Workload::Mlp64 | Workload::Mlp256 => {
@@ -139,8 +160,7 @@ impl Model {
                 })
             }
             Workload::Cnn => {
-                let conv1 = layer(taps, "conv1", conv2d(1, 32, 3, Conv2dConfig::default(), vb.pp("conv1"))?);
-                let conv2 = layer(taps, "conv2", conv2d(32, 64, 3, Conv2dConfig::default(), vb.pp("conv2"))?);
+                let (conv1, conv2) = (build.conv2d("conv1", 1, 32)?, build.conv2d("conv2", 32, 64)?);
                 let (fc1, fc2) = (fc("fc1", 9216, 128)?, fc("fc2", 128, 10)?);
                 Box::new(move |x| {
                     let x = relu(&conv1.forward(x)?)?;
@@ -150,8 +170,8 @@ impl Model {
                     Ok((features, logits))
                 })
             }
-            Workload::Transformer => transformer(&vb, taps)?,
-            Workload::Lstm => lstm(&vb, taps)?,
+            Workload::Transformer => transformer(&build)?,
+            Workload::Lstm => lstm(&build)?,
         };
         Ok(Self(forward))
     }
@@ -161,12 +181,10 @@ impl Model {
     }
 }
 
-fn transformer(vb: &VarBuilder<'_>, taps: Option<&Taps>) -> Result<Forward> {
-    let fc =
-        |name: &str, inputs, outputs| -> Result<Layer> { Ok(layer(taps, name, linear(inputs, outputs, vb.pp(name))?)) };
-    let norm = |name: &str| -> Result<Layer> { Ok(norm(taps, name, layer_norm(WIDTH, 1e-5, vb.pp(name))?)) };
-    let tokens = layer(taps, "tokens", embedding(SYMBOLS, WIDTH, vb.pp("tokens"))?);
-    let places = layer(taps, "places", embedding(LENGTH, WIDTH, vb.pp("places"))?);
+fn transformer(build: &Builder<'_>) -> Result<Forward> {
+    let fc = |name: &str, inputs, outputs| build.linear(name, inputs, outputs);
+    let norm = |name: &str| build.norm(name);
+    let (tokens, places) = (build.embedding("tokens", SYMBOLS)?, build.embedding("places", LENGTH)?);
     let mut blocks = Vec::new();
     for n in 0..BLOCKS {
         let name = |part: &str| format!("block{n}_{part}");
@@ -179,7 +197,7 @@ fn transformer(vb: &VarBuilder<'_>, taps: Option<&Taps>) -> Result<Forward> {
             fc(&name("down"), 4 * WIDTH, WIDTH)?,
         ));
     }
-    let (relu, _) = between(taps);
+    let (relu, _) = between(build.taps);
     let (last_norm, head) = (norm("norm")?, fc("head", WIDTH, SYMBOLS)?);
     let mask: Vec<f32> =
         (0..LENGTH * LENGTH).map(|i| if i % LENGTH > i / LENGTH { f32::NEG_INFINITY } else { 0.0 }).collect();
@@ -209,11 +227,10 @@ fn transformer(vb: &VarBuilder<'_>, taps: Option<&Taps>) -> Result<Forward> {
 }
 
 /// A model of characters: an embedding, two LSTM layers and a classifier at each position.
-fn lstm(vb: &VarBuilder<'_>, taps: Option<&Taps>) -> Result<Forward> {
-    let tokens = layer(taps, "tokens", embedding(SYMBOLS, WIDTH, vb.pp("tokens"))?);
-    let head = layer(taps, "head", linear(WIDTH, SYMBOLS, vb.pp("head"))?);
-    let config = LSTMConfig::default();
-    Ok(match taps {
+fn lstm(build: &Builder<'_>) -> Result<Forward> {
+    let (tokens, head) = (build.embedding("tokens", SYMBOLS)?, build.linear("head", WIDTH, SYMBOLS)?);
+    let (vb, config) = (build.vb, LSTMConfig::default());
+    Ok(match build.taps {
         Some(taps) => {
             let layer = |name: &str| gradlog::nn::lstm(WIDTH, WIDTH, config, vb.pp(name));
             unroll(tokens, taps.collect_more(|| candle_core::Result::Ok([layer("lstm1")?, layer("lstm2")?]))?, head)

@@ -143,8 +143,10 @@ impl LazyFold {
             };
             let fold = fold.with_gap(self.gap.0, self.gap.1);
             match &self.weights {
-                Some(weights) => fold.with_weights(weights.clone()),
-                None => fold,
+                // Of another length, which only a mistake of ours can make, no second sketch is better than a panic in a
+                // training: the recorder then misses it, and says so.
+                Some(weights) if weights.len() == fold.inputs() => fold.with_weights(weights.clone()),
+                _ => fold,
             }
         })
     }
