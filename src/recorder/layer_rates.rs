@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 /// Factors that differ by less are the same: a schedule divides two rates anew in each step.
 const TOLERANCE: f32 = 1e-5;
 
-/// For each layer with a reported rate: its number, and its rate divided by that of the step. If both rates are 0, as in
-/// the first step of a warm-up, there is no ratio, and the layer is left out.
+/// For each layer with a reported rate: its number, and its rate divided by that of the step. If both rates are 0, as
+/// in the first step of a warm-up, there is no ratio, and the layer is left out.
 ///
 /// # Errors
 /// In words, for a layer that is not tapped, a rate that is no rate, and a step whose own rate is 0.

@@ -143,8 +143,8 @@ impl LazyFold {
             };
             let fold = fold.with_gap(self.gap.0, self.gap.1);
             match &self.weights {
-                // Of another length, which only a mistake of ours can make, no second sketch is better than a panic in a
-                // training: the recorder then misses it, and says so.
+                // Only a mistake of ours gives weights of another length. The second sketch is then left out, which the
+                // recorder reports. A training must not panic.
                 Some(weights) if weights.len() == fold.inputs() => fold.with_weights(weights.clone()),
                 _ => fold,
             }

@@ -69,8 +69,8 @@ impl AdamRates {
 }
 
 /// Whether the count of steps grows by 1 with each step, or falls because the optimizer began anew or took up an older
-/// state. Two optimizers that take turns have counts that stay or jump: each has moments of its own, and no step of one is
-/// carried on by the other.
+/// state. If two optimizers take turns, the count stays or jumps. Each has moments of its own, so a gradient of one
+/// does not act through the other.
 fn are_of_one_optimizer(steps: &BTreeMap<u64, AdamStep>) -> bool {
     steps.iter().zip(steps.iter().skip(1)).all(|((at, step), (later, next))| {
         next.taken == 1 || next.taken < step.taken || next.taken - step.taken == later - at
