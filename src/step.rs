@@ -42,6 +42,8 @@ pub struct StepInfo {
     pub layer_rates: Vec<(String, f64)>,
     /// Learning rates of single variables, as an optimizer of this crate knows them.
     pub(crate) variable_rates: Vec<(TensorId, f64)>,
+    /// Weight decays of single variables that differ from [`StepInfo::weight_decay`].
+    pub(crate) variable_decays: Vec<(TensorId, f64)>,
 }
 
 impl StepInfo {
@@ -56,6 +58,7 @@ impl StepInfo {
             rule: None,
             layer_rates: Vec::new(),
             variable_rates: Vec::new(),
+            variable_decays: Vec::new(),
         }
     }
 
@@ -95,6 +98,18 @@ impl StepInfo {
     #[must_use]
     pub fn layer_rate(mut self, layer: impl Into<String>, learning_rate: f64) -> Self {
         self.layer_rates.push((layer.into(), learning_rate));
+        self
+    }
+}
+
+impl StepInfo {
+    /// Reports the weight decay of a variable, where parameter groups have decays of their own: the custom is none on
+    /// biases and norms. Say it in each step: a variable that is not named has [`StepInfo::weight_decay`].
+    ///
+    /// The adjoint uses it. The log holds a row for each change.
+    #[must_use]
+    pub fn variable_decay(mut self, variable: &Var, weight_decay: f64) -> Self {
+        self.variable_decays.push((variable.id(), weight_decay));
         self
     }
 }
@@ -218,6 +233,11 @@ impl StepInfo {
         Self { variable_rates, ..self }
     }
 
+    /// Reports decays by variable.
+    pub(crate) fn variable_decays(self, variable_decays: Vec<(TensorId, f64)>) -> Self {
+        Self { variable_decays, ..self }
+    }
+
     /// What no optimizer step can have, if there is such a value.
     pub(crate) fn find_fault(&self) -> Option<String> {
         let Self { learning_rate, clip, momentum, weight_decay, .. } = *self;
@@ -233,6 +253,10 @@ impl StepInfo {
             if !(epsilon >= 0.0 && (epsilon as f32).is_finite()) {
                 return Some(format!("epsilon is {epsilon} and must be 0 or a positive number"));
             }
+        }
+        let own = self.variable_decays.iter().map(|(_, decay)| decay);
+        if let Some(decay) = own.into_iter().find(|decay| !(decay.is_finite() && (**decay as f32).is_finite())) {
+            return Some(format!("the weight decay of a variable is {decay} and must be a finite number"));
         }
         let (factors, told) = (factors.map(|named| (named, 0.0)), told.map(|named| (named, f64::MIN)));
         factors.into_iter().chain(told).find_map(|((name, value), least)| {

@@ -70,8 +70,8 @@ macro_rules! optimizer {
             }
         }
 
-        /// Reports the rule with its numbers, the learning rates of parameter groups, and the second moments. The
-        /// weight decay is reported if all groups have the same.
+        /// Reports the rule with its numbers, the learning rates and weight decays of parameter groups, and the second
+        /// moments.
         impl StepReport for $name {
             fn step_info(&self) -> StepInfo {
                 self.0.step_info()

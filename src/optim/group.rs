@@ -98,8 +98,18 @@ pub(super) fn own_rates<S>(parameters: &[Parameter<S>], learning_rate: f64) -> V
     own.map(|parameter| (parameter.variable.id(), parameter.rate_factor * learning_rate)).collect()
 }
 
-/// The weight decay, if all parameters have the same.
-pub(super) fn common_decay<S>(parameters: &[Parameter<S>], decay: f64) -> Option<f64> {
+/// The weight decay of the step: that of all parameters, if they have the same, or else that of the optimizer.
+pub(super) fn common_decay<S>(parameters: &[Parameter<S>], decay: f64) -> f64 {
     let first = parameters.first().map_or(decay, |parameter| parameter.weight_decay);
-    parameters.iter().all(|parameter| parameter.weight_decay == first).then_some(first)
+    if parameters.iter().all(|parameter| parameter.weight_decay == first) {
+        first
+    } else {
+        decay
+    }
+}
+
+/// The weight decays that differ from that of the step, by variable.
+pub(super) fn own_decays<S>(parameters: &[Parameter<S>], decay: f64) -> Vec<(TensorId, f64)> {
+    let own = parameters.iter().filter(|parameter| parameter.weight_decay != decay);
+    own.map(|parameter| (parameter.variable.id(), parameter.weight_decay)).collect()
 }

@@ -1,7 +1,7 @@
 //! What Adam and AdamW share: two moments of the gradient for each variable, and the step that they give.
 
 use super::buffer::{lock, Buffer};
-use super::group::{common_decay, list_parameters, own_rates, Parameter, ParameterGroup};
+use super::group::{common_decay, list_parameters, own_decays, own_rates, Parameter, ParameterGroup};
 use super::{check_number, check_shape, check_share, in_place};
 use crate::step::{AdamStep, SecondMoments, StepInfo, StepRule};
 use crate::taps::cpu_f32;
@@ -106,8 +106,10 @@ impl Core {
         let step = AdamStep::new((beta1, beta2), epsilon, taken.unwrap_or(0) + 1);
         let rule = if self.decay == Decay::Weights { StepRule::AdamW(step) } else { StepRule::Adam(step) };
         let mut info = StepInfo::new(learning_rate).rule(rule);
-        info.weight_decay = common_decay(&self.parameters, weight_decay.unwrap_or(0.0));
+        let decay = common_decay(&self.parameters, weight_decay.unwrap_or(0.0));
+        info.weight_decay = Some(decay);
         info.variable_rates(own_rates(&self.parameters, learning_rate))
+            .variable_decays(own_decays(&self.parameters, decay))
     }
 
     /// The second moments after the last step. A variable that never had a gradient has none.

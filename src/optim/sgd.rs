@@ -1,7 +1,7 @@
 //! SGD with momentum, dampening, Nesterov momentum and weight decay, in place.
 
 use super::buffer::{lock, Buffer};
-use super::group::{common_decay, list_parameters, own_rates, Parameter, ParameterGroup};
+use super::group::{common_decay, list_parameters, own_decays, own_rates, Parameter, ParameterGroup};
 use super::{check_number, check_shape, in_place};
 use crate::step::{StepInfo, StepReport, StepRule};
 use candle_core::backprop::GradStore;
@@ -111,7 +111,9 @@ impl StepReport for Sgd {
     fn step_info(&self) -> StepInfo {
         let SgdConfig { learning_rate, momentum, weight_decay, dampening, nesterov } = self.config;
         let mut info = StepInfo::new(learning_rate).variable_rates(own_rates(&self.parameters, learning_rate));
-        info.weight_decay = common_decay(&self.parameters, weight_decay);
+        let decay = common_decay(&self.parameters, weight_decay);
+        info.weight_decay = Some(decay);
+        info = info.variable_decays(own_decays(&self.parameters, decay));
         info.momentum = (dampening == 0.0).then_some(momentum);
         info.rule = (dampening == 0.0).then_some(if nesterov { StepRule::NesterovSgd } else { StepRule::Sgd });
         info

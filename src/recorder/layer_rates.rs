@@ -74,32 +74,85 @@ fn rates_by_variable(layers: &[Registered], info: &StepInfo) -> Result<Vec<(Stri
     Ok(found)
 }
 
-/// The factors that the log holds.
+/// The weight decays that differ from that of the step: number of the layer, that of the parameter, and decay.
+pub(super) fn own_decays(layers: &[Registered], info: &StepInfo) -> Vec<Decay> {
+    let mut found = Vec::new();
+    for (layer, (number, parameter)) in layers
+        .iter()
+        .zip(0..)
+        .flat_map(|(layer, number)| layer.spec.parameters.iter().zip(0..).map(move |(p, at)| (number, (at, p))))
+    {
+        let own = info.variable_decays.iter().find(|(id, _)| Some(*id) == parameter.id);
+        found.extend(own.map(|(_, decay)| ((layer, number), *decay as f32)));
+    }
+    found
+}
+
+/// Numbers of a layer and of one of its parameters, and the parameter's weight decay.
+pub(super) type Decay = ((u32, u32), f32);
+
+/// The factors and decays that the log holds.
 #[derive(Debug, Default)]
-pub(super) struct RatesTold(BTreeMap<u32, f32>);
+pub(super) struct RatesTold {
+    factors: BTreeMap<u32, f32>,
+    /// `None` for the decay of the step.
+    decays: BTreeMap<(u32, u32), Option<f32>>,
+}
 
 impl RatesTold {
-    /// The log says something of the first `layers` layers that is out of date.
-    pub(super) fn new(layers: u32) -> Self {
-        Self((0..layers).map(|layer| (layer, f32::NAN)).collect())
+    /// The log says something of these layers that is out of date.
+    pub(super) fn outdated(layers: &[Registered]) -> Self {
+        let numbers = || layers.iter().zip(0u32..);
+        let parameters = |(layer, number): (&Registered, u32)| {
+            (0..layer.spec.parameters.len() as u32).map(move |parameter| ((number, parameter), Some(f32::NAN)))
+        };
+        Self {
+            factors: numbers().map(|(_, number)| (number, f32::NAN)).collect(),
+            decays: numbers().flat_map(parameters).collect(),
+        }
     }
 
-    /// The rows for what has changed at `step`, if anything has. A layer that is not among `factors` has the factor 1.
-    pub(super) fn take_changes(&mut self, step: u64, factors: &[(u32, f32)]) -> Option<BlockBuilder> {
-        if factors.is_empty() && self.0.is_empty() {
+    /// The rows for the decays that have changed at `step`, if one has. A parameter that is not among `decays` has that
+    /// of the step.
+    pub(super) fn take_decays(&mut self, step: u64, decays: &[Decay]) -> Option<BlockBuilder> {
+        if decays.is_empty() && self.decays.is_empty() {
             return None;
         }
-        let mut now: BTreeMap<u32, f32> = self.0.keys().map(|layer| (*layer, 1.0)).collect();
+        let mut now: BTreeMap<(u32, u32), Option<f32>> = self.decays.keys().map(|known| (*known, None)).collect();
+        now.extend(decays.iter().map(|(parameter, decay)| (*parameter, Some(*decay))));
+        // What the log is not known to say is NaN, which equals nothing.
+        let is_new = |(known, decay): &((u32, u32), Option<f32>)| self.decays.get(known).copied().flatten() != *decay;
+        let changes: Vec<((u32, u32), Option<f32>)> = now.into_iter().filter(is_new).collect();
+        if changes.is_empty() {
+            return None;
+        }
+        self.decays.extend(changes.iter().copied());
+        let mut rows = BlockBuilder::new(BlockKind::LayerRates);
+        rows.u64s(Column::Step, changes.iter().map(|_| step));
+        rows.u32s(Column::Layer, changes.iter().map(|((layer, _), _)| *layer));
+        rows.u32s(Column::Parameter, changes.iter().map(|((_, parameter), _)| *parameter));
+        rows.f32s(Column::WeightDecay, changes.iter().map(|(_, decay)| decay.unwrap_or(f32::NAN)));
+        rows.advance(changes.len() as u32, step, 0);
+        Some(rows)
+    }
+
+    /// The rows for the factors that have changed at `step`, if one has. A layer that is not among `factors` has the
+    /// factor 1.
+    pub(super) fn take_changes(&mut self, step: u64, factors: &[(u32, f32)]) -> Option<BlockBuilder> {
+        if factors.is_empty() && self.factors.is_empty() {
+            return None;
+        }
+        let mut now: BTreeMap<u32, f32> = self.factors.keys().map(|layer| (*layer, 1.0)).collect();
         now.extend(factors.iter().copied());
         let is_same = |layer: &u32, factor: f32| {
-            let before = self.0.get(layer).copied().unwrap_or(1.0);
+            let before = self.factors.get(layer).copied().unwrap_or(1.0);
             (before - factor).abs() <= TOLERANCE * factor
         };
         let changes: Vec<(u32, f32)> = now.into_iter().filter(|(layer, factor)| !is_same(layer, *factor)).collect();
         if changes.is_empty() {
             return None;
         }
-        self.0.extend(changes.iter().copied());
+        self.factors.extend(changes.iter().copied());
         let mut rows = BlockBuilder::new(BlockKind::LayerRates);
         rows.u64s(Column::Step, changes.iter().map(|_| step));
         rows.u32s(Column::Layer, changes.iter().map(|(layer, _)| *layer));

@@ -264,6 +264,9 @@ impl LogState {
         if let Some(mut rates) = changes {
             self.writer.append(&mut rates).map_err(wrap_log_error)?;
         }
+        if let Some(mut decays) = self.rates_told.take_decays(row.step, &row.decays) {
+            self.writer.append(&mut decays).map_err(wrap_log_error)?;
+        }
         self.close_open_rows(learning_rate as f32, clip as f32)?;
         let steps = &mut self.steps;
         steps.u64s(Column::Step, [row.step]);

@@ -1,5 +1,6 @@
 //! The messages from the training to the background thread.
 
+use super::layer_rates::Decay;
 use super::outputs::Outputs;
 use super::preconditioner::Preconditioning;
 use super::watch::Seen;
@@ -165,6 +166,8 @@ pub(super) struct StepRow {
     pub info: StepInfo,
     /// Layers whose learning rate differs from that of the step: number, and ratio of the two.
     pub factors: Vec<(u32, f32)>,
+    /// Weight decays of parameters that differ from that of the step.
+    pub decays: Vec<Decay>,
     pub batch_size: u32,
     pub wall_clock_ms: u64,
 }

@@ -193,7 +193,7 @@ pub(super) fn start_recorder(
     // What an earlier session said of layers must not be taken for this one.
     let all = if past.has_layer_rates { layers.len() as u32 } else { 0 };
     let unsent_layers = (0..all).map(|layer| Seen { step: past.step, layer, trained: Trained::Whole }).collect();
-    let told = RatesTold::new(all);
+    let told = if past.has_layer_rates { RatesTold::outdated(&layers) } else { RatesTold::default() };
     let for_thread = (config, shared.clone(), told);
     let thread = std::thread::Builder::new()
         .name("gradlog".into())

@@ -3,7 +3,7 @@
 use super::config::{OnFailure, OnNonFinite};
 use super::error::RecordError;
 use super::head::Head;
-use super::layer_rates::rate_factors;
+use super::layer_rates::{own_decays, rate_factors};
 use super::message::{Batch, Gap, Message, PassKind, Replayed, StepEnd, StepRow};
 use super::own_losses::OwnLosses;
 use super::preconditioner::Moments;
@@ -168,7 +168,8 @@ impl State {
         let (step, epoch, batch_size) = (self.step, self.epoch, self.batch_size);
         let row = info.map(|info| {
             let factors = rate_factors(&self.layers, &info).unwrap_or_default();
-            StepRow { step, epoch, info, factors, batch_size, wall_clock_ms: now_ms() }
+            let decays = own_decays(&self.layers, &info);
+            StepRow { step, epoch, info, factors, decays, batch_size, wall_clock_ms: now_ms() }
         });
         if let Some(row) = &row {
             self.learning_rate = Some(row.info.learning_rate);

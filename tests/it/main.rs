@@ -39,6 +39,7 @@ mod taps;
 mod tracin;
 mod tracin_parts;
 mod underflow;
+mod unrolled;
 mod values;
 mod weightless;
 mod workers;

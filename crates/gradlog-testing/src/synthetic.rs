@@ -248,6 +248,22 @@ impl Synthetic {
         self.append(b);
     }
 
+    /// What Adam or AdamW did at some steps: step, learning rate, weight decay and count of its steps.
+    pub fn adam(&mut self, steps: &[(u64, f32, f32, u64)], (beta1, beta2): (f32, f32), epsilon: f32, rule: UpdateRule) {
+        let mut b = BlockBuilder::new(BlockKind::Steps);
+        b.u64s(Column::Step, steps.iter().map(|s| s.0));
+        b.u32s(Column::Epoch, steps.iter().map(|_| 0));
+        b.f32s(Column::LearningRate, steps.iter().map(|s| s.1));
+        b.f32s(Column::WeightDecay, steps.iter().map(|s| s.2));
+        b.column(Column::UpdateRule, Cells::U8, 1).extend(steps.iter().map(|_| rule.code()));
+        b.f32s(Column::Beta1, steps.iter().map(|_| beta1));
+        b.f32s(Column::Beta2, steps.iter().map(|_| beta2));
+        b.f32s(Column::Epsilon, steps.iter().map(|_| epsilon));
+        b.u64s(Column::StepsTaken, steps.iter().map(|s| s.3));
+        steps.iter().for_each(|step| b.advance(1, step.0, 0));
+        self.append(b);
+    }
+
     /// A checkpoint before a step, of which the log has the size and the checksum. No file is written.
     pub fn checkpoint(&mut self, step: u64, epoch: u32) {
         let mut b = BlockBuilder::new(BlockKind::Checkpoints);

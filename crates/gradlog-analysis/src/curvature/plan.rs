@@ -1,15 +1,17 @@
 //! A question by way of curvature, cut into passes over some probes each.
 
+use super::adjoint::settings;
 use super::question::{check_method, EstimateQuestion};
 use super::story::Story;
 use super::subject::{Subject, CURVATURE_BYTES_MAX, PROBE_BYTES_MAX};
 use super::weights::Weights;
 use super::{adjoint, datainf, influence_function, trak};
 use crate::influence::plan::index::Index;
+use crate::rows::adam_steps::AdamSteps;
 use crate::rows::layer_rates::LayerRates;
 use crate::vectors::check_shape;
-use crate::vectors::flatten::Flattener;
-use crate::{AnalysisError, Influence, Method};
+use crate::vectors::flatten::{Flattener, FoldedBasis};
+use crate::{AnalysisError, Influence, Method, OptimizerChoice};
 use gradlog_format::run::Run;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
@@ -86,28 +88,29 @@ impl<'run> EstimatePlan<'run> {
     /// Looks `asked` up in the run; its settings have been checked.
     pub(super) fn new(run: &'run Run, asked: &EstimateQuestion) -> Result<Self, AnalysisError> {
         let progress = &asked.question.progress;
-        if asked.method == Method::Adjoint && !run.parts().is_empty() {
-            // It walks back from step to step, and one worker's blocks lie between those of another.
-            let range = "the run of one recorder: the adjoint walks back from step to step, and those of workers lie between each other";
-            let given = "the run of several workers".into();
-            return Err(AnalysisError::OutOfRange { what: "what is asked", given, range: range.into() });
-        }
         let index = Index::build(run, &asked.question, progress)?;
         let uses_rates = asked.method == Method::Adjoint;
-        let factors = LayerRates::read(run)?.in_window(run, &asked.question.window, &index.layout, uses_rates)?;
+        let rates = LayerRates::read(run)?;
+        let factors = rates.in_window(run, &asked.question.window, &index.layout, uses_rates)?;
         let trained = factors.trained(&index.layout, "influence")?;
-        let factors = factors.of(&trained);
-        if factors.iter().any(|factor| *factor != 1.0) && !asked.shape.by_layer {
-            return Err(AnalysisError::OutOfRange {
-                what: "the learning rates of the layers",
-                given: "several in one step".into(),
-                range: "one for the whole gradient: take the adjoint layer by layer".into(),
-            });
-        }
-        let flattener = Flattener::new(&trained, run.manifest(), asked.shape).of_rows(&index.layout, None);
+        let adam = match uses_rates && asked.question.optimizer == OptimizerChoice::Recorded {
+            true => AdamSteps::read(run)?,
+            false => None,
+        };
+        // What acts on single parameters needs the numbers that are theirs.
+        let basis = match adam.is_some() || rates.has_decays() {
+            true => FoldedBasis::Buckets,
+            false => FoldedBasis::Rotated,
+        };
+        let flattener =
+            Flattener::with_basis(&trained, run.manifest(), asked.shape, basis).of_rows(&index.layout, None);
+        let settings = match uses_rates {
+            true => settings(&flattener, run.manifest(), (&factors, &rates), &rates.all_steps(run))?,
+            false => Vec::new(),
+        };
         let weights = Weights::read(run, &asked.question.window, progress)?;
         let (asked, set_is_weighted) = (asked.clone(), AtomicBool::new(false));
-        let subject = Subject { run, asked, index, flattener, factors, weights, set_is_weighted };
+        let subject = Subject { run, asked, index, flattener, settings, adam, weights, set_is_weighted };
         let asked = &subject.asked;
         let examples = subject.examples(progress)?;
         let each = 8 * examples.len().max(1) * asked.dampings.len().max(1);

@@ -1,7 +1,7 @@
 //! What is asked of a method, and whether the method knows such a question.
 
 use crate::vectors::flatten::Shape;
-use crate::{AnalysisError, Curvature, Damping, InfluenceQuestion, Method, Normalization, ProbeTime};
+use crate::{AnalysisError, Curvature, Damping, InfluenceQuestion, Method, Normalization, OptimizerChoice, ProbeTime};
 
 /// Asks about influence by another method than TracIn: influence functions, DataInf, TRAK's estimator or the adjoint.
 /// [`Method`] has the formulas. There is an answer for each damping.
@@ -132,6 +132,13 @@ pub(super) fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError
     }
     if question.group {
         return wrong("the question", "about a group of probes".into(), "about each probe: only TracIn adds probes up");
+    }
+    if question.optimizer != OptimizerChoice::Recorded && asked.method != Method::Adjoint {
+        return wrong(
+            "the choice of the optimizer",
+            question.optimizer.name().into(),
+            "left out: no step plays a part, so the answer is the same for every optimizer",
+        );
     }
     match asked.method {
         Method::Adjoint if !asked.dampings.is_empty() => {

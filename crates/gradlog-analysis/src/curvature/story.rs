@@ -3,9 +3,10 @@
 use super::set::{CurvatureRow, CurvatureSet};
 use super::subject::Subject;
 use crate::influence::plan::index::Index;
+use crate::rows::adam_steps::AdamSteps;
 use crate::rows::driver::{fold_each, ReadTo};
 use crate::Progress;
-use crate::{rows::column, AnalysisError, Curvature};
+use crate::{rows::column, AnalysisError, Curvature, OptimizerChoice};
 use gradlog_format::log::{BlockKind, Column, UpdateRule};
 use gradlog_format::run::{Block, Damage};
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub(super) struct Story {
     pub dropped: u64,
     pub damage: Option<Damage>,
     pub rows: Option<SetRows>,
+    /// The steps of Adam, if these are unrolled.
+    pub adam: Option<AdamSteps>,
 }
 
 /// The rows of a curvature set by the time at which they were taken.
@@ -73,7 +76,8 @@ fn read(block: &Block) -> Result<StoryBlock, AnalysisError> {
 impl Story {
     pub(super) fn read(subject: &Subject<'_>, progress: &Progress) -> Result<Self, AnalysisError> {
         let run = subject.run;
-        let mut story = Self { blocks: Vec::new(), steps: BTreeMap::new(), dropped: 0, damage: None, rows: None };
+        let adam = subject.adam.clone();
+        let mut story = Self { blocks: Vec::new(), steps: BTreeMap::new(), dropped: 0, damage: None, rows: None, adam };
         let before = |block: &Block| {
             subject.index.damage.as_ref().is_none_or(|damage| damage.block.is_none_or(|at| block.sequence() < at))
         };
@@ -89,14 +93,15 @@ impl Story {
             Ok(())
         })?;
         story.damage = damage.or_else(|| subject.index.damage.clone());
-        let other = |rule: &UpdateRule| !matches!(rule, UpdateRule::Sgd | UpdateRule::NesterovSgd);
-        if let Some(rule) = story.steps.values().filter_map(|step| step.rule).find(other) {
-            return Err(AnalysisError::OutOfRange {
-                what: "the optimizer",
-                given: rule.to_string(),
-                range: "SGD with or without momentum, Nesterov momentum and weight decay, which the adjoint models"
-                    .into(),
-            });
+        if subject.asked.question.optimizer == OptimizerChoice::PlainSgd {
+            let plain = |step: &mut StepRecord| {
+                (step.momentum, step.weight_decay, step.rule) = (Some(0.0), Some(0.0), Some(UpdateRule::Sgd));
+            };
+            story.steps.values_mut().for_each(plain);
+        } else if story.adam.is_none() {
+            check_sgd(&story.steps)?;
+        } else {
+            check_adam(&story.steps)?;
         }
         if let Curvature::Set(name) = &subject.asked.curvature {
             let CurvatureSet { index, rows } = CurvatureSet::read(subject, name, progress)?;
@@ -109,4 +114,28 @@ impl Story {
         }
         Ok(story)
     }
+}
+
+/// Refuses steps of another rule than SGD.
+fn check_sgd(steps: &BTreeMap<u64, StepRecord>) -> Result<(), AnalysisError> {
+    let other = |rule: &UpdateRule| !matches!(rule, UpdateRule::Sgd | UpdateRule::NesterovSgd);
+    let Some(rule) = steps.values().filter_map(|step| step.rule).find(other) else { return Ok(()) };
+    let range = match rule.has_moments() {
+        true => "one that tells its betas, epsilon and count of steps at each step, as `gradlog::optim` does, and alone: take the steps as plain SGD, or ask TracIn",
+        false => "SGD with or without momentum, Nesterov momentum and weight decay, Adam or AdamW, which the adjoint models",
+    };
+    Err(AnalysisError::OutOfRange { what: "the optimizer", given: rule.to_string(), range: range.into() })
+}
+
+/// Refuses Adam with weight decay in the gradient: the moments then hold the weights, which the log does not.
+fn check_adam(steps: &BTreeMap<u64, StepRecord>) -> Result<(), AnalysisError> {
+    let decays = |step: &&StepRecord| step.rule == Some(UpdateRule::Adam) && step.weight_decay != Some(0.0);
+    let Some(step) = steps.values().find(decays) else { return Ok(()) };
+    Err(AnalysisError::OutOfRange {
+        what: "the weight decay of Adam",
+        given: step.weight_decay.map_or("not told".into(), |decay| decay.to_string()),
+        range:
+            "0: it is in the gradient, so the moments hold the weights, and the log does not; AdamW keeps them apart"
+                .into(),
+    })
 }

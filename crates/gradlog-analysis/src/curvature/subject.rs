@@ -1,16 +1,19 @@
 //! What a question comes to in a run: its probes, and how their gradients are made flat.
 
+use super::adjoint::Setting;
 use super::gram::FACTORS_MAX;
 use super::question::EstimateQuestion;
 use super::weights::Weights;
 use crate::influence::plan::index::Index;
+use crate::rows::adam_steps::AdamSteps;
 use crate::rows::basis::Uses;
 use crate::rows::driver::fold_each;
 use crate::vectors::flatten::Flattener;
 use crate::vectors::walk::Walk;
 use crate::Progress;
 use crate::{
-    rows::column, AnalysisError, Basis, BasisRows, Curvature, EstimateDetails, Method, OptimizerModel, VectorBlock,
+    rows::column, AnalysisError, Basis, BasisRows, Curvature, EstimateDetails, Method, OptimizerChoice, OptimizerModel,
+    VectorBlock,
 };
 use gradlog_format::log::Column;
 use gradlog_format::run::{Block, Run};
@@ -29,8 +32,10 @@ pub(super) struct Subject<'run> {
     pub asked: EstimateQuestion,
     pub index: Index,
     pub flattener: Flattener,
-    /// What multiplies the learning rate of each layer; of each block, where vectors are taken layer by layer.
-    pub factors: Vec<f32>,
+    /// For the adjoint, the optimizer's settings for the numbers of each block.
+    pub settings: Vec<Vec<Setting>>,
+    /// The steps of Adam, if the adjoint unrolls them.
+    pub adam: Option<AdamSteps>,
     /// What each visit weighs in the objective.
     pub weights: Weights,
     /// Whether the rows of the curvature set, once it has been read, are weighted as their examples are.
@@ -88,6 +93,9 @@ impl Subject<'_> {
         let uses = if estimate.method == Method::Adjoint { Uses::Steps } else { Uses::Gradients };
         let mut basis = Basis::of(self.run, window, BasisRows::Visits, uses)?;
         basis.weighting = self.weighting(estimate.method);
+        if self.asked.question.optimizer == OptimizerChoice::PlainSgd {
+            return Ok(basis);
+        }
         // The adjoint walks back over all steps, whatever the window of the visits.
         basis.optimizer = basis.optimizer.map(|model| OptimizerModel {
             models_momentum: true,
@@ -98,6 +106,7 @@ impl Subject<'_> {
             weight_decay: estimate.weight_decay,
             rule: model.rule,
             models_moments: false,
+            unrolls_moments: self.adam.is_some(),
         });
         Ok(basis)
     }
@@ -141,6 +150,7 @@ impl Subject<'_> {
             epochs: 0,
             steps: 0,
             steps_without_record: 0,
+            steps_without_visits: 0,
             steps_without_momentum: 0,
             steps_without_weight_decay: 0,
             momentum: 0.0,

@@ -66,8 +66,26 @@ pub enum Method {
     /// probe is taken at its last time, and visits from then on do not count.
     ///
     /// With Nesterov momentum, `w ← w − η(d + μv)` with `d = clip·Σ c_i g_i + λw`: then `b ← b − η_t μ_t·a`, and
-    /// `b − η_t·a` stands for `b` in the two lines of the score and of `a`. Adam is refused, and dampening is not
-    /// modeled.
+    /// `b − η_t·a` stands for `b` in the two lines of the score and of `a`. Dampening is not modeled.
+    ///
+    /// With AdamW, or Adam without weight decay, the derivatives by both moments go along. With `G = clip·Σ c_i g_i`,
+    /// `D = 1/(√v̂ + ε)` and `S = m̂/(2√v̂(√v̂ + ε)²)`, and `u = s = 0` to begin with:
+    ///
+    /// ```text
+    /// u ← u − η_t·D a/(1 − β₁ᵗ)                      u is the derivative of the final loss by m
+    /// s ← s + η_t·S a/(1 − β₂ᵗ)                      s is that by v
+    /// q = (1 − β₁)·u + 2(1 − β₂)·G s                 score_i −= clip_t·c_i·⟨g_i, q⟩
+    /// a ← (1 − η_t λ_t)·a + clip_t·H_t q
+    /// u ← β₁·u,  s ← β₂·s
+    /// ```
+    ///
+    /// The moments are made again from the recorded visits, so the recording must begin with the optimizer's first
+    /// step. Where a number of the vectors stands for several parameters, because layers are folded or longer than the
+    /// vectors, the mean of their second moments is taken for each. A layer that took no part in a step counts as one
+    /// with the gradient 0.
+    ///
+    /// Parameter groups count with their own learning rates and weight decays, where no two groups share a number.
+    /// Parameters that share one have the weight decay of the largest of them. Several workers count as one recorder.
     Adjoint,
 }
 
@@ -115,7 +133,7 @@ impl Method {
             Method::DataInf => "DataInf (Kwon et al. 2024): mean and inverse exchanged; take it by layer, at the last epoch",
             Method::Trak => "TRAK's estimator (Park et al. 2023) over the epochs of this one run; for classifiers",
             Method::Adjoint => {
-                "the recorded steps unrolled backwards, with momentum and weight decay; what leaving the example out of this run would do"
+                "the recorded steps of SGD or Adam unrolled backwards, with momentum and weight decay; what leaving the example out of this run would do"
             }
         }
     }
@@ -207,6 +225,8 @@ pub struct EstimateDetails {
     pub steps: u64,
     /// Of these, steps without a record of momentum and weight decay, taken for 0.
     pub steps_without_record: u64,
+    /// For the adjoint under Adam, steps without a visit in the log: their gradient is taken as 0.
+    pub steps_without_visits: u64,
     /// Steps of which the optimizer did not tell the momentum: the adjoint takes it as 0.
     pub steps_without_momentum: u64,
     /// Steps of which the optimizer did not tell the weight decay: the adjoint takes it as 0.
@@ -238,7 +258,12 @@ impl fmt::Display for EstimateDetails {
         let blocks = if self.by_layer { ", layer by layer" } else { "" };
         write!(f, "{}, {}", self.method.title(), self.curvature)?;
         match self.method {
-            Method::Adjoint => write!(f, " over {} steps", self.steps)?,
+            Method::Adjoint => {
+                write!(f, " over {} steps", self.steps)?;
+                if self.steps_without_visits > 0 {
+                    write!(f, " ({} without visits, whose gradient is taken as 0)", self.steps_without_visits)?;
+                }
+            }
             Method::Trak => write!(f, " of {} epochs, {} rows", self.epochs, self.curvature_rows)?,
             Method::InfluenceFunction | Method::DataInf => write!(f, ", {} rows", self.curvature_rows)?,
         }

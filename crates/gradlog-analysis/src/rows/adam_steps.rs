@@ -5,26 +5,22 @@ use gradlog_format::log::{BlockKind, Column, UpdateRule};
 use gradlog_format::run::{Block, ReadError, Run};
 use std::collections::BTreeMap;
 
-/// What a step told.
+/// What a step of Adam told.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct AdamStep {
-    learning_rate: f64,
-    beta1: f64,
+pub(crate) struct AdamStep {
+    pub learning_rate: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
     /// `t` of the bias correction.
-    taken: u64,
+    pub taken: u64,
 }
 
-/// Of each step, the rate at which its gradient acts.
-///
-/// The gradient of step `t` enters the first moment, and acts through it at `t` and at the steps after it:
-///
-/// ```text
-/// η_eff(t) = Σ_{s≥t} η_s (1−β₁) β₁^(s−t) / (1−β₁^s)
-/// ```
+/// The steps of a run whose optimizer is Adam or AdamW.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct AdamRates(BTreeMap<u64, f64>);
+pub(crate) struct AdamSteps(pub(crate) BTreeMap<u64, AdamStep>);
 
-impl AdamRates {
+impl AdamSteps {
     /// Reads the steps of a run. `None` unless all of them were steps of one optimizer, Adam or AdamW, which may have
     /// begun anew.
     pub(crate) fn read(run: &Run) -> Result<Option<Self>, AnalysisError> {
@@ -38,7 +34,24 @@ impl AdamRates {
                 Err(other) => return Err(other.into()),
             }
         }
-        Ok((!steps.is_empty() && are_of_one_optimizer(&steps)).then(|| Self::of(&steps)))
+        Ok((!steps.is_empty() && are_of_one_optimizer(&steps)).then_some(Self(steps)))
+    }
+}
+
+/// Of each step, the rate at which its gradient acts.
+///
+/// The gradient of step `t` enters the first moment, and acts through it at `t` and at the steps after it:
+///
+/// ```text
+/// η_eff(t) = Σ_{s≥t} η_s (1−β₁) β₁^(s−t) / (1−β₁^s)
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct AdamRates(BTreeMap<u64, f64>);
+
+impl AdamRates {
+    /// As [`AdamSteps::read`].
+    pub(crate) fn read(run: &Run) -> Result<Option<Self>, AnalysisError> {
+        Ok(AdamSteps::read(run)?.map(|AdamSteps(steps)| Self::of(&steps)))
     }
 
     fn of(steps: &BTreeMap<u64, AdamStep>) -> Self {
@@ -85,15 +98,25 @@ fn read_block(block: &Block, steps: &mut BTreeMap<u64, AdamStep>) -> Result<bool
     }
     let numbers = column::u64s(block, Column::Step)?;
     let rates = column::f32s(block, Column::LearningRate)?;
-    let (Some(betas), Some(taken)) = (
+    let (Some(beta1), Some(beta2), Some(epsilon), Some(taken)) = (
         column::optional(block, Column::Beta1, column::f32s)?,
+        column::optional(block, Column::Beta2, column::f32s)?,
+        column::optional(block, Column::Epsilon, column::f32s)?,
         column::optional(block, Column::StepsTaken, column::u64s)?,
     ) else {
         return Ok(false);
     };
     for (row, number) in numbers.into_iter().enumerate() {
-        let step = AdamStep { learning_rate: f64::from(rates[row]), beta1: f64::from(betas[row]), taken: taken[row] };
-        if !((0.0..1.0).contains(&step.beta1) && step.taken > 0 && step.learning_rate.is_finite()) {
+        let step = AdamStep {
+            learning_rate: f64::from(rates[row]),
+            beta1: f64::from(beta1[row]),
+            beta2: f64::from(beta2[row]),
+            epsilon: f64::from(epsilon[row]),
+            taken: taken[row],
+        };
+        let is_share = |beta: f64| (0.0..1.0).contains(&beta);
+        let are_sound = is_share(step.beta1) && is_share(step.beta2) && step.epsilon >= 0.0;
+        if !(are_sound && step.taken > 0 && step.learning_rate.is_finite()) {
             return Ok(false);
         }
         steps.insert(number, step);
@@ -106,7 +129,7 @@ mod tests {
     use super::*;
 
     fn step(learning_rate: f64, taken: u64) -> AdamStep {
-        AdamStep { learning_rate, beta1: 0.9, taken }
+        AdamStep { learning_rate, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, taken }
     }
 
     #[test]

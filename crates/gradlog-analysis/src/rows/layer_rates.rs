@@ -17,6 +17,8 @@ pub(crate) struct LayerRates {
     trained: BTreeMap<u16, BTreeMap<u64, bool>>,
     /// Whether only some of its parameters change, likewise.
     in_part: BTreeMap<u16, BTreeMap<u64, bool>>,
+    /// Of each parameter of a layer, the weight decays that were told, by their first step.
+    decays: BTreeMap<(u16, usize), BTreeMap<u64, f32>>,
     /// Steps at the rate 0. They move nothing, so no layer has a ratio there.
     still: BTreeSet<u64>,
 }
@@ -73,6 +75,8 @@ impl LayerRates {
         let (steps, layers) = (column::u64s(block, Column::Step)?, column::u32s(block, Column::Layer)?);
         let told = column::optional(block, Column::RateFactor, column::f32s)?;
         let trained = column::optional(block, Column::Trained, column::u8s)?;
+        let parameters = column::optional(block, Column::Parameter, column::u32s)?;
+        let decays = column::optional(block, Column::WeightDecay, column::f32s)?;
         for (row, (&step, &layer)) in steps.iter().zip(&layers).enumerate() {
             let Ok(layer) = u16::try_from(layer) else {
                 return Err(block.damaged(format!("a learning rate of layer {layer}, which no run has")));
@@ -82,6 +86,14 @@ impl LayerRates {
                     return Err(block.damaged(format!("a factor of {factor} of a learning rate")));
                 }
                 insert(self.told.entry(layer).or_default(), step, factor);
+            }
+            let parameter = parameters.as_ref().and_then(|parameters| parameters.get(row));
+            let decay = decays.as_ref().and_then(|decays| decays.get(row));
+            if let (Some(&parameter), Some(&decay)) = (parameter, decay) {
+                if decay.is_infinite() {
+                    return Err(block.damaged(format!("a weight decay of {decay}")));
+                }
+                insert(self.decays.entry((layer, parameter as usize)).or_default(), step, decay);
             }
             if let Some(&trained) = trained.as_ref().and_then(|trained| trained.get(row)) {
                 insert(self.trained.entry(layer).or_default(), step, trained != 0);
@@ -98,6 +110,35 @@ impl LayerRates {
             self.still.extend(steps.filter(|(_, rate)| *rate == 0.0).map(|(step, _)| step));
         }
         Ok(())
+    }
+
+    /// The first and the last step of a run.
+    #[cfg(feature = "curvature")]
+    pub(crate) fn all_steps(&self, run: &Run) -> RangeInclusive<u64> {
+        steps_inside(run, &Window::everything()).unwrap_or(0..=0)
+    }
+
+    /// Whether parameters have weight decays of their own.
+    #[cfg(feature = "curvature")]
+    pub(crate) fn has_decays(&self) -> bool {
+        !self.decays.is_empty()
+    }
+
+    /// The weight decay of a parameter throughout some steps, if it is not that of the step.
+    ///
+    /// # Errors
+    /// The first step from which it is another.
+    #[cfg(feature = "curvature")]
+    pub(crate) fn decay(&self, parameter: (u16, usize), steps: &RangeInclusive<u64>) -> Result<Option<f32>, u64> {
+        let Some(told) = self.decays.get(&parameter) else { return Ok(None) };
+        // NaN is the decay of the step.
+        let own = |decay: f32| (!decay.is_nan()).then_some(decay);
+        let first = at(Some(told), *steps.start(), f32::NAN);
+        let mut changes = told.range(steps.clone());
+        match changes.find(|(step, decay)| **step > *steps.start() && own(**decay) != own(first)) {
+            Some((step, _)) => Err(*step),
+            None => Ok(own(first)),
+        }
     }
 
     /// Whether all layers are trained at the rate of the step.

@@ -28,19 +28,27 @@ pub struct OptimizerModel {
     /// Whether probes are multiplied by `1/(√v̂ + ε)` of Adam's second moments at their times, and rates are those at
     /// which a gradient acts through the first moment.
     pub models_moments: bool,
+    /// Whether the steps of Adam are unrolled, with moments that are made of the recorded visits.
+    pub unrolls_moments: bool,
 }
 
 impl fmt::Display for OptimizerModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { momentum, weight_decay, steps, .. } = *self;
+        let (no_momentum, no_decay) = (self.steps_without_momentum == steps, self.steps_without_weight_decay == steps);
         if let Some(rule) = self.rule.filter(|rule| rule.has_moments()) {
-            return match self.models_moments {
-                true => write!(f, "{rule}, second moments of the probe's time"),
-                false => write!(f, "plain SGD: {rule} not modeled"),
+            return match (self.models_moments, self.unrolls_moments) {
+                (true, _) => write!(f, "{rule}, second moments of the probe's time"),
+                (false, true) if no_decay => {
+                    write!(f, "{rule}, moments of the recorded visits, the weight decay was not told: it is taken as 0")
+                }
+                (false, true) => {
+                    write!(f, "{rule} with weight decay up to {weight_decay}, moments of the recorded visits")
+                }
+                (false, false) => write!(f, "plain SGD: {rule} not modeled"),
             };
         }
         let untold = self.steps_without_momentum.max(self.steps_without_weight_decay);
-        let (no_momentum, no_decay) = (self.steps_without_momentum == steps, self.steps_without_weight_decay == steps);
         let nesterov = if self.rule == Some(UpdateRule::NesterovSgd) { "Nesterov " } else { "" };
         if self.models_momentum {
             return match (no_momentum, no_decay) {
@@ -104,6 +112,7 @@ impl OptimizerModel {
             weight_decay: largest(&mut told.values().filter_map(|told| told.weight_decay)),
             rule: first.filter(|_| told.values().all(|told| told.rule == first)),
             models_moments: false,
+            unrolls_moments: false,
         }
     }
 }

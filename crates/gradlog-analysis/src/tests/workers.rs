@@ -17,7 +17,11 @@ fn worker(visit: &Visit, place: usize) -> u64 {
 
 /// The run of one recorder and that of three, of the same visits.
 fn both() -> (Written, Arc<TempDir>) {
-    let all = visits(&mut Draws(5), 12, 14, 5);
+    both_of(visits(&mut Draws(5), 12, 14, 5), 0)
+}
+
+/// The same of these visits, with probes before a step.
+fn both_of(all: Vec<Visit>, step: u64) -> (Written, Arc<TempDir>) {
     let mut parts: Vec<Vec<Visit>> = vec![Vec::new(); WORKERS as usize];
     for (place, visit) in all.iter().enumerate() {
         parts[worker(visit, place) as usize].push(visit.clone());
@@ -25,7 +29,7 @@ fn both() -> (Written, Arc<TempDir>) {
     // Within a step the order is that of the ranks.
     let mut ordered: Vec<Visit> = parts.iter().flatten().cloned().collect();
     ordered.sort_by_key(|visit| visit.step);
-    let probes = |ids: &[u64]| ids.iter().map(|id| Draws(*id).visit(*id, 0, 0)).collect::<Vec<_>>();
+    let probes = |ids: &[u64]| ids.iter().map(|id| Draws(*id).visit(*id, step, 0)).collect::<Vec<_>>();
     let mut one = Synthetic::new(Encoding::F32);
     one.set(0, "test");
     one.probes(&probes(&[1, 2, 3]));
@@ -104,12 +108,23 @@ fn a_summary_counts_a_worker_once() {
 
 #[cfg(feature = "curvature")]
 #[test]
-fn the_adjoint_of_several_workers_is_refused_by_name() {
+fn the_adjoint_is_that_of_one_recorder() {
     use crate::{EstimateQuestion, Method};
-    let (one, dir) = both();
+    let mut all = visits(&mut Draws(5), 12, 14, 5);
+    // A step has one rate and one clip.
+    all.iter_mut().for_each(|visit| (visit.learning_rate, visit.clip) = (0.01 + 0.001 * visit.step as f32, 1.0));
+    let (one, dir) = both_of(all, 1_000);
     let (one, several) = (one.run(), Run::open(dir.path()).unwrap());
     let asked = EstimateQuestion::new(InfluenceQuestion::new("test"), Method::Adjoint);
-    assert!(asked.plan(&one).is_ok());
-    let error = asked.plan(&several).err().unwrap().to_string();
-    assert!(error.contains("several workers"), "{error}");
+    let (expected, found) = (&asked.compute(&one).unwrap()[0], &asked.compute(&several).unwrap()[0]);
+    assert_eq!((found.visits, found.rows.len()), (expected.visits, expected.rows.len()));
+    let (a, b) = (expected.estimate.as_ref().unwrap(), found.estimate.as_ref().unwrap());
+    assert_eq!((a.steps, a.curvature_rows), (b.steps, b.curvature_rows));
+    for (number, row) in expected.rows.iter().enumerate() {
+        let other = found.rows.iter().position(|other| other.example == row.example).unwrap();
+        for probe in 0..3 {
+            let (a, b) = (expected.score(number, probe), found.score(other, probe));
+            assert!((a - b).abs() <= 1e-5 * a.abs().max(1e-3), "{a} {b}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ use super::lengths::excess_of_signs;
 use crate::rows::gradient::{Factored, Gradients, Layout};
 use gradlog_format::log::Manifest;
 use gradlog_format::run::Vectors;
-use gradlog_format::sketch::{derive_seed, read_rotated, Encoding, Fold, Side};
+use gradlog_format::sketch::{derive_seed, read_rotated, rotate_back, Encoding, Fold, Side};
 use gradlog_kernels::simd::squared_norm_f64;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -62,6 +62,15 @@ impl Shape {
     }
 }
 
+/// What the numbers of the folded layers stand for in a flat vector. Dot products are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FoldedBasis {
+    /// As they are stored: rotated, so that each is a mix of all buckets.
+    Rotated,
+    /// The buckets of the fold. Where the layers fit, each is one parameter, but for its sign.
+    Buckets,
+}
+
 /// A block of the flat vectors: the whole gradient, or one layer's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -82,7 +91,7 @@ impl VectorBlock {
 }
 
 /// Where a part's coordinates go.
-enum Place {
+pub(super) enum Place {
     /// To these places, as they are.
     At(usize),
     /// Folded over the places from here on.
@@ -104,9 +113,9 @@ impl Place {
 }
 
 /// One part of a gradient on its way into a block.
-enum Part {
+pub(super) enum Part {
     Factored { number: usize, layer: Factored, input: Option<Box<Fold>>, delta: Option<Box<Fold>>, place: Place },
-    Folded { number: usize, width: usize, place: Place },
+    Folded { number: usize, width: usize, place: Place, basis: FoldedBasis },
 }
 
 impl Part {
@@ -114,10 +123,22 @@ impl Part {
     /// the format's limit on the width of a vector.
     fn coordinates(&self) -> usize {
         match self {
-            Part::Factored { layer, .. } => {
-                layer.outputs.min(SIDE_MAX) * (layer.inputs.min(SIDE_MAX) + usize::from(layer.bias))
+            Part::Factored { .. } => {
+                let (rows, length) = self.sides();
+                rows * length
             }
-            Part::Folded { width, .. } => *width,
+            Part::Folded { width, basis: FoldedBasis::Rotated, .. } => *width,
+            Part::Folded { width, basis: FoldedBasis::Buckets, .. } => width.next_power_of_two(),
+        }
+    }
+
+    /// Of a factored layer, the rows of its outer product and their length, once wide sides are folded.
+    pub(super) fn sides(&self) -> (usize, usize) {
+        match self {
+            Part::Factored { layer, .. } => {
+                (layer.outputs.min(SIDE_MAX), layer.inputs.min(SIDE_MAX) + usize::from(layer.bias))
+            }
+            Part::Folded { .. } => (1, self.coordinates()),
         }
     }
 
@@ -136,7 +157,7 @@ impl Part {
         }
     }
 
-    fn is_folded(&self) -> bool {
+    pub(super) fn is_folded(&self) -> bool {
         matches!(self, Part::Folded { .. })
     }
 
@@ -181,9 +202,12 @@ struct Scratch {
 impl Part {
     fn add(&self, (gradients, row): (&Gradients, usize), factor: f32, scratch: &mut Scratch, block: &mut [f32]) {
         match self {
-            Part::Folded { number, width, place } => {
+            Part::Folded { number, width, place, basis } => {
                 scratch.row.resize(*width, 0.0);
                 gradients.part(*number).decode(row, &mut scratch.row);
+                if *basis == FoldedBasis::Buckets {
+                    to_buckets(&mut scratch.row);
+                }
                 if factor != 1.0 {
                     scratch.row.iter_mut().for_each(|value| *value *= factor);
                 }
@@ -209,6 +233,16 @@ impl Part {
                 }
             }
         }
+    }
+}
+
+/// Undoes the rotation. What the rotation has cut off is 0, so lengths and dot products stay.
+fn to_buckets(rotated: &mut Vec<f32>) {
+    let kept = rotated.len().max(1);
+    rotate_back(rotated);
+    if rotated.len() != kept {
+        let factor = (kept as f32 / rotated.len() as f32).sqrt();
+        rotated.iter_mut().for_each(|value| *value *= factor);
     }
 }
 
@@ -270,7 +304,7 @@ pub(crate) struct Flattener {
     pub blocks: Vec<VectorBlock>,
     /// All places of all blocks, in order.
     pub regions: Vec<Region>,
-    parts: Vec<Vec<Part>>,
+    pub(super) parts: Vec<Vec<Part>>,
     /// What each layer is multiplied by, if not by 1: the factored ones, then the folded vector.
     factors: Option<Vec<f32>>,
 }
@@ -307,6 +341,11 @@ fn share_length(factored: usize, folded: usize, length: usize) -> (usize, usize)
 impl Flattener {
     /// `shape.length` has been checked to be 1 to [`Shape::LENGTH_MAX`].
     pub(crate) fn new(layout: &Layout, manifest: &Manifest, shape: Shape) -> Self {
+        Self::with_basis(layout, manifest, shape, FoldedBasis::Rotated)
+    }
+
+    /// The same, with the numbers of the folded layers in a basis.
+    pub(crate) fn with_basis(layout: &Layout, manifest: &Manifest, shape: Shape, basis: FoldedBasis) -> Self {
         let seed = |part: u32, side| derive_seed(manifest.seed ^ STREAM, part, side);
         let side = |width: usize, layer: u16, side| {
             (width > SIDE_MAX).then(|| Box::new(Fold::new(seed(u32::from(layer), side), width, SIDE_MAX)))
@@ -324,7 +363,7 @@ impl Flattener {
             named.push((name.into(), part));
         }
         if let Some(width) = layout.folded {
-            let part = Part::Folded { number: 2 * layout.factored.len(), width, place: Place::At(0) };
+            let part = Part::Folded { number: 2 * layout.factored.len(), width, place: Place::At(0), basis };
             named.push(("folded layers".into(), part));
         }
         let groups: Vec<(String, Vec<Part>)> = if shape.by_layer {
@@ -382,13 +421,17 @@ impl Flattener {
         Self { whole: whole.clone(), factors, ..self }
     }
 
-    /// What a part is multiplied by.
-    fn factor(&self, part: &Part) -> f32 {
-        let number = match part {
+    /// The number of a part among the layers of the layout: the factored ones, then the folded vector.
+    pub(super) fn entry(&self, part: &Part) -> usize {
+        match part {
             Part::Factored { number, .. } => *number,
             Part::Folded { .. } => self.layout.factored.len(),
-        };
-        self.factors.as_ref().and_then(|factors| factors.get(number)).copied().unwrap_or(1.0)
+        }
+    }
+
+    /// What a part is multiplied by.
+    fn factor(&self, part: &Part) -> f32 {
+        self.factors.as_ref().and_then(|factors| factors.get(self.entry(part))).copied().unwrap_or(1.0)
     }
 
     /// Numbers in all blocks of one vector.
@@ -424,7 +467,9 @@ impl Flattener {
     fn apart(&self, gradients: &Gradients, rows: &[usize]) -> Vec<f32> {
         let Some(region) = self.regions.iter().find(|region| region.is_folded) else { return Vec::new() };
         let folded = self.parts[region.block].iter().find(|part| part.is_folded());
-        let Some(part @ Part::Folded { number, width, place }) = folded else { return Vec::new() };
+        let Some(part @ Part::Folded { number, width, place, basis: FoldedBasis::Rotated }) = folded else {
+            return Vec::new();
+        };
         let vectors = gradients.part(*number);
         if vectors.encoding() != Encoding::Signs || !vectors.has_apart() {
             return Vec::new();

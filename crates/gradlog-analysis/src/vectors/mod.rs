@@ -7,6 +7,8 @@
 
 pub(crate) mod flatten;
 pub(crate) mod lengths;
+#[cfg(feature = "curvature")]
+pub(crate) mod places;
 #[cfg(test)]
 mod tests;
 pub(crate) mod walk;

@@ -145,6 +145,8 @@ pub enum Column {
     Epsilon = 84,
     /// Of Adam, how many steps it has taken after this one (u64), in step blocks: `t` of the bias corrections.
     StepsTaken = 85,
+    /// Number of a parameter among those of its layer.
+    Parameter = 87,
 }
 
 impl Column {
@@ -162,7 +164,7 @@ impl Column {
     /// In [`Column::Label`] and [`Column::Prediction`]: no class. Example: the target is ignored.
     pub const NO_CLASS: u32 = u32::MAX;
 
-    const ALL: [Column; 61] = [
+    const ALL: [Column; 62] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -224,6 +226,7 @@ impl Column {
         Column::Beta2,
         Column::Epsilon,
         Column::StepsTaken,
+        Column::Parameter,
     ];
 
     /// The column of a number in the file, or `None` for one that a newer version added.

@@ -1,6 +1,7 @@
 //! Every method against its definition in f64, and against retraining where a model is small enough to retrain.
 
 mod adjoint;
+mod adjoint_adam;
 mod definitions;
 mod regression;
 mod softmax;

@@ -143,7 +143,8 @@ impl Column {
             | Column::Beta1
             | Column::Beta2
             | Column::Epsilon
-            | Column::StepsTaken => ColumnRole::Run,
+            | Column::StepsTaken
+            | Column::Parameter => ColumnRole::Run,
         }
     }
 
@@ -172,6 +173,7 @@ impl Column {
             | Column::DeltaPlaces
             | Column::FoldedPlaces
             | Column::Layer
+            | Column::Parameter
             | Column::Checked
             | Column::Findings
             | Column::Checksum => Some(Cells::U32),
