@@ -45,7 +45,7 @@
 //! | which are easy, ambiguous, hard to learn | [`MapQuestion`] | [`DataMap`] |
 //! | which examples to keep | [`RunsTable::keep`] with a [`KeepRule`] | [`KeepList`] |
 //! | which examples taught the model an answer | [`InfluenceQuestion`] | [`Influence`] |
-//! | the same by influence functions, DataInf, TRAK, adjoint | [`EstimateQuestion`] | one [`Influence`] a damping |
+//! | the same by influence functions, EK-FAC, DataInf, TRAK, adjoint | [`EstimateQuestion`] | one [`Influence`] a damping |
 //! | whether influence comes from near or far | [`DistanceQuestion`] | [`FeatureDistance`] |
 //! | which examples teach the same | [`VectorQuestion`], then [`UnitVectors`] | [`Neighbor`], [`Pair`], [`Clusters`] |
 //! | how fast a group's gradient kernel changes | [`VelocityQuestion`] | [`Velocity`] |
@@ -110,8 +110,8 @@ pub use gradlog_format::log::{Mode, PredictionScore};
 pub use gradlog_format::run::{Damage, ReadError, Run};
 pub use influence::{
     Agreement, Comparison, Concentration, Curvature, Damping, DistanceQuestion, EstimateDetails, FeatureDistance,
-    Influence, InfluencePlan, InfluenceQuestion, InfluenceRow, Method, Normalization, OptimizerChoice, Part, Probe,
-    ProbeTime, Ranked, Split, SplitBy, Strongest, Total,
+    Influence, InfluencePlan, InfluenceQuestion, InfluenceRow, KroneckerDetails, Method, Normalization,
+    OptimizerChoice, Part, Probe, ProbeTime, Ranked, Split, SplitBy, Strongest, Total,
 };
 pub use lists::{
     DataMap, DataMapRow, Flagged, FlaggedRow, KeepList, KeepRule, Kept, KeptOfLabel, MapQuestion, Rival, SignalValue,

@@ -7,7 +7,7 @@
 use super::gram::lambda;
 use super::influence_function::{find_end, mean_scores};
 use super::probes::{nearest, ProbeRows};
-use super::scores::block_dots;
+use super::scores::{block_dots, dots};
 use super::subject::Subject;
 use crate::Progress;
 use crate::{AnalysisError, EstimateDetails, Influence};
@@ -68,7 +68,10 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
             }
         }
     }
-    let (scores, walked) = mean_scores(subject, &sums, lambdas.len() * count, progress)?;
+    let columns = lambdas.len() * count;
+    let (scores, walked) = mean_scores(subject, columns, progress, |tile| {
+        dots(&subject.flattener.flatten(tile.gradients, tile.rows), &sums, columns)
+    })?;
     let estimates = subject
         .asked
         .dampings

@@ -277,12 +277,12 @@ impl InvertedBlock {
     }
 }
 
-fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
+pub(super) fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
     let mut out = Mat::zeros(left.nrows(), right.ncols());
     matmul::matmul(out.rb_mut(), Accum::Replace, left, right, 1.0, threads());
     out
 }
 
-fn threads() -> Par {
+pub(super) fn threads() -> Par {
     Par::rayon(0)
 }

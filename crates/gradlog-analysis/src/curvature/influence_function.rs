@@ -3,21 +3,17 @@
 
 use super::detail::Outputs;
 use super::gram::{Gram, Inverse};
-use super::probes::{load, nearest, ProbeRows};
+use super::probes::{nearest, ProbeRows};
 use super::relatif::SelfInfluence;
 use super::scores::{dots, Scores, Walking};
-use super::set::{CurvatureRow, CurvatureSet};
+use super::set::CurvatureSource;
 use super::subject::Subject;
-use crate::influence::plan::index::Record;
 use crate::rows::driver::fold_each;
-use crate::vectors::walk::Walked;
+use crate::vectors::walk::{Tile, Walked};
 use crate::Progress;
-use crate::{rows::column, AnalysisError, Curvature, EstimateDetails, Influence, Normalization, Window};
+use crate::{rows::column, AnalysisError, EstimateDetails, Influence, Normalization, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, Damage};
-
-/// Rows of a curvature set that are made flat at a time.
-const SET_ROWS: usize = 512;
 
 /// What is the same for all probes.
 pub(super) struct Solver {
@@ -40,36 +36,10 @@ pub(super) fn prepare(subject: &Subject<'_>, examples: &[u64], progress: &Progre
 
 fn invert(subject: &Subject<'_>, progress: &Progress) -> Result<(Inverse, Option<Damage>), AnalysisError> {
     let mut gram = Gram::new(&subject.flattener);
-    let damage = match &subject.asked.curvature {
-        Curvature::Set(name) => add_set(subject, name, &mut gram)?,
-        Curvature::Visits | Curvature::Nothing => {
-            let walked = subject.walk().walk_forwards(progress, |visits, _: &[()], flat| {
-                if flat.rows > 0 {
-                    gram.add_weighted(flat, &subject.weights.of_rows(visits));
-                }
-                Ok(())
-            })?;
-            walked.check("influence")?;
-            walked.damage
-        }
-    };
+    let damage = CurvatureSource::find(subject)?.walk(subject, progress, |tile, weights| {
+        gram.add_weighted(&subject.flattener.flatten(tile.gradients, tile.rows), weights);
+    })?;
     Ok((gram.invert(&subject.asked.dampings)?, damage))
-}
-
-/// Adds the rows of a probe set: all times inside the window of steps, or all there are if none lies inside.
-fn add_set(subject: &Subject<'_>, name: &str, gram: &mut Gram) -> Result<Option<Damage>, AnalysisError> {
-    let CurvatureSet { index, rows: all } = CurvatureSet::read(subject, name, &Progress::default())?;
-    let inside = |row: &CurvatureRow| subject.asked.question.window.has_step(row.time);
-    let mut rows: Vec<_> = all.iter().filter(|row| inside(row)).copied().collect();
-    if rows.is_empty() {
-        rows = all;
-    }
-    for rows in rows.chunks(SET_ROWS) {
-        let records: Vec<Record> = rows.iter().map(|row| row.record).collect();
-        let (flat, _, _) = load(&index, &subject.flattener, &records)?;
-        gram.add_weighted(&flat, &rows.iter().map(|row| row.weight).collect::<Vec<f64>>());
-    }
-    Ok(index.damage)
 }
 
 /// The step after the last visit of the window.
@@ -98,7 +68,9 @@ pub(super) fn pass(
     let probes = ProbeRows::load(&subject.index, &subject.flattener, ids, |records| nearest(records, end))?;
     let solved = solver.inverse.solve(&probes.flat);
     let columns = ids.len() * subject.asked.dampings.len();
-    let (mut scores, walked) = mean_scores(subject, &solved, columns, progress)?;
+    let (mut scores, walked) = mean_scores(subject, columns, progress, |tile| {
+        dots(&subject.flattener.flatten(tile.gradients, tile.rows), &solved, columns)
+    })?;
     if let Some(own) = &solver.own {
         // The columns are the probes, damping after damping.
         scores.map(|example, column, score| score / own.divisor(example, column / ids.len().max(1)));
@@ -119,17 +91,17 @@ pub(super) fn pass(
 }
 
 /// `Σ_v κ_v·⟨g_v, u⟩ / Σ κ`, over the visits of each example `z` and over all, with each solution `u`: `(w_z/N)·⟨ḡ_z,
-/// u⟩` ([`Weights`](super::weights::Weights)).
+/// u⟩` ([`Weights`](super::weights::Weights)). `dots` has the products of the rows of a tile, `[rows, columns]`.
 pub(super) fn mean_scores(
     subject: &Subject<'_>,
-    solutions: &[Vec<f32>],
     columns: usize,
     progress: &Progress,
+    dots: impl Fn(Tile<'_>) -> Vec<f64> + Sync,
 ) -> Result<(Scores, Walked), AnalysisError> {
     let mut scores = Scores::new(columns);
     let mut total = 0.0;
-    let walked = subject.walk().walk_forwards(progress, |visits, outputs: &[Outputs], flat| {
-        let dots = dots(flat, solutions, columns);
+    let walked = subject.walk().walk_tiles(progress, |visits, outputs: &[Outputs], tile| {
+        let dots = tile.map_or_else(Vec::new, &dots);
         let mut rows = dots.chunks(columns.max(1));
         for (visit, outputs) in visits.iter().zip(outputs) {
             let slot = scores.slot(visit, outputs.prediction, Walking::Forwards);

@@ -5,12 +5,13 @@ use super::question::{check_method, EstimateQuestion};
 use super::story::Story;
 use super::subject::{Subject, CURVATURE_BYTES_MAX, PROBE_BYTES_MAX};
 use super::weights::Weights;
-use super::{adjoint, datainf, influence_function, trak};
+use super::{adjoint, datainf, ekfac, influence_function, trak};
 use crate::influence::plan::index::Index;
 use crate::rows::adam_steps::AdamSteps;
 use crate::rows::layer_rates::LayerRates;
 use crate::vectors::check_shape;
 use crate::vectors::flatten::{Flattener, FoldedBasis};
+use crate::vectors::sides::FactoredSides;
 use crate::{AnalysisError, Influence, Method, OptimizerChoice};
 use gradlog_format::run::Run;
 use std::fmt;
@@ -19,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 /// What a method keeps between passes.
 enum Prepared {
     Solver(Box<influence_function::Solver>),
+    Kronecker(Box<ekfac::Solver>),
     Story(Box<Story>),
     Nothing,
 }
@@ -102,8 +104,16 @@ impl<'run> EstimatePlan<'run> {
             true => FoldedBasis::Buckets,
             false => FoldedBasis::Rotated,
         };
-        let flattener =
-            Flattener::with_basis(&trained, run.manifest(), asked.shape, basis).of_rows(&index.layout, None);
+        // EK-FAC takes factored layers by their sides, and flat vectors of the folded ones alone.
+        let sides = match asked.method {
+            Method::Ekfac => Some(ekfac::find_sides(&trained, run.manifest(), asked.shape.length)?),
+            _ => None,
+        };
+        let flattener = match &sides {
+            Some(_) => Flattener::of_folded(&trained, run.manifest(), asked.shape.length),
+            None => Flattener::with_basis(&trained, run.manifest(), asked.shape, basis),
+        };
+        let flattener = flattener.of_rows(&index.layout, None);
         let settings = match uses_rates {
             true => settings(&flattener, run.manifest(), (&factors, &rates), &rates.all_steps(run))?,
             false => Vec::new(),
@@ -115,11 +125,16 @@ impl<'run> EstimatePlan<'run> {
         let examples = subject.examples(progress)?;
         let each = 8 * examples.len().max(1) * asked.dampings.len().max(1);
         // The adjoint holds two vectors for each probe, the others the probe and its solutions.
-        let flat = 4 * subject.flattener.length() * (1 + asked.dampings.len().max(1));
+        let numbers = subject.flattener.length() + sides.as_ref().map_or(0, FactoredSides::coordinates);
+        let flat = 4 * numbers * (1 + asked.dampings.len().max(1));
         let limit = (Self::SCORE_BYTES_MAX / each).min(Self::PROBE_BYTES_MAX / flat.max(1)).max(16);
         let ids: Vec<u64> = subject.index.records.keys().copied().collect();
         let passes = ids.chunks(limit).map(<[u64]>::to_vec).collect();
         let prepared = match asked.method {
+            Method::Ekfac => match sides {
+                Some(sides) => Prepared::Kronecker(Box::new(ekfac::prepare(&subject, sides, &examples, progress)?)),
+                None => Prepared::Nothing,
+            },
             Method::InfluenceFunction => {
                 subject.check_curvature_bytes()?;
                 Prepared::Solver(Box::new(influence_function::prepare(&subject, &examples, progress)?))
@@ -155,6 +170,7 @@ impl<'run> EstimatePlan<'run> {
         let progress = &subject.asked.question.progress;
         match (&self.prepared, subject.asked.method) {
             (Prepared::Solver(solver), _) => influence_function::pass(subject, solver, ids, progress),
+            (Prepared::Kronecker(solver), _) => ekfac::pass(subject, solver, ids, progress),
             (Prepared::Story(story), _) => adjoint::pass(subject, story, ids, progress),
             (Prepared::Nothing, Method::Trak) => trak::pass(subject, ids, progress),
             (Prepared::Nothing, _) => datainf::pass(subject, ids, progress),

@@ -3,8 +3,8 @@
 use crate::vectors::flatten::Shape;
 use crate::{AnalysisError, Curvature, Damping, InfluenceQuestion, Method, Normalization, OptimizerChoice, ProbeTime};
 
-/// Asks about influence by another method than TracIn: influence functions, DataInf, TRAK's estimator or the adjoint.
-/// [`Method`] has the formulas. There is an answer for each damping.
+/// Asks about influence by another method than TracIn: influence functions, EK-FAC, DataInf, TRAK's estimator or the
+/// adjoint. [`Method`] has the formulas. There is an answer for each damping.
 ///
 /// ```no_run
 /// use gradlog_analysis::{Damping, EstimateQuestion, InfluenceQuestion, Method, Run};
@@ -19,8 +19,8 @@ use crate::{AnalysisError, Curvature, Damping, InfluenceQuestion, Method, Normal
 #[non_exhaustive]
 pub struct EstimateQuestion {
     /// Which probes, and which visits count. It chooses no probe time: each probe is taken at one time, said
-    /// at each [`Method`]. Of its normalizations influence functions know [`Normalization::Relatif`], the others
-    /// none.
+    /// at each [`Method`]. Of its normalizations influence functions and EK-FAC know [`Normalization::Relatif`],
+    /// the others none.
     pub(crate) question: InfluenceQuestion,
     /// By which method.
     pub(crate) method: Method,
@@ -41,14 +41,14 @@ impl EstimateQuestion {
     /// Answers `question` by `method`, with whole gradients of [`Method::default_length`], a damping of a tenth of the
     /// mean eigenvalue where there is one to choose, and the visits' own gradients as curvature.
     ///
-    /// Each probe is taken at one time, said at each [`Method`]. Of the normalizations influence functions know
-    /// [`Normalization::Relatif`], the other methods none. A question with another probe time, error bars, layers or
+    /// Each probe is taken at one time, said at each [`Method`]. Of the normalizations influence functions and EK-FAC
+    /// know [`Normalization::Relatif`], the other methods none. A question with another probe time, error bars, layers or
     /// a group is refused.
     pub fn new(question: InfluenceQuestion, method: Method) -> Self {
         Self {
             question,
             method,
-            shape: Shape::whole(method.default_length()),
+            shape: Shape { length: method.default_length(), by_layer: method == Method::Ekfac },
             dampings: if method == Method::Adjoint { Vec::new() } else { vec![Damping::Relative(0.1)] },
             curvature: Curvature::Visits,
             soft_threshold: None,
@@ -76,7 +76,8 @@ impl EstimateQuestion {
         self
     }
 
-    /// The most numbers of a gradient, or with [`by_layer`](Self::by_layer) of a layer's; a longer one is folded. 1 to
+    /// The most numbers of a gradient, or with [`by_layer`](Self::by_layer) of a layer's; a longer one is folded. For
+    /// EK-FAC, of a side of a layer without the 1 of its bias, and of the folded vector. 1 to
     /// [`VectorQuestion::LENGTH_MAX`](crate::VectorQuestion::LENGTH_MAX).
     #[must_use]
     pub fn length(mut self, length: usize) -> Self {
@@ -84,7 +85,7 @@ impl EstimateQuestion {
         self
     }
 
-    /// Takes each layer by itself, as if layers had no curvature in common.
+    /// Takes each layer by itself, as if layers had no curvature in common. EK-FAC does so in any case.
     #[must_use]
     pub fn by_layer(mut self) -> Self {
         self.shape.by_layer = true;
@@ -103,9 +104,10 @@ impl EstimateQuestion {
 pub(super) fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError> {
     let wrong = |what, given: String, range: &str| Err(AnalysisError::OutOfRange { what, given, range: range.into() });
     let question = &asked.question;
-    let relatif = asked.method == Method::InfluenceFunction && question.normalization == Normalization::Relatif;
+    let one_inverse = matches!(asked.method, Method::InfluenceFunction | Method::Ekfac);
+    let relatif = one_inverse && question.normalization == Normalization::Relatif;
     if question.normalization != Normalization::None && !relatif {
-        let range = "none, or relatif for influence functions: all others are defined for TracIn alone";
+        let range = "none, or relatif for influence functions and EK-FAC: all others are defined for TracIn alone";
         return wrong("the normalization", question.normalization.name().into(), range);
     }
     if let Some(threshold) = asked.soft_threshold {
@@ -158,14 +160,14 @@ pub(super) fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError
     }
     let fits = match (asked.method, &asked.curvature) {
         (Method::Adjoint, _) | (_, Curvature::Visits) => true,
-        (Method::InfluenceFunction, curvature) => *curvature != Curvature::Nothing,
+        (Method::InfluenceFunction | Method::Ekfac, curvature) => *curvature != Curvature::Nothing,
         _ => false,
     };
     if !fits {
         return wrong(
             "the curvature",
             asked.curvature.to_string(),
-            "that of the visits for DataInf and TRAK, of the visits or a probe set for influence functions, any for the adjoint",
+            "that of the visits for DataInf and TRAK, of the visits or a probe set for influence functions and EK-FAC, any for the adjoint",
         );
     }
     Ok(())

@@ -20,6 +20,20 @@ const MULTIPLIED_ROWS: usize = 256;
 pub(super) struct SelfInfluence(HashMap<u64, Vec<f64>>);
 
 impl SelfInfluence {
+    /// Of examples that have usable visits, for each damping.
+    pub(super) fn new(found: HashMap<u64, Vec<f64>>) -> Self {
+        Self(found)
+    }
+
+    /// Adds that of other layers.
+    pub(super) fn add(&mut self, other: Self) {
+        for (example, own) in other.0 {
+            if let Some(sums) = self.0.get_mut(&example) {
+                sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+            }
+        }
+    }
+
     /// Of all `examples` that have a usable visit.
     pub(super) fn compute(
         subject: &Subject<'_>,

@@ -1,11 +1,66 @@
-//! Curvature that was recorded as rows of a probe set, and probes that serve as such.
+//! Whose gradients make the curvature: visits, or what was recorded as rows of a probe set, or probes that serve as
+//! such.
 
 use super::subject::Subject;
 use crate::influence::plan::index::{Index, Metric, Record};
 use crate::influence::Probes;
+use crate::rows::gradient::Gradients;
+use crate::vectors::walk::{Tile, TILE_ROWS};
 use crate::Progress;
-use crate::{AnalysisError, InfluenceQuestion};
+use crate::{AnalysisError, Curvature, InfluenceQuestion};
+use gradlog_format::run::Damage;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+
+/// The rows whose mean of `g gᵀ` is the curvature, for methods with one curvature for all probes.
+pub(super) enum CurvatureSource {
+    /// The visits inside the window, by their weights.
+    Visits,
+    /// The rows of a set.
+    Set(CurvatureSet),
+}
+
+impl CurvatureSource {
+    /// Finds the rows that the question chose.
+    ///
+    /// # Errors
+    /// As [`CurvatureSet::read`].
+    pub(super) fn find(subject: &Subject<'_>) -> Result<Self, AnalysisError> {
+        match &subject.asked.curvature {
+            Curvature::Set(name) => Ok(Self::Set(CurvatureSet::read(subject, name, &Progress::default())?)),
+            Curvature::Visits | Curvature::Nothing => Ok(Self::Visits),
+        }
+    }
+
+    /// Hands over all rows that count, tile by tile, with what each weighs in the mean. Says where they stopped being
+    /// readable.
+    ///
+    /// # Errors
+    /// [`AnalysisError::Missing`] if there is no usable visit; [`AnalysisError::Read`] if the file system refuses.
+    pub(super) fn walk(
+        &self,
+        subject: &Subject<'_>,
+        progress: &Progress,
+        mut each: impl FnMut(Tile<'_>, &[f64]) + Send,
+    ) -> Result<Option<Damage>, AnalysisError> {
+        match self {
+            Self::Set(set) => {
+                set.each_tile(subject, each)?;
+                Ok(set.index.damage.clone())
+            }
+            Self::Visits => {
+                let walked = subject.walk().walk_tiles(progress, |visits, _: &[()], tile| {
+                    if let Some(tile) = tile {
+                        each(tile, &subject.weights.of_rows(visits));
+                    }
+                    Ok(())
+                })?;
+                walked.check("influence")?;
+                Ok(walked.damage)
+            }
+        }
+    }
+}
 
 /// The rows of a set that is to be curvature: those that were recorded as such, and its probes.
 pub(super) struct CurvatureSet {
@@ -51,5 +106,24 @@ impl CurvatureSet {
         let probe = |(&time, &record): (&u64, &Record)| CurvatureRow { time, record, weight: 1.0 };
         let rows = index.records.values().flatten().map(probe).chain(weighted).collect();
         Ok(Self { index, rows })
+    }
+
+    /// The rows of all times inside the window of steps, or all there are if none lies inside.
+    fn each_tile(&self, subject: &Subject<'_>, mut each: impl FnMut(Tile<'_>, &[f64])) -> Result<(), AnalysisError> {
+        let inside = |row: &&CurvatureRow| subject.asked.question.window.has_step(row.time);
+        let mut by_block: BTreeMap<usize, Vec<&CurvatureRow>> = BTreeMap::new();
+        let any = self.rows.iter().any(|row| inside(&row));
+        for row in self.rows.iter().filter(|row| !any || inside(row)) {
+            by_block.entry(row.record.block).or_default().push(row);
+        }
+        for (number, rows) in by_block {
+            let gradients = Gradients::read(&self.index.blocks[number], &subject.flattener.layout)?;
+            for rows in rows.chunks(TILE_ROWS) {
+                let weights: Vec<f64> = rows.iter().map(|row| row.weight).collect();
+                let rows: Vec<usize> = rows.iter().map(|row| row.record.row).collect();
+                each(Tile { gradients: &gradients, rows: &rows }, &weights);
+            }
+        }
+        Ok(())
     }
 }

@@ -67,13 +67,15 @@ impl Subject<'_> {
         Ok(examples.into_iter().collect())
     }
 
-    pub(super) fn check_curvature_bytes(&self) -> Result<(), AnalysisError> {
-        // The matrix, and its factors or its eigenvectors.
+    /// What the matrices of the flat vectors take: each, and its factors or its eigenvectors.
+    pub(super) fn curvature_bytes(&self) -> u64 {
         let dampings = self.asked.dampings.len();
         let factors = if dampings <= FACTORS_MAX { dampings as u64 } else { 1 };
-        let bytes: u64 =
-            self.flattener.blocks.iter().map(|block| 8 * (1 + factors) * (block.width as u64).pow(2)).sum();
-        if bytes <= CURVATURE_BYTES_MAX {
+        self.flattener.blocks.iter().map(|block| 8 * (1 + factors) * (block.width as u64).pow(2)).sum()
+    }
+
+    pub(super) fn check_curvature_bytes(&self) -> Result<(), AnalysisError> {
+        if self.curvature_bytes() <= CURVATURE_BYTES_MAX {
             return Ok(());
         }
         Err(AnalysisError::TooLarge {
@@ -147,6 +149,7 @@ impl Subject<'_> {
             damping: None,
             soft_threshold: self.asked.soft_threshold,
             lambdas: Vec::new(),
+            kronecker: None,
             epochs: 0,
             steps: 0,
             steps_without_record: 0,

@@ -29,6 +29,26 @@ pub enum Method {
     /// same inverse. The sign stays. An example whose gradients are 0 scores 0. A cosine in the metric of the
     /// inverse would divide by a number of the probe's besides, and leave the order of the examples as it is.
     InfluenceFunction,
+    /// As [`Method::InfluenceFunction`], with a curvature that is diagonal in the eigenbasis of Kronecker factors, layer
+    /// by layer (EK-FAC; George et al. 2018, arXiv 1806.03884; Grosse et al. 2023, arXiv 2308.03296, §2.2 and §3.1).
+    ///
+    /// For a layer with the input `a` (with a trailing 1 for a bias) and the gradient `δ` of the loss by its output:
+    ///
+    /// ```text
+    /// A = E[a aᵀ] = V diag Vᵀ      S = E[δ δᵀ] = U diag Uᵀ      Λ_ij = E[(u_iᵀδ)² (v_jᵀa)²]
+    /// score += Σ_ij (u_iᵀδ')(v_jᵀa') · (u_iᵀδ)(v_jᵀa) / (Λ_ij + λ)
+    /// ```
+    ///
+    /// Expectations are over the rows of the chosen [`Curvature`], means over visits and weights as for
+    /// [`Method::InfluenceFunction`]: the scores are those of kronfluence's `ekfac` divided by the number of examples. A
+    /// relative damping is in means of `Λ`, layer by layer; kronfluence's default is 0.1 of it. The papers' Fisher
+    /// matrix has labels sampled from the model, to which a recorded Gauss-Newton matrix comes closest.
+    ///
+    /// It needs both sides of a gradient, which the log has for layers with one position an example. The others are
+    /// folded together into one vector: its own curvature matrix is inverted, as one more layer. A side that was
+    /// projected when it was recorded, or that is folded here, has the factor of its projection.
+    /// [`EstimateDetails::kronecker`] counts both. What rounding to signs adds to factors and eigenvalues is taken off.
+    Ekfac,
     /// As [`Method::InfluenceFunction`], with the mean and the inverse exchanged (DataInf; Kwon et al. 2024, arXiv
     /// 2310.00902, eq. 5): `H⁻¹v ≈ (1/m)·Σ_i (λI + g_i g_iᵀ)⁻¹ v = (1/(λm))·Σ_i (v − (g_i·v)/(λ + ‖g_i‖²)·g_i)`. No
     /// matrix is held or inverted. Meant for many layers, each by itself. The mean is by `κ`, as that of `H`.
@@ -91,12 +111,14 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Method; 4] = [Method::InfluenceFunction, Method::DataInf, Method::Trak, Method::Adjoint];
+    pub const ALL: [Method; 5] =
+        [Method::InfluenceFunction, Method::Ekfac, Method::DataInf, Method::Trak, Method::Adjoint];
 
     /// Its short name, which `FromStr` reads.
     pub fn name(self) -> &'static str {
         match self {
             Method::InfluenceFunction => "if",
+            Method::Ekfac => "ekfac",
             Method::DataInf => "datainf",
             Method::Trak => "trak",
             Method::Adjoint => "adjoint",
@@ -107,6 +129,7 @@ impl Method {
     pub fn title(self) -> &'static str {
         match self {
             Method::InfluenceFunction => "influence functions (Koh and Liang 2017)",
+            Method::Ekfac => "EK-FAC (George et al. 2018, Grosse et al. 2023)",
             Method::DataInf => "DataInf (Kwon et al. 2024)",
             Method::Trak => "TRAK's estimator (Park et al. 2023), one run",
             Method::Adjoint => "adjoint of the recorded steps",
@@ -119,7 +142,7 @@ impl Method {
     /// 3.3 at 16,384 and 5.3 at 65,536; 1.01 layer by layer.
     pub fn default_length(self) -> usize {
         match self {
-            Method::InfluenceFunction | Method::Trak => 2048,
+            Method::InfluenceFunction | Method::Ekfac | Method::Trak => 2048,
             Method::DataInf | Method::Adjoint => 16_384,
         }
     }
@@ -129,6 +152,9 @@ impl Method {
         match self {
             Method::InfluenceFunction => {
                 "influence functions (Koh and Liang 2017): damped inverse of the curvature, at the visits of the window; take the last epoch"
+            }
+            Method::Ekfac => {
+                "EK-FAC (Grosse et al. 2023): influence functions by Kronecker factors of each layer, as kronfluence has them; take the last epoch"
             }
             Method::DataInf => "DataInf (Kwon et al. 2024): mean and inverse exchanged; take it by layer, at the last epoch",
             Method::Trak => "TRAK's estimator (Park et al. 2023) over the epochs of this one run; for classifiers",
@@ -215,6 +241,8 @@ pub struct EstimateDetails {
     pub by_layer: bool,
     /// The damping that was asked for.
     pub damping: Option<Damping>,
+    /// For EK-FAC, which layers have factors.
+    pub kronecker: Option<KroneckerDetails>,
     /// For TRAK, the soft threshold of the scores, if there was one.
     pub soft_threshold: Option<f64>,
     /// What that came to, block by block. For TRAK, the mean over the epochs.
@@ -265,7 +293,7 @@ impl fmt::Display for EstimateDetails {
                 }
             }
             Method::Trak => write!(f, " of {} epochs, {} rows", self.epochs, self.curvature_rows)?,
-            Method::InfluenceFunction | Method::DataInf => write!(f, ", {} rows", self.curvature_rows)?,
+            Method::InfluenceFunction | Method::Ekfac | Method::DataInf => write!(f, ", {} rows", self.curvature_rows)?,
         }
         if let Some(damping) = self.damping {
             write!(f, ", damping {damping}")?;
@@ -273,6 +301,35 @@ impl fmt::Display for EstimateDetails {
         if let Some(threshold) = self.soft_threshold {
             write!(f, ", soft threshold {threshold}")?;
         }
-        write!(f, ", gradients {how} in {} numbers{blocks}", self.length)
+        write!(f, ", gradients {how} in {} numbers{blocks}", self.length)?;
+        self.kronecker.map_or(Ok(()), |kronecker| write!(f, ", {kronecker}"))
+    }
+}
+
+/// For EK-FAC, which layers have factors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct KroneckerDetails {
+    /// Layers that have Kronecker factors.
+    pub layers: u64,
+    /// Of these, layers of which a side was projected to fewer numbers, when it was recorded or for this answer. Their
+    /// factors are those of the projection.
+    pub lossy_layers: u64,
+    /// Layers that were folded together into one vector when they were recorded, and have no factors: the curvature
+    /// matrix of this vector is inverted.
+    pub folded_layers: u64,
+}
+
+impl fmt::Display for KroneckerDetails {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layers = |count: u64| if count == 1 { "1 layer".into() } else { format!("{count} layers") };
+        write!(f, "Kronecker factors of {}", layers(self.layers))?;
+        if self.lossy_layers > 0 {
+            write!(f, " ({} with a projected side)", self.lossy_layers)?;
+        }
+        if self.folded_layers > 0 {
+            write!(f, ", the inverse matrix of {} folded into one vector", layers(self.folded_layers))?;
+        }
+        Ok(())
     }
 }

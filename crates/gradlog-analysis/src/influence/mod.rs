@@ -53,7 +53,7 @@ pub use agreement::Agreement;
 pub use answer::{Influence, InfluenceRow, Probe, Total};
 pub use concentration::Concentration;
 pub use distance::{Comparison, DistanceQuestion, FeatureDistance};
-pub use method::{Curvature, Damping, EstimateDetails, Method};
+pub use method::{Curvature, Damping, EstimateDetails, KroneckerDetails, Method};
 pub use plan::InfluencePlan;
 #[cfg(any(test, feature = "curvature"))]
 pub(crate) use question::Probes;

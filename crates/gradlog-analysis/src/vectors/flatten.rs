@@ -29,7 +29,7 @@ use std::ops::Range;
 const SIDE_MAX: usize = 1024;
 
 /// Keeps the randomness of flat vectors apart from that of the recorded sketches.
-const STREAM: u64 = 0x5645_4354_4F52_5321; // "VECTORS!"
+pub(super) const STREAM: u64 = 0x5645_4354_4F52_5321; // "VECTORS!"
 
 /// Number of the folded layers' part among the seeds, where a layer's own number stands for its part.
 const FOLDED_PART: u32 = u32::MAX;
@@ -246,7 +246,8 @@ fn to_buckets(rotated: &mut Vec<f32>) {
     }
 }
 
-fn excess_of(vectors: &Vectors, row: usize) -> f64 {
+/// By how much the squared norm of the stored numbers of a row is too large: 0 unless they are signs.
+pub(super) fn excess_of(vectors: &Vectors, row: usize) -> f64 {
     match vectors.encoding() {
         Encoding::Signs => excess_of_signs(vectors.width(), vectors.row(row).1.to_f32()),
         _ => 0.0,
@@ -254,7 +255,7 @@ fn excess_of(vectors: &Vectors, row: usize) -> f64 {
 }
 
 /// Decodes one side of a factored layer into `out`, folded if it is wide.
-fn decode(
+pub(super) fn decode(
     gradients: &Gradients,
     part: usize,
     row: usize,
@@ -346,12 +347,25 @@ impl Flattener {
 
     /// The same, with the numbers of the folded layers in a basis.
     pub(crate) fn with_basis(layout: &Layout, manifest: &Manifest, shape: Shape, basis: FoldedBasis) -> Self {
+        Self::of_parts(layout, manifest, shape, (layout.factored.len(), basis))
+    }
+
+    /// Vectors of the folded layers alone, of at most `length` numbers. The layout stays the whole one, so gradients
+    /// that are read by it have the factored layers, too.
+    #[cfg(feature = "curvature")]
+    pub(crate) fn of_folded(layout: &Layout, manifest: &Manifest, length: usize) -> Self {
+        Self::of_parts(layout, manifest, Shape { length, by_layer: true }, (0, FoldedBasis::Rotated))
+    }
+
+    /// With the first `factored` of the factored layers, and the folded ones in a basis.
+    fn of_parts(layout: &Layout, manifest: &Manifest, shape: Shape, parts: (usize, FoldedBasis)) -> Self {
+        let (factored, basis) = parts;
         let seed = |part: u32, side| derive_seed(manifest.seed ^ STREAM, part, side);
         let side = |width: usize, layer: u16, side| {
             (width > SIDE_MAX).then(|| Box::new(Fold::new(seed(u32::from(layer), side), width, SIDE_MAX)))
         };
         let mut named: Vec<(String, Part)> = Vec::new();
-        for (number, layer) in layout.factored.iter().enumerate() {
+        for (number, layer) in layout.factored.iter().take(factored).enumerate() {
             let name = manifest.layers.get(usize::from(layer.layer)).map_or("?", |layer| layer.name.as_str());
             let part = Part::Factored {
                 number,

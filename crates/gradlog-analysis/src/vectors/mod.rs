@@ -9,6 +9,8 @@ pub(crate) mod flatten;
 pub(crate) mod lengths;
 #[cfg(feature = "curvature")]
 pub(crate) mod places;
+#[cfg(feature = "curvature")]
+pub(crate) mod sides;
 #[cfg(test)]
 mod tests;
 pub(crate) mod walk;

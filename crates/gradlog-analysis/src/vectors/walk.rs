@@ -66,6 +66,15 @@ pub(crate) struct Walk<'a> {
     pub before: Option<&'a Damage>,
 }
 
+/// Usable rows of one block whose gradients have been read and not been made flat, at most [`TILE_ROWS`].
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'a> {
+    /// In the layout of the flattener.
+    pub gradients: &'a Gradients,
+    /// Rows of the block.
+    pub rows: &'a [usize],
+}
+
 /// How a walk ended.
 #[derive(Debug, Clone, Default)]
 #[must_use = "an answer must say where the part of the run that it is made of ends"]
@@ -173,6 +182,22 @@ impl Walk<'_> {
         progress: &Progress,
         mut each: impl FnMut(&[Visit], &[D], &Flat) -> Result<(), AnalysisError> + Send,
     ) -> Result<Walked, AnalysisError> {
+        let nothing = Flat { blocks: vec![Vec::new(); self.flattener.blocks.len()], ..Flat::default() };
+        self.walk_tiles(progress, |visits, details, tile| match tile {
+            Some(tile) => each(visits, details, &self.flattener.flatten(tile.gradients, tile.rows)),
+            None => each(visits, details, &nothing),
+        })
+    }
+
+    /// The same with the gradients as the log has them; none for those visits that cannot be used.
+    ///
+    /// # Errors
+    /// What `each` says, or [`AnalysisError::Read`] if the file system refuses.
+    pub(crate) fn walk_tiles<D: VisitDetail>(
+        &self,
+        progress: &Progress,
+        mut each: impl FnMut(&[Visit], &[D], Option<Tile<'_>>) -> Result<(), AnalysisError> + Send,
+    ) -> Result<Walked, AnalysisError> {
         let mut walked = Walked::default();
         let keep = |block: &Block| {
             block.kind() == Some(BlockKind::Visits) && self.window.touches(block) && self.is_before_damage(block)
@@ -191,14 +216,13 @@ impl Walk<'_> {
             for tile in usable.chunks(TILE_ROWS) {
                 let (visits, details) = rows.select(tile);
                 walked.visits += visits.len() as u64;
-                each(&visits, &details, &self.flattener.flatten(&gradients, tile))?;
+                each(&visits, &details, Some(Tile { gradients: &gradients, rows: tile }))?;
             }
             if unusable.is_empty() {
                 return Ok(());
             }
-            let nothing = Flat { blocks: vec![Vec::new(); self.flattener.blocks.len()], ..Flat::default() };
             let (visits, details) = rows.select(&unusable);
-            each(&visits, &details, &nothing)
+            each(&visits, &details, None)
         };
         let ReadTo(damage) = fold_each(self.run, progress, keep, read, fold)?;
         walked.damage = damage.or_else(|| self.before.cloned());

@@ -1,0 +1,274 @@
+//! Kronecker factors of layers, their eigenbases, and the eigenvalues that are fitted in these.
+//!
+//! ```text
+//! A = Σ κ a aᵀ / Σ κ = V diag V ᵀ      S = Σ κ δ δᵀ / Σ κ = U diag Uᵀ      a with a trailing 1 for a bias
+//! Λ_ij = Σ κ (u_iᵀ δ)² (v_jᵀ a)² / Σ κ
+//! ```
+//!
+//! `κ` is the weight of a row in the curvature. K-FAC has the products of the factors' eigenvalues where EK-FAC has `Λ`.
+//!
+//! Rounding a side to signs adds a variance `ε` to each of its numbers, independent of the other side's. It is taken
+//! off the diagonals of `A` and `S`, and off both squares in `Λ`: `((u_iᵀδ)² − ε_δ)·((v_jᵀa)² − ε_a·(1 − v_j1²))`, with
+//! `v_j1` the place of the bias. What that leaves below 0 is 0.
+
+use super::products::{rotate, to_f64};
+use crate::curvature::gram::{lambda, product, threads};
+use crate::vectors::sides::{FactoredSides, LayerRows, SideRows};
+use crate::{AnalysisError, Damping};
+use faer::linalg::matmul::{self, triangular, triangular::BlockStructure};
+use faer::prelude::ReborrowMut;
+use faer::{Accum, Mat, MatRef, Side};
+
+/// Sums of the outer products of one side.
+struct SideSum {
+    sum: Mat<f64>,
+    /// What the diagonal has too much, because the numbers are signs.
+    noise: f64,
+    has_bias: bool,
+}
+
+impl SideSum {
+    fn new(width: usize, has_bias: bool) -> Self {
+        Self { sum: Mat::zeros(width, width), noise: 0.0, has_bias }
+    }
+
+    fn add(&mut self, side: &SideRows, weights: &[f64]) {
+        let scales: Vec<f64> = weights.iter().map(|weight| weight.sqrt()).collect();
+        let wide = to_f64(side, Some(&scales));
+        let rows = MatRef::from_row_major_slice(&wide, weights.len(), side.width);
+        triangular::matmul(
+            self.sum.rb_mut(),
+            BlockStructure::TriangularLower,
+            Accum::Add,
+            rows.transpose(),
+            BlockStructure::Rectangular,
+            rows,
+            BlockStructure::Rectangular,
+            1.0,
+            threads(),
+        );
+        self.noise += weights.iter().enumerate().map(|(row, weight)| weight * side.noise(row)).sum::<f64>();
+    }
+
+    /// The eigenvectors of the mean, as columns.
+    fn find_basis(mut self, to_mean: f64, layer: &str) -> Result<Mat<f64>, AnalysisError> {
+        let width = self.sum.nrows();
+        self.sum *= faer::Scale(to_mean);
+        let noisy = width - usize::from(self.has_bias);
+        (0..noisy).for_each(|i| self.sum[(i, i)] -= self.noise * to_mean);
+        let singular = |why: &str| AnalysisError::Singular { block: layer.into(), damping: 0.0, why: why.into() };
+        if !(0..width).all(|i| self.sum[(i, i)].is_finite()) {
+            return Err(singular("a gradient is too large"));
+        }
+        let eigen = self
+            .sum
+            .self_adjoint_eigen(Side::Lower)
+            .map_err(|_| singular("the eigenvalues of a factor do not converge"))?;
+        Ok(eigen.U().to_owned())
+    }
+}
+
+/// Sums of the outer products of both sides of each layer.
+pub(super) struct FactorSums {
+    layers: Vec<(SideSum, SideSum)>,
+    weight: f64,
+}
+
+impl FactorSums {
+    pub(super) fn new(sides: &FactoredSides) -> Self {
+        let layer = |layer: &crate::vectors::sides::SidedLayer| {
+            (SideSum::new(layer.inputs(), layer.has_bias()), SideSum::new(layer.outputs(), false))
+        };
+        Self { layers: sides.layers.iter().map(layer).collect(), weight: 0.0 }
+    }
+
+    /// Adds some rows, each with its weight in the mean.
+    pub(super) fn add(&mut self, rows: &[LayerRows], weights: &[f64]) {
+        for ((input, delta), rows) in self.layers.iter_mut().zip(rows) {
+            input.add(&rows.input, weights);
+            delta.add(&rows.delta, weights);
+        }
+        self.weight += weights.iter().sum::<f64>();
+    }
+
+    /// The eigenbases of the factors. One layer's factors are dropped before the next are decomposed.
+    pub(super) fn find_bases(self, sides: &FactoredSides) -> Result<Bases, AnalysisError> {
+        let to_mean = if self.weight > 0.0 { 1.0 / self.weight } else { 0.0 };
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for ((input, delta), about) in self.layers.into_iter().zip(&sides.layers) {
+            let (inputs, outputs) = (about.inputs(), about.outputs());
+            let input = input.find_basis(to_mean, &about.name)?;
+            let delta = delta.find_basis(to_mean, &about.name)?;
+            let last = inputs.saturating_sub(1);
+            let bias = |j| if about.has_bias() { input[(last, j)].powi(2) } else { 0.0 };
+            let noisy = (0..inputs).map(|j| 1.0 - bias(j)).collect();
+            layers.push(LayerBases { input, delta, noisy, sum: Mat::zeros(outputs, inputs) });
+        }
+        Ok(Bases { layers, weight: self.weight })
+    }
+}
+
+/// The bases of a layer, and a matrix in them.
+struct LayerBases {
+    /// `V`, the eigenvectors of the inputs' factor as columns.
+    input: Mat<f64>,
+    /// `U`, those of the output gradients' factor.
+    delta: Mat<f64>,
+    /// Of each column of `V`, the share of its length in places that can be signs.
+    noisy: Vec<f64>,
+    /// `[outputs, inputs]`: the sum that becomes `Λ`.
+    sum: Mat<f64>,
+}
+
+impl LayerBases {
+    /// `(u_iᵀ δ)²` and `(v_jᵀ a)²` of some rows, less what rounding to signs adds: `[rows, width]` each.
+    fn squares(&self, rows: &LayerRows) -> (Mat<f64>, Mat<f64>) {
+        let square = |side: &SideRows, basis: &Mat<f64>, noisy: Option<&[f64]>| {
+            let mut turned = rotate(side, basis);
+            for j in 0..turned.ncols() {
+                let share = noisy.map_or(1.0, |noisy| noisy[j]);
+                for i in 0..turned.nrows() {
+                    turned[(i, j)] = turned[(i, j)].powi(2) - share * side.noise(i);
+                }
+            }
+            turned
+        };
+        (square(&rows.delta, &self.delta, None), square(&rows.input, &self.input, Some(&self.noisy)))
+    }
+}
+
+/// The bases of all layers, and sums in them.
+pub(super) struct Bases {
+    layers: Vec<LayerBases>,
+    weight: f64,
+}
+
+impl Bases {
+    /// Adds some rows to `Λ`.
+    pub(super) fn add(&mut self, rows: &[LayerRows], weights: &[f64]) {
+        for (layer, rows) in self.layers.iter_mut().zip(rows) {
+            let (mut deltas, inputs) = layer.squares(rows);
+            for j in 0..deltas.ncols() {
+                weights.iter().enumerate().for_each(|(i, weight)| deltas[(i, j)] *= weight);
+            }
+            matmul::matmul(layer.sum.rb_mut(), Accum::Add, deltas.transpose(), inputs.as_ref(), 1.0, threads());
+        }
+    }
+
+    /// The curvature, made ready for all `dampings`.
+    ///
+    /// # Errors
+    /// [`AnalysisError::Singular`] if all gradients of a layer are 0, or a number is too large.
+    pub(super) fn fit(self, sides: &FactoredSides, dampings: &[Damping]) -> Result<Kronecker, AnalysisError> {
+        let to_mean = if self.weight > 0.0 { 1.0 / self.weight } else { 0.0 };
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for (bases, about) in self.layers.into_iter().zip(&sides.layers) {
+            let LayerBases { input, delta, noisy, sum } = bases;
+            let values = Mat::from_fn(sum.nrows(), sum.ncols(), |i, j| (sum[(i, j)] * to_mean).max(0.0));
+            let trace: f64 = (0..values.ncols()).map(|j| values.col(j).iter().sum::<f64>()).sum();
+            let numbers = (values.nrows() * values.ncols()) as f64;
+            let lambdas: Vec<f64> = dampings.iter().map(|damping| lambda(*damping, trace, numbers)).collect();
+            let smallest = lambdas.iter().copied().fold(f64::INFINITY, f64::min);
+            let singular =
+                |why: &str| AnalysisError::Singular { block: about.name.clone(), damping: smallest, why: why.into() };
+            if !trace.is_finite() {
+                return Err(singular("a gradient is too large"));
+            }
+            if smallest <= 0.0 {
+                return Err(singular("all of its gradients are 0"));
+            }
+            layers.push(FittedLayer { bases: LayerBases { input, delta, noisy, sum: values }, lambdas });
+        }
+        Ok(Kronecker { layers })
+    }
+}
+
+/// A layer with its fitted eigenvalues.
+struct FittedLayer {
+    /// With `Λ`.
+    bases: LayerBases,
+    lambdas: Vec<f64>,
+}
+
+/// `(Λ + λ)⁻¹` in the eigenbasis of each layer, for each damping.
+pub(super) struct Kronecker {
+    layers: Vec<FittedLayer>,
+}
+
+impl Kronecker {
+    /// What the damping at a position came to, layer by layer.
+    pub(super) fn lambdas(&self, damping: usize) -> impl Iterator<Item = f64> + '_ {
+        self.layers.iter().map(move |layer| layer.lambdas[damping])
+    }
+
+    /// Of each layer the matrices `M = U ((Uᵀδ)(Vᵀa)ᵀ / (Λ + λ)) Vᵀ` of some rows: `[dampings · rows, outputs, inputs]`,
+    /// damping after damping. The product of a gradient `δ aᵀ` with the row through the inverse is then `δᵀ M a`.
+    pub(super) fn solve(&self, rows: &[LayerRows]) -> Vec<Vec<f32>> {
+        self.layers.iter().zip(rows).map(|(layer, rows)| layer.solve(rows)).collect()
+    }
+
+    /// The sides of some rows of a layer in its bases: `[rows, outputs]` and `[rows, inputs]`.
+    pub(super) fn turn(&self, layer: usize, rows: &LayerRows) -> (Mat<f64>, Mat<f64>) {
+        let bases = &self.layers[layer].bases;
+        (rotate(&rows.delta, &bases.delta), rotate(&rows.input, &bases.input))
+    }
+
+    /// `Σ_ij x_i y_j / (Λ_ij + λ)` of a layer for each damping and row, of the squares of the sides in its bases, once as
+    /// stored and once less what rounding adds: `[dampings, rows]` each.
+    pub(super) fn quadratics(&self, layer: usize, rows: &LayerRows) -> Vec<(Vec<f64>, Vec<f64>)> {
+        let layer = &self.layers[layer];
+        let (deltas, inputs) = layer.bases.squares(rows);
+        let (delta, input) = (rotate(&rows.delta, &layer.bases.delta), rotate(&rows.input, &layer.bases.input));
+        let square = |side: Mat<f64>| Mat::from_fn(side.nrows(), side.ncols(), |i, j| side[(i, j)].powi(2));
+        let (raw_deltas, raw_inputs) = (square(delta), square(input));
+        let sums = |deltas: &Mat<f64>, inputs: &Mat<f64>, inverse: &Mat<f64>| -> Vec<f64> {
+            let through = product(deltas.as_ref(), inverse.as_ref());
+            (0..inputs.nrows()).map(|i| (0..inputs.ncols()).map(|j| through[(i, j)] * inputs[(i, j)]).sum()).collect()
+        };
+        let of_damping = |lambda: &f64| {
+            let inverse = layer.inverse(*lambda);
+            (sums(&raw_deltas, &raw_inputs, &inverse), sums(&deltas, &inputs, &inverse))
+        };
+        layer.lambdas.iter().map(of_damping).collect()
+    }
+
+    /// `Σ_ij g_ij² / (Λ_ij + λ)` of a layer for each damping, of a gradient in its bases, row by row.
+    pub(super) fn quadratic(&self, layer: usize, turned: &[f32]) -> Vec<f64> {
+        let layer = &self.layers[layer];
+        let values = &layer.bases.sum;
+        let inputs = values.ncols().max(1);
+        let of_damping = |lambda: &f64| {
+            let term =
+                |(at, value): (usize, &f32)| f64::from(*value).powi(2) / (values[(at / inputs, at % inputs)] + lambda);
+            turned.iter().enumerate().map(term).sum()
+        };
+        layer.lambdas.iter().map(of_damping).collect()
+    }
+}
+
+impl FittedLayer {
+    fn inverse(&self, lambda: f64) -> Mat<f64> {
+        let values = &self.bases.sum;
+        Mat::from_fn(values.nrows(), values.ncols(), |i, j| 1.0 / (values[(i, j)] + lambda))
+    }
+
+    fn solve(&self, rows: &LayerRows) -> Vec<f32> {
+        let LayerBases { input, delta, sum, .. } = &self.bases;
+        let (deltas, inputs) = (rotate(&rows.delta, delta), rotate(&rows.input, input));
+        let mut out = Vec::with_capacity(self.lambdas.len() * deltas.nrows() * sum.nrows() * sum.ncols());
+        for lambda in &self.lambdas {
+            let inverse = self.inverse(*lambda);
+            for row in 0..deltas.nrows() {
+                let scaled = Mat::from_fn(sum.nrows(), sum.ncols(), |i, j| {
+                    deltas[(row, i)] * inputs[(row, j)] * inverse[(i, j)]
+                });
+                let half = product(scaled.as_ref(), input.transpose());
+                let solved = product(delta.as_ref(), half.as_ref());
+                for i in 0..solved.nrows() {
+                    out.extend((0..solved.ncols()).map(|j| solved[(i, j)] as f32));
+                }
+            }
+        }
+        out
+    }
+}
