@@ -53,6 +53,8 @@ pub fn influences(
             "influence functions, Gauss-Newton",
             asked(&at_the_end, Method::InfluenceFunction, gauss_newton()).length(inverted),
         ),
+        ("EK-FAC", asked(&last_epoch, Method::Ekfac, Curvature::Visits)),
+        ("EK-FAC, Gauss-Newton", asked(&at_the_end, Method::Ekfac, gauss_newton())),
         ("DataInf", asked(&last_epoch, Method::DataInf, Curvature::Visits).by_layer()),
         ("TRAK, one run", asked(&question, Method::Trak, Curvature::Visits).damping(Damping::Relative(0.1))),
         ("adjoint, empirical Fisher", asked(&question, Method::Adjoint, Curvature::Visits)),

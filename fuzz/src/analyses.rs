@@ -28,7 +28,7 @@ pub fn ask(run: &Run, which: u8) {
         4 => split(run, &all, SplitBy::Layer),
         5 => split(run, &all, SplitBy::Epoch),
         6 => estimates(run, all, Method::InfluenceFunction, variant, &sets),
-        7 => estimates(run, all, Method::DataInf, variant, &sets),
+        7 => estimates(run, all, if variant % 2 == 0 { Method::Ekfac } else { Method::DataInf }, variant, &sets),
         8 => estimates(run, all, Method::Trak, variant, &sets),
         9 => estimates(run, all, Method::Adjoint, variant, &sets),
         10 => similarity(run, window, variant),
@@ -77,7 +77,7 @@ fn estimates(run: &Run, question: InfluenceQuestion, method: Method, variant: u8
     if variant % 2 == 1 {
         asked = asked.by_layer();
     }
-    if method == Method::InfluenceFunction {
+    if matches!(method, Method::InfluenceFunction | Method::Ekfac) {
         asked = asked.dampings([Damping::Relative(0.1), Damping::Relative(1.0)]);
     }
     if let (Some(last), true) = (sets.last(), variant >= 2) {

@@ -1,11 +1,13 @@
-//! Agreement with the peers: what gradlog says of two trainings against PyTorch, Captum, dattri and aum.
+//! Agreement with the peers: what gradlog says of two trainings against PyTorch, Captum, dattri and aum,
+//! and of EK-FAC against kronfluence.
 //!
-//! `tests/agreement/reference.py` made the reference values. `docs/agreement.md` has the table and says where
+//! `tests/agreement/reference.py` and `ekfac.py` made the reference values. `docs/agreement.md` has the table and says where
 //! conventions differ. This prints the table anew:
 //!
 //!     cargo test --release -p gradlog-tests --test it agreement -- --nocapture --test-threads 1
 
 mod checkpoints;
+mod ekfac;
 mod reference;
 mod sketches;
 mod table;
@@ -22,6 +24,14 @@ fn an_mlp_agrees_with_the_peers() {
 #[test]
 fn a_cnn_agrees_with_the_peers() {
     agree("cnn");
+}
+
+#[test]
+fn ekfac_agrees_with_kronfluence() {
+    let reference = Reference::load_described("ekfac", "ekfac");
+    let mut table = Table::new(&reference);
+    ekfac::compare(&reference, &mut table);
+    table.check();
 }
 
 /// Everything of one training, recorded exactly, within 1e-4 of the reference.

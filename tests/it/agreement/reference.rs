@@ -12,7 +12,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("agreement")
 }
 
-/// The reference values of one training, as `reference.py` wrote them.
+/// The reference values of one training, as `reference.py` or `ekfac.py` wrote them.
 pub struct Reference {
     pub name: String,
     tensors: HashMap<String, Tensor>,
@@ -21,10 +21,20 @@ pub struct Reference {
 
 impl Reference {
     pub fn load(name: &str) -> Self {
-        let text = std::fs::read_to_string(folder().join("reference.json")).unwrap();
+        Self::load_described(name, "reference")
+    }
+
+    /// Reads `NAME.safetensors`, of which `DESCRIPTION.json` has versions and counts.
+    pub fn load_described(name: &str, description: &str) -> Self {
+        let text = std::fs::read_to_string(folder().join(format!("{description}.json"))).unwrap();
         let file = folder().join(format!("{name}.safetensors"));
         let tensors = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
         Self { name: name.into(), tensors, about: serde_json::from_str(&text).unwrap() }
+    }
+
+    /// What the table calls the training.
+    pub fn title(&self) -> String {
+        self.about["title"].as_str().map_or_else(|| self.name.to_uppercase(), str::to_owned)
     }
 
     pub fn count(&self, what: &str) -> usize {
@@ -90,6 +100,7 @@ impl Reference {
         let (taps, variables) = (Taps::new(), VarMap::new());
         let forward = match self.name.as_str() {
             "mlp" => mlp(&taps, &variables),
+            "ekfac" => tanh_mlp(&taps, &variables),
             _ => cnn(&taps, &variables),
         };
         let data =
@@ -114,6 +125,13 @@ fn mlp(taps: &Taps, variables: &VarMap) -> Forward {
         |name: &str, inputs, outputs| taps.tap(name, linear(inputs, outputs, builder(variables).pp(name)).unwrap());
     let (fc1, fc2, fc3) = (layer("fc1", 196, 24), layer("fc2", 24, 16), layer("fc3", 16, 10));
     Box::new(move |x, _| fc3.forward(&relu(&fc2.forward(&relu(&fc1.forward(&x.flatten_from(1)?)?)?)?)?))
+}
+
+fn tanh_mlp(taps: &Taps, variables: &VarMap) -> Forward {
+    let layer =
+        |name: &str, inputs, outputs| taps.tap(name, linear(inputs, outputs, builder(variables).pp(name)).unwrap());
+    let (fc1, fc2) = (layer("fc1", 12, 8), layer("fc2", 8, 4));
+    Box::new(move |x, _| fc2.forward(&fc1.forward(x)?.tanh()?))
 }
 
 fn cnn(taps: &Taps, variables: &VarMap) -> Forward {

@@ -38,7 +38,7 @@ impl<'r> Table<'r> {
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/agreement.md")).unwrap();
         let mut wrong = Vec::new();
         for (what, peer, deviation) in &self.rows {
-            let row = format!("| {} | {what} | {peer} |", self.reference.name.to_uppercase());
+            let row = format!("| {} | {what} | {peer} |", self.reference.title());
             let said = if *deviation == 0.0 { "0".into() } else { format!("{deviation:.0e}") };
             println!("{row} {said} |");
             if deviation.is_nan() || *deviation >= LIMIT {

@@ -109,6 +109,8 @@ pub(super) const ROWS: [(&str, &[&str]); 10] = [
             "<A> --probe test --id 3 --method if --damping 0.01,0.1,1",
             "<A> --probe test --all --method if --damping-absolute 0.1,1 --by-layer",
             "<A> --probe test --id 3 --method if --curvature set:fisher --normalize relatif",
+            "<A> --probe test --id 3 --method ekfac",
+            "<A> --probe test --id 3 --method ekfac --damping 0.01,1 --curvature set:fisher --normalize relatif",
             "<A> --probe test --id 3 --method datainf --by-layer",
             "<A> --probe test --id 3 --method trak --soft-threshold 0.001",
             "<A> --probe test --id 3 --method adjoint",
@@ -153,7 +155,7 @@ pub(super) const PLAIN: [(&str, &[&str]); 4] = [
 ];
 
 /// Questions that are refused.
-pub(super) const REFUSED: [&str; 32] = [
+pub(super) const REFUSED: [&str; 33] = [
     "example <A>",
     "example <A> --id 5",
     "example <A> --id -1",
@@ -183,6 +185,7 @@ pub(super) const REFUSED: [&str; 32] = [
     "influence <A> --probe test --id 3 --layers fc7",
     "influence <A> --probe test --id 3 --checkpoints --at visits",
     "influence <A> --probe test --id 3 --method magic",
+    "influence <A> --probe test --id 3 --method ekfac --curvature none",
     "influence <DAMAGED> --probe nope --id 3",
     "similar <A> --example 31337",
     "export <A> --out {no/such/folder.npy}",

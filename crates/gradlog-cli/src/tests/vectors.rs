@@ -22,6 +22,8 @@ fn every_method_says_what_the_library_says() {
     for (method, flags) in [
         (Method::InfluenceFunction, &["--damping", "0.5", "--by-layer", "--numbers", "10"][..]),
         (Method::InfluenceFunction, &["--damping-absolute", "0.25", "--curvature", "set:test"]),
+        (Method::Ekfac, &["--damping", "0.5", "--by-layer"]),
+        (Method::Ekfac, &["--curvature", "set:test", "--by-layer", "--numbers", "3"]),
         (Method::DataInf, &["--by-layer"]),
         (Method::Adjoint, &["--curvature", "none"]),
         (Method::Adjoint, &["--numbers", "20"]),
@@ -107,7 +109,9 @@ fn a_sweep_over_dampings_is_its_answers_one_after_another() {
         assert_eq!(code, 0, "{words}");
         (serde_json::from_str(&json).unwrap(), words)
     };
-    for (method, flag) in [("if", "--damping"), ("if", "--damping-absolute"), ("datainf", "--damping")] {
+    for (method, flag) in
+        [("if", "--damping"), ("if", "--damping-absolute"), ("ekfac", "--damping"), ("datainf", "--damping")]
+    {
         let alone = ["0.01", "0.5", "20"].map(|value| told(&["--method", method, flag, value]).0);
         // In whatever order they are given, they come from the smallest to the largest.
         let (all, words) = told(&["--method", method, flag, "0.5,20,0.01"]);
@@ -212,6 +216,9 @@ fn settings_that_do_not_fit_are_refused() {
         (2, &["--method", "trak", "--soft-threshold=-1"], "at least 0"),
         (2, &["--method", "if", "--normalize", "cosine"], "none, or relatif"),
         (2, &["--method", "datainf", "--normalize", "relatif"], "none, or relatif"),
+        (2, &["--method", "ekfac", "--normalize", "cosine"], "none, or relatif"),
+        (2, &["--method", "ekfac", "--curvature", "none"], "influence functions and EK-FAC"),
+        (2, &["--method", "ekfac", "--soft-threshold", "1"], "belongs to TRAK"),
         (2, &["--method", "if", "--damping", "1", "--damping", "2"], "cannot be used multiple times"),
         (2, &["--method", "if", "--damping", "1,x"], "invalid value"),
         (1, &["--method", "if", "--curvature", "set:none of that name"], "has no probe set"),

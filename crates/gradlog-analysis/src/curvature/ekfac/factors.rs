@@ -272,3 +272,82 @@ impl FittedLayer {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::lengths::excess_of_signs;
+    use gradlog_format::sketch::Encoding;
+    use gradlog_testing::{run_of, Draws};
+
+    const ROWS: usize = 4096;
+
+    fn normal(draws: &mut Draws) -> f64 {
+        (0..12).map(|_| f64::from(draws.number())).sum::<f64>() / 2.0
+    }
+
+    /// Rows of correlated normal numbers, exact and as signs, with a trailing 1 for a bias.
+    fn sides(width: usize, has_bias: bool, draws: &mut Draws) -> (SideRows, SideRows) {
+        let spread: Vec<f64> = (0..width).map(|_| normal(draws)).collect();
+        let (mut exact, mut stored, mut noise) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROWS {
+            let size = 0.5 + f64::from(draws.number()).abs();
+            let common = normal(draws);
+            let row: Vec<f32> = spread.iter().map(|s| (size * (0.5 * common * s + normal(draws))) as f32).collect();
+            let mut bytes = Vec::new();
+            let made = Encoding::Signs.encode(&row, &mut bytes);
+            let mut back = vec![0f32; width];
+            Encoding::Signs.decode(&bytes, made.scale, &mut back);
+            noise.push(excess_of_signs(width, made.scale.to_f32()) / width as f64);
+            let last = has_bias.then_some(1.0);
+            exact.extend(row.into_iter().chain(last));
+            stored.extend(back.into_iter().chain(last));
+        }
+        let width = width + usize::from(has_bias);
+        (SideRows { values: exact, width, noise: Vec::new() }, SideRows { values: stored, width, noise })
+    }
+
+    fn layer_sides() -> FactoredSides {
+        use crate::rows::gradient::{Factored, Layout};
+        use gradlog_format::run::Origin;
+        let (input_origin, delta_origin) = (Origin::Whole, Origin::Whole);
+        let layer = Factored { layer: 0, inputs: 64, outputs: 32, bias: true, input_origin, delta_origin };
+        let layout = Layout { factored: vec![layer], folded: None };
+        FactoredSides::new(&layout, run_of(&[], 1).run().manifest(), 2048)
+    }
+
+    fn fit(rows: &[LayerRows]) -> Kronecker {
+        let about = layer_sides();
+        let weights = vec![1.0; ROWS];
+        let mut sums = FactorSums::new(&about);
+        sums.add(rows, &weights);
+        let mut bases = sums.find_bases(&about).unwrap();
+        bases.add(rows, &weights);
+        bases.fit(&about, &[Damping::Relative(0.1)]).unwrap()
+    }
+
+    /// Without the correction the mean of `Λ` would be `(π/2)²` times too large, and each square of the self-influence.
+    #[test]
+    fn signs_leave_eigenvalues_as_they_were() {
+        let mut draws = Draws(8);
+        let ((input, input_signs), (delta, delta_signs)) = (sides(64, true, &mut draws), sides(32, false, &mut draws));
+        let (exact, signs) = ([LayerRows { input, delta }], [LayerRows { input: input_signs, delta: delta_signs }]);
+        let (one, two) = (fit(&exact), fit(&signs));
+        let relative = two.layers[0].lambdas[0] / one.layers[0].lambdas[0];
+        assert!((relative - 1.0).abs() < 0.02, "mean: {relative}");
+        let largest = |fitted: &Kronecker| {
+            let values = &fitted.layers[0].bases.sum;
+            (0..values.ncols()).flat_map(|j| values.col(j).iter().copied().collect::<Vec<f64>>()).fold(0.0, f64::max)
+        };
+        let relative = largest(&two) / largest(&one);
+        assert!((relative - 1.0).abs() < 0.1, "largest: {relative}");
+        // Under one inverse, the quadratic forms of the rows.
+        let mean = |rows: &[LayerRows], clean: bool| -> f64 {
+            let (stored, less) = &one.quadratics(0, &rows[0])[0];
+            let of = if clean { less } else { stored };
+            of.iter().sum::<f64>() / of.len() as f64
+        };
+        let (truth, stored, clean) = (mean(&exact, false), mean(&signs, false), mean(&signs, true));
+        assert!((clean / truth - 1.0).abs() < 0.05 && stored / truth > 1.5, "{truth} {stored} {clean}");
+    }
+}

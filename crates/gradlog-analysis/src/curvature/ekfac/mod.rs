@@ -26,7 +26,7 @@ use super::set::CurvatureSource;
 use super::subject::{Subject, CURVATURE_BYTES_MAX};
 use crate::influence::plan::index::Record;
 use crate::rows::gradient::{Gradients, Layout};
-use crate::vectors::sides::{FactoredSides, LayerRows, SideRows};
+use crate::vectors::sides::{FactoredSides, LayerRows, SideRows, SidedLayer};
 use crate::vectors::walk::Tile;
 use crate::Progress;
 use crate::{AnalysisError, EstimateDetails, Influence, KroneckerDetails, Normalization};
@@ -61,20 +61,20 @@ pub(super) fn find_sides(layout: &Layout, manifest: &Manifest, length: usize) ->
     })
 }
 
-/// What the curvature takes: of each layer the two factors, their eigenvectors and the eigenvalues.
-fn check_bytes(subject: &Subject<'_>, sides: &FactoredSides) -> Result<(), AnalysisError> {
+/// What the curvature takes: of each layer the two factors, their eigenvectors and the eigenvalues; `of_folded` bytes
+/// for the folded layers.
+fn check_bytes(of_folded: u64, sides: &FactoredSides) -> Result<(), AnalysisError> {
     let square = |width: usize| (width as u64).saturating_mul(width as u64);
-    let of_layer = |inputs: usize, outputs: usize| {
-        let squares = square(inputs).saturating_add(square(outputs)).saturating_mul(2);
-        squares.saturating_add((inputs as u64).saturating_mul(outputs as u64)).saturating_mul(8)
+    let of_layer = |layer: &SidedLayer| {
+        let squares = square(layer.inputs()).saturating_add(square(layer.outputs())).saturating_mul(2);
+        squares.saturating_add((layer.inputs() as u64).saturating_mul(layer.outputs() as u64)).saturating_mul(8)
     };
-    let layers = sides.layers.iter().map(|layer| of_layer(layer.inputs(), layer.outputs()));
-    let bytes = layers.fold(subject.curvature_bytes(), u64::saturating_add);
+    let bytes = sides.layers.iter().map(of_layer).fold(of_folded, u64::saturating_add);
     if bytes <= CURVATURE_BYTES_MAX {
         return Ok(());
     }
     Err(AnalysisError::TooLarge {
-        what: format!("the Kronecker factors of {} layers", sides.layers.len()),
+        what: "the Kronecker factors of all layers".into(),
         limit: CURVATURE_BYTES_MAX,
         how: "ask for shorter vectors: a side of a layer that has more numbers is folded",
     })
@@ -87,7 +87,7 @@ pub(super) fn prepare(
     examples: &[u64],
     progress: &Progress,
 ) -> Result<Solver, AnalysisError> {
-    check_bytes(subject, &sides)?;
+    check_bytes(subject.curvature_bytes(), &sides)?;
     let source = CurvatureSource::find(subject)?;
     let (mut sums, mut gram, mut rows) = (FactorSums::new(&sides), Gram::new(&subject.flattener), 0);
     let damage = source.walk(subject, progress, |tile, weights| {
@@ -141,6 +141,7 @@ pub(super) fn pass(
         lambdas: solver.kronecker.lambdas(number).chain(solver.inverse.lambdas(number)).collect(),
         length: subject.flattener.length() + solver.sides.coordinates(),
         exact: subject.estimate().exact && solver.sides.is_exact(),
+        by_layer: true,
         kronecker: Some(details(subject, &solver.sides)),
         ..subject.estimate()
     });
@@ -185,4 +186,26 @@ fn load_sides(
         }
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::gradient::Factored;
+    use gradlog_format::run::Origin;
+    use gradlog_testing::run_of;
+
+    /// Two sides of 12,000 numbers take 4.6 GB; folded to 1,000 they fit.
+    #[test]
+    fn factors_that_do_not_fit_are_refused() {
+        let written = run_of(&[], 1);
+        let (inputs, outputs, origin) = (12_000, 12_000, Origin::Whole);
+        let layer = Factored { layer: 0, inputs, outputs, bias: true, input_origin: origin, delta_origin: origin };
+        let layout = Layout { factored: vec![layer], folded: None };
+        let of = |length| FactoredSides::new(&layout, written.run().manifest(), length);
+        assert!(check_bytes(0, &of(1000)).is_ok());
+        assert!(matches!(check_bytes(CURVATURE_BYTES_MAX, &of(1000)), Err(AnalysisError::TooLarge { .. })));
+        let error = check_bytes(0, &of(12_000)).unwrap_err().to_string();
+        assert!(error.contains("the Kronecker factors of all layers") && error.contains("shorter vectors"), "{error}");
+    }
 }

@@ -3,6 +3,7 @@
 mod adjoint;
 mod adjoint_adam;
 mod definitions;
+mod ekfac;
 mod regression;
 mod softmax;
 mod weights;

@@ -55,7 +55,7 @@ pub(crate) struct Arguments {
     /// Only the N strongest proponents and the N strongest opponents of each probe; by default 10 in a table, else all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) top: Option<u64>,
-    /// What scores are divided by (tracin; relatif also if)
+    /// What scores are divided by (tracin; relatif also if and ekfac)
     #[arg(long, value_name = "BY", default_value = "none", value_parser = choice::<Normalization>())]
     pub(super) normalize: Normalization,
     /// Count the gradients of these layers alone: the last one gives TracIn's last-layer form. Layers of several

@@ -18,10 +18,10 @@ pub(crate) struct MethodArguments {
     #[arg(long, value_name = "NAME", default_value = "tracin")]
     method: MethodChoice,
     /// Damping of the inverse, in mean eigenvalues of the curvature; 0.1 by default. Several dampings are answered at
-    /// once, with how far neighbors agree: trust a ranking that stays the same (if, datainf, trak)
+    /// once, with how far neighbors agree: trust a ranking that stays the same (if, ekfac, datainf, trak)
     #[arg(long, value_name = "FACTOR,..", allow_hyphen_values = true, value_parser = parse_positive, value_delimiter = ',', action = ArgAction::Set, conflicts_with = "damping_absolute")]
     damping: Vec<f64>,
-    /// Damping of the inverse, as it is added to each eigenvalue, or several (if, datainf, trak)
+    /// Damping of the inverse, as it is added to each eigenvalue, or several (if, ekfac, datainf, trak)
     #[arg(long, value_name = "LAMBDA,..", allow_hyphen_values = true, value_parser = parse_positive, value_delimiter = ',', action = ArgAction::Set)]
     damping_absolute: Vec<f64>,
     /// Pull scores toward 0 by this much, and set those to 0 that are smaller: the soft threshold of TRAK's paper, in
@@ -29,14 +29,15 @@ pub(crate) struct MethodArguments {
     #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true, value_parser = parse_not_negative)]
     soft_threshold: Option<f64>,
     /// Whose gradients make the curvature: `visits`, `none` (adjoint only) or `set:NAME`, what `recorder.curvature` or
-    /// a probe pass recorded; `visits` by default (if, adjoint)
+    /// a probe pass recorded; `visits` by default (if, ekfac, adjoint)
     #[arg(long, value_name = "ROWS", value_parser = parse_curvature)]
     curvature: Option<Curvature>,
-    /// Take each layer by itself, as if layers had no curvature in common (if, datainf, trak, adjoint)
+    /// Take each layer by itself, as if layers had no curvature in common (if, datainf, trak, adjoint; ekfac always
+    /// does)
     #[arg(long)]
     by_layer: bool,
-    /// The most numbers of a gradient, or of a layer's with --by-layer; a longer one is folded; by
-    /// default 2048 for if and trak, 16384 for datainf and adjoint
+    /// The most numbers of a gradient, or of a layer's with --by-layer, or for ekfac of a side of a layer; a longer one
+    /// is folded; by default 2048 for if, ekfac and trak, 16384 for datainf and adjoint
     #[arg(long, value_name = "N", value_parser = parse_length)]
     numbers: Option<usize>,
 }
@@ -52,6 +53,7 @@ impl ValueEnum for MethodChoice {
         &[
             MethodChoice::TracIn,
             MethodChoice::Estimate(Method::InfluenceFunction),
+            MethodChoice::Estimate(Method::Ekfac),
             MethodChoice::Estimate(Method::DataInf),
             MethodChoice::Estimate(Method::Trak),
             MethodChoice::Estimate(Method::Adjoint),

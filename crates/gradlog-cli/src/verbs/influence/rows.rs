@@ -101,6 +101,13 @@ impl Writer {
                 ("after_probes", part.left_out.after_probes.into()),
                 ("dropped", estimate.dropped.into()),
             ]);
+            if let Some(kronecker) = estimate.kronecker {
+                head.extend([
+                    ("kronecker_layers", Value::from(kronecker.layers)),
+                    ("lossy_layers", kronecker.lossy_layers.into()),
+                    ("folded_layers", kronecker.folded_layers.into()),
+                ]);
+            }
             head.extend(estimate.soft_threshold.map(|threshold| ("soft_threshold", threshold.into())));
         }
         if let Some(sweep) = sweep {
