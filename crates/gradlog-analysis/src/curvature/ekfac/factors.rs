@@ -340,7 +340,7 @@ mod tests {
             (0..values.ncols()).flat_map(|j| values.col(j).iter().copied().collect::<Vec<f64>>()).fold(0.0, f64::max)
         };
         let relative = largest(&two) / largest(&one);
-        assert!((relative - 1.0).abs() < 0.1, "largest: {relative}");
+        assert!((relative - 1.0).abs() < 0.15, "largest: {relative}");
         // Under one inverse, the quadratic forms of the rows.
         let mean = |rows: &[LayerRows], clean: bool| -> f64 {
             let (stored, less) = &one.quadratics(0, &rows[0])[0];

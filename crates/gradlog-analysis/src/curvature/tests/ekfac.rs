@@ -137,10 +137,10 @@ fn story() -> (Vec<Visit>, Vec<f64>, Vec<Visit>, Vec<Visit>, Written) {
         visit.coefficient *= weight;
         weights.push(f64::from(weight));
     }
-    let probes: Vec<Visit> = [0, 40].iter().flat_map(|time| [900, 901].map(|id| draws.visit(id, *time, 0))).collect();
+    let probes: Vec<Visit> = [0, 6].iter().flat_map(|time| [900, 901].map(|id| draws.visit(id, *time, 0))).collect();
     let curvature = |id: u64| {
         let weight = Some(0.1 + 0.1 * (id % 4) as f32);
-        Visit { set: 1, curvature_weight: weight, ..Draws(id + 70).visit(id + 2000, 40, 0) }
+        Visit { set: 1, curvature_weight: weight, ..Draws(id + 70).visit(id + 2000, 6, 0) }
     };
     let curvature: Vec<Visit> = (0..40).map(curvature).collect();
     let mut run = Synthetic::new(Encoding::F32);
@@ -178,7 +178,7 @@ fn compare(found: &[Influence], model: &Model, used: &[(&Visit, f64)], probes: &
     let total: f64 = used.iter().map(|(_, weight)| weight).sum();
     for (damping, found) in DAMPINGS.into_iter().zip(found) {
         assert_eq!(found.rows.len(), examples.len());
-        for (number, probe) in probes.iter().filter(|probe| probe.step == 40).enumerate() {
+        for (number, probe) in probes.iter().filter(|probe| probe.step == 6).enumerate() {
             for (example, visits) in &examples {
                 let mut expected = model.product(&[(probe, 1.0)], visits, damping) / total;
                 if relatif {
