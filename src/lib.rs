@@ -51,7 +51,7 @@
 //! | [`ops`] | Faster `relu` and max-pooling. |
 //! | [`Recorder`], [`Config`] | Record a run, and set its limits. |
 //! | [`GradientCheck`], [`BatchRows`] | The verdict on one batch: are the recorded gradients each example's own? |
-//! | [`Pass`], [`ProbePass`], [`CurvaturePass`] | One forward and backward over examples, probes, or for curvature. |
+//! | [`Pass`], [`ProbePass`], [`CurvaturePass`], [`TangentPass`] | One forward and backward over examples, probes, for curvature, or for the tangent kernel. |
 //! | [`Replay`] | Runs examples through checkpoints after the training: those of a run, or from elsewhere. |
 //! | [`CheckpointInfo`] | What is known of a checkpoint from elsewhere. |
 //! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |
@@ -111,7 +111,7 @@ pub use gradlog_format::sketch::{Encoding, Form, SketchConfig};
 pub use recorder::{
     BatchRows, CheckpointInfo, Config, Cost, CurvaturePass, CurvatureRows, Finding, GradientCheck, OnBatchNorm,
     OnFailure, OnNonFinite, Overflow, Pass, ProbePass, RecordError, Recorder, RecordingSummary, Reduction, Replay,
-    ReplaySummary, Reproduction, Worker,
+    ReplaySummary, Reproduction, TangentPass, TangentRows, Worker,
 };
 pub use step::{AdamStep, SecondMoments, StepInfo, StepReport, StepRule};
 pub use taps::{Tap, Tapped, Taps};
@@ -125,6 +125,7 @@ const _: () = {
     assert_send::<Pass<'_>>();
     assert_send::<ProbePass<'_>>();
     assert_send::<CurvaturePass<'_>>();
+    assert_send::<TangentPass<'_>>();
     assert_send::<optim::Sgd>();
     assert_shareable::<Config>();
     assert_shareable::<RecordError>();

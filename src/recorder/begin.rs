@@ -7,6 +7,7 @@ use super::message::{Message, PassKind};
 use super::pass::Pass;
 use super::pass_core::PassCore;
 use super::probe_pass::ProbePass;
+use super::tangents::TangentPass;
 use crate::ids::IntoIds;
 
 impl Recorder {
@@ -79,6 +80,38 @@ impl Recorder {
             });
         }
         Ok(CurvaturePass::new(self, set, ids))
+    }
+
+    /// Begins to record gradients of the logits of the examples `ids` at the current weights, for the neural tangent
+    /// kernel `⟨∇f_k(x_i), ∇f_l(x_j)⟩`. The analysis computes its velocity (`VelocityQuestion::kernel`). It does not
+    /// change the training and may run at any step; papers take the end of each epoch.
+    ///
+    /// Each class gets a probe set, `SET/0`, `SET/1`, ..., of which the records are prediction scores of its logit.
+    ///
+    /// ```no_run
+    /// # use candle_core::{Module, Result, Tensor};
+    /// # fn run(
+    /// #     recorder: &mut gradlog::Recorder,
+    /// #     model: gradlog::Tapped<candle_nn::Linear>,
+    /// #     images: fn(&[u64]) -> Result<Tensor>,
+    /// #     ids: Vec<u64>,
+    /// # ) -> Result<()> {
+    /// recorder.tangents("ntk", &ids)?.logits(|_, ids| model.forward(&images(ids)?))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RecordError::Pass`] if `ids` is empty.
+    pub fn tangents(&mut self, set: &str, ids: impl IntoIds) -> Result<TangentPass<'_>, RecordError> {
+        let ids = self.read_ids(ids)?;
+        if self.is_enabled() && ids.is_empty() {
+            return Err(RecordError::Pass {
+                step: self.step(),
+                what: "the tangent pass has no examples: give at least one id".into(),
+            });
+        }
+        Ok(TangentPass::new(self, set, ids))
     }
 
     pub(super) fn begin(&mut self, ids: Vec<u64>, kind: PassKind) -> Result<PassCore<'_>, RecordError> {

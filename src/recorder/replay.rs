@@ -365,7 +365,7 @@ impl Replay {
         self.recorder.curvature(set, ids)
     }
 
-    fn check_loaded(&self) -> Result<(), RecordError> {
+    pub(super) fn check_loaded(&self) -> Result<(), RecordError> {
         match self.recorder.state.as_ref().and_then(|state| state.replayed) {
             Some(_) => Ok(()),
             None => Err(RecordError::Replay(

@@ -35,6 +35,7 @@ mod severed;
 mod signs;
 mod sketches;
 mod step_report;
+mod tangents;
 mod taps;
 mod tracin;
 mod tracin_parts;

@@ -129,7 +129,9 @@ pub use significant::significant;
 pub use similarity::{Cluster, Clusters, Neighbor, Pair, UnitVectors};
 pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, RunSummary, SummaryQuestion, SweepSummary};
 pub use vectors::{Combine, FlatVectors, VectorBlock, VectorQuestion};
-pub use velocity::{GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityQuestion, VelocityStep};
+pub use velocity::{
+    GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityKernel, VelocityQuestion, VelocityStep,
+};
 
 /// What a program may send to another thread, or share with it. A type that stops being so fails to compile here.
 const _: () = {

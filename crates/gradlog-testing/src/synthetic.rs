@@ -151,6 +151,11 @@ impl Synthetic {
             b.column(Column::Mode, Cells::U8, 1).extend(rows.iter().map(|_| Mode::Evaluation.code()));
         } else {
             b.u32s(Column::ProbeSet, rows.iter().map(|r| r.set));
+            if rows.iter().any(|r| r.scored.is_some()) {
+                let scores = rows.iter().map(|r| r.scored.map_or(0, |(score, _)| score.code()));
+                b.column(Column::PredictionScore, Cells::U8, 1).extend(scores);
+                b.u32s(Column::ScoredClass, rows.iter().map(|r| r.scored.map_or(0, |(_, class)| class)));
+            }
             if rows.iter().any(|r| r.curvature_weight.is_some()) {
                 b.f32s(Column::CurvatureWeight, rows.iter().filter_map(|r| r.curvature_weight));
             }

@@ -1,5 +1,6 @@
 //! Visits with random numbers, for runs that tests make up.
 
+use gradlog_format::log::PredictionScore;
 use gradlog_format::sketch::Encoding;
 use half::bf16;
 
@@ -42,6 +43,8 @@ pub struct Visit {
     pub parts: [Vec<f32>; 5],
     /// Number of the probe set, for a probe.
     pub set: u32,
+    /// The score and the class of which the gradient is, for a probe of a prediction score.
+    pub scored: Option<(PredictionScore, u32)>,
     /// Weight in the curvature, for a row of curvature.
     pub curvature_weight: Option<f32>,
 }
@@ -96,6 +99,7 @@ impl Draws {
             squared_norm: 2.0 + self.number(),
             parts: WIDTHS.map(|width| (0..width).map(|_| self.number()).collect()),
             set: 0,
+            scored: None,
             curvature_weight: None,
         }
     }

@@ -5,6 +5,7 @@ use crate::{Score, ScoreQuestion, VelocityQuestion};
 use gradlog_format::log::Column;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, visits, Draws, Opened, Synthetic, Visit};
+use std::collections::BTreeMap;
 
 const TIMES: [u64; 4] = [0, 5, 9, 20];
 
@@ -139,6 +140,76 @@ fn a_geometry_that_only_grows_stands_still_and_one_of_zeros_has_none() {
     let run = run.finish().run();
     let steps = velocity(&run, VelocityGroups::Whole).unwrap().groups.remove(0).steps;
     assert!(steps[0].velocity.abs() < 1e-6 && steps[1].velocity.is_nan(), "{steps:?}");
+}
+
+/// Three sets of logits, of which one lacks an example at one time: all kernels by whole gradients.
+#[test]
+fn kernels_of_logits_are_those_of_the_whole_gradients() {
+    const CLASSES: usize = 3;
+    let ids: Vec<u64> = (0..5).collect();
+    let mut draws = Draws(31);
+    let mut run = Synthetic::new(Encoding::F32);
+    let mut all: BTreeMap<(u64, usize, u64), Vec<f64>> = BTreeMap::new();
+    (0..CLASSES).for_each(|class| run.set(class as u32, &format!("ntk/{class}")));
+    run.set(3, "ntk");
+    for step in [0, 4, 8] {
+        for class in 0..CLASSES {
+            let probe = |id: &u64| Visit {
+                set: class as u32,
+                scored: Some((PredictionScore::Logit, class as u32)),
+                ..draws.visit(*id, step, 0)
+            };
+            let mut rows: Vec<Visit> = ids.iter().map(probe).collect();
+            if (step, class) == (8, 1) {
+                rows.pop();
+            }
+            for row in &rows {
+                all.insert((row.example, class, step), gradient(row, Encoding::F32));
+            }
+            run.probes(&rows);
+        }
+    }
+    run.probes(&[Visit { set: 3, ..draws.visit(0, 0, 0) }]);
+    run.end();
+    let run = run.finish().run();
+    let kernel = |form, ids: &[u64], step: u64| -> Vec<f64> {
+        let of = |id: &u64, class: usize| all[&(*id, class, step)].clone();
+        let sum = |vectors: Vec<Vec<f64>>| -> Vec<f64> {
+            (0..vectors[0].len()).map(|at| vectors.iter().map(|vector| vector[at]).sum()).collect()
+        };
+        let rows: Vec<Vec<f64>> = match form {
+            VelocityKernel::Tangent => ids.iter().flat_map(|id| (0..CLASSES).map(move |class| of(id, class))).collect(),
+            VelocityKernel::MeanLogit => {
+                ids.iter().map(|id| sum((0..CLASSES).map(|class| of(id, class)).collect())).collect()
+            }
+            _ => (0..CLASSES).map(|class| sum(ids.iter().map(|id| of(id, class)).collect())).collect(),
+        };
+        rows.iter().flat_map(|a| rows.iter().map(|b| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>())).collect()
+    };
+    for form in [VelocityKernel::Tangent, VelocityKernel::MeanLogit, VelocityKernel::MeanExample] {
+        let found = VelocityQuestion::new("ntk").kernel(form).compute(&run).unwrap();
+        assert_eq!((found.kernel, found.logits, found.times, found.scored), (form, 3, 3, None));
+        let steps = &found.groups[0].steps;
+        assert_eq!((steps.len(), found.groups[0].examples), (2, 5));
+        for (step, ids) in steps.iter().zip([&ids[..], &ids[..4]]) {
+            let (a, b) = (kernel(form, ids, step.from), kernel(form, ids, step.to));
+            let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+            let expected = 1.0 - product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt();
+            assert!((step.velocity - expected).abs() < 1e-5 && expected > 0.01, "{form} {step:?}: {expected}");
+        }
+    }
+    // One class alone is a set like any other, and says of which score it is.
+    let one = VelocityQuestion::new("ntk/1").compute(&run).unwrap();
+    assert_eq!((one.kernel, one.scored, one.logits), (VelocityKernel::Recorded, Some(PredictionScore::Logit), 0));
+    // Sets that hold no logits.
+    let error = VelocityQuestion::new("other").kernel(VelocityKernel::Tangent).compute(&run).unwrap_err();
+    assert!(error.to_string().contains("recorder.tangents"), "{error}");
+    let mut losses = Synthetic::new(Encoding::F32);
+    losses.set(0, "ntk/0");
+    losses.probes(&[draws.visit(1, 0, 0), draws.visit(1, 1, 0)]);
+    let error =
+        VelocityQuestion::new("ntk").kernel(VelocityKernel::Tangent).compute(&losses.finish().run()).unwrap_err();
+    assert!(error.to_string().contains("gradients of logits"), "{error}");
 }
 
 #[test]

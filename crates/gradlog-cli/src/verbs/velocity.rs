@@ -2,7 +2,7 @@
 
 use super::ids::read_ids;
 use crate::arguments::{parse_count, OutputArguments, WindowArguments, EXIT_CODES};
-use crate::choice::choice;
+use crate::choice::{choice, Choice};
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::notes::Notes;
@@ -10,18 +10,43 @@ use crate::output::Destination;
 use crate::report::{count, printable, Value};
 use clap::Args;
 use gradlog_analysis::{
-    Basis, GroupVelocity, Score, ScoreQuestion, Velocity, VelocityGroup, VelocityGroups, VelocityQuestion, Window,
+    Basis, GroupVelocity, Score, ScoreQuestion, Velocity, VelocityGroup, VelocityGroups, VelocityKernel,
+    VelocityQuestion, Window,
 };
 use std::path::PathBuf;
 use std::slice;
 
 /// What the Gram matrices are of.
-const KERNEL: &str = "Gram matrix of the recorded loss gradients, not the neural tangent kernel";
+fn describe_kernel(velocity: &Velocity) -> String {
+    match (velocity.kernel, velocity.scored) {
+        (VelocityKernel::Recorded, None) => {
+            "Gram matrix of the recorded loss gradients, not the neural tangent kernel".into()
+        }
+        (VelocityKernel::Recorded, Some(score)) => {
+            format!("Gram matrix of the recorded gradients of the {score} of one class, not the neural tangent kernel")
+        }
+        (kernel, _) => format!("{}, {}", kernel.description(), count(velocity.logits as usize, "logit")),
+    }
+}
+
+impl Choice for VelocityKernel {
+    fn all() -> &'static [Self] {
+        &VelocityKernel::ALL
+    }
+
+    fn word(&self) -> &'static str {
+        self.name()
+    }
+
+    fn help(&self) -> &'static str {
+        self.description()
+    }
+}
 
 /// Measure the kernel velocity of groups of probes between successive probe times (Paul et al. 2021)
 ///
-/// The kernel is the Gram matrix of the group's loss gradients, not the neural tangent kernel. Velocity 0 means that it
-/// stays the same, 1 that nothing of it is left. Rows are `group,from_step,to_step,examples,velocity` and, with --by,
+/// The kernel is the Gram matrix of the group's gradients: of losses, unless --kernel asks for the neural tangent kernel
+/// of logits that `recorder.tangents` recorded. Velocity 0 means that it stays the same, 1 that nothing of it is left. Rows are `group,from_step,to_step,examples,velocity` and, with --by,
 /// `mean_score`. Without --groups and --by the whole set is one group.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -31,6 +56,9 @@ pub(crate) struct Arguments {
     /// Name of the probe set
     #[arg(long, value_name = "SET")]
     set: String,
+    /// Of which gradients the kernel is
+    #[arg(long, value_name = "NAME", default_value = "recorded", value_parser = choice::<VelocityKernel>())]
+    kernel: VelocityKernel,
     /// A file of lines `id,group`, or of ids that are one group
     #[arg(long, value_name = "FILE", conflicts_with = "by")]
     groups: Option<PathBuf>,
@@ -71,23 +99,22 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Velocity, CliError> {
-        let (run, set) = (asked.run(), &self.set);
+        let run = asked.run();
         if let Some(score) = self.by {
             return asked.read("reading", 2, |progress| {
                 let question = ScoreQuestion::new(score).window(asked.window.clone());
                 let table = question.share_progress(progress).compute_over(&[run])?;
                 let groups = VelocityGroups::Ranked { table: &table, size: self.group_size };
-                VelocityQuestion::new(set).groups(groups).share_progress(progress).compute(run)
+                self.question().groups(groups).share_progress(progress).compute(run)
             });
         }
         let given = self.groups.as_ref().map(|path| read_ids(path).map(into_groups)).transpose()?;
         let groups = given.as_ref().map_or(VelocityGroups::Whole, |groups| VelocityGroups::Given(groups));
-        asked.read("reading", 1, |progress| {
-            VelocityQuestion::new(set).groups(groups).share_progress(progress).compute(run)
-        })
+        asked.read("reading", 1, |progress| self.question().groups(groups).share_progress(progress).compute(run))
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, velocity: Velocity) -> Result<Shown<'run>, CliError> {
+        let kernel = describe_kernel(&velocity);
         let (groups, times, set) = (velocity.groups.len(), velocity.times, printable(&velocity.set));
         let basis = Basis::describe_all(std::iter::once(&velocity.basis).chain(&velocity.score_bases));
         let scores = velocity.groups.iter().any(|group| group.mean_score.is_some());
@@ -95,7 +122,7 @@ impl Verb for Arguments {
         columns.extend(scores.then_some("mean_score"));
         let head = vec![
             ("measure", Value::from("kernel velocity")),
-            ("kernel", KERNEL.into()),
+            ("kernel", kernel.as_str().into()),
             ("set", velocity.set.as_str().into()),
             ("probe_times", times.into()),
             ("groups", (groups as u64).into()),
@@ -106,13 +133,19 @@ impl Verb for Arguments {
         ];
         let rows: Vec<Vec<Value>> = velocity.groups.iter().flat_map(|group| group_rows(group, scores)).collect();
         Ok(Shown {
-            words: vec![format!("{} of `{set}` at {times} probe times; {KERNEL}", count(groups, "group"))],
+            words: vec![format!("{} of `{set}` at {times} probe times; {kernel}", count(groups, "group"))],
             basis: Some(basis),
             left_out: vec![(String::new(), Notes::from(&velocity))],
             content: Content::Sheet(Sheet { head, columns, rows: Box::new(rows.into_iter()) }),
             damage: velocity.damage.into_iter().collect(),
             ..Shown::default()
         })
+    }
+}
+
+impl Arguments {
+    fn question(&self) -> VelocityQuestion<'_> {
+        VelocityQuestion::new(&self.set).kernel(self.kernel)
     }
 }
 
