@@ -3,7 +3,7 @@
 use gradlog_analysis::{
     Combine, Curvature, Damping, DistanceQuestion, EstimateQuestion, InfluenceQuestion, MapQuestion, Method,
     Normalization, Score, ScoreQuestion, SplitBy, SuspectQuestion, UnitVectors, VectorQuestion, VelocityGroups,
-    VelocityQuestion, Window,
+    VelocityKernel, VelocityQuestion, Window,
 };
 use gradlog_format::run::Run;
 
@@ -33,7 +33,8 @@ pub fn ask(run: &Run, which: u8) {
         9 => estimates(run, all, Method::Adjoint, variant, &sets),
         10 => similarity(run, window, variant),
         11 => {
-            let _ = VelocityQuestion::new(&set).groups(VelocityGroups::Whole).compute(run);
+            let (name, kernel) = (set.split('/').next().unwrap_or_default(), VelocityKernel::ALL[usize::from(variant)]);
+            let _ = VelocityQuestion::new(name).kernel(kernel).groups(VelocityGroups::Whole).compute(run);
         }
         12 => {
             let _ = MapQuestion::new().window(window.clone()).share(0.3).compute(run).map(|map| map.counts());

@@ -155,7 +155,7 @@ pub(super) const PLAIN: [(&str, &[&str]); 4] = [
 ];
 
 /// Questions that are refused.
-pub(super) const REFUSED: [&str; 33] = [
+pub(super) const REFUSED: [&str; 34] = [
     "example <A>",
     "example <A> --id 5",
     "example <A> --id -1",
@@ -179,6 +179,7 @@ pub(super) const REFUSED: [&str; 33] = [
     "prune <A> --score loss --keep 0.9 --skip-hardest 0.2",
     "velocity <A> --set nope",
     "velocity <A> --set train --group-size 4",
+    "velocity <A> --set train --kernel tangent",
     "influence <A> --probe nope --id 3",
     "influence <A> --probe test --id 99",
     "influence <A> --probe test",
