@@ -61,8 +61,8 @@ impl<'r> TangentPass<'r> {
     ///
     /// # Errors
     /// [`RecordError::Pass`] for logits of another shape, and for no classes; [`RecordError::Candle`] for a class that
-    /// the logits do not have; otherwise as [`Pass::commit`](crate::Pass::commit), and the error of `forward`. Rows from
-    /// before the error stay.
+    /// the logits do not have; otherwise as [`Pass::commit`](crate::Pass::commit), and the error of `forward`. Rows
+    /// from before the error stay.
     ///
     /// # Cost
     /// One forward and backward pass for each class, and one more forward pass if the classes were not chosen.
@@ -108,7 +108,8 @@ impl<'r> TangentPass<'r> {
 }
 
 impl Replay {
-    /// Begins to record gradients of the logits of the examples `ids` at the checkpoint, as [`Recorder::tangents`] does.
+    /// Begins to record gradients of the logits of the examples `ids` at the checkpoint, as [`Recorder::tangents`]
+    /// does.
     ///
     /// # Errors
     /// [`RecordError::Replay`] if no checkpoint was loaded; otherwise as [`Recorder::tangents`].

@@ -6,8 +6,8 @@
 //! - Sums and means: kronfluence's curvature is a mean over examples, its score has no `1/N`. Its self-influence is
 //!   `g_zᵀ (H + λI)⁻¹ g_z`, what ℓ-RelatIF takes the root of.
 //! - Damping: kronfluence's default is 0.1 of the mean of `Λ`, module by module; a given one is absolute.
-//! - Labels: kronfluence draws labels from the model or takes those of the data. Its Gauss-Newton factors are fitted to a
-//!   data set that has every label by its probability, so nothing is drawn on either side.
+//! - Labels: kronfluence draws labels from the model or takes those of the data. Its Gauss-Newton factors are fitted to
+//!   a data set that has every label by its probability, so nothing is drawn on either side.
 
 use super::{Reference, Table};
 use crate::common::*;

@@ -1,8 +1,8 @@
 //! Agreement with the peers: what gradlog says of two trainings against PyTorch, Captum, dattri and aum,
 //! and of EK-FAC against kronfluence.
 //!
-//! `tests/agreement/reference.py` and `ekfac.py` made the reference values. `docs/agreement.md` has the table and says where
-//! conventions differ. This prints the table anew:
+//! `tests/agreement/reference.py` and `ekfac.py` made the reference values. `docs/agreement.md` has the table and says
+//! where conventions differ. This prints the table anew:
 //!
 //!     cargo test --release -p gradlog-tests --test it agreement -- --nocapture --test-threads 1
 

@@ -42,8 +42,8 @@ impl EstimateQuestion {
     /// mean eigenvalue where there is one to choose, and the visits' own gradients as curvature.
     ///
     /// Each probe is taken at one time, said at each [`Method`]. Of the normalizations influence functions and EK-FAC
-    /// know [`Normalization::Relatif`], the other methods none. A question with another probe time, error bars, layers or
-    /// a group is refused.
+    /// know [`Normalization::Relatif`], the other methods none. A question with another probe time, error bars, layers
+    /// or a group is refused.
     pub fn new(question: InfluenceQuestion, method: Method) -> Self {
         Self {
             question,

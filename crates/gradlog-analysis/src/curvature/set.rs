@@ -17,7 +17,7 @@ pub(super) enum CurvatureSource {
     /// The visits inside the window, by their weights.
     Visits,
     /// The rows of a set.
-    Set(CurvatureSet),
+    Set(Box<CurvatureSet>),
 }
 
 impl CurvatureSource {
@@ -27,7 +27,7 @@ impl CurvatureSource {
     /// As [`CurvatureSet::read`].
     pub(super) fn find(subject: &Subject<'_>) -> Result<Self, AnalysisError> {
         match &subject.asked.curvature {
-            Curvature::Set(name) => Ok(Self::Set(CurvatureSet::read(subject, name, &Progress::default())?)),
+            Curvature::Set(name) => Ok(Self::Set(Box::new(CurvatureSet::read(subject, name, &Progress::default())?))),
             Curvature::Visits | Curvature::Nothing => Ok(Self::Visits),
         }
     }

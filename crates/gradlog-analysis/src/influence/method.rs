@@ -29,8 +29,9 @@ pub enum Method {
     /// same inverse. The sign stays. An example whose gradients are 0 scores 0. A cosine in the metric of the
     /// inverse would divide by a number of the probe's besides, and leave the order of the examples as it is.
     InfluenceFunction,
-    /// As [`Method::InfluenceFunction`], with a curvature that is diagonal in the eigenbasis of Kronecker factors, layer
-    /// by layer (EK-FAC; George et al. 2018, arXiv 1806.03884; Grosse et al. 2023, arXiv 2308.03296, §2.2 and §3.1).
+    /// As [`Method::InfluenceFunction`], with a curvature that is diagonal in the eigenbasis of Kronecker factors,
+    /// layer by layer (EK-FAC; George et al. 2018, arXiv 1806.03884; Grosse et al. 2023, arXiv 2308.03296, §2.2
+    /// and §3.1).
     ///
     /// For a layer with the input `a` (with a trailing 1 for a bias) and the gradient `δ` of the loss by its output:
     ///
@@ -47,7 +48,8 @@ pub enum Method {
     /// It needs both sides of a gradient, which the log has for layers with one position an example. The others are
     /// folded together into one vector: its own curvature matrix is inverted, as one more layer. A side that was
     /// projected when it was recorded, or that is folded here, has the factor of its projection.
-    /// [`EstimateDetails::kronecker`] counts both. What rounding to signs adds to factors and eigenvalues is taken off.
+    /// [`EstimateDetails::kronecker`] counts both. What rounding to signs adds to factors and eigenvalues is taken
+    /// off.
     Ekfac,
     /// As [`Method::InfluenceFunction`], with the mean and the inverse exchanged (DataInf; Kwon et al. 2024, arXiv
     /// 2310.00902, eq. 5): `H⁻¹v ≈ (1/m)·Σ_i (λI + g_i g_iᵀ)⁻¹ v = (1/(λm))·Σ_i (v − (g_i·v)/(λ + ‖g_i‖²)·g_i)`. No

@@ -10,15 +10,15 @@
 //!
 //! for successive probe times `t` and `t'`: 0 if the geometry stands still, 1 if nothing of it is left.
 //!
-//! **Which gradients.** By default those that the set holds, of losses as a rule: each logit's gradient is multiplied by
-//! its error `p − onehot(y)` ([`VelocityKernel::Recorded`]). As an example is fitted its loss gradient shrinks and may
-//! turn without the tangent kernel turning. The papers take the gradients of the logits, which `Recorder::tangents`
+//! **Which gradients.** By default those that the set holds, of losses as a rule: each logit's gradient is multiplied
+//! by its error `p − onehot(y)` ([`VelocityKernel::Recorded`]). As an example is fitted its loss gradient shrinks and
+//! may turn without the tangent kernel turning. The papers take the gradients of the logits, which `Recorder::tangents`
 //! records: [`VelocityKernel::Tangent`] is the neural tangent kernel of all of them, as in Fort et al.; two smaller
 //! kernels take means, over the logits of an example or over the examples of a group. The code of Paul et al. has the
 //! latter.
 //!
-//! Scale does not matter: `v` does not change if all of a Gram matrix is multiplied. Gradients are the recorded sketches.
-//! Those of probes are never signs, so their lengths are right.
+//! Scale does not matter: `v` does not change if all of a Gram matrix is multiplied. Gradients are the recorded
+//! sketches. Those of probes are never signs, so their lengths are right.
 //!
 //! The papers take groups of 100 examples with contiguous rank by EL2N: [`VelocityGroups::Ranked`]. For that the probe
 //! set must hold training examples under their own ids.
@@ -46,8 +46,8 @@ pub enum VelocityKernel {
     Tangent,
     /// That of the mean logit of each example: `K_ij = ⟨∇f̄(x_i), ∇f̄(x_j)⟩`, `f̄ = mean_k f_k`.
     MeanLogit,
-    /// That of the mean of each logit over the examples of the group: `K_kl = ⟨∇f̄_k, ∇f̄_l⟩`, `f̄_k = mean_i f_k(x_i)`. The
-    /// gradients that the code of Paul et al. 2021 computes (`get_mean_logit_gradients_fn`).
+    /// That of the mean of each logit over the examples of the group: `K_kl = ⟨∇f̄_k, ∇f̄_l⟩`, `f̄_k = mean_i f_k(x_i)`.
+    /// The gradients that the code of Paul et al. 2021 computes (`get_mean_logit_gradients_fn`).
     MeanExample,
 }
 
@@ -225,10 +225,10 @@ impl<'a> VelocityQuestion<'a> {
     ///
     /// # Errors
     /// [`AnalysisError::NoSuchSet`]; [`AnalysisError::Missing`] or [`AnalysisError::NoProbeGradient`] if its probes
-    /// hold no gradient, or no gradients of logits where these are asked for; [`AnalysisError::OutOfRange`] if there are
-    /// fewer than two probe times, a group has no example in the set or more than 4,096 gradients, or groups of size 0 are asked for; [`AnalysisError::OtherExamples`] if
-    /// groups are made by a score and most labels of the probes are not those of the training examples of the same
-    /// ids.
+    /// hold no gradient, or no gradients of logits where these are asked for; [`AnalysisError::OutOfRange`] if there
+    /// are fewer than two probe times, a group has no example in the set or more than 4,096 gradients, or groups of
+    /// size 0 are asked for; [`AnalysisError::OtherExamples`] if groups are made by a score and most labels of the
+    /// probes are not those of the training examples of the same ids.
     ///
     /// # Cost
     /// Reads each probe block once for each group that it holds examples of, twice where probes come and go. With

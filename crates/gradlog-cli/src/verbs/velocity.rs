@@ -45,9 +45,10 @@ impl Choice for VelocityKernel {
 
 /// Measure the kernel velocity of groups of probes between successive probe times (Paul et al. 2021)
 ///
-/// The kernel is the Gram matrix of the group's gradients: of losses, unless --kernel asks for the neural tangent kernel
-/// of logits that `recorder.tangents` recorded. Velocity 0 means that it stays the same, 1 that nothing of it is left. Rows are `group,from_step,to_step,examples,velocity` and, with --by,
-/// `mean_score`. Without --groups and --by the whole set is one group.
+/// The kernel is the Gram matrix of the group's gradients: of losses, unless --kernel asks for the neural tangent
+/// kernel of logits that `recorder.tangents` recorded. Velocity 0 means that it stays the same, 1 that nothing of it is
+/// left. Rows are `group,from_step,to_step,examples,velocity` and, with --by, `mean_score`. Without --groups and --by
+/// the whole set is one group.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

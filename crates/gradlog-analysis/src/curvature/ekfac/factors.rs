@@ -5,7 +5,8 @@
 //! Λ_ij = Σ κ (u_iᵀ δ)² (v_jᵀ a)² / Σ κ
 //! ```
 //!
-//! `κ` is the weight of a row in the curvature. K-FAC has the products of the factors' eigenvalues where EK-FAC has `Λ`.
+//! `κ` is the weight of a row in the curvature. K-FAC has the products of the factors' eigenvalues where EK-FAC has
+//! `Λ`.
 //!
 //! Rounding a side to signs adds a variance `ε` to each of its numbers, independent of the other side's. It is taken
 //! off the diagonals of `A` and `S`, and off both squares in `Λ`: `((u_iᵀδ)² − ε_δ)·((v_jᵀa)² − ε_a·(1 − v_j1²))`, with
@@ -201,8 +202,9 @@ impl Kronecker {
         self.layers.iter().map(move |layer| layer.lambdas[damping])
     }
 
-    /// Of each layer the matrices `M = U ((Uᵀδ)(Vᵀa)ᵀ / (Λ + λ)) Vᵀ` of some rows: `[dampings · rows, outputs, inputs]`,
-    /// damping after damping. The product of a gradient `δ aᵀ` with the row through the inverse is then `δᵀ M a`.
+    /// Of each layer the matrices `M = U ((Uᵀδ)(Vᵀa)ᵀ / (Λ + λ)) Vᵀ` of some rows: `[dampings · rows, outputs,
+    /// inputs]`, damping after damping. The product of a gradient `δ aᵀ` with the row through the inverse is then
+    /// `δᵀ M a`.
     pub(super) fn solve(&self, rows: &[LayerRows]) -> Vec<Vec<f32>> {
         self.layers.iter().zip(rows).map(|(layer, rows)| layer.solve(rows)).collect()
     }
@@ -213,8 +215,8 @@ impl Kronecker {
         (rotate(&rows.delta, &bases.delta), rotate(&rows.input, &bases.input))
     }
 
-    /// `Σ_ij x_i y_j / (Λ_ij + λ)` of a layer for each damping and row, of the squares of the sides in its bases, once as
-    /// stored and once less what rounding adds: `[dampings, rows]` each.
+    /// `Σ_ij x_i y_j / (Λ_ij + λ)` of a layer for each damping and row, of the squares of the sides in its bases, once
+    /// as stored and once less what rounding adds: `[dampings, rows]` each.
     pub(super) fn quadratics(&self, layer: usize, rows: &LayerRows) -> Vec<(Vec<f64>, Vec<f64>)> {
         let layer = &self.layers[layer];
         let (deltas, inputs) = layer.bases.squares(rows);

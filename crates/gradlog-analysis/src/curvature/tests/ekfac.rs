@@ -10,6 +10,8 @@ use gradlog_testing::{decoded, visits, Draws, Synthetic, Visit, Written};
 use std::collections::BTreeMap;
 
 type Matrix = Vec<Vec<f64>>;
+/// Input and output gradient of a layer.
+type Sides = (Vec<f64>, Vec<f64>);
 
 const DAMPINGS: [Damping; 3] = [Damping::Relative(0.1), Damping::Absolute(0.02), Damping::Relative(3.0)];
 
@@ -52,7 +54,7 @@ fn moment(rows: &[Vec<f64>], weights: &[f64]) -> Matrix {
 }
 
 /// Inputs and output gradients of `fc`, whose bias is a 1 behind its input, and of `head`; the folded vector of `conv`.
-fn parts(visit: &Visit) -> ([(Vec<f64>, Vec<f64>); 2], Vec<f64>) {
+fn parts(visit: &Visit) -> ([Sides; 2], Vec<f64>) {
     let [mut a, d, b, e, folded]: [Vec<f64>; 5] =
         decoded(visit, Encoding::F32).map(|part| part.into_iter().map(f64::from).collect());
     a.push(1.0);

@@ -36,8 +36,8 @@ pub(crate) struct MethodArguments {
     /// does)
     #[arg(long)]
     by_layer: bool,
-    /// The most numbers of a gradient, or of a layer's with --by-layer, or for ekfac of a side of a layer; a longer one
-    /// is folded; by default 2048 for if, ekfac and trak, 16384 for datainf and adjoint
+    /// The most numbers of a gradient, or of a layer's with --by-layer, or for ekfac of a side of a layer; a longer
+    /// one is folded; by default 2048 for if, ekfac and trak, 16384 for datainf and adjoint
     #[arg(long, value_name = "N", value_parser = parse_length)]
     numbers: Option<usize>,
 }
