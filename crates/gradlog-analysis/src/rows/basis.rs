@@ -1,9 +1,9 @@
 //! What an answer rests on, in one line. Every answer carries a [`Basis`], and all of them are made here.
 
-use super::layer_rates::UntrainedLayers;
 use super::left_out::LeftOut;
 use super::optimizer_model::{read_steps, OptimizerModel};
 use super::rule::RowRule;
+use super::untrained::UntrainedLayers;
 use super::window::Window;
 use super::wiring::{EpochsBack, LabelChanges, SEVERAL_LABELS, VISITS_LOOKED_AT};
 use crate::{rows::column, AnalysisError};

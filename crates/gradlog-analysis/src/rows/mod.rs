@@ -20,13 +20,14 @@ pub(crate) mod rule;
 pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;
+mod untrained;
 pub(crate) mod window;
 pub(crate) mod wiring;
 
 pub use basis::{Basis, BasisRows, GradientCoverage};
-pub use layer_rates::UntrainedLayers;
 pub use left_out::LeftOut;
 pub use optimizer_model::OptimizerModel;
 pub use progress::Progress;
+pub use untrained::UntrainedLayers;
 pub use window::{Source, Window};
 pub use wiring::{EpochsBack, LabelChanges};

@@ -7,6 +7,7 @@
 
 pub(crate) mod flatten;
 pub(crate) mod lengths;
+pub(crate) mod part;
 #[cfg(feature = "curvature")]
 pub(crate) mod places;
 #[cfg(feature = "curvature")]

@@ -1,6 +1,7 @@
 //! Which parameters the numbers of a flat vector belong to.
 
-use super::flatten::{Flattener, FoldedBasis, Part, Place};
+use super::flatten::Flattener;
+use super::part::{FoldedBasis, Part, Place};
 use gradlog_format::log::{LayerRecord, Manifest};
 use gradlog_format::sketch::locate;
 use std::ops::Range;

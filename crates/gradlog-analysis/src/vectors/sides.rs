@@ -3,7 +3,8 @@
 //! A layer's gradient is `δ·[a; 1]ᵀ`. Who works on flat vectors takes the outer product (`flatten.rs`). Who works on
 //! Kronecker factors takes the sides.
 
-use super::flatten::{decode, excess_of, STREAM};
+use super::flatten::STREAM;
+use super::part::{decode, excess_of};
 use crate::rows::gradient::{Factored, Gradients, Layout};
 use gradlog_format::log::Manifest;
 use gradlog_format::sketch::{derive_seed, Fold, Side};
