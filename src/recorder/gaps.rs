@@ -87,7 +87,7 @@ impl State {
         // Earlier passes of the same step may be in the log already and wait for its learning rate. An error here
         // repeats an earlier one, which the pass itself reports.
         if self.unsent_end.is_none() {
-            self.unsent_end = row.filter(|row| row.batch_size > visits).map(StepEnd::Taken);
+            self.unsent_end = row.filter(|row| row.batch_size > visits).map(Box::new).map(StepEnd::Taken);
             let _ = self.send_unsent_end(false);
         }
     }

@@ -100,7 +100,7 @@ impl LogState {
                     self.add_batch(*batch)?;
                 }
                 match end {
-                    Some(StepEnd::Taken(step)) => self.add_step(step)?,
+                    Some(StepEnd::Taken(step)) => self.add_step(*step)?,
                     Some(StepEnd::Void) => self.drop_open_rows(),
                     None => {}
                 }

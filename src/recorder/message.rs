@@ -176,7 +176,7 @@ pub(super) struct StepRow {
 #[derive(Debug, Clone)]
 pub(super) enum StepEnd {
     /// The optimizer takes it.
-    Taken(StepRow),
+    Taken(Box<StepRow>),
     /// Nobody takes it, or nobody knows its learning rate: its visits are not recorded.
     Void,
 }

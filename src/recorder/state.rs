@@ -117,7 +117,7 @@ impl State {
             return if self.on_failure == OnFailure::GoOn { Ok(()) } else { Err(error) };
         }
         let losses = self.take_losses_to_compare(&batch);
-        let end = row.clone().map(StepEnd::Taken);
+        let end = row.clone().map(Box::new).map(StepEnd::Taken);
         let message = Message::Pass { batch: Some(Box::new(batch)), end, gap: self.gap, bytes };
         // Probes are few and the user asked for each. A replay holds up no training. So both wait for their turn,
         // whatever the policy.

@@ -107,15 +107,12 @@ impl Walk<'_> {
     /// # Errors
     /// What `each` says; [`AnalysisError::Read`] if the file system refuses, if a block has changed since, or if the
     /// steps are not in order.
-    pub(super) fn walk_backwards<D: VisitDetail>(
+    pub(super) fn walk_backwards<D: VisitDetail + Sync>(
         &self,
         blocks: &[Block],
         progress: &Progress,
         mut each: impl FnMut(&[Visit], &[D], &Flat) -> Result<(), AnalysisError>,
-    ) -> Result<Walked, AnalysisError>
-    where
-        D: Sync,
-    {
+    ) -> Result<Walked, AnalysisError> {
         let mut walked = Walked { damage: self.before.cloned(), ..Walked::default() };
         let mut parts: BTreeMap<Option<u32>, Part<'_, D>> = BTreeMap::new();
         for block in blocks {

@@ -59,17 +59,17 @@ impl Training {
     fn run(&self, reweighted: usize, factor: f64, mut each: impl FnMut(usize, &[f64])) -> Vec<f64> {
         let mut draws = Draws(13);
         let mut w: Vec<f64> = (0..WEIGHTS).map(|_| 0.3 * f64::from(draws.number())).collect();
-        let (mut m, mut v) = (vec![0.0; WEIGHTS], vec![0.0; WEIGHTS]);
+        let (mut m, mut v) = ([0.0; WEIGHTS], [0.0; WEIGHTS]);
         let (beta1, beta2) = (f64::from(BETAS.0), f64::from(BETAS.1));
         for (step, batch) in self.batches.iter().enumerate() {
             each(step, &w);
-            let mut g = vec![0.0; WEIGHTS];
+            let mut g = [0.0; WEIGHTS];
             for &i in batch {
                 let weight = clip(step) / batch.len() as f64 * if i == reweighted { factor } else { 1.0 };
                 g.iter_mut().zip(gradient(&w, &self.all[i])).for_each(|(sum, g)| *sum += weight * g);
             }
             if step == self.anew {
-                (m, v) = (vec![0.0; WEIGHTS], vec![0.0; WEIGHTS]);
+                (m, v) = ([0.0; WEIGHTS], [0.0; WEIGHTS]);
             }
             let (rate, taken) = (f64::from(rate(step)), self.taken(step) as i32);
             for k in 0..WEIGHTS {
