@@ -33,6 +33,7 @@ use crate::{AnalysisError, EstimateDetails, Influence, KroneckerDetails, Normali
 use factors::{FactorSums, Kronecker};
 use gradlog_format::log::Manifest;
 use gradlog_format::run::Damage;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What is the same for all probes.
 pub(super) struct Solver {
@@ -122,10 +123,15 @@ pub(super) fn pass(
     let folded = solver.inverse.solve(&probes.flat);
     let factored = solver.kronecker.solve(&load_sides(subject, &solver.sides, &records)?);
     let columns = ids.len() * subject.asked.dampings.len();
+    let is_signs: Vec<AtomicBool> = solver.sides.layers.iter().map(|_| AtomicBool::new(false)).collect();
     let of_tile = |tile: Tile<'_>| {
         let mut sums = dots(&subject.flattener.flatten(tile.gradients, tile.rows), &folded, columns);
-        for (layer, solutions) in solver.sides.decode(tile.gradients, tile.rows).iter().zip(&factored) {
+        let layers = solver.sides.decode(tile.gradients, tile.rows);
+        for ((layer, solutions), is_signs) in layers.iter().zip(&factored).zip(&is_signs) {
             products::add_dots(layer, solutions, columns, &mut sums);
+            if !(layer.input.noise.is_empty() && layer.delta.noise.is_empty()) {
+                is_signs.store(true, Ordering::Relaxed);
+            }
         }
         sums
     };
@@ -134,6 +140,8 @@ pub(super) fn pass(
         // The columns are the probes, damping after damping.
         scores.map(|example, column, score| score / own.divisor(example, column / ids.len().max(1)));
     }
+    let sign_layers = is_signs.iter().filter(|layer| layer.load(Ordering::Relaxed)).count() as u64;
+    let details = KroneckerDetails { sign_layers, ..details(subject, &solver.sides) };
     let estimates = subject.asked.dampings.iter().enumerate();
     let estimates = estimates.map(|(number, damping)| EstimateDetails {
         curvature_rows: solver.rows,
@@ -142,7 +150,7 @@ pub(super) fn pass(
         length: subject.flattener.length() + solver.sides.coordinates(),
         exact: subject.estimate().exact && solver.sides.is_exact(),
         by_layer: true,
-        kronecker: Some(details(subject, &solver.sides)),
+        kronecker: Some(details),
         ..subject.estimate()
     });
     let estimates = estimates.collect();
@@ -158,6 +166,7 @@ fn details(subject: &Subject<'_>, sides: &FactoredSides) -> KroneckerDetails {
     KroneckerDetails {
         layers: sides.layers.len() as u64,
         lossy_layers: sides.layers.iter().filter(|layer| layer.is_lossy).count() as u64,
+        sign_layers: 0,
         folded_layers: folded.saturating_sub(layout.factored.len()) as u64,
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct MethodArguments {
     #[arg(long)]
     by_layer: bool,
     /// The most numbers of a gradient, or of a layer's with --by-layer, or for ekfac of a side of a layer; a longer
-    /// one is folded; by default 2048 for if, ekfac and trak, 16384 for datainf and adjoint
+    /// one is folded; by default 2048 for if and trak, 4096 for ekfac, 16384 for datainf and adjoint
     #[arg(long, value_name = "N", value_parser = parse_length)]
     numbers: Option<usize>,
 }

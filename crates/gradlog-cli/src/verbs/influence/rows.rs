@@ -105,6 +105,7 @@ impl Writer {
                 head.extend([
                     ("kronecker_layers", Value::from(kronecker.layers)),
                     ("lossy_layers", kronecker.lossy_layers.into()),
+                    ("sign_layers", kronecker.sign_layers.into()),
                     ("folded_layers", kronecker.folded_layers.into()),
                 ]);
             }

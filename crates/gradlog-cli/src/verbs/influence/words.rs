@@ -36,6 +36,13 @@ pub(super) fn answer_words(answers: &[Answer], sweep: Option<&DampingSweep>, pro
     }
     lines.extend(sweep.iter().flat_map(|sweep| sweep.words()));
     let estimate = influence.estimate.as_ref();
+    if estimate.and_then(|estimate| estimate.kronecker).is_some_and(|kronecker| kronecker.sign_layers > 0) {
+        lines.push(
+            "warning: sides of gradients were stored as signs, whose rounding drowns small eigenvalues: trust a ranking that stays the \
+             same from --damping 10 to 100, or record with `SketchConfig::exact()`"
+                .into(),
+        );
+    }
     if let Some(adjoint) = estimate.filter(|estimate| estimate.method == Method::Adjoint) {
         let growth = adjoint.growth;
         if growth > EstimateDetails::GROWTH_MAX {
