@@ -101,6 +101,22 @@ fn an_adjoint_that_grows_warns() {
     }
 }
 
+/// Sides that are stored as signs are told of, exact ones are not.
+#[test]
+fn ekfac_of_signs_warns() {
+    for (encoding, warns) in [(Encoding::Signs, true), (Encoding::F32, false)] {
+        let mut draws = Draws(4);
+        let mut run = Synthetic::new(encoding);
+        run.set(0, "test");
+        run.probes(&[draws.visit(3, 6, 0)]);
+        run.visits(&(0..6).map(|id| draws.visit(id, id, 0)).collect::<Vec<Visit>>());
+        run.end();
+        let (code, _, words) = gradlog(&run.finish(), "influence", &probe_line(&["--method", "ekfac"]));
+        assert_eq!((code, words.contains("warning: sides of gradients were stored as signs")), (0, warns), "{words}");
+        assert_eq!(words.contains("(2 with a side stored as signs)"), warns, "{words}");
+    }
+}
+
 #[test]
 fn a_sweep_over_dampings_is_its_answers_one_after_another() {
     let written = written(true);
