@@ -21,6 +21,10 @@ impl Recorder {
     /// training can go on without recording.
     pub fn pass(&mut self, ids: impl IntoIds) -> Result<Pass<'_>, RecordError> {
         let ids = self.read_ids(ids)?;
+        // The passes of a step have one metric.
+        if let Some(state) = self.state.as_mut().filter(|state| state.batch_size == 0) {
+            state.prepare_metric();
+        }
         Ok(Pass::new(self.begin(ids, PassKind::Training)?))
     }
 

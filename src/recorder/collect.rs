@@ -151,9 +151,13 @@ impl PassCore<'_> {
             Some(preconditioner) => Preconditioning::Wanted(preconditioner),
             None => Preconditioning::None,
         };
+        // A second record of a probe has its own projections.
+        let metric = self.recorder.state.as_ref().filter(|_| self.preconditioner.is_none());
+        let metric = metric.and_then(|state| state.visit_metric().cloned());
         Ok(Batch {
             folded,
             preconditioning,
+            metric,
             kind: self.kind,
             replayed: self.recorder.replay_state(),
             ids: std::mem::take(&mut self.ids),

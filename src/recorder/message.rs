@@ -1,6 +1,7 @@
 //! The messages from the training to the background thread.
 
 use super::layer_rates::Decay;
+use super::metric::VisitMetric;
 use super::outputs::Outputs;
 use super::preconditioner::Preconditioning;
 use super::watch::Seen;
@@ -100,6 +101,8 @@ pub(super) struct Batch {
     /// `[batch, buckets]`: `c_i` times each example's own gradient, over all layers that backward folded.
     pub folded: Option<Vec<f32>>,
     pub preconditioning: Preconditioning,
+    /// In which metric the norms of the rows are made as well.
+    pub metric: Option<Arc<VisitMetric>>,
 }
 
 /// The gradients of one layer for the examples of a pass.
@@ -129,12 +132,13 @@ pub(super) enum Gradients {
 }
 
 impl Batch {
-    /// Bytes that the batch holds while it waits.
+    /// Bytes that the batch holds while it waits. Call it once: a metric counts with the first batch that has it.
     pub(super) fn bytes(&self) -> usize {
         let layers: usize = self.layers.iter().map(LayerGradients::bytes).sum();
         let folded = self.folded.as_ref().map_or(0, Vec::len);
         let weights = self.curvature.as_ref().map_or(0, Vec::len);
-        8 * self.ids.len() + 4 * (self.coefficients.len() + weights + folded) + self.outputs.bytes() + layers
+        let metric = self.metric.as_ref().map_or(0, |metric| metric.count_bytes_once());
+        8 * self.ids.len() + 4 * (self.coefficients.len() + weights + folded) + self.outputs.bytes() + layers + metric
     }
 }
 
@@ -152,7 +156,7 @@ impl LayerGradients {
             Gradients::Factored { input, delta } => tensor(input) + tensor(delta),
             Gradients::Given(given) => given.iter().flat_map(PerExample::tensors).map(tensor).sum(),
             Gradients::Zero => 0,
-            Gradients::Folded(folded) => 4 * folded.sketches.len() + 8 * folded.squared_norms.len(),
+            Gradients::Folded(folded) => 4 * folded.sketches.len() + std::mem::size_of_val(&folded.squared_norms[..]),
             Gradients::Uses { uses, .. } => uses.iter().map(|(x, d)| tensor(x) + tensor(d)).sum(),
         }
     }

@@ -94,7 +94,7 @@ fn is_finite_part(part: &LayerGradients) -> bool {
     let all = |tensors: &[&Tensor]| tensors.iter().all(|tensor| is_finite(tensor).unwrap_or(true));
     match &part.gradients {
         Gradients::Factored { input, delta } => all(&[input, delta]),
-        Gradients::Folded(folded) => folded.squared_norms.iter().all(|norm| norm.is_finite()),
+        Gradients::Folded(folded) => folded.squared_norms.iter().all(|norms| norms.plain.is_finite()),
         Gradients::Uses { uses, .. } => uses.iter().all(|(x, delta)| all(&[x, delta])),
         Gradients::Zero => true,
         Gradients::Given(given) => given.iter().all(|one| all(&one.tensors())),

@@ -138,6 +138,9 @@ impl<'r> Pass<'r> {
         loss: &Tensor,
     ) -> Result<(), RecordError> {
         self.core.check_one_pass(optimizer.accumulates())?;
+        if self.core.is_recorded() {
+            self.core.recorder.read_first_moments(optimizer);
+        }
         let grads = loss.backward()?;
         self.core.check_gradients(&grads)?;
         self.core.look_at_optimizer(|| optimizer.variables());

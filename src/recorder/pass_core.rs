@@ -294,8 +294,8 @@ impl Drop for PassCore<'_> {
             return;
         }
         self.recorder.disarm();
-        if self.preconditioner.is_some() {
-            self.recorder.set_own_folds();
+        if let Some(state) = self.recorder.state.as_ref().filter(|_| self.preconditioner.is_some()) {
+            state.set_folds();
         }
         // Drops what an abandoned pass has caught.
         for layer in self.recorder.layers().iter() {

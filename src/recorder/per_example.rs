@@ -5,7 +5,7 @@ use super::held::HeldVariables;
 use super::message::{Gradients, LayerGradients, PassKind};
 use super::outputs::Outputs;
 use super::pass_core::PassCore;
-use crate::taps::{read_f32, wide_squared_norm, FoldedGradients, LazyFold};
+use crate::taps::{read_f32, FoldedGradients, LazyFold, SquaredNorms};
 use candle_core::{DType, Device, Tensor, TensorId, Var};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -38,13 +38,14 @@ impl PassCore<'_> {
                 self.error("`per_example` needs the model's variables: call `taps.declare_variables(&varmap)` first")
             );
         }
+        let metric = self.recorder.state.as_ref().and_then(|state| state.visit_metric().cloned());
         let parameters = || layers.iter().map(|(_, variable, _)| variable.elem_count() as u64).sum();
         self.with_shared_fold(|shared| shared.decide_width(parameters));
         let mut folded: Vec<FoldedGradients> = layers
             .iter()
             .map(|(_, _, fold)| FoldedGradients {
                 sketches: vec![0.0; batch * fold.get().outputs()],
-                squared_norms: vec![0.0; batch],
+                squared_norms: vec![SquaredNorms::default(); batch],
             })
             .collect();
         let mut losses = Vec::with_capacity(batch);
@@ -63,7 +64,7 @@ impl PassCore<'_> {
                 continue;
             }
             let grads = own.backward()?;
-            for ((_, variable, fold), folded) in layers.iter().zip(&mut folded) {
+            for ((layer, variable, fold), folded) in layers.iter().zip(&mut folded) {
                 let variable: &Var = variable;
                 let Some(grad) = grads.get(variable.as_tensor()) else {
                     continue;
@@ -71,7 +72,8 @@ impl PassCore<'_> {
                 reached.insert(variable.id());
                 let (grad, fold) = (read_f32(grad)?, fold.get());
                 let m = fold.outputs();
-                folded.squared_norms[i] = wide_squared_norm(&grad);
+                let weights = metric.as_ref().and_then(|metric| metric.weights(*layer));
+                folded.squared_norms[i] = SquaredNorms::of(&grad, 0, weights);
                 fold.add(0, &grad, &mut folded.sketches[i * m..(i + 1) * m]);
             }
         }

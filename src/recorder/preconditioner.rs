@@ -2,24 +2,22 @@
 //!
 //! A step of Adam moves the weights by `η · D m̂` with `D = 1/(√v̂ + ε)`, element by element. So an example's gradient
 //! `g` lowers the loss of a probe `z'` by about `η ⟨g, D g'⟩`. Only the probe is multiplied by `D`: visits stay as they
-//! are.
+//! are, but for their norm (`metric.rs`).
 //!
 //! The sum over positions of a folded layer is multiplied before it is folded. Where `v̂` is small it is multiplied by
 //! much, and what a fold of `m` numbers adds in noise grows with it. So `ε` is raised to what the fold resolves, see
 //! [`RESOLVED`]; where no two parameters share a number, it stays.
 //!
-//! In a factored layer the product of a gradient `δ aᵀ` with a matrix is no outer product. There `v̂` is replaced by
-//! `r cᵀ / mean(v̂)`, of its row means `r` and its column means `c` (Shazeer and Stern 2018, arXiv 1804.04235), which
-//! scales the two factors.
+//! In a factored layer `D` is an outer product (`moments.rs`), which scales the two factors.
 
 use super::error::RecordError;
-use super::handle::Recorder;
 use super::message::{Batch, Gradients, LayerGradients};
+use super::moments::{inverse_root, read_layer, FactorScales};
 use super::pass_core::PassCore;
 use super::state::State;
-use crate::step::{AdamStep, SecondMoments, StepReport, StepRule};
-use crate::taps::{fold_uses, move_to_host, FoldedGradients, LazyFold, PerExample, Registered, SharedFold};
-use candle_core::{Device, Result, Tensor};
+use crate::step::{AdamStep, SecondMoments};
+use crate::taps::{fold_uses, move_to_host, FoldedGradients, LazyFold, PerExample, SharedFold, SquaredNorms};
+use candle_core::Result;
 use gradlog_format::sketch::Form;
 use std::sync::Arc;
 
@@ -28,14 +26,6 @@ use std::sync::Arc;
 /// of the gradient is in factored layers. Without it, scores of a transformer with default sketches are worse than
 /// those of plain SGD; from 0.02 to 2 they are better (`benches/results/2026-11-29-optimizers.md`).
 const RESOLVED: f64 = 0.02;
-
-/// What the optimizer shows of Adam, after its last step.
-pub(super) struct Moments {
-    second: SecondMoments,
-    step: AdamStep,
-    /// What was made of them, if a probe has asked.
-    made: Option<Arc<Preconditioner>>,
-}
 
 /// `D` of all layers, at one step.
 pub(super) struct Preconditioner {
@@ -47,54 +37,12 @@ pub(super) struct Preconditioner {
     factors: Vec<Option<FactorScales>>,
 }
 
-/// `D ≈ delta inputᵀ`.
-#[derive(Debug, Clone, PartialEq)]
-struct FactorScales {
-    input: Vec<f32>,
-    delta: Vec<f32>,
-}
-
 /// Whether a batch is to be recorded preconditioned as well, or is already that record.
 #[derive(Clone)]
 pub(super) enum Preconditioning {
     None,
     Wanted(Arc<Preconditioner>),
     Done,
-}
-
-impl Recorder {
-    /// Reads what the optimizer shows of Adam: call it after the optimizer's step, in a loop that calls `commit` and
-    /// `step` itself. [`Pass::backward_step`](crate::Pass::backward_step) does it by itself. Later probes are then also
-    /// recorded multiplied by `1/(√v̂ + ε)`, so that TracIn follows the steps that Adam took. The numbers are read when
-    /// a probe is recorded.
-    ///
-    /// It does nothing for an optimizer without second moments ([`StepReport::second_moments`]).
-    ///
-    /// # Cost
-    /// A handle to each moment. While probes are recorded, 5 bytes for each parameter of the layers that are recorded
-    /// as sums over positions, and for a moment 8 for each of the largest layer.
-    pub fn read_moments(&mut self, optimizer: &impl StepReport) {
-        let Some(state) = self.state.as_mut().filter(|state| !state.layers.is_empty()) else { return };
-        state.moments = Moments::of(optimizer);
-    }
-
-    /// Gives the layers their own projections back, after a pass with a preconditioner.
-    pub(super) fn set_own_folds(&self) {
-        let Some(state) = &self.state else { return };
-        for (layer, fold) in state.layers.iter().zip(&state.folds) {
-            layer.slot.set_fold(Some(fold.clone()));
-        }
-    }
-}
-
-impl Moments {
-    fn of(optimizer: &impl StepReport) -> Option<Self> {
-        // What is reported is the next step.
-        let next = optimizer.step_info().rule.and_then(StepRule::adam)?;
-        let steps_taken = next.steps_taken.checked_sub(1).filter(|taken| *taken > 0)?;
-        let second = optimizer.second_moments()?;
-        Some(Self { second, step: AdamStep { steps_taken, ..next }, made: None })
-    }
 }
 
 impl PassCore<'_> {
@@ -178,9 +126,9 @@ impl Preconditioner {
                 Gradients::Uses { layer, uses } => {
                     let uses =
                         uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<Vec<PerExample>>>()?;
-                    split_sketches(fold_uses(&uses, fold()?, rows)?, buckets)
+                    split_sketches(fold_uses(&uses, fold()?, None, rows)?, buckets)
                 }
-                Gradients::Given(given) => split_sketches(fold_uses(&given, fold()?, rows)?, buckets),
+                Gradients::Given(given) => split_sketches(fold_uses(&given, fold()?, None, rows)?, buckets),
             };
             own.gradients = plain;
             layers.push(LayerGradients { layer: own.layer, weighted: own.weighted, gradients: scaled });
@@ -206,6 +154,7 @@ impl Preconditioner {
             no_gradient: batch.no_gradient,
             folded,
             preconditioning: Preconditioning::Done,
+            metric: None,
         })
     }
 }
@@ -228,48 +177,6 @@ impl Batch {
     }
 }
 
-impl FactorScales {
-    /// For a weight `[outputs, inputs]`, and the bias behind it if there are more moments. An input of 1 stands for the
-    /// bias, and is not scaled: what it should be multiplied by is moved to the output gradient.
-    fn new(moments: &[f64], inputs: usize, outputs: usize, step: &AdamStep) -> Self {
-        let (weight, bias) = moments.split_at((inputs * outputs).min(moments.len()));
-        let mut rows = vec![0f64; outputs];
-        let mut columns = vec![0f64; inputs];
-        for (row, sum) in weight.chunks_exact(inputs.max(1)).zip(&mut rows) {
-            for (v, column) in row.iter().zip(&mut columns) {
-                *sum += v;
-                *column += v;
-            }
-        }
-        let of_bias: f64 = bias.iter().sum();
-        rows.iter_mut().zip(bias).for_each(|(sum, v)| *sum += v);
-        let total: f64 = rows.iter().sum();
-        // v̂ = r cᵀ / total, with sums in the place of means: their factors cancel.
-        let root = |v: f64| inverse_root(v, step.epsilon);
-        let (base, unit) = if bias.is_empty() || of_bias == 0.0 { (total, 1.0) } else { (of_bias, of_bias / total) };
-        let input = columns.iter().map(|column| root(column / base)).collect();
-        let delta = rows.iter().map(|row| root(row * unit)).collect();
-        Self { input, delta }
-    }
-
-    fn apply(&self, input: &Tensor, delta: &Tensor, rows: usize) -> Result<Gradients> {
-        let scale = |tensor: &Tensor, scales: &[f32]| {
-            let scales = Tensor::from_slice(scales, (1, scales.len()), &Device::Cpu)?;
-            tensor.reshape((rows, scales.elem_count()))?.broadcast_mul(&scales)
-        };
-        Ok(Gradients::Factored { input: scale(input, &self.input)?, delta: scale(delta, &self.delta)? })
-    }
-}
-
-/// `1/(√v + ε)`, and 0 for an element that never had a gradient: no step has moved it.
-fn inverse_root(v: f64, epsilon: f64) -> f32 {
-    if v > 0.0 {
-        (1.0 / (v.sqrt() + epsilon)) as f32
-    } else {
-        0.0
-    }
-}
-
 /// The raised `ε` of the folded layers. `None` if one of their variables is not known.
 fn raised_epsilon(state: &State, second: &SecondMoments, step: &AdamStep) -> Result<Option<f64>> {
     let (mut all, mut folded, mut parameters) = (0.0, 0.0, 0);
@@ -289,26 +196,6 @@ fn raised_epsilon(state: &State, second: &SecondMoments, step: &AdamStep) -> Res
     Ok(Some(step.epsilon + noise.sqrt()))
 }
 
-/// `v̂` of all parameters of a layer, in their order. `None` if a variable of the layer is not known.
-fn read_layer(state: &State, layer: &Registered, second: &SecondMoments, step: &AdamStep) -> Result<Option<Vec<f64>>> {
-    let mut all = Vec::new();
-    for parameter in &layer.spec.parameters {
-        let Some(variable) = state.taps.registry().variable_of(layer, parameter) else { return Ok(None) };
-        let count = parameter.shape.elem_count();
-        match second.read(variable)? {
-            Some((moments, steps)) if moments.len() == count => {
-                let steps = i32::try_from(steps.unwrap_or(step.steps_taken)).unwrap_or(i32::MAX);
-                let correction = 1.0 - step.beta2.powi(steps.max(1));
-                all.extend(moments.iter().map(|v| f64::from(*v) / correction));
-            }
-            Some(_) => return Ok(None),
-            // The optimizer has not moved it.
-            None => all.extend(std::iter::repeat_n(0.0, count)),
-        }
-    }
-    Ok(Some(all))
-}
-
 /// The plain and the preconditioned halves of each row.
 fn split_rows(rows: &[f32], buckets: usize) -> (Vec<f32>, Vec<f32>) {
     let halves = || rows.chunks_exact(2 * buckets);
@@ -322,38 +209,9 @@ fn split_rows(rows: &[f32], buckets: usize) -> (Vec<f32>, Vec<f32>) {
 fn split_sketches(folded: FoldedGradients, buckets: usize) -> (Gradients, Gradients) {
     let FoldedGradients { sketches, squared_norms } = folded;
     let (plain, scaled) = split_rows(&sketches, buckets);
-    let unknown = vec![0.0; squared_norms.len()];
+    let unknown = vec![SquaredNorms::default(); squared_norms.len()];
     (
         Gradients::Folded(FoldedGradients { sketches: plain, squared_norms }),
         Gradients::Folded(FoldedGradients { sketches: scaled, squared_norms: unknown }),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_moment_of_rank_one_is_scaled_exactly() {
-        let (r, c, b) = ([1.0, 4.0, 0.25], [2.0, 0.0, 0.5, 8.0], 3.0);
-        let step = AdamStep::new((0.9, 0.999), 0.0, 1);
-        for with_bias in [true, false] {
-            let mut moments: Vec<f64> = r.iter().flat_map(|r| c.iter().map(move |c| r * c)).collect();
-            if with_bias {
-                moments.extend(r.iter().map(|r| r * b));
-            }
-            let scales = FactorScales::new(&moments, 4, 3, &step);
-            for (i, r) in r.iter().enumerate() {
-                for (j, c) in c.iter().enumerate() {
-                    let right = if *c == 0.0 { 0.0 } else { 1.0 / (r * c).sqrt() };
-                    let made = f64::from(scales.delta[i]) * f64::from(scales.input[j]);
-                    assert!((made - right).abs() < 1e-6, "{i} {j}: {made} {right}");
-                }
-                if with_bias {
-                    let right = 1.0 / (r * b).sqrt();
-                    assert!((f64::from(scales.delta[i]) - right).abs() < 1e-6, "{i}: {} {right}", scales.delta[i]);
-                }
-            }
-        }
-    }
 }

@@ -316,6 +316,7 @@ impl Replay {
             state.replayed = Some(Replayed { mode, learning_rate });
             // Those of other weights.
             state.moments = None;
+            state.set_metric(None);
         }
     }
 
@@ -330,10 +331,13 @@ impl Replay {
 
     /// Reads the second moments of Adam at the checkpoint: call it after [`Replay::load`], with an optimizer that took
     /// up the state that was saved beside the checkpoint ([`AdamW::load_state`](crate::optim::AdamW::load_state)).
-    /// Probes of this checkpoint are then also recorded multiplied by `1/(√v̂ + ε)`, as in
-    /// [`Recorder::read_moments`].
+    /// Sweeps of this checkpoint then also have the squared norm of each gradient in Adam's metric, and probes are also
+    /// recorded multiplied by `1/(√v̂ + ε)`, as in [`Recorder::read_moments`].
     pub fn read_moments(&mut self, optimizer: &impl StepReport) {
         self.recorder.read_moments(optimizer);
+        if let Some(state) = &mut self.recorder.state {
+            state.set_metric(None);
+        }
     }
 
     /// Begins a pass over training examples at the checkpoint: a part of a sweep. The ids are those of the training.
@@ -353,6 +357,9 @@ impl Replay {
             }
         }
         let ids = self.recorder.read_ids(ids)?;
+        if let Some(state) = &mut self.recorder.state {
+            state.prepare_metric();
+        }
         Ok(ProbePass::new(self.recorder.begin(ids, PassKind::Sweep)?))
     }
 

@@ -2,10 +2,11 @@
 //! background thread.
 
 use super::message::{Batch, Gradients, PassKind, Replayed};
+use super::metric::VisitMetric;
 use super::sketcher::LayerSketcher;
 use super::vector_rows::{RowScratch, VectorColumn, VectorRows};
 use crate::taps::{add, fold_uses, move_to_host, wide_squared_norm, with_slice};
-use crate::taps::{FoldedGradients, PerExample, SharedFold};
+use crate::taps::{FoldedGradients, PerExample, SharedFold, SquaredNorms};
 use candle_core::{Device, Result, Tensor};
 use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey, Preconditioner, NO_LAYER};
 use gradlog_format::sketch::{draw, Form, SketchConfig};
@@ -105,6 +106,9 @@ impl RowMaker {
         if !batch.layers.is_empty() {
             plain(Column::SquaredNorm, Cells::F32);
         }
+        if batch.has_norms_in_metric() {
+            plain(Column::PreconditionedSquaredNorm, Cells::F32);
+        }
         let mut folded = false;
         for gradients in &batch.layers {
             if gradients.form() == Form::Folded {
@@ -142,7 +146,7 @@ impl RowMaker {
     /// Appends the rows of `batch`, without learning rate and clip, which are known when the step ends.
     pub(super) fn push(&mut self, batch: Batch, builder: &mut BlockBuilder) -> Result<()> {
         let rows = batch.ids.len();
-        let is_preconditioned = batch.is_preconditioned();
+        let (is_preconditioned, has_norms) = (batch.is_preconditioned(), batch.has_norms_in_metric());
         let Batch {
             kind,
             replayed,
@@ -155,11 +159,13 @@ impl RowMaker {
             layers,
             folded,
             no_gradient,
+            metric,
             ..
         } = batch;
+        let metric = metric.as_deref();
         // Everything that can fail comes before the first append, so a failure leaves whole rows.
         let ready = (layers.into_iter())
-            .map(|part| Ok((part.layer, part.weighted, self.load_gradients(part.layer, part.gradients, rows)?)))
+            .map(|part| Ok((part.layer, part.weighted, self.load_gradients(part.layer, part.gradients, metric, rows)?)))
             .collect::<Result<Vec<_>>>()?;
         let row_seed = |id: &u64| draw(draw(ROUNDING_STREAM ^ kind.number(), *id), step);
         self.scratch.seeds.clear();
@@ -204,25 +210,32 @@ impl RowMaker {
         let mut flags: Vec<u8> =
             (0..rows).map(|i| if outputs.is_finite(i) { all } else { all | Column::FLAG_NOT_FINITE }).collect();
         if !ready.is_empty() {
-            self.append_gradients((kind, is_preconditioned), ready, folded, &coefficients, &mut flags, builder)?;
+            let of_rows = (kind, is_preconditioned, metric);
+            let norms = self.append_gradients(of_rows, ready, folded, &coefficients, &mut flags, builder)?;
+            let encoded = |norm: fn(&SquaredNorms) -> f64| norms.iter().map(norm).map(Column::encode_squared_norm);
+            builder.f32s(Column::SquaredNorm, encoded(|norms| norms.plain));
+            if has_norms {
+                builder.f32s(Column::PreconditionedSquaredNorm, encoded(|norms| norms.in_metric));
+            }
         }
         builder.column(Column::Flags, Cells::U8, 1).extend(&flags);
         builder.advance(rows as u32, step, epoch);
         Ok(())
     }
 
+    /// Returns the squared norm of each row.
     fn append_gradients(
         &mut self,
-        (kind, is_preconditioned): (PassKind, bool),
+        (kind, is_preconditioned, metric): (PassKind, bool, Option<&VisitMetric>),
         layers: Vec<(usize, bool, HostGradients)>,
         mut folded: Option<Vec<f32>>,
         coefficients: &[f32],
         flags: &mut [u8],
         builder: &mut BlockBuilder,
-    ) -> Result<()> {
+    ) -> Result<Vec<SquaredNorms>> {
         let rows = coefficients.len();
         let m = self.shared_fold.buckets();
-        let mut norms = vec![0f64; rows];
+        let mut norms = vec![SquaredNorms::default(); rows];
         // Backward gives c_i times the example's own gradient. If c_i is 0, the gradient cannot be recovered.
         let undo = |i: usize, weighted: bool| match coefficients[i] {
             _ if !weighted => 1.0,
@@ -240,16 +253,18 @@ impl RowMaker {
             match gradients {
                 HostGradients::Folded(gradients) => {
                     let group = self.layers[number].tied;
-                    if group.is_none() {
-                        for (i, (norm, squared)) in norms.iter_mut().zip(&gradients.squared_norms).enumerate() {
-                            *norm += *squared * f64::from(undo(i, weighted)).powi(2);
+                    let (sum, length) = match group {
+                        // A second sketch is that in the metric.
+                        Some(first) => (tied.entry(first).or_insert_with(|| vec![0f32; rows * 2 * m]), 2 * m),
+                        None => {
+                            for (i, (norms, own)) in norms.iter_mut().zip(&gradients.squared_norms).enumerate() {
+                                *norms += own.times(f64::from(undo(i, weighted)).powi(2));
+                            }
+                            (folded.get_or_insert_with(|| vec![0f32; rows * m]), m)
                         }
-                    }
-                    let sum = match group {
-                        Some(first) => tied.entry(first).or_insert_with(|| vec![0f32; rows * m]),
-                        None => folded.get_or_insert_with(|| vec![0f32; rows * m]),
                     };
-                    let pairs = sum.chunks_exact_mut(m).zip(gradients.sketches.chunks_exact(m));
+                    let own_length = (gradients.sketches.len() / rows.max(1)).max(1);
+                    let pairs = sum.chunks_exact_mut(length).zip(gradients.sketches.chunks_exact(own_length));
                     for (i, (total, own)) in pairs.enumerate() {
                         let factor = undo(i, weighted);
                         total.iter_mut().zip(own).for_each(|(total, s)| *total += s * factor);
@@ -258,7 +273,7 @@ impl RowMaker {
                 HostGradients::Factored { input, delta } => with_slice(&input, |input| {
                     let undo = |i| undo(i, weighted);
                     with_slice(&delta, |delta| {
-                        self.append_factors(kind, number, input, delta, undo, &mut norms, flags, builder);
+                        self.append_factors((kind, metric), number, input, delta, undo, &mut norms, flags, builder);
                         Ok(())
                     })
                 })?,
@@ -268,10 +283,11 @@ impl RowMaker {
         // estimated by that of the sketch.
         for sum in tied.into_values() {
             let total = folded.get_or_insert_with(|| vec![0f32; rows * m]);
-            for (i, (norm, flag)) in norms.iter_mut().zip(flags.iter_mut()).enumerate() {
-                let own = &sum[i * m..(i + 1) * m];
+            for (i, (norms, flag)) in norms.iter_mut().zip(flags.iter_mut()).enumerate() {
+                let (own, in_metric) = sum[i * 2 * m..(i + 1) * 2 * m].split_at(m);
                 if !is_preconditioned {
-                    *norm += squared_norm_f64(own);
+                    norms.plain += squared_norm_f64(own);
+                    norms.in_metric += squared_norm_f64(in_metric);
                     *flag |= Column::FLAG_NORM_ESTIMATED;
                 }
                 add(&mut total[i * m..(i + 1) * m], own);
@@ -281,8 +297,8 @@ impl RowMaker {
             let mut into = VectorRows::new(self.folded_column(kind), builder);
             if is_preconditioned {
                 // Of a gradient times D, only the sketch is known.
-                for ((row, norm), flag) in sums.chunks_exact(m).zip(&mut norms).zip(flags.iter_mut()) {
-                    *norm += squared_norm_f64(row);
+                for ((row, norms), flag) in sums.chunks_exact(m).zip(&mut norms).zip(flags.iter_mut()) {
+                    norms.plain += squared_norm_f64(row);
                     *flag |= Column::FLAG_NORM_ESTIMATED;
                 }
             }
@@ -291,20 +307,27 @@ impl RowMaker {
             }
             into.finish(builder);
         }
-        for ((flag, norm), c) in flags.iter_mut().zip(&norms).zip(coefficients) {
-            if !norm.is_finite() || *norm > f64::from(f32::MAX) {
+        for ((flag, norms), c) in flags.iter_mut().zip(&norms).zip(coefficients) {
+            if !norms.plain.is_finite() || norms.plain > f64::from(f32::MAX) {
                 *flag |= Column::FLAG_NOT_FINITE;
             }
             if weightless && *c == 0.0 {
                 *flag |= Column::FLAG_NO_WEIGHT;
             }
         }
-        builder.f32s(Column::SquaredNorm, norms.iter().map(|n| Column::encode_squared_norm(*n)));
-        Ok(())
+        Ok(norms)
     }
 
-    fn load_gradients(&self, number: usize, gradients: Gradients, rows: usize) -> Result<HostGradients> {
-        let fold = || self.layers[number].fold.get();
+    fn load_gradients(
+        &self,
+        number: usize,
+        gradients: Gradients,
+        metric: Option<&VisitMetric>,
+        rows: usize,
+    ) -> Result<HostGradients> {
+        let in_metric = metric.and_then(|metric| metric.fold(number));
+        let weights = metric.and_then(|metric| metric.weights(number));
+        let fold = || in_metric.unwrap_or(&self.layers[number].fold).get();
         Ok(match gradients {
             Gradients::Factored { input, delta } => {
                 HostGradients::Factored { input: move_to_host(&input)?, delta: move_to_host(&delta)? }
@@ -312,43 +335,47 @@ impl RowMaker {
             Gradients::Folded(folded) => HostGradients::Folded(folded),
             Gradients::Uses { layer, uses } => {
                 let uses: Vec<PerExample> = uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<_>>()?;
-                HostGradients::Folded(fold_uses(&uses, fold(), rows)?)
+                HostGradients::Folded(fold_uses(&uses, fold(), weights, rows)?)
             }
             Gradients::Zero => {
                 let record = &self.layers[number].record;
                 let zeros = |width: u32| Tensor::zeros(rows * width as usize, candle_core::DType::F32, &Device::Cpu);
                 HostGradients::Factored { input: zeros(record.inputs)?, delta: zeros(record.outputs)? }
             }
-            Gradients::Given(given) => HostGradients::Folded(fold_uses(&given, fold(), rows)?),
+            Gradients::Given(given) => HostGradients::Folded(fold_uses(&given, fold(), weights, rows)?),
         })
     }
 
     #[allow(clippy::too_many_arguments)]
     fn append_factors(
         &mut self,
-        kind: PassKind,
+        (kind, metric): (PassKind, Option<&VisitMetric>),
         number: usize,
         input: &[f32],
         delta: &[f32],
         undo: impl Fn(usize) -> f32,
-        norms: &mut [f64],
+        norms: &mut [SquaredNorms],
         flags: &mut [u8],
         builder: &mut BlockBuilder,
     ) {
         let Scratch { mut unweighted, row: mut scratch, seeds } = std::mem::take(&mut self.scratch);
         let layer = &self.layers[number];
         let (inputs, outputs) = (layer.record.inputs as usize, layer.record.outputs as usize);
-        let bias = f64::from(u8::from(layer.record.bias));
+        let bias = layer.record.bias;
         let column = |column| self.side_column(layer, number as u16, column, kind);
         let mut inputs_to = VectorRows::new(column(Column::Input), builder);
         let mut deltas_to = VectorRows::new(column(Column::Delta), builder);
         // Goes row by row, so that a row's numbers are read from memory once.
         let rows = input.chunks_exact(inputs).zip(delta.chunks_exact(outputs));
-        for (i, (((a, d), (norm, flag)), seed)) in rows.zip(norms.iter_mut().zip(flags)).zip(&seeds).enumerate() {
+        for (i, (((a, d), (norms, flag)), seed)) in rows.zip(norms.iter_mut().zip(flags)).zip(&seeds).enumerate() {
             let factor = undo(i);
             unweighted.clear();
             unweighted.extend(d.iter().map(|d| d * factor));
-            *norm += wide_squared_norm(&unweighted) * (f64::from(squared_norm(a)) + bias);
+            let input_square = f64::from(squared_norm(a)) + f64::from(u8::from(bias));
+            norms.plain += wide_squared_norm(&unweighted) * input_square;
+            if let Some(metric) = metric {
+                norms.in_metric += metric.squared_norm_of_factors(number, a, &unweighted, bias);
+            }
             let seed_of = |record_seed: u64| draw(record_seed, *seed);
             let of_input = seed_of(layer.record.seed_input);
             mark_finite(flag, inputs_to.push(a, layer.input.as_ref(), of_input, &mut scratch, builder));

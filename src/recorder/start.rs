@@ -7,6 +7,7 @@ use super::head::Head;
 use super::layer_rates::RatesTold;
 use super::manifest::{find_batch_norm_difference, list_differences, make_manifest};
 use super::message::Message;
+use super::metric::MetricState;
 use super::past::{lock_end, Past};
 use super::queue::{Gauge, Queue};
 use super::reach::Reach;
@@ -215,6 +216,7 @@ pub(super) fn start_recorder(
         variables: variables.into_iter().map(|(number, var)| (number, var, folds[number].clone())).collect(),
         folds,
         moments: None,
+        metric: MetricState::default(),
         registered,
         reach,
         optimizer_asked: false,

@@ -5,8 +5,9 @@ use super::error::RecordError;
 use super::head::Head;
 use super::layer_rates::{own_decays, rate_factors};
 use super::message::{Batch, Gap, Message, PassKind, Replayed, StepEnd, StepRow};
+use super::metric::MetricState;
+use super::moments::Moments;
 use super::own_losses::OwnLosses;
-use super::preconditioner::Moments;
 use super::queue::{Queue, Sent};
 use super::reach::Reach;
 use super::reproduction::{RecordedLosses, Reproduction};
@@ -44,6 +45,8 @@ pub(super) struct State {
     pub folds: Vec<Arc<LazyFold>>,
     /// What the optimizer shows of Adam, after its last step.
     pub moments: Option<Moments>,
+    /// In which metric norms of visits are made as well.
+    pub metric: MetricState,
     /// Number of layers that the taps had when the recorder was made, frozen ones among them.
     pub registered: usize,
     /// Declared variables that no gradient has reached yet.
@@ -172,6 +175,7 @@ impl State {
             StepRow { step, epoch, info, factors, decays, batch_size, wall_clock_ms: now_ms() }
         });
         if let Some(row) = &row {
+            self.metric.note_rates(row.info.learning_rate, &row.factors);
             self.learning_rate = Some(row.info.learning_rate);
             self.step += 1;
             self.batch_size = 0;
@@ -251,6 +255,7 @@ impl State {
         self.taps.release();
         for layer in self.layers.iter() {
             layer.slot.set_fold(None);
+            layer.slot.set_metric(None);
         }
         self.queue = None;
         if let (Some(thread), true) = (self.thread.take(), done) {

@@ -1,13 +1,13 @@
 //! Catches the gradient of a tensor. candle hands it only to the backward function of a custom op.
 
 use super::collected::never_armed;
-use super::gradient::FoldedGradients;
+use super::gradient::{FoldedGradients, Folding, SquaredNorms};
+use super::metric::MetricWeights;
 use super::shared_fold::LazyFold;
 use super::slot::{Captured, Slot};
 use super::watch::Watch;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Tensor};
-use gradlog_format::sketch::Fold;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a catch needs from its taps.
@@ -103,39 +103,46 @@ impl Catch {
         }
     }
 
-    /// The projection, if a fused backward should fold the per-example gradients as it makes them.
-    pub(super) fn find_fold(&self) -> Option<Arc<LazyFold>> {
+    /// The projection and the metric, if a fused backward should fold the per-example gradients as it makes them.
+    pub(super) fn find_fold(&self) -> Option<LayerFold> {
         if !self.is_wanted() {
             return None;
         }
-        let fold = self.slot.find_fold(self.pass)?;
+        let (fold, metric) = self.slot.find_fold(self.pass)?;
         fold.shared_fold().decide_width(|| self.passes.folded_parameters(self.pass));
-        Some(fold)
+        Some(LayerFold { fold, metric })
     }
 
-    /// Keeps the folded per-example gradients of `batch` examples. `make` gets the projection and the rows to add to;
-    /// it returns its result and the squared norms.
+    /// Keeps the folded per-example gradients of `batch` examples. `make` gets what they are folded with; it returns its
+    /// result and the squared norms.
     pub(super) fn keep_folded<R>(
         &self,
-        fold: &LazyFold,
+        layer: &LayerFold,
         batch: usize,
-        make: impl FnOnce(&Fold, &mut [f32]) -> (R, Vec<f64>),
+        make: impl FnOnce(Folding<'_>) -> (R, Vec<SquaredNorms>),
     ) -> R {
-        let projection = fold.get();
-        let (made, folded) = match fold.rows(self.pass, batch) {
+        let fold = layer.fold.get();
+        let metric = layer.metric.as_ref();
+        let (made, folded) = match layer.fold.rows(self.pass, batch) {
             Some(mut rows) => {
-                let (made, squared_norms) = make(projection, rows.values());
+                let (made, squared_norms) = make(Folding { fold, metric, rows: rows.values() });
                 (made, FoldedGradients { sketches: Vec::new(), squared_norms })
             }
             None => {
-                let mut sketches = vec![0f32; batch * projection.outputs()];
-                let (made, squared_norms) = make(projection, &mut sketches);
+                let mut sketches = vec![0f32; batch * fold.outputs()];
+                let (made, squared_norms) = make(Folding { fold, metric, rows: &mut sketches });
                 (made, FoldedGradients { sketches, squared_norms })
             }
         };
         self.slot.store(self.pass, Captured::Folded(folded));
         made
     }
+}
+
+/// What the gradients of a layer are folded with.
+pub(super) struct LayerFold {
+    fold: Arc<LazyFold>,
+    metric: Option<MetricWeights>,
 }
 
 impl std::fmt::Debug for Catch {

@@ -1,11 +1,13 @@
 //! Per-example gradients: turns inputs and output gradients into sums, norms and folded sketches.
 
 use super::fused::with_slice;
+use super::metric::MetricWeights;
 use super::parallel::{self, count_threads};
 use candle_core::{bail, DType, Device, Result, Tensor};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use gradlog_kernels::simd::{squared_norm, squared_norm_f64, vectorized};
+use std::ops::AddAssign;
 
 /// The gradient of each example's loss by the parameters of one layer. Tensors may have any float dtype and device; the
 /// recorder converts them to f32.
@@ -71,15 +73,57 @@ impl PerExample {
 pub(crate) struct FoldedGradients {
     /// `[batch, fold.outputs]`, or empty if they were added to the pass's shared rows.
     pub sketches: Vec<f32>,
-    /// `‖G_i‖²`, exact. In f32 the squares of small gradients would be 0.
-    pub squared_norms: Vec<f64>,
+    /// Exact. In f32 the squares of small gradients would be 0.
+    pub squared_norms: Vec<SquaredNorms>,
+}
+
+/// Squared norms of the gradient of one example.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct SquaredNorms {
+    /// `‖G_i‖²`.
+    pub plain: f64,
+    /// `‖D^{1/2} G_i‖²` in the metric that the layer has; 0 if it has none.
+    pub in_metric: f64,
+}
+
+impl SquaredNorms {
+    /// Those of the numbers `first..` of a gradient.
+    pub(crate) fn of(values: &[f32], first: usize, metric: Option<&MetricWeights>) -> Self {
+        Self {
+            plain: wide_squared_norm(values),
+            in_metric: metric.map_or(0.0, |metric| metric.squared_norm(first, values)),
+        }
+    }
+}
+
+impl SquaredNorms {
+    /// Those of a gradient whose squares are `factor` times as large.
+    pub(crate) fn times(self, factor: f64) -> Self {
+        Self { plain: self.plain * factor, in_metric: self.in_metric * factor }
+    }
+}
+
+impl AddAssign for SquaredNorms {
+    fn add_assign(&mut self, other: Self) {
+        self.plain += other.plain;
+        self.in_metric += other.in_metric;
+    }
+}
+
+/// What a fused backward folds the gradients of a batch with.
+pub(super) struct Folding<'a> {
+    pub fold: &'a Fold,
+    /// In which metric norms are made as well.
+    pub metric: Option<&'a MetricWeights>,
+    /// `[batch, fold.outputs]`, to add to.
+    pub rows: &'a mut [f32],
 }
 
 /// Number of elements that are summed, squared and folded at a time. They stay in the first-level cache.
 const PIECE: usize = 2048;
 
-/// Makes each example's gradient with `fill`. Returns their sum and, with a `fold`, their squared norms. The sketches
-/// are added to the rows of `fold`.
+/// Makes each example's gradient with `fill`. Returns their sum and, with a `folding`, their squared norms. The sketches
+/// are added to its rows.
 ///
 /// `fill(scratch, example, gradient)` writes the whole gradient of one example, `parameters` elements. Each thread gets
 /// one contiguous stretch of the examples, a `scratch` and a gradient buffer that stay in its cache. So a gradient is
@@ -87,15 +131,16 @@ const PIECE: usize = 2048;
 pub(super) fn sum_and_fold<S>(
     batch: usize,
     parameters: usize,
-    fold: Option<(&Fold, &mut [f32])>,
+    folding: Option<Folding<'_>>,
     scratch: impl Fn() -> S + Sync,
     fill: impl Fn(&mut S, usize, &mut [f32]) + Sync,
-) -> (Vec<f32>, Vec<f64>) {
-    let (fold, mut rest) = fold.map_or((None, &mut [][..]), |(fold, rows)| (Some(fold), rows));
+) -> (Vec<f32>, Vec<SquaredNorms>) {
+    let metric = folding.as_ref().and_then(|folding| folding.metric);
+    let (fold, mut rest) = folding.map_or((None, &mut [][..]), |folding| (Some(folding.fold), folding.rows));
     let m = fold.map_or(0, Fold::outputs);
     let stretch = batch.div_ceil(count_threads()).max(1);
-    let mut squared_norms = vec![0f64; batch];
-    let work = |first: usize, sketches: &mut [f32], norms: &mut [f64]| {
+    let mut squared_norms = vec![SquaredNorms::default(); batch];
+    let work = |first: usize, sketches: &mut [f32], norms: &mut [SquaredNorms]| {
         let mut sum = vec![0f32; parameters];
         let mut gradient = vec![0f32; parameters];
         let mut scratch = scratch();
@@ -106,13 +151,11 @@ pub(super) fn sum_and_fold<S>(
                 continue;
             };
             let sketch = &mut sketches[offset * m..(offset + 1) * m];
-            let mut square = 0f64;
             for (number, (sum, piece)) in sum.chunks_mut(PIECE).zip(gradient.chunks(PIECE)).enumerate() {
                 add(sum, piece);
-                square += wide_squared_norm(piece);
+                *norm += SquaredNorms::of(piece, number * PIECE, metric);
                 fold.add(number * PIECE, piece, sketch);
             }
-            *norm = square;
         }
         sum
     };
@@ -150,13 +193,18 @@ pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
 }
 
 /// Folds the gradients of all uses of a layer in a pass. This serves what no fused op has folded: layers that are used
-/// several times, other devices and dtypes, and the user's own layers.
-pub(crate) fn fold_uses(uses: &[PerExample], fold: &Fold, batch: usize) -> Result<FoldedGradients> {
+/// several times, other devices and dtypes, and the user's own layers. With a `metric` norms in it are made as well.
+pub(crate) fn fold_uses(
+    uses: &[PerExample],
+    fold: &Fold,
+    metric: Option<&MetricWeights>,
+    batch: usize,
+) -> Result<FoldedGradients> {
     let parameters = fold.inputs();
     let mut sketches = vec![0f32; batch * fold.outputs()];
-    let mut squared_norms = vec![0f64; batch];
+    let mut squared_norms = vec![SquaredNorms::default(); batch];
     if let [PerExample::Rows { .. }, ..] = uses {
-        fold_rows(uses, fold, &mut sketches, &mut squared_norms)?;
+        fold_rows(uses, (fold, metric), &mut sketches, &mut squared_norms)?;
         return Ok(FoldedGradients { sketches, squared_norms });
     }
     let uses: Vec<HostUse> = uses.iter().map(|one| HostUse::new(one, batch, parameters)).collect::<Result<_>>()?;
@@ -167,7 +215,7 @@ pub(crate) fn fold_uses(uses: &[PerExample], fold: &Fold, batch: usize) -> Resul
         for one in &uses {
             one.add(example, &mut gradient);
         }
-        *norm = wide_squared_norm(&gradient);
+        *norm = SquaredNorms::of(&gradient, 0, metric);
         fold.add(0, &gradient, sketch);
     }
     Ok(FoldedGradients { sketches, squared_norms })
@@ -311,7 +359,12 @@ fn read_dimensions(tensor: &Tensor) -> Result<(usize, usize, usize, usize)> {
 
 /// A table is long, and an example touches few of its rows. So the touched rows are summed by id, and only they are
 /// folded.
-fn fold_rows(uses: &[PerExample], fold: &Fold, sketches: &mut [f32], squared_norms: &mut [f64]) -> Result<()> {
+fn fold_rows(
+    uses: &[PerExample],
+    (fold, metric): (&Fold, Option<&MetricWeights>),
+    sketches: &mut [f32],
+    squared_norms: &mut [SquaredNorms],
+) -> Result<()> {
     let m = fold.outputs();
     let batch = squared_norms.len();
     let mut parts = Vec::with_capacity(uses.len());
@@ -343,8 +396,9 @@ fn fold_rows(uses: &[PerExample], fold: &Fold, sketches: &mut [f32], squared_nor
             for (_, more) in &same[1..] {
                 add(&mut row, more);
             }
-            *norm += wide_squared_norm(&row);
-            fold.add(same[0].0 as usize * row.len(), &row, sketch);
+            let first = same[0].0 as usize * row.len();
+            *norm += SquaredNorms::of(&row, first, metric);
+            fold.add(first, &row, sketch);
         }
     }
     Ok(())

@@ -159,8 +159,8 @@ pub(super) fn weight_gradients(
                         add_rows(d, biases);
                     }
                 };
-                let mut sum = catch.keep_folded(fold, batch, |fold, rows| {
-                    sum_and_fold(batch, parameters, Some((fold, rows)), || (), fill)
+                let mut sum = catch.keep_folded(fold, batch, |folding| {
+                    sum_and_fold(batch, parameters, Some(folding), || (), fill)
                 });
                 let b_grad = bias.then(|| sum.split_off(size));
                 sum.truncate(size);

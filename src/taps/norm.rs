@@ -7,13 +7,12 @@
 use super::catch::Catch;
 use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Held, Operand};
 use super::gradient::PerExample;
-use super::gradient::{read_f32, sum_and_fold};
+use super::gradient::{read_f32, sum_and_fold, Folding};
 use super::parallel::share_rows;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
 use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor, D};
 use candle_nn::{LayerNorm, RmsNorm};
-use gradlog_format::sketch::Fold;
 
 impl Tap for LayerNorm {
     fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
@@ -240,9 +239,9 @@ impl FusedLayer for NormOp {
                     let range = example * own..(example + 1) * own;
                     self.kernel.example_gradient(&xs[range.clone()], &g[range], width, out);
                 };
-                let sum_all = |fold: Option<(&Fold, &mut [f32])>| sum_and_fold(batch, parameters, fold, || (), fill);
+                let sum_all = |folding: Option<Folding<'_>>| sum_and_fold(batch, parameters, folding, || (), fill);
                 let mut sum = match &fold {
-                    Some(fold) => self.catch.keep_folded(fold, batch, |fold, rows| sum_all(Some((fold, rows)))),
+                    Some(fold) => self.catch.keep_folded(fold, batch, |folding| sum_all(Some(folding))),
                     None => sum_all(None).0,
                 };
                 let b_grad = if bias { Some(Tensor::from_vec(sum.split_off(width), width, x.device())?) } else { None };

@@ -151,6 +151,11 @@ impl LazyFold {
         })
     }
 
+    /// Number of parameters, with those that the layer lacks.
+    pub(crate) fn parameters(&self) -> usize {
+        self.parameters
+    }
+
     pub(super) fn shared_fold(&self) -> &SharedFold {
         &self.shared
     }

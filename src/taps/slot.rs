@@ -1,6 +1,7 @@
 //! What a tap has caught. Forward and backward fill it; the recorder empties it at `commit`.
 
 use super::gradient::FoldedGradients;
+use super::metric::MetricWeights;
 use super::shared_fold::LazyFold;
 use candle_core::Tensor;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,6 +41,7 @@ struct State {
     positions: Option<usize>,
     caught: Vec<Captured>,
     fold: Option<Arc<LazyFold>>,
+    metric: Option<MetricWeights>,
     /// The last pass whose backward reached a forward pass made outside it.
     strayed: u64,
 }
@@ -68,6 +70,11 @@ impl Slot {
     /// Sets the projection for this layer's gradients. A recorder sets it when it starts.
     pub(crate) fn set_fold(&self, fold: Option<Arc<LazyFold>>) {
         self.state().fold = fold;
+    }
+
+    /// Sets the metric that norms of folded gradients are made in as well.
+    pub(crate) fn set_metric(&self, metric: Option<MetricWeights>) {
+        self.state().metric = metric;
     }
 
     /// Sets another projection, for a check. Returns the one before.
@@ -116,11 +123,12 @@ impl Slot {
         }
     }
 
-    /// The projection, if backward may fold the gradients: forward used the layer once in `pass`. A layer that was used
+    /// The projection and the metric, if backward may fold the gradients: forward used the layer once in `pass`. A layer that was used
     /// twice is folded later, when all its uses are known. Otherwise its norm would be wrong.
-    pub(crate) fn find_fold(&self, pass: u64) -> Option<Arc<LazyFold>> {
+    pub(crate) fn find_fold(&self, pass: u64) -> Option<(Arc<LazyFold>, Option<MetricWeights>)> {
         let state = self.state();
-        (state.pass == pass && state.uses == 1).then(|| state.fold.clone()).flatten()
+        let fold = (state.pass == pass && state.uses == 1).then(|| state.fold.clone()).flatten()?;
+        Some((fold, state.metric.clone()))
     }
 
     /// Stores what backward brought in `pass`. A backward pass of an older graph is ignored.

@@ -64,3 +64,81 @@ fn sum_of_squares<T: Float + From<f32>>(values: &[f32]) -> T {
         },
     )
 }
+
+/// A weight of a squared norm: an f32, or the upper half of one (bf16).
+pub trait Weight: Copy + Send + Sync {
+    /// The number that it stands for.
+    fn to_f32(self) -> f32;
+}
+
+impl Weight for f32 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Weight for u16 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self) << 16)
+    }
+}
+
+/// `Σ w v²` in `f32`. Numbers without a weight do not count. It has the partial sums of [`squared_norm`].
+pub fn weighted_squared_norm<W: Weight>(values: &[f32], weights: &[W]) -> f32 {
+    weighted_sum_of_squares(values, weights)
+}
+
+/// `Σ w v²` in `f64`, for numbers whose squares may be too small or too large for an `f32`.
+pub fn weighted_squared_norm_f64<W: Weight>(values: &[f32], weights: &[W]) -> f64 {
+    weighted_sum_of_squares(values, weights)
+}
+
+fn weighted_sum_of_squares<T: Float + From<f32>, W: Weight>(values: &[f32], weights: &[W]) -> T {
+    #[inline(always)]
+    fn square<T: Float + From<f32>, W: Weight>((value, weight): (&f32, &W)) -> T {
+        let value = <T as From<f32>>::from(*value);
+        <T as From<f32>>::from(weight.to_f32()) * value * value
+    }
+
+    let count = values.len().min(weights.len());
+    let (values, weights) = (&values[..count], &weights[..count]);
+    vectorized(
+        #[inline(always)]
+        || {
+            let mut lanes = [T::zero(); 32];
+            let (values, weights) = (values.chunks_exact(32), weights.chunks_exact(32));
+            let rest = values.remainder().iter().zip(weights.remainder());
+            let rest = rest.map(square).fold(T::zero(), T::add);
+            for (values, weights) in values.zip(weights) {
+                for (lane, pair) in lanes.iter_mut().zip(values.iter().zip(weights)) {
+                    *lane = *lane + square(pair);
+                }
+            }
+            lanes.into_iter().fold(T::zero(), T::add) + rest
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weighted_norms_equal_their_sum() {
+        for count in [0, 1, 31, 32, 33, 200] {
+            let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.7).sin()).collect();
+            let weights: Vec<f32> = (0..count).map(|i| 0.25 * (i % 9) as f32).collect();
+            // Multiples of a quarter lose nothing in the upper half of an f32.
+            let halves: Vec<u16> = weights.iter().map(|weight| (weight.to_bits() >> 16) as u16).collect();
+            let right: f64 = values.iter().zip(&weights).map(|(v, w)| f64::from(*w) * f64::from(*v).powi(2)).sum();
+            let close = |made: f64, tolerance: f64| assert!((made - right).abs() <= tolerance * right, "{made} {right}");
+            close(f64::from(weighted_squared_norm(&values, &weights)), 1e-6);
+            close(f64::from(weighted_squared_norm(&values, &halves)), 1e-6);
+            close(weighted_squared_norm_f64(&values, &halves), 1e-12);
+        }
+        assert_eq!(weighted_squared_norm(&[1.0, 2.0], &[3.0f32]), 3.0);
+        assert!((weighted_squared_norm_f64(&[1e-25], &[1e8f32]) / 1e-42 - 1.0).abs() < 1e-6);
+    }
+}

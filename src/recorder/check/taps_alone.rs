@@ -212,7 +212,7 @@ pub(super) fn compare_folds(
             let gradient = exact.example(example);
             evidence.folds.add(number, example, sketch, &fold.apply(&gradient));
             let exact_norm = norm(&gradient);
-            let folded_norm = folded.squared_norms.get(example).map_or(f64::NAN, |norm| norm.sqrt());
+            let folded_norm = folded.squared_norms.get(example).map_or(f64::NAN, |norms| norms.plain.sqrt());
             evidence.folds.add(number, example, &[folded_norm as f32], &[exact_norm as f32]);
         }
     }

@@ -6,9 +6,8 @@
 use super::windows::Geometry;
 use crate::taps::catch::Catch;
 use crate::taps::fused::{apply_layer, needs_gradient, slice, with_slice, FusedLayer, Held, Operand};
-use crate::taps::gradient::{read_f32, sum_and_fold, PerExample};
+use crate::taps::gradient::{read_f32, sum_and_fold, Folding, PerExample, SquaredNorms};
 use candle_core::{bail, CpuStorage, Device, Result, Shape, Tensor};
-use gradlog_format::sketch::Fold;
 
 /// Which side of the windows is the layer's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +101,7 @@ impl ConvOp {
     }
 
     /// The gradients of kernel and bias, summed over the examples. Folds those of each example if a pass wants them.
-    fn parameter_gradients(&self, x: &[f32], g: &[f32], bias: bool, fold: Option<(&Fold, &mut [f32])>) -> Gradients {
+    fn parameter_gradients(&self, x: &[f32], g: &[f32], bias: bool, folding: Option<Folding<'_>>) -> Gradients {
         let geometry = &self.geometry;
         let (image, deltas) = match self.direction {
             Direction::Plain => (x, g),
@@ -112,7 +111,7 @@ impl ConvOp {
         let (height, width) = self.out_size();
         let (biases, size) = (if bias { self.out_channels() } else { 0 }, height * width);
         let patches = || vec![0f32; geometry.patch() * geometry.positions()];
-        sum_and_fold(geometry.batch, weights + biases, fold, patches, |patches, example, out| {
+        sum_and_fold(geometry.batch, weights + biases, folding, patches, |patches, example, out| {
             let (kernel, sums) = out.split_at_mut(weights);
             geometry.example_gradient(patches, image, deltas, example, kernel);
             let channels = g[example * biases * size..].chunks_exact(size);
@@ -124,7 +123,7 @@ impl ConvOp {
 }
 
 /// Sum and squared norms.
-type Gradients = (Vec<f32>, Vec<f64>);
+type Gradients = (Vec<f32>, Vec<SquaredNorms>);
 
 impl FusedLayer for ConvOp {
     const NAME: &'static str = "gradlog-conv";
@@ -164,8 +163,8 @@ impl FusedLayer for ConvOp {
             let Held { bias, .. } = held;
             let mut sum = with_slice(x, |xs| {
                 Ok(match &fold {
-                    Some(fold) => self.catch.keep_folded(fold, geometry.batch, |fold, rows| {
-                        self.parameter_gradients(xs, g, bias, Some((fold, rows)))
+                    Some(fold) => self.catch.keep_folded(fold, geometry.batch, |folding| {
+                        self.parameter_gradients(xs, g, bias, Some(folding))
                     }),
                     None => self.parameter_gradients(xs, g, bias, None).0,
                 })

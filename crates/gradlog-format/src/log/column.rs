@@ -145,6 +145,9 @@ pub enum Column {
     Epsilon = 84,
     /// Of Adam, how many steps it has taken after this one (u64), in step blocks: `t` of the bias corrections.
     StepsTaken = 85,
+    /// `‖D^{1/2} g‖²` in Adam's metric `D = 1/(√v̂ + ε)`, each layer times its rate factor (f32; encoded as
+    /// [`Column::SquaredNorm`]), in blocks of visits and sweeps. Absent where the moments were not known.
+    PreconditionedSquaredNorm = 86,
     /// Number of a parameter among those of its layer.
     Parameter = 87,
 }
@@ -152,7 +155,7 @@ pub enum Column {
 impl Column {
     /// Flag: the gradient, the loss or a prediction was NaN or infinite. The sketch holds zeros.
     pub const FLAG_NOT_FINITE: u8 = 1;
-    /// Flag: [`Column::SquaredNorm`] is estimated from a sketch, not exact.
+    /// Flag: [`Column::SquaredNorm`] and [`Column::PreconditionedSquaredNorm`] are estimated from a sketch, not exact.
     pub const FLAG_NORM_ESTIMATED: u8 = 2;
     /// Flag: the example had no weight in the loss (`c = 0`). Its gradient is not known and is stored as zero.
     pub const FLAG_NO_WEIGHT: u8 = 4;
@@ -164,7 +167,7 @@ impl Column {
     /// In [`Column::Label`] and [`Column::Prediction`]: no class. Example: the target is ignored.
     pub const NO_CLASS: u32 = u32::MAX;
 
-    const ALL: [Column; 62] = [
+    const ALL: [Column; 63] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -226,6 +229,7 @@ impl Column {
         Column::Beta2,
         Column::Epsilon,
         Column::StepsTaken,
+        Column::PreconditionedSquaredNorm,
         Column::Parameter,
     ];
 

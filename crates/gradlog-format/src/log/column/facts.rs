@@ -104,7 +104,7 @@ impl Column {
             | Column::Target
             | Column::Output
             | Column::Positions => ColumnRole::Outputs,
-            Column::SquaredNorm | Column::Flags => ColumnRole::Norms,
+            Column::SquaredNorm | Column::PreconditionedSquaredNorm | Column::Flags => ColumnRole::Norms,
             Column::ProbeSet
             | Column::Mode
             | Column::PredictionScore
@@ -197,6 +197,7 @@ impl Column {
             | Column::Target
             | Column::Output
             | Column::SquaredNorm
+            | Column::PreconditionedSquaredNorm
             | Column::InputApart
             | Column::DeltaApart
             | Column::FoldedApart
