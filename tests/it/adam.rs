@@ -4,7 +4,7 @@ use crate::common::*;
 use candle_nn::Optimizer;
 use gradlog::optim::{AdamConfig, AdamW};
 use gradlog::{Config, Recorder, Replay};
-use gradlog_analysis::{InfluenceQuestion, OptimizerChoice, ProbeTime};
+use gradlog_analysis::{InfluenceQuestion, OptimizerChoice, ProbeTime, Score, ScoreQuestion};
 use gradlog_format::log::BlockKind;
 use gradlog_format::run::{Block, Run};
 use std::collections::BTreeMap;
@@ -260,6 +260,7 @@ fn sweeps_at_checkpoints_use_the_moments_that_were_saved_beside_them() {
 
     let ids: Vec<u64> = (0..EXAMPLES as u64).collect();
     let mut truth = vec![vec![0.0; PROBES]; EXAMPLES];
+    let mut own_influence = vec![0.0; EXAMPLES];
     let mut replay = Replay::open(dir.path(), &model.taps, exact()).unwrap();
     for (checkpoint, step) in replay.checkpoints().iter().zip(saved) {
         replay.load(checkpoint, &model.variables).unwrap();
@@ -281,6 +282,10 @@ fn sweeps_at_checkpoints_use_the_moments_that_were_saved_beside_them() {
             (name.clone(), v.into_iter().map(|v| f64::from(v) * correction).collect())
         });
         let metric = preconditioner(&second.collect(), step);
+        for (id, sum) in own_influence.iter_mut().enumerate() {
+            let own = gradient(&model, &model.examples, id);
+            *sum += rate(step - 1) * product(&own, Some(&metric), &own);
+        }
         for probe in 0..PROBES {
             let own = gradient(&model, &model.probes, probe);
             for (id, scores) in truth.iter_mut().enumerate() {
@@ -289,7 +294,13 @@ fn sweeps_at_checkpoints_use_the_moments_that_were_saved_beside_them() {
         }
     }
     replay.finish().unwrap();
-    let answer = InfluenceQuestion::new("test").sweeps().compute(&Run::open(dir.path()).unwrap()).unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    let table = ScoreQuestion::new(Score::SelfInfluence).sweeps().compute(&run).unwrap();
+    assert!(table.basis.to_string().contains("AdamW, second moments of at most 64 steps before"), "{}", table.basis);
+    let right: Vec<f32> = own_influence.iter().map(|own| *own as f32).collect();
+    let error = relative_error(&score_by_example(&table, EXAMPLES), &right);
+    assert!(error < 4e-3, "{error}");
+    let answer = InfluenceQuestion::new("test").sweeps().compute(&run).unwrap();
     assert!(answer.variant().contains("AdamW, second moments of the probe's time"), "{}", answer.variant());
     for probe in 0..PROBES {
         let got = influence_by_example(&answer, probe, EXAMPLES);

@@ -2,6 +2,7 @@
 
 mod abandoned;
 mod adam;
+mod adam_norms;
 mod agreement;
 mod batch_norm;
 mod borrowed;

@@ -3,7 +3,7 @@
 use crate::visits::{Visit, WIDTHS};
 use gradlog_format::log::{
     segment_path, worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, FindingKind,
-    LayerRecord, LogError, LogWriter, Manifest, Mode, ResumePlace, SegmentHeader, Totals, UpdateRule, WorkerRecord,
+    LayerRecord, LogError, LogWriter, Manifest, Mode, Preconditioner, ResumePlace, SegmentHeader, Totals, UpdateRule, WorkerRecord,
     WriterOptions, NO_LAYER,
 };
 use gradlog_format::run::Run;
@@ -133,7 +133,10 @@ impl Synthetic {
     }
 
     fn rows(&mut self, kind: BlockKind, rows: &[Visit]) {
-        let mut b = BlockBuilder::new(kind);
+        self.rows_beside(BlockBuilder::new(kind), kind, rows);
+    }
+
+    fn rows_beside(&mut self, mut b: BlockBuilder, kind: BlockKind, rows: &[Visit]) {
         let without = &self.without;
         let has = |column: Column| !without.contains(&column);
         b.u64s(Column::Example, rows.iter().map(|r| r.example));
@@ -172,6 +175,10 @@ impl Synthetic {
         for (column, of) in floats.into_iter().filter(|(column, _)| has(*column)) {
             b.f32s(column, rows.iter().map(of));
         }
+        let in_metric: Vec<f32> = rows.iter().filter_map(|r| r.preconditioned_squared_norm).collect();
+        if !in_metric.is_empty() {
+            b.f32s(Column::PreconditionedSquaredNorm, in_metric);
+        }
         let integers: [Reader<u32>; 3] = [
             (Column::Label, |r| r.label),
             (Column::Prediction, |r| r.prediction),
@@ -202,6 +209,24 @@ impl Synthetic {
     /// One block of probe visits.
     pub fn probes(&mut self, rows: &[Visit]) {
         self.rows(BlockKind::Probes, rows);
+    }
+
+    /// One block of probe visits whose vectors are in the metric of Adam.
+    pub fn preconditioned_probes(&mut self, rows: &[Visit]) {
+        let mut b = BlockBuilder::new(BlockKind::Probes);
+        let code = Preconditioner::SecondMoments.code();
+        b.column(Column::Preconditioner, Cells::U8, 1).extend(rows.iter().map(|_| code));
+        self.rows_beside(b, BlockKind::Probes, rows);
+    }
+
+    /// A layer's learning rate divided by that of the step, from a step on.
+    pub fn layer_rate(&mut self, step: u64, layer: u32, factor: f32) {
+        let mut b = BlockBuilder::new(BlockKind::LayerRates);
+        b.u64s(Column::Step, [step]);
+        b.u32s(Column::Layer, [layer]);
+        b.f32s(Column::RateFactor, [factor]);
+        b.advance(1, step, 0);
+        self.append(b);
     }
 
     /// One block of swept examples, in evaluation mode.

@@ -47,6 +47,8 @@ pub struct Visit {
     pub scored: Option<(PredictionScore, u32)>,
     /// Weight in the curvature, for a row of curvature.
     pub curvature_weight: Option<f32>,
+    /// Squared norm of the gradient in the metric of Adam, if all rows of the block have one.
+    pub preconditioned_squared_norm: Option<f32>,
 }
 
 /// Lengths of `Visit::parts`.
@@ -101,6 +103,7 @@ impl Draws {
             set: 0,
             scored: None,
             curvature_weight: None,
+            preconditioned_squared_norm: None,
         }
     }
 }

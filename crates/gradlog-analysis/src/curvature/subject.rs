@@ -109,6 +109,7 @@ impl Subject<'_> {
             rule: model.rule,
             models_moments: false,
             unrolls_moments: self.adam.is_some(),
+            models_norms: false,
         });
         Ok(basis)
     }

@@ -46,7 +46,11 @@ impl AdamSteps {
 /// η_eff(t) = Σ_{s≥t} η_s (1−β₁) β₁^(s−t) / (1−β₁^s)
 /// ```
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct AdamRates(BTreeMap<u64, f64>);
+pub(crate) struct AdamRates {
+    rates: BTreeMap<u64, f64>,
+    /// Steps that were the first of an optimizer.
+    first: Vec<u64>,
+}
 
 impl AdamRates {
     /// As [`AdamSteps::read`].
@@ -72,12 +76,18 @@ impl AdamRates {
             rates.insert(number, (1.0 - step.beta1) * moved);
             later = Some((number, *step, moved));
         }
-        Self(rates)
+        let first = steps.iter().filter(|(_, step)| step.taken == 1).map(|(number, _)| *number).collect();
+        Self { rates, first }
+    }
+
+    /// Steps that were the first of an optimizer: before them it has no moments.
+    pub(crate) fn first_steps(&self) -> impl Iterator<Item = u64> + '_ {
+        self.first.iter().copied()
     }
 
     /// `η_eff` of a step; 0 for one whose row is missing.
     pub(crate) fn at(&self, step: u64) -> f64 {
-        self.0.get(&step).copied().unwrap_or(0.0)
+        self.rates.get(&step).copied().unwrap_or(0.0)
     }
 }
 

@@ -172,6 +172,21 @@ impl Basis {
         self
     }
 
+    /// The same, with norms of visits in Adam's metric. A parameter that no step changes has no part in it.
+    #[must_use]
+    pub(crate) fn with_norms_in_metric(mut self) -> Self {
+        self.optimizer = self.optimizer.map(|model| OptimizerModel { models_norms: true, ..model });
+        let counted = std::mem::take(&mut self.untrained.counted);
+        self.untrained.left_out.extend(counted);
+        self.untrained.in_part.clear();
+        self
+    }
+
+    /// Whether norms of visits are in Adam's metric.
+    pub(crate) fn is_in_metric(&self) -> bool {
+        self.optimizer.as_ref().is_some_and(|model| model.models_norms)
+    }
+
     /// Whether it is sweeps and not visits.
     pub fn is_sweeps(&self) -> bool {
         matches!(self.rows, BasisRows::Sweeps { .. })

@@ -112,6 +112,21 @@ impl LayerRates {
         Ok(())
     }
 
+    /// Steps at which a layer's rate is another multiple of the step's than before.
+    pub(crate) fn changes(&self) -> BTreeSet<u64> {
+        let mut changes = BTreeSet::new();
+        for told in self.told.values() {
+            let mut before = 1.0;
+            for (&step, &factor) in told {
+                if factor != before {
+                    changes.insert(step);
+                }
+                before = factor;
+            }
+        }
+        changes
+    }
+
     /// The first and the last step of a run.
     #[cfg(feature = "curvature")]
     pub(crate) fn all_steps(&self, run: &Run) -> RangeInclusive<u64> {

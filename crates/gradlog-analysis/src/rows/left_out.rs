@@ -40,10 +40,13 @@ pub struct LeftOut {
     /// Visits and probes of which the probability of the label rounds to 1, so that the gradient of their log-odds, of
     /// which TRAK's estimator is made, is not known.
     pub without_log_odds: u64,
+    /// Visits without a norm in the metric of Adam, where all others have one: those of the optimizer's first step, and
+    /// of a step that changed the ratio of a layer's learning rate.
+    pub without_moments: u64,
 }
 
 /// How many reasons there are.
-const REASONS: usize = 15;
+const REASONS: usize = 16;
 
 /// Of a reason what was left out (one and many), why, and what helps; in the order of the fields.
 type Words = ([&'static str; 2], &'static str, &'static str);
@@ -97,6 +100,11 @@ const WORDS: [Words; REASONS] = [
         ["gradient of log-odds left out", "gradients of log-odds left out"],
         "the probability of the label rounds to 1",
         "Take the epochs before the model is so sure.",
+    ),
+    (
+        VISITS,
+        "no norm in Adam's metric at the optimizer's first step, or at one that changed the rate of a layer",
+        "Take the steps as plain SGD to count them.",
     ),
 ];
 
@@ -152,6 +160,7 @@ impl LeftOut {
             self.probe_records_replaced,
             self.examples,
             self.without_log_odds,
+            self.without_moments,
         ]
     }
 
@@ -172,6 +181,7 @@ impl LeftOut {
             &mut self.probe_records_replaced,
             &mut self.examples,
             &mut self.without_log_odds,
+            &mut self.without_moments,
         ]
     }
 

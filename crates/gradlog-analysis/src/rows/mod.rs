@@ -3,6 +3,7 @@
 //! Everything that computes something from a run reads it through this folder. `rule.rs` says which rows count,
 //! `reader.rs` applies it to a block, `driver.rs` walks the blocks, and `left_out.rs` counts the rest by the reason.
 
+pub(crate) mod adam_norms;
 pub(crate) mod adam_steps;
 pub(crate) mod basis;
 pub(crate) mod column;

@@ -30,20 +30,31 @@ pub struct OptimizerModel {
     pub models_moments: bool,
     /// Whether the steps of Adam are unrolled, with moments that are made of the recorded visits.
     pub unrolls_moments: bool,
+    /// Whether norms of visits are in the metric of Adam: of second moments of at most 64 steps before, or of the
+    /// checkpoint in a sweep.
+    pub models_norms: bool,
 }
 
 impl fmt::Display for OptimizerModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { momentum, weight_decay, steps, .. } = *self;
         let (no_momentum, no_decay) = (self.steps_without_momentum == steps, self.steps_without_weight_decay == steps);
-        if let Some(rule) = self.rule.filter(|rule| rule.has_moments()) {
-            return match (self.models_moments, self.unrolls_moments) {
-                (true, _) => write!(f, "{rule}, second moments of the probe's time"),
-                (false, true) if no_decay => {
-                    write!(f, "{rule}, moments of the recorded visits, the weight decay was not told: it is taken as 0")
-                }
-                (false, true) => {
-                    write!(f, "{rule} with weight decay up to {weight_decay}, moments of the recorded visits")
+        let is_modeled = self.models_moments || self.models_norms;
+        let rule = self.rule.filter(|rule| rule.has_moments()).map(|rule| rule.to_string());
+        // Steps of both, in turn, are of no one rule.
+        if let Some(rule) = rule.or_else(|| is_modeled.then(|| "Adam and AdamW".to_owned())) {
+            if self.unrolls_moments && no_decay {
+                let untold = "the weight decay was not told: it is taken as 0";
+                return write!(f, "{rule}, moments of the recorded visits, {untold}");
+            }
+            if self.unrolls_moments {
+                return write!(f, "{rule} with weight decay up to {weight_decay}, moments of the recorded visits");
+            }
+            return match (self.models_moments, self.models_norms) {
+                (true, false) => write!(f, "{rule}, second moments of the probe's time"),
+                (false, true) => write!(f, "{rule}, second moments of at most 64 steps before"),
+                (true, true) => {
+                    write!(f, "{rule}, second moments of the probe's time, in norms of at most 64 steps before")
                 }
                 (false, false) => write!(f, "plain SGD: {rule} not modeled"),
             };
@@ -113,6 +124,7 @@ impl OptimizerModel {
             rule: first.filter(|_| told.values().all(|told| told.rule == first)),
             models_moments: false,
             unrolls_moments: false,
+            models_norms: false,
         }
     }
 }
@@ -170,6 +182,7 @@ mod tests {
             models_moments,
             ..model.clone()
         };
+        let in_norms = |model: OptimizerModel| OptimizerModel { models_norms: true, ..model };
         for (model, said) in [
             (OptimizerModel::default(), "plain SGD: the optimizer told nothing of momentum and weight decay"),
             (silent.clone(), "plain SGD: the optimizer told nothing of momentum and weight decay"),
@@ -180,6 +193,11 @@ mod tests {
             (modeled(&told(0.9, 0.5)), "SGD with momentum up to 0.9 and weight decay up to 0.5"),
             (adam(&silent, false), "plain SGD: AdamW not modeled"),
             (adam(&silent, true), "AdamW, second moments of the probe's time"),
+            (in_norms(adam(&silent, false)), "AdamW, second moments of at most 64 steps before"),
+            (
+                in_norms(adam(&silent, true)),
+                "AdamW, second moments of the probe's time, in norms of at most 64 steps before",
+            ),
             (modeled(&silent), "SGD, the optimizer's momentum and weight decay were not told: both are taken as 0"),
         ] {
             assert_eq!(model.to_string(), said);

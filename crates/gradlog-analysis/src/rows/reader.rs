@@ -36,6 +36,8 @@ pub(crate) struct RowReader<'a> {
 pub(crate) enum BlockGap {
     /// It lacks a number that the score is made of.
     Missing,
+    /// It lacks norms in the metric of Adam, where others have them.
+    WithoutMoments,
     /// It holds no gradients.
     WithoutGradient,
     /// It holds those of other layers, or in another form: in this one.
@@ -54,6 +56,8 @@ pub(crate) struct BlockRows {
     pub flags: Option<Vec<u8>>,
     /// How many predictions each row is made of; one each, where it is `None`.
     pub positions: Option<Vec<u32>>,
+    /// Rows that would lie inside, but have no norm in the metric of Adam.
+    without_moments: u64,
     /// Whether a row without weight is left out.
     pub leaves_out_unseen: bool,
     /// Whether a row with several predictions is left out.
@@ -72,6 +76,7 @@ impl RowReader<'_> {
             numbers: Vec::new(),
             flags: None,
             positions: None,
+            without_moments: 0,
             leaves_out_unseen: self.rule.leaves_out_unseen(self.window.is_on_sweeps()),
             leaves_out_several: self.rule.predictions == Predictions::OneOrLeftOut,
         };
@@ -105,8 +110,12 @@ impl RowReader<'_> {
             return Some(if layout.is_empty() { BlockGap::WithoutGradient } else { BlockGap::OtherLayers(layout) });
         }
         let lacks = |column: &Column| !self.is_one(*column) && *column != Column::Clip && !block.has(*column);
-        let missing = self.rule.absent == AbsentNumber::LeftOut && self.rule.numbers.iter().any(lacks);
-        missing.then_some(BlockGap::Missing)
+        let mut missing = self.rule.numbers.iter().filter(|column| lacks(column));
+        match missing.next().filter(|_| self.rule.absent == AbsentNumber::LeftOut) {
+            Some(Column::PreconditionedSquaredNorm) if block.has(Column::SquaredNorm) => Some(BlockGap::WithoutMoments),
+            Some(_) => Some(BlockGap::Missing),
+            None => None,
+        }
     }
 
     /// Whether the number is 1 in every row, whatever the block holds.
@@ -149,11 +158,21 @@ impl BlockRows {
         self.inside.rows().filter(counts).collect()
     }
 
-    /// Counts the rows of a block of which none counts.
+    /// Takes out the rows that are not marked as known: they have no norm in the metric of Adam.
+    pub(crate) fn keep_known(&mut self, known: Option<Vec<bool>>) {
+        let Some(known) = known else { return };
+        let before = self.inside.count();
+        self.inside = std::mem::replace(&mut self.inside, Inside::All(0)).intersect(&known);
+        self.without_moments += (before - self.inside.count()) as u64;
+    }
+
+    /// Counts the rows of a block of which none counts, and those that were taken out.
     pub(crate) fn count_gap(&self, left_out: &mut LeftOut) {
+        left_out.without_moments += self.without_moments;
         let to = match self.gap {
             None => return,
             Some(BlockGap::Missing) => &mut left_out.missing,
+            Some(BlockGap::WithoutMoments) => &mut left_out.without_moments,
             Some(BlockGap::WithoutGradient) => &mut left_out.without_gradient,
             Some(BlockGap::OtherLayers(_)) => &mut left_out.other_layers,
         };

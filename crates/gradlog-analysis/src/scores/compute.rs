@@ -1,18 +1,19 @@
 //! From a score to its formula: adding a score is adding a file, its facts in `score.rs`, and a row here.
 
 use super::score::Score;
-use super::score_examples::score_examples;
+use super::score_examples::{score_examples, Rows};
 use super::table::{ScoreRow, ScoreTable};
 use super::{aum, confidence, correctness, el2n, forgetting, grand, loss, self_influence, variability};
-use crate::Progress;
-use crate::{AnalysisError, Window};
+use crate::rows::adam_norms::AdamNorms;
+use crate::{AnalysisError, OptimizerChoice, Progress, Window};
 use gradlog_format::run::Run;
 
-type Compute = fn(&Run, Score, &Window, &Progress) -> Result<ScoreTable, AnalysisError>;
+type Compute = fn(&Run, Score, &Rows<'_>, &Progress) -> Result<ScoreTable, AnalysisError>;
 
 impl Score {
-    fn formula(self) -> Compute {
+    fn formula(self, adam: bool) -> Compute {
         match self {
+            Score::SelfInfluence if adam => score_examples::<self_influence::AdamSelfInfluence>,
             Score::SelfInfluence => score_examples::<self_influence::SelfInfluence>,
             Score::Grand => score_examples::<grand::Grand>,
             Score::El2n => score_examples::<el2n::El2n>,
@@ -38,9 +39,42 @@ impl Score {
     pub(crate) fn compute_table(
         self,
         run: &Run,
-        window: &Window,
+        (window, optimizer): (&Window, OptimizerChoice),
         progress: &Progress,
     ) -> Result<ScoreTable, AnalysisError> {
-        (self.formula())(run, self, window, progress)
+        let adam = self.find_adam(run, window, optimizer)?;
+        let rows = Rows { window, adam: adam.as_ref() };
+        (self.formula(adam.is_some()))(run, self, &rows, progress)
+    }
+
+    /// The metric of Adam, if the score goes by steps and the run has it.
+    fn find_adam(
+        self,
+        run: &Run,
+        window: &Window,
+        optimizer: OptimizerChoice,
+    ) -> Result<Option<AdamNorms>, AnalysisError> {
+        match (self, optimizer) {
+            (Score::SelfInfluence, OptimizerChoice::Recorded) => AdamNorms::find(run, window),
+            _ => Ok(None),
+        }
+    }
+
+    /// What the steps of several runs are taken for: a score in the metric of Adam in one and of plain SGD in another
+    /// would have no mean.
+    pub(crate) fn common_choice(
+        self,
+        runs: &[&Run],
+        window: &Window,
+        optimizer: OptimizerChoice,
+    ) -> Result<OptimizerChoice, AnalysisError> {
+        if runs.len() > 1 {
+            for run in runs {
+                if self.find_adam(run, window, optimizer)?.is_none() {
+                    return Ok(OptimizerChoice::PlainSgd);
+                }
+            }
+        }
+        Ok(optimizer)
     }
 }

@@ -17,8 +17,7 @@ use crate::scores::per_example::Mean;
 use crate::scores::score::Score;
 use crate::scores::table::{Extra, Extras, ScoreRow, ScoreTable};
 use crate::scores::variability::Spread;
-use crate::Progress;
-use crate::{AnalysisError, Basis, LeftOut, Window};
+use crate::{AnalysisError, Basis, LeftOut, OptimizerChoice, Progress, Window};
 use gradlog_format::run::{Damage, Run};
 use std::collections::HashMap;
 
@@ -258,16 +257,17 @@ impl Score {
     pub(crate) fn compute_over_runs(
         self,
         runs: &[&Run],
-        window: &Window,
+        (window, optimizer): (&Window, OptimizerChoice),
         over_runs: OverRuns,
         progress: &Progress,
     ) -> Result<RunsTable, AnalysisError> {
         refuse_same_run(runs)?;
+        let optimizer = self.common_choice(runs, window, optimizer)?;
         let mut gathered: HashMap<u64, Gathered> = HashMap::new();
         let mut parts = Vec::with_capacity(runs.len());
         let mut own = Vec::with_capacity(runs.len());
         for (number, run) in runs.iter().enumerate() {
-            let table = self.compute_table(run, window, progress).map_err(name_run(runs, number))?;
+            let table = self.compute_table(run, (window, optimizer), progress).map_err(name_run(runs, number))?;
             own.push(table.rows.iter().map(|row| row.example).collect::<Vec<u64>>());
             parts.push(RunPart::from_table(&table));
             let count = table.rows.len().max(1) as f64;

@@ -1,6 +1,6 @@
 //! The question for a score of all examples.
 
-use crate::{AnalysisError, OverRuns, Progress, RunsTable, Score, ScoreTable, Window};
+use crate::{AnalysisError, OptimizerChoice, OverRuns, Progress, RunsTable, Score, ScoreTable, Window};
 use gradlog_format::run::Run;
 
 /// Asks for one score of every example, in one run or over several.
@@ -20,6 +20,7 @@ pub struct ScoreQuestion {
     score: Score,
     over_runs: OverRuns,
     window: Window,
+    optimizer: OptimizerChoice,
     progress: Progress,
 }
 
@@ -30,13 +31,28 @@ progress_options!(ScoreQuestion);
 impl ScoreQuestion {
     /// The score of every example, over all of its visits. [`Score`] has the formulas.
     pub fn new(score: Score) -> Self {
-        Self { score, over_runs: OverRuns::default(), window: Window::default(), progress: Progress::default() }
+        Self {
+            score,
+            over_runs: OverRuns::default(),
+            window: Window::default(),
+            optimizer: OptimizerChoice::default(),
+            progress: Progress::default(),
+        }
     }
 
     /// How the scores of several runs become one; by default their mean.
     #[must_use]
     pub fn over_runs(mut self, over_runs: OverRuns) -> Self {
         self.over_runs = over_runs;
+        self
+    }
+
+    /// What the steps are taken for. It matters to [`Score::SelfInfluence`] alone, in a run of Adam or AdamW: in Adam's
+    /// metric if all visits inside the window, of all runs, have a norm in it, and else as steps of plain SGD. The
+    /// [basis](ScoreTable::basis) says which.
+    #[must_use]
+    pub fn optimizer(mut self, optimizer: OptimizerChoice) -> Self {
+        self.optimizer = optimizer;
         self
     }
 
@@ -53,7 +69,7 @@ impl ScoreQuestion {
     /// columns.
     pub fn compute(&self, run: &Run) -> Result<ScoreTable, AnalysisError> {
         self.window.refuse_outside(&[run])?;
-        self.score.compute_table(run, &self.window, &self.progress)
+        self.score.compute_table(run, (&self.window, self.optimizer), &self.progress)
     }
 
     /// The score of every example over several runs. One run is allowed: its rows are then made of one.
@@ -70,6 +86,6 @@ impl ScoreQuestion {
     /// One pass over each run, one after another. Memory: about 300 bytes per example, and one [`ScoreTable`].
     pub fn compute_over(&self, runs: &[&Run]) -> Result<RunsTable, AnalysisError> {
         self.window.refuse_outside(runs)?;
-        self.score.compute_over_runs(runs, &self.window, self.over_runs, &self.progress)
+        self.score.compute_over_runs(runs, (&self.window, self.optimizer), self.over_runs, &self.progress)
     }
 }

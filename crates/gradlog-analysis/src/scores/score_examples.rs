@@ -8,6 +8,7 @@ use super::per_example::PerExample;
 use super::score::Score;
 use super::shards::{Shard, Visits};
 use super::table::{Extras, ScoreRow, ScoreTable};
+use crate::rows::adam_norms::AdamNorms;
 use crate::rows::basis::Uses;
 use crate::rows::driver::{blocks_in_flight, fold_groups, fold_in_step_order, ReadTo};
 use crate::rows::last_labels::{last_labels, Blocks, Labels, Place};
@@ -23,16 +24,25 @@ use gradlog_format::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
 use std::ops::Range;
 
+/// Which rows a score is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub window: &'a Window,
+    /// The metric of Adam, for a score that goes by it.
+    pub adam: Option<&'a AdamNorms>,
+}
+
 /// Computes the score of all examples with a visit inside the window.
 ///
 /// Each thread takes some of the examples and sees their visits in the order of the file, so that sums do not depend on
 /// how many threads there are.
-pub(crate) fn score_examples<A: PerExample>(
+pub(super) fn score_examples<A: PerExample>(
     run: &Run,
     score: Score,
-    window: &Window,
+    from: &Rows<'_>,
     progress: &Progress,
 ) -> Result<ScoreTable, AnalysisError> {
+    let window = from.window;
     if A::NEEDS_VISITS && window.is_on_sweeps() {
         return Err(AnalysisError::NotOnSweeps { score: score.name() });
     }
@@ -40,12 +50,13 @@ pub(crate) fn score_examples<A: PerExample>(
     // A sum over checkpoints is a sum over steps; a mean takes each checkpoint for itself.
     let sweeps = Sweeps::find(run, window, if uses == Uses::Steps { JoinsIfNamed } else { Counts })?;
     let basis = Basis::of(run, window, sweeps.rows(), uses)?;
-    match score_before::<A>(run, (score, &basis), window, (&sweeps, None), progress)? {
+    let basis = if from.adam.is_some() { basis.with_norms_in_metric() } else { basis };
+    match score_before::<A>(run, (score, &basis), from, (&sweeps, None), progress)? {
         Scored::Table(table) => Ok(*table),
         // Labels that cannot be read are damage like any other: nothing is made of their block, nor of what follows it.
         Scored::LabelsDamaged(damage) => {
             let before = (&sweeps, Some(&damage));
-            match score_before::<A>(run, (score, &basis), window, before, &Progress::default())? {
+            match score_before::<A>(run, (score, &basis), from, before, &Progress::default())? {
                 Scored::Table(table) => Ok(ScoreTable { damage: Some(damage), ..*table }),
                 Scored::LabelsDamaged(damage) => Err(ReadError::Damaged(damage).into()),
             }
@@ -62,7 +73,7 @@ enum Scored {
 fn score_before<A: PerExample>(
     run: &Run,
     (score, basis): (Score, &Basis),
-    window: &Window,
+    &Rows { window, adam }: &Rows<'_>,
     (sweeps, before): (&Sweeps, Option<&Damage>),
     progress: &Progress,
 ) -> Result<Scored, AnalysisError> {
@@ -75,7 +86,7 @@ fn score_before<A: PerExample>(
         false => LayerRates::default(),
     };
     let uses_rates = A::RULE.numbers.contains(&Column::LearningRate);
-    let norms = LayerNorms { rates: &rates, manifest: run.manifest(), uses_rates, on_sweeps: window.is_on_sweeps() };
+    let layers = LayerNorms { rates: &rates, manifest: run.manifest(), uses_rates, on_sweeps: window.is_on_sweeps() };
     let end = before.and_then(|damage| damage.block).unwrap_or(u64::MAX);
     let keep = |block: &Block| window.is_on(block) && window.touches(block) && block.sequence() < end;
     let mut numbers = Blocks::default();
@@ -88,7 +99,7 @@ fn score_before<A: PerExample>(
             shards.par_iter_mut().for_each(add);
             Ok(())
         };
-        let read = |(): &(), block: &Block| Visits::read(&reader, &norms, block, bits);
+        let read = |(): &(), block: &Block| Visits::read(&reader, (&layers, adam), block, bits);
         // At each group all threads wait for the slowest, which tells where a block is read in a tenth of a
         // millisecond.
         fold_groups(run, progress, 3 * blocks_in_flight(), keep, |_| Ok(()), read, fold)?
@@ -102,7 +113,7 @@ fn score_before<A: PerExample>(
             shards.iter_mut().for_each(|shard| shard.add(visits, number, rows.clone()));
             Ok(())
         };
-        fold_in_step_order(run, progress, keep, |block| Visits::read(&reader, &norms, block, bits), fold)?
+        fold_in_step_order(run, progress, keep, |block| Visits::read(&reader, (&layers, adam), block, bits), fold)?
     };
 
     shards.iter().for_each(|shard| left_out.add(&shard.left_out));

@@ -8,6 +8,10 @@
 //! On a window of sweeps it is the paper's `Σ_i η_i·‖g(w_i)‖²` over checkpoints: clip factor and weight are then 1.
 //!
 //! A visit without weight (`c = 0`) moved nothing and rightly adds zero.
+//!
+//! **Adam.** `Σ_t η_eff(t)·clip_t·c_t·‖D^{1/2} g(w_t)‖²` with `D = 1/(√v̂ + ε)` of a step before, and the rate at which a
+//! gradient acts through the first moment ([`InfluenceQuestion`](crate::InfluenceQuestion)). It is TracIn of an example
+//! with itself in the metric of Adam. The norms come from the recorder.
 
 use crate::rows::rule::{RowRule, UnseenGradient};
 use crate::scores::per_example::{Mean, PerExample};
@@ -18,11 +22,38 @@ pub(super) struct SelfInfluence {
     terms: Mean,
 }
 
+/// In the metric of Adam.
+#[derive(Default)]
+pub(super) struct AdamSelfInfluence(SelfInfluence);
+
+const fn rule(numbers: &'static [Column]) -> RowRule {
+    RowRule { unseen: UnseenGradient::ZeroByCoefficient, ..RowRule::outputs(numbers) }
+}
+
+impl PerExample for AdamSelfInfluence {
+    const RULE: RowRule = rule(&[
+        Column::PreconditionedSquaredNorm,
+        // Here the rate at which a gradient acts.
+        Column::LearningRate,
+        Column::Clip,
+        Column::Coefficient,
+    ]);
+
+    fn add(&mut self, values: &[f32]) {
+        self.0.add(values);
+    }
+
+    fn visits(&self) -> u64 {
+        self.0.visits()
+    }
+
+    fn score(&self) -> f64 {
+        self.0.score()
+    }
+}
+
 impl PerExample for SelfInfluence {
-    const RULE: RowRule = RowRule {
-        unseen: UnseenGradient::ZeroByCoefficient,
-        ..RowRule::outputs(&[Column::SquaredNorm, Column::LearningRate, Column::Clip, Column::Coefficient])
-    };
+    const RULE: RowRule = rule(&[Column::SquaredNorm, Column::LearningRate, Column::Clip, Column::Coefficient]);
 
     fn add(&mut self, values: &[f32]) {
         let factors = values[1..].iter().map(|value| f64::from(*value));

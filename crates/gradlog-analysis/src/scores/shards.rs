@@ -1,6 +1,7 @@
 //! The examples of a run, shared out among threads, and the loop that adds visits to them.
 
 use super::per_example::PerExample;
+use crate::rows::adam_norms::AdamNorms;
 use crate::rows::column;
 use crate::rows::inside::Inside;
 use crate::rows::last_labels::{Identity, Place};
@@ -39,7 +40,7 @@ struct SortedRows {
 impl Visits {
     pub(super) fn read(
         reader: &RowReader<'_>,
-        norms: &LayerNorms<'_>,
+        (norms, adam): (&LayerNorms<'_>, Option<&AdamNorms>),
         block: &Block,
         bits: u32,
     ) -> Result<Self, AnalysisError> {
@@ -47,6 +48,13 @@ impl Visits {
         let numbers = reader.rule.numbers.iter().zip(&mut rows.numbers);
         for (_, values) in numbers.filter(|(column, _)| **column == Column::SquaredNorm) {
             norms.correct(block, values)?;
+        }
+        if let (Some(adam), None) = (adam, &rows.gap) {
+            let numbers = reader.rule.numbers.iter().zip(&mut rows.numbers);
+            for (_, rates) in numbers.filter(|(column, _)| **column == Column::LearningRate) {
+                adam.set_rates(block, rates)?;
+            }
+            rows.keep_known(adam.known(block)?);
         }
         let sorted = match rows.gap {
             Some(_) => None,
@@ -157,7 +165,8 @@ impl<A: PerExample> Shard<A> {
     pub(super) fn add(&mut self, visits: &Visits, number: u32, stretch: Range<usize>) {
         let Some(sorted) = &visits.sorted else { return };
         let BlockRows { numbers, flags, positions, leaves_out_unseen, .. } = &visits.rows;
-        let uses_norm = A::RULE.numbers.contains(&Column::SquaredNorm);
+        let is_norm = |column: &Column| matches!(column, Column::SquaredNorm | Column::PreconditionedSquaredNorm);
+        let uses_norm = A::RULE.numbers.iter().any(is_norm);
         let mut values = [0f32; NUMBERS_MAX];
         let values = &mut values[..A::RULE.numbers.len()];
         for &row in sorted.stretch_rows(self.number, stretch) {

@@ -1,5 +1,6 @@
 //! Every score against a naive oracle, and one battery for all of them.
 
+mod adam;
 mod battery;
 mod damaged;
 mod edges;

@@ -8,12 +8,12 @@ pub(crate) use numbers::{
 };
 pub(crate) use window::WindowArguments;
 
-use crate::choice::Choice;
+use crate::choice::{choice, Choice};
 use crate::output::Destination;
 use crate::report::Format;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
-use gradlog_analysis::{Combine, Score, VectorQuestion, Window};
+use gradlog_analysis::{Combine, OptimizerChoice, Score, VectorQuestion, Window};
 use std::path::PathBuf;
 
 /// What every verb says behind its help.
@@ -44,6 +44,14 @@ impl VectorArguments {
         let bytes_max = u64::from(self.memory) * 1_000_000_000;
         VectorQuestion::new(self.numbers).window(window.clone()).combine(combine).bytes_max(bytes_max)
     }
+}
+
+/// What steps are taken for.
+#[derive(Debug, Args)]
+pub(crate) struct OptimizerArguments {
+    /// What the steps are taken for (self-influence)
+    #[arg(long, value_name = "STEPS", default_value = "recorded", value_parser = choice::<OptimizerChoice>())]
+    pub(crate) optimizer: OptimizerChoice,
 }
 
 /// Several runs, which part of them counts, and how many of the first rows go where.

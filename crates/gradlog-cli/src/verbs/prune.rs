@@ -1,7 +1,7 @@
 //! `gradlog prune`: which part of the training set to keep?
 
 use super::score_table::{OverRunsArguments, Standing};
-use crate::arguments::{parse_share, OutputArguments, WindowArguments, EXIT_CODES};
+use crate::arguments::{parse_share, OptimizerArguments, OutputArguments, WindowArguments, EXIT_CODES};
 use crate::choice::choice;
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
@@ -43,6 +43,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     over_runs: OverRunsArguments,
     #[command(flatten)]
+    optimizer: OptimizerArguments,
+    #[command(flatten)]
     window: WindowArguments,
     #[command(flatten)]
     output: OutputArguments,
@@ -69,6 +71,7 @@ impl Verb for Arguments {
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Self::Answer<'run>, CliError> {
         let question = ScoreQuestion::new(self.score).window(asked.window.clone()).over_runs(self.over_runs.over_runs);
+        let question = question.optimizer(self.optimizer.optimizer);
         let table = asked.read("reading", 1, |progress| question.share_progress(progress).compute_over(&asked.runs))?;
         let list = table.keep(&self.rule())?;
         Ok((table, list))

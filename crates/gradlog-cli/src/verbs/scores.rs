@@ -1,7 +1,7 @@
 //! `gradlog scores`: which examples stand out?
 
 use super::score_table::{OverRunsArguments, Row, Standing};
-use crate::arguments::{OutputArguments, WindowArguments, EXIT_CODES};
+use crate::arguments::{OptimizerArguments, OutputArguments, WindowArguments, EXIT_CODES};
 use crate::choice::choice;
 use crate::error::CliError;
 use crate::frame::{missing_workers, Asked, Content, Shown, Verb};
@@ -34,6 +34,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     over_runs: OverRunsArguments,
     #[command(flatten)]
+    optimizer: OptimizerArguments,
+    #[command(flatten)]
     window: WindowArguments,
     #[command(flatten)]
     output: OutputArguments,
@@ -62,6 +64,7 @@ impl Verb for Arguments {
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Table, CliError> {
         let question = ScoreQuestion::new(self.score).window(asked.window.clone()).over_runs(self.over_runs.over_runs);
+        let question = question.optimizer(self.optimizer.optimizer);
         asked.read("reading", 1, |progress| match asked.runs.as_slice() {
             [run] => question.share_progress(progress).compute(run).map(|table| Table::One(Box::new(table))),
             runs => question.share_progress(progress).compute_over(runs).map(Table::Several),

@@ -1,6 +1,6 @@
 //! `gradlog suspects`: which labels are probably wrong, and why?
 
-use crate::arguments::{ListArguments, EXIT_CODES};
+use crate::arguments::{ListArguments, OptimizerArguments, EXIT_CODES};
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::notes::Notes;
@@ -24,6 +24,8 @@ const PASSES: usize = 6;
 pub(crate) struct Arguments {
     #[command(flatten)]
     list: ListArguments,
+    #[command(flatten)]
+    optimizer: OptimizerArguments,
 }
 
 impl Verb for Arguments {
@@ -44,6 +46,7 @@ impl Verb for Arguments {
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Suspects, CliError> {
         asked.read("reading", PASSES, |progress| {
             let question = SuspectQuestion::new().window(asked.window.clone());
+            let question = question.optimizer(self.optimizer.optimizer);
             question.share_progress(progress).compute_over(&asked.runs)
         })
     }

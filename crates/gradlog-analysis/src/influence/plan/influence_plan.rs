@@ -6,7 +6,8 @@ use super::counts::Counts;
 use super::index::Index;
 use super::times::position;
 use crate::influence::products::Scheme;
-use crate::influence::question::{InfluenceQuestion, OptimizerChoice};
+use crate::influence::question::{InfluenceQuestion, Normalization, OptimizerChoice};
+use crate::rows::adam_norms::AdamNorms;
 use crate::rows::adam_steps::AdamRates;
 use crate::rows::basis::Uses;
 use crate::rows::driver::{blocks_in_flight, fold_each};
@@ -37,6 +38,8 @@ pub struct InfluencePlan<'run> {
     pub(in crate::influence) factors: Vec<f32>,
     /// The rates at which gradients act, if the steps are taken as those of Adam.
     pub(in crate::influence) adam: Option<AdamRates>,
+    /// The norms of visits in its metric, if scores are divided by self-influence.
+    pub(in crate::influence) norms: Option<AdamNorms>,
     /// What is known of the sweeps, if the question is on these.
     pub(in crate::influence) sweeps: Sweeps,
     /// What the answer rests on, but for what it leaves out.
@@ -64,6 +67,8 @@ pub(in crate::influence) struct Pass {
     pub times: Vec<u64>,
 }
 
+type InMetric = (AdamRates, Option<AdamNorms>, Index);
+
 impl<'run> InfluencePlan<'run> {
     /// The most bytes that unpacked probe gradients take at a time, unless those of a single probe take more.
     pub const PROBE_BYTES_MAX: usize = 256 << 20;
@@ -74,18 +79,9 @@ impl<'run> InfluencePlan<'run> {
     pub(in crate::influence) fn new(run: &'run Run, question: &InfluenceQuestion) -> Result<Self, AnalysisError> {
         let progress = &question.progress;
         let sweeps = Sweeps::find(run, &question.window, Untrained::JoinsIfNamed)?;
-        let adam = match question.optimizer {
-            OptimizerChoice::Recorded => AdamRates::read(run)?,
-            OptimizerChoice::PlainSgd => None,
-        };
-        let preconditioned = match &adam {
-            Some(_) => Index::build_preconditioned(run, question, progress)?,
-            None => None,
-        };
-        let adam = adam.filter(|_| preconditioned.is_some());
-        let index = match preconditioned {
-            Some(index) => index,
-            None => Index::build(run, question, progress)?,
+        let (adam, norms, index) = match Self::in_metric(run, question)? {
+            Some((rates, norms, index)) => (Some(rates), norms, index),
+            None => (None, None, Index::build(run, question, progress)?),
         };
         let layout = index.layout.select_layers(&question.layers, &run.manifest().layers)?;
         let layers = &run.manifest().layers;
@@ -94,6 +90,7 @@ impl<'run> InfluencePlan<'run> {
         let factors = factors.of(&layout);
         let basis = Basis::of(run, &question.window, sweeps.rows(), Uses::Steps)?;
         let basis = if adam.is_some() { basis.with_moments() } else { basis };
+        let basis = if norms.is_some() { basis.with_norms_in_metric() } else { basis };
         let basis = basis.of_layers(run.manifest(), &layout.layer_numbers(&index.layout, layers));
         let scheme = Scheme::new(&layout, layers, &run.manifest().fold_places(), question.sketch_errors);
         let question = question.clone();
@@ -104,6 +101,7 @@ impl<'run> InfluencePlan<'run> {
             layout,
             factors,
             adam,
+            norms,
             sweeps,
             basis,
             scheme,
@@ -118,6 +116,23 @@ impl<'run> InfluencePlan<'run> {
         }
         plan.cut(PROBES_MAX, Self::SCORE_BYTES_MAX);
         Ok(plan)
+    }
+
+    /// The rates, norms and probes in the metric of Adam. `None` if the steps are to be taken as plain SGD: the run does
+    /// not have what it takes. Numerator and divisor of a score are in one metric.
+    fn in_metric(run: &Run, question: &InfluenceQuestion) -> Result<Option<InMetric>, AnalysisError> {
+        if question.optimizer == OptimizerChoice::PlainSgd {
+            return Ok(None);
+        }
+        let Some(rates) = AdamRates::read(run)? else { return Ok(None) };
+        let Some(index) = Index::build_preconditioned(run, question, &question.progress)? else { return Ok(None) };
+        if question.normalization != Normalization::Relatif {
+            return Ok(Some((rates, None, index)));
+        }
+        // A log has the norm of all layers together.
+        let layout = index.layout.select_layers(&question.layers, &run.manifest().layers)?;
+        let norms = AdamNorms::find(run, &question.window)?.filter(|_| layout == index.layout);
+        Ok(norms.map(|norms| (rates, Some(norms), index)))
     }
 
     /// The same for [`strongest`](Self::strongest) alone. It gives an example's scores up after its last visit, so that

@@ -1,6 +1,6 @@
 //! Norms of gradients, for scores that are divided by them ([`Normalization`]).
 //!
-//! A block with all its layers has exact norms beside its sketches. Of some layers alone, or where no norms were
+//! In Adam's metric they are those that were recorded. Else a block with all its layers has exact norms beside its sketches. Of some layers alone, or where no norms were
 //! recorded, the norm is that of the sketch: `‖g‖² = Σ (‖a‖² + bias)·‖δ‖²` over factored layers, and `‖s‖²` of the
 //! folded ones.
 
@@ -78,6 +78,13 @@ impl InfluencePlan<'_> {
         gradients: &Gradients,
         rows: &[usize],
     ) -> Result<Vec<f64>, ReadError> {
+        if let (Some(_), true) = (&self.norms, self.question.window.is_on(block)) {
+            if rows.is_empty() {
+                return Ok(Vec::new());
+            }
+            let norms = column::f32s(block, Column::PreconditionedSquaredNorm)?;
+            return Ok(rows.iter().map(|&row| Column::decode_squared_norm(norms[row])).collect());
+        }
         // A cosine goes by the gradients alone, a self-influence by their learning rates too.
         let ones = vec![1.0; self.factors.len()];
         let factors = if self.question.normalization == Normalization::Relatif { &self.factors } else { &ones };

@@ -55,7 +55,12 @@ impl InfluencePlan<'_> {
             true => pass.times.binary_search(&step).ok(),
             false => self.time_of(&pass.times, step),
         };
+        let known = self.norms.as_ref().map(|norms| norms.known(block)).transpose()?.flatten();
         for row in rows.counting(&mut out.left_out) {
+            if known.as_ref().is_some_and(|known| !known[row]) {
+                out.left_out.without_moments += 1;
+                continue;
+            }
             match time_at(out.steps[row]) {
                 Some(time) => {
                     out.rows.push(row);

@@ -3,7 +3,7 @@
 use super::data_map::{DataMap, DataMapRow};
 use super::question::MapQuestion;
 use crate::scores::order::suspicious_first;
-use crate::{AnalysisError, Basis, Extra, Order, OverRuns, Score};
+use crate::{AnalysisError, Basis, Extra, OptimizerChoice, Order, OverRuns, Score};
 use gradlog_format::run::Run;
 use std::collections::HashMap;
 
@@ -15,8 +15,10 @@ pub(super) fn draw_map(runs: &[&Run], asked: &MapQuestion) -> Result<DataMap, An
         let (given, range) = (share.to_string(), "between 0 and 1".into());
         return Err(AnalysisError::OutOfRange { what: "the share of each region", given, range });
     }
-    let confidence = Score::Confidence.compute_over_runs(runs, window, OverRuns::Mean, progress)?;
-    let correct = match Score::Correctness.compute_over_runs(runs, window, OverRuns::Mean, progress) {
+    // Neither score goes by steps.
+    let of_visits = (window, OptimizerChoice::default());
+    let confidence = Score::Confidence.compute_over_runs(runs, of_visits, OverRuns::Mean, progress)?;
+    let correct = match Score::Correctness.compute_over_runs(runs, of_visits, OverRuns::Mean, progress) {
         Ok(table) => Some(table),
         Err(error) if error.is_about_what_was_recorded() => None,
         Err(error) => return Err(error),

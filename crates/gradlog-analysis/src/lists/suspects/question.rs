@@ -2,7 +2,7 @@
 
 use super::list::Suspects;
 use super::rank::rank_suspects;
-use crate::{AnalysisError, Progress, Window};
+use crate::{AnalysisError, OptimizerChoice, Progress, Window};
 use gradlog_format::run::Run;
 
 /// Asks which training examples probably have a wrong label, and why.
@@ -21,6 +21,7 @@ use gradlog_format::run::Run;
 #[non_exhaustive]
 pub struct SuspectQuestion {
     window: Window,
+    optimizer: OptimizerChoice,
     progress: Progress,
 }
 
@@ -31,6 +32,13 @@ impl SuspectQuestion {
     /// All examples of the run, over all of its visits.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What self-influence takes the steps for.
+    #[must_use]
+    pub fn optimizer(mut self, optimizer: OptimizerChoice) -> Self {
+        self.optimizer = optimizer;
+        self
     }
 
     /// Ranks the training examples of a run.
@@ -56,6 +64,6 @@ impl SuspectQuestion {
     pub fn compute_over(&self, runs: &[&Run]) -> Result<Suspects, AnalysisError> {
         self.window.refuse_sweeps("the list of suspects")?;
         self.window.refuse_outside(runs)?;
-        rank_suspects(runs, &self.window, &self.progress)
+        rank_suspects(runs, (&self.window, self.optimizer), &self.progress)
     }
 }

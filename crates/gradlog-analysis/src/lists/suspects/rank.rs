@@ -9,7 +9,7 @@ use crate::rows::basis::Uses;
 use crate::scores::order::suspicious_first;
 use crate::scores::over_runs::{name_run, refuse_same_run};
 use crate::Progress;
-use crate::{AnalysisError, Basis, BasisRows, Extra, LeftOut, Order, OverRuns, RunsRow, Score, Window};
+use crate::{AnalysisError, Basis, BasisRows, Extra, LeftOut, Order, OptimizerChoice, OverRuns, RunsRow, Score, Window};
 use gradlog_format::run::Run;
 use std::collections::HashMap;
 
@@ -23,15 +23,20 @@ const PRIOR_EXAMPLES_OF_WORDS: f64 = 10.0;
 const CONFUSION_WEIGHT: f64 = 0.5;
 
 /// Ranks the training examples of one or several runs by how probably their label is wrong.
-pub(super) fn rank_suspects(runs: &[&Run], window: &Window, progress: &Progress) -> Result<Suspects, AnalysisError> {
+pub(super) fn rank_suspects(
+    runs: &[&Run],
+    (window, optimizer): (&Window, OptimizerChoice),
+    progress: &Progress,
+) -> Result<Suspects, AnalysisError> {
     refuse_same_run(runs)?;
     let mut signals = Vec::new();
     let mut missing_signals = Vec::new();
     let mut gathered: HashMap<u64, Gathered> = HashMap::new();
     let (mut damage, mut left_out) = (None, LeftOut::default());
     let mut failure = None;
+    let mut in_metric = false;
     for (score, _) in SIGNALS {
-        let table = match score.compute_over_runs(runs, window, OverRuns::Mean, progress) {
+        let table = match score.compute_over_runs(runs, (window, optimizer), OverRuns::Mean, progress) {
             Ok(table) => table,
             Err(error) if error.is_about_what_was_recorded() => {
                 missing_signals.push((score, error.with_sources()));
@@ -41,6 +46,7 @@ pub(super) fn rank_suspects(runs: &[&Run], window: &Window, progress: &Progress)
             Err(error) => return Err(error),
         };
         left_out.take_larger(&table.left_out());
+        in_metric |= table.runs.iter().any(|part| part.basis.is_in_metric());
         damage = damage.or_else(|| table.runs.iter().find_map(|part| part.damage.clone()));
         let scored = table.rows.iter().filter(|row| !row.score.is_nan()).count() as f64;
         for (place, row) in middle_places(&table.rows).into_iter().zip(&table.rows) {
@@ -66,7 +72,10 @@ pub(super) fn rank_suspects(runs: &[&Run], window: &Window, progress: &Progress)
         suspicious_first(Order::HighestFirst, a.suspicion, b.suspicion).then(a.example.cmp(&b.example))
     });
     let uses = if signals.contains(&Score::SelfInfluence) { Uses::Steps } else { Uses::Outputs };
-    let basis = |run: &&Run| Basis::of(run, window, BasisRows::Visits, uses);
+    let basis = |run: &&Run| {
+        let basis = Basis::of(run, window, BasisRows::Visits, uses)?;
+        Ok(if in_metric { basis.with_norms_in_metric() } else { basis })
+    };
     let mut bases = runs.iter().map(basis).collect::<Result<Vec<Basis>, AnalysisError>>()?;
     // Signals and runs look at the same visits, so their counts cannot be told apart by run.
     if let Some(first) = bases.first_mut() {

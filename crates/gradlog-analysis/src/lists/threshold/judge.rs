@@ -5,7 +5,7 @@ use super::question::ThresholdQuestion;
 use super::samples::ThresholdIds;
 use crate::scores::order::suspicious_first;
 use crate::scores::over_runs::{most_voted, name_run, refuse_same_run};
-use crate::{AnalysisError, LeftOut, Order, Score, ScoreTable};
+use crate::{AnalysisError, LeftOut, OptimizerChoice, Order, Score, ScoreTable};
 use gradlog_format::run::Run;
 use std::collections::{BTreeMap, HashSet};
 
@@ -40,7 +40,7 @@ pub(super) fn judge_examples(runs: &[&Run], asked: &ThresholdQuestion) -> Result
     let mut parts = Vec::with_capacity(runs.len());
     let mut left_out = LeftOut::default();
     for (number, run) in runs.iter().enumerate() {
-        let table = Score::Aum.compute_table(run, window, progress).map_err(name_run(runs, number))?;
+        let table = Score::Aum.compute_table(run, (window, OptimizerChoice::default()), progress).map_err(name_run(runs, number))?;
         let is_sample: Vec<bool> = match samples {
             ThresholdIds::Class(class) => table.rows.iter().map(|row| row.label == Some(*class)).collect(),
             ThresholdIds::Sets(sets) => {

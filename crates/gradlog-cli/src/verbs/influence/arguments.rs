@@ -122,7 +122,7 @@ impl Choice for OptimizerChoice {
     fn help(&self) -> &'static str {
         match self {
             OptimizerChoice::Recorded => {
-                "those of Adam and AdamW, if probes were recorded with their second moments; else plain SGD"
+                "as the optimizer told them: of Adam and AdamW, if its second moments were recorded; else plain SGD"
             }
             _ => "steps of plain SGD",
         }
