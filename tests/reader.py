@@ -63,7 +63,7 @@ COLUMNS = {
     72: ("Checksum", U32), 73: ("Abandoned", U64), 74: ("UnknownSteps", U64),
     75: ("UpdateRule", U8), 76: ("Layer", U32), 77: ("RateFactor", F32), 78: ("Trained", U8), 79: ("Beta1", F32),
     80: ("Checked", U32), 81: ("Findings", U32), 82: ("Text", U8), 83: ("Beta2", F32), 84: ("Epsilon", F32),
-    85: ("StepsTaken", U64), 87: ("Parameter", U32),
+    85: ("StepsTaken", U64), 86: ("PreconditionedSquaredNorm", F32), 87: ("Parameter", U32),
 }
 NUMBERS = {name: number for number, (name, _) in COLUMNS.items()}
 PARTS = ("", "Scale", "Places", "Apart", "Rounding")

@@ -1,8 +1,8 @@
 //! What recording costs: the step of a training loop, plain and recorded, in turn in one process.
 //!
 //!     cargo bench --bench overhead -- [--json FILE] [--pairs N] [--workload mlp|cnn|transformer|lstm] [--threads N]
-//! [--in-place-sgd]     cargo bench --bench overhead_mimalloc -- ...       the same under mimalloc instead of glibc's
-//! allocator
+//!         [--in-place-sgd] [--adamw]
+//!     cargo bench --bench overhead_mimalloc -- ...       the same under mimalloc instead of glibc's allocator
 //!
 //! Machines are shared and noisy, so nothing is compared across processes: blocks of steps of each mode take turns, and
 //! the ratios of neighboring blocks are summed up by median, 10th and 90th percentile. The modes:
@@ -17,7 +17,8 @@
 //!
 //! The tapped loops also take ReLU and max-pooling from gradlog (`ops::relu`, `ops::max_pool2d_as_candle`), which
 //! compute what candle's do. With `--in-place-sgd` they step by `gradlog::optim::Sgd`, which gives the same weights, in
-//! place of candle_nn's SGD. `waited` is the training thread's time in handing over passes, without what it waits for
+//! place of candle_nn's SGD. With `--adamw` the plain loop steps by candle_nn's AdamW and the tapped ones by
+//! `gradlog::optim::AdamW`, which shows the recorder its moments. `waited` is the training thread's time in handing over passes, without what it waits for
 //! at the end, when it asks for all to be on disk.
 //!
 //! Every mode starts from the same weights and sees the same batches; at the end their losses must agree.
@@ -30,15 +31,17 @@ mod support;
 
 use anyhow::{bail, Context, Result};
 use candle_core::backprop::GradStore;
+use candle_core::Var;
 use candle_nn::{Optimizer, VarMap, SGD};
-use gradlog::optim::{Sgd, SgdConfig};
-use gradlog::{Config, Recorder, RecordingSummary, Taps};
+use gradlog::optim::{AdamW, Sgd, SgdConfig};
+use gradlog::{Config, Recorder, RecordingSummary, StepInfo, StepReport, Taps};
 use models::{Model, Workload};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Instant;
 
 const RATE: f64 = 0.01;
+const ADAM_RATE: f64 = 1e-3;
 const MODES: [&str; 5] = ["plain", "disabled", "outputs", "last", "recorded"];
 
 /// One row of the results.
@@ -67,11 +70,19 @@ struct Arguments {
     threads: Option<usize>,
     child: bool,
     in_place_sgd: bool,
+    adamw: bool,
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut parsed =
-        Arguments { json: None, pairs: 20, workload: None, threads: None, child: false, in_place_sgd: false };
+    let mut parsed = Arguments {
+        json: None,
+        pairs: 20,
+        workload: None,
+        threads: None,
+        child: false,
+        in_place_sgd: false,
+        adamw: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -82,6 +93,7 @@ fn arguments() -> Result<Arguments> {
             "--threads" => parsed.threads = Some(value()?.parse().context("--threads takes a number")?),
             "--child" => parsed.child = true,
             "--in-place-sgd" => parsed.in_place_sgd = true,
+            "--adamw" => parsed.adamw = true,
             "--bench" => {} // cargo's own
             other => bail!("unknown argument {other}: see the top of benches/overhead/main.rs"),
         }
@@ -115,6 +127,7 @@ pub fn run(allocator: &str) -> Result<()> {
                 .args(["--child", "--workload", workload.name(), "--threads", &threads.to_string()])
                 .args(["--pairs", &arguments.pairs.to_string()])
                 .args(arguments.in_place_sgd.then_some("--in-place-sgd"))
+                .args(arguments.adamw.then_some("--adamw"))
                 .env("RAYON_NUM_THREADS", threads.to_string())
                 .stderr(std::process::Stdio::inherit())
                 .output()?;
@@ -149,7 +162,49 @@ pub fn run(allocator: &str) -> Result<()> {
     Ok(())
 }
 
-type Descent = Box<dyn FnMut(&GradStore) -> candle_core::Result<()>>;
+/// The optimizer of a loop.
+enum Descent {
+    Sgd(SGD),
+    InPlaceSgd(Sgd),
+    PlainAdamW(candle_nn::AdamW),
+    AdamW(AdamW),
+}
+
+impl Descent {
+    fn new(arguments: &Arguments, is_plain: bool, variables: Vec<Var>) -> candle_core::Result<Self> {
+        Ok(match (arguments.adamw, is_plain) {
+            (true, true) => Self::PlainAdamW(candle_nn::AdamW::new_lr(variables, ADAM_RATE)?),
+            // candle's weight decay, so that all loops take the same steps.
+            (true, false) => Self::AdamW(AdamW::new(
+                variables,
+                candle_nn::ParamsAdamW { lr: ADAM_RATE, ..Default::default() }.into(),
+            )?),
+            (false, false) if arguments.in_place_sgd => Self::InPlaceSgd(Sgd::new(variables, SgdConfig::new(RATE))?),
+            (false, _) => Self::Sgd(SGD::new(variables, RATE)?),
+        })
+    }
+
+    /// What a loop tells the recorder before the step.
+    fn info(&self) -> StepInfo {
+        match self {
+            Self::AdamW(adam) => adam.step_info(),
+            _ => StepInfo::new(RATE),
+        }
+    }
+
+    fn step(&mut self, grads: &GradStore, recorder: &mut Recorder) -> candle_core::Result<()> {
+        match self {
+            Self::Sgd(sgd) => sgd.step(grads),
+            Self::InPlaceSgd(sgd) => sgd.step(grads),
+            Self::PlainAdamW(adam) => adam.step(grads),
+            Self::AdamW(adam) => {
+                adam.step(grads)?;
+                recorder.read_moments(adam);
+                Ok(())
+            }
+        }
+    }
+}
 
 /// One mode: its model, optimizer and recorder, and what it took so far.
 struct Lane {
@@ -163,7 +218,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(workload: Workload, mode: &str, in_place_sgd: bool, dir: &std::path::Path) -> Result<Self> {
+    fn new(workload: Workload, mode: &str, arguments: &Arguments, dir: &std::path::Path) -> Result<Self> {
         let variables = VarMap::new();
         let taps = Taps::new();
         let model = Model::new(workload, &variables, (mode != "plain").then_some(&taps))?;
@@ -179,13 +234,7 @@ impl Lane {
             }
             _ => Recorder::create(dir.join(mode), &taps, Config::default())?,
         };
-        let descend: Descent = if in_place_sgd && mode != "plain" {
-            let mut sgd = Sgd::new(variables.all_vars(), SgdConfig::new(RATE))?;
-            Box::new(move |grads| sgd.step(grads))
-        } else {
-            let mut sgd = SGD::new(variables.all_vars(), RATE)?;
-            Box::new(move |grads| sgd.step(grads))
-        };
+        let descend = Descent::new(arguments, mode == "plain", variables.all_vars())?;
         Ok(Self { model, descend, recorder, step: 0, seconds: Vec::new(), loss: 0.0, peak_bytes: 0 })
     }
 
@@ -200,7 +249,7 @@ impl Lane {
                 let (_, logits) = self.model.forward(&x)?;
                 let loss = models::plain_loss(&logits, &y)?;
                 let grads = loss.backward()?;
-                (self.descend)(&grads)?;
+                self.descend.step(&grads, &mut self.recorder)?;
                 loss
             } else {
                 let mut pass = self.recorder.pass(ids)?;
@@ -210,8 +259,8 @@ impl Lane {
                 }
                 let loss = pass.cross_entropy(&logits, &y)?;
                 let grads = loss.backward()?;
-                pass.commit(RATE)?;
-                (self.descend)(&grads)?;
+                pass.commit(self.descend.info())?;
+                self.descend.step(&grads, &mut self.recorder)?;
                 loss
             };
             self.loss = loss.to_scalar()?;
@@ -228,10 +277,8 @@ fn measure(workload: Workload, arguments: &Arguments, allocator: &str) -> Result
     // Where the build is, is a real disk; the system's temporary folder is often memory.
     let target = std::env::current_exe()?.parent().context("the bench has no folder")?.to_owned();
     let dir = tempfile::tempdir_in(target)?;
-    let mut lanes = MODES
-        .iter()
-        .map(|mode| Lane::new(workload, mode, arguments.in_place_sgd, dir.path()))
-        .collect::<Result<Vec<_>>>()?;
+    let mut lanes =
+        MODES.iter().map(|mode| Lane::new(workload, mode, arguments, dir.path())).collect::<Result<Vec<_>>>()?;
     for pair in 0..=pairs {
         for number in 0..MODES.len() {
             // Each round begins with another mode, so that none is always the one after the slowest.

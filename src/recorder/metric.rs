@@ -40,7 +40,7 @@ pub(super) struct MetricState {
     told: Option<Vec<(u32, f32)>>,
 }
 
-/// `D` of all layers, each times the ratio of the layer's learning rate to that of the step.
+/// `D` of all layers, in a training each times the ratio of the layer's learning rate to that of the step.
 pub(super) struct VisitMetric {
     layers: Vec<LayerMetric>,
     rate_factors: Vec<(u32, f32)>,
@@ -127,11 +127,10 @@ impl MetricState {
         }
     }
 
-    fn is_due(&self, step: u64, moments: &Moments) -> bool {
+    fn is_due(&self, step: u64, moments: &Moments, rate_factors: &[(u32, f32)]) -> bool {
         let Some(current) = &self.current else { return true };
         let interval = (moments.step.steps_taken / PART).clamp(1, STEPS_MAX);
-        let told = self.told.as_ref().unwrap_or(&moments.rate_factors);
-        step.saturating_sub(self.made_at) >= interval || !are_same(&current.rate_factors, told)
+        step.saturating_sub(self.made_at) >= interval || !are_same(&current.rate_factors, rate_factors)
     }
 }
 
@@ -147,10 +146,14 @@ impl State {
     /// Makes the metric of the visits that follow, if it is time and the moments are known.
     pub(super) fn prepare_metric(&mut self) {
         let Some(moments) = &self.moments else { return self.set_metric(None) };
-        if self.metric.is_due(self.step, moments) && moments.read_at == self.step {
-            let factors = self.metric.told.clone().unwrap_or_else(|| moments.rate_factors.clone());
+        let factors = match self.replayed {
+            // The log has those of the training.
+            Some(_) => &[][..],
+            None => self.metric.told.as_ref().unwrap_or(&moments.rate_factors),
+        };
+        if self.metric.is_due(self.step, moments, factors) && moments.read_at == self.step {
             // A device that cannot be read stops the training elsewhere. Here visits have no norm in the metric.
-            let made = VisitMetric::new(self, moments, factors).ok().flatten().map(Arc::new);
+            let made = VisitMetric::new(self, moments, factors.to_vec()).ok().flatten().map(Arc::new);
             self.metric.made_at = self.step;
             self.set_metric(made);
         } else if self.step.saturating_sub(self.metric.made_at) > STEPS_MAX {

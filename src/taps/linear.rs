@@ -159,9 +159,8 @@ pub(super) fn weight_gradients(
                         add_rows(d, biases);
                     }
                 };
-                let mut sum = catch.keep_folded(fold, batch, |folding| {
-                    sum_and_fold(batch, parameters, Some(folding), || (), fill)
-                });
+                let mut sum = catch
+                    .keep_folded(fold, batch, |folding| sum_and_fold(batch, parameters, Some(folding), || (), fill));
                 let b_grad = bias.then(|| sum.split_off(size));
                 sum.truncate(size);
                 return Ok((sum, b_grad));

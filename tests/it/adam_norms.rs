@@ -374,7 +374,7 @@ fn moments_that_nobody_reads_any_more_are_not_used() {
     let mut recorder = Recorder::create(dir.path(), &case.taps, Config::default()).unwrap();
     let mut optimizer = AdamW::new_lr(case.variables.all_vars(), RATE).unwrap();
     (0..3).for_each(|number| step(&case, &mut recorder, &mut optimizer, number));
-    // From here on nobody calls `read_moments`. The last metric was made before step 2.
+    // From here on nobody calls `read_moments`. The last metric is made before step 3.
     for number in 3..70 {
         let ids = ids_of(number);
         let mut pass = recorder.pass(&ids).unwrap();
@@ -384,7 +384,6 @@ fn moments_that_nobody_reads_any_more_are_not_used() {
         optimizer.step(&grads).unwrap();
     }
     recorder.finish().unwrap();
-    // At step 3 the moments of step 2 are still the newest, so they are read once more.
     assert_eq!(steps_without(dir.path()), [&[0], &(68..70).collect::<Vec<u64>>()[..]].concat());
 }
 

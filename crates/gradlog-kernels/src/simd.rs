@@ -133,7 +133,8 @@ mod tests {
             // Multiples of a quarter lose nothing in the upper half of an f32.
             let halves: Vec<u16> = weights.iter().map(|weight| (weight.to_bits() >> 16) as u16).collect();
             let right: f64 = values.iter().zip(&weights).map(|(v, w)| f64::from(*w) * f64::from(*v).powi(2)).sum();
-            let close = |made: f64, tolerance: f64| assert!((made - right).abs() <= tolerance * right, "{made} {right}");
+            let close =
+                |made: f64, tolerance: f64| assert!((made - right).abs() <= tolerance * right, "{made} {right}");
             close(f64::from(weighted_squared_norm(&values, &weights)), 1e-6);
             close(f64::from(weighted_squared_norm(&values, &halves)), 1e-6);
             close(weighted_squared_norm_f64(&values, &halves), 1e-12);

@@ -3,8 +3,8 @@
 use crate::visits::{Visit, WIDTHS};
 use gradlog_format::log::{
     segment_path, worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, FindingKind,
-    LayerRecord, LogError, LogWriter, Manifest, Mode, Preconditioner, ResumePlace, SegmentHeader, Totals, UpdateRule, WorkerRecord,
-    WriterOptions, NO_LAYER,
+    LayerRecord, LogError, LogWriter, Manifest, Mode, Preconditioner, ResumePlace, SegmentHeader, Totals, UpdateRule,
+    WorkerRecord, WriterOptions, NO_LAYER,
 };
 use gradlog_format::run::Run;
 use gradlog_format::sketch::{Encoding, SketchConfig};

@@ -33,9 +33,14 @@ impl AdamNorms {
         let on_sweeps = window.is_on_sweeps();
         // A checkpoint of step 0 is before all moments.
         let mut without = BTreeSet::from_iter(on_sweeps.then_some(0));
+        let of_layers = LayerRates::read(run)?;
+        if on_sweeps && !of_layers.changes().is_empty() {
+            // A replay does not know the rates of layers.
+            return Ok(None);
+        }
         if !on_sweeps {
             without.extend(rates.first_steps());
-            without.extend(LayerRates::read(run)?.changes());
+            without.extend(of_layers.changes());
         }
         let found = Self { rates, without, on_sweeps };
         let mut any = false;

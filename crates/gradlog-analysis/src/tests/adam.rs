@@ -170,7 +170,10 @@ fn relatif_divides_in_the_metric_of_its_products() {
     let sum = ask(Normalization::None).steps(1..).compute(&run).unwrap();
     let divided = ask(Normalization::Relatif).compute(&run).unwrap();
     let words = divided.basis.to_string();
-    assert!(words.contains("AdamW, second moments of the probe's time, in norms of at most 64 steps before"), "{words}");
+    assert!(
+        words.contains("AdamW, second moments of the probe's time, in norms of at most 64 steps before"),
+        "{words}"
+    );
     assert_eq!(divided.left_out.without_moments, 6);
     let own = in_metric(&all);
     for (number, row) in divided.rows.iter().enumerate() {

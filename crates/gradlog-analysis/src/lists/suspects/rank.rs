@@ -9,7 +9,9 @@ use crate::rows::basis::Uses;
 use crate::scores::order::suspicious_first;
 use crate::scores::over_runs::{name_run, refuse_same_run};
 use crate::Progress;
-use crate::{AnalysisError, Basis, BasisRows, Extra, LeftOut, Order, OptimizerChoice, OverRuns, RunsRow, Score, Window};
+use crate::{
+    AnalysisError, Basis, BasisRows, Extra, LeftOut, OptimizerChoice, Order, OverRuns, RunsRow, Score, Window,
+};
 use gradlog_format::run::Run;
 use std::collections::HashMap;
 

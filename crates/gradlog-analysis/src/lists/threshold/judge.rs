@@ -40,7 +40,9 @@ pub(super) fn judge_examples(runs: &[&Run], asked: &ThresholdQuestion) -> Result
     let mut parts = Vec::with_capacity(runs.len());
     let mut left_out = LeftOut::default();
     for (number, run) in runs.iter().enumerate() {
-        let table = Score::Aum.compute_table(run, (window, OptimizerChoice::default()), progress).map_err(name_run(runs, number))?;
+        let table = Score::Aum
+            .compute_table(run, (window, OptimizerChoice::default()), progress)
+            .map_err(name_run(runs, number))?;
         let is_sample: Vec<bool> = match samples {
             ThresholdIds::Class(class) => table.rows.iter().map(|row| row.label == Some(*class)).collect(),
             ThresholdIds::Sets(sets) => {
