@@ -170,7 +170,7 @@ impl AdamStep {
 }
 
 /// The second moments `v` of Adam, by variable, for [`StepReport::second_moments`]. They are read when a probe is
-/// recorded, and not before.
+/// recorded, and every 64 steps or oftener for the norms of visits.
 #[derive(Debug, Clone, Default)]
 pub struct SecondMoments {
     by_variable: Vec<Entry>,
@@ -309,8 +309,9 @@ pub trait StepReport {
 
     /// The second moments of Adam after the last step, if the optimizer shows them. Default `None`.
     ///
-    /// With them, probes are recorded a second time, multiplied by `1/(√v̂ + ε)`. TracIn then follows the steps that
-    /// Adam took. [`StepInfo::rule`] must say that it is Adam.
+    /// With them, probes are recorded a second time, multiplied by `1/(√v̂ + ε)`, and visits get the norm of their
+    /// gradient in that metric. TracIn and self-influence then follow the steps that Adam took. [`StepInfo::rule`] must
+    /// say that it is Adam.
     fn second_moments(&self) -> Option<SecondMoments> {
         None
     }

@@ -58,6 +58,13 @@ impl Cost {
         Self { sketch_bytes_per_visit: factored + folded, output_bytes_per_visit: numbers.sum() }
     }
 
+    /// The same, of visits that also have a norm in Adam's metric.
+    pub(super) fn with_norm_in_metric(mut self) -> Self {
+        let cells = Column::PreconditionedSquaredNorm.cells();
+        self.output_bytes_per_visit += cells.map_or(0, |cells| cells.row_bytes(1));
+        self
+    }
+
     /// Bytes in a visit.
     pub fn bytes_per_visit(&self) -> u64 {
         self.sketch_bytes_per_visit + self.output_bytes_per_visit

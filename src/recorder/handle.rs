@@ -67,10 +67,12 @@ impl Recorder {
 
     /// Estimates from the layers what the run will take on disk. See [`Cost`].
     pub fn cost(&self) -> Cost {
-        self.state
-            .as_ref()
-            .map(|state| Cost::expected(&state.manifest, &state.forms, state.shared_fold.known_width()))
-            .unwrap_or_default()
+        let Some(state) = &self.state else { return Cost::default() };
+        let cost = Cost::expected(&state.manifest, &state.forms, state.shared_fold.known_width());
+        match state.visit_metric() {
+            Some(_) => cost.with_norm_in_metric(),
+            None => cost,
+        }
     }
 
     /// What couples the examples of a batch, as far as the declared model shows it: BatchNorm in training mode. Rows

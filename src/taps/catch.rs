@@ -113,8 +113,8 @@ impl Catch {
         Some(LayerFold { fold, metric })
     }
 
-    /// Keeps the folded per-example gradients of `batch` examples. `make` gets what they are folded with; it returns its
-    /// result and the squared norms.
+    /// Keeps the folded per-example gradients of `batch` examples. `make` gets what they are folded with; it returns
+    /// its result and the squared norms.
     pub(super) fn keep_folded<R>(
         &self,
         layer: &LayerFold,

@@ -122,8 +122,8 @@ pub(super) struct Folding<'a> {
 /// Number of elements that are summed, squared and folded at a time. They stay in the first-level cache.
 const PIECE: usize = 2048;
 
-/// Makes each example's gradient with `fill`. Returns their sum and, with a `folding`, their squared norms. The sketches
-/// are added to its rows.
+/// Makes each example's gradient with `fill`. Returns their sum and, with a `folding`, their squared norms. The
+/// sketches are added to its rows.
 ///
 /// `fill(scratch, example, gradient)` writes the whole gradient of one example, `parameters` elements. Each thread gets
 /// one contiguous stretch of the examples, a `scratch` and a gradient buffer that stay in its cache. So a gradient is

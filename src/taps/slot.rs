@@ -123,8 +123,8 @@ impl Slot {
         }
     }
 
-    /// The projection and the metric, if backward may fold the gradients: forward used the layer once in `pass`. A layer that was used
-    /// twice is folded later, when all its uses are known. Otherwise its norm would be wrong.
+    /// The projection and the metric, if backward may fold the gradients: forward used the layer once in `pass`. A
+    /// layer that was used twice is folded later, when all its uses are known. Otherwise its norm would be wrong.
     pub(crate) fn find_fold(&self, pass: u64) -> Option<(Arc<LazyFold>, Option<MetricWeights>)> {
         let state = self.state();
         let fold = (state.pass == pass && state.uses == 1).then(|| state.fold.clone()).flatten()?;

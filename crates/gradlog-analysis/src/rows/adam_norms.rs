@@ -23,8 +23,8 @@ pub(crate) struct AdamNorms {
 }
 
 impl AdamNorms {
-    /// `None` unless all steps of the run were of one Adam or AdamW, and all rows of the window that have a norm have one
-    /// in its metric too.
+    /// `None` unless all steps of the run were of one Adam or AdamW, and all rows of the window that have a norm have
+    /// one in its metric too.
     ///
     /// # Errors
     /// [`AnalysisError::Read`] if the file system refuses. Damage ends the search: the answer meets the same.

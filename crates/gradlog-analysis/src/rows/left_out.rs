@@ -40,8 +40,8 @@ pub struct LeftOut {
     /// Visits and probes of which the probability of the label rounds to 1, so that the gradient of their log-odds, of
     /// which TRAK's estimator is made, is not known.
     pub without_log_odds: u64,
-    /// Visits without a norm in the metric of Adam, where all others have one: those of the optimizer's first step, and
-    /// of a step that changed the ratio of a layer's learning rate.
+    /// Visits without a norm in the metric of Adam, where all others have one: those of the optimizer's first step,
+    /// and of a step that changed the ratio of a layer's learning rate.
     pub without_moments: u64,
 }
 

@@ -10,7 +10,8 @@ use super::order::Order;
 pub enum Score {
     /// `Σ_t η_t·clip_t·c_t·‖g(w_t)‖²`: what the example's own steps did to its own loss, to first order (Pruthi et al.
     /// 2020, §4.1, in the form over visits). High: mislabeled or odd. Exact norms, no error of a sketch. For steps of
-    /// Adam, `Σ_t η_eff(t)·clip_t·c_t·‖D^{1/2} g(w_t)‖²` with `D = 1/(√v̂ + ε)`, if the visits have norms in its metric.
+    /// Adam, `Σ_t η_eff(t)·clip_t·c_t·‖D^{1/2} g(w_t)‖²` with `D = 1/(√v̂ + ε)`, if the visits have norms in its
+    /// metric.
     SelfInfluence,
     /// Mean over `t` of `‖g(w_t)‖₂`, not squared (GraNd; Paul et al. 2021, §2). High: hard or mislabeled.
     /// The paper takes the mean over ten or more initializations at one early epoch, in test mode. Its claim that the

@@ -9,9 +9,9 @@
 //!
 //! A visit without weight (`c = 0`) moved nothing and rightly adds zero.
 //!
-//! **Adam.** `Σ_t η_eff(t)·clip_t·c_t·‖D^{1/2} g(w_t)‖²` with `D = 1/(√v̂ + ε)` of a step before, and the rate at which a
-//! gradient acts through the first moment ([`InfluenceQuestion`](crate::InfluenceQuestion)). It is TracIn of an example
-//! with itself in the metric of Adam. The norms come from the recorder.
+//! **Adam.** `Σ_t η_eff(t)·clip_t·c_t·‖D^{1/2} g(w_t)‖²` with `D = 1/(√v̂ + ε)` of a step before, and the rate at which
+//! a gradient acts through the first moment ([`InfluenceQuestion`](crate::InfluenceQuestion)). It is TracIn of an
+//! example with itself in the metric of Adam. The norms come from the recorder.
 
 use crate::rows::rule::{RowRule, UnseenGradient};
 use crate::scores::per_example::{Mean, PerExample};

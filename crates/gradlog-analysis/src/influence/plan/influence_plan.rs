@@ -118,8 +118,8 @@ impl<'run> InfluencePlan<'run> {
         Ok(plan)
     }
 
-    /// The rates, norms and probes in the metric of Adam. `None` if the steps are to be taken as plain SGD: the run does
-    /// not have what it takes. Numerator and divisor of a score are in one metric.
+    /// The rates, norms and probes in the metric of Adam. `None` if the steps are to be taken as plain SGD: the run
+    /// does not have what it takes. Numerator and divisor of a score are in one metric.
     fn in_metric(run: &Run, question: &InfluenceQuestion) -> Result<Option<InMetric>, AnalysisError> {
         if question.optimizer == OptimizerChoice::PlainSgd {
             return Ok(None);

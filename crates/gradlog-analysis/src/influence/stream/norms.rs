@@ -1,8 +1,8 @@
 //! Norms of gradients, for scores that are divided by them ([`Normalization`]).
 //!
-//! In Adam's metric they are those that were recorded. Else a block with all its layers has exact norms beside its sketches. Of some layers alone, or where no norms were
-//! recorded, the norm is that of the sketch: `‖g‖² = Σ (‖a‖² + bias)·‖δ‖²` over factored layers, and `‖s‖²` of the
-//! folded ones.
+//! In Adam's metric they are those that were recorded. Else a block with all its layers has exact norms beside its
+//! sketches. Of some layers alone, or where no norms were recorded, the norm is that of the sketch: `‖g‖² = Σ (‖a‖² +
+//! bias)·‖δ‖²` over factored layers, and `‖s‖²` of the folded ones.
 
 use super::block_visits::BlockVisits;
 use crate::influence::plan::InfluencePlan;
