@@ -260,7 +260,7 @@ fn sweeps_at_checkpoints_use_the_moments_that_were_saved_beside_them() {
 
     let ids: Vec<u64> = (0..EXAMPLES as u64).collect();
     let mut truth = vec![vec![0.0; PROBES]; EXAMPLES];
-    let mut own_influence = vec![0.0; EXAMPLES];
+    let mut own_influence = [0.0; EXAMPLES];
     let mut replay = Replay::open(dir.path(), &model.taps, exact()).unwrap();
     for (checkpoint, step) in replay.checkpoints().iter().zip(saved) {
         replay.load(checkpoint, &model.variables).unwrap();

@@ -23,12 +23,14 @@ const RATE: f64 = 0.01;
 /// Weights of folded layers are rounded to 8 bits.
 const TOLERANCE: f64 = 4e-3;
 
+type Losses = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+
 /// A model, its inputs, and the losses of a batch of them.
 struct Case {
     taps: Taps,
     variables: VarMap,
     x: Tensor,
-    losses: Box<dyn Fn(&Tensor) -> Result<Tensor>>,
+    losses: Losses,
     /// Weights of factored layers, with their biases: there the moments are replaced by row and column means.
     factored: Vec<(&'static str, Option<&'static str>)>,
     /// Whether gradients are recorded by one backward an example.
