@@ -331,8 +331,8 @@ impl Replay {
 
     /// Reads the second moments of Adam at the checkpoint: call it after [`Replay::load`], with an optimizer that took
     /// up the state that was saved beside the checkpoint ([`AdamW::load_state`](crate::optim::AdamW::load_state)).
-    /// Sweeps of this checkpoint then also have the squared norm of each gradient in Adam's metric, and probes are also
-    /// recorded multiplied by `1/(√v̂ + ε)`, as in [`Recorder::read_moments`].
+    /// Its sweeps then also have norms in Adam's metric, and its probes a second record, as in
+    /// [`Recorder::read_moments`].
     pub fn read_moments(&mut self, optimizer: &impl StepReport) {
         self.recorder.read_moments(optimizer);
         if let Some(state) = &mut self.recorder.state {
@@ -355,11 +355,9 @@ impl Replay {
                 let refuse = |error: ReadError| RecordError::Replay(error.to_string());
                 state.recorded_losses = Some(RecordedLosses::read(&self.run, step).map_err(refuse)?);
             }
-        }
-        let ids = self.recorder.read_ids(ids)?;
-        if let Some(state) = &mut self.recorder.state {
             state.prepare_metric();
         }
+        let ids = self.recorder.read_ids(ids)?;
         Ok(ProbePass::new(self.recorder.begin(ids, PassKind::Sweep)?))
     }
 

@@ -1,8 +1,8 @@
 //! Catches the gradient of a tensor. candle hands it only to the backward function of a custom op.
 
 use super::collected::never_armed;
-use super::gradient::{FoldedGradients, Folding, SquaredNorms};
-use super::metric::MetricWeights;
+use super::gradient::{FoldedGradients, Folding};
+use super::metric::{MetricWeights, SquaredNorms};
 use super::shared_fold::LazyFold;
 use super::slot::{Captured, Slot};
 use super::watch::Watch;

@@ -1,13 +1,12 @@
 //! Per-example gradients: turns inputs and output gradients into sums, norms and folded sketches.
 
 use super::fused::with_slice;
-use super::metric::MetricWeights;
+use super::metric::{MetricWeights, SquaredNorms};
 use super::parallel::{self, count_threads};
 use candle_core::{bail, DType, Device, Result, Tensor};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use gradlog_kernels::simd::{squared_norm, squared_norm_f64, vectorized};
-use std::ops::AddAssign;
 
 /// The gradient of each example's loss by the parameters of one layer. Tensors may have any float dtype and device; the
 /// recorder converts them to f32.
@@ -75,39 +74,6 @@ pub(crate) struct FoldedGradients {
     pub sketches: Vec<f32>,
     /// Exact. In f32 the squares of small gradients would be 0.
     pub squared_norms: Vec<SquaredNorms>,
-}
-
-/// Squared norms of the gradient of one example.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct SquaredNorms {
-    /// `‖G_i‖²`.
-    pub plain: f64,
-    /// `‖D^{1/2} G_i‖²` in the metric that the layer has; 0 if it has none.
-    pub in_metric: f64,
-}
-
-impl SquaredNorms {
-    /// Those of the numbers `first..` of a gradient.
-    pub(crate) fn of(values: &[f32], first: usize, metric: Option<&MetricWeights>) -> Self {
-        Self {
-            plain: wide_squared_norm(values),
-            in_metric: metric.map_or(0.0, |metric| metric.squared_norm(first, values)),
-        }
-    }
-}
-
-impl SquaredNorms {
-    /// Those of a gradient whose squares are `factor` times as large.
-    pub(crate) fn times(self, factor: f64) -> Self {
-        Self { plain: self.plain * factor, in_metric: self.in_metric * factor }
-    }
-}
-
-impl AddAssign for SquaredNorms {
-    fn add_assign(&mut self, other: Self) {
-        self.plain += other.plain;
-        self.in_metric += other.in_metric;
-    }
 }
 
 /// What a fused backward folds the gradients of a batch with.

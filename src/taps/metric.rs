@@ -1,7 +1,9 @@
 //! The metric of an optimizer that scales each parameter, for norms of single gradients.
 
+use super::gradient::wide_squared_norm;
 use gradlog_kernels::simd::{weighted_squared_norm, weighted_squared_norm_f64, Weight};
 use half::bf16;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 /// What each parameter of a folded layer counts in a squared norm.
@@ -24,6 +26,39 @@ impl MetricWeights {
     pub(crate) fn squared_norm(&self, first: usize, values: &[f32]) -> f64 {
         let weights = self.0.get(first..).unwrap_or_default();
         wide_weighted_norm(values, weights)
+    }
+}
+
+/// Squared norms of the gradient of one example.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct SquaredNorms {
+    /// `‖G_i‖²`.
+    pub plain: f64,
+    /// `‖D^{1/2} G_i‖²` in the metric that the layer has; 0 if it has none.
+    pub in_metric: f64,
+}
+
+impl SquaredNorms {
+    /// Those of the numbers `first..` of a gradient.
+    pub(crate) fn of(values: &[f32], first: usize, metric: Option<&MetricWeights>) -> Self {
+        Self {
+            plain: wide_squared_norm(values),
+            in_metric: metric.map_or(0.0, |metric| metric.squared_norm(first, values)),
+        }
+    }
+}
+
+impl SquaredNorms {
+    /// Those of a gradient whose squares are `factor` times as large.
+    pub(crate) fn times(self, factor: f64) -> Self {
+        Self { plain: self.plain * factor, in_metric: self.in_metric * factor }
+    }
+}
+
+impl AddAssign for SquaredNorms {
+    fn add_assign(&mut self, other: Self) {
+        self.plain += other.plain;
+        self.in_metric += other.in_metric;
     }
 }
 

@@ -6,7 +6,8 @@
 use super::windows::Geometry;
 use crate::taps::catch::Catch;
 use crate::taps::fused::{apply_layer, needs_gradient, slice, with_slice, FusedLayer, Held, Operand};
-use crate::taps::gradient::{read_f32, sum_and_fold, Folding, PerExample, SquaredNorms};
+use crate::taps::gradient::{read_f32, sum_and_fold, Folding, PerExample};
+use crate::taps::metric::SquaredNorms;
 use candle_core::{bail, CpuStorage, Device, Result, Shape, Tensor};
 
 /// Which side of the windows is the layer's input.
