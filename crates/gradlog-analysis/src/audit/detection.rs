@@ -26,6 +26,17 @@ impl Detection {
         pool_parts(parts, bootstrap, |wrong, times| weighted_recall(wrong, times, share))
     }
 
+    /// Which share of the wrong labels is missed among the first `n` of the ranking, where `n` is the number of wrong
+    /// labels, likewise: the false negative rate at the noise rate. A perfect ranking misses none.
+    pub fn false_negative_rate(parts: &[Detection], bootstrap: Bootstrap) -> Measured {
+        pool_parts(parts, bootstrap, |wrong, times| {
+            let (hits, all) = wrong.iter().zip(times).fold((0.0, 0.0), |(hits, all), (wrong, times)| {
+                (hits + if *wrong { *times } else { 0.0 }, all + times)
+            });
+            1.0 - weighted_recall(wrong, times, hits / all)
+        })
+    }
+
     fn places(&self, wrong: bool) -> Vec<usize> {
         (0..self.wrong.len()).filter(|place| self.wrong[*place] == wrong).collect()
     }

@@ -5,11 +5,13 @@
 //! what came of it with what was computed from the log of one recorded run:
 //!
 //! - [`LeaveOneOut`]: the same run once more, same seed and same batches, with one example's weight set to zero. Its
-//!   truth is by how much each probe's loss rises; half of the weight tells how far any method could predict it.
+//!   truth is by how much each probe's loss rises. [`LeaveGroupOut`]: the same for groups.
+//! - [`Smoothness`]: could anything predict this? Half of the weight against all of it, or a second training of a
+//!   subset against the first. It comes first in a table.
 //! - [`Subsets`]: the linear datamodeling score over random subsets (Park et al. 2023, arXiv 2303.14186, §2).
 //! - [`Brittleness`]: how few of its strongest proponents must go until a prediction changes.
-//! - [`Detection`]: how well a ranking finds labels that were made wrong on purpose; ROC-AUC, and recall by share
-//!   inspected.
+//! - [`Detection`]: how well a ranking finds labels that were made wrong on purpose; ROC-AUC, recall by share
+//!   inspected, and the false negative rate at the noise rate.
 //! - [`Accuracy`]: what is left of the accuracy after pruning or cleaning, against another way to choose.
 //! - [`ExactInfluence`]: influence functions themselves, for models small enough, as an oracle; and what moving a
 //!   training input would do.
@@ -44,9 +46,12 @@ mod conjugate_gradient;
 mod detection;
 mod exact;
 mod finding;
+mod leave_group_out;
 mod leave_one_out;
 mod prediction;
+mod removal;
 mod retrain;
+mod smoothness;
 mod statistics;
 mod subsets;
 #[cfg(test)]
@@ -58,8 +63,10 @@ pub use conjugate_gradient::conjugate_gradient;
 pub use detection::Detection;
 pub use exact::{Differentiable, ExactInfluence, Solver};
 pub use finding::{write_json, Finding};
+pub use leave_group_out::LeaveGroupOut;
 pub use leave_one_out::LeaveOneOut;
 pub use prediction::{correlate, Correlation, Paired, Prediction};
 pub use retrain::{AuditError, Change, Retrain, Trained, TrainingError};
+pub use smoothness::Smoothness;
 pub use statistics::{roc_auc, Bootstrap, Measured};
 pub use subsets::{Subsets, SubsetsPlan};

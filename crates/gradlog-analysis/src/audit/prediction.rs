@@ -67,6 +67,60 @@ impl Prediction {
         Err(AuditError::NoScore { example, probe })
     }
 
+    /// The sum of the scores over each of some groups: `[groups, probes]`, row by row.
+    ///
+    /// # Errors
+    /// [`AuditError::Probes`] unless it knows so many probes, and as [`Prediction::score`].
+    pub(super) fn sums<'g>(
+        &self,
+        groups: impl Iterator<Item = &'g [u64]>,
+        expected: usize,
+    ) -> Result<Vec<f64>, AuditError> {
+        if self.probes != expected {
+            return Err(AuditError::Probes { what: "the prediction".into(), given: self.probes, expected });
+        }
+        let mut sums = Vec::new();
+        for group in groups {
+            for probe in 0..expected {
+                sums.push(group.iter().map(|example| self.score(*example, probe)).sum::<Result<f64, _>>()?);
+            }
+        }
+        Ok(sums)
+    }
+
+    /// The mean of several predictions, each divided probe by probe by its standard deviation over the examples: their
+    /// units differ. An example counts where all of them have a score; a prediction that is constant counts as 0.
+    ///
+    /// # Errors
+    /// [`AuditError::Empty`] without predictions, [`AuditError::Probes`] if their probes differ in number.
+    pub fn combine(predictions: &[&Prediction]) -> Result<Self, AuditError> {
+        let Some(first) = predictions.first() else {
+            return Err(AuditError::Empty { what: "no prediction is combined", how: "give at least one" });
+        };
+        let probes = first.probes;
+        if let Some(other) = predictions.iter().find(|other| other.probes != probes) {
+            return Err(AuditError::Probes { what: "a prediction".into(), given: other.probes, expected: probes });
+        }
+        let complete = |example: &u64| {
+            predictions.iter().all(|other| (0..probes).all(|probe| other.score(*example, probe).is_ok()))
+        };
+        let mut examples: Vec<u64> = first.rows.keys().copied().filter(complete).collect();
+        examples.sort_unstable();
+        let mut scores = vec![0f64; examples.len() * probes];
+        for prediction in predictions {
+            for probe in 0..probes {
+                let column: Vec<f64> =
+                    examples.iter().map(|example| prediction.score(*example, probe)).collect::<Result<_, _>>()?;
+                let count = column.len().max(1) as f64;
+                let mean = column.iter().sum::<f64>() / count;
+                let deviation = (column.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / count).sqrt();
+                let unit = if deviation > 0.0 { 1.0 / (deviation * predictions.len() as f64) } else { 0.0 };
+                column.iter().enumerate().for_each(|(row, score)| scores[row * probes + probe] += score * unit);
+            }
+        }
+        Self::new(&examples, probes, scores)
+    }
+
     /// The examples that help a probe most, the strongest first; ties by id, examples without a number left out.
     pub fn proponent_ids(&self, probe: usize, count: usize) -> Vec<u64> {
         let mut found: Vec<(f64, u64)> =

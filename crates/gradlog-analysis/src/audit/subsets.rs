@@ -7,7 +7,7 @@
 //! falls.
 
 use super::retrain::train;
-use super::statistics::draw_below;
+use super::statistics::draw_subset;
 use super::{AuditError, Change, Paired, Prediction, Retrain};
 
 /// Random subsets and what came of training on each. [`SubsetsPlan::measure`] makes it.
@@ -20,6 +20,8 @@ pub struct Subsets {
     pub seeds: Vec<u64>,
     /// `[subsets, probes]`, row by row: the probe's loss, the mean over the seeds.
     pub losses: Vec<f64>,
+    /// The same of each seed alone.
+    pub by_seed: Vec<Vec<f64>>,
     probes: usize,
 }
 
@@ -75,19 +77,17 @@ impl<'a> SubsetsPlan<'a> {
             return Err(AuditError::Empty { what: "there is no subset to train on", how });
         }
         let mut counter = 0;
-        let subsets: Vec<Vec<u64>> = (0..count).map(|_| subset(examples, size, draw_seed, &mut counter)).collect();
-        let (mut losses, mut probes) = (Vec::new(), None);
+        let subsets: Vec<Vec<u64>> = (0..count).map(|_| draw_subset(examples, size, draw_seed, &mut counter)).collect();
+        let (mut by_seed, mut probes) = (vec![Vec::new(); seeds.len()], None);
         for subset in &subsets {
-            let mut sums: Vec<f64> = Vec::new();
-            for seed in seeds {
+            for (seed, losses) in seeds.iter().zip(&mut by_seed) {
                 let trained = train(retrain, *seed, &Change::Only(subset), probes)?;
                 probes = Some(trained.losses.len());
-                sums.resize(trained.losses.len(), 0.0);
-                sums.iter_mut().zip(&trained.losses).for_each(|(sum, loss)| *sum += loss / seeds.len() as f64);
+                losses.extend(trained.losses);
             }
-            losses.append(&mut sums);
         }
-        Ok(Subsets { subsets, seeds: seeds.to_vec(), losses, probes: probes.unwrap_or(0) })
+        let losses = mean_of(&by_seed);
+        Ok(Subsets { subsets, seeds: seeds.to_vec(), losses, by_seed, probes: probes.unwrap_or(0) })
     }
 }
 
@@ -97,51 +97,54 @@ impl Subsets {
     /// # Errors
     /// As [`LeaveOneOut::pair_with`](super::LeaveOneOut::pair_with).
     pub fn pair_with(&self, prediction: &Prediction) -> Result<Paired, AuditError> {
-        let probes = self.probes;
-        if prediction.probes() != probes {
-            return Err(AuditError::Probes {
-                what: "the prediction".into(),
-                given: prediction.probes(),
-                expected: probes,
-            });
+        let predicted = prediction.sums(self.subsets.iter().map(Vec::as_slice), self.probes)?;
+        Ok(Paired { probes: self.probes, measured: negated(&self.losses), predicted })
+    }
+
+    /// The same subsets with the first of the seeds alone. A score against fewer trainings has more of their noise in
+    /// it.
+    #[must_use]
+    pub fn first_seeds(&self, count: usize) -> Self {
+        let count = count.clamp(1, self.seeds.len().max(1));
+        let by_seed: Vec<Vec<f64>> = self.by_seed.iter().take(count).cloned().collect();
+        Self {
+            subsets: self.subsets.clone(),
+            seeds: self.seeds.iter().take(count).copied().collect(),
+            losses: mean_of(&by_seed),
+            by_seed,
+            probes: self.probes,
         }
-        let mut predicted = Vec::with_capacity(self.losses.len());
-        for subset in &self.subsets {
-            for probe in 0..probes {
-                predicted.push(subset.iter().map(|example| prediction.score(*example, probe)).sum::<Result<f64, _>>()?);
-            }
+    }
+
+    /// How the trainings agree among themselves: the mean over the second half of the seeds, beside that over the
+    /// first half. With two seeds this is one training beside another.
+    ///
+    /// To predict a second training of the same subsets by the first is a strong method: it trains every subset. What
+    /// it does not reach is noise of the seeds. A method whose scores have no such noise can reach the root of it
+    /// ([`Smoothness`](super::Smoothness)).
+    ///
+    /// # Errors
+    /// [`AuditError::Empty`] with a single seed.
+    pub fn ceiling(&self) -> Result<Paired, AuditError> {
+        let (first, second) = self.by_seed.split_at(self.by_seed.len() / 2);
+        if first.is_empty() {
+            let how = "train on each with two seeds at least";
+            return Err(AuditError::Empty { what: "each subset was trained on once, which shows no noise", how });
         }
-        Ok(Paired { probes, measured: self.losses.iter().map(|loss| -loss).collect(), predicted })
+        let predicted = negated(&mean_of(second));
+        Ok(Paired { probes: self.probes, measured: negated(&mean_of(first)), predicted })
     }
 }
 
-/// So many of the examples, each set as probable as any other (Fisher and Yates).
-fn subset(examples: &[u64], size: usize, seed: u64, counter: &mut u64) -> Vec<u64> {
-    let mut pool = examples.to_vec();
-    for place in 0..size {
-        let other = place + draw_below(seed, *counter, pool.len() - place);
-        *counter += 1;
-        pool.swap(place, other);
-    }
-    pool.truncate(size);
-    pool.sort_unstable();
-    pool
+fn negated(losses: &[f64]) -> Vec<f64> {
+    losses.iter().map(|loss| -loss).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn subsets_are_of_the_size_asked_for_and_hold_each_example_as_often() {
-        let examples: Vec<u64> = (100..110).collect();
-        let (mut counter, mut times) = (0, [0u32; 10]);
-        for _ in 0..3000 {
-            let drawn = subset(&examples, 4, 1, &mut counter);
-            assert!(drawn.len() == 4 && drawn.windows(2).all(|pair| pair[0] < pair[1]));
-            drawn.iter().for_each(|example| times[*example as usize - 100] += 1);
-        }
-        // 1,200 each, with a standard deviation of 27.
-        assert!(times.iter().all(|times| (1080..1320).contains(times)), "{times:?}");
+/// The mean over lists of one length.
+fn mean_of(lists: &[Vec<f64>]) -> Vec<f64> {
+    let mut sums = vec![0f64; lists.first().map_or(0, Vec::len)];
+    for list in lists {
+        sums.iter_mut().zip(list).for_each(|(sum, value)| *sum += value / lists.len() as f64);
     }
+    sums
 }
