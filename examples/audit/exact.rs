@@ -4,7 +4,8 @@
 //! With `x` ending in a 1 for the bias, `p = softmax(W x)` and `e` the label as a vector: `∇_W ℓ = (p − e) xᵀ` and
 //! `∇_x ℓ = Wᵀ (p − e)`. The objective is `(1/n)·Σ ℓ_i + (λ/2)·‖W‖²`.
 
-use crate::task::{probabilities, Images, Model};
+use crate::images::Images;
+use crate::task::{probabilities, Model};
 use anyhow::Result;
 use faer::linalg::matmul::matmul;
 use faer::prelude::ReborrowMut;

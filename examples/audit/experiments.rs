@@ -1,7 +1,8 @@
 //! What the experiments share: the bench with its table, and the closures and lists for the library.
 
 use crate::data::Digits;
-use crate::task::{train, Images, Pixels, Setting};
+use crate::images::{Images, Pixels};
+use crate::task::{train, Setting};
 use crate::Arguments;
 use anyhow::Result;
 use gradlog_analysis::audit::{

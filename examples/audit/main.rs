@@ -10,11 +10,15 @@
 //! bootstrap intervals. `gradlog_analysis::audit` has the measures, for any model that a closure can train.
 
 mod attribution;
+mod cache;
 #[allow(dead_code)]
 #[path = "../mnist/data.rs"]
 mod data;
 mod exact;
 mod experiments;
+mod images;
+mod lds;
+mod loo;
 mod methods;
 #[allow(dead_code)]
 #[path = "../mnist/model.rs"]
@@ -22,6 +26,7 @@ mod mnist_model;
 mod moved;
 mod one_step;
 mod selection;
+mod small_cnn;
 #[path = "../support/mod.rs"]
 mod support;
 mod task;
@@ -99,8 +104,8 @@ pub(crate) struct Arguments {
     /// Half subsets of the linear datamodeling score
     #[arg(long, default_value_t = 50)]
     subsets: usize,
-    /// Models to train on each subset
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Models to train on each subset, with seeds of their own; two or more show how much of the score is noise
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
     subset_seeds: u64,
     /// Test images whose prediction is flipped by removing proponents, for each seed; 0 skips this
     #[arg(long, default_value_t = 5)]
@@ -118,6 +123,18 @@ pub(crate) struct Arguments {
     /// In the experiment with labels, only detect the wrong ones: no training without them
     #[arg(long)]
     detection_only: bool,
+    /// Which settings of the experiment `optimizers` to run
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = OneRun::ALL)]
+    settings: Vec<OneRun>,
+    /// Train with AdamW at a learning rate of 0.001 in the experiment with labels
+    #[arg(long)]
+    adamw: bool,
+    /// Ask for the linear datamodeling score of other dampings, lengths and windows as well
+    #[arg(long)]
+    explore: bool,
+    /// Keep in this folder what came of trainings, and use what is there; recorded runs in `--out` are used again, too
+    #[arg(long)]
+    cache: Option<PathBuf>,
     /// First check on a few images that the recorded gradients of all models are each image's own
     #[arg(long)]
     check: bool,
@@ -135,8 +152,65 @@ enum Experiment {
     Labels,
     /// Half of the training set: accuracy compared with random choice and with all
     Pruning,
-    /// One step of AdamW done again without each example of its batch: MLP, CNN and transformer
+    /// Seven settings, most of them under AdamW: one step done again, leave-one-out, linear datamodeling score
     Optimizers,
+}
+
+/// A setting of the experiment `optimizers`.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OneRun {
+    /// One step of AdamW done again without each example of its batch: MLP
+    AdamwStepMlp,
+    /// The same with the CNN
+    AdamwStepCnn,
+    /// The same with the transformer
+    AdamwStepTransformer,
+    /// Leave-one-out in the same run under AdamW, and groups of 32
+    AdamwLooMlp,
+    /// Linear datamodeling score under AdamW: MLP
+    AdamwLdsMlp,
+    /// Linear datamodeling score under SGD: MLP
+    LdsMlp,
+    /// The same with a CNN for two classes
+    LdsCnn2,
+}
+
+impl OneRun {
+    const ALL: [Self; 7] = [
+        Self::AdamwStepMlp,
+        Self::AdamwStepCnn,
+        Self::AdamwStepTransformer,
+        Self::AdamwLooMlp,
+        Self::AdamwLdsMlp,
+        Self::LdsMlp,
+        Self::LdsCnn2,
+    ];
+
+    /// As in a row of the table.
+    fn name(self) -> &'static str {
+        match self {
+            Self::AdamwStepMlp => "adamw-step-mlp",
+            Self::AdamwStepCnn => "adamw-step-cnn",
+            Self::AdamwStepTransformer => "adamw-step-transformer",
+            Self::AdamwLooMlp => "adamw-loo-mlp",
+            Self::AdamwLdsMlp => "adamw-lds-mlp",
+            Self::LdsMlp => "lds-mlp",
+            Self::LdsCnn2 => "lds-cnn2",
+        }
+    }
+}
+
+impl std::fmt::Display for OneRun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Writes the table after each experiment, so that a later failure does not lose it.
+fn write_table(bench: &Bench<'_>) -> Result<()> {
+    let Some(path) = &bench.arguments.json else { return Ok(()) };
+    let write = || gradlog_analysis::audit::write_json(&bench.findings, &mut std::fs::File::create(path)?);
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn main() -> Result<()> {
@@ -153,7 +227,7 @@ fn main() -> Result<()> {
     }
     std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;
     if arguments.check {
-        task::check_gradients(&arguments.out, &task::Images::from_digits(&train, task::Pixels::Standardized))?;
+        task::check_gradients(&arguments.out, &images::Images::from_digits(&train, images::Pixels::Standardized))?;
     }
     let mut bench = Bench { arguments: &arguments, train, test, findings: Vec::new() };
     for experiment in &arguments.only {
@@ -163,13 +237,23 @@ fn main() -> Result<()> {
             Experiment::Mlp => bench.mlp(),
             Experiment::Labels => bench.labels(),
             Experiment::Pruning => bench.pruning(),
-            Experiment::Optimizers => bench.optimizers(),
+            Experiment::Optimizers => {
+                for setting in &arguments.settings {
+                    match setting {
+                        OneRun::AdamwStepMlp | OneRun::AdamwStepCnn | OneRun::AdamwStepTransformer => {
+                            bench.adamw_step(*setting)
+                        }
+                        OneRun::AdamwLooMlp => bench.adamw_loo(),
+                        OneRun::AdamwLdsMlp => bench.adamw_lds_mlp(),
+                        OneRun::LdsMlp => bench.lds_mlp(),
+                        OneRun::LdsCnn2 => bench.lds_cnn2(),
+                    }?;
+                    write_table(&bench)?;
+                }
+                Ok(())
+            }
         }?;
-        // Writes after each experiment, so that a later failure does not lose it.
-        if let Some(path) = &arguments.json {
-            let write = || gradlog_analysis::audit::write_json(&bench.findings, &mut std::fs::File::create(path)?);
-            write().with_context(|| format!("cannot write {}", path.display()))?;
-        }
+        write_table(&bench)?;
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! The predictions of every method, from the log of one recorded run.
 
-use crate::task::{Architecture, Setting};
+use crate::task::{Architecture, Rule, Setting};
 use anyhow::Result;
 use gradlog_analysis::audit::Prediction;
 use gradlog_analysis::{
-    Curvature, Damping, EstimateQuestion, InfluenceQuestion, Method, Score, ScoreQuestion, SuspectQuestion, Window,
+    AnalysisError, Curvature, Damping, EstimateQuestion, Influence, InfluenceQuestion, Method, OptimizerChoice, Score,
+    ScoreQuestion, SuspectQuestion, VectorQuestion, Window,
 };
 use gradlog_format::run::Run;
 use std::path::{Path, PathBuf};
@@ -61,13 +62,136 @@ pub fn influences(
         ("adjoint, Gauss-Newton", asked(&question, Method::Adjoint, gauss_newton())),
     ];
     for (name, question) in questions {
-        let start = std::time::Instant::now();
-        let answers = question.compute(&run)?;
-        found.push((name.to_string(), Prediction::from_influence(&answers[0], &ids)?));
-        eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+        found.extend(ask(&run, &ids, name, &question)?);
     }
     let all: Vec<u64> = (0..examples as u64).collect();
     found.push(("random".into(), Prediction::random(&all, probes, 1)));
+    Ok(found)
+}
+
+/// Asks one question. If the method refuses this run, says so and gives nothing. With several dampings the answers are
+/// named by them.
+fn ask(run: &Run, ids: &[u64], name: &str, question: &EstimateQuestion) -> Result<Vec<(String, Prediction)>> {
+    let start = std::time::Instant::now();
+    let answers = match question.compute(run) {
+        Ok(answers) => answers,
+        Err(refused @ (AnalysisError::OutOfRange { .. } | AnalysisError::Diverged { .. })) => {
+            println!("{name}: left out, because {refused}");
+            return Ok(Vec::new());
+        }
+        Err(other) => return Err(other.into()),
+    };
+    eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+    let several = answers.len() > 1;
+    let named = |answer: &Influence| {
+        let damping = answer.estimate.as_ref().and_then(|estimate| estimate.damping).filter(|_| several);
+        let name = damping.map_or(name.to_string(), |damping| format!("{name}, damping {damping}"));
+        Ok((name, Prediction::from_influence(answer, ids)?))
+    };
+    answers.iter().map(named).collect()
+}
+
+/// TracIn with the optimizer as it was recorded, and taken as plain SGD.
+fn tracin(run: &Run, ids: &[u64], suffix: &str) -> Result<Vec<(String, Prediction)>> {
+    let mut found = Vec::new();
+    for (name, optimizer) in [
+        ("TracIn, AdamW as recorded", OptimizerChoice::Recorded),
+        ("TracIn, taken as plain SGD", OptimizerChoice::PlainSgd),
+    ] {
+        let answer = InfluenceQuestion::new("test").optimizer(optimizer).compute(run)?;
+        found.push((format!("{name}{suffix}"), Prediction::from_influence(&answer, ids)?));
+    }
+    Ok(found)
+}
+
+/// The methods that follow one run under AdamW to its end. `exact`: it was recorded without rounding and hashing.
+pub fn under_adamw(folder: &Path, exact: bool, examples: usize, probes: usize) -> Result<Vec<(String, Prediction)>> {
+    let run = Run::open(folder)?;
+    let ids: Vec<u64> = (0..probes as u64).collect();
+    let mut found = tracin(&run, &ids, if exact { ", exact" } else { "" })?;
+    let adjoint =
+        |curvature| EstimateQuestion::new(InfluenceQuestion::new("test"), Method::Adjoint).curvature(curvature);
+    let gauss_newton = adjoint(Curvature::Set("curvature".into()));
+    if exact {
+        // Every number of the gradient has a place of its own.
+        found.extend(ask(&run, &ids, "adjoint, exact", &gauss_newton.length(VectorQuestion::LENGTH_MAX))?);
+        return Ok(found);
+    }
+    found.extend(ask(&run, &ids, "adjoint, Gauss-Newton", &gauss_newton)?);
+    found.extend(ask(&run, &ids, "adjoint, without curvature", &adjoint(Curvature::Nothing))?);
+    let all: Vec<u64> = (0..examples as u64).collect();
+    found.push(("random".into(), Prediction::random(&all, probes, 1)));
+    Ok(found)
+}
+
+/// The methods for trainings on other subsets, with other seeds.
+pub fn across_trainings(
+    folder: &Path,
+    setting: &Setting,
+    examples: usize,
+    probes: usize,
+) -> Result<Vec<(String, Prediction)>> {
+    let mut found = influences(folder, setting, examples, probes)?;
+    let run = Run::open(folder)?;
+    let ids: Vec<u64> = (0..probes as u64).collect();
+    if setting.rule == Rule::AdamW {
+        found.retain(|(name, _)| name != "TracIn");
+        found.splice(0..0, tracin(&run, &ids, "")?);
+    }
+    Ok(found)
+}
+
+/// The same with other dampings, lengths and windows.
+pub fn explore(
+    folder: &Path,
+    setting: &Setting,
+    examples: usize,
+    probes: usize,
+    known: &[(String, Prediction)],
+) -> Result<Vec<(String, Prediction)>> {
+    let run = Run::open(folder)?;
+    let ids: Vec<u64> = (0..probes as u64).collect();
+    let question = InfluenceQuestion::new("test");
+    let relative = |values: &[f64]| values.iter().map(|value| Damping::Relative(*value)).collect::<Vec<_>>();
+    let trak = |question: &InfluenceQuestion| {
+        EstimateQuestion::new(question.clone(), Method::Trak).dampings(relative(&[0.3, 1.0, 3.0, 10.0, 100.0]))
+    };
+    let mut found = Vec::new();
+    found.extend(ask(&run, &ids, "TRAK, 2048", &trak(&question))?);
+    found.extend(ask(&run, &ids, "TRAK, 4096", &trak(&question).length(4096))?);
+    found.extend(ask(&run, &ids, "TRAK by layer", &trak(&question).by_layer())?);
+    let half = setting.epochs / 2;
+    found.extend(ask(&run, &ids, "TRAK, first half", &trak(&question.clone().epochs(0..half)))?);
+    found.extend(ask(&run, &ids, "TRAK, second half", &trak(&question.clone().epochs(half..)))?);
+    let steps_per_epoch = examples.div_ceil(setting.batch) as u64;
+    let influence = |set: bool, from: u64| {
+        let question = question.clone().steps(from * steps_per_epoch..);
+        let curvature = if set { Curvature::Set("curvature".into()) } else { Curvature::Visits };
+        EstimateQuestion::new(question, Method::InfluenceFunction)
+            .dampings(relative(&[0.1, 1.0, 10.0, 100.0]))
+            .curvature(curvature)
+    };
+    let last = u64::from(setting.epochs) - 1;
+    found.extend(ask(&run, &ids, "IF, Fisher, last epoch", &influence(false, last))?);
+    found.extend(ask(&run, &ids, "IF, Fisher, all epochs", &influence(false, 0))?);
+    found.extend(ask(&run, &ids, "IF, Gauss-Newton, last epoch", &influence(true, last))?);
+    found.extend(ask(&run, &ids, "IF, Gauss-Newton, all epochs", &influence(true, 0))?);
+    let gauss_newton = Curvature::Set("curvature".into());
+    let adjoint = EstimateQuestion::new(question.clone(), Method::Adjoint).curvature(gauss_newton).by_layer();
+    found.extend(ask(&run, &ids, "adjoint, Gauss-Newton, by layer", &adjoint)?);
+    let get = |name: &str| known.iter().chain(&found).find(|(known, _)| known == name).map(|(_, found)| found);
+    let mut combined = Vec::new();
+    for names in [
+        ["TRAK, one run", "adjoint, Gauss-Newton"],
+        ["TRAK, 2048, damping 3 of the mean eigenvalue", "adjoint, Gauss-Newton"],
+        ["TRAK, 2048, damping 3 of the mean eigenvalue", "IF, Fisher, all epochs, damping 1 of the mean eigenvalue"],
+    ] {
+        let parts: Vec<&Prediction> = names.iter().filter_map(|name| get(name)).collect();
+        if parts.len() == names.len() {
+            combined.push((names.join(" + "), Prediction::combine(&parts)?));
+        }
+    }
+    found.extend(combined);
     Ok(found)
 }
 

@@ -3,7 +3,8 @@
 
 use crate::exact::Regression;
 use crate::experiments::{make_bar, sample, Bench};
-use crate::task::{train, Images, Model, Setting};
+use crate::images::Images;
+use crate::task::{train, Model, Setting};
 use anyhow::Result;
 use gradlog_analysis::audit::{Change, ExactInfluence, Paired};
 

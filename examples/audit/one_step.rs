@@ -1,16 +1,17 @@
 //! One step of AdamW, done again without each example of its batch, in f64: does the log predict what changes?
 
 use crate::experiments::{add_to_list, announce, make_bar, make_bootstrap, Bench, Lists};
+use crate::images::{Images, Pixels};
 use crate::mnist_model::Cnn;
-use crate::task::{Images, Pixels};
 use crate::transformer::Transformer;
+use crate::OneRun;
 use crate::{support, text};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Module, Tensor, Var, D};
 use gradlog::nn::{linear, Optimizer, VarBuilder, VarMap};
 use gradlog::optim::{AdamConfig, AdamW};
 use gradlog::{Config, Recorder, SketchConfig, Taps};
-use gradlog_analysis::audit::Finding;
+use gradlog_analysis::audit::{Finding, Smoothness};
 use gradlog_analysis::{spearman, InfluenceQuestion, OptimizerChoice};
 use gradlog_format::run::Run;
 use std::collections::BTreeMap;
@@ -42,8 +43,8 @@ struct Subject<'a> {
 }
 
 impl Bench<'_> {
-    /// Predictions of one step under AdamW, of the MLP, the CNN and the transformer.
-    pub fn optimizers(&mut self) -> Result<()> {
+    /// Predictions of one step under AdamW: of the MLP, the CNN or the transformer.
+    pub fn adamw_step(&mut self, setting: OneRun) -> Result<()> {
         let (images, probes) = (self.limit_train(self.arguments.train), self.probes(PROBES, Pixels::Standardized));
         let images = Images::from_digits(&images, Pixels::Standardized);
         let text =
@@ -63,10 +64,8 @@ impl Bench<'_> {
             train: &batch_of,
             probes: &probes_of,
         };
-        self.one_step(&subject("adamw-step-mlp", build_mlp))?;
-        self.one_step(&subject("adamw-step-cnn", build_cnn))?;
-        self.one_step(&Subject {
-            name: "adamw-step-transformer",
+        let transformer = Subject {
+            name: OneRun::AdamwStepTransformer.name(),
             build: build_transformer,
             classes: text.alphabet(),
             examples: passages.len(),
@@ -75,7 +74,12 @@ impl Bench<'_> {
             measured,
             train: &|ids| text.batch(ids.iter().map(|id| &passages[*id as usize]), &Device::Cpu),
             probes: &|ids| text.batch(ids.iter().map(|id| &held_out[*id as usize]), &Device::Cpu),
-        })
+        };
+        match setting {
+            OneRun::AdamwStepMlp => self.one_step(&subject(setting.name(), build_mlp)),
+            OneRun::AdamwStepCnn => self.one_step(&subject(setting.name(), build_cnn)),
+            _ => self.one_step(&transformer),
+        }
     }
 
     fn one_step(&mut self, subject: &Subject<'_>) -> Result<()> {
@@ -95,12 +99,15 @@ impl Bench<'_> {
                 }
             }
         }
+        let seeds = self.seeds();
         for (method, values) in lists {
             let mean = |positions: &[Vec<usize>]| {
                 positions[0].iter().map(|at| values[*at]).sum::<f64>() / positions[0].len().max(1) as f64
             };
             let measured = make_bootstrap().measure(&[values.len()], mean);
-            let seeds = self.seeds();
+            if method == Smoothness::HALF_WEIGHT {
+                println!("{}", Smoothness::new(measured));
+            }
             self.add(Finding::new(&setting, &method, "spearman", measured, &seeds));
         }
         Ok(())
@@ -140,7 +147,7 @@ struct Redone {
 impl Redone {
     /// For each method, its predictions by probe and example.
     fn predictions(&self, run: &Run) -> Result<Vec<(String, Vec<Vec<f64>>)>> {
-        let mut found = vec![("half weight".to_owned(), self.halves.clone())];
+        let mut found = vec![(Smoothness::HALF_WEIGHT.to_owned(), self.halves.clone())];
         for (name, optimizer) in [
             ("TracIn, AdamW as recorded", OptimizerChoice::Recorded),
             ("TracIn, taken as plain SGD", OptimizerChoice::PlainSgd),

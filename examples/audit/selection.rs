@@ -2,8 +2,9 @@
 
 use crate::data::TO_ANOTHER;
 use crate::experiments::{add_to_list, announce, make_bar, make_bootstrap, Bench, Lists};
+use crate::images::{Images, Pixels};
 use crate::methods;
-use crate::task::{sweep, train, Architecture, Images, Pixels, Setting};
+use crate::task::{sweep, train, Architecture, Rule, Setting};
 use anyhow::Result;
 use gradlog_analysis::audit::{Accuracy, Change, Detection, Finding, Trained, TrainingError};
 use gradlog_analysis::{KeepRule, Score, ScoreQuestion, Window};
@@ -19,6 +20,7 @@ impl Bench<'_> {
     fn labels_setting(&self) -> (Setting, String) {
         let setting = Setting {
             architecture: if self.arguments.cnn { Architecture::Cnn } else { Architecture::mlp() },
+            rule: Rule::Sgd,
             epochs: self.arguments.epochs,
             batch: 64,
             learning_rate: 0.1,
@@ -37,8 +39,11 @@ impl Bench<'_> {
     /// Labels that are wrong on purpose: which scores find them, and what training without the suspects gains.
     pub fn labels(&mut self) -> Result<()> {
         let arguments = self.arguments;
-        let (setting, name) = self.labels_setting();
-        let setting = Setting { checkpoints: true, ..setting };
+        let (setting, _) = self.labels_setting();
+        let (rule, learning_rate) =
+            if arguments.adamw { (Rule::AdamW, 1e-3) } else { (setting.rule, setting.learning_rate) };
+        let setting = Setting { checkpoints: true, rule, learning_rate, ..setting };
+        let name = setting.describe(arguments.train.min(self.train.len()), Pixels::Standardized);
         let (by, how) = if arguments.any_class { (0..10, "drawn anew") } else { (TO_ANOTHER, "flipped") };
         let name = announce(format!("{name}, 10 % of labels {how}"));
         let truth = self.limit_train(arguments.train);
@@ -85,6 +90,8 @@ impl Bench<'_> {
                 let recall = Detection::recall(&parts, f64::from(percent) / 100.0, make_bootstrap());
                 self.add(Finding::new(&name, method, &format!("recall at {percent} %"), recall, &seeds));
             }
+            let missed = Detection::false_negative_rate(&parts, make_bootstrap());
+            self.add(Finding::new(&name, method, "false negative rate at the noise rate", missed, &seeds));
         }
         if arguments.detection_only {
             return Ok(());

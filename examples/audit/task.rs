@@ -1,13 +1,15 @@
 //! The audited models, and the one loop that trains them. The first training is recorded; retraining is not.
 
-use crate::data::{Digits, SIDE};
+use crate::data::SIDE;
+use crate::images::{Images, Pixels};
 use crate::mnist_model::Cnn;
+use crate::small_cnn::SmallCnn;
 use crate::support;
 use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Linear, Optimizer, VarBuilder, VarMap};
-use gradlog::optim::{Sgd, SgdConfig};
-use gradlog::{Config, Recorder, Replay, SketchConfig, StepReport, Tapped, Taps};
+use gradlog::optim::{AdamConfig, AdamW, Sgd, SgdConfig};
+use gradlog::{Config, Pass, Recorder, Replay, SketchConfig, Tapped, Taps};
 use gradlog_analysis::audit::{Change, Trained};
 use rand::rngs::StdRng;
 use rand::SeedableRng;
@@ -21,63 +23,14 @@ const LEAST: [f64; 2] = [0.005, 0.0001];
 /// Number of checkpoints of a run that has them.
 const CHECKPOINTS: u32 = 5;
 
-/// How pixels of 0 to 255 enter a model.
-#[derive(Clone, Copy)]
-pub enum Pixels {
-    /// Shifted and scaled by MNIST's mean and deviation.
-    Standardized,
-    /// Scaled to 0 to 1: the squared norm is a tenth, and training is smoother by that much.
-    Unit,
-}
-
-/// Pixels and labels.
-#[derive(Clone)]
-pub struct Images {
-    pixels: Vec<f32>,
-    pub labels: Vec<u32>,
-}
-
-impl Images {
-    pub fn from_digits(digits: &Digits, pixels: Pixels) -> Self {
-        let scaled = |p: &u8| match pixels {
-            Pixels::Standardized => (f32::from(*p) / 255.0 - 0.1307) / 0.3081,
-            Pixels::Unit => f32::from(*p) / 255.0,
-        };
-        let pixels = digits.pixels.iter().map(scaled).collect();
-        Self { pixels, labels: digits.labels.iter().map(|label| u32::from(*label)).collect() }
-    }
-
-    pub fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    pub fn pixels(&self, id: u64) -> &[f32] {
-        &self.pixels[id as usize * SIDE * SIDE..(id as usize + 1) * SIDE * SIDE]
-    }
-
-    /// The same with the pixels of one image moved.
-    pub fn move_pixels(&self, id: u64, step: &[f64]) -> Self {
-        let mut moved = self.clone();
-        let pixels = &mut moved.pixels[id as usize * SIDE * SIDE..(id as usize + 1) * SIDE * SIDE];
-        pixels.iter_mut().zip(step).for_each(|(pixel, step)| *pixel += *step as f32);
-        moved
-    }
-
-    /// Images `[batch, 784]` and labels `[batch]`.
-    pub fn batch(&self, ids: &[u64]) -> candle_core::Result<(Tensor, Tensor)> {
-        let x: Vec<f32> = ids.iter().flat_map(|id| self.pixels(*id)).copied().collect();
-        let y: Vec<u32> = ids.iter().map(|id| self.labels[*id as usize]).collect();
-        let x = Tensor::from_vec(x, (ids.len(), SIDE * SIDE), &Device::Cpu)?;
-        Ok((x, Tensor::from_vec(y, ids.len(), &Device::Cpu)?))
-    }
-}
-
 #[derive(Clone, PartialEq, Eq)]
 pub enum Architecture {
     /// Dense layers: 784, these hidden widths, 10; without any, logistic regression.
     Dense(Vec<usize>),
     /// The CNN of `examples/mnist`.
     Cnn,
+    /// A small one for two classes.
+    SmallCnn,
 }
 
 impl Architecture {
@@ -94,17 +47,31 @@ impl Architecture {
 
 impl std::fmt::Display for Architecture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self::Dense(hidden) = self else { return f.write_str("CNN") };
+        let hidden = match self {
+            Self::Dense(hidden) => hidden,
+            Self::Cnn => return f.write_str("CNN"),
+            Self::SmallCnn => return f.write_str("CNN of two small convolutions for two classes"),
+        };
         let widths: Vec<String> = Self::widths(hidden).iter().map(usize::to_string).collect();
         let name = if hidden.is_empty() { "logistic regression" } else { "MLP" };
         write!(f, "{name} {}", widths.join("-"))
     }
 }
 
-/// How a model is trained: SGD with momentum and weight decay as in PyTorch.
+/// By which rule the weights step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// With momentum and weight decay as in PyTorch.
+    Sgd,
+    /// The setting's momentum has no part in it.
+    AdamW,
+}
+
+/// How a model is trained.
 #[derive(Clone)]
 pub struct Setting {
     pub architecture: Architecture,
+    pub rule: Rule,
     pub epochs: u32,
     pub batch: usize,
     pub learning_rate: f64,
@@ -136,7 +103,11 @@ impl Setting {
         if self.cosine {
             name.push_str(" falling to 0");
         }
-        for (what, value) in [("momentum", self.momentum), ("weight decay", self.weight_decay)] {
+        if self.rule == Rule::AdamW {
+            name.push_str(", AdamW");
+        }
+        let momentum = if self.rule == Rule::Sgd { self.momentum } else { 0.0 };
+        for (what, value) in [("momentum", momentum), ("weight decay", self.weight_decay)] {
             if value > 0.0 {
                 name.push_str(&format!(", {what} {value}"));
             }
@@ -153,6 +124,44 @@ pub struct Model {
 enum Layers {
     Dense(Vec<Tapped<Linear>>),
     Cnn(Cnn),
+    SmallCnn(SmallCnn),
+}
+
+/// The optimizer of a training.
+enum Descent {
+    Sgd(Sgd),
+    AdamW(AdamW),
+}
+
+impl Descent {
+    fn new(setting: &Setting, variables: &VarMap) -> Result<Self> {
+        let Setting { learning_rate, momentum, weight_decay, .. } = *setting;
+        let variables = variables.all_vars();
+        Ok(match setting.rule {
+            Rule::Sgd => {
+                let config = SgdConfig::new(learning_rate).momentum(momentum).weight_decay(weight_decay);
+                Self::Sgd(Sgd::new(variables, config)?)
+            }
+            Rule::AdamW => {
+                Self::AdamW(AdamW::new(variables, AdamConfig::new(learning_rate).weight_decay(weight_decay))?)
+            }
+        })
+    }
+
+    /// Takes a step of the loss and records the pass.
+    fn step(&mut self, pass: Pass<'_>, loss: &Tensor, learning_rate: f64) -> Result<()> {
+        match self {
+            Self::Sgd(sgd) => {
+                sgd.set_learning_rate(learning_rate);
+                pass.backward_step(sgd, loss)?;
+            }
+            Self::AdamW(adam) => {
+                adam.set_learning_rate(learning_rate);
+                pass.backward_step(adam, loss)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Model {
@@ -168,6 +177,7 @@ impl Model {
         };
         let layers = match architecture {
             Architecture::Dense(hidden) => dense(&Architecture::widths(hidden))?,
+            Architecture::SmallCnn => Layers::SmallCnn(taps.collect_more(|| SmallCnn::new(vb.clone()))?),
             Architecture::Cnn => Layers::Cnn(taps.collect_more(|| Cnn::new(vb.clone()))?),
         };
         support::seed_weights(&variables, seed)?;
@@ -183,6 +193,7 @@ impl Model {
                 }
                 Ok(x)
             }
+            Layers::SmallCnn(cnn) => cnn.forward(&x.reshape(((), 1, SIDE, SIDE))?),
             Layers::Cnn(cnn) => Ok(cnn.forward(&x.reshape(((), 1, SIDE, SIDE))?)?.1),
         }
     }
@@ -236,8 +247,8 @@ pub fn train(
 ) -> Result<Model> {
     let taps = Taps::new();
     let model = Model::new(&setting.architecture, &taps, seed)?;
-    let descent = SgdConfig::new(setting.learning_rate).momentum(setting.momentum).weight_decay(setting.weight_decay);
-    let mut optimizer = Sgd::new(model.variables.all_vars(), descent)?;
+    taps.declare_model(&model.variables);
+    let mut descent = Descent::new(setting, &model.variables)?;
     let mut recorder = match record {
         Some((folder, _)) => {
             let sketch = if setting.exact { SketchConfig::exact() } else { SketchConfig::default() };
@@ -277,10 +288,7 @@ pub fn train(
                 pass.weights(&ids.iter().map(weight).collect::<Vec<f32>>());
             }
             let loss = pass.cross_entropy(&model.forward(&x)?, &y)?;
-            let grads = loss.backward()?;
-            optimizer.set_learning_rate(rate);
-            pass.commit(optimizer.step_info())?;
-            optimizer.step(&grads)?;
+            descent.step(pass, &loss, rate)?;
             step += 1;
         }
         if setting.checkpoints && (epoch + 1) * CHECKPOINTS / setting.epochs > epoch * CHECKPOINTS / setting.epochs {

@@ -52,6 +52,113 @@ fn the_ceiling_is_how_far_half_of_the_weight_changes_the_same() {
 }
 
 #[test]
+fn a_group_is_left_out_as_one_and_its_scores_are_added() {
+    let groups = [vec![3, 0], vec![1, 2, 4]];
+    let found = LeaveGroupOut::measure(3, &groups, &mut sums).unwrap();
+    assert_eq!(found.changes, [10.0, -10.0, 11.0, -11.0]);
+    assert_eq!(found.half_changes, [5.0, -5.0, 5.5, -5.5]);
+    let paired = found.pair_with(&truth()).unwrap();
+    assert_eq!(paired.predicted, [10.0, -10.0, 11.0, -11.0]);
+    assert_eq!(found.ceiling().predicted, found.half_changes);
+    assert!(matches!(LeaveGroupOut::measure(0, &[vec![2], vec![]], &mut sums), Err(AuditError::Empty { .. })));
+    let drawn = LeaveGroupOut::draw_groups(&[5, 6, 7, 8], 40, 3, 1);
+    assert!(drawn.iter().all(|group| group.len() == 3 && group.windows(2).all(|pair| pair[0] < pair[1])));
+    assert!([5, 6, 7, 8].iter().all(|id| drawn.iter().any(|group| !group.contains(id))));
+}
+
+#[test]
+fn the_smoothness_test_says_that_no_method_can_be_judged() {
+    let all = [0, 1, 2, 3, 4, 5];
+    let smooth = LeaveOneOut::measure(3, &all, &mut sums).unwrap();
+    let found = Smoothness::measure(&[smooth.ceiling()], Bootstrap::new(20));
+    assert!(found.suffices() && found.agreement.value == 1.0 && found.reachable() == 1.0);
+    assert_eq!(
+        found.to_string(),
+        "smoothness: what is measured agrees with itself by 1.00 [1.00, 1.00]; a prediction without scatter can reach 1.00"
+    );
+    // What half of the weight does has nothing to do with what all of it does: a hash of the example decides.
+    let mut chaos = |seed: u64, change: &Change<'_>| {
+        let mut trained = sums(seed, change)?;
+        let number = weights(change).iter().fold(7u64, |hash, weight| (hash ^ weight.to_bits()).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        trained.losses.iter_mut().for_each(|loss| *loss = f64::from((number >> 40) as u32));
+        Ok(trained)
+    };
+    let many: Vec<u64> = (0..6).collect();
+    let chaotic = LeaveOneOut::measure(3, &many, &mut chaos).unwrap();
+    let found = Smoothness::measure(&[chaotic.ceiling()], Bootstrap::new(20));
+    assert!(!found.suffices(), "{found}");
+    assert!(found.to_string().contains("no method can be judged here"), "{found}");
+    let row = found.finding("s", Smoothness::HALF_WEIGHT, "spearman", &[3]);
+    assert_eq!((row.method.as_str(), row.value), ("half weight", found.agreement.value));
+    // Of an agreement of r, a prediction without scatter reaches the root.
+    let quarter = Smoothness::new(Measured { value: 0.25, low: 0.1, high: 0.4 });
+    assert_eq!((quarter.reachable(), quarter.suffices()), (0.5, false));
+}
+
+#[test]
+fn trainings_with_other_seeds_show_the_noise_of_a_datamodeling_score() {
+    // The loss is a sum over the subset and a number of the seed and the subset.
+    let mut noisy = |seed: u64, change: &Change<'_>| {
+        let sum: f64 = weights(change).iter().zip(DATA).map(|(weight, x)| weight * x).sum();
+        Ok(Trained { losses: vec![sum * (1.0 + seed as f64), -sum * if seed == 2 { -1.0 } else { 1.0 }], right: vec![true; 2] })
+    };
+    let all = [0, 1, 2, 3, 4, 5];
+    let found = SubsetsPlan::new(&all, 8).draw_seed(4).seeds(&[0, 1, 2]).measure(&mut noisy).unwrap();
+    let sum = |subset: &[u64]| subset.iter().map(|id| DATA[*id as usize]).sum::<f64>();
+    for (row, subset) in found.subsets.iter().enumerate() {
+        assert_eq!(found.by_seed[1][2 * row], 2.0 * sum(subset));
+        assert!((found.losses[2 * row] - 2.0 * sum(subset)).abs() < 1e-12);
+    }
+    let first = found.first_seeds(1);
+    assert_eq!((&first.losses, &first.seeds[..]), (&found.by_seed[0], &[0][..]));
+    assert!(matches!(first.ceiling(), Err(AuditError::Empty { .. })));
+    // Of two seeds one beside the other; both probes agree in full.
+    let two = correlate(&[found.first_seeds(2).ceiling().unwrap()], Correlation::Spearman, Bootstrap::new(0));
+    assert!((two.value - 1.0).abs() < 1e-12);
+    // Of three, the first beside the mean of the others: the second probe's cancel, which is constant and counts 0.
+    let three = found.ceiling().unwrap();
+    assert_eq!(three.measured[0], -found.by_seed[0][0]);
+    assert!((three.predicted[0] + (found.by_seed[1][0] + found.by_seed[2][0]) / 2.0).abs() < 1e-12);
+    assert!((correlate(&[three], Correlation::Spearman, Bootstrap::new(0)).value - 0.5).abs() < 1e-12);
+}
+
+#[test]
+fn a_combination_is_the_mean_of_scores_in_units_of_their_deviation() {
+    let of = |scores: [f64; 6]| Prediction::new(&[1, 2, 3], 2, scores.to_vec()).unwrap();
+    // Column by column: deviations of the first are √(2/3) and 0, of the second 100·√(2/3) and √(8/3).
+    let first = of([1.0, 5.0, 2.0, 5.0, 3.0, 5.0]);
+    let second = of([300.0, 2.0, 200.0, 4.0, 100.0, 6.0]);
+    let found = Prediction::combine(&[&first, &second]).unwrap();
+    let unit = (2f64 / 3.0).sqrt();
+    for (example, at) in [(1, 0), (2, 1), (3, 2)] {
+        let (one, two) = ([1.0, 2.0, 3.0][at], [3.0, 2.0, 1.0][at]);
+        assert!((found.score(example, 0).unwrap() - (one / unit + two / unit) / 2.0).abs() < 1e-12);
+        // A constant prediction says nothing.
+        assert!((found.score(example, 1).unwrap() - [1.0, 2.0, 3.0][at] / unit / 2.0).abs() < 1e-12);
+    }
+    // What one of them does not know, the combination does not.
+    let less = Prediction::new(&[1, 3], 2, vec![1.0, 2.0, f64::NAN, 1.0]).unwrap();
+    let found = Prediction::combine(&[&first, &less]).unwrap();
+    assert!(found.score(1, 0).is_ok() && found.score(2, 0).is_err() && found.score(3, 1).is_err());
+    let narrow = Prediction::new(&[1], 1, vec![1.0]).unwrap();
+    assert!(matches!(Prediction::combine(&[&first, &narrow]), Err(AuditError::Probes { given: 1, expected: 2, .. })));
+    assert!(matches!(Prediction::combine(&[]), Err(AuditError::Empty { .. })));
+}
+
+#[test]
+fn the_false_negative_rate_is_what_is_missed_in_as_many_places_as_labels_are_wrong() {
+    // Three of eight are wrong, and two of them are among the first three.
+    let wrong = [4, 6, 1];
+    let part = Detection::new([4, 0, 6, 2, 3, 1, 5, 7], |id| wrong.contains(&id));
+    let rate = |parts: &[Detection]| Detection::false_negative_rate(parts, Bootstrap::new(0)).value;
+    assert!((rate(std::slice::from_ref(&part)) - 1.0 / 3.0).abs() < 1e-12);
+    let perfect = Detection::new([4, 6, 1, 0], |id| wrong.contains(&id));
+    let none = Detection::new([0, 2, 3, 4, 6, 1], |id| wrong.contains(&id));
+    assert_eq!((rate(std::slice::from_ref(&perfect)), rate(&[none.clone()])), (0.0, 1.0));
+    assert!((rate(&[part, perfect, none]) - 4.0 / 9.0).abs() < 1e-12);
+}
+
+#[test]
 fn noise_is_what_a_training_makes_of_rounding() {
     // Of a smooth training it is the part of the weight that was taken away.
     let smooth = LeaveOneOut::measure(3, &[0], &mut sums).unwrap();
