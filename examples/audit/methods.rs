@@ -109,16 +109,22 @@ pub fn under_adamw(folder: &Path, exact: bool, examples: usize, probes: usize) -
     let run = Run::open(folder)?;
     let ids: Vec<u64> = (0..probes as u64).collect();
     let mut found = tracin(&run, &ids, if exact { ", exact" } else { "" })?;
-    let adjoint =
-        |curvature| EstimateQuestion::new(InfluenceQuestion::new("test"), Method::Adjoint).curvature(curvature);
-    let gauss_newton = adjoint(Curvature::Set("curvature".into()));
+    // Every number of the gradient has a place of its own, as the second moments of Adam need it.
+    let adjoint = |curvature, optimizer| {
+        EstimateQuestion::new(InfluenceQuestion::new("test").optimizer(optimizer), Method::Adjoint)
+            .curvature(curvature)
+            .length(VectorQuestion::LENGTH_MAX)
+    };
+    let gauss_newton = |optimizer| adjoint(Curvature::Set("curvature".into()), optimizer);
+    let recorded = OptimizerChoice::Recorded;
     if exact {
-        // Every number of the gradient has a place of its own.
-        found.extend(ask(&run, &ids, "adjoint, exact", &gauss_newton.length(VectorQuestion::LENGTH_MAX))?);
+        found.extend(ask(&run, &ids, "adjoint, exact", &gauss_newton(recorded))?);
         return Ok(found);
     }
-    found.extend(ask(&run, &ids, "adjoint, Gauss-Newton", &gauss_newton)?);
-    found.extend(ask(&run, &ids, "adjoint, without curvature", &adjoint(Curvature::Nothing))?);
+    found.extend(ask(&run, &ids, "adjoint, Gauss-Newton", &gauss_newton(recorded))?);
+    found.extend(ask(&run, &ids, "adjoint, without curvature", &adjoint(Curvature::Nothing, recorded))?);
+    let plain = gauss_newton(OptimizerChoice::PlainSgd);
+    found.extend(ask(&run, &ids, "adjoint, Gauss-Newton, taken as plain SGD", &plain)?);
     let all: Vec<u64> = (0..examples as u64).collect();
     found.push(("random".into(), Prediction::random(&all, probes, 1)));
     Ok(found)
@@ -157,34 +163,30 @@ pub fn explore(
         EstimateQuestion::new(question.clone(), Method::Trak).dampings(relative(&[0.3, 1.0, 3.0, 10.0, 100.0]))
     };
     let mut found = Vec::new();
-    found.extend(ask(&run, &ids, "TRAK, 2048", &trak(&question))?);
-    found.extend(ask(&run, &ids, "TRAK, 4096", &trak(&question).length(4096))?);
-    found.extend(ask(&run, &ids, "TRAK by layer", &trak(&question).by_layer())?);
+    found.extend(ask(&run, &ids, "TRAK", &trak(&question))?);
+    found.extend(ask(&run, &ids, "TRAK, 1024", &trak(&question).length(1024))?);
+    found.extend(ask(&run, &ids, "TRAK by layer, 1024", &trak(&question).length(1024).by_layer())?);
     let half = setting.epochs / 2;
-    found.extend(ask(&run, &ids, "TRAK, first half", &trak(&question.clone().epochs(0..half)))?);
     found.extend(ask(&run, &ids, "TRAK, second half", &trak(&question.clone().epochs(half..)))?);
     let steps_per_epoch = examples.div_ceil(setting.batch) as u64;
-    let influence = |set: bool, from: u64| {
+    let influence = |from: u64| {
         let question = question.clone().steps(from * steps_per_epoch..);
-        let curvature = if set { Curvature::Set("curvature".into()) } else { Curvature::Visits };
-        EstimateQuestion::new(question, Method::InfluenceFunction)
-            .dampings(relative(&[0.1, 1.0, 10.0, 100.0]))
-            .curvature(curvature)
+        EstimateQuestion::new(question, Method::InfluenceFunction).dampings(relative(&[0.1, 1.0, 10.0]))
     };
     let last = u64::from(setting.epochs) - 1;
-    found.extend(ask(&run, &ids, "IF, Fisher, last epoch", &influence(false, last))?);
-    found.extend(ask(&run, &ids, "IF, Fisher, all epochs", &influence(false, 0))?);
-    found.extend(ask(&run, &ids, "IF, Gauss-Newton, last epoch", &influence(true, last))?);
-    found.extend(ask(&run, &ids, "IF, Gauss-Newton, all epochs", &influence(true, 0))?);
-    let gauss_newton = Curvature::Set("curvature".into());
-    let adjoint = EstimateQuestion::new(question.clone(), Method::Adjoint).curvature(gauss_newton).by_layer();
+    found.extend(ask(&run, &ids, "IF, Fisher, last epoch", &influence(last))?);
+    found.extend(ask(&run, &ids, "IF, Fisher, all epochs", &influence(0))?);
+    let gauss_newton = || Curvature::Set("curvature".into());
+    let by_set = influence(0).curvature(gauss_newton());
+    found.extend(ask(&run, &ids, "IF, Gauss-Newton, all epochs", &by_set)?);
+    let adjoint = EstimateQuestion::new(question.clone(), Method::Adjoint).curvature(gauss_newton()).by_layer();
     found.extend(ask(&run, &ids, "adjoint, Gauss-Newton, by layer", &adjoint)?);
     let get = |name: &str| known.iter().chain(&found).find(|(known, _)| known == name).map(|(_, found)| found);
     let mut combined = Vec::new();
     for names in [
-        ["TRAK, one run", "adjoint, Gauss-Newton"],
-        ["TRAK, 2048, damping 3 of the mean eigenvalue", "adjoint, Gauss-Newton"],
-        ["TRAK, 2048, damping 3 of the mean eigenvalue", "IF, Fisher, all epochs, damping 1 of the mean eigenvalue"],
+        ["TRAK, damping 1 of the mean eigenvalue", "adjoint, Gauss-Newton"],
+        ["TRAK, damping 1 of the mean eigenvalue", "IF, Fisher, all epochs, damping 1 of the mean eigenvalue"],
+        ["TRAK, damping 1 of the mean eigenvalue", "TracIn"],
     ] {
         let parts: Vec<&Prediction> = names.iter().filter_map(|name| get(name)).collect();
         if parts.len() == names.len() {

@@ -79,7 +79,9 @@ fn the_smoothness_test_says_that_no_method_can_be_judged() {
     // What half of the weight does has nothing to do with what all of it does: a hash of the example decides.
     let mut chaos = |seed: u64, change: &Change<'_>| {
         let mut trained = sums(seed, change)?;
-        let number = weights(change).iter().fold(7u64, |hash, weight| (hash ^ weight.to_bits()).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let number = weights(change)
+            .iter()
+            .fold(7u64, |hash, weight| (hash ^ weight.to_bits()).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         trained.losses.iter_mut().for_each(|loss| *loss = f64::from((number >> 40) as u32));
         Ok(trained)
     };
@@ -100,7 +102,10 @@ fn trainings_with_other_seeds_show_the_noise_of_a_datamodeling_score() {
     // The loss is a sum over the subset and a number of the seed and the subset.
     let mut noisy = |seed: u64, change: &Change<'_>| {
         let sum: f64 = weights(change).iter().zip(DATA).map(|(weight, x)| weight * x).sum();
-        Ok(Trained { losses: vec![sum * (1.0 + seed as f64), -sum * if seed == 2 { -1.0 } else { 1.0 }], right: vec![true; 2] })
+        Ok(Trained {
+            losses: vec![sum * (1.0 + seed as f64), -sum * if seed == 2 { -1.0 } else { 1.0 }],
+            right: vec![true; 2],
+        })
     };
     let all = [0, 1, 2, 3, 4, 5];
     let found = SubsetsPlan::new(&all, 8).draw_seed(4).seeds(&[0, 1, 2]).measure(&mut noisy).unwrap();
