@@ -21,17 +21,26 @@ pub enum Of {
     Groups,
 }
 
+/// A run under AdamW, its data, and what every method predicts, seed by seed.
+struct Recorded {
+    setting: Setting,
+    images: Images,
+    probes: Images,
+    predictions: Vec<Vec<(String, Prediction)>>,
+}
+
 impl Bench<'_> {
     /// Leave-one-out in the same run under AdamW; at the customary rate of 0.001 groups as well.
     pub fn adamw_loo(&mut self) -> Result<()> {
-        self.leave_out_under_adamw("adamw-loo-mlp", 1e-4, Of::Examples)?;
-        self.leave_out_under_adamw("adamw-loo-mlp, learning rate 0.001", 1e-3, Of::Examples)?;
-        self.leave_out_under_adamw("adamw-loo-mlp, learning rate 0.001, groups of 32", 1e-3, Of::Groups)
+        let slow = self.record_under_adamw(1e-4)?;
+        self.leave_out_under_adamw("adamw-loo-mlp", &slow, Of::Examples)?;
+        let customary = self.record_under_adamw(1e-3)?;
+        self.leave_out_under_adamw("adamw-loo-mlp, learning rate 0.001", &customary, Of::Examples)?;
+        self.leave_out_under_adamw("adamw-loo-mlp, learning rate 0.001, groups of 32", &customary, Of::Groups)
     }
 
-    fn leave_out_under_adamw(&mut self, name: &str, learning_rate: f64, of: Of) -> Result<()> {
-        let arguments = self.arguments;
-        // 256 steps of 64 images, the last of an epoch 16.
+    fn record_under_adamw(&self, learning_rate: f64) -> Result<Recorded> {
+        // 256 steps of 64 images; the last of an epoch has 16.
         let setting = Setting {
             architecture: Architecture::Dense(vec![24]),
             rule: Rule::AdamW,
@@ -44,47 +53,48 @@ impl Bench<'_> {
         };
         let images = Images::from_digits(&self.limit_train(IMAGES), Pixels::Standardized);
         let probes = self.probes(PROBES, Pixels::Standardized);
+        let of_seed = |seed: u64| -> Result<Vec<(String, Prediction)>> {
+            let mut found = self.predict(&setting, false, &images, &probes, seed)?;
+            found.extend(self.predict(&setting, true, &images, &probes, seed)?);
+            Ok(found)
+        };
+        let predictions = self.seeds().into_iter().map(of_seed).collect::<Result<_>>()?;
+        Ok(Recorded { setting, images, probes, predictions })
+    }
+
+    fn leave_out_under_adamw(&mut self, name: &str, recorded: &Recorded, of: Of) -> Result<()> {
+        let Recorded { setting, images, probes, .. } = recorded;
         announce(format!("{name}: {}", setting.describe(images.len(), Pixels::Standardized)));
         let (mut pairs, mut ceilings): (Lists<Paired>, Vec<Paired>) = (Vec::new(), Vec::new());
         let seeds = self.seeds();
-        for seed in &seeds {
-            let mut predictions = Vec::new();
-            for exact in [false, true] {
-                predictions.extend(self.predict(&setting, exact, &images, &probes, *seed)?);
-            }
-            let left_out = match of {
-                Of::Examples => sample(images.len(), LEFT_OUT, *seed).into_iter().map(|id| vec![id]).collect(),
-                Of::Groups => {
-                    let all: Vec<u64> = (0..images.len() as u64).collect();
-                    LeaveGroupOut::draw_groups(&all, LEFT_OUT, GROUP, *seed)
-                }
-            };
-            let mut cache = Cache::open(arguments.cache.as_ref(), &setting, &images, &probes)?;
-            let bar = make_bar("leaving out", 2 * left_out.len() as u64 + 2);
+        for (seed, predictions) in seeds.iter().zip(&recorded.predictions) {
+            let mut cache = Cache::open(self.arguments.cache.as_ref(), setting, images, probes)?;
+            let bar = make_bar("leaving out", 2 * LEFT_OUT as u64 + 2);
             let mut retrain = |seed: u64, change: &Change<'_>| {
                 bar.inc(1);
-                cache.get(seed, change, || Ok(train(&setting, &images, seed, change, None)?.measure(&probes)?))
+                cache.get(seed, change, || Ok(train(setting, images, seed, change, None)?.measure(probes)?))
             };
-            let pair: Box<dyn Fn(&Prediction) -> Result<Paired>>;
             let noise;
             match of {
                 Of::Examples => {
-                    let truth = LeaveOneOut::measure(*seed, &left_out.concat(), &mut retrain)?;
+                    let left_out = sample(images.len(), LEFT_OUT, *seed);
+                    let truth = LeaveOneOut::measure(*seed, &left_out, &mut retrain)?;
                     ceilings.push(truth.ceiling());
                     noise = truth.noise;
-                    pair = Box::new(move |prediction| Ok(truth.pair_with(prediction)?));
+                    gather(&mut pairs, predictions, |prediction| Ok(truth.pair_with(prediction)?))?;
                 }
                 Of::Groups => {
-                    let truth = LeaveGroupOut::measure(*seed, &left_out, &mut retrain)?;
+                    let all: Vec<u64> = (0..images.len() as u64).collect();
+                    let groups = LeaveGroupOut::draw_groups(&all, LEFT_OUT, GROUP, *seed);
+                    let truth = LeaveGroupOut::measure(*seed, &groups, &mut retrain)?;
                     ceilings.push(truth.ceiling());
                     noise = truth.noise;
-                    pair = Box::new(move |prediction| Ok(truth.pair_with(prediction)?));
+                    gather(&mut pairs, predictions, |prediction| Ok(truth.pair_with(prediction)?))?;
                 }
             }
             bar.finish_and_clear();
             cache.write()?;
             println!("seed {seed}: rounding changes the losses by {noise:.1e} of what leaving out does");
-            gather(&mut pairs, &predictions, pair)?;
         }
         let smoothness = Smoothness::measure(&ceilings, make_bootstrap());
         println!("{smoothness}");

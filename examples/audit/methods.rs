@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 
 /// Longest gradient for the methods that invert curvature.
 const INVERTED_LENGTH: usize = 4096;
+/// The recipe for trainings on other subsets with other seeds: much damping, so that what this run alone has counts
+/// less.
+const BEST: &str = "TRAK, one run, damping 1";
+const BEST_DAMPING: Damping = Damping::Relative(1.0);
 /// The same for a model with at most this many parameters: its gradients are not folded.
 const INVERTED_LENGTH_EXACT: usize = 7850;
 
@@ -130,20 +134,32 @@ pub fn under_adamw(folder: &Path, exact: bool, examples: usize, probes: usize) -
     Ok(found)
 }
 
-/// The methods for trainings on other subsets, with other seeds.
+/// The methods for trainings on other subsets, with other seeds. None of them but TracIn and the adjoint asks how the
+/// weights stepped.
 pub fn across_trainings(
     folder: &Path,
     setting: &Setting,
     examples: usize,
     probes: usize,
 ) -> Result<Vec<(String, Prediction)>> {
-    let mut found = influences(folder, setting, examples, probes)?;
     let run = Run::open(folder)?;
     let ids: Vec<u64> = (0..probes as u64).collect();
-    if setting.rule == Rule::AdamW {
-        found.retain(|(name, _)| name != "TracIn");
-        found.splice(0..0, tracin(&run, &ids, "")?);
-    }
+    let question = InfluenceQuestion::new("test");
+    let mut found = match setting.rule {
+        Rule::AdamW => tracin(&run, &ids, "")?,
+        Rule::Sgd => vec![("TracIn".into(), Prediction::from_influence(&question.compute(&run)?, &ids)?)],
+    };
+    let fisher = |question: &InfluenceQuestion, method| EstimateQuestion::new(question.clone(), method);
+    let last_epoch = question.clone().epochs(setting.epochs - 1..setting.epochs);
+    let influence = fisher(&last_epoch, Method::InfluenceFunction);
+    found.extend(ask(&run, &ids, "influence functions, empirical Fisher", &influence)?);
+    found.extend(ask(&run, &ids, "TRAK, one run", &fisher(&question, Method::Trak))?);
+    found.extend(ask(&run, &ids, BEST, &fisher(&question, Method::Trak).damping(BEST_DAMPING))?);
+    let gauss_newton = Curvature::Set("curvature".into());
+    let adjoint = fisher(&question, Method::Adjoint).curvature(gauss_newton);
+    found.extend(ask(&run, &ids, "adjoint, Gauss-Newton", &adjoint)?);
+    let all: Vec<u64> = (0..examples as u64).collect();
+    found.push(("random".into(), Prediction::random(&all, probes, 1)));
     Ok(found)
 }
 
