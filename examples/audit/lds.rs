@@ -56,7 +56,7 @@ impl Bench<'_> {
             let mut predictions: Vec<(String, Prediction)> =
                 methods::across_trainings(&folder, setting, images.len(), probes.len())?;
             if arguments.explore {
-                predictions.extend(methods::explore(&folder, setting, images.len(), probes.len(), &predictions)?);
+                predictions.extend(methods::explore(&folder, setting, probes.len(), &predictions)?);
             }
             gather(&mut against_one, &predictions, |prediction| Ok(one.pair_with(prediction)?))?;
             gather(&mut against_mean, &predictions, |prediction| Ok(halves.pair_with(prediction)?))?;

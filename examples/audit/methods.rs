@@ -164,7 +164,6 @@ pub fn across_trainings(
 pub fn explore(
     folder: &Path,
     setting: &Setting,
-    examples: usize,
     probes: usize,
     known: &[(String, Prediction)],
 ) -> Result<Vec<(String, Prediction)>> {
@@ -181,20 +180,14 @@ pub fn explore(
     found.extend(ask(&run, &ids, "TRAK by layer, 1024", &trak(&question).length(1024).by_layer())?);
     let half = setting.epochs / 2;
     found.extend(ask(&run, &ids, "TRAK, second half", &trak(&question.clone().epochs(half..)))?);
-    let steps_per_epoch = examples.div_ceil(setting.batch) as u64;
-    let influence = |from: u64| {
-        let question = question.clone().steps(from * steps_per_epoch..);
-        EstimateQuestion::new(question, Method::InfluenceFunction).dampings(relative(&[0.1, 1.0, 10.0]))
-    };
-    let last = u64::from(setting.epochs) - 1;
-    found.extend(ask(&run, &ids, "IF, Fisher, last epoch", &influence(last))?);
-    found.extend(ask(&run, &ids, "IF, Fisher, all epochs", &influence(0))?);
+    let influence = EstimateQuestion::new(question.clone(), Method::InfluenceFunction);
+    let influence = influence.dampings(relative(&[0.1, 1.0, 10.0]));
+    found.extend(ask(&run, &ids, "IF, Fisher, all epochs", &influence)?);
     let gauss_newton = || Curvature::Set("curvature".into());
-    let by_set = influence(0).curvature(gauss_newton());
+    let by_set = influence.curvature(gauss_newton());
     found.extend(ask(&run, &ids, "IF, Gauss-Newton, all epochs", &by_set)?);
     let adjoint = EstimateQuestion::new(question.clone(), Method::Adjoint).curvature(gauss_newton());
     found.extend(ask(&run, &ids, "adjoint, Gauss-Newton", &adjoint)?);
-    found.extend(ask(&run, &ids, "adjoint, Gauss-Newton, by layer", &adjoint.by_layer())?);
     let get = |name: &str| known.iter().chain(&found).find(|(known, _)| known == name).map(|(_, found)| found);
     let mut combined = Vec::new();
     for names in [

@@ -44,9 +44,11 @@ impl Smoothness {
         Self { agreement }
     }
 
-    /// Whether methods can be judged by what was measured.
+    /// Whether methods can be judged by what was measured: the agreement is at least [`Smoothness::LEAST`], and its
+    /// interval, if there is one, lies above 0.
     pub fn suffices(&self) -> bool {
-        self.agreement.value >= Self::LEAST
+        let Measured { value, low, .. } = self.agreement;
+        value >= Self::LEAST && (low.is_nan() || low > 0.0)
     }
 
     /// `√r`, what a prediction without scatter of its own can reach; 0 for an agreement below 0.
@@ -69,10 +71,11 @@ impl fmt::Display for Smoothness {
             write!(f, "; a prediction without scatter can reach {:.2}", self.reachable())
         } else {
             let least = Self::LEAST;
+            let why = if value >= least { "That may be chance".into() } else { format!("That is below {least}") };
             write!(
                 f,
-                ". That is below {least}: no method can be judged here. Lower the learning rate, leave out larger \
-                 groups, or train more often"
+                ". {why}: no method can be judged here. Lower the learning rate, leave out larger groups, or train \
+                 more often"
             )
         }
     }

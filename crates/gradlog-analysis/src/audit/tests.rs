@@ -88,13 +88,17 @@ fn the_smoothness_test_says_that_no_method_can_be_judged() {
     let many: Vec<u64> = (0..6).collect();
     let chaotic = LeaveOneOut::measure(3, &many, &mut chaos).unwrap();
     let found = Smoothness::measure(&[chaotic.ceiling()], Bootstrap::new(20));
-    assert!(!found.suffices(), "{found}");
-    assert!(found.to_string().contains("no method can be judged here"), "{found}");
+    // Six examples agree by 0.37 here, by chance: the interval says so.
+    assert!(found.agreement.value > Smoothness::LEAST && !found.suffices(), "{found}");
+    assert!(found.to_string().contains("That may be chance: no method can be judged here"), "{found}");
     let row = found.finding("s", Smoothness::HALF_WEIGHT, "spearman", &[3]);
     assert_eq!((row.method.as_str(), row.value), ("half weight", found.agreement.value));
     // Of an agreement of r, a prediction without scatter reaches the root.
     let quarter = Smoothness::new(Measured { value: 0.25, low: 0.1, high: 0.4 });
     assert_eq!((quarter.reachable(), quarter.suffices()), (0.5, false));
+    assert!(quarter.to_string().contains("below 0.3: no method can be judged here"), "{quarter}");
+    let without_interval = Smoothness::new(Measured { value: 0.5, low: f64::NAN, high: f64::NAN });
+    assert!(without_interval.suffices());
 }
 
 #[test]
