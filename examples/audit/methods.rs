@@ -152,6 +152,11 @@ pub fn across_trainings(
     let last_epoch = question.clone().epochs(setting.epochs - 1..setting.epochs);
     let influence = fisher(&last_epoch, Method::InfluenceFunction);
     found.extend(ask(&run, &ids, "influence functions, empirical Fisher", &influence)?);
+    // The rows after the last step belong to the trained model, and there are many.
+    let steps = (examples.div_ceil(setting.batch) * setting.epochs as usize) as u64;
+    let at_the_end = question.clone().steps(steps - steps / u64::from(setting.epochs)..=steps);
+    let kronecker = fisher(&at_the_end, Method::Ekfac).curvature(Curvature::Set("curvature".into()));
+    found.extend(ask(&run, &ids, "EK-FAC, Gauss-Newton", &kronecker)?);
     // The damping of the recipe and the default one, which share a pass over the run.
     let trak = fisher(&question, Method::Trak).dampings(TRAK_DAMPINGS);
     found.extend(ask(&run, &ids, "TRAK, one run", &trak)?);
