@@ -54,7 +54,7 @@ impl Bench<'_> {
                 train(setting, images, *seed, &Change::Nothing, Some((&folder, Some(probes))))?;
             }
             let mut predictions: Vec<(String, Prediction)> =
-                methods::across_trainings(&folder, setting, images.len(), probes.len())?;
+                methods::across_trainings(&folder, setting, images.len(), probes.len(), arguments.length)?;
             if arguments.explore {
                 predictions.extend(methods::explore(&folder, setting, probes.len(), &predictions)?);
             }

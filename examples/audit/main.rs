@@ -129,6 +129,9 @@ pub(crate) struct Arguments {
     /// Train with AdamW at a learning rate of 0.001 in the experiment with labels
     #[arg(long)]
     adamw: bool,
+    /// Numbers of a gradient in TRAK's estimator; if it is not 2,048, as another row of the linear datamodeling scores
+    #[arg(long, default_value_t = 4096)]
+    length: usize,
     /// Ask for the linear datamodeling score of other dampings, lengths and windows as well
     #[arg(long)]
     explore: bool,

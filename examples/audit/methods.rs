@@ -140,6 +140,7 @@ pub fn across_trainings(
     setting: &Setting,
     examples: usize,
     probes: usize,
+    length: usize,
 ) -> Result<Vec<(String, Prediction)>> {
     let run = Run::open(folder)?;
     let ids: Vec<u64> = (0..probes as u64).collect();
@@ -160,6 +161,9 @@ pub fn across_trainings(
     // The damping of the recipe and the default one, which share a pass over the run.
     let trak = fisher(&question, Method::Trak).dampings(TRAK_DAMPINGS);
     found.extend(ask(&run, &ids, "TRAK, one run", &trak)?);
+    if length != Method::Trak.default_length() {
+        found.extend(ask(&run, &ids, &format!("TRAK, one run, {length} numbers"), &trak.length(length))?);
+    }
     let all: Vec<u64> = (0..examples as u64).collect();
     found.push(("random".into(), Prediction::random(&all, probes, 1)));
     Ok(found)
