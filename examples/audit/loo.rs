@@ -5,6 +5,7 @@ use crate::experiments::{announce, gather, make_bar, make_bootstrap, sample, Ben
 use crate::images::{Images, Pixels};
 use crate::methods;
 use crate::task::{train, Architecture, Rule, Setting};
+use crate::write_table;
 use anyhow::Result;
 use gradlog_analysis::audit::{Change, LeaveGroupOut, LeaveOneOut, Paired, Prediction, Smoothness};
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ impl Bench<'_> {
     pub fn adamw_loo(&mut self) -> Result<()> {
         let slow = self.record_under_adamw(1e-4)?;
         self.leave_out_under_adamw("adamw-loo-mlp", &slow, Of::Examples)?;
+        write_table(self)?;
         let customary = self.record_under_adamw(1e-3)?;
         self.leave_out_under_adamw("adamw-loo-mlp, learning rate 0.001", &customary, Of::Examples)?;
         self.leave_out_under_adamw("adamw-loo-mlp, learning rate 0.001, groups of 32", &customary, Of::Groups)
@@ -48,7 +50,8 @@ impl Bench<'_> {
             learning_rate,
             weight_decay: 0.01,
             probe_times: 4,
-            curvature: (256, 1),
+            // As many images as a batch has.
+            curvature: (64, 1),
             ..self.mlp_setting()
         };
         let images = Images::from_digits(&self.limit_train(IMAGES), Pixels::Standardized);
