@@ -50,8 +50,7 @@ impl Bench<'_> {
             learning_rate,
             weight_decay: 0.01,
             probe_times: 4,
-            // As many images as a batch has.
-            curvature: (64, 1),
+            curvature: (256, 1),
             ..self.mlp_setting()
         };
         let images = Images::from_digits(&self.limit_train(IMAGES), Pixels::Standardized);
