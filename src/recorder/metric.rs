@@ -14,7 +14,7 @@
 
 use super::handle::Recorder;
 use super::message::{Batch, PassKind};
-use super::moments::{inverse_root, read_layer, FactorScales, Moments};
+use super::moments::{inverse_roots, read_layer, FactorScales, Moments};
 use super::state::State;
 use crate::step::StepReport;
 use crate::taps::{LazyFold, MetricWeights};
@@ -65,18 +65,18 @@ impl VisitMetric {
             let Some(v) = read_layer(state, layer, second, step)? else { return Ok(None) };
             let of_layer = rate_factors.iter().find(|(own, _)| *own as usize == number);
             let rate = of_layer.map_or(1.0, |(_, factor)| *factor);
-            let weight = |v: &f64| rate * inverse_root(*v, step.epsilon);
+            let weights = || inverse_roots(&v, step.epsilon, rate);
             let is_tied = layer.tied.is_some();
             let may_be = |wanted: Form| form.is_none_or(|form| form == wanted);
             let factors = layer.spec.factors.filter(|_| may_be(Form::Factored) && !is_tied);
             let fold = is_tied.then(|| {
-                let roots = v.iter().map(|v| weight(v).sqrt()).collect::<Vec<f32>>();
+                let roots = weights().iter().map(|weight| weight.sqrt()).collect::<Vec<f32>>();
                 let fold = state.folds[number].with_preconditioned(roots.into(), state.shared_fold.clone());
                 Arc::new(fold)
             });
             layers.push(LayerMetric {
                 factors: factors.map(|(inputs, outputs)| FactorScales::new(&v, inputs, outputs, step).times(rate)),
-                weights: (may_be(Form::Folded) && !is_tied).then(|| MetricWeights::new(v.iter().map(weight))),
+                weights: (may_be(Form::Folded) && !is_tied).then(|| MetricWeights::new(&weights())),
                 fold,
             });
         }

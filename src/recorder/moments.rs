@@ -12,6 +12,7 @@ use super::state::State;
 use crate::step::{AdamStep, SecondMoments, StepReport, StepRule};
 use crate::taps::{wide_weighted_norm, Registered};
 use candle_core::{Device, Result, Tensor};
+use gradlog_kernels::simd::vectorized;
 use std::sync::Arc;
 
 /// What the optimizer shows of Adam, after its last step.
@@ -49,9 +50,9 @@ impl Recorder {
     /// It does nothing for an optimizer without second moments ([`StepReport::second_moments`]).
     ///
     /// # Cost
-    /// A handle to each moment. Reading takes about as long as a step of the optimizer, in the training's thread. Of
-    /// each parameter of the layers that are recorded as sums over positions 2 bytes are held, and 5 more while probes
-    /// are recorded; for a moment 8 for each of the largest layer. Each visit takes 4 bytes more.
+    /// A handle to each moment. Reading takes as long as one to four steps of the optimizer, in the training's thread.
+    /// Of each parameter of the layers that are recorded as sums over positions 2 bytes are held, and 5 more while
+    /// probes are recorded; for a moment 8 for each of the largest layer. Each visit takes 4 bytes more.
     pub fn read_moments(&mut self, optimizer: &impl StepReport) {
         let Some(state) = self.state.as_mut().filter(|state| !state.layers.is_empty()) else { return };
         state.moments = Moments::of(optimizer, state);
@@ -77,7 +78,7 @@ pub(super) fn read_layer(
     layer: &Registered,
     second: &SecondMoments,
     step: &AdamStep,
-) -> Result<Option<Vec<f64>>> {
+) -> Result<Option<Vec<f32>>> {
     let mut all = Vec::new();
     for parameter in &layer.spec.parameters {
         let Some(variable) = state.taps.registry().variable_of(layer, parameter) else { return Ok(None) };
@@ -85,8 +86,15 @@ pub(super) fn read_layer(
         match second.read(variable)? {
             Some((moments, steps)) if moments.len() == count => {
                 let steps = i32::try_from(steps.unwrap_or(step.steps_taken)).unwrap_or(i32::MAX);
-                let correction = 1.0 - step.beta2.powi(steps.max(1));
-                all.extend(moments.iter().map(|v| f64::from(*v) / correction));
+                let correction = (1.0 / (1.0 - step.beta2.powi(steps.max(1)))) as f32;
+                // A correction that leaves f32 would make an element that never moved of one that did.
+                let corrected = |v: &f32| (v * correction).min(f32::MAX);
+                let from = all.len();
+                all.resize(from + count, 0.0);
+                vectorized(
+                    #[inline(always)]
+                    || all[from..].iter_mut().zip(&moments).for_each(|(to, v)| *to = corrected(v)),
+                );
             }
             Some(_) => return Ok(None),
             // The optimizer has not moved it.
@@ -99,18 +107,21 @@ pub(super) fn read_layer(
 impl FactorScales {
     /// For a weight `[outputs, inputs]`, and the bias behind it if there are more moments. An input of 1 stands for the
     /// bias, and is not scaled: what it should be multiplied by is moved to the output gradient.
-    pub(super) fn new(moments: &[f64], inputs: usize, outputs: usize, step: &AdamStep) -> Self {
+    pub(super) fn new(moments: &[f32], inputs: usize, outputs: usize, step: &AdamStep) -> Self {
         let (weight, bias) = moments.split_at((inputs * outputs).min(moments.len()));
         let mut rows = vec![0f64; outputs];
         let mut columns = vec![0f64; inputs];
-        for (row, sum) in weight.chunks_exact(inputs.max(1)).zip(&mut rows) {
-            for (v, column) in row.iter().zip(&mut columns) {
-                *sum += v;
-                *column += v;
-            }
-        }
-        let of_bias: f64 = bias.iter().sum();
-        rows.iter_mut().zip(bias).for_each(|(sum, v)| *sum += v);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (row, sum) in weight.chunks_exact(inputs.max(1)).zip(&mut rows) {
+                    row.iter().zip(&mut columns).for_each(|(v, column)| *column += f64::from(*v));
+                    *sum = sum_f64(row);
+                }
+            },
+        );
+        let of_bias = sum_f64(bias);
+        rows.iter_mut().zip(bias).for_each(|(sum, v)| *sum += f64::from(*v));
         let total: f64 = rows.iter().sum();
         // v̂ = r cᵀ / total, with sums in the place of means: their factors cancel.
         let root = |v: f64| inverse_root(v, step.epsilon);
@@ -141,6 +152,33 @@ impl FactorScales {
     }
 }
 
+/// Their sum in f64, in lanes.
+#[inline(always)]
+pub(super) fn sum_f64(values: &[f32]) -> f64 {
+    let mut lanes = [0f64; 16];
+    let chunks = values.chunks_exact(16);
+    let rest: f64 = chunks.remainder().iter().map(|v| f64::from(*v)).sum();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane += f64::from(*v));
+    }
+    lanes.iter().sum::<f64>() + rest
+}
+
+/// `factor/(√v + ε)` of many numbers, as [`inverse_root`] has it.
+pub(super) fn inverse_roots(v: &[f32], epsilon: f64, factor: f32) -> Vec<f32> {
+    let (epsilon, mut out) = (epsilon as f32, vec![0f32; v.len()]);
+    vectorized(
+        #[inline(always)]
+        || {
+            for (out, v) in out.iter_mut().zip(v) {
+                let root = factor / (v.sqrt() + epsilon);
+                *out = if *v > 0.0 { root } else { 0.0 };
+            }
+        },
+    );
+    out
+}
+
 /// `1/(√v + ε)`, and 0 for an element that never had a gradient: no step has moved it.
 pub(super) fn inverse_root(v: f64, epsilon: f64) -> f32 {
     if v > 0.0 {
@@ -159,9 +197,9 @@ mod tests {
         let (r, c, b) = ([1.0, 4.0, 0.25], [2.0, 0.0, 0.5, 8.0], 3.0);
         let step = AdamStep::new((0.9, 0.999), 0.0, 1);
         for with_bias in [true, false] {
-            let mut moments: Vec<f64> = r.iter().flat_map(|r| c.iter().map(move |c| r * c)).collect();
+            let mut moments: Vec<f32> = r.iter().flat_map(|r| c.iter().map(move |c| (r * c) as f32)).collect();
             if with_bias {
-                moments.extend(r.iter().map(|r| r * b));
+                moments.extend(r.iter().map(|r| (r * b) as f32));
             }
             let scales = FactorScales::new(&moments, 4, 3, &step);
             for (i, r) in r.iter().enumerate() {

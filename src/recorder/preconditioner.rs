@@ -12,7 +12,7 @@
 
 use super::error::RecordError;
 use super::message::{Batch, Gradients, LayerGradients};
-use super::moments::{inverse_root, read_layer, FactorScales};
+use super::moments::{inverse_roots, read_layer, sum_f64, FactorScales};
 use super::pass_core::PassCore;
 use super::state::State;
 use crate::step::{AdamStep, SecondMoments};
@@ -95,7 +95,7 @@ impl Preconditioner {
                 folds.push(fold.clone());
                 continue;
             }
-            let weights = moments.iter().map(|v| inverse_root(*v, raised)).collect::<Vec<f32>>();
+            let weights = inverse_roots(&moments, raised, 1.0);
             folds.push(Arc::new(fold.with_preconditioned(weights.into(), shared.clone())));
         }
         Ok(Some(Self { shared, folds, factors }))
@@ -182,7 +182,7 @@ fn raised_epsilon(state: &State, second: &SecondMoments, step: &AdamStep) -> Res
     let (mut all, mut folded, mut parameters) = (0.0, 0.0, 0);
     for (layer, form) in state.layers.iter().zip(&state.forms) {
         let Some(moments) = read_layer(state, layer, second, step)? else { return Ok(None) };
-        let sum = moments.iter().sum::<f64>();
+        let sum = sum_f64(&moments);
         all += sum;
         if form != &Some(Form::Factored) {
             folded += sum;

@@ -2,7 +2,7 @@
 
 use super::gradient::wide_squared_norm;
 use gradlog_kernels::simd::{weighted_squared_norm, weighted_squared_norm_f64, Weight};
-use half::bf16;
+use half::{bf16, slice::HalfFloatSliceExt};
 use std::ops::AddAssign;
 use std::sync::Arc;
 
@@ -14,8 +14,10 @@ use std::sync::Arc;
 pub(crate) struct MetricWeights(Arc<[u16]>);
 
 impl MetricWeights {
-    pub(crate) fn new(weights: impl IntoIterator<Item = f32>) -> Self {
-        Self(weights.into_iter().map(|weight| bf16::from_f32(weight).to_bits()).collect())
+    pub(crate) fn new(weights: &[f32]) -> Self {
+        let mut rounded = vec![bf16::ZERO; weights.len()];
+        rounded.convert_from_f32_slice(weights);
+        Self(rounded.iter().map(|weight| weight.to_bits()).collect())
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -80,7 +82,7 @@ mod tests {
     fn weights_are_close_and_belong_to_their_places() {
         let weights: Vec<f32> = (0..5000).map(|i| 1e-3 * 1.01f32.powi(i % 2000)).collect();
         let values: Vec<f32> = (0..5000).map(|i| (i as f32).sin()).collect();
-        let metric = MetricWeights::new(weights.iter().copied());
+        let metric = MetricWeights::new(&weights);
         assert_eq!(metric.bytes(), 10_000);
         let right = |from: usize, to: usize| -> f64 {
             (from..to).map(|i| f64::from(weights[i]) * f64::from(values[i]).powi(2)).sum()
@@ -89,9 +91,9 @@ mod tests {
             let made = metric.squared_norm(from, &values[from..to]);
             assert!((made / right(from, to) - 1.0).abs() < 1e-3, "{made} {}", right(from, to));
         }
-        let tiny = MetricWeights::new([1e6; 40]).squared_norm(0, &[1e-26; 40]);
+        let tiny = MetricWeights::new(&[1e6; 40]).squared_norm(0, &[1e-26; 40]);
         assert!((tiny / 4e-45 - 1.0).abs() < 4e-3, "{tiny}");
-        let large = MetricWeights::new([1e6; 40]).squared_norm(0, &[1e17; 40]);
+        let large = MetricWeights::new(&[1e6; 40]).squared_norm(0, &[1e17; 40]);
         assert!((large / 4e41 - 1.0).abs() < 4e-3, "{large}");
     }
 }

@@ -9,8 +9,7 @@ use std::fmt;
 /// says nothing of the method. Two things show it before any method is asked:
 ///
 /// - In the same run, half of an example's weight must change the losses as all of it does, by half as much:
-///   [`LeaveOneOut::ceiling`](super::LeaveOneOut::ceiling),
-///   [`LeaveGroupOut::ceiling`](super::LeaveGroupOut::ceiling).
+///   [`LeaveOneOut::ceiling`](super::LeaveOneOut::ceiling), [`LeaveGroupOut::ceiling`](super::LeaveGroupOut::ceiling).
 /// - Over trainings with other seeds, a second training on the same subset must agree with the first:
 ///   [`Subsets::ceiling`](super::Subsets::ceiling).
 ///
