@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_moment_of_rank_one_is_scaled_exactly() {
-        let (r, c, b) = ([1.0, 4.0, 0.25], [2.0, 0.0, 0.5, 8.0], 3.0);
+        let (r, c, b) = ([1.0f64, 4.0, 0.25], [2.0f64, 0.0, 0.5, 8.0], 3.0f64);
         let step = AdamStep::new((0.9, 0.999), 0.0, 1);
         for with_bias in [true, false] {
             let mut moments: Vec<f32> = r.iter().flat_map(|r| c.iter().map(move |c| (r * c) as f32)).collect();
