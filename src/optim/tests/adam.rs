@@ -67,8 +67,10 @@ fn groups_have_their_own_rate_and_decay() {
     }
     assert!(bits(&ours) == bits(&alone));
     let info = adamw.step_info();
-    assert_eq!((info.momentum, info.weight_decay, info.learning_rate), (None, None, 0.2));
+    assert_eq!((info.momentum, info.weight_decay, info.learning_rate), (None, Some(0.01), 0.2));
     assert_eq!(info.variable_rates, [(ours[0].id(), 0.2 * 0.1)]);
+    let own: Vec<_> = ours[1..].iter().map(|variable| (variable.id(), 0.0)).collect();
+    assert_eq!(info.variable_decays, own);
     let split = ParameterGroup::decay_matrices(vec![
         ours[0].clone(),
         candle_core::Var::zeros(3, DType::F32, &Device::Cpu).unwrap(),

@@ -137,8 +137,10 @@ fn groups_have_their_own_rate_and_decay() {
     }
     assert!(bits(&ours) == bits(&alone));
     let info = sgd.step_info();
-    assert_eq!((info.weight_decay, info.momentum), (None, Some(0.0)), "the groups differ in the decay");
+    assert_eq!((info.weight_decay, info.momentum), (Some(0.3), Some(0.0)));
     assert_eq!(info.variable_rates, [(ours[0].id(), 0.2 * 0.1)]);
+    let own: Vec<_> = ours[1..].iter().map(|variable| (variable.id(), 0.0)).collect();
+    assert_eq!(info.variable_decays, own);
     let twice = vec![ParameterGroup::new(ours.clone()), ParameterGroup::new(ours[..1].to_vec())];
     let error = Sgd::with_groups(twice, SgdConfig::new(0.1)).unwrap_err().to_string();
     assert!(error.contains("[3, 5]") && error.contains("two places"), "{error}");
