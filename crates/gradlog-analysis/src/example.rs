@@ -178,7 +178,7 @@ struct Found {
 }
 
 /// The columns of a block that a visit is made of.
-struct Columns {
+pub(crate) struct Columns {
     steps: Vec<u64>,
     epochs: Vec<u32>,
     losses: Option<Vec<f32>>,
@@ -188,14 +188,14 @@ struct Columns {
     corrects: Option<Vec<f32>>,
     labels: Option<Vec<Option<u32>>>,
     predictions: Option<Vec<Option<u32>>>,
-    squared_norms: Option<Vec<f32>>,
+    pub(crate) squared_norms: Option<Vec<f32>>,
     flags: Option<Vec<u8>>,
-    learning_rates: Option<Vec<f32>>,
+    pub(crate) learning_rates: Option<Vec<f32>>,
     coefficients: Option<Vec<f32>>,
 }
 
 impl Columns {
-    fn read(block: &Block) -> Result<Self, ReadError> {
+    pub(crate) fn read(block: &Block) -> Result<Self, ReadError> {
         let numbers = |column| column::optional(block, column, column::f32s);
         Ok(Self {
             steps: column::u64s(block, Column::Step)?,
@@ -214,7 +214,7 @@ impl Columns {
         })
     }
 
-    fn visit(&self, row: usize) -> ExampleVisit {
+    pub(crate) fn visit(&self, row: usize) -> ExampleVisit {
         let number = |values: &Option<Vec<f32>>| values.as_ref().map(|values| values[row]);
         let class = |values: &Option<Vec<Option<u32>>>| values.as_ref().and_then(|values| values[row]);
         let flags = self.flags.as_ref().map_or(0, |flags| flags[row]);

@@ -39,6 +39,8 @@
 //! |---|---|---|
 //! | what is in the run | [`SummaryQuestion`] | [`RunSummary`] |
 //! | how one example went, visit by visit | [`ExampleQuestion`] | [`ExampleHistory`] |
+//! | the same of many examples, or of the probes of a set | [`HistoryQuestion`] | [`Histories`] |
+//! | how the training went, by epoch | [`CurveQuestion`] | [`Curves`] |
 //! | which examples stand out by one score | [`ScoreQuestion`] | [`ScoreTable`]; [`RunsTable`] over runs |
 //! | which labels are probably wrong, and why | [`SuspectQuestion`] | [`Suspects`] |
 //! | the same by threshold samples | [`ThresholdQuestion`] | [`Flagged`] |
@@ -86,8 +88,10 @@ pub mod audit;
 mod correlation;
 #[cfg(feature = "curvature")]
 mod curvature;
+mod curves;
 mod error;
 mod example;
+mod histories;
 mod influence;
 mod lists;
 mod rows;
@@ -103,11 +107,13 @@ mod velocity;
 pub use correlation::{pearson, spearman};
 #[cfg(feature = "curvature")]
 pub use curvature::{EstimatePlan, EstimateQuestion};
+pub use curves::{CurvePoint, CurveQuestion, Curves, ProbeCurve, ProbePoint};
 pub use error::AnalysisError;
 pub use example::{ExampleHistory, ExampleQuestion, ExampleVisit};
 pub use gradlog_format as format;
 pub use gradlog_format::log::{Mode, PredictionScore};
 pub use gradlog_format::run::{Damage, ReadError, Run};
+pub use histories::{Histories, History, HistoryQuestion};
 pub use influence::{
     Agreement, Comparison, Concentration, Curvature, Damping, DistanceQuestion, EstimateDetails, FeatureDistance,
     Influence, InfluencePlan, InfluenceQuestion, InfluenceRow, KroneckerDetails, Method, Normalization,
@@ -142,6 +148,8 @@ const _: () = {
     assert_send_sync::<Progress>();
     assert_send_sync::<SummaryQuestion>();
     assert_send_sync::<ExampleQuestion>();
+    assert_send_sync::<HistoryQuestion>();
+    assert_send_sync::<CurveQuestion>();
     assert_send_sync::<ScoreQuestion>();
     assert_send_sync::<SuspectQuestion>();
     assert_send_sync::<ThresholdQuestion>();

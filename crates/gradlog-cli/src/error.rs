@@ -36,6 +36,11 @@ pub(crate) enum CliError {
     Out { path: PathBuf, source: io::Error },
     #[error("cannot read {}", path.display())]
     In { path: PathBuf, source: io::Error },
+    /// Data of the examples is not what it was said to be.
+    #[error("{}: {what}", path.display())]
+    Data { path: PathBuf, what: String, next: &'static str },
+    #[error("cannot make the pictures of the page")]
+    Pictures(#[from] image::ImageError),
     #[error("{}, line {line}: `{text}` is not the id of an example", path.display())]
     NotAnId { path: PathBuf, line: u64, text: String },
 }
@@ -84,6 +89,7 @@ impl CliError {
             CliError::Analysis(error) => analysis_advice(error),
             CliError::NoRows(_) => Some("`gradlog info` says what the run holds"),
             CliError::Out { .. } => Some("nothing was left there: give another --out, or make room"),
+            CliError::Data { next, .. } => Some(next),
             CliError::NotAnId { .. } => Some("a line is `id`, or `id,` and what belongs to it"),
             _ => None,
         }
