@@ -10,7 +10,13 @@ use std::path::Path;
 const PROBES: usize = 200;
 
 /// Reads the run in `run` and prints the answers. `truth` and the images only serve to check them.
-pub fn explain(run: &Path, truth: &[u8], train: &Digits, test: &Digits, gradients: bool) -> Result<()> {
+pub fn explain(
+    (run, data): (&Path, &Path),
+    truth: &[u8],
+    train: &Digits,
+    test: &Digits,
+    gradients: bool,
+) -> Result<()> {
     let opened = Run::open(run)?;
     print_suspects(&opened, truth, train, gradients)?;
     print_forgetting(&opened, truth, train)?;
@@ -23,6 +29,9 @@ pub fn explain(run: &Path, truth: &[u8], train: &Digits, test: &Digits, gradient
     if gradients {
         println!("    gradlog influence {} --probe test --id 0", run.display());
     }
+    println!("\nLook at it in a browser:");
+    let page = run.with_file_name("report.html");
+    println!("    gradlog report {} --data idx:{} --out {}", run.display(), data.display(), page.display());
     Ok(())
 }
 

@@ -104,7 +104,7 @@ fn main() -> Result<()> {
     data::write_flipped(&arguments.out.join("flipped.csv"), &truth, &train.labels)?;
 
     // From here on: the log, and the true labels to check the answers.
-    explain::explain(&run, &truth, &train, &test, arguments.depth != Depth::Outputs)
+    explain::explain((&run, &folder), &truth, &train, &test, arguments.depth != Depth::Outputs)
 }
 
 fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Digits) -> Result<()> {

@@ -10,6 +10,7 @@ mod error;
 mod frame;
 mod notes;
 mod output;
+mod page;
 mod report;
 #[cfg(test)]
 mod tests;

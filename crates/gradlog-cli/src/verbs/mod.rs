@@ -5,11 +5,12 @@ mod example;
 mod export;
 mod ids;
 mod influence;
-mod info;
+pub(crate) mod info;
 mod map;
 mod mean_vectors;
 mod prune;
 mod recover;
+mod report;
 mod score_table;
 mod scores;
 mod similar;
@@ -45,6 +46,7 @@ macro_rules! verbs {
 
 verbs! {
     Info(info::Arguments),
+    Report(report::Arguments),
     Verify(verify::Arguments),
     Recover(recover::Arguments),
     Scores(scores::Arguments),

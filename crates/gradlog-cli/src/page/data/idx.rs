@@ -30,7 +30,11 @@ impl Idx {
         let name = |kind: &str| find(folder, &format!("{stem}-{kind}"));
         let Some(images) = name("images-idx3-ubyte") else {
             let what = format!("there is no {stem}-images-idx3-ubyte, nor one that ends in .gz");
-            return Err(CliError::Data { path: folder.to_owned(), what, next: "name the folder that holds the idx files" });
+            return Err(CliError::Data {
+                path: folder.to_owned(),
+                what,
+                next: "name the folder that holds the idx files",
+            });
         };
         let (shape, pixels) = read_idx(&images, 3)?;
         let labels = name("labels-idx1-ubyte").map(|path| read_idx(&path, 1)).transpose()?.map(|(_, labels)| labels);

@@ -62,7 +62,8 @@ fn tame(text: &str) -> String {
 }
 
 fn wrong(path: &Path, what: String) -> CliError {
-    let next = "a line of text: is {\"id\": 7, \"text\": \"...\", \"label\": 1}, csv: has a header; `,id=` says what the \
+    let next =
+        "a line of text: is {\"id\": 7, \"text\": \"...\", \"label\": 1}, csv: has a header; `,id=` says what the \
                 ids are: `line`, `position`, or a name";
     CliError::Data { path: path.to_owned(), what, next }
 }

@@ -7,9 +7,9 @@ use crate::arguments::EXIT_CODES;
 use crate::error::CliError;
 use crate::frame::{Asked, Content, Ending, Shown, Verb};
 use clap::{Args, ValueEnum};
-use gradlog_analysis::{AnalysisError, RunSummary, SummaryQuestion};
+use gradlog_analysis::{AnalysisError, Progress, RunSummary, SummaryQuestion};
 use gradlog_format::log::{Coupling, Manifest, Mode};
-use gradlog_format::run::{CheckRecord, Checkpoint, ReadError, WorkerState, Workers};
+use gradlog_format::run::{CheckRecord, Checkpoint, ReadError, Run, WorkerState, Workers};
 use std::path::PathBuf;
 use std::slice;
 
@@ -40,13 +40,7 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Contents<'run>, CliError> {
-        let run = asked.run();
-        let summary =
-            asked.read("reading", 1, |progress| SummaryQuestion::new().share_progress(progress).compute(run))?;
-        let checkpoints = before_damage(&summary, run.checkpoints())?;
-        let checks = before_damage(&summary, run.checks())?;
-        let couplings = before_damage(&summary, run.couplings())?;
-        Ok(Contents { manifest: run.manifest(), summary, workers: run.workers()?, checkpoints, checks, couplings })
+        asked.read("reading", 1, |progress| Contents::read(asked.run(), progress))
     }
 
     fn show<'run>(&'run self, _asked: &'run Asked<'run>, contents: Contents<'run>) -> Result<Shown<'run>, CliError> {
@@ -80,6 +74,22 @@ fn before_damage<T>(summary: &RunSummary, list: Result<Vec<T>, ReadError>) -> Re
     match list {
         Err(ReadError::Damaged(_)) if summary.damage.is_some() => Ok(Vec::new()),
         other => Ok(other.map_err(AnalysisError::from)?),
+    }
+}
+
+impl<'a> Contents<'a> {
+    /// Reads what is said of a run.
+    pub(crate) fn read(run: &'a Run, progress: &Progress) -> Result<Self, CliError> {
+        let summary = SummaryQuestion::new().share_progress(progress).compute(run)?;
+        let checkpoints = before_damage(&summary, run.checkpoints())?;
+        let checks = before_damage(&summary, run.checks())?;
+        let couplings = before_damage(&summary, run.couplings())?;
+        Ok(Self { manifest: run.manifest(), summary, workers: run.workers()?, checkpoints, checks, couplings })
+    }
+
+    /// What is counted.
+    pub(crate) fn summary(&self) -> &RunSummary {
+        &self.summary
     }
 }
 

@@ -12,8 +12,9 @@ use std::ops::RangeInclusive;
 const CHECKS_MAX: usize = 3;
 
 impl Contents<'_> {
-    pub(super) fn write_tables(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Contents { manifest, summary, workers, checkpoints, checks, couplings } = self;
+    /// Names and what they are: what stands before the tables.
+    pub(crate) fn facts(&self) -> Vec<(&'static str, String)> {
+        let Contents { manifest, summary, workers, checks, couplings, .. } = self;
         let state = match (&summary.damage, summary.finished) {
             (Some(_), _) => "damaged: what follows is of the part before the damage",
             (None, true) => "finished",
@@ -103,7 +104,12 @@ impl Contents<'_> {
         if !summary.untapped.is_empty() {
             pairs.push(("not recorded", summary.untapped.join(", ")));
         }
-        report::write_pairs(out, &pairs)?;
+        pairs
+    }
+
+    pub(super) fn write_tables(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Contents { manifest, summary, workers, checkpoints, .. } = self;
+        report::write_pairs(out, &self.facts())?;
         for (name, value) in &manifest.notes {
             report::write_pairs(out, &[("note", format!("{name} = {value}"))])?;
         }

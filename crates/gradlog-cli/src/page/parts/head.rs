@@ -1,0 +1,71 @@
+//! What was recorded, run by run, in the words of `gradlog info`.
+
+use crate::error::CliError;
+use crate::frame::Asked;
+use crate::report::printable;
+use crate::verbs::info::Contents;
+use gradlog_analysis::RunSummary;
+use serde_json::{json, Value};
+
+/// What is in the runs.
+pub(crate) struct Head {
+    pub part: Value,
+    pub first: RunSummary,
+    pub damage: Vec<gradlog_format::run::Damage>,
+}
+
+/// Reads what the runs hold.
+pub(crate) fn head_part(asked: &Asked<'_>) -> Result<Head, CliError> {
+    let (mut runs, mut damage, mut first) = (Vec::new(), Vec::new(), None);
+    for run in &asked.runs {
+        let contents = Contents::read(run, &asked.progress())?;
+        let summary = contents.summary();
+        let facts: Vec<[String; 2]> =
+            contents.facts().into_iter().map(|(name, what)| [name.to_owned(), what]).collect();
+        let layers: Vec<Value> = summary
+            .layers
+            .iter()
+            .map(|layer| json!([layer.name, layer.kind, layer.parameters, layer.form.to_string()]))
+            .collect();
+        let notes = &run.manifest().notes;
+        runs.push(json!({
+            "name": run_name(run),
+            "path": printable(&run.dir().display().to_string()),
+            "id": hex(&run.manifest().run_id),
+            "created_ms": run.manifest().created_ms,
+            "facts": facts,
+            "notes": notes,
+            "layers": layers,
+            "visits": summary.visits,
+            "examples": summary.examples,
+            "epochs": summary.epochs.as_ref().map(|epochs| [*epochs.start(), *epochs.end()]),
+            "steps": summary.recorded_steps,
+            "coverage": summary.coverage,
+            "dropped": summary.dropped,
+            "first_gap": summary.first_gap,
+            "not_finite": summary.not_finite,
+            "finished": summary.finished,
+            "damage": summary.damage.as_ref().map(ToString::to_string),
+        }));
+        damage.extend(summary.damage.clone());
+        first = first.or_else(|| Some(summary.clone()));
+    }
+    Ok(Head { part: json!({ "runs": runs }), first: first.unwrap_or_default(), damage })
+}
+
+/// The folder of a run, or of the folder around it where it is only called `run`.
+fn run_name(run: &gradlog_format::run::Run) -> String {
+    let part = |path: Option<&std::path::Path>| {
+        path.and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned())
+    };
+    let folder = std::fs::canonicalize(run.dir()).unwrap_or_else(|_| run.dir().to_owned());
+    let name = part(Some(&folder)).unwrap_or_else(|| "run".into());
+    match (name.as_str(), part(folder.parent())) {
+        ("run", Some(parent)) => format!("{parent}/{name}"),
+        _ => name,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

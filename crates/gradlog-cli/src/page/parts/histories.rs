@@ -1,0 +1,45 @@
+//! The visits of single examples: loss, margin, prediction at each.
+
+use crate::error::CliError;
+use crate::frame::Asked;
+use crate::page::arrays;
+use crate::page::limits::VISITS_MAX;
+use gradlog_analysis::{Histories, HistoryQuestion};
+use serde_json::{json, Value};
+
+/// The curves of the chosen examples in the first run, of as many as the limit on visits allows. `visits_each` is how
+/// many an example has on the mean.
+pub(crate) fn read_histories(asked: &Asked<'_>, chosen: &[u64], visits_each: f64) -> Result<Value, CliError> {
+    let most = (VISITS_MAX as f64 / visits_each.max(1.0)) as usize;
+    let wanted = &chosen[..chosen.len().min(most)];
+    let question = HistoryQuestion::new().examples(wanted.iter().copied()).share_progress(&asked.progress());
+    let found = question.compute(asked.run())?;
+    let mut part = history_arrays(&found);
+    part["basis"] = json!(found.basis.to_string());
+    Ok(part)
+}
+
+/// Curves as arrays: those of one example lie between two numbers of `start`.
+pub(crate) fn history_arrays(found: &Histories) -> Value {
+    let mut start = vec![0u32];
+    for history in &found.histories {
+        start.push(start.last().copied().unwrap_or(0).saturating_add(history.visits.len() as u32));
+    }
+    let visits = || found.histories.iter().flat_map(|history| &history.visits);
+    let number = |value: Option<f32>| value.unwrap_or(f32::NAN);
+    json!({
+        "ids": arrays::ids(found.histories.iter().map(|history| history.id)),
+        "start": arrays::u32s(start),
+        "step": arrays::u32s(visits().map(|visit| u32::try_from(visit.step).unwrap_or(u32::MAX))),
+        "epoch": arrays::u16s(visits().map(|visit| u16::try_from(visit.epoch).unwrap_or(u16::MAX))),
+        "loss": arrays::f32s(visits().map(|visit| number(visit.loss))),
+        "margin": arrays::f32s(visits().map(|visit| number(visit.margin))),
+        "confidence": arrays::f32s(visits().map(|visit| number(visit.confidence))),
+        "correct": arrays::u8s(visits().map(|visit| match visit.correct {
+            Some(correct) if correct.is_finite() => (correct * 100.0).round() as u8,
+            _ => u8::MAX,
+        })),
+        "prediction": arrays::labels(visits().map(|visit| visit.prediction)),
+        "label": arrays::labels(visits().map(|visit| visit.label)),
+    })
+}

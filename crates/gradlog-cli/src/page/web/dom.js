@@ -1,0 +1,99 @@
+// Elements. Everything from a run becomes text by `textContent`, never HTML.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** Text with its control characters made visible. */
+function tame(text) {
+  return String(text).replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => {
+    const code = c.charCodeAt(0);
+    return code < 0x20 ? String.fromCharCode(0x2400 + code) : "\ufffd";
+  });
+}
+
+function fill(element, properties, children) {
+  for (const [name, value] of Object.entries(properties || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") for (const [key, part] of Object.entries(value)) element.style.setProperty(key, part);
+    else element.setAttribute(name, value === true ? "" : tame(value));
+  }
+  for (const child of children.flat(3)) {
+    if (child === null || child === undefined || child === false) continue;
+    element.append(child instanceof Node ? child : document.createTextNode(tame(child)));
+  }
+  return element;
+}
+
+/** An HTML element. */
+function h(tag, properties, ...children) {
+  return fill(document.createElement(tag), properties, children);
+}
+
+/** An SVG element. */
+function s(tag, properties, ...children) {
+  return fill(document.createElementNS(SVG, tag), properties, children);
+}
+
+/** Says something to a screen reader. */
+function announce(words) {
+  document.getElementById("live").textContent = tame(words);
+}
+
+/** A number in few digits. */
+function short(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  const text = size >= 1e5 || size < 1e-3 ? value.toExponential(1)
+    : size >= 100 ? value.toFixed(0) : value.toPrecision(3);
+  return text.replace("-", "−");
+}
+
+/** A count with thin spaces between thousands. */
+function count(value) {
+  return String(value).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+}
+
+/** A count and its noun. */
+function plural(number, one, many) {
+  return `${count(number)} ${number === 1 ? one : many || `${one}s`}`;
+}
+
+function percent(share) {
+  return share === null || share === undefined ? "–" : `${(100 * share).toFixed(1)} %`;
+}
+
+/** A label, or a dash. */
+function labelText(label) {
+  return label === null || label === undefined ? "–" : String(label);
+}
+
+/** A panel with a heading, a line that says what it shows, and its content. */
+function panel(title, lead, ...children) {
+  return h("section", { class: "panel" }, h("h2", null, title), lead && h("p", { class: "lead" }, lead), children);
+}
+
+/** What stands where the run cannot answer. */
+function missing(words) {
+  return h("p", { class: "missing" }, words);
+}
+
+/** What an answer rests on, small, below it. */
+function basisLine(words) {
+  return words ? h("p", { class: "basis" }, h("b", null, "Rests on "), words) : null;
+}
+
+/** Draws again whenever the element gets another width. */
+function drawToWidth(element, draw) {
+  let last = 0;
+  const look = () => {
+    const width = Math.floor(element.clientWidth);
+    if (width > 0 && width !== last) {
+      last = width;
+      draw(width);
+    }
+  };
+  new ResizeObserver(look).observe(element);
+  return element;
+}

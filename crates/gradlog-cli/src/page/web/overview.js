@@ -1,0 +1,114 @@
+// The first view: what was recorded, where to begin, the curves, and what each answer rests on.
+
+/** A question with pictures that leads to the view which answers it. */
+async function questionCard(question, words, view, ids, of) {
+  const cards = await Promise.all(ids.slice(0, 8).map((id) => cardOf(of, id, "small")));
+  const hasPictures = (await cardSet(of)).hasPictures;
+  return h("a", { class: "question", href: viewAddress(view) }, h("h3", null, question), h("p", null, words),
+    hasPictures && h("div", { class: "strip", "aria-hidden": "true" }, cards));
+}
+
+async function questions() {
+  const [suspects, sets, scores, groups] = await Promise.all([source.suspects(), source.probeSets(), source.scores(), source.groups()]);
+  const cards = [];
+  if (suspects.rows?.length) {
+    const other = suspects.confused.reduce((sum, [, , number]) => sum + number, 0);
+    const words = other > 0 ? `${plural(other, "example")} were mostly predicted as another label.` : "Examples by how odd they are.";
+    cards.push(questionCard("Which labels are probably wrong?", words, "suspects", suspects.rows.map((row) => row.id), "train"));
+  }
+  const set = sets.find((one) => !one.missing);
+  if (set) {
+    const ids = Array.from(decodeArray(set.ids), String);
+    const wrong = await wrongProbes(set.set, ids);
+    const words = wrong.length > 0 ? `${plural(wrong.length, "probe")} of “${set.set}” got a wrong answer.` : `${plural(ids.length, "probe")} of “${set.set}”.`;
+    cards.push(questionCard("What taught the model an answer?", words, "probes", wrong.length ? wrong : ids, `probe:${set.set}`));
+  }
+  const forgetting = scores.columns?.forgetting && decodeArray(scores.columns.forgetting);
+  if (forgetting) {
+    const ids = Array.from(decodeArray(scores.ids), String);
+    const order = [...forgetting.keys()].filter((at) => Number.isFinite(forgetting[at]) && forgetting[at] > 0).sort((a, b) => forgetting[b] - forgetting[a]);
+    cards.push(questionCard("What was learned and forgotten?", `${plural(order.length, "example")} were forgotten at least once.`,
+      "scores?score=forgetting", order.map((at) => ids[at]), "train"));
+  }
+  if (groups.clusters?.length) {
+    cards.push(questionCard("Which kinds of example are there?", `${plural(groups.clusters.length, "cluster")} by the direction of gradients.`,
+      "groups", groups.clusters.map((one) => one.nearest[0]), "train"));
+  }
+  return Promise.all(cards);
+}
+
+/** The line under the title. */
+function headLine(run) {
+  const epochs = run.epochs ? run.epochs[1] - run.epochs[0] + 1 : 0;
+  return `${plural(run.visits, "visit")} of ${plural(run.examples, "example")}, ${plural(epochs, "epoch")}, ${plural(run.steps, "step")}`;
+}
+
+/** What a reader must know before any number: damage, gaps, what is not covered. */
+function alarms(run) {
+  const words = [];
+  if (run.damage) words.push(`The run is damaged: all is of what came before. ${run.damage}`);
+  else if (!run.finished) words.push("The run is not finished: its recorder was killed, or still writes.");
+  if (run.dropped > 0) words.push(`${plural(run.dropped, "visit")} were dropped while recording, the first at step ${run.first_gap}.`);
+  if (run.not_finite > 0) words.push(`${plural(run.not_finite, "visit")} have a NaN or an infinity and are left out.`);
+  if (run.coverage === null) words.push("The model was not declared, so the share of it that is recorded is not known.");
+  else if (run.coverage < 1) words.push(`Recorded are ${percent(Math.min(run.coverage, 0.999))} of the model's parameters.`);
+  return words;
+}
+
+/** The facts of one run as pairs, in as many columns as there is room for. */
+function factsList(run) {
+  const pairs = [...run.facts, ...run.notes.map(([name, what]) => [`note: ${name}`, what])];
+  return h("dl", { class: "facts-list" }, pairs.map(([name, what]) => h("div", null, h("dt", null, name), h("dd", null, what))));
+}
+
+/** The facts of several runs side by side. */
+function factsTable(runs) {
+  const names = [...new Set(runs.flatMap((run) => run.facts.map(([name]) => name)).filter(Boolean))];
+  const value = (run, name) => run.facts.filter(([known]) => known === name).map(([, what]) => what).join("; ") || "–";
+  const notes = [...new Set(runs.flatMap((run) => run.notes.map(([name]) => name)))];
+  const note = (run, name) => run.notes.filter(([known]) => known === name).map(([, what]) => what).join("; ") || "–";
+  return h("div", { class: "scroll" }, h("table", { class: "facts-table" },
+    h("thead", null, h("tr", null, h("td"), runs.map((run, at) => h("th", { scope: "col", class: `run run-${at % 6}` }, run.name)))),
+    h("tbody", null,
+      names.map((name) => h("tr", null, h("th", { scope: "row" }, name), runs.map((run) => h("td", null, value(run, name))))),
+      notes.map((name) => h("tr", null, h("th", { scope: "row" }, `note: ${name}`), runs.map((run) => h("td", null, note(run, name))))))));
+}
+
+function layersTable(run) {
+  const names = ["layer", "kind", "parameters", "form"];
+  if (run.layers.length === 0) return null;
+  return h("div", { class: "scroll" }, h("table", { class: "numbers" },
+    h("thead", null, h("tr", null, names.map((name) => h("th", { scope: "col" }, name)))),
+    h("tbody", null, run.layers.map(([name, kind, parameters, form]) =>
+      h("tr", null, h("td", null, name), h("td", null, kind), h("td", null, count(parameters)), h("td", null, form))))));
+}
+
+/** Of each view, what it rests on. */
+async function bases() {
+  const [suspects, map, groups, curves, sets, scores] = await Promise.all([
+    source.suspects(), source.map(), source.groups(), source.curves(), source.probeSets(), source.scores()]);
+  const lines = [["curves", curves.runs?.[0].basis], ["suspects", suspects.basis], ["map", map.basis], ["groups", groups.basis]];
+  for (const set of sets) lines.push([`probes of ${set.set}`, set.influence?.variant && `${set.influence.variant}; ${set.influence.basis}`]);
+  for (const one of scores.scores ?? []) lines.push([one.score, one.basis]);
+  const known = lines.filter(([, words]) => words);
+  return h("table", { class: "facts-table" }, h("tbody", null, known.map(([name, words]) =>
+    h("tr", null, h("th", { scope: "row" }, name), h("td", null, words)))));
+}
+
+async function drawOverview(main) {
+  const head = await source.head();
+  const several = head.runs.length > 1;
+  const warnings = head.runs.flatMap((run) => alarms(run).map((words) => (several ? `${run.name}: ${words}` : words)));
+  const notes = [...head.notes, head.workers].filter(Boolean);
+  main.replaceChildren(
+    h("section", { class: "intro" },
+      head.runs.map((run, at) => h("p", { class: "head-line" }, several && h("b", { class: `run run-${at % 6}` }, run.name), several && " ", headLine(run))),
+      several && h("p", { class: "note" }, "Suspects, map and scores are means over these runs. Probes, groups and the visits of single examples are of the first."),
+      warnings.map((words) => h("p", { class: "alarm" }, words)),
+      notes.map((words) => h("p", { class: "note" }, words))),
+    h("div", { class: "questions" }, await questions()),
+    await curvesPanel(),
+    panel("What was recorded", null, several ? factsTable(head.runs) : factsList(head.runs[0]), head.runs.map((run) => [several && h("h3", null, run.name), layersTable(run)])),
+    panel("What each answer rests on", "Every number comes from the log alone, by the questions that the command asks.", h("div", { class: "scroll" }, await bases())),
+  );
+}
