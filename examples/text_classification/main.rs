@@ -77,7 +77,19 @@ fn main() -> Result<()> {
     );
     let run = arguments.out.join("run");
     train_and_record(&arguments, &run, &train, &test)?;
-    Explained { train: &train, flipped: &flipped, test: &test }.print(&run, &arguments.ask)
+    Explained { train: &train, flipped: &flipped, test: &test }.print(&run, &arguments.ask)?;
+
+    let (texts, held_out) = (arguments.out.join("train.jsonl"), arguments.out.join("test.jsonl"));
+    data::write_texts(&texts, &train)?;
+    data::write_texts(&held_out, &test)?;
+    println!("\nLook at it in a browser:");
+    let (run, texts, held_out) = (run.display(), texts.display(), held_out.display());
+    let page = arguments.out.join("report.html");
+    println!(
+        "    gradlog report {run} --data text:{texts} --data {PROBE_SET}=text:{held_out} --out {}",
+        page.display()
+    );
+    Ok(())
 }
 
 fn train_and_record(arguments: &Arguments, run: &Path, train: &[Review], test: &[Review]) -> Result<()> {

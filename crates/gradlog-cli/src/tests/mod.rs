@@ -245,7 +245,7 @@ fn damage_is_said_and_exits_with_3() {
 }
 
 /// Runs a whole command line.
-pub(super) fn typed(arguments: &[&str]) -> (u8, String, String) {
+pub(crate) fn typed(arguments: &[&str]) -> (u8, String, String) {
     let line = std::iter::once("gradlog").chain(arguments.iter().copied()).map(OsString::from);
     let (mut out, mut words) = (Vec::new(), Vec::new());
     let code = execute(line, &mut Console { out: &mut out, words: &mut words, watch: Watch::new(false) });

@@ -12,7 +12,7 @@ use crate::page::limits::{DETAILED_PROBES_MAX, SUSPECTS_MAX};
 use crate::page::parts;
 use crate::page::sheet::Budget;
 use clap::Args;
-use gradlog_format::run::Damage;
+use gradlog_format::run::{Damage, ReadError};
 use serde_json::{json, Map, Value};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -80,6 +80,7 @@ impl Verb for Arguments {
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Page, CliError> {
         // What is wrong with the data is said before minutes of reading.
+        self.refuse_unknown_sets(asked)?;
         let train = data::open(&self.data, None)?;
         asked.start("reading", 30);
         let head = parts::head_part(asked)?;
@@ -142,6 +143,24 @@ impl Verb for Arguments {
             Ok(Ending { words: Some(words), damage: None })
         }));
         Ok(Shown { words, content, damage, ..Shown::default() })
+    }
+}
+
+impl Arguments {
+    /// Refuses data for a probe set that the run does not have.
+    fn refuse_unknown_sets(&self, asked: &Asked<'_>) -> Result<(), CliError> {
+        let known = match asked.run().probe_sets() {
+            Err(ReadError::Damaged(_)) => return Ok(()),
+            other => other?,
+        };
+        match self.data.iter().filter_map(|spec| spec.set.as_ref()).find(|set| !known.contains(set)) {
+            None => Ok(()),
+            Some(set) => {
+                let names: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+                let there = if names.is_empty() { "none".into() } else { names.join(", ") };
+                Err(CliError::Arguments(format!("--data: the run has no probe set `{set}`; it has {there}")))
+            }
+        }
     }
 }
 

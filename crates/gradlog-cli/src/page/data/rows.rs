@@ -114,7 +114,7 @@ impl Rows {
     pub(super) fn read_table(path: &Path, rule: Option<&IdRule>) -> Result<Self, CliError> {
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(BufReader::new(open(path)?));
         let at = |error: csv::Error| wrong(path, error.to_string());
-        let columns: Vec<String> = reader.headers().map_err(at)?.iter().map(tame).collect();
+        let mut columns: Vec<String> = reader.headers().map_err(at)?.iter().map(tame).collect();
         let place = |name: &str| columns.iter().position(|column| column == name);
         let rule = rule.cloned().unwrap_or_else(|| match place(ID) {
             Some(_) => IdRule::Named(ID.into()),
@@ -141,10 +141,15 @@ impl Rows {
                 }
             };
             let label = label_at.and_then(|column| record.get(column)?.trim().parse().ok());
-            let cells = record.iter().map(tame).collect();
+            // The id stands beside every card.
+            let others = record.iter().enumerate().filter(|(column, _)| Some(*column) != id_at);
+            let cells = others.map(|(_, cell)| tame(cell)).collect();
             if entries.insert(id, Entry { card: Card::Row(cells), label }).is_some() {
                 return Err(wrong(path, format!("line {line}: id {id} is there twice")));
             }
+        }
+        if let Some(column) = id_at {
+            columns.remove(column);
         }
         Ok(Self { path: path.to_owned(), rule, columns, entries })
     }
@@ -209,8 +214,8 @@ mod tests {
     fn rows_go_by_id_position_or_line() {
         let table = file("id,species,label\n4,Adelie,0\n8,\"Gen\"\"too\",2\n");
         let rows = Rows::read_table(table.path(), None).unwrap();
-        assert_eq!(rows.columns(), ["id", "species", "label"]);
-        assert_eq!(text_of(&rows, 8), Some(("8|Gen\"too|2".into(), Some(2))));
+        assert_eq!(rows.columns(), ["species", "label"]);
+        assert_eq!(text_of(&rows, 8), Some(("Gen\"too|2".into(), Some(2))));
         let rows = Rows::read_table(table.path(), Some(&IdRule::Line)).unwrap();
         assert_eq!(text_of(&rows, 2), Some(("4|Adelie|0".into(), Some(0))));
         let rows = Rows::read_table(table.path(), Some(&IdRule::Position)).unwrap();

@@ -70,7 +70,7 @@ async function endRow(row, most, split, names, probeLabel) {
   return h("button", { type: "button", class: "end", "aria-label": `${words}${row.score === undefined ? "" : `, score ${short(row.score)}`}`, onclick: () => openExample(row.id) },
     card,
     h("span", { class: "end-text" },
-      h("span", { class: "end-head" }, h("span", { class: `chip${about.label === probeLabel ? " same" : ""}` }, labelText(about.label)),
+      h("span", { class: "end-head" }, about.label !== null && h("span", { class: `chip${about.label === probeLabel ? " same" : ""}` }, about.label),
         isSuspect && h("span", { class: "chip other", title: `its label is suspected: mostly predicted as ${about.suspect.proposed}` }, `looks like ${about.suspect.proposed}`),
         h("span", { class: "id" }, `#${row.id}`)),
       h("span", { class: "end-score" },

@@ -62,7 +62,8 @@ function visitTable(visits) {
 }
 
 /** The reasons, and how far each signal finds it suspicious. */
-function reasonsOf(suspect, signals, examples) {
+function reasonsOf(about, signals, examples) {
+  const suspect = about.suspect;
   const bars = signals.map((signal, at) => {
     const rank = suspect.ranks[at];
     if (rank === null) return null;
@@ -72,9 +73,9 @@ function reasonsOf(suspect, signals, examples) {
       h("span", { class: "rank-value" }, percent(rank)));
   });
   return h("section", null,
-    h("h3", null, "Why its label is suspected"),
+    h("h3", null, about.label === null ? "Why it is suspected" : "Why its label is suspected"),
     h("p", { class: "note" }, `Place ${count(suspect.rank)} of ${count(examples)} by suspicion.`),
-    h("ul", { class: "reasons" }, suspect.reasons.map((reason) => h("li", null, reason))),
+    h("ul", { class: "reasons" }, plainFirst(suspect.reasons).map((reason) => h("li", null, reason))),
     h("p", { class: "note" }, "Share of the examples that each score finds less suspicious:"),
     h("div", { class: "ranks" }, bars));
 }
@@ -84,10 +85,10 @@ async function neighborsOf(id) {
   if (!neighbors || neighbors.length === 0) return null;
   const tiles = await Promise.all(neighbors.map(async ([other, cosine]) => {
     const { label } = await describeExample(other);
-    return exampleButton(other, `${labelText(label)} · ${cosine.toFixed(2)}`, `cosine ${cosine.toFixed(2)}`);
+    return exampleButton(other, label === null ? cosine.toFixed(2) : `${label} · ${cosine.toFixed(2)}`, `cosine ${cosine.toFixed(2)}`);
   }));
   return h("section", null, h("h3", null, "Gradients that point the same way"),
-    h("p", { class: "note" }, "Under each: its label, and the cosine."), h("div", { class: "tiles" }, tiles));
+    h("p", { class: "note" }, "Under each: its label, if it has one, and the cosine."), h("div", { class: "tiles" }, tiles));
 }
 
 /** Draws the example into the column beside the view. */
@@ -105,8 +106,8 @@ async function drawExample(id) {
       h("button", { type: "button", class: "close", "aria-label": "close the example (Esc)", onclick: closeExample }, "×")),
     h("div", { class: "example-top" }, card,
       h("dl", { class: "facts" },
-        h("dt", null, "label"), h("dd", null, h("b", { class: "chip" }, labelText(about.label))),
-        h("dt", null, "proposed"), h("dd", null, proposed === null ? "–" : h("b", { class: "chip other" }, proposed)),
+        about.label !== null && [h("dt", null, "label"), h("dd", null, h("b", { class: "chip" }, about.label))],
+        about.label !== null && [h("dt", null, "proposed"), h("dd", null, proposed === null ? "–" : h("b", { class: "chip other" }, proposed))],
         inData !== null && [h("dt", null, "data says"), h("dd", null, h("b", { class: "chip data" }, inData))])),
     h("div", { class: "judge" }, verdictButtons(id, about.label, proposed)),
     visits ? h("section", null, h("h3", null, "How it went"),
@@ -115,7 +116,7 @@ async function drawExample(id) {
       visitChart(visits, "loss", "Loss, by step"), visitTable(visits),
       several && h("p", { class: "note" }, "The visits are those of the first run."))
       : missing("Its visits are not in this page. `gradlog example` shows them."),
-    about.suspect ? reasonsOf(about.suspect, suspects.signals, suspects.examples)
+    about.suspect ? reasonsOf(about, suspects.signals, suspects.examples)
       : suspects.rows && h("p", { class: "note" }, `Not among the first ${count(suspects.rows.length)} suspects.`),
     neighbors ?? "",
   );

@@ -12,9 +12,10 @@ async function questions() {
   const [suspects, sets, scores, groups] = await Promise.all([source.suspects(), source.probeSets(), source.scores(), source.groups()]);
   const cards = [];
   if (suspects.rows?.length) {
+    const hasLabels = suspects.rows.some((row) => row.label !== null);
     const other = suspects.confused.reduce((sum, [, , number]) => sum + number, 0);
-    const words = other > 0 ? `${plural(other, "example")} were mostly predicted as another label.` : "Examples by how odd they are.";
-    cards.push(questionCard("Which labels are probably wrong?", words, "suspects", suspects.rows.map((row) => row.id), "train"));
+    const words = other > 0 ? `${plural(other, "example")} were mostly predicted as another label.` : `${plural(suspects.examples, "example")}, ranked by how much speaks against them.`;
+    cards.push(questionCard(hasLabels ? "Which labels are probably wrong?" : "Which targets are probably wrong?", words, "suspects", suspects.rows.map((row) => row.id), "train"));
   }
   const set = sets.find((one) => !one.missing);
   if (set) {
@@ -28,7 +29,7 @@ async function questions() {
     const ids = Array.from(decodeArray(scores.ids), String);
     const order = [...forgetting.keys()].filter((at) => Number.isFinite(forgetting[at]) && forgetting[at] > 0).sort((a, b) => forgetting[b] - forgetting[a]);
     cards.push(questionCard("What was learned and forgotten?", `${plural(order.length, "example")} were forgotten at least once.`,
-      "scores?score=forgetting", order.map((at) => ids[at]), "train"));
+      "scores?score=forgetting&from=1", order.map((at) => ids[at]), "train"));
   }
   if (groups.clusters?.length) {
     cards.push(questionCard("Which kinds of example are there?", `${plural(groups.clusters.length, "cluster")} by the direction of gradients.`,

@@ -11,7 +11,7 @@ function histogramOf(about, onChoose) {
   const value = (at) => (logarithmic ? 10 ** at : at);
   drawToWidth(canvas, (width) => {
     const ends = from === to ? [from - 0.5, to + 0.5] : [from, to];
-    const { x, y, frame } = axes(width, height, ends, [0, most], { y: (number) => count(Math.round(number)) });
+    const { x, y, frame } = axes(width, height, ends, [0, most], { whole: about.score === "forgetting", y: (number) => count(Math.round(number)) });
     const wide = (x(ends[1]) - x(ends[0])) / counts.length;
     const bars = counts.map((number, at) => {
       const [left, right] = [from + (at * (to - from)) / counts.length, from + ((at + 1) * (to - from)) / counts.length];
@@ -53,6 +53,7 @@ async function drawScores(main, parameters) {
   const state = { score: (asked ?? part.scores.find(({ score }) => score === "grand") ?? part.scores[0]).score, range: null, text: "", shown: TABLE_AT_ONCE };
   const about = () => part.scores.find(({ score }) => score === state.score);
   state.sort = state.score;
+  if (parameters.has("from")) state.range = [Number(parameters.get("from")), Infinity, false];
   state.down = !about().lowest_first;
   const chart = h("div");
   const table = h("div", { class: "scroll" });
@@ -66,7 +67,9 @@ async function drawScores(main, parameters) {
     }
     if (state.text !== "") rows = rows.filter((at) => ids[at].includes(state.text) || `label ${labelText(labelAt(labels, at))}` === state.text);
     sortRows(rows, columns[state.sort], state.down);
-    const names = ["example", "label", "prediction", ...part.scores.map(({ score }) => score)];
+    // The chosen score first, so that a narrow screen shows it.
+    const shown = [state.score, ...part.scores.map(({ score }) => score).filter((score) => score !== state.score)];
+    const names = ["example", "label", "prediction", ...shown];
     const head = names.map((name) => h("th", { scope: "col", "aria-sort": state.sort === name ? (state.down ? "descending" : "ascending") : "none" },
       h("button", { type: "button", class: "sort", onclick: () => { Object.assign(state, { down: state.sort === name ? !state.down : true, sort: name }); drawTable(); } },
         name, state.sort === name ? (state.down ? " ↓" : " ↑") : "")));
@@ -75,7 +78,7 @@ async function drawScores(main, parameters) {
       return h("tr", { tabindex: 0, "data-id": ids[at], "aria-label": `example ${ids[at]}, ${state.score} ${short(columns[state.score][at])}`, onclick: () => openExample(ids[at]) },
         h("td", { class: "with-card" }, await cardOf("train", ids[at], "tiny"), h("span", { class: "id" }, `#${ids[at]}`)),
         h("td", null, labelText(labelAt(labels, at))), h("td", { class: isWrong ? "wrong" : "" }, labelText(labelAt(predictions, at))),
-        part.scores.map(({ score }) => h("td", null, short(columns[score][at]))));
+        shown.map((score) => h("td", null, short(columns[score][at]))));
     }));
     const cut = part.shown < part.examples ? ` The table has ${count(part.shown)} of ${count(part.examples)} examples: those that other panels name.` : "";
     status.replaceChildren(`${plural(rows.length, "row")}${state.range ? `, ${state.score} from ${short(state.range[0])} to ${short(state.range[1])} ` : ". "}`,
@@ -93,6 +96,7 @@ async function drawScores(main, parameters) {
   const choose = h("select", { "aria-label": "score", onchange: (event) => {
     Object.assign(state, { score: event.target.value, sort: event.target.value, range: null });
     state.down = !about().lowest_first;
+    setParameter("from", null);
     setParameter("score", state.score);
     drawChart();
     drawTable();

@@ -45,12 +45,12 @@ function plainFirst(reasons) {
 /** A row of the list. */
 async function suspectRow(row, at) {
   const [card, visits] = await Promise.all([cardOf("train", row.id, "small"), source.history(row.id)]);
-  const words = `example ${row.id}, label ${labelText(row.label)}, proposed ${labelText(row.proposed)}, ${row.reasons.join("; ")}`;
+  const words = row.label === null ? `example ${row.id}, ${row.reasons.join("; ")}` : `example ${row.id}, label ${labelText(row.label)}, proposed ${labelText(row.proposed)}, ${row.reasons.join("; ")}`;
   const box = h("div", { class: "suspect", role: "listitem", tabindex: at === 0 ? 0 : -1, "data-id": row.id, "aria-label": words, onclick: () => openExample(row.id) },
     card,
     h("div", { class: "suspect-text" },
       h("p", { class: "suspect-head" },
-        h("span", { class: "chip" }, labelText(row.label)),
+        row.label !== null && h("span", { class: "chip" }, row.label),
         row.proposed !== null && ["→", h("span", { class: "chip other" }, row.proposed)],
         h("span", { class: "id" }, `#${row.id}`)),
       h("p", { class: "why" }, plainFirst(row.reasons).join(" · "))),
@@ -82,6 +82,7 @@ async function drawSuspects(main, parameters) {
   }
   const number = (name) => (parameters.has(name) ? Number(parameters.get(name)) : null);
   const chosen = { given: number("given"), proposed: number("proposed"), verdict: "all", text: "", order: "suspicion" };
+  const hasLabels = found.rows.some((row) => row.label !== null);
   const list = h("div", { class: "suspects", role: "list", "aria-label": "suspects" });
   const status = h("p", { class: "note", "aria-live": "polite" });
   const matrix = h("div", { class: "scroll" });
@@ -123,11 +124,12 @@ async function drawSuspects(main, parameters) {
 
   main.replaceChildren(
     h("section", { class: "panel suspects-panel" },
-      h("h2", null, "Which labels are probably wrong?"),
-      h("p", { class: "lead" }, `A ranking by ${found.signals.join(", ")}, not a verdict. The line shows the margin of the label at each visit: below the middle line, the model said something else.`),
+      h("h2", null, hasLabels ? "Which labels are probably wrong?" : "Which targets are probably wrong?"),
+      h("p", { class: "lead" }, `A ranking by ${found.signals.join(", ")}, not a verdict. `, hasLabels
+        ? "The line shows the margin of the label at each visit. Below the dashed line, the model said something else." : "The line shows the loss at each visit."),
       found.labels_differ > 0 && h("p", { class: "alarm" }, `The runs recorded different labels for ${plural(found.labels_differ, "example")}.`),
-      h("div", { class: "suspects-columns" },
-        h("div", { class: "suspects-filter" }, matrix, clear),
+      h("div", { class: found.confused.length > 0 ? "suspects-columns" : "" },
+        found.confused.length > 0 && h("div", { class: "suspects-filter" }, matrix, clear),
         h("div", { class: "suspects-list" }, h("div", { class: "tools" }, filter, order, verdict), status, list)),
       found.missing_signals.map(({ score, why }) => h("p", { class: "note" }, `Without ${score}: ${why}`)),
       basisLine(found.basis)));

@@ -85,7 +85,8 @@ function verdictButtons(id, label, proposed) {
   const box = h("span", { class: "verdicts", role: "group", "aria-label": `verdict on example ${id}` });
   const draw = () => {
     const now = verdictOf(id);
-    box.replaceChildren(...VERDICTS.map((verdict) => {
+    const choices = VERDICTS.filter((verdict) => verdict !== "relabel" || (label !== null && label !== undefined));
+    box.replaceChildren(...choices.map((verdict) => {
       const isOn = now?.verdict === verdict;
       const cannot = verdict === "relabel" && (proposed === null || proposed === undefined);
       const target = isOn && verdict === "relabel" ? now.proposed : proposed;
