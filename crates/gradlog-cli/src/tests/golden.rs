@@ -125,6 +125,7 @@ impl Runs {
             ("ids.txt", "example\n100\n107\n114\n121\n"),
             ("more.txt", "100\n107\n114\n"),
             ("groups.csv", "example,group\n100,a\n107,b\n114,a\n121,b\n128,a\n5,b\n"),
+            ("verdicts.csv", "id,label,proposed,verdict\n100,10,,drop\n107,10,2,relabel\n114,10,,keep\n5,1,,drop\n"),
             ("broken.txt", "100\n1o7\n"),
         ];
         for (name, text) in texts {

@@ -70,6 +70,9 @@ pub(super) const ROWS: [(&str, &[&str]); 10] = [
             "<A> --score loss --keep 0.5 --at sweep",
             "<DAMAGED> --score loss --keep 0.5",
             "<CUT> --score loss --keep 0.5",
+            "<A> --verdicts {verdicts.csv}",
+            "<A> --verdicts {verdicts.csv} --score el2n --keep 0.5",
+            "<A> --verdicts {ids.txt}",
         ],
     ),
     (
@@ -155,7 +158,7 @@ pub(super) const PLAIN: [(&str, &[&str]); 4] = [
 ];
 
 /// Questions that are refused.
-pub(super) const REFUSED: [&str; 34] = [
+pub(super) const REFUSED: [&str; 42] = [
     "example <A>",
     "example <A> --id 5",
     "example <A> --id -1",
@@ -176,6 +179,14 @@ pub(super) const REFUSED: [&str; 34] = [
     "threshold <A> --samples {absent.txt}",
     "threshold <A> <B> --samples {ids.txt}",
     "prune <A> --score loss --keep 1.5",
+    "prune <A> --verdicts {verdicts.csv} --keep 0.5",
+    "report <A>",
+    "report <A> --out {page.html} --data png:pictures",
+    "report <A> --out {page.html} --data images:pictures",
+    "report <A> --out {page.html} --data nope=csv:{ids.txt}",
+    "report <A> --out {page.html} --data csv:{absent.csv}",
+    "report <A> --out {page.html} --data idx:{absent}",
+    "report <CUT> --out {page.html}",
     "prune <A> --score loss --keep 0.9 --skip-hardest 0.2",
     "velocity <A> --set nope",
     "velocity <A> --set train --group-size 4",

@@ -17,6 +17,7 @@ mod similar;
 mod suspects;
 mod threshold;
 mod velocity;
+mod verdicts;
 mod verify;
 
 use crate::error::CliError;

@@ -1,14 +1,16 @@
 //! `gradlog prune`: which part of the training set to keep?
 
 use super::score_table::{OverRunsArguments, Standing};
+use super::verdicts::Verdicts;
 use crate::arguments::{parse_share, OptimizerArguments, OutputArguments, WindowArguments, EXIT_CODES};
 use crate::choice::choice;
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::output::Destination;
-use crate::report::{Format, Value};
+use crate::report::{count, Format, Value};
 use clap::Args;
 use gradlog_analysis::{KeepList, KeepRule, Kept, RunsTable, Score, ScoreQuestion, Window};
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// Write a keep-list: the part of the training set that a score says to keep (Paul et al. 2021)
@@ -19,6 +21,9 @@ use std::path::PathBuf;
 /// `label` where it was recorded, the hardest first, `rank` counted from 0 over all scored examples. Examples that no
 /// run visited inside the window are unknown here; those whose every visit was NaN or infinite are counted and not
 /// kept.
+///
+/// --verdicts takes the file that the page of `gradlog report` saves. Examples with the verdict `drop` are left out,
+/// and rows of those with `relabel` have the new label. Without --score every other example is kept.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -26,19 +31,22 @@ pub(crate) struct Arguments {
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// By which score
-    #[arg(long, value_name = "NAME", value_parser = choice::<Score>())]
-    score: Score,
+    #[arg(long, value_name = "NAME", value_parser = choice::<Score>(), required_unless_present = "verdicts", requires = "keep")]
+    score: Option<Score>,
     /// Share of the examples that is kept, such as 0.5
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = parse_share)]
-    keep: f64,
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = parse_share, requires = "score")]
+    keep: Option<f64>,
+    /// Leave out what was judged `drop` in this file of the page of `gradlog report`, and relabel what was judged so
+    #[arg(long, value_name = "FILE")]
+    verdicts: Option<PathBuf>,
     /// Share of the examples that is left out at the hard end
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value = "0", value_parser = parse_share, conflicts_with = "random")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value = "0", value_parser = parse_share, conflicts_with = "random", requires = "score")]
     skip_hardest: f64,
     /// Let each recorded label keep its share
     #[arg(long)]
     balance: bool,
     /// Keep as many drawn at random with this seed: the control for an experiment
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", requires = "score")]
     random: Option<u64>,
     #[command(flatten)]
     over_runs: OverRunsArguments,
@@ -51,7 +59,7 @@ pub(crate) struct Arguments {
 }
 
 impl Verb for Arguments {
-    type Answer<'run> = (RunsTable, KeepList);
+    type Answer<'run> = (RunsTable, KeepList, Option<Judged>);
 
     fn runs(&self) -> &[PathBuf] {
         &self.runs
@@ -70,24 +78,32 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Self::Answer<'run>, CliError> {
-        let question = ScoreQuestion::new(self.score).window(asked.window.clone()).over_runs(self.over_runs.over_runs);
+        let verdicts = self.verdicts.as_deref().map(Verdicts::read).transpose()?;
+        // Without a score everything is kept, and any score tells what there is.
+        let question = ScoreQuestion::new(self.score.unwrap_or(Score::Loss))
+            .window(asked.window.clone())
+            .over_runs(self.over_runs.over_runs);
         let question = question.optimizer(self.optimizer.optimizer);
         let table = asked.read("reading", 1, |progress| question.share_progress(progress).compute_over(&asked.runs))?;
-        let list = table.keep(&self.rule())?;
-        Ok((table, list))
+        let mut list = table.keep(&self.rule())?;
+        let judged = verdicts.map(|verdicts| Judged::apply(&verdicts, &table, &mut list));
+        Ok((table, list, judged))
     }
 
     fn show<'run>(
         &'run self,
         asked: &'run Asked<'run>,
-        (table, list): Self::Answer<'run>,
+        (table, list, judged): Self::Answer<'run>,
     ) -> Result<Shown<'run>, CliError> {
         let mut standing = Standing::from(&table);
         let mut words = standing.words(asked);
         let content = if list.kept.is_empty() {
             Content::Nothing
         } else {
-            words.extend(list_words(&list));
+            if self.score.is_some() {
+                words.extend(list_words(&list));
+            }
+            words.extend(judged.iter().flat_map(|judged| judged.words(list.kept.len())));
             self.content(&standing, &table, &list)
         };
         Ok(Shown {
@@ -99,6 +115,45 @@ impl Verb for Arguments {
             content,
             ..Shown::default()
         })
+    }
+}
+
+/// What verdicts did to a list.
+pub(crate) struct Judged {
+    dropped: usize,
+    relabeled: usize,
+    /// Verdicts on examples that the runs do not have.
+    unknown: usize,
+}
+
+impl Judged {
+    /// Takes the dropped examples out of the list, and gives the relabeled ones their new labels.
+    fn apply(verdicts: &Verdicts, table: &RunsTable, list: &mut KeepList) -> Self {
+        let before = list.kept.len();
+        list.kept.retain(|kept| !verdicts.dropped.contains(&kept.example));
+        let dropped = before - list.kept.len();
+        let mut relabeled = 0;
+        for kept in &mut list.kept {
+            if let Some(label) = verdicts.relabeled.get(&kept.example) {
+                kept.label = Some(*label);
+                relabeled += 1;
+            }
+        }
+        let known: HashSet<u64> = table.rows.iter().map(|row| row.example).collect();
+        let judged = verdicts.kept.iter().chain(&verdicts.dropped).chain(verdicts.relabeled.keys());
+        Self { dropped, relabeled, unknown: judged.filter(|id| !known.contains(id)).count() }
+    }
+
+    fn words(&self, kept: usize) -> Vec<String> {
+        let (dropped, relabeled) = (count(self.dropped, "example"), count(self.relabeled, "example"));
+        let mut words = vec![format!("by the verdicts {dropped} left out and {relabeled} relabeled; {kept} are kept")];
+        if self.unknown > 0 {
+            let unknown = count(self.unknown, "verdict");
+            words.push(format!(
+                "warning: {unknown} on examples that these runs do not have: is the file of another run?"
+            ));
+        }
+        words
     }
 }
 
@@ -139,9 +194,10 @@ fn list_words(list: &KeepList) -> Vec<String> {
 
 impl Arguments {
     fn rule(&self) -> KeepRule {
+        let keep = self.keep.unwrap_or(1.0);
         let rule = match self.random {
-            Some(seed) => KeepRule::random(self.keep, seed),
-            None => KeepRule::hardest(self.keep).skip_hardest(self.skip_hardest),
+            Some(seed) => KeepRule::random(keep, seed),
+            None => KeepRule::hardest(keep).skip_hardest(self.skip_hardest),
         };
         if self.balance {
             rule.balance()

@@ -83,8 +83,11 @@ fn read_set(
 
 /// The probes with wrong answers first, then the others; of each the highest loss first.
 fn choose(histories: &Histories, most: usize) -> Vec<u64> {
+    // A share between 0 and 1 is that of several predictions, which are neither a right nor a wrong answer.
+    let mut shares = histories.histories.iter().flat_map(|history| &history.visits).filter_map(|visit| visit.correct);
+    let has_answers = shares.all(|share| share == 0.0 || share == 1.0);
     let key = |visit: Option<&ExampleVisit>| {
-        let wrong = visit.and_then(|visit| visit.correct).is_some_and(|correct| correct < 0.5);
+        let wrong = has_answers && visit.and_then(|visit| visit.correct).is_some_and(|correct| correct < 0.5);
         let loss = visit.and_then(|visit| visit.loss).filter(|loss| loss.is_finite()).unwrap_or(f32::MIN);
         (wrong, loss)
     };

@@ -33,6 +33,10 @@ async function readKnownExamples() {
 function storyOf(visits, noun = "visit") {
   const when = (visit) => (visits[0].epoch === visits[visits.length - 1].epoch ? `step ${visit.step}` : `epoch ${visit.epoch}`);
   const known = visits.filter((visit) => visit.correct !== null);
+  const shares = visits.filter((visit) => visit.share !== null).map((visit) => visit.share);
+  if (known.length === 0 && shares.length > 0) {
+    return [`Each ${noun} has several predictions. Of the first ${percent(shares[0])} were right, of the last ${percent(shares[shares.length - 1])}.`];
+  }
   if (known.length === 0) return ["No right or wrong was recorded: there are no classes."];
   const isRight = (visit) => visit.correct >= 0.5;
   const events = [isRight(known[0]) && `right from the first ${noun}, in ${when(known[0])}`];

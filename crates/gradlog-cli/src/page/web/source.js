@@ -32,6 +32,8 @@ class HistoryTable {
     for (const name of ["step", "epoch", "loss", "margin", "confidence", "correct", "prediction", "label"]) {
       this.columns[name] = decodeArray(part[name]);
     }
+    // A share of right predictions that is neither 0 nor 1 tells that a visit has several.
+    this.hasShares = this.columns.correct.some((share) => share !== 0 && share !== 100 && share !== 255);
     this.start = decodeArray(part.start);
     this.places = new Map();
     this.ids = Array.from(decodeArray(part.ids), String);
@@ -45,13 +47,15 @@ class HistoryTable {
     const { step, epoch, loss, margin, confidence, correct, prediction, label } = this.columns;
     const visits = [];
     for (let row = this.start[at]; row < this.start[at + 1]; row += 1) {
+      const share = correct[row] === 255 ? null : correct[row] / 100;
       visits.push({
         step: step[row],
         epoch: epoch[row],
         loss: loss[row],
         margin: margin[row],
         confidence: confidence[row],
-        correct: correct[row] === 255 ? null : correct[row] / 100,
+        correct: this.hasShares ? null : share,
+        share,
         prediction: labelAt(prediction, row),
         label: labelAt(label, row),
       });
