@@ -74,7 +74,7 @@ fn the_map_can_be_brushed_by_keys() {
             }
             let after = page.text(words).await?;
             ensure!(before != after, "the rectangle did not grow: {after}");
-            page.keys("\u{e015}").await?;
+            page.keys("\u{e013}").await?;
             page.wait_for("the rectangle moves", &format!("{words} !== {}", json!(after))).await
         })
     });
