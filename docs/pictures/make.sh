@@ -18,5 +18,5 @@ picture() {
     if command -v pngquant >/dev/null; then pngquant --force --output "docs/pictures/$1.png" 64 "$folder/$1.png"; else cp "$folder/$1.png" "docs/pictures/$1.png"; fi
     if (($(stat -c %s "docs/pictures/$1.png") > 300000)); then echo "docs/pictures/$1.png is over 300 kB" >&2; exit 1; fi
 }
-picture suspects 1360 800 'suspects?example=4475'
+picture suspects 1360 800 'suspects?example=3185'
 picture probes 1360 800 'probes?probe=26'
