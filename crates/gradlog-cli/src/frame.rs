@@ -7,7 +7,7 @@
 use crate::error::CliError;
 use crate::notes::Notes;
 use crate::output::{Console, Destination, Target, Watch};
-use crate::report::{self, printable, Rows, Value};
+use crate::report::{self, printable, Format, Rows, Value};
 use gradlog_analysis::{Progress, Window};
 use gradlog_format::run::{Damage, ReadError, Run, Workers};
 use std::io::{self, Write};
@@ -66,6 +66,7 @@ pub(crate) struct Asked<'run> {
     pub runs: Vec<&'run Run>,
     pub window: Window,
     watch: Watch,
+    draws: bool,
 }
 
 impl<'run> Asked<'run> {
@@ -95,6 +96,11 @@ impl<'run> Asked<'run> {
     /// Starts a bar for several calls; the frame clears it.
     pub(crate) fn start(&self, doing: &'static str, passes: usize) {
         self.watch.start(&self.runs, passes, doing);
+    }
+
+    /// Whether a picture of plain characters belongs behind what goes to `to`: only a table on a terminal.
+    pub(crate) fn draws(&self, to: &Destination<'_>) -> bool {
+        self.draws && to.out.is_none() && to.format == Format::Table
     }
 
     /// The folder of a run and a colon, if there are several runs.
@@ -184,7 +190,7 @@ pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcom
     let opened: Result<Vec<Run>, ReadError> = verb.runs().iter().map(Run::open).collect();
     let opened = opened.map_err(|error| verb.explain_unopened(error))?;
     let runs: Vec<&Run> = opened.iter().collect();
-    let asked = Asked { runs, window: verb.window(), watch: console.watch.clone() };
+    let asked = Asked { runs, window: verb.window(), watch: console.watch.clone(), draws: console.draws };
     let outcome = ask_and_show(verb, &asked, console);
     asked.watch.clear();
     outcome

@@ -38,7 +38,8 @@ struct Cli {
 pub fn run() -> ExitCode {
     let (mut out, mut words) = (io::stdout(), io::stderr());
     let watch = Watch::new(words.is_terminal());
-    let mut console = Console { out: &mut out, words: &mut words, watch };
+    let draws = out.is_terminal();
+    let mut console = Console { out: &mut out, words: &mut words, watch, draws };
     ExitCode::from(execute(std::env::args_os(), &mut console))
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Console<'a> {
     pub words: &'a mut dyn Write,
     /// The progress bar.
     pub watch: Watch,
+    /// Whether somebody looks at the data on a terminal.
+    pub draws: bool,
 }
 
 impl Console<'_> {

@@ -18,7 +18,7 @@ pub(crate) const MAP_POINTS_MAX: usize = 200_000;
 /// Rows of the table of scores: 50 bytes each.
 pub(crate) const TABLE_ROWS_MAX: usize = 20_000;
 
-/// Visits in the curves of single examples: 17 bytes each.
+/// Visits in the curves of single examples: 23 bytes each.
 pub(crate) const VISITS_MAX: usize = 100_000;
 
 /// Examples whose gradients are compared: 2 kB each in memory.

@@ -7,12 +7,14 @@ mod count;
 mod csv;
 mod json;
 mod npy;
+mod plot;
 mod table;
 mod tensors;
 mod value;
 
 pub(crate) use count::count;
 pub use npy::write_npy;
+pub use plot::{histogram, scatter, score_bar};
 pub use table::{printable, write_pairs};
 pub use tensors::{write_tensors, Numbers, Tensor};
 pub use value::Value;

@@ -5,7 +5,7 @@ use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::notes::Notes;
 use crate::output::Destination;
-use crate::report::{count, Value};
+use crate::report::{count, scatter, Value};
 use clap::Args;
 use gradlog_analysis::{Basis, DataMap, DataMapRow, MapQuestion, Window};
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ impl Verb for Arguments {
         })
     }
 
-    fn show<'run>(&'run self, _asked: &'run Asked<'run>, map: DataMap) -> Result<Shown<'run>, CliError> {
+    fn show<'run>(&'run self, asked: &'run Asked<'run>, map: DataMap) -> Result<Shown<'run>, CliError> {
         let ([easy, ambiguous, hard], examples) = (map.counts(), map.rows.len());
         let basis = Basis::describe_all(&map.bases);
         let mut words = vec![format!(
@@ -83,7 +83,16 @@ impl Verb for Arguments {
             values.extend(labels.then(|| row.label.into()));
             values
         };
+        let after = match asked.draws(&self.destination()) {
+            true => scatter(
+                map.rows.iter().map(|row| (row.variability, row.confidence)),
+                0.5,
+                ("variability", "confidence"),
+            ),
+            false => Vec::new(),
+        };
         Ok(Shown {
+            after,
             words,
             basis: Some(basis),
             left_out: vec![(String::new(), Notes::from(&map))],

@@ -237,6 +237,12 @@ pub(super) struct Row {
     prediction: Option<u32>,
 }
 
+impl Row {
+    pub(super) fn score(&self) -> f64 {
+        self.score
+    }
+}
+
 impl From<ScoreRow> for Row {
     fn from(row: ScoreRow) -> Self {
         let ScoreRow { example, visits, score, not_finite, extras, label, prediction, .. } = row;

@@ -6,6 +6,7 @@ use crate::choice::choice;
 use crate::error::CliError;
 use crate::frame::{missing_workers, Asked, Content, Shown, Verb};
 use crate::output::Destination;
+use crate::report::histogram;
 use clap::Args;
 use gradlog_analysis::{RunsTable, Score, ScoreQuestion, ScoreTable, Window};
 use std::path::PathBuf;
@@ -83,7 +84,12 @@ impl Verb for Arguments {
                 (standing, table.rows.into_iter().map(Row::from).collect(), None)
             }
         };
+        let after = match asked.draws(&self.destination()) {
+            true => histogram(&rows.iter().map(Row::score).collect::<Vec<f64>>()),
+            false => Vec::new(),
+        };
         Ok(Shown {
+            after,
             words: standing.words(asked),
             basis: Some(standing.basis.clone()),
             left_out: standing.take_left_out(asked),

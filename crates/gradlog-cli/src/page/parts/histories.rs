@@ -30,16 +30,42 @@ pub(crate) fn history_arrays(found: &Histories) -> Value {
     json!({
         "ids": arrays::ids(found.histories.iter().map(|history| history.id)),
         "start": arrays::u32s(start),
-        "step": arrays::u32s(visits().map(|visit| u32::try_from(visit.step).unwrap_or(u32::MAX))),
-        "epoch": arrays::u16s(visits().map(|visit| u16::try_from(visit.epoch).unwrap_or(u16::MAX))),
+        "step": arrays::ids(visits().map(|visit| visit.step)),
+        "epoch": arrays::u32s(visits().map(|visit| visit.epoch)),
         "loss": arrays::f32s(visits().map(|visit| number(visit.loss))),
         "margin": arrays::f32s(visits().map(|visit| number(visit.margin))),
         "confidence": arrays::f32s(visits().map(|visit| number(visit.confidence))),
         "correct": arrays::u8s(visits().map(|visit| match visit.correct {
-            Some(correct) if correct.is_finite() => (correct * 100.0).round() as u8,
+            Some(correct) if correct <= 0.0 => 0,
+            Some(correct) if correct >= 1.0 => 100,
+            // A share of several predictions, and never taken for that of one.
+            Some(correct) if correct.is_finite() => (correct * 100.0).round().clamp(1.0, 99.0) as u8,
             _ => u8::MAX,
         })),
         "prediction": arrays::labels(visits().map(|visit| visit.prediction)),
         "label": arrays::labels(visits().map(|visit| visit.label)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use gradlog_testing::{run_of, visits, Draws};
+
+    #[test]
+    fn a_share_of_several_predictions_is_never_that_of_one() {
+        let mut all = visits(&mut Draws(1), 3, 1, 4);
+        let shares = [0.0, 0.004, 0.5, 1.0];
+        all.truncate(shares.len());
+        for (visit, share) in all.iter_mut().zip(shares) {
+            (visit.correct, visit.positions, visit.example) = (share, 300, 7);
+        }
+        all[3].correct = f32::NAN;
+        let found = HistoryQuestion::new().compute(&run_of(&all, 10).run()).unwrap();
+        let part = history_arrays(&found);
+        let codes =
+            base64::engine::general_purpose::STANDARD.decode(part["correct"]["bytes"].as_str().unwrap()).unwrap();
+        assert_eq!(codes, [0, 1, 50, 255]);
+    }
 }

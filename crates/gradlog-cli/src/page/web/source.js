@@ -49,7 +49,7 @@ class HistoryTable {
     for (let row = this.start[at]; row < this.start[at + 1]; row += 1) {
       const share = correct[row] === 255 ? null : correct[row] / 100;
       visits.push({
-        step: step[row],
+        step: Number(step[row]),
         epoch: epoch[row],
         loss: loss[row],
         margin: margin[row],

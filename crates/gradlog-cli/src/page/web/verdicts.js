@@ -14,8 +14,10 @@ function loadVerdicts(runIds) {
   verdicts.key = `gradlog-verdicts:${runIds.join("+")}`;
   try {
     const saved = JSON.parse(localStorage.getItem(verdicts.key) || "{}");
+    // Other local pages can write to the same store.
+    const isLabel = (label) => label === null || Number.isInteger(label);
     for (const [id, row] of Object.entries(saved)) {
-      if (VERDICTS.includes(row.verdict)) verdicts.byId.set(id, row);
+      if (/^\d+$/.test(id) && VERDICTS.includes(row.verdict) && isLabel(row.label) && isLabel(row.proposed)) verdicts.byId.set(id, row);
     }
   } catch {
     verdicts.isKept = false;

@@ -77,9 +77,10 @@ impl Verb for Arguments {
             let failure = Some(no_rows(left_out.iter().cloned().collect(), &damage));
             return Ok(Shown { failure, damage, ..Shown::default() });
         }
+        let draws = asked.draws(&self.destination());
         let content = Content::Streamed(Box::new(move |target, basis| {
             let mut damage = first.iter().find_map(|answer| answer.about.damage.clone());
-            let mut writer = Writer::new(self, wanted, &first);
+            let mut writer = Writer::new(self, wanted, &first, draws);
             let mut rows = writer.begin(&first, sweep.as_ref(), (workers, basis), target)?;
             writer.write(&first, &mut rows)?;
             drop(first);

@@ -4,7 +4,7 @@ use super::answer::{Answer, Line, Nearest, Wanted};
 use super::arguments::Arguments;
 use super::damping_sweep::{damping_value, DampingSweep};
 use super::words::first_concentration;
-use crate::report::{Format, Rows, Value};
+use crate::report::{score_bar, Format, Rows, Value};
 use gradlog_analysis::{Concentration, Influence, Part, SplitBy};
 use std::io::{self, Write};
 use std::ops::Range;
@@ -31,11 +31,15 @@ pub(super) struct Writer {
     swept: bool,
     /// In a table, the names of the columns of parts, and the parts of each.
     parts: Vec<(String, Range<usize>)>,
+    /// Whether each score has a bar: on a terminal, where there are no parts.
+    bars: bool,
+    /// The largest score of the probe, of either sign.
+    most: f64,
 }
 
 impl Writer {
     /// For `answers`, of which there is at least one, and those of later passes.
-    pub(super) fn new(arguments: &Arguments, wanted: Wanted, answers: &[Answer]) -> Self {
+    pub(super) fn new(arguments: &Arguments, wanted: Wanted, answers: &[Answer], draws: bool) -> Self {
         let first = &answers[0];
         Self {
             format: arguments.output.format(),
@@ -50,6 +54,8 @@ impl Writer {
             nearest: arguments.nearest.is_some(),
             swept: answers.len() > 1,
             parts: columns_of_parts(first, arguments.by),
+            bars: draws && !arguments.all && arguments.by.is_none(),
+            most: 0.0,
         }
     }
 
@@ -189,6 +195,7 @@ impl Writer {
             columns.extend(self.labels.then_some("label"));
             columns.extend(self.predictions.then_some("prediction"));
         }
+        columns.extend(self.bars.then_some(""));
         columns.into_iter().map(str::to_owned).chain(self.parts.iter().map(|(name, _)| name.clone())).collect()
     }
 
@@ -203,6 +210,8 @@ impl Writer {
     fn write_one(&mut self, answer: &Answer, rows: &mut Sink<'_>) -> io::Result<()> {
         for probe in 0..answer.about.probes.len() {
             let (proponents, opponents) = answer.ends(probe);
+            let lines = proponents.iter().chain(opponents.iter().flatten());
+            self.most = lines.map(|line| line.score.abs()).fold(0.0, f64::max);
             let Some(mut opponents) = opponents else {
                 for line in proponents {
                     self.row(answer, probe, line, "", rows)?;
@@ -253,6 +262,7 @@ impl Writer {
             values.extend(self.labels.then(|| about.label.into()));
             values.extend(self.predictions.then(|| about.prediction.into()));
         }
+        values.extend(self.bars.then(|| score_bar(line.score, self.most).into()));
         if let Some(parts) = &answer.parts {
             let (scores, _) = parts.find_line(line.row, probe);
             let sum = |range: &Range<usize>| scores.get(range.clone()).map(|scores| scores.iter().sum::<f64>());
