@@ -19,8 +19,8 @@ pub(crate) fn map_part(asked: &Asked<'_>) -> Result<Value, CliError> {
 fn lay_out(map: &DataMap) -> Value {
     let kept = thin_out(&map.rows, MAP_POINTS_MAX);
     let thinned = (kept.len() < map.rows.len()).then(|| {
-        let (hard, step) = (MAP_POINTS_MAX / 2, (map.rows.len() - MAP_POINTS_MAX / 2).div_ceil(MAP_POINTS_MAX / 2));
-        format!("the {hard} points of the lowest confidence, and of the others one in {step}")
+        let (hard, step) = split_places(map.rows.len(), MAP_POINTS_MAX);
+        format!("the {hard} of the lowest confidence, and of the others one in {step}")
     });
     let regions = |row: &&DataMapRow| u8::from(row.easy) | u8::from(row.ambiguous) << 1 | u8::from(row.hard) << 2;
     json!({
@@ -43,15 +43,21 @@ fn lay_out(map: &DataMap) -> Value {
     })
 }
 
-/// Rows come with the lowest confidence first: half of the places go to these, the other half to every n-th of the
-/// rest. Rows without a number have no place on a map.
+/// How many of the hardest are all drawn, and every which of the others. Few are all drawn, because they look denser
+/// than they are.
+fn split_places(rows: usize, most: usize) -> (usize, usize) {
+    let hard = most / 20;
+    (hard, rows.saturating_sub(hard).div_ceil((most - hard).max(1)).max(1))
+}
+
+/// Rows come with the lowest confidence first. Rows without a number have no place on a map.
 fn thin_out(rows: &[DataMapRow], most: usize) -> Vec<&DataMapRow> {
     let on_map = |row: &&DataMapRow| row.confidence.is_finite() && row.variability.is_finite();
     if rows.len() <= most {
         return rows.iter().filter(on_map).collect();
     }
-    let (hard, others) = rows.split_at(most / 2);
-    let step = others.len().div_ceil((most / 2).max(1)).max(1);
+    let (hard, step) = split_places(rows.len(), most);
+    let (hard, others) = rows.split_at(hard);
     hard.iter().chain(others.iter().step_by(step)).filter(on_map).collect()
 }
 
@@ -67,8 +73,8 @@ mod tests {
         let ids = |most: usize| -> Vec<u64> { thin_out(&map.rows, most).iter().map(|row| row.example).collect() };
         assert_eq!(ids(40).len(), 40);
         let kept = ids(20);
-        assert_eq!(kept[..10], map.rows[..10].iter().map(|row| row.example).collect::<Vec<_>>()[..]);
-        assert_eq!(kept[10..], map.rows[10..].iter().step_by(3).map(|row| row.example).collect::<Vec<_>>()[..]);
+        assert_eq!(kept[0], map.rows[0].example);
+        assert_eq!(kept[1..], map.rows[1..].iter().step_by(3).map(|row| row.example).collect::<Vec<_>>()[..]);
         assert!(lay_out(&map)["thinned"].is_null());
     }
 }

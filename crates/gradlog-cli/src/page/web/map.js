@@ -103,7 +103,7 @@ async function listPoints(target, part, found, words) {
   for (const at of found) counts.set(labelAt(label, at), (counts.get(labelAt(label, at)) ?? 0) + 1);
   const byLabel = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 12);
   target.replaceChildren(
-    h("p", { class: "note" }, `${plural(found.length, "example")} ${words}, the lowest confidence first${found.length > LISTED ? `; ${LISTED} are shown` : ""}.`),
+    h("p", { class: "note" }, `${plural(found.length, part.thinned ? "drawn point" : "example")} ${words}, the lowest confidence first${found.length > LISTED ? `; ${LISTED} are shown` : ""}.`),
     byLabel.length > 1 && h("p", { class: "by-label" }, byLabel.map(([name, number]) => h("span", null, h("b", { class: "chip" }, labelText(name)), ` ${count(number)}`))),
     h("div", { class: "tiles" }, tiles));
 }
