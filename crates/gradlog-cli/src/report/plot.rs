@@ -17,8 +17,10 @@ const SCORE_BAR: usize = 20;
 
 /// A bar as long as a number's share of the largest: `+` for a positive one, `-` for a negative one.
 pub fn score_bar(value: f64, most: f64) -> String {
-    let share = if most > 0.0 { (value.abs() / most).min(1.0) } else { 0.0 };
-    let length = if share.is_nan() { 0 } else { (share * SCORE_BAR as f64).round() as usize };
+    if value.is_nan() || most <= 0.0 {
+        return String::new();
+    }
+    let length = ((value.abs() / most).min(1.0) * SCORE_BAR as f64).round() as usize;
     (if value > 0.0 { "+" } else { "-" }).repeat(length)
 }
 
@@ -98,7 +100,7 @@ mod tests {
         let lines = scatter([(0.0, 1.0), (0.5, 0.0), (f64::NAN, 0.5)].into_iter(), 0.5, ("x", "y"));
         assert_eq!(lines[1], "   1 |.");
         assert_eq!(lines[LINES], format!("   0 |{}.", " ".repeat(COLUMNS - 1)));
-        assert_eq!(lines.iter().map(|line| line.matches('.').count()).sum::<usize>(), 3); // and that of 0.5
+        assert_eq!(lines.iter().map(|line| line.matches('.').count()).sum::<usize>(), 4); // two are in the ticks 0.5
         assert!(lines.iter().all(|line| line.len() <= 80), "{lines:?}");
     }
 }
