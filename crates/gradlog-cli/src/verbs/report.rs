@@ -26,9 +26,9 @@ use std::path::PathBuf;
 /// --data says what the examples look like. `idx:DIR` reads files as MNIST has them, gzipped or not: `train-...` for
 /// the training examples, `t10k-...` for probes. `images:DIR/{id}.png` reads a PNG or JPEG file for each id;
 /// `images:DIR/{set}/{id}.png` has the folder `train` for the training examples and one for each probe set.
-/// `text:FILE.jsonl` reads objects `{"id": 7, "text": "...", "label": 1}`, one a line; `csv:FILE` a table with a header.
-/// Their ids are the field or column `id`, without one the position from 0; `,id=line`, `,id=position` or `,id=NAME`
-/// behind the file says otherwise. `SET=` in front gives the data of a probe set: `--data test=csv:test.csv`.
+/// `text:FILE.jsonl` reads objects `{"id": 7, "text": "...", "label": 1}`, one a line; `csv:FILE` a table with a
+/// header. Their ids are the field or column `id`, without one the position from 0; `,id=line`, `,id=position` or
+/// `,id=NAME` behind the file says otherwise. `SET=` in front gives the data of a probe set, as in `test=csv:FILE`.
 ///
 /// Of several runs on the same training set, curves are shown side by side, scores, suspects and the map are means over
 /// runs, and everything else is of the first run.
