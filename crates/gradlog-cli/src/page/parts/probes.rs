@@ -74,7 +74,12 @@ fn read_set(
         "history": history_arrays(&histories),
     });
     // A probe without a gradient has a curve and no proponents.
-    part["influence"] = match influence(run, set, &ids, chosen, progress) {
+    let question = match ids.len() == all {
+        // Asked for by its id, a probe without a usable gradient is an error; among all it is left out.
+        true => InfluenceQuestion::new(set),
+        false => InfluenceQuestion::new(set).ids(ids.iter().copied()),
+    };
+    part["influence"] = match influence(run, (set, question.share_progress(progress)), &ids, chosen) {
         Err(error) if is_about_the_run(&error) => reason(&error.to_string()),
         other => other?,
     };
@@ -124,13 +129,11 @@ struct Named {
 
 fn influence(
     run: &Run,
-    set: &str,
+    (set, question): (&str, InfluenceQuestion),
     ids: &[u64],
     chosen: &mut Chosen,
-    progress: &Progress,
 ) -> Result<Value, AnalysisError> {
-    let question = InfluenceQuestion::new(set).ids(ids.iter().copied()).sketch_errors();
-    let plan = question.share_progress(progress).plan(run)?.keep_strongest();
+    let plan = question.sketch_errors().plan(run)?.keep_strongest();
     let detailed = &ids[..ids.len().min(DETAILED_PROBES_MAX)];
     let mut splits = [SplitBy::Epoch, SplitBy::Layer].map(Splits::new);
     let mut ends: HashMap<u64, Ends> = HashMap::new();
@@ -150,11 +153,8 @@ fn influence(
         }
         ends.extend(own);
     }
-    let ranked: Vec<&Ends> = ids.iter().filter_map(|id| ends.get(id)).collect();
-    if ranked.len() < ids.len() {
-        // What has no usable gradient has no place in the arrays.
-        return Ok(reason("some of these probes have no gradient that can be used"));
-    }
+    let none = Ends { helped: Vec::new(), hurt: Vec::new() };
+    let ranked: Vec<&Ends> = ids.iter().map(|id| ends.get(id).unwrap_or(&none)).collect();
     chosen.name(ranked.iter().flat_map(|ends| ends.helped.iter().chain(&ends.hurt)).map(|named| named.example));
     let lists = || ranked.iter().flat_map(|ends| [&ends.helped, &ends.hurt]);
     let mut start = vec![0u32];
@@ -174,7 +174,7 @@ fn influence(
     let [by_epoch, by_layer] = splits.map(|split| split.part(detailed));
     (part["by_epoch"], part["by_layer"]) = (by_epoch, by_layer);
     let most = DISTANCE_SCORES_MAX / (examples as usize).max(1);
-    part["nearest"] = match nearest(run, set, &detailed[..detailed.len().min(most)], chosen) {
+    part["nearest"] = match nearest(run, set, (&detailed[..detailed.len().min(most)], &ends), chosen) {
         Err(error) if is_about_the_run(&error) => reason(&error.to_string()),
         other => other?,
     };
@@ -240,13 +240,19 @@ impl Splits {
 }
 
 /// The nearest training examples in feature space.
-fn nearest(run: &Run, set: &str, ids: &[u64], chosen: &mut Chosen) -> Result<Value, AnalysisError> {
+fn nearest(
+    run: &Run,
+    set: &str,
+    (ids, ends): (&[u64], &HashMap<u64, Ends>),
+    chosen: &mut Chosen,
+) -> Result<Value, AnalysisError> {
+    let asked = ids.iter().copied().filter(|id| ends.contains_key(id));
     if ids.is_empty() {
         return Ok(reason(
             "the run has too many examples to measure their distances here: ask `gradlog influence --nearest`",
         ));
     }
-    let influence = InfluenceQuestion::new(set).ids(ids.iter().copied()).compute(run)?;
+    let influence = InfluenceQuestion::new(set).ids(asked).compute(run)?;
     let found = DistanceQuestion::new(&influence).compute(run)?;
     let mut by_probe = HashMap::new();
     for distance in &found {

@@ -116,6 +116,29 @@ fn fewer_probes_are_those_with_wrong_answers_and_high_losses() {
 }
 
 #[test]
+fn a_probe_without_a_gradient_does_not_take_the_others_with_it() {
+    let mut run = Synthetic::new(Encoding::Q8);
+    run.set(0, "test");
+    let mut probes: Vec<Visit> = (3..6).map(|id| Draws(id).visit(id, 0, 0)).collect();
+    probes[1].flags = Column::FLAG_NOT_FINITE;
+    probes[1].loss = f32::NAN;
+    run.probes(&probes);
+    run.visits(&visits(&mut Draws(1), 8, 2, 4));
+    let written = run.finish();
+    let (code, part, words) = report(&[written.path()], &[]);
+    assert_eq!(code, 0, "{words}");
+    let influence = &part("probes")["sets"][0]["influence"];
+    use base64::Engine;
+    let start =
+        base64::engine::general_purpose::STANDARD.decode(influence["start"]["bytes"].as_str().unwrap()).unwrap();
+    let start: Vec<u32> = start.chunks(4).map(|n| u32::from_le_bytes(n.try_into().unwrap())).collect();
+    // Two lists for each of three probes. The one without a gradient is the last, and both of its lists are empty.
+    assert_eq!((start.len(), start[4], start[6]), (7, start[6], start[6]));
+    assert!(start[2] > 0 && start[4] > start[2], "{start:?}");
+    assert!(influence["nearest"]["layer"].is_string(), "{}", influence["nearest"]);
+}
+
+#[test]
 fn data_for_a_set_that_is_not_there_is_refused() {
     let written = run(1, 14, &[]);
     let folder = tempfile::tempdir().unwrap();
