@@ -51,7 +51,7 @@
 //! | [`ops`] | Faster `relu` and max-pooling. |
 //! | [`Recorder`], [`Config`] | Record a run, and set its limits. |
 //! | [`GradientCheck`], [`BatchRows`] | The verdict on one batch: are the recorded gradients each example's own? |
-//! | [`Pass`], [`ProbePass`], [`CurvaturePass`], [`TangentPass`] | One forward and backward over examples, probes, for curvature, or for the tangent kernel. |
+//! | [`Pass`], [`ProbePass`], [`CurvaturePass`], [`TangentPass`] | One forward and backward of examples or probes. |
 //! | [`Replay`] | Runs examples through checkpoints after the training: those of a run, or from elsewhere. |
 //! | [`CheckpointInfo`] | What is known of a checkpoint from elsewhere. |
 //! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |

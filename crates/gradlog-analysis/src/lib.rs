@@ -47,7 +47,7 @@
 //! | which are easy, ambiguous, hard to learn | [`MapQuestion`] | [`DataMap`] |
 //! | which examples to keep | [`RunsTable::keep`] with a [`KeepRule`] | [`KeepList`] |
 //! | which examples taught the model an answer | [`InfluenceQuestion`] | [`Influence`] |
-//! | the same by influence functions, EK-FAC, DataInf, TRAK, adjoint | [`EstimateQuestion`] | one [`Influence`] a damping |
+//! | the same by influence functions and other methods | [`EstimateQuestion`] | one [`Influence`] a damping |
 //! | whether influence comes from near or far | [`DistanceQuestion`] | [`FeatureDistance`] |
 //! | which examples teach the same | [`VectorQuestion`], then [`UnitVectors`] | [`Neighbor`], [`Pair`], [`Clusters`] |
 //! | how fast a group's gradient kernel changes | [`VelocityQuestion`] | [`Velocity`] |

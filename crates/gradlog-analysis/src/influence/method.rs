@@ -41,8 +41,8 @@ pub enum Method {
     /// ```
     ///
     /// Expectations are over the rows of the chosen [`Curvature`], means over visits and weights as for
-    /// [`Method::InfluenceFunction`]: the scores are those of kronfluence's `ekfac` divided by the number of examples. A
-    /// relative damping is in means of `Λ`, layer by layer; kronfluence's default is 0.1 of it. The papers' Fisher
+    /// [`Method::InfluenceFunction`]: the scores are those of kronfluence's `ekfac` divided by the number of examples.
+    /// A relative damping is in means of `Λ`, layer by layer; kronfluence's default is 0.1 of it. The papers' Fisher
     /// matrix has labels sampled from the model, to which a recorded Gauss-Newton matrix comes closest.
     ///
     /// It needs both sides of a gradient, which the log has for layers with one position an example. The others are

@@ -135,8 +135,8 @@ named!(Normalization, "the normalization");
 /// `v̂_c` is that of the probe's time, which stands for the one of the step: it forgets in `1/(1−β₂)` steps. Visits
 /// before the first moments take the first. [`optimizer`](Self::optimizer) chooses plain SGD instead.
 /// [`Normalization::Relatif`] then divides by the root of the self-influence in Adam's metric, `Σ_t
-/// |η_eff(t)·clip_t·c_t|·‖D^{1/2} g_z(w_t)‖²`, which the recorder measures of all layers together. For single layers, and
-/// in a run without these norms, it takes the steps as plain SGD.
+/// |η_eff(t)·clip_t·c_t|·‖D^{1/2} g_z(w_t)‖²`, which the recorder measures of all layers together. For single layers,
+/// and in a run without these norms, it takes the steps as plain SGD.
 ///
 /// [`sweeps`](Self::sweeps) takes the sweeps at checkpoints instead of the visits: TracInCP,
 /// `Σ_i η_i·⟨g_z(w_i), g_z'(w_i)⟩` over the checkpoints `i` at which the probe has a record too.

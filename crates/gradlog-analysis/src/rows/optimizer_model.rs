@@ -62,6 +62,8 @@ impl fmt::Display for OptimizerModel {
         let untold = self.steps_without_momentum.max(self.steps_without_weight_decay);
         let nesterov = if self.rule == Some(UpdateRule::NesterovSgd) { "Nesterov " } else { "" };
         if self.models_momentum {
+            // A new optimizer begins with an empty buffer, and nothing in the log tells it from the old one.
+            let goes_on = if momentum > 0.0 { ", the momentum taken to go on through the run" } else { "" };
             return match (no_momentum, no_decay) {
                 (true, true) => {
                     f.write_str("SGD, the optimizer's momentum and weight decay were not told: both are taken as 0")
@@ -72,11 +74,14 @@ impl fmt::Display for OptimizerModel {
                 (false, true) => {
                     write!(
                         f,
-                        "SGD with {nesterov}momentum up to {momentum}, the weight decay was not told: it is taken as 0"
+                        "SGD with {nesterov}momentum up to {momentum}, the weight decay was not told: it is taken as 0{goes_on}"
                     )
                 }
                 (false, false) => {
-                    write!(f, "SGD with {nesterov}momentum up to {momentum} and weight decay up to {weight_decay}")
+                    write!(
+                        f,
+                        "SGD with {nesterov}momentum up to {momentum} and weight decay up to {weight_decay}{goes_on}"
+                    )
                 }
             };
         }
@@ -190,7 +195,11 @@ mod tests {
             (told(0.9, 0.0), "plain SGD: momentum up to 0.9 not modeled"),
             (told(0.9, 0.5), "plain SGD: momentum up to 0.9 and weight decay up to 0.5 not modeled"),
             (half.clone(), "plain SGD: momentum up to 0.9 not modeled (not told for 2 of 4 steps)"),
-            (modeled(&told(0.9, 0.5)), "SGD with momentum up to 0.9 and weight decay up to 0.5"),
+            (
+                modeled(&told(0.9, 0.5)),
+                "SGD with momentum up to 0.9 and weight decay up to 0.5, the momentum taken to go on through the run",
+            ),
+            (modeled(&told(0.0, 0.5)), "SGD with momentum up to 0 and weight decay up to 0.5"),
             (adam(&silent, false), "plain SGD: AdamW not modeled"),
             (adam(&silent, true), "AdamW, second moments of the probe's time"),
             (in_norms(adam(&silent, false)), "AdamW, second moments of at most 64 steps before"),

@@ -46,7 +46,8 @@ pub enum VelocityKernel {
     Tangent,
     /// That of the mean logit of each example: `K_ij = ⟨∇f̄(x_i), ∇f̄(x_j)⟩`, `f̄ = mean_k f_k`.
     MeanLogit,
-    /// That of the mean of each logit over the examples of the group: `K_kl = ⟨∇f̄_k, ∇f̄_l⟩`, `f̄_k = mean_i f_k(x_i)`.
+    /// That of the mean of each logit over the examples of the group: `K_kl = ⟨∇f̄_k, ∇f̄_l⟩`, with
+    /// `f̄_k = mean_i f_k(x_i)`.
     /// The gradients that the code of Paul et al. 2021 computes (`get_mean_logit_gradients_fn`).
     MeanExample,
 }
