@@ -17,6 +17,7 @@ mod adjoint;
 mod backwards;
 mod datainf;
 mod detail;
+mod dual;
 mod ekfac;
 mod gram;
 mod influence_function;

@@ -155,6 +155,7 @@ impl Subject<'_> {
             steps: 0,
             steps_without_record: 0,
             steps_without_visits: 0,
+            solved_by_examples: false,
             steps_without_momentum: 0,
             steps_without_weight_decay: 0,
             momentum: 0.0,

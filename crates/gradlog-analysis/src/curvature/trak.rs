@@ -6,24 +6,32 @@
 //! not known. It is a row of zeros, its own score is 0 as by the paper's `Q`, and it is counted in
 //! [`LeftOut::without_log_odds`].
 //!
+//! Where the visits of each epoch are few enough, and their vectors would be folded, the inverse is solved by examples
+//! (`dual.rs`): then the whole gradient counts. On an MLP that raised the linear datamodeling score
+//! (`benches/results`, the audit under AdamW).
+//!
 //! The paper has no weights of examples. Its estimator is a Newton step of a logistic regression in `φ`, of which the
 //! diagonal `p·(1 − p)` is dropped. With the weights of the visits in the objective
 //! ([`Weights`](super::weights::Weights)) the same steps give `ΦᵀWΦ` for `ΦᵀΦ`, and `w·(1 − p)` for `1 − p` in `Q`.
 
 use super::detail::Outputs;
+use super::dual::{self, WholeRows};
 use super::gram::Gram;
 use super::influence_function::find_end;
 use super::probes::{nearest, ProbeRows};
 use super::scores::{dots, Scores, Walking};
 use super::subject::Subject;
+use crate::influence::plan::index::Record;
 use crate::rows::driver::{fold_each, ReadTo};
+use crate::rows::gradient::Gradients;
 use crate::vectors::flatten::Flat;
+use crate::vectors::sides::FactoredSides;
 use crate::vectors::walk::{Walk, Walked};
 use crate::Progress;
 use crate::{rows::column, AnalysisError, EstimateDetails, Influence, LeftOut, Window};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Block;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// How far `1 − e⁻ˡ` may be from that of the recorded probability of the label, if the loss is a cross entropy: a share
 /// of the larger, and what f32 rounds of a probability. A focal loss agrees better where the model is sure, so a share.
@@ -69,13 +77,52 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
     let mut doubts: Vec<(f64, u64)> = Vec::new();
     let mut left_out = LeftOut::default();
     let (found, ReadTo(cut)) = find_epochs(subject, progress)?;
+    let sides = find_dual(subject, &found);
     let before = subject.walk().before.into_iter().chain(&cut).min_by_key(|damage| damage.block.unwrap_or(u64::MAX));
     let mut damage = cut.clone();
     let (mut rows, mut epochs, mut probes_without_log_odds) = (0, 0, 0);
     let mut lambdas = vec![vec![0f64; subject.flattener.blocks.len()]; dampings.len()];
-    for epoch in found {
+    for epoch in found.into_keys() {
         let window = Window { epochs: Some(epoch..epoch.saturating_add(1)), ..window.clone() };
         let walk = Walk { window: &window, before, ..subject.walk() };
+        let end = find_end(subject, &window, progress)?;
+        let mut probes = ProbeRows::load(&subject.index, &subject.flattener, ids, |records| nearest(records, end))?;
+        if let Some(sides) = &sides {
+            let made = Epoch::read(subject, &walk, sides, progress)?;
+            damage = damage.or(made.walked.damage.clone());
+            left_out.without_log_odds += made.without_log_odds;
+            left_out.add(&made.walked.left_out);
+            if made.rows.rows() == 0 {
+                continue;
+            }
+            let scales = scales_of_probes(&probes)?;
+            let unknown = scales.iter().filter(|scale| **scale == 0.0).count() as u64;
+            probes_without_log_odds = probes_without_log_odds.max(unknown);
+            let chosen = ids.iter().filter_map(|id| subject.index.records.get(id));
+            let records = chosen.filter_map(|records| nearest(records, end)).map(|(_, record)| record);
+            let probes = load_whole(subject, sides, &records.collect::<Vec<Record>>(), &scales)?;
+            let numbers = subject.flattener.length();
+            let solution = dual::solve(&made.rows, &probes, dampings, (made.total, numbers))?;
+            rows += made.rows.rows() as u64;
+            epochs += 1;
+            lambdas.iter_mut().zip(&solution.lambdas).for_each(|(sums, lambda)| sums[0] += lambda);
+            let mut row = 0;
+            let _ = walk.walk_tiles(progress, |visits, outputs: &[Outputs], tile| {
+                for (visit, outputs) in visits.iter().zip(outputs) {
+                    let slot = scores.slot(visit, outputs.prediction, Walking::Forwards);
+                    doubts.resize(scores.examples(), (0.0, 0));
+                    if tile.is_none() || row >= made.roots.len() {
+                        continue;
+                    }
+                    let doubt = doubt(outputs.loss, outputs.confidence).ok_or_else(not_cross_entropy)?;
+                    doubts[slot] = (doubts[slot].0 + doubt, doubts[slot].1 + 1);
+                    scores.add(slot, made.roots[row], &solution.solved[row * columns..(row + 1) * columns]);
+                    row += 1;
+                }
+                Ok(())
+            })?;
+            continue;
+        }
         let mut gram = Gram::new(&subject.flattener);
         let mut without_log_odds = 0;
         let walked = walk.walk_forwards(progress, |visits, outputs: &[Outputs], flat| {
@@ -103,8 +150,6 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
         for (number, sums) in lambdas.iter_mut().enumerate() {
             sums.iter_mut().zip(inverse.lambdas(number)).for_each(|(sum, lambda)| *sum += lambda);
         }
-        let end = find_end(subject, &window, progress)?;
-        let mut probes = ProbeRows::load(&subject.index, &subject.flattener, ids, |records| nearest(records, end))?;
         probes_without_log_odds = probes_without_log_odds.max(to_log_odds(&mut probes)?);
         let solved = inverse.solve(&probes.flat);
         let walked = walk.walk_forwards(progress, |visits, outputs: &[Outputs], flat| {
@@ -141,10 +186,84 @@ pub(super) fn pass(subject: &Subject<'_>, ids: &[u64], progress: &Progress) -> R
             damping: Some(*damping),
             lambdas: lambdas.iter().map(|sum| sum / epochs.max(1) as f64).collect(),
             epochs,
+            exact: subject.estimate().exact || sides.is_some(),
+            solved_by_examples: sides.is_some(),
             ..subject.estimate()
         })
         .collect();
     scores.finish(subject, ids, left_out, damage, estimates)
+}
+
+/// The sides of the layers, if the inverse is better solved by examples: gradients would be folded, and the visits of
+/// each epoch are few enough.
+fn find_dual(subject: &Subject<'_>, epochs: &BTreeMap<u32, u64>) -> Option<FactoredSides> {
+    let most = epochs.values().copied().max()?;
+    let (layout, manifest) = (&subject.flattener.layout, subject.run.manifest());
+    let is_folded = !subject.asked.shape.by_layer && !subject.estimate().exact;
+    let by_examples = is_folded && dual::fits(layout, manifest, most);
+    by_examples.then(|| FactoredSides::new(layout, manifest, usize::MAX))
+}
+
+/// The visits of an epoch, for an inverse that is solved by examples.
+struct Epoch {
+    /// `√κ·φ` of each visit.
+    rows: WholeRows,
+    /// `√κ` of each.
+    roots: Vec<f64>,
+    /// What they weigh together.
+    total: f64,
+    without_log_odds: u64,
+    walked: Walked,
+}
+
+impl Epoch {
+    fn read(
+        subject: &Subject<'_>,
+        walk: &Walk<'_>,
+        sides: &FactoredSides,
+        progress: &Progress,
+    ) -> Result<Self, AnalysisError> {
+        let mut rows = WholeRows::new(&subject.flattener.layout);
+        let (mut roots, mut total, mut without_log_odds) = (Vec::new(), 0.0, 0);
+        let walked = walk.walk_tiles(progress, |visits, outputs: &[Outputs], tile| {
+            let Some(tile) = tile else { return Ok(()) };
+            let mut scales = Vec::with_capacity(visits.len());
+            for (weight, outputs) in subject.weights.of_rows(visits).iter().zip(outputs) {
+                let doubt = doubt(outputs.loss, outputs.confidence).ok_or_else(not_cross_entropy)?;
+                without_log_odds += u64::from(doubt < DOUBT_MIN);
+                roots.push(weight.sqrt());
+                total += weight;
+                scales.push(weight.sqrt() * to_scale(doubt));
+            }
+            rows.add(sides, (tile.gradients, tile.rows), &scales);
+            Ok(())
+        })?;
+        Ok(Self { rows, roots, total: total.max(f64::MIN_POSITIVE), without_log_odds, walked })
+    }
+}
+
+/// What makes gradients of the log-odds of those of probes; 0 where it is not known.
+fn scales_of_probes(probes: &ProbeRows) -> Result<Vec<f64>, AnalysisError> {
+    let pairs = probes.losses.iter().zip(&probes.confidences);
+    pairs.map(|(loss, confidence)| doubt(*loss, *confidence).map(to_scale).ok_or_else(not_cross_entropy)).collect()
+}
+
+/// The whole gradients of some records, in their order, each times its scale.
+fn load_whole(
+    subject: &Subject<'_>,
+    sides: &FactoredSides,
+    records: &[Record],
+    scales: &[f64],
+) -> Result<WholeRows, AnalysisError> {
+    let mut rows = WholeRows::new(&subject.flattener.layout);
+    let mut at = 0;
+    for group in records.chunk_by(|a, b| a.block == b.block) {
+        let gradients = Gradients::read(&subject.index.blocks[group[0].block], &subject.flattener.layout)?;
+        let places: Vec<usize> = group.iter().map(|record| record.row).collect();
+        rows.add(sides, (&gradients, &places), &scales[at..at + group.len()]);
+        at += group.len();
+    }
+    Ok(rows)
 }
 
 /// `sign(τ)·max(|τ| − λ, 0)`, the last step of the paper's estimator and the one that it may leave out.
@@ -173,17 +292,17 @@ fn to_log_odds(probes: &mut ProbeRows) -> Result<u64, AnalysisError> {
     Ok(without)
 }
 
-/// The epochs that have visits inside the window, as far as they can be read.
-fn find_epochs(subject: &Subject<'_>, progress: &Progress) -> Result<(BTreeSet<u32>, ReadTo), AnalysisError> {
-    let mut epochs = BTreeSet::new();
+/// The epochs that have visits inside the window and how many, as far as they can be read.
+fn find_epochs(subject: &Subject<'_>, progress: &Progress) -> Result<(BTreeMap<u32, u64>, ReadTo), AnalysisError> {
+    let mut epochs: BTreeMap<u32, u64> = BTreeMap::new();
     let window = &subject.asked.question.window;
     let keep = |block: &Block| block.kind() == Some(BlockKind::Visits) && window.touches(block);
     let read = |block: &Block| {
         let all = column::u32s(block, Column::Epoch)?;
-        Ok(window.rows_inside(block)?.select(all).into_iter().collect::<BTreeSet<u32>>())
+        Ok(window.rows_inside(block)?.select(all))
     };
-    let read_to = fold_each(subject.run, progress, keep, read, |found| {
-        epochs.extend(found);
+    let read_to = fold_each(subject.run, progress, keep, read, |found: Vec<u32>| {
+        found.into_iter().for_each(|epoch| *epochs.entry(epoch).or_default() += 1);
         Ok(())
     })?;
     Ok((epochs, read_to))

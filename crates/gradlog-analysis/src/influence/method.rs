@@ -252,6 +252,9 @@ pub struct EstimateDetails {
     pub lambdas: Vec<f64>,
     /// For TRAK, how many epochs stand for models.
     pub epochs: u64,
+    /// For TRAK, whether the inverse was solved by examples, with whole gradients. [`EstimateDetails::length`] is then
+    /// what a relative damping goes by.
+    pub solved_by_examples: bool,
     /// For the adjoint, how many steps were unrolled.
     pub steps: u64,
     /// Of these, steps without a record of momentum and weight decay, taken for 0.
@@ -304,7 +307,11 @@ impl fmt::Display for EstimateDetails {
         if let Some(threshold) = self.soft_threshold {
             write!(f, ", soft threshold {threshold}")?;
         }
-        write!(f, ", gradients {how} in {} numbers{blocks}", self.length)?;
+        if self.solved_by_examples {
+            f.write_str(", whole gradients as recorded, solved by examples")?;
+        } else {
+            write!(f, ", gradients {how} in {} numbers{blocks}", self.length)?;
+        }
         self.kronecker.map_or(Ok(()), |kronecker| write!(f, ", {kronecker}"))
     }
 }

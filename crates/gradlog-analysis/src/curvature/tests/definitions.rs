@@ -262,6 +262,29 @@ fn traks_estimator_is_its_formula() {
     assert!(matches!(error, Err(AnalysisError::Missing { .. })));
 }
 
+/// Vectors that would be folded are solved by examples: the same as unfolded vectors give, under one damping.
+#[test]
+fn trak_solved_by_examples_is_that_by_numbers() {
+    let (_, _, written) = story();
+    let run = written.run();
+    let dampings = [Damping::Absolute(0.02), Damping::Absolute(3.0)];
+    let whole = asked(Method::Trak, false, &Window::everything(), &dampings).compute(&run).unwrap();
+    let folded = asked(Method::Trak, false, &Window::everything(), &dampings).length(20).compute(&run).unwrap();
+    for (whole, folded) in whole.iter().zip(&folded) {
+        let about = folded.estimate.as_ref().unwrap();
+        assert!(about.solved_by_examples && about.exact && !whole.estimate.as_ref().unwrap().solved_by_examples);
+        assert!(folded.variant().contains("solved by examples"), "{}", folded.variant());
+        assert_eq!((&whole.rows, whole.visits, &whole.left_out), (&folded.rows, folded.visits, &folded.left_out));
+        for (a, b) in whole.scores.iter().zip(&folded.scores) {
+            assert!(close(*b, *a, 2e-5), "{b} for {a}");
+        }
+    }
+    // A relative damping goes by the numbers that were asked for.
+    let relative = asked(Method::Trak, false, &Window::everything(), &[Damping::Relative(0.3)]);
+    let of = |length| relative.clone().length(length).compute(&run).unwrap()[0].estimate.clone().unwrap().lambdas[0];
+    assert!((of(20) / of(33) - 33.0 / 20.0).abs() < 1e-4);
+}
+
 /// Each damping of a sweep is answered as if it alone had been asked.
 #[test]
 fn a_sweep_of_dampings_is_each_of_them_alone() {
