@@ -1,7 +1,7 @@
 //! A damped inverse that is solved by examples in place of numbers of the gradient.
 //!
-//! With the rows `Φ` of `n` examples, `(ΦᵀΦ + μI)⁻¹Φᵀ = Φᵀ(ΦΦᵀ + μI)⁻¹`. So where a gradient has more numbers than there
-//! are examples, the matrix of their dot products does: nothing is folded. A layer's part of it is the product of those
+//! With the rows `Φ` of `n` examples, `(ΦᵀΦ + μI)⁻¹Φᵀ = Φᵀ(ΦΦᵀ + μI)⁻¹`. So where a gradient has more numbers than
+//! there are examples, the matrix of their dot products does: nothing is folded. A layer's part of it is the product of those
 //! of its sides, `⟨a_i, a_j⟩·⟨δ_i, δ_j⟩`, so outer products are never made.
 //!
 //! # Cost

@@ -67,6 +67,10 @@ pub enum Method {
     /// the log-odds is not known: it counts as 0, in
     /// [`LeftOut::without_log_odds`](crate::LeftOut::without_log_odds).
     ///
+    /// Where vectors of the asked length would be folded, and the visits of each epoch are few enough, the inverse is
+    /// solved by examples, `(ΦᵀΦ + λI)⁻¹Φᵀ = Φᵀ(ΦΦᵀ + λI)⁻¹`, with whole gradients. That needs rows without signs: the
+    /// layers of an MLP. A relative damping still goes by the asked length.
+    ///
     /// The paper's last step is a soft threshold λ on these scores, `sign(τ)·max(|τ| − λ, 0)`, with λ chosen on
     /// trained subsets: the question's soft threshold, which is left out if nothing is said. It
     /// makes 0 of what is small; nothing changes its place among the rest.
