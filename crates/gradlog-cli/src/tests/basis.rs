@@ -79,7 +79,10 @@ fn the_line_says_rows_optimizer_layers_and_what_is_left_out() {
     let [table, ..] = lines(&run, "influence", &["--probe", "train", "--id", "100", "--layers", "head"]);
     assert!(table.contains("; gradients of 1 of 3 recorded layers, "), "{table}");
     let [table, ..] = lines(&run, "influence", &["--probe", "train", "--id", "100", "--method", "adjoint"]);
-    assert!(table.contains("; SGD with momentum up to 0.9 and weight decay up to 0, the momentum taken to go on"), "{table}");
+    assert!(
+        table.contains("; SGD with momentum up to 0.9 and weight decay up to 0, the momentum taken to go on"),
+        "{table}"
+    );
     let [table, ..] = lines(&run, "influence", &["--probe", "train", "--id", "100", "--method", "if"]);
     assert!(!table.contains("SGD"), "{table}");
     // No optimizer told anything.
