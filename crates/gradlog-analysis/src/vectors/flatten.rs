@@ -19,6 +19,7 @@ use super::part::{FoldedBasis, Part, Place, Scratch, SIDE_MAX};
 use crate::rows::gradient::{Gradients, Layout};
 use gradlog_format::log::Manifest;
 use gradlog_format::sketch::{derive_seed, read_rotated, Encoding, Fold, Side};
+#[cfg(feature = "curvature")]
 use gradlog_kernels::simd::squared_norm_f64;
 use rayon::prelude::*;
 use std::ops::Range;
