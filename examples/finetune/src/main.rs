@@ -8,6 +8,7 @@
 //! same sentences without their labels (masked language modeling, Devlin et al. 2019). The run is in `OUT/run`. An
 //! example's id is its line in `examples/data/reviews`.
 
+#[allow(dead_code)]
 #[path = "../../text_classification/data.rs"]
 mod data;
 #[allow(dead_code)] // The file is as it was: not all of it is used here.
