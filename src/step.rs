@@ -103,8 +103,9 @@ impl StepInfo {
 }
 
 impl StepInfo {
-    /// Reports the weight decay of a variable, where parameter groups have decays of their own: the custom is none on
-    /// biases and norms. Say it in each step: a variable that is not named has [`StepInfo::weight_decay`].
+    /// Reports the weight decay of one variable, for an optimizer with parameter groups. Transformers, for example,
+    /// usually train biases and norms without weight decay. Report it in each step: a variable without a report has
+    /// [`StepInfo::weight_decay`].
     ///
     /// The adjoint uses it. The log holds a row for each change.
     #[must_use]

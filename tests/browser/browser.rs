@@ -36,7 +36,7 @@ impl Drop for Driver {
     }
 }
 
-/// Starts chromedriver on a free port; `None` where there is none.
+/// Starts chromedriver on a free port. `None` if it is not installed.
 fn start_driver() -> Option<(Driver, u16)> {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).ok()?.port();
     let child = Command::new("chromedriver")

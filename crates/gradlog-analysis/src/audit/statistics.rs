@@ -108,7 +108,7 @@ pub(super) fn draw_below(seed: u64, counter: u64, bound: usize) -> usize {
     ((u128::from(draw(seed, counter)) * bound as u128) >> 64) as usize
 }
 
-/// So many of the examples, each set as probable as any other (Fisher and Yates), ascending.
+/// Draws a subset of this size, ascending. All subsets are equally probable (Fisher and Yates).
 pub(super) fn draw_subset(examples: &[u64], size: usize, seed: u64, counter: &mut u64) -> Vec<u64> {
     let mut pool = examples.to_vec();
     let size = size.min(pool.len());

@@ -2,8 +2,8 @@
 //!
 //! The gradient of a step is the weighted sum over its visits, `G = clip·Σ c_i g_i`. So the log holds what the moments
 //! were made of, and they are made again: `m ← β₁m + (1−β₁)G`, `v ← β₂v + (1−β₂)G²`, from 0 at the optimizer's first
-//! step. Where a number of the flat vectors stands for several parameters, it holds a sum of their gradients with
-//! random signs, and `v` a sum of theirs.
+//! step. A number of a folded vector stands for several parameters. It holds the sum of their gradients with random
+//! signs, so its `v` estimates the sum of their second moments.
 //!
 //! A walk backwards needs them in the other order. They are kept at the first step of each segment, and a segment is
 //! made again when the walk comes to it.
