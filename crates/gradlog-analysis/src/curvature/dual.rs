@@ -1,8 +1,8 @@
 //! A damped inverse that is solved by examples in place of numbers of the gradient.
 //!
 //! With the rows `Φ` of `n` examples, `(ΦᵀΦ + μI)⁻¹Φᵀ = Φᵀ(ΦΦᵀ + μI)⁻¹`. So where a gradient has more numbers than
-//! there are examples, the matrix of their dot products does: nothing is folded. A layer's part of it is the product of those
-//! of its sides, `⟨a_i, a_j⟩·⟨δ_i, δ_j⟩`, so outer products are never made.
+//! there are examples, the matrix of their dot products does: nothing is folded. A layer's part of it is the product
+//! of those of its sides, `⟨a_i, a_j⟩·⟨δ_i, δ_j⟩`, so outer products are never made.
 //!
 //! # Cost
 //! `2n²` operations for each number of the sides, `n³/3` for each damping, and 16 bytes for each pair of examples.
