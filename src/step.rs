@@ -36,6 +36,9 @@ pub struct StepInfo {
     pub momentum: Option<f64>,
     /// Weight decay as in SGD: the share of the weights that is added to their gradient. Default `None`: not reported.
     pub weight_decay: Option<f64>,
+    /// How many steps the optimizer has taken since its velocity was empty, this one included. Default `None`: not
+    /// reported. Adam reports its count in [`StepInfo::rule`].
+    pub steps_taken: Option<u64>,
     /// The rule of the step. Default `None`: not reported, and scores take the step as one of plain SGD.
     pub rule: Option<StepRule>,
     /// Learning rates of layers that differ from [`StepInfo::learning_rate`], by the name of the layer.
@@ -55,6 +58,7 @@ impl StepInfo {
             clip: 1.0,
             momentum: None,
             weight_decay: None,
+            steps_taken: None,
             rule: None,
             layer_rates: Vec::new(),
             variable_rates: Vec::new(),
@@ -78,6 +82,13 @@ impl StepInfo {
     #[must_use]
     pub fn weight_decay(self, weight_decay: f64) -> Self {
         Self { weight_decay: Some(weight_decay), ..self }
+    }
+
+    /// Reports how many steps the optimizer has taken since its velocity was empty, this one included. The adjoint then
+    /// knows where momentum begins anew.
+    #[must_use]
+    pub fn steps_taken(self, steps_taken: u64) -> Self {
+        Self { steps_taken: Some(steps_taken), ..self }
     }
 
     /// Reports the rule of the step.

@@ -93,34 +93,43 @@ impl SgdConfig {
 /// ```
 pub struct Sgd {
     /// The velocity is `None` without momentum and before the first gradient.
-    pub(super) parameters: Vec<Parameter<Option<Buffer>>>,
+    pub(super) state: Velocities,
     config: SgdConfig,
+}
+
+/// What an optimizer keeps from step to step.
+pub(super) struct Velocities {
+    pub parameters: Vec<Parameter<Option<Buffer>>>,
+    /// Steps that were taken since the velocities were empty. `None` if a state without the count was loaded.
+    pub steps: Option<u64>,
 }
 
 /// Prints the settings and the number of variables, not their values.
 impl std::fmt::Debug for Sgd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut out = f.debug_struct("Sgd");
-        out.field("config", &self.config).field("variables", &self.parameters.len()).finish_non_exhaustive()
+        out.field("config", &self.config).field("variables", &self.state.parameters.len()).finish_non_exhaustive()
     }
 }
 
-/// Reports the rule, learning rate, momentum, weight decay, and the rates of parameter groups. With dampening, rule and
-/// momentum count as not told.
+/// Reports the rule, learning rate, momentum, weight decay, count of steps, and the rates and decays of parameter
+/// groups. With dampening, rule and momentum count as not told.
 impl StepReport for Sgd {
     fn step_info(&self) -> StepInfo {
         let SgdConfig { learning_rate, momentum, weight_decay, dampening, nesterov } = self.config;
-        let mut info = StepInfo::new(learning_rate).variable_rates(own_rates(&self.parameters, learning_rate));
-        let decay = common_decay(&self.parameters, weight_decay);
+        let parameters = &self.state.parameters;
+        let mut info = StepInfo::new(learning_rate).variable_rates(own_rates(parameters, learning_rate));
+        let decay = common_decay(parameters, weight_decay);
         info.weight_decay = Some(decay);
-        info = info.variable_decays(own_decays(&self.parameters, decay));
+        info = info.variable_decays(own_decays(parameters, decay));
+        info.steps_taken = self.state.steps.map(|steps| steps + 1);
         info.momentum = (dampening == 0.0).then_some(momentum);
         info.rule = (dampening == 0.0).then_some(if nesterov { StepRule::NesterovSgd } else { StepRule::Sgd });
         info
     }
 
     fn variables(&self) -> Option<Vec<Var>> {
-        Some(self.parameters.iter().map(|parameter| parameter.variable.clone()).collect())
+        Some(self.state.parameters.iter().map(|parameter| parameter.variable.clone()).collect())
     }
 }
 
@@ -132,7 +141,8 @@ impl Sgd {
     /// momentum or a dampening.
     pub fn with_groups(groups: Vec<ParameterGroup>, config: SgdConfig) -> Result<Self> {
         config.check()?;
-        Ok(Self { parameters: list_parameters(groups, config.weight_decay)?, config })
+        let parameters = list_parameters(groups, config.weight_decay)?;
+        Ok(Self { state: Velocities { parameters, steps: Some(0) }, config })
     }
 }
 
@@ -157,7 +167,8 @@ impl Optimizer for Sgd {
     /// One pass over weights, gradients and velocities, for f32 in main memory.
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         check_number("learning rate", self.config.learning_rate)?;
-        for parameter in &mut self.parameters {
+        self.state.steps = self.state.steps.map(|steps| steps + 1);
+        for parameter in &mut self.state.parameters {
             let Some(gradient) = grads.get(&parameter.variable) else { continue };
             check_shape(&parameter.variable, gradient)?;
             let rule = Rule::new(&self.config, parameter, parameter.state.is_none());

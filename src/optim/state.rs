@@ -5,7 +5,7 @@
 use super::adam::{Adam, AdamW};
 use super::buffer::Buffer;
 use super::moments::{Core, Moments};
-use super::sgd::Sgd;
+use super::sgd::{Sgd, Velocities};
 use candle_core::{bail, safetensors, Device, Result, Tensor, TensorId, Var};
 use candle_nn::VarMap;
 use std::collections::HashMap;
@@ -42,7 +42,7 @@ macro_rules! saved {
 
 saved!(Adam, 0);
 saved!(AdamW, 0);
-saved!(Sgd, parameters);
+saved!(Sgd, state);
 
 /// The names of variables.
 struct Names(HashMap<TensorId, String>);
@@ -75,10 +75,13 @@ const FIRST: &str = "first_moment";
 const SECOND: &str = "second_moment";
 const STEPS: &str = "steps";
 
-impl State for Vec<super::group::Parameter<Option<Buffer>>> {
+impl State for Velocities {
     fn state_tensors(&self, names: &Names) -> Result<Tensors> {
         let mut tensors = Tensors::new();
-        for parameter in self {
+        if let Some(steps) = self.steps {
+            tensors.insert(STEPS.into(), count_tensor(steps)?);
+        }
+        for parameter in &self.parameters {
             let name = names.find(&parameter.variable)?;
             if let Some(velocity) = &parameter.state {
                 tensors.insert(format!("{VELOCITY}/{name}"), velocity.to_tensor(&parameter.variable)?);
@@ -88,14 +91,16 @@ impl State for Vec<super::group::Parameter<Option<Buffer>>> {
     }
 
     fn take_tensors(&mut self, names: &Names, mut tensors: Tensors) -> Result<()> {
-        let mut states = Vec::with_capacity(self.len());
-        for parameter in &*self {
+        let steps = tensors.remove(STEPS).map(|steps| read_count(STEPS, &steps)).transpose()?;
+        let mut states = Vec::with_capacity(self.parameters.len());
+        for parameter in &self.parameters {
             let name = format!("{VELOCITY}/{}", names.find(&parameter.variable)?);
             let state = tensors.remove(&name).map(|tensor| take(&name, &tensor, &parameter.variable)).transpose()?;
             states.push(state);
         }
         check_rest(&tensors)?;
-        self.iter_mut().zip(states).for_each(|(parameter, state)| parameter.state = state);
+        self.parameters.iter_mut().zip(states).for_each(|(parameter, state)| parameter.state = state);
+        self.steps = steps;
         Ok(())
     }
 }
@@ -108,8 +113,7 @@ impl State for Core {
             if let Some(Moments { first, second, steps }) = &parameter.state {
                 tensors.insert(format!("{FIRST}/{name}"), first.to_tensor(&parameter.variable)?);
                 tensors.insert(format!("{SECOND}/{name}"), second.to_tensor(&parameter.variable)?);
-                let steps = i64::try_from(*steps).unwrap_or(i64::MAX);
-                tensors.insert(format!("{STEPS}/{name}"), Tensor::new(&[steps], &Device::Cpu)?);
+                tensors.insert(format!("{STEPS}/{name}"), count_tensor(*steps)?);
             }
         }
         Ok(tensors)
@@ -127,12 +131,11 @@ impl State for Core {
             states.push(match (first, second, steps) {
                 ((_, None), (_, None), (_, None)) => None,
                 ((first, Some(m)), (second, Some(v)), (_, Some(steps))) => {
-                    let steps = steps.flatten_all()?.to_vec1::<i64>()?;
-                    let [steps] = steps[..] else { bail!("the state of `{name}` has no count of steps") };
+                    let steps = read_count(name, &steps)?;
                     Some(Moments {
                         first: take(&first, &m, &parameter.variable)?,
                         second: take(&second, &v, &parameter.variable)?,
-                        steps: u64::try_from(steps).unwrap_or(0),
+                        steps,
                     })
                 }
                 _ => bail!("the state of `{name}` is not whole: it needs {FIRST}, {SECOND} and {STEPS}"),
@@ -142,6 +145,16 @@ impl State for Core {
         self.parameters.iter_mut().zip(states).for_each(|(parameter, state)| parameter.state = state);
         Ok(())
     }
+}
+
+fn count_tensor(steps: u64) -> Result<Tensor> {
+    Tensor::new(&[i64::try_from(steps).unwrap_or(i64::MAX)], &Device::Cpu)
+}
+
+fn read_count(name: &str, tensor: &Tensor) -> Result<u64> {
+    let steps = tensor.flatten_all()?.to_vec1::<i64>()?;
+    let [steps] = steps[..] else { bail!("the state of `{name}` has no count of steps") };
+    Ok(u64::try_from(steps).unwrap_or(0))
 }
 
 fn take(name: &str, tensor: &Tensor, variable: &Var) -> Result<Buffer> {

@@ -258,7 +258,7 @@ impl LogState {
     }
 
     fn add_step(&mut self, row: StepRow) -> Result<(), RecordError> {
-        let StepInfo { learning_rate, clip, momentum, weight_decay, rule, .. } = row.info;
+        let StepInfo { learning_rate, clip, momentum, weight_decay, steps_taken, rule, .. } = row.info;
         // A step at the rate 0 moves nothing, so the layers keep the factors that they had.
         let changes = (learning_rate != 0.0).then(|| self.rates_told.take_changes(row.step, &row.factors)).flatten();
         if let Some(mut rates) = changes {
@@ -280,7 +280,7 @@ impl LogState {
         steps.optional_f32(Column::Beta1, adam.map(|adam| adam.beta1 as f32));
         steps.optional_f32(Column::Beta2, adam.map(|adam| adam.beta2 as f32));
         steps.optional_f32(Column::Epsilon, adam.map(|adam| adam.epsilon as f32));
-        steps.told_u64(Column::StepsTaken, adam.map(|adam| adam.steps_taken));
+        steps.told_u64(Column::StepsTaken, adam.map(|adam| adam.steps_taken).or(steps_taken));
         steps.u32s(Column::BatchSize, [row.batch_size]);
         steps.u64s(Column::WallClock, [row.wall_clock_ms]);
         steps.advance(1, row.step, row.epoch);

@@ -258,11 +258,11 @@ impl Synthetic {
 
     /// Optimizer steps: number, learning rate, momentum, weight decay.
     pub fn optimizer(&mut self, steps: &[(u64, f32, f32, f32)]) {
-        self.optimizer_of(steps, None);
+        self.optimizer_counted(steps, None, &[]);
     }
 
-    /// The same, with the rule of the steps.
-    pub fn optimizer_of(&mut self, steps: &[(u64, f32, f32, f32)], rule: Option<UpdateRule>) {
+    /// The same, with the rule of the steps, and with the optimizer's count of its steps if there are any counts.
+    pub fn optimizer_counted(&mut self, steps: &[(u64, f32, f32, f32)], rule: Option<UpdateRule>, counts: &[u64]) {
         let mut b = BlockBuilder::new(BlockKind::Steps);
         b.u64s(Column::Step, steps.iter().map(|s| s.0));
         b.u32s(Column::Epoch, steps.iter().map(|_| 0));
@@ -271,6 +271,9 @@ impl Synthetic {
         b.f32s(Column::WeightDecay, steps.iter().map(|s| s.3));
         if let Some(rule) = rule {
             b.column(Column::UpdateRule, Cells::U8, 1).extend(steps.iter().map(|_| rule.code()));
+        }
+        if !counts.is_empty() {
+            b.u64s(Column::StepsTaken, counts.iter().copied());
         }
         for step in steps {
             b.advance(1, step.0, 0);

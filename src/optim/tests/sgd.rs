@@ -67,7 +67,7 @@ fn velocities_do_not_keep_graphs() {
             sgd.step(&grads).unwrap();
             let keeps_a_graph =
                 |buffer: &Option<Buffer>| matches!(buffer, Some(Buffer::Tensor(tensor)) if tensor.track_op());
-            assert!(sgd.parameters.iter().all(|p| p.state.is_some() && !keeps_a_graph(&p.state)), "{dtype:?}");
+            assert!(sgd.state.parameters.iter().all(|p| p.state.is_some() && !keeps_a_graph(&p.state)), "{dtype:?}");
             grads.insert(&layers[0], Tensor::ones((1, 4), dtype, &Device::Cpu).unwrap());
             let refused = sgd.step(&grads).unwrap_err().to_string();
             assert!(refused.contains("[1, 4]") && refused.contains("[3, 4]"), "{refused}");

@@ -1,6 +1,7 @@
 //! A training that goes on from saved weights and a saved state is the training that was not interrupted.
 
 use crate::optim::{Adam, AdamConfig, AdamW, Sgd, SgdConfig};
+use crate::step::StepReport;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{Init, Optimizer, VarBuilder, VarMap};
 use std::path::Path;
@@ -123,4 +124,27 @@ fn a_state_that_is_not_whole_is_refused() {
     assert!(error.contains("`first_moment/a` does not fit") && error.contains("[5, 3]"), "{error}");
     std::fs::write(&path, "no tensors").unwrap();
     assert!(adamw.load_state(&variables, &path).is_err());
+}
+
+/// The count of SGD's steps tells where its velocity began.
+#[test]
+fn the_count_of_steps_is_in_the_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let (variables, all) = map(&["a"]);
+    let config = SgdConfig::new(0.05).momentum(0.9);
+    let mut sgd = Sgd::new(all.clone(), config).unwrap();
+    assert_eq!(sgd.step_info().steps_taken, Some(1));
+    train(&mut sgd, &variables, 0..3);
+    assert_eq!(sgd.step_info().steps_taken, Some(4));
+    sgd.save_state(&variables, &path).unwrap();
+    let mut resumed = Sgd::new(all, config).unwrap();
+    resumed.load_state(&variables, &path).unwrap();
+    assert_eq!(resumed.step_info().steps_taken, Some(4));
+    // A state of an earlier version has a velocity and no count.
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    tensors.remove("steps").unwrap();
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    resumed.load_state(&variables, &path).unwrap();
+    assert_eq!(resumed.step_info().steps_taken, None);
 }

@@ -20,6 +20,9 @@ pub(super) struct StepRecord {
     pub weight_decay: Option<f32>,
     /// `None` where the optimizer did not tell it.
     pub rule: Option<UpdateRule>,
+    /// Steps of the optimizer since its velocity or its moments were empty, this one included. `None` where it did not
+    /// tell it.
+    pub steps_taken: Option<u64>,
 }
 
 /// What the walk back needs to know beforehand: which blocks are sound, and what the optimizer did.
@@ -59,13 +62,16 @@ fn read(block: &Block) -> Result<StoryBlock, AnalysisError> {
             let momenta = column::optional(block, Column::Momentum, column::f32s)?;
             let decays = column::optional(block, Column::WeightDecay, column::f32s)?;
             let rules = column::optional(block, Column::UpdateRule, column::u8s)?;
+            let counts = column::optional(block, Column::StepsTaken, column::u64s)?;
             let told = |values: &Option<Vec<f32>>, row: usize| {
                 values.as_ref().and_then(|values| values.get(row).copied()).filter(|value| !value.is_nan())
             };
             let record = |(row, step): (usize, u64)| {
                 let (momentum, weight_decay) = (told(&momenta, row), told(&decays, row));
                 let rule = rules.as_ref().and_then(|rules| UpdateRule::from_code(*rules.get(row)?));
-                (step, StepRecord { learning_rate: rates[row], momentum, weight_decay, rule })
+                let steps_taken =
+                    counts.as_ref().and_then(|counts| counts.get(row).copied()).filter(|count| *count > 0);
+                (step, StepRecord { learning_rate: rates[row], momentum, weight_decay, rule, steps_taken })
             };
             Ok(StoryBlock::Steps(steps.into_iter().enumerate().map(record).collect()))
         }
@@ -100,6 +106,7 @@ impl Story {
             story.steps.values_mut().for_each(plain);
         } else if story.adam.is_none() {
             check_sgd(&story.steps)?;
+            check_one_sgd(&story.steps)?;
         } else {
             check_adam(&story.steps)?;
         }
@@ -125,6 +132,26 @@ fn check_sgd(steps: &BTreeMap<u64, StepRecord>) -> Result<(), AnalysisError> {
         false => "SGD with or without momentum, Nesterov momentum and weight decay, Adam or AdamW, which the adjoint models",
     };
     Err(AnalysisError::OutOfRange { what: "the optimizer", given: rule.to_string(), range: range.into() })
+}
+
+/// Refuses momentum that does not go on from the step before: two optimizers in turn, or an older state. The count of
+/// one optimizer rises by 1 with each step, or begins anew.
+fn check_one_sgd(steps: &BTreeMap<u64, StepRecord>) -> Result<(), AnalysisError> {
+    let counted: Vec<(u64, u64)> =
+        steps.iter().filter_map(|(step, record)| Some((*step, record.steps_taken?))).collect();
+    let has_momentum = steps.values().any(|step| step.momentum.is_some_and(|momentum| momentum != 0.0));
+    let is_next = |pair: &[(u64, u64)]| {
+        let ((step, taken), (later, next)) = (pair[0], pair[1]);
+        next == 1 || next.checked_sub(taken) == Some(later - step)
+    };
+    match counted.windows(2).find(|pair| has_momentum && !is_next(pair)) {
+        None => Ok(()),
+        Some(pair) => Err(AnalysisError::OutOfRange {
+            what: "the optimizer's count of its steps",
+            given: format!("{} at step {}, after {}", pair[1].1, pair[1].0, pair[0].1),
+            range: "one that rises with each step or begins anew: another optimizer or an older state has a velocity of its own".into(),
+        }),
+    }
 }
 
 /// Refuses Adam with weight decay in the gradient: the moments then hold the weights, which the log does not.

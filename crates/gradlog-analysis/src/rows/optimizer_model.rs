@@ -19,6 +19,9 @@ pub struct OptimizerModel {
     pub steps_without_momentum: u64,
     /// Of these, steps of which the optimizer did not tell the weight decay.
     pub steps_without_weight_decay: u64,
+    /// Where momentum is modeled, steps of which the optimizer did not tell the count, so that the velocity is taken to
+    /// go on.
+    pub steps_without_count: u64,
     /// The largest momentum that the optimizer told; 0 if it told none.
     pub momentum: f32,
     /// The largest weight decay that it told; 0 if it told none.
@@ -62,8 +65,12 @@ impl fmt::Display for OptimizerModel {
         let untold = self.steps_without_momentum.max(self.steps_without_weight_decay);
         let nesterov = if self.rule == Some(UpdateRule::NesterovSgd) { "Nesterov " } else { "" };
         if self.models_momentum {
-            // A new optimizer begins with an empty buffer, and nothing in the log tells it from the old one.
-            let goes_on = if momentum > 0.0 { ", the momentum taken to go on through the run" } else { "" };
+            // A new optimizer begins with an empty velocity. Without its count, nothing tells it from the old one.
+            let goes_on = if momentum > 0.0 && self.steps_without_count > 0 {
+                ", the momentum taken to go on through the run"
+            } else {
+                ""
+            };
             return match (no_momentum, no_decay) {
                 (true, true) => {
                     f.write_str("SGD, the optimizer's momentum and weight decay were not told: both are taken as 0")
@@ -124,6 +131,7 @@ impl OptimizerModel {
             steps: told.len() as u64,
             steps_without_momentum: untold(|told| told.momentum.is_some()),
             steps_without_weight_decay: untold(|told| told.weight_decay.is_some()),
+            steps_without_count: 0,
             momentum: largest(&mut told.values().filter_map(|told| told.momentum)),
             weight_decay: largest(&mut told.values().filter_map(|told| told.weight_decay)),
             rule: first.filter(|_| told.values().all(|told| told.rule == first)),
@@ -196,7 +204,7 @@ mod tests {
             (told(0.9, 0.5), "plain SGD: momentum up to 0.9 and weight decay up to 0.5 not modeled"),
             (half.clone(), "plain SGD: momentum up to 0.9 not modeled (not told for 2 of 4 steps)"),
             (
-                modeled(&told(0.9, 0.5)),
+                modeled(&OptimizerModel { steps_without_count: 4, ..told(0.9, 0.5) }),
                 "SGD with momentum up to 0.9 and weight decay up to 0.5, the momentum taken to go on through the run",
             ),
             (modeled(&told(0.0, 0.5)), "SGD with momentum up to 0 and weight decay up to 0.5"),

@@ -9,6 +9,8 @@ pub(super) struct SgdStep {
     pub momentum: f32,
     pub decay: f32,
     pub is_nesterov: bool,
+    /// Whether the velocity was empty before it, so that momentum has nothing to keep.
+    pub begins: bool,
 }
 
 /// The derivative that goes along beside that by the weights: of each block, a matrix `[probes, width]`.
@@ -53,7 +55,7 @@ impl SgdAdjoint {
                 self.direct.push(of_direct);
             }
         }
-        self.momentum = step.momentum;
+        self.momentum = if step.begins { 0.0 } else { step.momentum };
     }
 
     /// Leaves the step at hand.

@@ -35,6 +35,7 @@ pub(super) struct Unrolled<'a> {
     steps_without_record: u64,
     steps_without_momentum: u64,
     steps_without_weight_decay: u64,
+    steps_without_count: u64,
     /// The largest momentum and weight decay of these.
     largest: (f32, f32),
     /// Of each probe the least squared length of `a` so far, and the largest ratio to one of them that was met.
@@ -69,6 +70,7 @@ impl<'a> Unrolled<'a> {
             steps_without_record: 0,
             steps_without_momentum: 0,
             steps_without_weight_decay: 0,
+            steps_without_count: 0,
             largest: (0.0, 0.0),
             least: vec![0.0; count],
             squared_growth: 1.0,
@@ -123,7 +125,9 @@ impl<'a> Unrolled<'a> {
             Optimizer::Sgd(sgd) => {
                 self.steps_without_record += u64::from(told == (None, None));
                 let is_nesterov = record.and_then(|record| record.rule) == Some(UpdateRule::NesterovSgd);
-                let told = SgdStep { rate, momentum, decay, is_nesterov };
+                let count = record.and_then(|record| record.steps_taken);
+                self.steps_without_count += u64::from(momentum != 0.0 && count.is_none());
+                let told = SgdStep { rate, momentum, decay, is_nesterov, begins: count == Some(1) };
                 sgd.begin(&mut self.a, settings, &self.widths, told);
             }
             Optimizer::Adam(adam, moments) => {
@@ -193,6 +197,7 @@ impl<'a> Unrolled<'a> {
             steps_without_visits,
             steps_without_momentum: self.steps_without_momentum,
             steps_without_weight_decay: self.steps_without_weight_decay,
+            steps_without_count: self.steps_without_count,
             momentum: self.largest.0,
             weight_decay: self.largest.1,
             growth: self.squared_growth.sqrt(),

@@ -101,6 +101,8 @@ struct Training {
     batches: Vec<Vec<usize>>,
     momentum: f64,
     nesterov: bool,
+    /// The step at which a new optimizer begins, with an empty velocity.
+    anew: usize,
 }
 
 const DECAY: f64 = 0.01;
@@ -129,7 +131,7 @@ impl Training {
             }
             batches.extend(order.chunks(4).map(<[usize]>::to_vec));
         }
-        Self { all, batches, momentum, nesterov: false }
+        Self { all, batches, momentum, nesterov: false, anew: usize::MAX }
     }
 
     /// Trains with the loss of one example multiplied by `factor`, telling `each` of the weights before every step.
@@ -144,7 +146,8 @@ impl Training {
                 let weight = clip(step) / batch.len() as f64 * if i == reweighted { factor } else { 1.0 };
                 update.iter_mut().zip(gradient(&w, &self.all[i])).for_each(|(u, g)| *u += weight * g);
             }
-            v.iter_mut().zip(&update).for_each(|(v, u)| *v = self.momentum * *v + u);
+            let kept = if step == self.anew { 0.0 } else { self.momentum };
+            v.iter_mut().zip(&update).for_each(|(v, u)| *v = kept * *v + u);
             for ((w, v), u) in w.iter_mut().zip(&v).zip(&update) {
                 *w -= rate(step) * if self.nesterov { u + self.momentum * v } else { *v };
             }
@@ -180,7 +183,10 @@ impl Training {
         run.probes(&probes);
         run.probes(&curvature);
         run.probes(&weighted);
-        run.optimizer_of(&steps, self.nesterov.then_some(UpdateRule::NesterovSgd));
+        let count = |step: u64| (if step as usize >= self.anew { step - self.anew as u64 } else { step }) + 1;
+        let counts: Vec<u64> = steps.iter().map(|step| count(step.0)).collect();
+        let rule = if self.nesterov { UpdateRule::NesterovSgd } else { UpdateRule::Sgd };
+        run.optimizer_counted(&steps, Some(rule), &counts);
         for rows in visits.chunks(11) {
             run.visits(rows);
         }
@@ -191,8 +197,10 @@ impl Training {
 
 #[test]
 fn with_exact_curvature_it_is_the_derivative_of_the_final_loss() {
-    for (momentum, nesterov) in [(0.0, false), (0.9, false), (0.8, true)] {
-        let training = Training { nesterov, ..Training::new(momentum) };
+    let never = usize::MAX;
+    let cases = [(0.0, false, never), (0.9, false, never), (0.8, true, never), (0.9, false, 17), (0.8, true, 17)];
+    for (momentum, nesterov, anew) in cases {
+        let training = Training { nesterov, anew, ..Training::new(momentum) };
         let probe = &examples(100, 77)[98];
         let written = training.record(probe);
         // Short batches have few rows and long ones many: both ways of applying the curvature are taken.
@@ -207,8 +215,33 @@ fn with_exact_curvature_it_is_the_derivative_of_the_final_loss() {
                 assert!((got - expected).abs() < 2e-4 * (0.01 + expected.abs()), "{example}: {got} for {expected}");
             }
             assert_eq!(found.estimate.as_ref().unwrap().steps_without_record, 0);
+            assert!(!found.basis.to_string().contains("taken to go on"), "{}", found.basis);
         }
     }
+}
+
+/// Each of two optimizers in turn has a velocity of its own.
+#[test]
+fn a_velocity_that_is_not_that_of_the_step_before_is_refused() {
+    let of = |counts: &[u64]| {
+        let mut run = Synthetic::new(Encoding::F32);
+        run.set(0, "test");
+        let steps: Vec<(u64, f32, f32, f32)> = (0..counts.len() as u64).map(|step| (step, 0.1, 0.9, 0.0)).collect();
+        run.optimizer_counted(&steps, Some(UpdateRule::Sgd), counts);
+        run.visits(&(0..counts.len() as u64).map(|step| Draws(step).visit(1, step, 0)).collect::<Vec<Visit>>());
+        run.probes(&[Draws(1).visit(7, counts.len() as u64, 0)]);
+        run.end();
+        asked(7, false, Curvature::Visits).compute(&run.finish().run())
+    };
+    assert!(of(&[1, 2, 3, 1, 2]).is_ok() && of(&[4, 5, 6]).is_ok(), "begun anew, and recorded from the middle on");
+    // The second takes up an older state, whose velocity is not that of the step before.
+    for (counts, said) in [([1, 1, 2, 2], "2 at step 3, after 2"), ([4, 5, 2, 3], "2 at step 2, after 5")] {
+        let error = of(&counts).unwrap_err();
+        assert!(matches!(error, AnalysisError::OutOfRange { .. }) && error.to_string().contains(said), "{error}");
+    }
+    // Without a count the answer says what it takes for granted.
+    let words = of(&[0, 0, 0]).unwrap()[0].basis.to_string();
+    assert!(words.contains("the momentum taken to go on through the run"), "{words}");
 }
 
 #[test]
