@@ -79,18 +79,7 @@ impl Gram {
             for (vector, scale) in values.chunks(width.max(1)).zip(scales) {
                 self.wide.extend(vector.iter().map(|value| scale * f64::from(*value)));
             }
-            let rows = MatRef::from_row_major_slice(&self.wide, flat.rows, width);
-            triangular::matmul(
-                sum.rb_mut(),
-                BlockStructure::TriangularLower,
-                Accum::Add,
-                rows.transpose(),
-                BlockStructure::Rectangular,
-                rows,
-                BlockStructure::Rectangular,
-                1.0,
-                threads(),
-            );
+            add_outer_products(sum, &self.wide, flat.rows);
         }
         for (region, sum) in self.excess.iter_mut().enumerate() {
             *sum += scales.iter().enumerate().map(|(row, scale)| scale * scale * flat.excess(region, row)).sum::<f64>();
@@ -158,6 +147,22 @@ impl Gram {
         }
         Ok(Inverse { blocks, regions: self.regions, rows })
     }
+}
+
+/// Adds `Σ_r v_r v_rᵀ` of `rows` vectors, one after another, to the lower triangle of `sum`.
+pub(super) fn add_outer_products(sum: &mut Mat<f64>, vectors: &[f64], rows: usize) {
+    let vectors = MatRef::from_row_major_slice(vectors, rows, sum.ncols());
+    triangular::matmul(
+        sum.rb_mut(),
+        BlockStructure::TriangularLower,
+        Accum::Add,
+        vectors.transpose(),
+        BlockStructure::Rectangular,
+        vectors,
+        BlockStructure::Rectangular,
+        1.0,
+        threads(),
+    );
 }
 
 enum Factor {

@@ -17,7 +17,6 @@ mod adjoint;
 mod backwards;
 mod datainf;
 mod detail;
-mod dual;
 mod ekfac;
 mod gram;
 mod influence_function;

@@ -150,6 +150,11 @@ impl Weights {
         self.visits.0 != self.visits.1
     }
 
+    /// Whether a visit weighs less than 0.
+    pub(super) fn has_negative(&self) -> bool {
+        self.has_negative
+    }
+
     /// Whether all visits weigh the same.
     pub(super) fn are_equal(&self) -> bool {
         self.range.is_none()

@@ -18,12 +18,12 @@
 //! 0.90 at 100.
 
 use super::products::{rotate, to_f64};
-use crate::curvature::gram::{lambda, product, threads};
+use crate::curvature::gram::{add_outer_products, lambda, product, threads};
 use crate::vectors::sides::{FactoredSides, LayerRows, SideRows};
 use crate::{AnalysisError, Damping};
-use faer::linalg::matmul::{self, triangular, triangular::BlockStructure};
+use faer::linalg::matmul;
 use faer::prelude::ReborrowMut;
-use faer::{Accum, Mat, MatRef, Side};
+use faer::{Accum, Mat, Side};
 
 /// Sums of the outer products of one side.
 struct SideSum {
@@ -41,18 +41,7 @@ impl SideSum {
     fn add(&mut self, side: &SideRows, weights: &[f64]) {
         let scales: Vec<f64> = weights.iter().map(|weight| weight.sqrt()).collect();
         let wide = to_f64(side, Some(&scales));
-        let rows = MatRef::from_row_major_slice(&wide, weights.len(), side.width);
-        triangular::matmul(
-            self.sum.rb_mut(),
-            BlockStructure::TriangularLower,
-            Accum::Add,
-            rows.transpose(),
-            BlockStructure::Rectangular,
-            rows,
-            BlockStructure::Rectangular,
-            1.0,
-            threads(),
-        );
+        add_outer_products(&mut self.sum, &wide, weights.len());
         self.noise += weights.iter().enumerate().map(|(row, weight)| weight * side.noise(row)).sum::<f64>();
     }
 

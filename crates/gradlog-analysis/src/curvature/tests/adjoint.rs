@@ -1,6 +1,8 @@
 //! The adjoint against DVEmb's own definition, against finite differences of whole trainings, and against leaving out.
 
-use super::softmax::{curvature_rows, delta, examples, gradient, loss, row, weighted_rows, Example, WEIGHTS};
+use super::softmax::{
+    curvature_rows, delta, examples, gradient, loss, row, shuffled_batches, weighted_rows, Example, WEIGHTS,
+};
 use super::{blocks, close, dot, one, score_of, WHOLE};
 use crate::vectors::Shape;
 use crate::{pearson, spearman};
@@ -122,15 +124,7 @@ fn clip(step: usize) -> f64 {
 impl Training {
     fn new(momentum: f64) -> Self {
         let all = examples(30, 11);
-        let mut draws = Draws(12);
-        let mut batches = Vec::new();
-        for _ in 0..6 {
-            let mut order: Vec<usize> = (0..all.len()).collect();
-            for i in (1..order.len()).rev() {
-                order.swap(i, draws.below(i as u64 + 1) as usize);
-            }
-            batches.extend(order.chunks(4).map(<[usize]>::to_vec));
-        }
+        let batches = shuffled_batches(all.len());
         Self { all, batches, momentum, nesterov: false, anew: usize::MAX }
     }
 

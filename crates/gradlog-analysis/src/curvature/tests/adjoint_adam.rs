@@ -1,6 +1,6 @@
 //! The adjoint under Adam and AdamW against finite differences of whole trainings.
 
-use super::softmax::{curvature_rows, delta, examples, gradient, loss, row, Example, WEIGHTS};
+use super::softmax::{curvature_rows, delta, examples, gradient, loss, row, shuffled_batches, Example, WEIGHTS};
 use super::{one, score_of};
 use crate::vectors::Shape;
 use crate::{spearman, AnalysisError, Curvature, EstimateQuestion, InfluenceQuestion, Method, OptimizerChoice};
@@ -39,15 +39,7 @@ fn clip(step: usize) -> f64 {
 impl Training {
     fn new() -> Self {
         let all = examples(30, 11);
-        let mut draws = Draws(12);
-        let mut batches = Vec::new();
-        for _ in 0..6 {
-            let mut order: Vec<usize> = (0..all.len()).collect();
-            for i in (1..order.len()).rev() {
-                order.swap(i, draws.below(i as u64 + 1) as usize);
-            }
-            batches.extend(order.chunks(4).map(<[usize]>::to_vec));
-        }
+        let batches = shuffled_batches(all.len());
         Self { all, batches, decay: 0.125, anew: usize::MAX }
     }
 

@@ -26,6 +26,20 @@ pub(super) fn examples(count: usize, seed: u64) -> Vec<Example> {
         .collect()
 }
 
+/// Batches of four of six epochs over so many examples, each in an order of its own.
+pub(super) fn shuffled_batches(examples: usize) -> Vec<Vec<usize>> {
+    let mut draws = Draws(12);
+    let mut batches = Vec::new();
+    for _ in 0..6 {
+        let mut order: Vec<usize> = (0..examples).collect();
+        for i in (1..order.len()).rev() {
+            order.swap(i, draws.below(i as u64 + 1) as usize);
+        }
+        batches.extend(order.chunks(4).map(<[usize]>::to_vec));
+    }
+    batches
+}
+
 fn with_bias(x: &[f64]) -> Vec<f64> {
     x.iter().copied().chain([1.0]).collect()
 }

@@ -166,11 +166,12 @@ const LAMBDA: f64 = 0.3;
 fn every_method_is_its_formula_under_weights() {
     let (all, weights, probe, written) = story();
     let run = written.run();
-    let ask = |method, normalization| {
+    let ask_at = |method, normalization, length| {
         let question = InfluenceQuestion::new("test").id(900).normalization(normalization);
-        let asked = EstimateQuestion::new(question, method).length(64).damping(Damping::Absolute(LAMBDA));
+        let asked = EstimateQuestion::new(question, method).length(length).damping(Damping::Absolute(LAMBDA));
         asked.compute(&run).unwrap().remove(0)
     };
+    let ask = |method, normalization| ask_at(method, normalization, 64);
     let total: f64 = weights.iter().sum();
     let rows: Vec<Vec<f64>> = all.iter().map(|visit| blocks(visit, false)[0].clone()).collect();
     let v = blocks(&probe, false)[0].clone();
@@ -212,10 +213,14 @@ fn every_method_is_its_formula_under_weights() {
             *entry = (entry.0 + product / 3.0, entry.1 + doubt(visit), entry.2 + 1.0);
         }
     }
-    let trak = ask(Method::Trak, Normalization::None);
+    // By numbers, and by examples where vectors would be folded.
+    let (trak, by_examples) = (ask(Method::Trak, Normalization::None), ask_at(Method::Trak, Normalization::None, 20));
+    assert!(by_examples.estimate.as_ref().unwrap().solved_by_examples);
     for (example, (products, doubts, count)) in sums {
         let expected = products * doubts / count;
-        assert!(close(score_of(&trak, example), expected, 2e-5), "TRAK {example}: {expected}");
+        for found in [&trak, &by_examples] {
+            assert!(close(score_of(found, example), expected, 2e-5), "TRAK {example}: {expected}");
+        }
     }
 }
 
@@ -237,19 +242,39 @@ fn traks_estimator_keeps_the_rows_of_examples_that_the_model_is_sure_of() {
     run.probes(std::slice::from_ref(&probe));
     run.visits(&all);
     run.end();
-    let asked = EstimateQuestion::new(InfluenceQuestion::new("test").id(900), Method::Trak).length(64);
-    let found = &asked.damping(Damping::Absolute(LAMBDA)).compute(&run.finish().run()).unwrap()[0];
+    let asked = EstimateQuestion::new(InfluenceQuestion::new("test").id(900), Method::Trak);
+    let (asked, written) = (asked.damping(Damping::Absolute(LAMBDA)), run.finish());
+    let of = |length| asked.clone().length(length).compute(&written.run()).unwrap().remove(0);
+    let (by_numbers, by_examples) = (of(64), of(20));
     let doubt = |visit: &Visit| 1.0 - (-f64::from(visit.loss)).exp();
     let scaled = |visit: &Visit, by: f64| -> Vec<f64> { blocks(visit, false)[0].iter().map(|g| g * by).collect() };
     let phi = |visit: &Visit| scaled(visit, if doubt(visit) > 0.0 { 1.0 / doubt(visit) } else { 0.0 });
     let rows: Vec<Vec<f64>> = all.iter().map(phi).collect();
     let u = solve(damped(&rows, &[1.0; 8], LAMBDA), phi(&probe));
-    for (visit, row) in all.iter().zip(&rows) {
-        let expected = doubt(visit) * dot(&u, row) / 8.0;
-        let got = score_of(found, visit.example);
-        assert!(close(got, expected, 1e-5), "{}: {got} for {expected}", visit.example);
+    for found in [&by_numbers, &by_examples] {
+        for (visit, row) in all.iter().zip(&rows) {
+            let expected = doubt(visit) * dot(&u, row) / 8.0;
+            let got = score_of(found, visit.example);
+            assert!(close(got, expected, 1e-5), "{}: {got} for {expected}", visit.example);
+        }
+        assert_eq!(found.left_out.without_log_odds, 3);
+        let said = found.basis.to_string();
+        assert!(said.contains("3 gradients of log-odds (the probability of the label rounds to 1)"), "{said}");
     }
-    assert_eq!(found.left_out.without_log_odds, 3);
-    let said = found.basis.to_string();
-    assert!(said.contains("3 gradients of log-odds (the probability of the label rounds to 1)"), "{said}");
+}
+
+/// A matrix by examples has no place for a visit of negative weight, so such a run is solved by numbers.
+#[test]
+fn negative_weights_are_solved_by_numbers() {
+    let (mut all, _, probe, _) = story();
+    all[2].coefficient *= -1.0;
+    let mut run = Synthetic::new(Encoding::F32);
+    run.set(0, "test");
+    run.probes(std::slice::from_ref(&probe));
+    run.visits(&all);
+    run.end();
+    let asked = EstimateQuestion::new(InfluenceQuestion::new("test").id(900), Method::Trak).length(20);
+    let found = &asked.damping(Damping::Absolute(LAMBDA)).compute(&run.finish().run()).unwrap()[0];
+    assert!(!found.estimate.as_ref().unwrap().solved_by_examples);
+    assert!(found.basis.to_string().contains("those below 0 without curvature"), "{}", found.basis);
 }
