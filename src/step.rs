@@ -67,6 +67,43 @@ impl StepInfo {
     }
 
     /// Sets the factor that multiplies the gradient.
+    ///
+    /// A step with gradient clipping, in a loop that calls backward and the optimizer itself:
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Module, Tensor};
+    /// # use candle_nn::{Optimizer, VarBuilder, VarMap};
+    /// # use gradlog::{optim::AdamW, Config, Recorder, StepReport, Taps};
+    /// # let dir = std::env::temp_dir().join(format!("gradlog-doc-clip-{}", std::process::id()));
+    /// # let (taps, device, variables) = (Taps::new(), Device::Cpu, VarMap::new());
+    /// # let builder = VarBuilder::from_varmap(&variables, DType::F32, &device);
+    /// # let model = taps.tap("head", candle_nn::linear(3, 2, builder.pp("head"))?);
+    /// # let mut recorder = Recorder::create(&dir, &taps, Config::default())?;
+    /// let mut optimizer = AdamW::new_lr(variables.all_vars(), 1e-3)?;
+    /// # let (ids, inputs) = ([0, 1], Tensor::ones((2, 3), DType::F32, &device)?);
+    /// # let labels = Tensor::new(&[0u32, 1], &device)?;
+    /// let mut pass = recorder.pass(&ids)?;
+    /// let loss = pass.cross_entropy(&model.forward(&inputs)?, &labels)?;
+    /// let mut gradients = loss.backward()?;
+    /// let mut squared = 0.0;
+    /// for variable in variables.all_vars() {
+    ///     if let Some(gradient) = gradients.get(&variable) {
+    ///         squared += gradient.sqr()?.sum_all()?.to_scalar::<f32>()?;
+    ///     }
+    /// }
+    /// let clip = f64::from((1.0 / squared.sqrt()).min(1.0)); // a norm of 1 at most
+    /// for variable in variables.all_vars() {
+    ///     if let Some(gradient) = gradients.remove(&variable) {
+    ///         gradients.insert(&variable, (gradient * clip)?);
+    ///     }
+    /// }
+    /// pass.commit(optimizer.step_info().clip(clip))?;
+    /// optimizer.step(&gradients)?;
+    /// recorder.read_moments(&optimizer); // Adam alone needs this
+    /// # recorder.finish()?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn clip(self, clip: f64) -> Self {
         Self { clip, ..self }

@@ -229,16 +229,25 @@ pub fn suspicions_over(folders: &[PathBuf]) -> Result<Vec<(String, Vec<u64>)>> {
 }
 
 /// All examples, the most suspicious first, by every score that may find wrong labels and by the combined list.
-pub fn suspicions(folder: &Path, examples: usize, seed: u64) -> Result<Vec<(String, Vec<u64>)>> {
+/// Under AdamW, self-influence is also taken as that of plain SGD.
+pub fn suspicions(folder: &Path, rule: Rule, examples: usize, seed: u64) -> Result<Vec<(String, Vec<u64>)>> {
     let run = Run::open(folder)?;
+    let rank = |question: ScoreQuestion| -> Result<Vec<u64>> {
+        Ok(question.compute(&run)?.rows.iter().map(|row| row.example).collect())
+    };
     let mut found = Vec::new();
     for score in [Score::Aum, Score::Loss, Score::El2n, Score::SelfInfluence, Score::Grand, Score::Forgetting] {
-        let table = ScoreQuestion::new(score).compute(&run)?;
-        found.push((score.name().to_string(), table.rows.iter().map(|row| row.example).collect()));
+        found.push((score.name().to_string(), rank(ScoreQuestion::new(score))?));
     }
-    let at_checkpoints = ScoreQuestion::new(Score::SelfInfluence).window(Window::sweeps()).compute(&run)?;
-    found
-        .push(("self-influence, five checkpoints".into(), at_checkpoints.rows.iter().map(|row| row.example).collect()));
+    let visits = || ScoreQuestion::new(Score::SelfInfluence);
+    let checkpoints = || visits().window(Window::sweeps());
+    found.push(("self-influence, five checkpoints".into(), rank(checkpoints())?));
+    if rule == Rule::AdamW {
+        let plain = OptimizerChoice::PlainSgd;
+        found.push(("self-influence, taken as plain SGD".into(), rank(visits().optimizer(plain))?));
+        let at_checkpoints = rank(checkpoints().optimizer(plain))?;
+        found.push(("self-influence, five checkpoints, taken as plain SGD".into(), at_checkpoints));
+    }
     // The command orders equal counts by mean loss. Counts alone leave them in the order of the ids.
     for (name, never) in [("forgetting, ties by id", f64::INFINITY), ("forgetting counts, ties by id", 0.0)] {
         let table = ScoreQuestion::new(Score::Forgetting).compute(&run)?;

@@ -62,7 +62,7 @@ impl Bench<'_> {
             let folder = arguments.out.join(format!("labels-{seed}"));
             train(&setting, &images, *seed, &Change::Nothing, Some((&folder, None)))?;
             sweep(&setting, &images, &folder)?;
-            for (method, ranking) in methods::suspicions(&folder, images.len(), *seed)? {
+            for (method, ranking) in methods::suspicions(&folder, setting.rule, images.len(), *seed)? {
                 add_to_list(&mut rankings, &method, ranking);
             }
             let mut folders = vec![folder];

@@ -41,7 +41,7 @@ pub struct LeftOut {
     /// which TRAK's estimator is made, is not known.
     pub without_log_odds: u64,
     /// Visits without a norm in the metric of Adam, where all others have one: those of the optimizer's first step,
-    /// and of a step that changed the ratio of a layer's learning rate.
+    /// of a step that changed the ratio of a layer's learning rate, and those for which nobody read the moments.
     pub without_moments: u64,
 }
 
@@ -103,7 +103,7 @@ const WORDS: [Words; REASONS] = [
     ),
     (
         VISITS,
-        "no norm in Adam's metric at the optimizer's first step, or at one that changed the rate of a layer",
+        "no norm in Adam's metric: the first step, a step that changed a layer's rate, or moments that were not read in time",
         "Take the steps as plain SGD to count them.",
     ),
 ];
