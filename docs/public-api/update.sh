@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 to=${1:-docs/public-api}
 mkdir -p "$to"
-for package in gradlog gradlog-analysis gradlog-cli gradlog-format gradlog-kernels; do
+for package in gradlog gradlog-analysis gradlog-arrow gradlog-cli gradlog-format gradlog-kernels; do
     # Without blanket implementations, auto traits and derived implementations.
     cargo +nightly public-api -sss -p "$package" >"$to/$package.txt"
 done

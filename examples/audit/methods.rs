@@ -239,15 +239,13 @@ pub fn suspicions(folder: &Path, rule: Rule, examples: usize, seed: u64) -> Resu
     for score in [Score::Aum, Score::Loss, Score::El2n, Score::SelfInfluence, Score::Grand, Score::Forgetting] {
         found.push((score.name().to_string(), rank(ScoreQuestion::new(score))?));
     }
-    let visits = || ScoreQuestion::new(Score::SelfInfluence);
-    let checkpoints = || visits().window(Window::sweeps());
-    found.push(("self-influence, five checkpoints".into(), rank(checkpoints())?));
     if rule == Rule::AdamW {
-        let plain = OptimizerChoice::PlainSgd;
-        found.push(("self-influence, taken as plain SGD".into(), rank(visits().optimizer(plain))?));
-        let at_checkpoints = rank(checkpoints().optimizer(plain))?;
-        found.push(("self-influence, five checkpoints, taken as plain SGD".into(), at_checkpoints));
+        let plain = ScoreQuestion::new(Score::SelfInfluence).optimizer(OptimizerChoice::PlainSgd);
+        found.push(("self-influence, taken as plain SGD".into(), rank(plain)?));
     }
+    // The sweep saw no optimizer, so its norms are plain.
+    let at_checkpoints = ScoreQuestion::new(Score::SelfInfluence).window(Window::sweeps());
+    found.push(("self-influence, five checkpoints".into(), rank(at_checkpoints)?));
     // The command orders equal counts by mean loss. Counts alone leave them in the order of the ids.
     for (name, never) in [("forgetting, ties by id", f64::INFINITY), ("forgetting counts, ties by id", 0.0)] {
         let table = ScoreQuestion::new(Score::Forgetting).compute(&run)?;

@@ -1,0 +1,160 @@
+//! Writes record batches as Parquet, or as an Arrow file (IPC).
+
+use crate::TableError;
+use arrow_array::RecordBatch;
+use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
+use arrow_ipc::CompressionType;
+use arrow_schema::{DataType, SchemaRef};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+
+use parquet::schema::types::ColumnPath;
+use std::io::Write;
+
+/// Rows after which a row group is closed at the end of a batch, so that row groups are whole blocks.
+const GROUP_ROWS: usize = 1 << 17;
+/// Bytes in memory after which a row group is closed, where rows are wide.
+const GROUP_BYTES: usize = 128 << 20;
+/// Rows of one data page: what a filter can skip.
+const PAGE_ROWS: usize = 1 << 14;
+
+/// The kinds of file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FileFormat {
+    /// Parquet, with zstd pages.
+    Parquet,
+    /// An Arrow file (IPC, random access), with zstd buffers.
+    Arrow,
+}
+
+impl FileFormat {
+    /// The format that the name of a file ends in.
+    pub fn of_extension(extension: &str) -> Option<Self> {
+        match extension.to_ascii_lowercase().as_str() {
+            "parquet" | "pq" => Some(Self::Parquet),
+            "arrow" | "feather" | "ipc" => Some(Self::Arrow),
+            _ => None,
+        }
+    }
+}
+
+/// Writes batches of one schema. [`TableWriter::finish`] makes the file whole.
+///
+/// In Parquet a row group has whole batches: at least 131,072 rows, or 128 MiB. All columns have statistics by page,
+/// so that a filter on step or epoch skips. A column `example` has a Bloom filter, so that a filter on one id skips.
+pub struct TableWriter<W: Write + Send> {
+    to: To<W>,
+}
+
+enum To<W: Write + Send> {
+    Parquet(Box<ArrowWriter<W>>),
+    Arrow(Box<FileWriter<W>>),
+}
+
+impl<W: Write + Send> std::fmt::Debug for TableWriter<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let format = match &self.to {
+            To::Parquet(_) => FileFormat::Parquet,
+            To::Arrow(_) => FileFormat::Arrow,
+        };
+        f.debug_struct("TableWriter").field("format", &format).finish_non_exhaustive()
+    }
+}
+
+impl<W: Write + Send> TableWriter<W> {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// [`TableError::Parquet`] or [`TableError::Arrow`], with what `out` says inside.
+    pub fn begin(out: W, format: FileFormat, schema: SchemaRef) -> Result<Self, TableError> {
+        let to = match format {
+            FileFormat::Parquet => {
+                To::Parquet(Box::new(ArrowWriter::try_new(out, schema.clone(), Some(properties(&schema)?))?))
+            }
+            FileFormat::Arrow => {
+                let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD))?;
+                To::Arrow(Box::new(FileWriter::try_new_with_options(out, &schema, options)?))
+            }
+        };
+        Ok(Self { to })
+    }
+
+    /// Adds a batch.
+    ///
+    /// # Errors
+    /// As [`TableWriter::begin`].
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
+        match &mut self.to {
+            To::Parquet(writer) => {
+                writer.write(batch)?;
+                if writer.in_progress_rows() >= GROUP_ROWS || writer.in_progress_size() >= GROUP_BYTES {
+                    writer.flush()?;
+                }
+            }
+            To::Arrow(writer) => writer.write(batch)?,
+        }
+        Ok(())
+    }
+
+    /// Adds a word on the table to the file's metadata, such as what the table rests on.
+    pub fn note(&mut self, name: &str, value: String) {
+        match &mut self.to {
+            To::Parquet(writer) => writer.append_key_value_metadata(KeyValue::new(name.to_owned(), value)),
+            To::Arrow(writer) => writer.write_metadata(name, value),
+        }
+    }
+
+    /// Writes the end, without which no reader takes the file, and gives back what was written to.
+    ///
+    /// # Errors
+    /// As [`TableWriter::begin`].
+    pub fn finish(self) -> Result<W, TableError> {
+        match self.to {
+            To::Parquet(writer) => Ok(writer.into_inner()?),
+            To::Arrow(mut writer) => {
+                writer.finish()?;
+                Ok(writer.into_inner()?)
+            }
+        }
+    }
+}
+
+fn properties(schema: &SchemaRef) -> Result<WriterProperties, TableError> {
+    let mut builder = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_max_row_group_row_count(None)
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_created_by(concat!("gradlog ", env!("CARGO_PKG_VERSION")).to_owned());
+    for field in schema.fields() {
+        let path = ColumnPath::from(field.name().as_str());
+        // Numbers that hardly repeat make a dictionary in vain; those that rise are stored as differences.
+        match field.data_type() {
+            DataType::UInt64 if field.name() == "step" => {
+                builder = builder
+                    .set_column_dictionary_enabled(path.clone(), false)
+                    .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+            }
+            DataType::UInt64 if field.name() == "example" => {
+                builder = builder
+                    .set_column_dictionary_enabled(path.clone(), false)
+                    .set_column_bloom_filter_enabled(path.clone(), true)
+                    .set_column_bloom_filter_max_ndv(path, GROUP_ROWS as u64);
+            }
+            DataType::Float32 | DataType::Float64 | DataType::FixedSizeBinary(_) => {
+                builder = builder.set_column_dictionary_enabled(path, false);
+            }
+            DataType::FixedSizeList(..) => {
+                let item = ColumnPath::new(vec![field.name().clone(), "list".into(), "item".into()]);
+                builder = builder
+                    .set_column_dictionary_enabled(item.clone(), false)
+                    .set_column_statistics_enabled(item, EnabledStatistics::None);
+            }
+            _ => {}
+        }
+    }
+    Ok(builder.build())
+}

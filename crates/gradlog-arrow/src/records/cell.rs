@@ -1,0 +1,181 @@
+//! How one column of a log becomes one of a table.
+
+use crate::TableError;
+use arrow_array::builder::{BooleanBuilder, StringBuilder};
+use arrow_array::{
+    new_null_array, ArrayRef, BooleanArray, Float32Array, Float64Array, StringArray, TimestampMillisecondArray,
+    UInt32Array, UInt64Array,
+};
+use arrow_schema::{DataType, Field, TimeUnit};
+use gradlog_format::log::Column;
+use gradlog_format::run::{Block, ReadError};
+use std::sync::Arc;
+
+/// Where a column of a table comes from, and what is null in it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cell {
+    /// Required, never null.
+    U64(Column),
+    /// Required, never null.
+    U32(Column),
+    /// Null where the block lacks the column.
+    U32Null(Column),
+    /// This number where the block lacks the column.
+    U32Or(Column, u32),
+    U64Or(Column, u64),
+    F32Or(Column, f32),
+    /// Null where the block lacks the column; NaN stays NaN.
+    F32(Column),
+    /// Null also for NaN, which stands for "not told".
+    F32Told(Column),
+    /// Null also for 0, which stands for "not told".
+    U64Told(Column),
+    /// Null also for no class.
+    Class(Column),
+    SquaredNorm(Column),
+    /// One bit of the flags.
+    Flag(u8),
+    /// Milliseconds since the Unix epoch.
+    Time(Column),
+    /// A term, null for 0 where that stands for none, and for a term of a newer version.
+    Word(Column, fn(u8) -> Option<&'static str>),
+    /// The name of the probe set.
+    ProbeSet,
+    /// Rank of the worker.
+    Worker,
+    /// Not from a column: the table is made of a list.
+    Listed(Plain),
+}
+
+/// What a listed column holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Plain {
+    U32,
+    U64,
+    F32,
+    Bool,
+    Text,
+    Texts,
+}
+
+/// The time zone of times.
+const UTC: &str = "UTC";
+
+impl Cell {
+    pub(super) fn data_type(self) -> DataType {
+        match self {
+            Self::U64(_) | Self::U64Or(..) | Self::U64Told(_) | Self::Listed(Plain::U64) => DataType::UInt64,
+            Self::U32(_) | Self::U32Null(_) | Self::U32Or(..) | Self::Class(_) | Self::Worker => DataType::UInt32,
+            Self::F32Or(..) | Self::F32(_) | Self::F32Told(_) | Self::Listed(Plain::F32) => DataType::Float32,
+            Self::SquaredNorm(_) => DataType::Float64,
+            Self::Flag(_) | Self::Listed(Plain::Bool) => DataType::Boolean,
+            Self::Time(_) => DataType::Timestamp(TimeUnit::Millisecond, Some(UTC.into())),
+            Self::Word(..) | Self::ProbeSet | Self::Listed(Plain::Text) => DataType::Utf8,
+            Self::Listed(Plain::U32) => DataType::UInt32,
+            Self::Listed(Plain::Texts) => DataType::List(Arc::new(Field::new("item", DataType::Utf8, false))),
+        }
+    }
+
+    pub(super) fn is_nullable(self) -> bool {
+        match self {
+            Self::U64(_) | Self::U32(_) | Self::U32Or(..) | Self::U64Or(..) | Self::F32Or(..) | Self::Flag(_) => false,
+            Self::Listed(plain) => matches!(plain, Plain::F32),
+            _ => true,
+        }
+    }
+
+    /// The column of a block. `sets` are the names of the probe sets before it.
+    pub(super) fn read(self, block: &Block, sets: &[String]) -> Result<ArrayRef, TableError> {
+        let rows = block.rows();
+        Ok(match self {
+            Self::U64(column) => Arc::new(UInt64Array::from(u64s(block, column)?)),
+            Self::U32(column) => Arc::new(UInt32Array::from(u32s(block, column)?)),
+            Self::U32Or(column, other) => match block.has(column) {
+                true => Arc::new(UInt32Array::from(u32s(block, column)?)),
+                false => Arc::new(UInt32Array::from_value(other, rows)),
+            },
+            Self::U64Or(column, other) => match block.has(column) {
+                true => Arc::new(UInt64Array::from(u64s(block, column)?)),
+                false => Arc::new(UInt64Array::from_value(other, rows)),
+            },
+            Self::F32Or(column, other) => match block.has(column) {
+                true => Arc::new(Float32Array::from(f32s(block, column)?)),
+                false => Arc::new(Float32Array::from_value(other, rows)),
+            },
+            Self::Flag(bit) => match block.has(Column::Flags) {
+                true => {
+                    let flags = u8s(block, Column::Flags)?;
+                    Arc::new(flags.into_iter().map(|flags| Some(flags & bit != 0)).collect::<BooleanArray>())
+                }
+                false => Arc::new(no_flags(rows)),
+            },
+            Self::Worker => match block.worker() {
+                Some(rank) => Arc::new(UInt32Array::from_value(rank, rows)),
+                None => new_null_array(&self.data_type(), rows),
+            },
+            Self::U32Null(column) if block.has(column) => Arc::new(UInt32Array::from(u32s(block, column)?)),
+            Self::F32(column) if block.has(column) => Arc::new(Float32Array::from(f32s(block, column)?)),
+            Self::F32Told(column) if block.has(column) => {
+                let told = |number: f32| (!number.is_nan()).then_some(number);
+                Arc::new(f32s(block, column)?.into_iter().map(told).collect::<Float32Array>())
+            }
+            Self::U64Told(column) if block.has(column) => {
+                let told = |number: u64| (number != 0).then_some(number);
+                Arc::new(u64s(block, column)?.into_iter().map(told).collect::<UInt64Array>())
+            }
+            Self::Class(column) if block.has(column) => {
+                let known = |class: u32| (class != Column::NO_CLASS).then_some(class);
+                Arc::new(u32s(block, column)?.into_iter().map(known).collect::<UInt32Array>())
+            }
+            Self::SquaredNorm(column) if block.has(column) => {
+                let decoded = f32s(block, column)?.into_iter().map(Column::decode_squared_norm);
+                Arc::new(decoded.map(Some).collect::<Float64Array>())
+            }
+            Self::Time(column) if block.has(column) => {
+                let known = |ms: u64| i64::try_from(ms).ok();
+                let times: TimestampMillisecondArray = u64s(block, column)?.into_iter().map(known).collect();
+                Arc::new(times.with_timezone(UTC))
+            }
+            Self::Word(column, word) if block.has(column) => {
+                Arc::new(u8s(block, column)?.into_iter().map(word).collect::<StringArray>())
+            }
+            Self::ProbeSet if block.has(Column::ProbeSet) => {
+                let mut names = StringBuilder::new();
+                for set in u32s(block, Column::ProbeSet)? {
+                    names.append_option(sets.get(set as usize));
+                }
+                Arc::new(names.finish())
+            }
+            _ => new_null_array(&self.data_type(), rows),
+        })
+    }
+}
+
+fn no_flags(rows: usize) -> BooleanArray {
+    let mut none = BooleanBuilder::with_capacity(rows);
+    none.append_n(rows, false);
+    none.finish()
+}
+
+fn check_length<T>(block: &Block, column: Column, values: Vec<T>) -> Result<Vec<T>, ReadError> {
+    match values.len() == block.rows() {
+        true => Ok(values),
+        false => Err(block.damaged(format!("{} numbers of {column:?} for {} rows", values.len(), block.rows()))),
+    }
+}
+
+fn u8s(block: &Block, column: Column) -> Result<Vec<u8>, ReadError> {
+    check_length(block, column, block.u8s(column)?)
+}
+
+fn u32s(block: &Block, column: Column) -> Result<Vec<u32>, ReadError> {
+    check_length(block, column, block.u32s(column)?)
+}
+
+pub(super) fn u64s(block: &Block, column: Column) -> Result<Vec<u64>, ReadError> {
+    check_length(block, column, block.u64s(column)?)
+}
+
+fn f32s(block: &Block, column: Column) -> Result<Vec<f32>, ReadError> {
+    check_length(block, column, block.f32s(column)?)
+}

@@ -1,0 +1,304 @@
+//! Reads the rows of a log as record batches: one batch for each block, in the order of the run.
+
+use super::cell::u64s;
+use super::gradients::StoredGradients;
+use super::lists;
+use super::tables::{holds, ColumnOf, Record};
+use crate::TableError;
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_select::filter::filter_record_batch;
+use gradlog_analysis::{Progress, Window};
+use gradlog_format::log::{BlockKind, Column};
+use gradlog_format::run::{Block, Damage, ReadError, Run};
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Blocks that are decoded at a time, for each thread.
+const BLOCKS_PER_THREAD: usize = 2;
+/// A group of blocks is closed when it says that it inflates to this much.
+const GROUP_BYTES_MAX: u64 = 256 << 20;
+
+/// Asks for a table of a log.
+///
+/// Rows are those that count: visits of a stretch that the training took again after a resumption are not among them.
+/// Visits without a usable gradient are, with their flags.
+///
+/// ```no_run
+/// use gradlog_analysis::Window;
+/// use gradlog_arrow::{Record, RecordQuestion};
+/// # fn main() -> Result<(), gradlog_arrow::TableError> {
+/// # let run = gradlog_format::run::Run::open("runs/mnist")?;
+/// let question = RecordQuestion::new(Record::Visits).columns(["example", "epoch", "loss"]).window(Window::epochs(3..));
+/// let read = question.read(&run, |batch| {
+///     println!("{} rows", batch.num_rows());
+///     Ok(())
+/// })?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RecordQuestion {
+    record: Record,
+    columns: Option<Vec<String>>,
+    with_gradients: bool,
+    window: Window,
+    progress: Progress,
+}
+
+/// How the reading of a table ended.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct RecordsRead {
+    /// Rows that were handed over.
+    pub rows: u64,
+    /// Rows with a gradient column of another form than in the first block, which is null.
+    pub other_layers: u64,
+    /// Where the run stopped being readable, if it did.
+    pub damage: Option<Damage>,
+}
+
+/// A question whose names are checked.
+pub(super) struct Plan {
+    record: Record,
+    columns: Vec<ColumnOf>,
+    gradients: Option<StoredGradients>,
+    pub schema: SchemaRef,
+}
+
+impl RecordQuestion {
+    /// All columns of all rows of a table, without gradients.
+    pub fn new(record: Record) -> Self {
+        Self { record, columns: None, with_gradients: false, window: Window::default(), progress: Progress::default() }
+    }
+
+    /// Only these columns, in this order. Columns that are not asked for are not read.
+    #[must_use]
+    pub fn columns<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.columns = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The rows of these epochs and steps only. The window's source does not matter here.
+    #[must_use]
+    pub fn window(mut self, window: Window) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Adds the gradients behind the other columns, as they are stored: the bytes of each vector, its scale, the numbers
+    /// kept apart, and what rounding left open. The metadata of each column says how to read it: `encoding`, `width`,
+    /// `origin` and the `seed` of its projection. FORMAT.md has the formulas ("Sketches").
+    #[must_use]
+    pub fn stored_gradients(mut self) -> Self {
+        self.with_gradients = true;
+        self
+    }
+
+    /// Reports the bytes that were read to the same place as `progress`.
+    #[must_use]
+    pub fn share_progress(mut self, progress: &Progress) -> Self {
+        self.progress = progress.clone();
+        self
+    }
+
+    /// The columns and their types. Those that the log describes have a `description` in their metadata. The metadata
+    /// of the schema has the run's id, the version that wrote it, and its seed.
+    ///
+    /// # Errors
+    /// [`TableError::NoColumn`] or [`TableError::Twice`] for names that do not fit, [`TableError::NoGradients`] for a
+    /// table without gradients.
+    pub fn schema(&self, run: &Run) -> Result<SchemaRef, TableError> {
+        Ok(self.plan(run)?.schema)
+    }
+
+    /// Reads the table and hands it over batch by batch, in the order of the run. A batch has the rows of one block.
+    ///
+    /// # Errors
+    /// Those of [`RecordQuestion::schema`]; what `each` says; [`TableError::Read`] if the file system refuses, or for a
+    /// column that a newer version wrote. Damage is not an error: what came before it is handed over.
+    ///
+    /// # Cost
+    /// One pass over the columns that are asked for. Memory: the inflated columns of two blocks for each thread.
+    pub fn read(
+        &self,
+        run: &Run,
+        each: impl FnMut(RecordBatch) -> Result<(), TableError>,
+    ) -> Result<RecordsRead, TableError> {
+        self.read_plan(run, &self.plan(run)?, each)
+    }
+
+    pub(super) fn plan(&self, run: &Run) -> Result<Plan, TableError> {
+        let all = self.record.columns();
+        let columns = match &self.columns {
+            None => all,
+            Some(names) => choose(self.record, &all, names)?,
+        };
+        if self.with_gradients && !self.record.has_gradients() {
+            return Err(TableError::NoGradients(self.record.name()));
+        }
+        let first = |block: &Block| holds(self.record, block) && self.touches(block);
+        let gradients = self.with_gradients.then(|| StoredGradients::find(run, first)).transpose()?;
+        let mut fields: Vec<Field> = columns.iter().map(field).collect();
+        fields.extend(gradients.iter().flat_map(StoredGradients::fields));
+        let manifest = run.manifest();
+        let id: String = manifest.run_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let metadata = [
+            ("gradlog.record", self.record.name().to_owned()),
+            ("gradlog.run_id", id),
+            ("gradlog.version", manifest.version.clone()),
+            ("gradlog.seed", manifest.seed.to_string()),
+        ];
+        let metadata: HashMap<String, String> =
+            metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
+        Ok(Plan { record: self.record, columns, gradients, schema })
+    }
+
+    pub(super) fn read_plan(
+        &self,
+        run: &Run,
+        plan: &Plan,
+        mut each: impl FnMut(RecordBatch) -> Result<(), TableError>,
+    ) -> Result<RecordsRead, TableError> {
+        let mut read = RecordsRead::default();
+        if plan.record.kind().is_none() {
+            let batch = self.inside(lists::read(plan.record, run)?)?;
+            read.rows = batch.num_rows() as u64;
+            let places: Result<Vec<usize>, _> = plan.columns.iter().map(|c| batch.schema().index_of(c.name)).collect();
+            let chosen = batch.project(&places?)?;
+            each(RecordBatch::try_new(plan.schema.clone(), chosen.columns().to_vec())?)?;
+            return Ok(read);
+        }
+        let group_blocks = (BLOCKS_PER_THREAD * rayon::current_num_threads()).max(1);
+        let mut scan = run.scan();
+        let mut sets: Vec<String> = Vec::new();
+        loop {
+            let (mut group, mut bytes) = (Vec::with_capacity(group_blocks), 0u64);
+            while group.len() < group_blocks && bytes < GROUP_BYTES_MAX {
+                let Some(block) = scan.next() else { break };
+                if plan.record == Record::Probes && block.kind() == Some(BlockKind::ProbeSet) {
+                    let (number, name) = block.probe_set()?;
+                    if number as usize == sets.len() {
+                        sets.push(name);
+                    }
+                }
+                if holds(plan.record, &block) && self.touches(&block) && block.rows() > 0 {
+                    bytes = bytes.saturating_add(block.inflated_bytes());
+                    group.push(block);
+                } else {
+                    self.progress.report(block.bytes());
+                }
+            }
+            if group.is_empty() {
+                read.damage = scan.damage()?.cloned();
+                return Ok(read);
+            }
+            let made: Vec<Result<(RecordBatch, u64), TableError>> =
+                group.par_iter().map(|block| self.read_block(plan, block, &sets)).collect();
+            for made in made {
+                match made {
+                    Ok((batch, other_layers)) => {
+                        read.rows += batch.num_rows() as u64;
+                        read.other_layers += other_layers;
+                        if batch.num_rows() > 0 {
+                            each(batch)?;
+                        }
+                    }
+                    // What follows a damaged block is not trusted, so a table is always that of a prefix.
+                    Err(TableError::Read(ReadError::Damaged(damage))) => {
+                        read.damage = Some(damage);
+                        return Ok(read);
+                    }
+                    Err(other) => return Err(other),
+                }
+            }
+        }
+    }
+
+    fn read_block(&self, plan: &Plan, block: &Block, sets: &[String]) -> Result<(RecordBatch, u64), TableError> {
+        let mut arrays: Vec<ArrayRef> =
+            plan.columns.iter().map(|column| column.cell.read(block, sets)).collect::<Result<_, _>>()?;
+        let mut other_layers = 0;
+        if let Some(gradients) = &plan.gradients {
+            let (columns, others) = gradients.read(block)?;
+            arrays.extend(columns);
+            other_layers = others;
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(block.rows()));
+        let batch = RecordBatch::try_new_with_options(plan.schema.clone(), arrays, &options)?;
+        let batch = match self.marks(block)? {
+            Some(marks) => filter_record_batch(&batch, &marks)?,
+            None => batch,
+        };
+        self.progress.report(block.bytes());
+        Ok((batch, other_layers))
+    }
+
+    /// Whether a row of the block can lie inside the window, by its header alone.
+    fn touches(&self, block: &Block) -> bool {
+        overlaps(&self.window.epochs, block.epochs()) && overlaps(&self.window.steps, block.steps())
+    }
+
+    /// Which rows lie inside the window; `None` if all do.
+    fn marks(&self, block: &Block) -> Result<Option<BooleanArray>, TableError> {
+        let Window { epochs, steps, .. } = &self.window;
+        if encloses(epochs, block.epochs()) && encloses(steps, block.steps()) {
+            return Ok(None);
+        }
+        let rows = u64s(block, Column::Step)?.into_iter().zip(block.u32s(Column::Epoch)?);
+        let inside = rows.map(|(step, epoch)| Some(contains(steps, step) && contains(epochs, epoch)));
+        Ok(Some(inside.collect()))
+    }
+
+    /// The rows of a list that lie inside the window.
+    fn inside(&self, batch: RecordBatch) -> Result<RecordBatch, TableError> {
+        use arrow_array::cast::AsArray;
+        use arrow_array::types::{UInt32Type, UInt64Type};
+        let (Some(steps), Some(epochs)) = (batch.column_by_name("step"), batch.column_by_name("epoch")) else {
+            return Ok(batch);
+        };
+        let (steps, epochs) = (steps.as_primitive::<UInt64Type>(), epochs.as_primitive::<UInt32Type>());
+        let rows = steps.values().iter().zip(epochs.values());
+        let inside: BooleanArray = rows
+            .map(|(step, epoch)| Some(contains(&self.window.steps, *step) && contains(&self.window.epochs, *epoch)))
+            .collect();
+        Ok(filter_record_batch(&batch, &inside)?)
+    }
+}
+
+fn field(column: &ColumnOf) -> Field {
+    let metadata = HashMap::from([("description".to_owned(), column.meaning.to_owned())]);
+    let data_type: DataType = column.cell.data_type();
+    Field::new(column.name, data_type, column.cell.is_nullable()).with_metadata(metadata)
+}
+
+fn choose(record: Record, all: &[ColumnOf], names: &[String]) -> Result<Vec<ColumnOf>, TableError> {
+    let mut chosen: Vec<ColumnOf> = Vec::with_capacity(names.len());
+    for name in names {
+        let Some(column) = all.iter().find(|column| column.name == name) else {
+            let there: Vec<&str> = all.iter().map(|column| column.name).collect();
+            return Err(TableError::NoColumn { table: record.name(), column: name.clone(), there: there.join(", ") });
+        };
+        if chosen.iter().any(|other| other.name == column.name) {
+            return Err(TableError::Twice(name.clone()));
+        }
+        chosen.push(*column);
+    }
+    Ok(chosen)
+}
+
+fn contains<T: PartialOrd>(range: &Option<Range<T>>, value: T) -> bool {
+    range.as_ref().is_none_or(|range| range.contains(&value))
+}
+
+fn overlaps<T: PartialOrd>(range: &Option<Range<T>>, (first, last): (T, T)) -> bool {
+    range.as_ref().is_none_or(|range| range.start < range.end && last >= range.start && first < range.end)
+}
+
+fn encloses<T: PartialOrd>(range: &Option<Range<T>>, (first, last): (T, T)) -> bool {
+    range.as_ref().is_none_or(|range| first >= range.start && last < range.end)
+}
