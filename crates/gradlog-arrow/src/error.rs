@@ -36,7 +36,10 @@ pub enum TableError {
     /// Parquet refuses.
     #[error("the Parquet file cannot be written")]
     Parquet(#[from] parquet::errors::ParquetError),
-    /// The file system refuses.
+    /// What is written to refuses.
+    #[error("cannot write the table")]
+    Write(#[source] std::io::Error),
+    /// The system refuses.
     #[error("cannot {action} {path}")]
     Io {
         /// What was tried.

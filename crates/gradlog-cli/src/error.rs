@@ -1,6 +1,7 @@
 //! Why a verb failed, and what to do about it.
 
 use gradlog_analysis::AnalysisError;
+use gradlog_arrow::TableError;
 use gradlog_format::log::MANIFEST_FILE;
 use gradlog_format::run::{ReadError, RecoverError};
 use std::error::Error;
@@ -43,6 +44,20 @@ pub(crate) enum CliError {
     Pictures(#[from] image::ImageError),
     #[error("{}, line {line}: `{text}` is not the id of an example", path.display())]
     NotAnId { path: PathBuf, line: u64, text: String },
+}
+
+impl From<TableError> for CliError {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Read(error) => CliError::Read(error),
+            TableError::Analysis(error) => CliError::Analysis(error),
+            TableError::Write(error) => CliError::Write(error),
+            TableError::NoColumn { .. } | TableError::Twice(_) | TableError::NoGradients(_) => {
+                CliError::Arguments(error.to_string())
+            }
+            other => CliError::Write(io::Error::other(other)),
+        }
+    }
 }
 
 impl CliError {

@@ -187,6 +187,11 @@ pub(crate) struct Sheet<'a> {
 /// Runs a verb.
 pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     verb.check()?;
+    let to = verb.destination();
+    if to.format.is_binary() && to.out.is_none() && console.draws {
+        let why = "this format is not for a terminal: give --out FILE, or send it into a pipe";
+        return Err(CliError::Arguments(why.into()));
+    }
     let opened: Result<Vec<Run>, ReadError> = verb.runs().iter().map(Run::open).collect();
     let opened = opened.map_err(|error| verb.explain_unopened(error))?;
     let runs: Vec<&Run> = opened.iter().collect();

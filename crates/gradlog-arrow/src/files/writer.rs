@@ -11,7 +11,9 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use parquet::schema::types::ColumnPath;
-use std::io::Write;
+use std::io::{self, Write};
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rows after which a row group is closed at the end of a batch, so that row groups are whole blocks.
 const GROUP_ROWS: usize = 1 << 17;
@@ -45,16 +47,34 @@ impl FileFormat {
 ///
 /// In Parquet a row group has whole batches: at least 131,072 rows, or 128 MiB. All columns have statistics by page,
 /// so that a filter on step or epoch skips. A column `example` has a Bloom filter, so that a filter on one id skips.
-pub struct TableWriter<W: Write + Send> {
-    to: To<W>,
+pub struct TableWriter<W: Write> {
+    out: W,
+    /// What the writer has written and `out` has not got yet.
+    buffer: Buffer,
+    to: To,
 }
 
-enum To<W: Write + Send> {
-    Parquet(Box<ArrowWriter<W>>),
-    Arrow(Box<FileWriter<W>>),
+enum To {
+    Parquet(Box<ArrowWriter<Buffer>>),
+    Arrow(Box<FileWriter<Buffer>>),
 }
 
-impl<W: Write + Send> std::fmt::Debug for TableWriter<W> {
+/// The writers of Parquet own what they write to, and want it to go to other threads. `out` need not.
+#[derive(Clone, Default)]
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<W: Write> std::fmt::Debug for TableWriter<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let format = match &self.to {
             To::Parquet(_) => FileFormat::Parquet,
@@ -64,22 +84,25 @@ impl<W: Write + Send> std::fmt::Debug for TableWriter<W> {
     }
 }
 
-impl<W: Write + Send> TableWriter<W> {
+impl<W: Write> TableWriter<W> {
     /// Begins a file.
     ///
     /// # Errors
-    /// [`TableError::Parquet`] or [`TableError::Arrow`], with what `out` says inside.
+    /// [`TableError::Write`] with what `out` says; [`TableError::Parquet`] or [`TableError::Arrow`] for a table that
+    /// the format cannot hold.
     pub fn begin(out: W, format: FileFormat, schema: SchemaRef) -> Result<Self, TableError> {
+        let buffer = Buffer::default();
         let to = match format {
             FileFormat::Parquet => {
-                To::Parquet(Box::new(ArrowWriter::try_new(out, schema.clone(), Some(properties(&schema)?))?))
+                let properties = properties(&schema)?;
+                To::Parquet(Box::new(ArrowWriter::try_new(buffer.clone(), schema, Some(properties))?))
             }
             FileFormat::Arrow => {
                 let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD))?;
-                To::Arrow(Box::new(FileWriter::try_new_with_options(out, &schema, options)?))
+                To::Arrow(Box::new(FileWriter::try_new_with_options(buffer.clone(), &schema, options)?))
             }
         };
-        Ok(Self { to })
+        Ok(Self { out, buffer, to })
     }
 
     /// Adds a batch.
@@ -96,7 +119,7 @@ impl<W: Write + Send> TableWriter<W> {
             }
             To::Arrow(writer) => writer.write(batch)?,
         }
-        Ok(())
+        self.drain()
     }
 
     /// Adds a word on the table to the file's metadata, such as what the table rests on.
@@ -107,18 +130,22 @@ impl<W: Write + Send> TableWriter<W> {
         }
     }
 
-    /// Writes the end, without which no reader takes the file, and gives back what was written to.
+    /// Writes the end, without which no reader takes the file, and gives back what was written to, unflushed.
     ///
     /// # Errors
     /// As [`TableWriter::begin`].
-    pub fn finish(self) -> Result<W, TableError> {
-        match self.to {
-            To::Parquet(writer) => Ok(writer.into_inner()?),
-            To::Arrow(mut writer) => {
-                writer.finish()?;
-                Ok(writer.into_inner()?)
-            }
+    pub fn finish(mut self) -> Result<W, TableError> {
+        match &mut self.to {
+            To::Parquet(writer) => drop(writer.finish()?),
+            To::Arrow(writer) => writer.finish()?,
         }
+        self.drain()?;
+        Ok(self.out)
+    }
+
+    fn drain(&mut self) -> Result<(), TableError> {
+        let bytes = mem::take(&mut *self.buffer.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.out.write_all(&bytes).map_err(TableError::Write)
     }
 }
 

@@ -86,7 +86,7 @@ impl ListArguments {
 /// Where the rows go, and how they look.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArguments {
-    /// How to write the rows; by default as the name of --out ends (.csv, .json), else a table
+    /// How to write the rows; by default as the name of --out ends (.csv, .json, .parquet, .arrow), else a table
     #[arg(long)]
     format: Option<Format>,
     /// Write to this file, which appears when it is whole, instead of stdout
@@ -126,12 +126,14 @@ fn format_name(format: Format) -> &'static str {
         Format::Table => "table",
         Format::Csv => "csv",
         Format::Json => "json",
+        Format::Parquet => "parquet",
+        Format::Arrow => "arrow",
     }
 }
 
 impl ValueEnum for Format {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Format::Table, Format::Csv, Format::Json]
+        &[Format::Table, Format::Csv, Format::Json, Format::Parquet, Format::Arrow]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
@@ -139,6 +141,8 @@ impl ValueEnum for Format {
             Format::Table => "aligned columns for the eye, five significant digits",
             Format::Csv => "comma-separated: a line `# ...` that says what the answer rests on, a header, numbers in full, NaN and inf in words",
             Format::Json => "one object with the rows under `rows`, numbers in full, NaN as null, infinities as \"inf\" and \"-inf\"",
+            Format::Parquet => "a Parquet file with typed columns; what the answer rests on is in its metadata",
+            Format::Arrow => "an Arrow file (IPC) with the same columns",
         };
         Some(PossibleValue::new(format_name(*self)).help(help))
     }

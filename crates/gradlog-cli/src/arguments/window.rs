@@ -34,6 +34,11 @@ impl WindowArguments {
         self.window() != Window::everything()
     }
 
+    /// Whether sweeps are to count instead of visits.
+    pub(crate) fn is_on_sweeps(&self) -> bool {
+        self.at != Counted::Visits
+    }
+
     /// The window. The library refuses one that lies outside of the runs.
     pub(crate) fn window(&self) -> Window {
         let mut window = match self.at {

@@ -45,6 +45,13 @@ fn escaped(text: String) -> String {
     out
 }
 
+/// The names and their values as one object.
+pub(super) fn object(head: &[(&str, Value)]) -> io::Result<String> {
+    let object: serde_json::Map<String, Json> =
+        head.iter().map(|(name, value)| ((*name).to_owned(), json(value))).collect();
+    Ok(serde_json::to_string(&object)?)
+}
+
 pub(super) fn begin(out: &mut impl Write, basis: Option<&str>, head: &[(&str, Value)]) -> io::Result<()> {
     out.write_all(b"{")?;
     if let Some(basis) = basis {

@@ -3,6 +3,7 @@
 //! Owns words and digits. Knows nothing of runs or scores: it is handed names and values. Rows stream, but for the
 //! aligned table, whose widths depend on all of them.
 
+mod columnar;
 mod count;
 mod csv;
 mod json;
@@ -21,6 +22,8 @@ pub use value::Value;
 
 pub use json::pretty;
 
+use columnar::Columnar;
+use gradlog_arrow::FileFormat;
 use std::io::{self, Write};
 
 /// How rows are written.
@@ -35,12 +38,29 @@ pub enum Format {
     /// One JSON object with the rows under `rows` and what the answer rests on under `basis`; numbers read back to the
     /// same f64; NaN is null, infinities are the texts `inf` and `-inf`.
     Json,
+    /// A Parquet file with typed columns. A NaN stays one.
+    Parquet,
+    /// An Arrow file (IPC) with the same columns.
+    Arrow,
+}
+
+impl Format {
+    /// Whether it is made of bytes that nobody reads on a terminal.
+    pub fn is_binary(self) -> bool {
+        matches!(self, Format::Parquet | Format::Arrow)
+    }
+}
+
+/// Where rows go.
+enum Sink<W: Write> {
+    Text(W),
+    Columnar(Box<Columnar<W>>),
 }
 
 /// Writes rows in one of the formats.
-pub struct Rows<W> {
+pub struct Rows<W: Write> {
     format: Format,
-    out: W,
+    out: Sink<W>,
     columns: Vec<String>,
     /// Rows that wait for their widths, in a table.
     waiting: Vec<Vec<String>>,
@@ -65,11 +85,22 @@ impl<W: Write> Rows<W> {
         if let (Format::Table | Format::Csv, Some(basis)) = (format, &basis) {
             writeln!(out, "# {basis}")?;
         }
-        match format {
-            Format::Table => {}
-            Format::Csv => csv::header(&mut out, columns)?,
-            Format::Json => json::begin(&mut out, basis.as_deref(), head)?,
-        }
+        let columnar = |out, to| {
+            Ok::<_, io::Error>(Sink::Columnar(Box::new(Columnar::begin(to, out, basis.as_deref(), head, columns)?)))
+        };
+        let out = match format {
+            Format::Table => Sink::Text(out),
+            Format::Csv => {
+                csv::header(&mut out, columns)?;
+                Sink::Text(out)
+            }
+            Format::Json => {
+                json::begin(&mut out, basis.as_deref(), head)?;
+                Sink::Text(out)
+            }
+            Format::Parquet => columnar(out, FileFormat::Parquet)?,
+            Format::Arrow => columnar(out, FileFormat::Arrow)?,
+        };
         let columns = columns.iter().map(|name| (*name).to_owned()).collect();
         Ok(Self { format, out, columns, waiting: Vec::new(), written: 0 })
     }
@@ -80,10 +111,11 @@ impl<W: Write> Rows<W> {
     /// As [`Rows::begin`].
     pub fn row(&mut self, values: &[Value]) -> io::Result<()> {
         debug_assert_eq!(values.len(), self.columns.len());
-        match self.format {
-            Format::Table => self.waiting.push(values.iter().map(table::cell).collect()),
-            Format::Csv => csv::row(&mut self.out, values)?,
-            Format::Json => json::row(&mut self.out, self.written == 0, &self.columns, values)?,
+        match (&mut self.out, self.format) {
+            (Sink::Columnar(out), _) => out.row(values)?,
+            (Sink::Text(out), Format::Csv) => csv::row(out, values)?,
+            (Sink::Text(out), Format::Json) => json::row(out, self.written == 0, &self.columns, values)?,
+            (Sink::Text(_), _) => self.waiting.push(values.iter().map(table::cell).collect()),
         }
         self.written += 1;
         Ok(())
@@ -98,16 +130,20 @@ impl<W: Write> Rows<W> {
     ///
     /// # Errors
     /// As [`Rows::begin`].
-    pub fn end(mut self) -> io::Result<W> {
+    pub fn end(self) -> io::Result<W> {
+        let mut out = match self.out {
+            Sink::Text(out) => out,
+            Sink::Columnar(out) => return out.end(),
+        };
         match self.format {
             Format::Table => {
                 // Names of layers may be among them.
                 let columns: Vec<String> = self.columns.iter().map(|name| printable(name)).collect();
-                table::write(&mut self.out, &columns, &self.waiting)?;
+                table::write(&mut out, &columns, &self.waiting)?;
             }
-            Format::Csv => {}
-            Format::Json => json::end(&mut self.out)?,
+            Format::Json => json::end(&mut out)?,
+            _ => {}
         }
-        Ok(self.out)
+        Ok(out)
     }
 }

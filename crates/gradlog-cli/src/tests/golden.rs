@@ -18,10 +18,10 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 /// The runs that the verbs are asked about.
-struct Runs {
+pub(super) struct Runs {
     named: Vec<(&'static str, PathBuf)>,
     /// Folder of files that are read and written.
-    files: TempDir,
+    pub files: TempDir,
     _written: Vec<Written>,
 }
 
@@ -114,7 +114,7 @@ fn cut() -> Written {
 }
 
 impl Runs {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (a, b, c) = (full(1, EXAMPLES), full(2, EXAMPLES), full(3, EXAMPLES - 3));
         let damaged = full(1, EXAMPLES);
         damaged.damage(12, 70);
@@ -135,7 +135,7 @@ impl Runs {
     }
 
     /// Runs a command line in which `<NAME>` stands for a run and `{name}` for a file: exit code, stdout, stderr.
-    fn play(&self, line: &str) -> (u8, String, String) {
+    pub(super) fn play(&self, line: &str) -> (u8, String, String) {
         let word = |word: &str| {
             let path = |path: &Path| path.to_str().unwrap().to_owned();
             if let Some(name) = word.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')) {

@@ -153,12 +153,19 @@ pub(super) const PLAIN: [(&str, &[&str]); 4] = [
             "<DAMAGED> --out {c.npy}",
             "<WORKERS> --out {d.npy}",
             "<CUT> --out {e.npy}",
+            "<A> --to {visits.parquet}",
+            "<A> --out {steps.arrow} --table steps --steps 3..5",
+            "<A> --out {gaps.parquet} --table gaps",
+            "<A> --out {vectors.parquet} --table vectors --half --numbers 12",
+            "<DAMAGED> --out {g.parquet} --columns example,loss --stored-gradients",
+            "<WORKERS> --out {w.parquet} --table checks",
+            "<CUT> --out {none.parquet}",
         ],
     ),
 ];
 
 /// Questions that are refused.
-pub(super) const REFUSED: [&str; 42] = [
+pub(super) const REFUSED: [&str; 48] = [
     "example <A>",
     "example <A> --id 5",
     "example <A> --id -1",
@@ -201,4 +208,10 @@ pub(super) const REFUSED: [&str; 42] = [
     "influence <DAMAGED> --probe nope --id 3",
     "similar <A> --example 31337",
     "export <A> --out {no/such/folder.npy}",
+    "export <A> --out {x.parquet} --columns example,lost",
+    "export <A> --out {x.parquet} --table steps --stored-gradients",
+    "export <A> --out {x.parquet} --at sweep",
+    "export <A> --out {x.npy} --table steps",
+    "export <A> --out {x.npy} --half",
+    "export <A> --out {x.parquet} --table vectors --columns example",
 ];

@@ -1,6 +1,7 @@
 //! The verbs from their arguments to their output, without a process.
 
 mod basis;
+mod columnar;
 mod empty;
 mod golden;
 mod golden_cases;
