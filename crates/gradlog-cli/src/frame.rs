@@ -9,6 +9,7 @@ use crate::notes::Notes;
 use crate::output::{Console, Destination, Target, Watch};
 use crate::report::{self, printable, Format, Rows, Value};
 use gradlog_analysis::{Progress, Window};
+use gradlog_arrow::AnswerTable;
 use gradlog_format::run::{Damage, ReadError, Run, Workers};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -154,7 +155,7 @@ pub(crate) enum Content<'a> {
 impl Content<'_> {
     /// Whether it is a list without rows, as far as that is known before they are written.
     fn has_no_rows(&self) -> bool {
-        matches!(self, Content::Sheet(sheet) if sheet.rows.len() == 0)
+        matches!(self, Content::Sheet(sheet) if sheet.table.rows.len() == 0)
     }
 
     /// Whether it says itself what it rests on.
@@ -180,8 +181,7 @@ pub(crate) struct Ending {
 pub(crate) struct Sheet<'a> {
     /// The keys of JSON before the rows.
     pub head: Vec<(&'static str, Value)>,
-    pub columns: Vec<&'static str>,
-    pub rows: Box<dyn ExactSizeIterator<Item = Vec<Value>> + 'a>,
+    pub table: AnswerTable<'a>,
 }
 
 /// Runs a verb.
@@ -325,9 +325,10 @@ fn write_sheet(
     to: &Destination<'_>,
     target: &mut Target<'_>,
 ) -> io::Result<Ending> {
-    let (count, limit) = (sheet.rows.len(), to.rows_max.unwrap_or(usize::MAX));
-    let mut rows = Rows::begin(to.format, target, basis, &sheet.head, &sheet.columns)?;
-    for row in sheet.rows.take(limit) {
+    let AnswerTable { columns, rows: answered, .. } = sheet.table;
+    let (count, limit) = (answered.len(), to.rows_max.unwrap_or(usize::MAX));
+    let mut rows = Rows::begin(to.format, target, basis, &sheet.head, &columns)?;
+    for row in answered.take(limit) {
         rows.row(&row)?;
     }
     rows.end()?;

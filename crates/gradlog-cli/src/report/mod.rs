@@ -11,14 +11,13 @@ mod npy;
 mod plot;
 mod table;
 mod tensors;
-mod value;
 
 pub(crate) use count::count;
+pub use gradlog_arrow::Value;
 pub use npy::write_npy;
 pub use plot::{histogram, scatter, score_bar};
 pub use table::{printable, write_pairs};
 pub use tensors::{write_tensors, Numbers, Tensor};
-pub use value::Value;
 
 pub use json::pretty;
 

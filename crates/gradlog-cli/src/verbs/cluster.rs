@@ -9,7 +9,8 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{count, Format, Value};
 use clap::Args;
-use gradlog_analysis::{Clusters, FlatVectors, UnitVectors, Window};
+use gradlog_analysis::{FlatVectors, UnitVectors, Window};
+use gradlog_arrow::AnswerTable;
 use std::path::PathBuf;
 
 /// Rounds of k-means that are allowed.
@@ -75,52 +76,17 @@ impl Verb for Arguments {
             ("without_direction", (unit.without_direction.len() as u64).into()),
             ("damage", first_damage(&damage)),
         ];
-        let sheet = match self.of.output.format() {
-            Format::Table => cluster_sheet(head, &found),
-            _ => example_sheet(head, unit, found),
+        let table = match self.of.output.format() {
+            Format::Table => AnswerTable::of_clusters(&found),
+            _ => AnswerTable::of_cluster_members(unit, found),
         };
         Ok(Shown {
             words,
             basis: Some(basis),
             left_out: vec![(String::new(), left_out)],
-            content: Content::Sheet(sheet),
+            content: Content::Sheet(Sheet { head, table }),
             damage: damage.into_iter().collect(),
             ..Shown::default()
         })
     }
-}
-
-type Head = Vec<(&'static str, Value)>;
-
-/// A row for each cluster.
-fn cluster_sheet<'a>(head: Head, found: &Clusters) -> Sheet<'a> {
-    let columns = vec!["cluster", "size", "cohesion", "label", "share", "example"];
-    let mut rows = Vec::new();
-    for (number, cluster) in found.clusters.iter().enumerate() {
-        let share = cluster.label.map(|(_, count)| count as f64 / cluster.size as f64);
-        rows.push(vec![
-            Value::from(number as u64),
-            (cluster.size as u64).into(),
-            cluster.cohesion.into(),
-            cluster.label.map(|(label, _)| label).into(),
-            share.into(),
-            cluster.example.into(),
-        ]);
-    }
-    Sheet { head, columns, rows: Box::new(rows.into_iter()) }
-}
-
-/// A row for each example.
-fn example_sheet<'a>(head: Head, unit: UnitVectors, found: Clusters) -> Sheet<'a> {
-    let count = unit.len();
-    let labels = unit.labels.iter().any(Option::is_some);
-    let mut columns = vec!["example", "cluster", "cosine"];
-    columns.extend(labels.then_some("label"));
-    let values = move |position: usize| {
-        let (cluster, cosine) = (found.assignments[position] as u64, f64::from(found.cosines[position]));
-        let mut values = vec![Value::from(unit.examples[position]), cluster.into(), cosine.into()];
-        values.extend(labels.then(|| unit.labels[position].into()));
-        values
-    };
-    Sheet { head, columns, rows: Box::new((0..count).map(values)) }
 }

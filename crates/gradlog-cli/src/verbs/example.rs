@@ -7,7 +7,8 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::Value;
 use clap::Args;
-use gradlog_analysis::{ExampleHistory, ExampleQuestion, ExampleVisit, Window};
+use gradlog_analysis::{ExampleHistory, ExampleQuestion, Window};
+use gradlog_arrow::AnswerTable;
 use std::path::PathBuf;
 use std::slice;
 
@@ -31,23 +32,6 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     output: OutputArguments,
 }
-
-/// The columns, one for each number of a visit.
-const COLUMNS: [&str; 13] = [
-    "step",
-    "epoch",
-    "loss",
-    "margin",
-    "el2n",
-    "confidence",
-    "correct",
-    "label",
-    "prediction",
-    "squared_norm",
-    "norm_estimated",
-    "learning_rate",
-    "coefficient",
-];
 
 impl Verb for Arguments {
     type Answer<'run> = ExampleHistory;
@@ -90,44 +74,9 @@ impl Verb for Arguments {
             words: vec![words],
             basis: Some(history.basis.to_string()),
             left_out: vec![(String::new(), Notes::from(&history))],
-            content: Content::Sheet(Sheet {
-                head,
-                columns: COLUMNS.to_vec(),
-                rows: Box::new(history.visits.into_iter().map(visit_values)),
-            }),
+            content: Content::Sheet(Sheet { head, table: AnswerTable::of_example(history.visits) }),
             damage: history.damage.into_iter().collect(),
             ..Shown::default()
         })
     }
-}
-
-fn visit_values(visit: ExampleVisit) -> Vec<Value> {
-    vec![
-        visit.step.into(),
-        visit.epoch.into(),
-        number_value(visit.loss),
-        number_value(visit.margin),
-        number_value(visit.el2n),
-        number_value(visit.confidence),
-        number_value(visit.correct),
-        visit.label.into(),
-        visit.prediction.into(),
-        square_value(visit.squared_norm),
-        visit.squared_norm.map(|_| visit.is_norm_estimated).into(),
-        number_value(visit.learning_rate),
-        number_value(visit.coefficient),
-    ]
-}
-
-/// A square, which may be smaller than an f32 holds.
-fn square_value(square: Option<f64>) -> Value {
-    match square {
-        Some(small) if small != 0.0 && small < f64::from(f32::MIN_POSITIVE) => Some(small).into(),
-        other => number_value(other.map(|square| square as f32)),
-    }
-}
-
-/// A recorded number with as many digits as an f32 needs: 0.1, and not 0.10000000149011612.
-fn number_value(number: Option<f32>) -> Value {
-    number.map(|number| number.to_string().parse().unwrap_or(f64::from(number))).into()
 }

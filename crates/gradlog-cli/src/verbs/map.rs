@@ -7,7 +7,8 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{count, scatter, Value};
 use clap::Args;
-use gradlog_analysis::{Basis, DataMap, DataMapRow, MapQuestion, Window};
+use gradlog_analysis::{Basis, DataMap, MapQuestion, Window};
+use gradlog_arrow::AnswerTable;
 use std::path::PathBuf;
 
 /// Draw the map of the training set by confidence and variability (Swayamdipta et al. 2020)
@@ -60,10 +61,6 @@ impl Verb for Arguments {
         if map.bases.iter().any(Basis::is_sweeps) {
             words.push("\"visits\" are rows of sweeps".into());
         }
-        let labels = map.rows.iter().any(|row| row.label.is_some());
-        let mut columns =
-            vec!["example", "runs", "visits", "confidence", "variability", "correctness", "easy", "ambiguous", "hard"];
-        columns.extend(labels.then_some("label"));
         let head = vec![
             ("map", Value::from("confidence, variability")),
             ("share", map.share.into()),
@@ -76,13 +73,6 @@ impl Verb for Arguments {
             ("hard", hard.into()),
             ("damage", first_damage(&map.damage)),
         ];
-        let values = move |row: DataMapRow| {
-            let mut values: Vec<Value> = vec![row.example.into(), row.runs.into(), row.visits.into()];
-            values.extend([row.confidence, row.variability, row.correctness].map(Value::from));
-            values.extend([row.easy, row.ambiguous, row.hard].map(Value::from));
-            values.extend(labels.then(|| row.label.into()));
-            values
-        };
         let after = match asked.draws(&self.destination()) {
             true => scatter(
                 map.rows.iter().map(|row| (row.variability, row.confidence)),
@@ -96,7 +86,7 @@ impl Verb for Arguments {
             words,
             basis: Some(basis),
             left_out: vec![(String::new(), Notes::from(&map))],
-            content: Content::Sheet(Sheet { head, columns, rows: Box::new(map.rows.into_iter().map(values)) }),
+            content: Content::Sheet(Sheet { head, table: AnswerTable::of_data_map(map.rows) }),
             damage: map.damage.into_iter().collect(),
             ..Shown::default()
         })

@@ -9,7 +9,8 @@ use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::output::Destination;
 use crate::report::{count, Format, Value};
 use clap::Args;
-use gradlog_analysis::{KeepList, KeepRule, Kept, RunsTable, Score, ScoreQuestion, Window};
+use gradlog_analysis::{KeepList, KeepRule, RunsTable, Score, ScoreQuestion, Window};
+use gradlog_arrow::AnswerTable;
 use std::collections::HashSet;
 use std::path::PathBuf;
 
@@ -212,9 +213,6 @@ impl Arguments {
             ids.sort_unstable();
             return Content::Numbers(ids);
         }
-        let labels = list.kept.iter().any(|kept| kept.label.is_some());
-        let mut columns = vec!["example", "rank", "score", "runs"];
-        columns.extend(labels.then_some("label"));
         let head = vec![
             ("score", Value::from(list.score.name())),
             ("hard", list.score.hard().to_string().into()),
@@ -229,12 +227,6 @@ impl Arguments {
             ("kept", (list.kept.len() as u64).into()),
             ("damage", first_damage(&standing.damage())),
         ];
-        let values = move |kept: Kept| {
-            let mut values: Vec<Value> =
-                vec![kept.example.into(), kept.rank.into(), kept.score.into(), kept.runs.into()];
-            values.extend(labels.then(|| kept.label.into()));
-            values
-        };
-        Content::Sheet(Sheet { head, columns, rows: Box::new(list.kept.clone().into_iter().map(values)) })
+        Content::Sheet(Sheet { head, table: AnswerTable::of_kept(list.kept.clone()) })
     }
 }

@@ -5,7 +5,8 @@ use crate::frame::{first_damage, Asked, Sheet};
 use crate::notes::Notes;
 use crate::report::Value;
 use clap::Args;
-use gradlog_analysis::{Extra, Extras, LeftOut, OverRuns, RunsRow, RunsTable, Score, ScoreRow, ScoreTable};
+use gradlog_analysis::{LeftOut, OverRuns, RunsTable, Score, ScoreTable};
+use gradlog_arrow::{AnswerTable, ScoredExample};
 use gradlog_format::run::Damage;
 
 /// How several runs become one score.
@@ -174,32 +175,9 @@ impl Standing {
     }
 
     /// The rows under their columns; `workers` is what one run says of those that recorded it.
-    pub(super) fn sheet<'a>(&self, rows: Vec<Row>, workers: Option<String>) -> Sheet<'a> {
-        let labels = rows.iter().any(|row| row.label.is_some());
-        let predictions = rows.iter().any(|row| row.prediction.is_some());
-        let several = self.over.is_some();
-        let mut columns = vec!["example"];
-        columns.extend(several.then_some("runs"));
-        // Rows of a sweep are no visits, and are not called so.
-        columns.push(if self.is_on_sweeps { "checkpoints" } else { "visits" });
-        columns.push("score");
-        columns.extend(several.then_some("spread"));
-        columns.extend(self.score.extras());
-        columns.push("not_finite");
-        columns.extend(labels.then_some("label"));
-        columns.extend(predictions.then_some("prediction"));
-        let values = move |row: Row| {
-            let mut values: Vec<Value> = vec![row.example.into()];
-            values.extend(several.then(|| row.runs.into()));
-            values.extend([row.visits.into(), row.score.into()]);
-            values.extend(several.then(|| row.spread.into()));
-            values.extend(row.extras.values().iter().map(extra_value));
-            values.push(row.not_finite.into());
-            values.extend(labels.then(|| row.label.into()));
-            values.extend(predictions.then(|| row.prediction.into()));
-            values
-        };
-        Sheet { head: self.head(workers), columns, rows: Box::new(rows.into_iter().map(values)) }
+    pub(super) fn sheet<'a>(&self, rows: Vec<ScoredExample>, workers: Option<String>) -> Sheet<'a> {
+        let table = AnswerTable::of_scores(self.score, rows, self.over.is_some(), self.is_on_sweeps);
+        Sheet { head: self.head(workers), table }
     }
 
     fn head(&self, workers: Option<String>) -> Vec<(&'static str, Value)> {
@@ -221,47 +199,5 @@ impl Standing {
         head.extend(self.over.is_none().then(|| ("workers", workers.into())));
         head.push(("damage", first_damage(self.parts.iter().filter_map(|part| part.damage.as_ref()))));
         head
-    }
-}
-
-/// The score of one example.
-pub(super) struct Row {
-    example: u64,
-    runs: u64,
-    visits: u64,
-    score: f64,
-    spread: f64,
-    extras: Extras,
-    not_finite: u64,
-    label: Option<u32>,
-    prediction: Option<u32>,
-}
-
-impl Row {
-    pub(super) fn score(&self) -> f64 {
-        self.score
-    }
-}
-
-impl From<ScoreRow> for Row {
-    fn from(row: ScoreRow) -> Self {
-        let ScoreRow { example, visits, score, not_finite, extras, label, prediction, .. } = row;
-        Self { example, runs: 1, visits, score, spread: f64::NAN, extras, not_finite, label, prediction }
-    }
-}
-
-impl From<RunsRow> for Row {
-    fn from(row: RunsRow) -> Self {
-        let RunsRow { example, runs, visits, score, spread, extras, not_finite, label, prediction, .. } = row;
-        Self { example, runs, visits, score, spread, extras, not_finite, label, prediction }
-    }
-}
-
-fn extra_value(extra: &Extra) -> Value {
-    match *extra {
-        Extra::Count(count) => Value::Integer(count),
-        Extra::Number(number) => Value::Number(number),
-        Extra::Flag(flag) => Value::Flag(flag),
-        _ => Value::Nothing,
     }
 }

@@ -1,6 +1,6 @@
 //! `gradlog scores`: which examples stand out?
 
-use super::score_table::{OverRunsArguments, Row, Standing};
+use super::score_table::{OverRunsArguments, Standing};
 use crate::arguments::{OptimizerArguments, OutputArguments, WindowArguments, EXIT_CODES};
 use crate::choice::choice;
 use crate::error::CliError;
@@ -9,6 +9,7 @@ use crate::output::Destination;
 use crate::report::histogram;
 use clap::Args;
 use gradlog_analysis::{RunsTable, Score, ScoreQuestion, ScoreTable, Window};
+use gradlog_arrow::ScoredExample;
 use std::path::PathBuf;
 
 /// Score every training example by its own visits, the most suspicious first
@@ -76,16 +77,16 @@ impl Verb for Arguments {
         let (mut standing, rows, workers) = match table {
             Table::One(table) => {
                 let standing = Standing::from(table.as_ref());
-                let rows: Vec<Row> = table.rows.into_iter().map(Row::from).collect();
+                let rows: Vec<ScoredExample> = table.rows.into_iter().map(ScoredExample::from).collect();
                 (standing, rows, missing_workers(asked.run())?)
             }
             Table::Several(table) => {
                 let standing = Standing::from(&table);
-                (standing, table.rows.into_iter().map(Row::from).collect(), None)
+                (standing, table.rows.into_iter().map(ScoredExample::from).collect(), None)
             }
         };
         let after = match asked.draws(&self.destination()) {
-            true => histogram(&rows.iter().map(Row::score).collect::<Vec<f64>>()),
+            true => histogram(&rows.iter().map(|row| row.score).collect::<Vec<f64>>()),
             false => Vec::new(),
         };
         Ok(Shown {

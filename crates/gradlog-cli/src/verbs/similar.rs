@@ -9,7 +9,8 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::Value;
 use clap::Args;
-use gradlog_analysis::{AnalysisError, FlatVectors, Pair, UnitVectors, Window};
+use gradlog_analysis::{AnalysisError, FlatVectors, UnitVectors, Window};
+use gradlog_arrow::AnswerTable;
 use std::path::PathBuf;
 
 /// Find examples whose gradients point the same way
@@ -95,16 +96,8 @@ impl Arguments {
     fn neighbors_sheet<'a>(&self, unit: &UnitVectors, example: u64, mut head: Head) -> Result<Sheet<'a>, CliError> {
         let position = unit.position(example).ok_or(AnalysisError::NoSuchExample { id: example })?;
         head.insert(0, ("example", example.into()));
-        let labels = unit.labels.iter().any(Option::is_some);
-        let mut columns = vec!["example", "cosine"];
-        columns.extend(labels.then_some("label"));
-        let mut rows = Vec::new();
-        for found in unit.neighbors(position, self.count()) {
-            let mut values = vec![Value::from(found.example), f64::from(found.cosine).into()];
-            values.extend(labels.then(|| unit.labels[found.position].into()));
-            rows.push(values);
-        }
-        Ok(Sheet { head, columns, rows: Box::new(rows.into_iter()) })
+        let neighbors = unit.neighbors(position, self.count());
+        Ok(Sheet { head, table: AnswerTable::of_neighbors(unit, neighbors) })
     }
 
     fn pairs_sheet<'a>(&self, unit: &UnitVectors, mut head: Head, words: &mut Vec<String>) -> Sheet<'a> {
@@ -114,7 +107,6 @@ impl Arguments {
         if pairs.len() == self.count() {
             words.push(format!("these are the {} most alike: there may be more, see them with --top N", self.top));
         }
-        let values = |pair: Pair| vec![Value::from(pair.first), pair.second.into(), f64::from(pair.cosine).into()];
-        Sheet { head, columns: vec!["first", "second", "cosine"], rows: Box::new(pairs.into_iter().map(values)) }
+        Sheet { head, table: AnswerTable::of_pairs(pairs) }
     }
 }

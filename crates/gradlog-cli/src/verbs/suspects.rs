@@ -7,7 +7,8 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{count, Format, Value};
 use clap::Args;
-use gradlog_analysis::{Basis, Suspect, SuspectQuestion, Suspects, Window};
+use gradlog_analysis::{Basis, SuspectQuestion, Suspects, Window};
+use gradlog_arrow::AnswerTable;
 use std::path::PathBuf;
 
 /// How often the runs are read: once for each signal and once for the labels.
@@ -71,27 +72,14 @@ impl Verb for Arguments {
             ("labels_differ", list.labels_differ.into()),
             ("damage", first_damage(&list.damage)),
         ];
-        let with_values = self.list.output.format() != Format::Table;
-        let mut columns = vec!["example", "suspicion", "runs", "visits", "label", "proposed"];
-        if with_values {
-            columns.extend(list.signals.iter().map(|signal| signal.name()));
-        }
-        columns.push("reasons");
-        let values = move |row: Suspect| {
-            let mut values: Vec<Value> =
-                vec![row.example.into(), row.suspicion.into(), row.runs.into(), row.visits.into()];
-            values.extend([Value::from(row.label), row.proposed.into()]);
-            if with_values {
-                values.extend(row.values.iter().map(|signal| Value::from(signal.value)));
-            }
-            values.push(row.reasons.join("; ").into());
-            values
-        };
+        let left_out = Notes::from(&list);
+        let signals = (self.list.output.format() != Format::Table).then_some(&list.signals[..]);
+        let table = AnswerTable::of_suspects(list.rows, signals);
         Ok(Shown {
             words,
             basis: Some(Basis::describe_all(&list.bases)),
-            left_out: vec![(String::new(), Notes::from(&list))],
-            content: Content::Sheet(Sheet { head, columns, rows: Box::new(list.rows.into_iter().map(values)) }),
+            left_out: vec![(String::new(), left_out)],
+            content: Content::Sheet(Sheet { head, table }),
             damage: list.damage.into_iter().collect(),
             ..Shown::default()
         })

@@ -8,7 +8,8 @@ use crate::notes::Notes;
 use crate::output::Destination;
 use crate::report::{printable, Value};
 use clap::Args;
-use gradlog_analysis::{significant, Basis, Flagged, FlaggedRow, ThresholdIds, ThresholdQuestion, Window};
+use gradlog_analysis::{significant, Basis, Flagged, ThresholdIds, ThresholdQuestion, Window};
+use gradlog_arrow::AnswerTable;
 use std::path::PathBuf;
 
 /// Flag mislabeled examples by AUM and threshold samples (Pleiss et al. 2020)
@@ -116,19 +117,6 @@ impl Verb for Arguments {
             ("unjudged", unjudged.into()),
             ("damage", first_damage(&damage)),
         ];
-        let labels = verdict.rows.iter().any(|row| row.label.is_some());
-        let predictions = verdict.rows.iter().any(|row| row.prediction.is_some());
-        let mut columns = vec!["example", "flagged", "judged", "below", "visits", "aum", "above_cut"];
-        columns.extend(labels.then_some("label"));
-        columns.extend(predictions.then_some("prediction"));
-        let values = move |row: FlaggedRow| {
-            let mut values: Vec<Value> =
-                vec![row.example.into(), row.flagged.into(), row.judged.into(), row.below.into()];
-            values.extend([Value::from(row.visits), row.aum.into(), row.above_cut.into()]);
-            values.extend(labels.then(|| row.label.into()));
-            values.extend(predictions.then(|| row.prediction.into()));
-            values
-        };
         let if_empty = (self.flagged && !verdict.rows.is_empty()).then(|| {
             "no example lies below the cut in every run that judges it; leave out --flagged to see them all".to_owned()
         });
@@ -138,7 +126,7 @@ impl Verb for Arguments {
             basis: Some(basis),
             if_empty,
             left_out: vec![(String::new(), Notes::from(&verdict))],
-            content: Content::Sheet(Sheet { head, columns, rows: Box::new(verdict.rows.into_iter().map(values)) }),
+            content: Content::Sheet(Sheet { head, table: AnswerTable::of_flagged(verdict.rows) }),
             damage,
             ..Shown::default()
         })

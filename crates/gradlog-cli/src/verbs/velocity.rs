@@ -10,9 +10,9 @@ use crate::output::Destination;
 use crate::report::{count, printable, Value};
 use clap::Args;
 use gradlog_analysis::{
-    Basis, GroupVelocity, Score, ScoreQuestion, Velocity, VelocityGroup, VelocityGroups, VelocityKernel,
-    VelocityQuestion, Window,
+    Basis, Score, ScoreQuestion, Velocity, VelocityGroup, VelocityGroups, VelocityKernel, VelocityQuestion, Window,
 };
+use gradlog_arrow::AnswerTable;
 use std::path::PathBuf;
 use std::slice;
 
@@ -118,9 +118,6 @@ impl Verb for Arguments {
         let kernel = describe_kernel(&velocity);
         let (groups, times, set) = (velocity.groups.len(), velocity.times, printable(&velocity.set));
         let basis = Basis::describe_all(std::iter::once(&velocity.basis).chain(&velocity.score_bases));
-        let scores = velocity.groups.iter().any(|group| group.mean_score.is_some());
-        let mut columns = vec!["group", "from_step", "to_step", "examples", "velocity"];
-        columns.extend(scores.then_some("mean_score"));
         let head = vec![
             ("measure", Value::from("kernel velocity")),
             ("kernel", kernel.as_str().into()),
@@ -132,12 +129,12 @@ impl Verb for Arguments {
             ("records_left_out", velocity.left_out.probe_records.into()),
             ("damage", first_damage(&velocity.damage)),
         ];
-        let rows: Vec<Vec<Value>> = velocity.groups.iter().flat_map(|group| group_rows(group, scores)).collect();
+        let table = AnswerTable::of_velocity(&velocity.groups);
         Ok(Shown {
             words: vec![format!("{} of `{set}` at {times} probe times; {kernel}", count(groups, "group"))],
             basis: Some(basis),
             left_out: vec![(String::new(), Notes::from(&velocity))],
-            content: Content::Sheet(Sheet { head, columns, rows: Box::new(rows.into_iter()) }),
+            content: Content::Sheet(Sheet { head, table }),
             damage: velocity.damage.into_iter().collect(),
             ..Shown::default()
         })
@@ -148,15 +145,6 @@ impl Arguments {
     fn question(&self) -> VelocityQuestion<'_> {
         VelocityQuestion::new(&self.set).kernel(self.kernel)
     }
-}
-
-fn group_rows(group: &GroupVelocity, scores: bool) -> impl Iterator<Item = Vec<Value>> + '_ {
-    group.steps.iter().map(move |step| {
-        let mut values: Vec<Value> = vec![group.name.as_str().into(), step.from.into(), step.to.into()];
-        values.extend([Value::from(step.examples), step.velocity.into()]);
-        values.extend(scores.then(|| group.mean_score.into()));
-        values
-    })
 }
 
 /// Groups in the order of their first line.

@@ -1,8 +1,7 @@
-//! The values that a report is made of.
+//! The values that answers are made of.
 
 /// A value in a row or in the head of a report.
 #[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
 pub enum Value {
     /// A whole number.
     Integer(u64),
