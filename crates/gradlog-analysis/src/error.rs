@@ -14,6 +14,9 @@ pub enum AnalysisError {
     /// The run cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The caller ended the reading ([`Progress::stop_when`](crate::Progress::stop_when)).
+    #[error("the reading was stopped")]
+    Stopped,
     /// No visit has what the score is made of.
     #[error("{score} cannot be computed: this run has no {what}; {how}")]
     Missing {

@@ -43,6 +43,25 @@ pub fn run() -> ExitCode {
     ExitCode::from(execute(std::env::args_os(), &mut console))
 }
 
+/// How a command line ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The exit code.
+    pub code: u8,
+    /// What went to stdout.
+    pub data: Vec<u8>,
+    /// What went to stderr.
+    pub words: String,
+}
+
+/// Runs a command line, without the program's name, in this process and on no terminal.
+pub fn run_line(arguments: impl IntoIterator<Item = OsString>) -> Ended {
+    let (mut data, mut words) = (Vec::new(), Vec::new());
+    let mut console = Console { out: &mut data, words: &mut words, watch: Watch::new(false), draws: false };
+    let code = execute(std::iter::once("gradlog".into()).chain(arguments), &mut console);
+    Ended { code, data, words: String::from_utf8_lossy(&words).into_owned() }
+}
+
 /// The command line as clap reads it. A value such as `-1` reaches its option, which says what is wrong with it.
 fn command() -> Command {
     Cli::command().mut_subcommands(|verb| {

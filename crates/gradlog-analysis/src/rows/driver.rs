@@ -56,6 +56,9 @@ fn groups<C: Send + Sync, T: Send>(
     let mut ready: Option<(C, Vec<T>)> = None;
     let mut waiting: Option<Block> = None;
     loop {
+        if progress.is_stopped() {
+            return Err(AnalysisError::Stopped);
+        }
         let mut group = Vec::with_capacity(group_blocks);
         let mut group_bytes = 0u64;
         for block in waiting.take().into_iter().chain(scan.by_ref()) {

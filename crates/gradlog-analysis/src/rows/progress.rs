@@ -27,12 +27,25 @@ use std::sync::Arc;
 #[derive(Clone, Default)]
 pub struct Progress {
     report: Option<Arc<dyn Fn(u64) + Send + Sync>>,
+    stop: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
 
 impl Progress {
     /// Calls `report` with the bytes of each block, from whichever thread has read it.
     pub fn new(report: impl Fn(u64) + Send + Sync + 'static) -> Self {
-        Self { report: Some(Arc::new(report)) }
+        Self { report: Some(Arc::new(report)), stop: None }
+    }
+
+    /// Ends the reading when `stop` says so: the question then fails with
+    /// [`AnalysisError::Stopped`](crate::AnalysisError::Stopped). It is asked before each group of blocks.
+    #[must_use]
+    pub fn stop_when(self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { stop: Some(Arc::new(stop)), ..self }
+    }
+
+    /// Whether the reading is to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop())
     }
 
     /// Reports that `bytes` more were read or skipped.

@@ -3,6 +3,7 @@
 mod batches;
 mod example;
 mod gradients;
+mod influence;
 mod lists;
 mod scores;
 mod table;

@@ -177,6 +177,9 @@ impl RecordQuestion {
         let mut scan = run.scan();
         let mut sets: Vec<String> = Vec::new();
         loop {
+            if self.progress.is_stopped() {
+                return Err(TableError::Ended);
+            }
             let (mut group, mut bytes) = (Vec::with_capacity(group_blocks), 0u64);
             while group.len() < group_blocks && bytes < GROUP_BYTES_MAX {
                 let Some(block) = scan.next() else { break };
