@@ -4,6 +4,7 @@ use gradlog_analysis::AnalysisError;
 use gradlog_arrow::TableError;
 use gradlog_format::log::MANIFEST_FILE;
 use gradlog_format::run::{ReadError, RecoverError};
+use gradlog_format::verdicts::VerdictsError;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub(crate) enum CliError {
     Recovery(#[from] RecoverError),
     #[error(transparent)]
     Analysis(#[from] AnalysisError),
+    #[error(transparent)]
+    Verdicts(#[from] VerdictsError),
     /// Arguments that do not fit together.
     #[error("{0}")]
     Arguments(String),

@@ -17,7 +17,6 @@ mod similar;
 mod suspects;
 mod threshold;
 mod velocity;
-mod verdicts;
 mod verify;
 
 use crate::error::CliError;
