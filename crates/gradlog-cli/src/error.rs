@@ -43,6 +43,11 @@ pub(crate) enum CliError {
     /// Data of the examples is not what it was said to be.
     #[error("{}: {what}", path.display())]
     Data { path: PathBuf, what: String, next: &'static str },
+    /// The run cannot be read on at the moment; the words say which file and why.
+    #[error("{0}")]
+    Watch(String),
+    #[error("cannot use the terminal")]
+    Terminal(#[source] io::Error),
     #[error("cannot make the pictures of the page")]
     Pictures(#[from] image::ImageError),
     #[error("{}, line {line}: `{text}` is not the id of an example", path.display())]
@@ -108,6 +113,7 @@ impl CliError {
             CliError::NoRows(_) => Some("`gradlog info` says what the run holds"),
             CliError::Out { .. } => Some("nothing was left there: give another --out, or make room"),
             CliError::Data { next, .. } => Some(next),
+            CliError::Terminal(_) => Some("print the state without one: `gradlog watch RUN --once`"),
             CliError::NotAnId { .. } => Some("a line is `id`, or `id,` and what belongs to it"),
             _ => None,
         }

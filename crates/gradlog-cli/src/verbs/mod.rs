@@ -18,6 +18,7 @@ mod suspects;
 mod threshold;
 mod velocity;
 mod verify;
+mod watch;
 
 use crate::error::CliError;
 use crate::frame;
@@ -46,6 +47,7 @@ macro_rules! verbs {
 
 verbs! {
     Info(info::Arguments),
+    Watch(watch::Arguments),
     Report(report::Arguments),
     Verify(verify::Arguments),
     Recover(recover::Arguments),
