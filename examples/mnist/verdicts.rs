@@ -40,6 +40,8 @@ pub fn compare(arguments: &Arguments, file: &Path, truth: &[u8], train: &Digits,
     println!("== With the verdicts ==");
     let with = train_and_record(arguments, &arguments.out.join("with-verdicts"), &judged, test)?;
     print_gain(&without, &with);
+    let seed = arguments.flip_seed.unwrap_or(arguments.seed);
+    println!("the order of the batches counts, too: with --flip-seed {seed} another --seed keeps these labels");
     Ok(())
 }
 

@@ -73,11 +73,6 @@ impl Examples {
         }
     }
 
-    /// How many are followed.
-    pub(super) fn count(&self) -> usize {
-        self.by_id.len()
-    }
-
     pub(super) fn add(&mut self, id: u64, seen: &Seen) {
         if self.by_id.len() >= self.most && !self.by_id.contains_key(&id) {
             self.passed_over += 1;

@@ -121,13 +121,12 @@ impl Part<'_> {
     fn next(&mut self, number: usize, figures: &mut Figures) -> Result<Option<u64>, String> {
         let Some(block) = self.held.take().or_else(|| self.scan.next()) else {
             self.at_end = true;
-            let damage = self.scan.damage().map(|damage| damage.cloned());
-            return match damage {
-                Ok(None) => Ok(None),
-                Ok(Some(damage)) => self.fail(ReadError::Damaged(damage)),
-                Err(error) => self.fail(error),
-            }
-            .map(|()| None);
+            let stopped = match self.scan.damage() {
+                Ok(None) => return Ok(None),
+                Ok(Some(damage)) => ReadError::Damaged(damage.clone()),
+                Err(error) => error,
+            };
+            return self.fail(stopped).map(|()| None);
         };
         match self.add(number, figures, &block) {
             Ok(()) => Ok(Some(block.bytes())),
