@@ -56,6 +56,7 @@
 //! | [`CheckpointInfo`] | What is known of a checkpoint from elsewhere. |
 //! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |
 //! | [`RecordError`] | Why something was not recorded. |
+//! | [`Verdicts`] | What was judged in the page of `gradlog report`: which examples to drop, which labels to change. |
 //! | [`ids`] | Ids of examples: what gives them, and ids from content. |
 //! | [`optim`] | SGD with momentum and weight decay, in place. |
 //! | [`connectivity`] | Error barriers between two sets of weights. |
@@ -108,6 +109,7 @@ pub use gradlog_format as format;
 pub use gradlog_format::log::{Coupling, CouplingKind, FindingKind, LogError, Mode, PredictionScore};
 pub use gradlog_format::run::Checkpoint;
 pub use gradlog_format::sketch::{Encoding, Form, SketchConfig};
+pub use gradlog_format::verdicts::{Judgment, Verdict, Verdicts, VerdictsError};
 pub use recorder::{
     BatchRows, CheckpointInfo, Config, Cost, CurvaturePass, CurvatureRows, Finding, GradientCheck, OnBatchNorm,
     OnFailure, OnNonFinite, Overflow, Pass, ProbePass, RecordError, Recorder, RecordingSummary, Reduction, Replay,

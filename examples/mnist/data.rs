@@ -17,6 +17,7 @@ pub const SIDE: usize = 28;
 /// Shifts by 1 to 9 of the ten classes: a label always becomes another one.
 pub const TO_ANOTHER: Range<u8> = 1..10;
 
+#[derive(Clone)]
 pub struct Digits {
     /// One byte per pixel, row by row, image by image.
     pub pixels: Vec<u8>,

@@ -6,6 +6,8 @@
 //! The run is in `OUT/run`, the list of wrong labels in `OUT/flipped.csv`. With `--data DIR` it trains on any folder of
 //! idx files, gzipped or not: MNIST, or Fashion-MNIST (Debian's `dataset-fashion-mnist` puts it in
 //! /usr/share/datasets/fashion-mnist).
+//!
+//! With `--verdicts FILE` it trains without and with what was judged in the page of `gradlog report`, and compares.
 
 mod data;
 mod explain;
@@ -14,6 +16,7 @@ mod model;
 mod progress;
 #[path = "../support/mod.rs"]
 mod support;
+mod verdicts;
 
 use anyhow::{bail, Context, Result};
 use candle_core::{Device, Tensor};
@@ -61,6 +64,10 @@ struct Arguments {
     /// Folder of idx files, gzipped or not, instead of the 6,000 digits that come with gradlog
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Compare trainings without and with the verdicts of this file, which the page of `gradlog report` saves. The other
+    /// options are those of the run that was judged; the runs are OUT/without-verdicts and OUT/with-verdicts
+    #[arg(long, value_name = "FILE")]
+    verdicts: Option<PathBuf>,
     /// First check on a few examples that the recorded gradients are each example's own
     #[arg(long)]
     check: bool,
@@ -100,14 +107,40 @@ fn main() -> Result<()> {
 
     let run = arguments.out.join("run");
     std::fs::create_dir_all(&arguments.out).with_context(|| format!("making {}", arguments.out.display()))?;
+    if let Some(file) = &arguments.verdicts {
+        return verdicts::compare(&arguments, file, &truth, &train, &test);
+    }
+    let train = TrainingSet::all(train);
     train_and_record(&arguments, &run, &train, &test)?;
+    let train = train.digits;
     data::write_flipped(&arguments.out.join("flipped.csv"), &truth, &train.labels)?;
 
     // From here on: the log, and the true labels to check the answers.
     explain::explain((&run, &folder), &truth, &train, &test, arguments.depth != Depth::Outputs)
 }
 
-fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Digits) -> Result<()> {
+/// Images, and which of them to train on.
+struct TrainingSet {
+    digits: Digits,
+    ids: Vec<u64>,
+}
+
+impl TrainingSet {
+    fn all(digits: Digits) -> Self {
+        Self { ids: (0..digits.len() as u64).collect(), digits }
+    }
+
+    /// The ids in batches, in the order of `epoch`.
+    fn batches(&self, seed: u64, epoch: u32) -> Vec<Vec<u64>> {
+        let mut batches = support::batches(self.ids.len(), BATCH, seed, epoch);
+        batches.iter_mut().flatten().for_each(|place| *place = self.ids[*place as usize]);
+        batches
+    }
+}
+
+/// Returns for each test image whether the trained model is right on it.
+fn train_and_record(arguments: &Arguments, run: &Path, set: &TrainingSet, test: &Digits) -> Result<Vec<bool>> {
+    let train = &set.digits;
     let device = Device::Cpu;
     let variables = VarMap::new();
     let vb = VarBuilder::from_varmap(&variables, candle_core::DType::F32, &device);
@@ -135,11 +168,11 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     let config = Config { seed: arguments.seed, notes, ..Config::default() };
     let mut recorder = Recorder::create(run, &recorded, config)?;
     let cost = recorder.cost();
-    let total = cost.total_bytes(train.len() as u64, u64::from(arguments.epochs)) as f64 / 1e6;
+    let total = cost.total_bytes(set.ids.len() as u64, u64::from(arguments.epochs)) as f64 / 1e6;
     println!("recording: {cost}, {total:.1} MB for the training visits of this run\n");
 
     if arguments.check {
-        let ids: Vec<u64> = (0..train.len().min(8) as u64).collect();
+        let ids: Vec<u64> = set.ids.iter().take(8).copied().collect();
         let (x, y) = train.batch(&ids, &device)?;
         let verdict = recorder.check_gradients(&variables, &ids, |pass, rows| {
             let (features, logits) = model.forward(&rows.of(&x)?)?;
@@ -153,7 +186,7 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     }
 
     let start = Instant::now();
-    let steps = u64::from(arguments.epochs) * train.len().div_ceil(BATCH) as u64;
+    let steps = u64::from(arguments.epochs) * set.ids.len().div_ceil(BATCH) as u64;
     let mut step = 0u64;
     let mut line = progress::ProgressLine::new();
     let test_batches: Vec<Vec<u64>> =
@@ -161,9 +194,9 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
     for epoch in 0..arguments.epochs {
         recorder.set_epoch(epoch);
         // The test images are the probes. They are recorded before each epoch, to measure the influence of its steps.
-        let accuracy = probe(&mut recorder, (&model, arguments.depth), test, &test_batches, &device)?;
+        let right = probe(&mut recorder, (&model, arguments.depth), test, &test_batches, &device)?;
         let mut loss_sum = 0.0;
-        for ids in support::batches(train.len(), BATCH, arguments.seed, epoch) {
+        for ids in set.batches(arguments.seed, epoch) {
             let progress = step as f64 / steps as f64;
             optimizer.set_learning_rate(LEARNING_RATE * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()));
             step += 1;
@@ -184,27 +217,31 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &Digits, test: &Di
         line.clear();
         println!(
             "epoch {epoch}: test accuracy before it {:.1} %, mean training loss in it {:.3}, {:.0} s so far",
-            100.0 * accuracy,
-            loss_sum / train.len() as f64,
+            100.0 * share(&right),
+            loss_sum / set.ids.len() as f64,
             start.elapsed().as_secs_f64()
         );
     }
-    let accuracy = probe(&mut recorder, (&model, arguments.depth), test, &test_batches, &device)?;
+    let right = probe(&mut recorder, (&model, arguments.depth), test, &test_batches, &device)?;
     let summary = recorder.finish()?;
-    println!("\ntest accuracy after the last epoch: {:.1} %", 100.0 * accuracy);
+    println!("\ntest accuracy after the last epoch: {:.1} %", 100.0 * share(&right));
     println!("recorded {summary}\n");
-    Ok(())
+    Ok(right)
 }
 
-/// Records the test images as the probe set `test`. Returns the accuracy on them.
+fn share(right: &[bool]) -> f64 {
+    right.iter().filter(|right| **right).count() as f64 / right.len() as f64
+}
+
+/// Records the test images as the probe set `test`. Returns whether the model is right on each.
 fn probe(
     recorder: &mut Recorder,
     (model, depth): (&Cnn, Depth),
     test: &Digits,
     batches: &[Vec<u64>],
     device: &Device,
-) -> Result<f64> {
-    let mut right = 0.0;
+) -> Result<Vec<bool>> {
+    let mut right = Vec::with_capacity(test.len());
     for ids in batches {
         let (x, y) = test.batch(ids, device)?;
         let mut pass = recorder.probe("test", ids)?;
@@ -215,12 +252,11 @@ fn probe(
         let loss = pass.cross_entropy(&logits, &y)?;
         loss.backward()?;
         pass.commit()?;
-        right += correct(&logits, &y)?;
+        right.extend(correct(&logits, &y)?);
     }
-    Ok(right / test.len() as f64)
+    Ok(right)
 }
 
-fn correct(logits: &Tensor, y: &Tensor) -> Result<f64> {
-    let hits = logits.argmax(1)?.eq(y)?.to_dtype(candle_core::DType::F32)?.sum_all()?;
-    Ok(f64::from(hits.to_scalar::<f32>()?))
+fn correct(logits: &Tensor, y: &Tensor) -> Result<Vec<bool>> {
+    Ok(logits.argmax(1)?.eq(y)?.to_vec1::<u8>()?.into_iter().map(|right| right == 1).collect())
 }

@@ -4,6 +4,7 @@ use gradlog_analysis::AnalysisError;
 use gradlog_arrow::TableError;
 use gradlog_format::log::MANIFEST_FILE;
 use gradlog_format::run::{ReadError, RecoverError};
+use gradlog_format::verdicts::VerdictsError;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub(crate) enum CliError {
     Recovery(#[from] RecoverError),
     #[error(transparent)]
     Analysis(#[from] AnalysisError),
+    #[error(transparent)]
+    Verdicts(#[from] VerdictsError),
     /// Arguments that do not fit together.
     #[error("{0}")]
     Arguments(String),
@@ -40,6 +43,11 @@ pub(crate) enum CliError {
     /// Data of the examples is not what it was said to be.
     #[error("{}: {what}", path.display())]
     Data { path: PathBuf, what: String, next: &'static str },
+    /// The run cannot be read on at the moment; the words say which file and why.
+    #[error("{0}")]
+    Watch(String),
+    #[error("cannot use the terminal")]
+    Terminal(#[source] io::Error),
     #[error("cannot make the pictures of the page")]
     Pictures(#[from] image::ImageError),
     #[error("{}, line {line}: `{text}` is not the id of an example", path.display())]
@@ -105,6 +113,7 @@ impl CliError {
             CliError::NoRows(_) => Some("`gradlog info` says what the run holds"),
             CliError::Out { .. } => Some("nothing was left there: give another --out, or make room"),
             CliError::Data { next, .. } => Some(next),
+            CliError::Terminal(_) => Some("print the state without one: `gradlog watch RUN --once`"),
             CliError::NotAnId { .. } => Some("a line is `id`, or `id,` and what belongs to it"),
             _ => None,
         }

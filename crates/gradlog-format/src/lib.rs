@@ -5,6 +5,7 @@
 //! | [`run`] | the reader: opens a run, checks it, iterates over its blocks, recovers it from damage |
 //! | [`log`] | the file format, specified in `FORMAT.md`, and its writer |
 //! | [`sketch`] | projections and encodings that turn a gradient into a short vector |
+//! | [`verdicts`] | the file in which somebody judged examples: keep, relabel or drop |
 //!
 //! This crate depends neither on candle nor on the analysis. To read a run, it is all you need:
 //!
@@ -42,3 +43,4 @@
 pub mod log;
 pub mod run;
 pub mod sketch;
+pub mod verdicts;

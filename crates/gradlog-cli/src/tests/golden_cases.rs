@@ -140,8 +140,9 @@ pub(super) const ROWS: [(&str, &[&str]); 10] = [
 ];
 
 /// Verbs whose output has one form, or is chosen otherwise.
-pub(super) const PLAIN: [(&str, &[&str]); 4] = [
+pub(super) const PLAIN: [(&str, &[&str]); 5] = [
     ("info", &["<A>", "<B>", "<DAMAGED>", "<WORKERS>", "<CUT>"]),
+    ("watch", &["<A>", "<A> --once", "<DAMAGED> --once", "<WORKERS> --once", "<CUT> --once"]),
     ("verify", &["<A>", "<DAMAGED>", "<WORKERS>", "<CUT>"]),
     ("recover", &["<A> --out {sound}", "<DAMAGED> --out {saved}", "<WORKERS> --out {joined}", "<A> --out {ids.txt}"]),
     (
@@ -165,7 +166,7 @@ pub(super) const PLAIN: [(&str, &[&str]); 4] = [
 ];
 
 /// Questions that are refused.
-pub(super) const REFUSED: [&str; 48] = [
+pub(super) const REFUSED: [&str; 51] = [
     "example <A>",
     "example <A> --id 5",
     "example <A> --id -1",
@@ -187,6 +188,9 @@ pub(super) const REFUSED: [&str; 48] = [
     "threshold <A> <B> --samples {ids.txt}",
     "prune <A> --score loss --keep 1.5",
     "prune <A> --verdicts {verdicts.csv} --keep 0.5",
+    "watch <A> --every 0",
+    "watch <A> --every 2 --once",
+    "watch {absent}",
     "report <A>",
     "report <A> --out {page.html} --data png:pictures",
     "report <A> --out {page.html} --data images:pictures",

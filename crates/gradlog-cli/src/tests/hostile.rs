@@ -13,7 +13,7 @@ use std::path::PathBuf;
 const EVIL: &str = "\u{1b}[2J\u{9b}31m\r\n\u{7}\u{7f}\u{202e}\u{2066}\u{0}\",;'\\\t|\u{1b}]0;title\u{1b}\\";
 
 /// A run of which every text is evil, in a folder of such a name.
-fn evil() -> (tempfile::TempDir, PathBuf, Written) {
+pub(crate) fn evil() -> (tempfile::TempDir, PathBuf, Written) {
     let mut run = Synthetic::new(Encoding::Q8);
     run.set(0, EVIL);
     let probes: Vec<Visit> = [(3, 0), (4, 0)].map(|(id, step)| Draws(id).visit(id, step, 0)).to_vec();
@@ -46,7 +46,7 @@ fn evil() -> (tempfile::TempDir, PathBuf, Written) {
 }
 
 #[track_caller]
-fn assert_tame(text: &str, what: &str) {
+pub(crate) fn assert_tame(text: &str, what: &str) {
     let wild = |c: char| c != '\n' && (c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || c == '\u{2066}');
     assert!(!text.contains(wild), "{what}: {text:?}");
 }
@@ -59,6 +59,7 @@ fn no_control_character_of_a_run_reaches_the_terminal() {
         vec!["info"],
         vec!["info", "--format", "json"],
         vec!["verify"],
+        vec!["watch", "--once"],
         // Its name is asked for, and one that is not there, which tells the others.
         vec!["influence", "--probe", "nope", "--id", "3"],
         vec!["influence", "--probe", EVIL, "--id", "999"],

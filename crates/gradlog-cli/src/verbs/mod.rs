@@ -17,8 +17,8 @@ mod similar;
 mod suspects;
 mod threshold;
 mod velocity;
-mod verdicts;
 mod verify;
+mod watch;
 
 use crate::error::CliError;
 use crate::frame;
@@ -47,6 +47,7 @@ macro_rules! verbs {
 
 verbs! {
     Info(info::Arguments),
+    Watch(watch::Arguments),
     Report(report::Arguments),
     Verify(verify::Arguments),
     Recover(recover::Arguments),

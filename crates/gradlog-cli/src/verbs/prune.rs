@@ -1,7 +1,6 @@
 //! `gradlog prune`: which part of the training set to keep?
 
 use super::score_table::{OverRunsArguments, Standing};
-use super::verdicts::Verdicts;
 use crate::arguments::{parse_share, OptimizerArguments, OutputArguments, WindowArguments, EXIT_CODES};
 use crate::choice::choice;
 use crate::error::CliError;
@@ -9,9 +8,10 @@ use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::output::Destination;
 use crate::report::{count, Format, Value};
 use clap::Args;
-use gradlog_analysis::{KeepList, KeepRule, RunsTable, Score, ScoreQuestion, Window};
+use gradlog_analysis::{KeepList, KeepRule, Kept, RunsTable, Score, ScoreQuestion, Window};
 use gradlog_arrow::AnswerTable;
-use std::collections::HashSet;
+use gradlog_format::verdicts::{Verdict, Verdicts};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// Write a keep-list: the part of the training set that a score says to keep (Paul et al. 2021)
@@ -79,7 +79,7 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Self::Answer<'run>, CliError> {
-        let verdicts = self.verdicts.as_deref().map(Verdicts::read).transpose()?;
+        let verdicts = self.verdicts.as_ref().map(Verdicts::read).transpose()?;
         // Without a score everything is kept, and any score tells what there is.
         let question = ScoreQuestion::new(self.score.unwrap_or(Score::Loss))
             .window(asked.window.clone())
@@ -125,24 +125,33 @@ pub(crate) struct Judged {
     relabeled: usize,
     /// Verdicts on examples that the runs do not have.
     unknown: usize,
+    /// Verdicts on examples that had another label when they were judged.
+    differ: usize,
 }
 
 impl Judged {
     /// Takes the dropped examples out of the list, and gives the relabeled ones their new labels.
     fn apply(verdicts: &Verdicts, table: &RunsTable, list: &mut KeepList) -> Self {
         let before = list.kept.len();
-        list.kept.retain(|kept| !verdicts.dropped.contains(&kept.example));
+        let verdict = |kept: &Kept| verdicts.get(kept.example).map(|judgment| judgment.verdict);
+        list.kept.retain(|kept| verdict(kept) != Some(Verdict::Drop));
         let dropped = before - list.kept.len();
         let mut relabeled = 0;
         for kept in &mut list.kept {
-            if let Some(label) = verdicts.relabeled.get(&kept.example) {
-                kept.label = Some(*label);
+            if let Some(Verdict::Relabel(label)) = verdict(kept) {
+                kept.label = Some(label);
                 relabeled += 1;
             }
         }
-        let known: HashSet<u64> = table.rows.iter().map(|row| row.example).collect();
-        let judged = verdicts.kept.iter().chain(&verdicts.dropped).chain(verdicts.relabeled.keys());
-        Self { dropped, relabeled, unknown: judged.filter(|id| !known.contains(id)).count() }
+        let recorded: HashMap<u64, Option<u32>> = table.rows.iter().map(|row| (row.example, row.label)).collect();
+        let (mut unknown, mut differ) = (0, 0);
+        for (id, judgment) in verdicts.iter() {
+            match recorded.get(&id) {
+                None => unknown += 1,
+                Some(label) => differ += usize::from(matches!((label, judgment.label), (Some(a), Some(b)) if *a != b)),
+            }
+        }
+        Self { dropped, relabeled, unknown, differ }
     }
 
     fn words(&self, kept: usize) -> Vec<String> {
@@ -152,6 +161,12 @@ impl Judged {
             let unknown = count(self.unknown, "verdict");
             words.push(format!(
                 "warning: {unknown} on examples that these runs do not have: is the file of another run?"
+            ));
+        }
+        if self.differ > 0 {
+            let differ = count(self.differ, "verdict");
+            words.push(format!(
+                "warning: {differ} on examples whose recorded label is another than the judged one: is the file of another run?"
             ));
         }
         words

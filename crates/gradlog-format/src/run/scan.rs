@@ -35,6 +35,8 @@ pub struct PartScan<'run> {
     resumptions: Resumptions,
     superseded_visits: u64,
     void_blocks: bool,
+    /// Whether the scan ended before a resumption that began after the run was first read.
+    is_outdated: bool,
     /// The first step that is left out because not all workers have come so far.
     until: Option<u64>,
 }
@@ -67,6 +69,7 @@ impl<'run> PartScan<'run> {
             resumptions,
             superseded_visits: 0,
             void_blocks: false,
+            is_outdated: false,
             until: None,
         };
         if let Some(error) = failed {
@@ -102,6 +105,29 @@ impl<'run> PartScan<'run> {
     /// The scan, with blocks of which every row is superseded. These have no rows.
     pub fn with_void_blocks(self) -> Self {
         Self { void_blocks: true, ..self }
+    }
+
+    /// Makes a scan that has ended look for blocks that were written since, from where it ended. It reads nothing again.
+    ///
+    /// Returns `false`, and changes nothing, if it cannot go on: at damage, at what only a newer version can read, and
+    /// if the training has resumed at an earlier step since the run was opened. Then [`PartScan::is_outdated`] says so.
+    pub fn look_again(&mut self) -> bool {
+        if self.is_outdated || !matches!(self.stopped, None | Some(Stopped::Refused { .. })) {
+            return false;
+        }
+        if self.ended {
+            (self.ended, self.stopped) = (false, None);
+            // A segment without a header was not entered: its header may be there by now.
+            let next = self.run.segment_path(self.next_segment);
+            self.segment = self.segment.take().filter(|segment| segment.path != next);
+        }
+        true
+    }
+
+    /// Whether the scan ended because the training resumed at an earlier step after the run was opened. Rows that it
+    /// yielded may be superseded: open the run again and scan it from the start.
+    pub fn is_outdated(&self) -> bool {
+        self.is_outdated
     }
 
     /// Damage if intact blocks follow the zeros at which the scan ended. Reads all bytes there.
@@ -261,6 +287,7 @@ impl<'run> PartScan<'run> {
         }
         if header.resumed_step.is_some() && !self.resumptions.contains(header.index) {
             // The training resumed after the run was first read. Rows that were yielded before may be superseded now.
+            self.is_outdated = true;
             self.ended = true;
             return false;
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::log::{segment_path, ResumePlace, Totals, HEADER_BYTES};
+use crate::run::PartScan;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 
@@ -214,4 +215,81 @@ fn a_scan_ends_before_a_resumption_that_it_did_not_know_of() {
     assert_eq!(run.part_scan().count(), 4);
     let now = Run::open(dir.path()).unwrap().verify().unwrap();
     assert!(now.damage.is_none() && now.superseded > 0 && now.visits == 10, "{now:?}");
+}
+
+#[test]
+fn a_scan_looks_again_from_where_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = write_sample(dir.path(), 1).unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    let mut scan = run.part_scan();
+    let read = |scan: &mut PartScan<'_>| scan.by_ref().map(|block| block.sequence()).collect::<Vec<_>>();
+    assert_eq!(read(&mut scan), [0]);
+    // A scan that has ended stays so, until it is told to look again.
+    writer.append(&mut sample_block(1)).unwrap();
+    assert!(read(&mut scan).is_empty());
+    assert!(scan.look_again());
+    assert_eq!(read(&mut scan), [1]);
+    assert!(scan.look_again() && read(&mut scan).is_empty());
+    // Through several segments.
+    for index in [3, 6, 1, 3, 6] {
+        writer.append(&mut sample_block(index)).unwrap();
+    }
+    assert!(files(dir.path()).len() >= 3);
+    assert!(scan.look_again());
+    assert_eq!(read(&mut scan), (2..7).collect::<Vec<_>>());
+    // The last segment is cut to its length.
+    writer.finish().unwrap();
+    assert!(scan.look_again() && read(&mut scan).is_empty());
+    assert_eq!(scan.damage().unwrap(), None);
+}
+
+#[test]
+fn a_segment_whose_header_comes_later_is_entered_then() {
+    let (dir, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_sample(whole.path(), SAMPLE_BLOCKS).unwrap().finish().unwrap();
+    copy(whole.path(), dir.path());
+    let segments = files(dir.path());
+    let last = segments.last().unwrap();
+    let bytes = std::fs::read(last).unwrap();
+    for prefix in [0, bytes.len()] {
+        std::fs::write(last, vec![0; prefix]).unwrap();
+        let run = Run::open(dir.path()).unwrap();
+        let mut scan = run.part_scan();
+        let before = scan.by_ref().count();
+        assert!(scan.look_again());
+        assert_eq!(scan.by_ref().count(), 0);
+        std::fs::write(last, &bytes).unwrap();
+        assert!(scan.look_again());
+        let rest = scan.by_ref().count();
+        assert!(rest > 0 && (before + rest) as u64 == SAMPLE_BLOCKS, "{before} + {rest}");
+    }
+}
+
+#[test]
+fn a_scan_cannot_look_again_at_damage_or_behind_a_resumption() {
+    let dir = tempfile::tempdir().unwrap();
+    write_sample(dir.path(), 3).unwrap().finish().unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    let mut scan = run.part_scan();
+    assert_eq!(scan.by_ref().count(), 3);
+    let (next_segment, sequence) = scan.place();
+    let place = ResumePlace { run_id: manifest().run_id, next_segment, sequence, step: 1, totals: Totals::default() };
+    let mut resumed = LogWriter::resume(dir.path(), place, options()).unwrap();
+    resumed.append(&mut sample_block(1)).unwrap();
+    assert!(scan.look_again() && !scan.is_outdated());
+    assert_eq!(scan.by_ref().count(), 0);
+    assert!(scan.is_outdated() && !scan.look_again());
+    assert_eq!(scan.damage().unwrap(), None);
+    resumed.finish().unwrap();
+
+    let path = segment_path(dir.path(), 0);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 80].fill(0xAB);
+    std::fs::write(path, bytes).unwrap();
+    let run = Run::open(dir.path()).unwrap();
+    let mut scan = run.part_scan();
+    let count = scan.by_ref().count();
+    assert!(scan.damage().unwrap().is_some() && !scan.look_again(), "{count}");
 }

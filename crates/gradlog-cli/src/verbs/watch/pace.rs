@@ -1,0 +1,59 @@
+//! How fast steps come, by the clock in their rows.
+
+use std::collections::VecDeque;
+
+/// The stretch over which speed is measured.
+const STRETCH_MS: u64 = 30_000;
+/// Steps that are kept for it.
+const STEPS_MAX: usize = 4096;
+
+#[derive(Debug, Clone, Copy)]
+struct Tick {
+    clock_ms: u64,
+    batch: u64,
+}
+
+/// The clock of one worker's steps.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    ticks: VecDeque<Tick>,
+    first_ms: Option<u64>,
+}
+
+/// Steps and visits a second, and the seconds over which they were counted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Speed {
+    pub steps: f64,
+    pub visits: f64,
+    pub seconds: f64,
+}
+
+impl Pace {
+    pub(super) fn add(&mut self, clock_ms: u64, batch: u64) {
+        self.first_ms = self.first_ms.or(Some(clock_ms));
+        self.ticks.push_back(Tick { clock_ms, batch });
+        let old = |tick: &Tick| clock_ms.saturating_sub(tick.clock_ms) > STRETCH_MS;
+        while self.ticks.len() > STEPS_MAX || self.ticks.len() > 2 && self.ticks.front().is_some_and(old) {
+            self.ticks.pop_front();
+        }
+    }
+
+    /// `None` before the second step, and if the clock was set back.
+    pub(super) fn speed(&self) -> Option<Speed> {
+        let (first, last) = (self.ticks.front()?, self.ticks.back()?);
+        let seconds = last.clock_ms.checked_sub(first.clock_ms).filter(|ms| *ms > 0)? as f64 / 1000.0;
+        // The first step began before its clock was read.
+        let visits = self.ticks.iter().skip(1).fold(0u64, |sum, tick| sum.saturating_add(tick.batch));
+        Some(Speed { steps: (self.ticks.len() - 1) as f64 / seconds, visits: visits as f64 / seconds, seconds })
+    }
+
+    /// When the last step was taken, in milliseconds since the Unix epoch.
+    pub(super) fn last_ms(&self) -> Option<u64> {
+        Some(self.ticks.back()?.clock_ms)
+    }
+
+    /// Milliseconds from the first step to the last.
+    pub(super) fn span_ms(&self) -> Option<u64> {
+        self.last_ms()?.checked_sub(self.first_ms?)
+    }
+}
