@@ -7,6 +7,7 @@ mod run;
 mod table;
 mod vectors;
 mod work;
+mod writer;
 
 /// Reads what gradlog recorded.
 #[pyo3::pymodule]
@@ -19,6 +20,8 @@ mod _gradlog {
     use super::table::PyTable;
     #[pymodule_export]
     use super::vectors::{PyNumbers, PyVectors};
+    #[pymodule_export]
+    use super::writer::PyWriter;
 
     /// The version of the package.
     #[pymodule_export]

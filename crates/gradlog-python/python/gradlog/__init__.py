@@ -12,5 +12,6 @@ Every table has ``__arrow_c_stream__``, so that ``polars.DataFrame(table)``, ``p
 from ._gradlog import VERSION as __version__
 from ._gradlog import DamageWarning, GradlogError, Numbers, Table, Vectors
 from ._run import Run, open
+from ._write import RunWriter, write_run
 
-__all__ = ["DamageWarning", "GradlogError", "Numbers", "Run", "Table", "Vectors", "open"]
+__all__ = ["DamageWarning", "GradlogError", "Numbers", "Run", "RunWriter", "Table", "Vectors", "open", "write_run"]
