@@ -112,13 +112,15 @@ fn the_speed_is_that_of_the_last_half_minute() {
     let mut pace = Pace::default();
     assert_eq!(pace.speed(), None);
     // A step a second, then ten a second for a minute.
-    (0..100).for_each(|step| pace.add(1_000_000 + 1000 * step, 64));
-    (1..=600).for_each(|step| pace.add(1_099_000 + 100 * step, 64));
+    (0..100).for_each(|step| pace.add(1_000_000 + 1000 * step, Some(64)));
+    (1..=600).for_each(|step| pace.add(1_099_000 + 100 * step, Some(64)));
     let speed = pace.speed().unwrap();
-    assert_eq!((speed.steps, speed.visits, speed.seconds), (10.0, 640.0, 30.0));
+    assert_eq!((speed.steps, speed.visits, speed.seconds), (10.0, Some(640.0), 30.0));
     assert_eq!(pace.span_ms(), Some(159_000));
     // A clock that was set back tells no speed.
-    pace.add(5, 64);
+    pace.add(1_159_001, None);
+    assert_eq!(pace.speed().unwrap().visits, None);
+    pace.add(5, Some(64));
     assert_eq!((pace.speed(), pace.span_ms()), (None, None));
 }
 
