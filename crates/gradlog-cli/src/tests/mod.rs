@@ -5,7 +5,7 @@ mod columnar;
 mod empty;
 mod golden;
 mod golden_cases;
-mod hostile;
+pub(crate) mod hostile;
 mod influence;
 mod refused;
 mod several;

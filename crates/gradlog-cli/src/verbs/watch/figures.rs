@@ -139,7 +139,7 @@ impl Figures {
         let batches = optional(block, Column::BatchSize, Block::u32s)?;
         if let (Some(clocks), Some(pace)) = (clocks, self.paces.get_mut(part)) {
             for (row, clock) in clocks.iter().enumerate() {
-                pace.add(*clock, batches.as_ref().map_or(0, |sizes| u64::from(sizes[row])));
+                pace.add(*clock, batches.as_ref().map(|sizes| u64::from(sizes[row])));
             }
         }
         self.last_step = self.last_step.max(block.last_step()?);

@@ -10,7 +10,8 @@ const STEPS_MAX: usize = 4096;
 #[derive(Debug, Clone, Copy)]
 struct Tick {
     clock_ms: u64,
-    batch: u64,
+    /// Visits of the step, if its row says so.
+    batch: Option<u64>,
 }
 
 /// The clock of one worker's steps.
@@ -24,12 +25,13 @@ pub(super) struct Pace {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Speed {
     pub steps: f64,
-    pub visits: f64,
+    /// `None` if the rows do not say how many visits a step has.
+    pub visits: Option<f64>,
     pub seconds: f64,
 }
 
 impl Pace {
-    pub(super) fn add(&mut self, clock_ms: u64, batch: u64) {
+    pub(super) fn add(&mut self, clock_ms: u64, batch: Option<u64>) {
         self.first_ms = self.first_ms.or(Some(clock_ms));
         self.ticks.push_back(Tick { clock_ms, batch });
         let old = |tick: &Tick| clock_ms.saturating_sub(tick.clock_ms) > STRETCH_MS;
@@ -43,8 +45,9 @@ impl Pace {
         let (first, last) = (self.ticks.front()?, self.ticks.back()?);
         let seconds = last.clock_ms.checked_sub(first.clock_ms).filter(|ms| *ms > 0)? as f64 / 1000.0;
         // The first step began before its clock was read.
-        let visits = self.ticks.iter().skip(1).fold(0u64, |sum, tick| sum.saturating_add(tick.batch));
-        Some(Speed { steps: (self.ticks.len() - 1) as f64 / seconds, visits: visits as f64 / seconds, seconds })
+        let visits = self.ticks.iter().skip(1).try_fold(0u64, |sum, tick| Some(sum.saturating_add(tick.batch?)));
+        let visits = visits.map(|visits| visits as f64 / seconds);
+        Some(Speed { steps: (self.ticks.len() - 1) as f64 / seconds, visits, seconds })
     }
 
     /// When the last step was taken, in milliseconds since the Unix epoch.

@@ -70,6 +70,11 @@ impl<'run> Reading<'run> {
         self.parts.iter().all(|part| part.finished)
     }
 
+    /// Whether the training resumed at an earlier step since the run was opened.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.parts.iter().any(|part| part.scan.is_outdated())
+    }
+
     /// The damage at which reading stopped.
     pub(super) fn damage(&self) -> Option<&Damage> {
         self.parts.iter().find_map(|part| match &part.failed {
@@ -94,7 +99,7 @@ impl<'run> Reading<'run> {
             part.at_end = !part.scan.look_again();
         }
         loop {
-            if self.parts.iter().any(|part| part.scan.is_outdated()) {
+            if self.is_outdated() {
                 return Reached::Outdated;
             }
             // Of several workers, the one that is behind comes next.

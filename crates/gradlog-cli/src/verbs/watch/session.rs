@@ -55,6 +55,11 @@ impl<'run> Session<'run> {
             progress.report(bytes);
             false
         });
+        if self.reading.is_outdated() {
+            return Err(CliError::Watch(
+                "the training resumed at an earlier step while the run was read: ask again".into(),
+            ));
+        }
         match self.reading.trouble.take() {
             Some(trouble) => Err(CliError::Watch(trouble)),
             None => Ok(()),

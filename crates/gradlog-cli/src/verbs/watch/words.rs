@@ -151,9 +151,10 @@ fn step_line(session: &Session<'_>) -> String {
 fn speed_line(session: &Session<'_>) -> String {
     let speeds: Vec<_> = session.figures.paces.iter().filter_map(|pace| pace.speed()).collect();
     let Some(first) = speeds.first() else { return "not known before the second step".into() };
-    let visits: f64 = speeds.iter().map(|speed| speed.visits).sum();
+    let visits = speeds.iter().try_fold(0.0, |sum, speed| Some(sum + speed.visits?));
+    let visits = visits.map_or(String::new(), |visits| format!(", {} visits a second", significant_short(visits)));
     let (steps, seconds) = (significant_short(first.steps), significant_short(first.seconds));
-    format!("{steps} steps a second, {} visits a second (last {seconds} s)", significant_short(visits))
+    format!("{steps} steps a second{visits} (last {seconds} s)")
 }
 
 /// To three digits or more.
