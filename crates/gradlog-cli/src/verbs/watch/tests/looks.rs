@@ -47,7 +47,7 @@ fn a_screen_of_80_columns_shows_everything() {
         "over the last 12 steps",
         "in epoch 3 so far",
         "probes      `test`: loss",
-        "recorded    95.08 % of the visits (58 so far)",
+        "recorded    95.08 % of the visits (58), 96.2 % of the parameters",
         "missing     3 visits dropped",
         "queue       not recorded",
         "memory      not known: nobody records",
