@@ -203,10 +203,10 @@ fn recorded_line(session: &Session<'_>) -> String {
     let parameters = manifest.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.parameters));
     let share = manifest.model_parameters.filter(|all| *all > 0).map(|all| parameters as f64 / all as f64);
     let parameters = match share {
-        Some(share) => format!("{} of the model's parameters", percent(share, 1)),
+        Some(share) => format!("{} of the parameters", percent(share, 1)),
         None => "the model was not declared".into(),
     };
-    format!("{visits} ({} so far), {parameters}", figures.visits)
+    format!("{visits} ({}), {parameters}", figures.visits)
 }
 
 fn missing_line(session: &Session<'_>) -> String {
