@@ -1,5 +1,6 @@
 //! Tables in files.
 
+mod row_groups;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -1,13 +1,12 @@
 //! Writes record batches as Parquet, or as an Arrow file (IPC).
 
+use super::row_groups::{RowGroups, GROUP_ROWS};
 use crate::TableError;
 use arrow_array::RecordBatch;
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow_ipc::CompressionType;
 use arrow_schema::{DataType, SchemaRef};
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use parquet::schema::types::ColumnPath;
@@ -15,10 +14,6 @@ use std::io::{self, Write};
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Rows after which a row group is closed at the end of a batch, so that row groups are whole blocks.
-const GROUP_ROWS: usize = 1 << 17;
-/// Bytes in memory after which a row group is closed, where rows are wide.
-const GROUP_BYTES: usize = 128 << 20;
 /// Rows of one data page: what a filter can skip.
 const PAGE_ROWS: usize = 1 << 14;
 
@@ -45,7 +40,7 @@ impl FileFormat {
 
 /// Writes batches of one schema. [`TableWriter::finish`] makes the file whole.
 ///
-/// In Parquet a row group has whole batches: at least 131,072 rows, or 128 MiB. All columns have statistics by page,
+/// In Parquet a row group has whole batches: at least 131,072 rows, or 128 MiB. Its columns are encoded on all threads. All columns have statistics by page,
 /// so that a filter on step or epoch skips. A column `example` has a Bloom filter, so that a filter on one id skips.
 pub struct TableWriter<W: Write> {
     out: W,
@@ -55,13 +50,13 @@ pub struct TableWriter<W: Write> {
 }
 
 enum To {
-    Parquet(Box<ArrowWriter<Buffer>>),
+    Parquet(Box<RowGroups>),
     Arrow(Box<FileWriter<Buffer>>),
 }
 
 /// The writers of Parquet own what they write to, and want it to go to other threads. `out` need not.
 #[derive(Clone, Default)]
-struct Buffer(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Buffer(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Buffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -95,7 +90,7 @@ impl<W: Write> TableWriter<W> {
         let to = match format {
             FileFormat::Parquet => {
                 let properties = properties(&schema)?;
-                To::Parquet(Box::new(ArrowWriter::try_new(buffer.clone(), schema, Some(properties))?))
+                To::Parquet(Box::new(RowGroups::begin(buffer.clone(), schema, properties)?))
             }
             FileFormat::Arrow => {
                 let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD))?;
@@ -111,12 +106,7 @@ impl<W: Write> TableWriter<W> {
     /// As [`TableWriter::begin`].
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
         match &mut self.to {
-            To::Parquet(writer) => {
-                writer.write(batch)?;
-                if writer.in_progress_rows() >= GROUP_ROWS || writer.in_progress_size() >= GROUP_BYTES {
-                    writer.flush()?;
-                }
-            }
+            To::Parquet(writer) => writer.add(batch)?,
             To::Arrow(writer) => writer.write(batch)?,
         }
         self.drain()
@@ -125,7 +115,7 @@ impl<W: Write> TableWriter<W> {
     /// Adds a word on the table to the file's metadata, such as what the table rests on.
     pub fn note(&mut self, name: &str, value: String) {
         match &mut self.to {
-            To::Parquet(writer) => writer.append_key_value_metadata(KeyValue::new(name.to_owned(), value)),
+            To::Parquet(writer) => writer.note(name, value),
             To::Arrow(writer) => writer.write_metadata(name, value),
         }
     }
@@ -136,7 +126,7 @@ impl<W: Write> TableWriter<W> {
     /// As [`TableWriter::begin`].
     pub fn finish(mut self) -> Result<W, TableError> {
         match &mut self.to {
-            To::Parquet(writer) => drop(writer.finish()?),
+            To::Parquet(writer) => writer.finish()?,
             To::Arrow(writer) => writer.finish()?,
         }
         self.drain()?;
