@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// The longest that a refresh reads, but for the block that it is at.
 const READ_MAX: Duration = Duration::from_millis(150);
-/// Without a lock, a run counts as being recorded for so long after it grew.
+/// If no lock was ever seen, a run counts as being recorded for so long after it grew.
 const GROWING: Duration = Duration::from_secs(10);
 
 /// A run that is watched.
@@ -27,13 +27,15 @@ pub(super) struct Session<'run> {
     /// When it grew after its end had been reached once.
     grew: Option<Instant>,
     had_end: bool,
+    had_lock: bool,
 }
 
 impl<'run> Session<'run> {
     pub(super) fn new(run: &'run Run) -> Self {
         let reading = Reading::new(run);
         let figures = Figures::new(reading.parts());
-        Self { run, reading, figures, outside: Outside::default(), reached: Reached::More, grew: None, had_end: false }
+        let (outside, reached) = (Outside::default(), Reached::More);
+        Self { run, reading, figures, outside, reached, grew: None, had_end: false, had_lock: false }
     }
 
     pub(super) fn run(&self) -> &'run Run {
@@ -68,6 +70,7 @@ impl<'run> Session<'run> {
 
     fn look(&mut self, progress: impl FnMut(u64) -> bool) -> Reached {
         self.outside = Outside::ask(self.run);
+        self.had_lock |= self.outside.recorders > 0;
         let before = self.figures.bytes;
         self.reached = self.reading.look(&mut self.figures, progress);
         if self.had_end && self.figures.bytes > before {
@@ -103,7 +106,8 @@ impl<'run> Session<'run> {
             if self.reading.is_finished() && self.reading.parts() >= workers {
                 return State::Finished;
             }
-            let grows = self.grew.is_some_and(|grew| grew.elapsed() < GROWING);
+            // A lock that was there and is gone was let go of.
+            let grows = !self.had_lock && self.grew.is_some_and(|grew| grew.elapsed() < GROWING);
             return if grows { State::Recording { age_ms: self.age_ms(), has_lock: false } } else { State::Ended };
         }
         if self.reading.is_finished() {
