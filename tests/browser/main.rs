@@ -5,6 +5,7 @@
 
 mod browser;
 mod run;
+mod served;
 
 use anyhow::{ensure, Context, Result};
 use browser::{in_browser, Page};

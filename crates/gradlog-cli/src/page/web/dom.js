@@ -79,6 +79,14 @@ function missing(words) {
   return h("p", { class: "missing" }, words);
 }
 
+/** A place that is filled when an answer comes; `isThere` says when. */
+function later(answer, words) {
+  const place = h("div", { class: "later", "aria-busy": "true" }, source.isServed && h("p", { class: "missing" }, words));
+  place.isThere = answer.then((found) => place.replaceChildren(...[found].flat().filter(Boolean)),
+    (error) => place.replaceChildren(missing(error.message))).then(() => place.removeAttribute("aria-busy"));
+  return place;
+}
+
 /** What an answer rests on, small, below it. */
 function basisLine(words) {
   return words ? h("p", { class: "basis" }, h("b", null, "Rests on "), words) : null;
