@@ -155,6 +155,10 @@ impl App {
                 })?;
                 Ok(Response::json(Arc::clone(&*found)))
             }
+            "data" => {
+                parameters.end()?;
+                self.check_data(&asking)
+            }
             "examples" | "histories" | "cards" | "neighbors" => self.some_examples(path, parameters, &asking),
             _ => Err(Refusal(Status::NotThere, "there is nothing at this address".into())),
         }

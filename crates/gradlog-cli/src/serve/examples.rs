@@ -2,12 +2,13 @@
 
 use super::app::{json_response, App, Asking, Outcome, Refusal};
 use super::desk::Lane;
+use super::limits::{COMPARED_MAX, WALL_MAX};
 use super::parameters::Parameters;
 use super::response::{Response, Status};
 use crate::error::CliError;
-use crate::page::cards::{read_cards, Cards};
+use crate::page::cards::{check_labels, read_cards};
 use crate::page::data::{self, Source};
-use crate::page::parts::history_arrays;
+use crate::page::parts::{history_arrays, read_wall, set_names};
 use crate::page::sheet::Budget;
 use gradlog_analysis::HistoryQuestion;
 use serde_json::{json, Value};
@@ -79,9 +80,41 @@ impl App {
         let labels = self.labels(ids, set, asking)?;
         self.keep_json(Lane::Quick, &format!("cards/{of}/{ids:?}"), asking, |_| {
             let what = set.map_or("training examples".into(), |set| format!("probes of `{set}`"));
-            let Cards { mut part, notes } = read_cards(source.as_ref(), &what, ids, &labels, &mut Budget::new())?;
-            part["notes"] = json!(notes);
-            Ok(part)
+            // Their notes would be of these few, which may be those of wrong labels.
+            Ok(read_cards(source.as_ref(), &what, ids, &labels, &mut Budget::new())?.part)
+        })
+    }
+
+    /// Says whether the data is probably that of other examples: compares the labels of some, evenly among all, and of
+    /// the probes on the wall.
+    pub(super) fn check_data(&self, asking: &Asking<'_>) -> Outcome<Response> {
+        if self.data.is_empty() {
+            return Ok(json_response(&json!({ "notes": [] })));
+        }
+        let examples = match self.examples(asking) {
+            Err(Refusal(Status::NoAnswer, _)) => None,
+            other => Some(other?),
+        };
+        self.keep_json(Lane::Long, "data", asking, |asked| {
+            let mut notes = Vec::new();
+            if let (Some(source), Some(examples)) = (self.source(None)?, examples) {
+                let step = examples.ids.len().div_ceil(COMPARED_MAX).max(1);
+                let some = examples.ids.iter().step_by(step).filter_map(|id| Some((*id, examples.find(*id)?.0?)));
+                notes.extend(check_labels(source.as_ref(), "training examples", some)?);
+            }
+            for set in set_names(asked.run())? {
+                let Ok(Some(wall)) = read_wall(asked.run(), &set, WALL_MAX) else { continue };
+                match self.source(Some(&set))? {
+                    None => {
+                        notes.push(format!("note: there is no data for the probe set `{set}`: give --data {set}=..."))
+                    }
+                    Some(source) => {
+                        let labels = wall.labels.into_iter();
+                        notes.extend(check_labels(source.as_ref(), &format!("probes of `{set}`"), labels)?);
+                    }
+                }
+            }
+            Ok(json!({ "notes": notes }))
         })
     }
 

@@ -31,6 +31,8 @@ pub(crate) const ANSWERS_MAX: usize = 4096;
 pub(crate) const ROWS_MAX: usize = 500;
 /// Examples whose pictures, labels or visits one request asks for.
 pub(crate) const IDS_MAX: usize = 200;
+/// Examples whose recorded labels are compared with those of the data.
+pub(crate) const COMPARED_MAX: usize = 1000;
 /// Proponents and opponents of one answer, each.
 pub(crate) const TOP_MAX: u64 = 1000;
 /// Probes of a set on the wall; any other can be asked for by its id.

@@ -79,7 +79,8 @@ fn read_set(
 pub(crate) struct Wall {
     pub part: Value,
     ids: Vec<u64>,
-    labels: HashMap<u64, u32>,
+    /// The recorded labels.
+    pub labels: HashMap<u64, u32>,
     /// Probes of the set, those that are left out among them.
     probes: usize,
 }

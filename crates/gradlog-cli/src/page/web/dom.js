@@ -50,6 +50,11 @@ function short(value) {
   return text.replace("-", "−");
 }
 
+/** Words as a sentence: with a capital letter and a full stop. */
+function sentence(words) {
+  return `${words.charAt(0).toUpperCase()}${words.slice(1)}${/[.?!]$/.test(words) ? "" : "."}`;
+}
+
 /** A count with thin spaces between thousands. */
 function count(value) {
   return String(value).replace(/\B(?=(\d{3})+$)/g, "\u202f");

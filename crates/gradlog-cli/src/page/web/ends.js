@@ -51,10 +51,11 @@ function scoreBar(row, most) {
   const end = length(row.score);
   const error = Number.isFinite(row.error) ? row.error : 0;
   const [from, to] = [Math.max(0, Math.abs(row.score) - error), Math.min(most, Math.abs(row.score) + error)].map(length);
-  const words = `score ${short(row.score)}, plus or minus ${short(row.error)} (one standard deviation of the sketch)`;
+  const hasError = Number.isFinite(row.error);
+  const words = `score ${short(row.score)}${hasError ? `, plus or minus ${short(row.error)} (one standard deviation of the sketch)` : ""}`;
   return s("svg", { class: `score-bar ${row.score > 0 ? "helped" : "hurt"}`, width, height, role: "img", "aria-label": words },
     s("title", null, words), s("rect", { x: 0, y: 4, width: Math.max(1, end), height: 8 }),
-    s("path", { class: "whisker", d: `M${from} ${middle}H${to}M${from} 5V11M${to} 5V11` }));
+    hasError && s("path", { class: "whisker", d: `M${from} ${middle}H${to}M${from} 5V11M${to} 5V11` }));
 }
 
 /** The parts of a score as small bars up and down. */

@@ -63,11 +63,11 @@ async function lookAgain() {
 
 /** Begins to follow. */
 function follow() {
-  document.addEventListener("gradlog-warning", ({ detail }) => {
+  source.dataNotes().then((notes) => {
     const place = document.getElementById("warning");
-    place.textContent = tame(detail);
-    place.hidden = false;
-  });
+    place.textContent = tame(notes.map((note) => sentence(note.replace(/^(warning|note): /, ""))).join(" "));
+    place.hidden = notes.length === 0;
+  }, () => {});
   drawFollow(source.state, false);
   setTimeout(lookAgain, source.state.recording ? LOOK_WHILE_RECORDING : LOOK_OTHERWISE);
 }

@@ -51,7 +51,7 @@ function headLine(run) {
 function alarms(run) {
   const words = [];
   if (run.damage) words.push(`The run is damaged: all is of what came before. ${run.damage}`);
-  else if (!run.finished) words.push("The run is not finished: its recorder was killed, or still writes.");
+  else if (!run.finished && !(source.isServed && source.state.recording)) words.push("The run is not finished: its recorder was killed, or still writes.");
   if (run.dropped > 0) words.push(`${plural(run.dropped, "visit")} were dropped while recording, the first at step ${run.first_gap}.`);
   if (run.not_finite > 0) words.push(`${plural(run.not_finite, "visit")} have a NaN or an infinity and are left out.`);
   if (run.coverage === null) words.push("The model was not declared, so the share of it that is recorded is not known.");

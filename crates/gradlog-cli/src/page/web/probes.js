@@ -48,7 +48,7 @@ async function drawProbe(target, set, id, asked, change, signal) {
         inData !== null && h("p", { class: "note" }, `The data gives it the label ${inData}.`),
         h("p", { class: "story" }, storyOf(visits, "record"))),
       visitChart(visits, "loss", "Its loss each time it was recorded, by step")),
-    source.isServed ? await methodForm(asked, change) : "",
+    source.isServed ? await methodForm(set, id, asked, change) : "",
     answer);
   await answer.isThere;
 }
@@ -65,7 +65,7 @@ async function endsPanel(ends, asked, last, change) {
     ends.canSplit && h("div", { class: "tools" }, h("span", null, "Show scores "), choices.map(([value, text]) => h("button", {
       type: "button", "aria-pressed": String(asked.split === value), onclick: () => change({ split: value }) }, text)),
       names?.length > 0 && h("span", { class: "note" }, `from left: ${names.join(", ")}`)),
-    words.map((line) => h("p", { class: line.startsWith("warning") ? "alarm" : "note" }, line.replace(/^(warning|note): /, ""))),
+    words.map((line) => h("p", { class: line.startsWith("warning") ? "alarm" : "note" }, sentence(line.replace(/^(warning|note): /, "")))),
     await endLists(ends, asked.split, last),
     basisLine(`${ends.variant}; ${ends.basis}${error}`),
   ].flat();

@@ -111,7 +111,7 @@ async function drawScores(main, parameters) {
   const drawChart = async () => {
     const mine = state.score;
     const { about } = known(mine);
-    chart.replaceChildren(h("p", { class: "lead" }, `${about[0].toUpperCase()}${about.slice(1)}.`));
+    chart.replaceChildren(h("p", { class: "lead" }, sentence(about)));
     const one = await source.score(mine).catch((error) => ({ refused: error.message }));
     if (mine !== state.score) return;
     chart.append(...(one.refused ? [missing(one.refused)] : [

@@ -131,9 +131,7 @@ function servedSource() {
     return (id) => table.visits(id);
   }));
   const cards = (of) => always(`batch:cards:${of}`, () => new Batch(async (ids) => {
-    const part = await ask("cards", { of, ids });
-    const set = new CardSet(part);
-    for (const note of part?.notes ?? []) if (note.startsWith("warning")) document.dispatchEvent(new CustomEvent("gradlog-warning", { detail: note }));
+    const set = new CardSet(await ask("cards", { of, ids }));
     return () => set;
   }));
   const visits = () => once("visits:read", async () => {
@@ -205,6 +203,8 @@ function servedSource() {
     historyIds: async () => (await visits())?.ids ?? [],
     probeHistory: async (set, id) => (await wall(set)).visits(id) ?? histories(set).get(id),
     neighbors: (id) => once(`neighbors:${id}`, () => ask("neighbors", { id })),
+    /** What a reader should know of the data of the examples. */
+    dataNotes: async () => (await once("data", () => ask("data"))).notes,
     cardSet: (of, id) => cards(of).get(id),
   };
 }

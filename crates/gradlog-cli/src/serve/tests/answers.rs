@@ -179,13 +179,35 @@ fn examples_and_pictures_are_there_for_any_id() {
         assert_eq!(found[0]["id"], "100");
         let cards = client.get("cards?of=train&ids=107,100,114").json();
         assert_eq!(cards["texts"]["ids"], serde_json::json!(["107", "100"]));
-        assert!(cards["notes"][0].as_str().unwrap().starts_with("1 of 3 training examples are not in the data"));
+        assert_eq!(client.get("data").json()["notes"], serde_json::json!([]));
         assert_eq!(client.get("cards?of=probe:test&ids=3").json()["texts"]["values"][0][0], "probe");
         let curve = client.get("histories?set=test&ids=3").json();
         assert_eq!(curve["ids"]["bytes"], "AwAAAA==");
         assert_eq!(client.get("histories?set=nope&ids=3").status, 422);
         assert_eq!(client.get("cards?of=nope&ids=3").status, 400);
     });
+}
+
+#[test]
+fn data_of_other_examples_is_noticed() {
+    let run = run();
+    let folder = tempfile::tempdir().unwrap();
+    let notes = |label: u64| {
+        let csv = folder.path().join(format!("{label}.csv"));
+        let rows: String = (0..24).map(|at| 100 + 7 * at).map(|id| format!("{id},x,{}\n", (id + label) % 3)).collect();
+        std::fs::write(&csv, format!("id,a,label\n{rows}")).unwrap();
+        let mut found = Value::Null;
+        with_server(&[run.path()], &[&format!("csv:{}", csv.display())], |client| {
+            found = client.get("data").json()["notes"].clone();
+            // Those that differ are named, example by example.
+            let differing = client.get("cards?of=train&ids=100,107").json()["labels"].as_object().unwrap().len();
+            assert_eq!(differing, if label == 0 { 0 } else { 2 });
+        });
+        found
+    };
+    let missing = "note: there is no data for the probe set `te st/&?`: give --data te st/&?=...";
+    assert_eq!(notes(0), serde_json::json!([missing]));
+    assert!(notes(1)[0].as_str().unwrap().contains("only 0 % of the training examples"), "{}", notes(1));
 }
 
 #[test]
