@@ -1,6 +1,6 @@
 //! A Chromium that chromedriver starts, and what a test does with a page in it.
 
-use crate::run::write_page;
+use crate::run::{write_page, Served};
 use anyhow::{bail, ensure, Context, Result};
 use fantoccini::actions::{InputSource, KeyAction, KeyActions, MouseActions, PointerAction};
 use fantoccini::{Client, ClientBuilder, Locator};
@@ -8,7 +8,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{json, Value};
 use std::future::Future;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -50,6 +50,24 @@ fn start_driver() -> Option<(Driver, u16)> {
 
 /// Opens the page of a made-up run in a window of this size. Without a driver it says so and does nothing.
 pub fn in_browser(size: (u32, u32), doing: impl for<'a> FnOnce(&'a Page) -> Doing<'a>) {
+    open_in_browser(size, |folder| Ok((format!("file://{}", write_page(folder)?.display()), ())), doing);
+}
+
+/// Opens the page of a server in a window of this size.
+pub fn served_in_browser(
+    size: (u32, u32),
+    serving: impl FnOnce(&Path) -> Result<Served>,
+    doing: impl for<'a> FnOnce(&'a Page) -> Doing<'a>,
+) {
+    open_in_browser(size, |folder| serving(folder).map(|served| (served.address.clone(), served)), doing);
+}
+
+/// Opens an address, whose page is there as long as what comes with it.
+fn open_in_browser<T>(
+    size: (u32, u32),
+    opening: impl FnOnce(&Path) -> Result<(String, T)>,
+    doing: impl for<'a> FnOnce(&'a Page) -> Doing<'a>,
+) {
     let Some((driver, port)) = start_driver() else {
         println!("skipped: there is no chromedriver (Debian: apt-get install chromium-driver)");
         return;
@@ -57,7 +75,7 @@ pub fn in_browser(size: (u32, u32), doing: impl for<'a> FnOnce(&'a Page) -> Doin
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let done = runtime.block_on(async {
         let folder = tempfile::tempdir()?;
-        let address = format!("file://{}", write_page(folder.path())?.display());
+        let (address, _alive) = opening(folder.path())?;
         let client = connect(port, size, folder.path().to_str().context("a path in UTF-8")?).await?;
         let page = Page { client, address, downloads: folder.path().to_owned() };
         let outcome = page.open(doing).await;
@@ -112,6 +130,14 @@ impl Page {
             .await?;
         self.wait_for(view, &format!("document.getElementById('main').dataset.view === '{view}'")).await?;
         self.wait_ready().await
+    }
+
+    /// A picture of the page as it is, if `GRADLOG_SCREENSHOTS` names a folder.
+    pub async fn picture(&self, name: &str) -> Result<()> {
+        if let Some(folder) = std::env::var_os("GRADLOG_SCREENSHOTS") {
+            std::fs::write(Path::new(&folder).join(format!("{name}.png")), self.client.screenshot().await?)?;
+        }
+        Ok(())
     }
 
     pub async fn reload(&self) -> Result<()> {

@@ -40,6 +40,8 @@ pub(crate) enum CliError {
     Out { path: PathBuf, source: io::Error },
     #[error("cannot read {}", path.display())]
     In { path: PathBuf, source: io::Error },
+    #[error("cannot listen at {place}")]
+    Listen { place: String, source: io::Error },
     /// Data of the examples is not what it was said to be.
     #[error("{}: {what}", path.display())]
     Data { path: PathBuf, what: String, next: &'static str },
@@ -114,6 +116,7 @@ impl CliError {
             CliError::Out { .. } => Some("nothing was left there: give another --out, or make room"),
             CliError::Data { next, .. } => Some(next),
             CliError::Terminal(_) => Some("print the state without one: `gradlog watch RUN --once`"),
+            CliError::Listen { .. } => Some("give a free port and an address of this machine: --listen ADDR:PORT"),
             CliError::NotAnId { .. } => Some("a line is `id`, or `id,` and what belongs to it"),
             _ => None,
         }

@@ -71,6 +71,11 @@ pub(crate) struct Asked<'run> {
 }
 
 impl<'run> Asked<'run> {
+    /// Asks about whole runs, with no progress bar.
+    pub(crate) fn quietly(runs: Vec<&'run Run>) -> Self {
+        Self { runs, window: Window::everything(), watch: Watch::new(false), draws: false }
+    }
+
     /// The only run, of a verb that takes one.
     pub(crate) fn run(&self) -> &'run Run {
         self.runs[0]

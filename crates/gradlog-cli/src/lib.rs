@@ -12,6 +12,7 @@ mod notes;
 mod output;
 mod page;
 mod report;
+mod serve;
 #[cfg(test)]
 mod tests;
 mod verbs;

@@ -16,8 +16,9 @@ const STYLES: [&str; 3] =
     [include_str!("web/base.css"), include_str!("web/panels.css"), include_str!("web/example.css")];
 
 /// Scripts in their order: each uses what stands before it.
-const SCRIPTS: [&str; 16] = [
+const SCRIPTS: [&str; 19] = [
     include_str!("web/source.js"),
+    include_str!("web/served.js"),
     include_str!("web/dom.js"),
     include_str!("web/cards.js"),
     include_str!("web/charts.js"),
@@ -27,11 +28,13 @@ const SCRIPTS: [&str; 16] = [
     include_str!("web/curves.js"),
     include_str!("web/suspects.js"),
     include_str!("web/map.js"),
+    include_str!("web/methods.js"),
     include_str!("web/probes.js"),
     include_str!("web/ends.js"),
     include_str!("web/groups.js"),
     include_str!("web/scores.js"),
     include_str!("web/keys.js"),
+    include_str!("web/follow.js"),
     include_str!("web/page.js"),
 ];
 
@@ -72,14 +75,45 @@ fn hash(text: &str) -> String {
 /// What `out` says.
 pub(crate) fn write_page(out: &mut dyn Write, title: &str, parts: &[(&str, Value)]) -> io::Result<()> {
     let (script, style) = (script(), STYLES.join("\n"));
-    let policy = format!(
-        "default-src 'none'; img-src data:; style-src {}; script-src {}; base-uri 'none'; form-action 'none'",
-        hash(&style),
-        hash(&script)
-    );
+    write_document(out, title, parts, (&script, &style, &policy(&script, &style, "")))
+}
+
+/// The page without any part: it asks the server that it comes from.
+pub(crate) struct ServedPage {
+    pub html: Vec<u8>,
+    /// The content security policy, for the header of the answer.
+    pub policy: String,
+}
+
+impl ServedPage {
+    pub(crate) fn new(title: &str) -> Self {
+        let (script, style) = (script(), STYLES.join("\n"));
+        let policy = policy(&script, &style, "connect-src 'self'; ");
+        let mut html = Vec::new();
+        // Writing to memory cannot fail.
+        let parts = [("served", Value::Bool(true))];
+        let _ = write_document(&mut html, &format!("{title}: gradlog"), &parts, (&script, &style, &policy));
+        Self { html, policy: format!("{policy}; frame-ancestors 'none'") }
+    }
+}
+
+fn policy(script: &str, style: &str, more: &str) -> String {
+    format!(
+        "default-src 'none'; {more}img-src data:; style-src {}; script-src {}; base-uri 'none'; form-action 'none'",
+        hash(style),
+        hash(script)
+    )
+}
+
+fn write_document(
+    out: &mut dyn Write,
+    title: &str,
+    parts: &[(&str, Value)],
+    (script, style, policy): (&str, &str, &str),
+) -> io::Result<()> {
     // The frame is split at its marks, so that nothing that is put in is taken for a mark.
     let mut rest = FRAME;
-    for (mark, text) in [("{{policy}}", &policy), ("{{title}}", &escape_html(title)), ("{{style}}", &style)] {
+    for (mark, text) in [("{{policy}}", policy), ("{{title}}", &escape_html(title)), ("{{style}}", style)] {
         let (before, after) = rest.split_once(mark).unwrap_or((rest, ""));
         write!(out, "{before}{text}")?;
         rest = after;

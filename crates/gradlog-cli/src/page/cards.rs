@@ -29,6 +29,45 @@ struct Agreement {
     equal: u64,
 }
 
+impl Agreement {
+    /// Compares a recorded label with that of the data; whether both are there and differ.
+    fn add(&mut self, recorded: Option<&u32>, in_data: Option<u32>) -> bool {
+        let (Some(recorded), Some(in_data)) = (recorded, in_data) else { return false };
+        self.compared += 1;
+        self.equal += u64::from(*recorded == in_data);
+        *recorded != in_data
+    }
+
+    /// What somebody should know, if most labels differ.
+    fn warning(&self, what: &str, source: &dyn Source) -> Option<String> {
+        let share = self.equal as f64 / self.compared.max(1) as f64;
+        (self.compared >= COMPARED_MIN && share < AGREEMENT_MIN).then(|| {
+            format!(
+                "warning: only {:.0} % of the {what} have the recorded label in the data: are these the same examples? \
+                 Ids are taken for {}",
+                100.0 * share,
+                source.ids()
+            )
+        })
+    }
+}
+
+/// Whether the data is probably that of other examples, by the labels of these.
+///
+/// # Errors
+/// What cannot be read.
+pub(crate) fn check_labels(
+    source: &dyn Source,
+    what: &str,
+    labels: impl Iterator<Item = (u64, u32)>,
+) -> Result<Option<String>, CliError> {
+    let mut agreement = Agreement::default();
+    for (id, recorded) in labels {
+        agreement.add(Some(&recorded), source.entry(id)?.and_then(|entry| entry.label));
+    }
+    Ok(agreement.warning(what, source))
+}
+
 /// Reads the cards of these examples. `labels` are those that the run recorded.
 ///
 /// # Errors
@@ -53,12 +92,8 @@ pub(crate) fn read_cards(
             missing += 1;
             continue;
         };
-        if let (Some(recorded), Some(label)) = (labels.get(&id), label) {
-            agreement.compared += 1;
-            agreement.equal += u64::from(*recorded == label);
-            if *recorded != label {
-                differing.insert(id.to_string(), json!(label));
-            }
+        if agreement.add(labels.get(&id), label) {
+            differing.insert(id.to_string(), json!(label));
         }
         match card {
             Card::Picture(picture) => pictures.push((id, picture)),
@@ -82,15 +117,7 @@ pub(crate) fn read_cards(
     if missing > 0 {
         notes.push(format!("{missing} of {} {what} are not in the data, whose ids are {}", ids.len(), source.ids()));
     }
-    let share = agreement.equal as f64 / agreement.compared.max(1) as f64;
-    if agreement.compared >= COMPARED_MIN && share < AGREEMENT_MIN {
-        notes.push(format!(
-            "warning: only {:.0} % of the {what} have the recorded label in the data: are these the same examples? \
-             Ids are taken for {}",
-            100.0 * share,
-            source.ids()
-        ));
-    }
+    notes.extend(agreement.warning(what, source));
     let columns = source.columns();
     let (text_ids, texts): (Vec<String>, Vec<Value>) =
         texts.into_iter().map(|(id, text)| (id.to_string(), text)).unzip();

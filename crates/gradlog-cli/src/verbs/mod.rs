@@ -13,6 +13,7 @@ mod recover;
 mod report;
 mod score_table;
 mod scores;
+mod serve;
 mod similar;
 mod suspects;
 mod threshold;
@@ -49,6 +50,7 @@ verbs! {
     Info(info::Arguments),
     Watch(watch::Arguments),
     Report(report::Arguments),
+    Serve(serve::Arguments),
     Verify(verify::Arguments),
     Recover(recover::Arguments),
     Scores(scores::Arguments),

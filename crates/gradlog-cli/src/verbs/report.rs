@@ -2,18 +2,17 @@
 
 use crate::arguments::EXIT_CODES;
 use crate::error::CliError;
-use crate::frame::{missing_workers, Asked, Content, Ending, Shown, Verb};
+use crate::frame::{Asked, Content, Ending, Shown, Verb};
 use crate::output::Destination;
 use crate::page::assemble::write_page;
 use crate::page::cards::{read_cards, Cards};
 use crate::page::chosen::Chosen;
 use crate::page::data::{self, Spec};
-use crate::page::limits::{DETAILED_PROBES_MAX, SUSPECTS_MAX};
 use crate::page::parts;
 use crate::page::sheet::Budget;
 use clap::Args;
-use gradlog_format::run::{Damage, ReadError};
-use serde_json::{json, Map, Value};
+use gradlog_format::run::Damage;
+use serde_json::{Map, Value};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -69,18 +68,12 @@ impl Verb for Arguments {
     }
 
     fn check(&self) -> Result<(), CliError> {
-        for (at, spec) in self.data.iter().enumerate() {
-            if self.data[..at].iter().any(|other| other.set == spec.set) {
-                let of = spec.set.as_ref().map_or("the training examples".into(), |set| format!("`{set}`"));
-                return Err(CliError::Arguments(format!("there are two --data of {of}: give one")));
-            }
-        }
-        Ok(())
+        data::refuse_doubles(&self.data)
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Page, CliError> {
         // What is wrong with the data is said before minutes of reading.
-        self.refuse_unknown_sets(asked)?;
+        data::refuse_unknown_sets(&self.data, asked.run())?;
         let train = data::open(&self.data, None)?;
         asked.start("reading", 30);
         let head = parts::head_part(asked)?;
@@ -114,11 +107,7 @@ impl Verb for Arguments {
             words.extend(notes);
             cards.insert("train".into(), part);
         }
-        let mut head_part = head.part;
-        head_part["notes"] = json!(words);
-        head_part["workers"] = json!(missing_workers(asked.run())?);
-        head_part["limits"] = json!({ "suspects": SUSPECTS_MAX, "detailed_probes": DETAILED_PROBES_MAX });
-        let title = head_part["runs"][0]["name"].as_str().unwrap_or("a run").to_owned();
+        let (head_part, title) = (head.finish(asked, &words)?, head.name().to_owned());
         let parts = vec![
             ("head", head_part),
             ("curves", curves),
@@ -143,24 +132,6 @@ impl Verb for Arguments {
             Ok(Ending { words: Some(words), damage: None })
         }));
         Ok(Shown { words, content, damage, ..Shown::default() })
-    }
-}
-
-impl Arguments {
-    /// Refuses data for a probe set that the run does not have.
-    fn refuse_unknown_sets(&self, asked: &Asked<'_>) -> Result<(), CliError> {
-        let known = match asked.run().probe_sets() {
-            Err(ReadError::Damaged(_)) => return Ok(()),
-            other => other?,
-        };
-        match self.data.iter().filter_map(|spec| spec.set.as_ref()).find(|set| !known.contains(set)) {
-            None => Ok(()),
-            Some(set) => {
-                let names: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
-                let there = if names.is_empty() { "none".into() } else { names.join(", ") };
-                Err(CliError::Arguments(format!("--data: the run has no probe set `{set}`; it has {there}")))
-            }
-        }
     }
 }
 

@@ -5,10 +5,10 @@ use crate::error::CliError;
 use crate::page::limits::{PICTURE_FILES_MAX, PICTURE_FILE_BYTES_MAX, PICTURE_READ_SIDE_MAX, PICTURE_SIDE};
 use crate::page::sheet::Picture;
 use image::{ImageReader, Limits};
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What stands for `{set}` in the path of a training example.
 const TRAIN: &str = "train";
@@ -16,13 +16,13 @@ const TRAIN: &str = "train";
 /// The pictures of a folder.
 pub(super) struct Images {
     path: String,
-    read: Cell<usize>,
+    read: AtomicUsize,
 }
 
 impl Images {
     pub(super) fn new(path: &Path, set: Option<&str>) -> Self {
         let path = path.to_string_lossy().replace("{set}", &folder_name(set.unwrap_or(TRAIN)));
-        Self { path, read: Cell::new(0) }
+        Self { path, read: AtomicUsize::new(0) }
     }
 
     fn file(&self, id: u64) -> PathBuf {
@@ -42,7 +42,7 @@ fn folder_name(set: &str) -> String {
 
 impl Source for Images {
     fn entry(&self, id: u64) -> Result<Option<Entry>, CliError> {
-        if self.read.get() >= PICTURE_FILES_MAX {
+        if self.read.load(Ordering::Relaxed) >= PICTURE_FILES_MAX {
             return Ok(None);
         }
         let path = self.file(id);
@@ -51,7 +51,7 @@ impl Source for Images {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(io)?,
         };
-        self.read.set(self.read.get() + 1);
+        self.read.fetch_add(1, Ordering::Relaxed);
         let wrong = |what: String| CliError::Data { path: path.clone(), what, next: "give a PNG or a JPEG file" };
         let bytes = file.metadata().map_err(io)?.len();
         if bytes > PICTURE_FILE_BYTES_MAX {

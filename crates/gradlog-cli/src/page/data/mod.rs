@@ -9,6 +9,7 @@ mod rows;
 
 use crate::error::CliError;
 use crate::page::sheet::Picture;
+use gradlog_format::run::{ReadError, Run};
 use rows::IdRule;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -31,7 +32,7 @@ pub(crate) struct Entry {
 }
 
 /// Examples by their ids.
-pub(crate) trait Source {
+pub(crate) trait Source: Send + Sync {
     /// What is known of the example; `None` if the data does not hold it.
     ///
     /// # Errors
@@ -112,6 +113,11 @@ impl Spec {
             }
     }
 
+    /// Whether opening it reads nothing, and it counts how much of it was read.
+    pub(crate) fn is_opened_each_time(&self) -> bool {
+        self.kind == Kind::Images
+    }
+
     fn open(&self, set: Option<&str>) -> Result<Box<dyn Source>, CliError> {
         Ok(match self.kind {
             Kind::Idx => Box::new(idx::Idx::open(&self.place, set)?),
@@ -122,14 +128,51 @@ impl Spec {
     }
 }
 
+/// Refuses two specs of one set.
+///
+/// # Errors
+/// Which set has two.
+pub(crate) fn refuse_doubles(specs: &[Spec]) -> Result<(), CliError> {
+    for (at, spec) in specs.iter().enumerate() {
+        if specs[..at].iter().any(|other| other.set == spec.set) {
+            let of = spec.set.as_ref().map_or("the training examples".into(), |set| format!("`{set}`"));
+            return Err(CliError::Arguments(format!("there are two --data of {of}: give one")));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses data for a probe set that the run does not have.
+///
+/// # Errors
+/// Which sets there are.
+pub(crate) fn refuse_unknown_sets(specs: &[Spec], run: &Run) -> Result<(), CliError> {
+    let known = match run.probe_sets() {
+        Err(ReadError::Damaged(_)) => return Ok(()),
+        other => other?,
+    };
+    match specs.iter().filter_map(|spec| spec.set.as_ref()).find(|set| !known.contains(set)) {
+        None => Ok(()),
+        Some(set) => {
+            let names: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+            let there = if names.is_empty() { "none".into() } else { names.join(", ") };
+            Err(CliError::Arguments(format!("--data: the run has no probe set `{set}`; it has {there}")))
+        }
+    }
+}
+
 /// Opens the source of the training examples, or of a probe set; `None` if no spec serves it.
 ///
 /// # Errors
 /// What cannot be read, or is not what the spec says.
 pub(crate) fn open(specs: &[Spec], set: Option<&str>) -> Result<Option<Box<dyn Source>>, CliError> {
+    find(specs, set).map(|spec| spec.open(set)).transpose()
+}
+
+/// The spec that serves the training examples, or a probe set.
+pub(crate) fn find<'a>(specs: &'a [Spec], set: Option<&str>) -> Option<&'a Spec> {
     let own = specs.iter().find(|spec| spec.set.as_deref() == set);
-    let spec = own.or_else(|| specs.iter().find(|spec| set.is_some() && spec.serves_probes()));
-    spec.map(|spec| spec.open(set)).transpose()
+    own.or_else(|| specs.iter().find(|spec| set.is_some() && spec.serves_probes()))
 }
 
 #[cfg(test)]

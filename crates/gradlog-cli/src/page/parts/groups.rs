@@ -8,7 +8,7 @@ use crate::page::limits::{
     CLUSTERS, CLUSTER_MEMBERS, CLUSTER_ROUNDS, DUPLICATES_COSINE, DUPLICATES_EXAMPLES_MAX, DUPLICATES_MAX, NEIGHBORS,
     NEIGHBORS_OF_MAX, VECTORS_MAX, VECTOR_LENGTH,
 };
-use gradlog_analysis::{Clusters, UnitVectors, VectorQuestion};
+use gradlog_analysis::{Clusters, Neighbor, UnitVectors, VectorQuestion};
 use serde_json::{json, Map, Value};
 
 /// The groups of the first run.
@@ -21,23 +21,69 @@ const SEED: u64 = 0;
 
 /// Compares the gradients of up to [`VECTORS_MAX`] examples; names the examples of the groups.
 pub(crate) fn groups_part(asked: &Asked<'_>, chosen: &mut Chosen, examples: u64) -> Result<Groups, CliError> {
-    if examples > VECTORS_MAX {
-        let words = format!(
-            "the run has {examples} examples, and a page compares the gradients of up to {VECTORS_MAX}: ask \
-             `gradlog cluster` and `gradlog similar`"
-        );
+    if let Some(words) = too_many_to_compare(examples) {
         return Ok(Groups { part: reason(&words) });
     }
-    let question = VectorQuestion::new(VECTOR_LENGTH).share_progress(&asked.progress());
-    let vectors = match question.compute(asked.run()) {
-        Err(error) if is_about_the_run(&error) => return Ok(Groups { part: reason(&error.to_string()) }),
+    let compared = match Compared::read(asked) {
+        Err(CliError::Analysis(error)) if is_about_the_run(&error) => {
+            return Ok(Groups { part: reason(&error.to_string()) })
+        }
         other => other?,
     };
-    let (variant, basis) = (vectors.variant(), vectors.basis.to_string());
-    let unit = UnitVectors::new(vectors);
-    let neighbors = neighbors(&unit, chosen);
+    let neighbors = neighbors(&compared.unit, chosen);
+    let mut part = compared.groups(chosen);
+    part["neighbors"] = neighbors;
+    Ok(Groups { part })
+}
+
+/// Why the gradients of so many examples are not compared, if they are not.
+pub(crate) fn too_many_to_compare(examples: u64) -> Option<String> {
+    (examples > VECTORS_MAX).then(|| {
+        format!(
+            "the run has {examples} examples, and a page compares the gradients of up to {VECTORS_MAX}: ask \
+             `gradlog cluster` and `gradlog similar`"
+        )
+    })
+}
+
+/// The gradients of the examples, ready to be compared.
+pub(crate) struct Compared {
+    unit: UnitVectors,
+    variant: String,
+}
+
+impl Compared {
+    /// Reads the mean gradient of each example of the first run.
+    ///
+    /// # Errors
+    /// What the run cannot give.
+    pub(crate) fn read(asked: &Asked<'_>) -> Result<Self, CliError> {
+        let question = VectorQuestion::new(VECTOR_LENGTH).share_progress(&asked.progress());
+        let vectors = question.compute(asked.run())?;
+        let variant = vectors.variant();
+        Ok(Self { unit: UnitVectors::new(vectors), variant })
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        4 * self.unit.values.len() + 16 * self.unit.len()
+    }
+
+    /// The examples whose gradients are nearest to that of an example: pairs of id and cosine.
+    pub(crate) fn neighbors(&self, id: u64) -> Option<Value> {
+        let position = self.unit.position(id)?;
+        Some(self.unit.neighbors(position, NEIGHBORS).iter().map(neighbor_row).collect())
+    }
+
+    /// Clusters and near-duplicates; names their examples.
+    pub(crate) fn groups(&self, chosen: &mut Chosen) -> Value {
+        groups_of(&self.unit, chosen, &self.variant)
+    }
+}
+
+fn groups_of(unit: &UnitVectors, chosen: &mut Chosen, variant: &str) -> Value {
     let found = unit.clusters(CLUSTERS, CLUSTER_ROUNDS, SEED);
-    let clusters: Vec<Value> = (0..found.clusters.len()).map(|number| cluster(&unit, &found, number, chosen)).collect();
+    let clusters: Vec<Value> = (0..found.clusters.len()).map(|number| cluster(unit, &found, number, chosen)).collect();
     let duplicates = if unit.len() > DUPLICATES_EXAMPLES_MAX {
         let words = format!(
             "near-duplicates are sought among up to {DUPLICATES_EXAMPLES_MAX} examples: ask `gradlog similar \
@@ -51,17 +97,15 @@ pub(crate) fn groups_part(asked: &Asked<'_>, chosen: &mut Chosen, examples: u64)
             pairs.iter().map(|pair| json!([pair.first.to_string(), pair.second.to_string(), pair.cosine])).collect();
         json!({ "cosine": DUPLICATES_COSINE, "most": DUPLICATES_MAX, "pairs": rows })
     };
-    let part = json!({
+    json!({
         "variant": variant,
-        "basis": basis,
+        "basis": unit.basis.to_string(),
         "examples": unit.len(),
         "without_direction": unit.without_direction.len(),
         "settled": found.settled,
         "clusters": clusters,
         "duplicates": duplicates,
-        "neighbors": neighbors,
-    });
-    Ok(Groups { part })
+    })
 }
 
 /// The examples whose gradients are nearest to those of the first ones named: the suspects.
@@ -72,11 +116,13 @@ fn neighbors(unit: &UnitVectors, chosen: &mut Chosen) -> Value {
         let Some(position) = unit.position(id) else { continue };
         let found = unit.neighbors(position, NEIGHBORS);
         chosen.name(found.iter().map(|neighbor| neighbor.example));
-        let list: Vec<Value> =
-            found.iter().map(|neighbor| json!([neighbor.example.to_string(), neighbor.cosine])).collect();
-        lists.insert(id.to_string(), list.into());
+        lists.insert(id.to_string(), found.iter().map(neighbor_row).collect());
     }
     lists.into()
+}
+
+fn neighbor_row(neighbor: &Neighbor) -> Value {
+    json!([neighbor.example.to_string(), neighbor.cosine])
 }
 
 /// A cluster: its members nearest to the center, and those of another label than most.

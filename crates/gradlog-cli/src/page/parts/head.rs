@@ -1,7 +1,8 @@
 //! What was recorded, run by run, in the words of `gradlog info`.
 
 use crate::error::CliError;
-use crate::frame::Asked;
+use crate::frame::{missing_workers, Asked};
+use crate::page::limits::{DETAILED_PROBES_MAX, SUSPECTS_MAX};
 use crate::report::printable;
 use crate::verbs::info::Contents;
 use gradlog_analysis::RunSummary;
@@ -12,6 +13,25 @@ pub(crate) struct Head {
     pub part: Value,
     pub first: RunSummary,
     pub damage: Vec<gradlog_format::run::Damage>,
+}
+
+impl Head {
+    /// The part, with what else a reader should know.
+    ///
+    /// # Errors
+    /// What of the workers cannot be read.
+    pub(crate) fn finish(&self, asked: &Asked<'_>, notes: &[String]) -> Result<Value, CliError> {
+        let mut part = self.part.clone();
+        part["notes"] = json!(notes);
+        part["workers"] = json!(missing_workers(asked.run())?);
+        part["limits"] = json!({ "suspects": SUSPECTS_MAX, "detailed_probes": DETAILED_PROBES_MAX });
+        Ok(part)
+    }
+
+    /// The name of the first run.
+    pub(crate) fn name(&self) -> &str {
+        self.part["runs"][0]["name"].as_str().unwrap_or("a run")
+    }
 }
 
 /// Reads what the runs hold.
@@ -54,7 +74,7 @@ pub(crate) fn head_part(asked: &Asked<'_>) -> Result<Head, CliError> {
 }
 
 /// The folder of a run, or of the folder around it where it is only called `run`.
-fn run_name(run: &gradlog_format::run::Run) -> String {
+pub(crate) fn run_name(run: &gradlog_format::run::Run) -> String {
     let part = |path: Option<&std::path::Path>| {
         path.and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned())
     };

@@ -10,12 +10,12 @@ mod scores;
 mod suspects;
 
 pub(crate) use curves::curves_part;
-pub(crate) use groups::groups_part;
-pub(crate) use head::head_part;
+pub(crate) use groups::{groups_part, too_many_to_compare, Compared};
+pub(crate) use head::{head_part, run_name};
 pub(crate) use histories::{history_arrays, read_histories};
 pub(crate) use map::map_part;
-pub(crate) use probes::probes_part;
-pub(crate) use scores::scores_part;
+pub(crate) use probes::{probes_part, read_wall, set_names};
+pub(crate) use scores::{describe_score, scores_part};
 pub(crate) use suspects::suspects_part;
 
 use crate::error::CliError;
@@ -36,7 +36,7 @@ pub(crate) fn reason(words: &str) -> Value {
     json!({ "missing": words })
 }
 
-fn is_about_the_run(error: &AnalysisError) -> bool {
+pub(crate) fn is_about_the_run(error: &AnalysisError) -> bool {
     match error {
         AnalysisError::Read(_) | AnalysisError::NoVisits | AnalysisError::SameRun { .. } => false,
         AnalysisError::InRun { source, .. } | AnalysisError::Cut { source, .. } => is_about_the_run(source),

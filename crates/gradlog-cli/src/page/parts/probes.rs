@@ -10,6 +10,7 @@ use gradlog_analysis::{
     AnalysisError, DistanceQuestion, ExampleVisit, Histories, HistoryQuestion, InfluencePlan, InfluenceQuestion,
     Progress, Ranked, Run, SplitBy, Strongest,
 };
+use gradlog_format::run::ReadError;
 use serde_json::{json, Value};
 use std::collections::HashMap;
 
@@ -24,15 +25,10 @@ pub(crate) struct Probes {
 pub(crate) fn probes_part(asked: &Asked<'_>, chosen: &mut Chosen, probes_max: usize) -> Result<Probes, CliError> {
     let (run, progress) = (asked.run(), asked.progress());
     let (mut parts, mut sets) = (Vec::new(), Vec::new());
-    let names = match run.probe_sets() {
-        Err(gradlog_format::run::ReadError::Damaged(_)) => Vec::new(),
-        other => other?,
-    };
-    for name in names {
+    for name in set_names(run)? {
         let found = read_set(run, &name, probes_max, chosen, &progress);
         match found {
-            Ok(Some((mut part, ids, labels))) => {
-                part["set"] = json!(name);
+            Ok(Some((part, ids, labels))) => {
                 parts.push(part);
                 sets.push((name, ids, labels));
             }
@@ -48,6 +44,14 @@ pub(crate) fn probes_part(asked: &Asked<'_>, chosen: &mut Chosen, probes_max: us
     Ok(Probes { part: json!({ "sets": parts }), sets })
 }
 
+/// The sets that the run names, as far as it can be read.
+pub(crate) fn set_names(run: &Run) -> Result<Vec<String>, ReadError> {
+    match run.probe_sets() {
+        Err(ReadError::Damaged(_)) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
 type ReadSet = (Value, Vec<u64>, HashMap<u64, u32>);
 
 fn read_set(
@@ -57,22 +61,7 @@ fn read_set(
     chosen: &mut Chosen,
     progress: &Progress,
 ) -> Result<Option<ReadSet>, AnalysisError> {
-    let mut histories = HistoryQuestion::probes(set).compute(run)?;
-    let all = histories.histories.len();
-    if all == 0 {
-        // A set of curvature, or one that was never taken.
-        return Ok(None);
-    }
-    let ids = choose(&histories, probes_max);
-    histories.histories = in_order(&histories, &ids);
-    let labels = histories.histories.iter().filter_map(|history| Some((history.id, history.visits.last()?.label?)));
-    let labels = labels.collect();
-    let mut part = json!({
-        "probes": all,
-        "shown": ids.len(),
-        "ids": arrays::ids(ids.iter().copied()),
-        "history": history_arrays(&histories),
-    });
+    let Some(Wall { mut part, ids, labels, probes: all }) = read_wall(run, set, probes_max)? else { return Ok(None) };
     // A probe without a gradient has a curve and no proponents.
     let question = match ids.len() == all {
         // Asked for by its id, a probe without a usable gradient is an error; among all it is left out.
@@ -84,6 +73,38 @@ fn read_set(
         other => other?,
     };
     Ok(Some((part, ids, labels)))
+}
+
+/// The probes of a set with their records: those with wrong answers first, then those with high losses.
+pub(crate) struct Wall {
+    pub part: Value,
+    ids: Vec<u64>,
+    /// The recorded labels.
+    pub labels: HashMap<u64, u32>,
+    /// Probes of the set, those that are left out among them.
+    probes: usize,
+}
+
+/// Reads up to `probes_max` probes of a set; `None` if it has none.
+pub(crate) fn read_wall(run: &Run, set: &str, probes_max: usize) -> Result<Option<Wall>, AnalysisError> {
+    let mut histories = HistoryQuestion::probes(set).compute(run)?;
+    let all = histories.histories.len();
+    if all == 0 {
+        // A set of curvature, or one that was never taken.
+        return Ok(None);
+    }
+    let ids = choose(&histories, probes_max);
+    histories.histories = in_order(&histories, &ids);
+    let labels = histories.histories.iter().filter_map(|history| Some((history.id, history.visits.last()?.label?)));
+    let labels = labels.collect();
+    let part = json!({
+        "set": set,
+        "probes": all,
+        "shown": ids.len(),
+        "ids": arrays::ids(ids.iter().copied()),
+        "history": history_arrays(&histories),
+    });
+    Ok(Some(Wall { part, ids, labels, probes: all }))
 }
 
 /// The probes with wrong answers first, then the others; of each the highest loss first.

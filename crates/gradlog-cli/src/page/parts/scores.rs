@@ -45,7 +45,7 @@ pub(crate) fn scores_part(asked: &Asked<'_>, chosen: &mut Chosen) -> Result<Scor
             predictions.extend(row.prediction.map(|prediction| (row.example, prediction)));
         }
         chosen.name(table.rows.iter().take(NAMED).map(|row| row.example));
-        about.push(describe(&table));
+        about.push(describe_score(&table));
         let values: HashMap<u64, f32> = table.rows.iter().map(|row| (row.example, row.score as f32)).collect();
         tables.push((score, values));
     }
@@ -73,7 +73,8 @@ pub(crate) fn scores_part(asked: &Asked<'_>, chosen: &mut Chosen) -> Result<Scor
     Ok(Scores { part, labels, ids })
 }
 
-fn describe(table: &RunsTable) -> Value {
+/// What a score is, what it rests on, and how it is distributed.
+pub(crate) fn describe_score(table: &RunsTable) -> Value {
     let values: Vec<f64> = table.rows.iter().map(|row| row.score).filter(|score| score.is_finite()).collect();
     let infinite = table.rows.iter().filter(|row| row.score.is_infinite()).count();
     json!({

@@ -53,14 +53,6 @@ class CardSet {
   }
 }
 
-const cardSets = new Map();
-
-/** The cards of `train` or `probe:NAME`, decoded once. */
-async function cardSet(of) {
-  if (!cardSets.has(of)) cardSets.set(of, new CardSet(await source.cards(of)));
-  return cardSets.get(of);
-}
-
 function pictureOf(set, id, place, name) {
   const canvas = h("canvas", { class: "picture", role: "img", "aria-label": `picture of ${name}` });
   canvas.width = place.width;
@@ -84,7 +76,7 @@ function rowOf(columns, cells, isLarge) {
 
 /** The card of an example: `of` is `train` or `probe:NAME`, `size` is `small` or `large`. */
 async function cardOf(of, id, size) {
-  const set = await cardSet(of);
+  const set = await source.cardSet(of, id);
   const name = of === "train" ? `example ${id}` : `probe ${id}`;
   const place = set.find(id);
   let inside;
@@ -101,14 +93,14 @@ async function cardOf(of, id, size) {
 
 /** The label that the data has for an example, if the run recorded another. */
 async function labelInData(of, id) {
-  const set = await cardSet(of);
+  const set = await source.cardSet(of, id);
   return set.part?.labels?.[id] ?? null;
 }
 
 /** A button with the card of a training example, which opens it. */
 async function exampleButton(id, caption, extra) {
   const card = await cardOf("train", id, "small");
-  const about = await describeExample(id);
+  const about = await source.describe(id);
   const label = `example ${id}${about.label === null ? "" : `, label ${about.label}`}${extra ? `, ${extra}` : ""}`;
   return h("button", { class: "tile", type: "button", "aria-label": label, title: label, onclick: () => openExample(id) },
     card, caption && h("span", { class: "caption" }, caption));

@@ -50,6 +50,11 @@ function short(value) {
   return text.replace("-", "−");
 }
 
+/** Words as a sentence: with a capital letter and a full stop. */
+function sentence(words) {
+  return `${words.charAt(0).toUpperCase()}${words.slice(1)}${/[.?!]$/.test(words) ? "" : "."}`;
+}
+
 /** A count with thin spaces between thousands. */
 function count(value) {
   return String(value).replace(/\B(?=(\d{3})+$)/g, "\u202f");
@@ -77,6 +82,14 @@ function panel(title, lead, ...children) {
 /** What stands where the run cannot answer. */
 function missing(words) {
   return h("p", { class: "missing" }, words);
+}
+
+/** A place that is filled when an answer comes; `isThere` says when. */
+function later(answer, words) {
+  const place = h("div", { class: "later", "aria-busy": "true" }, source.isServed && h("p", { class: "missing" }, words));
+  place.isThere = answer.then((found) => place.replaceChildren(...[found].flat().filter(Boolean)),
+    (error) => place.replaceChildren(missing(error.message))).then(() => place.removeAttribute("aria-busy"));
+  return place;
 }
 
 /** What an answer rests on, small, below it. */

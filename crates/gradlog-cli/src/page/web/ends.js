@@ -1,22 +1,31 @@
 // The lists of a probe: who helped, who hurt, who is near; with error bars, by epoch and by layer.
 
-/** The lists of one probe, by its place among the probes of the set. */
-function endsOf(influence, at) {
+/** The lists of one probe, from the arrays that a page holds. */
+function embeddedEnds(part, id) {
+  const influence = part.influence;
+  if (influence.missing) return { missing: influence.missing };
   influence.decoded ??= {
+    places: new Map(Array.from(decodeArray(part.ids), (known, at) => [String(known), at])),
     start: decodeArray(influence.start), example: decodeArray(influence.example),
     score: decodeArray(influence.score), error: decodeArray(influence.error),
     splits: { epoch: decodeSplit(influence.by_epoch), layer: decodeSplit(influence.by_layer) },
   };
-  const { start, example, score, error, splits } = influence.decoded;
+  const { places, start, example, score, error, splits } = influence.decoded;
+  const at = places.get(id);
+  const canSplit = at < influence.detailed;
   const list = (number) => {
     const rows = [];
     for (let row = start[number]; row < start[number + 1]; row += 1) {
-      const parts = (split) => (at < influence.detailed ? Array.from(split.scores.subarray(row * split.parts.length, (row + 1) * split.parts.length)) : null);
+      const parts = (split) => (canSplit ? Array.from(split.scores.subarray(row * split.parts.length, (row + 1) * split.parts.length)) : null);
       rows.push({ id: String(example[row]), score: score[row], error: error[row], epoch: parts(splits.epoch), layer: parts(splits.layer) });
     }
     return rows;
   };
-  return { helped: list(2 * at), hurt: list(2 * at + 1), parts: { epoch: splits.epoch.parts, layer: splits.layer.parts } };
+  return {
+    variant: influence.variant, basis: influence.basis, words: [], helped: list(2 * at), hurt: list(2 * at + 1),
+    parts: { epoch: splits.epoch.parts, layer: splits.layer.parts }, canSplit,
+    nearest: Promise.resolve(nearestOf(influence, at) ?? { missing: influence.nearest.missing ?? `The page has neighbors of the first ${influence.detailed} probes.` }),
+  };
 }
 
 function decodeSplit(split) {
@@ -32,7 +41,7 @@ function nearestOf(influence, at) {
   if (at >= start.length - 1) return null;
   const rows = [];
   for (let row = start[at]; row < start[at + 1]; row += 1) rows.push({ id: String(example[row]), distance: distance[row] });
-  return rows;
+  return { layer: nearest.layer, rows };
 }
 
 /** A score as a bar with its error on both sides. */
@@ -42,10 +51,11 @@ function scoreBar(row, most) {
   const end = length(row.score);
   const error = Number.isFinite(row.error) ? row.error : 0;
   const [from, to] = [Math.max(0, Math.abs(row.score) - error), Math.min(most, Math.abs(row.score) + error)].map(length);
-  const words = `score ${short(row.score)}, plus or minus ${short(row.error)} (one standard deviation of the sketch)`;
+  const hasError = Number.isFinite(row.error);
+  const words = `score ${short(row.score)}${hasError ? `, plus or minus ${short(row.error)} (one standard deviation of the sketch)` : ""}`;
   return s("svg", { class: `score-bar ${row.score > 0 ? "helped" : "hurt"}`, width, height, role: "img", "aria-label": words },
     s("title", null, words), s("rect", { x: 0, y: 4, width: Math.max(1, end), height: 8 }),
-    s("path", { class: "whisker", d: `M${from} ${middle}H${to}M${from} 5V11M${to} 5V11` }));
+    hasError && s("path", { class: "whisker", d: `M${from} ${middle}H${to}M${from} 5V11M${to} 5V11` }));
 }
 
 /** The parts of a score as small bars up and down. */
@@ -63,7 +73,7 @@ function partBars(parts, names, what) {
 
 /** A row: picture, label, score, and a word if its own label is suspected. */
 async function endRow(row, most, split, names, probeLabel) {
-  const [card, about] = await Promise.all([cardOf("train", row.id, "small"), describeExample(row.id)]);
+  const [card, about] = await Promise.all([cardOf("train", row.id, "small"), source.describe(row.id)]);
   const isSuspect = about.suspect !== null && about.suspect.proposed !== null;
   const words = `example ${row.id}, label ${labelText(about.label)}${isSuspect ? `, probably ${about.suspect.proposed}` : ""}`;
   const parts = split !== "none" && row[split] ? partBars(row[split], names[split], split) : null;
@@ -80,19 +90,20 @@ async function endRow(row, most, split, names, probeLabel) {
 }
 
 /** The three lists of a probe. */
-async function endLists(influence, at, split, probe) {
-  const { helped, hurt, parts } = endsOf(influence, at);
-  const near = nearestOf(influence, at);
+async function endLists(ends, split, probe) {
+  const { helped, hurt, parts } = ends;
   const most = Math.max(...[...helped, ...hurt].map((row) => Math.abs(row.score) + (Number.isFinite(row.error) ? row.error : 0)), 1e-30);
   const draw = (rows) => Promise.all(rows.map((row) => endRow(row, most, split, parts, probe.label)));
-  const [helpedRows, hurtRows, nearRows] = await Promise.all([draw(helped), draw(hurt), near ? draw(near) : []]);
+  const [helpedRows, hurtRows] = await Promise.all([draw(helped), draw(hurt)]);
   const column = (title, words, rows) => h("section", { class: "ends" }, h("h3", null, title), h("p", { class: "note" }, words),
     rows.length ? h("div", { class: "end-rows" }, rows) : missing("none"));
+  const nearest = later(ends.nearest.then(async (near) => (near.missing ? h("section", { class: "ends" }, h("h3", null, "Nearest"), missing(near.missing))
+    : column("Nearest", `What looks alike to the model, by the input of ${near.layer}.`, await draw(near.rows)))), "Looking for the nearest …");
+  if (!source.isServed) await nearest.isThere;
   const answer = probe.label === null ? "its loss" : `the loss on label ${probe.label}`;
   const wrong = probe.correct !== null && probe.correct < 0.5 && probe.prediction !== null;
   return h("div", { class: "end-columns" },
     column("Helped", `Proponents: their steps lowered ${answer}.`, helpedRows),
     column(wrong ? "Hurt: they taught the wrong answer" : "Hurt", `Opponents: their steps raised ${answer}.`, hurtRows),
-    near ? column("Nearest", `What looks alike to the model, by the input of ${influence.nearest.layer}.`, nearRows)
-      : h("section", { class: "ends" }, h("h3", null, "Nearest"), missing(influence.nearest.missing ?? `The page has neighbors of the first ${influence.detailed} probes.`)));
+    nearest);
 }

@@ -1,34 +1,5 @@
 // One training example: what it is, how it went, why it is suspected, what is like it.
 
-let knownExamples = null;
-
-/** What is known of every example: label, proposed label, suspicion. */
-async function describeExample(id) {
-  knownExamples ??= readKnownExamples();
-  const known = (await knownExamples).get(id);
-  return known ?? { label: null, proposed: null, prediction: null, suspect: null };
-}
-
-async function readKnownExamples() {
-  const [suspects, scores] = await Promise.all([source.suspects(), source.scores()]);
-  const known = new Map();
-  if (scores.ids) {
-    const [labels, predictions] = [decodeArray(scores.label), decodeArray(scores.prediction)];
-    Array.from(decodeArray(scores.ids), String).forEach((id, at) => {
-      const [label, prediction] = [labelAt(labels, at), labelAt(predictions, at)];
-      known.set(id, { label, prediction, proposed: prediction === label ? null : prediction, suspect: null });
-    });
-  }
-  (suspects.rows ?? []).forEach((row, at) => {
-    const before = known.get(row.id);
-    known.set(row.id, {
-      label: row.label, prediction: before?.prediction ?? null, suspect: { ...row, rank: at + 1 },
-      proposed: row.proposed ?? before?.proposed ?? null,
-    });
-  });
-  return known;
-}
-
 /** When it was learned and forgotten, in words. */
 function storyOf(visits, noun = "visit") {
   const when = (visit) => (visits[0].epoch === visits[visits.length - 1].epoch ? `step ${visit.step}` : `epoch ${visit.epoch}`);
@@ -88,21 +59,31 @@ async function neighborsOf(id) {
   const neighbors = await source.neighbors(id);
   if (!neighbors || neighbors.length === 0) return null;
   const tiles = await Promise.all(neighbors.map(async ([other, cosine]) => {
-    const { label } = await describeExample(other);
+    const { label } = await source.describe(other);
     return exampleButton(other, label === null ? cosine.toFixed(2) : `${label} · ${cosine.toFixed(2)}`, `cosine ${cosine.toFixed(2)}`);
   }));
   return h("section", null, h("h3", null, "Gradients that point the same way"),
     h("p", { class: "note" }, "Under each: its label, if it has one, and the cosine."), h("div", { class: "tiles" }, tiles));
 }
 
+/** Why an example is suspected, or that it is not. */
+async function suspicionOf(id) {
+  const suspects = await source.suspects();
+  if (!suspects.rows) return null;
+  const at = suspects.rows.findIndex((row) => row.id === id);
+  if (at < 0) return h("p", { class: "note" }, `Not among the first ${count(suspects.rows.length)} suspects.`);
+  const row = suspects.rows[at];
+  return reasonsOf({ label: row.label, suspect: { ...row, rank: at + 1 } }, suspects.signals, suspects.examples);
+}
+
 /** Draws the example into the column beside the view. */
 async function drawExample(id) {
   const aside = document.getElementById("example");
-  const [about, suspects, visits, card] = await Promise.all([
-    describeExample(id), source.suspects(), source.history(id), cardOf("train", id, "large"),
+  const [about, visits, card, inData, head] = await Promise.all([
+    source.describe(id), source.history(id), cardOf("train", id, "large"), labelInData("train", id), source.head(),
   ]);
-  const inData = await labelInData("train", id);
-  const [neighbors, several] = [await neighborsOf(id), (await source.head()).runs.length > 1];
+  const more = [later(suspicionOf(id), "Looking for reasons …"), later(neighborsOf(id), "Looking for its neighbors …")];
+  if (!source.isServed) await Promise.all(more.map((one) => one.isThere));
   if (currentExample() !== id) return;
   const proposed = about.proposed;
   aside.replaceChildren(
@@ -118,11 +99,9 @@ async function drawExample(id) {
       h("p", { class: "story" }, storyOf(visits)),
       visits.some((visit) => Number.isFinite(visit.margin)) && visitChart(visits, "margin", "Margin of its label, by step"),
       visitChart(visits, "loss", "Loss, by step"), visitTable(visits),
-      several && h("p", { class: "note" }, "The visits are those of the first run."))
-      : missing("Its visits are not in this page. `gradlog example` shows them."),
-    about.suspect ? reasonsOf(about, suspects.signals, suspects.examples)
-      : suspects.rows && h("p", { class: "note" }, `Not among the first ${count(suspects.rows.length)} suspects.`),
-    neighbors ?? "",
+      head.runs.length > 1 && h("p", { class: "note" }, "The visits are those of the first run."))
+      : missing(source.isServed ? "The run has no visit of it." : "Its visits are not in this page. `gradlog example` shows them."),
+    ...more,
   );
   aside.hidden = false;
   aside.scrollTop = 0;

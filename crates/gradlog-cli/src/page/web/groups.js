@@ -4,7 +4,7 @@
 const PURE = 0.5;
 
 async function tilesOf(ids) {
-  return Promise.all(ids.map(async (id) => exampleButton(id, labelText((await describeExample(id)).label))));
+  return Promise.all(ids.map(async (id) => exampleButton(id, labelText((await source.describe(id)).label))));
 }
 
 async function clusterRow(cluster, number) {
@@ -26,7 +26,7 @@ async function duplicatesPanel(part) {
   const found = part.duplicates;
   if (found.missing) return panel("Near-duplicates", null, missing(found.missing));
   const pairs = await Promise.all(found.pairs.map(async ([first, second, cosine]) => {
-    const [a, b] = await Promise.all([describeExample(first), describeExample(second)]);
+    const [a, b] = await Promise.all([source.describe(first), source.describe(second)]);
     return { first, second, cosine, differ: a.label !== b.label, tiles: await tilesOf([first, second]) };
   }));
   pairs.sort((a, b) => Number(b.differ) - Number(a.differ) || b.cosine - a.cosine);

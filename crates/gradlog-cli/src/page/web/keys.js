@@ -45,7 +45,7 @@ function judgedExample() {
 async function judgeByKey(verdict) {
   const id = judgedExample();
   if (id === null || id === undefined) return;
-  const about = await describeExample(id);
+  const about = await source.describe(id);
   if (verdict === "relabel" && about.proposed === null) {
     announce(`example ${id} has no proposed label`);
     return;

@@ -3,14 +3,12 @@
 const LISTED = 120;
 
 /** The numbers of the map, decoded once. */
-let mapNumbers = null;
-
 function decodeMap(part) {
-  mapNumbers ??= {
+  part.decoded ??= {
     ids: decodeArray(part.ids), y: decodeArray(part.confidence), x: decodeArray(part.variability),
     correctness: decodeArray(part.correctness), region: decodeArray(part.region), label: decodeArray(part.label),
   };
-  return mapNumbers;
+  return part.decoded;
 }
 
 /** Colors of points by correctness, from the style sheet. */

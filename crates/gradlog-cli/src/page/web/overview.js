@@ -2,40 +2,43 @@
 
 /** A question with pictures that leads to the view which answers it. */
 async function questionCard(question, words, view, ids, of) {
-  const cards = await Promise.all(ids.slice(0, 8).map((id) => cardOf(of, id, "small")));
-  const hasPictures = (await cardSet(of)).hasPictures;
+  const some = ids.slice(0, 8);
+  const [cards, sets] = await Promise.all([Promise.all(some.map((id) => cardOf(of, id, "small"))), Promise.all(some.map((id) => source.cardSet(of, id)))]);
   return h("a", { class: "question", href: viewAddress(view) }, h("h3", null, question), h("p", null, words),
-    hasPictures && h("div", { class: "strip", "aria-hidden": "true" }, cards));
+    sets.some((set) => set.hasPictures) && h("div", { class: "strip", "aria-hidden": "true" }, cards));
 }
 
-async function questions() {
-  const [suspects, sets, scores, groups] = await Promise.all([source.suspects(), source.probeSets(), source.scores(), source.groups()]);
-  const cards = [];
-  if (suspects.rows?.length) {
-    const hasLabels = suspects.rows.some((row) => row.label !== null);
-    const other = suspects.confused.reduce((sum, [, , number]) => sum + number, 0);
-    const words = other > 0 ? `${plural(other, "example")} were mostly predicted as another label.` : `${plural(suspects.examples, "example")}, ranked by how much speaks against them.`;
-    cards.push(questionCard(hasLabels ? "Which labels are probably wrong?" : "Which targets are probably wrong?", words, "suspects", suspects.rows.map((row) => row.id), "train"));
-  }
-  const set = sets.find((one) => !one.missing);
-  if (set) {
-    const ids = Array.from(decodeArray(set.ids), String);
-    const wrong = await wrongProbes(set.set, ids);
-    const words = wrong.length > 0 ? `${plural(wrong.length, "probe")} of “${set.set}” got a wrong answer.` : `${plural(ids.length, "probe")} of “${set.set}”.`;
-    cards.push(questionCard("What taught the model an answer?", words, "probes", wrong.length ? wrong : ids, `probe:${set.set}`));
-  }
-  const forgetting = scores.columns?.forgetting && decodeArray(scores.columns.forgetting);
-  if (forgetting) {
-    const ids = Array.from(decodeArray(scores.ids), String);
-    const order = [...forgetting.keys()].filter((at) => Number.isFinite(forgetting[at]) && forgetting[at] > 0).sort((a, b) => forgetting[b] - forgetting[a]);
-    cards.push(questionCard("What was learned and forgotten?", `${plural(order.length, "example")} were forgotten at least once.`,
-      "scores?score=forgetting&from=1", order.map((at) => ids[at]), "train"));
-  }
-  if (groups.clusters?.length) {
-    cards.push(questionCard("Which kinds of example are there?", `${plural(groups.clusters.length, "cluster")} by the direction of gradients.`,
-      "groups", groups.clusters.map((one) => one.nearest[0]), "train"));
-  }
-  return Promise.all(cards);
+async function suspectsCard() {
+  const suspects = await source.suspects();
+  if (!suspects.rows?.length) return null;
+  const hasLabels = suspects.rows.some((row) => row.label !== null);
+  const other = suspects.confused.reduce((sum, [, , number]) => sum + number, 0);
+  const words = other > 0 ? `${plural(other, "example")} were mostly predicted as another label.` : `${plural(suspects.examples, "example")}, ranked by how much speaks against them.`;
+  return questionCard(hasLabels ? "Which labels are probably wrong?" : "Which targets are probably wrong?", words, "suspects", suspects.rows.map((row) => row.id), "train");
+}
+
+async function probesCard() {
+  const set = (await source.probeSets()).find((one) => !one.missing);
+  if (!set) return null;
+  const ids = Array.from(decodeArray(set.ids), String);
+  const wrong = await wrongProbes(set.set, ids);
+  const words = wrong.length > 0 ? `${plural(wrong.length, "probe")} of “${set.set}” got a wrong answer.` : `${plural(ids.length, "probe")} of “${set.set}”.`;
+  return questionCard("What taught the model an answer?", words, "probes", wrong.length ? wrong : ids, `probe:${set.set}`);
+}
+
+async function forgettingCard() {
+  const { scores } = await source.scores();
+  if (!scores?.some(({ score }) => score === "forgetting")) return null;
+  const asked = { score: "forgetting", columns: [], sort: "forgetting", down: true, range: [1, 1e300, false], text: "", label: null, first: 0, count: 8 };
+  const found = await source.rows(asked).catch((error) => (error.status === 422 ? null : Promise.reject(error)));
+  return found && questionCard("What was learned and forgotten?", `${plural(found.total, "example")} were forgotten at least once.`,
+    "scores?score=forgetting&from=1", found.rows.map(({ id }) => id), "train");
+}
+
+async function groupsCard() {
+  const groups = await source.groups();
+  return groups.clusters?.length ? questionCard("Which kinds of example are there?", `${plural(groups.clusters.length, "cluster")} by the direction of gradients.`,
+    "groups", groups.clusters.map((one) => one.nearest[0]), "train") : null;
 }
 
 /** The line under the title. */
@@ -48,7 +51,7 @@ function headLine(run) {
 function alarms(run) {
   const words = [];
   if (run.damage) words.push(`The run is damaged: all is of what came before. ${run.damage}`);
-  else if (!run.finished) words.push("The run is not finished: its recorder was killed, or still writes.");
+  else if (!run.finished && !(source.isServed && source.state.recording)) words.push("The run is not finished: its recorder was killed, or still writes.");
   if (run.dropped > 0) words.push(`${plural(run.dropped, "visit")} were dropped while recording, the first at step ${run.first_gap}.`);
   if (run.not_finite > 0) words.push(`${plural(run.not_finite, "visit")} have a NaN or an infinity and are left out.`);
   if (run.coverage === null) words.push("The model was not declared, so the share of it that is recorded is not known.");
@@ -84,13 +87,14 @@ function layersTable(run) {
       h("tr", null, h("td", null, name), h("td", null, kind), h("td", null, count(parameters)), h("td", null, form))))));
 }
 
-/** Of each view, what it rests on. */
+/** Of each view, what it rests on. A served page names what was asked for. */
 async function bases() {
-  const [suspects, map, groups, curves, sets, scores] = await Promise.all([
-    source.suspects(), source.map(), source.groups(), source.curves(), source.probeSets(), source.scores()]);
+  const [suspects, map, groups, curves, sets] = await Promise.all([
+    source.suspects(), source.map(), source.groups(), source.curves(), source.probeSets()]);
+  const { scores } = await source.scores();
   const lines = [["curves", curves.runs?.[0].basis], ["suspects", suspects.basis], ["map", map.basis], ["groups", groups.basis]];
   for (const set of sets) lines.push([`probes of ${set.set}`, set.influence?.variant && `${set.influence.variant}; ${set.influence.basis}`]);
-  for (const one of scores.scores ?? []) lines.push([one.score, one.basis]);
+  for (const one of scores ?? []) lines.push([one.score, one.basis]);
   const known = lines.filter(([, words]) => words);
   return h("table", { class: "facts-table" }, h("tbody", null, known.map(([name, words]) =>
     h("tr", null, h("th", { scope: "row" }, name), h("td", null, words)))));
@@ -101,15 +105,20 @@ async function drawOverview(main) {
   const several = head.runs.length > 1;
   const warnings = head.runs.flatMap((run) => alarms(run).map((words) => (several ? `${run.name}: ${words}` : words)));
   const notes = [...head.notes, head.workers].filter(Boolean);
+  const cards = [suspectsCard(), probesCard(), forgettingCard(), groupsCard()].map((card) => later(card, "Looking …"));
+  const curves = later(curvesPanel(), "Drawing the curves …");
+  // The server computes what a view shows when it is asked for; what every view rests on would be all of it.
+  const rests = source.isServed ? null : await bases();
+  if (!source.isServed) await Promise.all([...cards, curves].map((one) => one.isThere));
   main.replaceChildren(
     h("section", { class: "intro" },
       head.runs.map((run, at) => h("p", { class: "head-line" }, several && h("b", { class: `run run-${at % 6}` }, run.name), several && " ", headLine(run))),
       several && h("p", { class: "note" }, "Suspects, map and scores are means over these runs. Probes, groups and the visits of single examples are of the first."),
       warnings.map((words) => h("p", { class: "alarm" }, words)),
       notes.map((words) => h("p", { class: "note" }, words))),
-    h("div", { class: "questions" }, await questions()),
-    await curvesPanel(),
+    h("div", { class: "questions" }, cards),
+    curves,
     panel("What was recorded", null, several ? factsTable(head.runs) : factsList(head.runs[0]), head.runs.map((run) => [several && h("h3", null, run.name), layersTable(run)])),
-    panel("What each answer rests on", "Every number comes from the log alone, by the questions that the command asks.", h("div", { class: "scroll" }, await bases())),
+    rests ? panel("What each answer rests on", "Every number comes from the log alone, by the questions that the command asks.", h("div", { class: "scroll" }, rests)) : "",
   );
 }

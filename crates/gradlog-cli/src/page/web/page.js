@@ -1,6 +1,6 @@
 // The page: which view is shown, by the part of the address behind `#`. So the browser's back button works.
 
-const source = embeddedSource();
+const source = document.getElementById("part-served") ? servedSource() : embeddedSource();
 
 const VIEWS = [
   { name: "overview", title: "Overview", draw: drawOverview },
@@ -41,13 +41,19 @@ function viewKey(view, parameters) {
   return address(view.name, rest);
 }
 
-/** Changes a parameter without a new place to go back to. The view has drawn the change itself. */
-function setParameter(name, value) {
+/** Changes parameters without a new place to go back to. The view has drawn the change itself. */
+function setParameters(changes) {
   const { view, parameters } = readAddress();
-  if (value === null) parameters.delete(name);
-  else parameters.set(name, value);
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === null) parameters.delete(name);
+    else parameters.set(name, value);
+  }
   history.replaceState(null, "", address(view.name, parameters));
   drawn = viewKey(view, parameters);
+}
+
+function setParameter(name, value) {
+  setParameters({ [name]: value });
 }
 
 function currentExample() {
@@ -91,7 +97,15 @@ async function route() {
   if (drawn !== key) {
     drawn = key;
     window.scrollTo(0, 0);
-    await view.draw(main, parameters);
+    if (source.isServed) main.replaceChildren(panel(view.title, null, missing("The server is computing this …")));
+    try {
+      await view.draw(main, parameters);
+    } catch (error) {
+      if (drawn === key) main.replaceChildren(panel(view.title, null, missing(error.message),
+        h("button", { type: "button", onclick: () => { drawn = null; route(); } }, "ask again")));
+    }
+    // Meanwhile another view may have been asked for.
+    if (drawn !== key) return;
     main.dataset.view = view.name;
   }
   const example = currentExample();
@@ -101,6 +115,7 @@ async function route() {
 }
 
 async function begin() {
+  if (source.isServed) await source.look();
   const head = await source.head();
   const title = head.runs.map((run) => run.name).join(", ");
   document.getElementById("title").textContent = tame(title);
@@ -111,7 +126,8 @@ async function begin() {
   drawVerdictBar();
   drawKeys();
   window.addEventListener("hashchange", route);
+  if (source.isServed) follow();
   await route();
 }
 
-begin();
+begin().catch((error) => document.getElementById("main").replaceChildren(missing(error.message)));

@@ -25,22 +25,21 @@ async function probeTile(set, record, isChosen, onChoose) {
     card, h("span", { class: "caption" }, answer));
 }
 
-/** What is shown of one probe. */
-async function drawProbe(target, set, part, ids, id, split, onSplit) {
+/** What is shown of one probe. `asked` says how influence is measured, and by what scores are split. */
+async function drawProbe(target, set, id, asked, change, signal) {
   const visits = await source.probeHistory(set, id);
+  if (!visits || visits.length === 0) {
+    target.replaceChildren(missing(`The set “${set}” has no probe ${id}.`));
+    return;
+  }
   const last = visits[visits.length - 1];
-  const at = ids.indexOf(id);
-  const card = await cardOf(`probe:${set}`, id, "large");
+  const [card, inData] = await Promise.all([cardOf(`probe:${set}`, id, "large"), labelInData(`probe:${set}`, id)]);
   const isWrong = rightness(last) === "wrong";
   const says = last.prediction === null ? `Its loss is ${short(last.loss)}.` : isWrong
     ? `Its label is ${last.label}. The model says ${last.prediction}: wrong.`
     : `Its label is ${labelText(last.label)}, and the model says so.`;
-  const influence = part.influence;
-  const lists = influence.missing ? missing(influence.missing) : await endLists(influence, at, split, last);
-  const isDetailed = !influence.missing && at < influence.detailed;
-  const choices = [["none", "whole scores"], ["epoch", "by epoch"], ["layer", "by layer"]];
-  const names = influence.missing ? null : endsOf(influence, at).parts[split];
-  const inData = await labelInData(`probe:${set}`, id);
+  const answer = later(source.ends(set, id, asked, signal).then((ends) => endsPanel(ends, asked, last, change)), "The server is asking the run …");
+  if (!source.isServed) await answer.isThere;
   target.replaceChildren(
     h("div", { class: "probe-head" }, card,
       h("div", { class: "probe-about" },
@@ -49,11 +48,27 @@ async function drawProbe(target, set, part, ids, id, split, onSplit) {
         inData !== null && h("p", { class: "note" }, `The data gives it the label ${inData}.`),
         h("p", { class: "story" }, storyOf(visits, "record"))),
       visitChart(visits, "loss", "Its loss each time it was recorded, by step")),
-    isDetailed && h("div", { class: "tools" }, h("span", null, "Show scores "), choices.map(([value, words]) => h("button", {
-      type: "button", "aria-pressed": String(split === value), onclick: () => onSplit(value) }, words)),
-      names && h("span", { class: "note" }, `from left: ${names.join(", ")}`)),
-    lists,
-    basisLine(influence.missing ? null : `${influence.variant}; ${influence.basis}; ± is one standard deviation of what sketches may have done to a score.`));
+    source.isServed ? await methodForm(set, id, asked, change) : "",
+    answer);
+  await answer.isThere;
+}
+
+/** The lists of a probe with what they rest on, and the choice of what scores are split by. */
+async function endsPanel(ends, asked, last, change) {
+  if (ends.missing) return missing(ends.missing);
+  const choices = [["none", "whole scores"], ["epoch", "by epoch"], ["layer", "by layer"]];
+  const names = ends.parts[asked.split];
+  // The first line says what the basis says, too.
+  const words = ends.words.slice(1);
+  const error = ends.canSplit ? "; ± is one standard deviation of what sketches may have done to a score." : ".";
+  return [
+    ends.canSplit && h("div", { class: "tools" }, h("span", null, "Show scores "), choices.map(([value, text]) => h("button", {
+      type: "button", "aria-pressed": String(asked.split === value), onclick: () => change({ split: value }) }, text)),
+      names?.length > 0 && h("span", { class: "note" }, `from left: ${names.join(", ")}`)),
+    words.map((line) => h("p", { class: line.startsWith("warning") ? "alarm" : "note" }, sentence(line.replace(/^(warning|note): /, "")))),
+    await endLists(ends, asked.split, last),
+    basisLine(`${ends.variant}; ${ends.basis}${error}`),
+  ].flat();
 }
 
 async function drawProbes(main, parameters) {
@@ -74,16 +89,33 @@ async function drawProbes(main, parameters) {
   const wrong = records.filter((record) => rightness(record) === "wrong").length;
   const labels = [...new Set(records.map((record) => record.label))].filter((label) => label !== null).sort((a, b) => a - b);
   const state = { wrongOnly: wrong > 0, label: null, text: "", split: "none", chosen: parameters.get("probe"), shown: WALL_AT_ONCE };
+  const asked = { split: "none", ...questionIn(parameters) };
+  let doing = new AbortController();
   const wall = h("div", { class: "tiles wall", role: "group", "aria-label": "probes" });
   const detail = h("div", { class: "probe-detail" });
   const status = h("p", { class: "note", "aria-live": "polite" });
 
   const matching = () => records.filter((record) => (!state.wrongOnly || rightness(record) === "wrong")
     && (state.label === null || record.label === state.label) && (state.text === "" || record.id.includes(state.text)));
-  const drawDetail = () => {
-    if (state.chosen === null || !ids.includes(state.chosen)) detail.replaceChildren(missing("Choose a probe."));
-    else return drawProbe(detail, part.set, part, ids, state.chosen, state.split, (split) => { state.split = split; drawDetail(); });
-    return null;
+  const drawDetail = async () => {
+    // What was asked about another probe is not waited for any more.
+    doing.abort();
+    doing = new AbortController();
+    if (state.chosen === null || (!source.isServed && !ids.includes(state.chosen))) {
+      detail.replaceChildren(missing("Choose a probe."));
+      return;
+    }
+    const { signal } = doing;
+    const ask = (changes) => {
+      Object.assign(asked, changes);
+      keepQuestion(asked);
+      return drawDetail();
+    };
+    try {
+      await drawProbe(detail, part.set, state.chosen, asked, ask, signal);
+    } catch (error) {
+      if (!signal.aborted) detail.replaceChildren(missing(error.message));
+    }
   };
   const choose = (id) => {
     state.chosen = id;
@@ -96,7 +128,10 @@ async function drawProbes(main, parameters) {
     status.textContent = `${plural(found.length, "probe")}${state.wrongOnly ? " with a wrong answer" : ""}, the highest loss first. The set has ${count(part.probes)}${part.shown < part.probes ? `, of which this page holds ${count(part.shown)}` : ""}.`;
     const tiles = await Promise.all(found.slice(0, state.shown).map((record) => probeTile(part.set, record, record.id === state.chosen, choose)));
     const more = found.length > state.shown && h("button", { type: "button", class: "more", onclick: () => { state.shown += WALL_AT_ONCE; drawWall(); } }, `show more (${found.length - state.shown})`);
-    wall.replaceChildren(...tiles, ...(more ? [more] : []));
+    const known = new Set(ids);
+    const other = source.isServed && /^\d+$/.test(state.text) && !known.has(state.text)
+      && h("button", { type: "button", class: "more", id: "other-probe", onclick: () => choose(state.text) }, `ask about probe ${state.text}`);
+    wall.replaceChildren(...tiles, ...[more, other].filter(Boolean));
   };
   const change = (changes) => { Object.assign(state, changes); drawWall(); };
 
@@ -111,5 +146,6 @@ async function drawProbes(main, parameters) {
   const first = matching()[0] ?? records[0];
   state.chosen ??= first?.id ?? null;
   await drawWall();
-  await drawDetail();
+  const drawing = drawDetail();
+  if (!source.isServed) await drawing;
 }

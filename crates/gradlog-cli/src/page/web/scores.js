@@ -26,16 +26,19 @@ function histogramOf(about, onChoose) {
   return h("figure", { class: "chart wide" }, h("figcaption", null, `Examples by ${about.score}${logarithmic ? ", on a scale of powers of ten" : ""}`), canvas);
 }
 
-/** The rows in order; NaN last. */
-function sortRows(rows, column, down) {
-  const sign = down ? -1 : 1;
-  return rows.sort((a, b) => {
-    const [first, second] = [column[a], column[b]];
-    if (Number.isNaN(first) || Number.isNaN(second)) return Number(Number.isNaN(first)) - Number(Number.isNaN(second));
-    if (first === second) return a - b;
-    return first < second ? -sign : sign;
-  });
+/** The buttons that go through the pages of a table. */
+function pager(first, total, go) {
+  if (total <= TABLE_AT_ONCE) return "";
+  const last = Math.floor((total - 1) / TABLE_AT_ONCE) * TABLE_AT_ONCE;
+  const button = (words, name, to) => h("button", { type: "button", "aria-label": name, disabled: to === first, onclick: () => go(to) }, words);
+  return h("nav", { class: "tools pager", "aria-label": "pages of the table" },
+    button("« first", "first page", 0), button("‹ back", "page before", Math.max(0, first - TABLE_AT_ONCE)),
+    h("span", { class: "note" }, `rows ${count(first + 1)} to ${count(Math.min(total, first + TABLE_AT_ONCE))} of ${count(total)}`),
+    button("next ›", "next page", Math.min(last, first + TABLE_AT_ONCE)), button("last »", "last page", last));
 }
+
+/** With more examples than this, a served table has the chosen score alone: each is a pass over the run. */
+const ALL_COLUMNS_MAX = 200000;
 
 async function drawScores(main, parameters) {
   const part = await source.scores();
@@ -43,68 +46,94 @@ async function drawScores(main, parameters) {
     main.replaceChildren(panel("Scores", null, missing(part.missing ?? part.missing_scores[0]?.why ?? "no score")));
     return;
   }
-  const columns = Object.fromEntries(part.scores.map(({ score }) => [score, decodeArray(part.columns[score])]));
-  const ids = Array.from(decodeArray(part.ids), String);
-  const [labels, predictions] = [decodeArray(part.label), decodeArray(part.prediction)];
-  columns.label = labels;
-  columns.prediction = predictions;
-  columns.example = Float64Array.from(ids, Number);
-  const asked = part.scores.find(({ score }) => score === parameters.get("score"));
-  const state = { score: (asked ?? part.scores.find(({ score }) => score === "grand") ?? part.scores[0]).score, range: null, text: "", shown: TABLE_AT_ONCE };
-  const about = () => part.scores.find(({ score }) => score === state.score);
-  state.sort = state.score;
+  const known = (name) => part.scores.find(({ score }) => score === name);
+  const own = ["example", "label", "prediction"];
+  const state = { score: (known(parameters.get("score")) ?? known("grand") ?? part.scores[0]).score, range: null, text: "", first: 0 };
+  state.sort = own.includes(parameters.get("sort")) || known(parameters.get("sort")) ? parameters.get("sort") : state.score;
+  state.down = parameters.has("sort") ? parameters.has("down") : !known(state.score).lowest_first;
   if (parameters.has("from")) state.range = [Number(parameters.get("from")), Infinity, false];
-  state.down = !about().lowest_first;
-  const chart = h("div");
+  const first = Number(parameters.get("first"));
+  if (Number.isSafeInteger(first) && first > 0) state.first = first;
+  const others = source.isServed && part.examples > ALL_COLUMNS_MAX ? [] : part.scores.map(({ score }) => score);
+  const gone = new Set();
+  const chart = h("div", { class: "score-chart" });
   const table = h("div", { class: "scroll" });
+  const pages = h("div");
   const status = h("p", { class: "note", "aria-live": "polite" });
+  const notes = h("div");
+  let turn = 0;
 
-  const drawTable = async () => {
-    let rows = [...ids.keys()];
-    if (state.range) {
-      const [low, high, isLast] = state.range;
-      rows = rows.filter((at) => columns[state.score][at] >= low && (isLast ? columns[state.score][at] <= high * (1 + 1e-6) + 1e-12 : columns[state.score][at] < high));
-    }
-    if (state.text !== "") rows = rows.filter((at) => ids[at].includes(state.text) || `label ${labelText(labelAt(labels, at))}` === state.text);
-    sortRows(rows, columns[state.sort], state.down);
-    // The chosen score first, so that a narrow screen shows it.
-    const shown = [state.score, ...part.scores.map(({ score }) => score).filter((score) => score !== state.score)];
-    const names = ["example", "label", "prediction", ...shown];
-    const head = names.map((name) => h("th", { scope: "col", "aria-sort": state.sort === name ? (state.down ? "descending" : "ascending") : "none" },
-      h("button", { type: "button", class: "sort", onclick: () => { Object.assign(state, { down: state.sort === name ? !state.down : true, sort: name }); drawTable(); } },
-        name, state.sort === name ? (state.down ? " ↓" : " ↑") : "")));
-    const body = await Promise.all(rows.slice(0, state.shown).map(async (at) => {
-      const isWrong = labels[at] !== predictions[at];
-      return h("tr", { tabindex: 0, "data-id": ids[at], "aria-label": `example ${ids[at]}, ${state.score} ${short(columns[state.score][at])}`, onclick: () => openExample(ids[at]) },
-        h("td", { class: "with-card" }, await cardOf("train", ids[at], "tiny"), h("span", { class: "id" }, `#${ids[at]}`)),
-        h("td", null, labelText(labelAt(labels, at))), h("td", { class: isWrong ? "wrong" : "" }, labelText(labelAt(predictions, at))),
-        shown.map((score) => h("td", null, short(columns[score][at]))));
-    }));
-    const cut = part.shown < part.examples ? ` The table has ${count(part.shown)} of ${count(part.examples)} examples: those that other panels name.` : "";
-    status.replaceChildren(`${plural(rows.length, "row")}${state.range ? `, ${state.score} from ${short(state.range[0])} to ${short(state.range[1])} ` : ". "}`,
-      state.range ? h("button", { type: "button", class: "plain", onclick: () => { state.range = null; drawTable(); } }, "all") : "", cut);
-    table.replaceChildren(h("table", { class: "numbers score-table" }, h("thead", null, h("tr", null, head)), h("tbody", null, body)),
-      rows.length > state.shown ? h("button", { type: "button", class: "more", onclick: () => { state.shown += TABLE_AT_ONCE; drawTable(); } }, `show more (${count(rows.length - state.shown)})`) : "");
+  const question = () => {
+    const label = /^label (\d+)$/.exec(state.text);
+    return {
+      score: state.score, columns: others.filter((name) => name !== state.score && !gone.has(name)), sort: state.sort, down: state.down, range: state.range,
+      text: label ? "" : state.text, label: label ? Number(label[1]) : null, first: state.first, count: TABLE_AT_ONCE,
+    };
   };
-  const drawChart = () => {
-    const one = about();
-    chart.replaceChildren(h("p", { class: "lead" }, `${one.about[0].toUpperCase()}${one.about.slice(1)}.`),
-      one.histogram ? histogramOf(one, (...range) => { state.range = range; drawTable(); }) : missing("no example has a finite number"),
+  const drawTable = async () => {
+    turn += 1;
+    const mine = turn;
+    table.setAttribute("aria-busy", "true");
+    const asked = question();
+    let found;
+    try {
+      found = await source.rows(asked);
+    } catch (error) {
+      if (mine === turn) table.replaceChildren(missing(error.message));
+      return;
+    } finally {
+      if (mine === turn) table.removeAttribute("aria-busy");
+    }
+    // The chosen score first, so that a narrow screen shows it.
+    const shown = [asked.score, ...asked.columns];
+    const head = [...own, ...shown].map((name) => h("th", { scope: "col", "aria-sort": asked.sort === name ? (asked.down ? "descending" : "ascending") : "none" },
+      h("button", { type: "button", class: "sort", onclick: () => change({ down: state.sort === name ? !state.down : true, sort: name, first: 0 }) },
+        name, asked.sort === name ? (asked.down ? " ↓" : " ↑") : "")));
+    const body = await Promise.all(found.rows.map(async ({ id, label, prediction, values }) =>
+      h("tr", { tabindex: 0, "data-id": id, "aria-label": `example ${id}, ${asked.score} ${short(values[asked.score])}`, onclick: () => openExample(id) },
+        h("td", { class: "with-card" }, await cardOf("train", id, "tiny"), h("span", { class: "id" }, `#${id}`)),
+        h("td", null, labelText(label)), h("td", { class: label !== prediction ? "wrong" : "" }, labelText(prediction)),
+        shown.map((score) => h("td", null, short(values[score]))))));
+    if (mine !== turn) return;
+    const cut = part.shown < part.examples ? ` The table has ${count(part.shown)} of ${count(part.examples)} examples: those that other panels name.` : "";
+    status.replaceChildren(`${plural(found.total, "row")}${asked.range ? `, ${asked.score} from ${short(asked.range[0])} to ${short(asked.range[1])} ` : ". "}`,
+      asked.range ? h("button", { type: "button", class: "plain", onclick: () => change({ range: null, first: 0 }) }, "all") : "", cut);
+    table.replaceChildren(h("table", { class: "numbers score-table" }, h("thead", null, h("tr", null, head)), h("tbody", null, body)));
+    pages.replaceChildren(pager(asked.first, found.total, (to) => change({ first: to })));
+  };
+  /** Changes what is shown; the address keeps it, so that going back comes to the same page. */
+  const change = (changes) => {
+    Object.assign(state, changes);
+    const { score, sort, down, first: from, range } = state;
+    setParameters({ score, sort, down: down ? "1" : null, first: from > 0 ? String(from) : null, from: range && !Number.isFinite(range[1]) ? String(range[0]) : null });
+    return drawTable();
+  };
+  const drawChart = async () => {
+    const mine = state.score;
+    const { about } = known(mine);
+    chart.replaceChildren(h("p", { class: "lead" }, sentence(about)));
+    const one = await source.score(mine).catch((error) => ({ refused: error.message }));
+    if (mine !== state.score) return;
+    chart.append(...(one.refused ? [missing(one.refused)] : [
+      one.histogram ? histogramOf(one, (...range) => change({ range, first: 0 })) : missing("no example has a finite number"),
       one.infinite > 0 ? h("p", { class: "note" }, `${plural(one.infinite, "example")} with an infinite score (never learned) are not in the histogram.`) : "",
-      basisLine(one.basis) ?? "");
+      basisLine(one.basis) ?? ""]));
   };
   const choose = h("select", { "aria-label": "score", onchange: (event) => {
-    Object.assign(state, { score: event.target.value, sort: event.target.value, range: null });
-    state.down = !about().lowest_first;
-    setParameter("from", null);
-    setParameter("score", state.score);
+    const score = event.target.value;
+    change({ score, sort: score, range: null, down: !known(score).lowest_first, first: 0 });
     drawChart();
-    drawTable();
   } }, part.scores.map(({ score }) => h("option", { value: score, selected: score === state.score }, score === "grand" ? "grand (norm of the gradient)" : score)));
   const filter = h("input", { id: "filter", type: "search", placeholder: "id, or label 4", "aria-label": "filter by id or label (key /)",
-    oninput: (event) => { state.text = event.target.value.trim(); drawTable(); } });
-  main.replaceChildren(h("section", { class: "panel" }, h("h2", null, "Scores of all examples"), h("div", { class: "tools" }, choose, filter), chart, status, table,
+    oninput: (event) => { Object.assign(state, { text: event.target.value.trim(), first: 0 }); drawTable(); } });
+  main.replaceChildren(h("section", { class: "panel" }, h("h2", null, "Scores of all examples"), h("div", { class: "tools" }, choose, filter), chart, status, table, pages, notes,
     part.missing_scores.map(({ score, why }) => h("p", { class: "note" }, `Without ${score}: ${why}`))));
-  drawChart();
-  await drawTable();
+  if (source.isServed) {
+    // A score that the run cannot give is a column less, and a sentence.
+    await Promise.all(others.map((name) => source.score(name).catch((error) => {
+      gone.add(name);
+      notes.append(h("p", { class: "note" }, `Without ${name}: ${error.message}`));
+    })));
+  }
+  await Promise.all([drawChart(), drawTable()]);
 }

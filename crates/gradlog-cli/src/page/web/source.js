@@ -1,7 +1,7 @@
 // The one interface between the panels and the data.
 //
-// Panels call these functions and await the answers. Here the answers come from JSON in the page; a server can give
-// the same answers by other means, and no panel has to change.
+// Panels call these functions and await the answers. Here the answers come from JSON in the page. `served.js` gets the
+// same from a server, and no panel can tell.
 
 const KINDS = {
   u8: Uint8Array, u16: Uint16Array, u32: Uint32Array, u64: BigUint64Array, f32: Float32Array,
@@ -64,6 +64,70 @@ class HistoryTable {
   }
 }
 
+/** The rows of a table in order: what has no number comes last, ties go by place. */
+function sortRows(rows, column, down) {
+  const sign = down ? -1 : 1;
+  return rows.sort((a, b) => {
+    const [first, second] = [column[a], column[b]];
+    if (Number.isNaN(first) || Number.isNaN(second)) return Number(Number.isNaN(first)) - Number(Number.isNaN(second)) || a - b;
+    if (first === second) return a - b;
+    return first < second ? -sign : sign;
+  });
+}
+
+/** The table of scores that a page holds. */
+class ScoreTable {
+  constructor(part) {
+    this.names = part.scores.map(({ score }) => score);
+    this.ids = Array.from(decodeArray(part.ids), String);
+    this.labels = decodeArray(part.label);
+    this.predictions = decodeArray(part.prediction);
+    const known = (array) => Float64Array.from(array, (_, at) => labelAt(array, at) ?? NaN);
+    this.columns = { example: Float64Array.from(this.ids, Number), label: known(this.labels), prediction: known(this.predictions) };
+    for (const name of this.names) this.columns[name] = decodeArray(part.columns[name]);
+  }
+
+  /** See `rows` of a source. */
+  page({ score, columns, sort, down, range, text, label, first, count: wanted }) {
+    const own = this.columns[score];
+    let rows = [...this.ids.keys()];
+    if (range) {
+      const [low, high, isLast] = range;
+      rows = rows.filter((at) => own[at] >= low && (isLast ? own[at] <= high * (1 + 1e-6) + 1e-12 : own[at] < high));
+    }
+    if (label !== null) rows = rows.filter((at) => labelAt(this.labels, at) === label);
+    if (text !== "") rows = rows.filter((at) => this.ids[at].includes(text));
+    sortRows(rows, this.columns[sort], down);
+    const shown = rows.slice(first, first + wanted).map((at) => ({
+      id: this.ids[at], label: labelAt(this.labels, at), prediction: labelAt(this.predictions, at),
+      values: Object.fromEntries([score, ...columns].map((name) => [name, this.columns[name][at]])),
+    }));
+    return { examples: this.ids.length, total: rows.length, rows: shown };
+  }
+}
+
+/** What is known of every example that a page holds: label, proposed label, suspicion. */
+function knownExamples(suspects, scores) {
+  const known = new Map();
+  if (scores.ids) {
+    const [labels, predictions] = [decodeArray(scores.label), decodeArray(scores.prediction)];
+    Array.from(decodeArray(scores.ids), String).forEach((id, at) => {
+      known.set(id, withSuspect({ label: labelAt(labels, at), prediction: labelAt(predictions, at) }, null));
+    });
+  }
+  (suspects.rows ?? []).forEach((row, at) => {
+    const before = known.get(row.id);
+    known.set(row.id, withSuspect({ label: row.label, prediction: before?.prediction ?? null }, { ...row, rank: at + 1 }));
+  });
+  return known;
+}
+
+/** An example with its proposed label: that of the suspects, else the last prediction where it differs. */
+function withSuspect({ label, prediction }, suspect) {
+  const last = prediction === label ? null : prediction;
+  return { label, prediction, suspect, proposed: suspect?.proposed ?? last };
+}
+
 /** Answers from the JSON inside the page. */
 function embeddedSource() {
   const read = new Map();
@@ -83,16 +147,30 @@ function embeddedSource() {
     return found.missing ? null : new HistoryTable(found);
   });
   const setPart = (set) => (part("probes").sets || []).find((one) => one.set === set);
+  const unknown = { label: null, proposed: null, prediction: null, suspect: null };
 
   return {
+    isServed: false,
     head: async () => part("head"),
     curves: async () => part("curves"),
     suspects: async () => part("suspects"),
     map: async () => part("map"),
     groups: async () => part("groups"),
+    /** The scores that there are, without their numbers. */
     scores: async () => part("scores"),
-    /** All probe sets, with what is known of their influence. */
+    /** One score: what it is, what it rests on, its histogram. */
+    score: async (name) => part("scores").scores.find(({ score }) => score === name),
+    /**
+     * A page of the table of examples: `score` is what a range is of, `columns` are other scores, `sort` names a column.
+     * Returns how many rows there are in all, and the rows with their values by score.
+     */
+    rows: async (question) => once("table:scores", () => new ScoreTable(part("scores"))).page(question),
+    /** What is known of an example: label, last prediction, proposed label, and its row among the suspects. */
+    describe: async (id) => once("examples", () => knownExamples(part("suspects"), part("scores"))).get(id) ?? unknown,
+    /** All probe sets, with their probes. */
     probeSets: async () => part("probes").sets || [],
+    /** The strongest examples of a probe, and the nearest. `question` is for a server. */
+    ends: async (set, id) => embeddedEnds(setPart(set), id),
     /** The visits of a training example, or null if the page does not hold them. */
     history: async (id) => histories()?.visits(id) ?? null,
     /** The ids of the training examples whose visits are there. */
@@ -101,7 +179,7 @@ function embeddedSource() {
     probeHistory: async (set, id) => once(`table:${set}`, () => new HistoryTable(setPart(set).history)).visits(id),
     /** The examples whose gradients point the same way: pairs of id and cosine. */
     neighbors: async (id) => part("groups").neighbors?.[id] ?? null,
-    /** The pictures, texts or rows of the training examples (`train`) or of a probe set (`probe:NAME`). */
-    cards: async (of) => part("cards")[of] ?? null,
+    /** The set of cards that holds the picture, text or row of an example: `of` is `train` or `probe:NAME`. */
+    cardSet: async (of) => once(`cards:${of}`, () => new CardSet(part("cards")[of] ?? null)),
   };
 }

@@ -1,0 +1,174 @@
+//! Accepts connections, at most so many at a time, and hands each request to whoever answers it.
+//!
+//! A connection has one thread and one request. While it sends the request it is a stranger: if there are too many
+//! connections, the one that is a stranger for longest is closed. So clients that send nothing keep nobody out.
+
+use super::guard::{Hosts, Token};
+use super::limits::CONNECTIONS_MAX;
+use super::request::{read_request, NoRequest, Request};
+use super::response::{Response, Status};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Whoever answers requests that have the token, are a GET and were sent to this server.
+pub(crate) trait Answers: Sync {
+    /// The answer to a request for `path`, which stands behind the token. `is_awaited` says whether the client is still
+    /// there.
+    fn answer(&self, path: &str, request: &Request, is_awaited: &dyn Fn() -> bool) -> Response;
+}
+
+/// A server that is bound to its place.
+pub(crate) struct Server {
+    listener: TcpListener,
+    token: Token,
+    hosts: Hosts,
+    connections: Mutex<Connections>,
+    stopped: AtomicBool,
+}
+
+#[derive(Default)]
+struct Connections {
+    next: u64,
+    open: BTreeMap<u64, Open>,
+}
+
+struct Open {
+    stream: Arc<TcpStream>,
+    is_stranger: bool,
+}
+
+impl Server {
+    pub(crate) fn new(listener: TcpListener, token: Token, hosts: Hosts) -> Self {
+        Self { listener, token, hosts, connections: Mutex::default(), stopped: AtomicBool::new(false) }
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn place(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    pub(crate) fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// Ends [`Server::run`] once the answers that are being computed are done.
+    #[cfg(test)]
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        let _ = self.place().and_then(TcpStream::connect);
+    }
+
+    /// Serves until the process ends.
+    pub(crate) fn run(&self, answers: &dyn Answers) {
+        thread::scope(|scope| {
+            for stream in self.listener.incoming() {
+                if self.stopped.load(Ordering::SeqCst) {
+                    break;
+                }
+                let Ok(stream) = stream else {
+                    // The process may have no file left to open: connections that end give some back.
+                    thread::sleep(Duration::from_millis(20));
+                    continue;
+                };
+                let stream = Arc::new(stream);
+                let Some(number) = self.admit(&stream) else {
+                    refuse(&stream);
+                    continue;
+                };
+                let work = move || {
+                    self.serve(&stream, number, answers);
+                    self.lock().open.remove(&number);
+                };
+                let started = thread::Builder::new().name("gradlog-serve".into()).spawn_scoped(scope, work);
+                if started.is_err() {
+                    self.lock().open.remove(&number);
+                }
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a connection in, if need be in the place of the oldest stranger. `None` if there is none.
+    fn admit(&self, stream: &Arc<TcpStream>) -> Option<u64> {
+        let mut connections = self.lock();
+        if connections.open.len() >= CONNECTIONS_MAX {
+            let oldest = connections.open.iter().find(|(_, open)| open.is_stranger).map(|(number, _)| *number)?;
+            if let Some(open) = connections.open.remove(&oldest) {
+                let _ = open.stream.shutdown(Shutdown::Both);
+            }
+        }
+        let number = connections.next;
+        connections.next += 1;
+        connections.open.insert(number, Open { stream: stream.clone(), is_stranger: true });
+        Some(number)
+    }
+
+    fn serve(&self, stream: &TcpStream, number: u64, answers: &dyn Answers) {
+        let _ = stream.set_nodelay(true);
+        let response = match read_request(stream) {
+            Ok(request) => match self.check(&request) {
+                Ok(path) => {
+                    if let Some(open) = self.lock().open.get_mut(&number) {
+                        open.is_stranger = false;
+                    }
+                    answers.answer(path, &request, &|| is_there(stream))
+                }
+                Err(response) => response,
+            },
+            Err(NoRequest::Refused(status, words)) => Response::sentence(status, words),
+            Err(NoRequest::Gone) => return,
+        };
+        // A client that does not take its answer has nobody to tell of it.
+        let _ = response.send(stream);
+    }
+
+    /// The path behind the token, if the request may be answered.
+    fn check<'a>(&self, request: &'a Request) -> Result<&'a str, Response> {
+        let refused = |status, words| Err(Response::sentence(status, words));
+        match &request.host {
+            None => return refused(Status::Bad, "the request does not say which host it is for"),
+            Some(host) if !self.hosts.allow(host) => return refused(
+                Status::Forbidden,
+                "this server does not go by that name: use the address that it printed, or start it with --listen NAME",
+            ),
+            Some(_) => {}
+        }
+        let known = request.path.strip_prefix('/').map(|path| path.split_once('/').unwrap_or((path, "")));
+        match known {
+            Some((token, path)) if self.token.matches(token) => match request.method.as_str() {
+                "GET" => Ok(path),
+                _ => refused(Status::OnlyGet, "this server only answers GET"),
+            },
+            _ => refused(Status::Forbidden, "the address lacks the token: use the one that `gradlog serve` printed"),
+        }
+    }
+}
+
+/// Whether the client has not closed the connection.
+fn is_there(stream: &TcpStream) -> bool {
+    if stream.set_nonblocking(true).is_err() {
+        return false;
+    }
+    let looked = stream.peek(&mut [0u8; 1]);
+    let back = stream.set_nonblocking(false);
+    back.is_ok()
+        && !matches!(looked, Ok(0))
+        && looked.err().is_none_or(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Says in one write that there are too many, without waiting for the client.
+fn refuse(mut stream: &TcpStream) {
+    let text = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\nRetry-After: 2\r\n\r\n";
+    let _ = stream.set_nonblocking(true).and_then(|()| stream.write(text.as_bytes()));
+}
