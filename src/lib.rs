@@ -54,6 +54,7 @@
 //! | [`Pass`], [`ProbePass`], [`CurvaturePass`], [`TangentPass`] | One forward and backward of examples or probes. |
 //! | [`Replay`] | Runs examples through checkpoints after the training: those of a run, or from elsewhere. |
 //! | [`CheckpointInfo`] | What is known of a checkpoint from elsewhere. |
+//! | [`Guard`], [`Committed`], [`GuardEvent`] | What a commit says of large gradients, of a loss that diverges, and of NaN. |
 //! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |
 //! | [`RecordError`] | Why something was not recorded. |
 //! | [`ids`] | Ids of examples: what gives them, and ids from content. |
@@ -105,13 +106,15 @@ mod step;
 pub mod taps;
 
 pub use gradlog_format as format;
-pub use gradlog_format::log::{Coupling, CouplingKind, FindingKind, LogError, Mode, PredictionScore};
+pub use gradlog_format::log::{
+    Coupling, CouplingKind, EventAction, EventKind, FindingKind, LogError, Mode, PredictionScore,
+};
 pub use gradlog_format::run::Checkpoint;
 pub use gradlog_format::sketch::{Encoding, Form, SketchConfig};
 pub use recorder::{
-    BatchRows, CheckpointInfo, Config, Cost, CurvaturePass, CurvatureRows, Finding, GradientCheck, OnBatchNorm,
-    OnFailure, OnNonFinite, Overflow, Pass, ProbePass, RecordError, Recorder, RecordingSummary, Reduction, Replay,
-    ReplaySummary, Reproduction, TangentPass, TangentRows, Worker,
+    BatchRows, CheckpointInfo, Committed, Config, Cost, CurvaturePass, CurvatureRows, Finding, GradientCheck, Guard,
+    GuardEvent, OnBatchNorm, OnEvent, OnFailure, OnNonFinite, Overflow, Pass, ProbePass, RecordError, Recorder,
+    RecordingSummary, Reduction, Replay, ReplaySummary, Reproduction, TangentPass, TangentRows, Worker,
 };
 pub use step::{AdamStep, SecondMoments, StepInfo, StepReport, StepRule};
 pub use taps::{Tap, Tapped, Taps};
@@ -129,6 +132,7 @@ const _: () = {
     assert_send::<optim::Sgd>();
     assert_shareable::<Config>();
     assert_shareable::<RecordError>();
+    assert_shareable::<Committed>();
     assert_shareable::<taps::TapError>();
     assert_shareable::<connectivity::ConnectivityError>();
     assert_shareable::<Taps>();

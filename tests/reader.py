@@ -32,7 +32,7 @@ AMENDS_VECTORS, AMENDS_ALL = 0xFFFE, 0xFFFF
 NO_WEIGHT, NOT_FINITE = 4, 1
 
 KINDS = {1: "Visits", 2: "Steps", 3: "Probes", 4: "Gaps", 5: "ProbeSet", 6: "End", 8: "Checkpoints", 9: "Sweeps",
-         10: "LayerRates", 11: "Checks"}
+         10: "LayerRates", 11: "Checks", 12: "Events"}
 REQUIRED = {
     "Visits": ["Example", "Step", "Epoch"],
     "Steps": ["Step", "Epoch"],
@@ -44,6 +44,7 @@ REQUIRED = {
     "Sweeps": ["Example", "Step", "Epoch", "Mode"],
     "LayerRates": ["Step", "Layer"],
     "Checks": ["Step", "Epoch", "Checked", "Findings", "Text"],
+    "Events": ["Step", "Epoch", "EventKind", "EventAction", "Example", "Layer", "Value", "Limit", "Reference", "Count"],
 }
 # Plain types: numpy's type. Vector types are in `decode_vectors`.
 PLAIN = {1: "u1", 2: "<u4", 3: "<u8", 4: "<f4", 5: "<u2"}
@@ -63,7 +64,8 @@ COLUMNS = {
     72: ("Checksum", U32), 73: ("Abandoned", U64), 74: ("UnknownSteps", U64),
     75: ("UpdateRule", U8), 76: ("Layer", U32), 77: ("RateFactor", F32), 78: ("Trained", U8), 79: ("Beta1", F32),
     80: ("Checked", U32), 81: ("Findings", U32), 82: ("Text", U8), 83: ("Beta2", F32), 84: ("Epsilon", F32),
-    85: ("StepsTaken", U64), 86: ("PreconditionedSquaredNorm", F32), 87: ("Parameter", U32),
+    85: ("StepsTaken", U64), 86: ("PreconditionedSquaredNorm", F32), 87: ("Parameter", U32), 88: ("EventKind", U8),
+    89: ("EventAction", U8), 90: ("Value", F32), 91: ("Limit", F32), 92: ("Reference", F32), 93: ("Count", U64),
 }
 NUMBERS = {name: number for number, (name, _) in COLUMNS.items()}
 PARTS = ("", "Scale", "Places", "Apart", "Rounding")

@@ -202,6 +202,7 @@ fn sure(run: &Run, report: &VerifyReport) -> (u64, u64) {
             BlockKind::Checkpoints,
             BlockKind::Checks,
             BlockKind::LayerRates,
+            BlockKind::Events,
         ];
         !block.kind().is_some_and(|kind| kinds.contains(&kind))
     };

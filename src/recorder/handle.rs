@@ -3,6 +3,7 @@
 use super::config::OnNonFinite;
 use super::cost::{Cost, RecordingSummary};
 use super::error::RecordError;
+use super::guard::{Committed, Found, GuardEvent, Opinion};
 use super::message::{Batch, Message, PassKind, Replayed};
 use super::state::State;
 use crate::step::StepInfo;
@@ -253,6 +254,31 @@ impl Recorder {
     /// What happens to a step that is not finite.
     pub(super) fn on_nonfinite(&self) -> OnNonFinite {
         self.state.as_ref().map(|state| state.on_nonfinite).unwrap_or_default()
+    }
+
+    /// Looks at a training pass before it is handed over. What is noticed is kept for the log and for the caller. Returns
+    /// why the step is left out, if it is.
+    pub(super) fn watch_pass(&mut self, batch: &mut Batch, ends_step: bool) -> Option<Found> {
+        let state = self.state.as_mut()?;
+        let layers = state.layers.clone();
+        let Opinion { noticed, refused } = state.guard.look(batch, &layers, ends_step);
+        noticed.into_iter().for_each(|found| drop(state.keep_event(found)));
+        refused
+    }
+
+    /// Keeps an event for the log and for the caller, and returns it as the caller sees it.
+    pub(super) fn keep_event(&mut self, found: Found) -> Option<GuardEvent> {
+        self.state.as_mut().map(|state| state.keep_event(found))
+    }
+
+    /// Whether numbers that are not finite make events.
+    pub(super) fn tells_non_finite(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.guard.tells_non_finite())
+    }
+
+    /// What was noticed since the last call.
+    pub(super) fn take_news(&mut self) -> Committed {
+        self.state.as_ref().map(|state| state.shared.lock_news().take()).unwrap_or_default()
     }
 
     /// Abandons the open step with a last pass of `visits`, which was not handed over.

@@ -1,6 +1,7 @@
 //! Turns a pass into the rows of a block: undoes the batch's weights, folds, computes norms, and quantizes. Runs on the
 //! background thread.
 
+use super::guard::{Found, Guard, NormWatch, PassRows};
 use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::metric::VisitMetric;
 use super::sketcher::LayerSketcher;
@@ -32,6 +33,7 @@ pub(super) struct RowMaker {
     /// The divisor from a coefficient in this worker's loss to the coefficient in the joint step.
     divisor: f32,
     scratch: Scratch,
+    watch: NormWatch,
 }
 
 /// Buffers that are used again from row to row.
@@ -59,8 +61,10 @@ impl RowMaker {
         sketch: SketchConfig,
         shared_fold: Arc<SharedFold>,
         divisor: f32,
+        guard: Guard,
     ) -> Self {
-        Self { layers, sketch, shared_fold, divisor, scratch: Scratch::default() }
+        let watch = NormWatch::new(guard);
+        Self { layers, sketch, shared_fold, divisor, scratch: Scratch::default(), watch }
     }
 
     /// The columns that the rows of `batch` will have.
@@ -160,6 +164,7 @@ impl RowMaker {
             folded,
             no_gradient,
             metric,
+            judged,
             ..
         } = batch;
         let metric = metric.as_deref();
@@ -170,7 +175,7 @@ impl RowMaker {
         let row_seed = |id: &u64| draw(draw(ROUNDING_STREAM ^ kind.number(), *id), step);
         self.scratch.seeds.clear();
         self.scratch.seeds.extend(ids.iter().map(row_seed));
-        builder.u64s(Column::Example, ids);
+        builder.u64s(Column::Example, ids.iter().copied());
         builder.u64s(Column::Step, std::iter::repeat_n(step, rows));
         builder.u32s(Column::Epoch, std::iter::repeat_n(epoch, rows));
         // Probes take no optimizer step, so their coefficient is not divided by the number of workers.
@@ -211,11 +216,16 @@ impl RowMaker {
             (0..rows).map(|i| if outputs.is_finite(i) { all } else { all | Column::FLAG_NOT_FINITE }).collect();
         if !ready.is_empty() {
             let of_rows = (kind, is_preconditioned, metric);
-            let norms = self.append_gradients(of_rows, ready, folded, &coefficients, &mut flags, builder)?;
+            self.append_gradients(of_rows, ready, folded, &coefficients, &mut flags, builder)?;
+            let norms = &self.watch.squared;
             let encoded = |norm: fn(&SquaredNorms) -> f64| norms.iter().map(norm).map(Column::encode_squared_norm);
             builder.f32s(Column::SquaredNorm, encoded(|norms| norms.plain));
             if has_norms {
                 builder.f32s(Column::PreconditionedSquaredNorm, encoded(|norms| norms.in_metric));
+            }
+            if kind == PassKind::Training {
+                let (losses, flags) = (&outputs.loss, &flags);
+                self.watch.look(&PassRows { place: (step, epoch), ids: &ids, losses, flags, judged });
             }
         }
         builder.column(Column::Flags, Cells::U8, 1).extend(&flags);
@@ -223,7 +233,17 @@ impl RowMaker {
         Ok(())
     }
 
-    /// Returns the squared norm of each row.
+    /// The name of a layer.
+    pub(super) fn layer_name(&self, number: usize) -> Option<&str> {
+        self.layers.get(number).map(|layer| layer.record.name.as_str())
+    }
+
+    /// What the guard noticed since the last call.
+    pub(super) fn take_events(&mut self) -> Vec<Found> {
+        std::mem::take(&mut self.watch.found)
+    }
+
+    /// Leaves the squared norm of each row in [`NormWatch::squared`].
     fn append_gradients(
         &mut self,
         (kind, is_preconditioned, metric): (PassKind, bool, Option<&VisitMetric>),
@@ -232,10 +252,13 @@ impl RowMaker {
         coefficients: &[f32],
         flags: &mut [u8],
         builder: &mut BlockBuilder,
-    ) -> Result<Vec<SquaredNorms>> {
+    ) -> Result<()> {
         let rows = coefficients.len();
         let m = self.shared_fold.buckets();
-        let mut norms = vec![SquaredNorms::default(); rows];
+        let mut norms = std::mem::take(&mut self.watch.squared);
+        norms.clear();
+        norms.resize(rows, SquaredNorms::default());
+        self.watch.parts.begin(rows);
         // Backward gives c_i times the example's own gradient. If c_i is 0, the gradient cannot be recovered.
         let undo = |i: usize, weighted: bool| match coefficients[i] {
             _ if !weighted => 1.0,
@@ -278,10 +301,11 @@ impl RowMaker {
                     })
                 })?,
             }
+            self.watch.parts.note(number, norms.iter().map(|norms| norms.plain));
         }
         // For a tensor that several layers share, only the sum of their gradients is its gradient. Its norm is
         // estimated by that of the sketch.
-        for sum in tied.into_values() {
+        for (first, sum) in tied {
             let total = folded.get_or_insert_with(|| vec![0f32; rows * m]);
             for (i, (norms, flag)) in norms.iter_mut().zip(flags.iter_mut()).enumerate() {
                 let (own, in_metric) = sum[i * 2 * m..(i + 1) * 2 * m].split_at(m);
@@ -292,6 +316,7 @@ impl RowMaker {
                 }
                 add(&mut total[i * m..(i + 1) * m], own);
             }
+            self.watch.parts.note(first, norms.iter().map(|norms| norms.plain));
         }
         if let Some(mut sums) = folded {
             let mut into = VectorRows::new(self.folded_column(kind), builder);
@@ -315,7 +340,8 @@ impl RowMaker {
                 *flag |= Column::FLAG_NO_WEIGHT;
             }
         }
-        Ok(norms)
+        self.watch.squared = norms;
+        Ok(())
     }
 
     fn load_gradients(

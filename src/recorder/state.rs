@@ -2,6 +2,7 @@
 
 use super::config::{OnFailure, OnNonFinite};
 use super::error::RecordError;
+use super::guard::{Found, GuardEvent, TrainingGuard};
 use super::head::Head;
 use super::layer_rates::{own_decays, rate_factors};
 use super::message::{Batch, Gap, Message, PassKind, Replayed, StepEnd, StepRow};
@@ -68,6 +69,7 @@ pub(super) struct State {
     pub shared: Arc<Shared>,
     pub on_failure: OnFailure,
     pub on_nonfinite: OnNonFinite,
+    pub guard: TrainingGuard,
     pub step: u64,
     pub epoch: u32,
     /// Examples of the open step so far, over all its passes.
@@ -121,7 +123,8 @@ impl State {
         }
         let losses = self.take_losses_to_compare(&batch);
         let end = row.clone().map(Box::new).map(StepEnd::Taken);
-        let message = Message::Pass { batch: Some(Box::new(batch)), end, gap: self.gap, bytes };
+        let events = self.guard.waiting.clone();
+        let message = Message::Pass { batch: Some(Box::new(batch)), end, gap: self.gap, events, bytes };
         // Probes are few and the user asked for each. A replay holds up no training. So both wait for their turn,
         // whatever the policy.
         let queue = self.queue()?;
@@ -134,6 +137,7 @@ impl State {
         match sent {
             Ok(Sent::Yes) => {
                 self.gap = None;
+                self.guard.waiting.clear();
                 if kind == PassKind::Training && row.is_none() {
                     self.sent_in_step = self.sent_in_step.saturating_add(visits);
                 }
@@ -163,6 +167,14 @@ impl State {
         }
     }
 
+    /// Keeps an event for the log and for the caller.
+    pub(super) fn keep_event(&mut self, found: Found) -> GuardEvent {
+        let event = found.to_event(|number| self.layers.get(number).map(|layer| layer.name.as_str()));
+        self.shared.lock_news().push(event.clone());
+        self.guard.keep(found);
+        event
+    }
+
     /// Counts a pass, and the step if this is its last pass.
     pub(super) fn end_pass(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) -> Option<StepRow> {
         if kind == PassKind::Training {
@@ -180,6 +192,7 @@ impl State {
             self.step += 1;
             self.batch_size = 0;
             self.sent_in_step = 0;
+            self.guard.forget_step();
         }
         row
     }
@@ -211,6 +224,7 @@ impl State {
     fn void_step(&mut self) -> Result<(), RecordError> {
         let sent = std::mem::take(&mut self.sent_in_step);
         self.batch_size = 0;
+        self.guard.forget_step();
         self.visits = self.visits.saturating_sub(u64::from(sent));
         if sent == 0 {
             // The next message takes the count along.

@@ -150,6 +150,18 @@ pub enum Column {
     PreconditionedSquaredNorm = 86,
     /// Number of a parameter among those of its layer.
     Parameter = 87,
+    /// What a guard noticed (u8), see [`EventKind`](super::EventKind), in event blocks.
+    EventKind = 88,
+    /// What the training did about it (u8), see [`EventAction`](super::EventAction), in event blocks.
+    EventAction = 89,
+    /// The number that a guard noticed (f32), in event blocks.
+    Value = 90,
+    /// The number beyond which there is an event (f32), in event blocks; NaN for none.
+    Limit = 91,
+    /// What the limit is made of (f32), in event blocks; NaN for none.
+    Reference = 92,
+    /// How many events a row stands for (u64), in event blocks.
+    Count = 93,
 }
 
 impl Column {
@@ -167,7 +179,13 @@ impl Column {
     /// In [`Column::Label`] and [`Column::Prediction`]: no class. Example: the target is ignored.
     pub const NO_CLASS: u32 = u32::MAX;
 
-    const ALL: [Column; 63] = [
+    /// In [`Column::Example`] of an event: no example.
+    pub const NO_EXAMPLE: u64 = u64::MAX;
+
+    /// In [`Column::Layer`] of an event: no layer.
+    pub const NO_LAYER_NUMBER: u32 = u32::MAX;
+
+    const ALL: [Column; 69] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -231,6 +249,12 @@ impl Column {
         Column::StepsTaken,
         Column::PreconditionedSquaredNorm,
         Column::Parameter,
+        Column::EventKind,
+        Column::EventAction,
+        Column::Value,
+        Column::Limit,
+        Column::Reference,
+        Column::Count,
     ];
 
     /// The column of a number in the file, or `None` for one that a newer version added.

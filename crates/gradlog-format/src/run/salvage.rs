@@ -8,6 +8,7 @@ use super::block::Block;
 use super::checkpoint;
 use super::checks;
 use super::error::{io_error, Damage, Newer, ReadError};
+use super::events;
 use super::file::{clone_error, is_lost, SegmentFile};
 use super::half_written::newer_segment;
 use super::handle::Run;
@@ -264,6 +265,9 @@ impl<'run> Salvage<'run> {
         }
         if block.kind() == Some(BlockKind::Checks) {
             checks::read(block)?;
+        }
+        if block.kind() == Some(BlockKind::Events) {
+            events::read(block)?;
         }
         if block.kind() == Some(BlockKind::Steps) && self.run.manifest().worker.is_some() {
             block.u64s(Column::Step)?; // merges the steps of all workers

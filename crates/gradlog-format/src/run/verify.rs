@@ -4,6 +4,7 @@ use super::block::Block;
 use super::checkpoint::{self, CheckpointFault};
 use super::checks;
 use super::error::{Damage, ReadError};
+use super::events;
 use super::handle::Run;
 use crate::log::{BlockKind, Column};
 use std::collections::BTreeMap;
@@ -119,6 +120,7 @@ impl Run {
                     _ => Ok(GapCounts::default()),
                 },
                 Some(BlockKind::Checks) if rows > 0 => checks::read(&block).map(|_| GapCounts::default()),
+                Some(BlockKind::Events) if rows > 0 => events::read(&block).map(|_| GapCounts::default()),
                 _ => Ok(GapCounts::default()),
             });
             sets += u32::from(block.kind() == Some(BlockKind::ProbeSet));

@@ -144,7 +144,13 @@ impl Column {
             | Column::Beta2
             | Column::Epsilon
             | Column::StepsTaken
-            | Column::Parameter => ColumnRole::Run,
+            | Column::Parameter
+            | Column::EventKind
+            | Column::EventAction
+            | Column::Value
+            | Column::Limit
+            | Column::Reference
+            | Column::Count => ColumnRole::Run,
         }
     }
 
@@ -159,6 +165,8 @@ impl Column {
             | Column::Trained
             | Column::UpdateRule
             | Column::Preconditioner
+            | Column::EventKind
+            | Column::EventAction
             | Column::InputRounding
             | Column::DeltaRounding
             | Column::FoldedRounding => Some(Cells::U8),
@@ -185,6 +193,7 @@ impl Column {
             | Column::UnknownSteps
             | Column::Visits
             | Column::StepsTaken
+            | Column::Count
             | Column::Bytes => Some(Cells::U64),
             Column::LearningRate
             | Column::Clip
@@ -207,7 +216,10 @@ impl Column {
             | Column::RateFactor
             | Column::Beta1
             | Column::Beta2
-            | Column::Epsilon => Some(Cells::F32),
+            | Column::Epsilon
+            | Column::Value
+            | Column::Limit
+            | Column::Reference => Some(Cells::F32),
             Column::InputScale | Column::DeltaScale | Column::FoldedScale => Some(Cells::Bf16),
             Column::Input | Column::Delta | Column::Folded => None,
         }
