@@ -2,7 +2,7 @@
 
 use crate::visits::{Visit, WIDTHS};
 use gradlog_format::log::{
-    segment_path, worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, FindingKind,
+    segment_path, worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, EventKind, FindingKind,
     LayerRecord, LogError, LogWriter, Manifest, Mode, Preconditioner, ResumePlace, SegmentHeader, Totals, UpdateRule,
     WorkerRecord, WriterOptions, NO_LAYER,
 };
@@ -317,6 +317,23 @@ impl Synthetic {
         b.u32s(Column::Checked, [4]);
         b.u32s(Column::Findings, [findings.iter().fold(0, |bits, kind| bits | kind.bit())]);
         b.column(Column::Text, Cells::U8, text.len() as u32).extend(text.bytes());
+        b.advance(1, step, 0);
+        self.append(b);
+    }
+
+    /// An event about the gradient of an example: step, kind, example, layer and norm. The percentile is 1.
+    pub fn event(&mut self, (step, kind): (u64, EventKind), example: u64, layer: u32, value: f32) {
+        let mut b = BlockBuilder::new(BlockKind::Events);
+        b.u64s(Column::Step, [step]);
+        b.u32s(Column::Epoch, [0]);
+        b.column(Column::EventKind, Cells::U8, 1).push(kind.code());
+        b.column(Column::EventAction, Cells::U8, 1).push(0);
+        b.u64s(Column::Example, [example]);
+        b.u32s(Column::Layer, [layer]);
+        b.f32s(Column::Value, [value]);
+        b.f32s(Column::Limit, [10.0]);
+        b.f32s(Column::Reference, [1.0]);
+        b.u64s(Column::Count, [1]);
         b.advance(1, step, 0);
         self.append(b);
     }

@@ -5,7 +5,7 @@ use crate::rows::rule::{AbsentNumber, RowRule, UnseenGradient, Verdict};
 use crate::rows::sweep::{self, Sweeps};
 use crate::{rows::column, AnalysisError, Window};
 use gradlog_format::log::{BlockKind, Column, Mode};
-use gradlog_format::run::{Block, GapCounts};
+use gradlog_format::run::{Block, EventRecord, GapCounts};
 use std::collections::BTreeSet;
 
 /// What is read of one block.
@@ -45,6 +45,7 @@ pub(super) enum Read {
         rows: u64,
         modes: BTreeSet<Option<Mode>>,
     },
+    Events(Vec<EventRecord>),
     Other,
 }
 
@@ -108,6 +109,7 @@ impl BlockRead {
                 name: block.probe_set()?.1,
             },
             Some(BlockKind::Gaps) => Read::Gaps { counts: GapCounts::read(block)?, first_step: block.steps().0 },
+            Some(BlockKind::Events) => Read::Events(block.events()?),
             Some(BlockKind::End) => Read::End,
             Some(BlockKind::Sweeps) => {
                 Read::Sweeps { step: block.steps().0, rows: block.rows() as u64, modes: sweep::modes(block)? }

@@ -80,6 +80,15 @@ impl Contents<'_> {
             pairs.push(("check", format!("step {}: {}", check.step, lines.next().unwrap_or_default())));
             pairs.extend(lines.map(|line| ("", line.to_owned())));
         }
+        let events = &summary.events;
+        for (kind, count) in &events.counts {
+            pairs.push(("events", format!("{count} of kind {}", kind.name())));
+        }
+        pairs.extend(events.first.iter().map(|event| ("", event.sentence(manifest))));
+        if events.between > 0 {
+            pairs.push(("", format!("({} rows more)", events.between)));
+        }
+        pairs.extend(events.last.iter().map(|event| ("", event.sentence(manifest))));
         if let Some(workers) = workers {
             let (parts, count) = (workers.parts.len(), workers.count);
             pairs.insert(
