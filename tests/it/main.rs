@@ -17,6 +17,7 @@ mod curvature;
 mod delivery;
 mod error_bars;
 mod going_on;
+mod guard;
 mod ids_and_epochs;
 mod layer_cases;
 mod layer_rates;

@@ -118,7 +118,8 @@ impl Contents<'_> {
         };
         let (first, last): (Vec<_>, Vec<_>) =
             (summary.events.first.iter().map(event).collect(), summary.events.last.iter().map(event).collect());
-        object["events"] = json!({"counts": counts, "first": first, "rows_between": summary.events.between, "last": last});
+        object["events"] =
+            json!({"counts": counts, "first": first, "rows_between": summary.events.between, "last": last});
         writeln!(out, "{}", report::pretty(&object)?)
     }
 }

@@ -7,6 +7,7 @@ mod allocations;
 mod checks;
 mod damage;
 mod edges;
+mod events;
 mod extensions;
 mod faults;
 mod fixture;
