@@ -373,7 +373,6 @@ fn events_after_a_resumption_replace_those_that_it_supersedes() {
     assert_eq!(logged(dir.path()).len(), 1);
     let model = Model::new();
     let mut recorder = Recorder::resume_at(dir.path(), &model.taps, config(OnEvent::GoOn), 20).unwrap();
-    assert!(logged(dir.path()).is_empty(), "its step is given up");
     // The new guard begins without norms.
     train(&model, &mut recorder, 20..20 + ODD + 1, Some(20 + ODD));
     recorder.finish().unwrap();
@@ -391,9 +390,10 @@ fn dropped_passes_lose_no_event_and_a_flood_is_counted() {
     let (mut told, mut wrong) = (0, 0);
     for step in 0..400u64 {
         let mut pass = recorder.pass(&ids(step)).unwrap();
-        let x = if step % 2 == 0 { inputs(step, None) } else { (inputs(step, None) * f64::NAN).unwrap() };
+        let factor = if step % 2 == 0 { 1.0 } else { f64::NAN };
         wrong += BATCH as u64 * (step % 2);
-        pass.cross_entropy(&model.forward(&x), &labels(BATCH)).unwrap().backward().unwrap();
+        let logits = (model.forward(&inputs(step, None)) * factor).unwrap();
+        pass.cross_entropy(&logits, &labels(BATCH)).unwrap().backward().unwrap();
         let said = pass.commit(0.1).unwrap();
         told += said.untold + said.events.iter().map(|event| event.examples.len() as u64 + event.more).sum::<u64>();
     }
