@@ -124,7 +124,10 @@ fn a_resumption_supersedes_events_of_its_step_and_later() {
             let run_id = run.manifest().run_id;
             crate::log::ResumePlace { run_id, next_segment, sequence, step, totals: Default::default() }
         };
-        LogWriter::resume(dir.path(), place, options()).unwrap().finish().unwrap();
+        let mut writer = LogWriter::resume(dir.path(), place, options()).unwrap();
+        // A session without a block leaves no segment.
+        writer.append_gap(step, 1, 1).unwrap();
+        writer.finish().unwrap();
         let run = Run::open(dir.path()).unwrap();
         assert_eq!(run.events().unwrap().len(), rows, "resumed at {step}");
         assert!(run.verify().unwrap().damage.is_none());
