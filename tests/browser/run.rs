@@ -1,6 +1,7 @@
 //! A run whose texts would break out of HTML if anything let them.
 
 use anyhow::{Context, Result};
+use gradlog_format::log::EventKind;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ pub fn write_page(folder: &Path) -> Result<PathBuf> {
     all.chunks(16).for_each(|rows| run.visits(rows));
     let later: Vec<Visit> = (0..6).map(|id| Draws(id + 50).visit(id, 9, 2)).collect();
     run.probes(&later);
+    run.event((3, EventKind::LargeGradient), 107, 1, 31.4);
+    run.event((5, EventKind::NonFiniteGradient), 121, 0, f32::NAN);
     run.dropped(5);
     run.end();
     let written = run.finish();

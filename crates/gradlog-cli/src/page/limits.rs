@@ -3,6 +3,9 @@
 /// Suspects with their reasons: about 400 bytes each, and more than somebody judges in a day.
 pub(crate) const SUSPECTS_MAX: usize = 1000;
 
+/// Events of the guard, half of them the first and half the last: 200 bytes each.
+pub(crate) const EVENTS_MAX: usize = 200;
+
 /// Proponents and opponents of a probe, each.
 pub(crate) const ENDS: usize = 12;
 
