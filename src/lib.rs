@@ -55,6 +55,7 @@
 //! | [`Replay`] | Runs examples through checkpoints after the training: those of a run, or from elsewhere. |
 //! | [`CheckpointInfo`] | What is known of a checkpoint from elsewhere. |
 //! | [`Guard`], [`Committed`], [`GuardEvent`] | What a commit says of large gradients, of a loss that diverges, and of NaN. |
+//! | [`Card`], [`CardLimits`] | What examples look like, for those who read the log. |
 //! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |
 //! | [`RecordError`] | Why something was not recorded. |
 //! | [`ids`] | Ids of examples: what gives them, and ids from content. |
@@ -112,9 +113,10 @@ pub use gradlog_format::log::{
 pub use gradlog_format::run::Checkpoint;
 pub use gradlog_format::sketch::{Encoding, Form, SketchConfig};
 pub use recorder::{
-    BatchRows, CheckpointInfo, Committed, Config, Cost, CurvaturePass, CurvatureRows, Finding, GradientCheck, Guard,
-    GuardEvent, OnBatchNorm, OnEvent, OnFailure, OnNonFinite, Overflow, Pass, ProbePass, RecordError, Recorder,
-    RecordingSummary, Reduction, Replay, ReplaySummary, Reproduction, TangentPass, TangentRows, Worker,
+    BatchRows, Card, CardLimits, CheckpointInfo, Committed, Config, Cost, CurvaturePass, CurvatureRows, Finding,
+    GradientCheck, Guard, GuardEvent, OnBatchNorm, OnEvent, OnFailure, OnNonFinite, Overflow, Pass, ProbePass,
+    RecordError, Recorder, RecordingSummary, Reduction, Replay, ReplaySummary, Reproduction, TangentPass, TangentRows,
+    Worker,
 };
 pub use step::{AdamStep, SecondMoments, StepInfo, StepReport, StepRule};
 pub use taps::{Tap, Tapped, Taps};

@@ -203,6 +203,7 @@ fn sure(run: &Run, report: &VerifyReport) -> (u64, u64) {
             BlockKind::Checks,
             BlockKind::LayerRates,
             BlockKind::Events,
+            BlockKind::Cards,
         ];
         !block.kind().is_some_and(|kind| kinds.contains(&kind))
     };

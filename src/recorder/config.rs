@@ -1,5 +1,6 @@
 //! A recorder's settings. Each field states its default and its bounds.
 
+use super::cards::CardLimits;
 use super::error::RecordError;
 use super::guard::Guard;
 use super::outputs::Reduction;
@@ -166,6 +167,9 @@ pub struct Config {
     /// What is watched during the training: large gradients, a loss that diverges. Default [`Guard::default`], which
     /// leaves out nothing.
     pub guard: Guard,
+    /// How many cards the run takes, and how large they may be: what examples look like. Default
+    /// [`CardLimits::default`].
+    pub cards: CardLimits,
     /// What happens if the declared model has a `BatchNorm` in training mode. Default [`OnBatchNorm::Refuse`].
     pub on_batch_norm: OnBatchNorm,
     /// Passes that may wait for the background thread, 1 to 65,536. Default 16.
@@ -211,6 +215,7 @@ impl Default for Config {
             on_failure: OnFailure::default(),
             on_nonfinite: OnNonFinite::default(),
             guard: Guard::default(),
+            cards: CardLimits::default(),
             on_batch_norm: OnBatchNorm::default(),
             queue_passes: 16,
             queue_bytes_max: 32 << 20,
@@ -261,6 +266,7 @@ impl Config {
             return wrong(&format!("`zstd_level` is {}: give -7 to 22", self.zstd_level));
         }
         self.guard.check(self.worker.is_some())?;
+        self.cards.check()?;
         if let Some(Worker { rank, workers, .. }) = self.worker {
             if rank >= workers || workers > WORKERS_MAX {
                 let what = format!(

@@ -81,6 +81,15 @@ pub enum RecordError {
         /// Whether the loop should go on with the next step ([`OnEvent::Skip`](crate::OnEvent::Skip)).
         skipped: bool,
     },
+    /// A card was refused: it is none, or beyond [`Config::cards`](crate::Config::cards). It is counted. The training and
+    /// everything else that is recorded go on.
+    #[error("example {example} is not described: {what}")]
+    Card {
+        /// The example.
+        example: u64,
+        /// Why.
+        what: String,
+    },
     /// The run could not be started: its folder holds a run, is locked, or cannot be written.
     #[error("{0}")]
     Start(Arc<LogError>),

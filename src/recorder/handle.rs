@@ -70,10 +70,11 @@ impl Recorder {
     pub fn cost(&self) -> Cost {
         let Some(state) = &self.state else { return Cost::default() };
         let cost = Cost::expected(&state.manifest, &state.forms, state.shared_fold.known_width());
-        match state.visit_metric() {
+        let cost = match state.visit_metric() {
             Some(_) => cost.with_norm_in_metric(),
             None => cost,
-        }
+        };
+        Cost { card_bytes_max: state.cards.bytes_max(), ..cost }
     }
 
     /// What couples the examples of a batch, as far as the declared model shows it: BatchNorm in training mode. Rows
@@ -137,7 +138,8 @@ impl Recorder {
     pub fn flush(&mut self) -> Result<(), RecordError> {
         match &mut self.state {
             Some(state) => {
-                let asked = state.send_gap().and_then(|()| state.ask(Message::Flush));
+                let sent = state.send_gap().and_then(|()| state.send_cards(true));
+                let asked = sent.and_then(|()| state.ask(Message::Flush));
                 asked.map_err(|error| state.wrap_failure(error))
             }
             None => Ok(()),
@@ -159,13 +161,16 @@ impl Recorder {
         state.look_at_layers_at_end();
         // An error here repeats an earlier one, which the answer to `Finish` has too.
         let _ = state.abandon_step(0);
-        let asked = state.send_gap().and_then(|()| state.ask(Message::Finish));
+        let sent = state.send_gap().and_then(|()| state.send_cards(true));
+        let asked = sent.and_then(|()| state.ask(Message::Finish));
         let mut summary = RecordingSummary {
             visits: state.visits,
             dropped: state.dropped,
             dropped_probes: state.dropped_probes,
             abandoned_steps: state.abandoned.steps,
             abandoned: state.abandoned.visits,
+            cards: state.cards.count(),
+            refused_cards: state.cards.refused,
             blocked: state.queue.as_ref().map_or(Duration::ZERO, |queue| queue.blocked),
             flush_wait: state.queue.as_ref().map_or(Duration::ZERO, |queue| queue.flush_wait),
             ..RecordingSummary::default()

@@ -1,5 +1,6 @@
 //! The background thread's state: the writer and the rows that wait. Turns messages into blocks.
 
+use super::cards::card_blocks;
 use super::config::Config;
 use super::error::{wrap_log_error, RecordError};
 use super::guard::{Found, Ledger};
@@ -124,6 +125,10 @@ impl LogState {
                 builder.advance(1, 0, 0);
                 self.writer.append(&mut builder).map_err(wrap_log_error)?;
                 Ok(())
+            }
+            Message::Cards { cards, refused, .. } => {
+                let mut blocks = card_blocks(&cards, refused);
+                blocks.iter_mut().try_for_each(|block| self.writer.append(block)).map_err(wrap_log_error)
             }
             Message::LayersSeen(seen) => self.writer.append(&mut seen_rows(&seen)).map_err(wrap_log_error).map(drop),
             Message::Checkpoint(row) => self.write_checkpoint(row),

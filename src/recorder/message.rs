@@ -1,5 +1,6 @@
 //! The messages from the training to the background thread.
 
+use super::cards::CardRow;
 use super::guard::Found;
 use super::layer_rates::Decay;
 use super::metric::VisitMetric;
@@ -20,6 +21,8 @@ pub(super) enum Message {
     Pass { batch: Option<Box<Batch>>, end: Option<StepEnd>, gap: Option<Gap>, events: Vec<Found>, bytes: usize },
     /// A probe set's name and number.
     ProbeSet { number: u32, name: String },
+    /// Cards, and how many were refused.
+    Cards { cards: Vec<CardRow>, refused: u64, bytes: usize },
     /// Layers of which it is known now whether steps change them.
     LayersSeen(Vec<Seen>),
     /// A checkpoint's row.

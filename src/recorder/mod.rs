@@ -5,6 +5,7 @@
 //! for the crate's root.
 
 mod begin;
+mod cards;
 mod check;
 mod checkpoint;
 mod classifier;
@@ -12,6 +13,7 @@ mod collect;
 mod config;
 mod cost;
 mod curvature;
+mod describe;
 mod elsewhere;
 mod error;
 mod flow;
@@ -59,6 +61,7 @@ mod vector_rows;
 mod watch;
 mod workers;
 
+pub use cards::{Card, CardLimits};
 pub use check::{BatchRows, Finding, GradientCheck};
 pub use config::{Config, OnBatchNorm, OnFailure, OnNonFinite, Overflow, Worker};
 pub use cost::{Cost, RecordingSummary};

@@ -1,5 +1,6 @@
 //! Starts a recorder, on a new run or on an existing one.
 
+use super::cards::CardBook;
 use super::config::{Config, OnBatchNorm, Worker};
 use super::error::{find_no_run, quote_names, RecordError};
 use super::guard::TrainingGuard;
@@ -192,6 +193,8 @@ pub(super) fn start_recorder(
     let divisor = config.worker.map_or(1.0, Worker::divisor);
     let rows = RowMaker::new(sketchers, config.sketch.clone(), shared_fold.clone(), divisor, config.guard.clone());
     let guard = TrainingGuard::new(config.guard.clone());
+    let cards = CardBook::new(config.cards, past.cards);
+    let flush_interval = config.flush_interval;
     let (on_failure, on_nonfinite) = (config.on_failure, config.on_nonfinite);
     // What an earlier session said of layers must not be taken for this one.
     let all = if past.has_layer_rates { layers.len() as u32 } else { 0 };
@@ -235,6 +238,8 @@ pub(super) fn start_recorder(
         on_failure,
         on_nonfinite,
         guard,
+        cards,
+        flush_interval,
         step: past.step,
         epoch: 0,
         batch_size: 0,

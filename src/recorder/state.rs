@@ -1,5 +1,6 @@
 //! A recorder's state on the training's side, and how it hands over passes.
 
+use super::cards::CardBook;
 use super::config::{OnFailure, OnNonFinite};
 use super::error::RecordError;
 use super::guard::{Found, GuardEvent, TrainingGuard};
@@ -23,7 +24,7 @@ use gradlog_format::sketch::Form;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Bytes that a message counts for besides its batch.
 const MESSAGE_BYTES: usize = 256;
@@ -70,6 +71,9 @@ pub(super) struct State {
     pub on_failure: OnFailure,
     pub on_nonfinite: OnNonFinite,
     pub guard: TrainingGuard,
+    pub cards: CardBook,
+    /// After this time cards that wait are sent, even if they are few.
+    pub flush_interval: Duration,
     pub step: u64,
     pub epoch: u32,
     /// Examples of the open step so far, over all its passes.
@@ -136,6 +140,7 @@ impl State {
         };
         match sent {
             Ok(Sent::Yes) => {
+                self.send_old_cards();
                 self.gap = None;
                 self.guard.waiting.clear();
                 if kind == PassKind::Training && row.is_none() {
@@ -287,6 +292,7 @@ impl Drop for State {
             queue.limit_all_waits();
             let _ = self.abandon_step(0);
             let _ = self.send_gap();
+            let _ = self.send_cards(true);
             let done = self.ask(Message::Flush).is_ok();
             self.close(done);
         }

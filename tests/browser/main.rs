@@ -61,6 +61,19 @@ fn what_the_guard_noticed_is_on_the_first_view_and_opens_the_example() {
 }
 
 #[test]
+fn probes_show_the_pictures_that_the_run_holds() {
+    in_browser(WIDE, |page| {
+        Box::pin(async move {
+            page.go("probes").await?;
+            let pixels = "[...document.querySelectorAll('canvas.picture')].map((one) => [one.width, one.height, \
+                          ...[2, 6].map((y) => one.getContext('2d').getImageData(3, y, 1, 1).data[0])].join())";
+            let all = format!("{pixels}.every((seen) => seen === '8,8,0,255') && {pixels}.length >= 2");
+            page.wait_for("stripes, black above white", &all).await
+        })
+    });
+}
+
+#[test]
 fn the_map_lists_what_a_rectangle_holds() {
     in_browser(WIDE, |page| {
         Box::pin(async move {

@@ -6,6 +6,7 @@ mod adam_norms;
 mod agreement;
 mod batch_norm;
 mod borrowed;
+mod cards;
 mod carried;
 mod check;
 mod cli;

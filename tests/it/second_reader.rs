@@ -14,7 +14,7 @@ use std::process::Command;
 
 const SCORES: [&str; 9] =
     ["self-influence", "grand", "el2n", "forgetting", "aum", "confidence", "variability", "correctness", "loss"];
-const FIXTURES: [&str; 4] = ["v1", "v1-replay", "v1-planes", "v1-events"];
+const FIXTURES: [&str; 5] = ["v1", "v1-replay", "v1-planes", "v1-events", "v1-cards"];
 const EXAMPLES: usize = 24;
 const PROBES: usize = 3;
 
@@ -85,7 +85,8 @@ fn compare_counts(python: &str, dir: &Path) {
         let ours = json!({
             "blocks": report.blocks, "visits": report.visits, "probes": report.probes, "steps": report.steps,
             "curvature": report.curvature, "sweeps": report.sweeps, "dropped": report.dropped,
-            "superseded": report.superseded, "checkpoints": report.checkpoints, "newer_columns": report.newer_columns,
+            "superseded": report.superseded, "checkpoints": report.checkpoints, "newer_columns": report.newer_columns, "cards": report.cards,
+            "refused_cards": report.refused_cards,
             "finished": report.finished,
         });
         // Blocks of several workers are counted after they were merged.

@@ -92,6 +92,12 @@ pub struct RunSummary {
     pub abandoned: u64,
     /// Steps of which the log knows nothing, because the training resumed behind the end of the log.
     pub unknown_steps: u64,
+    /// Training examples that are described: the log has a thumbnail, a text or a row of each.
+    pub cards: u64,
+    /// Probes that are described.
+    pub probe_cards: u64,
+    /// Cards that were refused while recording.
+    pub refused_cards: u64,
     /// What the guard noticed: large gradients, a loss that diverges, NaN and infinity.
     pub events: EventSummary,
     /// Whether the recorder's `finish` returned.
@@ -318,6 +324,11 @@ impl SummaryQuestion {
                     let sweep = sweeps.entry(step).or_default();
                     sweep.0 += rows;
                     sweep.1.extend(modes);
+                }
+                Read::Cards { examples, probes, refused } => {
+                    summary.cards += examples;
+                    summary.probe_cards += probes;
+                    summary.refused_cards = summary.refused_cards.saturating_add(refused);
                 }
                 Read::Events(events) => events.into_iter().for_each(|event| summary.events.add(event)),
                 Read::End | Read::Other => {}

@@ -72,7 +72,7 @@ pub(crate) fn read_cards(
             }
         }
     }
-    let mut notes = Vec::new();
+    let mut notes = source.notes();
     let (picture_ids, images): (Vec<u64>, Vec<Picture>) = pictures.into_iter().unzip();
     let (sheets, held) = write_sheets(&images, budget)?;
     left += (images.len() - held) as u64;
@@ -80,7 +80,7 @@ pub(crate) fn read_cards(
         notes.push(format!("{left} of {} {what} have no picture or text here: the page would be too large", ids.len()));
     }
     if missing > 0 {
-        notes.push(format!("{missing} of {} {what} are not in the data, whose ids are {}", ids.len(), source.ids()));
+        notes.push(format!("{missing} of {} {what} {}", ids.len(), source.missing()));
     }
     let share = agreement.equal as f64 / agreement.compared.max(1) as f64;
     if agreement.compared >= COMPARED_MIN && share < AGREEMENT_MIN {

@@ -66,6 +66,8 @@ pub(crate) const PICTURE_READ_SIDE_MAX: u32 = 16_384;
 
 /// Characters of a text or of a row's cell.
 pub(crate) const TEXT_CHARACTERS_MAX: usize = 600;
+/// Columns of recorded rows.
+pub(crate) const CARD_COLUMNS_MAX: usize = 256;
 /// Bytes of all texts and rows in the page.
 pub(crate) const TEXT_BYTES_MAX: usize = 1_500_000;
 /// Bytes of a file of texts, rows or idx pictures that is read, unpacked.

@@ -160,8 +160,16 @@ pub enum Column {
     Limit = 91,
     /// What the limit is made of (f32), in event blocks; NaN for none.
     Reference = 92,
-    /// How many events a row stands for (u64), in event blocks.
+    /// How many events a row stands for (u64), in event blocks; how many cards were refused, in card blocks.
     Count = 93,
+    /// What the bytes of a card are (u8), see [`CardKind`](super::CardKind), in card blocks.
+    CardKind = 94,
+    /// Pixels in a row of a picture (u32), in card blocks; 0 for what is no picture.
+    PictureWidth = 95,
+    /// How many of the bytes in [`Column::CardData`] belong to the card (u32).
+    CardBytes = 96,
+    /// The bytes of a card, and zeros behind them (u8, as many to a row as the longest card has).
+    CardData = 97,
 }
 
 impl Column {
@@ -185,7 +193,7 @@ impl Column {
     /// In [`Column::Layer`] of an event: no layer.
     pub const NO_LAYER_NUMBER: u32 = u32::MAX;
 
-    const ALL: [Column; 69] = [
+    const ALL: [Column; 73] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -255,6 +263,10 @@ impl Column {
         Column::Limit,
         Column::Reference,
         Column::Count,
+        Column::CardKind,
+        Column::PictureWidth,
+        Column::CardBytes,
+        Column::CardData,
     ];
 
     /// The column of a number in the file, or `None` for one that a newer version added.

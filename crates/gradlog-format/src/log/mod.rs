@@ -7,6 +7,7 @@
 
 mod block;
 mod builder;
+mod card;
 mod codec;
 mod column;
 mod compress;
@@ -29,6 +30,7 @@ mod writer;
 
 pub use block::BlockKind;
 pub use builder::BlockBuilder;
+pub use card::{decode_row, encode_row, CardKind, CARD_BYTES_MAX};
 pub use codec::DecodeError;
 pub use column::{Cells, Column, ColumnKey, ColumnRole, NO_LAYER};
 pub use coupling::{BatchNormHandling, BatchNormRecord, Coupling, CouplingKind};

@@ -8,6 +8,7 @@
 //! and not a SIGBUS. Nothing here is unsafe.
 
 mod block;
+mod cards;
 mod checkpoint;
 mod checks;
 mod directory;
@@ -38,6 +39,7 @@ mod verify;
 mod workers;
 
 pub use block::{Block, ColumnSize};
+pub use cards::{CardContent, CardRecord, CardRows};
 pub use checkpoint::{Checkpoint, CheckpointFault};
 pub use checks::CheckRecord;
 pub use error::{Damage, Newer, ReadError};

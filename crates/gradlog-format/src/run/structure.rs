@@ -32,6 +32,14 @@ fn required(kind: BlockKind) -> &'static [Column] {
             Column::Reference,
             Column::Count,
         ],
+        BlockKind::Cards => &[
+            Column::Example,
+            Column::CardKind,
+            Column::PictureWidth,
+            Column::CardBytes,
+            Column::Count,
+            Column::CardData,
+        ],
     }
 }
 

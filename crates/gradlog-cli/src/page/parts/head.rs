@@ -1,8 +1,8 @@
 //! What was recorded, run by run, in the words of `gradlog info`.
 
 use crate::error::CliError;
-use crate::page::limits::EVENTS_MAX;
 use crate::frame::Asked;
+use crate::page::limits::EVENTS_MAX;
 use crate::report::printable;
 use crate::verbs::info::Contents;
 use gradlog_analysis::{EventSummary, RunSummary};
@@ -72,8 +72,14 @@ fn events_part(run: &Run, summary: &EventSummary) -> Result<Value, CliError> {
     let row = |event: &EventRecord| {
         let layer = event.layer.and_then(|number| manifest.layers.get(number as usize));
         // An id does not fit into a number of JavaScript.
-        json!([event.step, event.epoch, event.kind.name(), event.example.map(|id| id.to_string()),
-               layer.map(|layer| &layer.name), event.sentence(manifest)])
+        json!([
+            event.step,
+            event.epoch,
+            event.kind.name(),
+            event.example.map(|id| id.to_string()),
+            layer.map(|layer| &layer.name),
+            event.sentence(manifest)
+        ])
     };
     let counts: Vec<Value> = summary.counts.iter().map(|(kind, count)| json!([kind.name(), count])).collect();
     let rows: Vec<Value> = ends.into_iter().flatten().map(row).collect();

@@ -118,6 +118,9 @@ impl Contents<'_> {
         };
         let (first, last): (Vec<_>, Vec<_>) =
             (summary.events.first.iter().map(event).collect(), summary.events.last.iter().map(event).collect());
+        object["described_examples"] = summary.cards.into();
+        object["described_probes"] = summary.probe_cards.into();
+        object["refused_cards"] = summary.refused_cards.into();
         object["events"] =
             json!({"counts": counts, "first": first, "rows_between": summary.events.between, "last": last});
         writeln!(out, "{}", report::pretty(&object)?)

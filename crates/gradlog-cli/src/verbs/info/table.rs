@@ -80,6 +80,14 @@ impl Contents<'_> {
             pairs.push(("check", format!("step {}: {}", check.step, lines.next().unwrap_or_default())));
             pairs.extend(lines.map(|line| ("", line.to_owned())));
         }
+        if summary.cards + summary.probe_cards + summary.refused_cards > 0 {
+            let (examples, probes) = (summary.cards, summary.probe_cards);
+            let refused = match summary.refused_cards {
+                0 => String::new(),
+                refused => format!("; {refused} cards were refused"),
+            };
+            pairs.push(("described", format!("{examples} examples and {probes} probes{refused}")));
+        }
         if let Some(workers) = workers {
             let (parts, count) = (workers.parts.len(), workers.count);
             pairs.insert(

@@ -52,6 +52,7 @@ impl Column {
             self,
             Column::Name
                 | Column::Text
+                | Column::CardData
                 | Column::InputPlaces
                 | Column::InputApart
                 | Column::DeltaPlaces
@@ -150,7 +151,11 @@ impl Column {
             | Column::Value
             | Column::Limit
             | Column::Reference
-            | Column::Count => ColumnRole::Run,
+            | Column::Count
+            | Column::CardKind
+            | Column::PictureWidth
+            | Column::CardBytes
+            | Column::CardData => ColumnRole::Run,
         }
     }
 
@@ -167,6 +172,8 @@ impl Column {
             | Column::Preconditioner
             | Column::EventKind
             | Column::EventAction
+            | Column::CardKind
+            | Column::CardData
             | Column::InputRounding
             | Column::DeltaRounding
             | Column::FoldedRounding => Some(Cells::U8),
@@ -184,7 +191,9 @@ impl Column {
             | Column::Parameter
             | Column::Checked
             | Column::Findings
-            | Column::Checksum => Some(Cells::U32),
+            | Column::Checksum
+            | Column::PictureWidth
+            | Column::CardBytes => Some(Cells::U32),
             Column::Example
             | Column::Step
             | Column::WallClock

@@ -4,6 +4,7 @@
 //! One file per kind of harm.
 
 mod allocations;
+mod cards;
 mod checks;
 mod damage;
 mod edges;
