@@ -54,7 +54,7 @@
 //! | [`Pass`], [`ProbePass`], [`CurvaturePass`], [`TangentPass`] | One forward and backward of examples or probes. |
 //! | [`Replay`] | Runs examples through checkpoints after the training: those of a run, or from elsewhere. |
 //! | [`CheckpointInfo`] | What is known of a checkpoint from elsewhere. |
-//! | [`Guard`], [`Committed`], [`GuardEvent`] | What a commit says of large gradients, of a loss that diverges, and of NaN. |
+//! | [`Guard`], [`Committed`], [`GuardEvent`] | What a commit says of large gradients, diverging losses and NaN. |
 //! | [`Card`], [`CardLimits`] | What examples look like, for those who read the log. |
 //! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |
 //! | [`RecordError`] | Why something was not recorded. |

@@ -16,7 +16,8 @@ impl Recorder {
     ///
     /// ```no_run
     /// # use gradlog::{Card, Recorder, RecordError};
-    /// # fn run(recorder: &mut Recorder, ids: &[u64], image: fn(u64) -> candle_core::Tensor) -> Result<(), RecordError> {
+    /// # use candle_core::Tensor;
+    /// # fn run(recorder: &mut Recorder, ids: &[u64], image: fn(u64) -> Tensor) -> Result<(), RecordError> {
     /// for id in ids {
     ///     if !recorder.is_described(*id) {
     ///         recorder.describe(*id, Card::image(&image(*id))?)?;

@@ -81,8 +81,8 @@ pub enum RecordError {
         /// Whether the loop should go on with the next step ([`OnEvent::Skip`](crate::OnEvent::Skip)).
         skipped: bool,
     },
-    /// A card was refused: it is none, or beyond [`Config::cards`](crate::Config::cards). It is counted. The training and
-    /// everything else that is recorded go on.
+    /// A card was refused: it is none, or beyond [`Config::cards`](crate::Config::cards). It is counted. The training
+    /// and everything else that is recorded go on.
     #[error("example {example} is not described: {what}")]
     Card {
         /// The example.
@@ -136,8 +136,8 @@ pub enum RecordError {
 }
 
 impl RecordError {
-    /// Whether this says that the step was skipped, because it is not finite or the [`Guard`](crate::Guard) left it out.
-    /// The loop then leaves out the optimizer's step and goes on.
+    /// Whether this says that the step was skipped, because it is not finite or the [`Guard`](crate::Guard) left it
+    /// out. The loop then leaves out the optimizer's step and goes on.
     pub fn is_skipped_step(&self) -> bool {
         matches!(self, RecordError::NotFinite { skipped: true, .. } | RecordError::Guarded { skipped: true, .. })
     }

@@ -261,8 +261,8 @@ impl Recorder {
         self.state.as_ref().map(|state| state.on_nonfinite).unwrap_or_default()
     }
 
-    /// Looks at a training pass before it is handed over. What is noticed is kept for the log and for the caller. Returns
-    /// why the step is left out, if it is.
+    /// Looks at a training pass before it is handed over. What is noticed is kept for the log and for the caller.
+    /// Returns why the step is left out, if it is.
     pub(super) fn watch_pass(&mut self, batch: &mut Batch, ends_step: bool) -> Option<Found> {
         let state = self.state.as_mut()?;
         let layers = state.layers.clone();

@@ -333,8 +333,8 @@ impl LogState {
         Ok(())
     }
 
-    /// Appends all rows of complete steps, probes, and events. Probes go first: a probe at a step was taken before the step's
-    /// visits.
+    /// Appends all rows of complete steps, probes, and events. Probes go first: a probe at a step was taken before the
+    /// step's visits.
     fn write_all(&mut self) -> Result<(), RecordError> {
         let probes = u64::from(self.asked.probes.rows());
         self.writer.append(&mut self.asked.probes).map_err(wrap_log_error)?;

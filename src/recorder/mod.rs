@@ -48,6 +48,7 @@ mod reach;
 mod replay;
 mod replayed_weights;
 mod reproduction;
+mod row_keys;
 mod rows;
 mod saved_ids;
 mod shared;
