@@ -3,7 +3,8 @@
 //!
 //!     cargo bench --bench guard -- [--pairs N] [--threads N]
 //!
-//! Ratios of neighboring blocks are summed up by median, 10th and 90th percentile.
+//! Ratios of neighboring blocks are summed up by median, 10th and 90th percentile: of the time that passes, and of the
+//! processor time of all threads, in which others on the machine do not count. The second needs Linux.
 
 #[path = "overhead/models.rs"]
 #[allow(dead_code)]
@@ -27,7 +28,16 @@ struct Lane {
     recorder: Recorder,
     step: u64,
     seconds: Vec<f64>,
+    processor: Vec<f64>,
     loss: f32,
+}
+
+/// Seconds that the threads of this process have run.
+fn processor_seconds() -> f64 {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return f64::NAN };
+    let read = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("schedstat")).ok();
+    let nanoseconds = |text: String| text.split_whitespace().next().and_then(|first| first.parse::<f64>().ok());
+    threads.flatten().filter_map(read).filter_map(nanoseconds).sum::<f64>() / 1e9
 }
 
 impl Lane {
@@ -42,11 +52,11 @@ impl Lane {
         };
         let recorder = Recorder::create(dir.join(mode), &taps, Config { guard, ..Config::default() })?;
         let optimizer = candle_nn::Optimizer::new(variables.all_vars(), RATE)?;
-        Ok(Self { model, optimizer, recorder, step: 0, seconds: Vec::new(), loss: 0.0 })
+        Ok(Self { model, optimizer, recorder, step: 0, seconds: Vec::new(), processor: Vec::new(), loss: 0.0 })
     }
 
     fn block(&mut self, data: &models::Data, steps: u64) -> Result<()> {
-        let start = Instant::now();
+        let (start, processor) = (Instant::now(), processor_seconds());
         for _ in 0..steps {
             let (ids, x, y) = data.batch(self.step)?;
             self.step += 1;
@@ -59,6 +69,9 @@ impl Lane {
             self.loss = loss.to_scalar()?;
         }
         self.seconds.push(start.elapsed().as_secs_f64() / steps as f64);
+        // The background thread's work belongs to this block.
+        self.recorder.flush()?;
+        self.processor.push((processor_seconds() - processor) / steps as f64);
         Ok(())
     }
 }
@@ -77,7 +90,9 @@ fn main() -> Result<()> {
     }
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let target = std::env::current_exe()?.parent().context("the bench has no folder")?.to_owned();
-    println!("workload  guard     step ms  ratio to `off`: median [p10, p90] of {pairs}  background ms");
+    println!(
+        "workload  guard     step ms  ratio to `off`: median [p10, p90] of {pairs}  background ms  processor ms and ratio"
+    );
     for workload in [Workload::Mlp64, Workload::Mlp256] {
         let data = models::Data::load(workload)?;
         let dir = tempfile::tempdir_in(&target)?;
@@ -91,21 +106,26 @@ fn main() -> Result<()> {
         if lanes.iter().any(|lane| lane.loss.to_bits() != lanes[0].loss.to_bits()) {
             bail!("the modes do not reach the same loss");
         }
-        let off: Vec<f64> = lanes[0].seconds[1..].to_vec();
+        let blocks = |numbers: &[f64]| numbers[1..].to_vec();
+        let (off, off_processor) = (blocks(&lanes[0].seconds), blocks(&lanes[0].processor));
+        let sorted = |mut numbers: Vec<f64>| {
+            numbers.sort_by(f64::total_cmp);
+            numbers
+        };
+        let ratios = |own: &[f64], off: &[f64]| sorted(own[1..].iter().zip(off).map(|(own, off)| own / off).collect());
+        let at = |sorted: &[f64], share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
         for (mode, lane) in MODES.iter().zip(lanes) {
-            let mut ratios: Vec<f64> = lane.seconds[1..].iter().zip(&off).map(|(own, off)| own / off).collect();
-            ratios.sort_by(f64::total_cmp);
-            let mut seconds = lane.seconds[1..].to_vec();
-            seconds.sort_by(f64::total_cmp);
-            let at = |sorted: &[f64], share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
+            let (ratio, processor) = (ratios(&lane.seconds, &off), ratios(&lane.processor, &off_processor));
+            let median = |numbers: &[f64]| 1e3 * at(&sorted(blocks(numbers)), 0.5);
+            let (step, processor_step) = (median(&lane.seconds), median(&lane.processor));
             let background = 1e3 * lane.recorder.finish()?.background.as_secs_f64() / lane.step as f64;
+            let spread =
+                |ratios: &[f64]| format!("{:.4} [{:.3}, {:.3}]", at(ratios, 0.5), at(ratios, 0.1), at(ratios, 0.9));
             println!(
-                "{:<8}  {mode:<8} {:>8.3}  {:.4} [{:.3}, {:.3}]  {background:.3}",
+                "{:<8}  {mode:<8} {step:>8.3}  {}  {background:.3}  {processor_step:.3}  {}",
                 workload.name(),
-                1e3 * at(&seconds, 0.5),
-                at(&ratios, 0.5),
-                at(&ratios, 0.1),
-                at(&ratios, 0.9),
+                spread(&ratio),
+                spread(&processor),
             );
         }
     }
