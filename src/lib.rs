@@ -54,6 +54,8 @@
 //! | [`Pass`], [`ProbePass`], [`CurvaturePass`], [`TangentPass`] | One forward and backward of examples or probes. |
 //! | [`Replay`] | Runs examples through checkpoints after the training: those of a run, or from elsewhere. |
 //! | [`CheckpointInfo`] | What is known of a checkpoint from elsewhere. |
+//! | [`Guard`], [`Committed`], [`GuardEvent`] | What a commit says of large gradients, diverging losses and NaN. |
+//! | [`Card`], [`CardLimits`] | What examples look like, for those who read the log. |
 //! | [`StepInfo`], [`StepReport`] | What an optimizer reports about a step. |
 //! | [`RecordError`] | Why something was not recorded. |
 //! | [`Verdicts`] | What was judged in the page of `gradlog report`: which examples to drop, which labels to change. |
@@ -106,14 +108,17 @@ mod step;
 pub mod taps;
 
 pub use gradlog_format as format;
-pub use gradlog_format::log::{Coupling, CouplingKind, FindingKind, LogError, Mode, PredictionScore};
+pub use gradlog_format::log::{
+    Coupling, CouplingKind, EventAction, EventKind, FindingKind, LogError, Mode, PredictionScore,
+};
 pub use gradlog_format::run::Checkpoint;
 pub use gradlog_format::sketch::{Encoding, Form, SketchConfig};
 pub use gradlog_format::verdicts::{Judgment, Verdict, Verdicts, VerdictsError};
 pub use recorder::{
-    BatchRows, CheckpointInfo, Config, Cost, CurvaturePass, CurvatureRows, Finding, GradientCheck, OnBatchNorm,
-    OnFailure, OnNonFinite, Overflow, Pass, ProbePass, RecordError, Recorder, RecordingSummary, Reduction, Replay,
-    ReplaySummary, Reproduction, TangentPass, TangentRows, Worker,
+    BatchRows, Card, CardLimits, CheckpointInfo, Committed, Config, Cost, CurvaturePass, CurvatureRows, Finding,
+    GradientCheck, Guard, GuardEvent, OnBatchNorm, OnEvent, OnFailure, OnNonFinite, Overflow, Pass, ProbePass,
+    RecordError, Recorder, RecordingSummary, Reduction, Replay, ReplaySummary, Reproduction, TangentPass, TangentRows,
+    Worker,
 };
 pub use step::{AdamStep, SecondMoments, StepInfo, StepReport, StepRule};
 pub use taps::{Tap, Tapped, Taps};
@@ -131,6 +136,7 @@ const _: () = {
     assert_send::<optim::Sgd>();
     assert_shareable::<Config>();
     assert_shareable::<RecordError>();
+    assert_shareable::<Committed>();
     assert_shareable::<taps::TapError>();
     assert_shareable::<connectivity::ConnectivityError>();
     assert_shareable::<Taps>();

@@ -32,7 +32,7 @@ AMENDS_VECTORS, AMENDS_ALL = 0xFFFE, 0xFFFF
 NO_WEIGHT, NOT_FINITE = 4, 1
 
 KINDS = {1: "Visits", 2: "Steps", 3: "Probes", 4: "Gaps", 5: "ProbeSet", 6: "End", 8: "Checkpoints", 9: "Sweeps",
-         10: "LayerRates", 11: "Checks"}
+         10: "LayerRates", 11: "Checks", 12: "Events", 13: "Cards"}
 REQUIRED = {
     "Visits": ["Example", "Step", "Epoch"],
     "Steps": ["Step", "Epoch"],
@@ -44,6 +44,8 @@ REQUIRED = {
     "Sweeps": ["Example", "Step", "Epoch", "Mode"],
     "LayerRates": ["Step", "Layer"],
     "Checks": ["Step", "Epoch", "Checked", "Findings", "Text"],
+    "Events": ["Step", "Epoch", "EventKind", "EventAction", "Example", "Layer", "Value", "Limit", "Reference", "Count"],
+    "Cards": ["Example", "CardKind", "PictureWidth", "CardBytes", "Count", "CardData"],
 }
 # Plain types: numpy's type. Vector types are in `decode_vectors`.
 PLAIN = {1: "u1", 2: "<u4", 3: "<u8", 4: "<f4", 5: "<u2"}
@@ -63,7 +65,9 @@ COLUMNS = {
     72: ("Checksum", U32), 73: ("Abandoned", U64), 74: ("UnknownSteps", U64),
     75: ("UpdateRule", U8), 76: ("Layer", U32), 77: ("RateFactor", F32), 78: ("Trained", U8), 79: ("Beta1", F32),
     80: ("Checked", U32), 81: ("Findings", U32), 82: ("Text", U8), 83: ("Beta2", F32), 84: ("Epsilon", F32),
-    85: ("StepsTaken", U64), 86: ("PreconditionedSquaredNorm", F32), 87: ("Parameter", U32),
+    85: ("StepsTaken", U64), 86: ("PreconditionedSquaredNorm", F32), 87: ("Parameter", U32), 88: ("EventKind", U8),
+    89: ("EventAction", U8), 90: ("Value", F32), 91: ("Limit", F32), 92: ("Reference", F32), 93: ("Count", U64),
+    94: ("CardKind", U8), 95: ("PictureWidth", U32), 96: ("CardBytes", U32), 97: ("CardData", U8),
 }
 NUMBERS = {name: number for number, (name, _) in COLUMNS.items()}
 PARTS = ("", "Scale", "Places", "Apart", "Rounding")
@@ -275,7 +279,7 @@ class Block:
             if entry.name == "Name":
                 if entry.width > 4096:
                     raise Damage("a long name")
-            elif not is_vector and entry.width != 1 and not entry.name.endswith(("Text", "Places", "Apart", "Rounding")):
+            elif not is_vector and entry.width != 1 and not entry.name.endswith(("Text", "CardData", "Places", "Apart", "Rounding")):
                 vectors = self.find(entry.name[:-5], entry.layer) if entry.name.endswith("Scale") else None
                 if vectors is None or row_bytes(vectors.cells, 1) is not None:
                     raise Damage(f"{entry.name} with {entry.width} numbers to a row")
@@ -317,13 +321,13 @@ class Block:
         return raw
 
     def column(self, name, layer=NO_LAYER, all_rows=False):
-        """The numbers of a column of one number a row, or the bytes of a name."""
+        """The numbers of a column, row after row, or the bytes of a name."""
         entry = self.find(name, layer)
         if self.is_newer(entry):
             self.inflate(entry)
             raise Newer(f"column {name} of block {self.sequence}")
         numbers = np.frombuffer(self.inflate(entry), PLAIN[entry.cells])
-        return numbers if all_rows or name == "Name" else numbers[: self.kept]
+        return numbers if all_rows or name == "Name" else numbers[: self.kept * entry.width]
 
     def optional(self, name, absent):
         return self.column(name) if self.has(name) else np.full(self.kept, absent)
@@ -333,6 +337,50 @@ class Block:
             return int(self.column("ProbeSet")[0]), self.column("Name").tobytes().decode("utf-8")
         except UnicodeDecodeError:
             raise Damage("a name that is not UTF-8") from None
+
+    def cards(self):
+        """FORMAT.md, "Cards": set, example and content of each, and how many were refused."""
+        width = self.find("CardData").width
+        if width > 1 << 20:
+            raise Damage("a long card")
+        data = self.column("CardData", all_rows=True).reshape(self.rows, width)
+        sets = self.column("ProbeSet").tolist() if self.has("ProbeSet") else [None] * self.rows
+        found, refused = [], 0
+        names = ("Example", "CardKind", "PictureWidth", "CardBytes", "Count")
+        rows = zip(sets, *(self.column(name).tolist() for name in names))
+        for row, (part, example, kind, pixels, length, count) in enumerate(rows):
+            if length > width:
+                raise Damage("a card that is longer than its room")
+            raw = data[row, :length].tobytes()
+            try:
+                if kind in (1, 2):
+                    line = pixels * (3 if kind == 2 else 1)
+                    if not length or not line or length % line:
+                        raise Damage("a picture that is no rectangle")
+                    content = [length // line, pixels, list(raw)]
+                elif kind == 3:
+                    content = raw.decode("utf-8")
+                elif kind == 4:
+                    content = self.cells(raw)
+                else:
+                    refused += count if kind == 5 else 0
+                    continue
+            except UnicodeDecodeError:
+                raise Damage("a card that is not UTF-8") from None
+            found.append([part, example, content])
+        return found, refused
+
+    @staticmethod
+    def cells(raw):
+        texts = []
+        while raw:
+            if len(raw) < 4 or len(raw) - 4 < (length := struct.unpack_from("<I", raw)[0]):
+                raise Damage("a row that is cut")
+            texts.append(raw[4 : 4 + length].decode("utf-8"))
+            raw = raw[4 + length :]
+        if len(texts) % 2:
+            raise Damage("a name without a value")
+        return [list(pair) for pair in zip(texts[::2], texts[1::2])]
 
     def check_whole(self):
         raw = {entry.key(): self.inflate(entry) for entry in self.entries}
@@ -538,7 +586,7 @@ class Part:
     @staticmethod
     def cut(block, limit):
         """Leaves out the rows that a later resumption superseded."""
-        if limit is None or block.kind in (None, "ProbeSet", "End"):
+        if limit is None or block.kind in (None, "ProbeSet", "End", "Cards"):
             return
         if block.kind in ("Probes", "Sweeps", "Checkpoints", "Checks"):
             limit += 1
@@ -615,6 +663,12 @@ def verify(run):
                     if not newer and block.probe_set()[0] != sets:
                         raise Damage(f"another probe set where {sets} belongs")
                     sets += 1
+                if block.kind == "Cards" and not newer:
+                    cards, refused = block.cards()
+                    if any(part is not None and part >= sets for part, _, _ in cards):
+                        raise Damage("a card of a probe set without a name")
+                    report["cards"] += len(cards)
+                    report["refused_cards"] += refused
                 if block.kind == "Gaps" and block.kept and not newer:
                     report["dropped"] += int(block.column("Dropped").sum())
                 if block.kind == "Visits":
@@ -626,7 +680,7 @@ def verify(run):
                 is_replayed = block.kind == "Sweeps" or block.kind == "Probes" and block.has("Mode")
                 if block.kind == "End":
                     done = True
-                elif block.kind not in (None, "ProbeSet") and not is_replayed:
+                elif block.kind not in (None, "ProbeSet", "Cards") and not is_replayed:
                     done = False
                 report["blocks"] += 1
                 if block.kind == "Steps":
@@ -643,7 +697,7 @@ def verify(run):
             damage = damage or str(found)
         report["checkpoints"] += len(checkpoints)
         finished.append(done)
-    names = "blocks visits probes curvature sweeps dropped superseded checkpoints newer_columns"
+    names = "blocks visits probes curvature sweeps dropped superseded checkpoints newer_columns cards refused_cards"
     out = {name: report[name] for name in names.split()}
     out["steps"] = len(steps) if run.united else report["step_rows"]
     workers = run.parts[0].manifest["worker"]["workers"] if run.united else 1

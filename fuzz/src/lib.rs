@@ -202,6 +202,8 @@ fn sure(run: &Run, report: &VerifyReport) -> (u64, u64) {
             BlockKind::Checkpoints,
             BlockKind::Checks,
             BlockKind::LayerRates,
+            BlockKind::Events,
+            BlockKind::Cards,
         ];
         !block.kind().is_some_and(|kind| kinds.contains(&kind))
     };

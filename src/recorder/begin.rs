@@ -150,7 +150,7 @@ impl Recorder {
         Ok(PassCore::new(self, number, ids, kind))
     }
 
-    fn probe_set(&mut self, name: &str) -> Result<u32, RecordError> {
+    pub(super) fn probe_set(&mut self, name: &str) -> Result<u32, RecordError> {
         let Some(state) = self.state.as_mut().filter(|state| !state.has_gone_on()) else {
             return Ok(0);
         };

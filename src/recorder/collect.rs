@@ -168,6 +168,7 @@ impl PassCore<'_> {
             curvature: self.curvature.take(),
             layers,
             no_gradient,
+            judged: false,
         })
     }
 

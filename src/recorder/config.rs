@@ -1,6 +1,8 @@
 //! A recorder's settings. Each field states its default and its bounds.
 
+use super::cards::CardLimits;
 use super::error::RecordError;
+use super::guard::Guard;
 use super::outputs::Reduction;
 use gradlog_format::log::{AllReduce, WorkerRecord, WriterOptions, WORKERS_MAX};
 use gradlog_format::sketch::SketchConfig;
@@ -162,6 +164,12 @@ pub struct Config {
     pub on_failure: OnFailure,
     /// What happens to a step that is not finite. Default [`OnNonFinite::Record`]: it is recorded and flagged.
     pub on_nonfinite: OnNonFinite,
+    /// What is watched during the training: large gradients, a loss that diverges. Default [`Guard::default`], which
+    /// leaves out nothing.
+    pub guard: Guard,
+    /// How many cards the run takes, and how large they may be: what examples look like. Default
+    /// [`CardLimits::default`].
+    pub cards: CardLimits,
     /// What happens if the declared model has a `BatchNorm` in training mode. Default [`OnBatchNorm::Refuse`].
     pub on_batch_norm: OnBatchNorm,
     /// Passes that may wait for the background thread, 1 to 65,536. Default 16.
@@ -206,6 +214,8 @@ impl Default for Config {
             overflow: Overflow::default(),
             on_failure: OnFailure::default(),
             on_nonfinite: OnNonFinite::default(),
+            guard: Guard::default(),
+            cards: CardLimits::default(),
             on_batch_norm: OnBatchNorm::default(),
             queue_passes: 16,
             queue_bytes_max: 32 << 20,
@@ -255,6 +265,8 @@ impl Config {
         if !(-7..=22).contains(&self.zstd_level) {
             return wrong(&format!("`zstd_level` is {}: give -7 to 22", self.zstd_level));
         }
+        self.guard.check(self.worker.is_some())?;
+        self.cards.check()?;
         if let Some(Worker { rank, workers, .. }) = self.worker {
             if rank >= workers || workers > WORKERS_MAX {
                 let what = format!(

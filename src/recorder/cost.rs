@@ -16,6 +16,10 @@ pub struct Cost {
     pub sketch_bytes_per_visit: u64,
     /// Bytes of ids, losses and predictions in a visit.
     pub output_bytes_per_visit: u64,
+    /// The most bytes of cards in the whole run, that is, of what examples look like: what
+    /// [`Config::cards`](crate::Config::cards) allows. They take none unless
+    /// [`Recorder::describe`](crate::Recorder::describe) is called.
+    pub card_bytes_max: u64,
 }
 
 /// The numbers of a visit beside its gradient, with a classification loss: other losses have fewer.
@@ -55,7 +59,7 @@ impl Cost {
         let folded = if parameters.is_some() { width.map_or(0, |width| sketch.folded_bytes(width)) } else { 0 };
         // Most of these compress well.
         let numbers = VISIT_COLUMNS.iter().filter_map(|column| column.cells()).map(|cells| cells.row_bytes(1));
-        Self { sketch_bytes_per_visit: factored + folded, output_bytes_per_visit: numbers.sum() }
+        Self { sketch_bytes_per_visit: factored + folded, output_bytes_per_visit: numbers.sum(), card_bytes_max: 0 }
     }
 
     /// The same, of visits that also have a norm in Adam's metric.
@@ -70,7 +74,7 @@ impl Cost {
         self.sketch_bytes_per_visit + self.output_bytes_per_visit
     }
 
-    /// Bytes of a run that visits `examples` examples in each of `epochs` epochs.
+    /// Bytes of a run that visits `examples` examples in each of `epochs` epochs, without cards.
     pub fn total_bytes(&self, examples: u64, epochs: u64) -> u64 {
         self.bytes_per_visit().saturating_mul(examples).saturating_mul(epochs)
     }
@@ -81,6 +85,10 @@ impl std::fmt::Display for Cost {
         match self.bytes_per_visit() {
             0 => write!(f, "nothing is recorded"),
             bytes => write!(f, "at most {bytes} bytes a visit before compression"),
+        }?;
+        match self.card_bytes_max {
+            0 => Ok(()),
+            bytes => write!(f, ", and at most {bytes} bytes of cards if examples are described"),
         }
     }
 }
@@ -104,6 +112,10 @@ pub struct RecordingSummary {
     pub abandoned_steps: u64,
     /// Visits of these steps. They are not in the log, and no sum over the training lacks them.
     pub abandoned: u64,
+    /// Examples of the run that are described, see [`Recorder::describe`](crate::Recorder::describe).
+    pub cards: u64,
+    /// Calls of it that were refused, or whose card did not come through the queue.
+    pub refused_cards: u64,
     /// Time that the training thread waited for the recorder while it handed over passes and steps.
     pub blocked: Duration,
     /// Time that the training thread waited in `flush` and `finish`, until everything was on the device.
@@ -128,6 +140,12 @@ impl std::fmt::Display for RecordingSummary {
         )?;
         if self.dropped_probes > 0 {
             write!(f, "; {} probes dropped", self.dropped_probes)?;
+        }
+        if self.cards > 0 {
+            write!(f, "; {} examples described", self.cards)?;
+        }
+        if self.refused_cards > 0 {
+            write!(f, "; {} cards refused", self.refused_cards)?;
         }
         if self.abandoned_steps > 0 {
             write!(f, "; {} steps of {} visits abandoned", self.abandoned_steps, self.abandoned)?;

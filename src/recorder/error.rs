@@ -1,5 +1,6 @@
 //! What can go wrong while a training run is recorded.
 
+use super::guard::GuardEvent;
 use gradlog_format::log::{segment_path, LogError, MANIFEST_FILE};
 use gradlog_format::run::ReadError;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,24 @@ pub enum RecordError {
         /// Whether the loop should go on with the next step ([`OnNonFinite::Skip`](crate::OnNonFinite::Skip)).
         skipped: bool,
     },
+    /// The [`Guard`](crate::Guard) left out the step, as its `on_event` says. No visit of it is recorded, and the next
+    /// step has its number.
+    #[error("{event}. Do not take the optimizer's step, and drop the gradients that were accumulated for it")]
+    Guarded {
+        /// What was noticed.
+        event: Box<GuardEvent>,
+        /// Whether the loop should go on with the next step ([`OnEvent::Skip`](crate::OnEvent::Skip)).
+        skipped: bool,
+    },
+    /// A card was refused: it is none, or beyond [`Config::cards`](crate::Config::cards). It is counted. The training
+    /// and everything else that is recorded go on.
+    #[error("example {example} is not described: {what}")]
+    Card {
+        /// The example.
+        example: u64,
+        /// Why.
+        what: String,
+    },
     /// The run could not be started: its folder holds a run, is locked, or cannot be written.
     #[error("{0}")]
     Start(Arc<LogError>),
@@ -117,10 +136,10 @@ pub enum RecordError {
 }
 
 impl RecordError {
-    /// Whether this says that the step was skipped because it is not finite. The loop then leaves out the optimizer's
-    /// step and goes on.
+    /// Whether this says that the step was skipped, because it is not finite or the [`Guard`](crate::Guard) left it
+    /// out. The loop then leaves out the optimizer's step and goes on.
     pub fn is_skipped_step(&self) -> bool {
-        matches!(self, RecordError::NotFinite { skipped: true, .. })
+        matches!(self, RecordError::NotFinite { skipped: true, .. } | RecordError::Guarded { skipped: true, .. })
     }
 }
 

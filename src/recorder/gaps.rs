@@ -96,7 +96,7 @@ impl State {
     /// for its learning rate would get that of a later step.
     pub(super) fn send_unsent_end(&mut self, wait: bool) -> Result<Sent, RecordError> {
         let (Some(end), Some(queue)) = (self.unsent_end.clone(), self.queue.as_mut()) else { return Ok(Sent::Yes) };
-        let message = Message::Pass { batch: None, end: Some(end), gap: None, bytes: 0 };
+        let message = Message::Pass { batch: None, end: Some(end), gap: None, events: Vec::new(), bytes: 0 };
         let sent = match wait {
             true => queue.send_waiting(message, 0).map(|()| Sent::Yes),
             false => queue.send(message, 0),
@@ -107,18 +107,19 @@ impl State {
         sent
     }
 
+    /// Sends the counts of what is missing, and the events that wait.
     pub(super) fn send_gap(&mut self) -> Result<(), RecordError> {
         self.send_unsent_end(true)?;
-        match self.gap.take() {
-            Some(gap) => {
-                let message = Message::Pass { batch: None, end: None, gap: Some(gap), bytes: 0 };
-                let sent = self.queue().and_then(|queue| queue.send_waiting(message, 0));
-                if sent.is_err() {
-                    self.gap = Some(gap);
-                }
-                sent
-            }
-            None => Ok(()),
+        if self.gap.is_none() && self.guard.waiting.is_empty() {
+            return Ok(());
         }
+        let (gap, events) = (self.gap, self.guard.waiting.clone());
+        let message = Message::Pass { batch: None, end: None, gap, events, bytes: 0 };
+        let sent = self.queue().and_then(|queue| queue.send_waiting(message, 0));
+        if sent.is_ok() {
+            self.gap = None;
+            self.guard.waiting.clear();
+        }
+        sent
     }
 }

@@ -3,6 +3,7 @@
 use super::config::OnNonFinite;
 use super::cost::{Cost, RecordingSummary};
 use super::error::RecordError;
+use super::guard::{Committed, Found, GuardEvent, Opinion};
 use super::message::{Batch, Message, PassKind, Replayed};
 use super::state::State;
 use crate::step::StepInfo;
@@ -69,10 +70,11 @@ impl Recorder {
     pub fn cost(&self) -> Cost {
         let Some(state) = &self.state else { return Cost::default() };
         let cost = Cost::expected(&state.manifest, &state.forms, state.shared_fold.known_width());
-        match state.visit_metric() {
+        let cost = match state.visit_metric() {
             Some(_) => cost.with_norm_in_metric(),
             None => cost,
-        }
+        };
+        Cost { card_bytes_max: state.cards.bytes_max(), ..cost }
     }
 
     /// What couples the examples of a batch, as far as the declared model shows it: BatchNorm in training mode. Rows
@@ -136,7 +138,8 @@ impl Recorder {
     pub fn flush(&mut self) -> Result<(), RecordError> {
         match &mut self.state {
             Some(state) => {
-                let asked = state.send_gap().and_then(|()| state.ask(Message::Flush));
+                let sent = state.send_gap().and_then(|()| state.send_cards(true));
+                let asked = sent.and_then(|()| state.ask(Message::Flush));
                 asked.map_err(|error| state.wrap_failure(error))
             }
             None => Ok(()),
@@ -158,13 +161,16 @@ impl Recorder {
         state.look_at_layers_at_end();
         // An error here repeats an earlier one, which the answer to `Finish` has too.
         let _ = state.abandon_step(0);
-        let asked = state.send_gap().and_then(|()| state.ask(Message::Finish));
+        let sent = state.send_gap().and_then(|()| state.send_cards(true));
+        let asked = sent.and_then(|()| state.ask(Message::Finish));
         let mut summary = RecordingSummary {
             visits: state.visits,
             dropped: state.dropped,
             dropped_probes: state.dropped_probes,
             abandoned_steps: state.abandoned.steps,
             abandoned: state.abandoned.visits,
+            cards: state.cards.count(),
+            refused_cards: state.cards.refused,
             blocked: state.queue.as_ref().map_or(Duration::ZERO, |queue| queue.blocked),
             flush_wait: state.queue.as_ref().map_or(Duration::ZERO, |queue| queue.flush_wait),
             ..RecordingSummary::default()
@@ -253,6 +259,31 @@ impl Recorder {
     /// What happens to a step that is not finite.
     pub(super) fn on_nonfinite(&self) -> OnNonFinite {
         self.state.as_ref().map(|state| state.on_nonfinite).unwrap_or_default()
+    }
+
+    /// Looks at a training pass before it is handed over. What is noticed is kept for the log and for the caller.
+    /// Returns why the step is left out, if it is.
+    pub(super) fn watch_pass(&mut self, batch: &mut Batch, ends_step: bool) -> Option<Found> {
+        let state = self.state.as_mut()?;
+        let layers = state.layers.clone();
+        let Opinion { noticed, refused } = state.guard.look(batch, &layers, ends_step);
+        noticed.into_iter().for_each(|found| drop(state.keep_event(found)));
+        refused
+    }
+
+    /// Keeps an event for the log and for the caller, and returns it as the caller sees it.
+    pub(super) fn keep_event(&mut self, found: Found) -> Option<GuardEvent> {
+        self.state.as_mut().map(|state| state.keep_event(found))
+    }
+
+    /// Whether numbers that are not finite make events.
+    pub(super) fn tells_non_finite(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.guard.tells_non_finite())
+    }
+
+    /// What was noticed since the last call.
+    pub(super) fn take_news(&mut self) -> Committed {
+        self.state.as_ref().map(|state| state.shared.lock_news().take()).unwrap_or_default()
     }
 
     /// Abandons the open step with a last pass of `visits`, which was not handed over.

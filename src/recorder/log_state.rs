@@ -1,7 +1,9 @@
 //! The background thread's state: the writer and the rows that wait. Turns messages into blocks.
 
+use super::cards::card_blocks;
 use super::config::Config;
 use super::error::{wrap_log_error, RecordError};
+use super::guard::{Found, Ledger};
 use super::layer_rates::{seen_rows, RatesTold};
 use super::message::{Batch, CheckRow, CheckpointRow, Gap, Message, PassKind, StepEnd, StepRow};
 use super::missed::Missed;
@@ -21,6 +23,7 @@ pub(super) struct LogState {
     visits: BlockBuilder,
     asked: AskedRows,
     steps: BlockBuilder,
+    events: Ledger,
     /// Rows of the incomplete step, which have no learning rate yet. There is one builder for each set of columns.
     /// Between steps one empty builder may remain.
     open: Vec<BlockBuilder>,
@@ -69,6 +72,7 @@ impl LogState {
             visits: BlockBuilder::new(BlockKind::Visits),
             asked: AskedRows::new(),
             steps: BlockBuilder::new(BlockKind::Steps),
+            events: Ledger::new(),
             open: Vec::new(),
             shared,
             missed: Missed::default(),
@@ -92,10 +96,11 @@ impl LogState {
 
     pub(super) fn take_message(&mut self, message: Message) -> Result<(), RecordError> {
         match message {
-            Message::Pass { batch, end, gap, .. } => {
+            Message::Pass { batch, end, gap, events, .. } => {
                 if let Some(gap) = gap {
                     self.write_gap(gap)?;
                 }
+                events.into_iter().try_for_each(|found| self.add_event(found))?;
                 if let Some(batch) = batch {
                     self.add_batch(*batch)?;
                 }
@@ -104,7 +109,8 @@ impl LogState {
                     Some(StepEnd::Void) => self.drop_open_rows(),
                     None => {}
                 }
-                if self.visits.rows() + self.asked.probes.rows() + self.steps.rows() + self.asked.sweeps.rows() > 0 {
+                let waiting = self.asked.probes.rows() + self.asked.sweeps.rows() + self.events.rows().rows();
+                if self.visits.rows() + self.steps.rows() + waiting > 0 {
                     self.waiting_since.get_or_insert_with(Instant::now);
                 }
                 if self.is_full() {
@@ -120,11 +126,16 @@ impl LogState {
                 self.writer.append(&mut builder).map_err(wrap_log_error)?;
                 Ok(())
             }
+            Message::Cards { cards, refused, .. } => {
+                let mut blocks = card_blocks(&cards, refused);
+                blocks.iter_mut().try_for_each(|block| self.writer.append(block)).map_err(wrap_log_error)
+            }
             Message::LayersSeen(seen) => self.writer.append(&mut seen_rows(&seen)).map_err(wrap_log_error).map(drop),
             Message::Checkpoint(row) => self.write_checkpoint(row),
             Message::Check(row) => self.write_check(row),
             Message::Flush(_) => {
                 self.write_all()?;
+                self.write_rest_of_events()?;
                 self.writer.sync().map_err(wrap_log_error)
             }
             Message::Finish(_) => {
@@ -179,7 +190,7 @@ impl LogState {
             if let Some(open) = self.open.last_mut() {
                 self.rows.push(batch, open)?;
             }
-            return Ok(());
+            return self.tell_events();
         }
         let builder = self.asked.builder_of(&batch);
         // A replay takes its checkpoints in any order, and the rows of a block are ordered by step.
@@ -191,6 +202,29 @@ impl LogState {
         builder.prepare(&keys);
         self.rows.push(batch, builder)?;
         Ok(())
+    }
+
+    /// Tells the training of what the guard noticed in the last pass, and keeps it for the log.
+    fn tell_events(&mut self) -> Result<(), RecordError> {
+        for found in self.rows.take_events() {
+            self.shared.lock_news().push(found.to_event(|number| self.rows.layer_name(number)));
+            self.add_event(found)?;
+        }
+        Ok(())
+    }
+
+    fn add_event(&mut self, found: Found) -> Result<(), RecordError> {
+        if self.events.is_before_waiting(&found) {
+            self.write_all()?;
+        }
+        self.events.add(found);
+        Ok(())
+    }
+
+    /// Writes how many events there were beyond the bound.
+    fn write_rest_of_events(&mut self) -> Result<(), RecordError> {
+        let mut rest = self.events.take_rest();
+        rest.iter_mut().try_for_each(|rows| self.writer.append(rows)).map_err(wrap_log_error)
     }
 
     /// Writes a checkpoint's row. All earlier rows go to the log first, and the log is synced, as the checkpoint's file
@@ -254,7 +288,8 @@ impl LogState {
     /// Writes all rows before the run ends. Rows of a step that was never completed get the learning rate 0.
     pub(super) fn write_rest(&mut self) -> Result<(), RecordError> {
         self.close_open_rows(0.0, 1.0)?;
-        self.write_all()
+        self.write_all()?;
+        self.write_rest_of_events()
     }
 
     fn add_step(&mut self, row: StepRow) -> Result<(), RecordError> {
@@ -298,8 +333,8 @@ impl LogState {
         Ok(())
     }
 
-    /// Appends all rows of complete steps, and probes. Probes go first: a probe at a step was taken before the step's
-    /// visits.
+    /// Appends all rows of complete steps, probes, and events. Probes go first: a probe at a step was taken before the
+    /// step's visits.
     fn write_all(&mut self) -> Result<(), RecordError> {
         let probes = u64::from(self.asked.probes.rows());
         self.writer.append(&mut self.asked.probes).map_err(wrap_log_error)?;
@@ -316,6 +351,7 @@ impl LogState {
         progress.visit_bytes += self.writer.written_bytes() - before;
         drop(progress);
         self.missed.count_written(rows);
-        Ok(())
+        // Events come after the visits of earlier steps.
+        self.writer.append(self.events.rows()).map_err(wrap_log_error)
     }
 }

@@ -1,5 +1,7 @@
 //! The messages from the training to the background thread.
 
+use super::cards::CardRow;
+use super::guard::Found;
 use super::layer_rates::Decay;
 use super::metric::VisitMetric;
 use super::outputs::Outputs;
@@ -16,9 +18,11 @@ use std::sync::Arc;
 /// One message to the background thread.
 pub(super) enum Message {
     /// A pass, and the end of the step if it is the last one.
-    Pass { batch: Option<Box<Batch>>, end: Option<StepEnd>, gap: Option<Gap>, bytes: usize },
+    Pass { batch: Option<Box<Batch>>, end: Option<StepEnd>, gap: Option<Gap>, events: Vec<Found>, bytes: usize },
     /// A probe set's name and number.
     ProbeSet { number: u32, name: String },
+    /// Cards, and how many were refused.
+    Cards { cards: Vec<CardRow>, refused: u64, bytes: usize },
     /// Layers of which it is known now whether steps change them.
     LayersSeen(Vec<Seen>),
     /// A checkpoint's row.
@@ -103,6 +107,8 @@ pub(super) struct Batch {
     pub preconditioning: Preconditioning,
     /// In which metric the norms of the rows are made as well.
     pub metric: Option<Arc<VisitMetric>>,
+    /// Whether the guard looked at the norms before the step.
+    pub judged: bool,
 }
 
 /// The gradients of one layer for the examples of a pass.

@@ -5,6 +5,7 @@
 //! for the crate's root.
 
 mod begin;
+mod cards;
 mod check;
 mod checkpoint;
 mod classifier;
@@ -12,10 +13,12 @@ mod collect;
 mod config;
 mod cost;
 mod curvature;
+mod describe;
 mod elsewhere;
 mod error;
 mod flow;
 mod gaps;
+mod guard;
 mod handle;
 mod head;
 mod held;
@@ -45,6 +48,7 @@ mod reach;
 mod replay;
 mod replayed_weights;
 mod reproduction;
+mod row_keys;
 mod rows;
 mod saved_ids;
 mod shared;
@@ -58,12 +62,14 @@ mod vector_rows;
 mod watch;
 mod workers;
 
+pub use cards::{Card, CardLimits};
 pub use check::{BatchRows, Finding, GradientCheck};
 pub use config::{Config, OnBatchNorm, OnFailure, OnNonFinite, Overflow, Worker};
 pub use cost::{Cost, RecordingSummary};
 pub use curvature::{CurvaturePass, CurvatureRows};
 pub use elsewhere::CheckpointInfo;
 pub use error::RecordError;
+pub use guard::{Committed, Guard, GuardEvent, OnEvent};
 pub use handle::Recorder;
 pub use outputs::Reduction;
 pub use pass::Pass;

@@ -1,6 +1,7 @@
 //! A training pass: one forward and one backward over some examples.
 
 use super::error::RecordError;
+use super::guard::Committed;
 use super::loss_methods::loss_methods;
 use super::outputs::Reduction;
 use super::pass_core::PassCore;
@@ -31,7 +32,8 @@ impl<'r> Pass<'r> {
         Self { core }
     }
 
-    /// Hands the pass to the background thread and ends the optimizer step. `step` is the learning rate or a
+    /// Hands the pass to the background thread and ends the optimizer step. Returns what the
+    /// [`Guard`](crate::Guard) noticed since the last commit. `step` is the learning rate or a
     /// [`StepInfo`]. Call it after `backward` and before the optimizer's step, so that the learning rate is the one in
     /// use.
     ///
@@ -44,6 +46,8 @@ impl<'r> Pass<'r> {
     /// failed. After an error the log holds nothing of the pass; the training is not affected. Without a learning rate
     /// it holds nothing of the step, and counts its visits as dropped.
     ///
+    /// [`RecordError::Guarded`] if [`Guard::on_event`](crate::Guard::on_event) leaves out the step.
+    ///
     /// It sees the tapped layers alone. A variable of no tapped layer that gets no gradient escapes it;
     /// [`Pass::backward_step`] sees that too.
     ///
@@ -51,7 +55,7 @@ impl<'r> Pass<'r> {
     /// Captured tensors are moved, not copied, and the background thread sketches them. A [`Tap`](crate::Tap) that
     /// reads its parameters computes its gradients here. If the queue is full, `commit` waits at most
     /// [`Config::wait_max`](crate::Config::wait_max).
-    pub fn commit(mut self, step: impl Into<StepInfo>) -> Result<(), RecordError> {
+    pub fn commit(mut self, step: impl Into<StepInfo>) -> Result<Committed, RecordError> {
         self.core.hand_over(Some(step.into()))
     }
 
@@ -105,7 +109,7 @@ impl<'r> Pass<'r> {
     ///
     /// # Errors
     /// As [`Pass::commit`].
-    pub fn accumulate(mut self) -> Result<(), RecordError> {
+    pub fn accumulate(mut self) -> Result<Committed, RecordError> {
         self.core.hand_over(None)
     }
 
@@ -117,8 +121,9 @@ impl<'r> Pass<'r> {
     /// Runs backward, `commit` with what the optimizer reports, and the optimizer's step. It replaces candle's
     /// `optimizer.backward_step(&loss)`. The step is taken whether or not recording succeeds, with two exceptions.
     ///
-    /// - A step that is not finite is left out if [`Config::on_nonfinite`](crate::Config::on_nonfinite) says so. Under
-    ///   [`OnNonFinite::Skip`](crate::OnNonFinite::Skip) this returns `Ok`;
+    /// - A step that is not finite is left out if [`Config::on_nonfinite`](crate::Config::on_nonfinite) says so, and a
+    ///   step with a large gradient if [`Guard::on_event`](crate::Guard::on_event) does. Under
+    ///   [`OnNonFinite::Skip`](crate::OnNonFinite::Skip) and [`OnEvent::Skip`](crate::OnEvent::Skip) this returns `Ok`;
     ///   [`Recorder::abandoned_steps`](crate::Recorder::abandoned_steps) counts it.
     /// - After [`Pass::accumulate`] in the same step this is an error before backward and before the optimizer steps,
     ///   unless [`StepReport::accumulates`]. The optimizer would step without the gradients of the passes before. The
@@ -137,7 +142,7 @@ impl<'r> Pass<'r> {
         mut self,
         optimizer: &mut O,
         loss: &Tensor,
-    ) -> Result<(), RecordError> {
+    ) -> Result<Committed, RecordError> {
         self.core.check_one_pass(optimizer.accumulates())?;
         if self.core.is_recorded() {
             self.core.recorder.read_first_moments(optimizer);
@@ -148,8 +153,8 @@ impl<'r> Pass<'r> {
         self.core.look_at_reach(&grads);
         self.core.compare_head_gradient(&grads);
         match self.core.hand_over(Some(optimizer.step_info())) {
-            Err(error) if error.is_skipped_step() => Ok(()),
-            Err(error @ RecordError::NotFinite { .. }) => Err(error),
+            Err(error) if error.is_skipped_step() => Ok(self.core.recorder.take_news()),
+            Err(error @ (RecordError::NotFinite { .. } | RecordError::Guarded { .. })) => Err(error),
             recorded => {
                 optimizer.step(&grads)?;
                 self.core.recorder.read_moments(optimizer);

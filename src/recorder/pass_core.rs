@@ -1,16 +1,18 @@
 //! What all passes share: the settings, the loss, and the way to the background thread.
 
 use super::error::RecordError;
+use super::guard::{Committed, Found};
 use super::handle::Recorder;
 use super::layer_rates::rate_factors;
 use super::loss::{self, Kind, Recorded};
-use super::message::{LayerGradients, PassKind};
+use super::message::{Batch, LayerGradients, PassKind};
+use super::non_finite::NotFinite;
 use super::outputs::{Outputs, Weighing};
 use super::preconditioner::Preconditioner;
 use crate::step::StepInfo;
 use crate::taps::{SharedFold, Upstream};
 use candle_core::{DType, Device, Tensor};
-use gradlog_format::log::PredictionScore;
+use gradlog_format::log::{EventAction, PredictionScore};
 use std::sync::Arc;
 
 /// A pass of any kind. The taps are armed while it lives. It records nothing if it is dropped without being handed
@@ -47,7 +49,7 @@ pub(super) struct PassCore<'r> {
     /// For curvature rows, the weight of each.
     pub(super) curvature: Option<Vec<f32>>,
     /// What is not finite, if such steps are not recorded.
-    pub(super) not_finite: Option<String>,
+    pub(super) not_finite: Option<NotFinite>,
     /// Whether a check runs the pass. It is not handed over.
     pub(super) is_check: bool,
     /// What a second record of the same examples is multiplied by.
@@ -249,7 +251,8 @@ impl<'r> PassCore<'r> {
         rate_factors(&self.recorder.layers(), info).map(drop).map_err(|what| self.error(what))
     }
 
-    pub(super) fn hand_over(&mut self, step: Option<StepInfo>) -> Result<(), RecordError> {
+    /// Hands the pass over, and returns what the guard noticed since the last time.
+    pub(super) fn hand_over(&mut self, step: Option<StepInfo>) -> Result<Committed, RecordError> {
         let visits = self.ids.len() as u32;
         if self.not_finite.is_some() {
             return self.leave_out_step(visits);
@@ -264,26 +267,51 @@ impl<'r> PassCore<'r> {
         }
         if !self.is_recorded() {
             self.recorder.skip_pass(self.kind, visits, step);
-            return Ok(());
+            return Ok(self.recorder.take_news());
         }
         self.recorder.disarm();
         let frozen = self.recorder.check_frozen_statistics();
         let told = frozen.and_then(|()| self.check_layer_rates(step.as_ref()));
         let collected = told.and_then(|()| self.check_taps_ran()).and_then(|()| self.collect());
-        let collected = collected.and_then(|batch| self.check_variables_reached().map(|()| batch));
+        let mut collected = collected.and_then(|batch| self.check_variables_reached().map(|()| batch));
         if let Ok(batch) = &collected {
             self.check_caught(batch);
         }
         if self.not_finite.is_some() {
             return self.leave_out_step(visits);
         }
+        if let Some(found) = collected.as_mut().ok().and_then(|batch| self.watch(batch, step.is_some())) {
+            return self.refuse_step(visits, found);
+        }
         match collected {
-            Ok(batch) => self.recorder.send(batch, step),
+            Ok(batch) => self.recorder.send(batch, step).map(|()| self.recorder.take_news()),
             Err(error) => {
                 // A pass that cannot be recorded still happened: its step counts, and its visits are missing.
                 self.recorder.lose_pass(self.kind, visits, step);
                 Err(error)
             }
+        }
+    }
+}
+
+impl PassCore<'_> {
+    /// Lets the guard look at a training pass. Returns why the step is left out, if it is.
+    fn watch(&mut self, batch: &mut Batch, ends_step: bool) -> Option<Found> {
+        if self.kind != PassKind::Training {
+            return None;
+        }
+        self.recorder.watch_pass(batch, ends_step)
+    }
+
+    /// Abandons the step because of what the guard found, and says so.
+    fn refuse_step(&mut self, visits: u32, found: Found) -> Result<Committed, RecordError> {
+        let skipped = found.action == EventAction::Skipped;
+        let event = self.recorder.keep_event(found);
+        // This error comes first, because the loop must not take the step. The next call returns a failure.
+        let _ = self.recorder.abandon_with(visits);
+        match event {
+            Some(event) => Err(RecordError::Guarded { event: Box::new(event), skipped }),
+            None => Ok(Committed::default()),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The past of a run that is resumed: where it ends, and how it was recorded.
 
+use super::cards::{CardKey, PastCards};
 use super::config::Config;
 use super::error::RecordError;
 use super::message::Gap;
-use gradlog_format::log::{BlockKind, Column, ColumnKey, LogError, LogWriter, ResumePlace, Totals, WriterOptions};
+use gradlog_format::log::{
+    BlockKind, CardKind, Column, ColumnKey, LogError, LogWriter, ResumePlace, Totals, WriterOptions,
+};
 use gradlog_format::run::{Block, ReadError, Run};
 use gradlog_format::sketch::Form;
 use std::path::Path;
@@ -27,6 +30,8 @@ pub(super) struct Past {
     pub has_training: bool,
     /// Whether the run holds rows of a replay.
     pub has_replay: bool,
+    /// Examples that are described.
+    pub cards: PastCards,
     /// Whether the log says of layers how they are trained.
     pub has_layer_rates: bool,
 }
@@ -51,7 +56,8 @@ pub(super) fn lock_end(
     refuse: fn(ReadError) -> RecordError,
 ) -> Result<(Past, LogWriter), RecordError> {
     for _ in 0..TRIES {
-        let (past, place) = Run::open_one(dir).and_then(|run| read_past(&run, step)).map_err(refuse)?;
+        let read = |run: Run| read_past(&run, step, config.cards.count);
+        let (past, place) = Run::open_one(dir).and_then(read).map_err(refuse)?;
         let end = (place.next_segment, place.sequence);
         let writer = match open(dir, place, config.writer_options()) {
             Ok(writer) => writer,
@@ -70,7 +76,7 @@ pub(super) fn lock_end(
 }
 
 /// Reads where a run ends and how its layers were recorded.
-fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadError> {
+fn read_past(run: &Run, step: Option<u64>, cards_max: usize) -> Result<(Past, ResumePlace), ReadError> {
     let mut scan = run.part_scan().with_void_blocks();
     let mut totals = Totals::default();
     let mut past = Past { forms: vec![None; run.manifest().layers.len()], ..Past::default() };
@@ -114,6 +120,7 @@ fn read_past(run: &Run, step: Option<u64>) -> Result<(Past, ResumePlace), ReadEr
             }
             Some(BlockKind::End) => orphans.clear(),
             Some(BlockKind::LayerRates) => past.has_layer_rates = true,
+            Some(BlockKind::Cards) => read_cards(&block, &mut past.cards, cards_max)?,
             Some(BlockKind::Visits | BlockKind::Probes | BlockKind::Sweeps) => {
                 if block.kind() == Some(BlockKind::Visits) {
                     orphans.clear();
@@ -164,6 +171,20 @@ fn advise_recovery(error: ReadError) -> ReadError {
         }
         other => other,
     }
+}
+
+/// Adds the keys of a block of cards, and how many bytes they take.
+fn read_cards(block: &Block, past: &mut PastCards, limit: usize) -> Result<(), ReadError> {
+    let (examples, kinds) = (block.u64s(Column::Example)?, block.u8s(Column::CardKind)?);
+    let lengths = block.u32s(Column::CardBytes)?;
+    let sets = if block.has(Column::ProbeSet) { Some(block.u32s(Column::ProbeSet)?) } else { None };
+    for (row, ((example, kind), length)) in examples.into_iter().zip(kinds).zip(lengths).enumerate() {
+        if kind != CardKind::Refused.code() {
+            let set = sets.as_ref().and_then(|sets| sets.get(row).copied());
+            past.add(CardKey { set, example }, u64::from(length), limit);
+        }
+    }
+    Ok(())
 }
 
 /// The gaps of these steps, if none of their visits is in the log.

@@ -152,6 +152,7 @@ impl Preconditioner {
             curvature: None,
             layers,
             no_gradient: batch.no_gradient,
+            judged: false,
             folded,
             preconditioning: Preconditioning::Done,
             metric: None,

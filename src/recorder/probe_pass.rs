@@ -57,6 +57,6 @@ impl<'r> ProbePass<'r> {
     /// # Errors
     /// As [`Pass::commit`](crate::Pass::commit).
     pub fn commit(mut self) -> Result<(), RecordError> {
-        self.core.hand_over(None)
+        self.core.hand_over(None).map(drop)
     }
 }

@@ -1,15 +1,16 @@
 //! Turns a pass into the rows of a block: undoes the batch's weights, folds, computes norms, and quantizes. Runs on the
 //! background thread.
 
+use super::guard::{Found, Guard, NormWatch, PassRows};
 use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::metric::VisitMetric;
 use super::sketcher::LayerSketcher;
-use super::vector_rows::{RowScratch, VectorColumn, VectorRows};
+use super::vector_rows::{RowScratch, VectorRows};
 use crate::taps::{add, fold_uses, move_to_host, wide_squared_norm, with_slice};
 use crate::taps::{FoldedGradients, PerExample, SharedFold, SquaredNorms};
 use candle_core::{Device, Result, Tensor};
-use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey, Preconditioner, NO_LAYER};
-use gradlog_format::sketch::{draw, Form, SketchConfig};
+use gradlog_format::log::{BlockBuilder, Cells, Column, Preconditioner};
+use gradlog_format::sketch::{draw, SketchConfig};
 use gradlog_kernels::simd::{squared_norm, squared_norm_f64};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,12 +27,13 @@ enum HostGradients {
 
 /// Turns passes into rows. Keeps its scratch space between them.
 pub(super) struct RowMaker {
-    layers: Vec<LayerSketcher>,
-    sketch: SketchConfig,
-    shared_fold: Arc<SharedFold>,
+    pub(super) layers: Vec<LayerSketcher>,
+    pub(super) sketch: SketchConfig,
+    pub(super) shared_fold: Arc<SharedFold>,
     /// The divisor from a coefficient in this worker's loss to the coefficient in the joint step.
     divisor: f32,
     scratch: Scratch,
+    watch: NormWatch,
 }
 
 /// Buffers that are used again from row to row.
@@ -46,101 +48,16 @@ struct Scratch {
 /// Keeps the seeds of roundings apart from those of projections.
 const ROUNDING_STREAM: u64 = 0x524F_554E_4449_4E47; // "ROUNDING"
 
-/// Whether the rows are probes. They are few, so they get a finer encoding. Sweeps are as many as visits.
-fn is_probe(kind: PassKind) -> bool {
-    matches!(kind, PassKind::Probe { .. })
-}
-
-type Keys = Vec<(ColumnKey, Cells, u32)>;
-
 impl RowMaker {
     pub(super) fn new(
         layers: Vec<LayerSketcher>,
         sketch: SketchConfig,
         shared_fold: Arc<SharedFold>,
         divisor: f32,
+        guard: Guard,
     ) -> Self {
-        Self { layers, sketch, shared_fold, divisor, scratch: Scratch::default() }
-    }
-
-    /// The columns that the rows of `batch` will have.
-    pub(super) fn keys(&self, batch: &Batch) -> Keys {
-        let mut keys: Keys = Vec::new();
-        let mut plain = |column: Column, cells: Cells| keys.push((column.into(), cells, 1));
-        plain(Column::Example, Cells::U64);
-        plain(Column::Step, Cells::U64);
-        plain(Column::Epoch, Cells::U32);
-        plain(Column::Coefficient, Cells::F32);
-        plain(Column::Flags, Cells::U8);
-        match batch.kind {
-            PassKind::Training => {
-                plain(Column::LearningRate, Cells::F32);
-                plain(Column::Clip, Cells::F32);
-            }
-            PassKind::Probe { .. } => plain(Column::ProbeSet, Cells::U32),
-            PassKind::Sweep => plain(Column::LearningRate, Cells::F32),
-        }
-        if batch.is_preconditioned() {
-            plain(Column::Preconditioner, Cells::U8);
-        }
-        if batch.curvature.is_some() {
-            plain(Column::CurvatureWeight, Cells::F32);
-        }
-        if batch.replayed.is_some() {
-            plain(Column::Mode, Cells::U8);
-        }
-        if batch.outputs.scored.is_some() {
-            plain(Column::PredictionScore, Cells::U8);
-            plain(Column::ScoredClass, Cells::U32);
-        }
-        for (column, values) in batch.outputs.float_columns() {
-            if values.is_some() {
-                plain(column, Cells::F32);
-            }
-        }
-        for (column, values) in batch.outputs.integer_columns() {
-            if values.is_some() {
-                plain(column, Cells::U32);
-            }
-        }
-        if !batch.layers.is_empty() {
-            plain(Column::SquaredNorm, Cells::F32);
-        }
-        if batch.has_norms_in_metric() {
-            plain(Column::PreconditionedSquaredNorm, Cells::F32);
-        }
-        let mut folded = false;
-        for gradients in &batch.layers {
-            if gradients.form() == Form::Folded {
-                folded = true;
-                continue;
-            }
-            let own = &self.layers[gradients.layer];
-            let layer = gradients.layer as u16;
-            keys.extend(self.side_column(own, layer, Column::Input, batch.kind).keys());
-            keys.extend(self.side_column(own, layer, Column::Delta, batch.kind).keys());
-        }
-        if folded {
-            keys.extend(self.folded_column(batch.kind).keys());
-        }
-        keys
-    }
-
-    /// How one side of a factored layer is stored.
-    fn side_column(&self, layer: &LayerSketcher, number: u16, column: Column, kind: PassKind) -> VectorColumn {
-        let (projection, width) = match column {
-            Column::Input => (&layer.input, layer.record.inputs),
-            _ => (&layer.delta, layer.record.outputs),
-        };
-        let stored = projection.as_ref().map_or(width, |projection| projection.kept() as u32);
-        let encoding = self.sketch.encoding_of(stored, projection.is_some(), is_probe(kind));
-        VectorColumn::new(column, number, (encoding, stored))
-    }
-
-    /// How the folded vector is stored.
-    fn folded_column(&self, kind: PassKind) -> VectorColumn {
-        let width = self.shared_fold.width() as u32;
-        VectorColumn::new(Column::Folded, NO_LAYER, (self.sketch.encoding_of(width, true, is_probe(kind)), width))
+        let watch = NormWatch::new(guard);
+        Self { layers, sketch, shared_fold, divisor, scratch: Scratch::default(), watch }
     }
 
     /// Appends the rows of `batch`, without learning rate and clip, which are known when the step ends.
@@ -160,6 +77,7 @@ impl RowMaker {
             folded,
             no_gradient,
             metric,
+            judged,
             ..
         } = batch;
         let metric = metric.as_deref();
@@ -170,7 +88,7 @@ impl RowMaker {
         let row_seed = |id: &u64| draw(draw(ROUNDING_STREAM ^ kind.number(), *id), step);
         self.scratch.seeds.clear();
         self.scratch.seeds.extend(ids.iter().map(row_seed));
-        builder.u64s(Column::Example, ids);
+        builder.u64s(Column::Example, ids.iter().copied());
         builder.u64s(Column::Step, std::iter::repeat_n(step, rows));
         builder.u32s(Column::Epoch, std::iter::repeat_n(epoch, rows));
         // Probes take no optimizer step, so their coefficient is not divided by the number of workers.
@@ -211,11 +129,16 @@ impl RowMaker {
             (0..rows).map(|i| if outputs.is_finite(i) { all } else { all | Column::FLAG_NOT_FINITE }).collect();
         if !ready.is_empty() {
             let of_rows = (kind, is_preconditioned, metric);
-            let norms = self.append_gradients(of_rows, ready, folded, &coefficients, &mut flags, builder)?;
+            self.append_gradients(of_rows, ready, folded, &coefficients, &mut flags, builder)?;
+            let norms = &self.watch.squared;
             let encoded = |norm: fn(&SquaredNorms) -> f64| norms.iter().map(norm).map(Column::encode_squared_norm);
             builder.f32s(Column::SquaredNorm, encoded(|norms| norms.plain));
             if has_norms {
                 builder.f32s(Column::PreconditionedSquaredNorm, encoded(|norms| norms.in_metric));
+            }
+            if kind == PassKind::Training {
+                let (losses, flags) = (&outputs.loss, &flags);
+                self.watch.look(&PassRows { place: (step, epoch), ids: &ids, losses, flags, judged });
             }
         }
         builder.column(Column::Flags, Cells::U8, 1).extend(&flags);
@@ -223,7 +146,17 @@ impl RowMaker {
         Ok(())
     }
 
-    /// Returns the squared norm of each row.
+    /// The name of a layer.
+    pub(super) fn layer_name(&self, number: usize) -> Option<&str> {
+        self.layers.get(number).map(|layer| layer.record.name.as_str())
+    }
+
+    /// What the guard noticed since the last call.
+    pub(super) fn take_events(&mut self) -> Vec<Found> {
+        std::mem::take(&mut self.watch.found)
+    }
+
+    /// Leaves the squared norm of each row in [`NormWatch::squared`].
     fn append_gradients(
         &mut self,
         (kind, is_preconditioned, metric): (PassKind, bool, Option<&VisitMetric>),
@@ -232,10 +165,13 @@ impl RowMaker {
         coefficients: &[f32],
         flags: &mut [u8],
         builder: &mut BlockBuilder,
-    ) -> Result<Vec<SquaredNorms>> {
+    ) -> Result<()> {
         let rows = coefficients.len();
         let m = self.shared_fold.buckets();
-        let mut norms = vec![SquaredNorms::default(); rows];
+        let mut norms = std::mem::take(&mut self.watch.squared);
+        norms.clear();
+        norms.resize(rows, SquaredNorms::default());
+        self.watch.parts.begin(rows);
         // Backward gives c_i times the example's own gradient. If c_i is 0, the gradient cannot be recovered.
         let undo = |i: usize, weighted: bool| match coefficients[i] {
             _ if !weighted => 1.0,
@@ -278,10 +214,11 @@ impl RowMaker {
                     })
                 })?,
             }
+            self.watch.parts.note(number, norms.iter().map(|norms| norms.plain));
         }
         // For a tensor that several layers share, only the sum of their gradients is its gradient. Its norm is
         // estimated by that of the sketch.
-        for sum in tied.into_values() {
+        for (first, sum) in tied {
             let total = folded.get_or_insert_with(|| vec![0f32; rows * m]);
             for (i, (norms, flag)) in norms.iter_mut().zip(flags.iter_mut()).enumerate() {
                 let (own, in_metric) = sum[i * 2 * m..(i + 1) * 2 * m].split_at(m);
@@ -292,6 +229,7 @@ impl RowMaker {
                 }
                 add(&mut total[i * m..(i + 1) * m], own);
             }
+            self.watch.parts.note(first, norms.iter().map(|norms| norms.plain));
         }
         if let Some(mut sums) = folded {
             let mut into = VectorRows::new(self.folded_column(kind), builder);
@@ -315,7 +253,8 @@ impl RowMaker {
                 *flag |= Column::FLAG_NO_WEIGHT;
             }
         }
-        Ok(norms)
+        self.watch.squared = norms;
+        Ok(())
     }
 
     fn load_gradients(

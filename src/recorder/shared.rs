@@ -1,14 +1,16 @@
 //! What the training and the background thread share besides the queue.
 
 use super::error::RecordError;
+use super::guard::News;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Failure and progress, which both sides read.
+/// Failure, progress and news, which both sides read.
 #[derive(Default)]
 pub(super) struct Shared {
     failure: Mutex<Option<RecordError>>,
     progress: Mutex<Progress>,
+    news: Mutex<News>,
 }
 
 /// What the background thread has done so far.
@@ -43,6 +45,11 @@ impl Shared {
 
     pub(super) fn lock_progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a guard has noticed and no commit has returned.
+    pub(super) fn lock_news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn progress(&self) -> Progress {

@@ -1,7 +1,9 @@
 //! Starts a recorder, on a new run or on an existing one.
 
+use super::cards::CardBook;
 use super::config::{Config, OnBatchNorm, Worker};
 use super::error::{find_no_run, quote_names, RecordError};
+use super::guard::TrainingGuard;
 use super::handle::Recorder;
 use super::head::Head;
 use super::layer_rates::RatesTold;
@@ -189,7 +191,10 @@ pub(super) fn start_recorder(
     let (mut queue, inbox, gauge): (Queue<Message>, _, Arc<Gauge>) = Queue::new(&config);
     let shared = Arc::new(Shared::default());
     let divisor = config.worker.map_or(1.0, Worker::divisor);
-    let rows = RowMaker::new(sketchers, config.sketch.clone(), shared_fold.clone(), divisor);
+    let rows = RowMaker::new(sketchers, config.sketch.clone(), shared_fold.clone(), divisor, config.guard.clone());
+    let guard = TrainingGuard::new(config.guard.clone());
+    let cards = CardBook::new(config.cards, past.cards);
+    let flush_interval = config.flush_interval;
     let (on_failure, on_nonfinite) = (config.on_failure, config.on_nonfinite);
     // What an earlier session said of layers must not be taken for this one.
     let all = if past.has_layer_rates { layers.len() as u32 } else { 0 };
@@ -232,6 +237,9 @@ pub(super) fn start_recorder(
         shared,
         on_failure,
         on_nonfinite,
+        guard,
+        cards,
+        flush_interval,
         step: past.step,
         epoch: 0,
         batch_size: 0,

@@ -1,7 +1,9 @@
 //! A recorder's state on the training's side, and how it hands over passes.
 
+use super::cards::CardBook;
 use super::config::{OnFailure, OnNonFinite};
 use super::error::RecordError;
+use super::guard::{Found, GuardEvent, TrainingGuard};
 use super::head::Head;
 use super::layer_rates::{own_decays, rate_factors};
 use super::message::{Batch, Gap, Message, PassKind, Replayed, StepEnd, StepRow};
@@ -22,7 +24,7 @@ use gradlog_format::sketch::Form;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Bytes that a message counts for besides its batch.
 const MESSAGE_BYTES: usize = 256;
@@ -68,6 +70,10 @@ pub(super) struct State {
     pub shared: Arc<Shared>,
     pub on_failure: OnFailure,
     pub on_nonfinite: OnNonFinite,
+    pub guard: TrainingGuard,
+    pub cards: CardBook,
+    /// After this time cards that wait are sent, even if they are few.
+    pub flush_interval: Duration,
     pub step: u64,
     pub epoch: u32,
     /// Examples of the open step so far, over all its passes.
@@ -121,7 +127,8 @@ impl State {
         }
         let losses = self.take_losses_to_compare(&batch);
         let end = row.clone().map(Box::new).map(StepEnd::Taken);
-        let message = Message::Pass { batch: Some(Box::new(batch)), end, gap: self.gap, bytes };
+        let events = self.guard.waiting.clone();
+        let message = Message::Pass { batch: Some(Box::new(batch)), end, gap: self.gap, events, bytes };
         // Probes are few and the user asked for each. A replay holds up no training. So both wait for their turn,
         // whatever the policy.
         let queue = self.queue()?;
@@ -133,7 +140,9 @@ impl State {
         };
         match sent {
             Ok(Sent::Yes) => {
+                self.send_old_cards();
                 self.gap = None;
+                self.guard.waiting.clear();
                 if kind == PassKind::Training && row.is_none() {
                     self.sent_in_step = self.sent_in_step.saturating_add(visits);
                 }
@@ -163,6 +172,14 @@ impl State {
         }
     }
 
+    /// Keeps an event for the log and for the caller.
+    pub(super) fn keep_event(&mut self, found: Found) -> GuardEvent {
+        let event = found.to_event(|number| self.layers.get(number).map(|layer| layer.name.as_str()));
+        self.shared.lock_news().push(event.clone());
+        self.guard.keep(found);
+        event
+    }
+
     /// Counts a pass, and the step if this is its last pass.
     pub(super) fn end_pass(&mut self, kind: PassKind, visits: u32, info: Option<StepInfo>) -> Option<StepRow> {
         if kind == PassKind::Training {
@@ -180,6 +197,7 @@ impl State {
             self.step += 1;
             self.batch_size = 0;
             self.sent_in_step = 0;
+            self.guard.forget_step();
         }
         row
     }
@@ -211,6 +229,7 @@ impl State {
     fn void_step(&mut self) -> Result<(), RecordError> {
         let sent = std::mem::take(&mut self.sent_in_step);
         self.batch_size = 0;
+        self.guard.forget_step();
         self.visits = self.visits.saturating_sub(u64::from(sent));
         if sent == 0 {
             // The next message takes the count along.
@@ -273,6 +292,7 @@ impl Drop for State {
             queue.limit_all_waits();
             let _ = self.abandon_step(0);
             let _ = self.send_gap();
+            let _ = self.send_cards(true);
             let done = self.ask(Message::Flush).is_ok();
             self.close(done);
         }

@@ -44,7 +44,7 @@ pub(super) fn run_background(
         };
         let start = Instant::now();
         let (bytes, last) = match &message {
-            Some(Message::Pass { bytes, .. }) => (*bytes, false),
+            Some(Message::Pass { bytes, .. } | Message::Cards { bytes, .. }) => (*bytes, false),
             Some(Message::Finish(_)) => (0, true),
             _ => (0, false),
         };

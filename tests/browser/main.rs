@@ -43,6 +43,38 @@ fn nothing_of_a_run_becomes_markup_or_script() {
 }
 
 #[test]
+fn what_the_guard_noticed_is_on_the_first_view_and_opens_the_example() {
+    in_browser(WIDE, |page| {
+        Box::pin(async move {
+            page.go("overview").await?;
+            let rows = "[...document.querySelectorAll('.events tbody tr')].map((row) => [...row.cells].map((cell) => \
+                        cell.textContent).join('|'))";
+            let rows = page.texts(rows).await?;
+            let large = "the gradient of example 107 is 31 times the 99th percentile of recent norms";
+            ensure!(rows.len() == 2 && rows[0].starts_with("3|0|107|conv</script>|"), "{rows:?}");
+            ensure!(rows[0].contains(large) && rows[1].contains("the gradient of example 121 is NaN"), "{rows:?}");
+            let counts = page.text("document.querySelector('.event-counts').textContent").await?;
+            ensure!(counts == "gradients that are NaN or infinite: 1 · large gradients: 1", "{counts}");
+            page.run("document.querySelectorAll('.events button')[1].click()").await?;
+            page.wait_for("the example", "document.querySelector('#example h2')?.textContent === 'Example 121'").await
+        })
+    });
+}
+
+#[test]
+fn probes_show_the_pictures_that_the_run_holds() {
+    in_browser(WIDE, |page| {
+        Box::pin(async move {
+            page.go("probes").await?;
+            let pixels = "[...document.querySelectorAll('canvas.picture')].map((one) => [one.width, one.height, \
+                          ...[2, 6].map((y) => one.getContext('2d').getImageData(3, y, 1, 1).data[0])].join())";
+            let all = format!("{pixels}.every((seen) => seen === '8,8,0,255') && {pixels}.length >= 2");
+            page.wait_for("stripes, black above white", &all).await
+        })
+    });
+}
+
+#[test]
 fn the_map_lists_what_a_rectangle_holds() {
     in_browser(WIDE, |page| {
         Box::pin(async move {

@@ -1,6 +1,7 @@
 //! A run whose texts would break out of HTML if anything let them.
 
 use anyhow::{Context, Result};
+use gradlog_format::log::{CardKind, EventKind};
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit, Written};
 use std::io::BufRead;
@@ -31,6 +32,11 @@ fn record(folder: &Path) -> Result<Recorded> {
     all.chunks(16).for_each(|rows| run.visits(rows));
     let later: Vec<Visit> = (0..6).map(|id| Draws(id + 50).visit(id, 9, 2)).collect();
     run.probes(&later);
+    run.event((3, EventKind::LargeGradient), 107, 1, 31.4);
+    run.event((5, EventKind::NonFiniteGradient), 121, 0, f32::NAN);
+    // Two stripes, black above white. The training examples have data of their own.
+    let stripes: Vec<u8> = (0..64).map(|at| if at < 32 { 0 } else { 255 }).collect();
+    run.cards(Some(0), CardKind::Gray, 8, &[(0, &stripes), (1, &stripes)]);
     run.dropped(5);
     run.end();
     let written = run.finish();

@@ -15,7 +15,7 @@ fn accumulate<M: Module>(recorder: &mut Recorder, model: &M, ids: &[u64]) -> Res
     let mut pass = recorder.pass(ids)?;
     let x = noise(ids[0], &[ids.len(), 4]);
     pass.cross_entropy(&model.forward(&x).unwrap(), &labels(ids.len()))?.backward().unwrap();
-    pass.accumulate()
+    pass.accumulate().map(drop)
 }
 
 /// Abandoned visits of a run, by the step in the log.

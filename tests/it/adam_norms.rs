@@ -424,7 +424,7 @@ fn accumulated_passes_have_norms_too() {
         match half {
             [1, _] => pass.accumulate().unwrap(),
             _ => pass.commit(StepInfo::from(RATE).rule(optimizer.step_info().rule.unwrap())).unwrap(),
-        }
+        };
     }
     recorder.finish().unwrap();
     assert_eq!(norms(dir.path()).len(), 4);

@@ -37,7 +37,7 @@ impl Normed {
         let mut pass = recorder.pass(&[1, 2, 3, 4])?;
         let logits = self.forward(&noise(1, &[4, 4]), train)?;
         pass.cross_entropy(&logits, &noisy_labels(2, 4))?.backward()?;
-        pass.commit(0.1)
+        pass.commit(0.1).map(drop)
     }
 
     fn named(&self, name: &str) -> Var {

@@ -43,7 +43,7 @@ impl Cut {
     fn step(&self, recorder: &mut Recorder) -> Result<(), RecordError> {
         let mut pass = recorder.pass(&[0, 1])?;
         let loss = pass.cross_entropy(&self.logits(&noise(1, &[2, 4])), &labels(2))?;
-        pass.backward_step(&mut SGD::new(self.variables.all_vars(), 0.1).unwrap(), &loss)
+        pass.backward_step(&mut SGD::new(self.variables.all_vars(), 0.1).unwrap(), &loss).map(drop)
     }
 }
 

@@ -60,7 +60,7 @@ fn record(dir: &Path, make: impl FnOnce(Vec<Var>) -> Box<End<'static>>) {
 }
 
 fn step_by<O: Optimizer + StepReport + 'static>(mut optimizer: O) -> Box<End<'static>> {
-    Box::new(move |pass, loss| pass.backward_step(&mut optimizer, loss).unwrap())
+    Box::new(move |pass, loss| drop(pass.backward_step(&mut optimizer, loss).unwrap()))
 }
 
 /// Momentum and weight decay of the steps as the log has them, and the two lines of `gradlog info`.

@@ -31,7 +31,7 @@ fn step<O: Optimizer + StepReport>(
     let mut pass = recorder.pass(ids).unwrap();
     let logits = model.forward(&noise(ids[0], &[ids.len(), 4])).unwrap();
     let loss = pass.cross_entropy(&logits, &labels(ids.len())).unwrap();
-    pass.backward_step(optimizer, &loss)
+    pass.backward_step(optimizer, &loss).map(drop)
 }
 
 fn weights(variables: &VarMap) -> Vec<f32> {

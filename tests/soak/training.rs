@@ -118,7 +118,7 @@ impl Training {
             }
         };
         self.optimizer.step(&grads)?;
-        Ok((loss.to_scalar::<f32>()?, recorded))
+        Ok((loss.to_scalar::<f32>()?, recorded.map(drop)))
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -133,7 +133,9 @@ pub use scores::{
 #[doc(hidden)]
 pub use significant::significant;
 pub use similarity::{Cluster, Clusters, Neighbor, Pair, UnitVectors};
-pub use summary::{ColumnGroup, LayerForm, LayerSummary, ProbeSummary, RunSummary, SummaryQuestion, SweepSummary};
+pub use summary::{
+    ColumnGroup, EventSummary, LayerForm, LayerSummary, ProbeSummary, RunSummary, SummaryQuestion, SweepSummary,
+};
 pub use vectors::{Combine, FlatVectors, VectorBlock, VectorQuestion};
 pub use velocity::{
     GroupVelocity, Velocity, VelocityGroup, VelocityGroups, VelocityKernel, VelocityQuestion, VelocityStep,

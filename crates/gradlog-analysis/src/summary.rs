@@ -1,11 +1,13 @@
 //! What is in a run: counts, layers, probes, bytes.
 
 mod column_group;
+mod event_summary;
 mod read;
 #[cfg(test)]
 mod tests;
 
 pub use column_group::ColumnGroup;
+pub use event_summary::EventSummary;
 
 use crate::rows::driver::fold_each;
 use crate::rows::layer_rates::LayerRates;
@@ -90,6 +92,14 @@ pub struct RunSummary {
     pub abandoned: u64,
     /// Steps of which the log knows nothing, because the training resumed behind the end of the log.
     pub unknown_steps: u64,
+    /// Training examples that are described: the log has a thumbnail, a text or a row of each.
+    pub cards: u64,
+    /// Probes that are described.
+    pub probe_cards: u64,
+    /// Cards that were refused while recording.
+    pub refused_cards: u64,
+    /// What the guard noticed: large gradients, a loss that diverges, NaN and infinity.
+    pub events: EventSummary,
     /// Whether the recorder's `finish` returned.
     pub finished: bool,
     /// Where the run stopped being readable, if it did; all counts are of what came before.
@@ -315,6 +325,12 @@ impl SummaryQuestion {
                     sweep.0 += rows;
                     sweep.1.extend(modes);
                 }
+                Read::Cards { examples, probes, refused } => {
+                    summary.cards += examples;
+                    summary.probe_cards += probes;
+                    summary.refused_cards = summary.refused_cards.saturating_add(refused);
+                }
+                Read::Events(events) => events.into_iter().for_each(|event| summary.events.add(event)),
                 Read::End | Read::Other => {}
             }
             // A run that was finished and then resumed is finished again only by another end. A replay takes none away.

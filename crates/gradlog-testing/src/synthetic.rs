@@ -2,9 +2,9 @@
 
 use crate::visits::{Visit, WIDTHS};
 use gradlog_format::log::{
-    segment_path, worker_folder, AllReduce, BlockBuilder, BlockKind, Cells, Column, ColumnKey, FindingKind,
-    LayerRecord, LogError, LogWriter, Manifest, Mode, Preconditioner, ResumePlace, SegmentHeader, Totals, UpdateRule,
-    WorkerRecord, WriterOptions, NO_LAYER,
+    segment_path, worker_folder, AllReduce, BlockBuilder, BlockKind, CardKind, Cells, Column, ColumnKey, EventKind,
+    FindingKind, LayerRecord, LogError, LogWriter, Manifest, Mode, Preconditioner, ResumePlace, SegmentHeader, Totals,
+    UpdateRule, WorkerRecord, WriterOptions, NO_LAYER,
 };
 use gradlog_format::run::Run;
 use gradlog_format::sketch::{Encoding, SketchConfig};
@@ -318,6 +318,45 @@ impl Synthetic {
         b.u32s(Column::Findings, [findings.iter().fold(0, |bits, kind| bits | kind.bit())]);
         b.column(Column::Text, Cells::U8, text.len() as u32).extend(text.bytes());
         b.advance(1, step, 0);
+        self.append(b);
+    }
+
+    /// An event about the gradient of an example: step, kind, example, layer and norm. The percentile is 1.
+    pub fn event(&mut self, (step, kind): (u64, EventKind), example: u64, layer: u32, value: f32) {
+        let mut b = BlockBuilder::new(BlockKind::Events);
+        b.u64s(Column::Step, [step]);
+        b.u32s(Column::Epoch, [0]);
+        b.column(Column::EventKind, Cells::U8, 1).push(kind.code());
+        b.column(Column::EventAction, Cells::U8, 1).push(0);
+        b.u64s(Column::Example, [example]);
+        b.u32s(Column::Layer, [layer]);
+        b.f32s(Column::Value, [value]);
+        b.f32s(Column::Limit, [10.0]);
+        b.f32s(Column::Reference, [1.0]);
+        b.u64s(Column::Count, [1]);
+        b.advance(1, step, 0);
+        self.append(b);
+    }
+
+    /// Cards of one kind: number of the probe set, `None` for training examples, and for each example its bytes. Of
+    /// pictures, the pixels in a row.
+    pub fn cards(&mut self, set: Option<u32>, kind: CardKind, width: u32, cards: &[(u64, &[u8])]) {
+        let mut b = BlockBuilder::new(BlockKind::Cards);
+        let room = cards.iter().map(|(_, bytes)| bytes.len()).max().unwrap_or(1).max(1);
+        for (example, bytes) in cards {
+            b.u64s(Column::Example, [*example]);
+            if let Some(set) = set {
+                b.u32s(Column::ProbeSet, [set]);
+            }
+            b.column(Column::CardKind, Cells::U8, 1).push(kind.code());
+            b.u32s(Column::PictureWidth, [width]);
+            b.u32s(Column::CardBytes, [bytes.len() as u32]);
+            b.u64s(Column::Count, [1]);
+            let data = b.column(Column::CardData, Cells::U8, room as u32);
+            data.extend(*bytes);
+            data.extend(std::iter::repeat_n(0u8, room - bytes.len()));
+            b.advance(1, 0, 0);
+        }
         self.append(b);
     }
 

@@ -75,7 +75,7 @@ fn rows_of_another_recorder_are_not_overwritten() {
 /// A run of two steps, and the rows of two more steps whose visits were not written.
 fn record_unfinished_steps(dir: &Path) {
     record(dir, 2);
-    let (_, place) = read_past(&Run::open(dir).unwrap(), None).unwrap();
+    let (_, place) = read_past(&Run::open(dir).unwrap(), None, 0).unwrap();
     let mut writer = LogWriter::resume(dir, place, Config::default().writer_options()).unwrap();
     let mut steps = BlockBuilder::new(BlockKind::Steps);
     for number in [2, 3] {

@@ -95,7 +95,7 @@ fn step(recorder: &mut Recorder, id: u64) -> Result<(), RecordError> {
     let mut pass = recorder.pass(&[id, id + 1])?;
     let loss = pass.cross_entropy(logits.as_tensor(), &labels)?;
     loss.backward()?;
-    pass.commit(0.1)
+    pass.commit(0.1).map(drop)
 }
 
 /// Checks that `f` times out after the stated wait and not much later. A step waits for room in the queue; the last

@@ -30,7 +30,7 @@ pub fn record_noise<M: Module>(
     let mut pass = recorder.pass(ids)?;
     let x = noise(ids[0], &[ids.len(), 4]);
     pass.cross_entropy(&model.forward(&x).unwrap(), &super::labels(ids.len()))?.backward().unwrap();
-    pass.commit(0.1)
+    pass.commit(0.1).map(drop)
 }
 
 pub fn builder(variables: &VarMap) -> VarBuilder<'static> {

@@ -5,7 +5,7 @@ use crate::rows::rule::{AbsentNumber, RowRule, UnseenGradient, Verdict};
 use crate::rows::sweep::{self, Sweeps};
 use crate::{rows::column, AnalysisError, Window};
 use gradlog_format::log::{BlockKind, Column, Mode};
-use gradlog_format::run::{Block, GapCounts};
+use gradlog_format::run::{Block, CardRows, EventRecord, GapCounts};
 use std::collections::BTreeSet;
 
 /// What is read of one block.
@@ -45,6 +45,12 @@ pub(super) enum Read {
         rows: u64,
         modes: BTreeSet<Option<Mode>>,
     },
+    Cards {
+        examples: u64,
+        probes: u64,
+        refused: u64,
+    },
+    Events(Vec<EventRecord>),
     Other,
 }
 
@@ -108,6 +114,12 @@ impl BlockRead {
                 name: block.probe_set()?.1,
             },
             Some(BlockKind::Gaps) => Read::Gaps { counts: GapCounts::read(block)?, first_step: block.steps().0 },
+            Some(BlockKind::Cards) => {
+                let CardRows { cards, refused, .. } = block.cards()?;
+                let probes = cards.iter().filter(|card| card.set.is_some()).count() as u64;
+                Read::Cards { examples: cards.len() as u64 - probes, probes, refused }
+            }
+            Some(BlockKind::Events) => Read::Events(block.events()?),
             Some(BlockKind::End) => Read::End,
             Some(BlockKind::Sweeps) => {
                 Read::Sweeps { step: block.steps().0, rows: block.rows() as u64, modes: sweep::modes(block)? }

@@ -107,7 +107,7 @@ pub(crate) fn read_cards(
             }
         }
     }
-    let mut notes = Vec::new();
+    let mut notes = source.notes();
     let (picture_ids, images): (Vec<u64>, Vec<Picture>) = pictures.into_iter().unzip();
     let (sheets, held) = write_sheets(&images, budget)?;
     left += (images.len() - held) as u64;
@@ -115,7 +115,7 @@ pub(crate) fn read_cards(
         notes.push(format!("{left} of {} {what} have no picture or text here: the page would be too large", ids.len()));
     }
     if missing > 0 {
-        notes.push(format!("{missing} of {} {what} are not in the data, whose ids are {}", ids.len(), source.ids()));
+        notes.push(format!("{missing} of {} {what} {}", ids.len(), source.missing()));
     }
     notes.extend(agreement.warning(what, source));
     let columns = source.columns();

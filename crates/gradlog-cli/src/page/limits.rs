@@ -3,6 +3,9 @@
 /// Suspects with their reasons: about 400 bytes each, and more than somebody judges in a day.
 pub(crate) const SUSPECTS_MAX: usize = 1000;
 
+/// Events of the guard, half of them the first and half the last: 200 bytes each.
+pub(crate) const EVENTS_MAX: usize = 200;
+
 /// Proponents and opponents of a probe, each.
 pub(crate) const ENDS: usize = 12;
 
@@ -63,6 +66,8 @@ pub(crate) const PICTURE_READ_SIDE_MAX: u32 = 16_384;
 
 /// Characters of a text or of a row's cell.
 pub(crate) const TEXT_CHARACTERS_MAX: usize = 600;
+/// Columns of recorded rows.
+pub(crate) const CARD_COLUMNS_MAX: usize = 256;
 /// Bytes of all texts and rows in the page.
 pub(crate) const TEXT_BYTES_MAX: usize = 1_500_000;
 /// Bytes of a file of texts, rows or idx pictures that is read, unpacked.

@@ -7,7 +7,7 @@ use super::parameters::Parameters;
 use super::response::{Response, Status};
 use crate::error::CliError;
 use crate::page::cards::{check_labels, read_cards};
-use crate::page::data::{self, Source};
+use crate::page::data::{self, Recorded, Source};
 use crate::page::parts::{history_arrays, read_wall, set_names};
 use crate::page::sheet::Budget;
 use gradlog_analysis::HistoryQuestion;
@@ -76,12 +76,14 @@ impl App {
             Some(("probe", set)) => Some(set),
             _ => return Err(String::from("`of` is train, or probe: and the name of a set").into()),
         };
-        let Some(source) = self.source(set)? else { return Ok(json_response(&Value::Null)) };
-        let labels = self.labels(ids, set, asking)?;
-        self.keep_json(Lane::Quick, &format!("cards/{of}/{ids:?}"), asking, |_| {
+        let (given, labels) = (self.source(set)?, self.labels(ids, set, asking)?);
+        self.keep_json(Lane::Quick, &format!("cards/{of}/{ids:?}"), asking, |asked| {
             let what = set.map_or("training examples".into(), |set| format!("probes of `{set}`"));
+            let recorded = if given.is_none() { Recorded::read(&asked.runs, set, ids)? } else { None };
+            let source = given.as_deref().or(recorded.as_ref().map(|recorded| recorded as &dyn Source));
+            let Some(source) = source else { return Ok(Value::Null) };
             // Their notes would be of these few, which may be those of wrong labels.
-            Ok(read_cards(source.as_ref(), &what, ids, &labels, &mut Budget::new())?.part)
+            Ok(read_cards(source, &what, ids, &labels, &mut Budget::new())?.part)
         })
     }
 

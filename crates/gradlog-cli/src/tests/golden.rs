@@ -9,7 +9,7 @@
 
 use super::golden_cases::{PLAIN, REFUSED, ROWS};
 use super::typed;
-use gradlog_format::log::FindingKind;
+use gradlog_format::log::{CardKind, Column, EventKind, FindingKind};
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit, Written};
 use std::fmt::Write as _;
@@ -110,6 +110,12 @@ fn cut() -> Written {
     run.set(0, "test");
     run.probes(&rows_of_set(0, vec![Draws(3).visit(3, 0, 0)]));
     run.check(0, &[FindingKind::CoupledLosses], "check failed: a verdict\n- the loss of an example depends on others");
+    for id in 0..10 {
+        run.event((id / 3, EventKind::LargeGradient), 100 + id, (id % 4) as u32, 14.0 + id as f32);
+    }
+    run.cards(None, CardKind::Text, 0, &[(100, b"a text"), (101, b"another")]);
+    run.cards(Some(0), CardKind::Gray, 1, &[(3, &[0, 255])]);
+    run.event((7, EventKind::NonFiniteLoss), 9, Column::NO_LAYER_NUMBER, f32::NAN);
     run.finish()
 }
 

@@ -7,7 +7,7 @@ use crate::output::Destination;
 use crate::page::assemble::write_page;
 use crate::page::cards::{read_cards, Cards};
 use crate::page::chosen::Chosen;
-use crate::page::data::{self, Spec};
+use crate::page::data::{self, Recorded, Source, Spec};
 use crate::page::parts;
 use crate::page::sheet::Budget;
 use clap::Args;
@@ -22,7 +22,8 @@ use std::path::PathBuf;
 /// store. In it one can judge examples by key or click (keep, relabel, drop). The judgments stay in the browser and
 /// leave as `verdicts.csv` with the columns `id,label,proposed,verdict`.
 ///
-/// --data says what the examples look like. `idx:DIR` reads files as MNIST has them, gzipped or not: `train-...` for
+/// --data says what the examples look like. Without it the page shows what the training program described
+/// (`recorder.describe`), if it did. `idx:DIR` reads files as MNIST has them, gzipped or not: `train-...` for
 /// the training examples, `t10k-...` for probes. `images:DIR/{id}.png` reads a PNG or JPEG file for each id;
 /// `images:DIR/{set}/{id}.png` has the folder `train` for the training examples and one for each probe set.
 /// `text:FILE.jsonl` reads objects `{"id": 7, "text": "...", "label": 1}`, one a line; `csv:FILE` a table with a
@@ -92,7 +93,7 @@ impl Verb for Arguments {
         let (mut cards, mut words) = (Map::new(), Vec::new());
         // The probes are few, so that they come first.
         for (set, ids, labels) in &probes.sets {
-            if let Some(source) = data::open(&self.data, Some(set))? {
+            if let Some(source) = self.source(asked, Some(set), ids)? {
                 let what = format!("probes of `{set}`");
                 let Cards { part, notes } = read_cards(source.as_ref(), &what, ids, labels, &mut budget)?;
                 words.extend(notes);
@@ -101,6 +102,10 @@ impl Verb for Arguments {
                 words.push(format!("note: there is no data for the probe set `{set}`: give --data {set}=..."));
             }
         }
+        let train = match train {
+            None => self.source(asked, None, chosen.ids())?,
+            given => given,
+        };
         if let Some(source) = &train {
             let what = "training examples";
             let Cards { part, notes } = read_cards(source.as_ref(), what, chosen.ids(), &scores.labels, &mut budget)?;
@@ -132,6 +137,17 @@ impl Verb for Arguments {
             Ok(Ending { words: Some(words), damage: None })
         }));
         Ok(Shown { words, content, damage, ..Shown::default() })
+    }
+}
+
+impl Arguments {
+    /// What shows the training examples or the probes of a set: the data that is given, or what the runs recorded.
+    fn source(&self, asked: &Asked<'_>, set: Option<&str>, ids: &[u64]) -> Result<Option<Box<dyn Source>>, CliError> {
+        if let Some(source) = data::open(&self.data, set)? {
+            return Ok(Some(source));
+        }
+        let recorded = Recorded::read(&asked.runs, set, ids)?;
+        Ok(recorded.map(|recorded| Box::new(recorded) as Box<dyn Source>))
     }
 }
 

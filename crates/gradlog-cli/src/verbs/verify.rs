@@ -181,6 +181,9 @@ fn pairs(run: &Run, report: &VerifyReport, survey: Option<&Survey>) -> Vec<(&'st
     if report.checkpoints > 0 {
         pairs.push(("checkpoints", checkpoint_words(report)));
     }
+    if report.cards > 0 {
+        pairs.push(("cards", report.cards.to_string()));
+    }
     if report.superseded > 0 {
         pairs.push(("superseded", report.superseded.to_string()));
     }

@@ -63,12 +63,16 @@ pub enum BlockKind {
     LayerRates = 10,
     /// One row for each check of recorded gradients.
     Checks = 11,
+    /// One row for each example of which a guard told something, and one for each divergence of the loss.
+    Events = 12,
+    /// One row for each example that was described: a thumbnail, a text or a row.
+    Cards = 13,
 }
 
 impl BlockKind {
     /// The kind of a number in the file, or `None` for one that a newer version added.
     pub fn from_code(code: u16) -> Option<Self> {
-        const ALL: [BlockKind; 10] = [
+        const ALL: [BlockKind; 12] = [
             BlockKind::Visits,
             BlockKind::Steps,
             BlockKind::Probes,
@@ -79,6 +83,8 @@ impl BlockKind {
             BlockKind::Sweeps,
             BlockKind::LayerRates,
             BlockKind::Checks,
+            BlockKind::Events,
+            BlockKind::Cards,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == code)
     }

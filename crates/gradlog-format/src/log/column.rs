@@ -150,6 +150,26 @@ pub enum Column {
     PreconditionedSquaredNorm = 86,
     /// Number of a parameter among those of its layer.
     Parameter = 87,
+    /// What a guard noticed (u8), see [`EventKind`](super::EventKind), in event blocks.
+    EventKind = 88,
+    /// What the training did about it (u8), see [`EventAction`](super::EventAction), in event blocks.
+    EventAction = 89,
+    /// The number that a guard noticed (f32), in event blocks.
+    Value = 90,
+    /// The number beyond which there is an event (f32), in event blocks; NaN for none.
+    Limit = 91,
+    /// What the limit is made of (f32), in event blocks; NaN for none.
+    Reference = 92,
+    /// How many events a row stands for (u64), in event blocks; how many cards were refused, in card blocks.
+    Count = 93,
+    /// What the bytes of a card are (u8), see [`CardKind`](super::CardKind), in card blocks.
+    CardKind = 94,
+    /// Pixels in a row of a picture (u32), in card blocks; 0 for what is no picture.
+    PictureWidth = 95,
+    /// How many of the bytes in [`Column::CardData`] belong to the card (u32).
+    CardBytes = 96,
+    /// The bytes of a card, and zeros behind them (u8, as many to a row as the longest card has).
+    CardData = 97,
 }
 
 impl Column {
@@ -167,7 +187,13 @@ impl Column {
     /// In [`Column::Label`] and [`Column::Prediction`]: no class. Example: the target is ignored.
     pub const NO_CLASS: u32 = u32::MAX;
 
-    const ALL: [Column; 63] = [
+    /// In [`Column::Example`] of an event: no example.
+    pub const NO_EXAMPLE: u64 = u64::MAX;
+
+    /// In [`Column::Layer`] of an event: no layer.
+    pub const NO_LAYER_NUMBER: u32 = u32::MAX;
+
+    const ALL: [Column; 73] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -231,6 +257,16 @@ impl Column {
         Column::StepsTaken,
         Column::PreconditionedSquaredNorm,
         Column::Parameter,
+        Column::EventKind,
+        Column::EventAction,
+        Column::Value,
+        Column::Limit,
+        Column::Reference,
+        Column::Count,
+        Column::CardKind,
+        Column::PictureWidth,
+        Column::CardBytes,
+        Column::CardData,
     ];
 
     /// The column of a number in the file, or `None` for one that a newer version added.

@@ -7,11 +7,13 @@
 
 mod block;
 mod builder;
+mod card;
 mod codec;
 mod column;
 mod compress;
 mod coupling;
 mod error;
+mod event;
 mod extension;
 mod finding;
 mod lock;
@@ -28,10 +30,12 @@ mod writer;
 
 pub use block::BlockKind;
 pub use builder::BlockBuilder;
+pub use card::{decode_row, encode_row, CardKind, CARD_BYTES_MAX};
 pub use codec::DecodeError;
 pub use column::{Cells, Column, ColumnKey, ColumnRole, NO_LAYER};
 pub use coupling::{BatchNormHandling, BatchNormRecord, Coupling, CouplingKind};
 pub use error::{io_error, LogError};
+pub use event::{EventAction, EventKind, EventSentence};
 pub use extension::{Extension, EXTENSIONS_MAX, PRIVATE_TAG_MIN};
 pub use finding::FindingKind;
 pub use manifest::{LayerRecord, Manifest, VariableRecord};

@@ -79,7 +79,8 @@ impl Block {
     pub fn reopens_run(&self) -> bool {
         // Recorders and replays both name probe sets. The rows that follow the name tell which it was. A kind that this
         // version does not know says nothing of the training: a tool may have added it.
-        !matches!(self.kind(), None | Some(BlockKind::End | BlockKind::ProbeSet)) && !self.is_replayed()
+        !matches!(self.kind(), None | Some(BlockKind::End | BlockKind::ProbeSet | BlockKind::Cards))
+            && !self.is_replayed()
     }
 
     /// The worker that wrote the block and its number there. Unlike [`Block::sequence`] it never changes as the run

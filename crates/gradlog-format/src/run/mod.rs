@@ -8,10 +8,12 @@
 //! and not a SIGBUS. Nothing here is unsafe.
 
 mod block;
+mod cards;
 mod checkpoint;
 mod checks;
 mod directory;
 mod error;
+mod events;
 mod file;
 mod half_written;
 mod handle;
@@ -37,9 +39,11 @@ mod verify;
 mod workers;
 
 pub use block::{Block, ColumnSize};
+pub use cards::{CardContent, CardRecord, CardRows};
 pub use checkpoint::{Checkpoint, CheckpointFault};
 pub use checks::CheckRecord;
 pub use error::{Damage, Newer, ReadError};
+pub use events::EventRecord;
 pub use handle::Run;
 pub use lost::Lost;
 pub use merge::Scan;

@@ -5,9 +5,11 @@
 //! rise. A [`Lost`] stands for what is missing between two of them.
 
 use super::block::Block;
+use super::cards;
 use super::checkpoint;
 use super::checks;
 use super::error::{io_error, Damage, Newer, ReadError};
+use super::events;
 use super::file::{clone_error, is_lost, SegmentFile};
 use super::half_written::newer_segment;
 use super::handle::Run;
@@ -265,6 +267,12 @@ impl<'run> Salvage<'run> {
         if block.kind() == Some(BlockKind::Checks) {
             checks::read(block)?;
         }
+        if block.kind() == Some(BlockKind::Events) {
+            events::read(block)?;
+        }
+        if block.kind() == Some(BlockKind::Cards) {
+            cards::read(block)?;
+        }
         if block.kind() == Some(BlockKind::Steps) && self.run.manifest().worker.is_some() {
             block.u64s(Column::Step)?; // merges the steps of all workers
         }
@@ -347,7 +355,7 @@ pub(super) fn sets_needed(block: &Block) -> Option<u32> {
     let numbers = || block.u32s(Column::ProbeSet).ok();
     match block.kind() {
         Some(BlockKind::ProbeSet) => numbers()?.first().copied(),
-        Some(BlockKind::Probes) => numbers()?.into_iter().max().map(|last| last.saturating_add(1)),
+        Some(BlockKind::Probes | BlockKind::Cards) => numbers()?.into_iter().max().map(|last| last.saturating_add(1)),
         _ => None,
     }
 }

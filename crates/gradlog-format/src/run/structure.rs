@@ -20,6 +20,26 @@ fn required(kind: BlockKind) -> &'static [Column] {
         BlockKind::Sweeps => &[Column::Example, Column::Step, Column::Epoch, Column::Mode],
         BlockKind::LayerRates => &[Column::Step, Column::Layer],
         BlockKind::Checks => &[Column::Step, Column::Epoch, Column::Checked, Column::Findings, Column::Text],
+        BlockKind::Events => &[
+            Column::Step,
+            Column::Epoch,
+            Column::EventKind,
+            Column::EventAction,
+            Column::Example,
+            Column::Layer,
+            Column::Value,
+            Column::Limit,
+            Column::Reference,
+            Column::Count,
+        ],
+        BlockKind::Cards => &[
+            Column::Example,
+            Column::CardKind,
+            Column::PictureWidth,
+            Column::CardBytes,
+            Column::Count,
+            Column::CardData,
+        ],
     }
 }
 

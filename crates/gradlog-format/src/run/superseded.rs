@@ -60,7 +60,9 @@ pub(super) enum Remaining {
 /// [`ReadError::Damaged`] or [`ReadError::Io`] if the steps of a block are needed and cannot be read.
 pub(super) fn remaining_rows(block: &Block, limit: u64) -> Result<Remaining, ReadError> {
     let limit = match block.kind() {
-        Some(BlockKind::Visits | BlockKind::Steps | BlockKind::Gaps | BlockKind::LayerRates) => limit,
+        Some(BlockKind::Visits | BlockKind::Steps | BlockKind::Gaps | BlockKind::LayerRates | BlockKind::Events) => {
+            limit
+        }
         Some(BlockKind::Probes | BlockKind::Sweeps | BlockKind::Checkpoints | BlockKind::Checks) => {
             limit.saturating_add(1)
         }

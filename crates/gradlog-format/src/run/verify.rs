@@ -1,9 +1,11 @@
 //! Checking every byte of a run.
 
 use super::block::Block;
+use super::cards;
 use super::checkpoint::{self, CheckpointFault};
 use super::checks;
 use super::error::{Damage, ReadError};
+use super::events;
 use super::handle::Run;
 use crate::log::{BlockKind, Column};
 use std::collections::BTreeMap;
@@ -24,6 +26,10 @@ pub struct VerifyReport {
     pub steps: u64,
     /// Rows of sweeps in them: one for each example at each checkpoint.
     pub sweeps: u64,
+    /// Cards in them: what examples look like.
+    pub cards: u64,
+    /// Cards that were refused while recording.
+    pub refused_cards: u64,
     /// Visits that are there but superseded, because the training resumed at an earlier step. `visits` does not count
     /// them.
     pub superseded: u64,
@@ -104,6 +110,7 @@ impl Run {
         let mut sets = 0u32;
         for block in scan.by_ref() {
             let rows = block.rows() as u64;
+            let (mut cards, mut refused) = (0, 0);
             let counted = block.check().and_then(|()| match block.kind() {
                 Some(BlockKind::Gaps) if rows > 0 => GapCounts::read(&block),
                 Some(BlockKind::Checkpoints) if rows > 0 => {
@@ -119,11 +126,20 @@ impl Run {
                     _ => Ok(GapCounts::default()),
                 },
                 Some(BlockKind::Checks) if rows > 0 => checks::read(&block).map(|_| GapCounts::default()),
+                Some(BlockKind::Cards) => {
+                    let read = cards::read(&block)?;
+                    read.check_sets(&block, (self.parts().is_empty()).then_some(sets))?;
+                    (cards, refused) = (read.cards.len() as u64, read.refused);
+                    Ok(GapCounts::default())
+                }
+                Some(BlockKind::Events) if rows > 0 => events::read(&block).map(|_| GapCounts::default()),
                 _ => Ok(GapCounts::default()),
             });
             sets += u32::from(block.kind() == Some(BlockKind::ProbeSet));
             match counted {
                 Ok(gaps) => {
+                    report.cards += cards;
+                    report.refused_cards = report.refused_cards.saturating_add(refused);
                     report.dropped = report.dropped.saturating_add(gaps.dropped);
                     report.abandoned = report.abandoned.saturating_add(gaps.abandoned);
                     report.unknown_steps = report.unknown_steps.saturating_add(gaps.unknown_steps);

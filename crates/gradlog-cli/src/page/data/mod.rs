@@ -5,6 +5,7 @@
 
 mod idx;
 mod images;
+mod recorded;
 mod rows;
 
 use crate::error::CliError;
@@ -13,6 +14,8 @@ use gradlog_format::run::{ReadError, Run};
 use rows::IdRule;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+pub(crate) use recorded::Recorded;
 
 /// What stands for an example.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +49,16 @@ pub(crate) trait Source: Send + Sync {
 
     /// What an id is, in words.
     fn ids(&self) -> String;
+
+    /// What is said of examples that the data does not hold.
+    fn missing(&self) -> String {
+        format!("are not in the data, whose ids are {}", self.ids())
+    }
+
+    /// What else somebody should know of the data.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// One `--data`.

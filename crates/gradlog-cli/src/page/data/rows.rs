@@ -53,7 +53,7 @@ pub(super) struct Rows {
 }
 
 /// A text that a page holds: cut, without control characters that no line of text has.
-fn tame(text: &str) -> String {
+pub(super) fn tame(text: &str) -> String {
     let mut out: String = text.chars().take(TEXT_CHARACTERS_MAX).collect();
     if text.chars().nth(TEXT_CHARACTERS_MAX).is_some() {
         out.push('…');

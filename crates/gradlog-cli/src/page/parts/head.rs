@@ -2,10 +2,11 @@
 
 use crate::error::CliError;
 use crate::frame::{missing_workers, Asked};
-use crate::page::limits::{DETAILED_PROBES_MAX, SUSPECTS_MAX};
+use crate::page::limits::{DETAILED_PROBES_MAX, EVENTS_MAX, SUSPECTS_MAX};
 use crate::report::printable;
 use crate::verbs::info::Contents;
-use gradlog_analysis::RunSummary;
+use gradlog_analysis::{EventSummary, RunSummary};
+use gradlog_format::run::{EventRecord, ReadError, Run};
 use serde_json::{json, Value};
 
 /// What is in the runs.
@@ -66,6 +67,7 @@ pub(crate) fn head_part(asked: &Asked<'_>) -> Result<Head, CliError> {
             "not_finite": summary.not_finite,
             "finished": summary.finished,
             "damage": summary.damage.as_ref().map(ToString::to_string),
+            "events": events_part(run, &summary.events)?,
         }));
         damage.extend(summary.damage.clone());
         first = first.or_else(|| Some(summary.clone()));
@@ -73,8 +75,38 @@ pub(crate) fn head_part(asked: &Asked<'_>) -> Result<Head, CliError> {
     Ok(Head { part: json!({ "runs": runs }), first: first.unwrap_or_default(), damage })
 }
 
+/// What the guard noticed: how much of each kind, and the first and the last events.
+fn events_part(run: &Run, summary: &EventSummary) -> Result<Value, CliError> {
+    if summary.counts.is_empty() {
+        return Ok(Value::Null);
+    }
+    let manifest = run.manifest();
+    let events = match run.events() {
+        // What the summary counted comes before the damage, which the page tells.
+        Err(ReadError::Damaged(_)) => Vec::new(),
+        other => other?,
+    };
+    let shown = EVENTS_MAX.min(events.len());
+    let ends = [&events[..shown - shown / 2], &events[events.len() - shown / 2..]];
+    let row = |event: &EventRecord| {
+        let layer = event.layer.and_then(|number| manifest.layers.get(number as usize));
+        // An id does not fit into a number of JavaScript.
+        json!([
+            event.step,
+            event.epoch,
+            event.kind.name(),
+            event.example.map(|id| id.to_string()),
+            layer.map(|layer| &layer.name),
+            event.sentence(manifest)
+        ])
+    };
+    let counts: Vec<Value> = summary.counts.iter().map(|(kind, count)| json!([kind.name(), count])).collect();
+    let rows: Vec<Value> = ends.into_iter().flatten().map(row).collect();
+    Ok(json!({ "counts": counts, "rows": rows, "first": shown - shown / 2, "left_out": events.len() - shown }))
+}
+
 /// The folder of a run, or of the folder around it where it is only called `run`.
-pub(crate) fn run_name(run: &gradlog_format::run::Run) -> String {
+pub(crate) fn run_name(run: &Run) -> String {
     let part = |path: Option<&std::path::Path>| {
         path.and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned())
     };

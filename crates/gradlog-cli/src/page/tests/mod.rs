@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::path::Path;
 
 mod million;
+mod recorded;
 
 /// A run of `examples` examples with probes before and in the training, and labels that belong to ids.
 fn run(seed: u64, examples: u64, without: &[Column]) -> Written {

@@ -87,6 +87,34 @@ function layersTable(run) {
       h("tr", null, h("td", null, name), h("td", null, kind), h("td", null, count(parameters)), h("td", null, form))))));
 }
 
+const EVENT_NAMES = {
+  "non-finite-loss": "losses that are NaN or infinite", "non-finite-gradient": "gradients that are NaN or infinite",
+  "large-gradient": "large gradients", divergence: "divergences of the loss",
+};
+
+/** What the guard noticed in a run: how much of each kind, and a table whose examples open. */
+function eventsOf(run, name) {
+  const { counts, rows, first, left_out: leftOut } = run.events;
+  const words = counts.map(([kind, number]) => `${EVENT_NAMES[kind] ?? kind}: ${count(number)}`).join(" · ");
+  const line = ([step, epoch, , example, layer, sentence]) => h("tr", null,
+    h("td", null, count(step)), h("td", null, count(epoch)),
+    h("td", null, example === null ? "–" : h("button", { class: "plain", type: "button", "aria-label": `open example ${example}`, onclick: () => openExample(example) }, example)),
+    h("td", null, layer ?? "–"), h("td", { class: "words" }, sentence.replace(/^step \d+: /, "")));
+  const gap = leftOut > 0 && h("tr", null, h("td", { colspan: 5, class: "note" }, `${plural(leftOut, "row")} between are left out here. The log has them all.`));
+  return [name && h("h3", null, name), h("p", { class: "note event-counts" }, words),
+    h("div", { class: "scroll" }, h("table", { class: "numbers events" },
+      h("thead", null, h("tr", null, ["step", "epoch", "example", "layer", "what was noticed"].map((title) => h("th", { scope: "col" }, title)))),
+      h("tbody", null, rows.slice(0, first).map(line), gap, rows.slice(first).map(line))))];
+}
+
+/** The panel of the guard, where it noticed anything. */
+function eventsPanel(runs) {
+  const noticed = runs.filter((run) => run.events);
+  if (noticed.length === 0) return null;
+  return panel("What the guard noticed", "A large gradient is compared with recent ones, a diverging loss with its least so far. A row names one example.",
+    noticed.map((run) => eventsOf(run, runs.length > 1 && run.name)));
+}
+
 /** Of each view, what it rests on. A served page names what was asked for. */
 async function bases() {
   const [suspects, map, groups, curves, sets] = await Promise.all([
@@ -118,6 +146,7 @@ async function drawOverview(main) {
       notes.map((words) => h("p", { class: "note" }, words))),
     h("div", { class: "questions" }, cards),
     curves,
+    eventsPanel(head.runs) ?? "",
     panel("What was recorded", null, several ? factsTable(head.runs) : factsList(head.runs[0]), head.runs.map((run) => [several && h("h3", null, run.name), layersTable(run)])),
     rests ? panel("What each answer rests on", "Every number comes from the log alone, by the questions that the command asks.", h("div", { class: "scroll" }, rests)) : "",
   );

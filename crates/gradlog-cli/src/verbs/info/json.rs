@@ -4,7 +4,7 @@ use super::{file_state, mode_names, worker_state, Contents};
 use crate::report;
 use gradlog_analysis::{LayerForm, ProbeSummary};
 use gradlog_format::log::FindingKind;
-use gradlog_format::run::WorkerState;
+use gradlog_format::run::{EventRecord, WorkerState};
 use serde_json::json;
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
@@ -105,6 +105,24 @@ impl Contents<'_> {
         object["examples_with_several_labels"] = summary.label_changes.map_or(0, |found| found.several).into();
         object["epochs_backwards_at_step"] = summary.epochs_back.map(|found| found.step).into();
         object["partly_trained_layers"] = json!(summary.partly_trained_layers);
+        let counts: serde_json::Map<String, serde_json::Value> =
+            summary.events.counts.iter().map(|(kind, count)| (kind.name().to_owned(), json!(count))).collect();
+        let event = |event: &EventRecord| {
+            // JSON has no NaN and no infinity.
+            let finite = |value: f32| Some(value).filter(|value| value.is_finite());
+            let layer = event.layer.and_then(|number| manifest.layers.get(number as usize));
+            json!({"step": event.step, "epoch": event.epoch, "kind": event.kind.name(), "action": event.action.name(),
+                   "example": event.example, "layer": layer.map(|layer| &layer.name), "count": event.count,
+                   "value": finite(event.value), "limit": finite(event.limit), "reference": finite(event.reference),
+                   "text": event.sentence(manifest)})
+        };
+        let (first, last): (Vec<_>, Vec<_>) =
+            (summary.events.first.iter().map(event).collect(), summary.events.last.iter().map(event).collect());
+        object["described_examples"] = summary.cards.into();
+        object["described_probes"] = summary.probe_cards.into();
+        object["refused_cards"] = summary.refused_cards.into();
+        object["events"] =
+            json!({"counts": counts, "first": first, "rows_between": summary.events.between, "last": last});
         writeln!(out, "{}", report::pretty(&object)?)
     }
 }

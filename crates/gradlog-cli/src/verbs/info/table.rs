@@ -80,6 +80,14 @@ impl Contents<'_> {
             pairs.push(("check", format!("step {}: {}", check.step, lines.next().unwrap_or_default())));
             pairs.extend(lines.map(|line| ("", line.to_owned())));
         }
+        if summary.cards + summary.probe_cards + summary.refused_cards > 0 {
+            let (examples, probes) = (summary.cards, summary.probe_cards);
+            let refused = match summary.refused_cards {
+                0 => String::new(),
+                refused => format!("; {refused} cards were refused"),
+            };
+            pairs.push(("described", format!("{examples} examples and {probes} probes{refused}")));
+        }
         if let Some(workers) = workers {
             let (parts, count) = (workers.parts.len(), workers.count);
             pairs.insert(
@@ -107,9 +115,22 @@ impl Contents<'_> {
         pairs
     }
 
+    /// What the guard noticed: counts, and the first and the last events.
+    fn event_facts(&self) -> Vec<(&'static str, String)> {
+        let (manifest, events) = (self.manifest, &self.summary.events);
+        let counts = events.counts.iter().map(|(kind, count)| ("events", format!("{count} of kind {}", kind.name())));
+        let mut pairs: Vec<_> = counts.collect();
+        pairs.extend(events.first.iter().map(|event| ("", event.sentence(manifest))));
+        if events.between > 0 {
+            pairs.push(("", format!("({} rows more)", events.between)));
+        }
+        pairs.extend(events.last.iter().map(|event| ("", event.sentence(manifest))));
+        pairs
+    }
+
     pub(super) fn write_tables(&self, out: &mut dyn Write) -> io::Result<()> {
         let Contents { manifest, summary, workers, checkpoints, .. } = self;
-        report::write_pairs(out, &self.facts())?;
+        report::write_pairs(out, &[self.facts(), self.event_facts()].concat())?;
         for (name, value) in &manifest.notes {
             report::write_pairs(out, &[("note", format!("{name} = {value}"))])?;
         }

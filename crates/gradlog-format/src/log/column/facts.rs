@@ -52,6 +52,7 @@ impl Column {
             self,
             Column::Name
                 | Column::Text
+                | Column::CardData
                 | Column::InputPlaces
                 | Column::InputApart
                 | Column::DeltaPlaces
@@ -144,7 +145,17 @@ impl Column {
             | Column::Beta2
             | Column::Epsilon
             | Column::StepsTaken
-            | Column::Parameter => ColumnRole::Run,
+            | Column::Parameter
+            | Column::EventKind
+            | Column::EventAction
+            | Column::Value
+            | Column::Limit
+            | Column::Reference
+            | Column::Count
+            | Column::CardKind
+            | Column::PictureWidth
+            | Column::CardBytes
+            | Column::CardData => ColumnRole::Run,
         }
     }
 
@@ -159,6 +170,10 @@ impl Column {
             | Column::Trained
             | Column::UpdateRule
             | Column::Preconditioner
+            | Column::EventKind
+            | Column::EventAction
+            | Column::CardKind
+            | Column::CardData
             | Column::InputRounding
             | Column::DeltaRounding
             | Column::FoldedRounding => Some(Cells::U8),
@@ -176,7 +191,9 @@ impl Column {
             | Column::Parameter
             | Column::Checked
             | Column::Findings
-            | Column::Checksum => Some(Cells::U32),
+            | Column::Checksum
+            | Column::PictureWidth
+            | Column::CardBytes => Some(Cells::U32),
             Column::Example
             | Column::Step
             | Column::WallClock
@@ -185,6 +202,7 @@ impl Column {
             | Column::UnknownSteps
             | Column::Visits
             | Column::StepsTaken
+            | Column::Count
             | Column::Bytes => Some(Cells::U64),
             Column::LearningRate
             | Column::Clip
@@ -207,7 +225,10 @@ impl Column {
             | Column::RateFactor
             | Column::Beta1
             | Column::Beta2
-            | Column::Epsilon => Some(Cells::F32),
+            | Column::Epsilon
+            | Column::Value
+            | Column::Limit
+            | Column::Reference => Some(Cells::F32),
             Column::InputScale | Column::DeltaScale | Column::FoldedScale => Some(Cells::Bf16),
             Column::Input | Column::Delta | Column::Folded => None,
         }

@@ -4,9 +4,11 @@
 //! One file per kind of harm.
 
 mod allocations;
+mod cards;
 mod checks;
 mod damage;
 mod edges;
+mod events;
 mod extensions;
 mod faults;
 mod fixture;
