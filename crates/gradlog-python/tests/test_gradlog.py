@@ -114,7 +114,7 @@ class SameAsTheCommand(unittest.TestCase):
 
     def test_records_are_those_of_the_exported_file(self):
         run = gradlog.open(RUN)
-        for table in ["visits", "probes", "steps", "gaps", "checkpoints", "checks", "sweeps"]:
+        for table in ["visits", "probes", "steps", "gaps", "events", "checkpoints", "checks", "sweeps"]:
             path = str(Path(FILES.name) / f"{table}.parquet")
             command("export", RUN, "--to", path, "--table", table)
             from_file, found = pq.read_table(path), pa.table(run.records(table))

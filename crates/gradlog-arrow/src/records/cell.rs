@@ -7,7 +7,7 @@ use arrow_array::{
     UInt32Array, UInt64Array,
 };
 use arrow_schema::{DataType, Field, TimeUnit};
-use gradlog_format::log::Column;
+use gradlog_format::log::{Column, LayerRecord};
 use gradlog_format::run::{Block, ReadError};
 use std::sync::Arc;
 
@@ -39,8 +39,12 @@ pub(super) enum Cell {
     Time(Column),
     /// A term, null for 0 where that stands for none, and for a term of a newer version.
     Word(Column, fn(u8) -> Option<&'static str>),
+    /// Null for the number that stands for no example.
+    ExampleNull(Column),
     /// The name of the probe set.
     ProbeSet,
+    /// The name of a layer; null for the number that stands for none.
+    Layer(Column),
     /// Rank of the worker.
     Worker,
     /// Not from a column: the table is made of a list.
@@ -58,19 +62,29 @@ pub(super) enum Plain {
     Texts,
 }
 
+/// What numbers of a block stand for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names<'a> {
+    /// The probe sets before the block.
+    pub sets: &'a [String],
+    pub layers: &'a [LayerRecord],
+}
+
 /// The time zone of times.
 const UTC: &str = "UTC";
 
 impl Cell {
     pub(super) fn data_type(self) -> DataType {
         match self {
-            Self::U64(_) | Self::U64Or(..) | Self::U64Told(_) | Self::Listed(Plain::U64) => DataType::UInt64,
+            Self::U64(_) | Self::U64Or(..) | Self::U64Told(_) | Self::ExampleNull(_) | Self::Listed(Plain::U64) => {
+                DataType::UInt64
+            }
             Self::U32(_) | Self::U32Null(_) | Self::U32Or(..) | Self::Class(_) | Self::Worker => DataType::UInt32,
             Self::F32Or(..) | Self::F32(_) | Self::F32Told(_) | Self::Listed(Plain::F32) => DataType::Float32,
             Self::SquaredNorm(_) => DataType::Float64,
             Self::Flag(_) | Self::Listed(Plain::Bool) => DataType::Boolean,
             Self::Time(_) => DataType::Timestamp(TimeUnit::Millisecond, Some(UTC.into())),
-            Self::Word(..) | Self::ProbeSet | Self::Listed(Plain::Text) => DataType::Utf8,
+            Self::Word(..) | Self::ProbeSet | Self::Layer(_) | Self::Listed(Plain::Text) => DataType::Utf8,
             Self::Listed(Plain::U32) => DataType::UInt32,
             Self::Listed(Plain::Texts) => DataType::List(Arc::new(Field::new("item", DataType::Utf8, false))),
         }
@@ -84,8 +98,8 @@ impl Cell {
         }
     }
 
-    /// The column of a block. `sets` are the names of the probe sets before it.
-    pub(super) fn read(self, block: &Block, sets: &[String]) -> Result<ArrayRef, TableError> {
+    /// The column of a block.
+    pub(super) fn read(self, block: &Block, names: Names<'_>) -> Result<ArrayRef, TableError> {
         let rows = block.rows();
         Ok(match self {
             Self::U64(column) => Arc::new(UInt64Array::from(u64s(block, column)?)),
@@ -139,12 +153,20 @@ impl Cell {
             Self::Word(column, word) if block.has(column) => {
                 Arc::new(u8s(block, column)?.into_iter().map(word).collect::<StringArray>())
             }
+            Self::ExampleNull(column) if block.has(column) => {
+                let known = |example: u64| (example != Column::NO_EXAMPLE).then_some(example);
+                Arc::new(u64s(block, column)?.into_iter().map(known).collect::<UInt64Array>())
+            }
+            Self::Layer(column) if block.has(column) => {
+                let name = |number: u32| names.layers.get(number as usize).map(|layer| layer.name.as_str());
+                Arc::new(u32s(block, column)?.into_iter().map(name).collect::<StringArray>())
+            }
             Self::ProbeSet if block.has(Column::ProbeSet) => {
-                let mut names = StringBuilder::new();
+                let mut words = StringBuilder::new();
                 for set in u32s(block, Column::ProbeSet)? {
-                    names.append_option(sets.get(set as usize));
+                    words.append_option(names.sets.get(set as usize));
                 }
-                Arc::new(names.finish())
+                Arc::new(words.finish())
             }
             _ => new_null_array(&self.data_type(), rows),
         })

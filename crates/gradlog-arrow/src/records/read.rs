@@ -1,6 +1,6 @@
 //! Reads the rows of a log as record batches: one batch for each block, in the order of the run.
 
-use super::cell::u64s;
+use super::cell::{u64s, Names};
 use super::gradients::StoredGradients;
 use super::lists;
 use super::tables::{holds, ColumnOf, Record};
@@ -200,8 +200,9 @@ impl RecordQuestion {
                 read.damage = scan.damage()?.cloned();
                 return Ok(read);
             }
+            let names = Names { sets: &sets, layers: &run.manifest().layers };
             let made: Vec<Result<(RecordBatch, u64), TableError>> =
-                group.par_iter().map(|block| self.read_block(plan, block, &sets)).collect();
+                group.par_iter().map(|block| self.read_block(plan, block, names)).collect();
             for made in made {
                 match made {
                     Ok((batch, other_layers)) => {
@@ -222,9 +223,9 @@ impl RecordQuestion {
         }
     }
 
-    fn read_block(&self, plan: &Plan, block: &Block, sets: &[String]) -> Result<(RecordBatch, u64), TableError> {
+    fn read_block(&self, plan: &Plan, block: &Block, names: Names<'_>) -> Result<(RecordBatch, u64), TableError> {
         let mut arrays: Vec<ArrayRef> =
-            plan.columns.iter().map(|column| column.cell.read(block, sets)).collect::<Result<_, _>>()?;
+            plan.columns.iter().map(|column| column.cell.read(block, names)).collect::<Result<_, _>>()?;
         let mut other_layers = 0;
         if let Some(gradients) = &plan.gradients {
             let (columns, others) = gradients.read(block)?;

@@ -1,7 +1,9 @@
 //! The tables of a log: their names, their columns, and what each column holds.
 
 use super::cell::Cell::{self, *};
-use gradlog_format::log::{BlockKind, Column, Mode, Preconditioner, PredictionScore, UpdateRule};
+use gradlog_format::log::{
+    BlockKind, Column, EventAction, EventKind, Mode, Preconditioner, PredictionScore, UpdateRule,
+};
 use gradlog_format::run::Block;
 
 /// What a row is.
@@ -18,6 +20,8 @@ pub enum Record {
     Steps,
     /// A stretch of passes that is not in the log.
     Gaps,
+    /// Something that the guard noticed: a row for each example that it names.
+    Events,
     /// Weights that were saved beside the log.
     Checkpoints,
     /// A check of recorded gradients.
@@ -72,8 +76,16 @@ const OUTPUTS: [ColumnOf; 16] = [
 
 impl Record {
     /// All tables.
-    pub const ALL: [Self; 7] =
-        [Self::Visits, Self::Sweeps, Self::Probes, Self::Steps, Self::Gaps, Self::Checkpoints, Self::Checks];
+    pub const ALL: [Self; 8] = [
+        Self::Visits,
+        Self::Sweeps,
+        Self::Probes,
+        Self::Steps,
+        Self::Gaps,
+        Self::Events,
+        Self::Checkpoints,
+        Self::Checks,
+    ];
 
     /// The table's name.
     pub fn name(self) -> &'static str {
@@ -83,6 +95,7 @@ impl Record {
             Self::Probes => "probes",
             Self::Steps => "steps",
             Self::Gaps => "gaps",
+            Self::Events => "events",
             Self::Checkpoints => "checkpoints",
             Self::Checks => "checks",
         }
@@ -101,6 +114,7 @@ impl Record {
             Self::Probes => Some(BlockKind::Probes),
             Self::Steps => Some(BlockKind::Steps),
             Self::Gaps => Some(BlockKind::Gaps),
+            Self::Events => Some(BlockKind::Events),
             Self::Checkpoints | Self::Checks => None,
         }
     }
@@ -112,6 +126,7 @@ impl Record {
             Self::Probes => &PROBE,
             Self::Steps => &STEPS,
             Self::Gaps => &GAPS,
+            Self::Events => &EVENTS,
             Self::Checkpoints => &CHECKPOINTS,
             Self::Checks => &CHECKS,
         };
@@ -167,6 +182,24 @@ const GAPS: [ColumnOf; 6] = [
     column("unknown_steps", U64Or(Column::UnknownSteps, 0), "steps of which the log knows nothing"),
 ];
 
+const EVENTS: [ColumnOf; 11] = [
+    STEP,
+    EPOCH,
+    WORKER,
+    column("kind", Word(Column::EventKind, event), "non-finite-loss, non-finite-gradient, large-gradient, divergence"),
+    column("action", Word(Column::EventAction, action), "what the training did: went-on, skipped, stopped"),
+    column(
+        "example",
+        ExampleNull(Column::Example),
+        "the example; null for the loss, and for a row that counts several",
+    ),
+    column("layer", Layer(Column::Layer), "the layer with the largest part of the gradient, or the first not finite"),
+    column("value", F32(Column::Value), "norm of the gradient, or running mean of the loss"),
+    column("limit", F32Told(Column::Limit), "value beyond which there is an event; null where there is none"),
+    column("reference", F32Told(Column::Reference), "what the limit is made of: 99th percentile, or least mean"),
+    column("count", U64Or(Column::Count, 1), "events that the row stands for"),
+];
+
 const CHECKPOINTS: [ColumnOf; 6] = [
     STEP,
     EPOCH,
@@ -210,6 +243,14 @@ fn rule(code: u8) -> Option<&'static str> {
         UpdateRule::AdamW => "adamw",
         _ => return None,
     })
+}
+
+fn event(code: u8) -> Option<&'static str> {
+    EventKind::from_code(code).map(EventKind::name)
+}
+
+fn action(code: u8) -> Option<&'static str> {
+    EventAction::from_code(code).map(EventAction::name)
 }
 
 fn preconditioner(code: u8) -> Option<&'static str> {

@@ -7,7 +7,7 @@ use arrow_array::types::{Float32Type, Float64Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, RecordBatch};
 use arrow_select::concat::concat_batches;
 use gradlog_analysis::Window;
-use gradlog_format::log::{Column, FindingKind, PredictionScore, UpdateRule};
+use gradlog_format::log::{Column, EventKind, FindingKind, PredictionScore, UpdateRule};
 use gradlog_format::run::Run;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, run_of, visits, Draws, Synthetic, Visit};
@@ -164,6 +164,20 @@ fn steps_gaps_checkpoints_and_checks() {
     assert_eq!(findings.as_string::<i32>().value(0), FindingKind::CoupledExamples.name());
     // A window counts for lists as well.
     assert_eq!(read(&RecordQuestion::new(Record::Checkpoints).window(Window::steps(4..)), &opened).num_rows(), 0);
+}
+
+#[test]
+fn events_name_their_example_and_layer() {
+    let mut run = Synthetic::new(Encoding::F32);
+    run.event((3, EventKind::LargeGradient), 17, 2, 140.0);
+    run.event((5, EventKind::Divergence), Column::NO_EXAMPLE, Column::NO_LAYER_NUMBER, 9.0);
+    let table = read(&RecordQuestion::new(Record::Events), &run.finish().run());
+    let kinds: Vec<String> = words(&table, "kind").into_iter().flatten().collect();
+    assert_eq!(kinds, ["large-gradient", "divergence"]);
+    assert_eq!(u64s(&table, "example"), [Some(17), None]);
+    assert_eq!(words(&table, "layer"), [Some("head".into()), None]);
+    assert_eq!(f32s(&table, "value"), [Some(140.0), Some(9.0)]);
+    assert_eq!(words(&table, "action"), vec![Some("went-on".to_owned()); 2]);
 }
 
 #[test]

@@ -58,7 +58,8 @@ class Run:
         stored_gradients: bool = False,
         allow_damage: bool = False,
     ) -> Table:
-        """Rows of the log: ``visits``, ``sweeps``, ``probes``, ``steps``, ``gaps``, ``checkpoints`` or ``checks``.
+        """Rows of the log: ``visits``, ``sweeps``, ``probes``, ``steps``, ``gaps``, ``events``,
+        ``checkpoints`` or ``checks``.
 
         They are read when something asks for them, block by block, so that a run may be larger than memory. The page
         on tables of gradlog's documents has all columns. What the run did not record is null.

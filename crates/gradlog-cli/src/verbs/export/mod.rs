@@ -95,13 +95,14 @@ enum Table {
 
 impl Choice for Table {
     fn all() -> &'static [Self] {
-        const ALL: [Table; 8] = [
+        const ALL: [Table; 9] = [
             Table::Vectors,
             Table::Log(Record::Visits),
             Table::Log(Record::Sweeps),
             Table::Log(Record::Probes),
             Table::Log(Record::Steps),
             Table::Log(Record::Gaps),
+            Table::Log(Record::Events),
             Table::Log(Record::Checkpoints),
             Table::Log(Record::Checks),
         ];
@@ -123,6 +124,7 @@ impl Choice for Table {
             Table::Log(Record::Probes) => "examples that probe passes visited, and rows of curvature",
             Table::Log(Record::Steps) => "optimizer steps",
             Table::Log(Record::Gaps) => "stretches of passes that are not in the log",
+            Table::Log(Record::Events) => "what the guard noticed",
             Table::Log(Record::Checkpoints) => "weights that were saved beside the log",
             Table::Log(_) => "checks of recorded gradients",
         }
