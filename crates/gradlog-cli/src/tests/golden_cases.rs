@@ -166,7 +166,7 @@ pub(super) const PLAIN: [(&str, &[&str]); 5] = [
 ];
 
 /// Questions that are refused.
-pub(super) const REFUSED: [&str; 56] = [
+pub(super) const REFUSED: [&str; 51] = [
     "example <A>",
     "example <A> --id 5",
     "example <A> --id -1",
@@ -198,11 +198,6 @@ pub(super) const REFUSED: [&str; 56] = [
     "report <A> --out {page.html} --data csv:{absent.csv}",
     "report <A> --out {page.html} --data idx:{absent}",
     "report <CUT> --out {page.html}",
-    "serve",
-    "serve <A> --listen :80",
-    "serve <A> --listen 127.0.0.1:99999",
-    "serve <A> --memory 0",
-    "serve <A> --data csv:{absent.csv}",
     "prune <A> --score loss --keep 0.9 --skip-hardest 0.2",
     "velocity <A> --set nope",
     "velocity <A> --set train --group-size 4",
