@@ -64,8 +64,8 @@ struct Arguments {
     /// Folder of idx files, gzipped or not, instead of the 6,000 digits that come with gradlog
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Compare trainings without and with the verdicts of this file, which the page of `gradlog report` saves. The other
-    /// options are those of the run that was judged; the runs are OUT/without-verdicts and OUT/with-verdicts
+    /// Compare trainings without and with the verdicts of this file, which the page of `gradlog report` saves. The
+    /// other options are those of the run that was judged; the runs are OUT/without-verdicts and OUT/with-verdicts
     #[arg(long, value_name = "FILE")]
     verdicts: Option<PathBuf>,
     /// First check on a few examples that the recorded gradients are each example's own

@@ -1,8 +1,9 @@
 //! `--verdicts FILE`: trains without and with the verdicts of the report's page, and compares the two.
 
 use crate::data::Digits;
+use crate::model::CLASSES;
 use crate::{train_and_record, Arguments, TrainingSet};
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use gradlog::Verdicts;
 use std::path::Path;
 
@@ -13,6 +14,9 @@ pub fn compare(arguments: &Arguments, file: &Path, truth: &[u8], train: &Digits,
     verdicts
         .check_labels(|id| train.labels.get(id as usize).map(|label| u32::from(*label)))
         .context("give mnist the options with which it recorded the run that was judged")?;
+    if let Some((id, label)) = verdicts.relabeled().find(|(_, label)| *label as usize >= CLASSES) {
+        bail!("{}: example {id} is relabeled to {label}, but this model takes 0 to {}", file.display(), CLASSES - 1);
+    }
 
     // All that a training program does with verdicts: which examples to leave out, which labels to change.
     let mut judged = TrainingSet::all(train.clone());

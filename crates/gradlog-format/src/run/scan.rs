@@ -107,7 +107,8 @@ impl<'run> PartScan<'run> {
         Self { void_blocks: true, ..self }
     }
 
-    /// Makes a scan that has ended look for blocks that were written since, from where it ended. It reads nothing again.
+    /// Makes a scan that has ended look for blocks that were written since, from where it ended. It reads nothing
+    /// again.
     ///
     /// Returns `false`, and changes nothing, if it cannot go on: at damage, at what only a newer version can read, and
     /// if the training has resumed at an earlier step since the run was opened. Then [`PartScan::is_outdated`] says so.

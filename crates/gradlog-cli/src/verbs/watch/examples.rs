@@ -1,7 +1,7 @@
 //! What is followed of single examples: forgetting and the mean margin.
 //!
-//! Forgetting is that of Toneva et al. 2019: a visit with a wrong prediction after one with a right one. The mean margin
-//! is AUM (Pleiss et al. 2020). `gradlog scores` computes the same numbers from the whole log.
+//! Forgetting is that of Toneva et al. 2019: a visit with a wrong prediction after one with a right one. The mean
+//! margin is AUM (Pleiss et al. 2020). `gradlog scores` computes the same numbers from the whole log.
 
 use std::collections::HashMap;
 

@@ -58,8 +58,8 @@ pub(super) mod process {
 
     /// Finds `1: FLOCK  ADVISORY  WRITE 4711 fe:00:131090 0 EOF`, whose numbers of the device are hexadecimal.
     pub(in super::super) fn find_holder(locks: &str, device: u64, inode: u64) -> Option<u32> {
-        let major = (device >> 8) & 0xfff | (device >> 32) & !0xfff;
-        let minor = device & 0xff | (device >> 12) & !0xff;
+        let major = ((device >> 8) & 0xfff) | ((device >> 32) & !0xfff);
+        let minor = (device & 0xff) | ((device >> 12) & !0xff);
         let file = format!("{major:02x}:{minor:02x}:{inode}");
         let words = |line: &str| -> Option<u32> {
             let words: Vec<&str> = line.split_whitespace().collect();
