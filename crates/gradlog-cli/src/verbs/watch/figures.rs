@@ -7,11 +7,14 @@ use super::curve::{Curve, Recent, Sums};
 use super::examples::{Examples, Seen, EXAMPLES_MAX};
 use super::pace::Pace;
 use gradlog_format::log::{BlockKind, Column};
-use gradlog_format::run::{Block, GapCounts, ReadError};
-use std::collections::BTreeMap;
+use gradlog_format::run::{Block, EventRecord, GapCounts, ReadError};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Probe sets whose numbers are kept; further ones are counted.
 const SETS_MAX: usize = 64;
+
+/// Events of a guard that are kept: the last ones.
+const EVENTS_KEPT: usize = 3;
 
 /// The last probes of a set.
 #[derive(Debug, Clone)]
@@ -48,6 +51,10 @@ pub(super) struct Figures {
     pub more_sets: u64,
     /// Whether an example has several predictions, for which forgetting is not defined.
     pub has_several_predictions: bool,
+    /// The last events that a guard told of.
+    pub events: VecDeque<EventRecord>,
+    /// Rows of all its events.
+    pub event_rows: u64,
 }
 
 impl Figures {
@@ -67,6 +74,8 @@ impl Figures {
             probes: Vec::new(),
             more_sets: 0,
             has_several_predictions: false,
+            events: VecDeque::new(),
+            event_rows: 0,
         }
     }
 
@@ -81,7 +90,7 @@ impl Figures {
                 Some(BlockKind::Steps) => self.add_steps(part, block)?,
                 Some(BlockKind::Gaps) => self.add_gaps(block)?,
                 Some(BlockKind::Probes) => self.add_probes(sets, block)?,
-                // What a guard noticed comes here, once runs have such blocks.
+                Some(BlockKind::Events) => self.add_events(block)?,
                 _ => {}
             }
         }
@@ -151,6 +160,16 @@ impl Figures {
         self.gaps.dropped = self.gaps.dropped.saturating_add(gaps.dropped);
         self.gaps.abandoned = self.gaps.abandoned.saturating_add(gaps.abandoned);
         self.gaps.unknown_steps = self.gaps.unknown_steps.saturating_add(gaps.unknown_steps);
+        Ok(())
+    }
+
+    fn add_events(&mut self, block: &Block) -> Result<(), ReadError> {
+        let events = block.events()?;
+        self.event_rows += events.len() as u64;
+        self.events.extend(events);
+        while self.events.len() > EVENTS_KEPT {
+            self.events.pop_front();
+        }
         Ok(())
     }
 

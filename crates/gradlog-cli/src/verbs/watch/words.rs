@@ -134,6 +134,7 @@ pub(super) fn overview(session: &Session<'_>) -> Vec<(&'static str, String)> {
         let visits = count(visits as usize, "visit");
         pairs.push(("not finite", format!("{visits} with NaN or infinity, the first at step {first}")));
     }
+    pairs.extend(named("guard", guard_lines(session)));
     pairs.extend(named("forgetting", forgetting_lines(session)));
     pairs.push(("suspects", suspects_line(session)));
     pairs
@@ -244,6 +245,17 @@ fn memory_line(session: &Session<'_>) -> String {
             format!("{} in {} processes, which record", size(bytes), outside.processes.len())
         }
     }
+}
+
+/// What a guard told of, the last at the end. Without events no line: a run does not say whether a guard was on.
+fn guard_lines(session: &Session<'_>) -> Vec<String> {
+    let (figures, manifest) = (&session.figures, session.run().manifest());
+    if figures.events.is_empty() {
+        return Vec::new();
+    }
+    let count = count(figures.event_rows as usize, "event");
+    let sentences = figures.events.iter().map(|event| event.sentence(manifest));
+    std::iter::once(format!("{count}; the last:")).chain(sentences).collect()
 }
 
 /// Of which examples the numbers are, if not of all.
