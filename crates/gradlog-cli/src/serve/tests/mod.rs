@@ -28,7 +28,7 @@ pub(super) struct Reply {
 
 impl Reply {
     fn read(mut stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(600))).unwrap();
         let mut bytes = Vec::new();
         // A server that closes early may reset the connection behind its answer.
         let _ = stream.read_to_end(&mut bytes);
