@@ -108,8 +108,8 @@ impl Figures {
             let (step, epoch) = (steps[at], epochs[at]);
             let end = at + (steps[at..].iter().zip(&epochs[at..])).take_while(|row| row == &(&step, &epoch)).count();
             let mut sums = Sums::default();
-            for row in at..end {
-                self.add_visit(ids[row], step, row, &rows, &mut sums);
+            for (row, id) in ids.iter().enumerate().take(end).skip(at) {
+                self.add_visit(*id, step, row, &rows, &mut sums);
             }
             self.curve.add(step, &sums);
             self.recent.add(step, &sums);

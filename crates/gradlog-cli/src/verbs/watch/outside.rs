@@ -71,7 +71,7 @@ pub(super) mod process {
         locks.lines().find_map(words)
     }
 
-    /// Finds `VmRSS:	  123456 kB`.
+    /// Finds `VmRSS:      123456 kB`.
     pub(in super::super) fn resident_bytes(status: &str) -> Option<u64> {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
