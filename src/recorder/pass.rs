@@ -132,8 +132,8 @@ impl<'r> Pass<'r> {
     /// It sees the gradients of all variables. So it also reports a declared variable that gets none
     /// ([`Taps::declare_model`](crate::Taps::declare_model)), and a layer that ran without its tap.
     ///
-    /// [`StepReport`] is implemented for the optimizers of [`optim`](crate::optim) and for candle's `SGD` and `AdamW`. To
-    /// clip gradients, call `backward`, `commit` and the optimizer yourself: [`StepInfo::clip`] has an example.
+    /// [`StepReport`] is implemented for the optimizers of [`optim`](crate::optim) and for candle's `SGD` and `AdamW`.
+    /// To clip gradients, call `backward`, `commit` and the optimizer yourself: [`StepInfo::clip`] has an example.
     ///
     /// # Errors
     /// [`RecordError::Candle`] if backward or the step fails; [`RecordError::Pass`] after `accumulate`; otherwise as

@@ -1,5 +1,6 @@
 //! The page of `gradlog report` in a real Chromium: brush the map, judge by key, download, sort, go back; with names
-//! that would break out of HTML, without a mouse, on a narrow and on a wide screen. `served` is that of `gradlog serve`.
+//! that would break out of HTML, without a mouse, on a narrow and on a wide screen. `served` is that of
+//! `gradlog serve`.
 //!
 //! Needs `chromedriver` and Chromium (Debian: `chromium-driver`). Without them each test says so and does nothing.
 

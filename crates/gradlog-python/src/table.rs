@@ -14,8 +14,8 @@ use std::sync::Arc;
 /// Rows that are shown.
 const SHOWN: usize = 10;
 
-/// Rows of a run or of an answer. Pass it to `polars.DataFrame`, `pyarrow.table`, `pandas.DataFrame.from_arrow`, or name
-/// it in a query of DuckDB.
+/// Rows of a run or of an answer. Pass it to `polars.DataFrame`, `pyarrow.table`, `pandas.DataFrame.from_arrow`, or
+/// name it in a query of DuckDB.
 #[pyclass(frozen, name = "Table", module = "gradlog")]
 #[derive(Debug)]
 pub(crate) struct PyTable {

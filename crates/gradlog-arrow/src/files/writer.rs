@@ -40,8 +40,9 @@ impl FileFormat {
 
 /// Writes batches of one schema. [`TableWriter::finish`] makes the file whole.
 ///
-/// In Parquet a row group has whole batches: at least 131,072 rows, or 128 MiB. Its columns are encoded on all threads. All columns have statistics by page,
-/// so that a filter on step or epoch skips. A column `example` has a Bloom filter, so that a filter on one id skips.
+/// In Parquet a row group has whole batches: at least 131,072 rows, or 128 MiB. Its columns are encoded on all threads.
+/// All columns have statistics by page, so that a filter on step or epoch skips. A column `example` has a Bloom filter,
+/// so that a filter on one id skips.
 pub struct TableWriter<W: Write> {
     out: W,
     /// What the writer has written and `out` has not got yet.

@@ -31,7 +31,8 @@ const GROUP_BYTES_MAX: u64 = 256 << 20;
 /// use gradlog_arrow::{Record, RecordQuestion};
 /// # fn main() -> Result<(), gradlog_arrow::TableError> {
 /// # let run = gradlog_format::run::Run::open("runs/mnist")?;
-/// let question = RecordQuestion::new(Record::Visits).columns(["example", "epoch", "loss"]).window(Window::epochs(3..));
+/// let columns = ["example", "epoch", "loss"];
+/// let question = RecordQuestion::new(Record::Visits).columns(columns).window(Window::epochs(3..));
 /// let read = question.read(&run, |batch| {
 ///     println!("{} rows", batch.num_rows());
 ///     Ok(())
@@ -89,9 +90,9 @@ impl RecordQuestion {
         self
     }
 
-    /// Adds the gradients behind the other columns, as they are stored: the bytes of each vector, its scale, the numbers
-    /// kept apart, and what rounding left open. The metadata of each column says how to read it: `encoding`, `width`,
-    /// `origin` and the `seed` of its projection. FORMAT.md has the formulas ("Sketches").
+    /// Adds the gradients behind the other columns, as they are stored: the bytes of each vector, its scale, the
+    /// numbers kept apart, and what rounding left open. The metadata of each column says how to read it: `encoding`,
+    /// `width`, `origin` and the `seed` of its projection. FORMAT.md has the formulas ("Sketches").
     #[must_use]
     pub fn stored_gradients(mut self) -> Self {
         self.with_gradients = true;
