@@ -211,9 +211,9 @@ impl RowQuestion {
         let too_high = match self.includes_to {
             true => value > self.to,
             false => value >= self.to,
-        };
+        } || (!self.to.is_nan() && value.is_nan());
         !too_low
-            && !(too_high || (!self.to.is_nan() && value.is_nan()))
+            && !too_high
             && self.label.is_none_or(|label| examples.label(at) == Some(label))
             && (self.text.is_empty() || examples.ids[at].to_string().contains(&self.text))
     }

@@ -96,18 +96,18 @@ fn an_address_cannot_reach_the_files_of_the_command() {
         let out = out.to_str().unwrap().replace('/', "%2F");
         for (query, status) in [
             (format!("probe=test&id=3&out={out}"), 400),
-            (format!("probe=test&id=3&format=csv"), 400),
+            (String::from("probe=test&id=3&format=csv"), 400),
             (format!("probe=test&id=3%20--out={out}"), 400),
             (format!("probe=--out={out}&id=3"), 422),
             (format!("probe=test&id=3&layers=--out={out}"), 422),
-            (format!("probe=test&id=3&method=nonsense"), 400),
-            (format!("probe=test&id=3&all=1"), 400),
-            (format!("probe=test&id=3&mean=x"), 400),
-            (format!("probe=test&id=3&top=1001"), 400),
-            (format!("probe=test&id=3&method=if&numbers=20000"), 400),
-            (format!("probe=test"), 400),
-            (format!("id=3"), 400),
-            (format!("probe=test&id=999"), 422),
+            (String::from("probe=test&id=3&method=nonsense"), 400),
+            (String::from("probe=test&id=3&all=1"), 400),
+            (String::from("probe=test&id=3&mean=x"), 400),
+            (String::from("probe=test&id=3&top=1001"), 400),
+            (String::from("probe=test&id=3&method=if&numbers=20000"), 400),
+            (String::from("probe=test"), 400),
+            (String::from("id=3"), 400),
+            (String::from("probe=test&id=999"), 422),
         ] {
             let reply = client.get(&format!("influence?{query}"));
             assert_eq!(reply.status, status, "{query}: {}", reply.text());
