@@ -16,7 +16,7 @@ const INVERTED_LENGTH: usize = 4096;
 const INVERTED_LENGTH_EXACT: usize = 7850;
 /// The default, and the recipe for trainings on other subsets with other seeds: more damping, so that what this run
 /// alone has counts less.
-const TRAK_DAMPINGS: [Damping; 2] = [Damping::Relative(0.1), Damping::Relative(1.0)];
+const TRAK_DAMPINGS: [Damping; 3] = [Damping::Relative(0.1), Damping::Relative(1.0), Damping::Relative(3.0)];
 
 /// Influence of every training example on the probes `0..probes` of the set `test`, by every method.
 pub fn influences(

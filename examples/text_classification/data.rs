@@ -35,13 +35,6 @@ pub fn load(path: &Path) -> Result<Vec<Review>> {
     lines.lines().map(parse).collect()
 }
 
-/// Writes the texts as `gradlog report --data text:FILE` reads them. An id is a position.
-pub fn write_texts(path: &Path, reviews: &[Review]) -> Result<()> {
-    let line = |(id, review): (usize, &Review)| format!("{}\n", serde_json::json!({ "id": id, "text": review.text }));
-    let lines: String = reviews.iter().enumerate().map(line).collect();
-    std::fs::write(path, lines).with_context(|| format!("writing {}", path.display()))
-}
-
 /// Gives a share of the reviews the other label, and says which.
 pub fn flip(reviews: &mut [Review], share: f64, seed: u64) -> Vec<bool> {
     let mut order: Vec<usize> = (0..reviews.len()).collect();

@@ -3,7 +3,7 @@
 //!
 //!     cargo run --release --example text_classification -- --out /tmp/reviews
 //!
-//! The run is in `OUT/run`. An example's id is its line in the data.
+//! The run is in `OUT/run`. An example's id is its line in the data. The run holds the sentences as well.
 
 mod data;
 mod explain;
@@ -19,7 +19,7 @@ use clap::Parser;
 use data::{Review, Vocabulary};
 use explain::Explained;
 use gradlog::nn::{Optimizer, VarBuilder, VarMap, SGD};
-use gradlog::{Config, Recorder, Taps};
+use gradlog::{Card, Config, Recorder, Taps};
 use model::TextCnn;
 use std::path::{Path, PathBuf};
 
@@ -79,16 +79,8 @@ fn main() -> Result<()> {
     train_and_record(&arguments, &run, &train, &test)?;
     Explained { train: &train, flipped: &flipped, test: &test }.print(&run, &arguments.ask)?;
 
-    let (texts, held_out) = (arguments.out.join("train.jsonl"), arguments.out.join("test.jsonl"));
-    data::write_texts(&texts, &train)?;
-    data::write_texts(&held_out, &test)?;
     println!("\nLook at it in a browser:");
-    let (run, texts, held_out) = (run.display(), texts.display(), held_out.display());
-    let page = arguments.out.join("report.html");
-    println!(
-        "    gradlog report {run} --data text:{texts} --data {PROBE_SET}=text:{held_out} --out {}",
-        page.display()
-    );
+    println!("    gradlog report {} --out {}", run.display(), arguments.out.join("report.html").display());
     Ok(())
 }
 
@@ -112,6 +104,13 @@ fn train_and_record(arguments: &Arguments, run: &Path, train: &[Review], test: &
         })?;
         println!("{verdict}\n");
         ensure!(verdict.agrees(), "the check failed, so nothing was trained");
+    }
+    // The run holds the sentences, so that its page needs no other file.
+    for (id, review) in train.iter().enumerate() {
+        recorder.describe(id as u64, Card::Text(review.text.clone()))?;
+    }
+    for (id, review) in test.iter().enumerate().take(PROBES) {
+        recorder.describe_probe(PROBE_SET, id as u64, Card::Text(review.text.clone()))?;
     }
     let (mut step, steps) = (0, arguments.epochs as usize * train.len().div_ceil(BATCH));
     for epoch in 0..arguments.epochs {

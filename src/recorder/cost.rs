@@ -88,7 +88,7 @@ impl std::fmt::Display for Cost {
         }?;
         match self.card_bytes_max {
             0 => Ok(()),
-            bytes => write!(f, ", and at most {bytes} bytes of cards if examples are described"),
+            bytes => write!(f, ", and at most {:.1} MB of cards if examples are described", bytes as f64 / 1e6),
         }
     }
 }

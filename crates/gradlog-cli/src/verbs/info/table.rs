@@ -84,9 +84,12 @@ impl Contents<'_> {
             let (examples, probes) = (summary.cards, summary.probe_cards);
             let refused = match summary.refused_cards {
                 0 => String::new(),
+                1 => "; 1 card was refused".to_owned(),
                 refused => format!("; {refused} cards were refused"),
             };
-            pairs.push(("described", format!("{examples} examples and {probes} probes{refused}")));
+            let number = |count: u64, word: &str| report::count(usize::try_from(count).unwrap_or(usize::MAX), word);
+            let (examples, probes) = (number(examples, "example"), number(probes, "probe"));
+            pairs.push(("described", format!("{examples} and {probes}{refused}")));
         }
         if let Some(workers) = workers {
             let (parts, count) = (workers.parts.len(), workers.count);
