@@ -10,9 +10,10 @@ use crate::output::{Console, Destination, Target, Watch};
 use crate::report::{self, printable, Format, Rows, Value};
 use gradlog_analysis::{Progress, Window};
 use gradlog_arrow::AnswerTable;
+use gradlog_format::log::{LOCK_FILE, MANIFEST_FILE};
 use gradlog_format::run::{Damage, ReadError, Run, Workers};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How a verb ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,6 +198,10 @@ pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcom
         let why = "this format is not for a terminal: give --out FILE, or send it into a pipe";
         return Err(CliError::Arguments(why.into()));
     }
+    if let Some(out) = to.out.filter(|out| is_of_a_log(out)) {
+        let why = format!("--out {} is a file of a run: give another name", printable(&out.display().to_string()));
+        return Err(CliError::Arguments(why));
+    }
     let opened: Result<Vec<Run>, ReadError> = verb.runs().iter().map(Run::open).collect();
     let opened = opened.map_err(|error| verb.explain_unopened(error))?;
     let runs: Vec<&Run> = opened.iter().collect();
@@ -204,6 +209,14 @@ pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcom
     let outcome = ask_and_show(verb, &asked, console);
     asked.watch.clear();
     outcome
+}
+
+/// Whether a file is one that a recorder wrote: output would replace it.
+fn is_of_a_log(out: &Path) -> bool {
+    let Some(name) = out.file_name().and_then(|name| name.to_str()) else { return false };
+    let is_named_so = name == MANIFEST_FILE || name == LOCK_FILE || name.starts_with("segment-");
+    let folder = out.parent().unwrap_or(Path::new(""));
+    is_named_so && out.exists() && (folder.join(MANIFEST_FILE).is_file() || name == MANIFEST_FILE)
 }
 
 fn ask_and_show<'run, V: Verb>(

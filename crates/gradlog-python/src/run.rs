@@ -44,16 +44,16 @@ impl PyRun {
         let (batches, damage) = made?;
         PyTable::held(py, batches, damage.as_ref())
     }
+}
 
-    fn lines(&self, words: &[&str], more: impl IntoIterator<Item = OsString>) -> PyResult<Vec<u8>> {
-        let (first, rest) = words.split_first().map_or(("", words), |(first, rest)| (*first, rest));
-        let line = std::iter::once(OsString::from(first)).chain([self.run.dir().into()]);
-        let line = line.chain(rest.iter().map(OsString::from)).chain(more);
-        let ended = gradlog_cli::run_line(line);
-        match ended.code {
-            0 | 3 => Ok(ended.data),
-            _ => Err(GradlogError::new_err(ended.words.trim_end().trim_start_matches("error: ").to_owned())),
-        }
+/// Runs a verb of the command on a run: what it writes to stdout.
+fn lines(dir: PathBuf, words: &[&str], more: impl IntoIterator<Item = OsString>) -> PyResult<Vec<u8>> {
+    let (first, rest) = words.split_first().map_or(("", words), |(first, rest)| (*first, rest));
+    let line = [OsString::from(first), dir.into()].into_iter();
+    let ended = gradlog_cli::run_line(line.chain(rest.iter().map(OsString::from)).chain(more));
+    match ended.code {
+        0 | 3 => Ok(ended.data),
+        _ => Err(GradlogError::new_err(ended.words.trim_end().trim_start_matches("error: ").to_owned())),
     }
 }
 
@@ -88,14 +88,17 @@ impl PyRun {
     }
 
     fn _info(&self, py: Python<'_>) -> PyResult<String> {
-        let data = py.detach(|| self.lines(&["info", "--format", "json"], []))?;
-        Ok(String::from_utf8_lossy(&data).into_owned())
+        let dir = self.run.dir().to_owned();
+        let data = ask(py, std::slice::from_ref(&self.run), 1, move |_| lines(dir, &["info", "--format", "json"], []));
+        Ok(String::from_utf8_lossy(&data?).into_owned())
     }
 
     fn _report(&self, py: Python<'_>, path: PathBuf, data: Vec<String>) -> PyResult<()> {
         let more = data.into_iter().flat_map(|spec| ["--data".into(), OsString::from(spec)]);
         let more: Vec<OsString> = ["--out".into(), path.into_os_string()].into_iter().chain(more).collect();
-        py.detach(|| self.lines(&["report"], more)).map(drop)
+        let dir = self.run.dir().to_owned();
+        // After Ctrl-C the page may still appear: the command's verbs do not stop.
+        ask(py, std::slice::from_ref(&self.run), 1, move |_| lines(dir, &["report"], more)).map(drop)
     }
 
     #[pyo3(signature = (table, columns, epochs, steps, stored_gradients, allow_damage))]

@@ -3,6 +3,7 @@
 use crossbeam_channel::{bounded, RecvTimeoutError};
 use gradlog_analysis::Progress;
 use gradlog_format::run::Run;
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -55,26 +56,38 @@ pub(crate) fn ask<T: Send + 'static>(
                 return Err(pyo3::exceptions::PyRuntimeError::new_err(what));
             }
         }
-        if let Err(interrupt) = py.check_signals() {
-            stop.store(true, Ordering::Relaxed);
-            return Err(interrupt);
-        }
-        if bar.is_none() {
-            bar = Some(open_bar(py, bytes(runs).saturating_mul(passes)));
-        }
         let now = read.load(Ordering::Relaxed);
-        if let Some(Some(bar)) = &bar {
-            let _moved = bar.call_method1(py, "update", (now - seen,));
+        // The bar is Python: the signal may reach it first.
+        let went_on = py.check_signals().and_then(|()| match &bar {
+            None => open_bar(py, bytes(runs).saturating_mul(passes)).map(|opened| bar = Some(opened)),
+            Some(Some(bar)) => interrupted(py, bar.call_method1(py, "update", (now - seen,))).map(drop),
+            Some(None) => Ok(()),
+        });
+        if let Err(interrupt) = went_on {
+            stop.store(true, Ordering::Relaxed);
+            if let Some(bar) = &bar {
+                close(py, bar);
+            }
+            return Err(interrupt);
         }
         seen = now;
     }
 }
 
+/// What a bar gave. Its errors are none of the question's, but for Ctrl-C.
+fn interrupted<T>(py: Python<'_>, result: PyResult<T>) -> PyResult<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
 /// A bar of tqdm, if it is installed. It draws nothing where nobody looks.
-fn open_bar(py: Python<'_>, total: u64) -> Option<Py<PyAny>> {
-    let bars = py.import("gradlog._bars").ok()?;
-    let bar = bars.call_method1("open_bar", (total,)).ok()?;
-    (!bar.is_none()).then(|| bar.unbind())
+fn open_bar(py: Python<'_>, total: u64) -> PyResult<Option<Py<PyAny>>> {
+    let opened = py.import("gradlog._bars").and_then(|bars| bars.call_method1("open_bar", (total,)));
+    let bar = interrupted(py, opened)?;
+    Ok(bar.filter(|bar| !bar.is_none()).map(Bound::unbind))
 }
 
 fn close(py: Python<'_>, bar: &Option<Py<PyAny>>) {

@@ -15,12 +15,14 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Bytes of rows that wait before they become a block.
 const BLOCK_BYTES: usize = 4 << 20;
 /// Length that is reserved for a segment.
 const SEGMENT_BYTES: u64 = 64 << 20;
+/// How long visits wait before they become a block, if others follow.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// The layer of gradient vectors.
 const LAYER: u16 = 0;
 
@@ -39,6 +41,8 @@ struct Open {
     sets: Vec<String>,
     /// The columns of the visits that wait. All rows of a block have the same.
     form: Vec<String>,
+    /// When rows last became a block.
+    flushed: Instant,
 }
 
 /// The columns of some rows, as bytes of little-endian numbers.
@@ -138,7 +142,7 @@ impl PyWriter {
         let options = WriterOptions { segment_bytes: SEGMENT_BYTES, zstd_level: 1 };
         let log = LogWriter::create(&path, &manifest, options).map_err(log_error)?;
         let (visits, steps) = (BlockBuilder::new(BlockKind::Visits), BlockBuilder::new(BlockKind::Steps));
-        let open = Open { log, visits, steps, sets: Vec::new(), form: Vec::new() };
+        let open = Open { log, visits, steps, sets: Vec::new(), form: Vec::new(), flushed: Instant::now() };
         Ok(Self { open: Mutex::new(Some(open)), dim: dim as usize, encoding })
     }
 
@@ -163,6 +167,9 @@ impl PyWriter {
                 form.sort_unstable();
                 if form != open.form {
                     open.flush()?;
+                    // A builder keeps its columns, and the next rows may lack one of them.
+                    open.visits = BlockBuilder::new(BlockKind::Visits);
+                    open.steps = BlockBuilder::new(BlockKind::Steps);
                     open.form = form;
                 }
                 if let Some(rate) = learning_rate {
@@ -179,7 +186,7 @@ impl PyWriter {
                 let rule = momentum.is_some() && weight_decay.is_some();
                 open.steps.told_u8(Column::UpdateRule, rule.then_some(UpdateRule::Sgd.code()));
                 open.steps.advance(1, step, epoch);
-                if open.visits.raw_bytes() > BLOCK_BYTES {
+                if open.visits.raw_bytes() > BLOCK_BYTES || open.flushed.elapsed() > FLUSH_INTERVAL {
                     open.flush()?;
                 }
                 Ok(())
@@ -254,6 +261,7 @@ impl PyWriter {
 impl Open {
     /// Makes blocks of what waits.
     fn flush(&mut self) -> PyResult<()> {
+        self.flushed = Instant::now();
         self.log.append(&mut self.visits).map_err(log_error)?;
         self.log.append(&mut self.steps).map_err(log_error)
     }

@@ -17,6 +17,7 @@ import time
 import unittest
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import duckdb
 import numpy as np
@@ -268,7 +269,7 @@ class WhileItRuns(unittest.TestCase):
 
     @unittest.skipIf(sys.platform == "win32", "signals are of another kind there")
     def test_ctrl_c_ends_a_question(self):
-        # Thousands of questions, so that one is sure to run when the signal comes.
+        # One question after another, so that one is sure to run when the signal comes, with tqdm's bar if it is there.
         script = (
             "import gradlog, sys\n"
             "run = gradlog.open(sys.argv[1])\n"
@@ -281,6 +282,27 @@ class WhileItRuns(unittest.TestCase):
         child.send_signal(signal.SIGINT)
         _, words = child.communicate(timeout=60)
         self.assertIn(b"KeyboardInterrupt", words)
+
+    def test_ctrl_c_that_reaches_the_bar_ends_a_question(self):
+        from gradlog import _bars
+
+        class Bar:
+            def update(self, _):
+                raise KeyboardInterrupt
+
+            def close(self):
+                pass
+
+        path, random = Path(FILES.name) / "long", np.random.default_rng(0)
+        with gradlog.write_run(path) as log:
+            log.probes("test", range(50), losses=np.ones(50), gradients=random.normal(size=(50, 256)))
+            for _ in range(60):
+                g = random.normal(size=(1000, 256))
+                log.visits(range(1000), losses=np.ones(1000), gradients=g, learning_rate=0.1)
+        run = gradlog.open(path)
+        with mock.patch.object(_bars, "open_bar", lambda total: Bar()), self.assertRaises(KeyboardInterrupt):
+            for _ in range(100):
+                run.influence("test", method="if")
 
     def test_the_import_is_quick_and_needs_nothing(self):
         script = (

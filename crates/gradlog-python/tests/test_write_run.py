@@ -1,6 +1,7 @@
 """A run that was written from Python, against brute force in NumPy."""
 
 import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -154,6 +155,50 @@ class Written(unittest.TestCase):
             with self.assertRaises(gradlog.GradlogError):
                 ask()
 
+    def test_what_is_given_may_change_from_step_to_step(self):
+        path = Path(self.files.name) / "changes"
+        some = [
+            dict(),
+            dict(labels=[0, 1], logits=[[1, 2, 3], [3, 2, 1]], learning_rate=0.1),
+            dict(labels=[0, 1]),
+            dict(targets=[1, 2], outputs=[0.5, 1]),
+            dict(learning_rate=0.2, momentum=0.9),
+            dict(),
+        ]
+        with gradlog.write_run(path) as log:
+            for given in some:
+                log.visits([1, 2], losses=[1, 2], **given)
+        visits = pl.DataFrame(gradlog.open(path).visits())
+        self.assertEqual(visits.height, 2 * len(some))
+        self.assertEqual(visits["label"].is_not_null().to_list(), [False] * 2 + [True] * 4 + [False] * 6)
+        self.assertEqual(visits["target"].is_not_null().to_list(), [False] * 6 + [True] * 2 + [False] * 4)
+        said = subprocess.run([*COMMAND, "verify", str(path)], cwd=ROOT, capture_output=True, text=True)
+        self.assertEqual(said.returncode, 0, said.stdout + said.stderr)
+
+    def test_a_program_that_ends_or_is_killed_leaves_what_it_wrote(self):
+        script = (
+            "import gradlog, sys, time, os\n"
+            "log = gradlog.write_run(sys.argv[1])\n"
+            "log.visits([1, 2], losses=[1, 2])\n"
+            "if sys.argv[2] == 'kill':\n"
+            "    time.sleep(1.1)\n"
+            "    log.visits([3], losses=[1])\n"
+            "    log.visits([4], losses=[1])\n"
+            "    os.kill(os.getpid(), 9)\n"
+        )
+        for how, expected in [("end", [1, 2]), ("kill", [1, 2, 3])]:
+            path = Path(self.files.name) / how
+            subprocess.run([sys.executable, "-c", script, str(path), how])
+            self.assertEqual(pl.DataFrame(gradlog.open(path).visits(["example"]))["example"].to_list(), expected)
+
+    def test_ids_have_64_bits(self):
+        path = Path(self.files.name) / "ids"
+        with gradlog.write_run(path) as log:
+            log.visits([2**64 - 1, 2**63, 0], losses=[1, 2, 3])
+        self.assertEqual(
+            pl.DataFrame(gradlog.open(path).visits(["example"]))["example"].to_list(), [2**64 - 1, 2**63, 0]
+        )
+
     def test_what_does_not_fit_is_refused_and_nothing_is_lost(self):
         path = Path(self.files.name) / "refused"
         with gradlog.write_run(path) as log:
@@ -168,7 +213,12 @@ class Written(unittest.TestCase):
                 ("not both", dict(ids=[1], losses=[1], logits=[[1, 2]], probabilities=[[0.5, 0.5]])),
                 ("add up to 1", dict(ids=[1], losses=[1], probabilities=[[0.5, 0.9]])),
                 ("there is a label 5", dict(ids=[1], losses=[1], labels=[5], logits=[[1, 2]])),
-                ("steps never fall", dict(ids=[1], losses=[1], step=-3)),
+                ("count from 0", dict(ids=[1], losses=[1], step=-3)),
+                ("epochs count from 0", dict(ids=[1], losses=[1], epoch=-1)),
+                ("learning_rate is nan", dict(ids=[1], losses=[1], learning_rate=float("nan"))),
+                ("weights are finite", dict(ids=[1], losses=[1], weights=[float("inf")])),
+                ("belong together", dict(ids=[1], losses=[1], targets=[1])),
+                ("from 0 to 2^64 - 1", dict(ids=[2**64], losses=[1])),
                 ("no examples", dict(ids=np.array([], dtype=int), losses=[])),
             ]:
                 with self.assertRaises(ValueError, msg=words) as caught:
@@ -176,11 +226,12 @@ class Written(unittest.TestCase):
                 self.assertIn(words, str(caught.exception))
             log.visits([3], losses=[1], gradients=np.ones((1, 3)))
         self.assertEqual(pl.DataFrame(gradlog.open(path).visits(["example"]))["example"].to_list(), [1, 2, 3])
-        with self.assertRaises(FileExistsError):
-            with gradlog.write_run(path) as log:
-                log.visits([1], losses=[1])
         with self.assertRaises(ValueError):
             log.visits([1], losses=[1])
+        with self.assertRaises(FileExistsError):
+            gradlog.write_run(path)
+        with self.assertRaises(ValueError):
+            gradlog.write_run("")
 
     def test_a_training_that_dies_leaves_a_run(self):
         path = Path(self.files.name) / "dies"

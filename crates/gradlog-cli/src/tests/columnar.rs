@@ -178,3 +178,20 @@ fn tables_of_the_log_are_those_of_the_library() {
         }
     }
 }
+
+#[test]
+fn no_output_replaces_the_log() {
+    let run = written(true);
+    for name in ["manifest", "segment-00000.glog", "lock"] {
+        let path = run.path().join(name);
+        let before = std::fs::read(&path).ok();
+        let out = path.to_str().unwrap();
+        for (verb, more) in
+            [("scores", &["--score", "loss", "--format", "csv"][..]), ("export", &["--format", "parquet"])]
+        {
+            let (code, _, words) = gradlog(&run, verb, &[more, &["--out", out]].concat());
+            assert_eq!(std::fs::read(&path).ok(), before, "{verb} {name}");
+            assert!(before.is_none() || code == 2 && words.contains("is a file of a run"), "{verb} {name}: {words}");
+        }
+    }
+}

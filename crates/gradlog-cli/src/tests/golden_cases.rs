@@ -166,7 +166,7 @@ pub(super) const PLAIN: [(&str, &[&str]); 5] = [
 ];
 
 /// Questions that are refused.
-pub(super) const REFUSED: [&str; 51] = [
+pub(super) const REFUSED: [&str; 53] = [
     "example <A>",
     "example <A> --id 5",
     "example <A> --id -1",
@@ -217,5 +217,7 @@ pub(super) const REFUSED: [&str; 51] = [
     "export <A> --out {x.parquet} --at sweep",
     "export <A> --out {x.npy} --table steps",
     "export <A> --out {x.npy} --half",
+    "export <A> --out {x.csv}",
+    "export <A> --out {x.parquet} --rows visits",
     "export <A> --out {x.parquet} --table vectors --columns example",
 ];

@@ -115,8 +115,9 @@ impl Arguments {
         };
         let readable = extent(report.visit_steps, report.visit_epochs);
         let visits = report.visits;
-        let mut lines =
-            vec![format!("readable: {visits} visits{readable}; every verb works on these and exits with 3")];
+        let mut lines = vec![format!(
+            "readable: {visits} visits{readable}; verbs that need what is damaged work on these and exit with 3"
+        )];
         let Some(survey) = survey else {
             lines.push("a recorder writes to this run: verify it again when that has ended".into());
             return lines;

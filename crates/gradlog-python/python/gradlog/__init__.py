@@ -6,7 +6,7 @@
     run.influence("test", id=2, top=10)       # who taught the model this answer
 
 Every table has ``__arrow_c_stream__``, so that ``polars.DataFrame(table)``, ``pyarrow.table(table)``,
-``pandas.DataFrame.from_arrow(table)`` and ``duckdb.sql("from table")`` take it. The package needs none of them.
+``pandas.DataFrame.from_arrow(table)`` and ``duckdb.sql("from visits")`` (by the name of the variable) take it. The package needs none of them.
 """
 
 from ._gradlog import VERSION as __version__

@@ -67,6 +67,8 @@ class Run:
         ``stored_gradients`` adds the gradients as the log stores them. In a damaged run the rows end with an error,
         unless ``allow_damage`` says to take what lies before the damage.
         """
+        if isinstance(columns, str):
+            raise TypeError(f"columns is a list of names, such as [{columns!r}]")
         columns = None if columns is None else list(columns)
         return self._run._records(table, columns, epochs, steps, stored_gradients, allow_damage)
 
@@ -115,7 +117,8 @@ class Run:
     ) -> Table:
         """Examples whose label is probably wrong, with a proposed label and the reasons.
 
-        ``suspicion`` is the median rank over the signals, from 0 to 1.
+        ``suspicion`` is ``ln(m / (1 - m))`` of the median rank ``m`` over the signals, from 0 to 1, and more where the
+        label is rarely mistaken for the one that the model says.
         """
         return self._run._suspects(epochs, steps, optimizer)
 
@@ -160,6 +163,8 @@ class Run:
 
         ``error`` is one standard deviation of what the sketch adds to a score of TracIn; else it is null.
         """
+        if isinstance(layers, str):
+            raise TypeError(f"layers is a list of names, such as [{layers!r}]")
         if id is not None:
             if ids is not None:
                 raise ValueError("give id or ids, not both")

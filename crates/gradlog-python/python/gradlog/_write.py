@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,6 +33,9 @@ def write_run(
 
     ``half`` rounds gradients to 16 bits. ``notes`` are shown by ``gradlog info``. Needs NumPy.
 
+    The folder is made with the first rows. Rows are on disk at the latest with the first call that comes a second
+    after them, and when the run is closed or the program ends.
+
     Raises ``FileExistsError`` if the folder holds a run.
     """
     return RunWriter(path, half=half, notes=notes, model_parameters=model_parameters)
@@ -50,7 +55,11 @@ class RunWriter:
         notes: Mapping[str, str] | None,
         model_parameters: int | None,
     ) -> None:
-        self._path, self._half = os.fspath(path), half
+        self._path, self._half = os.fspath(path), bool(half)
+        if not self._path:
+            raise ValueError("the path of a run is empty")
+        if os.path.exists(os.path.join(self._path, "manifest")):
+            raise FileExistsError(f"{self._path} holds a run")
         self._notes = [(str(name), str(note)) for name, note in (notes or {}).items()]
         self._model_parameters = model_parameters
         self._writer: Any = None
@@ -88,14 +97,19 @@ class RunWriter:
         from 0, unless ``step`` says otherwise, and never fall. TracIn and self-influence need ``learning_rate``. ``momentum`` and ``weight_decay`` say that the step was
         one of SGD with these.
         """
-        step = self._next if step is None else int(step)
-        if step < self._next - 1 or step < 0:
+        step = self._next if step is None else operator.index(step)
+        if step < 0:
+            raise ValueError(f"step is {step}: steps count from 0")
+        if step < self._next - 1:
             raise ValueError(f"step {step} comes after step {self._next - 1}: steps never fall")
+        for name, value in [("learning_rate", learning_rate), ("momentum", momentum), ("weight_decay", weight_decay)]:
+            if value is not None and not (0 <= value < float("inf")):
+                raise ValueError(f"{name} is {value}: it is a number from 0")
         count, columns = self._columns(
             ids, losses, labels, logits, probabilities, targets, outputs, gradients, weights
         )
         rate = None if learning_rate is None else float(learning_rate)
-        self._writer.visits(count, columns, step, int(epoch), rate, momentum, weight_decay)
+        self._writer.visits(count, columns, step, _epoch(epoch), rate, momentum, weight_decay)
         self._next = step + 1
 
     def probes(
@@ -120,7 +134,7 @@ class RunWriter:
         count, columns = self._columns(
             ids, losses, labels, logits, probabilities, targets, outputs, gradients, None
         )
-        self._writer.probes(set, count, columns, self._next, int(epoch))
+        self._writer.probes(set, count, columns, self._next, _epoch(epoch))
 
     def close(self) -> None:
         """Ends the run."""
@@ -143,6 +157,8 @@ class RunWriter:
         if self._writer is None:
             self._dim = dim
             self._writer = _Writer(self._path, dim, self._half, self._notes, self._model_parameters)
+            # A program that ends without closing the run loses nothing.
+            self._end = weakref.finalize(self, self._writer.close, False)
         elif dim != self._dim:
             told, now = (f"gradients of {d} numbers" if d else "no gradients" for d in (self._dim, dim))
             raise ValueError(f"the run began with {told}, and these have {now}")
@@ -165,11 +181,17 @@ class RunWriter:
             raise ImportError("gradlog.write_run needs NumPy: pip install numpy") from error
 
         numbers = np.asarray(ids)
-        if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer) or (numbers.size and numbers.min() < 0):
-            raise ValueError("ids are whole numbers from 0, one for each example")
-        count = len(numbers)
-        if count == 0:
+        if numbers.size == 0:
             raise ValueError("there are no examples")
+        if not np.issubdtype(numbers.dtype, np.integer):
+            # NumPy makes floats or objects of a list with ids from 2^63.
+            try:
+                numbers = np.array([operator.index(one) for one in ids], dtype=np.uint64)
+            except (TypeError, OverflowError):
+                numbers = np.array(-1)
+        if numbers.ndim != 1 or numbers.min() < 0:
+            raise ValueError("ids are whole numbers from 0 to 2^64 - 1, one for each example")
+        count = len(numbers)
 
         def column(name: str, values: Any) -> Any:
             found = np.asarray(values, dtype=np.float64)
@@ -179,6 +201,10 @@ class RunWriter:
 
         columns = {"example": numbers, "loss": column("losses", losses)}
         columns["coefficient"] = np.full(count, 1 / count) if weights is None else column("weights", weights)
+        if not np.isfinite(columns["coefficient"]).all():
+            raise ValueError("weights are finite numbers")
+        if (targets is None) != (outputs is None):
+            raise ValueError("targets and outputs belong together")
         if logits is not None and probabilities is not None:
             raise ValueError("give logits or probabilities, not both")
         if labels is not None:
@@ -209,6 +235,13 @@ class RunWriter:
                 for name, values in columns.items()
             }
         return count, packed
+
+
+def _epoch(epoch: int) -> int:
+    epoch = operator.index(epoch)
+    if not 0 <= epoch < 2**32:
+        raise ValueError(f"epoch is {epoch}: epochs count from 0")
+    return epoch
 
 
 def _outputs(np: Any, count: int, labels: Any, logits: Any, probabilities: Any) -> dict[str, Any]:

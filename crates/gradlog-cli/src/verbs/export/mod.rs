@@ -10,6 +10,7 @@ use crate::choice::{choice, Choice};
 use crate::error::CliError;
 use crate::frame::{Asked, Shown, Verb};
 use crate::output::Destination;
+use crate::report::printable;
 use clap::{Args, ValueEnum};
 use gradlog_analysis::{Combine, FlatVectors, Window};
 use gradlog_arrow::{FileFormat, Record, RecordQuestion};
@@ -41,7 +42,7 @@ pub(crate) struct Arguments {
     /// What to write; by default `visits` into Parquet and Arrow, and `vectors` into the other files
     #[arg(long, value_name = "TABLE", value_parser = choice::<Table>())]
     table: Option<Table>,
-    /// How to write it; by default as the name of --out ends (.parquet, .arrow, .npy), else safetensors
+    /// How to write it; by default as the name of --out ends: .parquet, .arrow, .safetensors or .npy
     #[arg(long, value_name = "FORMAT")]
     format: Option<Kind>,
     /// Only these columns of the log, in this order
@@ -50,9 +51,9 @@ pub(crate) struct Arguments {
     /// Add the gradients as the log stores them, with their scales and seeds
     #[arg(long)]
     stored_gradients: bool,
-    /// What a row of vectors holds
-    #[arg(long, value_name = "WHAT", default_value = "mean", value_parser = choice::<Combine>())]
-    rows: Combine,
+    /// What a row of vectors holds; by default the mean
+    #[arg(long, value_name = "WHAT", value_parser = choice::<Combine>())]
+    rows: Option<Combine>,
     /// Vectors in 16 bits instead of 32, in Parquet and Arrow
     #[arg(long)]
     half: bool,
@@ -161,15 +162,20 @@ pub(crate) enum Answer {
 }
 
 impl Arguments {
-    fn kind(&self) -> Kind {
+    /// The kind that the name of the file ends in.
+    fn kind_by_name(&self) -> Option<Kind> {
         let extension = self.out.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let by_name = || match FileFormat::of_extension(extension) {
-            Some(FileFormat::Arrow) => Kind::Arrow,
-            Some(_) => Kind::Parquet,
-            None if extension.eq_ignore_ascii_case("npy") => Kind::Npy,
-            None => Kind::Safetensors,
-        };
-        self.format.unwrap_or_else(by_name)
+        match FileFormat::of_extension(extension) {
+            Some(FileFormat::Arrow) => Some(Kind::Arrow),
+            Some(_) => Some(Kind::Parquet),
+            None if extension.eq_ignore_ascii_case("npy") => Some(Kind::Npy),
+            None if extension.eq_ignore_ascii_case("safetensors") => Some(Kind::Safetensors),
+            None => None,
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        self.format.or_else(|| self.kind_by_name()).unwrap_or(Kind::Safetensors)
     }
 
     fn table(&self) -> Table {
@@ -194,6 +200,14 @@ impl Verb for Arguments {
     }
 
     fn check(&self) -> Result<(), CliError> {
+        if self.format.is_none() && self.kind_by_name().is_none() {
+            let name = printable(&self.out.display().to_string());
+            let why = format!(
+                "--out {name}: its name says no kind of file: let it end in .parquet, .arrow, .safetensors or .npy, or give \
+                 --format"
+            );
+            return Err(CliError::Arguments(why));
+        }
         let why = match (self.table(), self.kind().columnar()) {
             (Table::Log(record), None) => {
                 format!("{record} go into a Parquet or an Arrow file: let the name of --out end in .parquet or .arrow")
@@ -201,7 +215,9 @@ impl Verb for Arguments {
             (Table::Log(_), Some(_)) if self.window.is_on_sweeps() => {
                 "--at chooses what scores count: ask for `--table sweeps`".into()
             }
-            (Table::Log(_), Some(_)) if self.half => "--half is for `--table vectors`".into(),
+            (Table::Log(_), Some(_)) if self.half || self.rows.is_some() => {
+                "--half and --rows are for `--table vectors`".into()
+            }
             (Table::Vectors, None) if self.half => "--half is for Parquet and Arrow files".into(),
             (Table::Vectors, _) if !self.columns.is_empty() || self.stored_gradients => {
                 "--columns and --stored-gradients are for rows of the log, such as `--table visits`".into()
@@ -222,7 +238,7 @@ impl Verb for Arguments {
                 Ok(Answer::Log(record, question, format))
             }
             _ => {
-                let question = self.vectors.question(&asked.window, self.rows);
+                let question = self.vectors.question(&asked.window, self.rows.unwrap_or_default());
                 let found = asked.read("reading", 1, |progress| question.share_progress(progress).compute(asked.run()));
                 found.map(|found| Answer::Vectors(Box::new(found)))
             }

@@ -296,7 +296,11 @@ impl Writer {
     }
 
     pub(super) fn hint(&self) -> Option<String> {
-        (self.cut && !self.asked).then(|| "more: see them with --top N, or all with --format csv".into())
+        let more = match self.by {
+            Some(_) => "more: see them with --top N",
+            None => "more: see them with --top N, or all with --format csv",
+        };
+        (self.cut && !self.asked).then(|| more.into())
     }
 }
 
