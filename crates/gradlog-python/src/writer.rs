@@ -147,6 +147,7 @@ impl PyWriter {
     }
 
     /// Adds the visits of one step and the step.
+    #[allow(clippy::too_many_arguments, reason = "the arguments of a Python function, all with names there")]
     #[pyo3(signature = (count, columns, step, epoch, learning_rate, momentum, weight_decay))]
     fn visits(
         &self,

@@ -97,6 +97,7 @@ class RunWriter:
         from 0, unless ``step`` says otherwise, and never fall. TracIn and self-influence need ``learning_rate``. ``momentum`` and ``weight_decay`` say that the step was
         one of SGD with these.
         """
+        epoch = _epoch(epoch)
         step = self._next if step is None else operator.index(step)
         if step < 0:
             raise ValueError(f"step is {step}: steps count from 0")
@@ -109,7 +110,7 @@ class RunWriter:
             ids, losses, labels, logits, probabilities, targets, outputs, gradients, weights
         )
         rate = None if learning_rate is None else float(learning_rate)
-        self._writer.visits(count, columns, step, _epoch(epoch), rate, momentum, weight_decay)
+        self._writer.visits(count, columns, step, epoch, rate, momentum, weight_decay)
         self._next = step + 1
 
     def probes(
@@ -131,10 +132,11 @@ class RunWriter:
         Arguments as in :meth:`visits`. Call it at several times of the training, such as the end of each epoch:
         ``gradlog influence`` then takes each step's gradients with those of the nearest earlier probes.
         """
+        epoch = _epoch(epoch)
         count, columns = self._columns(
             ids, losses, labels, logits, probabilities, targets, outputs, gradients, None
         )
-        self._writer.probes(set, count, columns, self._next, _epoch(epoch))
+        self._writer.probes(set, count, columns, self._next, epoch)
 
     def close(self) -> None:
         """Ends the run."""
