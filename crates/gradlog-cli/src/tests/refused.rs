@@ -20,7 +20,7 @@ fn a_window_with_no_visit_in_it_is_an_error_that_says_what_there_is() {
         ("influence", &["--probe", "test", "--id", "3", "--method", "trak"]),
         ("similar", &["--example", "1"]),
         ("cluster", &[]),
-        ("export", &["--out", out]),
+        ("export", &["--format", "npy", "--out", out]),
         ("example", &["--id", "100"]),
     ];
     for (verb, arguments) in verbs {
