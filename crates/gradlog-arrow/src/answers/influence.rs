@@ -6,7 +6,7 @@ use gradlog_analysis::Influence;
 impl AnswerTable<'static> {
     /// Scores of one method, the strongest proponent first. Of one probe: `example`, `visits` or `checkpoints`,
     /// `score`, `error`, and `label` and `prediction` where they were recorded. Of several, probe after probe:
-    /// `example`, `probe`, `score`, `error`. With `top`, so many of both ends of each probe.
+    /// `example`, `probe`, `score`, `error`. With `top`, each probe has at most `top` proponents and `top` opponents.
     pub fn of_influence(found: &Influence, top: Option<usize>) -> Self {
         let several = found.probes.len() > 1;
         let labels = !several && found.rows.iter().any(|row| row.label.is_some());
@@ -36,7 +36,7 @@ impl AnswerTable<'static> {
     }
 }
 
-/// The rows of a probe from the strongest proponent to the strongest opponent: all, or so many of both ends.
+/// The rows of a probe, from the strongest proponent to the strongest opponent. With `top`, at most `top` of each.
 fn ends(found: &Influence, probe: usize, top: Option<usize>) -> Vec<usize> {
     let Some(top) = top else { return found.ranking(probe) };
     let mut rows = found.proponents(probe, top);

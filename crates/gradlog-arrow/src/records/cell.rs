@@ -190,7 +190,7 @@ fn u8s(block: &Block, column: Column) -> Result<Vec<u8>, ReadError> {
     check_length(block, column, block.u8s(column)?)
 }
 
-fn u32s(block: &Block, column: Column) -> Result<Vec<u32>, ReadError> {
+pub(super) fn u32s(block: &Block, column: Column) -> Result<Vec<u32>, ReadError> {
     check_length(block, column, block.u32s(column)?)
 }
 

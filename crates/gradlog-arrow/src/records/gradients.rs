@@ -11,6 +11,9 @@ use gradlog_format::sketch::Encoding;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// The most bytes of a column of nulls in a batch.
+const NULL_BYTES_MAX: usize = 1 << 30;
+
 /// The gradient columns of a table, in the form of the first block that has gradients.
 pub(super) struct StoredGradients {
     parts: Vec<Part>,
@@ -146,16 +149,19 @@ impl Part {
 
     /// Adds the columns of a block. Says whether it has all of them in this form, or no such vector at all.
     fn read(&self, block: &Block, arrays: &mut Vec<ArrayRef>) -> Result<bool, TableError> {
-        let nulls = |part: &Self, arrays: &mut Vec<ArrayRef>| {
-            arrays.extend(part.fields().iter().map(|field| new_null_array(field.data_type(), block.rows())));
+        let nulls = |part: &Self, arrays: &mut Vec<ArrayRef>| -> Result<(), TableError> {
+            let fields = part.fields();
+            let made = fields.iter().map(|field| null_column(field.data_type(), block.rows()));
+            arrays.extend(made.collect::<Result<Vec<_>, _>>()?);
+            Ok(())
         };
         if !block.has(self.key) {
-            nulls(self, arrays);
+            nulls(self, arrays)?;
             return Ok(true);
         }
         let vectors = block.vectors(self.key, self.origin)?;
         if (vectors.encoding(), vectors.width()) != (self.encoding, self.width) || vectors.rows() != block.rows() {
-            nulls(self, arrays);
+            nulls(self, arrays)?;
             return Ok(false);
         }
         let (bytes, scales) = self.rows(&vectors);
@@ -168,7 +174,7 @@ impl Part {
             } else {
                 // A block without the column keeps nothing apart; one of another width has another form.
                 is_whole &= !block.has(*key);
-                arrays.push(new_null_array(&what.data_type(*width), block.rows()));
+                arrays.push(null_column(&what.data_type(*width), block.rows())?);
             }
         }
         Ok(is_whole)
@@ -184,6 +190,21 @@ impl Part {
         }
         (bytes, scales)
     }
+}
+
+/// A column of nulls. Arrow gives each null of a fixed size its room, so wide columns are bounded: the widths are those
+/// of another block, and a few kilobytes of a file can claim any.
+fn null_column(data_type: &DataType, rows: usize) -> Result<ArrayRef, TableError> {
+    let width = match data_type {
+        DataType::FixedSizeBinary(bytes) => *bytes as usize,
+        DataType::FixedSizeList(_, numbers) => 4 * *numbers as usize,
+        _ => 4,
+    };
+    if width.saturating_mul(rows) > NULL_BYTES_MAX {
+        let what = format!("{rows} rows lack a column of {width} bytes a row: ask for a part of the run without them");
+        return Err(arrow_schema::ArrowError::InvalidArgumentError(what).into());
+    }
+    Ok(new_null_array(data_type, rows))
 }
 
 fn read_beside(block: &Block, key: ColumnKey, what: Beside, width: usize) -> Result<ArrayRef, TableError> {
@@ -215,5 +236,19 @@ fn read_beside(block: &Block, key: ColumnKey, what: Beside, width: usize) -> Res
             }
             Ok(Arc::new(FixedSizeBinaryArray::try_new(width as i32, Buffer::from(bytes), None)?))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::Array;
+
+    #[test]
+    fn wide_columns_of_nulls_are_bounded() {
+        let wide = DataType::FixedSizeBinary(1 << 20);
+        assert_eq!(null_column(&wide, 2).unwrap().null_count(), 2);
+        assert!(null_column(&wide, 1025).is_err());
+        assert!(null_column(&DataType::Float32, 100_000).is_ok());
     }
 }

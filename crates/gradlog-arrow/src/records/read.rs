@@ -1,6 +1,6 @@
 //! Reads the rows of a log as record batches: one batch for each block, in the order of the run.
 
-use super::cell::{u64s, Names};
+use super::cell::{u32s, u64s, Names};
 use super::gradients::StoredGradients;
 use super::lists;
 use super::tables::{holds, ColumnOf, Record};
@@ -254,7 +254,7 @@ impl RecordQuestion {
         if encloses(epochs, block.epochs()) && encloses(steps, block.steps()) {
             return Ok(None);
         }
-        let rows = u64s(block, Column::Step)?.into_iter().zip(block.u32s(Column::Epoch)?);
+        let rows = u64s(block, Column::Step)?.into_iter().zip(u32s(block, Column::Epoch)?);
         let inside = rows.map(|(step, epoch)| Some(contains(steps, step) && contains(epochs, epoch)));
         Ok(Some(inside.collect()))
     }

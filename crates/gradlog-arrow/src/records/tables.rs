@@ -195,7 +195,7 @@ const EVENTS: [ColumnOf; 11] = [
     ),
     column("layer", Layer(Column::Layer), "the layer with the largest part of the gradient, or the first not finite"),
     column("value", F32(Column::Value), "norm of the gradient, or running mean of the loss"),
-    column("limit", F32Told(Column::Limit), "value beyond which there is an event; null where there is none"),
+    column("limit", F32Told(Column::Limit), "the threshold for `value`; null for numbers that are not finite"),
     column("reference", F32Told(Column::Reference), "what the limit is made of: 99th percentile, or least mean"),
     column("count", U64Or(Column::Count, 1), "events that the row stands for"),
 ];

@@ -132,7 +132,7 @@ impl Desk {
                     }
                     is_waiting = true;
                 }
-                // Whoever asked the same took it out of the queue and failed: it takes its place again.
+                // Another asker of this question took it out of the queue, and its answer failed. It joins again.
                 None if !state.is_waiting(lane, name) => {
                     is_waiting = false;
                     continue;

@@ -1,4 +1,4 @@
-//! Accepts connections, at most so many at a time, and hands each request to whoever answers it.
+//! Accepts a bounded number of connections, and hands each request to an [`Answers`].
 //!
 //! A connection has one thread and one request. While it sends the request it is a stranger: if there are too many
 //! connections, the one that is a stranger for longest is closed. So clients that send nothing keep nobody out.
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Whoever answers requests that have the token, are a GET and were sent to this server.
+/// Answers a GET request that has the token and was sent to this server.
 pub(crate) trait Answers: Sync {
     /// The answer to a request for `path`, which stands behind the token. `is_awaited` says whether the client is still
     /// there.
@@ -99,7 +99,7 @@ impl Server {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a connection in, if need be in the place of the oldest stranger. `None` if there is none.
+    /// Lets a connection in. If all places are taken, it closes the oldest stranger; `None` if there is no stranger.
     fn admit(&self, stream: &Arc<TcpStream>) -> Option<u64> {
         let mut connections = self.lock();
         if connections.open.len() >= CONNECTIONS_MAX {

@@ -68,7 +68,7 @@ impl Verb for Arguments {
         let local = listener.local_addr()?;
         if !local.ip().is_loopback() {
             words.push(format!(
-                "warning: {local} can be reached from other machines. Whoever has the address reads the run and the \
+                "warning: {local} can be reached from other machines. Anybody with the address can read the run and the \
                  data of its examples, and nothing is encrypted on the way"
             ));
         }
