@@ -201,6 +201,42 @@ class Entry:
         return self.column, self.layer
 
 
+def unpack_rans(frame, entry):
+    """FORMAT.md, "rANS"."""
+    damage = Damage(f"column {entry.column} is not one frame of rANS")
+    if entry.raw > len(frame) << 15:
+        raise Damage("more than rANS can hold")
+    place, frequencies = 32, []
+    for value in range(256):
+        if len(frame) > 32 and frame[value // 8] >> value % 8 & 1:
+            low, high = (frame[place : place + 2] + b"\0\0")[:2]
+            frequencies.append((value, low if low < 128 else low - 128 + 128 * high))
+            place += 1 if low < 128 else 2
+    if sum(f for _, f in frequencies) != 4096 or any(f in (0, 4096) for _, f in frequencies):
+        raise damage
+    slots = np.array([(v, f, within) for v, f in frequencies for within in range(f)], "u8")
+    states = np.frombuffer(frame[place : place + 512], "<u4").astype("u8")
+    if len(states) != 128 or (len(frame) - place) % 2 or (states < 1 << 15).any() or (states >= 1 << 31).any():
+        raise damage
+    words = np.frombuffer(frame[place + 512 :], "<u2").astype("u8")
+    raw, top = np.empty(entry.raw, "u1"), len(words)
+    for begin in range(0, entry.raw, 128):
+        lanes = min(128, entry.raw - begin)
+        value, f, within = slots[states[:lanes] & 4095].T
+        raw[begin : begin + lanes] = value
+        x = f * (states[:lanes] >> 12) + within
+        needs = x < 1 << 15
+        taken = int(needs.sum())
+        if taken > top:
+            raise damage
+        # State 127 takes the top, and so on downwards.
+        x[needs] = x[needs] << 16 | words[top - taken : top]
+        states[:lanes], top = x, top - taken
+    if top or (states != 1 << 15).any():
+        raise damage
+    return raw.tobytes()
+
+
 def row_bytes(cells, width):
     """Bytes of a row. None if the type is not known."""
     if cells in PLAIN:
@@ -298,6 +334,8 @@ class Block:
             raw = frame
         elif entry.codec == 1 or entry.codec == 2 and entry.cells in (U32, U64, F32, BF16):
             raw = self.unpack(frame, entry)
+        elif entry.codec == 3:
+            raw = unpack_rans(frame, entry)
         else:
             raise Damage(f"column {entry.column} has compression {entry.codec}")
         if len(raw) != entry.raw:

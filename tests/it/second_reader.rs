@@ -14,7 +14,7 @@ use std::process::Command;
 
 const SCORES: [&str; 9] =
     ["self-influence", "grand", "el2n", "forgetting", "aum", "confidence", "variability", "correctness", "loss"];
-const FIXTURES: [&str; 5] = ["v1", "v1-replay", "v1-planes", "v1-events", "v1-cards"];
+const FIXTURES: [&str; 6] = ["v1", "v1-replay", "v1-planes", "v1-rans", "v1-events", "v1-cards"];
 const EXAMPLES: usize = 24;
 const PROBES: usize = 3;
 

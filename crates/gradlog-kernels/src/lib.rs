@@ -5,6 +5,7 @@
 //! | [`simd`] | loops compiled for the vector instructions of the machine, and sums of squares |
 //! | [`matmul`] | products of `f32` matrices that lie in slices |
 //! | [`int8`] | exact products of matrices of 8-bit integers |
+//! | [`rans`] | an entropy coder for bytes |
 //!
 //! Every crate of gradlog may use this one. It uses no other crate of gradlog.
 //! All unsafe code of gradlog is here, except the memory map in `gradlog-format`.
@@ -12,4 +13,5 @@
 
 pub mod int8;
 pub mod matmul;
+pub mod rans;
 pub mod simd;

@@ -4,6 +4,7 @@ use super::codec::{self, DecodeError};
 use super::column::Cells;
 use super::compress::Codec;
 use super::planes;
+use gradlog_kernels::rans::Decoder;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::io;
@@ -233,7 +234,9 @@ impl ColumnEntry {
         match codec.ok_or_else(|| DecodeError(format!("unknown compression {}", self.codec)))? {
             Codec::None if stored.len() == raw_bytes => Ok(stored),
             Codec::None => Err(DecodeError(format!("{} bytes where {raw_bytes} belong", stored.len()))),
-            Codec::Zstd | Codec::Planes if expected > ZSTD_RATIO_MAX.saturating_mul(stored.len() as u64) => {
+            Codec::Zstd | Codec::Planes | Codec::Rans
+                if expected > ZSTD_RATIO_MAX.saturating_mul(stored.len() as u64) =>
+            {
                 Err(DecodeError(format!("{expected} bytes cannot come out of {}", stored.len())))
             }
             Codec::Zstd => unpack(&stored, raw_bytes),
@@ -244,6 +247,12 @@ impl ColumnEntry {
                 let planes = unpack(&stored, raw_bytes)?;
                 let mut raw = vec![0; raw_bytes];
                 planes::join(cells.number_bytes(), &planes, &mut raw);
+                Ok(raw)
+            }
+            Codec::Rans => {
+                let mut raw = vec![0; raw_bytes];
+                RANS.with_borrow_mut(|decoder| decoder.decode(&stored, &mut raw))
+                    .map_err(|e| DecodeError(format!("the column does not inflate: {e}")))?;
                 Ok(raw)
             }
         }
@@ -280,6 +289,7 @@ fn window_bytes(frame: &[u8]) -> Option<u64> {
 thread_local! {
     /// To make one takes longer than to inflate a short column.
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    static RANS: RefCell<Decoder> = RefCell::new(Decoder::default());
 }
 
 fn inflate_into(stored: &[u8], raw: &mut Vec<u8>) -> io::Result<usize> {

@@ -1,8 +1,9 @@
-//! Compresses columns. No other file calls zstd to compress.
+//! Compresses columns. No other file calls zstd or the coder of vectors to compress.
 
 use super::column::Cells;
 use super::planes;
 use crate::sketch::Encoding;
+use gradlog_kernels::rans::Encoder;
 use std::io;
 use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
 use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ParamSwitch, ResetDirective};
@@ -17,6 +18,8 @@ pub enum Codec {
     Zstd,
     /// A zstd frame of the column's planes ([`planes`]).
     Planes,
+    /// A frame of interleaved rANS ([`gradlog_kernels::rans`]).
+    Rans,
 }
 
 impl Codec {
@@ -25,11 +28,12 @@ impl Codec {
             Codec::None => 0,
             Codec::Zstd => 1,
             Codec::Planes => 2,
+            Codec::Rans => 3,
         }
     }
 
     pub(super) fn from_code(code: u8) -> Option<Self> {
-        [Codec::None, Codec::Zstd, Codec::Planes].into_iter().find(|codec| codec.code() == code)
+        [Codec::None, Codec::Zstd, Codec::Planes, Codec::Rans].into_iter().find(|codec| codec.code() == code)
     }
 }
 
@@ -40,15 +44,21 @@ const HARDLY_SEARCHING: i32 = -1000;
 /// table for constant bytes and random bytes together costs more.
 const APART_MIN: usize = 1024;
 
+/// From this many bytes on, codes of vectors get a frame of rANS. Shorter ones would pay for its table and its states.
+const RANS_MIN: usize = 1 << 15;
+
 /// Compresses columns, each by its type.
 ///
 /// The numbers of a gradient are nearly random. Some are more frequent than others, above all zero, and an entropy
 /// coder uses that. A search for matches finds only accidental ones. On activations and gradients behind a ReLU the
 /// entropy coder alone is ten times as fast as level 1. Its result is 4 % smaller (`benches/results`).
+///
+/// Long columns of codes are coded by vector instructions: zstd's coder reads a byte after the other.
 pub struct Compressor {
     level: bulk::Compressor<'static>,
     /// For vectors, if the level is at most 1.
     entropy: Option<bulk::Compressor<'static>>,
+    rans: Encoder,
     /// Kept for the planes of the next column.
     planes: Vec<u8>,
 }
@@ -69,7 +79,7 @@ impl Compressor {
             entropy.set_parameter(CParameter::LiteralCompressionMode(ParamSwitch::Enable))?;
             Some(entropy)
         };
-        Ok(Self { level: bulk::Compressor::new(level)?, entropy, planes: Vec::new() })
+        Ok(Self { level: bulk::Compressor::new(level)?, entropy, rans: Encoder::default(), planes: Vec::new() })
     }
 
     /// Appends the frame of a column to `out` if it is shorter than the column. Else `out` does not change.
@@ -78,6 +88,9 @@ impl Compressor {
         let (codec, written) = match (cells, &mut self.entropy) {
             // Signs are random bits.
             (Cells::Vector(Encoding::Signs), _) => return Ok(Codec::None),
+            (Cells::Vector(Encoding::Q8 | Encoding::Q4), Some(_)) if bytes.len() >= RANS_MIN && !is_constant(bytes) => {
+                return Ok(if self.rans.encode(bytes, out) { Codec::Rans } else { Codec::None });
+            }
             (Cells::Vector(_), Some(entropy)) => (Codec::Zstd, compress_whole(entropy, bytes, out)?),
             (Cells::Vector(_) | Cells::U8, _) => (Codec::Zstd, compress_whole(&mut self.level, bytes, out)?),
             (Cells::U32 | Cells::U64 | Cells::F32 | Cells::Bf16, _) => {
@@ -130,6 +143,11 @@ fn compress_planes_separately(
     Ok(place.pos() - start)
 }
 
+/// Whether all bytes are equal, as those of a layer that has died. zstd writes the byte once.
+fn is_constant(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == bytes[0])
+}
+
 /// Appends a frame of `bytes` to `out` and returns its length.
 fn compress_whole(zstd: &mut bulk::Compressor<'static>, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
     let start = out.len();
@@ -161,6 +179,7 @@ mod tests {
             .map(|i| if i % 3 == 0 { (i.wrapping_mul(2_654_435_761) >> 13) as u8 & 7 } else { 0 })
             .collect();
         for (level, cells) in [(1, Cells::U8), (1, Cells::Vector(Encoding::Q4)), (9, Cells::Vector(Encoding::Q4))] {
+            assert!(sparse.len() < RANS_MIN);
             let mut compressor = Compressor::new(level).unwrap();
             let mut out = vec![7; 3];
             assert_eq!(compressor.compress(cells, &sparse, &mut out).unwrap(), Codec::Zstd);
@@ -177,6 +196,37 @@ mod tests {
         }
         let mut compressor = Compressor::new(1).unwrap();
         assert_eq!(compressor.compress(Cells::Vector(Encoding::Signs), &sparse, &mut Vec::new()).unwrap(), Codec::None);
+    }
+
+    #[test]
+    fn long_columns_of_codes_get_a_frame_of_rans_unless_they_do_not_gain_or_are_searched_for_matches() {
+        let codes = |count: usize| -> Vec<u8> {
+            (0..count as u64).map(|i| (crate::sketch::draw(1, i) & crate::sketch::draw(2, i) & 0x77) as u8).collect()
+        };
+        let noise: Vec<u8> = (0..RANS_MIN as u64).map(|i| crate::sketch::draw(1, i) as u8).collect();
+        for (level, bytes, codec) in [
+            (1, codes(RANS_MIN), Codec::Rans),
+            (1, codes(RANS_MIN - 1), Codec::Zstd),
+            (2, codes(RANS_MIN), Codec::Zstd),
+            (1, vec![0x11; RANS_MIN], Codec::Zstd),
+            (1, noise, Codec::None),
+        ] {
+            for encoding in [Encoding::Q4, Encoding::Q8] {
+                let mut out = vec![7; 3];
+                let chosen =
+                    Compressor::new(level).unwrap().compress(Cells::Vector(encoding), &bytes, &mut out).unwrap();
+                assert_eq!(chosen, codec, "level {level}");
+                assert_eq!(out[..3], [7; 3]);
+                if codec == Codec::Rans {
+                    let mut back = vec![0; bytes.len()];
+                    gradlog_kernels::rans::Decoder::default().decode(&out[3..], &mut back).unwrap();
+                    assert!(back == bytes && out.len() < bytes.len() * 4 / 5);
+                }
+            }
+        }
+        let mut out = Vec::new();
+        let floats = Compressor::new(1).unwrap().compress(Cells::Vector(Encoding::F16), &codes(RANS_MIN), &mut out);
+        assert_eq!(floats.unwrap(), Codec::Zstd);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod last_words;
 
 mod plane_columns;
 mod power;
+mod rans_columns;
 mod recovery;
 #[cfg(unix)]
 mod refused_parts;

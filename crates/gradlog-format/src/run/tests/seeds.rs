@@ -122,9 +122,12 @@ fn make_the_fuzz_seeds() {
     }
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data");
     let several = super::several_workers::run_of([4, 3, 4], true);
-    for (name, dir) in
-        [("replay", &*data.join("v1-replay")), ("planes", &data.join("v1-planes")), ("workers", several.path())]
-    {
+    for (name, dir) in [
+        ("replay", &*data.join("v1-replay")),
+        ("planes", &data.join("v1-planes")),
+        ("rans", &data.join("v1-rans")),
+        ("workers", several.path()),
+    ] {
         for mode in [0, 1] {
             put("run", &format!("{name}-{mode}"), &packed(dir, mode == 1));
         }

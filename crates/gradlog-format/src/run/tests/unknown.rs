@@ -54,13 +54,13 @@ fn bytes_of_an_unknown_type_are_still_checked() {
 
 #[test]
 fn an_unknown_compression_hides_its_column_and_no_other() {
-    let hidden = Forged { codec: 3, ..Forged::plain(Column::Loss as u16, 4, vec![0; 8]) };
+    let hidden = Forged { codec: 99, ..Forged::plain(Column::Loss as u16, 4, vec![0; 8]) };
     let dir = run(&[block(1, 0, 2, &[examples(), hidden])]);
     let run = Run::open(dir.path()).unwrap();
     let visits = run.scan().next().unwrap();
     assert_eq!(visits.u64s(Column::Example).unwrap(), [5, 6]);
     let error = visits.f32s(Column::Loss).unwrap_err();
-    assert!(matches!(&error, ReadError::Damaged(damage) if damage.what.contains("unknown compression 3")), "{error}");
+    assert!(matches!(&error, ReadError::Damaged(damage) if damage.what.contains("unknown compression 99")), "{error}");
     assert!(run.verify().unwrap().damage.is_some());
 }
 

@@ -1,0 +1,214 @@
+//! An entropy coder for bytes: 128 interleaved states of rANS (Duda 2013, "Asymmetric numeral systems"), which vector
+//! instructions advance together.
+//!
+//! The codes of a gradient are as good as random, but some are more frequent than others, and there are megabytes of
+//! them in a column. One table of frequencies serves a whole column. A state is an integer `x` in `[2^15, 2^31)`. A
+//! byte of frequency `f` of 4096, whose range begins at `c`, turns it into
+//!
+//! ```text
+//! (x / f) · 4096 + x mod f + c
+//! ```
+//!
+//! which decoding undoes. Before that, the lower 16 bits of a state that would become too large are pushed onto a
+//! stack of words. Decoding pops them in the opposite order. Byte `i` belongs to state `i mod 128`, so that many bytes
+//! are coded by instructions that do not wait for each other.
+//!
+//! A frame is, little-endian:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 32 | a bit for each value of a byte that occurs, bit `v mod 8` of byte `v / 8` |
+//! | 1 or 2 each | the frequency of each such value, in ascending order: `f` below 128, or `128 + f mod 128` and `f / 128` |
+//! | 512 | the 128 states, u32 each, from which decoding begins |
+//! | the rest | the stack of words, u16 each, the last on top |
+//!
+//! Every instruction set gives the same bytes.
+
+mod frequencies;
+mod portable;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use frequencies::{Encoding, Frequencies};
+
+/// States that are interleaved, and bytes that are coded in one go.
+pub const LANES: usize = 128;
+/// The frequencies of all values add up to this.
+pub const TOTAL: u32 = 1 << TOTAL_BITS;
+const TOTAL_BITS: u32 = 12;
+/// A state is never below this. Encoding begins with it in every lane, and so decoding ends with it.
+const LEAST: u32 = 1 << 15;
+/// A state of a byte of frequency `f` that is at least `f << FULL_BITS` would leave its range.
+const FULL_BITS: u32 = 31 - TOTAL_BITS;
+
+type States = [u32; LANES];
+
+/// What is wrong with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// It ends before its states.
+    Short,
+    /// Its frequencies do not add up to [`TOTAL`], or fewer than two values occur.
+    Frequencies,
+    /// Its words do not lead to the states that every encoding begins with.
+    Words,
+}
+
+impl std::fmt::Display for FrameError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Short => "an rANS frame ends too early",
+            Self::Frequencies => "the frequencies of an rANS frame do not add up",
+            Self::Words => "the words of an rANS frame do not fit its frequencies",
+        })
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+/// An instruction set that this machine has and that a loop exists for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Kernel {
+    /// The fastest first.
+    fn available() -> impl Iterator<Item = Self> {
+        #[cfg(target_arch = "x86_64")]
+        let vectors = [
+            (Self::Avx512, is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("popcnt")),
+            (Self::Avx2, is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt")),
+        ];
+        #[cfg(not(target_arch = "x86_64"))]
+        let vectors: [(Self, bool); 0] = [];
+        vectors.into_iter().filter(|(_, there)| *there).map(|(kernel, _)| kernel).chain([Self::Portable])
+    }
+
+    fn detect() -> Self {
+        Self::available().next().unwrap_or(Self::Portable)
+    }
+}
+
+/// Encodes. It keeps its buffers from call to call.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    words: Vec<u16>,
+}
+
+impl Encoder {
+    /// Appends a frame of `bytes` to `out` and returns `true`. If the frame would not be shorter than `bytes`, or if
+    /// all bytes are equal, it appends nothing and returns `false`.
+    pub fn encode(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
+        self.encode_by(Kernel::detect(), bytes, out)
+    }
+
+    fn encode_by(&mut self, kernel: Kernel, bytes: &[u8], out: &mut Vec<u8>) -> bool {
+        let Some(frequencies) = Frequencies::count(bytes) else { return false };
+        // A byte of the least frequency takes 12 bits, so no byte pushes more than a word.
+        self.words.resize(bytes.len() + LANES, 0);
+        let mut stack = Stack { words: &mut self.words, length: 0 };
+        let mut states = [LEAST; LANES];
+        let table = frequencies.encoding();
+        let (groups, last) = bytes.split_at(bytes.len() / LANES * LANES);
+        portable::encode(&table, last, &mut states, &mut stack);
+        encode_groups(kernel, &table, groups, &mut states, &mut stack);
+        let words = &stack.words[..stack.length];
+        let start = out.len();
+        frequencies.write(out);
+        if out.len() - start + 4 * LANES + 2 * words.len() >= bytes.len() {
+            out.truncate(start);
+            return false;
+        }
+        out.extend(states.iter().flat_map(|state| state.to_le_bytes()));
+        out.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        true
+    }
+}
+
+/// Encodes whole goes, from the last to the first. The stack has room for a word for each byte, and [`LANES`] more.
+fn encode_groups(kernel: Kernel, table: &Encoding, groups: &[u8], states: &mut States, stack: &mut Stack) {
+    assert!(stack.words.len() - stack.length >= groups.len() + LANES / 4, "no room for so many words");
+    match kernel {
+        // SAFETY: `available` found the features, and the assertion the room.
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx512 => unsafe { x86::encode_avx512(&table.codes, groups, states, stack) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx2 => unsafe { x86::encode_avx2(&table.codes, groups, states, stack) },
+        Kernel::Portable => groups.rchunks_exact(LANES).for_each(|group| portable::encode(table, group, states, stack)),
+    }
+}
+
+/// Words that were pushed so far, and room for those to come.
+struct Stack<'a> {
+    words: &'a mut [u16],
+    length: usize,
+}
+
+/// Decodes. It keeps its table from call to call.
+pub struct Decoder {
+    /// For each of the [`TOTAL`] remainders of a state: the byte in bits 0 to 7, its frequency in bits 8 to 19, and the
+    /// place within the byte's range above.
+    table: Box<[u32; TOTAL as usize]>,
+}
+
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder").finish_non_exhaustive()
+    }
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self { table: Box::new([0; TOTAL as usize]) }
+    }
+}
+
+impl Decoder {
+    /// Decodes `frame` into `out`, which is as long as what was encoded.
+    ///
+    /// # Errors
+    /// [`FrameError`] if this is not a frame of so many bytes. Then `out` holds anything.
+    pub fn decode(&mut self, frame: &[u8], out: &mut [u8]) -> Result<(), FrameError> {
+        self.decode_by(Kernel::detect(), frame, out)
+    }
+
+    fn decode_by(&mut self, kernel: Kernel, frame: &[u8], out: &mut [u8]) -> Result<(), FrameError> {
+        let (frequencies, rest) = Frequencies::read(frame)?;
+        frequencies.fill_decoding(&mut self.table);
+        let (raw_states, words) = rest.split_at_checked(4 * LANES).ok_or(FrameError::Short)?;
+        let mut states = [0; LANES];
+        let (raw_states, _) = raw_states.as_chunks::<4>();
+        states.iter_mut().zip(raw_states).for_each(|(state, raw)| *state = u32::from_le_bytes(*raw));
+        let (words, odd) = words.as_chunks::<2>();
+        if !odd.is_empty() || states.iter().any(|state| !(LEAST..1 << 31).contains(state)) {
+            return Err(FrameError::Words);
+        }
+        let mut left = words.len();
+        let (groups, last) = out.split_at_mut(out.len() / LANES * LANES);
+        let done = match kernel {
+            // SAFETY: `available` found the features.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => unsafe { x86::decode_avx512(&self.table, words, &mut left, &mut states, groups) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => unsafe { x86::decode_avx2(&self.table, words, &mut left, &mut states, groups) },
+            Kernel::Portable => 0,
+        };
+        for group in groups[done..].chunks_exact_mut(LANES).chain([last]) {
+            portable::decode(&self.table, words, &mut left, &mut states, group).ok_or(FrameError::Words)?;
+        }
+        match left == 0 && states == [LEAST; LANES] {
+            true => Ok(()),
+            false => Err(FrameError::Words),
+        }
+    }
+}
