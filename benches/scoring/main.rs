@@ -58,6 +58,9 @@ struct Arguments {
     /// Write the table as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Only this many probes, from 1 to 1000, over 60,000 visits, again and again: for a profiler
+    #[arg(long)]
+    probes: Option<usize>,
     /// Folder for the logs, some 700 MB; removed afterwards. Default: the system's temporary folder
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -72,6 +75,12 @@ fn main() -> Result<()> {
     let dir = tempfile::tempdir_in(parent)?;
     println!("{} threads", rayon::current_num_threads());
     let mut rows = Vec::new();
+    if let Some(probes) = arguments.probes {
+        let path = dir.path().join("gradients");
+        mlp::record(&path, 60_000, u64::MAX)?;
+        influence(&path, &[probes.clamp(1, mlp::PROBES)], 100, false)?;
+        return Ok(());
+    }
     if !arguments.columns {
         let visits = if arguments.quick { 6_000 } else { 60_000 };
         let repeats = if arguments.quick { 2 } else { 5 };
@@ -81,7 +90,7 @@ fn main() -> Result<()> {
             }
             let path = dir.path().join(format!("gradients-{times}"));
             mlp::record(&path, times * visits, arguments.examples.unwrap_or(u64::MAX))?;
-            rows.extend(influence(&path, repeats, times == 1)?);
+            rows.extend(influence(&path, &[mlp::PROBES, 1], repeats, times == 1)?);
         }
     }
     if arguments.large {
@@ -134,13 +143,13 @@ fn strongest(run: &Run, question: &InfluenceQuestion, errors: bool) -> Result<(f
     Ok((sum, visits))
 }
 
-fn influence(path: &Path, repeats: usize, with_floors: bool) -> Result<Vec<Value>> {
+fn influence(path: &Path, probes: &[usize], repeats: usize, with_floors: bool) -> Result<Vec<Value>> {
     let run = Run::open(path)?;
     let compressed = floors::stored_bytes(&run);
     let (visits, width) = floors::shape(&run);
     let mut rows = Vec::new();
     println!("\n{visits} visits of {width} numbers, {:.1} MB of compressed columns", compressed as f64 / 1e6);
-    for probes in [mlp::PROBES, 1] {
+    for &probes in probes {
         let question = InfluenceQuestion::new("test").ids(0..probes as u64);
         if with_floors {
             floors::forget(path);

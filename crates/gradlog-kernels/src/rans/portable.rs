@@ -15,7 +15,7 @@ pub(super) fn encode(table: &Encoding, bytes: &[u8], states: &mut States, stack:
         room[pushed] = x as u16;
         pushed += full as usize;
         let x = x >> (16 * full);
-        let quotient = (u64::from(x) * table.divisors[usize::from(*byte)] >> QUOTIENT_BITS) as u32;
+        let quotient = ((u64::from(x) * table.divisors[usize::from(*byte)]) >> QUOTIENT_BITS) as u32;
         // `x / f · 4096 + x mod f + begin`
         *state = x + quotient * (TOTAL - f) + begin;
     }

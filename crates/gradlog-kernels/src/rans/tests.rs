@@ -110,7 +110,10 @@ fn quotients_are_exact_for_every_frequency() {
         let mut answers = Vec::new();
         for kernel in Kernel::available() {
             let (mut words, mut states) = (vec![0; bytes.len() + LANES], [LEAST; LANES]);
-            states.iter_mut().enumerate().for_each(|(i, x)| *x = (1 << 31) - 1 - (i as u32 * 33_554_393 & 0x7FFE_0000));
+            states
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, x)| *x = (1 << 31) - 1 - ((i as u32 * 33_554_393) & 0x7FFE_0000));
             let mut stack = Stack { words: &mut words, length: 0 };
             encode_groups(kernel, &table, &bytes, &mut states, &mut stack);
             let length = stack.length;
