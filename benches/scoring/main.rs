@@ -78,7 +78,11 @@ fn main() -> Result<()> {
     if let Some(probes) = arguments.probes {
         let path = dir.path().join("gradients");
         mlp::record(&path, 60_000, u64::MAX)?;
-        influence(&path, &[probes.clamp(1, mlp::PROBES)], 100, false)?;
+        let run = Run::open(&path)?;
+        let question = InfluenceQuestion::new("test").ids(0..probes.clamp(1, mlp::PROBES) as u64);
+        let times: Vec<_> = (0..100).map(|_| timed(|| strongest(&run, &question, false))).collect::<Result<_>>()?;
+        let (seconds, cpu) = times.iter().map(|(_, seconds, _, cpu)| (*seconds, *cpu)).unzip();
+        println!("{probes} probes: {:.4} s, {:.4} CPU seconds", median(seconds), median(cpu));
         return Ok(());
     }
     if !arguments.columns {
@@ -90,7 +94,7 @@ fn main() -> Result<()> {
             }
             let path = dir.path().join(format!("gradients-{times}"));
             mlp::record(&path, times * visits, arguments.examples.unwrap_or(u64::MAX))?;
-            rows.extend(influence(&path, &[mlp::PROBES, 1], repeats, times == 1)?);
+            rows.extend(influence(&path, repeats, times == 1)?);
         }
     }
     if arguments.large {
@@ -143,13 +147,13 @@ fn strongest(run: &Run, question: &InfluenceQuestion, errors: bool) -> Result<(f
     Ok((sum, visits))
 }
 
-fn influence(path: &Path, probes: &[usize], repeats: usize, with_floors: bool) -> Result<Vec<Value>> {
+fn influence(path: &Path, repeats: usize, with_floors: bool) -> Result<Vec<Value>> {
     let run = Run::open(path)?;
     let compressed = floors::stored_bytes(&run);
     let (visits, width) = floors::shape(&run);
     let mut rows = Vec::new();
     println!("\n{visits} visits of {width} numbers, {:.1} MB of compressed columns", compressed as f64 / 1e6);
-    for &probes in probes {
+    for probes in [mlp::PROBES, 1] {
         let question = InfluenceQuestion::new("test").ids(0..probes as u64);
         if with_floors {
             floors::forget(path);

@@ -31,9 +31,9 @@ pub const WIDTH_MAX: u32 = 1 << 24;
 pub const AMENDS_VECTORS: u16 = 0xFFFE;
 /// In [`ColumnEntry::amends`]: the column amends all others of the block.
 pub const AMENDS_ALL: u16 = 0xFFFF;
-/// No zstd frame inflates to more than this many times its length. The shortest block with output has 4 bytes, and
-/// makes at most 2^17 (RFC 8878, 3.1.1.2).
-const ZSTD_RATIO_MAX: u64 = 1 << 15;
+/// No frame inflates to more than this many times its length. The shortest block of zstd with output has 4 bytes, and
+/// makes at most 2^17 (RFC 8878, 3.1.1.2). A byte takes at least log2(4096 / 4095) bits of rANS, a 22,700th of it.
+const RATIO_MAX: u64 = 1 << 15;
 
 /// What the rows of a block are (FORMAT.md, "Kinds of block").
 ///
@@ -215,6 +215,18 @@ impl ColumnEntry {
     ///
     /// Never allocates more than `rows` rows of a known type need, whatever the entry claims.
     pub fn inflate(&self, stored: Vec<u8>, rows: u32) -> Result<Vec<u8>, DecodeError> {
+        let inflated = self.inflate_into(&stored, rows, |length| vec![0; length])?;
+        Ok(inflated.unwrap_or(stored))
+    }
+
+    /// As [`ColumnEntry::inflate`], into a buffer that `buffer` makes of the length that it is given. `None` if the
+    /// column is stored as it is.
+    pub(crate) fn inflate_into<B: std::ops::DerefMut<Target = [u8]>>(
+        &self,
+        stored: &[u8],
+        rows: u32,
+        buffer: impl Fn(usize) -> B,
+    ) -> Result<Option<B>, DecodeError> {
         let cells = self.cells().ok_or_else(|| DecodeError(format!("numbers of unknown type {}", self.cells)))?;
         let expected = cells.row_bytes(self.width).saturating_mul(u64::from(rows));
         if u64::from(self.raw_bytes) != expected {
@@ -226,57 +238,57 @@ impl ColumnEntry {
         if expected > COLUMN_BYTES_MAX {
             return Err(DecodeError(format!("a column of {expected} bytes, more than the format allows")));
         }
-        if crc32fast::hash(&stored) != self.crc {
+        if crc32fast::hash(stored) != self.crc {
             return Err(DecodeError("the column's checksum does not match".into()));
         }
         let raw_bytes = self.raw_bytes as usize;
         let codec = Codec::from_code(self.codec);
         match codec.ok_or_else(|| DecodeError(format!("unknown compression {}", self.codec)))? {
-            Codec::None if stored.len() == raw_bytes => Ok(stored),
+            Codec::None if stored.len() == raw_bytes => Ok(None),
             Codec::None => Err(DecodeError(format!("{} bytes where {raw_bytes} belong", stored.len()))),
-            Codec::Zstd | Codec::Planes | Codec::Rans
-                if expected > ZSTD_RATIO_MAX.saturating_mul(stored.len() as u64) =>
-            {
+            Codec::Zstd | Codec::Planes | Codec::Rans if expected > RATIO_MAX.saturating_mul(stored.len() as u64) => {
                 Err(DecodeError(format!("{expected} bytes cannot come out of {}", stored.len())))
             }
-            Codec::Zstd => unpack(&stored, raw_bytes),
+            Codec::Zstd => {
+                let mut raw = buffer(raw_bytes);
+                unpack(stored, &mut raw)?;
+                Ok(Some(raw))
+            }
             Codec::Planes if cells.number_bytes() == 1 => {
                 Err(DecodeError(format!("planes of numbers of type {}, which have none", self.cells)))
             }
             Codec::Planes => {
-                let planes = unpack(&stored, raw_bytes)?;
-                let mut raw = vec![0; raw_bytes];
+                let (mut planes, mut raw) = (buffer(raw_bytes), buffer(raw_bytes));
+                unpack(stored, &mut planes)?;
                 planes::join(cells.number_bytes(), &planes, &mut raw);
-                Ok(raw)
+                Ok(Some(raw))
             }
             Codec::Rans => {
-                let mut raw = vec![0; raw_bytes];
-                RANS.with_borrow_mut(|decoder| decoder.decode(&stored, &mut raw))
+                let mut raw = buffer(raw_bytes);
+                RANS.with_borrow_mut(|decoder| decoder.decode(stored, &mut raw))
                     .map_err(|e| DecodeError(format!("the column does not inflate: {e}")))?;
-                Ok(raw)
+                Ok(Some(raw))
             }
         }
     }
 }
 
-/// The contents of a zstd frame, if they are `raw_bytes` bytes.
+/// Writes the contents of a zstd frame into `raw`, if they are as long.
 ///
 /// The frame's own size field is ignored. The buffer is exactly as long as the number of rows requires. zstd itself
 /// would take several frames for one, and pass over frames that it is told to skip. Other decoders read the first only.
-fn unpack(stored: &[u8], raw_bytes: usize) -> Result<Vec<u8>, DecodeError> {
+fn unpack(stored: &[u8], raw: &mut [u8]) -> Result<(), DecodeError> {
     if window_bytes(stored).is_some_and(|bytes| bytes > COLUMN_BYTES_MAX) {
         return Err(DecodeError("the column's zstd frame has a larger window than the format allows".into()));
     }
     if find_frame_compressed_size(stored).is_ok_and(|bytes| bytes != stored.len()) {
         return Err(DecodeError("more follows the column's zstd frame".into()));
     }
-    let mut raw = Vec::with_capacity(raw_bytes);
-    let written =
-        inflate_into(stored, &mut raw).map_err(|e| DecodeError(format!("the column does not inflate: {e}")))?;
-    if written != raw_bytes {
-        return Err(DecodeError(format!("{written} bytes where {raw_bytes} belong")));
+    let written = decompress(stored, raw).map_err(|e| DecodeError(format!("the column does not inflate: {e}")))?;
+    if written != raw.len() {
+        return Err(DecodeError(format!("{written} bytes where {} belong", raw.len())));
     }
-    Ok(raw)
+    Ok(())
 }
 
 /// The window that a zstd frame asks for, if it does (RFC 8878, 3.1.1.1.2). Otherwise its content is the window.
@@ -292,7 +304,7 @@ thread_local! {
     static RANS: RefCell<Decoder> = RefCell::new(Decoder::default());
 }
 
-fn inflate_into(stored: &[u8], raw: &mut Vec<u8>) -> io::Result<usize> {
+fn decompress(stored: &[u8], raw: &mut [u8]) -> io::Result<usize> {
     DECOMPRESSOR.with_borrow_mut(|kept| {
         let decompressor = match kept {
             Some(decompressor) => decompressor,

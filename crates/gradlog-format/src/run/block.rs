@@ -3,6 +3,7 @@
 use super::directory::Directory;
 use super::error::{io_error, Damage, Newer, ReadError};
 use super::file::{is_damage, SegmentFile};
+use super::spare::Spare;
 use super::vectors::{Origin, Vectors};
 use crate::log::{BlockHeader, BlockKind, Cells, Column, ColumnEntry, ColumnKey, HEADER_BYTES};
 use half::bf16;
@@ -164,7 +165,7 @@ impl Block {
     /// written, [`ReadError::Newer`] if a newer version wrote its numbers in a way that this one does not know,
     /// [`ReadError::Io`] if the file system refuses.
     pub fn u8s(&self, key: impl Into<ColumnKey>) -> Result<Vec<u8>, ReadError> {
-        self.raw(key.into(), 1)
+        Ok(self.raw(key.into(), 1)?.to_vec())
     }
 
     /// A column of 32-bit integers.
@@ -303,7 +304,7 @@ impl Block {
         self.directory.find(key)
     }
 
-    fn raw(&self, key: ColumnKey, cells: u8) -> Result<Vec<u8>, ReadError> {
+    fn raw(&self, key: ColumnKey, cells: u8) -> Result<Spare, ReadError> {
         let (index, entry) = self.entry(key).ok_or_else(|| self.absent(key))?;
         if self.unreadable(entry).is_some() {
             return Err(self.newer(entry));
@@ -318,11 +319,11 @@ impl Block {
         Ok(bytes)
     }
 
-    fn inflate(&self, index: usize) -> Result<Vec<u8>, ReadError> {
+    fn inflate(&self, index: usize) -> Result<Spare, ReadError> {
         let entry = &self.directory.entries()[index];
         // The scan checked that the frames fit the block and the block fits the file. So this allocates at most the
         // file.
-        let mut stored = vec![0u8; entry.stored_bytes as usize];
+        let mut stored = Spare::new(entry.stored_bytes as usize);
         let start = self.directory.start(index);
         match self.united.as_ref().and_then(|united| united.made.as_deref()) {
             Some(body) => {
@@ -343,7 +344,10 @@ impl Block {
         if entry.cells().is_none() && crc32fast::hash(&stored) == entry.crc {
             return Ok(stored); // intact, of a type that a newer version added
         }
-        entry.inflate(stored, self.header.rows).map_err(|e| self.damaged(format!("column {}: {e}", entry.column)))
+        match entry.inflate_into(&stored, self.header.rows, Spare::new) {
+            Ok(inflated) => Ok(inflated.unwrap_or(stored)),
+            Err(error) => Err(self.damaged(format!("column {}: {error}", entry.column))),
+        }
     }
 
     /// Why this version cannot know what the numbers of a column mean, if it cannot.

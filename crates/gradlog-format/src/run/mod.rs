@@ -27,6 +27,7 @@ mod recover;
 mod resumptions;
 mod salvage;
 mod scan;
+mod spare;
 mod steps;
 mod structure;
 mod superseded;

@@ -1,5 +1,6 @@
 //! The vectors of one column, decoded on demand.
 
+use super::spare::Spare;
 use crate::log::LayerRecord;
 use crate::sketch::{locate, read_rotated, rotate_back, Apart, Encoding, Rounding, SketchConfig};
 use half::bf16;
@@ -50,7 +51,7 @@ pub struct Vectors {
     encoding: Encoding,
     width: usize,
     row_bytes: usize,
-    codes: Vec<u8>,
+    codes: Spare,
     scales: Vec<bf16>,
     origin: Origin,
     /// Numbers kept apart in each row, 0 if no row has any.
@@ -62,7 +63,7 @@ pub struct Vectors {
 }
 
 impl Vectors {
-    pub(super) fn new(encoding: Encoding, width: usize, codes: Vec<u8>, scales: Vec<bf16>, origin: Origin) -> Self {
+    pub(super) fn new(encoding: Encoding, width: usize, codes: Spare, scales: Vec<bf16>, origin: Origin) -> Self {
         let row_bytes = encoding.bytes(width);
         Self { encoding, width, row_bytes, codes, scales, origin, slots: 0, apart: Vec::new(), rounding: Vec::new() }
     }
@@ -71,7 +72,7 @@ impl Vectors {
     pub fn from_rows(encoding: Encoding, width: usize, rows: &[Vec<f32>]) -> Self {
         let mut codes = Vec::new();
         let scales = rows.iter().map(|row| encoding.encode(row, &mut codes).scale).collect();
-        Self::new(encoding, width, codes, scales, Origin::Whole)
+        Self::new(encoding, width, codes.into(), scales, Origin::Whole)
     }
 
     /// The same, made of something else.
