@@ -60,14 +60,13 @@ impl Frequencies {
                 *rounded = share.clamp(1, TOTAL as u16 - 1);
             }
         }
-        // What rounding took or gave goes to the values that notice it least: one at a time, where a bit costs least.
+        // What rounding took or gave goes to the values that notice it least, one at a time. A byte of frequency f takes
+        // -log2(f / 4096) bits, so a change of f by 1 costs its count over f.
         let mut sum: i32 = rounded.iter().map(|f| i32::from(*f)).sum();
         while sum != TOTAL as i32 {
             let change: i32 = if sum < TOTAL as i32 { 1 } else { -1 };
-            let cost = |&v: &usize| {
-                let (f, count) = (f64::from(rounded[v]), counts[v] as f64);
-                count * (f.log2() - (f + f64::from(change)).log2())
-            };
+            let cost =
+                |&v: &usize| -f64::from(change) * counts[v] as f64 / (f64::from(rounded[v]) + 0.5 * f64::from(change));
             let may = |v: &usize| counts[*v] > 0 && i32::from(rounded[*v]) + change >= 1;
             let best = (0..256).filter(may).min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
             rounded[best] = (i32::from(rounded[best]) + change) as u16;
