@@ -21,8 +21,13 @@
 //! `gradlog::optim::AdamW`, which shows the recorder its moments. `waited` is the training thread's time in handing
 //! over passes, without what it waits for at the end, when it asks for all to be on disk.
 //!
+//! `disabled` is the ratio to the tapped loop without a recorder, and `floor` what the background thread cannot do
+//! without: reading each captured number once and writing the stored bytes ([`floor`]). `background` is its working
+//! time, the file system's included.
+//!
 //! Every mode starts from the same weights and sees the same batches; at the end their losses must agree.
 
+mod floor;
 pub mod memory;
 mod models;
 #[path = "../../examples/support/mod.rs"]
@@ -58,7 +63,12 @@ struct Row {
     step_ms: f64,
     bytes_per_visit: f64,
     blocked_share: f64,
+    /// Median of the ratios to the neighboring blocks of `disabled`.
+    ratio_to_disabled: f64,
     background_ms: f64,
+    background_us_per_visit: f64,
+    /// What [`floor`] takes. 0 for all modes but `recorded`.
+    floor_us_per_visit: f64,
     recorder_peak_bytes: u64,
     allocator: String,
 }
@@ -114,7 +124,10 @@ pub fn run(allocator: &str) -> Result<()> {
         "allocator {allocator}; ratios are to `plain`, by median [10th, 90th percentile] of {} pairs of blocks",
         arguments.pairs
     );
-    println!("workload          batch thr  mode       ratio  [p10,  p90]   step ms  bytes/visit  waited  background ms  peak MiB");
+    println!(
+        "workload          batch thr  mode       ratio  [p10,  p90]  disabled  step ms  bytes/visit  waited  \
+         background us/visit  floor  peak MiB"
+    );
     let mut all = Vec::new();
     for workload in Workload::ALL {
         if arguments.workload.as_deref().is_some_and(|name| name != workload.name() && name != workload.family()) {
@@ -137,7 +150,7 @@ pub fn run(allocator: &str) -> Result<()> {
             let rows: Vec<Row> = serde_json::from_slice(&child.stdout)?;
             for row in &rows {
                 println!(
-                    "{:<17} {:>5} {:>3}  {:<9} {:>6.3}  [{:.2}, {:.2}] {:>9.2} {:>12.0} {:>6.2}% {:>14.2} {:>9.1}",
+                    "{:<17} {:>5} {:>3}  {:<9} {:>6.3}  [{:.2}, {:.2}] {:>9.3} {:>8.2} {:>12.0} {:>6.2}% {:>20.2} {:>6.2} {:>9.1}",
                     workload.name(),
                     row.batch,
                     row.threads,
@@ -145,10 +158,12 @@ pub fn run(allocator: &str) -> Result<()> {
                     row.ratio_median,
                     row.ratio_p10,
                     row.ratio_p90,
+                    row.ratio_to_disabled,
                     row.step_ms,
                     row.bytes_per_visit,
                     100.0 * row.blocked_share,
-                    row.background_ms,
+                    row.background_us_per_visit,
+                    row.floor_us_per_visit,
                     row.recorder_peak_bytes as f64 / f64::from(1 << 20)
                 );
             }
@@ -292,15 +307,28 @@ fn measure(workload: Workload, arguments: &Arguments, allocator: &str) -> Result
     }
     // The first block of each mode warms caches and pools up and is not counted.
     let plain: Vec<f64> = lanes[0].seconds[1..].to_vec();
+    let disabled: Vec<f64> = lanes[1].seconds[1..].to_vec();
     let disabled_peak = lanes[1].peak_bytes;
     let mut rows = Vec::new();
     for (mode, lane) in MODES.iter().zip(lanes) {
         let seconds = &lane.seconds[1..];
-        let mut ratios: Vec<f64> = seconds.iter().zip(&plain).map(|(own, plain)| own / plain).collect();
-        ratios.sort_by(f64::total_cmp);
+        let ratios_to = |others: &[f64]| {
+            let mut ratios: Vec<f64> = seconds.iter().zip(others).map(|(own, other)| own / other).collect();
+            ratios.sort_by(f64::total_cmp);
+            ratios
+        };
+        let ratios = ratios_to(&plain);
         let total: f64 = lane.seconds.iter().sum::<f64>() * workload.steps_in_block() as f64;
         let steps = lane.step as f64;
+        let visits = steps * workload.batch() as f64;
         let summary: RecordingSummary = lane.recorder.finish()?;
+        let floor_us_per_visit = match *mode {
+            "recorded" => {
+                let captured = floor::Captured::of_run(&dir.path().join(mode), summary.bytes_per_visit)?;
+                floor::measure(captured, workload.batch(), dir.path())?
+            }
+            _ => 0.0,
+        };
         rows.push(Row {
             workload: workload.family().into(),
             batch: workload.batch(),
@@ -313,7 +341,10 @@ fn measure(workload: Workload, arguments: &Arguments, allocator: &str) -> Result
             step_ms: 1e3 * median(seconds),
             bytes_per_visit: summary.bytes_per_visit,
             blocked_share: summary.blocked.as_secs_f64() / total,
+            ratio_to_disabled: percentile(&ratios_to(&disabled), 0.5),
             background_ms: 1e3 * summary.background.as_secs_f64() / steps,
+            background_us_per_visit: 1e6 * summary.background.as_secs_f64() / visits,
+            floor_us_per_visit,
             recorder_peak_bytes: match *mode {
                 "plain" | "disabled" => 0,
                 _ => lane.peak_bytes.saturating_sub(disabled_peak),

@@ -2,7 +2,7 @@
 
 use super::families::{Family, PROBES, VISITS};
 use anyhow::Result;
-use gradlog_format::sketch::{choose_apart, Apart, Encoding, Rest};
+use gradlog_format::sketch::{choose_apart, Apart, Encoding, Magnitudes, Rest};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{json, Value};
@@ -124,7 +124,7 @@ impl Rival {
         let mut apart: Vec<Apart> = Vec::new();
         match self.apart {
             Take::None => {}
-            Take::Chosen => choose_apart(row, Rest::Rounded, &mut apart),
+            Take::Chosen => choose_apart(row, &Magnitudes::of(row), Rest::Rounded, &mut apart),
             Take::Largest(count) => {
                 let mut order: Vec<usize> = (0..row.len()).collect();
                 order.sort_by(|a, b| row[*b].abs().total_cmp(&row[*a].abs()));

@@ -6,12 +6,12 @@ use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::metric::VisitMetric;
 use super::sketcher::LayerSketcher;
 use super::vector_rows::{RowScratch, VectorRows};
-use crate::taps::{add, fold_uses, move_to_host, wide_squared_norm, with_slice};
+use crate::taps::{add, fold_uses, move_to_host, with_slice};
 use crate::taps::{FoldedGradients, PerExample, SharedFold, SquaredNorms};
 use candle_core::{Device, Result, Tensor};
 use gradlog_format::log::{BlockBuilder, Cells, Column, Preconditioner};
-use gradlog_format::sketch::{draw, SketchConfig};
-use gradlog_kernels::simd::{squared_norm, squared_norm_f64};
+use gradlog_format::sketch::{draw, Magnitudes, SketchConfig};
+use gradlog_kernels::simd::{squared_norm_f64, vectorized};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -308,23 +308,35 @@ impl RowMaker {
         let rows = input.chunks_exact(inputs).zip(delta.chunks_exact(outputs));
         for (i, (((a, d), (norms, flag)), seed)) in rows.zip(norms.iter_mut().zip(flags)).zip(&seeds).enumerate() {
             let factor = undo(i);
-            unweighted.clear();
-            unweighted.extend(d.iter().map(|d| d * factor));
-            let input_square = f64::from(squared_norm(a)) + f64::from(u8::from(bias));
-            norms.plain += wide_squared_norm(&unweighted) * input_square;
+            scale_into(d, factor, &mut unweighted);
+            let (of_a, of_d) = (Magnitudes::of(a), Magnitudes::of(&unweighted));
+            let input_square = of_a.squared_norm() + f64::from(u8::from(bias));
+            norms.plain += of_d.squared_norm() * input_square;
             if let Some(metric) = metric {
                 norms.in_metric += metric.squared_norm_of_factors(number, a, &unweighted, bias);
             }
             let seed_of = |record_seed: u64| draw(record_seed, *seed);
             let of_input = seed_of(layer.record.seed_input);
-            mark_finite(flag, inputs_to.push(a, layer.input.as_ref(), of_input, &mut scratch, builder));
+            mark_finite(flag, inputs_to.push((a, &of_a), layer.input.as_ref(), of_input, &mut scratch, builder));
             let of_delta = seed_of(layer.record.seed_delta);
-            mark_finite(flag, deltas_to.push(&unweighted, layer.delta.as_ref(), of_delta, &mut scratch, builder));
+            mark_finite(
+                flag,
+                deltas_to.push((&unweighted, &of_d), layer.delta.as_ref(), of_delta, &mut scratch, builder),
+            );
         }
         inputs_to.finish(builder);
         deltas_to.finish(builder);
         self.scratch = Scratch { unweighted, row: scratch, seeds };
     }
+}
+
+/// Replaces the numbers of `into` by `factor` times those of `values`.
+fn scale_into(values: &[f32], factor: f32, into: &mut Vec<f32>) {
+    into.resize(values.len(), 0.0);
+    vectorized(
+        #[inline(always)]
+        || into.iter_mut().zip(values).for_each(|(into, value)| *into = value * factor),
+    );
 }
 
 /// Flags a row with a vector that was not finite.

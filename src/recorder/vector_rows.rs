@@ -1,7 +1,7 @@
 //! Encodes rows of vectors into a block.
 
 use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey};
-use gradlog_format::sketch::{choose_apart, rotate, Apart, Encoding, Projection, Rest, Rounding};
+use gradlog_format::sketch::{choose_apart, rotate, Apart, Encoding, Magnitudes, Projection, Rest, Rounding};
 
 /// How the vectors of one column are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl VectorRows {
     /// Appends a vector, or its projection. `seed` decides the roundings.
     pub(super) fn push(
         &mut self,
-        row: &[f32],
+        (row, magnitudes): (&[f32], &Magnitudes),
         projection: Option<&Projection>,
         seed: u64,
         scratch: &mut RowScratch,
@@ -78,13 +78,14 @@ impl VectorRows {
     ) -> bool {
         let RowScratch { apart, rest, folded, projected } = scratch;
         let kind = if projection.is_some() { Rest::Rotated } else { Rest::Rounded };
-        let row = self.take_apart(row, kind, (apart, rest), builder);
+        let left = self.take_apart((row, magnitudes), kind, (apart, rest), builder);
         match projection {
-            None => self.encode(row, seed),
+            None if apart.is_empty() => self.encode(left, magnitudes.largest(), seed),
+            None => self.encode(left, self.largest(left), seed),
             Some(projection) => {
                 projected.clear();
-                projection.apply(row, folded, projected);
-                self.encode(projected, seed)
+                projection.apply(left, folded, projected);
+                self.encode(projected, self.largest(projected), seed)
             }
         }
     }
@@ -97,13 +98,14 @@ impl VectorRows {
         builder: &mut BlockBuilder,
     ) -> bool {
         if self.keeps_apart() {
-            choose_apart(row, Rest::Rotated, &mut scratch.apart);
+            choose_apart(row, &Magnitudes::of(row), Rest::Rotated, &mut scratch.apart);
             scratch.apart.iter().for_each(|apart| row[apart.place as usize] = 0.0);
             builder.keep_apart(self.column.values, self.row, &scratch.apart);
         }
         let width = self.column.width as usize;
         rotate(row, width);
-        self.encode(&row[..width], 0)
+        let largest = self.largest(&row[..width]);
+        self.encode(&row[..width], largest, 0)
     }
 
     /// Floats need no exact copies of large numbers: their rounding is relative.
@@ -114,14 +116,14 @@ impl VectorRows {
     /// Keeps large numbers apart. Returns the rest.
     fn take_apart<'a>(
         &self,
-        row: &'a [f32],
+        (row, magnitudes): (&'a [f32], &Magnitudes),
         kind: Rest,
         (apart, rest): (&mut Vec<Apart>, &'a mut Vec<f32>),
         builder: &mut BlockBuilder,
     ) -> &'a [f32] {
         apart.clear();
         if self.keeps_apart() {
-            choose_apart(row, kind, apart);
+            choose_apart(row, magnitudes, kind, apart);
         }
         if apart.is_empty() {
             return row;
@@ -133,9 +135,17 @@ impl VectorRows {
         rest
     }
 
-    /// Appends a vector of the column's width. Returns whether it was finite.
-    fn encode(&mut self, row: &[f32], seed: u64) -> bool {
-        let quantized = self.column.encoding.encode_stochastic(row, seed, &mut self.codes);
+    /// The largest magnitude of a vector, if its encoding asks for it.
+    fn largest(&self, row: &[f32]) -> f32 {
+        match self.column.encoding {
+            Encoding::Q8 | Encoding::Q4 => Magnitudes::of(row).largest(),
+            _ => 0.0,
+        }
+    }
+
+    /// Appends a vector of the column's width with this largest magnitude. Returns whether it was finite.
+    fn encode(&mut self, row: &[f32], largest: f32, seed: u64) -> bool {
+        let quantized = self.column.encoding.encode_stochastic_up_to(row, largest, seed, &mut self.codes);
         self.scales.extend(quantized.scale.to_le_bytes());
         if self.column.rounding().is_some() {
             let Rounding { spread, nonzero } = quantized.rounding;

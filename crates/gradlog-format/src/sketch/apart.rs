@@ -1,6 +1,7 @@
 //! The few numbers of a vector that are kept exactly, beside the rounded rest.
 
-use gradlog_kernels::simd::{squared_norm_f64, vectorized};
+use super::magnitudes::{Magnitudes, LANES};
+use gradlog_kernels::simd::vectorized;
 
 /// The most numbers of one vector that are kept apart.
 pub const APART_MAX: usize = 8;
@@ -47,14 +48,13 @@ const FLOOR: f32 = 0.01;
 ///   that is left, `n` the number of nonzero numbers. The first term counts the bits for a given error.
 /// * [`Rest::Rotated`]: takes numbers as long as one has more than 5 % of the squared norm that is left.
 ///
-/// Takes none of a vector that is not finite.
+/// Takes none of a vector that is not finite. `magnitudes` are those of `values`.
 ///
 /// # Cost
-/// One pass over `values`, and a second one for those with a large number.
-pub fn choose_apart(values: &[f32], rest: Rest, chosen: &mut Vec<Apart>) {
+/// One pass over those `values` that may have a large number.
+pub fn choose_apart(values: &[f32], magnitudes: &Magnitudes, rest: Rest, chosen: &mut Vec<Apart>) {
     chosen.clear();
-    let (lanes, squares) = measure(values);
-    let largest = f32::from_bits(lanes.into_iter().max().unwrap_or(0));
+    let (lanes, largest, squares) = (magnitudes.lanes, magnitudes.largest(), magnitudes.squared_norm());
     if !largest.is_finite() || largest == 0.0 || values.len() >= u32::MAX as usize {
         return;
     }
@@ -105,9 +105,6 @@ pub fn choose_apart(values: &[f32], rest: Rest, chosen: &mut Vec<Apart>) {
     chosen.extend(top.into_iter().take(count));
 }
 
-/// Numbers that are looked at in one go.
-const LANES: usize = 32;
-
 /// The largest numbers of [`APART_MAX`]` + 1` different lanes, largest first. The `k`-th of them is at most the `k`-th
 /// largest magnitude of all.
 type High = [f32; APART_MAX + 1];
@@ -149,37 +146,6 @@ fn may_save_bits(high: &High, n: usize) -> bool {
     (1..=APART_MAX).any(|k| (n as f32) * (high[k] / high[0]).log2() + BITS * (k as f32) < 0.0)
 }
 
-/// The largest magnitude of each lane as bits, whose order is that of the magnitudes and then of infinity and NaN, and
-/// the sum of all squares.
-fn measure(values: &[f32]) -> ([u32; LANES], f64) {
-    let (lanes, squares) = vectorized(
-        #[inline(always)]
-        || {
-            let (mut bits, mut squares) = ([0u32; LANES], [0f32; LANES]);
-            let chunks = values.chunks_exact(LANES);
-            let rest = chunks.remainder();
-            let mut add = |lane: usize, value: f32| {
-                bits[lane] = bits[lane].max(value.to_bits() & 0x7FFF_FFFF);
-                squares[lane] += value * value;
-            };
-            for chunk in chunks {
-                (0..LANES).for_each(|lane| add(lane, chunk[lane]));
-            }
-            rest.iter().enumerate().for_each(|(lane, value)| add(lane, *value));
-            (bits, squares.iter().sum::<f32>())
-        },
-    );
-    let squares = f64::from(squares);
-    // Squares of tiny and of huge numbers need more room than an f32 has.
-    if (1e-30..1e30).contains(&squares) {
-        (lanes, squares)
-    } else {
-        (lanes, squared_norm_f64(values))
-    }
-}
-
-/// The [`APART_MAX`]` + 1` largest numbers whose magnitude is above `floor`, largest first, and the count of nonzero
-/// numbers.
 #[inline(always)]
 fn find_largest(values: &[f32], floor: f32) -> (Vec<Apart>, usize) {
     let mut top: Vec<Apart> = Vec::with_capacity(APART_MAX + 2);
@@ -222,7 +188,7 @@ mod tests {
 
     fn places(values: &[f32], rest: Rest) -> Vec<u32> {
         let mut chosen = vec![Apart { place: 7, value: 7.0 }];
-        choose_apart(values, rest, &mut chosen);
+        choose_apart(values, &Magnitudes::of(values), rest, &mut chosen);
         assert!(chosen.iter().all(|apart| values[apart.place as usize] == apart.value));
         chosen.iter().map(|apart| apart.place).collect()
     }

@@ -9,6 +9,7 @@
 
 mod apart;
 mod fold;
+mod magnitudes;
 mod project;
 mod quantize;
 mod scheme;
@@ -16,6 +17,7 @@ mod seed;
 
 pub use apart::{choose_apart, Apart, Rest, APART_MAX};
 pub use fold::{locate, Fold};
+pub use magnitudes::Magnitudes;
 pub use project::{read_rotated, rotate, rotate_back, Projection};
 pub use quantize::{row_bytes, Encoding, Quantized, Rounding};
 pub use scheme::{Form, SketchConfig};

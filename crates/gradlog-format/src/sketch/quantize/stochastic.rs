@@ -1,5 +1,6 @@
 //! Rounding at random, so that the mean of the stored numbers is the vector itself.
 
+use super::super::magnitudes::Magnitudes;
 use super::{largest_magnitude, scale_up, Encoding, Quantized};
 use gradlog_kernels::simd::vectorized;
 use half::{bf16, f16};
@@ -52,6 +53,12 @@ impl Encoding {
     ///
     /// The random numbers are those of `draw32(seed, i)` for place `i` (FORMAT.md, "Rounding").
     pub fn encode_stochastic(self, values: &[f32], seed: u64, out: &mut Vec<u8>) -> Quantized {
+        self.encode_stochastic_up_to(values, Magnitudes::of(values).largest(), seed, out)
+    }
+
+    /// As [`Encoding::encode_stochastic`], for numbers whose largest magnitude is known: `largest`, which is infinite or
+    /// NaN if one of them is.
+    pub fn encode_stochastic_up_to(self, values: &[f32], largest: f32, seed: u64, out: &mut Vec<u8>) -> Quantized {
         let levels = match self {
             Encoding::Q8 => 127.0,
             Encoding::Q4 => 7.0,
@@ -65,7 +72,7 @@ impl Encoding {
         vectorized(
             #[inline(always)]
             || {
-                let (largest, finite) = largest_magnitude(values);
+                let finite = largest.is_finite();
                 let scale = if finite { scale_up(largest / levels) } else { bf16::ZERO };
                 let step = scale.to_f32();
                 if step == 0.0 {
@@ -210,13 +217,12 @@ fn round_lanes(
     seed: u32,
     (sums, counts): (&mut [f32; LANES], &mut [u32; LANES]),
 ) -> [u8; LANES] {
-    // Near 1.5 · 2^23 the floats are the whole numbers: adding and subtracting rounds to one of them, without a branch.
+    // Near 1.5 · 2^23 the floats are the whole numbers: the lower bits of such a float are the number.
     const SHIFT: f32 = 12_582_912.0;
     let mut rounded = [0u32; LANES];
     for lane in 0..LANES {
         let x = scaled(values[lane]).clamp(-levels, levels);
-        let nearest = (x + SHIFT) - SHIFT;
-        let floor = if nearest > x { nearest - 1.0 } else { nearest };
+        let floor = x.floor();
         let fraction = x - floor;
         // 24 random bits as a number in 0..1. As a signed integer it converts in one instruction.
         let random = (mix32(seed.wrapping_add(LANE_STEPS[lane])) >> 8) as i32 as f32 * (1.0 / 16_777_216.0);
