@@ -15,8 +15,8 @@
 //! | last | tapped, unseen by the recorder | the last layer's gradients from its features |
 //! | recorded | tapped | everything, by the default configuration |
 //!
-//! The tapped loops also take ReLU and max-pooling from gradlog (`ops::relu`, `ops::max_pool2d_as_candle`), which
-//! compute what candle's do. With `--in-place-sgd` they step by `gradlog::optim::Sgd`, which gives the same weights, in
+//! The tapped loops also take ReLU, max-pooling and softmax from gradlog (`ops::relu`, `ops::max_pool2d_as_candle`,
+//! `nn::ops::softmax_last_dim`), which compute what candle's do. With `--in-place-sgd` they step by `gradlog::optim::Sgd`, which gives the same weights, in
 //! place of candle_nn's SGD. With `--adamw` the plain loop steps by candle_nn's AdamW and the tapped ones by
 //! `gradlog::optim::AdamW`, which shows the recorder its moments. `waited` is the training thread's time in handing
 //! over passes, without what it waits for at the end, when it asks for all to be on disk.

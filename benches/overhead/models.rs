@@ -135,12 +135,28 @@ impl Builder<'_> {
 
 type Op = fn(&Tensor) -> candle_core::Result<Tensor>;
 
-/// ReLU and max-pooling: candle's own in the plain loop, and with taps those that compute the same in one pass each
-/// way.
-fn between(taps: Option<&Taps>) -> (Op, Op) {
+/// What is between layers.
+struct Between {
+    relu: Op,
+    pool: Op,
+    /// Over the last dimension.
+    softmax: Op,
+}
+
+/// candle's own ops in the plain loop, and with taps those that compute the same in one pass each way.
+fn between(taps: Option<&Taps>) -> Between {
     match taps {
-        Some(_) => (gradlog::ops::relu, |x| gradlog::ops::max_pool2d_as_candle(x, 2)),
-        None => (Tensor::relu, |x| x.max_pool2d(2)),
+        Some(_) => Between {
+            relu: gradlog::ops::relu,
+            pool: |x| gradlog::ops::max_pool2d_as_candle(x, 2),
+            softmax: gradlog::nn::ops::softmax_last_dim,
+        },
+        None => Between {
+            relu: Tensor::relu,
+            pool: |x| x.max_pool2d(2),
+            // `softmax_last_dim` has no backward in candle-nn 0.11.
+            softmax: |x| candle_nn::ops::softmax(x, candle_core::D::Minus1),
+        },
     }
 }
 
@@ -149,7 +165,7 @@ impl Model {
         let vb = VarBuilder::from_varmap(variables, DType::F32, &Device::Cpu);
         let build = Builder { vb: &vb, taps };
         let fc = |name: &str, inputs, outputs| build.linear(name, inputs, outputs);
-        let (relu, pool) = between(taps);
+        let Between { relu, pool, .. } = between(taps);
         let forward: Forward = match workload {
             Workload::Mlp64 | Workload::Mlp256 => {
                 let (fc1, fc2, fc3) = (fc("fc1", 784, 512)?, fc("fc2", 512, 256)?, fc("fc3", 256, 10)?);
@@ -197,7 +213,7 @@ fn transformer(build: &Builder<'_>) -> Result<Forward> {
             fc(&name("down"), 4 * WIDTH, WIDTH)?,
         ));
     }
-    let (relu, _) = between(build.taps);
+    let Between { relu, softmax, .. } = between(build.taps);
     let (last_norm, head) = (norm("norm")?, fc("head", WIDTH, SYMBOLS)?);
     let mask: Vec<f32> =
         (0..LENGTH * LENGTH).map(|i| if i % LENGTH > i / LENGTH { f32::NEG_INFINITY } else { 0.0 }).collect();
@@ -213,8 +229,7 @@ fn transformer(build: &Builder<'_>) -> Result<Forward> {
             let h = norm1.forward(&x)?;
             let (q, k, v) = (heads(q.forward(&h)?)?, heads(k.forward(&h)?)?, heads(v.forward(&h)?)?);
             let scores = (q.matmul(&k.t()?)? / ((WIDTH / HEADS) as f64).sqrt())?.broadcast_add(&mask)?;
-            // `softmax_last_dim` has no backward in candle-nn 0.11.
-            let mixed = candle_nn::ops::softmax(&scores, 3)?.matmul(&v)?;
+            let mixed = softmax(&scores)?.matmul(&v)?;
             let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((batch, length, WIDTH))?;
             x = (x + out.forward(&mixed)?)?;
             let h = norm2.forward(&x)?;
