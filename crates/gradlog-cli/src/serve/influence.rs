@@ -3,7 +3,7 @@
 use super::limits::{IDS_MAX, TOP_MAX};
 use super::parameters::Parameters;
 use super::response::Status;
-use crate::output::{Console, Watch};
+use crate::output::{Console, Stop, Watch};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
@@ -97,13 +97,13 @@ impl InfluenceCall {
     }
 
     /// Runs the command in this process. The answer is `{"words": [..], "answer": {..}}`: what it says on stderr, and
-    /// what it writes to stdout, byte by byte.
+    /// what it writes to stdout, byte by byte. It ends early when `stop` says so.
     ///
     /// # Errors
     /// What the command says, and whether the address or the run is to blame.
-    pub(crate) fn run(&self, run: &Path) -> Result<Vec<u8>, (Status, String)> {
+    pub(crate) fn run(&self, run: &Path, stop: &Stop) -> Result<Vec<u8>, (Status, String)> {
         let (mut out, mut words) = (Vec::new(), Vec::new());
-        let watch = Watch::new(false);
+        let watch = Watch::stopping(stop.clone());
         let mut console = Console { out: &mut out, words: &mut words, watch, draws: false };
         let code = crate::execute(self.arguments(run), &mut console);
         let words = String::from_utf8_lossy(&words).into_owned();

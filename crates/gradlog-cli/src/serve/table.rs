@@ -8,7 +8,7 @@ use super::parameters::Parameters;
 use crate::error::CliError;
 use crate::frame::Asked;
 use crate::page::parts::describe_score;
-use gradlog_analysis::{Score, ScoreQuestion};
+use gradlog_analysis::{Basis, RunsRow, Score, ScoreQuestion, ScoreRow};
 use serde_json::{json, Map, Value};
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -40,6 +40,9 @@ impl Examples {
     }
 }
 
+/// An example, its score, its label and its last prediction.
+type Row = (u64, f64, Option<u32>, Option<u32>);
+
 /// One score of all examples.
 #[derive(Debug)]
 pub(crate) struct ScoreColumn {
@@ -60,15 +63,31 @@ impl ScoreColumn {
         score: Score,
         known: Option<Arc<Examples>>,
     ) -> Result<Kept<Self>, CliError> {
-        let mut found = ScoreQuestion::new(score).compute_over(&asked.runs)?;
-        let about = describe_score(&found);
-        found.rows.sort_unstable_by_key(|row| row.example);
-        let values: Vec<f64> = found.rows.iter().map(|row| row.score).collect();
-        let examples = Examples {
-            ids: found.rows.iter().map(|row| row.example).collect(),
-            labels: found.rows.iter().map(|row| row.label.unwrap_or(NO_LABEL)).collect(),
-            predictions: found.rows.iter().map(|row| row.prediction.unwrap_or(NO_LABEL)).collect(),
+        let question = ScoreQuestion::new(score).share_progress(&asked.progress());
+        let (mut rows, basis): (Vec<Row>, String) = match asked.runs.as_slice() {
+            // What several runs take to be put together is as large as the rows again.
+            [run] => {
+                let found = question.compute(run)?;
+                let basis = Basis::describe_all([&found.basis]);
+                let row = |row: ScoreRow| (row.example, row.score, row.label, row.prediction);
+                (found.rows.into_iter().map(row).collect(), basis)
+            }
+            runs => {
+                let found = question.compute_over(runs)?;
+                let basis = found.basis_words();
+                let row = |row: RunsRow| (row.example, row.score, row.label, row.prediction);
+                (found.rows.into_iter().map(row).collect(), basis)
+            }
         };
+        rows.sort_unstable_by_key(|(example, ..)| *example);
+        let values: Vec<f64> = rows.iter().map(|(_, score, ..)| *score).collect();
+        let about = describe_score(score, &basis, values.iter().copied());
+        let examples = Examples {
+            ids: rows.iter().map(|(example, ..)| *example).collect(),
+            labels: rows.iter().map(|(_, _, label, _)| label.unwrap_or(NO_LABEL)).collect(),
+            predictions: rows.iter().map(|(.., prediction)| prediction.unwrap_or(NO_LABEL)).collect(),
+        };
+        drop(rows);
         let mut bytes = 8 * values.len() + about.to_string().len();
         let examples = match known.filter(|known| **known == examples) {
             Some(known) => known,

@@ -26,6 +26,7 @@ use crate::frame;
 pub(crate) use crate::frame::Outcome;
 use crate::output::Console;
 use clap::Subcommand;
+pub(crate) use influence::influence_methods;
 
 /// Makes the enum of verbs, and the call of each through the frame.
 macro_rules! verbs {
