@@ -6,6 +6,7 @@ mod export;
 mod ids;
 mod influence;
 pub(crate) mod info;
+mod judged;
 mod map;
 mod mean_vectors;
 mod prune;
