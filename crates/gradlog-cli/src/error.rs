@@ -65,9 +65,10 @@ impl From<TableError> for CliError {
             TableError::Read(error) => CliError::Read(error),
             TableError::Analysis(error) => CliError::Analysis(error),
             TableError::Write(error) => CliError::Write(error),
-            TableError::NoColumn { .. } | TableError::Twice(_) | TableError::NoGradients(_) => {
-                CliError::Arguments(error.to_string())
-            }
+            TableError::NoColumn { .. }
+            | TableError::Twice(_)
+            | TableError::NoGradients(_)
+            | TableError::NoWindow(_) => CliError::Arguments(error.to_string()),
             other => CliError::Write(io::Error::other(other)),
         }
     }
