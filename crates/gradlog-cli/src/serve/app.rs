@@ -65,7 +65,6 @@ impl From<CliError> for Refusal {
         let status = match &error {
             CliError::Analysis(AnalysisError::NoVisits) => Status::NoAnswer,
             CliError::Analysis(analysis) if is_about_the_run(analysis) => Status::NoAnswer,
-            CliError::NoRows(_) => Status::NoAnswer,
             _ => Status::Failed,
         };
         Refusal(status, explain(&error))

@@ -50,37 +50,42 @@ fn equal_questions_are_computed_once() {
     assert_eq!(*again.unwrap(), 7);
 }
 
-/// Fills both lanes, and returns what the questions beyond the queue hear.
+/// Fills a lane, and asks for more.
 #[test]
 fn a_lane_runs_few_lets_some_wait_and_refuses_the_rest() {
-    let desk = Desk::new(1 << 20);
-    let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let is_open = AtomicBool::new(false);
-    let ask = |name: String| -> Found {
-        desk.answer(Lane::Long, &name, &always(), |_| {
-            most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            waits_until(|| is_open.load(Ordering::SeqCst));
-            running.fetch_sub(1, Ordering::SeqCst);
-            kept(1)
-        })
-    };
-    thread::scope(|scope| {
-        let ask = &ask;
-        let askers: Vec<_> =
-            (0..LONG_RUNNING_MAX + LONG_WAITING_MAX).map(|n| scope.spawn(move || ask(n.to_string()))).collect();
-        waits_until(|| {
-            let state = desk.lock();
-            let line = &state.lines[Lane::Long as usize];
-            (line.running, line.waiting.len()) == (LONG_RUNNING_MAX, LONG_WAITING_MAX)
+    for (lane, other, running_max, waiting_max) in [
+        (Lane::Long, Lane::Quick, LONG_RUNNING_MAX, LONG_WAITING_MAX),
+        (Lane::Quick, Lane::Long, QUICK_RUNNING_MAX, QUICK_WAITING_MAX),
+    ] {
+        let desk = Desk::new(1 << 20);
+        let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let is_open = AtomicBool::new(false);
+        let ask = |name: String| -> Found {
+            desk.answer(lane, &name, &always(), |_| {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                waits_until(|| is_open.load(Ordering::SeqCst));
+                running.fetch_sub(1, Ordering::SeqCst);
+                kept(1)
+            })
+        };
+        thread::scope(|scope| {
+            let ask = &ask;
+            let askers: Vec<_> =
+                (0..running_max + waiting_max).map(|n| scope.spawn(move || ask(n.to_string()))).collect();
+            waits_until(|| {
+                let state = desk.lock();
+                let line = &state.lines[lane as usize];
+                (line.running, line.waiting.len()) == (running_max, waiting_max)
+            });
+            assert_eq!(ask("one more".into()), Err(Unanswered::Busy));
+            // The other lane is not held up.
+            assert_eq!(desk.answer(other, "other", &always(), |_| kept(5)).as_deref(), Ok(&5));
+            is_open.store(true, Ordering::SeqCst);
+            assert!(askers.into_iter().all(|asker| asker.join().unwrap().is_ok()));
         });
-        assert_eq!(ask("one more".into()), Err(Unanswered::Busy));
-        // The other lane is not held up.
-        assert_eq!(desk.answer(Lane::Quick, "quick", &always(), |_| kept(5)).as_deref(), Ok(&5));
-        is_open.store(true, Ordering::SeqCst);
-        assert!(askers.into_iter().all(|asker| asker.join().unwrap().is_ok()));
-    });
-    assert_eq!(most.load(Ordering::SeqCst), LONG_RUNNING_MAX);
-    assert_eq!(desk.answer(Lane::Long, "later", &always(), |_| kept(2)).as_deref(), Ok(&2));
+        assert_eq!(most.load(Ordering::SeqCst), running_max);
+        assert_eq!(desk.answer(lane, "later", &always(), |_| kept(2)).as_deref(), Ok(&2));
+    }
 }
 
 #[test]
@@ -107,6 +112,53 @@ fn a_question_that_nobody_awaits_leaves_the_queue() {
         assert!(!desk.lock().is_waiting(Lane::Long, "x"));
         is_open.store(true, Ordering::SeqCst);
     });
+}
+
+/// Questions begin in the order in which they came. One that two await keeps its place when one of them leaves.
+#[test]
+fn who_waits_keeps_the_place() {
+    let desk = Desk::new(1 << 20);
+    let is_open: Vec<AtomicBool> = (0..LONG_RUNNING_MAX).map(|_| AtomicBool::new(false)).collect();
+    let order = Mutex::new(Vec::new());
+    let is_there = Arc::new(AtomicBool::new(true));
+    let queue = || -> Vec<(String, usize)> {
+        desk.lock().lines[Lane::Long as usize].waiting.iter().map(|(name, askers)| (name.clone(), *askers)).collect()
+    };
+    let ask = |name: &'static str, asker: IsAwaited| -> Found {
+        desk.answer(Lane::Long, name, &asker, |_| {
+            order.lock().unwrap().push(name);
+            kept(1)
+        })
+    };
+    thread::scope(|scope| {
+        for (n, is_open) in is_open.iter().enumerate() {
+            let desk = &desk;
+            scope.spawn(move || -> Found {
+                desk.answer(Lane::Long, &n.to_string(), &always(), |_| {
+                    waits_until(|| is_open.load(Ordering::SeqCst));
+                    kept(1)
+                })
+            });
+        }
+        waits_until(|| desk.lock().lines[Lane::Long as usize].running == LONG_RUNNING_MAX);
+        let gone = scope.spawn(|| ask("x", while_set(&is_there)));
+        waits_until(|| queue() == [("x".to_owned(), 1)]);
+        scope.spawn(|| ask("x", always()));
+        waits_until(|| queue() == [("x".to_owned(), 2)]);
+        for (place, name) in ["y", "z", "u", "v"].into_iter().enumerate() {
+            let ask = &ask;
+            scope.spawn(move || ask(name, always()));
+            waits_until(|| queue().len() == place + 2);
+        }
+        is_there.store(false, Ordering::SeqCst);
+        assert_eq!(gone.join().unwrap(), Err(Unanswered::Gone));
+        assert_eq!(queue()[..2], [("x".to_owned(), 1), ("y".to_owned(), 1)]);
+        // One place becomes free, so that they run one after another.
+        is_open[0].store(true, Ordering::SeqCst);
+        waits_until(|| order.lock().unwrap().len() == 5);
+        is_open.iter().for_each(|is_open| is_open.store(true, Ordering::SeqCst));
+    });
+    assert_eq!(*order.lock().unwrap(), ["x", "y", "z", "u", "v"]);
 }
 
 /// The one who asked first leaves. The question goes on for whoever asked the same, and stops when both are gone.
@@ -184,4 +236,13 @@ fn answers_take_no_more_room_than_they_may() {
         })
         .sum();
     assert_eq!(all, desk.lock().bytes);
+    // A name and what is kept beside an answer count, too.
+    let desk = Desk::new(1 << 30);
+    let ask = |name: &str| desk.answer(Lane::Quick, name, &always(), |_| kept(1)).map(drop);
+    ask("name").unwrap();
+    assert_eq!(desk.lock().bytes, 8 + 4 + 128);
+    for n in 0..ANSWERS_MAX + 10 {
+        ask(&n.to_string()).unwrap();
+    }
+    assert_eq!(desk.lock().places.len(), ANSWERS_MAX);
 }

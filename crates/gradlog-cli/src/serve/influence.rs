@@ -126,3 +126,24 @@ fn last_line(words: &str) -> String {
     let start = words.rfind("error: ").map_or(0, |at| at + "error: ".len());
     words[start..].trim_end().lines().next().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::request::Request;
+
+    fn options(query: &[(&str, &str)]) -> Vec<String> {
+        let parameters = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let request = Request { method: "GET".into(), path: "/".into(), parameters, host: None };
+        InfluenceCall::read(&mut Parameters::new(&request).unwrap()).unwrap().options
+    }
+
+    #[test]
+    fn an_answer_has_twelve_rows_of_each_end_unless_the_address_says_how_many() {
+        let few = ["--probe=a", "--id=3", "--top=12", "--format=json"];
+        assert_eq!(options(&[("probe", "a"), ("id", "3")]), few);
+        let own = ["--probe=a", "--id=3", "--nearest=5", "--format=json"];
+        assert_eq!(options(&[("nearest", "5"), ("probe", "a"), ("id", "3")]), own);
+        assert_eq!(options(&[("probe", "a"), ("top", "1000"), ("mean", "")])[1..3], ["--top=1000", "--mean"]);
+    }
+}

@@ -204,6 +204,95 @@ fn refuse(mut stream: &TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
+    use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
+
+    fn server() -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Server::new(listener, Token::draw().unwrap(), Hosts { own: None })
+    }
+
+    /// A connection to the server, as the client has it.
+    fn connect(server: &Server) -> TcpStream {
+        let client = TcpStream::connect(server.place().unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client
+    }
+
+    #[test]
+    fn the_oldest_stranger_makes_room_and_nobody_else() {
+        let server = server();
+        let admit = || {
+            let client = connect(&server);
+            (client, server.admit(&Arc::new(server.listener.accept().unwrap().0)))
+        };
+        let mut clients: Vec<_> = (0..CONNECTIONS_MAX).map(|_| admit()).collect();
+        assert!(clients.iter().all(|(_, number)| number.is_some()));
+        // The first two are known, so that the third is the oldest stranger.
+        for number in [0, 1] {
+            server.lock().open.get_mut(&number).unwrap().is_stranger = false;
+        }
+        let (_one_more, number) = admit();
+        assert_eq!(number, Some(CONNECTIONS_MAX as u64));
+        let open: Vec<u64> = server.lock().open.keys().copied().collect();
+        assert_eq!((open.len(), &open[..3]), (CONNECTIONS_MAX, &[0, 1, 3][..]));
+        assert!(matches!(clients[2].0.read(&mut [0]), Ok(0) | Err(_)), "it was closed");
+        // Nobody who is being answered is closed.
+        server.lock().open.values_mut().for_each(|open| open.is_stranger = false);
+        assert_eq!(admit().1, None);
+        assert_eq!(server.lock().open.len(), CONNECTIONS_MAX);
+    }
+
+    /// Answers when it is told to.
+    struct Gated {
+        asked: SyncSender<()>,
+        gate: Mutex<Receiver<()>>,
+    }
+
+    impl Answers for Gated {
+        fn answer(&self, _: &str, _: &Request, _: &IsAwaited) -> Response {
+            self.asked.send(()).unwrap();
+            self.gate.lock().unwrap().recv().unwrap();
+            Response::sentence(Status::Done, "here")
+        }
+    }
+
+    /// Who is being answered is no stranger and gives its place back. Beyond all places a client hears when to come again.
+    #[test]
+    fn a_place_is_held_while_it_is_answered_and_given_back() {
+        let (asked, was_asked) = sync_channel(1);
+        let (open, gate) = sync_channel(1);
+        let answers = Gated { asked, gate: Mutex::new(gate) };
+        let server = server();
+        thread::scope(|scope| {
+            scope.spawn(|| server.run(&answers));
+            let mut client = connect(&server);
+            let head = format!("GET /{}/x HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", server.token().text());
+            client.write_all(head.as_bytes()).unwrap();
+            was_asked.recv().unwrap();
+            assert!(server.lock().open.values().all(|open| !open.is_stranger));
+            // All other places are taken by clients that are being answered.
+            let stream = server.lock().open.values().next().unwrap().stream.clone();
+            for number in 1..CONNECTIONS_MAX as u64 {
+                let taken = Open { stream: stream.clone(), is_stranger: false };
+                server.lock().open.insert(u64::MAX - number, taken);
+            }
+            let mut words = String::new();
+            let _ = connect(&server).read_to_string(&mut words);
+            assert!(words.starts_with("HTTP/1.1 503 ") && words.contains("Retry-After: "), "{words}");
+            server.lock().open.retain(|number, _| *number < u64::MAX / 2);
+            open.send(()).unwrap();
+            let mut words = String::new();
+            client.read_to_string(&mut words).unwrap();
+            assert!(words.ends_with("here\n"), "{words}");
+            let start = Instant::now();
+            while !server.lock().open.is_empty() {
+                assert!(start.elapsed() < Duration::from_secs(20), "the place is not given back");
+                thread::sleep(Duration::from_millis(5));
+            }
+            server.stop();
+        });
+    }
 
     #[test]
     fn a_client_that_leaves_is_noticed_and_one_that_waits_is_not() {
@@ -219,7 +308,7 @@ mod tests {
         // What the client sent is read before its end can be seen.
         drop(client);
         let mut rest = [0u8; 100];
-        while io::Read::read(&mut look.stream.as_ref(), &mut rest).unwrap_or(0) > 0 {}
+        while look.stream.as_ref().read(&mut rest).unwrap_or(0) > 0 {}
         thread::sleep(LOOK_AGE);
         assert!(!look.is_there());
     }

@@ -344,4 +344,43 @@ mod tests {
             assert!(!wrong(name, value).is_empty());
         }
     }
+
+    #[test]
+    fn a_column_of_other_examples_sorts_those_that_both_have() {
+        let of = column(&[5.0, 6.0, 7.0, 8.0], &[0; 4]);
+        let examples = Examples { ids: vec![9, 11, 13], labels: vec![0; 3], predictions: vec![0; 3] };
+        let sorting = ScoreColumn { examples: Arc::new(examples), values: vec![1.0, 3.0, 2.0], about: Value::Null };
+        let question = ask(&[("score", "loss"), ("sort", "aum"), ("order", "down")]);
+        let page = question.page(&of, (&question.sort(&sorting).value, &sorting), &[]);
+        let row = |row: &Value| (row["id"].as_str().unwrap().to_owned(), row["values"]["loss"].as_f64().unwrap());
+        let rows: Vec<(String, f64)> = page["rows"].as_array().unwrap().iter().map(row).collect();
+        assert_eq!(rows, [("11".to_owned(), 6.0), ("13".to_owned(), 8.0)]);
+    }
+
+    #[test]
+    fn infinite_numbers_keep_their_sign() {
+        assert_eq!(
+            [number(f64::INFINITY), number(f64::NEG_INFINITY), number(0.5)],
+            [json!("inf"), json!("-inf"), json!(0.5)]
+        );
+    }
+
+    #[test]
+    fn columns_of_the_same_examples_hold_them_once_and_say_what_they_take() {
+        let run = crate::tests::written(true);
+        let run = run.run();
+        let asked = Asked::quietly(vec![&run], Arc::new(|| false));
+        let first = ScoreColumn::compute(&asked, Score::Loss, None).unwrap();
+        let count = first.value.examples.ids.len();
+        assert!(count > 20 && first.bytes >= 24 * count);
+        let known = first.value.examples.clone();
+        let second = ScoreColumn::compute(&asked, Score::Aum, Some(known.clone())).unwrap();
+        assert!(Arc::ptr_eq(&second.value.examples, &known));
+        let about = second.value.about.to_string().len();
+        assert_eq!(second.bytes, 8 * count + about);
+        // Examples of another state of the run are none of this one.
+        let other = Arc::new(Examples { ids: vec![1], labels: vec![0], predictions: vec![0] });
+        let third = ScoreColumn::compute(&asked, Score::Loss, Some(other)).unwrap();
+        assert_eq!(*third.value.examples, *known);
+    }
 }
