@@ -257,7 +257,8 @@ mod tests {
         }
     }
 
-    /// Who is being answered is no stranger and gives its place back. Beyond all places a client hears when to come again.
+    /// Who is being answered is no stranger and gives its place back. Beyond all places a client hears when to come
+    /// again.
     #[test]
     fn a_place_is_held_while_it_is_answered_and_given_back() {
         let (asked, was_asked) = sync_channel(1);
