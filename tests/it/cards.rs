@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use candle_core::{Device, Tensor};
-use gradlog::{Card, CardLimits, Config, RecordError, Recorder, Worker};
+use gradlog::{Card, CardLimits, Config, Overflow, RecordError, Recorder, Worker};
 use gradlog_format::run::{CardContent, CardRecord, Run};
 use serde_json::Value;
 use std::path::Path;
@@ -175,6 +175,59 @@ fn many_cards_of_all_lengths_are_read_back() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// Few cards do not fill a batch: they are on disk after the flush interval all the same.
+#[test]
+fn a_card_is_on_disk_soon_without_a_flush() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Network::mlp(12, 3, false).fill(11, 0.6);
+    let config = Config { flush_interval: std::time::Duration::from_millis(20), ..exact() };
+    let mut recorder = Recorder::create(dir.path(), &model.taps, config).unwrap();
+    recorder.describe(5, text("five")).unwrap();
+    let start = std::time::Instant::now();
+    let mut step = 0;
+    while read(dir.path()).is_empty() {
+        assert!(start.elapsed().as_secs() < 20, "the card is not on disk");
+        train(&model, &mut recorder, step..step + 1);
+        step += 1;
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(keys(dir.path()), [(None, 5)]);
+    recorder.finish().unwrap();
+}
+
+/// What the queue has no room for is refused and counted once, and may be described again.
+#[test]
+fn a_card_that_was_dropped_may_come_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Network::mlp(12, 3, false).fill(11, 0.6);
+    let config = Config { overflow: Overflow::DropNewest, queue_bytes_max: 1 << 10, ..exact() };
+    let config = Config { cards: CardLimits::default().count(1 << 20).bytes_each(1 << 10), ..config };
+    let mut recorder = Recorder::create(dir.path(), &model.taps, config).unwrap();
+    // A message above the limit passes alone, so that the second batch finds no room if the first still waits.
+    let mut round = 0;
+    let lost = loop {
+        for id in 0..20_000 {
+            recorder.describe(20_000 * round + id, text(&"x".repeat(100))).unwrap();
+        }
+        let known = |id: &u64| !recorder.is_described(*id);
+        if let Some(lost) = (20_000 * round..20_000 * (round + 1)).find(known) {
+            break lost;
+        }
+        round += 1;
+        assert!(round < 20, "nothing was dropped");
+    };
+    recorder.flush().unwrap();
+    recorder.describe(lost, text("again")).unwrap();
+    assert!(recorder.is_described(lost));
+    recorder.flush().unwrap();
+    let summary = recorder.finish().unwrap();
+    assert_eq!(summary.cards + summary.refused_cards, 20_000 * (round + 1) + 1, "each is counted once");
+    let there = keys(dir.path());
+    assert!(there.contains(&(None, lost)) && there.len() as u64 == summary.cards);
+    let report = Run::open(dir.path()).unwrap().verify().unwrap();
+    assert_eq!((report.cards, report.refused_cards), (summary.cards, summary.refused_cards));
 }
 
 #[test]

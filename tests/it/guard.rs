@@ -123,6 +123,7 @@ fn an_outlier_is_told_and_the_training_goes_on_as_without_a_recorder() {
     let dir = tempfile::tempdir().unwrap();
     let model = Model::new();
     let mut recorder = Recorder::create(dir.path(), &model.taps, config(OnEvent::GoOn)).unwrap();
+    recorder.set_epoch(2);
     let (before, error) = train(&model, &mut recorder, 0..ODD, None);
     assert!(error.is_none() && events(&before).is_empty());
     let row = inputs(ODD, Some(ODD)).narrow(0, 3, 1).unwrap();
@@ -146,6 +147,8 @@ fn an_outlier_is_told_and_the_training_goes_on_as_without_a_recorder() {
     let first = log.iter().find(|event| event.kind == EventKind::LargeGradient).unwrap();
     assert_eq!((first.step, first.example, first.count), (ODD, Some(4503), 1));
     assert_eq!(first.layer, Some(u32::from(layer == "fc2")));
+    assert_eq!((event.epoch, first.epoch), (2, 2));
+    assert!((first.limit / first.reference - 10.0).abs() < 1e-4 && f64::from(first.limit) == event.limit);
     assert!((f64::from(first.value) / norm - 1.0).abs() < 1e-4);
     let said = gradlog(&["info", dir.path().to_str().unwrap()]);
     let sentence =
@@ -173,13 +176,24 @@ fn a_step_with_an_outlier_is_skipped_to_the_last_bit() {
         let dir = tempfile::tempdir().unwrap();
         let (model, plain) = (Model::of(dtype), Model::of(dtype));
         let mut recorder = Recorder::create(dir.path(), &model.taps, config(OnEvent::Skip)).unwrap();
-        train(&model, &mut recorder, 0..ODD, None);
+        // The percentile is that of the first 512 visits, whose norms are known before each step.
+        let mut norms = Vec::new();
+        for step in 0..ODD {
+            for i in (0..BATCH).filter(|_| step < 512 / BATCH as u64) {
+                let x = inputs(step, None).narrow(0, i, 1).unwrap();
+                let [first, second] = model.norms_alone(&x, i as u32 % 3);
+                norms.push(first.hypot(second));
+            }
+            train(&model, &mut recorder, step..step + 1, None);
+        }
+        norms.sort_by(f64::total_cmp);
         let norm = model.norms_alone(&inputs(ODD, Some(ODD)).narrow(0, 3, 1).unwrap(), 0);
         let (said, error) = train(&model, &mut recorder, ODD..STEPS, Some(ODD));
         assert!(error.is_none() && recorder.abandoned_steps() == 1);
         let event = said[0].events.first().unwrap();
         assert_eq!((event.step, event.examples.as_slice(), event.action), (ODD, &[4503][..], EventAction::Skipped));
         assert!((event.value / norm[0].hypot(norm[1]) - 1.0).abs() < 1e-4);
+        assert!((event.reference / norms[506] - 1.0).abs() < 1e-4, "{} {}", event.reference, norms[506]);
         assert_eq!(event.layer.as_deref(), Some(if norm[0] > norm[1] { "fc1" } else { "fc2" }));
         assert_eq!(events(&said).len(), 1, "told once");
         train(&plain, &mut Recorder::disabled(), (0..STEPS).filter(|step| *step != ODD), None);
@@ -249,6 +263,103 @@ fn a_norm_that_is_not_known_before_the_step_is_told_afterwards() {
     assert_eq!(told[0].layer.as_deref(), Some("twice"));
 }
 
+/// Only a part of the gradient is known before the step: the rest is looked at afterwards.
+#[test]
+fn a_norm_that_is_known_in_part_is_looked_at_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let taps = Taps::new();
+    let weight = |seed| Var::from_tensor(&noise(seed, &[6, 6])).unwrap();
+    let (first, second) = (weight(1), weight(2));
+    let once = taps.tap("once", Linear::new(first.as_tensor().clone(), None));
+    let twice = taps.tap("twice", Linear::new(second.as_tensor().clone(), None));
+    let mut recorder = Recorder::create(dir.path(), &taps, config(OnEvent::Stop)).unwrap();
+    let mut said = Vec::new();
+    for step in 0..STEPS {
+        let mut pass = recorder.pass(&ids(step)).unwrap();
+        // The outlier goes through the layer that runs twice alone.
+        let odd = twice.forward(&twice.forward(&inputs(step, Some(ODD))).unwrap()).unwrap();
+        let out = (once.forward(&inputs(step, None)).unwrap() + odd).unwrap();
+        pass.cross_entropy(&out, &labels(BATCH)).unwrap().backward().unwrap();
+        said.push(pass.commit(0.1).unwrap());
+        if step == ODD {
+            recorder.flush().unwrap();
+        }
+    }
+    let told = events(&said);
+    assert_eq!((told.len(), told[0].examples.as_slice(), told[0].action), (1, &[4503][..], EventAction::WentOn));
+    assert_eq!(told[0].layer.as_deref(), Some("twice"));
+}
+
+/// A layer with several positions has its norm before the step, too.
+#[test]
+fn an_outlier_of_several_positions_is_skipped() {
+    let dir = tempfile::tempdir().unwrap();
+    let taps = Taps::new();
+    let weight = Var::from_tensor(&noise(1, &[3, 3])).unwrap();
+    let layer = taps.tap("tokens", Linear::new(weight.as_tensor().clone(), None));
+    let mut recorder = Recorder::create(dir.path(), &taps, config(OnEvent::Skip)).unwrap();
+    let mut optimizer = SGD::new(vec![weight.clone()], 1e-3).unwrap();
+    let mut said = Vec::new();
+    for step in 0..STEPS {
+        let mut pass = recorder.pass(&ids(step)).unwrap();
+        let x = inputs(step, Some(ODD)).reshape((BATCH, 2, 3)).unwrap();
+        let out = layer.forward(&x).unwrap().mean(1).unwrap();
+        // The class that the outlier is not of: a right answer would have no gradient.
+        let wrong: Vec<u32> = (0..BATCH as u32).map(|i| (i + 1) % 3).collect();
+        let loss = pass.cross_entropy(&out, &Tensor::new(wrong.as_slice(), &Device::Cpu).unwrap()).unwrap();
+        said.push(pass.backward_step(&mut optimizer, &loss).unwrap());
+    }
+    let told = events(&said);
+    assert_eq!((told.len(), told[0].examples.as_slice(), told[0].action), (1, &[4503][..], EventAction::Skipped));
+    assert_eq!((told[0].step, told[0].layer.as_deref()), (ODD, Some("tokens")));
+    assert_eq!(recorder.abandoned_steps(), 1);
+}
+
+/// Norms of skipped steps count, so that a training whose norms all grow goes on: at most 41 visits lie beyond.
+#[test]
+fn norms_that_all_grow_are_soon_the_rule() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Model::new();
+    let mut recorder = Recorder::create(dir.path(), &model.taps, config(OnEvent::Skip)).unwrap();
+    train(&model, &mut recorder, 0..ODD, None);
+    let mut optimizer = SGD::new(model.variables.clone(), 1e-6).unwrap();
+    let mut skipped = Vec::new();
+    for step in 0..100 {
+        let mut pass = recorder.pass(&ids(1_000 + step)).unwrap();
+        let x = (inputs(step, None) * 1e4).unwrap();
+        let loss = pass.cross_entropy(&model.forward(&x), &labels(BATCH)).unwrap();
+        let said = pass.backward_step(&mut optimizer, &loss).unwrap();
+        if said
+            .events
+            .iter()
+            .any(|event| event.action == EventAction::Skipped && event.kind == EventKind::LargeGradient)
+        {
+            skipped.push(step);
+        }
+    }
+    // The percentile is brought up to date every 256 visits, which are 16 steps.
+    assert!(!skipped.is_empty() && skipped.iter().all(|step| *step < 20), "{skipped:?}");
+}
+
+/// The first 50 steps have no verdict, however many passes they are made of.
+#[test]
+fn passes_of_a_step_are_one_step_for_the_guard() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Model::new();
+    let mut recorder = Recorder::create(dir.path(), &model.taps, config(OnEvent::GoOn)).unwrap();
+    let mut said = Vec::new();
+    for step in 0..49 {
+        for part in 0..3 {
+            let mut pass = recorder.pass(&ids(3 * step + part)).unwrap();
+            let factor = if step < 25 { 1.0 } else { 1e3 };
+            let logits = (model.forward(&inputs(step, None)) * factor).unwrap();
+            pass.cross_entropy(&logits, &labels(BATCH)).unwrap().backward().unwrap();
+            said.push(if part < 2 { pass.accumulate().unwrap() } else { pass.commit(0.1).unwrap() });
+        }
+    }
+    assert!(events(&said).iter().all(|event| event.kind != EventKind::Divergence), "{said:?}");
+}
+
 /// A loss whose gradient is NaN where the output is 0: `sqrt(z²)`.
 fn record_roots(
     recorder: &mut Recorder,
@@ -289,6 +400,19 @@ fn numbers_that_are_not_finite_are_told() {
     let (loss, gradient) = (EventKind::NonFiniteLoss, EventKind::NonFiniteGradient);
     let (went_on, skipped) = (EventAction::WentOn, EventAction::Skipped);
     assert_eq!(log, [(0, loss, Some(6), None, went_on), (1, gradient, Some(8), Some(0), went_on)]);
+
+    // Not at all, if nobody wants to know.
+    let dir = tempfile::tempdir().unwrap();
+    let taps = Taps::new();
+    let model = layer(&taps);
+    let config = Config { guard: Guard::default().non_finite(false), ..exact() };
+    let mut recorder = Recorder::create(dir.path(), &taps, config).unwrap();
+    for value in [f32::NAN, 0.0, 1.0] {
+        assert!(record_roots(&mut recorder, &model, &with(value), &[5, 6, 7]).unwrap().events.is_empty());
+        recorder.flush().unwrap();
+    }
+    recorder.finish().unwrap();
+    assert!(logged(dir.path()).is_empty());
 
     // Before the step, if such steps are skipped.
     let dir = tempfile::tempdir().unwrap();

@@ -1,11 +1,30 @@
 //! Why a question has no answer.
 
+use gradlog_format::log::Manifest;
 use gradlog_format::run::{Damage, ReadError};
 use std::ops::RangeInclusive;
 
-/// How to get gradients into a run that has none.
+/// How a training program in Rust gets gradients into a run that has none.
 pub(crate) const NO_GRADIENTS: &str =
     "it was recorded with outputs only: wrap the model's layers with `Taps::tap`, or record its last layer";
+
+/// How to get gradients into a run that has none. Who wrote the run decides what helps.
+pub(crate) fn no_gradients(manifest: &Manifest) -> &'static str {
+    match is_written_elsewhere(manifest) {
+        true => "it was written without them: give `gradients` with each step, one row for each example",
+        false => NO_GRADIENTS,
+    }
+}
+
+/// What a run without the learning rates of its steps lacks.
+pub(crate) const RATES: &str = "learning rates of its visits";
+/// How to get them into it. Every recorder in Rust writes them.
+pub(crate) const NO_RATES: &str = "give `learning_rate` with each step where the run is written";
+
+/// Whether a run was written from Python, by a model that was trained with something else than candle.
+pub(crate) fn is_written_elsewhere(manifest: &Manifest) -> bool {
+    manifest.version.ends_with("(Python)")
+}
 
 /// Why a score could not be computed. Each says what is missing and how to record it.
 #[derive(Debug, thiserror::Error)]

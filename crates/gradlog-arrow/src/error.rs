@@ -30,6 +30,9 @@ pub enum TableError {
     /// The table has no gradients.
     #[error("{0} have no gradients: ask for those of visits, sweeps or probes")]
     NoGradients(&'static str),
+    /// The rows have no step and no epoch.
+    #[error("{0} have no step and no epoch: ask for all of them")]
+    NoWindow(&'static str),
     /// Arrow refuses.
     #[error("Arrow refuses the table")]
     Arrow(#[from] arrow_schema::ArrowError),

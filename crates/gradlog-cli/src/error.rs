@@ -31,6 +31,9 @@ pub(crate) enum CliError {
     NoRows(String),
     #[error("{0}, so there is nothing to keep, and no list was written")]
     NothingToKeep(String),
+    /// Verdicts of which none fits the runs, and why.
+    #[error("no verdict of the file fits the runs, and no list was written: {0}")]
+    OtherVerdicts(String),
     /// The output cannot be written; the frame knows where to.
     #[error("cannot write")]
     Write(#[from] io::Error),
@@ -62,9 +65,10 @@ impl From<TableError> for CliError {
             TableError::Read(error) => CliError::Read(error),
             TableError::Analysis(error) => CliError::Analysis(error),
             TableError::Write(error) => CliError::Write(error),
-            TableError::NoColumn { .. } | TableError::Twice(_) | TableError::NoGradients(_) => {
-                CliError::Arguments(error.to_string())
-            }
+            TableError::NoColumn { .. }
+            | TableError::Twice(_)
+            | TableError::NoGradients(_)
+            | TableError::NoWindow(_) => CliError::Arguments(error.to_string()),
             other => CliError::Write(io::Error::other(other)),
         }
     }

@@ -6,7 +6,7 @@
 
 use crate::error::CliError;
 use crate::notes::Notes;
-use crate::output::{Console, Destination, Target, Watch};
+use crate::output::{Console, Destination, Stop, Target, Watch};
 use crate::report::{self, printable, Format, Rows, Value};
 use gradlog_analysis::{Progress, Window};
 use gradlog_arrow::AnswerTable;
@@ -72,9 +72,9 @@ pub(crate) struct Asked<'run> {
 }
 
 impl<'run> Asked<'run> {
-    /// Asks about whole runs, with no progress bar.
-    pub(crate) fn quietly(runs: Vec<&'run Run>) -> Self {
-        Self { runs, window: Window::everything(), watch: Watch::new(false), draws: false }
+    /// Asks about whole runs, with no progress bar, until `stop` says that nobody wants the answer.
+    pub(crate) fn quietly(runs: Vec<&'run Run>, stop: Stop) -> Self {
+        Self { runs, window: Window::everything(), watch: Watch::stopping(stop), draws: false }
     }
 
     /// The only run, of a verb that takes one.

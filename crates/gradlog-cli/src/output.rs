@@ -33,17 +33,27 @@ impl Console<'_> {
     }
 }
 
+/// Whether work is to end before it is done.
+pub(crate) type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// The progress bar of a command, hidden unless somebody watches. All clones are the same bar.
 #[derive(Clone)]
 pub(crate) struct Watch {
     /// Whether somebody watches the words being written.
     is_watched: bool,
+    /// Says when the reading of a run is to end.
+    stop: Option<Stop>,
     bar: Arc<Mutex<ProgressBar>>,
 }
 
 impl Watch {
     pub(crate) fn new(is_watched: bool) -> Self {
-        Self { is_watched, bar: Arc::new(Mutex::new(ProgressBar::hidden())) }
+        Self { is_watched, stop: None, bar: Arc::new(Mutex::new(ProgressBar::hidden())) }
+    }
+
+    /// One that nobody watches, and whose questions fail when `stop` says so.
+    pub(crate) fn stopping(stop: Stop) -> Self {
+        Self { stop: Some(stop), ..Self::new(false) }
     }
 
     /// Draws a bar for `passes` passes over the blocks of some runs.
@@ -76,7 +86,11 @@ impl Watch {
     /// Moves the bar that is there at the time of each report.
     pub(crate) fn progress(&self) -> Progress {
         let watch = self.clone();
-        Progress::new(move |bytes| watch.bar().inc(bytes))
+        let progress = Progress::new(move |bytes| watch.bar().inc(bytes));
+        match self.stop.clone() {
+            Some(stop) => progress.stop_when(move || stop()),
+            None => progress,
+        }
     }
 
     /// Puts another bar in the place of the one that is there, and returns the latter.

@@ -155,6 +155,36 @@ class Written(unittest.TestCase):
             with self.assertRaises(gradlog.GradlogError):
                 ask()
 
+    def test_what_is_missing_is_named_with_what_gives_it(self):
+        def said(ask) -> str:
+            with self.assertRaises(gradlog.GradlogError) as raised:
+                ask()
+            # Nothing of a training program in Rust.
+            self.assertNotRegex(str(raised.exception), r"pass\.|Taps|recorder", str(raised.exception))
+            return str(raised.exception)
+
+        losses, rates = Path(self.files.name) / "losses", Path(self.files.name) / "no-rates"
+        with gradlog.write_run(losses) as log:
+            log.probes("test", [1], losses=[0.5])
+            log.visits([1, 2], losses=[0.5, 0.25], learning_rate=0.1)
+        run = gradlog.open(losses)
+        self.assertIn("give `gradients` with each step", said(lambda: run.scores("self-influence")))
+        self.assertIn("give `gradients` with each step", said(lambda: run.influence("test", 1)))
+        self.assertIn("give `gradients` with each step", said(lambda: run.vectors()))
+        self.assertIn("give `logits` or `probabilities`, and `labels`", said(lambda: run.scores("aum")))
+        info = subprocess.run([*COMMAND, "info", str(losses)], cwd=ROOT, capture_output=True, text=True).stdout
+        self.assertNotIn("detached", info)
+        with gradlog.write_run(rates) as log:
+            log.probes("test", [1], losses=[0.5], gradients=[[1.0, 2.0]])
+            log.visits([1, 2], losses=[0.5, 0.25], gradients=[[1.0, 2.0], [0.5, 0.25]])
+        run = gradlog.open(rates)
+        for ask in [
+            lambda: run.scores("self-influence"),
+            lambda: run.influence("test", 1),
+            lambda: run.vectors(rows="applied"),
+        ]:
+            self.assertRegex(said(ask), "learning rates.*give `learning_rate` with each step")
+
     def test_what_is_given_may_change_from_step_to_step(self):
         path = Path(self.files.name) / "changes"
         some = [
@@ -214,6 +244,7 @@ class Written(unittest.TestCase):
                 ("add up to 1", dict(ids=[1], losses=[1], probabilities=[[0.5, 0.9]])),
                 ("there is a label 5", dict(ids=[1], losses=[1], labels=[5], logits=[[1, 2]])),
                 ("count from 0", dict(ids=[1], losses=[1], step=-3)),
+                ("count from 0", dict(ids=[1], losses=[1], step=2**64)),
                 ("epochs count from 0", dict(ids=[1], losses=[1], epoch=-1)),
                 ("learning_rate is nan", dict(ids=[1], losses=[1], learning_rate=float("nan"))),
                 ("weights are finite", dict(ids=[1], losses=[1], weights=[float("inf")])),
@@ -232,6 +263,8 @@ class Written(unittest.TestCase):
             gradlog.write_run(path)
         with self.assertRaises(ValueError):
             gradlog.write_run("")
+        with self.assertRaisesRegex(ValueError, "model_parameters is -1"):
+            gradlog.write_run(path / "other", model_parameters=-1)
 
     def test_a_training_that_dies_leaves_a_run(self):
         path = Path(self.files.name) / "dies"

@@ -85,6 +85,15 @@ mod tests {
     use gradlog_format::log::EventKind;
 
     #[test]
+    fn what_comes_before_the_waiting_rows_waits_for_a_block_of_its_own() {
+        let mut ledger = Ledger::new();
+        let found = |step| Found::new(EventKind::Divergence, (step, 0));
+        assert!(!ledger.is_before_waiting(&found(0)));
+        ledger.add(found(5));
+        assert_eq!([4, 5, 6].map(|step| ledger.is_before_waiting(&found(step))), [true, false, false]);
+    }
+
+    #[test]
     fn a_kind_has_a_thousand_rows_and_a_count() {
         let mut ledger = Ledger::new();
         for step in 0..400 {

@@ -124,6 +124,13 @@ mod tests {
         // Again after it came down.
         let twice = told(3.0, (0..2_000).map(|i| if (500..700).contains(&i) || i > 1_500 { 5.0 } else { 0.5 }));
         assert_eq!(twice.len(), 2, "{twice:?}");
+        // Not again while the mean stays above half of the way.
+        let hovers = |i: usize| match i {
+            500..700 | 2_000.. => 5.0,
+            700..2_000 => 1.2,
+            _ => 0.5,
+        };
+        assert_eq!(told(3.0, (0..3_000).map(hovers)).len(), 1);
         // A loss that is negative by nature: from -20 to 25.
         let negative =
             told(3.0, (0..1_000).map(|i| if i < 500 { 5.0 - 25.0 * (i as f64 / 300.0).min(1.0) } else { 25.0 }));

@@ -14,6 +14,8 @@ pub struct LeftOut {
     pub unseen: u64,
     /// Visits that were recorded without the numbers that the answer is made of.
     pub missing: u64,
+    /// Visits that were recorded without the learning rates of their steps.
+    pub without_rate: u64,
     /// Visits that were recorded without gradients.
     pub without_gradient: u64,
     /// Visits whose layers were recorded in another form than was asked for.
@@ -46,10 +48,13 @@ pub struct LeftOut {
 }
 
 /// How many reasons there are.
-const REASONS: usize = 16;
+const REASONS: usize = 17;
 
 /// Of a reason what was left out (one and many), why, and what helps; in the order of the fields.
 type Words = ([&'static str; 2], &'static str, &'static str);
+
+/// Every recorder in Rust writes the rates, so what lacks them came from elsewhere.
+pub(crate) const RATES_HELP: &str = "Give `learning_rate` with each step where the run is written.";
 
 const VISITS: [&str; 2] = ["visit left out", "visits left out"];
 
@@ -61,6 +66,7 @@ const WORDS: [Words; REASONS] = [
         "recorded without the numbers of this score",
         "Record the loss with `pass.cross_entropy` or the logits with `pass.logits`, and wrap the layers with `Taps::tap`.",
     ),
+    (VISITS, "recorded without the learning rates of their steps", RATES_HELP),
     (VISITS, "recorded without gradients", "Wrap the model's layers with `Taps::tap`."),
     (
         VISITS,
@@ -148,6 +154,7 @@ impl LeftOut {
             self.not_finite,
             self.unseen,
             self.missing,
+            self.without_rate,
             self.without_gradient,
             self.other_layers,
             self.before_first_probe,
@@ -169,6 +176,7 @@ impl LeftOut {
             &mut self.not_finite,
             &mut self.unseen,
             &mut self.missing,
+            &mut self.without_rate,
             &mut self.without_gradient,
             &mut self.other_layers,
             &mut self.before_first_probe,
@@ -229,8 +237,8 @@ mod tests {
             assert!(note.starts_with(&format!("{number} ")) && note.contains(": ") && note.ends_with('.'), "{note}");
         }
         assert!(notes[0].starts_with("1 visit left out: "), "{}", notes[0]);
-        assert!(notes[14].starts_with("15 gradients of log-odds left out: "), "{}", notes[14]);
-        assert!(notes[13].starts_with("14 examples left out: "), "{}", notes[13]);
+        assert!(notes[15].starts_with("16 gradients of log-odds left out: "), "{}", notes[15]);
+        assert!(notes[14].starts_with("15 examples left out: "), "{}", notes[14]);
     }
 
     #[test]

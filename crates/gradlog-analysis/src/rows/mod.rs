@@ -3,17 +3,18 @@
 //! Everything that computes something from a run reads it through this folder. `rule.rs` says which rows count,
 //! `reader.rs` applies it to a block, `driver.rs` walks the blocks, and `left_out.rs` counts the rest by the reason.
 
+pub(crate) use gradlog_format::run::column;
+
 pub(crate) mod adam_norms;
 pub(crate) mod adam_steps;
 pub(crate) mod basis;
-pub(crate) mod column;
 pub(crate) mod driver;
 pub(crate) mod gradient;
 pub(crate) mod inside;
 pub(crate) mod last_labels;
 pub(crate) mod layer_norms;
 pub(crate) mod layer_rates;
-mod left_out;
+pub(crate) mod left_out;
 mod optimizer_model;
 mod progress;
 pub(crate) mod reader;

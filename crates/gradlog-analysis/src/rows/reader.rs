@@ -36,6 +36,8 @@ pub(crate) struct RowReader<'a> {
 pub(crate) enum BlockGap {
     /// It lacks a number that the score is made of.
     Missing,
+    /// It lacks the learning rates of its steps.
+    WithoutRate,
     /// It lacks norms in the metric of Adam, where others have them.
     WithoutMoments,
     /// It holds no gradients.
@@ -113,6 +115,7 @@ impl RowReader<'_> {
         let mut missing = self.rule.numbers.iter().filter(|column| lacks(column));
         match missing.next().filter(|_| self.rule.absent == AbsentNumber::LeftOut) {
             Some(Column::PreconditionedSquaredNorm) if block.has(Column::SquaredNorm) => Some(BlockGap::WithoutMoments),
+            Some(Column::LearningRate) => Some(BlockGap::WithoutRate),
             Some(_) => Some(BlockGap::Missing),
             None => None,
         }
@@ -172,6 +175,7 @@ impl BlockRows {
         let to = match self.gap {
             None => return,
             Some(BlockGap::Missing) => &mut left_out.missing,
+            Some(BlockGap::WithoutRate) => &mut left_out.without_rate,
             Some(BlockGap::WithoutMoments) => &mut left_out.without_moments,
             Some(BlockGap::WithoutGradient) => &mut left_out.without_gradient,
             Some(BlockGap::OtherLayers(_)) => &mut left_out.other_layers,

@@ -113,9 +113,20 @@ impl Window {
         self.epochs.as_ref().is_none_or(|epochs| epochs.contains(&epoch))
     }
 
-    /// Whether a row of the block can lie inside, by its header alone.
-    pub(crate) fn touches(&self, block: &Block) -> bool {
+    /// Whether a row of this step and epoch lies inside. [`Window::source`] does not matter.
+    pub fn contains(&self, step: u64, epoch: u32) -> bool {
+        self.has_step(step) && self.has_epoch(epoch)
+    }
+
+    /// Whether a row of the block can lie inside, by its header alone. [`Window::source`] does not matter.
+    pub fn touches(&self, block: &Block) -> bool {
         overlaps(&self.epochs, block.epochs()) && overlaps(&self.steps, block.steps())
+    }
+
+    /// Whether all rows of the block lie inside, by its header alone: if so, its rows need not be looked at.
+    /// [`Window::source`] does not matter.
+    pub fn encloses(&self, block: &Block) -> bool {
+        encloses(&self.epochs, block.epochs()) && encloses(&self.steps, block.steps())
     }
 
     /// Refuses runs without any visit, for a window on visits, and a window that lies outside of all `runs`.
@@ -196,7 +207,7 @@ impl Window {
 
     /// Which rows of the block lie inside. Mostly all do, which needs no reading.
     pub(crate) fn rows_inside(&self, block: &Block) -> Result<Inside, ReadError> {
-        if encloses(&self.epochs, block.epochs()) && encloses(&self.steps, block.steps()) {
+        if self.encloses(block) {
             return Ok(Inside::All(block.rows()));
         }
         let mut marks = vec![true; column::u64s(block, Column::Example)?.len()];

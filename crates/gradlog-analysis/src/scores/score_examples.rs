@@ -8,6 +8,7 @@ use super::per_example::PerExample;
 use super::score::Score;
 use super::shards::{Shard, Visits};
 use super::table::{Extras, ScoreRow, ScoreTable};
+use crate::error::{is_written_elsewhere, no_gradients, NO_RATES, RATES};
 use crate::rows::adam_norms::AdamNorms;
 use crate::rows::basis::Uses;
 use crate::rows::driver::{blocks_in_flight, fold_groups, fold_in_step_order, ReadTo};
@@ -18,8 +19,8 @@ use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::sweep::Sweeps;
 use crate::rows::sweep::Untrained::{Counts, JoinsIfNamed};
 use crate::Progress;
-use crate::{error::NO_GRADIENTS, AnalysisError, Basis, Window};
-use gradlog_format::log::Column;
+use crate::{AnalysisError, Basis, Window};
+use gradlog_format::log::{Column, Manifest};
 use gradlog_format::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -117,9 +118,9 @@ fn score_before<A: PerExample>(
     };
 
     shards.iter().for_each(|shard| left_out.add(&shard.left_out));
-    if left_out.missing > 0 && shards.iter().all(|shard| shard.gathered.is_empty()) {
+    if left_out.missing + left_out.without_rate > 0 && shards.iter().all(|shard| shard.gathered.is_empty()) {
         let lacking = lacking(run, window, A::RULE.numbers);
-        return Err(missing_error(score, Uses::of_rule(&A::RULE), &lacking));
+        return Err(missing_error(score, run.manifest(), Uses::of_rule(&A::RULE), &lacking));
     }
     let mut table = ScoreTable {
         score,
@@ -180,11 +181,12 @@ fn lacking(run: &Run, window: &Window, columns: &[Column]) -> Vec<Column> {
     blocks.find_map(|block| Some(lacks(&block)).filter(|lacking| !lacking.is_empty())).unwrap_or_default()
 }
 
-fn missing_error(score: Score, uses: Uses, lacking: &[Column]) -> AnalysisError {
+fn missing_error(score: Score, manifest: &Manifest, uses: Uses, lacking: &[Column]) -> AnalysisError {
     let (what, how) = match (lacking, uses) {
-        ([Column::LearningRate, ..], _) => ("learning rates of its visits", NOT_GRADLOG),
+        ([Column::LearningRate, ..], _) => (RATES, NO_RATES),
         ([Column::Coefficient, ..], _) => ("weights of its visits in the loss", NOT_GRADLOG),
-        (_, Uses::Gradients | Uses::Steps) => (score.made_of(), NO_GRADIENTS),
+        (_, Uses::Gradients | Uses::Steps) => (score.made_of(), no_gradients(manifest)),
+        (_, Uses::Outputs) if is_written_elsewhere(manifest) => (score.made_of(), CLASSES_ELSEWHERE),
         (_, Uses::Outputs) => (score.made_of(), CLASSES),
     };
     AnalysisError::Missing { score: score.name(), what, how }
@@ -194,5 +196,9 @@ fn missing_error(score: Score, uses: Uses, lacking: &[Column]) -> AnalysisError 
 const CLASSES: &str =
     "they come with a classification loss: record it with `pass.cross_entropy`, or give the logits to `pass.logits` (error \
      norms of a regression come with `pass.mse`)";
+/// The same for a run that was written from Python.
+const CLASSES_ELSEWHERE: &str =
+    "give `logits` or `probabilities`, and `labels`, with each step (of a regression, `targets` and `outputs` give error \
+     norms)";
 /// What every recorder of gradlog writes.
 const NOT_GRADLOG: &str = "every recorder of gradlog writes them, so another program wrote this run";

@@ -1,5 +1,6 @@
 //! What is read of one block for a summary.
 
+use super::ColumnGroup;
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{AbsentNumber, RowRule, UnseenGradient, Verdict};
 use crate::rows::sweep::{self, Sweeps};
@@ -71,8 +72,12 @@ fn steps_not_finite(block: &Block) -> Result<Vec<u64>, AnalysisError> {
     Ok(wrong.into_iter().map(|row| steps[row]).collect())
 }
 
-/// The visits in whose pass a layer got no gradient.
+/// The visits in whose pass a layer got no gradient. Where no gradients were recorded at all, no layer lacks one.
 fn count_detached(block: &Block) -> Result<u64, AnalysisError> {
+    let mut groups = block.sizes().map(|size| ColumnGroup::from_code(size.column));
+    if !groups.any(|group| matches!(group, ColumnGroup::Inputs | ColumnGroup::Deltas | ColumnGroup::Folded)) {
+        return Ok(0);
+    }
     let flags = column::optional(block, Column::Flags, column::u8s)?.unwrap_or_default();
     Ok(flags.iter().filter(|flags| **flags & Column::FLAG_NO_GRADIENT != 0).count() as u64)
 }

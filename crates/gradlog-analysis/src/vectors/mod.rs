@@ -16,7 +16,7 @@ pub(crate) mod sides;
 mod tests;
 pub(crate) mod walk;
 
-use crate::error::NO_GRADIENTS;
+use crate::error::no_gradients;
 use crate::rows::basis::Uses;
 use crate::rows::gradient::Layout;
 use crate::rows::layer_rates::LayerRates;
@@ -255,7 +255,7 @@ fn flatten_visits(run: &Run, question: &VectorQuestion) -> Result<FlatVectors, A
         what: "gradients inside the window",
         how: match first_layout(run, &Window::everything()) {
             Some(_) => "give a wider window",
-            None => NO_GRADIENTS,
+            None => no_gradients(run.manifest()),
         },
     })?;
     let applied = question.combine == Combine::Applied;

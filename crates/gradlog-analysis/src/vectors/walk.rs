@@ -9,7 +9,11 @@ use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{RowRule, UnseenGradient, Verdict};
 use crate::rows::sweep::Sweeps;
 use crate::Progress;
-use crate::{error::NO_GRADIENTS, rows::column, AnalysisError, LeftOut, Window};
+use crate::{
+    error::{NO_GRADIENTS, NO_RATES, RATES},
+    rows::column,
+    AnalysisError, LeftOut, Window,
+};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, Damage, ReadError, Run};
 
@@ -94,17 +98,14 @@ impl Walked {
         if self.visits > 0 {
             return Ok(());
         }
-        let what = if self.left_out.without_gradient > 0 {
-            "gradients of its visits"
-        } else if self.left_out.other_layers > 0 {
-            "visits inside the window whose layers were recorded in the form of the probes'"
-        } else {
-            "usable visits inside the window"
-        };
-        let how = if self.left_out.without_gradient > 0 {
-            NO_GRADIENTS
-        } else {
-            "`SummaryQuestion` lists epochs, steps and layers"
+        const LOOK: &str = "`SummaryQuestion` lists epochs, steps and layers";
+        let (what, how) = match &self.left_out {
+            LeftOut { without_gradient: 1.., .. } => ("gradients of its visits", NO_GRADIENTS),
+            LeftOut { without_rate: 1.., .. } => (RATES, NO_RATES),
+            LeftOut { other_layers: 1.., .. } => {
+                ("visits inside the window whose layers were recorded in the form of the probes'", LOOK)
+            }
+            _ => ("usable visits inside the window", LOOK),
         };
         let error = AnalysisError::Missing { score, what, how };
         Err(match &self.damage {

@@ -8,7 +8,8 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, TimeUnit};
 use gradlog_format::log::{Column, LayerRecord};
-use gradlog_format::run::{Block, ReadError};
+use gradlog_format::run::column::{f32s, u32s, u64s, u8s};
+use gradlog_format::run::Block;
 use std::sync::Arc;
 
 /// Where a column of a table comes from, and what is null in it.
@@ -49,6 +50,8 @@ pub(super) enum Cell {
     Worker,
     /// Not from a column: the table is made of a list.
     Listed(Plain),
+    /// The same, where a row may have none.
+    ListedNull(Plain),
 }
 
 /// What a listed column holds.
@@ -60,6 +63,24 @@ pub(super) enum Plain {
     Bool,
     Text,
     Texts,
+    Bytes,
+    /// Names and values.
+    Row,
+}
+
+impl Plain {
+    fn data_type(self) -> DataType {
+        match self {
+            Self::U32 => DataType::UInt32,
+            Self::U64 => DataType::UInt64,
+            Self::F32 => DataType::Float32,
+            Self::Bool => DataType::Boolean,
+            Self::Text => DataType::Utf8,
+            Self::Texts => DataType::List(Arc::new(Field::new("item", DataType::Utf8, false))),
+            Self::Bytes => DataType::Binary,
+            Self::Row => super::cards::row_type(),
+        }
+    }
 }
 
 /// What numbers of a block stand for.
@@ -76,17 +97,14 @@ const UTC: &str = "UTC";
 impl Cell {
     pub(super) fn data_type(self) -> DataType {
         match self {
-            Self::U64(_) | Self::U64Or(..) | Self::U64Told(_) | Self::ExampleNull(_) | Self::Listed(Plain::U64) => {
-                DataType::UInt64
-            }
+            Self::Listed(plain) | Self::ListedNull(plain) => plain.data_type(),
+            Self::U64(_) | Self::U64Or(..) | Self::U64Told(_) | Self::ExampleNull(_) => DataType::UInt64,
             Self::U32(_) | Self::U32Null(_) | Self::U32Or(..) | Self::Class(_) | Self::Worker => DataType::UInt32,
-            Self::F32Or(..) | Self::F32(_) | Self::F32Told(_) | Self::Listed(Plain::F32) => DataType::Float32,
+            Self::F32Or(..) | Self::F32(_) | Self::F32Told(_) => DataType::Float32,
             Self::SquaredNorm(_) => DataType::Float64,
-            Self::Flag(_) | Self::Listed(Plain::Bool) => DataType::Boolean,
+            Self::Flag(_) => DataType::Boolean,
             Self::Time(_) => DataType::Timestamp(TimeUnit::Millisecond, Some(UTC.into())),
-            Self::Word(..) | Self::ProbeSet | Self::Layer(_) | Self::Listed(Plain::Text) => DataType::Utf8,
-            Self::Listed(Plain::U32) => DataType::UInt32,
-            Self::Listed(Plain::Texts) => DataType::List(Arc::new(Field::new("item", DataType::Utf8, false))),
+            Self::Word(..) | Self::ProbeSet | Self::Layer(_) => DataType::Utf8,
         }
     }
 
@@ -177,27 +195,4 @@ fn no_flags(rows: usize) -> BooleanArray {
     let mut none = BooleanBuilder::with_capacity(rows);
     none.append_n(rows, false);
     none.finish()
-}
-
-fn check_length<T>(block: &Block, column: Column, values: Vec<T>) -> Result<Vec<T>, ReadError> {
-    match values.len() == block.rows() {
-        true => Ok(values),
-        false => Err(block.damaged(format!("{} numbers of {column:?} for {} rows", values.len(), block.rows()))),
-    }
-}
-
-fn u8s(block: &Block, column: Column) -> Result<Vec<u8>, ReadError> {
-    check_length(block, column, block.u8s(column)?)
-}
-
-pub(super) fn u32s(block: &Block, column: Column) -> Result<Vec<u32>, ReadError> {
-    check_length(block, column, block.u32s(column)?)
-}
-
-pub(super) fn u64s(block: &Block, column: Column) -> Result<Vec<u64>, ReadError> {
-    check_length(block, column, block.u64s(column)?)
-}
-
-fn f32s(block: &Block, column: Column) -> Result<Vec<f32>, ReadError> {
-    check_length(block, column, block.f32s(column)?)
 }

@@ -17,6 +17,12 @@ fn type_words(data_type: &DataType) -> String {
         DataType::Float64 => "float64".into(),
         DataType::Boolean => "bool".into(),
         DataType::Utf8 => "utf8".into(),
+        DataType::Binary => "binary".into(),
+        DataType::Struct(fields) => {
+            let fields: Vec<String> =
+                fields.iter().map(|field| format!("{}: {}", field.name(), type_words(field.data_type()))).collect();
+            format!("struct of {}", fields.join(", "))
+        }
         DataType::Timestamp(..) => "timestamp[ms, UTC]".into(),
         DataType::List(item) => format!("list of {}", type_words(item.data_type())),
         other => other.to_string(),

@@ -1,7 +1,9 @@
-//! The rows of a log as record batches: visits, sweeps, probes, steps, gaps, checkpoints, checks.
+//! The rows of a log as record batches: visits, sweeps, probes, steps, gaps, events, checkpoints, checks,
+//! cards.
 //!
 //! A table always has the same columns. What a run did not record is null in it.
 
+mod cards;
 mod cell;
 #[cfg(test)]
 mod document;

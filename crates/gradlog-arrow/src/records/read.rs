@@ -1,19 +1,19 @@
 //! Reads the rows of a log as record batches: one batch for each block, in the order of the run.
 
-use super::cell::{u32s, u64s, Names};
+use super::cell::Names;
 use super::gradients::StoredGradients;
-use super::lists;
 use super::tables::{holds, ColumnOf, Record};
+use super::{cards, lists};
 use crate::TableError;
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use gradlog_analysis::{Progress, Window};
 use gradlog_format::log::{BlockKind, Column};
+use gradlog_format::run::column::{u32s, u64s};
 use gradlog_format::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Blocks that are decoded at a time, for each thread.
@@ -111,7 +111,7 @@ impl RecordQuestion {
     ///
     /// # Errors
     /// [`TableError::NoColumn`] or [`TableError::Twice`] for names that do not fit, [`TableError::NoGradients`] for a
-    /// table without gradients.
+    /// table without gradients, [`TableError::NoWindow`] for a window on cards.
     pub fn schema(&self, run: &Run) -> Result<SchemaRef, TableError> {
         Ok(self.plan(run)?.schema)
     }
@@ -141,7 +141,10 @@ impl RecordQuestion {
         if self.with_gradients && !self.record.has_gradients() {
             return Err(TableError::NoGradients(self.record.name()));
         }
-        let first = |block: &Block| holds(self.record, block) && self.touches(block);
+        if self.record == Record::Cards && (self.window.epochs.is_some() || self.window.steps.is_some()) {
+            return Err(TableError::NoWindow(self.record.name()));
+        }
+        let first = |block: &Block| holds(self.record, block) && self.window.touches(block);
         let gradients = self.with_gradients.then(|| StoredGradients::find(run, first)).transpose()?;
         let mut fields: Vec<Field> = columns.iter().map(field).collect();
         fields.extend(gradients.iter().flat_map(StoredGradients::fields));
@@ -169,9 +172,7 @@ impl RecordQuestion {
         if plan.record.kind().is_none() {
             let batch = self.inside(lists::read(plan.record, run)?)?;
             read.rows = batch.num_rows() as u64;
-            let places: Result<Vec<usize>, _> = plan.columns.iter().map(|c| batch.schema().index_of(c.name)).collect();
-            let chosen = batch.project(&places?)?;
-            each(RecordBatch::try_new(plan.schema.clone(), chosen.columns().to_vec())?)?;
+            each(plan.choose(&batch)?)?;
             return Ok(read);
         }
         let group_blocks = (BLOCKS_PER_THREAD * rayon::current_num_threads()).max(1);
@@ -184,13 +185,14 @@ impl RecordQuestion {
             let (mut group, mut bytes) = (Vec::with_capacity(group_blocks), 0u64);
             while group.len() < group_blocks && bytes < GROUP_BYTES_MAX {
                 let Some(block) = scan.next() else { break };
-                if plan.record == Record::Probes && block.kind() == Some(BlockKind::ProbeSet) {
+                let has_sets = matches!(plan.record, Record::Probes | Record::Cards);
+                if has_sets && block.kind() == Some(BlockKind::ProbeSet) {
                     let (number, name) = block.probe_set()?;
                     if number as usize == sets.len() {
                         sets.push(name);
                     }
                 }
-                if holds(plan.record, &block) && self.touches(&block) && block.rows() > 0 {
+                if holds(plan.record, &block) && self.window.touches(&block) && block.rows() > 0 {
                     bytes = bytes.saturating_add(block.inflated_bytes());
                     group.push(block);
                 } else {
@@ -225,6 +227,11 @@ impl RecordQuestion {
     }
 
     fn read_block(&self, plan: &Plan, block: &Block, names: Names<'_>) -> Result<(RecordBatch, u64), TableError> {
+        if plan.record == Record::Cards {
+            let batch = plan.choose(&cards::read(block, names)?)?;
+            self.progress.report(block.bytes());
+            return Ok((batch, 0));
+        }
         let mut arrays: Vec<ArrayRef> =
             plan.columns.iter().map(|column| column.cell.read(block, names)).collect::<Result<_, _>>()?;
         let mut other_layers = 0;
@@ -243,19 +250,13 @@ impl RecordQuestion {
         Ok((batch, other_layers))
     }
 
-    /// Whether a row of the block can lie inside the window, by its header alone.
-    fn touches(&self, block: &Block) -> bool {
-        overlaps(&self.window.epochs, block.epochs()) && overlaps(&self.window.steps, block.steps())
-    }
-
     /// Which rows lie inside the window; `None` if all do.
     fn marks(&self, block: &Block) -> Result<Option<BooleanArray>, TableError> {
-        let Window { epochs, steps, .. } = &self.window;
-        if encloses(epochs, block.epochs()) && encloses(steps, block.steps()) {
+        if self.window.encloses(block) {
             return Ok(None);
         }
         let rows = u64s(block, Column::Step)?.into_iter().zip(u32s(block, Column::Epoch)?);
-        let inside = rows.map(|(step, epoch)| Some(contains(steps, step) && contains(epochs, epoch)));
+        let inside = rows.map(|(step, epoch)| Some(self.window.contains(step, epoch)));
         Ok(Some(inside.collect()))
     }
 
@@ -268,10 +269,18 @@ impl RecordQuestion {
         };
         let (steps, epochs) = (steps.as_primitive::<UInt64Type>(), epochs.as_primitive::<UInt32Type>());
         let rows = steps.values().iter().zip(epochs.values());
-        let inside: BooleanArray = rows
-            .map(|(step, epoch)| Some(contains(&self.window.steps, *step) && contains(&self.window.epochs, *epoch)))
-            .collect();
+        let inside: BooleanArray = rows.map(|(step, epoch)| Some(self.window.contains(*step, *epoch))).collect();
         Ok(filter_record_batch(&batch, &inside)?)
+    }
+}
+
+impl Plan {
+    /// The columns of the question, of a batch that has all.
+    fn choose(&self, batch: &RecordBatch) -> Result<RecordBatch, TableError> {
+        let places: Result<Vec<usize>, _> = self.columns.iter().map(|c| batch.schema().index_of(c.name)).collect();
+        let chosen = batch.project(&places?)?.columns().to_vec();
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(self.schema.clone(), chosen, &options)?)
     }
 }
 
@@ -294,16 +303,4 @@ fn choose(record: Record, all: &[ColumnOf], names: &[String]) -> Result<Vec<Colu
         chosen.push(*column);
     }
     Ok(chosen)
-}
-
-fn contains<T: PartialOrd>(range: &Option<Range<T>>, value: T) -> bool {
-    range.as_ref().is_none_or(|range| range.contains(&value))
-}
-
-fn overlaps<T: PartialOrd>(range: &Option<Range<T>>, (first, last): (T, T)) -> bool {
-    range.as_ref().is_none_or(|range| range.start < range.end && last >= range.start && first < range.end)
-}
-
-fn encloses<T: PartialOrd>(range: &Option<Range<T>>, (first, last): (T, T)) -> bool {
-    range.as_ref().is_none_or(|range| first >= range.start && last < range.end)
 }

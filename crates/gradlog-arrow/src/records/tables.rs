@@ -1,6 +1,7 @@
 //! The tables of a log: their names, their columns, and what each column holds.
 
 use super::cell::Cell::{self, *};
+use super::cell::Plain;
 use gradlog_format::log::{
     BlockKind, Column, EventAction, EventKind, Mode, Preconditioner, PredictionScore, UpdateRule,
 };
@@ -26,6 +27,8 @@ pub enum Record {
     Checkpoints,
     /// A check of recorded gradients.
     Checks,
+    /// What an example looks like: a picture, a text or a row. Cards have no step and no epoch.
+    Cards,
 }
 
 /// One column of a table.
@@ -76,7 +79,7 @@ const OUTPUTS: [ColumnOf; 16] = [
 
 impl Record {
     /// All tables.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Visits,
         Self::Sweeps,
         Self::Probes,
@@ -85,6 +88,7 @@ impl Record {
         Self::Events,
         Self::Checkpoints,
         Self::Checks,
+        Self::Cards,
     ];
 
     /// The table's name.
@@ -98,6 +102,7 @@ impl Record {
             Self::Events => "events",
             Self::Checkpoints => "checkpoints",
             Self::Checks => "checks",
+            Self::Cards => "cards",
         }
     }
 
@@ -115,6 +120,7 @@ impl Record {
             Self::Steps => Some(BlockKind::Steps),
             Self::Gaps => Some(BlockKind::Gaps),
             Self::Events => Some(BlockKind::Events),
+            Self::Cards => Some(BlockKind::Cards),
             Self::Checkpoints | Self::Checks => None,
         }
     }
@@ -129,6 +135,7 @@ impl Record {
             Self::Events => &EVENTS,
             Self::Checkpoints => &CHECKPOINTS,
             Self::Checks => &CHECKS,
+            Self::Cards => &CARDS,
         };
         let outputs: &[ColumnOf] = if self.has_gradients() { &OUTPUTS } else { &[] };
         before.iter().chain(outputs).copied().collect()
@@ -203,19 +210,31 @@ const EVENTS: [ColumnOf; 11] = [
 const CHECKPOINTS: [ColumnOf; 6] = [
     STEP,
     EPOCH,
-    column("learning_rate", Listed(super::cell::Plain::F32), "learning rate of the step before"),
-    column("bytes", Listed(super::cell::Plain::U64), "length of the file"),
-    column("checksum", Listed(super::cell::Plain::U32), "CRC-32 of the file"),
-    column("path", Listed(super::cell::Plain::Text), "where the file is"),
+    column("learning_rate", Listed(Plain::F32), "learning rate of the step before"),
+    column("bytes", Listed(Plain::U64), "length of the file"),
+    column("checksum", Listed(Plain::U32), "CRC-32 of the file"),
+    column("path", Listed(Plain::Text), "where the file is"),
 ];
 
 const CHECKS: [ColumnOf; 6] = [
     STEP,
     EPOCH,
-    column("examples", Listed(super::cell::Plain::U32), "examples that the check compared"),
-    column("agrees", Listed(super::cell::Plain::Bool), "whether the recorded gradients are the examples' own"),
-    column("findings", Listed(super::cell::Plain::Texts), "names of what it found"),
-    column("text", Listed(super::cell::Plain::Text), "the verdict in words"),
+    column("examples", Listed(Plain::U32), "examples that the check compared"),
+    column("agrees", Listed(Plain::Bool), "whether the recorded gradients are the examples' own"),
+    column("findings", Listed(Plain::Texts), "names of what it found"),
+    column("text", Listed(Plain::Text), "the verdict in words"),
+];
+
+const CARDS: [ColumnOf; 9] = [
+    column("example", Listed(Plain::U64), "id of the example"),
+    column("set", ListedNull(Plain::Text), "name of the probe set; null for a training example"),
+    column("worker", ListedNull(Plain::U32), "rank of the worker that wrote the row; null in a run of one"),
+    column("kind", Listed(Plain::Text), "gray, rgb, text, row"),
+    column("width", ListedNull(Plain::U32), "pixels in a row of the picture"),
+    column("height", ListedNull(Plain::U32), "rows of the picture"),
+    column("pixels", ListedNull(Plain::Bytes), "the picture, row by row from the top; a byte for gray, three for rgb"),
+    column("text", ListedNull(Plain::Text), "the text"),
+    column("row", ListedNull(Plain::Row), "names and values of the row of a table"),
 ];
 
 fn mode(code: u8) -> Option<&'static str> {

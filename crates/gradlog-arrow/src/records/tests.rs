@@ -7,7 +7,7 @@ use arrow_array::types::{Float32Type, Float64Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, RecordBatch};
 use arrow_select::concat::concat_batches;
 use gradlog_analysis::Window;
-use gradlog_format::log::{Column, EventKind, FindingKind, PredictionScore, UpdateRule};
+use gradlog_format::log::{encode_row, CardKind, Column, EventKind, FindingKind, PredictionScore, UpdateRule};
 use gradlog_format::run::Run;
 use gradlog_format::sketch::Encoding;
 use gradlog_testing::{decoded, run_of, visits, Draws, Synthetic, Visit};
@@ -262,4 +262,46 @@ fn a_stream_gives_the_same_and_ends_when_it_is_dropped() {
     assert!(dropped.next().is_some());
     drop(dropped);
     assert_eq!(Arc::strong_count(&run), 1, "the thread is gone");
+}
+
+/// Cards of all kinds and of two sets, which lie in blocks of their own.
+#[test]
+fn cards_are_pictures_texts_and_rows() {
+    let mut run = Synthetic::new(Encoding::Q8);
+    run.set(0, "test");
+    run.set(1, "other");
+    run.visits(&visits(&mut Draws(1), 4, 1, 4));
+    run.cards(None, CardKind::Gray, 2, &[(7, &[1, 2, 3, 4]), (8, &[9, 8])]);
+    run.cards(None, CardKind::Rgb, 1, &[(9, &[1, 2, 3, 4, 5, 6])]);
+    run.cards(Some(1), CardKind::Text, 0, &[(7, "é <b>".as_bytes()), (8, b"")]);
+    run.cards(Some(0), CardKind::Row, 0, &[(u64::MAX, &encode_row([("a", "1"), ("", "x")])), (3, b"")]);
+    run.cards(None, CardKind::Refused, 0, &[(Column::NO_EXAMPLE, &[])]);
+    run.end();
+    let written = run.finish();
+    let table = read(&RecordQuestion::new(Record::Cards), &written.run());
+    assert_eq!(u64s(&table, "example"), [7, 8, 9, 7, 8, u64::MAX, 3].map(Some));
+    let sets = [None, None, None, Some("other"), Some("other"), Some("test"), Some("test")];
+    assert_eq!(words(&table, "set"), sets.map(|set| set.map(str::to_owned)));
+    let kinds = ["gray", "gray", "rgb", "text", "text", "row", "row"];
+    assert_eq!(words(&table, "kind"), kinds.map(|kind| Some(kind.to_owned())));
+    let none = [None; 4];
+    assert_eq!(u32s(&table, "width"), [&[Some(2), Some(2), Some(1)][..], &none].concat());
+    assert_eq!(u32s(&table, "height"), [&[Some(2), Some(1), Some(2)][..], &none].concat());
+    let pixels: Vec<Option<&[u8]>> = table["pixels"].as_binary::<i32>().iter().collect();
+    let expected: [Option<&[u8]>; 3] = [Some(&[1, 2, 3, 4]), Some(&[9, 8]), Some(&[1, 2, 3, 4, 5, 6])];
+    assert_eq!((&pixels[..3], pixels[3..].iter().flatten().count()), (&expected[..], 0));
+    assert_eq!(words(&table, "text")[3..5], [Some("é <b>".to_owned()), Some(String::new())]);
+    assert_eq!(table["text"].null_count(), 5);
+    let rows = table["row"].as_list::<i32>();
+    assert_eq!((rows.null_count(), rows.value_length(5), rows.value_length(6)), (5, 2, 0));
+    let cells = rows.value(5);
+    let cells = cells.as_struct();
+    let cell = |place: usize| -> Vec<&str> { cells.column(place).as_string::<i32>().iter().flatten().collect() };
+    assert_eq!((cell(0), cell(1)), (vec!["a", ""], vec!["1", "x"]));
+    assert_eq!(table["worker"].null_count(), 7);
+
+    let some = read(&RecordQuestion::new(Record::Cards).columns(["text", "example"]), &written.run());
+    assert_eq!((some.num_columns(), some.num_rows()), (2, 7));
+    let window = RecordQuestion::new(Record::Cards).window(Window::epochs(0..1));
+    assert!(matches!(window.schema(&written.run()), Err(TableError::NoWindow("cards"))));
 }

@@ -31,18 +31,23 @@ const TABLE_ROWS: usize = 20;
 /// How gradients are made flat.
 #[derive(Debug, Args)]
 pub(crate) struct VectorArguments {
-    /// The most numbers of a vector; a longer gradient is folded
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = parse_length)]
-    numbers: usize,
-    /// The most gigabytes of memory that the vectors may take
-    #[arg(long, value_name = "GB", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
-    memory: u32,
+    /// The most numbers of a vector; a longer gradient is folded; 1024 by default
+    #[arg(long, value_name = "N", value_parser = parse_length)]
+    numbers: Option<usize>,
+    /// The most gigabytes of memory that the vectors may take; 4 by default
+    #[arg(long, value_name = "GB", value_parser = clap::value_parser!(u32).range(1..))]
+    memory: Option<u32>,
 }
 
 impl VectorArguments {
+    /// Whether one of them was typed.
+    pub(crate) fn are_given(&self) -> bool {
+        self.numbers.is_some() || self.memory.is_some()
+    }
+
     pub(crate) fn question(&self, window: &Window, combine: Combine) -> VectorQuestion {
-        let bytes_max = u64::from(self.memory) * 1_000_000_000;
-        VectorQuestion::new(self.numbers).window(window.clone()).combine(combine).bytes_max(bytes_max)
+        let bytes_max = u64::from(self.memory.unwrap_or(4)) * 1_000_000_000;
+        VectorQuestion::new(self.numbers.unwrap_or(1024)).window(window.clone()).combine(combine).bytes_max(bytes_max)
     }
 }
 

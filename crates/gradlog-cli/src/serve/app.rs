@@ -1,6 +1,6 @@
 //! What the server is asked, and who answers it: an address becomes a question, the desk has it answered.
 
-use super::desk::{Desk, Kept, Lane, Unanswered};
+use super::desk::{Desk, IsAwaited, Kept, Lane, Unanswered};
 use super::influence::InfluenceCall;
 use super::panels::Panel;
 use super::parameters::Parameters;
@@ -11,10 +11,12 @@ use super::state::StateCache;
 use super::table::{Examples, RowQuestion, ScoreColumn};
 use crate::error::{explain, CliError};
 use crate::frame::Asked;
+use crate::output::Stop;
 use crate::page::assemble::ServedPage;
 use crate::page::data::{Source, Spec};
 use crate::page::parts::{is_about_the_run, Compared};
-use gradlog_analysis::{AnalysisError, Method, Normalization, Order, Score};
+use crate::verbs::influence_methods;
+use gradlog_analysis::{AnalysisError, Normalization, Order, Score};
 use gradlog_format::run::Run;
 use serde_json::{json, Value};
 use std::collections::HashMap;
@@ -38,7 +40,15 @@ pub(crate) struct App {
 pub(super) struct Asking<'a> {
     /// The state of the run that the answer is kept for.
     state: String,
-    is_awaited: &'a dyn Fn() -> bool,
+    is_awaited: &'a IsAwaited,
+}
+
+impl Asking<'_> {
+    /// What says that this client is gone.
+    pub(super) fn stop(&self) -> Stop {
+        let is_awaited = self.is_awaited.clone();
+        Arc::new(move || !is_awaited())
+    }
 }
 
 /// What the client hears in place of an answer.
@@ -55,7 +65,6 @@ impl From<CliError> for Refusal {
         let status = match &error {
             CliError::Analysis(AnalysisError::NoVisits) => Status::NoAnswer,
             CliError::Analysis(analysis) if is_about_the_run(analysis) => Status::NoAnswer,
-            CliError::NoRows(_) => Status::NoAnswer,
             _ => Status::Failed,
         };
         Refusal(status, explain(&error))
@@ -104,7 +113,7 @@ impl App {
         }
     }
 
-    fn route(&self, path: &str, request: &Request, is_awaited: &dyn Fn() -> bool) -> Outcome<Response> {
+    fn route(&self, path: &str, request: &Request, is_awaited: &IsAwaited) -> Outcome<Response> {
         let mut parameters = Parameters::new(request)?;
         if path.is_empty() {
             parameters.end()?;
@@ -149,8 +158,8 @@ impl App {
                 let call = InfluenceCall::read(&mut parameters)?;
                 parameters.end()?;
                 let run = self.runs[0].clone();
-                let found = self.keep(Lane::Long, &call.name(), &asking, || {
-                    let body: Arc<[u8]> = call.run(&run)?.into();
+                let found = self.keep(Lane::Long, &call.name(), &asking, |stop| {
+                    let body: Arc<[u8]> = call.run(&run, stop)?.into();
                     Ok::<_, (Status, String)>(Kept { bytes: body.len(), value: body })
                 })?;
                 Ok(Response::json(Arc::clone(&*found)))
@@ -170,7 +179,7 @@ impl App {
         lane: Lane,
         name: &str,
         asking: &Asking<'_>,
-        compute: impl FnOnce() -> Result<Kept<T>, E>,
+        compute: impl FnOnce(&Stop) -> Result<Kept<T>, E>,
     ) -> Outcome<Arc<T>> {
         let name = format!("{name}@{}", asking.state);
         Ok(self.desk.answer(lane, &name, asking.is_awaited, compute)?)
@@ -184,20 +193,24 @@ impl App {
         asking: &Asking<'_>,
         compute: impl FnOnce(&Asked<'_>) -> Result<Value, CliError>,
     ) -> Outcome<Response> {
-        let found = self.keep(lane, name, asking, || self.ask(|asked| Ok(kept_json(&compute(asked)?))))?;
+        let found = self.keep(lane, name, asking, |stop| self.ask(stop, |asked| Ok(kept_json(&compute(asked)?))))?;
         Ok(Response::json(Arc::clone(&*found)))
     }
 
-    /// Opens the runs as they are now, and asks.
-    pub(super) fn ask<T>(&self, question: impl FnOnce(&Asked<'_>) -> Result<T, CliError>) -> Result<T, CliError> {
+    /// Opens the runs as they are now, and asks until `stop` says that nobody wants the answer.
+    pub(super) fn ask<T>(
+        &self,
+        stop: &Stop,
+        question: impl FnOnce(&Asked<'_>) -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
         let opened = self.runs.iter().map(Run::open).collect::<Result<Vec<Run>, _>>()?;
-        question(&Asked::quietly(opened.iter().collect()))
+        question(&Asked::quietly(opened.iter().collect(), stop.clone()))
     }
 
     /// The gradients of all examples, ready to be compared.
     pub(super) fn compared(&self, asking: &Asking<'_>) -> Outcome<Arc<Compared>> {
-        self.keep(Lane::Long, "compared", asking, || {
-            self.ask(|asked| {
+        self.keep(Lane::Long, "compared", asking, |stop| {
+            self.ask(stop, |asked| {
                 let value = Compared::read(asked)?;
                 Ok(Kept { bytes: value.bytes(), value })
             })
@@ -207,8 +220,8 @@ impl App {
     /// One score of all examples.
     fn column(&self, score: Score, asking: &Asking<'_>) -> Outcome<Arc<ScoreColumn>> {
         let name = format!("column/{}", score.name());
-        let column = self.keep(Lane::Long, &name, asking, || {
-            self.ask(|asked| ScoreColumn::compute(asked, score, self.known_examples(asking)))
+        let column = self.keep(Lane::Long, &name, asking, |stop| {
+            self.ask(stop, |asked| ScoreColumn::compute(asked, score, self.known_examples(asking)))
         })?;
         *self.examples.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((asking.state.clone(), column.examples.clone()));
@@ -241,8 +254,8 @@ impl App {
         let others = question.columns.iter().map(|score| self.column(*score, asking)).collect::<Outcome<Vec<_>>>()?;
         let sorting = self.column(question.sorting_score(), asking)?;
         let order =
-            self.keep(Lane::Quick, &question.order_name(), asking, || Ok::<_, CliError>(question.sort(&sorting)))?;
-        let found = self.keep(Lane::Quick, &format!("rows/{question:?}"), asking, || {
+            self.keep(Lane::Quick, &question.order_name(), asking, |_| Ok::<_, CliError>(question.sort(&sorting)))?;
+        let found = self.keep(Lane::Quick, &format!("rows/{question:?}"), asking, |_| {
             Ok::<_, CliError>(kept_json(&question.page(&column, (&order, &sorting), &others)))
         })?;
         Ok(Response::json(Arc::clone(&*found)))
@@ -250,7 +263,7 @@ impl App {
 }
 
 impl Answers for App {
-    fn answer(&self, path: &str, request: &Request, is_awaited: &dyn Fn() -> bool) -> Response {
+    fn answer(&self, path: &str, request: &Request, is_awaited: &IsAwaited) -> Response {
         match self.route(path, request, is_awaited) {
             Ok(response) => response,
             Err(Refusal(status, words)) => Response::sentence(status, &words),
@@ -268,12 +281,11 @@ fn list_scores() -> Value {
         })
     };
     let named = |name: &str, about: &str| json!({ "name": name, "about": about });
-    let tracin = named("tracin", "what each step did to the probe at that moment, to first order");
-    let methods = Method::ALL.iter().map(|method| named(method.name(), method.description()));
+    let methods = influence_methods().map(|(name, about)| named(name, about));
     let normalizations = Normalization::ALL.iter().map(|by| named(by.name(), by.description()));
     json!({
         "scores": Score::ALL.iter().map(one).collect::<Vec<_>>(),
-        "methods": std::iter::once(tracin).chain(methods).collect::<Vec<_>>(),
+        "methods": methods.collect::<Vec<_>>(),
         "normalizations": normalizations.collect::<Vec<_>>(),
     })
 }

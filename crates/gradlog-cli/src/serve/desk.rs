@@ -2,13 +2,15 @@
 //!
 //! A question is computed in the thread of the connection that asks it first. Others that ask the same wait for it.
 //! There are two lanes, so that a long question does not hold up a short one. In each lane some questions run, some
-//! wait in the order in which they came, and the next is refused. A question that waits and that nobody awaits any more
-//! leaves the queue.
+//! wait in the order in which they came, and the next is refused. A question that nobody awaits any more leaves the
+//! queue, or stops if it runs.
 
 use super::limits::{ANSWERS_MAX, LONG_RUNNING_MAX, LONG_WAITING_MAX, QUICK_RUNNING_MAX, QUICK_WAITING_MAX};
+use crate::output::Stop;
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,11 +58,19 @@ pub(crate) struct Kept<T> {
     pub bytes: usize,
 }
 
+/// Whether the client that asked is still there.
+pub(crate) type IsAwaited = Arc<dyn Fn() -> bool + Send + Sync>;
+
 type AnyValue = Arc<dyn Any + Send + Sync>;
 
 enum Place {
-    Running,
-    Answered { value: AnyValue, bytes: usize, used: u64 },
+    /// It is computed now. How many await it, without the one whose thread computes it.
+    Running(Arc<AtomicUsize>),
+    Answered {
+        value: AnyValue,
+        bytes: usize,
+        used: u64,
+    },
 }
 
 #[derive(Default)]
@@ -85,6 +95,22 @@ pub(crate) struct Desk {
     bytes_max: usize,
 }
 
+/// An asker who awaits a question that another one's thread computes.
+struct Awaiting(Arc<AtomicUsize>);
+
+impl Awaiting {
+    fn new(others: &Arc<AtomicUsize>) -> Self {
+        others.fetch_add(1, Ordering::SeqCst);
+        Self(others.clone())
+    }
+}
+
+impl Drop for Awaiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// How often somebody who waits looks whether its asker is still there.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -99,7 +125,7 @@ impl Desk {
     }
 
     /// The answer to the question of this name, computed if nobody has it. `is_awaited` says whether the asker is still
-    /// there.
+    /// there. `compute` is given what says that nobody awaits the answer any more: it then may end with an error.
     ///
     /// # Errors
     /// See [`Unanswered`]. An error is not kept: the next who asks gets a new answer.
@@ -107,18 +133,22 @@ impl Desk {
         &self,
         lane: Lane,
         name: &str,
-        is_awaited: &dyn Fn() -> bool,
-        compute: impl FnOnce() -> Result<Kept<T>, E>,
+        is_awaited: &IsAwaited,
+        compute: impl FnOnce(&Stop) -> Result<Kept<T>, E>,
     ) -> Result<Arc<T>, Unanswered<E>> {
         let mut state = self.lock();
         let mut is_waiting = false;
+        let mut awaiting: Option<Awaiting> = None;
         loop {
             match state.places.get(name) {
                 Some(Place::Answered { .. }) => {
                     state.leave(lane, name, &mut is_waiting);
                     return state.take(name).ok_or(Unanswered::Panicked);
                 }
-                Some(Place::Running) => {
+                Some(Place::Running(others)) => {
+                    if awaiting.as_ref().is_none_or(|awaiting| !Arc::ptr_eq(&awaiting.0, others)) {
+                        awaiting = Some(Awaiting::new(others));
+                    }
                     // Who waits for a running question takes no place in the queue.
                     state.leave(lane, name, &mut is_waiting);
                 }
@@ -147,9 +177,12 @@ impl Desk {
             }
         }
         state.lines[lane as usize].running += 1;
-        state.places.insert(name.to_owned(), Place::Running);
+        let others = Arc::new(AtomicUsize::new(0));
+        state.places.insert(name.to_owned(), Place::Running(others.clone()));
         drop(state);
-        let computed = catch_unwind(AssertUnwindSafe(compute));
+        let is_awaited = is_awaited.clone();
+        let stop: Stop = Arc::new(move || others.load(Ordering::SeqCst) == 0 && !is_awaited());
+        let computed = catch_unwind(AssertUnwindSafe(|| compute(&stop)));
         let mut state = self.lock();
         state.lines[lane as usize].running -= 1;
         state.places.remove(name);
@@ -217,7 +250,7 @@ impl State {
                 *used = now;
                 value.clone().downcast().ok()
             }
-            Place::Running => None,
+            Place::Running(_) => None,
         }
     }
 
@@ -230,7 +263,7 @@ impl State {
         while self.bytes + bytes > bytes_max || self.places.len() >= ANSWERS_MAX {
             let answered = self.places.iter().filter_map(|(name, place)| match place {
                 Place::Answered { used, .. } => Some((*used, name)),
-                Place::Running => None,
+                Place::Running(_) => None,
             });
             let Some(oldest) = answered.min().map(|(_, name)| name.clone()) else { return };
             if let Some(Place::Answered { bytes, .. }) = self.places.remove(&oldest) {

@@ -44,7 +44,8 @@ impl App {
                 parameters.end()?;
                 self.keep_json(Lane::Quick, &format!("histories/{set:?}/{ids:?}"), asking, |asked| {
                     let question = set.map_or_else(HistoryQuestion::new, HistoryQuestion::probes);
-                    let found = question.examples(ids).compute(asked.run())?;
+                    let question = question.examples(ids).share_progress(&asked.progress());
+                    let found = question.compute(asked.run())?;
                     let mut part = history_arrays(&found);
                     part["basis"] = json!(found.basis.to_string());
                     Ok(part)
@@ -129,8 +130,10 @@ impl App {
                 Err(other) => return Err(other),
             });
         };
-        let found =
-            self.ask(|asked| Ok(HistoryQuestion::probes(set).examples(ids.iter().copied()).compute(asked.run())?))?;
+        let found = self.ask(&asking.stop(), |asked| {
+            let question = HistoryQuestion::probes(set).examples(ids.iter().copied());
+            Ok(question.share_progress(&asked.progress()).compute(asked.run())?)
+        })?;
         let last = found.histories.iter().filter_map(|history| Some((history.id, history.visits.last()?.label?)));
         Ok(last.collect())
     }

@@ -55,7 +55,7 @@ impl Hosts {
 /// The host without its port, if it has one.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
             // `::1` without brackets is a number with colons.
             if name.contains(':') && !name.starts_with('[') {
                 host

@@ -3,7 +3,7 @@
 use super::limits::{IDS_MAX, TOP_MAX};
 use super::parameters::Parameters;
 use super::response::Status;
-use crate::output::{Console, Watch};
+use crate::output::{Console, Stop, Watch};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
@@ -97,13 +97,13 @@ impl InfluenceCall {
     }
 
     /// Runs the command in this process. The answer is `{"words": [..], "answer": {..}}`: what it says on stderr, and
-    /// what it writes to stdout, byte by byte.
+    /// what it writes to stdout, byte by byte. It ends early when `stop` says so.
     ///
     /// # Errors
     /// What the command says, and whether the address or the run is to blame.
-    pub(crate) fn run(&self, run: &Path) -> Result<Vec<u8>, (Status, String)> {
+    pub(crate) fn run(&self, run: &Path, stop: &Stop) -> Result<Vec<u8>, (Status, String)> {
         let (mut out, mut words) = (Vec::new(), Vec::new());
-        let watch = Watch::new(false);
+        let watch = Watch::stopping(stop.clone());
         let mut console = Console { out: &mut out, words: &mut words, watch, draws: false };
         let code = crate::execute(self.arguments(run), &mut console);
         let words = String::from_utf8_lossy(&words).into_owned();
@@ -125,4 +125,25 @@ impl InfluenceCall {
 fn last_line(words: &str) -> String {
     let start = words.rfind("error: ").map_or(0, |at| at + "error: ".len());
     words[start..].trim_end().lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::request::Request;
+
+    fn options(query: &[(&str, &str)]) -> Vec<String> {
+        let parameters = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let request = Request { method: "GET".into(), path: "/".into(), parameters, host: None };
+        InfluenceCall::read(&mut Parameters::new(&request).unwrap()).unwrap().options
+    }
+
+    #[test]
+    fn an_answer_has_twelve_rows_of_each_end_unless_the_address_says_how_many() {
+        let few = ["--probe=a", "--id=3", "--top=12", "--format=json"];
+        assert_eq!(options(&[("probe", "a"), ("id", "3")]), few);
+        let own = ["--probe=a", "--id=3", "--nearest=5", "--format=json"];
+        assert_eq!(options(&[("nearest", "5"), ("probe", "a"), ("id", "3")]), own);
+        assert_eq!(options(&[("probe", "a"), ("top", "1000"), ("mean", "")])[1..3], ["--top=1000", "--mean"]);
+    }
 }

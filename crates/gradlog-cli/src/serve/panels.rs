@@ -76,8 +76,8 @@ impl App {
     }
 
     fn heading(&self, asking: &Asking<'_>) -> Outcome<Arc<Heading>> {
-        self.keep(Lane::Long, "head", asking, || {
-            self.ask(|asked| {
+        self.keep(Lane::Long, "head", asking, |stop| {
+            self.ask(stop, |asked| {
                 let head = parts::head_part(asked)?;
                 let Kept { value: body, bytes } = kept_json(&head.finish(asked, &[])?);
                 let value = Heading { body, examples: head.first.examples, visits: head.first.visits };
@@ -127,7 +127,7 @@ fn walls(asked: &Asked<'_>) -> Result<Value, CliError> {
 fn named_visits(asked: &Asked<'_>, heading: &Heading) -> Result<Value, CliError> {
     let visits_each = heading.visits as f64 / heading.examples.max(1) as f64;
     if heading.visits <= VISITS_MAX as u64 || heading.examples <= SUSPECTS_EXAMPLES_MAX {
-        let found = SuspectQuestion::new().compute_over(&asked.runs)?;
+        let found = SuspectQuestion::new().share_progress(&asked.progress()).compute_over(&asked.runs)?;
         let ids: Vec<u64> = found.rows.iter().map(|row| row.example).collect();
         return parts::read_histories(asked, &ids, visits_each);
     }

@@ -125,3 +125,32 @@ fn linger(mut stream: &TcpStream) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// The head of what a client gets.
+    fn sent(response: &Response) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        response.send(&stream).unwrap();
+        drop(stream);
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn who_may_come_again_hears_when_and_who_may_only_get_hears_that() {
+        for (status, has) in
+            [(Status::Busy, [true, false]), (Status::OnlyGet, [false, true]), (Status::Bad, [false; 2])]
+        {
+            let text = sent(&Response::sentence(status, "words"));
+            assert_eq!(["Retry-After: 2\r\n", "Allow: GET\r\n"].map(|line| text.contains(line)), has, "{text}");
+            assert!(text.contains("Content-Length: 6\r\n") && text.ends_with("\r\n\r\nwords\n"), "{text}");
+        }
+    }
+}

@@ -82,3 +82,33 @@ impl StateCache {
         Ok(state)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gradlog_format::sketch::Encoding;
+    use gradlog_testing::{run_of, visits, Draws, Synthetic};
+
+    #[test]
+    fn the_name_holds_every_run_and_whether_one_is_written() {
+        let all = visits(&mut Draws(1), 20, 3, 5);
+        let (few, many) = (run_of(&all[..10], 5), run_of(&all, 5));
+        let read = |runs: [&gradlog_testing::Written; 2]| State::read(&runs.map(|run| run.path().to_owned())).unwrap();
+        let both = read([&few, &many]);
+        assert_eq!((both.visits, both.step), (10 + all.len() as u64, Some(all[all.len() - 1].step)));
+        assert_eq!(both, read([&few, &many]));
+        for other in [read([&many, &many]), read([&few, &few]), read([&many, &few])] {
+            assert_ne!(both.name, other.name);
+        }
+        // A recorder that dies writes nothing more.
+        let mut run = Synthetic::new(Encoding::Q8);
+        run.visits(&all[..10]);
+        let dir = run.dir.clone();
+        let place = [dir.path().to_owned()];
+        let before = State::read(&place).unwrap();
+        let _ended = run.finish();
+        let after = State::read(&place).unwrap();
+        assert!(before.is_being_written && !after.is_being_written);
+        assert_ne!(before.name, after.name);
+    }
+}

@@ -8,7 +8,7 @@ use super::parameters::Parameters;
 use crate::error::CliError;
 use crate::frame::Asked;
 use crate::page::parts::describe_score;
-use gradlog_analysis::{Score, ScoreQuestion};
+use gradlog_analysis::{Basis, RunsRow, Score, ScoreQuestion, ScoreRow};
 use serde_json::{json, Map, Value};
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -40,6 +40,9 @@ impl Examples {
     }
 }
 
+/// An example, its score, its label and its last prediction.
+type Row = (u64, f64, Option<u32>, Option<u32>);
+
 /// One score of all examples.
 #[derive(Debug)]
 pub(crate) struct ScoreColumn {
@@ -60,15 +63,31 @@ impl ScoreColumn {
         score: Score,
         known: Option<Arc<Examples>>,
     ) -> Result<Kept<Self>, CliError> {
-        let mut found = ScoreQuestion::new(score).compute_over(&asked.runs)?;
-        let about = describe_score(&found);
-        found.rows.sort_unstable_by_key(|row| row.example);
-        let values: Vec<f64> = found.rows.iter().map(|row| row.score).collect();
-        let examples = Examples {
-            ids: found.rows.iter().map(|row| row.example).collect(),
-            labels: found.rows.iter().map(|row| row.label.unwrap_or(NO_LABEL)).collect(),
-            predictions: found.rows.iter().map(|row| row.prediction.unwrap_or(NO_LABEL)).collect(),
+        let question = ScoreQuestion::new(score).share_progress(&asked.progress());
+        let (mut rows, basis): (Vec<Row>, String) = match asked.runs.as_slice() {
+            // What several runs take to be put together is as large as the rows again.
+            [run] => {
+                let found = question.compute(run)?;
+                let basis = Basis::describe_all([&found.basis]);
+                let row = |row: ScoreRow| (row.example, row.score, row.label, row.prediction);
+                (found.rows.into_iter().map(row).collect(), basis)
+            }
+            runs => {
+                let found = question.compute_over(runs)?;
+                let basis = found.basis_words();
+                let row = |row: RunsRow| (row.example, row.score, row.label, row.prediction);
+                (found.rows.into_iter().map(row).collect(), basis)
+            }
         };
+        rows.sort_unstable_by_key(|(example, ..)| *example);
+        let values: Vec<f64> = rows.iter().map(|(_, score, ..)| *score).collect();
+        let about = describe_score(score, &basis, values.iter().copied());
+        let examples = Examples {
+            ids: rows.iter().map(|(example, ..)| *example).collect(),
+            labels: rows.iter().map(|(_, _, label, _)| label.unwrap_or(NO_LABEL)).collect(),
+            predictions: rows.iter().map(|(.., prediction)| prediction.unwrap_or(NO_LABEL)).collect(),
+        };
+        drop(rows);
         let mut bytes = 8 * values.len() + about.to_string().len();
         let examples = match known.filter(|known| **known == examples) {
             Some(known) => known,
@@ -324,5 +343,44 @@ mod tests {
         for (name, value) in [("count", "501"), ("count", "-1"), ("sort", "x"), ("order", "x"), ("columns", "x")] {
             assert!(!wrong(name, value).is_empty());
         }
+    }
+
+    #[test]
+    fn a_column_of_other_examples_sorts_those_that_both_have() {
+        let of = column(&[5.0, 6.0, 7.0, 8.0], &[0; 4]);
+        let examples = Examples { ids: vec![9, 11, 13], labels: vec![0; 3], predictions: vec![0; 3] };
+        let sorting = ScoreColumn { examples: Arc::new(examples), values: vec![1.0, 3.0, 2.0], about: Value::Null };
+        let question = ask(&[("score", "loss"), ("sort", "aum"), ("order", "down")]);
+        let page = question.page(&of, (&question.sort(&sorting).value, &sorting), &[]);
+        let row = |row: &Value| (row["id"].as_str().unwrap().to_owned(), row["values"]["loss"].as_f64().unwrap());
+        let rows: Vec<(String, f64)> = page["rows"].as_array().unwrap().iter().map(row).collect();
+        assert_eq!(rows, [("11".to_owned(), 6.0), ("13".to_owned(), 8.0)]);
+    }
+
+    #[test]
+    fn infinite_numbers_keep_their_sign() {
+        assert_eq!(
+            [number(f64::INFINITY), number(f64::NEG_INFINITY), number(0.5)],
+            [json!("inf"), json!("-inf"), json!(0.5)]
+        );
+    }
+
+    #[test]
+    fn columns_of_the_same_examples_hold_them_once_and_say_what_they_take() {
+        let run = crate::tests::written(true);
+        let run = run.run();
+        let asked = Asked::quietly(vec![&run], Arc::new(|| false));
+        let first = ScoreColumn::compute(&asked, Score::Loss, None).unwrap();
+        let count = first.value.examples.ids.len();
+        assert!(count > 20 && first.bytes >= 24 * count);
+        let known = first.value.examples.clone();
+        let second = ScoreColumn::compute(&asked, Score::Aum, Some(known.clone())).unwrap();
+        assert!(Arc::ptr_eq(&second.value.examples, &known));
+        let about = second.value.about.to_string().len();
+        assert_eq!(second.bytes, 8 * count + about);
+        // Examples of another state of the run are none of this one.
+        let other = Arc::new(Examples { ids: vec![1], labels: vec![0], predictions: vec![0] });
+        let third = ScoreColumn::compute(&asked, Score::Loss, Some(other)).unwrap();
+        assert_eq!(*third.value.examples, *known);
     }
 }

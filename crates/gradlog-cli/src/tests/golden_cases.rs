@@ -166,7 +166,7 @@ pub(super) const PLAIN: [(&str, &[&str]); 5] = [
 ];
 
 /// Questions that are refused.
-pub(super) const REFUSED: [&str; 53] = [
+pub(super) const REFUSED: [&str; 55] = [
     "example <A>",
     "example <A> --id 5",
     "example <A> --id -1",
@@ -217,6 +217,8 @@ pub(super) const REFUSED: [&str; 53] = [
     "export <A> --out {x.parquet} --at sweep",
     "export <A> --out {x.npy} --table steps",
     "export <A> --out {x.npy} --half",
+    "export <A> --out {x.parquet} --numbers 5",
+    "export <A> --out {x.arrow} --table steps --memory 2",
     "export <A> --out {x.csv}",
     "export <A> --out {x.parquet} --rows visits",
     "export <A> --out {x.parquet} --table vectors --columns example",

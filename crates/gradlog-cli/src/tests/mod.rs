@@ -10,6 +10,7 @@ mod influence;
 mod refused;
 mod several;
 mod vectors;
+mod verdicts;
 mod workers;
 
 use crate::output::{Console, Watch};

@@ -6,6 +6,7 @@ mod export;
 mod ids;
 mod influence;
 pub(crate) mod info;
+mod judged;
 mod map;
 mod mean_vectors;
 mod prune;
@@ -26,6 +27,7 @@ use crate::frame;
 pub(crate) use crate::frame::Outcome;
 use crate::output::Console;
 use clap::Subcommand;
+pub(crate) use influence::influence_methods;
 
 /// Makes the enum of verbs, and the call of each through the frame.
 macro_rules! verbs {

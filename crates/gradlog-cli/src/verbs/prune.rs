@@ -1,17 +1,17 @@
 //! `gradlog prune`: which part of the training set to keep?
 
+use super::judged::Judged;
 use super::score_table::{OverRunsArguments, Standing};
 use crate::arguments::{parse_share, OptimizerArguments, OutputArguments, WindowArguments, EXIT_CODES};
 use crate::choice::choice;
 use crate::error::CliError;
 use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
 use crate::output::Destination;
-use crate::report::{count, Format, Value};
+use crate::report::{Format, Value};
 use clap::Args;
-use gradlog_analysis::{KeepList, KeepRule, Kept, RunsTable, Score, ScoreQuestion, Window};
+use gradlog_analysis::{KeepList, KeepRule, RunsTable, Score, ScoreQuestion, Window};
 use gradlog_arrow::AnswerTable;
-use gradlog_format::verdicts::{Verdict, Verdicts};
-use std::collections::HashMap;
+use gradlog_format::verdicts::Verdicts;
 use std::path::PathBuf;
 
 /// Write a keep-list: the part of the training set that a score says to keep (Paul et al. 2021)
@@ -24,7 +24,9 @@ use std::path::PathBuf;
 /// kept.
 ///
 /// --verdicts takes the file that the page of `gradlog report` saves. Examples with the verdict `drop` are left out,
-/// and rows of those with `relabel` have the new label. Without --score every other example is kept.
+/// and rows of those with `relabel` have the new label. Without --score every other example is kept. A verdict acts
+/// only if it fits the runs: the example has the label that was judged, and the new label is one of the runs'. Others
+/// are named and skipped, with exit code 3. If none fits, no list is written.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -87,7 +89,7 @@ impl Verb for Arguments {
         let question = question.optimizer(self.optimizer.optimizer);
         let table = asked.read("reading", 1, |progress| question.share_progress(progress).compute_over(&asked.runs))?;
         let mut list = table.keep(&self.rule())?;
-        let judged = verdicts.map(|verdicts| Judged::apply(&verdicts, &table, &mut list));
+        let judged = verdicts.map(|verdicts| Judged::apply(&verdicts, &table, &mut list)).transpose()?;
         Ok((table, list, judged))
     }
 
@@ -112,64 +114,11 @@ impl Verb for Arguments {
             basis: Some(standing.basis.clone()),
             left_out: standing.take_left_out(asked),
             damage: standing.damage(),
+            loss: judged.as_ref().is_some_and(Judged::has_skipped),
             failure: list.kept.is_empty().then(|| CliError::NothingToKeep(why_empty(&list))),
             content,
             ..Shown::default()
         })
-    }
-}
-
-/// What verdicts did to a list.
-pub(crate) struct Judged {
-    dropped: usize,
-    relabeled: usize,
-    /// Verdicts on examples that the runs do not have.
-    unknown: usize,
-    /// Verdicts on examples that had another label when they were judged.
-    differ: usize,
-}
-
-impl Judged {
-    /// Takes the dropped examples out of the list, and gives the relabeled ones their new labels.
-    fn apply(verdicts: &Verdicts, table: &RunsTable, list: &mut KeepList) -> Self {
-        let before = list.kept.len();
-        let verdict = |kept: &Kept| verdicts.get(kept.example).map(|judgment| judgment.verdict);
-        list.kept.retain(|kept| verdict(kept) != Some(Verdict::Drop));
-        let dropped = before - list.kept.len();
-        let mut relabeled = 0;
-        for kept in &mut list.kept {
-            if let Some(Verdict::Relabel(label)) = verdict(kept) {
-                kept.label = Some(label);
-                relabeled += 1;
-            }
-        }
-        let recorded: HashMap<u64, Option<u32>> = table.rows.iter().map(|row| (row.example, row.label)).collect();
-        let (mut unknown, mut differ) = (0, 0);
-        for (id, judgment) in verdicts.iter() {
-            match recorded.get(&id) {
-                None => unknown += 1,
-                Some(label) => differ += usize::from(matches!((label, judgment.label), (Some(a), Some(b)) if *a != b)),
-            }
-        }
-        Self { dropped, relabeled, unknown, differ }
-    }
-
-    fn words(&self, kept: usize) -> Vec<String> {
-        let (dropped, relabeled) = (count(self.dropped, "example"), count(self.relabeled, "example"));
-        let mut words = vec![format!("by the verdicts {dropped} left out and {relabeled} relabeled; {kept} are kept")];
-        if self.unknown > 0 {
-            let unknown = count(self.unknown, "verdict");
-            words.push(format!(
-                "warning: {unknown} on examples that these runs do not have: is the file of another run?"
-            ));
-        }
-        if self.differ > 0 {
-            let differ = count(self.differ, "verdict");
-            words.push(format!(
-                "warning: {differ} on examples whose recorded label is another than the judged one: is the file of another run?"
-            ));
-        }
-        words
     }
 }
 

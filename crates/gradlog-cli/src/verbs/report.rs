@@ -1,5 +1,6 @@
 //! `gradlog report`: everything to look at, in one file for a browser.
 
+use super::score_table::differing_labels;
 use crate::arguments::EXIT_CODES;
 use crate::error::CliError;
 use crate::frame::{Asked, Content, Ending, Shown, Verb};
@@ -91,6 +92,8 @@ impl Verb for Arguments {
 
         let mut budget = Budget::new();
         let (mut cards, mut words) = (Map::new(), Vec::new());
+        let (differing, first) = &scores.labels_differ;
+        words.extend(differing_labels(*differing, first));
         // The probes are few, so that they come first.
         for (set, ids, labels) in &probes.sets {
             if let Some(source) = self.source(asked, Some(set), ids)? {

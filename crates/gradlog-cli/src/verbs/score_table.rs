@@ -3,7 +3,7 @@
 use crate::choice::{choice, Choice};
 use crate::frame::{first_damage, Asked, Sheet};
 use crate::notes::Notes;
-use crate::report::Value;
+use crate::report::{self, Value};
 use clap::Args;
 use gradlog_analysis::{LeftOut, OverRuns, RunsTable, Score, ScoreTable};
 use gradlog_arrow::{AnswerTable, ScoredExample};
@@ -88,6 +88,20 @@ impl From<&ScoreTable> for Standing {
     }
 }
 
+/// The warning that the runs recorded different labels for `count` examples, of which these are the first.
+pub(super) fn differing_labels(count: u64, first: &[u64]) -> Option<String> {
+    if count == 0 {
+        return None;
+    }
+    let more = if count > first.len() as u64 { ", ..." } else { "" };
+    let first: Vec<String> = first.iter().map(u64::to_string).collect();
+    Some(format!(
+        "warning: the runs recorded different labels for {} ({}{more}): their scores are about different labels",
+        report::count(usize::try_from(count).unwrap_or(usize::MAX), "example"),
+        first.join(", "),
+    ))
+}
+
 impl From<&RunsTable> for Standing {
     fn from(table: &RunsTable) -> Self {
         let part = |part: &gradlog_analysis::RunPart| Part {
@@ -150,16 +164,7 @@ impl Standing {
             let partial = over.partial;
             lines.push(format!("note: {partial} examples have a score in fewer than {runs} runs: column `runs`"));
         }
-        if over.labels_differ > 0 {
-            let first: Vec<String> = over.first_differing.iter().map(u64::to_string).collect();
-            let more = if over.labels_differ > first.len() as u64 { ", ..." } else { "" };
-            lines.push(format!(
-                "warning: the runs recorded different labels for {} examples ({}{more}): their scores are about different \
-                 labels",
-                over.labels_differ,
-                first.join(", "),
-            ));
-        }
+        lines.extend(differing_labels(over.labels_differ, &over.first_differing));
         lines
     }
 

@@ -11,6 +11,7 @@ mod block;
 mod cards;
 mod checkpoint;
 mod checks;
+pub mod column;
 mod directory;
 mod error;
 mod events;

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ._gradlog import GradlogError
 from ._gradlog import Run as _Run
 from ._gradlog import Table, Vectors
 
@@ -59,7 +61,7 @@ class Run:
         allow_damage: bool = False,
     ) -> Table:
         """Rows of the log: ``visits``, ``sweeps``, ``probes``, ``steps``, ``gaps``, ``events``,
-        ``checkpoints`` or ``checks``.
+        ``checkpoints``, ``checks`` or ``cards``.
 
         They are read when something asks for them, block by block, so that a run may be larger than memory. The page
         on tables of gradlog's documents has all columns. What the run did not record is null.
@@ -130,7 +132,7 @@ class Run:
         self, id: int, *, epochs: Span | None = None, steps: Span | None = None, at: str = "visits"
     ) -> Table:
         """The curve of one example: loss, margin, EL2N, confidence and prediction at each visit."""
-        return self._run._example(id, epochs, steps, at)
+        return self._run._example(_id("id", id), epochs, steps, at)
 
     def influence(
         self,
@@ -168,8 +170,12 @@ class Run:
         if id is not None:
             if ids is not None:
                 raise ValueError("give id or ids, not both")
-            ids = [id]
-        ids = None if ids is None else [int(one) for one in ids]
+            ids = [_id("id", id)]
+        elif ids is not None:
+            ids = [_id(f"ids[{place}]", one) for place, one in enumerate(ids)]
+        label = None if label is None else _whole("label", label, 2**32 - 2)
+        top = None if top is None else _whole("top", top, 2**63 - 1)
+        length = None if length is None else _whole("length", length, 2**63 - 1)
         return self._run._influence(
             probe_set, ids, label, mean, method, top, damping, curvature, length, list(layers), normalize, optimizer,
             epochs, steps, at,
@@ -185,7 +191,8 @@ class Run:
         steps: Span | None = None,
     ) -> Table:
         """Examples whose mean gradients point the same way as that of ``id``, by cosine."""
-        return self._run._similar(id, top, dim, epochs, steps)
+        top, dim = _whole("top", top, 2**63 - 1), _whole("dim", dim, 2**63 - 1)
+        return self._run._similar(_id("id", id), top, dim, epochs, steps)
 
     def vectors(
         self,
@@ -201,6 +208,7 @@ class Run:
         ``rows`` is ``"mean"`` (one row an example), ``"visits"`` (one a visit) or ``"applied"`` (what an example's
         own steps took off the weights, as plain SGD). ``numpy.asarray(found.vectors)`` is the matrix, without a copy.
         """
+        dim, bytes_max = _whole("dim", dim, 2**63 - 1), _whole("bytes_max", bytes_max, 2**64 - 1)
         return self._run._vectors(dim, rows, epochs, steps, bytes_max)
 
     def report(self, path: str | os.PathLike[str], data: str | Sequence[str] = ()) -> None:
@@ -210,3 +218,16 @@ class Run:
         ``"images:DIR/{id}.png"``, ``"text:FILE.jsonl"`` or ``"csv:FILE"``.
         """
         self._run._report(os.fspath(path), [data] if isinstance(data, str) else list(data))
+
+
+def _whole(name: str, value: int, most: int) -> int:
+    """A whole number of an argument, from 0 to ``most``."""
+    whole = operator.index(value)
+    if not 0 <= whole <= most:
+        raise GradlogError(f"{name} is {whole}: it is a whole number from 0 to {most}")
+    return whole
+
+
+def _id(name: str, value: int) -> int:
+    """The id of an example."""
+    return _whole(name, value, 2**64 - 1)

@@ -61,6 +61,8 @@ class RunWriter:
         if os.path.exists(os.path.join(self._path, "manifest")):
             raise FileExistsError(f"{self._path} holds a run")
         self._notes = [(str(name), str(note)) for name, note in (notes or {}).items()]
+        if model_parameters is not None and not 0 <= operator.index(model_parameters) < 2**64:
+            raise ValueError(f"model_parameters is {model_parameters}: it is a whole number from 0")
         self._model_parameters = model_parameters
         self._writer: Any = None
         self._dim = 0
@@ -94,12 +96,12 @@ class RunWriter:
         one matrix for the whole run.
 
         ``weights`` are the weights of the losses in the loss of the step, ``1 / batch`` each by default. Steps count
-        from 0, unless ``step`` says otherwise, and never fall. TracIn and self-influence need ``learning_rate``. ``momentum`` and ``weight_decay`` say that the step was
-        one of SGD with these.
+        from 0, unless ``step`` says otherwise, and never fall. TracIn and self-influence need ``learning_rate``.
+        ``momentum`` and ``weight_decay`` say that the step was one of SGD with these.
         """
         epoch = _epoch(epoch)
         step = self._next if step is None else operator.index(step)
-        if step < 0:
+        if not 0 <= step < 2**64:
             raise ValueError(f"step is {step}: steps count from 0")
         if step < self._next - 1:
             raise ValueError(f"step {step} comes after step {self._next - 1}: steps never fall")

@@ -9,8 +9,8 @@ use crate::influence::question::{InfluenceQuestion, Probes};
 use crate::rows::driver::fold_each;
 use crate::rows::gradient::Layout;
 use crate::Progress;
-use crate::{error::NO_GRADIENTS, rows::column, AnalysisError, LeftOut};
-use gradlog_format::log::{BlockKind, Column, Mode};
+use crate::{error::no_gradients, rows::column, AnalysisError, LeftOut};
+use gradlog_format::log::{BlockKind, Column, Manifest, Mode};
 use gradlog_format::run::{Block, Damage, ReadError, Run};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -204,7 +204,7 @@ impl Index {
             index.records.retain(|id, _| index.probes.contains_key(id));
         }
         let lookup = Lookup { names, known, wanted, labels, any_gradient: with_gradient, weighted, passed_over };
-        match (lookup.failure(&index, question), index.damage.clone()) {
+        match (lookup.failure(&index, question, run.manifest()), index.damage.clone()) {
             (None, _) => Ok(index),
             (Some(error), None) => Err(error),
             (Some(error), Some(damage)) => Err(AnalysisError::Cut { source: Box::new(error), damage }),
@@ -244,7 +244,7 @@ struct Lookup {
 
 impl Lookup {
     /// Why the question has no answer, if it has none.
-    fn failure(self, index: &Index, question: &InfluenceQuestion) -> Option<AnalysisError> {
+    fn failure(self, index: &Index, question: &InfluenceQuestion, manifest: &Manifest) -> Option<AnalysisError> {
         let set = question.set.clone();
         if !self.names.values().any(|name| *name == set) {
             return Some(AnalysisError::NoSuchSet { name: set, known: self.names.into_values().collect() });
@@ -256,7 +256,7 @@ impl Lookup {
         }
         if index.left_out.probe_records > 0 && !self.any_gradient {
             let what = "gradients of these probes";
-            return Some(AnalysisError::Missing { score: "influence", what, how: NO_GRADIENTS });
+            return Some(AnalysisError::Missing { score: "influence", what, how: no_gradients(manifest) });
         }
         let unusable = wanted.iter().find(|id| !index.records.contains_key(id));
         if unusable.is_none() && !(index.records.is_empty() && self.weighted == 0) {

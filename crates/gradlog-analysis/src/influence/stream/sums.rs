@@ -8,13 +8,14 @@ use super::block_visits::{BlockVisits, Dots, Lent};
 use super::columns::{Columns, Placed};
 use super::norms::divisor;
 use super::strongest::{Ranks, Strongest};
+use crate::error::{no_gradients, NO_RATES, RATES};
 use crate::influence::answer::{Influence, InfluenceRow, Total};
 use crate::influence::plan::{Counts, InfluencePlan, Pass};
 use crate::influence::products::{panels_of, ErrorSum, Scheme, TILE_ROWS};
 use crate::influence::question::Normalization;
 use crate::rows::gradient::Layout;
 use crate::rows::reader::BlockGap;
-use crate::{error::NO_GRADIENTS, AnalysisError, LeftOut};
+use crate::{AnalysisError, LeftOut};
 use gradlog_format::run::Damage;
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -167,7 +168,7 @@ impl<'plan> Sums<'plan> {
 
     /// Why there are no scores, if there are none.
     fn check(&self, plan: &InfluencePlan<'_>) -> Result<(), AnalysisError> {
-        let LeftOut { not_finite, unseen, before_first_probe, without_probe, without_gradient, .. } =
+        let LeftOut { not_finite, unseen, before_first_probe, without_probe, without_gradient, without_rate, .. } =
             self.result.left_out;
         let counted = self.result.visits + not_finite + unseen + before_first_probe + without_probe;
         if let (0, Some(visits)) = (counted, &self.other_layout) {
@@ -181,8 +182,11 @@ impl<'plan> Sums<'plan> {
             return Err(AnalysisError::Missing {
                 score: "influence",
                 what: "gradients of its visits",
-                how: NO_GRADIENTS,
+                how: no_gradients(plan.run.manifest()),
             });
+        }
+        if counted == 0 && without_rate > 0 {
+            return Err(AnalysisError::Missing { score: "influence", what: RATES, how: NO_RATES });
         }
         Ok(())
     }

@@ -39,6 +39,8 @@ pub(crate) fn reason(words: &str) -> Value {
 pub(crate) fn is_about_the_run(error: &AnalysisError) -> bool {
     match error {
         AnalysisError::Read(_) | AnalysisError::NoVisits | AnalysisError::SameRun { .. } => false,
+        // A part that was given up is no part that is empty.
+        AnalysisError::Stopped => false,
         AnalysisError::InRun { source, .. } | AnalysisError::Cut { source, .. } => is_about_the_run(source),
         _ => true,
     }

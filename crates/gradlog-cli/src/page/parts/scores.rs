@@ -5,7 +5,7 @@ use crate::frame::Asked;
 use crate::page::arrays;
 use crate::page::chosen::Chosen;
 use crate::page::limits::{BINS, TABLE_ROWS_MAX};
-use gradlog_analysis::{Basis, RunsTable, Score, ScoreQuestion};
+use gradlog_analysis::{Score, ScoreQuestion};
 use serde_json::{json, Value};
 use std::collections::HashMap;
 
@@ -19,12 +19,15 @@ pub(crate) struct Scores {
     pub labels: HashMap<u64, u32>,
     /// All examples, ascending.
     pub ids: Vec<u64>,
+    /// How many examples have different labels in different runs, and the first of these.
+    pub labels_differ: (u64, Vec<u64>),
 }
 
 /// Computes every score that the runs can give.
 pub(crate) fn scores_part(asked: &Asked<'_>, chosen: &mut Chosen) -> Result<Scores, CliError> {
     let (mut labels, mut predictions) = (HashMap::new(), HashMap::new());
     let mut ids: Vec<u64> = Vec::new();
+    let mut labels_differ = (0, Vec::new());
     let (mut about, mut missing, mut tables) = (Vec::new(), Vec::new(), Vec::new());
     for score in Score::ALL {
         let question = ScoreQuestion::new(score).share_progress(&asked.progress());
@@ -40,12 +43,19 @@ pub(crate) fn scores_part(asked: &Asked<'_>, chosen: &mut Chosen) -> Result<Scor
             ids = table.rows.iter().map(|row| row.example).collect();
             ids.sort_unstable();
         }
+        if table.labels_differ > labels_differ.0 {
+            let mut differing: Vec<u64> =
+                table.rows.iter().filter(|row| row.labels_differ).map(|row| row.example).collect();
+            differing.sort_unstable();
+            differing.truncate(5);
+            labels_differ = (table.labels_differ, differing);
+        }
         for row in &table.rows {
             labels.extend(row.label.map(|label| (row.example, label)));
             predictions.extend(row.prediction.map(|prediction| (row.example, prediction)));
         }
         chosen.name(table.rows.iter().take(NAMED).map(|row| row.example));
-        about.push(describe_score(&table));
+        about.push(describe_score(score, &table.basis_words(), table.rows.iter().map(|row| row.score)));
         let values: HashMap<u64, f32> = table.rows.iter().map(|row| (row.example, row.score as f32)).collect();
         tables.push((score, values));
     }
@@ -70,18 +80,18 @@ pub(crate) fn scores_part(asked: &Asked<'_>, chosen: &mut Chosen) -> Result<Scor
         "prediction": arrays::labels(shown.iter().map(|id| predictions.get(id).copied())),
         "columns": columns,
     });
-    Ok(Scores { part, labels, ids })
+    Ok(Scores { part, labels, ids, labels_differ })
 }
 
 /// What a score is, what it rests on, and how it is distributed.
-pub(crate) fn describe_score(table: &RunsTable) -> Value {
-    let values: Vec<f64> = table.rows.iter().map(|row| row.score).filter(|score| score.is_finite()).collect();
-    let infinite = table.rows.iter().filter(|row| row.score.is_infinite()).count();
+pub(crate) fn describe_score(score: Score, basis: &str, values: impl Iterator<Item = f64>) -> Value {
+    let (values, others): (Vec<f64>, Vec<f64>) = values.partition(|value| value.is_finite());
+    let infinite = others.iter().filter(|value| value.is_infinite()).count();
     json!({
-        "score": table.score.name(),
-        "about": table.score.description(),
-        "lowest_first": table.score.order() == gradlog_analysis::Order::LowestFirst,
-        "basis": Basis::describe_all(table.runs.iter().map(|part| &part.basis)),
+        "score": score.name(),
+        "about": score.description(),
+        "lowest_first": score.order() == gradlog_analysis::Order::LowestFirst,
+        "basis": basis,
         "histogram": histogram(&values),
         "infinite": infinite,
     })

@@ -151,15 +151,17 @@ fn pages_of_the_table_hold_the_numbers_of_the_command() {
             let expected: Value = serde_json::from_str(&json).unwrap();
             let row = |row: &Value| (row["example"].to_string(), row["score"].to_string());
             let expected: BTreeMap<String, String> = expected["rows"].as_array().unwrap().iter().map(row).collect();
-            let mut found = BTreeMap::new();
+            let (mut found, mut numbers) = (BTreeMap::new(), Vec::new());
             for first in (0..24).step_by(7) {
                 let page = client.get(&format!("rows?score={name}&first={first}&count=7&order=down")).json();
                 assert_eq!((&page["total"], &page["examples"]), (&24.into(), &24.into()));
                 for row in page["rows"].as_array().unwrap() {
+                    numbers.extend(row["values"][name].as_f64());
                     found.insert(row["id"].as_str().unwrap().to_owned(), row["values"][name].to_string());
                 }
             }
             assert_eq!(found, expected, "{name}");
+            assert!(numbers.is_sorted_by(|a, b| a >= b), "{name}: {numbers:?}");
         }
         let two = client.get("rows?score=loss&columns=aum,grand&count=1").json();
         assert_eq!(two["rows"][0]["values"].as_object().unwrap().len(), 3);
@@ -170,17 +172,23 @@ fn pages_of_the_table_hold_the_numbers_of_the_command() {
 fn examples_and_pictures_are_there_for_any_id() {
     let run = written(true);
     let folder = tempfile::tempdir().unwrap();
-    let csv = folder.path().join("a.csv");
-    std::fs::write(&csv, "id,a,label\n100,x,1\n107,</script>,2\n3,probe,0\n").unwrap();
-    let spec = format!("csv:{}", csv.display());
-    with_server(&[run.path()], &[&spec, &format!("test={spec}")], |client| {
+    let csv = |name: &str, rows: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("id,a,label\n{rows}")).unwrap();
+        format!("csv:{}", path.display())
+    };
+    let (train, test) = (csv("train.csv", "100,x,1\n107,</script>,2\n"), csv("test.csv", "3,probe,0\n"));
+    with_server(&[run.path()], &[&train, &format!("test={test}")], |client| {
         let found = client.get("examples?ids=100,107,5").json();
         assert_eq!(found.as_array().unwrap().len(), 2);
         assert_eq!(found[0]["id"], "100");
         let cards = client.get("cards?of=train&ids=107,100,114").json();
         assert_eq!(cards["texts"]["ids"], serde_json::json!(["107", "100"]));
         assert_eq!(client.get("data").json()["notes"], serde_json::json!([]));
+        // The same ids of another set are others.
+        assert_eq!(client.get("cards?of=train&ids=3").status, 200);
         assert_eq!(client.get("cards?of=probe:test&ids=3").json()["texts"]["values"][0][0], "probe");
+        assert_eq!(client.get("histories?ids=3").json()["ids"]["bytes"], "");
         let curve = client.get("histories?set=test&ids=3").json();
         assert_eq!(curve["ids"]["bytes"], "AwAAAA==");
         assert_eq!(client.get("histories?set=nope&ids=3").status, 422);
@@ -219,7 +227,7 @@ fn what_a_run_cannot_answer_is_a_sentence() {
         assert_eq!(client.get("probes").json()["sets"], serde_json::json!([]));
         for path in ["map", "suspects", "curves"] {
             let reply = client.get(path);
-            assert!(reply.status != 200 && reply.text().contains("no visits"), "{path}: {}", reply.text());
+            assert!(reply.status == 422 && reply.text().contains("no visits"), "{path}: {}", reply.text());
         }
     });
     let gone = written(true);

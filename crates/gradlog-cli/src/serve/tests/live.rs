@@ -17,6 +17,9 @@ fn a_growing_run_is_followed_to_its_end() {
         assert_eq!((&first["recording"], &first["visits"]), (&true.into(), &20.into()));
         let visits_of = |path: &str| client.get(path).json()["runs"][0]["visits"].clone();
         assert_eq!(visits_of("head"), 20);
+        // One example comes later. Labels are known anew for each state.
+        let late = format!("examples?ids={}", all[20].example);
+        assert_eq!(client.get(&late).json().as_array().unwrap().len(), 0);
         run.visits(&all[20..50]);
         let start = Instant::now();
         let next = loop {
@@ -29,6 +32,7 @@ fn a_growing_run_is_followed_to_its_end() {
         };
         assert_ne!(first["state"], next["state"]);
         assert_eq!(visits_of("head"), 50);
+        assert_eq!(client.get(&late).json().as_array().unwrap().len(), 1);
         // What was answered before stays what it was for who asks for that state.
         let old = first["state"].as_str().unwrap();
         assert_eq!(visits_of(&format!("head?state={old}")), 20);

@@ -1,6 +1,7 @@
 //! The server over TCP: what it answers, whom it refuses, and how much one client can take.
 
 mod answers;
+mod gone;
 mod hostile;
 mod live;
 mod millions;

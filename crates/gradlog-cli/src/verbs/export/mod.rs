@@ -96,7 +96,7 @@ enum Table {
 
 impl Choice for Table {
     fn all() -> &'static [Self] {
-        const ALL: [Table; 9] = [
+        const ALL: [Table; 10] = [
             Table::Vectors,
             Table::Log(Record::Visits),
             Table::Log(Record::Sweeps),
@@ -106,6 +106,7 @@ impl Choice for Table {
             Table::Log(Record::Events),
             Table::Log(Record::Checkpoints),
             Table::Log(Record::Checks),
+            Table::Log(Record::Cards),
         ];
         &ALL
     }
@@ -127,6 +128,7 @@ impl Choice for Table {
             Table::Log(Record::Gaps) => "stretches of passes that are not in the log",
             Table::Log(Record::Events) => "what the guard noticed",
             Table::Log(Record::Checkpoints) => "weights that were saved beside the log",
+            Table::Log(Record::Cards) => "what examples look like: pictures, texts and rows",
             Table::Log(_) => "checks of recorded gradients",
         }
     }
@@ -217,6 +219,10 @@ impl Verb for Arguments {
             }
             (Table::Log(_), Some(_)) if self.half || self.rows.is_some() => {
                 "--half and --rows are for `--table vectors`".into()
+            }
+            (Table::Log(_), Some(_)) if self.vectors.are_given() => {
+                "--numbers and --memory are for `--table vectors`; gradients of a table of the log are as they are stored"
+                    .into()
             }
             (Table::Vectors, None) if self.half => "--half is for Parquet and Arrow files".into(),
             (Table::Vectors, _) if !self.columns.is_empty() || self.stored_gradients => {

@@ -62,12 +62,19 @@ impl ValueEnum for MethodChoice {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(match self {
-            MethodChoice::TracIn => {
-                PossibleValue::new("tracin").help("what each step did to the probe at that moment, to first order")
-            }
+            MethodChoice::TracIn => PossibleValue::new(TRACIN.0).help(TRACIN.1),
             MethodChoice::Estimate(method) => PossibleValue::new(method.name()).help(method.description()),
         })
     }
+}
+
+/// Name and meaning of TracIn, which is no estimate.
+const TRACIN: (&str, &str) = ("tracin", "what each step did to the probe at that moment, to first order");
+
+/// Every method by which influence is measured: its name and what it means.
+pub(crate) fn influence_methods() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let estimates = Method::ALL.iter().map(|method| (method.name(), method.description()));
+    std::iter::once(TRACIN).chain(estimates)
 }
 
 fn parse_curvature(text: &str) -> Result<Curvature, String> {

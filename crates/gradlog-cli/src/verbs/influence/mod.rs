@@ -15,6 +15,7 @@ use answer::{Answer, Wanted};
 pub(crate) use arguments::Arguments;
 use damping_sweep::DampingSweep;
 use gradlog_analysis::Window;
+pub(crate) use method::influence_methods;
 use method::Plan;
 use rows::Writer;
 use std::path::PathBuf;

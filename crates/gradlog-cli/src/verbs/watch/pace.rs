@@ -1,5 +1,6 @@
 //! How fast steps come, by the clock in their rows.
 
+use crate::report::count;
 use std::collections::VecDeque;
 
 /// The stretch over which speed is measured.
@@ -40,7 +41,21 @@ impl Pace {
         }
     }
 
-    /// `None` before the second step, and if the clock was set back.
+    /// Why there is no speed, in words.
+    pub(super) fn no_speed(&self) -> String {
+        match (self.ticks.front(), self.ticks.back(), self.ticks.len()) {
+            (Some(first), Some(last), steps) if steps > 1 && first.clock_ms == last.clock_ms => {
+                let steps = count(steps - 1, "step");
+                format!("more than {steps} a millisecond, which is as fine as the clock of the steps")
+            }
+            (Some(first), Some(last), _) if last.clock_ms < first.clock_ms => {
+                "not known: the clock was set back".into()
+            }
+            _ => "not known before the second step".into(),
+        }
+    }
+
+    /// `None` before the second step, while all steps share a millisecond, and if the clock was set back.
     pub(super) fn speed(&self) -> Option<Speed> {
         let (first, last) = (self.ticks.front()?, self.ticks.back()?);
         let seconds = last.clock_ms.checked_sub(first.clock_ms).filter(|ms| *ms > 0)? as f64 / 1000.0;

@@ -2,6 +2,7 @@
 
 use super::curve::Sums;
 use super::examples::{Low, EXAMPLES_MAX};
+use super::pace::Pace;
 use super::session::Session;
 use crate::report::count;
 use gradlog_analysis::significant;
@@ -151,7 +152,9 @@ fn step_line(session: &Session<'_>) -> String {
 
 fn speed_line(session: &Session<'_>) -> String {
     let speeds: Vec<_> = session.figures.paces.iter().filter_map(|pace| pace.speed()).collect();
-    let Some(first) = speeds.first() else { return "not known before the second step".into() };
+    let Some(first) = speeds.first() else {
+        return session.figures.paces.first().map_or_else(|| Pace::default().no_speed(), Pace::no_speed);
+    };
     let visits = speeds.iter().try_fold(0.0, |sum, speed| Some(sum + speed.visits?));
     let visits = visits.map_or(String::new(), |visits| format!(", {} visits a second", significant_short(visits)));
     let (steps, seconds) = (significant_short(first.steps), significant_short(first.seconds));

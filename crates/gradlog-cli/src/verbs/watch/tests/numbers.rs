@@ -122,6 +122,18 @@ fn the_speed_is_that_of_the_last_half_minute() {
     assert_eq!(pace.speed().unwrap().visits, None);
     pace.add(5, Some(64));
     assert_eq!((pace.speed(), pace.span_ms()), (None, None));
+    assert_eq!(pace.no_speed(), "not known: the clock was set back");
+}
+
+#[test]
+fn steps_of_one_millisecond_are_too_fast_to_tell() {
+    let mut pace = Pace::default();
+    assert_eq!(pace.no_speed(), "not known before the second step");
+    pace.add(1_000_000, Some(64));
+    assert_eq!(pace.no_speed(), "not known before the second step");
+    pace.add(1_000_000, Some(64));
+    assert_eq!(pace.speed(), None);
+    assert!(pace.no_speed().starts_with("more than 1 step a millisecond"), "{}", pace.no_speed());
 }
 
 #[test]
