@@ -41,8 +41,7 @@ pub(super) fn read(block: &Block, names: Names<'_>) -> Result<RecordBatch, Table
                 }
             },
         }
-        let mut picture = None;
-        let (mut text, mut row): (Option<&str>, Option<&[(String, String)]>) = (None, None);
+        let (mut picture, mut text, mut row) = (None, None, None);
         kinds.append_value(match &card.content {
             CardContent::Picture { width, height, is_color, pixels } => {
                 picture = Some((*width, *height, pixels));
@@ -53,11 +52,11 @@ pub(super) fn read(block: &Block, names: Names<'_>) -> Result<RecordBatch, Table
                 }
             }
             CardContent::Text(words) => {
-                text = Some(words);
+                text = Some(words.as_str());
                 "text"
             }
             CardContent::Row(cells) => {
-                row = Some(cells);
+                row = Some(cells.as_slice());
                 "row"
             }
             // A kind that this table does not know yet has none of its columns.

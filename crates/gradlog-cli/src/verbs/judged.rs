@@ -52,7 +52,7 @@ impl Judged {
                 acting.insert(id, judgment.verdict);
             }
         }
-        if acting.is_empty() && judged.done == 0 && verdicts.len() > 0 {
+        if acting.is_empty() && judged.done == 0 && !verdicts.is_empty() {
             return Err(CliError::OtherVerdicts(judged.skipped_words().join("; ")));
         }
         let before = list.kept.len();
