@@ -48,7 +48,7 @@ pub fn measure(captured: Captured, batch: usize, dir: &Path) -> Result<f64> {
     file.set_len((bytes * PASSES) as u64)?;
     // SAFETY: the file was just created here, in a folder of this bench, and nobody else opens it.
     let mut map = unsafe { MmapMut::map_mut(&file)? };
-    let reader = std::thread::spawn(move || {
+    let reader = std::thread::Builder::new().name("floor".into()).spawn(move || {
         let mut times = Vec::new();
         for (pass, numbers) in receive.into_iter().enumerate() {
             let start = Instant::now();
@@ -59,7 +59,7 @@ pub fn measure(captured: Captured, batch: usize, dir: &Path) -> Result<f64> {
             times.push(start.elapsed());
         }
         times
-    });
+    })?;
     for pass in 0..PASSES {
         send.send(vec![pass as f32; captured.numbers * batch])?;
         // The next pass of a training comes later, too.

@@ -96,9 +96,14 @@ mod tests {
         KEPT.with(|kept| kept.borrow().iter().map(Vec::capacity).sum())
     }
 
+    /// Runs `test` where no other test has kept buffers.
+    fn on_a_thread(test: impl FnOnce() + Send) {
+        std::thread::scope(|scope| scope.spawn(test).join().unwrap());
+    }
+
     #[test]
     fn a_dropped_buffer_is_the_next_one_of_at_most_its_length() {
-        std::thread::spawn(|| {
+        on_a_thread(|| {
             let mut first = Spare::new(100_000);
             first.fill(7);
             let place = first.as_ptr();
@@ -108,14 +113,12 @@ mod tests {
             let again = Spare::new(50_000);
             assert_eq!((again.as_ptr(), again.len()), (place, 50_000));
             assert_eq!(held(), 0);
-        })
-        .join()
-        .unwrap();
+        });
     }
 
     #[test]
     fn a_thread_keeps_no_more_than_it_says() {
-        std::thread::spawn(|| {
+        on_a_thread(|| {
             let all: Vec<Spare> = (0..40).map(|_| Spare::new(1 << 20)).collect();
             drop(all);
             assert_eq!(held(), KEPT_MAX);
@@ -125,8 +128,6 @@ mod tests {
             assert_eq!(held(), KEPT_MAX, "a short buffer does not take a long one");
             drop(short);
             assert_eq!(held(), KEPT_MAX);
-        })
-        .join()
-        .unwrap();
+        });
     }
 }
