@@ -80,7 +80,9 @@ impl Run {
         let path = dir.join(MANIFEST_FILE);
         let not_a_run = |why: String| ReadError::NotARun { path: dir.to_owned(), why };
         let file = files.place().open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound if matches!(files.place().exists(dir), Ok(false)) => not_a_run("there is no such folder".into()),
+            io::ErrorKind::NotFound if matches!(files.place().exists(dir), Ok(false)) => {
+                not_a_run("there is no such folder".into())
+            }
             io::ErrorKind::NotFound => not_a_run("it has no file `manifest`".into()),
             io::ErrorKind::NotADirectory => not_a_run("it is a file; give the run's folder".into()),
             io::ErrorKind::InvalidData => not_a_run(format!("its `manifest` cannot be read: {error}")),
