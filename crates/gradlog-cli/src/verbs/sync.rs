@@ -11,7 +11,7 @@ use std::path::PathBuf;
 Segments that are finished are copied. The one that a recorder still writes to follows when the recorder has ended. \
 Each file is read back and compared. What is there and equal is not sent again. Nothing is deleted.
 
-Credentials come from environment variables: AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_KEY and \
+Credentials come from environment variables: AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY and \
 the like. docs/remote.md lists them.")]
 pub(crate) struct Arguments {
     /// Folder of the run

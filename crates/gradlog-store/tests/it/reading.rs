@@ -108,7 +108,7 @@ fn a_whole_scan_takes_few_long_requests_and_a_column_few_bytes() {
     let (remote, store) = open();
     let blocks = remote.scan().count();
     let headers = store.requests();
-    assert!(blocks == 11 && headers.bytes_read < bytes / 3 && headers.reads < 24, "{headers:?} for {blocks} blocks");
+    assert!(blocks == 13 && headers.bytes_read < bytes / 3 && headers.reads < 24, "{headers:?} for {blocks} blocks");
     println!("{bytes} bytes: whole {whole:?}, a column {column:?}, headers {headers:?}");
 }
 

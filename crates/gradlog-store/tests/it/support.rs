@@ -112,32 +112,50 @@ pub fn segmented_run() -> TempDir {
     dir
 }
 
-/// A run of some 20 MB with folded gradients, in blocks of some 2 MB and segments of 8 MB.
+/// A run of some 20 MB with folded gradients, in segments of 8 MB.
 pub fn large_run() -> TempDir {
+    write_run(10, 8 << 20)
+}
+
+/// A run of `blocks` blocks of 4,000 visits and some 2 MB, and one of probes, with folded gradients.
+pub fn write_run(blocks: u64, segment_bytes: u64) -> TempDir {
     let dir = TempDir::new().unwrap();
     let small = small_run(None, Arc::new(TempDir::new().unwrap()));
     let manifest = small.run().manifest().clone();
-    let options = WriterOptions { segment_bytes: 8 << 20, zstd_level: 1 };
-    let mut writer = LogWriter::create(dir.path(), &manifest, options).unwrap();
+    let mut writer = LogWriter::create(dir.path(), &manifest, WriterOptions { segment_bytes, zstd_level: 1 }).unwrap();
     let mut draws = Draws(3);
-    for block in 0..10u64 {
-        let mut b = BlockBuilder::new(BlockKind::Visits);
-        let rows = 4000u64;
-        b.u64s(Column::Example, (0..rows).map(|row| row * 31 % 997));
-        b.u64s(Column::Step, (0..rows).map(|row| block * 100 + row / 40));
-        b.u32s(Column::Epoch, (0..rows).map(|_| block as u32));
-        b.f32s(Column::Loss, (0..rows).map(|_| draws.number().abs()));
-        b.f32s(Column::Margin, (0..rows).map(|_| draws.number()));
-        b.f32s(Column::Coefficient, (0..rows).map(|_| 0.025));
-        let vectors = b.column(Column::Folded, Cells::Vector(Encoding::Q8), 512);
-        vectors.extend((0..rows * 64).flat_map(|_| draws.bits().to_le_bytes()));
-        b.column(Column::FoldedScale, Cells::Bf16, 1).extend((0..rows).flat_map(|_| [0x80u8, 0x3f]));
-        (0..rows).for_each(|row| b.advance(1, block * 100 + row / 40, block as u32));
-        writer.append(&mut b).unwrap();
+    let mut set = BlockBuilder::new(BlockKind::ProbeSet);
+    set.u32s(Column::ProbeSet, [0]);
+    set.column(Column::Name, Cells::U8, 4).extend(b"test");
+    set.advance(1, 0, 0);
+    writer.append(&mut set).unwrap();
+    let mut probes = rows_of(BlockKind::Probes, 8, 0, &mut draws);
+    probes.u32s(Column::ProbeSet, [0; 8]);
+    writer.append(&mut probes).unwrap();
+    for block in 0..blocks {
+        writer.append(&mut rows_of(BlockKind::Visits, 4000, block, &mut draws)).unwrap();
     }
     writer.append_end().unwrap();
     writer.finish().unwrap();
     dir
+}
+
+fn rows_of(kind: BlockKind, rows: u64, block: u64, draws: &mut Draws) -> BlockBuilder {
+    let mut b = BlockBuilder::new(kind);
+    b.u64s(Column::Example, (0..rows).map(|row| row * 31 % 997));
+    b.u64s(Column::Step, (0..rows).map(|row| block * 100 + row / 40));
+    b.u32s(Column::Epoch, (0..rows).map(|_| block as u32));
+    for column in [Column::Loss, Column::Margin, Column::Confidence, Column::SquaredNorm] {
+        b.f32s(column, (0..rows).map(|_| draws.number().abs()));
+    }
+    for column in [Column::Coefficient, Column::LearningRate] {
+        b.f32s(column, (0..rows).map(|_| 0.025));
+    }
+    let vectors = b.column(Column::Folded, Cells::Vector(Encoding::Q8), 512);
+    vectors.extend((0..rows * 64).flat_map(|_| draws.bits().to_le_bytes()));
+    b.column(Column::FoldedScale, Cells::Bf16, 1).extend((0..rows).flat_map(|_| [0x80u8, 0x3f]));
+    (0..rows).for_each(|row| b.advance(1, block * 100 + row / 40, block as u32));
+    b
 }
 
 /// Every cell of every block, and the answers to the common questions, with the run's address taken out of the words.
