@@ -264,7 +264,7 @@ fn ask_and_show<'run, V: Verb>(
             }
         }
     }
-    let ending = write(content, basis.as_deref(), &verb.destination(), (console, &asked.runs))?;
+    let ending = write(content, basis.as_deref(), &verb.destination(), (&mut *console, asked.runs.as_slice()))?;
     asked.watch.clear();
     after.into_iter().chain(ending.words).for_each(|line| console.say(line));
     damage.extend(ending.damage.filter(|_| damage.is_empty()));

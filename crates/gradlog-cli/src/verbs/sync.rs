@@ -13,6 +13,7 @@ Each file is read back and compared. What is there and equal is not sent again. 
 
 Credentials come from environment variables: AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY and \
 the like. docs/remote.md lists them.")]
+#[cfg_attr(not(feature = "remote"), allow(dead_code))]
 pub(crate) struct Arguments {
     /// Folder of the run
     #[arg(value_name = "RUN")]
