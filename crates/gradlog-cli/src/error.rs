@@ -21,6 +21,10 @@ pub(crate) enum CliError {
     Recovery(#[from] RecoverError),
     #[error(transparent)]
     Analysis(#[from] AnalysisError),
+    /// A store cannot be used.
+    #[cfg(feature = "remote")]
+    #[error(transparent)]
+    Store(#[from] gradlog_store::StoreError),
     #[error(transparent)]
     Verdicts(#[from] VerdictsError),
     /// Arguments that do not fit together.
@@ -88,6 +92,8 @@ impl CliError {
         }
         match self {
             CliError::Arguments(_) => true,
+            #[cfg(feature = "remote")]
+            CliError::Store(gradlog_store::StoreError::Address { .. }) => true,
             CliError::Analysis(error) => analysis(error),
             _ => false,
         }

@@ -7,6 +7,7 @@
 use crate::error::CliError;
 use crate::notes::Notes;
 use crate::output::{Console, Destination, Stop, Target, Watch};
+use crate::places::{check_places, is_address, open_run};
 use crate::report::{self, printable, Format, Rows, Value};
 use gradlog_analysis::{Progress, Window};
 use gradlog_arrow::AnswerTable;
@@ -39,6 +40,11 @@ pub(crate) trait Verb {
     /// Where the output goes.
     fn destination(&self) -> Destination<'_> {
         Destination::stdout()
+    }
+
+    /// Why the runs must be folders of this machine, if they must.
+    fn needs_folders(&self) -> Option<&'static str> {
+        None
     }
 
     /// Whether the frame names missing workers.
@@ -202,13 +208,19 @@ pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcom
         let why = format!("--out {} is a file of a run: give another name", printable(&out.display().to_string()));
         return Err(CliError::Arguments(why));
     }
-    let opened: Result<Vec<Run>, ReadError> = verb.runs().iter().map(Run::open).collect();
-    let opened = opened.map_err(|error| verb.explain_unopened(error))?;
+    if let (Some(why), Some(address)) = (verb.needs_folders(), verb.runs().iter().find(|run| is_address(run))) {
+        return Err(CliError::Arguments(format!("{}: {why}", printable(&address.display().to_string()))));
+    }
+    let opened = verb.runs().iter().map(|run| open_run(run)).collect::<Result<Vec<Run>, CliError>>();
+    let opened = opened.map_err(|error| match error {
+        CliError::Read(error) => verb.explain_unopened(error),
+        other => other,
+    })?;
     let runs: Vec<&Run> = opened.iter().collect();
     let asked = Asked { runs, window: verb.window(), watch: console.watch.clone(), draws: console.draws };
     let outcome = ask_and_show(verb, &asked, console);
     asked.watch.clear();
-    outcome
+    outcome.and_then(|outcome| check_places(&asked.runs).map(|()| outcome))
 }
 
 /// Whether a file is one that a recorder wrote: output would replace it.
@@ -225,6 +237,7 @@ fn ask_and_show<'run, V: Verb>(
     console: &mut Console<'_>,
 ) -> Result<Outcome, CliError> {
     let answer = verb.ask(asked)?;
+    check_places(&asked.runs)?;
     let Shown { words, basis, left_out, mut content, if_empty, after, mut damage, last, loss, mut failure } =
         verb.show(asked, answer)?;
     words.iter().for_each(|line| console.say(line));
@@ -251,7 +264,7 @@ fn ask_and_show<'run, V: Verb>(
             }
         }
     }
-    let ending = write(content, basis.as_deref(), &verb.destination(), console)?;
+    let ending = write(content, basis.as_deref(), &verb.destination(), (&mut *console, asked.runs.as_slice()))?;
     asked.watch.clear();
     after.into_iter().chain(ending.words).for_each(|line| console.say(line));
     damage.extend(ending.damage.filter(|_| damage.is_empty()));
@@ -297,7 +310,7 @@ fn write(
     content: Content<'_>,
     basis: Option<&str>,
     to: &Destination<'_>,
-    console: &mut Console<'_>,
+    (console, runs): (&mut Console<'_>, &[&Run]),
 ) -> Result<Ending, CliError> {
     if matches!(content, Content::Nothing) {
         return Ok(Ending::default());
@@ -306,6 +319,8 @@ fn write(
     let written = write_content(content, basis, to, &mut target);
     written
         .and_then(|ending| {
+            // Rows that are written one after another are read meanwhile.
+            check_places(runs)?;
             target.finish()?;
             Ok(ending)
         })

@@ -11,6 +11,7 @@ mod frame;
 mod notes;
 mod output;
 mod page;
+mod places;
 mod report;
 mod serve;
 #[cfg(test)]

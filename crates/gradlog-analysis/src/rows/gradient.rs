@@ -158,7 +158,7 @@ impl Layout {
         Ok(Self { factored, folded: self.folded.filter(|_| whole) })
     }
 
-    fn keys(&self) -> impl Iterator<Item = (ColumnKey, Origin)> + '_ {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (ColumnKey, Origin)> + '_ {
         let factored = self.factored.iter().flat_map(|f| {
             let key = |column| ColumnKey { column, layer: f.layer };
             [(key(Column::Input), f.input_origin), (key(Column::Delta), f.delta_origin)]
@@ -175,6 +175,7 @@ pub(crate) struct Gradients {
 impl Gradients {
     /// Reads the vectors of a block whose layout is `layout`.
     pub(crate) fn read(block: &Block, layout: &Layout) -> Result<Self, ReadError> {
+        block.announce(layout.keys().map(|(values, _)| values));
         let parts = layout.keys().map(|(values, origin)| block.vectors(values, origin)).collect::<Result<_, _>>()?;
         Ok(Self { parts })
     }

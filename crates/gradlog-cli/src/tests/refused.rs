@@ -141,3 +141,23 @@ fn errors_say_each_fact_once() {
     let (code, _, words) = gradlog(&run, "influence", &["--probe", "nope", "--id", "3"]);
     assert_eq!((code, words.matches("no probe set `nope`").count(), words.matches("damaged at").count()), (1, 1, 1));
 }
+
+/// docs/remote.md: the command is built without object stores unless somebody asks for them.
+#[cfg(not(feature = "remote"))]
+#[test]
+fn an_address_of_a_store_is_refused_with_how_to_read_it() {
+    let type_in = |line: &[&str]| crate::run_line(line.iter().map(Into::into));
+    let lines: [&[&str]; 3] =
+        [&["info", "s3://bucket/run"], &["suspects", "gs://bucket/run"], &["sync", "run", "s3://b"]];
+    for line in lines {
+        let refused = type_in(line);
+        assert_eq!((refused.code, refused.data.len()), (2, 0), "{line:?}: {}", refused.words);
+        assert!(refused.words.contains("with the feature `remote`"), "{line:?}: {}", refused.words);
+    }
+    for (verb, why) in [("watch", "`watch` follows a recorder"), ("serve", "`serve` follows runs")] {
+        let refused = type_in(&[verb, "s3://bucket/run"]);
+        assert!(refused.code == 2 && refused.words.contains(why), "{}", refused.words);
+    }
+    // A folder whose name has a colon is a folder.
+    assert!(type_in(&["info", "runs:/none"]).words.contains("there is no such folder"));
+}

@@ -17,6 +17,7 @@ mod scores;
 mod serve;
 mod similar;
 mod suspects;
+mod sync;
 mod threshold;
 mod velocity;
 mod verify;
@@ -55,6 +56,7 @@ verbs! {
     Serve(serve::Arguments),
     Verify(verify::Arguments),
     Recover(recover::Arguments),
+    Sync(sync::Arguments),
     Scores(scores::Arguments),
     Example(example::Arguments),
     Suspects(suspects::Arguments),

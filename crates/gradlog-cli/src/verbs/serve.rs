@@ -50,6 +50,10 @@ impl Verb for Arguments {
         &self.runs
     }
 
+    fn needs_folders(&self) -> Option<&'static str> {
+        Some("`serve` follows runs on this machine, so it needs their folders; `report` reads an address")
+    }
+
     fn check(&self) -> Result<(), CliError> {
         data::refuse_doubles(&self.data)?;
         Place::read(&self.listen).map(|_| ()).map_err(CliError::Arguments)

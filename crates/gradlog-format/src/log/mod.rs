@@ -53,6 +53,7 @@ pub(crate) use block::{
     BlockHeader, ColumnEntry, AMENDS_ALL, AMENDS_VECTORS, BLOCK_MAGIC, BLOCK_RAW_BYTES_MAX, ENTRY_BYTES, HEADER_BYTES,
 };
 pub(crate) use compress::Compressor;
+pub(crate) use names::worker_rank;
 pub(crate) use prefix::newer_version;
 pub(crate) use storage::{next_data, open_file};
 

@@ -26,6 +26,12 @@ pub fn worker_folder(dir: &Path, rank: u32) -> PathBuf {
     dir.join(format!("worker-{rank:04}"))
 }
 
+/// The rank of the worker whose part has a folder of this name. A rank has one spelling only.
+pub(crate) fn worker_rank(name: &str) -> Option<u32> {
+    let rank = name.strip_prefix("worker-")?.parse::<u32>().ok()?;
+    (rank < WORKERS_MAX && worker_folder(Path::new(""), rank) == Path::new(name)).then_some(rank)
+}
+
 /// The ranks and folders of the parts in the folder `dir`, sorted by rank. A folder without a manifest is no part yet.
 ///
 /// # Errors
@@ -39,17 +45,16 @@ pub fn worker_folders(dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
     };
     for entry in entries {
         let path = entry?.path();
-        let digits = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("worker-"));
-        let Some(rank) = digits.and_then(|digits| digits.parse::<u32>().ok()) else { continue };
-        // A rank has one spelling only. If the system refuses to look for the manifest, the folder counts as a part:
-        // opening it will report the error.
+        let Some(rank) = path.file_name().and_then(|name| worker_rank(name.to_str()?)) else { continue };
+        // If the system refuses to look for the manifest, the folder counts as a part: opening it will report the
+        // error.
         let is_part = || match path.join(MANIFEST_FILE).metadata() {
             Ok(_) => true,
             // A recorder writes the manifest first. A segment without it means that the manifest was lost.
             Err(error) if error.kind() == io::ErrorKind::NotFound => segment_path(&path, 0).exists(),
             Err(error) => error.kind() != io::ErrorKind::NotADirectory,
         };
-        if rank < WORKERS_MAX && worker_folder(dir, rank) == path && is_part() {
+        if is_part() {
             found.push((rank, path));
         }
     }

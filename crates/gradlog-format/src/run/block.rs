@@ -7,6 +7,7 @@ use super::spare::Spare;
 use super::vectors::{Origin, Vectors};
 use crate::log::{BlockHeader, BlockKind, Cells, Column, ColumnEntry, ColumnKey, HEADER_BYTES};
 use half::bf16;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A block of rows, whose header and directory are intact. Columns are read, checked and inflated when they are asked
@@ -240,6 +241,29 @@ impl Block {
             }
         }
         Ok(vectors)
+    }
+
+    /// Says that the vectors of these columns will be read soon, with all that belongs to them. A run that is far away
+    /// fetches them at once, and not one after another.
+    pub fn announce(&self, vectors: impl IntoIterator<Item = ColumnKey>) {
+        let Some(file) = self.segment.to_announce() else { return };
+        if self.united.as_ref().is_some_and(|united| united.made.is_some()) {
+            return;
+        }
+        let with_others = |values: ColumnKey| {
+            let (places, numbers) = values.column.apart().unzip();
+            let columns = [Some(values.column), values.column.scales(), places, numbers, values.column.rounding()];
+            columns.into_iter().flatten().map(move |column| ColumnKey { column, ..values })
+        };
+        let entries = vectors.into_iter().flat_map(with_others).filter_map(|key| self.entry(key));
+        let mut ranges: Vec<Range<u64>> = entries
+            .map(|(position, entry)| {
+                let start = self.offset.saturating_add(self.directory.start(position));
+                start..start.saturating_add(u64::from(entry.stored_bytes))
+            })
+            .collect();
+        ranges.sort_by_key(|range| range.start);
+        file.announce(&ranges);
     }
 
     /// Reads, checks and inflates every column. Columns of a newer version are checked, too.

@@ -157,9 +157,11 @@ impl Run {
     /// Reads the headers of all blocks, and holds the wanted cards.
     pub fn cards(&self, mut wanted: impl FnMut(Option<u32>, u64) -> bool) -> Result<Vec<CardRecord>, ReadError> {
         let mut cards = Vec::new();
-        for block in self.scan().filter(|block| block.kind() == Some(BlockKind::Cards)) {
+        let mut scan = self.scan();
+        for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::Cards)) {
             cards.extend(read_wanted(&block, &mut wanted)?.cards);
         }
+        scan.not_refused()?;
         Ok(cards)
     }
 }

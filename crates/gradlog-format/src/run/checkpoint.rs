@@ -5,12 +5,14 @@
 
 use super::block::Block;
 use super::error::ReadError;
+use super::file::is_damage;
 use super::handle::Run;
+use super::place::{Held, ReadAt};
 use crate::log::{checkpoint_path, BlockKind, Column};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Weights that were saved while the run was recorded.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +31,8 @@ pub struct Checkpoint {
     pub checksum: u32,
     /// The path of its file. The file may be lost.
     pub path: PathBuf,
+    /// Where that file lies.
+    pub(super) place: Held,
 }
 
 /// What is wrong with a checkpoint's file.
@@ -70,22 +74,7 @@ impl Checkpoint {
     /// # Errors
     /// The fault, if there is one.
     pub fn check(&self) -> Result<(), CheckpointFault> {
-        let mut hasher = crc32fast::Hasher::new();
-        let mut chunk = vec![0u8; CHUNK_BYTES.min(self.bytes as usize).max(1)];
-        let mut file = self.open()?;
-        let mut read = 0u64;
-        loop {
-            match file.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(n) => {
-                    hasher.update(&chunk[..n]);
-                    read += n as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(CheckpointFault::Unreadable(error.to_string())),
-            }
-        }
-        self.compare(read, hasher.finalize())
+        self.read_chunks(|_| Ok(()))
     }
 
     /// The bytes of the file, if they are what was written.
@@ -94,25 +83,50 @@ impl Checkpoint {
     /// The fault, if there is one.
     pub fn read(&self) -> Result<Vec<u8>, CheckpointFault> {
         let mut bytes = Vec::new();
-        // One byte more than there should be is enough to see that a file is too long.
-        let limit = self.bytes.saturating_add(1);
-        let read = self.open()?.take(limit).read_to_end(&mut bytes);
-        read.map_err(|error| CheckpointFault::Unreadable(error.to_string()))?;
-        self.compare(bytes.len() as u64, crc32fast::hash(&bytes))?;
+        self.read_chunks(|chunk| {
+            bytes.extend_from_slice(chunk);
+            Ok(())
+        })?;
         Ok(bytes)
     }
 
-    fn open(&self) -> Result<File, CheckpointFault> {
+    /// Calls `take` with the bytes of the file, chunk by chunk. Whether they are what was written shows at the end.
+    ///
+    /// # Errors
+    /// The fault, if there is one, or the error of `take`.
+    pub(super) fn read_chunks<E: From<CheckpointFault>>(
+        &self,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let file = self.open()?;
+        let mut hasher = crc32fast::Hasher::new();
+        let mut chunk = vec![0u8; CHUNK_BYTES.min(self.bytes as usize).max(1)];
+        let mut read = 0u64;
+        while read < self.bytes {
+            let now = (self.bytes - read).min(chunk.len() as u64) as usize;
+            let chunk = &mut chunk[..now];
+            file.read_at(chunk, read).map_err(|error| match is_damage(&error) {
+                true => CheckpointFault::Damaged("it became shorter while it was read".into()),
+                false => CheckpointFault::Unreadable(error.to_string()),
+            })?;
+            hasher.update(chunk);
+            take(chunk)?;
+            read += now as u64;
+        }
+        if hasher.finalize() != self.checksum {
+            return Err(CheckpointFault::Damaged("its checksum does not match".into()).into());
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Result<Arc<dyn ReadAt>, CheckpointFault> {
         let unreadable = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => CheckpointFault::Lost,
+            io::ErrorKind::InvalidData => CheckpointFault::Damaged("it is not a file".into()),
             _ => CheckpointFault::Unreadable(error.to_string()),
         };
-        let file = File::open(&self.path).map_err(unreadable)?;
-        let about = file.metadata().map_err(unreadable)?;
-        if !about.is_file() {
-            return Err(CheckpointFault::Damaged("it is not a file".into()));
-        }
-        self.right_length(about.len())?;
+        let file = self.place.0.open(&self.path).map_err(unreadable)?;
+        self.right_length(file.bytes().map_err(unreadable)?)?;
         Ok(file)
     }
 
@@ -121,14 +135,6 @@ impl Checkpoint {
             return Ok(());
         }
         Err(CheckpointFault::Damaged(format!("it has {bytes} bytes where the log says {}", self.bytes)))
-    }
-
-    fn compare(&self, bytes: u64, checksum: u32) -> Result<(), CheckpointFault> {
-        self.right_length(bytes)?;
-        if checksum != self.checksum {
-            return Err(CheckpointFault::Damaged("its checksum does not match".into()));
-        }
-        Ok(())
     }
 }
 
@@ -152,6 +158,7 @@ pub(super) fn read(block: &Block) -> Result<Checkpoint, ReadError> {
         bytes: number(block.u64s(Column::Bytes)?.first().copied())?,
         checksum: number(block.u32s(Column::Checksum)?.first().map(|crc| u64::from(*crc)))? as u32,
         path: checkpoint_path(run, step),
+        place: Held(block.segment.place().clone()),
     })
 }
 
@@ -166,10 +173,12 @@ impl Run {
     /// [`ReadError::Damaged`] or [`ReadError::Io`] if a block of checkpoints or of steps cannot be read.
     pub fn checkpoints(&self) -> Result<Vec<Checkpoint>, ReadError> {
         let mut all: BTreeMap<(u64, Option<u32>), Checkpoint> = BTreeMap::new();
-        for block in self.scan().filter(|block| block.kind() == Some(BlockKind::Checkpoints)) {
+        let mut scan = self.scan();
+        for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::Checkpoints)) {
             let checkpoint = read(&block)?;
             all.insert((checkpoint.step, block.worker()), checkpoint);
         }
+        scan.not_refused()?;
         let mut found: BTreeMap<u64, Checkpoint> = BTreeMap::new();
         for ((step, _), checkpoint) in all {
             found.entry(step).or_insert(checkpoint);
@@ -190,7 +199,8 @@ impl Run {
     /// The recorded learning rates of the steps before `steps`. For step 0 it is the rate of the first step.
     fn learning_rates_before(&self, steps: &BTreeSet<u64>) -> Result<BTreeMap<u64, f32>, ReadError> {
         let mut found = BTreeMap::new();
-        for block in self.scan().filter(|block| block.kind() == Some(BlockKind::Steps)) {
+        let mut scan = self.scan();
+        for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::Steps)) {
             let (first, last) = block.steps();
             // A block has the rates for checkpoints right behind its steps. The first block also has that for step 0.
             let wanted = steps.range(first..).next().is_some_and(|wanted| *wanted <= last.saturating_add(1));
@@ -207,6 +217,7 @@ impl Run {
                 }
             }
         }
+        scan.not_refused()?;
         Ok(found)
     }
 }

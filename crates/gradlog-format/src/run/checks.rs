@@ -61,7 +61,11 @@ impl Run {
     /// # Cost
     /// Reads the headers of all blocks.
     pub fn checks(&self) -> Result<Vec<CheckRecord>, ReadError> {
-        self.scan().filter(|block| block.kind() == Some(BlockKind::Checks)).map(|block| read(&block)).collect()
+        let mut scan = self.scan();
+        let blocks = scan.by_ref().filter(|block| block.kind() == Some(BlockKind::Checks));
+        let found = blocks.map(|block| read(&block)).collect::<Result<_, _>>()?;
+        scan.not_refused()?;
+        Ok(found)
     }
 
     /// What couples the examples of a batch: what the manifest says, and what checks have found. Every result of the

@@ -97,9 +97,11 @@ impl Run {
     /// Reads the headers of all blocks.
     pub fn events(&self) -> Result<Vec<EventRecord>, ReadError> {
         let mut events = Vec::new();
-        for block in self.scan().filter(|block| block.kind() == Some(BlockKind::Events)) {
+        let mut scan = self.scan();
+        for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::Events)) {
             events.extend(read(&block)?);
         }
+        scan.not_refused()?;
         Ok(events)
     }
 }

@@ -4,9 +4,8 @@
 //! 256 or 1,024 (`ulimit -n`), and a run may have more segments. So blocks hold no open file: each read looks its file
 //! up. The file that was not used for the longest time is closed.
 
-use crate::log::{next_data, open_file};
+use super::place::{Local, Place, ReadAt};
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,31 +13,48 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// How many files of a run are kept open, over the parts of all workers. Each thread may hold one more while it reads.
 const OPEN_MAX: usize = 16;
 
-/// The files of one run that are open, the one used last at the back.
-#[derive(Debug, Default)]
-pub(super) struct Files(Mutex<VecDeque<(PathBuf, Arc<File>)>>);
+/// The files of one run that are open, the one used last at the back, and the place where all its files lie.
+#[derive(Debug)]
+pub(super) struct Files {
+    place: Arc<dyn Place>,
+    open: Mutex<VecDeque<(PathBuf, Arc<dyn ReadAt>)>>,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self::new(Arc::new(Local))
+    }
+}
 
 impl Files {
+    pub(super) fn new(place: Arc<dyn Place>) -> Self {
+        Self { place, open: Mutex::default() }
+    }
+
+    pub(super) fn place(&self) -> &Arc<dyn Place> {
+        &self.place
+    }
+
     /// Opens `path` anew, whatever stood under that name before.
-    fn open(&self, path: &Path) -> io::Result<Arc<File>> {
-        let make_room = |open: &mut VecDeque<(PathBuf, Arc<File>)>| {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>> {
+        let make_room = |open: &mut VecDeque<(PathBuf, Arc<dyn ReadAt>)>| {
             open.retain(|(other, _)| other != path);
             while open.len() >= OPEN_MAX {
                 open.pop_front();
             }
         };
         // Before and after, for others may open files while this one waits for the file system.
-        make_room(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let file = Arc::new(open_file(path)?);
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        make_room(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner));
+        let file = self.place.open(path)?;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         make_room(&mut open);
         open.push_back((path.to_owned(), file.clone()));
         Ok(file)
     }
 
     /// The file at `path`, opened if it is not.
-    fn get(&self, path: &Path) -> io::Result<Arc<File>> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn get(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let found = open.iter().position(|(other, _)| other == path).and_then(|at| open.remove(at));
         match found {
             Some((path, file)) => {
@@ -65,36 +81,38 @@ impl SegmentFile {
     /// Opens the file once, to find errors early.
     ///
     /// # Errors
-    /// The error of the file system, and `InvalidData` for a folder, a pipe or a device.
+    /// As [`Place::open`].
     pub(super) fn open(files: &Arc<Files>, path: PathBuf) -> io::Result<Self> {
         files.open(&path)?;
         Ok(Self { path, files: files.clone() })
     }
 
+    /// The place where it lies.
+    pub(super) fn place(&self) -> &Arc<dyn Place> {
+        &self.files.place
+    }
+
     /// How long it is now.
     pub(super) fn bytes(&self) -> io::Result<u64> {
-        Ok(self.files.get(&self.path)?.metadata()?.len())
+        self.files.get(&self.path)?.bytes()
     }
 
     /// The first place at or after `from` that is not in a hole of the file, if any is.
     pub(super) fn next_data(&self, from: u64) -> io::Result<Option<u64>> {
-        next_data(&*self.files.get(&self.path)?, from)
+        self.files.get(&self.path)?.next_data(from)
     }
 
-    /// Reads exactly `out.len()` bytes at `offset`, without moving a cursor that another thread may use.
+    /// Reads exactly `out.len()` bytes at `offset`.
     pub(super) fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
-        #[cfg(unix)]
-        {
-            std::os::unix::fs::FileExt::read_exact_at(&*self.files.get(&self.path)?, out, offset)
+        self.files.get(&self.path)?.read_at(out, offset)
+    }
+
+    /// The file, if it is of use to announce what will be read. An error shows when it is read.
+    pub(super) fn to_announce(&self) -> Option<Arc<dyn ReadAt>> {
+        if !self.files.place.reads_ahead() {
+            return None;
         }
-        #[cfg(not(unix))]
-        {
-            use std::io::{Read, Seek, SeekFrom};
-            // A second handle has a cursor of its own.
-            let mut file = open_file(&self.path)?;
-            file.seek(SeekFrom::Start(offset))?;
-            file.read_exact(out)
-        }
+        self.files.get(&self.path).ok()
     }
 }
 

@@ -26,13 +26,25 @@ impl From<ReadError> for HeaderFault {
 }
 
 /// Whether the segment is there that is `ahead` places behind segment `index`.
-pub(super) fn segment_exists(run: &Run, index: u32, ahead: u32) -> bool {
-    run.segment_path(index.saturating_add(ahead)).exists()
+///
+/// # Errors
+/// [`ReadError::Io`] if the system refuses to look. That is no end of a run.
+pub(super) fn segment_exists(run: &Run, index: u32, ahead: u32) -> Result<bool, ReadError> {
+    let path = run.segment_path(index.saturating_add(ahead));
+    run.place().exists(&path).map_err(io_error(&path))
 }
 
 /// Whether one of the sixteen segments after segment `index` is there.
-pub(super) fn later_segments(run: &Run, index: u32) -> bool {
-    (1..=16).any(|ahead| segment_exists(run, index, ahead))
+///
+/// # Errors
+/// As [`segment_exists`].
+pub(super) fn later_segments(run: &Run, index: u32) -> Result<bool, ReadError> {
+    for ahead in 1..=16 {
+        if segment_exists(run, index, ahead)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Reads the header of a segment. `None` if the file is empty or begins with zeros.
@@ -79,7 +91,7 @@ pub(super) fn read_header_patiently(
         found = read_header(segment);
     }
     match found {
-        Err(HeaderFault::Damage(_)) if run.lock_is_held()? && !later_segments(run, index) => Ok(None),
+        Err(HeaderFault::Damage(_)) if run.lock_is_held()? && !later_segments(run, index)? => Ok(None),
         other => other,
     }
 }
@@ -110,7 +122,7 @@ pub(super) fn look_patiently(
         // order: if a block follows, this one was committed and has been damaged since.
         Found::Damage { transient: true, .. }
             if live
-                && !segment_exists(run, next_segment, 0)
+                && !segment_exists(run, next_segment, 0)?
                 && find_block(segment, offset + 8).map_err(io_error(&segment.path))?.is_none() =>
         {
             Found::End

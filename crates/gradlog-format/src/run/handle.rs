@@ -1,6 +1,7 @@
 //! An opened run: its folder, manifest and parts, and the files that its readers share.
 
 use super::file::{Files, SegmentFile};
+use super::place::Place;
 use super::resumptions::Resumptions;
 use crate::log::{segment_path, Manifest};
 use std::io;
@@ -44,7 +45,12 @@ impl Run {
         self.caller_holds_lock
     }
 
-    /// The run's folder.
+    /// The place where the run's files lie.
+    pub fn place(&self) -> &Arc<dyn Place> {
+        self.files.place()
+    }
+
+    /// The run's folder. In an object store it is the run's address.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -2,15 +2,13 @@
 
 use super::error::{io_error, ReadError};
 use super::handle::Run;
-use crate::log::{open_file, LOCK_FILE};
-use std::fs::TryLockError;
-use std::io;
+use crate::log::LOCK_FILE;
 
 impl Run {
     /// Whether a recorder writes to the run now, according to the run's lock.
     ///
     /// A run of several workers is being written while one of them writes. The answer is no on file systems without
-    /// locks, and for a folder that was copied while it was written.
+    /// locks, in object stores, and for a folder that was copied while it was written.
     pub fn is_being_written(&self) -> bool {
         self.lock_is_held().unwrap_or(false)
     }
@@ -32,14 +30,6 @@ impl Run {
             return Ok(false);
         }
         let path = self.dir().join(LOCK_FILE);
-        // The lock is released with the file, at once. A recorder that is just starting tries again.
-        match open_file(&path) {
-            Ok(file) => Ok(matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))),
-            Err(error) => match error.kind() {
-                // There is no lock file, it is no regular file, or this user may not open it.
-                io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied => Ok(false),
-                _ => Err(io_error(&path)(error)),
-            },
-        }
+        self.place().is_locked(&path).map_err(io_error(&path))
     }
 }

@@ -65,6 +65,14 @@ impl<'run> Scan<'run> {
         }
     }
 
+    /// An error if the scan ended because the place refused. What was read may then be less than there is.
+    pub(super) fn not_refused(&self) -> Result<(), ReadError> {
+        match self.damage() {
+            Err(error @ ReadError::Io { .. }) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Preallocated bytes behind the last block. Not 0 while a run is being written, and if its recorder was killed.
     pub fn zero_tail_bytes(&self) -> u64 {
         self.scans().map(PartScan::zero_tail_bytes).sum()

@@ -4,10 +4,11 @@
 //! run appears only when it is complete and synced, and has been read back.
 
 use super::block::Block;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, CheckpointFault};
 use super::error::{Damage, ReadError};
 use super::handle::Run;
 use super::lost::Lost;
+use super::place::Held;
 use super::probe_sets::SetNumbers;
 use super::salvage::{sets_needed, Piece, Salvage};
 use super::survey::Survey;
@@ -18,7 +19,7 @@ use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// The longest segment of the new run. It is shorter if the run is.
@@ -146,18 +147,41 @@ impl Run {
 fn copy_checkpoints(written: &Path, from: &Run) -> Result<(), RecoverError> {
     for checkpoint in Run::open(written)?.checkpoints()? {
         let to = checkpoint.path.clone();
-        let source = Checkpoint { path: checkpoint_path(from.dir(), checkpoint.step), ..checkpoint };
+        let (path, place) = (checkpoint_path(from.dir(), checkpoint.step), Held(from.place().clone()));
+        let source = Checkpoint { path, place, ..checkpoint };
         let (Ok(()), Some(folder)) = (source.check(), to.parent()) else { continue };
         let copy = || -> io::Result<()> {
             make_folder(folder)?;
             check_size_limit(source.bytes)?;
-            std::fs::copy(&source.path, &to)?;
-            File::open(&to)?.sync_all()?;
+            let mut file = File::create(&to)?;
+            source.read_chunks(|chunk| file.write_all(chunk).map_err(Uncopied::Write))?;
+            file.sync_all()?;
             sync_folder(&to)
         };
         copy().map_err(|error| RecoverError::Folder { action: "copy a checkpoint to", path: to.clone(), error })?;
     }
     Ok(())
+}
+
+/// Why a checkpoint that was intact a moment ago was not copied.
+enum Uncopied {
+    Fault(CheckpointFault),
+    Write(io::Error),
+}
+
+impl From<CheckpointFault> for Uncopied {
+    fn from(fault: CheckpointFault) -> Self {
+        Uncopied::Fault(fault)
+    }
+}
+
+impl From<Uncopied> for io::Error {
+    fn from(uncopied: Uncopied) -> Self {
+        match uncopied {
+            Uncopied::Fault(fault) => io::Error::other(fault.to_string()),
+            Uncopied::Write(error) => error,
+        }
+    }
 }
 
 /// Reads the new run back.

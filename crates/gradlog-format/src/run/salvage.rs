@@ -371,12 +371,11 @@ fn belongs_to(bytes: &[u8; SEGMENT_HEADER_BYTES], run_id: [u8; 16]) -> bool {
 /// says whether a header is damaged or a segment missing.
 fn list_segments(run: &Run) -> Result<(Vec<Segment>, bool), ReadError> {
     let (mut segments, mut damaged) = (Vec::new(), false);
-    for entry in std::fs::read_dir(run.dir()).map_err(io_error(run.dir()))? {
-        let path = entry.map_err(io_error(run.dir()))?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let digits = name.and_then(|name| name.strip_prefix("segment-")?.strip_suffix(".glog"));
+    for name in run.place().list(run.dir()).map_err(io_error(run.dir()))? {
+        let digits = name.strip_prefix("segment-").and_then(|name| name.strip_suffix(".glog"));
         let Some(index) = digits.and_then(|digits| digits.parse::<u32>().ok()) else { continue };
-        if run.segment_path(index) != path {
+        let path = run.segment_path(index);
+        if run.dir().join(&name) != path {
             continue;
         }
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];

@@ -222,9 +222,10 @@ impl<'run> PartScan<'run> {
         }
     }
 
-    /// Whether one of the sixteen segments after the next one is there.
-    fn later_segments(&self) -> bool {
-        later_segments(self.run, self.next_segment)
+    /// Whether one of the sixteen segments after the next one is there. `None`, and the scan has ended, if the system
+    /// refuses to look.
+    fn later_segments(&mut self) -> Option<bool> {
+        later_segments(self.run, self.next_segment).map_err(|error| self.fail(error)).ok()
     }
 
     /// Opens the next segment. Returns `false` if it is missing or cannot be read.
@@ -236,7 +237,7 @@ impl<'run> PartScan<'run> {
             Ok(segment) => segment,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // A gap in the numbers means a lost file. If no file has a higher number, this is the end.
-                if self.later_segments() {
+                if self.later_segments() == Some(true) {
                     self.stop(MISSING.into());
                 }
                 self.ended = true;
@@ -256,7 +257,7 @@ impl<'run> PartScan<'run> {
             // after.
             Ok(None) => {
                 // Reads it once more: a recorder may have begun this segment and a later one since.
-                if self.later_segments() {
+                if self.later_segments() == Some(true) {
                     match read_header(&segment) {
                         Ok(None) => self.stop("the segment is empty, but later ones are there".into()),
                         Err(HeaderFault::Refused(error)) => self.fail(error),
@@ -298,9 +299,9 @@ impl<'run> PartScan<'run> {
         true
     }
 
-    /// Whether the segment is there that is `ahead` places behind the next one.
-    fn segment_exists(&self, ahead: u32) -> bool {
-        segment_exists(self.run, self.next_segment, ahead)
+    /// Whether the next segment is there. `None`, and the scan has ended, if the system refuses to look.
+    fn next_exists(&mut self) -> Option<bool> {
+        segment_exists(self.run, self.next_segment, 0).map_err(|error| self.fail(error)).ok()
     }
 
     /// Looks at the current place. A block with another number than the next is damage, and so is one that its kind
@@ -322,7 +323,8 @@ impl<'run> PartScan<'run> {
     /// Leaves the segment, whose end was reached a moment ago, if nothing can be written to it any more.
     pub(super) fn leave_segment(&mut self) {
         let Some(segment) = self.segment.clone() else { return };
-        if self.segment_exists(0) {
+        let Some(next_exists) = self.next_exists() else { return };
+        if next_exists {
             // A recorder may have written here and then begun the next segment since the last look. It never returns.
             match look(&segment, self.offset) {
                 Found::End => self.segment = None,
@@ -331,9 +333,10 @@ impl<'run> PartScan<'run> {
             }
             return;
         }
-        if self.later_segments() {
+        let Some(later) = self.later_segments() else { return };
+        if later {
             // A gap in the numbers means a lost file, unless a recorder has just made that file.
-            if !self.segment_exists(0) {
+            if self.next_exists() == Some(false) {
                 self.segment = None;
                 self.offset = 0;
                 self.stop(MISSING.into());
@@ -375,6 +378,9 @@ impl Iterator for PartScan<'_> {
                     }
                     self.offset += bytes;
                     self.next_sequence += 1;
+                    if let Some(file) = segment.to_announce() {
+                        file.announce_header(self.offset);
+                    }
                     if self.void_blocks || block.kept != Some(0) {
                         return Some(block);
                     }

@@ -27,7 +27,8 @@ impl Run {
     /// [`ReadError::Io`] if the file system refuses. Without a resumption, visits would count twice.
     fn read_resumptions(&self) -> Result<Resumptions, ReadError> {
         let mut found = Vec::new();
-        for index in 0.. {
+        for index in 0u32.. {
+            self.announce_segment(index.saturating_add(HEADERS_AHEAD));
             let path = self.segment_path(index);
             let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
             let read = self.segment_file(path.clone()).and_then(|segment| segment.read_at(&mut bytes, 0));
@@ -42,7 +43,19 @@ impl Run {
         }
         Ok(Resumptions::new(found))
     }
+
+    /// Says that the header of a segment will be read soon, if the segment is there. An error shows when it is read.
+    fn announce_segment(&self, index: u32) {
+        if self.place().reads_ahead() {
+            if let Ok(file) = self.place().open(&self.segment_path(index)) {
+                file.announce(&[0..SEGMENT_HEADER_BYTES as u64]);
+            }
+        }
+    }
 }
+
+/// How many headers of segments are asked for ahead, where that is of use.
+const HEADERS_AHEAD: u32 = 8;
 
 /// Which rows of a block remain.
 pub(super) enum Remaining {

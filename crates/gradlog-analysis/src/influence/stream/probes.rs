@@ -33,6 +33,7 @@ impl InfluencePlan<'_> {
             held.retain(|time, _| needed.contains(time));
             let absent: Vec<usize> = needed.into_iter().filter(|time| !held.contains_key(time)).collect();
             held.extend(self.decode_probes(pass, &absent)?);
+            blocks.iter().for_each(|block| block.announce(self.layout.keys().map(|(values, _)| values)));
             Ok(held.clone())
         };
         fold_groups(

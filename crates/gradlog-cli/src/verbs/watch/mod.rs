@@ -78,6 +78,10 @@ impl Verb for Arguments {
         false
     }
 
+    fn needs_folders(&self) -> Option<&'static str> {
+        Some("`watch` follows a recorder on this machine, so it needs the run's folder; `info` reads an address")
+    }
+
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Last, CliError> {
         if asked.draws(&Destination::stdout()) && !self.once && screen::can_draw() {
             return screen::follow(&self.run, Duration::from_secs_f64(self.every));

@@ -17,7 +17,7 @@ mod gap_columns;
 mod growing;
 mod hostile;
 mod last_words;
-
+mod places;
 mod plane_columns;
 mod power;
 mod rans_columns;

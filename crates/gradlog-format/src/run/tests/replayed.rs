@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::log::{checkpoint_path, Mode, PredictionScore, ResumePlace, Totals};
+use crate::run::place::Held;
 use crate::run::{Checkpoint, CheckpointFault};
 use std::path::PathBuf;
 
@@ -115,6 +116,7 @@ fn check(dir: &Path) {
         bytes: WEIGHTS.len() as u64,
         checksum: crc32fast::hash(WEIGHTS),
         path: dir.join(format!("checkpoints/step-{step:08}.safetensors")),
+        place: Held(run.place().clone()),
     });
     assert_eq!(saved, expected);
     assert_eq!(saved[0].read().unwrap(), WEIGHTS);

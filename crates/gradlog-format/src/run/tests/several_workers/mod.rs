@@ -77,7 +77,7 @@ fn end(visits: u64) -> BlockBuilder {
 }
 
 /// Writes `count` steps as a recorder does, `size` of them to a block: rows of steps first, then visits.
-fn train(writer: &mut LogWriter, rank: u32, from: u64, count: u64, size: u64) {
+pub(super) fn train(writer: &mut LogWriter, rank: u32, from: u64, count: u64, size: u64) {
     for start in (from..count).step_by(size as usize) {
         let range = start..count.min(start + size);
         writer.append(&mut steps(rank, range.clone())).unwrap();
