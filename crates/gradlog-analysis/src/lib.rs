@@ -48,6 +48,7 @@
 //! | which examples to keep | [`RunsTable::keep`] with a [`KeepRule`] | [`KeepList`] |
 //! | which examples taught the model an answer | [`InfluenceQuestion`] | [`Influence`] |
 //! | the same by influence functions and other methods | [`EstimateQuestion`] | one [`Influence`] a damping |
+//! | the scores or the influence of a share of the examples, as one of several machines | [`ExampleShare`] | [`PartialAnswer`] |
 //! | whether influence comes from near or far | [`DistanceQuestion`] | [`FeatureDistance`] |
 //! | which examples teach the same | [`VectorQuestion`], then [`UnitVectors`] | [`Neighbor`], [`Pair`], [`Clusters`] |
 //! | how fast a group's gradient kernel changes | [`VelocityQuestion`] | [`Velocity`] |
@@ -94,6 +95,7 @@ mod example;
 mod histories;
 mod influence;
 mod lists;
+mod partial;
 mod rows;
 mod scores;
 mod significant;
@@ -123,8 +125,9 @@ pub use lists::{
     DataMap, DataMapRow, Flagged, FlaggedRow, KeepList, KeepRule, Kept, KeptOfLabel, MapQuestion, Rival, SignalValue,
     Suspect, SuspectQuestion, Suspects, ThresholdIds, ThresholdQuestion, ThresholdRun, ThresholdSamples,
 };
+pub use partial::{AskedRun, MergeError, MergedAnswer, PartFileError, PartialAnswer, WholeAnswer};
 pub use rows::{
-    Basis, BasisRows, EpochsBack, GradientCoverage, LabelChanges, LeftOut, OptimizerModel, Progress, Source,
+    Basis, BasisRows, EpochsBack, ExampleShare, GradientCoverage, LabelChanges, LeftOut, OptimizerModel, Progress, Source,
     UntrainedLayers, Window,
 };
 pub use scores::{

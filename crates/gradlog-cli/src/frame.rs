@@ -110,6 +110,11 @@ impl<'run> Asked<'run> {
         self.draws && to.out.is_none() && to.format == Format::Table
     }
 
+    /// The names of the runs.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.runs.iter().map(|run| run.dir().display().to_string()).collect()
+    }
+
     /// The folder of a run and a colon, if there are several runs.
     pub(crate) fn prefix(&self, run: &Run) -> String {
         match self.runs.len() {
@@ -190,6 +195,14 @@ pub(crate) struct Sheet<'a> {
     pub table: AnswerTable<'a>,
 }
 
+/// What words about each of some runs begin with: its name and a colon, if there are several.
+pub(crate) fn prefixes(names: &[String]) -> Vec<String> {
+    match names.len() {
+        0 | 1 => vec![String::new()],
+        _ => names.iter().map(|name| format!("{}: ", printable(name))).collect(),
+    }
+}
+
 /// Runs a verb.
 pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     verb.check()?;
@@ -246,7 +259,7 @@ fn ask_and_show<'run, V: Verb>(
     }
     for run in &asked.runs {
         if verb.names_workers() {
-            for note in worker_notes(run)? {
+            for note in run.worker_notes()? {
                 console.say(format_args!("note: {}{note}", asked.prefix(run)));
             }
         }
@@ -269,17 +282,6 @@ pub(crate) fn no_rows(mut reasons: Vec<String>, damage: &[Damage]) -> CliError {
         reasons.push("what was asked for may lie behind the damage.".into());
     }
     CliError::NoRows(reasons.join(" "))
-}
-
-/// What a reader of the result should know of the workers that recorded the run, if several did.
-fn worker_notes(run: &Run) -> Result<Vec<String>, ReadError> {
-    let mut notes = Vec::new();
-    if let Some(worker) = run.manifest().worker {
-        let (rank, workers) = (worker.rank, worker.workers);
-        notes.push(format!("this is the part of worker {rank} of {workers} alone; the run is the folder around it"));
-    }
-    notes.extend(run.workers()?.iter().flat_map(Workers::notes));
-    Ok(notes)
 }
 
 /// What is missing of the workers of a run, for a result in a file; `None` if all are there and came equally far.

@@ -78,7 +78,7 @@ impl LabelChanges {
 }
 
 /// Where a later step has a smaller epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct EpochsBack {
     /// The first such step.

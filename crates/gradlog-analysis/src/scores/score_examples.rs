@@ -3,7 +3,6 @@
 //! A score is an accumulator, [`PerExample`]. This file reads the rows that count by its rule, keeps one accumulator
 //! for each example, and sorts. Labels are read afterwards ([`crate::rows::last_labels`]).
 
-use super::order::{suspicious_first, Order};
 use super::per_example::PerExample;
 use super::score::Score;
 use super::shards::{Shard, Visits};
@@ -15,6 +14,7 @@ use crate::rows::last_labels::{last_labels, Blocks, Labels, Place};
 use crate::rows::layer_norms::LayerNorms;
 use crate::rows::layer_rates::LayerRates;
 use crate::rows::reader::{RowReader, WantedGradient};
+use crate::rows::rule::RowRule;
 use crate::rows::sweep::Sweeps;
 use crate::rows::sweep::Untrained::{Counts, JoinsIfNamed};
 use crate::Progress;
@@ -117,7 +117,7 @@ fn score_before<A: PerExample>(
     };
 
     shards.iter().for_each(|shard| left_out.add(&shard.left_out));
-    if left_out.missing > 0 && shards.iter().all(|shard| shard.gathered.is_empty()) {
+    if left_out.missing > 0 && shards.iter().all(|shard| shard.gathered.is_empty()) && !others_have(run, window, &A::RULE) {
         let lacking = lacking(run, window, A::RULE.numbers);
         return Err(missing_error(score, Uses::of_rule(&A::RULE), &lacking));
     }
@@ -144,30 +144,29 @@ fn sort_into<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>, label
         let examples = shard.examples.into_iter().zip(shard.gathered).enumerate();
         examples.map(move |(slot, (example, entry))| (example, entry, shard.not_finite.remove(&slot).unwrap_or(0)))
     });
-    let mut keyed: Vec<(f64, ScoreRow)> = entries
-        .zip(labels)
-        .map(|((example, entry, not_finite), labels)| {
-            let visits = entry.accumulator.visits();
-            let score = if visits > 0 { entry.accumulator.score() } else { f64::NAN };
-            let row = ScoreRow {
-                example,
-                visits,
-                score,
-                extras: Extras::new(table.score.extras(), entry.accumulator.extras()),
-                not_finite,
-                label: labels.label,
-                prediction: labels.prediction,
-            };
-            (entry.accumulator.tie_break(), row)
-        })
-        .collect();
-    let order = table.score.order();
-    keyed.sort_by(|(tie_a, a), (tie_b, b)| {
-        suspicious_first(order, a.score, b.score)
-            .then_with(|| suspicious_first(Order::HighestFirst, *tie_a, *tie_b))
-            .then_with(|| a.example.cmp(&b.example))
+    let rows = entries.zip(labels).map(|((example, entry, not_finite), labels)| {
+        let visits = entry.accumulator.visits();
+        ScoreRow {
+            example,
+            visits,
+            score: if visits > 0 { entry.accumulator.score() } else { f64::NAN },
+            extras: Extras::new(table.score.extras(), entry.accumulator.extras()),
+            not_finite,
+            label: labels.label,
+            prediction: labels.prediction,
+        }
     });
-    table.rows = keyed.into_iter().map(|(_, row)| row).collect();
+    table.rows = rows.collect();
+    table.score.sort(&mut table.rows);
+}
+
+/// Whether this is a share of the examples, and some block of the window has what the score is made of: then it is
+/// that of the others.
+fn others_have(run: &Run, window: &Window, rule: &RowRule) -> bool {
+    let given = |column: Column| column == Column::Clip || window.is_on_sweeps() && column == Column::Coefficient;
+    let has_all = |block: &Block| rule.numbers.iter().all(|column| given(*column) || block.has(*column));
+    window.share.is_some()
+        && run.scan().filter(|block| window.is_on(block) && window.touches(block)).any(|block| has_all(&block))
 }
 
 /// Of these columns, those that a block of the window lacks.

@@ -8,6 +8,8 @@ mod influence;
 pub(crate) mod info;
 mod map;
 mod mean_vectors;
+mod merge;
+mod partial;
 mod prune;
 mod recover;
 mod report;
@@ -61,6 +63,7 @@ verbs! {
     Prune(prune::Arguments),
     Velocity(velocity::Arguments),
     Influence(influence::Arguments),
+    Merge(merge::Arguments),
     Similar(similar::Arguments),
     Cluster(cluster::Arguments),
     Export(export::Arguments),

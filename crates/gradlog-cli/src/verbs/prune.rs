@@ -4,7 +4,7 @@ use super::score_table::{OverRunsArguments, Standing};
 use crate::arguments::{parse_share, OptimizerArguments, OutputArguments, WindowArguments, EXIT_CODES};
 use crate::choice::choice;
 use crate::error::CliError;
-use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
+use crate::frame::{first_damage, prefixes, Asked, Content, Sheet, Shown, Verb};
 use crate::output::Destination;
 use crate::report::{count, Format, Value};
 use clap::Args;
@@ -97,7 +97,7 @@ impl Verb for Arguments {
         (table, list, judged): Self::Answer<'run>,
     ) -> Result<Shown<'run>, CliError> {
         let mut standing = Standing::from(&table);
-        let mut words = standing.words(asked);
+        let mut words = standing.words(&prefixes(&asked.names()));
         let content = if list.kept.is_empty() {
             Content::Nothing
         } else {
@@ -110,7 +110,7 @@ impl Verb for Arguments {
         Ok(Shown {
             words,
             basis: Some(standing.basis.clone()),
-            left_out: standing.take_left_out(asked),
+            left_out: standing.take_left_out(&prefixes(&asked.names())),
             damage: standing.damage(),
             failure: list.kept.is_empty().then(|| CliError::NothingToKeep(why_empty(&list))),
             content,

@@ -72,7 +72,7 @@ impl std::fmt::Display for Newer {
 }
 
 /// A place where reading has to stop, because bytes are not what was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Damage {
     /// The damaged file.
