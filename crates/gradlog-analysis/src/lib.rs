@@ -86,6 +86,7 @@ mod names;
 mod options;
 
 pub mod audit;
+mod compaction;
 mod correlation;
 #[cfg(feature = "curvature")]
 mod curvature;
@@ -106,6 +107,7 @@ mod tests;
 mod vectors;
 mod velocity;
 
+pub use compaction::Compaction;
 pub use correlation::{pearson, spearman};
 #[cfg(feature = "curvature")]
 pub use curvature::{EstimatePlan, EstimateQuestion};
@@ -114,7 +116,7 @@ pub use error::AnalysisError;
 pub use example::{ExampleHistory, ExampleQuestion, ExampleVisit};
 pub use gradlog_format as format;
 pub use gradlog_format::log::{Mode, PredictionScore};
-pub use gradlog_format::run::{Damage, ReadError, Run};
+pub use gradlog_format::run::{CompactReport, Damage, ReadError, Run};
 pub use histories::{Histories, History, HistoryQuestion};
 pub use influence::{
     Agreement, Comparison, Concentration, Curvature, Damping, DistanceQuestion, EstimateDetails, FeatureDistance,
@@ -127,8 +129,8 @@ pub use lists::{
 };
 pub use partial::{AskedRun, MergeError, MergedAnswer, PartFileError, PartialAnswer, WholeAnswer};
 pub use rows::{
-    Basis, BasisRows, EpochsBack, ExampleShare, GradientCoverage, LabelChanges, LeftOut, OptimizerModel, Progress, Source,
-    UntrainedLayers, Window,
+    Basis, BasisRows, EpochsBack, ExampleShare, GradientCoverage, LabelChanges, LeftOut, OptimizerModel, Progress,
+    Source, UntrainedLayers, Window,
 };
 pub use scores::{
     Extra, Extras, Order, OverRuns, RunPart, RunsRow, RunsTable, Score, ScoreQuestion, ScoreRow, ScoreTable,

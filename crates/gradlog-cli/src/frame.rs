@@ -8,10 +8,10 @@ use crate::error::CliError;
 use crate::notes::Notes;
 use crate::output::{Console, Destination, Target, Watch};
 use crate::report::{self, printable, Format, Rows, Value};
-use gradlog_analysis::{Progress, Window};
+use gradlog_analysis::{ExampleShare, Progress, Window};
 use gradlog_arrow::AnswerTable;
 use gradlog_format::log::{LOCK_FILE, MANIFEST_FILE};
-use gradlog_format::run::{Damage, ReadError, Run, Workers};
+use gradlog_format::run::{Damage, ReadError, Run};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -34,6 +34,11 @@ pub(crate) trait Verb {
     /// Which rows of the runs count.
     fn window(&self) -> Window {
         Window::everything()
+    }
+
+    /// The share of the examples that is asked about, if not all.
+    fn share(&self) -> Option<ExampleShare> {
+        None
     }
 
     /// Where the output goes.
@@ -216,7 +221,11 @@ pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcom
         return Err(CliError::Arguments(why));
     }
     let opened: Result<Vec<Run>, ReadError> = verb.runs().iter().map(Run::open).collect();
-    let opened = opened.map_err(|error| verb.explain_unopened(error))?;
+    let mut opened = opened.map_err(|error| verb.explain_unopened(error))?;
+    if let Some(share) = verb.share() {
+        // Of a compacted run, its own buckets are all that is read.
+        opened = opened.into_iter().map(|run| run.with_share(share.number() - 1, share.of())).collect();
+    }
     let runs: Vec<&Run> = opened.iter().collect();
     let asked = Asked { runs, window: verb.window(), watch: console.watch.clone(), draws: console.draws };
     let outcome = ask_and_show(verb, &asked, console);

@@ -1,7 +1,8 @@
 //! The answer for a share of the examples, with what tells whether others belong to it.
 
 use crate::{
-    AnalysisError, Basis, ExampleShare, Influence, InfluenceQuestion, OverRuns, ScoreQuestion, ScoreTable, Strongest, Window,
+    AnalysisError, Basis, ExampleShare, Influence, InfluenceQuestion, OverRuns, ScoreQuestion, ScoreTable, Strongest,
+    Window,
 };
 use gradlog_format::run::{Run, RunState};
 
@@ -138,10 +139,16 @@ impl PartialAnswer {
         // A sum over all visits in the order of the file is no sum of sums.
         passes.iter_mut().for_each(|pass| pass.answer.about_mut().totals.clear());
         let mut said = vec![pair("the probe set", &question.set), pair("the probes", question.probes_in_words())];
-        said.push(pair("the probe time", if question.time == crate::ProbeTime::Earlier { "earlier" } else { "nearest" }));
+        said.push(pair(
+            "the probe time",
+            if question.time == crate::ProbeTime::Earlier { "earlier" } else { "nearest" },
+        ));
         said.push(pair("the optimizer", question.optimizer));
         said.push(pair("the normalization", question.normalization));
-        said.push(pair("the layers", if question.layers.is_empty() { "all".into() } else { question.layers.join(", ") }));
+        said.push(pair(
+            "the layers",
+            if question.layers.is_empty() { "all".into() } else { question.layers.join(", ") },
+        ));
         said.push(pair("sketch errors", question.sketch_errors));
         said.push(pair("the strongest", top.map_or("all".into(), |top| top.to_string())));
         said.extend(window_words(&question.window));
@@ -173,7 +180,9 @@ impl PartialAnswer {
     pub fn basis_words(&self) -> String {
         match &self.answer {
             Answered::Scores(tables, _) => Basis::describe_all(tables.iter().map(|table| &table.basis)),
-            Answered::Influence(passes) => Basis::describe_all(passes.iter().map(|pass| &pass.answer.about().basis).take(1)),
+            Answered::Influence(passes) => {
+                Basis::describe_all(passes.iter().map(|pass| &pass.answer.about().basis).take(1))
+            }
         }
     }
 

@@ -169,7 +169,8 @@ fn merge_scores(
     let mut tables = Vec::with_capacity(runs.len());
     for _ in runs {
         // The tables of a part are those of its runs, whose number has been compared.
-        let of_run: Vec<ScoreTable> = parts.iter_mut().filter(|part| !part.is_empty()).map(|part| part.remove(0)).collect();
+        let of_run: Vec<ScoreTable> =
+            parts.iter_mut().filter(|part| !part.is_empty()).map(|part| part.remove(0)).collect();
         tables.push(merge_tables(names, of_run)?);
     }
     let Some(over_runs) = over_runs else {

@@ -139,7 +139,10 @@ impl Basis {
             }
         }
         if !matches!(basis.rows, BasisRows::Probes { .. }) {
-            basis.several_labels = LabelChanges::find(run, VISITS_LOOKED_AT)?.is_some();
+            basis.several_labels = match run.buckets() {
+                Some(buckets) => buckets.facts.several_labels,
+                None => LabelChanges::find(run, VISITS_LOOKED_AT)?.is_some(),
+            };
             basis.epochs_back = EpochsBack::find(run)?;
         }
         basis.optimizer = (uses == Uses::Steps).then(|| OptimizerModel::of(&told));

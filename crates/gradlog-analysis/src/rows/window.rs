@@ -148,7 +148,7 @@ impl Window {
     /// [`AnalysisError::OutsideRun`], with the epochs and steps of which there are visits; [`AnalysisError::Read`] if
     /// the file system refuses.
     pub(crate) fn refuse_beside(&self, runs: &[&Run]) -> Result<(), AnalysisError> {
-        if (self.epochs.is_none() && self.steps.is_none()) || self.is_on_sweeps() {
+        if (self.epochs.is_none() && self.steps.is_none()) || self.is_on_sweeps() || self.may_be_empty(runs) {
             return Ok(());
         }
         for run in runs {
@@ -175,7 +175,7 @@ impl Window {
     /// [`AnalysisError::NoVisits`], inside [`AnalysisError::Cut`] if a run is damaged before its first visit;
     /// [`AnalysisError::Read`] if the file system refuses.
     pub(crate) fn refuse_no_visits(&self, runs: &[&Run]) -> Result<(), AnalysisError> {
-        if self.is_on_sweeps() {
+        if self.is_on_sweeps() || self.may_be_empty(runs) {
             return Ok(());
         }
         let mut damage = None;
@@ -190,6 +190,12 @@ impl Window {
             Some(damage) => AnalysisError::Cut { source: Box::new(AnalysisError::NoVisits), damage },
             None => AnalysisError::NoVisits,
         })
+    }
+
+    /// Whether the share of the examples may have no visit, though the runs have some: of a compacted run, a share reads
+    /// its own buckets.
+    fn may_be_empty(&self, runs: &[&Run]) -> bool {
+        self.share.is_some() && runs.iter().any(|run| run.buckets().is_some())
     }
 
     /// Whether nothing of `run` lies inside, as far as it can be read; false if it is damaged, since something may lie

@@ -130,3 +130,41 @@ fn what_is_wrong_with_parts_is_named() {
     assert!(words.contains("only TracIn can be shared out"), "{words}");
     assert_eq!(gradlog(&run, "scores", &["--score", "loss", "--part", "1/2"]).0, 2);
 }
+
+#[test]
+fn a_compacted_run_says_the_same_and_refuses_what_needs_its_order() {
+    let run = written(true);
+    let folder = tempfile::tempdir().unwrap();
+    let new = folder.path().join("new");
+    let (code, out, words) = gradlog(&run, "compact", &["--buckets", "4", "--out", new.to_str().unwrap()]);
+    assert_eq!(code, 0, "{words}");
+    assert!(out.contains("buckets") && words.contains("was read back: it holds the same rows"), "{out} {words}");
+    let asked = |verb: &str, arguments: &[&str]| {
+        let line = [OsStr::new(verb), new.as_os_str()].into_iter().chain(arguments.iter().map(OsStr::new));
+        execute_line(&line.collect::<Vec<_>>())
+    };
+    for (verb, question) in [
+        ("scores", &["--score", "forgetting", "--format", "json"][..]),
+        ("suspects", &["--format", "csv"]),
+        ("map", &["--format", "csv"]),
+        ("influence", &["--probe", "test", "--id", "3", "--format", "json"]),
+        ("influence", &["--probe", "test", "--all", "--top", "3", "--format", "csv"]),
+        ("example", &["--id", "107", "--format", "csv"]),
+        ("prune", &["--score", "loss", "--keep", "0.5", "--format", "csv"]),
+    ] {
+        assert_eq!(asked(verb, question), gradlog(&run, verb, question), "{verb} {question:?}");
+    }
+    assert_eq!(asked("verify", &[]).0, 0);
+    assert_eq!(asked("info", &[]).0, 0);
+    for (verb, arguments) in [
+        ("watch", &["--once"][..]),
+        ("influence", &["--probe", "test", "--id", "3", "--method", "adjoint"]),
+        ("recover", &["--out", "elsewhere"]),
+        ("compact", &["--buckets", "2", "--out", "elsewhere"]),
+    ] {
+        let (code, _, words) = asked(verb, arguments);
+        assert!(code == 1 && words.contains("is a compacted run"), "{verb}: {words}");
+    }
+    let (code, _, words) = gradlog(&run, "compact", &["--buckets", "4", "--out", new.to_str().unwrap()]);
+    assert!(code == 1 && words.contains("is there already"), "{words}");
+}

@@ -1,6 +1,7 @@
 //! The verbs, a file each. A new one is a file here, its `mod` line and its line in the list below.
 
 mod cluster;
+mod compact;
 mod example;
 mod export;
 mod ids;
@@ -55,6 +56,7 @@ verbs! {
     Serve(serve::Arguments),
     Verify(verify::Arguments),
     Recover(recover::Arguments),
+    Compact(compact::Arguments),
     Scores(scores::Arguments),
     Example(example::Arguments),
     Suspects(suspects::Arguments),

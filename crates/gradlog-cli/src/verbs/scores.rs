@@ -1,7 +1,7 @@
 //! `gradlog scores`: which examples stand out?
 
-use super::score_table::{OverRunsArguments, Standing};
 use super::partial::show_part;
+use super::score_table::{OverRunsArguments, Standing};
 use crate::arguments::{OptimizerArguments, OutputArguments, PartArguments, WindowArguments, EXIT_CODES};
 use crate::choice::choice;
 use crate::error::CliError;
@@ -9,7 +9,7 @@ use crate::frame::{missing_workers, prefixes, Asked, Content, Shown, Verb};
 use crate::output::Destination;
 use crate::report::histogram;
 use clap::Args;
-use gradlog_analysis::{PartialAnswer, RunsTable, Score, ScoreQuestion, ScoreTable, Window};
+use gradlog_analysis::{ExampleShare, PartialAnswer, RunsTable, Score, ScoreQuestion, ScoreTable, Window};
 use gradlog_arrow::ScoredExample;
 use std::path::PathBuf;
 
@@ -62,6 +62,10 @@ impl Verb for Arguments {
 
     fn window(&self) -> Window {
         self.window.window()
+    }
+
+    fn share(&self) -> Option<ExampleShare> {
+        self.part.part
     }
 
     fn destination(&self) -> Destination<'_> {

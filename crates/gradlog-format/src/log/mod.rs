@@ -40,6 +40,7 @@ pub use error::{io_error, LogError};
 pub use event::{EventAction, EventKind, EventSentence};
 pub use extension::{Extension, EXTENSIONS_MAX, PRIVATE_TAG_MIN};
 pub use finding::FindingKind;
+pub(crate) use lock::LogWriterLock;
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
 pub use names::{
     checkpoint_path, segment_path, worker_folder, worker_folders, CHECKPOINT_FOLDER, LOCK_FILE, MANIFEST_FILE,

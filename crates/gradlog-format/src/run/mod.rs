@@ -8,9 +8,11 @@
 //! and not a SIGBUS. Nothing here is unsafe.
 
 mod block;
+mod buckets;
 mod cards;
 mod checkpoint;
 mod checks;
+mod compact;
 mod directory;
 mod error;
 mod events;
@@ -40,9 +42,11 @@ mod verify;
 mod workers;
 
 pub use block::{Block, ColumnSize};
+pub use buckets::{Buckets, OrderFacts, BUCKETS_MAX};
 pub use cards::{CardContent, CardRecord, CardRows};
 pub use checkpoint::{Checkpoint, CheckpointFault};
 pub use checks::CheckRecord;
+pub use compact::{CompactError, CompactOptions, CompactReport};
 pub use error::{Damage, Newer, ReadError};
 pub use events::EventRecord;
 pub use handle::Run;

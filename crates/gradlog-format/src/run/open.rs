@@ -75,6 +75,9 @@ impl Run {
             return Err(not_a_run("its manifest is longer than a manifest can be".into()));
         }
         let manifest = Manifest::parse(&bytes).map_err(|e| not_a_run(format!("its manifest cannot be read: {e}")))?;
-        Ok(Self::new(dir, manifest, Vec::new(), files))
+        let buckets =
+            manifest.buckets().map_err(|e| not_a_run(format!("what it says of its buckets is wrong: {e}")))?;
+        let run = Self::new(dir, manifest, Vec::new(), files);
+        Ok(run.with_buckets(buckets))
     }
 }

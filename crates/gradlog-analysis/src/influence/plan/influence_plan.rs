@@ -202,8 +202,7 @@ impl<'run> InfluencePlan<'run> {
     /// they are those of the others.
     pub(in crate::influence) fn others_have_gradients(&self) -> bool {
         let has = |block: &Block| Layout::read(block, self.run.manifest()) == self.index.layout;
-        self.question.window.share.is_some()
-            && self.run.scan().any(|block| self.wants_block(&block) && has(&block))
+        self.question.window.share.is_some() && self.run.scan().any(|block| self.wants_block(&block) && has(&block))
     }
 
     /// The times of the probes of an answer.

@@ -16,7 +16,7 @@ use crate::output::Destination;
 use answer::{Answer, Wanted};
 pub(crate) use arguments::Arguments;
 use damping_sweep::DampingSweep;
-use gradlog_analysis::{PartialAnswer, Window};
+use gradlog_analysis::{ExampleShare, PartialAnswer, Window};
 pub(super) use merged::show_merged;
 use method::Plan;
 use rows::{Shape, Writer};
@@ -57,6 +57,10 @@ impl Verb for Arguments {
 
     fn window(&self) -> Window {
         self.window.window()
+    }
+
+    fn share(&self) -> Option<ExampleShare> {
+        self.part.part
     }
 
     fn destination(&self) -> Destination<'_> {
