@@ -68,6 +68,7 @@ COLUMNS = {
     85: ("StepsTaken", U64), 86: ("PreconditionedSquaredNorm", F32), 87: ("Parameter", U32), 88: ("EventKind", U8),
     89: ("EventAction", U8), 90: ("Value", F32), 91: ("Limit", F32), 92: ("Reference", F32), 93: ("Count", U64),
     94: ("CardKind", U8), 95: ("PictureWidth", U32), 96: ("CardBytes", U32), 97: ("CardData", U8),
+    98: ("Bucket", U32),
 }
 NUMBERS = {name: number for number, (name, _) in COLUMNS.items()}
 PARTS = ("", "Scale", "Places", "Apart", "Rounding")

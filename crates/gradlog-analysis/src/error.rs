@@ -33,6 +33,9 @@ pub enum AnalysisError {
     /// The run cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The run was not compacted.
+    #[error(transparent)]
+    Compact(#[from] gradlog_format::run::CompactError),
     /// The caller ended the reading ([`Progress::stop_when`](crate::Progress::stop_when)).
     #[error("the reading was stopped")]
     Stopped,

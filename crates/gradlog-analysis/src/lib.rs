@@ -48,6 +48,7 @@
 //! | which examples to keep | [`RunsTable::keep`] with a [`KeepRule`] | [`KeepList`] |
 //! | which examples taught the model an answer | [`InfluenceQuestion`] | [`Influence`] |
 //! | the same by influence functions and other methods | [`EstimateQuestion`] | one [`Influence`] a damping |
+//! | the scores or the influence of a share of the examples, as one of several machines | [`ExampleShare`] | [`PartialAnswer`] |
 //! | whether influence comes from near or far | [`DistanceQuestion`] | [`FeatureDistance`] |
 //! | which examples teach the same | [`VectorQuestion`], then [`UnitVectors`] | [`Neighbor`], [`Pair`], [`Clusters`] |
 //! | how fast a group's gradient kernel changes | [`VelocityQuestion`] | [`Velocity`] |
@@ -85,6 +86,7 @@ mod names;
 mod options;
 
 pub mod audit;
+mod compaction;
 mod correlation;
 #[cfg(feature = "curvature")]
 mod curvature;
@@ -94,6 +96,7 @@ mod example;
 mod histories;
 mod influence;
 mod lists;
+mod partial;
 mod rows;
 mod scores;
 mod significant;
@@ -104,6 +107,7 @@ mod tests;
 mod vectors;
 mod velocity;
 
+pub use compaction::Compaction;
 pub use correlation::{pearson, spearman};
 #[cfg(feature = "curvature")]
 pub use curvature::{EstimatePlan, EstimateQuestion};
@@ -112,7 +116,7 @@ pub use error::AnalysisError;
 pub use example::{ExampleHistory, ExampleQuestion, ExampleVisit};
 pub use gradlog_format as format;
 pub use gradlog_format::log::{Mode, PredictionScore};
-pub use gradlog_format::run::{Damage, ReadError, Run};
+pub use gradlog_format::run::{CompactReport, Damage, ReadError, Run};
 pub use histories::{Histories, History, HistoryQuestion};
 pub use influence::{
     Agreement, Comparison, Concentration, Curvature, Damping, DistanceQuestion, EstimateDetails, FeatureDistance,
@@ -123,9 +127,10 @@ pub use lists::{
     DataMap, DataMapRow, Flagged, FlaggedRow, KeepList, KeepRule, Kept, KeptOfLabel, MapQuestion, Rival, SignalValue,
     Suspect, SuspectQuestion, Suspects, ThresholdIds, ThresholdQuestion, ThresholdRun, ThresholdSamples,
 };
+pub use partial::{AskedRun, MergeError, MergedAnswer, PartFileError, PartialAnswer, WholeAnswer};
 pub use rows::{
-    Basis, BasisRows, EpochsBack, GradientCoverage, LabelChanges, LeftOut, OptimizerModel, Progress, Source,
-    UntrainedLayers, Window,
+    Basis, BasisRows, EpochsBack, ExampleShare, GradientCoverage, LabelChanges, LeftOut, OptimizerModel, Progress,
+    Source, UntrainedLayers, Window,
 };
 pub use scores::{
     Extra, Extras, Order, OverRuns, RunPart, RunsRow, RunsTable, Score, ScoreQuestion, ScoreRow, ScoreTable,

@@ -50,6 +50,23 @@ macro_rules! source_options {
     };
 }
 
+/// Adds `share` to a question that can be shared out among machines.
+macro_rules! share_options {
+    ($question:ty) => {
+        impl $question {
+            /// Answers for a share of the examples alone, as one of several machines. [`PartialAnswer`] holds such an
+            /// answer, and puts those of all shares together again.
+            ///
+            /// [`PartialAnswer`]: crate::PartialAnswer
+            #[must_use]
+            pub fn share(mut self, share: $crate::ExampleShare) -> Self {
+                self.share = Some(share);
+                self
+            }
+        }
+    };
+}
+
 /// Adds `progress` and `share_progress` to a question.
 macro_rules! progress_options {
     ($question:ty $(, $inner:ident)?) => {

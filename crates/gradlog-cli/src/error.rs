@@ -1,6 +1,6 @@
 //! Why a verb failed, and what to do about it.
 
-use gradlog_analysis::AnalysisError;
+use gradlog_analysis::{AnalysisError, MergeError, PartFileError};
 use gradlog_arrow::TableError;
 use gradlog_format::log::MANIFEST_FILE;
 use gradlog_format::run::{ReadError, RecoverError};
@@ -27,6 +27,10 @@ pub(crate) enum CliError {
     Store(#[from] gradlog_store::StoreError),
     #[error(transparent)]
     Verdicts(#[from] VerdictsError),
+    #[error("{}", path.display())]
+    Part { path: PathBuf, source: PartFileError },
+    #[error(transparent)]
+    Merge(#[from] MergeError),
     /// Arguments that do not fit together.
     #[error("{0}")]
     Arguments(String),

@@ -9,10 +9,10 @@ use crate::notes::Notes;
 use crate::output::{Console, Destination, Stop, Target, Watch};
 use crate::places::{check_places, is_address, open_run};
 use crate::report::{self, printable, Format, Rows, Value};
-use gradlog_analysis::{Progress, Window};
+use gradlog_analysis::{ExampleShare, Progress, Window};
 use gradlog_arrow::AnswerTable;
 use gradlog_format::log::{LOCK_FILE, MANIFEST_FILE};
-use gradlog_format::run::{Damage, ReadError, Run, Workers};
+use gradlog_format::run::{Damage, ReadError, Run};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -35,6 +35,11 @@ pub(crate) trait Verb {
     /// Which rows of the runs count.
     fn window(&self) -> Window {
         Window::everything()
+    }
+
+    /// The share of the examples that is asked about, if not all.
+    fn share(&self) -> Option<ExampleShare> {
+        None
     }
 
     /// Where the output goes.
@@ -114,6 +119,11 @@ impl<'run> Asked<'run> {
     /// Whether a picture of plain characters belongs behind what goes to `to`: only a table on a terminal.
     pub(crate) fn draws(&self, to: &Destination<'_>) -> bool {
         self.draws && to.out.is_none() && to.format == Format::Table
+    }
+
+    /// The names of the runs.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.runs.iter().map(|run| run.dir().display().to_string()).collect()
     }
 
     /// The folder of a run and a colon, if there are several runs.
@@ -196,6 +206,14 @@ pub(crate) struct Sheet<'a> {
     pub table: AnswerTable<'a>,
 }
 
+/// What words about each of some runs begin with: its name and a colon, if there are several.
+pub(crate) fn prefixes(names: &[String]) -> Vec<String> {
+    match names.len() {
+        0 | 1 => vec![String::new()],
+        _ => names.iter().map(|name| format!("{}: ", printable(name))).collect(),
+    }
+}
+
 /// Runs a verb.
 pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     verb.check()?;
@@ -212,10 +230,14 @@ pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcom
         return Err(CliError::Arguments(format!("{}: {why}", printable(&address.display().to_string()))));
     }
     let opened = verb.runs().iter().map(|run| open_run(run)).collect::<Result<Vec<Run>, CliError>>();
-    let opened = opened.map_err(|error| match error {
+    let mut opened = opened.map_err(|error| match error {
         CliError::Read(error) => verb.explain_unopened(error),
         other => other,
     })?;
+    if let Some(share) = verb.share() {
+        // Of a compacted run, its own buckets are all that is read.
+        opened = opened.into_iter().map(|run| run.with_share(share.number() - 1, share.of())).collect();
+    }
     let runs: Vec<&Run> = opened.iter().collect();
     let asked = Asked { runs, window: verb.window(), watch: console.watch.clone(), draws: console.draws };
     let outcome = ask_and_show(verb, &asked, console);
@@ -259,7 +281,7 @@ fn ask_and_show<'run, V: Verb>(
     }
     for run in &asked.runs {
         if verb.names_workers() {
-            for note in worker_notes(run)? {
+            for note in run.worker_notes()? {
                 console.say(format_args!("note: {}{note}", asked.prefix(run)));
             }
         }
@@ -282,17 +304,6 @@ pub(crate) fn no_rows(mut reasons: Vec<String>, damage: &[Damage]) -> CliError {
         reasons.push("what was asked for may lie behind the damage.".into());
     }
     CliError::NoRows(reasons.join(" "))
-}
-
-/// What a reader of the result should know of the workers that recorded the run, if several did.
-fn worker_notes(run: &Run) -> Result<Vec<String>, ReadError> {
-    let mut notes = Vec::new();
-    if let Some(worker) = run.manifest().worker {
-        let (rank, workers) = (worker.rank, worker.workers);
-        notes.push(format!("this is the part of worker {rank} of {workers} alone; the run is the folder around it"));
-    }
-    notes.extend(run.workers()?.iter().flat_map(Workers::notes));
-    Ok(notes)
 }
 
 /// What is missing of the workers of a run, for a result in a file; `None` if all are there and came equally far.

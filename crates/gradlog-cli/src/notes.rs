@@ -14,6 +14,11 @@ impl Notes {
         self.0.iter()
     }
 
+    /// These sentences.
+    pub(crate) fn of_words(words: Vec<String>) -> Self {
+        Self(words)
+    }
+
     /// Adds a sentence if `count` is not 0.
     fn add_count(mut self, count: u64, what: &str) -> Self {
         if count > 0 {

@@ -5,6 +5,7 @@
 //! | [`run`] | the reader: opens a run, checks it, iterates over its blocks, recovers it from damage |
 //! | [`log`] | the file format, specified in `FORMAT.md`, and its writer |
 //! | [`sketch`] | projections and encodings that turn a gradient into a short vector |
+//! | [`frames`] | checked values one after another in a file that is no log |
 //! | [`verdicts`] | the file in which somebody judged examples: keep, relabel or drop |
 //!
 //! This crate depends neither on candle nor on the analysis. To read a run, it is all you need:
@@ -40,6 +41,7 @@
 // A log is read and written while others train: no panic but on a broken promise of this crate itself.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic))]
 
+pub mod frames;
 pub mod log;
 pub mod run;
 pub mod sketch;

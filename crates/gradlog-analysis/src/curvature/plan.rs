@@ -76,6 +76,9 @@ impl EstimateQuestion {
     pub fn plan<'run>(&self, run: &'run Run) -> Result<EstimatePlan<'run>, AnalysisError> {
         self.check()?;
         self.question.window.refuse_outside(&[run])?;
+        if self.method == Method::Adjoint {
+            run.refuse_compacted("the adjoint, which goes through all steps backwards,")?;
+        }
         EstimatePlan::new(run, self)
     }
 }

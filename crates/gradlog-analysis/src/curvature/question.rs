@@ -104,6 +104,10 @@ impl EstimateQuestion {
 pub(super) fn check_method(asked: &EstimateQuestion) -> Result<(), AnalysisError> {
     let wrong = |what, given: String, range: &str| Err(AnalysisError::OutOfRange { what, given, range: range.into() });
     let question = &asked.question;
+    if let Some(share) = question.share {
+        let range = "left out: the curvature is made of all of them, and only TracIn can be shared out";
+        return wrong("the share of the examples", share.to_string(), range);
+    }
     let one_inverse = matches!(asked.method, Method::InfluenceFunction | Method::Ekfac);
     let relatif = one_inverse && question.normalization == Normalization::Relatif;
     if question.normalization != Normalization::None && !relatif {

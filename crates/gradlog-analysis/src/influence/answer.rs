@@ -9,7 +9,7 @@ use gradlog_format::run::Damage;
 use std::collections::HashMap;
 
 /// A probe that influence was measured on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Probe {
     /// Its id.
@@ -25,7 +25,7 @@ pub struct Probe {
 }
 
 /// A training example that influence was measured for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct InfluenceRow {
     /// Its id.

@@ -26,11 +26,12 @@ impl Influence {
     pub fn concentration(&self, probe: usize) -> Option<Concentration> {
         let mut sizes: Vec<f64> =
             (0..self.rows.len()).map(|row| self.score(row, probe).abs()).filter(|size| size.is_finite()).collect();
+        // Sorted before they are added up: the sum does not depend on the order of the rows.
+        sizes.sort_by(|a, b| b.total_cmp(a));
         let total: f64 = sizes.iter().sum();
         if total <= 0.0 {
             return None;
         }
-        sizes.sort_by(|a, b| b.total_cmp(a));
         let top: f64 = sizes.iter().take((sizes.len() / 100).max(1)).sum();
         // Shares instead of sizes, whose squares may be too small for f64.
         let squares: f64 = sizes.iter().map(|size| (size / total).powi(2)).sum();

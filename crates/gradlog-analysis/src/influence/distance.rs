@@ -159,6 +159,10 @@ impl<'a> DistanceQuestion<'a> {
     /// # Cost
     /// One pass over the inputs of one layer. Memory: 8 bytes for each example and probe.
     pub fn compute(&self, run: &Run) -> Result<Vec<FeatureDistance>, AnalysisError> {
+        if let Some(share) = self.influence.basis.share {
+            let (what, range) = ("the influence to compare distances with", "on all examples".into());
+            return Err(AnalysisError::OutOfRange { what, given: format!("on share {share} of them"), range });
+        }
         self.window.refuse_beside(&[run])?;
         measure_distances(run, self)
     }

@@ -1,9 +1,9 @@
 //! What is asked: which probes, which visits, which layers, and how loud examples are weighed.
 
-use crate::{Progress, Window};
+use crate::{ExampleShare, Progress, Window};
 
 /// Which probe time stands for a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum ProbeTime {
     /// The nearest that is not later. Visits before the first probe time are left out and counted.
@@ -63,7 +63,7 @@ named!(OptimizerChoice, "the optimizer");
 ///
 /// Norms are the recorded ones, which carry no sketch error, where all layers count; else those of the sketches, which
 /// are estimates where a layer was projected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Normalization {
     /// TracIn itself.
@@ -172,11 +172,14 @@ pub struct InfluenceQuestion {
     pub(crate) layers: Vec<String>,
     /// Whether each score has an error bar.
     pub(crate) sketch_errors: bool,
+    /// The share of the examples that scores are wanted of.
+    pub(crate) share: Option<ExampleShare>,
     pub(crate) progress: Progress,
 }
 
 window_options!(InfluenceQuestion);
 source_options!(InfluenceQuestion);
+share_options!(InfluenceQuestion);
 progress_options!(InfluenceQuestion);
 
 impl InfluenceQuestion {
@@ -192,6 +195,7 @@ impl InfluenceQuestion {
             normalization: Normalization::None,
             layers: Vec::new(),
             sketch_errors: false,
+            share: None,
             progress: Progress::default(),
         }
     }
@@ -247,6 +251,16 @@ impl InfluenceQuestion {
     pub fn optimizer(mut self, optimizer: OptimizerChoice) -> Self {
         self.optimizer = optimizer;
         self
+    }
+
+    /// Which probes it is about, in words.
+    pub(crate) fn probes_in_words(&self) -> String {
+        let which = match &self.probes {
+            Probes::All => "all".to_owned(),
+            Probes::Ids(ids) => ids.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
+            Probes::Label(label) => format!("of label {label}"),
+        };
+        format!("{which}{}", if self.group { ", their mean" } else { "" })
     }
 
     /// Which probe time stands for a step.

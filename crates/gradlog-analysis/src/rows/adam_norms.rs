@@ -63,7 +63,7 @@ impl AdamNorms {
     /// Whether no row of the block inside the window could have a norm in the metric.
     fn may_lack(&self, block: &Block, window: &Window) -> Result<bool, ReadError> {
         let steps = column::u64s(block, Column::Step)?;
-        Ok(window.rows_inside(block)?.rows().all(|row| self.without.contains(&steps[row])))
+        Ok(window.all_inside(block)?.rows().all(|row| self.without.contains(&steps[row])))
     }
 
     /// Of each row of a block, whether its norm in the metric is known; `None` if all are.

@@ -3,6 +3,7 @@
 use super::left_out::LeftOut;
 use super::optimizer_model::{read_steps, OptimizerModel};
 use super::rule::RowRule;
+use super::share::ExampleShare;
 use super::untrained::UntrainedLayers;
 use super::window::Window;
 use super::wiring::{EpochsBack, LabelChanges, SEVERAL_LABELS, VISITS_LOOKED_AT};
@@ -16,7 +17,8 @@ use std::fmt;
 ///
 /// The line has these clauses, as far as they apply, with `; ` between them: the rows and the mode of the model, the
 /// optimizer that is modeled, the layers whose gradients count, layers that are not trained, weights of examples,
-/// couplings between examples, ids with several labels, epochs that go backwards, and what was left out.
+/// couplings between examples, ids with several labels, epochs that go backwards, the share of the examples, and what
+/// was left out.
 ///
 /// ```
 /// use gradlog_analysis::{Basis, BasisRows};
@@ -27,7 +29,7 @@ use std::fmt;
 /// assert_eq!(basis.to_string(), "visits, training mode; left out: 2 visits (a number was NaN or infinite)");
 /// assert_eq!(basis.rows, BasisRows::Visits);
 /// ```
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Basis {
     /// Which rows it is made of, and how the model ran.
@@ -49,12 +51,14 @@ pub struct Basis {
     pub coupling: Option<String>,
     /// Visits inside the window that the recorder dropped, so that the log does not hold them.
     pub dropped: u64,
+    /// The share of the examples that it is about; `None` for all.
+    pub share: Option<ExampleShare>,
     /// What was left out, by the reason. It is that of the answer.
     pub left_out: LeftOut,
 }
 
 /// Which rows an answer is made of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum BasisRows {
     /// Visits of the training: in training mode, at the weights just before each step.
@@ -77,7 +81,7 @@ pub enum BasisRows {
 }
 
 /// Whose gradients an answer is made of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct GradientCoverage {
     /// Recorded layers whose gradients count.
@@ -124,7 +128,7 @@ impl Basis {
     /// # Cost
     /// One pass over the headers of the run, and over the blocks of steps where these play a part.
     pub(crate) fn of(run: &Run, window: &Window, rows: BasisRows, uses: Uses) -> Result<Self, AnalysisError> {
-        let mut basis = Self { rows, coupling: coupling(run)?, ..Self::default() };
+        let mut basis = Self { rows, coupling: coupling(run)?, share: window.share, ..Self::default() };
         let mut told = BTreeMap::new();
         for block in run.scan() {
             match block.kind() {
@@ -135,7 +139,10 @@ impl Basis {
             }
         }
         if !matches!(basis.rows, BasisRows::Probes { .. }) {
-            basis.several_labels = LabelChanges::find(run, VISITS_LOOKED_AT)?.is_some();
+            basis.several_labels = match run.buckets() {
+                Some(buckets) => buckets.facts.several_labels,
+                None => LabelChanges::find(run, VISITS_LOOKED_AT)?.is_some(),
+            };
             basis.epochs_back = EpochsBack::find(run)?;
         }
         basis.optimizer = (uses == Uses::Steps).then(|| OptimizerModel::of(&told));
@@ -194,7 +201,7 @@ impl Basis {
 
     /// The line of an answer over several parts, such as runs. Each clause is said once, and counts are added.
     pub fn describe_all<'a>(parts: impl IntoIterator<Item = &'a Basis>) -> String {
-        let mut clauses: [Vec<String>; 8] = Default::default();
+        let mut clauses: [Vec<String>; 9] = Default::default();
         let (mut left_out, mut dropped) = (LeftOut::default(), 0u64);
         for part in parts {
             for (said, clause) in clauses.iter_mut().zip(part.clauses()) {
@@ -210,7 +217,7 @@ impl Basis {
     }
 
     /// The clauses but for what was left out.
-    fn clauses(&self) -> [Option<String>; 8] {
+    fn clauses(&self) -> [Option<String>; 9] {
         let text = |part: Option<&dyn fmt::Display>| part.map(ToString::to_string);
         let (optimizer, gradients) = (self.optimizer.as_ref(), self.gradients.as_ref());
         [
@@ -222,6 +229,7 @@ impl Basis {
             self.coupling.clone(),
             self.several_labels.then(|| SEVERAL_LABELS.to_owned()),
             self.epochs_back.map(|found| found.to_string()),
+            self.share.map(|share| format!("share {share} of the examples alone")),
         ]
     }
 }

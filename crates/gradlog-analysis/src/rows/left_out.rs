@@ -5,7 +5,7 @@ use super::rule::Verdict;
 /// What an answer left out, counted by the reason. Every answer has one, and [`LeftOut::notes`] says it in words.
 ///
 /// A visit is left out for one reason only. Where an answer is made of sweeps, "visits" are rows of these.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct LeftOut {
     /// Visits with a number that is NaN or infinite.
@@ -198,6 +198,13 @@ impl LeftOut {
         for (sum, more) in self.counts_mut().into_iter().zip(other.counts()) {
             *sum += more;
         }
+    }
+
+    /// Adds what another share of the examples left out. Probe records are of no share.
+    pub(crate) fn add_share(&mut self, other: &LeftOut) {
+        let (records, replaced) = (self.probe_records, self.probe_records_replaced);
+        self.add(other);
+        (self.probe_records, self.probe_records_replaced) = (records, replaced);
     }
 
     /// Takes the larger count of each reason: for answers that are made of the same visits, which would else count

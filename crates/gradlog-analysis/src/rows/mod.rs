@@ -19,6 +19,7 @@ mod optimizer_model;
 mod progress;
 pub(crate) mod reader;
 pub(crate) mod rule;
+mod share;
 pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub use basis::{Basis, BasisRows, GradientCoverage};
 pub use left_out::LeftOut;
 pub use optimizer_model::OptimizerModel;
 pub use progress::Progress;
+pub use share::ExampleShare;
 pub use untrained::UntrainedLayers;
 pub use window::{Source, Window};
 pub use wiring::{EpochsBack, LabelChanges};

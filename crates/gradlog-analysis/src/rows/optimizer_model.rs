@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// What an answer takes for the optimizer, and what the run says of it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct OptimizerModel {
     /// Whether momentum and weight decay are modeled. If not, each step is taken as one of plain SGD.

@@ -72,7 +72,7 @@ impl Sweeps {
         let (mut steps, mut seen_modes): (BTreeSet<u64>, BTreeSet<Mode>) = Default::default();
         let mut scan = run.scan();
         for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::Sweeps)) {
-            let (swept, inside) = match Swept::read(&block).and_then(|swept| Ok((swept, window.rows_inside(&block)?))) {
+            let (swept, inside) = match Swept::read(&block).and_then(|swept| Ok((swept, window.all_inside(&block)?))) {
                 Ok(read) => read,
                 // The pass over the rows comes to the same place and says so.
                 Err(ReadError::Damaged(_)) => break,
@@ -103,7 +103,9 @@ impl Sweeps {
         for block in blocks.iter().rev() {
             let mut counts = vec![true; block.rows.len()];
             // From the last row to the first: the one that comes first here counts.
-            for (counts, (example, step)) in counts.iter_mut().zip(&block.rows).rev() {
+            let rows = counts.iter_mut().zip(&block.rows).rev();
+            // Which checkpoints there are does not depend on the share of the examples.
+            for (counts, (example, step)) in rows.filter(|(_, (example, _))| window.has_example(*example)) {
                 *counts = taken.entry(*step).or_default().insert(*example);
                 replaced += u64::from(!*counts && window.has_step(*step));
                 if without_0 && *step == 0 {

@@ -10,7 +10,7 @@ use gradlog_format::run::Run;
 ///
 /// They are left out of every score that is made of gradients. A layer that shares the folded vector with trained ones
 /// cannot be taken out of it, and counts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct UntrainedLayers {
     /// Names of those that are left out.

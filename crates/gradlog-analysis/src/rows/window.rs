@@ -1,6 +1,7 @@
 //! The part of a run that a question is about.
 
 use super::inside::Inside;
+use super::share::ExampleShare;
 use crate::{rows::column, AnalysisError};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::{Block, ReadError, Run};
@@ -39,6 +40,8 @@ pub struct Window {
     pub steps: Option<Range<u64>>,
     /// Whether visits count, or sweeps at checkpoints.
     pub source: Source,
+    /// The share of the examples whose rows count, or all. Questions that can be shared out set it.
+    pub(crate) share: Option<ExampleShare>,
 }
 
 impl Window {
@@ -79,6 +82,17 @@ impl Window {
     /// The sweep at the checkpoint taken before step `step`.
     pub fn sweep_at(step: u64) -> Self {
         Self { steps: Some(step..step.saturating_add(1)), ..Self::sweeps() }
+    }
+
+    /// The same window, of the examples of a share only.
+    #[must_use]
+    pub(crate) fn with_share(&self, share: Option<ExampleShare>) -> Self {
+        Self { share, ..self.clone() }
+    }
+
+    /// Whether the rows of an example count.
+    pub(crate) fn has_example(&self, example: u64) -> bool {
+        self.share.is_none_or(|share| share.holds(example))
     }
 
     pub(crate) fn is_on_sweeps(&self) -> bool {
@@ -145,7 +159,7 @@ impl Window {
     /// [`AnalysisError::OutsideRun`], with the epochs and steps of which there are visits; [`AnalysisError::Read`] if
     /// the file system refuses.
     pub(crate) fn refuse_beside(&self, runs: &[&Run]) -> Result<(), AnalysisError> {
-        if *self == Window::everything() || self.is_on_sweeps() {
+        if (self.epochs.is_none() && self.steps.is_none()) || self.is_on_sweeps() || self.may_be_empty(runs) {
             return Ok(());
         }
         for run in runs {
@@ -172,7 +186,7 @@ impl Window {
     /// [`AnalysisError::NoVisits`], inside [`AnalysisError::Cut`] if a run is damaged before its first visit;
     /// [`AnalysisError::Read`] if the file system refuses.
     pub(crate) fn refuse_no_visits(&self, runs: &[&Run]) -> Result<(), AnalysisError> {
-        if self.is_on_sweeps() {
+        if self.is_on_sweeps() || self.may_be_empty(runs) {
             return Ok(());
         }
         let mut damage = None;
@@ -189,6 +203,12 @@ impl Window {
         })
     }
 
+    /// Whether the share of the examples may have no visit, though the runs have some: of a compacted run, a share reads
+    /// its own buckets.
+    fn may_be_empty(&self, runs: &[&Run]) -> bool {
+        self.share.is_some() && runs.iter().any(|run| run.buckets().is_some())
+    }
+
     /// Whether nothing of `run` lies inside, as far as it can be read; false if it is damaged, since something may lie
     /// behind.
     ///
@@ -198,15 +218,23 @@ impl Window {
         let mut scan = run.scan();
         for block in scan.by_ref().filter(|block| self.is_on(block) && self.touches(block)) {
             // A block that cannot be read is reported where its rows are needed.
-            if self.rows_inside(&block).map_or(true, |inside| !inside.is_empty()) {
+            if self.all_inside(&block).map_or(true, |inside| !inside.is_empty()) {
                 return Ok(false);
             }
         }
         Ok(scan.damage()?.is_none())
     }
 
-    /// Which rows of the block lie inside. Mostly all do, which needs no reading.
+    /// Which rows of the block lie inside and are of examples that count. Mostly all are, which needs no reading.
     pub(crate) fn rows_inside(&self, block: &Block) -> Result<Inside, ReadError> {
+        let inside = self.all_inside(block)?;
+        let Some(share) = self.share else { return Ok(inside) };
+        let examples = column::u64s(block, Column::Example)?;
+        Ok(inside.intersect(&examples.into_iter().map(|example| share.holds(example)).collect::<Vec<_>>()))
+    }
+
+    /// Which rows of the block lie inside, of all examples: for what must not depend on the share.
+    pub(crate) fn all_inside(&self, block: &Block) -> Result<Inside, ReadError> {
         if self.encloses(block) {
             return Ok(Inside::All(block.rows()));
         }

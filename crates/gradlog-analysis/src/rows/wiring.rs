@@ -78,7 +78,7 @@ impl LabelChanges {
 }
 
 /// Where a later step has a smaller epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct EpochsBack {
     /// The first such step.
@@ -109,6 +109,9 @@ impl EpochsBack {
     /// # Cost
     /// The headers of all blocks, and two columns of those that have several epochs.
     pub(crate) fn find(run: &Run) -> Result<Option<Self>, AnalysisError> {
+        if let Some(buckets) = run.buckets() {
+            return Ok(buckets.facts.epochs_back.map(|(step, from, to)| Self { step, from, to }));
+        }
         // Of each worker, the largest epoch and its last step.
         let mut largest: BTreeMap<Option<u32>, (u32, u64)> = BTreeMap::new();
         for block in run.scan().filter(|block| block.kind() == Some(BlockKind::Visits)) {

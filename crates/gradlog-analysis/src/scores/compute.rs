@@ -1,5 +1,6 @@
 //! From a score to its formula: adding a score is adding a file, its facts in `score.rs`, and a row here.
 
+use super::order::{suspicious_first, Order};
 use super::score::Score;
 use super::score_examples::{score_examples, Rows};
 use super::table::{ScoreRow, ScoreTable};
@@ -32,6 +33,24 @@ impl Score {
             Score::Forgetting => forgetting::term_in_sum(row),
             _ => row.score,
         }
+    }
+
+    /// Among equal scores, the higher of these comes first.
+    fn tie_break(self, row: &ScoreRow) -> f64 {
+        match self {
+            Score::Forgetting => forgetting::tie_break(row),
+            _ => 0.0,
+        }
+    }
+
+    /// The most suspicious first; ties by what the score says of them, then by example.
+    pub(crate) fn sort(self, rows: &mut [ScoreRow]) {
+        let order = self.order();
+        rows.sort_by(|a, b| {
+            suspicious_first(order, a.score, b.score)
+                .then_with(|| suspicious_first(Order::HighestFirst, self.tie_break(a), self.tie_break(b)))
+                .then_with(|| a.example.cmp(&b.example))
+        });
     }
 
     /// Computes the score of every example with a visit inside the window. [`ScoreQuestion`](crate::ScoreQuestion) has

@@ -35,6 +35,14 @@ pub(super) fn term_in_sum(row: &ScoreRow) -> f64 {
     }
 }
 
+/// Among equal counts, the higher mean loss comes first.
+pub(super) fn tie_break(row: &ScoreRow) -> f64 {
+    match row.extra("mean_loss") {
+        Some(Extra::Number(loss)) => loss,
+        _ => f64::NAN,
+    }
+}
+
 /// What the rest follows from: every visit finds its example somewhere else in memory, so this is small. Counts stop at
 /// the most that 32 bits hold.
 #[derive(Default)]
@@ -110,9 +118,5 @@ impl PerExample for Forgetting {
             Extra::Count(self.learned()),
             Extra::Number(self.mean_loss()),
         ]
-    }
-
-    fn tie_break(&self) -> f64 {
-        self.mean_loss()
     }
 }

@@ -22,7 +22,7 @@ use gradlog_format::run::{Damage, Run};
 use std::collections::HashMap;
 
 /// How the scores that an example has in several runs become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum OverRuns {
     /// Their mean (Paul et al. 2021). Forgetting: infinite if any run never learned the example.
@@ -251,45 +251,51 @@ pub(crate) fn refuse_same_run(runs: &[&Run]) -> Result<(), AnalysisError> {
     Ok(())
 }
 
-impl Score {
-    /// Computes the score of every example over several runs. [`ScoreQuestion`](crate::ScoreQuestion) has the errors
-    /// and the cost.
-    pub(crate) fn compute_over_runs(
-        self,
-        runs: &[&Run],
-        (window, optimizer): (&Window, OptimizerChoice),
-        over_runs: OverRuns,
-        progress: &Progress,
-    ) -> Result<RunsTable, AnalysisError> {
-        refuse_same_run(runs)?;
-        let optimizer = self.common_choice(runs, window, optimizer)?;
-        let mut gathered: HashMap<u64, Gathered> = HashMap::new();
-        let mut parts = Vec::with_capacity(runs.len());
-        let mut own = Vec::with_capacity(runs.len());
-        for (number, run) in runs.iter().enumerate() {
-            let table = self.compute_table(run, (window, optimizer), progress).map_err(name_run(runs, number))?;
-            own.push(table.rows.iter().map(|row| row.example).collect::<Vec<u64>>());
-            parts.push(RunPart::from_table(&table));
-            let count = table.rows.len().max(1) as f64;
-            for (rank, row) in table.rows.into_iter().enumerate() {
-                let term = if over_runs == OverRuns::Sum { self.term_in_sum(&row) } else { row.score };
-                gathered.entry(row.example).or_default().add(row, rank as f64 / count, term);
-            }
+/// The tables of several runs while they become one.
+pub(crate) struct RunTables {
+    score: Score,
+    over_runs: OverRuns,
+    /// Whether they are about a share of the examples, in which runs may have nothing in common.
+    of_share: bool,
+    gathered: HashMap<u64, Gathered>,
+    parts: Vec<RunPart>,
+    /// Of each run, its folder and its examples.
+    own: Vec<(String, Vec<u64>)>,
+}
+
+impl RunTables {
+    pub(crate) fn new(score: Score, over_runs: OverRuns, of_share: bool) -> Self {
+        Self { score, over_runs, of_share, gathered: HashMap::new(), parts: Vec::new(), own: Vec::new() }
+    }
+
+    /// Adds the table of the next run, which has this name.
+    pub(crate) fn add(&mut self, run: String, table: ScoreTable) {
+        self.own.push((run, table.rows.iter().map(|row| row.example).collect()));
+        self.parts.push(RunPart::from_table(&table));
+        let count = table.rows.len().max(1) as f64;
+        for (rank, row) in table.rows.into_iter().enumerate() {
+            let term = if self.over_runs == OverRuns::Sum { self.score.term_in_sum(&row) } else { row.score };
+            self.gathered.entry(row.example).or_default().add(row, rank as f64 / count, term);
         }
-        for (number, own) in own.iter().enumerate() {
-            parts[number].absent = (gathered.len() - own.len()) as u64;
+    }
+
+    /// The score over all runs. [`ScoreQuestion`](crate::ScoreQuestion) has the errors.
+    pub(crate) fn finish(self) -> Result<RunsTable, AnalysisError> {
+        let Self { score, over_runs, of_share, gathered, mut parts, own } = self;
+        for (part, (run, own)) in parts.iter_mut().zip(own) {
+            part.absent = (gathered.len() - own.len()) as u64;
             // `known` is 1 where no other run has the example.
             let alone = !own.is_empty() && own.iter().all(|example| gathered[example].known == 1);
-            if alone && gathered.len() > own.len() {
-                return Err(AnalysisError::NothingInCommon { run: runs[number].dir().display().to_string() });
+            if alone && gathered.len() > own.len() && !of_share {
+                return Err(AnalysisError::NothingInCommon { run });
             }
         }
-        let extras = self.extras();
+        let extras = score.extras();
         let mut keyed: Vec<(u64, f64, RunsRow)> = gathered
             .into_iter()
             .map(|(example, mut entry)| (entry.infinite, entry.mean_rank(), entry.row(example, over_runs, extras)))
             .collect();
-        let order = self.order();
+        let order = score.order();
         keyed.sort_by(|(never_a, rank_a, a), (never_b, rank_b, b)| {
             suspicious_first(order, a.score, b.score)
                 .then(never_b.cmp(never_a))
@@ -299,13 +305,46 @@ impl Score {
         let rows: Vec<RunsRow> = keyed.into_iter().map(|(_, _, row)| row).collect();
         let count = |what: &dyn Fn(&RunsRow) -> bool| rows.iter().filter(|row| what(row)).count() as u64;
         Ok(RunsTable {
-            score: self,
+            score,
             over_runs,
-            partial: count(&|row| row.runs < runs.len() as u64),
+            partial: count(&|row| row.runs < parts.len() as u64),
             labels_differ: count(&|row| row.labels_differ),
             runs: parts,
             rows,
         })
+    }
+}
+
+impl Score {
+    /// The table of each of several runs, one after another.
+    pub(crate) fn each_table(
+        self,
+        runs: &[&Run],
+        (window, optimizer): (&Window, OptimizerChoice),
+        progress: &Progress,
+        mut take: impl FnMut(String, ScoreTable),
+    ) -> Result<(), AnalysisError> {
+        refuse_same_run(runs)?;
+        let optimizer = self.common_choice(runs, window, optimizer)?;
+        for (number, run) in runs.iter().enumerate() {
+            let table = self.compute_table(run, (window, optimizer), progress).map_err(name_run(runs, number))?;
+            take(run.dir().display().to_string(), table);
+        }
+        Ok(())
+    }
+
+    /// Computes the score of every example over several runs. [`ScoreQuestion`](crate::ScoreQuestion) has the errors
+    /// and the cost.
+    pub(crate) fn compute_over_runs(
+        self,
+        runs: &[&Run],
+        (window, optimizer): (&Window, OptimizerChoice),
+        over_runs: OverRuns,
+        progress: &Progress,
+    ) -> Result<RunsTable, AnalysisError> {
+        let mut tables = RunTables::new(self, over_runs, window.share.is_some());
+        self.each_table(runs, (window, optimizer), progress, |run, table| tables.add(run, table))?;
+        tables.finish()
     }
 }
 

@@ -23,11 +23,6 @@ pub(crate) trait PerExample: Default + Send {
     fn extras(&self) -> Vec<Extra> {
         Vec::new()
     }
-
-    /// Among equal scores, the higher comes first.
-    fn tie_break(&self) -> f64 {
-        0.0
-    }
 }
 
 /// The rule of a score that gathers one number of each visit, `$column`, in its field `$field`; part of an

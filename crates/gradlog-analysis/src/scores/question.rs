@@ -1,6 +1,6 @@
 //! The question for a score of all examples.
 
-use crate::{AnalysisError, OptimizerChoice, OverRuns, Progress, RunsTable, Score, ScoreTable, Window};
+use crate::{AnalysisError, ExampleShare, OptimizerChoice, OverRuns, Progress, RunsTable, Score, ScoreTable, Window};
 use gradlog_format::run::Run;
 
 /// Asks for one score of every example, in one run or over several.
@@ -17,15 +17,17 @@ use gradlog_format::run::Run;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ScoreQuestion {
-    score: Score,
-    over_runs: OverRuns,
-    window: Window,
-    optimizer: OptimizerChoice,
-    progress: Progress,
+    pub(crate) score: Score,
+    pub(crate) over_runs: OverRuns,
+    pub(crate) window: Window,
+    pub(crate) optimizer: OptimizerChoice,
+    pub(crate) share: Option<ExampleShare>,
+    pub(crate) progress: Progress,
 }
 
 window_options!(ScoreQuestion);
 source_options!(ScoreQuestion);
+share_options!(ScoreQuestion);
 progress_options!(ScoreQuestion);
 
 impl ScoreQuestion {
@@ -36,6 +38,7 @@ impl ScoreQuestion {
             over_runs: OverRuns::default(),
             window: Window::default(),
             optimizer: OptimizerChoice::default(),
+            share: None,
             progress: Progress::default(),
         }
     }
@@ -68,8 +71,9 @@ impl ScoreQuestion {
     /// Reads only the columns that the score is made of. Memory: about 150 bytes per example, and a few blocks of
     /// columns.
     pub fn compute(&self, run: &Run) -> Result<ScoreTable, AnalysisError> {
-        self.window.refuse_outside(&[run])?;
-        self.score.compute_table(run, (&self.window, self.optimizer), &self.progress)
+        let window = self.window.with_share(self.share);
+        window.refuse_outside(&[run])?;
+        self.score.compute_table(run, (&window, self.optimizer), &self.progress)
     }
 
     /// The score of every example over several runs. One run is allowed: its rows are then made of one.
@@ -85,7 +89,18 @@ impl ScoreQuestion {
     /// # Cost
     /// One pass over each run, one after another. Memory: about 300 bytes per example, and one [`ScoreTable`].
     pub fn compute_over(&self, runs: &[&Run]) -> Result<RunsTable, AnalysisError> {
-        self.window.refuse_outside(runs)?;
-        self.score.compute_over_runs(runs, (&self.window, self.optimizer), self.over_runs, &self.progress)
+        let window = self.window.with_share(self.share);
+        window.refuse_outside(runs)?;
+        self.score.compute_over_runs(runs, (&window, self.optimizer), self.over_runs, &self.progress)
+    }
+
+    /// The tables of several runs that [`ScoreQuestion::compute_over`] joins.
+    pub(crate) fn tables(&self, runs: &[&Run]) -> Result<Vec<ScoreTable>, AnalysisError> {
+        let window = self.window.with_share(self.share);
+        window.refuse_outside(runs)?;
+        let mut tables = Vec::with_capacity(runs.len());
+        let of = (&window, self.optimizer);
+        self.score.each_table(runs, of, &self.progress, |_, table| tables.push(table))?;
+        Ok(tables)
     }
 }

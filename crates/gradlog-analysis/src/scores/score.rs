@@ -5,7 +5,7 @@ use super::order::Order;
 /// A score that gives each example one number from its own visits.
 ///
 /// `t` runs over the visits of the example inside the window, `w_t` are the weights before that step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Score {
     /// `Σ_t η_t·clip_t·c_t·‖g(w_t)‖²`: what the example's own steps did to its own loss, to first order (Pruthi et al.

@@ -3,7 +3,6 @@
 //! A score is an accumulator, [`PerExample`]. This file reads the rows that count by its rule, keeps one accumulator
 //! for each example, and sorts. Labels are read afterwards ([`crate::rows::last_labels`]).
 
-use super::order::{suspicious_first, Order};
 use super::per_example::PerExample;
 use super::score::Score;
 use super::shards::{Shard, Visits};
@@ -16,10 +15,11 @@ use crate::rows::last_labels::{last_labels, Blocks, Labels, Place};
 use crate::rows::layer_norms::LayerNorms;
 use crate::rows::layer_rates::LayerRates;
 use crate::rows::reader::{RowReader, WantedGradient};
+use crate::rows::rule::RowRule;
 use crate::rows::sweep::Sweeps;
 use crate::rows::sweep::Untrained::{Counts, JoinsIfNamed};
 use crate::Progress;
-use crate::{AnalysisError, Basis, Window};
+use crate::{AnalysisError, Basis, LeftOut, Window};
 use gradlog_format::log::{Column, Manifest};
 use gradlog_format::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
@@ -74,21 +74,63 @@ enum Scored {
 fn score_before<A: PerExample>(
     run: &Run,
     (score, basis): (Score, &Basis),
-    &Rows { window, adam }: &Rows<'_>,
+    from: &Rows<'_>,
     (sweeps, before): (&Sweeps, Option<&Damage>),
     progress: &Progress,
 ) -> Result<Scored, AnalysisError> {
-    let mut shards = Shard::<A>::all();
-    let bits = shards.len().trailing_zeros();
-    let mut left_out = sweeps.left_out();
-    let reader = RowReader { window, sweeps, rule: A::RULE, gradient: WantedGradient::None };
+    let mut table = ScoreTable {
+        score,
+        basis: basis.clone(),
+        visits: 0,
+        left_out: sweeps.left_out(),
+        estimated_norms: 0,
+        rows: Vec::new(),
+        damage: None,
+    };
     let rates = match A::RULE.numbers.contains(&Column::SquaredNorm) {
         true => LayerRates::read(run)?,
         false => LayerRates::default(),
     };
-    let uses_rates = A::RULE.numbers.contains(&Column::LearningRate);
-    let layers = LayerNorms { rates: &rates, manifest: run.manifest(), uses_rates, on_sweeps: window.is_on_sweeps() };
     let end = before.and_then(|damage| damage.block).unwrap_or(u64::MAX);
+    if run.buckets().is_none() {
+        if let Some(damage) = add_rows::<A>(run, from, (sweeps, &rates, end), progress, &mut table)? {
+            return Ok(Scored::LabelsDamaged(damage));
+        }
+    } else {
+        // All visits of an example are in one bucket: what is gathered of the examples of one fits the cache.
+        for bucket in run.read_buckets() {
+            let bucket = run.bucket(bucket);
+            if let Some(damage) = add_rows::<A>(&bucket, from, (sweeps, &rates, end), progress, &mut table)? {
+                return Ok(Scored::LabelsDamaged(damage));
+            }
+            if table.damage.is_some() {
+                break;
+            }
+        }
+    }
+    if table.left_out.missing + table.left_out.without_rate > 0 && table.rows.is_empty() && !others_have(run, from.window, &A::RULE) {
+        let lacking = lacking(run, from.window, A::RULE.numbers);
+        return Err(missing_error(score, run.manifest(), Uses::of_rule(&A::RULE), &lacking));
+    }
+    table.basis = basis.clone().with_left_out(&table.left_out);
+    score.sort(&mut table.rows);
+    Ok(Scored::Table(Box::new(table)))
+}
+
+/// Adds the examples of a run or of a bucket to the table. Returns the damage of labels, if there is any.
+fn add_rows<A: PerExample>(
+    run: &Run,
+    &Rows { window, adam }: &Rows<'_>,
+    (sweeps, rates, end): (&Sweeps, &LayerRates, u64),
+    progress: &Progress,
+    table: &mut ScoreTable,
+) -> Result<Option<Damage>, AnalysisError> {
+    let mut shards = Shard::<A>::all();
+    let bits = shards.len().trailing_zeros();
+    let mut left_out = LeftOut::default();
+    let reader = RowReader { window, sweeps, rule: A::RULE, gradient: WantedGradient::None };
+    let uses_rates = A::RULE.numbers.contains(&Column::LearningRate);
+    let layers = LayerNorms { rates, manifest: run.manifest(), uses_rates, on_sweeps: window.is_on_sweeps() };
     let keep = |block: &Block| window.is_on(block) && window.touches(block) && block.sequence() < end;
     let mut numbers = Blocks::default();
     // No score of sweeps depends on their order, and a replay takes checkpoints in any.
@@ -118,57 +160,47 @@ fn score_before<A: PerExample>(
     };
 
     shards.iter().for_each(|shard| left_out.add(&shard.left_out));
-    if left_out.missing + left_out.without_rate > 0 && shards.iter().all(|shard| shard.gathered.is_empty()) {
-        let lacking = lacking(run, window, A::RULE.numbers);
-        return Err(missing_error(score, run.manifest(), Uses::of_rule(&A::RULE), &lacking));
-    }
-    let mut table = ScoreTable {
-        score,
-        basis: basis.clone().with_left_out(&left_out),
-        visits: shards.iter().map(|shard| shard.visits).sum(),
-        left_out,
-        estimated_norms: shards.iter().map(|shard| shard.estimated_norms).sum(),
-        rows: Vec::new(),
-        damage,
-    };
+    table.left_out.add(&left_out);
+    table.visits += shards.iter().map(|shard| shard.visits).sum::<u64>();
+    table.estimated_norms += shards.iter().map(|shard| shard.estimated_norms).sum::<u64>();
+    table.damage = damage;
     let places: Vec<Place> = shards.iter().flat_map(|shard| shard.gathered.iter().map(|entry| entry.last)).collect();
     match last_labels(run, &numbers, &places) {
-        Ok(labels) => sort_into(&mut table, shards, labels),
-        Err(AnalysisError::Read(ReadError::Damaged(damage))) => return Ok(Scored::LabelsDamaged(damage)),
+        Ok(labels) => add_examples(table, shards, labels),
+        Err(AnalysisError::Read(ReadError::Damaged(damage))) => return Ok(Some(damage)),
         Err(other) => return Err(other),
     }
-    Ok(Scored::Table(Box::new(table)))
+    Ok(None)
 }
 
-fn sort_into<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>, labels: Vec<Labels>) {
+fn add_examples<A: PerExample>(table: &mut ScoreTable, shards: Vec<Shard<A>>, labels: Vec<Labels>) {
     let entries = shards.into_iter().flat_map(|mut shard| {
         let examples = shard.examples.into_iter().zip(shard.gathered).enumerate();
         examples.map(move |(slot, (example, entry))| (example, entry, shard.not_finite.remove(&slot).unwrap_or(0)))
     });
-    let mut keyed: Vec<(f64, ScoreRow)> = entries
-        .zip(labels)
-        .map(|((example, entry, not_finite), labels)| {
-            let visits = entry.accumulator.visits();
-            let score = if visits > 0 { entry.accumulator.score() } else { f64::NAN };
-            let row = ScoreRow {
-                example,
-                visits,
-                score,
-                extras: Extras::new(table.score.extras(), entry.accumulator.extras()),
-                not_finite,
-                label: labels.label,
-                prediction: labels.prediction,
-            };
-            (entry.accumulator.tie_break(), row)
-        })
-        .collect();
-    let order = table.score.order();
-    keyed.sort_by(|(tie_a, a), (tie_b, b)| {
-        suspicious_first(order, a.score, b.score)
-            .then_with(|| suspicious_first(Order::HighestFirst, *tie_a, *tie_b))
-            .then_with(|| a.example.cmp(&b.example))
+    let score = table.score;
+    let rows = entries.zip(labels).map(|((example, entry, not_finite), labels)| {
+        let visits = entry.accumulator.visits();
+        ScoreRow {
+            example,
+            visits,
+            score: if visits > 0 { entry.accumulator.score() } else { f64::NAN },
+            extras: Extras::new(score.extras(), entry.accumulator.extras()),
+            not_finite,
+            label: labels.label,
+            prediction: labels.prediction,
+        }
     });
-    table.rows = keyed.into_iter().map(|(_, row)| row).collect();
+    table.rows.extend(rows);
+}
+
+/// Whether this is a share of the examples, and some block of the window has what the score is made of: then it is
+/// that of the others.
+fn others_have(run: &Run, window: &Window, rule: &RowRule) -> bool {
+    let given = |column: Column| column == Column::Clip || window.is_on_sweeps() && column == Column::Coefficient;
+    let has_all = |block: &Block| rule.numbers.iter().all(|column| given(*column) || block.has(*column));
+    window.share.is_some()
+        && run.scan().filter(|block| window.is_on(block) && window.touches(block)).any(|block| has_all(&block))
 }
 
 /// Of these columns, those that a block of the window lacks.

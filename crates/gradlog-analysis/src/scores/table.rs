@@ -44,7 +44,7 @@ pub struct ScoreRow {
 }
 
 /// A value that a score gives beside its number.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Extra {
     /// A count.

@@ -1,11 +1,13 @@
 //! Arguments that several verbs share, and how they are read.
 
 mod numbers;
+mod part;
 mod window;
 
 pub(crate) use numbers::{
     parse_cosine, parse_count, parse_length, parse_not_negative, parse_percentile, parse_positive, parse_share,
 };
+pub(crate) use part::PartArguments;
 pub(crate) use window::WindowArguments;
 
 use crate::choice::{choice, Choice};

@@ -7,6 +7,7 @@ mod golden;
 mod golden_cases;
 pub(crate) mod hostile;
 mod influence;
+mod parts;
 mod refused;
 mod several;
 mod vectors;

@@ -1,6 +1,7 @@
 //! The verbs, a file each. A new one is a file here, its `mod` line and its line in the list below.
 
 mod cluster;
+mod compact;
 mod example;
 mod export;
 mod ids;
@@ -9,6 +10,8 @@ pub(crate) mod info;
 mod judged;
 mod map;
 mod mean_vectors;
+mod merge;
+mod partial;
 mod prune;
 mod recover;
 mod report;
@@ -56,6 +59,7 @@ verbs! {
     Serve(serve::Arguments),
     Verify(verify::Arguments),
     Recover(recover::Arguments),
+    Compact(compact::Arguments),
     Sync(sync::Arguments),
     Scores(scores::Arguments),
     Example(example::Arguments),
@@ -65,6 +69,7 @@ verbs! {
     Prune(prune::Arguments),
     Velocity(velocity::Arguments),
     Influence(influence::Arguments),
+    Merge(merge::Arguments),
     Similar(similar::Arguments),
     Cluster(cluster::Arguments),
     Export(export::Arguments),

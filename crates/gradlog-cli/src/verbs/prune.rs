@@ -5,7 +5,7 @@ use super::score_table::{OverRunsArguments, Standing};
 use crate::arguments::{parse_share, OptimizerArguments, OutputArguments, WindowArguments, EXIT_CODES};
 use crate::choice::choice;
 use crate::error::CliError;
-use crate::frame::{first_damage, Asked, Content, Sheet, Shown, Verb};
+use crate::frame::{first_damage, prefixes, Asked, Content, Sheet, Shown, Verb};
 use crate::output::Destination;
 use crate::report::{Format, Value};
 use clap::Args;
@@ -99,7 +99,7 @@ impl Verb for Arguments {
         (table, list, judged): Self::Answer<'run>,
     ) -> Result<Shown<'run>, CliError> {
         let mut standing = Standing::from(&table);
-        let mut words = standing.words(asked);
+        let mut words = standing.words(&prefixes(&asked.names()));
         let content = if list.kept.is_empty() {
             Content::Nothing
         } else {
@@ -112,7 +112,7 @@ impl Verb for Arguments {
         Ok(Shown {
             words,
             basis: Some(standing.basis.clone()),
-            left_out: standing.take_left_out(asked),
+            left_out: standing.take_left_out(&prefixes(&asked.names())),
             damage: standing.damage(),
             loss: judged.as_ref().is_some_and(Judged::has_skipped),
             failure: list.kept.is_empty().then(|| CliError::NothingToKeep(why_empty(&list))),

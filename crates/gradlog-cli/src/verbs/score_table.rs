@@ -1,7 +1,7 @@
 //! A score of one run or of several: one table, its basis and what it leaves out.
 
 use crate::choice::{choice, Choice};
-use crate::frame::{first_damage, Asked, Sheet};
+use crate::frame::{first_damage, Sheet};
 use crate::notes::Notes;
 use crate::report::{self, Value};
 use clap::Args;
@@ -136,8 +136,9 @@ impl Standing {
         self.parts.iter().map(count).sum()
     }
 
-    /// What the score is computed from, and where runs differ.
-    pub(super) fn words(&self, asked: &Asked<'_>) -> Vec<String> {
+    /// What the score is computed from, and where runs differ. Where there are several runs, words about one begin with
+    /// its name.
+    pub(super) fn words(&self, names: &[String]) -> Vec<String> {
         let Self { score, rows, examples, .. } = self;
         let (visits, order, runs) = (self.sum(|part| part.visits), score.order(), self.parts.len());
         let mut lines = Vec::new();
@@ -155,8 +156,8 @@ impl Standing {
                 lines.push(format!("{score} of {examples} examples over {rows}, {order}"));
             }
         }
-        for (run, part) in asked.runs.iter().zip(&self.parts).filter(|(_, part)| part.absent > 0) {
-            let (prefix, has) = (asked.prefix(run), *examples as u64 - part.absent);
+        for (prefix, part) in names.iter().zip(&self.parts).filter(|(_, part)| part.absent > 0) {
+            let has = *examples as u64 - part.absent;
             lines.push(format!("note: {prefix}has {has} of the {examples} examples"));
         }
         let Some(over) = &self.over else { return lines };
@@ -169,9 +170,9 @@ impl Standing {
     }
 
     /// What each run leaves out.
-    pub(super) fn take_left_out(&mut self, asked: &Asked<'_>) -> Vec<(String, Notes)> {
-        let parts = asked.runs.iter().zip(&mut self.parts);
-        parts.map(|(run, part)| (asked.prefix(run), std::mem::take(&mut part.notes))).collect()
+    pub(super) fn take_left_out(&mut self, names: &[String]) -> Vec<(String, Notes)> {
+        let parts = names.iter().zip(&mut self.parts);
+        parts.map(|(name, part)| (name.clone(), std::mem::take(&mut part.notes))).collect()
     }
 
     /// Where the runs are damaged.

@@ -170,6 +170,8 @@ pub enum Column {
     CardBytes = 96,
     /// The bytes of a card, and zeros behind them (u8, as many to a row as the longest card has).
     CardData = 97,
+    /// The bucket of the row's example (u32), in blocks of a compacted run.
+    Bucket = 98,
 }
 
 impl Column {
@@ -193,7 +195,7 @@ impl Column {
     /// In [`Column::Layer`] of an event: no layer.
     pub const NO_LAYER_NUMBER: u32 = u32::MAX;
 
-    const ALL: [Column; 73] = [
+    const ALL: [Column; 74] = [
         Column::Example,
         Column::Step,
         Column::Epoch,
@@ -267,6 +269,7 @@ impl Column {
         Column::PictureWidth,
         Column::CardBytes,
         Column::CardData,
+        Column::Bucket,
     ];
 
     /// The column of a number in the file, or `None` for one that a newer version added.

@@ -26,6 +26,12 @@ pub enum LogError {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder holds a compacted run.
+    #[error("{path} is a compacted run, to which nothing can be added: go on in the run that was compacted")]
+    Compacted {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Another recorder writes to the folder.
     #[error("{path} is being written by another recorder: one run has one recorder")]
     Locked {

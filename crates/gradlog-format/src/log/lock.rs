@@ -19,6 +19,17 @@ pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
     lock_with(dir, std::thread::sleep)
 }
 
+/// The lock of a folder that is written without a [`LogWriter`](super::LogWriter).
+#[derive(Debug)]
+pub(crate) struct LogWriterLock(#[allow(dead_code)] File);
+
+impl LogWriterLock {
+    /// As [`lock`].
+    pub(crate) fn take(dir: &Path) -> Result<Self, LogError> {
+        lock(dir).map(Self)
+    }
+}
+
 /// As [`lock`]. `wait` is called between two attempts.
 fn lock_with(dir: &Path, mut wait: impl FnMut(Duration)) -> Result<File, LogError> {
     let path = dir.join(LOCK_FILE);

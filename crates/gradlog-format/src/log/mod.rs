@@ -6,9 +6,10 @@
 //! Nothing here starts a thread. One thread at a time calls the writer.
 
 mod block;
+mod bucket;
 mod builder;
 mod card;
-mod codec;
+pub(crate) mod codec;
 mod column;
 mod compress;
 mod coupling;
@@ -20,7 +21,7 @@ mod lock;
 mod manifest;
 mod names;
 mod planes;
-mod prefix;
+pub(crate) mod prefix;
 mod segment;
 mod segment_writer;
 mod storage;
@@ -29,6 +30,7 @@ mod worker;
 mod writer;
 
 pub use block::BlockKind;
+pub use bucket::example_bucket;
 pub use builder::BlockBuilder;
 pub use card::{decode_row, encode_row, CardKind, CARD_BYTES_MAX};
 pub use codec::DecodeError;
@@ -38,6 +40,7 @@ pub use error::{io_error, LogError};
 pub use event::{EventAction, EventKind, EventSentence};
 pub use extension::{Extension, EXTENSIONS_MAX, PRIVATE_TAG_MIN};
 pub use finding::FindingKind;
+pub(crate) use lock::LogWriterLock;
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
 pub use names::{
     checkpoint_path, segment_path, worker_folder, worker_folders, CHECKPOINT_FOLDER, LOCK_FILE, MANIFEST_FILE,

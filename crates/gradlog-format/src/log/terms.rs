@@ -3,7 +3,7 @@
 /// How the model ran when a replay recorded a row: with dropout and similar layers active, or without.
 ///
 /// The program that replays declares it. gradlog does not check it, because it sees the tapped layers only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Mode {
     /// As in training.
@@ -40,7 +40,7 @@ impl std::fmt::Display for Mode {
 /// How strongly the model predicts class `c`, from logits `z` and probabilities `p = softmax(z)`.
 ///
 /// Influence can be computed on such a score instead of a loss. Then the example needs no label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum PredictionScore {
     /// `z_c`.
@@ -80,7 +80,7 @@ impl std::fmt::Display for PredictionScore {
 }
 
 /// The rule by which an optimizer takes a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum UpdateRule {
     /// `v ← μv + g + λw`, `w ← w − ηv`.

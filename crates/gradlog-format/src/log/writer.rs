@@ -137,6 +137,9 @@ impl LogWriter {
     /// # Errors
     /// As [`LogWriter::resume`].
     pub fn add_to(dir: &Path, place: ResumePlace, options: WriterOptions) -> Result<Self, LogError> {
+        if crate::run::Run::open_one(dir).is_ok_and(|run| run.buckets().is_some()) {
+            return Err(LogError::Compacted { path: dir.to_owned() });
+        }
         let lock = lock(dir)?;
         let compressor = Compressor::new(options.zstd_level).map_err(io_error("start the compressor for", dir))?;
         // A recorder that was killed before it wrote the segment's header left a file of zeros under this name.

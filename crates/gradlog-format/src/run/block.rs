@@ -324,6 +324,39 @@ impl Block {
         }
     }
 
+    /// The columns with their types and widths.
+    ///
+    /// # Errors
+    /// [`ReadError::Newer`] for a column that this version does not know, or of a type that it does not know.
+    pub(super) fn layout(&self) -> Result<Vec<(ColumnKey, Cells, u32)>, ReadError> {
+        let known = |entry: &ColumnEntry| {
+            let column = Column::from_code(entry.column).filter(|_| self.unreadable(entry).is_none());
+            match (column, entry.cells()) {
+                (Some(column), Some(cells)) => Ok((ColumnKey { column, layer: entry.layer }, cells, entry.width)),
+                _ => Err(self.newer(entry)),
+            }
+        };
+        self.directory.entries().iter().map(known).collect()
+    }
+
+    /// The bytes of a column, of the rows that count.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub(super) fn raw_bytes(&self, key: ColumnKey) -> Result<Vec<u8>, ReadError> {
+        let (_, entry) = self.entry(key).ok_or_else(|| self.absent(key))?;
+        Ok(self.raw(key, entry.cells)?.to_vec())
+    }
+
+    /// The number of the probe set that a block of kind ProbeSet names, in the whole run.
+    ///
+    /// # Errors
+    /// As [`Block::u8s`].
+    pub(super) fn united_set(&self) -> Result<u32, ReadError> {
+        let (own, _) = self.probe_set()?;
+        Ok(self.united.as_ref().and_then(|united| united.sets.get(own as usize).copied()).unwrap_or(own))
+    }
+
     fn entry(&self, key: ColumnKey) -> Option<(usize, &ColumnEntry)> {
         self.directory.find(key)
     }

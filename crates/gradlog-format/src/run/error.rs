@@ -10,6 +10,14 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
+    /// The run is compacted, and what was asked for needs the order of the recording.
+    #[error("{} is a compacted run, whose visits are sorted by example: {what} needs them in the order of the recording; use the run that was compacted", path.display())]
+    Compacted {
+        /// The run's folder.
+        path: PathBuf,
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The folder is not a run.
     #[error("{path} is not a gradlog run: {why}")]
     NotARun {
@@ -72,7 +80,7 @@ impl std::fmt::Display for Newer {
 }
 
 /// A place where reading has to stop, because bytes are not what was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Damage {
     /// The damaged file.

@@ -1,5 +1,6 @@
 //! An opened run: its folder, manifest and parts, and the files that its readers share.
 
+use super::buckets::{Buckets, View};
 use super::file::{Files, SegmentFile};
 use super::place::Place;
 use super::resumptions::Resumptions;
@@ -28,12 +29,24 @@ pub struct Run {
     pub(super) resumptions: OnceLock<Resumptions>,
     /// Whether the caller holds the run's lock.
     caller_holds_lock: bool,
+    /// Of a compacted run, its buckets, and which of them scans read.
+    buckets: Option<Arc<Buckets>>,
+    pub(super) view: View,
 }
 
 impl Run {
     pub(super) fn new(dir: &Path, manifest: Manifest, parts: Vec<Run>, files: Arc<Files>) -> Self {
         let (dir, resumptions) = (dir.to_owned(), OnceLock::new());
-        Self { dir, manifest, parts, files, resumptions, caller_holds_lock: false }
+        let (buckets, view) = (None, View::default());
+        Self { dir, manifest, parts, files, resumptions, caller_holds_lock: false, buckets, view }
+    }
+
+    pub(super) fn with_buckets(self, buckets: Option<Buckets>) -> Self {
+        Self { buckets: buckets.map(Arc::new), ..self }
+    }
+
+    pub(super) fn with_view(self, view: View) -> Self {
+        Self { view, ..self }
     }
 
     /// The run, read by a caller that holds its lock. Nobody writes to it then, so a half-written block is damage.
@@ -48,6 +61,11 @@ impl Run {
     /// The place where the run's files lie.
     pub fn place(&self) -> &Arc<dyn Place> {
         self.files.place()
+    }
+
+    /// What a compacted run says of its buckets. `None` for a run that is not compacted.
+    pub fn buckets(&self) -> Option<&Buckets> {
+        self.buckets.as_deref()
     }
 
     /// The run's folder. In an object store it is the run's address.

@@ -11,10 +11,12 @@
 //! and not a SIGBUS. Nothing here is unsafe.
 
 mod block;
+mod buckets;
 mod cards;
 mod checkpoint;
 mod checks;
 pub mod column;
+mod compact;
 mod directory;
 mod error;
 mod events;
@@ -33,6 +35,7 @@ mod resumptions;
 mod salvage;
 mod scan;
 mod spare;
+mod state;
 mod steps;
 mod structure;
 mod superseded;
@@ -45,9 +48,11 @@ mod verify;
 mod workers;
 
 pub use block::{Block, ColumnSize};
+pub use buckets::{Buckets, OrderFacts, BUCKETS_MAX};
 pub use cards::{CardContent, CardRecord, CardRows};
 pub use checkpoint::{Checkpoint, CheckpointFault};
 pub use checks::CheckRecord;
+pub use compact::{CompactError, CompactOptions, CompactReport};
 pub use error::{Damage, Newer, ReadError};
 pub use events::EventRecord;
 pub use handle::Run;
@@ -56,6 +61,7 @@ pub use merge::Scan;
 pub use place::{Local, Place, ReadAt};
 pub use recover::{RecoverError, RecoverReport};
 pub use scan::PartScan;
+pub use state::RunState;
 pub use survey::{Survey, Tally};
 pub use unite::differences as worker_differences;
 pub use vectors::{Origin, Vectors};

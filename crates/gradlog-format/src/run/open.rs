@@ -95,6 +95,9 @@ impl Run {
         let mut bytes = vec![0u8; length as usize];
         file.read_at(&mut bytes, 0).map_err(io_error(&path))?;
         let manifest = Manifest::parse(&bytes).map_err(|e| not_a_run(format!("its manifest cannot be read: {e}")))?;
-        Ok(Self::new(dir, manifest, Vec::new(), files))
+        let buckets =
+            manifest.buckets().map_err(|e| not_a_run(format!("what it says of its buckets is wrong: {e}")))?;
+        let run = Self::new(dir, manifest, Vec::new(), files);
+        Ok(run.with_buckets(buckets))
     }
 }

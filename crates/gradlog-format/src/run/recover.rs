@@ -114,6 +114,7 @@ impl Run {
         if to.symlink_metadata().is_ok() {
             return Err(RecoverError::Exists { path: to.to_owned() });
         }
+        self.refuse_compacted("a recovery")?;
         if self.lock_is_held()? {
             return Err(RecoverError::BeingWritten { path: self.dir().to_owned() });
         }
@@ -144,7 +145,7 @@ impl Run {
 }
 
 /// Copies the checkpoints that the new run names and whose files match the log. The others are lost in both runs.
-fn copy_checkpoints(written: &Path, from: &Run) -> Result<(), RecoverError> {
+pub(super) fn copy_checkpoints(written: &Path, from: &Run) -> Result<(), RecoverError> {
     for checkpoint in Run::open(written)?.checkpoints()? {
         let to = checkpoint.path.clone();
         let (path, place) = (checkpoint_path(from.dir(), checkpoint.step), Held(from.place().clone()));
@@ -327,7 +328,7 @@ fn version() -> &'static str {
 }
 
 /// A random run id.
-fn new_id() -> [u8; 16] {
+pub(super) fn new_id() -> [u8; 16] {
     // Each `RandomState` has random keys of its own.
     let random = || RandomState::new().build_hasher().finish().to_le_bytes();
     let mut id = [0u8; 16];

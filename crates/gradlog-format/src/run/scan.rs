@@ -232,6 +232,13 @@ impl<'run> PartScan<'run> {
     fn open_next(&mut self) -> bool {
         self.segment = None;
         self.offset = 0;
+        match self.run.view.next(self.run.buckets(), self.next_segment, self.next_sequence) {
+            Some((segment, sequence)) => (self.next_segment, self.next_sequence) = (segment, sequence),
+            None => {
+                self.ended = true;
+                return false;
+            }
+        }
         let path = self.run.segment_path(self.next_segment);
         let segment = match self.run.segment_file(path.clone()) {
             Ok(segment) => segment,

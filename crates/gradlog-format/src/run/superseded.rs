@@ -17,7 +17,8 @@ impl Run {
         if let Some(known) = self.resumptions.get() {
             return Ok(known);
         }
-        let found = self.read_resumptions()?;
+        // A compacted run has none, and may have thousands of segments.
+        let found = if self.buckets().is_some() { Resumptions::default() } else { self.read_resumptions()? };
         Ok(self.resumptions.get_or_init(|| found))
     }
 

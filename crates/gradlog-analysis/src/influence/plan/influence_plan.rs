@@ -198,6 +198,18 @@ impl<'run> InfluencePlan<'run> {
             && self.index.damage.as_ref().is_none_or(before_damage)
     }
 
+    /// Whether this is a share of the examples, and some block of the window has gradients of the probes' form: then
+    /// they are those of the others.
+    pub(in crate::influence) fn others_have_gradients(&self) -> bool {
+        let has = |block: &Block| Layout::read(block, self.run.manifest()) == self.index.layout;
+        self.question.window.share.is_some() && self.run.scan().any(|block| self.wants_block(&block) && has(&block))
+    }
+
+    /// The times of the probes of an answer.
+    pub(crate) fn pass_times(&self, number: usize) -> Result<Vec<u64>, AnalysisError> {
+        Ok(self.answer_passes(number)?.first().map(|pass| pass.times.clone()).unwrap_or_default())
+    }
+
     /// How many visits each example has: when an example's last one is done, its scores are complete.
     fn count_visits(&self) -> Result<Counts, AnalysisError> {
         let mut visits = Counts::default();

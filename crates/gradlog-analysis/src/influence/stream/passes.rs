@@ -36,7 +36,7 @@ impl InfluenceQuestion {
     /// As [`compute`](Self::compute), but for those that only the visits can show.
     pub fn plan<'run>(&self, run: &'run Run) -> Result<InfluencePlan<'run>, AnalysisError> {
         self.window.refuse_beside(&[run])?;
-        let plan = InfluencePlan::new(run, self)?;
+        let plan = InfluencePlan::new(run, &Self { window: self.window.with_share(self.share), ..self.clone() })?;
         // An unknown probe set is the better answer where both are wrong.
         self.window.refuse_no_visits(&[run])?;
         Ok(plan)

@@ -136,7 +136,7 @@ impl Strongest {
     }
 
     /// Drops the rows that no list names.
-    pub(super) fn keep_named(mut self) -> Self {
+    pub(crate) fn keep_named(mut self) -> Self {
         let mut position = vec![usize::MAX; self.influence.rows.len()];
         let lists = || self.proponents.iter().chain(&self.opponents).flatten();
         lists().for_each(|ranked| position[ranked.row] = 0);

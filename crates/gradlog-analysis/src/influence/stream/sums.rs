@@ -171,6 +171,9 @@ impl<'plan> Sums<'plan> {
         let LeftOut { not_finite, unseen, before_first_probe, without_probe, without_gradient, without_rate, .. } =
             self.result.left_out;
         let counted = self.result.visits + not_finite + unseen + before_first_probe + without_probe;
+        if counted == 0 && plan.others_have_gradients() {
+            return Ok(());
+        }
         if let (0, Some(visits)) = (counted, &self.other_layout) {
             let layers = &plan.run.manifest().layers;
             return Err(AnalysisError::OtherLayers {

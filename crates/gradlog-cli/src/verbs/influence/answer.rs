@@ -29,9 +29,14 @@ impl Wanted {
     pub(super) fn new(arguments: &Arguments) -> Self {
         let count = |number: Option<u64>| number.map(|number| usize::try_from(number).unwrap_or(usize::MAX));
         let asked = count(arguments.top).or(count(arguments.nearest));
-        let few = arguments.output.format() == Format::Table || arguments.by.is_some();
         let (by, nearest) = (arguments.by, count(arguments.nearest));
-        Self { top: asked.or(few.then_some(TABLE_ROWS)), asked: asked.is_some(), by, nearest }
+        let top = Self::count(asked, if by.is_some() { Format::Table } else { arguments.output.format() });
+        Self { top, asked: asked.is_some(), by, nearest }
+    }
+
+    /// How many of each end are shown in a format, if `asked` were asked for; `None` for all.
+    pub(super) fn count(asked: Option<usize>, format: Format) -> Option<usize> {
+        asked.or((format == Format::Table).then_some(TABLE_ROWS))
     }
 
     /// How many of the strongest are found while the visits stream by, if that is enough.
@@ -72,17 +77,7 @@ impl Wanted {
 
     fn scores(self, plan: &Plan<'_>, pass: usize) -> Result<Vec<Answer>, CliError> {
         if let (Plan::TracIn(plan), Some(top)) = (plan, self.streamed(plan)) {
-            let Strongest { influence: about, examples, proponents, opponents, .. } = plan.strongest(pass, top)?;
-            let line = |ranked: &Ranked| Line { row: ranked.row, score: ranked.score, error: ranked.error };
-            let lines = |list: Vec<Ranked>| list.iter().map(line).collect();
-            let ends = proponents.into_iter().zip(opponents).map(|(helped, hurt)| (lines(helped), lines(hurt)));
-            return Ok(vec![Answer {
-                about,
-                examples,
-                lists: Lists::Ends(ends.collect()),
-                parts: None,
-                nearest: None,
-            }]);
+            return Ok(vec![Answer::of_strongest(plan.strongest(pass, top)?, top)]);
         }
         let answer = |about: Influence| {
             let examples = about.rows.len() as u64;
@@ -121,12 +116,12 @@ impl Wanted {
 pub(super) struct Answer {
     pub about: Influence,
     pub examples: u64,
-    lists: Lists,
+    pub lists: Lists,
     pub parts: Option<Parts>,
     pub nearest: Option<Nearest>,
 }
 
-enum Lists {
+pub(super) enum Lists {
     /// Of each probe the strongest proponents and opponents.
     Ends(Vec<(Vec<Line>, Vec<Line>)>),
     /// All scores are in `about`. This many of each end are wanted, or all.
@@ -164,6 +159,15 @@ pub(super) struct Line {
 }
 
 impl Answer {
+    /// The first `top` of each end.
+    pub(super) fn of_strongest(found: Strongest, top: usize) -> Self {
+        let Strongest { influence: about, examples, proponents, opponents, .. } = found;
+        let line = |ranked: &Ranked| Line { row: ranked.row, score: ranked.score, error: ranked.error };
+        let lines = |list: Vec<Ranked>| list.iter().take(top).map(line).collect();
+        let ends = proponents.into_iter().zip(opponents).map(|(helped, hurt)| (lines(helped), lines(hurt)));
+        Answer { about, examples, lists: Lists::Ends(ends.collect()), parts: None, nearest: None }
+    }
+
     /// With which damping, if the method has one.
     pub(super) fn damping(&self) -> Option<Damping> {
         self.about.estimate.as_ref().and_then(|estimate| estimate.damping)

@@ -1,7 +1,7 @@
 //! The arguments of `gradlog influence`, and the question that they ask.
 
 use super::method::MethodArguments;
-use crate::arguments::{OutputArguments, WindowArguments, EXIT_CODES};
+use crate::arguments::{OutputArguments, PartArguments, WindowArguments, EXIT_CODES};
 use crate::choice::{choice, Choice};
 use clap::{ArgGroup, Args};
 use gradlog_analysis::{InfluenceQuestion, Normalization, OptimizerChoice, ProbeTime, SplitBy, Window};
@@ -64,11 +64,11 @@ pub(crate) struct Arguments {
     pub(super) layers: Vec<String>,
     /// Show what the strongest scores are made of: a column, or in CSV and JSON a row, for each layer or each epoch
     /// (tracin)
-    #[arg(long, value_name = "WHAT", value_parser = choice::<SplitBy>())]
+    #[arg(long, value_name = "WHAT", conflicts_with = "part", value_parser = choice::<SplitBy>())]
     pub(super) by: Option<SplitBy>,
     /// Show the K nearest training examples in feature space, too, and K proponents and opponents; each row then has a
     /// `role` and a `distance`
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["ids", "class", "mean", "all", "top", "by"])]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["ids", "class", "mean", "all", "top", "by", "part"])]
     pub(super) nearest: Option<u64>,
     /// The layer whose inputs are the features; by default the last one that keeps its factors
     #[arg(long, value_name = "LAYER", requires = "nearest")]
@@ -86,6 +86,8 @@ pub(crate) struct Arguments {
     pub(super) method: MethodArguments,
     #[command(flatten)]
     pub(super) window: WindowArguments,
+    #[command(flatten)]
+    pub(super) part: PartArguments,
     #[command(flatten)]
     pub(super) output: OutputArguments,
 }
@@ -174,6 +176,10 @@ impl Arguments {
             .layers(&self.layers);
         let question = if self.method.is_tracin() { question.sketch_errors() } else { question };
         let question = if self.checkpoints { question.sweeps() } else { question };
+        let question = match self.part.part {
+            Some(share) => question.share(share),
+            None => question,
+        };
         match (self.id, self.ids.as_slice(), self.class) {
             (Some(id), _, _) => question.id(id),
             (_, [_, ..], _) => question.ids(self.ids.iter().copied()).mean(),

@@ -3,10 +3,12 @@
 mod answer;
 mod arguments;
 mod damping_sweep;
+mod merged;
 mod method;
 mod rows;
 mod words;
 
+use super::partial::show_part;
 use crate::error::CliError;
 use crate::frame::{missing_workers, no_rows, Asked, Content, Ending, Shown, Verb};
 use crate::notes::Notes;
@@ -14,10 +16,11 @@ use crate::output::Destination;
 use answer::{Answer, Wanted};
 pub(crate) use arguments::Arguments;
 use damping_sweep::DampingSweep;
-use gradlog_analysis::Window;
+use gradlog_analysis::{ExampleShare, PartialAnswer, Window};
+pub(super) use merged::show_merged;
 pub(crate) use method::influence_methods;
 use method::Plan;
-use rows::Writer;
+use rows::{Shape, Writer};
 use std::path::PathBuf;
 use std::slice;
 
@@ -29,8 +32,25 @@ pub(crate) struct Asking<'run> {
     sweep: Option<DampingSweep>,
 }
 
+/// What was found.
+pub(crate) enum Found<'run> {
+    Whole(Box<Asking<'run>>),
+    Part(Box<PartialAnswer>),
+}
+
+/// What is shown of answers besides the answers.
+pub(crate) struct Showing {
+    pub shape: Shape,
+    /// Probes of all passes.
+    pub probes: usize,
+    pub passes: usize,
+    /// Which workers are missing.
+    pub workers: Option<String>,
+    pub draws: bool,
+}
+
 impl Verb for Arguments {
-    type Answer<'run> = Asking<'run>;
+    type Answer<'run> = Found<'run>;
 
     fn runs(&self) -> &[PathBuf] {
         slice::from_ref(&self.run)
@@ -38,6 +58,10 @@ impl Verb for Arguments {
 
     fn window(&self) -> Window {
         self.window.window()
+    }
+
+    fn share(&self) -> Option<ExampleShare> {
+        self.part.part
     }
 
     fn destination(&self) -> Destination<'_> {
@@ -51,8 +75,13 @@ impl Verb for Arguments {
         self.method.check(&self.question(&self.window()))
     }
 
-    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Asking<'run>, CliError> {
+    fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Found<'run>, CliError> {
         let question = self.question(&asked.window).share_progress(&asked.progress());
+        if self.part.part.is_some() {
+            let top = self.top.map(|top| usize::try_from(top).unwrap_or(usize::MAX));
+            let part = asked.read("multiplying", 1, |_| PartialAnswer::of_influence(&question, asked.run(), top))?;
+            return Ok(Found::Part(Box::new(part)));
+        }
         let mut plan = asked.read("finding probes", 1, |_| self.method.plan(asked.run(), &question))?;
         let wanted = Wanted::new(self);
         if wanted.streamed(&plan).is_some() {
@@ -64,38 +93,65 @@ impl Verb for Arguments {
             wanted.compare(asked.run(), self, &asked.window, answer)?;
         }
         let sweep = DampingSweep::new(&first, wanted.compared())?;
-        Ok(Asking { plan, wanted, first, sweep })
+        Ok(Found::Whole(Box::new(Asking { plan, wanted, first, sweep })))
     }
 
-    fn show<'run>(&'run self, asked: &'run Asked<'run>, asking: Asking<'run>) -> Result<Shown<'run>, CliError> {
-        let Asking { plan, wanted, first, sweep } = asking;
-        let words = words::answer_words(&first, sweep.as_ref(), plan.probes());
-        let left_out = Notes::from(&first[0].about);
-        let workers = missing_workers(asked.run())?;
-        let basis = first[0].about.basis.to_string();
-        if plan.passes() == 1 && first.iter().all(|answer| answer.about.visits == 0) {
-            let damage: Vec<_> = first.into_iter().find_map(|answer| answer.about.damage).into_iter().collect();
-            let failure = Some(no_rows(left_out.iter().cloned().collect(), &damage));
-            return Ok(Shown { failure, damage, ..Shown::default() });
-        }
-        let draws = asked.draws(&self.destination());
-        let content = Content::Streamed(Box::new(move |target, basis| {
-            let mut damage = first.iter().find_map(|answer| answer.about.damage.clone());
-            let mut writer = Writer::new(self, wanted, &first, draws);
-            let mut rows = writer.begin(&first, sweep.as_ref(), (workers, basis), target)?;
-            writer.write(&first, &mut rows)?;
-            drop(first);
-            for number in 1..plan.passes() {
-                let part = wanted.answer(&plan, number)?;
-                writer.write(&part, &mut rows)?;
-                damage = damage.or_else(|| part.into_iter().find_map(|answer| answer.about.damage));
-            }
-            let none = "no example helped or hurt: every score is 0; `gradlog info` says whether learning rates and gradients are";
-            let words = if rows.written() == 0 { Some(none.to_owned()) } else { writer.hint() };
-            rows.end()?;
-            Ok(Ending { words, damage })
-        }));
-        let left_out = vec![(String::new(), left_out)];
-        Ok(Shown { words, basis: Some(basis), left_out, content, ..Shown::default() })
+    fn show<'run>(&'run self, asked: &'run Asked<'run>, found: Found<'run>) -> Result<Shown<'run>, CliError> {
+        let Asking { plan, wanted, first, sweep } = match found {
+            Found::Whole(asking) => *asking,
+            Found::Part(part) => return Ok(show_part(*part)),
+        };
+        let shape = Shape {
+            format: self.output.format(),
+            all: self.all,
+            asked: wanted.asked,
+            by: self.by,
+            nearest: self.nearest.is_some(),
+        };
+        let showing = Showing {
+            shape,
+            probes: plan.probes(),
+            passes: plan.passes(),
+            workers: missing_workers(asked.run())?,
+            draws: asked.draws(&self.destination()),
+        };
+        Ok(show_answers(showing, first, sweep, move |number| wanted.answer(&plan, number)))
     }
+}
+
+/// What answers come to: the first are there, and `next` finds those of later passes while rows are written.
+fn show_answers<'a>(
+    showing: Showing,
+    first: Vec<Answer>,
+    sweep: Option<DampingSweep>,
+    mut next: impl FnMut(usize) -> Result<Vec<Answer>, CliError> + 'a,
+) -> Shown<'a> {
+    let Showing { shape, probes, passes, workers, draws } = showing;
+    let words = words::answer_words(&first, sweep.as_ref(), probes);
+    let left_out = Notes::from(&first[0].about);
+    let basis = first[0].about.basis.to_string();
+    if passes == 1 && first.iter().all(|answer| answer.about.visits == 0) {
+        let damage: Vec<_> = first.into_iter().find_map(|answer| answer.about.damage).into_iter().collect();
+        let failure = Some(no_rows(left_out.iter().cloned().collect(), &damage));
+        return Shown { failure, damage, ..Shown::default() };
+    }
+    let content = Content::Streamed(Box::new(move |target, basis| {
+        let mut damage = first.iter().find_map(|answer| answer.about.damage.clone());
+        let mut writer = Writer::new(shape, &first, draws);
+        let mut rows = writer.begin(&first, sweep.as_ref(), (workers, basis), target)?;
+        writer.write(&first, &mut rows)?;
+        drop(first);
+        for number in 1..passes {
+            let part = next(number)?;
+            writer.write(&part, &mut rows)?;
+            damage = damage.or_else(|| part.into_iter().find_map(|answer| answer.about.damage));
+        }
+        let none =
+            "no example helped or hurt: every score is 0; `gradlog info` says whether learning rates and gradients are";
+        let words = if rows.written() == 0 { Some(none.to_owned()) } else { writer.hint() };
+        rows.end()?;
+        Ok(Ending { words, damage })
+    }));
+    let left_out = vec![(String::new(), left_out)];
+    Shown { words, basis: Some(basis), left_out, content, ..Shown::default() }
 }

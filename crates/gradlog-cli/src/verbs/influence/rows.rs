@@ -1,7 +1,6 @@
 //! The rows of an answer, in the format that was asked for.
 
-use super::answer::{Answer, Line, Nearest, Wanted};
-use super::arguments::Arguments;
+use super::answer::{Answer, Line, Nearest};
 use super::damping_sweep::{damping_value, DampingSweep};
 use super::words::first_concentration;
 use crate::report::{score_bar, Format, Rows, Value};
@@ -13,6 +12,18 @@ use std::ops::Range;
 const TABLE_PARTS: usize = 12;
 
 pub(super) type Sink<'a> = Rows<&'a mut dyn Write>;
+
+/// Which rows are wanted, and how they look.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub format: Format,
+    /// Whether every probe of the set has rows of its own.
+    pub all: bool,
+    /// Whether a number of rows was asked for.
+    pub asked: bool,
+    pub by: Option<SplitBy>,
+    pub nearest: bool,
+}
 
 /// Writes the answer, pass by pass.
 pub(super) struct Writer {
@@ -39,22 +50,23 @@ pub(super) struct Writer {
 
 impl Writer {
     /// For `answers`, of which there is at least one, and those of later passes.
-    pub(super) fn new(arguments: &Arguments, wanted: Wanted, answers: &[Answer], draws: bool) -> Self {
+    pub(super) fn new(shape: Shape, answers: &[Answer], draws: bool) -> Self {
         let first = &answers[0];
+        let Shape { format, all, asked, by, nearest } = shape;
         Self {
-            format: arguments.output.format(),
-            all: arguments.all,
-            asked: wanted.asked,
+            format,
+            all,
+            asked,
             labels: first.about.rows.iter().any(|row| row.label.is_some()),
             predictions: first.about.rows.iter().any(|row| row.prediction.is_some()),
             on_sweeps: first.about.basis.is_sweeps(),
             cut: false,
-            errors: arguments.output.format() != Format::Table || first.about.estimate.is_none(),
-            by: arguments.by,
-            nearest: arguments.nearest.is_some(),
+            errors: format != Format::Table || first.about.estimate.is_none(),
+            by,
+            nearest,
             swept: answers.len() > 1,
-            parts: columns_of_parts(first, arguments.by),
-            bars: draws && !arguments.all && arguments.by.is_none(),
+            parts: columns_of_parts(first, by),
+            bars: draws && !all && by.is_none(),
             most: 0.0,
         }
     }

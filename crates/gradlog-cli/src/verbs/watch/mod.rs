@@ -83,6 +83,7 @@ impl Verb for Arguments {
     }
 
     fn ask<'run>(&self, asked: &Asked<'run>) -> Result<Last, CliError> {
+        asked.run().refuse_compacted("following a training")?;
         if asked.draws(&Destination::stdout()) && !self.once && screen::can_draw() {
             return screen::follow(&self.run, Duration::from_secs_f64(self.every));
         }

@@ -1,7 +1,7 @@
 //! What is known of each column: its role, its type, and the columns that belong to it.
 
 use super::{Cells, Column};
-use crate::log::AMENDS_VECTORS;
+use crate::log::{AMENDS_ALL, AMENDS_VECTORS};
 
 /// What a column is for. Every column has exactly one role. So the bytes of all roles add up to the bytes of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -155,7 +155,8 @@ impl Column {
             | Column::CardKind
             | Column::PictureWidth
             | Column::CardBytes
-            | Column::CardData => ColumnRole::Run,
+            | Column::CardData
+            | Column::Bucket => ColumnRole::Run,
         }
     }
 
@@ -193,7 +194,8 @@ impl Column {
             | Column::Findings
             | Column::Checksum
             | Column::PictureWidth
-            | Column::CardBytes => Some(Cells::U32),
+            | Column::CardBytes
+            | Column::Bucket => Some(Cells::U32),
             Column::Example
             | Column::Step
             | Column::WallClock
@@ -243,6 +245,7 @@ impl Column {
             Column::DeltaPlaces | Column::DeltaApart => Column::Delta as u16,
             Column::FoldedPlaces | Column::FoldedApart => Column::Folded as u16,
             Column::Preconditioner => AMENDS_VECTORS,
+            Column::Bucket => AMENDS_ALL,
             _ => 0,
         }
     }
