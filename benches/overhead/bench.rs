@@ -16,10 +16,11 @@
 //! | recorded | tapped | everything, by the default configuration |
 //!
 //! The tapped loops also take ReLU, max-pooling and softmax from gradlog (`ops::relu`, `ops::max_pool2d_as_candle`,
-//! `nn::ops::softmax_last_dim`), which compute what candle's do. With `--in-place-sgd` they step by `gradlog::optim::Sgd`, which gives the same weights, in
-//! place of candle_nn's SGD. With `--adamw` the plain loop steps by candle_nn's AdamW and the tapped ones by
-//! `gradlog::optim::AdamW`, which shows the recorder its moments. `waited` is the training thread's time in handing
-//! over passes, without what it waits for at the end, when it asks for all to be on disk.
+//! `nn::ops::softmax_last_dim`), which compute what candle's do. With `--in-place-sgd` they step by
+//! `gradlog::optim::Sgd`, which gives the same weights, in place of candle_nn's SGD. With `--adamw` the plain loop
+//! steps by candle_nn's AdamW and the tapped ones by `gradlog::optim::AdamW`, which shows the recorder its moments.
+//! `waited` is the training thread's time in handing over passes, without what it waits for at the end, when it asks
+//! for all to be on disk.
 //!
 //! `disabled` is the ratio to the tapped loop without a recorder, and `floor` what the background thread cannot do
 //! without: reading each captured number once and writing the stored bytes ([`floor`]). `background` is its working

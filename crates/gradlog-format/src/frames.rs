@@ -6,8 +6,8 @@
 //! end     = length(0) crc
 //! ```
 //!
-//! `prefix` is that of FORMAT.md, "File prefix". `length` is a u32, the bytes of the payload, at most 2^24. `crc` is the
-//! CRC-32 of the frame's number (u64, from 0), its length and its payload, so that a frame that is lost, doubled or
+//! `prefix` is that of FORMAT.md, "File prefix". `length` is a u32, the bytes of the payload, at most 2^24. `crc` is
+//! the CRC-32 of the frame's number (u64, from 0), its length and its payload, so that a frame that is lost, doubled or
 //! moved is found. Payloads are encoded as those of the manifest. All integers are little-endian.
 
 use crate::log::codec::{decode, encode};
@@ -122,7 +122,7 @@ impl<R: Read> FrameReader<R> {
     ///
     /// # Errors
     /// [`FrameError`].
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let at = self.offset;
         let damaged = |what: String| FrameError::Damaged { offset: at, what };
         let mut head = [0; 8];
@@ -154,7 +154,7 @@ impl<R: Read> FrameReader<R> {
     /// [`FrameError`].
     pub fn expect<T: DeserializeOwned>(&mut self) -> Result<T, FrameError> {
         let offset = self.offset;
-        self.next()?.ok_or_else(|| FrameError::Damaged { offset, what: "the file ends too early".into() })
+        self.read()?.ok_or_else(|| FrameError::Damaged { offset, what: "the file ends too early".into() })
     }
 
     /// Where the next frame begins.
@@ -185,7 +185,7 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Vec<(u64, String)>, FrameError> {
         let mut frames = FrameReader::begin(bytes, PART_OF_ANSWER)?;
         let mut all = Vec::new();
-        while let Some(value) = frames.next()? {
+        while let Some(value) = frames.read()? {
             all.push(value);
         }
         Ok(all)

@@ -11,8 +11,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long one attempt at a request may take, its body included. Then it is tried again. Default 30 s.
     pub request_timeout: Duration,
-    /// How often a request is tried again after an error of the server (status 5xx, 429), of the network, or a timeout.
-    /// The waits between are 0.1 s, doubled each time, and random. Default 8.
+    /// How often a request is tried again after an error of the server (status 5xx, 429), of the network, or a
+    /// timeout. The waits between are 0.1 s, doubled each time, and random. Default 8.
     pub retries: usize,
     /// When a request is given up, with all its attempts and waits. Default 2 minutes.
     pub give_up_after: Duration,

@@ -49,23 +49,23 @@ pub enum OnEvent {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Guard {
-    /// Tells of an example whose gradient norm is more than so many times the 99th percentile of the last 4,096 visits.
-    /// `None` turns it off. Greater than 1. Default 10.
+    /// Tells of an example whose gradient norm is more than so many times the 99th percentile of the last 4,096
+    /// visits. `None` turns it off. Greater than 1. Default 10.
     ///
     /// It begins after 512 visits. Visits whose norm is zero or not finite do not count. The percentile is brought up
-    /// to date every 256 visits. The norm must also exceed a tenth of the greatest such percentile so far: a model that
-    /// has learned nearly everything has tiny gradients, and a larger one among them is harmless.
+    /// to date every 256 visits. The norm must also exceed a tenth of the greatest such percentile so far: a model
+    /// that has learned nearly everything has tiny gradients, and a larger one among them is harmless.
     ///
-    /// Norms of steps that were left out count too. So if all norms grow, at most 41 visits lie beyond the limit before
-    /// it follows.
+    /// Norms of steps that were left out count too. So if all norms grow, at most 41 visits lie beyond the limit
+    /// before it follows.
     pub large_gradient: Option<f64>,
     /// Tells that the running mean of the loss is more than so many times its least so far. `None` turns it off.
     /// Greater than 1. Default 3.
     ///
     /// The mean `m` is over about 50 steps, of the plain mean of the step's own losses. It begins after 50 steps. The
-    /// limit is `least + (factor − 1) · s`. The scale `s` is the greatest of `|least|`, a tenth of the mean loss of the
-    /// first 50 steps, and their mean absolute deviation. So a loss may be negative or come close to 0. One step counts
-    /// at most four times as far above `least` as the limit, so that one batch alone is no divergence.
+    /// limit is `least + (factor − 1) · s`. The scale `s` is the greatest of `|least|`, a tenth of the mean loss of
+    /// the first 50 steps, and their mean absolute deviation. So a loss may be negative or come close to 0. One
+    /// step counts at most four times as far above `least` as the limit, so that one batch alone is no divergence.
     ///
     /// It is told once. It is told again after the mean has come down half of the way.
     pub divergence: Option<f64>,

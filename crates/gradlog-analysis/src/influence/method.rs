@@ -269,7 +269,8 @@ pub struct EstimateDetails {
     pub steps_without_momentum: u64,
     /// Steps of which the optimizer did not tell the weight decay: the adjoint takes it as 0.
     pub steps_without_weight_decay: u64,
-    /// Steps with momentum of which the optimizer did not tell its count. The adjoint then takes the velocity to go on.
+    /// Steps with momentum of which the optimizer did not tell its count. The adjoint then takes the velocity to go
+    /// on.
     pub steps_without_count: u64,
     /// The largest momentum that these steps were recorded with.
     pub momentum: f32,

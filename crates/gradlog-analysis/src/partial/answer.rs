@@ -94,8 +94,8 @@ impl PassAnswer {
 }
 
 impl PartialAnswer {
-    /// Answers a question for a score, for the share that it names: of one run, or with `over`, or of several runs, over
-    /// all of them.
+    /// Answers a question for a score, for the share that it names: of one run, or with `over`, or of several runs,
+    /// over all of them.
     ///
     /// # Errors
     /// As [`ScoreQuestion::compute`] and [`ScoreQuestion::compute_over`], and [`AnalysisError::OutOfRange`] if the

@@ -35,7 +35,7 @@ struct Head {
 
 #[derive(Serialize, Deserialize)]
 enum AnswerHead {
-    Scores(ScoreHead),
+    Scores(Box<ScoreHead>),
     Influence(Box<InfluenceHead>),
 }
 
@@ -136,11 +136,11 @@ impl PartialAnswer {
         let (mut tables, mut passes) = (Vec::new(), Vec::new());
         for _ in 0..head.answers {
             match frames.expect()? {
-                AnswerHead::Scores(about) => tables.push(read_table(&mut frames, about)?),
+                AnswerHead::Scores(about) => tables.push(read_table(&mut frames, *about)?),
                 AnswerHead::Influence(about) => passes.push(read_pass(&mut frames, *about)?),
             }
         }
-        if frames.next::<u8>()?.is_some() {
+        if frames.read::<u8>()?.is_some() {
             return Err(damaged("there is more than its answers"));
         }
         let answer = match (tables.len(), passes.len()) {
@@ -156,7 +156,7 @@ impl PartialAnswer {
 
 fn write_table<W: Write>(frames: &mut FrameWriter<W>, table: &ScoreTable) -> io::Result<()> {
     let ScoreTable { score, basis, visits, left_out, estimated_norms, rows, damage } = table;
-    frames.write(&AnswerHead::Scores(ScoreHead {
+    frames.write(&AnswerHead::Scores(Box::new(ScoreHead {
         score: *score,
         basis: basis.clone(),
         visits: *visits,
@@ -164,7 +164,7 @@ fn write_table<W: Write>(frames: &mut FrameWriter<W>, table: &ScoreTable) -> io:
         estimated_norms: *estimated_norms,
         damage: damage.clone(),
         rows: rows.len() as u64,
-    }))?;
+    })))?;
     for rows in rows.chunks(ROWS) {
         let rows: Vec<ScoredRow> = rows.iter().map(ScoredRow::from).collect();
         frames.write(&rows)?;

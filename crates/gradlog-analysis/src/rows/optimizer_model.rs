@@ -19,8 +19,8 @@ pub struct OptimizerModel {
     pub steps_without_momentum: u64,
     /// Of these, steps of which the optimizer did not tell the weight decay.
     pub steps_without_weight_decay: u64,
-    /// Where momentum is modeled, steps of which the optimizer did not tell the count, so that the velocity is taken to
-    /// go on.
+    /// Where momentum is modeled, steps of which the optimizer did not tell the count, so that the velocity is taken
+    /// to go on.
     pub steps_without_count: u64,
     /// The largest momentum that the optimizer told; 0 if it told none.
     pub momentum: f32,

@@ -203,8 +203,8 @@ impl Window {
         })
     }
 
-    /// Whether the share of the examples may have no visit, though the runs have some: of a compacted run, a share reads
-    /// its own buckets.
+    /// Whether the share of the examples may have no visit, though the runs have some: of a compacted run, a share
+    /// reads its own buckets.
     fn may_be_empty(&self, runs: &[&Run]) -> bool {
         self.share.is_some() && runs.iter().any(|run| run.buckets().is_some())
     }

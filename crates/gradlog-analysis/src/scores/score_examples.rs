@@ -108,7 +108,10 @@ fn score_before<A: PerExample>(
             }
         }
     }
-    if table.left_out.missing + table.left_out.without_rate > 0 && table.rows.is_empty() && !others_have(run, from.window, &A::RULE) {
+    if table.left_out.missing + table.left_out.without_rate > 0
+        && table.rows.is_empty()
+        && !others_have(run, from.window, &A::RULE)
+    {
         let lacking = lacking(run, from.window, A::RULE.numbers);
         return Err(missing_error(score, run.manifest(), Uses::of_rule(&A::RULE), &lacking));
     }

@@ -164,8 +164,8 @@ const LOOK_AGE: Duration = Duration::from_millis(100);
 /// Looks at times whether a client is still there. Once gone it stays gone.
 struct Look {
     stream: Arc<TcpStream>,
-    /// When somebody looked last, and whether the client was there. One thread looks at a time, because looking changes
-    /// the mode of the stream for a moment.
+    /// When somebody looked last, and whether the client was there. One thread looks at a time, because looking
+    /// changes the mode of the stream for a moment.
     last: Mutex<(Instant, bool)>,
 }
 

@@ -49,7 +49,7 @@ impl Run {
     fn announce_segment(&self, index: u32) {
         if self.place().reads_ahead() {
             if let Ok(file) = self.place().open(&self.segment_path(index)) {
-                file.announce(&[0..SEGMENT_HEADER_BYTES as u64]);
+                file.announce(std::slice::from_ref(&(0..SEGMENT_HEADER_BYTES as u64)));
             }
         }
     }

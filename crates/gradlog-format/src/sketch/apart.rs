@@ -110,7 +110,8 @@ pub fn choose_apart(values: &[f32], magnitudes: &Magnitudes, rest: Rest, chosen:
 type High = [f32; APART_MAX + 1];
 
 ///
-/// It takes the largest nine times, which vectors do in no time. A sort of 32 numbers takes as long as rounding a vector.
+/// It takes the largest nine times, which vectors do in no time. A sort of 32 numbers takes as long as rounding a
+/// vector.
 fn highest(lanes: [u32; LANES]) -> High {
     vectorized(
         #[inline(always)]

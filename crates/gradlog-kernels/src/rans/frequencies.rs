@@ -60,8 +60,8 @@ impl Frequencies {
                 *rounded = share.clamp(1, TOTAL as u16 - 1);
             }
         }
-        // What rounding took or gave goes to the values that notice it least, one at a time. A byte of frequency f takes
-        // -log2(f / 4096) bits, so a change of f by 1 costs its count over f.
+        // What rounding took or gave goes to the values that notice it least, one at a time. A byte of frequency f
+        // takes -log2(f / 4096) bits, so a change of f by 1 costs its count over f.
         let mut sum: i32 = rounded.iter().map(|f| i32::from(*f)).sum();
         while sum != TOTAL as i32 {
             let change: i32 = if sum < TOTAL as i32 { 1 } else { -1 };

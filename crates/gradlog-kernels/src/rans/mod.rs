@@ -155,8 +155,8 @@ struct Stack<'a> {
 
 /// Decodes. It keeps its table from call to call.
 pub struct Decoder {
-    /// For each of the [`TOTAL`] remainders of a state: the byte in bits 0 to 7, its frequency in bits 8 to 19, and the
-    /// place within the byte's range above.
+    /// For each of the [`TOTAL`] remainders of a state: the byte in bits 0 to 7, its frequency in bits 8 to 19, and
+    /// the place within the byte's range above.
     table: Box<[u32; TOTAL as usize]>,
 }
 

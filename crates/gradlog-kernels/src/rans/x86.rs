@@ -84,8 +84,8 @@ pub(super) unsafe fn decode_avx512(
         }
         for v in (0..LANES / 16).rev() {
             top -= needs[v].count_ones() as usize;
-            // SAFETY: at least `LANES` words were left before this go, and it takes at most as many, so `top` is not below 0.
-            // 16 words from `top` on are there: at least 16 were taken before the first go.
+            // SAFETY: at least `LANES` words were left before this go, and it takes at most as many, so `top` is not
+            // below 0. 16 words from `top` on are there: at least 16 were taken before the first go.
             let popped = unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(words.as_ptr().add(top).cast())) };
             let spread = _mm512_maskz_expand_epi32(needs[v], popped);
             x[v] = _mm512_mask_or_epi32(x[v], needs[v], _mm512_slli_epi32::<16>(x[v]), spread);

@@ -56,8 +56,8 @@ impl Encoding {
         self.encode_stochastic_up_to(values, Magnitudes::of(values).largest(), seed, out)
     }
 
-    /// As [`Encoding::encode_stochastic`], for numbers whose largest magnitude is known: `largest`, which is infinite or
-    /// NaN if one of them is.
+    /// As [`Encoding::encode_stochastic`], for numbers whose largest magnitude is known: `largest`, which is infinite
+    /// or NaN if one of them is.
     pub fn encode_stochastic_up_to(self, values: &[f32], largest: f32, seed: u64, out: &mut Vec<u8>) -> Quantized {
         let levels = match self {
             Encoding::Q8 => 127.0,
