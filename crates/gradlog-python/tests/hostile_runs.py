@@ -128,7 +128,7 @@ def questions(run):
     yield lambda: run.vectors(16)
     yield lambda: run.vectors(16, "visits")
     try:
-        sets = [probe_set["set"] for probe_set in run.info["probes"]]
+        sets = [probe_set["name"] for probe_set in run.info["probes"]]
     except (gradlog.GradlogError, OSError):
         sets = []
     for name in [*sets[:2], "test"]:

@@ -186,8 +186,6 @@ class Errors(unittest.TestCase):
             self.assertIn(words, str(caught.exception))
         with self.assertRaises(ValueError):
             run.influence("test", 1, ids=[2])
-        with self.assertRaises(OverflowError):
-            run.example(-1)
 
     def test_numbers_that_do_not_fit_are_named(self):
         run = gradlog.open(RUN)
