@@ -3,8 +3,8 @@
 //! [`Run::open`] opens a run, [`Run::scan`] iterates over its blocks, and a [`Block`] reads the columns that are asked
 //! for. A scan holds one block at a time, so memory does not grow with the run.
 //!
-//! A run lies in a [`Place`]: on this machine ([`Local`]), or wherever somebody implements that trait, such as an object
-//! store ([`Run::open_in`]).
+//! A run lies in a [`Place`]: on this machine ([`Local`]), or wherever somebody implements that trait, such as an
+//! object store ([`Run::open_in`]).
 //!
 //! Bytes from disk never cause a panic. Every length is checked before it is used, and every checksum before a number
 //! is used. Files are read at positions (`pread`) and not mapped. If a file is cut while it is read, that is an error

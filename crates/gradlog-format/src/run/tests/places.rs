@@ -1,5 +1,5 @@
-//! A place whose N-th answer is a refusal, for every N: what is read is right, or reading is refused. A refusal is never
-//! damage, an absence or the end of a run.
+//! A place whose N-th answer is a refusal, for every N: what is read is right, or reading is refused. A refusal is
+//! never damage, an absence or the end of a run.
 
 use super::several_workers::{part_manifest, train, writer};
 use super::*;
