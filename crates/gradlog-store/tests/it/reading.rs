@@ -132,7 +132,7 @@ fn a_file_that_is_replaced_or_gone_while_it_is_read_is_an_error() {
     let sound = std::fs::read(&file).unwrap();
     let read_after = |change: &dyn Fn()| {
         std::fs::write(&file, &sound).unwrap();
-        let remote = bucket.open_patiently("large");
+        let remote = bucket.open("large").unwrap();
         let mut scan = remote.scan();
         let first: Vec<_> = scan.by_ref().take(5).collect();
         change();

@@ -51,9 +51,9 @@ impl Bucket {
     pub fn options(&self) -> Options {
         let mut options = Options::default();
         options.connect_timeout = Duration::from_secs(2);
-        options.request_timeout = Duration::from_millis(700);
+        options.request_timeout = Duration::from_millis(1500);
         options.retries = 2;
-        options.give_up_after = Duration::from_secs(5);
+        options.give_up_after = Duration::from_secs(10);
         options.settings = self.server.settings();
         options
     }
@@ -66,11 +66,12 @@ impl Bucket {
     }
 
     pub fn open(&self, prefix: &str) -> Result<Run, StoreError> {
-        open_run(format!("s3://bucket/{prefix}"), self.options())
+        open_run(format!("s3://bucket/{prefix}"), self.patient_options())
     }
 
-    pub fn open_patiently(&self, prefix: &str) -> Run {
-        open_run(format!("s3://bucket/{prefix}"), self.patient_options()).unwrap()
+    /// As [`Bucket::open`], with bounds that make a failure show soon.
+    pub fn open_hastily(&self, prefix: &str) -> Result<Run, StoreError> {
+        open_run(format!("s3://bucket/{prefix}"), self.options())
     }
 
     pub fn sync(&self, run: &Path, prefix: &str) -> Result<SyncReport, StoreError> {
@@ -164,15 +165,15 @@ pub fn everything(run: &Run) -> Result<String, String> {
     let read = || -> Result<String, String> {
         let mut text = cells(run).map_err(|error| error.to_string())?;
         let words = |error: &dyn std::error::Error| error.to_string();
-        let _ = write!(text, "{:?}\n", run.verify().map_err(|error| words(&error))?);
-        let _ = write!(text, "{:?}\n", run.survey().map_err(|error| words(&error))?);
-        let _ = write!(text, "{:?}\n", SummaryQuestion::new().compute(run).map_err(|error| words(&error)));
+        let _ = writeln!(text, "{:?}", run.verify().map_err(|error| words(&error))?);
+        let _ = writeln!(text, "{:?}", run.survey().map_err(|error| words(&error))?);
+        let _ = writeln!(text, "{:?}", SummaryQuestion::new().compute(run).map_err(|error| words(&error)));
         for score in Score::ALL {
-            let _ = write!(text, "{:?}\n", ScoreQuestion::new(score).compute(run).map_err(|error| words(&error)));
+            let _ = writeln!(text, "{:?}", ScoreQuestion::new(score).compute(run).map_err(|error| words(&error)));
         }
-        let _ = write!(text, "{:?}\n", SuspectQuestion::new().compute(run).map_err(|error| words(&error)));
+        let _ = writeln!(text, "{:?}", SuspectQuestion::new().compute(run).map_err(|error| words(&error)));
         let influence = InfluenceQuestion::new("test").sketch_errors().compute(run);
-        let _ = write!(text, "{:?}\n", influence.map_err(|error| words(&error)));
+        let _ = writeln!(text, "{:?}", influence.map_err(|error| words(&error)));
         // An answer that says nothing of a refusal is none.
         match run.place().refusal() {
             Some(error) => Err(error.to_string()),
@@ -206,6 +207,6 @@ pub fn cells(run: &Run) -> Result<String, ReadError> {
         }
         text.push('\n');
     }
-    let _ = write!(text, "{:?}\n", scan.damage()?);
+    let _ = writeln!(text, "{:?}", scan.damage()?);
     Ok(text.replace(&run.dir().display().to_string(), "RUN"))
 }
