@@ -179,7 +179,7 @@ fn manifests_of_the_largest_size_are_written_and_read_and_no_larger_ones() {
 #[test]
 fn workers_may_have_different_fields() {
     let dir = tempfile::tempdir().unwrap();
-    let own = [vec![field(3, b"of worker 0")], fields()];
+    let own = [vec![field(4, b"of worker 0")], fields()];
     for (rank, extensions) in (0..).zip(own.clone()) {
         let worker = Some(WorkerRecord { rank, workers: 2, reduction: AllReduce::Mean });
         let manifest = Manifest { worker, extensions, ..manifest() };
