@@ -41,8 +41,8 @@ impl Recorder {
     /// - Visits also get the squared norm of their gradient in Adam's metric, `Σ g²/(√v̂ + ε)`, so that self-influence
     ///   follows the steps that Adam took. The numbers are read again after an eighth of the optimizer's steps so far,
     ///   and after 64 at most. If nobody calls this for 64 steps, visits get no such norm.
-    /// - Probes are also recorded multiplied by `1/(√v̂ + ε)`, so that TracIn does. The numbers are read when a probe is
-    ///   recorded.
+    /// - Probes are also recorded multiplied by `1/(√v̂ + ε)`, so that TracIn does. The numbers are read when a probe
+    ///   is recorded.
     ///
     /// In a resumed training call it once before the first pass, with the optimizer's loaded state. Without it the
     /// visits of the first step have no such norm.

@@ -48,7 +48,7 @@
 //! | which examples to keep | [`RunsTable::keep`] with a [`KeepRule`] | [`KeepList`] |
 //! | which examples taught the model an answer | [`InfluenceQuestion`] | [`Influence`] |
 //! | the same by influence functions and other methods | [`EstimateQuestion`] | one [`Influence`] a damping |
-//! | the scores or the influence of a share of the examples, as one of several machines | [`ExampleShare`] | [`PartialAnswer`] |
+//! | scores or influence of a share of the examples, one of several jobs | [`ExampleShare`] | [`PartialAnswer`] |
 //! | whether influence comes from near or far | [`DistanceQuestion`] | [`FeatureDistance`] |
 //! | which examples teach the same | [`VectorQuestion`], then [`UnitVectors`] | [`Neighbor`], [`Pair`], [`Clusters`] |
 //! | how fast a group's gradient kernel changes | [`VelocityQuestion`] | [`Velocity`] |

@@ -11,6 +11,7 @@ use gradlog_format::sketch::Encoding;
 use gradlog_testing::{visits, Draws, Synthetic, Visit, Written};
 use std::fmt::Debug;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 fn text(value: &impl Debug) -> String {
@@ -144,6 +145,52 @@ fn a_finished_run_stays_finished() {
         let (_folder, path) = compacted(&written.run(), 3);
         let report = Run::open(&path).unwrap().verify().unwrap();
         assert_eq!((report.finished, report.visits), (finished, all.len() as u64));
+    }
+}
+
+#[test]
+fn several_workers_become_one_run_in_the_order_of_steps_and_ranks() {
+    let all = visits(&mut Draws(8), 30, 4, 6);
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    for rank in 0..3u64 {
+        let mut run = Synthetic::part(folder.clone(), Some((rank as u32, 3)), Encoding::Q8);
+        run.set(0, if rank == 1 { "other" } else { "test" });
+        run.set(1, "third");
+        let probe = |id: u64, step: u64| Visit { set: (rank == 1).into(), ..Draws(900 + id).visit(id, step, 0) };
+        run.probes(&[probe(10 * rank + 3, 0), probe(10 * rank + 4, 0)]);
+        let steps = all.last().unwrap().step + 1;
+        let told: Vec<(u64, u32, f32, u64)> = (0..steps).map(|step| (step, 0, 0.1, step)).collect();
+        run.steps(&told);
+        // Every worker has rows of every step, some of the same example, in blocks of other lengths.
+        let own: Vec<Visit> = all.iter().filter(|visit| (visit.example + visit.step) % 3 != rank).cloned().collect();
+        own.chunks(5 + 4 * rank as usize).for_each(|rows| run.visits(rows));
+        run.end();
+        run.finish();
+    }
+    let run = Run::open(folder.path()).unwrap();
+    for buckets in [1, 5] {
+        let (_folder, path) = compacted(&run, buckets);
+        let new = Run::open(&path).unwrap();
+        assert!(new.parts().is_empty() && new.manifest().worker.is_none());
+        for score in Score::ALL {
+            let table = |run: &Run| text(&ScoreQuestion::new(score).compute(run).unwrap());
+            assert_eq!(table(&new), table(&run), "{score} in {buckets} buckets");
+        }
+        assert_eq!(new.probe_sets().unwrap(), ["test", "third", "other"]);
+        for set in ["test", "third"] {
+            let question = InfluenceQuestion::new(set);
+            let (here, there) = (question.compute(&run).unwrap(), question.compute(&new).unwrap());
+            // Of several workers it adds block after block, whose steps lie between each other: another order of sums.
+            assert_eq!((here.visits, here.rows.len()), (there.visits, there.rows.len()));
+            for (row, about) in here.rows.iter().enumerate() {
+                let at = there.row_position(about.example).unwrap();
+                assert_eq!(&there.rows[at], about);
+                for probe in 0..here.probes.len() {
+                    let (own, other) = (here.score(row, probe), there.score(at, probe));
+                    assert!((own - other).abs() <= 1e-12, "{set} {own} {other}");
+                }
+            }
+        }
     }
 }
 

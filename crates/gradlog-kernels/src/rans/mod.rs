@@ -18,7 +18,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 32 | a bit for each value of a byte that occurs, bit `v mod 8` of byte `v / 8` |
-//! | 1 or 2 each | the frequency of each such value, in ascending order: `f` below 128, or `128 + f mod 128` and `f / 128` |
+//! | 1 or 2 each | the frequency of each such value, ascending: `f` below 128, or `128 + f mod 128` and `f / 128` |
 //! | 512 | the 128 states, u32 each, from which decoding begins |
 //! | the rest | the stack of words, u16 each, the last on top |
 //!

@@ -61,6 +61,25 @@ pub struct CompactReport {
     pub dropped: u64,
 }
 
+/// The numbers of the probe sets in the new run, in the order of their names there. Those of a run of several workers
+/// are in another order.
+#[derive(Default)]
+struct SetNumbers(Vec<u32>);
+
+impl SetNumbers {
+    /// Takes the next number for a set. Returns `false` if it has one.
+    fn begin(&mut self, set: u32) -> bool {
+        let is_new = !self.0.contains(&set);
+        self.0.extend(is_new.then_some(set));
+        is_new
+    }
+
+    /// The number of a set that has one.
+    fn number(&self, set: u32) -> u32 {
+        self.0.iter().position(|known| *known == set).map_or(u32::MAX, |number| number as u32)
+    }
+}
+
 impl Run {
     /// Writes the run anew at `to`, sorted by buckets of examples. `progress` is called with the bytes of each block
     /// that is read, and of each that is read back.
@@ -72,8 +91,8 @@ impl Run {
     /// [`CompactError`]; then nothing is at `to`. Damage is an error: recover the run first.
     ///
     /// # Cost
-    /// Reads the run once, writes it once, and reads what it wrote once. Memory: `memory_bytes` of rows, up to twice,
-    /// and a few blocks; of several workers two blocks of each.
+    /// Reads the run once, writes it once, and reads what it wrote twice: its checksums, then its rows. Memory:
+    /// `memory_bytes` of rows, up to twice, and a few blocks; of several workers two blocks of each.
     pub fn compact(
         &self,
         to: impl AsRef<Path>,
@@ -111,7 +130,7 @@ impl Run {
         progress: &mut impl FnMut(u64),
     ) -> Result<bool, CompactError> {
         let mut sorter = Sorter::new(folder, options);
-        let (mut is_finished, mut sets) = (false, 0);
+        let (mut is_finished, mut sets) = (false, SetNumbers::default());
         let several = !self.parts().is_empty();
         let mut scan = self.scan();
         for block in scan.by_ref() {
@@ -128,13 +147,11 @@ impl Run {
                         continue;
                     }
                     // Each worker names its sets. A set that several name is one set of the run.
-                    if kind == BlockKind::ProbeSet {
-                        if block.united_set()? < sets {
-                            continue;
-                        }
-                        sets += 1;
+                    if kind == BlockKind::ProbeSet && !sets.begin(block.united_set()?) {
+                        continue;
                     }
-                    let rows = Rows::read(&block)?;
+                    let mut rows = Rows::read(&block)?;
+                    rows.number_sets(|set| sets.number(set));
                     read.add(&rows);
                     match kind {
                         BlockKind::Visits => {
@@ -214,11 +231,13 @@ impl Run {
 
     /// Reads a compacted run and compares it with what was to be written.
     fn read_back(&self, expected: &Digest, progress: &mut impl FnMut(u64)) -> Result<(), String> {
+        let report = self.verify_with(&mut *progress).map_err(|error| error.to_string())?;
+        if let Some(damage) = report.damage {
+            return Err(damage.to_string());
+        }
         let mut found = Digest::default();
         let mut scan = self.scan();
         for block in scan.by_ref() {
-            progress(block.bytes());
-            block.check().map_err(|error| error.to_string())?;
             if block.kind() != Some(BlockKind::End) {
                 found.add(&Rows::read(&block).map_err(|error| error.to_string())?.without_bucket());
             }

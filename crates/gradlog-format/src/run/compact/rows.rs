@@ -117,6 +117,14 @@ impl Rows {
         Ok(rows)
     }
 
+    /// Gives the probe sets other numbers.
+    pub fn number_sets(&mut self, number: impl Fn(u32) -> u32) {
+        let sets = self.columns.iter_mut().filter(|column| column.key.column == Column::ProbeSet);
+        for bytes in sets.flat_map(|column| column.bytes.as_chunks_mut::<4>().0) {
+            *bytes = number(u32::from_le_bytes(*bytes)).to_le_bytes();
+        }
+    }
+
     /// The rows without the column that says their bucket.
     pub fn without_bucket(mut self) -> Self {
         self.columns.retain(|column| column.key.column != Column::Bucket);
