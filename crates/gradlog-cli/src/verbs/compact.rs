@@ -8,10 +8,10 @@ use gradlog_analysis::{CompactReport, Compaction};
 use std::path::PathBuf;
 use std::slice;
 
-/// Write a run anew with its visits sorted into buckets of examples, for runs of more examples than a cache holds
+/// Write a run anew with its visits sorted into buckets of examples, so that each job with --part reads its own
 ///
-/// All visits of an example are then in one bucket, in the order of their steps. Scores go bucket by bucket, and a job
-/// with --part I/N reads its own buckets alone, if N divides the number of buckets. Scores are the same bit for bit.
+/// All visits of an example are then in one bucket, in the order of their steps. A job with --part I/N reads its own
+/// buckets alone, if N divides the number of buckets. Scores are the same bit for bit.
 /// The adjoint and `gradlog watch` need the order of the training and refuse the new run; so does a recorder that would
 /// go on in it.
 ///
