@@ -40,7 +40,7 @@ impl From<FrameError> for PartFileError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MergeError {
-    /// There are none.
+    /// No part was given.
     #[error("there are no parts to merge")]
     NoParts,
     /// Two parts are of splits into different numbers.

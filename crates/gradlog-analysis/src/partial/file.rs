@@ -131,7 +131,7 @@ impl PartialAnswer {
         }
         let head: Head = frames.expect()?;
         if !head.share.is_sound() || head.answers == 0 {
-            return Err(damaged("its number is none that a part has"));
+            return Err(damaged("it has an impossible part number, or no answer"));
         }
         let (mut tables, mut passes) = (Vec::new(), Vec::new());
         for _ in 0..head.answers {

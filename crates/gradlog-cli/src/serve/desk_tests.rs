@@ -161,7 +161,7 @@ fn who_waits_keeps_the_place() {
     assert_eq!(*order.lock().unwrap(), ["x", "y", "z", "u", "v"]);
 }
 
-/// The one who asked first leaves. The question goes on for whoever asked the same, and stops when both are gone.
+/// Two clients ask the same question. It goes on when the first leaves, and stops when both have left.
 #[test]
 fn a_running_question_stops_when_nobody_awaits_it() {
     let desk = Desk::new(1 << 20);

@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(server.lock().open.len(), CONNECTIONS_MAX);
     }
 
-    /// Answers when it is told to.
+    /// An application that waits with its answer until the test opens the gate.
     struct Gated {
         asked: SyncSender<()>,
         gate: Mutex<Receiver<()>>,

@@ -378,7 +378,7 @@ mod tests {
         assert!(Arc::ptr_eq(&second.value.examples, &known));
         let about = second.value.about.to_string().len();
         assert_eq!(second.bytes, 8 * count + about);
-        // Examples of another state of the run are none of this one.
+        // A list of examples from another state of the run is not used.
         let other = Arc::new(Examples { ids: vec![1], labels: vec![0], predictions: vec![0] });
         let third = ScoreColumn::compute(&asked, Score::Loss, Some(other)).unwrap();
         assert_eq!(*third.value.examples, *known);

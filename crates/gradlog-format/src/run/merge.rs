@@ -65,6 +65,14 @@ impl<'run> Scan<'run> {
         }
     }
 
+    /// In a run of several workers: the names of the probe sets met so far, by their numbers in the whole run.
+    pub(super) fn united_sets(&self) -> Option<&[String]> {
+        match &self.0 {
+            Kind::One(_) => None,
+            Kind::Several(merge) => Some(&merge.names),
+        }
+    }
+
     /// An error if the scan ended because the place refused. What was read may then be less than there is.
     pub(super) fn not_refused(&self) -> Result<(), ReadError> {
         match self.damage() {

@@ -2,7 +2,7 @@
 
 use super::error::ReadError;
 use super::handle::Run;
-use crate::log::{BlockKind, Column};
+use crate::log::BlockKind;
 
 impl Run {
     /// The names of the probe sets, by number. Sets of one name are one set: rows of all their numbers belong to it.
@@ -14,19 +14,16 @@ impl Run {
         let mut scan = self.scan();
         for block in scan.by_ref().filter(|block| block.kind() == Some(BlockKind::ProbeSet)) {
             let (number, name) = block.probe_set()?;
-            // In a run of several workers, the number in the whole run.
-            let number = block.u32s(Column::ProbeSet)?.first().copied().unwrap_or(number) as usize;
-            // Several workers may each have recorded a share of one set.
-            if names.get(number) == Some(&name) && !self.parts().is_empty() {
-                continue;
+            if !self.parts().is_empty() {
+                continue; // The scan numbers the sets of all workers, and their blocks come in another order.
             }
-            if number != names.len() {
+            if number as usize != names.len() {
                 return Err(block.damaged(format!("probe set {number} where {} belongs", names.len())));
             }
             names.push(name);
         }
         scan.damage()?;
-        Ok(names)
+        Ok(scan.united_sets().map_or(names, <[String]>::to_vec))
     }
 }
 

@@ -97,7 +97,7 @@ impl Kernel {
     }
 }
 
-/// Encodes. It keeps its buffers from call to call.
+/// Encodes. It keeps a buffer from call to call: two bytes for each byte of the longest input so far.
 #[derive(Debug, Default)]
 pub struct Encoder {
     words: Vec<u16>,

@@ -101,7 +101,7 @@ fn codes_compressed_by_rans_are_read_as_they_were_written() {
     check(dir.path());
 }
 
-/// Frames whose checksums match and which are none.
+/// Bytes that are not a frame, under checksums that match.
 #[test]
 fn a_frame_that_lies_is_damage_of_its_column_alone() {
     let [input, delta] = both();

@@ -185,6 +185,31 @@ fn probe_sets_of_one_name_are_one_set() {
 }
 
 #[test]
+fn workers_may_name_other_sets_in_any_order() {
+    let dir = tempfile::tempdir().unwrap();
+    for (rank, names) in [(0, &["test", "third"][..]), (1, &["other"]), (2, &["third", "other"])] {
+        let mut writer = writer(dir.path(), &part_manifest(rank));
+        for (number, name) in (0..).zip(names) {
+            writer.append(&mut set(number, name)).unwrap();
+            writer.append(&mut probes(number, &[u64::from(10 * rank + number)], 0)).unwrap();
+        }
+        train(&mut writer, rank, 0, 2, 2);
+        writer.append(&mut end(4)).unwrap();
+        writer.finish().unwrap();
+    }
+    let run = Run::open(dir.path()).unwrap();
+    let names = run.probe_sets().unwrap();
+    let mut found = Vec::new();
+    for block in run.scan().filter(|block| block.kind() == Some(BlockKind::Probes)) {
+        let sets = block.u32s(Column::ProbeSet).unwrap();
+        let rows = block.u64s(Column::Example).unwrap().into_iter().zip(sets);
+        found.extend(rows.map(|(example, set)| (example, names[set as usize].as_str())));
+    }
+    found.sort_unstable();
+    assert_eq!(found, [(0, "test"), (1, "third"), (10, "other"), (20, "third"), (21, "other")]);
+}
+
+#[test]
 fn parts_that_are_not_of_one_run_are_refused_with_what_differs_and_where() {
     let refused = |change: &dyn Fn(&mut Manifest), words: &[&str]| {
         let dir = tempfile::tempdir().unwrap();
