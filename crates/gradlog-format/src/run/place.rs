@@ -80,8 +80,8 @@ pub trait Place: Debug + Send + Sync {
     /// The first refusal that is for good: from then on the place refuses everything. A place that refuses for a moment
     /// only has none.
     ///
-    /// After several questions to a run in such a place, call this once: reading may have ended early, and an answer may
-    /// not say so.
+    /// After several questions to a run in such a place, call this once: reading may have ended early, and an answer
+    /// may not say so.
     fn refusal(&self) -> Option<io::Error> {
         None
     }

@@ -3,7 +3,7 @@
 use super::error::CompactError;
 use crate::log::{
     check_size_limit, io_error, segment_path, sync_folder, BlockBuilder, BlockHeader, BlockKind, Column, Compressor,
-    LogError, LogWriterLock, SegmentHeader, HEADER_BYTES, SEGMENT_HEADER_BYTES,
+    LogError, LogWriterLock, SegmentHeader, HEADER_BYTES, LOCK_FILE, SEGMENT_HEADER_BYTES,
 };
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -33,24 +33,7 @@ impl Folder {
         std::fs::create_dir_all(&path).map_err(folder_error("make", &path))?;
         // Two compactions into one folder would spoil each other's files.
         let lock = LogWriterLock::take(&path)?;
-        for entry in std::fs::read_dir(&path).map_err(folder_error("read", &path))? {
-            let entry = entry.map_err(folder_error("read", &path))?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let file = entry.path();
-            match name.as_ref() {
-                "lock" => {}
-                "manifest" => std::fs::remove_file(&file).map_err(folder_error("delete", &file))?,
-                "checkpoints" => std::fs::remove_dir_all(&file).map_err(folder_error("delete", &file))?,
-                name if name.starts_with("segment-") => {
-                    std::fs::remove_file(&file).map_err(folder_error("delete", &file))?;
-                }
-                _ => {
-                    let error = io::Error::other("it holds a file that no compaction made");
-                    return Err(CompactError::Folder { action: "start over in", path: file, error });
-                }
-            }
-        }
+        clear(&path)?;
         Ok(Self { path, lock: Some(lock) })
     }
 
@@ -130,6 +113,44 @@ impl Folder {
         let named = std::fs::rename(&self.path, to).and_then(|()| sync_folder(to));
         named.map_err(folder_error("make", to))
     }
+}
+
+impl Drop for Folder {
+    /// After an error nothing stays that nobody can use: the disk may be full. Errors are ignored, because the next
+    /// call clears the folder, too.
+    fn drop(&mut self) {
+        // A folder that got its final name has no lock any more.
+        if let Some(lock) = self.lock.take() {
+            if clear(&self.path).is_ok() {
+                drop(lock);
+                let _ = std::fs::remove_file(self.path.join(LOCK_FILE));
+                let _ = std::fs::remove_dir(&self.path);
+            }
+        }
+    }
+}
+
+/// Deletes what compactions write, but the lock. Another file is an error.
+fn clear(path: &Path) -> Result<(), CompactError> {
+    for entry in std::fs::read_dir(path).map_err(folder_error("read", path))? {
+        let entry = entry.map_err(folder_error("read", path))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let file = entry.path();
+        match name.as_ref() {
+            LOCK_FILE => {}
+            "manifest" => std::fs::remove_file(&file).map_err(folder_error("delete", &file))?,
+            "checkpoints" => std::fs::remove_dir_all(&file).map_err(folder_error("delete", &file))?,
+            name if name.starts_with("segment-") => {
+                std::fs::remove_file(&file).map_err(folder_error("delete", &file))?;
+            }
+            _ => {
+                let error = io::Error::other("it holds a file that no compaction made");
+                return Err(CompactError::Folder { action: "start over in", path: file, error });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A compressor of columns.

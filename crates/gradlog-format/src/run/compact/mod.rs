@@ -84,7 +84,7 @@ impl Run {
     /// Writes the run anew at `to`, sorted by buckets of examples. `progress` is called with the bytes of each block
     /// that is read, and of each that is read back.
     ///
-    /// A call that was interrupted leaves a folder `.NAME.compacting` beside `to`. The next call for the same `to`
+    /// A call whose process dies leaves a folder `.NAME.compacting` beside `to`. The next call for the same `to`
     /// deletes it and starts over.
     ///
     /// # Errors
