@@ -117,8 +117,8 @@ pub use gradlog_format::verdicts::{Judgment, Verdict, Verdicts, VerdictsError};
 pub use recorder::{
     BatchRows, Card, CardLimits, CheckpointInfo, Committed, Config, Cost, CurvaturePass, CurvatureRows, Finding,
     GradientCheck, Guard, GuardEvent, OnBatchNorm, OnEvent, OnFailure, OnNonFinite, Overflow, Pass, ProbePass,
-    RecordError, Recorder, RecordingSummary, Reduction, Replay, ReplaySummary, Reproduction, TangentPass, TangentRows,
-    Worker,
+    RecordError, Recorder, RecordingSummary, Reduction, Replay, ReplaySummary, Reproduction, Sketching, TangentPass,
+    TangentRows, Worker,
 };
 pub use step::{AdamStep, SecondMoments, StepInfo, StepReport, StepRule};
 pub use taps::{Tap, Tapped, Taps};

@@ -4,6 +4,7 @@ use super::cards::CardLimits;
 use super::error::RecordError;
 use super::guard::Guard;
 use super::outputs::Reduction;
+use candle_core::Device;
 use gradlog_format::log::{AllReduce, WorkerRecord, WriterOptions, WORKERS_MAX};
 use gradlog_format::sketch::SketchConfig;
 use std::time::Duration;
@@ -75,6 +76,36 @@ pub enum OnNonFinite {
     Skip,
     /// As [`OnNonFinite::Skip`], but `backward_step` returns the error as well, so that a loop with `?` ends.
     Stop,
+}
+
+/// Where gradients are sketched and losses are computed.
+///
+/// The log is the same, and so are its numbers, up to the rounding of sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Sketching {
+    /// Tensors in main memory are sketched there: f32 by fused layers and the background thread. On another device
+    /// everything is done as under [`Sketching::OnDevice`].
+    #[default]
+    Auto,
+    /// By candle's ops on the device of the tensors. What leaves the device is one short vector for each example, the
+    /// factors of layers with one position per example, and a few numbers. On the CPU this is slower than
+    /// [`Sketching::Auto`]; it serves tests and comparisons.
+    OnDevice,
+    /// In main memory. Inputs and output gradients of all layers are copied from the device, and the training waits for
+    /// the outputs of each pass.
+    InMainMemory,
+}
+
+impl Sketching {
+    /// Whether tensors of `device` are sketched by candle's ops.
+    pub(crate) fn is_on_device(self, device: &Device) -> bool {
+        match self {
+            Self::Auto => !device.is_cpu(),
+            Self::OnDevice => true,
+            Self::InMainMemory => false,
+        }
+    }
 }
 
 /// What happens if the declared model has a `BatchNorm` that may run in training mode.
@@ -158,6 +189,8 @@ pub struct Config {
     pub seed: u64,
     /// Lengths and encodings of the sketches. Default [`SketchConfig::default`].
     pub sketch: SketchConfig,
+    /// Where gradients are sketched. Default [`Sketching::Auto`].
+    pub sketching: Sketching,
     /// What happens when the queue is full. Default [`Overflow::Block`].
     pub overflow: Overflow,
     /// What happens when nothing more can be recorded. Default [`OnFailure::Stop`].
@@ -211,6 +244,7 @@ impl Default for Config {
         Self {
             seed: 0,
             sketch: SketchConfig::default(),
+            sketching: Sketching::default(),
             overflow: Overflow::default(),
             on_failure: OnFailure::default(),
             on_nonfinite: OnNonFinite::default(),

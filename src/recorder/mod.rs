@@ -64,7 +64,7 @@ mod workers;
 
 pub use cards::{Card, CardLimits};
 pub use check::{BatchRows, Finding, GradientCheck};
-pub use config::{Config, OnBatchNorm, OnFailure, OnNonFinite, Overflow, Worker};
+pub use config::{Config, OnBatchNorm, OnFailure, OnNonFinite, Overflow, Sketching, Worker};
 pub use cost::{Cost, RecordingSummary};
 pub use curvature::{CurvaturePass, CurvatureRows};
 pub use elsewhere::CheckpointInfo;

@@ -1,7 +1,7 @@
 //! Starts a recorder, on a new run or on an existing one.
 
 use super::cards::CardBook;
-use super::config::{Config, OnBatchNorm, Worker};
+use super::config::{Config, OnBatchNorm, Sketching, Worker};
 use super::error::{find_no_run, quote_names, RecordError};
 use super::guard::TrainingGuard;
 use super::handle::Recorder;
@@ -145,7 +145,7 @@ pub(super) fn prepare_taps(taps: &Taps, config: &Config) -> Result<(Manifest, Ta
     }
     let manifest = make_manifest(&registry, config)?;
     drop(registry);
-    if !taps.acquire() {
+    if !taps.acquire(config.sketching == Sketching::OnDevice) {
         let what = "another recorder is recording with these taps: finish or drop it first, or give each recorder its own `Taps`";
         return Err(RecordError::Taps(vec![what.into()]));
     }
@@ -194,7 +194,7 @@ pub(super) fn start_recorder(
     let rows = RowMaker::new(sketchers, config.sketch.clone(), shared_fold.clone(), divisor, config.guard.clone());
     let guard = TrainingGuard::new(config.guard.clone());
     let cards = CardBook::new(config.cards, past.cards);
-    let flush_interval = config.flush_interval;
+    let (sketching, flush_interval) = (config.sketching, config.flush_interval);
     let (on_failure, on_nonfinite) = (config.on_failure, config.on_nonfinite);
     // What an earlier session said of layers must not be taken for this one.
     let all = if past.has_layer_rates { layers.len() as u32 } else { 0 };
@@ -239,6 +239,7 @@ pub(super) fn start_recorder(
         on_nonfinite,
         guard,
         cards,
+        sketching,
         flush_interval,
         step: past.step,
         epoch: 0,

@@ -1,7 +1,7 @@
 //! A recorder's state on the training's side, and how it hands over passes.
 
 use super::cards::CardBook;
-use super::config::{OnFailure, OnNonFinite};
+use super::config::{OnFailure, OnNonFinite, Sketching};
 use super::error::RecordError;
 use super::guard::{Found, GuardEvent, TrainingGuard};
 use super::head::Head;
@@ -72,6 +72,8 @@ pub(super) struct State {
     pub on_nonfinite: OnNonFinite,
     pub guard: TrainingGuard,
     pub cards: CardBook,
+    /// Where gradients are sketched and losses are computed.
+    pub sketching: Sketching,
     /// After this time cards that wait are sent, even if they are few.
     pub flush_interval: Duration,
     pub step: u64,

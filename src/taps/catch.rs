@@ -1,6 +1,7 @@
 //! Catches the gradient of a tensor. candle hands it only to the backward function of a custom op.
 
 use super::collected::never_armed;
+use super::fused::cpu_f32;
 use super::gradient::{FoldedGradients, Folding};
 use super::metric::{MetricWeights, SquaredNorms};
 use super::shared_fold::LazyFold;
@@ -17,6 +18,9 @@ pub(super) trait Passes: Send + Sync {
 
     /// Whether forward passes are not recorded for a while, although a pass is armed.
     fn is_paused(&self) -> bool;
+
+    /// Whether layers in main memory run as one op.
+    fn is_fused(&self) -> bool;
 
     /// Number of parameters of all layers whose gradients `pass` will fold, as far as forward has come.
     fn folded_parameters(&self, pass: u64) -> u64;
@@ -43,6 +47,11 @@ impl Catch {
     /// A catch of no taps, for an op that is never recorded.
     pub(super) fn unarmed() -> Self {
         Self { passes: never_armed(), slot: Arc::new(Slot::default()), pass: 0 }
+    }
+
+    /// Whether a layer can run as one op on all of these tensors.
+    pub(super) fn fuses(&self, tensors: &[&Tensor]) -> bool {
+        cpu_f32(tensors) && self.passes.is_fused()
     }
 
     /// Whether a pass is armed. If not, there is nothing to catch, and a layer should cost what it costs untapped.

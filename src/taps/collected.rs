@@ -148,6 +148,10 @@ impl Passes for Never {
         false
     }
 
+    fn is_fused(&self) -> bool {
+        true
+    }
+
     fn folded_parameters(&self, _pass: u64) -> u64 {
         0
     }

@@ -49,7 +49,7 @@ impl Tap for Linear {
     fn tapped_forward(&self, x: &Tensor, catch: &Catch) -> Result<Tensor> {
         let weight = self.weight();
         let fits = x.rank() >= 2 && x.dims().last() == weight.dims().last() && x.elem_count() * weight.elem_count() > 0;
-        let supported = cpu_f32(&[x, weight]) && self.bias().is_none_or(|b| cpu_f32(&[b]));
+        let supported = catch.fuses(&[x, weight]) && self.bias().is_none_or(|b| cpu_f32(&[b]));
         let whole = self.bias().is_none_or(|bias| needs_gradient(bias) == needs_gradient(weight));
         if !fits || !supported || !whole {
             return catch.output(x, self.plain_forward(x)?);

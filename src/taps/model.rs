@@ -81,6 +81,8 @@ struct Shared {
     passes: AtomicU64,
     /// Whether a recorder holds these taps. Two at a time would catch each other's gradients.
     held: AtomicBool,
+    /// Whether tapped layers run candle's own ops, so that their gradients stay on the device.
+    unfused: AtomicBool,
     /// Number of guards that stop recording.
     paused: AtomicUsize,
     /// What a check watches.
@@ -102,6 +104,10 @@ impl Passes for Shared {
 
     fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Acquire) > 0
+    }
+
+    fn is_fused(&self) -> bool {
+        !self.unfused.load(Ordering::Acquire)
     }
 
     fn folded_parameters(&self, pass: u64) -> u64 {
@@ -335,9 +341,14 @@ impl Taps {
         self.shared.registry()
     }
 
-    /// Takes the taps for one recorder. Returns `false` if another recorder holds them.
-    pub(crate) fn acquire(&self) -> bool {
-        !self.shared.held.swap(true, Ordering::AcqRel)
+    /// Takes the taps for one recorder. Returns `false` if another recorder holds them. With `unfused`, layers in main
+    /// memory run candle's own ops as those on other devices do.
+    pub(crate) fn acquire(&self, unfused: bool) -> bool {
+        let free = !self.shared.held.swap(true, Ordering::AcqRel);
+        if free {
+            self.shared.unfused.store(unfused, Ordering::Release);
+        }
+        free
     }
 
     /// Releases the taps for another recorder.

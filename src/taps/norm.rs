@@ -167,7 +167,7 @@ impl Kernel {
 
 fn fused_forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kernel: Kernel, catch: &Catch) -> Result<Tensor> {
     let fits = x.rank() >= 1 && x.dims().last() == weight.dims().last() && x.elem_count() > 0;
-    if !fits || !cpu_f32(&[x, weight]) || !bias.is_none_or(|b| cpu_f32(&[b])) {
+    if !fits || !catch.fuses(&[x, weight]) || !bias.is_none_or(|b| cpu_f32(&[b])) {
         return catch.output(x, composed_forward(x, weight, bias, f64::from(kernel.eps), kernel.remove_mean)?);
     }
     catch.note_forward(x);

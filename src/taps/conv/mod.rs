@@ -26,8 +26,8 @@ fn describe(kind: &'static str, weight: &Tensor, bias: Option<&Tensor>) -> Layer
 }
 
 /// Whether the convolution of `x` can run as one op.
-fn is_fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> bool {
-    x.elem_count() > 0 && cpu_f32(&[x, weight]) && bias.is_none_or(|bias| cpu_f32(&[bias]))
+fn is_fused(catch: &Catch, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> bool {
+    x.elem_count() > 0 && catch.fuses(&[x, weight]) && bias.is_none_or(|bias| cpu_f32(&[bias]))
 }
 
 macro_rules! convolution {
@@ -49,7 +49,7 @@ macro_rules! convolution {
             }
 
             fn tapped_forward(&self, x: &Tensor, catch: &Catch) -> Result<Tensor> {
-                if !is_fused(x, self.weight(), self.bias()) {
+                if !is_fused(catch, x, self.weight(), self.bias()) {
                     return catch.output(x, Module::forward(self, x)?);
                 }
                 let geometry = Geometry::new(x.dims(), self.weight().dims(), self.config().into())?;

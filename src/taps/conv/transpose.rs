@@ -92,7 +92,7 @@ macro_rules! transposed_convolution {
             }
 
             fn tapped_forward(&self, x: &Tensor, catch: &Catch) -> Result<Tensor> {
-                if !is_fused(x, self.weight(), self.bias()) {
+                if !is_fused(catch, x, self.weight(), self.bias()) {
                     return catch.output(x, self.plain_forward(x)?);
                 }
                 let geometry = geometry(x, self.weight(), self.config().into(), self.config().output_padding, $rank)?;

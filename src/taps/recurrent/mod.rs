@@ -44,10 +44,10 @@ impl<C: Cell> Recurrent<C> {
             _ => (products.dim(0)?, 1),
         };
         let sizes = Sizes { batch, steps, hidden };
-        if !self.is_fused(&products, state, sizes) {
+        let catch = self.state.catch();
+        if !self.is_fused(&catch, &products, state, sizes) {
             return self.run_composed(&products, state, None);
         }
-        let catch = self.state.catch();
         if self.state.runs_plain() {
             return self.run_composed(&products, state, Some(&catch));
         }
@@ -55,11 +55,11 @@ impl<C: Cell> Recurrent<C> {
     }
 
     /// Whether the fused op can take these tensors. A layer of which only weight or bias is trained takes candle's ops.
-    fn is_fused(&self, products: &Tensor, state: &[&Tensor], sizes: Sizes) -> bool {
+    fn is_fused(&self, catch: &Catch, products: &Tensor, state: &[&Tensor], sizes: Sizes) -> bool {
         let (weight, bias) = (self.state.inner().weight(), self.state.inner().bias());
         let whole = bias.is_none_or(|bias| needs_gradient(bias) == needs_gradient(weight));
         let fits = state.iter().all(|state| state.dims() == [sizes.batch, sizes.hidden]);
-        let supported = cpu_f32(&[products, weight]) && cpu_f32(state) && bias.is_none_or(|b| cpu_f32(&[b]));
+        let supported = catch.fuses(&[products, weight]) && cpu_f32(state) && bias.is_none_or(|b| cpu_f32(&[b]));
         whole && fits && supported && products.elem_count() > 0
     }
 
