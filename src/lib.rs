@@ -116,7 +116,7 @@ pub use gradlog_format::sketch::{Encoding, Form, SketchConfig};
 pub use gradlog_format::verdicts::{Judgment, Verdict, Verdicts, VerdictsError};
 pub use recorder::{
     BatchRows, Card, CardLimits, CheckpointInfo, Committed, Config, Cost, CurvaturePass, CurvatureRows, Finding,
-    GradientCheck, Guard, GuardEvent, OnBatchNorm, OnEvent, OnFailure, OnNonFinite, Overflow, Pass, ProbePass,
+    Folding, GradientCheck, Guard, GuardEvent, OnBatchNorm, OnEvent, OnFailure, OnNonFinite, Overflow, Pass, ProbePass,
     RecordError, Recorder, RecordingSummary, Reduction, Replay, ReplaySummary, Reproduction, Sketching, TangentPass,
     TangentRows, Worker,
 };

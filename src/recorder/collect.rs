@@ -7,7 +7,7 @@ use super::loss;
 use super::message::{Batch, Gradients, LayerGradients};
 use super::pass_core::PassCore;
 use super::preconditioner::Preconditioning;
-use crate::taps::{Captured, PerExample, Presence, Registered, SharedFold, Taken, Tap};
+use crate::taps::{sketch_on_device, Captured, DeviceSketch, PerExample, Presence, Registered, SharedFold, Taken, Tap};
 use candle_core::Tensor;
 use gradlog_format::sketch::Form;
 use std::sync::Arc;
@@ -84,7 +84,8 @@ impl PassCore<'_> {
                     }
                     // Backward folds the gradients of a layer that forward used once. A second gradient then comes from
                     // a second backward.
-                    let folded = taken.caught.iter().any(|captured| matches!(captured, Captured::Folded(_)));
+                    let is_sum = |captured: &Captured| matches!(captured, Captured::Folded(_) | Captured::Sketched(_));
+                    let folded = taken.caught.iter().any(is_sum);
                     if taken.caught.len() > taken.uses || folded && taken.caught.len() > 1 {
                         twice.push(layer.name.clone());
                         continue;
@@ -213,6 +214,7 @@ impl PassCore<'_> {
                     }
                 }
                 Captured::Folded(folded) => ("an input", folded.squared_norms.len()),
+                Captured::Sketched(sketch) => ("an input", sketch.norms.elem_count()),
             };
             if found != batch {
                 return Err(self.error(format!(
@@ -254,23 +256,46 @@ impl PassCore<'_> {
                 _ => Err(self.error("a captured gradient is missing: please report this as a bug in gradlog")),
             },
             Form::Folded => {
-                if let [Captured::Folded(_)] = &caught[..] {
-                    if let Some(Captured::Folded(folded)) = caught.pop() {
-                        return Ok(Gradients::Folded(folded));
+                if let [Captured::Folded(_) | Captured::Sketched(_)] = &caught[..] {
+                    match caught.pop() {
+                        Some(Captured::Folded(folded)) => return Ok(Gradients::Folded(folded)),
+                        Some(Captured::Sketched(sketch)) => return Ok(Gradients::OnDevice(sketch)),
+                        _ => {}
                     }
                 }
                 let uses = caught.into_iter().filter_map(|captured| match captured {
                     Captured::Use { x, delta } => Some((x, delta)),
-                    Captured::Folded(_) => None,
+                    Captured::Folded(_) | Captured::Sketched(_) => None,
                 });
                 if tap.per_example_reads_parameters() {
                     let given = uses.map(|(x, delta)| tap.per_example(&x, &delta)).collect::<candle_core::Result<_>>()?;
                     return Ok(Gradients::Given(given));
                 }
-                let uses = uses.collect();
-                Ok(Gradients::Uses { layer: tap.clone(), uses })
+                let uses: Vec<(Tensor, Tensor)> = uses.collect();
+                Ok(match self.sketch_on_device(number, tap, &uses)? {
+                    Some(sketch) => Gradients::OnDevice(sketch),
+                    None => Gradients::Uses { layer: tap.clone(), uses },
+                })
             }
         }
+    }
+
+    /// Sketches what backward has not: layers that were used several times, and those without positions that are folded.
+    /// `None` if this is done in main memory.
+    fn sketch_on_device(
+        &self,
+        number: usize,
+        tap: &Arc<dyn Tap>,
+        uses: &[(Tensor, Tensor)],
+    ) -> Result<Option<DeviceSketch>, RecordError> {
+        let Some(state) = self.recorder.state.as_ref() else { return Ok(None) };
+        let is_far = uses.iter().all(|(_, delta)| state.sketching.is_on_device(delta.device()));
+        if !is_far || uses.is_empty() || self.preconditioner.is_some() || state.visit_metric().is_some() {
+            return Ok(None);
+        }
+        let given: Vec<PerExample> =
+            uses.iter().map(|(x, delta)| tap.per_example(x, delta)).collect::<candle_core::Result<_>>()?;
+        Ok(sketch_on_device(&given, &state.folds[number], self.ids.len())?)
     }
 
     fn last_layer_gradients(&mut self, number: usize, layer: &Registered) -> Result<LayerGradients, RecordError> {

@@ -2,6 +2,7 @@
 
 use super::cards::CardLimits;
 use super::error::RecordError;
+use super::folding::Folding;
 use super::guard::Guard;
 use super::outputs::Reduction;
 use candle_core::Device;
@@ -191,6 +192,8 @@ pub struct Config {
     pub sketch: SketchConfig,
     /// Where gradients are sketched. Default [`Sketching::Auto`].
     pub sketching: Sketching,
+    /// How gradients that are sums over positions are made short. Default [`Folding::Auto`].
+    pub folding: Folding,
     /// What happens when the queue is full. Default [`Overflow::Block`].
     pub overflow: Overflow,
     /// What happens when nothing more can be recorded. Default [`OnFailure::Stop`].
@@ -245,6 +248,7 @@ impl Default for Config {
             seed: 0,
             sketch: SketchConfig::default(),
             sketching: Sketching::default(),
+            folding: Folding::default(),
             overflow: Overflow::default(),
             on_failure: OnFailure::default(),
             on_nonfinite: OnNonFinite::default(),
@@ -298,6 +302,9 @@ impl Config {
         }
         if !(-7..=22).contains(&self.zstd_level) {
             return wrong(&format!("`zstd_level` is {}: give -7 to 22", self.zstd_level));
+        }
+        if let Some(fault) = self.folding.find_fault() {
+            return wrong(&fault);
         }
         self.guard.check(self.worker.is_some())?;
         self.cards.check()?;

@@ -2,10 +2,11 @@
 
 use super::config::{Config, OnBatchNorm, Worker};
 use super::error::RecordError;
+use super::folding;
 use super::reach::list_names;
 use super::state::now_ms;
-use crate::taps::{matching_variables, Registry};
-use gradlog_format::log::{BatchNormHandling, BatchNormRecord, LayerRecord, Manifest, VariableRecord};
+use crate::taps::{matching_variables, Registered, Registry};
+use gradlog_format::log::{BatchNormHandling, BatchNormRecord, Extension, LayerRecord, Manifest, VariableRecord};
 use gradlog_format::sketch::{derive_seed, Side};
 use std::collections::hash_map::{HashMap, RandomState};
 use std::hash::{BuildHasher, Hasher};
@@ -81,8 +82,16 @@ pub(super) fn make_manifest(registry: &Registry, config: &Config) -> Result<Mani
             .map_err(|error| RecordError::Taps(vec![error.to_string()]))?
             .into_iter()
             .chain([Manifest::fold_places_field()])
+            .chain(two_sided_field(&recorded, config)?)
             .collect(),
     })
+}
+
+/// What the manifest says of layers that are projected from both sides.
+fn two_sided_field(layers: &[Registered], config: &Config) -> Result<Option<Extension>, RecordError> {
+    let projected = config.folding.choose(layers, config.sketching);
+    let field = (!projected.is_empty()).then(|| Manifest::two_sided_field(&projected)).transpose();
+    field.map_err(|error| RecordError::Taps(vec![error.to_string()]))
 }
 
 /// What the run says of frozen layers and variables.
@@ -125,6 +134,7 @@ pub(super) fn list_differences(run: &Manifest, wanted: &Manifest) -> Vec<String>
     if run.sketch != wanted.sketch {
         found.push(format!("the sketches were {:?}, now they are {:?}", run.sketch, wanted.sketch));
     }
+    found.extend(folding::find_difference(run, wanted));
     if run.worker != wanted.worker {
         let whose = |manifest: &Manifest| match manifest.worker {
             Some(w) => format!("the part of worker {} of {} under the {}", w.rank, w.workers, w.reduction),

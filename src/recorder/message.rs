@@ -8,7 +8,7 @@ use super::outputs::Outputs;
 use super::preconditioner::Preconditioning;
 use super::watch::Seen;
 use crate::step::StepInfo;
-use crate::taps::{FoldedGradients, PerExample, Tap};
+use crate::taps::{DeviceSketch, FoldedGradients, PerExample, Tap};
 use candle_core::Tensor;
 use crossbeam_channel::Sender;
 use gradlog_format::log::Mode;
@@ -126,6 +126,8 @@ pub(super) enum Gradients {
         delta: Tensor,
     },
     Folded(FoldedGradients),
+    /// Sketches on the device that the tensors are on.
+    OnDevice(DeviceSketch),
     /// Inputs and output gradients, to be folded on the background thread.
     Uses {
         layer: Arc<dyn Tap>,
@@ -163,6 +165,7 @@ impl LayerGradients {
             Gradients::Given(given) => given.iter().flat_map(PerExample::tensors).map(tensor).sum(),
             Gradients::Zero => 0,
             Gradients::Folded(folded) => 4 * folded.sketches.len() + std::mem::size_of_val(&folded.squared_norms[..]),
+            Gradients::OnDevice(sketch) => tensor(&sketch.rows) + tensor(&sketch.norms),
             Gradients::Uses { uses, .. } => uses.iter().map(|(x, d)| tensor(x) + tensor(d)).sum(),
         }
     }

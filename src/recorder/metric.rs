@@ -60,6 +60,10 @@ impl VisitMetric {
     /// `None` if a layer's variables are not known.
     fn new(state: &State, moments: &Moments, rate_factors: Vec<(u32, f32)>) -> Result<Option<Self>> {
         let Moments { second, step, .. } = moments;
+        // Of a gradient that is projected from both sides, no parameter is known.
+        if state.folds.iter().any(|fold| fold.sides().is_some()) {
+            return Ok(None);
+        }
         let mut layers = Vec::with_capacity(state.layers.len());
         for (number, (layer, form)) in state.layers.iter().zip(&state.forms).enumerate() {
             let Some(v) = read_layer(state, layer, second, step)? else { return Ok(None) };

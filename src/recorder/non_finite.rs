@@ -137,6 +137,7 @@ fn tensors(part: &LayerGradients) -> Vec<&Tensor> {
         Gradients::Factored { input, delta } => vec![input, delta],
         Gradients::Uses { uses, .. } => uses.iter().flat_map(|(x, delta)| [x, delta]).collect(),
         Gradients::Given(given) => given.iter().flat_map(PerExample::tensors).collect(),
+        Gradients::OnDevice(sketch) => vec![&sketch.norms],
         Gradients::Folded(_) | Gradients::Zero => Vec::new(),
     }
 }

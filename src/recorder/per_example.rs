@@ -46,6 +46,7 @@ impl PassCore<'_> {
             .map(|(_, _, fold)| FoldedGradients {
                 sketches: vec![0.0; batch * fold.get().outputs()],
                 squared_norms: vec![SquaredNorms::default(); batch],
+                estimated: false,
             })
             .collect();
         let mut losses = Vec::with_capacity(batch);

@@ -83,6 +83,10 @@ impl Preconditioner {
 
     /// `None` if a layer's variables are not known.
     fn new(state: &State, second: &SecondMoments, step: &AdamStep) -> Result<Option<Self>> {
+        // Of a gradient that is projected from both sides, no parameter is known.
+        if state.folds.iter().any(|fold| fold.sides().is_some()) {
+            return Ok(None);
+        }
         let shared = Arc::new(state.shared_fold.with_preconditioned());
         let (mut folds, mut factors) = (Vec::new(), Vec::new());
         let Some(raised) = raised_epsilon(state, second, step)? else { return Ok(None) };
@@ -106,8 +110,8 @@ impl Preconditioner {
         let (rows, buckets) = (batch.ids.len(), self.shared.buckets());
         let mut layers = Vec::with_capacity(batch.layers.len());
         for own in &mut batch.layers {
-            let fold = || match self.folds[own.layer].get() {
-                fold if fold.outputs() == 2 * buckets => Ok(fold),
+            let fold = || match &self.folds[own.layer] {
+                fold if fold.get().outputs() == 2 * buckets => Ok(&**fold),
                 // Recorded by factors before, which a run keeps.
                 _ => candle_core::bail!("a factored layer gave sums: please report this as a bug in gradlog"),
             };
@@ -123,6 +127,10 @@ impl Preconditioner {
                 }
                 Gradients::Zero => (Gradients::Zero, Gradients::Zero),
                 Gradients::Folded(folded) => fold().map(|_| split_sketches(folded, buckets))?,
+                // Backward sketches on the device only what has no second sketch.
+                Gradients::OnDevice(_) => {
+                    candle_core::bail!("a sketch lacks its second half: please report this as a bug in gradlog")
+                }
                 Gradients::Uses { layer, uses } => {
                     let uses =
                         uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<Vec<PerExample>>>()?;
@@ -208,11 +216,11 @@ fn split_rows(rows: &[f32], buckets: usize) -> (Vec<f32>, Vec<f32>) {
 
 /// Norms of preconditioned gradients are made of their sketches, when all of them are added.
 fn split_sketches(folded: FoldedGradients, buckets: usize) -> (Gradients, Gradients) {
-    let FoldedGradients { sketches, squared_norms } = folded;
+    let FoldedGradients { sketches, squared_norms, estimated } = folded;
     let (plain, scaled) = split_rows(&sketches, buckets);
     let unknown = vec![SquaredNorms::default(); squared_norms.len()];
     (
-        Gradients::Folded(FoldedGradients { sketches: plain, squared_norms }),
-        Gradients::Folded(FoldedGradients { sketches: scaled, squared_norms: unknown }),
+        Gradients::Folded(FoldedGradients { sketches: plain, squared_norms, estimated }),
+        Gradients::Folded(FoldedGradients { sketches: scaled, squared_norms: unknown, estimated }),
     )
 }

@@ -188,6 +188,9 @@ impl RowMaker {
             weightless |= weighted;
             match gradients {
                 HostGradients::Folded(gradients) => {
+                    if gradients.estimated {
+                        flags.iter_mut().for_each(|flag| *flag |= Column::FLAG_NORM_ESTIMATED);
+                    }
                     let group = self.layers[number].tied;
                     let (sum, length) = match group {
                         // A second sketch is that in the metric.
@@ -266,12 +269,13 @@ impl RowMaker {
     ) -> Result<HostGradients> {
         let in_metric = metric.and_then(|metric| metric.fold(number));
         let weights = metric.and_then(|metric| metric.weights(number));
-        let fold = || in_metric.unwrap_or(&self.layers[number].fold).get();
+        let fold = || &**in_metric.unwrap_or(&self.layers[number].fold);
         Ok(match gradients {
             Gradients::Factored { input, delta } => {
                 HostGradients::Factored { input: move_to_host(&input)?, delta: move_to_host(&delta)? }
             }
             Gradients::Folded(folded) => HostGradients::Folded(folded),
+            Gradients::OnDevice(sketch) => HostGradients::Folded(sketch.read()?),
             Gradients::Uses { layer, uses } => {
                 let uses: Vec<PerExample> = uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<_>>()?;
                 HostGradients::Folded(fold_uses(&uses, fold(), weights, rows)?)

@@ -1,8 +1,9 @@
 //! Starts a recorder, on a new run or on an existing one.
 
 use super::cards::CardBook;
-use super::config::{Config, OnBatchNorm, Sketching, Worker};
+use super::config::{Config, OnBatchNorm, Worker};
 use super::error::{find_no_run, quote_names, RecordError};
+use super::folding::make_sides;
 use super::guard::TrainingGuard;
 use super::handle::Recorder;
 use super::head::Head;
@@ -145,7 +146,7 @@ pub(super) fn prepare_taps(taps: &Taps, config: &Config) -> Result<(Manifest, Ta
     }
     let manifest = make_manifest(&registry, config)?;
     drop(registry);
-    if !taps.acquire(config.sketching == Sketching::OnDevice) {
+    if !taps.acquire(config.sketching) {
         let what = "another recorder is recording with these taps: finish or drop it first, or give each recorder its own `Taps`";
         return Err(RecordError::Taps(vec![what.into()]));
     }
@@ -179,7 +180,8 @@ pub(super) fn start_recorder(
         let placing = (layer.tied.is_some(), places.get(number).copied());
         let fold = LazyFold::new(record.seed_folded, record.parameters as usize, placing, shared_fold.clone());
         let first = layer.spec.parameters.first().map_or(0, |first| first.shape.elem_count());
-        Arc::new(fold.with_gap(first, layer.skipped_elements()))
+        let fold = fold.with_gap(first, layer.skipped_elements());
+        Arc::new(fold.with_sides(make_sides(&manifest, layer, number)))
     };
     let folds: Vec<Arc<LazyFold>> = manifest.layers.iter().zip(&layers).enumerate().map(fold).collect();
     for (layer, fold) in layers.iter().zip(&folds) {

@@ -4,7 +4,7 @@
 use super::gradient::{read_f32, PerExample};
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
-use candle_core::{bail, Device, Result, Tensor};
+use candle_core::{bail, DType, Device, Result, Tensor};
 use candle_nn::{BatchNorm, ModuleT};
 
 /// The kind of a tapped BatchNorm.
@@ -84,6 +84,9 @@ impl Tap for FrozenBatchNorm {
             [batch, channels, ..] => (batch, channels),
             _ => bail!("a BatchNorm takes an input of two dimensions or more, not the shape {:?}", x.shape()),
         };
+        if !x.device().is_cpu() {
+            return self.per_example_by_ops(x, delta);
+        }
         let (mean, variance) = (read_f32(self.layer.running_mean())?, read_f32(self.layer.running_var())?);
         if mean.len() != channels || variance.len() != channels {
             bail!("a BatchNorm of {} channels does not take an input of shape {:?}", mean.len(), x.shape());
@@ -103,5 +106,18 @@ impl Tap for FrozenBatchNorm {
             }
         }
         Ok(PerExample::Dense(Tensor::from_vec(out, (batch, 2 * channels), &Device::Cpu)?))
+    }
+}
+
+impl FrozenBatchNorm {
+    /// As [`Tap::per_example`], on the device of the tensors.
+    fn per_example_by_ops(&self, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
+        let (batch, channels) = (x.dim(0)?, x.dim(1)?);
+        let rows = |t: &Tensor| t.to_dtype(DType::F32)?.contiguous()?.reshape((batch, channels, ()));
+        let of_channel = |t: &Tensor| t.to_dtype(DType::F32)?.reshape((1, channels, 1));
+        let deviation = (of_channel(self.layer.running_var())? + self.layer.eps())?.sqrt()?;
+        let normed = rows(x)?.broadcast_sub(&of_channel(self.layer.running_mean())?)?.broadcast_div(&deviation)?;
+        let delta = rows(delta)?;
+        Ok(PerExample::Dense(Tensor::cat(&[(normed * &delta)?.sum(2)?, delta.sum(2)?], 1)?))
     }
 }

@@ -4,11 +4,13 @@ use super::collected::never_armed;
 use super::fused::cpu_f32;
 use super::gradient::{FoldedGradients, Folding};
 use super::metric::{MetricWeights, SquaredNorms};
+use super::on_device::{self, DeviceSketch};
 use super::shared_fold::LazyFold;
 use super::slot::{Captured, Slot};
+use super::tap::Tap;
 use super::watch::Watch;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Device, Layout, MetalStorage, Result, Shape, Tensor};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a catch needs from its taps.
@@ -21,6 +23,9 @@ pub(super) trait Passes: Send + Sync {
 
     /// Whether layers in main memory run as one op.
     fn is_fused(&self) -> bool;
+
+    /// Whether gradients of tensors there are sketched there.
+    fn sketches_on(&self, device: &Device) -> bool;
 
     /// Number of parameters of all layers whose gradients `pass` will fold, as far as forward has come.
     fn folded_parameters(&self, pass: u64) -> u64;
@@ -35,18 +40,25 @@ pub(super) trait Passes: Send + Sync {
 pub struct Catch {
     passes: Arc<dyn Passes>,
     slot: Arc<Slot>,
+    /// The layer, if its gradients may be sketched during backward.
+    layer: Option<Arc<dyn Tap>>,
     pass: u64,
 }
 
 impl Catch {
     pub(super) fn new(passes: Arc<dyn Passes>, slot: Arc<Slot>) -> Self {
         let pass = if slot.is_off() || passes.is_paused() { 0 } else { passes.armed_pass() };
-        Self { passes, slot, pass }
+        Self { passes, slot, layer: None, pass }
+    }
+
+    /// The same, of a layer whose gradients may be sketched on their device.
+    pub(super) fn of_layer(self, layer: Arc<dyn Tap>) -> Self {
+        Self { layer: Some(layer), ..self }
     }
 
     /// A catch of no taps, for an op that is never recorded.
     pub(super) fn unarmed() -> Self {
-        Self { passes: never_armed(), slot: Arc::new(Slot::default()), pass: 0 }
+        Self { passes: never_armed(), slot: Arc::new(Slot::default()), layer: None, pass: 0 }
     }
 
     /// Whether a layer can run as one op on all of these tensors.
@@ -104,6 +116,9 @@ impl Catch {
             self.slot.note_stray(armed);
         }
         if self.is_wanted() {
+            if let Some(sketch) = self.sketch_on_device(x, delta) {
+                return self.slot.store(self.pass, Captured::Sketched(sketch));
+            }
             // The background thread reads this later. A view of a variable, or of a buffer that the loop refills, would
             // have changed by then, and it cannot be told from another tensor. (candle's `copy` would copy the whole
             // tensor that a batch is a part of.)
@@ -112,12 +127,27 @@ impl Catch {
         }
     }
 
+    /// Sketches the gradients of a layer with positions where they are, so that its tensors need not be kept until the
+    /// end of the pass. `None` if they are to be kept.
+    fn sketch_on_device(&self, x: &Tensor, delta: &Tensor) -> Option<DeviceSketch> {
+        let layer = self.layer.as_ref().filter(|_| self.passes.sketches_on(delta.device()))?;
+        let (fold, metric) = self.slot.find_fold(self.pass).filter(|_| self.slot.count_uses(self.pass).1)?;
+        fold.shared_fold().decide_width(|| self.passes.folded_parameters(self.pass));
+        if metric.is_some() || fold.get().weights().is_some() {
+            return None;
+        }
+        // What cannot be made here is made later, where an error can be told.
+        let given = layer.per_example(&x.detach(), &delta.detach()).ok()?;
+        on_device::sketch(&[given], &fold, x.dim(0).ok()?).ok().flatten()
+    }
+
     /// The projection and the metric, if a fused backward should fold the per-example gradients as it makes them.
     pub(super) fn find_fold(&self) -> Option<LayerFold> {
         if !self.is_wanted() {
             return None;
         }
-        let (fold, metric) = self.slot.find_fold(self.pass)?;
+        // What is projected from both sides needs no whole gradients.
+        let (fold, metric) = self.slot.find_fold(self.pass).filter(|(fold, _)| fold.sides().is_none())?;
         fold.shared_fold().decide_width(|| self.passes.folded_parameters(self.pass));
         Some(LayerFold { fold, metric })
     }
@@ -135,12 +165,12 @@ impl Catch {
         let (made, folded) = match layer.fold.rows(self.pass, batch) {
             Some(mut rows) => {
                 let (made, squared_norms) = make(Folding { fold, metric, rows: rows.values() });
-                (made, FoldedGradients { sketches: Vec::new(), squared_norms })
+                (made, FoldedGradients { sketches: Vec::new(), squared_norms, estimated: false })
             }
             None => {
                 let mut sketches = vec![0f32; batch * fold.outputs()];
                 let (made, squared_norms) = make(Folding { fold, metric, rows: &mut sketches });
-                (made, FoldedGradients { sketches, squared_norms })
+                (made, FoldedGradients { sketches, squared_norms, estimated: false })
             }
         };
         self.slot.store(self.pass, Captured::Folded(folded));

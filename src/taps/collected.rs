@@ -10,6 +10,7 @@ use super::slot::Slot;
 use super::tap::Tap;
 use super::tapped::Tapped;
 use super::watch::Watch;
+use candle_core::Device;
 use std::cell::RefCell;
 use std::sync::{Arc, LazyLock};
 
@@ -150,6 +151,10 @@ impl Passes for Never {
 
     fn is_fused(&self) -> bool {
         true
+    }
+
+    fn sketches_on(&self, _: &Device) -> bool {
+        false
     }
 
     fn folded_parameters(&self, _pass: u64) -> u64 {

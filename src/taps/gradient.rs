@@ -3,6 +3,8 @@
 use super::fused::with_slice;
 use super::metric::{MetricWeights, SquaredNorms};
 use super::parallel::{self, count_threads};
+use super::shared_fold::LazyFold;
+use super::two_sided::{Sides, TwoSidedSum};
 use candle_core::{bail, DType, Device, Result, Tensor};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};
@@ -54,7 +56,7 @@ impl PerExample {
     }
 
     /// Number of elements of the gradient of one example.
-    fn elements(&self) -> Result<usize> {
+    pub(super) fn elements(&self) -> Result<usize> {
         match self {
             Self::Outer { inputs, deltas, bias } => {
                 let ((_, groups, _, i), (_, _, _, o)) = (read_dimensions(inputs)?, read_dimensions(deltas)?);
@@ -74,6 +76,8 @@ pub(crate) struct FoldedGradients {
     pub sketches: Vec<f32>,
     /// Exact. In f32 the squares of small gradients would be 0.
     pub squared_norms: Vec<SquaredNorms>,
+    /// Whether the norms are those of the sketches.
+    pub estimated: bool,
 }
 
 /// What a fused backward folds the gradients of a batch with.
@@ -162,16 +166,27 @@ pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
 /// several times, other devices and dtypes, and the user's own layers. With a `metric` norms in it are made as well.
 pub(crate) fn fold_uses(
     uses: &[PerExample],
-    fold: &Fold,
+    fold: &LazyFold,
     metric: Option<&MetricWeights>,
     batch: usize,
 ) -> Result<FoldedGradients> {
+    if let Some(sides) = fold.sides() {
+        return fold_two_sided(uses, fold.get(), sides, batch);
+    }
+    let fold = fold.get();
     let parameters = fold.inputs();
     let mut sketches = vec![0f32; batch * fold.outputs()];
     let mut squared_norms = vec![SquaredNorms::default(); batch];
     if let [PerExample::Rows { .. }, ..] = uses {
-        fold_rows(uses, (fold, metric), &mut sketches, &mut squared_norms)?;
-        return Ok(FoldedGradients { sketches, squared_norms });
+        for (example, touched) in read_rows(uses, batch, fold.inputs())?.iter().enumerate() {
+            let sketch = &mut sketches[example * fold.outputs()..][..fold.outputs()];
+            for (id, row) in touched {
+                let first = *id as usize * row.len();
+                squared_norms[example] += SquaredNorms::of(row, first, metric);
+                fold.add(first, row, sketch);
+            }
+        }
+        return Ok(FoldedGradients { sketches, squared_norms, estimated: false });
     }
     let uses: Vec<HostUse> = uses.iter().map(|one| HostUse::new(one, batch, parameters)).collect::<Result<_>>()?;
     let m = fold.outputs();
@@ -184,7 +199,29 @@ pub(crate) fn fold_uses(
         *norm = SquaredNorms::of(&gradient, 0, metric);
         fold.add(0, &gradient, sketch);
     }
-    Ok(FoldedGradients { sketches, squared_norms })
+    Ok(FoldedGradients { sketches, squared_norms, estimated: false })
+}
+
+/// As [`fold_uses`], of a layer that is projected from both sides.
+fn fold_two_sided(uses: &[PerExample], fold: &Fold, sides: &Sides, batch: usize) -> Result<FoldedGradients> {
+    let (rows, columns) = sides.shape();
+    let rest = fold.inputs() - sides.numbers();
+    let parameters = rows * columns + rest;
+    let mut sketches = vec![0f32; batch * fold.outputs()];
+    let mut squared_norms = vec![SquaredNorms::default(); batch];
+    let mut estimated = false;
+    let sums: Vec<TwoSidedSum> = if let [PerExample::Rows { .. }, ..] = uses {
+        read_rows(uses, batch, parameters)?.iter().map(|touched| sides.sum_rows(touched)).collect()
+    } else {
+        let uses: Vec<HostUse> = uses.iter().map(|one| HostUse::new(one, batch, parameters)).collect::<Result<_>>()?;
+        (0..batch).map(|example| sides.sum(&uses, example, rest)).collect()
+    };
+    for ((sum, sketch), norms) in sums.iter().zip(sketches.chunks_exact_mut(fold.outputs())).zip(&mut squared_norms) {
+        norms.plain = sum.squared_norm;
+        estimated |= sum.estimated;
+        fold.add(0, &sum.numbers, sketch);
+    }
+    Ok(FoldedGradients { sketches, squared_norms, estimated })
 }
 
 /// Copies the elements of a tensor on any device as f32.
@@ -315,7 +352,7 @@ pub(super) fn add_rows(values: &[f32], sum: &mut [f32]) {
     }
 }
 
-fn read_dimensions(tensor: &Tensor) -> Result<(usize, usize, usize, usize)> {
+pub(super) fn read_dimensions(tensor: &Tensor) -> Result<(usize, usize, usize, usize)> {
     match *tensor.dims() {
         [batch, positions, width] => Ok((batch, 1, positions, width)),
         [batch, groups, positions, width] => Ok((batch, groups, positions, width)),
@@ -323,23 +360,18 @@ fn read_dimensions(tensor: &Tensor) -> Result<(usize, usize, usize, usize)> {
     }
 }
 
-/// A table is long, and an example touches few of its rows. So the touched rows are summed by id, and only they are
-/// folded.
-fn fold_rows(
-    uses: &[PerExample],
-    (fold, metric): (&Fold, Option<&MetricWeights>),
-    sketches: &mut [f32],
-    squared_norms: &mut [SquaredNorms],
-) -> Result<()> {
-    let m = fold.outputs();
-    let batch = squared_norms.len();
+/// The rows of a table that an example touches, each with the sum of its gradients, by id.
+pub(super) type TouchedRows = Vec<(u32, Vec<f32>)>;
+
+/// A table is long, and an example touches few of its rows. So only these are summed, by id.
+fn read_rows(uses: &[PerExample], batch: usize, parameters: usize) -> Result<Vec<TouchedRows>> {
     let mut parts = Vec::with_capacity(uses.len());
     for one in uses {
         let PerExample::Rows { ids, deltas, rows } = one else {
             bail!("`per_example` must return either rows or whole gradients for all uses of a layer");
         };
         let (found, positions, width) = deltas.dims3()?;
-        if found != batch || ids.dims() != [batch, positions] || rows * width != fold.inputs() {
+        if found != batch || ids.dims() != [batch, positions] || rows * width != parameters {
             bail!("rows of shape {:?} at ids of shape {:?} do not fit a batch of {batch}", deltas.shape(), ids.shape());
         }
         let ids = ids.to_device(&Device::Cpu)?.to_dtype(DType::U32)?.flatten_all()?.to_vec1::<u32>()?;
@@ -348,7 +380,7 @@ fn fold_rows(
         }
         parts.push((ids, read_f32(deltas)?, positions, width));
     }
-    for (example, (sketch, norm)) in sketches.chunks_exact_mut(m).zip(squared_norms).enumerate() {
+    let of_example = |example: usize| {
         let mut touched: Vec<(u32, &[f32])> = Vec::new();
         for (ids, deltas, positions, width) in &parts {
             let own = example * positions..(example + 1) * positions;
@@ -357,15 +389,14 @@ fn fold_rows(
             );
         }
         touched.sort_by_key(|(id, _)| *id);
-        for same in touched.chunk_by(|a, b| a.0 == b.0) {
+        let sum = |same: &[(u32, &[f32])]| {
             let mut row = same[0].1.to_vec();
             for (_, more) in &same[1..] {
                 add(&mut row, more);
             }
-            let first = same[0].0 as usize * row.len();
-            *norm += SquaredNorms::of(&row, first, metric);
-            fold.add(first, &row, sketch);
-        }
-    }
-    Ok(())
+            (same[0].0, row)
+        };
+        touched.chunk_by(|a, b| a.0 == b.0).map(sum).collect()
+    };
+    Ok((0..batch).map(of_example).collect())
 }

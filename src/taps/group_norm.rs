@@ -4,7 +4,7 @@ use super::gradient::read_f32;
 use super::gradient::PerExample;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
-use candle_core::{bail, Device, Module, Result, Tensor};
+use candle_core::{bail, DType, Device, Module, Result, Tensor};
 use candle_nn::GroupNorm;
 
 /// The settings that a per-example gradient needs.
@@ -67,6 +67,9 @@ fn per_example(settings: &Settings, x: &Tensor, delta: &Tensor) -> Result<PerExa
     let Some(&batch) = x.dims().first() else {
         bail!("a GroupNorm takes an input of three dimensions or more, not the shape {:?}", x.shape());
     };
+    if !x.device().is_cpu() {
+        return per_example_by_ops(settings, batch, x, delta);
+    }
     let (xs, g) = (read_f32(x)?, read_f32(delta)?);
     let positions = xs.len() / (batch * channels).max(1);
     let group = channels / groups * positions;
@@ -88,6 +91,18 @@ fn per_example(settings: &Settings, x: &Tensor, delta: &Tensor) -> Result<PerExa
         }
     }
     Ok(PerExample::Dense(Tensor::from_vec(out, (batch, 2 * channels), &Device::Cpu)?))
+}
+
+/// As [`per_example`], on the device of the tensors.
+fn per_example_by_ops(settings: &Settings, batch: usize, x: &Tensor, delta: &Tensor) -> Result<PerExample> {
+    let &Settings { eps, channels, groups } = settings;
+    let numbers = |t: &Tensor| t.to_dtype(DType::F32)?.contiguous();
+    let x = numbers(x)?.reshape((batch, groups, ()))?;
+    let x = x.broadcast_sub(&x.mean_keepdim(2)?)?;
+    let deviation = (x.sqr()?.mean_keepdim(2)? + eps)?.sqrt()?;
+    let normed = x.broadcast_div(&deviation)?.reshape((batch, channels, ()))?;
+    let delta = numbers(delta)?.reshape((batch, channels, ()))?;
+    Ok(PerExample::Dense(Tensor::cat(&[(normed * &delta)?.sum(2)?, delta.sum(2)?], 1)?))
 }
 
 /// A `GroupNorm` whose weight, bias and settings are known, as `gradlog::nn` builds it.

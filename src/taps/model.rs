@@ -8,7 +8,8 @@ use super::spec::{LayerSpec, Parameter};
 use super::tap::Tap;
 use super::tapped::Tapped;
 use super::watch::{Seen, Watch};
-use candle_core::Var;
+use crate::recorder::Sketching;
+use candle_core::{Device, Var};
 use candle_nn::VarMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,8 +82,8 @@ struct Shared {
     passes: AtomicU64,
     /// Whether a recorder holds these taps. Two at a time would catch each other's gradients.
     held: AtomicBool,
-    /// Whether tapped layers run candle's own ops, so that their gradients stay on the device.
-    unfused: AtomicBool,
+    /// Where gradients are sketched.
+    sketching: Mutex<Sketching>,
     /// Number of guards that stop recording.
     paused: AtomicUsize,
     /// What a check watches.
@@ -91,6 +92,10 @@ struct Shared {
 }
 
 impl Shared {
+    fn sketching(&self) -> Sketching {
+        *self.sketching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn registry(&self) -> MutexGuard<'_, Registry> {
         // The registry only grows, so it is whole even if a thread panicked while it held the lock.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
@@ -107,7 +112,11 @@ impl Passes for Shared {
     }
 
     fn is_fused(&self) -> bool {
-        !self.unfused.load(Ordering::Acquire)
+        self.sketching() != Sketching::OnDevice
+    }
+
+    fn sketches_on(&self, device: &Device) -> bool {
+        self.sketching().is_on_device(device)
     }
 
     fn folded_parameters(&self, pass: u64) -> u64 {
@@ -341,12 +350,12 @@ impl Taps {
         self.shared.registry()
     }
 
-    /// Takes the taps for one recorder. Returns `false` if another recorder holds them. With `unfused`, layers in main
-    /// memory run candle's own ops as those on other devices do.
-    pub(crate) fn acquire(&self, unfused: bool) -> bool {
+    /// Takes the taps for one recorder, which sketches as `sketching` says. Returns `false` if another recorder holds
+    /// them.
+    pub(crate) fn acquire(&self, sketching: Sketching) -> bool {
         let free = !self.shared.held.swap(true, Ordering::AcqRel);
         if free {
-            self.shared.unfused.store(unfused, Ordering::Release);
+            *self.shared.sketching.lock().unwrap_or_else(PoisonError::into_inner) = sketching;
         }
         free
     }

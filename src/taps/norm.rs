@@ -189,6 +189,9 @@ fn per_example(x: &Tensor, delta: &Tensor, kernel: Kernel, bias: bool) -> Result
         bail!("a norm's input must have the batch as its first dimension, not the shape {:?}", x.shape());
     };
     let parameters = width * (1 + usize::from(bias));
+    if !x.device().is_cpu() {
+        return per_example_by_ops(x, delta, kernel, bias);
+    }
     let (xs, g) = (read_f32(x)?, read_f32(delta)?);
     let own = xs.len() / batch.max(1);
     let mut out = vec![0f32; batch * parameters];
@@ -197,6 +200,17 @@ fn per_example(x: &Tensor, delta: &Tensor, kernel: Kernel, bias: bool) -> Result
         kernel.example_gradient(&xs[range.clone()], &g[range], width, out);
     }
     Ok(PerExample::Dense(Tensor::from_vec(out, (batch, parameters), &Device::Cpu)?))
+}
+
+/// As [`per_example`], on the device of the tensors.
+fn per_example_by_ops(x: &Tensor, delta: &Tensor, kernel: Kernel, bias: bool) -> Result<PerExample> {
+    let (batch, width) = (x.dim(0)?, x.dim(D::Minus1)?);
+    let rows = |t: &Tensor| t.to_dtype(DType::F32)?.contiguous()?.reshape((batch, (), width));
+    let (x, delta) = (rows(x)?, rows(delta)?);
+    let x = if kernel.remove_mean { x.broadcast_sub(&x.mean_keepdim(2)?)? } else { x };
+    let deviation = (x.sqr()?.mean_keepdim(2)? + f64::from(kernel.eps))?.sqrt()?;
+    let weight = (x.broadcast_div(&deviation)? * &delta)?.sum(1)?;
+    Ok(PerExample::Dense(if bias { Tensor::cat(&[weight, delta.sum(1)?], 1)? } else { weight }))
 }
 
 struct NormOp {

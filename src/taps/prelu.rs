@@ -3,7 +3,7 @@
 use super::gradient::{read_f32, PerExample};
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
-use candle_core::{bail, Device, Module, Result, Tensor};
+use candle_core::{bail, DType, Device, Module, Result, Tensor};
 use candle_nn::PReLU;
 
 impl Tap for PReLU {
@@ -29,6 +29,11 @@ impl Tap for PReLU {
             [batch, channels, ..] if channels == weights => (batch, x.elem_count() / (batch * channels).max(1)),
             _ => bail!("a PReLU of {weights} channels does not take an input of shape {:?}", x.shape()),
         };
+        if !x.device().is_cpu() {
+            let numbers = |t: &Tensor| t.to_dtype(DType::F32)?.contiguous()?.reshape((batch, weights, ()));
+            let below = numbers(x)?.minimum(0.0)?;
+            return Ok(PerExample::Dense((below * numbers(delta)?)?.sum(2)?));
+        }
         let (xs, g) = (read_f32(x)?, read_f32(delta)?);
         let positions = positions.max(1);
         let rows = xs.chunks_exact(positions).zip(g.chunks_exact(positions));

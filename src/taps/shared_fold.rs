@@ -1,5 +1,7 @@
 //! The folded vector that all folded layers of a run share: its width, and its sums during backward.
 
+use super::on_device::FoldTables;
+use super::two_sided::Sides;
 use gradlog_format::sketch::{Fold, SketchConfig};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -108,8 +110,11 @@ pub(crate) struct LazyFold {
     gap: (usize, usize),
     /// What the preconditioned gradient is the gradient times.
     weights: Option<Arc<[f32]>>,
+    /// What the weight's gradient is projected by before it is folded.
+    sides: Option<Arc<Sides>>,
     shared: Arc<SharedFold>,
     made: OnceLock<Fold>,
+    tables: FoldTables,
 }
 
 impl LazyFold {
@@ -119,13 +124,32 @@ impl LazyFold {
         (tied, place): (bool, Option<u64>),
         shared: Arc<SharedFold>,
     ) -> Self {
-        Self { seed, parameters, tied, place, gap: (0, 0), weights: None, shared, made: OnceLock::new() }
+        Self {
+            seed,
+            parameters,
+            tied,
+            place,
+            gap: (0, 0),
+            weights: None,
+            sides: None,
+            shared,
+            made: OnceLock::new(),
+            tables: FoldTables::default(),
+        }
+    }
+
+    /// The same, for a layer whose weight's gradient is projected by `sides` first.
+    pub(crate) fn with_sides(self, sides: Option<Sides>) -> Self {
+        let Some(sides) = sides else { return self };
+        let (rows, columns) = sides.shape();
+        let parameters = (self.parameters - (rows * columns).min(self.parameters)) + sides.numbers();
+        Self { parameters, place: None, gap: (0, 0), sides: Some(Arc::new(sides)), ..self }
     }
 
     /// The same, and behind each sketch that of the gradient times `weights`.
     pub(crate) fn with_preconditioned(&self, weights: Arc<[f32]>, shared: Arc<SharedFold>) -> Self {
         let Self { seed, parameters, tied, place, gap, .. } = *self;
-        Self { seed, parameters, tied, place, gap, weights: Some(weights), shared, made: OnceLock::new() }
+        Self { gap, weights: Some(weights), ..Self::new(seed, parameters, (tied, place), shared) }
     }
 
     /// The same, for a layer that has none of the `length` coordinates from `at` on.
@@ -151,7 +175,18 @@ impl LazyFold {
         })
     }
 
-    /// Number of parameters, with those that the layer lacks.
+    /// The projections of a layer's two sides, if it has them.
+    pub(crate) fn sides(&self) -> Option<&Sides> {
+        self.sides.as_deref()
+    }
+
+    /// The same projection on devices.
+    pub(super) fn tables(&self) -> &FoldTables {
+        &self.tables
+    }
+
+    /// Number of parameters, with those that the layer lacks. Of a layer that is projected from both sides, what that
+    /// leaves.
     pub(crate) fn parameters(&self) -> usize {
         self.parameters
     }

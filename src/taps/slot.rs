@@ -2,6 +2,7 @@
 
 use super::gradient::FoldedGradients;
 use super::metric::MetricWeights;
+use super::on_device::DeviceSketch;
 use super::shared_fold::LazyFold;
 use candle_core::Tensor;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +17,8 @@ pub(crate) enum Captured {
     Use { x: Tensor, delta: Tensor },
     /// The folded per-example gradients.
     Folded(FoldedGradients),
+    /// Their sketches, on the device.
+    Sketched(DeviceSketch),
 }
 
 /// What one tap has caught in the current pass.

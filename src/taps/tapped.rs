@@ -22,11 +22,6 @@ impl<L> Tapped<L> {
         Self { layer, passes, slot }
     }
 
-    /// Catches one use of the layer, for an op that does more than the layer.
-    pub(super) fn catch(&self) -> Catch {
-        Catch::new(self.passes.clone(), self.slot.clone())
-    }
-
     /// Whether a check wants candle's own ops.
     pub(super) fn runs_plain(&self) -> bool {
         self.passes.watch().is_some_and(Watch::is_plain)
@@ -61,6 +56,13 @@ impl<L> std::fmt::Debug for Tapped<L> {
 /// (docs/candle-faults.md, 4 to 6). Transposed convolutions are composed of sound ops where candle's own are not.
 pub(crate) fn has_sound_backward(layer: &dyn Tap) -> bool {
     !layer.spec().is_ok_and(|spec| matches!(spec.kind, "conv1d" | "conv2d"))
+}
+
+impl<L: Tap> Tapped<L> {
+    /// Catches one use of the layer, for an op that does more than the layer.
+    pub(super) fn catch(&self) -> Catch {
+        Catch::new(self.passes.clone(), self.slot.clone()).of_layer(self.layer.clone())
+    }
 }
 
 impl<L: Tap> Module for Tapped<L> {

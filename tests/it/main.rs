@@ -16,6 +16,7 @@ mod conv_transpose;
 mod cost;
 mod curvature;
 mod delivery;
+mod device;
 mod error_bars;
 mod going_on;
 mod guard;

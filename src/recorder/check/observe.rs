@@ -98,7 +98,7 @@ impl Observed {
         let caught = self.layers.iter().flat_map(|layer| &layer.caught);
         let types = caught.filter_map(|captured| match captured {
             Captured::Use { delta, .. } => Some(delta.dtype()),
-            Captured::Folded(_) => None,
+            Captured::Folded(_) | Captured::Sketched(_) => None,
         });
         let tolerance = |dtype| match dtype {
             DType::F64 => 1e-4,

@@ -197,7 +197,7 @@ pub(super) fn compare_sums(
     Ok(())
 }
 
-/// Compares what fused ops fold with the projection of the exact gradients.
+/// Compares what backward folds, in fused ops or on a device, with the projection of the exact gradients.
 pub(super) fn compare_folds(
     recorded: &[Recorded],
     again: &Observed,
@@ -205,7 +205,16 @@ pub(super) fn compare_folds(
     evidence: &mut Evidence<'_>,
 ) {
     for (number, (layer, run)) in recorded.iter().zip(&again.layers).enumerate() {
-        let (Some(exact), [Captured::Folded(folded)]) = (&layer.exact, &run.caught[..]) else { continue };
+        let (Some(exact), [captured]) = (&layer.exact, &run.caught[..]) else { continue };
+        let folded = match captured {
+            Captured::Folded(folded) => folded.clone(),
+            // A device that cannot be read fails the check elsewhere.
+            Captured::Sketched(sketch) => match sketch.read() {
+                Ok(folded) => folded,
+                Err(_) => continue,
+            },
+            Captured::Use { .. } => continue,
+        };
         let fold = folds[number].get();
         let sketches = folded.sketches.chunks_exact(fold.outputs()).enumerate();
         for (example, sketch) in sketches {

@@ -45,6 +45,7 @@ pub(super) fn known_norms(batch: &Batch, layers: &[Registered]) -> Result<KnownN
 fn layer_norms(part: &LayerGradients, layer: &Registered, examples: usize) -> Result<Option<Vec<f64>>> {
     let (input, delta) = match &part.gradients {
         Gradients::Folded(folded) => return Ok(Some(folded.squared_norms.iter().map(|norms| norms.plain).collect())),
+        Gradients::OnDevice(sketch) => return Ok(Some(sketch.read_squared_norms()?)),
         Gradients::Zero => return Ok(Some(vec![0.0; examples])),
         Gradients::Uses { .. } | Gradients::Given(_) => return Ok(None),
         Gradients::Factored { input, delta } => (input, delta),

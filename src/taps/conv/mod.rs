@@ -4,6 +4,7 @@
 //! examples is the batch's weight gradient. One by one they are the per-example gradients, which therefore cost little
 //! more. candle_nn's backward uses transposed convolutions instead.
 
+mod by_ops;
 mod op;
 mod transpose;
 mod windows;

@@ -3,12 +3,13 @@
 //! A transposed convolution is the transpose of a plain one: its output is the image, and its input has a number for
 //! each window. So its forward is the other's input gradient, and the other way around.
 
+use super::by_ops::unfold;
 use super::windows::Geometry;
 use crate::taps::catch::Catch;
 use crate::taps::fused::{apply_layer, needs_gradient, slice, with_slice, FusedLayer, Held, Operand};
 use crate::taps::gradient::{read_f32, sum_and_fold, Folding, PerExample};
 use crate::taps::metric::SquaredNorms;
-use candle_core::{bail, CpuStorage, Device, Result, Shape, Tensor};
+use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor};
 
 /// Which side of the windows is the layer's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,9 @@ pub(super) fn per_example(
         Direction::Plain => (x, delta),
         Direction::Transposed => (delta, x),
     };
+    if !image.device().is_cpu() {
+        return per_example_by_ops(geometry, direction, image, deltas, bias);
+    }
     let image = read_f32(image)?;
     let mut patches = vec![0f32; geometry.batch * geometry.groups * patch * positions];
     for (image, patches) in image.chunks_exact(geometry.group_input()).zip(patches.chunks_exact_mut(patch * positions))
@@ -66,6 +70,26 @@ pub(super) fn per_example(
     let size = geometry.height * geometry.width;
     let sums = image.chunks_exact(size).map(|channel| channel.iter().sum::<f32>()).collect();
     let sums = Tensor::from_vec(sums, (batch, groups * geometry.channels), &Device::Cpu)?;
+    let kernel = PerExample::Outer { inputs, deltas, bias: false };
+    Ok(PerExample::Joined(vec![kernel, PerExample::Dense(sums)]))
+}
+
+/// As [`per_example`], on the device of the tensors.
+fn per_example_by_ops(
+    geometry: Geometry,
+    direction: Direction,
+    image: &Tensor,
+    deltas: &Tensor,
+    bias: bool,
+) -> Result<PerExample> {
+    let (batch, groups) = (geometry.batch, geometry.groups);
+    let inputs = unfold(&geometry, image)?;
+    let deltas = deltas.reshape((batch, groups, geometry.outputs, geometry.positions()))?.transpose(2, 3)?;
+    let deltas = deltas.contiguous()?;
+    if direction == Direction::Plain || !bias {
+        return Ok(PerExample::Outer { inputs, deltas, bias });
+    }
+    let sums = image.to_dtype(DType::F32)?.reshape((batch, groups * geometry.channels, ()))?.sum(2)?;
     let kernel = PerExample::Outer { inputs, deltas, bias: false };
     Ok(PerExample::Joined(vec![kernel, PerExample::Dense(sums)]))
 }

@@ -26,12 +26,12 @@ pub(super) struct Geometry {
     /// Numbers of windows below and beside each other.
     pub(super) out_height: usize,
     pub(super) out_width: usize,
-    kernel_height: usize,
-    kernel_width: usize,
+    pub(super) kernel_height: usize,
+    pub(super) kernel_width: usize,
     /// (vertical, horizontal)
-    stride: (usize, usize),
-    padding: (usize, usize),
-    dilation: (usize, usize),
+    pub(super) stride: (usize, usize),
+    pub(super) padding: (usize, usize),
+    pub(super) dilation: (usize, usize),
 }
 
 impl Geometry {

@@ -99,7 +99,7 @@ impl Manifest {
 
     /// Where each layer's gradient lies in the folded vector if it is placed there: the layers side by side, in the
     /// order of FORMAT.md. In the order of the layers; empty if the run places none (FORMAT.md,
-    /// "Folded").
+    /// "Folded"). A layer that is projected from both sides ([`Manifest::two_sided`]) has no place: its is `u64::MAX`.
     pub fn fold_places(&self) -> Vec<u64> {
         if self.extensions.iter().all(|field| field.tag != TAG_FOLD_PLACES) {
             return Vec::new();
@@ -110,6 +110,9 @@ impl Manifest {
             let length = longest.entry(layer.seed_folded).or_insert(0);
             *length = layer.parameters.max(*length);
         }
+        // What is projected has no place of its own: it is hashed onto the others. A field that cannot be read is
+        // refused where runs are opened.
+        let projected = self.two_sided().unwrap_or_default();
         let mut places = vec![0u64; self.layers.len()];
         let mut next = 0u64;
         let mut of_seed = HashMap::new();
@@ -120,6 +123,9 @@ impl Manifest {
                 next = next.saturating_add(longest.get(&seed).copied().unwrap_or(0));
                 place
             });
+            if projected.contains_key(&(number as u32)) {
+                places[number] = u64::MAX;
+            }
         }
         places
     }

@@ -26,6 +26,7 @@ mod segment;
 mod segment_writer;
 mod storage;
 mod terms;
+mod two_sided;
 mod worker;
 mod writer;
 
@@ -49,6 +50,7 @@ pub use prefix::FORMAT_VERSION;
 pub use segment::{SegmentHeader, SEGMENT_HEADER_BYTES};
 pub use storage::{check_size_limit, make_folder, sync_folder, MmapStorage, Storage};
 pub use terms::{Mode, Preconditioner, PredictionScore, UpdateRule};
+pub use two_sided::TwoSided;
 pub use worker::{AllReduce, WorkerRecord, WORKERS_MAX};
 pub use writer::{LogWriter, ResumePlace, Totals, WriterOptions};
 

@@ -97,6 +97,7 @@ impl Run {
         let manifest = Manifest::parse(&bytes).map_err(|e| not_a_run(format!("its manifest cannot be read: {e}")))?;
         let buckets =
             manifest.buckets().map_err(|e| not_a_run(format!("what it says of its buckets is wrong: {e}")))?;
+        manifest.two_sided().map_err(|e| not_a_run(format!("what it says of its projections is wrong: {e}")))?;
         let run = Self::new(dir, manifest, Vec::new(), files);
         Ok(run.with_buckets(buckets))
     }

@@ -115,6 +115,28 @@ impl Fold {
         self.outputs * (1 + usize::from(self.weights.is_some()))
     }
 
+    /// The numbers by which a second sketch weighs the vector ([`Fold::with_weights`]).
+    pub fn weights(&self) -> Option<&[f32]> {
+        self.weights.as_deref()
+    }
+
+    /// The number of buckets of one sketch.
+    pub(super) fn buckets(&self) -> usize {
+        self.outputs
+    }
+
+    /// Bucket and sign of number `place` of a vector.
+    ///
+    /// # Panics
+    /// If the vector has no such number.
+    pub fn locate(&self, place: usize) -> (usize, f32) {
+        let (at, length) = self.gap;
+        let coordinate = if place < at { place } else { place + length };
+        let (block, within) = (coordinate / self.outputs, coordinate % self.outputs);
+        let bucket = (within + self.shifts[block] as usize) % self.outputs;
+        (bucket, if self.signs[coordinate] == 0 { 1.0 } else { -1.0 })
+    }
+
     /// Adds `S` applied to the coordinates `first..first + values.len()` of a vector into `sketch`.
     ///
     /// The projection is linear: a gradient may arrive in any number of pieces, in any order.

@@ -14,6 +14,7 @@ mod project;
 mod quantize;
 mod scheme;
 mod seed;
+mod table;
 
 pub use apart::{choose_apart, Apart, Rest, APART_MAX};
 pub use fold::{locate, Fold};
@@ -22,3 +23,4 @@ pub use project::{read_rotated, rotate, rotate_back, Projection};
 pub use quantize::{row_bytes, Encoding, Quantized, Rounding};
 pub use scheme::{Form, SketchConfig};
 pub use seed::{derive_seed, draw, Side};
+pub use table::FoldTable;

@@ -1,0 +1,80 @@
+//! Sketches by candle's ops, on the device where inputs and output gradients are.
+//!
+//! What is made is what [`super::gradient`] makes in main memory, up to the rounding of sums. Nothing here waits for the
+//! device: every result is a tensor there, and the background thread copies what a pass has left at once.
+
+mod fold;
+mod norms;
+mod sides;
+mod stretch;
+
+pub(super) use fold::FoldTables;
+
+use super::gradient::{read_f32, FoldedGradients, PerExample};
+use super::metric::SquaredNorms;
+use super::shared_fold::LazyFold;
+use candle_core::{DType, Result, Tensor};
+
+/// The sketches of one layer's gradients for a batch, on its device.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceSketch {
+    /// `[batch, buckets]`, f32.
+    pub rows: Tensor,
+    /// `‖G_i‖`, `[batch]`, f32. The square may underflow where the norm does not.
+    pub norms: Tensor,
+    /// Whether the norms are those of the sketches, because exact ones would cost as much as the layer.
+    pub estimated: bool,
+}
+
+impl DeviceSketch {
+    /// Copies it to main memory. This waits for the device.
+    pub(crate) fn read(&self) -> Result<FoldedGradients> {
+        let plain = self.read_squared_norms()?;
+        let squared_norms = plain.into_iter().map(|plain| SquaredNorms { plain, in_metric: 0.0 }).collect();
+        Ok(FoldedGradients { sketches: read_f32(&self.rows)?, squared_norms, estimated: self.estimated })
+    }
+
+    /// `‖G_i‖²` of each example. This waits for the device.
+    pub(crate) fn read_squared_norms(&self) -> Result<Vec<f64>> {
+        Ok(read_f32(&self.norms)?.into_iter().map(|norm| f64::from(norm).powi(2)).collect())
+    }
+}
+
+/// Sketches the sum of all uses of a layer in a pass. `None` if this is done in main memory: for gradients of a table
+/// that is folded whole, because few devices can scatter.
+pub(crate) fn sketch(uses: &[PerExample], fold: &LazyFold, batch: usize) -> Result<Option<DeviceSketch>> {
+    if let Some(sides) = fold.sides() {
+        return sides::sketch(uses, fold, sides, batch).map(Some);
+    }
+    if uses.iter().any(|one| matches!(one, PerExample::Rows { .. })) {
+        return Ok(None);
+    }
+    let own = fold.get();
+    let lists = uses.iter().map(|one| stretch::stretches(one, batch, own.inputs())).collect::<Result<Vec<_>>>()?;
+    let Some((first, others)) = lists.split_first() else { return Ok(None) };
+    let (mut rows, mut squares): (Option<Tensor>, Option<Tensor>) = (None, None);
+    for (number, (range, piece)) in first.iter().enumerate() {
+        let at_once = stretch::examples_at_once(range.len());
+        let (mut folded, mut squared) = (Vec::new(), Vec::new());
+        let mut begin = 0;
+        while begin < batch {
+            let examples = begin..(begin + at_once).min(batch);
+            begin = examples.end;
+            let mut gradient = piece.make(examples.clone())?;
+            for list in others {
+                match list.get(number) {
+                    Some((same, piece)) if same == range => gradient = (gradient + piece.make(examples.clone())?)?,
+                    _ => candle_core::bail!("the uses of a layer have gradients of different layouts"),
+                }
+            }
+            squared.push(norms::squares(&gradient)?);
+            folded.push(fold.tables().get(own, range.clone(), gradient.device())?.apply(&gradient)?);
+        }
+        let (folded, squared) = (Tensor::cat(&folded, 0)?, Tensor::cat(&squared, 0)?);
+        rows = Some(rows.map_or(Ok(folded.clone()), |rows| rows + &folded)?);
+        squares = Some(squares.map_or(Ok(squared.clone()), |squares| squares + &squared)?);
+    }
+    let (Some(rows), Some(squares)) = (rows, squares) else { return Ok(None) };
+    let norms = squares.sqrt()?.to_dtype(DType::F32)?;
+    Ok(Some(DeviceSketch { rows, norms, estimated: false }))
+}
