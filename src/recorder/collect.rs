@@ -168,6 +168,7 @@ impl PassCore<'_> {
             coefficients,
             curvature: self.curvature.take(),
             layers,
+            bundle: None,
             no_gradient,
             judged: false,
         })

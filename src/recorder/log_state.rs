@@ -165,6 +165,7 @@ impl LogState {
     }
 
     fn add_batch(&mut self, mut batch: Batch) -> Result<(), RecordError> {
+        batch.unpack()?;
         let again = batch.take_preconditioned()?;
         self.add_rows(batch)?;
         again.map_or(Ok(()), |again| self.add_rows(again))

@@ -1,5 +1,6 @@
 //! The messages from the training to the background thread.
 
+use super::bundle::Bundle;
 use super::cards::CardRow;
 use super::guard::Found;
 use super::layer_rates::Decay;
@@ -100,6 +101,8 @@ pub(super) struct Batch {
     /// For rows of curvature, the weight of each.
     pub curvature: Option<Vec<f32>>,
     pub layers: Vec<LayerGradients>,
+    /// What of them lies on a device.
+    pub bundle: Option<Bundle>,
     /// Whether a layer ran in the pass and got no gradient, which its tap allows.
     pub no_gradient: bool,
     /// `[batch, buckets]`: `c_i` times each example's own gradient, over all layers that backward folded.
@@ -143,10 +146,16 @@ impl Batch {
     /// Bytes that the batch holds while it waits. Call it once: a metric counts with the first batch that has it.
     pub(super) fn bytes(&self) -> usize {
         let layers: usize = self.layers.iter().map(LayerGradients::bytes).sum();
+        let bundle = self.bundle.as_ref().map_or(0, Bundle::bytes);
         let folded = self.folded.as_ref().map_or(0, Vec::len);
         let weights = self.curvature.as_ref().map_or(0, Vec::len);
         let metric = self.metric.as_ref().map_or(0, |metric| metric.count_bytes_once());
-        8 * self.ids.len() + 4 * (self.coefficients.len() + weights + folded) + self.outputs.bytes() + layers + metric
+        8 * self.ids.len()
+            + 4 * (self.coefficients.len() + weights + folded)
+            + self.outputs.bytes()
+            + layers
+            + bundle
+            + metric
     }
 }
 

@@ -5,6 +5,7 @@
 //! for the crate's root.
 
 mod begin;
+mod bundle;
 mod cards;
 mod check;
 mod checkpoint;

@@ -283,6 +283,9 @@ impl<'r> PassCore<'r> {
         if let Some(found) = collected.as_mut().ok().and_then(|batch| self.watch(batch, step.is_some())) {
             return self.refuse_step(visits, found);
         }
+        if let Some(error) = collected.as_mut().ok().and_then(|batch| self.pack(batch).err()) {
+            collected = Err(error);
+        }
         match collected {
             Ok(batch) => self.recorder.send(batch, step).map(|()| self.recorder.take_news()),
             Err(error) => {
@@ -295,6 +298,12 @@ impl<'r> PassCore<'r> {
 }
 
 impl PassCore<'_> {
+    /// Makes one tensor of what lies on a device.
+    fn pack(&self, batch: &mut Batch) -> Result<(), RecordError> {
+        let Some(state) = &self.recorder.state else { return Ok(()) };
+        Ok(batch.pack(&state.layers, state.sketching)?)
+    }
+
     /// Lets the guard look at a training pass. Returns why the step is left out, if it is.
     fn watch(&mut self, batch: &mut Batch, ends_step: bool) -> Option<Found> {
         if self.kind != PassKind::Training {

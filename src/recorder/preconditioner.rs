@@ -159,6 +159,7 @@ impl Preconditioner {
             coefficients: batch.coefficients.clone(),
             curvature: None,
             layers,
+            bundle: None,
             no_gradient: batch.no_gradient,
             judged: false,
             folded,

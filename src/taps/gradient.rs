@@ -70,7 +70,7 @@ impl PerExample {
 }
 
 /// The folded gradients of one layer for a batch.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct FoldedGradients {
     /// `[batch, fold.outputs]`, or empty if they were added to the pass's shared rows.
     pub sketches: Vec<f32>,

@@ -1,0 +1,129 @@
+//! What a pass leaves on a device, as one tensor, so that one copy brings it to main memory.
+
+use super::config::Sketching;
+use super::message::{Batch, Gradients, LayerGradients};
+use crate::taps::{add, read_f32, FoldedGradients, Registered, SquaredNorms};
+use candle_core::{DType, Result, Tensor};
+
+/// Numbers of several tensors, one after another, on one device.
+pub(super) struct Bundle {
+    numbers: Tensor,
+    /// In the order of the numbers.
+    parts: Vec<Part>,
+}
+
+/// What some numbers are.
+enum Part {
+    /// Both factors of the entry `entry` of the batch's layers, with their shapes.
+    Factors { entry: usize, input: Vec<usize>, delta: Vec<usize> },
+    /// The norms of an entry's gradients, then its sketches if it has `own` ones, which no other layer is added to.
+    Sketch { entry: usize, own: Option<usize>, estimated: bool },
+    /// The sum of the sketches of all other layers.
+    Sum(usize),
+}
+
+impl Bundle {
+    pub(super) fn bytes(&self) -> usize {
+        4 * self.numbers.elem_count()
+    }
+}
+
+impl Batch {
+    /// Packs what lies on a device. Nothing is packed if that is several devices; each tensor is then copied by itself.
+    pub(super) fn pack(&mut self, layers: &[Registered], sketching: Sketching) -> Result<()> {
+        let on_device = |part: &LayerGradients| tensors(part).iter().any(|t| sketching.is_on_device(t.device()));
+        let entries: Vec<usize> = (0..self.layers.len()).filter(|entry| on_device(&self.layers[*entry])).collect();
+        let all: Vec<&Tensor> = entries.iter().flat_map(|entry| tensors(&self.layers[*entry])).collect();
+        let Some(first) = all.first() else { return Ok(()) };
+        if !all.iter().all(|t| t.device().same_device(first.device())) {
+            return Ok(());
+        }
+        let flat = |t: &Tensor| t.detach().to_dtype(DType::F32)?.flatten_all();
+        let (mut numbers, mut parts, mut sum) = (Vec::new(), Vec::new(), None);
+        for entry in entries {
+            let part = &self.layers[entry];
+            match &part.gradients {
+                Gradients::Factored { input, delta } => {
+                    numbers.extend([flat(input)?, flat(delta)?]);
+                    parts.push(Part::Factors { entry, input: input.dims().to_vec(), delta: delta.dims().to_vec() });
+                }
+                Gradients::OnDevice(sketch) => {
+                    numbers.push(flat(&sketch.norms)?);
+                    let rows = &sketch.rows;
+                    let is_tied = layers.get(part.layer).is_some_and(|layer| layer.tied.is_some());
+                    if is_tied {
+                        numbers.push(flat(rows)?);
+                    } else {
+                        sum = Some(sum.map_or_else(|| Ok(rows.clone()), |sum: Tensor| sum + rows)?);
+                    }
+                    let own = is_tied.then(|| rows.elem_count());
+                    parts.push(Part::Sketch { entry, own, estimated: sketch.estimated });
+                }
+                _ => {}
+            }
+        }
+        if let Some(sum) = sum {
+            parts.push(Part::Sum(sum.elem_count()));
+            numbers.push(flat(&sum)?);
+        }
+        self.bundle = Some(Bundle { numbers: Tensor::cat(&numbers, 0)?, parts });
+        for part in self.bundle.iter().flat_map(|bundle| &bundle.parts) {
+            if let Part::Factors { entry, .. } | Part::Sketch { entry, .. } = part {
+                self.layers[*entry].gradients = match self.layers[*entry].gradients {
+                    Gradients::Factored { .. } => Gradients::Zero,
+                    _ => Gradients::Folded(FoldedGradients::default()),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings what was packed to main memory. This waits for the device.
+    pub(super) fn unpack(&mut self) -> Result<()> {
+        let Some(Bundle { numbers, parts }) = self.bundle.take() else { return Ok(()) };
+        let numbers = read_f32(&numbers)?;
+        let mut rest = &numbers[..];
+        let mut take = |count: usize| {
+            let (own, others) = rest.split_at(count.min(rest.len()));
+            rest = others;
+            own.to_vec()
+        };
+        let rows = self.ids.len();
+        for part in parts {
+            match part {
+                Part::Factors { entry, input, delta } => {
+                    let mut factor = |dims: Vec<usize>| {
+                        let values = take(dims.iter().product());
+                        Tensor::from_vec(values, dims, &candle_core::Device::Cpu)
+                    };
+                    let (input, delta) = (factor(input)?, factor(delta)?);
+                    self.layers[entry].gradients = Gradients::Factored { input, delta };
+                }
+                Part::Sketch { entry, own, estimated } => {
+                    let norm = |norm: &f32| SquaredNorms { plain: f64::from(*norm).powi(2), in_metric: 0.0 };
+                    let squared_norms = take(rows).iter().map(norm).collect();
+                    let sketches = own.map(&mut take).unwrap_or_default();
+                    self.layers[entry].gradients =
+                        Gradients::Folded(FoldedGradients { sketches, squared_norms, estimated });
+                }
+                Part::Sum(count) => {
+                    let own = take(count);
+                    match &mut self.folded {
+                        Some(folded) if folded.len() == own.len() => add(folded, &own),
+                        folded => *folded = Some(own),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The tensors of a layer's gradients that can be packed.
+fn tensors(part: &LayerGradients) -> Vec<&Tensor> {
+    match &part.gradients {
+        Gradients::Factored { input, delta } => vec![input, delta],
+        Gradients::OnDevice(sketch) => vec![&sketch.rows, &sketch.norms],
+        _ => Vec::new(),
+    }
+}
