@@ -14,6 +14,7 @@
 //! taken from that run. The default's lengths with rounding to the nearest, as it once was, are among them. How the
 //! stated errors hold is what `cargo bench --bench trust` measures.
 //!
+//! `--two-sided` records runs whose layers with positions are projected from both sides, as on a device.
 //! `--all` adds what was tried and did not pay. Notes and dated results: `benches/results`.
 
 mod data;
@@ -29,7 +30,7 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW, SGD};
 use clap::{Parser, ValueEnum};
 use data::Examples;
 use exact::Material;
-use gradlog::SketchConfig;
+use gradlog::{Config, Folding, SketchConfig};
 use measure::{spearman, Fidelity, Truth};
 use model::{Model, Watch};
 use rand::rngs::StdRng;
@@ -60,6 +61,9 @@ struct Arguments {
     /// Also what was tried and did not pay
     #[arg(long)]
     all: bool,
+    /// Also layers with positions that are projected from both sides, as on a device
+    #[arg(long)]
+    two_sided: bool,
     /// Folder of idx files for mlp and cnn (MNIST, Fashion-MNIST), gzipped or not, instead of the digits that come
     /// with gradlog
     #[arg(long)]
@@ -161,7 +165,8 @@ fn run(name: Name, arguments: &Arguments) -> Result<Vec<Value>> {
     let mut table = Table { model: name.text(), rows: Vec::new() };
     table.head();
 
-    let recorded = record::record(&model, &train, &visits, &test, &probes, name.batch())?;
+    let record = |config: Config| record::record(&model, &train, &visits, &test, &probes, name.batch(), config);
+    let recorded = record(Config::default())?;
     let default = Scheme::Sketch(Sketch::of(&config, material.folded_parameters))
         .apply(&material)?
         .context("the default has nothing to sketch")?;
@@ -172,6 +177,13 @@ fn run(name: Name, arguments: &Arguments) -> Result<Vec<Value>> {
         truth.compare(&recorded.scores),
         spearman(own, &recorded.norms),
     );
+    for side in [16, 32, 64, 128].into_iter().filter(|_| arguments.two_sided) {
+        let config = Config { folding: Folding::TwoSided { side }, ..Config::default() };
+        let recorded = record(config)?;
+        let label = format!("recorded, layers with positions projected from both sides to {side}");
+        let fidelity = truth.compare(&recorded.scores);
+        table.row(&label, false, recorded.bytes, fidelity, spearman(own, &recorded.norms));
+    }
     // The scores are times the learning rate and 1/B.
     let factor = 0.1 / name.batch() as f64;
     let sigmas: Vec<f64> = (recorded.scores.iter().zip(&material.truth).zip(&recorded.deviations))

@@ -22,7 +22,7 @@ pub struct Recorded {
     pub deviations: Vec<f64>,
 }
 
-/// Records the probes and then the visits at the weights that the model has, with the default configuration.
+/// Records the probes and then the visits at the weights that the model has.
 pub fn record(
     model: &Model,
     train: &Examples,
@@ -30,10 +30,11 @@ pub fn record(
     test: &Examples,
     probes: &[usize],
     batch: usize,
+    config: Config,
 ) -> Result<Recorded> {
     let folder = tempfile::tempdir().context("a folder for the run")?;
     let dir = folder.path().join("run");
-    let mut recorder = Recorder::create(&dir, &model.taps, Config::default())?;
+    let mut recorder = Recorder::create(&dir, &model.taps, config)?;
     let wide = |ids: &[usize]| ids.iter().map(|id| *id as u64).collect::<Vec<u64>>();
     for ids in probes.chunks(batch) {
         let (x, y) = test.batch(ids)?;

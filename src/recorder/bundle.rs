@@ -78,9 +78,9 @@ impl Batch {
         Ok(())
     }
 
-    /// Brings what was packed to main memory. This waits for the device.
-    pub(super) fn unpack(&mut self) -> Result<()> {
-        let Some(Bundle { numbers, parts }) = self.bundle.take() else { return Ok(()) };
+    /// Brings what was packed to main memory. This waits for the device. Returns the bytes that it copied.
+    pub(super) fn unpack(&mut self) -> Result<u64> {
+        let Some(Bundle { numbers, parts }) = self.bundle.take() else { return Ok(0) };
         let numbers = read_f32(&numbers)?;
         let mut rest = &numbers[..];
         let mut take = |count: usize| {
@@ -115,7 +115,7 @@ impl Batch {
                 }
             }
         }
-        Ok(())
+        Ok(4 * numbers.len() as u64)
     }
 }
 

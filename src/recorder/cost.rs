@@ -122,6 +122,9 @@ pub struct RecordingSummary {
     pub flush_wait: Duration,
     /// Time that the background thread worked.
     pub background: Duration,
+    /// Bytes that passes left on a device, and that one copy for each pass brought to main memory. Copies that
+    /// [`Sketching::InMainMemory`](crate::Sketching::InMainMemory) makes are not counted.
+    pub device_bytes: u64,
 }
 
 impl std::fmt::Display for RecordingSummary {

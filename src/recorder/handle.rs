@@ -180,6 +180,7 @@ impl Recorder {
         summary.bytes = progress.bytes;
         summary.bytes_per_visit = progress.visit_bytes as f64 / progress.visits.max(1) as f64;
         summary.background = progress.worked;
+        summary.device_bytes = progress.device_bytes;
         asked.map_err(|error| state.wrap_failure(error)).map(|()| summary)
     }
 

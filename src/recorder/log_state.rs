@@ -165,7 +165,8 @@ impl LogState {
     }
 
     fn add_batch(&mut self, mut batch: Batch) -> Result<(), RecordError> {
-        batch.unpack()?;
+        let copied = batch.unpack()?;
+        self.shared.lock_progress().device_bytes += copied;
         let again = batch.take_preconditioned()?;
         self.add_rows(batch)?;
         again.map_or(Ok(()), |again| self.add_rows(again))

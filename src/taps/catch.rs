@@ -227,7 +227,9 @@ pub(crate) fn watch_scalar(loss: &Tensor, upstream: &Upstream) -> Result<Tensor>
 
 /// Returns `y`, and calls `see` on its gradient.
 fn observe(y: &Tensor, see: impl Fn(&Tensor) + Send + Sync + 'static) -> Result<Tensor> {
-    y.force_contiguous()?.apply_op1(Observe(Box::new(see)))
+    // Cloning a storage clones all of it, so a view is copied before.
+    let y = if y.is_contiguous() && y.layout().start_offset() == 0 { y.clone() } else { y.force_contiguous()? };
+    y.apply_op1(Observe(Box::new(see)))
 }
 
 /// The identity. Its backward calls a function on the gradient.
@@ -238,7 +240,7 @@ impl CustomOp1 for Observe {
         "gradlog-observe"
     }
 
-    // The input is contiguous from offset 0, so its storage is all of it.
+    // The input is contiguous from offset 0. What its storage holds behind it does no harm.
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         Ok((storage.try_clone(layout)?, layout.shape().clone()))
     }

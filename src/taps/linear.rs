@@ -7,6 +7,7 @@ use super::catch::Catch;
 use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Held, Operand};
 use super::gradient::PerExample;
 use super::gradient::{add_rows, sum_and_fold};
+use super::on_device;
 use super::parallel;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
@@ -52,6 +53,11 @@ impl Tap for Linear {
         let supported = catch.fuses(&[x, weight]) && self.bias().is_none_or(|b| cpu_f32(&[b]));
         let whole = self.bias().is_none_or(|bias| needs_gradient(bias) == needs_gradient(weight));
         if !fits || !supported || !whole {
+            let same = |t: &Tensor| t.dtype() == x.dtype() && t.device().same_device(x.device());
+            let is_uniform = same(weight) && self.bias().is_none_or(same);
+            if fits && is_uniform && catch.is_armed() && x.dtype().is_float() {
+                return on_device::linear(x, weight, self.bias(), catch);
+            }
             return catch.output(x, self.plain_forward(x)?);
         }
         catch.note_forward(x);

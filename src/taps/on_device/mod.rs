@@ -4,11 +4,13 @@
 //! device: every result is a tensor there, and the background thread copies what a pass has left at once.
 
 mod fold;
+mod linear;
 mod norms;
 mod sides;
 mod stretch;
 
 pub(super) use fold::FoldTables;
+pub(super) use linear::linear;
 
 use super::gradient::{read_f32, FoldedGradients, PerExample};
 use super::metric::SquaredNorms;
