@@ -36,7 +36,8 @@ pub enum Folding {
     ///
     /// Dot products keep their mean, and vary more: for gradients of one rank by about `3 ‖G‖² ‖H‖² / side` of each
     /// layer. Norms are exact where `16 · positions · (R + C) ≤ 3 R C`, else they are those of the sketches, and the
-    /// visits say so. In such runs no probe and no norm is recorded in Adam's metric.
+    /// visits say so. Probes in Adam's metric are scaled by outer products, as those of factored layers are; visits
+    /// have no norm in it.
     ///
     /// Tied layers, layers of other kinds, and those with fewer than `4 · side²` numbers are folded whole.
     ///

@@ -131,6 +131,11 @@ impl FactorScales {
         Self { input, delta }
     }
 
+    /// What columns and rows of the weight are multiplied by.
+    pub(super) fn into_sides(self) -> (Vec<f32>, Vec<f32>) {
+        (self.input, self.delta)
+    }
+
     /// The same, times a number.
     pub(super) fn times(mut self, factor: f32) -> Self {
         self.delta.iter_mut().for_each(|delta| *delta *= factor);

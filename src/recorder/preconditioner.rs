@@ -16,7 +16,9 @@ use super::moments::{inverse_roots, read_layer, sum_f64, FactorScales};
 use super::pass_core::PassCore;
 use super::state::State;
 use crate::step::{AdamStep, SecondMoments};
-use crate::taps::{fold_uses, move_to_host, FoldedGradients, LazyFold, PerExample, SharedFold, SquaredNorms};
+use crate::taps::{
+    fold_uses, move_to_host, FoldedGradients, LazyFold, PerExample, SharedFold, SideScales, SquaredNorms,
+};
 use candle_core::Result;
 use gradlog_format::sketch::Form;
 use std::sync::Arc;
@@ -83,10 +85,6 @@ impl Preconditioner {
 
     /// `None` if a layer's variables are not known.
     fn new(state: &State, second: &SecondMoments, step: &AdamStep) -> Result<Option<Self>> {
-        // Of a gradient that is projected from both sides, no parameter is known.
-        if state.folds.iter().any(|fold| fold.sides().is_some()) {
-            return Ok(None);
-        }
         let shared = Arc::new(state.shared_fold.with_preconditioned());
         let (mut folds, mut factors) = (Vec::new(), Vec::new());
         let Some(raised) = raised_epsilon(state, second, step)? else { return Ok(None) };
@@ -97,6 +95,11 @@ impl Preconditioner {
             // A layer that is recorded by factors stays so, and needs no weights.
             if state.forms[folds.len()] == Some(Form::Factored) {
                 folds.push(fold.clone());
+                continue;
+            }
+            if let Some(sides) = fold.sides() {
+                let scales = scale_sides(&moments, sides.shape(), step, raised);
+                folds.push(Arc::new(fold.with_scales(scales, shared.clone())));
                 continue;
             }
             let weights = inverse_roots(&moments, raised, 1.0);
@@ -111,7 +114,7 @@ impl Preconditioner {
         let mut layers = Vec::with_capacity(batch.layers.len());
         for own in &mut batch.layers {
             let fold = || match &self.folds[own.layer] {
-                fold if fold.get().outputs() == 2 * buckets => Ok(&**fold),
+                fold if fold.outputs() == 2 * buckets => Ok(&**fold),
                 // Recorded by factors before, which a run keeps.
                 _ => candle_core::bail!("a factored layer gave sums: please report this as a bug in gradlog"),
             };
@@ -187,14 +190,23 @@ impl Batch {
     }
 }
 
+/// What a layer that is projected from both sides is multiplied by: its weight by an outer product, as a factored layer
+/// is, its other parameters one by one.
+fn scale_sides(moments: &[f32], (rows, columns): (usize, usize), step: &AdamStep, raised: f64) -> SideScales {
+    let (weight, rest) = moments.split_at((rows * columns).min(moments.len()));
+    let (of_columns, of_rows) = FactorScales::new(weight, columns, rows, step).into_sides();
+    SideScales { rows: of_rows.into(), columns: of_columns.into(), rest: inverse_roots(rest, raised, 1.0).into() }
+}
+
 /// The raised `ε` of the folded layers. `None` if one of their variables is not known.
 fn raised_epsilon(state: &State, second: &SecondMoments, step: &AdamStep) -> Result<Option<f64>> {
     let (mut all, mut folded, mut parameters) = (0.0, 0.0, 0);
-    for (layer, form) in state.layers.iter().zip(&state.forms) {
+    for ((layer, form), fold) in state.layers.iter().zip(&state.forms).zip(&state.folds) {
         let Some(moments) = read_layer(state, layer, second, step)? else { return Ok(None) };
         let sum = sum_f64(&moments);
         all += sum;
-        if form != &Some(Form::Factored) {
+        // A layer that is projected from both sides is scaled by outer products, which do not amplify single numbers.
+        if form != &Some(Form::Factored) && fold.sides().is_none() {
             folded += sum;
             parameters += moments.len();
         }

@@ -133,7 +133,7 @@ impl Catch {
         let layer = self.layer.as_ref().filter(|_| self.passes.sketches_on(delta.device()))?;
         let (fold, metric) = self.slot.find_fold(self.pass).filter(|_| self.slot.count_uses(self.pass).1)?;
         fold.shared_fold().decide_width(|| self.passes.folded_parameters(self.pass));
-        if metric.is_some() || fold.get().weights().is_some() {
+        if metric.is_some() || fold.scales().is_some() || fold.get().weights().is_some() {
             return None;
         }
         // What cannot be made here is made later, where an error can be told.

@@ -171,7 +171,7 @@ pub(crate) fn fold_uses(
     batch: usize,
 ) -> Result<FoldedGradients> {
     if let Some(sides) = fold.sides() {
-        return fold_two_sided(uses, fold.get(), sides, batch);
+        return fold_two_sided(uses, fold, sides, batch);
     }
     let fold = fold.get();
     let parameters = fold.inputs();
@@ -203,23 +203,37 @@ pub(crate) fn fold_uses(
 }
 
 /// As [`fold_uses`], of a layer that is projected from both sides.
-fn fold_two_sided(uses: &[PerExample], fold: &Fold, sides: &Sides, batch: usize) -> Result<FoldedGradients> {
+fn fold_two_sided(uses: &[PerExample], lazy: &LazyFold, sides: &Sides, batch: usize) -> Result<FoldedGradients> {
+    let fold = lazy.get();
     let (rows, columns) = sides.shape();
     let rest = fold.inputs() - sides.numbers();
     let parameters = rows * columns + rest;
-    let mut sketches = vec![0f32; batch * fold.outputs()];
+    let mut sketches = vec![0f32; batch * lazy.outputs()];
     let mut squared_norms = vec![SquaredNorms::default(); batch];
     let mut estimated = false;
-    let sums: Vec<TwoSidedSum> = if let [PerExample::Rows { .. }, ..] = uses {
-        read_rows(uses, batch, parameters)?.iter().map(|touched| sides.sum_rows(touched)).collect()
+    // The sums, and those of the scaled gradients, of which the weight's numbers count alone.
+    let (sums, scaled): (Vec<TwoSidedSum>, Vec<TwoSidedSum>) = if let [PerExample::Rows { .. }, ..] = uses {
+        let touched = read_rows(uses, batch, parameters)?;
+        let of = |scales| touched.iter().map(|rows| sides.sum_rows(rows, scales)).collect();
+        (of(None), lazy.scales().map_or_else(Vec::new, |scales| of(Some(scales))))
     } else {
         let uses: Vec<HostUse> = uses.iter().map(|one| HostUse::new(one, batch, parameters)).collect::<Result<_>>()?;
-        (0..batch).map(|example| sides.sum(&uses, example, rest)).collect()
+        let of = |uses: &[HostUse], rest| (0..batch).map(|example| sides.sum(uses, example, rest)).collect();
+        let scaled = lazy.scales().map(|scales| sides.scale_uses(&uses, scales));
+        (of(&uses, rest), scaled.map_or_else(Vec::new, |scaled| of(&scaled, 0)))
     };
-    for ((sum, sketch), norms) in sums.iter().zip(sketches.chunks_exact_mut(fold.outputs())).zip(&mut squared_norms) {
+    let mut rows = sketches.chunks_exact_mut(lazy.outputs());
+    for (example, (sum, norms)) in sums.iter().zip(&mut squared_norms).enumerate() {
+        let Some(row) = rows.next() else { break };
+        let (plain, second) = row.split_at_mut(fold.outputs());
         norms.plain = sum.squared_norm;
         estimated |= sum.estimated;
-        fold.add(0, &sum.numbers, sketch);
+        fold.add(0, &sum.numbers, plain);
+        if let (Some(own), Some(scales)) = (scaled.get(example), lazy.scales()) {
+            let others = sum.numbers[sides.numbers()..].iter().zip(scales.rest.iter()).map(|(value, by)| value * by);
+            let numbers: Vec<f32> = own.numbers.iter().copied().chain(others).collect();
+            fold.add(0, &numbers, second);
+        }
     }
     Ok(FoldedGradients { sketches, squared_norms, estimated })
 }

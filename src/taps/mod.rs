@@ -63,4 +63,4 @@ pub(crate) use registry::{Presence, Registered, Registry};
 pub(crate) use shared_fold::{LazyFold, SharedFold};
 pub(crate) use slot::{Captured, Taken};
 pub(crate) use tapped::has_sound_backward;
-pub(crate) use two_sided::Sides;
+pub(crate) use two_sided::{SideScales, Sides};

@@ -1,7 +1,7 @@
 //! The folded vector that all folded layers of a run share: its width, and its sums during backward.
 
 use super::on_device::FoldTables;
-use super::two_sided::Sides;
+use super::two_sided::{SideScales, Sides};
 use gradlog_format::sketch::{Fold, SketchConfig};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -112,6 +112,8 @@ pub(crate) struct LazyFold {
     weights: Option<Arc<[f32]>>,
     /// What the weight's gradient is projected by before it is folded.
     sides: Option<Arc<Sides>>,
+    /// What a second sketch of such a layer is multiplied by.
+    scales: Option<SideScales>,
     shared: Arc<SharedFold>,
     made: OnceLock<Fold>,
     tables: FoldTables,
@@ -132,6 +134,7 @@ impl LazyFold {
             gap: (0, 0),
             weights: None,
             sides: None,
+            scales: None,
             shared,
             made: OnceLock::new(),
             tables: FoldTables::default(),
@@ -178,6 +181,24 @@ impl LazyFold {
     /// The projections of a layer's two sides, if it has them.
     pub(crate) fn sides(&self) -> Option<&Sides> {
         self.sides.as_deref()
+    }
+
+    /// The same for a layer that is projected from both sides, and behind each sketch that of the gradient times
+    /// `scales`.
+    pub(crate) fn with_scales(&self, scales: SideScales, shared: Arc<SharedFold>) -> Self {
+        let Self { seed, parameters, tied, .. } = *self;
+        let sides = self.sides.clone();
+        Self { sides, scales: Some(scales), ..Self::new(seed, parameters, (tied, None), shared) }
+    }
+
+    /// What the second sketch of such a layer is multiplied by.
+    pub(super) fn scales(&self) -> Option<&SideScales> {
+        self.scales.as_ref()
+    }
+
+    /// Length of a layer's row, with a second sketch if it has one.
+    pub(crate) fn outputs(&self) -> usize {
+        self.get().outputs() * (1 + usize::from(self.scales.is_some()))
     }
 
     /// The same projection on devices.

@@ -7,7 +7,7 @@ use super::gradient::{add_rows, wide_squared_norm, HostUse, TouchedRows};
 use candle_core::{DType, Device, Result, Tensor};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The two projections of a layer.
 pub(crate) struct Sides {
@@ -62,6 +62,14 @@ impl Sides {
     }
 }
 
+/// What a gradient is multiplied by in a second sketch: the weight's by an outer product, the rest number by number.
+#[derive(Debug, Clone)]
+pub(crate) struct SideScales {
+    pub rows: Arc<[f32]>,
+    pub columns: Arc<[f32]>,
+    pub rest: Arc<[f32]>,
+}
+
 /// Whether the exact norm of a sum over `positions` is worth its cost, of a weight `[R, C]`. It takes `positions² (R +
 /// C)` multiplications; forward and backward of the layer take `3 positions R C`, and a sixteenth of these is paid.
 pub(crate) fn has_exact_norm(positions: usize, (rows, columns): (usize, usize)) -> bool {
@@ -93,15 +101,28 @@ impl Sides {
     }
 
     /// Sums the rows of a table that one example touches.
-    pub(super) fn sum_rows(&self, touched: &TouchedRows) -> TwoSidedSum {
+    pub(super) fn sum_rows(&self, touched: &TouchedRows, scales: Option<&SideScales>) -> TwoSidedSum {
         let mut numbers = vec![0f32; self.numbers()];
         let kept = self.columns.outputs();
         let mut squared_norm = 0.0;
         for (id, row) in touched {
             squared_norm += wide_squared_norm(row);
-            self.add_row(*id as usize, &self.columns.apply(row), &mut numbers, kept);
+            let folded = match scales {
+                Some(scales) => {
+                    let by = scales.rows[*id as usize];
+                    self.columns
+                        .apply(&row.iter().zip(scales.columns.iter()).map(|(v, c)| v * c * by).collect::<Vec<_>>())
+                }
+                None => self.columns.apply(row),
+            };
+            self.add_row(*id as usize, &folded, &mut numbers, kept);
         }
         TwoSidedSum { numbers, squared_norm, estimated: false }
+    }
+
+    /// The same uses with the weight's gradients scaled. Biases are left out.
+    pub(super) fn scale_uses(&self, uses: &[HostUse], scales: &SideScales) -> Vec<HostUse> {
+        uses.iter().map(|one| one.scale_weight(scales, self.shape())).collect()
     }
 
     /// Adds a row of the weight that is already folded: to the row where its number comes, with its sign.
@@ -159,6 +180,44 @@ impl Sides {
     }
 }
 
+impl HostUse {
+    fn scale_weight(&self, scales: &SideScales, (rows, columns): (usize, usize)) -> Self {
+        let times = |values: &[f32], by: &[f32]| -> Vec<f32> {
+            let rows = values.chunks_exact(by.len().max(1));
+            rows.flat_map(|row| row.iter().zip(by).map(|(value, by)| value * by)).collect()
+        };
+        match self {
+            Self::Outer { a, d, groups, positions, inputs, outputs, .. } => {
+                // Rows of the weight go through the groups: those of a group belong to its positions.
+                let of_groups = d.chunks_exact((positions * outputs).max(1)).enumerate();
+                let d = of_groups
+                    .flat_map(|(number, d)| times(d, &scales.rows[number % groups * outputs..][..*outputs]))
+                    .collect();
+                Self::Outer {
+                    a: times(a, &scales.columns),
+                    d,
+                    groups: *groups,
+                    positions: *positions,
+                    inputs: *inputs,
+                    outputs: *outputs,
+                    bias: false,
+                }
+            }
+            Self::Dense { values, parameters } => {
+                let weight = values.chunks_exact((*parameters).max(1)).flat_map(|own| {
+                    let rows = own[..rows * columns].chunks_exact(columns.max(1)).zip(scales.rows.iter());
+                    rows.flat_map(|(row, by)| times(row, &scales.columns).into_iter().map(move |value| value * by))
+                });
+                Self::Dense { values: weight.collect(), parameters: rows * columns }
+            }
+            Self::Joined(parts) => match parts.first() {
+                Some((_, weight)) => weight.scale_weight(scales, (rows, columns)),
+                None => Self::Joined(Vec::new()),
+            },
+        }
+    }
+}
+
 /// Folds each of some rows of `width` numbers, whose coordinates begin at `first`.
 fn fold_each(fold: &Fold, first: usize, rows: &[f32], width: usize) -> Vec<f32> {
     let kept = fold.outputs();
@@ -185,3 +244,6 @@ fn gram_products((d, outputs): (&[f32], usize), (a, inputs): (&[f32], usize), po
     let sum: f64 = d.iter().zip(&a).map(|(d, a)| f64::from(*d) * f64::from(*a)).sum();
     sum * of_d * of_a
 }
+
+#[cfg(test)]
+mod tests;

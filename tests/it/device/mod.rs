@@ -38,6 +38,8 @@ pub(super) struct Zoo {
 impl Zoo {
     pub fn new() -> Self {
         let (taps, variables) = (Taps::new(), VarMap::new());
+        // A GroupNorm hides its variables, and moments are read from variables.
+        taps.declare_model(&variables);
         let vb = builder(&variables);
         let grouped = Conv2dConfig { groups: 2, padding: 1, ..Default::default() };
         // candle's own backward fails or is wrong for strided convolutions and those of one dimension

@@ -146,3 +146,32 @@ fn every_kind_of_layer_has_the_same_two_sided_sketch_wherever_it_is_made() {
     }
     assert!(relative_error(&squared_norms(there.path()), &squared_norms(here.path())) < 0.5);
 }
+
+#[test]
+fn probes_are_recorded_in_the_metric_of_adam() {
+    let dir = tempfile::tempdir().unwrap();
+    let zoo = Zoo::new();
+    let config = two_sided(3, Sketching::OnDevice, 0);
+    let mut recorder = Recorder::create(dir.path(), &zoo.taps, config).unwrap();
+    use candle_nn::Optimizer;
+    let params = gradlog::optim::AdamConfig::new(1e-3);
+    let mut optimizer = gradlog::optim::AdamW::new(zoo.variables.all_vars(), params).unwrap();
+    for step in 0..3 {
+        let ids = [3 * step, 3 * step + 1, 3 * step + 2];
+        let (x, y) = (tokens(&ids), labels(3));
+        // Before the first step there are no moments.
+        if step > 0 {
+            let mut pass = recorder.probe("test", &[7, 8, 9]).unwrap();
+            pass.cross_entropy(&zoo.logits(&tokens(&[7, 8, 9])), &y).unwrap().backward().unwrap();
+            pass.commit().unwrap();
+        }
+        let mut pass = recorder.pass(&ids).unwrap();
+        let loss = pass.cross_entropy(&zoo.logits(&x), &y).unwrap();
+        pass.backward_step(&mut optimizer, &loss).unwrap();
+    }
+    recorder.finish().unwrap();
+    let answer = InfluenceQuestion::new("test").compute(&Run::open(dir.path()).unwrap()).unwrap();
+    assert!(answer.variant().contains("AdamW, second moments"), "{}", answer.variant());
+    // Visits have no norm in the metric, and say so by having none.
+    assert!(blocks(dir.path(), BlockKind::Visits).iter().all(|b| !b.has(Column::PreconditionedSquaredNorm)));
+}
