@@ -28,11 +28,13 @@ pub(super) fn hashed(sketching: Sketching) -> Config {
     Config { sketch, sketching, ..Config::default() }
 }
 
+type Forward = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor>>;
+
 /// A model with a layer of each kind. Its input is tokens, `[batch, 6]`.
 pub(super) struct Zoo {
     pub taps: Taps,
     pub variables: VarMap,
-    forward: Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor>>,
+    forward: Forward,
 }
 
 impl Zoo {
