@@ -206,6 +206,7 @@ pub(crate) fn fold_uses(
 fn fold_two_sided(uses: &[PerExample], lazy: &LazyFold, sides: &Sides, batch: usize) -> Result<FoldedGradients> {
     let fold = lazy.get();
     let (rows, columns) = sides.shape();
+    uses.iter().try_for_each(|one| sides.check(one))?;
     let rest = fold.inputs() - sides.numbers();
     let parameters = rows * columns + rest;
     let mut sketches = vec![0f32; batch * lazy.outputs()];

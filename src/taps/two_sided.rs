@@ -3,8 +3,8 @@
 //! A layer's gradient is never made. With `positions · (R + C + rows · columns)` multiplications in place of `positions
 //! · R · C`, this is what wide layers with few positions and layers on a device can afford.
 
-use super::gradient::{add_rows, wide_squared_norm, HostUse, TouchedRows};
-use candle_core::{DType, Device, Result, Tensor};
+use super::gradient::{add_rows, read_dimensions, wide_squared_norm, HostUse, PerExample, TouchedRows};
+use candle_core::{bail, DType, Device, Result, Tensor};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,6 +87,30 @@ pub(super) struct TwoSidedSum {
 }
 
 impl Sides {
+    /// Refuses gradients of another shape than the weight's. A layer of the user's own may lay them out otherwise.
+    pub(super) fn check(&self, one: &PerExample) -> Result<()> {
+        let (rows, columns) = self.shape();
+        let found = match one {
+            PerExample::Outer { inputs, deltas, .. } => {
+                let ((_, groups, _, inputs), (_, _, _, outputs)) = (read_dimensions(inputs)?, read_dimensions(deltas)?);
+                (groups * outputs, inputs)
+            }
+            PerExample::Rows { deltas, rows, .. } => (*rows, deltas.dims3()?.2),
+            PerExample::Joined(parts) => return parts.first().map_or(Ok(()), |weight| self.check(weight)),
+            PerExample::Dense(values) if values.dims2()?.1 < rows * columns => (1, values.dims2()?.1),
+            PerExample::Dense(_) => return Ok(()),
+        };
+        if found != (rows, columns) {
+            bail!(
+                "per-example gradients of {} x {} do not fit a weight of {rows} x {columns}, its first dimension against all \
+                 others: set `Config::folding` to `Folding::Whole`, or lay them out so",
+                found.0,
+                found.1
+            );
+        }
+        Ok(())
+    }
+
     /// Sums what all uses give for `example`. `rest` is how many other parameters the layer has.
     pub(super) fn sum(&self, uses: &[HostUse], example: usize, rest: usize) -> TwoSidedSum {
         let mut numbers = vec![0f32; self.numbers() + rest];

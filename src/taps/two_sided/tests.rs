@@ -113,3 +113,17 @@ fn a_second_sketch_is_that_of_the_scaled_gradient() {
         }
     }
 }
+
+#[test]
+fn gradients_of_another_shape_are_refused() {
+    let (fold, _) = lazy(0);
+    let (inputs, deltas) = (noise(&[BATCH, 2, SHAPE.0]), noise(&[BATCH, 2, SHAPE.1]));
+    let turned = [PerExample::Outer { inputs, deltas, bias: false }];
+    let ids = Tensor::zeros((BATCH, 2), DType::U32, &Device::Cpu).unwrap();
+    let rows = [PerExample::Rows { ids, deltas: noise(&[BATCH, 2, SHAPE.0]), rows: SHAPE.1 }];
+    for uses in [&turned, &rows] {
+        let here = fold_uses(uses, &fold, None, BATCH).unwrap_err().to_string();
+        let there = on_device::sketch(uses, &fold, BATCH).unwrap_err().to_string();
+        assert!(here.contains("do not fit a weight of 6 x 5") && there.contains("Folding::Whole"), "{here} {there}");
+    }
+}
