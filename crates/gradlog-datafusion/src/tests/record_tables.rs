@@ -121,10 +121,53 @@ fn visits_that_a_resumption_took_again_are_there_once() {
     let count = asked.ask("select count(*) from visits");
     assert_eq!(count.column(0).as_primitive::<Int64Type>().value(0), all.len() as i64);
     assert_eq!(sorted(&asked.ask("select * from visits")), sorted(&read(&written.run(), Record::Visits)));
-    // The headers of the cut blocks do not say which steps count.
-    let first = first.iter().filter(|visit| visit.step < 7).map(|visit| visit.step).max().unwrap();
-    let greatest = asked.ask("select max(step) from visits where step < 7");
-    assert_eq!(greatest.column(0).as_primitive::<UInt64Type>().value(0), first);
+    assert_eq!(asked.ask("select * from visits where step between 7 and 9").num_rows(), 15);
+}
+
+/// The headers of cut blocks do not say which steps count.
+#[test]
+fn ends_of_a_cut_block_are_not_taken_from_its_header() {
+    let all = visits(&mut Draws(2), 20, 2, 5);
+    let mut run = Synthetic::new(Encoding::F32);
+    all.chunks(30).for_each(|rows| run.visits(rows));
+    let mut run = run.resume(7);
+    run.end();
+    let written = run.finish();
+    let asked = Asked::new(written.run().clone());
+    let greatest = asked.ask("select max(step), count(*) from visits");
+    assert_eq!(greatest.column(0).as_primitive::<UInt64Type>().value(0), 6);
+    let left = all.iter().filter(|visit| visit.step < 7).count();
+    assert_eq!(greatest.column(1).as_primitive::<Int64Type>().value(0), left as i64);
+}
+
+#[test]
+fn a_run_that_grows_is_as_it_was_or_refused() {
+    let all = visits(&mut Draws(3), 20, 2, 5);
+    let dir = Arc::new(TempDir::new().unwrap());
+    let mut run = Synthetic::part(dir.clone(), None, Encoding::F32);
+    run.visits(&all[..10]);
+    let asked = Asked::new(Run::open(dir.path()).unwrap());
+    run.visits(&all[10..20]);
+    assert_eq!(asked.ask("select * from visits").num_rows(), 10, "as it was when it was opened");
+
+    let dir = Arc::new(TempDir::new().unwrap());
+    let part = |rank| Synthetic::part(dir.clone(), Some((rank, 2)), Encoding::F32);
+    let mut parts = [part(0), part(1)];
+    // Steps are complete when visits follow their rows.
+    let mut record = |visits: &[Visit]| {
+        let steps: Vec<_> = (visits[0].step..=visits[9].step).map(|step| (step, 0, 0.1, 1)).collect();
+        parts.iter_mut().for_each(|part| {
+            part.steps(&steps);
+            part.visits(visits);
+        });
+    };
+    record(&all[..10]);
+    let asked = Asked::new(Run::open(dir.path()).unwrap());
+    assert_eq!(asked.ask("select * from visits").num_rows(), 20);
+    record(&all[10..20]);
+    // Blocks of several workers have other numbers now.
+    let refusal = asked.refusal("select * from visits");
+    assert!(refusal.contains("changed while it was read"), "{refusal}");
 }
 
 #[test]
