@@ -133,7 +133,8 @@ pub use rows::{
     Source, UntrainedLayers, Window,
 };
 pub use scores::{
-    Extra, Extras, Order, OverRuns, RunPart, RunsRow, RunsTable, Score, ScoreQuestion, ScoreRow, ScoreTable,
+    Extra, Extras, Order, OverRuns, Presentations, RunPart, RunsRow, RunsTable, Score, ScoreQuestion, ScoreRow,
+    ScoreTable,
 };
 #[doc(hidden)]
 pub use significant::significant;

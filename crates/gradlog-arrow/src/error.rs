@@ -30,6 +30,9 @@ pub enum TableError {
     /// The table has no gradients.
     #[error("{0} have no gradients: ask for those of visits, sweeps or probes")]
     NoGradients(&'static str),
+    /// The rows are not those of examples.
+    #[error("{0} are not chosen by example: ask for visits, sweeps or probes")]
+    NoExamples(&'static str),
     /// The rows have no step and no epoch.
     #[error("{0} have no step and no epoch: ask for all of them")]
     NoWindow(&'static str),

@@ -76,6 +76,7 @@ impl From<TableError> for CliError {
             TableError::NoColumn { .. }
             | TableError::Twice(_)
             | TableError::NoGradients(_)
+            | TableError::NoExamples(_)
             | TableError::NoWindow(_) => CliError::Arguments(error.to_string()),
             other => CliError::Write(io::Error::other(other)),
         }

@@ -14,6 +14,7 @@ mod page;
 mod places;
 mod report;
 mod serve;
+pub mod shared;
 #[cfg(test)]
 mod tests;
 mod verbs;
@@ -98,11 +99,16 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
         Err(CliError::Stdout(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             console.say(format_args!("error: {}", explain(&error)));
-            if error.is_about_arguments() {
-                2
-            } else {
-                1
-            }
+            exit_code(&error)
         }
+    }
+}
+
+/// The exit code of a verb that failed.
+fn exit_code(error: &CliError) -> u8 {
+    if error.is_about_arguments() {
+        2
+    } else {
+        1
     }
 }

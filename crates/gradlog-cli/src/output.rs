@@ -126,15 +126,31 @@ impl Destination<'_> {
 }
 
 /// Stdout, or a temporary file that takes its name when it is whole.
-pub(crate) enum Target<'a> {
+pub struct Target<'a>(To<'a>);
+
+enum To<'a> {
     Stdout(BufWriter<&'a mut dyn Write>),
     File { path: PathBuf, temporary: Option<PathBuf>, file: BufWriter<File> },
 }
 
+impl std::fmt::Debug for Target<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let to = match &self.0 {
+            To::Stdout(_) => Path::new("stdout"),
+            To::File { path, .. } => path,
+        };
+        f.debug_tuple("Target").field(&to).finish()
+    }
+}
+
 impl<'a> Target<'a> {
-    pub(crate) fn open(path: Option<&Path>, stdout: &'a mut dyn Write) -> io::Result<Self> {
+    /// Begins to write.
+    ///
+    /// # Errors
+    /// What the system says; so it is for all of these.
+    pub fn open(path: Option<&Path>, stdout: &'a mut dyn Write) -> io::Result<Self> {
         let Some(path) = path else {
-            return Ok(Target::Stdout(BufWriter::new(stdout)));
+            return Ok(Target(To::Stdout(BufWriter::new(stdout))));
         };
         // A pipe or a device is written to as it is: renaming would put a file in its place.
         let special = std::fs::metadata(path).is_ok_and(|about| !about.is_file());
@@ -145,13 +161,16 @@ impl<'a> Target<'a> {
             options.create_new(true);
         }
         let file = options.open(temporary.as_deref().unwrap_or(path))?;
-        Ok(Target::File { path: path.to_owned(), temporary, file: BufWriter::new(file) })
+        Ok(Target(To::File { path: path.to_owned(), temporary, file: BufWriter::new(file) }))
     }
 
     /// Everything is written: a file now takes its name.
-    pub(crate) fn finish(mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// As [`Target::open`].
+    pub fn finish(mut self) -> io::Result<()> {
         self.flush()?;
-        if let Target::File { path, temporary, file } = &mut self {
+        if let To::File { path, temporary, file } = &mut self.0 {
             if let Some(from) = temporary.as_ref() {
                 file.get_ref().sync_all()?;
                 std::fs::rename(from, path)?;
@@ -165,7 +184,7 @@ impl<'a> Target<'a> {
 
 impl Drop for Target<'_> {
     fn drop(&mut self) {
-        if let Target::File { temporary: Some(temporary), .. } = self {
+        if let To::File { temporary: Some(temporary), .. } = &mut self.0 {
             let _ = std::fs::remove_file(temporary);
         }
     }
@@ -173,16 +192,16 @@ impl Drop for Target<'_> {
 
 impl Write for Target<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Target::Stdout(out) => out.write(bytes),
-            Target::File { file, .. } => file.write(bytes),
+        match &mut self.0 {
+            To::Stdout(out) => out.write(bytes),
+            To::File { file, .. } => file.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Target::Stdout(out) => out.flush(),
-            Target::File { file, .. } => file.flush(),
+        match &mut self.0 {
+            To::Stdout(out) => out.flush(),
+            To::File { file, .. } => file.flush(),
         }
     }
 }

@@ -78,6 +78,37 @@ impl Forgetting {
     }
 }
 
+/// The presentations of one example, for whoever has them elsewhere than in a run: in rows of SQL, say.
+///
+/// ```
+/// use gradlog_analysis::Presentations;
+///
+/// let mut presentations = Presentations::default();
+/// [false, true, false, true].into_iter().for_each(|right| presentations.add(right));
+/// assert_eq!(presentations.forgetting(), Some(1.0));
+/// ```
+#[derive(Default)]
+pub struct Presentations(Forgetting);
+
+impl Presentations {
+    /// Takes the next presentation: whether its prediction was right.
+    pub fn add(&mut self, right: bool) {
+        self.0.add(&[f32::from(u8::from(right)), 0.0]);
+    }
+
+    /// How often a right presentation was followed by a wrong one; infinite if none was right, `None` if there was
+    /// none at all ([`Score::Forgetting`](crate::Score::Forgetting)).
+    pub fn forgetting(&self) -> Option<f64> {
+        (self.0.visits() > 0).then(|| self.0.score())
+    }
+}
+
+impl std::fmt::Debug for Presentations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Presentations").field(&self.0.presentations).finish()
+    }
+}
+
 impl PerExample for Forgetting {
     const RULE: RowRule =
         RowRule { predictions: Predictions::OneOrRefused, ..RowRule::outputs(&[Column::Correct, Column::Loss]) };

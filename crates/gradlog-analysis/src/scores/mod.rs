@@ -22,6 +22,7 @@ mod shards;
 mod table;
 mod variability;
 
+pub use forgetting::Presentations;
 pub use order::Order;
 pub use over_runs::{OverRuns, RunPart, RunsRow, RunsTable};
 pub use question::ScoreQuestion;

@@ -14,6 +14,7 @@ use gradlog_format::run::column::{u32s, u64s};
 use gradlog_format::run::{Block, Damage, ReadError, Run};
 use rayon::prelude::*;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Blocks that are decoded at a time, for each thread.
@@ -47,6 +48,10 @@ pub struct RecordQuestion {
     columns: Option<Vec<String>>,
     with_gradients: bool,
     window: Window,
+    /// Sorted.
+    examples: Option<Vec<u64>>,
+    blocks: Option<Range<u64>>,
+    group_blocks: Option<usize>,
     progress: Progress,
 }
 
@@ -56,6 +61,10 @@ pub struct RecordQuestion {
 pub struct RecordsRead {
     /// Rows that were handed over.
     pub rows: u64,
+    /// Blocks of which columns were read. Of a table that is made of a list, none.
+    pub blocks: u64,
+    /// Rows of the blocks that the question is about, whether they were handed over or not.
+    pub rows_there: u64,
     /// Rows with a gradient column of another form than in the first block, which is null.
     pub other_layers: u64,
     /// Where the run stopped being readable, if it did.
@@ -73,7 +82,16 @@ pub(super) struct Plan {
 impl RecordQuestion {
     /// All columns of all rows of a table, without gradients.
     pub fn new(record: Record) -> Self {
-        Self { record, columns: None, with_gradients: false, window: Window::default(), progress: Progress::default() }
+        Self {
+            record,
+            columns: None,
+            with_gradients: false,
+            window: Window::default(),
+            examples: None,
+            blocks: None,
+            group_blocks: None,
+            progress: Progress::default(),
+        }
     }
 
     /// Only these columns, in this order. Columns that are not asked for are not read.
@@ -87,6 +105,31 @@ impl RecordQuestion {
     #[must_use]
     pub fn window(mut self, window: Window) -> Self {
         self.window = window;
+        self
+    }
+
+    /// The rows of these examples only. A block without any of them is read no further than its ids.
+    #[must_use]
+    pub fn examples(mut self, examples: impl IntoIterator<Item = u64>) -> Self {
+        let mut examples: Vec<u64> = examples.into_iter().collect();
+        examples.sort_unstable();
+        examples.dedup();
+        self.examples = Some(examples);
+        self
+    }
+
+    /// The rows of the blocks with these numbers only ([`Block::sequence`]). The scan ends at the last of them, so that
+    /// damage behind it is not seen. A table that is made of a list has no blocks, and comes whole.
+    #[must_use]
+    pub fn blocks(mut self, blocks: Range<u64>) -> Self {
+        self.blocks = Some(blocks);
+        self
+    }
+
+    /// Decodes one block after the other, for a caller that reads several parts of a table at the same time.
+    #[must_use]
+    pub fn one_after_another(mut self) -> Self {
+        self.group_blocks = Some(1);
         self
     }
 
@@ -111,7 +154,8 @@ impl RecordQuestion {
     ///
     /// # Errors
     /// [`TableError::NoColumn`] or [`TableError::Twice`] for names that do not fit, [`TableError::NoGradients`] for a
-    /// table without gradients, [`TableError::NoWindow`] for a window on cards.
+    /// table without gradients, [`TableError::NoExamples`] for examples of a table of something else,
+    /// [`TableError::NoWindow`] for a window on cards.
     pub fn schema(&self, run: &Run) -> Result<SchemaRef, TableError> {
         Ok(self.plan(run)?.schema)
     }
@@ -140,6 +184,9 @@ impl RecordQuestion {
         };
         if self.with_gradients && !self.record.has_gradients() {
             return Err(TableError::NoGradients(self.record.name()));
+        }
+        if self.examples.is_some() && !self.record.is_of_examples() {
+            return Err(TableError::NoExamples(self.record.name()));
         }
         if self.record == Record::Cards && (self.window.epochs.is_some() || self.window.steps.is_some()) {
             return Err(TableError::NoWindow(self.record.name()));
@@ -170,12 +217,16 @@ impl RecordQuestion {
     ) -> Result<RecordsRead, TableError> {
         let mut read = RecordsRead::default();
         if plan.record.kind().is_none() {
-            let batch = self.inside(lists::read(plan.record, run)?)?;
+            let all = lists::read(plan.record, run)?;
+            read.rows_there = all.num_rows() as u64;
+            let batch = self.inside(all)?;
             read.rows = batch.num_rows() as u64;
             each(plan.choose(&batch)?)?;
             return Ok(read);
         }
-        let group_blocks = (BLOCKS_PER_THREAD * rayon::current_num_threads()).max(1);
+        let group_blocks = self.group_blocks.unwrap_or(BLOCKS_PER_THREAD * rayon::current_num_threads()).max(1);
+        let wanted = self.blocks.clone().unwrap_or(0..u64::MAX);
+        let mut ended = false;
         let mut scan = run.scan();
         let mut sets: Vec<String> = Vec::new();
         loop {
@@ -183,8 +234,12 @@ impl RecordQuestion {
                 return Err(TableError::Ended);
             }
             let (mut group, mut bytes) = (Vec::with_capacity(group_blocks), 0u64);
-            while group.len() < group_blocks && bytes < GROUP_BYTES_MAX {
+            while !ended && group.len() < group_blocks && bytes < GROUP_BYTES_MAX {
                 let Some(block) = scan.next() else { break };
+                if block.sequence() >= wanted.end {
+                    ended = true;
+                    break;
+                }
                 let has_sets = matches!(plan.record, Record::Probes | Record::Cards);
                 if has_sets && block.kind() == Some(BlockKind::ProbeSet) {
                     let (number, name) = block.probe_set()?;
@@ -192,7 +247,9 @@ impl RecordQuestion {
                         sets.push(name);
                     }
                 }
-                if holds(plan.record, &block) && self.window.touches(&block) && block.rows() > 0 {
+                let is_wanted = holds(plan.record, &block) && block.sequence() >= wanted.start;
+                read.rows_there += if is_wanted { block.rows() as u64 } else { 0 };
+                if is_wanted && self.window.touches(&block) && block.rows() > 0 {
                     bytes = bytes.saturating_add(block.inflated_bytes());
                     group.push(block);
                 } else {
@@ -200,12 +257,16 @@ impl RecordQuestion {
                 }
             }
             if group.is_empty() {
-                read.damage = scan.damage()?.cloned();
+                let is_before = |damage: &&Damage| damage.block.is_none_or(|block| block < wanted.end);
+                read.damage = if ended { None } else { scan.damage()?.filter(is_before).cloned() };
                 return Ok(read);
             }
             let names = Names { sets: &sets, layers: &run.manifest().layers };
-            let made: Vec<Result<(RecordBatch, u64), TableError>> =
-                group.par_iter().map(|block| self.read_block(plan, block, names)).collect();
+            read.blocks += group.len() as u64;
+            let made: Vec<Result<(RecordBatch, u64), TableError>> = match group.as_slice() {
+                [block] => vec![self.read_block(plan, block, names)],
+                blocks => blocks.par_iter().map(|block| self.read_block(plan, block, names)).collect(),
+            };
             for made in made {
                 match made {
                     Ok((batch, other_layers)) => {
@@ -232,6 +293,11 @@ impl RecordQuestion {
             self.progress.report(block.bytes());
             return Ok((batch, 0));
         }
+        let marks = self.marks(block)?;
+        if marks.as_ref().is_some_and(|marks| marks.true_count() == 0) {
+            self.progress.report(block.bytes());
+            return Ok((RecordBatch::new_empty(plan.schema.clone()), 0));
+        }
         let mut arrays: Vec<ArrayRef> =
             plan.columns.iter().map(|column| column.cell.read(block, names)).collect::<Result<_, _>>()?;
         let mut other_layers = 0;
@@ -242,7 +308,7 @@ impl RecordQuestion {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(block.rows()));
         let batch = RecordBatch::try_new_with_options(plan.schema.clone(), arrays, &options)?;
-        let batch = match self.marks(block)? {
+        let batch = match marks {
             Some(marks) => filter_record_batch(&batch, &marks)?,
             None => batch,
         };
@@ -250,14 +316,22 @@ impl RecordQuestion {
         Ok((batch, other_layers))
     }
 
-    /// Which rows lie inside the window; `None` if all do.
+    /// Which rows are wanted: inside the window, and of the examples. `None` if all are.
     fn marks(&self, block: &Block) -> Result<Option<BooleanArray>, TableError> {
-        if self.window.encloses(block) {
-            return Ok(None);
+        let mut marks: Option<Vec<bool>> = None;
+        if let Some(wanted) = &self.examples {
+            let examples = u64s(block, Column::Example)?;
+            marks = Some(examples.iter().map(|example| wanted.binary_search(example).is_ok()).collect());
         }
-        let rows = u64s(block, Column::Step)?.into_iter().zip(u32s(block, Column::Epoch)?);
-        let inside = rows.map(|(step, epoch)| Some(self.window.contains(step, epoch)));
-        Ok(Some(inside.collect()))
+        if !self.window.encloses(block) && marks.as_ref().is_none_or(|marks| marks.contains(&true)) {
+            let rows = u64s(block, Column::Step)?.into_iter().zip(u32s(block, Column::Epoch)?);
+            let inside = rows.map(|(step, epoch)| self.window.contains(step, epoch));
+            marks = Some(match marks {
+                Some(marks) => marks.into_iter().zip(inside).map(|(mark, inside)| mark && inside).collect(),
+                None => inside.collect(),
+            });
+        }
+        Ok(marks.map(BooleanArray::from))
     }
 
     /// The rows of a list that lie inside the window.

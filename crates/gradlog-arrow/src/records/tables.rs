@@ -111,6 +111,21 @@ impl Record {
         matches!(self, Self::Visits | Self::Sweeps | Self::Probes)
     }
 
+    /// Whether each row is of one example, whose id is in the column `example`.
+    pub fn is_of_examples(self) -> bool {
+        self.has_gradients()
+    }
+
+    /// Whether the rows come from a list, not from blocks of the log.
+    pub fn is_listed(self) -> bool {
+        self.kind().is_none()
+    }
+
+    /// Whether a block holds rows of the table.
+    pub fn holds(self, block: &Block) -> bool {
+        holds(self, block)
+    }
+
     /// The blocks that the rows are in; `None` for a table that is made of a list.
     pub(super) fn kind(self) -> Option<BlockKind> {
         match self {
@@ -276,7 +291,6 @@ fn preconditioner(code: u8) -> Option<&'static str> {
     Preconditioner::from_code(code).map(|_| "second_moments")
 }
 
-/// Whether a block holds rows of a table.
 pub(super) fn holds(record: Record, block: &Block) -> bool {
     record.kind().is_some_and(|kind| block.kind() == Some(kind))
 }

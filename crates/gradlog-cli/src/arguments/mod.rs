@@ -8,7 +8,7 @@ pub(crate) use numbers::{
     parse_cosine, parse_count, parse_length, parse_not_negative, parse_percentile, parse_positive, parse_share,
 };
 pub(crate) use part::PartArguments;
-pub(crate) use window::WindowArguments;
+pub(crate) use window::{read_window, WindowArguments};
 
 use crate::choice::{choice, Choice};
 use crate::output::Destination;
@@ -16,7 +16,7 @@ use crate::report::Format;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use gradlog_analysis::{Combine, OptimizerChoice, Score, VectorQuestion, Window};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What every verb says behind its help.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
@@ -92,7 +92,7 @@ impl ListArguments {
 
 /// Where the rows go, and how they look.
 #[derive(Debug, Args)]
-pub(crate) struct OutputArguments {
+pub struct OutputArguments {
     /// How to write the rows; by default as the name of --out ends (.csv, .json, .parquet, .arrow), else a table
     #[arg(long)]
     format: Option<Format>,
@@ -102,12 +102,18 @@ pub(crate) struct OutputArguments {
 }
 
 impl OutputArguments {
-    pub(crate) fn format(&self) -> Format {
+    /// How the rows are written.
+    pub fn format(&self) -> Format {
         let by_name = || {
             let extension = self.out.as_ref()?.extension()?.to_str()?.to_ascii_lowercase();
             Format::value_variants().iter().copied().find(|format| format_name(*format) == extension)
         };
         self.format.or_else(by_name).unwrap_or_default()
+    }
+
+    /// The file that they go to; `None` for stdout.
+    pub fn out(&self) -> Option<&Path> {
+        self.out.as_deref()
     }
 
     /// Where all rows go.

@@ -28,6 +28,17 @@ enum Counted {
     Sweep(u64),
 }
 
+/// The window of what was typed behind the names of these arguments.
+pub(crate) fn read_window(epochs: Option<&str>, steps: Option<&str>, at: Option<&str>) -> Result<Window, String> {
+    let named = |name: &'static str| move |error: String| format!("{name}: {error}");
+    let arguments = WindowArguments {
+        epochs: epochs.map(parse_epochs).transpose().map_err(named("epochs"))?,
+        steps: steps.map(parse_steps).transpose().map_err(named("steps"))?,
+        at: at.map_or(Ok(Counted::Visits), parse_rows).map_err(named("at"))?,
+    };
+    Ok(arguments.window())
+}
+
 impl WindowArguments {
     /// Whether anything but the whole training was asked for.
     pub(crate) fn is_given(&self) -> bool {

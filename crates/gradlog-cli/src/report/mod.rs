@@ -66,6 +66,14 @@ pub struct Rows<W: Write> {
     written: u64,
 }
 
+impl<W: Write> std::fmt::Debug for Rows<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (format, columns, written) = (&self.format, &self.columns, &self.written);
+        let mut shown = f.debug_struct("Rows");
+        shown.field("format", format).field("columns", columns).field("written", written).finish_non_exhaustive()
+    }
+}
+
 impl<W: Write> Rows<W> {
     /// Starts the output with what the answer rests on, if it is an answer: a line behind `# `, in JSON the key
     /// `basis`. `head` holds the other keys of a JSON object before its rows; the other formats leave it out.

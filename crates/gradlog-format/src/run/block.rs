@@ -96,6 +96,12 @@ impl Block {
         self.kept.unwrap_or(self.header.rows as usize)
     }
 
+    /// Whether all rows in the file count. If a resumption took some of them again, the least and the greatest step and
+    /// epoch may be those of rows that do not.
+    pub fn is_whole(&self) -> bool {
+        self.kept.is_none()
+    }
+
     /// Number of the block in its run, from 0.
     pub fn sequence(&self) -> u64 {
         self.united.as_ref().map_or(self.header.sequence, |united| united.sequence)

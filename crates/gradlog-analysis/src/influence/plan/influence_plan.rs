@@ -184,6 +184,11 @@ impl<'run> InfluencePlan<'run> {
         self.index.records.len()
     }
 
+    /// The ids of the probes that are asked about, rising.
+    pub fn probe_ids(&self) -> Vec<u64> {
+        self.index.records.keys().copied().collect()
+    }
+
     /// Names of the blocks of a gradient that count, in their order.
     pub(in crate::influence) fn layer_names(&self) -> Vec<String> {
         self.layout.names(&self.index.layout, &self.run.manifest().layers)

@@ -1,0 +1,83 @@
+//! The table function `influence`: which training examples taught the model its answers.
+
+mod asked;
+mod exec;
+mod strongest;
+
+use crate::arguments::Arguments;
+use crate::RunTables;
+use arrow_schema::SchemaRef;
+use asked::AskedInfluence;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::error::Result;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::ExecutionPlan;
+use exec::InfluenceExec;
+use std::sync::Arc;
+use strongest::StrongestExec;
+
+const NAME: &str = "influence";
+
+/// `influence('test', 10)`, `influence('test', 10, 'ids=3,17', 'epochs=2..')`: TracIn, as `gradlog influence` has it.
+#[derive(Debug)]
+pub(crate) struct InfluenceFunction {
+    tables: RunTables,
+}
+
+impl InfluenceFunction {
+    pub fn new(tables: RunTables) -> Self {
+        Self { tables }
+    }
+}
+
+impl TableFunctionImpl for InfluenceFunction {
+    fn call_with_args(&self, arguments: TableFunctionArgs<'_, '_>) -> Result<Arc<dyn TableProvider>> {
+        let mut arguments = Arguments::new(NAME, arguments.exprs());
+        let set = arguments.text("name of a probe set")?.to_owned();
+        let top = arguments.number("the number of proponents and opponents")?;
+        let asked = AskedInfluence::new(&self.tables, set, top, arguments.options()?)?;
+        Ok(Arc::new(InfluenceTable { tables: self.tables.clone(), asked: Arc::new(asked) }))
+    }
+}
+
+#[derive(Debug)]
+struct InfluenceTable {
+    tables: RunTables,
+    asked: Arc<AskedInfluence>,
+}
+
+#[async_trait]
+impl TableProvider for InfluenceTable {
+    fn schema(&self) -> SchemaRef {
+        self.asked.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let shares = self.tables.shares();
+        let mut plan: Arc<dyn ExecutionPlan> = Arc::new(InfluenceExec::new(self.tables.clone(), self.asked.clone()));
+        if let (true, Some(top)) = (shares > 1, self.asked.top) {
+            plan = Arc::new(StrongestExec::new(plan, top));
+        }
+        let Some(columns) = projection else { return Ok(plan) };
+        let schema = self.asked.schema.clone();
+        let chosen = columns.iter().map(|&place| {
+            let name = schema.field(place).name();
+            let column: Arc<dyn datafusion::physical_expr::PhysicalExpr> =
+                Arc::new(datafusion::physical_expr::expressions::Column::new(name, place));
+            (column, name.clone())
+        });
+        Ok(Arc::new(ProjectionExec::try_new(chosen.collect::<Vec<_>>(), plan)?))
+    }
+}

@@ -1,0 +1,191 @@
+//! The table function `scores`: a score of every example, as the analyzer computes it.
+
+use crate::arguments::{Arguments, Options};
+use crate::rows::{properties, stream, RowSink};
+use crate::{RunTables, SqlError};
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::Result;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use gradlog_analysis::{ExampleShare, Score, ScoreQuestion};
+use gradlog_arrow::{AnswerTable, BatchBuilder, Value};
+use std::fmt;
+use std::sync::Arc;
+
+const NAME: &str = "scores";
+
+/// `scores('aum')`, `scores('el2n', 'epochs=2..5')`: the rows of `gradlog scores`.
+#[derive(Debug)]
+pub(crate) struct ScoresFunction {
+    tables: RunTables,
+}
+
+impl ScoresFunction {
+    pub fn new(tables: RunTables) -> Self {
+        Self { tables }
+    }
+}
+
+impl TableFunctionImpl for ScoresFunction {
+    fn call_with_args(&self, arguments: TableFunctionArgs<'_, '_>) -> Result<Arc<dyn TableProvider>> {
+        let mut arguments = Arguments::new(NAME, arguments.exprs());
+        let name = arguments.text("name of a score")?;
+        let score = name.parse::<Score>().map_err(|error| SqlError::argument(NAME, error.to_string()))?;
+        let asked = AskedScores::new(score, arguments.options()?)?;
+        Ok(Arc::new(ScoresTable { tables: self.tables.clone(), asked: Arc::new(asked) }))
+    }
+}
+
+/// What is asked.
+#[derive(Debug)]
+struct AskedScores {
+    question: ScoreQuestion,
+    score: Score,
+    options: Options,
+    columns: Vec<&'static str>,
+    schema: SchemaRef,
+}
+
+impl AskedScores {
+    fn new(score: Score, options: Options) -> Result<Self, SqlError> {
+        options.only(&["epochs", "steps", "at", "optimizer"])?;
+        let window = options.window()?;
+        let is_on_sweeps = window.source == gradlog_analysis::Source::Sweeps;
+        let mut question = ScoreQuestion::new(score).window(window);
+        if let Some(optimizer) = options.named("optimizer")? {
+            question = question.optimizer(optimizer);
+        }
+        let mut columns = vec!["example", if is_on_sweeps { "checkpoints" } else { "visits" }, "score"];
+        columns.extend(score.extras());
+        columns.extend(["not_finite", "label", "prediction"]);
+        let schema = BatchBuilder::new(&columns, []).schema();
+        Ok(Self { question, score, options, columns, schema })
+    }
+
+    /// Hands over the rows of a share of the examples.
+    fn answer(&self, tables: &RunTables, share: ExampleShare, sink: &mut RowSink) -> Result<(), SqlError> {
+        let question = self.question.clone().share_progress(&sink.progress());
+        let table = match share.of() {
+            1 => question.compute(tables.run())?,
+            of => {
+                // Of a compacted run a share reads its own buckets alone.
+                let run = tables.run().as_ref().clone().with_share(share.number() - 1, of);
+                question.share(share).compute(&run)?
+            }
+        };
+        tables.refuse_damage(table.damage.as_ref())?;
+        let of_share = if share.of() == 1 { String::new() } else { format!("share {share}: ") };
+        let notes = table.left_out.notes().into_iter().map(|note| format!("note: {of_share}{note}"));
+        tables.say(std::iter::once(format!("basis: {}", table.basis)).filter(|_| share.number() == 1).chain(notes));
+        let is_on_sweeps = table.basis.is_sweeps();
+        let rows = table.rows.into_iter().map(Into::into).collect();
+        let AnswerTable { columns, rows, .. } = AnswerTable::of_scores(self.score, rows, false, is_on_sweeps);
+        // Labels and predictions are columns of every answer here, and null in a run without them.
+        let places: Vec<Option<usize>> =
+            self.columns.iter().map(|name| columns.iter().position(|known| known == name)).collect();
+        for row in rows {
+            let of_place = |place: &Option<usize>| place.map_or(Value::Nothing, |place| row[place].clone());
+            sink.add(&places.iter().map(of_place).collect::<Vec<Value>>())?;
+        }
+        tables.refuse_change()
+    }
+}
+
+#[derive(Debug)]
+struct ScoresTable {
+    tables: RunTables,
+    asked: Arc<AskedScores>,
+}
+
+#[async_trait]
+impl TableProvider for ScoresTable {
+    fn schema(&self) -> SchemaRef {
+        self.asked.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = match projection {
+            Some(columns) => Arc::new(self.asked.schema.project(columns)?),
+            None => self.asked.schema.clone(),
+        };
+        let shares = self.tables.shares();
+        Ok(Arc::new(ScoresExec {
+            tables: self.tables.clone(),
+            asked: self.asked.clone(),
+            projection: projection.cloned(),
+            properties: properties(schema, shares as usize),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }))
+    }
+}
+
+/// The plan node: a partition scores a share of the examples.
+#[derive(Debug)]
+struct ScoresExec {
+    tables: RunTables,
+    asked: Arc<AskedScores>,
+    projection: Option<Vec<usize>>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl DisplayAs for ScoresExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (run, asked) = (self.tables.run().dir().display(), &self.asked);
+        write!(f, "ScoresExec: {}, run={run}{}, shares={}", asked.score, asked.options, self.tables.shares())
+    }
+}
+
+impl ExecutionPlan for ScoresExec {
+    fn name(&self) -> &str {
+        "ScoresExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let share = ExampleShare::new(partition as u32 + 1, self.tables.shares()).map_err(SqlError::from)?;
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let (tables, asked) = (self.tables.clone(), self.asked.clone());
+        let columns = self.asked.columns.clone();
+        let answer = move |sink: &mut RowSink| asked.answer(&tables, share, sink);
+        Ok(stream(self.schema(), (&columns, self.projection.clone()), metrics, answer))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
