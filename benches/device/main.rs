@@ -47,9 +47,10 @@ struct Arguments {
     /// Where gradients are sketched
     #[arg(long, value_enum, default_value = "device")]
     sketching: Place,
-    /// Numbers of a side of layers that are projected from both sides, 0 for whole gradients
-    #[arg(long, default_value_t = 64)]
-    side: u32,
+    /// Numbers of a side of layers that are projected from both sides, 0 for whole gradients; the default decides by
+    /// layer
+    #[arg(long)]
+    side: Option<u32>,
     /// Write the table as JSON
     #[arg(long)]
     json: Option<PathBuf>,
@@ -134,7 +135,11 @@ fn measure(workload: Workload, device: &Device, dtype: DType, arguments: &Argume
     let folder = tempfile::tempdir()?;
     let config = Config {
         sketching: if arguments.sketching == Place::Device { Sketching::OnDevice } else { Sketching::InMainMemory },
-        folding: if arguments.side == 0 { Folding::Whole } else { Folding::TwoSided { side: arguments.side } },
+        folding: match arguments.side {
+            None => Folding::Auto,
+            Some(0) => Folding::Whole,
+            Some(side) => Folding::TwoSided { side },
+        },
         ..Config::default()
     };
     let mut recorder = Recorder::create(folder.path().join("run"), &recorded.taps, config)?;

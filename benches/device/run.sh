@@ -32,6 +32,6 @@ run small 60 --tiny --pairs 2
 run transformer 150 --only transformer --pairs 6
 run mlp 60 --only mlp
 run cnn 90 --only cnn
-run transformer-32 90 --only transformer --pairs 4 --side 32 --dtype bf16
+run transformer-two-sided 90 --only transformer --pairs 4 --side 64 --dtype bf16
 run transformer-memory 90 --only transformer --pairs 1 --sketching memory --dtype bf16
 exit "$failed"

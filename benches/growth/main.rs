@@ -1,11 +1,13 @@
 //! How the cost of recording and of questions grows: with the width, the depth, the batch, the positions, the visits.
 //!
-//!     cargo bench --bench growth -- [--json FILE] [--pairs N] [--visits N]
+//!     cargo bench --bench growth -- [--json FILE] [--pairs N] [--visits N] [--only WORDS]
 //!
 //! Recording: a network of equal linear layers with ReLU between them, whose steps with a disabled recorder and with a
 //! recording one take turns. With several positions an example, layers are folded. Questions: forgetting over logs of
 //! outputs, and TracIn of one probe over logs of gradients, which are those of `benches/scoring`; `--visits` is the
 //! size of the largest log of outputs (default 10,000,000, which takes 250 MB; 100,000,000 take 2.5 GB).
+//!
+//! `--only` keeps the rows whose name holds these words, and asks no questions.
 //!
 //! A cost grows linearly if the last columns stay as they are from row to row. What came out: `benches/results`.
 
@@ -17,7 +19,7 @@ use anyhow::{bail, Context, Result};
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{Optimizer, VarBuilder, VarMap, SGD};
 use gradlog::nn::Linear;
-use gradlog::{Config, Recorder, StepInfo, Taps};
+use gradlog::{Config, Folding, Recorder, StepInfo, Taps};
 use serde_json::{json, Value};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -37,9 +39,11 @@ struct Shape {
     batch: usize,
     /// Above 1 the layers are folded.
     positions: usize,
+    /// Whether folded layers are projected from both sides.
+    two_sided: bool,
 }
 
-const BASE: Shape = Shape { width: 256, depth: 2, batch: 64, positions: 1 };
+const BASE: Shape = Shape { width: 256, depth: 2, batch: 64, positions: 1, two_sided: false };
 
 fn shapes() -> Vec<(&'static str, Shape)> {
     let widths = [128, 256, 512, 1024, 2048, 4096].map(|width| ("width", Shape { width, ..BASE }));
@@ -48,7 +52,11 @@ fn shapes() -> Vec<(&'static str, Shape)> {
     let folded = Shape { batch: 16, positions: 4, ..BASE };
     let wide = [128, 256, 512, 1024, 2048].map(|width| ("width, 4 positions", Shape { width, ..folded }));
     let long = [2, 8, 32, 128].map(|positions| ("positions", Shape { positions, ..folded }));
-    [&widths[..], &depths, &batches, &wide, &long].concat()
+    let both = |name, shapes: &[(&'static str, Shape)]| -> Vec<(&'static str, Shape)> {
+        shapes.iter().map(|(_, shape)| (name, Shape { two_sided: true, ..*shape })).collect()
+    };
+    let (wide_both, long_both) = (both("width, 4 positions, two-sided", &wide), both("positions, two-sided", &long));
+    [&widths[..], &depths, &batches, &wide, &long, &wide_both, &long_both].concat()
 }
 
 struct Lane {
@@ -72,7 +80,10 @@ impl Lane {
             candle_core::Result::Ok(hidden.into_iter().chain([last]).collect::<Vec<_>>())
         })?;
         let recorder = match dir {
-            Some(dir) => Recorder::create(dir, &taps, Config::default())?,
+            Some(dir) => {
+                let folding = if shape.two_sided { Folding::TwoSided { side: 64 } } else { Folding::Whole };
+                Recorder::create(dir, &taps, Config { folding, ..Config::default() })?
+            }
             None => Recorder::disabled(),
         };
         let optimizer = SGD::new(variables.all_vars(), 1e-3)?;
@@ -109,7 +120,7 @@ impl Lane {
 }
 
 fn measure(shape: Shape, pairs: usize, dir: &Path) -> Result<Value> {
-    let Shape { width, depth, batch, positions } = shape;
+    let Shape { width, depth, batch, positions, .. } = shape;
     let dims = if positions > 1 { vec![batch, positions, width] } else { vec![batch, width] };
     let x = Tensor::randn(0f32, 1f32, dims, &Device::Cpu)?;
     let targets: Vec<u32> = (0..batch * positions).map(|i| (i * 7 % CLASSES) as u32).collect();
@@ -157,13 +168,14 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() -> Result<()> {
-    let (mut path, mut pairs, mut visits) = (None, 6, 10_000_000);
+    let (mut path, mut pairs, mut visits, mut only) = (None, 6, 10_000_000, String::new());
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));
         match word.as_str() {
             "--json" => path = Some(PathBuf::from(value()?)),
             "--pairs" => pairs = value()?.parse().context("--pairs takes a number")?,
+            "--only" => only = value()?,
             "--visits" => visits = value()?.parse().context("--visits takes a number")?,
             "--bench" => {} // cargo's own
             other => bail!("unknown argument {other}: see the top of benches/growth/main.rs"),
@@ -174,7 +186,8 @@ fn main() -> Result<()> {
     let dir = tempfile::tempdir_in(target)?;
     let mut recording = Vec::new();
     println!("what grows           width depth batch positions   step ms  recorded / disabled  background us/visit  ns/number  bytes/visit  memory MiB");
-    for (number, (grows, shape)) in shapes().into_iter().enumerate() {
+    let chosen = shapes().into_iter().filter(|(grows, _)| grows.contains(&only));
+    for (number, (grows, shape)) in chosen.enumerate() {
         let mut row = measure(shape, pairs, &dir.path().join(number.to_string()))?;
         let figure = |name: &str| row[name].as_f64().unwrap_or(f64::NAN);
         println!(
@@ -193,7 +206,7 @@ fn main() -> Result<()> {
         row["grows"] = grows.into();
         recording.push(row);
     }
-    let questions = questions::measure(dir.path(), visits)?;
+    let questions = if only.is_empty() { questions::measure(dir.path(), visits)? } else { Vec::new() };
     if let Some(path) = path {
         let all = json!({ "recording": recording, "questions": questions });
         std::fs::write(&path, serde_json::to_string_pretty(&all)?)

@@ -130,15 +130,30 @@ impl Catch {
     /// Sketches the gradients of a layer with positions where they are, so that its tensors need not be kept until the
     /// end of the pass. `None` if they are to be kept.
     fn sketch_on_device(&self, x: &Tensor, delta: &Tensor) -> Option<DeviceSketch> {
-        let layer = self.layer.as_ref().filter(|_| self.passes.sketches_on(delta.device()))?;
-        let (fold, metric) = self.slot.find_fold(self.pass).filter(|_| self.slot.count_uses(self.pass).1)?;
-        fold.shared_fold().decide_width(|| self.passes.folded_parameters(self.pass));
-        if metric.is_some() || fold.scales().is_some() || fold.get().weights().is_some() {
-            return None;
-        }
+        let (layer, fold) = self.find_device_fold(delta)?;
         // What cannot be made here is made later, where an error can be told.
         let given = layer.per_example(&x.detach(), &delta.detach()).ok()?;
         on_device::sketch(&[given], &fold, x.dim(0).ok()?).ok().flatten()
+    }
+
+    /// Sketches the gradients of a layer with positions where they are, and keeps that. Returns their sum,
+    /// `[parameters]`, the gradient of the batch, which then needs not be made again. `None` if it was not done.
+    pub(super) fn sum_on_device(&self, x: &Tensor, delta: &Tensor) -> Option<Tensor> {
+        let (layer, fold) = self.find_device_fold(delta).filter(|(_, fold)| fold.sides().is_none())?;
+        let given = layer.per_example(&x.detach(), &delta.detach()).ok()?;
+        let (sketch, sum) = on_device::sketch_and_sum(&[given], &fold, x.dim(0).ok()?).ok().flatten()?;
+        self.slot.store(self.pass, Captured::Sketched(sketch));
+        Some(sum)
+    }
+
+    /// The layer and its projection, if gradients with positions are to be sketched during backward on their device.
+    fn find_device_fold(&self, delta: &Tensor) -> Option<(&Arc<dyn Tap>, Arc<LazyFold>)> {
+        let is_there = self.is_wanted() && self.passes.sketches_on(delta.device());
+        let layer = self.layer.as_ref().filter(|_| is_there)?;
+        let (fold, metric) = self.slot.find_fold(self.pass).filter(|_| self.slot.count_uses(self.pass).1)?;
+        fold.shared_fold().decide_width(|| self.passes.folded_parameters(self.pass));
+        let has_second = metric.is_some() || fold.scales().is_some() || fold.get().weights().is_some();
+        (!has_second).then_some((layer, fold))
     }
 
     /// The projection and the metric, if a fused backward should fold the per-example gradients as it makes them.

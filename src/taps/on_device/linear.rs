@@ -43,12 +43,20 @@ impl LinearOp {
     fn backward(&self, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let (outputs, inputs) = w.dims2()?;
         let grad = grad.contiguous()?;
-        self.0.keep_use(x, &grad);
         let grads = grad.reshape(((), outputs))?;
         let x_grad = match needs_gradient(x) {
             true => Some(grads.matmul(w)?.reshape(x.shape())?),
             false => None,
         };
+        // Whole gradients of examples add up to that of the batch, which costs what one product over all rows does.
+        let is_trained = needs_gradient(w) && bias.is_none_or(needs_gradient);
+        if let Some(sum) = is_trained.then(|| self.0.sum_on_device(x, &grad)).flatten() {
+            let sum = sum.to_dtype(w.dtype())?;
+            let w_grad = sum.narrow(0, 0, outputs * inputs)?.reshape((outputs, inputs))?;
+            let b_grad = bias.map(|_| sum.narrow(0, outputs * inputs, outputs)?.contiguous()).transpose()?;
+            return Ok([x_grad, Some(w_grad), b_grad]);
+        }
+        self.0.keep_use(x, &grad);
         let w_grad = match needs_gradient(w) {
             true => Some(grads.t()?.matmul(&x.reshape(((), inputs))?)?),
             false => None,

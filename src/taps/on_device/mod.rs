@@ -42,17 +42,54 @@ impl DeviceSketch {
     }
 }
 
-/// Sketches the sum of all uses of a layer in a pass. `None` if this is done in main memory: for gradients of a table
+/// Sketches the sum of all uses of a layer in a pass. `None` if this is done in main memory: for gradients of a long table
 /// that is folded whole, because few devices can scatter.
 pub(crate) fn sketch(uses: &[PerExample], fold: &LazyFold, batch: usize) -> Result<Option<DeviceSketch>> {
     if let Some(sides) = fold.sides() {
         return sides::sketch(uses, fold, sides, batch).map(Some);
     }
-    if uses.iter().any(|one| matches!(one, PerExample::Rows { .. })) {
-        return Ok(None);
-    }
+    sketch_whole(uses, fold, batch, |_, _| Ok(()))
+}
+
+/// As [`sketch`], of a layer that is folded whole. Also returns the sum of all examples' gradients, `[parameters]`, which
+/// is the gradient of the batch.
+pub(super) fn sketch_and_sum(
+    uses: &[PerExample],
+    fold: &LazyFold,
+    batch: usize,
+) -> Result<Option<(DeviceSketch, Tensor)>> {
+    let mut sums: Vec<Tensor> = Vec::new();
+    let sketch = sketch_whole(uses, fold, batch, |number, gradients| {
+        let own = gradients.sum(0)?;
+        match sums.get_mut(number) {
+            Some(sum) => *sum = (&*sum + own)?,
+            None => sums.push(own),
+        }
+        Ok(())
+    })?;
+    Ok(match sketch {
+        Some(sketch) => Some((sketch, Tensor::cat(&sums, 0)?)),
+        None => None,
+    })
+}
+
+/// Makes the gradients stretch by stretch. `see` gets the number of a stretch and its gradients, of some examples at a
+/// time.
+fn sketch_whole(
+    uses: &[PerExample],
+    fold: &LazyFold,
+    batch: usize,
+    mut see: impl FnMut(usize, &Tensor) -> Result<()>,
+) -> Result<Option<DeviceSketch>> {
     let own = fold.get();
-    let lists = uses.iter().map(|one| stretch::stretches(one, batch, own.inputs())).collect::<Result<Vec<_>>>()?;
+    let mut dense = Vec::with_capacity(uses.len());
+    for one in uses {
+        match table_as_product(one)? {
+            Some(product) => dense.push(product),
+            None => return Ok(None),
+        }
+    }
+    let lists = dense.iter().map(|one| stretch::stretches(one, batch, own.inputs())).collect::<Result<Vec<_>>>()?;
     let Some((first, others)) = lists.split_first() else { return Ok(None) };
     let (mut rows, mut squares): (Option<Tensor>, Option<Tensor>) = (None, None);
     for (number, (range, piece)) in first.iter().enumerate() {
@@ -71,6 +108,7 @@ pub(crate) fn sketch(uses: &[PerExample], fold: &LazyFold, batch: usize) -> Resu
             }
             squared.push(norms::squares(&gradient)?);
             folded.push(fold.tables().get(own, range.clone(), gradient.device())?.apply(&gradient)?);
+            see(number, &gradient)?;
         }
         let (folded, squared) = (Tensor::cat(&folded, 0)?, Tensor::cat(&squared, 0)?);
         rows = Some(rows.map_or(Ok(folded.clone()), |rows| rows + &folded)?);
@@ -79,4 +117,24 @@ pub(crate) fn sketch(uses: &[PerExample], fold: &LazyFold, batch: usize) -> Resu
     let (Some(rows), Some(squares)) = (rows, squares) else { return Ok(None) };
     let norms = squares.sqrt()?.to_dtype(DType::F32)?;
     Ok(Some(DeviceSketch { rows, norms, estimated: false }))
+}
+
+/// The most numbers of a table whose gradients are made as a product.
+const TABLE: usize = 1 << 20;
+
+/// Gradients of a table as a product: with a position's row as a vector of zeros and a one. Others stay. `None` for a
+/// long table.
+fn table_as_product(one: &PerExample) -> Result<Option<PerExample>> {
+    let PerExample::Rows { ids, deltas, rows } = one else { return Ok(Some(one.clone())) };
+    let (batch, positions, width) = deltas.dims3()?;
+    if ids.dims() != [batch, positions] {
+        candle_core::bail!("rows of shape {:?} do not fit ids of shape {:?}", deltas.shape(), ids.shape());
+    }
+    if rows * width > TABLE || batch * positions * rows > 16 * TABLE {
+        return Ok(None);
+    }
+    let ids = ids.to_dtype(DType::U32)?.unsqueeze(2)?;
+    let all = Tensor::arange(0u32, *rows as u32, deltas.device())?.reshape((1, 1, *rows))?;
+    let hot = ids.broadcast_eq(&all)?.to_dtype(deltas.dtype())?;
+    Ok(Some(PerExample::Outer { inputs: deltas.clone(), deltas: hot, bias: false }))
 }

@@ -25,16 +25,17 @@ pub(super) enum Piece {
 }
 
 impl Piece {
-    /// `[examples, numbers]`, f32.
+    /// `[examples, numbers]`, f32. Products of halves are rounded to halves, as those of candle's own backward are.
     pub(super) fn make(&self, examples: Range<usize>) -> Result<Tensor> {
-        let of = |t: &Tensor| t.narrow(0, examples.start, examples.len())?.to_dtype(DType::F32)?.contiguous();
+        let of = |t: &Tensor| t.narrow(0, examples.start, examples.len())?.contiguous();
+        let wide = |t: Tensor| t.to_dtype(DType::F32);
         match self {
             Self::Product { deltas, inputs } => {
-                let deltas = of(deltas)?.transpose(2, 3)?;
-                deltas.matmul(&of(inputs)?)?.flatten_from(1)
+                let product = of(deltas)?.transpose(2, 3)?.matmul(&of(&inputs.to_dtype(deltas.dtype())?)?)?;
+                wide(product.flatten_from(1)?)
             }
-            Self::Sum(deltas) => of(deltas)?.sum(2)?.flatten_from(1),
-            Self::Given(values) => of(values),
+            Self::Sum(deltas) => wide(of(deltas)?)?.sum(2)?.flatten_from(1),
+            Self::Given(values) => wide(of(values)?),
         }
     }
 }

@@ -10,7 +10,7 @@ use candle_nn::{
     ConvTranspose1dConfig, Linear, VarMap,
 };
 use gradlog::taps::Taps;
-use gradlog::{BatchRows, Config, Encoding, Pass, Recorder, SketchConfig, Sketching};
+use gradlog::{BatchRows, Config, Encoding, Folding, Pass, Recorder, SketchConfig, Sketching};
 use gradlog_analysis::InfluenceQuestion;
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
@@ -170,6 +170,26 @@ fn the_check_compares_what_is_made_on_the_device() {
     assert!(check.agrees(), "{check}");
 }
 
+/// The gradients of examples add up to that of the batch, which linear layers take from there.
+#[test]
+fn a_recorded_step_has_candles_gradients() {
+    let zoo = Zoo::new();
+    let ids = [0, 1, 2];
+    let plain = candle_nn::loss::cross_entropy(&zoo.logits(&tokens(&ids)), &labels(3)).unwrap().backward().unwrap();
+    for folding in [Folding::Whole, Folding::TwoSided { side: 2 }] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { folding, ..hashed(Sketching::OnDevice) };
+        let mut recorder = Recorder::create(dir.path(), &zoo.taps, config).unwrap();
+        let mut pass = recorder.pass(&ids).unwrap();
+        let grads = pass.cross_entropy(&zoo.logits(&tokens(&ids)), &labels(3)).unwrap().backward().unwrap();
+        pass.commit(0.1).unwrap();
+        for (name, variable) in zoo.variables.data().lock().unwrap().iter() {
+            let (made, right) = (numbers(grads.get(variable).unwrap()), numbers(plain.get(variable).unwrap()));
+            assert!(relative_error(&made, &right) < 1e-5, "{name}: {}", relative_error(&made, &right));
+        }
+    }
+}
+
 /// Small gradients, whose squares are 0 in f32, as a loss scale leaves them.
 #[test]
 fn norms_do_not_underflow() {
@@ -207,7 +227,8 @@ fn halves_are_sketched_as_their_numbers_say() {
         let gradients = f32(&delta).transpose(1, 2).unwrap().matmul(&f32(&x)).unwrap();
         for (example, recorded) in squared_norms(dir.path()).into_iter().enumerate() {
             let own = numbers(&gradients.get(example).unwrap());
-            assert!((f64::from(recorded) / dot(&own, &own) - 1.0).abs() < 1e-4, "{dtype:?}");
+            // Products are halves.
+            assert!((f64::from(recorded) / dot(&own, &own) - 1.0).abs() < 4e-3, "{dtype:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Layers that are projected from both sides before they are folded.
 
 use super::*;
-use gradlog::{Folding, RecordError};
+use gradlog::RecordError;
 
 /// A wide layer over positions, an embedding and a head, with deltas that are given.
 fn record(dir: &Path, positions: usize, config: Config) -> Vec<Vec<f32>> {
