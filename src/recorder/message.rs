@@ -6,6 +6,7 @@ use super::guard::Found;
 use super::layer_rates::Decay;
 use super::metric::VisitMetric;
 use super::outputs::Outputs;
+use super::later::Pending;
 use super::preconditioner::Preconditioning;
 use super::watch::Seen;
 use crate::step::StepInfo;
@@ -98,6 +99,8 @@ pub(super) struct Batch {
     pub outputs: Outputs,
     /// `c_i`, times what the loss was multiplied by before backward.
     pub coefficients: Vec<f32>,
+    /// Columns and coefficients that are on a device. The two above are empty until they are read.
+    pub unread: Option<Pending<(Outputs, Vec<f32>)>>,
     /// For rows of curvature, the weight of each.
     pub curvature: Option<Vec<f32>>,
     pub layers: Vec<LayerGradients>,
@@ -150,12 +153,32 @@ impl Batch {
         let folded = self.folded.as_ref().map_or(0, Vec::len);
         let weights = self.curvature.as_ref().map_or(0, Vec::len);
         let metric = self.metric.as_ref().map_or(0, |metric| metric.count_bytes_once());
+<<<<<<< HEAD
         8 * self.ids.len()
             + 4 * (self.coefficients.len() + weights + folded)
             + self.outputs.bytes()
             + layers
             + bundle
             + metric
+=======
+        8 * self.ids.len() + 4 * (self.coefficients.len() + weights + folded) + self.number_bytes() + layers + metric
+    }
+}
+
+impl Batch {
+    fn number_bytes(&self) -> usize {
+        self.outputs.bytes() + self.unread.as_ref().map_or(0, Pending::bytes)
+    }
+
+    /// Reads what is on a device. Says whether there was anything.
+    ///
+    /// # Errors
+    /// candle's errors, and what is wrong with the pass's targets.
+    pub(super) fn read_numbers(&mut self) -> candle_core::Result<bool> {
+        let Some(unread) = self.unread.take() else { return Ok(false) };
+        (self.outputs, self.coefficients) = unread.read()?;
+        Ok(true)
+>>>>>>> 2abefe6 (Losses off the CPU are computed on the device, and the training does not wait for their numbers)
     }
 }
 
