@@ -71,6 +71,25 @@ impl<T: 'static> Pending<T> {
         (self.make)(&parts)
     }
 
+    /// Takes the packed numbers out, for a copy together with others of that device. [`Self::give`] brings them back.
+    /// `None` if they are elsewhere or wider than f32.
+    pub(super) fn take_packed(&mut self, device: &Device) -> Option<Tensor> {
+        let [packed] = &self.parts[..] else { return None };
+        let fits = packed.dtype() == DType::F32 && packed.device().same_device(device);
+        if fits {
+            self.parts.pop()
+        } else {
+            None
+        }
+    }
+
+    /// Brings the numbers back that [`Self::take_packed`] took, now in main memory.
+    pub(super) fn give(&mut self, numbers: Vec<f32>) -> Result<()> {
+        let count = numbers.len();
+        self.parts.push(Tensor::from_vec(numbers, count, &Device::Cpu)?);
+        Ok(())
+    }
+
     /// Bytes on the device.
     pub(super) fn bytes(&self) -> usize {
         self.parts.iter().map(|part| part.elem_count() * part.dtype().size_in_bytes()).sum()
@@ -128,6 +147,18 @@ mod tests {
         let packed = both.pack().unwrap();
         assert_eq!((packed.parts.len(), packed.bytes()), (1, 5 * 8));
         assert_eq!(packed.read().unwrap(), (0.5, vec![vec![1.0, 2.0], vec![3.0, 1e-300]]));
+    }
+
+    #[test]
+    fn numbers_may_travel_with_others() {
+        let numbers = Tensor::new(&[3f32, 4.0], &Device::Cpu).unwrap();
+        let mut pending = Pending::new(vec![numbers], |parts| Ok(parts[0].iter().sum::<f64>())).pack().unwrap();
+        let taken = pending.take_packed(&Device::Cpu).unwrap();
+        assert_eq!((pending.bytes(), pending.take_packed(&Device::Cpu).is_none()), (0, true));
+        pending.give(taken.to_vec1().unwrap()).unwrap();
+        assert_eq!(pending.read().unwrap(), 7.0);
+        let wide = Tensor::new(&[3f64], &Device::Cpu).unwrap();
+        assert!(Pending::new(vec![wide], |_| Ok(())).take_packed(&Device::Cpu).is_none());
     }
 
     #[test]

@@ -167,16 +167,12 @@ impl LogState {
         Ok(())
     }
 
-<<<<<<< HEAD
-    fn add_batch(&mut self, mut batch: Batch) -> Result<(), RecordError> {
+    fn add_batch(&mut self, mut batch: Batch, ends_step: bool) -> Result<(), RecordError> {
         let copied = batch.unpack()?;
         self.shared.lock_progress().device_bytes += copied;
-=======
-    fn add_batch(&mut self, mut batch: Batch, ends_step: bool) -> Result<(), RecordError> {
         if batch.read_numbers()? {
             self.rows.watch_losses(&batch, ends_step);
         }
->>>>>>> 2abefe6 (Losses off the CPU are computed on the device, and the training does not wait for their numbers)
         let again = batch.take_preconditioned()?;
         self.add_rows(batch)?;
         again.map_or(Ok(()), |again| self.add_rows(again))

@@ -153,19 +153,14 @@ impl Batch {
         let folded = self.folded.as_ref().map_or(0, Vec::len);
         let weights = self.curvature.as_ref().map_or(0, Vec::len);
         let metric = self.metric.as_ref().map_or(0, |metric| metric.count_bytes_once());
-<<<<<<< HEAD
         8 * self.ids.len()
             + 4 * (self.coefficients.len() + weights + folded)
-            + self.outputs.bytes()
+            + self.number_bytes()
             + layers
             + bundle
             + metric
-=======
-        8 * self.ids.len() + 4 * (self.coefficients.len() + weights + folded) + self.number_bytes() + layers + metric
     }
-}
 
-impl Batch {
     fn number_bytes(&self) -> usize {
         self.outputs.bytes() + self.unread.as_ref().map_or(0, Pending::bytes)
     }
@@ -178,7 +173,6 @@ impl Batch {
         let Some(unread) = self.unread.take() else { return Ok(false) };
         (self.outputs, self.coefficients) = unread.read()?;
         Ok(true)
->>>>>>> 2abefe6 (Losses off the CPU are computed on the device, and the training does not wait for their numbers)
     }
 }
 
