@@ -2,7 +2,7 @@
 
 use crate::step::SharedNumbers;
 use crate::taps::cpu_f32;
-use candle_core::{bail, Device, Result, Tensor, Var};
+use candle_core::{bail, DType, Device, Result, Tensor, Var};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Numbers of the shape of a variable.
@@ -10,8 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) enum Buffer {
     /// For a variable of f32 in main memory. It is updated in place, and the recorder may read it between steps.
     Numbers(SharedNumbers),
-    /// For any other variable.
+    /// For any other variable, on its device. A step makes a new tensor, so the recorder may read an old one at any
+    /// time.
     Tensor(Tensor),
+}
+
+/// The type of what is kept of a variable, and in which its steps are computed. Half precision does not do: a squared
+/// gradient underflows in f16, and in bf16 a share of 0.999 is 1, so that a moment would never fall.
+pub(super) fn state_type(variable: &Var) -> DType {
+    match variable.dtype() {
+        DType::F16 | DType::BF16 => DType::F32,
+        dtype => dtype,
+    }
 }
 
 /// The numbers, to read or to update.
@@ -20,11 +30,12 @@ pub(super) fn lock(numbers: &SharedNumbers) -> MutexGuard<'_, Vec<f32>> {
 }
 
 impl Buffer {
-    pub(super) fn zeros(variable: &Var) -> Result<Self> {
-        if cpu_f32(&[variable]) {
+    /// With `by_ops`, a variable in main memory is treated like one elsewhere.
+    pub(super) fn zeros(variable: &Var, by_ops: bool) -> Result<Self> {
+        if cpu_f32(&[variable]) && !by_ops {
             return Ok(Self::Numbers(Arc::new(Mutex::new(vec![0.0; variable.elem_count()]))));
         }
-        Ok(Self::Tensor(variable.as_detached_tensor().zeros_like()?))
+        Ok(Self::Tensor(Tensor::zeros(variable.shape(), state_type(variable), variable.device())?))
     }
 
     /// A copy as a tensor of the variable's shape.
@@ -35,9 +46,11 @@ impl Buffer {
         }
     }
 
-    /// The buffer that [`Buffer::to_tensor`] gave, for the same variable.
-    pub(super) fn from_tensor(tensor: &Tensor, variable: &Var) -> Result<Self> {
-        if tensor.shape() != variable.shape() || tensor.dtype() != variable.dtype() {
+    /// The buffer that [`Buffer::to_tensor`] gave, for the same variable. Earlier versions kept the type of the
+    /// variable.
+    pub(super) fn from_tensor(tensor: &Tensor, variable: &Var, by_ops: bool) -> Result<Self> {
+        let dtype = state_type(variable);
+        if tensor.shape() != variable.shape() || ![dtype, variable.dtype()].contains(&tensor.dtype()) {
             bail!(
                 "it is {:?} of shape {:?}, and the variable is {:?} of shape {:?}",
                 tensor.dtype(),
@@ -46,9 +59,9 @@ impl Buffer {
                 variable.shape()
             );
         }
-        if cpu_f32(&[variable]) {
+        if cpu_f32(&[variable]) && !by_ops {
             return Ok(Self::Numbers(Arc::new(Mutex::new(tensor.flatten_all()?.to_vec1()?))));
         }
-        Ok(Self::Tensor(tensor.to_device(variable.device())?.detach()))
+        Ok(Self::Tensor(tensor.to_device(variable.device())?.to_dtype(dtype)?.detach()))
     }
 }

@@ -1,6 +1,6 @@
 //! What Adam and AdamW share: two moments of the gradient for each variable, and the step that they give.
 
-use super::buffer::{lock, Buffer};
+use super::buffer::{lock, state_type, Buffer};
 use super::group::{common_decay, list_parameters, own_decays, own_rates, Parameter, ParameterGroup};
 use super::{check_number, check_shape, check_share, in_place};
 use crate::step::{AdamStep, SecondMoments, StepInfo, StepRule};
@@ -84,6 +84,8 @@ pub(super) struct Core {
     pub parameters: Vec<Parameter<Option<Moments>>>,
     pub config: AdamConfig,
     decay: Decay,
+    /// Whether variables in main memory are stepped like those on other devices.
+    pub by_ops: bool,
 }
 
 impl Core {
@@ -96,7 +98,7 @@ impl Core {
         check_number("epsilon", config.epsilon)?;
         check_share("beta1", config.beta1)?;
         check_share("beta2", config.beta2)?;
-        Ok(Self { parameters: list_parameters(groups, weight_decay)?, config, decay })
+        Ok(Self { parameters: list_parameters(groups, weight_decay)?, config, decay, by_ops: false })
     }
 
     /// What the next step does.
@@ -142,7 +144,8 @@ impl Core {
             let moments = match &mut parameter.state {
                 Some(moments) => moments,
                 empty => {
-                    let [first, second] = [Buffer::zeros(&parameter.variable)?, Buffer::zeros(&parameter.variable)?];
+                    let zeros = || Buffer::zeros(&parameter.variable, self.by_ops);
+                    let [first, second] = [zeros()?, zeros()?];
                     empty.insert(Moments { first, second, steps: 0 })
                 }
             };
@@ -215,13 +218,13 @@ impl Rule {
     }
 
     fn step_by_ops(&self, variable: &Var, gradient: &Tensor, [first, second]: [&mut Tensor; 2]) -> Result<()> {
-        let before = variable.as_detached_tensor();
+        let before = variable.as_detached_tensor().to_dtype(state_type(variable))?;
         // A gradient can hold its graph. Moments that kept it would keep the graphs of all steps so far.
-        let gradient = gradient.detach();
+        let gradient = gradient.detach().to_dtype(before.dtype())?;
         let gradient = if self.coupled == 0.0 { gradient } else { (gradient + (&before * self.coupled)?)? };
         *first = ((&*first * self.beta1)? + (&gradient * (1.0 - self.beta1))?)?;
         *second = ((&*second * self.beta2)? + (gradient.sqr()? * (1.0 - self.beta2))?)?;
         let direction = ((&*first * self.scales.0)? / ((&*second * self.scales.1)?.sqrt()? + self.epsilon)?)?;
-        variable.set(&((before * self.shrink)? - (direction * self.rate)?)?)
+        variable.set(&((before * self.shrink)? - (direction * self.rate)?)?.to_dtype(variable.dtype())?)
     }
 }

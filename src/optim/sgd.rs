@@ -1,6 +1,6 @@
 //! SGD with momentum, dampening, Nesterov momentum and weight decay, in place.
 
-use super::buffer::{lock, Buffer};
+use super::buffer::{lock, state_type, Buffer};
 use super::group::{common_decay, list_parameters, own_decays, own_rates, Parameter, ParameterGroup};
 use super::{check_number, check_shape, in_place};
 use crate::step::{StepInfo, StepReport, StepRule};
@@ -73,7 +73,8 @@ impl SgdConfig {
 /// the first step. Then `w ← w − η·v`, or with Nesterov momentum `w ← w − η·(d + μ·v)`.
 ///
 /// Without momentum and weight decay the weights equal those of [`candle_nn::SGD`] bit for bit. For f32 in main memory
-/// a step writes only into the weights and velocities. For other dtypes and devices it uses candle's ops.
+/// a step writes only into the weights and velocities. For other dtypes and on other devices it uses candle's ops, in the
+/// variable's type, and for f16 and bf16 in f32: velocities are then f32.
 ///
 /// `pass.commit(optimizer.step_info())` and [`Pass::backward_step`](crate::Pass::backward_step) record momentum and
 /// weight decay. `pass.commit(optimizer.learning_rate())` records the learning rate alone.
@@ -100,6 +101,8 @@ pub struct Sgd {
 /// What an optimizer keeps from step to step.
 pub(super) struct Velocities {
     pub parameters: Vec<Parameter<Option<Buffer>>>,
+    /// Whether variables in main memory are stepped like those on other devices.
+    pub by_ops: bool,
     /// Steps that were taken since the velocities were empty. `None` if a state without the count was loaded.
     pub steps: Option<u64>,
 }
@@ -142,7 +145,7 @@ impl Sgd {
     pub fn with_groups(groups: Vec<ParameterGroup>, config: SgdConfig) -> Result<Self> {
         config.check()?;
         let parameters = list_parameters(groups, config.weight_decay)?;
-        Ok(Self { state: Velocities { parameters, steps: Some(0) }, config })
+        Ok(Self { state: Velocities { parameters, by_ops: false, steps: Some(0) }, config })
     }
 }
 
@@ -171,14 +174,14 @@ impl Optimizer for Sgd {
         for parameter in &mut self.state.parameters {
             let Some(gradient) = grads.get(&parameter.variable) else { continue };
             check_shape(&parameter.variable, gradient)?;
-            let rule = Rule::new(&self.config, parameter, parameter.state.is_none());
+            let rule = Rule::new(&self.config, parameter, parameter.state.is_none(), self.state.by_ops);
             if self.config.momentum == 0.0 {
                 rule.descend(&parameter.variable, gradient)?;
                 continue;
             }
             let velocity = match &mut parameter.state {
                 Some(velocity) => velocity,
-                empty => empty.insert(Buffer::zeros(&parameter.variable)?),
+                empty => empty.insert(Buffer::zeros(&parameter.variable, self.state.by_ops)?),
             };
             rule.descend_with_velocity(&parameter.variable, gradient, velocity)?;
         }
@@ -202,25 +205,27 @@ struct Rule {
     /// The share of the gradient that the velocity takes.
     taken: f64,
     nesterov: bool,
+    by_ops: bool,
 }
 
 impl Rule {
-    fn new<S>(config: &SgdConfig, parameter: &Parameter<S>, first: bool) -> Self {
+    fn new<S>(config: &SgdConfig, parameter: &Parameter<S>, first: bool, by_ops: bool) -> Self {
         Self {
             rate: config.learning_rate * parameter.rate_factor,
             momentum: config.momentum,
             decay: parameter.weight_decay,
             taken: if first { 1.0 } else { 1.0 - config.dampening },
             nesterov: config.nesterov,
+            by_ops,
         }
     }
 
     /// `w ← w − η·(g + λ·w)`.
     fn descend(&self, variable: &Var, gradient: &Tensor) -> Result<()> {
-        if !crate::taps::cpu_f32(&[variable, gradient]) {
-            let before = variable.as_detached_tensor();
+        if self.by_ops || !crate::taps::cpu_f32(&[variable, gradient]) {
+            let before = variable.as_detached_tensor().to_dtype(state_type(variable))?;
             let step = (self.direction(&before, gradient)? * self.rate)?;
-            return variable.set(&(before - step)?);
+            return variable.set(&(before - step)?.to_dtype(variable.dtype())?);
         }
         let (rate, decay) = (self.rate as f32, self.decay as f32);
         in_place::update(
@@ -245,12 +250,12 @@ impl Rule {
             Buffer::Numbers(velocity) if crate::taps::cpu_f32(&[gradient]) => velocity,
             Buffer::Numbers(_) => bail!("a gradient of {:?} does not fit a variable of f32", gradient.dtype()),
             Buffer::Tensor(velocity) => {
-                let before = variable.as_detached_tensor();
+                let before = variable.as_detached_tensor().to_dtype(state_type(variable))?;
                 let direction = self.direction(&before, gradient)?;
                 // A gradient can hold its graph. A velocity that kept it would keep the graphs of all steps so far.
                 *velocity = ((&direction * self.taken)? + (&*velocity * self.momentum)?)?.detach();
                 let step = if self.nesterov { (direction + (&*velocity * self.momentum)?)? } else { velocity.clone() };
-                return variable.set(&(before - (step * self.rate)?)?);
+                return variable.set(&(before - (step * self.rate)?)?.to_dtype(variable.dtype())?);
             }
         };
         let (rate, decay) = (self.rate as f32, self.decay as f32);
@@ -275,8 +280,9 @@ impl Rule {
 
     /// `g + λ·w`.
     fn direction(&self, weights: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+        let gradient = gradient.detach().to_dtype(weights.dtype())?;
         if self.decay == 0.0 {
-            return Ok(gradient.clone());
+            return Ok(gradient);
         }
         gradient + (weights * self.decay)?
     }

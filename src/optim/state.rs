@@ -95,7 +95,10 @@ impl State for Velocities {
         let mut states = Vec::with_capacity(self.parameters.len());
         for parameter in &self.parameters {
             let name = format!("{VELOCITY}/{}", names.find(&parameter.variable)?);
-            let state = tensors.remove(&name).map(|tensor| take(&name, &tensor, &parameter.variable)).transpose()?;
+            let state = tensors
+                .remove(&name)
+                .map(|tensor| take(&name, &tensor, &parameter.variable, self.by_ops))
+                .transpose()?;
             states.push(state);
         }
         check_rest(&tensors)?;
@@ -133,8 +136,8 @@ impl State for Core {
                 ((first, Some(m)), (second, Some(v)), (_, Some(steps))) => {
                     let steps = read_count(name, &steps)?;
                     Some(Moments {
-                        first: take(&first, &m, &parameter.variable)?,
-                        second: take(&second, &v, &parameter.variable)?,
+                        first: take(&first, &m, &parameter.variable, self.by_ops)?,
+                        second: take(&second, &v, &parameter.variable, self.by_ops)?,
                         steps,
                     })
                 }
@@ -157,8 +160,8 @@ fn read_count(name: &str, tensor: &Tensor) -> Result<u64> {
     Ok(u64::try_from(steps).unwrap_or(0))
 }
 
-fn take(name: &str, tensor: &Tensor, variable: &Var) -> Result<Buffer> {
-    match Buffer::from_tensor(tensor, variable) {
+fn take(name: &str, tensor: &Tensor, variable: &Var, by_ops: bool) -> Result<Buffer> {
+    match Buffer::from_tensor(tensor, variable, by_ops) {
         Ok(buffer) => Ok(buffer),
         Err(error) => bail!("the tensor `{name}` does not fit its variable: {error}"),
     }

@@ -20,6 +20,8 @@ enum Part {
     Sketch { entry: usize, own: Option<usize>, estimated: bool },
     /// The sum of the sketches of all other layers.
     Sum(usize),
+    /// What the loss says of each example.
+    Said(usize),
 }
 
 impl Bundle {
@@ -66,6 +68,10 @@ impl Batch {
             parts.push(Part::Sum(sum.elem_count()));
             numbers.push(flat(&sum)?);
         }
+        if let Some(said) = self.unread.as_mut().and_then(|unread| unread.take_packed(first.device())) {
+            parts.push(Part::Said(said.elem_count()));
+            numbers.push(said);
+        }
         self.bundle = Some(Bundle { numbers: Tensor::cat(&numbers, 0)?, parts });
         for part in self.bundle.iter().flat_map(|bundle| &bundle.parts) {
             if let Part::Factors { entry, .. } | Part::Sketch { entry, .. } = part {
@@ -105,6 +111,10 @@ impl Batch {
                     let sketches = own.map(&mut take).unwrap_or_default();
                     self.layers[entry].gradients =
                         Gradients::Folded(FoldedGradients { sketches, squared_norms, estimated });
+                }
+                Part::Said(count) => {
+                    let said = take(count);
+                    self.unread.iter_mut().try_for_each(|unread| unread.give(said.clone()))?;
                 }
                 Part::Sum(count) => {
                     let own = take(count);

@@ -3,7 +3,7 @@
 //! A target is a class number, or a probability for each class (a soft target). Residuals are computed without
 //! cancellation: `1 − p_y` is the sum of the other probabilities.
 
-use super::outputs::{to_f32, ClosedForm, Outputs, Weighing};
+use super::outputs::{ClosedForm, Outputs, Weighing};
 use gradlog_format::log::Column;
 use num_traits::Float;
 use rayon::prelude::*;
@@ -32,14 +32,14 @@ enum Target<'a, T> {
 }
 
 /// One position. Sums and residuals are f64, because their squares underflow in f32.
-struct Row {
-    loss: f64,
-    el2n: f64,
-    margin: f64,
-    confidence: f64,
-    label: u32,
+pub(super) struct Row {
+    pub loss: f64,
+    pub el2n: f64,
+    pub margin: f64,
+    pub confidence: f64,
+    pub label: u32,
     /// [`Column::NO_CLASS`] if a logit is NaN.
-    prediction: u32,
+    pub prediction: u32,
 }
 
 /// The error of soft targets whose numbers are no probabilities.
@@ -47,26 +47,19 @@ const SOFT: &str = "soft targets are probabilities, so each is 0 or more and tho
                     your own losses to `pass.losses` and class numbers to `pass.logits`";
 
 impl<T: Float + Send + Sync> Targets<T> {
-    fn check(&self, sizes: Sizes) -> Result<(), String> {
+    pub(super) fn check(&self, sizes: Sizes) -> Result<(), String> {
         let classes = sizes.classes;
         if let Self::Classes(numbers) = self {
-            if let Some(bad) = numbers.iter().flatten().find(|label| **label as usize >= classes) {
-                return Err(format!("label {bad} with {classes} classes: labels count from 0"));
-            }
+            refuse_large_label(numbers, classes)?;
         }
         if classes == 0 {
             return Err("the logits have 0 classes: give at least one".into());
         }
         for place in 0..sizes.batch * sizes.positions {
             let Some(Target::Shares(shares)) = self.get(place, classes) else { continue };
-            if let Some(bad) = shares.iter().find(|share| !(**share >= T::zero() && share.is_finite())) {
-                return Err(format!("a target of example {} is {}: {SOFT}", place / sizes.positions, to_f32(*bad)));
-            }
-            // Half precision rounds each of a thousand numbers by up to a half in 256.
-            let sum: f64 = shares.iter().map(|share| wide(*share)).sum();
-            if (sum - 1.0).abs() > 0.01 {
-                return Err(format!("the targets of example {} add up to {sum:.4}: {SOFT}", place / sizes.positions));
-            }
+            let example = place / sizes.positions;
+            let bad = shares.iter().find(|share| !(**share >= T::zero() && share.is_finite()));
+            refuse_shares(example, bad.map(|bad| wide(*bad)), || shares.iter().map(|share| wide(*share)).sum())?;
         }
         Ok(())
     }
@@ -79,6 +72,26 @@ impl<T: Float + Send + Sync> Targets<T> {
                 counts.then(|| Target::Shares(&shares[place * classes..(place + 1) * classes]))
             }
         }
+    }
+}
+
+/// Refuses a label beyond the classes.
+pub(super) fn refuse_large_label(labels: &[Option<u32>], classes: usize) -> Result<(), String> {
+    match labels.iter().flatten().find(|label| **label as usize >= classes) {
+        Some(bad) => Err(format!("label {bad} with {classes} classes: labels count from 0")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a soft target with a share that is `bad`, or with another sum than 1.
+pub(super) fn refuse_shares(example: usize, bad: Option<f64>, sum: impl FnOnce() -> f64) -> Result<(), String> {
+    if let Some(bad) = bad {
+        return Err(format!("a target of example {example} is {}: {SOFT}", bad as f32));
+    }
+    // Half precision rounds each of a thousand numbers by up to a half in 256.
+    match sum() {
+        sum if (sum - 1.0).abs() > 0.01 => Err(format!("the targets of example {example} add up to {sum:.4}: {SOFT}")),
+        _ => Ok(()),
     }
 }
 
@@ -141,7 +154,7 @@ pub(super) fn describe_logits<T: Float + Send + Sync>(
 }
 
 /// The columns of the prediction, and the number of counted positions of each example.
-fn summarize(rows: &[Option<Row>], sizes: Sizes) -> (Outputs, Vec<usize>) {
+pub(super) fn summarize(rows: &[Option<Row>], sizes: Sizes) -> (Outputs, Vec<usize>) {
     let Sizes { positions, is_sequence, .. } = sizes;
     let counts: Vec<usize> = rows.chunks(positions.max(1)).map(|rows| rows.iter().flatten().count()).collect();
     let mean = |value: fn(&Row) -> f64| Some(own_means(rows, sizes, value).into_iter().map(|v| v as f32).collect());
@@ -167,7 +180,7 @@ fn summarize(rows: &[Option<Row>], sizes: Sizes) -> (Outputs, Vec<usize>) {
 }
 
 /// Each example's mean over its counted positions. It is NaN without any, and scores leave NaN out.
-fn own_means(rows: &[Option<Row>], sizes: Sizes, value: impl Fn(&Row) -> f64) -> Vec<f64> {
+pub(super) fn own_means(rows: &[Option<Row>], sizes: Sizes, value: impl Fn(&Row) -> f64) -> Vec<f64> {
     let mean = |rows: &[Option<Row>]| {
         let (sum, count) = rows.iter().flatten().fold((0.0, 0usize), |(sum, n), row| (sum + value(row), n + 1));
         sum / count as f64

@@ -15,7 +15,7 @@ use std::sync::Arc;
 impl PassCore<'_> {
     /// Makes the batch that goes to the background thread.
     pub(super) fn collect(&mut self) -> Result<Batch, RecordError> {
-        let Some((mut outputs, mut coefficients)) = self.outputs.take() else {
+        let Some(numbers) = self.outputs.take() else {
             return Err(self.error(
                 "the pass has no loss: compute it with `pass.cross_entropy`, `mse`, `binary_cross_entropy_with_logits` or \
                  `losses`",
@@ -26,16 +26,13 @@ impl PassCore<'_> {
                 .error(format!("`{setting}` was set after the loss, where it has no effect: set it before the loss")));
         }
         self.check_positions_used()?;
-        if let Some(described) = self.described.take() {
-            outputs.take_prediction(described);
-        }
         if self.features.is_some() && !self.recorder.has_last_layer() {
             return Err(self.error(
                 "`pass.features` was called, but no last layer is declared, so nothing is recorded from the features: call \
                  `taps.declare_last_layer` before the recorder is made, or leave `pass.features` out",
             ));
         }
-        let upstream = self.upstream.get();
+        let upstream = self.upstream.parts();
         let mut layers = std::mem::take(&mut self.per_example);
         let registered = self.recorder.layers();
         let tapped = registered.iter().any(|layer| layer.layer.is_some());
@@ -52,8 +49,7 @@ impl PassCore<'_> {
                 "a backward pass was seen, but not through the loss that the pass returned: call `backward` on that loss"
             }));
         }
-        let factor = upstream.unwrap_or(1.0) as f32;
-        coefficients.iter_mut().for_each(|c| *c *= factor);
+        let (outputs, coefficients, unread) = self.finish_numbers(numbers, upstream)?;
         let (mut unreached, mut severed, mut twice) = (Vec::new(), Vec::new(), Vec::new());
         let (mut left_out, mut no_gradient) = (Vec::new(), false);
         let mut flow = Flow::default();
@@ -166,6 +162,7 @@ impl PassCore<'_> {
             epoch: self.recorder.epoch(),
             outputs,
             coefficients,
+            unread,
             curvature: self.curvature.take(),
             layers,
             bundle: None,

@@ -9,6 +9,7 @@
 //! Logits that are put out of reach (−∞, −1e9) are not compared. `backward_step` sees the variables' gradients, too: if
 //! they are those that are recorded, all is right, whatever was added to the logits.
 
+use super::later::Later;
 use super::message::PassKind;
 use super::pass_core::PassCore;
 use candle_core::backprop::GradStore;
@@ -121,6 +122,9 @@ impl PassCore<'_> {
 
     /// Takes the complaint back if the variable's gradient is what would be recorded.
     pub(super) fn compare_head_gradient(&mut self, grads: &GradStore) {
+        if self.unlike_head.is_none() || self.read_outputs().is_err() {
+            return;
+        }
         if matches!(self.has_recorded_gradient(grads), Ok(true)) {
             self.unlike_head = None;
             if let Some(head) = self.recorder.state.as_mut().and_then(|state| state.head.as_mut()) {
@@ -135,7 +139,8 @@ impl PassCore<'_> {
             return Ok(false);
         };
         let Some(head) = self.recorder.state.as_ref().and_then(|state| state.head.as_ref()) else { return Ok(false) };
-        let (Some(grad), Some((_, coefficients))) = (grads.get(head.weight.as_tensor()), &self.outputs) else {
+        let (Some(grad), Some(Later::Here((_, coefficients)))) = (grads.get(head.weight.as_tensor()), &self.outputs)
+        else {
             return Ok(false);
         };
         let (outputs, inputs) = head.weight.dims2()?;
@@ -144,7 +149,7 @@ impl PassCore<'_> {
             return Ok(false);
         }
         let on_host = |tensor: &Tensor| tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32);
-        let factor = self.upstream.get().unwrap_or(1.0) as f32;
+        let factor = self.upstream.get()?.unwrap_or(1.0) as f32;
         let positions = rows / coefficients.len().max(1);
         let factors: Vec<f32> = coefficients.iter().flat_map(|c| std::iter::repeat_n(c * factor, positions)).collect();
         let factors = Tensor::from_vec(factors, (rows, 1), &Device::Cpu)?;

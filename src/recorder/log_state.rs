@@ -102,11 +102,14 @@ impl LogState {
                 }
                 events.into_iter().try_for_each(|found| self.add_event(found))?;
                 if let Some(batch) = batch {
-                    self.add_batch(*batch)?;
+                    self.add_batch(*batch, matches!(end, Some(StepEnd::Taken(_))))?;
                 }
                 match end {
                     Some(StepEnd::Taken(step)) => self.add_step(*step)?,
-                    Some(StepEnd::Void) => self.drop_open_rows(),
+                    Some(StepEnd::Void) => {
+                        self.rows.forget_step();
+                        self.drop_open_rows();
+                    }
                     None => {}
                 }
                 let waiting = self.asked.probes.rows() + self.asked.sweeps.rows() + self.events.rows().rows();
@@ -164,9 +167,12 @@ impl LogState {
         Ok(())
     }
 
-    fn add_batch(&mut self, mut batch: Batch) -> Result<(), RecordError> {
+    fn add_batch(&mut self, mut batch: Batch, ends_step: bool) -> Result<(), RecordError> {
         let copied = batch.unpack()?;
         self.shared.lock_progress().device_bytes += copied;
+        if batch.read_numbers()? {
+            self.rows.watch_losses(&batch, ends_step);
+        }
         let again = batch.take_preconditioned()?;
         self.add_rows(batch)?;
         again.map_or(Ok(()), |again| self.add_rows(again))

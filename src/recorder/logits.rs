@@ -1,6 +1,7 @@
 //! Logits beside a loss that does not know them: `pass.losses` with `pass.logits`.
 
 use super::error::RecordError;
+use super::later::Later;
 use super::loss;
 use super::pass_core::PassCore;
 use candle_core::Tensor;
@@ -18,15 +19,16 @@ impl PassCore<'_> {
         if self.described.is_some() {
             return Err(self.error("`pass.logits` was called twice: give the logits of the whole batch at once"));
         }
-        self.check_prediction(self.outputs.as_ref().is_some_and(|(outputs, _)| outputs.describe_a_prediction()))?;
-        let described = loss::describe_logits(logits, targets, self.ignored, self.mask.as_ref())?;
+        self.check_prediction(self.outputs.is_some() && self.predicts)?;
+        let on_device = self.is_on_device(logits);
+        let described = loss::describe_logits(logits, targets, self.ignored, self.mask.as_ref(), on_device)?;
         let rows = logits.dims().first().copied().unwrap_or(0);
         if rows != self.ids.len() {
             let what =
                 format!("logits of {rows} examples for {} ids: give them in the order of the ids", self.ids.len());
             return Err(self.error(what));
         }
-        self.described = Some(described);
+        self.described = Some(if self.judges_numbers() { Later::Here(described.read()?) } else { described });
         self.positions_used = true;
         Ok(())
     }

@@ -1,8 +1,11 @@
 //! Losses as tensors: the scalar to differentiate, and the output columns of each example.
 
 use super::classifier::{self, Sizes, Targets};
+use super::device_loss;
+use super::later::Later;
 use super::outputs::{self, ClosedForm, Outputs, Weighing};
 use super::prediction;
+use super::targets::{check_integers, check_targets, read_labels, read_numbers, read_targets, refuse_share};
 use crate::taps::{watch_scalar, Upstream};
 use candle_core::{bail, CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, WithDType};
 use gradlog_format::log::PredictionScore;
@@ -12,8 +15,12 @@ use std::sync::Arc;
 /// A loss, and what a pass keeps with it.
 pub(super) struct Recorded {
     pub loss: Tensor,
-    pub outputs: Outputs,
-    pub coefficients: Vec<f32>,
+    /// The number of losses.
+    pub examples: usize,
+    /// Whether the columns say how the model predicts a class.
+    pub predicts: bool,
+    /// The columns, and `c_i`.
+    pub numbers: Later<(Outputs, Vec<f32>)>,
     /// Each example's own `∂ℓ_i/∂output`, of the output's shape, in f32. Kept only where it is needed.
     pub delta: Option<Tensor>,
 }
@@ -32,19 +39,29 @@ pub(super) enum Kind {
     PredictionScore(PredictionScore),
 }
 
-/// Computes the loss of `output` against `target` in closed form.
+impl Kind {
+    /// Whether the columns say how the model predicts a class.
+    pub(super) fn predicts(&self) -> bool {
+        !matches!(self, Self::MeanSquaredError)
+    }
+}
+
+/// Computes the loss of `output` against `target` in closed form, with `on_device` by candle's ops.
 ///
-/// For f32 and f64 in main memory the loss is one op. Otherwise the closed form is computed in f32 from a copy of the
-/// outputs. The loss is then `Σ output ∘ (c δ)` plus a constant that corrects its value; its gradient by the output is
-/// the same `c δ`.
+/// Otherwise, for f32 and f64 in main memory, the loss is one op. For other outputs the closed form is computed in f32
+/// from a copy. The loss is then `Σ output ∘ (c δ)` plus a constant that corrects its value; its gradient by the output
+/// is the same `c δ`.
 pub(super) fn closed_form(
     kind: &Kind,
-    output: &Tensor,
-    target: &Tensor,
+    (output, target): (&Tensor, &Tensor),
     weighing: &Weighing,
     upstream: &Upstream,
     keep_delta: bool,
+    on_device: bool,
 ) -> Result<Recorded> {
+    if on_device && device_loss::takes(output) {
+        return device_loss::closed_form(kind, output, target, weighing, upstream, keep_delta);
+    }
     match (output.device(), output.dtype()) {
         (Device::Cpu, DType::F32) => cpu_loss::<f32>(kind, output, target, weighing, upstream, keep_delta),
         (Device::Cpu, DType::F64) => cpu_loss::<f64>(kind, output, target, weighing, upstream, keep_delta),
@@ -56,8 +73,8 @@ pub(super) fn closed_form(
             let surrogate = (output * scaled)?.sum_all()?;
             let value = Tensor::new(form.value, output.device())?.to_dtype(output.dtype())?;
             let loss = (&surrogate + (value - surrogate.detach())?)?;
-            let loss = watch_scalar(&loss, upstream)?;
-            record_form(form, loss, host.shape(), keep_delta)
+            let loss = watch_scalar(&loss, upstream, false)?;
+            record_form(&form, loss, host.shape(), keep_delta)
         }
     }
 }
@@ -73,16 +90,15 @@ fn cpu_loss<T: Number>(
     let form = Arc::new(compute_form::<T>(kind, output, target, weighing)?);
     let op = ClosedFormOp { form: form.clone(), upstream: upstream.clone() };
     let loss = output.contiguous()?.apply_op1(op)?;
-    let outputs = form.outputs.clone();
-    let coefficients = form.coefficients.iter().map(|c| c.to_f32().unwrap_or(f32::NAN)).collect();
-    let delta = if keep_delta { Some(delta_tensor(&form, output.shape())?) } else { None };
-    Ok(Recorded { loss, outputs, coefficients, delta })
+    record_form(&form, loss, output.shape(), keep_delta)
 }
 
-fn record_form<T: Number>(form: ClosedForm<T>, loss: Tensor, shape: &Shape, keep_delta: bool) -> Result<Recorded> {
-    let delta = if keep_delta { Some(delta_tensor(&form, shape)?) } else { None };
-    let coefficients = form.coefficients.iter().map(|c| c.to_f32().unwrap_or(f32::NAN)).collect();
-    Ok(Recorded { loss, outputs: form.outputs, coefficients, delta })
+fn record_form<T: Number>(form: &ClosedForm<T>, loss: Tensor, shape: &Shape, keep_delta: bool) -> Result<Recorded> {
+    let outputs = form.outputs.clone();
+    let coefficients: Vec<f32> = form.coefficients.iter().map(|c| c.to_f32().unwrap_or(f32::NAN)).collect();
+    let delta = if keep_delta { Some(delta_tensor(form, shape)?) } else { None };
+    let (examples, predicts) = (outputs.loss.len(), outputs.describe_a_prediction());
+    Ok(Recorded { loss, examples, predicts, numbers: Later::Here((outputs, coefficients)), delta })
 }
 
 fn delta_tensor<T: Number>(form: &ClosedForm<T>, shape: &Shape) -> Result<Tensor> {
@@ -103,7 +119,7 @@ fn scale_deltas<T: Number>(form: &ClosedForm<T>, factor: f64) -> Vec<T> {
 }
 
 /// The number types of closed forms: f32 and f64.
-trait Number: Float + WithDType + Send + Sync {}
+pub(super) trait Number: Float + WithDType + Send + Sync {}
 impl Number for f32 {}
 impl Number for f64 {}
 
@@ -113,15 +129,7 @@ fn compute_form<T: Number>(
     target: &Tensor,
     weighing: &Weighing,
 ) -> Result<ClosedForm<T>> {
-    let Some(&batch) = output.dims().first() else {
-        bail!("the loss needs outputs with the batch as first dimension, not a scalar");
-    };
-    if weighing.weights.as_ref().is_some_and(|w| w.len() != batch) {
-        bail!(
-            "{} weights for a batch of {batch}: give one for each example",
-            weighing.weights.as_ref().map_or(0, Vec::len)
-        );
-    }
+    let (batch, _) = check_sizes(kind, output, target, weighing)?;
     match kind {
         Kind::CrossEntropy { ignored, mask } => {
             let (targets, sizes) = read_targets::<T>(output, target, *ignored, mask.as_ref())?;
@@ -130,36 +138,20 @@ fn compute_form<T: Number>(
             })
         }
         Kind::PredictionScore(score) => {
-            let &[_, classes] = output.dims() else {
-                bail!("a score of a prediction takes logits [batch, classes], not {:?}", output.shape());
-            };
-            let given = match target.elem_count() {
+            let classes = output.dim(1)?;
+            let given: Option<Vec<u32>> = match target.elem_count() {
                 0 => None,
-                _ if target.dims() == [batch] => Some(read_labels(target, None, None)?.into_iter().flatten().collect()),
-                _ => bail!("the classes must be a tensor of shape [{batch}], not {:?}", target.shape()),
+                _ => Some(read_labels(target, None, None)?.into_iter().flatten().collect()),
             };
-            let given: Option<Vec<u32>> = given;
             with_numbers::<T, _>(output, |logits| {
                 prediction::prediction_score(logits, given.as_deref(), batch, classes, *score, weighing)
                     .map_err(candle_core::Error::msg)
             })
         }
         Kind::MeanSquaredError | Kind::BinaryCrossEntropy => {
-            if output.dims() != target.dims() {
-                bail!(
-                    "the loss takes outputs and targets of one shape, not {:?} and {:?}",
-                    output.shape(),
-                    target.shape()
-                );
-            }
             let targets = read_numbers::<T>(target)?;
-            let is_probability = |t: &T| *t >= T::zero() && *t <= T::one();
-            if let (Kind::BinaryCrossEntropy, Some(bad)) = (kind, targets.iter().find(|t| !is_probability(t))) {
-                bail!(
-                    "a target is {}, and binary cross entropy takes targets of 0 to 1: convert them, or give your own losses to \
-                     `pass.losses`",
-                    outputs::to_f32(*bad)
-                );
+            if matches!(kind, Kind::BinaryCrossEntropy) {
+                targets.iter().try_for_each(|target| refuse_share(*target))?;
             }
             with_numbers::<T, _>(output, |values| {
                 Ok(match kind {
@@ -171,6 +163,51 @@ fn compute_form<T: Number>(
     }
 }
 
+/// The batch, and for cross entropy the sizes of the logits, if shapes, types and weights fit.
+pub(super) fn check_sizes(
+    kind: &Kind,
+    output: &Tensor,
+    target: &Tensor,
+    weighing: &Weighing,
+) -> Result<(usize, Option<Sizes>)> {
+    let Some(&batch) = output.dims().first() else {
+        bail!("the loss needs outputs with the batch as first dimension, not a scalar");
+    };
+    if weighing.weights.as_ref().is_some_and(|w| w.len() != batch) {
+        bail!(
+            "{} weights for a batch of {batch}: give one for each example",
+            weighing.weights.as_ref().map_or(0, Vec::len)
+        );
+    }
+    match kind {
+        Kind::CrossEntropy { ignored, mask } => {
+            return Ok((batch, Some(check_targets(output, target, *ignored, mask.as_ref())?)));
+        }
+        Kind::PredictionScore(_) => {
+            let &[_, classes] = output.dims() else {
+                bail!("a score of a prediction takes logits [batch, classes], not {:?}", output.shape());
+            };
+            if target.elem_count() > 0 && target.dims() != [batch] {
+                bail!("the classes must be a tensor of shape [{batch}], not {:?}", target.shape());
+            }
+            if target.elem_count() > 0 {
+                check_integers(target)?;
+            }
+            prediction::check_classes(classes).map_err(candle_core::Error::msg)?;
+        }
+        Kind::MeanSquaredError | Kind::BinaryCrossEntropy => {
+            if output.dims() != target.dims() {
+                bail!(
+                    "the loss takes outputs and targets of one shape, not {:?} and {:?}",
+                    output.shape(),
+                    target.shape()
+                );
+            }
+        }
+    }
+    Ok((batch, None))
+}
+
 fn with_numbers<T: Number, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
@@ -180,113 +217,38 @@ fn with_numbers<T: Number, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Result<R>
     }
 }
 
-fn read_numbers<T: Number>(tensor: &Tensor) -> Result<Vec<T>> {
-    tensor.detach().to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1()
-}
-
-/// Reads the targets of logits: class numbers, or probabilities in the logits' shape.
-fn read_targets<T: Number>(
-    logits: &Tensor,
-    target: &Tensor,
-    ignored: Option<i64>,
-    mask: Option<&Tensor>,
-) -> Result<(Targets<T>, Sizes)> {
-    let is_soft = target.dtype().is_float() && matches!(target.rank(), 2 | 3);
-    let sizes = match (logits.dims(), target.dims()) {
-        (&[b, c], &[tb]) if b == tb => Sizes { batch: b, positions: 1, classes: c, is_sequence: false },
-        (&[b, t, c], &[tb, tt]) if (b, t) == (tb, tt) => Sizes { batch: b, positions: t, classes: c, is_sequence: true },
-        (&[b, c], own) if is_soft && own == [b, c] => {
-            Sizes { batch: b, positions: 1, classes: c, is_sequence: false }
-        }
-        (&[b, t, c], own) if is_soft && own == [b, t, c] => {
-            Sizes { batch: b, positions: t, classes: c, is_sequence: true }
-        }
-        (z, t) => bail!(
-            "logits [batch, classes] take class numbers [batch] or probabilities [batch, classes], and logits [batch, positions, \
-             classes] take [batch, positions] or [batch, positions, classes], not {z:?} with {t:?} {:?}: probabilities are floats, \
-             class numbers are integers; for another loss give its values to `pass.losses`, and logits with such targets to \
-             `pass.logits`",
-            target.dtype()
-        ),
-    };
-    if target.rank() < logits.rank() {
-        return Ok((Targets::Classes(read_labels(target, ignored, mask)?), sizes));
-    }
-    if ignored.is_some() {
-        bail!("`pass.ignore_index` marks class numbers, and these targets are probabilities: use `pass.mask`");
-    }
-    let counted = match mask {
-        Some(mask) if mask.dims() != &logits.dims()[..logits.rank() - 1] => bail!(
-            "a mask of shape {:?} does not fit logits of shape {:?}: give a number for each prediction",
-            mask.shape(),
-            logits.shape()
-        ),
-        Some(mask) => Some(read_mask(mask)?),
-        None => None,
-    };
-    Ok((Targets::Shares { shares: read_numbers(target)?, counted }, sizes))
-}
-
-/// What logits say of each example, without a loss. Other types than f32 and f64 are converted to f32.
+/// What logits say of each example, without a loss, with `on_device` by candle's ops. Other types than f32 and f64 are
+/// converted to f32.
 pub(super) fn describe_logits(
     logits: &Tensor,
     target: &Tensor,
     ignored: Option<i64>,
     mask: Option<&Tensor>,
-) -> Result<Outputs> {
+    on_device: bool,
+) -> Result<Later<Outputs>> {
+    if on_device && device_loss::takes(logits) {
+        return device_loss::describe_logits(logits, target, ignored, mask);
+    }
     fn describe<T: Number>(logits: &Tensor, (targets, sizes): (Targets<T>, Sizes)) -> Result<Outputs> {
         with_numbers::<T, _>(logits, |logits| {
             classifier::describe_logits(logits, &targets, sizes).map_err(candle_core::Error::msg)
         })
     }
     let host = logits.detach().to_device(&Device::Cpu)?;
-    match host.dtype() {
+    let outputs = match host.dtype() {
         DType::F64 => describe::<f64>(&host, read_targets(logits, target, ignored, mask)?),
         _ => describe::<f32>(&host.to_dtype(DType::F32)?, read_targets(logits, target, ignored, mask)?),
-    }
-}
-
-/// Which positions count.
-fn read_mask(mask: &Tensor) -> Result<Vec<bool>> {
-    let numbers = read_numbers::<f32>(mask)?;
-    if let Some(bad) = numbers.iter().find(|number| !matches!(**number, 0.0 | 1.0)) {
-        bail!(
-            "a number of the mask is {bad}, and a mask has 0 for what does not count and 1 for what does: weigh examples with \
-             `pass.weights`, and positions by losses of your own with `pass.losses`"
-        );
-    }
-    Ok(numbers.into_iter().map(|number| number == 1.0).collect())
-}
-
-/// The class numbers; `None` at positions without a target.
-fn read_labels(target: &Tensor, ignored: Option<i64>, mask: Option<&Tensor>) -> Result<Vec<Option<u32>>> {
-    if !target.dtype().is_int() {
-        bail!("class numbers must be integers, not {:?}: convert the targets", target.dtype());
-    }
-    let numbers = target.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
-    let counted: Option<Vec<bool>> = match mask {
-        Some(mask) if mask.dims() != target.dims() => {
-            bail!("a mask of shape {:?} does not fit targets of shape {:?}", mask.shape(), target.shape())
-        }
-        Some(mask) => Some(read_mask(mask)?),
-        None => None,
     };
-    let label = |(place, number): (usize, &i64)| {
-        if Some(*number) == ignored || counted.as_ref().is_some_and(|counted| !counted[place]) {
-            return Ok(None);
-        }
-        match u32::try_from(*number) {
-            Ok(label) => Ok(Some(label)),
-            Err(_) => {
-                bail!("label {number} is no class number: labels count from 0; mark positions without one with `pass.ignore_index`")
-            }
-        }
-    };
-    numbers.iter().enumerate().map(label).collect()
+    outputs.map(Later::Here)
 }
 
 /// The loss `L = Σ c_i ℓ_i` from the caller's own losses `ℓ`, `[batch]`.
-pub(super) fn weigh_losses(losses: &Tensor, weighing: &Weighing, upstream: &Upstream) -> Result<Recorded> {
+pub(super) fn weigh_losses(
+    losses: &Tensor,
+    weighing: &Weighing,
+    upstream: &Upstream,
+    on_device: bool,
+) -> Result<Recorded> {
     let batch = match *losses.dims() {
         [batch] => batch,
         _ => bail!(
@@ -304,12 +266,15 @@ pub(super) fn weigh_losses(losses: &Tensor, weighing: &Weighing, upstream: &Upst
             weighing.weights.as_ref().map_or(0, Vec::len)
         );
     }
+    if on_device && device_loss::takes(losses) {
+        return device_loss::weigh_losses(losses, weighing, upstream);
+    }
     let coefficients: Vec<f32> = weighing.coefficients(&vec![1; batch]);
     let weights =
         Tensor::from_slice(&coefficients, batch, &Device::Cpu)?.to_dtype(losses.dtype())?.to_device(losses.device())?;
-    let loss = watch_scalar(&(losses * weights)?.sum_all()?, upstream)?;
+    let loss = watch_scalar(&(losses * weights)?.sum_all()?, upstream, false)?;
     let outputs = Outputs::from_losses(losses.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1()?);
-    Ok(Recorded { loss, outputs, coefficients, delta: None })
+    Ok(Recorded { loss, examples: batch, predicts: false, numbers: Later::Here((outputs, coefficients)), delta: None })
 }
 
 /// A loss with known value and gradient, as an op.

@@ -52,14 +52,23 @@ macro_rules! loss_methods {
             /// Computes candle_nn's cross entropy, `L = mean_i −log softmax(z_i)_{y_i}`, and each example's outputs.
             ///
             /// Takes f32 or f64 logits `[batch, classes]` with integer targets `[batch]`, or logits `[batch, positions,
-            /// classes]` with targets `[batch, positions]`. Other dtypes and devices are computed in f32. With
-            /// positions, an example's loss is the mean over its counted positions. `L` is the mean over all counted
-            /// positions of the batch. Records loss, EL2N, margin, confidence and correctness; for one position also
-            /// label and prediction. [`Self::logits`] has their formulas.
+            /// classes]` with targets `[batch, positions]`. Other dtypes are computed in f32. With positions, an
+            /// example's loss is the mean over its counted positions. `L` is the mean over all counted positions of
+            /// the batch. Records loss, EL2N, margin, confidence and correctness; for one position also label and
+            /// prediction. [`Self::logits`] has their formulas.
             ///
             /// Targets may also be soft: probabilities of the classes, floats of the logits' shape, as label smoothing,
             /// mixup and distillation have them. Then `ℓ_i = −Σ_k t_ik log softmax(z_i)_k`. For other losses of logits
             /// use [`Self::losses`] with [`Self::logits`].
+            ///
+            /// Logits on another device than the CPU stay there, and so does the loss with its gradient: it is made of
+            /// candle's ops ([`Sketching`](crate::Sketching)). For each position about 30 bytes leave the device. The
+            /// background thread reads them, so the training does not wait. Then it is that thread that finds a wrong
+            /// target: the loss is NaN, and a later call returns the error. The training waits for the numbers, and
+            /// errors come at once, under [`OnNonFinite::Skip`](crate::OnNonFinite::Skip) and `Stop` and under a
+            /// [`Guard`](crate::Guard) that leaves out steps. Losses and columns differ from those of the CPU by the
+            /// rounding of f32: by 1e-6 of the number, and 4e-7 more for each unit of the largest logit. Of equal largest logits the CPU predicts the
+            /// first; elsewhere that holds only for two.
             ///
             /// Differentiate the returned scalar, perhaps times a constant. The recorded gradient is that of what is
             /// differentiated. A term that is added afterwards (a penalty, an auxiliary loss) is then in the gradients
@@ -68,7 +77,8 @@ macro_rules! loss_methods {
             /// # Errors
             /// [`RecordError::Candle`] for shapes that do not fit, for labels that are no class, and for soft targets
             /// that are no probabilities; [`RecordError::Pass`] for a second loss, and for outputs or weights whose
-            /// number is not that of the ids.
+            /// number is not that of the ids. For logits on another device, [`RecordError::Candle`] for labels and soft
+            /// targets may come from a later call. With a disabled recorder the loss is then NaN, and nothing says why.
             pub fn cross_entropy(&mut self, logits: &Tensor, targets: &Tensor) -> Result<Tensor, RecordError> {
                 self.core.cross_entropy(logits, targets)
             }
@@ -102,6 +112,8 @@ macro_rules! loss_methods {
             /// Takes the caller's own losses, `[batch]`, one for each example, and returns their mean or sum. Records
             /// the loss. Give the logits to [`Self::logits`] as well, and the run has EL2N, margin, confidence,
             /// correctness, label and prediction too.
+            ///
+            /// Losses on another device than the CPU are read as in [`Self::cross_entropy`].
             ///
             /// The recorded gradient is that of the scalar that is differentiated, so it is right for any loss whose
             /// entry `i` depends on example `i` alone: label smoothing, distillation, focal loss, regression of any

@@ -3,6 +3,7 @@
 use super::bundle::Bundle;
 use super::cards::CardRow;
 use super::guard::Found;
+use super::later::Pending;
 use super::layer_rates::Decay;
 use super::metric::VisitMetric;
 use super::outputs::Outputs;
@@ -98,6 +99,8 @@ pub(super) struct Batch {
     pub outputs: Outputs,
     /// `c_i`, times what the loss was multiplied by before backward.
     pub coefficients: Vec<f32>,
+    /// Columns and coefficients that are on a device. The two above are empty until they are read.
+    pub unread: Option<Pending<(Outputs, Vec<f32>)>>,
     /// For rows of curvature, the weight of each.
     pub curvature: Option<Vec<f32>>,
     pub layers: Vec<LayerGradients>,
@@ -152,10 +155,24 @@ impl Batch {
         let metric = self.metric.as_ref().map_or(0, |metric| metric.count_bytes_once());
         8 * self.ids.len()
             + 4 * (self.coefficients.len() + weights + folded)
-            + self.outputs.bytes()
+            + self.number_bytes()
             + layers
             + bundle
             + metric
+    }
+
+    fn number_bytes(&self) -> usize {
+        self.outputs.bytes() + self.unread.as_ref().map_or(0, Pending::bytes)
+    }
+
+    /// Reads what is on a device. Says whether there was anything.
+    ///
+    /// # Errors
+    /// candle's errors, and what is wrong with the pass's targets.
+    pub(super) fn read_numbers(&mut self) -> candle_core::Result<bool> {
+        let Some(unread) = self.unread.take() else { return Ok(false) };
+        (self.outputs, self.coefficients) = unread.read()?;
+        Ok(true)
     }
 }
 

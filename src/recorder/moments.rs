@@ -51,6 +51,7 @@ impl Recorder {
     ///
     /// # Cost
     /// A handle to each moment. Reading takes as long as one to four steps of the optimizer, in the training's thread.
+    /// Moments on another device are copied to main memory when they are read, and the training waits for that copy.
     /// Of each parameter of the layers that are recorded as sums over positions 2 bytes are held, and 5 more while
     /// probes are recorded; for a moment 8 for each of the largest layer. Each visit takes 4 bytes more.
     pub fn read_moments(&mut self, optimizer: &impl StepReport) {

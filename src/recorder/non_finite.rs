@@ -1,7 +1,7 @@
 //! Finds losses and gradients that are NaN or infinite, before a step is recorded and taken.
 //!
 //! It looks only if the user does not want such steps recorded. Otherwise the background thread flags their rows and
-//! tells of their gradients, and the training thread looks at the losses.
+//! tells of their gradients. The training thread looks at losses in main memory, the background thread at others.
 
 use super::config::OnNonFinite;
 use super::error::RecordError;
@@ -29,7 +29,7 @@ pub(super) struct NotFinite {
 
 impl PassCore<'_> {
     /// Whether this pass looks for numbers that are not finite.
-    fn looks(&self) -> bool {
+    pub(super) fn looks(&self) -> bool {
         self.kind == PassKind::Training
             && self.recorder.is_enabled()
             && self.recorder.on_nonfinite() != OnNonFinite::Record

@@ -1,6 +1,5 @@
 //! The outputs of each example, computed once from logits and targets in closed form.
 
-use super::error::RecordError;
 use gradlog_format::log::{Column, PredictionScore};
 use num_traits::Float;
 
@@ -210,18 +209,6 @@ impl Outputs {
         let lengths = floats.into_iter().flatten().map(Vec::len).chain(integers.into_iter().flatten().map(Vec::len));
         let scored = self.scored.as_ref().map_or(0, |(_, classes)| classes.len());
         4 * (self.loss.len() + lengths.sum::<usize>() + scored)
-    }
-
-    /// Refuses columns whose length is not that of the batch.
-    pub(super) fn check_batch(&self, batch: usize, step: u64) -> Result<(), RecordError> {
-        if self.loss.len() == batch {
-            return Ok(());
-        }
-        let what = format!(
-            "{} losses for {batch} ids: give logits and targets with the batch as first dimension",
-            self.loss.len()
-        );
-        Err(RecordError::Pass { step, what })
     }
 
     /// The f32 columns; `None` for those that are absent.

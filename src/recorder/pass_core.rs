@@ -3,6 +3,7 @@
 use super::error::RecordError;
 use super::guard::{Committed, Found};
 use super::handle::Recorder;
+use super::later::Later;
 use super::layer_rates::rate_factors;
 use super::loss::{self, Kind, Recorded};
 use super::message::{Batch, LayerGradients, PassKind};
@@ -28,12 +29,14 @@ pub(super) struct PassCore<'r> {
     /// Whether a loss or `logits` has read `ignored` and `mask`.
     pub(super) positions_used: bool,
     /// What `logits` says of each example, beside a loss that does not know it.
-    pub(super) described: Option<Outputs>,
+    pub(super) described: Option<Later<Outputs>>,
     pub(super) features: Option<Tensor>,
     pub(super) output_delta: Option<Tensor>,
     /// The first setting that was made after the loss.
     pub(super) late: Option<&'static str>,
-    pub(super) outputs: Option<(Outputs, Vec<f32>)>,
+    pub(super) outputs: Option<Later<(Outputs, Vec<f32>)>>,
+    /// Whether the loss says itself how the model predicts a class.
+    pub(super) predicts: bool,
     pub(super) upstream: Upstream,
     /// Whether the loss depends on a variable.
     pub(super) has_graph: bool,
@@ -78,6 +81,7 @@ impl<'r> PassCore<'r> {
             output_delta: None,
             late: None,
             outputs: None,
+            predicts: false,
             upstream: Upstream::default(),
             has_graph: false,
             per_example: Vec::new(),
@@ -150,7 +154,8 @@ impl<'r> PassCore<'r> {
 
     pub(super) fn losses(&mut self, losses: &Tensor) -> Result<Tensor, RecordError> {
         self.check_first_loss()?;
-        let recorded = loss::weigh_losses(losses, &self.weighing, &self.upstream)?;
+        let on_device = self.is_on_device(losses);
+        let recorded = loss::weigh_losses(losses, &self.weighing, &self.upstream, on_device)?;
         self.keep_outputs(recorded)
     }
 
@@ -158,7 +163,8 @@ impl<'r> PassCore<'r> {
         self.check_first_loss()?;
         self.check_target(target)?;
         let keep_delta = self.is_recorded() && (self.features.is_some() || self.recorder.has_last_layer());
-        let recorded = loss::closed_form(kind, output, target, &self.weighing, &self.upstream, keep_delta)?;
+        let (pair, on_device) = ((output, target), self.is_on_device(output));
+        let recorded = loss::closed_form(kind, pair, &self.weighing, &self.upstream, keep_delta, on_device)?;
         self.look_at_head(output);
         self.keep_outputs(recorded)
     }
@@ -204,16 +210,30 @@ impl<'r> PassCore<'r> {
     }
 
     fn keep_outputs(&mut self, recorded: Recorded) -> Result<Tensor, RecordError> {
-        let Recorded { loss, outputs, coefficients, delta } = recorded;
-        self.check_losses(&outputs, &coefficients);
+        let Recorded { loss, examples, predicts, numbers, delta } = recorded;
+        let numbers = if self.judges_numbers() { Later::Here(numbers.read()?) } else { numbers };
+        if let Later::Here((outputs, coefficients)) = &numbers {
+            self.check_losses(outputs, coefficients);
+        }
         if self.is_recorded() {
-            outputs.check_batch(self.ids.len(), self.recorder.step())?;
-            self.check_prediction(self.described.is_some() && outputs.describe_a_prediction())?;
+            self.check_examples(examples)?;
+            self.check_prediction(self.described.is_some() && predicts)?;
             self.has_graph = loss.track_op();
             self.output_delta = delta;
-            self.outputs = Some((outputs, coefficients));
+            (self.outputs, self.predicts) = (Some(numbers), predicts);
         }
         Ok(loss)
+    }
+
+    /// Refuses a loss of another number of examples than the pass has.
+    fn check_examples(&self, examples: usize) -> Result<(), RecordError> {
+        if examples == self.ids.len() {
+            return Ok(());
+        }
+        Err(self.error(format!(
+            "{examples} losses for {} ids: give logits and targets with the batch as first dimension",
+            self.ids.len()
+        )))
     }
 
     /// Writes kind and counts for `Debug`, without ids or numbers of the training.

@@ -2,6 +2,7 @@
 
 use super::error::{quote_names, RecordError};
 use super::held::HeldVariables;
+use super::later::Later;
 use super::message::{Gradients, LayerGradients, PassKind};
 use super::outputs::Outputs;
 use super::pass_core::PassCore;
@@ -99,14 +100,15 @@ impl PassCore<'_> {
             let coefficients = self.weighing.coefficients(&vec![1; batch]);
             let outputs = Outputs::from_losses(losses);
             self.check_losses(&outputs, &coefficients);
-            self.outputs = Some((outputs, coefficients));
+            self.outputs = Some(Later::Here((outputs, coefficients)));
         }
         Ok(tensor)
     }
 
     /// Refuses losses that are not those of the pass.
     fn compare_losses(&mut self, own: &[f32]) -> Result<(), RecordError> {
-        let (true, Some((outputs, _))) = (self.is_recorded(), &self.outputs) else { return Ok(()) };
+        self.read_outputs()?;
+        let (true, Some(Later::Here((outputs, _)))) = (self.is_recorded(), &self.outputs) else { return Ok(()) };
         let Some(state) = &mut self.recorder.state else { return Ok(()) };
         let compared = &mut state.own_losses[usize::from(self.kind != PassKind::Training)];
         let what = compared.compare(&self.ids, own, &outputs.loss, !state.statistics.is_empty());

@@ -160,6 +160,7 @@ impl Preconditioner {
             epoch: batch.epoch,
             outputs: batch.outputs.clone(),
             coefficients: batch.coefficients.clone(),
+            unread: None,
             curvature: None,
             layers,
             bundle: None,

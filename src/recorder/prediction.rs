@@ -19,9 +19,7 @@ pub(super) fn prediction_score<T: Float>(
     score: PredictionScore,
     weighing: &Weighing,
 ) -> Result<ClosedForm<T>, String> {
-    if classes < 2 {
-        return Err(format!("the logits have {classes} classes: a score of a prediction needs one class and another"));
-    }
+    check_classes(classes)?;
     if given.is_some_and(|given| given.len() != batch) {
         return Err(format!("{} classes for a batch of {batch}", given.map_or(0, <[u32]>::len)));
     }
@@ -30,9 +28,7 @@ pub(super) fn prediction_score<T: Float>(
     for (i, (z, delta)) in logits.chunks(classes).zip(delta.chunks_mut(classes)).enumerate() {
         let prediction = largest(z, None);
         let class = given.map_or(prediction, |given| given[i] as usize);
-        if class >= classes {
-            return Err(format!("class {class} with {classes} classes: classes count from 0"));
-        }
+        refuse_class(class, classes)?;
         let value = score_example(z, class, score, delta)
             .ok_or_else(|| format!("the score {score} has no formula here: use another score"))?;
         losses.push(-value);
@@ -48,6 +44,22 @@ pub(super) fn prediction_score<T: Float>(
         ..Outputs::default()
     };
     Ok(ClosedForm { outputs, delta, coefficients, value })
+}
+
+/// Refuses logits with fewer classes than two.
+pub(super) fn check_classes(classes: usize) -> Result<(), String> {
+    if classes < 2 {
+        return Err(format!("the logits have {classes} classes: a score of a prediction needs one class and another"));
+    }
+    Ok(())
+}
+
+/// Refuses a class beyond the classes.
+pub(super) fn refuse_class(class: usize, classes: usize) -> Result<(), String> {
+    if class >= classes {
+        return Err(format!("class {class} with {classes} classes: classes count from 0"));
+    }
+    Ok(())
 }
 
 /// The score of one example; `None` for a score without a formula here. Writes minus its gradient into `delta`.

@@ -151,6 +151,18 @@ impl RowMaker {
         self.layers.get(number).map(|layer| layer.record.name.as_str())
     }
 
+    /// Lets the guard look at losses that the training thread has not seen.
+    pub(super) fn watch_losses(&mut self, batch: &Batch, ends_step: bool) {
+        if batch.kind == PassKind::Training {
+            self.watch.look_at_losses(batch, ends_step);
+        }
+    }
+
+    /// Forgets the losses of a step that nobody takes.
+    pub(super) fn forget_step(&mut self) {
+        self.watch.forget_step();
+    }
+
     /// What the guard noticed since the last call.
     pub(super) fn take_events(&mut self) -> Vec<Found> {
         std::mem::take(&mut self.watch.found)

@@ -10,8 +10,8 @@ use super::slot::{Captured, Slot};
 use super::tap::Tap;
 use super::watch::Watch;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Device, Layout, MetalStorage, Result, Shape, Tensor};
-use std::sync::{Arc, Mutex, PoisonError};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Device, Layout, MetalStorage, Result, Shape, Tensor};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a catch needs from its taps.
 pub(super) trait Passes: Send + Sync {
@@ -207,36 +207,71 @@ impl std::fmt::Debug for Catch {
 
 /// The gradients that a scalar got, see [`watch_scalar`]: their sum, and their number.
 #[derive(Clone, Default)]
-pub(crate) struct Upstream(Arc<Mutex<(f64, usize)>>);
+pub(crate) struct Upstream(Arc<Mutex<Factors>>);
+
+#[derive(Default)]
+struct Factors {
+    /// The sum of those that were read.
+    sum: f64,
+    passes: usize,
+    /// Those on a device.
+    unread: Vec<Tensor>,
+}
 
 impl Upstream {
-    pub(crate) fn get(&self) -> Option<f64> {
-        let (sum, passes) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (passes > 0).then_some(sum)
+    fn lock(&self) -> MutexGuard<'_, Factors> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Their sum; `None` without any. Waits for a device that holds one.
+    pub(crate) fn get(&self) -> Result<Option<f64>> {
+        let mut held = self.lock();
+        for grad in std::mem::take(&mut held.unread) {
+            held.sum += sum(&grad)?;
+        }
+        Ok((held.passes > 0).then_some(held.sum))
+    }
+
+    /// The sum of those that were read, and the others, without waiting. `None` if there are none.
+    pub(crate) fn parts(&self) -> Option<(f64, Vec<Tensor>)> {
+        let held = self.lock();
+        (held.passes > 0).then(|| (held.sum, held.unread.clone()))
     }
 
     /// Number of backward passes that went through the scalar. Each brings one gradient, however often the scalar
     /// occurs in what is differentiated.
     pub(crate) fn count(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.lock().passes
     }
 
-    /// Keeps the gradient of a scalar.
+    /// Reads the gradient of a scalar.
     pub(crate) fn add(&self, grad: &Tensor) -> Result<()> {
-        let value = grad.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?.iter().sum::<f64>();
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *held = (held.0 + value, held.1 + 1);
+        let value = sum(grad)?;
+        let mut held = self.lock();
+        (held.sum, held.passes) = (held.sum + value, held.passes + 1);
         Ok(())
+    }
+
+    /// Keeps the gradient of a scalar where it is.
+    pub(crate) fn keep(&self, grad: &Tensor) {
+        let mut held = self.lock();
+        held.passes += 1;
+        held.unread.push(grad.detach());
     }
 }
 
+fn sum(grad: &Tensor) -> Result<f64> {
+    Ok(grad.flatten_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum())
+}
+
 /// Returns the scalar `loss`, and keeps its gradient in `upstream`: the factor between the loss and what is
-/// differentiated.
-pub(crate) fn watch_scalar(loss: &Tensor, upstream: &Upstream) -> Result<Tensor> {
+/// differentiated. With `on_device` backward does not wait for it.
+pub(crate) fn watch_scalar(loss: &Tensor, upstream: &Upstream, on_device: bool) -> Result<Tensor> {
     let upstream = upstream.clone();
     // If the gradient cannot be read, `upstream` stays empty, and `commit` reports that.
-    observe(loss, move |grad| {
-        let _ = upstream.add(grad);
+    observe(loss, move |grad| match on_device {
+        true => upstream.keep(grad),
+        false => drop(upstream.add(grad)),
     })
 }
 

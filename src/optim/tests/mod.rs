@@ -1,6 +1,7 @@
 //! Optimizers against candle's own, the definitions in f64, and PyTorch.
 
 mod adam;
+mod by_ops;
 mod sgd;
 mod state;
 mod torch;

@@ -56,7 +56,7 @@ where
     let seen = taps.end_watch();
     let core = &mut pass.core;
     let registered: Arc<Vec<Registered>> = core.recorder.layers();
-    let Some((outputs, coefficients)) = core.outputs.take() else {
+    let Some(numbers) = core.outputs.take() else {
         return Err(core.error(
             "the checked closure computed no loss: return `pass.cross_entropy`, `mse`, \
              `binary_cross_entropy_with_logits` or `losses`",
@@ -67,7 +67,8 @@ where
             core.error(format!("`{setting}` was set after the loss, where it has no effect: set it before the loss"))
         );
     }
-    let upstream = match core.upstream.get() {
+    let (outputs, coefficients) = numbers.read()?;
+    let upstream = match core.upstream.get()? {
         Some(upstream) => upstream,
         None if registered.is_empty() => 1.0,
         None => return Err(core.error(

@@ -1,7 +1,8 @@
 //! Watches a training: numbers that are not finite, gradients far above others, a loss that diverges.
 //!
 //! By default the training thread looks at the losses alone. Norms are looked at where the background thread makes
-//! them, and the news comes with a later `commit`. To leave out a step, the norms are computed before it.
+//! them, losses of another device where it reads them, and the news comes with a later `commit`. To leave out a step,
+//! the norms are computed before it, and losses read.
 
 mod ahead;
 mod committed;
@@ -12,6 +13,7 @@ mod news;
 mod norms;
 mod parts;
 mod passes;
+mod seen_losses;
 mod settings;
 mod watch;
 

@@ -1,14 +1,14 @@
-//! The guard in the training thread: looks at the losses of each pass, and at its norms if a step may be left out.
+//! The guard in the training thread: looks at the losses of each pass that are in main memory, and at its norms if a step may be left out.
 
 use super::ahead::{known_norms, KnownNorms};
-use super::found::{push_bounded, Found, FoundExample};
-use super::losses::{Diverging, LossTrend};
+use super::found::{push_bounded, Found};
 use super::norms::RecentNorms;
+use super::seen_losses::SeenLosses;
 use super::settings::{Guard, OnEvent};
 use super::watch::find_large;
 use crate::recorder::message::Batch;
 use crate::taps::Registered;
-use gradlog_format::log::{EventAction, EventKind};
+use gradlog_format::log::EventAction;
 
 /// Events that wait for a message to the background thread.
 const WAITING_MAX: usize = 64;
@@ -17,7 +17,7 @@ const WAITING_MAX: usize = 64;
 #[derive(Debug)]
 pub(in crate::recorder) struct TrainingGuard {
     guard: Guard,
-    trend: Option<LossTrend>,
+    losses: SeenLosses,
     norms: RecentNorms,
     /// Events that the background thread has not got yet, for the log.
     pub waiting: Vec<Found>,
@@ -34,8 +34,13 @@ pub(in crate::recorder) struct Opinion {
 
 impl TrainingGuard {
     pub(in crate::recorder) fn new(guard: Guard) -> Self {
-        let trend = guard.divergence.map(LossTrend::new);
-        Self { guard, trend, norms: RecentNorms::default(), waiting: Vec::new() }
+        let losses = SeenLosses::new(&guard);
+        Self { guard, losses, norms: RecentNorms::default(), waiting: Vec::new() }
+    }
+
+    /// Whether a step may be left out because of what the guard sees.
+    pub(in crate::recorder) fn leaves_out_steps(&self) -> bool {
+        self.guard.on_event != OnEvent::GoOn
     }
 
     pub(in crate::recorder) fn tells_non_finite(&self) -> bool {
@@ -46,21 +51,18 @@ impl TrainingGuard {
     pub(in crate::recorder) fn look(&mut self, batch: &mut Batch, layers: &[Registered], ends_step: bool) -> Opinion {
         let place = (batch.step, batch.epoch);
         let mut opinion = Opinion::default();
-        if self.guard.non_finite {
-            opinion.noticed.extend(find_wrong_losses(batch, place));
-        }
+        // Losses on a device are looked at where the background thread reads them.
+        let (wrong, diverging) = match batch.unread {
+            None => self.losses.look(batch, ends_step),
+            Some(_) => (None, None),
+        };
+        opinion.noticed.extend(wrong);
         let leaves_out = match self.guard.on_event {
             OnEvent::GoOn => None,
             OnEvent::Skip => Some(EventAction::Skipped),
             OnEvent::Stop => Some(EventAction::Stopped),
         };
         let large = if leaves_out.is_some() { self.look_at_norms(batch, layers, place) } else { None };
-        let diverging = self.look_at_losses(batch, ends_step).map(|Diverging { mean, limit, least }| Found {
-            value: mean as f32,
-            limit: limit as f32,
-            reference: least as f32,
-            ..Found::new(EventKind::Divergence, place)
-        });
         match leaves_out {
             None => opinion.noticed.extend(diverging),
             Some(action) => {
@@ -86,43 +88,13 @@ impl TrainingGuard {
         found
     }
 
-    fn look_at_losses(&mut self, batch: &Batch, ends_step: bool) -> Option<Diverging> {
-        let trend = self.trend.as_mut()?;
-        trend.add(counted(batch).map(|i| batch.outputs.loss[i]));
-        if ends_step {
-            trend.end_step()
-        } else {
-            None
-        }
-    }
-
     /// Forgets the losses of a step that nobody takes.
     pub(in crate::recorder) fn forget_step(&mut self) {
-        if let Some(trend) = &mut self.trend {
-            trend.forget_step();
-        }
+        self.losses.forget_step();
     }
 
     /// Keeps an event for the log until a message takes it along.
     pub(in crate::recorder) fn keep(&mut self, found: Found) {
         push_bounded(&mut self.waiting, WAITING_MAX, found);
     }
-}
-
-/// The examples that predict something and have a weight in the loss.
-fn counted(batch: &Batch) -> impl Iterator<Item = usize> + '_ {
-    let predicts =
-        |i: usize| batch.outputs.positions.as_ref().is_none_or(|positions| positions.get(i).is_none_or(|n| *n > 0));
-    let weighs = |i: usize| batch.coefficients.get(i).is_some_and(|c| *c != 0.0);
-    (0..batch.outputs.loss.len()).filter(move |i| predicts(*i) && weighs(*i))
-}
-
-fn find_wrong_losses(batch: &Batch, place: (u64, u32)) -> Option<Found> {
-    let mut found: Option<Found> = None;
-    for i in counted(batch).filter(|i| !batch.outputs.loss[*i].is_finite()) {
-        let Some(id) = batch.ids.get(i).copied() else { continue };
-        let example = FoundExample { id, value: batch.outputs.loss[i], layer: None };
-        found.get_or_insert_with(|| Found::new(EventKind::NonFiniteLoss, place)).add(example);
-    }
-    found
 }

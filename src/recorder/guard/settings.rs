@@ -27,7 +27,8 @@ pub enum OnEvent {
 /// let config = Config { guard: Guard::default().on_event(OnEvent::Stop), ..Config::default() };
 /// ```
 ///
-/// With defaults nothing is left out, and the training thread only looks at the losses of a batch. What
+/// With defaults nothing is left out, and the training thread only looks at the losses of a batch. It does not wait for
+/// losses on another device: the background thread looks at those. What
 /// [`Pass::commit`](crate::Pass::commit) returns holds the events, and so does the log: `gradlog info` shows them, and
 /// [`Run::events`](crate::format::run::Run::events) reads them.
 ///
@@ -35,12 +36,13 @@ pub enum OnEvent {
 ///
 /// # Limits
 /// An event names at most 8 examples. In one session the log takes at most 1,000 rows of a kind, and counts the rest.
-/// A resumed run begins with a new guard, which knows no earlier norms and losses.
+/// A resumed run begins with a new guard, which knows no earlier norms and losses. Of a pass that is dropped because the
+/// queue is full, norms are never seen, nor are losses on another device.
 ///
 /// # Cost of [`OnEvent::Skip`] and [`OnEvent::Stop`]
 /// The training thread then computes each example's gradient norm before the step. This takes one more pass over the
-/// two factors of every factored layer. A layer on another device waits for that device once a pass. Folded layers have
-/// their norms.
+/// two factors of every factored layer. A layer on another device waits for that device once a pass, and so do losses.
+/// Folded layers have their norms.
 ///
 /// The norm is not known before the step for a layer that ran several times in a pass, that runs without a fused op,
 /// that shares its weights with another, or whose gradients come from `per_example`. The guard then judges the step by

@@ -1,9 +1,12 @@
-//! Looks at the gradient norms of a pass where the background thread has made them.
+//! Looks at the gradient norms of a pass where the background thread has made them, and at losses of a device where it
+//! has read them.
 
 use super::found::{Found, FoundExample};
 use super::norms::RecentNorms;
 use super::parts::LargestParts;
+use super::seen_losses::SeenLosses;
 use super::settings::Guard;
+use crate::recorder::message::Batch;
 use crate::taps::SquaredNorms;
 use gradlog_format::log::{Column, EventKind};
 
@@ -22,6 +25,8 @@ pub(in crate::recorder) struct PassRows<'a> {
 pub(in crate::recorder) struct NormWatch {
     guard: Guard,
     norms: RecentNorms,
+    /// Losses that the training thread has not seen.
+    losses: SeenLosses,
     /// Each example's squared norm, and the layer with its largest part, while a pass is made into rows.
     pub squared: Vec<SquaredNorms>,
     pub parts: LargestParts,
@@ -32,7 +37,18 @@ pub(in crate::recorder) struct NormWatch {
 impl NormWatch {
     pub(in crate::recorder) fn new(guard: Guard) -> Self {
         let (norms, squared, parts, found) = Default::default();
-        Self { guard, norms, squared, parts, found }
+        Self { losses: SeenLosses::new(&guard), guard, norms, squared, parts, found }
+    }
+
+    /// Looks at the losses of a training pass that were on a device until now.
+    pub(in crate::recorder) fn look_at_losses(&mut self, batch: &Batch, ends_step: bool) {
+        let (wrong, diverging) = self.losses.look(batch, ends_step);
+        self.found.extend(wrong.into_iter().chain(diverging));
+    }
+
+    /// Forgets the losses of a step that nobody takes.
+    pub(in crate::recorder) fn forget_step(&mut self) {
+        self.losses.forget_step();
     }
 
     /// Looks at a pass whose norms are in [`NormWatch::squared`].
