@@ -49,7 +49,8 @@ pub enum Folding {
     /// the CPU, on the background thread, which then gets both factors of each position.
     TwoSided {
         /// The most numbers of a projected side, 1 to 4,096. The top ten of a small transformer's probes, of which
-        /// `Whole` finds 87 %, are found to 49 % with 16 numbers and to 65 % with 32 (`docs/device.md`).
+        /// `Whole` finds 87 %, are found to 49 % with 16 numbers, 65 % with 32 and 83 % with 64
+        /// (`docs/device.md`).
         side: u32,
     },
 }
