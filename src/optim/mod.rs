@@ -4,8 +4,8 @@
 //! memory, AdamW more than a dozen. These take one, on the threads that candle's element-wise ops run on. They give
 //! the same weights: [`Sgd`] and [`AdamW`] equal candle's bit for bit in f32 on the CPU.
 //!
-//! On other devices, and for other dtypes, they use the same ops as candle's optimizers, as many of them, on the device of
-//! the variable. What they keep stays there. For f16 and bf16 they keep and compute f32, which candle's do not.
+//! On other devices, and for other dtypes, they use the same ops as candle's optimizers, and as many, on the variable's
+//! device. What they keep stays there. For f16 and bf16 they keep and compute f32, which candle's do not.
 //!
 //! | type | candle_nn | PyTorch |
 //! |---|---|---|

@@ -73,8 +73,8 @@ impl SgdConfig {
 /// the first step. Then `w ← w − η·v`, or with Nesterov momentum `w ← w − η·(d + μ·v)`.
 ///
 /// Without momentum and weight decay the weights equal those of [`candle_nn::SGD`] bit for bit. For f32 in main memory
-/// a step writes only into the weights and velocities. For other dtypes and on other devices it uses candle's ops, in the
-/// variable's type, and for f16 and bf16 in f32: velocities are then f32.
+/// a step writes only into the weights and velocities. For other dtypes and on other devices it uses candle's ops, in
+/// the variable's type, and for f16 and bf16 in f32: velocities are then f32.
 ///
 /// `pass.commit(optimizer.step_info())` and [`Pass::backward_step`](crate::Pass::backward_step) record momentum and
 /// weight decay. `pass.commit(optimizer.learning_rate())` records the learning rate alone.

@@ -67,8 +67,8 @@ macro_rules! loss_methods {
             /// target: the loss is NaN, and a later call returns the error. The training waits for the numbers, and
             /// errors come at once, under [`OnNonFinite::Skip`](crate::OnNonFinite::Skip) and `Stop` and under a
             /// [`Guard`](crate::Guard) that leaves out steps. Losses and columns differ from those of the CPU by the
-            /// rounding of f32: by 1e-6 of the number, and 4e-7 more for each unit of the largest logit. Of equal largest logits the CPU predicts the
-            /// first; elsewhere that holds only for two.
+            /// rounding of f32: by 1e-6 of the number, and 4e-7 more for each unit of the largest logit. Of equal
+            /// largest logits the CPU predicts the first; elsewhere that holds only for two.
             ///
             /// Differentiate the returned scalar, perhaps times a constant. The recorded gradient is that of what is
             /// differentiated. A term that is added afterwards (a penalty, an auxiliary loss) is then in the gradients

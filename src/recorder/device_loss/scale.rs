@@ -61,8 +61,8 @@ impl Scale {
 }
 
 impl Computed {
-    /// The loss of `output` as a tensor: its value is `Σ c_i ℓ_i`, its gradient `c_i δ_i`. Backward leaves what the loss
-    /// was multiplied by in `upstream`, and waits for nothing.
+    /// The loss of `output` as a tensor: its value is `Σ c_i ℓ_i`, its gradient `c_i δ_i`. Backward leaves what the
+    /// loss was multiplied by in `upstream`, and waits for nothing.
     pub(super) fn attach(&self, output: &Tensor, upstream: &Upstream) -> Result<Tensor> {
         let (dtype, shape) = (output.dtype(), output.shape().clone());
         let poison = self.poison.as_ref().map(Tensor::sum_all).transpose()?;

@@ -344,7 +344,8 @@ fn wrong_targets_are_refused_in_the_same_words() {
         (Kind::PredictionScore(PredictionScore::Logit), new(&[0.0, 1.0], &[2])),
     ] {
         let [made, right] = [true, false].map(|on_device| {
-            let made = loss::closed_form(&kind, (&z, &target), &Weighing::default(), &Upstream::default(), false, on_device);
+            let made =
+                loss::closed_form(&kind, (&z, &target), &Weighing::default(), &Upstream::default(), false, on_device);
             made.err().map(first_line)
         });
         assert!(made.is_some() && made == right, "{made:?} for {right:?}");

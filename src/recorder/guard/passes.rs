@@ -1,4 +1,4 @@
-//! The guard in the training thread: looks at the losses of each pass that are in main memory, and at its norms if a step may be left out.
+//! The guard in the training thread: looks at losses that are in main memory, and at norms if a step may be left out.
 
 use super::ahead::{known_norms, KnownNorms};
 use super::found::{push_bounded, Found};

@@ -36,8 +36,8 @@ pub enum OnEvent {
 ///
 /// # Limits
 /// An event names at most 8 examples. In one session the log takes at most 1,000 rows of a kind, and counts the rest.
-/// A resumed run begins with a new guard, which knows no earlier norms and losses. Of a pass that is dropped because the
-/// queue is full, norms are never seen, nor are losses on another device.
+/// A resumed run begins with a new guard, which knows no earlier norms and losses. If a pass is dropped because the
+/// queue is full, the guard never sees its norms, nor its losses on another device.
 ///
 /// # Cost of [`OnEvent::Skip`] and [`OnEvent::Stop`]
 /// The training thread then computes each example's gradient norm before the step. This takes one more pass over the
