@@ -30,6 +30,14 @@ pub fn vectorized<R>(loops: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(Loops(loops))
 }
 
+/// The sum of 16 partial sums, added pair by pair: one after the other, each addition waits for the one before.
+#[inline(always)]
+pub fn sum_of_lanes<T: Copy + std::ops::Add<Output = T>>(lanes: [T; 16]) -> T {
+    let by_8: [T; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
+    let by_4: [T; 4] = std::array::from_fn(|i| by_8[i] + by_8[i + 4]);
+    (by_4[0] + by_4[2]) + (by_4[1] + by_4[3])
+}
+
 /// `Σ v²` in `f32`, 0 for an empty slice.
 ///
 /// It has 32 partial sums: it vectorizes, and rounds less than one running sum.
@@ -124,6 +132,12 @@ fn weighted_sum_of_squares<T: Float + From<f32>, W: Weight>(values: &[f32], weig
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sum_of_lanes_has_each_of_them_once() {
+        let powers: [u32; 16] = std::array::from_fn(|lane| 1 << lane);
+        assert_eq!(sum_of_lanes(powers), 0xFFFF);
+    }
 
     #[test]
     fn weighted_norms_equal_their_sum() {

@@ -16,6 +16,41 @@ pub(super) struct Encoding {
     pub divisors: [u64; 256],
 }
 
+/// Bytes of a sample: enough that the frequencies of 256 values cost a thousandth more than those of all bytes.
+pub(super) const SAMPLE: usize = 1 << 16;
+
+/// Neighbors in a sample.
+const STRETCH: usize = 64;
+
+/// Eight tables: a processor that counts equal bytes in one table waits for its own store.
+struct Counts([[u32; 256]; 8]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self([[0; 256]; 8])
+    }
+}
+
+impl Counts {
+    fn add(&mut self, bytes: &[u8]) {
+        let (eights, rest) = bytes.as_chunks::<8>();
+        for eight in eights {
+            for (table, byte) in self.0.iter_mut().zip(u64::from_le_bytes(*eight).to_le_bytes()) {
+                table[usize::from(byte)] += 1;
+            }
+        }
+        rest.iter().for_each(|byte| self.0[0][usize::from(*byte)] += 1);
+    }
+
+    fn total(&self) -> [u64; 256] {
+        let mut counts = [0u64; 256];
+        for table in &self.0 {
+            counts.iter_mut().zip(table).for_each(|(sum, count)| *sum += u64::from(*count));
+        }
+        counts
+    }
+}
+
 /// How far the product with a divisor of [`Encoding`] is shifted.
 pub(super) const QUOTIENT_BITS: u32 = 43;
 
@@ -32,18 +67,29 @@ pub(super) struct Code {
 impl Frequencies {
     /// Those of `bytes`, rounded. `None` if fewer than two values occur.
     pub(super) fn count(bytes: &[u8]) -> Option<Self> {
-        // Eight tables: a processor that counts equal bytes in one table waits for its own store.
-        let mut tables = [[0u32; 256]; 8];
-        let (eights, rest) = bytes.as_chunks::<8>();
-        for eight in eights {
-            for (table, byte) in tables.iter_mut().zip(u64::from_le_bytes(*eight).to_le_bytes()) {
-                table[usize::from(byte)] += 1;
-            }
+        let mut counts = Counts::default();
+        counts.add(bytes);
+        Self::round(&counts.total())
+    }
+
+    /// As [`Frequencies::count`], of a sample of long input: about [`SAMPLE`] bytes. Values that the sample lacks may
+    /// have no frequency. `None` as well if the input is short.
+    pub(super) fn sample(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < 4 * SAMPLE {
+            return None;
         }
-        rest.iter().for_each(|byte| tables[0][usize::from(*byte)] += 1);
-        let mut counts = [0u64; 256];
-        for table in &tables {
-            counts.iter_mut().zip(table).for_each(|(sum, count)| *sum += u64::from(*count));
+        let mut counts = Counts::default();
+        // An odd stride: a column repeats every row, and the widths of rows are often powers of two.
+        let stride = (bytes.len() / (SAMPLE / STRETCH)) | 1;
+        bytes.chunks(stride).for_each(|chunk| counts.add(&chunk[..chunk.len().min(STRETCH)]));
+        let mut counts = counts.total();
+        // A byte is often two codes. Of codes that occur, any pair may.
+        let (mut low, mut high) = ([false; 16], [false; 16]);
+        for (value, _) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            (low[value % 16], high[value / 16]) = (true, true);
+        }
+        for (value, count) in counts.iter_mut().enumerate() {
+            *count = (*count).max(u64::from(low[value % 16] && high[value / 16]));
         }
         Self::round(&counts)
     }
@@ -53,12 +99,14 @@ impl Frequencies {
         if counts.iter().filter(|count| **count > 0).count() < 2 {
             return None;
         }
+        // Rare values take the least frequency, which is more than their share. The others share what is left.
+        let is_rare = |count: u64| count * u64::from(TOTAL) < all;
+        let rare = || counts.iter().filter(|count| **count > 0 && is_rare(**count));
+        let (left, of) = (f64::from(TOTAL) - rare().count() as f64, (all - rare().sum::<u64>()) as f64);
         let mut rounded = [0u16; 256];
-        for (rounded, count) in rounded.iter_mut().zip(counts) {
-            if *count > 0 {
-                let share = (*count as f64 * f64::from(TOTAL) / all as f64).round() as u16;
-                *rounded = share.clamp(1, TOTAL as u16 - 1);
-            }
+        for (rounded, &count) in rounded.iter_mut().zip(counts).filter(|(_, count)| **count > 0) {
+            let share = if is_rare(count) { 1 } else { (count as f64 * left / of).round() as u16 };
+            *rounded = share.clamp(1, TOTAL as u16 - 1);
         }
         // What rounding took or gave goes to the values that notice it least, one at a time. A byte of frequency f
         // takes -log2(f / 4096) bits, so a change of f by 1 costs its count over f.

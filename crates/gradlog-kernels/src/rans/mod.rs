@@ -111,30 +111,55 @@ impl Encoder {
     }
 
     fn encode_by(&mut self, kernel: Kernel, bytes: &[u8], out: &mut Vec<u8>) -> bool {
-        let Some(frequencies) = Frequencies::count(bytes) else { return false };
-        // A byte of the least frequency takes 12 bits, so no byte pushes more than a word.
-        self.words.resize(bytes.len() + LANES, 0);
+        let by = |encoder: &mut Self, frequencies: Frequencies, out: &mut Vec<u8>| {
+            encoder.encode_with(kernel, &frequencies, bytes, out)
+        };
+        let sampled = Frequencies::sample(bytes).and_then(|frequencies| by(self, frequencies, out));
+        let counted = || Frequencies::count(bytes).and_then(|frequencies| by(self, frequencies, out));
+        sampled.or_else(counted).unwrap_or(false)
+    }
+
+    /// Returns `None` and appends nothing if a byte has no frequency.
+    fn encode_with(
+        &mut self,
+        kernel: Kernel,
+        frequencies: &Frequencies,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Option<bool> {
+        // A byte of the least frequency takes 12 bits, so no byte pushes more than a word. The buffer never becomes
+        // shorter: to make it longer again would clear it.
+        if self.words.len() < bytes.len() + LANES {
+            self.words.resize(bytes.len() + LANES, 0);
+        }
         let mut stack = Stack { words: &mut self.words, length: 0 };
         let mut states = [LEAST; LANES];
         let table = frequencies.encoding();
         let (groups, last) = bytes.split_at(bytes.len() / LANES * LANES);
-        portable::encode(&table, last, &mut states, &mut stack);
-        encode_groups(kernel, &table, groups, &mut states, &mut stack);
+        let has_all = portable::encode(&table, last, &mut states, &mut stack)
+            & encode_groups(kernel, &table, groups, &mut states, &mut stack);
+        if !has_all {
+            return None;
+        }
         let words = &stack.words[..stack.length];
         let start = out.len();
         frequencies.write(out);
         if out.len() - start + 4 * LANES + 2 * words.len() >= bytes.len() {
             out.truncate(start);
-            return false;
+            return Some(false);
         }
         out.extend(states.iter().flat_map(|state| state.to_le_bytes()));
-        out.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-        true
+        let end = out.len();
+        out.resize(end + 2 * words.len(), 0);
+        let (pairs, _) = out[end..].as_chunks_mut::<2>();
+        pairs.iter_mut().zip(words).for_each(|(pair, word)| *pair = word.to_le_bytes());
+        Some(true)
     }
 }
 
 /// Encodes whole goes, from the last to the first. The stack has room for a word for each byte, and [`LANES`] more.
-fn encode_groups(kernel: Kernel, table: &Encoding, groups: &[u8], states: &mut States, stack: &mut Stack) {
+/// Returns whether every byte has a frequency.
+fn encode_groups(kernel: Kernel, table: &Encoding, groups: &[u8], states: &mut States, stack: &mut Stack) -> bool {
     assert!(stack.words.len() - stack.length >= groups.len() + LANES / 4, "no room for so many words");
     match kernel {
         // SAFETY: `available` found the features, and the assertion the room.
@@ -143,7 +168,10 @@ fn encode_groups(kernel: Kernel, table: &Encoding, groups: &[u8], states: &mut S
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Kernel::Avx2 => unsafe { x86::encode_avx2(&table.codes, groups, states, stack) },
-        Kernel::Portable => groups.rchunks_exact(LANES).for_each(|group| portable::encode(table, group, states, stack)),
+        Kernel::Portable => {
+            let groups = groups.rchunks_exact(LANES);
+            groups.fold(true, |has_all, group| portable::encode(table, group, states, stack) & has_all)
+        }
     }
 }
 

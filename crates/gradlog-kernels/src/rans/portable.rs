@@ -4,12 +4,14 @@ use super::frequencies::{Code, Encoding, QUOTIENT_BITS};
 use super::{Stack, States, FULL_BITS, LANES, LEAST, TOTAL, TOTAL_BITS};
 
 /// Encodes at most as many bytes as there are states, from the first state on. The stack has room for as many words.
+/// Returns whether every byte has a frequency.
 #[inline]
-pub(super) fn encode(table: &Encoding, bytes: &[u8], states: &mut States, stack: &mut Stack) {
-    let (room, mut pushed) = (&mut stack.words[stack.length..], 0);
+pub(super) fn encode(table: &Encoding, bytes: &[u8], states: &mut States, stack: &mut Stack) -> bool {
+    let (room, mut pushed, mut least) = (&mut stack.words[stack.length..], 0, TOTAL);
     for (state, byte) in states.iter_mut().zip(bytes) {
         let Code { range, .. } = table.codes[usize::from(*byte)];
         let (f, begin, x) = (range & 0xFFFF, range >> 16, *state);
+        least = least.min(f);
         // Whether a state is full is as good as random, so a branch would be guessed wrong every other time.
         let full = u32::from(x >= f << FULL_BITS);
         room[pushed] = x as u16;
@@ -20,6 +22,7 @@ pub(super) fn encode(table: &Encoding, bytes: &[u8], states: &mut States, stack:
         *state = x + quotient * (TOTAL - f) + begin;
     }
     stack.length += pushed;
+    least > 0
 }
 
 /// Decodes at most as many bytes as there are states. `left` words are on the stack. `None` if they do not suffice.

@@ -68,6 +68,39 @@ fn frequencies_add_up_and_leave_no_value_out() {
     assert_eq!(Frequencies::count(&[9; 100]), None);
 }
 
+/// Long enough for a sample, which sees one stretch of every stride.
+#[test]
+fn a_sample_takes_hardly_more_bytes_and_values_that_it_misses_are_not_lost() {
+    let bytes = skewed(1 << 20, 256, 0.93);
+    for kernel in Kernel::available() {
+        let mut frame = Vec::new();
+        assert!(Encoder::default().encode_by(kernel, &bytes, &mut frame));
+        let frequencies = Frequencies::count(&bytes).unwrap();
+        let mut counted = Vec::new();
+        assert_eq!(Encoder::default().encode_with(kernel, &frequencies, &bytes, &mut counted), Some(true));
+        let longer = frame.len() as f64 / counted.len() as f64;
+        assert!(frame != counted && longer < 1.005, "{kernel:?}: {longer} times as many bytes");
+        // Rows of 256 bytes, half of them zero: a stride that is a multiple would see one half alone.
+        let rows: Vec<u8> = bytes.iter().enumerate().map(|(i, b)| if i % 256 < 128 { 0 } else { *b }).collect();
+        let own = |frequencies: Option<Frequencies>| f64::from(frequencies.unwrap().values()[0]) / f64::from(TOTAL);
+        let (sampled, counted) = (own(Frequencies::sample(&rows)), own(Frequencies::count(&rows)));
+        assert!((sampled - counted).abs() < 0.01, "{sampled} {counted}");
+        // A value that the sample misses.
+        let mut rare: Vec<u8> = bytes.iter().map(|byte| byte % 8).collect();
+        let frequencies = Frequencies::sample(&rare).unwrap();
+        for place in [rare.len() - 1, rare.len() - 1_000] {
+            rare[place] = 0xA0;
+            assert_eq!(frequencies.values()[0xA0], 0);
+            assert_eq!(Encoder::default().encode_with(kernel, &frequencies, &rare, &mut Vec::new()), None);
+            let (mut frame, mut back) = (vec![7], vec![0; rare.len()]);
+            assert!(Encoder::default().encode_by(kernel, &rare, &mut frame));
+            assert_eq!(Decoder::default().decode_by(kernel, &frame[1..], &mut back), Ok(()));
+            assert!(back == rare, "{kernel:?}");
+            rare[place] = 0;
+        }
+    }
+}
+
 #[test]
 fn a_damaged_frame_is_an_error_or_other_bytes_and_all_kernels_agree() {
     let bytes = skewed(5_000, 40, 0.8);

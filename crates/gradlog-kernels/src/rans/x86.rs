@@ -4,14 +4,15 @@ use super::frequencies::Code;
 use super::{Stack, States, FULL_BITS, LANES, LEAST, TOTAL, TOTAL_BITS};
 use std::arch::x86_64::*;
 
-/// Encodes `bytes`, whole goes, from the last to the first.
+/// Encodes `bytes`, whole goes, from the last to the first. Returns whether every byte has a frequency.
 ///
 /// # Safety
 /// The CPU must have the features. `stack` must have room for a word for each byte, and [`LANES`] more.
 #[target_feature(enable = "avx512f,popcnt")]
-pub(super) unsafe fn encode_avx512(table: &[Code; 256], bytes: &[u8], states: &mut States, stack: &mut Stack) {
+pub(super) unsafe fn encode_avx512(table: &[Code; 256], bytes: &[u8], states: &mut States, stack: &mut Stack) -> bool {
     let low_half = _mm512_set1_epi32(0xFFFF);
     let whole = _mm512_set1_epi32(1 << TOTAL_BITS);
+    let mut least = whole;
     let mut x: [__m512i; LANES / 16] = load(states);
     let table = table.as_ptr().cast::<i32>();
     let words = stack.words.as_mut_ptr();
@@ -25,6 +26,7 @@ pub(super) unsafe fn encode_avx512(table: &[Code; 256], bytes: &[u8], states: &m
                 (range, _mm512_i32gather_epi32::<8>(code, table.add(1)))
             };
             let f = _mm512_and_si512(range, low_half);
+            least = _mm512_min_epu32(least, f);
             let full = _mm512_cmpge_epu32_mask(*x, _mm512_slli_epi32::<FULL_BITS>(f));
             let pushed = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(full, *x));
             // SAFETY: at most one word is pushed for each byte, and there is room for a vector behind the last.
@@ -43,6 +45,7 @@ pub(super) unsafe fn encode_avx512(table: &[Code; 256], bytes: &[u8], states: &m
     }
     stack.length = length;
     store(x, states);
+    _mm512_reduce_min_epu32(least) > 0
 }
 
 /// Decodes whole goes from the begin of `out`, as long as the words surely suffice. Returns how many bytes it decoded.
@@ -150,10 +153,11 @@ static GATHER: [[u32; 8]; 256] = {
 /// # Safety
 /// The CPU must have AVX2 and POPCNT. The stack as there.
 #[target_feature(enable = "avx2,popcnt")]
-pub(super) unsafe fn encode_avx2(table: &[Code; 256], bytes: &[u8], states: &mut States, stack: &mut Stack) {
+pub(super) unsafe fn encode_avx2(table: &[Code; 256], bytes: &[u8], states: &mut States, stack: &mut Stack) -> bool {
     let low_half = _mm256_set1_epi32(0xFFFF);
     let whole = _mm256_set1_epi32(1 << TOTAL_BITS);
     let one = _mm256_set1_epi32(1);
+    let mut least = whole;
     // SAFETY: a vector has 8 of the states.
     let mut x: [__m256i; LANES / 8] =
         std::array::from_fn(|v| unsafe { _mm256_loadu_si256(states.as_ptr().add(8 * v).cast()) });
@@ -169,6 +173,7 @@ pub(super) unsafe fn encode_avx2(table: &[Code; 256], bytes: &[u8], states: &mut
                 (range, _mm256_i32gather_epi32::<8>(table.add(1), code))
             };
             let f = _mm256_and_si256(range, low_half);
+            least = _mm256_min_epu32(least, f);
             // States are below 2^31, so signed comparisons will do.
             let limit = _mm256_sub_epi32(_mm256_slli_epi32::<{ FULL_BITS as i32 }>(f), one);
             let full = _mm256_cmpgt_epi32(*x, limit);
@@ -197,6 +202,8 @@ pub(super) unsafe fn encode_avx2(table: &[Code; 256], bytes: &[u8], states: &mut
         // SAFETY: as above.
         unsafe { _mm256_storeu_si256(states.as_mut_ptr().add(8 * v).cast(), vector) };
     }
+    let is_zero = _mm256_cmpeq_epi32(least, _mm256_setzero_si256());
+    _mm256_testz_si256(is_zero, is_zero) == 1
 }
 
 /// As [`decode_avx512`].
