@@ -25,6 +25,10 @@ enum Part {
 }
 
 impl Bundle {
+    pub(super) fn numbers(&self) -> &Tensor {
+        &self.numbers
+    }
+
     pub(super) fn bytes(&self) -> usize {
         4 * self.numbers.elem_count()
     }

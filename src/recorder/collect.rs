@@ -2,6 +2,7 @@
 //! missing layer and the reason.
 
 use super::error::{quote_names, RecordError};
+use super::fence::Fence;
 use super::flow::{Flow, Inputs};
 use super::loss;
 use super::message::{Batch, Gradients, LayerGradients};
@@ -152,6 +153,7 @@ impl PassCore<'_> {
         let metric = self.recorder.state.as_ref().filter(|_| self.preconditioner.is_none());
         let metric = metric.and_then(|state| state.visit_metric().cloned());
         Ok(Batch {
+            fence: Fence::default(),
             folded,
             preconditioning,
             metric,

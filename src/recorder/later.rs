@@ -45,6 +45,11 @@ impl<T: 'static> Pending<T> {
         Pending { parts: self.parts, lengths: self.lengths, make: Box::new(move |parts| make(parts).map(f)) }
     }
 
+    /// The tensors with the numbers.
+    pub(super) fn tensors(&self) -> &[Tensor] {
+        &self.parts
+    }
+
     /// Puts all numbers into one tensor, so that they leave the device in one copy. It waits for nothing.
     pub(super) fn pack(mut self) -> Result<Self> {
         if self.parts.len() > 1 {

@@ -168,6 +168,7 @@ impl LogState {
     }
 
     fn add_batch(&mut self, mut batch: Batch, ends_step: bool) -> Result<(), RecordError> {
+        batch.fence.wait()?;
         let copied = batch.unpack()?;
         self.shared.lock_progress().device_bytes += copied;
         if batch.read_numbers()? {

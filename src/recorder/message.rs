@@ -2,6 +2,7 @@
 
 use super::bundle::Bundle;
 use super::cards::CardRow;
+use super::fence::Fence;
 use super::guard::Found;
 use super::later::Pending;
 use super::layer_rates::Decay;
@@ -90,6 +91,8 @@ pub(super) struct CheckRow {
 
 /// The examples of one pass.
 pub(super) struct Batch {
+    /// What must be complete before the tensors below are read or freed. It is dropped first.
+    pub fence: Fence,
     pub kind: PassKind,
     /// `Some` in a replay.
     pub replayed: Option<Replayed>,

@@ -18,6 +18,7 @@ mod describe;
 mod device_loss;
 mod elsewhere;
 mod error;
+mod fence;
 mod flow;
 mod folding;
 mod gaps;

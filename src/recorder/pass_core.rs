@@ -321,7 +321,8 @@ impl PassCore<'_> {
     /// Makes one tensor of what lies on a device.
     fn pack(&self, batch: &mut Batch) -> Result<(), RecordError> {
         let Some(state) = &self.recorder.state else { return Ok(()) };
-        Ok(batch.pack(&state.layers, state.sketching)?)
+        batch.pack(&state.layers, state.sketching)?;
+        Ok(batch.raise_fence()?)
     }
 
     /// Lets the guard look at a training pass. Returns why the step is left out, if it is.

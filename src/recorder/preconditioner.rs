@@ -11,6 +11,7 @@
 //! In a factored layer `D` is an outer product (`moments.rs`), which scales the two factors.
 
 use super::error::RecordError;
+use super::fence::Fence;
 use super::message::{Batch, Gradients, LayerGradients};
 use super::moments::{inverse_roots, read_layer, sum_f64, FactorScales};
 use super::pass_core::PassCore;
@@ -153,6 +154,7 @@ impl Preconditioner {
         };
         batch.folded = plain;
         Ok(Batch {
+            fence: Fence::default(),
             kind: batch.kind,
             replayed: batch.replayed,
             ids: batch.ids.clone(),
