@@ -66,13 +66,14 @@ pub fn choose_apart(values: &[f32], magnitudes: &Magnitudes, rest: Rest, chosen:
     if !worth_a_look {
         return;
     }
-    if rest == Rest::Rounded && is_even(&lanes, largest, values.len()) {
-        return;
-    }
-    let high = highest(lanes);
-    if rest == Rest::Rounded && !may_save_bits(&high, values.len()) {
-        return;
-    }
+    let high = vectorized(
+        #[inline(always)]
+        || match rest {
+            Rest::Rounded if is_even(&lanes, largest, values.len()) => None,
+            _ => Some(highest(lanes)),
+        },
+    );
+    let Some(high) = high.filter(|high| rest == Rest::Rotated || may_save_bits(high, values.len())) else { return };
     // All that enter are at least as large as the last of `high`.
     let floor = (largest * FLOOR).max(high[APART_MAX].next_down());
     let (top, nonzero) = vectorized(
@@ -109,37 +110,35 @@ pub fn choose_apart(values: &[f32], magnitudes: &Magnitudes, rest: Rest, chosen:
 /// largest magnitude of all.
 type High = [f32; APART_MAX + 1];
 
+/// Of the lanes' largest numbers.
 ///
 /// It takes the largest nine times, which vectors do in no time. A sort of 32 numbers takes as long as rounding a
 /// vector.
-fn highest(lanes: [u32; LANES]) -> High {
-    vectorized(
-        #[inline(always)]
-        || {
-            let (mut lanes, mut high) = (lanes, [0f32; APART_MAX + 1]);
-            let mut filled = 0;
-            while filled < high.len() {
-                let largest = lanes.iter().fold(0, |largest, &lane| largest.max(lane));
-                if largest == 0 {
-                    break;
-                }
-                // Equal numbers of two lanes are two of the nine. All go at once: no lane is addressed by a number.
-                let equal: u32 = lanes.iter().map(|&lane| u32::from(lane == largest)).sum();
-                lanes.iter_mut().for_each(|lane| *lane = if *lane == largest { 0 } else { *lane });
-                let end = high.len().min(filled + equal as usize);
-                high[filled..end].fill(f32::from_bits(largest));
-                filled = end;
-            }
-            high
-        },
-    )
+#[inline(always)]
+fn highest(mut lanes: [u32; LANES]) -> High {
+    let mut high = [0f32; APART_MAX + 1];
+    let mut filled = 0;
+    while filled < high.len() {
+        let largest = lanes.iter().fold(0, |largest, &lane| largest.max(lane));
+        if largest == 0 {
+            break;
+        }
+        // Equal numbers of two lanes are two of the nine. All go at once: no lane is addressed by a number.
+        let equal: u32 = lanes.iter().map(|&lane| u32::from(lane == largest)).sum();
+        lanes.iter_mut().for_each(|lane| *lane = if *lane == largest { 0 } else { *lane });
+        let end = high.len().min(filled + equal as usize);
+        high[filled..end].fill(f32::from_bits(largest));
+        filled = end;
+    }
+    high
 }
 
 /// Whether so many lanes have a number near the largest that [`may_save_bits`] cannot hold: without the first `k ≤ 8`
 /// numbers one is left that is larger than `2^(-192/n)` of the largest, which saves fewer bits than one of them takes.
+#[inline(always)]
 fn is_even(lanes: &[u32; LANES], largest: f32, n: usize) -> bool {
     let near = (largest * (-BITS / n as f32).exp2()).to_bits();
-    lanes.iter().filter(|lane| **lane > near).count() > APART_MAX
+    lanes.iter().map(|lane| u32::from(*lane > near)).sum::<u32>() > APART_MAX as u32
 }
 
 /// Whether keeping some of `n` numbers apart may save bits. A vector with zeros has fewer that count, and saves less.

@@ -2,7 +2,7 @@
 
 use super::super::magnitudes::Magnitudes;
 use super::{largest_magnitude, scale_up, Encoding, Quantized};
-use gradlog_kernels::simd::vectorized;
+use gradlog_kernels::simd::{sum_of_lanes, vectorized};
 use half::{bf16, f16};
 
 /// What rounding at random leaves open: the variance of a stored number. It is stored in two bytes.
@@ -42,16 +42,16 @@ impl Rounding {
     }
 }
 
-/// Numbers that are rounded at a time: their random bits and codes stay in the first-level cache.
+/// Numbers that are rounded at a time: their codes stay in the first-level cache.
 const STRETCH: usize = 1024;
 
 impl Encoding {
     /// Appends `values` to `out` as [`Encoding::encode`] does, but rounds codes up or down at random: the mean over
-    /// seeds of each stored number is the number itself. So a dot product with any other vector is unbiased. `seed`
-    /// decides the roundings. F32 and signs are as [`Encoding::encode`] writes them. F16 is rounded to one of the two
-    /// f16 beside the number.
+    /// seeds of each stored number is the number itself, within 2^-16 of a step. So a dot product with any other vector
+    /// is unbiased. `seed` decides the roundings. F32 and signs are as [`Encoding::encode`] writes them. F16 is rounded
+    /// to one of the two f16 beside the number.
     ///
-    /// The random numbers are those of `draw32(seed, i)` for place `i` (FORMAT.md, "Rounding").
+    /// The random numbers are those of FORMAT.md, "Rounding".
     pub fn encode_stochastic(self, values: &[f32], seed: u64, out: &mut Vec<u8>) -> Quantized {
         self.encode_stochastic_up_to(values, Magnitudes::of(values).largest(), seed, out)
     }
@@ -78,33 +78,17 @@ impl Encoding {
                 if step == 0.0 {
                     return Quantized { scale: bf16::ZERO, finite, rounding: Rounding::NONE };
                 }
-                let (mut sum, mut nonzero) = (0f64, 0usize);
-                let mut codes = [0u8; STRETCH];
-                // A product takes a quarter of a division's time. Only the least steps have no reciprocal.
+                // A product takes a quarter of a division's time. The least steps have no reciprocal, and beside the
+                // largest floats, whose scale is rounded down, a number may lie outside the levels.
                 let times = step.recip();
-                for (number, values) in values.chunks(STRETCH).enumerate() {
-                    let place = (seed, number * STRETCH);
-                    let (own_sum, own_nonzero) = match times.is_finite() {
-                        true => round(values, |x| x * times, levels, place, &mut codes),
-                        false => round(values, |x| x / step, levels, place, &mut codes),
-                    };
-                    sum += f64::from(own_sum);
-                    nonzero += own_nonzero;
-                    if self == Encoding::Q8 {
-                        out[number * STRETCH..][..values.len()].copy_from_slice(&codes[..values.len()]);
-                        continue;
-                    }
-                    if let Some(after) = codes.get_mut(values.len()) {
-                        *after = 0;
-                    }
-                    let bytes = values.len().div_ceil(2);
-                    let out = &mut out[number * (STRETCH / 2)..][..bytes];
-                    for (raw, pair) in out.iter_mut().zip(codes.chunks_exact(2)) {
-                        let word = u16::from_le_bytes([pair[0], pair[1]]);
-                        *raw = ((word & 0x0F) | (word >> 4 & 0xF0)) as u8;
-                    }
-                }
-                Quantized { scale, finite, rounding: Rounding::new(sum, nonzero, values.len()) }
+                let is_within = times.is_finite() && largest * times <= levels;
+                let sums = match (self, is_within) {
+                    (Encoding::Q8, true) => round::<15>(values, |x| x * times, seed, out),
+                    (Encoding::Q8, false) => round::<15>(values, |x| (x / step).clamp(-levels, levels), seed, out),
+                    (_, true) => round::<16>(values, |x| x * times, seed, out),
+                    (_, false) => round::<16>(values, |x| (x / step).clamp(-levels, levels), seed, out),
+                };
+                Quantized { scale, finite, rounding: Rounding::new(sums.variance, sums.nonzero, values.len()) }
             },
         )
     }
@@ -163,75 +147,125 @@ fn mix32(x: u32) -> u32 {
     x ^ (x >> 16)
 }
 
-/// What the places of one go add to the seed, after its first.
-const LANE_STEPS: [u32; LANES] = {
-    let mut steps = [0u32; LANES];
+/// Numbers that are rounded in one go. A hash serves two of them: number `i` of a go takes the upper 16 bits of hash
+/// `i`, and number `i + HASHES` the lower ones.
+const LANES: usize = 2 * HASHES;
+
+/// Hashes of a go.
+const HASHES: usize = 16;
+
+/// What the hashes of a go add to the seed before its first. No lane adds 0, for which the compiler would make a
+/// special case.
+const LANE_STEPS: [u32; HASHES] = {
+    let mut steps = [GOLDEN; HASHES];
     let mut lane = 1;
-    while lane < LANES {
+    while lane < HASHES {
         steps[lane] = steps[lane - 1].wrapping_add(GOLDEN);
         lane += 1;
     }
     steps
 };
 
-/// Numbers that are rounded in one go.
-const LANES: usize = 16;
-
-/// Writes the codes of at most [`STRETCH`] numbers. Returns the sum of `f(1 − f)` and the count of nonzero numbers.
-#[inline(always)]
-fn round(
-    values: &[f32],
-    scaled: impl Fn(f32) -> f32 + Copy,
-    levels: f32,
-    (seed, first): (u32, usize),
-    codes: &mut [u8; STRETCH],
-) -> (f32, usize) {
-    let (mut sums, mut counts) = ([0f32; LANES], [0u32; LANES]);
-    let whole = values.len() / LANES * LANES;
-    let (chunks, rest) = values.split_at(whole);
-    // The seed of the first place of a go: `draw32` in parts.
-    let mut seed = seed.wrapping_add((first as u32).wrapping_mul(GOLDEN));
-    let next = GOLDEN.wrapping_mul(LANES as u32);
-    for (codes, values) in codes.chunks_exact_mut(LANES).zip(chunks.chunks_exact(LANES)) {
-        let mut lanes = [0f32; LANES];
-        lanes.copy_from_slice(values);
-        codes.copy_from_slice(&round_lanes(&lanes, scaled, levels, seed, (&mut sums, &mut counts)));
-        seed = seed.wrapping_add(next);
-    }
-    if !rest.is_empty() {
-        // Zeros stay zeros and count for nothing.
-        let mut lanes = [0f32; LANES];
-        lanes[..rest.len()].copy_from_slice(rest);
-        let made = round_lanes(&lanes, scaled, levels, seed, (&mut sums, &mut counts));
-        codes[whole..whole + rest.len()].copy_from_slice(&made[..rest.len()]);
-    }
-    (sums.iter().sum(), counts.iter().map(|&count| count as usize).sum())
+/// What rounding left open.
+#[derive(Default)]
+struct Sums {
+    /// `Σ f(1 − f)`.
+    variance: f64,
+    /// Numbers that are not zero.
+    nonzero: usize,
 }
 
-/// Fixed lengths, so that the loop becomes vectors.
+/// Sums of the lanes, with `f` in units of `2^-BITS`. Two numbers of a go share a lane.
+struct LaneSums {
+    variances: [f32; HASHES],
+    nonzero: [u32; HASHES],
+}
+
+/// Rounds `values` and writes their codes: a byte each if `BITS` is 15, two to a byte if it is 16. `scaled` makes
+/// multiples of the step of them.
 #[inline(always)]
-fn round_lanes(
-    values: &[f32; LANES],
-    scaled: impl Fn(f32) -> f32,
-    levels: f32,
-    seed: u32,
-    (sums, counts): (&mut [f32; LANES], &mut [u32; LANES]),
-) -> [u8; LANES] {
-    // Near 1.5 · 2^23 the floats are the whole numbers: the lower bits of such a float are the number.
-    const SHIFT: f32 = 12_582_912.0;
-    let mut rounded = [0u32; LANES];
-    for lane in 0..LANES {
-        let x = scaled(values[lane]).clamp(-levels, levels);
-        let floor = x.floor();
-        let fraction = x - floor;
-        // 24 random bits as a number in 0..1. As a signed integer it converts in one instruction.
-        let random = (mix32(seed.wrapping_add(LANE_STEPS[lane])) >> 8) as i32 as f32 * (1.0 / 16_777_216.0);
-        let up = if random < fraction { 1.0 } else { 0.0 };
-        sums[lane] += fraction * (1.0 - fraction);
-        counts[lane] += u32::from(values[lane] != 0.0);
-        rounded[lane] = (floor + up + SHIFT).to_bits();
+fn round<const BITS: u32>(values: &[f32], scaled: impl Fn(f32) -> f32 + Copy, seed: u32, out: &mut [u8]) -> Sums {
+    let mut sums = Sums::default();
+    let mut seed = seed.wrapping_sub(GOLDEN);
+    let codes_in_byte = if BITS == Q4_BITS { 2 } else { 1 };
+    let mut bytes = [0u8; STRETCH];
+    for (values, out) in values.chunks(STRETCH).zip(out.chunks_mut(STRETCH / codes_in_byte)) {
+        let mut lanes = LaneSums { variances: [0.0; HASHES], nonzero: [0; HASHES] };
+        let (goes, rest) = values.as_chunks::<LANES>();
+        let (places, _) = bytes.as_chunks_mut::<LANES>();
+        for (values, place) in goes.iter().zip(&mut *places) {
+            write_codes::<BITS>(&round_lanes::<BITS>(values, scaled, seed, &mut lanes), place);
+            seed = seed.wrapping_add(GOLDEN.wrapping_mul(HASHES as u32));
+        }
+        if !rest.is_empty() {
+            // Zeros stay zeros and count for nothing.
+            let mut values = [0f32; LANES];
+            values[..rest.len()].copy_from_slice(rest);
+            write_codes::<BITS>(&round_lanes::<BITS>(&values, scaled, seed, &mut lanes), &mut places[goes.len()]);
+        }
+        if BITS == Q4_BITS {
+            // In a loop of its own, for which the compiler finds vectors. The codes are still in the first-level cache.
+            let (pairs, _) = bytes.as_chunks::<2>();
+            for (byte, pair) in out.iter_mut().zip(pairs) {
+                let word = u16::from_le_bytes(*pair);
+                *byte = (word & 0x0F | word >> 4 & 0xF0) as u8;
+            }
+        } else {
+            out.copy_from_slice(&bytes[..out.len()]);
+        }
+        let unit = 0.25f64.powi(BITS as i32);
+        sums.variance += unit * f64::from(sum_of_lanes(lanes.variances));
+        sums.nonzero += sum_of_lanes(lanes.nonzero) as usize;
     }
-    rounded.map(|bits| bits as u8)
+    sums
+}
+
+/// Fraction bits of 4-bit codes.
+const Q4_BITS: u32 = 16;
+
+/// Rounds the numbers of a go. [`write_codes`] writes the results.
+#[inline(always)]
+fn round_lanes<const BITS: u32>(
+    values: &[f32; LANES],
+    scaled: impl Fn(f32) -> f32 + Copy,
+    seed: u32,
+    sums: &mut LaneSums,
+) -> [u32; LANES] {
+    let one = (1u32 << BITS) as f32;
+    // Between 2^(23 - BITS) and twice that, floats are the multiples of 2^-BITS, and their lower bits count them. The
+    // middle of this range is 0 of what is added to it.
+    let middle = 1.5 * (1u32 << (23 - BITS)) as f32;
+    let (mut fixed, mut random) = ([0u32; LANES], [0u32; LANES]);
+    for lane in 0..HASHES {
+        let hash = mix32(seed.wrapping_add(LANE_STEPS[lane]));
+        random[lane] = hash >> (32 - BITS);
+        random[lane + HASHES] = hash & ((1 << BITS) - 1);
+    }
+    let variance = |fixed: u32| {
+        let fraction = (fixed & ((1 << BITS) - 1)) as i32 as f32;
+        fraction * (one - fraction)
+    };
+    let is_nonzero = |value: f32| u32::from(value != 0.0);
+    for lane in 0..HASHES {
+        let other = lane + HASHES;
+        fixed[lane] = (scaled(values[lane]) + middle).to_bits();
+        fixed[other] = (scaled(values[other]) + middle).to_bits();
+        sums.variances[lane] += variance(fixed[lane]) + variance(fixed[other]);
+        sums.nonzero[lane] += is_nonzero(values[lane]) + is_nonzero(values[other]);
+    }
+    // The fraction carries with the probability that it states.
+    for lane in 0..LANES {
+        fixed[lane] = fixed[lane].wrapping_add(random[lane]) >> BITS;
+    }
+    fixed
+}
+
+/// Writes a byte for each result of [`round_lanes`]: the code, or if `BITS` is 16 the code in the lower half.
+#[inline(always)]
+fn write_codes<const BITS: u32>(codes: &[u32; LANES], out: &mut [u8; LANES]) {
+    // The middle is odd in the highest bit of an 8-bit code, and even in those of a 4-bit one.
+    let flip = if BITS == Q4_BITS { 0 } else { 0x80 };
+    out.iter_mut().zip(codes).for_each(|(byte, code)| *byte = (code ^ flip) as u8);
 }
 
 #[cfg(test)]
@@ -300,6 +334,25 @@ mod tests {
             assert!(decode(encoding, &[], 1).0.is_empty());
             let (back, made) = decode(encoding, &[1.0, f32::NAN], 1);
             assert!(!made.finite && back == [0.0, 0.0]);
+        }
+    }
+
+    /// FORMAT.md, "Rounding", number by number.
+    #[test]
+    fn codes_are_those_of_the_specification() {
+        for (encoding, bits) in [(Encoding::Q4, 16u32), (Encoding::Q8, 15)] {
+            for count in [2, 16, 31, 32, 33, 1_100] {
+                let (values, seed) = (numbers(count), draw(3, count as u64));
+                let (back, made) = decode(encoding, &values, seed);
+                let (scale, s, one) = (made.scale.to_f32(), fold_seed(seed), f64::from(1u32 << bits));
+                for (i, (back, value)) in back.iter().zip(&values).enumerate() {
+                    let hash = draw32(s, (i / 32 * 16 + i % 16) as u32);
+                    let half = if i % 32 < 16 { hash >> (32 - bits) } else { hash % (1 << bits) };
+                    let z = (f64::from(value * scale.recip()) * one).round_ties_even() / one;
+                    let code = (z + f64::from(half) / one).floor();
+                    assert_eq!(f64::from(*back), code * f64::from(scale), "{encoding:?}, number {i} of {count}");
+                }
+            }
         }
     }
 
