@@ -26,11 +26,15 @@
 //! without: reading each captured number once and writing the stored bytes ([`floor`]). `background` is its working
 //! time, the file system's included.
 //!
+//! After the pairs the recorded loop runs on for a while, and a thread looks at what the background thread does
+//! ([`stages`]). Its time on a CPU, which other programs hardly change, is printed by stage, in floors.
+//!
 //! Every mode starts from the same weights and sees the same batches; at the end their losses must agree.
 
 mod floor;
 pub mod memory;
 mod models;
+mod stages;
 #[path = "../../examples/support/mod.rs"]
 #[allow(dead_code)]
 mod support;
@@ -43,6 +47,7 @@ use gradlog::optim::{AdamW, Sgd, SgdConfig};
 use gradlog::{Config, Recorder, RecordingSummary, StepInfo, StepReport, Taps};
 use models::{Model, Workload};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -70,6 +75,9 @@ struct Row {
     background_us_per_visit: f64,
     /// What [`floor`] takes. 0 for all modes but `recorded`.
     floor_us_per_visit: f64,
+    /// What the background thread spends on a CPU by [`stages`]; `Idle` is its waiting. Empty for all modes but
+    /// `recorded`, and where the system does not tell the time of a thread.
+    cpu_us_per_visit: BTreeMap<String, f64>,
     recorder_peak_bytes: u64,
     allocator: String,
 }
@@ -167,6 +175,12 @@ pub fn run(allocator: &str) -> Result<()> {
                     row.floor_us_per_visit,
                     row.recorder_peak_bytes as f64 / f64::from(1 << 20)
                 );
+                if !row.cpu_us_per_visit.is_empty() {
+                    println!(
+                        "    on a CPU, in floors: {}",
+                        stages::in_floors(&row.cpu_us_per_visit, row.floor_us_per_visit)
+                    );
+                }
             }
             all.extend(rows);
         }
@@ -311,17 +325,20 @@ fn measure(workload: Workload, arguments: &Arguments, allocator: &str) -> Result
     let disabled: Vec<f64> = lanes[1].seconds[1..].to_vec();
     let disabled_peak = lanes[1].peak_bytes;
     let mut rows = Vec::new();
-    for (mode, lane) in MODES.iter().zip(lanes) {
-        let seconds = &lane.seconds[1..];
+    for (mode, mut lane) in MODES.iter().zip(lanes) {
+        let all_seconds = std::mem::take(&mut lane.seconds);
+        let seconds = &all_seconds[1..];
         let ratios_to = |others: &[f64]| {
             let mut ratios: Vec<f64> = seconds.iter().zip(others).map(|(own, other)| own / other).collect();
             ratios.sort_by(f64::total_cmp);
             ratios
         };
         let ratios = ratios_to(&plain);
-        let total: f64 = lane.seconds.iter().sum::<f64>() * workload.steps_in_block() as f64;
-        let steps = lane.step as f64;
-        let visits = steps * workload.batch() as f64;
+        let total: f64 = all_seconds.iter().sum::<f64>() * workload.steps_in_block() as f64;
+        let cpu_us_per_visit = match *mode {
+            "recorded" => stages::measure(&mut lane, &data, workload)?,
+            _ => BTreeMap::new(),
+        };
         let summary: RecordingSummary = lane.recorder.finish()?;
         let floor_us_per_visit = match *mode {
             "recorded" => {
@@ -330,6 +347,8 @@ fn measure(workload: Workload, arguments: &Arguments, allocator: &str) -> Result
             }
             _ => 0.0,
         };
+        let steps = lane.step as f64;
+        let visits = steps * workload.batch() as f64;
         rows.push(Row {
             workload: workload.family().into(),
             batch: workload.batch(),
@@ -346,6 +365,7 @@ fn measure(workload: Workload, arguments: &Arguments, allocator: &str) -> Result
             background_ms: 1e3 * summary.background.as_secs_f64() / steps,
             background_us_per_visit: 1e6 * summary.background.as_secs_f64() / visits,
             floor_us_per_visit,
+            cpu_us_per_visit,
             recorder_peak_bytes: match *mode {
                 "plain" | "disabled" => 0,
                 _ => lane.peak_bytes.saturating_sub(disabled_peak),

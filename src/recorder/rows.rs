@@ -12,6 +12,7 @@ use candle_core::{Device, Result, Tensor};
 use gradlog_format::log::{BlockBuilder, Cells, Column, Preconditioner};
 use gradlog_format::sketch::{draw, Magnitudes, SketchConfig};
 use gradlog_kernels::simd::{squared_norm_f64, vectorized};
+use gradlog_kernels::stage::{self, Stage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -85,6 +86,7 @@ impl RowMaker {
         let ready = (layers.into_iter())
             .map(|part| Ok((part.layer, part.weighted, self.load_gradients(part.layer, part.gradients, metric, rows)?)))
             .collect::<Result<Vec<_>>>()?;
+        stage::enter(Stage::Other);
         let row_seed = |id: &u64| draw(draw(ROUNDING_STREAM ^ kind.number(), *id), step);
         self.scratch.seeds.clear();
         self.scratch.seeds.extend(ids.iter().map(row_seed));
@@ -188,6 +190,7 @@ impl RowMaker {
             weightless |= weighted;
             match gradients {
                 HostGradients::Folded(gradients) => {
+                    stage::enter(Stage::Fold);
                     let group = self.layers[number].tied;
                     let (sum, length) = match group {
                         // A second sketch is that in the metric.
@@ -216,6 +219,7 @@ impl RowMaker {
             }
             self.watch.parts.note(number, norms.iter().map(|norms| norms.plain));
         }
+        stage::enter(Stage::Other);
         // For a tensor that several layers share, only the sum of their gradients is its gradient. Its norm is
         // estimated by that of the sketch.
         for (first, sum) in tied {
@@ -243,6 +247,7 @@ impl RowMaker {
             for (row, flag) in sums.chunks_exact_mut(m).zip(flags.iter_mut()) {
                 mark_finite(flag, into.push_folded(row, &mut self.scratch.row, builder));
             }
+            stage::enter(Stage::Other);
             into.finish(builder);
         }
         for ((flag, norms), c) in flags.iter_mut().zip(&norms).zip(coefficients) {
@@ -266,7 +271,10 @@ impl RowMaker {
     ) -> Result<HostGradients> {
         let in_metric = metric.and_then(|metric| metric.fold(number));
         let weights = metric.and_then(|metric| metric.weights(number));
-        let fold = || in_metric.unwrap_or(&self.layers[number].fold).get();
+        let fold = || {
+            stage::enter(Stage::Fold);
+            in_metric.unwrap_or(&self.layers[number].fold).get()
+        };
         Ok(match gradients {
             Gradients::Factored { input, delta } => {
                 HostGradients::Factored { input: move_to_host(&input)?, delta: move_to_host(&delta)? }
@@ -308,6 +316,7 @@ impl RowMaker {
         let rows = input.chunks_exact(inputs).zip(delta.chunks_exact(outputs));
         for (i, (((a, d), (norms, flag)), seed)) in rows.zip(norms.iter_mut().zip(flags)).zip(&seeds).enumerate() {
             let factor = undo(i);
+            stage::enter(Stage::Read);
             scale_into(d, factor, &mut unweighted);
             let (of_a, of_d) = (Magnitudes::of(a), Magnitudes::of(&unweighted));
             let input_square = of_a.squared_norm() + f64::from(u8::from(bias));
@@ -324,6 +333,7 @@ impl RowMaker {
                 deltas_to.push((&unweighted, &of_d), layer.delta.as_ref(), of_delta, &mut scratch, builder),
             );
         }
+        stage::enter(Stage::Other);
         inputs_to.finish(builder);
         deltas_to.finish(builder);
         self.scratch = Scratch { unweighted, row: scratch, seeds };

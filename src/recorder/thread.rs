@@ -11,6 +11,7 @@ use super::rows::RowMaker;
 use super::shared::Shared;
 use crossbeam_channel::RecvTimeoutError;
 use gradlog_format::log::LogWriter;
+use gradlog_kernels::stage::{self, Stage};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,6 +44,7 @@ pub(super) fn run_background(
             }
         };
         let start = Instant::now();
+        stage::enter(Stage::Other);
         let (bytes, last) = match &message {
             Some(Message::Pass { bytes, .. } | Message::Cards { bytes, .. }) => (*bytes, false),
             Some(Message::Finish(_)) => (0, true),
@@ -91,6 +93,7 @@ pub(super) fn run_background(
             progress.bytes = log.writer.written_bytes();
             progress.worked += start.elapsed();
         }
+        stage::enter(Stage::Idle);
         // The answer comes last, because the caller may then read the log or end the process. The caller may have
         // stopped waiting.
         if let Some(asker) = asker {

@@ -2,6 +2,7 @@
 
 use gradlog_format::log::{BlockBuilder, Cells, Column, ColumnKey};
 use gradlog_format::sketch::{choose_apart, rotate, Apart, Encoding, Magnitudes, Projection, Rest, Rounding};
+use gradlog_kernels::stage::{self, Stage};
 
 /// How the vectors of one column are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,7 @@ impl VectorRows {
             None if apart.is_empty() => self.encode(left, magnitudes.largest(), seed),
             None => self.encode(left, self.largest(left), seed),
             Some(projection) => {
+                stage::enter(Stage::Project);
                 projected.clear();
                 projection.apply(left, folded, projected);
                 self.encode(projected, self.largest(projected), seed)
@@ -98,10 +100,12 @@ impl VectorRows {
         builder: &mut BlockBuilder,
     ) -> bool {
         if self.keeps_apart() {
+            stage::enter(Stage::Apart);
             choose_apart(row, &Magnitudes::of(row), Rest::Rotated, &mut scratch.apart);
             scratch.apart.iter().for_each(|apart| row[apart.place as usize] = 0.0);
             builder.keep_apart(self.column.values, self.row, &scratch.apart);
         }
+        stage::enter(Stage::Project);
         let width = self.column.width as usize;
         rotate(row, width);
         let largest = self.largest(&row[..width]);
@@ -121,6 +125,7 @@ impl VectorRows {
         (apart, rest): (&mut Vec<Apart>, &'a mut Vec<f32>),
         builder: &mut BlockBuilder,
     ) -> &'a [f32] {
+        stage::enter(Stage::Apart);
         apart.clear();
         if self.keeps_apart() {
             choose_apart(row, magnitudes, kind, apart);
@@ -145,6 +150,7 @@ impl VectorRows {
 
     /// Appends a vector of the column's width with this largest magnitude. Returns whether it was finite.
     fn encode(&mut self, row: &[f32], largest: f32, seed: u64) -> bool {
+        stage::enter(Stage::Round);
         let quantized = self.column.encoding.encode_stochastic_up_to(row, largest, seed, &mut self.codes);
         self.scales.extend(quantized.scale.to_le_bytes());
         if self.column.rounding().is_some() {

@@ -15,3 +15,5 @@ pub mod int8;
 pub mod matmul;
 pub mod rans;
 pub mod simd;
+#[doc(hidden)]
+pub mod stage;

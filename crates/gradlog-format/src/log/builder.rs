@@ -8,6 +8,7 @@ use super::codec::{self, DecodeError};
 use super::column::{Cells, Column, ColumnKey};
 use super::compress::{Codec, Compressor};
 use crate::sketch::{Apart, APART_MAX};
+use gradlog_kernels::stage::{self, Stage};
 
 #[derive(Debug)]
 struct Buffer {
@@ -269,12 +270,14 @@ impl BlockBuilder {
                 "{:?}",
                 column.key
             );
+            stage::enter(Stage::Code);
             let start = body.len();
             let codec = (compressor.compress(column.cells, &column.bytes, body))
                 .map_err(|e| DecodeError(format!("a column does not compress: {e}")))?;
             if codec == Codec::None {
                 body.extend_from_slice(&column.bytes);
             }
+            stage::enter(Stage::Write);
             let stored = &body[start..];
             let too_long = |_| DecodeError("a column of 4 GiB or more".into());
             let entry = ColumnEntry {
@@ -311,6 +314,7 @@ impl BlockBuilder {
             directory_crc,
             header_crc: 0,
         };
+        stage::enter(Stage::Other);
         // A column that the next rows have too keeps its memory.
         header.to_bytes()
     }

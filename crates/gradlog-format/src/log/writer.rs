@@ -10,6 +10,7 @@ use super::manifest::Manifest;
 use super::names::{segment_path, MANIFEST_FILE};
 use super::segment_writer::SegmentWriter;
 use super::storage::{check_size_limit, make_folder, next_data, open_file, sync_folder, MmapStorage, Storage};
+use gradlog_kernels::stage::{self, Stage};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -185,7 +186,9 @@ impl LogWriter {
         let (kind, rows) = (builder.kind(), u64::from(builder.rows()));
         let mut body = std::mem::take(&mut self.body);
         let header = builder.seal(self.sequence, &mut self.compressor, &mut body)?;
+        stage::enter(Stage::Write);
         self.segments.place(&header, body.len() as u64, |storage, offset| storage.write(offset, &body))?;
+        stage::enter(Stage::Other);
         self.sequence += 1;
         self.body = body;
         if kind == BlockKind::Visits {
@@ -295,7 +298,10 @@ impl LogWriter {
     /// # Errors
     /// [`LogError::Io`] if the file system refuses or the run was deleted.
     pub fn sync(&mut self) -> Result<(), LogError> {
-        self.segments.sync()
+        stage::enter(Stage::Write);
+        let synced = self.segments.sync();
+        stage::enter(Stage::Other);
+        synced
     }
 
     /// Cuts the last segment to its length and makes everything durable.
