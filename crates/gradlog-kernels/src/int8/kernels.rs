@@ -56,6 +56,55 @@ pub(super) unsafe fn spread_avx2(bytes: *const u8, count: usize, out: *mut i8) -
     whole
 }
 
+/// The 64 bytes of `row` from `at` on, with zeros behind its end.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_bytes(row: &[u8], at: usize) -> __m512i {
+    let there = row.len().saturating_sub(at).min(64);
+    let mask = u64::MAX.checked_shr(64 - there as u32).unwrap_or(0);
+    // SAFETY: the mask leaves out what is behind the end, and those bytes are not touched.
+    unsafe { _mm512_maskz_loadu_epi8(mask, row.as_ptr().add(at.min(row.len())).cast()) }
+}
+
+/// `Σ (code + 8)·column` of 4-bit codes, two to a byte.
+///
+/// # Safety
+/// `even` and `odd` must be readable for as many bytes as `row` has, rounded up to a multiple of 64; the CPU must have
+/// the features.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn dot4_avx512(row: &[u8], even: *const i8, odd: *const i8) -> i32 {
+    let (low, middle) = (_mm512_set1_epi8(0x0F), _mm512_set1_epi8(8));
+    let (mut of_even, mut of_odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    for at in (0..row.len()).step_by(64) {
+        let bytes = load_bytes(row, at);
+        // SAFETY: `at` is a multiple of 64 below the length of the row.
+        let columns = unsafe { [even, odd].map(|codes| _mm512_loadu_si512(codes.add(at).cast())) };
+        let first = _mm512_xor_si512(_mm512_and_si512(bytes, low), middle);
+        let second = _mm512_xor_si512(_mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low), middle);
+        of_even = _mm512_dpbusd_epi32(of_even, first, columns[0]);
+        of_odd = _mm512_dpbusd_epi32(of_odd, second, columns[1]);
+    }
+    _mm512_reduce_add_epi32(_mm512_add_epi32(of_even, of_odd))
+}
+
+/// `Σ (code + 128)·column` of 8-bit codes.
+///
+/// # Safety
+/// As for [`dot4_avx512`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn dot8_avx512(row: &[u8], column: *const i8) -> i32 {
+    let middle = _mm512_set1_epi8(i8::MIN);
+    let mut sum = _mm512_setzero_si512();
+    for at in (0..row.len()).step_by(64) {
+        // SAFETY: as in `dot4_avx512`.
+        let codes = unsafe { _mm512_loadu_si512(column.add(at).cast()) };
+        sum = _mm512_dpbusd_epi32(sum, _mm512_xor_si512(load_bytes(row, at), middle), codes);
+    }
+    _mm512_reduce_add_epi32(sum)
+}
+
 pub(super) fn tile_portable(rows: &[i8], bytes: &[u8], quads: usize, vectors: usize, out: &mut Tile<i32>) {
     out.fill(0);
     let lanes = vectors * LANES;

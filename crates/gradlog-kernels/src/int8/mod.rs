@@ -13,11 +13,13 @@
 //! - AVX2: products of 4-bit by 8-bit codes are added in 16 bits and widened before they can saturate.
 //! - Plain Rust everywhere else.
 
+mod column;
 mod kernels;
 mod panels;
 #[cfg(test)]
 mod tests;
 
+pub use column::Column;
 use kernels::*;
 pub use panels::{offset, quads, Panels, UsedQuads};
 

@@ -100,6 +100,29 @@ fn every_instruction_set_spreads_the_codes_that_were_written() {
     }
 }
 
+#[test]
+fn every_instruction_set_multiplies_rows_as_they_are_stored() {
+    for width in (0..140).chain([255, 256, 257, 511, 784, WIDTH_MAX]) {
+        let column = codes(width, 98, 127);
+        // FORMAT.md, "Vectors". Of an odd number of codes the last half of a byte is no code.
+        let halves: Vec<u8> = (0..width.div_ceil(2)).map(|i| draw(3, i as u64) as u8).collect();
+        let half = |i: usize| i32::from(((halves[i / 2] << (4 - 4 * (i % 2))) as i8) >> 4);
+        let bytes: Vec<u8> = (0..width).map(|i| draw(4, i as u64) as u8).collect();
+        let product = |of: &dyn Fn(usize) -> i32| (0..width).map(|i| of(i) * i32::from(column[i])).sum::<i32>();
+        for isa in Isa::available() {
+            let in_halves = isa.dot(&halves, &Column::for_4_bit(&column));
+            assert_eq!(in_halves, product(&half), "{isa:?}, {width} codes of 4 bits");
+            let in_bytes = isa.dot(&bytes, &Column::for_8_bit(&column));
+            assert_eq!(in_bytes, product(&|i| i32::from(bytes[i] as i8)), "{isa:?}, {width} codes of 8 bits");
+        }
+    }
+    let least = vec![-128i8; WIDTH_MAX];
+    for isa in Isa::available() {
+        assert_eq!(isa.dot(&vec![0x80; WIDTH_MAX], &Column::for_8_bit(&least)), 1 << 30);
+        assert_eq!(isa.dot(&vec![0x88; WIDTH_MAX / 2], &Column::for_4_bit(&least)), 1 << 26);
+    }
+}
+
 /// Where sums in 16 or 32 bits would pass their ends if they could.
 #[test]
 fn the_largest_codes_do_not_saturate() {

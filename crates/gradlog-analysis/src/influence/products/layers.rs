@@ -105,11 +105,17 @@ impl<'a> Products<'a> {
         if !visits.has_codes() {
             return None;
         }
-        let row_bytes = 4 * quads(other.width);
+        let columns = &columns[panel * COLUMNS..(panel + 1) * COLUMNS];
         let rows = group * ROWS..(group + 1) * ROWS;
+        if let Some(few) = visits.products.chunks(ROWS * self.probes.probes.max(1)).nth(group) {
+            // Few probes are in one panel.
+            let of_rows = few.chunks(self.probes.probes).zip(out.chunks_exact_mut(COLUMNS));
+            of_rows.for_each(|(few, out)| out[..few.len()].copy_from_slice(few));
+            return Some(Scaling { offsets: &visits.offsets[rows.clone()], rows: &visits.scales[rows], columns });
+        }
+        let row_bytes = 4 * quads(other.width);
         let codes = &visits.codes[rows.start * row_bytes..rows.end * row_bytes];
         self.scheme.isa.multiply((codes, &visits.used[group]), panels, panel, visits.narrow, out);
-        let columns = &columns[panel * COLUMNS..(panel + 1) * COLUMNS];
         Some(Scaling { offsets: &visits.offsets[rows.clone()], rows: &visits.scales[rows], columns })
     }
 

@@ -5,7 +5,7 @@ use super::scheme::Scheme;
 use super::variance::Noise;
 use gradlog_format::run::{Origin, Vectors};
 use gradlog_format::sketch::{rotate_back, Encoding, Rounding};
-use gradlog_kernels::int8::{Panels, COLUMNS, WIDTH_MAX};
+use gradlog_kernels::int8::{Column, Panels, COLUMNS, WIDTH_MAX};
 use std::sync::OnceLock;
 
 /// The numbers of a stored vector, without those that are kept apart.
@@ -79,10 +79,32 @@ pub(in crate::influence) struct ProbeSide {
     pub(super) probes: usize,
 }
 
+/// Up to so many probes, products with rows as they are stored take less time than taking the rows apart for a panel.
+const FEW: usize = 8;
+
+/// The probes of a part, for visits of each encoding.
+pub(super) struct FewColumns {
+    of_4_bit: Vec<Column>,
+    of_8_bit: Vec<Column>,
+}
+
+impl FewColumns {
+    /// For visits of this encoding.
+    pub(super) fn get(&self, encoding: Encoding) -> Option<&[Column]> {
+        match encoding {
+            Encoding::Q4 => Some(&self.of_4_bit),
+            Encoding::Q8 => Some(&self.of_8_bit),
+            _ => None,
+        }
+    }
+}
+
 pub(super) struct ProbePart {
     pub(super) width: usize,
     /// Its columns, and their scales.
     pub(super) codes: Option<(Panels, Vec<f32>)>,
+    /// The same columns, if there are few and no errors are wanted, for which the codes of visits are read.
+    pub(super) few: Option<FewColumns>,
     /// `[probes, width]`; made of the codes when it is asked for.
     numbers: OnceLock<Vec<f32>>,
     pub(super) noise: Vec<Noise>,
@@ -100,6 +122,7 @@ impl ProbeSide {
             let mut part = ProbePart {
                 width,
                 codes: None,
+                few: None,
                 numbers: OnceLock::new(),
                 noise: if scheme.errors() { of_part().map(Stored::noise).collect() } else { Vec::new() },
                 apart: ApartNumbers::collect(of_part().map(|vector| vector.apart.clone())),
@@ -117,6 +140,17 @@ impl ProbeSide {
                     }
                 }
                 part.codes = Some((panels, scales));
+                if stored.len() <= FEW && !scheme.errors() {
+                    let columns = |make: fn(&[i8]) -> Column| {
+                        let codes = of_part().filter_map(|vector| match &vector.rest {
+                            Rest::Codes { codes, .. } => Some(codes.as_slice()),
+                            Rest::Numbers(_) => None,
+                        });
+                        codes.map(make).collect()
+                    };
+                    part.few =
+                        Some(FewColumns { of_4_bit: columns(Column::for_4_bit), of_8_bit: columns(Column::for_8_bit) });
+                }
             } else {
                 part.numbers = OnceLock::from(of_part().flat_map(Stored::rest).collect::<Vec<f32>>());
             }

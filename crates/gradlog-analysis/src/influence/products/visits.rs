@@ -7,7 +7,7 @@ use super::variance::Noise;
 use crate::rows::gradient::Gradients;
 use gradlog_format::run::Vectors;
 use gradlog_format::sketch::Encoding;
-use gradlog_kernels::int8::{offset, quads, Isa, UsedQuads, Work, NARROW_MAX, ROWS};
+use gradlog_kernels::int8::{offset, quads, Column, Isa, UsedQuads, Work, NARROW_MAX, ROWS};
 
 /// Some rows of a block as they are multiplied. Its buffers are kept from one load to the next.
 #[derive(Default)]
@@ -27,6 +27,8 @@ pub(super) struct UnpackedPart {
     pub(super) offsets: Vec<i32>,
     pub(super) scales: Vec<f32>,
     pub(super) narrow: bool,
+    /// `[rows, probes]`: the products of the codes, if there are few probes. Then `codes` is empty and offsets are 0.
+    pub(super) products: Vec<i32>,
     /// `[rows, width]`, if the part is multiplied in f32.
     pub(super) numbers: Vec<f32>,
     pub(super) noise: Vec<Noise>,
@@ -67,7 +69,10 @@ impl Unpacked {
             if !other.apart.is_empty() {
                 part.rotate_back(vectors, rows);
             }
+            part.products.clear();
+            let few = other.few.as_ref().and_then(|few| few.get(vectors.encoding()));
             match vectors.encoding().code_max().filter(|_| other.codes.is_some()) {
+                Some(_) if few.is_some() => part.multiply(scheme.isa, vectors, rows, few.unwrap_or_default()),
                 Some(code_max) => {
                     part.numbers.clear();
                     part.narrow = code_max <= i16::from(NARROW_MAX);
@@ -92,6 +97,22 @@ impl UnpackedPart {
     /// Whether it is multiplied as integers.
     pub(super) fn has_codes(&self) -> bool {
         !self.offsets.is_empty()
+    }
+
+    /// Fills [`UnpackedPart::products`].
+    fn multiply(&mut self, isa: Isa, vectors: &Vectors, rows: &[usize], probes: &[Column]) {
+        self.numbers.clear();
+        self.codes.clear();
+        self.noise.clear();
+        self.offsets.clear();
+        self.offsets.resize(rows.len() + ROWS, 0);
+        self.scales.clear();
+        for &row in rows {
+            let (bytes, scale) = vectors.row(row);
+            self.products.extend(probes.iter().map(|probe| isa.dot(bytes, probe)));
+            self.scales.push(scale.to_f32());
+        }
+        self.scales.resize(rows.len() + ROWS, 0.0);
     }
 
     /// Fills [`UnpackedPart::rests`].
