@@ -29,7 +29,7 @@ mod store;
 
 use anyhow::{ensure, Result};
 use clap::Parser;
-use gradlog_analysis::{InfluenceQuestion, Score, ScoreQuestion};
+use gradlog_analysis::{Compaction, InfluenceQuestion, Score, ScoreQuestion};
 use gradlog_format::run::Run;
 use serde_json::{json, Value};
 use std::path::{Path, PathBuf};
@@ -52,6 +52,10 @@ struct Arguments {
     /// Only the column scores
     #[arg(long)]
     columns: bool,
+    /// Only the column scores, of 10,000,000 examples visited twice, or of `--examples`; and in turn with them those of
+    /// the same run, compacted into so many buckets
+    #[arg(long)]
+    buckets: Option<u32>,
     /// Only the log of four times as many visits
     #[arg(long, conflicts_with = "columns")]
     large: bool,
@@ -83,6 +87,17 @@ fn main() -> Result<()> {
         let times: Vec<_> = (0..100).map(|_| timed(|| strongest(&run, &question, false))).collect::<Result<_>>()?;
         let (seconds, cpu) = times.iter().map(|(_, seconds, _, cpu)| (*seconds, *cpu)).unzip();
         println!("{probes} probes: {:.4} s, {:.4} CPU seconds", median(seconds), median(cpu));
+        return Ok(());
+    }
+    if let Some(buckets) = arguments.buckets {
+        let (path, compacted) = (dir.path().join("outputs"), dir.path().join("compacted"));
+        outputs::record(&path, arguments.examples.unwrap_or(10_000_000) as usize, 2)?;
+        Compaction::new(buckets).write(&Run::open(&path)?, &compacted)?;
+        for _ in 0..2 {
+            for path in [&path, &compacted] {
+                columns(path, 1)?;
+            }
+        }
         return Ok(());
     }
     if !arguments.columns {

@@ -21,7 +21,7 @@ use crate::rows::sweep::Untrained::{Counts, JoinsIfNamed};
 use crate::Progress;
 use crate::{AnalysisError, Basis, LeftOut, Window};
 use gradlog_format::log::{Column, Manifest};
-use gradlog_format::run::{Block, Damage, ReadError, Run};
+use gradlog_format::run::{Block, Buckets, Damage, ReadError, Run};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -128,7 +128,7 @@ fn add_rows<A: PerExample>(
     progress: &Progress,
     table: &mut ScoreTable,
 ) -> Result<Option<Damage>, AnalysisError> {
-    let mut shards = Shard::<A>::all();
+    let mut shards = Shard::<A>::all(run.buckets().map_or(1, Buckets::count));
     let bits = shards.len().trailing_zeros();
     let mut left_out = LeftOut::default();
     let reader = RowReader { window, sweeps, rule: A::RULE, gradient: WantedGradient::None };

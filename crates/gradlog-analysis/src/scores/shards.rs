@@ -109,6 +109,8 @@ pub(super) struct Shard<A> {
     bits: u32,
     /// Where an example is in `gathered`, plus one, by the rest of its id; 0 for none.
     dense: Vec<u32>,
+    /// The longest that `dense` may be.
+    dense_max: usize,
     /// The same for ids too large for a table.
     sparse: foldhash::HashMap<u64, u32>,
     pub examples: Vec<u64>,
@@ -123,14 +125,20 @@ pub(super) struct Shard<A> {
 /// The longest table of a shard, in entries.
 const DENSE_MAX: usize = 1 << 22;
 
+/// Of so many buckets, each has one id to a cache line of a table, and the table is cleared for every bucket. A hash
+/// map has the bucket's examples alone.
+const BUCKETS_WITHOUT_TABLE: u32 = 16;
+
 impl<A: PerExample> Shard<A> {
-    /// As many as keep all threads busy.
-    pub(super) fn all() -> Vec<Self> {
+    /// As many as keep all threads busy, for the examples of one of `buckets` buckets.
+    pub(super) fn all(buckets: u32) -> Vec<Self> {
+        let dense_max = if buckets < BUCKETS_WITHOUT_TABLE { DENSE_MAX } else { 0 };
         let bits = rayon::current_num_threads().next_power_of_two().trailing_zeros();
         let shard = |number| Self {
             number,
             bits,
             dense: Vec::new(),
+            dense_max,
             sparse: foldhash::HashMap::default(),
             examples: Vec::new(),
             gathered: Vec::new(),
@@ -145,9 +153,9 @@ impl<A: PerExample> Shard<A> {
     #[inline]
     fn slot(&mut self, example: u64) -> usize {
         let place = usize::try_from(example >> self.bits).unwrap_or(usize::MAX);
-        let entry = if place < DENSE_MAX {
+        let entry = if place < self.dense_max {
             if place >= self.dense.len() {
-                self.dense.resize((2 * place).clamp(1024, DENSE_MAX), 0);
+                self.dense.resize((2 * place).clamp(1024, self.dense_max), 0);
             }
             &mut self.dense[place]
         } else {
