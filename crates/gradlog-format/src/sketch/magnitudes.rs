@@ -1,6 +1,6 @@
 //! What one pass over a vector tells: how large its numbers are, and its norm.
 
-use gradlog_kernels::simd::{squared_norm_f64, sum_of_lanes, vectorized};
+use gradlog_kernels::simd::{squared_norm_f64, vectorized};
 
 /// Numbers that are looked at in one go.
 pub(super) const LANES: usize = 32;
@@ -11,14 +11,13 @@ pub struct Magnitudes {
     /// The largest magnitude of each lane as bits, whose order is that of the magnitudes and then of infinity and NaN.
     /// Number `i` is in lane `i mod 32`.
     pub(super) lanes: [u32; LANES],
-    largest: f32,
     squares: f64,
 }
 
 impl Magnitudes {
     /// Those of `values`.
     pub fn of(values: &[f32]) -> Self {
-        let (lanes, largest, squares) = vectorized(
+        let (lanes, squares) = vectorized(
             #[inline(always)]
             || {
                 let (mut bits, mut squares) = ([0u32; LANES], [0f32; LANES]);
@@ -32,21 +31,20 @@ impl Magnitudes {
                     (0..LANES).for_each(|lane| add(lane, chunk[lane]));
                 }
                 rest.iter().enumerate().for_each(|(lane, value)| add(lane, *value));
-                let halves: [f32; LANES / 2] = std::array::from_fn(|lane| squares[lane] + squares[lane + LANES / 2]);
-                (bits, f32::from_bits(bits.into_iter().fold(0, u32::max)), sum_of_lanes(halves))
+                (bits, squares.iter().sum::<f32>())
             },
         );
         let squares = f64::from(squares);
         // Squares that f32 loses are below 1e-45 each, so they do not count beside a sum above this.
         match (1e-30..1e30).contains(&squares) {
-            true => Self { lanes, largest, squares },
-            false => Self { lanes, largest, squares: squared_norm_f64(values) },
+            true => Self { lanes, squares },
+            false => Self { lanes, squares: squared_norm_f64(values) },
         }
     }
 
     /// The largest magnitude. NaN if a number is NaN.
     pub fn largest(&self) -> f32 {
-        self.largest
+        f32::from_bits(self.lanes.into_iter().max().unwrap_or(0))
     }
 
     /// `Σ v²`, with the rounding of sums in `f32`. Sums that are too small or too large for that are in `f64`.
