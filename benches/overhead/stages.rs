@@ -1,8 +1,8 @@
 //! What the background thread does with its time on a CPU.
 //!
-//! A thread looks at the stage of the work ([`gradlog_kernels::stage`]) and at the background thread's time ten thousand
-//! times a second, and counts what has passed for the stage that it sees. A stage is some microseconds long, so each
-//! gets its share.
+//! A thread looks at the stage of the work ([`gradlog_kernels::stage`]) and at the background thread's time, ten
+//! thousand times a second, and counts what has passed for the stage that it sees. A stage is some microseconds long,
+//! so each gets its share.
 
 use super::models::{Data, Workload};
 use super::Lane;
