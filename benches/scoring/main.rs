@@ -52,8 +52,8 @@ struct Arguments {
     /// Only the column scores
     #[arg(long)]
     columns: bool,
-    /// Only the column scores, of 10,000,000 examples visited twice, or of `--examples`; and in turn with them those of
-    /// the same run, compacted into so many buckets
+    /// Only the column scores, of 10,000,000 examples visited twice, or of `--examples`; and in turn with them those
+    /// of the same run, compacted into so many buckets
     #[arg(long)]
     buckets: Option<u32>,
     /// Only the log of four times as many visits

@@ -280,8 +280,8 @@ impl PassCore<'_> {
         }
     }
 
-    /// Sketches what backward has not: layers that were used several times, and those without positions that are folded.
-    /// `None` if this is done in main memory.
+    /// Sketches what backward has not: layers that were used several times, and those without positions that are
+    /// folded. `None` if this is done in main memory.
     fn sketch_on_device(
         &self,
         number: usize,

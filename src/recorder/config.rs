@@ -93,8 +93,8 @@ pub enum Sketching {
     /// factors of layers with one position per example, and a few numbers. On the CPU this is slower than
     /// [`Sketching::Auto`]; it serves tests and comparisons.
     OnDevice,
-    /// In main memory. Inputs and output gradients of all layers are copied from the device, and the training waits for
-    /// the outputs of each pass.
+    /// In main memory. Inputs and output gradients of all layers are copied from the device, and the training waits
+    /// for the outputs of each pass.
     InMainMemory,
 }
 

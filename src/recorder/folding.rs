@@ -45,8 +45,8 @@ pub enum Folding {
     /// Tied layers, layers of other kinds, and those with fewer than `4 · side²` numbers are folded whole.
     ///
     /// # Cost
-    /// `positions · side · (R + C + side)` multiplications for an example on a device; `positions · (R + C + side²)` on
-    /// the CPU, on the background thread, which then gets both factors of each position.
+    /// `positions · side · (R + C + side)` multiplications for an example on a device; `positions · (R + C + side²)`
+    /// on the CPU, on the background thread, which then gets both factors of each position.
     TwoSided {
         /// The most numbers of a projected side, 1 to 4,096. The top ten of a small transformer's probes, of which
         /// `Whole` finds 87 %, are found to 49 % with 16 numbers, 65 % with 32 and 83 % with 64

@@ -21,7 +21,8 @@ pub enum SqlError {
     /// A table cannot be made.
     #[error(transparent)]
     Table(TableError),
-    /// The run is damaged. [`RunTables::before`](crate::RunTables::before) gives the tables of what was written before.
+    /// The run is damaged. [`RunTables::before`](crate::RunTables::before) gives the tables of what was written
+    /// before.
     #[error("{0}")]
     Damaged(Damage),
     /// The run is not what it was when it was opened.

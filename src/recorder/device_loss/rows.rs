@@ -1,8 +1,8 @@
 //! Logits beside one class each: the numbers from which cross entropy, its gradient and all columns follow.
 //!
 //! Let `y` be the class of a row, `r` the largest other logit, `u_k = exp(z_k − r)`, `S = Σ_{k≠y} u_k` and
-//! `q = log S + r − z_y`. Then `1 − p_y = σ(q)`, `p_k = σ(q) u_k / S`, and `−log p_y = log(1 + exp q)`. Nothing of it cancels or
-//! overflows, however sure the model is.
+//! `q = log S + r − z_y`. Then `1 − p_y = σ(q)`, `p_k = σ(q) u_k / S`, and `−log p_y = log(1 + exp q)`. Nothing of it
+//! cancels or overflows, however sure the model is.
 
 use super::ops::{filled, sigmoid, softplus};
 use candle_core::{Result, Tensor};

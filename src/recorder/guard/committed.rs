@@ -16,8 +16,8 @@ use gradlog_format::log::{EventAction, EventKind, EventSentence};
 #[non_exhaustive]
 pub struct Committed {
     /// The events that are new since the last commit. Each comes once. Events about losses are those of this step.
-    /// Events about gradients, and about losses on another device, come some steps later, because the background thread
-    /// notices them.
+    /// Events about gradients, and about losses on another device, come some steps later, because the background
+    /// thread notices them.
     pub events: Vec<GuardEvent>,
     /// More events that are not in the list, because it keeps 64 between two commits. The log has them.
     pub untold: u64,

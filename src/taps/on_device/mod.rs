@@ -1,7 +1,7 @@
 //! Sketches by candle's ops, on the device where inputs and output gradients are.
 //!
-//! What is made is what [`super::gradient`] makes in main memory, up to the rounding of sums. Nothing here waits for the
-//! device: every result is a tensor there, and the background thread copies what a pass has left at once.
+//! What is made is what [`super::gradient`] makes in main memory, up to the rounding of sums. Nothing here waits for
+//! the device: every result is a tensor there, and the background thread copies what a pass has left at once.
 
 mod fold;
 mod linear;
@@ -42,8 +42,8 @@ impl DeviceSketch {
     }
 }
 
-/// Sketches the sum of all uses of a layer in a pass. `None` if this is done in main memory: for gradients of a long table
-/// that is folded whole, because few devices can scatter.
+/// Sketches the sum of all uses of a layer in a pass. `None` if this is done in main memory: for gradients of a long
+/// table that is folded whole, because few devices can scatter.
 pub(crate) fn sketch(uses: &[PerExample], fold: &LazyFold, batch: usize) -> Result<Option<DeviceSketch>> {
     if let Some(sides) = fold.sides() {
         return sides::sketch(uses, fold, sides, batch).map(Some);
@@ -51,8 +51,8 @@ pub(crate) fn sketch(uses: &[PerExample], fold: &LazyFold, batch: usize) -> Resu
     sketch_whole(uses, fold, batch, |_, _| Ok(()))
 }
 
-/// As [`sketch`], of a layer that is folded whole. Also returns the sum of all examples' gradients, `[parameters]`, which
-/// is the gradient of the batch.
+/// As [`sketch`], of a layer that is folded whole. Also returns the sum of all examples' gradients, `[parameters]`,
+/// which is the gradient of the batch.
 pub(super) fn sketch_and_sum(
     uses: &[PerExample],
     fold: &LazyFold,

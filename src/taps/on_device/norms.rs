@@ -16,7 +16,8 @@ pub(super) fn squares(values: &Tensor) -> Result<Tensor> {
     values.flatten_from(1)?.to_dtype(wide(values.device()))?.sqr()?.sum(1)
 }
 
-/// `‖Σ_t δ_t ⊗ a_t‖² = Σ_{t,t'} ⟨δ_t, δ_t'⟩ ⟨a_t, a_t'⟩` of each example, without the sum: for `[batch, positions, ..]`.
+/// `‖Σ_t δ_t ⊗ a_t‖² = Σ_{t,t'} ⟨δ_t, δ_t'⟩ ⟨a_t, a_t'⟩` of each example, without the sum: for `[batch, positions,
+/// ..]`.
 pub(super) fn squares_of_products(deltas: &Tensor, inputs: &Tensor) -> Result<Tensor> {
     (gram(deltas)? * gram(inputs)?)?.flatten_from(1)?.sum(1)
 }

@@ -33,8 +33,8 @@ struct Arguments {
     /// compacted run, of which each share reads its own buckets alone
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     shares: u32,
-    /// The most gigabytes that sorting and grouping take; what is more lies on disk meanwhile. Scores and influence are
-    /// not in it
+    /// The most gigabytes that sorting and grouping take; what is more lies on disk meanwhile. Scores and influence
+    /// are not in it
     #[arg(long, value_name = "GB", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     memory: u32,
     #[command(flatten)]
