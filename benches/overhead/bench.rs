@@ -75,8 +75,8 @@ struct Row {
     background_us_per_visit: f64,
     /// What [`floor`] takes. 0 for all modes but `recorded`.
     floor_us_per_visit: f64,
-    /// What the background thread spends on a CPU by [`stages`]; `Idle` is its waiting. Empty for all modes but
-    /// `recorded`, and where the system does not tell the time of a thread.
+    /// What the background thread spends on a CPU by [`stages`], polling included. Empty for all modes but `recorded`,
+    /// and where the system does not tell the time of a thread.
     cpu_us_per_visit: BTreeMap<String, f64>,
     recorder_peak_bytes: u64,
     allocator: String,

@@ -1,8 +1,8 @@
 //! What the background thread does with its time on a CPU.
 //!
-//! A thread looks at the stage of the work ([`gradlog_kernels::stage`]) and at the background thread's time, ten
-//! thousand times a second, and counts what has passed for the stage that it sees. A stage is some microseconds long,
-//! so each gets its share.
+//! A thread looks at the stage of the work ([`gradlog_kernels::stage`]) ten thousand times a second. The background
+//! thread's whole time on a CPU is shared out by how often each stage was seen. The system adds up the time of a thread
+//! when it goes to sleep, so it cannot be counted stage by stage. What polling the queue takes is in all shares.
 
 use super::models::{Data, Workload};
 use super::Lane;
@@ -26,41 +26,37 @@ pub fn measure(lane: &mut Lane, data: &Data, workload: Workload) -> Result<BTree
         return Ok(BTreeMap::new());
     }
     let (before, is_over) = (lane.step, AtomicBool::new(false));
-    let nanoseconds = std::thread::scope(|scope| {
+    let (seen, nanoseconds) = std::thread::scope(|scope| {
         let sampler = scope.spawn(|| {
-            let mut nanoseconds = vec![0u64; Stage::ALL.len()];
-            let mut last: Vec<u64> = clocks.iter_mut().map(on_cpu).collect();
+            let mut seen = vec![0u64; Stage::ALL.len()];
+            let begin: u64 = clocks.iter_mut().map(on_cpu).sum();
             while !is_over.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_micros(100));
-                let stage = stage::current();
-                for (clock, last) in clocks.iter_mut().zip(&mut last) {
-                    let now = on_cpu(clock);
-                    nanoseconds[stage as usize] += now.saturating_sub(*last);
-                    *last = now;
-                }
+                seen[stage::current() as usize] += 1;
             }
-            nanoseconds
+            (seen, clocks.iter_mut().map(on_cpu).sum::<u64>().saturating_sub(begin))
         });
         let ran = (0..BLOCKS).try_for_each(|_| lane.block("recorded", data, workload.steps_in_block()));
         let flushed = lane.recorder.flush();
         is_over.store(true, Ordering::Relaxed);
-        let nanoseconds = sampler.join().map_err(|_| anyhow::anyhow!("the sampler panicked"))?;
+        let sampled = sampler.join().map_err(|_| anyhow::anyhow!("the sampler panicked"))?;
         ran?;
         flushed?;
-        anyhow::Ok(nanoseconds)
+        anyhow::Ok(sampled)
     })?;
     let visits = (lane.step - before) as f64 * workload.batch() as f64;
-    let of_stage = |(stage, ns): (&Stage, u64)| (format!("{stage:?}"), ns as f64 / 1e3 / visits);
-    Ok(Stage::ALL.iter().zip(nanoseconds).map(of_stage).collect())
+    let worked = || Stage::ALL.iter().zip(&seen).filter(|(stage, _)| **stage != Stage::Idle);
+    let unit = nanoseconds as f64 / 1e3 / visits / worked().map(|(_, seen)| *seen).sum::<u64>().max(1) as f64;
+    Ok(worked().map(|(stage, seen)| (format!("{stage:?}"), *seen as f64 * unit)).collect())
 }
 
-/// The sum of the stages but waiting, and each of them, as multiples of the floor.
+/// The sum of the stages and each of them, as multiples of the floor.
 pub fn in_floors(stages: &BTreeMap<String, f64>, floor: f64) -> String {
     let works = || Stage::ALL.iter().filter(|stage| **stage != Stage::Idle).map(|stage| format!("{stage:?}"));
     let time = |stage: &str| stages.get(stage).copied().unwrap_or(0.0) / floor;
     let parts: Vec<String> = works().map(|stage| format!("{} {:.2}", stage.to_lowercase(), time(&stage))).collect();
     let sum: f64 = works().map(|stage| time(&stage)).sum();
-    format!("{sum:.1} ({:.2} us): {}; waiting {:.2}", sum * floor, parts.join(", "), time("Idle"))
+    format!("{sum:.1} ({:.2} us): {}", sum * floor, parts.join(", "))
 }
 
 /// What tells the time of this process's background threads; those of other modes are asleep.
