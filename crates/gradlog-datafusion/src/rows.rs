@@ -7,7 +7,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::metrics::BaselineMetrics;
+use datafusion::physical_plan::metrics::{BaselineMetrics, RecordOutput};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{Partitioning, PlanProperties};
 use gradlog_analysis::{AnalysisError, Progress};
@@ -56,7 +56,7 @@ impl RowSink {
             Some(columns) => batch.project(columns).map_err(gradlog_arrow::TableError::from)?,
             None => batch,
         };
-        self.metrics.record_output(batch.num_rows());
+        let batch = batch.record_output(&self.metrics);
         // If nobody takes them, the question is stopped.
         self.to.blocking_send(Ok(batch)).map_err(|_| AnalysisError::Stopped.into())
     }

@@ -39,7 +39,8 @@ struct Inner {
 }
 
 impl RunTables {
-    /// The tables of a run, as it is now: what is recorded later is in none of them.
+    /// The tables of a run, as it is now: what is recorded later is in none of them. Scores and influence read the run
+    /// as it is when they are asked.
     ///
     /// # Errors
     /// [`SqlError::Read`] if the file system refuses. Damage is an error when a table is read.
