@@ -107,38 +107,6 @@ fn columns_and_windows_choose() {
     assert_eq!(none.read(&written.run(), |_| Ok(())).unwrap().rows, rows.len() as u64);
 }
 
-/// Blocks of five visits each.
-#[test]
-fn examples_and_blocks_choose() {
-    let rows = visits(&mut Draws(8), 30, 6, 8);
-    let written = run_of(&rows, 5);
-    let run = written.run();
-    let question = RecordQuestion::new(Record::Visits).columns(["example", "loss"]);
-    let wanted = [107, 121, 9999, 121];
-    let expected: Vec<Visit> = rows.iter().filter(|row| wanted.contains(&row.example)).cloned().collect();
-    assert!(expected.len() > 5);
-    let table = read(&question.clone().examples(wanted), &run);
-    assert_eq!(f32s(&table, "loss"), some(&expected, |row| row.loss));
-    let late: Vec<Visit> = expected.into_iter().filter(|row| row.epoch > 2).collect();
-    let table = read(&question.clone().examples(wanted).window(Window::epochs(3..)), &run);
-    assert_eq!(f32s(&table, "loss"), some(&late, |row| row.loss));
-
-    let table = read(&question.clone().blocks(2..7).one_after_another(), &run);
-    assert_eq!(f32s(&table, "loss"), some(&rows[10..35], |row| row.loss));
-    let told = question.clone().blocks(2..7).window(Window::steps(0..2)).read(&run, |_| Ok(())).unwrap();
-    assert_eq!((told.rows_there, told.damage), (25, None));
-    assert!(told.blocks < 5, "blocks outside the window are not read");
-    let steps = RecordQuestion::new(Record::Steps).examples([1]);
-    assert!(matches!(steps.schema(&run), Err(TableError::NoExamples("steps"))));
-
-    // Damage behind the last block is not seen, and before it is.
-    written.damage(7, 20);
-    let damage_of = |blocks: std::ops::Range<u64>| {
-        question.clone().blocks(blocks).read(&written.run(), |_| Ok(())).unwrap().damage.and_then(|found| found.block)
-    };
-    assert_eq!((damage_of(2..7), damage_of(2..8), damage_of(9..12)), (None, Some(7), Some(7)));
-}
-
 #[test]
 fn probes_have_the_name_of_their_set_and_what_they_are() {
     let mut draws = Draws(3);

@@ -29,7 +29,8 @@ fn rows_are_printed_as_the_command_prints_them() {
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((json["query"].as_str(), json["rows"].as_array().unwrap().len()), (Some(query), 2));
     assert_eq!((json["damage"].is_null(), json["rows"][0]["n"].as_u64()), (true, Some(41)));
-    let values = "select 1.5 a, -3 b, 'x' c, null d, true e, cast(0.1 as float) f, to_timestamp_millis(0) g, cast(-1 as bigint) h";
+    let values = "select 1.5 a, -3 b, 'x' c, null d, true e, cast(0.1 as float) f, \
+                  to_timestamp_millis(0) g, cast(-1 as bigint) h";
     let (_, out, _) = typed(written.path(), values, &["--format", "csv"]);
     assert_eq!(out.lines().nth(1), Some("1.5,-3.0,x,,true,0.1,1970-01-01T00:00:00,-1.0"));
 }
