@@ -67,7 +67,7 @@ impl Drop for Fence {
     fn drop(&mut self) {
         #[cfg(feature = "cuda")]
         if self.maker != Some(std::thread::current().id()) {
-            // What failed is told where it was waited for.
+            // An explicit `wait` returns the error. A drop cannot.
             let _ = self.wait();
         }
     }

@@ -1,7 +1,8 @@
 //! Finds losses and gradients that are NaN or infinite, before a step is recorded and taken.
 //!
 //! It looks only if the user does not want such steps recorded. Otherwise the background thread flags their rows and
-//! tells of their gradients. The training thread looks at losses in main memory, the background thread at others.
+//! tells of their gradients. The training thread looks at losses that are in main memory. Losses on a device are
+//! looked at by the background thread.
 
 use super::config::OnNonFinite;
 use super::error::RecordError;

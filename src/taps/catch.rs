@@ -211,7 +211,7 @@ pub(crate) struct Upstream(Arc<Mutex<Factors>>);
 
 #[derive(Default)]
 struct Factors {
-    /// The sum of those that were read.
+    /// The sum of the gradients that are in main memory.
     sum: f64,
     passes: usize,
     /// Those on a device.
@@ -232,7 +232,8 @@ impl Upstream {
         Ok((held.passes > 0).then_some(held.sum))
     }
 
-    /// The sum of those that were read, and the others, without waiting. `None` if there are none.
+    /// The sum of the gradients that are in main memory, and those that are on a device. It waits for nothing. `None`
+    /// before a backward pass.
     pub(crate) fn parts(&self) -> Option<(f64, Vec<Tensor>)> {
         let held = self.lock();
         (held.passes > 0).then(|| (held.sum, held.unread.clone()))

@@ -277,15 +277,7 @@ impl HostUse {
     pub(super) fn new(one: &PerExample, batch: usize, parameters: usize) -> Result<Self> {
         let made = match one {
             PerExample::Outer { inputs, deltas, bias } => {
-                let (ab, groups, positions, i) = read_dimensions(inputs)?;
-                let (db, dg, dp, o) = read_dimensions(deltas)?;
-                if (ab, groups, positions) != (db, dg, dp) || ab != batch {
-                    bail!(
-                        "per-example gradients with inputs {:?} and output gradients {:?} do not fit a batch of {batch}",
-                        inputs.shape(),
-                        deltas.shape()
-                    );
-                }
+                let FactorSizes { groups, positions, inputs: i, outputs: o } = read_sizes(inputs, deltas, batch)?;
                 let found = one.elements()?;
                 if found != parameters {
                     bail!("per-example gradients of {found} elements do not fit a layer of {parameters} parameters");
@@ -365,6 +357,29 @@ pub(super) fn add_rows(values: &[f32], sum: &mut [f32]) {
     for row in values.chunks_exact(sum.len()) {
         add(sum, row);
     }
+}
+
+/// The sizes of two factors.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FactorSizes {
+    pub groups: usize,
+    pub positions: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+/// The sizes of two factors, if they fit each other and the batch.
+pub(super) fn read_sizes(inputs: &Tensor, deltas: &Tensor, batch: usize) -> Result<FactorSizes> {
+    let (ab, groups, positions, i) = read_dimensions(inputs)?;
+    let (db, dg, dp, o) = read_dimensions(deltas)?;
+    if (ab, groups, positions) != (db, dg, dp) || ab != batch {
+        bail!(
+            "per-example gradients with inputs {:?} and output gradients {:?} do not fit a batch of {batch}",
+            inputs.shape(),
+            deltas.shape()
+        );
+    }
+    Ok(FactorSizes { groups, positions, inputs: i, outputs: o })
 }
 
 pub(super) fn read_dimensions(tensor: &Tensor) -> Result<(usize, usize, usize, usize)> {

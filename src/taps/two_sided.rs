@@ -191,9 +191,11 @@ impl Sides {
                 Some(wide_squared_norm(own))
             }
             HostUse::Joined(parts) => {
-                let (_, first) = parts.first()?;
+                let (length, first) = parts.first()?;
                 let exact = self.add(first, example, weight, others);
-                let mut from = 0;
+                // The first part may have a bias, and so more than the weight.
+                let (rows, columns) = self.shape();
+                let mut from = length.saturating_sub(rows * columns);
                 for (length, part) in &parts[1..] {
                     part.add(example, &mut others[from..from + length]);
                     from += length;

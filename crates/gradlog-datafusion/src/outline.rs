@@ -81,7 +81,7 @@ impl Outline {
     ) -> Vec<Vec<Stretch>> {
         let firsts = run.buckets().map_or(&[][..], |buckets| buckets.first_blocks.as_slice());
         let bucket_of = |sequence: u64| match firsts {
-            // Names of probe sets come before the buckets, and a probe is none without its set.
+            // Names of probe sets come before the buckets, and a probe cannot be read without its set.
             [first, .., last] if record.is_of_examples() && (*first..*last).contains(&sequence) => {
                 Some(firsts.partition_point(|first| *first <= sequence) as u32 - 1)
             }

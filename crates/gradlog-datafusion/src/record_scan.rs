@@ -112,7 +112,7 @@ fn read(
     tables.refuse_change()
 }
 
-/// Hands batches to whoever takes them, until nobody does or enough are taken.
+/// Sends batches to the plan above, until that ends or has enough.
 struct Handing {
     to: Sender<Result<RecordBatch>>,
     left: usize,

@@ -35,7 +35,7 @@ pub(crate) fn short_list(ids: &[u64]) -> String {
     format!("{} [{}{more}]", ids.len(), shown.join(", "))
 }
 
-/// Takes rows of an answer and hands batches to whoever takes them.
+/// Takes the rows of an answer and sends them as batches to the plan above.
 pub(crate) struct RowSink {
     builder: BatchBuilder,
     /// The columns that are wanted, of those that rows have.

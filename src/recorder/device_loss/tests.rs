@@ -267,7 +267,7 @@ fn logits_at_the_edge() {
         &Tensor::zeros(2, DType::U32, &Device::Cpu).unwrap(),
         &Weighing::default(),
     );
-    // An infinite loss, and numbers that are none.
+    // An infinite loss, and NaN.
     let z = Tensor::new(
         &[[infinite, 1.0, 0.0], [f32::NAN, 1.0, 0.0], [0.0, f32::NAN, 1.0], [0.0, f32::INFINITY, 1.0]],
         &Device::Cpu,

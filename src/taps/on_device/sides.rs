@@ -1,9 +1,9 @@
 //! Layers that are projected from both sides: positions are short vectors before they are multiplied.
 
 use super::norms::{gram, squares, squares_of_products};
-use super::stretch::{factors, stretches, Sizes};
+use super::stretch::{factors, stretches};
 use super::DeviceSketch;
-use crate::taps::gradient::PerExample;
+use crate::taps::gradient::{FactorSizes, PerExample};
 use crate::taps::shared_fold::LazyFold;
 use crate::taps::two_sided::{has_exact_norm, Sides};
 use candle_core::{bail, DType, Result, Tensor};
@@ -32,10 +32,22 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, one: &PerExample, sides: &Sides, batch: usize) -> Result<()> {
+        let rest = self.add_use(one, sides, batch)?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let rest = Tensor::cat(&rest, 1)?;
+        self.rest = Some(self.rest.take().map_or(Ok(rest.clone()), |sum| sum + &rest)?);
+        Ok(())
+    }
+
+    /// Adds the weight's gradient of one use. Returns those of the other parameters, one after another.
+    fn add_use(&mut self, one: &PerExample, sides: &Sides, batch: usize) -> Result<Vec<Tensor>> {
+        let mut rest = Vec::new();
         match one {
             PerExample::Outer { inputs, deltas, bias } => {
                 let (inputs, deltas, sizes) = factors(inputs, deltas, batch)?;
-                let Sizes { groups, positions, outputs, .. } = sizes;
+                let FactorSizes { groups, positions, outputs, .. } = sizes;
                 let (rows, columns) = sides.on_device(inputs.device(), inputs.dtype())?;
                 let mut made = None;
                 for group in 0..groups {
@@ -52,7 +64,7 @@ impl Sum {
                 self.positions.push(is_exact);
                 self.add_weight(made)?;
                 if *bias {
-                    self.add_rest(deltas.to_dtype(DType::F32)?.sum(2)?.flatten_from(1)?)?;
+                    rest.push(deltas.to_dtype(DType::F32)?.sum(2)?.flatten_from(1)?);
                 }
             }
             PerExample::Rows { ids, deltas, .. } => {
@@ -93,33 +105,28 @@ impl Sum {
                 self.squares = Some(squares(&whole)?);
                 self.positions.push(true);
                 if numbers > rows * columns {
-                    let rest = values.narrow(1, rows * columns, numbers - rows * columns)?;
-                    self.add_rest(rest.to_dtype(DType::F32)?.contiguous()?)?;
+                    let others = values.narrow(1, rows * columns, numbers - rows * columns)?;
+                    rest.push(others.to_dtype(DType::F32)?.contiguous()?);
                 }
             }
             PerExample::Joined(parts) => {
                 let Some((weight, others)) = parts.split_first() else { bail!("`PerExample::Joined` has no part") };
-                self.add(weight, sides, batch)?;
+                rest = self.add_use(weight, sides, batch)?;
                 for part in others {
                     let length = part.elements()?;
                     for (_, piece) in stretches(part, batch, length)? {
-                        self.add_rest(piece.make(0..batch)?)?;
+                        rest.push(piece.make(0..batch)?);
                     }
                 }
             }
         }
-        Ok(())
+        Ok(rest)
     }
 
     fn add_weight(&mut self, made: Option<Tensor>) -> Result<()> {
         let Some(made) = made else { return Ok(()) };
         let made = made.flatten_from(1)?;
         self.made = Some(self.made.take().map_or(Ok(made.clone()), |sum| sum + &made)?);
-        Ok(())
-    }
-
-    fn add_rest(&mut self, rest: Tensor) -> Result<()> {
-        self.rest = Some(self.rest.take().map_or(Ok(rest.clone()), |sum| sum + &rest)?);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Whole gradients in stretches, so that a device never holds more than a bounded part of them.
 
-use crate::taps::gradient::{read_dimensions, PerExample};
+use crate::taps::gradient::{read_sizes, FactorSizes, PerExample};
 use candle_core::{bail, DType, Result, Tensor};
 use std::ops::Range;
 
@@ -55,7 +55,7 @@ fn add(one: &PerExample, first: usize, batch: usize, found: &mut Vec<(Range<usiz
     match one {
         PerExample::Outer { inputs, deltas, bias } => {
             let (inputs, deltas, sizes) = factors(inputs, deltas, batch)?;
-            let Sizes { groups, inputs: width, outputs, .. } = sizes;
+            let FactorSizes { groups, inputs: width, outputs, .. } = sizes;
             // Groups lie one after another, so that outputs can be cut where there is one.
             let rows = if groups == 1 { (LENGTH / width.max(1)).clamp(1, outputs.max(1)) } else { outputs };
             let mut begin = 0;
@@ -100,26 +100,9 @@ fn add(one: &PerExample, first: usize, batch: usize, found: &mut Vec<(Range<usiz
     Ok(())
 }
 
-/// The sizes of two factors.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sizes {
-    pub groups: usize,
-    pub positions: usize,
-    pub inputs: usize,
-    pub outputs: usize,
-}
-
 /// The factors with a dimension for groups, and their sizes.
-pub(super) fn factors(inputs: &Tensor, deltas: &Tensor, batch: usize) -> Result<(Tensor, Tensor, Sizes)> {
-    let (ab, groups, positions, i) = read_dimensions(inputs)?;
-    let (db, dg, dp, o) = read_dimensions(deltas)?;
-    if (ab, groups, positions) != (db, dg, dp) || ab != batch {
-        bail!(
-            "per-example gradients with inputs {:?} and output gradients {:?} do not fit a batch of {batch}",
-            inputs.shape(),
-            deltas.shape()
-        );
-    }
+pub(super) fn factors(inputs: &Tensor, deltas: &Tensor, batch: usize) -> Result<(Tensor, Tensor, FactorSizes)> {
+    let sizes = read_sizes(inputs, deltas, batch)?;
     let with_groups = |t: &Tensor| if t.rank() == 3 { t.unsqueeze(1) } else { Ok(t.clone()) };
-    Ok((with_groups(inputs)?, with_groups(deltas)?, Sizes { groups, positions, inputs: i, outputs: o }))
+    Ok((with_groups(inputs)?, with_groups(deltas)?, sizes))
 }

@@ -48,6 +48,11 @@ fn cases() -> Vec<(Vec<PerExample>, Tensor)> {
     let (kernel, of_kernel) = outer(2, 4, false);
     let bias = noise(&[BATCH, 3]);
     let joined = Tensor::cat(&[&of_kernel, &bias], 1).unwrap();
+    // A weight with a bias, and two more parameters of one length behind it.
+    let (with_bias, of_with_bias) = outer(1, 4, true);
+    let (first, second) = (noise(&[BATCH, 2]), noise(&[BATCH, 2]));
+    let several = Tensor::cat(&[&of_with_bias, &first, &second], 1).unwrap();
+    let parts = vec![with_bias, PerExample::Dense(first), PerExample::Dense(second)];
     let (one, of_one) = outer(1, 2, true);
     let (two, of_two) = outer(1, 3, true);
     vec![
@@ -57,6 +62,7 @@ fn cases() -> Vec<(Vec<PerExample>, Tensor)> {
         (vec![PerExample::Rows { ids, deltas, rows }], table),
         (vec![PerExample::Dense(whole.clone())], whole),
         (vec![PerExample::Joined(vec![kernel, PerExample::Dense(bias)])], joined),
+        (vec![PerExample::Joined(parts)], several),
     ]
 }
 

@@ -78,7 +78,7 @@ impl Forgetting {
     }
 }
 
-/// The presentations of one example, for whoever has them elsewhere than in a run: in rows of SQL, say.
+/// The presentations of one example, for callers that have them outside of a run, such as rows of SQL.
 ///
 /// ```
 /// use gradlog_analysis::Presentations;
