@@ -124,7 +124,10 @@ impl Batch {
                     let own = take(count);
                     match &mut self.folded {
                         Some(folded) if folded.len() == own.len() => add(folded, &own),
-                        folded => *folded = Some(own),
+                        Some(folded) => {
+                            candle_core::bail!("sketches of {} numbers do not fit those of {}", own.len(), folded.len())
+                        }
+                        None => self.folded = Some(own),
                     }
                 }
             }

@@ -8,6 +8,7 @@ mod arguments;
 pub mod command;
 mod error;
 mod influence;
+mod leaf;
 mod outline;
 mod record_scan;
 mod record_table;

@@ -1,5 +1,6 @@
 //! The plan node that reads a table of the log: a partition reads a stretch of its blocks, or some buckets.
 
+use crate::leaf::leaf_methods;
 use crate::outline::{BlockOutline, Stretch};
 use crate::wanted::Wanted;
 use crate::{RunTables, SqlError};
@@ -157,28 +158,7 @@ impl DisplayAs for RecordScanExec {
 }
 
 impl ExecutionPlan for RecordScanExec {
-    fn name(&self) -> &str {
-        "RecordScanExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
+    leaf_methods!("RecordScanExec");
 
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let Some(stretches) = self.parts.get(partition).cloned() else {
@@ -202,10 +182,6 @@ impl ExecutionPlan for RecordScanExec {
             });
         }
         Ok(stream.build())
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
     }
 
     /// Rows are counted by the headers, and so are the least and greatest step and epoch. They are exact if headers

@@ -1,6 +1,7 @@
 //! The table function `scores`: a score of every example, as the analyzer computes it.
 
 use crate::arguments::{Arguments, Options};
+use crate::leaf::leaf_methods;
 use crate::rows::{properties, stream, RowSink};
 use crate::{RunTables, SqlError};
 use arrow_schema::SchemaRef;
@@ -153,28 +154,7 @@ impl DisplayAs for ScoresExec {
 }
 
 impl ExecutionPlan for ScoresExec {
-    fn name(&self) -> &str {
-        "ScoresExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
+    leaf_methods!("ScoresExec");
 
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let share = ExampleShare::new(partition as u32 + 1, self.tables.shares()).map_err(SqlError::from)?;
@@ -183,9 +163,5 @@ impl ExecutionPlan for ScoresExec {
         let columns = self.asked.columns.clone();
         let answer = move |sink: &mut RowSink| asked.answer(&tables, share, sink);
         Ok(stream(self.schema(), (&columns, self.projection.clone()), metrics, answer))
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
     }
 }

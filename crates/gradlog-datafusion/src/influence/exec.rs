@@ -1,6 +1,7 @@
 //! The plan node of influence: the integer kernel over the visits, with the probes in the plan.
 
 use super::asked::AskedInfluence;
+use crate::leaf::leaf_methods;
 use crate::rows::{properties, short_list, stream, RowSink};
 use crate::{RunTables, SqlError};
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -42,28 +43,7 @@ impl DisplayAs for InfluenceExec {
 }
 
 impl ExecutionPlan for InfluenceExec {
-    fn name(&self) -> &str {
-        "InfluenceExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
+    leaf_methods!("InfluenceExec");
 
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let share = ExampleShare::new(partition as u32 + 1, self.tables.shares()).map_err(SqlError::from)?;
@@ -71,9 +51,5 @@ impl ExecutionPlan for InfluenceExec {
         let (tables, asked) = (self.tables.clone(), self.asked.clone());
         let answer = move |sink: &mut RowSink| asked.answer(&tables, share, sink);
         Ok(stream(self.schema(), (&self.asked.columns, None), metrics, answer))
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
     }
 }
