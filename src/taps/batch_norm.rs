@@ -1,7 +1,8 @@
 //! `BatchNorm`: refused in training mode, where its statistics couple the examples of a batch, and tapped with frozen
 //! statistics, where it is an affine layer.
 
-use super::gradient::{read_f32, PerExample};
+use super::gradient::read_f32;
+use super::per_example::PerExample;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
 use candle_core::{bail, DType, Device, Result, Tensor};

@@ -1,6 +1,6 @@
 //! `Embedding`: a linear layer with one-hot inputs. Its gradient touches only the rows that the example looked up.
 
-use super::gradient::PerExample;
+use super::per_example::PerExample;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
 use candle_core::{bail, Module, Result, Tensor};

@@ -1,7 +1,8 @@
 //! The exact per-example gradients of one layer, one example at a time: for checks.
 
 use super::fused::with_slice;
-use super::gradient::{add, move_to_host, read_f32, HostUse, PerExample};
+use super::gradient::{add, move_to_host, read_f32, HostUse};
+use super::per_example::PerExample;
 use candle_core::{bail, DType, Device, Result};
 
 /// The gradients of all uses of a layer in a pass, before any sketch. It holds what [`PerExample`] holds, and makes

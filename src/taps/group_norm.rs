@@ -1,7 +1,7 @@
 //! `GroupNorm` with candle's own ops, which are differentiable. Wu and He 2018.
 
 use super::gradient::read_f32;
-use super::gradient::PerExample;
+use super::per_example::PerExample;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
 use candle_core::{bail, DType, Device, Module, Result, Tensor};

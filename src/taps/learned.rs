@@ -1,6 +1,6 @@
 //! `LearnedTensor`: a trained tensor that is the same for all examples, such as a class token.
 
-use super::gradient::PerExample;
+use super::per_example::PerExample;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
 use candle_core::{Module, Result, Tensor};

@@ -5,10 +5,10 @@
 
 use super::catch::Catch;
 use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Held, Operand};
-use super::gradient::PerExample;
 use super::gradient::{add_rows, sum_and_fold};
 use super::on_device;
 use super::parallel;
+use super::per_example::PerExample;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
 use candle_core::{bail, CpuStorage, DType, Module, Result, Shape, Tensor};

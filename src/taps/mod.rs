@@ -25,6 +25,7 @@ mod names;
 mod norm;
 mod on_device;
 pub(crate) mod parallel;
+mod per_example;
 mod prelu;
 mod recurrent;
 mod registry;
@@ -38,9 +39,9 @@ mod watch;
 
 pub use batch_norm::FrozenBatchNorm;
 pub use catch::Catch;
-pub use gradient::PerExample;
 pub use learned::LearnedTensor;
 pub use model::{LastLayer, Paused, Taps};
+pub use per_example::PerExample;
 pub use spec::{LayerSpec, Parameter};
 pub use tap::{Tap, TapError};
 pub use tapped::Tapped;

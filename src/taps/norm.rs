@@ -6,9 +6,9 @@
 
 use super::catch::Catch;
 use super::fused::{apply_layer, cpu_f32, needs_gradient, slice, with_slice, FusedLayer, Held, Operand};
-use super::gradient::PerExample;
 use super::gradient::{read_f32, sum_and_fold, Folding};
 use super::parallel::share_rows;
+use super::per_example::PerExample;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
 use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor, D};

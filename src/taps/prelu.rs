@@ -1,6 +1,7 @@
 //! `PReLU`: a slope below 0 that is trained. He et al. 2015.
 
-use super::gradient::{read_f32, PerExample};
+use super::gradient::read_f32;
+use super::per_example::PerExample;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
 use candle_core::{bail, DType, Device, Module, Result, Tensor};

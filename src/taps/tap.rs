@@ -1,7 +1,7 @@
 //! The trait of a layer that can be tapped.
 
 use super::catch::Catch;
-use super::gradient::PerExample;
+use super::per_example::PerExample;
 use super::spec::LayerSpec;
 use candle_core::{Result, Tensor};
 

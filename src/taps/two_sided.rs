@@ -3,7 +3,8 @@
 //! A layer's gradient is never made. With `positions · (R + C + rows · columns)` multiplications in place of `positions
 //! · R · C`, this is what wide layers with few positions and layers on a device can afford.
 
-use super::gradient::{add_rows, read_dimensions, wide_squared_norm, HostUse, PerExample, TouchedRows};
+use super::gradient::{add_rows, wide_squared_norm, HostUse, TouchedRows};
+use super::per_example::{read_dimensions, PerExample};
 use candle_core::{bail, DType, Device, Result, Tensor};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};

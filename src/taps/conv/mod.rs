@@ -11,7 +11,7 @@ mod windows;
 
 use super::catch::Catch;
 use super::fused::cpu_f32;
-use super::gradient::PerExample;
+use super::per_example::PerExample;
 use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
 use candle_core::{Module, Result, Tensor};

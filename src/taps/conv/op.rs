@@ -7,8 +7,9 @@ use super::by_ops::unfold;
 use super::windows::Geometry;
 use crate::taps::catch::Catch;
 use crate::taps::fused::{apply_layer, needs_gradient, slice, with_slice, FusedLayer, Held, Operand};
-use crate::taps::gradient::{read_f32, sum_and_fold, Folding, PerExample};
+use crate::taps::gradient::{read_f32, sum_and_fold, Folding};
 use crate::taps::metric::SquaredNorms;
+use crate::taps::per_example::PerExample;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor};
 
 /// Which side of the windows is the layer's input.

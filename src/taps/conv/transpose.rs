@@ -8,7 +8,7 @@ use super::op::{fused_forward, per_example, Direction};
 use super::windows::{Geometry, Settings};
 use super::{describe, is_fused};
 use crate::taps::catch::Catch;
-use crate::taps::gradient::PerExample;
+use crate::taps::per_example::PerExample;
 use crate::taps::spec::LayerSpec;
 use crate::taps::tap::{Tap, TapError};
 use candle_core::{bail, Module, Result, Tensor};

@@ -12,8 +12,9 @@ mod stretch;
 pub(super) use fold::FoldTables;
 pub(super) use linear::linear;
 
-use super::gradient::{read_f32, FoldedGradients, PerExample};
+use super::gradient::{read_f32, FoldedGradients};
 use super::metric::SquaredNorms;
+use super::per_example::PerExample;
 use super::shared_fold::LazyFold;
 use candle_core::{DType, Result, Tensor};
 

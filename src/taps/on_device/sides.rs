@@ -3,7 +3,7 @@
 use super::norms::{gram, squares, squares_of_products};
 use super::stretch::{factors, stretches};
 use super::DeviceSketch;
-use crate::taps::gradient::{FactorSizes, PerExample};
+use crate::taps::per_example::{FactorSizes, PerExample};
 use crate::taps::shared_fold::LazyFold;
 use crate::taps::two_sided::{has_exact_norm, Sides};
 use candle_core::{bail, DType, Result, Tensor};

@@ -1,6 +1,6 @@
 //! Whole gradients in stretches, so that a device never holds more than a bounded part of them.
 
-use crate::taps::gradient::{read_sizes, FactorSizes, PerExample};
+use crate::taps::per_example::{read_sizes, FactorSizes, PerExample};
 use candle_core::{bail, DType, Result, Tensor};
 use std::ops::Range;
 

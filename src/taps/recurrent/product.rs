@@ -1,7 +1,7 @@
 //! One of the two linear layers of a recurrent layer.
 
 use super::super::catch::Catch;
-use super::super::gradient::PerExample;
+use super::super::per_example::PerExample;
 use super::super::spec::LayerSpec;
 use super::super::tap::{Tap, TapError};
 use candle_core::{Result, Tensor};

@@ -1,6 +1,7 @@
 use super::*;
-use crate::taps::gradient::{fold_uses, PerExample};
+use crate::taps::gradient::fold_uses;
 use crate::taps::on_device;
+use crate::taps::per_example::PerExample;
 use crate::taps::shared_fold::{LazyFold, SharedFold};
 use gradlog_format::sketch::SketchConfig;
 
