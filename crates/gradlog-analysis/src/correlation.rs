@@ -1,5 +1,7 @@
 //! Correlations of two lists of numbers: of their values (Pearson) and of their ranks (Spearman). Pure arithmetic.
 
+use rayon::slice::ParallelSliceMut;
+
 /// Pearson's correlation; NaN if one side is constant or shorter than two, or if the two differ in length.
 pub fn pearson(a: &[f64], b: &[f64]) -> f64 {
     if a.len() != b.len() {
@@ -27,7 +29,7 @@ pub fn spearman(a: &[f64], b: &[f64]) -> f64 {
 /// The rank of each value from 0, ties sharing their mean rank.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+    order.par_sort_unstable_by(|&a, &b| values[a].total_cmp(&values[b]));
     let mut ranks = vec![0.0; values.len()];
     let mut done = 0;
     for same in order.chunk_by(|&a, &b| values[a] == values[b]) {

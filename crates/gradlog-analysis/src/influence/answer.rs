@@ -2,10 +2,12 @@
 
 use super::method::EstimateDetails;
 use super::question::{Normalization, ProbeTime};
-use crate::scores::order::{suspicious_first, Order};
+use crate::scores::order::{first_of, suspicious_first, Order};
 use crate::{Basis, LeftOut};
 use gradlog_format::log::{Mode, PredictionScore};
 use gradlog_format::run::Damage;
+use rayon::slice::ParallelSliceMut;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 /// A probe that influence was measured on.
@@ -168,10 +170,7 @@ impl Influence {
     /// If there is no such probe.
     pub fn ranking(&self, probe: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.rows.len()).collect();
-        order.sort_by(|&a, &b| {
-            suspicious_first(Order::HighestFirst, self.score(a, probe), self.score(b, probe))
-                .then_with(|| self.rows[a].example.cmp(&self.rows[b].example))
-        });
+        order.par_sort_unstable_by(|&a, &b| self.before(probe, a, b));
         order
     }
 
@@ -180,10 +179,8 @@ impl Influence {
     /// # Panics
     /// If there is no such probe.
     pub fn proponents(&self, probe: usize, count: usize) -> Vec<usize> {
-        let mut order = self.ranking(probe);
-        order.retain(|&row| self.score(row, probe) > 0.0);
-        order.truncate(count);
-        order
+        let positive = (0..self.rows.len()).filter(|&row| self.score(row, probe) > 0.0).collect();
+        first_of(positive, count, |&a, &b| self.before(probe, a, b))
     }
 
     /// Positions of up to `count` rows that hurt most, the strongest first. Only negative scores.
@@ -191,11 +188,14 @@ impl Influence {
     /// # Panics
     /// If there is no such probe.
     pub fn opponents(&self, probe: usize, count: usize) -> Vec<usize> {
-        let mut order = self.ranking(probe);
-        order.retain(|&row| self.score(row, probe) < 0.0);
-        order.reverse();
-        order.truncate(count);
-        order
+        let negative = (0..self.rows.len()).filter(|&row| self.score(row, probe) < 0.0).collect();
+        first_of(negative, count, |&a, &b| self.before(probe, b, a))
+    }
+
+    /// Which of two rows comes first in [`ranking`](Self::ranking).
+    fn before(&self, probe: usize, a: usize, b: usize) -> Ordering {
+        suspicious_first(Order::HighestFirst, self.score(a, probe), self.score(b, probe))
+            .then_with(|| self.rows[a].example.cmp(&self.rows[b].example))
     }
 
     /// Which variant of TracIn this is, or which other method, in words.

@@ -4,6 +4,7 @@
 //! places (Koh and Liang 2017, §5.2 and §5.3, look at the same by eye).
 
 use super::answer::Influence;
+use rayon::slice::ParallelSliceMut;
 
 /// How a probe's influence is spread over the training examples, by the sizes of the scores.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,7 +28,7 @@ impl Influence {
         let mut sizes: Vec<f64> =
             (0..self.rows.len()).map(|row| self.score(row, probe).abs()).filter(|size| size.is_finite()).collect();
         // Sorted before they are added up: the sum does not depend on the order of the rows.
-        sizes.sort_by(|a, b| b.total_cmp(a));
+        sizes.par_sort_unstable_by(|a, b| b.total_cmp(a));
         let total: f64 = sizes.iter().sum();
         if total <= 0.0 {
             return None;

@@ -11,6 +11,7 @@ use crate::rows::driver::{fold_each, ReadTo};
 use crate::rows::reader::{RowReader, WantedGradient};
 use crate::rows::rule::{RowRule, UnseenGradient};
 use crate::rows::sweep::{Sweeps, Untrained};
+use crate::scores::order::first_of;
 use crate::vectors::lengths::excess_of_signs;
 use crate::{rows::column, spearman, AnalysisError, Basis, LeftOut, Progress, Window};
 use gradlog_format::log::{Column, ColumnKey, LayerRecord};
@@ -74,11 +75,11 @@ pub struct Comparison {
 impl FeatureDistance {
     /// Rows of the `count` examples that are nearest to the probe, the nearest first; ties by example id.
     fn nearest(&self, influence: &Influence, count: usize) -> Vec<usize> {
-        let mut rows: Vec<usize> = (0..self.distances.len()).filter(|&row| self.distances[row].is_finite()).collect();
+        let rows: Vec<usize> = (0..self.distances.len()).filter(|&row| self.distances[row].is_finite()).collect();
         let example = |row: usize| influence.rows[row].example;
-        rows.sort_by(|&a, &b| self.distances[a].total_cmp(&self.distances[b]).then(example(a).cmp(&example(b))));
-        rows.truncate(count);
-        rows
+        first_of(rows, count, |&a, &b| {
+            self.distances[a].total_cmp(&self.distances[b]).then(example(a).cmp(&example(b)))
+        })
     }
 
     /// Sets the `count` nearest examples beside the `count` strongest of `influence`, which these distances were made

@@ -20,6 +20,16 @@ impl std::fmt::Display for Order {
     }
 }
 
+/// The first `count` in an order, sorted by it. It takes time linear in all, and does not sort those that are left out.
+pub(crate) fn first_of<T>(mut all: Vec<T>, count: usize, order: impl Fn(&T, &T) -> Ordering) -> Vec<T> {
+    if (1..all.len()).contains(&count) {
+        all.select_nth_unstable_by(count - 1, &order);
+    }
+    all.truncate(count);
+    all.sort_unstable_by(&order);
+    all
+}
+
 /// A total order in which NaN comes last whichever end comes first.
 pub(crate) fn suspicious_first(order: Order, a: f64, b: f64) -> Ordering {
     match (a.is_nan(), b.is_nan()) {
@@ -31,5 +41,21 @@ pub(crate) fn suspicious_first(order: Order, a: f64, b: f64) -> Ordering {
             Order::HighestFirst => (b + 0.0).total_cmp(&(a + 0.0)),
             Order::LowestFirst => (a + 0.0).total_cmp(&(b + 0.0)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_a_list_are_those_of_the_sorted_one() {
+        let list: Vec<(u32, u32)> = (0..50).map(|i| (i * 7 % 11, i)).collect();
+        let mut sorted = list.clone();
+        sorted.sort();
+        for count in [0, 1, 7, 49, 50, 51] {
+            assert_eq!(first_of(list.clone(), count, Ord::cmp), sorted[..count.min(50)], "{count}");
+        }
+        assert!(first_of(Vec::<u32>::new(), 3, Ord::cmp).is_empty());
     }
 }

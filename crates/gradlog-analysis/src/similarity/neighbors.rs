@@ -4,6 +4,7 @@
 //! half a minute for 60,000 of 512 on two cores.
 
 use super::unit_vectors::UnitVectors;
+use crate::scores::order::first_of;
 use rayon::prelude::*;
 
 /// Vectors of a tile: its products with all others are a few megabytes.
@@ -40,16 +41,6 @@ fn nearest_first(a: &Neighbor, b: &Neighbor) -> std::cmp::Ordering {
     b.cosine.total_cmp(&a.cosine).then(a.position.cmp(&b.position))
 }
 
-/// Keeps the `count` nearest, in order.
-fn keep(mut found: Vec<Neighbor>, count: usize) -> Vec<Neighbor> {
-    if found.len() > count && count > 0 {
-        found.select_nth_unstable_by(count - 1, nearest_first);
-    }
-    found.truncate(count);
-    found.sort_by(nearest_first);
-    found
-}
-
 impl UnitVectors {
     /// The `count` vectors nearest to the one at `position`, the nearest first, itself left out.
     ///
@@ -76,7 +67,8 @@ fn find_neighbors(vectors: &UnitVectors, position: usize, count: usize) -> Vec<N
         example: vectors.examples[other],
         cosine: *cosine,
     };
-    keep(cosines.iter().enumerate().map(other).filter(|found| found.position != position).collect(), count)
+    let others = cosines.iter().enumerate().map(other).filter(|found| found.position != position).collect();
+    first_of(others, count, nearest_first)
 }
 
 /// Gives `each` the cosines of the vectors `rows` with those from `from` on: row, position, cosine.
@@ -108,20 +100,15 @@ fn find_pairs(vectors: &UnitVectors, threshold: f32, count: usize) -> Vec<Pair> 
             if position > first + row && cosine >= threshold {
                 pairs.push(Pair { first: vectors.examples[first + row], second: vectors.examples[position], cosine });
                 if pairs.len() >= 2 * count.max(512) {
-                    pairs.sort_by(alike);
-                    pairs.truncate(count);
+                    pairs = first_of(std::mem::take(&mut pairs), count, alike);
                 }
             }
         });
-        pairs.sort_by(alike);
-        pairs.truncate(count);
-        pairs
+        first_of(pairs, count, alike)
     };
     let merge = |mut a: Vec<Pair>, b: Vec<Pair>| {
         a.extend(b);
-        a.sort_by(alike);
-        a.truncate(count);
-        a
+        first_of(a, count, alike)
     };
     tiles.into_par_iter().map(pairs_of_tile).reduce(Vec::new, merge)
 }
