@@ -42,7 +42,8 @@ pub enum Folding {
     /// visits say so. Probes in Adam's metric are scaled by outer products, as those of factored layers are; visits
     /// have no norm in it.
     ///
-    /// Tied layers, layers of other kinds, and those with fewer than `4 · side²` numbers are folded whole.
+    /// Layers of other kinds, and those with fewer than `4 · side²` numbers, are folded whole. Tied layers are projected
+    /// alike, and their norm is that of their sketches' sum.
     ///
     /// # Cost
     /// `positions · side · (R + C + side)` multiplications for an example on a device; `positions · (R + C + side²)`
@@ -68,18 +69,28 @@ impl Folding {
 
     /// The layers that are projected from both sides.
     pub(super) fn choose(self, layers: &[Registered], sketching: Sketching) -> Vec<TwoSided> {
+        // The gradients of tied layers are added, so they are projected alike or not at all.
+        let group = |layer: &'_ Registered| -> Vec<&Registered> {
+            layers.iter().filter(|other| layer.tied.is_some() && other.tied == layer.tied).collect()
+        };
+        let is_large = |layer: &Registered| {
+            layer.spec.parameters.first().is_some_and(|first| {
+                let is_far = first.tensor.as_ref().is_some_and(|tensor| !tensor.device().is_cpu());
+                is_far && (layer.spec.kind == "embedding" || first.shape.elem_count() > LARGE)
+            })
+        };
+        let has_matrix = |layer: &Registered| layer.layer.is_some() && KINDS.contains(&layer.spec.kind);
         let of_layer = |(number, layer): (usize, &Registered)| {
-            let first = layer.spec.parameters.first()?;
-            let is_far = first.tensor.as_ref().is_some_and(|tensor| !tensor.device().is_cpu());
-            let is_large = layer.spec.kind == "embedding" || first.shape.elem_count() > LARGE;
+            let (first, group) = (layer.spec.parameters.first()?, group(layer));
             let side = match self {
                 Self::TwoSided { side } => side,
-                Self::Auto if is_far && is_large && sketching != Sketching::InMainMemory => SIDE_AUTO,
+                Self::Auto if sketching == Sketching::InMainMemory => return None,
+                Self::Auto if is_large(layer) || group.iter().any(|other| is_large(other)) => SIDE_AUTO,
                 _ => return None,
             };
             let (rows, columns) = matrix(first.shape.dims())?;
             let (kept_rows, kept_columns) = (rows.min(side as usize), columns.min(side as usize));
-            let fits = layer.layer.is_some() && layer.tied.is_none() && KINDS.contains(&layer.spec.kind);
+            let fits = has_matrix(layer) && group.iter().all(|other| has_matrix(other));
             let pays = 4 * kept_rows * kept_columns <= rows.saturating_mul(columns);
             let layer = u32::try_from(number).ok()?;
             (fits && pays).then_some(TwoSided { layer, rows: kept_rows as u32, columns: kept_columns as u32 })
@@ -98,7 +109,9 @@ fn matrix(dims: &[usize]) -> Option<(usize, usize)> {
 pub(super) fn make_sides(manifest: &Manifest, layer: &Registered, number: usize) -> Option<Sides> {
     // A manifest that says it wrongly is refused where runs are opened.
     let projected = manifest.two_sided().unwrap_or_default();
-    let (one, record) = (projected.get(&u32::try_from(number).ok()?)?, manifest.layers.get(number)?);
+    // The gradients of tied layers are added, so they have one projection.
+    let (one, record) =
+        (projected.get(&u32::try_from(number).ok()?)?, manifest.layers.get(layer.tied.unwrap_or(number))?);
     let shape = matrix(layer.spec.parameters.first()?.shape.dims())?;
     let LayerRecord { seed_input, seed_delta, .. } = *record;
     Some(Sides::new((seed_delta, seed_input), shape, (one.rows as usize, one.columns as usize)))

@@ -146,7 +146,9 @@ impl LazyFold {
         let Some(sides) = sides else { return self };
         let (rows, columns) = sides.shape();
         let parameters = (self.parameters - (rows * columns).min(self.parameters)) + sides.numbers();
-        Self { parameters, place: None, gap: (0, 0), sides: Some(Arc::new(sides)), ..self }
+        // What a tied layer lacks lies behind its weight.
+        let gap = (sides.numbers(), self.gap.1);
+        Self { parameters, place: None, gap, sides: Some(Arc::new(sides)), ..self }
     }
 
     /// The same, and behind each sketch that of the gradient times `weights`.
@@ -186,9 +188,9 @@ impl LazyFold {
     /// The same for a layer that is projected from both sides, and behind each sketch that of the gradient times
     /// `scales`.
     pub(crate) fn with_scales(&self, scales: SideScales, shared: Arc<SharedFold>) -> Self {
-        let Self { seed, parameters, tied, .. } = *self;
+        let Self { seed, parameters, tied, gap, .. } = *self;
         let sides = self.sides.clone();
-        Self { sides, scales: Some(scales), ..Self::new(seed, parameters, (tied, None), shared) }
+        Self { sides, gap, scales: Some(scales), ..Self::new(seed, parameters, (tied, None), shared) }
     }
 
     /// What the second sketch of such a layer is multiplied by.

@@ -2,6 +2,7 @@
 //! the background thread make there, and against candle's own backward on one example.
 
 mod losses;
+mod tied;
 mod two_sided;
 
 use crate::common::*;

@@ -55,6 +55,15 @@ impl Manifest {
         if !layers.iter().all(known) || !layers.windows(2).all(|pair| pair[0].layer < pair[1].layer) {
             return Err(DecodeError("it names layers that the run has not, out of order, or without numbers".into()));
         }
-        Ok(layers.into_iter().map(|one| (one.layer, one)).collect())
+        // Tied layers have one seed.
+        let mut tied: HashMap<u64, Option<(u32, u32)>> = HashMap::new();
+        let projected: HashMap<u32, TwoSided> = layers.into_iter().map(|one| (one.layer, one)).collect();
+        for (number, layer) in (0..).zip(&self.layers) {
+            let sides = projected.get(&number).map(|one| (one.rows, one.columns));
+            if *tied.entry(layer.seed_folded).or_insert(sides) != sides {
+                return Err(DecodeError(format!("`{}` is tied to a layer that it projects otherwise", layer.name)));
+            }
+        }
+        Ok(projected)
     }
 }

@@ -1,0 +1,104 @@
+//! Tied layers that are projected from both sides: a table of tokens that is the head as well.
+
+use super::*;
+use candle_nn::{Linear, Optimizer};
+use gradlog_format::sketch::Fold;
+
+const COUNT: usize = 3;
+const ROWS: usize = 200;
+const COLUMNS: usize = 40;
+const SIDE: usize = 10;
+
+/// Records two visits of each example and a probe between, of a table that two heads share with a bias each. Returns
+/// each example's exact gradient of the table and of both biases, at its first visit.
+fn record(dir: &Path, config: Config) -> Vec<Vec<f32>> {
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let vb = builder(&variables);
+    let table = embedding(ROWS, COLUMNS, vb.pp("table")).unwrap();
+    let head = |name: &str| {
+        let bias = vb.get(ROWS, name).unwrap();
+        taps.tap(name, Linear::new(table.embeddings().clone(), Some(bias)))
+    };
+    let heads = [head("first"), head("second")];
+    let table = taps.tap("table", table);
+    variables.data().lock().unwrap().iter().for_each(|(name, variable)| {
+        variable.set(&noise(name.len() as u64, variable.dims())).unwrap();
+    });
+    let ids: Vec<u32> = (0..COUNT * 5).map(|place| (place * place % 17) as u32).collect();
+    let ids = Tensor::from_vec(ids, (COUNT, 5), &Device::Cpu).unwrap();
+    let deltas = [noise(4, &[COUNT, 5, ROWS]), noise(5, &[COUNT, 5, ROWS])];
+    let losses = |from: usize, count: usize| {
+        let part = |t: &Tensor| t.narrow(0, from, count).unwrap();
+        let x = table.forward(&part(&ids)).unwrap().tanh().unwrap();
+        let of = |at: usize| (heads[at].forward(&x).unwrap() * part(&deltas[at])).unwrap();
+        (of(0) + of(1)).unwrap().flatten_from(1).unwrap().sum(1).unwrap()
+    };
+    let mut recorder = Recorder::create(dir, &taps, config).unwrap();
+    let names: Vec<u64> = (0..COUNT as u64).collect();
+    let data = variables.data().lock().unwrap().clone();
+    let gradient = |example: usize| {
+        let grads = losses(example, 1).sum_all().unwrap().backward().unwrap();
+        ["table.weight", "first", "second"].iter().flat_map(|name| numbers(grads.get(&data[*name]).unwrap())).collect()
+    };
+    let exact = (0..COUNT).map(gradient).collect();
+    let params = gradlog::optim::AdamConfig::new(1e-3);
+    let mut optimizer = gradlog::optim::AdamW::new(variables.all_vars(), params).unwrap();
+    for step in 0..2 {
+        if step > 0 {
+            let mut pass = recorder.probe("test", &names).unwrap();
+            pass.losses(&losses(0, COUNT)).unwrap().backward().unwrap();
+            pass.commit().unwrap();
+        }
+        let mut pass = recorder.pass(&names).unwrap();
+        pass.reduction(gradlog::Reduction::Sum);
+        let loss = pass.losses(&losses(0, COUNT)).unwrap();
+        pass.backward_step(&mut optimizer, &loss).unwrap();
+    }
+    recorder.finish().unwrap();
+    exact
+}
+
+/// What FORMAT.md makes of a gradient, before it is rotated.
+fn project(run: &Run, gradient: &[f32]) -> Vec<f32> {
+    let first = &run.manifest().layers[0];
+    let (rows, columns) = (Fold::new(first.seed_delta, ROWS, SIDE), Fold::new(first.seed_input, COLUMNS, SIDE));
+    let (weight, biases) = gradient.split_at(ROWS * COLUMNS);
+    let narrow: Vec<Vec<f32>> = weight.chunks_exact(COLUMNS).map(|row| columns.apply(row)).collect();
+    let mut numbers = vec![0f32; SIDE * SIDE];
+    for column in 0..SIDE {
+        let folded = rows.apply(&narrow.iter().map(|row| row[column]).collect::<Vec<f32>>());
+        folded.iter().enumerate().for_each(|(row, value)| numbers[row * SIDE + column] = *value);
+    }
+    numbers.extend(biases);
+    Fold::new(first.seed_folded, numbers.len(), 512).apply(&numbers)
+}
+
+#[test]
+fn their_sketch_is_that_of_the_sum_of_their_gradients() {
+    for sketching in [Sketching::Auto, Sketching::OnDevice] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config { folding: Folding::TwoSided { side: SIDE as u32 }, ..hashed(sketching) };
+        (config.sketch.folded_min, config.sketch.folded_max) = (512, 512);
+        let exact = record(dir.path(), config);
+        let run = Run::open(dir.path()).unwrap();
+        assert_eq!(run.manifest().two_sided().unwrap().len(), 3);
+        let mut torn = run.manifest().clone();
+        let mut some: Vec<_> = torn.two_sided().unwrap().into_values().collect();
+        some.sort_by_key(|one| one.layer);
+        torn.extensions.retain(|field| field.tag != 4);
+        torn.extensions.push(gradlog_format::log::Manifest::two_sided_field(&some[..2]).unwrap());
+        assert!(torn.two_sided().unwrap_err().to_string().contains("is tied"));
+        let made = folded(dir.path());
+        let right: Vec<Vec<f32>> = exact.iter().map(|gradient| project(&run, gradient)).collect();
+        assert!(dot(&right[0], &right[0]) > 1.0);
+        for (i, j) in (0..COUNT).flat_map(|i| (0..COUNT).map(move |j| (i, j))) {
+            // The rotation keeps dot products.
+            let (made, wanted) = (dot(&made[i], &made[j]), dot(&right[i], &right[j]));
+            let size = dot(&right[i], &right[i]).max(dot(&right[j], &right[j]));
+            assert!((made - wanted).abs() < 1e-4 * size, "{sketching:?} {i} {j}: {made} {wanted}");
+        }
+        let answer = InfluenceQuestion::new("test").compute(&run).unwrap();
+        assert!(answer.variant().contains("AdamW, second moments"), "{}", answer.variant());
+        assert!(answer.scores.iter().all(|score| score.is_finite() && *score != 0.0), "{:?}", answer.scores);
+    }
+}
