@@ -116,6 +116,11 @@ impl<'run> Asked<'run> {
         self.watch.start(&self.runs, passes, doing);
     }
 
+    /// Takes the bar off the terminal: nothing is read any more.
+    pub(crate) fn stop(&self) {
+        self.watch.clear();
+    }
+
     /// Whether a picture of plain characters belongs behind what goes to `to`: only a table on a terminal.
     pub(crate) fn draws(&self, to: &Destination<'_>) -> bool {
         self.draws && to.out.is_none() && to.format == Format::Table

@@ -191,7 +191,7 @@ fn measure_distances(run: &Run, asked: &DistanceQuestion<'_>) -> Result<Vec<Feat
         return Err(AnalysisError::Missing {
             score: "distance in feature space",
             what: "inputs of such a layer for these probes",
-            how: "name a layer that sees one position per example: `SummaryQuestion` lists their forms",
+            how: "name a layer that sees one position per example; of folded layers no inputs are kept",
         });
     };
     let (number, width, origin) = (factored.layer, factored.inputs, factored.input_origin);

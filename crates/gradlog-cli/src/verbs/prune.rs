@@ -100,6 +100,10 @@ impl Verb for Arguments {
     ) -> Result<Shown<'run>, CliError> {
         let mut standing = Standing::from(&table);
         let mut words = standing.words(&prefixes(&asked.names()));
+        if self.score.is_none() {
+            // Nobody asked for the score that was read, and the first line is about it.
+            words.drain(..words.len().min(1));
+        }
         let content = if list.kept.is_empty() {
             Content::Nothing
         } else {

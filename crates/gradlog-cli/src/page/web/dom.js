@@ -65,8 +65,11 @@ function plural(number, one, many) {
   return `${count(number)} ${number === 1 ? one : many || `${one}s`}`;
 }
 
+/** A share. What is not all is not rounded to all. */
 function percent(share) {
-  return share === null || share === undefined ? "–" : `${(100 * share).toFixed(1)} %`;
+  if (share === null || share === undefined) return "–";
+  const text = (100 * share).toFixed(1);
+  return share < 1 && text === "100.0" ? "99.9 %" : `${text} %`;
 }
 
 /** A label, or a dash. */

@@ -74,14 +74,20 @@ function partBars(parts, names, what) {
 /** A row: picture, label, score, and a word if its own label is suspected. */
 async function endRow(row, most, split, names, probeLabel) {
   const [card, about] = await Promise.all([cardOf("train", row.id, "small"), source.describe(row.id)]);
-  const isSuspect = about.suspect !== null && about.suspect.proposed !== null;
-  const words = `example ${row.id}, label ${labelText(about.label)}${isSuspect ? `, probably ${about.suspect.proposed}` : ""}`;
+  const words = `example ${row.id}, label ${labelText(about.label)}`;
+  // Whether its label is suspected may take longer to know.
+  const suspected = h("span", { class: "suspected" });
+  source.suspectOf(row.id).then((suspect) => {
+    if ((suspect?.proposed ?? null) === null) return;
+    const { proposed } = suspect;
+    suspected.append(h("span", { class: "chip other", title: `its label is suspected: the model mostly predicted ${proposed}` }, `mostly predicted ${proposed}`));
+  }, () => {});
   const parts = split !== "none" && row[split] ? partBars(row[split], names[split], split) : null;
   return h("button", { type: "button", class: "end", "aria-label": `${words}${row.score === undefined ? "" : `, score ${short(row.score)}`}`, onclick: () => openExample(row.id) },
     card,
     h("span", { class: "end-text" },
       h("span", { class: "end-head" }, about.label !== null && h("span", { class: `chip${about.label === probeLabel ? " same" : ""}` }, about.label),
-        isSuspect && h("span", { class: "chip other", title: `its label is suspected: mostly predicted as ${about.suspect.proposed}` }, `looks like ${about.suspect.proposed}`),
+        suspected,
         h("span", { class: "id" }, `#${row.id}`)),
       h("span", { class: "end-score" },
         parts ?? (row.score === undefined ? null : scoreBar(row, most)),
@@ -104,6 +110,6 @@ async function endLists(ends, split, probe) {
   const wrong = probe.correct !== null && probe.correct < 0.5 && probe.prediction !== null;
   return h("div", { class: "end-columns" },
     column("Helped", `Proponents: their steps lowered ${answer}.`, helpedRows),
-    column(wrong ? "Hurt: they taught the wrong answer" : "Hurt", `Opponents: their steps raised ${answer}.`, hurtRows),
+    column(wrong ? "Hurt: they led away from the right answer" : "Hurt", `Opponents: their steps raised ${answer}.`, hurtRows),
     nearest);
 }

@@ -51,7 +51,7 @@ function reasonsOf(about, signals, examples) {
     h("h3", null, about.label === null ? "Why it is suspected" : "Why its label is suspected"),
     h("p", { class: "note" }, `Place ${count(suspect.rank)} of ${count(examples)} by suspicion.`),
     h("ul", { class: "reasons" }, plainFirst(suspect.reasons).map((reason) => h("li", null, reason))),
-    h("p", { class: "note" }, "Share of the examples that each score finds less suspicious:"),
+    h("p", { class: "note" }, "Share of the examples that each score finds less suspicious. Equal scores are ordered by their mean loss:"),
     h("div", { class: "ranks" }, bars));
 }
 
@@ -86,6 +86,7 @@ async function drawExample(id) {
   if (!source.isServed) await Promise.all(more.map((one) => one.isThere));
   if (currentExample() !== id) return;
   const proposed = about.proposed;
+  const isThere = visits !== null || about.label !== null || about.prediction !== null || about.suspect !== null;
   aside.replaceChildren(
     h("div", { class: "example-head" }, h("h2", null, `Example ${id}`),
       h("button", { type: "button", class: "close", "aria-label": "close the example (Esc)", onclick: closeExample }, "×")),
@@ -94,7 +95,7 @@ async function drawExample(id) {
         about.label !== null && [h("dt", null, "label"), h("dd", null, h("b", { class: "chip" }, about.label))],
         about.label !== null && [h("dt", null, "proposed"), h("dd", null, proposed === null ? "–" : h("b", { class: "chip other" }, proposed))],
         inData !== null && [h("dt", null, "data says"), h("dd", null, h("b", { class: "chip data" }, inData))])),
-    h("div", { class: "judge" }, verdictButtons(id, about.label, proposed)),
+    isThere ? h("div", { class: "judge" }, verdictButtons(id, about.label, proposed), about.label !== null && otherLabel(id, about.label)) : "",
     visits ? h("section", null, h("h3", null, "How it went"),
       h("p", { class: "story" }, storyOf(visits)),
       visits.some((visit) => Number.isFinite(visit.margin)) && visitChart(visits, "margin", "Margin of its label, by step"),
@@ -103,9 +104,22 @@ async function drawExample(id) {
       : missing(source.isServed ? "The run has no visit of it." : "Its visits are not in this page. `gradlog example` shows them."),
     ...more,
   );
+  showExample(aside);
+  focusLabel(id);
+}
+
+function showExample(aside) {
   aside.hidden = false;
   aside.scrollTop = 0;
   document.body.classList.add("with-example");
+}
+
+/** Says in the column why an example is not shown. */
+function refuseExample(id, why) {
+  const aside = document.getElementById("example");
+  aside.replaceChildren(h("div", { class: "example-head" }, h("h2", null, `Example ${id}`),
+    h("button", { type: "button", class: "close", "aria-label": "close the example (Esc)", onclick: closeExample }, "×")), missing(why));
+  showExample(aside);
 }
 
 function hideExample() {

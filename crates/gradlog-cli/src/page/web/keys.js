@@ -45,9 +45,14 @@ function judgedExample() {
 async function judgeByKey(verdict) {
   const id = judgedExample();
   if (id === null || id === undefined) return;
+  if (id === currentExample() && !document.querySelector("#example .verdicts")) {
+    announce(`the run has no example ${id}`);
+    return;
+  }
   const about = await source.describe(id);
   if (verdict === "relabel" && about.proposed === null) {
-    announce(`example ${id} has no proposed label`);
+    if (about.label === null) announce(`example ${id} has no label`);
+    else askLabel(id);
     return;
   }
   judge(id, verdict, about.label, about.proposed);
@@ -77,7 +82,10 @@ document.addEventListener("keydown", (event) => {
     if (all.length === 0) return;
     event.preventDefault();
     const at = placeAmong(all);
-    focusStop(all, event.key === "ArrowDown" ? Math.min(at + 1, all.length - 1) : Math.max(at - 1, 0));
+    // Behind the last row that is drawn there may be more.
+    const more = event.key === "ArrowDown" && at === all.length - 1 && document.querySelector("#main .suspects .more");
+    if (more) showMoreSuspects().then(() => focusStop(stops(), at + 1));
+    else focusStop(all, event.key === "ArrowDown" ? Math.min(at + 1, all.length - 1) : Math.max(at - 1, 0));
   } else if ((event.key === "ArrowRight" || event.key === "ArrowLeft") && event.target.matches?.(".tile")) {
     const tiles = [...event.target.parentElement.querySelectorAll(".tile")];
     event.preventDefault();

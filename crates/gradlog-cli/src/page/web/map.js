@@ -132,7 +132,7 @@ async function drawMap(main) {
   const choose = () => {
     showBrush();
     const { left, right, low, high } = state.box;
-    const words = `with confidence ${low.toFixed(2)} to ${high.toFixed(2)} and variability ${left.toFixed(2)} to ${right.toFixed(2)}`;
+    const words = `in the rectangle, with confidence ${low.toFixed(2)} to ${high.toFixed(2)} and variability ${left.toFixed(2)} to ${right.toFixed(2)}`;
     listPoints(list, part, pointsInside(part, state.box, state.only), words);
   };
   const redraw = () => drawPoints(canvas, ...size, part, state.only);
@@ -187,7 +187,8 @@ async function drawMap(main) {
       brush.style.width = "0";
       listPoints(list, part, [...region.keys()].filter((one) => region[one] & bit && (state.only === null || label[one] === state.only)), name);
     },
-  }, `${name} (${count(part.regions[place])})`));
+    title: `${["the third with the highest confidence", "the third with the highest variability", "the third with the lowest confidence"][place]}, wherever it lies`,
+  }, `${name}: a third (${count(part.regions[place])})`));
   const only = h("select", { "aria-label": "label", onchange: (event) => {
     state.only = event.target.value === "" ? null : Number(event.target.value);
     redraw();

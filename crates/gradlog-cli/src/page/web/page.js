@@ -71,7 +71,16 @@ function openExample(id) {
 /** Shows another example in the column that is open. */
 function followExample(id) {
   setParameter("example", id);
-  drawExample(id);
+  tryExample(id);
+}
+
+/** Draws an example, or says why that cannot be. */
+async function tryExample(id) {
+  try {
+    await drawExample(id);
+  } catch (error) {
+    if (currentExample() === id) refuseExample(id, error.message);
+  }
 }
 
 let closedByHand = false;
@@ -110,7 +119,7 @@ async function route() {
   }
   const example = currentExample();
   if (example === null) hideExample();
-  else await drawExample(example);
+  else await tryExample(example);
   document.body.dataset.ready = key;
 }
 

@@ -179,7 +179,15 @@ function servedSource() {
       return found;
     },
     describe: async (id) => withSuspect(await described().get(id), kept.get("suspects:read")?.get(id) ?? null),
-    probeSets: async () => (await panel("probes")).sets ?? [],
+    suspectOf: async (id) => {
+      await once("suspects:asked", suspects);
+      return kept.get("suspects:read")?.get(id) ?? null;
+    },
+    /** A server that is gone is no run without probes. */
+    probeSets: async () => (await once("probes", () => ask("probes")).catch((error) => {
+      if (error.status === 0) throw error;
+      return {};
+    })).sets ?? [],
     ends: async (set, id, question, signal) => {
       const { split = "none", ...rest } = question;
       const base = { probe: set, id, ...rest };

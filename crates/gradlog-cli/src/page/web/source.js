@@ -93,7 +93,7 @@ class ScoreTable {
     let rows = [...this.ids.keys()];
     if (range) {
       const [low, high, isLast] = range;
-      rows = rows.filter((at) => own[at] >= low && (isLast ? own[at] <= high * (1 + 1e-6) + 1e-12 : own[at] < high));
+      rows = rows.filter((at) => own[at] >= low && (high === Infinity || (isLast ? own[at] <= high * (1 + 1e-6) + 1e-12 : own[at] < high)));
     }
     if (label !== null) rows = rows.filter((at) => labelAt(this.labels, at) === label);
     if (text !== "") rows = rows.filter((at) => this.ids[at].includes(text));
@@ -167,6 +167,8 @@ function embeddedSource() {
     rows: async (question) => once("table:scores", () => new ScoreTable(part("scores"))).page(question),
     /** What is known of an example: label, last prediction, proposed label, and its row among the suspects. */
     describe: async (id) => once("examples", () => knownExamples(part("suspects"), part("scores"))).get(id) ?? unknown,
+    /** The row of an example among the suspects, or null. */
+    suspectOf: async (id) => once("examples", () => knownExamples(part("suspects"), part("scores"))).get(id)?.suspect ?? null,
     /** All probe sets, with their probes. */
     probeSets: async () => part("probes").sets || [],
     /** The strongest examples of a probe, and the nearest. `question` is for a server. */

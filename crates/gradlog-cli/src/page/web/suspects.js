@@ -2,6 +2,9 @@
 
 const ROWS_AT_ONCE = 60;
 
+/** Draws further rows of the list; the list sets it. */
+let showMoreSuspects = async () => {};
+
 /** Of labels given and proposed: how many examples. A cell chooses these. */
 function confusionMatrix(confused, chosen, onChoose) {
   const labels = [...new Set(confused.flatMap(([given, proposed]) => [given, proposed]))].sort((a, b) => a - b);
@@ -20,7 +23,7 @@ function confusionMatrix(confused, chosen, onChoose) {
     }, number));
   };
   return h("table", { class: "confusion" },
-    h("caption", null, "Label given (rows) and mostly predicted (columns)"),
+    h("caption", null, "Label given (rows) and mostly predicted (columns), where the two differ"),
     h("thead", null, h("tr", null, h("td"), labels.map((label) => h("th", { scope: "col" }, label)))),
     h("tbody", null, labels.map((given) => h("tr", null,
       h("th", { scope: "row" }, h("button", {
@@ -90,6 +93,7 @@ async function drawSuspects(main, parameters) {
 
   let shown = 0;
   let rows = [];
+  let isDrawn = false;
   const showMore = async () => {
     const next = rows.slice(shown, shown + ROWS_AT_ONCE);
     const drawn = await Promise.all(next.map((row, at) => suspectRow(row, shown + at)));
@@ -98,16 +102,22 @@ async function drawSuspects(main, parameters) {
     list.append(...drawn);
     if (shown < rows.length) list.append(h("button", { type: "button", class: "more", onclick: showMore }, `show more (${rows.length - shown})`));
   };
+  showMoreSuspects = showMore;
   const draw = async () => {
     rows = filterSuspects(found.rows, chosen).sort(ORDERS[chosen.order][1]);
     matrix.replaceChildren(confusionMatrix(found.confused, chosen, choose) ?? "");
     clear.hidden = chosen.given === null;
+    const hint = rows.length === 0 && chosen.text !== "" ? " The filter takes a part of an id or of a reason; the matrix chooses labels." : "";
     const cut = found.rows.length < found.examples ? `, of which this page holds the first ${count(found.rows.length)}` : "";
     const filter = chosen.given === null ? "" : ` with label ${chosen.given}${chosen.proposed === null ? "" : `, mostly predicted as ${chosen.proposed}`}`;
-    status.textContent = `${plural(rows.length, "example")}${filter}, out of ${count(found.examples)} that are ranked${cut}.`;
+    status.textContent = `${plural(rows.length, "example")}${filter}, out of ${count(found.examples)} that are ranked${cut}.${hint}`;
     list.replaceChildren();
     shown = 0;
     await showMore();
+    // The example beside the list, which keys judge, is one of the list.
+    const open = currentExample();
+    if (isDrawn && open !== null && rows.length > 0 && !rows.some((row) => row.id === open)) followExample(rows[0].id);
+    isDrawn = true;
   };
   const choose = (given, proposed) => {
     const again = chosen.given === given && chosen.proposed === proposed;
@@ -126,7 +136,8 @@ async function drawSuspects(main, parameters) {
     h("section", { class: "panel suspects-panel" },
       h("h2", null, hasLabels ? "Which labels are probably wrong?" : "Which targets are probably wrong?"),
       h("p", { class: "lead" }, `A ranking by ${found.signals.join(", ")}, not a verdict. `, hasLabels
-        ? "The line shows the margin of the label at each visit. Below the dashed line, the model said something else." : "The line shows the loss at each visit."),
+        ? "The line shows the margin of the label at each visit. Below the dashed line, the model said something else."
+        : "The line shows the margin at each visit, or the loss where there is none."),
       found.labels_differ > 0 && h("p", { class: "alarm" }, `The runs recorded different labels for ${plural(found.labels_differ, "example")}.`),
       h("div", { class: found.confused.length > 0 ? "suspects-columns" : "" },
         found.confused.length > 0 && h("div", { class: "suspects-filter" }, matrix, clear),

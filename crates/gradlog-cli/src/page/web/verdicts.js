@@ -82,6 +82,32 @@ function drawVerdictBar() {
 
 const VERDICT_KEYS = { keep: "k", relabel: "r", drop: "d" };
 
+/** A field for a label that nobody proposes. */
+function otherLabel(id, label) {
+  const field = h("input", { type: "number", class: "other-label", min: 0, max: 4294967294, step: 1, placeholder: "other label", "aria-label": `another label for example ${id}`,
+    onkeydown: (event) => { if (event.key === "Enter") event.target.blur(); },
+    onchange: (event) => {
+      const wanted = Number(event.target.value);
+      if (event.target.value !== "" && event.target.checkValidity() && Number.isInteger(wanted)) judge(id, "relabel", label, wanted);
+    } });
+  return field;
+}
+
+/** Opens an example with its field for another label. */
+let asksLabelOf = null;
+function askLabel(id) {
+  announce(`example ${id} has no proposed label: type one`);
+  asksLabelOf = id;
+  if (currentExample() === id) focusLabel(id);
+  else openExample(id);
+}
+
+function focusLabel(id) {
+  if (asksLabelOf !== id) return;
+  asksLabelOf = null;
+  document.querySelector("#example .other-label")?.focus();
+}
+
 /** The three buttons of an example. */
 function verdictButtons(id, label, proposed) {
   const box = h("span", { class: "verdicts", role: "group", "aria-label": `verdict on example ${id}` });
@@ -90,15 +116,15 @@ function verdictButtons(id, label, proposed) {
     const choices = VERDICTS.filter((verdict) => verdict !== "relabel" || (label !== null && label !== undefined));
     box.replaceChildren(...choices.map((verdict) => {
       const isOn = now?.verdict === verdict;
-      const cannot = verdict === "relabel" && (proposed === null || proposed === undefined);
-      const target = isOn && verdict === "relabel" ? now.proposed : proposed;
-      const words = verdict === "relabel" && !cannot ? `relabel ${target}` : verdict;
+      const target = isOn && verdict === "relabel" ? now.proposed : proposed ?? null;
+      const words = verdict === "relabel" ? `relabel ${target ?? "…"}` : verdict;
       return h("button", {
-        type: "button", class: `verdict ${verdict}`, "aria-pressed": String(isOn), disabled: cannot,
+        type: "button", class: `verdict ${verdict}`, "aria-pressed": String(isOn),
         title: `${words} (key ${VERDICT_KEYS[verdict]})`, tabindex: -1,
         onclick: (event) => {
           event.stopPropagation();
-          judge(id, isOn ? null : verdict, label, proposed);
+          if (verdict === "relabel" && target === null) askLabel(id);
+          else judge(id, isOn ? null : verdict, label, proposed);
         },
       }, words);
     }));

@@ -101,6 +101,9 @@ impl Verb for Arguments {
             Found::Whole(asking) => *asking,
             Found::Part(part) => return Ok(show_part(*part)),
         };
+        if plan.passes() == 1 {
+            asked.stop();
+        }
         let shape = Shape {
             format: self.output.format(),
             all: self.all,
