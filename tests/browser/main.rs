@@ -115,6 +115,33 @@ fn the_map_can_be_brushed_by_keys() {
 }
 
 #[test]
+fn any_label_can_be_given_and_an_example_that_is_not_there_cannot_be_judged() {
+    in_browser(WIDE, |page| {
+        Box::pin(async move {
+            page.go("suspects").await?;
+            page.wait_for("the first example", "document.querySelector('#example .other-label') !== null").await?;
+            let id = page.text("location.hash.match(/example=(\\d+)/)[1]").await?;
+            page.run("document.querySelector('#example .other-label').focus()").await?;
+            page.keys("6\u{e007}").await?;
+            page.wait_for("a verdict", "document.querySelector('.verdict-count').textContent === '1 relabel'").await?;
+            let csv = page.download().await?;
+            let fields: Vec<&str> = csv.lines().nth(1).unwrap_or_default().split(',').collect();
+            ensure!(fields[0] == id && fields[2..] == ["6", "relabel"], "{csv}");
+            page.run("location.hash = '#/suspects?example=18446744073709551615'").await?;
+            page.wait_for("the words", "document.querySelector('#example h2').textContent.endsWith('1615')").await?;
+            let judged =
+                page.number("document.querySelectorAll('#example .verdicts, #example .other-label').length").await?;
+            ensure!(judged == 0.0, "an example that is not there can be judged");
+            page.run("document.activeElement.blur()").await?;
+            page.keys("d").await?;
+            let said = page.text("document.querySelector('.verdict-count').textContent").await?;
+            ensure!(said == "1 relabel", "{said}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn suspects_are_judged_by_keys_and_leave_as_a_file() {
     in_browser(WIDE, |page| {
         Box::pin(async move {
