@@ -6,6 +6,7 @@
 
 mod arguments;
 mod choice;
+mod cluster;
 mod error;
 mod frame;
 mod notes;
@@ -21,6 +22,7 @@ mod verbs;
 
 use arguments::EXIT_CODES;
 use clap::{Command, CommandFactory, FromArgMatches, Parser};
+use cluster::Handed;
 use error::{explain, CliError};
 use output::{Console, Watch};
 use std::ffi::OsString;
@@ -78,9 +80,11 @@ fn command() -> Command {
 
 /// Runs one command line, the program's name included, and returns the exit code.
 fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> u8 {
-    let parsed = command().try_get_matches_from(arguments).and_then(|found| Cli::from_arg_matches(&found));
-    let cli = match parsed {
-        Ok(cli) => cli,
+    let mut command = command();
+    let parsed = command.try_get_matches_from_mut(arguments);
+    let parsed = parsed.and_then(|found| Cli::from_arg_matches(&found).map(|cli| (cli, found)));
+    let (cli, found) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are data; whatever else clap says is words. If nobody listens, the code still tells.
             let to: &mut dyn Write = if error.use_stderr() { console.words } else { console.out };
@@ -88,7 +92,11 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
-    let result = cli.verb.run(console).and_then(|outcome| match console.out.flush() {
+    let ran = match Handed::of(&command, &found) {
+        Some(question) => merge_parts(&question, console),
+        None => cli.verb.run(console),
+    };
+    let result = ran.and_then(|outcome| match console.out.flush() {
         Ok(()) => Ok(outcome),
         Err(error) => Err(CliError::Stdout(error)),
     });
@@ -102,6 +110,14 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
             exit_code(&error)
         }
     }
+}
+
+/// Lets workers make the parts of an answer, and merges them as `gradlog merge` does.
+fn merge_parts(question: &Handed<'_>, console: &mut Console<'_>) -> Result<Outcome, CliError> {
+    let folder = tempfile::tempdir().map_err(CliError::Write)?;
+    let line = question.ask(folder.path(), console)?;
+    let merge = Cli::try_parse_from(line).map_err(|error| CliError::Arguments(error.to_string()))?;
+    merge.verb.run(console)
 }
 
 /// The exit code of a verb that failed.

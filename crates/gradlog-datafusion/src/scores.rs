@@ -3,7 +3,7 @@
 use crate::arguments::{Arguments, Options};
 use crate::leaf::leaf_methods;
 use crate::rows::{properties, stream, RowSink};
-use crate::shares::Shares;
+use crate::shares::{basis_words, Shares};
 use crate::{RunTables, SqlError};
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
@@ -85,7 +85,7 @@ impl AskedScores {
         tables.refuse_damage(table.damage.as_ref())?;
         let of_share = if share.of() == 1 { String::new() } else { format!("share {share}: ") };
         let notes = table.left_out.notes().into_iter().map(|note| format!("note: {of_share}{note}"));
-        let basis = std::iter::once(format!("basis: {}", table.basis)).filter(|_| share.number() == 1);
+        let basis = std::iter::once(basis_words(&table.basis, share)).filter(|_| share.number() == 1);
         sink.say(tables, basis.chain(notes));
         let is_on_sweeps = table.basis.is_sweeps();
         let rows = table.rows.into_iter().map(Into::into).collect();

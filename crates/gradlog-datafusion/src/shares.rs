@@ -53,6 +53,13 @@ impl Shares {
     }
 }
 
+/// What an answer rests on, of which each share has told it: without the words that say which share told it.
+pub(crate) fn basis_words(basis: &impl fmt::Display, share: ExampleShare) -> String {
+    let words = basis.to_string();
+    let of_share = format!("; share {share} of the examples alone");
+    format!("basis: {}", words.strip_suffix(of_share.as_str()).unwrap_or(&words))
+}
+
 impl fmt::Display for Shares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let own: Vec<String> = self.own.iter().flatten().map(|share| share.number().to_string()).collect();

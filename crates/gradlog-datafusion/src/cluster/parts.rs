@@ -93,9 +93,8 @@ impl PartsQuestion {
         let path = folder.path().join("part");
         let ended = gradlog_cli::run_line(self.line(share, &path));
         if ended.code != 0 && ended.code != 3 {
-            // The last line says why; those before it are what the command says of any answer.
-            let words = ended.words.lines().last().unwrap_or_default();
-            let words = words.strip_prefix("error: ").unwrap_or(words);
+            // Before the error is what the command says of any answer.
+            let words = ended.words.split_once("error: ").map_or(ended.words.as_str(), |(_, why)| why).trim_end();
             // Of the two only one is about the arguments, and the kind of an error arrives.
             return Err(match ended.code {
                 2 => DataFusionError::Plan(words.to_owned()),

@@ -3,6 +3,7 @@
 use super::NAME;
 use crate::arguments::Options;
 use crate::rows::RowSink;
+use crate::shares::basis_words;
 use crate::{RunTables, SqlError};
 use arrow_schema::SchemaRef;
 use gradlog_analysis::{AnalysisError, ExampleShare, Influence, InfluenceQuestion, Ranked, Source};
@@ -129,7 +130,7 @@ impl AskedInfluence {
         tables.refuse_damage(found.damage.as_ref())?;
         let of_share = if share.of() == 1 { String::new() } else { format!("share {share}: ") };
         let notes = found.left_out.notes().into_iter().map(|note| format!("note: {of_share}{note}"));
-        let about = [format!("variant: {}", found.variant()), format!("basis: {}", found.basis)];
+        let about = [format!("variant: {}", found.variant()), basis_words(&found.basis, share)];
         sink.say(tables, about.into_iter().filter(|_| share.number() == 1).chain(notes));
         Ok(())
     }
