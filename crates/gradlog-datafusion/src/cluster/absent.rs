@@ -17,7 +17,7 @@ impl Cluster {
         Err(SqlError::Cluster { what: what.into() })
     }
 
-    pub fn workers(&self) -> usize {
+    pub fn shares(&self) -> usize {
         match *self {}
     }
 

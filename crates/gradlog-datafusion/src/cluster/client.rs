@@ -60,9 +60,10 @@ impl Cluster {
         Ok(Self { retries: workers.len(), workers })
     }
 
-    /// How many there are.
-    pub fn workers(&self) -> usize {
-        self.workers.len()
+    /// Into how many shares a question is cut: one for each worker, and two at least. The planner takes a stage of one
+    /// task for one that needs no worker.
+    pub fn shares(&self) -> usize {
+        self.workers.len().max(2)
     }
 
     /// An error unless all workers are there, with the version of this program.
@@ -134,15 +135,16 @@ impl Cluster {
     /// there are cores here.
     pub fn state(&self, config: SessionConfig, partitions: Option<usize>) -> Result<SessionStateBuilder> {
         let each = config.target_partitions();
-        let config = config.with_target_partitions(partitions.unwrap_or(each.saturating_mul(self.workers())));
-        Ok(SessionStateBuilder::new()
+        let config = config.with_target_partitions(partitions.unwrap_or(each.saturating_mul(self.shares())));
+        SessionStateBuilder::new()
             .with_config(config)
             .with_distributed_planner()
             .with_distributed_worker_resolver(Workers(self.workers.clone()))
             .with_distributed_channel_resolver(Channels::default())
             .with_distributed_user_codec(NodeCodec::new(Arc::new(Runs::new("of the client".into()))))
             .with_distributed_desired_task_count_handler(split::tasks)
-            .with_distributed_scale_up_leaf_node_handler(split::scale_up))
+            .with_distributed_scale_up_leaf_node_handler(split::scale_up)
+            .with_distributed_max_tasks_per_stage(self.shares())
     }
 
     /// What nodes in workers said of an answer that is whole.

@@ -26,7 +26,7 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, EmptyRecordBatchStream, ExecutionPlan, PlanProperties};
 use futures_util::StreamExt;
 use gradlog_analysis::ExampleShare;
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -151,10 +151,10 @@ pub(crate) async fn ask_parts(
         let bytes = batch["bytes"].as_binary::<i32>();
         for row in 0..batch.num_rows() {
             let part = parts.value(row);
-            if !files.contains_key(&part) {
-                files.insert(part, (File::create(path(part))?, 0));
-            }
-            let Some((file, next)) = files.get_mut(&part) else { continue };
+            let (file, next) = match files.entry(part) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert((File::create(path(part))?, 0)),
+            };
             if numbers.value(row) != *next {
                 return internal_err!("part {part} came in another order");
             }
@@ -253,7 +253,7 @@ impl ExecutionPlan for PartsExec {
         let Some(share) = share else { return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema()))) };
         let mut stream = RecordBatchReceiverStream::builder(self.schema(), 1);
         let (question, schema, to) = (self.question.clone(), self.schema(), stream.tx());
-        stream.spawn_blocking(move || question.answer(share, &schema, &to).map_err(DataFusionError::from));
+        stream.spawn_blocking(move || question.answer(share, &schema, &to));
         Ok(stream.build())
     }
 }

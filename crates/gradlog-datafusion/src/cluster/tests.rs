@@ -4,6 +4,7 @@ use super::nodes::{decode, encode, run_at};
 use super::runs::Runs;
 use super::split;
 use super::wire::{Blocks, Dealt, Node, RunAt};
+use super::worker::refuse_files;
 use crate::shares::{deal, Shares};
 use crate::RunTables;
 use datafusion::physical_plan::{displayable, ExecutionPlan, ExecutionPlanProperties};
@@ -177,5 +178,22 @@ fn every_partition_goes_to_one_worker() {
             let shares: Vec<String> = Shares::all(count).unwrap().deal(tasks).iter().map(Shares::to_string).collect();
             assert_eq!(shares.len(), tasks);
         }
+    }
+}
+
+#[test]
+fn plans_that_touch_files_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (csv, out) = (dir.path().join("a.csv"), dir.path().join("b.csv"));
+    std::fs::write(&csv, "a,b\n1,2\n").unwrap();
+    let context = SessionContext::new();
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let plan = |query: &str| threads.block_on(async { context.sql(query).await?.create_physical_plan().await });
+    refuse_files(&plan("select * from (values (1), (2)) order by 1").unwrap()).unwrap();
+    let list = format!("create external table t stored as csv location '{}'", csv.display());
+    threads.block_on(async { context.sql(&list).await?.collect().await }).unwrap();
+    for query in ["select a from t order by a".to_owned(), format!("copy (values (1)) to '{}'", out.display())] {
+        let refusal = refuse_files(&plan(&query).unwrap()).unwrap_err().to_string();
+        assert!(refusal.contains("writes nothing"), "{query}: {refusal}");
     }
 }

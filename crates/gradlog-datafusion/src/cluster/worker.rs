@@ -89,7 +89,7 @@ fn begin(event: WorkerPlanRewriteEvent<'_>, words: &Words) -> Result<WorkerPlanR
 }
 
 /// A plan may come from anybody who reaches the port, and DataFusion has nodes that read and write files.
-fn refuse_files(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+pub(super) fn refuse_files(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
     let is_file = |source: &DataSourceExec| source.data_source().downcast_ref::<MemorySourceConfig>().is_none();
     if plan.is::<DataSinkExec>() || plan.downcast_ref::<DataSourceExec>().is_some_and(is_file) {
         return plan_err!("a worker of gradlog reads runs alone, and writes nothing: {}", plan.name());

@@ -78,7 +78,7 @@ fn make_parts(arguments: PartsArguments, words: &mut dyn Write) -> Result<(), Re
     let threads = ask::threads()?;
     threads.block_on(cluster.check()).map_err(refusal)?;
     let question = PartsQuestion::new(arguments.verb, &arguments.run, arguments.options).map_err(refusal)?;
-    let parts = arguments.parts.unwrap_or(cluster.workers() as u32);
+    let parts = arguments.parts.unwrap_or(cluster.shares() as u32);
     loop {
         let error = match threads.block_on(ask_parts(&question, &cluster, parts, &arguments.into)) {
             Ok(_) => return Ok(()),

@@ -35,7 +35,7 @@ struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     partitions: Option<u32>,
     /// Cut scores and influence into N shares of the examples; by default one, which uses all cores, or one for each
-    /// worker. More suit a compacted run, of which each share reads its own buckets alone
+    /// worker, and two at least. More suit a compacted run, of which each share reads its own buckets alone
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     shares: Option<u32>,
     /// Let these workers answer. They open the run by the same path or address
@@ -118,7 +118,7 @@ fn ask_and_write(
         [] => None,
         workers => Some(Cluster::new(workers).map_err(|error| ask::refusal_of(&error))?),
     };
-    let shares = arguments.shares.unwrap_or(cluster.as_ref().map_or(1, |cluster| cluster.workers() as u32));
+    let shares = arguments.shares.unwrap_or(cluster.as_ref().map_or(1, |cluster| cluster.shares() as u32));
     let tables = RunTables::new(run).map_err(|error| ask::refusal_of(&error))?.with_shares(shares);
     let workers = tables.run().worker_notes().map_err(|error| ask::refusal_of(&error.into()))?;
     let Answer { mut data, rows, words: said, damage } = ask::ask(tables.clone(), cluster, arguments)?;

@@ -66,6 +66,11 @@ fn workers_answer_as_one_process_does() {
             assert_eq!(sql(run.path(), query, more), here, "{query} {more:?}");
         }
     }
+    let alone = WorkerProcess::start();
+    for query in &QUERIES[1..] {
+        assert_eq!(sql(run.path(), query, &["--cluster", alone.url()]), sql(run.path(), query, &[]), "{query}");
+    }
+    assert!(alone.has_begun("RecordScanExec") && alone.has_begun("ScoresExec") && alone.has_begun("InfluenceExec"));
     // Both had something to do.
     assert!(one.has_begun("RecordScanExec") && two.has_begun("RecordScanExec"));
     assert!(one.has_begun("InfluenceExec") && two.has_begun("InfluenceExec"));
@@ -111,6 +116,8 @@ fn a_query_is_asked_again_when_a_worker_is_killed() {
         assert_eq!(is_distributed, !query.contains("count(*) n, min(step)"), "{query}");
         let warned = format!("warning: {}/ stopped answering; asked again of the other 1", dies.url());
         assert_eq!(words.contains(&warned), is_distributed, "{words}");
+        // The other one answers, not this process.
+        assert_eq!(stays.has_begun("Exec"), is_distributed, "{query}");
     }
     let (stays, dies) = (WorkerProcess::start(), Dying::start());
     let cluster = format!("{},{}", stays.url(), dies.url());
@@ -129,6 +136,7 @@ fn without_workers_there_is_an_error_that_names_them() {
     let cluster = format!("{},{}", one.url(), two.url());
     let (code, out, words) = sql(run.path(), QUERIES[4], &["--cluster", &cluster]);
     assert_eq!((code, out.as_str()), (1, ""), "{words}");
+    assert!(one.was_killed() && two.was_killed());
     assert!(words.contains("error: no worker is left"), "{words}");
     let (code, _, words) = sql(run.path(), "select 1", &["--cluster", "127.0.0.1:1"]);
     assert_eq!(code, 1);

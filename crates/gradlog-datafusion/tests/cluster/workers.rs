@@ -80,13 +80,13 @@ impl Dying {
         let (to, words, child) = (worker.url().replace("http://", ""), worker.file(), worker.child.clone());
         let is_killed = killed.clone();
         // It ends with the process of the test.
-        thread::spawn(move || {
+        spawn(move || {
             for client in gate.incoming().map_while(Result::ok) {
                 let Ok(server) = TcpStream::connect(&to) else { continue };
                 let (from_client, to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                thread::spawn(move || pass(from_client, to_server, || true));
+                spawn(move || pass(from_client, to_server, || true));
                 let (words, child, is_killed) = (words.clone(), child.clone(), is_killed.clone());
-                thread::spawn(move || {
+                spawn(move || {
                     pass(server, client, || {
                         let has_begun = std::fs::read_to_string(&words).unwrap().contains("begins: ");
                         if has_begun {
@@ -109,6 +109,10 @@ impl Dying {
     pub fn was_killed(&self) -> bool {
         self.killed.load(Ordering::SeqCst)
     }
+}
+
+fn spawn(work: impl FnOnce() + Send + 'static) {
+    thread::Builder::new().name("gate".into()).spawn(work).unwrap();
 }
 
 /// Passes bytes on while `may` says so, and closes both ends after that.
