@@ -9,6 +9,7 @@
 //! Invariants: no bytes from the network make the codec panic; a worker writes nothing but temporary files; an answer
 //! rests on every partition, each of which one worker read.
 
+mod caught;
 mod channels;
 mod client;
 mod codec;

@@ -11,6 +11,7 @@ use crate::scores::{AskedScores, ScoresExec};
 use crate::shares::Shares;
 use crate::wanted::Wanted;
 use crate::{influence, scores, RunTables, SqlError};
+use arrow_schema::DataType;
 use datafusion::error::Result;
 use datafusion::physical_plan::ExecutionPlan;
 use gradlog_analysis::{Score, Window};
@@ -121,7 +122,15 @@ pub(super) fn decode(node: Node, inputs: &[Arc<dyn ExecutionPlan>], runs: &Runs)
             let asked = AskedInfluence::new(&tables, set, top, Options::of_pairs(influence::NAME, options))?;
             Arc::new(InfluenceExec::new(tables, Arc::new(asked), shares_of(shares)?))
         }
-        Node::Strongest { top } => Arc::new(StrongestExec::new(inputs[0].clone(), whole(top))),
+        Node::Strongest { top } => {
+            let schema = inputs[0].schema();
+            let of_influence = |name: &str, kind| schema.field_with_name(name).is_ok_and(|it| *it.data_type() == kind);
+            let ids = of_influence("example", DataType::UInt64) && of_influence("probe", DataType::UInt64);
+            if !ids || !of_influence("score", DataType::Float64) {
+                return Err(refusal("a node merges rows that are none of influence".into()).into());
+            }
+            Arc::new(StrongestExec::new(inputs[0].clone(), whole(top)))
+        }
         Node::Parts { verb, runs: at, options, shares } => {
             at.iter().try_for_each(|run| runs.open(run).map(drop))?;
             let question = PartsQuestion { verb, runs: at, options };

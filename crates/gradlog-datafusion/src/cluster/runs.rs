@@ -32,8 +32,10 @@ impl Runs {
         }
         let refusal = |what: String| SqlError::Cluster { what: format!("worker {}: {what}", self.worker) };
         let run = gradlog_cli::shared::open_run(Path::new(&at.place)).map_err(|error| refusal(error.words))?;
-        let tables = RunTables::new(run)?.of_worker();
-        tables.refuse_damage(tables.outline().damage.as_ref())?;
+        let tables = RunTables::new(run).map_err(|error| refusal(error.to_string()))?.of_worker();
+        if let Some(damage) = &tables.outline().damage {
+            return Err(refusal(format!("{damage}; the whole run must be there")));
+        }
         let found = run_at(&tables)?;
         if found.run_id != at.run_id {
             return Err(refusal(format!("{} is another run here than where it was asked about", at.place)));

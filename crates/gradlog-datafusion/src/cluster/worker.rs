@@ -1,5 +1,6 @@
 //! The side that answers: a server that runs stages of plans.
 
+use super::caught::caught;
 use super::channels::Channels;
 use super::codec::NodeCodec;
 use super::runs::Runs;
@@ -61,8 +62,9 @@ fn worker(own: SocketAddr, memory_bytes: usize, words: Words) -> Result<Worker> 
     let channels = Channels::default();
     let builder = move |query: WorkerQueryContext| {
         let (runs, channels, words) = (runs.clone(), channels.clone(), words.clone());
+        let name = own.to_string();
         async move {
-            let begin = move |event: WorkerPlanRewriteEvent<'_>| begin(event, &words);
+            let begin = move |event: WorkerPlanRewriteEvent<'_>| begin(event, &words, &name);
             let mut state = query
                 .builder
                 .with_distributed_channel_resolver(channels)
@@ -77,15 +79,15 @@ fn worker(own: SocketAddr, memory_bytes: usize, words: Words) -> Result<Worker> 
     Ok(Worker::from_session_builder(builder).with_runtime_env(Arc::new(runtime)).with_version(VERSION))
 }
 
-/// Refuses a plan that does more than read runs, and says which one begins.
-fn begin(event: WorkerPlanRewriteEvent<'_>, words: &Words) -> Result<WorkerPlanRewriteEventResponse> {
+/// Refuses a plan that does more than read runs, says which one begins, and makes its panics errors.
+fn begin(event: WorkerPlanRewriteEvent<'_>, words: &Words, name: &str) -> Result<WorkerPlanRewriteEventResponse> {
     refuse_files(&event.plan)?;
     let mut leaves = Vec::new();
     name_leaves(&event.plan, &mut leaves);
     let task = event.session_config.get_extension::<DistributedTaskContext>();
     let (number, of) = task.map_or((1, 1), |task| (task.task_index + 1, task.task_count));
     say(words, &format!("task {number} of {of} begins: {}", leaves.join("; ")));
-    Ok(WorkerPlanRewriteEventResponse::new(event.plan))
+    Ok(WorkerPlanRewriteEventResponse::new(caught(event.plan, name)?))
 }
 
 /// A plan may come from anybody who reaches the port, and DataFusion has nodes that read and write files.

@@ -158,3 +158,16 @@ fn a_damaged_run_is_refused() {
         assert!(words.contains("block 9"), "{words}");
     }
 }
+
+/// An argument that DataFusion's function cannot take: it reserves memory by it.
+#[test]
+fn a_panic_in_a_worker_is_an_error() {
+    let (run, one, two) = (written(), WorkerProcess::start(), WorkerProcess::start());
+    let cluster = format!("{},{}", one.url(), two.url());
+    let query = "select count(*) n, avg(loss), approx_percentile_cont(loss, 0.5, 18446744073709551615) from visits";
+    let (code, out, words) = sql(run.path(), query, &["--cluster", &cluster]);
+    assert_eq!((code, out.as_str()), (1, ""), "{words}");
+    assert!(words.contains("the query panicked"), "{words}");
+    // They go on.
+    assert_eq!(sql(run.path(), QUERIES[1], &["--cluster", &cluster]).0, 0);
+}
