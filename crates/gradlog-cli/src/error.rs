@@ -56,6 +56,9 @@ pub(crate) enum CliError {
     /// Data of the examples is not what it was said to be.
     #[error("{}: {what}", path.display())]
     Data { path: PathBuf, what: String, next: &'static str },
+    /// What workers or the program that asks them said, with its exit code.
+    #[error("{words}")]
+    Cluster { code: u8, words: String },
     /// The run cannot be read on at the moment; the words say which file and why.
     #[error("{0}")]
     Watch(String),
@@ -96,7 +99,7 @@ impl CliError {
             }
         }
         match self {
-            CliError::Arguments(_) => true,
+            CliError::Arguments(_) | CliError::Cluster { code: 2, .. } => true,
             #[cfg(feature = "remote")]
             CliError::Store(gradlog_store::StoreError::Address { .. }) => true,
             CliError::Analysis(error) => analysis(error),

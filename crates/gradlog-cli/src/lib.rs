@@ -6,6 +6,7 @@
 
 mod arguments;
 mod choice;
+mod cluster;
 mod error;
 mod frame;
 mod notes;
@@ -22,6 +23,7 @@ mod verbs;
 use arguments::EXIT_CODES;
 use choice::Choice;
 use clap::{Command, CommandFactory, FromArgMatches, Parser};
+use cluster::Handed;
 use error::{explain, CliError};
 use gradlog_analysis::Score;
 use output::{Console, Watch};
@@ -82,9 +84,11 @@ fn command() -> Command {
 /// Runs one command line, the program's name included, and returns the exit code.
 fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let parsed = command().try_get_matches_from(&arguments).and_then(|found| Cli::from_arg_matches(&found));
-    let cli = match parsed {
-        Ok(cli) => cli,
+    let mut command = command();
+    let parsed = command.try_get_matches_from_mut(&arguments);
+    let parsed = parsed.and_then(|found| Cli::from_arg_matches(&found).map(|cli| (cli, found)));
+    let (cli, found) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are data; whatever else clap says is words. If nobody listens, the code still tells.
             let to: &mut dyn Write = if error.use_stderr() { console.words } else { console.out };
@@ -95,7 +99,11 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
-    let result = cli.verb.run(console).and_then(|outcome| match console.out.flush() {
+    let ran = match Handed::of(&command, &found) {
+        Some(question) => merge_parts(&question, console),
+        None => cli.verb.run(console),
+    };
+    let result = ran.and_then(|outcome| match console.out.flush() {
         Ok(()) => Ok(outcome),
         Err(error) => Err(CliError::Stdout(error)),
     });
@@ -136,6 +144,14 @@ fn tip(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
         "example" => Some("for example: gradlog example RUN --id 0".into()),
         _ => None,
     }
+}
+
+/// Lets workers make the parts of an answer, and merges them as `gradlog merge` does.
+fn merge_parts(question: &Handed<'_>, console: &mut Console<'_>) -> Result<Outcome, CliError> {
+    let folder = tempfile::tempdir().map_err(CliError::Write)?;
+    let line = question.ask(folder.path(), console)?;
+    let merge = Cli::try_parse_from(line).map_err(|error| CliError::Arguments(error.to_string()))?;
+    merge.verb.run(console)
 }
 
 /// The exit code of a verb that failed.

@@ -33,6 +33,11 @@ pub fn open_run(run: &Path) -> Result<Run, Refusal> {
     places::open_run(run).map_err(refusal)
 }
 
+/// Whether the name of a run is an address in an object store, such as `s3://bucket/path`.
+pub fn is_address(run: &Path) -> bool {
+    places::is_address(run)
+}
+
 /// The error of a store that refused something on the way, after which an answer may lack rows.
 ///
 /// # Errors

@@ -80,6 +80,16 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    #[cfg(feature = "cluster")]
+    pub fn of_pairs(function: &'static str, all: Vec<(String, String)>) -> Self {
+        Self { function, all }
+    }
+
+    #[cfg(feature = "cluster")]
+    pub fn pairs(&self) -> &[(String, String)] {
+        &self.all
+    }
+
     /// Refuses options with other names.
     pub fn only(&self, names: &[&str]) -> Result<(), SqlError> {
         match self.all.iter().find(|(name, _)| !names.contains(&name.as_str())) {

@@ -39,6 +39,12 @@ pub enum SqlError {
         /// What is wrong, and what it takes.
         what: String,
     },
+    /// Something on the way to a worker or in it.
+    #[error("{what}")]
+    Cluster {
+        /// What, where, and what next.
+        what: String,
+    },
     /// The rows that an aggregate function was given have no order.
     #[error(
         "forgetting: an example has several visits at step {step}, some right and some wrong, and the rows do not say \

@@ -5,6 +5,8 @@
 
 mod aggregates;
 mod arguments;
+#[cfg_attr(not(feature = "cluster"), path = "cluster/absent.rs")]
+mod cluster;
 pub mod command;
 mod error;
 mod influence;
@@ -14,6 +16,7 @@ mod record_scan;
 mod record_table;
 mod rows;
 mod scores;
+mod shares;
 mod tables;
 #[cfg(test)]
 mod tests;

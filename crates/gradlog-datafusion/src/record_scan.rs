@@ -32,12 +32,12 @@ const AHEAD: usize = 2;
 /// Memory of a partition is that of the columns of one block, and of the batches that wait.
 #[derive(Debug)]
 pub(crate) struct RecordScanExec {
-    tables: RunTables,
-    record: Record,
-    wanted: Wanted,
+    pub tables: RunTables,
+    pub record: Record,
+    pub wanted: Wanted,
     /// The most rows of a partition that anybody wants.
-    limit: Option<usize>,
-    parts: Vec<Vec<Stretch>>,
+    pub limit: Option<usize>,
+    pub parts: Vec<Vec<Stretch>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -52,11 +52,22 @@ impl RecordScanExec {
         parts: usize,
     ) -> Self {
         let (window, examples) = (&wanted.window, wanted.examples.as_deref());
-        let mut parts = match record.is_listed() {
+        let parts = match record.is_listed() {
             // A list is read whole.
             true => vec![vec![Stretch { bucket: None, blocks: 0..u64::MAX, rows: 0 }]],
             false => tables.outline().parts(tables.run(), record, window, examples, parts),
         };
+        Self::of_parts(tables, record, schema, (wanted, limit), parts)
+    }
+
+    /// A node whose partitions read these stretches.
+    pub fn of_parts(
+        tables: RunTables,
+        record: Record,
+        schema: SchemaRef,
+        (wanted, limit): (Wanted, Option<usize>),
+        mut parts: Vec<Vec<Stretch>>,
+    ) -> Self {
         if parts.is_empty() {
             parts.push(Vec::new());
         }
@@ -68,6 +79,16 @@ impl RecordScanExec {
         );
         let (properties, metrics) = (Arc::new(properties), ExecutionPlanMetricsSet::new());
         Self { tables, record, wanted, limit, parts, properties, metrics }
+    }
+
+    /// The same node for some processes, of which each reads some partitions.
+    #[cfg(feature = "cluster")]
+    pub fn deal(&self, tasks: usize) -> Vec<Self> {
+        let of_task = |parts| {
+            let (tables, wanted) = (self.tables.clone(), (self.wanted.clone(), self.limit));
+            Self::of_parts(tables, self.record, self.schema(), wanted, parts)
+        };
+        crate::shares::deal(&self.parts, tasks).into_iter().map(of_task).collect()
     }
 
     fn question(&self) -> RecordQuestion {

@@ -1,13 +1,13 @@
 //! Answers of the analyzer as a stream of batches, and what plan nodes of answers have in common.
 
-use crate::SqlError;
+use crate::{RunTables, SqlError};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::metrics::{BaselineMetrics, RecordOutput};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, RecordOutput};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{Partitioning, PlanProperties};
 use gradlog_analysis::{AnalysisError, Progress};
@@ -42,12 +42,27 @@ pub(crate) struct RowSink {
     projection: Option<Vec<usize>>,
     to: Sender<Result<RecordBatch>>,
     metrics: BaselineMetrics,
+    /// The metrics of the node, and which partition this is.
+    of_node: (ExecutionPlanMetricsSet, usize),
 }
+
+/// The name of the label in a node's metrics that holds words for who asked.
+pub(crate) const SAID: &str = "said";
 
 impl RowSink {
     pub fn add(&mut self, row: &[Value]) -> Result<(), SqlError> {
         let batch = self.builder.add(row)?;
         self.send(batch)
+    }
+
+    /// Keeps words for who asked: where the question was asked, or in a worker in the metrics, which go there.
+    pub fn say(&self, tables: &RunTables, words: impl IntoIterator<Item = String>) {
+        if !tables.are_of_worker() {
+            return tables.say(words);
+        }
+        for word in words {
+            MetricBuilder::new(&self.of_node.0).with_new_label(SAID, word).counter(SAID, self.of_node.1).add(1);
+        }
     }
 
     fn send(&mut self, batch: Option<RecordBatch>) -> Result<(), SqlError> {
@@ -72,12 +87,13 @@ impl RowSink {
 pub(crate) fn stream(
     schema: SchemaRef,
     (columns, projection): (&[&'static str], Option<Vec<usize>>),
-    metrics: BaselineMetrics,
+    of_node: (ExecutionPlanMetricsSet, usize),
     question: impl FnOnce(&mut RowSink) -> Result<(), SqlError> + Send + 'static,
 ) -> SendableRecordBatchStream {
     let mut stream = RecordBatchReceiverStream::builder(schema, 1);
     let builder = BatchBuilder::new(columns, []);
-    let mut sink = RowSink { builder, projection, to: stream.tx(), metrics };
+    let metrics = BaselineMetrics::new(&of_node.0, of_node.1);
+    let mut sink = RowSink { builder, projection, to: stream.tx(), metrics, of_node };
     stream.spawn_blocking(move || {
         let done = sink.metrics.elapsed_compute().clone();
         let _timer = done.timer();

@@ -3,23 +3,25 @@
 use crate::arguments::{Arguments, Options};
 use crate::leaf::leaf_methods;
 use crate::rows::{properties, stream, RowSink};
+use crate::shares::{basis_words, Shares};
 use crate::{RunTables, SqlError};
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::internal_err;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, EmptyRecordBatchStream, ExecutionPlan, PlanProperties};
 use gradlog_analysis::{ExampleShare, Score, ScoreQuestion};
 use gradlog_arrow::{AnswerTable, BatchBuilder, Value};
 use std::fmt;
 use std::sync::Arc;
 
-const NAME: &str = "scores";
+pub(crate) const NAME: &str = "scores";
 
 /// `scores('aum')`, `scores('el2n', 'epochs=2..5')`: the rows of `gradlog scores`.
 #[derive(Debug)]
@@ -45,16 +47,16 @@ impl TableFunctionImpl for ScoresFunction {
 
 /// What is asked.
 #[derive(Debug)]
-struct AskedScores {
+pub(crate) struct AskedScores {
     question: ScoreQuestion,
-    score: Score,
-    options: Options,
+    pub score: Score,
+    pub options: Options,
     columns: Vec<&'static str>,
     schema: SchemaRef,
 }
 
 impl AskedScores {
-    fn new(score: Score, options: Options) -> Result<Self, SqlError> {
+    pub fn new(score: Score, options: Options) -> Result<Self, SqlError> {
         options.only(&["epochs", "steps", "at", "optimizer"])?;
         let window = options.window()?;
         let is_on_sweeps = window.source == gradlog_analysis::Source::Sweeps;
@@ -83,7 +85,8 @@ impl AskedScores {
         tables.refuse_damage(table.damage.as_ref())?;
         let of_share = if share.of() == 1 { String::new() } else { format!("share {share}: ") };
         let notes = table.left_out.notes().into_iter().map(|note| format!("note: {of_share}{note}"));
-        tables.say(std::iter::once(format!("basis: {}", table.basis)).filter(|_| share.number() == 1).chain(notes));
+        let basis = std::iter::once(basis_words(&table.basis, share)).filter(|_| share.number() == 1);
+        sink.say(tables, basis.chain(notes));
         let is_on_sweeps = table.basis.is_sweeps();
         let rows = table.rows.into_iter().map(Into::into).collect();
         let AnswerTable { columns, rows, .. } = AnswerTable::of_scores(self.score, rows, false, is_on_sweeps);
@@ -121,35 +124,54 @@ impl TableProvider for ScoresTable {
         _: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = match projection {
-            Some(columns) => Arc::new(self.asked.schema.project(columns)?),
-            None => self.asked.schema.clone(),
-        };
-        let shares = self.tables.shares();
-        Ok(Arc::new(ScoresExec {
-            tables: self.tables.clone(),
-            asked: self.asked.clone(),
-            projection: projection.cloned(),
-            properties: properties(schema, shares as usize),
-            metrics: ExecutionPlanMetricsSet::new(),
-        }))
+        let shares = Shares::all(self.tables.shares())?;
+        Ok(Arc::new(ScoresExec::new(self.tables.clone(), self.asked.clone(), projection.cloned(), shares)?))
     }
 }
 
 /// The plan node: a partition scores a share of the examples.
 #[derive(Debug)]
-struct ScoresExec {
-    tables: RunTables,
-    asked: Arc<AskedScores>,
-    projection: Option<Vec<usize>>,
+pub(crate) struct ScoresExec {
+    pub tables: RunTables,
+    pub asked: Arc<AskedScores>,
+    /// The columns that are wanted, of all that there are.
+    pub projection: Option<Vec<usize>>,
+    pub shares: Shares,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
+}
+
+impl ScoresExec {
+    pub fn new(
+        tables: RunTables,
+        asked: Arc<AskedScores>,
+        projection: Option<Vec<usize>>,
+        shares: Shares,
+    ) -> Result<Self> {
+        let schema = match &projection {
+            Some(columns) => Arc::new(asked.schema.project(columns)?),
+            None => asked.schema.clone(),
+        };
+        let properties = properties(schema, shares.partitions());
+        Ok(Self { tables, asked, projection, shares, properties, metrics: ExecutionPlanMetricsSet::new() })
+    }
+
+    /// The same node for some processes, of which each has some of the shares.
+    #[cfg(feature = "cluster")]
+    pub fn deal(&self, tasks: usize) -> Vec<Self> {
+        let of_task = |shares: Shares| {
+            let (tables, asked, projection) = (self.tables.clone(), self.asked.clone(), self.projection.clone());
+            let properties = properties(self.schema(), shares.partitions());
+            Self { tables, asked, projection, shares, properties, metrics: ExecutionPlanMetricsSet::new() }
+        };
+        self.shares.deal(tasks).into_iter().map(of_task).collect()
+    }
 }
 
 impl DisplayAs for ScoresExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (run, asked) = (self.tables.run().dir().display(), &self.asked);
-        write!(f, "ScoresExec: {}, run={run}{}, shares={}", asked.score, asked.options, self.tables.shares())
+        write!(f, "ScoresExec: {}, run={run}{}, shares={}", asked.score, asked.options, self.shares)
     }
 }
 
@@ -157,11 +179,12 @@ impl ExecutionPlan for ScoresExec {
     leaf_methods!("ScoresExec");
 
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let share = ExampleShare::new(partition as u32 + 1, self.tables.shares()).map_err(SqlError::from)?;
-        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let Some(share) = self.shares.get(partition) else { return internal_err!("no partition {partition}") };
+        let Some(share) = share else { return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema()))) };
+        let of_node = (self.metrics.clone(), partition);
         let (tables, asked) = (self.tables.clone(), self.asked.clone());
         let columns = self.asked.columns.clone();
         let answer = move |sink: &mut RowSink| asked.answer(&tables, share, sink);
-        Ok(stream(self.schema(), (&columns, self.projection.clone()), metrics, answer))
+        Ok(stream(self.schema(), (&columns, self.projection.clone()), of_node, answer))
     }
 }

@@ -31,11 +31,21 @@ pub struct RunTables(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     run: Arc<Run>,
-    outline: Outline,
+    outline: Arc<Outline>,
+    options: Options,
+    words: Mutex<Vec<String>>,
+    /// What the run held when this was first asked.
+    #[cfg(feature = "cluster")]
+    state: std::sync::OnceLock<gradlog_format::run::RunState>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Options {
     /// The first block that is not read.
     until: Option<u64>,
     shares: u32,
-    words: Mutex<Vec<String>>,
+    /// Whether a worker reads them for somebody else.
+    are_of_worker: bool,
 }
 
 impl RunTables {
@@ -49,30 +59,53 @@ impl RunTables {
     /// Reads the headers of all blocks, and keeps some 60 bytes of each.
     pub fn new(run: Run) -> Result<Self, SqlError> {
         let outline = Outline::read(&run).map_err(SqlError::from)?;
-        Ok(Self(Arc::new(Inner { run: Arc::new(run), outline, until: None, shares: 1, words: Mutex::default() })))
+        let options = Options { until: None, shares: 1, are_of_worker: false };
+        Ok(Self::with(Arc::new(run), Arc::new(outline), options))
+    }
+
+    fn with(run: Arc<Run>, outline: Arc<Outline>, options: Options) -> Self {
+        Self(Arc::new(Inner {
+            run,
+            outline,
+            options,
+            words: Mutex::default(),
+            #[cfg(feature = "cluster")]
+            state: std::sync::OnceLock::new(),
+        }))
     }
 
     /// The tables of what was written before some damage. Reading them is an error again where a column of an earlier
     /// block is damaged. `None` if nothing is known to come before, or these are such tables already.
     pub fn before(&self, damage: &Damage) -> Option<Self> {
-        let until = damage.block.filter(|block| self.0.until.is_none_or(|until| *block < until))?;
-        let outline = self.0.outline.before(until);
-        Some(Self(Arc::new(Inner {
-            run: self.0.run.clone(),
-            outline,
-            until: Some(until),
-            shares: self.0.shares,
-            words: Mutex::default(),
-        })))
+        let Options { until, .. } = self.0.options;
+        let until = damage.block.filter(|block| until.is_none_or(|until| *block < until))?;
+        let outline = Arc::new(self.0.outline.before(until));
+        Some(Self::with(self.0.run.clone(), outline, Options { until: Some(until), ..self.0.options }))
     }
 
     /// Cuts the plans of scores and influence into this many shares of the examples, of which each is a partition.
     /// By default there is one, which uses all threads. Of a run that is not compacted, each share reads all blocks.
     #[must_use]
     pub fn with_shares(&self, shares: u32) -> Self {
-        let Inner { run, outline, until, .. } = &*self.0;
-        let (run, outline, until) = (run.clone(), outline.clone(), *until);
-        Self(Arc::new(Inner { run, outline, until, shares: shares.max(1), words: Mutex::default() }))
+        let options = Options { shares: shares.max(1), ..self.0.options };
+        Self::with(self.0.run.clone(), self.0.outline.clone(), options)
+    }
+
+    /// The same tables, which a worker reads for somebody else.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn of_worker(&self) -> Self {
+        let options = Options { are_of_worker: true, ..self.0.options };
+        Self::with(self.0.run.clone(), self.0.outline.clone(), options)
+    }
+
+    /// Which run it is, and which blocks it has.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn state(&self) -> Result<gradlog_format::run::RunState, SqlError> {
+        if let Some(state) = self.0.state.get() {
+            return Ok(*state);
+        }
+        let state = self.0.run.state().map_err(SqlError::from)?;
+        Ok(*self.0.state.get_or_init(|| state))
     }
 
     /// Adds the tables and functions to a session: a table for each [`Record`], the table functions `scores` and
@@ -110,17 +143,22 @@ impl RunTables {
         }
     }
 
+    pub(crate) fn are_of_worker(&self) -> bool {
+        self.0.options.are_of_worker
+    }
+
     pub(crate) fn outline(&self) -> &Outline {
         &self.0.outline
     }
 
     pub(crate) fn shares(&self) -> u32 {
-        self.0.shares
+        self.0.options.shares
     }
 
     /// Refuses to read a damaged run, unless the tables end before the damage.
     pub(crate) fn refuse_damage(&self, damage: Option<&Damage>) -> Result<(), SqlError> {
-        let is_known = |damage: &&Damage| damage.block.zip(self.0.until).is_some_and(|(block, until)| block >= until);
+        let is_known =
+            |damage: &&Damage| damage.block.zip(self.0.options.until).is_some_and(|(block, until)| block >= until);
         match damage {
             Some(damage) if !is_known(&damage) => Err(SqlError::Damaged(damage.clone())),
             _ => Ok(()),

@@ -168,3 +168,17 @@ fn a_compacted_run_says_the_same_and_refuses_what_needs_its_order() {
     let (code, _, words) = gradlog(&run, "compact", &["--buckets", "4", "--out", new.to_str().unwrap()]);
     assert!(code == 1 && words.contains("is there already"), "{words}");
 }
+
+#[test]
+fn workers_need_another_program() {
+    let run = written(true);
+    // No other test of this process looks at it.
+    std::env::set_var("GRADLOG_SQL", "/no/such/gradlog-sql");
+    let question = ["--score", "aum", "--cluster", "127.0.0.1:7723"];
+    let (code, out, words) = gradlog(&run, "scores", &question);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(words.contains("cannot run /no/such/gradlog-sql") && words.contains("--features cluster"), "{words}");
+    let (code, _, words) = gradlog(&run, "scores", &[&question[..], &["--part", "1/2", "--out", "x"]].concat());
+    assert_eq!(code, 2);
+    assert!(words.contains("cannot be used with"), "{words}");
+}

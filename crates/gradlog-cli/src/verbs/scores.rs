@@ -4,6 +4,7 @@ use super::partial::show_part;
 use super::score_table::{OverRunsArguments, Standing};
 use crate::arguments::{OptimizerArguments, OutputArguments, PartArguments, WindowArguments, EXIT_CODES};
 use crate::choice::choice;
+use crate::cluster::ClusterArguments;
 use crate::error::CliError;
 use crate::frame::{missing_workers, prefixes, Asked, Content, Shown, Verb};
 use crate::output::Destination;
@@ -42,6 +43,8 @@ pub(crate) struct Arguments {
     window: WindowArguments,
     #[command(flatten)]
     part: PartArguments,
+    #[command(flatten)]
+    cluster: ClusterArguments,
     #[command(flatten)]
     output: OutputArguments,
 }

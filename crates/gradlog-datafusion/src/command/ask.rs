@@ -2,11 +2,13 @@
 
 use super::print::Printer;
 use super::Arguments;
+use crate::cluster::Cluster;
 use crate::{RunTables, SqlError};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
+use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use futures_util::StreamExt;
 use gradlog_analysis::AnalysisError;
@@ -16,6 +18,7 @@ use std::error::Error;
 use std::io::{self, Read, Seek};
 use std::sync::Arc;
 use tempfile::SpooledTempFile;
+use tokio::runtime::Runtime;
 
 /// Rows in their format that are kept in memory; more lie in a temporary file.
 const SPOOL_BYTES: usize = 64 << 20;
@@ -41,24 +44,43 @@ enum Failure {
 ///
 /// Nothing is written before the answer is whole: partitions read at the same time, so that rows from behind some
 /// damage may come before it is found.
-pub(super) fn ask(mut tables: RunTables, arguments: &Arguments) -> Result<Answer, Refusal> {
-    let threads = tokio::runtime::Builder::new_multi_thread().enable_time().build();
-    let threads = threads.map_err(|error| Refusal { code: 1, words: format!("cannot start threads: {error}") })?;
-    let mut damage = Vec::new();
+pub(super) fn ask(
+    mut tables: RunTables,
+    mut cluster: Option<Cluster>,
+    arguments: &Arguments,
+) -> Result<Answer, Refusal> {
+    let threads = threads()?;
+    if let Some(cluster) = &cluster {
+        threads.block_on(cluster.check()).map_err(|error| refusal_of(&error))?;
+    }
+    let (mut damage, mut lost) = (Vec::new(), Vec::new());
     loop {
-        let failure = match threads.block_on(ask_once(&tables, arguments, &damage)) {
+        let failure = match threads.block_on(ask_once(&tables, cluster.as_ref(), arguments, &damage)) {
             Ok((mut spool, rows)) => {
                 let rewound = spool.rewind();
                 rewound.map_err(|error| explain(Failure::Write(error)))?;
-                return Ok(Answer { data: Box::new(spool), rows, words: tables.take_words(), damage });
+                let words = lost.into_iter().chain(tables.take_words()).collect();
+                return Ok(Answer { data: Box::new(spool), rows, words, damage });
             }
             Err(failure) => failure,
         };
+        if let (Failure::Run(error), Some(cluster)) = (&failure, &mut cluster) {
+            let again = threads.block_on(cluster.ask_again(error)).map_err(|error| refusal_of(&error))?;
+            if let Some(words) = again {
+                lost.push(format!("warning: {words}"));
+                tables.take_words();
+                continue;
+            }
+        }
         let found = match &failure {
             Failure::Query(error) | Failure::Run(error) => SqlError::find(error),
             Failure::Write(_) => None,
         };
         let Some(SqlError::Damaged(found)) = found else { return Err(explain(failure)) };
+        if cluster.is_some() {
+            let next = "workers answer for whole runs alone: recover the run, or ask without --cluster";
+            return Err(Refusal { code: 1, words: format!("{found}; {next}") });
+        }
         let Some(before) = tables.before(found) else { return Err(explain(failure)) };
         // The nearest to the beginning comes last, and is the one that counts.
         damage = vec![found.clone()];
@@ -66,17 +88,26 @@ pub(super) fn ask(mut tables: RunTables, arguments: &Arguments) -> Result<Answer
     }
 }
 
+/// The threads that queries run on.
+pub(super) fn threads() -> Result<Runtime, Refusal> {
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    threads.map_err(|error| Refusal { code: 1, words: format!("cannot start threads: {error}") })
+}
+
 async fn ask_once(
     tables: &RunTables,
+    cluster: Option<&Cluster>,
     arguments: &Arguments,
     damage: &[Damage],
 ) -> Result<(SpooledTempFile, u64), Failure> {
-    let context = session(tables, arguments).map_err(Failure::Run)?;
+    let context = session(tables, cluster, arguments).map_err(Failure::Run)?;
     // A run is read, never written.
     let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let asked = context.sql_with_options(&arguments.query, only_reads).await.map_err(Failure::Query)?;
     let is_plan = matches!(asked.logical_plan(), LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
-    let mut batches: SendableRecordBatchStream = asked.execute_stream().await.map_err(Failure::Run)?;
+    let context = Arc::new(asked.task_ctx());
+    let plan = asked.create_physical_plan().await.map_err(Failure::Run)?;
+    let mut batches = execute_stream(plan.clone(), context).map_err(Failure::Run)?;
     let spool = SpooledTempFile::new(SPOOL_BYTES);
     let format = arguments.output.format();
     let mut printer = Printer::begin(spool, format, &batches.schema(), is_plan, (&arguments.query, damage))
@@ -84,18 +115,24 @@ async fn ask_once(
     while let Some(batch) = batches.next().await {
         printer.write(&batch.map_err(Failure::Run)?).map_err(Failure::Write)?;
     }
+    if let Some(cluster) = cluster {
+        tables.say(cluster.said(plan).await);
+    }
     printer.end().map_err(Failure::Write)
 }
 
-fn session(tables: &RunTables, arguments: &Arguments) -> Result<SessionContext> {
+fn session(tables: &RunTables, cluster: Option<&Cluster>, arguments: &Arguments) -> Result<SessionContext> {
     let bytes = (arguments.memory as usize).saturating_mul(1_000_000_000);
     let runtime = RuntimeEnvBuilder::new().with_memory_limit(bytes, 1.0).build()?;
-    let mut config = SessionConfig::new().with_information_schema(true);
-    if let Some(partitions) = arguments.partitions {
-        config = config.with_target_partitions(partitions as usize);
-    }
-    let state = SessionStateBuilder::new().with_config(config).with_runtime_env(Arc::new(runtime));
-    let context = SessionContext::new_with_state(state.with_default_features().build());
+    let config = SessionConfig::new().with_information_schema(true);
+    let partitions = arguments.partitions.map(|partitions| partitions as usize);
+    let state = match (cluster, partitions) {
+        (Some(cluster), partitions) => cluster.state(config, partitions)?,
+        (None, Some(partitions)) => SessionStateBuilder::new().with_config(config.with_target_partitions(partitions)),
+        (None, None) => SessionStateBuilder::new().with_config(config),
+    };
+    let state = state.with_runtime_env(Arc::new(runtime)).with_default_features();
+    let context = SessionContext::new_with_state(state.build());
     tables.register(&context)?;
     Ok(context)
 }

@@ -3,6 +3,7 @@
 use super::NAME;
 use crate::arguments::Options;
 use crate::rows::RowSink;
+use crate::shares::basis_words;
 use crate::{RunTables, SqlError};
 use arrow_schema::SchemaRef;
 use gradlog_analysis::{AnalysisError, ExampleShare, Influence, InfluenceQuestion, Ranked, Source};
@@ -13,7 +14,7 @@ const STREAMED_MAX: usize = 1000;
 
 /// A question about influence, with the probes that it is about.
 #[derive(Debug)]
-pub(super) struct AskedInfluence {
+pub(crate) struct AskedInfluence {
     question: InfluenceQuestion,
     pub set: String,
     /// The ids of the probes, rising.
@@ -86,7 +87,7 @@ impl AskedInfluence {
             match streamed {
                 Some(top) => {
                     let found = plan.strongest(number, top)?;
-                    self.note(tables, &found.influence, share)?;
+                    self.note((tables, sink), &found.influence, share)?;
                     for (probe, ends) in found.proponents.iter().zip(&found.opponents).enumerate() {
                         ends.0
                             .iter()
@@ -96,7 +97,7 @@ impl AskedInfluence {
                 }
                 None => {
                     let found = plan.pass(number)?;
-                    self.note(tables, &found, share)?;
+                    self.note((tables, sink), &found, share)?;
                     for probe in 0..found.probes.len() {
                         let rows = self.rows_of(&found, probe);
                         rows.into_iter().try_for_each(|row_number| {
@@ -120,12 +121,17 @@ impl AskedInfluence {
     }
 
     /// Keeps what an answer rests on and leaves out; refuses damage.
-    fn note(&self, tables: &RunTables, found: &Influence, share: ExampleShare) -> Result<(), SqlError> {
+    fn note(
+        &self,
+        (tables, sink): (&RunTables, &RowSink),
+        found: &Influence,
+        share: ExampleShare,
+    ) -> Result<(), SqlError> {
         tables.refuse_damage(found.damage.as_ref())?;
         let of_share = if share.of() == 1 { String::new() } else { format!("share {share}: ") };
         let notes = found.left_out.notes().into_iter().map(|note| format!("note: {of_share}{note}"));
-        let about = [format!("variant: {}", found.variant()), format!("basis: {}", found.basis)];
-        tables.say(about.into_iter().filter(|_| share.number() == 1).chain(notes));
+        let about = [format!("variant: {}", found.variant()), basis_words(&found.basis, share)];
+        sink.say(tables, about.into_iter().filter(|_| share.number() == 1).chain(notes));
         Ok(())
     }
 }

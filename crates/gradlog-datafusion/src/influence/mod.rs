@@ -5,20 +5,21 @@ mod exec;
 mod strongest;
 
 use crate::arguments::Arguments;
+use crate::shares::Shares;
 use crate::RunTables;
 use arrow_schema::SchemaRef;
-use asked::AskedInfluence;
+pub(crate) use asked::AskedInfluence;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::ExecutionPlan;
-use exec::InfluenceExec;
+pub(crate) use exec::InfluenceExec;
 use std::sync::Arc;
-use strongest::StrongestExec;
+pub(crate) use strongest::StrongestExec;
 
-const NAME: &str = "influence";
+pub(crate) const NAME: &str = "influence";
 
 /// `influence('test', 10)`, `influence('test', 10, 'ids=3,17', 'epochs=2..')`: TracIn, as `gradlog influence` has it.
 #[derive(Debug)]
@@ -65,9 +66,11 @@ impl TableProvider for InfluenceTable {
         _: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let shares = self.tables.shares();
-        let mut plan: Arc<dyn ExecutionPlan> = Arc::new(InfluenceExec::new(self.tables.clone(), self.asked.clone()));
-        if let (true, Some(top)) = (shares > 1, self.asked.top) {
+        let shares = Shares::all(self.tables.shares())?;
+        let is_shared = shares.of() > 1;
+        let mut plan: Arc<dyn ExecutionPlan> =
+            Arc::new(InfluenceExec::new(self.tables.clone(), self.asked.clone(), shares));
+        if let (true, Some(top)) = (is_shared, self.asked.top) {
             plan = Arc::new(StrongestExec::new(plan, top));
         }
         let Some(columns) = projection else { return Ok(plan) };

@@ -24,7 +24,7 @@ use std::sync::Arc;
 ///
 /// It holds `2·top` rows of each probe and share.
 #[derive(Debug)]
-pub(super) struct StrongestExec {
+pub(crate) struct StrongestExec {
     input: Arc<dyn ExecutionPlan>,
     top: usize,
     properties: Arc<PlanProperties>,
@@ -34,6 +34,11 @@ impl StrongestExec {
     pub fn new(input: Arc<dyn ExecutionPlan>, top: usize) -> Self {
         let properties = properties(input.schema(), 1);
         Self { input, top, properties }
+    }
+
+    #[cfg(feature = "cluster")]
+    pub fn top(&self) -> usize {
+        self.top
     }
 }
 

@@ -3,6 +3,7 @@
 use super::method::MethodArguments;
 use crate::arguments::{OutputArguments, PartArguments, WindowArguments, EXIT_CODES};
 use crate::choice::{choice, Choice};
+use crate::cluster::ClusterArguments;
 use clap::{ArgGroup, Args};
 use gradlog_analysis::{InfluenceQuestion, Normalization, OptimizerChoice, ProbeTime, SplitBy, Window};
 use std::path::PathBuf;
@@ -64,11 +65,11 @@ pub(crate) struct Arguments {
     pub(super) layers: Vec<String>,
     /// Show what the strongest scores are made of: a column, or in CSV and JSON a row, for each layer or each epoch
     /// (tracin)
-    #[arg(long, value_name = "WHAT", conflicts_with = "part", value_parser = choice::<SplitBy>())]
+    #[arg(long, value_name = "WHAT", conflicts_with_all = ["part", "cluster"], value_parser = choice::<SplitBy>())]
     pub(super) by: Option<SplitBy>,
     /// Show the K nearest training examples in feature space, too, and K proponents and opponents; each row then has a
     /// `role` and a `distance`
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["ids", "class", "mean", "all", "top", "by", "part"])]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["ids", "class", "mean", "all", "top", "by", "part", "cluster"])]
     pub(super) nearest: Option<u64>,
     /// The layer whose inputs are the features; by default the last one that keeps its factors
     #[arg(long, value_name = "LAYER", requires = "nearest")]
@@ -88,6 +89,8 @@ pub(crate) struct Arguments {
     pub(super) window: WindowArguments,
     #[command(flatten)]
     pub(super) part: PartArguments,
+    #[command(flatten)]
+    pub(super) cluster: ClusterArguments,
     #[command(flatten)]
     pub(super) output: OutputArguments,
 }

@@ -1,0 +1,97 @@
+//! A stage of a plan whose panics are errors.
+//!
+//! datafusion-distributed 4.0 ends the stream of a task that panics as if it were whole, and the client would take the
+//! rows before that for all rows.
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::metrics::MetricsSet;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
+};
+use datafusion_distributed::BroadcastExec;
+use futures_util::StreamExt;
+use std::any::Any;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+/// The same stage, with errors for panics. `worker` is what they call this worker.
+pub(super) fn caught(plan: Arc<dyn ExecutionPlan>, worker: &str) -> Result<Arc<dyn ExecutionPlan>> {
+    // The engine takes such a node from the top, and sets another one there.
+    if plan.is::<RepartitionExec>() || plan.is::<BroadcastExec>() {
+        let below: Result<Vec<_>> = plan.children().into_iter().map(|child| caught(child.clone(), worker)).collect();
+        return plan.replace_children(below?, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute));
+    }
+    Ok(Arc::new(CaughtExec { plan, worker: worker.to_owned() }))
+}
+
+/// Stands for another node, and is one with it to whoever looks at nodes or counts them.
+#[derive(Debug)]
+struct CaughtExec {
+    plan: Arc<dyn ExecutionPlan>,
+    worker: String,
+}
+
+impl DisplayAs for CaughtExec {
+    fn fmt_as(&self, form: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.plan.fmt_as(form, f)
+    }
+}
+
+impl ExecutionPlan for CaughtExec {
+    fn name(&self) -> &str {
+        self.plan.name()
+    }
+
+    fn downcast_delegate(&self) -> Option<&dyn ExecutionPlan> {
+        Some(self.plan.as_ref())
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.plan.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        self.plan.children()
+    }
+
+    fn apply_expressions(
+        &self,
+        each: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        self.plan.apply_expressions(each)
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+        let plan = self.plan.clone().replace_children(children, options)?;
+        Ok(Arc::new(Self { plan, worker: self.worker.clone() }))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let (stream, worker) = (self.plan.execute(partition, context)?, self.worker.clone());
+        // A stream that panicked is not asked for more.
+        let rows = AssertUnwindSafe(stream).catch_unwind().map(move |rows| {
+            rows.unwrap_or_else(|panic| {
+                let words = words_of(panic.as_ref());
+                Err(DataFusionError::Execution(format!("worker {worker}: the query panicked: {words}")))
+            })
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        self.plan.metrics()
+    }
+}
+
+/// What a panic was called with.
+fn words_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it does not say why")
+}
