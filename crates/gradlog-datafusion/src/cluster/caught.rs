@@ -1,8 +1,10 @@
-//! A stage of a plan whose panics are errors.
+//! A stage of a plan whose panics are errors, and whose errors of a run say of which worker they are.
 //!
 //! datafusion-distributed 4.0 ends the stream of a task that panics as if it were whole, and the client would take the
 //! rows before that for all rows.
 
+use super::runs::damaged;
+use crate::SqlError;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -77,10 +79,11 @@ impl ExecutionPlan for CaughtExec {
         let (stream, worker) = (self.plan.execute(partition, context)?, self.worker.clone());
         // A stream that panicked is not asked for more.
         let rows = AssertUnwindSafe(stream).catch_unwind().map(move |rows| {
-            rows.unwrap_or_else(|panic| {
+            let rows = rows.unwrap_or_else(|panic| {
                 let words = words_of(panic.as_ref());
                 Err(DataFusionError::Execution(format!("worker {worker}: the query panicked: {words}")))
-            })
+            });
+            rows.map_err(|error| named(error, &worker))
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
@@ -88,6 +91,18 @@ impl ExecutionPlan for CaughtExec {
     fn metrics(&self) -> Option<MetricsSet> {
         self.plan.metrics()
     }
+}
+
+/// An error of the copy of a run that a worker has, with the worker. An error that came from another worker is text.
+fn named(error: DataFusionError, worker: &str) -> DataFusionError {
+    let named = match SqlError::find(&error) {
+        Some(SqlError::Damaged(damage)) => damaged(worker, damage),
+        Some(found @ (SqlError::Read(_) | SqlError::Changed { .. })) => {
+            SqlError::Cluster { what: format!("worker {worker}: {found}") }
+        }
+        _ => return error,
+    };
+    named.into()
 }
 
 /// What a panic was called with.

@@ -3,6 +3,7 @@
 use super::nodes::run_at;
 use super::wire::RunAt;
 use crate::{RunTables, SqlError};
+use gradlog_format::run::Damage;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -34,7 +35,7 @@ impl Runs {
         let run = gradlog_cli::shared::open_run(Path::new(&at.place)).map_err(|error| refusal(error.words))?;
         let tables = RunTables::new(run).map_err(|error| refusal(error.to_string()))?.of_worker();
         if let Some(damage) = &tables.outline().damage {
-            return Err(refusal(format!("{damage}; the whole run must be there")));
+            return Err(damaged(&self.worker, damage));
         }
         let found = run_at(&tables)?;
         if found.run_id != at.run_id {
@@ -56,5 +57,18 @@ impl Runs {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(RunAt, RunTables)>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Damage in the copy of a worker, of which no rows go to the client.
+pub(super) fn damaged(worker: &str, damage: &Damage) -> SqlError {
+    let Damage { path, offset, block, what, .. } = damage;
+    let block = block.map(|block| format!(" (block {block})")).unwrap_or_default();
+    let path = path.display();
+    SqlError::Cluster {
+        what: format!(
+            "worker {worker}: {path} is damaged at byte {offset}{block}: {what}; workers answer for whole runs alone: \
+             copy the run anew, or recover it"
+        ),
     }
 }

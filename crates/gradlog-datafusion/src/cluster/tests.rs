@@ -164,6 +164,42 @@ fn a_worker_opens_only_the_run_that_was_asked_about() {
     }
 }
 
+/// What the client read was whole: the copy of the worker is another one.
+#[test]
+fn damage_in_the_copy_of_a_worker_is_said_of_that_worker() {
+    let run = written();
+    let at = run_at(&RunTables::new(run.run().clone()).unwrap()).unwrap();
+    // The header of a block, which is all that is read of it when a run is opened.
+    run.damage(9, 20);
+    let refusal = Runs::new("10.0.0.7:7723".into()).open(&at).unwrap_err().to_string();
+    assert!(refusal.starts_with("worker 10.0.0.7:7723: ") && refusal.contains("(block 9)"), "{refusal}");
+}
+
+#[test]
+fn only_rows_of_influence_are_merged() {
+    let run = written();
+    let context = SessionContext::new();
+    RunTables::new(run.run().clone()).unwrap().register(&context).unwrap();
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runs = Runs::default();
+    let over = |query: &str| {
+        let input = threads.block_on(async { context.sql(query).await?.create_physical_plan().await }).unwrap();
+        decode(Node::Strongest { top: 3 }, &[input], &runs)
+    };
+    over("select * from influence('test', 4, 'ids=1,3')").unwrap();
+    for query in [
+        "select probe, score from influence('test', 4, 'ids=1,3')",
+        "select example, score from influence('test', 4, 'ids=1,3')",
+        "select example, probe from influence('test', 4, 'ids=1,3')",
+        "select cast(example as bigint) example, probe, score from influence('test', 4, 'ids=1,3')",
+        "select example, probe, cast(score as real) score from influence('test', 4, 'ids=1,3')",
+        "select 1",
+    ] {
+        let refusal = over(query).unwrap_err().to_string();
+        assert!(refusal.contains("none of influence"), "{query}: {refusal}");
+    }
+}
+
 #[test]
 fn every_partition_goes_to_one_worker() {
     for count in 1..20 {

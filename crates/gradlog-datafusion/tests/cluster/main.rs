@@ -156,6 +156,9 @@ fn a_damaged_run_is_refused() {
         let (code, out, words) = sql(run.path(), "select * from visits", &["--cluster", worker.url()]);
         assert_eq!((code, out.as_str()), (1, ""), "{words}");
         assert!(words.contains("block 9"), "{words}");
+        // The client reads the headers of blocks, and the worker their columns.
+        let of_worker = words.contains(&format!("worker {}: ", worker.url().replace("http://", "")));
+        assert_eq!(of_worker, distance == 900, "{words}");
     }
 }
 
