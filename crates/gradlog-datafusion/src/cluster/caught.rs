@@ -76,13 +76,14 @@ impl ExecutionPlan for CaughtExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let (stream, worker) = (self.plan.execute(partition, context)?, self.worker.clone());
+        let worker = self.worker.clone();
+        let begin = || self.plan.execute(partition, context);
+        let stream = std::panic::catch_unwind(AssertUnwindSafe(begin))
+            .unwrap_or_else(|panic| Err(panicked(&worker, panic.as_ref())))
+            .map_err(|error| named(error, &worker))?;
         // A stream that panicked is not asked for more.
         let rows = AssertUnwindSafe(stream).catch_unwind().map(move |rows| {
-            let rows = rows.unwrap_or_else(|panic| {
-                let words = words_of(panic.as_ref());
-                Err(DataFusionError::Execution(format!("worker {worker}: the query panicked: {words}")))
-            });
+            let rows = rows.unwrap_or_else(|panic| Err(panicked(&worker, panic.as_ref())));
             rows.map_err(|error| named(error, &worker))
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
@@ -105,8 +106,9 @@ fn named(error: DataFusionError, worker: &str) -> DataFusionError {
     named.into()
 }
 
-/// What a panic was called with.
-fn words_of(panic: &(dyn Any + Send)) -> &str {
+/// The error for a panic, with what it was called with.
+fn panicked(worker: &str, panic: &(dyn Any + Send)) -> DataFusionError {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it does not say why")
+    let words = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it does not say why");
+    DataFusionError::Execution(format!("worker {worker}: the query panicked: {words}"))
 }
