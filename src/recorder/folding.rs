@@ -42,8 +42,8 @@ pub enum Folding {
     /// visits say so. Probes in Adam's metric are scaled by outer products, as those of factored layers are; visits
     /// have no norm in it.
     ///
-    /// Layers of other kinds, and those with fewer than `4 · side²` numbers, are folded whole. Tied layers are projected
-    /// alike, and their norm is that of their sketches' sum.
+    /// Layers of other kinds, and those with fewer than `4 · side²` numbers, are folded whole. Tied layers are
+    /// projected alike, and their norm is that of their sketches' sum.
     ///
     /// # Cost
     /// `positions · side · (R + C + side)` multiplications for an example on a device; `positions · (R + C + side²)`
