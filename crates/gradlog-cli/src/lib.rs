@@ -18,16 +18,14 @@ mod serve;
 pub mod shared;
 #[cfg(test)]
 mod tests;
+mod tips;
 mod verbs;
 
 use arguments::EXIT_CODES;
-use choice::Choice;
 use clap::{Command, CommandFactory, FromArgMatches, Parser};
 use cluster::Handed;
 use error::{explain, CliError};
-use gradlog_analysis::Score;
 use output::{Console, Watch};
-use report::printable;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -93,7 +91,7 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
             // Help and version are data; whatever else clap says is words. If nobody listens, the code still tells.
             let to: &mut dyn Write = if error.use_stderr() { console.words } else { console.out };
             let _ = write!(to, "{}", error.render());
-            if let Some(tip) = tip(&error, &arguments) {
+            if let Some(tip) = tips::tip(&error, &arguments) {
                 let _ = write!(to, "\n  tip: {tip}\n");
             }
             return u8::try_from(error.exit_code()).unwrap_or(2);
@@ -116,33 +114,6 @@ fn execute(arguments: impl IntoIterator<Item = OsString>, console: &mut Console<
             console.say(format_args!("error: {}", explain(&error)));
             exit_code(&error)
         }
-    }
-}
-
-/// What to write where an argument is missing, if that takes more than its name.
-fn tip(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
-    if error.kind() != clap::error::ErrorKind::MissingRequiredArgument {
-        return None;
-    }
-    let words: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let probe = words.iter().skip_while(|word| *word != "--probe").nth(1);
-    match words.get(1)?.as_str() {
-        "scores" => {
-            let names: Vec<&str> = Score::all().iter().map(Choice::word).collect();
-            Some(format!(
-                "the scores are {}; for example: gradlog scores RUN --score {}",
-                names.join(", "),
-                Score::Forgetting
-            ))
-        }
-        "influence" => Some(match probe.and_then(|probe| probe.split_once(':')) {
-            Some((set, id)) => format!("write --probe {} --id {}", printable(set), printable(id)),
-            None => {
-                "for example: gradlog influence RUN --probe test --id 0; gradlog info RUN lists the probe sets".into()
-            }
-        }),
-        "example" => Some("for example: gradlog example RUN --id 0".into()),
-        _ => None,
     }
 }
 

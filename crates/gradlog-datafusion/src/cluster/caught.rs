@@ -32,7 +32,7 @@ pub(super) fn caught(plan: Arc<dyn ExecutionPlan>, worker: &str) -> Result<Arc<d
     Ok(Arc::new(CaughtExec { plan, worker: worker.to_owned() }))
 }
 
-/// Stands for another node, and is one with it to whoever looks at nodes or counts them.
+/// Wraps another node. Code that asks for its type, its name or its children gets those of the wrapped one.
 #[derive(Debug)]
 struct CaughtExec {
     plan: Arc<dyn ExecutionPlan>,

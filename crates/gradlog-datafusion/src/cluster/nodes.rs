@@ -127,7 +127,7 @@ pub(super) fn decode(node: Node, inputs: &[Arc<dyn ExecutionPlan>], runs: &Runs)
             let of_influence = |name: &str, kind| schema.field_with_name(name).is_ok_and(|it| *it.data_type() == kind);
             let ids = of_influence("example", DataType::UInt64) && of_influence("probe", DataType::UInt64);
             if !ids || !of_influence("score", DataType::Float64) {
-                return Err(refusal("a node merges rows that are none of influence".into()).into());
+                return Err(refusal("a node merges rows that do not come from influence".into()).into());
             }
             Arc::new(StrongestExec::new(inputs[0].clone(), whole(top)))
         }

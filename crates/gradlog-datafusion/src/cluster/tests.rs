@@ -196,7 +196,7 @@ fn only_rows_of_influence_are_merged() {
         "select 1",
     ] {
         let refusal = over(query).unwrap_err().to_string();
-        assert!(refusal.contains("none of influence"), "{query}: {refusal}");
+        assert!(refusal.contains("do not come from influence"), "{query}: {refusal}");
     }
 }
 

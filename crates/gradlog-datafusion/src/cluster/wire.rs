@@ -87,7 +87,7 @@ impl Node {
 
     /// Reads a node that is all of some bytes.
     pub fn read(bytes: &[u8]) -> Result<Self, SqlError> {
-        let Some(rest) = bytes.strip_prefix(MAGIC) else { return Err(refusal("is none of gradlog".into())) };
+        let Some(rest) = bytes.strip_prefix(MAGIC) else { return Err(refusal("does not come from gradlog".into())) };
         let Some((version, json)) = rest.split_first_chunk::<2>() else { return Err(refusal("is cut".into())) };
         let version = u16::from_le_bytes(*version);
         if version != VERSION {

@@ -48,7 +48,10 @@ pub(crate) fn serve(
         let words: Words = Arc::new(Mutex::new(words));
         say(&words, &format!("listening on http://{own}"));
         if !own.ip().is_loopback() {
-            say(&words, "warning: whoever reaches this address can read all runs that this process can read");
+            say(
+                &words,
+                "warning: anyone who can connect to this address can read every run that this process can read",
+            );
         }
         let worker = worker(own, memory_bytes, words).map_err(|error| failed(error.to_string()))?;
         let service = worker.into_worker_server().max_decoding_message_size(PLAN_BYTES_MAX);

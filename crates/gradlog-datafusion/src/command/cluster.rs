@@ -14,7 +14,7 @@ use std::path::PathBuf;
 ///
 /// A worker opens runs by the paths or addresses that a query names, and reads them alone: it writes nothing but
 /// temporary files. It asks nobody for a password and encrypts nothing, so it listens to this machine alone unless
-/// --listen says otherwise. Then whoever reaches the port can read all runs that the process can read.
+/// --listen says otherwise. Then anyone who can connect to the port can read every run that the process can read.
 #[derive(Debug, Parser)]
 #[command(name = "gradlog-sql worker", version, after_help = EXIT_CODES)]
 struct WorkerArguments {

@@ -57,7 +57,7 @@ pub struct SignalValue {
     /// The score, the mean over runs; NaN without a usable visit.
     pub value: f64,
     /// The share of examples that it finds less suspicious, 0 to 1, half of the example itself and of those with the
-    /// same score included; NaN with the score.
+    /// same score included; NaN with the score. Of forgetting, equal scores go by mean loss.
     pub rank: f64,
 }
 

@@ -51,7 +51,7 @@ function reasonsOf(about, signals, examples) {
     h("h3", null, about.label === null ? "Why it is suspected" : "Why its label is suspected"),
     h("p", { class: "note" }, `Place ${count(suspect.rank)} of ${count(examples)} by suspicion.`),
     h("ul", { class: "reasons" }, plainFirst(suspect.reasons).map((reason) => h("li", null, reason))),
-    h("p", { class: "note" }, "Share of the examples that each score finds less suspicious. Equal scores are ordered by their mean loss:"),
+    h("p", { class: "note" }, "Share of the examples that each score finds less suspicious. Of forgetting, equal counts go by mean loss:"),
     h("div", { class: "ranks" }, bars));
 }
 

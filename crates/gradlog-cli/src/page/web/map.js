@@ -187,8 +187,8 @@ async function drawMap(main) {
       brush.style.width = "0";
       listPoints(list, part, [...region.keys()].filter((one) => region[one] & bit && (state.only === null || label[one] === state.only)), name);
     },
-    title: `${["the third with the highest confidence", "the third with the highest variability", "the third with the lowest confidence"][place]}, wherever it lies`,
-  }, `${name}: a third (${count(part.regions[place])})`));
+    title: `the ${percent(part.share)} with ${["the highest confidence", "the highest variability", "the lowest confidence"][place]}, wherever they lie`,
+  }, `${name}: ${percent(part.share)} (${count(part.regions[place])})`));
   const only = h("select", { "aria-label": "label", onchange: (event) => {
     state.only = event.target.value === "" ? null : Number(event.target.value);
     redraw();
