@@ -1,5 +1,12 @@
 //! What the plan nodes without inputs have in common.
 
+use datafusion::error::Result;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::ExecutionPlan;
+use std::sync::Arc;
+
 /// The methods of `ExecutionPlan` that say that a node has no input. The node has `properties` and `metrics`.
 macro_rules! leaf_methods {
     ($name:literal) => {
@@ -33,3 +40,15 @@ macro_rules! leaf_methods {
 }
 
 pub(crate) use leaf_methods;
+
+/// The chosen columns of a node that makes all of its own.
+pub(crate) fn project(plan: Arc<dyn ExecutionPlan>, projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = plan.schema();
+    let is_all = |columns: &[usize]| columns.iter().copied().eq(0..schema.fields().len());
+    let Some(columns) = projection.filter(|columns| !is_all(columns)) else { return Ok(plan) };
+    let chosen = columns.iter().map(|&place| {
+        let name = schema.field(place).name();
+        (Arc::new(Column::new(name, place)) as Arc<dyn PhysicalExpr>, name.clone())
+    });
+    Ok(Arc::new(ProjectionExec::try_new(chosen.collect::<Vec<_>>(), plan)?))
+}

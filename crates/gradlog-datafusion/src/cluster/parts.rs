@@ -6,6 +6,7 @@
 
 use super::client::Cluster;
 use super::wire::RunAt;
+use crate::leaf::project;
 use crate::shares::Shares;
 use crate::{RunTables, SqlError};
 use arrow_array::cast::AsArray;
@@ -21,7 +22,6 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
-use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, EmptyRecordBatchStream, ExecutionPlan, PlanProperties};
 use futures_util::StreamExt;
@@ -191,15 +191,7 @@ impl TableProvider for PartsTable {
         _: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan: Arc<dyn ExecutionPlan> = Arc::new(PartsExec::new(self.question.clone(), Shares::all(self.of)?)?);
-        let Some(columns) = projection.filter(|columns| **columns != [0, 1, 2]) else { return Ok(plan) };
-        let chosen = columns.iter().map(|&place| {
-            let name = schema().field(place).name().clone();
-            let column: Arc<dyn PhysicalExpr> =
-                Arc::new(datafusion::physical_expr::expressions::Column::new(&name, place));
-            (column, name)
-        });
-        Ok(Arc::new(ProjectionExec::try_new(chosen.collect::<Vec<_>>(), plan)?))
+        project(Arc::new(PartsExec::new(self.question.clone(), Shares::all(self.of)?)?), projection)
     }
 }
 

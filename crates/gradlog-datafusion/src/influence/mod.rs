@@ -5,6 +5,7 @@ mod exec;
 mod strongest;
 
 use crate::arguments::Arguments;
+use crate::leaf::project;
 use crate::shares::Shares;
 use crate::RunTables;
 use arrow_schema::SchemaRef;
@@ -13,7 +14,6 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::ExecutionPlan;
 pub(crate) use exec::InfluenceExec;
 use std::sync::Arc;
@@ -73,14 +73,6 @@ impl TableProvider for InfluenceTable {
         if let (true, Some(top)) = (is_shared, self.asked.top) {
             plan = Arc::new(StrongestExec::new(plan, top));
         }
-        let Some(columns) = projection else { return Ok(plan) };
-        let schema = self.asked.schema.clone();
-        let chosen = columns.iter().map(|&place| {
-            let name = schema.field(place).name();
-            let column: Arc<dyn datafusion::physical_expr::PhysicalExpr> =
-                Arc::new(datafusion::physical_expr::expressions::Column::new(name, place));
-            (column, name.clone())
-        });
-        Ok(Arc::new(ProjectionExec::try_new(chosen.collect::<Vec<_>>(), plan)?))
+        project(plan, projection)
     }
 }
