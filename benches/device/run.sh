@@ -3,7 +3,7 @@
 # libraries. Build first, where a compiler is (a GPU is not needed for it):
 #
 #     cargo bench --no-run --bench device --features cuda
-#     cp target/release/deps/device-* device-bench            # the newest one without an ending
+#     strip -o device-bench target/release/deps/device-HASH   # as the last line of cargo names it; 58 MB
 #
 # Then, where the GPU is:
 #
