@@ -19,6 +19,7 @@ mod device_loss;
 mod elsewhere;
 mod error;
 mod fence;
+mod fill;
 mod flow;
 mod folding;
 mod gaps;

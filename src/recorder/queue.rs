@@ -7,7 +7,8 @@
 use super::config::{Config, Overflow};
 use super::error::RecordError;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TryRecvError, TrySendError};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use gradlog_format::log::QueueFill;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -21,33 +22,55 @@ const ASLEEP_AFTER: Duration = Duration::from_secs(1);
 /// Counts the bytes of the messages under way.
 #[derive(Default)]
 pub(super) struct Gauge {
-    bytes: Mutex<usize>,
+    level: Mutex<Level>,
     freed: Condvar,
+}
+
+#[derive(Default)]
+struct Level {
+    bytes: usize,
+    /// The most bytes and messages since the last look at them.
+    bytes_peak: usize,
+    messages_peak: usize,
+    /// As [`Queue::blocked`].
+    waited: Duration,
 }
 
 impl Gauge {
     /// Gives back the bytes of a message. The background thread calls this when it is done with it.
     pub(super) fn release(&self, bytes: usize) {
-        let mut held = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        *held = held.saturating_sub(bytes);
+        let mut level = self.level();
+        level.bytes = level.bytes.saturating_sub(bytes);
         self.freed.notify_one();
+    }
+
+    fn level(&self) -> MutexGuard<'_, Level> {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how many messages wait, and how long the sender waited in all.
+    fn note(&self, messages: usize, waited: Duration) {
+        let mut level = self.level();
+        level.messages_peak = level.messages_peak.max(messages);
+        level.waited = waited;
     }
 
     /// Takes `bytes` out of `limit`, and waits for them until `deadline`. A message larger than the whole limit passes
     /// if it is alone. Calls `nudge` if the reader should start now.
     fn acquire(&self, bytes: usize, limit: usize, deadline: Instant, nudge: impl Fn()) -> bool {
-        let mut held = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        if *held + bytes > limit / 2 {
+        let mut level = self.level();
+        if level.bytes + bytes > limit / 2 {
             nudge();
         }
-        while *held > 0 && *held + bytes > limit {
+        while level.bytes > 0 && level.bytes + bytes > limit {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            held = self.freed.wait_timeout(held, left).unwrap_or_else(PoisonError::into_inner).0;
+            level = self.freed.wait_timeout(level, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        *held += bytes;
+        level.bytes += bytes;
+        level.bytes_peak = level.bytes_peak.max(level.bytes);
         true
     }
 }
@@ -79,11 +102,18 @@ pub(super) struct Queue<T> {
 /// The background thread's end of the queue.
 pub(super) struct Inbox<T> {
     receiver: Receiver<T>,
+    gauge: Arc<Gauge>,
+    bytes_max: usize,
     /// Time of the last message.
     last: Instant,
 }
 
 impl<T> Inbox<T> {
+    /// Gives back the bytes of a message, when it is done with.
+    pub(super) fn release(&self, bytes: usize) {
+        self.gauge.release(bytes);
+    }
+
     /// The next message, if one comes within `patience`.
     pub(super) fn next(&mut self, patience: Duration) -> Result<T, RecvTimeoutError> {
         let start = Instant::now();
@@ -110,8 +140,26 @@ impl<T> Inbox<T> {
     }
 }
 
+impl<T> Inbox<T> {
+    /// How full the queue is. Its peaks begin anew.
+    pub(super) fn take_fill(&self, wall_clock_ms: u64) -> QueueFill {
+        let waiting = self.receiver.len();
+        let mut level = self.gauge.level();
+        let mut fill = QueueFill::default();
+        fill.wall_clock_ms = wall_clock_ms;
+        fill.passes = waiting as u64;
+        fill.passes_peak = waiting.max(level.messages_peak) as u64;
+        fill.passes_max = self.receiver.capacity().unwrap_or_default() as u64;
+        (fill.bytes, fill.bytes_peak) = (level.bytes as u64, level.bytes_peak as u64);
+        fill.bytes_max = self.bytes_max as u64;
+        fill.waited_ms = u64::try_from(level.waited.as_millis()).unwrap_or(u64::MAX);
+        (level.messages_peak, level.bytes_peak) = (0, level.bytes);
+        fill
+    }
+}
+
 impl<T> Queue<T> {
-    pub(super) fn new(config: &Config) -> (Self, Inbox<T>, Arc<Gauge>) {
+    pub(super) fn new(config: &Config) -> (Self, Inbox<T>) {
         let (sender, receiver) = crossbeam_channel::bounded(config.queue_passes);
         let gauge = Arc::new(Gauge::default());
         let queue = Self {
@@ -126,7 +174,7 @@ impl<T> Queue<T> {
             reader: None,
             last_instant: None,
         };
-        (queue, Inbox { receiver, last: Instant::now() }, gauge)
+        (queue, Inbox { receiver, gauge, bytes_max: config.queue_bytes_max, last: Instant::now() })
     }
 
     /// Sets the thread that reads the inbox. Without it the reader is never woken and only polls.
@@ -141,9 +189,11 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Wakes the reader if the queue is half full.
-    fn nudge_if_half_full(&self) {
-        if self.sender.capacity().is_none_or(|capacity| 2 * self.sender.len() >= capacity) {
+    /// Notes how full the queue is, and wakes the reader if that is half.
+    fn note_fill(&self) {
+        let waiting = self.sender.len();
+        self.gauge.note(waiting, self.blocked);
+        if self.sender.capacity().is_none_or(|capacity| 2 * waiting >= capacity) {
             self.nudge();
         }
     }
@@ -159,7 +209,7 @@ impl<T> Queue<T> {
                 }
                 match self.sender.try_send(message) {
                     Ok(()) => {
-                        self.nudge_if_half_full();
+                        self.note_fill();
                         self.hurried = false;
                         Ok(Sent::Yes)
                     }
@@ -179,8 +229,8 @@ impl<T> Queue<T> {
         let deadline = self.last_instant.map_or(start + self.wait, |last| last.min(start + self.wait));
         let fits = self.gauge.acquire(bytes, self.limit, deadline, || self.nudge());
         let sent = if fits { self.sender.send_deadline(message, deadline).map_err(Some) } else { Err(None) };
-        self.nudge_if_half_full();
         self.blocked += start.elapsed();
+        self.note_fill();
         match sent {
             Ok(()) => Ok(()),
             Err(None) => Err(RecordError::Timeout(self.wait)),
@@ -243,7 +293,7 @@ mod tests {
     #[test]
     fn messages_arrive_in_order_and_the_bound_holds() {
         let messages = if cfg!(miri) { 40 } else { 4_000usize };
-        let (mut queue, mut inbox, gauge) = Queue::<(usize, usize)>::new(&config(Overflow::Block, 60_000));
+        let (mut queue, mut inbox) = Queue::<(usize, usize)>::new(&config(Overflow::Block, 60_000));
         let held = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let held = &held;
@@ -253,7 +303,7 @@ mod tests {
                     assert_eq!(number, expected);
                     // Released after it is no longer counted, so the count is never below what is under way.
                     held.fetch_sub(bytes, Ordering::SeqCst);
-                    gauge.release(bytes);
+                    inbox.release(bytes);
                 }
             });
             for number in 0..messages {
@@ -268,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_times_out_or_drops() {
-        let (mut queue, Inbox { receiver, .. }, gauge) = Queue::<u32>::new(&config(Overflow::Block, 50));
+        let (mut queue, Inbox { receiver, gauge, .. }) = Queue::<u32>::new(&config(Overflow::Block, 50));
         (0..3).for_each(|i| assert!(matches!(queue.send(i, 10), Ok(Sent::Yes))));
         let start = Instant::now();
         // Too many messages, and then too many bytes.
@@ -283,7 +333,7 @@ mod tests {
         (0..3).for_each(|_| gauge.release(80));
         assert!(matches!(queue.send(6, 1), Err(RecordError::Stopped(_))));
 
-        let (mut queue, Inbox { receiver, .. }, _gauge) = Queue::<u32>::new(&config(Overflow::DropNewest, 600_000));
+        let (mut queue, Inbox { receiver, .. }) = Queue::<u32>::new(&config(Overflow::DropNewest, 600_000));
         assert!(matches!(queue.send(0, 60), Ok(Sent::Yes)));
         assert!(matches!(queue.send(1, 60), Ok(Sent::Dropped)));
         (2..4).for_each(|i| assert!(matches!(queue.send(i, 1), Ok(Sent::Yes))));
@@ -293,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_message_above_the_limit_passes_alone() {
-        let (mut queue, Inbox { receiver, .. }, gauge) = Queue::<u32>::new(&config(Overflow::DropNewest, 50));
+        let (mut queue, Inbox { receiver, gauge, .. }) = Queue::<u32>::new(&config(Overflow::DropNewest, 50));
         assert!(matches!(queue.send(0, 1_000), Ok(Sent::Yes)));
         assert!(matches!(queue.send(1, 1), Ok(Sent::Dropped)));
         receiver.recv().unwrap();
@@ -306,14 +356,14 @@ mod tests {
     #[test]
     fn a_queue_that_fills_wakes_its_reader() {
         for (count, bytes) in [(3, 0), (1, 60)] {
-            let (mut queue, inbox, gauge) = Queue::<u32>::new(&config(Overflow::Block, 60_000));
+            let (mut queue, inbox) = Queue::<u32>::new(&config(Overflow::Block, 60_000));
             let (woken, parked) = (Arc::new(Mutex::new(false)), std::thread::current());
             let flag = woken.clone();
             let reader = std::thread::Builder::new().spawn(move || {
                 parked.unpark();
                 std::thread::park_timeout(Duration::from_secs(60));
                 *flag.lock().unwrap() = true;
-                drop((inbox, gauge));
+                drop(inbox);
             });
             let reader = reader.unwrap();
             std::thread::park_timeout(Duration::from_secs(60));
@@ -330,7 +380,7 @@ mod tests {
     /// The inbox reads a message that comes while it waits, asleep or polling. Silence ends with the patience.
     #[test]
     fn the_inbox_waits_for_its_patience() {
-        let (mut queue, mut inbox, _gauge) = Queue::<u32>::new(&config(Overflow::Block, 60_000));
+        let (mut queue, mut inbox) = Queue::<u32>::new(&config(Overflow::Block, 60_000));
         for asleep in [false, true] {
             let long_ago = Instant::now().checked_sub(2 * ASLEEP_AFTER);
             inbox.last = long_ago.filter(|_| asleep).unwrap_or_else(Instant::now);

@@ -12,7 +12,7 @@ use super::manifest::{find_batch_norm_difference, list_differences, make_manifes
 use super::message::Message;
 use super::metric::MetricState;
 use super::past::{lock_end, Past};
-use super::queue::{Gauge, Queue};
+use super::queue::Queue;
 use super::reach::Reach;
 use super::reproduction::Reproduction;
 use super::rows::RowMaker;
@@ -24,7 +24,7 @@ use super::thread::run_background;
 use super::watch::{Seen, Trained, Watch};
 use super::workers::{check_same_end, part_folder};
 use crate::taps::{LazyFold, Registered, SharedFold, Taps};
-use gradlog_format::log::{LayerRecord, LogWriter, Manifest};
+use gradlog_format::log::{LayerRecord, LogWriter, Manifest, QueueFile};
 use gradlog_format::run::{ReadError, Run};
 use gradlog_format::sketch::Form;
 use std::path::Path;
@@ -190,7 +190,7 @@ pub(super) fn start_recorder(
     let sketchers = (manifest.layers.iter().zip(&folds).zip(&layers))
         .map(|((record, fold), layer)| LayerSketcher::new(record.clone(), fold.clone(), layer.tied, &config.sketch))
         .collect();
-    let (mut queue, inbox, gauge): (Queue<Message>, _, Arc<Gauge>) = Queue::new(&config);
+    let (mut queue, inbox) = Queue::<Message>::new(&config);
     let shared = Arc::new(Shared::default());
     let divisor = config.worker.map_or(1.0, Worker::divisor);
     let rows = RowMaker::new(sketchers, config.sketch.clone(), shared_fold.clone(), divisor, config.guard.clone());
@@ -202,12 +202,12 @@ pub(super) fn start_recorder(
     let all = if past.has_layer_rates { layers.len() as u32 } else { 0 };
     let unsent_layers = (0..all).map(|layer| Seen { step: past.step, layer, trained: Trained::Whole }).collect();
     let told = if past.has_layer_rates { RatesTold::outdated(&layers) } else { RatesTold::default() };
-    let for_thread = (config, shared.clone(), told);
+    let for_thread = (config, shared.clone(), told, QueueFile::create(dir));
     let thread = std::thread::Builder::new()
         .name("gradlog".into())
         .spawn(move || {
-            let (config, shared, told) = for_thread;
-            run_background(config, writer, (rows, told), inbox, gauge, shared);
+            let (config, shared, told, fill) = for_thread;
+            run_background(config, writer, (rows, told), (inbox, fill), shared);
         })
         .map_err(|e| RecordError::Stopped(format!("the background thread cannot be started: {e}")))?;
     queue.set_reader(thread.thread());

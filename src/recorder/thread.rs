@@ -3,14 +3,15 @@
 
 use super::config::{Config, OnFailure};
 use super::error::{wrap_log_error, RecordError};
+use super::fill::FillTold;
 use super::layer_rates::RatesTold;
 use super::log_state::LogState;
 use super::message::Message;
-use super::queue::{Gauge, Inbox};
+use super::queue::Inbox;
 use super::rows::RowMaker;
 use super::shared::Shared;
 use crossbeam_channel::RecvTimeoutError;
-use gradlog_format::log::LogWriter;
+use gradlog_format::log::{LogWriter, QueueFile};
 use gradlog_kernels::stage::{self, Stage};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -22,17 +23,18 @@ pub(super) fn run_background(
     config: Config,
     writer: LogWriter,
     rows: (RowMaker, RatesTold),
-    mut inbox: Inbox<Message>,
-    gauge: Arc<Gauge>,
+    (mut inbox, file): (Inbox<Message>, QueueFile),
     shared: Arc<Shared>,
 ) {
     let goes_on = config.on_failure == OnFailure::GoOn;
     let mut log = LogState::new(config, writer, rows, shared.clone());
+    // Declared after the log: it is dropped before the log lets go of the lock.
+    let mut fill = FillTold::new(file);
     if goes_on {
         log.writer.spare_room();
     }
     loop {
-        let message = match inbox.next(log.patience()) {
+        let message = match inbox.next(log.patience().min(fill.patience())) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
             // Dropped without `finish`: writes what is here if it can, without totals.
@@ -61,6 +63,9 @@ pub(super) fn run_background(
                 shared.lock_progress().first_unwritten = log.missed.first_unwritten.map(|(step, _)| step);
             }
         }
+        if last {
+            fill.end();
+        }
         if !shared.has_failed() {
             let outcome = run_guarded(&shared, || {
                 if let Some(message) = message {
@@ -87,7 +92,8 @@ pub(super) fn run_background(
         if goes_on {
             log.publish_missing();
         }
-        gauge.release(bytes);
+        inbox.release(bytes);
+        fill.tell_if_due(&inbox);
         {
             let mut progress = shared.lock_progress();
             progress.bytes = log.writer.written_bytes();

@@ -4,9 +4,10 @@ use crate::common::*;
 use candle_nn::Module;
 use gradlog::taps::{Tapped, Taps};
 use gradlog::{Config, Overflow, Recorder};
+use gradlog_format::log::{QueueFill, QUEUE_FILE};
 use gradlog_format::run::Run;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_recorder_that_is_dropped_leaves_a_readable_run() {
@@ -85,4 +86,40 @@ fn a_flush_covers_drops_too() {
     let summary = recorder.finish().unwrap();
     assert_eq!((summary.visits, summary.dropped), (2, 1), "the second pass was not dropped: nothing was tested");
     assert_eq!((flushed.visits, flushed.dropped), (2, 1));
+}
+
+/// The fill that the recorder says, once it is as wanted.
+fn wait_for_fill(run: &Run, wanted: impl Fn(&QueueFill) -> bool) -> QueueFill {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        match run.queue_fill() {
+            Some(fill) if wanted(&fill) => return fill,
+            other => assert!(Instant::now() < until, "the queue says {other:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_recorder_says_how_full_its_queue_is_while_it_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { queue_passes: 8, queue_bytes_max: 1 << 20, ..Config::default() };
+    let (mut recorder, layer, gate) = gated(dir.path(), config);
+    let run = Run::open(dir.path()).unwrap();
+    // The thread holds one of five passes, so that three at least were waiting when the last one came.
+    for id in 0..5 {
+        record_noise(&mut recorder, &layer, &[id, id, id]).unwrap();
+    }
+    assert_eq!(run.queue_fill(), None, "nothing is done yet");
+    gate.open();
+    let full = wait_for_fill(&run, |_| true);
+    assert_eq!((full.passes_max, full.bytes_max), (8, 1 << 20));
+    assert!((3..=5).contains(&full.passes_peak) && full.passes <= full.passes_peak, "{full:?}");
+    assert!(full.bytes < full.bytes_peak && full.peak() >= 0.375 && full.peak() <= 0.625, "{full:?}");
+    // A queue that has become empty is told by itself.
+    let empty = wait_for_fill(&run, |fill| fill.peak() == 0.0);
+    assert!(empty.wall_clock_ms > full.wall_clock_ms && (empty.passes, empty.bytes) == (0, 0), "{empty:?}");
+    recorder.finish().unwrap();
+    assert_eq!(run.queue_fill(), None);
+    assert!(!dir.path().join(QUEUE_FILE).exists());
 }

@@ -22,6 +22,7 @@ mod manifest;
 mod names;
 mod planes;
 pub(crate) mod prefix;
+mod queue;
 mod segment;
 mod segment_writer;
 mod storage;
@@ -45,8 +46,10 @@ pub(crate) use lock::LogWriterLock;
 pub use manifest::{LayerRecord, Manifest, VariableRecord};
 pub use names::{
     checkpoint_path, segment_path, worker_folder, worker_folders, CHECKPOINT_FOLDER, LOCK_FILE, MANIFEST_FILE,
+    QUEUE_FILE,
 };
 pub use prefix::FORMAT_VERSION;
+pub use queue::{QueueFile, QueueFill};
 pub use segment::{SegmentHeader, SEGMENT_HEADER_BYTES};
 pub use storage::{check_size_limit, make_folder, sync_folder, MmapStorage, Storage};
 pub use terms::{Mode, Preconditioner, PredictionScore, UpdateRule};
@@ -60,6 +63,7 @@ pub(crate) use block::{
 pub(crate) use compress::Compressor;
 pub(crate) use names::worker_rank;
 pub(crate) use prefix::newer_version;
+pub(crate) use queue::QUEUE_FILE_BYTES;
 pub(crate) use storage::{next_data, open_file};
 
 /// The parts of a block, for benchmarks that measure them one by one and tests that take blocks apart. No promises.

@@ -10,6 +10,8 @@ pub const MANIFEST_FILE: &str = "manifest";
 pub const CHECKPOINT_FOLDER: &str = "checkpoints";
 /// Name of the file in a run's folder that a recorder holds locked while it writes.
 pub const LOCK_FILE: &str = "lock";
+/// Name of the file in a run's folder that says how full the queue of its recorder is.
+pub const QUEUE_FILE: &str = "queue";
 
 /// The path of segment `index` of the run in `dir`.
 pub fn segment_path(dir: &Path, index: u32) -> PathBuf {

@@ -1,8 +1,8 @@
-//! Detects whether a run is being written.
+//! Detects whether a run is being written, and how its recorder keeps up.
 
 use super::error::{io_error, ReadError};
 use super::handle::Run;
-use crate::log::LOCK_FILE;
+use crate::log::{QueueFill, LOCK_FILE, QUEUE_FILE, QUEUE_FILE_BYTES};
 
 impl Run {
     /// Whether a recorder writes to the run now, according to the run's lock.
@@ -31,5 +31,18 @@ impl Run {
         }
         let path = self.dir().join(LOCK_FILE);
         self.place().is_locked(&path).map_err(io_error(&path))
+    }
+
+    /// What the recorder of this run, or of this part of one, said last about its queue: about once a second while
+    /// passes come. `None` if nobody records, if the recorder is older than this file or could not write it, and for a
+    /// run of several workers, whose [parts](Run::parts) each have a queue.
+    pub fn queue_fill(&self) -> Option<QueueFill> {
+        // A recorder that was killed leaves its file.
+        if !self.parts().is_empty() || !self.is_being_written() {
+            return None;
+        }
+        let mut bytes = [0u8; QUEUE_FILE_BYTES];
+        self.place().open(&self.dir().join(QUEUE_FILE)).and_then(|file| file.read_at(&mut bytes, 0)).ok()?;
+        QueueFill::parse(&bytes).ok()
     }
 }

@@ -1,6 +1,6 @@
-//! What the log does not say: whether somebody writes it, and how much memory that process has.
+//! What the log does not say: whether somebody writes it, how full the queue of that process is, and its memory.
 
-use gradlog_format::log::LOCK_FILE;
+use gradlog_format::log::{QueueFill, LOCK_FILE};
 use gradlog_format::run::Run;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,6 +12,8 @@ pub(super) struct Outside {
     pub recorders: usize,
     /// The processes that hold them and their resident bytes, as far as this machine knows.
     pub processes: Vec<(u32, u64)>,
+    /// What they said last of their queues, as far as they did.
+    pub queues: Vec<QueueFill>,
     /// Milliseconds since the Unix epoch.
     pub now_ms: u64,
 }
@@ -25,8 +27,9 @@ impl Outside {
             held.iter().filter_map(|part| process::holder(&part.dir().join(LOCK_FILE))).collect();
         processes.sort_unstable();
         processes.dedup();
+        let queues = held.iter().filter_map(|part| part.queue_fill()).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { recorders: held.len(), processes, now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX) }
+        Self { recorders: held.len(), processes, queues, now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX) }
     }
 }
 

@@ -10,6 +10,9 @@ use gradlog_analysis::significant;
 /// Probe sets that have a line.
 const SETS_SHOWN: usize = 3;
 
+/// What was said of a queue before this many milliseconds is said to be old. A recorder says it once a second.
+const QUEUE_AGE_MS: u64 = 3_000;
+
 /// How a run stands.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum State {
@@ -129,7 +132,7 @@ pub(super) fn overview(session: &Session<'_>) -> Vec<(&'static str, String)> {
     pairs.push(("recorded", recorded_line(session)));
     pairs.push(("missing", missing_line(session)));
     pairs.push(("log", log_line(session)));
-    pairs.push(("queue", "not recorded: only the training process knows how full it is".into()));
+    pairs.extend(named("queue", queue_lines(session)));
     pairs.push(("memory", memory_line(session)));
     if let Some((visits, first)) = figures.not_finite {
         let visits = count(visits as usize, "visit");
@@ -175,7 +178,9 @@ fn training_lines(session: &Session<'_>) -> Vec<String> {
     let steps = figures.recent.steps();
     let Some(recent) = means(&figures.recent.sums()) else { return vec!["no losses so far".into()] };
     let mut lines = vec![format!("{recent} over the last {}", count(steps, "step"))];
-    let current = figures.epochs.last_key_value().map(|(epoch, _)| *epoch);
+    // Of a run that nobody records, nothing more will come.
+    let is_over = matches!(session.state(), State::Held | State::Finished | State::Ended);
+    let current = figures.epochs.last_key_value().map(|(epoch, _)| *epoch).filter(|_| !is_over);
     for (epoch, sums) in figures.epochs.iter().rev() {
         let so_far = if Some(*epoch) == current { " so far" } else { "" };
         lines.extend(means(sums).map(|means| format!("{means} in epoch {epoch}{so_far}")));
@@ -235,6 +240,36 @@ fn log_line(session: &Session<'_>) -> String {
     let each = (figures.visits > 0).then(|| figures.bytes / figures.visits);
     let each = each.map_or(String::new(), |bytes| format!(", {bytes} bytes a visit with everything else"));
     format!("{}{each}", size(figures.bytes))
+}
+
+/// How full the queue of a recorder was at most in the last second; the fullest of several.
+fn queue_lines(session: &Session<'_>) -> Vec<String> {
+    let outside = &session.outside;
+    let Some(fullest) = outside.queues.iter().max_by(|a, b| a.peak().total_cmp(&b.peak())) else {
+        let why = if outside.recorders > 0 { "its recorder does not say" } else { "nobody records" };
+        return vec![format!("not known: {why}")];
+    };
+    let age_ms = outside.now_ms.saturating_sub(fullest.wall_clock_ms);
+    let when = if age_ms < QUEUE_AGE_MS { String::new() } else { format!(" {} ago", duration(age_ms)) };
+    let of =
+        if outside.queues.len() > 1 { format!(", the fullest of {}", outside.queues.len()) } else { String::new() };
+    let mut lines = match fullest.peak() {
+        // An empty queue is not told again.
+        peak if peak == 0.0 => vec![format!("empty{of}")],
+        peak => vec![format!(
+            "up to {} full{when}{of}: {} of {} passes, {} of {}",
+            percent(peak, 0),
+            fullest.passes_peak,
+            fullest.passes_max,
+            size(fullest.bytes_peak),
+            size(fullest.bytes_max)
+        )],
+    };
+    let waited = outside.queues.iter().map(|queue| queue.waited_ms).max().unwrap_or_default();
+    if waited > 0 {
+        lines.push(format!("the training has waited {} for it", duration(waited)));
+    }
+    lines
 }
 
 fn memory_line(session: &Session<'_>) -> String {

@@ -5,8 +5,10 @@ use super::super::examples::{Examples, Seen};
 use super::super::outside::process;
 use super::super::pace::Pace;
 use super::super::reading::Reached;
+use super::super::words::overview;
 use super::*;
 use gradlog_analysis::{CurveQuestion, Score, ScoreQuestion};
+use gradlog_format::log::{QueueFile, QueueFill};
 
 #[test]
 fn forgetting_margins_and_means_are_those_of_the_questions() {
@@ -165,4 +167,60 @@ fn the_process_that_holds_a_lock_is_found() {
         assert_eq!(pid, std::process::id());
         assert!(bytes > 1_000_000);
     }
+}
+
+/// The lines on the queue of the run in `dir`, as `watch` shows them.
+fn queue_lines(dir: &std::path::Path) -> Vec<String> {
+    let opened = Run::open(dir).unwrap();
+    let mut session = Session::new(&opened);
+    session.refresh();
+    let lines = overview(&session);
+    let at = lines.iter().position(|(name, _)| *name == "queue").unwrap();
+    let end = lines[at + 1..].iter().position(|(name, _)| !name.is_empty()).unwrap();
+    lines[at..=at + end].iter().map(|(_, line)| line.clone()).collect()
+}
+
+#[test]
+fn the_fill_of_a_queue_is_shown_while_somebody_records() {
+    let run = Synthetic::new(Encoding::Q8);
+    let dir = run.dir.clone();
+    assert_eq!(queue_lines(dir.path()), ["not known: its recorder does not say"]);
+    let mut file = QueueFile::create(dir.path());
+    let mut fill = QueueFill::default();
+    (fill.wall_clock_ms, fill.passes_peak, fill.passes_max) = (now_ms() + 60_000, 4, 16);
+    (fill.bytes_peak, fill.bytes_max) = (24_000_000, 32_000_000);
+    file.write(&fill);
+    assert_eq!(queue_lines(dir.path()), ["up to 75 % full: 4 of 16 passes, 24.0 MB of 32.0 MB"]);
+    (fill.bytes_peak, fill.waited_ms, fill.wall_clock_ms) = (1_000, 2_345, now_ms() - 200_500);
+    file.write(&fill);
+    let expected =
+        ["up to 25 % full 3 min ago: 4 of 16 passes, 1.0 kB of 32.0 MB", "the training has waited 2.3 s for it"];
+    assert_eq!(queue_lines(dir.path()), expected);
+    (fill.bytes_peak, fill.passes_peak, fill.waited_ms) = (0, 0, 0);
+    file.write(&fill);
+    assert_eq!(queue_lines(dir.path()), ["empty"]);
+    // A recorder that is killed leaves its file.
+    file.write(&fill);
+    drop(run.finish());
+    assert_eq!(queue_lines(dir.path()), ["not known: nobody records"]);
+}
+
+/// Of several workers the fullest queue counts, whichever that is.
+#[test]
+fn the_fullest_queue_of_several_workers_is_shown() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let parts: Vec<_> = (0..2).map(|rank| Synthetic::part(dir.clone(), Some((rank, 2)), Encoding::Q8)).collect();
+    let opened = Run::open(dir.path()).unwrap();
+    assert_eq!(opened.queue_fill(), None, "each part has its own");
+    let mut files: Vec<_> = opened.parts().iter().map(|part| QueueFile::create(part.dir())).collect();
+    for (file, passes) in files.iter_mut().zip([3, 9]) {
+        let mut fill = QueueFill::default();
+        (fill.wall_clock_ms, fill.passes_peak, fill.passes_max, fill.waited_ms) =
+            (now_ms() + 60_000, passes, 10, passes);
+        file.write(&fill);
+    }
+    let expected =
+        ["up to 90 % full, the fullest of 2: 9 of 10 passes, 0.0 kB of 0.0 kB", "the training has waited 0.0 s for it"];
+    assert_eq!(queue_lines(dir.path()), expected);
+    drop(parts);
 }
