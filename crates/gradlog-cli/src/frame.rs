@@ -11,7 +11,7 @@ use crate::places::{check_places, is_address, open_run};
 use crate::report::{self, printable, Format, Rows, Value};
 use gradlog_analysis::{ExampleShare, Progress, Window};
 use gradlog_arrow::AnswerTable;
-use gradlog_format::log::{LOCK_FILE, MANIFEST_FILE};
+use gradlog_format::log::{LOCK_FILE, MANIFEST_FILE, QUEUE_FILE};
 use gradlog_format::run::{Damage, ReadError, Run};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -79,13 +79,13 @@ pub(crate) struct Asked<'run> {
     pub runs: Vec<&'run Run>,
     pub window: Window,
     watch: Watch,
-    draws: bool,
+    terminal: Option<usize>,
 }
 
 impl<'run> Asked<'run> {
     /// Asks about whole runs, with no progress bar, until `stop` says that nobody wants the answer.
     pub(crate) fn quietly(runs: Vec<&'run Run>, stop: Stop) -> Self {
-        Self { runs, window: Window::everything(), watch: Watch::stopping(stop), draws: false }
+        Self { runs, window: Window::everything(), watch: Watch::stopping(stop), terminal: None }
     }
 
     /// The only run, of a verb that takes one.
@@ -121,9 +121,14 @@ impl<'run> Asked<'run> {
         self.watch.clear();
     }
 
+    /// How wide the terminal is on which `to` is looked at, if it is a table on a terminal.
+    pub(crate) fn terminal(&self, to: &Destination<'_>) -> Option<usize> {
+        self.terminal.filter(|_| to.out.is_none() && to.format == Format::Table)
+    }
+
     /// Whether a picture of plain characters belongs behind what goes to `to`: only a table on a terminal.
     pub(crate) fn draws(&self, to: &Destination<'_>) -> bool {
-        self.draws && to.out.is_none() && to.format == Format::Table
+        self.terminal(to).is_some()
     }
 
     /// The names of the runs.
@@ -223,7 +228,7 @@ pub(crate) fn prefixes(names: &[String]) -> Vec<String> {
 pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcome, CliError> {
     verb.check()?;
     let to = verb.destination();
-    if to.format.is_binary() && to.out.is_none() && console.draws {
+    if to.format.is_binary() && to.out.is_none() && console.terminal.is_some() {
         let why = "this format is not for a terminal: give --out FILE, or send it into a pipe";
         return Err(CliError::Arguments(why.into()));
     }
@@ -244,7 +249,7 @@ pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcom
         opened = opened.into_iter().map(|run| run.with_share(share.number() - 1, share.of())).collect();
     }
     let runs: Vec<&Run> = opened.iter().collect();
-    let asked = Asked { runs, window: verb.window(), watch: console.watch.clone(), draws: console.draws };
+    let asked = Asked { runs, window: verb.window(), watch: console.watch.clone(), terminal: console.terminal };
     let outcome = ask_and_show(verb, &asked, console);
     asked.watch.clear();
     outcome.and_then(|outcome| check_places(&asked.runs).map(|()| outcome))
@@ -253,7 +258,7 @@ pub(crate) fn run<V: Verb>(verb: &V, console: &mut Console<'_>) -> Result<Outcom
 /// Whether a file is one that a recorder wrote: output would replace it.
 fn is_of_a_log(out: &Path) -> bool {
     let Some(name) = out.file_name().and_then(|name| name.to_str()) else { return false };
-    let is_named_so = name == MANIFEST_FILE || name == LOCK_FILE || name.starts_with("segment-");
+    let is_named_so = [MANIFEST_FILE, LOCK_FILE, QUEUE_FILE].contains(&name) || name.starts_with("segment-");
     let folder = out.parent().unwrap_or(Path::new(""));
     is_named_so && out.exists() && (folder.join(MANIFEST_FILE).is_file() || name == MANIFEST_FILE)
 }
@@ -331,8 +336,9 @@ fn write(
     if matches!(content, Content::Nothing) {
         return Ok(Ending::default());
     }
+    let terminal = console.terminal.filter(|_| to.out.is_none());
     let mut target = Target::open(to.out, console.out).map_err(|error| to.explain(error))?;
-    let written = write_content(content, basis, to, &mut target);
+    let written = write_content(content, basis, (to, terminal), &mut target);
     written
         .and_then(|ending| {
             // Rows that are written one after another are read meanwhile.
@@ -349,7 +355,7 @@ fn write(
 fn write_content(
     content: Content<'_>,
     basis: Option<&str>,
-    to: &Destination<'_>,
+    to: (&Destination<'_>, Option<usize>),
     target: &mut Target<'_>,
 ) -> Result<Ending, CliError> {
     match content {
@@ -371,12 +377,12 @@ fn write_content(
 fn write_sheet(
     sheet: Sheet<'_>,
     basis: Option<&str>,
-    to: &Destination<'_>,
+    (to, terminal): (&Destination<'_>, Option<usize>),
     target: &mut Target<'_>,
 ) -> io::Result<Ending> {
     let AnswerTable { columns, rows: answered, .. } = sheet.table;
     let (count, limit) = (answered.len(), to.rows_max.unwrap_or(usize::MAX));
-    let mut rows = Rows::begin(to.format, target, basis, &sheet.head, &columns)?;
+    let mut rows = Rows::begin(to.format, target, basis, &sheet.head, &columns)?.fit(terminal);
     for row in answered.take(limit) {
         rows.row(&row)?;
     }

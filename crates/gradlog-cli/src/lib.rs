@@ -29,6 +29,7 @@ use output::{Console, Watch};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use verbs::{Outcome, Verbs};
 
 /// Reads what gradlog recorded while a model trained. It says which examples look mislabeled, are forgotten or are
@@ -44,9 +45,17 @@ struct Cli {
 pub fn run() -> ExitCode {
     let (mut out, mut words) = (io::stdout(), io::stderr());
     let watch = Watch::new(words.is_terminal());
-    let draws = out.is_terminal();
-    let mut console = Console { out: &mut out, words: &mut words, watch, draws };
+    let terminal = out.is_terminal().then(terminal_width);
+    let mut console = Console { out: &mut out, words: &mut words, watch, terminal };
     ExitCode::from(execute(std::env::args_os(), &mut console))
+}
+
+/// The width of the terminal in columns. A terminal that says 0 does not know it.
+fn terminal_width() -> usize {
+    match ratatui::crossterm::terminal::size() {
+        Ok((columns @ 1.., _)) => columns.into(),
+        _ => usize::MAX,
+    }
 }
 
 /// How a command line ended.
@@ -62,8 +71,20 @@ pub struct Ended {
 
 /// Runs a command line, without the program's name, in this process and on no terminal.
 pub fn run_line(arguments: impl IntoIterator<Item = OsString>) -> Ended {
+    run_line_with(arguments, Watch::new(false))
+}
+
+/// As [`run_line`]. The reading of a run ends with an error within a few blocks after `stop` says so.
+pub fn run_line_until(
+    arguments: impl IntoIterator<Item = OsString>,
+    stop: impl Fn() -> bool + Send + Sync + 'static,
+) -> Ended {
+    run_line_with(arguments, Watch::stopping(Arc::new(stop)))
+}
+
+fn run_line_with(arguments: impl IntoIterator<Item = OsString>, watch: Watch) -> Ended {
     let (mut data, mut words) = (Vec::new(), Vec::new());
-    let mut console = Console { out: &mut data, words: &mut words, watch: Watch::new(false), draws: false };
+    let mut console = Console { out: &mut data, words: &mut words, watch, terminal: None };
     let code = execute(std::iter::once("gradlog".into()).chain(arguments), &mut console);
     Ended { code, data, words: String::from_utf8_lossy(&words).into_owned() }
 }

@@ -18,8 +18,8 @@ pub(crate) struct Console<'a> {
     pub words: &'a mut dyn Write,
     /// The progress bar.
     pub watch: Watch,
-    /// Whether somebody looks at the data on a terminal.
-    pub draws: bool,
+    /// How wide the terminal is on which somebody looks at the data, in columns; `usize::MAX` if it does not say.
+    pub terminal: Option<usize>,
 }
 
 impl Console<'_> {

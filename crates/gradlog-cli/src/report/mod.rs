@@ -63,6 +63,8 @@ pub struct Rows<W: Write> {
     columns: Vec<String>,
     /// Rows that wait for their widths, in a table.
     waiting: Vec<Vec<String>>,
+    /// The width that a table has.
+    room: usize,
     written: u64,
 }
 
@@ -109,7 +111,15 @@ impl<W: Write> Rows<W> {
             Format::Arrow => columnar(out, FileFormat::Arrow)?,
         };
         let columns = columns.iter().map(|name| (*name).to_owned()).collect();
-        Ok(Self { format, out, columns, waiting: Vec::new(), written: 0 })
+        Ok(Self { format, out, columns, waiting: Vec::new(), room: usize::MAX, written: 0 })
+    }
+
+    /// Lets a table fit a terminal of so many columns. It then stands in blocks of columns below each other if need be,
+    /// and long words below their row. Other formats stay as they are.
+    #[must_use]
+    pub fn fit(mut self, terminal: Option<usize>) -> Self {
+        self.room = terminal.unwrap_or(usize::MAX);
+        self
     }
 
     /// Adds a row, with one value for each column.
@@ -146,7 +156,7 @@ impl<W: Write> Rows<W> {
             Format::Table => {
                 // Names of layers may be among them.
                 let columns: Vec<String> = self.columns.iter().map(|name| printable(name)).collect();
-                table::write(&mut out, &columns, &self.waiting)?;
+                table::write(&mut out, &columns, &self.waiting, self.room)?;
             }
             Format::Json => json::end(&mut out)?,
             _ => {}

@@ -24,24 +24,48 @@ pub fn score_bar(value: f64, most: f64) -> String {
     (if value > 0.0 { "+" } else { "-" }).repeat(length)
 }
 
-/// A histogram in lines: where a bin begins, a bar, and how many are in it. Empty without two different numbers.
+/// Where the bins of a histogram of numbers from `least` to `most` begin, and how wide they are. Bins of whole numbers
+/// begin at whole numbers.
+fn bins(values: &[f64], least: f64, most: f64) -> (usize, f64) {
+    let are_whole = values.iter().all(|value| !value.is_finite() || value.fract() == 0.0);
+    let span = most - least;
+    if !are_whole {
+        return (BINS, span / BINS as f64);
+    }
+    let width = ((span + 1.0) / BINS as f64).ceil();
+    ((span / width) as usize + 1, width)
+}
+
+/// A histogram in lines: where a bin begins, a bar, and how many are in it. Infinities have bins of their own. Empty
+/// without two different numbers.
 pub fn histogram(values: &[f64]) -> Vec<String> {
     let finite = || values.iter().copied().filter(|value| value.is_finite());
     let (least, most) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
-    let width = (most - least) / BINS as f64;
-    if !(width > 0.0 && width.is_finite()) {
+    let infinite = |sign: f64| values.iter().filter(|value| **value == sign * f64::INFINITY).count();
+    let ends = [infinite(-1.0), infinite(1.0)];
+    let mut counted: Vec<(f64, usize)> = Vec::new();
+    if least < most {
+        let (count, width) = bins(values, least, most);
+        if !width.is_finite() || width <= 0.0 {
+            return Vec::new();
+        }
+        counted.extend((0..count).map(|bin| (least + bin as f64 * width, 0)));
+        for value in finite() {
+            counted[(((value - least) / width) as usize).min(count - 1)].1 += 1;
+        }
+    } else if least == most {
+        counted.push((least, finite().count()));
+    }
+    let lowest = (ends[0] > 0).then_some((f64::NEG_INFINITY, ends[0]));
+    let highest = (ends[1] > 0).then_some((f64::INFINITY, ends[1]));
+    let counted: Vec<(f64, usize)> = lowest.into_iter().chain(counted).chain(highest).collect();
+    if counted.len() < 2 {
         return Vec::new();
     }
-    let mut counts = [0usize; BINS];
-    for value in finite() {
-        counts[(((value - least) / width) as usize).min(BINS - 1)] += 1;
-    }
-    let highest = counts.iter().copied().max().unwrap_or(1).max(1);
-    let bar = |count: usize| "#".repeat((count * BAR).div_ceil(highest));
-    let line = |(bin, count): (usize, &usize)| {
-        format!("{:>12} |{:<BAR$} {count}", significant(least + bin as f64 * width), bar(*count))
-    };
-    counts.iter().enumerate().map(line).collect()
+    let most = counted.iter().map(|(_, count)| *count).max().unwrap_or(1).max(1);
+    let bar = |count: usize| "#".repeat((count * BAR).div_ceil(most));
+    let line = |(from, count): &(f64, usize)| format!("{:>12} |{:<BAR$} {count}", significant(*from), bar(*count));
+    counted.iter().map(line).collect()
 }
 
 /// Points of 0 to `x_max` and 0 to 1, as a map of how many lie where, the largest `y` on top.
@@ -86,6 +110,21 @@ mod tests {
         assert!(lines[0].ends_with(" 12") && lines[11].ends_with(" 1"), "{lines:?}");
         assert!(histogram(&[1.0, 1.0]).is_empty() && histogram(&[f64::NAN]).is_empty());
         assert!(lines.iter().all(|line| line.len() <= 80));
+    }
+
+    /// Forgetting counts events, and is infinite for examples that were never learned.
+    #[test]
+    fn whole_numbers_have_whole_bins_and_infinities_their_own() {
+        let froms = |values: &[f64]| -> Vec<String> {
+            let words = |line: &String| line.split_whitespace().next().unwrap_or_default().to_owned();
+            histogram(values).iter().map(words).collect()
+        };
+        assert_eq!(froms(&[0.0, 0.0, 1.0, 3.0, f64::INFINITY]), ["0", "1.0000", "2.0000", "3.0000", "inf"]);
+        assert_eq!(froms(&[5.0, 28.0, f64::NEG_INFINITY]).len(), 13);
+        assert_eq!(froms(&[5.0, 29.0])[..2], ["5.0000", "8.0000"]);
+        assert_eq!(froms(&[1.0, f64::INFINITY, f64::INFINITY]), ["1.0000", "inf"]);
+        assert!(histogram(&[1.0, f64::INFINITY, f64::INFINITY])[1].ends_with(" 2"));
+        assert!(froms(&[f64::INFINITY]).is_empty() && froms(&[f64::MIN, f64::MAX]).is_empty());
     }
 
     #[test]

@@ -44,27 +44,104 @@ fn is_number(cell: &str) -> bool {
     cell == "-" || cell.parse::<f64>().is_ok()
 }
 
-pub(super) fn write(out: &mut impl Write, columns: &[String], rows: &[Vec<String>]) -> io::Result<()> {
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.width()).chain([columns[column].width()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let right: Vec<bool> =
-        (0..columns.len()).map(|column| rows.iter().filter_map(|row| row.get(column)).all(|c| is_number(c))).collect();
-    for row in std::iter::once(columns).chain(rows.iter().map(Vec::as_slice)) {
+/// Two columns of blanks stand between two cells, or one where that makes the table fit.
+const GAPS: [usize; 2] = [2, 1];
+/// Where words stand that have no room in their row.
+const INDENT: &str = "    ";
+
+/// Columns of a table, and how wide they are.
+struct Layout<'a> {
+    columns: &'a [String],
+    widths: Vec<usize>,
+    /// Whether a column holds numbers, which are set to the right.
+    right: Vec<bool>,
+}
+
+impl<'a> Layout<'a> {
+    fn new(columns: &'a [String], rows: &[Vec<String>]) -> Self {
+        let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
+        let width =
+            |column: usize| cells(column).map(|cell| cell.width()).chain([columns[column].width()]).max().unwrap_or(0);
+        let widths = (0..columns.len()).map(width).collect();
+        let right = (0..columns.len()).map(|column| cells(column).all(|cell| is_number(cell))).collect();
+        Self { columns, widths, right }
+    }
+
+    /// The width of these columns.
+    fn width(&self, shown: &[usize], gap: usize) -> usize {
+        shown.iter().map(|column| self.widths[*column]).sum::<usize>() + gap * shown.len().saturating_sub(1)
+    }
+
+    /// The line of a row with these columns.
+    fn line(&self, row: &[String], shown: &[usize], gap: usize) -> String {
         let mut line = String::new();
-        for ((cell, width), right) in row.iter().zip(&widths).zip(&right) {
-            if !line.is_empty() {
-                line.push_str("  ");
+        for (place, column) in shown.iter().enumerate() {
+            let Some(cell) = row.get(*column) else { continue };
+            if place > 0 {
+                line.push_str(&" ".repeat(gap));
             }
-            let padding = " ".repeat(width.saturating_sub(cell.width()));
-            let (before, after) = if *right { (padding.as_str(), "") } else { ("", padding.as_str()) };
+            let padding = " ".repeat(self.widths[*column].saturating_sub(cell.width()));
+            let (before, after) = if self.right[*column] { (padding.as_str(), "") } else { ("", padding.as_str()) };
             line.push_str(before);
             line.push_str(cell);
             line.push_str(after);
         }
-        writeln!(out, "{}", line.trim_end())?;
+        line.truncate(line.trim_end().len());
+        line
+    }
+
+    /// The last column, if it holds words that leave the others room in `room` only if they stand below their row.
+    fn words_below(&self, room: usize) -> Option<usize> {
+        let last = self.columns.len().checked_sub(1).filter(|last| *last > 0 && !self.right[*last])?;
+        let others: Vec<usize> = (0..last).collect();
+        // The name of the column stays in its row.
+        let needed = self.width(&others, GAPS[0]) + GAPS[0] + self.columns[last].width();
+        (self.widths[last] > room / 3 && needed <= room).then_some(last)
+    }
+
+    /// The columns in blocks that fit `room`. The first columns, up to that of the example, stand in each.
+    fn blocks(&self, room: usize) -> Vec<Vec<usize>> {
+        let key = 1 + self.columns.iter().position(|name| name == "example").unwrap_or(0);
+        let key: Vec<usize> = (0..key.min(self.columns.len())).collect();
+        let mut blocks = vec![key.clone()];
+        for column in key.len()..self.columns.len() {
+            let Some(block) = blocks.last_mut() else { break };
+            block.push(column);
+            if self.width(block, GAPS[0]) > room && block.len() > key.len() + 1 {
+                block.pop();
+                blocks.push([key.as_slice(), &[column]].concat());
+            }
+        }
+        blocks
+    }
+}
+
+/// Writes a table of at most `room` columns of a terminal, if its cells permit.
+pub(super) fn write(out: &mut impl Write, columns: &[String], rows: &[Vec<String>], room: usize) -> io::Result<()> {
+    let layout = Layout::new(columns, rows);
+    let all: Vec<usize> = (0..columns.len()).collect();
+    let lines = std::iter::once(columns).chain(rows.iter().map(Vec::as_slice));
+    if let Some(gap) = GAPS.into_iter().find(|gap| layout.width(&all, *gap) <= room) {
+        return lines.into_iter().try_for_each(|row| writeln!(out, "{}", layout.line(row, &all, gap)));
+    }
+    if let Some(last) = layout.words_below(room) {
+        writeln!(out, "{}", layout.line(columns, &all, GAPS[0]))?;
+        let options = textwrap::Options::new(room).initial_indent(INDENT).subsequent_indent(INDENT);
+        for row in rows {
+            writeln!(out, "{}", layout.line(row, &all[..last], GAPS[0]))?;
+            for line in row.get(last).map(|words| textwrap::wrap(words, &options)).unwrap_or_default() {
+                writeln!(out, "{line}")?;
+            }
+        }
+        return Ok(());
+    }
+    for (number, block) in layout.blocks(room).iter().enumerate() {
+        if number > 0 {
+            writeln!(out)?;
+        }
+        for row in lines.clone() {
+            writeln!(out, "{}", layout.line(row, block, GAPS[0]))?;
+        }
     }
     Ok(())
 }
@@ -100,5 +177,40 @@ mod tests {
         let mut out = Vec::new();
         write_pairs(&mut out, &[("層", "a".into()), ("abc", "b".into())]).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "層   a\nabc  b\n");
+    }
+
+    fn fitted(columns: &[&str], rows: &[&[&str]], room: usize) -> String {
+        let mut table = Rows::begin(Format::Table, Vec::new(), None, &[], columns).unwrap().fit(Some(room));
+        rows.iter().for_each(|row| table.row(&row.iter().map(|cell| (*cell).into()).collect::<Vec<_>>()).unwrap());
+        String::from_utf8(table.end().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_table_fits_a_terminal_by_smaller_gaps_or_in_blocks_under_the_example() {
+        let columns = ["role", "example", "score", "visits", "label"];
+        let rows: [&[&str]; 2] = [&["pro", "7", "0.5", "6", "1"], &["opp", "12", "-0.25", "6", "0"]];
+        let whole = "role  example  score  visits  label\npro         7    0.5       6      1\nopp        12  -0.25       6      0\n";
+        assert_eq!(fitted(&columns, &rows, 35), whole);
+        let narrow =
+            "role example score visits label\npro        7   0.5      6     1\nopp       12 -0.25      6     0\n";
+        assert_eq!(fitted(&columns, &rows, 34), narrow);
+        assert_eq!(fitted(&columns, &rows, 31), narrow);
+        let blocks = "role  example  score  visits\npro         7    0.5       6\nopp        12  -0.25       6\n\n\
+                      role  example  label\npro         7      1\nopp        12      0\n";
+        assert_eq!(fitted(&columns, &rows, 30), blocks);
+        assert_eq!(fitted(&columns, &rows, 28), blocks);
+        // Each block has one column of its own, however narrow the terminal is.
+        assert_eq!(fitted(&columns, &rows, 1).lines().count(), 3 * 3 + 2);
+    }
+
+    #[test]
+    fn long_words_of_the_last_column_stand_below_their_row() {
+        let columns = ["example", "reasons"];
+        let rows: [&[&str]; 2] = [&["7", "low margin; never learned; high loss"], &["12", "ambiguous"]];
+        let expected =
+            "example  reasons\n      7\n    low margin; never\n    learned; high loss\n     12\n    ambiguous\n";
+        assert_eq!(fitted(&columns, &rows, 24), expected);
+        assert!(expected.lines().all(|line| line.width() <= 24));
+        assert_eq!(fitted(&columns, &rows, 45).lines().count(), 3, "where there is room they stay in their row");
     }
 }

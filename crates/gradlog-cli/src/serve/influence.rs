@@ -104,7 +104,7 @@ impl InfluenceCall {
     pub(crate) fn run(&self, run: &Path, stop: &Stop) -> Result<Vec<u8>, (Status, String)> {
         let (mut out, mut words) = (Vec::new(), Vec::new());
         let watch = Watch::stopping(stop.clone());
-        let mut console = Console { out: &mut out, words: &mut words, watch, draws: false };
+        let mut console = Console { out: &mut out, words: &mut words, watch, terminal: None };
         let code = crate::execute(self.arguments(run), &mut console);
         let words = String::from_utf8_lossy(&words).into_owned();
         match code {

@@ -104,16 +104,16 @@ fn a_stream_of_bytes_goes_into_a_pipe_and_on_no_terminal() {
         "--format".as_ref(),
         "parquet".as_ref(),
     ];
-    let play = |draws: bool| {
+    let play = |terminal: Option<usize>| {
         let (mut out, mut words) = (Vec::new(), Vec::new());
         let line = line.iter().map(|word| word.to_os_string());
-        let console = &mut Console { out: &mut out, words: &mut words, watch: Watch::new(false), draws };
+        let console = &mut Console { out: &mut out, words: &mut words, watch: Watch::new(false), terminal };
         let code = crate::execute(line, console);
         (code, out, String::from_utf8(words).unwrap())
     };
-    let (code, out, _) = play(false);
+    let (code, out, _) = play(None);
     assert!(code == 0 && out.starts_with(b"PAR1") && out.ends_with(b"PAR1"));
-    let (code, out, words) = play(true);
+    let (code, out, words) = play(Some(80));
     assert!(code == 2 && out.is_empty() && words.contains("not for a terminal"), "{words}");
 }
 

@@ -50,7 +50,8 @@ pub(super) fn gradlog(written: &Written, verb: &str, arguments: &[&str]) -> (u8,
 pub(super) fn execute_line(arguments: &[&OsStr]) -> (u8, String, String) {
     let line = std::iter::once(OsStr::new("gradlog")).chain(arguments.iter().copied()).map(OsString::from);
     let (mut out, mut words) = (Vec::new(), Vec::new());
-    let code = execute(line, &mut Console { out: &mut out, words: &mut words, watch: Watch::new(false), draws: false });
+    let code =
+        execute(line, &mut Console { out: &mut out, words: &mut words, watch: Watch::new(false), terminal: None });
     (code, String::from_utf8(out).unwrap(), String::from_utf8(words).unwrap())
 }
 
@@ -251,7 +252,8 @@ fn damage_is_said_and_exits_with_3() {
 pub(crate) fn typed(arguments: &[&str]) -> (u8, String, String) {
     let line = std::iter::once("gradlog").chain(arguments.iter().copied()).map(OsString::from);
     let (mut out, mut words) = (Vec::new(), Vec::new());
-    let code = execute(line, &mut Console { out: &mut out, words: &mut words, watch: Watch::new(false), draws: false });
+    let code =
+        execute(line, &mut Console { out: &mut out, words: &mut words, watch: Watch::new(false), terminal: None });
     (code, String::from_utf8(out).unwrap(), String::from_utf8(words).unwrap())
 }
 
@@ -376,7 +378,7 @@ fn a_broken_pipe_is_no_error() {
         line.extend(arguments[1..].iter().map(OsString::from));
         let mut words = Vec::new();
         let code =
-            execute(line, &mut Console { out: &mut Gone, words: &mut words, watch: Watch::new(false), draws: false });
+            execute(line, &mut Console { out: &mut Gone, words: &mut words, watch: Watch::new(false), terminal: None });
         assert_eq!(code, 0, "{arguments:?}: {}", String::from_utf8_lossy(&words));
         assert!(!String::from_utf8_lossy(&words).contains("error"));
     }

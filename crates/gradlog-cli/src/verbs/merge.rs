@@ -49,14 +49,14 @@ impl Verb for Arguments {
     }
 
     fn show<'run>(&'run self, asked: &'run Asked<'run>, merged: MergedAnswer) -> Result<Shown<'run>, CliError> {
-        let draws = asked.draws(&self.destination());
+        let terminal = asked.terminal(&self.destination());
         let runs = merged.runs.clone();
         let mut shown = match merged.answer {
-            WholeAnswer::Scores(table) => show_table(Table::One(table), of_runs(&runs), draws),
-            WholeAnswer::ScoresOverRuns(table) => show_table(Table::Several(table), of_runs(&runs), draws),
+            WholeAnswer::Scores(table) => show_table(Table::One(table), of_runs(&runs), terminal.is_some()),
+            WholeAnswer::ScoresOverRuns(table) => show_table(Table::Several(table), of_runs(&runs), terminal.is_some()),
             _ => {
                 let top = self.top.map(|top| usize::try_from(top).unwrap_or(usize::MAX));
-                show_merged(merged, (self.output.format(), top), draws)?
+                show_merged(merged, (self.output.format(), top), terminal)?
             }
         };
         let names = crate::frame::prefixes(&runs.iter().map(|run| run.name.clone()).collect::<Vec<_>>());

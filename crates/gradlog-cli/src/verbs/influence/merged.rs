@@ -12,7 +12,7 @@ use gradlog_analysis::{Influence, MergedAnswer, Strongest, WholeAnswer};
 pub(crate) fn show_merged<'a>(
     merged: MergedAnswer,
     (format, top): (Format, Option<usize>),
-    draws: bool,
+    terminal: Option<usize>,
 ) -> Result<Shown<'a>, CliError> {
     let all = merged.asked("the probes") == Some("all");
     let kept: Option<usize> = merged.asked("the strongest").and_then(|kept| kept.parse().ok());
@@ -29,7 +29,7 @@ pub(crate) fn show_merged<'a>(
     };
     let probes = answers.iter().map(|answer| answer.about.probes.len()).sum();
     let shape = Shape { format, all, asked: asked.is_some(), by: None, nearest: false };
-    let showing = Showing { shape, probes, passes: answers.len(), workers, draws };
+    let showing = Showing { shape, probes, passes: answers.len(), workers, terminal };
     let mut answers = answers.into_iter().map(|answer| vec![answer]);
     let none = || CliError::NoRows("the parts hold no answer".into());
     let first = answers.next().ok_or_else(none)?;

@@ -46,7 +46,8 @@ pub(crate) struct Showing {
     pub passes: usize,
     /// Which workers are missing.
     pub workers: Option<String>,
-    pub draws: bool,
+    /// How wide the terminal is, if there is one.
+    pub terminal: Option<usize>,
 }
 
 impl Verb for Arguments {
@@ -116,7 +117,7 @@ impl Verb for Arguments {
             probes: plan.probes(),
             passes: plan.passes(),
             workers: missing_workers(asked.run())?,
-            draws: asked.draws(&self.destination()),
+            terminal: asked.terminal(&self.destination()),
         };
         Ok(show_answers(showing, first, sweep, move |number| wanted.answer(&plan, number)))
     }
@@ -129,7 +130,7 @@ fn show_answers<'a>(
     sweep: Option<DampingSweep>,
     mut next: impl FnMut(usize) -> Result<Vec<Answer>, CliError> + 'a,
 ) -> Shown<'a> {
-    let Showing { shape, probes, passes, workers, draws } = showing;
+    let Showing { shape, probes, passes, workers, terminal } = showing;
     let words = words::answer_words(&first, sweep.as_ref(), probes);
     let left_out = Notes::from(&first[0].about);
     let basis = first[0].about.basis.to_string();
@@ -140,7 +141,7 @@ fn show_answers<'a>(
     }
     let content = Content::Streamed(Box::new(move |target, basis| {
         let mut damage = first.iter().find_map(|answer| answer.about.damage.clone());
-        let mut writer = Writer::new(shape, &first, draws);
+        let mut writer = Writer::new(shape, &first, terminal);
         let mut rows = writer.begin(&first, sweep.as_ref(), (workers, basis), target)?;
         writer.write(&first, &mut rows)?;
         drop(first);

@@ -44,13 +44,15 @@ pub(super) struct Writer {
     parts: Vec<(String, Range<usize>)>,
     /// Whether each score has a bar: on a terminal, where there are no parts.
     bars: bool,
+    /// How wide the terminal is, if there is one.
+    terminal: Option<usize>,
     /// The largest score of the probe, of either sign.
     most: f64,
 }
 
 impl Writer {
     /// For `answers`, of which there is at least one, and those of later passes.
-    pub(super) fn new(shape: Shape, answers: &[Answer], draws: bool) -> Self {
+    pub(super) fn new(shape: Shape, answers: &[Answer], terminal: Option<usize>) -> Self {
         let first = &answers[0];
         let Shape { format, all, asked, by, nearest } = shape;
         Self {
@@ -66,7 +68,8 @@ impl Writer {
             nearest,
             swept: answers.len() > 1,
             parts: columns_of_parts(first, by),
-            bars: draws && !all && by.is_none(),
+            bars: terminal.is_some() && !all && by.is_none(),
+            terminal,
             most: 0.0,
         }
     }
@@ -171,7 +174,8 @@ impl Writer {
             ("damage", part.damage.as_ref().map(ToString::to_string).into()),
         ]);
         let columns = self.columns();
-        Rows::begin(self.format, target, basis, &head, &columns.iter().map(String::as_str).collect::<Vec<_>>())
+        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+        Ok(Rows::begin(self.format, target, basis, &head, &columns)?.fit(self.terminal))
     }
 
     /// Whether a part has a row of its own.
