@@ -224,6 +224,71 @@ fn the_matrix_and_the_filter_narrow_the_list() {
 }
 
 #[test]
+fn arrows_go_through_the_matrix_and_the_address_keeps_what_is_chosen() {
+    in_browser(WIDE, |page| {
+        Box::pin(async move {
+            page.go("suspects").await?;
+            let stops = "document.querySelectorAll('.confusion button[tabindex=\"0\"]').length";
+            ensure!(page.number(stops).await? == 1.0, "the matrix is no single stop of the Tab key");
+            page.run("document.querySelector('.confusion td button').focus()").await?;
+            let cell = "document.activeElement.dataset.cell";
+            let first = page.text(cell).await?;
+            // Up to the column's own button, which chooses by the proposed label alone.
+            while page.text(cell).await?.split('>').next() != Some("null") {
+                let before = page.text(cell).await?;
+                page.keys("\u{e013}").await?;
+                ensure!(page.text(cell).await? != before, "no way up from {before}, begun at {first}");
+            }
+            ensure!(page.number(stops).await? == 1.0, "the arrows made more stops");
+            page.keys("\u{e007}").await?;
+            page.wait_for("fewer rows", "document.querySelectorAll('.suspect').length < 30").await?;
+            let proposed = page.text(cell).await?.replace("null>", "");
+            let chips = "[...document.querySelectorAll('.suspect .chip.other')].map((chip) => chip.textContent)";
+            let some = page.texts(chips).await?;
+            ensure!(!some.is_empty() && some.iter().all(|label| *label == proposed), "{some:?}, not all {proposed}");
+            page.run(
+                "document.querySelector('[aria-label=order]').selectedIndex = 3; \
+                      document.querySelector('[aria-label=order]').dispatchEvent(new Event('change'))",
+            )
+            .await?;
+            let address =
+                format!("location.hash.includes('proposed={proposed}') && location.hash.includes('order=id')");
+            page.wait_for("the address", &address).await?;
+            let before = suspects(page).await?;
+            ensure!(before.len() == some.len(), "{before:?}");
+            page.reload().await?;
+            page.wait_for("the list", "document.querySelectorAll('.suspect').length > 0").await?;
+            ensure!(suspects(page).await? == before, "the address did not bring the list back");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn probes_and_their_lists_are_single_stops_of_the_tab_key() {
+    in_browser(WIDE, |page| {
+        Box::pin(async move {
+            page.go("probes").await?;
+            page.wait_for("the lists", "document.querySelectorAll('.end').length > 0").await?;
+            let stops = "[...document.querySelectorAll('.wall, .end-rows')].map((list) => \
+                         String(list.querySelectorAll('.tile[tabindex=\"0\"], .end[tabindex=\"0\"]').length))";
+            let lists = page.texts(stops).await?;
+            ensure!(lists.len() >= 3 && lists.iter().all(|stops| stops == "1"), "{lists:?}");
+            page.run("document.querySelector('.end-rows .end').focus()").await?;
+            page.keys("\u{e015}\u{e015}").await?;
+            let place = "[...document.querySelector('.end-rows').children].indexOf(document.activeElement)";
+            ensure!(page.number(place).await? == 2.0, "arrows do not go through the proponents");
+            ensure!(page.texts(stops).await? == lists, "the arrows made more stops");
+            page.run("document.querySelector('.wall .tile').focus()").await?;
+            page.keys("\u{e014}").await?;
+            let tile = "[...document.querySelectorAll('.wall .tile')].indexOf(document.activeElement)";
+            ensure!(page.number(tile).await? == 1.0, "arrows do not go along the wall");
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn a_probe_shows_who_helped_and_the_table_is_sorted() {
     in_browser(WIDE, |page| {
         Box::pin(async move {

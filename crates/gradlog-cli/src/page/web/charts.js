@@ -23,18 +23,25 @@ function extent(values) {
 
 /** Axes of a chart: a frame with ticks, and functions from numbers to pixels. */
 function axes(width, height, xs, ys, options) {
-  const margin = { left: 40, right: 10, top: 8, bottom: 24 };
   const [x0, x1] = xs;
   const [y0, y1] = ys[0] === ys[1] ? [ys[0] - 0.5, ys[1] + 0.5] : ys;
+  const up = ticks(y0, y1, 4).map((at) => [at, options.y ? options.y(at) : tickText(at)]);
+  // Seven pixels are enough for a digit.
+  const margin = { left: Math.max(40, 10 + 7 * Math.max(...up.map(([, text]) => text.length))), right: 10, top: 8, bottom: 24 };
   const x = (value) => margin.left + ((value - x0) / (x1 - x0 || 1)) * (width - margin.left - margin.right);
   const y = (value) => height - margin.bottom - ((value - y0) / (y1 - y0)) * (height - margin.top - margin.bottom);
   const across = ticks(x0, x1, Math.max(2, Math.floor(width / 80))).filter((at) => !options.whole || Number.isInteger(at));
   const frame = s("g", { class: "axes" },
-    ticks(y0, y1, 4).map((at) => [
+    up.map(([at, text]) => [
       s("line", { x1: margin.left, x2: width - margin.right, y1: y(at), y2: y(at), class: "grid" }),
-      s("text", { x: margin.left - 6, y: y(at) + 3.5, "text-anchor": "end" }, options.y ? options.y(at) : tickText(at)),
+      s("text", { x: margin.left - 6, y: y(at) + 3.5, "text-anchor": "end" }, text),
     ]),
-    across.map((at) => s("text", { x: x(at), y: height - 8, "text-anchor": "middle" }, tickText(at))));
+    across.map((at) => {
+      const text = tickText(at);
+      // At the right end half of a long number would be cut off.
+      const isCut = x(at) + 3.5 * text.length > width;
+      return s("text", { x: isCut ? width : x(at), y: height - 8, "text-anchor": isCut ? "end" : "middle" }, text);
+    }));
   return { x, y, frame, margin };
 }
 

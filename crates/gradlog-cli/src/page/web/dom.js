@@ -100,6 +100,38 @@ function basisLine(words) {
   return words ? h("p", { class: "basis" }, h("b", null, "Rests on "), words) : null;
 }
 
+/** Makes one stop of the Tab key out of many elements. The arrow keys go on from there. */
+function oneStop(elements, chosen) {
+  for (const one of elements) one.tabIndex = -1;
+  const stop = chosen ?? elements[0];
+  if (stop) stop.tabIndex = 0;
+}
+
+/** What words of the field mean, in a sentence. Names of scores are those of the command. */
+const WORDS = {
+  aum: "AUM, area under the margin: the mean margin of an example over its visits. Low where the model keeps saying another label.",
+  margin: "The logit of the label minus the largest other logit. Below 0 the model says another label.",
+  forgetting: "How often an example was predicted right at one visit and wrong at the next. Never learned: it was never predicted right.",
+  el2n: "The length of the error vector, probabilities minus the label, as a mean over visits. Large where the model is far off.",
+  grand: "The norm of the example's own gradient, as a mean over visits. Large where a step on it moves the model much.",
+  "self-influence": "How much the steps on an example lowered its own loss. Large where the model learns it by itself, as outliers and wrong labels.",
+  loss: "The mean loss over the visits of an example.",
+  confidence: "The mean probability of the label over the visits of an example.",
+  variability: "How much that probability varies from visit to visit, as a standard deviation.",
+  cohesion: "The mean cosine between the gradients of a cluster and its center: 1 if all point the same way, 0 if they have nothing in common.",
+  cosine: "1 for gradients that point the same way, so that a step on one does what a step on the other does; 0 for unrelated ones.",
+  folded: "How the gradient of a layer is kept: added up into a short vector of random signs, which all such layers share.",
+  factored: "How the gradient of a layer is kept: as its two factors, the input and the gradient of the output.",
+};
+
+/** What some words mean, behind a line that opens. */
+function wordList(names) {
+  const known = [...new Set(names)].filter((name) => Object.hasOwn(WORDS, name));
+  if (known.length === 0) return null;
+  return h("details", { class: "words-used" }, h("summary", null, "What these words mean"),
+    h("dl", null, known.map((name) => [h("dt", null, name === "aum" ? "AUM" : name), h("dd", null, WORDS[name])])));
+}
+
 /** Draws again whenever the element gets another width. */
 function drawToWidth(element, draw) {
   let last = 0;

@@ -95,6 +95,12 @@ async function endRow(row, most, split, names, probeLabel) {
           Number.isFinite(row.error) && h("span", { class: "error" }, ` ±${short(row.error)}`)))));
 }
 
+/** Rows as one stop of the Tab key. */
+function endRows(rows) {
+  oneStop(rows);
+  return h("div", { class: "end-rows" }, rows);
+}
+
 /** The three lists of a probe. */
 async function endLists(ends, split, probe) {
   const { helped, hurt, parts } = ends;
@@ -102,7 +108,7 @@ async function endLists(ends, split, probe) {
   const draw = (rows) => Promise.all(rows.map((row) => endRow(row, most, split, parts, probe.label)));
   const [helpedRows, hurtRows] = await Promise.all([draw(helped), draw(hurt)]);
   const column = (title, words, rows) => h("section", { class: "ends" }, h("h3", null, title), h("p", { class: "note" }, words),
-    rows.length ? h("div", { class: "end-rows" }, rows) : missing("none"));
+    rows.length ? endRows(rows) : missing("none"));
   const nearest = later(ends.nearest.then(async (near) => (near.missing ? h("section", { class: "ends" }, h("h3", null, "Nearest"), missing(near.missing))
     : column("Nearest", `What looks alike to the model, by the input of ${near.layer}.`, await draw(near.rows)))), "Looking for the nearest …");
   if (!source.isServed) await nearest.isThere;

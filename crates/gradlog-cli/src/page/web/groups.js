@@ -49,6 +49,6 @@ async function drawGroups(main) {
   main.replaceChildren(
     panel("Which kinds of example are there?",
       `Clusters of examples by the direction of their mean gradients: ${part.variant}. A cluster of mixed labels may hold wrong ones.${left}${head.runs.length > 1 ? ` Of ${head.runs[0].name}.` : ""}`,
-      h("div", { class: "clusters" }, rows), basisLine(part.basis)),
+      h("div", { class: "clusters" }, rows), wordList(["cohesion", "cosine"]), basisLine(part.basis)),
     await duplicatesPanel(part));
 }

@@ -12,8 +12,11 @@ function drawKeys() {
 function stops() {
   const main = document.getElementById("main");
   const lists = [".suspect", ".score-table tbody tr", ".wall .tile", ".end", ".tile"];
-  const found = lists.map((list) => [...main.querySelectorAll(list)]).find((all) => all.length > 0 && (all.includes(document.activeElement) || !all.some((one) => one.closest(".questions"))));
-  return found ?? [];
+  const found = lists.map((list) => [...main.querySelectorAll(list)]).filter((all) => all.length > 0);
+  const here = found.find((all) => all.includes(document.activeElement));
+  if (!here) return found.find((all) => !all.some((one) => one.closest(".questions"))) ?? [];
+  // Proponents, opponents and neighbors are lists of their own.
+  return here.filter((one) => !one.matches(".end") || one.parentElement === document.activeElement.parentElement);
 }
 
 /** The place that the arrows are at: the focused element, or the one of the open example. */
@@ -27,8 +30,7 @@ function placeAmong(all) {
 function focusStop(all, at) {
   const next = all[at];
   if (!next) return;
-  all.forEach((one) => { if (one.matches(".suspect")) one.tabIndex = -1; });
-  if (next.matches(".suspect")) next.tabIndex = 0;
+  if (next.matches(".suspect, .wall .tile, .end")) oneStop(all, next);
   next.focus();
   next.scrollIntoView({ block: "nearest" });
   // Beside a wide list the example follows the arrows.

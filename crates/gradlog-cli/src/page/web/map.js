@@ -204,6 +204,7 @@ async function drawMap(main) {
       h("div", null, stage, h("div", { class: "legend" }, "share of right predictions: ",
         ["0–20 %", "20–40", "40–60", "60–80", "80–100 %"].map((words, tone) => h("span", { class: `key map-${tone}` }, words)))),
       list),
+    wordList(["confidence", "variability"]),
     basisLine(part.basis)));
   drawToWidth(stage, (width) => {
     size = [width, Math.max(280, Math.min(560, Math.round(width * 0.75)))];

@@ -147,7 +147,8 @@ async function drawOverview(main) {
     h("div", { class: "questions" }, cards),
     curves,
     eventsPanel(head.runs) ?? "",
-    panel("What was recorded", null, several ? factsTable(head.runs) : factsList(head.runs[0]), head.runs.map((run) => [several && h("h3", null, run.name), layersTable(run)])),
+    panel("What was recorded", null, several ? factsTable(head.runs) : factsList(head.runs[0]), head.runs.map((run) => [several && h("h3", null, run.name), layersTable(run)]),
+      wordList([...new Set(head.runs.flatMap((run) => run.layers.map(([, , , form]) => form.split(" ")[0])))])),
     rests ? panel("What each answer rests on", "Every number comes from the log alone, by the questions that the command asks.", h("div", { class: "scroll" }, rests)) : "",
   );
 }

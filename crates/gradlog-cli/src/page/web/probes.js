@@ -88,7 +88,8 @@ async function drawProbes(main, parameters) {
   const records = await lastRecords(part.set, ids);
   const wrong = records.filter((record) => rightness(record) === "wrong").length;
   const labels = [...new Set(records.map((record) => record.label))].filter((label) => label !== null).sort((a, b) => a - b);
-  const state = { wrongOnly: wrong > 0, label: null, text: "", split: "none", chosen: parameters.get("probe"), shown: WALL_AT_ONCE };
+  const labelNow = parameters.has("label") && labels.includes(Number(parameters.get("label"))) ? Number(parameters.get("label")) : null;
+  const state = { wrongOnly: wrong > 0 && parameters.get("answers") !== "all", label: labelNow, text: parameters.get("text") ?? "", split: "none", chosen: parameters.get("probe"), shown: WALL_AT_ONCE };
   const asked = { split: "none", ...questionIn(parameters) };
   let doing = new AbortController();
   const wall = h("div", { class: "tiles wall", role: "group", "aria-label": "probes" });
@@ -117,10 +118,13 @@ async function drawProbes(main, parameters) {
       if (!signal.aborted) detail.replaceChildren(missing(error.message));
     }
   };
+  // The wall is one stop of the Tab key, at the probe that is shown.
+  const stopAtChosen = () => oneStop([...wall.querySelectorAll(".tile")], wall.querySelector(".tile[aria-pressed=true]"));
   const choose = (id) => {
     state.chosen = id;
     setParameter("probe", id);
     for (const tile of wall.querySelectorAll(".tile")) tile.setAttribute("aria-pressed", String(tile.dataset.id === id));
+    stopAtChosen();
     drawDetail();
   };
   const drawWall = async () => {
@@ -132,14 +136,19 @@ async function drawProbes(main, parameters) {
     const other = source.isServed && /^\d+$/.test(state.text) && !known.has(state.text)
       && h("button", { type: "button", class: "more", id: "other-probe", onclick: () => choose(state.text) }, `ask about probe ${state.text}`);
     wall.replaceChildren(...tiles, ...[more, other].filter(Boolean));
+    stopAtChosen();
   };
-  const change = (changes) => { Object.assign(state, changes); drawWall(); };
+  const change = (changes) => {
+    Object.assign(state, changes);
+    setParameters({ answers: wrong > 0 && !state.wrongOnly ? "all" : null, label: state.label, text: state.text || null });
+    drawWall();
+  };
 
   const tools = h("div", { class: "tools" }, chooseSet,
     wrong > 0 && h("label", null, h("input", { type: "checkbox", checked: state.wrongOnly, onchange: (event) => change({ wrongOnly: event.target.checked }) }), ` wrong answers only (${wrong})`),
     labels.length > 1 && h("select", { "aria-label": "label", onchange: (event) => change({ label: event.target.value === "" ? null : Number(event.target.value) }) },
-      h("option", { value: "" }, "all labels"), labels.map((label) => h("option", { value: label }, `label ${label}`))),
-    h("input", { id: "filter", type: "search", placeholder: "id", size: 8, "aria-label": "filter by id (key /)", oninput: (event) => change({ text: event.target.value }) }));
+      h("option", { value: "" }, "all labels"), labels.map((label) => h("option", { value: label, selected: label === state.label }, `label ${label}`))),
+    h("input", { id: "filter", type: "search", placeholder: "id", size: 8, value: state.text || null, "aria-label": "filter by id (key /)", oninput: (event) => change({ text: event.target.value }) }));
   main.replaceChildren(h("section", { class: "panel" }, h("h2", null, "What taught the model an answer?"),
     h("p", { class: "lead" }, "A probe is an example that one asks about, such as a test example. A positive score helped: steps on that training example lowered the loss of the probe."),
     h("div", { class: "probe-columns" }, h("div", { class: "probe-wall" }, tools, status, wall), detail)));

@@ -48,7 +48,7 @@ async function drawScores(main, parameters) {
   }
   const known = (name) => part.scores.find(({ score }) => score === name);
   const own = ["example", "label", "prediction"];
-  const state = { score: (known(parameters.get("score")) ?? known("grand") ?? part.scores[0]).score, range: null, text: "", first: 0 };
+  const state = { score: (known(parameters.get("score")) ?? known("grand") ?? part.scores[0]).score, range: null, text: parameters.get("text") ?? "", first: 0 };
   state.sort = own.includes(parameters.get("sort")) || known(parameters.get("sort")) ? parameters.get("sort") : state.score;
   state.down = parameters.has("sort") ? parameters.has("down") : !known(state.score).lowest_first;
   if (parameters.has("from")) state.range = [Number(parameters.get("from")), Infinity, false];
@@ -104,8 +104,8 @@ async function drawScores(main, parameters) {
   /** Changes what is shown; the address keeps it, so that going back comes to the same page. */
   const change = (changes) => {
     Object.assign(state, changes);
-    const { score, sort, down, first: from, range } = state;
-    setParameters({ score, sort, down: down ? "1" : null, first: from > 0 ? String(from) : null, from: range && !Number.isFinite(range[1]) ? String(range[0]) : null });
+    const { score, sort, down, first: from, range, text } = state;
+    setParameters({ score, sort, text: text || null, down: down ? "1" : null, first: from > 0 ? String(from) : null, from: range && !Number.isFinite(range[1]) ? String(range[0]) : null });
     return drawTable();
   };
   const drawChart = async () => {
@@ -125,8 +125,8 @@ async function drawScores(main, parameters) {
     drawChart();
   } }, part.scores.map(({ score }) => h("option", { value: score, selected: score === state.score }, score === "grand" ? "grand (norm of the gradient)" : score)));
   const filter = h("input", { id: "filter", type: "search", placeholder: "id, or label 4", "aria-label": "filter by id or label (key /)",
-    oninput: (event) => { Object.assign(state, { text: event.target.value.trim(), first: 0 }); drawTable(); } });
-  main.replaceChildren(h("section", { class: "panel" }, h("h2", null, "Scores of all examples"), h("div", { class: "tools" }, choose, filter), chart, status, table, pages, notes,
+    value: state.text || null, oninput: (event) => change({ text: event.target.value.trim(), first: 0 }) });
+  main.replaceChildren(h("section", { class: "panel" }, h("h2", null, "Scores of all examples"), h("div", { class: "tools" }, choose, filter), chart, status, table, pages, notes, wordList(part.scores.map(({ score }) => score)),
     part.missing_scores.map(({ score, why }) => h("p", { class: "note" }, `Without ${score}: ${why}`))));
   if (source.isServed) {
     // A score that the run cannot give is a column less, and a sentence.

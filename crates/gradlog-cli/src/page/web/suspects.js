@@ -13,22 +13,44 @@ function confusionMatrix(confused, chosen, onChoose) {
   const counts = new Map(confused.map(([given, proposed, number]) => [`${given}>${proposed}`, number]));
   const most = Math.max(...counts.values());
   const isOn = (given, proposed) => chosen.given === given && (proposed === null ? chosen.proposed === null : chosen.proposed === proposed);
+  const button = (given, proposed, words, content, style) => h("button", {
+    type: "button", title: words, "aria-label": words, "aria-pressed": String(isOn(given, proposed)), "data-cell": `${given}>${proposed}`, style,
+    onclick: () => onChoose(given, proposed),
+  }, content);
   const cell = (given, proposed) => {
     const number = counts.get(`${given}>${proposed}`) ?? 0;
     if (given === proposed || number === 0) return h("td", { class: given === proposed ? "same" : "none" });
     const words = `${plural(number, "example")} with label ${given}, mostly predicted as ${proposed}`;
-    return h("td", null, h("button", {
-      type: "button", title: words, "aria-label": words, "aria-pressed": String(isOn(given, proposed)),
-      style: { "--share": String(Math.round(100 * Math.sqrt(number / most))) }, onclick: () => onChoose(given, proposed),
-    }, number));
+    return h("td", null, button(given, proposed, words, number, { "--share": String(Math.round(100 * Math.sqrt(number / most))) }));
   };
-  return h("table", { class: "confusion" },
-    h("caption", null, "Label given (rows) and mostly predicted (columns), where the two differ"),
-    h("thead", null, h("tr", null, h("td"), labels.map((label) => h("th", { scope: "col" }, label)))),
+  const table = h("table", { class: "confusion", onkeydown: moveInMatrix },
+    h("caption", null, "Label given (rows) and mostly predicted (columns), where the two differ; arrow keys go from cell to cell"),
+    h("thead", null, h("tr", null, h("td"), labels.map((label) => h("th", { scope: "col" }, button(null, label, `all examples mostly predicted as ${label}`, label))))),
     h("tbody", null, labels.map((given) => h("tr", null,
-      h("th", { scope: "row" }, h("button", {
-        type: "button", "aria-pressed": String(isOn(given, null)), title: `all examples with label ${given}`, onclick: () => onChoose(given, null),
-      }, given)), labels.map((proposed) => cell(given, proposed))))));
+      h("th", { scope: "row" }, button(given, null, `all examples with label ${given}`, given)), labels.map((proposed) => cell(given, proposed))))));
+  oneStop([...table.querySelectorAll("button")], table.querySelector("[aria-pressed=true]"));
+  return table;
+}
+
+/** Goes by an arrow key to the next cell of the matrix that has a number. */
+function moveInMatrix(event) {
+  const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [0, 0];
+  const from = event.target.closest("td, th");
+  if ((down === 0 && right === 0) || !from) return;
+  event.preventDefault();
+  event.stopPropagation();
+  const table = event.currentTarget;
+  let [row, column] = [from.parentElement.rowIndex, from.cellIndex];
+  let cell;
+  do {
+    row += down;
+    column += right;
+    cell = table.rows[row]?.cells[column];
+  } while (cell && !cell.querySelector("button"));
+  const next = cell?.querySelector("button");
+  if (!next) return;
+  oneStop([...table.querySelectorAll("button")], next);
+  next.focus();
 }
 
 /** The same as a list, where there are many labels. */
@@ -84,7 +106,10 @@ async function drawSuspects(main, parameters) {
     return;
   }
   const number = (name) => (parameters.has(name) ? Number(parameters.get(name)) : null);
-  const chosen = { given: number("given"), proposed: number("proposed"), verdict: "all", text: "", order: "suspicion" };
+  const verdictWords = [["all", "all verdicts"], ["none", "not judged"], ...VERDICTS.map((word) => [word, word])];
+  const verdictNow = verdictWords.some(([value]) => value === parameters.get("verdict")) ? parameters.get("verdict") : "all";
+  const orderNow = Object.hasOwn(ORDERS, parameters.get("order") ?? "") ? parameters.get("order") : "suspicion";
+  const chosen = { given: number("given"), proposed: number("proposed"), verdict: verdictNow, text: parameters.get("text") ?? "", order: orderNow };
   const hasLabels = found.rows.some((row) => row.label !== null);
   const list = h("div", { class: "suspects", role: "list", "aria-label": "suspects" });
   const status = h("p", { class: "note", "aria-live": "polite" });
@@ -105,32 +130,46 @@ async function drawSuspects(main, parameters) {
   showMoreSuspects = showMore;
   const draw = async () => {
     rows = filterSuspects(found.rows, chosen).sort(ORDERS[chosen.order][1]);
+    const focused = matrix.contains(document.activeElement) ? document.activeElement.dataset.cell : null;
     matrix.replaceChildren(confusionMatrix(found.confused, chosen, choose) ?? "");
-    clear.hidden = chosen.given === null;
+    const again = focused && matrix.querySelector(`[data-cell="${CSS.escape(focused)}"]`);
+    if (again) {
+      oneStop([...matrix.querySelectorAll("button")], again);
+      again.focus();
+    }
+    clear.hidden = chosen.given === null && chosen.proposed === null;
     const hint = rows.length === 0 && chosen.text !== "" ? " The filter takes a part of an id or of a reason; the matrix chooses labels." : "";
     const cut = found.rows.length < found.examples ? `, of which this page holds the first ${count(found.rows.length)}` : "";
-    const filter = chosen.given === null ? "" : ` with label ${chosen.given}${chosen.proposed === null ? "" : `, mostly predicted as ${chosen.proposed}`}`;
-    status.textContent = `${plural(rows.length, "example")}${filter}, out of ${count(found.examples)} that are ranked${cut}.${hint}`;
+    const parts = [chosen.given !== null && `with label ${chosen.given}`, chosen.proposed !== null && `mostly predicted as ${chosen.proposed}`].filter(Boolean);
+    const filter = parts.length === 0 ? "" : ` ${parts.join(", ")}`;
+    const inMatrix = found.confused.reduce((sum, [given, proposed, some]) => sum + ((chosen.given ?? given) === given && (chosen.proposed ?? proposed) === proposed ? some : 0), 0);
+    const all = cut && chosen.proposed !== null ? ` The matrix counts ${count(inMatrix)}, those further down the ranking too.` : "";
+    status.textContent = `${plural(rows.length, "example")}${filter}, out of ${count(found.examples)} that are ranked${cut}.${all}${hint}`;
     list.replaceChildren();
     shown = 0;
     await showMore();
+    if (isDrawn) keepFilters();
     // The example beside the list, which keys judge, is one of the list.
     const open = currentExample();
     if (isDrawn && open !== null && rows.length > 0 && !rows.some((row) => row.id === open)) followExample(rows[0].id);
     isDrawn = true;
   };
+  const keepFilters = () => setParameters({
+    given: chosen.given, proposed: chosen.proposed, text: chosen.text || null,
+    verdict: chosen.verdict === "all" ? null : chosen.verdict, order: chosen.order === "suspicion" ? null : chosen.order,
+  });
   const choose = (given, proposed) => {
     const again = chosen.given === given && chosen.proposed === proposed;
     Object.assign(chosen, again ? { given: null, proposed: null } : { given, proposed });
     draw();
   };
 
-  const filter = h("input", { id: "filter", type: "search", placeholder: "id or reason", "aria-label": "filter by id or reason (key /)",
+  const filter = h("input", { id: "filter", type: "search", placeholder: "id or reason", value: chosen.text || null, "aria-label": "filter by id or reason (key /)",
     oninput: (event) => { chosen.text = event.target.value; draw(); } });
   const order = h("select", { "aria-label": "order", onchange: (event) => { chosen.order = event.target.value; draw(); } },
-    Object.entries(ORDERS).map(([name, [words]]) => h("option", { value: name }, words)));
+    Object.entries(ORDERS).map(([name, [words]]) => h("option", { value: name, selected: name === chosen.order }, words)));
   const verdict = h("select", { "aria-label": "verdicts", onchange: (event) => { chosen.verdict = event.target.value; draw(); } },
-    [["all", "all verdicts"], ["none", "not judged"], ...VERDICTS.map((word) => [word, word])].map(([value, words]) => h("option", { value }, words)));
+    verdictWords.map(([value, words]) => h("option", { value, selected: value === chosen.verdict }, words)));
 
   main.replaceChildren(
     h("section", { class: "panel suspects-panel" },
@@ -143,6 +182,7 @@ async function drawSuspects(main, parameters) {
         found.confused.length > 0 && h("div", { class: "suspects-filter" }, matrix, clear),
         h("div", { class: "suspects-list" }, h("div", { class: "tools" }, filter, order, verdict), status, list)),
       found.missing_signals.map(({ score, why }) => h("p", { class: "note" }, `Without ${score}: ${why}`)),
+      wordList([...found.signals, "margin"]),
       basisLine(found.basis)));
   await draw();
   // On a wide screen the first one is open from the start, until somebody closes it.
