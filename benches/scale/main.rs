@@ -7,9 +7,12 @@
 //! `benches/scoring`). Each is compacted and asked by the command `gradlog`, in processes of their own, over the visits
 //! of a tenth of the run and over all of it, to see whether the cost grows linearly.
 //!
+//! With `--sql`, the same is asked of `gradlog-sql` in turn with the command, three times each; `over the command` is
+//! the ratio of the medians, which is what the engine adds.
+//!
 //! Memory is the most that a process had resident. `efficiency` sets two processes of one thread, each with half of the
-//! examples of the compacted run, beside one process of one thread with all of them: 1 is twice as fast. Each command
-//! runs once; the page cache is as the last one left it. What came out: `benches/results`.
+//! examples of the compacted run, beside one process of one thread with all of them: 1 is twice as fast. Everything
+//! else runs once; the page cache is as the last one left it. What came out: `benches/results`.
 
 mod process;
 
@@ -47,6 +50,9 @@ struct Arguments {
     /// The command; by default the one that was built beside this bench
     #[arg(long)]
     gradlog: Option<PathBuf>,
+    /// `gradlog-sql`, to see what its engine adds: cargo build --release -p gradlog-datafusion
+    #[arg(long)]
+    sql: Option<PathBuf>,
     /// Folder for the runs, over twice their size; removed afterwards. Default: the system's temporary folder
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -68,10 +74,20 @@ fn main() -> Result<()> {
         "{:<34} {:>12} {:>9} {:>18} {:>10} {:>10}",
         "", "visits", "s", "million visits/s", "memory MB", "efficiency"
     );
-    let scores: Vec<Question> =
-        ["loss", "forgetting"].map(|score| (score.to_string(), words(&["scores", "--score", score]))).to_vec();
-    let influence = [("one probe".into(), &["--id", "0"][..]), (format!("{} probes", mlp::PROBES), &["--all"][..])]
-        .map(|(name, which)| (name, words(&[&["influence", "--probe", "test", "--top", "10"], which].concat())));
+    let scores = ["loss", "forgetting"].map(|score| Question {
+        name: score.to_string(),
+        words: words(&["scores", "--score", score]),
+        sql: format!("select * from scores('{score}')"),
+    });
+    let influence = |name: String, which: &[&str], sql: &str| Question {
+        name,
+        words: words(&[&["influence", "--probe", "test", "--top", "10"], which].concat()),
+        sql: format!("select * from influence('test', 10{sql})"),
+    };
+    let influence = [
+        influence("one probe".into(), &["--id", "0"], ", 'ids=0'"),
+        influence(format!("{} probes", mlp::PROBES), &["--all"], ""),
+    ];
     for visits in [arguments.outputs / 10, arguments.outputs] {
         let path = folder.path().join("outputs");
         let write = |path: &Path, examples| outputs::record(path, examples, arguments.epochs as u64);
@@ -89,8 +105,21 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What is asked, and the words of the command without the run.
-type Question = (String, Vec<String>);
+/// What is asked.
+struct Question {
+    name: String,
+    /// The words of the command without the run.
+    words: Vec<String>,
+    /// The same as SQL.
+    sql: String,
+}
+
+impl Question {
+    /// The words of the command about a run, which stands behind the verb.
+    fn of(&self, run: &Path, more: &[&str]) -> Vec<String> {
+        [&self.words[..1], &[text(run)], &self.words[1..], &words(more)].concat()
+    }
+}
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| word.to_string()).collect()
@@ -127,20 +156,23 @@ impl Bench {
         let compacted = path.with_extension("compacted");
         write(path, visits / arguments.epochs)?;
         let buckets = arguments.buckets.to_string();
-        let compact = [&words(&["compact", "--buckets", &buckets, "--out"])[..], &[text(&compacted)]].concat();
-        let spent = run_all(&self.command, &[(compact, text(path))], None)?;
+        let compact = words(&["compact", &text(path), "--buckets", &buckets, "--out", &text(&compacted)]);
+        let spent = run_all(&self.command, &[compact], None)?;
         self.row("compact", visits, spent, None);
         let asked = |name: &str| arguments.only.as_deref().is_none_or(|only| name.starts_with(only));
-        for (name, asking) in questions.iter().filter(|(name, _)| asked(name)) {
+        for question in questions.iter().filter(|question| asked(&question.name)) {
+            let name = &question.name;
             for (which, path) in [("as recorded", path), ("compacted", &compacted)] {
-                let spent = run_all(&self.command, &[(asking.clone(), text(path))], None)?;
+                let spent = run_all(&self.command, &[question.of(path, &[])], None)?;
                 self.row(&format!("{name}, {which}"), visits, spent, None);
             }
-            let one = run_all(&self.command, &[(asking.clone(), text(&compacted))], Some(1))?;
+            if let Some(sql) = &arguments.sql {
+                self.measure_engine(sql, question, path, visits)?;
+            }
+            let one = run_all(&self.command, &[question.of(&compacted, &[])], Some(1))?;
             let part = |part: usize| {
                 let out = text(&path.with_extension(format!("{part}.part")));
-                let part = format!("{part}/2");
-                ([&asking[..], &words(&["--part", &part, "--out", &out])].concat(), text(&compacted))
+                question.of(&compacted, &["--part", &format!("{part}/2"), "--out", &out])
             };
             let two = run_all(&self.command, &[part(1), part(2)], Some(1))?;
             self.row(&format!("{name}, 1 process of 1 thread"), visits, one, None);
@@ -151,6 +183,26 @@ impl Bench {
         }
         std::fs::remove_dir_all(path)?;
         Ok(std::fs::remove_dir_all(compacted)?)
+    }
+
+    /// Asks the command and the engine in turn.
+    fn measure_engine(&mut self, sql: &Path, question: &Question, path: &Path, visits: usize) -> Result<()> {
+        let (mut plain, mut engine) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            plain.push(run_all(&self.command, &[question.of(path, &[])], None)?);
+            engine.push(run_all(sql, &[vec![text(path), question.sql.clone()]], None)?);
+        }
+        let median = |mut all: Vec<Spent>| {
+            all.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+            all[all.len() / 2]
+        };
+        let (plain, engine) = (median(plain), median(engine));
+        let name = format!("{}, SQL", question.name);
+        let over = engine.seconds / plain.seconds;
+        self.row(&name, visits, engine, None);
+        println!("{:<34} {:>12} {over:>9.2}", format!("{name} over the command"), "");
+        self.rows.push(json!({ "what": name, "visits": visits, "over_the_command": over }));
+        Ok(())
     }
 
     fn row(&mut self, name: &str, visits: usize, spent: Spent, efficiency: Option<f64>) {

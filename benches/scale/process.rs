@@ -15,19 +15,12 @@ pub struct Spent {
     pub megabytes: u64,
 }
 
-/// Runs the command once for each list of words and run, all at a time.
-pub fn run_all(command: &Path, jobs: &[(Vec<String>, String)], threads: Option<usize>) -> Result<Spent> {
+/// Runs a program once for each list of words, all at a time.
+pub fn run_all(program: &Path, jobs: &[Vec<String>], threads: Option<usize>) -> Result<Spent> {
     let start = Instant::now();
-    let begin = |(words, run): &(Vec<String>, String)| {
-        let mut command = Command::new(command);
-        // The run is the first word after the verb.
-        command
-            .args(&words[..1])
-            .arg(run)
-            .args(&words[1..])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+    let begin = |words: &Vec<String>| {
+        let mut command = Command::new(program);
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(threads) = threads {
             command.env("RAYON_NUM_THREADS", threads.to_string());
         }
