@@ -36,7 +36,10 @@ pub(super) fn reasons(
 ) -> Vec<String> {
     let mut by_rank: Vec<(f64, String)> = Vec::new();
     for (&score, value) in signals.iter().zip(&suspect.values) {
-        if value.rank.is_nan() || value.rank < 1.0 - SHARE {
+        // Never learned is a reason even where a tenth of the examples and more never are: then none of them would be
+        // in a share of the highest.
+        let is_never_learned = score == Score::Forgetting && never_learned > 0;
+        if value.rank.is_nan() || (value.rank < 1.0 - SHARE && !is_never_learned) {
             continue;
         }
         let name = SIGNALS.iter().find(|(signal, _)| *signal == score).map_or(score.name(), |(_, name)| name);
@@ -52,6 +55,7 @@ pub(super) fn reasons(
             (Score::Forgetting, runs) if suspect.runs > 1 => {
                 format!("never learned in {runs} of {} runs", suspect.runs)
             }
+            (Score::Forgetting, _) if suspect.visits == 1 => "never learned in 1 visit".to_owned(),
             (Score::Forgetting, _) => format!("never learned in {} visits", suspect.visits),
             _ => format!("{name} {}, {end} {percent} %", significant(value.value)),
         };

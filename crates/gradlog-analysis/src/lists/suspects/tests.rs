@@ -240,3 +240,21 @@ fn equal_examples_are_equally_suspicious() {
         assert!((row.values[at].rank - expected).abs() < 1e-12, "{row:?} for {expected}");
     }
 }
+
+/// Where more than a tenth of the examples were never right, none of them is among a tenth, and it is said of all.
+#[test]
+fn never_learned_is_a_reason_however_many_there_are() {
+    let mut all = visits(&mut Draws(9), 30, 3, 5);
+    for visit in &mut all {
+        visit.correct = f32::from(u8::from(visit.example % 3 > 0));
+    }
+    let found = list(&[&run_of(&all, 8).run()]);
+    let never: Vec<&Suspect> = found.rows.iter().filter(|row| row.values[4].value.is_infinite()).collect();
+    assert!(never.len() >= 9 && never.iter().any(|row| row.values[4].rank < 0.9), "{} of 30", never.len());
+    for row in never {
+        let count = all.iter().filter(|visit| visit.example == row.example).count();
+        let plural = if count == 1 { "" } else { "s" };
+        let expected = format!("never learned in {count} visit{plural}");
+        assert!(row.reasons.contains(&expected), "{expected} in {:?}", row.reasons);
+    }
+}
