@@ -50,6 +50,9 @@ pub(crate) const NEIGHBORS: usize = 8;
 /// Suspects that get their neighbors: one pass over all vectors each.
 pub(crate) const NEIGHBORS_OF_MAX: usize = 300;
 
+/// Examples of a map: half a kilobyte each. Of more, a share is drawn.
+pub(crate) const MAP_EXAMPLES_MAX: u64 = 2_000_000;
+
 /// Bins of a histogram.
 pub(crate) const BINS: usize = 60;
 

@@ -53,7 +53,10 @@ impl App {
         match panel {
             Panel::Head => Ok(Response::json(self.heading(asking)?.body.clone())),
             Panel::Curves => self.keep_json(Lane::Long, "curves", asking, |asked| or_reason(parts::curves_part(asked))),
-            Panel::Map => self.keep_json(Lane::Long, "map", asking, |asked| or_reason(parts::map_part(asked))),
+            Panel::Map => {
+                let examples = self.heading(asking)?.examples;
+                self.keep_json(Lane::Long, "map", asking, |asked| or_reason(parts::map_part(asked, examples)))
+            }
             Panel::Probes => self.keep_json(Lane::Long, "probes", asking, walls),
             Panel::Suspects => {
                 let examples = self.heading(asking)?.examples;

@@ -86,7 +86,7 @@ impl Verb for Arguments {
         let scores = parts::scores_part(asked, &mut chosen)?;
         chosen.name(scores.ids.iter().copied());
         let curves = parts::or_reason(parts::curves_part(asked))?;
-        let map = parts::or_reason(parts::map_part(asked))?;
+        let map = parts::or_reason(parts::map_part(asked, head.first.examples))?;
         let visits_each = head.first.visits as f64 / head.first.examples.max(1) as f64;
         let histories = parts::or_reason(parts::read_histories(asked, chosen.ids(), visits_each))?;
 

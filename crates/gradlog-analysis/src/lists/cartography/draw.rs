@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 /// Draws the map of some runs.
 pub(super) fn draw_map(runs: &[&Run], asked: &MapQuestion) -> Result<DataMap, AnalysisError> {
-    let MapQuestion { share, window, progress } = asked;
-    let share = *share;
+    let MapQuestion { share, window, progress, examples } = asked;
+    let (share, window) = (*share, &window.with_share(*examples));
     if !(0.0..=1.0).contains(&share) {
         let (given, range) = (share.to_string(), "between 0 and 1".into());
         return Err(AnalysisError::OutOfRange { what: "the share of each region", given, range });

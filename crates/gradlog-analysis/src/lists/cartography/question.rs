@@ -2,7 +2,7 @@
 
 use super::data_map::DataMap;
 use super::draw::draw_map;
-use crate::{AnalysisError, Progress, Window};
+use crate::{AnalysisError, ExampleShare, Progress, Window};
 use gradlog_format::run::Run;
 
 /// Asks for the data map of a training set: which examples are easy, ambiguous, hard to learn.
@@ -14,6 +14,7 @@ use gradlog_format::run::Run;
 #[non_exhaustive]
 pub struct MapQuestion {
     pub(super) share: f64,
+    pub(super) examples: Option<ExampleShare>,
     pub(super) window: Window,
     pub(super) progress: Progress,
 }
@@ -24,7 +25,7 @@ progress_options!(MapQuestion);
 
 impl Default for MapQuestion {
     fn default() -> Self {
-        Self { share: Self::SHARE, window: Window::default(), progress: Progress::default() }
+        Self { share: Self::SHARE, examples: None, window: Window::default(), progress: Progress::default() }
     }
 }
 
@@ -41,6 +42,14 @@ impl MapQuestion {
     #[must_use]
     pub fn share(mut self, share: f64) -> Self {
         self.share = share;
+        self
+    }
+
+    /// Takes these examples alone, with their own regions: memory is that of this share. Of very many examples a part by
+    /// a hash of the id looks like the whole.
+    #[must_use]
+    pub fn examples(mut self, examples: ExampleShare) -> Self {
+        self.examples = Some(examples);
         self
     }
 

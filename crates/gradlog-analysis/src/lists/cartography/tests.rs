@@ -1,7 +1,7 @@
 //! The map against its definition.
 
 use super::*;
-use crate::{AnalysisError, MapQuestion};
+use crate::{AnalysisError, ExampleShare, MapQuestion};
 use gradlog_format::log::Column;
 use gradlog_testing::{run_of, visits, Draws, Visit};
 
@@ -55,4 +55,27 @@ fn equal_examples_go_together() {
         assert_eq!(map.counts()[0], easy, "{share}");
         assert!(map.rows.iter().filter(|row| row.easy).all(|row| row.example < easy));
     }
+}
+
+/// A share of the examples has the numbers of the whole, and says what it is.
+#[test]
+fn a_share_of_the_examples_is_mapped_alone() {
+    let all = visits(&mut Draws(5), 60, 3, 7);
+    let run = run_of(&all, 16).run();
+    let whole = MapQuestion::new().compute(&run).unwrap();
+    let of = 3;
+    let mut found = Vec::new();
+    for number in 1..=of {
+        let share = ExampleShare::new(number, of).unwrap();
+        let part = MapQuestion::new().examples(share).compute(&run).unwrap();
+        assert!(!part.rows.is_empty() && part.rows.iter().all(|row| share.holds(row.example)));
+        assert_eq!(part.counts()[0], (MapQuestion::SHARE * part.rows.len() as f64).round() as u64);
+        assert!(part.bases[0].to_string().contains(&format!("share {number}/3")), "{}", part.bases[0]);
+        found.extend(part.rows.iter().map(|row| (row.example, row.confidence.to_bits(), row.variability.to_bits())));
+    }
+    let mut expected: Vec<_> =
+        whole.rows.iter().map(|row| (row.example, row.confidence.to_bits(), row.variability.to_bits())).collect();
+    expected.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, expected);
 }

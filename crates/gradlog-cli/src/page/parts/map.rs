@@ -3,29 +3,44 @@
 use crate::error::CliError;
 use crate::frame::Asked;
 use crate::page::arrays;
-use crate::page::limits::MAP_POINTS_MAX;
-use gradlog_analysis::{Basis, DataMap, DataMapRow, MapQuestion};
+use crate::page::limits::{MAP_EXAMPLES_MAX, MAP_POINTS_MAX};
+use gradlog_analysis::{Basis, DataMap, DataMapRow, ExampleShare, MapQuestion};
 use serde_json::{json, Value};
 
 /// Variability is a standard deviation of numbers from 0 to 1.
 const VARIABILITY_MAX: f64 = 0.5;
 
-/// The map over all runs.
-pub(crate) fn map_part(asked: &Asked<'_>) -> Result<Value, CliError> {
-    let found = MapQuestion::new().share_progress(&asked.progress()).compute_over(&asked.runs)?;
-    Ok(lay_out(&found))
+/// The map over all runs, of which the first has this many examples.
+pub(crate) fn map_part(asked: &Asked<'_>, examples: u64) -> Result<Value, CliError> {
+    let mut question = MapQuestion::new().share_progress(&asked.progress());
+    // The first share: which one it is says nothing of the examples.
+    let shares = examples.div_ceil(MAP_EXAMPLES_MAX).clamp(1, u64::from(ExampleShare::SHARES_MAX)) as u32;
+    if shares > 1 {
+        question = question.examples(ExampleShare::new(1, shares)?);
+    }
+    let found = question.compute_over(&asked.runs)?;
+    Ok(lay_out(&found, (shares > 1).then_some((shares, examples))))
 }
 
-fn lay_out(map: &DataMap) -> Value {
+/// `share` says of how many shares of how many examples the map is one, if it is not of all.
+fn lay_out(map: &DataMap, share: Option<(u32, u64)>) -> Value {
     let kept = thin_out(&map.rows, MAP_POINTS_MAX);
     let thinned = (kept.len() < map.rows.len()).then(|| {
         let (hard, step) = split_places(map.rows.len(), MAP_POINTS_MAX);
         format!("the {hard} of the lowest confidence, and of the others one in {step}")
     });
+    let thinned = match share {
+        None => thinned,
+        Some((shares, _)) => {
+            let part = format!("one example in {shares}, chosen by a hash of the id");
+            let among = thinned.map_or(String::new(), |thinned| format!(", and among these {thinned}"));
+            Some(format!("{part}{among}; regions are those of this part"))
+        }
+    };
     let regions = |row: &&DataMapRow| u8::from(row.easy) | u8::from(row.ambiguous) << 1 | u8::from(row.hard) << 2;
     json!({
         "basis": Basis::describe_all(&map.bases),
-        "examples": map.rows.len(),
+        "examples": share.map_or(map.rows.len() as u64, |(_, examples)| examples),
         "shown": kept.len(),
         "thinned": thinned,
         "share": map.share,
@@ -75,6 +90,9 @@ mod tests {
         let kept = ids(20);
         assert_eq!(kept[0], map.rows[0].example);
         assert_eq!(kept[1..], map.rows[1..].iter().step_by(3).map(|row| row.example).collect::<Vec<_>>()[..]);
-        assert!(lay_out(&map)["thinned"].is_null());
+        assert!(lay_out(&map, None)["thinned"].is_null());
+        let part = lay_out(&map, Some((5, 200)));
+        assert_eq!((part["examples"].as_u64(), part["shown"].as_u64()), (Some(200), Some(40)));
+        assert!(part["thinned"].as_str().unwrap().starts_with("one example in 5, chosen by a hash of the id; regions"));
     }
 }
