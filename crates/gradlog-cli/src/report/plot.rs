@@ -13,7 +13,7 @@ const COLUMNS: usize = 64;
 const SHADES: [char; 6] = ['.', ':', 'o', 'O', '#', '@'];
 
 /// Characters of the longest bar beside a score.
-const SCORE_BAR: usize = 20;
+const SCORE_BAR: usize = 16;
 
 /// A bar as long as a number's share of the largest: `+` for a positive one, `-` for a negative one.
 pub fn score_bar(value: f64, most: f64) -> String {

@@ -79,7 +79,7 @@ impl PartsQuestion {
     }
 
     /// The command line of a part.
-    fn line(&self, share: ExampleShare, file: &Path) -> Vec<OsString> {
+    pub(super) fn line(&self, share: ExampleShare, file: &Path) -> Vec<OsString> {
         let mut line: Vec<OsString> = vec![self.verb.clone().into()];
         line.extend(self.options.iter().map(OsString::from));
         line.extend([format!("--part={share}").into(), "--out".into(), file.into(), "--".into()]);
@@ -87,11 +87,17 @@ impl PartsQuestion {
         line
     }
 
-    /// Makes a part and sends its bytes.
-    fn answer(&self, share: ExampleShare, schema: &SchemaRef, to: &Sender<Result<RecordBatch>>) -> Result<()> {
+    /// Makes a part and sends its bytes. Ends early, with nothing, if nobody waits for them any more.
+    pub(super) fn answer(&self, share: ExampleShare, to: &Sender<Result<RecordBatch>>) -> Result<()> {
+        let schema = schema();
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("part");
-        let ended = gradlog_cli::run_line(self.line(share, &path));
+        let waiting = to.clone();
+        // A client that went away waits for no part.
+        let ended = gradlog_cli::run_line_until(self.line(share, &path), move || waiting.is_closed());
+        if to.is_closed() {
+            return Ok(());
+        }
         if ended.code != 0 && ended.code != 3 {
             // Before the error is what the command says of any answer.
             let words = ended.words.split_once("error: ").map_or(ended.words.as_str(), |(_, why)| why).trim_end();
@@ -244,8 +250,8 @@ impl ExecutionPlan for PartsExec {
         let Some(share) = self.shares.get(partition) else { return internal_err!("no partition {partition}") };
         let Some(share) = share else { return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema()))) };
         let mut stream = RecordBatchReceiverStream::builder(self.schema(), 1);
-        let (question, schema, to) = (self.question.clone(), self.schema(), stream.tx());
-        stream.spawn_blocking(move || question.answer(share, &schema, &to));
+        let (question, to) = (self.question.clone(), stream.tx());
+        stream.spawn_blocking(move || question.answer(share, &to));
         Ok(stream.build())
     }
 }

@@ -1,6 +1,7 @@
 //! What travels of a node, and what a worker makes of bytes and of runs.
 
 use super::nodes::{decode, encode, run_at};
+use super::parts::PartsQuestion;
 use super::runs::Runs;
 use super::split;
 use super::wire::{Blocks, Dealt, Node, RunAt};
@@ -232,4 +233,27 @@ fn plans_that_touch_files_are_refused() {
         let refusal = refuse_files(&plan(&query).unwrap()).unwrap_err().to_string();
         assert!(refusal.contains("writes nothing"), "{query}: {refusal}");
     }
+}
+
+/// A part that nobody waits for is not made: its reading is stopped, and nothing is sent.
+#[test]
+fn a_part_ends_when_its_client_is_gone() {
+    let run = written();
+    let question = PartsQuestion::new("scores".into(), &[run.path().to_owned()], vec!["--score=el2n".into()]).unwrap();
+    let share = gradlog_analysis::ExampleShare::new(1, 2).unwrap();
+    for is_waited_for in [true, false] {
+        let (to, mut from) = tokio::sync::mpsc::channel(9);
+        if !is_waited_for {
+            from.close();
+        }
+        question.answer(share, &to).unwrap();
+        drop(to);
+        assert_eq!(from.blocking_recv().is_some(), is_waited_for);
+    }
+    let path = run.path().join("part");
+    let line = question.line(share, &path);
+    let stopped = gradlog_cli::run_line_until(line.clone(), || true);
+    assert_eq!((stopped.code, path.exists()), (1, false), "{}", stopped.words);
+    assert!(stopped.words.contains("the reading was stopped"), "{}", stopped.words);
+    assert_eq!((gradlog_cli::run_line_until(line, || false).code, path.exists()), (0, true));
 }

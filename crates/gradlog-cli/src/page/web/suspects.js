@@ -143,7 +143,8 @@ async function drawSuspects(main, parameters) {
     const parts = [chosen.given !== null && `with label ${chosen.given}`, chosen.proposed !== null && `mostly predicted as ${chosen.proposed}`].filter(Boolean);
     const filter = parts.length === 0 ? "" : ` ${parts.join(", ")}`;
     const inMatrix = found.confused.reduce((sum, [given, proposed, some]) => sum + ((chosen.given ?? given) === given && (chosen.proposed ?? proposed) === proposed ? some : 0), 0);
-    const all = cut && chosen.proposed !== null ? ` The matrix counts ${count(inMatrix)}, those further down the ranking too.` : "";
+    const isWhole = chosen.text === "" && chosen.verdict === "all" && chosen.proposed !== null;
+    const all = isWhole && inMatrix > rows.length ? ` The matrix counts ${count(inMatrix)}, those further down the ranking too.` : "";
     status.textContent = `${plural(rows.length, "example")}${filter}, out of ${count(found.examples)} that are ranked${cut}.${all}${hint}`;
     list.replaceChildren();
     shown = 0;
