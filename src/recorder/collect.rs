@@ -139,6 +139,13 @@ impl PassCore<'_> {
         if !sums.is_empty() {
             self.with_shared_fold(|shared| shared.decide_width(|| sums.into_iter().map(parameters).sum()));
         }
+        for part in &mut layers {
+            if let Gradients::Uses { layer, uses } = &part.gradients {
+                if let Some(sketch) = self.sketch_on_device(part.layer, layer, uses)? {
+                    part.gradients = Gradients::OnDevice(sketch);
+                }
+            }
+        }
         let sums = |shared: &SharedFold| {
             let taken = shared.take(self.number);
             // A layer that the pass left out has a zero gradient. Its column stays.
@@ -271,17 +278,13 @@ impl PassCore<'_> {
                     let given = uses.map(|(x, delta)| tap.per_example(&x, &delta)).collect::<candle_core::Result<_>>()?;
                     return Ok(Gradients::Given(given));
                 }
-                let uses: Vec<(Tensor, Tensor)> = uses.collect();
-                Ok(match self.sketch_on_device(number, tap, &uses)? {
-                    Some(sketch) => Gradients::OnDevice(sketch),
-                    None => Gradients::Uses { layer: tap.clone(), uses },
-                })
+                Ok(Gradients::Uses { layer: tap.clone(), uses: uses.collect() })
             }
         }
     }
 
     /// Sketches what backward has not: layers that were used several times, and those without positions that are
-    /// folded. `None` if this is done in main memory.
+    /// folded. The width of the folded vector must be decided. `None` if this is done in main memory.
     fn sketch_on_device(
         &self,
         number: usize,

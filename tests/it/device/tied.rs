@@ -102,3 +102,30 @@ fn their_sketch_is_that_of_the_sum_of_their_gradients() {
         assert!(answer.scores.iter().all(|score| score.is_finite() && *score != 0.0), "{:?}", answer.scores);
     }
 }
+
+/// Here no layer with positions is sketched during backward, so that `commit` decides how long the folded vector is.
+#[test]
+fn layers_that_commit_sketches_have_the_sketch_of_main_memory() {
+    let run = |sketching| {
+        let (taps, variables) = (Taps::new(), VarMap::new());
+        let words = embedding(11, 4, builder(&variables).pp("words")).unwrap();
+        variables.all_vars()[0].set(&noise(7, &[11, 4])).unwrap();
+        let head = taps.tap("head", Linear::new(words.embeddings().clone(), None));
+        let words = taps.tap("words", words);
+        let dir = tempfile::tempdir().unwrap();
+        let mut recorder = Recorder::create(dir.path(), &taps, Config { sketching, ..exact() }).unwrap();
+        for _ in 0..2 {
+            let mut pass = recorder.pass(&[0, 1, 2]).unwrap();
+            let x = words.forward(&tokens(&[0, 1, 2])).unwrap().sum(1).unwrap().tanh().unwrap();
+            pass.cross_entropy(&head.forward(&x).unwrap(), &labels(3)).unwrap().backward().unwrap();
+            pass.commit(0.1).unwrap();
+        }
+        recorder.finish().unwrap();
+        (folded(dir.path()), squared_norms(dir.path()))
+    };
+    let (right, made) = (run(Sketching::Auto), run(Sketching::OnDevice));
+    for (made, right) in made.0.iter().zip(&right.0) {
+        assert!(norm(right) > 0.1 && relative_error(made, right) < 1e-5, "{}", relative_error(made, right));
+    }
+    assert!(relative_error(&made.1, &right.1) < 1e-5);
+}
