@@ -1,6 +1,6 @@
 //! What an optimizer reports about a step. Both `optim` and the recorder use this module; neither uses the other.
 
-use candle_core::{Result, Tensor, TensorId, Var};
+use candle_core::{Device, Result, Tensor, TensorId, Var};
 use candle_nn::Optimizer;
 use gradlog_format::log::UpdateRule;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -216,6 +216,12 @@ impl AdamStep {
     pub fn new((beta1, beta2): (f64, f64), epsilon: f64, steps_taken: u64) -> Self {
         Self { beta1, beta2, epsilon, steps_taken }
     }
+
+    /// `1/(1 − β₂ᵗ)`, of a variable that had a gradient in `steps` steps; `None` for all steps.
+    pub(crate) fn second_correction(&self, steps: Option<u64>) -> f32 {
+        let steps = i32::try_from(steps.unwrap_or(self.steps_taken)).unwrap_or(i32::MAX);
+        (1.0 / (1.0 - self.beta2.powi(steps.max(1)))) as f32
+    }
 }
 
 /// The second moments `v` of Adam, by variable, for [`StepReport::second_moments`]. They are read when a probe is
@@ -273,6 +279,19 @@ impl SecondMoments {
             Moment::Shared(numbers) => numbers.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         };
         Ok(Some((numbers, entry.steps)))
+    }
+
+    /// As [`SecondMoments::read`], as a tensor where they are. It waits for nothing.
+    pub(crate) fn tensor(&self, variable: TensorId) -> Result<Option<(Tensor, Option<u64>)>> {
+        let Some(entry) = self.by_variable.iter().find(|entry| entry.variable == variable) else { return Ok(None) };
+        let tensor = match &entry.moment {
+            Moment::Tensor(tensor) => tensor.detach(),
+            Moment::Shared(numbers) => {
+                let numbers = numbers.lock().unwrap_or_else(PoisonError::into_inner);
+                Tensor::from_slice(&numbers, numbers.len(), &Device::Cpu)?
+            }
+        };
+        Ok(Some((tensor, entry.steps)))
     }
 }
 

@@ -16,8 +16,8 @@ pub(super) struct Bundle {
 enum Part {
     /// Both factors of the entry `entry` of the batch's layers, with their shapes.
     Factors { entry: usize, input: Vec<usize>, delta: Vec<usize> },
-    /// The norms of an entry's gradients, then its sketches if it has `own` ones, which no other layer is added to.
-    Sketch { entry: usize, own: Option<usize>, estimated: bool },
+    /// The norms of an entry's gradients, those `in_metric` if there are any, then its sketches if it has `own` ones, which no other layer is added to.
+    Sketch { entry: usize, own: Option<usize>, in_metric: bool, estimated: bool },
     /// The sum of the sketches of all other layers.
     Sum(usize),
     /// What the loss says of each example.
@@ -55,6 +55,8 @@ impl Batch {
                 }
                 Gradients::OnDevice(sketch) => {
                     numbers.push(flat(&sketch.norms)?);
+                    let in_metric = sketch.in_metric.as_ref().map(flat).transpose()?;
+                    let in_metric = in_metric.map(|norms| numbers.push(norms)).is_some();
                     let rows = &sketch.rows;
                     let is_tied = layers.get(part.layer).is_some_and(|layer| layer.tied.is_some());
                     if is_tied {
@@ -63,7 +65,7 @@ impl Batch {
                         sum = Some(sum.map_or_else(|| Ok(rows.clone()), |sum: Tensor| sum + rows)?);
                     }
                     let own = is_tied.then(|| rows.elem_count());
-                    parts.push(Part::Sketch { entry, own, estimated: sketch.estimated });
+                    parts.push(Part::Sketch { entry, own, in_metric, estimated: sketch.estimated });
                 }
                 _ => {}
             }
@@ -109,9 +111,13 @@ impl Batch {
                     let (input, delta) = (factor(input)?, factor(delta)?);
                     self.layers[entry].gradients = Gradients::Factored { input, delta };
                 }
-                Part::Sketch { entry, own, estimated } => {
-                    let norm = |norm: &f32| SquaredNorms { plain: f64::from(*norm).powi(2), in_metric: 0.0 };
-                    let squared_norms = take(rows).iter().map(norm).collect();
+                Part::Sketch { entry, own, in_metric, estimated } => {
+                    let (plain, in_metric) = (take(rows), if in_metric { take(rows) } else { vec![0.0; rows] });
+                    let square = |norm: &f32| f64::from(*norm).powi(2);
+                    let both = plain.iter().zip(&in_metric);
+                    let squared_norms = both
+                        .map(|(plain, own)| SquaredNorms { plain: square(plain), in_metric: square(own) })
+                        .collect();
                     let sketches = own.map(&mut take).unwrap_or_default();
                     self.layers[entry].gradients =
                         Gradients::Folded(FoldedGradients { sketches, squared_norms, estimated });
@@ -140,7 +146,7 @@ impl Batch {
 fn tensors(part: &LayerGradients) -> Vec<&Tensor> {
     match &part.gradients {
         Gradients::Factored { input, delta } => vec![input, delta],
-        Gradients::OnDevice(sketch) => vec![&sketch.rows, &sketch.norms],
+        Gradients::OnDevice(sketch) => sketch.tensors(),
         _ => Vec::new(),
     }
 }

@@ -293,12 +293,17 @@ impl PassCore<'_> {
     ) -> Result<Option<DeviceSketch>, RecordError> {
         let Some(state) = self.recorder.state.as_ref() else { return Ok(None) };
         let is_far = uses.iter().all(|(_, delta)| state.sketching.is_on_device(delta.device()));
-        if !is_far || uses.is_empty() || self.preconditioner.is_some() || state.visit_metric().is_some() {
+        if !is_far || uses.is_empty() {
             return Ok(None);
         }
         let given: Vec<PerExample> =
             uses.iter().map(|(x, delta)| tap.per_example(x, delta)).collect::<candle_core::Result<_>>()?;
-        Ok(sketch_on_device(&given, &state.folds[number], self.ids.len())?)
+        let (fold, metric) = match (&self.preconditioner, state.visit_metric()) {
+            (Some(preconditioner), _) => (&preconditioner.folds[number], None),
+            (None, Some(metric)) => (metric.fold(number).unwrap_or(&state.folds[number]), metric.norms(number)),
+            (None, None) => (&state.folds[number], None),
+        };
+        Ok(sketch_on_device(&given, fold, metric, self.ids.len())?)
     }
 
     fn last_layer_gradients(&mut self, number: usize, layer: &Registered) -> Result<LayerGradients, RecordError> {

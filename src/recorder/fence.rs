@@ -80,7 +80,7 @@ impl Batch {
         for part in &self.layers {
             match &part.gradients {
                 Gradients::Factored { input, delta } => tensors.extend([input, delta]),
-                Gradients::OnDevice(sketch) => tensors.extend([&sketch.rows, &sketch.norms]),
+                Gradients::OnDevice(sketch) => tensors.extend(sketch.tensors()),
                 Gradients::Uses { uses, .. } => tensors.extend(uses.iter().flat_map(|(x, delta)| [x, delta])),
                 Gradients::Given(given) => tensors.extend(given.iter().flat_map(|one| one.tensors())),
                 Gradients::Folded(_) | Gradients::Zero => {}

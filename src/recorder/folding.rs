@@ -39,15 +39,15 @@ pub enum Folding {
     ///
     /// Dot products keep their mean, and vary more: for gradients of one rank by about `3 ‖G‖² ‖H‖² / side` of each
     /// layer. Norms are exact where `16 · positions · (R + C) ≤ 3 R C`, else they are those of the sketches, and the
-    /// visits say so. Probes in Adam's metric are scaled by outer products, as those of factored layers are; visits
-    /// have no norm in it.
+    /// visits say so. In Adam's metric probes and norms are scaled by outer products, as those of factored layers are.
     ///
     /// Layers of other kinds, and those with fewer than `4 · side²` numbers, are folded whole. Tied layers are
     /// projected alike, and their norm is that of their sketches' sum.
     ///
     /// # Cost
     /// `positions · side · (R + C + side)` multiplications for an example on a device; `positions · (R + C + side²)`
-    /// on the CPU, on the background thread, which then gets both factors of each position.
+    /// on the CPU, on the background thread, which then gets both factors of each position. Twice as many where norms
+    /// in Adam's metric are made, too.
     TwoSided {
         /// The most numbers of a projected side, 1 to 4,096. The top ten of a small transformer's probes, of which
         /// `Whole` finds 87 %, are found to 49 % with 16 numbers, 65 % with 32 and 83 % with 64

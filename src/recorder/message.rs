@@ -194,7 +194,7 @@ impl LayerGradients {
             Gradients::Given(given) => given.iter().flat_map(PerExample::tensors).map(tensor).sum(),
             Gradients::Zero => 0,
             Gradients::Folded(folded) => 4 * folded.sketches.len() + std::mem::size_of_val(&folded.squared_norms[..]),
-            Gradients::OnDevice(sketch) => tensor(&sketch.rows) + tensor(&sketch.norms),
+            Gradients::OnDevice(sketch) => sketch.tensors().into_iter().map(tensor).sum(),
             Gradients::Uses { uses, .. } => uses.iter().map(|(x, d)| tensor(x) + tensor(d)).sum(),
         }
     }

@@ -7,17 +7,21 @@
 //!   then TracIn of an example with itself. The exact diagonal would take as many products as the layer has parameters.
 //! - In a folded layer `D` is exact, element by element. The norm is made before the gradient is folded and has none of
 //!   the noise of a fold. So `ε` is that of the optimizer, and not the raised one of probes.
+//! - In a layer that is projected from both sides no parameter's gradient is made. There `D` of the weight is an outer
+//!   product, too: the two factors are scaled by its root. The norm is exact where the plain one is; else it is that of
+//!   the sketch of the scaled gradient, which is made for the norm alone.
 //! - Of a tensor that several layers share, the norm is estimated by that of a second sketch, as the plain one is.
 //!
 //! `D` is that of a step before: it is made again after an eighth of the optimizer's steps so far, and after
 //! [`STEPS_MAX`] at most. An element that had no gradient until then has `D = 0` and does not count.
 
 use super::handle::Recorder;
+use super::layer_moments::LayerMoments;
 use super::message::{Batch, PassKind};
-use super::moments::{inverse_roots, read_layer, FactorScales, Moments};
+use super::moments::{FactorScales, Moments};
 use super::state::State;
 use crate::step::StepReport;
-use crate::taps::{LazyFold, MetricWeights};
+use crate::taps::{LazyFold, MetricWeights, NormMetric};
 use candle_core::Result;
 use gradlog_format::sketch::Form;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +55,7 @@ pub(super) struct VisitMetric {
 /// `D` of a layer, in the forms that it may be recorded in.
 struct LayerMetric {
     factors: Option<FactorScales>,
-    weights: Option<MetricWeights>,
+    norms: Option<NormMetric>,
     /// Of a tensor that layers share, the projection that also gives the sketch of `D^{1/2} g`.
     fold: Option<Arc<LazyFold>>,
 }
@@ -60,36 +64,49 @@ impl VisitMetric {
     /// `None` if a layer's variables are not known.
     fn new(state: &State, moments: &Moments, rate_factors: Vec<(u32, f32)>) -> Result<Option<Self>> {
         let Moments { second, step, .. } = moments;
-        // Of a gradient that is projected from both sides, no parameter is known.
-        if state.folds.iter().any(|fold| fold.sides().is_some()) {
-            return Ok(None);
-        }
         let mut layers = Vec::with_capacity(state.layers.len());
         for (number, (layer, form)) in state.layers.iter().zip(&state.forms).enumerate() {
-            let Some(v) = read_layer(state, layer, second, step)? else { return Ok(None) };
             let of_layer = rate_factors.iter().find(|(own, _)| *own as usize == number);
             let rate = of_layer.map_or(1.0, |(_, factor)| *factor);
-            let weights = || inverse_roots(&v, step.epsilon, rate);
-            let is_tied = layer.tied.is_some();
+            let Some(v) = LayerMoments::of(state, layer, (second, step), rate)? else { return Ok(None) };
+            let (is_tied, own, shared) = (layer.tied.is_some(), &state.folds[number], || state.shared_fold.clone());
             let may_be = |wanted: Form| form.is_none_or(|form| form == wanted);
             let factors = layer.spec.factors.filter(|_| may_be(Form::Factored) && !is_tied);
-            let fold = is_tied.then(|| {
-                let roots = weights().iter().map(|weight| weight.sqrt()).collect::<Vec<f32>>();
-                let fold = state.folds[number].with_preconditioned(roots.into(), state.shared_fold.clone());
-                Arc::new(fold)
-            });
-            layers.push(LayerMetric {
-                factors: factors.map(|(inputs, outputs)| FactorScales::new(&v, inputs, outputs, step).times(rate)),
-                weights: (may_be(Form::Folded) && !is_tied).then(|| MetricWeights::new(&weights())),
-                fold,
-            });
+            let fold = match own.sides() {
+                _ if !is_tied => None,
+                Some(sides) => Some(own.with_scales(v.side_roots(sides.shape())?, shared())),
+                None => Some(own.with_preconditioned(v.roots()?, shared())),
+            };
+            let norms = match own.sides() {
+                _ if is_tied || !may_be(Form::Folded) => None,
+                Some(sides) => Some(NormMetric::Sides(v.side_roots(sides.shape())?)),
+                None => Some(NormMetric::Weights(v.weights()?)),
+            };
+            let factors = factors.map(|factors| v.factors(factors)).transpose()?;
+            layers.push(LayerMetric { factors, norms, fold: fold.map(Arc::new) });
         }
         Ok(Some(Self { layers, rate_factors, counted: AtomicBool::new(false) }))
     }
 
-    /// Of a layer, what its parameters count in a norm.
+    /// In which metric a layer's gradients have norms.
+    pub(super) fn norms(&self, layer: usize) -> Option<&NormMetric> {
+        self.layers.get(layer)?.norms.as_ref()
+    }
+
+    /// Of a layer that is folded whole, what its parameters count in a norm.
     pub(super) fn weights(&self, layer: usize) -> Option<&MetricWeights> {
-        self.layers.get(layer)?.weights.as_ref()
+        self.norms(layer)?.weights()
+    }
+
+    /// Brings a layer's weights to main memory. This waits for the device that they were made on.
+    pub(super) fn read_weights(&self, layer: usize) -> Result<()> {
+        self.weights(layer).map_or(Ok(()), MetricWeights::read)
+    }
+
+    /// As [`VisitMetric::read_weights`], of a layer that is recorded by factors.
+    pub(super) fn read_factors(&self, layer: usize) -> Result<()> {
+        let factors = self.layers.get(layer).and_then(|layer| layer.factors.as_ref());
+        factors.map_or(Ok(()), FactorScales::read)
     }
 
     /// Of a layer that shares a tensor, the projection with a second sketch.
@@ -110,7 +127,7 @@ impl VisitMetric {
         }
         // A sign and a weight of each parameter.
         let of_fold = |layer: &LayerMetric| layer.fold.as_ref().map_or(0, |fold| 5 * fold.parameters());
-        let of_weights = |layer: &LayerMetric| layer.weights.as_ref().map_or(0, MetricWeights::bytes);
+        let of_weights = |layer: &LayerMetric| layer.norms.as_ref().map_or(0, NormMetric::bytes);
         self.layers.iter().map(|layer| of_fold(layer) + of_weights(layer)).sum()
     }
 }
@@ -170,7 +187,7 @@ impl State {
             return;
         }
         for (number, layer) in self.layers.iter().enumerate() {
-            layer.slot.set_metric(metric.as_ref().and_then(|metric| metric.weights(number)).cloned());
+            layer.slot.set_metric(metric.as_ref().and_then(|metric| metric.norms(number)).cloned());
         }
         self.metric.current = metric;
         self.set_folds();

@@ -29,6 +29,7 @@ mod head;
 mod held;
 mod last_words;
 mod later;
+mod layer_moments;
 mod layer_rates;
 mod log_state;
 mod logits;

@@ -10,7 +10,7 @@ use super::message::Gradients;
 use super::preconditioner::Preconditioner;
 use super::state::State;
 use crate::step::{AdamStep, SecondMoments, StepReport, StepRule};
-use crate::taps::{wide_weighted_norm, Registered};
+use crate::taps::{wide_weighted_norm, Placed, Registered};
 use candle_core::{Device, Result, Tensor};
 use gradlog_kernels::simd::vectorized;
 use std::sync::Arc;
@@ -28,10 +28,10 @@ pub(super) struct Moments {
 }
 
 /// `D ≈ delta inputᵀ`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct FactorScales {
-    input: Vec<f32>,
-    delta: Vec<f32>,
+    input: Placed<f32>,
+    delta: Placed<f32>,
 }
 
 impl Recorder {
@@ -51,9 +51,10 @@ impl Recorder {
     ///
     /// # Cost
     /// A handle to each moment. Reading takes as long as one to four steps of the optimizer, in the training's thread.
-    /// Moments on another device are copied to main memory when they are read, and the training waits for that copy.
-    /// Of each parameter of the layers that are recorded as sums over positions 2 bytes are held, and 5 more while
-    /// probes are recorded; for a moment 8 for each of the largest layer. Each visit takes 4 bytes more.
+    /// On another device it is a few of candle's ops there, and nothing waits; for probes the moments are copied to main
+    /// memory, and the training waits for that copy. Of each parameter of the layers that are recorded as sums over
+    /// positions 2 bytes are held where the gradients are sketched, and 5 more in main memory while probes are recorded;
+    /// for a moment 8 for each of the largest layer. Each visit takes 4 bytes more.
     pub fn read_moments(&mut self, optimizer: &impl StepReport) {
         let Some(state) = self.state.as_mut().filter(|state| !state.layers.is_empty()) else { return };
         state.moments = Moments::of(optimizer, state);
@@ -86,8 +87,7 @@ pub(super) fn read_layer(
         let count = parameter.shape.elem_count();
         match second.read(variable)? {
             Some((moments, steps)) if moments.len() == count => {
-                let steps = i32::try_from(steps.unwrap_or(step.steps_taken)).unwrap_or(i32::MAX);
-                let correction = (1.0 / (1.0 - step.beta2.powi(steps.max(1)))) as f32;
+                let correction = step.second_correction(steps);
                 // A correction that leaves f32 would make an element that never moved of one that did.
                 let corrected = |v: &f32| (v * correction).min(f32::MAX);
                 let from = all.len();
@@ -107,8 +107,8 @@ pub(super) fn read_layer(
 
 impl FactorScales {
     /// For a weight `[outputs, inputs]`, and the bias behind it if there are more moments. An input of 1 stands for the
-    /// bias, and is not scaled: what it should be multiplied by is moved to the output gradient.
-    pub(super) fn new(moments: &[f32], inputs: usize, outputs: usize, step: &AdamStep) -> Self {
+    /// bias, and is not scaled: what it should be multiplied by is moved to the output gradient. All is times `factor`.
+    pub(super) fn new(moments: &[f32], (inputs, outputs): (usize, usize), step: &AdamStep, factor: f32) -> Self {
         let (weight, bias) = moments.split_at((inputs * outputs).min(moments.len()));
         let mut rows = vec![0f64; outputs];
         let mut columns = vec![0f64; inputs];
@@ -127,26 +127,31 @@ impl FactorScales {
         // v̂ = r cᵀ / total, with sums in the place of means: their factors cancel.
         let root = |v: f64| inverse_root(v, step.epsilon);
         let (base, unit) = if bias.is_empty() || of_bias == 0.0 { (total, 1.0) } else { (of_bias, of_bias / total) };
-        let input = columns.iter().map(|column| root(column / base)).collect();
-        let delta = rows.iter().map(|row| root(row * unit)).collect();
-        Self { input, delta }
+        let input: Vec<f32> = columns.iter().map(|column| root(column / base)).collect();
+        let delta: Vec<f32> = rows.iter().map(|row| factor * root(row * unit)).collect();
+        Self { input: Placed::here(input), delta: Placed::here(delta) }
+    }
+
+    /// Those that were made on a device.
+    pub(super) fn there(input: Tensor, delta: Tensor) -> Self {
+        Self { input: Placed::there(input), delta: Placed::there(delta) }
+    }
+
+    /// Brings them to main memory. This waits for the device that they were made on.
+    pub(super) fn read(&self) -> Result<()> {
+        self.input.read()?;
+        self.delta.read().map(|_| ())
     }
 
     /// What columns and rows of the weight are multiplied by.
-    pub(super) fn into_sides(self) -> (Vec<f32>, Vec<f32>) {
+    pub(super) fn into_sides(self) -> (Placed<f32>, Placed<f32>) {
         (self.input, self.delta)
     }
 
-    /// The same, times a number.
-    pub(super) fn times(mut self, factor: f32) -> Self {
-        self.delta.iter_mut().for_each(|delta| *delta *= factor);
-        self
-    }
-
-    /// `‖D^{1/2} δ aᵀ‖²`, and with `bias` that of the bias.
+    /// `‖D^{1/2} δ aᵀ‖²`, and with `bias` that of the bias. They must have been read.
     pub(super) fn squared_norm(&self, input: &[f32], delta: &[f32], bias: bool) -> f64 {
         let bias = f64::from(u8::from(bias));
-        wide_weighted_norm(delta, &self.delta) * (wide_weighted_norm(input, &self.input) + bias)
+        wide_weighted_norm(delta, self.delta.get()) * (wide_weighted_norm(input, self.input.get()) + bias)
     }
 
     pub(super) fn apply(&self, input: &Tensor, delta: &Tensor, rows: usize) -> Result<Gradients> {
@@ -154,7 +159,7 @@ impl FactorScales {
             let scales = Tensor::from_slice(scales, (1, scales.len()), &Device::Cpu)?;
             tensor.reshape((rows, scales.elem_count()))?.broadcast_mul(&scales)
         };
-        Ok(Gradients::Factored { input: scale(input, &self.input)?, delta: scale(delta, &self.delta)? })
+        Ok(Gradients::Factored { input: scale(input, self.input.read()?)?, delta: scale(delta, self.delta.read()?)? })
     }
 }
 
@@ -207,16 +212,17 @@ mod tests {
             if with_bias {
                 moments.extend(r.iter().map(|r| (r * b) as f32));
             }
-            let scales = FactorScales::new(&moments, 4, 3, &step);
+            let scales = FactorScales::new(&moments, (4, 3), &step, 1.0);
+            let (input, delta) = (scales.input.get(), scales.delta.get());
             for (i, r) in r.iter().enumerate() {
                 for (j, c) in c.iter().enumerate() {
                     let right = if *c == 0.0 { 0.0 } else { 1.0 / (r * c).sqrt() };
-                    let made = f64::from(scales.delta[i]) * f64::from(scales.input[j]);
+                    let made = f64::from(delta[i]) * f64::from(input[j]);
                     assert!((made - right).abs() < 1e-6, "{i} {j}: {made} {right}");
                 }
                 if with_bias {
                     let right = 1.0 / (r * b).sqrt();
-                    assert!((f64::from(scales.delta[i]) - right).abs() < 1e-6, "{i}: {} {right}", scales.delta[i]);
+                    assert!((f64::from(delta[i]) - right).abs() < 1e-6, "{i}: {} {right}", delta[i]);
                 }
             }
         }

@@ -40,6 +40,10 @@ impl PassCore<'_> {
             );
         }
         let metric = self.recorder.state.as_ref().and_then(|state| state.visit_metric().cloned());
+        for (layer, _, fold) in &layers {
+            fold.read_weights()?;
+            metric.as_ref().map_or(Ok(()), |metric| metric.read_weights(*layer))?;
+        }
         let parameters = || layers.iter().map(|(_, variable, _)| variable.elem_count() as u64).sum();
         self.with_shared_fold(|shared| shared.decide_width(parameters));
         let mut folded: Vec<FoldedGradients> = layers

@@ -18,7 +18,7 @@ use super::pass_core::PassCore;
 use super::state::State;
 use crate::step::{AdamStep, SecondMoments};
 use crate::taps::{
-    fold_uses, move_to_host, FoldedGradients, LazyFold, PerExample, SharedFold, SideScales, SquaredNorms,
+    fold_uses, move_to_host, FoldedGradients, LazyFold, PerExample, Placed, SharedFold, SideScales, SquaredNorms,
 };
 use candle_core::Result;
 use gradlog_format::sketch::Form;
@@ -91,8 +91,9 @@ impl Preconditioner {
         let Some(raised) = raised_epsilon(state, second, step)? else { return Ok(None) };
         for (layer, fold) in state.layers.iter().zip(&state.folds) {
             let Some(moments) = read_layer(state, layer, second, step)? else { return Ok(None) };
-            factors
-                .push(layer.spec.factors.map(|(inputs, outputs)| FactorScales::new(&moments, inputs, outputs, step)));
+            factors.push(
+                layer.spec.factors.map(|(inputs, outputs)| FactorScales::new(&moments, (inputs, outputs), step, 1.0)),
+            );
             // A layer that is recorded by factors stays so, and needs no weights.
             if state.forms[folds.len()] == Some(Form::Factored) {
                 folds.push(fold.clone());
@@ -104,7 +105,7 @@ impl Preconditioner {
                 continue;
             }
             let weights = inverse_roots(&moments, raised, 1.0);
-            folds.push(Arc::new(fold.with_preconditioned(weights.into(), shared.clone())));
+            folds.push(Arc::new(fold.with_preconditioned(Placed::here(weights), shared.clone())));
         }
         Ok(Some(Self { shared, folds, factors }))
     }
@@ -131,10 +132,7 @@ impl Preconditioner {
                 }
                 Gradients::Zero => (Gradients::Zero, Gradients::Zero),
                 Gradients::Folded(folded) => fold().map(|_| split_sketches(folded, buckets))?,
-                // Backward sketches on the device only what has no second sketch.
-                Gradients::OnDevice(_) => {
-                    candle_core::bail!("a sketch lacks its second half: please report this as a bug in gradlog")
-                }
+                Gradients::OnDevice(sketch) => fold().and_then(|_| Ok(split_sketches(sketch.read()?, buckets)))?,
                 Gradients::Uses { layer, uses } => {
                     let uses =
                         uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<Vec<PerExample>>>()?;
@@ -197,8 +195,8 @@ impl Batch {
 /// is, its other parameters one by one.
 fn scale_sides(moments: &[f32], (rows, columns): (usize, usize), step: &AdamStep, raised: f64) -> SideScales {
     let (weight, rest) = moments.split_at((rows * columns).min(moments.len()));
-    let (of_columns, of_rows) = FactorScales::new(weight, columns, rows, step).into_sides();
-    SideScales { rows: of_rows.into(), columns: of_columns.into(), rest: inverse_roots(rest, raised, 1.0).into() }
+    let (of_columns, of_rows) = FactorScales::new(weight, (columns, rows), step, 1.0).into_sides();
+    SideScales::new(of_rows, of_columns, Placed::here(inverse_roots(rest, raised, 1.0)))
 }
 
 /// The raised `ε` of the folded layers. `None` if one of their variables is not known.

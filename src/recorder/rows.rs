@@ -285,27 +285,28 @@ impl RowMaker {
         rows: usize,
     ) -> Result<HostGradients> {
         let in_metric = metric.and_then(|metric| metric.fold(number));
-        let weights = metric.and_then(|metric| metric.weights(number));
+        let norms = metric.and_then(|metric| metric.norms(number));
         let fold = || {
             stage::enter(Stage::Fold);
             &**in_metric.unwrap_or(&self.layers[number].fold)
         };
         Ok(match gradients {
             Gradients::Factored { input, delta } => {
+                metric.map_or(Ok(()), |metric| metric.read_factors(number))?;
                 HostGradients::Factored { input: move_to_host(&input)?, delta: move_to_host(&delta)? }
             }
             Gradients::Folded(folded) => HostGradients::Folded(folded),
             Gradients::OnDevice(sketch) => HostGradients::Folded(sketch.read()?),
             Gradients::Uses { layer, uses } => {
                 let uses: Vec<PerExample> = uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<_>>()?;
-                HostGradients::Folded(fold_uses(&uses, fold(), weights, rows)?)
+                HostGradients::Folded(fold_uses(&uses, fold(), norms, rows)?)
             }
             Gradients::Zero => {
                 let record = &self.layers[number].record;
                 let zeros = |width: u32| Tensor::zeros(rows * width as usize, candle_core::DType::F32, &Device::Cpu);
                 HostGradients::Factored { input: zeros(record.inputs)?, delta: zeros(record.outputs)? }
             }
-            Gradients::Given(given) => HostGradients::Folded(fold_uses(&given, fold(), weights, rows)?),
+            Gradients::Given(given) => HostGradients::Folded(fold_uses(&given, fold(), norms, rows)?),
         })
     }
 

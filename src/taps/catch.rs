@@ -3,7 +3,7 @@
 use super::collected::never_armed;
 use super::fused::cpu_f32;
 use super::gradient::{FoldedGradients, Folding};
-use super::metric::{MetricWeights, SquaredNorms};
+use super::metric::{NormMetric, SquaredNorms};
 use super::on_device::{self, DeviceSketch};
 use super::shared_fold::LazyFold;
 use super::slot::{Captured, Slot};
@@ -130,30 +130,32 @@ impl Catch {
     /// Sketches the gradients of a layer with positions where they are, so that its tensors need not be kept until the
     /// end of the pass. `None` if they are to be kept.
     fn sketch_on_device(&self, x: &Tensor, delta: &Tensor) -> Option<DeviceSketch> {
-        let (layer, fold) = self.find_device_fold(delta)?;
+        let (layer, LayerFold { fold, metric }) = self.find_device_fold(delta)?;
         // What cannot be made here is made later, where an error can be told.
         let given = layer.per_example(&x.detach(), &delta.detach()).ok()?;
-        on_device::sketch(&[given], &fold, x.dim(0).ok()?).ok().flatten()
+        on_device::sketch(&[given], &fold, metric.as_ref(), x.dim(0).ok()?).ok().flatten()
     }
 
     /// Sketches the gradients of a layer with positions where they are, and keeps that. Returns their sum,
     /// `[parameters]`, the gradient of the batch, which then needs not be made again. `None` if it was not done.
     pub(super) fn sum_on_device(&self, x: &Tensor, delta: &Tensor) -> Option<Tensor> {
-        let (layer, fold) = self.find_device_fold(delta).filter(|(_, fold)| fold.sides().is_none())?;
+        let (layer, own) = self.find_device_fold(delta).filter(|(_, own)| own.fold.sides().is_none())?;
+        let LayerFold { fold, metric } = own;
         let given = layer.per_example(&x.detach(), &delta.detach()).ok()?;
-        let (sketch, sum) = on_device::sketch_and_sum(&[given], &fold, x.dim(0).ok()?).ok().flatten()?;
+        let (sketch, sum) =
+            on_device::sketch_and_sum(&[given], &fold, metric.as_ref(), x.dim(0).ok()?).ok().flatten()?;
         self.slot.store(self.pass, Captured::Sketched(sketch));
         Some(sum)
     }
 
-    /// The layer and its projection, if gradients with positions are to be sketched during backward on their device.
-    fn find_device_fold(&self, delta: &Tensor) -> Option<(&Arc<dyn Tap>, Arc<LazyFold>)> {
+    /// The layer, its projection and the metric, if gradients with positions are to be sketched during backward on their
+    /// device.
+    fn find_device_fold(&self, delta: &Tensor) -> Option<(&Arc<dyn Tap>, LayerFold)> {
         let is_there = self.is_wanted() && self.passes.sketches_on(delta.device());
         let layer = self.layer.as_ref().filter(|_| is_there)?;
         let (fold, metric) = self.slot.find_fold(self.pass).filter(|_| self.slot.count_uses(self.pass).1)?;
         fold.shared_fold().decide_width(|| self.passes.folded_parameters(self.pass));
-        let has_second = metric.is_some() || fold.scales().is_some() || fold.get().weights().is_some();
-        (!has_second).then_some((layer, fold))
+        Some((layer, LayerFold { fold, metric }))
     }
 
     /// The projection and the metric, if a fused backward should fold the per-example gradients as it makes them.
@@ -176,7 +178,7 @@ impl Catch {
         make: impl FnOnce(Folding<'_>) -> (R, Vec<SquaredNorms>),
     ) -> R {
         let fold = layer.fold.get();
-        let metric = layer.metric.as_ref();
+        let metric = layer.metric.as_ref().and_then(NormMetric::weights);
         let (made, folded) = match layer.fold.rows(self.pass, batch) {
             Some(mut rows) => {
                 let (made, squared_norms) = make(Folding { fold, metric, rows: rows.values() });
@@ -196,7 +198,7 @@ impl Catch {
 /// What the gradients of a layer are folded with.
 pub(super) struct LayerFold {
     fold: Arc<LazyFold>,
-    metric: Option<MetricWeights>,
+    metric: Option<NormMetric>,
 }
 
 impl std::fmt::Debug for Catch {

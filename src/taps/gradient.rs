@@ -1,11 +1,11 @@
 //! Per-example gradients: turns inputs and output gradients into sums, norms and folded sketches.
 
 use super::fused::with_slice;
-use super::metric::{MetricWeights, SquaredNorms};
+use super::metric::{MetricWeights, NormMetric, SquaredNorms};
 use super::parallel::{self, count_threads};
 use super::per_example::{read_sizes, FactorSizes, PerExample};
 use super::shared_fold::LazyFold;
-use super::two_sided::{Sides, TwoSidedSum};
+use super::two_sided::{SideScales, Sides, TwoSidedSum};
 use candle_core::{bail, DType, Device, Result, Tensor};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};
@@ -109,12 +109,15 @@ pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
 pub(crate) fn fold_uses(
     uses: &[PerExample],
     fold: &LazyFold,
-    metric: Option<&MetricWeights>,
+    metric: Option<&NormMetric>,
     batch: usize,
 ) -> Result<FoldedGradients> {
     if let Some(sides) = fold.sides() {
-        return fold_two_sided(uses, fold, sides, batch);
+        return fold_two_sided(uses, (fold, sides), metric.and_then(NormMetric::sides), batch);
     }
+    let metric = metric.and_then(NormMetric::weights);
+    metric.map_or(Ok(()), MetricWeights::read)?;
+    fold.read_weights()?;
     let fold = fold.get();
     let parameters = fold.inputs();
     let mut sketches = vec![0f32; batch * fold.outputs()];
@@ -145,8 +148,15 @@ pub(crate) fn fold_uses(
 }
 
 /// As [`fold_uses`], of a layer that is projected from both sides.
-fn fold_two_sided(uses: &[PerExample], lazy: &LazyFold, sides: &Sides, batch: usize) -> Result<FoldedGradients> {
-    let fold = lazy.get();
+fn fold_two_sided(
+    uses: &[PerExample],
+    (lazy, sides): (&LazyFold, &Sides),
+    metric: Option<&SideScales>,
+    batch: usize,
+) -> Result<FoldedGradients> {
+    let fold = lazy.plain();
+    // The scaled gradient gives a second sketch, or only its norm.
+    let scales = lazy.scales().or(metric).map(SideScales::read).transpose()?;
     let (rows, columns) = sides.shape();
     uses.iter().try_for_each(|one| sides.check(one))?;
     let rest = fold.inputs() - sides.numbers();
@@ -158,11 +168,11 @@ fn fold_two_sided(uses: &[PerExample], lazy: &LazyFold, sides: &Sides, batch: us
     let (sums, scaled): (Vec<TwoSidedSum>, Vec<TwoSidedSum>) = if let [PerExample::Rows { .. }, ..] = uses {
         let touched = read_rows(uses, batch, parameters)?;
         let of = |scales| touched.iter().map(|rows| sides.sum_rows(rows, scales)).collect();
-        (of(None), lazy.scales().map_or_else(Vec::new, |scales| of(Some(scales))))
+        (of(None), scales.as_ref().map_or_else(Vec::new, |scales| of(Some(scales))))
     } else {
         let uses: Vec<HostUse> = uses.iter().map(|one| HostUse::new(one, batch, parameters)).collect::<Result<_>>()?;
         let of = |uses: &[HostUse], rest| (0..batch).map(|example| sides.sum(uses, example, rest)).collect();
-        let scaled = lazy.scales().map(|scales| sides.scale_uses(&uses, scales));
+        let scaled = scales.as_ref().map(|scales| sides.scale_uses(&uses, scales));
         (of(&uses, rest), scaled.map_or_else(Vec::new, |scaled| of(&scaled, 0)))
     };
     let mut rows = sketches.chunks_exact_mut(lazy.outputs());
@@ -172,10 +182,15 @@ fn fold_two_sided(uses: &[PerExample], lazy: &LazyFold, sides: &Sides, batch: us
         norms.plain = sum.squared_norm;
         estimated |= sum.estimated;
         fold.add(0, &sum.numbers, plain);
-        if let (Some(own), Some(scales)) = (scaled.get(example), lazy.scales()) {
-            let others = sum.numbers[sides.numbers()..].iter().zip(scales.rest.iter()).map(|(value, by)| value * by);
+        if let (Some(own), Some(scales)) = (scaled.get(example), &scales) {
+            let others = sum.numbers[sides.numbers()..].iter().zip(scales.rest).map(|(value, by)| value * by);
             let numbers: Vec<f32> = own.numbers.iter().copied().chain(others).collect();
-            fold.add(0, &numbers, second);
+            if metric.is_some() {
+                norms.in_metric = own.squared_norm + wide_squared_norm(&numbers[sides.numbers()..]);
+            }
+            if lazy.scales().is_some() {
+                fold.add(0, &numbers, second);
+            }
         }
     }
     Ok(FoldedGradients { sketches, squared_norms, estimated })

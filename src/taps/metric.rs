@@ -1,33 +1,87 @@
 //! The metric of an optimizer that scales each parameter, for norms of single gradients.
 
 use super::gradient::wide_squared_norm;
+use super::placed::Placed;
+use super::two_sided::SideScales;
+use candle_core::{Device, Result, Tensor};
 use gradlog_kernels::simd::{weighted_squared_norm, weighted_squared_norm_f64, Weight};
-use half::{bf16, slice::HalfFloatSliceExt};
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
 use std::ops::AddAssign;
-use std::sync::Arc;
+
+/// In which metric the norms of a layer's gradients are made as well.
+#[derive(Clone)]
+pub(crate) enum NormMetric {
+    /// `Σ w g²`, for a layer whose gradients are made whole.
+    Weights(MetricWeights),
+    /// `‖g'‖²` of the scaled gradient `g'`, for a layer that is projected from both sides.
+    Sides(SideScales),
+}
+
+impl NormMetric {
+    pub(crate) fn weights(&self) -> Option<&MetricWeights> {
+        match self {
+            Self::Weights(weights) => Some(weights),
+            Self::Sides(_) => None,
+        }
+    }
+
+    pub(super) fn sides(&self) -> Option<&SideScales> {
+        match self {
+            Self::Weights(_) => None,
+            Self::Sides(scales) => Some(scales),
+        }
+    }
+
+    /// Bytes of main memory that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Weights(weights) => weights.bytes(),
+            Self::Sides(scales) => scales.bytes(),
+        }
+    }
+}
 
 /// What each parameter of a folded layer counts in a squared norm.
 ///
 /// Weights are stored as bf16: each is at most 0.4 % off, at random, so their sum is far closer. They are read once for
 /// each example, so bytes are what they cost.
 #[derive(Clone)]
-pub(crate) struct MetricWeights(Arc<[u16]>);
+pub(crate) struct MetricWeights(Placed<bf16>);
 
 impl MetricWeights {
     pub(crate) fn new(weights: &[f32]) -> Self {
         let mut rounded = vec![bf16::ZERO; weights.len()];
         rounded.convert_from_f32_slice(weights);
-        Self(rounded.iter().map(|weight| weight.to_bits()).collect())
+        Self(Placed::here(rounded))
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        2 * self.0.len()
+    /// Those of a tensor `[parameters]` of bf16 on a device.
+    pub(crate) fn there(weights: Tensor) -> Self {
+        Self(Placed::there(weights))
     }
 
-    /// `Σ w g²` over the numbers `first..` of a gradient.
+    pub(super) fn bytes(&self) -> usize {
+        2 * self.0.get().len()
+    }
+
+    /// Makes [`MetricWeights::squared_norm`] possible. This waits for the device that they were made on.
+    pub(crate) fn read(&self) -> Result<()> {
+        self.0.read().map(|_| ())
+    }
+
+    /// `[parameters]`, bf16.
+    pub(super) fn on(&self, device: &Device) -> Result<Tensor> {
+        self.0.on(device)
+    }
+
+    /// `Σ w g²` over the numbers `first..` of a gradient; NaN before the weights are in main memory.
     pub(crate) fn squared_norm(&self, first: usize, values: &[f32]) -> f64 {
-        let weights = self.0.get(first..).unwrap_or_default();
-        wide_weighted_norm(values, weights)
+        let weights: &[u16] = self.0.get().reinterpret_cast();
+        if weights.len() < self.0.length() {
+            return f64::NAN;
+        }
+        wide_weighted_norm(values, weights.get(first..).unwrap_or_default())
     }
 }
 

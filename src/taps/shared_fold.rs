@@ -1,7 +1,9 @@
 //! The folded vector that all folded layers of a run share: its width, and its sums during backward.
 
 use super::on_device::FoldTables;
+use super::placed::Placed;
 use super::two_sided::{SideScales, Sides};
+use candle_core::Result;
 use gradlog_format::sketch::{Fold, SketchConfig};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -109,14 +111,17 @@ pub(crate) struct LazyFold {
     /// Where the layer has none of the coordinates, and how many: those of other layers with the same weight.
     gap: (usize, usize),
     /// What the preconditioned gradient is the gradient times.
-    weights: Option<Arc<[f32]>>,
+    weights: Option<Placed<f32>>,
     /// What the weight's gradient is projected by before it is folded.
     sides: Option<Arc<Sides>>,
     /// What a second sketch of such a layer is multiplied by.
     scales: Option<SideScales>,
     shared: Arc<SharedFold>,
-    made: OnceLock<Fold>,
-    tables: FoldTables,
+    /// The projection without a second sketch, which all projections of the layer have in common.
+    made: Arc<OnceLock<Fold>>,
+    /// The same with the second sketch.
+    weighted: OnceLock<Fold>,
+    tables: Arc<FoldTables>,
 }
 
 impl LazyFold {
@@ -136,8 +141,9 @@ impl LazyFold {
             sides: None,
             scales: None,
             shared,
-            made: OnceLock::new(),
-            tables: FoldTables::default(),
+            made: Arc::default(),
+            weighted: OnceLock::new(),
+            tables: Arc::default(),
         }
     }
 
@@ -152,9 +158,15 @@ impl LazyFold {
     }
 
     /// The same, and behind each sketch that of the gradient times `weights`.
-    pub(crate) fn with_preconditioned(&self, weights: Arc<[f32]>, shared: Arc<SharedFold>) -> Self {
+    pub(crate) fn with_preconditioned(&self, weights: Placed<f32>, shared: Arc<SharedFold>) -> Self {
+        Self { weights: Some(weights), ..self.again(shared) }
+    }
+
+    /// The same projection, in rows of `shared`, which has as many buckets.
+    fn again(&self, shared: Arc<SharedFold>) -> Self {
         let Self { seed, parameters, tied, place, gap, .. } = *self;
-        Self { gap, weights: Some(weights), ..Self::new(seed, parameters, (tied, place), shared) }
+        let (sides, made, tables) = (self.sides.clone(), self.made.clone(), self.tables.clone());
+        Self { gap, sides, made, tables, ..Self::new(seed, parameters, (tied, place), shared) }
     }
 
     /// The same, for a layer that has none of the `length` coordinates from `at` on.
@@ -162,7 +174,8 @@ impl LazyFold {
         Self { gap: (at, length), ..self }
     }
 
-    pub(crate) fn get(&self) -> &Fold {
+    /// The projection, without a second sketch.
+    pub(super) fn plain(&self) -> &Fold {
         self.made.get_or_init(|| {
             let buckets = self.shared.buckets();
             let fits = |place: &usize| place.checked_add(self.parameters).is_some_and(|end| end <= buckets);
@@ -170,14 +183,32 @@ impl LazyFold {
                 Some(place) => Fold::placed(self.seed, self.parameters, buckets, place),
                 None => Fold::new(self.seed, self.parameters, buckets),
             };
-            let fold = fold.with_gap(self.gap.0, self.gap.1);
-            match &self.weights {
-                // Only a mistake of ours gives weights of another length. The second sketch is then left out, which the
-                // recorder reports. A training must not panic.
-                Some(weights) if weights.len() == fold.inputs() => fold.with_weights(weights.clone()),
-                _ => fold,
-            }
+            fold.with_gap(self.gap.0, self.gap.1)
         })
+    }
+
+    /// The projection, with a second sketch by the weights that [`LazyFold::read_weights`] has brought to main memory.
+    pub(crate) fn get(&self) -> &Fold {
+        let Some(weights) = &self.weights else { return self.plain() };
+        // Only a mistake of ours gives weights of another length. The second sketch is then left out, which the
+        // recorder reports. A training must not panic.
+        if weights.length() != self.plain().inputs() || weights.get().len() != weights.length() {
+            return self.plain();
+        }
+        self.weighted.get_or_init(|| match weights.read() {
+            Ok(weights) => self.plain().clone().with_weights(weights.clone()),
+            Err(_) => self.plain().clone(),
+        })
+    }
+
+    /// Brings what a second sketch is weighted by to main memory. This waits for the device that it was made on.
+    pub(crate) fn read_weights(&self) -> Result<()> {
+        self.weights.as_ref().map_or(Ok(()), |weights| weights.read().map(|_| ()))
+    }
+
+    /// What the gradient is multiplied by in a second sketch, if it is folded whole and has one.
+    pub(super) fn weights(&self) -> Option<&Placed<f32>> {
+        self.weights.as_ref()
     }
 
     /// The projections of a layer's two sides, if it has them.
@@ -188,9 +219,7 @@ impl LazyFold {
     /// The same for a layer that is projected from both sides, and behind each sketch that of the gradient times
     /// `scales`.
     pub(crate) fn with_scales(&self, scales: SideScales, shared: Arc<SharedFold>) -> Self {
-        let Self { seed, parameters, tied, gap, .. } = *self;
-        let sides = self.sides.clone();
-        Self { sides, gap, scales: Some(scales), ..Self::new(seed, parameters, (tied, None), shared) }
+        Self { scales: Some(scales), ..self.again(shared) }
     }
 
     /// What the second sketch of such a layer is multiplied by.
@@ -200,7 +229,9 @@ impl LazyFold {
 
     /// Length of a layer's row, with a second sketch if it has one.
     pub(crate) fn outputs(&self) -> usize {
-        self.get().outputs() * (1 + usize::from(self.scales.is_some()))
+        let plain = self.plain();
+        let is_weighted = self.weights.as_ref().is_some_and(|weights| weights.length() == plain.inputs());
+        plain.outputs() * (1 + usize::from(self.scales.is_some() || is_weighted))
     }
 
     /// The same projection on devices.

@@ -1,7 +1,7 @@
 //! What a tap has caught. Forward and backward fill it; the recorder empties it at `commit`.
 
 use super::gradient::FoldedGradients;
-use super::metric::MetricWeights;
+use super::metric::NormMetric;
 use super::on_device::DeviceSketch;
 use super::shared_fold::LazyFold;
 use candle_core::Tensor;
@@ -44,7 +44,7 @@ struct State {
     positions: Option<usize>,
     caught: Vec<Captured>,
     fold: Option<Arc<LazyFold>>,
-    metric: Option<MetricWeights>,
+    metric: Option<NormMetric>,
     /// The last pass whose backward reached a forward pass made outside it.
     strayed: u64,
 }
@@ -76,7 +76,7 @@ impl Slot {
     }
 
     /// Sets the metric that norms of folded gradients are made in as well.
-    pub(crate) fn set_metric(&self, metric: Option<MetricWeights>) {
+    pub(crate) fn set_metric(&self, metric: Option<NormMetric>) {
         self.state().metric = metric;
     }
 
@@ -128,7 +128,7 @@ impl Slot {
 
     /// The projection and the metric, if backward may fold the gradients: forward used the layer once in `pass`. A
     /// layer that was used twice is folded later, when all its uses are known. Otherwise its norm would be wrong.
-    pub(crate) fn find_fold(&self, pass: u64) -> Option<(Arc<LazyFold>, Option<MetricWeights>)> {
+    pub(crate) fn find_fold(&self, pass: u64) -> Option<(Arc<LazyFold>, Option<NormMetric>)> {
         let state = self.state();
         let fold = (state.pass == pass && state.uses == 1).then(|| state.fold.clone()).flatten()?;
         Some((fold, state.metric.clone()))

@@ -3,12 +3,17 @@
 //! A layer's gradient is never made. With `positions · (R + C + rows · columns)` multiplications in place of `positions
 //! · R · C`, this is what wide layers with few positions and layers on a device can afford.
 
+mod scales;
+
+pub(crate) use scales::SideScales;
+
 use super::gradient::{add_rows, wide_squared_norm, HostUse, TouchedRows};
 use super::per_example::{read_dimensions, PerExample};
 use candle_core::{bail, DType, Device, Result, Tensor};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};
-use std::sync::{Arc, Mutex, PoisonError};
+use scales::ScalesHere;
+use std::sync::{Mutex, PoisonError};
 
 /// The two projections of a layer.
 pub(crate) struct Sides {
@@ -61,14 +66,6 @@ impl Sides {
         *held = Some(made.clone());
         Ok(made)
     }
-}
-
-/// What a gradient is multiplied by in a second sketch: the weight's by an outer product, the rest number by number.
-#[derive(Debug, Clone)]
-pub(crate) struct SideScales {
-    pub rows: Arc<[f32]>,
-    pub columns: Arc<[f32]>,
-    pub rest: Arc<[f32]>,
 }
 
 /// Whether the exact norm of a sum over `positions` is worth its cost, of a weight `[R, C]`. It takes `positions² (R +
@@ -126,27 +123,21 @@ impl Sides {
     }
 
     /// Sums the rows of a table that one example touches.
-    pub(super) fn sum_rows(&self, touched: &TouchedRows, scales: Option<&SideScales>) -> TwoSidedSum {
+    pub(super) fn sum_rows(&self, touched: &TouchedRows, scales: Option<&ScalesHere<'_>>) -> TwoSidedSum {
         let mut numbers = vec![0f32; self.numbers()];
         let kept = self.columns.outputs();
         let mut squared_norm = 0.0;
         for (id, row) in touched {
+            let scaled = scales.map(|scales| scales.scale_row(*id as usize, row));
+            let row = scaled.as_ref().unwrap_or(row);
             squared_norm += wide_squared_norm(row);
-            let folded = match scales {
-                Some(scales) => {
-                    let by = scales.rows[*id as usize];
-                    self.columns
-                        .apply(&row.iter().zip(scales.columns.iter()).map(|(v, c)| v * c * by).collect::<Vec<_>>())
-                }
-                None => self.columns.apply(row),
-            };
-            self.add_row(*id as usize, &folded, &mut numbers, kept);
+            self.add_row(*id as usize, &self.columns.apply(row), &mut numbers, kept);
         }
         TwoSidedSum { numbers, squared_norm, estimated: false }
     }
 
     /// The same uses with the weight's gradients scaled. Biases are left out.
-    pub(super) fn scale_uses(&self, uses: &[HostUse], scales: &SideScales) -> Vec<HostUse> {
+    pub(super) fn scale_uses(&self, uses: &[HostUse], scales: &ScalesHere<'_>) -> Vec<HostUse> {
         uses.iter().map(|one| one.scale_weight(scales, self.shape())).collect()
     }
 
@@ -208,7 +199,7 @@ impl Sides {
 }
 
 impl HostUse {
-    fn scale_weight(&self, scales: &SideScales, (rows, columns): (usize, usize)) -> Self {
+    fn scale_weight(&self, scales: &ScalesHere<'_>, (rows, columns): (usize, usize)) -> Self {
         let times = |values: &[f32], by: &[f32]| -> Vec<f32> {
             let rows = values.chunks_exact(by.len().max(1));
             rows.flat_map(|row| row.iter().zip(by).map(|(value, by)| value * by)).collect()
@@ -221,7 +212,7 @@ impl HostUse {
                     .flat_map(|(number, d)| times(d, &scales.rows[number % groups * outputs..][..*outputs]))
                     .collect();
                 Self::Outer {
-                    a: times(a, &scales.columns),
+                    a: times(a, scales.columns),
                     d,
                     groups: *groups,
                     positions: *positions,
@@ -233,7 +224,7 @@ impl HostUse {
             Self::Dense { values, parameters } => {
                 let weight = values.chunks_exact((*parameters).max(1)).flat_map(|own| {
                     let rows = own[..rows * columns].chunks_exact(columns.max(1)).zip(scales.rows.iter());
-                    rows.flat_map(|(row, by)| times(row, &scales.columns).into_iter().map(move |value| value * by))
+                    rows.flat_map(|(row, by)| times(row, scales.columns).into_iter().map(move |value| value * by))
                 });
                 Self::Dense { values: weight.collect(), parameters: rows * columns }
             }

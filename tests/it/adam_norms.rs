@@ -7,7 +7,7 @@ use candle_nn::rnn::RNN;
 use candle_nn::{conv2d, embedding, linear, linear_no_bias, Conv2dConfig, Linear, Optimizer, VarBuilder, VarMap};
 use gradlog::nn::rnn::{lstm, LSTMConfig};
 use gradlog::optim::{AdamConfig, AdamW, ParameterGroup};
-use gradlog::{Config, Recorder, StepInfo, StepReport, Taps};
+use gradlog::{Config, Folding, Recorder, Sketching, StepInfo, StepReport, Taps};
 use gradlog_analysis::{OptimizerChoice, Score, ScoreQuestion};
 use gradlog_format::log::{BlockKind, Column};
 use gradlog_format::run::Run;
@@ -35,6 +35,7 @@ struct Case {
     factored: Vec<(&'static str, Option<&'static str>)>,
     /// Whether gradients are recorded by one backward an example.
     alone: bool,
+    config: Config,
 }
 
 type Gradient = BTreeMap<String, Vec<f64>>;
@@ -47,7 +48,7 @@ fn cubes(y: &Tensor) -> Result<Tensor> {
 impl Case {
     fn new(taps: Taps, variables: VarMap, x: Tensor, losses: impl Fn(&Tensor) -> Result<Tensor> + 'static) -> Self {
         let losses = Box::new(losses);
-        Self { taps, variables, x, losses, factored: Vec::new(), alone: false }
+        Self { taps, variables, x, losses, factored: Vec::new(), alone: false, config: exact() }
     }
 
     fn fill(self) -> Self {
@@ -133,7 +134,7 @@ fn train(case: &Case, dir: &Path, groups: &[(&str, f64)]) -> Truth {
     }
     let groups = by_factor.into_iter().map(|(factor, vars)| ParameterGroup::new(vars).rate_factor(factor)).collect();
     let mut optimizer = AdamW::with_groups(groups, config).unwrap();
-    let mut recorder = Recorder::create(dir, &case.taps, exact()).unwrap();
+    let mut recorder = Recorder::create(dir, &case.taps, case.config.clone()).unwrap();
     let mut second: Gradient = named.iter().map(|(name, var)| (name.clone(), vec![0.0; var.elem_count()])).collect();
     let mut truth = Truth { own: vec![0.0; EXAMPLES], ..Truth::default() };
     let mut metric: Option<(u64, Gradient)> = None;
@@ -294,8 +295,40 @@ fn untapped() -> Case {
     Case { alone: true, ..Case::new(taps, variables, noise(1, &[EXAMPLES, 4]), losses).fill() }
 }
 
+/// A table and a wide layer with few positions, which are projected from both sides. There the moments are replaced by
+/// row and column means of the weight alone.
+fn wide() -> Case {
+    two_sided(3)
+}
+
+/// The same with so many positions that norms are those of the sketches where candle's ops make them.
+fn long() -> Case {
+    two_sided(24)
+}
+
+fn two_sided(positions: usize) -> Case {
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let vb = builder(&variables);
+    let words = taps.tap("words", embedding(60, 40, vb.pp("words")).unwrap());
+    let wide = taps.tap("wide", linear(40, 44, vb.pp("wide")).unwrap());
+    let norm = taps.tap("norm", candle_nn::layer_norm(44, 1e-5, vb.pp("norm")).unwrap());
+    let losses = move |x: &Tensor| cubes(&norm.forward(&wide.forward(&words.forward(x)?.tanh()?)?)?.tanh()?);
+    let ids: Vec<u32> = (0..(EXAMPLES * positions) as u32).map(|i| (i * i + i / 5) % 60).collect();
+    let x = Tensor::from_vec(ids, (EXAMPLES, positions), &Device::Cpu).unwrap();
+    let case = Case::new(taps, variables, x, losses);
+    let config = Config { folding: Folding::TwoSided { side: 20 }, ..exact() };
+    Case { factored: vec![("words.weight", None), ("wide.weight", None)], config, ..case }.fill()
+}
+
+/// On the CPU fused ops make gradients, and candle's ops as on a device.
 #[test]
 fn norms_in_the_metric_of_adam_equal_brute_force() {
+    for sketching in [Sketching::Auto, Sketching::OnDevice] {
+        norms_equal_brute_force(sketching);
+    }
+}
+
+fn norms_equal_brute_force(sketching: Sketching) {
     for (name, case, tolerance) in [
         ("mlp", mlp(), 1e-4),
         ("cnn", cnn(), TOLERANCE),
@@ -304,8 +337,10 @@ fn norms_in_the_metric_of_adam_equal_brute_force() {
         ("recurrent", recurrent(), TOLERANCE),
         ("doubles", doubles(), TOLERANCE),
         ("untapped", untapped(), TOLERANCE),
+        ("wide", wide(), TOLERANCE),
     ] {
-        println!("{name}");
+        println!("{name}, {sketching:?}");
+        let case = Case { config: Config { sketching, ..case.config.clone() }, ..case };
         let dir = check(&case, tolerance, &[]);
         let estimated = u8s(dir.path(), BlockKind::Visits, Column::Flags);
         let is_estimated = estimated.iter().all(|flags| flags & Column::FLAG_NORM_ESTIMATED != 0);
@@ -313,8 +348,33 @@ fn norms_in_the_metric_of_adam_equal_brute_force() {
     }
 }
 
+/// What is lost where layers are projected from both sides: by the outer product that stands for `v̂`, which also
+/// stands for it where layers are factored, and by the sketch.
+#[test]
+fn norms_of_projected_layers_are_near_those_by_the_exact_diagonal() {
+    for (sketching, deviation) in [(Sketching::Auto, 0.2), (Sketching::OnDevice, 0.25)] {
+        let dir = tempfile::tempdir().unwrap();
+        let case = Case { factored: Vec::new(), ..long() };
+        let case = Case { config: Config { sketching, ..case.config.clone() }, ..case };
+        let exact = train(&case, dir.path(), &[]).norms;
+        let made = norms(dir.path());
+        let ratios: Vec<f64> = made.iter().zip(&exact).map(|(made, exact)| f64::from(made / exact)).collect();
+        let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
+        let found = (ratios.iter().map(|ratio| (ratio - mean).powi(2)).sum::<f64>() / ratios.len() as f64).sqrt();
+        println!("{sketching:?}: made / exact {mean:.3} in the mean, standard deviation {found:.3}");
+        assert!((0.8..1.25).contains(&mean) && found < deviation, "{mean} {found}");
+        let estimated = u8s(dir.path(), BlockKind::Visits, Column::Flags);
+        assert!(estimated.iter().all(|flags| flags & Column::FLAG_NORM_ESTIMATED != 0));
+    }
+}
+
 #[test]
 fn the_learning_rates_of_layers_are_in_the_metric() {
+    check(&wide(), TOLERANCE, &[("words", 0.5), ("wide", 0.25)]);
+    let on_device =
+        |case: Case| Case { config: Config { sketching: Sketching::OnDevice, ..case.config.clone() }, ..case };
+    check(&on_device(wide()), TOLERANCE, &[("words", 0.5), ("wide", 0.25)]);
+    check(&on_device(cnn()), TOLERANCE, &[("conv", 0.25), ("fc", 1.0)]);
     check(&cnn(), TOLERANCE, &[("conv", 0.25), ("fc", 1.0)]);
     check(&words(), TOLERANCE, &[("words", 0.5), ("norm", 0.25)]);
     // A layer that no step changes counts nothing, though it shares the folded vector.

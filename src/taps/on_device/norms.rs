@@ -13,7 +13,21 @@ pub(super) fn wide(device: &Device) -> DType {
 
 /// The sum of the squares of each row of `[batch, ..]`, `[batch]`.
 pub(super) fn squares(values: &Tensor) -> Result<Tensor> {
-    values.flatten_from(1)?.to_dtype(wide(values.device()))?.sqr()?.sum(1)
+    each_square(values)?.sum(1)
+}
+
+fn each_square(values: &Tensor) -> Result<Tensor> {
+    values.flatten_from(1)?.to_dtype(wide(values.device()))?.sqr()
+}
+
+/// As [`squares`], and with weights `[numbers]` the sum of each row's weighted squares.
+pub(super) fn weighted_squares(values: &Tensor, weights: Option<&Tensor>) -> Result<(Tensor, Option<Tensor>)> {
+    let squares = each_square(values)?;
+    let weighted = match weights {
+        Some(weights) => Some(squares.matmul(&weights.to_dtype(squares.dtype())?.unsqueeze(1)?)?.squeeze(1)?),
+        None => None,
+    };
+    Ok((squares.sum(1)?, weighted))
 }
 
 /// `‖Σ_t δ_t ⊗ a_t‖² = Σ_{t,t'} ⟨δ_t, δ_t'⟩ ⟨a_t, a_t'⟩` of each example, without the sum: for `[batch, positions,

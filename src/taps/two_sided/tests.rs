@@ -1,9 +1,12 @@
 use super::*;
 use crate::taps::gradient::fold_uses;
+use crate::taps::metric::NormMetric;
 use crate::taps::on_device;
 use crate::taps::per_example::PerExample;
+use crate::taps::placed::Placed;
 use crate::taps::shared_fold::{LazyFold, SharedFold};
 use gradlog_format::sketch::SketchConfig;
+use std::sync::Arc;
 
 const BATCH: usize = 3;
 /// Sides of the weight. Neither is shortened, so all dot products are exact.
@@ -80,7 +83,7 @@ fn sides_that_are_kept_whole_keep_dot_products_and_norms() {
     for (number, (uses, gradients)) in cases().into_iter().enumerate() {
         let (fold, _) = lazy(gradients.dim(1).unwrap() - SHAPE.0 * SHAPE.1);
         let folded = fold_uses(&uses, &fold, None, BATCH).unwrap();
-        let there = on_device::sketch(&uses, &fold, BATCH).unwrap().unwrap().read().unwrap();
+        let there = on_device::sketch(&uses, &fold, None, BATCH).unwrap().unwrap().read().unwrap();
         let gradients = numbers(&gradients);
         let length = gradients.len() / BATCH;
         for (i, j) in (0..BATCH).flat_map(|i| (0..BATCH).map(move |j| (i, j))) {
@@ -96,27 +99,54 @@ fn sides_that_are_kept_whole_keep_dot_products_and_norms() {
     }
 }
 
+/// Scales of each row, column and other parameter, and what they multiply each parameter by.
+fn scales(rest: usize) -> (SideScales, Vec<f32>) {
+    let scale = |count: usize, from: usize| (0..count).map(|i| 0.5 + ((i + from) % 5) as f32).collect::<Vec<f32>>();
+    let (rows, columns, others) = (scale(SHAPE.0, 0), scale(SHAPE.1, 2), scale(rest, 3));
+    let of_weight = rows.iter().flat_map(|row| columns.iter().map(move |column| row * column));
+    let by = of_weight.chain(others.iter().copied()).collect();
+    (SideScales::new(Placed::here(rows), Placed::here(columns), Placed::here(others)), by)
+}
+
 #[test]
 fn a_second_sketch_is_that_of_the_scaled_gradient() {
-    let scale = |count: usize, from: usize| (0..count).map(|i| 0.5 + ((i + from) % 5) as f32).collect::<Vec<f32>>();
     for (number, (uses, gradients)) in cases().into_iter().enumerate() {
         let rest = gradients.dim(1).unwrap() - SHAPE.0 * SHAPE.1;
-        let (fold, shared) = lazy(rest);
-        let (rows, columns, others) = (scale(SHAPE.0, 0), scale(SHAPE.1, 2), scale(rest, 3));
-        let scales =
-            SideScales { rows: rows.clone().into(), columns: columns.clone().into(), rest: others.clone().into() };
-        let by: Vec<f32> =
-            rows.iter().flat_map(|row| columns.iter().map(move |column| row * column)).chain(others).collect();
+        let ((fold, shared), (scales, by)) = (lazy(rest), scales(rest));
         let both = fold.with_scales(scales, Arc::new(shared.with_preconditioned()));
         assert_eq!(both.outputs(), 128);
         let folded = fold_uses(&uses, &both, None, BATCH).unwrap();
+        let there = on_device::sketch(&uses, &both, None, BATCH).unwrap().unwrap().read().unwrap();
         let gradients = numbers(&gradients);
         let length = gradients.len() / BATCH;
         for (i, j) in (0..BATCH).flat_map(|i| (0..BATCH).map(move |j| (i, j))) {
             let scaled: Vec<f32> = gradients[j * length..][..length].iter().zip(&by).map(|(g, by)| g * by).collect();
             let right = dot(&gradients[i * length..][..length], &scaled);
-            let made = dot(&folded.sketches[i * 128..][..64], &folded.sketches[j * 128 + 64..][..64]);
-            assert!(close(made, right), "{number}, {i} {j}: {made} {right}");
+            for sketches in [&folded.sketches, &there.sketches] {
+                let made = dot(&sketches[i * 128..][..64], &sketches[j * 128 + 64..][..64]);
+                assert!(close(made, right), "{number}, {i} {j}: {made} {right}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_norm_in_a_metric_is_that_of_the_scaled_gradient() {
+    for (number, (uses, gradients)) in cases().into_iter().enumerate() {
+        let rest = gradients.dim(1).unwrap() - SHAPE.0 * SHAPE.1;
+        let ((fold, _), (scales, by)) = (lazy(rest), scales(rest));
+        let metric = NormMetric::Sides(scales);
+        let folded = fold_uses(&uses, &fold, Some(&metric), BATCH).unwrap();
+        let there = on_device::sketch(&uses, &fold, Some(&metric), BATCH).unwrap().unwrap().read().unwrap();
+        let gradients = numbers(&gradients);
+        for (i, own) in gradients.chunks_exact(gradients.len() / BATCH).enumerate() {
+            let scaled: Vec<f32> = own.iter().zip(&by).map(|(g, by)| g * by).collect();
+            for made in [&folded, &there] {
+                let norms = made.squared_norms[i];
+                assert!(close(norms.plain, dot(own, own)), "{number}, {i}: {norms:?}");
+                assert!(close(norms.in_metric, dot(&scaled, &scaled)), "{number}, {i}: {norms:?}");
+                assert_eq!(made.sketches.len(), BATCH * 64, "the sketch has no second half");
+            }
         }
     }
 }
@@ -130,7 +160,7 @@ fn gradients_of_another_shape_are_refused() {
     let rows = [PerExample::Rows { ids, deltas: noise(&[BATCH, 2, SHAPE.0]), rows: SHAPE.1 }];
     for uses in [&turned, &rows] {
         let here = fold_uses(uses, &fold, None, BATCH).unwrap_err().to_string();
-        let there = on_device::sketch(uses, &fold, BATCH).unwrap_err().to_string();
+        let there = on_device::sketch(uses, &fold, None, BATCH).unwrap_err().to_string();
         assert!(here.contains("do not fit a weight of 6 x 5") && there.contains("Folding::Whole"), "{here} {there}");
     }
 }

@@ -10,8 +10,8 @@ const COLUMNS: usize = 40;
 const SIDE: usize = 10;
 
 /// Records two visits of each example and a probe between, of a table that two heads share with a bias each. Returns
-/// each example's exact gradient of the table and of both biases, at its first visit.
-fn record(dir: &Path, config: Config) -> Vec<Vec<f32>> {
+/// each example's exact gradient of the table and of both biases, at its first visit and at its second.
+fn record(dir: &Path, config: Config) -> [Vec<Vec<f32>>; 2] {
     let (taps, variables) = (Taps::new(), VarMap::new());
     let vb = builder(&variables);
     let table = embedding(ROWS, COLUMNS, vb.pp("table")).unwrap();
@@ -40,10 +40,11 @@ fn record(dir: &Path, config: Config) -> Vec<Vec<f32>> {
         let grads = losses(example, 1).sum_all().unwrap().backward().unwrap();
         ["table.weight", "first", "second"].iter().flat_map(|name| numbers(grads.get(&data[*name]).unwrap())).collect()
     };
-    let exact = (0..COUNT).map(gradient).collect();
+    let mut exact = [Vec::new(), Vec::new()];
     let params = gradlog::optim::AdamConfig::new(1e-3);
     let mut optimizer = gradlog::optim::AdamW::new(variables.all_vars(), params).unwrap();
-    for step in 0..2 {
+    for (step, exact) in exact.iter_mut().enumerate() {
+        exact.extend((0..COUNT).map(gradient));
         if step > 0 {
             let mut pass = recorder.probe("test", &names).unwrap();
             pass.losses(&losses(0, COUNT)).unwrap().backward().unwrap();
@@ -79,7 +80,7 @@ fn their_sketch_is_that_of_the_sum_of_their_gradients() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config { folding: Folding::TwoSided { side: SIDE as u32 }, ..hashed(sketching) };
         (config.sketch.folded_min, config.sketch.folded_max) = (512, 512);
-        let exact = record(dir.path(), config);
+        let [exact, _] = record(dir.path(), config);
         let run = Run::open(dir.path()).unwrap();
         assert_eq!(run.manifest().two_sided().unwrap().len(), 3);
         let mut torn = run.manifest().clone();
@@ -100,6 +101,44 @@ fn their_sketch_is_that_of_the_sum_of_their_gradients() {
         let answer = InfluenceQuestion::new("test").compute(&run).unwrap();
         assert!(answer.variant().contains("AdamW, second moments"), "{}", answer.variant());
         assert!(answer.scores.iter().all(|score| score.is_finite() && *score != 0.0), "{:?}", answer.scores);
+    }
+}
+
+/// Only the sum of tied layers' gradients has a norm, so that of its sketch stands for it.
+#[test]
+fn their_norm_in_the_metric_of_adam_is_that_of_the_scaled_sketch() {
+    for sketching in [Sketching::Auto, Sketching::OnDevice] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config { folding: Folding::TwoSided { side: SIDE as u32 }, ..hashed(sketching) };
+        (config.sketch.folded_min, config.sketch.folded_max) = (512, 512);
+        let [first, second] = record(dir.path(), config);
+        // After the first step the corrected moment is the square of the step's gradient.
+        let moment = |k: usize| first.iter().map(|own| f64::from(own[k])).sum::<f64>().powi(2);
+        let of_row = |row: usize| (0..COLUMNS).map(|column| moment(row * COLUMNS + column)).sum::<f64>();
+        let of_column = |column: usize| (0..ROWS).map(|row| moment(row * COLUMNS + column)).sum::<f64>();
+        let rows: Vec<f64> = (0..ROWS).map(of_row).collect();
+        let columns: Vec<f64> = (0..COLUMNS).map(of_column).collect();
+        let total: f64 = rows.iter().sum();
+        let v = |k: usize| match k < ROWS * COLUMNS {
+            true => rows[k / COLUMNS] * columns[k % COLUMNS] / total,
+            false => moment(k),
+        };
+        let run = Run::open(dir.path()).unwrap();
+        let blocks = blocks(dir.path(), BlockKind::Visits);
+        let of_block = |b: &gradlog_format::run::Block| b.f32s(Column::PreconditionedSquaredNorm).unwrap();
+        let with = blocks.iter().filter(|b| b.has(Column::PreconditionedSquaredNorm));
+        let made: Vec<f32> = with.flat_map(of_block).collect();
+        assert_eq!(made.len(), COUNT, "those of the second step");
+        for (made, gradient) in made.iter().zip(&second) {
+            let scaled: Vec<f32> =
+                gradient.iter().enumerate().map(|(k, g)| (f64::from(*g) / v(k).sqrt().sqrt()) as f32).collect();
+            let sketch = project(&run, &scaled);
+            let (right, exact) = (dot(&sketch, &sketch), dot(&scaled, &scaled));
+            assert!((f64::from(*made) / right - 1.0).abs() < 1e-3, "{sketching:?}: {made} {right}");
+            assert!((right / exact - 1.0).abs() < 0.5, "{right} {exact}");
+        }
+        let flags = u8s(dir.path(), BlockKind::Visits, Column::Flags);
+        assert!(flags.iter().all(|flag| flag & Column::FLAG_NORM_ESTIMATED != 0));
     }
 }
 
