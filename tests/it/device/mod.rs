@@ -1,6 +1,7 @@
 //! Gradients that are sketched by candle's ops, as on a device: on the CPU by a switch, against what fused layers and
 //! the background thread make there, and against candle's own backward on one example.
 
+mod fixture;
 mod losses;
 mod tied;
 mod two_sided;

@@ -29,7 +29,7 @@ fn cells_scores_influence_and_reports_are_those_of_the_folder() {
     assert!(read.contains("finished: true") && read.contains("checkpoint_faults: [(") && read.len() > 100_000);
     // At the root of the bucket, and with other names beside it.
     check(&bucket, run.path(), "a run with blanks").unwrap();
-    for fixture in ["v1", "v1-cards", "v1-checks", "v1-events", "v1-gaps", "v1-planes", "v1-replay"] {
+    for fixture in ["v1", "v1-cards", "v1-checks", "v1-events", "v1-gaps", "v1-planes", "v1-replay", "v1-two-sided"] {
         let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data")).join(fixture);
         check(&bucket, &folder, fixture).unwrap();
     }
