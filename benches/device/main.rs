@@ -10,15 +10,30 @@
 //! `host bytes` are those that leave the device for recording, a step. `training thread` is the share of a recorded
 //! step that the training thread spends in calls of the recorder, without backward. `blocked` is the share in which it
 //! waits for the background thread.
+//!
+//! `main MB` is the most main memory of a process that does nothing but train, plainly and recorded, each started anew.
+//! `top-10` and `Spearman` are of small models: the share of the ten strongest examples by exact gradients that the run
+//! finds, and the correlation of all scores with the exact ones (`fidelity.rs`). The JSON has both for sketches that are
+//! made in main memory as well.
 
+mod fidelity;
+#[path = "../fidelity/measure.rs"]
+mod measure;
+mod memory;
 mod models;
+#[path = "../fidelity/read.rs"]
+#[allow(dead_code)] // Some of it only `benches/fidelity` prints.
+mod read;
 
 use anyhow::{ensure, Context, Result};
 use candle_core::backend::BackendDevice;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Optimizer, VarMap, SGD};
 use clap::{Parser, ValueEnum};
+use fidelity::{Found, Subject};
 use gradlog::{Config, Folding, Recorder, Sketching, Taps};
+use measure::Fidelity;
+use memory::Training;
 use models::{draw, Model, Sizes, Workload};
 use serde_json::{json, Value};
 use std::path::PathBuf;
@@ -54,15 +69,34 @@ struct Arguments {
     /// Write the table as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Only train, and print the most main memory that the process had; the bench starts itself so
+    #[arg(long, value_enum, hide = true)]
+    peak_of: Option<Training>,
     /// What cargo passes to every bench
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
     F32,
     Bf16,
+}
+
+impl Kind {
+    fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -74,11 +108,26 @@ enum Place {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let device = Device::cuda_if_available(0)?;
+    if let (Some(training), Some(kind)) = (arguments.peak_of, arguments.dtype.first()) {
+        let only = |workload: &Workload| arguments.only.as_deref() == Some(workload.name());
+        let workload = Workload::ALL.into_iter().find(only).context("--peak-of needs --only")?;
+        return memory::train(training, workload, *kind, &arguments, &device);
+    }
     println!("{}", if device.is_cpu() { "no CUDA: on the CPU" } else { "CUDA device 0" });
     ensure!(!device.is_cpu() || arguments.tiny, "there is no device here: give --tiny to run small models on the CPU");
     println!(
-        "{:<12} {:>5} {:>10} {:>10} {:>10} {:>12} {:>9} {:>9}",
-        "workload", "type", "plain ms", "rec/plain", "rec/layers", "host bytes", "training", "blocked"
+        "{:<12} {:>5} {:>10} {:>10} {:>10} {:>12} {:>9} {:>9} {:>14} {:>7} {:>8}",
+        "workload",
+        "type",
+        "plain ms",
+        "rec/plain",
+        "rec/layers",
+        "host bytes",
+        "training",
+        "blocked",
+        "main MB",
+        "top-10",
+        "Spearman"
     );
     let mut rows = Vec::new();
     for workload in Workload::ALL {
@@ -86,14 +135,13 @@ fn main() -> Result<()> {
             continue;
         }
         for kind in &arguments.dtype {
-            let dtype = if *kind == Kind::F32 { DType::F32 } else { DType::BF16 };
-            let name = if *kind == Kind::F32 { "f32" } else { "bf16" };
+            let name = kind.name();
             // candle has no convolutions of halves on the CPU.
-            if device.is_cpu() && workload == Workload::Cnn && dtype == DType::BF16 {
+            if device.is_cpu() && workload == Workload::Cnn && *kind == Kind::Bf16 {
                 continue;
             }
             // A model that does not fit, or an op that a type lacks, must not lose the other rows.
-            match measure(workload, &device, dtype, &arguments) {
+            match measure(workload, &device, *kind, &arguments) {
                 Ok(row) => rows.push(row),
                 Err(error) => {
                     println!("{:<12} {name:>5} {error:#}", workload.name());
@@ -125,15 +173,9 @@ impl Trained {
     }
 }
 
-fn measure(workload: Workload, device: &Device, dtype: DType, arguments: &Arguments) -> Result<Value> {
-    let sizes = workload.sizes(arguments.tiny);
-    let (x, y) = draw(workload, sizes, device, dtype)?;
-    let ids: Vec<u64> = (0..sizes.batch as u64).collect();
-    let mut plain = Trained::new(workload, sizes, false, (device, dtype))?;
-    let mut layers = Trained::new(workload, sizes, true, (device, dtype))?;
-    let mut recorded = Trained::new(workload, sizes, true, (device, dtype))?;
-    let folder = tempfile::tempdir()?;
-    let config = Config {
+/// How the recorded loop records.
+fn config(arguments: &Arguments) -> Config {
+    Config {
         sketching: if arguments.sketching == Place::Device { Sketching::OnDevice } else { Sketching::InMainMemory },
         folding: match arguments.side {
             None => Folding::Auto,
@@ -141,9 +183,19 @@ fn measure(workload: Workload, device: &Device, dtype: DType, arguments: &Argume
             Some(side) => Folding::TwoSided { side },
         },
         ..Config::default()
-    };
-    let mut recorder = Recorder::create(folder.path().join("run"), &recorded.taps, config)?;
-    let before = memory();
+    }
+}
+
+fn measure(workload: Workload, device: &Device, kind: Kind, arguments: &Arguments) -> Result<Value> {
+    let (sizes, dtype) = (workload.sizes(arguments.tiny), kind.dtype());
+    let (x, y) = draw(workload, sizes, device, dtype)?;
+    let ids: Vec<u64> = (0..sizes.batch as u64).collect();
+    let mut plain = Trained::new(workload, sizes, false, (device, dtype))?;
+    let mut layers = Trained::new(workload, sizes, true, (device, dtype))?;
+    let mut recorded = Trained::new(workload, sizes, true, (device, dtype))?;
+    let folder = tempfile::tempdir()?;
+    let mut recorder = Recorder::create(folder.path().join("run"), &recorded.taps, config(arguments))?;
+    let before = memory::on_device();
     let steps = if arguments.tiny { 2 } else { 5 };
     let mut recorder_seconds = 0.0;
     let mut recorded_seconds = 0.0;
@@ -167,16 +219,28 @@ fn measure(workload: Workload, device: &Device, dtype: DType, arguments: &Argume
             to_layers.push(of_recorded / of_layers);
         }
     }
-    let after = memory();
+    let after = memory::on_device();
     let summary = recorder.finish()?;
     let bytes = summary.device_bytes as f64 / recorded_steps as f64;
     let (plain_ms, ratio, ratio_layers) = (1e3 * median(&mut times), median(&mut to_plain), median(&mut to_layers));
     let thread = recorder_seconds / recorded_seconds.max(1e-9);
     let blocked = summary.blocked.as_secs_f64() / recorded_seconds.max(1e-9);
-    let name = if dtype == DType::F32 { "f32" } else { "bf16" };
+    // What follows needs the room of the three models.
+    drop((plain, layers, recorded));
+    let subject = Subject::new(workload, arguments.tiny, (device, dtype))?;
+    let own = subject.measure(&config(arguments), config(arguments).sketching)?;
+    let in_memory = subject.measure(&config(arguments), Sketching::InMainMemory)?;
+    drop(subject);
+    let peak = |training| memory::peak_of(training, workload, kind, arguments);
+    let (peak_plain, peak_recorded) = (peak(Training::Plain)?, peak(Training::Recorded)?);
+    let name = kind.name();
+    let main_memory = format!("{} to {}", megabytes(peak_plain), megabytes(peak_recorded));
     println!(
-        "{:<12} {name:>5} {plain_ms:>10.2} {ratio:>10.3} {ratio_layers:>10.3} {bytes:>12.0} {thread:>9.3} {blocked:>9.4}",
-        workload.name()
+        "{:<12} {name:>5} {plain_ms:>10.2} {ratio:>10.3} {ratio_layers:>10.3} {bytes:>12.0} {thread:>9.3} {blocked:>9.4} \
+         {main_memory:>14} {:>7.3} {:>8.4}",
+        workload.name(),
+        own.fidelity.proponents,
+        own.fidelity.spearman
     );
     Ok(json!({
         "workload": workload.name(), "dtype": name, "plain_ms": plain_ms, "ratio_to_plain": ratio,
@@ -184,7 +248,21 @@ fn measure(workload: Workload, device: &Device, dtype: DType, arguments: &Argume
         "blocked_share": blocked, "pairs": arguments.pairs, "tiny": arguments.tiny, "side": arguments.side,
         "background_ms_per_step": 1e3 * summary.background.as_secs_f64() / recorded_steps as f64,
         "device_bytes_used_before": before, "device_bytes_used_after": after,
+        "main_memory_peak_plain": peak_plain, "main_memory_peak_recorded": peak_recorded,
+        "fidelity": describe(&own), "fidelity_in_main_memory": describe(&in_memory),
     }))
+}
+
+fn describe(found: &Found) -> Value {
+    let Found { fidelity: Fidelity { proponents, opponents, spearman }, norms, bytes } = found;
+    json!({
+        "top10_proponents": proponents, "top10_opponents": opponents, "spearman": spearman, "self_spearman": norms,
+        "bytes_per_visit": bytes,
+    })
+}
+
+fn megabytes(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "?".to_owned(), |bytes| (bytes / 1_000_000).to_string())
 }
 
 /// Seconds of a step, over some steps.
@@ -208,11 +286,15 @@ fn synchronize(device: &Device) -> Result<()> {
 }
 
 fn plain_step(trained: &mut Trained, x: &Tensor, y: &Tensor) -> Result<()> {
-    let logits = trained.model.forward(x)?;
-    let logits = logits.flatten_to(logits.rank() - 2)?.to_dtype(DType::F32)?;
-    let loss = candle_nn::loss::cross_entropy(&logits, &y.flatten_all()?)?;
+    let loss = mean_loss(&trained.model.forward(x)?, y)?;
     trained.optimizer.backward_step(&loss)?;
     Ok(())
+}
+
+/// By candle, over all examples and positions.
+fn mean_loss(logits: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let logits = logits.flatten_to(logits.rank() - 2)?.to_dtype(DType::F32)?;
+    Ok(candle_nn::loss::cross_entropy(&logits, &y.flatten_all()?)?)
 }
 
 /// Returns the seconds that the training thread spent in calls of the recorder, without backward.
@@ -235,15 +317,4 @@ fn recorded_step(recorder: &mut Recorder, trained: &mut Trained, ids: &[u64], x:
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// Bytes of the device that are in use, if it is CUDA's.
-fn memory() -> Option<u64> {
-    #[cfg(feature = "cuda")]
-    {
-        let (free, all) = candle_core::cuda_backend::cudarc::driver::result::mem_get_info().ok()?;
-        Some((all - free) as u64)
-    }
-    #[cfg(not(feature = "cuda"))]
-    None
 }

@@ -9,8 +9,8 @@
 #
 #     benches/device/run.sh ./device-bench FOLDER
 #
-# FOLDER gets what each call printed and its JSON. CUDA_LIBS names folders with CUDA's libraries, if they are not where
-# the loader looks.
+# FOLDER gets what each call printed and its JSON; docs/device.md says what the columns are. CUDA_LIBS names folders with
+# CUDA's libraries, if they are not where the loader looks.
 set -uo pipefail
 binary=${1:?the program that was built}
 folder=${2:?a folder for the results}
@@ -28,7 +28,7 @@ run() {
     echo "== $name"
     timeout "$limit" "$binary" "$@" --json "$folder/$name.json" 2>&1 | tee "$folder/$name.txt" || failed=1
 }
-run small 60 --tiny --pairs 2
+run small 90 --tiny --pairs 2
 run transformer 150 --only transformer --pairs 6
 run mlp 60 --only mlp
 run cnn 90 --only cnn

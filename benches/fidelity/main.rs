@@ -21,6 +21,7 @@ mod data;
 mod exact;
 mod measure;
 mod model;
+mod read;
 mod record;
 mod scheme;
 mod store;
