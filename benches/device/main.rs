@@ -13,8 +13,8 @@
 //!
 //! `main MB` is the most main memory of a process that does nothing but train, plainly and recorded, each started anew.
 //! `top-10` and `Spearman` are of small models: the share of the ten strongest examples by exact gradients that the run
-//! finds, and the correlation of all scores with the exact ones (`fidelity.rs`). The JSON has both for sketches that are
-//! made in main memory as well.
+//! finds, and the correlation of all scores with the exact ones (`fidelity.rs`). The JSON has both for sketches that
+//! are made in main memory as well.
 
 mod fidelity;
 #[path = "../fidelity/measure.rs"]

@@ -16,7 +16,8 @@ pub(super) struct Bundle {
 enum Part {
     /// Both factors of the entry `entry` of the batch's layers, with their shapes.
     Factors { entry: usize, input: Vec<usize>, delta: Vec<usize> },
-    /// The norms of an entry's gradients, those `in_metric` if there are any, then its sketches if it has `own` ones, which no other layer is added to.
+    /// The norms of an entry's gradients, those `in_metric` if there are any, then its sketches if it has `own` ones,
+    /// which no other layer is added to.
     Sketch { entry: usize, own: Option<usize>, in_metric: bool, estimated: bool },
     /// The sum of the sketches of all other layers.
     Sum(usize),

@@ -51,10 +51,10 @@ impl Recorder {
     ///
     /// # Cost
     /// A handle to each moment. Reading takes as long as one to four steps of the optimizer, in the training's thread.
-    /// On another device it is a few of candle's ops there, and nothing waits; for probes the moments are copied to main
-    /// memory, and the training waits for that copy. Of each parameter of the layers that are recorded as sums over
-    /// positions 2 bytes are held where the gradients are sketched, and 5 more in main memory while probes are recorded;
-    /// for a moment 8 for each of the largest layer. Each visit takes 4 bytes more.
+    /// On another device it is a few of candle's ops there, and nothing waits; for probes the moments are copied to
+    /// main memory, and the training waits for that copy. Of each parameter of the layers that are recorded as sums
+    /// over positions 2 bytes are held where the gradients are sketched, and 5 more in main memory while probes are
+    /// recorded; for a moment 8 for each of the largest layer. Each visit takes 4 bytes more.
     pub fn read_moments(&mut self, optimizer: &impl StepReport) {
         let Some(state) = self.state.as_mut().filter(|state| !state.layers.is_empty()) else { return };
         state.moments = Moments::of(optimizer, state);

@@ -148,8 +148,8 @@ impl Catch {
         Some(sum)
     }
 
-    /// The layer, its projection and the metric, if gradients with positions are to be sketched during backward on their
-    /// device.
+    /// The layer, its projection and the metric, if gradients with positions are to be sketched during backward on
+    /// their device.
     fn find_device_fold(&self, delta: &Tensor) -> Option<(&Arc<dyn Tap>, LayerFold)> {
         let is_there = self.is_wanted() && self.passes.sketches_on(delta.device());
         let layer = self.layer.as_ref().filter(|_| is_there)?;

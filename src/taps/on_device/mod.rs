@@ -61,8 +61,8 @@ fn roots(squares: &Tensor) -> Result<Tensor> {
     squares.sqrt()?.to_dtype(DType::F32)
 }
 
-/// Sketches the sum of all uses of a layer in a pass. With a `metric` norms in it are made as well. `None` if this is done in main memory: for gradients of a long
-/// table that is folded whole, because few devices can scatter.
+/// Sketches the sum of all uses of a layer in a pass. With a `metric` norms in it are made as well. `None` if this is
+/// done in main memory: for gradients of a long table that is folded whole, because few devices can scatter.
 pub(crate) fn sketch(
     uses: &[PerExample],
     fold: &LazyFold,

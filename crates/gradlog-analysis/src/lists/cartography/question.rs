@@ -45,8 +45,8 @@ impl MapQuestion {
         self
     }
 
-    /// Takes these examples alone, with their own regions: memory is that of this share. Of very many examples a part by
-    /// a hash of the id looks like the whole.
+    /// Takes these examples alone, with their own regions: memory is that of this share. Of very many examples a part
+    /// by a hash of the id looks like the whole.
     #[must_use]
     pub fn examples(mut self, examples: ExampleShare) -> Self {
         self.examples = Some(examples);
