@@ -1,15 +1,33 @@
 //! What a pass leaves on a device, as one tensor, so that one copy brings it to main memory.
 
 use super::config::Sketching;
+use super::copies::{Copy, DeviceCopier, DeviceRing, Ring};
 use super::message::{Batch, Gradients, LayerGradients};
 use crate::taps::{add, read_f32, FoldedGradients, Registered, SquaredNorms};
 use candle_core::{DType, Result, Tensor};
+use std::sync::Arc;
 
 /// Numbers of several tensors, one after another, on one device.
 pub(super) struct Bundle {
-    numbers: Tensor,
+    numbers: Numbers,
+    /// What makes copies ahead, if the device has it.
+    ring: Option<Arc<Ring<DeviceCopier>>>,
     /// In the order of the numbers.
     parts: Vec<Part>,
+}
+
+enum Numbers {
+    There(Tensor),
+    /// A copy was started when the pass was handed over.
+    UnderWay(Copy<DeviceCopier>),
+}
+
+/// What was copied to main memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Copied {
+    pub bytes: u64,
+    /// Whether the copy was started when the pass was handed over.
+    pub ahead: bool,
 }
 
 /// What some numbers are.
@@ -26,12 +44,15 @@ enum Part {
 }
 
 impl Bundle {
-    pub(super) fn numbers(&self) -> &Tensor {
-        &self.numbers
+    pub(super) fn numbers(&self) -> Option<&Tensor> {
+        match &self.numbers {
+            Numbers::There(tensor) => Some(tensor),
+            Numbers::UnderWay(copy) => copy.tensor(),
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        4 * self.numbers.elem_count()
+        4 * self.numbers().map_or(0, Tensor::elem_count)
     }
 }
 
@@ -79,7 +100,7 @@ impl Batch {
             parts.push(Part::Said(said.elem_count()));
             numbers.push(said);
         }
-        self.bundle = Some(Bundle { numbers: Tensor::cat(&numbers, 0)?, parts });
+        self.bundle = Some(Bundle { numbers: Numbers::There(Tensor::cat(&numbers, 0)?), ring: None, parts });
         for part in self.bundle.iter().flat_map(|bundle| &bundle.parts) {
             if let Part::Factors { entry, .. } | Part::Sketch { entry, .. } = part {
                 self.layers[*entry].gradients = match self.layers[*entry].gradients {
@@ -91,11 +112,40 @@ impl Batch {
         Ok(())
     }
 
-    /// Brings what was packed to main memory. This waits for the device. Returns the bytes that it copied.
-    pub(super) fn unpack(&mut self) -> Result<u64> {
-        let Some(Bundle { numbers, parts }) = self.bundle.take() else { return Ok(0) };
-        let numbers = read_f32(&numbers)?;
-        let mut rest = &numbers[..];
+    /// Starts to copy what was packed, if the device can do it without anybody waiting.
+    pub(super) fn start_copy(&mut self, copies: &mut DeviceRing) {
+        let Some(bundle) = &mut self.bundle else { return };
+        let Numbers::There(tensor) = &bundle.numbers else { return };
+        let Some(ring) = copies.get(tensor.device()) else { return };
+        let started = ring.start(tensor);
+        bundle.ring = Some(ring.clone());
+        if let Some(copy) = started {
+            bundle.numbers = Numbers::UnderWay(copy);
+        }
+    }
+
+    /// Brings what was packed to main memory. This waits for the device.
+    pub(super) fn unpack(&mut self) -> Result<Copied> {
+        let Some(Bundle { numbers, ring, parts }) = self.bundle.take() else { return Ok(Copied::default()) };
+        match numbers {
+            Numbers::There(tensor) => {
+                let numbers = read_f32(&tensor)?;
+                // Later passes find a buffer.
+                if let Some(ring) = ring {
+                    ring.grow(numbers.len());
+                }
+                Ok(Copied { bytes: self.spread(&numbers, parts)?, ahead: false })
+            }
+            Numbers::UnderWay(copy) => {
+                let bytes = copy.read(|numbers| self.spread(numbers, parts))?;
+                Ok(Copied { bytes, ahead: true })
+            }
+        }
+    }
+
+    /// Gives each part its numbers. Returns their bytes.
+    fn spread(&mut self, numbers: &[f32], parts: Vec<Part>) -> Result<u64> {
+        let mut rest = numbers;
         let mut take = |count: usize| {
             let (own, others) = rest.split_at(count.min(rest.len()));
             rest = others;

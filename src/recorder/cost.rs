@@ -125,6 +125,11 @@ pub struct RecordingSummary {
     /// Bytes that passes left on a device, and that one copy for each pass brought to main memory. Copies that
     /// [`Sketching::InMainMemory`](crate::Sketching::InMainMemory) makes are not counted.
     pub device_bytes: u64,
+    /// Passes whose copy went to pinned memory and was started when they were handed over. On CUDA alone; the others are
+    /// copied by the background thread when it comes to them.
+    pub copied_ahead: u64,
+    /// Why such copies are no longer started, if one of them failed. All passes are then copied as without them.
+    pub copy_failure: Option<String>,
 }
 
 impl std::fmt::Display for RecordingSummary {
@@ -141,6 +146,9 @@ impl std::fmt::Display for RecordingSummary {
             self.flush_wait.as_secs_f64(),
             self.background.as_secs_f64()
         )?;
+        if let Some(failure) = &self.copy_failure {
+            write!(f, "; copies to pinned memory failed, and others took their place: {failure}")?;
+        }
         if self.dropped_probes > 0 {
             write!(f, "; {} probes dropped", self.dropped_probes)?;
         }

@@ -86,7 +86,7 @@ impl Batch {
                 Gradients::Folded(_) | Gradients::Zero => {}
             }
         }
-        tensors.extend(self.bundle.iter().map(|bundle| bundle.numbers()));
+        tensors.extend(self.bundle.iter().filter_map(|bundle| bundle.numbers()));
         tensors.extend(self.unread.iter().flat_map(|unread| unread.tensors()));
         if tensors.iter().all(|tensor| matches!(tensor.device(), Device::Cpu)) {
             return Ok(());

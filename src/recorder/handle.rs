@@ -181,6 +181,8 @@ impl Recorder {
         summary.bytes_per_visit = progress.visit_bytes as f64 / progress.visits.max(1) as f64;
         summary.background = progress.worked;
         summary.device_bytes = progress.device_bytes;
+        summary.copied_ahead = progress.copied_ahead;
+        summary.copy_failure = state.copies.failure();
         asked.map_err(|error| state.wrap_failure(error)).map(|()| summary)
     }
 

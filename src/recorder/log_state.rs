@@ -170,7 +170,11 @@ impl LogState {
     fn add_batch(&mut self, mut batch: Batch, ends_step: bool) -> Result<(), RecordError> {
         batch.fence.wait()?;
         let copied = batch.unpack()?;
-        self.shared.lock_progress().device_bytes += copied;
+        {
+            let mut progress = self.shared.lock_progress();
+            progress.device_bytes += copied.bytes;
+            progress.copied_ahead += u64::from(copied.ahead);
+        }
         if batch.read_numbers()? {
             self.rows.watch_losses(&batch, ends_step);
         }

@@ -12,6 +12,7 @@ mod checkpoint;
 mod classifier;
 mod collect;
 mod config;
+mod copies;
 mod cost;
 mod curvature;
 mod describe;
@@ -48,6 +49,10 @@ mod pass;
 mod pass_core;
 mod past;
 mod per_example;
+// The calls of CUDA's driver.
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
+mod pinned;
 mod preconditioner;
 mod prediction;
 mod probe_pass;

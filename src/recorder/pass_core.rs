@@ -319,9 +319,10 @@ impl<'r> PassCore<'r> {
 
 impl PassCore<'_> {
     /// Makes one tensor of what lies on a device.
-    fn pack(&self, batch: &mut Batch) -> Result<(), RecordError> {
-        let Some(state) = &self.recorder.state else { return Ok(()) };
+    fn pack(&mut self, batch: &mut Batch) -> Result<(), RecordError> {
+        let Some(state) = &mut self.recorder.state else { return Ok(()) };
         batch.pack(&state.layers, state.sketching)?;
+        batch.start_copy(&mut state.copies);
         Ok(batch.raise_fence()?)
     }
 

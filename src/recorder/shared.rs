@@ -24,6 +24,8 @@ pub(super) struct Progress {
     pub worked: Duration,
     /// Bytes that came from a device.
     pub device_bytes: u64,
+    /// Passes whose copy was started when they were handed over.
+    pub copied_ahead: u64,
     /// The first step with visits that are missing because recording failed, and their number.
     pub unrecorded: (Option<u64>, u64),
     /// The first step with visits that came off the queue and are not in the log yet.

@@ -2,6 +2,7 @@
 
 use super::cards::CardBook;
 use super::config::{Config, OnBatchNorm, Worker};
+use super::copies::DeviceRing;
 use super::error::{find_no_run, quote_names, RecordError};
 use super::folding::make_sides;
 use super::guard::TrainingGuard;
@@ -242,6 +243,7 @@ pub(super) fn start_recorder(
         guard,
         cards,
         sketching,
+        copies: DeviceRing::default(),
         flush_interval,
         step: past.step,
         epoch: 0,

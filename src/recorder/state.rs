@@ -2,6 +2,7 @@
 
 use super::cards::CardBook;
 use super::config::{OnFailure, OnNonFinite, Sketching};
+use super::copies::DeviceRing;
 use super::error::RecordError;
 use super::guard::{Found, GuardEvent, TrainingGuard};
 use super::head::Head;
@@ -74,6 +75,8 @@ pub(super) struct State {
     pub cards: CardBook,
     /// Where gradients are sketched and losses are computed.
     pub sketching: Sketching,
+    /// How numbers of passes come from a device.
+    pub copies: DeviceRing,
     /// After this time cards that wait are sent, even if they are few.
     pub flush_interval: Duration,
     pub step: u64,
