@@ -125,8 +125,8 @@ pub struct RecordingSummary {
     /// Bytes that passes left on a device, and that one copy for each pass brought to main memory. Copies that
     /// [`Sketching::InMainMemory`](crate::Sketching::InMainMemory) makes are not counted.
     pub device_bytes: u64,
-    /// Passes whose copy went to pinned memory and was started when they were handed over. On CUDA alone; the others are
-    /// copied by the background thread when it comes to them.
+    /// Passes whose copy went to pinned memory and was started when they were handed over. On CUDA alone; the others
+    /// are copied by the background thread when it comes to them.
     pub copied_ahead: u64,
     /// Why such copies are no longer started, if one of them failed. All passes are then copied as without them.
     pub copy_failure: Option<String>,
