@@ -253,17 +253,19 @@ fn queue_lines(session: &Session<'_>) -> Vec<String> {
     let when = if age_ms < QUEUE_AGE_MS { String::new() } else { format!(" {} ago", duration(age_ms)) };
     let of =
         if outside.queues.len() > 1 { format!(", the fullest of {}", outside.queues.len()) } else { String::new() };
-    let mut lines = match fullest.peak() {
-        // An empty queue is not told again.
-        peak if peak == 0.0 => vec![format!("empty{of}")],
-        peak => vec![format!(
+    let peak = fullest.peak();
+    let mut lines = if peak > 0.0 {
+        vec![format!(
             "up to {} full{when}{of}: {} of {} passes, {} of {}",
             percent(peak, 0),
             fullest.passes_peak,
             fullest.passes_max,
             size(fullest.bytes_peak),
             size(fullest.bytes_max)
-        )],
+        )]
+    } else {
+        // An empty queue is not told again.
+        vec![format!("empty{of}")]
     };
     let waited = outside.queues.iter().map(|queue| queue.waited_ms).max().unwrap_or_default();
     if waited > 0 {
