@@ -224,7 +224,7 @@ impl<C: Copier> Drop for Ring<C> {
 pub(super) enum DeviceRing {
     #[default]
     Unknown,
-    /// For this kind of device there is none.
+    /// This kind of device has no ring.
     Without,
     Made(Arc<Ring<DeviceCopier>>),
     Failed(String),

@@ -116,7 +116,7 @@ fn a_recorder_says_how_full_its_queue_is_while_it_lives() {
     assert_eq!((full.passes_max, full.bytes_max), (8, 1 << 20));
     assert!((3..=5).contains(&full.passes_peak) && full.passes <= full.passes_peak, "{full:?}");
     assert!(full.bytes < full.bytes_peak && full.peak() >= 0.375 && full.peak() <= 0.625, "{full:?}");
-    // A queue that has become empty is told by itself.
+    // The recorder says that its queue is empty, even if no pass comes.
     let empty = wait_for_fill(&run, |fill| fill.peak() == 0.0);
     assert!(empty.wall_clock_ms > full.wall_clock_ms && (empty.passes, empty.bytes) == (0, 0), "{empty:?}");
     recorder.finish().unwrap();
