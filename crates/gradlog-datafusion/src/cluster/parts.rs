@@ -26,6 +26,7 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, EmptyRecordBatchStream, ExecutionPlan, PlanProperties};
 use futures_util::StreamExt;
 use gradlog_analysis::ExampleShare;
+use gradlog_cli::Ended;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::ffi::OsString;
 use std::fmt;
@@ -79,7 +80,7 @@ impl PartsQuestion {
     }
 
     /// The command line of a part.
-    pub(super) fn line(&self, share: ExampleShare, file: &Path) -> Vec<OsString> {
+    fn line(&self, share: ExampleShare, file: &Path) -> Vec<OsString> {
         let mut line: Vec<OsString> = vec![self.verb.clone().into()];
         line.extend(self.options.iter().map(OsString::from));
         line.extend([format!("--part={share}").into(), "--out".into(), file.into(), "--".into()]);
@@ -87,14 +88,18 @@ impl PartsQuestion {
         line
     }
 
+    /// Makes the file of a part, and stops as soon as nobody waits for it at `to`.
+    pub(super) fn make(&self, share: ExampleShare, path: &Path, to: &Sender<Result<RecordBatch>>) -> Ended {
+        let waiting = to.clone();
+        gradlog_cli::run_line_until(self.line(share, path), move || waiting.is_closed())
+    }
+
     /// Makes a part and sends its bytes. Ends early, with nothing, if nobody waits for them any more.
     pub(super) fn answer(&self, share: ExampleShare, to: &Sender<Result<RecordBatch>>) -> Result<()> {
         let schema = schema();
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("part");
-        let waiting = to.clone();
-        // A client that went away waits for no part.
-        let ended = gradlog_cli::run_line_until(self.line(share, &path), move || waiting.is_closed());
+        let ended = self.make(share, &path, to);
         if to.is_closed() {
             return Ok(());
         }

@@ -241,19 +241,17 @@ fn a_part_ends_when_its_client_is_gone() {
     let run = written();
     let question = PartsQuestion::new("scores".into(), &[run.path().to_owned()], vec!["--score=el2n".into()]).unwrap();
     let share = gradlog_analysis::ExampleShare::new(1, 2).unwrap();
-    for is_waited_for in [true, false] {
+    let path = run.path().join("part");
+    for is_waited_for in [false, true] {
         let (to, mut from) = tokio::sync::mpsc::channel(9);
         if !is_waited_for {
             from.close();
         }
+        let ended = question.make(share, &path, &to);
+        assert_eq!((ended.code == 0, path.exists()), (is_waited_for, is_waited_for), "{}", ended.words);
+        assert_eq!(ended.words.contains("the reading was stopped"), !is_waited_for, "{}", ended.words);
         question.answer(share, &to).unwrap();
         drop(to);
         assert_eq!(from.blocking_recv().is_some(), is_waited_for);
     }
-    let path = run.path().join("part");
-    let line = question.line(share, &path);
-    let stopped = gradlog_cli::run_line_until(line.clone(), || true);
-    assert_eq!((stopped.code, path.exists()), (1, false), "{}", stopped.words);
-    assert!(stopped.words.contains("the reading was stopped"), "{}", stopped.words);
-    assert_eq!((gradlog_cli::run_line_until(line, || false).code, path.exists()), (0, true));
 }
