@@ -19,42 +19,42 @@ thread_local! {
 
 /// A buffer of bytes. The thread that drops it keeps its memory for the next.
 #[derive(Debug, Default)]
-pub(crate) struct Spare(Vec<u8>);
+pub(crate) struct Spare {
+    /// Longer than asked for, if it was longer before: to cut it and make it longer again would clear it.
+    buffer: Vec<u8>,
+    length: usize,
+}
 
 impl Spare {
     /// A buffer of `length` bytes, which may be anything.
     pub(crate) fn new(length: usize) -> Self {
         let may_hold = length..=length.saturating_mul(PART_MIN);
         let take = |kept: &mut Vec<Vec<u8>>| {
-            let fitting = kept.iter().enumerate().filter(|(_, buffer)| may_hold.contains(&buffer.capacity()));
-            let best = fitting.min_by_key(|(_, buffer)| buffer.capacity()).map(|(place, _)| place)?;
+            let fitting = kept.iter().enumerate().filter(|(_, buffer)| may_hold.contains(&buffer.len()));
+            let best = fitting.min_by_key(|(_, buffer)| buffer.len()).map(|(place, _)| place)?;
             Some(kept.swap_remove(best))
         };
         // A thread that ends may have lost its buffers already.
-        match KEPT.try_with(|kept| take(&mut kept.borrow_mut())).ok().flatten() {
-            Some(mut buffer) => {
-                buffer.resize(length, 0);
-                Self(buffer)
-            }
-            None => Self(vec![0; length]),
-        }
+        let kept = KEPT.try_with(|kept| take(&mut kept.borrow_mut())).ok().flatten();
+        Self { buffer: kept.unwrap_or_else(|| vec![0; length]), length }
     }
 
     /// Cuts it to its first `length` bytes.
     pub(crate) fn truncate(&mut self, length: usize) {
-        self.0.truncate(length);
+        self.length = self.length.min(length);
     }
 }
 
 impl From<Vec<u8>> for Spare {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes)
+    fn from(buffer: Vec<u8>) -> Self {
+        let length = buffer.len();
+        Self { buffer, length }
     }
 }
 
 impl Clone for Spare {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        self.to_vec().into()
     }
 }
 
@@ -62,26 +62,26 @@ impl Deref for Spare {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.buffer[..self.length]
     }
 }
 
 impl DerefMut for Spare {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        &mut self.buffer[..self.length]
     }
 }
 
 impl Drop for Spare {
     fn drop(&mut self) {
-        let buffer = std::mem::take(&mut self.0);
-        if buffer.capacity() < KEPT_MIN {
+        let buffer = std::mem::take(&mut self.buffer);
+        if buffer.len() < KEPT_MIN {
             return;
         }
         let _ = KEPT.try_with(|kept| {
             let mut kept = kept.borrow_mut();
-            let held: usize = kept.iter().map(Vec::capacity).sum();
-            if held + buffer.capacity() <= KEPT_MAX {
+            let held: usize = kept.iter().map(Vec::len).sum();
+            if held + buffer.len() <= KEPT_MAX {
                 kept.push(buffer);
             }
         });
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     fn held() -> usize {
-        KEPT.with(|kept| kept.borrow().iter().map(Vec::capacity).sum())
+        KEPT.with(|kept| kept.borrow().iter().map(Vec::len).sum())
     }
 
     /// Runs `test` where no other test has kept buffers.
