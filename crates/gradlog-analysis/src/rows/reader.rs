@@ -9,6 +9,7 @@ use super::window::Window;
 use crate::{rows::column, AnalysisError};
 use gradlog_format::log::{Column, Manifest};
 use gradlog_format::run::{Block, ReadError};
+use gradlog_kernels::simd::vectorized;
 
 /// Which gradient a block must hold.
 #[derive(Debug, Clone, Copy)]
@@ -145,6 +146,28 @@ impl BlockRows {
             Verdict::Counts if self.leaves_out_several && positions > 1 => Verdict::SeveralPredictions,
             verdict => verdict,
         }
+    }
+
+    /// Whether every row inside counts, and none has a flag: what can be said of most blocks in one look.
+    pub(crate) fn all_count(&self) -> bool {
+        // Of a finite number the exponent has a zero bit.
+        const INFINITE: u32 = f32::INFINITY.to_bits();
+        let are_finite = |numbers: &Vec<f32>| {
+            vectorized(
+                #[inline(always)]
+                || numbers.iter().fold(0, |most, number| most.max(number.to_bits() & INFINITE)) < INFINITE,
+            )
+        };
+        let are_zero = |flags: &Vec<u8>| {
+            vectorized(
+                #[inline(always)]
+                || flags.iter().fold(0, |any, flags| any | flags) == 0,
+            )
+        };
+        self.gap.is_none()
+            && self.positions.is_none()
+            && self.flags.as_ref().is_none_or(are_zero)
+            && self.numbers.iter().all(are_finite)
     }
 
     /// The rows inside that count; the others are counted in `left_out`.

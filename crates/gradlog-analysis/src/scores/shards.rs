@@ -24,17 +24,24 @@ pub(super) struct Visits {
     /// Whether it holds labels or predictions.
     has_labels: bool,
     pub rows: BlockRows,
+    /// Whether every row inside the window counts, as nearly always: then none is judged by itself.
+    all_count: bool,
     /// `None` if no row of the block counts.
+    of_shards: Option<ShardRows>,
+}
+
+/// The rows of a block inside the window, by shard.
+struct ShardRows {
+    examples: Vec<u64>,
+    /// `None` if there is one shard, and every row lies inside.
     sorted: Option<SortedRows>,
 }
 
-/// The rows of a block inside the window, sorted by shard.
 struct SortedRows {
     /// The rows of each shard together, in the order of the file.
     rows: Vec<u32>,
     /// Where the rows of each shard begin, and their end.
     starts: Vec<usize>,
-    examples: Vec<u64>,
 }
 
 impl Visits {
@@ -56,32 +63,46 @@ impl Visits {
             }
             rows.keep_known(adam.known(block)?);
         }
-        let sorted = match rows.gap {
+        let of_shards = match rows.gap {
             Some(_) => None,
-            None => Some(SortedRows::new(column::u64s(block, Column::Example)?, &rows.inside, bits)),
+            None => Some(ShardRows::new(column::u64s(block, Column::Example)?, &rows.inside, bits)),
         };
         let has_labels = block.has(Column::Label) || block.has(Column::Prediction);
-        Ok(Self { block: block.identity(), has_labels, rows, sorted })
+        let all_count = rows.all_count();
+        Ok(Self { block: block.identity(), has_labels, rows, all_count, of_shards })
+    }
+}
+
+impl ShardRows {
+    fn new(examples: Vec<u64>, inside: &Inside, bits: u32) -> Self {
+        let sorted = match (bits, inside.marks()) {
+            (0, None) => None,
+            (_, None) => Some(SortedRows::new(0..examples.len() as u32, &examples, bits)),
+            (_, Some(marks)) => {
+                let inside = |row: &u32| marks.get(*row as usize) == Some(&true);
+                Some(SortedRows::new((0..examples.len() as u32).filter(inside), &examples, bits))
+            }
+        };
+        Self { examples, sorted }
     }
 }
 
 impl SortedRows {
     /// Sorting them here spares each shard a guess at every row whether the row is its own.
-    fn new(examples: Vec<u64>, inside: &Inside, bits: u32) -> Self {
-        let (shard, inside) = (|example: u64| (example & ((1 << bits) - 1)) as usize, inside.marks());
-        let rows = || (0u32..).zip(&examples).filter(|(row, _)| inside.is_none_or(|inside| inside[*row as usize]));
+    fn new(rows: impl Iterator<Item = u32> + Clone, examples: &[u64], bits: u32) -> Self {
+        let shard = |row: u32| (examples[row as usize] & ((1 << bits) - 1)) as usize;
         let mut starts = vec![0usize; (1 << bits) + 1];
-        rows().for_each(|(_, &example)| starts[shard(example) + 1] += 1);
+        rows.clone().for_each(|row| starts[shard(row) + 1] += 1);
         for number in 0..1 << bits {
             starts[number + 1] += starts[number];
         }
         let (mut places, mut sorted) = (starts.clone(), vec![0u32; starts[1 << bits]]);
-        for (row, &example) in rows() {
-            let place = &mut places[shard(example)];
+        for row in rows {
+            let place = &mut places[shard(row)];
             sorted[*place] = row;
             *place += 1;
         }
-        Self { rows: sorted, starts, examples }
+        Self { rows: sorted, starts }
     }
 
     /// The rows of a shard within a stretch of the block. They rise, so they lie together.
@@ -122,6 +143,10 @@ pub(super) struct Shard<A> {
     pub estimated_norms: u64,
 }
 
+/// To read a visit takes more than twice as long as to add it to its example. So a thread that adds keeps two busy
+/// that read. A single shard needs no sorting.
+const THREADS_A_SHARD: usize = 3;
+
 /// The longest table of a shard, in entries.
 const DENSE_MAX: usize = 1 << 22;
 
@@ -130,10 +155,10 @@ const DENSE_MAX: usize = 1 << 22;
 const BUCKETS_WITHOUT_TABLE: u32 = 16;
 
 impl<A: PerExample> Shard<A> {
-    /// As many as keep all threads busy, for the examples of one of `buckets` buckets.
+    /// As many as keep pace with the threads that read, for the examples of one of `buckets` buckets.
     pub(super) fn all(buckets: u32) -> Vec<Self> {
         let dense_max = if buckets < BUCKETS_WITHOUT_TABLE { DENSE_MAX } else { 0 };
-        let bits = rayon::current_num_threads().next_power_of_two().trailing_zeros();
+        let bits = rayon::current_num_threads().div_ceil(THREADS_A_SHARD).next_power_of_two().trailing_zeros();
         let shard = |number| Self {
             number,
             bits,
@@ -153,6 +178,15 @@ impl<A: PerExample> Shard<A> {
     #[inline]
     fn slot(&mut self, example: u64) -> usize {
         let place = usize::try_from(example >> self.bits).unwrap_or(usize::MAX);
+        match self.dense.get(place) {
+            Some(&entry) if entry > 0 => entry as usize - 1,
+            _ => self.find_or_add(example, place),
+        }
+    }
+
+    /// Where an example is that is new or not in the table.
+    #[inline(never)]
+    fn find_or_add(&mut self, example: u64, place: usize) -> usize {
         let entry = if place < self.dense_max {
             if place >= self.dense.len() {
                 self.dense.resize((2 * place).clamp(1024, self.dense_max), 0);
@@ -171,38 +205,71 @@ impl<A: PerExample> Shard<A> {
 
     /// Adds its share of the visits in some rows of a block, which goes by a number.
     pub(super) fn add(&mut self, visits: &Visits, number: u32, stretch: Range<usize>) {
-        let Some(sorted) = &visits.sorted else { return };
-        let BlockRows { numbers, flags, positions, leaves_out_unseen, .. } = &visits.rows;
-        let is_norm = |column: &Column| matches!(column, Column::SquaredNorm | Column::PreconditionedSquaredNorm);
-        let uses_norm = A::RULE.numbers.iter().any(is_norm);
-        let mut values = [0f32; NUMBERS_MAX];
-        let values = &mut values[..A::RULE.numbers.len()];
-        for &row in sorted.stretch_rows(self.number, stretch) {
-            let place = Place { block: number, row };
-            let row = row as usize;
-            let slot = self.slot(sorted.examples[row]);
+        let Some(ShardRows { examples, sorted }) = &visits.of_shards else { return };
+        match sorted {
+            Some(sorted) => {
+                let rows = sorted.stretch_rows(self.number, stretch);
+                self.add_rows(visits, number, examples, rows.iter().map(|row| *row as usize));
+            }
+            None => self.add_rows(visits, number, examples, stretch.start..stretch.end.min(examples.len())),
+        }
+    }
+
+    fn add_rows(&mut self, visits: &Visits, number: u32, examples: &[u64], rows: impl Iterator<Item = usize>) {
+        let count = A::RULE.numbers.len();
+        let mut columns = [&[][..]; NUMBERS_MAX];
+        columns.iter_mut().zip(&visits.rows.numbers).for_each(|(to, column)| *to = column);
+        let values_of = |row: usize| {
+            let mut values = [0f32; NUMBERS_MAX];
+            values[..count].iter_mut().zip(&columns).for_each(|(value, column)| *value = column[row]);
+            values
+        };
+        if !visits.all_count {
+            return rows.for_each(|row| {
+                self.judge(
+                    visits,
+                    Place { block: number, row: row as u32 },
+                    (row, examples[row]),
+                    &values_of(row)[..count],
+                )
+            });
+        }
+        for row in rows {
+            let slot = self.slot(examples[row]);
             let entry = &mut self.gathered[slot];
-            let has_prediction = positions.as_ref().is_none_or(|positions| positions[row] > 0);
-            if visits.has_labels && has_prediction {
-                entry.last = place;
+            if visits.has_labels {
+                entry.last = Place { block: number, row: row as u32 };
             }
-            let flags = flags.as_ref().map_or(0, |flags| flags[row]);
-            for (value, column) in values.iter_mut().zip(numbers) {
-                *value = column[row];
+            entry.accumulator.add(&values_of(row)[..count]);
+            self.visits += 1;
+        }
+    }
+
+    /// Adds a visit, if it counts.
+    fn judge(&mut self, visits: &Visits, place: Place, (row, example): (usize, u64), values: &[f32]) {
+        let BlockRows { flags, positions, leaves_out_unseen, .. } = &visits.rows;
+        let slot = self.slot(example);
+        let entry = &mut self.gathered[slot];
+        let has_prediction = positions.as_ref().is_none_or(|positions| positions[row] > 0);
+        if visits.has_labels && has_prediction {
+            entry.last = place;
+        }
+        let flags = flags.as_ref().map_or(0, |flags| flags[row]);
+        let finite = values.iter().all(|value| value.is_finite());
+        match verdict(flags, has_prediction, finite, *leaves_out_unseen) {
+            Verdict::Counts => {
+                entry.accumulator.add(values);
+                self.visits += 1;
+                let is_norm =
+                    |column: &Column| matches!(column, Column::SquaredNorm | Column::PreconditionedSquaredNorm);
+                let uses_norm = A::RULE.numbers.iter().any(is_norm);
+                self.estimated_norms += u64::from(uses_norm && flags & Column::FLAG_NORM_ESTIMATED != 0);
             }
-            let finite = values.iter().all(|value| value.is_finite());
-            match verdict(flags, has_prediction, finite, *leaves_out_unseen) {
-                Verdict::Counts => {
-                    entry.accumulator.add(values);
-                    self.visits += 1;
-                    self.estimated_norms += u64::from(uses_norm && flags & Column::FLAG_NORM_ESTIMATED != 0);
+            left_out => {
+                if left_out == Verdict::NotFinite {
+                    *self.not_finite.entry(slot).or_default() += 1;
                 }
-                left_out => {
-                    if left_out == Verdict::NotFinite {
-                        *self.not_finite.entry(slot).or_default() += 1;
-                    }
-                    self.left_out.count(left_out);
-                }
+                self.left_out.count(left_out);
             }
         }
     }
