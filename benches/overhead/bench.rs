@@ -1,7 +1,7 @@
 //! What recording costs: the step of a training loop, plain and recorded, in turn in one process.
 //!
 //!     cargo bench --bench overhead -- [--json FILE] [--pairs N] [--workload mlp|cnn|transformer|lstm] [--threads N]
-//!         [--in-place-sgd] [--adamw]
+//!         [--in-place-sgd] [--adamw] [--profile MODE]
 //!     cargo bench --bench overhead_mimalloc -- ...       the same under mimalloc instead of glibc's allocator
 //!
 //! Machines are shared and noisy, so nothing is compared across processes: blocks of steps of each mode take turns, and
@@ -30,6 +30,7 @@
 //! ([`stages`]). Its time on a CPU, which other programs hardly change, is printed by stage, in floors.
 //!
 //! Every mode starts from the same weights and sees the same batches; at the end their losses must agree.
+//! `--profile MODE` runs one mode alone, for a profiler.
 
 mod floor;
 pub mod memory;
@@ -90,6 +91,8 @@ struct Arguments {
     child: bool,
     in_place_sgd: bool,
     adamw: bool,
+    /// The only mode to run.
+    profile: Option<String>,
 }
 
 fn arguments() -> Result<Arguments> {
@@ -101,6 +104,7 @@ fn arguments() -> Result<Arguments> {
         child: false,
         in_place_sgd: false,
         adamw: false,
+        profile: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -113,6 +117,7 @@ fn arguments() -> Result<Arguments> {
             "--child" => parsed.child = true,
             "--in-place-sgd" => parsed.in_place_sgd = true,
             "--adamw" => parsed.adamw = true,
+            "--profile" => parsed.profile = Some(value()?),
             "--bench" => {} // cargo's own
             other => bail!("unknown argument {other}: see the top of benches/overhead/main.rs"),
         }
@@ -125,6 +130,9 @@ pub fn run(allocator: &str) -> Result<()> {
     let arguments = arguments()?;
     if arguments.child {
         let workload = arguments.workload.as_deref().and_then(Workload::from_name).context("no such workload")?;
+        if let Some(mode) = &arguments.profile {
+            return profile(workload, mode, &arguments);
+        }
         let rows = measure(workload, &arguments, allocator)?;
         println!("{}", serde_json::to_string(&rows)?);
         return Ok(());
@@ -150,11 +158,16 @@ pub fn run(allocator: &str) -> Result<()> {
                 .args(["--pairs", &arguments.pairs.to_string()])
                 .args(arguments.in_place_sgd.then_some("--in-place-sgd"))
                 .args(arguments.adamw.then_some("--adamw"))
+                .args(arguments.profile.iter().flat_map(|mode| ["--profile", mode]))
                 .env("RAYON_NUM_THREADS", threads.to_string())
                 .stderr(std::process::Stdio::inherit())
                 .output()?;
             if !child.status.success() {
                 bail!("{} with {threads} threads failed", workload.name());
+            }
+            if arguments.profile.is_some() {
+                print!("{}", String::from_utf8_lossy(&child.stdout));
+                continue;
             }
             let rows: Vec<Row> = serde_json::from_slice(&child.stdout)?;
             for row in &rows {
@@ -299,6 +312,19 @@ impl Lane {
         self.peak_bytes = self.peak_bytes.max(memory::peak().saturating_sub(before));
         Ok(())
     }
+}
+
+/// Runs the blocks of one mode, as many as there would be pairs.
+fn profile(workload: Workload, mode: &str, arguments: &Arguments) -> Result<()> {
+    let data = models::Data::load(workload)?;
+    let dir = tempfile::tempdir()?;
+    let mut lane = Lane::new(workload, mode, arguments, dir.path())?;
+    for _ in 0..=arguments.pairs {
+        lane.block(mode, &data, workload.steps_in_block())?;
+    }
+    println!("{} {mode}: {:.2} ms a step", workload.name(), 1e3 * median(&lane.seconds[1..]));
+    lane.recorder.finish()?;
+    Ok(())
 }
 
 fn measure(workload: Workload, arguments: &Arguments, allocator: &str) -> Result<Vec<Row>> {

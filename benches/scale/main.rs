@@ -7,13 +7,16 @@
 //! `benches/scoring`). Each is compacted and asked by the command `gradlog`, in processes of their own, over the visits
 //! of a tenth of the run and over all of it, to see whether the cost grows linearly.
 //!
-//! With `--sql`, the same is asked of `gradlog-sql` in turn with the command, three times each; `over the command` is
-//! the ratio of the medians, which is what the engine adds.
+//! With `--sql`, the same is asked of `gradlog-sql` in turn with the command, both for all rows as CSV, five times
+//! each; `over the command` is the median of the ratios, which is what the engine adds.
 //!
 //! Memory is the most that a process had resident. `efficiency` sets two processes of one thread, each with half of the
-//! examples of the compacted run, beside one process of one thread with all of them: 1 is twice as fast. Everything
-//! else runs once; the page cache is as the last one left it. What came out: `benches/results`.
+//! examples of the compacted run, beside one process of one thread with all of them, which writes a part as well: 1 is
+//! twice as fast. Of three times in turn it is the median; what takes minutes is done once. What two threads of a loop
+//! that shares nothing gain on the machine is printed first. Everything else runs once; the page cache is as the last
+//! one left it. What came out: `benches/results`.
 
+mod ceiling;
 mod process;
 
 #[path = "../scoring/mlp.rs"]
@@ -28,6 +31,9 @@ use clap::Parser;
 use process::{run_all, Spent};
 use serde_json::{json, Value};
 use std::path::{Path, PathBuf};
+
+/// What takes longer is not repeated.
+const LONG_SECONDS: f64 = 60.0;
 
 #[derive(Parser)]
 #[command(about = "What long runs take")]
@@ -69,7 +75,12 @@ fn main() -> Result<()> {
     ensure!(arguments.epochs > 0, "--epochs must be at least 1");
     let mut bench = Bench { command: command(&arguments)?, rows: Vec::new() };
     let folder = tempfile::tempdir_in(arguments.dir.clone().unwrap_or_else(std::env::temp_dir))?;
-    println!("{} cores", std::thread::available_parallelism()?);
+    let [multiplied, copied] = ceiling::efficiency();
+    println!(
+        "{} cores; two threads of arithmetic are {multiplied:.2} as efficient as one, of copying {copied:.2}",
+        std::thread::available_parallelism()?
+    );
+    bench.rows.push(json!({ "what": "ceiling", "arithmetic": multiplied, "copying": copied }));
     println!(
         "{:<34} {:>12} {:>9} {:>18} {:>10} {:>10}",
         "", "visits", "s", "million visits/s", "memory MB", "efficiency"
@@ -169,36 +180,45 @@ impl Bench {
             if let Some(sql) = &arguments.sql {
                 self.measure_engine(sql, question, path, visits)?;
             }
-            let one = run_all(&self.command, &[question.of(&compacted, &[])], Some(1))?;
-            let part = |part: usize| {
-                let out = text(&path.with_extension(format!("{part}.part")));
-                question.of(&compacted, &["--part", &format!("{part}/2"), "--out", &out])
-            };
-            let two = run_all(&self.command, &[part(1), part(2)], Some(1))?;
-            self.row(&format!("{name}, 1 process of 1 thread"), visits, one, None);
-            self.row(&format!("{name}, 2 processes"), visits, two, Some(one.seconds / (2.0 * two.seconds)));
-            for number in 1..=2 {
-                std::fs::remove_file(path.with_extension(format!("{number}.part")))?;
-            }
+            self.measure_parts(question, path, &compacted, visits)?;
         }
         std::fs::remove_dir_all(path)?;
         Ok(std::fs::remove_dir_all(compacted)?)
     }
 
+    /// Asks one process and two in turn, of one thread each.
+    fn measure_parts(&mut self, question: &Question, path: &Path, compacted: &Path, visits: usize) -> Result<()> {
+        let out = |part: usize| text(&path.with_extension(format!("{part}.part")));
+        let part =
+            |part: usize, of: usize| question.of(compacted, &["--part", &format!("{part}/{of}"), "--out", &out(part)]);
+        let (mut ones, mut twos, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        while ones.len() < 3 && ones.iter().map(|spent: &Spent| spent.seconds).sum::<f64>() < LONG_SECONDS {
+            let one = run_all(&self.command, &[part(1, 1)], Some(1))?;
+            let two = run_all(&self.command, &[part(1, 2), part(2, 2)], Some(1))?;
+            ratios.push(one.seconds / (2.0 * two.seconds));
+            ones.push(one);
+            twos.push(two);
+        }
+        let name = &question.name;
+        let (one, two) = (median(ones, |spent| spent.seconds), median(twos, |spent| spent.seconds));
+        self.row(&format!("{name}, 1 process of 1 thread"), visits, one, None);
+        self.row(&format!("{name}, 2 processes"), visits, two, Some(median(ratios, |ratio| *ratio)));
+        (1..=2).try_for_each(|part| Ok(std::fs::remove_file(out(part))?))
+    }
+
     /// Asks the command and the engine in turn.
     fn measure_engine(&mut self, sql: &Path, question: &Question, path: &Path, visits: usize) -> Result<()> {
-        let (mut plain, mut engine) = (Vec::new(), Vec::new());
-        for _ in 0..3 {
-            plain.push(run_all(&self.command, &[question.of(path, &[])], None)?);
-            engine.push(run_all(sql, &[vec![text(path), question.sql.clone()]], None)?);
+        let csv = ["--format", "csv"];
+        let asked = [&[text(path), question.sql.clone()], words(&csv).as_slice()].concat();
+        let (mut engine, mut over) = (Vec::new(), Vec::new());
+        for _ in 0..5 {
+            let plain = run_all(&self.command, &[question.of(path, &csv)], None)?;
+            let spent = run_all(sql, &[asked.clone()], None)?;
+            over.push(spent.seconds / plain.seconds);
+            engine.push(spent);
         }
-        let median = |mut all: Vec<Spent>| {
-            all.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-            all[all.len() / 2]
-        };
-        let (plain, engine) = (median(plain), median(engine));
+        let (over, engine) = (median(over, |over| *over), median(engine, |spent| spent.seconds));
         let name = format!("{}, SQL", question.name);
-        let over = engine.seconds / plain.seconds;
         self.row(&name, visits, engine, None);
         println!("{:<34} {:>12} {over:>9.2}", format!("{name} over the command"), "");
         self.rows.push(json!({ "what": name, "visits": visits, "over_the_command": over }));
@@ -215,6 +235,11 @@ impl Bench {
             "megabytes": megabytes, "efficiency": efficiency,
         }));
     }
+}
+
+fn median<T: Copy>(mut all: Vec<T>, by: impl Fn(&T) -> f64) -> T {
+    all.sort_by(|a, b| by(a).total_cmp(&by(b)));
+    all[all.len() / 2]
 }
 
 fn text(path: &Path) -> String {
