@@ -1,8 +1,8 @@
 //! The queue between the training and the background thread: bounded in passes and in bytes.
 //!
 //! Waking a sleeping thread costs about ten microseconds, and more if it takes the caller's core. That is some percent
-//! of a short step. So the background thread is not woken while passes keep coming: it polls a hundred times a second.
-//! It is woken only if the queue fills up or a caller waits for an answer.
+//! of a short step. So the background thread is not woken while passes keep coming: it polls a hundred times a second,
+//! and less often where a step takes longer. It is woken only if the queue fills up or a caller waits for an answer.
 
 use super::config::{Config, Overflow};
 use super::error::RecordError;
@@ -12,8 +12,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// Time that the background thread sleeps between looks while passes keep coming.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Time that the background thread sleeps before it looks for the next pass. Each look in vain doubles the time.
+const LOOK_AFTER: Duration = Duration::from_millis(10);
+const LOOK_AFTER_MAX: Duration = Duration::from_millis(80);
 /// The longest wait: an `Instant` plus an arbitrary duration can overflow.
 const WAIT_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// After this time without a message the thread sleeps until it is woken. Longer than most steps take.
@@ -106,6 +107,8 @@ pub(super) struct Inbox<T> {
     bytes_max: usize,
     /// Time of the last message.
     last: Instant,
+    /// Time until the next look.
+    pause: Duration,
 }
 
 impl<T> Inbox<T> {
@@ -121,6 +124,7 @@ impl<T> Inbox<T> {
             match self.receiver.try_recv() {
                 Ok(message) => {
                     self.last = Instant::now();
+                    self.pause = LOOK_AFTER;
                     return Ok(message);
                 }
                 Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
@@ -135,7 +139,8 @@ impl<T> Inbox<T> {
                 self.last = Instant::now();
                 return Ok(message);
             }
-            std::thread::park_timeout(left.min(LOOK_EVERY));
+            std::thread::park_timeout(left.min(self.pause));
+            self.pause = LOOK_AFTER_MAX.min(2 * self.pause);
         }
     }
 }
@@ -174,7 +179,8 @@ impl<T> Queue<T> {
             reader: None,
             last_instant: None,
         };
-        (queue, Inbox { receiver, gauge, bytes_max: config.queue_bytes_max, last: Instant::now() })
+        let (last, pause) = (Instant::now(), LOOK_AFTER);
+        (queue, Inbox { receiver, gauge, bytes_max: config.queue_bytes_max, last, pause })
     }
 
     /// Sets the thread that reads the inbox. Without it the reader is never woken and only polls.
