@@ -97,11 +97,12 @@ impl FusedLayer for LinearOp {
             *last = outputs;
         }
         let (xs, ws) = (slice(x.0, x.1)?, slice(w.0, w.1)?);
+        let (left, right) = (Matrix::new(xs, rows, inputs), Matrix::new(ws, outputs, inputs).t());
         let mut y = match b {
             Some((storage, layout)) => slice(storage, layout)?.repeat(rows),
-            None => vec![0f32; rows * outputs],
+            None => return Ok((CpuStorage::F32(parallel::product(left, right)), Shape::from(dims))),
         };
-        parallel::matmul(&mut y, Matrix::new(xs, rows, inputs), Matrix::new(ws, outputs, inputs).t(), b.is_some());
+        parallel::add_product(&mut y, left, right);
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
 
@@ -112,13 +113,8 @@ impl FusedLayer for LinearOp {
         let device = x.device();
         let grad = grad.contiguous()?;
         let x_grad = if needs_gradient(x) {
-            let mut out = vec![0f32; rows * inputs];
-            with_slice(&grad, |g| {
-                with_slice(w, |w| {
-                    let grads = Matrix::new(g, rows, outputs);
-                    parallel::matmul(&mut out, grads, Matrix::new(w, outputs, inputs), false);
-                    Ok(())
-                })
+            let out = with_slice(&grad, |g| {
+                with_slice(w, |w| Ok(parallel::product(Matrix::new(g, rows, outputs), Matrix::new(w, outputs, inputs))))
             })?;
             Some(Tensor::from_vec(out, x.shape(), device)?)
         } else {
@@ -171,9 +167,7 @@ pub(super) fn weight_gradients(
                 sum.truncate(size);
                 return Ok((sum, b_grad));
             }
-            let mut w_grad = vec![0f32; size];
-            let grads = Matrix::new(g, rows, outputs);
-            parallel::matmul(&mut w_grad, grads.t(), Matrix::new(xs, rows, inputs), false);
+            let w_grad = parallel::product(Matrix::new(g, rows, outputs).t(), Matrix::new(xs, rows, inputs));
             let b_grad = bias.then(|| {
                 let mut b_grad = vec![0f32; outputs];
                 add_rows(g, &mut b_grad);

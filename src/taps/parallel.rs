@@ -5,6 +5,7 @@
 //! candle's pool it finds them awake.
 
 use candle_core::utils::barrier_pool;
+use gradlog_kernels::fresh::{self, Piece};
 use gradlog_kernels::matmul::{self, Matrix};
 use std::sync::{Mutex, PoisonError};
 
@@ -41,14 +42,70 @@ pub(crate) fn share_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mu
     map(parts, |(number, part): (usize, &mut [f32])| work(number * rows, part));
 }
 
-/// Computes `out = a·b`, or `out += a·b` if `accumulate` is set, with the rows of `out` shared out.
-pub(super) fn matmul(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, accumulate: bool) {
+/// With this many numbers it pays to wake a thread for an element-wise pass.
+const STRETCH: usize = 1 << 12;
+
+/// A vector of `length` numbers: calls `write` on one stretch for each thread. The vector is not cleared before.
+pub(crate) fn fresh(length: usize, write: impl Fn(Piece<'_>) + Sync) -> Vec<f32> {
+    let pieces = count_threads().min(length.div_ceil(STRETCH));
+    fresh::vector(length, 1, pieces, |pieces| {
+        map(pieces, write);
+    })
+}
+
+/// `a·b`, with its rows shared out.
+pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
+    let (rows, inner) = a.shape();
+    let (_, width) = b.shape();
+    let pieces = if rows * inner * width < PARALLEL_FROM { 1 } else { count_threads() };
+    fresh::vector(rows, width, pieces, |pieces| {
+        map(pieces, |piece| piece.write_product(a, b));
+    })
+}
+
+/// Adds `a·b` to `out`, with the rows of `out` shared out.
+pub(super) fn add_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     let (_, width) = b.shape();
     let (rows, inner) = a.shape();
     if rows * inner * width < PARALLEL_FROM {
-        return matmul::matmul(out, a, b, accumulate, 1);
+        return matmul::matmul(out, a, b, true, 1);
     }
-    share_rows(out, width, |first, part| matmul::matmul(part, a.rows(first, part.len() / width), b, accumulate, 1));
+    if is_thin(a, b) {
+        let flipped = product(b.t(), a.t());
+        return share_rows(out, width, |first, part| add_transpose(&flipped, rows, first, part, width));
+    }
+    share_rows(out, width, |first, part| matmul::matmul(part, a.rows(first, part.len() / width), b, true, 1));
+}
+
+/// The most rows of a thin product.
+const THIN_ROWS: usize = 128;
+/// Both sides have at least so many columns.
+const THIN_COLUMNS: usize = 128;
+
+/// Whether to compute `(bᵀ·aᵀ)ᵀ` in place of `a·b`: a few rows times the transpose of a large matrix. The product would
+/// first copy all of `b` to have its columns lie in the order of vector registers, and once for each thread. The
+/// flipped one does that with the few rows.
+fn is_thin(a: Matrix<'_>, b: Matrix<'_>) -> bool {
+    let (rows, inner) = a.shape();
+    let (_, width) = b.shape();
+    let are_long = inner >= THIN_COLUMNS && width >= THIN_COLUMNS;
+    rows <= THIN_ROWS && are_long && a.has_contiguous_rows() && b.t().has_contiguous_rows()
+}
+
+/// Adds the rows from `first` on of the transpose of `[width, rows]` to `out`, whose rows have `width` numbers.
+fn add_transpose(flipped: &[f32], rows: usize, first: usize, out: &mut [f32], width: usize) {
+    /// Numbers of a side of a square that is in the first-level cache.
+    const TILE: usize = 16;
+    for (band, out) in out.chunks_mut(TILE * width).enumerate() {
+        for column in (0..width).step_by(TILE) {
+            for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                let row = first + band * TILE + row;
+                let columns = column..width.min(column + TILE);
+                let from = flipped[column * rows + row..].iter().step_by(rows);
+                out[columns].iter_mut().zip(from).for_each(|(out, from)| *out += from);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -78,8 +135,29 @@ mod tests {
         let (a, b) = (Matrix::new(&a, k, m).t(), Matrix::new(&b, k, n));
         assert!(m * k * n >= PARALLEL_FROM);
         let (mut shared, mut alone) = (vec![1f32; m * n], vec![1f32; m * n]);
-        matmul(&mut shared, a, b, true);
+        add_product(&mut shared, a, b);
         matmul::matmul(&mut alone, a, b, true, 1);
         assert_eq!(shared, alone, "the numbers are small integers, so every order of summing gives the same");
+        alone.iter_mut().for_each(|number| *number -= 1.0);
+        assert_eq!(product(a, b), alone);
+    }
+
+    #[test]
+    fn a_thin_product_is_the_product() {
+        let numbers = |n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 7 + 3) % 11) as f32 - 5.0).collect() };
+        for (rows, inner, width) in [(64, 200, 131), (37, 128, 128), (128, 129, 300), (1, 2_000, 300)] {
+            let (a, b) = (numbers(rows * inner), numbers(width * inner));
+            let (a, b) = (Matrix::new(&a, rows, inner), Matrix::new(&b, width, inner).t());
+            assert!(is_thin(a, b) && rows * inner * width >= PARALLEL_FROM);
+            let (mut thin, mut whole) = (vec![1f32; rows * width], vec![1f32; rows * width]);
+            add_product(&mut thin, a, b);
+            matmul::matmul(&mut whole, a, b, true, 1);
+            assert_eq!(thin, whole, "{rows}x{inner}x{width}");
+        }
+        let long = numbers(129 * 128);
+        assert!(!is_thin(Matrix::new(&long, 129, 128), Matrix::new(&long, 128, 128).t()));
+        assert!(!is_thin(Matrix::new(&long, 64, 128), Matrix::new(&long, 128, 128)));
+        assert!(!is_thin(Matrix::new(&long, 128, 64).t(), Matrix::new(&long, 128, 128).t()));
+        assert!(!is_thin(Matrix::new(&long, 64, 128), Matrix::new(&long, 64, 128).t()));
     }
 }

@@ -3,6 +3,7 @@
 //! The taps use it for weight gradients and per-example gradients, the analysis for dot products of many pairs.
 
 use gemm::Parallelism;
+use std::mem::MaybeUninit;
 
 /// A read-only matrix inside a slice. Each dimension has a stride, so a transpose copies nothing.
 ///
@@ -43,6 +44,11 @@ impl<'a> Matrix<'a> {
         (self.rows, self.columns)
     }
 
+    /// Whether the numbers of a row lie one after another.
+    pub fn has_contiguous_rows(&self) -> bool {
+        self.column_stride == 1
+    }
+
     /// The `count` rows that begin with row `first`.
     ///
     /// # Panics
@@ -74,15 +80,35 @@ impl<'a> Matrix<'a> {
 /// # Panics
 /// If `a` has another number of columns than `b` has rows, or `out` another length than the result.
 pub fn matmul(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, threads: usize) {
+    // SAFETY: the numbers of a slice are initialized, and `multiply` writes nothing that is not.
+    unsafe { multiply(out.as_mut_ptr(), out.len(), a, b, accumulate, threads) }
+}
+
+/// Computes `out = a·b` and so initializes it.
+///
+/// # Panics
+/// As [`matmul`].
+pub(crate) fn matmul_into(out: &mut [MaybeUninit<f32>], a: Matrix<'_>, b: Matrix<'_>) {
+    // SAFETY: as the result is not added to it, `out` is not read.
+    unsafe { multiply(out.as_mut_ptr().cast(), out.len(), a, b, false, 1) }
+}
+
+/// Writes every number of `out`, and reads it only if `accumulate` is true.
+///
+/// # Safety
+/// `out` must be valid for writes of `length` numbers, aligned, and overlap no input. With `accumulate` its numbers
+/// must be initialized.
+unsafe fn multiply(out: *mut f32, length: usize, a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, threads: usize) {
     let (m, k, n) = (a.rows, a.columns, b.columns);
     assert_eq!(k, b.rows, "the inner dimensions differ");
-    assert_eq!(Some(out.len()), m.checked_mul(n), "the result has another size");
+    assert_eq!(Some(length), m.checked_mul(n), "the result has another size");
     if m == 0 || n == 0 {
         return;
     }
     if k == 0 {
         if !accumulate {
-            out.fill(0.0);
+            // SAFETY: `out` is valid for writes of so many numbers; a zero is eight bits of zero four times.
+            unsafe { out.write_bytes(0, length) };
         }
         return;
     }
@@ -95,14 +121,13 @@ pub fn matmul(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, t
     //   `out` has m·n numbers.
     // - m, k and n are at least 1 here, so each stride is at most the length of a slice. That is below `isize::MAX`,
     //   and the casts change no number. (An empty matrix may have any stride. It has returned above.)
-    // - `out` is borrowed exclusively, so it overlaps neither input. All three are slices, so they are initialized and
-    //   aligned.
+    // - The caller says that `out` may be written, overlaps neither input, and is initialized where it is read.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
             n as isize,
             accumulate,
