@@ -20,6 +20,7 @@
 
 mod pool;
 mod relu;
+mod two_by_two;
 mod windows;
 
 pub use pool::{max_pool2d, max_pool2d_as_candle, MaxPool2d};

@@ -134,7 +134,10 @@ impl CustomOp1 for MaxPool {
         share_rows(&mut y, windows.output_len(), |first, y| {
             let images = x[first * windows.input_len()..].chunks_exact(windows.input_len());
             for (y, image) in y.chunks_exact_mut(windows.output_len()).zip(images) {
-                windows.for_each(|number, window| y[number] = window.largest(image));
+                match windows.two_by_two() {
+                    Some(windows) => windows.largest(image, y),
+                    None => windows.for_each(|number, window| y[number] = window.largest(image)),
+                }
             }
         });
         Ok((CpuStorage::F32(y), Shape::from((batch, channels, windows.out_height, windows.out_width))))
@@ -143,6 +146,11 @@ impl CustomOp1 for MaxPool {
     fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let windows = self.windows;
         let (area, overlap) = (windows.area() as f32, windows.overlap());
+        let gradient = self.gradient;
+        let share_of = move |g: f32, count: u32| match gradient {
+            Gradient::AsCandle => g * (count as f32 / area),
+            Gradient::True => g / count.max(1) as f32,
+        };
         let mut out = vec![0f32; x.elem_count()];
         with_slices([x, y, grad], |[x, y, g]| {
             share_rows(&mut out, windows.input_len(), |first, out| {
@@ -150,13 +158,14 @@ impl CustomOp1 for MaxPool {
                 let ys = y[first * windows.output_len()..].chunks_exact(windows.output_len());
                 let gs = g[first * windows.output_len()..].chunks_exact(windows.output_len());
                 for (((out, image), y), g) in out.chunks_exact_mut(windows.input_len()).zip(images).zip(ys).zip(gs) {
+                    if let Some(windows) = windows.two_by_two() {
+                        windows.share_gradient([image, y, g], out, share_of);
+                        continue;
+                    }
                     windows.for_each(|number, window| {
                         let equal = |place: usize| u32::from(image[place] == y[number]);
                         let count: u32 = window.lines().flatten().map(equal).sum();
-                        let share = match self.gradient {
-                            Gradient::AsCandle => g[number] * (count as f32 / area),
-                            Gradient::True => g[number] / count.max(1) as f32,
-                        };
+                        let share = share_of(g[number], count);
                         for place in window.lines().flatten() {
                             let own = share * equal(place) as f32;
                             // A sum would turn `-0` into `+0`, which candle's gradient keeps.

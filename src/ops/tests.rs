@@ -1,5 +1,6 @@
 //! Values and gradients of ReLU and max-pooling, against candle, brute force and finite differences.
 
+use super::windows::Windows;
 use super::*;
 use candle_core::{DType, Device, Result, Tensor, Var};
 
@@ -222,5 +223,39 @@ fn windows_that_do_not_fit_are_refused() {
     ] {
         let error = pool.forward(&x).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
+    }
+}
+
+/// The fast loops for windows of two by two, and the loops for any, on numbers that are equal, not finite or no
+/// numbers.
+#[test]
+fn windows_of_two_by_two_are_windows() {
+    let choices = [1.0, 1.0, -0.0, 0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 2.5, -3.0];
+    for (height, width) in [(2, 2), (4, 6), (5, 7), (6, 33), (14, 14)] {
+        let number = |place: usize| choices[(place * 7919 + place / 3) % choices.len()];
+        let image: Vec<f32> = (0..height * width).map(number).collect();
+        let x = Tensor::new(image.clone(), &Device::Cpu).unwrap().reshape((1, 1, height, width)).unwrap();
+        let windows = Windows::new(&x, MaxPool2d::new(2)).unwrap();
+        let fast = windows.two_by_two().unwrap();
+        let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        let (mut y, mut found) = (vec![7.0; windows.output_len()], vec![8.0; windows.output_len()]);
+        windows.for_each(|number, window| y[number] = window.largest(&image));
+        fast.largest(&image, &mut found);
+        assert_eq!(bits(&found), bits(&y), "{height}x{width}");
+
+        let g: Vec<f32> = (0..windows.output_len()).map(|place| upstream(place) as f32).collect();
+        let share = |g: f32, count: u32| g / count.max(1) as f32;
+        let (mut expected, mut found) = (vec![0.0; image.len()], vec![0.0; image.len()]);
+        windows.for_each(|number, window| {
+            let equal = |place: usize| u32::from(image[place] == y[number]);
+            let count = window.lines().flatten().map(equal).sum();
+            window.lines().flatten().for_each(|place| expected[place] = share(g[number], count) * equal(place) as f32);
+        });
+        fast.share_gradient([&image, &y, &g], &mut found, share);
+        assert_eq!(bits(&found), bits(&expected), "{height}x{width}");
+    }
+    for pool in [MaxPool2d::new(3), MaxPool2d::new(2).stride(1), MaxPool2d::new(2).padding(1)] {
+        let x = Tensor::zeros((1, 1, 6, 6), DType::F32, &Device::Cpu).unwrap();
+        assert!(Windows::new(&x, pool).unwrap().two_by_two().is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! The windows of a max-pool: which numbers of an image belong to which output.
 
 use super::pool::MaxPool2d;
+use super::two_by_two::TwoByTwo;
 use candle_core::{Result, Tensor};
 use std::ops::Range;
 
@@ -53,6 +54,12 @@ impl Windows {
 
     pub(super) fn output_len(&self) -> usize {
         self.out_height * self.out_width
+    }
+
+    /// The same windows, if they are of two by two and lie side by side.
+    pub(super) fn two_by_two(&self) -> Option<TwoByTwo> {
+        let is_plain = self.pool == MaxPool2d::new(2);
+        is_plain.then_some(TwoByTwo { width: self.width, out_width: self.out_width })
     }
 
     /// Calls `f(number, window)` for each window, in the order of the output.
