@@ -6,7 +6,8 @@
         [--json FILE]
 
 Each round runs some PyTorch steps in a process of their own, and then the benchmark `overhead_mimalloc` with few pairs:
-gradlog's steps under mimalloc, as README recommends. The ratio of a round is that of its two medians; the table has
+gradlog's steps under mimalloc and with its SGD, which
+steps in place as PyTorch's does, as README recommends. The ratio of a round is that of its two medians; the table has
 the median over the rounds, with the least and the greatest. PyTorch runs eagerly, with SGD and without any recording.
 The models are those of benches/overhead/models.rs.
 """
@@ -115,6 +116,7 @@ def time_gradlog(workload, threads):
         path = pathlib.Path(folder) / "rows.json"
         bench = ["cargo", "bench", "--quiet", "--bench", "overhead_mimalloc", "--"]
         options = ["--workload", workload, "--threads", str(threads), "--pairs", "4", "--json", str(path)]
+        options += ["--in-place-sgd"]
         subprocess.run(bench + options, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
         return {row["mode"]: row["step_ms"] for row in json.loads(path.read_text())}
 
