@@ -139,9 +139,11 @@ type Op = fn(&Tensor) -> candle_core::Result<Tensor>;
 struct Between {
     relu: Op,
     pool: Op,
-    /// Over the last dimension.
-    softmax: Op,
+    attend: Attend,
 }
+
+/// Causal attention of queries, keys and values; the mask is added to its scores where it takes one.
+type Attend = fn([&Tensor; 3], &Tensor) -> candle_core::Result<Tensor>;
 
 /// candle's own ops in the plain loop, and with taps those that compute the same in one pass each way.
 fn between(taps: Option<&Taps>) -> Between {
@@ -149,15 +151,20 @@ fn between(taps: Option<&Taps>) -> Between {
         Some(_) => Between {
             relu: gradlog::ops::relu,
             pool: |x| gradlog::ops::max_pool2d_as_candle(x, 2),
-            softmax: gradlog::nn::ops::softmax_last_dim,
+            attend: |[q, k, v], _| gradlog::ops::attention(q, k, v, HEADS, true),
         },
-        None => Between {
-            relu: Tensor::relu,
-            pool: |x| x.max_pool2d(2),
-            // `softmax_last_dim` has no backward in candle-nn 0.11.
-            softmax: |x| candle_nn::ops::softmax(x, candle_core::D::Minus1),
-        },
+        None => Between { relu: Tensor::relu, pool: |x| x.max_pool2d(2), attend: attend_by_candle },
     }
+}
+
+fn attend_by_candle(of: [&Tensor; 3], mask: &Tensor) -> candle_core::Result<Tensor> {
+    let (batch, length, width) = of[0].dims3()?;
+    let heads = |x: &Tensor| x.reshape((batch, length, HEADS, width / HEADS))?.transpose(1, 2)?.contiguous();
+    let [q, k, v] = [heads(of[0])?, heads(of[1])?, heads(of[2])?];
+    let scores = (q.matmul(&k.t()?)? / ((width / HEADS) as f64).sqrt())?.broadcast_add(mask)?;
+    // `softmax_last_dim` has no backward in candle-nn 0.11.
+    let mixed = candle_nn::ops::softmax(&scores, candle_core::D::Minus1)?.matmul(&v)?;
+    mixed.transpose(1, 2)?.contiguous()?.reshape((batch, length, width))
 }
 
 impl Model {
@@ -213,7 +220,7 @@ fn transformer(build: &Builder<'_>) -> Result<Forward> {
             fc(&name("down"), 4 * WIDTH, WIDTH)?,
         ));
     }
-    let Between { relu, softmax, .. } = between(build.taps);
+    let Between { relu, attend, .. } = between(build.taps);
     let (last_norm, head) = (norm("norm")?, fc("head", WIDTH, SYMBOLS)?);
     let mask: Vec<f32> =
         (0..LENGTH * LENGTH).map(|i| if i % LENGTH > i / LENGTH { f32::NEG_INFINITY } else { 0.0 }).collect();
@@ -224,13 +231,10 @@ fn transformer(build: &Builder<'_>) -> Result<Forward> {
         let positions =
             Tensor::arange(0u32, length as u32, ids.device())?.broadcast_as((batch, length))?.contiguous()?;
         let mut x = (tokens.forward(ids)? + places.forward(&positions)?)?;
-        let heads = |t: Tensor| t.reshape((batch, length, HEADS, WIDTH / HEADS))?.transpose(1, 2)?.contiguous();
         for (norm1, [q, k, v], out, norm2, up, down) in &blocks {
             let h = norm1.forward(&x)?;
-            let (q, k, v) = (heads(q.forward(&h)?)?, heads(k.forward(&h)?)?, heads(v.forward(&h)?)?);
-            let scores = (q.matmul(&k.t()?)? / ((WIDTH / HEADS) as f64).sqrt())?.broadcast_add(&mask)?;
-            let mixed = softmax(&scores)?.matmul(&v)?;
-            let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((batch, length, WIDTH))?;
+            let (q, k, v) = (q.forward(&h)?, k.forward(&h)?, v.forward(&h)?);
+            let mixed = attend([&q, &k, &v], &mask)?;
             x = (x + out.forward(&mixed)?)?;
             let h = norm2.forward(&x)?;
             x = (x + down.forward(&relu(&up.forward(&h)?)?)?)?;

@@ -13,6 +13,7 @@ use crate::taps::{cpu_f32, slice, with_slice};
 use candle_core::shape::Dim;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, D};
 pub use candle_nn::ops::*;
+use gradlog_kernels::simd::{largest, sum_over, vectorized};
 
 /// `exp(x) / Σ exp(x)` over the last dimension. The output has the shape of `xs`.
 ///
@@ -77,12 +78,17 @@ impl CustomOp1 for Softmax {
         let width = layout.shape().dims().last().copied().unwrap_or(1);
         let mut y = slice(x, layout)?.to_vec();
         share_rows(&mut y, width, |_, rows| {
-            for row in rows.chunks_exact_mut(width) {
-                let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                row.iter_mut().for_each(|y| *y = (*y - largest).exp());
-                let sum: f32 = row.iter().sum();
-                row.iter_mut().for_each(|y| *y /= sum);
-            }
+            vectorized(
+                #[inline(always)]
+                || {
+                    for row in rows.chunks_exact_mut(width) {
+                        let largest = largest(row);
+                        row.iter_mut().for_each(|y| *y = (*y - largest).exp());
+                        let sum = sum_over([row], |[y]| y);
+                        row.iter_mut().for_each(|y| *y /= sum);
+                    }
+                },
+            );
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
@@ -96,10 +102,15 @@ impl CustomOp1 for Softmax {
                 share_rows(&mut out, width, |first, out| {
                     let from = first * width;
                     let rows = y[from..].chunks_exact(width).zip(g[from..].chunks_exact(width));
-                    for (out, (y, g)) in out.chunks_exact_mut(width).zip(rows) {
-                        let along: f32 = y.iter().zip(g).map(|(y, g)| y * g).sum();
-                        out.iter_mut().zip(y).zip(g).for_each(|((out, y), g)| *out = y * (g - along));
-                    }
+                    vectorized(
+                        #[inline(always)]
+                        || {
+                            for (out, (y, g)) in out.chunks_exact_mut(width).zip(rows) {
+                                let along = sum_over([y, g], |[y, g]| y * g);
+                                out.iter_mut().zip(y).zip(g).for_each(|((out, y), g)| *out = y * (g - along));
+                            }
+                        },
+                    );
                 });
                 Ok(())
             })

@@ -1,12 +1,12 @@
-//! ReLU and max-pooling with one pass forward and one pass backward.
+//! ReLU, max-pooling and attention with one pass forward and one pass backward.
 //!
 //! candle's backward of each is a chain of five to ten ops. Each op writes a new tensor of the input's size. In a
-//! convolutional network these cost more than the convolutions. Neither function has parameters, so there is nothing to
+//! convolutional network these cost more than the convolutions. No function has parameters, so there is nothing to
 //! record.
 //!
 //! # Where PyTorch differs
 //!
-//! Both functions have a kink. At the kink the gradient is a convention, and candle, gradlog and PyTorch choose
+//! ReLU and max-pooling have a kink. At the kink the gradient is a convention, and candle, gradlog and PyTorch choose
 //! differently. Elsewhere [`relu`] and [`max_pool2d`] have PyTorch's gradient.
 //!
 //! | at | gradlog | candle 0.11 | PyTorch |
@@ -18,11 +18,13 @@
 //! Equal numbers are common behind a ReLU, where many are 0. `x.mul(&x.gt(0.0)?.to_dtype(x.dtype())?)` is a ReLU with
 //! PyTorch's slope at 0.
 
+mod attention;
 mod pool;
 mod relu;
 mod two_by_two;
 mod windows;
 
+pub use attention::attention;
 pub use pool::{max_pool2d, max_pool2d_as_candle, MaxPool2d};
 pub use relu::relu;
 

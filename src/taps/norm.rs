@@ -13,6 +13,7 @@ use super::spec::{LayerSpec, Parameter};
 use super::tap::{Tap, TapError};
 use candle_core::{bail, CpuStorage, DType, Device, Result, Shape, Tensor, D};
 use candle_nn::{LayerNorm, RmsNorm};
+use gradlog_kernels::simd::{sum_over, vectorized};
 
 impl Tap for LayerNorm {
     fn spec(&self) -> std::result::Result<LayerSpec, TapError> {
@@ -100,10 +101,11 @@ struct Kernel {
 
 impl Kernel {
     /// `(mean, 1/sqrt(variance + eps))` of one row. The mean is 0 for RmsNorm.
+    #[inline(always)]
     fn moments(&self, row: &[f32]) -> (f32, f32) {
         let width = row.len() as f32;
-        let mean = if self.remove_mean { row.iter().sum::<f32>() / width } else { 0.0 };
-        let variance = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / width;
+        let mean = if self.remove_mean { sum_over([row], |[v]| v) / width } else { 0.0 };
+        let variance = sum_over([row], |[v]| (v - mean) * (v - mean)) / width;
         (mean, 1.0 / (variance + self.eps).sqrt())
     }
 
@@ -111,19 +113,28 @@ impl Kernel {
         let width = w.len();
         let mut y = vec![0f32; x.len()];
         share_rows(&mut y, width, |first, y| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width)) {
-                let (mean, rstd) = self.moments(x);
-                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                    *y = (x - mean) * rstd * w;
-                }
-                if let Some(b) = b {
-                    for (y, b) in y.iter_mut().zip(b) {
-                        *y += b;
+            let rows = y.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width));
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (y, x) in rows {
+                        self.fill_row(y, x, w, b);
                     }
-                }
-            }
+                },
+            );
         });
         y
+    }
+
+    #[inline(always)]
+    fn fill_row(&self, y: &mut [f32], x: &[f32], w: &[f32], b: Option<&[f32]>) {
+        let (mean, rstd) = self.moments(x);
+        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+            *y = (x - mean) * rstd * w;
+        }
+        if let Some(b) = b {
+            y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
+        }
     }
 
     /// `∂L/∂x = rstd · (γδ − mean(γδ) − x̂ · mean(γδ ∘ x̂))`, without the second term where the mean is not removed.
@@ -132,36 +143,46 @@ impl Kernel {
         let mut out = vec![0f32; x.len()];
         share_rows(&mut out, width, |first, out| {
             let (x, g) = (&x[first * width..], &g[first * width..]);
-            for (out, (x, g)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width).zip(g.chunks_exact(width))) {
-                let (mean, rstd) = self.moments(x);
-                let (mut sum, mut along) = (0f32, 0f32);
-                for ((x, g), w) in x.iter().zip(g).zip(w) {
-                    sum += g * w;
-                    along += g * w * (x - mean) * rstd;
-                }
-                let sum = if self.remove_mean { sum / width as f32 } else { 0.0 };
-                let along = along / width as f32;
-                for (((out, x), g), w) in out.iter_mut().zip(x).zip(g).zip(w) {
-                    *out = rstd * (g * w - sum - (x - mean) * rstd * along);
-                }
-            }
+            let rows = out.chunks_exact_mut(width).zip(x.chunks_exact(width).zip(g.chunks_exact(width)));
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (out, (x, g)) in rows {
+                        self.fill_gradient(out, x, w, g);
+                    }
+                },
+            );
         });
         out
+    }
+
+    #[inline(always)]
+    fn fill_gradient(&self, out: &mut [f32], x: &[f32], w: &[f32], g: &[f32]) {
+        let width = w.len() as f32;
+        let (mean, rstd) = self.moments(x);
+        let sum = if self.remove_mean { sum_over([g, w], |[g, w]| g * w) / width } else { 0.0 };
+        let along = sum_over([x, g, w], |[x, g, w]| g * w * (x - mean) * rstd) / width;
+        for (((out, x), g), w) in out.iter_mut().zip(x).zip(g).zip(w) {
+            *out = rstd * (g * w - sum - (x - mean) * rstd * along);
+        }
     }
 
     /// The gradient of one example: `Σ_t δ_t ∘ x̂_t`, then `Σ_t δ_t` if there is a bias.
     fn example_gradient(&self, x: &[f32], g: &[f32], width: usize, out: &mut [f32]) {
         out.fill(0.0);
         let (weights, biases) = out.split_at_mut(width);
-        for (x, g) in x.chunks_exact(width).zip(g.chunks_exact(width)) {
-            let (mean, rstd) = self.moments(x);
-            for ((slot, x), g) in weights.iter_mut().zip(x).zip(g) {
-                *slot += g * (x - mean) * rstd;
-            }
-            for (slot, g) in biases.iter_mut().zip(g) {
-                *slot += g;
-            }
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                for (x, g) in x.chunks_exact(width).zip(g.chunks_exact(width)) {
+                    let (mean, rstd) = self.moments(x);
+                    for ((slot, x), g) in weights.iter_mut().zip(x).zip(g) {
+                        *slot += g * (x - mean) * rstd;
+                    }
+                    biases.iter_mut().zip(g).for_each(|(slot, g)| *slot += g);
+                }
+            },
+        );
     }
 }
 

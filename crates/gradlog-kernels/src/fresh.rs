@@ -4,6 +4,7 @@
 //! element-wise passes it was a tenth.
 
 use crate::matmul::{matmul_into, Matrix};
+use crate::simd::vectorized;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -27,11 +28,18 @@ impl Piece<'_> {
     /// If there are fewer than the piece has room for.
     #[inline(always)]
     pub fn write(self, numbers: impl IntoIterator<Item = f32>) {
-        let (length, mut done) = (self.out.len(), 0);
-        for (slot, number) in self.out.iter_mut().zip(numbers) {
-            slot.write(number);
-            done += 1;
-        }
+        let length = self.out.len();
+        let done = vectorized(
+            #[inline(always)]
+            || {
+                let mut done = 0;
+                for (slot, number) in self.out.iter_mut().zip(numbers) {
+                    slot.write(number);
+                    done += 1;
+                }
+                done
+            },
+        );
         assert_eq!(done, length, "too few numbers for a piece");
         self.written.fetch_add(length, Ordering::Relaxed);
     }

@@ -60,6 +60,14 @@ impl<'a> Matrix<'a> {
         Self { data: &self.data[start..], rows: count, ..self }
     }
 
+    /// The `count` columns that begin with column `first`.
+    ///
+    /// # Panics
+    /// If `first + count` is more than the number of columns.
+    pub fn columns(self, first: usize, count: usize) -> Self {
+        self.t().rows(first, count).t()
+    }
+
     /// The transpose: the same numbers, with rows and columns exchanged.
     pub fn t(self) -> Self {
         Self {
@@ -217,6 +225,16 @@ mod tests {
         let (m, k, n) = (7, 3, 4);
         let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
         for left in [Matrix::new(&a, m, k), Matrix::new(&a, k, m).t()] {
+            for (first, count) in (0..=k).flat_map(|first| (0..=k - first).map(move |count| (first, count))) {
+                let mut out = vec![2.0; m * n].into_boxed_slice();
+                let left = left.columns(first, count);
+                matmul(&mut out, left, Matrix::new(&b, k, n).rows(first, count), false, 1);
+                for (place, found) in out.iter().enumerate() {
+                    let (i, j) = (place / n, place % n);
+                    let dot: f32 = (0..count).map(|l| element(&left, i, l) * b[(first + l) * n + j]).sum();
+                    assert_eq!(*found, dot, "{count} columns from {first} at {i}, {j}");
+                }
+            }
             for (first, count) in (0..=m).flat_map(|first| (0..=m - first).map(move |count| (first, count))) {
                 let mut out = vec![2.0; count * n].into_boxed_slice();
                 matmul(&mut out, left.rows(first, count), Matrix::new(&b, k, n), false, 1);

@@ -38,6 +38,39 @@ pub fn sum_of_lanes<T: Copy + std::ops::Add<Output = T>>(lanes: [T; 16]) -> T {
     (by_4[0] + by_4[2]) + (by_4[1] + by_4[3])
 }
 
+/// `Σ_i term([a_i, b_i, ..])` in `f32` over the numbers of slices, as far as the shortest goes; 0 for an empty one.
+///
+/// It has 16 partial sums: inside of [`vectorized`] it compiles to vector instructions, which one running sum does not.
+#[inline(always)]
+pub fn sum_over<const N: usize>(slices: [&[f32]; N], term: impl Fn([f32; N]) -> f32) -> f32 {
+    let length = slices.iter().map(|slice| slice.len()).min().unwrap_or(0);
+    let slices = slices.map(|slice| slice[..length].as_chunks::<16>());
+    let mut lanes = [0f32; 16];
+    for chunk in 0..length / 16 {
+        let numbers = slices.map(|(chunks, _)| &chunks[chunk]);
+        for (place, lane) in lanes.iter_mut().enumerate() {
+            *lane += term(numbers.map(|numbers| numbers[place]));
+        }
+    }
+    for (place, lane) in lanes.iter_mut().enumerate().take(length % 16) {
+        *lane += term(slices.map(|(_, rest)| rest[place]));
+    }
+    sum_of_lanes(lanes)
+}
+
+/// The largest number, negative infinity for an empty slice. Numbers that are none are passed over or not. It vectorizes
+/// as [`sum_over`].
+#[inline(always)]
+pub fn largest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if a < b { b } else { a };
+    let (chunks, rest) = values.as_chunks::<16>();
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane = larger(*lane, *value));
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |largest, value| larger(largest, *value))
+}
+
 /// `Σ v²` in `f32`, 0 for an empty slice.
 ///
 /// It has 32 partial sums: it vectorizes, and rounds less than one running sum.
@@ -137,6 +170,18 @@ mod tests {
     fn the_sum_of_lanes_has_each_of_them_once() {
         let powers: [u32; 16] = std::array::from_fn(|lane| 1 << lane);
         assert_eq!(sum_of_lanes(powers), 0xFFFF);
+    }
+
+    #[test]
+    fn sums_and_the_largest_number_of_any_length() {
+        for count in 0..70usize {
+            let a: Vec<f32> = (0..count).map(|i| ((i * 7 + 3) % 23) as f32 - 11.0).collect();
+            let b: Vec<f32> = (0..count + 3).map(|i| (i % 5) as f32).collect();
+            // Small whole numbers: every order of summing is exact.
+            assert_eq!(sum_over([&a], |[a]| a), a.iter().sum::<f32>());
+            assert_eq!(sum_over([&a, &b], |[a, b]| a * b), a.iter().zip(&b).map(|(a, b)| a * b).sum::<f32>());
+            assert_eq!(largest(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
     }
 
     #[test]
