@@ -224,30 +224,30 @@ impl<A: PerExample> Shard<A> {
             values[..count].iter_mut().zip(&columns).for_each(|(value, column)| *value = column[row]);
             values
         };
+        let place = |row: usize| Place { block: number, row: row as u32 };
         if !visits.all_count {
-            return rows.for_each(|row| {
-                self.judge(
-                    visits,
-                    Place { block: number, row: row as u32 },
-                    (row, examples[row]),
-                    &values_of(row)[..count],
-                )
-            });
+            for row in rows {
+                self.judge(visits, place(row), examples[row], &values_of(row)[..count]);
+            }
+            return;
         }
+        let mut counted = 0;
         for row in rows {
             let slot = self.slot(examples[row]);
             let entry = &mut self.gathered[slot];
             if visits.has_labels {
-                entry.last = Place { block: number, row: row as u32 };
+                entry.last = place(row);
             }
             entry.accumulator.add(&values_of(row)[..count]);
-            self.visits += 1;
+            counted += 1;
         }
+        self.visits += counted;
     }
 
     /// Adds a visit, if it counts.
-    fn judge(&mut self, visits: &Visits, place: Place, (row, example): (usize, u64), values: &[f32]) {
+    fn judge(&mut self, visits: &Visits, place: Place, example: u64, values: &[f32]) {
         let BlockRows { flags, positions, leaves_out_unseen, .. } = &visits.rows;
+        let row = place.row as usize;
         let slot = self.slot(example);
         let entry = &mut self.gathered[slot];
         let has_prediction = positions.as_ref().is_none_or(|positions| positions[row] > 0);
