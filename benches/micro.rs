@@ -7,9 +7,11 @@
 //! reaches. What came out: `benches/results`.
 
 use criterion::{criterion_group, criterion_main, Criterion, Throughput};
+use faer::{Accum, MatMut, MatRef, Par};
 use gradlog_format::log::parts::{ColumnEntry, Compressor, ENTRY_BYTES, HEADER_BYTES};
 use gradlog_format::log::{BlockBuilder, BlockKind, Cells, Column, ColumnKey};
 use gradlog_format::sketch::{derive_seed, Encoding, Fold, Side};
+use gradlog_kernels::matmul::{matmul, Matrix};
 use std::hint::black_box;
 
 /// Numbers in a row that fits the second-level cache.
@@ -152,5 +154,50 @@ fn all_blocks(c: &mut Criterion) {
     assert!(blocks(c).map_err(|error| eprintln!("blocks: {error}")).is_ok(), "blocks failed");
 }
 
-criterion_group!(benches, copy, fold, quantize, all_blocks);
+/// Products of the shapes of the workloads of `benches/overhead`, by the crate that the layers use and by another, one
+/// thread; the rate (`thrpt`) is of multiplications and additions. `flipped` is `(b^T a^T)^T`, transposed back.
+fn products(c: &mut Criterion) {
+    let mut group = c.benchmark_group("product");
+    for (m, k, n, of_transpose, by_transpose) in [
+        (64, 784, 512, false, true),
+        (64, 512, 256, false, true),
+        (512, 64, 784, true, false),
+        (256, 784, 512, false, true),
+        (512, 256, 784, true, false),
+        (1024, 128, 512, false, true),
+        (512, 1024, 128, true, false),
+        (32, 288, 196, false, false),
+        (1024, 1024, 1024, false, false),
+    ] {
+        let (a, b) = (numbers(m * k), numbers(k * n));
+        let (mut out, mut flipped) = (vec![0f32; m * n], vec![0f32; m * n]);
+        let left = if of_transpose { Matrix::new(&a, k, m).t() } else { Matrix::new(&a, m, k) };
+        let right = if by_transpose { Matrix::new(&b, n, k).t() } else { Matrix::new(&b, k, n) };
+        let name = format!("{m}x{k}x{n}");
+        group.throughput(Throughput::Elements(2 * (m * k * n) as u64));
+        group.bench_function(format!("gemm {name}"), |bench| bench.iter(|| matmul(&mut out, left, right, false, 1)));
+        group.bench_function(format!("flipped {name}"), |bench| {
+            bench.iter(|| {
+                matmul(&mut flipped, right.t(), left.t(), false, 1);
+                for (row, out) in out.chunks_exact_mut(n).enumerate() {
+                    out.iter_mut().zip(flipped[row..].iter().step_by(m)).for_each(|(out, from)| *out = *from);
+                }
+            });
+        });
+        let view = |numbers, rows, columns, is_transposed: bool| match is_transposed {
+            true => MatRef::from_row_major_slice(numbers, columns, rows).transpose(),
+            false => MatRef::from_row_major_slice(numbers, rows, columns),
+        };
+        let (left, right) = (view(a.as_slice(), m, k, of_transpose), view(b.as_slice(), k, n, by_transpose));
+        group.bench_function(format!("faer {name}"), |bench| {
+            bench.iter(|| {
+                let out = MatMut::from_row_major_slice_mut(&mut out, m, n);
+                faer::linalg::matmul::matmul(out, Accum::Replace, left, right, 1f32, Par::Seq);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, copy, fold, quantize, all_blocks, products);
 criterion_main!(benches);

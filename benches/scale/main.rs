@@ -213,7 +213,7 @@ impl Bench {
         let (mut engine, mut over) = (Vec::new(), Vec::new());
         for _ in 0..5 {
             let plain = run_all(&self.command, &[question.of(path, &csv)], None)?;
-            let spent = run_all(sql, &[asked.clone()], None)?;
+            let spent = run_all(sql, std::slice::from_ref(&asked), None)?;
             over.push(spent.seconds / plain.seconds);
             engine.push(spent);
         }
