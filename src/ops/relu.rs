@@ -4,7 +4,8 @@ use crate::taps::parallel::fresh;
 use crate::taps::{cpu_f32, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-/// Computes `max(x, 0)`, of the shape of `x`. Value and gradient equal those of `x.relu()` bit for bit.
+/// Computes `max(x, 0)`, of the shape of `x`. Value and gradient equal those of `x.relu()` bit for bit, but for the sign
+/// of a zero: it is positive here, and candle leaves it to the compiler.
 ///
 /// The slope at 0 is 1, as in candle. In PyTorch it is 0. See [the module's page](super#where-pytorch-differs).
 ///
@@ -30,7 +31,7 @@ impl CustomOp1 for Relu {
         let x = slice(x, layout)?;
         let y = fresh(x.len(), |y| {
             let x = &x[y.first()..];
-            // As candle's `max`, and `+0` for `-0` whatever the compiler makes of it.
+            // `max` may give either zero for `-0`, whatever the compiler makes of it.
             y.write(x.iter().map(|x| if *x > 0.0 { *x } else { 0.0 }));
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
