@@ -1,5 +1,6 @@
 //! What two processes can gain on this machine at most: work that shares nothing, beside itself.
 
+use gradlog_kernels::simd::vectorized;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -35,7 +36,10 @@ fn multiply() {
     let mut sums = [1.0f32; 128];
     for _ in 0..PRODUCTS {
         let factor = black_box(0.999f32);
-        sums.iter_mut().for_each(|sum| *sum = sum.mul_add(factor, factor));
+        vectorized(
+            #[inline(always)]
+            || sums.iter_mut().for_each(|sum| *sum = *sum * factor + factor),
+        );
     }
     black_box(sums);
 }

@@ -220,8 +220,9 @@ pub struct Config {
     /// Longest time that `commit`, `flush` or `finish` waits for the background thread before it returns
     /// [`RecordError::Timeout`]. Default 60 s. More than a year counts as a year.
     pub wait_max: Duration,
-    /// Longest time that a committed visit stays out of the log while the background thread keeps up. A process that
-    /// is killed loses younger visits. Default 1 s; zero writes after every pass.
+    /// Longest time that a committed visit stays out of the log while the background thread keeps up, from when the
+    /// thread takes it: it looks after 10 to 80 ms. A process that is killed loses younger visits. Default 1 s; zero
+    /// writes after every pass.
     pub flush_interval: Duration,
     /// Longest time between two flushes to the device. A power cut loses at most this much. Default 30 s; zero flushes
     /// after every pass.

@@ -137,10 +137,14 @@ impl<T> Inbox<T> {
             if self.last.elapsed() >= ASLEEP_AFTER {
                 let message = self.receiver.recv_timeout(left)?;
                 self.last = Instant::now();
+                self.pause = LOOK_AFTER;
                 return Ok(message);
             }
+            let looked = Instant::now();
             std::thread::park_timeout(left.min(self.pause));
-            self.pause = LOOK_AFTER_MAX.min(2 * self.pause);
+            if looked.elapsed() >= self.pause {
+                self.pause = LOOK_AFTER_MAX.min(2 * self.pause);
+            }
         }
     }
 }
@@ -400,6 +404,7 @@ mod tests {
                     queue.send(7, 0).map(|_| ()).unwrap();
                 });
                 assert_eq!(inbox.next(Duration::from_secs(60)), Ok(7));
+                assert_eq!(inbox.pause, LOOK_AFTER);
             });
         }
         drop(queue);

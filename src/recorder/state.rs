@@ -283,6 +283,8 @@ impl State {
         }
         self.queue = None;
         if let (Some(thread), true) = (self.thread.take(), done) {
+            // It may be waiting to look again.
+            thread.thread().unpark();
             // A panic inside was caught and is in `shared`.
             let _ = thread.join();
         }

@@ -55,6 +55,15 @@ pub(crate) fn fresh(length: usize, write: impl Fn(Piece<'_>) + Sync) -> Vec<f32>
 
 /// `a·b`, with its rows shared out.
 pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
+    if is_thin(a, b) {
+        let mut out = vec![0f32; a.shape().0 * b.shape().1];
+        add_flipped(&mut out, a, b);
+        return out;
+    }
+    product_by_rows(a, b)
+}
+
+fn product_by_rows(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
     let (rows, inner) = a.shape();
     let (_, width) = b.shape();
     let pieces = if rows * inner * width < PARALLEL_FROM { 1 } else { count_threads() };
@@ -67,12 +76,11 @@ pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
 pub(super) fn add_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     let (_, width) = b.shape();
     let (rows, inner) = a.shape();
+    if is_thin(a, b) {
+        return add_flipped(out, a, b);
+    }
     if rows * inner * width < PARALLEL_FROM {
         return matmul::matmul(out, a, b, true, 1);
-    }
-    if is_thin(a, b) {
-        let flipped = product(b.t(), a.t());
-        return share_rows(out, width, |first, part| add_transpose(&flipped, rows, first, part, width));
     }
     share_rows(out, width, |first, part| matmul::matmul(part, a.rows(first, part.len() / width), b, true, 1));
 }
@@ -88,8 +96,15 @@ const THIN_COLUMNS: usize = 128;
 fn is_thin(a: Matrix<'_>, b: Matrix<'_>) -> bool {
     let (rows, inner) = a.shape();
     let (_, width) = b.shape();
-    let are_long = inner >= THIN_COLUMNS && width >= THIN_COLUMNS;
+    let are_long = inner >= THIN_COLUMNS && width >= THIN_COLUMNS && rows * inner * width >= PARALLEL_FROM;
     rows <= THIN_ROWS && are_long && a.has_contiguous_rows() && b.t().has_contiguous_rows()
+}
+
+/// Adds `a·b` to `out` as `(bᵀ·aᵀ)ᵀ`.
+fn add_flipped(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
+    let ((rows, _), (_, width)) = (a.shape(), b.shape());
+    let flipped = product_by_rows(b.t(), a.t());
+    share_rows(out, width, |first, part| add_transpose(&flipped, rows, first, part, width));
 }
 
 /// Adds the rows from `first` on of the transpose of `[width, rows]` to `out`, whose rows have `width` numbers.
@@ -153,6 +168,8 @@ mod tests {
             add_product(&mut thin, a, b);
             matmul::matmul(&mut whole, a, b, true, 1);
             assert_eq!(thin, whole, "{rows}x{inner}x{width}");
+            whole.iter_mut().for_each(|number| *number -= 1.0);
+            assert_eq!(product(a, b), whole, "{rows}x{inner}x{width}");
         }
         let long = numbers(129 * 128);
         assert!(!is_thin(Matrix::new(&long, 129, 128), Matrix::new(&long, 128, 128).t()));

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug)]
 pub struct Piece<'a> {
     first: usize,
+    /// Numbers in a row.
+    width: usize,
     out: &'a mut [MaybeUninit<f32>],
     written: &'a AtomicUsize,
 }
@@ -47,9 +49,11 @@ impl Piece<'_> {
     /// Writes the rows of `a·b` that stand here: those of `a` from [`Piece::first`] on.
     ///
     /// # Panics
-    /// If `a` has too few rows, or another number of columns than `b` has rows, or if the piece has no whole rows.
+    /// If `a` has too few rows, or another number of columns than `b` has rows, or if `b` has another width than the
+    /// vector.
     pub fn write_product(self, a: Matrix<'_>, b: Matrix<'_>) {
         let (_, width) = b.shape();
+        assert_eq!(width, self.width, "a product of another width");
         let a = a.rows(self.first, self.out.len() / width.max(1));
         matmul_into(self.out, a, b);
         self.written.fetch_add(self.out.len(), Ordering::Relaxed);
@@ -77,7 +81,7 @@ pub fn vector(rows: usize, width: usize, pieces: usize, write: impl FnOnce(Vec<P
     let written = AtomicUsize::new(0);
     let rows_a_piece = rows.div_ceil(pieces.max(1)).max(1);
     let parts = out.spare_capacity_mut()[..length].chunks_mut((rows_a_piece * width).max(1)).enumerate();
-    write(parts.map(|(number, out)| Piece { first: number * rows_a_piece, out, written: &written }).collect());
+    write(parts.map(|(number, out)| Piece { first: number * rows_a_piece, width, out, written: &written }).collect());
     assert_eq!(written.into_inner(), length, "a piece was not written");
     // SAFETY: the capacity is at least `length`. The pieces are disjoint and cover the first `length` numbers. A piece
     // is gone when it is written, so each counts once at most, and it counts after all its numbers were written. They
@@ -149,5 +153,9 @@ mod tests {
         refused(|_| ());
         refused(|parts| parts.into_iter().skip(1).for_each(|part| part.write([1.0; 2])));
         refused(|parts| parts.into_iter().for_each(|part| part.write([1.0])));
+        refused(|parts| {
+            let (a, b) = (Matrix::new(&[1.0; 8], 4, 2), Matrix::new(&[1.0; 4], 2, 2));
+            parts.into_iter().for_each(|part| part.write_product(a, b));
+        });
     }
 }

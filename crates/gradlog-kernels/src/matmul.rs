@@ -19,7 +19,7 @@ use std::mem::MaybeUninit;
 // slice. Three functions make a matrix, and nothing else does:
 // - `Matrix::new` checks `rows·columns <= data.len()`; its row stride is `columns`, its column stride 1.
 // - `Matrix::t` exchanges rows and columns with their strides.
-// - `Matrix::rows` drops rows and begins the slice at the first row that stays.
+// - `Matrix::rows` drops rows and begins the slice at the first row that stays. `Matrix::columns` is made of the two.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
     data: &'a [f32],
@@ -97,7 +97,7 @@ pub fn matmul(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, t
 /// # Panics
 /// As [`matmul`].
 pub(crate) fn matmul_into(out: &mut [MaybeUninit<f32>], a: Matrix<'_>, b: Matrix<'_>) {
-    // SAFETY: as the result is not added to it, `out` is not read.
+    // SAFETY: as the result is not added to it, `out` is not read: `gemm` 0.19 writes each number before it reads it.
     unsafe { multiply(out.as_mut_ptr().cast(), out.len(), a, b, false, 1) }
 }
 

@@ -58,8 +58,7 @@ pub fn sum_over<const N: usize>(slices: [&[f32]; N], term: impl Fn([f32; N]) -> 
     sum_of_lanes(lanes)
 }
 
-/// The largest number, negative infinity for an empty slice. Numbers that are none are passed over or not. It vectorizes
-/// as [`sum_over`].
+/// The largest number, negative infinity for an empty slice. NaN is passed over. It vectorizes as [`sum_over`].
 #[inline(always)]
 pub fn largest(values: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if a < b { b } else { a };

@@ -221,7 +221,8 @@ impl<A: PerExample> Shard<A> {
         columns.iter_mut().zip(&visits.rows.numbers).for_each(|(to, column)| *to = column);
         let values_of = |row: usize| {
             let mut values = [0f32; NUMBERS_MAX];
-            values[..count].iter_mut().zip(&columns).for_each(|(value, column)| *value = column[row]);
+            let of_row = columns.iter().map(|column| column.get(row).copied().unwrap_or(0.0));
+            values[..count].iter_mut().zip(of_row).for_each(|(value, number)| *value = number);
             values
         };
         let place = |row: usize| Place { block: number, row: row as u32 };

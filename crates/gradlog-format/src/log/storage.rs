@@ -43,8 +43,8 @@ struct Mapped {
 impl Mapped {
     /// Takes the pages that were written out of this process's page table. They stay in the page cache.
     ///
-    /// A sync marks every page of a map as clean, which on other cores interrupts whoever is training, once a page:
-    /// that took a quarter of the background thread's time. Pages that no process has mapped are marked in silence.
+    /// A sync marks every page of a map as clean, which interrupts the other cores of the process, and so the training,
+    /// once a page: that took a quarter of the background thread's time. This interrupts them once in all.
     fn release_pages(&mut self) {
         let written = std::mem::take(&mut self.written);
         #[cfg(target_os = "linux")]
