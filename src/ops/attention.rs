@@ -13,9 +13,9 @@ use gradlog_kernels::simd::{largest, sum_over, vectorized};
 /// layers give them: the numbers of a head lie together. The output is `[batch, queries, heads·e]`. If `is_causal`, a
 /// position sees itself and those before it, and there are as many queries as keys.
 ///
-/// For f32 in main memory it takes one pass each way, which does not copy the heads apart and keeps no attention weights
-/// for backward: it computes them again. Other dtypes and devices use candle's ops. It has no parameters, so there is
-/// nothing to record.
+/// For f32 in main memory it takes one pass each way, which does not copy the heads apart and keeps no attention
+/// weights for backward: it computes them again. Other dtypes and devices use candle's ops. It has no parameters, so
+/// there is nothing to record.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};

@@ -4,8 +4,8 @@ use crate::taps::parallel::fresh;
 use crate::taps::{cpu_f32, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-/// Computes `max(x, 0)`, of the shape of `x`. Value and gradient equal those of `x.relu()` bit for bit, but for the sign
-/// of a zero: a value's is positive here, and candle leaves it to the compiler.
+/// Computes `max(x, 0)`, of the shape of `x`. Value and gradient equal those of `x.relu()` bit for bit, but for the
+/// sign of a zero: a value's is positive here, and candle leaves it to the compiler.
 ///
 /// The slope at 0 is 1, as in candle. In PyTorch it is 0. See [the module's page](super#where-pytorch-differs).
 ///
