@@ -5,10 +5,10 @@
     venv/bin/python benches/peers/peers.py [--workload mlp64|mlp256|cnn|transformer|lstm] [--threads N] [--rounds N]
         [--json FILE]
 
-Each round runs some PyTorch steps in a process of their own, and then the benchmark `overhead_mimalloc` with few pairs:
-gradlog's steps under mimalloc and with its SGD, which
-steps in place as PyTorch's does, as README recommends. The ratio of a round is that of its two medians; the table has
-the median over the rounds, with the least and the greatest. PyTorch runs eagerly, with SGD and without any recording.
+Each round runs some PyTorch steps in a process of their own, and then the benchmark `overhead_mimalloc` with few
+pairs: gradlog's steps under mimalloc, as docs/performance.md recommends, and with its SGD, which steps in place as
+PyTorch's does. The ratio of a round is that of its two medians; the table has the median over the rounds, with the
+least and the greatest. PyTorch runs eagerly, with SGD and without any recording.
 The models are those of benches/overhead/models.rs.
 """
 

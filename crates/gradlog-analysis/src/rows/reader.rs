@@ -164,8 +164,9 @@ impl BlockRows {
                 || flags.iter().fold(0, |any, flags| any | flags) == 0,
             )
         };
+        let counts = |predictions: &u32| if self.leaves_out_several { *predictions == 1 } else { *predictions > 0 };
         self.gap.is_none()
-            && self.positions.is_none()
+            && self.positions.as_ref().is_none_or(|positions| positions.iter().all(counts))
             && self.flags.as_ref().is_none_or(are_zero)
             && self.numbers.iter().all(are_finite)
     }

@@ -275,3 +275,50 @@ impl<A: PerExample> Shard<A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::layer_rates::LayerRates;
+    use crate::rows::reader::WantedGradient;
+    use crate::rows::sweep::Sweeps;
+    use crate::scores::{forgetting::Forgetting, loss::Loss};
+    use crate::Window;
+    use gradlog_testing::{run_of, visits, Draws};
+
+    /// Rows of which all count, added at once and judged one by one: the same sums, in one shard and in several.
+    fn check<A: PerExample>(threads: usize) {
+        let recorded = visits(&mut Draws(5), 60, 3, 8);
+        let run = run_of(&recorded, 16).run();
+        let (window, sweeps, rates) = (Window::default(), Sweeps::default(), LayerRates::default());
+        let reader = RowReader { window: &window, sweeps: &sweeps, rule: A::RULE, gradient: WantedGradient::None };
+        let layers = LayerNorms { rates: &rates, manifest: run.manifest(), uses_rates: false, on_sweeps: false };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (mut fast, mut judged) = pool.install(|| (Shard::<A>::all(1), Shard::<A>::all(1)));
+        assert_eq!(fast.len(), threads.div_ceil(THREADS_A_SHARD).next_power_of_two());
+        let bits = fast.len().trailing_zeros();
+        for (number, block) in (0..).zip(run.scan().filter(|block| window.is_on(block))) {
+            let mut visits = Visits::read(&reader, (&layers, None), &block, bits).unwrap();
+            assert!(visits.all_count);
+            fast.iter_mut().for_each(|shard| shard.add(&visits, number, 0..usize::MAX));
+            visits.all_count = false;
+            judged.iter_mut().for_each(|shard| shard.add(&visits, number, 0..usize::MAX));
+        }
+        assert_eq!(fast.iter().map(|shard| shard.visits).sum::<u64>(), recorded.len() as u64);
+        for (fast, judged) in fast.iter().zip(&judged) {
+            assert_eq!((&fast.examples, fast.visits), (&judged.examples, judged.visits));
+            for (fast, judged) in fast.gathered.iter().zip(&judged.gathered) {
+                assert_eq!(fast.last, judged.last);
+                assert_eq!(fast.accumulator.score().to_bits(), judged.accumulator.score().to_bits());
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_all_count_need_not_be_judged() {
+        for threads in [1, 2, 8] {
+            check::<Forgetting>(threads);
+            check::<Loss>(threads);
+        }
+    }
+}
