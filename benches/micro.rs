@@ -10,7 +10,7 @@ use criterion::{criterion_group, criterion_main, Criterion, Throughput};
 use faer::{Accum, MatMut, MatRef, Par};
 use gradlog_format::log::parts::{ColumnEntry, Compressor, ENTRY_BYTES, HEADER_BYTES};
 use gradlog_format::log::{BlockBuilder, BlockKind, Cells, Column, ColumnKey};
-use gradlog_format::sketch::{derive_seed, Encoding, Fold, Side};
+use gradlog_format::sketch::{choose_apart, derive_seed, rotate, Encoding, Fold, Magnitudes, Rest, Side};
 use gradlog_kernels::matmul::{matmul, Matrix};
 use std::hint::black_box;
 
@@ -52,7 +52,9 @@ fn fold(c: &mut Criterion) {
 /// second.
 fn quantize(c: &mut Criterion) {
     let values = numbers(WIDTH);
-    for (name, encoding) in [("f16", Encoding::F16), ("8 bit", Encoding::Q8), ("4 bit", Encoding::Q4)] {
+    for (name, encoding) in
+        [("f16", Encoding::F16), ("8 bit", Encoding::Q8), ("4 bit", Encoding::Q4), ("signs", Encoding::Signs)]
+    {
         let stored = encoding.bytes(WIDTH);
         let mut bytes = Vec::with_capacity(stored);
         let mut group = c.benchmark_group("encode");
@@ -72,6 +74,53 @@ fn quantize(c: &mut Criterion) {
         group.bench_function(name, |b| b.iter(|| encoding.decode(black_box(&bytes), scale, &mut out)));
         group.finish();
     }
+}
+
+/// What a recorder does with a vector before it rounds it, and the rounding. Floor: 4 bytes a number are read, once.
+fn recorded(c: &mut Criterion) {
+    // As heavy in the tail as a ReLU's outputs often are, so that each vector is looked at for numbers to keep apart.
+    let uniform = |place: usize| ((derive_seed(2, place as u32, Side::Input) >> 40) + 1) as f32 / (1 << 24) as f32;
+    let values: Vec<f32> =
+        (0..ROWS * WIDTH).map(|place| if place % 2 == 0 { 0.0 } else { -uniform(place).ln() }).collect();
+    let rows: Vec<(&[f32], Magnitudes)> = values.chunks(WIDTH).map(|row| (row, Magnitudes::of(row))).collect();
+    let (mut apart, mut bytes) = (Vec::new(), Vec::with_capacity(WIDTH));
+    let mut group = c.benchmark_group("recorded");
+    group.throughput(Throughput::Bytes(4 * values.len() as u64));
+    group.bench_function("magnitudes", |b| {
+        b.iter(|| values.chunks(WIDTH).map(|row| Magnitudes::of(row).squared_norm()).sum::<f64>())
+    });
+    group.bench_function("apart", |b| {
+        b.iter(|| {
+            for (row, magnitudes) in black_box(&rows) {
+                choose_apart(row, magnitudes, Rest::Rounded, &mut apart);
+                black_box(&apart);
+            }
+        })
+    });
+    for (name, encoding) in [("8 bit", Encoding::Q8), ("4 bit", Encoding::Q4)] {
+        group.bench_function(format!("rounded to {name}"), |b| {
+            b.iter(|| {
+                for (number, (row, magnitudes)) in (0..).zip(black_box(&rows)) {
+                    bytes.clear();
+                    encoding.encode_stochastic_up_to(row, magnitudes.largest(), number, &mut bytes);
+                    black_box(&bytes);
+                }
+            })
+        });
+    }
+    group.finish();
+}
+
+/// Floor: a vector that fits the first-level cache, read and written once. It takes an addition of each number for each
+/// doubling of the length.
+fn rotation(c: &mut Criterion) {
+    let mut group = c.benchmark_group("rotate");
+    for length in [512, 1024, 4096] {
+        let mut values = numbers(length);
+        group.throughput(Throughput::Bytes(8 * length as u64));
+        group.bench_function(format!("{length}"), |b| b.iter(|| rotate(black_box(&mut values), length)));
+    }
+    group.finish();
 }
 
 /// A block of factors, as a layer of an MLP fills it.
@@ -199,5 +248,5 @@ fn products(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, copy, fold, quantize, all_blocks, products);
+criterion_group!(benches, copy, fold, quantize, recorded, rotation, all_blocks, products);
 criterion_main!(benches);

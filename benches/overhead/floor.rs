@@ -2,6 +2,9 @@
 //!
 //! As in a recorder, the numbers come from the training thread, so they lie in its caches, and another thread reads
 //! them. The bytes go to a mapped file that grows.
+//!
+//! Layers with several positions are more work: the gradient of each example is summed up and folded. Beside the floor
+//! stands what it takes to read these sums once.
 
 use anyhow::{Context, Result};
 use gradlog_format::log::{BlockKind, Column, NO_LAYER};
@@ -19,6 +22,25 @@ pub struct Captured {
     /// Numbers: both factors of each factored layer, and the sums of the folded ones.
     pub numbers: usize,
     pub bytes: usize,
+    /// Parameters of the layers that are folded.
+    pub summed: usize,
+}
+
+/// Microseconds a visit.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Floor {
+    /// What the background thread cannot do without.
+    pub captured: f64,
+    /// Reading each number of the gradients that are folded.
+    pub summed: f64,
+}
+
+impl Floor {
+    /// What the background thread is to stay below: three times the floor, and one and a half times what it takes to
+    /// read the gradients that are folded.
+    pub fn bar(self) -> f64 {
+        3.0 * self.captured + 1.5 * self.summed
+    }
 }
 
 impl Captured {
@@ -28,24 +50,38 @@ impl Captured {
         let block =
             run.scan().find(|block| block.kind() == Some(BlockKind::Visits)).context("no visits were recorded")?;
         let layers = &run.manifest().layers;
-        let factored: usize = block
-            .layers(Column::Input)
-            .filter(|layer| *layer != NO_LAYER)
-            .map(|layer| &layers[usize::from(layer)])
-            .map(|layer| (layer.inputs + layer.outputs) as usize)
-            .sum();
+        let factored: Vec<usize> =
+            block.layers(Column::Input).filter(|layer| *layer != NO_LAYER).map(usize::from).collect();
+        let of_factored = factored.iter().map(|layer| (layers[*layer].inputs + layers[*layer].outputs) as usize);
         let folded = block.width(Column::Folded).map_or(0, usize::next_power_of_two);
-        Ok(Self { numbers: factored + folded, bytes: bytes_per_visit.round() as usize })
+        let all = layers.iter().enumerate();
+        let summed = all.filter(|(number, _)| !factored.contains(number)).map(|(_, layer)| layer.parameters as usize);
+        Ok(Self {
+            numbers: of_factored.sum::<usize>() + folded,
+            bytes: bytes_per_visit.round() as usize,
+            summed: summed.sum(),
+        })
     }
 }
 
-/// Microseconds that the floor takes a visit, of passes of `batch` visits.
-pub fn measure(captured: Captured, batch: usize, dir: &Path) -> Result<f64> {
+/// Times the floor, for passes of `batch` visits.
+pub fn measure(captured: Captured, batch: usize, dir: &Path) -> Result<Floor> {
+    let visit = |time: f64| 1e6 * time / batch as f64;
+    Ok(Floor {
+        captured: visit(time_pass(captured.numbers * batch, captured.bytes * batch, dir)?),
+        summed: visit(time_pass(captured.summed * batch, 0, dir)?),
+    })
+}
+
+/// The median of the seconds that a thread takes to read as many numbers of another one, and to write as many bytes.
+fn time_pass(numbers: usize, bytes: usize, dir: &Path) -> Result<f64> {
+    if numbers == 0 {
+        return Ok(0.0);
+    }
     let (send, receive) = std::sync::mpsc::sync_channel::<Vec<f32>>(2);
     let path = dir.join("floor");
     let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-    let bytes = captured.bytes * batch;
-    file.set_len((bytes * PASSES) as u64)?;
+    file.set_len((bytes * PASSES).max(1) as u64)?;
     // SAFETY: the file was just created here, in a folder of this bench, and nobody else opens it.
     let mut map = unsafe { MmapMut::map_mut(&file)? };
     let reader = std::thread::Builder::new().name("floor".into()).spawn(move || {
@@ -53,7 +89,7 @@ pub fn measure(captured: Captured, batch: usize, dir: &Path) -> Result<f64> {
         for (pass, numbers) in receive.into_iter().enumerate() {
             let start = Instant::now();
             let sum = gradlog_kernels::simd::squared_norm(&numbers);
-            let codes = sum.to_bits().to_le_bytes();
+            let codes = std::hint::black_box(sum).to_bits().to_le_bytes();
             map[pass * bytes..(pass + 1) * bytes].fill(codes[0]);
             drop(numbers);
             times.push(start.elapsed());
@@ -61,7 +97,7 @@ pub fn measure(captured: Captured, batch: usize, dir: &Path) -> Result<f64> {
         times
     })?;
     for pass in 0..PASSES {
-        send.send(vec![pass as f32; captured.numbers * batch])?;
+        send.send(vec![pass as f32; numbers])?;
         // The next pass of a training comes later, too.
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -69,5 +105,5 @@ pub fn measure(captured: Captured, batch: usize, dir: &Path) -> Result<f64> {
     let mut times = reader.join().map_err(|_| anyhow::anyhow!("the floor's thread panicked"))?;
     times.sort();
     std::fs::remove_file(&path)?;
-    Ok(1e6 * times[times.len() / 2].as_secs_f64() / batch as f64)
+    Ok(times[times.len() / 2].as_secs_f64())
 }

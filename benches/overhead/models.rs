@@ -61,9 +61,9 @@ impl Workload {
     /// A block lasts long enough to be timed and short enough that neighbors see the same machine.
     pub fn steps_in_block(self) -> u64 {
         match self {
-            Self::Mlp64 => 20,
-            Self::Mlp256 => 10,
-            Self::Cnn | Self::Transformer | Self::Lstm => 2,
+            Self::Mlp64 => 100,
+            Self::Mlp256 => 40,
+            Self::Cnn | Self::Transformer | Self::Lstm => 4,
         }
     }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Blocks of steps that are looked at.
-const BLOCKS: u64 = 40;
+const BLOCKS: u64 = 10;
 
 /// Microseconds on a CPU a visit, by stage. Empty where the system does not tell them.
 pub fn measure(lane: &mut Lane, data: &Data, workload: Workload) -> Result<BTreeMap<String, f64>> {

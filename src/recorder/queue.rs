@@ -1,8 +1,10 @@
 //! The queue between the training and the background thread: bounded in passes and in bytes.
 //!
 //! Waking a sleeping thread costs about ten microseconds, and more if it takes the caller's core. That is some percent
-//! of a short step. So the background thread is not woken while passes keep coming: it polls a hundred times a second,
-//! and less often where a step takes longer. It is woken only if the queue fills up or a caller waits for an answer.
+//! of a short step. So the background thread is not woken while passes keep coming: it polls a thousand times a second,
+//! and less often where a step takes longer. With looks every ten milliseconds, five passes of a short step waited for
+//! one, and steps took up to a tenth longer (`benches/results/2026-11-30-steps.md`). It is woken only if the queue
+//! fills up or a caller waits for an answer.
 
 use super::config::{Config, Overflow};
 use super::error::RecordError;
@@ -13,7 +15,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// Time that the background thread sleeps before it looks for the next pass. Each look in vain doubles the time.
-const LOOK_AFTER: Duration = Duration::from_millis(10);
+const LOOK_AFTER: Duration = Duration::from_millis(1);
 const LOOK_AFTER_MAX: Duration = Duration::from_millis(80);
 /// The longest wait: an `Instant` plus an arbitrary duration can overflow.
 const WAIT_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);

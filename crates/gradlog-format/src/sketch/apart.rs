@@ -66,22 +66,21 @@ pub fn choose_apart(values: &[f32], magnitudes: &Magnitudes, rest: Rest, chosen:
     if !worth_a_look {
         return;
     }
-    let high = vectorized(
+    // All that enter are at least as large as the last of so many.
+    let floor = vectorized(
         #[inline(always)]
         || match rest {
-            Rest::Rounded if is_even(&lanes, largest, values.len()) => None,
-            _ => Some(highest(lanes)),
+            Rest::Rounded if !may_save_bits(&lanes, largest, values.len()) => None,
+            _ => Some((largest * FLOOR).max(lane_below_the_kept(lanes).next_down())),
         },
     );
-    let Some(high) = high.filter(|high| rest == Rest::Rotated || may_save_bits(high, values.len())) else { return };
-    // All that enter are at least as large as the last of `high`.
-    let floor = (largest * FLOOR).max(high[APART_MAX].next_down());
-    let (top, nonzero) = vectorized(
+    let Some(floor) = floor else { return };
+    let nonzero = vectorized(
         #[inline(always)]
-        || find_largest(values, floor),
+        || find_largest(values, floor, chosen),
     );
     // The largest magnitude that is left without the first `k`, over the largest of all.
-    let left_over = |k: usize| match top.get(k) {
+    let left_over = |k: usize| match chosen.get(k) {
         Some(apart) => apart.value.abs() / largest,
         None if nonzero > k => FLOOR,
         None => 0.0,
@@ -103,78 +102,74 @@ pub fn choose_apart(values: &[f32], magnitudes: &Magnitudes, rest: Rest, chosen:
                 .count()
         }
     };
-    chosen.extend(top.into_iter().take(count));
+    chosen.truncate(count);
 }
 
-/// The largest numbers of [`APART_MAX`]` + 1` different lanes, largest first. The `k`-th of them is at most the `k`-th
-/// largest magnitude of all.
-type High = [f32; APART_MAX + 1];
-
-/// Of the lanes' largest numbers.
+/// The largest number of the lane that comes after [`APART_MAX`] others. At most as large as the number of that rank.
 ///
 /// It takes the largest nine times, which vectors do in no time. A sort of 32 numbers takes as long as rounding a
 /// vector.
 #[inline(always)]
-fn highest(mut lanes: [u32; LANES]) -> High {
-    let mut high = [0f32; APART_MAX + 1];
-    let mut filled = 0;
-    while filled < high.len() {
+fn lane_below_the_kept(mut lanes: [u32; LANES]) -> f32 {
+    let mut taken = 0;
+    loop {
         let largest = lanes.iter().fold(0, |largest, &lane| largest.max(lane));
-        if largest == 0 {
-            break;
-        }
         // Equal numbers of two lanes are two of the nine. All go at once: no lane is addressed by a number.
-        let equal: u32 = lanes.iter().map(|&lane| u32::from(lane == largest)).sum();
+        taken += lanes.iter().map(|&lane| u32::from(lane == largest)).sum::<u32>();
+        if largest == 0 || taken > APART_MAX as u32 {
+            return f32::from_bits(largest);
+        }
         lanes.iter_mut().for_each(|lane| *lane = if *lane == largest { 0 } else { *lane });
-        let end = high.len().min(filled + equal as usize);
-        high[filled..end].fill(f32::from_bits(largest));
-        filled = end;
     }
-    high
 }
 
-/// Whether so many lanes have a number near the largest that [`may_save_bits`] cannot hold: without the first `k ≤ 8`
-/// numbers one is left that is larger than `2^(-192/n)` of the largest, which saves fewer bits than one of them takes.
+/// Whether keeping some of `n` numbers apart may save bits, as far as the lanes tell: for some `k` at most `k` of them
+/// hold a number of `2^(-192·k/n)` of the largest or more. A vector with zeros has fewer that count, and saves less.
+///
+/// Most vectors end here. So each lane is compared with all eight bounds at once, and nothing is sorted.
 #[inline(always)]
-fn is_even(lanes: &[u32; LANES], largest: f32, n: usize) -> bool {
-    let near = (largest * (-BITS / n as f32).exp2()).to_bits();
-    lanes.iter().map(|lane| u32::from(*lane > near)).sum::<u32>() > APART_MAX as u32
+fn may_save_bits(lanes: &[u32; LANES], largest: f32, n: usize) -> bool {
+    let ratio = (-BITS / n as f32).exp2();
+    let (mut bound, mut bounds, mut above) = (largest, [0u32; APART_MAX], [0u32; APART_MAX]);
+    for bits in &mut bounds {
+        bound *= ratio;
+        *bits = bound.to_bits();
+    }
+    for lane in lanes {
+        above.iter_mut().zip(&bounds).for_each(|(above, bound)| *above += u32::from(lane >= bound));
+    }
+    (1u32..).zip(above).any(|(k, above)| above <= k)
 }
 
-/// Whether keeping some of `n` numbers apart may save bits. A vector with zeros has fewer that count, and saves less.
-fn may_save_bits(high: &High, n: usize) -> bool {
-    (1..=APART_MAX).any(|k| (n as f32) * (high[k] / high[0]).log2() + BITS * (k as f32) < 0.0)
-}
-
+/// Appends the [`APART_MAX`]` + 1` largest numbers above `floor` to `top`, largest first. Returns how many of all are
+/// not zero.
 #[inline(always)]
-fn find_largest(values: &[f32], floor: f32) -> (Vec<Apart>, usize) {
-    let mut top: Vec<Apart> = Vec::with_capacity(APART_MAX + 2);
+fn find_largest(values: &[f32], floor: f32, top: &mut Vec<Apart>) -> usize {
     let mut least = floor;
-    let mut nonzero = 0;
-    for (number, chunk) in values.chunks(LANES).enumerate() {
-        // Most chunks have no number that enters, and these two loops have no branch.
-        let mut largest = 0f32;
-        let mut used = 0u32;
-        for value in chunk {
-            largest = largest.max(value.abs());
-            used += u32::from(*value != 0.0);
-        }
-        nonzero += used as usize;
-        if largest <= least {
-            continue;
-        }
-        for (place, &value) in (number * LANES..).zip(chunk) {
-            if value.abs() > least {
+    let mut nonzero = [0u32; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut add = |place: usize, chunk: &[f32], least: &mut f32| {
+        for (place, &value) in (place..).zip(chunk) {
+            if value.abs() > *least {
                 let at = top.partition_point(|other| other.value.abs() >= value.abs());
+                top.truncate(APART_MAX);
                 top.insert(at, Apart { place: place as u32, value });
-                top.truncate(APART_MAX + 1);
                 if let Some(last) = top.get(APART_MAX) {
-                    least = last.value.abs();
+                    *least = last.value.abs();
                 }
             }
         }
+    };
+    for (number, chunk) in chunks.iter().enumerate() {
+        // Most chunks have no number that enters, and these two loops have no branch.
+        nonzero.iter_mut().zip(chunk).for_each(|(count, value)| *count += u32::from(*value != 0.0));
+        if chunk.iter().fold(false, |enters, value| enters | (value.abs() > least)) {
+            add(number * LANES, chunk, &mut least);
+        }
     }
-    (top, nonzero)
+    nonzero.iter_mut().zip(rest).for_each(|(count, value)| *count += u32::from(*value != 0.0));
+    add(values.len() - rest.len(), rest, &mut least);
+    nonzero.iter().sum::<u32>() as usize
 }
 
 #[cfg(test)]

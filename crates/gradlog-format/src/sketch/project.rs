@@ -1,7 +1,7 @@
 //! The projection of a long vector to a short one: a fold, then a rotation, of which the first numbers are kept.
 
 use super::Fold;
-use gradlog_kernels::simd::vectorized;
+use gradlog_kernels::hadamard::transform;
 
 /// Turns a folded vector so that its weight is spread evenly, and keeps the first `kept` numbers of the result.
 ///
@@ -21,10 +21,7 @@ use gradlog_kernels::simd::vectorized;
 pub fn rotate(folded: &mut [f32], kept: usize) {
     assert!(folded.len().is_power_of_two(), "a rotation needs a power of two");
     assert!(0 < kept && kept <= folded.len(), "more numbers kept than there are");
-    vectorized(
-        #[inline(always)]
-        || transform(folded),
-    );
+    transform(folded);
     let factor = 1.0 / (kept as f32).sqrt();
     folded[..kept].iter_mut().for_each(|v| *v *= factor);
 }
@@ -48,39 +45,8 @@ pub fn rotate_back(kept: &mut Vec<f32>) {
     }
     let factor = 1.0 / (kept.len() as f32).sqrt();
     kept.resize(kept.len().next_power_of_two(), 0.0);
-    vectorized(
-        #[inline(always)]
-        || transform(kept),
-    );
+    transform(kept);
     kept.iter_mut().for_each(|v| *v *= factor);
-}
-
-/// Sums and differences over all distances 1, 2, 4, ...; those within 16 numbers first, where they stay in registers.
-#[inline(always)]
-fn transform(values: &mut [f32]) {
-    let near = values.len().min(16);
-    for block in values.chunks_exact_mut(near) {
-        let mut distance = 1;
-        while distance < near {
-            butterfly(block, distance);
-            distance *= 2;
-        }
-    }
-    let mut distance = near;
-    while distance < values.len() {
-        butterfly(values, distance);
-        distance *= 2;
-    }
-}
-
-#[inline(always)]
-fn butterfly(values: &mut [f32], distance: usize) {
-    for pair in values.chunks_exact_mut(2 * distance) {
-        let (left, right) = pair.split_at_mut(distance);
-        for (l, r) in left.iter_mut().zip(right) {
-            (*l, *r) = (*l + *r, *l - *r);
-        }
-    }
 }
 
 /// A projection of vectors of one length: a [`Fold`] to the next power of two, then [`rotate`].

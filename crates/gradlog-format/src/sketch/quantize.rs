@@ -120,8 +120,19 @@ impl Encoding {
                 }
             }
             Encoding::Signs => {
-                for (raw, eight) in out.iter_mut().zip(values.chunks(8)) {
-                    *raw = eight.iter().enumerate().fold(0, |byte, (i, v)| byte | (((v.to_bits() >> 31) as u8) << i));
+                // By stretches as above: first a byte for each sign, then eight to a byte.
+                let mut signs = [0u8; 8 * ENCODED];
+                for (out, values) in out.chunks_mut(ENCODED).zip(values.chunks(8 * ENCODED)) {
+                    for (sign, v) in signs.iter_mut().zip(values) {
+                        *sign = (v.to_bits() >> 31) as u8;
+                    }
+                    // Of the byte that is not full.
+                    signs[values.len()..].iter_mut().take(7).for_each(|sign| *sign = 0);
+                    let (eights, _) = signs.as_chunks::<8>();
+                    for (raw, eight) in out.iter_mut().zip(eights) {
+                        // The product moves bit 8·i to 56 + i, and no other sum of bits comes there.
+                        *raw = (u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
+                    }
                 }
             }
         }
@@ -287,12 +298,19 @@ fn scale_up(value: f32) -> bf16 {
 fn scale_of_signs(values: &[f32]) -> bf16 {
     // In f64 no square of a float overflows or vanishes. Always eight sums: the order is the same on every machine.
     let (mut squares, mut magnitudes) = ([0f64; 8], [0f64; 8]);
-    for eight in values.chunks(8) {
-        for ((square, magnitude), v) in squares.iter_mut().zip(&mut magnitudes).zip(eight) {
-            let v = f64::from(*v);
-            *square += v * v;
-            *magnitude += v.abs();
+    let (eights, rest) = values.as_chunks::<8>();
+    let mut add = |place: usize, v: f32| {
+        let v = f64::from(v);
+        squares[place] += v * v;
+        magnitudes[place] += v.abs();
+    };
+    for eight in eights {
+        for (place, v) in eight.iter().enumerate() {
+            add(place, *v);
         }
+    }
+    for (place, v) in rest.iter().enumerate() {
+        add(place, *v);
     }
     let magnitude: f64 = magnitudes.iter().sum();
     if magnitude == 0.0 {
