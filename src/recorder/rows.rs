@@ -6,8 +6,8 @@ use super::message::{Batch, Gradients, PassKind, Replayed};
 use super::metric::VisitMetric;
 use super::sketcher::LayerSketcher;
 use super::vector_rows::{RowScratch, VectorRows};
-use crate::taps::{add, fold_uses, move_to_host, with_slice};
-use crate::taps::{FoldedGradients, PerExample, SharedFold, SquaredNorms};
+use crate::taps::{add, add_uses, fold_uses, move_to_host, with_slice};
+use crate::taps::{FoldedGradients, LazyFold, PerExample, SharedFold, SquaredNorms};
 use candle_core::{Device, Result, Tensor};
 use gradlog_format::log::{BlockBuilder, Cells, Column, Preconditioner};
 use gradlog_format::sketch::{draw, Magnitudes, SketchConfig};
@@ -75,7 +75,7 @@ impl RowMaker {
             coefficients,
             curvature,
             layers,
-            folded,
+            mut folded,
             no_gradient,
             metric,
             judged,
@@ -84,7 +84,14 @@ impl RowMaker {
         let metric = metric.as_deref();
         // Everything that can fail comes before the first append, so a failure leaves whole rows.
         let ready = (layers.into_iter())
-            .map(|part| Ok((part.layer, part.weighted, self.load_gradients(part.layer, part.gradients, metric, rows)?)))
+            .map(|part| {
+                let shared = part.weighted.then_some(&mut folded);
+                Ok((
+                    part.layer,
+                    part.weighted,
+                    self.load_gradients(part.layer, part.gradients, metric, (rows, shared))?,
+                ))
+            })
             .collect::<Result<Vec<_>>>()?;
         stage::enter(Stage::Other);
         let row_seed = |id: &u64| draw(draw(ROUNDING_STREAM ^ kind.number(), *id), step);
@@ -277,18 +284,26 @@ impl RowMaker {
         Ok(())
     }
 
+    /// Brings a layer's gradients to main memory. If they are as weighted as the `shared` sums of the pass, and need no
+    /// vector of their own, they are added to these.
     fn load_gradients(
         &self,
         number: usize,
         gradients: Gradients,
         metric: Option<&VisitMetric>,
-        rows: usize,
+        (rows, shared): (usize, Option<&mut Option<Vec<f32>>>),
     ) -> Result<HostGradients> {
+        let m = self.shared_fold.buckets();
         let in_metric = metric.and_then(|metric| metric.fold(number));
         let norms = metric.and_then(|metric| metric.norms(number));
-        let fold = || {
+        let fold_all = |uses: &[PerExample]| {
             stage::enter(Stage::Fold);
-            &**in_metric.unwrap_or(&self.layers[number].fold)
+            let fold: &LazyFold = in_metric.unwrap_or(&self.layers[number].fold);
+            let fits = self.layers[number].tied.is_none() && fold.outputs() == m;
+            match shared.filter(|sums| fits && sums.as_ref().is_none_or(|sums| sums.len() == rows * m)) {
+                Some(sums) => add_uses(uses, fold, norms, rows, sums.get_or_insert_with(|| vec![0f32; rows * m])),
+                None => fold_uses(uses, fold, norms, rows),
+            }
         };
         Ok(match gradients {
             Gradients::Factored { input, delta } => {
@@ -299,14 +314,14 @@ impl RowMaker {
             Gradients::OnDevice(sketch) => HostGradients::Folded(sketch.read()?),
             Gradients::Uses { layer, uses } => {
                 let uses: Vec<PerExample> = uses.iter().map(|(x, d)| layer.per_example(x, d)).collect::<Result<_>>()?;
-                HostGradients::Folded(fold_uses(&uses, fold(), norms, rows)?)
+                HostGradients::Folded(fold_all(&uses)?)
             }
             Gradients::Zero => {
                 let record = &self.layers[number].record;
                 let zeros = |width: u32| Tensor::zeros(rows * width as usize, candle_core::DType::F32, &Device::Cpu);
                 HostGradients::Factored { input: zeros(record.inputs)?, delta: zeros(record.outputs)? }
             }
-            Gradients::Given(given) => HostGradients::Folded(fold_uses(&given, fold(), norms, rows)?),
+            Gradients::Given(given) => HostGradients::Folded(fold_all(&given)?),
         })
     }
 

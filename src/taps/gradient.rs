@@ -10,6 +10,7 @@ use candle_core::{bail, DType, Device, Result, Tensor};
 use gradlog_format::sketch::Fold;
 use gradlog_kernels::matmul::{matmul, Matrix};
 use gradlog_kernels::simd::{squared_norm, squared_norm_f64, vectorized};
+use std::borrow::Cow;
 
 /// The folded gradients of one layer for a batch.
 #[derive(Debug, Clone, Default)]
@@ -112,47 +113,62 @@ pub(crate) fn fold_uses(
     metric: Option<&NormMetric>,
     batch: usize,
 ) -> Result<FoldedGradients> {
+    fold.read_weights()?;
+    let length = if fold.sides().is_some() { fold.outputs() } else { fold.get().outputs() };
+    let mut sketches = vec![0f32; batch * length];
+    let made = add_uses(uses, fold, metric, batch, &mut sketches)?;
+    Ok(FoldedGradients { sketches, ..made })
+}
+
+/// As [`fold_uses`], but adds the sketches to `sketches`, a row for each example, and returns the rest.
+pub(crate) fn add_uses(
+    uses: &[PerExample],
+    fold: &LazyFold,
+    metric: Option<&NormMetric>,
+    batch: usize,
+    sketches: &mut [f32],
+) -> Result<FoldedGradients> {
     if let Some(sides) = fold.sides() {
-        return fold_two_sided(uses, (fold, sides), metric.and_then(NormMetric::sides), batch);
+        return add_two_sided(uses, (fold, sides), metric.and_then(NormMetric::sides), batch, sketches);
     }
     let metric = metric.and_then(NormMetric::weights);
     metric.map_or(Ok(()), MetricWeights::read)?;
     fold.read_weights()?;
     let fold = fold.get();
     let parameters = fold.inputs();
-    let mut sketches = vec![0f32; batch * fold.outputs()];
     let mut squared_norms = vec![SquaredNorms::default(); batch];
+    let sketches = sketches.chunks_exact_mut(fold.outputs()).zip(&mut squared_norms).enumerate();
     if let [PerExample::Rows { .. }, ..] = uses {
-        for (example, touched) in read_rows(uses, batch, fold.inputs())?.iter().enumerate() {
-            let sketch = &mut sketches[example * fold.outputs()..][..fold.outputs()];
-            for (id, row) in touched {
-                let first = *id as usize * row.len();
-                squared_norms[example] += SquaredNorms::of(row, first, metric);
-                fold.add(first, row, sketch);
+        let table = TableUses::read(uses, batch, parameters)?;
+        for (example, (sketch, norms)) in sketches {
+            for (id, row) in table.touched_by(example) {
+                let first = id as usize * row.len();
+                *norms += SquaredNorms::of(&row, first, metric);
+                fold.add(first, &row, sketch);
             }
         }
-        return Ok(FoldedGradients { sketches, squared_norms, estimated: false });
-    }
-    let uses: Vec<HostUse> = uses.iter().map(|one| HostUse::new(one, batch, parameters)).collect::<Result<_>>()?;
-    let m = fold.outputs();
-    let mut gradient = vec![0f32; parameters];
-    for (example, (sketch, norm)) in sketches.chunks_exact_mut(m).zip(&mut squared_norms).enumerate() {
-        gradient.fill(0.0);
-        for one in &uses {
-            one.add(example, &mut gradient);
+    } else {
+        let uses: Vec<HostUse> = uses.iter().map(|one| HostUse::new(one, batch, parameters)).collect::<Result<_>>()?;
+        let mut gradient = vec![0f32; parameters];
+        for (example, (sketch, norms)) in sketches {
+            gradient.fill(0.0);
+            for one in &uses {
+                one.add(example, &mut gradient);
+            }
+            *norms = SquaredNorms::of(&gradient, 0, metric);
+            fold.add(0, &gradient, sketch);
         }
-        *norm = SquaredNorms::of(&gradient, 0, metric);
-        fold.add(0, &gradient, sketch);
     }
-    Ok(FoldedGradients { sketches, squared_norms, estimated: false })
+    Ok(FoldedGradients { squared_norms, ..Default::default() })
 }
 
-/// As [`fold_uses`], of a layer that is projected from both sides.
-fn fold_two_sided(
+/// As [`add_uses`], of a layer that is projected from both sides.
+fn add_two_sided(
     uses: &[PerExample],
     (lazy, sides): (&LazyFold, &Sides),
     metric: Option<&SideScales>,
     batch: usize,
+    sketches: &mut [f32],
 ) -> Result<FoldedGradients> {
     let fold = lazy.plain();
     // The scaled gradient gives a second sketch, or only its norm.
@@ -161,13 +177,12 @@ fn fold_two_sided(
     uses.iter().try_for_each(|one| sides.check(one))?;
     let rest = fold.inputs() - sides.numbers();
     let parameters = rows * columns + rest;
-    let mut sketches = vec![0f32; batch * lazy.outputs()];
     let mut squared_norms = vec![SquaredNorms::default(); batch];
     let mut estimated = false;
     // The sums, and those of the scaled gradients, of which the weight's numbers count alone.
     let (sums, scaled): (Vec<TwoSidedSum>, Vec<TwoSidedSum>) = if let [PerExample::Rows { .. }, ..] = uses {
-        let touched = read_rows(uses, batch, parameters)?;
-        let of = |scales| touched.iter().map(|rows| sides.sum_rows(rows, scales)).collect();
+        let table = TableUses::read(uses, batch, parameters)?;
+        let of = |scales| (0..batch).map(|example| sides.sum_rows(&table.touched_by(example), scales)).collect();
         (of(None), scales.as_ref().map_or_else(Vec::new, |scales| of(Some(scales))))
     } else {
         let uses: Vec<HostUse> = uses.iter().map(|one| HostUse::new(one, batch, parameters)).collect::<Result<_>>()?;
@@ -193,7 +208,7 @@ fn fold_two_sided(
             }
         }
     }
-    Ok(FoldedGradients { sketches, squared_norms, estimated })
+    Ok(FoldedGradients { sketches: Vec::new(), squared_norms, estimated })
 }
 
 /// Copies the elements of a tensor on any device as f32.
@@ -317,42 +332,56 @@ pub(super) fn add_rows(values: &[f32], sum: &mut [f32]) {
 }
 
 /// The rows of a table that an example touches, each with the sum of its gradients, by id.
-pub(super) type TouchedRows = Vec<(u32, Vec<f32>)>;
+pub(super) type TouchedRows<'a> = Vec<(u32, Cow<'a, [f32]>)>;
 
-/// A table is long, and an example touches few of its rows. So only these are summed, by id.
-fn read_rows(uses: &[PerExample], batch: usize, parameters: usize) -> Result<Vec<TouchedRows>> {
-    let mut parts = Vec::with_capacity(uses.len());
-    for one in uses {
-        let PerExample::Rows { ids, deltas, rows } = one else {
-            bail!("`per_example` must return either rows or whole gradients for all uses of a layer");
-        };
-        let (found, positions, width) = deltas.dims3()?;
-        if found != batch || ids.dims() != [batch, positions] || rows * width != parameters {
-            bail!("rows of shape {:?} at ids of shape {:?} do not fit a batch of {batch}", deltas.shape(), ids.shape());
+/// The sum of the gradients of one row.
+fn sum_row<'a>(uses: &[(u32, &'a [f32])]) -> (u32, Cow<'a, [f32]>) {
+    let (id, first) = uses[0];
+    let mut row = Cow::Borrowed(first);
+    uses[1..].iter().for_each(|(_, more)| add(row.to_mut(), more));
+    (id, row)
+}
+
+/// What the uses of a table say, in main memory. A table is long, and an example touches few of its rows. So only these
+/// are summed, by id.
+struct TableUses(Vec<TableUse>);
+
+struct TableUse {
+    ids: Vec<u32>,
+    deltas: Vec<f32>,
+    positions: usize,
+    width: usize,
+}
+
+impl TableUses {
+    fn read(uses: &[PerExample], batch: usize, parameters: usize) -> Result<Self> {
+        let mut parts = Vec::with_capacity(uses.len());
+        for one in uses {
+            let PerExample::Rows { ids, deltas, rows } = one else {
+                bail!("`per_example` must return either rows or whole gradients for all uses of a layer");
+            };
+            let (found, positions, width) = deltas.dims3()?;
+            if found != batch || ids.dims() != [batch, positions] || rows * width != parameters {
+                let shapes = (deltas.shape(), ids.shape());
+                bail!("rows of shape {:?} at ids of shape {:?} do not fit a batch of {batch}", shapes.0, shapes.1);
+            }
+            let ids = ids.to_device(&Device::Cpu)?.to_dtype(DType::U32)?.flatten_all()?.to_vec1::<u32>()?;
+            if let Some(id) = ids.iter().find(|id| **id as usize >= *rows) {
+                bail!("row {id} is outside a table of {rows} rows");
+            }
+            parts.push(TableUse { ids, deltas: read_f32(deltas)?, positions, width });
         }
-        let ids = ids.to_device(&Device::Cpu)?.to_dtype(DType::U32)?.flatten_all()?.to_vec1::<u32>()?;
-        if let Some(id) = ids.iter().find(|id| **id as usize >= *rows) {
-            bail!("row {id} is outside a table of {rows} rows");
-        }
-        parts.push((ids, read_f32(deltas)?, positions, width));
+        Ok(Self(parts))
     }
-    let of_example = |example: usize| {
+
+    fn touched_by(&self, example: usize) -> TouchedRows<'_> {
         let mut touched: Vec<(u32, &[f32])> = Vec::new();
-        for (ids, deltas, positions, width) in &parts {
+        for TableUse { ids, deltas, positions, width } in &self.0 {
             let own = example * positions..(example + 1) * positions;
-            touched.extend(
-                ids[own.clone()].iter().copied().zip(deltas[own.start * width..own.end * width].chunks_exact(*width)),
-            );
+            let rows = deltas[own.start * width..own.end * width].chunks_exact(*width);
+            touched.extend(ids[own].iter().copied().zip(rows));
         }
         touched.sort_by_key(|(id, _)| *id);
-        let sum = |same: &[(u32, &[f32])]| {
-            let mut row = same[0].1.to_vec();
-            for (_, more) in &same[1..] {
-                add(&mut row, more);
-            }
-            (same[0].0, row)
-        };
-        touched.chunk_by(|a, b| a.0 == b.0).map(sum).collect()
-    };
-    Ok((0..batch).map(of_example).collect())
+        touched.chunk_by(|a, b| a.0 == b.0).map(sum_row).collect()
+    }
 }

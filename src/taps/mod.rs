@@ -54,7 +54,7 @@ pub(crate) use declared::named_variables;
 pub(crate) use exact::{read_row, ExactGradients};
 pub(crate) use fused::{attach_backward, cpu_f32, needs_gradient, slice, with_slice};
 pub(crate) use gradient::FoldedGradients;
-pub(crate) use gradient::{add, fold_uses, move_to_host, read_f32, read_i64, wide_squared_norm};
+pub(crate) use gradient::{add, add_uses, fold_uses, move_to_host, read_f32, read_i64, wide_squared_norm};
 pub(crate) use group_norm::KnownGroupNorm;
 pub(crate) use metric::{wide_weighted_norm, MetricWeights, NormMetric, SquaredNorms};
 pub(crate) use names::{find_batch_norms, is_statistic, matching_variables};

@@ -123,13 +123,13 @@ impl Sides {
     }
 
     /// Sums the rows of a table that one example touches.
-    pub(super) fn sum_rows(&self, touched: &TouchedRows, scales: Option<&ScalesHere<'_>>) -> TwoSidedSum {
+    pub(super) fn sum_rows(&self, touched: &TouchedRows<'_>, scales: Option<&ScalesHere<'_>>) -> TwoSidedSum {
         let mut numbers = vec![0f32; self.numbers()];
         let kept = self.columns.outputs();
         let mut squared_norm = 0.0;
         for (id, row) in touched {
             let scaled = scales.map(|scales| scales.scale_row(*id as usize, row));
-            let row = scaled.as_ref().unwrap_or(row);
+            let row = scaled.as_deref().unwrap_or(row);
             squared_norm += wide_squared_norm(row);
             self.add_row(*id as usize, &self.columns.apply(row), &mut numbers, kept);
         }
