@@ -42,11 +42,10 @@ mod stages;
 mod support;
 
 use anyhow::{bail, Context, Result};
-use candle_core::backprop::GradStore;
-use candle_core::Var;
+use candle_core::{Tensor, Var};
 use candle_nn::{Optimizer, VarMap, SGD};
 use gradlog::optim::{AdamW, Sgd, SgdConfig};
-use gradlog::{Config, Recorder, RecordingSummary, StepInfo, StepReport, Taps};
+use gradlog::{Config, Pass, RecordError, Recorder, RecordingSummary, Taps};
 use models::{Model, Workload};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -55,8 +54,8 @@ use std::time::{Duration, Instant};
 
 const RATE: f64 = 0.01;
 const ADAM_RATE: f64 = 1e-3;
-/// Longer than the background thread takes for what is in its queue at the end of a block.
-const BETWEEN_BLOCKS: Duration = Duration::from_millis(30);
+/// Longer than the background thread pauses before it looks at the last pass of a block.
+const BETWEEN_BLOCKS: Duration = Duration::from_millis(100);
 const MODES: [&str; 5] = ["plain", "disabled", "outputs", "last", "recorded"];
 
 /// One row of the results.
@@ -235,25 +234,24 @@ impl Descent {
         })
     }
 
-    /// What a loop tells the recorder before the step.
-    fn info(&self) -> StepInfo {
+    /// The step of the plain loop.
+    fn step(&mut self, loss: &Tensor) -> candle_core::Result<()> {
         match self {
-            Self::AdamW(adam) => adam.step_info(),
-            _ => StepInfo::new(RATE),
+            Self::Sgd(sgd) => sgd.backward_step(loss),
+            Self::PlainAdamW(adam) => adam.backward_step(loss),
+            Self::InPlaceSgd(_) | Self::AdamW(_) => candle_core::bail!("a plain loop steps by candle's optimizers"),
         }
     }
 
-    fn step(&mut self, grads: &GradStore, recorder: &mut Recorder) -> candle_core::Result<()> {
+    /// The step of the other loops.
+    fn recorded_step(&mut self, pass: Pass<'_>, loss: &Tensor) -> Result<(), RecordError> {
         match self {
-            Self::Sgd(sgd) => sgd.step(grads),
-            Self::InPlaceSgd(sgd) => sgd.step(grads),
-            Self::PlainAdamW(adam) => adam.step(grads),
-            Self::AdamW(adam) => {
-                adam.step(grads)?;
-                recorder.read_moments(adam);
-                Ok(())
-            }
+            Self::Sgd(sgd) => pass.backward_step(sgd, loss),
+            Self::InPlaceSgd(sgd) => pass.backward_step(sgd, loss),
+            Self::PlainAdamW(adam) => pass.backward_step(adam, loss),
+            Self::AdamW(adam) => pass.backward_step(adam, loss),
         }
+        .map(drop)
     }
 }
 
@@ -299,8 +297,7 @@ impl Lane {
             let loss = if mode == "plain" {
                 let (_, logits) = self.model.forward(&x)?;
                 let loss = models::plain_loss(&logits, &y)?;
-                let grads = loss.backward()?;
-                self.descend.step(&grads, &mut self.recorder)?;
+                self.descend.step(&loss)?;
                 loss
             } else {
                 let mut pass = self.recorder.pass(ids)?;
@@ -309,9 +306,7 @@ impl Lane {
                     pass.features(&features);
                 }
                 let loss = pass.cross_entropy(&logits, &y)?;
-                let grads = loss.backward()?;
-                pass.commit(self.descend.info())?;
-                self.descend.step(&grads, &mut self.recorder)?;
+                self.descend.recorded_step(pass, &loss)?;
                 loss
             };
             self.loss = loss.to_scalar()?;

@@ -1,7 +1,9 @@
 //! Visits that the loss gives no weight: what they add to TracIn is exactly 0, and their own gradient is unknown.
 
 use crate::common::*;
-use gradlog::Recorder;
+use candle_core::{DType, Module, Tensor};
+use candle_nn::{embedding, linear, VarMap};
+use gradlog::{Recorder, Taps};
 use gradlog_analysis::{InfluenceQuestion, Score, ScoreQuestion};
 use gradlog_format::run::Run;
 
@@ -16,10 +18,33 @@ fn weights(step: u64) -> [f32; 3] {
     }
 }
 
+/// A table of words, a layer at each of four positions, and a head: the table is folded by the background thread, the
+/// layer by the training thread, and both into the same vector.
+fn text() -> Network {
+    let (taps, variables) = (Taps::new(), VarMap::new());
+    let vb = builder(&variables);
+    let words = taps.tap("words", embedding(11, 5, vb.pp("words")).unwrap());
+    let mix = taps.tap("mix", linear(5, 5, vb.pp("mix")).unwrap());
+    let head = taps.tap("head", linear(5, 3, vb.pp("head")).unwrap());
+    let forward = move |x: &Tensor, _| {
+        let ids = ((x.tanh()? + 1.0)? * 5.49)?.to_dtype(DType::U32)?;
+        head.forward(&mix.forward(&words.forward(&ids)?)?.tanh()?.mean(1)?)
+    };
+    Network::new(taps, variables, forward, Data::noise(1, EXAMPLES, &[4]), Data::noise(3, 1, &[4]))
+}
+
 #[test]
 fn a_visit_without_weight_adds_nothing() {
+    check(Network::mlp(EXAMPLES, 1, false).fill(9, 0.6));
+}
+
+#[test]
+fn weights_are_undone_once_in_a_vector_that_several_layers_share() {
+    check(text().fill(9, 0.6));
+}
+
+fn check(model: Network) {
     let dir = tempfile::tempdir().unwrap();
-    let model = Network::mlp(EXAMPLES, 1, false).fill(9, 0.6);
     let mut recorder = Recorder::create(dir.path(), &model.taps, exact()).unwrap();
     let (mut influence, mut own) = ([0f64; EXAMPLES], [0f64; EXAMPLES]);
     let mut norms: [Vec<f64>; EXAMPLES] = Default::default();

@@ -6,7 +6,7 @@ use super::simd::vectorized;
 const NEAR: usize = 16;
 
 /// Multiplies a vector by the Hadamard matrix of its length: number `k` becomes `Σ_j (-1)^{popcount(k & j)} v_j`. There
-/// is no factor, so twice is `n` times the vector.
+/// is no factor: applied twice, it gives `n` times the vector.
 ///
 /// Sums and differences are made over the distances 1, 2, 4, .. in this order, so results do not depend on the machine.
 /// Distances within 16 numbers are made in a register, and up to three of the others of each number that is loaded.
@@ -159,7 +159,8 @@ mod tests {
     #[test]
     fn the_transform_is_that_of_the_textbook_bit_by_bit() {
         for length in (0..14).map(|bits| 1 << bits) {
-            let (mut made, mut wanted) = (numbers(length), numbers(length));
+            let mut made = numbers(length);
+            let mut wanted = made.clone();
             transform(&mut made);
             transform_textbook(&mut wanted);
             assert!(made.iter().zip(&wanted).all(|(a, b)| a.to_bits() == b.to_bits()), "{length}");
@@ -181,10 +182,11 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn blocks_by_vectors_are_those_of_the_textbook() {
-        let mut wanted = numbers(160);
+        let values = numbers(160);
+        let mut wanted = values.clone();
         wanted.chunks_exact_mut(NEAR).for_each(transform_textbook);
         let check = |name: &str, by_vectors: unsafe fn(&mut [[f32; NEAR]])| {
-            let mut made = numbers(160);
+            let mut made = values.clone();
             // SAFETY: it is called only where the CPU has the feature.
             unsafe { by_vectors(made.as_chunks_mut().0) };
             assert!(made.iter().zip(&wanted).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}");

@@ -66,7 +66,7 @@ pub fn choose_apart(values: &[f32], magnitudes: &Magnitudes, rest: Rest, chosen:
     if !worth_a_look {
         return;
     }
-    // All that enter are at least as large as the last of so many.
+    // Numbers up to this are none of the nine largest, or need no exact copy.
     let floor = vectorized(
         #[inline(always)]
         || match rest {
@@ -133,7 +133,8 @@ fn may_save_bits(lanes: &[u32; LANES], largest: f32, n: usize) -> bool {
     let (mut bound, mut bounds, mut above) = (largest, [0u32; APART_MAX], [0u32; APART_MAX]);
     for bits in &mut bounds {
         bound *= ratio;
-        *bits = bound.to_bits();
+        // No zero is at least as large as this, also where the bound is too small for a float.
+        *bits = bound.to_bits().max(1);
     }
     for lane in lanes {
         above.iter_mut().zip(&bounds).for_each(|(above, bound)| *above += u32::from(lane >= bound));
@@ -142,7 +143,7 @@ fn may_save_bits(lanes: &[u32; LANES], largest: f32, n: usize) -> bool {
 }
 
 /// Appends the [`APART_MAX`]` + 1` largest numbers above `floor` to `top`, largest first. Returns how many of all are
-/// not zero.
+/// not zero. `top` comes empty.
 #[inline(always)]
 fn find_largest(values: &[f32], floor: f32, top: &mut Vec<Apart>) -> usize {
     let mut least = floor;
@@ -221,6 +222,8 @@ mod tests {
             words[place] = 1.0 + count as f32;
         }
         assert_eq!(places(&words, Rest::Rounded), [1_999, 1_400, 90, 3]);
+        let tiny: Vec<f32> = (0..24).map(|i| if i == 0 { 1e-30 } else { 1e-31 * f32::from(u8::from(i < 7)) }).collect();
+        assert_eq!(places(&tiny, Rest::Rounded), [0, 1, 2, 3, 4, 5, 6], "as without the factor");
         let many: Vec<f32> = (0..2_000).map(|i| if i % 50 == 0 { 1.0 } else { 0.0 }).collect();
         assert!(places(&many, Rest::Rounded).is_empty(), "forty equal numbers");
     }

@@ -248,7 +248,7 @@ pub fn row_bytes(encoding: Encoding, width: usize) -> usize {
     encoding.bytes(width) + 2
 }
 
-/// Bytes of 4-bit codes that are made at a time.
+/// Bytes of 4-bit codes, and of signs, that are made at a time.
 const ENCODED: usize = 512;
 
 /// Bytes of 4-bit codes that are taken apart at a time: a fixed number, for the compiler to make vectors of.

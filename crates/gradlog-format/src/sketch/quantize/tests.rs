@@ -90,5 +90,10 @@ fn signs_keep_the_dot_product_with_the_vector_itself() {
         assert!((kept / whole - 1.0).abs() < if magnitude < 1e-37 { 0.05 } else { 0.004 }, "{kept} {whole}");
     }
     assert_eq!(round_trip(Encoding::Signs, &[0.0; 9]).0, [0.0; 9]);
+    // Longer than a stretch, and no whole number of bytes. Bits behind the last number are zeros.
+    let values: Vec<f32> = (0..4_099).map(|i| if i < 4_096 { -1.0 } else { 1.0 }).collect();
+    let mut bytes = Vec::new();
+    Encoding::Signs.encode(&values, &mut bytes);
+    assert!(bytes.len() == 513 && bytes[..512].iter().all(|byte| *byte == 0xFF) && bytes[512] == 0);
     assert_eq!(Encoding::Signs.bytes(9), 2);
 }
