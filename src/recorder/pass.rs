@@ -129,6 +129,9 @@ impl<'r> Pass<'r> {
     ///   unless [`StepReport::accumulates`]. The optimizer would step without the gradients of the passes before. The
     ///   step counts as abandoned.
     ///
+    /// Backward gives the gradients of candle's own. It takes less memory traffic for tapped layers in f32 on the CPU:
+    /// candle adds each gradient to zeros.
+    ///
     /// It sees the gradients of all variables. So it also reports a declared variable that gets none
     /// ([`Taps::declare_model`](crate::Taps::declare_model)), and a layer that ran without its tap.
     ///
@@ -147,7 +150,7 @@ impl<'r> Pass<'r> {
         if self.core.is_recorded() {
             self.core.recorder.read_first_moments(optimizer);
         }
-        let grads = loss.backward()?;
+        let grads = crate::taps::backward(loss)?;
         self.core.check_gradients(&grads)?;
         self.core.look_at_optimizer(|| optimizer.variables());
         self.core.look_at_reach(&grads);

@@ -3,6 +3,7 @@
 //! Fused ops exist for contiguous f32 tensors in main memory. Other tensors use candle's own ops with a
 //! [`super::Catch`] after them. That is slower, gives the same result to rounding, and is recorded as well.
 
+use super::aside::put_aside;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     bail, CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape, Tensor,
@@ -149,8 +150,8 @@ impl<L: FusedLayer> CustomOp3 for Fused<L> {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let held = Held { bias: true, trained: needs_gradient(w) || needs_gradient(b) };
-        let [x, w, b] = self.0.backward(x, w, held, grad)?;
-        Ok((x, w, b))
+        let [of_x, of_w, of_b] = self.0.backward(x, w, held, grad)?;
+        Ok((put_aside(x, of_x), put_aside(w, of_w), put_aside(b, of_b)))
     }
 }
 
@@ -165,7 +166,7 @@ impl<L: FusedLayer> CustomOp2 for Fused<L> {
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let held = Held { bias: false, trained: needs_gradient(w) };
-        let [x, w, _] = self.0.backward(x, w, held, grad)?;
-        Ok((x, w))
+        let [of_x, of_w, _] = self.0.backward(x, w, held, grad)?;
+        Ok((put_aside(x, of_x), put_aside(w, of_w)))
     }
 }

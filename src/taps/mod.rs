@@ -5,8 +5,9 @@
 //! [`PerExample`]).
 //!
 //! Taps are explicit handles, not globals and not thread-locals. candle may run a closure on its own thread pool, where
-//! a thread-local would record nothing without a warning.
+//! a thread-local would record nothing without a warning. The one of `aside` only saves time.
 
+mod aside;
 mod batch_norm;
 mod catch;
 mod collected;
@@ -47,6 +48,7 @@ pub use spec::{LayerSpec, Parameter};
 pub use tap::{Tap, TapError};
 pub use tapped::Tapped;
 
+pub(crate) use aside::backward;
 pub(crate) use batch_norm::KIND as BATCH_NORM;
 pub(crate) use catch::{watch_scalar, Upstream};
 pub(crate) use collected::{collecting, tap_built};
