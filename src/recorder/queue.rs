@@ -3,8 +3,8 @@
 //! Waking a sleeping thread costs about ten microseconds, and more if it takes the caller's core. That is some percent
 //! of a short step. So the background thread is not woken while passes keep coming: it polls a thousand times a second,
 //! and less often where a step takes longer. With looks every ten milliseconds, passes of short steps waited five at a
-//! time, and with two threads that train, steps took a tenth longer (`benches/results/2026-11-30-steps.md`). It is woken
-//! only if the queue fills up or a caller waits for an answer.
+//! time, and with two threads that train, steps took a tenth longer (`benches/results/2026-11-30-steps.md`). It is
+//! woken only if the queue fills up or a caller waits for an answer.
 
 use super::config::{Config, Overflow};
 use super::error::RecordError;
