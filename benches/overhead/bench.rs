@@ -78,7 +78,7 @@ struct Row {
     background_us_per_visit: f64,
     /// What [`floor`] takes. 0 for all modes but `recorded`.
     floor_us_per_visit: f64,
-    /// What it takes to read the gradients that are folded, by the same loop.
+    /// What it takes to read the gradients that are folded. 0 as well.
     summed_us_per_visit: f64,
     /// What the background thread spends on a CPU by [`stages`], polling included. Empty for all modes but `recorded`,
     /// and where the system does not tell the time of a thread.

@@ -378,7 +378,8 @@ impl TableUses {
         let mut touched: Vec<(u32, &[f32])> = Vec::new();
         for TableUse { ids, deltas, positions, width } in &self.0 {
             let own = example * positions..(example + 1) * positions;
-            let rows = deltas[own.start * width..own.end * width].chunks_exact(*width);
+            // A table may have no columns. Then it has no gradient either.
+            let rows = deltas[own.start * width..own.end * width].chunks_exact((*width).max(1));
             touched.extend(ids[own].iter().copied().zip(rows));
         }
         touched.sort_by_key(|(id, _)| *id);

@@ -66,7 +66,7 @@ pub fn choose_apart(values: &[f32], magnitudes: &Magnitudes, rest: Rest, chosen:
     if !worth_a_look {
         return;
     }
-    // Numbers up to this are none of the nine largest, or need no exact copy.
+    // Nine numbers are at least as large as this, or the others need no exact copy.
     let floor = vectorized(
         #[inline(always)]
         || match rest {
