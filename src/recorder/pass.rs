@@ -129,8 +129,8 @@ impl<'r> Pass<'r> {
     ///   unless [`StepReport::accumulates`]. The optimizer would step without the gradients of the passes before. The
     ///   step counts as abandoned.
     ///
-    /// Backward gives the gradients of candle's own. It takes less memory traffic for tapped layers in f32 on the CPU:
-    /// candle adds each gradient to zeros.
+    /// Backward gives the same gradients as candle's. It moves less memory where tapped linear layers, convolutions,
+    /// `LayerNorm` and `RmsNorm` run in f32 on the CPU: candle adds each gradient to zeros.
     ///
     /// It sees the gradients of all variables. So it also reports a declared variable that gets none
     /// ([`Taps::declare_model`](crate::Taps::declare_model)), and a layer that ran without its tap.

@@ -146,12 +146,12 @@ impl<L: FusedLayer> CustomOp3 for Fused<L> {
         x: &Tensor,
         w: &Tensor,
         b: &Tensor,
-        _y: &Tensor,
+        y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let held = Held { bias: true, trained: needs_gradient(w) || needs_gradient(b) };
         let [of_x, of_w, of_b] = self.0.backward(x, w, held, grad)?;
-        Ok((put_aside(x, of_x), put_aside(w, of_w), put_aside(b, of_b)))
+        Ok((put_aside(y, x, of_x)?, put_aside(y, w, of_w)?, put_aside(y, b, of_b)?))
     }
 }
 
@@ -164,9 +164,9 @@ impl<L: FusedLayer> CustomOp2 for Fused<L> {
         self.0.forward((x, xl), (w, wl), None)
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, w: &Tensor, y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let held = Held { bias: false, trained: needs_gradient(w) };
         let [of_x, of_w, _] = self.0.backward(x, w, held, grad)?;
-        Ok((put_aside(x, of_x), put_aside(w, of_w)))
+        Ok((put_aside(y, x, of_x)?, put_aside(y, w, of_w)?))
     }
 }
