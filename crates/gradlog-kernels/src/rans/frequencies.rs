@@ -54,14 +54,27 @@ impl Counts {
 /// How far the product with a divisor of [`Encoding`] is shifted.
 pub(super) const QUOTIENT_BITS: u32 = 43;
 
-/// What encoding a value needs.
+/// What encoding a value needs, in one number, so that one load reads it.
+///
+/// - Bits 0 to 15: the frequency.
+/// - Bits 16 to 31: the begin of the range.
+/// - Bits 32 to 63: an `f32`, a little less than 1 / frequency. A quotient that is taken with it is right or too small
+///   by one.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-#[repr(C)]
-pub(super) struct Code {
-    /// The frequency in the lower half, the begin of the range in the upper.
-    pub range: u32,
-    /// A little less than 1 / frequency: a quotient that is taken with it is right or too small by one.
-    pub reciprocal: f32,
+#[repr(transparent)]
+pub(super) struct Code(pub u64);
+
+impl Code {
+    fn new(frequency: u16, begin: u32) -> Self {
+        // 1 - 2^-22 is more than the error of a division and a product, and less than one in a quotient below 2^19.
+        let reciprocal = (1.0 / f32::from(frequency.max(1))) * (1.0 - f32::EPSILON * 2.0);
+        Self(u64::from(frequency) | u64::from(begin) << 16 | u64::from(reciprocal.to_bits()) << 32)
+    }
+
+    /// The frequency and the begin of the range.
+    pub(super) fn range(self) -> (u32, u32) {
+        (self.0 as u32 & 0xFFFF, self.0 as u32 >> 16)
+    }
 }
 
 impl Frequencies {
@@ -164,9 +177,7 @@ impl Frequencies {
         let mut encoding = Encoding { codes: [Code::default(); 256], divisors: [0; 256] };
         let mut begin = 0;
         for ((code, divisor), &f) in encoding.codes.iter_mut().zip(&mut encoding.divisors).zip(&self.0) {
-            // 1 - 2^-22 is more than the error of a division and a product, and less than one in a quotient below 2^19.
-            let reciprocal = (1.0 / f32::from(f.max(1))) * (1.0 - f32::EPSILON * 2.0);
-            *code = Code { range: u32::from(f) | begin << 16, reciprocal };
+            *code = Code::new(f, begin);
             *divisor = (1u64 << QUOTIENT_BITS).div_ceil(u64::from(f.max(1)));
             begin += u32::from(f);
         }

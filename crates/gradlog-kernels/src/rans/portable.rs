@@ -1,6 +1,6 @@
 //! The loops in plain Rust: for at most one go of bytes, and with every check.
 
-use super::frequencies::{Code, Encoding, QUOTIENT_BITS};
+use super::frequencies::{Encoding, QUOTIENT_BITS};
 use super::{Stack, States, FULL_BITS, LANES, LEAST, TOTAL, TOTAL_BITS};
 
 /// Encodes at most as many bytes as there are states, from the first state on. The stack has room for as many words.
@@ -9,8 +9,7 @@ use super::{Stack, States, FULL_BITS, LANES, LEAST, TOTAL, TOTAL_BITS};
 pub(super) fn encode(table: &Encoding, bytes: &[u8], states: &mut States, stack: &mut Stack) -> bool {
     let (room, mut pushed, mut least) = (&mut stack.words[stack.length..], 0, TOTAL);
     for (state, byte) in states.iter_mut().zip(bytes) {
-        let Code { range, .. } = table.codes[usize::from(*byte)];
-        let (f, begin, x) = (range & 0xFFFF, range >> 16, *state);
+        let ((f, begin), x) = (table.codes[usize::from(*byte)].range(), *state);
         least = least.min(f);
         // Whether a state is full is as good as random, so a branch would be guessed wrong every other time.
         let full = u32::from(x >= f << FULL_BITS);

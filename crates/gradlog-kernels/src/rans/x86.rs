@@ -1,30 +1,46 @@
 //! The loops with vector instructions of x86-64, each for whole goes of [`LANES`] bytes.
+//!
+//! Where `GATHERS` is true, they read tables by gather instructions, otherwise number by number. Both give the same.
 
 use super::frequencies::Code;
 use super::{Stack, States, FULL_BITS, LANES, LEAST, TOTAL, TOTAL_BITS};
 use std::arch::x86_64::*;
+
+/// The body for each vector of AVX-512, one behind the other: the compiler leaves a loop of so many instructions as it
+/// is, and then the states go through memory.
+macro_rules! unrolled {
+    ($v:ident => $body:block) => {
+        unrolled!($v => $body, 0 1 2 3 4 5 6 7)
+    };
+    ($v:ident => $body:block, $($number:literal)*) => {
+        $({
+            let $v = $number;
+            $body
+        })*
+    };
+}
 
 /// Encodes `bytes`, whole goes, from the last to the first. Returns whether every byte has a frequency.
 ///
 /// # Safety
 /// The CPU must have the features. `stack` must have room for a word for each byte, and [`LANES`] more.
 #[target_feature(enable = "avx512f,popcnt")]
-pub(super) unsafe fn encode_avx512(table: &[Code; 256], bytes: &[u8], states: &mut States, stack: &mut Stack) -> bool {
+pub(super) unsafe fn encode_avx512<const GATHERS: bool>(
+    table: &[Code; 256],
+    bytes: &[u8],
+    states: &mut States,
+    stack: &mut Stack,
+) -> bool {
     let low_half = _mm512_set1_epi32(0xFFFF);
     let whole = _mm512_set1_epi32(1 << TOTAL_BITS);
     let mut least = whole;
     let mut x: [__m512i; LANES / 16] = load(states);
-    let table = table.as_ptr().cast::<i32>();
     let words = stack.words.as_mut_ptr();
     let mut length = stack.length;
     for group in bytes.rchunks_exact(LANES) {
+        let (sixteens, _) = group.as_chunks::<16>();
         for (v, x) in x.iter_mut().enumerate() {
-            // SAFETY: 16 bytes from `16·v` on are in a group. A byte numbers one of 256 codes of 8 bytes.
-            let (range, reciprocal) = unsafe {
-                let code = _mm512_cvtepu8_epi32(_mm_loadu_si128(group.as_ptr().add(16 * v).cast()));
-                let range = _mm512_i32gather_epi32::<8>(code, table);
-                (range, _mm512_i32gather_epi32::<8>(code, table.add(1)))
-            };
+            let (range, reciprocal) = codes_avx512::<GATHERS>(table, &sixteens[v]);
             let f = _mm512_and_si512(range, low_half);
             least = _mm512_min_epu32(least, f);
             let full = _mm512_cmpge_epu32_mask(*x, _mm512_slli_epi32::<FULL_BITS>(f));
@@ -53,7 +69,7 @@ pub(super) unsafe fn encode_avx512(table: &[Code; 256], bytes: &[u8], states: &m
 /// # Safety
 /// The CPU must have the features.
 #[target_feature(enable = "avx512f,popcnt")]
-pub(super) unsafe fn decode_avx512(
+pub(super) unsafe fn decode_avx512<const GATHERS: bool>(
     table: &[u32; TOTAL as usize],
     words: &[[u8; 2]],
     left: &mut usize,
@@ -75,16 +91,15 @@ pub(super) unsafe fn decode_avx512(
     let mut top = *left;
     while top >= LANES && done + LANES <= out.len() {
         let mut needs = [0u16; LANES / 16];
-        for v in 0..LANES / 16 {
-            // SAFETY: a slot is below 4096.
-            let entry = unsafe { _mm512_i32gather_epi32::<4>(_mm512_and_si512(x[v], slots), table.as_ptr().cast()) };
+        unrolled!(v => {
+            let entry = entries_avx512::<GATHERS>(table, _mm512_and_si512(x[v], slots));
             // SAFETY: 16 bytes at `done + 16·v`, where `done + LANES <= out.len()`.
             unsafe { _mm_storeu_si128(out.as_mut_ptr().add(done + 16 * v).cast(), _mm512_cvtepi32_epi8(entry)) };
             let f = _mm512_and_si512(_mm512_srli_epi32::<8>(entry), frequencies);
             let product = _mm512_mullo_epi32(f, _mm512_srli_epi32::<TOTAL_BITS>(x[v]));
             x[v] = _mm512_add_epi32(product, _mm512_srli_epi32::<20>(entry));
             needs[v] = _mm512_cmplt_epu32_mask(x[v], least);
-        }
+        });
         for v in (0..LANES / 16).rev() {
             top -= needs[v].count_ones() as usize;
             // SAFETY: at least `LANES` words were left before this go, and it takes at most as many, so `top` is not
@@ -98,6 +113,64 @@ pub(super) unsafe fn decode_avx512(
     *left = top;
     store(x, states);
     done
+}
+
+/// The codes of sixteen bytes: frequencies and begins, and reciprocals as bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn codes_avx512<const GATHERS: bool>(table: &[Code; 256], bytes: &[u8; 16]) -> (__m512i, __m512i) {
+    let [low, high] = if GATHERS {
+        // A gather takes as long as it has numbers, so it takes whole codes.
+        // SAFETY: these are 16 bytes, and each numbers one of 256 codes of 8 bytes.
+        unsafe {
+            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));
+            let (low, high) = (_mm512_castsi512_si256(bytes), _mm512_extracti64x4_epi64::<1>(bytes));
+            let table = table.as_ptr().cast();
+            [_mm512_i32gather_epi64::<8>(low, table), _mm512_i32gather_epi64::<8>(high, table)]
+        }
+    } else {
+        let at = |place: usize| table[usize::from(bytes[place])].0 as i64;
+        [
+            _mm512_setr_epi64(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)),
+            _mm512_setr_epi64(at(8), at(9), at(10), at(11), at(12), at(13), at(14), at(15)),
+        ]
+    };
+    let evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    let odds = _mm512_or_si512(evens, _mm512_set1_epi32(1));
+    (_mm512_permutex2var_epi32(low, evens, high), _mm512_permutex2var_epi32(low, odds, high))
+}
+
+/// Sixteen entries of the table, whose numbers are below [`TOTAL`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn entries_avx512<const GATHERS: bool>(table: &[u32; TOTAL as usize], numbers: __m512i) -> __m512i {
+    if GATHERS {
+        // SAFETY: the masked numbers are below `TOTAL`.
+        return unsafe { _mm512_i32gather_epi32::<4>(numbers, table.as_ptr().cast()) };
+    }
+    let mut pairs = [0u64; 8];
+    // SAFETY: these are 64 bytes.
+    unsafe { _mm512_storeu_si512(pairs.as_mut_ptr().cast(), numbers) };
+    let low = |pair: usize| table[(pairs[pair] % u64::from(TOTAL)) as usize] as i32;
+    let high = |pair: usize| table[(pairs[pair] >> 32) as usize % TOTAL as usize] as i32;
+    _mm512_setr_epi32(
+        low(0),
+        high(0),
+        low(1),
+        high(1),
+        low(2),
+        high(2),
+        low(3),
+        high(3),
+        low(4),
+        high(4),
+        low(5),
+        high(5),
+        low(6),
+        high(6),
+        low(7),
+        high(7),
+    )
 }
 
 #[target_feature(enable = "avx512f")]
@@ -153,7 +226,12 @@ static GATHER: [[u32; 8]; 256] = {
 /// # Safety
 /// The CPU must have AVX2 and POPCNT. The stack as there.
 #[target_feature(enable = "avx2,popcnt")]
-pub(super) unsafe fn encode_avx2(table: &[Code; 256], bytes: &[u8], states: &mut States, stack: &mut Stack) -> bool {
+pub(super) unsafe fn encode_avx2<const GATHERS: bool>(
+    table: &[Code; 256],
+    bytes: &[u8],
+    states: &mut States,
+    stack: &mut Stack,
+) -> bool {
     let low_half = _mm256_set1_epi32(0xFFFF);
     let whole = _mm256_set1_epi32(1 << TOTAL_BITS);
     let one = _mm256_set1_epi32(1);
@@ -161,17 +239,12 @@ pub(super) unsafe fn encode_avx2(table: &[Code; 256], bytes: &[u8], states: &mut
     // SAFETY: a vector has 8 of the states.
     let mut x: [__m256i; LANES / 8] =
         std::array::from_fn(|v| unsafe { _mm256_loadu_si256(states.as_ptr().add(8 * v).cast()) });
-    let table = table.as_ptr().cast::<i32>();
     let words = stack.words.as_mut_ptr();
     let mut length = stack.length;
     for group in bytes.rchunks_exact(LANES) {
+        let (eights, _) = group.as_chunks::<8>();
         for (v, x) in x.iter_mut().enumerate() {
-            // SAFETY: 8 bytes from `8·v` on are in a group. A byte numbers one of 256 codes of 8 bytes.
-            let (range, reciprocal) = unsafe {
-                let code = _mm256_cvtepu8_epi32(_mm_loadl_epi64(group.as_ptr().add(8 * v).cast()));
-                let range = _mm256_i32gather_epi32::<8>(table, code);
-                (range, _mm256_i32gather_epi32::<8>(table.add(1), code))
-            };
+            let (range, reciprocal) = codes_avx2::<GATHERS>(table, &eights[v]);
             let f = _mm256_and_si256(range, low_half);
             least = _mm256_min_epu32(least, f);
             // States are below 2^31, so signed comparisons will do.
@@ -186,7 +259,7 @@ pub(super) unsafe fn encode_avx2(table: &[Code; 256], bytes: &[u8], states: &mut
             unsafe { _mm_storeu_si128(words.add(length).cast(), pushed) };
             length += set.count_ones() as usize;
             let small = _mm256_blendv_epi8(*x, _mm256_srli_epi32::<16>(*x), full);
-            let estimate = _mm256_mul_ps(_mm256_cvtepi32_ps(small), _mm256_castsi256_ps(reciprocal));
+            let estimate = _mm256_mul_ps(_mm256_cvtepi32_ps(small), reciprocal);
             let quotient = _mm256_cvttps_epi32(estimate);
             let rest = _mm256_sub_epi32(small, _mm256_mullo_epi32(quotient, f));
             let begin = _mm256_srli_epi32::<16>(range);
@@ -211,7 +284,7 @@ pub(super) unsafe fn encode_avx2(table: &[Code; 256], bytes: &[u8], states: &mut
 /// # Safety
 /// The CPU must have AVX2 and POPCNT.
 #[target_feature(enable = "avx2,popcnt")]
-pub(super) unsafe fn decode_avx2(
+pub(super) unsafe fn decode_avx2<const GATHERS: bool>(
     table: &[u32; TOTAL as usize],
     words: &[[u8; 2]],
     left: &mut usize,
@@ -240,8 +313,7 @@ pub(super) unsafe fn decode_avx2(
     while top >= LANES && done + LANES <= out.len() {
         let mut needs = [0usize; LANES / 8];
         for v in 0..LANES / 8 {
-            // SAFETY: a slot is below 4096.
-            let entry = unsafe { _mm256_i32gather_epi32::<4>(table.as_ptr().cast(), _mm256_and_si256(x[v], slots)) };
+            let entry = entries_avx2::<GATHERS>(table, _mm256_and_si256(x[v], slots));
             let packed = _mm256_shuffle_epi8(entry, low_bytes);
             let pair = _mm_unpacklo_epi32(_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed));
             // SAFETY: 8 bytes at `done + 8·v`, where `done + LANES <= out.len()`.
@@ -272,4 +344,45 @@ pub(super) unsafe fn decode_avx2(
         unsafe { _mm256_storeu_si256(states.as_mut_ptr().add(8 * v).cast(), vector) };
     }
     done
+}
+
+/// As [`codes_avx512`], of eight bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn codes_avx2<const GATHERS: bool>(table: &[Code; 256], bytes: &[u8; 8]) -> (__m256i, __m256) {
+    // Codes 0, 1, 4, 5 and 2, 3, 6, 7: the shuffles below take two of each for each half.
+    let [first, second] = if GATHERS {
+        // SAFETY: these are 8 bytes, and each numbers one of 256 codes of 8 bytes.
+        unsafe {
+            let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes.as_ptr().cast()));
+            let (low, high) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
+            let table = table.as_ptr().cast();
+            [
+                _mm256_i32gather_epi64::<8>(table, _mm_unpacklo_epi64(low, high)),
+                _mm256_i32gather_epi64::<8>(table, _mm_unpackhi_epi64(low, high)),
+            ]
+        }
+    } else {
+        let at = |place: usize| table[usize::from(bytes[place])].0 as i64;
+        [_mm256_setr_epi64x(at(0), at(1), at(4), at(5)), _mm256_setr_epi64x(at(2), at(3), at(6), at(7))]
+    };
+    let (first, second) = (_mm256_castsi256_ps(first), _mm256_castsi256_ps(second));
+    let range = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(first, second));
+    (range, _mm256_shuffle_ps::<0b11_01_11_01>(first, second))
+}
+
+/// As [`entries_avx512`], of eight entries.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn entries_avx2<const GATHERS: bool>(table: &[u32; TOTAL as usize], numbers: __m256i) -> __m256i {
+    if GATHERS {
+        // SAFETY: the masked numbers are below `TOTAL`.
+        return unsafe { _mm256_i32gather_epi32::<4>(table.as_ptr().cast(), numbers) };
+    }
+    let mut pairs = [0u64; 4];
+    // SAFETY: these are 32 bytes.
+    unsafe { _mm256_storeu_si256(pairs.as_mut_ptr().cast(), numbers) };
+    let low = |pair: usize| table[(pairs[pair] % u64::from(TOTAL)) as usize] as i32;
+    let high = |pair: usize| table[(pairs[pair] >> 32) as usize % TOTAL as usize] as i32;
+    _mm256_setr_epi32(low(0), high(0), low(1), high(1), low(2), high(2), low(3), high(3))
 }
