@@ -61,10 +61,10 @@ impl Isa {
             // SAFETY: this value exists only where `available` found the features. Both lists of codes are as long as
             // the row, rounded up to whole vectors, or the second is empty.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 if second.is_empty() => unsafe { super::kernels::dot8_avx512(row, first.as_ptr()) },
+            Kernel::Avx512 { .. } if second.is_empty() => unsafe { super::kernels::dot8_avx512(row, first.as_ptr()) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => unsafe { super::kernels::dot4_avx512(row, first.as_ptr(), second.as_ptr()) },
+            Kernel::Avx512 { .. } => unsafe { super::kernels::dot4_avx512(row, first.as_ptr(), second.as_ptr()) },
             _ if second.is_empty() => self.run(
                 #[inline(always)]
                 || {

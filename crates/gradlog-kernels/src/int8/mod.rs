@@ -9,10 +9,13 @@
 //!
 //! [`Isa::detect`] chooses the kernel when the program runs:
 //!
+//! - AMX: 8,192 products an instruction.
 //! - AVX-512 VNNI: 64 products an instruction.
 //! - AVX2: products of 4-bit by 8-bit codes are added in 16 bits and widened before they can saturate.
 //! - Plain Rust everywhere else.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod column;
 mod kernels;
 mod panels;
@@ -29,6 +32,8 @@ pub const ROWS: usize = 8;
 const LANES: usize = 16;
 /// Columns of a [`Tile`]. Three vectors by eight rows are 24 sums, which leaves registers for the factors.
 pub const COLUMNS: usize = 3 * LANES;
+/// Quads that AMX multiplies at a time.
+const GROUP: usize = 16;
 /// The most numbers in a row: `255·128·WIDTH_MAX` fits 31 bits.
 pub const WIDTH_MAX: usize = 1 << 16;
 /// Codes of at most this magnitude are *narrow*: all of 4 bits and fewer.
@@ -66,9 +71,9 @@ pub struct Isa(Kernel);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kernel {
-    /// AVX-512 with VNNI.
+    /// AVX-512 with VNNI, and products in the tiles of AMX where `tiles` says so.
     #[cfg(target_arch = "x86_64")]
-    Avx512,
+    Avx512 { tiles: bool },
     /// AVX2.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -93,7 +98,10 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512vnni")
             {
-                all.push(Self(Kernel::Avx512));
+                if amx::is_granted() {
+                    all.push(Self(Kernel::Avx512 { tiles: true }));
+                }
+                all.push(Self(Kernel::Avx512 { tiles: false }));
             }
             if is_x86_feature_detected!("avx2") {
                 all.push(Self(Kernel::Avx2));
@@ -112,7 +120,7 @@ impl Isa {
         match self.0 {
             // SAFETY: this value exists only where `available` found the features.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => unsafe { run_avx512(work) },
+            Kernel::Avx512 { .. } => unsafe { run_avx512(work) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => unsafe { run_avx2(work) },
@@ -131,7 +139,7 @@ impl Isa {
             // SAFETY: this value exists only where `available` found the features. `out` has room for two codes of each
             // byte that is passed: `len / 2` leaves out a last byte that holds one code.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => unsafe { spread_avx512(bytes.as_ptr(), out.len() / 2, out.as_mut_ptr()) },
+            Kernel::Avx512 { .. } => unsafe { spread_avx512(bytes.as_ptr(), out.len() / 2, out.as_mut_ptr()) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => unsafe { spread_avx2(bytes.as_ptr(), out.len() / 2, out.as_mut_ptr()) },
@@ -172,15 +180,20 @@ impl Isa {
         debug_assert!(!narrow || rows.iter().all(|code| (-NARROW_MAX..=NARROW_MAX).contains(code)));
         match (self.0, vectors) {
             // SAFETY: this value exists only where `available` found the features. The assertions above say that `rows`
-            // and `bytes` have the lengths that the kernels read. The quads in `used` are below `quads`.
+            // and `bytes` have the lengths that the kernels read. The quads in `used` are below `quads`, and its groups
+            // are those of them.
             #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx512, 1) => unsafe { tile_avx512::<1>(rows.as_ptr(), bytes.as_ptr(), used, out) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx512, 2) => unsafe { tile_avx512::<2>(rows.as_ptr(), bytes.as_ptr(), used, out) },
-            // SAFETY: as above; a panel has at most three vectors.
-            #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx512, _) => unsafe { tile_avx512::<3>(rows.as_ptr(), bytes.as_ptr(), used, out) },
+            (Kernel::Avx512 { tiles }, vectors) => unsafe {
+                let (rows, bytes) = (rows.as_ptr(), bytes.as_ptr());
+                match (tiles, vectors) {
+                    (true, 1) => amx::tile_amx::<1>(rows, bytes, used, out),
+                    (true, 2) => amx::tile_amx::<2>(rows, bytes, used, out),
+                    (true, _) => amx::tile_amx::<3>(rows, bytes, used, out), // a panel has at most three vectors
+                    (false, 1) => tile_avx512::<1>(rows, bytes, used, out),
+                    (false, 2) => tile_avx512::<2>(rows, bytes, used, out),
+                    (false, _) => tile_avx512::<3>(rows, bytes, used, out),
+                }
+            },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             (Kernel::Avx2, _) => unsafe { tile_avx2(rows.as_ptr(), bytes.as_ptr(), quads, vectors, narrow, out) },

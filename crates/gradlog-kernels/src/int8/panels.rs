@@ -1,6 +1,6 @@
 //! Both sides of a product in the layout of the kernels: the used quads of the rows, and the columns packed in panels.
 
-use super::{COLUMNS, LANES, ROWS, WIDTH_MAX};
+use super::{COLUMNS, GROUP, LANES, ROWS, WIDTH_MAX};
 
 /// The number of quads that hold `width` numbers: `⌈width / 4⌉`.
 pub fn quads(width: usize) -> usize {
@@ -17,9 +17,12 @@ pub fn offset(codes: &[i8]) -> i32 {
 
 /// The quads that are not zero in all of [`ROWS`] rows. Borders of images and dead units are zero and need no product.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // the plain kernel takes all quads
 pub struct UsedQuads {
     /// Ascending, each below `of`.
     pub(super) quads: Vec<u32>,
+    /// The groups of [`GROUP`] quads that these are in, ascending.
+    pub(super) groups: Vec<u32>,
     pub(super) of: usize,
 }
 
@@ -30,6 +33,8 @@ impl UsedQuads {
         self.of = rows.len() / ROWS / 4;
         self.quads.clear();
         self.quads.extend(0..self.of as u32);
+        self.groups.clear();
+        self.groups.extend(0..self.of.div_ceil(GROUP) as u32);
     }
 
     /// Takes the quads of `rows`, `[ROWS, 4·quads]`, that are not zero everywhere. The contents of `scratch` do not
@@ -51,6 +56,10 @@ impl UsedQuads {
             count += usize::from(quad != [0; 4]);
         }
         self.quads.truncate(count);
+        self.groups.clear();
+        let groups = scratch.chunks(4 * GROUP).enumerate();
+        self.groups
+            .extend(groups.filter(|(_, group)| group.iter().any(|any| *any != 0)).map(|(number, _)| number as u32));
     }
 }
 
