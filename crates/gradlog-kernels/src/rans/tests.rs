@@ -71,7 +71,7 @@ fn frequencies_add_up_and_leave_no_value_out() {
 /// Long enough for a sample, which sees one stretch of every stride.
 #[test]
 fn a_sample_takes_hardly_more_bytes_and_values_that_it_misses_are_not_lost() {
-    let bytes = skewed(1 << 20, 256, 0.93);
+    let bytes = skewed(1 << 20, 128, 0.97);
     for kernel in Kernel::available() {
         let mut frame = Vec::new();
         assert!(Encoder::default().encode_by(kernel, &bytes, &mut frame));
