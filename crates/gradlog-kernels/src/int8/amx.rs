@@ -98,10 +98,10 @@ pub(super) unsafe fn tile_amx<const V: usize>(
         Some((last, before)) if *last as usize == used.of / GROUP => before,
         _ => groups,
     };
-    // SAFETY: group `g` of the whole ones starts at quad `16·g` and ends at `16·(g + 1) <= used.of`, and the last one, if
-    // it is not whole, has `rest` quads: all that the tiles are loaded with lies in the rows and in the panel. The tiles
-    // are written to `ROWS` rows of `out`, `16·V` numbers each. They are given back, so that no other code finds them in
-    // use.
+    // SAFETY: group `g` of the whole ones starts at quad `16·g` and ends at `16·(g + 1) <= used.of`, and the last one,
+    // if it is not whole, has `rest` quads: all that the tiles are loaded with lies in the rows and in the panel. The
+    // tiles are written to `ROWS` rows of `out`, `16·V` numbers each. They are given back, so that no other code finds
+    // them in use.
     unsafe {
         asm!(
             "ldtilecfg [{at}]", // and all tiles are zero

@@ -73,8 +73,8 @@ impl std::error::Error for FrameError {}
 
 /// An instruction set that this machine has and that a loop exists for.
 ///
-/// `gathers` says that tables are read by gather instructions. On AMD's Zen 4 these are slower than loads one by one: the
-/// loops take a fifth to a quarter longer with them.
+/// `gathers` says that tables are read by gather instructions. On AMD's Zen 4 these are slower than loads one by one:
+/// the loops take a fifth to a quarter longer with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kernel {
     #[cfg(target_arch = "x86_64")]

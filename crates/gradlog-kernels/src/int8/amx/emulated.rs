@@ -21,7 +21,7 @@ thread_local! {
 pub(crate) fn start() {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
-        // SAFETY: all fields of this structure may be zero. The handler has the form that `SA_SIGINFO` asks for, and the
+        // SAFETY: all fields of this structure may be zero. The handler has the form that `SA_SIGINFO` asks for. The
         // signal comes from the thread's own instruction, so it interrupts no other code.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
