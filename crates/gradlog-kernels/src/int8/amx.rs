@@ -18,7 +18,8 @@ const ROW_BYTES: usize = 64;
 
 /// Whether this machine has the instructions and the system lets this process use the tiles.
 ///
-/// Linux asks to be asked, because a thread that uses them has 8 KiB more to save: it may refuse.
+/// Linux asks to be asked, because a thread that uses them has 8 KiB more to save: it may refuse. Having granted them,
+/// it refuses this process signal stacks that are too small for that.
 pub(super) fn is_granted() -> bool {
     static GRANTED: LazyLock<bool> = LazyLock::new(|| has_instructions() && is_permitted());
     *GRANTED
@@ -171,6 +172,7 @@ pub(super) unsafe fn tile_amx<const V: usize>(
             columns = out(reg) _,
             out = in(reg) out.as_mut_ptr(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
+            out("tmm7") _,
             options(nostack),
         );
     }

@@ -188,10 +188,11 @@ impl Isa {
                 match (tiles, vectors) {
                     (true, 1) => amx::tile_amx::<1>(rows, bytes, used, out),
                     (true, 2) => amx::tile_amx::<2>(rows, bytes, used, out),
-                    (true, _) => amx::tile_amx::<3>(rows, bytes, used, out), // a panel has at most three vectors
+                    (true, 3) => amx::tile_amx::<3>(rows, bytes, used, out),
                     (false, 1) => tile_avx512::<1>(rows, bytes, used, out),
                     (false, 2) => tile_avx512::<2>(rows, bytes, used, out),
-                    (false, _) => tile_avx512::<3>(rows, bytes, used, out),
+                    (false, 3) => tile_avx512::<3>(rows, bytes, used, out),
+                    _ => unreachable!("a panel has one to three vectors"),
                 }
             },
             // SAFETY: as above.

@@ -51,13 +51,14 @@ impl UsedQuads {
         // Each number is written, and stays if its quad is used. A branch here would be mispredicted too often.
         self.quads.resize(self.of, 0);
         let mut count = 0;
-        for (number, quad) in scratch.chunks_exact(4).enumerate() {
+        let whole = &scratch[..4 * self.of];
+        for (number, quad) in whole.chunks_exact(4).enumerate() {
             self.quads[count] = number as u32;
             count += usize::from(quad != [0; 4]);
         }
         self.quads.truncate(count);
         self.groups.clear();
-        let groups = scratch.chunks(4 * GROUP).enumerate();
+        let groups = whole.chunks(4 * GROUP).enumerate();
         self.groups
             .extend(groups.filter(|(_, group)| group.iter().any(|any| *any != 0)).map(|(number, _)| number as u32));
     }
@@ -82,7 +83,7 @@ impl Panels {
         Self { columns, quads, bytes: vec![128; quads * 4 * columns.next_multiple_of(LANES)] }
     }
 
-    #[cfg(test)]
+    /// The number of panels.
     pub(super) fn len(&self) -> usize {
         self.columns.div_ceil(COLUMNS)
     }
@@ -109,6 +110,7 @@ impl Panels {
     /// # Panics
     /// If there is no such column.
     pub fn get(&self, column: usize) -> impl Iterator<Item = i8> + '_ {
+        assert!(column < self.columns, "no such column");
         let (panel, place) = (column / COLUMNS, column % COLUMNS);
         let lanes = self.vectors(panel) * LANES;
         let first = panel * COLUMNS * 4 * self.quads;
@@ -120,8 +122,12 @@ impl Panels {
         (self.columns - panel * COLUMNS).min(COLUMNS).div_ceil(LANES)
     }
 
-    /// The bytes of one panel, and the number of its vectors of columns.
+    /// The bytes of one panel, and the number of its vectors of columns, 1 to 3.
+    ///
+    /// # Panics
+    /// If there is no such panel.
     pub(super) fn panel(&self, panel: usize) -> (&[u8], usize) {
+        assert!(panel < self.len(), "no such panel");
         let (vectors, bytes) = (self.vectors(panel), 4 * self.quads);
         let first = panel * COLUMNS * bytes;
         (&self.bytes[first..first + vectors * LANES * bytes], vectors)

@@ -15,14 +15,17 @@ fn codes(count: usize, seed: u64, largest: i64) -> Vec<i8> {
     (0..count).map(|i| (draw(i) % (2 * largest + 1) - largest) as i8).collect()
 }
 
-/// The instruction sets of this machine. Where it has AVX-512 and no AMX, the latter's instructions are emulated.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+const AMX: Isa = Isa(Kernel::Avx512 { tiles: true });
+
+/// The instruction sets of this machine. Where it has no AMX, AMX's instructions are emulated.
 fn instruction_sets() -> Vec<Isa> {
     #[allow(unused_mut)] // there is no AMX on other processors and systems
     let mut all = Isa::available();
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if all[0] == Isa(Kernel::Avx512 { tiles: false }) {
+    if all[0] != AMX {
         amx::emulated::start();
-        all.push(Isa(Kernel::Avx512 { tiles: true }));
+        all.push(AMX);
     }
     all
 }
@@ -47,6 +50,8 @@ fn check(width: usize, columns: usize, left: &[i8], right: &[i8], narrow: bool) 
         for panel in 0..panels.len() {
             let mut out = [7i32; ROWS * COLUMNS];
             isa.multiply((&rows, &used), &panels, panel, narrow, &mut out);
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            assert!(amx::emulated::are_released(), "{isa:?}: tiles in use");
             for row in 0..ROWS {
                 let codes = &left[row * width..(row + 1) * width];
                 for (place, column) in (panel * COLUMNS..columns.min((panel + 1) * COLUMNS)).enumerate() {
@@ -112,6 +117,32 @@ fn groups_of_zeros_are_left_out_and_no_others() {
         check(width, 33, &rows, &codes(33 * width, 99, 127), true);
         used.take_all(&rows);
         assert_eq!(used.groups, [0, 1, 2, 3]);
+    }
+}
+
+/// Numbers behind the last whole quad, which no kernel multiplies.
+#[test]
+fn what_follows_the_last_quad_is_in_no_group() {
+    let mut used = UsedQuads::default();
+    used.take_nonzero(&[1; ROWS * 66], &mut Vec::new());
+    assert_eq!((used.of, used.quads.len(), used.groups.as_slice()), (16, 16, &[0][..]));
+    check(64, 16, &[1; ROWS * 64], &[1; 16 * 64], true);
+}
+
+/// A kernel would read behind the last panel.
+#[test]
+fn a_panel_or_column_that_is_not_there_is_a_panic_by_every_instruction_set() {
+    let rows = vec![3i8; ROWS * 400];
+    let mut used = UsedQuads::default();
+    used.take_all(&rows);
+    let panics = |work: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err();
+    for (columns, panel) in [(0, 0), (17, 1), (48, 1), (48, usize::MAX), (96, 2)] {
+        let panels = Panels::new(400, columns);
+        for isa in instruction_sets() {
+            let multiply = || isa.multiply((&rows, &used), &panels, panel, false, &mut [0; ROWS * COLUMNS]);
+            assert!(panics(&multiply), "{isa:?}: panel {panel} of {columns} columns");
+        }
+        assert!(panics(&|| drop(panels.get(columns))), "column {columns} of as many");
     }
 }
 

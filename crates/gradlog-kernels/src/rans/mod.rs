@@ -187,7 +187,7 @@ impl Encoder {
 /// Encodes whole goes, from the last to the first. The stack has room for a word for each byte, and [`LANES`] more.
 /// Returns whether every byte has a frequency.
 fn encode_groups(kernel: Kernel, table: &Encoding, groups: &[u8], states: &mut States, stack: &mut Stack) -> bool {
-    assert!(stack.words.len() - stack.length >= groups.len() + LANES / 4, "no room for so many words");
+    assert!(stack.words.len() - stack.length >= groups.len() + LANES, "no room for so many words");
     match kernel {
         // SAFETY: `available` found the features, and the assertion the room.
         #[cfg(target_arch = "x86_64")]

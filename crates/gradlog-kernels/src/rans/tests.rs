@@ -131,6 +131,23 @@ fn a_damaged_frame_is_an_error_or_other_bytes_and_all_kernels_agree() {
     }
 }
 
+/// Every lane takes a word in one go, so the loops must stop before there are fewer words than lanes.
+#[test]
+fn words_that_do_not_suffice_for_a_go_are_an_error() {
+    let mut frame = Vec::new();
+    Frequencies::from_values([16; 256]).write(&mut frame);
+    (0..LANES).for_each(|_| frame.extend(LEAST.to_le_bytes()));
+    for words in 0..300 {
+        let mut frame = frame.clone();
+        frame.resize(frame.len() + 2 * words, 0);
+        for kernel in Kernel::available() {
+            let mut out = vec![0; 5 * LANES];
+            let decoded = Decoder::default().decode_by(kernel, &frame, &mut out);
+            assert_eq!(decoded, Err(FrameError::Words), "{kernel:?}: {words} words");
+        }
+    }
+}
+
 #[test]
 fn quotients_are_exact_for_every_frequency() {
     for f in 1..TOTAL as u16 {

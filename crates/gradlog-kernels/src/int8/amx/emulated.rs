@@ -32,6 +32,11 @@ pub(crate) fn start() {
     });
 }
 
+/// Whether no tile of this thread is in use.
+pub(crate) fn are_released() -> bool {
+    TILES.with_borrow(|tiles| tiles.sizes == [(0, 0); 8])
+}
+
 /// The registers of instructions by their numbers there.
 const REGISTERS: [c_int; 16] = [
     libc::REG_RAX,
