@@ -11,7 +11,7 @@ use crate::taps::{FoldedGradients, LazyFold, PerExample, SharedFold, SquaredNorm
 use candle_core::{Device, Result, Tensor};
 use gradlog_format::log::{BlockBuilder, Cells, Column, Preconditioner};
 use gradlog_format::sketch::{draw, Magnitudes, SketchConfig};
-use gradlog_kernels::simd::{squared_norm_f64, vectorized};
+use gradlog_kernels::simd::{prefetch, squared_norm_f64, vectorized};
 use gradlog_kernels::stage::{self, Stage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -349,6 +349,8 @@ impl RowMaker {
         for (i, (((a, d), (norms, flag)), seed)) in rows.zip(norms.iter_mut().zip(flags)).zip(&seeds).enumerate() {
             let factor = undo(i);
             stage::enter(Stage::Read);
+            // The next row comes from memory while this one is worked on.
+            prefetch(input.get((i + 1) * inputs..(i + 2) * inputs).unwrap_or_default());
             scale_into(d, factor, &mut unweighted);
             let (of_a, of_d) = (Magnitudes::of(a), Magnitudes::of(&unweighted));
             let input_square = of_a.squared_norm() + f64::from(u8::from(bias));
@@ -359,6 +361,7 @@ impl RowMaker {
             let seed_of = |record_seed: u64| draw(record_seed, *seed);
             let of_input = seed_of(layer.record.seed_input);
             mark_finite(flag, inputs_to.push((a, &of_a), layer.input.as_ref(), of_input, &mut scratch, builder));
+            prefetch(delta.get((i + 1) * outputs..(i + 2) * outputs).unwrap_or_default());
             let of_delta = seed_of(layer.record.seed_delta);
             mark_finite(
                 flag,
