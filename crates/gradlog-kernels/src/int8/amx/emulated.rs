@@ -57,7 +57,8 @@ const REGISTERS: [c_int; 16] = [
     libc::REG_R15,
 ];
 
-/// Does one instruction. What is none of AMX, or would be a fault of the processor, ends the process with a message.
+/// Does one instruction. An instruction that gradlog does not use, and tiles whose sizes do not fit, end the process
+/// with a message. Encodings that the assembler does not write, of which some would be faults, are not told apart.
 extern "C" fn refused(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the system passes the registers of the interrupted thread, which waits for the handler.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
