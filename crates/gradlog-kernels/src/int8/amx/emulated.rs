@@ -32,7 +32,7 @@ pub(crate) fn start() {
     });
 }
 
-/// Whether no tile of this thread is in use.
+/// Whether no tile of this thread is in use. Where the processor has tiles of its own, nobody asks it: always true.
 pub(crate) fn are_released() -> bool {
     TILES.with_borrow(|tiles| tiles.sizes == [(0, 0); 8])
 }
